@@ -1,0 +1,258 @@
+"""Turns timm's models and transforms into the golden files that the tests compare against.
+
+Run by hand, in an environment with timm and torchvision, after a change of what is compared:
+
+    python tests/golden/regenerate.py             # every file under tests/golden/timm
+    python tests/golden/regenerate.py --labels    # the names of the ImageNet-1k classes
+
+The tests themselves run without timm. Weights, pixels and pictures are not stored: both sides
+make them with `tests/fixtures/weights.py`.
+"""
+
+import argparse
+import csv
+import hashlib
+import itertools
+import json
+import sys
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from timm.data import create_transform
+from timm.layers import resample_abs_pos_embed
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from fixtures.weights import MODES, fill, photo, pixels, weight
+
+GOLDEN = Path(__file__).resolve().parent / "timm"
+LABELS = Path(__file__).resolve().parents[2] / "vitcli" / "checkpoints" / "imagenet_1k.txt"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One tiny model: an architecture of timm's, made small by the arguments."""
+
+    name: str
+    architecture: str
+    img_size: tuple[int, int] = (64, 48)
+    num_classes: int = 7
+    args: dict[str, Any] = field(default_factory=dict)
+
+
+SMALL = {"embed_dim": 32, "depth": 2, "num_heads": 4}
+THREE_HEADS = {"embed_dim": 24, "depth": 2, "num_heads": 3}
+DEEPER = {"embed_dim": 24, "depth": 3, "num_heads": 2}
+
+CASES = (
+    Case("vit", "vit_tiny_patch16_224", args=DEEPER),
+    Case("vit_patch8", "vit_base_patch8_224", img_size=(24, 32), args=SMALL),
+    Case("vit_avg", "vit_base_patch16_224", args={**SMALL, "global_pool": "avg"}),
+    Case("vit_no_qkv_bias", "vit_medium_patch16_gap_240", img_size=(48, 64), args=SMALL),
+    Case("vit_no_embed_class", "flexivit_small", args=THREE_HEADS),
+    Case("deit3", "deit3_small_patch16_224", img_size=(48, 64), args=THREE_HEADS),
+    Case("deit_distilled", "deit_tiny_distilled_patch16_224", args=THREE_HEADS),
+    Case("dinov2", "vit_base_patch14_dinov2", img_size=(56, 42), num_classes=0, args=SMALL),
+    Case("dinov2_head", "vit_base_patch14_dinov2", img_size=(42, 56), num_classes=5, args=SMALL),
+    Case("dinov2_reg4", "vit_base_patch14_reg4_dinov2", (56, 42), num_classes=0, args=DEEPER),
+    Case("dinov2_swiglu", "vit_giant_patch14_dinov2", (56, 42), num_classes=0, args=THREE_HEADS),
+    Case("tipsv2_reg1", "vit_base_patch14_reg1_tipsv2", (42, 56), num_classes=0, args=SMALL),
+    Case("siglip_map", "vit_base_patch16_siglip_224", num_classes=0, args=SMALL),
+    Case("siglip_map_tanh", "vit_base_patch32_siglip_256", (128, 96), num_classes=0, args=SMALL),
+    Case("siglip_gap", "vit_base_patch16_siglip_gap_224", num_classes=0, args=DEEPER),
+    Case("clip", "vit_base_patch16_clip_224", img_size=(48, 64), args=SMALL),
+    Case("clip_quickgelu", "vit_base_patch16_clip_quickgelu_224", args=SMALL),
+    Case("reg4_gap", "vit_medium_patch16_reg4_gap_256", args=SMALL),
+    Case("reg1_gap", "vit_wee_patch16_reg1_gap_256", img_size=(48, 64), args=THREE_HEADS),
+    Case("reg4_map", "vit_so150m_patch16_reg4_map_256", args=SMALL),
+)
+
+
+def save_npz(path: Path, arrays: dict[str, np.ndarray], config: dict[str, Any]) -> None:
+    """The arrays, and the config as JSON text; uncompressed, so that equal data are equal bytes."""
+    np.savez(path, allow_pickle=False, **arrays, config=np.array(json.dumps(config)))
+    print(f"{path.name:26} {path.stat().st_size / 1000:6.1f} kB")
+
+
+def traits(model: nn.Module) -> dict[str, Any]:
+    """What the architecture decided and the state dict's shapes do not show."""
+    mlp = model.blocks[0].mlp
+    gate = "gated_" if hasattr(mlp, "gate_last") else ""
+    act = type(mlp.act).__name__
+    tanh = act == "GELUTanh" or getattr(mlp.act, "approximate", "none") == "tanh"
+    return {
+        "num_heads": model.blocks[0].attn.num_heads,
+        "num_prefix_tokens": model.num_prefix_tokens,
+        "num_reg_tokens": model.num_reg_tokens,
+        "no_embed_class": model.no_embed_class,
+        "eps": model.blocks[0].norm1.eps,
+        "act": gate + ("gelu_tanh" if tanh else {"QuickGELU": "quick_gelu"}.get(act, act.lower())),
+    }
+
+
+@torch.inference_mode()
+def write_case(case: Case) -> None:
+    """One tiny model and everything it answers, (B, ...) float32:
+
+    - `hidden_states` (depth + 1, B, N, D): 0 is the input of the first block, after the position
+      embedding and, where there is one, `norm_pre`; i is the output of block i, before any norm;
+    - `features` (B, N, D): `forward_features`, after the final norm if it is not `fc_norm`;
+    - `pre_logits` (B, D): pooled, after `fc_norm` if there is one;
+    - `logits` (B, num_classes), or the `pre_logits` again without a head.
+    """
+    model = timm.create_model(
+        case.architecture, num_classes=case.num_classes, img_size=case.img_size, **case.args
+    ).eval()
+    state = model.state_dict()
+    model.load_state_dict({name: torch.from_numpy(value) for name, value in fill(state).items()})
+
+    hidden: list[torch.Tensor] = []
+    model.blocks[0].register_forward_pre_hook(lambda _, inputs: hidden.append(inputs[0]))
+    for block in model.blocks:
+        block.register_forward_hook(lambda _module, _inputs, output: hidden.append(output))
+
+    height, width = case.img_size
+    inputs = {"batch": 2, "height": height, "width": width, "seed": len(case.name)}
+    features = model.forward_features(torch.from_numpy(pixels(**inputs)))
+    arrays = {
+        "hidden_states": torch.stack(hidden).numpy(),
+        "features": features.numpy(),
+        "pre_logits": model.forward_head(features, pre_logits=True).numpy(),
+        "logits": model.forward_head(features).numpy(),
+    }
+    config = {
+        "architecture": case.architecture,
+        "model_args": case.args,
+        "num_classes": case.num_classes,
+        "num_features": model.num_features,
+        "global_pool": model.global_pool,
+        "img_size": case.img_size,
+        "pixels": inputs,
+        "traits": traits(model),
+        "keys": {name: list(value.shape) for name, value in state.items()},
+        "timm": timm.__version__,
+    }
+    save_npz(GOLDEN / f"{case.name}.npz", arrays, config)
+
+
+# (old grid, new grid, prefix tokens), rows first; the input is weight("pos_embed", (1, N, 4)).
+RESIZES = (
+    *itertools.product([(7, 7)], [(5, 9)], (0, 1, 5)),
+    *itertools.product([(14, 14)], [(10, 14)], (0, 1, 5)),
+    *itertools.product([(4, 6)], [(6, 4), (4, 6), (9, 9)], (0, 1, 5)),  # same count, same grid
+    ((16, 16), (37, 37), 1),
+    ((37, 37), (16, 16), 1),
+)
+
+
+def write_pos_embed() -> None:
+    """Position embeddings resized from one grid to another: (1, N, 4) each, under the `key`."""
+    arrays, records = {}, []
+    for old, new, prefix in RESIZES:
+        table = torch.from_numpy(weight("pos_embed", (1, prefix + old[0] * old[1], 4)))
+        key = f"{old[0]}x{old[1]}_{new[0]}x{new[1]}_{prefix}"
+        arrays[key] = resample_abs_pos_embed(table, list(new), list(old), prefix).numpy()
+        records.append({"key": key, "old": old, "new": new, "num_prefix_tokens": prefix})
+    save_npz(
+        GOLDEN / "pos_embed.npz",
+        arrays,
+        {"name": "pos_embed", "dim": 4, "cases": records, "timm": timm.__version__},
+    )
+
+
+SIZES = (
+    *((1, 1), (3, 1), (1, 50), (4000, 37), (37, 4000), (500, 375), (375, 500)),
+    *((224, 224), (225, 223), (227, 231), (640, 481), (33, 1000)),
+)
+
+
+def geometry(size: int | tuple[int, int], crop_pct: float, mode: str, **rest: Any) -> dict:
+    """Arguments of `create_transform`; `size` is a side, or (height, width)."""
+    height, width = (size, size) if isinstance(size, int) else size
+    return {
+        "input_size": [3, height, width],
+        "crop_pct": crop_pct,
+        "crop_mode": mode,
+        "interpolation": "bicubic",
+        **rest,
+    }
+
+
+# `border` shrinks or grows the longest side to floor(side / crop_pct), rounding each side to the
+# nearest (halves to even), then crops and pads at once. It fills with round(255 * mean), unlike
+# the black of the other modes, so its result depends on the mean. Its short side may round to
+# 0 for a very long picture (4000 x 8 at 224), and PIL then refuses: timm raises ValueError.
+TRANSFORMS = (
+    geometry(224, 0.9, "center"),
+    geometry(224, 0.875, "center", interpolation="bilinear"),
+    geometry(384, 1.0, "squash"),
+    geometry(224, 0.9, "squash"),
+    geometry(518, 1.0, "center"),
+    geometry(248, 0.95, "center"),
+    geometry(32, 0.9, "center", interpolation="lanczos"),
+    geometry(224, 0.95, "border", mean=[0.485, 0.456, 0.406]),
+    geometry(224, 1.0, "border", mean=[0.5, 0.5, 0.5]),
+    geometry((224, 160), 0.9, "center"),
+    geometry((224, 160), 0.9, "squash"),
+    geometry((224, 160), 0.9, "border", mean=[0.5, 0.5, 0.5]),
+)
+
+
+def preprocessed(width: int, height: int, mode: str, cfg: dict[str, Any]) -> dict[str, Any]:
+    """What timm hands to ToTensor for one picture: RGB bytes, (H, W, 3), as their sha256."""
+    geometric = create_transform(**cfg, is_training=False).transforms[:-2]
+    image = photo(width, height, mode).convert("RGB")  # as timm's datasets do
+    for step in geometric:
+        image = step(image)
+    array = np.asarray(image)
+    digest = hashlib.sha256(array.tobytes()).hexdigest()
+    asked = {"width": width, "height": height, "mode": mode, "cfg": cfg}
+    return {**asked, "shape": array.shape, "sha256": digest}
+
+
+def write_preprocess() -> None:
+    """Every size under every transform in RGB, and every other mode once; one record a line."""
+    asked = [(width, height, "RGB", cfg) for cfg in TRANSFORMS for width, height in SIZES]
+    asked += [(500, 375, mode, TRANSFORMS[0]) for mode in MODES if mode != "RGB"]
+    lines = ",\n".join(json.dumps(preprocessed(*one)) for one in asked)
+    path = GOLDEN / "preprocess.json"
+    path.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+    print(f"{path.name:26} {path.stat().st_size / 1000:6.1f} kB")
+
+
+def write_labels() -> None:
+    """The ImageNet-1k classes in index order, one a line, each as the lemmas of its synset.
+
+    timm keeps the order of the synsets and WordNet's lemmas apart; joined, they read as the
+    `id2label` of the checkpoints on the Hugging Face Hub: "tench, Tinca tinca".
+    """
+    info = files("timm") / "data" / "_info"
+    table = (info / "imagenet_synset_to_lemma.txt").read_text(encoding="utf-8").splitlines()
+    lemmas = dict(csv.reader(table, delimiter="\t"))
+    synsets = (info / "imagenet_synsets.txt").read_text(encoding="utf-8").split()
+    names = "".join(f"{lemmas[synset]}\n" for synset in synsets)
+    LABELS.write_text(names, encoding="utf-8", newline="\n")
+    print(f"{LABELS.name}: {len(synsets)} classes")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Write the golden files from timm's answers.")
+    parser.add_argument("--labels", action="store_true", help="write only the ImageNet-1k names")
+    if parser.parse_args().labels:
+        write_labels()
+        return
+    torch.set_num_threads(1)
+    GOLDEN.mkdir(exist_ok=True)
+    for case in CASES:
+        write_case(case)
+    write_pos_embed()
+    write_preprocess()
+
+
+if __name__ == "__main__":
+    main()

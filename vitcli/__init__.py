@@ -1,0 +1,176 @@
+"""Classify images and extract features from them with Vision Transformers.
+
+    import vitcli
+
+    model = vitcli.load("google/vit-base-patch16-224")
+    for row in vitcli.classify(["photos/"], model=model, top_k=3):
+        ...
+    found = vitcli.embed(["photos/"], model=model)
+    found.embeddings.shape  # (images, 768)
+
+Importing this package imports neither torch nor Pillow; the functions do, when they are called.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from vitcli.errors import VitError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from vitcli.checkpoints.load import Model
+    from vitcli.models.vit import Pooling
+    from vitcli.records import Classified, Failure
+
+__version__ = "0.1.0"
+__all__ = ["Embeddings", "VitError", "__version__", "classify", "embed", "load"]
+
+Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    """What `embed` gives: `embeddings[i]` belongs to `paths[i]`; failed images are apart.
+
+    embeddings: (images, D), or (images, N, D) for pool="patches" and "tokens".
+    meta: model, sha256 of the weights, layers, pool, preprocessing, versions, counts, seconds.
+    """
+
+    embeddings: NDArray[np.float32] | NDArray[np.float16]
+    paths: tuple[str, ...]
+    failures: tuple[Failure, ...]
+    meta: dict[str, object]
+
+
+def load(
+    spec: str,
+    *,
+    labels: str | os.PathLike[str] | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    preprocess: Literal["hf", "timm"] | None = None,
+    layout: str | None = None,
+    num_heads: int | None = None,
+    exif: bool = True,
+    offline: bool = False,
+) -> Model:
+    """Load a model: a hub id (`org/name`, `org/name@revision`), a directory, a file, or "demo".
+
+    image_size is one number or (height, width); position embeddings are resampled for it. The
+    network (`.network`) is in eval mode, fp32, on the CPU: pixels (B, 3, H, W) -> logits (B, K).
+    Raises VitError: ModelNotFound, CheckpointError with the tensor's name, or UsageError.
+    """
+    from pathlib import Path
+
+    from vitcli.checkpoints.load import load as load_model
+
+    return load_model(
+        spec,
+        labels=None if labels is None else Path(labels),
+        image_size=(image_size, image_size) if isinstance(image_size, int) else image_size,
+        preprocess=preprocess,
+        layout=layout,
+        num_heads=num_heads,
+        exif=exif,
+        offline=offline,
+    )
+
+
+def classify(
+    paths: Paths,
+    *,
+    model: str | Model | Sequence[str | Model] = "google/vit-base-patch16-224",
+    top_k: int = 5,
+    scores: Literal["prob", "logit"] = "prob",
+    device: str = "auto",
+    dtype: Literal["fp32", "bf16", "fp16", "auto"] = "fp32",
+    batch_size: int = 16,
+    workers: int | None = None,
+) -> list[Classified | Failure]:
+    """The best labels of every image: one row for each, in input order.
+
+    paths: files, directories (recursive) or glob patterns. A row is `Classified` with `ref.path`
+    and `predictions`, or `Failure` with `type` and `message`. Several models average their
+    probabilities. workers=0 decodes in this process. Raises VitError for what ends the run.
+    """
+    from vitcli.records import Classified, Failure
+    from vitcli.sinks.memory import ListSink
+    from vitcli.tasks.classify import ClassifyJob
+    from vitcli.tasks.classify import classify as run
+    from vitcli.tasks.job import Inputs, Running
+
+    several = isinstance(model, Sequence) and not isinstance(model, str)
+    sink = ListSink()
+    run(
+        ClassifyJob(
+            inputs=Inputs(paths=_paths(paths)),
+            models=tuple(model) if several else (model,),  # type: ignore[arg-type]
+            running=Running(device=device, dtype=dtype, batch_size=batch_size, workers=workers),
+            top_k=top_k,
+            scores=scores,
+        ),
+        sink=sink,
+    )
+    return [row for row in sink.rows if isinstance(row, Classified | Failure)]
+
+
+def embed(
+    paths: Paths,
+    *,
+    model: str | Model = "google/vit-base-patch16-224",
+    layers: int | Sequence[int] = -1,
+    pool: Pooling | None = None,
+    norm: bool = True,
+    l2: bool = False,
+    device: str = "auto",
+    dtype: Literal["fp32", "bf16", "fp16", "auto"] = "fp32",
+    batch_size: int = 16,
+    workers: int | None = None,
+) -> Embeddings:
+    """One vector for every image that decodes, in input order, all in memory.
+
+    layers: Hugging Face's `hidden_states` numbers (0 the embedding output, -1 the last); several
+    are concatenated. pool: "cls", "mean", "cls+mean", "map", "patches", "tokens", or None for the
+    model's own. norm applies the model's final LayerNorm. Raises VitError for what ends the run.
+    """
+    import numpy as np
+
+    from vitcli.records import Embedded, Failure
+    from vitcli.sinks.memory import ListSink
+    from vitcli.tasks.embed import EmbedJob
+    from vitcli.tasks.embed import embed as run
+    from vitcli.tasks.job import Inputs, Running
+
+    sink = ListSink()
+    run(
+        EmbedJob(
+            inputs=Inputs(paths=_paths(paths)),
+            model=model,
+            running=Running(device=device, dtype=dtype, batch_size=batch_size, workers=workers),
+            layers=(layers,) if isinstance(layers, int) else tuple(layers),
+            pool=pool,
+            norm=norm,
+            l2=l2,
+        ),
+        sink=sink,
+    )
+    good = [row for row in sink.rows if isinstance(row, Embedded)]
+    shape = tuple(sink.meta["row_shape"])  # type: ignore[arg-type, var-annotated]
+    empty = np.empty((0, *shape), np.float32)
+    return Embeddings(
+        embeddings=np.stack([row.embedding for row in good]) if good else empty,
+        paths=tuple(row.ref.path for row in good),
+        failures=tuple(row for row in sink.rows if isinstance(row, Failure)),
+        meta=dict(sink.meta),
+    )
+
+
+def _paths(paths: Paths) -> tuple[str, ...]:
+    if isinstance(paths, str | os.PathLike):
+        return (os.fspath(paths),)
+    return tuple(os.fspath(path) for path in paths)

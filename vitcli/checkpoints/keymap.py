@@ -1,0 +1,175 @@
+"""Tensor names of one layout into ours and back, by rules that are data.
+
+A rule names tensors with slots: `{i}` a block number, `{p}` weight or bias. `rename` is one
+tensor for one, `fuse` joins several on dim 0 into one of ours, `drop` documents what is ignored.
+Other spellings of the same tensor (`also`) are read, never written.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from vitcli.errors import CheckpointError
+
+Names = tuple[str, ...]
+Reshape = Callable[[Tensor], Tensor]
+
+_SLOTS = {"{i}": r"(?P<i>\d+)", "{p}": r"(?P<p>weight|bias)"}
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """`theirs` (one name, or the parts of a fused tensor in order) for `ours` (None: dropped)."""
+
+    theirs: Names
+    ours: str | None
+    also: tuple[Names, ...] = ()
+    load: Reshape | None = None
+    save: Reshape | None = None
+
+    @property
+    def spellings(self) -> tuple[Names, ...]:
+        return (self.theirs, *self.also)
+
+
+def rename(theirs: str, ours: str, *also: str) -> Rule:
+    """One tensor under another name."""
+    return Rule((theirs,), ours, tuple((name,) for name in also))
+
+
+def fuse(theirs: Names, ours: str, *also: Names) -> Rule:
+    """Several tensors of theirs, joined on dim 0 in this order, for one of ours."""
+    return Rule(theirs, ours, also)
+
+
+def reshape(theirs: str, ours: str, load: Reshape, save: Reshape) -> Rule:
+    """One tensor in another shape."""
+    return Rule((theirs,), ours, load=load, save=save)
+
+
+def drop(theirs: str) -> Rule:
+    """A tensor that is known and not needed."""
+    return Rule((theirs,), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Renamed:
+    """A state dict in our names, and the names of theirs that were dropped."""
+
+    tensors: dict[str, Tensor]
+    dropped: Names
+
+
+def to_ours(state: Mapping[str, Tensor], rules: Iterable[Rule]) -> Renamed:
+    """Apply the rules to every tensor. Raises CheckpointError for a name that no rule knows,
+    for a fused tensor with a part missing, and for two tensors that claim one name."""
+    parts: dict[str, dict[int, str]] = {}  # ours -> position -> theirs
+    rule_of: dict[str, tuple[Rule, int]] = {}  # ours -> its rule, and how many parts it has
+    dropped, unknown = [], []
+    patterns = _compile(rules)
+    for name in state:
+        found = _match(name, patterns)
+        if found is None:
+            unknown.append(name)
+            continue
+        rule, position, count, slots = found
+        if rule.ours is None:
+            dropped.append(name)
+            continue
+        ours = _fill(rule.ours, slots)
+        taken = parts.setdefault(ours, {})
+        if position in taken:
+            raise CheckpointError(f"{name} and {taken[position]} are the same tensor, {ours}")
+        taken[position] = name
+        rule_of[ours] = (rule, count)
+    if unknown:
+        raise CheckpointError(
+            f"{_count(unknown, 'tensor')} of unknown name: {_first(unknown, state)}"
+        )
+    tensors = {}
+    for ours, names in parts.items():
+        rule, count = rule_of[ours]
+        if len(names) != count:
+            have = ", ".join(names.values())
+            raise CheckpointError(f"{ours} is made of {count} tensors, the file has only {have}")
+        pieces = [state[names[position]] for position in range(count)]
+        tensor = pieces[0] if count == 1 else torch.cat(pieces)
+        tensors[ours] = rule.load(tensor) if rule.load else tensor
+    return Renamed(tensors, tuple(dropped))
+
+
+def to_theirs(tensors: Mapping[str, Tensor], rules: Iterable[Rule]) -> dict[str, Tensor]:
+    """The way back: our tensors under the layout's own names. Raises CheckpointError, by name,
+    for what the layout cannot express."""
+    back = [replace(rule, theirs=(rule.ours,), also=()) for rule in rules if rule.ours is not None]
+    forth = {rule.ours: rule for rule in reversed([r for r in rules if r.ours is not None])}
+    patterns = _compile(back)
+    state: dict[str, Tensor] = {}
+    unknown = []
+    for name, tensor in tensors.items():
+        found = _match(name, patterns)
+        if found is None:
+            unknown.append(name)
+            continue
+        rule, slots = forth[found[0].ours], found[3]
+        whole = rule.save(tensor) if rule.save else tensor
+        for part, theirs in zip(whole.chunk(len(rule.theirs)), rule.theirs, strict=True):
+            state[_fill(theirs, slots)] = part.contiguous()
+    if unknown:
+        raise CheckpointError(f"this layout cannot express {_first(unknown, tensors)}")
+    return state
+
+
+def their_name(ours: str, rules: Iterable[Rule]) -> str:
+    """What the file would call one of our tensors, for messages; a fused one by its first part."""
+    for rule in rules:
+        if rule.ours is not None and (match := _regex(rule.ours).fullmatch(ours)):
+            return _fill(rule.theirs[0], match.groupdict())
+    return ours
+
+
+_Pattern = tuple[re.Pattern[str], Rule, int, int]
+
+
+def _compile(rules: Iterable[Rule]) -> list[_Pattern]:
+    """(regular expression, rule, position among the parts, number of parts) for each spelling."""
+    return [
+        (_regex(name), rule, position, len(names))
+        for rule in rules
+        for names in rule.spellings
+        for position, name in enumerate(names)
+    ]
+
+
+def _regex(name: str) -> re.Pattern[str]:
+    pattern = re.escape(name)
+    for slot, expression in _SLOTS.items():
+        pattern = pattern.replace(re.escape(slot), expression)
+    return re.compile(pattern)
+
+
+def _match(name: str, patterns: Iterable[_Pattern]) -> tuple[Rule, int, int, dict[str, str]] | None:
+    for pattern, rule, position, count in patterns:
+        if match := pattern.fullmatch(name):
+            return rule, position, count, match.groupdict()
+    return None
+
+
+def _fill(name: str, slots: Mapping[str, str]) -> str:
+    for slot, value in slots.items():
+        name = name.replace(f"{{{slot}}}", value)
+    return name
+
+
+def _count(names: list[str], noun: str) -> str:
+    return f"1 {noun}" if len(names) == 1 else f"{len(names)} {noun}s"
+
+
+def _first(names: list[str], state: Mapping[str, Tensor]) -> str:
+    shown = ", ".join(f"{name} {list(state[name].shape)}" for name in names[:5])
+    return shown + (", ..." if len(names) > 5 else "")

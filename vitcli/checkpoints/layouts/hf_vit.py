@@ -1,0 +1,74 @@
+"""Hugging Face ViT and DeiT: `transformers/models/{vit,deit}`, as 4.x and the hub spell it and as
+a 5.x model holds it in memory (`conversion_mapping.py`, "ViTModel")."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from vitcli.checkpoints.keymap import Rule, drop, fuse, rename
+from vitcli.checkpoints.layouts.layout import Json, Layout, Tensors, activation, pair, shape
+from vitcli.models.config import ViTConfig
+
+L4, L5, B = "encoder.layer.{i}.", "layers.{i}.", "blocks.{i}."
+
+RULES = (
+    rename("embeddings.cls_token", "cls_token"),
+    rename("embeddings.distillation_token", "dist_token"),
+    rename("embeddings.position_embeddings", "pos_embed"),
+    rename("embeddings.patch_embeddings.projection.{p}", "patch_embed.proj.{p}"),
+    rename(L4 + "layernorm_before.{p}", B + "norm1.{p}", L5 + "layernorm_before.{p}"),
+    fuse(
+        tuple(f"{L4}attention.attention.{x}.{{p}}" for x in ("query", "key", "value")),
+        B + "attn.qkv.{p}",
+        tuple(f"{L5}attention.{x}_proj.{{p}}" for x in ("q", "k", "v")),
+    ),
+    rename(L4 + "attention.output.dense.{p}", B + "attn.proj.{p}", L5 + "attention.o_proj.{p}"),
+    rename(L4 + "layernorm_after.{p}", B + "norm2.{p}", L5 + "layernorm_after.{p}"),
+    rename(L4 + "intermediate.dense.{p}", B + "mlp.fc1.{p}", L5 + "mlp.fc1.{p}"),
+    rename(L4 + "output.dense.{p}", B + "mlp.fc2.{p}", L5 + "mlp.fc2.{p}"),
+    rename("layernorm.{p}", "norm.{p}"),
+    rename("classifier.{p}", "head.{p}", "cls_classifier.{p}"),
+    rename("distillation_classifier.{p}", "head_dist.{p}"),
+    drop("pooler.dense.{p}"),  # random in all but Google's in21k files; no task here reads it
+    drop("embeddings.mask_token"),  # masked image modelling only
+)
+
+
+def detect(names: Collection[str]) -> bool:
+    return "embeddings.patch_embeddings.projection.weight" in names and (
+        "encoder.layer.0.layernorm_before.weight" in names
+        or "layers.0.layernorm_before.weight" in names
+    )
+
+
+def rules(names: Collection[str]) -> tuple[Rule, ...]:
+    return RULES
+
+
+def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTConfig:
+    """`ViTConfig` / `DeiTConfig` of transformers; its defaults where a key is left out.
+
+    `DeiTForImageClassification` reads the class token alone; with a teacher's head the logits
+    are the mean of both.
+    """
+    has_dist = "dist_token" in tensors
+    num_classes = shape(tensors, "head.weight", 2)[0] if "head.weight" in tensors else 0
+    return ViTConfig(
+        image_size=pair(config.get("image_size", 224), "image_size"),
+        patch_size=pair(config.get("patch_size", 16), "patch_size"),
+        in_chans=config.get("num_channels", 3),
+        embed_dim=config.get("hidden_size", 768),
+        depth=config.get("num_hidden_layers", 12),
+        num_heads=num_heads or config.get("num_attention_heads", 12),
+        hidden_dim=config.get("intermediate_size", 3072),
+        num_classes=num_classes,
+        dist_token=has_dist,
+        dist_head="head_dist.weight" in tensors,
+        pos_prefix=2 if has_dist else 1,
+        qkv_bias=config.get("qkv_bias", True),
+        act=activation(config.get("hidden_act", "gelu")),
+        norm_eps=config.get("layer_norm_eps", 1e-12),
+    )
+
+
+LAYOUT = Layout("hf-vit", ("vit.", "deit."), detect, rules, read_config)

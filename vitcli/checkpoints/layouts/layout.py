@@ -1,0 +1,105 @@
+"""What a layout is: how to recognise it, its tensor names, and how its config reads."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from vitcli.checkpoints.keymap import Rule
+from vitcli.errors import CheckpointError
+from vitcli.models.config import Activation, ViTConfig
+from vitcli.records import Size
+
+Json = Mapping[str, Any]
+Tensors = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """One naming scheme.
+
+    `prefixes` may stand before any name and are taken off first. `detect` sees the names without
+    them. `rules` gives the table for one file (a few names mean different things in different
+    files). `read_config` sees the tensors in *our* names, the JSON beside them, and a number of
+    heads that overrides what it would take.
+    """
+
+    name: str
+    prefixes: tuple[str, ...]
+    detect: Callable[[Collection[str]], bool]
+    rules: Callable[[Collection[str]], tuple[Rule, ...]]
+    read_config: Callable[[Tensors, Json, int | None], ViTConfig]
+
+    def strip(self, state: Tensors) -> dict[str, Tensor]:
+        """Names without the layout's prefixes. Raises CheckpointError where two become one."""
+        stripped: dict[str, Tensor] = {}
+        for name, tensor in state.items():
+            for prefix in self.prefixes:
+                name = name.removeprefix(prefix)
+            if name in stripped:
+                raise CheckpointError(f"{name} is there twice, with and without a prefix")
+            stripped[name] = tensor
+        return stripped
+
+
+ACTIVATION_NAMES: dict[str, Activation] = {
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_tanh": "gelu_tanh",
+    "quick_gelu": "quick_gelu",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+}
+
+
+def activation(name: object) -> Activation:
+    """The activation that a config names. Raises CheckpointError for one that is not known."""
+    try:
+        return ACTIVATION_NAMES[str(name)]
+    except KeyError:
+        known = ", ".join(ACTIVATION_NAMES)
+        raise CheckpointError(f"unknown activation {name!r}", f"known are {known}") from None
+
+
+def pair(value: object, name: str) -> Size:
+    """A config's int, [n] or [height, width] as (height, width)."""
+    sides = value if isinstance(value, list | tuple) else (value,)
+    if len(sides) in (1, 2) and all(isinstance(s, int) for s in sides):
+        return sides[0], sides[-1]
+    raise CheckpointError(f"{name} is {value!r}: expected a number or [height, width]")
+
+
+def shape(tensors: Tensors, name: str, dims: int) -> tuple[int, ...]:
+    """The shape of a tensor that every file of the layout has."""
+    if name not in tensors:
+        raise CheckpointError(f"{name} is missing")
+    found = tuple(tensors[name].shape)
+    if len(found) != dims:
+        raise CheckpointError(f"{name} has shape {list(found)}: expected {dims} dimensions")
+    return found
+
+
+def count_blocks(tensors: Tensors) -> int:
+    """How many blocks the names speak of."""
+    numbers = {int(name.split(".")[1]) for name in tensors if name.startswith("blocks.")}
+    return 1 + max(numbers, default=-1)
+
+
+def grid_of(positions: int, like: Size | None) -> Size:
+    """The grid of so many patch positions: `like` where it fits, else the square."""
+    if like is not None and like[0] * like[1] == positions:
+        return like
+    side = math.isqrt(positions)
+    if side * side != positions:
+        raise CheckpointError(
+            f"a position embedding of {positions} patches is not square",
+            "its image size is not in the file",
+        )
+    return side, side

@@ -1,0 +1,214 @@
+"""timm's Vision Transformers: `timm/models/vision_transformer.py` and `deit.py`.
+
+Our own names are timm's, so most rules rename a tensor to itself. What the tensors do not say
+(activation, epsilon, where the norm stands) follows the architecture's name, as in timm's code.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from typing import Any
+
+from vitcli.checkpoints.keymap import Rule, drop, rename
+from vitcli.checkpoints.layouts.layout import (
+    Json,
+    Layout,
+    Tensors,
+    activation,
+    count_blocks,
+    grid_of,
+    pair,
+    shape,
+)
+from vitcli.errors import CheckpointError
+from vitcli.models.config import Activation, Pool, ViTConfig
+
+B = "blocks.{i}."
+
+RULES = (
+    *(rename(name, name) for name in ("cls_token", "dist_token", "pos_embed")),
+    rename("reg_token", "register_tokens"),
+    *(
+        rename(name + ".{p}", name + ".{p}")
+        for name in (
+            "patch_embed.proj",
+            "norm_pre",
+            *(B + part for part in ("norm1", "attn.qkv", "attn.proj")),
+            *(B + part for part in ("norm2", "mlp.fc1", "mlp.fc2")),
+            "norm",
+            "fc_norm",
+            "head",
+            "head_dist",
+        )
+    ),
+    *(rename(B + f"ls{n}.gamma", B + f"ls{n}.gamma", B + f"gamma_{n}") for n in (1, 2)),
+    rename("attn_pool.latent", "attn_pool.latent"),
+    *(
+        rename(f"attn_pool.{part}.{{p}}", f"attn_pool.{part}.{{p}}")
+        for part in ("q", "kv", "proj", "norm", "mlp.fc1", "mlp.fc2")
+    ),
+    drop("pre_logits.fc.{p}"),  # a leftover of the first in21k files
+    drop("mask_token"),  # DINOv2's pre-training
+)
+
+# Heads are not in the tensors. These (width, depth) are published, read off timm 1.0.31's
+# models; where two models share a pair, the architecture's name decides.
+NUM_HEADS = {
+    (64, 6): 2,
+    (64, 8): 2,
+    (96, 9): 3,
+    (192, 12): 3,
+    (256, 10): 4,
+    (256, 14): 4,
+    (320, 14): 5,
+    (384, 12): 6,
+    (384, 36): 6,
+    (512, 12): 8,
+    (512, 20): 8,
+    (640, 12): 10,
+    (768, 12): 12,
+    (832, 21): 13,
+    (896, 12): 14,
+    (896, 18): 14,
+    (1024, 24): 16,
+    (1152, 27): 16,
+    (1280, 32): 16,
+    (1408, 40): 16,
+    (1536, 40): 24,
+    (1664, 48): 16,
+}
+HEADS_BY_NAME = {"vit_base_patch16_gap_224": 16, "vit_giantopt_": 16}
+TANH_GELU = re.compile(
+    r"vit_(base_patch32|large_patch16_siglip_(gap_)?512|so400m_patch16|giantopt_patch16)"
+)
+# The same tensor names, another computation: norms behind the sublayers.
+REFUSED = re.compile(r"_rpn_|^samvit_|^vit_relpos")
+
+
+def detect(names: Collection[str]) -> bool:
+    return "blocks.0.attn.qkv.weight" in names and "patch_embed.proj.weight" in names
+
+
+def rules(names: Collection[str]) -> tuple[Rule, ...]:
+    return RULES
+
+
+def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTConfig:
+    """Sizes from the tensors; the rest from `config.json` (either generation) and the name."""
+    args = model_args(config)
+    name = architecture(config)
+    if REFUSED.search(name):
+        raise CheckpointError(f"{name} is not a plain Vision Transformer, and not supported")
+    width, chans, *patch = shape(tensors, "patch_embed.proj.weight", 4)
+    depth = count_blocks(tensors)
+    class_token, dist_token = "cls_token" in tensors, "dist_token" in tensors
+    registers = shape(tensors, "register_tokens", 3)[1] if "register_tokens" in tensors else 0
+    prefix = int(class_token) + int(dist_token) + registers
+    size = image_size(config)
+    like = (size[0] // patch[0], size[1] // patch[1]) if size else None
+    positions = shape(tensors, "pos_embed", 3)[1]
+    pos_prefix = _pos_prefix(positions, prefix, like)
+    grid = grid_of(positions - pos_prefix, like)
+    hidden = shape(tensors, "blocks.0.mlp.fc2.weight", 2)[1]
+    is_swiglu = shape(tensors, "blocks.0.mlp.fc1.weight", 2)[0] == 2 * hidden
+    return ViTConfig(
+        image_size=(grid[0] * patch[0], grid[1] * patch[1]) if like != grid or not size else size,
+        patch_size=(patch[0], patch[1]),
+        in_chans=chans,
+        embed_dim=width,
+        depth=depth,
+        num_heads=num_heads or args.get("num_heads") or _heads(name, width, depth),
+        hidden_dim=hidden,
+        num_classes=shape(tensors, "head.weight", 2)[0] if "head.weight" in tensors else 0,
+        class_token=class_token,
+        dist_token=dist_token,
+        dist_head="head_dist.weight" in tensors,
+        num_registers=registers,
+        pos_prefix=pos_prefix,
+        pos_resize="bilinear" if name.startswith("flexivit") else "bicubic-antialias",
+        patch_bias="patch_embed.proj.bias" in tensors,
+        pre_norm="norm_pre.weight" in tensors,
+        qkv_bias="blocks.0.attn.qkv.bias" in tensors,
+        layer_scale="blocks.0.ls1.gamma" in tensors,
+        ffn="swiglu" if is_swiglu else "mlp",
+        act=_activation(name, args),
+        pool=_pool(tensors, config, name, class_token),
+        final_norm="pooled" if "fc_norm.weight" in tensors else "tokens",
+        norm_eps=1e-5 if "_clip_" in name else 1e-6,
+    )
+
+
+def architecture(config: Json) -> str:
+    """`vit_base_patch16_224` of `timm/vit_base_patch16_224.augreg_in1k`, or ""."""
+    name = str(config.get("architecture", ""))
+    return name.removeprefix("hf-hub:").removeprefix("timm/").split(".")[0]
+
+
+def pretrained_cfg(config: Json) -> dict[str, Any]:
+    """The preprocessing and origin; old files have these keys at the top."""
+    return {**config, **dict(config.get("pretrained_cfg") or {})}
+
+
+def model_args(config: Json) -> dict[str, Any]:
+    """What the architecture was created with beyond its name."""
+    return dict(config.get("model_args") or {})
+
+
+def image_size(config: Json) -> tuple[int, int] | None:
+    """(height, width) that the file says, None where it does not."""
+    size = model_args(config).get("img_size")
+    if size is None:
+        found = pretrained_cfg(config).get("input_size")
+        size = list(found)[1:] if isinstance(found, list | tuple) else None
+    return None if size is None else pair(size, "img_size")
+
+
+def _pos_prefix(positions: int, prefix: int, like: tuple[int, int] | None) -> int:
+    """How many prefix tokens have a position: all, or with no_embed_class none."""
+    if like is not None and positions - like[0] * like[1] in (0, prefix):
+        return positions - like[0] * like[1]
+    for count in (prefix, 0):
+        side = round((positions - count) ** 0.5)
+        if side * side == positions - count:
+            return count
+    return prefix
+
+
+def _pool(tensors: Tensors, config: Json, name: str, class_token: bool) -> Pool:
+    if "attn_pool.latent" in tensors:
+        return "map"
+    pooling = config.get("global_pool", model_args(config).get("global_pool"))
+    if pooling is None:
+        averages = "fc_norm.weight" in tensors or "_gap" in name or not class_token
+        pooling = "avg" if averages else "token"
+    if pooling not in ("token", "avg"):
+        raise CheckpointError(
+            f"global_pool={pooling!r} is not supported", "supported are token, avg and map"
+        )
+    return "cls" if pooling == "token" else "mean"
+
+
+def _activation(name: str, args: dict[str, Any]) -> Activation:
+    if "act_layer" in args:
+        return activation(args["act_layer"])
+    if "quickgelu" in name:
+        return "quick_gelu"
+    return "gelu_tanh" if "siglip" in name and TANH_GELU.match(name) else "gelu"
+
+
+def _heads(name: str, width: int, depth: int) -> int:
+    for start, heads in HEADS_BY_NAME.items():
+        if name.startswith(start):
+            return heads
+    try:
+        return NUM_HEADS[width, depth]
+    except KeyError:
+        raise CheckpointError(
+            f"no published model has width {width} and {depth} blocks, "
+            "and the number of heads is not in the file",
+            "say it with --num-heads",
+        ) from None
+
+
+LAYOUT = Layout("timm", ("module.", "_orig_mod.", "model."), detect, rules, read_config)

@@ -1,0 +1,208 @@
+"""What was typed as the model into one that is ready to use: built, strictly filled, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vitcli.checkpoints import preprocessing
+from vitcli.checkpoints.keymap import Rule, their_name, to_ours
+from vitcli.checkpoints.labels import read_labels
+from vitcli.checkpoints.layouts import layout_of
+from vitcli.checkpoints.layouts.layout import Json, Layout
+from vitcli.checkpoints.layouts.timm import image_size as timm_image_size
+from vitcli.checkpoints.layouts.timm import pretrained_cfg
+from vitcli.checkpoints.resolve import Checkpoint, resolve
+from vitcli.checkpoints.tensors import read_tensors, sha256
+from vitcli.errors import CheckpointError, UsageError
+from vitcli.models.config import ViTConfig
+from vitcli.models.vit import VisionTransformer
+from vitcli.records import Preprocess, Size
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network with everything that belongs to it. `labels` is empty without a classifier."""
+
+    spec: str
+    network: VisionTransformer
+    preprocess: Preprocess
+    labels: tuple[str, ...]
+    layout: str
+    files: tuple[Path, ...]
+    revision: str | None
+    notes: tuple[str, ...]
+
+    @property
+    def config(self) -> ViTConfig:
+        return self.network.config
+
+    @cached_property
+    def sha256(self) -> str:
+        """The hash of the weight files, computed when it is first asked for."""
+        return sha256(self.files)
+
+
+def load(
+    spec: str,
+    *,
+    layout: str | None = None,
+    labels: Path | None = None,
+    image_size: Size | None = None,
+    preprocess: str | None = None,
+    num_heads: int | None = None,
+    exif: bool = True,
+    offline: bool = False,
+) -> Model:
+    """Load a checkpoint in fp32, in eval mode, on the CPU. Nothing is ever left at random.
+
+    spec: hub id (`org/name`, `org/name@revision`), directory, weight file, or `demo`.
+    layout, labels, image_size (height, width), preprocess ("hf" or "timm") and num_heads override
+    what the files say. Raises ModelNotFound, CheckpointError (by name for every tensor that is
+    unknown, missing or misshapen) or UsageError.
+    """
+    checkpoint = resolve(spec, offline=offline)
+    state = read_tensors(checkpoint.weights)
+    found = layout_of(state, layout)
+    names = found.strip(state)
+    if found.name.startswith("hf-") and not checkpoint.config:
+        raise CheckpointError(
+            f"{spec} has no config.json, and {found.name} tensors do not say their sizes",
+            "give the folder that holds both",
+        )
+    rules = found.rules(names)
+    tensors = to_ours(names, rules).tensors
+    config = found.read_config(tensors, checkpoint.config, num_heads)
+    network = build(config, tensors, rules)
+    plan = _preprocess(checkpoint, found, config, image_size, preprocess)
+    _check_size(plan.plan.size, config, asked=image_size is not None)
+    if plan.plan.size != config.image_size:
+        network.resize(plan.plan.size)
+    notes = [*checkpoint.notes, *plan.notes]
+    class_names: tuple[str, ...] = ()
+    if config.num_classes:
+        named = read_labels(checkpoint.config, config.num_classes, labels)
+        class_names = named.names
+        notes += named.notes
+    return Model(
+        spec=spec,
+        network=network,
+        preprocess=replace(plan.plan, exif=exif),
+        labels=class_names,
+        layout=found.name,
+        files=checkpoint.weights,
+        revision=checkpoint.revision,
+        notes=tuple(notes),
+    )
+
+
+def build(
+    config: ViTConfig, tensors: Mapping[str, Tensor], rules: Sequence[Rule] = ()
+) -> VisionTransformer:
+    """A network that holds exactly these tensors, in our names. Nothing is allocated before the
+    shapes agree, so a config that lies costs nothing. Raises CheckpointError, by name."""
+    with torch.device("meta"):
+        network = VisionTransformer(config)
+    expected = {name: tuple(p.shape) for name, p in network.state_dict().items()}
+    _refuse("is missing", [n for n in expected if n not in tensors], expected, rules)
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    _refuse("has no place in the model", [n for n in found if n not in expected], found, rules)
+    wrong = [
+        f"{their_name(n, rules)}: expected {list(expected[n])}, found {list(found[n])}"
+        for n in expected
+        if expected[n] != found[n]
+    ]
+    if wrong:
+        raise CheckpointError(f"tensors of the wrong shape: {_few(wrong)}")
+    network.load_state_dict(dict(tensors), assign=True)
+    return network.requires_grad_(False).eval()
+
+
+def _refuse(
+    what: str, names: list[str], shapes: Mapping[str, Sequence[int]], rules: Sequence[Rule]
+) -> None:
+    if names:
+        listed = _few([f"{their_name(n, rules)} {list(shapes[n])}" for n in names])
+        raise CheckpointError(f"{listed} {what}" + (f" ({len(names)} tensors)" * (len(names) > 1)))
+
+
+def _few(items: list[str]) -> str:
+    return ", ".join(items[:5]) + (", ..." if len(items) > 5 else "")
+
+
+def _preprocess(
+    checkpoint: Checkpoint,
+    layout: Layout,
+    config: ViTConfig,
+    image_size: Size | None,
+    override: str | None,
+) -> preprocessing.Found:
+    """The checkpoint's own preprocessing, or the one asked for."""
+    family = _family(checkpoint, layout)
+    is_timm = layout.name == "timm"
+    if override == "timm" and not is_timm:
+        size = image_size or config.image_size
+        plan = preprocessing.published(family, size, f"--preprocess timm: {family} as published")
+        return preprocessing.Found(plan)
+    if override == "hf" and is_timm:
+        model_type = "dinov2" if family == "dinov2" else "vit"
+        found = preprocessing.from_hf({}, model_type, config.image_size, image_size)
+    elif is_timm:
+        found = _timm(checkpoint.config, config, image_size)
+    else:
+        model_type = str(checkpoint.config.get("model_type", ""))
+        found = preprocessing.from_hf(
+            checkpoint.processor, model_type, config.image_size, image_size
+        )
+        if not checkpoint.processor:
+            note = f"no preprocessor_config.json: {found.plan.describe()} is taken"
+            found = replace(found, notes=(*found.notes, note))
+    if override == "hf":
+        found = replace(found, plan=preprocessing.clamped(found.plan))
+    if family == "deit" and not is_timm and found.plan.mean == preprocessing.HALF:
+        note = (
+            "DeiT was trained with ImageNet's mean and std, this file says 0.5; "
+            "the file is obeyed (--preprocess timm takes the published one)"
+        )
+        found = replace(found, notes=(*found.notes, note))
+    return found
+
+
+def _timm(json: Json, config: ViTConfig, image_size: Size | None) -> preprocessing.Found:
+    cfg = pretrained_cfg(json)
+    size = timm_image_size(json) or config.image_size
+    if "mean" in cfg or "crop_pct" in cfg:
+        plan = preprocessing.from_timm(cfg, size, image_size, "config.json: pretrained_cfg")
+        return preprocessing.Found(plan)
+    plan = preprocessing.published("timm", image_size or size, "timm's default")
+    return preprocessing.Found(
+        plan, (f"the file has no preprocessing: timm's default is taken: {plan.describe()}",)
+    )
+
+
+def _family(checkpoint: Checkpoint, layout: Layout) -> str:
+    """Whose published preprocessing fits: told by the layout, or by the name for DeiT."""
+    name = f"{checkpoint.spec} {checkpoint.config.get('_name_or_path', '')}".lower()
+    kind = f"{checkpoint.config.get('model_type', '')} {checkpoint.config.get('architecture', '')}"
+    if "deit" in name or "deit" in kind:
+        return "deit"
+    return "dinov2" if layout.name == "hf-dinov2" or "dinov2" in kind else "vit"
+
+
+def _check_size(size: Size, config: ViTConfig, *, asked: bool) -> None:
+    patch = config.patch_size
+    if size[0] < patch[0] or size[1] < patch[1]:
+        raise UsageError(f"an image of {size[0]}x{size[1]} is smaller than one patch of {patch[0]}")
+    if asked and (size[0] % patch[0] or size[1] % patch[1]):
+        near = [max(1, round(s / p)) * p for s, p in zip(size, patch, strict=True)]
+        raise UsageError(
+            f"--image-size {size[0]}x{size[1]} is not a multiple of the patch size {patch[0]}",
+            f"the nearest is {near[0]}x{near[1]}",
+        )
+    if max(size) > 16_384:
+        raise UsageError(f"--image-size {size[0]}x{size[1]} is too large")

@@ -1,0 +1,219 @@
+"""A checkpoint's preprocessing JSON into a `Preprocess`, as transformers and timm write it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+from vitcli.checkpoints.layouts.layout import Json, pair
+from vitcli.errors import CheckpointError
+from vitcli.records import Preprocess, Resample, Size
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+HALF = (0.5, 0.5, 0.5)
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+# Pillow's numbers, as preprocessor_config.json writes them.
+RESAMPLE: dict[int, Resample] = {
+    0: "nearest",
+    1: "lanczos",
+    2: "bilinear",
+    3: "bicubic",
+    4: "box",
+    5: "hamming",
+}
+
+# What a processor class of transformers takes where the JSON is silent.
+_SQUASH = {"size": {"height": 224, "width": 224}, "default_to_square": True}
+_SHORTEST = {"size": {"shortest_edge": 224}, "default_to_square": False}
+_CROP = {"do_center_crop": True, "crop_size": 224}
+PROCESSORS: dict[str, dict[str, Any]] = {
+    "ViT": {**_SQUASH, "resample": 2, "image_mean": HALF, "image_std": HALF},
+    "DeiT": {
+        **_SQUASH,
+        **_CROP,
+        "size": {"height": 256, "width": 256},
+        "resample": 3,
+        "image_mean": HALF,
+        "image_std": HALF,
+    },
+    "Bit": {**_SHORTEST, **_CROP, "resample": 3, "image_mean": CLIP_MEAN, "image_std": CLIP_STD},
+    "CLIP": {**_SHORTEST, **_CROP, "resample": 3, "image_mean": CLIP_MEAN, "image_std": CLIP_STD},
+    "Siglip": {**_SQUASH, "resample": 3, "image_mean": HALF, "image_std": HALF},
+}
+PROCESSOR_OF = {"vit": "ViT", "deit": "DeiT", "dinov2": "Bit", "dinov2_with_registers": "Bit"}
+
+# The families' published evaluation preprocessing, in timm's words, for `--preprocess timm` and
+# for files that carry none.
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "vit": {"mean": HALF, "std": HALF, "interpolation": "bicubic", "crop_pct": 0.9},
+    "deit": {"interpolation": "bicubic", "crop_pct": 0.9},
+    "dinov2": {"interpolation": "bicubic", "crop_pct": 1.0},
+    "timm": {"interpolation": "bicubic", "crop_pct": 0.875},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A preprocessing, and what a user should know about where it came from."""
+
+    plan: Preprocess
+    notes: tuple[str, ...] = ()
+
+
+def from_hf(processor: Json, model_type: str, model_size: Size, image_size: Size | None) -> Found:
+    """All three generations of `preprocessor_config.json`; `image_size` overrides its own.
+
+    Generation one has integers only, two has `feature_extractor_type`, three has
+    `image_processor_type` and sizes as objects. Integers mean a square for ViT and DeiT, the
+    shortest edge for BiT and CLIP.
+    """
+    kind = _processor_kind(processor, model_type)
+    values = {**PROCESSORS[kind], **{k: v for k, v in processor.items() if v is not None}}
+    crop = _crop_size(values)
+    resize: Size | None
+    resize, fit, longest = _resize(values)
+    if not values.get("do_resize", True):
+        resize = None
+    if crop is None and (resize is None or fit == "shortest"):
+        crop = model_size
+    size = crop or resize or model_size
+    if image_size is not None:
+        if resize is not None:
+            resize, fit = _scaled(resize, size, image_size, fit)
+        size, longest = image_size, None
+    mean, std = values["image_mean"], values["image_std"]
+    if not values.get("do_normalize", True):
+        mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    notes = []
+    rescale = float(values.get("rescale_factor", 1 / 255))
+    if not values.get("do_rescale", True):
+        rescale = 1.0
+        notes.append("preprocessor_config.json says do_rescale: false; pixels stay 0 to 255")
+    plan = Preprocess(
+        size=size,
+        resize=resize,
+        fit=fit,
+        longest=longest,
+        resample=_resample(values["resample"]),
+        rescale=rescale,
+        mean=_triple(mean, "image_mean"),
+        std=_triple(std, "image_std"),
+        source="preprocessor_config.json" if processor else f"{kind}ImageProcessor's defaults",
+    )
+    return Found(plan, tuple(notes))
+
+
+def from_timm(cfg: Json, model_size: Size, image_size: Size | None, source: str) -> Preprocess:
+    """timm's `pretrained_cfg` -> evaluation preprocessing, as `create_transform` builds it."""
+    size = image_size or model_size
+    crop_pct = float(cfg.get("crop_pct") or 0.875)
+    mode = cfg.get("crop_mode") or "center"
+    scaled = math.floor(size[0] / crop_pct), math.floor(size[1] / crop_pct)
+    mean = _triple(cfg.get("mean", IMAGENET_MEAN), "mean")
+    is_square = scaled[0] == scaled[1]
+    if mode not in ("center", "squash", "border"):
+        raise CheckpointError(f"crop_mode is {mode!r}: expected center, squash or border")
+    return Preprocess(
+        size=size,
+        resize=scaled,
+        fit="squash"
+        if mode == "squash"
+        else "contain"
+        if mode == "border"
+        else "shortest"
+        if is_square
+        else "cover",
+        resample=_resample(cfg.get("interpolation") or "bicubic"),
+        crop="timm",
+        fill=tuple(round(255 * m) for m in mean) if mode == "border" else (0, 0, 0),  # type: ignore[arg-type]
+        mean=mean,
+        std=_triple(cfg.get("std", IMAGENET_STD), "std"),
+        source=source,
+    )
+
+
+def published(family: str, size: Size, source: str) -> Preprocess:
+    """What the family was evaluated with, for files that do not say."""
+    return from_timm(PUBLISHED[family], size, None, source)
+
+
+def clamped(plan: Preprocess) -> Preprocess:
+    """16-bit greyscale clamped to white, as transformers does it."""
+    return replace(plan, grey16="clamp")
+
+
+def _processor_kind(processor: Json, model_type: str) -> str:
+    name = str(
+        processor.get("image_processor_type") or processor.get("feature_extractor_type") or ""
+    )
+    for suffix in ("Fast", "Pil", "ImageProcessor", "FeatureExtractor"):
+        name = name.removesuffix(suffix)
+    if not name:
+        return PROCESSOR_OF.get(model_type, "ViT")
+    if name not in PROCESSORS:
+        known = ", ".join(PROCESSORS)
+        raise CheckpointError(
+            f"preprocessor_config.json asks for a {name} image processor",
+            f"known are {known}; --preprocess timm overrides it",
+        )
+    return name
+
+
+def _resize(values: Json) -> tuple[Size, Any, int | None]:
+    """(target, fit, cap of the longer edge) of any generation's `size`."""
+    size = values["size"]
+    if isinstance(size, int):
+        size = (
+            {"height": size, "width": size}
+            if values["default_to_square"]
+            else {"shortest_edge": size}
+        )
+    if isinstance(size, list | tuple):
+        return pair(size, "size"), "squash", None
+    if isinstance(size, dict):
+        size = {k: v for k, v in size.items() if v is not None}
+        if {"height", "width"} <= size.keys():
+            return pair([size["height"], size["width"]], "size"), "squash", None
+        if "shortest_edge" in size:
+            return pair(size["shortest_edge"], "size"), "shortest", size.get("longest_edge")
+    raise CheckpointError(f"preprocessor_config.json: size is {size!r}, which is not supported")
+
+
+def _crop_size(values: Json) -> Size | None:
+    if not values.get("do_center_crop", False):
+        return None
+    crop = values.get("crop_size", 224)
+    if isinstance(crop, dict):
+        if "shortest_edge" in crop:
+            return pair(crop["shortest_edge"], "crop_size")
+        return pair([crop.get("height"), crop.get("width")], "crop_size")
+    return pair(crop, "crop_size")
+
+
+def _scaled(resize: Size, size: Size, new: Size, fit: Any) -> tuple[Size, Any]:
+    """Resize and crop grow together: the crop ratio stays."""
+    scaled = resize[0] * new[0] // size[0], resize[1] * new[1] // size[1]
+    if fit == "shortest" and scaled[0] != scaled[1]:
+        return scaled, "cover"
+    return scaled, fit
+
+
+def _resample(value: object) -> Resample:
+    if isinstance(value, int) and value in RESAMPLE:
+        return RESAMPLE[value]
+    if value == "random":  # timm, of its training augmentation
+        return "bilinear"
+    if value in RESAMPLE.values():
+        return cast(Resample, value)
+    known = ", ".join(RESAMPLE.values())
+    raise CheckpointError(f"resample is {value!r}", f"known are {known}")
+
+
+def _triple(value: object, name: str) -> tuple[float, float, float]:
+    numbers: list[Any] = list(value) if isinstance(value, list | tuple) else [value] * 3
+    if len(numbers) == 3 and all(isinstance(n, int | float) for n in numbers):
+        return float(numbers[0]), float(numbers[1]), float(numbers[2])
+    raise CheckpointError(f"{name} is {value!r}: expected three numbers")

@@ -1,0 +1,136 @@
+"""What was typed as the model into files: a hub id, a directory, a file, or `demo`."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from importlib.resources import files
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from vitcli.checkpoints import hub
+from vitcli.checkpoints.layouts.layout import Json
+from vitcli.errors import CheckpointError, ModelNotFound
+
+DEMO = "demo"
+MAX_JSON = 50_000_000
+
+# What holds the weights of a folder, the best first. An index names its shards.
+WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+JSONS = ("config.json", "preprocessor_config.json")
+SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".npz")
+
+_HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """The files of one checkpoint, and its JSON as read (empty where there is none)."""
+
+    spec: str
+    weights: tuple[Path, ...]
+    config: Json = field(default_factory=dict)
+    processor: Json = field(default_factory=dict)
+    revision: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+def resolve(spec: str, *, offline: bool = False) -> Checkpoint:
+    """Find the files. What is there locally wins over the hub.
+
+    Raises ModelNotFound where there is nothing, CheckpointError where what is there has no
+    weights or an index that points elsewhere.
+    """
+    if spec == DEMO:
+        return _folder(Path(str(files("vitcli.demo"))), spec)
+    path = Path(spec)
+    if path.is_dir():
+        return _folder(path, spec)
+    if path.is_file():
+        return _file(path, spec)
+    match = _HUB_ID.fullmatch(spec)
+    if match is None or path.suffix in SUFFIXES or spec.startswith((".", "/", "~")):
+        raise ModelNotFound(
+            f"no model at {spec}",
+            "give a directory, a weight file, a hub id (google/vit-base-patch16-224), or demo",
+        )
+    snapshot = hub.download(match["repo"], match["revision"], _choose, offline=offline)
+    checkpoint = _folder(snapshot.folder, spec)
+    return replace(checkpoint, revision=snapshot.revision, notes=snapshot.notes)
+
+
+def _choose(names: list[str]) -> list[str]:
+    """Of a repository's files, the ones worth downloading: safetensors before pickles."""
+    wanted = [name for name in JSONS if name in names]
+    for name in WEIGHTS:
+        if name in names:
+            stem = re.escape(name.removesuffix(".index.json").rpartition(".")[0])
+            shard = re.compile(rf"{stem}-\d+-of-\d+\.(safetensors|bin)")
+            is_index = name.endswith(".json")
+            return [*wanted, name, *(n for n in names if is_index and shard.fullmatch(n))]
+    return wanted
+
+
+def _folder(folder: Path, spec: str) -> Checkpoint:
+    for name in WEIGHTS:
+        if (folder / name).is_file():
+            weights = _shards(folder / name) if name.endswith(".json") else (folder / name,)
+            break
+    else:
+        looked = ", ".join(WEIGHTS)
+        raise CheckpointError(f"no weights in {spec}", f"looked for {looked}")
+    config, processor = (read_json(folder / name) for name in JSONS)
+    return Checkpoint(spec, weights, config, processor)
+
+
+def _file(path: Path, spec: str) -> Checkpoint:
+    """A bare file. One with a standard name takes the JSON that stands beside it."""
+    if path.name not in WEIGHTS:
+        return Checkpoint(spec, (path,))
+    weights = _shards(path) if path.suffix == ".json" else (path,)
+    config, processor = (read_json(path.parent / name) for name in JSONS)
+    note = (f"config.json beside {path.name} is used",) if config else ()
+    return Checkpoint(spec, weights, config, processor, notes=note)
+
+
+def _shards(index: Path) -> tuple[Path, ...]:
+    """The files an index names, all of them inside its folder."""
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{index} has no weight_map")
+    names = sorted({str(name) for name in weight_map.values()})
+    suffix = ".safetensors" if ".safetensors" in index.name else ".bin"
+    for name in names:
+        parts = PurePosixPath(name).parts
+        is_inside = not PurePosixPath(name).is_absolute() and ".." not in parts
+        if not is_inside or "\\" in name or ":" in name or not name.endswith(suffix):
+            raise CheckpointError(f"{index} names a file that is not a shard beside it: {name}")
+    shards = tuple(index.parent / name for name in names)
+    for number, shard in enumerate(shards, start=1):
+        if not shard.is_file():
+            raise CheckpointError(
+                f"shard {number} of {len(shards)} is missing: {shard}", "download the model again"
+            )
+    return shards
+
+
+def read_json(path: Path) -> Mapping[str, Any]:
+    """A JSON object, or nothing where there is no file. Raises CheckpointError for other JSON."""
+    try:
+        if path.stat().st_size > MAX_JSON:
+            raise CheckpointError(f"{path} is too large for a config")
+        value = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"cannot read {path}: {error}") from None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} is not a JSON object")
+    return value

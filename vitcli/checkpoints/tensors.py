@@ -1,0 +1,213 @@
+"""Weight files into a state dict of fp32 tensors, without running anything that is in them.
+
+Four layers, in this order: sniff what the file is, check its claims against its size, load plain
+tensors only, and accept only tensors that are dense, real and finite.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import pickle
+import re
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from vitcli.errors import CheckpointError
+
+State = dict[str, Tensor]
+
+MAX_HEADER = 100_000_000
+MAX_TENSORS = 20_000
+# Where training scripts put the weights, the best ones first.
+WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "teacher", "student")
+
+
+def read_tensors(files: Sequence[Path]) -> State:
+    """All tensors of one checkpoint, from one file or its shards, as fp32 copies.
+
+    Raises CheckpointError, naming the file and the tensor, for whatever is not plain weights.
+    """
+    state: State = {}
+    for file in files:
+        for name, tensor in _reader(file)(file).items():
+            if name in state:
+                raise CheckpointError(f"{name} is in two shards, also in {file}")
+            state[name] = _accept(name, tensor, file)
+    if not state:
+        raise CheckpointError(f"{files[0]} holds no tensors")
+    return state
+
+
+def sha256(files: Sequence[Path]) -> str:
+    """The hash of the bytes of the weight files, in the order of their names."""
+    digest = hashlib.sha256()
+    for file in sorted(files, key=lambda path: path.name):
+        with file.open("rb") as stream:
+            while chunk := stream.read(1 << 20):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _reader(file: Path) -> Callable[[Path], Mapping[str, Tensor]]:
+    """Choose by the first bytes, never by the name."""
+    try:
+        with file.open("rb") as stream:
+            head = stream.read(512)
+    except OSError as error:
+        raise CheckpointError(f"cannot read {file}: {error.strerror}") from None
+    if not head:
+        raise CheckpointError(f"{file} is empty")
+    if head.startswith(b"version https://git-lfs"):
+        raise CheckpointError(f"{file} is a git-LFS pointer, not the weights", "git lfs pull")
+    if re.match(rb"\s*<(!doctype|html|\?xml)", head, re.IGNORECASE):
+        raise CheckpointError(f"{file} is a web page, not weights", "download it again")
+    if head[:2] == b"\x1f\x8b":
+        raise CheckpointError(f"{file} is gzip-compressed", f"gunzip {file}")
+    if head[8:9] == b"{" or file.suffix == ".safetensors":
+        return _read_safetensors
+    if head.startswith((b"PK\x03\x04", b"\x80")):
+        return _read_torch
+    raise CheckpointError(
+        f"{file} is neither safetensors nor a PyTorch checkpoint (starts with {head[:16]!r})"
+    )
+
+
+def _read_safetensors(file: Path) -> State:
+    _check_safetensors(file)
+    try:
+        with safe_open(file, framework="pt", device="cpu") as handle:
+            return {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+    except (SafetensorError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{file} is not a valid safetensors file ({error})") from None
+
+
+def _check_safetensors(file: Path) -> None:
+    """The header's claims against the size of the file."""
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if size < 8 or length > min(MAX_HEADER, size - 8):
+            raise CheckpointError(
+                f"{file} is not a valid safetensors file "
+                f"(header says {length:,} bytes, file has {size:,})"
+            )
+        try:
+            header = json.loads(stream.read(length), object_pairs_hook=_unique)
+            ends = [entry["data_offsets"][1] for name, entry in header.items() if name[:2] != "__"]
+        except (ValueError, RecursionError, TypeError, KeyError, AttributeError, IndexError) as e:
+            raise CheckpointError(f"{file} is not a valid safetensors file (header: {e})") from None
+    if len(ends) > MAX_TENSORS:
+        raise CheckpointError(f"{file} claims {len(ends):,} tensors")
+    expected = 8 + length + max(ends, default=0)
+    if size < expected:
+        raise CheckpointError(
+            f"{file} is truncated: {_mb(size)} of {_mb(expected)}", "download it again"
+        )
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name is there twice")
+    return found
+
+
+def _read_torch(file: Path) -> Mapping[str, Tensor]:
+    """`.bin`, `.pth`, `.pt`: tensors and plain containers, never code."""
+    if zipfile.is_zipfile(file):
+        _check_zip(file)
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=False)
+    except pickle.UnpicklingError as error:
+        raise _refused(file, error) from None
+    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = str(error).split("\n")[0][:120]
+        raise CheckpointError(f"{file} is not a readable PyTorch checkpoint ({reason})") from None
+    return _unwrap(loaded, file)
+
+
+def _check_zip(file: Path) -> None:
+    """PyTorch stores its entries uncompressed; a compressed one may be a bomb. CRCs must hold."""
+    with zipfile.ZipFile(file) as archive:
+        names = archive.namelist()
+        if any(name.endswith("/constants.pkl") for name in names):
+            raise CheckpointError(
+                f"{file} is a TorchScript archive, not a state dict", "save model.state_dict()"
+            )
+        if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
+            raise CheckpointError(f"{file} is a compressed archive, not a PyTorch checkpoint")
+        try:
+            damaged = archive.testzip()
+        except (zipfile.BadZipFile, OSError) as error:
+            raise CheckpointError(f"{file} is damaged: {error}", "download it again") from None
+    if damaged:
+        raise CheckpointError(
+            f"{file} is damaged: the checksum of {damaged} differs", "download it again"
+        )
+
+
+def _refused(file: Path, error: Exception) -> CheckpointError:
+    wanted = re.search(r"(?:GLOBAL|global|class|function) `?([\w.]+\.[\w.]+)", str(error))
+    wants = f"wants to run `{wanted[1]}`" if wanted else "is more than plain tensors"
+    return CheckpointError(
+        f"refused: {file} {wants}; only tensors and plain containers are loaded",
+        "ask for a .safetensors",
+    )
+
+
+def _unwrap(loaded: object, file: Path) -> Mapping[str, Tensor]:
+    """The state dict itself, out of what a training script saved around it."""
+    while isinstance(loaded, Mapping):
+        inner = next((loaded[key] for key in WRAPPERS if _is_state(loaded.get(key))), None)
+        if inner is None:
+            break
+        loaded = inner
+    if not _is_state(loaded):
+        raise CheckpointError(f"{file} holds {type(loaded).__name__}, not a state dict")
+    return {
+        name: tensor
+        for name, tensor in loaded.items()  # type: ignore[attr-defined]
+        if isinstance(tensor, Tensor)
+    }
+
+
+def _is_state(value: object) -> bool:
+    return isinstance(value, Mapping) and any(
+        isinstance(v, Tensor | Mapping) for v in value.values()
+    )
+
+
+def _accept(name: str, tensor: Tensor, file: Path) -> Tensor:
+    """Dense, real, no larger than the file, finite; a copy, in fp32 where it is a float."""
+    if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_quantized:
+        raise CheckpointError(f"{name} in {file} is not a plain dense tensor")
+    if tensor.is_complex():
+        raise CheckpointError(f"{name} in {file} is complex")
+    size, limit = tensor.numel() * tensor.element_size(), file.stat().st_size
+    if size > limit:
+        raise CheckpointError(f"{name} takes {_mb(size)}, {file} has {_mb(limit)}")
+    if not tensor.is_floating_point():
+        return tensor.clone()
+    copy = tensor.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+    if not bool(torch.isfinite(copy).all()):
+        nan = int(copy.isnan().sum())
+        kind = f"{nan} NaN" if nan else f"{int(copy.isinf().sum())} infinite values"
+        raise CheckpointError(f"{name} holds {kind}: {file} is damaged")
+    return copy
+
+
+def _mb(size: float) -> str:
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}" if unit != "bytes" else f"{size:.0f} bytes"
+        size /= 1000
+    return f"{size:.3g} TB"

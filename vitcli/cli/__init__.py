@@ -1,0 +1,77 @@
+"""How it is spelled: the only room with typer, rich, print and exit."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import types
+from collections.abc import Iterator, Sequence
+
+from vitcli.errors import ClosedPipe, ExitCode, Interrupted, VitError
+
+SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
+
+
+def entry() -> None:
+    """The `vit` command. Ends by the signal that interrupted it, so that shell loops stop too."""
+    code = main()
+    number = code - 128
+    if number in SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+    sys.exit(code)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and give its exit code. The only place where errors become words."""
+    from vitcli.cli.app import app
+
+    try:
+        with _signals():
+            app(args=list(sys.argv[1:] if argv is None else argv), prog_name="vit")
+            return ExitCode.OK
+    except SystemExit as done:
+        return done.code if isinstance(done.code, int) else ExitCode.FATAL
+    except Interrupted as interrupted:
+        return 128 + interrupted.signal_number
+    except ClosedPipe as error:
+        _forget_stdout()
+        return error.exit_code
+    except VitError as error:
+        if os.environ.get("VIT_DEBUG"):
+            raise
+        print(f"vit: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[None]:
+    """SIGINT, SIGTERM and SIGHUP end the run in good order, the second one at once. What was
+    ignored when we were started (nohup, a background job) stays ignored."""
+
+    def interrupt(number: int, frame: types.FrameType | None) -> None:
+        for other in SIGNALS:
+            if signal.getsignal(other) is interrupt:
+                signal.signal(other, signal.SIG_DFL)
+        raise Interrupted(number)
+
+    before = {}
+    for number in SIGNALS:
+        with contextlib.suppress(ValueError):  # not in the main thread: the caller's business
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                before[number] = signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _forget_stdout() -> None:
+    """Nothing more can be written; the interpreter must not try it at its end."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

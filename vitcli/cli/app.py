@@ -1,0 +1,40 @@
+"""The table of commands. It imports no torch: a command's work is imported when it runs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from vitcli import __version__
+from vitcli.cli.classify import classify
+from vitcli.cli.embed import embed
+
+app = typer.Typer(
+    name="vit",
+    help="Classify folders of images and extract features from them with Vision Transformers.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"vit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def vit(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Classify folders of images and extract features from them with Vision Transformers."""
+
+
+app.command()(classify)
+app.command()(embed)

@@ -1,0 +1,62 @@
+"""The progress bar on a terminal: images done, failed, images a second, time that remains."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from vitcli import records
+
+
+class Rate(ProgressColumn):
+    """Images a second."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:.1f} images/s" if task.speed else "", style="cyan")
+
+
+class Bar:
+    """One line at the bottom of the terminal that goes away at the end."""
+
+    def __init__(self, description: str) -> None:
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            Rate(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[failed]}", style="red", markup=False),
+            console=Console(stderr=True, markup=False, highlight=False, emoji=False),
+            transient=True,
+        )
+        self._task = self._progress.add_task(description, total=None, failed="")
+        self._progress.start()
+
+    def begin(self, description: str) -> None:
+        """Start counting."""
+        self._progress.reset(self._task, description=description)
+
+    def expect(self, total: int | None) -> None:
+        self._progress.update(self._task, total=total)
+
+    def show(self, progress: records.Progress) -> None:
+        failed = f"{progress.failed:,} failed" if progress.failed else ""
+        self._progress.update(self._task, completed=progress.seen, failed=failed)
+
+    def say(self, line: str) -> None:
+        """A line above the bar."""
+        self._progress.console.print(line, soft_wrap=True)
+
+    def stop(self) -> None:
+        self._progress.stop()

@@ -1,0 +1,115 @@
+"""`vit classify`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vitcli.cli import options as o
+from vitcli.cli.ending import end, is_terminal, start_workers
+from vitcli.errors import UsageError
+from vitcli.tasks.job import DEFAULT_MODEL
+
+
+class Scores(StrEnum):
+    PROB = "prob"
+    LOGIT = "logit"
+
+
+class Format(StrEnum):
+    JSONL = "jsonl"
+    CSV = "csv"
+    TSV = "tsv"
+    TABLE = "table"
+
+
+TopK = Annotated[
+    int,
+    typer.Option(
+        "-k",
+        "--top-k",
+        rich_help_panel=o.OUTPUT,
+        help="Labels for each image.",
+        min=1,
+        envvar="VIT_TOP_K",
+    ),
+]
+ScoresOpt = Annotated[
+    Scores,
+    typer.Option(
+        "--scores",
+        rich_help_panel=o.OUTPUT,
+        help="Probabilities, or raw logits.",
+        envvar="VIT_SCORES",
+    ),
+]
+Threshold = Annotated[
+    float | None,
+    typer.Option(
+        "--threshold",
+        rich_help_panel=o.OUTPUT,
+        help="Leave out labels that score less.",
+        envvar="VIT_THRESHOLD",
+    ),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        "-o",
+        "--out",
+        rich_help_panel=o.OUTPUT,
+        help="Write to FILE: .jsonl, .csv or .tsv.",
+        metavar="FILE",
+    ),
+]
+FormatOpt = Annotated[
+    Format | None,
+    typer.Option(
+        "--format",
+        rich_help_panel=o.OUTPUT,
+        help="Format, where the suffix does not say. On a terminal: table; in a pipe: jsonl.",
+        show_default=False,
+    ),
+]
+
+
+@o.with_common
+def classify(
+    common: o.Common,
+    model: o.ModelSpecs = (DEFAULT_MODEL,),  # type: ignore[assignment]  # typer makes it a list
+    top_k: TopK = 5,
+    out: Out = None,
+    format: FormatOpt = None,
+    scores: ScoresOpt = Scores.PROB,
+    threshold: Threshold = None,
+) -> None:
+    """Label images: the top-k classes of each, one row for every input.
+
+    Example:  vit classify ./photos --top-k 5 -o labels.jsonl
+    """
+    if format is Format.TABLE and out is not None:
+        raise UsageError("a table is for the terminal", "leave out --out, or use --format csv")
+    as_table = format is Format.TABLE or (format is None and out is None and is_terminal())
+    with common.screen as screen:
+        start_workers(common.running)
+        from vitcli.cli.table import TableSink
+        from vitcli.tasks.classify import ClassifyJob
+        from vitcli.tasks.classify import classify as run
+
+        job = ClassifyJob(
+            inputs=common.inputs,
+            models=tuple(model),
+            options=common.model,
+            running=common.running,
+            top_k=top_k,
+            scores=scores.value,
+            threshold=threshold,
+            out=out,
+            format=None if as_table or format is None else format.value,
+            overwrite=common.overwrite,
+        )
+        summary = run(job, screen, TableSink(bars=scores is Scores.PROB) if as_table else None)
+    end(screen, summary, out)

@@ -1,0 +1,159 @@
+"""`vit embed`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vitcli.cli import options as o
+from vitcli.cli.ending import end, is_terminal, start_workers
+from vitcli.errors import UsageError
+from vitcli.tasks.job import DEFAULT_MODEL
+
+
+class Pool(StrEnum):
+    CLS = "cls"
+    MEAN = "mean"
+    CLS_MEAN = "cls+mean"
+    MAP = "map"
+    PATCHES = "patches"
+    TOKENS = "tokens"
+
+
+class Store(StrEnum):
+    FP32 = "fp32"
+    FP16 = "fp16"
+
+
+class Format(StrEnum):
+    NPY = "npy"
+    NPZ = "npz"
+    SAFETENSORS = "safetensors"
+    JSONL = "jsonl"
+
+
+FEATURES = "Features"
+
+Layer = Annotated[
+    int | None,
+    typer.Option(
+        "--layer",
+        rich_help_panel=FEATURES,
+        help="Layer: 0 is the embedding output, i block i, -1 the last.",
+        envvar="VIT_LAYER",
+        show_default="-1",
+    ),
+]
+Layers = Annotated[
+    str | None,
+    typer.Option(
+        "--layers",
+        rich_help_panel=FEATURES,
+        help="Several layers, concatenated in this order: 3,6,-1.",
+        envvar="VIT_LAYERS",
+        metavar="N,N,...",
+    ),
+]
+PoolOpt = Annotated[
+    Pool | None,
+    typer.Option(
+        "--pool",
+        rich_help_panel=FEATURES,
+        help="What becomes of the tokens; the model's own pooling where not given.",
+        envvar="VIT_POOL",
+        show_default=False,
+    ),
+]
+Norm = Annotated[
+    bool,
+    typer.Option(
+        "--norm/--no-norm",
+        rich_help_panel=FEATURES,
+        help="Apply the model's final LayerNorm.",
+        envvar="VIT_NORM",
+    ),
+]
+L2 = Annotated[
+    bool,
+    typer.Option(
+        "--l2", rich_help_panel=FEATURES, help="Scale vectors to length 1.", envvar="VIT_L2"
+    ),
+]
+StoreOpt = Annotated[
+    Store,
+    typer.Option(
+        "--store",
+        rich_help_panel=o.OUTPUT,
+        help="Precision of what is written.",
+        envvar="VIT_STORE",
+    ),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        "-o",
+        "--out",
+        rich_help_panel=o.OUTPUT,
+        help="Write to FILE: .npy, .npz, .safetensors or .jsonl.",
+        metavar="FILE",
+    ),
+]
+FormatOpt = Annotated[
+    Format | None,
+    typer.Option(
+        "--format",
+        rich_help_panel=o.OUTPUT,
+        help="Format, where the suffix does not say. In a pipe: jsonl.",
+        show_default=False,
+    ),
+]
+
+
+@o.with_common
+def embed(
+    common: o.Common,
+    model: o.ModelSpec = DEFAULT_MODEL,
+    layer: Layer = None,
+    layers: Layers = None,
+    pool: PoolOpt = None,
+    norm: Norm = True,
+    l2: L2 = False,
+    out: Out = None,
+    format: FormatOpt = None,
+    store: StoreOpt = Store.FP32,
+) -> None:
+    """Extract features: one vector, or one grid of tokens, for each image.
+
+    Beside feats.npy stand feats.index.jsonl, a line for every input, and feats.meta.json.
+
+    Example:  vit embed ./photos --layer -1 --out feats.npy
+    """
+    if layer is not None and layers is not None:
+        raise UsageError("--layer and --layers are both given", "use one of them")
+    if out is None and is_terminal():
+        raise UsageError("vectors are nothing to look at", "use --out feats.npy, or a pipe")
+    asked = o.parse_layers(layers) if layers is not None else (-1 if layer is None else layer,)
+    with common.screen as screen:
+        start_workers(common.running)
+        from vitcli.tasks.embed import EmbedJob
+        from vitcli.tasks.embed import embed as run
+
+        job = EmbedJob(
+            inputs=common.inputs,
+            model=model,
+            options=common.model,
+            running=common.running,
+            layers=asked,
+            pool=pool.value if pool else None,
+            norm=norm,
+            l2=l2,
+            store=store.value,
+            out=out,
+            format=format.value if format else None,
+            overwrite=common.overwrite,
+        )
+        summary = run(job, screen)
+    end(screen, summary, out)

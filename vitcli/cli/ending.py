@@ -1,0 +1,32 @@
+"""How every command begins and ends, as far as the shell is concerned."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import typer
+
+from vitcli.cli.screen import Screen
+from vitcli.errors import ExitCode
+from vitcli.tasks.job import Running, Summary
+
+
+def start_workers(running: Running) -> None:
+    """Let the process that forks the workers start beside the import of torch."""
+    if running.workers != 0:
+        from vitcli.images.workers import warm_up
+
+        warm_up()
+
+
+def end(screen: Screen, summary: Summary, out: Path | None) -> None:
+    """Say how it went; exit 3 where an image or a folder could not be read."""
+    screen.summary(summary, out)
+    if summary.failed or summary.unlisted:
+        raise typer.Exit(ExitCode.SOME_FAILED)
+
+
+def is_terminal() -> bool:
+    """Whether a person reads standard output."""
+    return sys.stdout is not None and sys.stdout.isatty()

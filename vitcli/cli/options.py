@@ -1,0 +1,332 @@
+"""The options that commands share, each spelled once. A command's signature reads as a list of
+nouns; the defaults stand there."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vitcli.cli.screen import Screen
+from vitcli.errors import UsageError
+from vitcli.records import Limits
+from vitcli.tasks.job import DEFAULT_BATCH_SIZE, Inputs, ModelOptions, Running
+
+INPUTS, MODEL, RUNNING, OUTPUT = "Inputs", "Model", "Running", "Output"
+
+
+class Preprocessing(StrEnum):
+    HF = "hf"
+    TIMM = "timm"
+
+
+class Formats(StrEnum):
+    COMMON = "common"
+    ALL = "all"
+
+
+class Dtype(StrEnum):
+    FP32 = "fp32"
+    BF16 = "bf16"
+    FP16 = "fp16"
+    AUTO = "auto"
+
+
+def _option(*names: str, panel: str, help: str, env: str | None = None, **rest: Any) -> Any:
+    return typer.Option(*names, rich_help_panel=panel, help=help, envvar=env, **rest)
+
+
+Paths = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="INPUTS...",
+        show_default=False,
+        help="Files, directories (recursive), quoted globs, or - for a list of paths on stdin.",
+    ),
+]
+FilesFrom = Annotated[
+    str | None,
+    _option("--files-from", panel=INPUTS, help="Read paths from FILE, one a line.", metavar="FILE"),
+]
+Null = Annotated[
+    bool, _option("-0", "--null", panel=INPUTS, help="Paths in a list end with NUL, not newline.")
+]
+FormatsOpt = Annotated[
+    Formats,
+    _option("--formats", panel=INPUTS, help="Image formats that are opened.", env="VIT_FORMATS"),
+]
+Ext = Annotated[
+    list[str] | None,
+    _option(
+        "--ext",
+        panel=INPUTS,
+        help="Suffix to take from directories, instead of the usual ones; repeatable.",
+        metavar="EXT",
+    ),
+]
+MaxPixels = Annotated[
+    str,
+    _option(
+        "--max-pixels",
+        panel=INPUTS,
+        help="Refuse images of more pixels, such as 89.5M.",
+        env="VIT_MAX_PIXELS",
+        metavar="N",
+    ),
+]
+ImageTimeout = Annotated[
+    float,
+    _option(
+        "--image-timeout",
+        panel=INPUTS,
+        help="Seconds one image may take to decode.",
+        env="VIT_IMAGE_TIMEOUT",
+        min=0.001,
+        metavar="SECONDS",
+    ),
+]
+
+MODEL_HELP = "Hub id (org/name, org/name@revision), directory, weight file, or demo."
+ModelSpec = Annotated[str, _option("-m", "--model", panel=MODEL, help=MODEL_HELP, env="VIT_MODEL")]
+ModelSpecs = Annotated[
+    list[str],
+    _option(
+        "-m", "--model", panel=MODEL, help=f"{MODEL_HELP} Several are averaged.", env="VIT_MODEL"
+    ),
+]
+Layout = Annotated[
+    str | None,
+    _option(
+        "--layout", panel=MODEL, help="Naming scheme of the tensors, where it is not recognised."
+    ),
+]
+Labels = Annotated[
+    Path | None,
+    _option(
+        "--labels",
+        panel=MODEL,
+        help="Names of the classes: one a line, or JSON.",
+        env="VIT_LABELS",
+        metavar="FILE",
+    ),
+]
+ImageSize = Annotated[
+    str | None,
+    _option(
+        "--image-size",
+        panel=MODEL,
+        help="Run at N or HxW pixels; position embeddings are interpolated.",
+        env="VIT_IMAGE_SIZE",
+        metavar="N|HxW",
+    ),
+]
+Preprocess = Annotated[
+    Preprocessing | None,
+    _option(
+        "--preprocess",
+        panel=MODEL,
+        help="Preprocess as this library does, whatever the checkpoint says.",
+        env="VIT_PREPROCESS",
+    ),
+]
+NumHeads = Annotated[
+    int | None,
+    _option(
+        "--num-heads", panel=MODEL, help="Attention heads, where a bare file does not tell.", min=1
+    ),
+]
+NoExif = Annotated[
+    bool,
+    _option("--no-exif", panel=MODEL, help="Do not turn images as EXIF says.", env="VIT_NO_EXIF"),
+]
+Offline = Annotated[
+    bool, _option("--offline", panel=MODEL, help="Never touch the network.", env="VIT_OFFLINE")
+]
+
+Device = Annotated[
+    str,
+    _option("--device", panel=RUNNING, help="auto, cpu, cuda, cuda:N or mps.", env="VIT_DEVICE"),
+]
+DtypeOpt = Annotated[
+    Dtype,
+    _option(
+        "--dtype",
+        panel=RUNNING,
+        help="Precision; fp32 gives the same numbers everywhere.",
+        env="VIT_DTYPE",
+    ),
+]
+BatchSize = Annotated[
+    int,
+    _option(
+        "-b", "--batch-size", panel=RUNNING, help="Images at a time.", env="VIT_BATCH_SIZE", min=1
+    ),
+]
+Workers = Annotated[
+    str,
+    _option(
+        "-j",
+        "--workers",
+        panel=RUNNING,
+        help="Processes that decode, or auto; 0 decodes in the main one.",
+        env="VIT_WORKERS",
+        metavar="N|auto",
+    ),
+]
+Quiet = Annotated[
+    bool,
+    _option("-q", "--quiet", panel=RUNNING, help="No progress, notes or summary.", env="VIT_QUIET"),
+]
+NoProgress = Annotated[
+    bool, _option("--no-progress", panel=RUNNING, help="No progress bar.", env="VIT_NO_PROGRESS")
+]
+
+Overwrite = Annotated[
+    bool,
+    _option("--overwrite", panel=OUTPUT, help="Replace an existing output.", env="VIT_OVERWRITE"),
+]
+
+
+def parse_pixels(text: str) -> int:
+    """`89.5M`, `2e6`, `1G` -> a number of pixels."""
+    match = re.fullmatch(r"([\d.]+(?:e\d+)?)\s*([kMG]?)", text.strip())
+    try:
+        number = float(match[1]) if match else 0.0
+    except ValueError:
+        number = 0.0
+    if match is None or number <= 0:
+        raise UsageError(f"--max-pixels {text}", "give a number such as 89.5M")
+    return int(number * {"": 1, "k": 1e3, "M": 1e6, "G": 1e9}[match[2]])
+
+
+def parse_image_size(text: str | None) -> tuple[int, int] | None:
+    """`384` or `224x160` (height x width) -> (height, width)."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d{1,9})(?:[xX](\d{1,9}))?", text.strip())
+    if match is None or "0" in (match[1].lstrip("0") or "0", (match[2] or "1").lstrip("0") or "0"):
+        raise UsageError(f"--image-size {text}", "give a number, or HEIGHTxWIDTH such as 224x160")
+    height = int(match[1])
+    return height, int(match[2]) if match[2] else height
+
+
+def parse_workers(text: str) -> int | None:
+    """`auto` -> None, or a number."""
+    if text == "auto":
+        return None
+    if not text.isdigit():
+        raise UsageError(f"--workers {text}", "give a number of processes, or auto")
+    return int(text)
+
+
+def parse_layers(text: str) -> tuple[int, ...]:
+    """`3,6,-1` -> (3, 6, -1)."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"--layers {text}", "give numbers such as 3,6,-1") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Common:
+    """The shared options, read: which images, how to load the model, on what to run."""
+
+    inputs: Inputs
+    model: ModelOptions
+    running: Running
+    overwrite: bool
+    screen: Screen
+
+
+def common(
+    paths: Paths = None,
+    overwrite: Overwrite = False,
+    files_from: FilesFrom = None,
+    null: Null = False,
+    formats: FormatsOpt = Formats.COMMON,
+    ext: Ext = None,
+    max_pixels: MaxPixels = "89.5M",
+    image_timeout: ImageTimeout = 60.0,
+    layout: Layout = None,
+    labels: Labels = None,
+    image_size: ImageSize = None,
+    preprocess: Preprocess = None,
+    num_heads: NumHeads = None,
+    no_exif: NoExif = False,
+    offline: Offline = False,
+    device: Device = "auto",
+    dtype: DtypeOpt = Dtype.FP32,
+    batch_size: BatchSize = DEFAULT_BATCH_SIZE,
+    workers: Workers = "auto",
+    quiet: Quiet = False,
+    no_progress: NoProgress = False,
+) -> Common:
+    """Read the shared options; a mistake is found before anything is imported or loaded."""
+    count = parse_workers(workers)
+    return Common(
+        inputs=Inputs(
+            paths=check_paths(paths, files_from),
+            files_from=files_from,
+            null=null,
+            formats=formats.value,
+            extensions=tuple(ext or ()),
+            limits=Limits(parse_pixels(max_pixels), image_timeout),
+        ),
+        model=ModelOptions(
+            layout=layout,
+            labels=labels,
+            image_size=parse_image_size(image_size),
+            preprocess=preprocess.value if preprocess else None,
+            num_heads=num_heads,
+            exif=not no_exif,
+            offline=offline,
+        ),
+        running=Running(device=device, dtype=dtype.value, batch_size=batch_size, workers=count),
+        overwrite=overwrite,
+        screen=Screen(quiet=quiet, progress=not no_progress),
+    )
+
+
+def with_common(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose first argument is `Common`, spelled with all the shared options.
+
+    Typer reads a signature: this writes the one that holds both, so that the options of every
+    command are declared once.
+    """
+    shared = inspect.signature(common, eval_str=True).parameters
+    own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
+    paths, *others = shared.values()
+
+    @functools.wraps(command)
+    def spelled(**values: Any) -> None:
+        command(common(**{name: values.pop(name) for name in shared}), **values)
+
+    parameters = [
+        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        for parameter in (paths, *own, *others)
+    ]
+    spelled.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    spelled.__annotations__ = {p.name: p.annotation for p in parameters}
+    del spelled.__wrapped__  # it would be asked for its signature
+    return spelled
+
+
+def check_paths(paths: list[str] | None, files_from: str | None) -> tuple[str, ...]:
+    """There must be something to read, and a terminal is no list of paths."""
+    if not paths and files_from is None:
+        raise UsageError(
+            "no images are given", "name files or directories, or - for a list on stdin"
+        )
+    if "-" in (paths or ()) and (sys.stdin is None or sys.stdin.isatty()):
+        raise UsageError(
+            "paths expected on stdin", "pipe them in: find photos -name '*.jpg' | vit ... -"
+        )
+    return tuple(paths or ())

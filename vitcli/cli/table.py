@@ -1,0 +1,63 @@
+"""Predictions as a table on a terminal, batch by batch as they come."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from vitcli.errors import printable
+from vitcli.records import Classified, Failure, Row
+
+BAR = 12  # characters of a full bar
+EIGHTHS = " ▏▎▍▌▋▊▉"
+
+
+class TableSink:
+    """One line a prediction, the path beside the first."""
+
+    def __init__(self, *, bars: bool = True) -> None:
+        self._console = Console(markup=False, highlight=False, emoji=False)
+        self._bars = bars
+        self._is_empty = True
+
+    def write(self, rows: Sequence[Row]) -> None:
+        table = Table(box=None, show_header=self._is_empty, padding=(0, 2, 0, 0), expand=True)
+        table.add_column("image", ratio=4, overflow="fold", header_style="bold")
+        table.add_column("score", width=7, justify="right", header_style="bold")
+        if self._bars:
+            table.add_column("", width=BAR)
+        table.add_column("label", ratio=5, overflow="fold", header_style="bold")
+        for row in rows:
+            self._add(table, row)
+        self._is_empty = False
+        self._console.print(table)
+
+    def finish(self, meta: Mapping[str, object]) -> None:
+        """Nothing is left to write."""
+
+    def abort(self) -> None:
+        """What was printed stays."""
+
+    def _add(self, table: Table, row: Row) -> None:
+        path = Text(printable(row.ref.path))
+        if isinstance(row, Failure):
+            reason = Text(f"{row.type}: {printable(row.message)}", style="red")
+            table.add_row(path, "", *([""] * self._bars), reason)
+        elif isinstance(row, Classified):
+            for rank, p in enumerate(row.predictions):
+                cells = [Text(bar(p.score), style="cyan")] if self._bars else []
+                name = Text(printable(p.label), style="bold" if rank == 0 else "")
+                table.add_row(path if rank == 0 else "", Text(f"{p.score:.4f}"), *cells, name)
+            if not row.predictions:
+                table.add_row(
+                    path, "", *([""] * self._bars), Text("(below the threshold)", style="dim")
+                )
+
+
+def bar(score: float) -> str:
+    """A probability as a bar of up to BAR characters."""
+    eighths = round(max(0.0, min(1.0, score)) * BAR * 8)
+    return "█" * (eighths // 8) + EIGHTHS[eighths % 8].strip()

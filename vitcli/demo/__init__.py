@@ -1,0 +1,1 @@
+"""The tiny trained model that ships in the package: `-m demo`."""

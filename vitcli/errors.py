@@ -1,0 +1,77 @@
+"""What went wrong for a user: a message, a hint, and the exit code that goes with it."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What `vit` tells the shell. Signals add 128 + N: 129 SIGHUP, 130 SIGINT, 143 SIGTERM."""
+
+    OK = 0
+    FATAL = 1
+    USAGE = 2
+    SOME_FAILED = 3
+    INTERRUPTED = 130
+    CLOSED_PIPE = 141
+
+
+class VitError(Exception):
+    """A mistake or fault that a user can act on: what happened and where, and what to do."""
+
+    exit_code = ExitCode.FATAL
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  {self.hint}" if self.hint else self.message
+
+
+class UsageError(VitError):
+    """Options that contradict each other or the model."""
+
+    exit_code = ExitCode.USAGE
+
+
+class InputError(VitError):
+    """The images asked for cannot be listed."""
+
+
+class ModelNotFound(VitError):
+    """No checkpoint answers to what was given as the model."""
+
+
+class CheckpointError(VitError):
+    """A checkpoint was found but cannot be used as it is."""
+
+
+class OutputError(VitError):
+    """The result cannot be written."""
+
+
+class ClosedPipe(OutputError):
+    """Whoever read our standard output has gone away: `| head`. Nothing to complain about."""
+
+    exit_code = ExitCode.CLOSED_PIPE
+
+
+class DeviceError(VitError):
+    """The device or dtype asked for is not there."""
+
+
+class Interrupted(BaseException):
+    """A signal asked the run to end. Not an Exception, as KeyboardInterrupt is none."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(signal_number)
+        self.signal_number = signal_number
+
+
+def printable(text: str) -> str:
+    """Text for a message: control characters, and bytes that are not UTF-8, escaped."""
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text
+    )

@@ -1,0 +1,1 @@
+"""Paths into pixels: list the inputs, decode, preprocess, and batch them in worker processes."""

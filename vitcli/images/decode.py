@@ -1,0 +1,212 @@
+"""A path into an upright RGB image, or the reason why not."""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from vitcli.images.preprocess import preprocess
+from vitcli.records import ErrorType, Failure, ImageRef, Limits, Preprocess, Sample
+
+# Pillow's format names -> the suffixes that a directory scan looks for. MPO arrives through JPEG.
+FORMATS: dict[str, tuple[str, ...]] = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
+    "PNG": (".png", ".apng"),
+    "WEBP": (".webp",),
+    "GIF": (".gif",),
+    "BMP": (".bmp", ".dib"),
+    "DIB": (),
+    "TIFF": (".tif", ".tiff"),
+    "AVIF": (".avif", ".avifs"),
+    "JPEG2000": (".jp2", ".j2k", ".jpf", ".jpx", ".j2c", ".jpc"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
+    "ICO": (".ico",),
+    "TGA": (".tga", ".icb", ".vda", ".vst"),
+}
+# Formats that run other programs, or only name an image: never opened, not even with "all".
+NEVER = frozenset({"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG", "PDF", "PALM"})
+
+# Files that begin so are images, even where Pillow cannot make sense of what follows.
+_MAGIC = {
+    b"\x89PNG\r\n": "PNG",
+    b"\xff\xd8\xff": "JPEG",
+    b"GIF8": "GIF",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+}
+
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class ImageError(Exception):
+    """Why one image has no pixels."""
+
+    def __init__(self, type: ErrorType, message: str) -> None:
+        super().__init__(message)
+        self.type = type
+        self.message = message
+
+
+def decode(
+    ref: ImageRef, plans: Sequence[Preprocess], limits: Limits, formats: str = "common"
+) -> Sample | Failure:
+    """Read, turn, convert and preprocess one image; whatever goes wrong is a Failure.
+
+    The only place that catches `Exception`: Pillow's decoders raise a dozen kinds for broken
+    files (OSError, ValueError, SyntaxError, struct.error, ...), and one image must cost one row.
+    """
+    try:
+        with _open(ref.path, limits, formats) as image:
+            turn = _turn(image)
+            pixels = tuple(_pixels(image, turn, plan) for plan in plans)
+        return Sample(ref, pixels)
+    except ImageError as error:
+        return Failure(ref, error.type, error.message)
+    except MemoryError:
+        return Failure(ref, ErrorType.OUT_OF_MEMORY, "not enough memory to decode it")
+    except Exception as error:  # see above
+        return Failure(ref, ErrorType.DECODE_ERROR, _one_line(error))
+
+
+def _pixels(
+    image: Image.Image, turn: Image.Transpose | None, plan: Preprocess
+) -> NDArray[np.uint8]:
+    rgb = to_rgb(image, plan)
+    if turn is not None and plan.exif:
+        rgb = rgb.transpose(turn)
+    return preprocess(rgb, plan)
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """What the EXIF orientation asks for; metadata too damaged to read ask for nothing."""
+    try:
+        return _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    except (OSError, SyntaxError, ValueError, KeyError, TypeError, struct.error):
+        return None
+
+
+def to_rgb(image: Image.Image, plan: Preprocess) -> Image.Image:
+    """RGB as `convert("RGB")` makes it: palettes looked up, alpha dropped, CMYK inverted.
+
+    Only 16-bit greyscale differs: it is scaled to 8 bits (v >> 8), where Pillow and with it
+    transformers clamp all but the darkest 1/256 to white; `plan.grey16` chooses.
+    """
+    if image.mode == "RGB":
+        return image
+    if plan.grey16 == "scale" and _is_grey16(image):
+        values = np.asarray(image)
+        grey = (np.clip(values, 0, 65535).astype(np.uint16) >> 8).astype(np.uint8)
+        image = Image.fromarray(grey)
+    return image.convert("RGB")
+
+
+def _is_grey16(image: Image.Image) -> bool:
+    """PNG and PGM may hold 16 bits in Pillow's 32-bit mode I; a TIFF in that mode has 32."""
+    return image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
+
+
+@contextmanager
+def _open(path: str, limits: Limits, formats: str) -> Iterator[Image.Image]:
+    """The first frame of the image at `path`, loaded."""
+    with _open_file(path) as file, _quiet_pillow():
+        head = file.read(512)
+        file.seek(0)
+        _refuse_impostors(head)
+        try:
+            image = Image.open(file, formats=allowed_formats(formats))
+        except UnidentifiedImageError:
+            if kind := next((k for magic, k in _MAGIC.items() if head.startswith(magic)), None):
+                raise ImageError(ErrorType.DECODE_ERROR, f"damaged {kind} header") from None
+            raise ImageError(
+                ErrorType.NOT_AN_IMAGE, f"not an image (starts with {_preview(head)})"
+            ) from None
+        with image:
+            _check_pixels(image, limits)
+            image.load()
+            yield image
+
+
+def _open_file(path: str) -> BinaryIO:
+    """A regular file only: a FIFO or a device would block for ever."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise ImageError(ErrorType.UNREADABLE, "not a regular file")
+        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+        return open(os.open(path, flags | getattr(os, "O_BINARY", 0)), "rb")
+    except (FileNotFoundError, NotADirectoryError):
+        raise ImageError(ErrorType.NOT_FOUND, "no such file") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ImageError(ErrorType.UNREADABLE, reason) from None
+
+
+@contextmanager
+def _quiet_pillow() -> Iterator[None]:
+    """Our own pixel limit instead of Pillow's, and no warnings about odd metadata."""
+    saved, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = saved
+
+
+def _check_pixels(image: Image.Image, limits: Limits) -> None:
+    pixels = image.width * image.height
+    if pixels > limits.max_pixels:
+        raise ImageError(
+            ErrorType.TOO_LARGE,
+            f"{pixels / 1e6:.1f} MP, limit {limits.max_pixels / 1e6:g} MP (--max-pixels)",
+        )
+
+
+def _refuse_impostors(head: bytes) -> None:
+    if not head:
+        raise ImageError(ErrorType.NOT_AN_IMAGE, "empty file")
+    if head.startswith(b"version https://git-lfs"):
+        message = "a git-LFS pointer, not the image: git lfs pull"
+        raise ImageError(ErrorType.NOT_AN_IMAGE, message)
+
+
+def allowed_formats(formats: str) -> list[str]:
+    """Pillow's names of the formats that may be opened: the common ones, or all but NEVER."""
+    Image.init()
+    names = Image.OPEN if formats == "all" else FORMATS
+    return [name for name in names if name in Image.OPEN and name not in NEVER]
+
+
+def suffixes(formats: str) -> frozenset[str]:
+    """The lower-case suffixes that a directory scan takes for images."""
+    if formats == "all":
+        names = set(allowed_formats("all"))
+        return frozenset(s for s, name in Image.registered_extensions().items() if name in names)
+    return frozenset(suffix for group in FORMATS.values() for suffix in group)
+
+
+def _preview(head: bytes) -> str:
+    text = "".join(chr(b) if 32 <= b < 127 else "." for b in head[:24])
+    return repr(text.strip())
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text.replace("image file is truncated", "truncated image")

@@ -1,0 +1,95 @@
+"""An RGB image into the uint8 pixels of a model, bit for bit as transformers and timm do it.
+
+Both libraries resize with Pillow on uint8, so the work here is their arithmetic of sizes and
+offsets: transformers' `image_transforms.py` and `image_processing_backends.py`, timm's
+`data/transforms_factory.py` and `data/transforms.py` with torchvision's `Resize` and `CenterCrop`.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from vitcli.records import Preprocess, Size
+
+# A strip of 1 x 50,000 pixels, resized to 224 by its shorter edge, would be 224 x 11 million.
+MAX_RESIZED_PIXELS = 256_000_000
+
+
+def preprocess(image: Image.Image, plan: Preprocess) -> NDArray[np.uint8]:
+    """RGB image -> uint8 (H, W, 3) of `plan.size`. Raises ValueError where a side explodes."""
+    if plan.resize is not None:
+        height, width = resized_size((image.height, image.width), plan)
+        if height * width > MAX_RESIZED_PIXELS:
+            raise ValueError(
+                f"a picture of {image.width}x{image.height} would be resized to {width}x{height}"
+            )
+        resample = Image.Resampling[plan.resample.upper()]
+        image = image.resize((width, height), resample)
+    if (image.height, image.width) != plan.size:
+        image = _center(image, plan)
+    return cast(NDArray[np.uint8], np.asarray(image))
+
+
+def resized_size(size: Size, plan: Preprocess) -> Size:
+    """The size after resizing and before the crop.  (height, width) -> (height, width)"""
+    height, width = size
+    assert plan.resize is not None
+    target = plan.resize
+    match plan.fit:
+        case "squash":
+            return target
+        case "shortest":
+            if plan.longest is not None:
+                return _shortest_capped(size, target[0], plan.longest)
+            if height <= width:
+                return target[0], int(target[0] * width / height)
+            return int(target[0] * height / width), target[0]
+        case "cover" | "contain":
+            ratios = height / target[0], width / target[1]
+            ratio = min(ratios) if plan.fit == "cover" else max(ratios)
+            return max(1, round(height / ratio)), max(1, round(width / ratio))
+
+
+def _shortest_capped(size: Size, shortest: int, longest: int) -> Size:
+    """transformers' get_size_with_aspect_ratio: the cap shrinks the shorter edge too."""
+    height, width = size
+    short, long = float(min(size)), float(max(size))
+    edge = float(shortest)
+    if long / short * shortest > longest:
+        edge = longest * short / long
+        shortest = round(edge)
+    if min(size) == shortest:
+        return size
+    if width < height:
+        return int(edge * height / width), shortest
+    return shortest, int(edge * width / height)
+
+
+def _center(image: Image.Image, plan: Preprocess) -> Image.Image:
+    """Cut out the middle `plan.size`, padding a side that is too short."""
+    top, bottom = _offsets(image.height, plan.size[0], plan.crop)
+    left, right = _offsets(image.width, plan.size[1], plan.crop)
+    if min(top, left) >= 0 and bottom <= image.height and right <= image.width:
+        return image.crop((left, top, right, bottom))
+    canvas = Image.new("RGB", (plan.size[1], plan.size[0]), plan.fill)
+    canvas.paste(image, (-left, -top))
+    return canvas
+
+
+def _offsets(length: int, target: int, crop: str) -> tuple[int, int]:
+    """Where the crop begins and ends; a negative begin is padding.
+
+    transformers floors the offset; torchvision rounds it half to even when it cuts and floors
+    the padding's share on the first side.
+    """
+    if crop == "hf":
+        begin = (length - target) // 2
+    elif length >= target:
+        begin = round((length - target) / 2)
+    else:
+        begin = -((target - length) // 2)
+    return begin, begin + target

@@ -1,0 +1,7 @@
+"""Pixels into tensors: one Vision Transformer for every family of checkpoints.
+
+Legend of the shapes in this package:
+B batch · C channels · H, W pixels · P patch · h, w grid (h = H // P) · T prefix tokens ·
+N = T + h*w tokens · D embed_dim · A heads · d = D // A · F feed-forward width · K classes.
+Sizes are always (height, width).
+"""

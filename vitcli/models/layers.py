@@ -1,0 +1,173 @@
+"""The parts of a Vision Transformer: patches, attention, feed-forward, block, attention pooling."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vitcli.models.config import Activation, ViTConfig
+
+ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),  # OpenAI CLIP
+    "relu": F.relu,
+    "silu": F.silu,
+}
+
+
+class PatchEmbed(nn.Module):
+    """One linear map a patch, as a convolution whose stride is its kernel."""
+
+    def __init__(self, config: ViTConfig) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(
+            config.in_chans,
+            config.embed_dim,
+            kernel_size=config.patch_size,
+            stride=config.patch_size,
+            bias=config.patch_bias,
+        )
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, h*w, D)"""
+        x: Tensor = self.proj(pixels)
+        return x.flatten(2).transpose(1, 2)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with one fused projection for q, k and v."""
+
+    def __init__(self, config: ViTConfig) -> None:
+        super().__init__()
+        self.num_heads = config.num_heads
+        self.dropout = config.attn_dropout
+        self.qkv = nn.Linear(config.embed_dim, 3 * config.embed_dim, bias=config.qkv_bias)
+        self.proj = nn.Linear(config.embed_dim, config.embed_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, D) -> (B, N, D)"""
+        q, k, v = self._heads(x)
+        dropout = self.dropout if self.training else 0.0
+        x = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)  # (B, A, N, d)
+        out: Tensor = self.proj(x.transpose(1, 2).flatten(2))
+        return out
+
+    def _heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, N, D) -> q, k, v: (B, A, N, d) each"""
+        qkv: Tensor = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # (B, N, 3, A, d)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        return q, k, v
+
+
+class Mlp(nn.Module):
+    """Two linear maps with an activation between."""
+
+    def __init__(self, dim: int, hidden_dim: int, act: Activation, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.act = ACTIVATIONS[act]
+        self.fc2 = nn.Linear(hidden_dim, dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, D) -> (B, N, D)"""
+        out: Tensor = self.fc2(self.dropout(self.act(self.fc1(x))))
+        return out
+
+
+class SwiGLU(nn.Module):
+    """silu(gate) * up, gate in the first half of `fc1` (DINOv2's w12; arXiv 2002.05202)."""
+
+    def __init__(self, dim: int, hidden_dim: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, 2 * hidden_dim)
+        self.fc2 = nn.Linear(hidden_dim, dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, D) -> (B, N, D)"""
+        gate, up = self.fc1(x).chunk(2, dim=-1)  # (B, N, F) each
+        out: Tensor = self.fc2(self.dropout(F.silu(gate) * up))
+        return out
+
+
+class LayerScale(nn.Module):
+    """A learned factor a channel (CaiT, arXiv 2103.17239)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((dim,), 1e-5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, D) -> (B, N, D)"""
+        return x * self.gamma
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: training leaves out a residual branch of some images (arXiv 1603.09382)."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, D) -> (B, N, D)"""
+        if not self.training or self.rate == 0.0:
+            return x
+        keep = x.new_empty(x.shape[0], 1, 1).bernoulli_(1 - self.rate)
+        return x * keep / (1 - self.rate)
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block: attention, then feed-forward, each beside a residual."""
+
+    def __init__(self, config: ViTConfig, drop_path: float) -> None:
+        super().__init__()
+        dim, eps = config.embed_dim, config.norm_eps
+        self.norm1 = nn.LayerNorm(dim, eps)
+        self.attn = Attention(config)
+        self.ls1 = LayerScale(dim) if config.layer_scale else nn.Identity()
+        self.norm2 = nn.LayerNorm(dim, eps)
+        self.mlp = (
+            SwiGLU(dim, config.hidden_dim, config.dropout)
+            if config.ffn == "swiglu"
+            else Mlp(dim, config.hidden_dim, config.act, config.dropout)
+        )
+        self.ls2 = LayerScale(dim) if config.layer_scale else nn.Identity()
+        self.dropout = nn.Dropout(config.dropout)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, D) -> (B, N, D)"""
+        x = x + self.drop_path(self.ls1(self.dropout(self.attn(self.norm1(x)))))
+        return x + self.drop_path(self.ls2(self.dropout(self.mlp(self.norm2(x)))))
+
+
+class AttentionPool(nn.Module):
+    """A learned query attends to all tokens, then a feed-forward (SigLIP's MAP head)."""
+
+    def __init__(self, config: ViTConfig) -> None:
+        super().__init__()
+        dim = config.embed_dim
+        self.num_heads = config.num_heads
+        self.latent = nn.Parameter(torch.zeros(1, 1, dim))
+        self.q = nn.Linear(dim, dim)
+        self.kv = nn.Linear(dim, 2 * dim)
+        self.proj = nn.Linear(dim, dim)
+        self.norm = nn.LayerNorm(dim, config.norm_eps)
+        self.mlp = Mlp(dim, config.hidden_dim, config.act)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, D) -> (B, D)"""
+        q = self.q(self.latent).expand(x.shape[0], -1, -1)
+        q = q.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, A, 1, d)
+        kv = self.kv(x).unflatten(-1, (2, self.num_heads, -1))  # (B, N, 2, A, d)
+        k, v = kv.permute(2, 0, 3, 1, 4).unbind(0)
+        pooled = F.scaled_dot_product_attention(q, k, v)  # (B, A, 1, d)
+        pooled = self.proj(pooled.transpose(1, 2).flatten(2))  # (B, 1, D)
+        pooled = pooled + self.mlp(self.norm(pooled))
+        return torch.select(pooled, 1, 0)

@@ -1,0 +1,212 @@
+"""The Vision Transformer: normalised pixels into tokens, an embedding, or logits.
+
+One model for ViT (arXiv 2010.11929), DeiT (2012.12877), DINOv2 with and without registers
+(2304.07193, 2309.16588), MAE's and SigLIP's towers: the differences are options of `ViTConfig`.
+Parameter names follow timm's `vision_transformer.py`, where most checkpoints feel at home.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from vitcli.errors import UsageError
+from vitcli.models.config import Pool, ViTConfig
+from vitcli.models.layers import AttentionPool, Block, PatchEmbed
+from vitcli.models.pos_embed import resize_pos_embed
+from vitcli.records import Size
+
+Pooling = Pool | Literal["patches", "tokens"]
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """What a layer gives: `x` (B, T + h*w, D), its prefix length T and its grid (h, w)."""
+
+    x: Tensor
+    num_prefix: int
+    grid: Size
+
+    @property
+    def prefix(self) -> Tensor:
+        """Class, distillation and register tokens, in this order.  (B, T, D)"""
+        return self.x[:, : self.num_prefix]
+
+    @property
+    def patches(self) -> Tensor:
+        """Patch tokens, row by row of the grid.  (B, h*w, D)"""
+        return self.x[:, self.num_prefix :]
+
+
+class VisionTransformer(nn.Module):
+    """A ViT whose features are asked for by method, never by a flag of `forward`."""
+
+    def __init__(self, config: ViTConfig) -> None:
+        super().__init__()
+        self.config = config
+        dim, eps = config.embed_dim, config.norm_eps
+        self.patch_embed = PatchEmbed(config)
+        if config.class_token:
+            self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
+        if config.dist_token:
+            self.dist_token = nn.Parameter(torch.zeros(1, 1, dim))
+        if config.num_registers:
+            self.register_tokens = nn.Parameter(torch.zeros(1, config.num_registers, dim))
+        positions = config.pos_prefix + config.grid[0] * config.grid[1]
+        self.pos_embed = nn.Parameter(torch.zeros(1, positions, dim))
+        self.pos_dropout = nn.Dropout(config.dropout)
+        self.norm_pre = nn.LayerNorm(dim, eps) if config.pre_norm else nn.Identity()
+        rates = torch.linspace(0, config.drop_path, config.depth, device="cpu").tolist()
+        self.blocks = nn.ModuleList(Block(config, rate) for rate in rates)
+        after_pooling = config.final_norm == "pooled"
+        self.norm = nn.Identity() if after_pooling else nn.LayerNorm(dim, eps)
+        if config.pool == "map":
+            self.attn_pool = AttentionPool(config)
+        self.fc_norm = nn.LayerNorm(dim, eps) if after_pooling else nn.Identity()
+        classes = config.num_classes
+        self.head = nn.Linear(config.pooled_dim, classes) if classes else nn.Identity()
+        if config.dist_head:
+            self.head_dist = nn.Linear(dim, classes)
+
+    def embed(self, pixels: Tensor) -> Tensor:
+        """The residual stream that enters block 1.  (B, C, H, W) -> (B, T + h*w, D)
+
+        The image may have any size from one patch up: position embeddings are resampled for it.
+        """
+        config = self.config
+        patches = self.patch_embed(pixels)
+        grid = self.grid_of(pixels)
+        pos = resize_pos_embed(
+            self.pos_embed, config.grid, grid, config.pos_prefix, config.pos_resize
+        )
+        x = patches + pos[:, config.pos_prefix :]
+        prefix = self._prefix()
+        if prefix is not None:
+            if config.pos_prefix:
+                placed = prefix[:, : config.pos_prefix] + pos[:, : config.pos_prefix]
+                prefix = torch.cat([placed, prefix[:, config.pos_prefix :]], dim=1)
+            x = torch.cat([prefix.expand(x.shape[0], -1, -1), x], dim=1)
+        out: Tensor = self.norm_pre(self.pos_dropout(x))
+        return out
+
+    def hidden_states(self, pixels: Tensor, layers: Sequence[int]) -> dict[int, Tokens]:
+        """The raw residual stream after each asked layer.  (B, C, H, W) -> {layer: Tokens}
+
+        Layers count as Hugging Face's `hidden_states` do: 0 is the embedding, i the output of
+        block i. Blocks after the last asked one are not computed.
+        """
+        x = self.embed(pixels)
+        states = {0: x}
+        for number, block in enumerate(self.blocks[: max(layers)], start=1):
+            x = block(x)
+            states = {n: state for n, state in states.items() if n in layers} | {number: x}
+        return {layer: self._tokens(states[layer], pixels) for layer in layers}
+
+    def tokens(self, pixels: Tensor) -> Tokens:
+        """The last layer after the final norm.  (B, C, H, W) -> Tokens
+
+        A model whose norm comes after pooling (`final_norm="pooled"`) gives them unnormed.
+        """
+        x = self.embed(pixels)
+        for block in self.blocks:
+            x = block(x)
+        return self._tokens(self.norm(x), pixels)
+
+    def pool(self, tokens: Tokens, how: Pooling) -> Tensor:
+        """One vector an image, (B, D); (B, 2*D) for cls+mean; (B, N', D) for patches and tokens.
+
+        `mean` and `patches` are over patch tokens only, never class, distillation or registers.
+        """
+        match how:
+            case "cls":
+                return tokens.x[:, 0]
+            case "mean":
+                return tokens.patches.mean(dim=1)
+            case "cls+mean":
+                return torch.cat([tokens.x[:, 0], tokens.patches.mean(dim=1)], dim=-1)
+            case "map":
+                pooled: Tensor = self.attn_pool(tokens.patches)
+                return pooled
+            case "patches":
+                return tokens.patches
+            case "tokens":
+                return tokens.x
+
+    def features(
+        self, pixels: Tensor, layers: Sequence[int], pool: Pooling, norm: bool = True
+    ) -> Tensor:
+        """Pooled hidden states, concatenated as `layers` says.  (B, C, H, W) -> (B, ..., n*D)
+
+        `norm` applies the model's own final norm to each layer: before pooling, or after it
+        where the model has that order (then patches and tokens stay unnormed).
+        """
+        states = self.hidden_states(pixels, layers)
+        parts = []
+        for layer in layers:
+            tokens = states[layer]
+            if norm:
+                tokens = replace(tokens, x=self.norm(tokens.x))
+            pooled = self.pool(tokens, pool)
+            if norm and pool not in ("patches", "tokens"):
+                halves = torch.split(pooled, self.config.embed_dim, dim=-1)
+                pooled = torch.cat([self.fc_norm(half) for half in halves], dim=-1)
+            parts.append(pooled)
+        return torch.cat(parts, dim=-1)
+
+    def features_shape(self, layers: Sequence[int], pool: Pooling) -> tuple[int, ...]:
+        """The shape of one image's features at `config.image_size`: (n*D,) or (N', n*D).
+
+        Raises UsageError where the model lacks the token that `pool` asks for.
+        """
+        config = self.config
+        if "cls" in pool and not config.class_token:
+            raise UsageError(f"pool {pool} needs a class token, and this model has none")
+        if pool == "map" and config.pool != "map":
+            raise UsageError("pool map needs an attention-pooling head, and this model has none")
+        dim = config.embed_dim * len(layers)
+        patches = config.grid[0] * config.grid[1]
+        match pool:
+            case "patches":
+                return patches, dim
+            case "tokens":
+                return config.num_prefix + patches, dim
+            case "cls+mean":
+                return (2 * dim,)
+            case _:
+                return (dim,)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Logits; without a classifier the pooled embedding.  (B, C, H, W) -> (B, K)"""
+        tokens = self.tokens(pixels)
+        logits: Tensor = self.head(self.fc_norm(self.pool(tokens, self.config.pool)))
+        if self.config.dist_head:
+            logits = (logits + self.head_dist(tokens.x[:, 1])) / 2
+        return logits
+
+    def grid_of(self, pixels: Tensor) -> Size:
+        """Patches (h, w) of pixels (B, C, H, W)."""
+        patch_height, patch_width = self.config.patch_size
+        return pixels.shape[-2] // patch_height, pixels.shape[-1] // patch_width
+
+    @torch.no_grad()
+    def resize(self, image_size: Size) -> None:
+        """Make `image_size` (height, width) the model's own: position embeddings resampled once."""
+        new = replace(self.config, image_size=image_size)
+        pos = resize_pos_embed(
+            self.pos_embed, self.config.grid, new.grid, new.pos_prefix, new.pos_resize
+        )
+        self.pos_embed = nn.Parameter(pos.clone())
+        self.config = new
+
+    def _tokens(self, x: Tensor, pixels: Tensor) -> Tokens:
+        return Tokens(x, self.config.num_prefix, self.grid_of(pixels))
+
+    def _prefix(self) -> Tensor | None:
+        """Class, distillation and register tokens, as far as there are.  (1, T, D)"""
+        names = ("cls_token", "dist_token", "register_tokens")
+        found = [getattr(self, name) for name in names if hasattr(self, name)]
+        return torch.cat(found, dim=1) if found else None

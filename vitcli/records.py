@@ -1,0 +1,187 @@
+"""The nouns: what travels from a path to a row. Nothing here computes.
+
+inputs ─sources─▶ ImageRef ─decode─▶ Sample | Failure ─batch─▶ Batch ─model─▶ Row ─▶ sink
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+
+if TYPE_CHECKING:  # `vit --help` has no use for numpy
+    import numpy as np
+    from numpy.typing import NDArray
+
+Size: TypeAlias = tuple[int, int]  # always (height, width)
+
+
+class ErrorType(StrEnum):
+    """Why an image has no result: a closed set, so that users can group by it."""
+
+    NOT_FOUND = "NotFound"
+    UNREADABLE = "Unreadable"
+    NOT_AN_IMAGE = "NotAnImage"
+    DECODE_ERROR = "DecodeError"
+    TOO_LARGE = "TooLarge"
+    TIMEOUT = "Timeout"
+    WORKER_CRASH = "WorkerCrash"
+    OUT_OF_MEMORY = "OutOfMemory"
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRef:
+    """One input: its place in the run and its path as it will be printed.
+
+    A path that is not UTF-8 carries its odd bytes as surrogates, as os.fsdecode gives them.
+    """
+
+    index: int
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A decoded image: one uint8 array (H, W, 3) for each preprocessing of the run."""
+
+    ref: ImageRef
+    pixels: tuple[NDArray[np.uint8], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An image without a result. It keeps the place of its input, and is a row like any other."""
+
+    ref: ImageRef
+    type: ErrorType
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Consecutive inputs: the refs that decoded, their pixels, and the failures among them.
+
+    `pixels` holds one uint8 array (B, H, W, 3) for each preprocessing, B = len(refs).
+    """
+
+    refs: tuple[ImageRef, ...]
+    pixels: tuple[NDArray[np.uint8], ...]
+    failures: tuple[Failure, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One label of one image."""
+
+    label: str
+    index: int
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Classified:
+    """The row of `classify`: the best labels first."""
+
+    ref: ImageRef
+    predictions: tuple[Prediction, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """The row of `embed`: a vector (D,), or tokens (N, D)."""
+
+    ref: ImageRef
+    embedding: NDArray[np.float32] | NDArray[np.float16]
+
+
+Row: TypeAlias = Classified | Embedded | Failure
+
+
+class Sink(Protocol):
+    """Where rows go. Rows come in input order; `finish` makes the output final."""
+
+    def write(self, rows: Sequence[Row]) -> None: ...
+
+    def finish(self, meta: Mapping[str, object]) -> None: ...
+
+    def abort(self) -> None: ...
+
+
+Resample = Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"]
+Fit = Literal["squash", "shortest", "cover", "contain"]
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocess:
+    """How an RGB image becomes the model's pixels, as the checkpoint's source library does it.
+
+    `fit` says how `resize` (height, width) is met: *squash* exactly, *shortest* by the shorter
+    edge (the longer is truncated and, with `longest`, capped), *cover* and *contain* by the ratio
+    of the tighter and the wider edge. `None` leaves the image as it is. Then the middle `size` is
+    cut out (padded with `fill` where the image is smaller) with the rounding of `crop`'s library,
+    and (pixel * rescale - mean) / std makes the floats.
+    """
+
+    size: Size
+    resize: Size | None
+    fit: Fit = "squash"
+    longest: int | None = None
+    resample: Resample = "bilinear"
+    crop: Literal["hf", "timm"] = "hf"
+    fill: tuple[int, int, int] = (0, 0, 0)
+    rescale: float = 1 / 255
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    exif: bool = True
+    grey16: Literal["scale", "clamp"] = "scale"
+    source: str = "given"
+
+    def describe(self) -> str:
+        """The steps in one line, as they are done."""
+        steps = ["exif_turn"] if self.exif else []
+        steps += ["rgb"] if self.grey16 == "scale" else ["rgb(grey16 clamped)"]
+        if self.resize is not None:
+            height, width = self.resize
+            edge = f"{height}" if self.fit == "shortest" else f"{height}x{width}"
+            cap = f" <= {self.longest}" if self.longest else ""
+            steps.append(f"resize({self.fit} {edge}{cap}, {self.resample})")
+        if self.fit != "squash" or self.resize != self.size:
+            steps.append(f"center_crop({self.size[0]}x{self.size[1]})")
+        if abs(self.rescale * 255 - 1) > 1e-6:
+            steps.append(f"rescale({self.rescale:g})")
+        steps.append(f"normalize(mean={_numbers(self.mean)}, std={_numbers(self.std)})")
+        return " | ".join(steps)
+
+
+def _numbers(values: Sequence[float]) -> str:
+    unique = values[:1] if len(set(values)) == 1 else values
+    return "/".join(f"{v:g}" for v in unique)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one image may cost: pixels (width x height) and seconds of decoding."""
+
+    max_pixels: int = 89_500_000
+    timeout: float = 60.0
+
+
+@dataclass(slots=True)
+class Progress:
+    """Where a run stands: images done and failed, and the first failure of each kind."""
+
+    done: int = 0
+    failed: int = 0
+    kinds: dict[ErrorType, tuple[int, Failure]] = field(default_factory=dict)
+
+    def add(self, done: int, failures: Sequence[Failure]) -> None:
+        self.done += done
+        self.failed += len(failures)
+        for failure in failures:
+            count, first = self.kinds.get(failure.type, (0, failure))
+            self.kinds[failure.type] = count + 1, first
+
+    @property
+    def seen(self) -> int:
+        return self.done + self.failed

@@ -1,0 +1,24 @@
+"""Rows into a list, for callers in Python."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from vitcli.records import Row
+
+
+class ListSink:
+    """Keeps every row, and the meta of the run once it has finished."""
+
+    def __init__(self) -> None:
+        self.rows: list[Row] = []
+        self.meta: Mapping[str, object] = {}
+
+    def write(self, rows: Sequence[Row]) -> None:
+        self.rows += rows
+
+    def finish(self, meta: Mapping[str, object]) -> None:
+        self.meta = meta
+
+    def abort(self) -> None:
+        """The rows so far stay."""

@@ -1,0 +1,150 @@
+"""Rows into lines: JSONL, CSV and TSV of predictions, JSONL of vectors."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from vitcli.errors import OutputError
+from vitcli.records import Classified, Embedded, Failure, Row
+from vitcli.sinks.files import PartialFile, Target
+
+SCORE_DECIMALS = 6
+
+
+def path_fields(path: str) -> dict[str, str]:
+    """`path` as UTF-8; where its bytes are not, they stand beside it as base64 in `path_bytes`."""
+    raw = os.fsencode(path)
+    try:
+        return {"path": raw.decode("utf-8")}
+    except UnicodeDecodeError:
+        encoded = base64.b64encode(raw).decode("ascii")
+        return {"path": raw.decode("utf-8", "replace"), "path_bytes": encoded}
+
+
+def error_field(failure: Failure) -> dict[str, str]:
+    """What a row says of an image that failed."""
+    return {"type": failure.type.value, "message": failure.message}
+
+
+def json_line(record: Mapping[str, object]) -> bytes:
+    """One line of JSON; NaN is refused, it would not be JSON."""
+    text = json.dumps(record, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.encode("utf-8", "replace") + b"\n"
+
+
+class LineSink:
+    """Writes the lines that `lines` makes of each row, flushed after each batch."""
+
+    def __init__(self, target: Target) -> None:
+        self._file: PartialFile = target.open()
+        self._file.write(self.header())
+
+    def header(self) -> bytes:
+        return b""
+
+    def lines(self, row: Row) -> bytes:
+        raise TypeError(f"{type(self).__name__} has no lines")
+
+    def write(self, rows: Sequence[Row]) -> None:
+        self._file.write(b"".join(map(self.lines, rows)))
+        self._file.flush()
+
+    def finish(self, meta: Mapping[str, object]) -> None:
+        self._file.commit()
+
+    def abort(self) -> None:
+        self._file.abort()
+
+
+class JsonlSink(LineSink):
+    """`{"path":…,"predictions":[{"label":…,"index":…,"score":…}, …]}` or `{"path":…,"error":…}`."""
+
+    def lines(self, row: Row) -> bytes:
+        record: dict[str, object] = dict(path_fields(row.ref.path))
+        if isinstance(row, Failure):
+            record["error"] = error_field(row)
+        elif isinstance(row, Classified):
+            record["predictions"] = [
+                {"label": p.label, "index": p.index, "score": round(p.score, SCORE_DECIMALS)}
+                for p in row.predictions
+            ]
+        return json_line(record)
+
+
+class CsvSink(LineSink):
+    """One line a prediction, `path,rank,label,index,score,error`; one line for a failure.
+
+    Paths keep their bytes, also where those are not UTF-8.
+    """
+
+    dialect = "excel"
+
+    def header(self) -> bytes:
+        return self._encode([("path", "rank", "label", "index", "score", "error")])
+
+    def lines(self, row: Row) -> bytes:
+        return self._encode(self._records(row))
+
+    def _records(self, row: Row) -> Iterator[tuple[object, ...]]:
+        path = row.ref.path
+        if isinstance(row, Failure):
+            yield path, "", "", "", "", f"{row.type}: {row.message}"
+        elif isinstance(row, Classified):
+            for rank, p in enumerate(row.predictions, start=1):
+                yield path, rank, p.label, p.index, f"{p.score:.{SCORE_DECIMALS}f}", ""
+            if not row.predictions:  # all below the threshold: the image keeps its row
+                yield path, "", "", "", "", ""
+
+    def _encode(self, records: Iterable[tuple[object, ...]]) -> bytes:
+        text = io.StringIO(newline="")
+        csv.writer(text, dialect=self.dialect, lineterminator="\n").writerows(records)
+        return text.getvalue().encode("utf-8", "surrogateescape")
+
+
+class TsvSink(CsvSink):
+    """As CSV, separated by tabs."""
+
+    dialect = "excel-tab"
+
+
+class VectorJsonlSink(LineSink):
+    """`{"path":…,"embedding":[…]}` with as many digits as bring the float back exactly."""
+
+    def __init__(self, target: Target, row_shape: tuple[int, ...], dtype: str) -> None:
+        super().__init__(target)
+        self._digits = 9 if dtype == "float32" else 5
+        self._meta = None if target.is_special else target.open_beside(".meta.json")
+
+    def lines(self, row: Row) -> bytes:
+        record: dict[str, object] = dict(path_fields(row.ref.path))
+        if isinstance(row, Failure):
+            record["error"] = error_field(row)
+            return json_line(record)
+        assert isinstance(row, Embedded)
+        if not np.isfinite(row.embedding).all():
+            raise OutputError(f"the embedding of {row.ref.path} holds NaN or infinity")
+        head = json_line(record).removesuffix(b"}\n")
+        return head + b',"embedding":' + self._array(row.embedding) + b"}\n"
+
+    def _array(self, values: np.ndarray) -> bytes:
+        if values.ndim > 1:
+            return b"[" + b",".join(map(self._array, values)) + b"]"
+        return b"[" + b",".join(b"%.*g" % (self._digits, v) for v in values.tolist()) + b"]"
+
+    def finish(self, meta: Mapping[str, object]) -> None:
+        if self._meta is not None:
+            self._meta.write(json.dumps(meta, indent=2, ensure_ascii=False).encode() + b"\n")
+            self._meta.commit()
+        super().finish(meta)
+
+    def abort(self) -> None:
+        super().abort()
+        if self._meta is not None:
+            self._meta.abort()

@@ -1,0 +1,134 @@
+"""Top-k labels for each image, from one classifier or the average of several."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from vitcli.checkpoints.load import Model
+from vitcli.errors import CheckpointError, UsageError
+from vitcli.models.prepare import Prepared
+from vitcli.records import Batch, Classified, Prediction, Sink
+from vitcli.sinks import PREDICTIONS, choose_format
+from vitcli.sinks.files import Target
+from vitcli.tasks.job import (
+    DEFAULT_MODEL,
+    Inputs,
+    ModelOptions,
+    Nobody,
+    Running,
+    Summary,
+    Watcher,
+)
+from vitcli.tasks.run import Run, completing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassifyJob:
+    """One run of `vit classify`. Several models average their probabilities."""
+
+    inputs: Inputs
+    models: tuple[str | Model, ...] = (DEFAULT_MODEL,)
+    options: ModelOptions = ModelOptions()
+    running: Running = Running()
+    top_k: int = 5
+    scores: Literal["prob", "logit"] = "prob"
+    threshold: float | None = None
+    out: Path | None = None
+    format: str | None = None
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if self.top_k < 1:
+            raise UsageError(f"--top-k {self.top_k}", "ask for 1 label or more")
+        if not self.models:
+            raise UsageError("no model is given", "name one with -m")
+        if self.scores == "logit" and len(self.models) > 1:
+            raise UsageError(
+                "several models are averaged as probabilities", "leave out --scores logit"
+            )
+
+
+def classify(job: ClassifyJob, watcher: Watcher | None = None, sink: Sink | None = None) -> Summary:
+    """Run the job. Rows go to `sink` where one is given, else to the job's output.
+
+    Raises VitError for what ends the run; an image that fails is a row.
+    """
+    run = Run(job.inputs, job.running, watcher or Nobody())
+    run.list_inputs()
+    target = Target(job.out, overwrite=job.overwrite)
+    if sink is None:
+        make_sink = PREDICTIONS[choose_format(job.out, job.format, dict(PREDICTIONS))]
+        target.check()
+    models = [run.load(spec, job.options) for spec in job.models]
+    _check_heads(models)
+    plans = tuple(dict.fromkeys(model.preprocess for model in models))  # each one once
+    members = [(run.prepare(model), plans.index(model.preprocess)) for model in models]
+    forward = _forward(members, models[0].labels, job)
+    with completing(sink or make_sink(target)) as rows:
+        progress = run.finish(plans, forward, rows)
+        rows.finish({})
+    return run.summary(progress)
+
+
+def _check_heads(models: Sequence[Model]) -> None:
+    for model in models:
+        if not model.config.num_classes:
+            raise CheckpointError(
+                f"{model.spec} is a backbone without a classifier",
+                f"its features are what there is: vit embed -m {model.spec}",
+            )
+        if model.labels != models[0].labels:
+            raise CheckpointError(
+                f"{model.spec} and {models[0].spec} do not have the same labels",
+                "only models of the same classes can be averaged",
+            )
+
+
+def _forward(
+    members: Sequence[tuple[Prepared, int]], labels: Sequence[str], job: ClassifyJob
+) -> Callable[[Batch], list[Classified]]:
+    """The function from a batch to its rows."""
+
+    @torch.inference_mode()
+    def forward(batch: Batch) -> list[Classified]:
+        scores = [
+            _scores(prepared.network(prepared.pixels(batch.pixels[plan])), job.scores)
+            for prepared, plan in members
+        ]
+        mean = scores[0] if len(scores) == 1 else torch.stack(scores).mean(dim=0)
+        best, indices = top_k(mean, job.top_k)
+        rows = zip(batch.refs, best.tolist(), indices.tolist(), strict=True)
+        return [
+            Classified(ref, tuple(_predictions(values, places, labels, job.threshold)))
+            for ref, values, places in rows
+        ]
+
+    return forward
+
+
+def _scores(logits: Tensor, kind: Literal["prob", "logit"]) -> Tensor:
+    """fp32 on the CPU.  (B, K) -> (B, K)"""
+    logits = logits.float().cpu()
+    return logits.softmax(dim=-1) if kind == "prob" else logits
+
+
+def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The best k and their indices, the lower index first among equals.  (B, K) -> (B, k) twice"""
+    best, indices = scores.sort(dim=-1, descending=True, stable=True)
+    return best[:, :k], indices[:, :k]
+
+
+def _predictions(
+    values: Sequence[float], places: Sequence[int], labels: Sequence[str], threshold: float | None
+) -> list[Prediction]:
+    return [
+        Prediction(labels[place], place, value)
+        for value, place in zip(values, places, strict=True)
+        if threshold is None or value >= threshold
+    ]

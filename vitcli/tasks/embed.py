@@ -1,0 +1,149 @@
+"""One vector for each image, or one for each of its tokens, from any layer of a model."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from vitcli.checkpoints.load import Model
+from vitcli.errors import UsageError
+from vitcli.models.config import ViTConfig
+from vitcli.models.prepare import Prepared
+from vitcli.models.vit import Pooling
+from vitcli.records import Batch, Embedded, Sink
+from vitcli.sinks import EMBEDDINGS, choose_format
+from vitcli.sinks.arrays import INDEX, META
+from vitcli.sinks.files import Target
+from vitcli.tasks.job import (
+    DEFAULT_MODEL,
+    Inputs,
+    ModelOptions,
+    Nobody,
+    Running,
+    Summary,
+    Watcher,
+)
+from vitcli.tasks.run import Run, completing, describe_model
+
+NUMPY_DTYPE = {"fp32": "float32", "fp16": "float16"}
+RECORDED = ("torch", "numpy", "pillow")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbedJob:
+    """One run of `vit embed`. `layers` count as Hugging Face's `hidden_states`: 0 is the
+    embedding output, i the output of block i, -1 the last. `pool=None` is the model's own."""
+
+    inputs: Inputs
+    model: str | Model = DEFAULT_MODEL
+    options: ModelOptions = ModelOptions()
+    running: Running = Running()
+    layers: tuple[int, ...] = (-1,)
+    pool: Pooling | None = None
+    norm: bool = True
+    l2: bool = False
+    store: Literal["fp32", "fp16"] = "fp32"
+    out: Path | None = None
+    format: str | None = None
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.layers:
+            raise UsageError("no layer is given", "use --layer -1")
+        if self.l2 and self.pool in ("patches", "tokens"):
+            raise UsageError(f"--l2 is for vectors, and --pool {self.pool} gives tokens")
+
+
+def embed(job: EmbedJob, watcher: Watcher | None = None, sink: Sink | None = None) -> Summary:
+    """Run the job. Rows go to `sink` where one is given, else to the job's output.
+
+    Raises VitError for what ends the run; an image that fails is a line of the index.
+    """
+    run = Run(job.inputs, job.running, watcher or Nobody())
+    run.list_inputs()
+    target = Target(job.out, overwrite=job.overwrite)
+    if sink is None:
+        format = choose_format(job.out, job.format, dict(EMBEDDINGS))
+        _check_target(target, format)
+    model = run.load(job.model, job.options)
+    layers = [_layer_number(layer, model.config) for layer in job.layers]
+    prepared = run.prepare(model)
+    pool = job.pool or model.config.pool
+    row_shape = model.network.features_shape(layers, pool)
+    forward = _forward(prepared, layers, pool, job)
+    plan = model.preprocess
+    if sink is None:
+        sink = EMBEDDINGS[format](target, row_shape, NUMPY_DTYPE[job.store])
+    with completing(sink) as rows:
+        progress = run.finish((plan,), forward, rows)
+        summary = run.summary(progress)
+        patch = model.config.patch_size
+        rows.finish(
+            {
+                **describe_model(model),
+                "row_shape": list(row_shape),
+                "layers": layers,
+                "pool": pool,
+                "norm": job.norm,
+                "l2": job.l2,
+                "dtype": job.running.dtype,
+                "batch_size": job.running.batch_size,
+                "grid": [plan.size[0] // patch[0], plan.size[1] // patch[1]],
+                "images": summary.done,
+                "failed": summary.failed,
+                "seconds": round(summary.seconds, 3),
+                "versions": {
+                    "python": platform.python_version(),
+                    **{name: version(name) for name in ("vitcli", *RECORDED)},
+                },
+            }
+        )
+    return summary
+
+
+def _check_target(target: Target, format: str) -> None:
+    if format == "jsonl":
+        target.check(*(() if target.is_special else (META,)))
+        return
+    if target.is_special:
+        raise UsageError(
+            f"{format} cannot be written to a pipe", "use --format jsonl, or --out FILE"
+        )
+    target.check(INDEX, META)
+
+
+def _layer_number(layer: int, config: ViTConfig) -> int:
+    """-1 is the last; 0 to depth as they are. Raises UsageError beyond."""
+    number = layer + config.depth + 1 if layer < 0 else layer
+    if not 0 <= number <= config.depth:
+        raise UsageError(
+            f"--layer {layer}: the model has {config.depth} blocks",
+            f"0 is the embedding output, 1 to {config.depth} a block, -1 the last",
+        )
+    return number
+
+
+def _forward(
+    prepared: Prepared, layers: Sequence[int], pool: Pooling, job: EmbedJob
+) -> Callable[[Batch], list[Embedded]]:
+    """The function from a batch to its rows."""
+    dtype = np.dtype(NUMPY_DTYPE[job.store])
+
+    @torch.inference_mode()
+    def forward(batch: Batch) -> list[Embedded]:
+        pixels = prepared.pixels(batch.pixels[0])
+        vectors = prepared.network.features(pixels, layers, pool, job.norm).float()
+        if job.l2:
+            vectors = F.normalize(vectors, dim=-1)
+        arrays = vectors.cpu().numpy().astype(dtype)
+        return [Embedded(ref, array) for ref, array in zip(batch.refs, arrays, strict=True)]
+
+    return forward

@@ -1,0 +1,91 @@
+"""What is asked for: the nouns that the commands have in common. Nothing here imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from vitcli.errors import UsageError
+from vitcli.records import Limits, Progress, Size
+
+DEFAULT_MODEL = "google/vit-base-patch16-224"
+DEFAULT_BATCH_SIZE = 16
+Dtype = Literal["fp32", "bf16", "fp16", "auto"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """Which images: paths, directories, globs, `-`, and how they may be read."""
+
+    paths: tuple[str, ...] = ()
+    files_from: str | None = None
+    null: bool = False
+    formats: str = "common"
+    extensions: tuple[str, ...] = ()
+    limits: Limits = Limits()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelOptions:
+    """What overrides the checkpoint's own word."""
+
+    layout: str | None = None
+    labels: Path | None = None
+    image_size: Size | None = None
+    preprocess: str | None = None
+    num_heads: int | None = None
+    exif: bool = True
+    offline: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """On what, and how much at a time. `workers=None` takes one for each processor."""
+
+    device: str = "auto"
+    dtype: Dtype = "fp32"
+    batch_size: int = DEFAULT_BATCH_SIZE
+    workers: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise UsageError(f"a batch of {self.batch_size} images", "use --batch-size 1 or more")
+        if self.workers is not None and self.workers < 0:
+            raise UsageError(f"{self.workers} workers", "use -j 0 or more")
+
+
+class Watcher(Protocol):
+    """Somebody who looks on: the terminal, or nobody."""
+
+    def note(self, text: str) -> None: ...
+
+    def listing(self, count: Callable[[], int | None]) -> None:
+        """The inputs are known; `count` walks them to say how many, None where it cannot."""
+
+    def progress(self, progress: Progress) -> None: ...
+
+
+class Nobody:
+    """Looks away."""
+
+    def note(self, text: str) -> None: ...
+
+    def listing(self, count: Callable[[], int | None]) -> None: ...
+
+    def progress(self, progress: Progress) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """How a run ended. `unlisted` counts folders that could not be read."""
+
+    done: int
+    failed: int
+    seconds: float
+    unlisted: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.done + self.failed

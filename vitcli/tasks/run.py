@@ -1,0 +1,108 @@
+"""The steps that every command takes: list, load, prepare, and the run itself."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+
+from vitcli import pipeline
+from vitcli.checkpoints.load import Model, load
+from vitcli.images import sources
+from vitcli.images.decode import suffixes
+from vitcli.images.loader import iter_batches
+from vitcli.images.workers import DecodeJob
+from vitcli.models.prepare import Prepared, prepare
+from vitcli.records import Preprocess, Progress, Sink
+from vitcli.tasks.job import Inputs, ModelOptions, Running, Summary, Watcher
+
+
+@dataclass(slots=True)
+class Run:
+    """The steps that every command takes, in the order in which a mistake is found cheaply."""
+
+    inputs: Inputs
+    running: Running
+    watcher: Watcher
+    unlisted: int = 0
+    listed: list[sources.Source] = field(default_factory=list)
+    started: float = field(default_factory=time.monotonic)
+
+    def list_inputs(self) -> None:
+        """Raises InputError for a directory or pattern without images."""
+        inputs = self.inputs
+        asked = frozenset("." + e.lower().removeprefix(".") for e in inputs.extensions)
+        scan = sources.Scan(asked or suffixes(inputs.formats), self._note_unlisted)
+        self.listed = sources.open_sources(
+            inputs.paths, files_from=inputs.files_from, null=inputs.null, scan=scan
+        )
+
+    def load(self, spec: str | Model, options: ModelOptions) -> Model:
+        """A model that is loaded already stays as it is."""
+        if isinstance(spec, Model):
+            return spec
+        model = load(
+            spec,
+            layout=options.layout,
+            labels=options.labels,
+            image_size=options.image_size,
+            preprocess=options.preprocess,
+            num_heads=options.num_heads,
+            exif=options.exif,
+            offline=options.offline,
+        )
+        for note in model.notes:
+            self.watcher.note(f"{spec}: {note}")
+        return model
+
+    def prepare(self, model: Model) -> Prepared:
+        running = self.running
+        return prepare(model.network, model.preprocess, running.device, running.dtype)
+
+    def finish(
+        self, plans: tuple[Preprocess, ...], forward: pipeline.Forward, sink: Sink
+    ) -> Progress:
+        """Take the inputs through the model into the sink."""
+        job = DecodeJob(plans, self.inputs.limits, self.inputs.formats)
+        self.watcher.listing(partial(sources.count, self.listed))
+        batches = iter_batches(
+            sources.iter_refs(self.listed),
+            job,
+            self.running.batch_size,
+            self.running.workers,
+            self.watcher.note,
+        )
+        with closing(batches):
+            return pipeline.run(batches, forward, sink, self.watcher.progress)
+
+    def summary(self, progress: Progress) -> Summary:
+        seconds = time.monotonic() - self.started
+        return Summary(progress.done, progress.failed, seconds, self.unlisted)
+
+    def _note_unlisted(self, text: str) -> None:
+        self.unlisted += 1
+        self.watcher.note(text)
+
+
+@contextmanager
+def completing(sink: Sink) -> Iterator[Sink]:
+    """A sink that is left as a partial where the run does not come to its end."""
+    try:
+        yield sink
+    except BaseException:
+        sink.abort()
+        raise
+
+
+def describe_model(model: Model) -> dict[str, object]:
+    """What the meta file says of the model."""
+    return {
+        "model": model.spec,
+        "revision": model.revision,
+        "sha256": model.sha256,
+        "layout": model.layout,
+        "preprocess": model.preprocess.describe(),
+        "preprocess_source": model.preprocess.source,
+    }
