@@ -42,7 +42,7 @@ class Embeddings:
     meta: model, sha256 of the weights, layers, pool, preprocessing, versions, counts, seconds.
     """
 
-    embeddings: NDArray[np.float32] | NDArray[np.float16]
+    embeddings: NDArray[np.float32]
     paths: tuple[str, ...]
     failures: tuple[Failure, ...]
     meta: dict[str, object]
@@ -163,7 +163,7 @@ def embed(
     shape = tuple(sink.meta["row_shape"])  # type: ignore[arg-type, var-annotated]
     empty = np.empty((0, *shape), np.float32)
     return Embeddings(
-        embeddings=np.stack([row.embedding for row in good]) if good else empty,
+        embeddings=np.stack([row.embedding for row in good]).astype(np.float32) if good else empty,
         paths=tuple(row.ref.path for row in good),
         failures=tuple(row for row in sink.rows if isinstance(row, Failure)),
         meta=dict(sink.meta),

@@ -35,8 +35,7 @@ def download(
     hub that cannot be reached while nothing is cached.
     """
     # Imported here: it brings an HTTP client along, which a local model does not need.
-    from huggingface_hub import HfApi, constants, errors, hf_hub_download
-    from huggingface_hub import utils
+    from huggingface_hub import HfApi, constants, errors, hf_hub_download, utils
 
     utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     if sys.stderr is None or not sys.stderr.isatty():

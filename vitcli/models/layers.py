@@ -167,7 +167,7 @@ class AttentionPool(nn.Module):
         q = q.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, A, 1, d)
         kv = self.kv(x).unflatten(-1, (2, self.num_heads, -1))  # (B, N, 2, A, d)
         k, v = kv.permute(2, 0, 3, 1, 4).unbind(0)
-        pooled = F.scaled_dot_product_attention(q, k, v)  # (B, A, 1, d)
-        pooled = self.proj(pooled.transpose(1, 2).flatten(2))  # (B, 1, D)
-        pooled = pooled + self.mlp(self.norm(pooled))
-        return torch.select(pooled, 1, 0)
+        pooled: Tensor = F.scaled_dot_product_attention(q, k, v)  # (B, A, 1, d)
+        pooled = self.proj(pooled.transpose(1, 2).flatten(2)).squeeze(1)  # (B, D)
+        out: Tensor = pooled + self.mlp(self.norm(pooled))
+        return out
