@@ -31,7 +31,6 @@ TopK = Annotated[
     typer.Option(
         "-k",
         "--top-k",
-        rich_help_panel=o.OUTPUT,
         help="Labels for each image.",
         min=1,
         envvar="VIT_TOP_K",
@@ -41,7 +40,6 @@ ScoresOpt = Annotated[
     Scores,
     typer.Option(
         "--scores",
-        rich_help_panel=o.OUTPUT,
         help="Probabilities, or raw logits.",
         envvar="VIT_SCORES",
     ),
@@ -50,7 +48,6 @@ Threshold = Annotated[
     float | None,
     typer.Option(
         "--threshold",
-        rich_help_panel=o.OUTPUT,
         help="Leave out labels that score less.",
         envvar="VIT_THRESHOLD",
     ),
@@ -60,7 +57,6 @@ Out = Annotated[
     typer.Option(
         "-o",
         "--out",
-        rich_help_panel=o.OUTPUT,
         help="Write to FILE: .jsonl, .csv or .tsv.",
         metavar="FILE",
     ),
@@ -69,7 +65,6 @@ FormatOpt = Annotated[
     Format | None,
     typer.Option(
         "--format",
-        rich_help_panel=o.OUTPUT,
         help="Format, where the suffix does not say. On a terminal: table; in a pipe: jsonl.",
         show_default=False,
     ),
@@ -93,6 +88,8 @@ def classify(
     if format is Format.TABLE and out is not None:
         raise UsageError("a table is for the terminal", "leave out --out, or use --format csv")
     as_table = format is Format.TABLE or (format is None and out is None and is_terminal())
+    if out is None and is_terminal():
+        common.screen.share_terminal()
     with common.screen as screen:
         start_workers(common.running)
         from vitcli.cli.table import TableSink

@@ -35,13 +35,10 @@ class Format(StrEnum):
     JSONL = "jsonl"
 
 
-FEATURES = "Features"
-
 Layer = Annotated[
     int | None,
     typer.Option(
         "--layer",
-        rich_help_panel=FEATURES,
         help="Layer: 0 is the embedding output, i block i, -1 the last.",
         envvar="VIT_LAYER",
         show_default="-1",
@@ -51,7 +48,6 @@ Layers = Annotated[
     str | None,
     typer.Option(
         "--layers",
-        rich_help_panel=FEATURES,
         help="Several layers, concatenated in this order: 3,6,-1.",
         envvar="VIT_LAYERS",
         metavar="N,N,...",
@@ -61,7 +57,6 @@ PoolOpt = Annotated[
     Pool | None,
     typer.Option(
         "--pool",
-        rich_help_panel=FEATURES,
         help="What becomes of the tokens; the model's own pooling where not given.",
         envvar="VIT_POOL",
         show_default=False,
@@ -71,22 +66,18 @@ Norm = Annotated[
     bool,
     typer.Option(
         "--norm/--no-norm",
-        rich_help_panel=FEATURES,
         help="Apply the model's final LayerNorm.",
         envvar="VIT_NORM",
     ),
 ]
 L2 = Annotated[
     bool,
-    typer.Option(
-        "--l2", rich_help_panel=FEATURES, help="Scale vectors to length 1.", envvar="VIT_L2"
-    ),
+    typer.Option("--l2", help="Scale vectors to length 1.", envvar="VIT_L2"),
 ]
 StoreOpt = Annotated[
     Store,
     typer.Option(
         "--store",
-        rich_help_panel=o.OUTPUT,
         help="Precision of what is written.",
         envvar="VIT_STORE",
     ),
@@ -96,7 +87,6 @@ Out = Annotated[
     typer.Option(
         "-o",
         "--out",
-        rich_help_panel=o.OUTPUT,
         help="Write to FILE: .npy, .npz, .safetensors or .jsonl.",
         metavar="FILE",
     ),
@@ -105,7 +95,6 @@ FormatOpt = Annotated[
     Format | None,
     typer.Option(
         "--format",
-        rich_help_panel=o.OUTPUT,
         help="Format, where the suffix does not say. In a pipe: jsonl.",
         show_default=False,
     ),

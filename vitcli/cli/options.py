@@ -20,8 +20,6 @@ from vitcli.errors import UsageError
 from vitcli.records import Limits
 from vitcli.tasks.job import DEFAULT_BATCH_SIZE, Inputs, ModelOptions, Running
 
-INPUTS, MODEL, RUNNING, OUTPUT = "Inputs", "Model", "Running", "Output"
-
 
 class Preprocessing(StrEnum):
     HF = "hf"
@@ -40,8 +38,8 @@ class Dtype(StrEnum):
     AUTO = "auto"
 
 
-def _option(*names: str, panel: str, help: str, env: str | None = None, **rest: Any) -> Any:
-    return typer.Option(*names, rich_help_panel=panel, help=help, envvar=env, **rest)
+def _option(*names: str, help: str, env: str | None = None, **rest: Any) -> Any:
+    return typer.Option(*names, help=help, envvar=env, **rest)
 
 
 Paths = Annotated[
@@ -54,20 +52,17 @@ Paths = Annotated[
 ]
 FilesFrom = Annotated[
     str | None,
-    _option("--files-from", panel=INPUTS, help="Read paths from FILE, one a line.", metavar="FILE"),
+    _option("--files-from", help="Read paths from FILE, one a line.", metavar="FILE"),
 ]
-Null = Annotated[
-    bool, _option("-0", "--null", panel=INPUTS, help="Paths in a list end with NUL, not newline.")
-]
+Null = Annotated[bool, _option("-0", "--null", help="Paths in a list end with NUL, not newline.")]
 FormatsOpt = Annotated[
     Formats,
-    _option("--formats", panel=INPUTS, help="Image formats that are opened.", env="VIT_FORMATS"),
+    _option("--formats", help="Image formats that are opened.", env="VIT_FORMATS"),
 ]
 Ext = Annotated[
     list[str] | None,
     _option(
         "--ext",
-        panel=INPUTS,
         help="Suffix to take from directories, instead of the usual ones; repeatable.",
         metavar="EXT",
     ),
@@ -76,7 +71,6 @@ MaxPixels = Annotated[
     str,
     _option(
         "--max-pixels",
-        panel=INPUTS,
         help="Refuse images of more pixels, such as 89.5M.",
         env="VIT_MAX_PIXELS",
         metavar="N",
@@ -86,7 +80,6 @@ ImageTimeout = Annotated[
     float,
     _option(
         "--image-timeout",
-        panel=INPUTS,
         help="Seconds one image may take to decode.",
         env="VIT_IMAGE_TIMEOUT",
         min=0.001,
@@ -95,24 +88,27 @@ ImageTimeout = Annotated[
 ]
 
 MODEL_HELP = "Hub id (org/name, org/name@revision), directory, weight file, or demo."
-ModelSpec = Annotated[str, _option("-m", "--model", panel=MODEL, help=MODEL_HELP, env="VIT_MODEL")]
+ModelSpec = Annotated[
+    str, _option("-m", "--model", help=MODEL_HELP, env="VIT_MODEL", metavar="MODEL")
+]
 ModelSpecs = Annotated[
     list[str],
     _option(
-        "-m", "--model", panel=MODEL, help=f"{MODEL_HELP} Several are averaged.", env="VIT_MODEL"
+        "-m",
+        "--model",
+        help=f"{MODEL_HELP} Several are averaged.",
+        env="VIT_MODEL",
+        metavar="MODEL",
     ),
 ]
 Layout = Annotated[
     str | None,
-    _option(
-        "--layout", panel=MODEL, help="Naming scheme of the tensors, where it is not recognised."
-    ),
+    _option("--layout", help="Naming scheme of the tensors, where it is not recognised."),
 ]
 Labels = Annotated[
     Path | None,
     _option(
         "--labels",
-        panel=MODEL,
         help="Names of the classes: one a line, or JSON.",
         env="VIT_LABELS",
         metavar="FILE",
@@ -122,7 +118,6 @@ ImageSize = Annotated[
     str | None,
     _option(
         "--image-size",
-        panel=MODEL,
         help="Run at N or HxW pixels; position embeddings are interpolated.",
         env="VIT_IMAGE_SIZE",
         metavar="N|HxW",
@@ -132,50 +127,41 @@ Preprocess = Annotated[
     Preprocessing | None,
     _option(
         "--preprocess",
-        panel=MODEL,
         help="Preprocess as this library does, whatever the checkpoint says.",
         env="VIT_PREPROCESS",
     ),
 ]
 NumHeads = Annotated[
     int | None,
-    _option(
-        "--num-heads", panel=MODEL, help="Attention heads, where a bare file does not tell.", min=1
-    ),
+    _option("--num-heads", help="Attention heads, where a bare file does not tell.", min=1),
 ]
 NoExif = Annotated[
     bool,
-    _option("--no-exif", panel=MODEL, help="Do not turn images as EXIF says.", env="VIT_NO_EXIF"),
+    _option("--no-exif", help="Do not turn images as EXIF says.", env="VIT_NO_EXIF"),
 ]
-Offline = Annotated[
-    bool, _option("--offline", panel=MODEL, help="Never touch the network.", env="VIT_OFFLINE")
-]
+Offline = Annotated[bool, _option("--offline", help="Never touch the network.", env="VIT_OFFLINE")]
 
 Device = Annotated[
     str,
-    _option("--device", panel=RUNNING, help="auto, cpu, cuda, cuda:N or mps.", env="VIT_DEVICE"),
+    _option("--device", help="auto, cpu, cuda, cuda:N or mps.", env="VIT_DEVICE"),
 ]
 DtypeOpt = Annotated[
     Dtype,
     _option(
         "--dtype",
-        panel=RUNNING,
         help="Precision; fp32 gives the same numbers everywhere.",
         env="VIT_DTYPE",
     ),
 ]
 BatchSize = Annotated[
     int,
-    _option(
-        "-b", "--batch-size", panel=RUNNING, help="Images at a time.", env="VIT_BATCH_SIZE", min=1
-    ),
+    _option("-b", "--batch-size", help="Images at a time.", env="VIT_BATCH_SIZE", min=1),
 ]
 Workers = Annotated[
     str,
     _option(
         "-j",
         "--workers",
-        panel=RUNNING,
         help="Processes that decode, or auto; 0 decodes in the main one.",
         env="VIT_WORKERS",
         metavar="N|auto",
@@ -183,15 +169,15 @@ Workers = Annotated[
 ]
 Quiet = Annotated[
     bool,
-    _option("-q", "--quiet", panel=RUNNING, help="No progress, notes or summary.", env="VIT_QUIET"),
+    _option("-q", "--quiet", help="No progress, notes or summary.", env="VIT_QUIET"),
 ]
 NoProgress = Annotated[
-    bool, _option("--no-progress", panel=RUNNING, help="No progress bar.", env="VIT_NO_PROGRESS")
+    bool, _option("--no-progress", help="No progress bar.", env="VIT_NO_PROGRESS")
 ]
 
 Overwrite = Annotated[
     bool,
-    _option("--overwrite", panel=OUTPUT, help="Replace an existing output.", env="VIT_OVERWRITE"),
+    _option("--overwrite", help="Replace an existing output.", env="VIT_OVERWRITE"),
 ]
 
 

@@ -24,12 +24,18 @@ class Screen:
         self._quiet = quiet
         self._bar: Bar | None = None
         self._wants_bar = progress and not quiet
+        self._shares_terminal = False
         self._latest = records.Progress()
         self._total: int | None = None
         self._notes: set[str] = set()
 
     def __enter__(self) -> Screen:
-        if self._wants_bar and sys.stderr is not None and sys.stderr.isatty():
+        if (
+            self._wants_bar
+            and not self._shares_terminal
+            and sys.stderr is not None
+            and sys.stderr.isatty()
+        ):
             from vitcli.cli.bar import Bar  # here: `vit --help` draws no bar
 
             self._bar = Bar("loading the model")
@@ -46,6 +52,10 @@ class Screen:
         if isinstance(error, Interrupted):
             total = f" of {self._total:,}" if self._total is not None else ""
             self._say(f"vit: interrupted after {self._latest.seen:,}{total} images")
+
+    def share_terminal(self) -> None:
+        """The rows themselves go to the terminal: no bar between them, no failure said twice."""
+        self._shares_terminal = True
 
     def note(self, text: str) -> None:
         """Each note once, however many images it is about."""
@@ -68,7 +78,8 @@ class Screen:
         """One line for each kind of failure, and one for the run."""
         if self._quiet:
             return
-        for kind, (times, first) in self._latest.kinds.items():
+        kinds = {} if self._shares_terminal else self._latest.kinds
+        for kind, (times, first) in kinds.items():
             where = printable(first.ref.path)
             more = f" (and {times - 1:,} more)" if times > 1 else ""
             self._say(f"vit: {kind}: {where}: {printable(first.message)}{more}")

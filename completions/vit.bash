@@ -1,0 +1,62 @@
+# bash completion for vit. Made by `make completions`.
+_vit() {
+    local cur="${COMP_WORDS[COMP_CWORD]}" prev="${COMP_WORDS[COMP_CWORD-1]}" words=""
+    COMPREPLY=()
+    if (( COMP_CWORD == 1 )); then
+        COMPREPLY=($(compgen -W "classify embed --help --version" -- "$cur"))
+        return
+    fi
+    case "${COMP_WORDS[1]} $prev" in
+        "classify -m"|"classify --model") compopt -o default; return ;;
+        "classify -k"|"classify --top-k") compopt -o default; return ;;
+        "classify -o"|"classify --out") compopt -o default; return ;;
+        "classify --format") COMPREPLY=($(compgen -W "jsonl csv tsv table" -- "$cur")); return ;;
+        "classify --scores") COMPREPLY=($(compgen -W "prob logit" -- "$cur")); return ;;
+        "classify --threshold") compopt -o default; return ;;
+        "classify --files-from") compopt -o default; return ;;
+        "classify --formats") COMPREPLY=($(compgen -W "common all" -- "$cur")); return ;;
+        "classify --ext") compopt -o default; return ;;
+        "classify --max-pixels") compopt -o default; return ;;
+        "classify --image-timeout") compopt -o default; return ;;
+        "classify --layout") compopt -o default; return ;;
+        "classify --labels") compopt -o default; return ;;
+        "classify --image-size") compopt -o default; return ;;
+        "classify --preprocess") COMPREPLY=($(compgen -W "hf timm" -- "$cur")); return ;;
+        "classify --num-heads") compopt -o default; return ;;
+        "classify --device") compopt -o default; return ;;
+        "classify --dtype") COMPREPLY=($(compgen -W "fp32 bf16 fp16 auto" -- "$cur")); return ;;
+        "classify -b"|"classify --batch-size") compopt -o default; return ;;
+        "classify -j"|"classify --workers") compopt -o default; return ;;
+        "embed -m"|"embed --model") compopt -o default; return ;;
+        "embed --layer") compopt -o default; return ;;
+        "embed --layers") compopt -o default; return ;;
+        "embed --pool") COMPREPLY=($(compgen -W "cls mean cls+mean map patches tokens" -- "$cur")); return ;;
+        "embed -o"|"embed --out") compopt -o default; return ;;
+        "embed --format") COMPREPLY=($(compgen -W "npy npz safetensors jsonl" -- "$cur")); return ;;
+        "embed --store") COMPREPLY=($(compgen -W "fp32 fp16" -- "$cur")); return ;;
+        "embed --files-from") compopt -o default; return ;;
+        "embed --formats") COMPREPLY=($(compgen -W "common all" -- "$cur")); return ;;
+        "embed --ext") compopt -o default; return ;;
+        "embed --max-pixels") compopt -o default; return ;;
+        "embed --image-timeout") compopt -o default; return ;;
+        "embed --layout") compopt -o default; return ;;
+        "embed --labels") compopt -o default; return ;;
+        "embed --image-size") compopt -o default; return ;;
+        "embed --preprocess") COMPREPLY=($(compgen -W "hf timm" -- "$cur")); return ;;
+        "embed --num-heads") compopt -o default; return ;;
+        "embed --device") compopt -o default; return ;;
+        "embed --dtype") COMPREPLY=($(compgen -W "fp32 bf16 fp16 auto" -- "$cur")); return ;;
+        "embed -b"|"embed --batch-size") compopt -o default; return ;;
+        "embed -j"|"embed --workers") compopt -o default; return ;;
+    esac
+    case "${COMP_WORDS[1]}" in
+        classify) words="-m --model -k --top-k -o --out --format --scores --threshold --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --layout --labels --image-size --preprocess --num-heads --no-exif --offline --device --dtype -b --batch-size -j --workers -q --quiet --no-progress -h --help" ;;
+        embed) words="-m --model --layer --layers --pool --norm --no-norm --l2 -o --out --format --store --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --layout --labels --image-size --preprocess --num-heads --no-exif --offline --device --dtype -b --batch-size -j --workers -q --quiet --no-progress -h --help" ;;
+    esac
+    if [[ "$cur" == -* ]]; then
+        COMPREPLY=($(compgen -W "$words" -- "$cur"))
+    else
+        compopt -o default
+    fi
+}
+complete -F _vit vit

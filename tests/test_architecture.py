@@ -1,0 +1,130 @@
+"""The import rules of the project, held over the syntax trees of all its modules."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "vitcli"
+
+# A unit may import itself and what stands further right; those of one rank not each other.
+RANKS = (
+    ("__main__",),
+    ("cli",),
+    ("__init__", "demo"),
+    ("tasks",),
+    ("pipeline", "runs", "training"),
+    ("checkpoints", "images", "sinks", "render"),
+    ("models",),
+    ("records",),
+    ("errors",),
+)
+RANK = {unit: rank for rank, units in enumerate(RANKS) for unit in units}
+
+# Libraries that belong to certain rooms.
+ROOMS = {
+    "typer": {"cli"},
+    "rich": {"cli"},
+    "huggingface_hub": {"checkpoints"},
+    "safetensors": {"checkpoints", "sinks", "demo"},
+    "PIL": {"images", "render", "demo"},
+    "sklearn": {"demo"},
+    "transformers": set(),
+    "timm": set(),
+    "torchvision": set(),
+}
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def unit_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    """Dotted names of everything a module imports, wherever the import stands."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: relative import"
+            assert node.module is not None
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def imported_unit(name: str) -> str | None:
+    """`models` of `vitcli.models.vit`; a name of the package itself counts as `__init__`."""
+    head, *rest = name.split(".")
+    if head != "vitcli":
+        return None
+    return rest[0] if rest and rest[0] in RANK else "__init__"
+
+
+def test_every_module_belongs_to_a_unit_that_has_a_rank() -> None:
+    assert {unit_of(path) for path in MODULES} <= RANK.keys()
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_point_one_way(path: Path) -> None:
+    unit = unit_of(path)
+    for name in imports_of(path):
+        target = imported_unit(name)
+        if target is not None and target != unit:
+            is_version = name == "vitcli.__version__"
+            assert is_version or RANK[target] > RANK[unit], f"{unit} imports {name}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_libraries_stay_in_their_rooms(path: Path) -> None:
+    for name in imports_of(path):
+        rooms = ROOMS.get(name.split(".")[0])
+        assert rooms is None or unit_of(path) in rooms, f"{path} imports {name}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_no_module_works_at_import(path: Path) -> None:
+    """Definitions and constants only; a script guards its work with `__main__`."""
+    for node in ast.parse(path.read_text("utf-8")).body:
+        if isinstance(node, ast.Expr):
+            is_docstring = isinstance(node.value, ast.Constant)
+            is_registration = path.name == "app.py" and isinstance(node.value, ast.Call)
+            assert is_docstring or is_registration, f"{path}:{node.lineno} does something"
+        assert not isinstance(node, ast.For | ast.While | ast.With), f"{path}:{node.lineno}"
+
+
+def test_only_the_command_line_prints() -> None:
+    for path in MODULES:
+        if unit_of(path) in ("cli", "demo"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            is_print = isinstance(node, ast.Call) and getattr(node.func, "id", "") == "print"
+            assert not is_print, f"{path}:{node.lineno} prints"
+
+
+@pytest.mark.parametrize(
+    ("code", "absent"),
+    [
+        ("import vitcli", ("torch", "numpy", "PIL", "typer", "rich")),
+        ("import vitcli.cli.app", ("torch", "numpy", "PIL", "huggingface_hub")),
+        ("import vitcli.images.workers", ("torch", "huggingface_hub", "typer", "rich")),
+        ("import vitcli.checkpoints.load", ("huggingface_hub", "typer", "rich", "PIL")),
+        (
+            "import sys; from vitcli.cli import main; main(['classify', '--help'])",
+            ("torch", "numpy", "PIL", "huggingface_hub"),
+        ),
+    ],
+)
+def test_what_is_not_needed_is_not_imported(code: str, absent: tuple[str, ...]) -> None:
+    check = f"{code}\nimport sys\nprint([m for m in {absent!r} if m in sys.modules])"
+    out = subprocess.run(
+        [sys.executable, "-c", check],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=PACKAGE.parent,
+    )
+    assert out.stdout.splitlines()[-1] == "[]", out.stdout

@@ -1,0 +1,56 @@
+"""The committed completion scripts are those of the app, and the shells accept them."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import typer
+
+from vitcli.cli.app import app
+from vitcli.cli.completion import SCRIPTS, commands
+
+FOLDER = Path(__file__).parents[1] / "completions"
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_the_committed_script_is_what_make_completions_writes(name: str) -> None:
+    assert (FOLDER / name).read_text("utf-8") == SCRIPTS[name](), "run: make completions"
+
+
+def test_every_option_of_the_app_is_completed() -> None:
+    for command in commands():
+        declared = typer.main.get_command(app).commands[command.name].params  # type: ignore[attr-defined]
+        known = {name for option in command.options for name in option.names}
+        for parameter in declared:
+            if parameter.opts[0].startswith("-"):
+                assert {*parameter.opts, *parameter.secondary_opts} <= known
+
+
+@pytest.mark.parametrize(
+    ("shell", "name"), [("bash", "vit.bash"), ("zsh", "_vit"), ("fish", "vit.fish")]
+)
+def test_the_shell_accepts_the_script(shell: str, name: str) -> None:
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed here")
+    subprocess.run([shell, "-n", FOLDER / name], check=True)
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("vit cl", "classify"),
+        ("vit embed --pool c", "cls cls+mean"),
+        ("vit classify --to", "--top-k"),
+        ("vit embed --sto", "--store"),
+    ],
+)
+def test_bash_completes(words: str, offered: str) -> None:
+    script = (
+        f"source '{FOLDER / 'vit.bash'}'; compopt() {{ :; }}; COMP_WORDS=({words});"
+        ' COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); _vit; echo "${COMPREPLY[@]}"'
+    )
+    out = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == offered
