@@ -76,8 +76,8 @@ def test_transformers_gives_the_same_logits(demo: Model) -> None:
     processor = ViTImageProcessor.from_pretrained(FOLDER)
     rgb = [picture.convert("RGB") for picture in pictures]
     pixels = _pixels(demo, pictures)
+    assert torch.equal(processor(rgb, return_tensors="pt")["pixel_values"], pixels)
     with torch.inference_mode():
         expected, found = theirs.eval()(pixels).logits, demo.network(pixels)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
     assert theirs.config.id2label == dict(enumerate(demo.labels))
-    assert processor(rgb, return_tensors="pt")["pixel_values"].shape == pixels.shape

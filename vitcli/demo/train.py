@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
-from safetensors.torch import save_file
+from safetensors.torch import save
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
@@ -186,7 +186,8 @@ def write(out: Path, network: VisionTransformer) -> None:
     tensors = to_theirs(network.state_dict(), hf_vit.RULES)
     named = {n if n.startswith("classifier.") else f"vit.{n}": t for n, t in tensors.items()}
     out.mkdir(parents=True, exist_ok=True)
-    save_file(named, out / "model.safetensors", metadata={"format": "pt"})
+    weights = save(named, metadata={"format": "pt"})  # save_file would make it readable to us alone
+    (out / "model.safetensors").write_bytes(weights)
     for name, value in (("config", _config_json()), ("preprocessor_config", PROCESSOR)):
         (out / f"{name}.json").write_text(json.dumps(value, indent=2) + "\n", "utf-8")
 
