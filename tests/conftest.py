@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -9,13 +10,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+# Before torch: its threads must not spin while the image workers want the processors.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
 import pytest
 import torch
 
 from tests.fixtures.photos import Corpus, make_photos
 from tests.fixtures.tiny import tiny_hf
-
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+from vitcli.cli import main
 
 
 @dataclass(frozen=True)
@@ -39,31 +43,76 @@ def _untouched_torch() -> Iterator[None]:
 
 
 @pytest.fixture
-def vit(tmp_path: Path, clean_env: dict[str, str]) -> Vit:
+def vit(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfdbinary: pytest.CaptureFixture[bytes],
+    clean_env: dict[str, str],
+    vit_process: Vit,
+) -> Vit:
+    """Run `vit` through `main`, in this process, in `tmp_path`, without a terminal.
+
+    With `env` it becomes a process of its own, for what is read once at the start.
+    """
+
+    def run(
+        *args: str | Path, input: bytes | None = None, env: dict[str, str] | None = None
+    ) -> Ended:
+        if env is not None:
+            return vit_process(*args, input=input, env=env)
+        monkeypatch.chdir(tmp_path)
+        for name in os.environ.keys() - clean_env.keys():
+            monkeypatch.delenv(name)
+        capfdbinary.readouterr()
+        with stdin(tmp_path.parent / f"{tmp_path.name}.stdin", input or b""):
+            code = main([str(arg) for arg in args])
+        sys.stdout.flush()
+        out, err = capfdbinary.readouterr()
+        return ended(code, out, err)
+
+    return run
+
+
+@pytest.fixture
+def vit_process(tmp_path: Path, clean_env: dict[str, str]) -> Vit:
     """Run `vit` as a process of its own, in `tmp_path`, without a terminal."""
 
     def run(
-        *args: str | Path,
-        input: bytes | None = None,
-        env: dict[str, str] | None = None,
-        cwd: Path = tmp_path,
-        timeout: float = 120,
+        *args: str | Path, input: bytes | None = None, env: dict[str, str] | None = None
     ) -> Ended:
-        ended = subprocess.run(
+        process = subprocess.run(
             [sys.executable, "-m", "vitcli", *map(str, args)],
-            input=input,
-            stdin=subprocess.DEVNULL if input is None else None,
+            input=input or b"",
             capture_output=True,
-            cwd=cwd,
+            cwd=tmp_path,
             env={**clean_env, **(env or {})},
-            timeout=timeout,
+            timeout=120,
         )
-        err = ended.stderr.decode("utf-8", "replace")
-        assert "Traceback" not in err, err
-        assert "\x1b" not in err, err
-        return Ended(ended.returncode, ended.stdout, err)
+        return ended(process.returncode, process.stdout, process.stderr)
 
     return run
+
+
+def ended(code: int, out: bytes, err: bytes) -> Ended:
+    """What holds for every run: no traceback, no colours where nobody looks."""
+    text = err.decode("utf-8", "replace")
+    assert "Traceback" not in text, text
+    assert "\x1b" not in text, text
+    return Ended(code, out, text)
+
+
+@contextlib.contextmanager
+def stdin(file: Path, content: bytes) -> Iterator[None]:
+    """Descriptor 0 reads `content`."""
+    file.write_bytes(content)
+    saved, handle = os.dup(0), os.open(file, os.O_RDONLY)
+    os.dup2(handle, 0)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 0)
+        os.close(saved)
+        os.close(handle)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,90 @@
+"""The README's commands do what it says, and name only options that exist."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vitcli.cli.completion import commands
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text("utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def steps() -> list[tuple[str, str]]:
+    """(command, expected output) of every console block; pip and pytest are for the reader."""
+    found = []
+    for block in blocks("console"):
+        for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+            command, _, expected = part.partition("\n")
+            command = command.removeprefix("pip install . && ")
+            if not command.startswith("pip install"):
+                found.append((command, expected))
+    return found
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh folder with the examples, and `vit` and `python` on its PATH."""
+    path = tmp_path_factory.mktemp("readme")
+    shutil.copytree(ROOT / "examples", path / "examples")
+    (path / "bin").mkdir()
+    for name, words in {
+        "vit": f'"{sys.executable}" -m vitcli',
+        "python": f'"{sys.executable}"',
+    }.items():
+        script = path / "bin" / name
+        script.write_text(f'#!/bin/sh\nexec {words} "$@"\n')
+        script.chmod(0o755)
+    return path
+
+
+@pytest.mark.parametrize(("command", "expected"), steps())
+def test_a_console_command_prints_what_the_readme_shows(
+    folder: Path, clean_env: dict[str, str], command: str, expected: str
+) -> None:
+    env = {**clean_env, "PATH": f"{folder / 'bin'}:{clean_env['PATH']}"}
+    ended = subprocess.run(
+        command, shell=True, cwd=folder, env=env, capture_output=True, text=True, timeout=120
+    )
+    assert "Traceback" not in ended.stderr
+    if expected:
+        assert ended.stdout == expected
+    else:
+        assert ended.returncode == 0, ended.stderr
+
+
+def test_the_python_example_runs(folder: Path, clean_env: dict[str, str]) -> None:
+    [code] = blocks("python")
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, env=clean_env, capture_output=True, text=True
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert len(ended.stdout.splitlines()) == 1 + len(list((ROOT / "examples").glob("*.png")))
+
+
+def test_every_option_that_is_named_exists() -> None:
+    known = {name for c in commands() for option in c.options for name in option.names}
+    for line in "".join(blocks("sh") + blocks("console")).splitlines():
+        for call in re.findall(r"vit (?:classify|embed) [^|#&]*", line):
+            assert set(re.findall(r"(?<= )--?[a-z0][\w-]*", call)) <= known, call
+
+
+def test_every_linked_file_exists() -> None:
+    for target in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (ROOT / target).exists(), target
+
+
+def test_every_exit_code_is_documented() -> None:
+    table = README[README.index("| exit code |") :]
+    for code in (0, 1, 2, 3, 129, 130, 143, 141):
+        assert re.search(rf"\|.*\b{code}\b", table), code
