@@ -65,7 +65,7 @@ def _option(parameter: inspect.Parameter) -> Option | None:
         return None
     types = [t for t in get_args(kind) or (kind,) if t is not NoneType]
     spellings = (info.default, *(info.param_decls or ()))  # Annotated: no default stands there
-    names = tuple(name for text in spellings for name in text.split("/"))
+    names = tuple(name for text in spellings for name in str(text).split("/"))
     return Option(
         names,
         info.help or "",

@@ -80,6 +80,9 @@ def decode(
         return Sample(ref, pixels)
     except ImageError as error:
         return Failure(ref, error.type, error.message)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        limit = f"{limits.max_pixels / 1e6:g} MP (--max-pixels)"
+        return Failure(ref, ErrorType.TOO_LARGE, f"more pixels than its header says, limit {limit}")
     except MemoryError:
         return Failure(ref, ErrorType.OUT_OF_MEMORY, "not enough memory to decode it")
     except Exception as error:  # see above
@@ -140,6 +143,7 @@ def _open(path: str, limits: Limits, formats: str) -> Iterator[Image.Image]:
             ) from None
         with image:
             _check_pixels(image, limits)
+            Image.MAX_IMAGE_PIXELS = limits.max_pixels  # an icon may hold a picture of another size
             image.load()
             yield image
 
@@ -165,6 +169,7 @@ def _quiet_pillow() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
             yield
     finally:
         Image.MAX_IMAGE_PIXELS = saved

@@ -59,8 +59,10 @@ class DirectorySource:
         yield from _walk(self.path, self.scan, ())
 
     def check(self) -> None:
-        quiet = Scan(self.scan.suffixes)
-        if next(_walk(self.path, quiet, ()), None) is None:
+        unlisted: list[str] = []
+        if next(_walk(self.path, Scan(self.scan.suffixes, unlisted.append), ()), None) is None:
+            if unlisted:
+                raise InputError(f"no images in {printable(self.path)}: {unlisted[0]}")
             looked = " ".join(sorted(self.scan.suffixes))
             raise InputError(
                 f"no images in {printable(self.path)}{_others(self.path)}",
@@ -113,20 +115,21 @@ class ListSource:
 
     def _entries(self) -> Iterator[bytes]:
         separator = b"\0" if self.null else b"\n"
-        try:
-            handle = self.file if isinstance(self.file, int) else os.open(self.file, os.O_RDONLY)
-        except OSError as error:
-            raise InputError(f"cannot read {self.file}: {error.strerror}") from None
         rest = b""
+        for chunk in self._chunks():
+            *entries, rest = (rest + chunk).split(separator)
+            yield from filter(None, map(self._trim, entries))
+        if last := self._trim(rest):
+            yield last
+
+    def _chunks(self) -> Iterator[bytes]:
+        name = "standard input" if isinstance(self.file, int) else printable(self.file)
         try:
-            while chunk := os.read(handle, READ_SIZE):
-                *entries, rest = (rest + chunk).split(separator)
-                yield from filter(None, map(self._trim, entries))
-            if last := self._trim(rest):
-                yield last
-        finally:
-            if isinstance(self.file, str):
-                os.close(handle)
+            with open(self.file, "rb", buffering=0, closefd=self.file != 0) as file:
+                while chunk := file.read(READ_SIZE):
+                    yield chunk
+        except OSError as error:
+            raise InputError(f"cannot read {name}: {error.strerror}") from None
 
     def _trim(self, entry: bytes) -> bytes:
         return entry if self.null else entry.removesuffix(b"\r")

@@ -1,31 +1,30 @@
 """Image refs into decoded samples, in order, by processes that may die.
 
 torch's DataLoader ends with its worker: one file that crashes its decoder, one that decodes for
-ever, or one visit of the out-of-memory killer ends the run and names no file. Here every worker
-has its own pipe and answers in the order it was asked, so the first unanswered image is the one
-that did it: a crash is tried once more and then costs that image its row, a time-out costs it at
-once, and the other images of the worker go to the next one. The workers import Pillow and numpy
-only, so they start in a tenth of a second and hold tens of megabytes.
+ever, or one visit of the out-of-memory killer ends the run and names no file. Here a thread of
+ours gives a worker process one image at a time, so it is clear which image did it: a crash is
+tried once more in a new process and then costs that image its row, a time-out costs it at once,
+and no other image notices. The workers import Pillow and numpy only, so they start in a tenth of
+a second and hold tens of megabytes.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import os
-import queue
 import signal
 import sys
-import tempfile
 import threading
 import time
 import types
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
-from multiprocessing import forkserver
+from dataclasses import dataclass, replace
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import BaseContext
+from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 
 import numpy as np
@@ -34,13 +33,16 @@ from vitcli.errors import VitError
 from vitcli.images.decode import decode
 from vitcli.records import ErrorType, Failure, ImageRef, Limits, Preprocess, Sample
 
-QUEUED_PER_WORKER = 2  # one being decoded, one waiting: no idle time between two images
 TICK = 0.25  # seconds between looks at the clock
-LONGEST_TICK = 1.0  # a stopped or sleeping machine must not time anybody out
+LONGEST_TICK = 0.5  # a stopped or sleeping machine must not time anybody out
+DYING = 5.0  # seconds for a process to be gone
+START_TIMEOUT = 60.0
+TRIES_TO_START = 3
 CRASHES_PER_IMAGE = 2
-DEATHS_AT_START = 3
 
 Decoded = Sample | Failure
+
+_processes = threading.Lock()  # multiprocessing starts and reaps for one thread at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,19 +64,29 @@ def iter_decoded(
     ahead: int = 64,
     notice: Callable[[str], None] = lambda text: None,
 ) -> Generator[Decoded, None, None]:
-    """One result for each ref, in order; `ahead` bounds how many wait for the consumer.
+    """One result for each ref, in order; about `ahead` refs are taken before they are wanted.
 
     With `workers=0` everything happens in this process, without protection from crashes and
-    without time-outs. `notice` hears of workers that had to be replaced.
+    without time-outs. `notice` hears, from other threads, of workers that had to be replaced.
     """
     if workers == 0:
         yield from map(job, refs)
         return
-    pool = _Pool(job, workers, ahead, notice)
+    ahead = max(ahead, 2 * workers)
+    pool = _Pool(job, notice)
+    threads = ThreadPoolExecutor(workers, "decode")
+    pending: deque[Future[Decoded]] = deque()
     try:
-        yield from pool.results(refs)
+        for ref in refs:
+            pending.append(threads.submit(pool.decode, ref))
+            if len(pending) == ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
     finally:
         pool.stop()
+        threads.shutdown(cancel_futures=True)
+        pool.close()
 
 
 def available_cpus() -> int:
@@ -84,210 +96,169 @@ def available_cpus() -> int:
     return os.cpu_count() or 1
 
 
-@dataclass(slots=True, eq=False)
+def warm_up() -> None:
+    """Start the process that forks the workers now, so that it is there when they are wanted.
+
+    It is for a program that is all ours: that process and the workers never see Ctrl-C.
+    """
+    _context()
+    with _processes, _clean_start():
+        resource_tracker.ensure_running()  # here: it unblocks SIGINT
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            forkserver.ensure_running()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class _Worker:
-    """One process, its end of the pipe, and the refs it has not answered, oldest first."""
+    """One process and our end of its pipe."""
 
     process: BaseProcess
     pipe: Connection
-    is_ready: bool = False
-    asked: deque[ImageRef] = field(default_factory=deque)
-    seconds: float = 0.0  # spent on the first of `asked`
 
 
 class _Pool:
-    """Feeds the workers and restores the order. All state belongs to one supervising thread."""
+    """Workers for the threads that call `decode`: each takes one for an image and puts it back."""
 
-    def __init__(
-        self, job: DecodeJob, workers: int, ahead: int, notice: Callable[[str], None]
-    ) -> None:
+    def __init__(self, job: DecodeJob, notice: Callable[[str], None]) -> None:
         self._job = job
-        self._size = workers
         self._notice = notice
-        self._context = _context()
-        self._workers: list[_Worker] = []
-        self._again: deque[ImageRef] = deque()  # taken back from a worker that died
-        self._crashes: dict[int, int] = {}
-        self._deaths_at_start = 0
-        self._done: dict[int, Decoded] = {}  # finished, but an earlier one is not
-        self._out: queue.Queue[Decoded | BaseException | None] = queue.Queue(maxsize=ahead)
+        self._alive: set[_Worker] = set()
+        self._idle: list[_Worker] = []
         self._stopped = threading.Event()
 
-    def results(self, refs: Iterable[ImageRef]) -> Iterator[Decoded]:
-        thread = threading.Thread(
-            target=self._supervise, args=(iter(refs),), name="decode", daemon=True
-        )
-        thread.start()
-        while (item := self._out.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-        thread.join()
+    def decode(self, ref: ImageRef) -> Decoded:
+        cause = ""
+        for crashes in range(CRASHES_PER_IMAGE):
+            if crashes:
+                self._notice(f"an image worker {cause}; restarted")
+            worker = self._take()
+            try:
+                worker.pipe.send((ref.index, ref.path))
+                if not _answers(worker.pipe, self._job.limits.timeout):
+                    self._end(worker)
+                    limit = f"{self._job.limits.timeout:g} s"
+                    message = f"decoding took longer than {limit} (--image-timeout)"
+                    return Failure(ref, ErrorType.TIMEOUT, message)
+                result = _receive(worker.pipe, ref)
+            except (EOFError, OSError):
+                cause = self._end(worker, patience=DYING)
+                # A signal to the whole process group ends the workers, and then the run.
+                if self._stopped.wait(TICK):
+                    raise CancelledError from None
+            else:
+                self._idle.append(worker)
+                return result
+        message = f"its decoder {cause}, {CRASHES_PER_IMAGE} times"
+        return Failure(ref, ErrorType.WORKER_CRASH, message)
 
     def stop(self) -> None:
-        """End the workers at once; the supervising thread follows."""
-        self._stopped.set()
-        for worker in list(self._workers):
+        """Kill the workers, which wakes the threads that wait for them, and start no more."""
+        with _processes:
+            self._stopped.set()
+            for worker in self._alive:
+                worker.process.kill()
+
+    def close(self) -> None:
+        """Clear away what is left, once no thread decodes."""
+        for worker in list(self._alive):
             self._end(worker)
 
-    def _supervise(self, refs: Iterator[ImageRef]) -> None:
-        try:
-            self._workers += [self._start() for _ in range(self._size)]
-            self._run(refs)
-            self._put(None)
-        except BaseException as error:  # handed to the consumer, who raises it
-            if not self._stopped.is_set():
-                self._put(error)
-        finally:
-            for worker in list(self._workers):
-                self._end(worker)
-
-    def _run(self, refs: Iterator[ImageRef]) -> None:
-        following = None  # the index that goes out next
-        is_listed = False
-        before = time.monotonic()
-        while not self._stopped.is_set():
-            while not is_listed and (idle := self._idle()) is not None:
-                ref = self._again.popleft() if self._again else next(refs, None)
-                if ref is None:
-                    is_listed = True
-                    break
-                following = ref.index if following is None else following
-                self._ask(idle, ref)
-            while self._again and (idle := self._idle()) is not None:
-                self._ask(idle, self._again.popleft())
-            if is_listed and not self._again and not any(w.asked for w in self._workers):
-                return
-            self._receive()
-            now = time.monotonic()
-            self._charge(min(now - before, LONGEST_TICK))
-            before = now
-            while following in self._done:
-                self._put(self._done.pop(following))
-                following += 1
-
-    def _idle(self) -> _Worker | None:
-        worker = min(self._workers, key=lambda w: len(w.asked))
-        return worker if len(worker.asked) < QUEUED_PER_WORKER else None
-
-    def _ask(self, worker: _Worker, ref: ImageRef) -> None:
-        worker.asked.append(ref)
-        try:
-            worker.pipe.send((ref.index, ref.path))
-        except OSError:
-            self._bury(worker)
-
-    def _receive(self) -> None:
-        pipes = {worker.pipe: worker for worker in self._workers}
-        for pipe in wait(list(pipes), TICK):
-            worker = pipes[pipe]  # type: ignore[index]  # wait returns what it was given
+    def _take(self) -> _Worker:
+        """An idle worker, or a new one that has said that it is ready."""
+        with suppress(IndexError):
+            return self._idle.pop()
+        for _ in range(TRIES_TO_START):
             try:
-                answer = worker.pipe.recv()
-                if not worker.is_ready:
-                    worker.is_ready = True
-                    continue
-                if isinstance(answer, Failure):
-                    result: Decoded = answer
-                else:
-                    arrays = tuple(
-                        np.frombuffer(worker.pipe.recv_bytes(), np.uint8).reshape(shape)
-                        for shape in answer
-                    )
-                    result = Sample(worker.asked[0], arrays)
-            except (EOFError, OSError):
-                self._bury(worker)
+                worker = self._start()
+            except (EOFError, OSError) as error:  # no more processes or descriptors for us
+                cause = f"gave up: {getattr(error, 'strerror', None) or 'they cannot be forked'}"
                 continue
-            ref = worker.asked.popleft()
-            worker.seconds = 0.0
-            self._done[ref.index] = replace(result, ref=ref)
-
-    def _charge(self, seconds: float) -> None:
-        for worker in self._workers:
-            if not (worker.is_ready and worker.asked):
-                continue
-            worker.seconds += seconds
-            if worker.seconds > self._job.limits.timeout:
-                ref = worker.asked.popleft()
-                limit = f"{self._job.limits.timeout:g} s"
-                message = f"decoding took longer than {limit} (--image-timeout)"
-                self._done[ref.index] = Failure(ref, ErrorType.TIMEOUT, message)
-                self._replace(worker)
-
-    def _bury(self, worker: _Worker) -> None:
-        """A worker died by itself: find out why, and whether its image is to blame."""
-        worker.process.join(5)
-        cause = _cause(worker.process.exitcode)
-        if not worker.is_ready:
-            self._deaths_at_start += 1
-            if self._deaths_at_start >= DEATHS_AT_START:
-                raise VitError(
-                    f"the image workers cannot start ({cause})",
-                    "try -j 0, which decodes in the main process",
-                )
-        elif worker.asked:
-            ref = worker.asked[0]
-            crashes = self._crashes.get(ref.index, 0) + 1
-            self._crashes[ref.index] = crashes
-            if crashes >= CRASHES_PER_IMAGE:
-                worker.asked.popleft()
-                del self._crashes[ref.index]
-                message = f"its decoder {cause}, {crashes} times"
-                self._done[ref.index] = Failure(ref, ErrorType.WORKER_CRASH, message)
-            else:
-                self._notice(f"an image worker {cause}; restarted")
-        self._replace(worker)
-
-    def _replace(self, worker: _Worker) -> None:
-        self._again.extendleft(reversed(worker.asked))
-        worker.asked.clear()
-        self._end(worker)
-        if not self._stopped.is_set():
-            self._workers[self._workers.index(worker)] = self._start()
+            with suppress(EOFError, OSError):
+                if _answers(worker.pipe, START_TIMEOUT) and worker.pipe.recv():
+                    return worker
+            cause = self._end(worker, patience=DYING)
+        raise VitError(
+            f"the image workers cannot start ({cause})",
+            "try -j 0, which decodes in the main process",
+        )
 
     def _start(self) -> _Worker:
-        ours, theirs = self._context.Pipe()
-        process = self._context.Process(  # type: ignore[attr-defined]  # every context has it
+        context = _context()
+        ours, theirs = context.Pipe()
+        process = context.Process(
             target=_work, args=(theirs, self._job), name="vit-decode", daemon=True
         )
-        with _without_main():
-            process.start()
-        theirs.close()  # so that its death closes the pipe
-        return _Worker(process, ours)
+        with _processes, theirs:  # closed here, so that the worker's death closes the pipe
+            if self._stopped.is_set():
+                raise CancelledError
+            with _clean_start():
+                process.start()
+            worker = _Worker(process, ours)
+            self._alive.add(worker)
+        return worker
 
-    def _end(self, worker: _Worker) -> None:
-        with suppress(ValueError, OSError):  # already closed
+    def _end(self, worker: _Worker, patience: float = 0.0) -> str:
+        """See a worker off, at once or when it has had time to die by itself: what became of it."""
+        with _processes:
+            worker.process.join(patience)
             worker.process.kill()
-        worker.pipe.close()
+            worker.process.join(DYING)
+            cause = _cause(worker.process.exitcode)
+            worker.pipe.close()
+            with suppress(ValueError):  # not even SIGKILL has ended it
+                worker.process.close()
+            self._alive.discard(worker)
+        return cause
 
-    def _put(self, item: Decoded | BaseException | None) -> None:
-        while not self._stopped.is_set():
-            with suppress(queue.Full):
-                return self._out.put(item, timeout=TICK)
+
+def _answers(pipe: Connection, seconds: float) -> bool:
+    """Whether something can be read in time. Hours in which we were stopped count as one tick."""
+    while seconds > 0:
+        before = time.monotonic()
+        if pipe.poll(min(TICK, seconds)):
+            return True
+        seconds -= min(time.monotonic() - before, LONGEST_TICK)
+    return False
 
 
-def _context() -> BaseContext:
+def _receive(pipe: Connection, ref: ImageRef) -> Decoded:
+    answer = pipe.recv()
+    if isinstance(answer, Failure):
+        return replace(answer, ref=ref)
+    arrays = (np.frombuffer(pipe.recv_bytes(), np.uint8).reshape(shape) for shape in answer)
+    return Sample(ref, tuple(arrays))
+
+
+def _context() -> ForkServerContext:
     """forkserver: a fresh process forks the workers, so no thread of torch's is forked along."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     return context
 
 
 @contextmanager
-def _without_main() -> Iterator[None]:
-    """Start a process that does not run the caller's script again.
+def _clean_start() -> Iterator[None]:
+    """Start a process that runs neither the caller's script nor what lies in this folder.
 
     multiprocessing imports `__main__` in its children for what may have been defined there. Our
     workers need nothing of it, and a script that calls `vitcli.embed` without an
-    `if __name__ == "__main__"` would start itself over.
+    `if __name__ == "__main__"` would start itself over. And it starts Python with `-c`, which
+    looks for modules in the working directory first: among pictures from who knows where.
     """
-    main = sys.modules["__main__"]
+    main, safe_path = sys.modules["__main__"], os.environ.get("PYTHONSAFEPATH")
     sys.modules["__main__"] = types.ModuleType("__main__")
+    os.environ["PYTHONSAFEPATH"] = "1"
     try:
         yield
     finally:
         sys.modules["__main__"] = main
+        if safe_path is None:
+            del os.environ["PYTHONSAFEPATH"]
+        else:
+            os.environ["PYTHONSAFEPATH"] = safe_path
 
 
 def _cause(exitcode: int | None) -> str:
@@ -306,13 +277,13 @@ def _work(pipe: Connection, job: DecodeJob) -> None:
     """A worker's life: (index, path) in, Failure or shapes and then the bytes of each array out."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process decides when to stop
     _end_with_parent()
-    words = _own_stderr()
+    words = _own_output()
     with suppress(EOFError, OSError):  # the main process is gone, or wants no more
         pipe.send("ready")
         while True:
             index, path = pipe.recv()
             result = job(ImageRef(index, path))
-            said = _take(words)
+            said = _take_words(words)
             if isinstance(result, Failure):
                 if said and result.type is ErrorType.DECODE_ERROR:
                     result = replace(result, message=f"{result.message} ({said})")
@@ -323,22 +294,23 @@ def _work(pipe: Connection, job: DecodeJob) -> None:
                     pipe.send_bytes(np.ascontiguousarray(array).data.cast("B"))
 
 
-def _own_stderr() -> int:
-    """libtiff and others write to descriptor 2 themselves: let it be a file that nobody sees."""
-    file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  # lives as long as the worker
-    os.dup2(file.fileno(), 2)
-    return 2
+def _own_output() -> int:
+    """libtiff and others write to descriptor 2 themselves: let it be a pipe that only we read."""
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    os.set_blocking(writer, False)  # what does not fit is lost
+    for descriptor in (1, 2):
+        os.dup2(writer, descriptor)
+    return reader
 
 
-def _take(words: int) -> str:
+def _take_words(reader: int) -> str:
     """The first line that a C library wrote since the last image."""
-    if not os.fstat(words).st_size:
-        return ""
-    os.lseek(words, 0, os.SEEK_SET)
-    text = os.read(words, 500)
-    os.lseek(words, 0, os.SEEK_SET)
-    os.ftruncate(words, 0)
-    return text.decode(errors="replace").split("\n")[0].strip()
+    text = b""
+    with suppress(BlockingIOError):
+        while chunk := os.read(reader, 1 << 16):
+            text = text or chunk
+    return text[:500].decode(errors="replace").partition("\n")[0].strip()
 
 
 def _end_with_parent() -> None:
@@ -349,10 +321,3 @@ def _end_with_parent() -> None:
             target=lambda: (wait([parent.sentinel]), os._exit(1)), name="parent-watch", daemon=True
         )
         watch.start()
-
-
-def warm_up() -> None:
-    """Start the process that forks the workers now, so that it is there when they are wanted."""
-    if _context().get_start_method() == "forkserver":
-        with _without_main():
-            forkserver.ensure_running()

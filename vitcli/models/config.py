@@ -69,6 +69,10 @@ class ViTConfig:
         for name in ("image_size", "patch_size"):
             for side in getattr(self, name):
                 _check_count(name, side, 1, _MAX_IMAGE_SIDE)
+        if not isinstance(self.norm_eps, int | float) or not 0 <= self.norm_eps < 1:
+            raise CheckpointError(
+                f"norm_eps is {self.norm_eps!r}: expected a small positive number"
+            )
         if self.embed_dim % self.num_heads:
             raise CheckpointError(
                 f"{self.num_heads} heads do not divide the width {self.embed_dim} (embed_dim)"

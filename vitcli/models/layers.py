@@ -144,7 +144,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, D) -> (B, N, D)"""
         x = x + self.drop_path(self.ls1(self.dropout(self.attn(self.norm1(x)))))
-        return x + self.drop_path(self.ls2(self.dropout(self.mlp(self.norm2(x)))))
+        out: Tensor = x + self.drop_path(self.ls2(self.dropout(self.mlp(self.norm2(x)))))
+        return out
 
 
 class AttentionPool(nn.Module):
