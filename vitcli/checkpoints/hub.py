@@ -10,7 +10,7 @@ from pathlib import Path
 from vitcli.errors import CheckpointError, ModelNotFound
 
 PROBES = ("config.json", "model.safetensors", "pytorch_model.bin")
-TIMEOUT = 10.0  # seconds for the first answer of the hub
+TIMEOUT = 5.0  # seconds for the first answer of the hub
 
 
 @dataclass(frozen=True, slots=True)

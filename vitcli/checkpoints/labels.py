@@ -28,15 +28,17 @@ def read_labels(config: Json, num_classes: int, file: Path | None) -> Labels:
         names = _from_file(file)
         _check_count(names, num_classes, str(file))
         return Labels(names, str(file))
+    unnamed = tuple(f"LABEL_{i}" for i in range(num_classes))
     for key in ("id2label", "label_names", "labels"):
         if config.get(key):
-            return _from_config(config[key], num_classes, f"config.json: {key}")
+            found = _from_config(config[key], num_classes, f"config.json: {key}")
+            if found.names != unnamed:  # transformers writes placeholders where it knows no names
+                return found
     if num_classes == 1000 and "in1k" in _tag(config):
         text = files("vitcli.checkpoints").joinpath("imagenet_1k.txt").read_text("utf-8")
         return Labels(tuple(text.splitlines()), "ImageNet-1k, by the checkpoint's tag")
-    names = tuple(f"LABEL_{i}" for i in range(num_classes))
     note = "the checkpoint has no labels: classes are called LABEL_0 ... (--labels FILE names them)"
-    return Labels(names, "none", (note,))
+    return Labels(unnamed, "none", (note,))
 
 
 def _from_config(value: object, num_classes: int, source: str) -> Labels:

@@ -78,6 +78,8 @@ def load(
     rules = found.rules(names)
     tensors = to_ours(names, rules).tensors
     config = found.read_config(tensors, checkpoint.config, num_heads)
+    if config.in_chans != 3:
+        raise CheckpointError(f"{spec} reads {config.in_chans} channels, and pictures have 3")
     network = build(config, tensors, rules)
     plan = _preprocess(checkpoint, found, config, image_size, preprocess)
     _check_size(plan.plan.size, config, asked=image_size is not None)
@@ -119,6 +121,8 @@ def build(
     ]
     if wrong:
         raise CheckpointError(f"tensors of the wrong shape: {_few(wrong)}")
+    whole = [n for n in expected if not tensors[n].is_floating_point()]
+    _refuse("holds whole numbers, not weights", whole, expected, rules)
     network.load_state_dict(dict(tensors), assign=True)
     return network.requires_grad_(False).eval()
 
@@ -205,4 +209,4 @@ def _check_size(size: Size, config: ViTConfig, *, asked: bool) -> None:
             f"the nearest is {near[0]}x{near[1]}",
         )
     if max(size) > 16_384:
-        raise UsageError(f"--image-size {size[0]}x{size[1]} is too large")
+        raise UsageError(f"an image of {size[0]}x{size[1]} is too large for a model")

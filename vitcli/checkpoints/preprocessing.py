@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-from vitcli.checkpoints.layouts.layout import Json, pair
+from vitcli.checkpoints.layouts.layout import Json, number, pair
 from vitcli.errors import CheckpointError
 from vitcli.records import Preprocess, Resample, Size
 
@@ -41,7 +41,13 @@ PROCESSORS: dict[str, dict[str, Any]] = {
     },
     "Bit": {**_SHORTEST, **_CROP, "resample": 3, "image_mean": CLIP_MEAN, "image_std": CLIP_STD},
     "CLIP": {**_SHORTEST, **_CROP, "resample": 3, "image_mean": CLIP_MEAN, "image_std": CLIP_STD},
-    "Siglip": {**_SQUASH, "resample": 3, "image_mean": HALF, "image_std": HALF},
+    "Siglip": {
+        **_SQUASH,
+        "default_to_square": False,
+        "resample": 3,
+        "image_mean": HALF,
+        "image_std": HALF,
+    },
 }
 PROCESSOR_OF = {"vit": "ViT", "deit": "DeiT", "dinov2": "Bit", "dinov2_with_registers": "Bit"}
 
@@ -65,6 +71,7 @@ class Found:
 
 def from_hf(processor: Json, model_type: str, model_size: Size, image_size: Size | None) -> Found:
     """All three generations of `preprocessor_config.json`; `image_size` overrides its own.
+    Where there is none, the class's defaults are scaled to the model's own size.
 
     Generation one has integers only, two has `feature_extractor_type`, three has
     `image_processor_type` and sizes as objects. Integers mean a square for ViT and DeiT, the
@@ -80,6 +87,8 @@ def from_hf(processor: Json, model_type: str, model_size: Size, image_size: Size
     if crop is None and (resize is None or fit == "shortest"):
         crop = model_size
     size = crop or resize or model_size
+    if not processor and image_size is None:
+        image_size = model_size
     if image_size is not None:
         if resize is not None:
             resize, fit = _scaled(resize, size, image_size, fit)
@@ -88,7 +97,7 @@ def from_hf(processor: Json, model_type: str, model_size: Size, image_size: Size
     if not values.get("do_normalize", True):
         mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     notes = []
-    rescale = float(values.get("rescale_factor", 1 / 255))
+    rescale = _positive(values.get("rescale_factor", 1 / 255), "rescale_factor")
     if not values.get("do_rescale", True):
         rescale = 1.0
         notes.append("preprocessor_config.json says do_rescale: false; pixels stay 0 to 255")
@@ -100,7 +109,7 @@ def from_hf(processor: Json, model_type: str, model_size: Size, image_size: Size
         resample=_resample(values["resample"]),
         rescale=rescale,
         mean=_triple(mean, "image_mean"),
-        std=_triple(std, "image_std"),
+        std=_positive_triple(std, "image_std"),
         source="preprocessor_config.json" if processor else f"{kind}ImageProcessor's defaults",
     )
     return Found(plan, tuple(notes))
@@ -109,7 +118,7 @@ def from_hf(processor: Json, model_type: str, model_size: Size, image_size: Size
 def from_timm(cfg: Json, model_size: Size, image_size: Size | None, source: str) -> Preprocess:
     """timm's `pretrained_cfg` -> evaluation preprocessing, as `create_transform` builds it."""
     size = image_size or model_size
-    crop_pct = float(cfg.get("crop_pct") or 0.875)
+    crop_pct = _positive(cfg.get("crop_pct") or 0.875, "crop_pct")
     mode = cfg.get("crop_mode") or "center"
     scaled = math.floor(size[0] / crop_pct), math.floor(size[1] / crop_pct)
     mean = _triple(cfg.get("mean", IMAGENET_MEAN), "mean")
@@ -130,7 +139,7 @@ def from_timm(cfg: Json, model_size: Size, image_size: Size | None, source: str)
         crop="timm",
         fill=tuple(round(255 * m) for m in mean) if mode == "border" else (0, 0, 0),  # type: ignore[arg-type]
         mean=mean,
-        std=_triple(cfg.get("std", IMAGENET_STD), "std"),
+        std=_positive_triple(cfg.get("std", IMAGENET_STD), "std"),
         source=source,
     )
 
@@ -178,7 +187,9 @@ def _resize(values: Json) -> tuple[Size, Any, int | None]:
         if {"height", "width"} <= size.keys():
             return pair([size["height"], size["width"]], "size"), "squash", None
         if "shortest_edge" in size:
-            return pair(size["shortest_edge"], "size"), "shortest", size.get("longest_edge")
+            longest = size.get("longest_edge")
+            cap = None if longest is None else pair(longest, "longest_edge")[0]
+            return pair(size["shortest_edge"], "size"), "shortest", cap
     raise CheckpointError(f"preprocessor_config.json: size is {size!r}, which is not supported")
 
 
@@ -214,6 +225,22 @@ def _resample(value: object) -> Resample:
 
 def _triple(value: object, name: str) -> tuple[float, float, float]:
     numbers: list[Any] = list(value) if isinstance(value, list | tuple) else [value] * 3
-    if len(numbers) == 3 and all(isinstance(n, int | float) for n in numbers):
-        return float(numbers[0]), float(numbers[1]), float(numbers[2])
-    raise CheckpointError(f"{name} is {value!r}: expected three numbers")
+    if len(numbers) != 3:
+        raise CheckpointError(f"{name} is {value!r}: expected three numbers")
+    first, second, third = (float(number(n, name)) for n in numbers)
+    return first, second, third
+
+
+def _positive_triple(value: object, name: str) -> tuple[float, float, float]:
+    numbers = _triple(value, name)
+    for each in numbers:
+        _positive(each, name)
+    return numbers
+
+
+def _positive(value: object, name: str) -> float:
+    """A number to divide by."""
+    found = number(value, name)
+    if found <= 0:
+        raise CheckpointError(f"{name} is {value!r}: expected a positive number")
+    return float(found)

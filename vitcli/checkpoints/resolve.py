@@ -51,7 +51,7 @@ def resolve(spec: str, *, offline: bool = False) -> Checkpoint:
     if spec == DEMO:
         return _folder(Path(str(files("vitcli.demo"))), spec)
     path = Path(spec)
-    if path.is_dir():
+    if spec and path.is_dir():
         return _folder(path, spec)
     if path.is_file():
         return _file(path, spec)

@@ -11,6 +11,7 @@ import hashlib
 import json
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -37,10 +38,15 @@ def read_tensors(files: Sequence[Path]) -> State:
     """
     state: State = {}
     for file in files:
-        for name, tensor in _reader(file)(file).items():
+        tensors = _reader(file)(file)
+        taken, size = 0, file.stat().st_size
+        for name, tensor in tensors.items():
             if name in state:
                 raise CheckpointError(f"{name} is in two shards, also in {file}")
             state[name] = _accept(name, tensor, file)
+            taken += tensor.numel() * tensor.element_size()
+            if taken > size:  # many views of one storage
+                raise CheckpointError(f"the tensors of {file} take more than its {_mb(size)}")
     if not state:
         raise CheckpointError(f"{files[0]} holds no tensors")
     return state
@@ -73,7 +79,10 @@ def _reader(file: Path) -> Callable[[Path], Mapping[str, Tensor]]:
         raise CheckpointError(f"{file} is gzip-compressed", f"gunzip {file}")
     if head[8:9] == b"{" or file.suffix == ".safetensors":
         return _read_safetensors
-    if head.startswith((b"PK\x03\x04", b"\x80")):
+    if head.startswith(b"PK\x03\x04"):
+        _check_zip(file)
+        return _read_torch
+    if head.startswith(b"\x80"):
         return _read_torch
     raise CheckpointError(
         f"{file} is neither safetensors nor a PyTorch checkpoint (starts with {head[:16]!r})"
@@ -122,14 +131,13 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _read_torch(file: Path) -> Mapping[str, Tensor]:
     """`.bin`, `.pth`, `.pt`: tensors and plain containers, never code."""
-    if zipfile.is_zipfile(file):
-        _check_zip(file)
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickle protocols: it loads, or it does not
             loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=False)
     except pickle.UnpicklingError as error:
         raise _refused(file, error) from None
-    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except Exception as error:  # a broken pickle can raise anything
         reason = str(error).split("\n")[0][:120]
         raise CheckpointError(f"{file} is not a readable PyTorch checkpoint ({reason})") from None
     return _unwrap(loaded, file)
@@ -137,18 +145,19 @@ def _read_torch(file: Path) -> Mapping[str, Tensor]:
 
 def _check_zip(file: Path) -> None:
     """PyTorch stores its entries uncompressed; a compressed one may be a bomb. CRCs must hold."""
-    with zipfile.ZipFile(file) as archive:
-        names = archive.namelist()
-        if any(name.endswith("/constants.pkl") for name in names):
-            raise CheckpointError(
-                f"{file} is a TorchScript archive, not a state dict", "save model.state_dict()"
-            )
-        if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
-            raise CheckpointError(f"{file} is a compressed archive, not a PyTorch checkpoint")
-        try:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+                raise CheckpointError(
+                    f"{file} is a TorchScript archive, not a state dict", "save model.state_dict()"
+                )
+            if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
+                raise CheckpointError(f"{file} is a compressed archive, not a PyTorch checkpoint")
             damaged = archive.testzip()
-        except (zipfile.BadZipFile, OSError) as error:
-            raise CheckpointError(f"{file} is damaged: {error}", "download it again") from None
+    except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, ValueError) as error:
+        raise CheckpointError(
+            f"{file} is truncated or damaged ({error})", "download it again"
+        ) from None
     if damaged:
         raise CheckpointError(
             f"{file} is damaged: the checksum of {damaged} differs", "download it again"
@@ -181,8 +190,10 @@ def _unwrap(loaded: object, file: Path) -> Mapping[str, Tensor]:
 
 
 def _is_state(value: object) -> bool:
-    return isinstance(value, Mapping) and any(
-        isinstance(v, Tensor | Mapping) for v in value.values()
+    return (
+        isinstance(value, Mapping)
+        and all(isinstance(name, str) for name in value)
+        and any(isinstance(v, Tensor | Mapping) for v in value.values())
     )
 
 

@@ -9,7 +9,7 @@ import sys
 import types
 from collections.abc import Iterator, Sequence
 
-from vitcli.errors import ClosedPipe, ExitCode, Interrupted, VitError
+from vitcli.errors import ClosedPipe, ExitCode, Interrupted, VitError, printable
 
 SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
@@ -47,7 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except VitError as error:
         if os.environ.get("VIT_DEBUG"):
             raise
-        print(f"vit: {error}", file=sys.stderr)
+        print(f"vit: {printable(error.message)}", file=sys.stderr)
+        if error.hint:
+            print(f"  {printable(error.hint)}", file=sys.stderr)
         return error.exit_code
 
 

@@ -125,8 +125,8 @@ class ListSource:
     def _chunks(self) -> Iterator[bytes]:
         name = "standard input" if isinstance(self.file, int) else printable(self.file)
         try:
-            with open(self.file, "rb", buffering=0, closefd=self.file != 0) as file:
-                while chunk := file.read(READ_SIZE):
+            with open(self.file, "rb", buffering=0, closefd=isinstance(self.file, str)) as file:
+                while chunk := os.read(file.fileno(), READ_SIZE):
                     yield chunk
         except OSError as error:
             raise InputError(f"cannot read {name}: {error.strerror}") from None

@@ -18,7 +18,7 @@ import numpy as np
 from vitcli.errors import OutputError
 from vitcli.records import Embedded, Failure, Row
 from vitcli.sinks.files import Target
-from vitcli.sinks.text import error_field, json_line, path_fields
+from vitcli.sinks.text import error_field, json_line, meta_bytes, path_fields
 
 INDEX, META = ".index.jsonl", ".meta.json"
 HEADER = 256  # bytes for a safetensors header, padded with the spaces that the format allows
@@ -34,7 +34,6 @@ class ArraySink:
         self._array = target.open()
         self._index = target.open_beside(INDEX)
         self._meta = target.open_beside(META)
-        self._header_size = len(self.header())
         self._array.write(self.header())
 
     def header(self) -> bytes:
@@ -64,11 +63,12 @@ class ArraySink:
         self._index.flush()
 
     def finish(self, meta: Mapping[str, object]) -> None:
-        self._array.file.seek(0)
-        self._array.write(self.header())
         full = {**meta, "shape": list(self.shape), "array_dtype": self._dtype.name}
-        self._meta.write(json.dumps(full, indent=2, ensure_ascii=False).encode() + b"\n")
-        self.complete()
+        self._meta.write(meta_bytes(full))
+        with self._array.explained():
+            self._array.file.seek(0)
+            self._array.write(self.header())
+            self.complete()
         for file in (self._index, self._meta, self._array):  # the array last: it is the result
             file.commit()
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import stat
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -33,9 +35,13 @@ class Target:
         if is_special(self.out):
             return
         for path in (self.out, *(self.beside(suffix) for suffix in suffixes)):
-            if path.is_dir():
+            try:
+                is_dir, exists = path.is_dir(), path.exists()
+            except OSError as error:  # a name too long, a folder that may not be entered
+                raise OutputError(f"cannot write to {path}: {error.strerror}") from None
+            if is_dir:
                 raise OutputError(f"cannot write to {path}: it is a directory")
-            if path.exists() and not self._overwrite:
+            if exists and not self._overwrite:
                 raise OutputError(f"{path} exists", "--overwrite replaces it")
         folder = _real(self.out).parent
         if not folder.is_dir():
@@ -73,22 +79,16 @@ class PartialFile:
         if path is None:
             self.file = sys.stdout.buffer
             return
-        try:
+        with self.explained():
             self.file = path.open("wb") if self._is_direct else self.partial.open("w+b")
-        except OSError as error:
-            raise self._error(error) from None
 
     def write(self, data: bytes | memoryview) -> None:
-        try:
+        with self.explained():
             self.file.write(data)
-        except OSError as error:
-            raise self._error(error) from None
 
     def flush(self) -> None:
-        try:
+        with self.explained():
             self.file.flush()
-        except OSError as error:
-            raise self._error(error) from None
 
     def replace_by(self, other: Path) -> None:
         """Go on with another file in this one's place."""
@@ -99,30 +99,35 @@ class PartialFile:
     def commit(self) -> None:
         """Make it durable and give it its name."""
         self.flush()
-        if self._is_direct:
+        if self.path is None:
             return
-        try:
+        with self.explained():
+            if self._is_direct:
+                self.file.close()  # so that the reader of a pipe sees the end
+                return
             os.fsync(self.file.fileno())
             self.file.close()
             self.partial.replace(self._real)
             _sync_folder(self._real.parent)
-        except OSError as error:
-            raise self._error(error) from None
 
     def abort(self) -> None:
         """Stop writing; what is there stays under the partial name."""
-        if self.path is not None and not self.file.closed:
-            try:
+        if self.path is not None:
+            with self.explained():
                 self.file.close()
-            except OSError as error:
-                raise self._error(error) from None
 
-    def _error(self, error: OSError) -> OutputError:
-        if isinstance(error, BrokenPipeError):
-            return ClosedPipe("the reader of the output has gone away")
-        if self.path is None:
-            return OutputError(f"write error on standard output: {error.strerror}")
-        return OutputError(f"cannot write to {self.partial}: {error.strerror}")
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Turn what the system says into an OutputError."""
+        try:
+            yield
+        except BrokenPipeError:
+            raise ClosedPipe("the reader of the output has gone away") from None
+        except OSError as error:
+            if self.path is None:
+                raise OutputError(f"write error on standard output: {error.strerror}") from None
+            name = self.path if self._is_direct else self.partial
+            raise OutputError(f"cannot write to {name}: {error.strerror}") from None
 
 
 def is_special(path: Path) -> bool:

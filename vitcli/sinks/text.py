@@ -39,6 +39,11 @@ def json_line(record: Mapping[str, object]) -> bytes:
     return text.encode("utf-8", "replace") + b"\n"
 
 
+def meta_bytes(meta: Mapping[str, object]) -> bytes:
+    """The meta file: JSON for people too."""
+    return json.dumps(meta, indent=2, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+
+
 class LineSink:
     """Writes the lines that `lines` makes of each row, flushed after each batch."""
 
@@ -103,9 +108,12 @@ class CsvSink(LineSink):
                 yield path, "", "", "", "", ""
 
     def _encode(self, records: Iterable[tuple[object, ...]]) -> bytes:
+        return "".join(map(self._line, records)).encode("utf-8", "surrogateescape")
+
+    def _line(self, record: tuple[object, ...]) -> str:
         text = io.StringIO(newline="")
-        csv.writer(text, dialect=self.dialect, lineterminator="\n").writerows(records)
-        return text.getvalue().encode("utf-8", "surrogateescape")
+        csv.writer(text, dialect=self.dialect, lineterminator="\r\n").writerow(record)
+        return text.getvalue().removesuffix("\r\n") + "\n"  # "\n" alone would leave \r unquoted
 
 
 class TsvSink(CsvSink):
@@ -140,7 +148,7 @@ class VectorJsonlSink(LineSink):
 
     def finish(self, meta: Mapping[str, object]) -> None:
         if self._meta is not None:
-            self._meta.write(json.dumps(meta, indent=2, ensure_ascii=False).encode() + b"\n")
+            self._meta.write(meta_bytes(meta))
             self._meta.commit()
         super().finish(meta)
 

@@ -6,7 +6,15 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from vitcli.checkpoints.keymap import Rule, drop, fuse, rename
-from vitcli.checkpoints.layouts.layout import Json, Layout, Tensors, activation, pair, shape
+from vitcli.checkpoints.layouts.layout import (
+    Json,
+    Layout,
+    Tensors,
+    activation,
+    number,
+    pair,
+    shape,
+)
 from vitcli.models.config import ViTConfig
 
 L, B = "encoder.layer.{i}.", "blocks.{i}."
@@ -74,7 +82,8 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTCon
     they are resampled plainly, with registers with antialiasing.
     """
     embed_dim = config.get("hidden_size", 768)
-    hidden_dim = int(embed_dim * config.get("mlp_ratio", 4))
+    ratio = number(config.get("mlp_ratio", 4), "mlp_ratio")
+    hidden_dim = int(number(embed_dim, "hidden_size") * ratio)
     is_swiglu = bool(config.get("use_swiglu_ffn", False))
     if is_swiglu:
         hidden_dim = (int(hidden_dim * 2 / 3) + 7) // 8 * 8

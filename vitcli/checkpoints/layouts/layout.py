@@ -17,15 +17,18 @@ from vitcli.records import Size
 Json = Mapping[str, Any]
 Tensors = Mapping[str, Tensor]
 
+# What PyTorch's own wrappers (DataParallel, compile) put before every name.
+WRAPPERS = ("module.", "_orig_mod.")
+
 
 @dataclass(frozen=True, slots=True)
 class Layout:
     """One naming scheme.
 
-    `prefixes` may stand before any name and are taken off first. `detect` sees the names without
-    them. `rules` gives the table for one file (a few names mean different things in different
-    files). `read_config` sees the tensors in *our* names, the JSON beside them, and a number of
-    heads that overrides what it would take.
+    `prefixes` may stand before any name, as PyTorch's own may, and are taken off first. `detect`
+    sees the names without them. `rules` gives the table for one file (a few names mean different
+    things in different files). `read_config` sees the tensors in *our* names, the JSON beside
+    them, and a number of heads that overrides what it would take.
     """
 
     name: str
@@ -37,8 +40,9 @@ class Layout:
     def strip(self, state: Tensors) -> dict[str, Tensor]:
         """Names without the layout's prefixes. Raises CheckpointError where two become one."""
         stripped: dict[str, Tensor] = {}
+        prefixes = (*WRAPPERS, *self.prefixes)
         for name, tensor in state.items():
-            for prefix in self.prefixes:
+            while prefix := next((p for p in prefixes if name.startswith(p)), None):
                 name = name.removeprefix(prefix)
             if name in stripped:
                 raise CheckpointError(f"{name} is there twice, with and without a prefix")
@@ -71,9 +75,16 @@ def activation(name: object) -> Activation:
 def pair(value: object, name: str) -> Size:
     """A config's int, [n] or [height, width] as (height, width)."""
     sides = value if isinstance(value, list | tuple) else (value,)
-    if len(sides) in (1, 2) and all(isinstance(s, int) for s in sides):
+    if len(sides) in (1, 2) and all(isinstance(s, int) and s > 0 for s in sides):
         return sides[0], sides[-1]
-    raise CheckpointError(f"{name} is {value!r}: expected a number or [height, width]")
+    raise CheckpointError(f"{name} is {value!r}: expected a positive number or [height, width]")
+
+
+def number(value: object, name: str) -> float:
+    """A config's number: neither text, nor nothing, nor NaN, nor beyond all sense."""
+    if isinstance(value, int | float) and abs(value) <= 1e9:
+        return value
+    raise CheckpointError(f"{name} is {value!r}: expected a number")
 
 
 def shape(tensors: Tensors, name: str, dims: int) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ Our own names are timm's, so most rules rename a tensor to itself. What the tens
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from vitcli.checkpoints.keymap import Rule, drop, rename
@@ -147,12 +147,12 @@ def architecture(config: Json) -> str:
 
 def pretrained_cfg(config: Json) -> dict[str, Any]:
     """The preprocessing and origin; old files have these keys at the top."""
-    return {**config, **dict(config.get("pretrained_cfg") or {})}
+    return {**config, **_section(config, "pretrained_cfg")}
 
 
 def model_args(config: Json) -> dict[str, Any]:
     """What the architecture was created with beyond its name."""
-    return dict(config.get("model_args") or {})
+    return _section(config, "model_args")
 
 
 def image_size(config: Json) -> tuple[int, int] | None:
@@ -162,6 +162,13 @@ def image_size(config: Json) -> tuple[int, int] | None:
         found = pretrained_cfg(config).get("input_size")
         size = list(found)[1:] if isinstance(found, list | tuple) else None
     return None if size is None else pair(size, "img_size")
+
+
+def _section(config: Json, key: str) -> dict[str, Any]:
+    section = config.get(key) or {}
+    if not isinstance(section, Mapping):
+        raise CheckpointError(f"config.json: {key} is {section!r}: expected an object")
+    return dict(section)
 
 
 def _pos_prefix(positions: int, prefix: int, like: tuple[int, int] | None) -> int:
@@ -211,4 +218,4 @@ def _heads(name: str, width: int, depth: int) -> int:
         ) from None
 
 
-LAYOUT = Layout("timm", ("module.", "_orig_mod.", "model."), detect, rules, read_config)
+LAYOUT = Layout("timm", ("model.",), detect, rules, read_config)

@@ -1,0 +1,171 @@
+"""Models from a hub: a real client in a real process, against a hub on this machine."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Ended, Vit
+from tests.fixtures.hub import MEMBER, STRANGER, FakeHub
+from tests.fixtures.weights import photo
+from vitcli.checkpoints.resolve import _choose
+
+
+@dataclass
+class Hub:
+    """The hub with its models, and `vit classify` pointed at it."""
+
+    fake: FakeHub
+    vit: Vit
+    home: Path
+    picture: Path
+    downloads: list[str] = field(default_factory=list)
+
+    def classify(self, model: str, *options: str, token: str | None = None) -> Ended:
+        """One run; `downloads` then holds the files it fetched."""
+        env = self.fake.env(self.home) | ({"HF_TOKEN": token} if token else {})
+        before = len(self.fake.requests)
+        ended = self.vit("classify", self.picture, "-m", model, "-j", "0", *options, env=env)
+        made = self.fake.requests[before:]
+        paths = [path for method, path in made if method == "GET" and "/resolve/" in path]
+        self.downloads = [path.rpartition("/")[2] for path in paths]
+        assert token is None or token not in ended.err
+        return ended
+
+    def fails(self, model: str, *options: str, token: str | None = None) -> list[str]:
+        """The lines of a run that has to end quickly, with exit code 1 and nothing on stdout."""
+        start = time.monotonic()
+        ended = self.classify(model, *options, token=token)
+        assert time.monotonic() - start < 30  # most of it is the start of a busy machine
+        assert (ended.code, ended.out) == (1, b"")
+        lines = ended.err.splitlines()
+        assert len(lines) <= 2
+        assert all(line.startswith("  ") for line in lines[1:])
+        return lines
+
+
+@pytest.fixture(scope="module")
+def filled(tiny_model: Callable[[str], Path]) -> Iterator[FakeHub]:
+    with FakeHub() as fake:
+        folder = tiny_model("vit")
+        for revision in ("main", "v1.0"):
+            fake.add("org/tiny", folder, revision=revision)
+        fake.add("org/private", folder, private=True)
+        fake.add("org/gated", folder, gated=True)
+        yield fake
+
+
+@pytest.fixture
+def hub(filled: FakeHub, vit: Vit, tmp_path: Path) -> Iterator[Hub]:
+    photo(80, 60).save(tmp_path / "photo.png")
+    yield Hub(filled, vit, tmp_path / "home", Path("photo.png"))
+    filled.fail_with(None)
+
+
+def labels(ended: Ended) -> list[str]:
+    assert ended.code == 0, ended.err
+    return [p["label"] for p in json.loads(ended.out)["predictions"]]
+
+
+def notes(ended: Ended) -> list[str]:
+    """What stands on stderr beside the summary."""
+    return ended.err.splitlines()[:-1]
+
+
+def test_a_model_is_downloaded_once_and_then_used_from_the_cache(hub: Hub) -> None:
+    first = hub.classify("org/tiny")
+    assert sorted(hub.downloads) == [
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+    ]
+    again = hub.classify("org/tiny")
+    assert hub.downloads == []
+    seen = len(hub.fake.requests)
+    offline = hub.classify("org/tiny", "--offline")
+    assert len(hub.fake.requests) == seen, "--offline asked the hub"
+    hub.fake.fail_with(503)
+    unreachable = hub.classify("org/tiny")
+    assert labels(first) == labels(again) == labels(offline) == labels(unreachable)
+    assert notes(first) == notes(again) == notes(offline) == []
+    (note,) = notes(unreachable)
+    assert "hub not reachable (it answers 503), using the cached revision" in note
+
+
+def test_a_tag_is_a_revision_and_is_cached_under_its_name(hub: Hub) -> None:
+    named = hub.classify("org/tiny@v1.0")
+    assert len(hub.downloads) == 3
+    assert labels(named) == labels(hub.classify("org/tiny@v1.0", "--offline"))
+
+
+def test_a_hub_that_is_gone_leaves_the_cache(
+    hub: Hub, tiny_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    with FakeHub() as other:
+        other.add("org/tiny", tiny_model("vit"))
+        hub.fake = other
+        first = hub.classify("org/tiny")
+    gone = hub.classify("org/tiny")
+    assert labels(gone) == labels(first)
+    (note,) = notes(gone)
+    assert "hub not reachable" in note
+    message, hint = hub.fails("org/never-seen")
+    assert f"org/never-seen is not in the cache ({tmp_path}/home/hub)" in message
+    assert "the hub cannot be reached" in message
+    assert hint == "  on a connected machine: hf download org/never-seen"
+
+
+def test_what_is_not_cached_is_not_asked_for_offline(hub: Hub) -> None:
+    seen = len(hub.fake.requests)
+    message, hint = hub.fails("org/tiny@v1.0", "--offline")
+    assert len(hub.fake.requests) == seen
+    assert "org/tiny@v1.0 is not in the cache" in message
+    assert hint == "  on a connected machine: hf download org/tiny --revision v1.0"
+
+
+@pytest.mark.parametrize("model", ["org/absent", "org/private"])
+def test_a_model_that_is_missing_or_private_may_be_either(hub: Hub, model: str) -> None:
+    message, hint = hub.fails(model)
+    assert message == f"vit: {model} is not on the hub, or it is private"
+    assert "set HF_TOKEN" in hint
+
+
+def test_a_gated_model_says_where_to_accept_its_terms(hub: Hub) -> None:
+    message, hint = hub.fails("org/gated", token=STRANGER)
+    assert message == "vit: org/gated is gated, and this account may not read it"
+    assert f"accept its terms at {hub.fake.url}/org/gated" in hint
+    labels(hub.classify("org/gated", token=MEMBER))
+
+
+def test_a_token_that_the_hub_refuses_is_said_to_be_so(hub: Hub) -> None:
+    assert hub.fails("org/private", token="hf_nonsense")[0] == "vit: the hub refuses this token"
+
+
+def test_a_revision_that_is_not_there_is_named(hub: Hub) -> None:
+    assert hub.fails("org/tiny@v9") == ["vit: org/tiny has no revision v9"]
+
+
+def test_a_hub_that_answers_with_an_error_is_quoted(hub: Hub) -> None:
+    hub.fake.fail_with(429)
+    message, _ = hub.fails("org/tiny")
+    assert "the hub cannot be reached (it answers 429)" in message
+
+
+# What of a repository is downloaded, and what is refused: without a network.
+
+
+def test_safetensors_are_chosen_before_pickles_and_shards_with_their_index() -> None:
+    junk = ["README.md", "tf_model.h5", "model.onnx", "sub/model.safetensors"]
+    json_files = ["config.json", "preprocessor_config.json"]
+    both = [*junk, *json_files, "pytorch_model.bin", "model.safetensors"]
+    assert _choose(both) == [*json_files, "model.safetensors"]
+    shards = [f"model-0000{n}-of-00002.safetensors" for n in (1, 2)]
+    index = "model.safetensors.index.json"
+    assert _choose([*junk, *shards, index, "pytorch_model.bin"]) == [index, *shards]
+    assert _choose([*junk, "pytorch_model.bin"]) == ["pytorch_model.bin"]
+    assert _choose([*junk, "config.json"]) == ["config.json"]

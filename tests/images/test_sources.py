@@ -1,0 +1,303 @@
+"""What was typed becomes image refs: in order, lazily, and never more than was meant."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from vitcli.errors import InputError
+from vitcli.images.decode import suffixes
+from vitcli.images.sources import READ_SIZE, Scan, count, iter_refs, open_sources
+from vitcli.records import ImageRef
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test types its paths relative to a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+
+
+def touch(*names: str) -> None:
+    for name in names:
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).touch()
+
+
+def listed(*inputs: str, **options: object) -> list[str]:
+    return [ref.path for ref in iter_refs(open_sources(inputs, **options))]  # type: ignore[arg-type]
+
+
+def from_list(data: bytes, *, null: bool = False) -> list[str]:
+    Path("list").write_bytes(data)
+    return listed(files_from="list", null=null)
+
+
+# Directories
+
+
+def test_a_directory_is_in_the_order_of_its_whole_paths() -> None:
+    names = ["a-b.jpg", "a.jpg", "a/b.jpg", "a/c/d.jpg", "a0.jpg", "B.jpg", "é.jpg", "z/1.png"]
+    touch(*(f"d/{name}" for name in names))
+    found = listed("d")
+    assert found == sorted((f"d/{name}" for name in names), key=os.fsencode)
+    assert found[:4] == ["d/B.jpg", "d/a-b.jpg", "d/a.jpg", "d/a/b.jpg"]
+
+
+def test_only_images_are_listed_whatever_the_case_of_their_suffix() -> None:
+    touch("d/a.JPG", "d/b.Png", "d/c.txt", "d/d", "d/e.jpg.txt", "d/.jpg", "d/f.heic", "d/g.tga")
+    assert listed("d") == ["d/a.JPG", "d/b.Png", "d/g.tga"]
+
+
+def test_a_scan_may_look_for_other_suffixes() -> None:
+    touch("d/a.jpg", "d/b.HEIC")
+    assert listed("d", scan=Scan(frozenset({".heic"}))) == ["d/b.HEIC"]
+
+
+def test_hidden_files_and_folders_are_skipped_unless_named() -> None:
+    touch("d/a.jpg", "d/.b.jpg", "d/.git/c.jpg")
+    assert listed("d") == ["d/a.jpg"]
+    assert listed("d/.git", "d/.b.jpg") == ["d/.git/c.jpg", "d/.b.jpg"]
+
+
+def test_a_symlink_loop_is_entered_once() -> None:
+    touch("d/a.jpg", "d/e/b.jpg")
+    Path("d/e/up").symlink_to("..")
+    Path("d/e/here").symlink_to(".")
+    assert listed("d") == ["d/a.jpg", "d/e/b.jpg"]
+
+
+def test_two_links_to_one_folder_are_two_folders() -> None:
+    touch("real/a.jpg", "d/own.jpg")
+    Path("d/one").symlink_to("../real")
+    Path("d/two").symlink_to("../real")
+    assert listed("d") == ["d/one/a.jpg", "d/own.jpg", "d/two/a.jpg"]
+
+
+def test_a_scan_lists_dangling_links_but_no_pipes_and_no_folders_with_a_suffix() -> None:
+    touch("d/a.jpg", "d/folder.jpg/b.jpg")
+    Path("d/gone.jpg").symlink_to("nowhere")
+    Path("d/zero.jpg").symlink_to("/dev/zero")
+    os.mkfifo("d/fifo.jpg")
+    assert listed("d") == ["d/a.jpg", "d/folder.jpg/b.jpg", "d/gone.jpg"]
+
+
+def test_a_directory_without_images_says_what_is_there_instead() -> None:
+    touch("d/a.heic", "d/b.HEIC", "d/e/c.heic", "d/e/f.txt", "d/e/g.txt", "d/README")
+    with pytest.raises(InputError) as caught:
+        listed("d")
+    found = "6 other files: .heic 3, .txt 2, no suffix 1"
+    assert caught.value.message == f"no images in d ({found})"
+    assert ".jpg" in str(caught.value.hint) and "--ext" in str(caught.value.hint)
+
+
+def test_an_empty_directory_is_an_error() -> None:
+    Path("d").mkdir()
+    with pytest.raises(InputError, match=r"no images in d \(it is empty\)"):
+        listed("d")
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
+def test_a_folder_that_cannot_be_read_is_noted_and_the_rest_is_listed() -> None:
+    script = (
+        "import os, sys\n"
+        "from vitcli.errors import VitError\n"
+        "from vitcli.images.sources import *\n"
+        "os.chdir(sys.argv[1])\n"
+        "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
+        "notes = []\n"
+        "sources = open_sources(['d'], scan=Scan(suffixes('common'), notes.append))\n"
+        "print([ref.path for ref in iter_refs(sources)], notes)\n"
+        "try: open_sources(['d/private'])\n"
+        "except VitError as error: print(error.message)\n"
+    )
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own is closed to others
+        os.chmod(folder, 0o755)  # noqa: PTH101
+        os.chdir(folder)
+        touch("d/a.jpg", "d/private/b.jpg", "d/z.jpg")
+        Path("d/private").chmod(0o700)
+        ended = subprocess.run(
+            [sys.executable, "-c", script, folder], capture_output=True, text=True, cwd=ROOT
+        )
+        os.chdir("/")
+    assert ended.stdout.splitlines() == [
+        "['d/a.jpg', 'd/z.jpg'] ['cannot list d/private: Permission denied']",
+        "no images in d/private: cannot list d/private: Permission denied",
+    ], ended
+
+
+# What is named
+
+
+@pytest.mark.parametrize(
+    "typed", ["./a//b.jpg", "a/../a/b.jpg", "missing.jpg", "text.txt", "a/b.jpg", ""]
+)
+def test_a_named_file_is_always_tried_under_the_name_given(typed: str) -> None:
+    touch("a/b.jpg", "text.txt")
+    assert listed(typed) == [typed]
+
+
+@pytest.mark.parametrize(
+    ("typed", "printed"),
+    [("a", "a/b.jpg"), ("a/", "a/b.jpg"), ("./a", "./a/b.jpg"), (".", "./a/b.jpg")],
+)
+def test_paths_below_a_directory_begin_with_what_was_typed(typed: str, printed: str) -> None:
+    touch("a/b.jpg")
+    assert listed(typed) == [printed]
+
+
+def test_inputs_come_in_the_order_given_and_are_numbered_through() -> None:
+    touch("z.jpg", "d/1.jpg", "d/2.jpg")
+    refs = list(iter_refs(open_sources(["z.jpg", "d", "z.jpg"])))
+    assert refs == [
+        ImageRef(0, "z.jpg"),
+        ImageRef(1, "d/1.jpg"),
+        ImageRef(2, "d/2.jpg"),
+        ImageRef(3, "z.jpg"),
+    ]
+
+
+def test_names_that_are_not_utf8_keep_their_bytes() -> None:
+    for name in (b"caf\xe9.jpg", b"a\nb.jpg", b"\xff\xfe.jpg", b"x\x1b[31m.jpg"):
+        Path("d").mkdir(exist_ok=True)
+        Path(os.fsdecode(b"d/" + name)).touch()
+    expected = [b"d/a\nb.jpg", b"d/caf\xe9.jpg", b"d/x\x1b[31m.jpg", b"d/\xff\xfe.jpg"]
+    assert [os.fsencode(path) for path in listed("d")] == expected
+
+
+# Globs
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("d/*.jpg", ["d/a.jpg", "d/b.jpg"]),
+        ("d/?.txt", ["d/c.txt"]),
+        ("d/[ab].jpg", ["d/a.jpg", "d/b.jpg"]),
+        ("d/**/*.jpg", ["d/a.jpg", "d/b.jpg", "d/e/f.jpg"]),
+        ("d/**", ["d/a.jpg", "d/b.jpg", "d/c.txt", "d/e/f.jpg"]),
+        ("*", ["d/a.jpg", "d/b.jpg", "d/e/f.jpg"]),  # a directory that matches is scanned
+    ],
+)
+def test_a_pattern_lists_what_matches_in_order(pattern: str, expected: Sequence[str]) -> None:
+    touch("d/b.jpg", "d/a.jpg", "d/c.txt", "d/e/f.jpg", "d/.hidden.jpg")
+    assert listed(pattern) == expected
+
+
+def test_a_file_whose_name_is_a_pattern_is_that_file() -> None:
+    touch("[a].jpg", "a.jpg")
+    assert listed("[a].jpg") == ["[a].jpg"]
+
+
+def test_a_pattern_without_matches_is_an_error() -> None:
+    with pytest.raises(InputError, match=r"no file matches nothing/\*\.jpg"):
+        listed("nothing/*.jpg")
+
+
+# Lists of paths
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"", []),
+        (b"\n\r\n\n", []),
+        (b"a.jpg\nb.jpg\n", ["a.jpg", "b.jpg"]),
+        (b"a.jpg\nb.jpg", ["a.jpg", "b.jpg"]),
+        (b"a.jpg\r\nb.jpg\r\n", ["a.jpg", "b.jpg"]),
+        (b"\n\na.jpg\n\n", ["a.jpg"]),
+        (b" a.jpg \n", [" a.jpg "]),
+        (b"a.jpg\na.jpg\n", ["a.jpg", "a.jpg"]),
+        (b"*.jpg\n", ["*.jpg"]),
+        (b"-\n", ["-"]),
+        (b"caf\xe9.jpg\n", ["caf\udce9.jpg"]),
+        (b"a\0b.jpg\n", ["a\0b.jpg"]),
+    ],
+)
+def test_a_list_has_one_path_a_line(data: bytes, expected: list[str]) -> None:
+    assert from_list(data) == expected
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"", []),
+        (b"a.jpg\0b.jpg\0", ["a.jpg", "b.jpg"]),
+        (b"a.jpg\0b.jpg", ["a.jpg", "b.jpg"]),
+        (b"a\nb.jpg\0 c.jpg \r\0", ["a\nb.jpg", " c.jpg \r"]),
+        (b"\0\0a.jpg\0", ["a.jpg"]),
+    ],
+)
+def test_a_nul_separated_list_is_not_trimmed(data: bytes, expected: list[str]) -> None:
+    assert from_list(data, null=True) == expected
+
+
+def test_lines_may_be_longer_than_what_is_read_at_once() -> None:
+    long = "x" * (READ_SIZE - 1)
+    lines = ["a.jpg", long, "y" * 100_000, "é" * READ_SIZE, "b.jpg"]
+    assert from_list("\n".join(lines).encode()) == lines
+
+
+def test_a_directory_in_a_list_is_scanned() -> None:
+    touch("d/b.jpg", "d/c.txt")
+    assert from_list(b"a.jpg\nd\n") == ["a.jpg", "d/b.jpg"]
+
+
+@pytest.mark.parametrize("name", ["missing", "."])
+def test_a_list_that_cannot_be_read_is_an_error(name: str) -> None:
+    with pytest.raises(InputError, match=r"no such file: missing|cannot read \.: Is a directory"):
+        listed(files_from=name)
+
+
+@pytest.mark.parametrize(
+    ("stdin", "expected"),
+    [(b"a.jpg\nb.jpg", "['a.jpg', 'b.jpg']"), (b"", "[]"), (None, "cannot read standard input")],
+)
+def test_a_dash_is_a_list_on_standard_input(stdin: bytes | None, expected: str) -> None:
+    script = (
+        "from vitcli.images.sources import *\n"
+        "sources = open_sources(['-'])\n"
+        "assert count(sources) is None\n"
+        "try: print([ref.path for ref in iter_refs(sources)])\n"
+        "except InputError as error: print(error)\n"
+    )
+    closed = "exec 0<&-; " if stdin is None else ""
+    ended = subprocess.run(
+        ["/bin/sh", "-c", f'{closed}exec "$0" -c "$1"', sys.executable, script],
+        input=stdin,
+        capture_output=True,
+        cwd=ROOT,
+    )
+    assert expected in ended.stdout.decode(), ended
+
+
+def test_a_list_is_read_as_it_comes() -> None:
+    """The first paths are there before the last ones are written."""
+    reader, writer = os.pipe()
+    os.write(writer, b"a.jpg\nb.j")
+    refs = iter_refs(open_sources([], files_from=f"/dev/fd/{reader}"))
+    assert next(refs) == ImageRef(0, "a.jpg")
+    os.write(writer, b"pg")
+    os.close(writer)
+    assert [ref.path for ref in refs] == ["b.jpg"]
+    os.close(reader)
+
+
+def test_counting_counts_what_is_listed() -> None:
+    touch("d/a.jpg", "d/e/b.jpg", "d/c.txt")
+    Path("list").write_bytes(b"x\ny\n")
+    assert count(open_sources(["d", "d/*.jpg", "z"], files_from="list")) == 6
+    assert count(open_sources(["-"])) is None
+    assert count([]) == 0
+
+
+def test_the_default_scan_looks_for_the_common_formats() -> None:
+    touch(*(f"d/x{suffix}" for suffix in suffixes("common")), "d/y.eps", "d/y.pdf")
+    assert len(listed("d")) == len(suffixes("common"))

@@ -1,0 +1,444 @@
+"""Every ref has its result, in order, whatever happens to the processes that decode."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing import forkserver
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.fixtures.photos import Corpus, photo
+from tests.images import stubs
+from tests.images.stubs import Stub
+from vitcli.errors import InputError, VitError
+from vitcli.images import workers
+from vitcli.images.loader import iter_batches
+from vitcli.images.workers import DecodeJob, iter_decoded
+from vitcli.records import ErrorType, Failure, ImageRef, Limits, Preprocess, Sample
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left() -> Iterator[None]:
+    """No test leaves a process, a thread or a descriptor behind."""
+    workers.warm_up()
+    list(iter_decoded(refs("good"), Stub(), 1))  # what stays open for good is open now
+    before = descriptors()
+    yield
+    assert worker_pids() == []
+    assert descriptors() == before
+    assert [t.name for t in threading.enumerate() if t.name.startswith("decode")] == []
+
+
+def refs(*paths: str) -> list[ImageRef]:
+    return [ImageRef(index, path) for index, path in enumerate(paths)]
+
+
+def short(seconds: float = 0.6) -> Any:
+    """A job whose images time out soon."""
+    return Stub(Limits(timeout=seconds))
+
+
+def processes(field: int, value: int) -> list[int]:
+    """Those with this value in a field of /proc/PID/stat: 4 the parent, 5 the process group."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+        except OSError:  # gone meanwhile
+            continue
+        if int(fields[field - 3]) == value and fields[0] != "Z":
+            found.append(int(folder.name))
+    return found
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def worker_pids() -> list[int]:
+    return processes(4, forkserver._forkserver._forkserver_pid)  # type: ignore[attr-defined]
+
+
+def until(condition: Callable[[], object], seconds: float = 5) -> bool:
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.02)
+    return bool(condition())
+
+
+def python(*args: str | Path, **options: Any) -> subprocess.Popen[str]:
+    """A process of its own in a group of its own, which finds vitcli and the stubs."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+    return subprocess.Popen(
+        [sys.executable, *args], text=True, env=env, start_new_session=True, **pipes
+    )
+
+
+# Order and equality
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 5])
+def test_results_keep_the_order_of_the_refs(count: int) -> None:
+    """The later ones are quicker, and overtake."""
+    asked = refs(*(f"sleep {(7 - i % 8) / 200}" for i in range(40)))
+    found = list(iter_decoded(asked, Stub(), count, ahead=8))
+    assert [item.ref for item in found] == asked
+    assert [item.pixels[0][0, 0, 0] for item in found if isinstance(item, Sample)] == [*range(40)]
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_batches_are_the_same_for_any_number_of_workers(count: int, photos: Corpus) -> None:
+    paths = sorted((*photos.good, *photos.bad))
+    asked = refs(*map(str, paths), "missing.jpg", "a\0b.jpg", "caf\udce9.jpg")
+    job = DecodeJob((Preprocess((32, 24), (32, 24)), Preprocess((8, 8), (9, 9), "shortest")))
+    alone, several = (list(iter_batches(asked, job, 7, n)) for n in (0, count))
+    assert len(alone) == len(several)
+    for one, other in zip(alone, several, strict=True):
+        assert one.refs == other.refs
+        assert one.failures == other.failures
+        for a, b in zip(one.pixels, other.pixels, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_no_refs_are_no_results(count: int) -> None:
+    assert list(iter_decoded([], Stub(), count)) == []
+
+
+def test_indices_may_begin_anywhere() -> None:
+    asked = [ImageRef(index, "good") for index in (1000, 1001, 1005)]
+    assert [item.ref for item in iter_decoded(asked, Stub(), 2)] == asked
+
+
+# Faults of one image
+
+
+@pytest.mark.parametrize(
+    ("verb", "cause"),
+    [
+        ("abort", "was killed by signal 6 (SIGABRT)"),
+        ("kill", "was killed by signal 9 (SIGKILL)"),
+        ("exit", "exited with 3"),
+        ("raise", "exited with 1"),
+    ],
+)
+def test_an_image_that_kills_its_worker_is_the_only_one_to_fail(verb: str, cause: str) -> None:
+    asked = refs("good", "good", verb, "good", "good", "bad", "good")
+    notices: list[str] = []
+    found = list(iter_decoded(asked, Stub(), 2, notice=notices.append))
+    assert [item.ref for item in found] == asked
+    assert found[2] == Failure(asked[2], ErrorType.WORKER_CRASH, f"its decoder {cause}, 2 times")
+    assert [item.ref.index for item in found if isinstance(item, Failure)] == [2, 5]
+    assert notices == [f"an image worker {cause}; restarted"]
+
+
+def test_a_run_made_only_of_crashes_ends() -> None:
+    found = list(iter_decoded(refs(*["exit"] * 4), Stub(), 2))
+    assert [getattr(item, "type", None) for item in found] == [ErrorType.WORKER_CRASH] * 4
+
+
+def test_a_worker_that_is_killed_once_costs_no_image(tmp_path: Path) -> None:
+    asked = refs("good", f"once {tmp_path / 'killed'}", *["good"] * 5)
+    notices: list[str] = []
+    found = list(iter_decoded(asked, Stub(), 2, notice=notices.append))
+    assert [item.ref for item in found] == asked
+    assert all(isinstance(item, Sample) for item in found)
+    assert notices == ["an image worker was killed by signal 9 (SIGKILL); restarted"]
+
+
+def test_workers_that_are_killed_from_outside_cost_no_image() -> None:
+    notices: list[str] = []
+    asked = refs("good", *["sleep 0.3"] * 3, "good", "good")
+    found = iter_decoded(asked, Stub(), 2, notice=notices.append)
+    results = [next(found)]
+    assert until(lambda: len(worker_pids()) == 2)
+    for pid in worker_pids():
+        os.kill(pid, signal.SIGKILL)
+    results += found
+    assert [item.ref for item in results] == asked
+    assert all(isinstance(item, Sample) for item in results)
+    assert set(notices) == {"an image worker was killed by signal 9 (SIGKILL); restarted"}
+
+
+@pytest.mark.parametrize("verb", ["hang", "spin"])
+def test_an_image_that_never_ends_is_the_only_one_to_fail(verb: str) -> None:
+    asked = refs("good", verb, "sleep 0.1", "good", "good")
+    found = list(iter_decoded(asked, short(), 2))
+    assert [item.ref for item in found] == asked
+    message = "decoding took longer than 0.6 s (--image-timeout)"
+    assert found[1] == Failure(asked[1], ErrorType.TIMEOUT, message)
+    assert sum(isinstance(item, Sample) for item in found) == 4
+
+
+def test_a_slow_consumer_times_nobody_out() -> None:
+    found = iter_decoded(refs(*["sleep 0.05"] * 8), short(0.3), 2, ahead=2)
+    results = [next(found)]
+    time.sleep(1)
+    results += found
+    assert all(isinstance(item, Sample) for item in results)
+
+
+def test_a_path_longer_than_any_file_has_is_a_row(photos: Corpus) -> None:
+    """More of them than a pipe holds, beside images larger than a pipe."""
+    asked = refs(*[str(photos.good[0]), "x" * 300_000] * 6)
+    job = DecodeJob((Preprocess((600, 600), (600, 600)),))
+    found = list(iter_decoded(asked, job, 2))
+    assert [item.ref for item in found] == asked
+    assert [getattr(item, "type", None) for item in found] == [None, ErrorType.UNREADABLE] * 6
+
+
+def test_nothing_that_a_decoder_prints_gets_out(tmp_path: Path) -> None:
+    """libtiff writes to descriptor 2 itself; its words become part of the row's message."""
+    tiff = tmp_path / "cut.tif"
+    photo("a").save(tiff, compression="tiff_lzw")
+    data = bytearray(tiff.read_bytes())
+    data[100:200] = b"\xff" * 100
+    tiff.write_bytes(data)
+    script = (
+        "import sys\n"
+        "from tests.images.test_workers import *\n"
+        "job = DecodeJob((Preprocess((8, 8), (8, 8)),))\n"
+        "(row,) = iter_decoded(refs(sys.argv[1]), job, int(sys.argv[2]))\n"
+        "list(iter_decoded(refs('speak'), Stub(), int(sys.argv[2])))\n"
+        "print(row.type, row.message)\n"
+    )
+    out, err = python("-c", script, tiff, "1").communicate()
+    assert err == ""
+    assert out.startswith("DecodeError ") and len(out.splitlines()) == 1
+    assert "not yet in table" in out, "the reason is lost"
+    out, err = python("-c", script, tiff, "0").communicate()
+    assert "not yet in table" in err and "words" in out, "this file tests nothing"
+
+
+# Read ahead
+
+
+@pytest.mark.parametrize("verb", ["good", "sleep 0.01"])
+def test_refs_are_taken_only_a_little_ahead(verb: str) -> None:
+    taken = 0
+
+    def endless() -> Iterator[ImageRef]:
+        nonlocal taken
+        while True:
+            yield ImageRef(taken, verb)
+            taken += 1
+
+    found = iter_decoded(endless(), Stub(), 2, ahead=8)
+    for done, _ in zip(range(1, 30), found, strict=False):
+        assert taken <= done + 8
+    found.close()
+
+
+def test_an_image_that_takes_long_does_not_let_the_others_pile_up() -> None:
+    taken: list[int] = []
+
+    def noted() -> Iterator[ImageRef]:
+        for index in range(1000):
+            taken.append(index)
+            yield ImageRef(index, "good" if index else "sleep 0.5")
+
+    found = iter_decoded(noted(), Stub(), 2, ahead=8)
+    next(found)
+    assert len(taken) == 8
+    found.close()
+
+
+def test_every_worker_has_something_to_do_however_small_the_batch() -> None:
+    found = iter_decoded(refs(*["sleep 0.2"] * 8), Stub(), 4, ahead=1)
+    next(found)
+    assert len(worker_pids()) == 4
+    found.close()
+
+
+# Ends
+
+
+@pytest.mark.parametrize("verb", ["good", "hang", "spin", "kill"])
+def test_closing_early_ends_the_workers_at_once(verb: str) -> None:
+    notices: list[str] = []
+    found = iter_decoded(refs("good", *[verb] * 50), Stub(), 3, notice=notices.append)
+    next(found)
+    before = time.monotonic()
+    found.close()
+    assert time.monotonic() - before < 3
+    assert worker_pids() == []
+    assert verb == "kill" or notices == [], "it was us who killed them"
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_what_the_refs_raise_reaches_the_consumer(count: int) -> None:
+    def failing() -> Iterator[ImageRef]:
+        yield from refs(*["good"] * 20)
+        raise InputError("the list is gone")
+
+    with pytest.raises(InputError, match="the list is gone"):
+        list(iter_decoded(failing(), Stub(), count))
+
+
+def test_workers_that_cannot_start_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "_work", stubs.ends_at_once)
+    with pytest.raises(VitError, match=r"workers cannot start \(exited with 9\)") as caught:
+        list(iter_decoded(refs("good", "good"), Stub(), 2))
+    assert "-j 0" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EMFILE, "Too many open files"), EOFError()])
+def test_a_system_that_gives_no_process_is_an_error(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(self: object) -> None:
+        raise error
+
+    monkeypatch.setattr(workers._Pool, "_start", start)
+    with pytest.raises(VitError, match=r"cannot start \(gave up: (Too many|they cannot)"):
+        list(iter_decoded(refs("good"), Stub(), 1))
+
+
+def test_a_dead_forkserver_is_replaced() -> None:
+    found = iter_decoded(refs("good", "sleep 0.5", "kill", "good"), Stub(), 2)
+    next(found)
+    os.kill(forkserver._forkserver._forkserver_pid, signal.SIGKILL)  # type: ignore[attr-defined]
+    assert [type(item) for item in found] == [Sample, Failure, Sample]
+
+
+def test_two_runs_at_once_do_not_meet() -> None:
+    threads: list[list[Sample | Failure]] = [[], []]
+
+    def run(found: list[Sample | Failure]) -> None:
+        found += iter_decoded(refs(*["good", "exit", "bad", "sleep 0.01"] * 4), Stub(), 2)
+
+    started = [threading.Thread(target=run, args=(found,)) for found in threads]
+    main = sys.modules["__main__"]
+    for thread in started:
+        thread.start()
+    for thread in started:
+        thread.join(30)
+    assert sys.modules["__main__"] is main
+    one, other = ([(i.ref, getattr(i, "type", None)) for i in found] for found in threads)
+    assert len(one) == 16 and one == other
+
+
+# Whole processes
+
+SLOW = """
+from tests.images.test_workers import *
+notices = []
+print("ready", flush=True)
+found = list(iter_decoded(refs(*["sleep 0.4"] * 4), short(1.0), 1, notice=notices.append))
+print(sum(isinstance(item, Sample) for item in found), notices, flush=True)
+"""
+
+STUCK = """
+from tests.images.test_workers import *
+found = iter_decoded(refs("good", "hang", "spin", "good"), Stub(), 2)
+next(found)
+print("ready", flush=True)
+next(found)
+"""
+
+
+def test_time_in_which_everything_was_stopped_does_not_count() -> None:
+    process = python("-c", SLOW)
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    time.sleep(0.7)
+    os.killpg(process.pid, signal.SIGSTOP)
+    time.sleep(1.5)
+    os.killpg(process.pid, signal.SIGCONT)
+    assert process.communicate(timeout=30) == ("4 []\n", "")
+
+
+def test_workers_do_not_outlive_a_main_process_that_is_killed() -> None:
+    process = python("-c", STUCK)
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    assert len(processes(5, process.pid)) >= 4  # main, the forkserver, two workers
+    process.kill()
+    process.communicate()
+    assert until(lambda: not processes(5, process.pid)), processes(5, process.pid)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_the_whole_group_makes_no_words(number: signal.Signals) -> None:
+    """The workers die of it or not; the main process alone has something to say."""
+    script = (
+        "from tests.images.test_workers import *\n"
+        "from vitcli.cli import _signals\n"
+        "from vitcli.errors import Interrupted\n"
+        "workers.warm_up()\n"
+        "print('ready', flush=True)\n"
+        "asked = refs(*['sleep 0.05'] * 200)\n"
+        "try:\n"
+        "    with _signals():\n"
+        "        list(iter_decoded(asked, Stub(), 2, notice=print))\n"
+        "except Interrupted: print('interrupted')\n"
+    )
+    process = python("-c", script)
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    time.sleep(0.5)
+    os.killpg(process.pid, number)
+    assert process.communicate(timeout=10) == ("interrupted\n", "")
+
+
+def test_ctrl_c_while_the_forkserver_starts_makes_no_words() -> None:
+    script = (
+        "import signal, time\n"
+        "from vitcli.images import workers\n"
+        "workers.warm_up()\n"
+        "signal.signal(signal.SIGINT, lambda *_: print('interrupted', flush=True))\n"
+        "print('ready', flush=True)\n"
+        "time.sleep(1)\n"
+    )
+    process = python("-c", script)
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.communicate(timeout=10) == ("interrupted\n", "")
+
+
+def test_no_python_of_the_working_directory_is_run(tmp_path: Path, photos: Corpus) -> None:
+    for module in ("selectors", "socket", "numpy", "PIL", "sitecustomize", "vitcli"):
+        (tmp_path / f"{module}.py").write_text("open('canary', 'w')\n")
+    (tmp_path / "script").mkdir()
+    script = tmp_path / "script" / "run.py"
+    script.write_text(
+        "import sys\n"
+        "from tests.images.test_workers import *\n"
+        "job = DecodeJob((Preprocess((8, 8), (8, 8)),))\n"
+        "print(*(type(row).__name__ for row in iter_decoded(refs(sys.argv[1]), job, 1)))\n"
+    )
+    ended = python(script, photos.good[0], cwd=tmp_path).communicate()
+    assert ended == ("Sample\n", "")
+    assert not (tmp_path / "canary").exists()
+
+
+@pytest.mark.parametrize("how", ["file", "stdin"])
+def test_a_script_without_a_guard_works(
+    how: str, tmp_path: Path, tiny_model: Callable[[str], Path]
+) -> None:
+    """Its workers must not run it again."""
+    (tmp_path / "examples").mkdir()
+    for index in range(3):
+        photo(str(index)).save(tmp_path / "examples" / f"{index}.png")
+    script = (
+        "print('once')\n"
+        "import vitcli\n"
+        f"found = vitcli.embed(['examples'], model={str(tiny_model('vit'))!r}, workers=2)\n"
+        "print(found.embeddings.shape, found.paths)\n"
+    )
+    (tmp_path / "script.py").write_text(script)
+    args = ("script.py",) if how == "file" else ("-",)
+    process = python(*args, cwd=tmp_path, stdin=subprocess.PIPE)
+    out, err = process.communicate(script if how == "stdin" else None, timeout=60)
+    assert err == ""
+    assert out == "once\n(3, 32) ('examples/0.png', 'examples/1.png', 'examples/2.png')\n"

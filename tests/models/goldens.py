@@ -1,0 +1,59 @@
+"""Reads what timm answered, and makes again the checkpoint and the pixels it was asked about."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tests.fixtures.weights import fill, pixels
+
+FOLDER = Path(__file__).parents[1] / "golden" / "timm"
+NAMES = tuple(sorted(p.stem for p in FOLDER.glob("*.npz") if p.stem != "pos_embed"))
+
+
+@dataclass(frozen=True)
+class Golden:
+    """One tiny model of timm's: what it answered, and how it was made."""
+
+    name: str
+    arrays: dict[str, Tensor]
+    config: dict[str, Any]
+
+    @classmethod
+    def read(cls, name: str) -> Golden:
+        with np.load(FOLDER / f"{name}.npz") as file:
+            config = json.loads(str(file["config"]))
+            arrays = {key: torch.from_numpy(file[key]) for key in file.files if key != "config"}
+        return cls(name, arrays, config)
+
+    def __getitem__(self, key: str) -> Tensor:
+        return self.arrays[key]
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        return {name: torch.from_numpy(value) for name, value in fill(self.config["keys"]).items()}
+
+    @property
+    def pixels(self) -> Tensor:
+        return torch.from_numpy(pixels(**self.config["pixels"]))
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """The model as the hub's `config.json` says it."""
+        kept = ("architecture", "model_args", "num_classes", "num_features", "global_pool")
+        size = {"input_size": [3, *self.config["img_size"]]}
+        return {key: self.config[key] for key in kept} | {"pretrained_cfg": size}
+
+    def save(self, folder: Path, config: dict[str, Any] | None = None) -> Path:
+        """A model folder as on the hub; `config` in the place of the golden's own."""
+        folder.mkdir(exist_ok=True)
+        (folder / "config.json").write_text(json.dumps(self.json if config is None else config))
+        save_file(self.state, folder / "model.safetensors")
+        return folder
