@@ -31,6 +31,7 @@ class Rule:
     also: tuple[Names, ...] = ()
     load: Reshape | None = None
     save: Reshape | None = None
+    why: str = ""
 
     @property
     def spellings(self) -> tuple[Names, ...]:
@@ -52,17 +53,19 @@ def reshape(theirs: str, ours: str, load: Reshape, save: Reshape) -> Rule:
     return Rule((theirs,), ours, load=load, save=save)
 
 
-def drop(theirs: str) -> Rule:
+def drop(theirs: str, why: str) -> Rule:
     """A tensor that is known and not needed."""
-    return Rule((theirs,), None)
+    return Rule((theirs,), None, why=why)
 
 
 @dataclass(frozen=True, slots=True)
 class Renamed:
-    """A state dict in our names, and the names of theirs that were dropped."""
+    """A state dict in our names, how many of them are made of several, and what was dropped and
+    why, by their names."""
 
     tensors: dict[str, Tensor]
-    dropped: Names
+    fused: int
+    dropped: dict[str, str]
 
 
 def to_ours(state: Mapping[str, Tensor], rules: Iterable[Rule]) -> Renamed:
@@ -70,7 +73,8 @@ def to_ours(state: Mapping[str, Tensor], rules: Iterable[Rule]) -> Renamed:
     for a fused tensor with a part missing, and for two tensors that claim one name."""
     parts: dict[str, dict[int, str]] = {}  # ours -> position -> theirs
     rule_of: dict[str, tuple[Rule, int]] = {}  # ours -> its rule, and how many parts it has
-    dropped, unknown = [], []
+    dropped: dict[str, str] = {}
+    unknown = []
     patterns = _compile(rules)
     for name in state:
         found = _match(name, patterns)
@@ -79,7 +83,7 @@ def to_ours(state: Mapping[str, Tensor], rules: Iterable[Rule]) -> Renamed:
             continue
         rule, position, count, slots = found
         if rule.ours is None:
-            dropped.append(name)
+            dropped[name] = rule.why
             continue
         ours = _fill(rule.ours, slots)
         taken = parts.setdefault(ours, {})
@@ -100,7 +104,8 @@ def to_ours(state: Mapping[str, Tensor], rules: Iterable[Rule]) -> Renamed:
         pieces = [state[names[position]] for position in range(count)]
         tensor = pieces[0] if count == 1 else torch.cat(pieces)
         tensors[ours] = rule.load(tensor) if rule.load else tensor
-    return Renamed(tensors, tuple(dropped))
+    fused = sum(count > 1 for _, count in rule_of.values())
+    return Renamed(tensors, fused, dropped)
 
 
 def to_theirs(tensors: Mapping[str, Tensor], rules: Iterable[Rule]) -> dict[str, Tensor]:

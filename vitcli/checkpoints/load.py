@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -37,6 +37,8 @@ class Model:
     files: tuple[Path, ...]
     revision: str | None
     notes: tuple[str, ...]
+    fused: int = 0
+    dropped: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def config(self) -> ViTConfig:
@@ -58,13 +60,15 @@ def load(
     num_heads: int | None = None,
     exif: bool = True,
     offline: bool = False,
+    keep_grid: bool = False,
 ) -> Model:
     """Load a checkpoint in fp32, in eval mode, on the CPU. Nothing is ever left at random.
 
     spec: hub id (`org/name`, `org/name@revision`), directory, weight file, or `demo`.
     layout, labels, image_size (height, width), preprocess ("hf" or "timm") and num_heads override
-    what the files say. Raises ModelNotFound, CheckpointError (by name for every tensor that is
-    unknown, missing or misshapen) or UsageError.
+    what the files say. Position embeddings are resampled for the size of the preprocessing, unless
+    `keep_grid` asks for those of the file. Raises ModelNotFound, CheckpointError (by name for
+    every tensor that is unknown, missing or misshapen) or UsageError.
     """
     checkpoint = resolve(spec, offline=offline)
     state = read_tensors(checkpoint.weights)
@@ -76,14 +80,14 @@ def load(
             "give the folder that holds both",
         )
     rules = found.rules(names)
-    tensors = to_ours(names, rules).tensors
-    config = found.read_config(tensors, checkpoint.config, num_heads)
+    renamed = to_ours(names, rules)
+    config = found.read_config(renamed.tensors, checkpoint.config, num_heads)
     if config.in_chans != 3:
         raise CheckpointError(f"{spec} reads {config.in_chans} channels, and pictures have 3")
-    network = build(config, tensors, rules)
+    network = build(config, renamed.tensors, rules)
     plan = _preprocess(checkpoint, found, config, image_size, preprocess)
     _check_size(plan.plan.size, config, asked=image_size is not None)
-    if plan.plan.size != config.image_size:
+    if plan.plan.size != config.image_size and (image_size is not None or not keep_grid):
         network.resize(plan.plan.size)
     notes = [*checkpoint.notes, *plan.notes]
     class_names: tuple[str, ...] = ()
@@ -100,6 +104,8 @@ def load(
         files=checkpoint.weights,
         revision=checkpoint.revision,
         notes=tuple(notes),
+        fused=renamed.fused,
+        dropped=renamed.dropped,
     )
 
 

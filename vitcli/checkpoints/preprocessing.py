@@ -244,3 +244,61 @@ def _positive(value: object, name: str) -> float:
     if found <= 0:
         raise CheckpointError(f"{name} is {value!r}: expected a positive number")
     return float(found)
+
+
+def to_hf(plan: Preprocess) -> dict[str, Any]:
+    """A `preprocessor_config.json`. Raises CheckpointError for what transformers cannot do."""
+    height, width = plan.size
+    target = {"height": height, "width": width}
+    values: dict[str, Any] = {
+        "image_processor_type": "ViTImageProcessor",
+        "do_resize": plan.resize is not None,
+        "do_rescale": True,
+        "rescale_factor": plan.rescale,
+        "do_normalize": True,
+        "image_mean": list(plan.mean),
+        "image_std": list(plan.std),
+        "resample": next(n for n, name in RESAMPLE.items() if name == plan.resample),
+        "size": target,
+    }
+    if plan.resize is not None and plan.fit == "squash":
+        values["size"] = {"height": plan.resize[0], "width": plan.resize[1]}
+        if plan.resize == plan.size:
+            return values
+        return {**values, "image_processor_type": "DeiTImageProcessor", **_cropped(target)}
+    if plan.fit == "shortest" and plan.resize is not None and plan.longest is None:
+        values["size"] = {"shortest_edge": plan.resize[0]}
+        return {**values, "image_processor_type": "BitImageProcessor", **_cropped(target)}
+    raise CheckpointError(f"transformers has no image processor for: {plan.describe()}")
+
+
+def to_timm(plan: Preprocess) -> dict[str, Any]:
+    """timm's `pretrained_cfg`. Raises CheckpointError for what timm cannot do."""
+    modes = {"squash": "squash", "shortest": "center", "cover": "center", "contain": "border"}
+    cfg = {
+        "input_size": [3, *plan.size],
+        "fixed_input_size": True,
+        "interpolation": plan.resample,
+        "crop_pct": _crop_pct(plan),
+        "crop_mode": modes[plan.fit],
+        "mean": list(plan.mean),
+        "std": list(plan.std),
+    }
+    again = from_timm(cfg, plan.size, None, plan.source)
+    if plan.resize is None or plan.longest or again.resize != plan.resize:
+        raise CheckpointError(f"timm has no transform for: {plan.describe()}")
+    return cfg
+
+
+def _crop_pct(plan: Preprocess) -> float:
+    """A ratio that timm's floor(size / crop_pct) turns into the plan's `resize`."""
+    if plan.resize is None:
+        return 1.0
+    sides = list(zip(plan.size, plan.resize, strict=True))
+    low, high = max(s / (r + 1) for s, r in sides), min(s / r for s, r in sides)
+    published = (1.0, 0.9, 0.875, 0.95, 0.96)
+    return next((pct for pct in published if low < pct <= high), (low + high) / 2)
+
+
+def _cropped(target: dict[str, int]) -> dict[str, Any]:
+    return {"do_center_crop": True, "crop_size": target}

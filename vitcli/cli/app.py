@@ -8,6 +8,7 @@ import typer
 
 from vitcli import __version__
 from vitcli.cli.classify import classify
+from vitcli.cli.convert import convert
 from vitcli.cli.embed import embed
 
 app = typer.Typer(
@@ -38,3 +39,4 @@ def vit(
 
 app.command()(classify)
 app.command()(embed)
+app.command()(convert)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -41,21 +41,7 @@ class Run:
 
     def load(self, spec: str | Model, options: ModelOptions) -> Model:
         """A model that is loaded already stays as it is."""
-        if isinstance(spec, Model):
-            return spec
-        model = load(
-            spec,
-            layout=options.layout,
-            labels=options.labels,
-            image_size=options.image_size,
-            preprocess=options.preprocess,
-            num_heads=options.num_heads,
-            exif=options.exif,
-            offline=options.offline,
-        )
-        for note in model.notes:
-            self.watcher.note(f"{spec}: {note}")
-        return model
+        return spec if isinstance(spec, Model) else load_model(spec, options, self.watcher.note)
 
     def prepare(self, model: Model) -> Prepared:
         running = self.running
@@ -84,6 +70,26 @@ class Run:
     def _note_unlisted(self, text: str) -> None:
         self.unlisted += 1
         self.watcher.note(text)
+
+
+def load_model(
+    spec: str, options: ModelOptions, note: Callable[[str], None], *, keep_grid: bool = False
+) -> Model:
+    """Load with the options of the command line, and pass on what a user should know."""
+    model = load(
+        spec,
+        layout=options.layout,
+        labels=options.labels,
+        image_size=options.image_size,
+        preprocess=options.preprocess,
+        num_heads=options.num_heads,
+        exif=options.exif,
+        offline=options.offline,
+        keep_grid=keep_grid,
+    )
+    for text in model.notes:
+        note(f"{spec}: {text}")
+    return model
 
 
 @contextmanager

@@ -4,16 +4,25 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from vitcli.checkpoints.keymap import Rule, drop, fuse, rename
 from vitcli.checkpoints.layouts.layout import (
     Json,
     Layout,
     Tensors,
+    Writer,
     activation,
+    activation_name,
+    image_pair,
     number,
     pair,
     shape,
+    with_positions,
 )
 from vitcli.models.config import ViTConfig
 
@@ -44,7 +53,7 @@ RULES = (
     rename(L + "layer_scale2.lambda1", B + "ls2.gamma", L5 + "layer_scale2.lambda1"),
     rename("layernorm.{p}", "norm.{p}"),
     rename("classifier.{p}", "head.{p}"),
-    drop("embeddings.mask_token"),  # pre-training only
+    drop("embeddings.mask_token", "only pre-training uses it"),
 )
 # SwiGLU stands under the same names of ours as the plain feed-forward, so it has its own table.
 SWIGLU_RULES = (
@@ -82,11 +91,12 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTCon
     they are resampled plainly, with registers with antialiasing.
     """
     embed_dim = config.get("hidden_size", 768)
-    ratio = number(config.get("mlp_ratio", 4), "mlp_ratio")
-    hidden_dim = int(number(embed_dim, "hidden_size") * ratio)
+    hidden_dim = int(
+        number(embed_dim, "hidden_size") * number(config.get("mlp_ratio", 4), "mlp_ratio")
+    )
     is_swiglu = bool(config.get("use_swiglu_ffn", False))
     if is_swiglu:
-        hidden_dim = (int(hidden_dim * 2 / 3) + 7) // 8 * 8
+        hidden_dim = _swiglu_dim(hidden_dim)
     has_head = "head.weight" in tensors
     registers = shape(tensors, "register_tokens", 3)[1] if "register_tokens" in tensors else 0
     return ViTConfig(
@@ -109,4 +119,90 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTCon
     )
 
 
-LAYOUT = Layout("hf-dinov2", ("dinov2.", "dinov2_with_registers."), detect, rules, read_config)
+ONLY: dict[str, tuple[object, ...]] = {
+    "class_token": (True,),
+    "dist_token": (False,),
+    "patch_bias": (True,),
+    "pre_norm": (False,),
+    "layer_scale": (True,),
+    "final_norm": ("tokens",),
+}
+
+
+def refusals(config: ViTConfig) -> list[str]:
+    found = []
+    pool = "cls+mean" if config.num_classes else "cls"
+    if config.pool != pool:
+        found.append(f"pool={config.pool}")
+    ratio = config.hidden_dim // config.embed_dim
+    if config.ffn == "mlp" and ratio * config.embed_dim != config.hidden_dim:
+        found.append(f"hidden_dim={config.hidden_dim}, no multiple of {config.embed_dim}")
+    if config.ffn == "swiglu" and _swiglu_ratio(config) is None:
+        found.append(f"hidden_dim={config.hidden_dim} of a SwiGLU")
+    return found
+
+
+def _swiglu_dim(hidden_dim: int) -> int:
+    """transformers keeps two thirds of the feed-forward width, rounded up to a multiple of 8."""
+    return (int(hidden_dim * 2 / 3) + 7) // 8 * 8
+
+
+def _swiglu_ratio(config: ViTConfig) -> int | None:
+    ratios = (r for r in range(1, 17) if _swiglu_dim(config.embed_dim * r) == config.hidden_dim)
+    return next(ratios, None)
+
+
+def adapt(config: ViTConfig, tensors: Tensors) -> tuple[ViTConfig, dict[str, Tensor]]:
+    """The class token has a position here. With registers, transformers also wants the mask
+    token of pre-training in every file: it gets the zeros that transformers would start with."""
+    placed = with_positions(config, tensors, 1)
+    if config.num_registers:
+        placed["mask_token"] = torch.zeros(1, config.embed_dim)
+    return replace(config, pos_prefix=1), placed
+
+
+def rules_to_write(config: ViTConfig) -> tuple[Rule, ...]:
+    table = SWIGLU_RULES if config.ffn == "swiglu" else RULES
+    return (*table, rename("embeddings.mask_token", "mask_token"))
+
+
+def write_config(config: ViTConfig) -> dict[str, Any]:
+    family = "Dinov2WithRegisters" if config.num_registers else "Dinov2"
+    head = "ForImageClassification" if config.num_classes else "Model"
+    is_swiglu = config.ffn == "swiglu"
+    ratio = _swiglu_ratio(config) if is_swiglu else config.hidden_dim // config.embed_dim
+    values = {
+        "architectures": [family + head],
+        "model_type": "dinov2_with_registers" if config.num_registers else "dinov2",
+        "image_size": image_pair(config.image_size),
+        "patch_size": image_pair(config.patch_size),
+        "num_channels": config.in_chans,
+        "hidden_size": config.embed_dim,
+        "num_hidden_layers": config.depth,
+        "num_attention_heads": config.num_heads,
+        "mlp_ratio": ratio,
+        "use_swiglu_ffn": is_swiglu,
+        "hidden_act": activation_name(config.act),
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+        "drop_path_rate": 0.0,
+        "layerscale_value": 1.0,
+        "layer_norm_eps": config.norm_eps,
+        "qkv_bias": config.qkv_bias,
+    }
+    if config.num_registers:
+        return {**values, "num_register_tokens": config.num_registers}
+    return {**values, "use_mask_token": False}
+
+
+def prefix(config: ViTConfig) -> str:
+    """A model with a head holds its backbone under a name; a bare backbone does not."""
+    if not config.num_classes:
+        return ""
+    return "dinov2_with_registers." if config.num_registers else "dinov2."
+
+
+WRITER = Writer(ONLY, refusals, adapt, rules_to_write, prefix, write_config)
+LAYOUT = Layout(
+    "hf-dinov2", ("dinov2.", "dinov2_with_registers."), detect, rules, read_config, WRITER
+)

@@ -4,9 +4,24 @@ a 5.x model holds it in memory (`conversion_mapping.py`, "ViTModel")."""
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
 
 from vitcli.checkpoints.keymap import Rule, drop, fuse, rename
-from vitcli.checkpoints.layouts.layout import Json, Layout, Tensors, activation, pair, shape
+from vitcli.checkpoints.layouts.layout import (
+    Json,
+    Layout,
+    Tensors,
+    Writer,
+    activation,
+    activation_name,
+    image_pair,
+    pair,
+    shape,
+    with_positions,
+)
 from vitcli.models.config import ViTConfig
 
 L4, L5, B = "encoder.layer.{i}.", "layers.{i}.", "blocks.{i}."
@@ -29,8 +44,8 @@ RULES = (
     rename("layernorm.{p}", "norm.{p}"),
     rename("classifier.{p}", "head.{p}", "cls_classifier.{p}"),
     rename("distillation_classifier.{p}", "head_dist.{p}"),
-    drop("pooler.dense.{p}"),  # random in all but Google's in21k files; no task here reads it
-    drop("embeddings.mask_token"),  # masked image modelling only
+    drop("pooler.dense.{p}", "trained in few files, and no part of a plain ViT"),
+    drop("embeddings.mask_token", "only masked image modelling uses it"),
 )
 
 
@@ -71,4 +86,60 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTCon
     )
 
 
-LAYOUT = Layout("hf-vit", ("vit.", "deit."), detect, rules, read_config)
+ONLY: dict[str, tuple[object, ...]] = {
+    "class_token": (True,),
+    "num_registers": (0,),
+    "patch_bias": (True,),
+    "pre_norm": (False,),
+    "layer_scale": (False,),
+    "ffn": ("mlp",),
+    "pool": ("cls",),
+    "final_norm": ("tokens",),
+}
+
+
+def adapt(config: ViTConfig, tensors: Tensors) -> tuple[ViTConfig, dict[str, Tensor]]:
+    count = config.num_prefix
+    return replace(config, pos_prefix=count), with_positions(config, tensors, count)
+
+
+def rules_to_write(config: ViTConfig) -> tuple[Rule, ...]:
+    """A model with a teacher's head has two classifiers, by other names."""
+    if not config.dist_head:
+        return RULES
+    teacher = rename("cls_classifier.{p}", "head.{p}")
+    return (teacher, *(rule for rule in RULES if rule.ours != "head.{p}"))
+
+
+def write_config(config: ViTConfig) -> dict[str, Any]:
+    family = "DeiT" if config.dist_token else "ViT"
+    head = "ForImageClassification" if config.num_classes else "Model"
+    if config.dist_head:
+        head += "WithTeacher"
+    return {
+        "architectures": [family + head],
+        "model_type": family.lower(),
+        "image_size": image_pair(config.image_size),
+        "patch_size": image_pair(config.patch_size),
+        "num_channels": config.in_chans,
+        "hidden_size": config.embed_dim,
+        "num_hidden_layers": config.depth,
+        "num_attention_heads": config.num_heads,
+        "intermediate_size": config.hidden_dim,
+        "hidden_act": activation_name(config.act),
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+        "layer_norm_eps": config.norm_eps,
+        "qkv_bias": config.qkv_bias,
+    }
+
+
+def prefix(config: ViTConfig) -> str:
+    """A model with a head holds its backbone under a name; a bare backbone does not."""
+    if not config.num_classes:
+        return ""
+    return "deit." if config.dist_token else "vit."
+
+
+WRITER = Writer(ONLY, lambda config: [], adapt, rules_to_write, prefix, write_config)
+LAYOUT = Layout("hf-vit", ("vit.", "deit."), detect, rules, read_config, WRITER)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from vitcli.checkpoints.keymap import Rule
@@ -19,6 +20,32 @@ Tensors = Mapping[str, Tensor]
 
 # What PyTorch's own wrappers (DataParallel, compile) put before every name.
 WRAPPERS = ("module.", "_orig_mod.")
+
+
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """How a layout is written.
+
+    `only` names the options of `ViTConfig` that it can express with a single value, or with one
+    of several; `refusals` what else stands in the way, in words. `adapt` brings tensors and
+    config into the layout's form, `rules` and `prefix` name them, `config` is the JSON.
+    """
+
+    only: Mapping[str, tuple[object, ...]]
+    refusals: Callable[[ViTConfig], list[str]]
+    adapt: Callable[[ViTConfig, Tensors], tuple[ViTConfig, dict[str, Tensor]]]
+    rules: Callable[[ViTConfig], tuple[Rule, ...]]
+    prefix: Callable[[ViTConfig], str]
+    config: Callable[[ViTConfig], dict[str, Any]]
+
+    def obstacles(self, config: ViTConfig) -> list[str]:
+        """What of this model the layout cannot express; empty where it can."""
+        fixed = [
+            f"{name}={getattr(config, name)}"
+            for name, values in self.only.items()
+            if getattr(config, name) not in values
+        ]
+        return fixed + self.refusals(config)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +63,7 @@ class Layout:
     detect: Callable[[Collection[str]], bool]
     rules: Callable[[Collection[str]], tuple[Rule, ...]]
     read_config: Callable[[Tensors, Json, int | None], ViTConfig]
+    writer: Writer | None = None
 
     def strip(self, state: Tensors) -> dict[str, Tensor]:
         """Names without the layout's prefixes. Raises CheckpointError where two become one."""
@@ -70,6 +98,28 @@ def activation(name: object) -> Activation:
     except KeyError:
         known = ", ".join(ACTIVATION_NAMES)
         raise CheckpointError(f"unknown activation {name!r}", f"known are {known}") from None
+
+
+def activation_name(act: Activation) -> str:
+    """The way back: transformers' and timm's name of an activation."""
+    return {"gelu_tanh": "gelu_pytorch_tanh"}.get(act, act)
+
+
+def with_positions(config: ViTConfig, tensors: Tensors, count: int) -> dict[str, Tensor]:
+    """Give the first `count` prefix tokens a row in the position embedding: of zeros, where they
+    had none. The same numbers, in the form of a layout that has those rows."""
+    pos = tensors["pos_embed"]
+    missing = count - config.pos_prefix
+    if missing <= 0:
+        return dict(tensors)
+    zeros = pos.new_zeros(1, missing, pos.shape[2])
+    placed = torch.cat([pos[:, : config.pos_prefix], zeros, pos[:, config.pos_prefix :]], dim=1)
+    return {**tensors, "pos_embed": placed}
+
+
+def image_pair(size: Size) -> int | list[int]:
+    """A square as one number, as the libraries write it."""
+    return size[0] if size[0] == size[1] else list(size)
 
 
 def pair(value: object, name: str) -> Size:

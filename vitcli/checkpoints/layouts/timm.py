@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
+
+from torch import Tensor
 
 from vitcli.checkpoints.keymap import Rule, drop, rename
 from vitcli.checkpoints.layouts.layout import (
     Json,
     Layout,
     Tensors,
+    Writer,
     activation,
     count_blocks,
     grid_of,
@@ -48,8 +52,8 @@ RULES = (
         rename(f"attn_pool.{part}.{{p}}", f"attn_pool.{part}.{{p}}")
         for part in ("q", "kv", "proj", "norm", "mlp.fc1", "mlp.fc2")
     ),
-    drop("pre_logits.fc.{p}"),  # a leftover of the first in21k files
-    drop("mask_token"),  # DINOv2's pre-training
+    drop("pre_logits.fc.{p}", "a leftover of the first in21k files"),
+    drop("mask_token", "only DINOv2's pre-training uses it"),
 )
 
 # Heads are not in the tensors. These (width, depth) are published, read off timm 1.0.31's
@@ -218,4 +222,73 @@ def _heads(name: str, width: int, depth: int) -> int:
         ) from None
 
 
-LAYOUT = Layout("timm", ("model.",), detect, rules, read_config)
+def refusals(config: ViTConfig) -> list[str]:
+    found = []
+    if config.pool == "cls+mean" and config.num_classes:
+        found.append("a classifier on the class token beside the mean of the patches")
+    if config.dist_token and config.num_classes and not config.dist_head:
+        found.append("a distillation token without a classifier of its own")
+    if config.dist_token and config.num_registers:
+        found.append("a distillation token beside registers")
+    if config.final_norm == "pooled" and config.pool != "mean":
+        found.append(f"a norm after pooling {config.pool}")
+    return found
+
+
+def adapt(config: ViTConfig, tensors: Tensors) -> tuple[ViTConfig, dict[str, Tensor]]:
+    """timm gives a position to all prefix tokens or to none: what a class token had is added to
+    it once, as timm does with DINOv2's files."""
+    if config.pos_prefix in (0, config.num_prefix):
+        return config, dict(tensors)
+    pos = tensors["pos_embed"]
+    placed = {
+        **tensors,
+        "cls_token": tensors["cls_token"] + pos[:, :1],
+        "pos_embed": pos[:, config.pos_prefix :].contiguous(),
+    }
+    return replace(config, pos_prefix=0), placed
+
+
+def write_config(config: ViTConfig) -> dict[str, Any]:
+    """The base of the family by name, all its sizes as `model_args`: timm builds from both."""
+    ratio = config.hidden_dim / config.embed_dim * (2 if config.ffn == "swiglu" else 1)
+    args: dict[str, Any] = {
+        "img_size": list(config.image_size),
+        "patch_size": config.patch_size[0],
+        "in_chans": config.in_chans,
+        "embed_dim": config.embed_dim,
+        "depth": config.depth,
+        "num_heads": config.num_heads,
+        "mlp_ratio": ratio,
+        "qkv_bias": config.qkv_bias,
+        "init_values": 1e-5 if config.layer_scale else None,
+        "class_token": config.class_token,
+        "no_embed_class": config.pos_prefix == 0 and config.num_prefix > 0,
+        "reg_tokens": config.num_registers,
+        "pre_norm": config.pre_norm,
+        "fc_norm": config.final_norm == "pooled",
+    }
+    if config.ffn == "mlp" and config.act != "gelu":
+        args["act_layer"] = config.act
+    return {
+        "architecture": _base_architecture(config),
+        "num_classes": config.num_classes,
+        "num_features": config.embed_dim,
+        "global_pool": {"mean": "avg", "map": "map"}.get(config.pool, "token"),
+        "model_args": args,
+    }
+
+
+def _base_architecture(config: ViTConfig) -> str:
+    """An architecture of timm with the parts that `model_args` cannot ask for."""
+    if config.dist_token:
+        return "deit_base_distilled_patch16_224"
+    if config.ffn == "swiglu":
+        return "vit_giant_patch14_dinov2"
+    if config.norm_eps == 1e-5:
+        return "vit_base_patch16_clip_224"
+    return "vit_base_patch16_224"
+
+
+WRITER = Writer({}, refusals, adapt, lambda config: RULES, lambda config: "", write_config)
+LAYOUT = Layout("timm", ("model.",), detect, rules, read_config, WRITER)

@@ -1,0 +1,147 @@
+"""A loaded model into a directory that transformers or timm opens."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from vitcli.checkpoints.keymap import to_theirs
+from vitcli.checkpoints.layouts import LAYOUTS, timm
+from vitcli.checkpoints.layouts.layout import Layout, Writer
+from vitcli.checkpoints.load import Model
+from vitcli.checkpoints.preprocessing import to_hf, to_timm
+from vitcli.errors import CheckpointError, OutputError
+
+Dtype = Literal["fp32", "fp16", "bf16"]
+TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+HF_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What was written: the layout's name, and what a user should know of the change."""
+
+    layout: str
+    notes: tuple[str, ...]
+
+
+def write_hf(model: Model, folder: Path, dtype: Dtype) -> Written:
+    """`config.json`, `preprocessor_config.json`, `model.safetensors`, with labels.
+
+    Takes the first of transformers' layouts that can express the model; raises CheckpointError,
+    with what stands in the way for each, where none can.
+    """
+    layout, writer = _hf_layout(model)
+    config, tensors = writer.adapt(model.config, model.network.state_dict())
+    state = to_theirs(tensors, writer.rules(config))
+    prefix = writer.prefix(config)
+    named = {_prefixed(name, prefix): tensor for name, tensor in state.items()}
+    values = writer.config(config)
+    if model.labels:
+        values["id2label"] = {str(i): label for i, label in enumerate(model.labels)}
+        values["label2id"] = {label: i for i, label in enumerate(model.labels)}
+    values["dtype"] = HF_DTYPES[dtype]
+    _write_json(folder / "config.json", values)
+    _write_json(folder / "preprocessor_config.json", to_hf(model.preprocess))
+    _write_tensors(folder / "model.safetensors", named, dtype)
+    return Written(layout.name, _notes(model, config.pos_prefix))
+
+
+def write_timm(model: Model, folder: Path, dtype: Dtype) -> Written:
+    """`config.json` and `model.safetensors`, for `timm.create_model("local-dir:FOLDER")`."""
+    writer = timm.WRITER
+    obstacles = writer.obstacles(model.config)
+    if obstacles:
+        raise CheckpointError(f"timm cannot express {', '.join(obstacles)}")
+    config, tensors = writer.adapt(model.config, model.network.state_dict())
+    values = writer.config(config)
+    cfg = {**to_timm(model.preprocess), "num_classes": config.num_classes, "classifier": "head"}
+    values["pretrained_cfg"] = {**cfg, "first_conv": "patch_embed.proj"}
+    if model.labels:
+        values["label_names"] = list(model.labels)
+    _write_json(folder / "config.json", values)
+    _write_tensors(folder / "model.safetensors", to_theirs(tensors, writer.rules(config)), dtype)
+    notes = _notes(model, config.pos_prefix)
+    if model.config.norm_eps not in (1e-6, 1e-5):
+        notes += (f"timm's LayerNorm has epsilon 1e-06, this model {model.config.norm_eps:g}",)
+    return Written("timm", notes)
+
+
+WRITERS: dict[str, Callable[[Model, Path, Dtype], Written]] = {"hf": write_hf, "timm": write_timm}
+
+
+@contextmanager
+def replacing(target: Path, *, is_file: bool) -> Iterator[Path]:
+    """A folder to fill, or a file's name, which takes the place of `target` when all is there.
+    Where something goes wrong, nothing of it stays and an old target is untouched."""
+    partial = target.with_name(target.name + ".partial")
+    old = target.with_name(target.name + ".old")
+    try:
+        _remove(partial)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not is_file:
+            partial.mkdir()
+        yield partial
+        if target.is_dir():  # a rename cannot replace a folder that is not empty
+            _remove(old)
+            target.rename(old)
+        partial.replace(target)
+        _remove(old)
+    except OSError as error:
+        raise OutputError(f"cannot write to {partial}: {error.strerror}") from None
+    finally:
+        _remove(partial)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _hf_layout(model: Model) -> tuple[Layout, Writer]:
+    reasons = []
+    for layout in LAYOUTS:
+        if layout.writer is None or not layout.name.startswith("hf-"):
+            continue
+        obstacles = layout.writer.obstacles(model.config)
+        if not obstacles:
+            return layout, layout.writer
+        reasons.append(f"{layout.name}: {', '.join(obstacles)}")
+    raise CheckpointError(
+        "none of transformers' layouts can express this model", "; ".join(reasons)
+    )
+
+
+def _prefixed(name: str, prefix: str) -> str:
+    """The backbone stands under a name of its own, the classifiers do not."""
+    is_head = name.partition(".")[0].endswith("classifier")
+    return name if is_head else prefix + name
+
+
+def _notes(model: Model, pos_prefix: int) -> tuple[str, ...]:
+    if pos_prefix == model.config.pos_prefix:
+        return ()
+    if pos_prefix > model.config.pos_prefix:
+        return ("prefix tokens had no position of their own: they get one of zeros",)
+    return ("the class token's position is added to the token itself",)
+
+
+def _write_tensors(file: Path, state: Mapping[str, Tensor], dtype: Dtype) -> None:
+    kind = TORCH_DTYPES[dtype]
+    cast = {name: tensor.to(kind).contiguous().clone() for name, tensor in state.items()}
+    file.write_bytes(save(cast, metadata={"format": "pt"}))
+
+
+def _write_json(file: Path, values: Mapping[str, Any]) -> None:
+    file.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
