@@ -3,7 +3,7 @@ _vit() {
     local cur="${COMP_WORDS[COMP_CWORD]}" prev="${COMP_WORDS[COMP_CWORD-1]}" words=""
     COMPREPLY=()
     if (( COMP_CWORD == 1 )); then
-        COMPREPLY=($(compgen -W "classify embed --help --version" -- "$cur"))
+        COMPREPLY=($(compgen -W "classify embed convert --help --version" -- "$cur"))
         return
     fi
     case "${COMP_WORDS[1]} $prev" in
@@ -48,10 +48,18 @@ _vit() {
         "embed --dtype") COMPREPLY=($(compgen -W "fp32 bf16 fp16 auto" -- "$cur")); return ;;
         "embed -b"|"embed --batch-size") compopt -o default; return ;;
         "embed -j"|"embed --workers") compopt -o default; return ;;
+        "convert --to") COMPREPLY=($(compgen -W "hf timm onnx" -- "$cur")); return ;;
+        "convert --dtype") COMPREPLY=($(compgen -W "fp32 fp16 bf16" -- "$cur")); return ;;
+        "convert --layout") compopt -o default; return ;;
+        "convert --labels") compopt -o default; return ;;
+        "convert --image-size") compopt -o default; return ;;
+        "convert --preprocess") COMPREPLY=($(compgen -W "hf timm" -- "$cur")); return ;;
+        "convert --num-heads") compopt -o default; return ;;
     esac
     case "${COMP_WORDS[1]}" in
         classify) words="-m --model -k --top-k -o --out --format --scores --threshold --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --layout --labels --image-size --preprocess --num-heads --no-exif --offline --device --dtype -b --batch-size -j --workers -q --quiet --no-progress -h --help" ;;
         embed) words="-m --model --layer --layers --pool --norm --no-norm --l2 -o --out --format --store --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --layout --labels --image-size --preprocess --num-heads --no-exif --offline --device --dtype -b --batch-size -j --workers -q --quiet --no-progress -h --help" ;;
+        convert) words="--to --dtype --verify --overwrite --layout --labels --image-size --preprocess --num-heads --offline -q --quiet -h --help" ;;
     esac
     if [[ "$cur" == -* ]]; then
         COMPREPLY=($(compgen -W "$words" -- "$cur"))

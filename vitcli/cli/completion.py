@@ -51,7 +51,7 @@ def commands() -> list[Command]:
     for registered in app.registered_commands:
         function = registered.callback
         assert function is not None and function.__doc__ is not None
-        parameters = inspect.signature(function).parameters.values()
+        parameters = inspect.signature(function, eval_str=True).parameters.values()
         options = (*filter(None, map(_option, parameters)), HELP)
         help = function.__doc__.split("\n")[0]
         found.append(Command(registered.name or function.__name__, help, options))

@@ -109,6 +109,4 @@ def _report(done: Conversion, source: str, target: Path) -> None:
     for note in done.notes:
         print(f"  {note}")
     for name, delta in done.deltas.items():
-        print(
-            f"  {name}: max |\N{GREEK CAPITAL LETTER DELTA}| {delta:.2g}, allowed {done.tolerance:g}"
-        )
+        print(f"  {name}: max |Δ| {delta:.2g}, allowed {done.tolerance:g}")

@@ -131,6 +131,8 @@ ONLY: dict[str, tuple[object, ...]] = {
 
 def refusals(config: ViTConfig) -> list[str]:
     found = []
+    if config.grid[0] != config.grid[1]:
+        found.append(f"a grid of {config.grid[0]}x{config.grid[1]} patches, which is not square")
     pool = "cls+mean" if config.num_classes else "cls"
     if config.pool != pool:
         found.append(f"pool={config.pool}")

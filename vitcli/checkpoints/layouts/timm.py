@@ -252,6 +252,7 @@ def adapt(config: ViTConfig, tensors: Tensors) -> tuple[ViTConfig, dict[str, Ten
 def write_config(config: ViTConfig) -> dict[str, Any]:
     """The base of the family by name, all its sizes as `model_args`: timm builds from both."""
     ratio = config.hidden_dim / config.embed_dim * (2 if config.ffn == "swiglu" else 1)
+    pool = {"mean": "avg", "map": "map"}.get(config.pool, "token")
     args: dict[str, Any] = {
         "img_size": list(config.image_size),
         "patch_size": config.patch_size[0],
@@ -267,6 +268,7 @@ def write_config(config: ViTConfig) -> dict[str, Any]:
         "reg_tokens": config.num_registers,
         "pre_norm": config.pre_norm,
         "fc_norm": config.final_norm == "pooled",
+        "global_pool": pool,
     }
     if config.ffn == "mlp" and config.act != "gelu":
         args["act_layer"] = config.act
@@ -274,7 +276,7 @@ def write_config(config: ViTConfig) -> dict[str, Any]:
         "architecture": _base_architecture(config),
         "num_classes": config.num_classes,
         "num_features": config.embed_dim,
-        "global_pool": {"mean": "avg", "map": "map"}.get(config.pool, "token"),
+        "global_pool": pool,
         "model_args": args,
     }
 
