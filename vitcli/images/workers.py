@@ -277,16 +277,13 @@ def _work(pipe: Connection, job: DecodeJob) -> None:
     """A worker's life: (index, path) in, Failure or shapes and then the bytes of each array out."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process decides when to stop
     _end_with_parent()
-    words = _own_output()
+    _silence()
     with suppress(EOFError, OSError):  # the main process is gone, or wants no more
         pipe.send("ready")
         while True:
             index, path = pipe.recv()
             result = job(ImageRef(index, path))
-            said = _take_words(words)
             if isinstance(result, Failure):
-                if said and result.type is ErrorType.DECODE_ERROR:
-                    result = replace(result, message=f"{result.message} ({said})")
                 pipe.send(result)
             else:
                 pipe.send([array.shape for array in result.pixels])
@@ -294,23 +291,11 @@ def _work(pipe: Connection, job: DecodeJob) -> None:
                     pipe.send_bytes(np.ascontiguousarray(array).data.cast("B"))
 
 
-def _own_output() -> int:
-    """libtiff and others write to descriptor 2 themselves: let it be a pipe that only we read."""
-    reader, writer = os.pipe()
-    os.set_blocking(reader, False)
-    os.set_blocking(writer, False)  # what does not fit is lost
+def _silence() -> None:
+    """libtiff and others write to descriptor 2 themselves. Nobody sees what a worker prints."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
     for descriptor in (1, 2):
-        os.dup2(writer, descriptor)
-    return reader
-
-
-def _take_words(reader: int) -> str:
-    """The first line that a C library wrote since the last image."""
-    text = b""
-    with suppress(BlockingIOError):
-        while chunk := os.read(reader, 1 << 16):
-            text = text or chunk
-    return text[:500].decode(errors="replace").partition("\n")[0].strip()
+        os.dup2(nowhere, descriptor)
 
 
 def _end_with_parent() -> None:
