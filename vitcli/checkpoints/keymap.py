@@ -1,14 +1,15 @@
 """Tensor names of one layout into ours and back, by rules that are data.
 
-A rule names tensors with slots: `{i}` a block number, `{p}` weight or bias. `rename` is one
-tensor for one, `fuse` joins several on dim 0 into one of ours, `drop` documents what is ignored.
+A rule names tensors with slots: `{i}` a block number, `{p}` weight or bias, `{rest}` anything.
+`rename` is one tensor for one, `fuse` joins several on dim 0 into one of ours, `split` cuts one
+into several of ours, `drop` documents what is ignored.
 Other spellings of the same tensor (`also`) are read, never written.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -19,23 +20,48 @@ from vitcli.errors import CheckpointError
 Names = tuple[str, ...]
 Reshape = Callable[[Tensor], Tensor]
 
-_SLOTS = {"{i}": r"(?P<i>\d+)", "{p}": r"(?P<p>weight|bias)"}
+_SLOTS = {"{i}": r"(?P<i>\d+)", "{p}": r"(?P<p>weight|bias)", "{rest}": r"(?P<rest>.+)"}
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """`theirs` (one name, or the parts of a fused tensor in order) for `ours` (None: dropped)."""
+    """`theirs` (one name, or the parts of a fused tensor in order) for `ours` (None: dropped).
+
+    One that is split has `shares`: each name of ours, `ours` first, and its share of the rows.
+    """
 
     theirs: Names
     ours: str | None
     also: tuple[Names, ...] = ()
     load: Reshape | None = None
     save: Reshape | None = None
+    shares: tuple[tuple[str, int], ...] = ()
     why: str = ""
 
     @property
     def spellings(self) -> tuple[Names, ...]:
         return (self.theirs, *self.also)
+
+    @property
+    def our_names(self) -> Names:
+        """None where it is dropped, several where it is split."""
+        if self.ours is None:
+            return ()
+        return tuple(name for name, _ in self.shares) or (self.ours,)
+
+    def divide(self, name: str, tensor: Tensor) -> Sequence[Tensor]:
+        """What becomes of theirs, a part for each of our names. Raises CheckpointError, with the
+        tensor's name, where the rows do not come out even."""
+        if not self.shares:
+            return (self.load(tensor) if self.load else tensor,)
+        shares = [share for _, share in self.shares]
+        if tensor.ndim == 0 or tensor.shape[0] % sum(shares):
+            raise CheckpointError(
+                f"{name} has shape {list(tensor.shape)}: "
+                f"its rows cannot be split {':'.join(map(str, shares))}"
+            )
+        unit = tensor.shape[0] // sum(shares)
+        return torch.split(tensor, [unit * share for share in shares])
 
 
 def rename(theirs: str, ours: str, *also: str) -> Rule:
@@ -51,6 +77,11 @@ def fuse(theirs: Names, ours: str, *also: Names) -> Rule:
 def reshape(theirs: str, ours: str, load: Reshape, save: Reshape) -> Rule:
     """One tensor in another shape."""
     return Rule((theirs,), ours, load=load, save=save)
+
+
+def split(theirs: str, *shares: tuple[str, int]) -> Rule:
+    """One tensor of theirs, cut on dim 0 into (name of ours, share) in this order."""
+    return Rule((theirs,), shares[0][0], shares=shares)
 
 
 def drop(theirs: str, why: str) -> Rule:
@@ -72,7 +103,7 @@ def to_ours(state: Mapping[str, Tensor], rules: Iterable[Rule]) -> Renamed:
     """Apply the rules to every tensor. Raises CheckpointError for a name that no rule knows,
     for a fused tensor with a part missing, and for two tensors that claim one name."""
     parts: dict[str, dict[int, str]] = {}  # ours -> position -> theirs
-    rule_of: dict[str, tuple[Rule, int]] = {}  # ours -> its rule, and how many parts it has
+    rule_of: dict[str, tuple[Rule, int, dict[str, str]]] = {}  # ours -> rule, parts it has, slots
     dropped: dict[str, str] = {}
     unknown = []
     patterns = _compile(rules)
@@ -90,51 +121,67 @@ def to_ours(state: Mapping[str, Tensor], rules: Iterable[Rule]) -> Renamed:
         if position in taken:
             raise CheckpointError(f"{name} and {taken[position]} are the same tensor, {ours}")
         taken[position] = name
-        rule_of[ours] = (rule, count)
+        rule_of[ours] = (rule, count, slots)
     if unknown:
         raise CheckpointError(
             f"{_count(unknown, 'tensor')} of unknown name: {_first(unknown, state)}"
         )
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for ours, names in parts.items():
-        rule, count = rule_of[ours]
+        rule, count, slots = rule_of[ours]
         if len(names) != count:
             have = ", ".join(names.values())
             raise CheckpointError(f"{ours} is made of {count} tensors, the file has only {have}")
         pieces = [state[names[position]] for position in range(count)]
         tensor = pieces[0] if count == 1 else torch.cat(pieces)
-        tensors[ours] = rule.load(tensor) if rule.load else tensor
-    fused = sum(count > 1 for _, count in rule_of.values())
+        for part, name in zip(rule.divide(names[0], tensor), rule.our_names, strict=True):
+            tensors[_fill(name, slots)] = part
+    fused = sum(count > 1 for _, count, _ in rule_of.values())
     return Renamed(tensors, fused, dropped)
 
 
 def to_theirs(tensors: Mapping[str, Tensor], rules: Iterable[Rule]) -> dict[str, Tensor]:
     """The way back: our tensors under the layout's own names. Raises CheckpointError, by name,
     for what the layout cannot express."""
-    back = [replace(rule, theirs=(rule.ours,), also=()) for rule in rules if rule.ours is not None]
-    forth = {rule.ours: rule for rule in reversed([r for r in rules if r.ours is not None])}
+    kept = [rule for rule in rules if rule.ours is not None]
+    back = [replace(rule, theirs=rule.our_names, also=()) for rule in kept]
+    forth = {rule.ours: rule for rule in reversed(kept)}
     patterns = _compile(back)
-    state: dict[str, Tensor] = {}
+    groups: dict[str, dict[int, str]] = {}  # theirs -> position -> ours
+    rule_of: dict[str, tuple[Rule, int, dict[str, str]]] = {}  # theirs -> rule, parts of it, slots
     unknown = []
-    for name, tensor in tensors.items():
+    for name in tensors:
         found = _match(name, patterns)
         if found is None:
             unknown.append(name)
             continue
-        rule, slots = forth[found[0].ours], found[3]
-        whole = rule.save(tensor) if rule.save else tensor
-        for part, theirs in zip(whole.chunk(len(rule.theirs)), rule.theirs, strict=True):
-            state[_fill(theirs, slots)] = part.contiguous()
+        matched, position, count, slots = found
+        rule = forth[matched.ours]
+        theirs = _fill(rule.theirs[0], slots)
+        groups.setdefault(theirs, {})[position] = name
+        rule_of[theirs] = (rule, count, slots)
     if unknown:
         raise CheckpointError(f"this layout cannot express {_first(unknown, tensors)}")
+    state: dict[str, Tensor] = {}
+    for theirs, names in groups.items():
+        rule, count, slots = rule_of[theirs]
+        if len(names) != count:
+            have = ", ".join(names.values())
+            raise CheckpointError(f"{theirs} is made of {count} tensors, there is only {have}")
+        pieces = [tensors[names[position]] for position in range(count)]
+        whole = pieces[0] if count == 1 else torch.cat(pieces)
+        whole = rule.save(whole) if rule.save else whole
+        for part, name in zip(whole.chunk(len(rule.theirs)), rule.theirs, strict=True):
+            state[_fill(name, slots)] = part.contiguous()
     return state
 
 
 def their_name(ours: str, rules: Iterable[Rule]) -> str:
     """What the file would call one of our tensors, for messages; a fused one by its first part."""
     for rule in rules:
-        if rule.ours is not None and (match := _regex(rule.ours).fullmatch(ours)):
-            return _fill(rule.theirs[0], match.groupdict())
+        for name in rule.our_names:
+            if match := _regex(name).fullmatch(ours):
+                return _fill(rule.theirs[0], match.groupdict())
     return ours
 
 

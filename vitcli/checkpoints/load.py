@@ -15,6 +15,7 @@ from vitcli.checkpoints.keymap import Rule, their_name, to_ours
 from vitcli.checkpoints.labels import read_labels
 from vitcli.checkpoints.layouts import layout_of
 from vitcli.checkpoints.layouts.layout import Json, Layout
+from vitcli.checkpoints.layouts.openai import model_config
 from vitcli.checkpoints.layouts.timm import image_size as timm_image_size
 from vitcli.checkpoints.layouts.timm import pretrained_cfg
 from vitcli.checkpoints.resolve import Checkpoint, resolve
@@ -23,6 +24,16 @@ from vitcli.errors import CheckpointError, UsageError
 from vitcli.models.config import ViTConfig
 from vitcli.models.vit import VisionTransformer
 from vitcli.records import Preprocess, Size
+
+# Whose published preprocessing fits, where the layout tells.
+FAMILIES = {
+    "hf-dinov2": "dinov2",
+    "hf-clip": "clip",
+    "hf-siglip": "siglip",
+    "openai": "clip",
+    "open-clip": "clip",
+}
+OPEN_CLIP = ("openai", "open-clip")
 
 
 @dataclass(frozen=True)
@@ -154,16 +165,18 @@ def _preprocess(
 ) -> preprocessing.Found:
     """The checkpoint's own preprocessing, or the one asked for."""
     family = _family(checkpoint, layout)
-    is_timm = layout.name == "timm"
+    is_timm, is_open_clip = layout.name == "timm", layout.name in OPEN_CLIP
     if override == "timm" and not is_timm:
         size = image_size or config.image_size
         plan = preprocessing.published(family, size, f"--preprocess timm: {family} as published")
         return preprocessing.Found(plan)
-    if override == "hf" and is_timm:
-        model_type = "dinov2" if family == "dinov2" else "vit"
+    if override == "hf" and (is_timm or is_open_clip):
+        model_type = family if family in ("dinov2", "clip") else "vit"
         found = preprocessing.from_hf({}, model_type, config.image_size, image_size)
     elif is_timm:
         found = _timm(checkpoint.config, config, image_size)
+    elif is_open_clip:
+        found = _open_clip(checkpoint.config, config, image_size)
     else:
         model_type = str(checkpoint.config.get("model_type", ""))
         found = preprocessing.from_hf(
@@ -195,13 +208,28 @@ def _timm(json: Json, config: ViTConfig, image_size: Size | None) -> preprocessi
     )
 
 
+def _open_clip(json: Json, config: ViTConfig, image_size: Size | None) -> preprocessing.Found:
+    """open_clip's own; what is not said is said to be taken, the activation too."""
+    cfg, size = json.get("preprocess_cfg"), config.image_size
+    source = "open_clip_config.json: preprocess_cfg" if cfg else "CLIP's default"
+    plan = preprocessing.from_open_clip(cfg or {}, size, image_size, source)
+    notes = [] if cfg else [f"the file has no preprocessing: CLIP's is taken: {plan.describe()}"]
+    if "vision_cfg" not in model_config(json):
+        names = {"quick_gelu": "QuickGELU, as OpenAI's weights have it"}
+        taken = names.get(config.act, "GELU (--layout openai takes QuickGELU)")
+        notes.append(f"no open_clip_config.json says the activation: {taken} is taken")
+    return preprocessing.Found(plan, tuple(notes))
+
+
 def _family(checkpoint: Checkpoint, layout: Layout) -> str:
     """Whose published preprocessing fits: told by the layout, or by the name for DeiT."""
     name = f"{checkpoint.spec} {checkpoint.config.get('_name_or_path', '')}".lower()
     kind = f"{checkpoint.config.get('model_type', '')} {checkpoint.config.get('architecture', '')}"
     if "deit" in name or "deit" in kind:
         return "deit"
-    return "dinov2" if layout.name == "hf-dinov2" or "dinov2" in kind else "vit"
+    if layout.name in FAMILIES:
+        return FAMILIES[layout.name]
+    return "dinov2" if "dinov2" in kind else "vit"
 
 
 def _check_size(size: Size, config: ViTConfig, *, asked: bool) -> None:

@@ -1,4 +1,5 @@
-"""A checkpoint's preprocessing JSON into a `Preprocess`, as transformers and timm write it."""
+"""A checkpoint's preprocessing JSON into a `Preprocess`, as transformers, timm and open_clip
+write it."""
 
 from __future__ import annotations
 
@@ -49,7 +50,18 @@ PROCESSORS: dict[str, dict[str, Any]] = {
         "image_std": HALF,
     },
 }
-PROCESSOR_OF = {"vit": "ViT", "deit": "DeiT", "dinov2": "Bit", "dinov2_with_registers": "Bit"}
+PROCESSOR_OF = {
+    "vit": "ViT",
+    "deit": "DeiT",
+    "dinov2": "Bit",
+    "dinov2_with_registers": "Bit",
+    "clip": "CLIP",
+    "clip_vision_model": "CLIP",
+    "metaclip_2": "CLIP",
+    "metaclip_2_vision_model": "CLIP",
+    "siglip": "Siglip",
+    "siglip_vision_model": "Siglip",
+}
 
 # The families' published evaluation preprocessing, in timm's words, for `--preprocess timm` and
 # for files that carry none.
@@ -57,6 +69,8 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "vit": {"mean": HALF, "std": HALF, "interpolation": "bicubic", "crop_pct": 0.9},
     "deit": {"interpolation": "bicubic", "crop_pct": 0.9},
     "dinov2": {"interpolation": "bicubic", "crop_pct": 1.0},
+    "clip": {"mean": CLIP_MEAN, "std": CLIP_STD, "interpolation": "bicubic", "crop_pct": 1.0},
+    "siglip": {"mean": HALF, "std": HALF, "interpolation": "bicubic", "crop_pct": 0.9},
     "timm": {"interpolation": "bicubic", "crop_pct": 0.875},
 }
 
@@ -142,6 +156,32 @@ def from_timm(cfg: Json, model_size: Size, image_size: Size | None, source: str)
         std=_positive_triple(cfg.get("std", IMAGENET_STD), "std"),
         source=source,
     )
+
+
+# open_clip's resize_mode in timm's words.
+_CROP_MODES = {"shortest": "center", "squash": "squash", "longest": "border"}
+
+
+def from_open_clip(cfg: Json, model_size: Size, image_size: Size | None, source: str) -> Preprocess:
+    """open_clip's `preprocess_cfg` -> evaluation preprocessing, as its `image_transform` builds it.
+
+    The steps are timm's with nothing cut off, except the colour of the border.
+    """
+    cfg = {key: value for key, value in cfg.items() if value is not None}
+    mode = cfg.get("resize_mode", "shortest")
+    if mode not in _CROP_MODES:
+        known = ", ".join(_CROP_MODES)
+        raise CheckpointError(f"resize_mode is {mode!r}: expected one of {known}")
+    words = {
+        "mean": cfg.get("mean", CLIP_MEAN),
+        "std": cfg.get("std", CLIP_STD),
+        "interpolation": "bilinear" if cfg.get("interpolation") == "bilinear" else "bicubic",
+        "crop_pct": 1.0,
+        "crop_mode": _CROP_MODES[mode],
+    }
+    size = pair(cfg["size"], "size") if "size" in cfg else model_size
+    grey = int(cfg.get("fill_color", 0))
+    return replace(from_timm(words, size, image_size, source), fill=(grey, grey, grey))
 
 
 def published(family: str, size: Size, source: str) -> Preprocess:

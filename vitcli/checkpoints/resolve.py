@@ -23,8 +23,12 @@ WEIGHTS = (
     "model.safetensors.index.json",
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.bin",
 )
-JSONS = ("config.json", "preprocessor_config.json")
+CONFIGS = ("config.json", "open_clip_config.json")
+PROCESSOR = "preprocessor_config.json"
+JSONS = (*CONFIGS, PROCESSOR)
 SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".npz")
 
 _HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
@@ -86,8 +90,8 @@ def _folder(folder: Path, spec: str) -> Checkpoint:
     else:
         looked = ", ".join(WEIGHTS)
         raise CheckpointError(f"no weights in {spec}", f"looked for {looked}")
-    config, processor = (read_json(folder / name) for name in JSONS)
-    return Checkpoint(spec, weights, config, processor)
+    config = read_json(_config(weights[0]))
+    return Checkpoint(spec, weights, config, read_json(folder / PROCESSOR))
 
 
 def _file(path: Path, spec: str) -> Checkpoint:
@@ -95,9 +99,17 @@ def _file(path: Path, spec: str) -> Checkpoint:
     if path.name not in WEIGHTS:
         return Checkpoint(spec, (path,))
     weights = _shards(path) if path.suffix == ".json" else (path,)
-    config, processor = (read_json(path.parent / name) for name in JSONS)
-    note = (f"config.json beside {path.name} is used",) if config else ()
-    return Checkpoint(spec, weights, config, processor, notes=note)
+    found = _config(path)
+    config = read_json(found)
+    note = (f"{found.name} beside {path.name} is used",) if config else ()
+    return Checkpoint(spec, weights, config, read_json(path.parent / PROCESSOR), notes=note)
+
+
+def _config(weights: Path) -> Path:
+    """The JSON that belongs to the weights: open_clip's files have one of their own."""
+    names = CONFIGS[::-1] if weights.name.startswith("open_clip_") else CONFIGS
+    found = [weights.parent / name for name in names if (weights.parent / name).is_file()]
+    return found[0] if found else weights.parent / names[0]
 
 
 def _shards(index: Path) -> tuple[Path, ...]:

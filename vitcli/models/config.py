@@ -41,6 +41,7 @@ class ViTConfig:
     num_heads: int
     hidden_dim: int
     num_classes: int = 0
+    projection: int = 0  # the width of CLIP's space of images and texts
     in_chans: int = 3
     class_token: bool = True
     dist_token: bool = False
@@ -56,6 +57,7 @@ class ViTConfig:
     act: Activation = "gelu"
     pool: Pool = "cls"
     final_norm: Literal["tokens", "pooled"] = "tokens"  # pooled: timm's fc_norm, after pooling
+    head_norm: bool = True  # False: the classifier reads the last layer unnormed, as HF's CLIP
     norm_eps: float = 1e-6
     dropout: float = 0.0
     attn_dropout: float = 0.0
@@ -65,6 +67,7 @@ class ViTConfig:
         for name in ("embed_dim", "depth", "num_heads", "hidden_dim", "in_chans"):
             _check_count(name, getattr(self, name), 1, _LIMITS[name])
         _check_count("num_registers", self.num_registers, 0, _LIMITS["num_registers"])
+        _check_count("projection", self.projection, 0, _LIMITS["embed_dim"])
         _check_count("num_classes", self.num_classes, 0, _MAX_CLASSES)
         for name in ("image_size", "patch_size"):
             for side in getattr(self, name):
@@ -90,6 +93,8 @@ class ViTConfig:
             raise CheckpointError(f"pool={self.pool} needs a class token, this model has none")
         if self.dist_head and not self.dist_token:
             raise CheckpointError("a distillation head needs a distillation token")
+        if self.projection and self.num_classes:
+            raise CheckpointError("a projection and a classifier do not go together")
 
     @property
     def grid(self) -> Size:

@@ -1,7 +1,8 @@
 """The Vision Transformer: normalised pixels into tokens, an embedding, or logits.
 
 One model for ViT (arXiv 2010.11929), DeiT (2012.12877), DINOv2 with and without registers
-(2304.07193, 2309.16588), MAE's and SigLIP's towers: the differences are options of `ViTConfig`.
+(2304.07193, 2309.16588), MAE's, CLIP's (2103.00020) and SigLIP's (2303.15343) towers: the
+differences are options of `ViTConfig`.
 Parameter names follow timm's `vision_transformer.py`, where most checkpoints feel at home.
 """
 
@@ -69,6 +70,8 @@ class VisionTransformer(nn.Module):
         self.fc_norm = nn.LayerNorm(dim, eps) if after_pooling else nn.Identity()
         classes = config.num_classes
         self.head = nn.Linear(config.pooled_dim, classes) if classes else nn.Identity()
+        width = config.projection
+        self.proj = nn.Linear(config.pooled_dim, width, bias=False) if width else nn.Identity()
         if config.dist_head:
             self.head_dist = nn.Linear(dim, classes)
 
@@ -111,10 +114,8 @@ class VisionTransformer(nn.Module):
 
         A model whose norm comes after pooling (`final_norm="pooled"`) gives them unnormed.
         """
-        x = self.embed(pixels)
-        for block in self.blocks:
-            x = block(x)
-        return self._tokens(self.norm(x), pixels)
+        tokens = self._last(pixels)
+        return replace(tokens, x=self.norm(tokens.x))
 
     def pool(self, tokens: Tokens, how: Pooling) -> Tensor:
         """One vector an image, (B, D); (B, 2*D) for cls+mean; (B, N', D) for patches and tokens.
@@ -180,9 +181,14 @@ class VisionTransformer(nn.Module):
                 return (dim,)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Logits; without a classifier the pooled embedding.  (B, C, H, W) -> (B, K)"""
-        tokens = self.tokens(pixels)
-        logits: Tensor = self.head(self.fc_norm(self.pool(tokens, self.config.pool)))
+        """Logits; without a classifier the pooled embedding.  (B, C, H, W) -> (B, K)
+
+        A CLIP tower with its projection gives the projected embedding, (B, projection): HF's
+        `image_embeds`, not scaled to unit length. `features` stop before the projection.
+        """
+        tokens = self.tokens(pixels) if self.config.head_norm else self._last(pixels)
+        pooled = self.fc_norm(self.pool(tokens, self.config.pool))
+        logits: Tensor = self.head(self.proj(pooled))
         if self.config.dist_head:
             logits = (logits + self.head_dist(tokens.x[:, 1])) / 2
         return logits
@@ -201,6 +207,13 @@ class VisionTransformer(nn.Module):
         )
         self.pos_embed = nn.Parameter(pos.clone())
         self.config = new
+
+    def _last(self, pixels: Tensor) -> Tokens:
+        """The last layer before the final norm.  (B, C, H, W) -> Tokens"""
+        x = self.embed(pixels)
+        for block in self.blocks:
+            x = block(x)
+        return self._tokens(x, pixels)
 
     def _tokens(self, x: Tensor, pixels: Tensor) -> Tokens:
         return Tokens(x, self.config.num_prefix, self.grid_of(pixels))

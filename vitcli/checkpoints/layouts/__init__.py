@@ -6,11 +6,19 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from vitcli.checkpoints.layouts import hf_dinov2, hf_vit, timm
+from vitcli.checkpoints.layouts import hf_clip, hf_dinov2, hf_siglip, hf_vit, openai, timm
 from vitcli.checkpoints.layouts.layout import Layout
 from vitcli.errors import CheckpointError
 
-LAYOUTS: tuple[Layout, ...] = (hf_vit.LAYOUT, hf_dinov2.LAYOUT, timm.LAYOUT)
+LAYOUTS: tuple[Layout, ...] = (
+    hf_vit.LAYOUT,
+    hf_dinov2.LAYOUT,
+    hf_clip.LAYOUT,
+    hf_siglip.LAYOUT,
+    timm.LAYOUT,
+    openai.OPENAI,
+    openai.OPEN_CLIP,
+)
 
 
 def layout_of(state: Mapping[str, Tensor], name: str | None = None) -> Layout:

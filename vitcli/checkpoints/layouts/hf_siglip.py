@@ -1,0 +1,70 @@
+"""Hugging Face SigLIP, the vision tower: `transformers/models/siglip`, and SigLIP 2 of a fixed
+resolution, which has the same names. As CLIP's, without class token and norm before the blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from vitcli.checkpoints.keymap import Rule, drop, rename, split
+from vitcli.checkpoints.layouts.hf_clip import TOWER, vision_config
+from vitcli.checkpoints.layouts.layout import Json, Layout, Tensors, activation, pair, shape
+from vitcli.errors import CheckpointError
+from vitcli.models.config import ViTConfig
+
+RULES = (
+    *TOWER,
+    rename("head.probe", "attn_pool.latent"),
+    split("head.attention.in_proj_{p}", ("attn_pool.q.{p}", 1), ("attn_pool.kv.{p}", 2)),
+    rename("head.attention.out_proj.{p}", "attn_pool.proj.{p}"),
+    rename("head.layernorm.{p}", "attn_pool.norm.{p}"),
+    rename("head.mlp.fc1.{p}", "attn_pool.mlp.fc1.{p}"),
+    rename("head.mlp.fc2.{p}", "attn_pool.mlp.fc2.{p}"),
+)
+# SiglipForImageClassification averages the patches; the attention pooling stands by, unread.
+CLASSIFIER_RULES = (*TOWER, drop("head.{rest}", "the classifier reads the mean of the patches"))
+
+
+def detect(names: Collection[str]) -> bool:
+    return (
+        "embeddings.patch_embedding.weight" in names
+        and "embeddings.position_embedding.weight" in names
+        and "embeddings.class_embedding" not in names
+    )
+
+
+def rules(names: Collection[str]) -> tuple[Rule, ...]:
+    return CLASSIFIER_RULES if "classifier.weight" in names else RULES
+
+
+def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTConfig:
+    """`SiglipVisionConfig` of transformers; its defaults where a key is left out.
+
+    Without its attention pooling (`vision_use_head: false`) the tower has no pooled embedding of
+    its own, and the mean of its patches is taken.
+    """
+    vision = vision_config(config)
+    if tensors["patch_embed.proj.weight"].ndim == 2:
+        raise CheckpointError(
+            "SigLIP 2 with images of any shape (NaFlex) is not supported",
+            "the models of a fixed resolution are: google/siglip2-base-patch16-224",
+        )
+    has_head = "head.weight" in tensors
+    pools = bool(vision.get("vision_use_head", True)) and not has_head
+    return ViTConfig(
+        image_size=pair(vision.get("image_size", 224), "image_size"),
+        patch_size=pair(vision.get("patch_size", 16), "patch_size"),
+        in_chans=vision.get("num_channels", 3),
+        embed_dim=vision.get("hidden_size", 768),
+        depth=vision.get("num_hidden_layers", 12),
+        num_heads=num_heads or vision.get("num_attention_heads", 12),
+        hidden_dim=vision.get("intermediate_size", 3072),
+        num_classes=shape(tensors, "head.weight", 2)[0] if has_head else 0,
+        class_token=False,
+        pos_prefix=0,
+        act=activation(vision.get("hidden_act", "gelu_pytorch_tanh")),
+        pool="map" if pools else "mean",
+        norm_eps=vision.get("layer_norm_eps", 1e-6),
+    )
+
+
+LAYOUT = Layout("hf-siglip", ("vision_model.",), detect, rules, read_config)

@@ -1,0 +1,151 @@
+"""OpenAI's CLIP and open_clip, the vision tower: `clip/model.py`, `open_clip/transformer.py`.
+
+A whole CLIP has the tower under `visual.` beside a text tower of the same names without it, so
+the prefix cannot simply be taken off: it makes another table.
+
+The two differ in the activation, which is not in the tensors: QuickGELU in OpenAI's weights, erf's
+GELU in most of open_clip's, whose JSON tells. Of a bare file, what OpenAI's archives keep among
+the tensors tells; without it the file is taken for open_clip's, and `--layout openai` says else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from functools import partial
+
+from torch import Tensor
+
+from vitcli.checkpoints.keymap import Rule, drop, rename, reshape
+from vitcli.checkpoints.layouts.hf_clip import TEXT, lift, lift_token, lower, lower_token
+from vitcli.checkpoints.layouts.layout import (
+    Json,
+    Layout,
+    Tensors,
+    count_blocks,
+    grid_of,
+    pair,
+    shape,
+)
+from vitcli.errors import CheckpointError
+from vitcli.models.config import ViTConfig
+
+HEAD_WIDTH = 64
+VISUAL = "visual."
+# Numbers that OpenAI's archives keep among the tensors.
+OPENAI_ONLY = ("input_resolution", "context_length", "vocab_size")
+
+
+def turn(tensor: Tensor) -> Tensor:
+    """(D, E) -> (E, D), and back."""
+    return tensor.transpose(0, -1).contiguous()
+
+
+def _tower(at: str) -> tuple[Rule, ...]:
+    """The table of a tower whose names begin with `at`."""
+    block, ours = at + "transformer.resblocks.{i}.", "blocks.{i}."
+    return (
+        rename(at + "conv1.weight", "patch_embed.proj.weight"),
+        reshape(at + "class_embedding", "cls_token", lift_token, lower_token),
+        reshape(at + "positional_embedding", "pos_embed", lift, lower),
+        rename(at + "ln_pre.{p}", "norm_pre.{p}"),
+        rename(block + "ln_1.{p}", ours + "norm1.{p}"),
+        rename(block + "attn.in_proj_{p}", ours + "attn.qkv.{p}"),
+        rename(block + "attn.out_proj.{p}", ours + "attn.proj.{p}"),
+        rename(block + "ls_1.gamma", ours + "ls1.gamma"),
+        rename(block + "ln_2.{p}", ours + "norm2.{p}"),
+        rename(block + "mlp.c_fc.{p}", ours + "mlp.fc1.{p}"),
+        rename(block + "mlp.c_proj.{p}", ours + "mlp.fc2.{p}"),
+        rename(block + "ls_2.gamma", ours + "ls2.gamma"),
+        rename(at + "ln_post.{p}", "norm.{p}"),
+        reshape(at + "proj", "proj.weight", turn, turn),
+    )
+
+
+RULES = _tower("")
+CLIP_RULES = (
+    *_tower(VISUAL),
+    # the text tower, in open_clip's newer models under `text.`
+    drop("text.{rest}", TEXT),
+    drop("transformer.resblocks.{rest}", TEXT),
+    drop("token_embedding.weight", TEXT),
+    drop("positional_embedding", TEXT),
+    drop("ln_final.{p}", TEXT),
+    drop("text_projection", TEXT),
+    drop("text_projection.{p}", TEXT),
+    drop("attn_mask", TEXT),
+    drop("logit_scale", "it compares images with texts"),
+    drop("logit_bias", "it compares images with texts"),
+    *(drop(name, "a setting of OpenAI's own code") for name in OPENAI_ONLY),
+)
+
+
+def _detect(names: Collection[str], is_openai: bool) -> bool:
+    return is_openai == (OPENAI_ONLY[0] in names) and any(
+        at + "class_embedding" in names and at + "transformer.resblocks.0.ln_1.weight" in names
+        for at in ("", VISUAL)
+    )
+
+
+def rules(names: Collection[str]) -> tuple[Rule, ...]:
+    return CLIP_RULES if VISUAL + "class_embedding" in names else RULES
+
+
+def model_config(config: Json) -> Json:
+    """open_clip's model: `model_cfg` of `open_clip_config.json`, or the whole of a model's JSON."""
+    found: Json = config.get("model_cfg") or config
+    return found
+
+
+def _read_config(
+    tensors: Tensors, config: Json, num_heads: int | None, is_openai: bool
+) -> ViTConfig:
+    """Sizes from the tensors, heads of 64 channels; open_clip's JSON says what is otherwise."""
+    model = model_config(config)
+    vision = dict(model.get("vision_cfg") or {})
+    _refuse_variants(vision)
+    width, chans, *patch = shape(tensors, "patch_embed.proj.weight", 4)
+    size = pair(vision["image_size"], "image_size") if "image_size" in vision else None
+    like = (size[0] // patch[0], size[1] // patch[1]) if size else None
+    grid = grid_of(shape(tensors, "pos_embed", 3)[1] - 1, like)
+    return ViTConfig(
+        image_size=size if size and like == grid else (grid[0] * patch[0], grid[1] * patch[1]),
+        patch_size=(patch[0], patch[1]),
+        in_chans=chans,
+        embed_dim=width,
+        depth=count_blocks(tensors),
+        num_heads=num_heads or max(1, width // int(vision.get("head_width", HEAD_WIDTH))),
+        hidden_dim=shape(tensors, "blocks.0.mlp.fc1.weight", 2)[0],
+        projection=shape(tensors, "proj.weight", 2)[0] if "proj.weight" in tensors else 0,
+        pos_resize="bicubic-antialias",  # open_clip's resize_pos_embed
+        patch_bias=False,
+        pre_norm=not vision.get("no_ln_pre", False),
+        layer_scale="blocks.0.ls1.gamma" in tensors,
+        act="quick_gelu" if model.get("quick_gelu", is_openai) else "gelu",
+        pool="mean" if vision.get("pool_type") == "avg" else "cls",
+        norm_eps=float(dict(vision.get("norm_kwargs") or {}).get("eps", 1e-5)),
+    )
+
+
+def _refuse_variants(vision: Json) -> None:
+    """Options of open_clip's `CLIPVisionCfg` under which the same tensors compute otherwise."""
+    allowed: dict[str, tuple[object, ...]] = {
+        "pool_type": ("tok", "avg"),
+        "final_ln_after_pool": (False,),
+        "act_kwargs": ({},),
+        "block_type": ("default",),
+    }
+    for name, values in allowed.items():
+        if vision.get(name) is not None and vision[name] not in values:
+            raise CheckpointError(f"open_clip's {name}={vision[name]!r} is not supported")
+
+
+OPENAI, OPEN_CLIP = (
+    Layout(
+        name,
+        ("module.",),
+        partial(_detect, is_openai=is_openai),
+        rules,
+        partial(_read_config, is_openai=is_openai),
+    )
+    for name, is_openai in (("openai", True), ("open-clip", False))
+)
