@@ -27,7 +27,7 @@ CLASSIFIER_RULES = (*TOWER, drop("head.{rest}", "the classifier reads the mean o
 def detect(names: Collection[str]) -> bool:
     return (
         "embeddings.patch_embedding.weight" in names
-        and "embeddings.position_embedding.weight" in names
+        and "encoder.layers.0.self_attn.q_proj.weight" in names
         and "embeddings.class_embedding" not in names
     )
 
