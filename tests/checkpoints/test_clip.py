@@ -39,6 +39,7 @@ from vitcli.images.preprocess import preprocess
 from vitcli.models.prepare import prepare
 from vitcli.models.vit import VisionTransformer
 from vitcli.records import Preprocess
+from vitcli.tasks.convert import ConvertJob, convert
 
 State = dict[str, Tensor]
 CLOSE = {"atol": 1e-5, "rtol": 0.0}
@@ -613,3 +614,27 @@ def test_a_classifier_classifies(made: Callable[[str], Pair], vit: Vit, tmp_path
             best = int(pair.theirs(inputs).logits.argmax())
         (predicted,) = json.loads(ended.out)["predictions"]
         assert predicted["label"] == LABELS[best]
+
+
+# Conversion.
+
+
+def test_transformers_opens_what_is_written_for_it(pair: Pair, tmp_path: Path) -> None:
+    convert(ConvertJob(source=str(pair.folder), target=tmp_path / "out", to="hf", verify=True))
+    name = json.loads((tmp_path / "out" / "config.json").read_text())["architectures"][0]
+    written, info = getattr(transformers, name).from_pretrained(
+        tmp_path / "out", output_loading_info=True
+    )
+    assert not any(info.values()), info
+    images = torch.from_numpy(pixels(2, 32, 32))
+    with torch.inference_mode():
+        again = Pair(written.eval(), pair.ours, tmp_path).answer(images)
+        torch.testing.assert_close(again, pair.network(images), **CLOSE)
+
+
+def test_timm_gets_the_projection_as_its_head(clip: Pair, tmp_path: Path) -> None:
+    convert(ConvertJob(source=str(clip.folder), target=tmp_path / "out", to="timm", verify=True))
+    images = torch.from_numpy(pixels(2, 32, 32))
+    written = load(str(tmp_path / "out"))
+    with torch.inference_mode():
+        torch.testing.assert_close(written.network(images), clip.network(images), **CLOSE)

@@ -80,7 +80,7 @@ RULES = (
     rename("embed.{p}", "patch_embed.{p}", "old_embed.{p}"),
     fuse(tuple(f"layer.{{i}}.{x}" for x in QKV), "blocks.{i}.qkv.{p}", ("q.{i}", "k.{i}", "v.{i}")),
     reshape("kernel", "head.weight", torch.t, torch.t),
-    drop("pooler.{p}"),
+    drop("pooler.{p}", "not needed"),
 )
 
 
@@ -99,7 +99,7 @@ def test_parts_are_joined_in_the_order_of_the_rule_not_of_the_file() -> None:
 def test_dropped_tensors_are_named() -> None:
     renamed = to_ours(tensors("embed.bias", "pooler.weight", "pooler.bias"), RULES)
     assert renamed.tensors.keys() == {"patch_embed.bias"}
-    assert renamed.dropped == ("pooler.weight", "pooler.bias")
+    assert renamed.dropped == {"pooler.weight": "not needed", "pooler.bias": "not needed"}
 
 
 def test_a_reshaped_tensor_comes_back_in_its_own_shape() -> None:

@@ -155,7 +155,7 @@ def test_what_a_target_cannot_express_is_refused_by_name(
     timm_folder("reg4_gap", tmp_path / "src")
     ended = vit("convert", tmp_path / "src", tmp_path / "o", "--to", "hf")
     assert ended.code == 1
-    for obstacle in ("class_token=False", "pool=mean", "final_norm=pooled"):
+    for obstacle in ("the closest, hf-dinov2", "class_token=False", "final_norm=pooled"):
         assert obstacle in ended.err
     assert not (tmp_path / "o").exists()
     assert not list(tmp_path.glob("*.partial"))

@@ -23,6 +23,7 @@ from vitcli.errors import CheckpointError, OutputError
 
 Dtype = Literal["fp32", "fp16", "bf16"]
 TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+HEADS = ("classifier", "cls_classifier", "distillation_classifier", "visual_projection")
 HF_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
@@ -38,7 +39,7 @@ def write_hf(model: Model, folder: Path, dtype: Dtype) -> Written:
     """`config.json`, `preprocessor_config.json`, `model.safetensors`, with labels.
 
     Takes the first of transformers' layouts that can express the model; raises CheckpointError,
-    with what stands in the way for each, where none can.
+    with what stands in the way of the closest one, where none can.
     """
     layout, writer = _hf_layout(model)
     config, tensors = writer.adapt(model.config, model.network.state_dict())
@@ -110,22 +111,23 @@ def _remove(path: Path) -> None:
 
 
 def _hf_layout(model: Model) -> tuple[Layout, Writer]:
-    reasons = []
+    """The first layout that can express the model, or the words of the one that nearly can."""
+    obstacles: dict[str, list[str]] = {}
     for layout in LAYOUTS:
-        if layout.writer is None or not layout.name.startswith("hf-"):
-            continue
-        obstacles = layout.writer.obstacles(model.config)
-        if not obstacles:
-            return layout, layout.writer
-        reasons.append(f"{layout.name}: {', '.join(obstacles)}")
+        if layout.writer is not None and layout.name.startswith("hf-"):
+            obstacles[layout.name] = layout.writer.obstacles(model.config)
+            if not obstacles[layout.name]:
+                return layout, layout.writer
+    closest = min(obstacles, key=lambda name: len(obstacles[name]))
     raise CheckpointError(
-        "none of transformers' layouts can express this model", "; ".join(reasons)
+        "none of transformers' layouts can express this model",
+        f"the closest, {closest}, cannot express {', '.join(obstacles[closest])}",
     )
 
 
 def _prefixed(name: str, prefix: str) -> str:
     """The backbone stands under a name of its own, the classifiers do not."""
-    is_head = name.partition(".")[0].endswith("classifier")
+    is_head = name.partition(".")[0] in HEADS
     return name if is_head else prefix + name
 
 

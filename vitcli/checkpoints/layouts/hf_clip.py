@@ -7,11 +7,23 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
 from torch import Tensor
 
 from vitcli.checkpoints.keymap import Rule, drop, fuse, rename, reshape
-from vitcli.checkpoints.layouts.layout import Json, Layout, Tensors, activation, pair, shape
+from vitcli.checkpoints.layouts.layout import (
+    Json,
+    Layout,
+    Tensors,
+    Writer,
+    activation,
+    activation_name,
+    image_pair,
+    not_square,
+    pair,
+    shape,
+)
 from vitcli.models.config import ViTConfig
 
 L, B = "encoder.layers.{i}.", "blocks.{i}."
@@ -114,4 +126,68 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTCon
     )
 
 
-LAYOUT = Layout("hf-clip", ("vision_model.",), detect, rules, read_config)
+ONLY: dict[str, tuple[object, ...]] = {
+    "class_token": (True,),
+    "dist_token": (False,),
+    "num_registers": (0,),
+    "pos_prefix": (1,),
+    "patch_bias": (False,),
+    "pre_norm": (True,),
+    "qkv_bias": (True,),
+    "layer_scale": (False,),
+    "ffn": ("mlp",),
+    "final_norm": ("tokens",),
+}
+
+
+def refusals(config: ViTConfig) -> list[str]:
+    """transformers' classifier reads the mean of the patches, without the final norm."""
+    found = not_square(config)
+    if config.num_classes and (config.pool != "mean" or config.head_norm):
+        found.append(f"a classifier on pool={config.pool}")
+    if not config.num_classes and config.pool != "cls":
+        found.append(f"pool={config.pool}")
+    return found
+
+
+def as_it_is(config: ViTConfig, tensors: Tensors) -> tuple[ViTConfig, dict[str, Tensor]]:
+    return config, dict(tensors)
+
+
+def prefix(config: ViTConfig) -> str:
+    """Only `CLIPVisionModel` and `SiglipVisionModel` are the tower itself."""
+    return "vision_model." if config.num_classes or config.projection else ""
+
+
+def tower_config(config: ViTConfig) -> dict[str, Any]:
+    """What the configs of both towers call the sizes."""
+    return {
+        "image_size": image_pair(config.image_size),
+        "patch_size": image_pair(config.patch_size),
+        "num_channels": config.in_chans,
+        "hidden_size": config.embed_dim,
+        "num_hidden_layers": config.depth,
+        "num_attention_heads": config.num_heads,
+        "intermediate_size": config.hidden_dim,
+        "hidden_act": activation_name(config.act),
+        "attention_dropout": 0.0,
+        "layer_norm_eps": config.norm_eps,
+    }
+
+
+def write_config(config: ViTConfig) -> dict[str, Any]:
+    tower = {**tower_config(config), "model_type": "clip_vision_model"}
+    if config.num_classes:
+        return {
+            "architectures": ["CLIPForImageClassification"],
+            "model_type": "clip",
+            "vision_config": tower,
+        }
+    if config.projection:
+        tower["projection_dim"] = config.projection
+    name = "CLIPVisionModelWithProjection" if config.projection else "CLIPVisionModel"
+    return {"architectures": [name], **tower}
+
+
+WRITER = Writer(ONLY, refusals, as_it_is, lambda config: RULES, prefix, write_config)
+LAYOUT = Layout("hf-clip", ("vision_model.",), detect, rules, read_config, WRITER)

@@ -19,6 +19,7 @@ from vitcli.checkpoints.layouts.layout import (
     activation,
     activation_name,
     image_pair,
+    not_square,
     number,
     pair,
     shape,
@@ -126,13 +127,13 @@ ONLY: dict[str, tuple[object, ...]] = {
     "pre_norm": (False,),
     "layer_scale": (True,),
     "final_norm": ("tokens",),
+    "head_norm": (True,),
+    "projection": (0,),
 }
 
 
 def refusals(config: ViTConfig) -> list[str]:
-    found = []
-    if config.grid[0] != config.grid[1]:
-        found.append(f"a grid of {config.grid[0]}x{config.grid[1]} patches, which is not square")
+    found = not_square(config)
     pool = "cls+mean" if config.num_classes else "cls"
     if config.pool != pool:
         found.append(f"pool={config.pool}")

@@ -4,10 +4,26 @@ resolution, which has the same names. As CLIP's, without class token and norm be
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
 from vitcli.checkpoints.keymap import Rule, drop, rename, split
-from vitcli.checkpoints.layouts.hf_clip import TOWER, vision_config
-from vitcli.checkpoints.layouts.layout import Json, Layout, Tensors, activation, pair, shape
+from vitcli.checkpoints.layouts.hf_clip import (
+    TOWER,
+    as_it_is,
+    prefix,
+    tower_config,
+    vision_config,
+)
+from vitcli.checkpoints.layouts.layout import (
+    Json,
+    Layout,
+    Tensors,
+    Writer,
+    activation,
+    not_square,
+    pair,
+    shape,
+)
 from vitcli.errors import CheckpointError
 from vitcli.models.config import ViTConfig
 
@@ -67,4 +83,43 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTCon
     )
 
 
-LAYOUT = Layout("hf-siglip", ("vision_model.",), detect, rules, read_config)
+ONLY: dict[str, tuple[object, ...]] = {
+    "class_token": (False,),
+    "dist_token": (False,),
+    "num_registers": (0,),
+    "patch_bias": (True,),
+    "pre_norm": (False,),
+    "qkv_bias": (True,),
+    "layer_scale": (False,),
+    "ffn": ("mlp",),
+    "final_norm": ("tokens",),
+    "head_norm": (True,),
+    "projection": (0,),
+}
+
+
+def refusals(config: ViTConfig) -> list[str]:
+    found = not_square(config)
+    if config.num_classes and config.pool != "mean":
+        found.append(f"a classifier on pool={config.pool}")
+    return found
+
+
+def write_config(config: ViTConfig) -> dict[str, Any]:
+    """`vision_use_head: false` where there is no attention pooling to write."""
+    tower = {
+        **tower_config(config),
+        "model_type": "siglip_vision_model",
+        "vision_use_head": config.pool == "map",
+    }
+    if config.num_classes:
+        return {
+            "architectures": ["SiglipForImageClassification"],
+            "model_type": "siglip",
+            "vision_config": tower,
+        }
+    return {"architectures": ["SiglipVisionModel"], **tower}
+
+
+WRITER = Writer(ONLY, refusals, as_it_is, lambda config: RULES, prefix, write_config)
+LAYOUT = Layout("hf-siglip", ("vision_model.",), detect, rules, read_config, WRITER)

@@ -95,6 +95,8 @@ ONLY: dict[str, tuple[object, ...]] = {
     "ffn": ("mlp",),
     "pool": ("cls",),
     "final_norm": ("tokens",),
+    "head_norm": (True,),
+    "projection": (0,),
 }
 
 

@@ -117,6 +117,13 @@ def with_positions(config: ViTConfig, tensors: Tensors, count: int) -> dict[str,
     return {**tensors, "pos_embed": placed}
 
 
+def not_square(config: ViTConfig) -> list[str]:
+    """The obstacle for libraries that know square images only."""
+    if config.image_size[0] == config.image_size[1] and config.grid[0] == config.grid[1]:
+        return []
+    return [f"an image of {config.image_size[0]}x{config.image_size[1]}, which is not square"]
+
+
 def image_pair(size: Size) -> int | list[int]:
     """A square as one number, as the libraries write it."""
     return size[0] if size[0] == size[1] else list(size)

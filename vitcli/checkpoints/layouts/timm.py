@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from vitcli.checkpoints.keymap import Rule, drop, rename
@@ -230,6 +231,8 @@ def refusals(config: ViTConfig) -> list[str]:
         found.append("a distillation token without a classifier of its own")
     if config.dist_token and config.num_registers:
         found.append("a distillation token beside registers")
+    if config.num_classes and not config.head_norm:
+        found.append("a classifier on tokens without the final norm")
     if config.final_norm == "pooled" and config.pool != "mean":
         found.append(f"a norm after pooling {config.pool}")
     return found
@@ -238,6 +241,11 @@ def refusals(config: ViTConfig) -> list[str]:
 def adapt(config: ViTConfig, tensors: Tensors) -> tuple[ViTConfig, dict[str, Tensor]]:
     """timm gives a position to all prefix tokens or to none: what a class token had is added to
     it once, as timm does with DINOv2's files."""
+    if config.projection:  # timm calls it the head, and gives it a bias
+        tensors = {**tensors, "head.weight": tensors["proj.weight"]}
+        tensors["head.bias"] = torch.zeros(config.projection)
+        del tensors["proj.weight"]
+        config = replace(config, num_classes=config.projection, projection=0)
     if config.pos_prefix in (0, config.num_prefix):
         return config, dict(tensors)
     pos = tensors["pos_embed"]
