@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -20,9 +21,17 @@ def test_the_committed_script_is_what_make_completions_writes(name: str) -> None
     assert (FOLDER / name).read_text("utf-8") == SCRIPTS[name](), "run: make completions"
 
 
+def command_of(name: str) -> Any:
+    """What Typer makes of `models pull`."""
+    found: Any = typer.main.get_command(app)
+    for word in name.split():
+        found = found.commands[word]
+    return found
+
+
 def test_every_option_of_the_app_is_completed() -> None:
     for command in commands():
-        declared = typer.main.get_command(app).commands[command.name].params  # type: ignore[attr-defined]
+        declared = command_of(command.name).params
         known = {name for option in command.options for name in option.names}
         for parameter in declared:
             if parameter.opts[0].startswith("-"):
@@ -45,6 +54,10 @@ def test_the_shell_accepts_the_script(shell: str, name: str) -> None:
         ("vit embed --pool c", "cls cls+mean"),
         ("vit classify --to", "--top-k"),
         ("vit embed --sto", "--store"),
+        ("vit models p", "pull"),
+        ("vit models --for sp", "speed"),
+        ("vit models pull --off", "--offline"),
+        ("vit info --js", "--json"),
     ],
 )
 def test_bash_completes(words: str, offered: str) -> None:

@@ -137,8 +137,8 @@ class Preprocess:
     grey16: Literal["scale", "clamp"] = "scale"
     source: str = "given"
 
-    def describe(self) -> str:
-        """The steps in one line, as they are done."""
+    def steps(self) -> list[str]:
+        """What is done, in order; the name of a step stands before its bracket."""
         steps = ["exif_turn"] if self.exif else []
         steps += ["rgb"] if self.grey16 == "scale" else ["rgb(grey16 clamped)"]
         if self.resize is not None:
@@ -151,7 +151,11 @@ class Preprocess:
         if abs(self.rescale * 255 - 1) > 1e-6:
             steps.append(f"rescale({self.rescale:g})")
         steps.append(f"normalize(mean={_numbers(self.mean)}, std={_numbers(self.std)})")
-        return " | ".join(steps)
+        return steps
+
+    def describe(self) -> str:
+        """The steps in one line."""
+        return " | ".join(self.steps())
 
 
 def _numbers(values: Sequence[float]) -> str:

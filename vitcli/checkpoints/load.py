@@ -12,14 +12,14 @@ from torch import Tensor
 
 from vitcli.checkpoints import preprocessing
 from vitcli.checkpoints.keymap import Rule, their_name, to_ours
-from vitcli.checkpoints.labels import read_labels
+from vitcli.checkpoints.labels import Labels, read_labels
 from vitcli.checkpoints.layouts import layout_of
 from vitcli.checkpoints.layouts.layout import Json, Layout
 from vitcli.checkpoints.layouts.openai import model_config
 from vitcli.checkpoints.layouts.timm import image_size as timm_image_size
 from vitcli.checkpoints.layouts.timm import pretrained_cfg
 from vitcli.checkpoints.resolve import Checkpoint, resolve
-from vitcli.checkpoints.tensors import read_tensors, sha256
+from vitcli.checkpoints.tensors import read_weights, sha256
 from vitcli.errors import CheckpointError, UsageError
 from vitcli.models.config import ViTConfig
 from vitcli.models.vit import VisionTransformer
@@ -38,7 +38,12 @@ OPEN_CLIP = ("openai", "open-clip")
 
 @dataclass(frozen=True)
 class Model:
-    """A network with everything that belongs to it. `labels` is empty without a classifier."""
+    """A network with everything that belongs to it. `labels` is empty without a classifier.
+
+    What stands last is told by `vit info`: where labels and steps of the preprocessing came from,
+    the precisions on disk, what the file calls its architecture, and the image size that its
+    position embeddings were stored for.
+    """
 
     spec: str
     network: VisionTransformer
@@ -50,6 +55,11 @@ class Model:
     notes: tuple[str, ...]
     fused: int = 0
     dropped: Mapping[str, str] = field(default_factory=dict)
+    labels_source: str = ""
+    origins: Mapping[str, str] = field(default_factory=dict)
+    dtypes: tuple[str, ...] = ()
+    architecture: str = ""
+    stored_size: Size | None = None
 
     @property
     def config(self) -> ViTConfig:
@@ -82,9 +92,9 @@ def load(
     every tensor that is unknown, missing or misshapen) or UsageError.
     """
     checkpoint = resolve(spec, offline=offline)
-    state = read_tensors(checkpoint.weights)
-    found = layout_of(state, layout)
-    names = found.strip(state)
+    weights = read_weights(checkpoint.weights)
+    found = layout_of(weights.tensors, layout)
+    names = found.strip(weights.tensors)
     if found.name.startswith("hf-") and not checkpoint.config:
         raise CheckpointError(
             f"{spec} has no config.json, and {found.name} tensors do not say their sizes",
@@ -101,22 +111,28 @@ def load(
     if plan.plan.size != config.image_size and (image_size is not None or not keep_grid):
         network.resize(plan.plan.size)
     notes = [*checkpoint.notes, *plan.notes]
-    class_names: tuple[str, ...] = ()
+    named = Labels((), "no classifier")
     if config.num_classes:
         named = read_labels(checkpoint.config, config.num_classes, labels)
-        class_names = named.names
         notes += named.notes
+        if not renamed.tensors["head.weight"].any():
+            notes.append("the head is all zero: every class scores the same; it is to be trained")
     return Model(
         spec=spec,
         network=network,
         preprocess=replace(plan.plan, exif=exif),
-        labels=class_names,
+        labels=named.names,
         layout=found.name,
         files=checkpoint.weights,
         revision=checkpoint.revision,
         notes=tuple(notes),
         fused=renamed.fused,
         dropped=renamed.dropped,
+        labels_source=named.source,
+        origins=_origins(plan, asked=image_size is not None),
+        dtypes=weights.dtypes,
+        architecture=_architecture(checkpoint.config),
+        stored_size=config.image_size,
     )
 
 
@@ -200,8 +216,12 @@ def _timm(json: Json, config: ViTConfig, image_size: Size | None) -> preprocessi
     cfg = pretrained_cfg(json)
     size = timm_image_size(json) or config.image_size
     if "mean" in cfg or "crop_pct" in cfg:
-        plan = preprocessing.from_timm(cfg, size, image_size, "config.json: pretrained_cfg")
-        return preprocessing.Found(plan)
+        source = "config.json: pretrained_cfg"
+        plan = preprocessing.from_timm(cfg, size, image_size, source)
+        keys = preprocessing.TIMM_KEYS
+        return preprocessing.Found(
+            plan, origins=preprocessing.origins(keys, cfg, source, "timm's default")
+        )
     plan = preprocessing.published("timm", image_size or size, "timm's default")
     return preprocessing.Found(
         plan, (f"the file has no preprocessing: timm's default is taken: {plan.describe()}",)
@@ -219,6 +239,27 @@ def _open_clip(json: Json, config: ViTConfig, image_size: Size | None) -> prepro
         taken = names.get(config.act, "GELU (--layout openai takes QuickGELU)")
         notes.append(f"no open_clip_config.json says the activation: {taken} is taken")
     return preprocessing.Found(plan, tuple(notes))
+
+
+def _origins(found: preprocessing.Found, *, asked: bool) -> dict[str, str]:
+    """Where each step of the preprocessing came from, by its name."""
+    origins = {name: found.plan.source for name in preprocessing.HF_KEYS} | dict(found.origins)
+    if asked:
+        for name in ("resize", "center_crop"):
+            origins[name] += "; size: --image-size"
+    clamped = found.plan.grey16 == "clamp"
+    return {
+        "exif_turn": "vitcli; --no-exif omits it",
+        "rgb": "--preprocess hf" if clamped else "vitcli; 16-bit grey is scaled",
+        **origins,
+    }
+
+
+def _architecture(config: Json) -> str:
+    """What the config calls the model: a class of transformers, or a model of timm."""
+    classes = config.get("architectures")
+    first = classes[0] if isinstance(classes, list) and classes else ""
+    return str(config.get("architecture") or first or config.get("model_type") or "")
 
 
 def _family(checkpoint: Checkpoint, layout: Layout) -> str:

@@ -4,7 +4,8 @@ write it."""
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from vitcli.checkpoints.layouts.layout import Json, number, pair
@@ -77,10 +78,36 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A preprocessing, and what a user should know about where it came from."""
+    """A preprocessing, what a user should know of it, and where its steps came from, by name
+    (`plan.source` where a step is not named)."""
 
     plan: Preprocess
     notes: tuple[str, ...] = ()
+    origins: Mapping[str, str] = field(default_factory=dict)
+
+
+# The keys that each step is read from.
+HF_KEYS = {
+    "resize": ("size", "resample"),
+    "center_crop": ("crop_size",),
+    "rescale": ("rescale_factor",),
+    "normalize": ("image_mean", "image_std"),
+}
+TIMM_KEYS = {"resize": ("crop_pct", "interpolation"), "normalize": ("mean", "std")}
+
+
+def origins(
+    keys: Mapping[str, Sequence[str]], given: Json, file: str, default: str
+) -> dict[str, str]:
+    """Where each step came from: the file, a default, or both for different keys."""
+    found = {}
+    for step, names in keys.items():
+        silent = [name for name in names if given.get(name) is None]
+        if len(silent) == len(names):
+            found[step] = default
+        else:
+            found[step] = f"{file}; {', '.join(silent)}: {default}" if silent else file
+    return found
 
 
 def from_hf(processor: Json, model_type: str, model_size: Size, image_size: Size | None) -> Found:
@@ -115,6 +142,10 @@ def from_hf(processor: Json, model_type: str, model_size: Size, image_size: Size
     if not values.get("do_rescale", True):
         rescale = 1.0
         notes.append("preprocessor_config.json says do_rescale: false; pixels stay 0 to 255")
+    default = f"{kind}ImageProcessor's default"
+    sources = origins(HF_KEYS, processor, "preprocessor_config.json", default)
+    if not values.get("do_center_crop", False):
+        sources["center_crop"] = "config.json: image_size"
     plan = Preprocess(
         size=size,
         resize=resize,
@@ -126,7 +157,7 @@ def from_hf(processor: Json, model_type: str, model_size: Size, image_size: Size
         std=_positive_triple(std, "image_std"),
         source="preprocessor_config.json" if processor else f"{kind}ImageProcessor's defaults",
     )
-    return Found(plan, tuple(notes))
+    return Found(plan, tuple(notes), sources)
 
 
 def from_timm(cfg: Json, model_size: Size, image_size: Size | None, source: str) -> Preprocess:

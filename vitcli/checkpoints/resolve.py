@@ -59,15 +59,29 @@ def resolve(spec: str, *, offline: bool = False) -> Checkpoint:
         return _folder(path, spec)
     if path.is_file():
         return _file(path, spec)
-    match = _HUB_ID.fullmatch(spec)
-    if match is None or path.suffix in SUFFIXES or spec.startswith((".", "/", "~")):
+    if not _is_hub_id(spec):
         raise ModelNotFound(
             f"no model at {spec}",
             "give a directory, a weight file, a hub id (google/vit-base-patch16-224), or demo",
         )
-    snapshot = hub.download(match["repo"], match["revision"], _choose, offline=offline)
+    snapshot = pull(spec, offline=offline)
     checkpoint = _folder(snapshot.folder, spec)
     return replace(checkpoint, revision=snapshot.revision, notes=snapshot.notes)
+
+
+def pull(spec: str, *, offline: bool = False) -> hub.Snapshot:
+    """What is read of a hub id, in the cache. Raises ModelNotFound, also for what is no hub id."""
+    match = _HUB_ID.fullmatch(spec)
+    if match is None or not _is_hub_id(spec):
+        raise ModelNotFound(
+            f"{spec} is not a hub id", "give org/name or org/name@revision; vit models lists some"
+        )
+    return hub.download(match["repo"], match["revision"], _choose, offline=offline)
+
+
+def _is_hub_id(spec: str) -> bool:
+    is_file = Path(spec).suffix in SUFFIXES or spec.startswith((".", "/", "~"))
+    return not is_file and _HUB_ID.fullmatch(spec) is not None
 
 
 def _choose(names: list[str]) -> list[str]:

@@ -13,7 +13,9 @@ import pickle
 import re
 import warnings
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,12 @@ from torch import Tensor
 from vitcli.errors import CheckpointError
 
 State = dict[str, Tensor]
+DTYPE_NAMES = {
+    torch.float64: "fp64",
+    torch.float32: "fp32",
+    torch.float16: "fp16",
+    torch.bfloat16: "bf16",
+}
 
 MAX_HEADER = 100_000_000
 MAX_TENSORS = 20_000
@@ -31,12 +39,22 @@ MAX_TENSORS = 20_000
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "teacher", "student")
 
 
-def read_tensors(files: Sequence[Path]) -> State:
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """All tensors of a checkpoint in fp32, and the precisions of its floats on disk, the one of
+    the most numbers first."""
+
+    tensors: State
+    dtypes: tuple[str, ...]
+
+
+def read_weights(files: Sequence[Path]) -> Weights:
     """All tensors of one checkpoint, from one file or its shards, as fp32 copies.
 
     Raises CheckpointError, naming the file and the tensor, for whatever is not plain weights.
     """
     state: State = {}
+    numbers: Counter[str] = Counter()
     for file in files:
         tensors = _reader(file)(file)
         taken, size = 0, file.stat().st_size
@@ -47,9 +65,17 @@ def read_tensors(files: Sequence[Path]) -> State:
             taken += tensor.numel() * tensor.element_size()
             if taken > size:  # many views of one storage
                 raise CheckpointError(f"the tensors of {file} take more than its {_mb(size)}")
+            if tensor.is_floating_point():
+                kind = DTYPE_NAMES.get(tensor.dtype, str(tensor.dtype).removeprefix("torch."))
+                numbers[kind] += tensor.numel()
     if not state:
         raise CheckpointError(f"{files[0]} holds no tensors")
-    return state
+    return Weights(state, tuple(kind for kind, _ in numbers.most_common()))
+
+
+def read_tensors(files: Sequence[Path]) -> State:
+    """The tensors alone."""
+    return read_weights(files).tensors
 
 
 def sha256(files: Sequence[Path]) -> str:

@@ -10,6 +10,8 @@ from vitcli import __version__
 from vitcli.cli.classify import classify
 from vitcli.cli.convert import convert
 from vitcli.cli.embed import embed
+from vitcli.cli.info import info
+from vitcli.cli.models import app as models
 
 app = typer.Typer(
     name="vit",
@@ -40,3 +42,5 @@ def vit(
 app.command()(classify)
 app.command()(embed)
 app.command()(convert)
+app.command()(info)
+app.add_typer(models, name="models")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import EnumType
 from pathlib import Path
@@ -35,32 +35,43 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One subcommand."""
+    """One subcommand; the name of one within another has both words."""
 
     name: str
     help: str
     options: tuple[Option, ...]
 
+    @property
+    def words(self) -> list[str]:
+        return self.name.split()
 
+
+_ZSH_FILES = "            '*:inputs:_files' ;;"
 HELP = Option(("-h", "--help"), "Show this message and exit.")
 
 
 def commands() -> list[Command]:
     """What the app offers, read from the functions that Typer itself reads."""
-    found = []
-    for registered in app.registered_commands:
-        function = registered.callback
-        assert function is not None and function.__doc__ is not None
-        parameters = inspect.signature(function, eval_str=True).parameters.values()
-        options = (*filter(None, map(_option, parameters)), HELP)
-        help = function.__doc__.split("\n")[0]
-        found.append(Command(registered.name or function.__name__, help, options))
+    found = [_command(registered.callback) for registered in app.registered_commands]
+    for group in app.registered_groups:
+        nested = group.typer_instance
+        assert nested is not None and nested.registered_callback is not None
+        found.append(_command(nested.registered_callback.callback))
+        found += [_command(inner.callback, found[-1]) for inner in nested.registered_commands]
     return found
+
+
+def _command(function: Callable[..., object] | None, within: Command | None = None) -> Command:
+    assert function is not None and function.__doc__ is not None
+    parameters = inspect.signature(function, eval_str=True).parameters.values()
+    options = (*filter(None, map(_option, parameters)), HELP)
+    name = f"{within.name} {function.__name__}" if within else function.__name__
+    return Command(name, function.__doc__.split("\n")[0], options)
 
 
 def _option(parameter: inspect.Parameter) -> Option | None:
     """An annotated parameter; None for an argument."""
-    kind, info = get_args(parameter.annotation)[:2]
+    kind, info, *_ = *get_args(parameter.annotation), None, None
     if not isinstance(info, OptionInfo):
         return None
     types = [t for t in get_args(kind) or (kind,) if t is not NoneType]
@@ -71,13 +82,14 @@ def _option(parameter: inspect.Parameter) -> Option | None:
         info.help or "",
         takes_value=bool not in types,
         takes_file=Path in types or info.metavar in FILE_METAVARS,
-        choices=tuple(str(c) for t in types if isinstance(t, EnumType) for c in t),  # type: ignore[var-annotated]
+        choices=tuple(str(c) for t in types if isinstance(t, EnumType) for c in t),
     )
 
 
 def bash() -> str:
     """For `/usr/share/bash-completion/completions/vit`."""
-    names = " ".join(command.name for command in commands())
+    outer, inner = _split(commands())
+    names = " ".join(command.name for command in outer)
     lines = [
         "# bash completion for vit. Made by `make completions`.",
         "_vit() {",
@@ -87,8 +99,21 @@ def bash() -> str:
         f'        COMPREPLY=($(compgen -W "{names} --help --version" -- "$cur"))',
         "        return",
         "    fi",
-        '    case "${COMP_WORDS[1]} $prev" in',
+        '    local command="${COMP_WORDS[1]}"',
     ]
+    for name, nested in inner.items():
+        words = " ".join(command.words[-1] for command in nested)
+        lines += [
+            f'    if (( COMP_CWORD == 2 )) && [[ "$command" == {name} && "$cur" != -* ]]; then',
+            f'        COMPREPLY=($(compgen -W "{words}" -- "$cur"))',
+            "        return",
+            "    fi",
+        ]
+        lines += [
+            f'    [[ "$command ${{COMP_WORDS[2]}}" == "{c.name}" ]] && command="{c.name}"'
+            for c in nested
+        ]
+    lines += ['    case "$command $prev" in']
     for command in commands():
         for option in command.options:
             if option.takes_value:
@@ -99,10 +124,10 @@ def bash() -> str:
                     else "compopt -o default"
                 )
                 lines.append(f"        {patterns}) {action}; return ;;")
-    lines += ["    esac", '    case "${COMP_WORDS[1]}" in']
+    lines += ["    esac", '    case "$command" in']
     for command in commands():
         words = " ".join(name for option in command.options for name in option.names)
-        lines.append(f'        {command.name}) words="{words}" ;;')
+        lines.append(f'        {_pattern(command)}) words="{words}" ;;')
     lines += [
         "    esac",
         '    if [[ "$cur" == -* ]]; then',
@@ -116,11 +141,25 @@ def bash() -> str:
     return "\n".join(lines) + "\n"
 
 
+def _split(found: list[Command]) -> tuple[list[Command], dict[str, list[Command]]]:
+    """The commands of one word, and those within each of them."""
+    inner: dict[str, list[Command]] = {}
+    for command in found:
+        if len(command.words) > 1:
+            inner.setdefault(command.words[0], []).append(command)
+    return [command for command in found if len(command.words) == 1], inner
+
+
+def _pattern(command: Command) -> str:
+    return f'"{command.name}"' if len(command.words) > 1 else command.name
+
+
 def zsh() -> str:
     """For a folder of `fpath`, as `_vit`."""
+    outer, inner = _split(commands())
     lines = ["#compdef vit", "# zsh completion for vit. Made by `make completions`.", "_vit() {"]
     lines += ["    local -a commands", "    commands=("]
-    lines += [f"        {_quoted(f'{c.name}:{c.help}')}" for c in commands()]
+    lines += [f"        {_quoted(f'{c.name}:{c.help}')}" for c in outer]
     lines += [
         "    )",
         "    if (( CURRENT == 2 )); then",
@@ -131,12 +170,21 @@ def zsh() -> str:
         '    local command="${words[2]}"',
         "    shift words",
         "    (( CURRENT-- ))",
-        '    case "$command" in',
     ]
+    for command in (c for nested in inner.values() for c in nested):
+        lines += [
+            f'    if [[ "$command ${{words[2]}}" == "{command.name}" ]] && (( CURRENT > 2 )); then',
+            f'        command="{command.name}"',
+            "        shift words",
+            "        (( CURRENT-- ))",
+            "    fi",
+        ]
+    lines += ['    case "$command" in']
     for command in commands():
-        lines.append(f"        {command.name}) _arguments \\")
+        lines.append(f"        {_pattern(command)}) _arguments \\")
         lines += [f"            {_zsh_option(option)} \\" for option in command.options]
-        lines += ["            '*:inputs:_files' ;;"]
+        nested = " ".join(c.words[-1] for c in inner.get(command.name, []))
+        lines += [f"            '1:command:({nested})' ;;" if nested else _ZSH_FILES]
     lines += ["    esac", "}", '_vit "$@"']
     return "\n".join(lines) + "\n"
 
@@ -158,7 +206,9 @@ def fish() -> str:
     lines = ["# fish completion for vit. Made by `make completions`."]
     first = "__fish_use_subcommand"
     for command in commands():
-        lines.append(f"complete -c vit -f -n {first} -a {command.name} -d {_quoted(command.help)}")
+        *before, name = command.words
+        when = _quoted(f"{_seen(before)}; and not {_seen([name])}") if before else first
+        lines.append(f"complete -c vit -f -n {when} -a {name} -d {_quoted(command.help)}")
     lines.append(f"complete -c vit -n {first} -l version -d {_quoted('Print the version.')}")
     lines.append(f"complete -c vit -s h -l help -d {_quoted(HELP.help)}")
     for command in commands():
@@ -168,7 +218,7 @@ def fish() -> str:
 
 
 def _fish_words(command: Command, option: Option) -> Iterator[str]:
-    yield f"complete -c vit -n '__fish_seen_subcommand_from {command.name}'"
+    yield f"complete -c vit -n '{_seen(command.words)}'"
     for name in option.names:
         yield f"-l {name[2:]}" if name.startswith("--") else f"-s {name[1:]}"
     if option.choices:
@@ -176,6 +226,10 @@ def _fish_words(command: Command, option: Option) -> Iterator[str]:
     elif option.takes_value:
         yield "-r" if option.takes_file else "-x"
     yield f"-d {_quoted(option.help)}"
+
+
+def _seen(words: list[str]) -> str:
+    return "; and ".join(f"__fish_seen_subcommand_from {word}" for word in words)
 
 
 def _quoted(text: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import typer
 
 from vitcli.cli.screen import Screen
-from vitcli.errors import ExitCode
+from vitcli.errors import ClosedPipe, ExitCode, OutputError
 from vitcli.tasks.job import Running, Summary
 
 
@@ -30,3 +30,14 @@ def end(screen: Screen, summary: Summary, out: Path | None) -> None:
 def is_terminal() -> bool:
     """Whether a person reads standard output."""
     return sys.stdout is not None and sys.stdout.isatty()
+
+
+def show(text: str) -> None:
+    """Print the result of a command that has no rows. Raises OutputError where nobody takes it."""
+    try:
+        sys.stdout.buffer.write(text.encode("utf-8", "replace") + b"\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise ClosedPipe("the reader of the output has gone away") from None
+    except OSError as error:
+        raise OutputError(f"write error on standard output: {error.strerror}") from None

@@ -7,13 +7,14 @@ import functools
 import inspect
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
+from typer.models import OptionInfo
 
 from vitcli.cli.screen import Screen
 from vitcli.errors import UsageError
@@ -139,6 +140,8 @@ NoExif = Annotated[
     bool,
     _option("--no-exif", help="Do not turn images as EXIF says.", env="VIT_NO_EXIF"),
 ]
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP, envvar="VIT_MODEL")]
+Json = Annotated[bool, _option("--json", help="Print JSON.")]
 Offline = Annotated[bool, _option("--offline", help="Never touch the network.", env="VIT_OFFLINE")]
 
 Device = Annotated[
@@ -221,26 +224,32 @@ def parse_layers(text: str) -> tuple[int, ...]:
         raise UsageError(f"--layers {text}", "give numbers such as 3,6,-1") from None
 
 
-@dataclass(frozen=True, slots=True)
-class Common:
-    """The shared options, read: which images, how to load the model, on what to run."""
-
-    inputs: Inputs
-    model: ModelOptions
-    running: Running
-    overwrite: bool
-    screen: Screen
+def overwrite(overwrite: Overwrite = False) -> bool:
+    """Whether an existing output is replaced."""
+    return overwrite
 
 
-def common(
+def inputs(
     paths: Paths = None,
-    overwrite: Overwrite = False,
     files_from: FilesFrom = None,
     null: Null = False,
     formats: FormatsOpt = Formats.COMMON,
     ext: Ext = None,
     max_pixels: MaxPixels = "89.5M",
     image_timeout: ImageTimeout = 60.0,
+) -> Inputs:
+    """Which images."""
+    return Inputs(
+        paths=check_paths(paths, files_from),
+        files_from=files_from,
+        null=null,
+        formats=formats.value,
+        extensions=tuple(ext or ()),
+        limits=Limits(parse_pixels(max_pixels), image_timeout),
+    )
+
+
+def model_options(
     layout: Layout = None,
     labels: Labels = None,
     image_size: ImageSize = None,
@@ -248,61 +257,90 @@ def common(
     num_heads: NumHeads = None,
     no_exif: NoExif = False,
     offline: Offline = False,
+) -> ModelOptions:
+    """What overrides the checkpoint's own word."""
+    return ModelOptions(
+        layout=layout,
+        labels=labels,
+        image_size=parse_image_size(image_size),
+        preprocess=preprocess.value if preprocess else None,
+        num_heads=num_heads,
+        exif=not no_exif,
+        offline=offline,
+    )
+
+
+def running(
     device: Device = "auto",
     dtype: DtypeOpt = Dtype.FP32,
     batch_size: BatchSize = DEFAULT_BATCH_SIZE,
     workers: Workers = "auto",
-    quiet: Quiet = False,
-    no_progress: NoProgress = False,
-) -> Common:
-    """Read the shared options; a mistake is found before anything is imported or loaded."""
+) -> Running:
+    """On what, and how much at a time."""
     count = parse_workers(workers)
-    return Common(
-        inputs=Inputs(
-            paths=check_paths(paths, files_from),
-            files_from=files_from,
-            null=null,
-            formats=formats.value,
-            extensions=tuple(ext or ()),
-            limits=Limits(parse_pixels(max_pixels), image_timeout),
-        ),
-        model=ModelOptions(
-            layout=layout,
-            labels=labels,
-            image_size=parse_image_size(image_size),
-            preprocess=preprocess.value if preprocess else None,
-            num_heads=num_heads,
-            exif=not no_exif,
-            offline=offline,
-        ),
-        running=Running(device=device, dtype=dtype.value, batch_size=batch_size, workers=count),
-        overwrite=overwrite,
-        screen=Screen(quiet=quiet, progress=not no_progress),
-    )
+    return Running(device=device, dtype=dtype.value, batch_size=batch_size, workers=count)
+
+
+def screen(quiet: Quiet = False, no_progress: NoProgress = False) -> Screen:
+    """What a person sees of the run."""
+    return Screen(quiet=quiet, progress=not no_progress)
+
+
+@dataclass(frozen=True, slots=True)
+class Common:
+    """The options of a command that takes images, read: one noun for each group of them."""
+
+    overwrite: bool
+    inputs: Inputs
+    model: ModelOptions
+    running: Running
+    screen: Screen
 
 
 def with_common(command: Callable[..., None]) -> Callable[..., None]:
-    """A command whose first argument is `Common`, spelled with all the shared options.
+    """A command whose first argument is `Common`, spelled with all the shared options."""
+    return _spelled(command, (overwrite, inputs, model_options, running, screen), Common)
 
-    Typer reads a signature: this writes the one that holds both, so that the options of every
-    command are declared once.
+
+def with_model(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose first argument is `ModelOptions`, spelled with those options."""
+    return _spelled(command, (model_options,), lambda options: options)
+
+
+def _spelled(
+    command: Callable[..., None],
+    groups: Sequence[Callable[..., object]],
+    gather: Callable[..., object],
+) -> Callable[..., None]:
+    """A command whose first argument is what `gather` makes of the groups of shared options.
+
+    Typer reads a signature: this writes the one that holds them all, so that the options of
+    every command are declared once. A mistake is found before anything is imported or loaded.
     """
-    shared = inspect.signature(common, eval_str=True).parameters
+    shared = [inspect.signature(group, eval_str=True).parameters for group in groups]
     own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
-    paths, *others = shared.values()
 
     @functools.wraps(command)
     def spelled(**values: Any) -> None:
-        command(common(**{name: values.pop(name) for name in shared}), **values)
+        read = [
+            group(**{name: values.pop(name) for name in names})
+            for group, names in zip(groups, shared, strict=True)
+        ]
+        command(gather(*read), **values)
 
+    declared = [*own, *(parameter for group in shared for parameter in group.values())]
     parameters = [
         parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
-        for parameter in (paths, *own, *others)
+        for parameter in sorted(declared, key=_is_option)  # arguments first
     ]
     spelled.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     spelled.__annotations__ = {p.name: p.annotation for p in parameters}
     del spelled.__wrapped__  # it would be asked for its signature
     return spelled
+
+
+def _is_option(parameter: inspect.Parameter) -> bool:
+    return isinstance(get_args(parameter.annotation)[1], OptionInfo)
 
 
 def check_paths(paths: list[str] | None, files_from: str | None) -> tuple[str, ...]:

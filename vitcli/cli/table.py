@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from vitcli.checkpoints.catalogue import Entry
 from vitcli.errors import printable
 from vitcli.records import Classified, Failure, Row
 
@@ -61,3 +62,30 @@ def bar(score: float) -> str:
     """A probability as a bar of up to BAR characters."""
     eighths = round(max(0.0, min(1.0, score)) * BAR * 8)
     return "█" * (eighths // 8) + EIGHTHS[eighths % 8].strip()
+
+
+def print_models(entries: Sequence[Entry]) -> None:
+    """The catalogue; what does not fit a narrow terminal is in the TSV and JSON."""
+    console = Console(markup=False, highlight=False, emoji=False)
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
+    table.add_column("model", overflow="fold", ratio=1)
+    for name in ("params", "GFLOPs", "px", "acc"):
+        table.add_column(name, justify="right", no_wrap=True)
+    extra = [(None, "of"), (92, "advice"), (108, "licence"), (160, "source")]
+    shown = [name for width, name in extra if width is None or console.width >= width]
+    for name in shown:
+        table.add_column(name, no_wrap=True)
+    for e in entries:
+        cells = {"of": e.measure, "advice": e.advice, "licence": e.licence, "source": e.source}
+        table.add_row(
+            e.id + ("" if e.is_read else " *"),
+            f"{e.parameters / 1e6:,.1f}M",
+            f"{e.gflops:,.1f}",
+            str(e.image),
+            "" if e.accuracy is None else f"{e.accuracy:.1f}",
+            *(cells[name] for name in shown),
+            style="" if e.is_read else "dim",
+        )
+    console.print(table)
+    if not all(entry.is_read for entry in entries):
+        console.print("* not read by this version")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 from vitcli.errors import CheckpointError
@@ -110,6 +110,52 @@ class ViTConfig:
     def pooled_dim(self) -> int:
         """The length of what `pool` gives: 2*D for cls+mean, else D."""
         return self.embed_dim * (2 if self.pool == "cls+mean" else 1)
+
+    def sizes(self) -> dict[str, object]:
+        """Every field, and what follows from them, for machines."""
+        tokens = self.num_prefix + self.grid[0] * self.grid[1]
+        return {**asdict(self), "grid": self.grid, "num_tokens": tokens}
+
+    def describe(self) -> dict[str, str]:
+        """The sizes and options in words, for people, as many lines as there are things to say."""
+        patches = self.grid[0] * self.grid[1]
+        prefix = ["class"] * self.class_token + ["distillation"] * self.dist_token
+        prefix += [f"{self.num_registers} registers"] * bool(self.num_registers)
+        counted = " + ".join([*prefix, f"{patches} patches"])
+        pools = {
+            "cls": "the class token",
+            "mean": "the mean of the patches",
+            "cls+mean": "the class token beside the mean of the patches",
+            "map": "attention pooling",
+        }
+        place = "before" if self.final_norm == "tokens" else "after"
+        covered = "patches only" if not self.pos_prefix else f"{self.pos_prefix + patches}"
+        odd = {
+            "layer scale": self.layer_scale,
+            "norm before the first block": self.pre_norm,
+            "no q, k, v bias": not self.qkv_bias,
+            "no patch bias": not self.patch_bias,
+            "head of the distillation token averaged in": self.dist_head,
+        }
+        said = {
+            "image": f"{_by(self.image_size)}, patches of {_by(self.patch_size)}, "
+            f"grid {_by(self.grid)}",
+            "tokens": f"{self.num_prefix + patches}: {counted}",
+            "width": f"{self.embed_dim}",
+            "depth": f"{self.depth} blocks",
+            "heads": f"{self.num_heads} of {self.embed_dim // self.num_heads}",
+            "feed-forward": f"{self.hidden_dim}, {'swiglu' if self.ffn == 'swiglu' else self.act}",
+            "pooling": f"{pools[self.pool]}, final norm {place} it",
+            "norm": f"LayerNorm, eps {self.norm_eps:g}".replace("e-0", "e-"),
+            "positions": f"{covered}, resampled {self.pos_resize} for another grid",
+        }
+        if any(odd.values()):
+            said["also"] = ", ".join(text for text, is_so in odd.items() if is_so)
+        return said
+
+
+def _by(size: Size) -> str:
+    return f"{size[0]}x{size[1]}"
 
 
 def _check_count(name: str, value: object, low: int, high: int) -> None:

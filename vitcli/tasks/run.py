@@ -73,9 +73,13 @@ class Run:
 
 
 def load_model(
-    spec: str, options: ModelOptions, note: Callable[[str], None], *, keep_grid: bool = False
+    spec: str,
+    options: ModelOptions,
+    note: Callable[[str], None] = lambda text: None,
+    *,
+    keep_grid: bool = False,
 ) -> Model:
-    """Load with the options of the command line, and pass on what a user should know."""
+    """Load with the options of the command line; `note` hears what a user should know."""
     model = load(
         spec,
         layout=options.layout,

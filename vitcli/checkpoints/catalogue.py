@@ -1,0 +1,98 @@
+"""Well-known checkpoints and what is published of them: `catalogue.toml` into `Entry`s.
+
+Parameters and GFLOPs of a Vision Transformer are computed from its sizes, never written down.
+Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from importlib.resources import files
+from typing import Any
+
+from vitcli.models.config import ViTConfig
+from vitcli.models.cost import multiply_adds, parameters
+
+# The layouts that this version reads; a test compares them with `layouts.LAYOUTS`.
+READ = frozenset({"hf-vit", "hf-dinov2", "timm"})
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One checkpoint of the hub.
+
+    accuracy is in percent on ImageNet-1k, measured as `measure` says ("top-1" of the classifier
+    in the file, "linear" on frozen features, "zero-shot"); None where nothing is published for
+    these weights. `source` says by whom. `image` is the side in pixels that the costs are for,
+    `stored` the side that the position embeddings were trained at.
+    """
+
+    id: str
+    family: str
+    parameters: int
+    gflops: float
+    image: int
+    stored: int
+    patch: int
+    accuracy: float | None
+    measure: str
+    source: str
+    licence: str
+    advice: str
+    layout: str
+
+    @property
+    def is_read(self) -> bool:
+        """Whether this version can load it."""
+        return self.layout in READ
+
+    @property
+    def has_classifier(self) -> bool:
+        return self.measure == "top-1"
+
+
+def entries() -> tuple[Entry, ...]:
+    """The table, in its own order: by family, then by size."""
+    text = files("vitcli.checkpoints").joinpath("catalogue.toml").read_text("utf-8")
+    table = tomllib.loads(text)
+    return tuple(
+        _entry(row, table["families"][row["family"]], table["sizes"]) for row in table["models"]
+    )
+
+
+def config_of(row: Mapping[str, Any], sizes: Mapping[str, Any]) -> ViTConfig:
+    """The config of a row that names one of the `sizes`, at the size of its stored positions."""
+    stored, patch = row.get("stored", row["image"]), row["patch"]
+    options = {"num_classes": 1000 if row["measure"] == "top-1" else 0, **row.get("config", {})}
+    return ViTConfig(
+        image_size=(stored, stored), patch_size=(patch, patch), **sizes[row["size"]], **options
+    )
+
+
+def _entry(row: Mapping[str, Any], family: Mapping[str, Any], sizes: Mapping[str, Any]) -> Entry:
+    """A row, what it leaves out taken from its family."""
+    full = {**family, **row, "config": {**family.get("config", {}), **row.get("config", {})}}
+    image, stored = full["image"], full.get("stored", full["image"])
+    if "size" in full:
+        config = config_of(full, sizes)
+        numbers = parameters(config)
+        work = multiply_adds(replace(config, image_size=(image, image))) / 1e9
+    else:
+        numbers, work = round(full["parameters_m"] * 1e6), full["gflops"]
+    return Entry(
+        id=full["id"],
+        family=full["family"],
+        parameters=numbers,
+        gflops=work,
+        image=image,
+        stored=stored,
+        patch=full["patch"],
+        accuracy=full.get("accuracy"),
+        measure=full["measure"],
+        source=full["source"],
+        licence=full["licence"],
+        advice=full["advice"],
+        layout=full["layout"],
+    )

@@ -1,0 +1,80 @@
+"""What a Vision Transformer costs, from its config alone: parameters, and work for one image.
+
+Multiply-adds are counted once, as the papers count their "FLOPs": ViT-B/16 at 224x224 is 17.6 G.
+Counted: every matrix product, that is the patch projection, q, k, v and output projections, both
+products of attention (query with key, weights with value: 0.7 G of the 17.6), the feed-forward,
+attention pooling, and the heads. Not counted, for it is small: biases, norms, softmax,
+activations, layer scales, additions, resampled position embeddings. Papers and tools that leave
+out the products of attention say 16.9 G for the same model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vitcli.models.config import ViTConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Learned numbers, and multiply-adds for one image at the config's `image_size`."""
+
+    parameters: int
+    multiply_adds: int
+
+    @property
+    def gflops(self) -> float:
+        return self.multiply_adds / 1e9
+
+
+def cost(config: ViTConfig) -> Cost:
+    """Exact for everything that `VisionTransformer` builds."""
+    return Cost(parameters(config), multiply_adds(config))
+
+
+def parameters(config: ViTConfig) -> int:
+    """The length of all parameters together."""
+    width, classes = config.embed_dim, config.num_classes
+    norm = 2 * width
+    inputs = config.in_chans * config.patch_size[0] * config.patch_size[1]
+    patch_embed = width * inputs + width * config.patch_bias
+    tokens = width * (config.num_prefix + config.pos_prefix + _patches(config))
+    attention = 3 * width * (width + config.qkv_bias) + _linear(width, width)
+    scales = 2 * width * config.layer_scale
+    block = norm + attention + norm + _feed_forward(config, config.ffn == "swiglu") + scales
+    pooling = 0
+    if config.pool == "map":
+        projections = _linear(width, width) + _linear(width, 2 * width) + _linear(width, width)
+        pooling = width + projections + norm + _feed_forward(config, gated=False)
+    heads = _linear(config.pooled_dim, classes) + _linear(width, classes) * config.dist_head
+    outside = patch_embed + tokens + norm * config.pre_norm + norm + pooling + heads
+    return outside + config.depth * block
+
+
+def multiply_adds(config: ViTConfig) -> int:
+    """The products of one forward pass with one image."""
+    width, hidden, patches = config.embed_dim, config.hidden_dim, _patches(config)
+    length = config.num_prefix + patches
+    inputs = config.in_chans * config.patch_size[0] * config.patch_size[1]
+    projections = 4 * length * width * width
+    products = 2 * length * length * width
+    feed_forward = length * width * hidden * (3 if config.ffn == "swiglu" else 2)
+    pooling = 0
+    if config.pool == "map":
+        pooling = 2 * (1 + patches) * width * width + 2 * patches * width + 2 * width * hidden
+    heads = (config.pooled_dim + width * config.dist_head) * config.num_classes
+    blocks = config.depth * (projections + products + feed_forward)
+    return patches * inputs * width + blocks + pooling + heads
+
+
+def _patches(config: ViTConfig) -> int:
+    return config.grid[0] * config.grid[1]
+
+
+def _linear(inputs: int, outputs: int) -> int:
+    return (inputs + 1) * outputs
+
+
+def _feed_forward(config: ViTConfig, gated: bool) -> int:
+    width, hidden = config.embed_dim, config.hidden_dim
+    return _linear(width, hidden * (1 + gated)) + _linear(hidden, width)

@@ -1,0 +1,100 @@
+"""What a checkpoint is: its sizes, its cost, its preprocessing, its labels, and who says so."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vitcli.checkpoints.load import Model
+from vitcli.errors import printable
+from vitcli.models.cost import cost
+from vitcli.tasks.job import DEFAULT_MODEL, ModelOptions
+from vitcli.tasks.run import load_model
+
+SHOWN_LABELS = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InfoJob:
+    """One run of `vit info`."""
+
+    model: str | Model = DEFAULT_MODEL
+    options: ModelOptions = ModelOptions()
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of the preprocessing, and where it came from."""
+
+    step: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class WeightFile:
+    """One file of the weights, by name, and its length in bytes."""
+
+    name: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInfo:
+    """Everything that is known of a model, ready for printing.
+
+    `sizes` is the config for machines, `described` the same for people. `gflops` are 10^9
+    multiply-adds for one image at this resolution (`vitcli.models.cost` says what counts).
+    """
+
+    model: str
+    revision: str | None
+    layout: str
+    architecture: str
+    parameters: int
+    gflops: float
+    dtypes: tuple[str, ...]
+    files: tuple[WeightFile, ...]
+    sha256: str
+    sizes: dict[str, object]
+    described: dict[str, str]
+    num_labels: int
+    labels: tuple[str, ...]
+    labels_source: str
+    preprocess: tuple[Step, ...]
+    notes: tuple[str, ...]
+
+
+def info(job: InfoJob) -> ModelInfo:
+    """Load the model and tell of it; it must load to be believed. Raises VitError."""
+    model = job.model if isinstance(job.model, Model) else load_model(job.model, job.options)
+    price = cost(model.config)
+    plan = model.preprocess
+    return ModelInfo(
+        model=model.spec,
+        revision=model.revision,
+        layout=model.layout,
+        architecture=printable(model.architecture),
+        parameters=price.parameters,
+        gflops=price.gflops,
+        dtypes=model.dtypes,
+        files=tuple(WeightFile(file.name, file.stat().st_size) for file in model.files),
+        sha256=model.sha256,
+        sizes=model.config.sizes(),
+        described=model.config.describe(),
+        num_labels=len(model.labels),
+        labels=model.labels[:SHOWN_LABELS],
+        labels_source=model.labels_source,
+        preprocess=tuple(
+            Step(step, model.origins.get(step.partition("(")[0], plan.source))
+            for step in plan.steps()
+        ),
+        notes=(*model.notes, *_resampled(model)),
+    )
+
+
+def _resampled(model: Model) -> list[str]:
+    stored, now = model.stored_size, model.config.image_size
+    if stored is None or stored == now:
+        return []
+    return [
+        f"position embeddings of {stored[0]}x{stored[1]} pixels are resampled for {now[0]}x{now[1]}"
+    ]

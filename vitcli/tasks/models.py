@@ -1,0 +1,94 @@
+"""Which checkpoint to take for what: the catalogue filtered and sorted, and a download."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from vitcli.checkpoints.catalogue import Entry, entries
+from vitcli.checkpoints.resolve import pull
+
+Purpose = Literal["speed", "accuracy", "memory", "resolution", "features"]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Entries in the order to try them, and in one line why these and why so."""
+
+    entries: tuple[Entry, ...]
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    """The folder of the cache that holds a checkpoint, and what a user should know of it."""
+
+    folder: Path
+    notes: tuple[str, ...] = ()
+
+
+def choose(purpose: Purpose | None = None) -> Choice:
+    """All entries in the table's order, or those that this version loads and that serve a
+    purpose, the best first."""
+    if purpose is None:
+        return Choice(entries())
+    read = [entry for entry in entries() if entry.is_read]
+    match purpose:
+        case "speed":
+            why = "fewest GFLOPs first; classifiers that no other beats in both GFLOPs and accuracy"
+            return Choice(_frontier(_classifiers(read), lambda e: e.gflops), why)
+        case "memory":
+            why = "fewest parameters first (4 bytes each in fp32); none beaten in size and accuracy"
+            return Choice(_frontier(_classifiers(read), lambda e: e.parameters), why)
+        case "accuracy":
+            why = "classifiers, highest published ImageNet-1k top-1 first"
+            return Choice(_best(_classifiers(read)), why)
+        case "resolution":
+            fine = [e for e in read if grid(e) > 16]
+            why = "finest grid of patches first; more than 16x16 patches, for small things"
+            return Choice(tuple(sorted(fine, key=lambda e: (-grid(e), e.gflops))), why)
+        case "features":
+            frozen = [e for e in read if not e.has_classifier]
+            why = "backbones; linear probes first, highest first, then zero-shot towers"
+            linear = [e for e in frozen if e.measure == "linear"]
+            others = [e for e in frozen if e.measure != "linear"]
+            return Choice((*_best(linear), *_best(others)), why)
+
+
+def grid(entry: Entry) -> int:
+    """Patches on a side at the size that the positions were trained for."""
+    return entry.stored // entry.patch
+
+
+def download(spec: str, *, offline: bool = False) -> Pulled:
+    """Fetch what is read of a hub id into the cache. It need not be in the catalogue.
+
+    Raises ModelNotFound or CheckpointError.
+    """
+    snapshot = pull(spec, offline=offline)
+    known = next((e for e in entries() if e.id == spec.partition("@")[0]), None)
+    notes = snapshot.notes
+    if known is not None and not known.is_read:
+        notes += (f"this version cannot load it: {known.layout} is not among its layouts",)
+    return Pulled(snapshot.folder, notes)
+
+
+def _classifiers(found: Sequence[Entry]) -> list[Entry]:
+    return [e for e in found if e.has_classifier and e.accuracy is not None]
+
+
+def _best(found: Sequence[Entry]) -> tuple[Entry, ...]:
+    return tuple(sorted(found, key=lambda e: (-(e.accuracy or 0.0), e.gflops)))
+
+
+def _frontier(found: Sequence[Entry], price: Callable[[Entry], float]) -> tuple[Entry, ...]:
+    """The cheapest first, each more accurate than all before it."""
+    kept: list[Entry] = []
+    best = 0.0
+    for entry in sorted(found, key=lambda e: (price(e), -(e.accuracy or 0.0))):
+        if (entry.accuracy or 0.0) > best:
+            best = entry.accuracy or 0.0
+            kept.append(entry)
+    return tuple(kept)
