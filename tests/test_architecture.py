@@ -116,6 +116,10 @@ def test_only_the_command_line_prints() -> None:
             "import sys; from vitcli.cli import main; main(['classify', '--help'])",
             ("torch", "numpy", "PIL", "huggingface_hub"),
         ),
+        (
+            "import sys; from vitcli.cli import main; main(['models', '--for', 'speed'])",
+            ("torch", "numpy", "PIL", "huggingface_hub"),
+        ),
     ],
 )
 def test_what_is_not_needed_is_not_imported(code: str, absent: tuple[str, ...]) -> None:

@@ -85,7 +85,7 @@ def test_the_python_example_runs(folder: Path, clean_env: dict[str, str]) -> Non
 def test_every_option_that_is_named_exists() -> None:
     known = {name for c in commands() for option in c.options for name in option.names}
     for line in "".join(blocks("sh") + blocks("console")).splitlines():
-        for call in re.findall(r"vit (?:classify|embed|convert) [^|#&]*", line):
+        for call in re.findall(r"vit (?:classify|embed|convert|info|models) [^|#&]*", line):
             assert set(re.findall(r"(?<= )--?[a-z0][\w-]*", call)) <= known, call
 
 

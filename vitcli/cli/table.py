@@ -76,11 +76,12 @@ def print_models(entries: Sequence[Entry]) -> None:
     for name in shown:
         table.add_column(name, no_wrap=True)
     for e in entries:
-        cells = {"of": e.measure, "advice": e.advice, "licence": e.licence, "source": e.source}
+        of = {"zero-shot": "0-shot"}.get(e.measure, e.measure)
+        cells = {"of": of, "advice": e.advice, "licence": e.licence, "source": e.source}
         table.add_row(
             e.id + ("" if e.is_read else " *"),
-            f"{e.parameters / 1e6:,.1f}M",
-            f"{e.gflops:,.1f}",
+            _millions(e.parameters),
+            f"{e.gflops:.1f}",
             str(e.image),
             "" if e.accuracy is None else f"{e.accuracy:.1f}",
             *(cells[name] for name in shown),
@@ -89,3 +90,9 @@ def print_models(entries: Sequence[Entry]) -> None:
     console.print(table)
     if not all(entry.is_read for entry in entries):
         console.print("* not read by this version")
+
+
+def _millions(count: int) -> str:
+    """86.6M, 304M, 1136M."""
+    millions = count / 1e6
+    return f"{millions:.1f}M" if millions < 100 else f"{millions:.0f}M"

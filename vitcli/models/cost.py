@@ -4,8 +4,8 @@ Multiply-adds are counted once, as the papers count their "FLOPs": ViT-B/16 at 2
 Counted: every matrix product, that is the patch projection, q, k, v and output projections, both
 products of attention (query with key, weights with value: 0.7 G of the 17.6), the feed-forward,
 attention pooling, and the heads. Not counted, for it is small: biases, norms, softmax,
-activations, layer scales, additions, resampled position embeddings. Papers and tools that leave
-out the products of attention say 16.9 G for the same model.
+activations, layer scales, additions, resampled position embeddings. Who leaves out the products
+of attention, as some tools do, comes to 16.8 or 16.9 G for the same model.
 """
 
 from __future__ import annotations

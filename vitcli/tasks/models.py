@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Literal
 
 from vitcli.checkpoints.catalogue import Entry, entries
-from vitcli.checkpoints.resolve import pull
 
 Purpose = Literal["speed", "accuracy", "memory", "resolution", "features"]
 
@@ -67,6 +66,8 @@ def download(spec: str, *, offline: bool = False) -> Pulled:
 
     Raises ModelNotFound or CheckpointError.
     """
+    from vitcli.checkpoints.resolve import pull  # here: it brings torch, the table needs none
+
     snapshot = pull(spec, offline=offline)
     known = next((e for e in entries() if e.id == spec.partition("@")[0]), None)
     notes = snapshot.notes

@@ -1,0 +1,214 @@
+"""`vit models`: a table whose numbers are computed or have a source; `pull` fills the cache."""
+
+from __future__ import annotations
+
+import csv
+import json
+import tomllib
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.conftest import Vit
+from tests.fixtures.hub import FakeHub
+from vitcli.checkpoints.catalogue import READ, config_of, entries
+from vitcli.checkpoints.layouts import LAYOUTS
+from vitcli.models.vit import VisionTransformer
+from vitcli.tasks.models import Purpose, choose
+
+Models = Callable[[str], Path]
+PURPOSES: tuple[Purpose, ...] = ("speed", "accuracy", "memory", "resolution", "features")
+
+# Published by others: millions of parameters (timm's results-imagenet.csv), and GFLOPs (README of
+# DeiT III).
+PARAMETERS = {
+    "timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k": 5.72,
+    "timm/vit_small_patch32_224.augreg_in21k_ft_in1k": 22.88,
+    "timm/vit_base_patch32_224.augreg_in21k_ft_in1k": 88.22,
+    "timm/vit_base_patch8_224.augreg_in21k_ft_in1k": 86.58,
+    "timm/vit_large_patch16_384.augreg_in21k_ft_in1k": 304.72,
+    "facebook/deit-base-distilled-patch16-384": 87.63,
+    "timm/deit3_small_patch16_224.fb_in22k_ft_in1k": 22.06,
+    "timm/deit3_huge_patch14_224.fb_in22k_ft_in1k": 632.13,
+}
+GFLOPS = {
+    "timm/deit3_small_patch16_224.fb_in22k_ft_in1k": 4.6,
+    "timm/deit3_base_patch16_224.fb_in22k_ft_in1k": 17.5,
+    "timm/deit3_large_patch16_384.fb_in22k_ft_in1k": 191.2,
+    "timm/deit3_huge_patch14_224.fb_in22k_ft_in1k": 167.4,
+}
+
+
+def table() -> dict[str, Any]:
+    text = files("vitcli.checkpoints").joinpath("catalogue.toml").read_text("utf-8")
+    return tomllib.loads(text)
+
+
+@pytest.fixture
+def hub() -> Any:
+    with FakeHub() as hub:
+        yield hub
+
+
+def test_the_table_is_whole() -> None:
+    found = entries()
+    assert 25 <= len(found) <= 40
+    assert len({entry.id for entry in found}) == len(found)
+    families = {"AugReg", "DeiT", "DeiT-III", "DINO", "DINOv2", "MAE", "SigLIP", "Swin", "ViT"}
+    assert {entry.family for entry in found} == families
+    for entry in found:
+        assert "/" in entry.id
+        assert entry.measure in ("top-1", "linear", "zero-shot")
+        assert entry.source
+        assert entry.licence
+        assert " " not in entry.advice
+        assert "arXiv" in entry.source
+        assert entry.accuracy is None or 50 < entry.accuracy < 95
+
+
+def test_what_is_called_readable_is_what_the_layouts_read() -> None:
+    assert {layout.name for layout in LAYOUTS} == READ
+
+
+def test_vision_transformers_have_the_parameters_that_they_are_said_to_have() -> None:
+    rows, sizes, families = (table()[key] for key in ("models", "sizes", "families"))
+    by_id = {entry.id: entry for entry in entries()}
+    for row in rows:
+        family = families[row["family"]]
+        if "size" in row:
+            options = {**family.get("config", {}), **row.get("config", {})}
+            with torch.device("meta"):
+                network = VisionTransformer(config_of({**family, **row, "config": options}, sizes))
+            count = sum(p.numel() for p in network.parameters())
+            assert by_id[row["id"]].parameters == count, row["id"]
+
+
+def test_computed_costs_are_the_published_ones() -> None:
+    by_id = {entry.id: entry for entry in entries()}
+    for name, millions in PARAMETERS.items():
+        assert by_id[name].parameters / 1e6 == pytest.approx(millions, abs=0.006), name
+    for name, gflops in GFLOPS.items():
+        assert by_id[name].gflops == pytest.approx(gflops, rel=0.01), name
+
+
+@pytest.mark.parametrize("purpose", PURPOSES)
+def test_a_purpose_takes_what_this_version_loads_and_says_why(purpose: Purpose) -> None:
+    choice = choose(purpose)
+    assert choice.entries
+    assert choice.why
+    assert "\n" not in choice.why
+    assert all(entry.is_read for entry in choice.entries)
+
+
+def test_purposes_mean_what_they_say() -> None:
+    speed, memory = choose("speed").entries, choose("memory").entries
+    for frontier, costs in (
+        (speed, [e.gflops for e in speed]),
+        (memory, [e.parameters for e in memory]),
+    ):
+        assert costs == sorted(costs)
+        accuracies = [e.accuracy for e in frontier]
+        assert accuracies == sorted(accuracies)
+        assert len(set(accuracies)) == len(accuracies)
+    ranked = [e.accuracy or 0 for e in choose("accuracy").entries]
+    assert ranked == sorted(ranked, reverse=True)
+    assert {e.measure for e in choose("accuracy").entries} == {"top-1"}
+    grids = [e.stored // e.patch for e in choose("resolution").entries]
+    assert grids == sorted(grids, reverse=True)
+    assert min(grids) > 16
+    assert "top-1" not in {e.measure for e in choose("features").entries}
+
+
+def test_a_pipe_gets_tsv_and_json(vit: Vit) -> None:
+    ended = vit("models")
+    assert (ended.code, ended.err) == (0, "")
+    rows = list(csv.DictReader(ended.out.decode().splitlines(), delimiter="\t"))
+    assert [row["id"] for row in rows] == [entry.id for entry in entries()]
+    assert {row["loads"] for row in rows} == {"yes", "no"}
+    assert next(row for row in rows if row["family"] == "ViT")["accuracy"] == ""
+    found = json.loads(vit("models", "--json").out)
+    assert [row["id"] for row in found] == [row["id"] for row in rows]
+    assert found[0]["accuracy"] is None
+
+
+def test_why_goes_to_stderr(vit: Vit) -> None:
+    ended = vit("models", "--for", "speed")
+    assert ended.code == 0
+    assert ended.err.startswith("vit: fewest GFLOPs first")
+    assert len(ended.out.splitlines()) == 1 + len(choose("speed").entries)
+    wrong = vit("models", "--for", "beauty")
+    assert (wrong.code, wrong.out) == (2, b"")
+
+
+@pytest.mark.parametrize("width", [80, 100, 200])
+def test_a_terminal_gets_a_table(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from vitcli.cli.table import print_models
+
+    monkeypatch.setenv("COLUMNS", str(width))
+    print_models(entries())
+    printed = capsys.readouterr().out.splitlines()
+    assert max(map(len, printed)) <= width
+    assert printed[-1] == "* not read by this version"
+    for entry in entries():
+        assert any(entry.id[:30] in line for line in printed)
+    if width == 200:
+        assert len(printed) == len(entries()) + 2
+        assert "DINOv2" not in printed[0]
+        assert "source" in printed[0]
+
+
+def test_pull_fills_the_cache_and_prints_the_folder(
+    vit: Vit, tiny_model: Models, hub: FakeHub, tmp_path: Path
+) -> None:
+    sha = hub.add("some/vit", tiny_model("vit"))
+    env = hub.env(tmp_path / "cache")
+    ended = vit("models", "pull", "some/vit", env=env)
+    assert (ended.code, ended.err) == (0, "")
+    folder = Path(ended.out.decode().rstrip("\n"))
+    assert folder.name == sha
+    assert {p.name for p in folder.iterdir()} == {
+        "config.json",
+        "preprocessor_config.json",
+        "model.safetensors",
+    }
+    hub.stop()
+    again = vit("models", "pull", "some/vit", "--offline", env=env)
+    assert (again.code, again.out) == (0, ended.out)
+    told = json.loads(vit("info", "some/vit", "--json", "--offline", env=env).out)
+    assert told["revision"] == sha
+
+
+def test_pull_says_of_what_this_version_cannot_load(
+    vit: Vit, tiny_model: Models, hub: FakeHub, tmp_path: Path
+) -> None:
+    unread = next(entry for entry in entries() if not entry.is_read)
+    hub.add(unread.id, tiny_model("vit"))
+    ended = vit("models", "pull", unread.id, env=hub.env(tmp_path / "cache"))
+    assert ended.code == 0
+    assert "this version cannot load it" in ended.err
+    assert ended.out
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("some/other", "some/other is not on the hub"),
+        ("vit-base", "vit-base is not a hub id"),
+        ("./folder", "./folder is not a hub id"),
+        ("demo", "demo is not a hub id"),
+        ("some/vit@v9", "some/vit has no revision v9"),
+    ],
+)
+def test_a_pull_that_fails_says_why(
+    vit: Vit, tiny_model: Models, hub: FakeHub, tmp_path: Path, spec: str, said: str
+) -> None:
+    hub.add("some/vit", tiny_model("vit"))
+    ended = vit("models", "pull", spec, env=hub.env(tmp_path / "cache"))
+    assert (ended.code, ended.out) == (1, b"")
+    assert said in ended.err
