@@ -3,7 +3,7 @@ _vit() {
     local cur="${COMP_WORDS[COMP_CWORD]}" prev="${COMP_WORDS[COMP_CWORD-1]}" words=""
     COMPREPLY=()
     if (( COMP_CWORD == 1 )); then
-        COMPREPLY=($(compgen -W "classify embed info models --help --version" -- "$cur"))
+        COMPREPLY=($(compgen -W "classify embed convert info models --help --version" -- "$cur"))
         return
     fi
     local command="${COMP_WORDS[1]}"
@@ -54,6 +54,13 @@ _vit() {
         "embed --dtype") COMPREPLY=($(compgen -W "fp32 bf16 fp16 auto" -- "$cur")); return ;;
         "embed -b"|"embed --batch-size") compopt -o default; return ;;
         "embed -j"|"embed --workers") compopt -o default; return ;;
+        "convert --to") COMPREPLY=($(compgen -W "hf timm onnx" -- "$cur")); return ;;
+        "convert --dtype") COMPREPLY=($(compgen -W "fp32 fp16 bf16" -- "$cur")); return ;;
+        "convert --layout") compopt -o default; return ;;
+        "convert --labels") compopt -o default; return ;;
+        "convert --image-size") compopt -o default; return ;;
+        "convert --preprocess") COMPREPLY=($(compgen -W "hf timm" -- "$cur")); return ;;
+        "convert --num-heads") compopt -o default; return ;;
         "info --layout") compopt -o default; return ;;
         "info --labels") compopt -o default; return ;;
         "info --image-size") compopt -o default; return ;;
@@ -64,6 +71,7 @@ _vit() {
     case "$command" in
         classify) words="-m --model -k --top-k -o --out --format --scores --threshold --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --layout --labels --image-size --preprocess --num-heads --no-exif --offline --device --dtype -b --batch-size -j --workers -q --quiet --no-progress -h --help" ;;
         embed) words="-m --model --layer --layers --pool --norm --no-norm --l2 -o --out --format --store --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --layout --labels --image-size --preprocess --num-heads --no-exif --offline --device --dtype -b --batch-size -j --workers -q --quiet --no-progress -h --help" ;;
+        convert) words="--to --dtype --verify --overwrite --layout --labels --image-size --preprocess --num-heads --offline -q --quiet -h --help" ;;
         info) words="--json --layout --labels --image-size --preprocess --num-heads --no-exif --offline -h --help" ;;
         models) words="--for --json -h --help" ;;
         "models pull") words="--offline -h --help" ;;
