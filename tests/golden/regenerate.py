@@ -15,6 +15,7 @@ import hashlib
 import itertools
 import json
 import sys
+import tempfile
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -25,9 +26,11 @@ import timm
 import torch
 from timm.data import create_transform
 from timm.layers import resample_abs_pos_embed
+from timm.models.vision_transformer import _load_weights
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from fixtures.jax import STYLES, jax_arrays
 from fixtures.weights import MODES, fill, photo, pixels, weight
 
 GOLDEN = Path(__file__).resolve().parent / "timm"
@@ -43,6 +46,7 @@ class Case:
     img_size: tuple[int, int] = (64, 48)
     num_classes: int = 7
     args: dict[str, Any] = field(default_factory=dict)
+    jax: str = ""  # one of STYLES: the weights come to timm by an `.npz` of that style
 
 
 SMALL = {"embed_dim": 32, "depth": 2, "num_heads": 4}
@@ -70,6 +74,27 @@ CASES = (
     Case("reg4_gap", "vit_medium_patch16_reg4_gap_256", args=SMALL),
     Case("reg1_gap", "vit_wee_patch16_reg1_gap_256", img_size=(48, 64), args=THREE_HEADS),
     Case("reg4_map", "vit_so150m_patch16_reg4_map_256", args=SMALL),
+    # Square, as a file without a config must be: written again in the layouts of DINO, DeiT, MAE
+    # and DINOv2 by the tests, under whose names nothing else changes.
+    Case("bare_vit", "vit_small_patch16_224", (64, 64), num_classes=0, args=SMALL),
+    Case("bare_head", "vit_small_patch16_224", (64, 64), args=SMALL),
+    Case("bare_avg", "vit_base_patch16_224", (64, 64), args={**SMALL, "global_pool": "avg"}),
+    Case("bare_distilled", "deit_tiny_distilled_patch16_224", (64, 64), args=SMALL),
+    Case("bare_deit3", "deit3_small_patch16_224", (64, 64), args=SMALL),
+    Case("bare_dinov2", "vit_base_patch14_dinov2", (56, 56), num_classes=0, args=SMALL),
+    Case("bare_reg4", "vit_base_patch14_reg4_dinov2", (56, 56), num_classes=0, args=SMALL),
+    Case("bare_swiglu", "vit_giant_patch14_dinov2", (56, 56), num_classes=0, args=SMALL),
+    Case("jax_original", "vit_tiny_patch16_224", (64, 64), args=SMALL, jax="original"),
+    Case("jax_target", "vit_tiny_patch16_224", (64, 64), 0, THREE_HEADS, jax="target"),
+    Case(
+        "jax_big_vision",
+        "vit_small_patch16_224",
+        (64, 64),
+        args={**THREE_HEADS, "no_embed_class": True},
+        jax="big_vision",
+    ),
+    Case("jax_stacked", "vit_base_patch16_siglip_224", (64, 64), 0, DEEPER, jax="stacked"),
+    Case("jax_gap", "vit_base_patch16_siglip_gap_224", (64, 64), 5, SMALL, jax="big_vision"),
 )
 
 
@@ -95,6 +120,17 @@ def traits(model: nn.Module) -> dict[str, Any]:
     }
 
 
+def by_npz(model: nn.Module, style: str) -> None:
+    """Fill the model once more, by timm's own reader of an `.npz` with the weights that it has."""
+    state = {name: tensor.numpy().copy() for name, tensor in model.state_dict().items()}
+    for parameter in model.parameters():
+        parameter.zero_()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "weights.npz"
+        np.savez(path, **jax_arrays(state, model.blocks[0].attn.num_heads, STYLES[style]))
+        _load_weights(model, str(path))
+
+
 @torch.inference_mode()
 def write_case(case: Case) -> None:
     """One tiny model and everything it answers, (B, ...) float32:
@@ -110,6 +146,9 @@ def write_case(case: Case) -> None:
     ).eval()
     state = model.state_dict()
     model.load_state_dict({name: torch.from_numpy(value) for name, value in fill(state).items()})
+
+    if case.jax:
+        by_npz(model, case.jax)
 
     hidden: list[torch.Tensor] = []
     model.blocks[0].register_forward_pre_hook(lambda _, inputs: hidden.append(inputs[0]))

@@ -2,7 +2,7 @@
 
 A rule names tensors with slots: `{i}` a block number, `{p}` weight or bias, `{rest}` anything.
 `rename` is one tensor for one, `fuse` joins several on dim 0 into one of ours, `split` cuts one
-into several of ours, `drop` documents what is ignored.
+into several of ours, `reshape` turns one or several joined, `drop` documents what is ignored.
 Other spellings of the same tensor (`also`) are read, never written.
 """
 
@@ -27,7 +27,8 @@ _SLOTS = {"{i}": r"(?P<i>\d+)", "{p}": r"(?P<p>weight|bias)", "{rest}": r"(?P<re
 class Rule:
     """`theirs` (one name, or the parts of a fused tensor in order) for `ours` (None: dropped).
 
-    One that is split has `shares`: each name of ours, `ours` first, and its share of the rows.
+    `load` turns what theirs are when joined into ours, `save` turns it back. One that is split
+    has `shares`: each name of ours, `ours` first, and its share of the rows.
     """
 
     theirs: Names
@@ -37,6 +38,7 @@ class Rule:
     save: Reshape | None = None
     shares: tuple[tuple[str, int], ...] = ()
     why: str = ""
+    is_told: bool = False
 
     @property
     def spellings(self) -> tuple[Names, ...]:
@@ -53,7 +55,7 @@ class Rule:
         """What becomes of theirs, a part for each of our names. Raises CheckpointError, with the
         tensor's name, where the rows do not come out even."""
         if not self.shares:
-            return (self.load(tensor) if self.load else tensor,)
+            return (_reshaped(self.load, tensor, name) if self.load else tensor,)
         shares = [share for _, share in self.shares]
         if tensor.ndim == 0 or tensor.shape[0] % sum(shares):
             raise CheckpointError(
@@ -74,9 +76,9 @@ def fuse(theirs: Names, ours: str, *also: Names) -> Rule:
     return Rule(theirs, ours, also)
 
 
-def reshape(theirs: str, ours: str, load: Reshape, save: Reshape) -> Rule:
-    """One tensor in another shape."""
-    return Rule((theirs,), ours, load=load, save=save)
+def reshape(theirs: Names, ours: str, load: Reshape, save: Reshape, *also: Names) -> Rule:
+    """One tensor, or several joined, in another shape."""
+    return Rule(theirs, ours, also, load, save)
 
 
 def split(theirs: str, *shares: tuple[str, int]) -> Rule:
@@ -84,19 +86,20 @@ def split(theirs: str, *shares: tuple[str, int]) -> Rule:
     return Rule((theirs,), shares[0][0], shares=shares)
 
 
-def drop(theirs: str, why: str) -> Rule:
-    """A tensor that is known and not needed."""
-    return Rule((theirs,), None, why=why)
+def drop(theirs: str, why: str, *, is_told: bool = False) -> Rule:
+    """A tensor that is known and not needed, and why. `is_told`: a user should hear of it."""
+    return Rule((theirs,), None, why=why, is_told=is_told)
 
 
 @dataclass(frozen=True, slots=True)
 class Renamed:
-    """A state dict in our names, how many of them are made of several, and what was dropped and
-    why, by their names."""
+    """A state dict in our names, how many of them are made of several; what was dropped and why,
+    by their names; and what a user should hear of it."""
 
     tensors: dict[str, Tensor]
     fused: int
     dropped: dict[str, str]
+    notes: tuple[str, ...] = ()
 
 
 def to_ours(state: Mapping[str, Tensor], rules: Iterable[Rule]) -> Renamed:
@@ -105,6 +108,7 @@ def to_ours(state: Mapping[str, Tensor], rules: Iterable[Rule]) -> Renamed:
     parts: dict[str, dict[int, str]] = {}  # ours -> position -> theirs
     rule_of: dict[str, tuple[Rule, int, dict[str, str]]] = {}  # ours -> rule, parts it has, slots
     dropped: dict[str, str] = {}
+    told: dict[str, list[str]] = {}  # why -> names
     unknown = []
     patterns = _compile(rules)
     for name in state:
@@ -115,6 +119,8 @@ def to_ours(state: Mapping[str, Tensor], rules: Iterable[Rule]) -> Renamed:
         rule, position, count, slots = found
         if rule.ours is None:
             dropped[name] = rule.why
+            if rule.is_told:
+                told.setdefault(rule.why, []).append(name)
             continue
         ours = _fill(rule.ours, slots)
         taken = parts.setdefault(ours, {})
@@ -137,7 +143,8 @@ def to_ours(state: Mapping[str, Tensor], rules: Iterable[Rule]) -> Renamed:
         for part, name in zip(rule.divide(names[0], tensor), rule.our_names, strict=True):
             tensors[_fill(name, slots)] = part
     fused = sum(count > 1 for _, count, _ in rule_of.values())
-    return Renamed(tensors, fused, dropped)
+    notes = [f"left out: {_with_others(names)} ({why})" for why, names in told.items()]
+    return Renamed(tensors, fused, dropped, tuple(notes))
 
 
 def to_theirs(tensors: Mapping[str, Tensor], rules: Iterable[Rule]) -> dict[str, Tensor]:
@@ -216,6 +223,18 @@ def _fill(name: str, slots: Mapping[str, str]) -> str:
     for slot, value in slots.items():
         name = name.replace(f"{{{slot}}}", value)
     return name
+
+
+def _reshaped(load: Reshape, tensor: Tensor, name: str) -> Tensor:
+    try:
+        return load(tensor).contiguous()
+    except (RuntimeError, IndexError, ValueError):
+        shape = list(tensor.shape)
+        raise CheckpointError(f"{name} is of a shape that it cannot have ({shape})") from None
+
+
+def _with_others(names: list[str]) -> str:
+    return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
 
 
 def _count(names: list[str], noun: str) -> str:

@@ -35,10 +35,17 @@ def read_labels(config: Json, num_classes: int, file: Path | None) -> Labels:
             if found.names != unnamed:  # transformers writes placeholders where it knows no names
                 return found
     if num_classes == 1000 and "in1k" in _tag(config):
-        text = files("vitcli.checkpoints").joinpath("imagenet_1k.txt").read_text("utf-8")
-        return Labels(tuple(text.splitlines()), "ImageNet-1k, by the checkpoint's tag")
+        return Labels(_imagenet_1k(), "ImageNet-1k, by the checkpoint's tag")
+    if num_classes == 1000 and not config:
+        note = "a bare file names no classes: its 1000 are taken for ImageNet-1k's (--labels FILE)"
+        return Labels(_imagenet_1k(), "ImageNet-1k, by their number", (note,))
     note = "the checkpoint has no labels: classes are called LABEL_0 ... (--labels FILE names them)"
     return Labels(unnamed, "none", (note,))
+
+
+def _imagenet_1k() -> tuple[str, ...]:
+    text = files("vitcli.checkpoints").joinpath("imagenet_1k.txt").read_text("utf-8")
+    return tuple(text.splitlines())
 
 
 def _from_config(value: object, num_classes: int, source: str) -> Labels:

@@ -102,7 +102,8 @@ def load(
         )
     rules = found.rules(names)
     renamed = to_ours(names, rules)
-    config = found.read_config(renamed.tensors, checkpoint.config, num_heads)
+    heads = num_heads or found.num_heads(names)
+    config = found.read_config(renamed.tensors, checkpoint.config, heads)
     if config.in_chans != 3:
         raise CheckpointError(f"{spec} reads {config.in_chans} channels, and pictures have 3")
     network = build(config, renamed.tensors, rules)
@@ -110,7 +111,7 @@ def load(
     _check_size(plan.plan.size, config, asked=image_size is not None)
     if plan.plan.size != config.image_size and (image_size is not None or not keep_grid):
         network.resize(plan.plan.size)
-    notes = [*checkpoint.notes, *plan.notes]
+    notes = [*checkpoint.notes, *weights.notes, *renamed.notes, *plan.notes]
     named = Labels((), "no classifier")
     if config.num_classes:
         named = read_labels(checkpoint.config, config.num_classes, labels)
@@ -186,13 +187,15 @@ def _preprocess(
         size = image_size or config.image_size
         plan = preprocessing.published(family, size, f"--preprocess timm: {family} as published")
         return preprocessing.Found(plan)
-    if override == "hf" and (is_timm or is_open_clip):
+    if override == "hf" and not layout.name.startswith("hf-"):
         model_type = family if family in ("dinov2", "clip") else "vit"
         found = preprocessing.from_hf({}, model_type, config.image_size, image_size)
     elif is_timm:
         found = _timm(checkpoint.config, config, image_size)
     elif is_open_clip:
         found = _open_clip(checkpoint.config, config, image_size)
+    elif layout.name in preprocessing.OWN:
+        found = preprocessing.own(layout.name, config.image_size, image_size)
     else:
         model_type = str(checkpoint.config.get("model_type", ""))
         found = preprocessing.from_hf(
@@ -203,7 +206,7 @@ def _preprocess(
             found = replace(found, notes=(*found.notes, note))
     if override == "hf":
         found = replace(found, plan=preprocessing.clamped(found.plan))
-    if family == "deit" and not is_timm and found.plan.mean == preprocessing.HALF:
+    if family == "deit" and layout.name.startswith("hf-") and found.plan.mean == preprocessing.HALF:
         note = (
             "DeiT was trained with ImageNet's mean and std, this file says 0.5; "
             "the file is obeyed (--preprocess timm takes the published one)"
@@ -223,9 +226,10 @@ def _timm(json: Json, config: ViTConfig, image_size: Size | None) -> preprocessi
             plan, origins=preprocessing.origins(keys, cfg, source, "timm's default")
         )
     plan = preprocessing.published("timm", image_size or size, "timm's default")
-    return preprocessing.Found(
-        plan, (f"the file has no preprocessing: timm's default is taken: {plan.describe()}",)
-    )
+    note = f"the file has no preprocessing: timm's default is taken: {plan.describe()}"
+    if not json:
+        note += "; a file of DINO, DeiT or MAE looks the same: --layout dino, deit or mae says so"
+    return preprocessing.Found(plan, (note,))
 
 
 def _open_clip(json: Json, config: ViTConfig, image_size: Size | None) -> preprocessing.Found:
@@ -263,13 +267,18 @@ def _architecture(config: Json) -> str:
 
 
 def _family(checkpoint: Checkpoint, layout: Layout) -> str:
-    """Whose published preprocessing fits: told by the layout, or by the name for DeiT."""
+    """Whose published preprocessing fits: told by the layout or the config, or by the name for
+    DeiT, whose plain models call themselves ViT."""
+    if layout.name in ("dino", "deit", "mae", "dinov2"):
+        return layout.name
     name = f"{checkpoint.spec} {checkpoint.config.get('_name_or_path', '')}".lower()
     kind = f"{checkpoint.config.get('model_type', '')} {checkpoint.config.get('architecture', '')}"
     if "deit" in name or "deit" in kind:
         return "deit"
     if layout.name in FAMILIES:
         return FAMILIES[layout.name]
+    if "vit_mae" in kind:
+        return "mae"
     return "dinov2" if "dinov2" in kind else "vit"
 
 

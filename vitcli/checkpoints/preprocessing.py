@@ -54,6 +54,8 @@ PROCESSORS: dict[str, dict[str, Any]] = {
 PROCESSOR_OF = {
     "vit": "ViT",
     "deit": "DeiT",
+    "vit_mae": "ViT",
+    "vit_msn": "ViT",
     "dinov2": "Bit",
     "dinov2_with_registers": "Bit",
     "clip": "CLIP",
@@ -64,15 +66,36 @@ PROCESSOR_OF = {
     "siglip_vision_model": "Siglip",
 }
 
-# The families' published evaluation preprocessing, in timm's words, for `--preprocess timm` and
-# for files that carry none.
+# The families' published evaluation preprocessing in timm's words, for `--preprocess timm` and
+# for timm's files that carry none.
 PUBLISHED: dict[str, dict[str, Any]] = {
     "vit": {"mean": HALF, "std": HALF, "interpolation": "bicubic", "crop_pct": 0.9},
     "deit": {"interpolation": "bicubic", "crop_pct": 0.9},
+    "dino": {"interpolation": "bicubic", "crop_pct": 0.9},
+    "mae": {"interpolation": "bicubic", "crop_pct": 0.9},
     "dinov2": {"interpolation": "bicubic", "crop_pct": 1.0},
     "clip": {"mean": CLIP_MEAN, "std": CLIP_STD, "interpolation": "bicubic", "crop_pct": 1.0},
     "siglip": {"mean": HALF, "std": HALF, "interpolation": "bicubic", "crop_pct": 0.9},
     "timm": {"interpolation": "bicubic", "crop_pct": 0.875},
+}
+
+# The evaluation of the repository that a layout comes from, in the same words, for its own files,
+# which carry none: DINO's `eval_knn.py`, DeiT's `datasets.py`, MAE's `util/datasets.py`, DINOv2's
+# `dinov2/data/transforms.py`, and `vit_jax/input_pipeline.py`. DINOv2 trains at 518 in the end and
+# evaluates at 224.
+_CROPPED = {"interpolation": "bicubic", "crop_pct": 0.875}
+OWN: dict[str, dict[str, Any]] = {
+    "dino": _CROPPED,
+    "deit": _CROPPED,
+    "mae": _CROPPED,
+    "dinov2": {**_CROPPED, "size": (224, 224)},
+    "google": {
+        "mean": HALF,
+        "std": HALF,
+        "interpolation": "bilinear",
+        "crop_mode": "squash",
+        "crop_pct": 1.0,
+    },
 }
 
 
@@ -218,6 +241,14 @@ def from_open_clip(cfg: Json, model_size: Size, image_size: Size | None, source:
 def published(family: str, size: Size, source: str) -> Preprocess:
     """What the family was evaluated with, for files that do not say."""
     return from_timm(PUBLISHED[family], size, None, source)
+
+
+def own(layout: str, model_size: Size, image_size: Size | None) -> Found:
+    """What the repository of this layout evaluates its files with, and a note that says so."""
+    cfg = OWN[layout]
+    plan = from_timm(cfg, cfg.get("size", model_size), image_size, f"{layout}'s own evaluation")
+    note = f"the file has no preprocessing: {plan.source} is taken: {plan.describe()}"
+    return Found(plan, (note,))
 
 
 def clamped(plan: Preprocess) -> Preprocess:

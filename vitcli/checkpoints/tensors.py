@@ -23,6 +23,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from vitcli.checkpoints.npz import is_npz, read_npz
 from vitcli.errors import CheckpointError
 
 State = dict[str, Tensor]
@@ -41,11 +42,12 @@ WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "teacher", "st
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """All tensors of a checkpoint in fp32, and the precisions of its floats on disk, the one of
-    the most numbers first."""
+    """All tensors of a checkpoint in fp32, the precisions of its floats on disk, the one of the
+    most numbers first, and what a user should know about which tensors were taken."""
 
     tensors: State
-    dtypes: tuple[str, ...]
+    dtypes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def read_weights(files: Sequence[Path]) -> Weights:
@@ -55,22 +57,21 @@ def read_weights(files: Sequence[Path]) -> Weights:
     """
     state: State = {}
     numbers: Counter[str] = Counter()
+    notes: list[str] = []
     for file in files:
-        tensors = _reader(file)(file)
-        taken, size = 0, file.stat().st_size
-        for name, tensor in tensors.items():
+        found = _reader(file)(file)
+        notes += found.notes
+        for name, tensor in found.tensors.items():
             if name in state:
                 raise CheckpointError(f"{name} is in two shards, also in {file}")
             state[name] = _accept(name, tensor, file)
-            taken += tensor.numel() * tensor.element_size()
-            if taken > size:  # many views of one storage
-                raise CheckpointError(f"the tensors of {file} take more than its {_mb(size)}")
             if tensor.is_floating_point():
                 kind = DTYPE_NAMES.get(tensor.dtype, str(tensor.dtype).removeprefix("torch."))
                 numbers[kind] += tensor.numel()
     if not state:
         raise CheckpointError(f"{files[0]} holds no tensors")
-    return Weights(state, tuple(kind for kind, _ in numbers.most_common()))
+    kinds = tuple(kind for kind, _ in numbers.most_common())
+    return Weights(state, kinds, tuple(dict.fromkeys(notes)))
 
 
 def read_tensors(files: Sequence[Path]) -> State:
@@ -88,7 +89,7 @@ def sha256(files: Sequence[Path]) -> str:
     return digest.hexdigest()
 
 
-def _reader(file: Path) -> Callable[[Path], Mapping[str, Tensor]]:
+def _reader(file: Path) -> Callable[[Path], Weights]:
     """Choose by the first bytes, never by the name."""
     try:
         with file.open("rb") as stream:
@@ -106,20 +107,23 @@ def _reader(file: Path) -> Callable[[Path], Mapping[str, Tensor]]:
     if head[8:9] == b"{" or file.suffix == ".safetensors":
         return _read_safetensors
     if head.startswith(b"PK\x03\x04"):
+        if is_npz(file):
+            return lambda file: Weights(read_npz(file))
         _check_zip(file)
         return _read_torch
     if head.startswith(b"\x80"):
         return _read_torch
     raise CheckpointError(
-        f"{file} is neither safetensors nor a PyTorch checkpoint (starts with {head[:16]!r})"
+        f"{file} is neither safetensors, a PyTorch checkpoint nor .npz (starts with {head[:16]!r})"
     )
 
 
-def _read_safetensors(file: Path) -> State:
+def _read_safetensors(file: Path) -> Weights:
     _check_safetensors(file)
     try:
         with safe_open(file, framework="pt", device="cpu") as handle:
-            return {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+            names = handle.keys()
+            return Weights({name: handle.get_tensor(name) for name in names})
     except (SafetensorError, ValueError, TypeError) as error:
         raise CheckpointError(f"{file} is not a valid safetensors file ({error})") from None
 
@@ -155,7 +159,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _read_torch(file: Path) -> Mapping[str, Tensor]:
+def _read_torch(file: Path) -> Weights:
     """`.bin`, `.pth`, `.pt`: tensors and plain containers, never code."""
     try:
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
@@ -166,7 +170,16 @@ def _read_torch(file: Path) -> Mapping[str, Tensor]:
     except Exception as error:  # a broken pickle can raise anything
         reason = str(error).split("\n")[0][:120]
         raise CheckpointError(f"{file} is not a readable PyTorch checkpoint ({reason})") from None
-    return _unwrap(loaded, file)
+    found = _unwrap(loaded, file)
+    taken, limit = 0, file.stat().st_size
+    for name, tensor in found.tensors.items():
+        size = tensor.numel() * tensor.element_size()
+        if size > limit:
+            raise CheckpointError(f"{name} takes {_mb(size)}, {file} has {_mb(limit)}")
+        taken += size
+    if taken > limit:  # many views of one storage
+        raise CheckpointError(f"the tensors of {file} take more than its {_mb(limit)}")
+    return found
 
 
 def _check_zip(file: Path) -> None:
@@ -199,20 +212,22 @@ def _refused(file: Path, error: Exception) -> CheckpointError:
     )
 
 
-def _unwrap(loaded: object, file: Path) -> Mapping[str, Tensor]:
+def _unwrap(loaded: object, file: Path) -> Weights:
     """The state dict itself, out of what a training script saved around it."""
+    notes = []
     while isinstance(loaded, Mapping):
-        inner = next((loaded[key] for key in WRAPPERS if _is_state(loaded.get(key))), None)
-        if inner is None:
+        found = [key for key in WRAPPERS if _is_state(loaded.get(key))]
+        if not found:
             break
-        loaded = inner
+        if len(found) > 1:
+            there = ", ".join(f"'{key}'" for key in loaded if key in found)
+            notes.append(f"took '{found[0]}' of {there}")
+        loaded = loaded[found[0]]
     if not _is_state(loaded):
         raise CheckpointError(f"{file} holds {type(loaded).__name__}, not a state dict")
-    return {
-        name: tensor
-        for name, tensor in loaded.items()  # type: ignore[attr-defined]
-        if isinstance(tensor, Tensor)
-    }
+    assert isinstance(loaded, Mapping)
+    tensors = {name: tensor for name, tensor in loaded.items() if isinstance(tensor, Tensor)}
+    return Weights(tensors, tuple(notes))
 
 
 def _is_state(value: object) -> bool:
@@ -224,14 +239,11 @@ def _is_state(value: object) -> bool:
 
 
 def _accept(name: str, tensor: Tensor, file: Path) -> Tensor:
-    """Dense, real, no larger than the file, finite; a copy, in fp32 where it is a float."""
+    """Dense, real, finite; a copy, in fp32 where it is a float."""
     if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_quantized:
         raise CheckpointError(f"{name} in {file} is not a plain dense tensor")
     if tensor.is_complex():
         raise CheckpointError(f"{name} in {file} is complex")
-    size, limit = tensor.numel() * tensor.element_size(), file.stat().st_size
-    if size > limit:
-        raise CheckpointError(f"{name} takes {_mb(size)}, {file} has {_mb(limit)}")
     if not tensor.is_floating_point():
         return tensor.clone()
     copy = tensor.to(torch.float32, copy=True, memory_format=torch.contiguous_format)

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from torch import Tensor
 
-from vitcli.checkpoints.layouts import hf_clip, hf_dinov2, hf_siglip, hf_vit, openai, timm
+from vitcli.checkpoints.layouts import (
+    google,
+    hf_clip,
+    hf_dinov2,
+    hf_siglip,
+    hf_vit,
+    meta,
+    openai,
+    timm,
+)
 from vitcli.checkpoints.layouts.layout import Layout
 from vitcli.errors import CheckpointError
 
@@ -15,17 +25,49 @@ LAYOUTS: tuple[Layout, ...] = (
     hf_dinov2.LAYOUT,
     hf_clip.LAYOUT,
     hf_siglip.LAYOUT,
-    timm.LAYOUT,
     openai.OPENAI,
     openai.OPEN_CLIP,
+    timm.LAYOUT,
+    *meta.LAYOUTS,
+    google.LAYOUT,
+)
+
+# Files that are mistaken for a backbone: a name that tells them, what they are, what to do.
+REFUSED = (
+    (
+        r"(module\.)?linear\.weight",
+        "a linear classifier alone, as DINO's evaluation trains it on the class tokens of a "
+        "backbone's last blocks",
+        "the backbone is another file: give that one",
+    ),
+    (
+        r"weight",
+        "one layer alone, such as DINOv2's linear heads",
+        "the backbone is another file: give that one",
+    ),
+    (
+        r"(module\.)?head\.0\.running_mean",
+        "MAE's linear probe: a batch norm stands before its classifier",
+        "give the pre-trained or the fine-tuned file",
+    ),
+    (
+        r"(.*/)?conv_root/kernel",
+        "a hybrid: a ResNet stands before the Vision Transformer (R50+ViT)",
+        "give a plain ViT",
+    ),
 )
 
 
 def layout_of(state: Mapping[str, Tensor], name: str | None = None) -> Layout:
     """The one layout that claims these tensors, or the one asked for by name.
 
-    Raises CheckpointError where none or several do.
+    Raises CheckpointError where none or several do, and for what only looks like a backbone.
     """
+    for sign, what, hint in REFUSED:
+        told = next((found for found in state if re.fullmatch(sign, found)), None)
+        if told is not None:
+            shape = list(state[told].shape)
+            raise CheckpointError(f"this is {what} ({told} {shape})", hint)
     known = ", ".join(layout.name for layout in LAYOUTS)
     if name is not None:
         for layout in LAYOUTS:

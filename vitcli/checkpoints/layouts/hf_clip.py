@@ -52,7 +52,7 @@ def lower_token(tensor: Tensor) -> Tensor:
 
 # What SigLIP's tower has too.
 TOWER = (
-    reshape("embeddings.position_embedding.weight", "pos_embed", lift, lower),
+    reshape(("embeddings.position_embedding.weight",), "pos_embed", lift, lower),
     rename("embeddings.patch_embedding.{p}", "patch_embed.proj.{p}"),
     rename(L + "layer_norm1.{p}", B + "norm1.{p}"),
     fuse(
@@ -71,7 +71,7 @@ TOWER = (
     drop("logit_bias", "it compares images with texts"),
 )
 RULES = (
-    reshape("embeddings.class_embedding", "cls_token", lift_token, lower_token),
+    reshape(("embeddings.class_embedding",), "cls_token", lift_token, lower_token),
     rename("pre_layrnorm.{p}", "norm_pre.{p}"),  # sic
     rename("visual_projection.weight", "proj.weight"),
     drop("text_projection.weight", TEXT),

@@ -1,5 +1,9 @@
-"""Hugging Face ViT and DeiT: `transformers/models/{vit,deit}`, as 4.x and the hub spell it and as
-a 5.x model holds it in memory (`conversion_mapping.py`, "ViTModel")."""
+"""Hugging Face ViT, DeiT, MAE and MSN: `transformers/models/{vit,deit,vit_mae,vit_msn}`, as 4.x and
+the hub spell it and as a 5.x model holds it in memory (`conversion_mapping.py`, "ViTModel").
+
+The encoder of a masked autoencoder (`ViTMAEModel`, `ViTMAEForPreTraining`, and
+`ViTForMaskedImageModeling`) is read as the plain ViT that it is: nothing is masked or shuffled.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +50,9 @@ RULES = (
     rename("distillation_classifier.{p}", "head_dist.{p}"),
     drop("pooler.dense.{p}", "trained in few files, and no part of a plain ViT"),
     drop("embeddings.mask_token", "only masked image modelling uses it"),
+    drop("decoder.{rest}", "the decoder: only reconstruction uses it", is_told=True),
 )
+EPS = {"vit_msn": 1e-6}  # where layer_norm_eps is left out; 1e-12 in the others
 
 
 def detect(names: Collection[str]) -> bool:
@@ -61,7 +67,8 @@ def rules(names: Collection[str]) -> tuple[Rule, ...]:
 
 
 def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTConfig:
-    """`ViTConfig` / `DeiTConfig` of transformers; its defaults where a key is left out.
+    """`ViTConfig`, `DeiTConfig`, `ViTMAEConfig` and `ViTMSNConfig` of transformers; their
+    defaults where a key is left out.
 
     `DeiTForImageClassification` reads the class token alone; with a teacher's head the logits
     are the mean of both.
@@ -82,7 +89,7 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTCon
         pos_prefix=2 if has_dist else 1,
         qkv_bias=config.get("qkv_bias", True),
         act=activation(config.get("hidden_act", "gelu")),
-        norm_eps=config.get("layer_norm_eps", 1e-12),
+        norm_eps=config.get("layer_norm_eps", EPS.get(config.get("model_type", ""), 1e-12)),
     )
 
 

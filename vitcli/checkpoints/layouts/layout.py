@@ -52,21 +52,26 @@ class Writer:
 class Layout:
     """One naming scheme.
 
-    `prefixes` may stand before any name, as PyTorch's own may, and are taken off first. `detect`
-    sees the names without them. `rules` gives the table for one file (a few names mean different
-    things in different files). `read_config` sees the tensors in *our* names, the JSON beside
-    them, and a number of heads that overrides what it would take.
+    `prefixes` may stand before any name, as PyTorch's own may, and are taken off first; `unpack`
+    undoes what else was done to all names, such as blocks stacked in one tensor. `detect` sees the
+    names after that.
+    `rules` gives the table for one file (a few names mean different things in different files).
+    `read_config` sees the tensors in *our* names, the JSON beside them, and a number of heads
+    that overrides what it would take; `num_heads` finds it where their shapes show it.
     """
 
     name: str
     prefixes: tuple[str, ...]
     detect: Callable[[Collection[str]], bool]
-    rules: Callable[[Collection[str]], tuple[Rule, ...]]
+    rules: Callable[[Tensors], tuple[Rule, ...]]
     read_config: Callable[[Tensors, Json, int | None], ViTConfig]
     writer: Writer | None = None
+    unpack: Callable[[dict[str, Tensor]], dict[str, Tensor]] = lambda state: state
+    num_heads: Callable[[Tensors], int | None] = lambda state: None
 
     def strip(self, state: Tensors) -> dict[str, Tensor]:
-        """Names without the layout's prefixes. Raises CheckpointError where two become one."""
+        """Plain names, without the layout's prefixes and packing. Raises CheckpointError where
+        two become one."""
         stripped: dict[str, Tensor] = {}
         prefixes = (*WRAPPERS, *self.prefixes)
         for name, tensor in state.items():
@@ -75,7 +80,7 @@ class Layout:
             if name in stripped:
                 raise CheckpointError(f"{name} is there twice, with and without a prefix")
             stripped[name] = tensor
-        return stripped
+        return self.unpack(stripped)
 
 
 ACTIVATION_NAMES: dict[str, Activation] = {

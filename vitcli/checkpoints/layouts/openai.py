@@ -45,8 +45,8 @@ def _tower(at: str) -> tuple[Rule, ...]:
     block, ours = at + "transformer.resblocks.{i}.", "blocks.{i}."
     return (
         rename(at + "conv1.weight", "patch_embed.proj.weight"),
-        reshape(at + "class_embedding", "cls_token", lift_token, lower_token),
-        reshape(at + "positional_embedding", "pos_embed", lift, lower),
+        reshape((at + "class_embedding",), "cls_token", lift_token, lower_token),
+        reshape((at + "positional_embedding",), "pos_embed", lift, lower),
         rename(at + "ln_pre.{p}", "norm_pre.{p}"),
         rename(block + "ln_1.{p}", ours + "norm1.{p}"),
         rename(block + "attn.in_proj_{p}", ours + "attn.qkv.{p}"),
@@ -57,7 +57,7 @@ def _tower(at: str) -> tuple[Rule, ...]:
         rename(block + "mlp.c_proj.{p}", ours + "mlp.fc2.{p}"),
         rename(block + "ls_2.gamma", ours + "ls2.gamma"),
         rename(at + "ln_post.{p}", "norm.{p}"),
-        reshape(at + "proj", "proj.weight", turn, turn),
+        reshape((at + "proj",), "proj.weight", turn, turn),
     )
 
 

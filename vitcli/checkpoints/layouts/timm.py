@@ -2,6 +2,7 @@
 
 Our own names are timm's, so most rules rename a tensor to itself. What the tensors do not say
 (activation, epsilon, where the norm stands) follows the architecture's name, as in timm's code.
+Research repositories use the same names: `families.py` tells their files apart.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from vitcli.checkpoints.keymap import Rule, drop, rename
+from vitcli.checkpoints.layouts.families import PREFIXES, family_of
 from vitcli.checkpoints.layouts.layout import (
     Json,
     Layout,
@@ -92,7 +94,7 @@ REFUSED = re.compile(r"_rpn_|^samvit_|^vit_relpos")
 
 
 def detect(names: Collection[str]) -> bool:
-    return "blocks.0.attn.qkv.weight" in names and "patch_embed.proj.weight" in names
+    return family_of(names) == "timm"
 
 
 def rules(names: Collection[str]) -> tuple[Rule, ...]:
@@ -113,7 +115,7 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTCon
     size = image_size(config)
     like = (size[0] // patch[0], size[1] // patch[1]) if size else None
     positions = shape(tensors, "pos_embed", 3)[1]
-    pos_prefix = _pos_prefix(positions, prefix, like)
+    pos_prefix = _pos_prefix(positions, (prefix, int(class_token), 0), like)
     grid = grid_of(positions - pos_prefix, like)
     hidden = shape(tensors, "blocks.0.mlp.fc2.weight", 2)[1]
     is_swiglu = shape(tensors, "blocks.0.mlp.fc1.weight", 2)[0] == 2 * hidden
@@ -176,15 +178,16 @@ def _section(config: Json, key: str) -> dict[str, Any]:
     return dict(section)
 
 
-def _pos_prefix(positions: int, prefix: int, like: tuple[int, int] | None) -> int:
-    """How many prefix tokens have a position: all, or with no_embed_class none."""
-    if like is not None and positions - like[0] * like[1] in (0, prefix):
+def _pos_prefix(positions: int, counts: tuple[int, ...], like: tuple[int, int] | None) -> int:
+    """How many prefix tokens have a position, of the `counts` there may be: all; the class token
+    alone, as in DINOv2's own files; or, with no_embed_class, none."""
+    if like is not None and positions - like[0] * like[1] in counts:
         return positions - like[0] * like[1]
-    for count in (prefix, 0):
-        side = round((positions - count) ** 0.5)
+    for count in counts:
+        side = round(max(positions - count, 0) ** 0.5)
         if side * side == positions - count:
             return count
-    return prefix
+    return counts[0]
 
 
 def _pool(tensors: Tensors, config: Json, name: str, class_token: bool) -> Pool:
@@ -301,4 +304,4 @@ def _base_architecture(config: ViTConfig) -> str:
 
 
 WRITER = Writer({}, refusals, adapt, lambda config: RULES, lambda config: "", write_config)
-LAYOUT = Layout("timm", ("model.",), detect, rules, read_config, WRITER)
+LAYOUT = Layout("timm", PREFIXES, detect, rules, read_config, WRITER)

@@ -1,0 +1,180 @@
+"""Google's JAX checkpoints, `.npz`: the first ViTs and augreg of `vision_transformer`, and
+`big_vision`, which renumbers the modules of a block and may stack all blocks in one array.
+
+flax keeps kernels as (in, out), with the heads apart: (D, A, d) into attention, (A, d, D) out of
+it. That shows the number of heads. Its GELU is the tanh approximation; timm and transformers run
+these weights with erf, and so it is done here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+
+from torch import Tensor
+
+from vitcli.checkpoints.keymap import Reshape, Rule, drop, rename, reshape
+from vitcli.checkpoints.layouts import timm
+from vitcli.checkpoints.layouts.layout import Json, Layout, Tensors
+from vitcli.models.config import ViTConfig
+
+STACKED = "Transformer/encoderblock/"
+E, B = "Transformer/encoderblock_{i}/", "blocks.{i}."
+# Each module of a block as the first repository numbers it, and as big_vision does.
+ATTENTION = (E + "MultiHeadDotProductAttention_1/", E + "MultiHeadDotProductAttention_0/")
+MLP = (E + "MlpBlock_3/", E + "MlpBlock_0/")
+NORM2 = (E + "LayerNorm_2", E + "LayerNorm_1")
+MAP = "MAPHead_0/"
+MAP_ATTENTION = (MAP + "MultiHeadDotProductAttention_0/",)
+
+
+def table(heads: int, *, has_hidden: bool = False) -> tuple[Rule, ...]:
+    """The rules for a model of so many heads. `has_hidden`: a tanh layer stands before its head."""
+    head = (
+        drop("head/{rest}", "it reads a hidden layer, pre_logits, that no later model has",
+             is_told=True),
+        drop("pre_logits/{rest}", "a hidden layer before the head"),
+    )  # fmt: skip
+    return (
+        reshape(
+            ("embedding/kernel",),
+            "patch_embed.proj.weight",
+            lambda x: x.permute(3, 2, 0, 1),  # (P, P, C, D) -> (D, C, P, P)
+            lambda x: x.permute(2, 3, 1, 0),
+        ),
+        rename("embedding/bias", "patch_embed.proj.bias"),
+        rename("cls", "cls_token"),
+        rename("Transformer/posembed_input/pos_embedding", "pos_embed", "pos_embedding"),
+        *_norm(B + "norm1", E + "LayerNorm_0"),
+        *_into(B + "attn.qkv", ("query", "key", "value"), heads, *ATTENTION),
+        *_out_of(B + "attn.proj", heads, *ATTENTION),
+        *_norm(B + "norm2", *NORM2),
+        *_dense(B + "mlp.fc1", *(f"{at}Dense_0" for at in MLP)),
+        *_dense(B + "mlp.fc2", *(f"{at}Dense_1" for at in MLP)),
+        *_norm("norm", "Transformer/encoder_norm"),
+        rename(MAP + "probe", "attn_pool.latent"),
+        *_into("attn_pool.q", ("query",), heads, *MAP_ATTENTION),
+        *_into("attn_pool.kv", ("key", "value"), heads, *MAP_ATTENTION),
+        *_out_of("attn_pool.proj", heads, *MAP_ATTENTION),
+        *_norm("attn_pool.norm", MAP + "LayerNorm_0"),
+        *_dense("attn_pool.mlp.fc1", MAP + "MlpBlock_0/Dense_0"),
+        *_dense("attn_pool.mlp.fc2", MAP + "MlpBlock_0/Dense_1"),
+        *(head if has_hidden else _dense("head", "head")),
+        drop("txt/{rest}", "the text tower", is_told=True),
+        drop("t", "the temperature of the image-text loss"),
+        drop("b", "the bias of the image-text loss"),
+    )
+
+
+def _norm(ours: str, *theirs: str) -> tuple[Rule, ...]:
+    scales, biases = ([f"{at}/{leaf}" for at in theirs] for leaf in ("scale", "bias"))
+    return (
+        rename(scales[0], ours + ".weight", *scales[1:]),
+        rename(biases[0], ours + ".bias", *biases[1:]),
+    )
+
+
+def _dense(ours: str, *theirs: str) -> tuple[Rule, ...]:
+    """(in, out) -> (out, in)"""
+    kernels = [(f"{at}/kernel",) for at in theirs]
+    biases = [f"{at}/bias" for at in theirs]
+    return (
+        reshape(kernels[0], ours + ".weight", _transpose, _transpose, *kernels[1:]),
+        rename(biases[0], ours + ".bias", *biases[1:]),
+    )
+
+
+def _transpose(x: Tensor) -> Tensor:
+    return x.transpose(0, 1)
+
+
+def _into(ours: str, parts: tuple[str, ...], heads: int, *theirs: str) -> tuple[Rule, ...]:
+    """Joined n * (D, A, d) -> (n*A*d, D), and n * (A, d) -> (n*A*d,)"""
+    n = len(parts)
+    kernels, biases = (
+        [tuple(f"{at}{part}/{leaf}" for part in parts) for at in theirs]
+        for leaf in ("kernel", "bias")
+    )
+
+    def load(x: Tensor) -> Tensor:
+        width = x.shape[0] // n
+        return x.reshape(n, width, -1).transpose(1, 2).flatten(0, 1)
+
+    def save(x: Tensor) -> Tensor:
+        width = x.shape[1]
+        return x.reshape(n, -1, width).transpose(1, 2).reshape(n * width, heads, -1)
+
+    return (
+        reshape(kernels[0], ours + ".weight", load, save, *kernels[1:]),
+        reshape(biases[0], ours + ".bias", _flatten, _by_head(n * heads), *biases[1:]),
+    )
+
+
+def _out_of(ours: str, heads: int, *theirs: str) -> tuple[Rule, ...]:
+    """(A, d, D) -> (D, A*d)"""
+    kernels = [(f"{at}out/kernel",) for at in theirs]
+    biases = [f"{at}out/bias" for at in theirs]
+    split = _by_head(heads)
+    return (
+        reshape(
+            kernels[0],
+            ours + ".weight",
+            lambda x: _transpose(x.flatten(0, 1)),
+            lambda x: split(_transpose(x)),
+            *kernels[1:],
+        ),
+        rename(biases[0], ours + ".bias", *biases[1:]),
+    )
+
+
+def _flatten(x: Tensor) -> Tensor:
+    return x.flatten()
+
+
+def _by_head(count: int) -> Reshape:
+    return lambda x: x.reshape(count, -1, *x.shape[1:])
+
+
+def detect(names: Collection[str]) -> bool:
+    return "embedding/kernel" in names and E.format(i=0) + "LayerNorm_0/scale" in names
+
+
+def unstack(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`encoderblock/x` (L, ...) -> `encoderblock_0/x`, `encoderblock_1/x`, ..."""
+    apart: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        inner = name.removeprefix(STACKED)
+        if inner == name or tensor.ndim == 0:
+            apart[name] = tensor
+        else:
+            apart |= {E.format(i=i) + inner: part for i, part in enumerate(tensor)}
+    return apart
+
+
+def num_heads(state: Tensors) -> int | None:
+    """A of a query kernel (D, A, d)."""
+    for name, tensor in state.items():
+        if name.endswith("/query/kernel") and tensor.ndim == 3:
+            return tensor.shape[1]
+    return None
+
+
+def rules(state: Tensors) -> tuple[Rule, ...]:
+    return table(num_heads(state) or 1, has_hidden="pre_logits/kernel" in state)
+
+
+def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTConfig:
+    """Sizes from the tensors. Without a class token the patches are averaged, or pooled by MAP;
+    positions cover the class token in the first repository, not in big_vision."""
+    return replace(timm.read_config(tensors, {}, num_heads), pos_resize="bilinear")
+
+
+LAYOUT = Layout(
+    "google",
+    ("opt/target/", "params/", "img/"),
+    detect,
+    rules,
+    read_config,
+    unpack=unstack,
+    num_heads=num_heads,
+)

@@ -1,0 +1,105 @@
+"""NumPy's `.npz` into tensors, without unpickling, and without allocating what a file only claims.
+
+An `.npz` is a zip of `.npy` members: a header with dtype and shape, then the numbers. Each claim
+is checked against the next one down before anything is read: the sum of the members against the
+file, the header's shape against its member.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import tokenize
+import zipfile
+import zlib
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import torch
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vitcli.errors import CheckpointError
+
+MAX_MEMBERS = 20_000
+# A deflated file may grow this far; past it, it is a bomb.
+MAX_RATIO, MAX_SLACK = 4, 64_000_000
+
+BFLOAT16 = np.dtype("V2")  # numpy does not know it, and keeps its two bytes as they are
+
+_HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+_DAMAGE = (
+    *(ValueError, SyntaxError, TypeError, KeyError, RecursionError, MemoryError, EOFError),
+    *(OSError, NotImplementedError, RuntimeError, tokenize.TokenError),
+    *(zipfile.BadZipFile, zlib.error),
+)
+
+
+def is_npz(file: Path) -> bool:
+    """Whether the file is a zip of nothing but `.npy` members."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError):
+        return False
+    return bool(names) and all(name.endswith(".npy") for name in names)
+
+
+def read_npz(file: Path) -> dict[str, Tensor]:
+    """All arrays by name. Raises CheckpointError for one that is not plain numbers, that claims
+    more than the file has, or that is damaged."""
+    tensors: dict[str, Tensor] = {}
+    try:
+        with zipfile.ZipFile(file) as archive:
+            _check_members(archive.infolist(), file)
+            for info in archive.infolist():
+                name = info.filename.removesuffix(".npy")
+                with archive.open(info) as stream:
+                    tensors[name] = _tensor(_read_npy(stream, info.file_size, name, file))
+    except _DAMAGE as error:
+        reason = re.sub(r"\s+", " ", str(error))[:120]
+        raise CheckpointError(f"{file} is not a readable .npz ({reason})") from None
+    return tensors
+
+
+def _check_members(members: list[zipfile.ZipInfo], file: Path) -> None:
+    size = file.stat().st_size
+    claimed = sum(info.file_size for info in members)
+    if claimed > MAX_RATIO * size + MAX_SLACK:
+        raise CheckpointError(f"{file} claims {claimed:,} bytes of arrays, the file has {size:,}")
+    if len(members) > MAX_MEMBERS:
+        raise CheckpointError(f"{file} claims {len(members):,} arrays")
+    if len({info.filename for info in members}) < len(members):
+        raise CheckpointError(f"{file} has two arrays of one name")
+
+
+def _read_npy(stream: IO[bytes], size: int, name: str, file: Path) -> NDArray[np.generic]:
+    """One member of `size` bytes. Reading it to its end checks its CRC as well."""
+    version = npy.read_magic(stream)
+    if version not in _HEADERS:
+        raise CheckpointError(f"{name} in {file} is in .npy format {version}, not plain numbers")
+    shape, is_fortran, dtype = _HEADERS[version](stream)
+    if dtype.hasobject:
+        raise CheckpointError(
+            f"refused: {name} in {file} holds Python objects; only numbers are loaded"
+        )
+    if dtype.kind not in "biuf" and dtype != BFLOAT16:
+        raise CheckpointError(f"{name} in {file} is not made of numbers ({dtype})")
+    claimed, rest = math.prod(shape) * dtype.itemsize, size - stream.tell()
+    if claimed != rest or min(shape, default=0) < 0:
+        raise CheckpointError(
+            f"{name} in {file} claims {claimed:,} bytes ({list(shape)}), "
+            f"the file has {rest:,} bytes of it"
+        )
+    flat = np.frombuffer(bytearray(stream.read()), dtype)
+    return flat.reshape(shape, order="F" if is_fortran else "C")
+
+
+def _tensor(array: NDArray[np.generic]) -> Tensor:
+    """An array as a tensor, in this machine's order of bytes."""
+    if array.dtype == BFLOAT16:
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    native = array.astype(array.dtype.newbyteorder("="), order="C", copy=False)
+    return torch.from_numpy(native)
