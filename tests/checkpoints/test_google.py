@@ -166,6 +166,7 @@ def objects() -> bytes:
 
 LIES = (
     (npy(header("(1048576, 1048576)"), b"1234"), r"a in .* claims 4,398,046,511,104 bytes"),
+    (npy(header(f"(0, {1 << 70})")), "not a readable .npz"),
     (npy(header("(-1, -1)"), b"1234"), "a in .* claims 4 bytes"),
     (npy(header("(2,)"), b"123"), "claims 8 bytes .*the file has 3"),
     (npy(header("(1,)"), b"12345678"), "claims 4 bytes .*the file has 8"),
@@ -186,6 +187,14 @@ LIES = (
 def test_a_member_that_lies_is_one_clear_error(member: bytes, said: str, npz: Path) -> None:
     with pytest.raises(CheckpointError, match=said):
         load(str(zipped(npz, {"a": member})))
+
+
+def test_a_stack_without_end_is_refused(npz: Path) -> None:
+    """No bytes, a billion blocks."""
+    arrays = {n: npy(header("(1,)"), b"1234") for n in ("embedding/kernel", "cls")}
+    arrays["Transformer/encoderblock/LayerNorm_0/scale"] = npy(header("(1000000000, 0)"))
+    with pytest.raises(CheckpointError, match="stacks more than 512 blocks"):
+        load(str(zipped(npz, arrays)))
 
 
 def test_nan_is_damage(npz: Path) -> None:

@@ -9,12 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tests.conftest import Vit
 from tests.fixtures.golden import Golden, golden, largest_error
+from tests.fixtures.photos import Corpus
 from tests.fixtures.weights import weight
 from vitcli.checkpoints.load import Model, load
 from vitcli.errors import CheckpointError
@@ -268,3 +271,12 @@ def test_chunks_that_count_their_blocks_anew_are_refused(tmp_path: Path) -> None
     state = {re.sub(r"^blocks\.0\.(?=\D)", "blocks.0.0.", n): t for n, t in state.items()}
     with pytest.raises(CheckpointError, match="a block of one number"):
         load_made(state, expected, tmp_path, layout="dinov2")
+
+
+def test_the_command_reads_a_bare_file(vit: Vit, tmp_path: Path, photos: Corpus) -> None:
+    torch.save(dino_training(golden("bare_vit").state), tmp_path / "dino.pth")
+    options = ("-m", "dino.pth", "--num-heads", "4", "--layout", "dino", "-o", "feats.npy")
+    ended = vit("embed", photos.good[0], *options)
+    assert ended.code == 0, ended.err
+    assert "took 'teacher' of 'student', 'teacher'" in ended.err
+    assert np.load(tmp_path / "feats.npy").shape == (1, 32)

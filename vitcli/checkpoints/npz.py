@@ -32,7 +32,7 @@ BFLOAT16 = np.dtype("V2")  # numpy does not know it, and keeps its two bytes as 
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 _DAMAGE = (
     *(ValueError, SyntaxError, TypeError, KeyError, RecursionError, MemoryError, EOFError),
-    *(OSError, NotImplementedError, RuntimeError, tokenize.TokenError),
+    *(OSError, OverflowError, NotImplementedError, RuntimeError, tokenize.TokenError),
     *(zipfile.BadZipFile, zlib.error),
 )
 

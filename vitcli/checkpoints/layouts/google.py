@@ -16,9 +16,10 @@ from torch import Tensor
 from vitcli.checkpoints.keymap import Reshape, Rule, drop, rename, reshape
 from vitcli.checkpoints.layouts import timm
 from vitcli.checkpoints.layouts.layout import Json, Layout, Tensors
+from vitcli.errors import CheckpointError
 from vitcli.models.config import ViTConfig
 
-STACKED = "Transformer/encoderblock/"
+STACKED, MAX_STACK = "Transformer/encoderblock/", 512
 E, B = "Transformer/encoderblock_{i}/", "blocks.{i}."
 # Each module of a block as the first repository numbers it, and as big_vision does.
 ATTENTION = (E + "MultiHeadDotProductAttention_1/", E + "MultiHeadDotProductAttention_0/")
@@ -143,11 +144,15 @@ def unstack(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """`encoderblock/x` (L, ...) -> `encoderblock_0/x`, `encoderblock_1/x`, ..."""
     apart: dict[str, Tensor] = {}
     for name, tensor in state.items():
-        inner = name.removeprefix(STACKED)
-        if inner == name or tensor.ndim == 0:
+        if not name.startswith(STACKED) or tensor.ndim == 0:
             apart[name] = tensor
-        else:
-            apart |= {E.format(i=i) + inner: part for i, part in enumerate(tensor)}
+            continue
+        if len(tensor) > MAX_STACK:
+            raise CheckpointError(
+                f"{name} {list(tensor.shape)} stacks more than {MAX_STACK} blocks"
+            )
+        inner = name.removeprefix(STACKED)
+        apart |= {E.format(i=i) + inner: part for i, part in enumerate(tensor)}
     return apart
 
 
