@@ -79,7 +79,7 @@ QKV = ("query.{p}", "key.{p}", "value.{p}")
 RULES = (
     rename("embed.{p}", "patch_embed.{p}", "old_embed.{p}"),
     fuse(tuple(f"layer.{{i}}.{x}" for x in QKV), "blocks.{i}.qkv.{p}", ("q.{i}", "k.{i}", "v.{i}")),
-    reshape("kernel", "head.weight", torch.t, torch.t),
+    reshape(("kernel",), "head.weight", torch.t, torch.t),
     drop("pooler.{p}", "not needed"),
 )
 

@@ -262,7 +262,7 @@ def test_a_file_that_is_no_checkpoint_is_named_for_what_it_is(
     [
         (b"\x80\x02}q\x00.", "is not a readable PyTorch checkpoint"),
         (b"PK\x03\x04" + bytes(40), "is truncated or damaged"),
-        (b"PK\x05\x06" + bytes(18), "is neither safetensors nor a PyTorch checkpoint"),
+        (b"PK\x05\x06" + bytes(18), "is neither safetensors, a PyTorch checkpoint nor .npz"),
     ],
 )
 def test_a_file_that_only_begins_like_a_checkpoint_is_refused(

@@ -227,7 +227,7 @@ def _unwrap(loaded: object, file: Path) -> Weights:
         raise CheckpointError(f"{file} holds {type(loaded).__name__}, not a state dict")
     assert isinstance(loaded, Mapping)
     tensors = {name: tensor for name, tensor in loaded.items() if isinstance(tensor, Tensor)}
-    return Weights(tensors, tuple(notes))
+    return Weights(tensors, notes=tuple(notes))
 
 
 def _is_state(value: object) -> bool:
