@@ -10,7 +10,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
 from multiprocessing import forkserver
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -305,6 +307,24 @@ def test_a_system_that_gives_no_process_is_an_error(
     monkeypatch.setattr(workers._Pool, "_start", start)
     with pytest.raises(VitError, match=r"cannot start \(gave up: (Too many|they cannot)"):
         list(iter_decoded(refs("good"), Stub(), 1))
+
+
+def test_a_worker_that_is_not_started_leaves_no_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even while somebody keeps the exception, as a future does."""
+    before = descriptors()
+    pool = workers._Pool(Stub(), lambda text: None)
+    pool.stop()
+    with pytest.raises(CancelledError) as stopped:
+        pool._start()
+
+    def start(self: BaseProcess) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(BaseProcess, "start", start)
+    with pytest.raises(OSError, match="Too many") as refused:
+        workers._Pool(Stub(), lambda text: None)._start()
+    assert descriptors() == before
+    assert stopped.value is not refused.value  # both are still here
 
 
 def test_a_dead_forkserver_is_replaced() -> None:

@@ -191,13 +191,17 @@ class _Pool:
         process = context.Process(
             target=_work, args=(theirs, self._job), name="vit-decode", daemon=True
         )
-        with _processes, theirs:  # closed here, so that the worker's death closes the pipe
-            if self._stopped.is_set():
-                raise CancelledError
-            with _clean_start():
-                process.start()
-            worker = _Worker(process, ours)
-            self._alive.add(worker)
+        try:
+            with _processes, theirs:  # closed here, so that the worker's death closes the pipe
+                if self._stopped.is_set():
+                    raise CancelledError
+                with _clean_start():
+                    process.start()
+                worker = _Worker(process, ours)
+                self._alive.add(worker)
+        except BaseException:
+            ours.close()  # a future keeps the exception, and the exception this frame
+            raise
         return worker
 
     def _end(self, worker: _Worker, patience: float = 0.0) -> str:
