@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+import tracemalloc
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from vitcli.errors import InputError
 from vitcli.images.decode import suffixes
-from vitcli.images.sources import READ_SIZE, Scan, count, iter_refs, open_sources
+from vitcli.images.sources import READ_SIZE, Scan, Source, count, iter_refs, open_sources
 from vitcli.records import ImageRef
 
 ROOT = Path(__file__).parents[2]
@@ -87,6 +89,63 @@ def test_a_scan_lists_dangling_links_but_no_pipes_and_no_folders_with_a_suffix()
     Path("d/zero.jpg").symlink_to("/dev/zero")
     os.mkfifo("d/fifo.jpg")
     assert listed("d") == ["d/a.jpg", "d/folder.jpg/b.jpg", "d/gone.jpg"]
+
+
+def test_what_is_named_like_an_image_but_is_no_file_is_reported() -> None:
+    touch("d/a.jpg", "d/note.txt")
+    os.mkfifo("d/fifo.jpg")
+    os.mkfifo("d/fifo.txt")
+    Path("d/zero.png").symlink_to("/dev/zero")
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind("d/socket.gif")
+        skipped: list[str] = []
+        sources = open_sources(["d"], scan=Scan(suffixes("common"), skipped=skipped.append))
+        assert skipped == []  # looking whether there is anything reports nothing
+        assert count(sources) == 1
+        assert [ref.path for ref in iter_refs(sources)] == ["d/a.jpg"]
+    assert sorted(skipped) == ["d/fifo.jpg", "d/socket.gif", "d/zero.png"]
+
+
+def test_a_million_names_in_one_folder_would_take_a_hundred_megabytes_at_most() -> None:
+    """Peak of what Python allocates: 20,000 names in one folder, walked and counted."""
+    files = 20_000
+    touch("d/seed.txt")
+    for index in range(files):
+        os.link("d/seed.txt", f"d/photograph-{index:012}.jpg")
+
+    def peak(use: Callable[[list[Source]], object]) -> int:
+        tracemalloc.start()
+        use(open_sources(["d"]))
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return most
+
+    peak(count)  # what is imported and cached the first time
+    assert peak(lambda sources: next(iter_refs(sources))) < 100 * files
+    assert peak(count) < 100_000
+    assert peak(lambda sources: None) < 100_000  # the check looks for one image only
+
+
+def test_a_tree_is_held_one_folder_at_a_time() -> None:
+    for folder in range(100):
+        touch(f"d/{folder:02}/seed.jpg")
+        for index in range(100):
+            os.link(f"d/{folder:02}/seed.jpg", f"d/{folder:02}/{index:030}.jpg")
+    tracemalloc.start()
+    assert sum(1 for _ in iter_refs(open_sources(["d"]))) == 10_100
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 200_000
+
+
+def test_no_file_is_asked_for_its_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The listing says what is a folder; a million calls of stat would be minutes on a server."""
+    touch("d/a.jpg", "d/b.txt", "d/e/f.png")
+    asked: list[object] = []
+    stat = os.stat
+    monkeypatch.setattr(os, "stat", lambda path, **rest: asked.append(path) or stat(path, **rest))
+    assert listed("d") == ["d/a.jpg", "d/e/f.png"]
+    assert not [path for path in asked if b"." in os.fsencode(path)]  # type: ignore[arg-type]
 
 
 def test_a_directory_without_images_says_what_is_there_instead() -> None:
@@ -182,13 +241,46 @@ def test_names_that_are_not_utf8_keep_their_bytes() -> None:
         ("d/?.txt", ["d/c.txt"]),
         ("d/[ab].jpg", ["d/a.jpg", "d/b.jpg"]),
         ("d/**/*.jpg", ["d/a.jpg", "d/b.jpg", "d/e/f.jpg"]),
-        ("d/**", ["d/a.jpg", "d/b.jpg", "d/c.txt", "d/e/f.jpg"]),
+        ("d/**", ["d/a.jpg", "d/b.jpg", "d/c.txt", "d/e/f.jpg", "d/e/g.txt"]),
         ("*", ["d/a.jpg", "d/b.jpg", "d/e/f.jpg"]),  # a directory that matches is scanned
+        ("*/", ["d/a.jpg", "d/b.jpg", "d/e/f.jpg"]),
+        ("d/*", ["d/a.jpg", "d/b.jpg", "d/c.txt", "d/e/f.jpg"]),
+        ("d/*/", ["d/e/f.jpg"]),
+        ("**/e", ["d/e/f.jpg"]),
+        ("**/*.txt", ["d/c.txt", "d/e/g.txt"]),
+        ("**/**/e/*.jpg", ["d/e/f.jpg"]),
+        ("./*/[!a].jpg", ["./d/b.jpg"]),
+        ("d//*.jpg", ["d//a.jpg", "d//b.jpg"]),
+        ("d/.h*", ["d/.hidden.jpg"]),
+        ("*/e/*.jpg", ["d/e/f.jpg"]),
     ],
 )
 def test_a_pattern_lists_what_matches_in_order(pattern: str, expected: Sequence[str]) -> None:
-    touch("d/b.jpg", "d/a.jpg", "d/c.txt", "d/e/f.jpg", "d/.hidden.jpg")
+    touch("d/b.jpg", "d/a.jpg", "d/c.txt", "d/e/f.jpg", "d/e/g.txt", "d/.hidden.jpg")
     assert listed(pattern) == expected
+    assert count(open_sources([pattern])) == len(expected)
+
+
+def test_a_pattern_enters_a_symlink_loop_once() -> None:
+    touch("d/a.jpg", "d/e/b.jpg")
+    Path("d/e/up").symlink_to("..")
+    Path("d/e/here").symlink_to(".")
+    assert listed("d/**/*.jpg") == listed("d/**") == ["d/a.jpg", "d/e/b.jpg"]
+
+
+def test_a_pattern_lists_in_the_order_of_the_whole_paths() -> None:
+    names = ["a-b.jpg", "a.jpg", "a/b.jpg", "a/c/d.jpg", "a0.jpg", "B.jpg", "é.jpg", "z/1.jpg"]
+    touch(*(f"d/{name}" for name in names))
+    in_order = sorted((f"d/{name}" for name in names), key=os.fsencode)
+    assert listed("d/**/*.jpg") == listed("*") == in_order
+
+
+def test_a_pattern_tries_whatever_it_matches() -> None:
+    """It names them: a pipe is a row that fails, not one that is missing."""
+    Path("d").mkdir()
+    os.mkfifo("d/fifo.jpg")
+    Path("d/gone.txt").symlink_to("nowhere")
+    assert listed("d/*") == ["d/fifo.jpg", "d/gone.txt"]
 
 
 def test_a_file_whose_name_is_a_pattern_is_that_file() -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from vitcli import records
-from vitcli.errors import Interrupted, printable
+from vitcli.errors import Interrupted, VitError, printable
 from vitcli.tasks.job import Summary
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ class Screen:
         self._shares_terminal = False
         self._latest = records.Progress()
         self._total: int | None = None
+        self._count: Callable[[], int | None] | None = None
         self._notes: set[str] = set()
 
     def __enter__(self) -> Screen:
@@ -64,15 +66,17 @@ class Screen:
             self._say(f"vit: {printable(text)}")
 
     def listing(self, count: Callable[[], int | None]) -> None:
-        """Count the inputs beside the run, for the bar and the time that remains."""
         if self._bar is not None:
             self._bar.begin("images")
-            threading.Thread(target=self._count, args=(count,), daemon=True).start()
+            self._count = count
 
     def progress(self, progress: records.Progress) -> None:
         self._latest = progress
         if self._bar is not None:
             self._bar.show(progress)
+            if self._count is not None:  # only now: the first images do not wait for it
+                threading.Thread(target=self._expect, args=(self._count,), daemon=True).start()
+                self._count = None
 
     def summary(self, summary: Summary, out: Path | None) -> None:
         """One line for each kind of failure, and one for the run."""
@@ -89,11 +93,14 @@ class Screen:
             if summary.failed
             else f"{summary.total:,} image{'s' * (summary.total != 1)}"
         )
+        skipped = f", {summary.skipped:,} skipped that are no files" if summary.skipped else ""
         target = f" -> {printable(str(out))}" if out else ""
-        self._say(f"vit: {done} in {summary.seconds:.1f} s{rate}{target}")
+        self._say(f"vit: {done}{skipped} in {summary.seconds:.1f} s{rate}{target}")
 
-    def _count(self, count: Callable[[], int | None]) -> None:
-        self._total = count()
+    def _expect(self, count: Callable[[], int | None]) -> None:
+        """Count the inputs beside the run, for the bar and the time that remains."""
+        with suppress(VitError):  # a list that is gone is the business of the run
+            self._total = count()
         if self._bar is not None:
             self._bar.expect(self._total)
 

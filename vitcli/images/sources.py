@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import fnmatch
 import glob
 import os
-import stat
+import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Protocol
 
@@ -26,13 +27,26 @@ class Source(Protocol):
     def check(self) -> None:
         """Raise InputError for what can be seen to be wrong before the run begins."""
 
+    def count(self) -> int | None:
+        """How many paths there are, in silence; None where counting would use them up."""
+
+
+def _ignore(text: str) -> None:
+    """Nobody is told."""
+
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """Which files of a directory count, and whom to tell of a folder that cannot be listed."""
+    """Which files of a directory count, and whom to tell what is not listed: a folder that
+    cannot be read, and what has the name of an image but is a pipe, a socket or a device."""
 
     suffixes: frozenset[str]
-    unlisted: Callable[[str], None] = lambda text: None
+    unlisted: Callable[[str], None] = _ignore
+    skipped: Callable[[str], None] = _ignore
+
+    @property
+    def silent(self) -> Scan:
+        return replace(self, unlisted=_ignore, skipped=_ignore)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +61,9 @@ class FileSource:
     def check(self) -> None:
         """Nothing: a missing file is a row of the result."""
 
+    def count(self) -> int:
+        return 1
+
 
 @dataclass(frozen=True, slots=True)
 class DirectorySource:
@@ -56,11 +73,12 @@ class DirectorySource:
     scan: Scan
 
     def __iter__(self) -> Iterator[str]:
-        yield from _walk(self.path, self.scan, ())
+        return _Tree.below(self.path, self.scan).walk()
 
     def check(self) -> None:
         unlisted: list[str] = []
-        if next(_walk(self.path, Scan(self.scan.suffixes, unlisted.append), ()), None) is None:
+        scan = replace(self.scan.silent, unlisted=unlisted.append)
+        if _Tree.below(self.path, scan).is_empty():
             if unlisted:
                 raise InputError(f"no images in {printable(self.path)}: {unlisted[0]}")
             looked = " ".join(sorted(self.scan.suffixes))
@@ -69,25 +87,27 @@ class DirectorySource:
                 f"looked below it for {looked}; --formats all or --ext widens the search",
             )
 
+    def count(self) -> int:
+        return _Tree.below(self.path, self.scan).count()
+
 
 @dataclass(frozen=True, slots=True)
 class GlobSource:
-    """A quoted pattern. What it matches counts as named explicitly; directories are walked."""
+    """A quoted pattern. A file that it matches counts as named explicitly, whatever its suffix;
+    a directory that it matches is scanned. `**` stands for any number of directories."""
 
     pattern: str
     scan: Scan
 
     def __iter__(self) -> Iterator[str]:
-        for path in sorted(glob.iglob(self.pattern, recursive=True), key=os.fsencode):
-            if os.path.isdir(path):
-                if "**" not in self.pattern:  # ** has listed what is below
-                    yield from _walk(path, self.scan, ())
-            else:
-                yield path
+        return _Tree.matching(self.pattern, self.scan).walk()
 
     def check(self) -> None:
-        if next(iter(self), None) is None:
+        if _Tree.matching(self.pattern, self.scan.silent).is_empty():
             raise InputError(f"no file matches {printable(self.pattern)}")
+
+    def count(self) -> int:
+        return _Tree.matching(self.pattern, self.scan).count()
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +122,7 @@ class ListSource:
         for entry in self._entries():
             path = os.fsdecode(entry)
             if os.path.isdir(path):
-                yield from _walk(path, self.scan, ())
+                yield from _Tree.below(path, self.scan).walk()
             else:
                 yield path
 
@@ -112,6 +132,13 @@ class ListSource:
             raise InputError(
                 f"no such file: {printable(self.file)}", "it was given as a list of paths"
             )
+
+    def count(self) -> int | None:
+        if not (isinstance(self.file, str) and os.path.isfile(self.file)):
+            return None  # a pipe gives its paths once
+        folders = (path for path in map(os.fsdecode, self._entries()) if os.path.isdir(path))
+        trees = sum(_Tree.below(path, self.scan).count() - 1 for path in folders)
+        return trees + sum(1 for _ in self._entries())
 
     def _entries(self) -> Iterator[bytes]:
         separator = b"\0" if self.null else b"\n"
@@ -173,47 +200,180 @@ def iter_refs(sources: Sequence[Source]) -> Iterator[ImageRef]:
 
 def count(sources: Sequence[Source]) -> int | None:
     """How many refs there will be, or None where counting would use the list up."""
-    if any(isinstance(s, ListSource) and isinstance(s.file, int) for s in sources):
-        return None
-    return sum(1 for _ in iter_refs(sources))
+    total = 0
+    for source in sources:
+        if (found := source.count()) is None:
+            return None
+        total += found
+    return total
 
 
-def _walk(folder: str, scan: Scan, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
-    """Images below `folder`; a folder that is on its own path already is not entered again.
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What a pattern has between two slashes. `**` may stand for no name, and for many."""
 
-    Sorting each folder with `/` behind the names of directories gives the order of the whole
-    paths, so nothing has to be held but one folder a level.
+    match: Callable[[bytes], object]
+    repeats: bool
+    may_be_missing: bool
+
+    @classmethod
+    def of(cls, text: str) -> _Part:
+        visible = "" if text.startswith(".") else r"(?!\.)"
+        match = re.compile(os.fsencode(visible + fnmatch.translate(text))).match
+        return cls(match, text == "**", text in ("**", ""))  # "" stands behind a last slash
+
+
+Places = frozenset[int]  # of the parts that the next name may match; behind the last: scanned
+
+
+@dataclass(frozen=True, slots=True)
+class _Level:
+    """A folder on the way down, and the names in it that are still to come."""
+
+    prefix: bytes  # of its paths, up to and with the slash
+    places: Places
+    identity: tuple[int, int]
+    names: Iterator[bytes]
+
+
+def _in_order(names: Iterator[bytes]) -> Iterator[bytes]:
+    """Sorted; each is given up when it has had its turn."""
+    waiting = sorted(names, reverse=True)
+    while waiting:
+        yield waiting.pop()
+
+
+def _folders_last(names: Iterator[bytes]) -> Iterator[bytes]:
+    """As they come; no name is held but those of folders."""
+    folders = []
+    for name in names:
+        if name.endswith(b"/"):
+            folders.append(name)
+        else:
+            yield name
+    yield from folders
+
+
+@dataclass(frozen=True, slots=True)
+class _Tree:
+    """What `parts` match below `prefix`, and the images below each folder that they match.
+
+    With `/` behind the names of folders, the sorted names of each folder give the order of the
+    whole paths. So nothing is held but the names in the folders on the way down: as bytes, about
+    60 of them for each name still to come.
     """
-    try:
-        here = os.stat(folder)
-        with os.scandir(folder) as entries:
-            visible = [(e.name, _is_dir(e)) for e in entries if not e.name.startswith(".")]
-    except OSError as error:
-        scan.unlisted(f"cannot list {printable(folder)}: {error.strerror}")
-        return
-    identity = (here.st_dev, here.st_ino)
-    if identity in above:
-        return
-    visible.sort(key=lambda entry: os.fsencode(entry[0]) + (b"/" if entry[1] else b""))
-    for name, is_dir in visible:
-        path = os.path.join(folder, name)
-        if is_dir:
-            yield from _walk(path, scan, (*above, identity))
-        elif os.path.splitext(name)[1].lower() in scan.suffixes and _is_candidate(path):
-            yield path
+
+    prefix: bytes
+    parts: tuple[_Part, ...]
+    scan: Scan
+    arrange: Callable[[Iterator[bytes]], Iterator[bytes]] = _in_order
+
+    @classmethod
+    def below(cls, folder: str, scan: Scan) -> _Tree:
+        return cls(os.fsencode(os.path.join(folder, "")), (), scan)
+
+    @classmethod
+    def matching(cls, pattern: str, scan: Scan) -> _Tree:
+        """`photos/*/a.jpg` is `*` and `a.jpg` below `photos/`."""
+        texts = pattern.split("/")
+        plain = next(i for i, text in enumerate(texts) if glob.has_magic(text))
+        prefix = "".join(text + "/" for text in texts[:plain])
+        return cls(os.fsencode(prefix), tuple(map(_Part.of, texts[plain:])), scan)
+
+    def walk(self) -> Iterator[str]:
+        """The paths. A folder that is on its own path already is not entered again."""
+        levels = self._entered(self.prefix, {0})
+        while levels:
+            level = levels[-1]
+            name = next(level.names, None)
+            if name is None:
+                levels.pop()
+            elif name.endswith(b"/"):
+                places = self._below(level.places, name[:-1])
+                levels += self._entered(level.prefix + name, places, levels)
+            else:
+                yield os.fsdecode(level.prefix + name)
+
+    def is_empty(self) -> bool:
+        return next(replace(self, arrange=_folders_last).walk(), None) is None
+
+    def count(self) -> int:
+        unsorted = replace(self, arrange=_folders_last, scan=self.scan.silent)
+        return sum(1 for _ in unsorted.walk())
+
+    def _entered(
+        self, prefix: bytes, places: Collection[int], above: Collection[_Level] = ()
+    ) -> list[_Level]:
+        """The level of a folder, or none where it cannot be read or is one of those above."""
+        try:
+            here = os.stat(prefix or b".")
+        except OSError as error:
+            self._unlisted(prefix, error)
+            return []
+        identity = (here.st_dev, here.st_ino)
+        if any(level.identity == identity for level in above):
+            return []
+        ahead = set(places)
+        for place, part in enumerate(self.parts):
+            if place in ahead and part.may_be_missing:
+                ahead.add(place + 1)
+        names = self.arrange(self._names(prefix, frozenset(ahead)))
+        return [_Level(prefix, frozenset(ahead), identity, names)]
+
+    def _names(self, prefix: bytes, places: Places) -> Iterator[bytes]:
+        """What is wanted of one folder, as the system lists it; `/` behind folders."""
+        try:
+            with os.scandir(prefix or b".") as entries:
+                for entry in entries:
+                    if _is_dir(entry):
+                        if self._below(places, entry.name):
+                            yield entry.name + b"/"
+                    elif self._takes(places, prefix, entry):
+                        yield entry.name
+        except OSError as error:
+            self._unlisted(prefix, error)
+
+    def _below(self, places: Places, name: bytes) -> set[int]:
+        """Where the pattern stands in a folder of this name."""
+        end = len(self.parts)
+        below = {end} if end in places and not name.startswith(b".") else set()
+        for place in places - {end}:
+            part = self.parts[place]
+            if part.match(name):
+                below.add(place if part.repeats else place + 1)
+        return below
+
+    def _takes(self, places: Places, prefix: bytes, entry: os.DirEntry[bytes]) -> bool:
+        """Whether a file is named by the last part, or is an image in a folder that is scanned."""
+        name, end = entry.name, len(self.parts)
+        if end and end - 1 in places and self.parts[-1].match(name):
+            return True
+        if end not in places or name.startswith(b".") or not self._has_suffix(name):
+            return False
+        if _is_candidate(entry):
+            return True
+        self.scan.skipped(os.fsdecode(prefix + name))
+        return False
+
+    def _has_suffix(self, name: bytes) -> bool:
+        return os.fsdecode(name[name.rfind(b".") :]).lower() in self.scan.suffixes
+
+    def _unlisted(self, prefix: bytes, error: OSError) -> None:
+        folder = printable(os.fsdecode(prefix.rstrip(b"/") or prefix or b"."))
+        self.scan.unlisted(f"cannot list {folder}: {error.strerror}")
 
 
-def _is_dir(entry: os.DirEntry[str]) -> bool:
+def _is_dir(entry: os.DirEntry[bytes]) -> bool:
     try:
         return entry.is_dir()
     except OSError:
         return False
 
 
-def _is_candidate(path: str) -> bool:
+def _is_candidate(entry: os.DirEntry[bytes]) -> bool:
     """A regular file, or a link to nowhere, which deserves a row. Never a FIFO or a device."""
     try:
-        return stat.S_ISREG(os.stat(path).st_mode)
+        return entry.is_file() or not os.path.exists(entry)
     except OSError:
         return True
 

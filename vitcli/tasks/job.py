@@ -79,12 +79,14 @@ class Nobody:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """How a run ended. `unlisted` counts folders that could not be read."""
+    """How a run ended. `unlisted` counts folders that could not be read, `skipped` the pipes,
+    sockets and devices in them that are named like images."""
 
     done: int
     failed: int
     seconds: float
     unlisted: int = 0
+    skipped: int = 0
 
     @property
     def total(self) -> int:

@@ -27,6 +27,7 @@ class Run:
     running: Running
     watcher: Watcher
     unlisted: int = 0
+    skipped: int = 0
     listed: list[sources.Source] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
 
@@ -34,7 +35,7 @@ class Run:
         """Raises InputError for a directory or pattern without images."""
         inputs = self.inputs
         asked = frozenset("." + e.lower().removeprefix(".") for e in inputs.extensions)
-        scan = sources.Scan(asked or suffixes(inputs.formats), self._note_unlisted)
+        scan = sources.Scan(asked or suffixes(inputs.formats), self._note_unlisted, self._skip)
         self.listed = sources.open_sources(
             inputs.paths, files_from=inputs.files_from, null=inputs.null, scan=scan
         )
@@ -65,7 +66,10 @@ class Run:
 
     def summary(self, progress: Progress) -> Summary:
         seconds = time.monotonic() - self.started
-        return Summary(progress.done, progress.failed, seconds, self.unlisted)
+        return Summary(progress.done, progress.failed, seconds, self.unlisted, self.skipped)
+
+    def _skip(self, path: str) -> None:
+        self.skipped += 1
 
     def _note_unlisted(self, text: str) -> None:
         self.unlisted += 1
