@@ -29,6 +29,7 @@ _vit() {
         "classify --image-size") compopt -o default; return ;;
         "classify --preprocess") COMPREPLY=($(compgen -W "hf timm" -- "$cur")); return ;;
         "classify --num-heads") compopt -o default; return ;;
+        "classify --decode") COMPREPLY=($(compgen -W "exact fast" -- "$cur")); return ;;
         "classify --device") compopt -o default; return ;;
         "classify --dtype") COMPREPLY=($(compgen -W "fp32 bf16 fp16 auto" -- "$cur")); return ;;
         "classify -b"|"classify --batch-size") compopt -o default; return ;;
@@ -50,6 +51,7 @@ _vit() {
         "embed --image-size") compopt -o default; return ;;
         "embed --preprocess") COMPREPLY=($(compgen -W "hf timm" -- "$cur")); return ;;
         "embed --num-heads") compopt -o default; return ;;
+        "embed --decode") COMPREPLY=($(compgen -W "exact fast" -- "$cur")); return ;;
         "embed --device") compopt -o default; return ;;
         "embed --dtype") COMPREPLY=($(compgen -W "fp32 bf16 fp16 auto" -- "$cur")); return ;;
         "embed -b"|"embed --batch-size") compopt -o default; return ;;
@@ -66,13 +68,14 @@ _vit() {
         "info --image-size") compopt -o default; return ;;
         "info --preprocess") COMPREPLY=($(compgen -W "hf timm" -- "$cur")); return ;;
         "info --num-heads") compopt -o default; return ;;
+        "info --decode") COMPREPLY=($(compgen -W "exact fast" -- "$cur")); return ;;
         "models --for") COMPREPLY=($(compgen -W "speed accuracy memory resolution features" -- "$cur")); return ;;
     esac
     case "$command" in
-        classify) words="-m --model -k --top-k -o --out --format --scores --threshold --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --layout --labels --image-size --preprocess --num-heads --no-exif --offline --device --dtype -b --batch-size -j --workers -q --quiet --no-progress -h --help" ;;
-        embed) words="-m --model --layer --layers --pool --norm --no-norm --l2 -o --out --format --store --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --layout --labels --image-size --preprocess --num-heads --no-exif --offline --device --dtype -b --batch-size -j --workers -q --quiet --no-progress -h --help" ;;
+        classify) words="-m --model -k --top-k -o --out --format --scores --threshold --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --layout --labels --image-size --preprocess --num-heads --no-exif --decode --offline --device --dtype -b --batch-size -j --workers -q --quiet --no-progress -h --help" ;;
+        embed) words="-m --model --layer --layers --pool --norm --no-norm --l2 -o --out --format --store --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --layout --labels --image-size --preprocess --num-heads --no-exif --decode --offline --device --dtype -b --batch-size -j --workers -q --quiet --no-progress -h --help" ;;
         convert) words="--to --dtype --verify --overwrite --layout --labels --image-size --preprocess --num-heads --offline -q --quiet -h --help" ;;
-        info) words="--json --layout --labels --image-size --preprocess --num-heads --no-exif --offline -h --help" ;;
+        info) words="--json --layout --labels --image-size --preprocess --num-heads --no-exif --decode --offline -h --help" ;;
         models) words="--for --json -h --help" ;;
         "models pull") words="--offline -h --help" ;;
     esac

@@ -57,10 +57,12 @@ def load(
     layout: str | None = None,
     num_heads: int | None = None,
     exif: bool = True,
+    decode: Literal["exact", "fast"] = "exact",
     offline: bool = False,
 ) -> Model:
     """Load a model: a hub id (`org/name`, `org/name@revision`), a directory, a file, or "demo".
 
+    decode="fast" reads large pictures at a fraction of their size: close pixels, not equal ones.
     image_size is one number or (height, width); position embeddings are resampled for it. The
     network (`.network`) is in eval mode, fp32, on the CPU: pixels (B, 3, H, W) -> logits (B, K).
     Raises VitError: ModelNotFound, CheckpointError with the tensor's name, or UsageError.
@@ -77,6 +79,7 @@ def load(
         layout=layout,
         num_heads=num_heads,
         exif=exif,
+        decode=decode,
         offline=offline,
     )
 

@@ -110,6 +110,9 @@ class Sink(Protocol):
 
 Resample = Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"]
 Fit = Literal["squash", "shortest", "cover", "contain"]
+Decode = Literal["exact", "fast"]
+
+FAST_GAP = 2.5  # times larger than resized: nearer to 1 the scaled JPEG shows through
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +123,8 @@ class Preprocess:
     edge (the longer is truncated and, with `longest`, capped), *cover* and *contain* by the ratio
     of the tighter and the wider edge. `None` leaves the image as it is. Then the middle `size` is
     cut out (padded with `fill` where the image is smaller) with the rounding of `crop`'s library,
-    and (pixel * rescale - mean) / std makes the floats.
+    and (pixel * rescale - mean) / std makes the floats. *fast* decoding gives pixels that are
+    close, not equal: a large picture is reduced by a whole number before it is resized.
     """
 
     size: Size
@@ -135,11 +139,18 @@ class Preprocess:
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     exif: bool = True
     grey16: Literal["scale", "clamp"] = "scale"
+    decode: Decode = "exact"
     source: str = "given"
+
+    @property
+    def reduces(self) -> bool:
+        """Whether a large picture may be read at a fraction of its size."""
+        return self.decode == "fast" and self.resize is not None and self.resample != "nearest"
 
     def steps(self) -> list[str]:
         """What is done, in order; the name of a step stands before its bracket."""
-        steps = ["exif_turn"] if self.exif else []
+        steps = [f"reduced_decode(>= {FAST_GAP:g}x)"] if self.reduces else []
+        steps += ["exif_turn"] if self.exif else []
         steps += ["rgb"] if self.grey16 == "scale" else ["rgb(grey16 clamped)"]
         if self.resize is not None:
             height, width = self.resize

@@ -14,7 +14,7 @@ import transformers
 from PIL import Image, ImageOps
 
 from tests.conftest import Vit
-from tests.fixtures.photos import Corpus
+from tests.fixtures.photos import Corpus, photo
 
 Models = Callable[[str], Path]
 
@@ -124,6 +124,21 @@ def test_image_size_interpolates_positions(
     assert vit(*args, "-o", "f.npy").code == 0
     assert np.load(tmp_path / "f.npy").shape == (len(images), 6 * 10, 32)
     assert json.loads((tmp_path / "f.meta.json").read_text())["grid"] == [6, 10]
+
+
+def test_fast_decoding_is_close_and_recorded(vit: Vit, tiny_model: Models, tmp_path: Path) -> None:
+    photo("large", 640, 480).save(tmp_path / "large.jpg")
+    args = ("embed", "large.jpg", "-m", tiny_model("vit"))
+    assert vit(*args, "-o", "exact.npy").code == 0
+    assert vit(*args, "-o", "fast.npy", "--decode", "fast").code == 0
+    exact, fast = np.load(tmp_path / "exact.npy")[0], np.load(tmp_path / "fast.npy")[0]
+    assert 0 < np.abs(exact - fast).max() < 0.05
+    assert exact @ fast / np.linalg.norm(exact) / np.linalg.norm(fast) > 0.999
+    steps = [
+        json.loads((tmp_path / f"{name}.meta.json").read_text())["preprocess"]
+        for name in ("exact", "fast")
+    ]
+    assert steps[1] == f"reduced_decode(>= 2.5x) | {steps[0]}"
 
 
 def test_no_images_give_an_empty_array(vit: Vit, tiny_model: Models, tmp_path: Path) -> None:

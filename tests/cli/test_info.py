@@ -108,9 +108,12 @@ def test_what_the_file_leaves_out_comes_from_a_default(
     assert "no preprocessor_config.json" in found["notes"][0]
     steps = {
         s["step"].partition("(")[0]: s["source"]
-        for s in told(vit, folder, "--preprocess", "timm", "--no-exif")["preprocess"]
+        for s in told(vit, folder, "--preprocess", "timm", "--no-exif", "--decode", "fast")[
+            "preprocess"
+        ]
     }
     assert "exif_turn" not in steps
+    assert steps["reduced_decode"] == "--decode fast"
     assert steps["normalize"] == "--preprocess timm: vit as published"
 
 

@@ -23,7 +23,7 @@ from vitcli.checkpoints.tensors import read_weights, sha256
 from vitcli.errors import CheckpointError, UsageError
 from vitcli.models.config import ViTConfig
 from vitcli.models.vit import VisionTransformer
-from vitcli.records import Preprocess, Size
+from vitcli.records import Decode, Preprocess, Size
 
 # Whose published preprocessing fits, where the layout tells.
 FAMILIES = {
@@ -80,6 +80,7 @@ def load(
     preprocess: str | None = None,
     num_heads: int | None = None,
     exif: bool = True,
+    decode: Decode = "exact",
     offline: bool = False,
     keep_grid: bool = False,
 ) -> Model:
@@ -87,9 +88,10 @@ def load(
 
     spec: hub id (`org/name`, `org/name@revision`), directory, weight file, or `demo`.
     layout, labels, image_size (height, width), preprocess ("hf" or "timm") and num_heads override
-    what the files say. Position embeddings are resampled for the size of the preprocessing, unless
-    `keep_grid` asks for those of the file. Raises ModelNotFound, CheckpointError (by name for
-    every tensor that is unknown, missing or misshapen) or UsageError.
+    what the files say; exif and decode ("exact" or "fast") complete the preprocessing. Position
+    embeddings are resampled for its size, unless `keep_grid` asks for those of the file.
+    Raises ModelNotFound, CheckpointError (by name for every tensor that is unknown, missing or
+    misshapen) or UsageError.
     """
     checkpoint = resolve(spec, offline=offline)
     weights = read_weights(checkpoint.weights)
@@ -121,7 +123,7 @@ def load(
     return Model(
         spec=spec,
         network=network,
-        preprocess=replace(plan.plan, exif=exif),
+        preprocess=replace(plan.plan, exif=exif, decode=decode),
         labels=named.names,
         layout=found.name,
         files=checkpoint.weights,
@@ -253,6 +255,7 @@ def _origins(found: preprocessing.Found, *, asked: bool) -> dict[str, str]:
             origins[name] += "; size: --image-size"
     clamped = found.plan.grey16 == "clamp"
     return {
+        "reduced_decode": "--decode fast",
         "exif_turn": "vitcli; --no-exif omits it",
         "rgb": "--preprocess hf" if clamped else "vitcli; 16-bit grey is scaled",
         **origins,

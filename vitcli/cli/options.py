@@ -32,6 +32,11 @@ class Formats(StrEnum):
     ALL = "all"
 
 
+class Decoding(StrEnum):
+    EXACT = "exact"
+    FAST = "fast"
+
+
 class Dtype(StrEnum):
     FP32 = "fp32"
     BF16 = "bf16"
@@ -139,6 +144,14 @@ NumHeads = Annotated[
 NoExif = Annotated[
     bool,
     _option("--no-exif", help="Do not turn images as EXIF says.", env="VIT_NO_EXIF"),
+]
+Decode = Annotated[
+    Decoding,
+    _option(
+        "--decode",
+        help="fast reads large pictures at a fraction of their size: close pixels, not equal ones.",
+        env="VIT_DECODE",
+    ),
 ]
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP, envvar="VIT_MODEL")]
 Json = Annotated[bool, _option("--json", help="Print JSON.")]
@@ -256,6 +269,7 @@ def model_options(
     preprocess: Preprocess = None,
     num_heads: NumHeads = None,
     no_exif: NoExif = False,
+    decode: Decode = Decoding.EXACT,
     offline: Offline = False,
 ) -> ModelOptions:
     """What overrides the checkpoint's own word."""
@@ -266,6 +280,7 @@ def model_options(
         preprocess=preprocess.value if preprocess else None,
         num_heads=num_heads,
         exif=not no_exif,
+        decode=decode.value,
         offline=offline,
     )
 

@@ -18,24 +18,71 @@ from vitcli.records import Preprocess, Size
 # A strip of 1 x 50,000 pixels, resized to 224 by its shorter edge, would be 224 x 11 million.
 MAX_RESIZED_PIXELS = 256_000_000
 
+# Where a picture is reduced by whole numbers first, this much is left to the resize.
+REDUCING_GAP = 4.0
+
+# What makes a tall picture of a wide one.
+ACROSS = frozenset(
+    {
+        Image.Transpose.TRANSPOSE,
+        Image.Transpose.TRANSVERSE,
+        Image.Transpose.ROTATE_90,
+        Image.Transpose.ROTATE_270,
+    }
+)
+
 
 def preprocess(image: Image.Image, plan: Preprocess) -> NDArray[np.uint8]:
     """RGB image -> uint8 (H, W, 3) of `plan.size`. Raises ValueError where a side explodes."""
     if plan.resize is not None:
         height, width = resized_size((image.height, image.width), plan)
-        if height * width > MAX_RESIZED_PIXELS:
-            raise ValueError(
-                f"a picture of {image.width}x{image.height} would be resized to {width}x{height}"
-            )
-        resample = Image.Resampling[plan.resample.upper()]
-        image = image.resize((width, height), resample)
+        image = image.resize((width, height), _filter(plan))
+    return _cut(image, plan)
+
+
+def preprocess_fast(
+    image: Image.Image, plan: Preprocess, turn: Image.Transpose | None, full: Size, scale: int
+) -> NDArray[np.uint8]:
+    """The same, close but not equal: reduce, resize, and only then turn.  -> uint8 (H, W, 3)
+
+    `image` is as it was stored, (height, width) = `full`, and decoded to one `scale`-th of that.
+    """
+    height, width = stored_target(full, plan, turn)
+    box = (0, 0, full[1] / scale, full[0] / scale)
+    image = image.resize((width, height), _filter(plan), box, REDUCING_GAP)
+    return _cut(image if turn is None else image.transpose(turn), plan)
+
+
+def stored_target(full: Size, plan: Preprocess, turn: Image.Transpose | None) -> Size:
+    """The size to which a picture is resized, `full` and this before it is turned upright."""
+    if turn not in ACROSS:
+        return resized_size(full, plan)
+    height, width = resized_size((full[1], full[0]), plan)
+    return width, height
+
+
+def _filter(plan: Preprocess) -> Image.Resampling:
+    return Image.Resampling[plan.resample.upper()]
+
+
+def _cut(image: Image.Image, plan: Preprocess) -> NDArray[np.uint8]:
     if (image.height, image.width) != plan.size:
         image = _center(image, plan)
     return cast(NDArray[np.uint8], np.asarray(image))
 
 
 def resized_size(size: Size, plan: Preprocess) -> Size:
-    """The size after resizing and before the crop.  (height, width) -> (height, width)"""
+    """The size after resizing and before the crop.  (height, width) -> (height, width)
+
+    Raises ValueError where a side explodes.
+    """
+    height, width = _fitted(size, plan)
+    if height * width > MAX_RESIZED_PIXELS:
+        raise ValueError(f"a picture of {size[1]}x{size[0]} would be resized to {width}x{height}")
+    return height, width
+
+
+def _fitted(size: Size, plan: Preprocess) -> Size:
     height, width = size
     assert plan.resize is not None
     target = plan.resize

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from vitcli.errors import UsageError
-from vitcli.records import Limits, Progress, Size
+from vitcli.records import Decode, Limits, Progress, Size
 
 DEFAULT_MODEL = "google/vit-base-patch16-224"
 DEFAULT_BATCH_SIZE = 16
@@ -37,6 +37,7 @@ class ModelOptions:
     preprocess: str | None = None
     num_heads: int | None = None
     exif: bool = True
+    decode: Decode = "exact"
     offline: bool = False
 
 

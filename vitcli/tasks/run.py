@@ -92,6 +92,7 @@ def load_model(
         preprocess=options.preprocess,
         num_heads=options.num_heads,
         exif=options.exif,
+        decode=options.decode,
         offline=options.offline,
         keep_grid=keep_grid,
     )
