@@ -3,9 +3,7 @@ numbers as timm's, whose models they are."""
 
 from __future__ import annotations
 
-import argparse
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,141 +11,25 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from tests.conftest import Vit
 from tests.fixtures.golden import Golden, golden, largest_error
+from tests.fixtures.meta import (
+    FILES,
+    Make,
+    deit,
+    deit3,
+    dino_training,
+    dinov2,
+    extra,
+    mae_finetuned,
+    mae_visualize,
+)
 from tests.fixtures.photos import Corpus
-from tests.fixtures.weights import weight
 from vitcli.checkpoints.load import Model, load
 from vitcli.errors import CheckpointError
 
-State = dict[str, Tensor]
 EXACT = 1e-5
-
-
-def extra(**shapes: tuple[int, ...]) -> State:
-    """Tensors beside the backbone; `__` stands for a dot."""
-    names = {name.replace("__", "."): shape for name, shape in shapes.items()}
-    return {name: torch.from_numpy(weight(name, shape)) for name, shape in names.items()}
-
-
-def under(prefix: str, state: State) -> State:
-    return {prefix + name: tensor for name, tensor in state.items()}
-
-
-def other(state: State) -> State:
-    """The same names, other numbers: what must not be taken."""
-    return {name: tensor + 1 for name, tensor in state.items()}
-
-
-DINO_HEAD = extra(
-    head__mlp__0__weight=(64, 32),
-    head__mlp__0__bias=(64,),
-    head__mlp__2__weight=(8, 64),
-    head__mlp__2__bias=(8,),
-    head__last_layer__weight_g=(16, 1),
-    head__last_layer__weight_v=(16, 8),
-)
-MAE_DECODER = extra(
-    mask_token=(1, 1, 16),
-    decoder_embed__weight=(16, 32),
-    decoder_embed__bias=(16,),
-    decoder_pos_embed=(1, 17, 16),
-    decoder_blocks__0__norm1__weight=(16,),
-    decoder_blocks__0__attn__qkv__weight=(48, 16),
-    decoder_norm__weight=(16,),
-    decoder_pred__weight=(768, 16),
-)
-
-
-def dino_training(state: State) -> dict[str, Any]:
-    """`main_dino.py`: both networks, the optimizer, and the options."""
-    network = {**under("backbone.", state), **DINO_HEAD}
-    return {
-        "student": under("module.", other(network)),
-        "teacher": network,
-        "optimizer": {"state": {}, "param_groups": [{"lr": 0.1, "params": [0, 1]}]},
-        "epoch": 100,
-        "args": argparse.Namespace(arch="vit_small", patch_size=16, output_dir="."),
-        "dino_loss": {"center": torch.zeros(1, 16)},
-    }
-
-
-def old_dino_training(state: State) -> dict[str, Any]:
-    """A teacher of the first version: nothing before its names."""
-    return {"student": under("module.", other(state)), "teacher": {**state, **DINO_HEAD}}
-
-
-def deit(state: State) -> dict[str, Any]:
-    return {"model": state}
-
-
-def deit3(state: State) -> dict[str, Any]:
-    return {"model": {re.sub(r"ls(\d)\.gamma", r"gamma_\1", n): t for n, t in state.items()}}
-
-
-def mae_visualize(state: State) -> dict[str, Any]:
-    return {"model": {**state, **MAE_DECODER}}
-
-
-def mae_finetuned(state: State) -> dict[str, Any]:
-    args = argparse.Namespace(global_pool=True, nb_classes=7)
-    return {"model": state, "optimizer": {"state": {}}, "epoch": 99, "scaler": {}, "args": args}
-
-
-def dinov2(state: State) -> State:
-    """Names as in `dinov2/models/vision_transformer.py`. timm adds the class token's position to
-    the token where there are registers; here it is taken out again."""
-    state = {n.replace("reg_token", "register_tokens"): t for n, t in state.items()}
-    if "register_tokens" in state:
-        place = extra(place=(1, 1, 32))["place"]
-        state["cls_token"] = state["cls_token"] - place
-        state["pos_embed"] = torch.cat([place, state["pos_embed"]], dim=1)
-    return {**state, **extra(mask_token=(1, 32))}
-
-
-def dinov2_swiglu(state: State) -> State:
-    named = {
-        n.replace("mlp.fc1", "mlp.w12").replace("mlp.fc2", "mlp.w3"): t for n, t in state.items()
-    }
-    return dinov2(named)
-
-
-def dinov2_training(state: State) -> dict[str, Any]:
-    """Both networks in one state dict, blocks in chunks, heads and losses beside them."""
-    chunked = {re.sub(r"^blocks\.", "blocks.0.", n): t for n, t in dinov2(state).items()}
-    chunked = {n.replace("blocks.0.1.", "blocks.1.1."): t for n, t in chunked.items()}
-    heads = extra(dino_head__mlp__0__weight=(8, 32), ibot_head__last_layer__weight_v=(8, 8))
-    networks = {**under("backbone.", chunked), **heads}
-    losses = extra(dino_loss__center=(1, 8), ibot_patch_loss__center=(1, 1, 8))
-    model = {**under("student.", other(networks)), **under("teacher.", networks), **losses}
-    return {"model": model, "iteration": 12}
-
-
-def dinov2_teacher(state: State) -> dict[str, Any]:
-    return {"teacher": under("backbone.", dinov2(state))}
-
-
-Make = Callable[[State], Any]
-
-# golden, how its file is made, the layout that must claim it, what is said about it
-FILES: tuple[tuple[str, Make, str, str], ...] = (
-    ("bare_vit", dino_training, "dino", "took 'teacher' of 'student', 'teacher'"),
-    ("bare_vit", old_dino_training, "dino", "took 'teacher' of 'student', 'teacher'"),
-    ("bare_vit", dict, "timm", "--layout dino, deit or mae says so"),
-    ("bare_head", deit, "timm", "--layout dino, deit or mae says so"),
-    ("bare_distilled", deit, "timm", "--layout dino, deit or mae says so"),
-    ("bare_deit3", deit3, "deit", "deit's own evaluation is taken"),
-    ("bare_vit", deit, "timm", "--layout dino, deit or mae says so"),  # MAE, pre-trained
-    ("bare_vit", mae_visualize, "mae", "only reconstruction uses it"),
-    ("bare_avg", mae_finetuned, "timm", "--layout dino, deit or mae says so"),
-    ("bare_dinov2", dinov2, "dinov2", "dinov2's own evaluation is taken"),
-    ("bare_reg4", dinov2, "dinov2", "dinov2's own evaluation is taken"),
-    ("bare_swiglu", dinov2_swiglu, "dinov2", "dinov2's own evaluation is taken"),
-    ("bare_dinov2", dinov2_training, "dinov2", "the student: the teacher is taken"),
-    ("bare_dinov2", dinov2_teacher, "dinov2", "dinov2's own evaluation is taken"),
-)
 
 
 def load_made(made: Any, expected: Golden, folder: Path, **options: Any) -> Model:
@@ -254,7 +136,7 @@ REFUSED: tuple[tuple[Any, str], ...] = (
     ),
     (
         {"model": extra(blocks__0__norm1__weight=(8,), patch_embed__proj__weight=(8, 3, 4, 4))},
-        "no known layout",
+        "pos_embed is missing",
     ),
 )
 

@@ -9,8 +9,9 @@ Other spellings of the same tensor (`also`) are read, never written.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 
 import torch
 from torch import Tensor
@@ -106,7 +107,7 @@ def to_ours(state: Mapping[str, Tensor], rules: Iterable[Rule]) -> Renamed:
     """Apply the rules to every tensor. Raises CheckpointError for a name that no rule knows,
     for a fused tensor with a part missing, and for two tensors that claim one name."""
     parts: dict[str, dict[int, str]] = {}  # ours -> position -> theirs
-    rule_of: dict[str, tuple[Rule, int, dict[str, str]]] = {}  # ours -> rule, parts it has, slots
+    rule_of: dict[str, tuple[Rule, Names, dict[str, str]]] = {}  # ours -> rule, its parts, slots
     dropped: dict[str, str] = {}
     told: dict[str, list[str]] = {}  # why -> names
     unknown = []
@@ -116,7 +117,7 @@ def to_ours(state: Mapping[str, Tensor], rules: Iterable[Rule]) -> Renamed:
         if found is None:
             unknown.append(name)
             continue
-        rule, position, count, slots = found
+        rule, position, spelled, slots = found
         if rule.ours is None:
             dropped[name] = rule.why
             if rule.is_told:
@@ -127,22 +128,24 @@ def to_ours(state: Mapping[str, Tensor], rules: Iterable[Rule]) -> Renamed:
         if position in taken:
             raise CheckpointError(f"{name} and {taken[position]} are the same tensor, {ours}")
         taken[position] = name
-        rule_of[ours] = (rule, count, slots)
+        rule_of[ours] = (rule, spelled, slots)
     if unknown:
         raise CheckpointError(
             f"{_count(unknown, 'tensor')} of unknown name: {_first(unknown, state)}"
         )
     tensors: dict[str, Tensor] = {}
     for ours, names in parts.items():
-        rule, count, slots = rule_of[ours]
-        if len(names) != count:
-            have = ", ".join(names.values())
-            raise CheckpointError(f"{ours} is made of {count} tensors, the file has only {have}")
-        pieces = [state[names[position]] for position in range(count)]
-        tensor = pieces[0] if count == 1 else torch.cat(pieces)
+        rule, spelled, slots = rule_of[ours]
+        absent = [_fill(part, slots) for i, part in enumerate(spelled) if i not in names]
+        if absent:
+            raise CheckpointError(
+                f"{', '.join(absent)} is missing: {ours} is made of {len(spelled)} tensors, "
+                f"the file has only {', '.join(names.values())}"
+            )
+        tensor = _joined({names[position]: state[names[position]] for position in sorted(names)})
         for part, name in zip(rule.divide(names[0], tensor), rule.our_names, strict=True):
             tensors[_fill(name, slots)] = part
-    fused = sum(count > 1 for _, count, _ in rule_of.values())
+    fused = sum(len(spelled) > 1 for _, spelled, _ in rule_of.values())
     notes = [f"left out: {_with_others(names)} ({why})" for why, names in told.items()]
     return Renamed(tensors, fused, dropped, tuple(notes))
 
@@ -155,18 +158,18 @@ def to_theirs(tensors: Mapping[str, Tensor], rules: Iterable[Rule]) -> dict[str,
     forth = {rule.ours: rule for rule in reversed(kept)}
     patterns = _compile(back)
     groups: dict[str, dict[int, str]] = {}  # theirs -> position -> ours
-    rule_of: dict[str, tuple[Rule, int, dict[str, str]]] = {}  # theirs -> rule, parts of it, slots
+    rule_of: dict[str, tuple[Rule, int, dict[str, str]]] = {}  # theirs -> rule, parts, slots
     unknown = []
     for name in tensors:
         found = _match(name, patterns)
         if found is None:
             unknown.append(name)
             continue
-        matched, position, count, slots = found
+        matched, position, parts, slots = found
         rule = forth[matched.ours]
         theirs = _fill(rule.theirs[0], slots)
         groups.setdefault(theirs, {})[position] = name
-        rule_of[theirs] = (rule, count, slots)
+        rule_of[theirs] = (rule, len(parts), slots)
     if unknown:
         raise CheckpointError(f"this layout cannot express {_first(unknown, tensors)}")
     state: dict[str, Tensor] = {}
@@ -183,22 +186,36 @@ def to_theirs(tensors: Mapping[str, Tensor], rules: Iterable[Rule]) -> dict[str,
     return state
 
 
-def their_name(ours: str, rules: Iterable[Rule]) -> str:
-    """What the file would call one of our tensors, for messages; a fused one by its first part."""
+def knows(names: Iterable[str], rules: Iterable[Rule]) -> bool:
+    """Whether the rules know every name, and one of them is a block's."""
+    patterns = _compile(rules)
+    found = [_match(name, patterns) for name in names]
+    return None not in found and any(match and "i" in match[3] for match in found)
+
+
+def their_name(ours: str, rules: Iterable[Rule], names: Collection[str] = ()) -> str:
+    """What the file would call one of our tensors, for messages; a fused one by its first part.
+    Of several spellings it is the one that is most like the `names` that are there."""
     for rule in rules:
         for name in rule.our_names:
             if match := _regex(name).fullmatch(ours):
-                return _fill(rule.theirs[0], match.groupdict())
+                spelled = [_fill(parts[0], match.groupdict()) for parts in rule.spellings]
+                return max(spelled, key=lambda one: max((_alike(one, n) for n in names), default=0))
     return ours
 
 
-_Pattern = tuple[re.Pattern[str], Rule, int, int]
+def _alike(one: str, other: str) -> int:
+    """How many characters two names begin with in common."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+
+
+_Pattern = tuple[re.Pattern[str], Rule, int, Names]
 
 
 def _compile(rules: Iterable[Rule]) -> list[_Pattern]:
-    """(regular expression, rule, position among the parts, number of parts) for each spelling."""
+    """(regular expression, rule, position among the parts, all parts) for each spelling."""
     return [
-        (_regex(name), rule, position, len(names))
+        (_regex(name), rule, position, names)
         for rule in rules
         for names in rule.spellings
         for position, name in enumerate(names)
@@ -212,10 +229,12 @@ def _regex(name: str) -> re.Pattern[str]:
     return re.compile(pattern)
 
 
-def _match(name: str, patterns: Iterable[_Pattern]) -> tuple[Rule, int, int, dict[str, str]] | None:
-    for pattern, rule, position, count in patterns:
+def _match(
+    name: str, patterns: Iterable[_Pattern]
+) -> tuple[Rule, int, Names, dict[str, str]] | None:
+    for pattern, rule, position, parts in patterns:
         if match := pattern.fullmatch(name):
-            return rule, position, count, match.groupdict()
+            return rule, position, parts, match.groupdict()
     return None
 
 
@@ -223,6 +242,15 @@ def _fill(name: str, slots: Mapping[str, str]) -> str:
     for slot, value in slots.items():
         name = name.replace(f"{{{slot}}}", value)
     return name
+
+
+def _joined(pieces: Mapping[str, Tensor]) -> Tensor:
+    """Equal tensors on dim 0. Raises CheckpointError, with their shapes, for unequal ones."""
+    tensors = list(pieces.values())
+    if len({tensor.shape for tensor in tensors}) > 1:
+        shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in pieces.items())
+        raise CheckpointError(f"these should have one shape: {shapes}")
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
 
 
 def _reshaped(load: Reshape, tensor: Tensor, name: str) -> Tensor:

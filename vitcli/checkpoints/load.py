@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from vitcli.checkpoints import preprocessing
-from vitcli.checkpoints.keymap import Rule, their_name, to_ours
+from vitcli.checkpoints.keymap import their_name, to_ours
 from vitcli.checkpoints.labels import Labels, read_labels
 from vitcli.checkpoints.layouts import layout_of
-from vitcli.checkpoints.layouts.layout import Json, Layout
+from vitcli.checkpoints.layouts.layout import Json, Layout, MissingTensor
 from vitcli.checkpoints.layouts.openai import model_config
 from vitcli.checkpoints.layouts.timm import image_size as timm_image_size
 from vitcli.checkpoints.layouts.timm import pretrained_cfg
@@ -105,10 +105,14 @@ def load(
     rules = found.rules(names)
     renamed = to_ours(names, rules)
     heads = num_heads or found.num_heads(names)
-    config = found.read_config(renamed.tensors, checkpoint.config, heads)
+    try:
+        config = found.read_config(renamed.tensors, checkpoint.config, heads)
+    except MissingTensor as error:
+        absent = their_name(error.name, rules, names)
+        raise CheckpointError(f"{absent} is missing") from None
     if config.in_chans != 3:
         raise CheckpointError(f"{spec} reads {config.in_chans} channels, and pictures have 3")
-    network = build(config, renamed.tensors, rules)
+    network = build(config, renamed.tensors, lambda ours: their_name(ours, rules, names))
     plan = _preprocess(checkpoint, found, config, image_size, preprocess)
     _check_size(plan.plan.size, config, asked=image_size is not None)
     if plan.plan.size != config.image_size and (image_size is not None or not keep_grid):
@@ -140,34 +144,40 @@ def load(
 
 
 def build(
-    config: ViTConfig, tensors: Mapping[str, Tensor], rules: Sequence[Rule] = ()
+    config: ViTConfig,
+    tensors: Mapping[str, Tensor],
+    named: Callable[[str], str] = lambda ours: ours,
 ) -> VisionTransformer:
     """A network that holds exactly these tensors, in our names. Nothing is allocated before the
-    shapes agree, so a config that lies costs nothing. Raises CheckpointError, by name."""
+    shapes agree, so a config that lies costs nothing. Raises CheckpointError, with the names that
+    the file has for them."""
     with torch.device("meta"):
         network = VisionTransformer(config)
     expected = {name: tuple(p.shape) for name, p in network.state_dict().items()}
-    _refuse("is missing", [n for n in expected if n not in tensors], expected, rules)
+    _refuse("is missing", [n for n in expected if n not in tensors], expected, named)
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    _refuse("has no place in the model", [n for n in found if n not in expected], found, rules)
+    _refuse("has no place in the model", [n for n in found if n not in expected], found, named)
     wrong = [
-        f"{their_name(n, rules)}: expected {list(expected[n])}, found {list(found[n])}"
+        f"{named(n)}: expected {list(expected[n])}, found {list(found[n])}"
         for n in expected
         if expected[n] != found[n]
     ]
     if wrong:
         raise CheckpointError(f"tensors of the wrong shape: {_few(wrong)}")
     whole = [n for n in expected if not tensors[n].is_floating_point()]
-    _refuse("holds whole numbers, not weights", whole, expected, rules)
+    _refuse("holds whole numbers, not weights", whole, expected, named)
     network.load_state_dict(dict(tensors), assign=True)
     return network.requires_grad_(False).eval()
 
 
 def _refuse(
-    what: str, names: list[str], shapes: Mapping[str, Sequence[int]], rules: Sequence[Rule]
+    what: str,
+    names: list[str],
+    shapes: Mapping[str, Sequence[int]],
+    named: Callable[[str], str],
 ) -> None:
     if names:
-        listed = _few([f"{their_name(n, rules)} {list(shapes[n])}" for n in names])
+        listed = _few([f"{named(n)} {list(shapes[n])}" for n in names[:6]])
         raise CheckpointError(f"{listed} {what}" + (f" ({len(names)} tensors)" * (len(names) > 1)))
 
 

@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from vitcli.checkpoints.layouts.layout import Layout, Writer
 from vitcli.checkpoints.load import Model
 from vitcli.checkpoints.preprocessing import to_hf, to_timm
 from vitcli.errors import CheckpointError, OutputError
+from vitcli.models.config import ViTConfig
 
 Dtype = Literal["fp32", "fp16", "bf16"]
 TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -41,8 +42,19 @@ def write_hf(model: Model, folder: Path, dtype: Dtype) -> Written:
     Takes the first of transformers' layouts that can express the model; raises CheckpointError,
     with what stands in the way of the closest one, where none can.
     """
-    layout, writer = _hf_layout(model)
-    config, tensors = writer.adapt(model.config, model.network.state_dict())
+    config, tensors = model.config, dict(model.network.state_dict())
+    notes: tuple[str, ...] = ()
+    try:
+        layout, writer = _hf_layout(config)
+    except CheckpointError as error:
+        config = replace(config, layer_scale=False)
+        try:
+            layout, writer = _hf_layout(config)
+        except CheckpointError:
+            raise error from None
+        tensors = _without_layer_scale(tensors)
+        notes = ("layer scale, which this layout lacks, is multiplied into the weights before it",)
+    config, tensors = writer.adapt(config, tensors)
     state = to_theirs(tensors, writer.rules(config))
     prefix = writer.prefix(config)
     named = {_prefixed(name, prefix): tensor for name, tensor in state.items()}
@@ -54,7 +66,7 @@ def write_hf(model: Model, folder: Path, dtype: Dtype) -> Written:
     _write_json(folder / "config.json", values)
     _write_json(folder / "preprocessor_config.json", to_hf(model.preprocess))
     _write_tensors(folder / "model.safetensors", named, dtype)
-    return Written(layout.name, _notes(model, config.pos_prefix))
+    return Written(layout.name, (*notes, *_notes(model, config.pos_prefix)))
 
 
 def write_timm(model: Model, folder: Path, dtype: Dtype) -> Written:
@@ -110,12 +122,24 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _hf_layout(model: Model) -> tuple[Layout, Writer]:
+def _without_layer_scale(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A factor a channel behind a linear map is the same map with its rows multiplied."""
+    kept = {name: tensor for name, tensor in tensors.items() if not name.endswith(".gamma")}
+    for scale, ahead in (("ls1", "attn.proj"), ("ls2", "mlp.fc2")):
+        for name, tensor in tensors.items():
+            if name.endswith(f".{scale}.gamma"):
+                at = name.removesuffix(f"{scale}.gamma") + ahead
+                kept[at + ".weight"] = kept[at + ".weight"] * tensor[:, None]
+                kept[at + ".bias"] = kept[at + ".bias"] * tensor
+    return kept
+
+
+def _hf_layout(config: ViTConfig) -> tuple[Layout, Writer]:
     """The first layout that can express the model, or the words of the one that nearly can."""
     obstacles: dict[str, list[str]] = {}
     for layout in LAYOUTS:
         if layout.writer is not None and layout.name.startswith("hf-"):
-            obstacles[layout.name] = layout.writer.obstacles(model.config)
+            obstacles[layout.name] = layout.writer.obstacles(config)
             if not obstacles[layout.name]:
                 return layout, layout.writer
     closest = min(obstacles, key=lambda name: len(obstacles[name]))

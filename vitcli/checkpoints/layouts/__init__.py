@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from vitcli.checkpoints.keymap import knows
 from vitcli.checkpoints.layouts import (
     google,
     hf_clip,
@@ -61,6 +62,7 @@ REFUSED = (
 def layout_of(state: Mapping[str, Tensor], name: str | None = None) -> Layout:
     """The one layout that claims these tensors, or the one asked for by name.
 
+    Where none claims them, one that knows all their names is taken: it will say what is missing.
     Raises CheckpointError where none or several do, and for what only looks like a backbone.
     """
     for sign, what, hint in REFUSED:
@@ -80,6 +82,10 @@ def layout_of(state: Mapping[str, Tensor], name: str | None = None) -> Layout:
     if claims:
         both = " and ".join(layout.name for layout in claims)
         raise CheckpointError(f"these tensors could be {both}", "choose one with --layout")
+    for layout in LAYOUTS:
+        names = layout.strip(state)
+        if knows(names, layout.rules(names)):
+            return layout
     shown = ", ".join(list(state)[:3])
     raise CheckpointError(
         f"no known layout has tensors such as {shown}", f"known are {known}; --layout forces one"

@@ -19,6 +19,7 @@ from vitcli.checkpoints.layouts.layout import (
     Writer,
     activation,
     activation_name,
+    count_classes,
     image_pair,
     not_square,
     pair,
@@ -106,7 +107,10 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTCon
     `post_layernorm` is in the file, and stands before the class token's embedding only.
     """
     vision = vision_config(config)
-    has_head = "head.weight" in tensors
+    num_classes = count_classes(tensors)
+    name = str(config.get("architectures"))
+    is_projecting = "'CLIPModel'" in name or "WithProjection" in name
+    projection = {**vision, **config}.get("projection_dim", 512) if is_projecting else 0
     return ViTConfig(
         image_size=pair(vision.get("image_size", 224), "image_size"),
         patch_size=pair(vision.get("patch_size", 32), "patch_size"),
@@ -115,13 +119,13 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTCon
         depth=vision.get("num_hidden_layers", 12),
         num_heads=num_heads or vision.get("num_attention_heads", 12),
         hidden_dim=vision.get("intermediate_size", 3072),
-        num_classes=shape(tensors, "head.weight", 2)[0] if has_head else 0,
-        projection=shape(tensors, "proj.weight", 2)[0] if "proj.weight" in tensors else 0,
+        num_classes=num_classes,
+        projection=shape(tensors, "proj.weight", 2)[0] if "proj.weight" in tensors else projection,
         patch_bias=False,
         pre_norm=True,
         act=activation(vision.get("hidden_act", "quick_gelu")),
-        pool="mean" if has_head else "cls",
-        head_norm=not has_head,
+        pool="mean" if num_classes else "cls",
+        head_norm=num_classes == 0,
         norm_eps=vision.get("layer_norm_eps", 1e-5),
     )
 

@@ -18,6 +18,7 @@ from vitcli.checkpoints.layouts.layout import (
     Writer,
     activation,
     activation_name,
+    count_classes,
     image_pair,
     not_square,
     number,
@@ -98,8 +99,10 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTCon
     is_swiglu = bool(config.get("use_swiglu_ffn", False))
     if is_swiglu:
         hidden_dim = _swiglu_dim(hidden_dim)
-    has_head = "head.weight" in tensors
+    num_classes = count_classes(tensors)
     registers = shape(tensors, "register_tokens", 3)[1] if "register_tokens" in tensors else 0
+    if config.get("model_type") == "dinov2_with_registers":
+        registers = config.get("num_register_tokens", 4)
     return ViTConfig(
         image_size=pair(config.get("image_size", 224), "image_size"),
         patch_size=pair(config.get("patch_size", 14), "patch_size"),
@@ -108,14 +111,14 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTCon
         depth=config.get("num_hidden_layers", 12),
         num_heads=num_heads or config.get("num_attention_heads", 12),
         hidden_dim=hidden_dim,
-        num_classes=shape(tensors, "head.weight", 2)[0] if has_head else 0,
+        num_classes=num_classes,
         num_registers=registers,
         pos_resize="bicubic-antialias" if registers else "bicubic",
         qkv_bias=config.get("qkv_bias", True),
         layer_scale=True,
         ffn="swiglu" if is_swiglu else "mlp",
         act=activation(config.get("hidden_act", "gelu")),
-        pool="cls+mean" if has_head else "cls",
+        pool="cls+mean" if num_classes else "cls",
         norm_eps=config.get("layer_norm_eps", 1e-6),
     )
 

@@ -20,9 +20,9 @@ from vitcli.checkpoints.layouts.layout import (
     Tensors,
     Writer,
     activation,
+    count_classes,
     not_square,
     pair,
-    shape,
 )
 from vitcli.errors import CheckpointError
 from vitcli.models.config import ViTConfig
@@ -44,7 +44,7 @@ def detect(names: Collection[str]) -> bool:
     return (
         "embeddings.patch_embedding.weight" in names
         and "encoder.layers.0.self_attn.q_proj.weight" in names
-        and "embeddings.class_embedding" not in names
+        and not {"embeddings.class_embedding", "pre_layrnorm.weight"} & set(names)
     )
 
 
@@ -59,13 +59,14 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTCon
     its own, and the mean of its patches is taken.
     """
     vision = vision_config(config)
-    if tensors["patch_embed.proj.weight"].ndim == 2:
+    patches = tensors.get("patch_embed.proj.weight")
+    if patches is not None and patches.ndim == 2:
         raise CheckpointError(
             "SigLIP 2 with images of any shape (NaFlex) is not supported",
             "the models of a fixed resolution are: google/siglip2-base-patch16-224",
         )
-    has_head = "head.weight" in tensors
-    pools = bool(vision.get("vision_use_head", True)) and not has_head
+    num_classes = count_classes(tensors)
+    pools = bool(vision.get("vision_use_head", True)) and not num_classes
     return ViTConfig(
         image_size=pair(vision.get("image_size", 224), "image_size"),
         patch_size=pair(vision.get("patch_size", 16), "patch_size"),
@@ -74,7 +75,7 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTCon
         depth=vision.get("num_hidden_layers", 12),
         num_heads=num_heads or vision.get("num_attention_heads", 12),
         hidden_dim=vision.get("intermediate_size", 3072),
-        num_classes=shape(tensors, "head.weight", 2)[0] if has_head else 0,
+        num_classes=num_classes,
         class_token=False,
         pos_prefix=0,
         act=activation(vision.get("hidden_act", "gelu_pytorch_tanh")),

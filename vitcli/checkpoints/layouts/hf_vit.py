@@ -21,9 +21,9 @@ from vitcli.checkpoints.layouts.layout import (
     Writer,
     activation,
     activation_name,
+    count_classes,
     image_pair,
     pair,
-    shape,
     with_positions,
 )
 from vitcli.models.config import ViTConfig
@@ -73,8 +73,7 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTCon
     `DeiTForImageClassification` reads the class token alone; with a teacher's head the logits
     are the mean of both.
     """
-    has_dist = "dist_token" in tensors
-    num_classes = shape(tensors, "head.weight", 2)[0] if "head.weight" in tensors else 0
+    has_dist = "dist_token" in tensors or config.get("model_type") == "deit"
     return ViTConfig(
         image_size=pair(config.get("image_size", 224), "image_size"),
         patch_size=pair(config.get("patch_size", 16), "patch_size"),
@@ -83,9 +82,9 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTCon
         depth=config.get("num_hidden_layers", 12),
         num_heads=num_heads or config.get("num_attention_heads", 12),
         hidden_dim=config.get("intermediate_size", 3072),
-        num_classes=num_classes,
+        num_classes=count_classes(tensors),
         dist_token=has_dist,
-        dist_head="head_dist.weight" in tensors,
+        dist_head=any(name.startswith("head_dist.") for name in tensors),
         pos_prefix=2 if has_dist else 1,
         qkv_bias=config.get("qkv_bias", True),
         act=activation(config.get("hidden_act", "gelu")),

@@ -149,14 +149,30 @@ def number(value: object, name: str) -> float:
     raise CheckpointError(f"{name} is {value!r}: expected a number")
 
 
+class MissingTensor(CheckpointError):
+    """A tensor, by our name, that every file of the layout has."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name} is missing")
+        self.name = name
+
+
 def shape(tensors: Tensors, name: str, dims: int) -> tuple[int, ...]:
     """The shape of a tensor that every file of the layout has."""
     if name not in tensors:
-        raise CheckpointError(f"{name} is missing")
+        raise MissingTensor(name)
     found = tuple(tensors[name].shape)
     if len(found) != dims:
         raise CheckpointError(f"{name} has shape {list(found)}: expected {dims} dimensions")
     return found
+
+
+def count_classes(tensors: Tensors) -> int:
+    """The outputs of the classifier, 0 where there is none."""
+    for name, dims in (("head.weight", 2), ("head.bias", 1)):
+        if name in tensors:
+            return shape(tensors, name, dims)[0]
+    return 0
 
 
 def count_blocks(tensors: Tensors) -> int:
@@ -172,7 +188,7 @@ def grid_of(positions: int, like: Size | None) -> Size:
     side = math.isqrt(positions)
     if side * side != positions:
         raise CheckpointError(
-            f"a position embedding of {positions} patches is not square",
+            f"a position embedding (pos_embed) of {positions} patches is not square",
             "its image size is not in the file",
         )
     return side, side

@@ -87,7 +87,7 @@ def _detect(names: Collection[str], is_openai: bool) -> bool:
 
 
 def rules(names: Collection[str]) -> tuple[Rule, ...]:
-    return CLIP_RULES if VISUAL + "class_embedding" in names else RULES
+    return CLIP_RULES if any(name.startswith(VISUAL) for name in names) else RULES
 
 
 def model_config(config: Json) -> Json:
@@ -107,6 +107,7 @@ def _read_config(
     size = pair(vision["image_size"], "image_size") if "image_size" in vision else None
     like = (size[0] // patch[0], size[1] // patch[1]) if size else None
     grid = grid_of(shape(tensors, "pos_embed", 3)[1] - 1, like)
+    projection = model.get("embed_dim", width if is_openai else 0)
     return ViTConfig(
         image_size=size if size and like == grid else (grid[0] * patch[0], grid[1] * patch[1]),
         patch_size=(patch[0], patch[1]),
@@ -115,7 +116,7 @@ def _read_config(
         depth=count_blocks(tensors),
         num_heads=num_heads or max(1, width // int(vision.get("head_width", HEAD_WIDTH))),
         hidden_dim=shape(tensors, "blocks.0.mlp.fc1.weight", 2)[0],
-        projection=shape(tensors, "proj.weight", 2)[0] if "proj.weight" in tensors else 0,
+        projection=shape(tensors, "proj.weight", 2)[0] if "proj.weight" in tensors else projection,
         pos_resize="bicubic-antialias",  # open_clip's resize_pos_embed
         patch_bias=False,
         pre_norm=not vision.get("no_ln_pre", False),

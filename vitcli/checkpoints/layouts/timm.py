@@ -24,7 +24,9 @@ from vitcli.checkpoints.layouts.layout import (
     Writer,
     activation,
     count_blocks,
+    count_classes,
     grid_of,
+    number,
     pair,
     shape,
 )
@@ -57,6 +59,12 @@ RULES = (
     ),
     drop("pre_logits.fc.{p}", "a leftover of the first in21k files"),
     drop("mask_token", "only DINOv2's pre-training uses it"),
+)
+# timm calls CLIP's projection into the space of images and texts the head, with a bias of zeros.
+PROJECTION_RULES = (
+    *(rule for rule in RULES if rule.ours != "head.{p}"),
+    rename("head.weight", "proj.weight"),
+    drop("head.bias", "zeros: CLIP's projection has no bias"),
 )
 
 # Heads are not in the tensors. These (width, depth) are published, read off timm 1.0.31's
@@ -97,7 +105,11 @@ def detect(names: Collection[str]) -> bool:
     return family_of(names) == "timm"
 
 
-def rules(names: Collection[str]) -> tuple[Rule, ...]:
+def rules(state: Tensors) -> tuple[Rule, ...]:
+    """The head of a CLIP tower that nobody has trained on is its projection."""
+    bias = state.get("head.bias")
+    if "norm_pre.weight" in state and bias is not None and not bias.any():
+        return PROJECTION_RULES
     return RULES
 
 
@@ -110,7 +122,12 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTCon
     width, chans, *patch = shape(tensors, "patch_embed.proj.weight", 4)
     depth = count_blocks(tensors)
     class_token, dist_token = "cls_token" in tensors, "dist_token" in tensors
-    registers = shape(tensors, "register_tokens", 3)[1] if "register_tokens" in tensors else 0
+    if "register_tokens" in tensors:
+        registers = shape(tensors, "register_tokens", 3)[1]
+    else:  # of the name when the file should have them, and does not
+        named = re.search(r"_reg(\d+)_", name)
+        told = args.get("reg_tokens", int(named[1]) if named else 0)
+        registers = int(number(told, "reg_tokens"))
     prefix = int(class_token) + int(dist_token) + registers
     size = image_size(config)
     like = (size[0] // patch[0], size[1] // patch[1]) if size else None
@@ -118,6 +135,8 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTCon
     pos_prefix = _pos_prefix(positions, (prefix, int(class_token), 0), like)
     grid = grid_of(positions - pos_prefix, like)
     hidden = shape(tensors, "blocks.0.mlp.fc2.weight", 2)[1]
+    has_fc_norm = "fc_norm.weight" in tensors or "fc_norm.bias" in tensors
+    pre_norm = "norm_pre.weight" in tensors or "norm_pre.bias" in tensors
     is_swiglu = shape(tensors, "blocks.0.mlp.fc1.weight", 2)[0] == 2 * hidden
     return ViTConfig(
         image_size=(grid[0] * patch[0], grid[1] * patch[1]) if like != grid or not size else size,
@@ -127,21 +146,22 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTCon
         depth=depth,
         num_heads=num_heads or args.get("num_heads") or _heads(name, width, depth),
         hidden_dim=hidden,
-        num_classes=shape(tensors, "head.weight", 2)[0] if "head.weight" in tensors else 0,
+        num_classes=count_classes(tensors),
+        projection=shape(tensors, "proj.weight", 2)[0] if "proj.weight" in tensors else 0,
         class_token=class_token,
         dist_token=dist_token,
-        dist_head="head_dist.weight" in tensors,
+        dist_head=any(name.startswith("head_dist.") for name in tensors),
         num_registers=registers,
         pos_prefix=pos_prefix,
         pos_resize="bilinear" if name.startswith("flexivit") else "bicubic-antialias",
-        patch_bias="patch_embed.proj.bias" in tensors,
-        pre_norm="norm_pre.weight" in tensors,
+        patch_bias="patch_embed.proj.bias" in tensors or not pre_norm,
+        pre_norm=pre_norm,
         qkv_bias="blocks.0.attn.qkv.bias" in tensors,
-        layer_scale="blocks.0.ls1.gamma" in tensors,
+        layer_scale=any(name.endswith(".gamma") for name in tensors),
         ffn="swiglu" if is_swiglu else "mlp",
         act=_activation(name, args),
         pool=_pool(tensors, config, name, class_token),
-        final_norm="pooled" if "fc_norm.weight" in tensors else "tokens",
+        final_norm="pooled" if has_fc_norm else "tokens",
         norm_eps=1e-5 if "_clip_" in name else 1e-6,
     )
 
@@ -191,12 +211,14 @@ def _pos_prefix(positions: int, counts: tuple[int, ...], like: tuple[int, int] |
 
 
 def _pool(tensors: Tensors, config: Json, name: str, class_token: bool) -> Pool:
-    if "attn_pool.latent" in tensors:
+    if any(name.startswith("attn_pool.") for name in tensors):
         return "map"
     pooling = config.get("global_pool", model_args(config).get("global_pool"))
     if pooling is None:
         averages = "fc_norm.weight" in tensors or "_gap" in name or not class_token
         pooling = "avg" if averages else "token"
+    if pooling == "map":
+        return "map"
     if pooling not in ("token", "avg"):
         raise CheckpointError(
             f"global_pool={pooling!r} is not supported", "supported are token, avg and map"

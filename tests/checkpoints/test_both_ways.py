@@ -1,0 +1,247 @@
+"""Every layout: read, written for transformers and for timm, and read again, with the same numbers
+and the same bits; and refused by name where one tensor is missing, misshapen or too many."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file
+from torch import Tensor
+
+from tests.fixtures.layouts import MAKERS, Source
+from tests.fixtures.tiny import FAMILIES
+from vitcli.checkpoints import load as loading
+from vitcli.checkpoints.load import Model, load
+from vitcli.checkpoints.tensors import Weights, read_weights
+from vitcli.errors import CheckpointError, VitError
+from vitcli.tasks.convert import ConvertJob, compare, convert, synthetic_pixels
+from vitcli.tasks.job import ModelOptions
+
+Make = Callable[[str], Source]
+ON_DISK = [name for name in MAKERS if not name.endswith(" in memory")]
+EXACT = 1e-5
+# What the other library has no words for; the first that stands in the way.
+CANNOT = {
+    "hf": {
+        "meta mae_finetuned bare_avg": "cannot express pool=mean, final_norm=pooled",
+        "meta dinov2_swiglu bare_swiglu": "cannot express hidden_dim=85 of a SwiGLU",
+        "timm bare_avg": "cannot express pool=mean, final_norm=pooled",
+        "timm bare_swiglu": "cannot express hidden_dim=85 of a SwiGLU",
+        "timm clip": "cannot express patch_bias=False, pre_norm=True",
+        "timm clip_quickgelu": "cannot express patch_bias=False, pre_norm=True",
+        "timm deit3": "no image processor for",  # none crops to 48x64
+        "timm deit_distilled": "no image processor for",
+        "timm dinov2": "no image processor for",
+        "timm dinov2_head": "no image processor for",
+        "timm dinov2_reg4": "56x42, which is not square",
+        "timm dinov2_swiglu": "56x42, which is not square",
+        "timm reg1_gap": "cannot express class_token=False, final_norm=pooled",
+        "timm reg4_gap": "cannot express class_token=False, final_norm=pooled",
+        "timm reg4_map": "cannot express class_token=False, num_registers=4, pool=map",
+        "timm siglip_gap": "64x48, which is not square",
+        "timm siglip_map": "64x48, which is not square",
+        "timm siglip_map_tanh": "128x96, which is not square",
+        "timm tipsv2_reg1": "42x56, which is not square",
+        "timm vit": "no image processor for",
+        "timm vit_avg": "cannot express pool=mean, final_norm=pooled",
+        "timm vit_no_embed_class": "no image processor for",
+        "timm vit_no_qkv_bias": "cannot express class_token=False, layer_scale=True, pool=mean",
+        "timm vit_patch8": "no image processor for",
+    },
+    "timm": {
+        "hf deit": "a distillation token without a classifier of its own",
+        "hf dinov2-classifier": "a classifier on the class token beside the mean",
+        "hf dinov2-reg-classifier": "a classifier on the class token beside the mean",
+        "hf CLIPForImageClassification": "a classifier on tokens without the final norm",
+    },
+}
+PAIRS = [(name, to) for name in ON_DISK for to in CANNOT if name not in CANNOT[to]]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Make:
+    """A source, made once."""
+    sources: dict[str, Source] = {}
+
+    def make(name: str) -> Source:
+        if name not in sources:
+            sources[name] = MAKERS[name](tmp_path_factory.mktemp("source"))
+        return sources[name]
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def written(made: Make, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
+    """The folder that a source is converted to, once."""
+    folders: dict[tuple[str, str], Path] = {}
+
+    def write(name: str, to: str) -> Path:
+        if (name, to) not in folders:
+            folders[name, to] = tmp_path_factory.mktemp("converted") / to
+            _convert(made(name), folders[name, to], to)
+        return folders[name, to]
+
+    return write
+
+
+def _convert(source: Source, target: Path, to: Any) -> None:
+    options = ModelOptions(**source.options)
+    convert(ConvertJob(source=str(source.path), target=target, to=to, options=options))
+
+
+def _load(source: Source) -> Model:
+    return load(str(source.path), keep_grid=True, **source.options)
+
+
+def _tensors(model: Model) -> dict[str, Tensor]:
+    return model.network.state_dict()
+
+
+def _equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[n], other[n]) for n in one)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_both_spellings_of_transformers_are_one_model(family: str, made: Make) -> None:
+    disk, memory = (_load(made(name)) for name in (f"hf {family}", f"hf {family} in memory"))
+    assert disk.config == memory.config
+    assert _equal(_tensors(disk), _tensors(memory))
+
+
+@pytest.mark.parametrize(("name", "to"), PAIRS)
+def test_what_is_written_gives_the_same_numbers(
+    name: str, to: str, made: Make, written: Callable[[str, str], Path]
+) -> None:
+    """Logits and every hidden state, absolute."""
+    source, back = _load(made(name)), load(str(written(name, to)), keep_grid=True)
+    assert max(compare(source, back).values()) < EXACT
+    assert back.labels == source.labels
+    assert back.preprocess.describe() == source.preprocess.describe()
+
+
+@pytest.mark.parametrize("name", [name for name, to in PAIRS if to == "hf"])
+@torch.inference_mode()
+def test_transformers_opens_what_is_written_for_it(
+    name: str, made: Make, written: Callable[[str, str], Path]
+) -> None:
+    folder = written(name, "hf")
+    model_class = json.loads((folder / "config.json").read_text())["architectures"][0]
+    theirs, info = getattr(transformers, model_class).from_pretrained(
+        folder, output_loading_info=True
+    )
+    missing = {key for key in info.pop("missing_keys") if not key.startswith("pooler.")}
+    assert not missing, "only a pooler, which is no part of a ViT, may be missing"
+    assert not any(info.values()), info
+    ours = _load(made(name))
+    x = synthetic_pixels(ours)
+    out = theirs(x)
+    kind = next(key for key in ("logits", "image_embeds", "last_hidden_state") if key in out)
+    if kind == "last_hidden_state" and (ours.config.pool == "map" or ours.config.pre_norm):
+        kind = "pooler_output"  # theirs of CLIP is not normed
+    expected = ours.network.tokens(x).x if kind == "last_hidden_state" else ours.network(x)
+    torch.testing.assert_close(out[kind], expected, atol=EXACT, rtol=0)
+
+
+@pytest.mark.parametrize("to", CANNOT)
+def test_what_a_target_cannot_express_is_refused_by_name(
+    to: str, made: Make, tmp_path: Path
+) -> None:
+    for name, reason in CANNOT[to].items():
+        with pytest.raises(CheckpointError, match=re.escape(reason)):
+            _convert(made(name), tmp_path / "out", to)
+        assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("name", "to"), [(n, to) for n, to in PAIRS if n.startswith(to)])
+def test_every_tensor_on_disk_comes_back_bit_for_bit(
+    name: str, to: str, made: Make, written: Callable[[str, str], Path]
+) -> None:
+    """Into the same layout, except what only another class of the family reads."""
+    source = _load(made(name))
+    before = load_file(made(name).path / "model.safetensors")
+    after = load_file(written(name, to) / "model.safetensors")
+    prefix = re.compile(r"^(vit|deit|dinov2|dinov2_with_registers|vision_model)\.")
+    bare, found = ({prefix.sub("", n): t for n, t in state.items()} for state in (before, after))
+    kept = {key for key in bare if key not in source.dropped}
+    if source.layout == "hf-dinov2":
+        found.pop("embeddings.mask_token", None)
+    assert kept == {*found} - ({"head.bias"} if source.config.projection else set())
+    assert all(torch.equal(bare[key], found[key]) for key in kept)
+
+
+@pytest.mark.parametrize("name", [n for n in ON_DISK if all(n not in CANNOT[to] for to in CANNOT)])
+def test_there_and_back_again_is_the_same_bit_for_bit(
+    name: str, made: Make, written: Callable[[str, str], Path], tmp_path: Path
+) -> None:
+    """Through timm to transformers, beside straight to transformers; and the other way. Not where
+    a position is added to a token, or a layer scale multiplied into a weight."""
+    _convert(Source(written(name, "timm")), tmp_path / "hf", "hf")
+    _convert(Source(written(name, "hf")), tmp_path / "timm", "timm")
+    for to in CANNOT:
+        straight, around = (load(str(p)) for p in (written(name, to), tmp_path / to))
+        is_exact = not name.endswith("deit3") and not straight.config.num_registers
+        if is_exact and straight.config == around.config:
+            assert _equal(_tensors(straight), _tensors(around)), to
+
+
+# Strictness. Files in which a tensor less is another model, and not a damaged one.
+ANOTHER = {
+    "meta deit3 bare_deit3": "cls_token",
+    "meta dinov2 bare_reg4": "register_tokens",
+    "google big_vision": "params/cls",
+}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_one_tensor_missing_misshapen_or_too_many_is_refused_by_name(
+    name: str, made: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each tensor outside of the blocks and of the first block."""
+    source = made(name)
+    model = _load(source)
+    weights = read_weights(model.files)
+
+    def refusal(state: dict[str, Tensor]) -> str:
+        changed = Weights(state, weights.dtypes, weights.notes)
+        monkeypatch.setattr(loading, "read_weights", lambda files: changed)
+        with pytest.raises(VitError) as caught:
+            _load(source)
+        return str(caught.value)
+
+    for tensor in weights.tensors:
+        is_dropped = any(tensor.endswith(dropped) for dropped in model.dropped)
+        if is_dropped or re.search(r"[._][1-9]\d*[./]", tensor) or tensor == ANOTHER.get(name):
+            continue
+        less = {key: value for key, value in weights.tensors.items() if key != tensor}
+        assert _names(refusal(less), tensor), (tensor, refusal(less))
+        # The patches say the sizes of all others, the arrays of all blocks in one say their number.
+        if not re.search("patch|conv1|embedding/kernel|encoderblock/", tensor):
+            grown = torch.ones([side + 1 for side in weights.tensors[tensor].shape])
+            said = refusal(weights.tensors | {tensor: grown})
+            assert _names(said, tensor), (tensor, said)
+    assert "surplus.weight [3]" in refusal(weights.tensors | {"surplus.weight": torch.zeros(3)})
+
+
+# Where the number of positions does not fit, either may be wrong.
+IN_OTHER_WORDS = {
+    "cls_token": ("pos_embed", "class token"),
+    "dist_token": ("pos_embed",),
+    "cls": ("pos_embed", "class token"),
+    "pos_embedding": ("pos_embed",),
+}
+
+
+def _names(said: str, tensor: str) -> bool:
+    """Whether it speaks of the tensor."""
+    *_, module, leaf = ["", *re.split(r"[./]", tensor)]
+    is_part = leaf in ("weight", "bias", "kernel", "scale")
+    words = (f"{module}.{leaf}" if is_part else leaf, *IN_OTHER_WORDS.get(leaf, ()))
+    return any(word in said.replace("/", ".") for word in words)
