@@ -32,6 +32,8 @@ _vit() {
         "classify --decode") COMPREPLY=($(compgen -W "exact fast" -- "$cur")); return ;;
         "classify --device") compopt -o default; return ;;
         "classify --dtype") COMPREPLY=($(compgen -W "fp32 bf16 fp16 auto" -- "$cur")); return ;;
+        "classify --engine") COMPREPLY=($(compgen -W "torch openvino onnx" -- "$cur")); return ;;
+        "classify --quantize") COMPREPLY=($(compgen -W "int8" -- "$cur")); return ;;
         "classify -b"|"classify --batch-size") compopt -o default; return ;;
         "classify -j"|"classify --workers") compopt -o default; return ;;
         "embed -m"|"embed --model") compopt -o default; return ;;
@@ -54,6 +56,8 @@ _vit() {
         "embed --decode") COMPREPLY=($(compgen -W "exact fast" -- "$cur")); return ;;
         "embed --device") compopt -o default; return ;;
         "embed --dtype") COMPREPLY=($(compgen -W "fp32 bf16 fp16 auto" -- "$cur")); return ;;
+        "embed --engine") COMPREPLY=($(compgen -W "torch openvino onnx" -- "$cur")); return ;;
+        "embed --quantize") COMPREPLY=($(compgen -W "int8" -- "$cur")); return ;;
         "embed -b"|"embed --batch-size") compopt -o default; return ;;
         "embed -j"|"embed --workers") compopt -o default; return ;;
         "convert --to") COMPREPLY=($(compgen -W "hf timm onnx" -- "$cur")); return ;;
@@ -72,8 +76,8 @@ _vit() {
         "models --for") COMPREPLY=($(compgen -W "speed accuracy memory resolution features" -- "$cur")); return ;;
     esac
     case "$command" in
-        classify) words="-m --model -k --top-k -o --out --format --scores --threshold --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --layout --labels --image-size --preprocess --num-heads --no-exif --decode --offline --device --dtype -b --batch-size -j --workers -q --quiet --no-progress -h --help" ;;
-        embed) words="-m --model --layer --layers --pool --norm --no-norm --l2 -o --out --format --store --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --layout --labels --image-size --preprocess --num-heads --no-exif --decode --offline --device --dtype -b --batch-size -j --workers -q --quiet --no-progress -h --help" ;;
+        classify) words="-m --model -k --top-k -o --out --format --scores --threshold --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --layout --labels --image-size --preprocess --num-heads --no-exif --decode --offline --device --dtype --engine --quantize -b --batch-size -j --workers -q --quiet --no-progress -h --help" ;;
+        embed) words="-m --model --layer --layers --pool --norm --no-norm --l2 -o --out --format --store --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --layout --labels --image-size --preprocess --num-heads --no-exif --decode --offline --device --dtype --engine --quantize -b --batch-size -j --workers -q --quiet --no-progress -h --help" ;;
         convert) words="--to --dtype --verify --overwrite --layout --labels --image-size --preprocess --num-heads --offline -q --quiet -h --help" ;;
         info) words="--json --layout --labels --image-size --preprocess --num-heads --no-exif --decode --offline -h --help" ;;
         models) words="--for --json -h --help" ;;

@@ -63,6 +63,7 @@ def vit(
         monkeypatch.chdir(tmp_path)
         for name in os.environ.keys() - clean_env.keys():
             monkeypatch.delenv(name)
+        monkeypatch.setenv("VIT_CACHE", clean_env["VIT_CACHE"])
         capfdbinary.readouterr()
         with stdin(tmp_path.parent / f"{tmp_path.name}.stdin", input or b""):
             code = main([str(arg) for arg in args])
@@ -116,12 +117,13 @@ def stdin(file: Path, content: bytes) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def clean_env() -> dict[str, str]:
-    """The environment without settings that would change what `vit` does."""
+def clean_env(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment without settings that would change what `vit` does, and a cache of ours."""
     dropped = ("VIT_", "HF_", "COLUMNS", "FORCE_COLOR", "COV_")
     env = {k: v for k, v in os.environ.items() if not k.startswith(dropped)}
     root = str(Path(__file__).parents[1])
-    return {**env, "HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONPATH": root}
+    cache = str(tmp_path_factory.mktemp("cache"))
+    return {**env, "HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONPATH": root, "VIT_CACHE": cache}
 
 
 @pytest.fixture(scope="session")

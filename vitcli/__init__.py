@@ -92,6 +92,8 @@ def classify(
     scores: Literal["prob", "logit"] = "prob",
     device: str = "auto",
     dtype: Literal["fp32", "bf16", "fp16", "auto"] = "fp32",
+    engine: Literal["torch", "openvino", "onnx"] = "torch",
+    quantize: Literal["int8"] | None = None,
     batch_size: int = 16,
     workers: int | None = None,
 ) -> list[Classified | Failure]:
@@ -108,12 +110,20 @@ def classify(
     from vitcli.tasks.job import Inputs, Running
 
     several = isinstance(model, Sequence) and not isinstance(model, str)
+    running = Running(
+        device=device,
+        dtype=dtype,
+        engine=engine,
+        quantize=quantize,
+        batch_size=batch_size,
+        workers=workers,
+    )
     sink = ListSink()
     run(
         ClassifyJob(
             inputs=Inputs(paths=_paths(paths)),
             models=tuple(model) if several else (model,),  # type: ignore[arg-type]
-            running=Running(device=device, dtype=dtype, batch_size=batch_size, workers=workers),
+            running=running,
             top_k=top_k,
             scores=scores,
         ),
@@ -132,6 +142,8 @@ def embed(
     l2: bool = False,
     device: str = "auto",
     dtype: Literal["fp32", "bf16", "fp16", "auto"] = "fp32",
+    engine: Literal["torch", "openvino", "onnx"] = "torch",
+    quantize: Literal["int8"] | None = None,
     batch_size: int = 16,
     workers: int | None = None,
 ) -> Embeddings:
@@ -149,12 +161,20 @@ def embed(
     from vitcli.tasks.embed import embed as run
     from vitcli.tasks.job import Inputs, Running
 
+    running = Running(
+        device=device,
+        dtype=dtype,
+        engine=engine,
+        quantize=quantize,
+        batch_size=batch_size,
+        workers=workers,
+    )
     sink = ListSink()
     run(
         EmbedJob(
             inputs=Inputs(paths=_paths(paths)),
             model=model,
-            running=Running(device=device, dtype=dtype, batch_size=batch_size, workers=workers),
+            running=running,
             layers=(layers,) if isinstance(layers, int) else tuple(layers),
             pool=pool,
             norm=norm,

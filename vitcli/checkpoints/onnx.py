@@ -1,4 +1,4 @@
-"""A loaded model into an ONNX file with a dynamic batch, and back out of ONNX Runtime."""
+"""Models into ONNX files with a dynamic batch, and ONNX Runtime, which runs them."""
 
 from __future__ import annotations
 
@@ -6,18 +6,24 @@ import copy
 import json
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from vitcli.checkpoints.load import Model
 from vitcli.checkpoints.preprocessing import to_hf
 from vitcli.errors import CheckpointError
+from vitcli.models.engine import Graph
 
 MISSING = "pip install 'vitcli[onnx]'"
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+FILE = "model.onnx"
 
 
 def write(model: Model, file: Path, dtype: str) -> tuple[str, ...]:
@@ -37,21 +43,16 @@ def write(model: Model, file: Path, dtype: str) -> tuple[str, ...]:
     if dtype == "fp16":
         network, pixels = network.half(), pixels.half()
     output = "logits" if model.config.num_classes else "embedding"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        logging.disable(logging.WARNING)
-        try:
-            program: Any = torch.onnx.export(
-                network,
-                (pixels,),
-                input_names=["pixel_values"],
-                output_names=[output],
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
-                dynamo=True,
-                verbose=False,
-            )
-        finally:
-            logging.disable(logging.NOTSET)
+    with _quiet():
+        program: Any = torch.onnx.export(
+            network,
+            (pixels,),
+            input_names=["pixel_values"],
+            output_names=[output],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            dynamo=True,
+            verbose=False,
+        )
     proto = program.model_proto
     metadata = {
         "preprocess": json.dumps(to_hf(model.preprocess)),
@@ -74,3 +75,62 @@ def run(file: Path, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
     cast = pixels.astype(np.float16 if "float16" in kind else np.float32)
     found: NDArray[np.float32] = session.run(None, {"pixel_values": cast})[0].astype(np.float32)
     return found
+
+
+def export(graph: Graph, folder: Path, int8: bool) -> None:
+    """`model.onnx`: `pixels`, uint8 (batch, H, W, 3) -> `output`.
+
+    int8 is dynamic: the weights of every linear map are bytes, and activations are scaled batch by
+    batch, so nothing has to be calibrated.
+    """
+    import onnx
+
+    with _quiet():
+        program: Any = torch.onnx.export(
+            graph.traced(), input_names=["pixels"], output_names=["output"], verbose=False
+        )
+        proto = program.model_proto
+        if int8:
+            from onnxruntime.quantization import QuantType, quantize_dynamic
+
+            quantize_dynamic(
+                proto,
+                folder / FILE,
+                op_types_to_quantize=["MatMul", "Gemm"],
+                weight_type=QuantType.QInt8,
+                per_channel=True,
+            )
+        else:
+            onnx.save(proto, str(folder / FILE))
+
+
+class OnnxRuntimeEngine:
+    """What `export` has written, run by ONNX Runtime on as many threads as torch has."""
+
+    def __init__(self, folder: Path, dtype: str) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = 3  # errors
+        # Its threads share the processors with the image workers, and must not spin.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self._session = onnxruntime.InferenceSession(
+            str(folder / FILE), options, providers=["CPUExecutionProvider"]
+        )
+
+    def __call__(self, pixels: NDArray[np.uint8]) -> Tensor:
+        """uint8 (B, H, W, 3) -> fp32 on the CPU, (B, ...)"""
+        return torch.from_numpy(self._session.run(None, {"pixels": pixels})[0])
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter has much to say that is no user's business."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(logging.NOTSET)

@@ -44,6 +44,16 @@ class Dtype(StrEnum):
     AUTO = "auto"
 
 
+class Engine(StrEnum):
+    TORCH = "torch"
+    OPENVINO = "openvino"
+    ONNX = "onnx"
+
+
+class Quantize(StrEnum):
+    INT8 = "int8"
+
+
 def _option(*names: str, help: str, env: str | None = None, **rest: Any) -> Any:
     return typer.Option(*names, help=help, envvar=env, **rest)
 
@@ -169,6 +179,23 @@ DtypeOpt = Annotated[
         env="VIT_DTYPE",
     ),
 ]
+EngineOpt = Annotated[
+    Engine,
+    _option(
+        "--engine",
+        help="What runs the model; openvino and onnx are extras, for CPUs.",
+        env="VIT_ENGINE",
+    ),
+]
+QuantizeOpt = Annotated[
+    Quantize | None,
+    _option(
+        "--quantize",
+        help="Matrix products on bytes: faster, and nearly the same numbers.",
+        env="VIT_QUANTIZE",
+        show_default=False,
+    ),
+]
 BatchSize = Annotated[
     int,
     _option("-b", "--batch-size", help="Images at a time.", env="VIT_BATCH_SIZE", min=1),
@@ -288,12 +315,20 @@ def model_options(
 def running(
     device: Device = "auto",
     dtype: DtypeOpt = Dtype.FP32,
+    engine: EngineOpt = Engine.TORCH,
+    quantize: QuantizeOpt = None,
     batch_size: BatchSize = DEFAULT_BATCH_SIZE,
     workers: Workers = "auto",
 ) -> Running:
     """On what, and how much at a time."""
-    count = parse_workers(workers)
-    return Running(device=device, dtype=dtype.value, batch_size=batch_size, workers=count)
+    return Running(
+        device=device,
+        dtype=dtype.value,
+        engine=engine.value,
+        quantize=quantize.value if quantize else None,
+        batch_size=batch_size,
+        workers=parse_workers(workers),
+    )
 
 
 def screen(quiet: Quiet = False, no_progress: NoProgress = False) -> Screen:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vitcli.checkpoints.load import Model
 from vitcli.errors import CheckpointError, UsageError
-from vitcli.models.prepare import Prepared
+from vitcli.models.engine import Engine, Logits
 from vitcli.records import Batch, Classified, Prediction, Sink
 from vitcli.sinks import PREDICTIONS, choose_format
 from vitcli.sinks.files import Target
@@ -68,7 +68,7 @@ def classify(job: ClassifyJob, watcher: Watcher | None = None, sink: Sink | None
     models = [run.load(spec, job.options) for spec in job.models]
     _check_heads(models)
     plans = tuple(dict.fromkeys(model.preprocess for model in models))  # each one once
-    members = [(run.prepare(model), plans.index(model.preprocess)) for model in models]
+    members = [(run.engine(model, Logits()), plans.index(model.preprocess)) for model in models]
     forward = _forward(members, models[0].labels, job)
     with completing(sink or make_sink(target)) as rows:
         progress = run.finish(plans, forward, rows)
@@ -91,16 +91,13 @@ def _check_heads(models: Sequence[Model]) -> None:
 
 
 def _forward(
-    members: Sequence[tuple[Prepared, int]], labels: Sequence[str], job: ClassifyJob
+    members: Sequence[tuple[Engine, int]], labels: Sequence[str], job: ClassifyJob
 ) -> Callable[[Batch], list[Classified]]:
     """The function from a batch to its rows."""
 
     @torch.inference_mode()
     def forward(batch: Batch) -> list[Classified]:
-        scores = [
-            _scores(prepared.network(prepared.pixels(batch.pixels[plan])), job.scores)
-            for prepared, plan in members
-        ]
+        scores = [_scores(engine(batch.pixels[plan]), job.scores) for engine, plan in members]
         mean = scores[0] if len(scores) == 1 else torch.stack(scores).mean(dim=0)
         best, indices = top_k(mean, job.top_k)
         rows = zip(batch.refs, best.tolist(), indices.tolist(), strict=True)
@@ -113,8 +110,7 @@ def _forward(
 
 
 def _scores(logits: Tensor, kind: Literal["prob", "logit"]) -> Tensor:
-    """fp32 on the CPU.  (B, K) -> (B, K)"""
-    logits = logits.float().cpu()
+    """(B, K) -> (B, K)"""
     return logits.softmax(dim=-1) if kind == "prob" else logits
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from vitcli.checkpoints.load import Model
 from vitcli.errors import UsageError
 from vitcli.models.config import ViTConfig
-from vitcli.models.prepare import Prepared
+from vitcli.models.engine import Engine, Features
 from vitcli.models.vit import Pooling
 from vitcli.records import Batch, Embedded, Sink
 from vitcli.sinks import EMBEDDINGS, choose_format
@@ -75,10 +75,9 @@ def embed(job: EmbedJob, watcher: Watcher | None = None, sink: Sink | None = Non
         _check_target(target, format)
     model = run.load(job.model, job.options)
     layers = [_layer_number(layer, model.config) for layer in job.layers]
-    prepared = run.prepare(model)
     pool = job.pool or model.config.pool
     row_shape = model.network.features_shape(layers, pool)
-    forward = _forward(prepared, layers, pool, job)
+    forward = _forward(run.engine(model, Features(tuple(layers), pool, job.norm)), job)
     plan = model.preprocess
     if sink is None:
         sink = EMBEDDINGS[format](target, row_shape, NUMPY_DTYPE[job.store])
@@ -94,7 +93,9 @@ def embed(job: EmbedJob, watcher: Watcher | None = None, sink: Sink | None = Non
                 "pool": pool,
                 "norm": job.norm,
                 "l2": job.l2,
+                "engine": job.running.engine,
                 "dtype": job.running.dtype,
+                "quantize": job.running.quantize,
                 "batch_size": job.running.batch_size,
                 "grid": [plan.size[0] // patch[0], plan.size[1] // patch[1]],
                 "images": summary.done,
@@ -131,19 +132,16 @@ def _layer_number(layer: int, config: ViTConfig) -> int:
     return number
 
 
-def _forward(
-    prepared: Prepared, layers: Sequence[int], pool: Pooling, job: EmbedJob
-) -> Callable[[Batch], list[Embedded]]:
+def _forward(engine: Engine, job: EmbedJob) -> Callable[[Batch], list[Embedded]]:
     """The function from a batch to its rows."""
     dtype = np.dtype(NUMPY_DTYPE[job.store])
 
     @torch.inference_mode()
     def forward(batch: Batch) -> list[Embedded]:
-        pixels = prepared.pixels(batch.pixels[0])
-        vectors = prepared.network.features(pixels, layers, pool, job.norm).float()
+        vectors = engine(batch.pixels[0])
         if job.l2:
             vectors = F.normalize(vectors, dim=-1)
-        arrays = vectors.cpu().numpy().astype(dtype)
+        arrays = vectors.numpy().astype(dtype)
         return [Embedded(ref, array) for ref, array in zip(batch.refs, arrays, strict=True)]
 
     return forward

@@ -13,6 +13,12 @@ from vitcli.records import Decode, Limits, Progress, Size
 DEFAULT_MODEL = "google/vit-base-patch16-224"
 DEFAULT_BATCH_SIZE = 16
 Dtype = Literal["fp32", "bf16", "fp16", "auto"]
+EngineChoice = Literal["torch", "openvino", "onnx"]
+ENGINE_DTYPES: dict[EngineChoice, tuple[Dtype, ...]] = {
+    "torch": ("fp32", "bf16", "fp16", "auto"),
+    "openvino": ("fp32", "bf16", "auto"),
+    "onnx": ("fp32", "auto"),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,12 +55,24 @@ class Running:
     dtype: Dtype = "fp32"
     batch_size: int = DEFAULT_BATCH_SIZE
     workers: int | None = None
+    engine: EngineChoice = "torch"
+    quantize: Literal["int8"] | None = None
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise UsageError(f"a batch of {self.batch_size} images", "use --batch-size 1 or more")
         if self.workers is not None and self.workers < 0:
             raise UsageError(f"{self.workers} workers", "use -j 0 or more")
+        dtypes = ENGINE_DTYPES[self.engine]
+        if self.dtype not in dtypes:
+            raise UsageError(
+                f"--engine {self.engine} does not run {self.dtype}",
+                f"it runs {' and '.join(dtypes[:-1])}",
+            )
+        if self.engine != "torch" and self.device not in ("auto", "cpu"):
+            raise UsageError(f"--engine {self.engine} runs on the CPU", "leave out --device")
+        if self.engine == "torch" and self.quantize:
+            raise UsageError("--quantize needs --engine openvino or onnx")
 
 
 class Watcher(Protocol):

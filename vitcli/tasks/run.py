@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from vitcli import pipeline
+from vitcli.checkpoints.engines import check_installed, open_engine
 from vitcli.checkpoints.load import Model, load
 from vitcli.images import sources
 from vitcli.images.decode import suffixes
 from vitcli.images.loader import iter_batches
 from vitcli.images.workers import DecodeJob
+from vitcli.models.engine import Engine, Output, TorchEngine
 from vitcli.models.prepare import Prepared, prepare
 from vitcli.records import Preprocess, Progress, Sink
 from vitcli.tasks.job import Inputs, ModelOptions, Running, Summary, Watcher
@@ -32,7 +34,10 @@ class Run:
     started: float = field(default_factory=time.monotonic)
 
     def list_inputs(self) -> None:
-        """Raises InputError for a directory or pattern without images."""
+        """Raises InputError for a directory or pattern without images, DeviceError for an engine
+        that is not installed."""
+        if self.running.engine != "torch":
+            check_installed(self.running.engine)
         inputs = self.inputs
         asked = frozenset("." + e.lower().removeprefix(".") for e in inputs.extensions)
         scan = sources.Scan(asked or suffixes(inputs.formats), self._note_unlisted, self._skip)
@@ -47,6 +52,14 @@ class Run:
     def prepare(self, model: Model) -> Prepared:
         running = self.running
         return prepare(model.network, model.preprocess, running.device, running.dtype)
+
+    def engine(self, model: Model, output: Output) -> Engine:
+        """What runs the model on a batch: torch, or the engine asked for."""
+        running = self.running
+        if running.engine == "torch":
+            return TorchEngine(self.prepare(model), output)
+        note = self.watcher.note
+        return open_engine(model, output, running.engine, running.dtype, running.quantize, note)
 
     def finish(
         self, plans: tuple[Preprocess, ...], forward: pipeline.Forward, sink: Sink

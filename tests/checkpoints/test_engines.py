@@ -1,0 +1,240 @@
+"""Other engines than torch: the same numbers, exported once, and bytes that agree."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from vitcli.checkpoints import engines, openvino
+from vitcli.checkpoints.engines import open_engine
+from vitcli.checkpoints.load import Model, load
+from vitcli.demo import train
+from vitcli.errors import DeviceError, OutputError
+from vitcli.models.engine import Engine, Features, Logits, Output, TorchEngine
+from vitcli.models.prepare import prepare
+
+Models = Callable[[str], Path]
+NAMES: tuple[engines.EngineName, ...] = ("openvino", "onnx")
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("VIT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def torch_engine(model: Model, output: Output) -> Engine:
+    return TorchEngine(prepare(model.network, model.preprocess, "cpu"), output)
+
+
+def pixels(model: Model, count: int) -> np.ndarray:
+    return openvino.calibration_pixels(model.preprocess.size, count)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("family", "output"),
+    [
+        ("deit-distilled", Logits()),
+        ("dinov2-reg", Features((0, 3), "cls+mean")),
+        ("dinov2-swiglu", Features((2,), "patches")),
+        ("vit", Features((1, 3), "tokens", norm=False)),
+    ],
+)
+def test_another_engine_gives_the_numbers_of_torch_for_any_batch(
+    cache: Path, tiny_model: Models, name: engines.EngineName, family: str, output: Output
+) -> None:
+    model = load(str(tiny_model(family)), image_size=(64, 48))
+    engine, expected = open_engine(model, output, name), torch_engine(model, output)
+    for batch in (1, 5):
+        images = pixels(model, batch)
+        found = engine(images)
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found, expected(images), atol=1e-5, rtol=0)
+
+
+def held_out(model: Model) -> np.ndarray:
+    pictures = [train.render(index) for index, _ in train.held_out()]
+    return train.pixels_of(pictures, model.preprocess)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "dtype", "cosine"),
+    [("openvino", "fp32", 0.99), ("openvino", "bf16", 0.99), ("onnx", "fp32", 0.998)],
+)
+def test_int8_names_the_digits_that_fp32_names(
+    cache: Path, name: engines.EngineName, dtype: str, cosine: float
+) -> None:
+    model = load("demo")
+    images = held_out(model)
+    labels = torch.tensor([label for _, label in train.held_out()])
+    exact = torch_engine(model, Logits())(images)
+    found = open_engine(model, Logits(), name, dtype, "int8")(images)
+    answers, expected = found.argmax(dim=1), exact.argmax(dim=1)
+    assert (answers == expected).float().mean() >= 0.99
+    right, exactly_right = (answers == labels).float(), (expected == labels).float()
+    assert right.mean() >= exactly_right.mean() - 0.005
+    assert torch.cosine_similarity(found, exact).min() > cosine
+    assert not torch.equal(found, exact)
+
+
+@pytest.mark.slow
+def test_bf16_is_near_and_fp32_is_not_bf16(cache: Path) -> None:
+    """OpenVINO's own default takes bf16 for fp32 where the processor has it."""
+    model = load("demo")
+    images = held_out(model)
+    exact = torch_engine(model, Logits())(images)
+    fp32 = open_engine(model, Logits(), "openvino")(images)
+    torch.testing.assert_close(fp32, exact, atol=2e-5, rtol=0)
+    bf16 = open_engine(model, Logits(), "openvino", "bf16")(images)
+    assert torch.cosine_similarity(bf16, exact).min() > 0.999
+    assert [p.name for p in (cache / "engines").iterdir() if p.name.startswith(".")] == []
+    assert len(list((cache / "engines").iterdir())) == 1  # the dtype is chosen when it is opened
+
+
+class Stub:
+    """An engine whose export is a file of one word."""
+
+    def __init__(self, fails: bool = False) -> None:
+        self.exports = 0
+        self.fails = fails
+
+    def kind(self) -> engines.Kind:
+        return engines.Kind((), self._export, self._open)
+
+    def _export(self, graph: object, folder: Path, int8: bool) -> None:
+        self.exports += 1
+        (folder / "model").write_text("word")
+        if self.fails:
+            raise OSError(28, "No space left on device")
+
+    def _open(self, folder: Path, dtype: str) -> Engine:
+        if (folder / "model").read_text() != "word":
+            raise RuntimeError("not the word\nand more")
+        return lambda images: torch.zeros(len(images))
+
+
+@pytest.fixture
+def stub(monkeypatch: pytest.MonkeyPatch) -> Stub:
+    stub = Stub()
+    monkeypatch.setattr(engines, "KINDS", {"onnx": stub.kind(), "openvino": stub.kind()})
+    return stub
+
+
+def test_a_model_is_exported_once_for_each_thing_that_shapes_the_file(
+    cache: Path, stub: Stub, tiny_model: Models
+) -> None:
+    folder = str(tiny_model("vit"))
+    model, said = load(folder), []
+    cases = [
+        lambda: open_engine(model, Logits(), "onnx", note=said.append),
+        lambda: open_engine(model, Logits(), "openvino"),
+        lambda: open_engine(model, Logits(), "onnx", "fp32", "int8"),
+        lambda: open_engine(model, Features((1,), "cls"), "onnx"),
+        lambda: open_engine(model, Features((2,), "cls"), "onnx"),
+        lambda: open_engine(load(folder, image_size=(64, 48)), Logits(), "onnx"),
+    ]
+    for count, case in enumerate(cases, start=1):
+        case()
+        case()
+        assert stub.exports == count
+    assert len(said) == 1
+    assert str(cache) in said[0]
+    changed = load(folder)
+    changed.network.head.bias = torch.nn.Parameter(changed.network.head.bias + 1)
+    open_engine(changed, Logits(), "onnx")
+    assert stub.exports == len(cases) + 1
+
+
+def test_a_failed_export_leaves_nothing(cache: Path, stub: Stub) -> None:
+    stub.fails = True
+    with pytest.raises(OutputError, match="No space left on device"):
+        open_engine(load("demo"), Logits(), "onnx")
+    assert list((cache / "engines").iterdir()) == []
+
+
+def test_an_export_that_another_run_completed_meanwhile_stays(
+    cache: Path, stub: Stub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = stub._export
+
+    def export(graph: object, folder: Path, int8: bool) -> None:
+        monkeypatch.setattr(stub, "_export", write)
+        monkeypatch.setattr(engines, "KINDS", {"onnx": stub.kind()})
+        open_engine(load("demo"), Logits(), "onnx")  # the other run
+        write(graph, folder, int8)
+
+    monkeypatch.setattr(stub, "_export", export)
+    monkeypatch.setattr(engines, "KINDS", {"onnx": stub.kind()})
+    open_engine(load("demo"), Logits(), "onnx")
+    [folder] = (cache / "engines").iterdir()
+    assert sorted(p.name for p in folder.iterdir()) == ["about.json", "model"]
+
+
+def test_a_damaged_export_is_named(cache: Path, stub: Stub) -> None:
+    open_engine(load("demo"), Logits(), "onnx")
+    [folder] = (cache / "engines").iterdir()
+    (folder / "model").write_text("wor")
+    with pytest.raises(DeviceError, match=r"\(not the word\)") as raised:
+        open_engine(load("demo"), Logits(), "onnx")
+    assert str(folder) in raised.value.message
+    assert raised.value.hint == "remove that folder to export anew"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_both_engines_say_what_they_cannot_read(cache: Path, name: engines.EngineName) -> None:
+    open_engine(load("demo"), Logits(), name)
+    [folder] = (cache / "engines").iterdir()
+    for file in folder.glob("model.*"):
+        file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(DeviceError, match="cannot run"):
+        open_engine(load("demo"), Logits(), name)
+
+
+def test_a_cache_that_cannot_be_written_is_one_clear_line(
+    stub: Stub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("VIT_CACHE", str(tmp_path / "file"))
+    with pytest.raises(OutputError, match="cannot be written") as raised:
+        open_engine(load("demo"), Logits(), "onnx")
+    assert raised.value.hint == "VIT_CACHE names another folder"
+
+
+def test_the_cache_is_where_the_user_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("VIT_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", "/home/me")
+    assert engines.cache_folder() == Path("/home/me/.cache/vitcli")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/var/me")
+    assert engines.cache_folder() == Path("/var/me/vitcli")
+    monkeypatch.setenv("VIT_CACHE", "/fast")
+    assert engines.cache_folder() == Path("/fast")
+
+
+def test_calibration_pictures_are_the_same_every_time() -> None:
+    first, again = (openvino.calibration_pixels((24, 32), 8) for _ in range(2))
+    assert first.shape == (8, 24, 32, 3)
+    assert np.array_equal(first, again)
+    assert (first.min(), first.max()) == (0, 255)
+
+
+@pytest.mark.slow
+def test_openvino_reports_to_nobody() -> None:
+    """Its package sends a message over the network when it is imported, unless asked not to."""
+    code = (
+        "import sys; from vitcli.checkpoints.openvino import _openvino; ov = _openvino();"
+        "from openvino.tools.ovc import telemetry; print(type(telemetry).__module__);"
+        "print([m for m in sys.modules if m.startswith('openvino_telemetry.')])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.splitlines() == ["openvino.tools.ovc.telemetry_stub", "[]"]

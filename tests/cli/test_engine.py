@@ -1,0 +1,86 @@
+"""`--engine` and `--quantize`: the same rows from other engines, and mistakes in one clear line."""
+
+from __future__ import annotations
+
+import json
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.conftest import Vit
+from vitcli.checkpoints import engines
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["openvino", "onnx"])
+def test_another_engine_writes_the_same_rows(vit: Vit, name: str) -> None:
+    args = ("classify", EXAMPLES, "-m", "demo", "--scores", "logit", "-b", "4")
+    expected = [json.loads(line) for line in vit(*args).out.splitlines()]
+    ended = vit(*args, "--engine", name)
+    assert ended.code == 0, ended.err
+    found = [json.loads(line) for line in ended.out.splitlines()]
+    assert [row["path"] for row in found] == [row["path"] for row in expected]
+    for row, other in zip(found, expected, strict=True):
+        for one, two in zip(row["predictions"], other["predictions"], strict=True):
+            assert one["label"] == two["label"]
+            assert abs(one["score"] - two["score"]) < 1e-4
+    again = vit(*args, "--engine", name)
+    assert again.out == ended.out
+    assert f"exported for {name}" not in again.err, "it is kept"
+
+
+@pytest.mark.slow
+def test_embed_says_what_ran_it(vit: Vit, tmp_path: Path) -> None:
+    args = ("embed", EXAMPLES, "-m", "demo", "--pool", "patches", "-o")
+    assert vit(*args, "torch.npy").code == 0
+    more = ("--engine", "openvino", "--dtype", "bf16", "--quantize", "int8")
+    ended = vit(*args, "int8.npy", *more)
+    assert ended.code == 0, ended.err
+    assert ended.out == b"", "NNCF draws its progress on standard output"
+    expected, found = (np.load(tmp_path / f"{name}.npy") for name in ("torch", "int8"))
+    assert found.shape == expected.shape
+    norms = np.linalg.norm(found, axis=-1) * np.linalg.norm(expected, axis=-1)
+    assert ((found * expected).sum(-1) / norms).mean() > 0.99
+    meta = json.loads((tmp_path / "int8.meta.json").read_text())
+    assert [meta[key] for key in ("engine", "dtype", "quantize")] == ["openvino", "bf16", "int8"]
+
+
+@pytest.mark.parametrize(
+    ("name", "package", "said"),
+    [
+        ("openvino", "openvino", "openvino needs openvino: pip install 'vitcli[openvino]'"),
+        ("openvino", "nncf", "openvino needs nncf: pip install 'vitcli[openvino]'"),
+        ("onnx", "onnxruntime", "onnx needs onnxruntime: pip install 'vitcli[onnx]'"),
+    ],
+)
+def test_a_missing_extra_is_one_line_before_the_model_is_loaded(
+    vit: Vit, monkeypatch: pytest.MonkeyPatch, name: str, package: str, said: str
+) -> None:
+    def find_spec(wanted: str) -> ModuleSpec | None:
+        return None if wanted == package else ModuleSpec(wanted, None)
+
+    monkeypatch.setattr(engines, "find_spec", find_spec)
+    ended = vit("classify", EXAMPLES, "-m", "no-such-model", "--engine", name)
+    assert ended.code == 1
+    assert ended.err == f"vit: --engine {said}\n"
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("--engine", "tensorflow"), "tensorflow"),
+        (("--engine", "openvino", "--dtype", "fp16"), "openvino does not run fp16"),
+        (("--engine", "onnx", "--dtype", "bf16"), "onnx does not run bf16"),
+        (("--engine", "onnx", "--device", "cuda"), "onnx runs on the CPU"),
+    ],
+)
+def test_what_an_engine_cannot_do_is_a_usage_error(
+    vit: Vit, args: tuple[str, ...], said: str
+) -> None:
+    ended = vit("classify", EXAMPLES, "-m", "no-such-model", *args)
+    assert ended.code == 2
+    assert said in ended.err

@@ -1,0 +1,142 @@
+"""Models into OpenVINO's files with a dynamic batch, and OpenVINO, which runs them."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vitcli.models.engine import Graph
+from vitcli.records import Size
+
+PACKAGES = ("openvino", "nncf")
+FILE = "model.xml"
+HINTS = {"fp32": "f32", "bf16": "bf16"}
+CALIBRATION = 64  # pictures
+
+
+def export(graph: Graph, folder: Path, int8: bool) -> None:
+    """`model.xml` and `model.bin`: uint8 (batch, H, W, 3) -> the graph's output.
+
+    int8 is NNCF's quantisation after training: weights and activations of every matrix product
+    are bytes, with the ranges of activations calibrated on `calibration_pixels`.
+    """
+    ov = _openvino()
+    with _quiet():
+        found = ov.convert_model(graph.traced())
+        found.reshape([-1, *graph.size, 3])
+        if int8:
+            found = _quantized(found, calibration_pixels(graph.size, CALIBRATION))
+        ov.save_model(found, folder / FILE, compress_to_fp16=False)
+
+
+def _quantized(model: Any, pictures: NDArray[np.uint8]) -> Any:
+    """Ranges hold all that was seen: to clip outliers of activations costs a ViT its accuracy.
+    SmoothQuant (arXiv 2211.10438) shares such outliers evenly with the weights, as it was
+    published; NNCF's own 0.95 leaves them nearly all to the weights, and does worse here."""
+    import nncf
+    from nncf.quantization.advanced_parameters import (
+        AdvancedQuantizationParameters,
+        AdvancedSmoothQuantParameters,
+    )
+    from nncf.quantization.range_estimator import RangeEstimatorParametersSet
+
+    return nncf.quantize(
+        model,
+        nncf.Dataset([picture[None] for picture in pictures]),
+        model_type=nncf.ModelType.TRANSFORMER,
+        subset_size=len(pictures),
+        advanced_parameters=AdvancedQuantizationParameters(
+            activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX,
+            smooth_quant_alphas=AdvancedSmoothQuantParameters(matmul=0.5),
+        ),
+    )
+
+
+class OpenVinoEngine:
+    """What `export` has written, run by OpenVINO on as many threads as torch has."""
+
+    def __init__(self, folder: Path, dtype: str) -> None:
+        config = {
+            "INFERENCE_PRECISION_HINT": HINTS[dtype],  # by itself it takes bf16 for fp32
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "PERFORMANCE_HINT": "LATENCY",
+            "ENABLE_CPU_PINNING": False,  # the image workers want the processors too
+        }
+        self._compiled = _openvino().Core().compile_model(folder / FILE, "CPU", config)
+
+    def __call__(self, pixels: NDArray[np.uint8]) -> Tensor:
+        """uint8 (B, H, W, 3) -> fp32 on the CPU, (B, ...)"""
+        return torch.from_numpy(self._compiled(pixels, share_inputs=True)[0])
+
+
+def calibration_pixels(size: Size, count: int) -> NDArray[np.uint8]:
+    """Pictures like photographs, drawings and print, the same every time.  -> (count, H, W, 3)
+
+    With the pictures of a run instead, its numbers would depend on which run was the first.
+    """
+    rng = np.random.default_rng(0)
+    pictures = []
+    for number in range(count):
+        texture, paper = _texture(rng, size), rng.choice([0, 255, rng.uniform(0, 255)])
+        picture = texture if number % 4 < 2 else np.full_like(texture, paper)
+        for _ in range(rng.integers(2, 9) * (number % 4 > 0)):
+            ink = rng.uniform(0, 255, 3) if number % 4 < 3 else rng.choice([0, 255])
+            picture[_stroke(rng, size)] = ink
+        pictures.append(picture)
+    return np.clip(np.stack(pictures), 0, 255).astype(np.uint8)
+
+
+def _texture(rng: np.random.Generator, size: Size) -> NDArray[np.float64]:
+    """Colours that go together, with the spectrum of natural images: amplitude as 1 / frequency."""
+    height, width = size
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
+    frequency[0, 0] = np.inf  # the mean is drawn apart
+    noise = np.fft.rfft2(rng.standard_normal((4, *size))) / frequency
+    fields = np.fft.irfft2(noise, s=size).transpose(1, 2, 0)  # (H, W, 4)
+    texture = fields[..., :1] + 0.4 * fields[..., 1:]  # shared light, own colours
+    texture *= rng.uniform(10, 70) / (texture.std() + 1e-6)
+    texture += rng.uniform(60, 200) + rng.normal(0, 15, 3)
+    return texture
+
+
+def _stroke(rng: np.random.Generator, size: Size) -> NDArray[np.bool_]:
+    """Where a narrow ellipse lies, turned at will.  -> (H, W)"""
+    rows, columns = np.mgrid[: size[0], : size[1]] - (rng.random(2) * size)[:, None, None]
+    turn = rng.uniform(0, np.pi)
+    across = rows * np.cos(turn) + columns * np.sin(turn)
+    along = columns * np.cos(turn) - rows * np.sin(turn)
+    side = min(size)
+    width, length = side * rng.uniform(0.02, 0.12), side * rng.uniform(0.1, 0.6)
+    inside: NDArray[np.bool_] = (across / width) ** 2 + (along / length) ** 2 < 1
+    return inside
+
+
+def _openvino() -> Any:
+    """The package, without the one that reports its use to a server over the network."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # "not installed"
+    import openvino
+
+    return openvino
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Standard output is for data, and NNCF draws its progress there."""
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(logging.NOTSET)

@@ -1,0 +1,94 @@
+"""What is asked of a network, and what runs it on a batch: torch, or an engine from a file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from vitcli.models.prepare import Prepared
+from vitcli.models.vit import Pooling, VisionTransformer
+from vitcli.records import Preprocess
+
+
+@dataclass(frozen=True, slots=True)
+class Logits:
+    """What `classify` asks for."""
+
+    def __call__(self, network: VisionTransformer, pixels: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, K)"""
+        logits: Tensor = network(pixels)
+        return logits
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """What `embed` asks for: pooled hidden states of these layers."""
+
+    layers: tuple[int, ...]
+    pool: Pooling
+    norm: bool = True
+
+    def __call__(self, network: VisionTransformer, pixels: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, ..., n*D)"""
+        return network.features(pixels, self.layers, self.pool, self.norm)
+
+
+Output = Logits | Features
+
+
+class Engine(Protocol):
+    """Runs a network on a batch, for one output."""
+
+    def __call__(self, pixels: NDArray[np.uint8]) -> Tensor:
+        """uint8 (B, H, W, 3) -> fp32 on the CPU, (B, K) or (B, ..., n*D)"""
+
+
+class TorchEngine:
+    """A prepared network as it is."""
+
+    def __init__(self, prepared: Prepared, output: Output) -> None:
+        self._prepared = prepared
+        self._output = output
+
+    @torch.inference_mode()
+    def __call__(self, pixels: NDArray[np.uint8]) -> Tensor:
+        """uint8 (B, H, W, 3) -> fp32 on the CPU, (B, ...)"""
+        prepared = self._prepared
+        return self._output(prepared.network, prepared.pixels(pixels)).float().cpu()
+
+
+class Graph(nn.Module):
+    """A network with its normalisation, to be exported for another engine.
+
+    It takes the bytes of the pictures, so nothing float is copied on the way to the engine.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: VisionTransformer, plan: Preprocess, output: Output) -> None:
+        super().__init__()
+        self.network = network
+        self.output = output
+        self.size = plan.size
+        self.scale = 1 / plan.rescale
+        self.register_buffer("mean", torch.tensor(plan.mean).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(plan.std).view(3, 1, 1))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """uint8 (B, H, W, 3) -> (B, ...)"""
+        x = pixels.permute(0, 3, 1, 2).float()
+        return self.output(self.network, (x / self.scale - self.mean) / self.std)
+
+    @torch.no_grad()
+    def traced(self) -> torch.export.ExportedProgram:
+        """Its operations, for a batch of any size."""
+        pixels = torch.zeros(2, *self.size, 3, dtype=torch.uint8)
+        return torch.export.export(
+            self, (pixels,), dynamic_shapes=({0: torch.export.Dim("batch")},)
+        )
