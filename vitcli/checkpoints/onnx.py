@@ -109,15 +109,20 @@ class OnnxRuntimeEngine:
 
     def __init__(self, folder: Path, dtype: str) -> None:
         import onnxruntime
+        from onnxruntime.capi import onnxruntime_pybind11_state as state
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3  # errors
         # Its threads share the processors with the image workers, and must not spin.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self._session = onnxruntime.InferenceSession(
-            str(folder / FILE), options, providers=["CPUExecutionProvider"]
-        )
+        broken = tuple(getattr(state, name) for name in ("Fail", "InvalidProtobuf", "NoSuchFile"))
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(folder / FILE), options, providers=["CPUExecutionProvider"]
+            )
+        except broken as error:  # exceptions of its own, which have no common base
+            raise RuntimeError(str(error)) from None
 
     def __call__(self, pixels: NDArray[np.uint8]) -> Tensor:
         """uint8 (B, H, W, 3) -> fp32 on the CPU, (B, ...)"""
