@@ -19,11 +19,14 @@ _vit() {
         "classify --format") COMPREPLY=($(compgen -W "jsonl csv tsv table" -- "$cur")); return ;;
         "classify --scores") COMPREPLY=($(compgen -W "prob logit" -- "$cur")); return ;;
         "classify --threshold") compopt -o default; return ;;
+        "classify --select") compopt -o default; return ;;
         "classify --files-from") compopt -o default; return ;;
         "classify --formats") COMPREPLY=($(compgen -W "common all" -- "$cur")); return ;;
         "classify --ext") compopt -o default; return ;;
         "classify --max-pixels") compopt -o default; return ;;
         "classify --image-timeout") compopt -o default; return ;;
+        "classify --max-errors") compopt -o default; return ;;
+        "classify --on-error") COMPREPLY=($(compgen -W "skip stop" -- "$cur")); return ;;
         "classify --layout") compopt -o default; return ;;
         "classify --labels") compopt -o default; return ;;
         "classify --image-size") compopt -o default; return ;;
@@ -36,6 +39,7 @@ _vit() {
         "classify --quantize") COMPREPLY=($(compgen -W "int8" -- "$cur")); return ;;
         "classify -b"|"classify --batch-size") compopt -o default; return ;;
         "classify -j"|"classify --workers") compopt -o default; return ;;
+        "classify --summary") compopt -o default; return ;;
         "embed -m"|"embed --model") compopt -o default; return ;;
         "embed --layer") compopt -o default; return ;;
         "embed --layers") compopt -o default; return ;;
@@ -48,6 +52,8 @@ _vit() {
         "embed --ext") compopt -o default; return ;;
         "embed --max-pixels") compopt -o default; return ;;
         "embed --image-timeout") compopt -o default; return ;;
+        "embed --max-errors") compopt -o default; return ;;
+        "embed --on-error") COMPREPLY=($(compgen -W "skip stop" -- "$cur")); return ;;
         "embed --layout") compopt -o default; return ;;
         "embed --labels") compopt -o default; return ;;
         "embed --image-size") compopt -o default; return ;;
@@ -60,6 +66,7 @@ _vit() {
         "embed --quantize") COMPREPLY=($(compgen -W "int8" -- "$cur")); return ;;
         "embed -b"|"embed --batch-size") compopt -o default; return ;;
         "embed -j"|"embed --workers") compopt -o default; return ;;
+        "embed --summary") compopt -o default; return ;;
         "convert --to") COMPREPLY=($(compgen -W "hf timm onnx" -- "$cur")); return ;;
         "convert --dtype") COMPREPLY=($(compgen -W "fp32 fp16 bf16" -- "$cur")); return ;;
         "convert --layout") compopt -o default; return ;;
@@ -76,8 +83,8 @@ _vit() {
         "models --for") COMPREPLY=($(compgen -W "speed accuracy memory resolution features" -- "$cur")); return ;;
     esac
     case "$command" in
-        classify) words="-m --model -k --top-k -o --out --format --scores --threshold --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --layout --labels --image-size --preprocess --num-heads --no-exif --decode --offline --device --dtype --engine --quantize -b --batch-size -j --workers -q --quiet --no-progress -h --help" ;;
-        embed) words="-m --model --layer --layers --pool --norm --no-norm --l2 -o --out --format --store --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --layout --labels --image-size --preprocess --num-heads --no-exif --decode --offline --device --dtype --engine --quantize -b --batch-size -j --workers -q --quiet --no-progress -h --help" ;;
+        classify) words="-m --model -k --top-k -o --out --format --scores --threshold --select --paths-only --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --max-errors --on-error --layout --labels --image-size --preprocess --num-heads --no-exif --decode --offline --device --dtype --engine --quantize -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary -h --help" ;;
+        embed) words="-m --model --layer --layers --pool --norm --no-norm --l2 -o --out --format --store --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --max-errors --on-error --layout --labels --image-size --preprocess --num-heads --no-exif --decode --offline --device --dtype --engine --quantize -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary -h --help" ;;
         convert) words="--to --dtype --verify --overwrite --layout --labels --image-size --preprocess --num-heads --offline -q --quiet -h --help" ;;
         info) words="--json --layout --labels --image-size --preprocess --num-heads --no-exif --decode --offline -h --help" ;;
         models) words="--for --json -h --help" ;;

@@ -84,9 +84,46 @@ def test_the_python_example_runs(folder: Path, clean_env: dict[str, str]) -> Non
 
 def test_every_option_that_is_named_exists() -> None:
     known = {name for c in commands() for option in c.options for name in option.names}
-    for line in "".join(blocks("sh") + blocks("console")).splitlines():
+    shown = [block for kind in ("sh", "console", "crontab", "ini") for block in blocks(kind)]
+    for line in "".join(shown).splitlines():
         for call in re.findall(r"vit (?:classify|embed|convert|info|models) [^|#&]*", line):
             assert set(re.findall(r"(?<= )--?[a-z0][\w-]*", call)) <= known, call
+
+
+def test_the_crontab_line_does_its_work(folder: Path, clean_env: dict[str, str]) -> None:
+    """Cron's own rules: five fields of time, and a percent sign is a newline unless escaped."""
+    [block] = blocks("crontab")
+    [line] = [line for line in block.splitlines() if not line.startswith("#")]
+    *times, command = line.split(None, 5)
+    assert all(re.fullmatch(r"\*|\d+", time) for time in times)
+    assert not re.search(r"(?<!\\)%", command)
+    for name in ("photos", "labels"):
+        (folder / "srv" / name).mkdir(parents=True)
+    for image in (ROOT / "examples").glob("*.png"):
+        shutil.copy(image, folder / "srv" / "photos" / f"{image.stem}.jpg")
+    command = command.replace("\\%", "%").replace("/srv/", f"{folder}/srv/")
+    env = {**clean_env, "PATH": f"{folder / 'bin'}:{clean_env['PATH']}", "VIT_MODEL": "demo"}
+    ended = subprocess.run(
+        ["/bin/sh", "-c", command], env=env, capture_output=True, text=True, timeout=120
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+    [table] = (folder / "srv" / "labels").glob("*-*-*.csv")
+    assert len(table.read_text().splitlines()) == 1 + 10 * 5
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd is not here")
+def test_systemd_takes_the_units(tmp_path: Path) -> None:
+    for block in blocks("ini"):
+        name = block.splitlines()[0].rpartition("/")[2]
+        (tmp_path / name).write_text(block.replace("/usr/local/bin/vit", sys.executable))
+    assert len(list(tmp_path.iterdir())) == 2
+    ended = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", *tmp_path.iterdir()],
+        capture_output=True,
+        text=True,
+    )
+    complaints = [line for line in ended.stderr.splitlines() if "vit-photos" in line]
+    assert complaints == []
 
 
 def test_every_linked_file_exists() -> None:

@@ -21,10 +21,12 @@ class VitError(Exception):
 
     exit_code = ExitCode.FATAL
 
-    def __init__(self, message: str, hint: str | None = None) -> None:
+    def __init__(self, message: str, hint: str | None = None, *, caret: int | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.caret = caret  # the place in the hint that is meant
+        self.is_told = False  # somebody has said it already
 
     def __str__(self) -> str:
         return f"{self.message}\n  {self.hint}" if self.hint else self.message
@@ -38,6 +40,10 @@ class UsageError(VitError):
 
 class InputError(VitError):
     """The images asked for cannot be listed."""
+
+
+class TooManyErrors(VitError):
+    """More images have failed than the run was told to bear."""
 
 
 class ModelNotFound(VitError):
@@ -68,6 +74,7 @@ class Interrupted(BaseException):
     def __init__(self, signal_number: int) -> None:
         super().__init__(signal_number)
         self.signal_number = signal_number
+        self.is_told = False
 
 
 def printable(text: str) -> str:

@@ -47,9 +47,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except VitError as error:
         if os.environ.get("VIT_DEBUG"):
             raise
+        if error.is_told:
+            return error.exit_code
         print(f"vit: {printable(error.message)}", file=sys.stderr)
         if error.hint:
             print(f"  {printable(error.hint)}", file=sys.stderr)
+        if error.caret is not None:
+            print(f"  {' ' * error.caret}^", file=sys.stderr)
         return error.exit_code
 
 

@@ -12,6 +12,7 @@ from vitcli.cli import options as o
 from vitcli.cli.ending import end, is_terminal, start_workers
 from vitcli.errors import UsageError
 from vitcli.tasks.job import DEFAULT_MODEL
+from vitcli.tasks.select import parse
 
 
 class Scores(StrEnum):
@@ -71,6 +72,23 @@ FormatOpt = Annotated[
 ]
 
 
+SelectOpt = Annotated[
+    str | None,
+    typer.Option(
+        "--select",
+        help='Leave out images unless this holds: label == "cat" and score >= 0.8.',
+        metavar="EXPR",
+    ),
+]
+PathsOnly = Annotated[
+    bool,
+    typer.Option(
+        "--paths-only",
+        help="Write the paths alone, for xargs; NUL-separated with -0.",
+    ),
+]
+
+
 @o.with_common
 def classify(
     common: o.Common,
@@ -80,16 +98,27 @@ def classify(
     format: FormatOpt = None,
     scores: ScoresOpt = Scores.PROB,
     threshold: Threshold = None,
+    select: SelectOpt = None,
+    paths_only: PathsOnly = False,
 ) -> None:
     """Label images: the top-k classes of each, one row for every input.
 
+    An expression for --select compares label, score, index and path of the best prediction with
+    == != < <= > >=, in (...), ~ (a pattern such as "*cat*") and joins with and, or, not.
+    any(...) asks for each of the top-k, whose rank it knows: any(label == "cat" and rank <= 3).
+
     Example:  vit classify ./photos --top-k 5 -o labels.jsonl
     """
+    selection = parse(select) if select is not None else None
     if format is Format.TABLE and out is not None:
         raise UsageError("a table is for the terminal", "leave out --out, or use --format csv")
-    as_table = format is Format.TABLE or (format is None and out is None and is_terminal())
+    if paths_only and format is not None:
+        raise UsageError("--paths-only is a format of its own", "leave out --format")
+    as_table = format is Format.TABLE or (
+        format is None and out is None and not paths_only and is_terminal()
+    )
     if out is None and is_terminal():
-        common.screen.share_terminal()
+        common.screen.share_terminal(shows_failures=not paths_only)
     with common.screen as screen:
         start_workers(common.running)
         from vitcli.cli.table import TableSink
@@ -104,6 +133,8 @@ def classify(
             top_k=top_k,
             scores=scores.value,
             threshold=threshold,
+            select=selection,
+            paths_only=paths_only,
             out=out,
             format=None if as_table or format is None else format.value,
             overwrite=common.overwrite,

@@ -22,9 +22,11 @@ def start_workers(running: Running) -> None:
 
 def end(screen: Screen, summary: Summary, out: Path | None) -> None:
     """Say how it went; exit 3 where an image or a folder could not be read."""
-    screen.summary(summary, out)
-    if summary.failed or summary.unlisted:
-        raise typer.Exit(ExitCode.SOME_FAILED)
+    some_failed = summary.failed or summary.unlisted
+    code = ExitCode.SOME_FAILED if some_failed else ExitCode.OK
+    screen.summary(summary, out, code)
+    if some_failed:
+        raise typer.Exit(code)
 
 
 def is_terminal() -> bool:

@@ -20,6 +20,7 @@ from vitcli.cli.screen import Screen
 from vitcli.errors import UsageError
 from vitcli.records import Limits
 from vitcli.tasks.job import DEFAULT_BATCH_SIZE, Inputs, ModelOptions, Running
+from vitcli.tasks.tolerance import Tolerance
 
 
 class Preprocessing(StrEnum):
@@ -35,6 +36,11 @@ class Formats(StrEnum):
 class Decoding(StrEnum):
     EXACT = "exact"
     FAST = "fast"
+
+
+class OnError(StrEnum):
+    SKIP = "skip"
+    STOP = "stop"
 
 
 class Dtype(StrEnum):
@@ -70,7 +76,9 @@ FilesFrom = Annotated[
     str | None,
     _option("--files-from", help="Read paths from FILE, one a line.", metavar="FILE"),
 ]
-Null = Annotated[bool, _option("-0", "--null", help="Paths in a list end with NUL, not newline.")]
+Null = Annotated[
+    bool, _option("-0", "--null", help="Paths in a list, and those of --paths-only, end with NUL.")
+]
 FormatsOpt = Annotated[
     Formats,
     _option("--formats", help="Image formats that are opened.", env="VIT_FORMATS"),
@@ -100,6 +108,24 @@ ImageTimeout = Annotated[
         env="VIT_IMAGE_TIMEOUT",
         min=0.001,
         metavar="SECONDS",
+    ),
+]
+
+MaxErrors = Annotated[
+    str | None,
+    _option(
+        "--max-errors",
+        help="Stop when more images than N, or more than P% of them, have failed.",
+        env="VIT_MAX_ERRORS",
+        metavar="N|P%",
+    ),
+]
+OnErrorOpt = Annotated[
+    OnError,
+    _option(
+        "--on-error",
+        help="skip goes on, with a row that says why; stop ends at the first image that fails.",
+        env="VIT_ON_ERROR",
     ),
 ]
 
@@ -218,6 +244,20 @@ NoProgress = Annotated[
     bool, _option("--no-progress", help="No progress bar.", env="VIT_NO_PROGRESS")
 ]
 
+LogJson = Annotated[
+    bool,
+    _option("--log-json", help="Progress, notes and summary as JSON lines.", env="VIT_LOG_JSON"),
+]
+SummaryFile = Annotated[
+    Path | None,
+    _option(
+        "--summary",
+        help="Write counts, speed, failures by kind and exit code to FILE, as JSON.",
+        env="VIT_SUMMARY",
+        metavar="FILE",
+    ),
+]
+
 Overwrite = Annotated[
     bool,
     _option("--overwrite", help="Replace an existing output.", env="VIT_OVERWRITE"),
@@ -264,6 +304,15 @@ def parse_layers(text: str) -> tuple[int, ...]:
         raise UsageError(f"--layers {text}", "give numbers such as 3,6,-1") from None
 
 
+def parse_tolerance(max_errors: str | None, on_error: OnError) -> Tolerance:
+    """Stopping at the first failure is to bear none."""
+    if on_error is OnError.STOP and max_errors is not None:
+        raise UsageError("--max-errors and --on-error stop contradict each other", "use one")
+    if on_error is OnError.STOP:
+        return Tolerance(count=0)
+    return Tolerance.parse(max_errors) if max_errors is not None else Tolerance()
+
+
 def overwrite(overwrite: Overwrite = False) -> bool:
     """Whether an existing output is replaced."""
     return overwrite
@@ -277,6 +326,8 @@ def inputs(
     ext: Ext = None,
     max_pixels: MaxPixels = "89.5M",
     image_timeout: ImageTimeout = 60.0,
+    max_errors: MaxErrors = None,
+    on_error: OnErrorOpt = OnError.SKIP,
 ) -> Inputs:
     """Which images."""
     return Inputs(
@@ -286,6 +337,7 @@ def inputs(
         formats=formats.value,
         extensions=tuple(ext or ()),
         limits=Limits(parse_pixels(max_pixels), image_timeout),
+        tolerance=parse_tolerance(max_errors, on_error),
     )
 
 
@@ -331,9 +383,14 @@ def running(
     )
 
 
-def screen(quiet: Quiet = False, no_progress: NoProgress = False) -> Screen:
-    """What a person sees of the run."""
-    return Screen(quiet=quiet, progress=not no_progress)
+def screen(
+    quiet: Quiet = False,
+    no_progress: NoProgress = False,
+    log_json: LogJson = False,
+    summary: SummaryFile = None,
+) -> Screen:
+    """What is told of the run."""
+    return Screen(quiet=quiet, progress=not no_progress, log_json=log_json, report=summary)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +17,7 @@ from vitcli.models.engine import Engine, Logits
 from vitcli.records import Batch, Classified, Prediction, Sink
 from vitcli.sinks import PREDICTIONS, choose_format
 from vitcli.sinks.files import Target
+from vitcli.sinks.paths import PathsSink
 from vitcli.tasks.job import (
     DEFAULT_MODEL,
     Inputs,
@@ -26,11 +28,13 @@ from vitcli.tasks.job import (
     Watcher,
 )
 from vitcli.tasks.run import Run, completing
+from vitcli.tasks.select import Selection, SelectSink
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassifyJob:
-    """One run of `vit classify`. Several models average their probabilities."""
+    """One run of `vit classify`. Several models average their probabilities. `select` leaves out
+    the rows of other images; `paths_only` writes no more of a row than its path."""
 
     inputs: Inputs
     models: tuple[str | Model, ...] = (DEFAULT_MODEL,)
@@ -39,6 +43,8 @@ class ClassifyJob:
     top_k: int = 5
     scores: Literal["prob", "logit"] = "prob"
     threshold: float | None = None
+    select: Selection | None = None
+    paths_only: bool = False
     out: Path | None = None
     format: str | None = None
     overwrite: bool = False
@@ -63,17 +69,26 @@ def classify(job: ClassifyJob, watcher: Watcher | None = None, sink: Sink | None
     run.list_inputs()
     target = Target(job.out, overwrite=job.overwrite)
     if sink is None:
-        make_sink = PREDICTIONS[choose_format(job.out, job.format, dict(PREDICTIONS))]
+        make_sink = _make_sink(job)
         target.check()
     models = [run.load(spec, job.options) for spec in job.models]
     _check_heads(models)
+    if job.select is not None:
+        job.select.check_labels(models[0].labels)
     plans = tuple(dict.fromkeys(model.preprocess for model in models))  # each one once
     members = [(run.engine(model, Logits()), plans.index(model.preprocess)) for model in models]
     forward = _forward(members, models[0].labels, job)
     with completing(sink or make_sink(target)) as rows:
-        progress = run.finish(plans, forward, rows)
+        selecting = SelectSink(rows, job.select) if job.select is not None else None
+        progress = run.finish(plans, forward, selecting or rows)
         rows.finish({})
-    return run.summary(progress)
+    return replace(run.summary(progress), selected=selecting.selected if selecting else None)
+
+
+def _make_sink(job: ClassifyJob) -> Callable[[Target], Sink]:
+    if job.paths_only:
+        return partial(PathsSink, null=job.inputs.null)
+    return PREDICTIONS[choose_format(job.out, job.format, dict(PREDICTIONS))]
 
 
 def _check_heads(models: Sequence[Model]) -> None:

@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 
 from vitcli.errors import UsageError
 from vitcli.records import Decode, Limits, Progress, Size
+from vitcli.tasks.tolerance import Tolerance
 
 DEFAULT_MODEL = "google/vit-base-patch16-224"
 DEFAULT_BATCH_SIZE = 16
@@ -23,7 +24,7 @@ ENGINE_DTYPES: dict[EngineChoice, tuple[Dtype, ...]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inputs:
-    """Which images: paths, directories, globs, `-`, and how they may be read."""
+    """Which images: paths, directories, globs, `-`, how they may be read, how many may fail."""
 
     paths: tuple[str, ...] = ()
     files_from: str | None = None
@@ -31,6 +32,7 @@ class Inputs:
     formats: str = "common"
     extensions: tuple[str, ...] = ()
     limits: Limits = Limits()
+    tolerance: Tolerance = Tolerance()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,13 +101,14 @@ class Nobody:
 @dataclass(frozen=True, slots=True)
 class Summary:
     """How a run ended. `unlisted` counts folders that could not be read, `skipped` the pipes,
-    sockets and devices in them that are named like images."""
+    sockets and devices in them that are named like images, `selected` the images of --select."""
 
     done: int
     failed: int
     seconds: float
     unlisted: int = 0
     skipped: int = 0
+    selected: int | None = None
 
     @property
     def total(self) -> int:

@@ -75,11 +75,17 @@ class Run:
             self.watcher.note,
         )
         with closing(batches):
-            return pipeline.run(batches, forward, sink, self.watcher.progress)
+            progress = pipeline.run(batches, forward, sink, self._on_progress)
+        self.inputs.tolerance.check(progress, is_last=True)
+        return progress
 
     def summary(self, progress: Progress) -> Summary:
         seconds = time.monotonic() - self.started
         return Summary(progress.done, progress.failed, seconds, self.unlisted, self.skipped)
+
+    def _on_progress(self, progress: Progress) -> None:
+        self.watcher.progress(progress)
+        self.inputs.tolerance.check(progress)
 
     def _skip(self, path: str) -> None:
         self.skipped += 1

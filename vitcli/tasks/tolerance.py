@@ -1,0 +1,58 @@
+"""How many images may fail before a run is not worth going on with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vitcli.errors import TooManyErrors, UsageError, printable
+from vitcli.records import Failure, Progress
+
+ENOUGH = 100  # images, before a share of them means something
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """The run stops when more than `count` images have failed, or more than `percent` of them.
+
+    The share is looked at from the hundredth image on, and at the end. `None` is no limit.
+    """
+
+    count: int | None = None
+    percent: float | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Tolerance:
+        """`20` or `2.5%`."""
+        number = text.strip().removesuffix("%")
+        is_share = number != text.strip()
+        try:
+            limit = cls(percent=float(number)) if is_share else cls(count=int(number))
+        except ValueError:
+            limit = cls(count=-1)
+        if (limit.count or 0) < 0 or not 0 <= (limit.percent or 0) <= 100:
+            raise UsageError(f"--max-errors {text}", "give a number of images, or a share: 20, 5%")
+        return limit
+
+    def check(self, progress: Progress, *, is_last: bool = False) -> None:
+        """Raise TooManyErrors where the limit is passed. What was written stays."""
+        failed, seen = progress.failed, progress.seen
+        if self.count is not None and failed > self.count:
+            limit = f"--max-errors {self.count:,}" if self.count else "and none may"
+        elif (
+            self.percent is not None
+            and (is_last or seen >= ENOUGH)
+            and failed * 100 > self.percent * seen
+        ):
+            limit = f"--max-errors {self.percent:g}%"
+        else:
+            return
+        raise TooManyErrors(
+            f"stopped: {failed:,} of {seen:,} images failed, {limit} ({_example(progress)})",
+            "see what is wrong with them, or allow more",
+        )
+
+
+def _example(progress: Progress) -> str:
+    """The first failure of the kind that there is most of."""
+    most: tuple[int, Failure] = max(progress.kinds.values(), key=lambda kind: kind[0])
+    return f"{most[1].type}: {printable(most[1].ref.path)}: {most[1].message}"
