@@ -16,7 +16,7 @@ from vitcli.models.config import ViTConfig
 from vitcli.models.cost import multiply_adds, parameters
 
 # The layouts that this version reads; a test compares them with `layouts.LAYOUTS`.
-READ = frozenset({"hf-vit", "hf-dinov2", "hf-siglip", "timm"})
+READ = frozenset({"hf-vit", "hf-dinov2", "hf-siglip", "hf-swin", "timm", "timm-swin"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """Tensor names of one layout into ours and back, by rules that are data.
 
-A rule names tensors with slots: `{i}` a block number, `{p}` weight or bias, `{rest}` anything.
+A rule names tensors with slots: `{s}` a stage, `{i}` a block, `{p}` weight or bias, `{rest}`
+anything.
 `rename` is one tensor for one, `fuse` joins several on dim 0 into one of ours, `split` cuts one
 into several of ours, `reshape` turns one or several joined, `drop` documents what is ignored.
 Other spellings of the same tensor (`also`) are read, never written.
@@ -21,7 +22,12 @@ from vitcli.errors import CheckpointError
 Names = tuple[str, ...]
 Reshape = Callable[[Tensor], Tensor]
 
-_SLOTS = {"{i}": r"(?P<i>\d+)", "{p}": r"(?P<p>weight|bias)", "{rest}": r"(?P<rest>.+)"}
+_SLOTS = {
+    "{s}": r"(?P<s>\d+)",
+    "{i}": r"(?P<i>\d+)",
+    "{p}": r"(?P<p>weight|bias)",
+    "{rest}": r"(?P<rest>.+)",
+}
 
 
 @dataclass(frozen=True, slots=True)

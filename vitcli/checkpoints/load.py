@@ -21,8 +21,8 @@ from vitcli.checkpoints.layouts.timm import pretrained_cfg
 from vitcli.checkpoints.resolve import Checkpoint, resolve
 from vitcli.checkpoints.tensors import read_weights, sha256
 from vitcli.errors import CheckpointError, UsageError
-from vitcli.models.config import ViTConfig
-from vitcli.models.vit import VisionTransformer
+from vitcli.models.config import Config
+from vitcli.models.network import Network, network_of
 from vitcli.records import Decode, Preprocess, Size
 
 # Whose published preprocessing fits, where the layout tells.
@@ -32,8 +32,12 @@ FAMILIES = {
     "hf-siglip": "siglip",
     "openai": "clip",
     "open-clip": "clip",
+    "hf-swin": "swin",
+    "timm-swin": "swin",
+    "swin": "swin",
 }
 OPEN_CLIP = ("openai", "open-clip")
+TIMM = ("timm", "timm-swin")
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class Model:
     """
 
     spec: str
-    network: VisionTransformer
+    network: Network
     preprocess: Preprocess
     labels: tuple[str, ...]
     layout: str
@@ -62,7 +66,7 @@ class Model:
     stored_size: Size | None = None
 
     @property
-    def config(self) -> ViTConfig:
+    def config(self) -> Config:
         return self.network.config
 
     @cached_property
@@ -144,15 +148,15 @@ def load(
 
 
 def build(
-    config: ViTConfig,
+    config: Config,
     tensors: Mapping[str, Tensor],
     named: Callable[[str], str] = lambda ours: ours,
-) -> VisionTransformer:
+) -> Network:
     """A network that holds exactly these tensors, in our names. Nothing is allocated before the
     shapes agree, so a config that lies costs nothing. Raises CheckpointError, with the names that
     the file has for them."""
     with torch.device("meta"):
-        network = VisionTransformer(config)
+        network = network_of(config)
     expected = {name: tuple(p.shape) for name, p in network.state_dict().items()}
     _refuse("is missing", [n for n in expected if n not in tensors], expected, named)
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
@@ -188,22 +192,24 @@ def _few(items: list[str]) -> str:
 def _preprocess(
     checkpoint: Checkpoint,
     layout: Layout,
-    config: ViTConfig,
+    config: Config,
     image_size: Size | None,
     override: str | None,
 ) -> preprocessing.Found:
     """The checkpoint's own preprocessing, or the one asked for."""
     family = _family(checkpoint, layout)
-    is_timm, is_open_clip = layout.name == "timm", layout.name in OPEN_CLIP
+    is_timm, is_open_clip = layout.name in TIMM, layout.name in OPEN_CLIP
+    if layout.name == "swin" and checkpoint.config:  # an old file of timm's
+        is_timm = True
     if override == "timm" and not is_timm:
         size = image_size or config.image_size
         plan = preprocessing.published(family, size, f"--preprocess timm: {family} as published")
         return preprocessing.Found(plan)
     if override == "hf" and not layout.name.startswith("hf-"):
-        model_type = family if family in ("dinov2", "clip") else "vit"
+        model_type = family if family in ("dinov2", "clip", "swin") else "vit"
         found = preprocessing.from_hf({}, model_type, config.image_size, image_size)
     elif is_timm:
-        found = _timm(checkpoint.config, config, image_size)
+        found = _timm(checkpoint.config, family, config, image_size)
     elif is_open_clip:
         found = _open_clip(checkpoint.config, config, image_size)
     elif layout.name in preprocessing.OWN:
@@ -227,7 +233,7 @@ def _preprocess(
     return found
 
 
-def _timm(json: Json, config: ViTConfig, image_size: Size | None) -> preprocessing.Found:
+def _timm(json: Json, family: str, config: Config, image_size: Size | None) -> preprocessing.Found:
     cfg = pretrained_cfg(json)
     size = timm_image_size(json) or config.image_size
     if "mean" in cfg or "crop_pct" in cfg:
@@ -237,14 +243,17 @@ def _timm(json: Json, config: ViTConfig, image_size: Size | None) -> preprocessi
         return preprocessing.Found(
             plan, origins=preprocessing.origins(keys, cfg, source, "timm's default")
         )
-    plan = preprocessing.published("timm", image_size or size, "timm's default")
-    note = f"the file has no preprocessing: timm's default is taken: {plan.describe()}"
-    if not json:
+    if family == "swin":
+        plan = preprocessing.published("swin", image_size or size, "timm's Swin as published")
+    else:
+        plan = preprocessing.published("timm", image_size or size, "timm's default")
+    note = f"the file has no preprocessing: {plan.source} is taken: {plan.describe()}"
+    if not json and family != "swin":
         note += "; a file of DINO, DeiT or MAE looks the same: --layout dino, deit or mae says so"
     return preprocessing.Found(plan, (note,))
 
 
-def _open_clip(json: Json, config: ViTConfig, image_size: Size | None) -> preprocessing.Found:
+def _open_clip(json: Json, config: Config, image_size: Size | None) -> preprocessing.Found:
     """open_clip's own; what is not said is said to be taken, the activation too."""
     cfg, size = json.get("preprocess_cfg"), config.image_size
     source = "open_clip_config.json: preprocess_cfg" if cfg else "CLIP's default"
@@ -295,7 +304,7 @@ def _family(checkpoint: Checkpoint, layout: Layout) -> str:
     return "dinov2" if "dinov2" in kind else "vit"
 
 
-def _check_size(size: Size, config: ViTConfig, *, asked: bool) -> None:
+def _check_size(size: Size, config: Config, *, asked: bool) -> None:
     patch = config.patch_size
     if size[0] < patch[0] or size[1] < patch[1]:
         raise UsageError(f"an image of {size[0]}x{size[1]} is smaller than one patch of {patch[0]}")

@@ -64,6 +64,11 @@ PROCESSOR_OF = {
     "metaclip_2_vision_model": "CLIP",
     "siglip": "Siglip",
     "siglip_vision_model": "Siglip",
+    "swin": "ViT",
+}
+# What all of a family's files on the hub say, where the class's defaults are none of its own.
+HUB: dict[str, dict[str, Any]] = {
+    "swin": {"resample": 3, "image_mean": IMAGENET_MEAN, "image_std": IMAGENET_STD},
 }
 
 # The families' published evaluation preprocessing in timm's words, for `--preprocess timm` and
@@ -76,19 +81,23 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "dinov2": {"interpolation": "bicubic", "crop_pct": 1.0},
     "clip": {"mean": CLIP_MEAN, "std": CLIP_STD, "interpolation": "bicubic", "crop_pct": 1.0},
     "siglip": {"mean": HALF, "std": HALF, "interpolation": "bicubic", "crop_pct": 0.9},
+    "swin": {"interpolation": "bicubic", "crop_pct": 0.9},
+    "swin at 384": {"interpolation": "bicubic", "crop_pct": 1.0},
     "timm": {"interpolation": "bicubic", "crop_pct": 0.875},
 }
 
 # The evaluation of the repository that a layout comes from, in the same words, for its own files,
 # which carry none: DINO's `eval_knn.py`, DeiT's `datasets.py`, MAE's `util/datasets.py`, DINOv2's
-# `dinov2/data/transforms.py`, and `vit_jax/input_pipeline.py`. DINOv2 trains at 518 in the end and
-# evaluates at 224.
+# `dinov2/data/transforms.py`, Swin's `data/build.py`, and `vit_jax/input_pipeline.py`. DINOv2
+# trains at 518 in the end and evaluates at 224. Swin's configs for 384 say `CROP: False`.
 _CROPPED = {"interpolation": "bicubic", "crop_pct": 0.875}
 OWN: dict[str, dict[str, Any]] = {
     "dino": _CROPPED,
     "deit": _CROPPED,
     "mae": _CROPPED,
     "dinov2": {**_CROPPED, "size": (224, 224)},
+    "swin": _CROPPED,
+    "swin at 384": {"interpolation": "bicubic", "crop_mode": "squash", "crop_pct": 1.0},
     "google": {
         "mean": HALF,
         "std": HALF,
@@ -142,7 +151,9 @@ def from_hf(processor: Json, model_type: str, model_size: Size, image_size: Size
     shortest edge for BiT and CLIP.
     """
     kind = _processor_kind(processor, model_type)
-    values = {**PROCESSORS[kind], **{k: v for k, v in processor.items() if v is not None}}
+    known = {k: v for k, v in processor.items() if v is not None}
+    hub = HUB.get(model_type, {}) if not processor else {}
+    values = {**PROCESSORS[kind], **hub, **known}
     crop = _crop_size(values)
     resize: Size | None
     resize, fit, longest = _resize(values)
@@ -165,7 +176,7 @@ def from_hf(processor: Json, model_type: str, model_size: Size, image_size: Size
     if not values.get("do_rescale", True):
         rescale = 1.0
         notes.append("preprocessor_config.json says do_rescale: false; pixels stay 0 to 255")
-    default = f"{kind}ImageProcessor's default"
+    default = f"{model_type} on the hub" if hub else f"{kind}ImageProcessor's default"
     sources = origins(HF_KEYS, processor, "preprocessor_config.json", default)
     if not values.get("do_center_crop", False):
         sources["center_crop"] = "config.json: image_size"
@@ -178,7 +189,7 @@ def from_hf(processor: Json, model_type: str, model_size: Size, image_size: Size
         rescale=rescale,
         mean=_triple(mean, "image_mean"),
         std=_positive_triple(std, "image_std"),
-        source="preprocessor_config.json" if processor else f"{kind}ImageProcessor's defaults",
+        source="preprocessor_config.json" if processor else f"{default}s" if not hub else default,
     )
     return Found(plan, tuple(notes), sources)
 
@@ -240,15 +251,20 @@ def from_open_clip(cfg: Json, model_size: Size, image_size: Size | None, source:
 
 def published(family: str, size: Size, source: str) -> Preprocess:
     """What the family was evaluated with, for files that do not say."""
-    return from_timm(PUBLISHED[family], size, None, source)
+    return from_timm(_words(PUBLISHED, family, size), size, None, source)
 
 
 def own(layout: str, model_size: Size, image_size: Size | None) -> Found:
     """What the repository of this layout evaluates its files with, and a note that says so."""
-    cfg = OWN[layout]
+    cfg = _words(OWN, layout, model_size)
     plan = from_timm(cfg, cfg.get("size", model_size), image_size, f"{layout}'s own evaluation")
     note = f"the file has no preprocessing: {plan.source} is taken: {plan.describe()}"
     return Found(plan, (note,))
+
+
+def _words(table: Mapping[str, dict[str, Any]], name: str, size: Size) -> dict[str, Any]:
+    """A family's row, which some have for one size apart."""
+    return table.get(f"{name} at {size[0]}", table[name])
 
 
 def clamped(plan: Preprocess) -> Preprocess:

@@ -14,17 +14,15 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from vitcli.checkpoints.keymap import to_theirs
-from vitcli.checkpoints.layouts import LAYOUTS, timm
-from vitcli.checkpoints.layouts.layout import Layout, Writer
+from vitcli.checkpoints.layouts import LAYOUTS
+from vitcli.checkpoints.layouts.layout import Expressed
 from vitcli.checkpoints.load import Model
 from vitcli.checkpoints.preprocessing import to_hf, to_timm
 from vitcli.errors import CheckpointError, OutputError
-from vitcli.models.config import ViTConfig
+from vitcli.models.config import Config, ViTConfig
 
 Dtype = Literal["fp32", "fp16", "bf16"]
 TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-HEADS = ("classifier", "cls_classifier", "distillation_classifier", "visual_projection")
 HF_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
@@ -42,51 +40,45 @@ def write_hf(model: Model, folder: Path, dtype: Dtype) -> Written:
     Takes the first of transformers' layouts that can express the model; raises CheckpointError,
     with what stands in the way of the closest one, where none can.
     """
-    config, tensors = model.config, dict(model.network.state_dict())
+    config, tensors = model.config, model.network.state_dict()
     notes: tuple[str, ...] = ()
     try:
-        layout, writer = _hf_layout(config)
+        layout, form = _expressed(config, tensors, "transformers", "hf-")
     except CheckpointError as error:
-        config = replace(config, layer_scale=False)
+        if not isinstance(config, ViTConfig):
+            raise
+        config, tensors = replace(config, layer_scale=False), _without_layer_scale(tensors)
         try:
-            layout, writer = _hf_layout(config)
+            layout, form = _expressed(config, tensors, "transformers", "hf-")
         except CheckpointError:
             raise error from None
-        tensors = _without_layer_scale(tensors)
         notes = ("layer scale, which this layout lacks, is multiplied into the weights before it",)
-    config, tensors = writer.adapt(config, tensors)
-    state = to_theirs(tensors, writer.rules(config))
-    prefix = writer.prefix(config)
-    named = {_prefixed(name, prefix): tensor for name, tensor in state.items()}
-    values = writer.config(config)
+    values = form.json
     if model.labels:
         values["id2label"] = {str(i): label for i, label in enumerate(model.labels)}
         values["label2id"] = {label: i for i, label in enumerate(model.labels)}
     values["dtype"] = HF_DTYPES[dtype]
     _write_json(folder / "config.json", values)
     _write_json(folder / "preprocessor_config.json", to_hf(model.preprocess))
-    _write_tensors(folder / "model.safetensors", named, dtype)
-    return Written(layout.name, (*notes, *_notes(model, config.pos_prefix)))
+    _write_tensors(folder / "model.safetensors", form.tensors, dtype)
+    return Written(layout, (*notes, *_notes(model.config, form.config)))
 
 
 def write_timm(model: Model, folder: Path, dtype: Dtype) -> Written:
     """`config.json` and `model.safetensors`, for `timm.create_model("local-dir:FOLDER")`."""
-    writer = timm.WRITER
-    obstacles = writer.obstacles(model.config)
-    if obstacles:
-        raise CheckpointError(f"timm cannot express {', '.join(obstacles)}")
-    config, tensors = writer.adapt(model.config, model.network.state_dict())
-    values = writer.config(config)
-    cfg = {**to_timm(model.preprocess), "num_classes": config.num_classes, "classifier": "head"}
-    values["pretrained_cfg"] = {**cfg, "first_conv": "patch_embed.proj"}
+    layout, form = _expressed(model.config, model.network.state_dict(), "timm", "timm")
+    values = form.json
+    cfg = {**to_timm(model.preprocess), "num_classes": form.config.num_classes}
+    classifier = "head" if isinstance(form.config, ViTConfig) else "head.fc"
+    values["pretrained_cfg"] = {**cfg, "classifier": classifier, "first_conv": "patch_embed.proj"}
     if model.labels:
         values["label_names"] = list(model.labels)
     _write_json(folder / "config.json", values)
-    _write_tensors(folder / "model.safetensors", to_theirs(tensors, writer.rules(config)), dtype)
-    notes = _notes(model, config.pos_prefix)
+    _write_tensors(folder / "model.safetensors", form.tensors, dtype)
+    notes = _notes(model.config, form.config)
     if model.config.norm_eps not in (1e-6, 1e-5):
         notes += (f"timm's LayerNorm has epsilon 1e-06, this model {model.config.norm_eps:g}",)
-    return Written("timm", notes)
+    return Written(layout, notes)
 
 
 WRITERS: dict[str, Callable[[Model, Path, Dtype], Written]] = {"hf": write_hf, "timm": write_timm}
@@ -134,31 +126,33 @@ def _without_layer_scale(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return kept
 
 
-def _hf_layout(config: ViTConfig) -> tuple[Layout, Writer]:
-    """The first layout that can express the model, or the words of the one that nearly can."""
+def _expressed(
+    config: Config, tensors: Mapping[str, Tensor], library: str, prefix: str
+) -> tuple[str, Expressed]:
+    """The first layout of a library that can express the model, with the model in its form.
+    Raises CheckpointError with the words of the one that nearly can."""
     obstacles: dict[str, list[str]] = {}
     for layout in LAYOUTS:
-        if layout.writer is not None and layout.name.startswith("hf-"):
-            obstacles[layout.name] = layout.writer.obstacles(config)
+        writer = layout.writer
+        if writer and layout.name.startswith(prefix) and isinstance(config, writer.kind):
+            obstacles[layout.name] = writer.obstacles(config)
             if not obstacles[layout.name]:
-                return layout, layout.writer
+                return layout.name, writer.express(config, tensors)
     closest = min(obstacles, key=lambda name: len(obstacles[name]))
+    if len(obstacles) == 1:
+        raise CheckpointError(f"{library} cannot express {', '.join(obstacles[closest])}")
     raise CheckpointError(
-        "none of transformers' layouts can express this model",
+        f"none of {library}' layouts can express this model",
         f"the closest, {closest}, cannot express {', '.join(obstacles[closest])}",
     )
 
 
-def _prefixed(name: str, prefix: str) -> str:
-    """The backbone stands under a name of its own, the classifiers do not."""
-    is_head = name.partition(".")[0] in HEADS
-    return name if is_head else prefix + name
-
-
-def _notes(model: Model, pos_prefix: int) -> tuple[str, ...]:
-    if pos_prefix == model.config.pos_prefix:
+def _notes(before: Config, after: Config) -> tuple[str, ...]:
+    if not isinstance(before, ViTConfig) or not isinstance(after, ViTConfig):
         return ()
-    if pos_prefix > model.config.pos_prefix:
+    if after.pos_prefix == before.pos_prefix:
+        return ()
+    if after.pos_prefix > before.pos_prefix:
         return ("prefix tokens had no position of their own: they get one of zeros",)
     return ("the class token's position is added to the token itself",)
 

@@ -1,9 +1,10 @@
-"""The sizes and options of a Vision Transformer, checked in sentences."""
+"""The sizes and options of a Vision Transformer and of a Swin, checked in sentences."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import ClassVar, Literal, TypeAlias
 
 from vitcli.errors import CheckpointError
 from vitcli.records import Size
@@ -21,6 +22,8 @@ _LIMITS = {
     "hidden_dim": 131_072,
     "in_chans": 64,
     "num_registers": 1024,
+    "stages": 8,
+    "window": 512,
 }
 _MAX_IMAGE_SIDE = 16_384
 _MAX_CLASSES = 1_000_000
@@ -63,27 +66,17 @@ class ViTConfig:
     attn_dropout: float = 0.0
     drop_path: float = 0.0
 
+    layer_name: ClassVar[str] = "block"
+
     def __post_init__(self) -> None:
         for name in ("embed_dim", "depth", "num_heads", "hidden_dim", "in_chans"):
             _check_count(name, getattr(self, name), 1, _LIMITS[name])
         _check_count("num_registers", self.num_registers, 0, _LIMITS["num_registers"])
         _check_count("projection", self.projection, 0, _LIMITS["embed_dim"])
         _check_count("num_classes", self.num_classes, 0, _MAX_CLASSES)
-        for name in ("image_size", "patch_size"):
-            for side in getattr(self, name):
-                _check_count(name, side, 1, _MAX_IMAGE_SIDE)
-        if not isinstance(self.norm_eps, int | float) or not 0 <= self.norm_eps < 1:
-            raise CheckpointError(
-                f"norm_eps is {self.norm_eps!r}: expected a small positive number"
-            )
-        if self.embed_dim % self.num_heads:
-            raise CheckpointError(
-                f"{self.num_heads} heads do not divide the width {self.embed_dim} (embed_dim)"
-            )
-        if min(self.grid) < 1:
-            raise CheckpointError(
-                f"image_size {self.image_size} is smaller than one patch {self.patch_size}"
-            )
+        _check_image(self.image_size, self.patch_size)
+        _check_eps(self.norm_eps)
+        _check_heads(self.num_heads, self.embed_dim)
         if not 0 <= self.pos_prefix <= self.num_prefix:
             raise CheckpointError(
                 f"the position embedding covers {self.pos_prefix} prefix tokens, "
@@ -110,6 +103,14 @@ class ViTConfig:
     def pooled_dim(self) -> int:
         """The length of what `pool` gives: 2*D for cls+mean, else D."""
         return self.embed_dim * (2 if self.pool == "cls+mean" else 1)
+
+    def layer_grid(self, layer: int) -> Size:
+        """Patches (h, w) of a hidden state: the same in all."""
+        return self.grid
+
+    def layer_dim(self, layer: int) -> int:
+        """The width of a hidden state: the same in all."""
+        return self.embed_dim
 
     def sizes(self) -> dict[str, object]:
         """Every field, and what follows from them, for machines."""
@@ -154,8 +155,168 @@ class ViTConfig:
         return said
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SwinConfig:
+    """Everything that shapes a `SwinTransformer`. The tuples have one entry a stage.
+
+    Each stage but the last ends in a merge: four neighbouring patches become one of twice the
+    width. `window_rule` says whose word counts where the windows do not fit the grid:
+
+    - hf (and Microsoft): one side decides; where the shorter side of the grid is no longer than
+      the window, the window is as long as that side and nothing is shifted. Tokens are padded,
+      then shifted. An image is padded to whole patches.
+    - timm: each side for itself. Tokens are shifted, then padded. What is left of an image beside
+      whole patches is not seen.
+
+    Where the grid is a multiple of the window on both sides the two are the same.
+    """
+
+    image_size: Size
+    patch_size: Size
+    embed_dim: int  # of the first stage
+    depths: tuple[int, ...]
+    num_heads: tuple[int, ...]
+    hidden_dims: tuple[int, ...]
+    window_sizes: tuple[Size, ...]  # that the tables of relative positions are made for
+    num_classes: int = 0
+    in_chans: int = 3
+    qkv_bias: bool = True
+    absolute_positions: bool = False
+    pos_resize: PosResize = "bicubic"
+    window_rule: Literal["hf", "timm"] = "hf"
+    act: Activation = "gelu"
+    norm_eps: float = 1e-5  # of the blocks and the final norm; the others have 1e-5
+    dropout: float = 0.0
+    attn_dropout: float = 0.0
+    drop_path: float = 0.0
+
+    patch_bias: ClassVar[bool] = True
+    pool: ClassVar[Pool] = "mean"
+    layer_name: ClassVar[str] = "stage"
+
+    def __post_init__(self) -> None:
+        _check_count("the number of stages", len(self.depths), 1, _LIMITS["stages"])
+        for name in ("num_heads", "hidden_dims", "window_sizes"):
+            found = list(getattr(self, name))
+            if len(found) != len(self.depths):
+                raise CheckpointError(f"{name} is {found}, and there are {len(self.depths)} stages")
+        _check_count("embed_dim", self.embed_dim, 1, _LIMITS["embed_dim"])
+        _check_count("embed_dim of the last stage", self.dims[-1], 1, _LIMITS["embed_dim"])
+        _check_count("in_chans", self.in_chans, 1, _LIMITS["in_chans"])
+        _check_count("num_classes", self.num_classes, 0, _MAX_CLASSES)
+        for stage, dim in enumerate(self.dims):
+            _check_count(f"depths[{stage}]", self.depths[stage], 1, _LIMITS["depth"])
+            _check_count(f"num_heads[{stage}]", self.num_heads[stage], 1, _LIMITS["num_heads"])
+            _check_count(f"hidden_dims[{stage}]", self.hidden_dims[stage], 1, _LIMITS["hidden_dim"])
+            _check_heads(self.num_heads[stage], dim)
+            for side in self.window_sizes[stage]:
+                _check_count(f"window_sizes[{stage}]", side, 1, _LIMITS["window"])
+        _check_image(self.image_size, self.patch_size)
+        _check_eps(self.norm_eps)
+
+    @property
+    def depth(self) -> int:
+        """How many hidden states follow the embedding: one a stage."""
+        return len(self.depths)
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """The width of each stage."""
+        return tuple(self.embed_dim << stage for stage in range(len(self.depths)))
+
+    @property
+    def grid(self) -> Size:
+        """Patches (h, w) that enter the first stage at `image_size`."""
+        return self.grid_of(self.image_size)
+
+    def grid_of(self, image_size: Size) -> Size:
+        """Patches (h, w) of an image."""
+        (height, width), (patch_height, patch_width) = image_size, self.patch_size
+        if self.window_rule == "timm":
+            return height // patch_height, width // patch_width
+        return -(-height // patch_height), -(-width // patch_width)
+
+    def layer_grid(self, layer: int) -> Size:
+        """Patches (h, w) of a hidden state, which is also the grid of the stage after it."""
+        height, width = self.grid
+        for _ in range(min(layer, self.depth - 1)):
+            height, width = merged((height, width))
+        return height, width
+
+    def layer_dim(self, layer: int) -> int:
+        """The width of a hidden state: a stage's output is merged already, but the last's."""
+        return self.dims[min(layer, self.depth - 1)]
+
+    def windows(self, stage: int, grid: Size) -> tuple[Size, Size]:
+        """The window (h, w) of a stage on this grid, and how far every second block shifts it."""
+        window = self.window_sizes[stage]
+        if self.window_rule == "timm":
+            height, width = (min(g, w) for g, w in zip(grid, window, strict=True))
+            down, right = (w // 2 if g > w else 0 for g, w in zip(grid, window, strict=True))
+            return (height, width), (down, right)
+        if min(grid) <= min(window):
+            return (min(grid), min(grid)), (0, 0)
+        return window, (window[0] // 2, window[1] // 2)
+
+    def sizes(self) -> dict[str, object]:
+        """Every field, and what follows from them, for machines."""
+        last = self.layer_grid(self.depth)
+        return {
+            **asdict(self),
+            "dims": self.dims,
+            "pool": self.pool,
+            "grid": self.grid,
+            "last_grid": last,
+            "num_tokens": last[0] * last[1],
+        }
+
+    def describe(self) -> dict[str, str]:
+        """The sizes and options in words, for people, as many lines as there are things to say."""
+        stages = range(self.depth)
+        grids = [self.layer_grid(stage) for stage in stages]
+        plans = [self.windows(stage, grid) for stage, grid in zip(stages, grids, strict=True)]
+        shifted = [_by(shift) if any(shift) else "none" for _, shift in plans]
+        per_head = {dim // heads for dim, heads in zip(self.dims, self.num_heads, strict=True)}
+        also = {"no q, k, v bias": not self.qkv_bias}
+        absolute = ", and absolute ones on the patches" * self.absolute_positions
+        said = {
+            "image": f"{_by(self.image_size)}, patches of {_by(self.patch_size)}",
+            "tokens": f"{_each(map(_by, grids))} patches",
+            "width": _each(self.dims),
+            "depth": f"{_each(self.depths)} blocks in {self.depth} stages",
+            "heads": f"{_each(self.num_heads)} of {_each(sorted(per_head))}",
+            "windows": f"{_same(_by(window) for window, _ in plans)}; "
+            f"every second block shifts them: {_same(shifted)}",
+            "feed-forward": f"{_each(self.hidden_dims)}, {self.act}",
+            "pooling": "the mean of the patches, final norm before it",
+            "norm": f"LayerNorm, eps {self.norm_eps:g}".replace("e-0", "e-"),
+            "positions": f"relative within a window, a table a block{absolute}",
+        }
+        if any(also.values()):
+            said["also"] = ", ".join(text for text, is_so in also.items() if is_so)
+        return said
+
+
+Config: TypeAlias = ViTConfig | SwinConfig
+
+
+def merged(grid: Size) -> Size:
+    """The grid after a merge: halved, an odd side padded."""
+    return (grid[0] + 1) // 2, (grid[1] + 1) // 2
+
+
 def _by(size: Size) -> str:
     return f"{size[0]}x{size[1]}"
+
+
+def _each(values: Iterable[object]) -> str:
+    return ", ".join(map(str, values))
+
+
+def _same(values: Iterable[str]) -> str:
+    """One where all are the same."""
+    listed = list(values)
+    return listed[0] if len(set(listed)) == 1 else _each(listed)
 
 
 def _check_count(name: str, value: object, low: int, high: int) -> None:
@@ -163,3 +324,21 @@ def _check_count(name: str, value: object, low: int, high: int) -> None:
         raise CheckpointError(
             f"{name} is {value!r}: expected a whole number from {low} to {high:,}"
         )
+
+
+def _check_image(image_size: Size, patch_size: Size) -> None:
+    for name, size in (("image_size", image_size), ("patch_size", patch_size)):
+        for side in size:
+            _check_count(name, side, 1, _MAX_IMAGE_SIDE)
+    if image_size[0] < patch_size[0] or image_size[1] < patch_size[1]:
+        raise CheckpointError(f"image_size {image_size} is smaller than one patch {patch_size}")
+
+
+def _check_eps(eps: object) -> None:
+    if not isinstance(eps, int | float) or not 0 <= eps < 1:
+        raise CheckpointError(f"norm_eps is {eps!r}: expected a small positive number")
+
+
+def _check_heads(heads: int, dim: int) -> None:
+    if dim % heads:
+        raise CheckpointError(f"{heads} heads do not divide the width {dim} (embed_dim)")

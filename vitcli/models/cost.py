@@ -1,18 +1,19 @@
-"""What a Vision Transformer costs, from its config alone: parameters, and work for one image.
+"""What a network costs, from its config alone: parameters, and work for one image.
 
 Multiply-adds are counted once, as the papers count their "FLOPs": ViT-B/16 at 224x224 is 17.6 G.
 Counted: every matrix product, that is the patch projection, q, k, v and output projections, both
 products of attention (query with key, weights with value: 0.7 G of the 17.6), the feed-forward,
-attention pooling, and the heads. Not counted, for it is small: biases, norms, softmax,
-activations, layer scales, additions, resampled position embeddings. Who leaves out the products
-of attention, as some tools do, comes to 16.8 or 16.9 G for the same model.
+attention pooling, Swin's merges and what pads its windows, and the heads. Not counted, for it is
+small: biases, norms, softmax, activations, layer scales, additions, resampled position embeddings.
+Who leaves out the products of attention, as some tools do, comes to 16.8 or 16.9 G for the same
+model.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vitcli.models.config import ViTConfig
+from vitcli.models.config import Config, SwinConfig, ViTConfig, merged
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +28,15 @@ class Cost:
         return self.multiply_adds / 1e9
 
 
-def cost(config: ViTConfig) -> Cost:
-    """Exact for everything that `VisionTransformer` builds."""
+def cost(config: Config) -> Cost:
+    """Exact for everything that `network_of` builds."""
     return Cost(parameters(config), multiply_adds(config))
 
 
-def parameters(config: ViTConfig) -> int:
+def parameters(config: Config) -> int:
     """The length of all parameters together."""
+    if isinstance(config, SwinConfig):
+        return _swin_parameters(config)
     width, classes = config.embed_dim, config.num_classes
     norm = 2 * width
     inputs = config.in_chans * config.patch_size[0] * config.patch_size[1]
@@ -42,17 +45,20 @@ def parameters(config: ViTConfig) -> int:
     attention = 3 * width * (width + config.qkv_bias) + _linear(width, width)
     scales = 2 * width * config.layer_scale
     block = norm + attention + norm + _feed_forward(config, config.ffn == "swiglu") + scales
+    projection = config.pooled_dim * config.projection
     pooling = 0
     if config.pool == "map":
         projections = _linear(width, width) + _linear(width, 2 * width) + _linear(width, width)
         pooling = width + projections + norm + _feed_forward(config, gated=False)
     heads = _linear(config.pooled_dim, classes) + _linear(width, classes) * config.dist_head
-    outside = patch_embed + tokens + norm * config.pre_norm + norm + pooling + heads
+    outside = patch_embed + tokens + norm * config.pre_norm + norm + pooling + heads + projection
     return outside + config.depth * block
 
 
-def multiply_adds(config: ViTConfig) -> int:
+def multiply_adds(config: Config) -> int:
     """The products of one forward pass with one image."""
+    if isinstance(config, SwinConfig):
+        return _swin_multiply_adds(config)
     width, hidden, patches = config.embed_dim, config.hidden_dim, _patches(config)
     length = config.num_prefix + patches
     inputs = config.in_chans * config.patch_size[0] * config.patch_size[1]
@@ -62,12 +68,47 @@ def multiply_adds(config: ViTConfig) -> int:
     pooling = 0
     if config.pool == "map":
         pooling = 2 * (1 + patches) * width * width + 2 * patches * width + 2 * width * hidden
-    heads = (config.pooled_dim + width * config.dist_head) * config.num_classes
+    heads = config.pooled_dim * (config.num_classes + config.projection)
+    heads += width * config.dist_head * config.num_classes
     blocks = config.depth * (projections + products + feed_forward)
     return patches * inputs * width + blocks + pooling + heads
 
 
-def _patches(config: ViTConfig) -> int:
+def _swin_parameters(config: SwinConfig) -> int:
+    inputs = config.in_chans * config.patch_size[0] * config.patch_size[1]
+    first, last = config.dims[0], config.dims[-1]
+    total = _linear(inputs, first) + 2 * first + 2 * last + _linear(last, config.num_classes)
+    total += first * config.grid[0] * config.grid[1] * config.absolute_positions
+    for stage, width in enumerate(config.dims):
+        height, breadth = config.window_sizes[stage]
+        table = (2 * height - 1) * (2 * breadth - 1) * config.num_heads[stage]
+        attention = 3 * width * (width + config.qkv_bias) + _linear(width, width) + table
+        hidden = config.hidden_dims[stage]
+        feed_forward = _linear(width, hidden) + _linear(hidden, width)
+        total += config.depths[stage] * (2 * width + attention + 2 * width + feed_forward)
+        if stage < config.depth - 1:
+            total += 2 * 4 * width + 4 * width * 2 * width
+    return total
+
+
+def _swin_multiply_adds(config: SwinConfig) -> int:
+    inputs = config.in_chans * config.patch_size[0] * config.patch_size[1]
+    total = _patches(config) * inputs * config.embed_dim + config.dims[-1] * config.num_classes
+    for stage, width in enumerate(config.dims):
+        grid = config.layer_grid(stage)
+        (height, breadth), _ = config.windows(stage, grid)
+        length = height * breadth
+        windows = -(-grid[0] // height) * -(-grid[1] // breadth)
+        attention = windows * (4 * length * width * width + 2 * length * length * width)
+        feed_forward = 2 * grid[0] * grid[1] * width * config.hidden_dims[stage]
+        total += config.depths[stage] * (attention + feed_forward)
+        if stage < config.depth - 1:
+            down, across = merged(grid)
+            total += down * across * 4 * width * 2 * width
+    return total
+
+
+def _patches(config: Config) -> int:
     return config.grid[0] * config.grid[1]
 
 

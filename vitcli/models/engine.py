@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from vitcli.models.network import Network
 from vitcli.models.prepare import Prepared
-from vitcli.models.vit import Pooling, VisionTransformer
+from vitcli.models.vit import Pooling
 from vitcli.records import Preprocess
 
 
@@ -19,7 +20,7 @@ from vitcli.records import Preprocess
 class Logits:
     """What `classify` asks for."""
 
-    def __call__(self, network: VisionTransformer, pixels: Tensor) -> Tensor:
+    def __call__(self, network: Network, pixels: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, K)"""
         logits: Tensor = network(pixels)
         return logits
@@ -33,7 +34,7 @@ class Features:
     pool: Pooling
     norm: bool = True
 
-    def __call__(self, network: VisionTransformer, pixels: Tensor) -> Tensor:
+    def __call__(self, network: Network, pixels: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, ..., n*D)"""
         return network.features(pixels, self.layers, self.pool, self.norm)
 
@@ -71,7 +72,7 @@ class Graph(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, network: VisionTransformer, plan: Preprocess, output: Output) -> None:
+    def __init__(self, network: Network, plan: Preprocess, output: Output) -> None:
         super().__init__()
         self.network = network
         self.output = output

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitcli.models.config import Activation, ViTConfig
+from vitcli.models.config import Activation, Config, ViTConfig
 
 ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -22,7 +22,7 @@ ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
 class PatchEmbed(nn.Module):
     """One linear map a patch, as a convolution whose stride is its kernel."""
 
-    def __init__(self, config: ViTConfig) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
         self.proj = nn.Conv2d(
             config.in_chans,

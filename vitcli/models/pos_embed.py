@@ -1,7 +1,8 @@
-"""A learned position embedding for one grid of patches, resampled for another."""
+"""What was learned of positions for one grid or window, resampled for another."""
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, cat
 
@@ -32,3 +33,36 @@ def resize_pos_embed(pos: Tensor, old: Size, new: Size, prefix: int, how: PosRes
         grid = F.interpolate(grid, size=new, mode="bicubic", antialias=how == "bicubic-antialias")
     patches = grid.permute(0, 2, 3, 1).reshape(1, new[0] * new[1], -1)
     return cat([pos[:, :prefix], patches.to(pos.dtype)], dim=1)
+
+
+def resize_bias_table(table: Tensor, old: Size, new: Size) -> Tensor:
+    """Resample a table of relative positions from one window to another, as timm's
+    `resize_rel_pos_bias_table` does without SciPy.  ((2h-1)*(2w-1), A) -> ((2h'-1)*(2w'-1), A)
+
+    The old distances are placed so that they spread geometrically over the new ones, close
+    neighbours staying close; between them it is linear.
+    """
+    rows, columns = (
+        _spread(before, after).to(table.device) for before, after in zip(old, new, strict=True)
+    )
+    grid = table.float().reshape(2 * old[0] - 1, 2 * old[1] - 1, -1)
+    resampled = torch.einsum("yi,xj,ija->yxa", rows, columns, grid)
+    return resampled.flatten(0, 1).to(table.dtype)
+
+
+def _spread(old: int, new: int) -> Tensor:
+    """The share of each old distance in each new one along a side.  -> (2*new - 1, 2*old - 1)"""
+    low, high = 1.01, 1.5
+    while high - low > 1e-6:
+        ratio = (low + high) / 2
+        reach = (1 - ratio ** (old - 1)) / (1 - ratio)
+        low, high = (low, ratio) if reach > new - 1 else (ratio, high)
+    steps = torch.tensor([ratio**i for i in range(old - 1)], dtype=torch.float64)
+    beyond = steps.cumsum(0).float()
+    known = torch.cat([-beyond.flip(0), torch.zeros(1), beyond])
+    wanted = torch.arange(1 - new, new).clamp(known[0], known[-1])
+    right = torch.bucketize(wanted, known).clamp(min=min(1, len(known) - 1))
+    left = (right - 1).clamp(min=0)
+    share = torch.where(right > left, (wanted - known[left]) / (known[right] - known[left]), 1.0)
+    one_hot = torch.eye(len(known))
+    return one_hot[left] * (1 - share)[:, None] + one_hot[right] * share[:, None]

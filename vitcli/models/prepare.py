@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vitcli.errors import DeviceError
-from vitcli.models.vit import VisionTransformer
+from vitcli.models.network import Network
 from vitcli.records import Preprocess
 
 DtypeName = Literal["fp32", "bf16", "fp16", "auto"]
@@ -23,7 +23,7 @@ class Prepared:
     """A network on its device, and the normalisation that its pixels need."""
 
     def __init__(
-        self, network: VisionTransformer, plan: Preprocess, device: torch.device, dtype: torch.dtype
+        self, network: Network, plan: Preprocess, device: torch.device, dtype: torch.dtype
     ) -> None:
         first = next(network.parameters())
         if (first.device, first.dtype) != (device, dtype):  # the caller's own stays as it is
@@ -45,7 +45,7 @@ class Prepared:
 
 
 def prepare(
-    network: VisionTransformer, plan: Preprocess, device: str = "auto", dtype: DtypeName = "fp32"
+    network: Network, plan: Preprocess, device: str = "auto", dtype: DtypeName = "fp32"
 ) -> Prepared:
     """Raises DeviceError for a device that this machine or this PyTorch does not have."""
     chosen = choose_device(device)

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from vitcli.checkpoints.load import Model
 from vitcli.errors import UsageError
-from vitcli.models.config import ViTConfig
+from vitcli.models.config import Config
 from vitcli.models.engine import Engine, Features
 from vitcli.models.vit import Pooling
 from vitcli.records import Batch, Embedded, Sink
@@ -84,7 +84,6 @@ def embed(job: EmbedJob, watcher: Watcher | None = None, sink: Sink | None = Non
     with completing(sink) as rows:
         progress = run.finish((plan,), forward, rows)
         summary = run.summary(progress)
-        patch = model.config.patch_size
         rows.finish(
             {
                 **describe_model(model),
@@ -97,7 +96,7 @@ def embed(job: EmbedJob, watcher: Watcher | None = None, sink: Sink | None = Non
                 "dtype": job.running.dtype,
                 "quantize": job.running.quantize,
                 "batch_size": job.running.batch_size,
-                "grid": [plan.size[0] // patch[0], plan.size[1] // patch[1]],
+                "grid": model.config.layer_grid(layers[0]),
                 "images": summary.done,
                 "failed": summary.failed,
                 "seconds": round(summary.seconds, 3),
@@ -121,13 +120,13 @@ def _check_target(target: Target, format: str) -> None:
     target.check(INDEX, META)
 
 
-def _layer_number(layer: int, config: ViTConfig) -> int:
+def _layer_number(layer: int, config: Config) -> int:
     """-1 is the last; 0 to depth as they are. Raises UsageError beyond."""
     number = layer + config.depth + 1 if layer < 0 else layer
     if not 0 <= number <= config.depth:
         raise UsageError(
-            f"--layer {layer}: the model has {config.depth} blocks",
-            f"0 is the embedding output, 1 to {config.depth} a block, -1 the last",
+            f"--layer {layer}: the model has {config.depth} {config.layer_name}s",
+            f"0 is the embedding output, 1 to {config.depth} a {config.layer_name}, -1 the last",
         )
     return number
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from vitcli.checkpoints.load import Model
 from vitcli.errors import printable
+from vitcli.models.config import SwinConfig
 from vitcli.models.cost import cost
 from vitcli.tasks.job import DEFAULT_MODEL, ModelOptions
 from vitcli.tasks.run import load_model
@@ -95,6 +96,7 @@ def _resampled(model: Model) -> list[str]:
     stored, now = model.stored_size, model.config.image_size
     if stored is None or stored == now:
         return []
-    return [
-        f"position embeddings of {stored[0]}x{stored[1]} pixels are resampled for {now[0]}x{now[1]}"
-    ]
+    sizes = f"{stored[0]}x{stored[1]} pixels", f"{now[0]}x{now[1]}"
+    if isinstance(model.config, SwinConfig):
+        return [f"made for {sizes[0]}, run at {sizes[1]}"]
+    return [f"position embeddings of {sizes[0]} are resampled for {sizes[1]}"]

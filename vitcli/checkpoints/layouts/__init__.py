@@ -13,10 +13,13 @@ from vitcli.checkpoints.layouts import (
     hf_clip,
     hf_dinov2,
     hf_siglip,
+    hf_swin,
     hf_vit,
     meta,
     openai,
+    swin,
     timm,
+    timm_swin,
 )
 from vitcli.checkpoints.layouts.layout import Layout
 from vitcli.errors import CheckpointError
@@ -26,10 +29,13 @@ LAYOUTS: tuple[Layout, ...] = (
     hf_dinov2.LAYOUT,
     hf_clip.LAYOUT,
     hf_siglip.LAYOUT,
+    hf_swin.LAYOUT,
     openai.OPENAI,
     openai.OPEN_CLIP,
     timm.LAYOUT,
     *meta.LAYOUTS,
+    timm_swin.LAYOUT,
+    swin.LAYOUT,
     google.LAYOUT,
 )
 
@@ -50,6 +56,11 @@ REFUSED = (
         r"(module\.)?head\.0\.running_mean",
         "MAE's linear probe: a batch norm stands before its classifier",
         "give the pre-trained or the fine-tuned file",
+    ),
+    (
+        r".*\.(attn|attention|self)\.(logit_scale|(cpb|continuous_position_bias|meta)_mlp\..+)",
+        "a Swin Transformer V2, which computes its attention otherwise",
+        "give a Swin of the first version",
     ),
     (
         r"(.*/)?conv_root/kernel",

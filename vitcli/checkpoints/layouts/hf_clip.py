@@ -19,6 +19,7 @@ from vitcli.checkpoints.layouts.layout import (
     Writer,
     activation,
     activation_name,
+    as_it_is,
     count_classes,
     image_pair,
     not_square,
@@ -154,10 +155,6 @@ def refusals(config: ViTConfig) -> list[str]:
     return found
 
 
-def as_it_is(config: ViTConfig, tensors: Tensors) -> tuple[ViTConfig, dict[str, Tensor]]:
-    return config, dict(tensors)
-
-
 def prefix(config: ViTConfig) -> str:
     """Only `CLIPVisionModel` and `SiglipVisionModel` are the tower itself."""
     return "vision_model." if config.num_classes or config.projection else ""
@@ -193,5 +190,5 @@ def write_config(config: ViTConfig) -> dict[str, Any]:
     return {"architectures": [name], **tower}
 
 
-WRITER = Writer(ONLY, refusals, as_it_is, lambda config: RULES, prefix, write_config)
+WRITER = Writer(ONLY, refusals, as_it_is, lambda config: RULES, prefix, write_config, ViTConfig)
 LAYOUT = Layout("hf-clip", ("vision_model.",), detect, rules, read_config, WRITER)

@@ -208,7 +208,7 @@ def prefix(config: ViTConfig) -> str:
     return "dinov2_with_registers." if config.num_registers else "dinov2."
 
 
-WRITER = Writer(ONLY, refusals, adapt, rules_to_write, prefix, write_config)
+WRITER = Writer(ONLY, refusals, adapt, rules_to_write, prefix, write_config, ViTConfig)
 LAYOUT = Layout(
     "hf-dinov2", ("dinov2.", "dinov2_with_registers."), detect, rules, read_config, WRITER
 )

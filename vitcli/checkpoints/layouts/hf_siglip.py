@@ -7,19 +7,14 @@ from collections.abc import Collection
 from typing import Any
 
 from vitcli.checkpoints.keymap import Rule, drop, rename, split
-from vitcli.checkpoints.layouts.hf_clip import (
-    TOWER,
-    as_it_is,
-    prefix,
-    tower_config,
-    vision_config,
-)
+from vitcli.checkpoints.layouts.hf_clip import TOWER, prefix, tower_config, vision_config
 from vitcli.checkpoints.layouts.layout import (
     Json,
     Layout,
     Tensors,
     Writer,
     activation,
+    as_it_is,
     count_classes,
     not_square,
     pair,
@@ -122,5 +117,5 @@ def write_config(config: ViTConfig) -> dict[str, Any]:
     return {"architectures": ["SiglipVisionModel"], **tower}
 
 
-WRITER = Writer(ONLY, refusals, as_it_is, lambda config: RULES, prefix, write_config)
+WRITER = Writer(ONLY, refusals, as_it_is, lambda config: RULES, prefix, write_config, ViTConfig)
 LAYOUT = Layout("hf-siglip", ("vision_model.",), detect, rules, read_config, WRITER)

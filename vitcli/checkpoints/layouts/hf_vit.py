@@ -149,5 +149,5 @@ def prefix(config: ViTConfig) -> str:
     return "deit." if config.dist_token else "vit."
 
 
-WRITER = Writer(ONLY, lambda config: [], adapt, rules_to_write, prefix, write_config)
+WRITER = Writer(ONLY, lambda config: [], adapt, rules_to_write, prefix, write_config, ViTConfig)
 LAYOUT = Layout("hf-vit", ("vit.", "deit."), detect, rules, read_config, WRITER)

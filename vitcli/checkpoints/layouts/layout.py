@@ -5,47 +5,75 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
-from vitcli.checkpoints.keymap import Rule
+from vitcli.checkpoints.keymap import Rule, to_theirs
 from vitcli.errors import CheckpointError
-from vitcli.models.config import Activation, ViTConfig
+from vitcli.models.config import Activation, Config, SwinConfig, ViTConfig
 from vitcli.records import Size
 
 Json = Mapping[str, Any]
 Tensors = Mapping[str, Tensor]
+C = TypeVar("C", ViTConfig, SwinConfig)
+
+MAX_STAGES = 8
 
 # What PyTorch's own wrappers (DataParallel, compile) put before every name.
 WRAPPERS = ("module.", "_orig_mod.")
+# A model with a head holds its backbone under a name of its own; these stand beside it.
+HEADS = ("classifier", "cls_classifier", "distillation_classifier", "visual_projection")
 
 
 @dataclass(frozen=True, slots=True)
-class Writer:
+class Expressed:
+    """A model in the form of a layout: its config then, its tensors by their names, its JSON."""
+
+    config: Config
+    tensors: dict[str, Tensor]
+    json: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Writer(Generic[C]):
     """How a layout is written.
 
-    `only` names the options of `ViTConfig` that it can express with a single value, or with one
+    `only` names the options of the config that it can express with a single value, or with one
     of several; `refusals` what else stands in the way, in words. `adapt` brings tensors and
     config into the layout's form, `rules` and `prefix` name them, `config` is the JSON.
+    `kind` is the class of the configs that it is for.
     """
 
     only: Mapping[str, tuple[object, ...]]
-    refusals: Callable[[ViTConfig], list[str]]
-    adapt: Callable[[ViTConfig, Tensors], tuple[ViTConfig, dict[str, Tensor]]]
-    rules: Callable[[ViTConfig], tuple[Rule, ...]]
-    prefix: Callable[[ViTConfig], str]
-    config: Callable[[ViTConfig], dict[str, Any]]
+    refusals: Callable[[C], list[str]]
+    adapt: Callable[[C, Tensors], tuple[C, dict[str, Tensor]]]
+    rules: Callable[[C], tuple[Rule, ...]]
+    prefix: Callable[[C], str]
+    config: Callable[[C], dict[str, Any]]
+    kind: type[C]
 
-    def obstacles(self, config: ViTConfig) -> list[str]:
+    def obstacles(self, config: Config) -> list[str]:
         """What of this model the layout cannot express; empty where it can."""
+        assert isinstance(config, self.kind)
         fixed = [
             f"{name}={getattr(config, name)}"
             for name, values in self.only.items()
             if getattr(config, name) not in values
         ]
         return fixed + self.refusals(config)
+
+    def express(self, config: Config, tensors: Tensors) -> Expressed:
+        """The model under the layout's names. Only for a model without obstacles."""
+        assert isinstance(config, self.kind)
+        adapted, ours = self.adapt(config, tensors)
+        prefix = self.prefix(adapted)
+        theirs = {
+            name if name.partition(".")[0] in HEADS else prefix + name: tensor
+            for name, tensor in to_theirs(ours, self.rules(adapted)).items()
+        }
+        return Expressed(adapted, theirs, self.config(adapted))
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +92,8 @@ class Layout:
     prefixes: tuple[str, ...]
     detect: Callable[[Collection[str]], bool]
     rules: Callable[[Tensors], tuple[Rule, ...]]
-    read_config: Callable[[Tensors, Json, int | None], ViTConfig]
-    writer: Writer | None = None
+    read_config: Callable[[Tensors, Json, int | None], Config]
+    writer: Writer[ViTConfig] | Writer[SwinConfig] | None = None
     unpack: Callable[[dict[str, Tensor]], dict[str, Tensor]] = lambda state: state
     num_heads: Callable[[Tensors], int | None] = lambda state: None
 
@@ -122,6 +150,11 @@ def with_positions(config: ViTConfig, tensors: Tensors, count: int) -> dict[str,
     return {**tensors, "pos_embed": placed}
 
 
+def as_it_is(config: C, tensors: Tensors) -> tuple[C, dict[str, Tensor]]:
+    """For a layout whose form is ours."""
+    return config, dict(tensors)
+
+
 def not_square(config: ViTConfig) -> list[str]:
     """The obstacle for libraries that know square images only."""
     if config.image_size[0] == config.image_size[1] and config.grid[0] == config.grid[1]:
@@ -147,6 +180,14 @@ def number(value: object, name: str) -> float:
     if isinstance(value, int | float) and abs(value) <= 1e9:
         return value
     raise CheckpointError(f"{name} is {value!r}: expected a number")
+
+
+def numbers(value: object, name: str) -> tuple[int, ...]:
+    """A config's list of positive whole numbers, one a stage."""
+    listed = value if isinstance(value, list | tuple) else ()
+    if 0 < len(listed) <= MAX_STAGES and all(isinstance(n, int) and n > 0 for n in listed):
+        return tuple(listed)
+    raise CheckpointError(f"{name} is {value!r}: expected a positive number for each stage")
 
 
 class MissingTensor(CheckpointError):

@@ -325,5 +325,7 @@ def _base_architecture(config: ViTConfig) -> str:
     return "vit_base_patch16_224"
 
 
-WRITER = Writer({}, refusals, adapt, lambda config: RULES, lambda config: "", write_config)
+WRITER = Writer(
+    {}, refusals, adapt, lambda config: RULES, lambda config: "", write_config, ViTConfig
+)
 LAYOUT = Layout("timm", PREFIXES, detect, rules, read_config, WRITER)

@@ -1,0 +1,86 @@
+"""timm's Swin since 0.9: `timm/models/swin_transformer.py`. A merge begins the stage after it, and
+the classifier is `head.fc`; the rest is as in Microsoft's files (`swin.py`)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+from typing import Any
+
+from vitcli.checkpoints.keymap import Rule, rename
+from vitcli.checkpoints.layouts.layout import MAX_STAGES, Json, Layout, Tensors, Writer
+from vitcli.checkpoints.layouts.swin import (
+    BLOCKS,
+    is_swin,
+    merges_at_the_end,
+    under_rule,
+    windows_that_differ,
+)
+from vitcli.checkpoints.layouts.swin import read_config as read_swin
+from vitcli.models.config import SwinConfig
+
+RULES = (
+    *BLOCKS,
+    *(
+        rename(f"layers.{stage + 1}.downsample.{part}", f"layers.{stage}.downsample.{part}")
+        for stage in range(MAX_STAGES - 1)
+        for part in ("norm.{p}", "reduction.weight")
+    ),
+    rename("head.fc.{p}", "head.{p}"),
+)
+
+
+def detect(names: Collection[str]) -> bool:
+    return is_swin(names) and not merges_at_the_end(names)
+
+
+def rules(names: Collection[str]) -> tuple[Rule, ...]:
+    return RULES
+
+
+def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> SwinConfig:
+    """As Microsoft's; timm's rule for windows holds with a `config.json` and without."""
+    return replace(read_swin(tensors, config, num_heads), window_rule="timm")
+
+
+def refusals(config: SwinConfig) -> list[str]:
+    found = windows_that_differ(config, "timm")
+    if config.absolute_positions:
+        found.append("position embeddings beside the relative ones")
+    if config.act != "gelu":
+        found.append(f"act={config.act}")
+    return found
+
+
+def write_config(config: SwinConfig) -> dict[str, Any]:
+    """An architecture of timm, and all sizes as `model_args`."""
+    ratios = [h / d for h, d in zip(config.hidden_dims, config.dims, strict=True)]
+    return {
+        "architecture": "swin_tiny_patch4_window7_224",
+        "num_classes": config.num_classes,
+        "num_features": config.dims[-1],
+        "global_pool": "avg",
+        "model_args": {
+            "img_size": list(config.image_size),
+            "patch_size": config.patch_size[0],
+            "in_chans": config.in_chans,
+            "embed_dim": config.embed_dim,
+            "depths": list(config.depths),
+            "num_heads": list(config.num_heads),
+            "window_size": [list(window) for window in config.window_sizes],
+            "mlp_ratio": ratios,
+            "qkv_bias": config.qkv_bias,
+        },
+    }
+
+
+WRITER = Writer(
+    {},
+    refusals,
+    under_rule("timm"),
+    lambda config: RULES,
+    lambda config: "",
+    write_config,
+    SwinConfig,
+)
+LAYOUT = Layout("timm-swin", (), detect, rules, read_config, WRITER)

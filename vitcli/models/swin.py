@@ -1,0 +1,339 @@
+"""The Swin Transformer: normalised pixels into tokens of four resolutions, an embedding, or logits.
+
+arXiv 2103.14030. Attention stays within windows; every second block shifts them by half, so that
+neighbours meet. A merge between stages makes one patch of four. The numbers are those of
+transformers' `modeling_swin.py` or of timm's `swin_transformer.py`, which part ways where the
+windows do not fit the grid: `SwinConfig.window_rule` says whose they are.
+Parameter names are timm's, but a merge belongs to the stage that it ends, as in transformers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import islice
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vitcli.errors import UsageError
+from vitcli.models.config import SwinConfig, merged
+from vitcli.models.layers import DropPath, Mlp, PatchEmbed
+from vitcli.models.pos_embed import resize_bias_table, resize_pos_embed
+from vitcli.models.vit import Pooling, Tokens
+from vitcli.records import Size
+
+FAR = -100.0  # what is added to the score of a pair that the shift alone has brought together
+
+
+class WindowAttention(nn.Module):
+    """Multi-head self-attention within windows, with a learned bias for each relative position."""
+
+    def __init__(self, config: SwinConfig, stage: int) -> None:
+        super().__init__()
+        dim = config.dims[stage]
+        self.stage = stage
+        self.num_heads = config.num_heads[stage]
+        self.window = config.window_sizes[stage]
+        self.is_resampled = config.window_rule == "timm"
+        self.dropout = config.attn_dropout
+        self.qkv = nn.Linear(dim, 3 * dim, bias=config.qkv_bias)
+        self.proj = nn.Linear(dim, dim)
+        table = torch.zeros(_table_length(self.window), self.num_heads)
+        self.relative_position_bias_table = nn.Parameter(table)
+
+    def forward(self, x: Tensor, window: Size, mask: Tensor | None) -> Tensor:
+        """Windows of N tokens each, under a mask (n, N, N).  (B, n, N, D) -> (B, n, N, D)"""
+        qkv: Tensor = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # (B, n, N, 3, A, d)
+        q, k, v = qkv.permute(3, 0, 1, 4, 2, 5).flatten(1, 2).unbind(0)  # (B*n, A, N, d)
+        bias = self.bias(window)
+        if mask is not None:
+            bias = bias + mask[:, None]  # (n, A, N, N)
+            bias = bias.expand(x.shape[0], -1, -1, -1, -1).flatten(0, 1)
+        dropout = self.dropout if self.training else 0.0
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
+        projected: Tensor = self.proj(out.transpose(1, 2).reshape(x.shape))
+        return projected
+
+    @torch.no_grad()
+    def fit(self, window: Size) -> None:
+        """Make the table one for this window."""
+        if window != self.window:
+            table = resize_bias_table(self.relative_position_bias_table, self.window, window)
+            self.relative_position_bias_table = nn.Parameter(table)
+            self.window = window
+
+    def bias(self, window: Size) -> Tensor:
+        """What is added to the scores of a window, which may be smaller than the table's: then
+        timm resamples the table, and otherwise its inner part serves.  (1, A, N, N)"""
+        table: Tensor = self.relative_position_bias_table
+        of = self.window
+        if self.is_resampled and window != of:
+            table, of = resize_bias_table(table, of, window), window
+        height, width = window
+        rows = torch.arange(height, device=table.device).repeat_interleave(width)
+        columns = torch.arange(width, device=table.device).repeat(height)
+        down = rows[:, None] - rows + of[0] - 1  # (N, N)
+        right = columns[:, None] - columns + of[1] - 1
+        pairs = table[down * (2 * of[1] - 1) + right]  # (N, N, A)
+        return pairs.permute(2, 0, 1)[None]
+
+
+class SwinBlock(nn.Module):
+    """A pre-norm block: attention within windows, then feed-forward, each beside a residual."""
+
+    def __init__(self, config: SwinConfig, stage: int, drop_path: float) -> None:
+        super().__init__()
+        dim, eps = config.dims[stage], config.norm_eps
+        self.pads_first = config.window_rule == "hf"
+        self.norm1 = nn.LayerNorm(dim, eps)
+        self.attn = WindowAttention(config, stage)
+        self.norm2 = nn.LayerNorm(dim, eps)
+        self.mlp = Mlp(dim, config.hidden_dims[stage], config.act, config.dropout)
+        self.dropout = nn.Dropout(config.dropout)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(
+        self, x: Tensor, grid: Size, window: Size, shift: Size, mask: Tensor | None
+    ) -> Tensor:
+        """(B, h*w, D) -> (B, h*w, D)"""
+        x = x + self.drop_path(self.dropout(self._attend(self.norm1(x), grid, window, shift, mask)))
+        out: Tensor = x + self.drop_path(self.dropout(self.mlp(self.norm2(x))))
+        return out
+
+    def _attend(
+        self, x: Tensor, grid: Size, window: Size, shift: Size, mask: Tensor | None
+    ) -> Tensor:
+        """Attention in windows of the grid, padded with zeros to whole ones."""
+        height, width = grid
+        below, beside = (-side % w for side, w in zip(grid, window, strict=True))
+        back = (-shift[0], -shift[1])
+        x = _on_grid(x, grid)
+        if self.pads_first:
+            x = _rolled(_padded(x, below, beside), back)
+        else:
+            x = _padded(_rolled(x, back), below, beside)
+        count = (height + below) // window[0], (width + beside) // window[1]
+        x = self.attn(_partitioned(x, window), window, mask)
+        x = _reunited(x, window, count)
+        if self.pads_first:
+            return _rolled(x, shift)[:, :height, :width].flatten(1, 2)
+        return _rolled(x[:, :height, :width], shift).flatten(1, 2)
+
+
+class PatchMerging(nn.Module):
+    """Four neighbouring patches become one of twice the width; an odd side is padded with zeros."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(4 * dim)
+        self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
+
+    def forward(self, x: Tensor, grid: Size) -> Tensor:
+        """(B, h*w, D) -> (B, ceil(h/2)*ceil(w/2), 2*D)"""
+        x = _partitioned(_padded(_on_grid(x, grid), grid[0] % 2, grid[1] % 2), (2, 2))
+        x = x[:, :, [0, 2, 1, 3]].flatten(2)  # down the columns first
+        out: Tensor = self.reduction(self.norm(x))
+        return out
+
+
+class Stage(nn.Module):
+    """Blocks on one grid, every second with shifted windows; then a merge, but for the last."""
+
+    def __init__(self, config: SwinConfig, stage: int, drop_path: Sequence[float]) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(SwinBlock(config, stage, rate) for rate in drop_path)
+        self.is_last = stage == config.depth - 1
+        if not self.is_last:
+            self.downsample = PatchMerging(config.dims[stage])
+
+    def forward(self, x: Tensor, grid: Size, window: Size, shift: Size) -> tuple[Tensor, Size]:
+        """(B, h*w, D), (h, w) -> (B, h'*w', D'), (h', w')"""
+        mask = shift_mask(grid, window, shift, x) if any(shift) else None
+        for number, block in enumerate(self.blocks):
+            if number % 2:
+                x = block(x, grid, window, shift, mask)
+            else:
+                x = block(x, grid, window, (0, 0), None)
+        if self.is_last:
+            return x, grid
+        return self.downsample(x, grid), merged(grid)
+
+
+class SwinTransformer(nn.Module):
+    """A Swin with the methods of `VisionTransformer`. It has no prefix tokens.
+
+    Layers count as transformers' `hidden_states` of Swin: 0 is the embedding, i the output of
+    stage i, merged already but for the last stage, whose output has the width and the grid of
+    the layer before it.
+    """
+
+    def __init__(self, config: SwinConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.patch_embed = PatchEmbed(config)
+        self.patch_norm = nn.LayerNorm(config.embed_dim)
+        if config.absolute_positions:
+            positions = config.grid[0] * config.grid[1]
+            self.pos_embed = nn.Parameter(torch.zeros(1, positions, config.embed_dim))
+        self.pos_dropout = nn.Dropout(config.dropout)
+        rates = iter(torch.linspace(0, config.drop_path, sum(config.depths), device="cpu").tolist())
+        self.layers = nn.ModuleList(
+            Stage(config, stage, list(islice(rates, depth)))
+            for stage, depth in enumerate(config.depths)
+        )
+        dim, classes = config.dims[-1], config.num_classes
+        self.norm = nn.LayerNorm(dim, config.norm_eps)
+        self.head = nn.Linear(dim, classes) if classes else nn.Identity()
+
+    def embed(self, pixels: Tensor) -> Tensor:
+        """The tokens that enter stage 1.  (B, C, H, W) -> (B, h*w, D)"""
+        config = self.config
+        if config.window_rule == "hf":
+            below, beside = (
+                -side % patch
+                for side, patch in zip(pixels.shape[-2:], config.patch_size, strict=True)
+            )
+            pixels = F.pad(pixels, (0, beside, 0, below)) if below or beside else pixels
+        x = self.patch_norm(self.patch_embed(pixels))
+        if config.absolute_positions:
+            grid = self.grid_of(pixels)
+            x = x + resize_pos_embed(self.pos_embed, config.grid, grid, 0, config.pos_resize)
+        out: Tensor = self.pos_dropout(x)
+        return out
+
+    def hidden_states(self, pixels: Tensor, layers: Sequence[int]) -> dict[int, Tokens]:
+        """The tokens after each asked layer, without the final norm.
+        (B, C, H, W) -> {layer: Tokens}
+
+        Stages after the last asked one are not computed.
+        """
+        x, grid = self.embed(pixels), self.grid_of(pixels)
+        states = {0: Tokens(x, 0, grid)}
+        for number, stage in enumerate(self.layers[: max(layers)], start=1):
+            x, grid = stage(x, grid, *self.config.windows(number - 1, grid))
+            kept = {n: state for n, state in states.items() if n in layers}
+            states = kept | {number: Tokens(x, 0, grid)}
+        return {layer: states[layer] for layer in layers}
+
+    def tokens(self, pixels: Tensor) -> Tokens:
+        """The last layer after the final norm.  (B, C, H, W) -> Tokens"""
+        last = self.config.depth
+        tokens = self.hidden_states(pixels, [last])[last]
+        return replace(tokens, x=self.norm(tokens.x))
+
+    def pool(self, tokens: Tokens, how: Pooling) -> Tensor:
+        """One vector an image, (B, D), for mean; (B, N, D) for patches and tokens."""
+        return tokens.x.mean(dim=1) if how == "mean" else tokens.x
+
+    def features(
+        self, pixels: Tensor, layers: Sequence[int], pool: Pooling, norm: bool = True
+    ) -> Tensor:
+        """Pooled hidden states, concatenated as `layers` says.  (B, C, H, W) -> (B, ..., sum of D)
+
+        `norm` applies the final norm to the last layer; it is made for no other.
+        """
+        states = self.hidden_states(pixels, layers)
+        last = self.config.depth
+        if norm and last in states:
+            states[last] = replace(states[last], x=self.norm(states[last].x))
+        return torch.cat([self.pool(states[layer], pool) for layer in layers], dim=-1)
+
+    def features_shape(self, layers: Sequence[int], pool: Pooling) -> tuple[int, ...]:
+        """The shape of one image's features at `config.image_size`: (sum of D,) or (N, sum of D).
+
+        Raises UsageError for a token that Swin does not have, and for tokens of several grids.
+        """
+        config = self.config
+        if "cls" in pool:
+            raise UsageError(
+                f"pool {pool} needs a class token, and a Swin has none", "use --pool mean"
+            )
+        if pool == "map":
+            raise UsageError("pool map needs an attention-pooling head, and a Swin has none")
+        dim = sum(config.layer_dim(layer) for layer in layers)
+        if pool == "mean":
+            return (dim,)
+        grids = {config.layer_grid(layer) for layer in layers}
+        if len(grids) > 1:
+            listed = " and ".join(f"{h}x{w}" for h, w in sorted(grids, reverse=True))
+            raise UsageError(
+                f"pool {pool}: these layers have grids of {listed} patches",
+                "ask for layers of one grid, or use --pool mean",
+            )
+        [(height, width)] = grids
+        return height * width, dim
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Logits; without a classifier the pooled embedding.  (B, C, H, W) -> (B, K)"""
+        logits: Tensor = self.head(self.pool(self.tokens(pixels), "mean"))
+        return logits
+
+    def grid_of(self, pixels: Tensor) -> Size:
+        """Patches (h, w) of pixels (B, C, H, W)."""
+        height, width = pixels.shape[-2:]
+        return self.config.grid_of((height, width))
+
+    @torch.no_grad()
+    def resize(self, image_size: Size) -> None:
+        """Make `image_size` (height, width) the model's own. Windows stay as they are; where timm's
+        must shrink, their tables are resampled once."""
+        old, new = self.config, replace(self.config, image_size=image_size)
+        if old.absolute_positions:
+            pos = resize_pos_embed(self.pos_embed, old.grid, new.grid, 0, old.pos_resize)
+            self.pos_embed = nn.Parameter(pos.clone())
+        if new.window_rule == "timm":
+            windows = [new.windows(s, new.layer_grid(s))[0] for s in range(new.depth)]
+            new = replace(new, window_sizes=tuple(windows))
+        for module in self.modules():
+            if isinstance(module, WindowAttention):
+                module.fit(new.window_sizes[module.stage])
+        self.config = new
+
+
+def shift_mask(grid: Size, window: Size, shift: Size, like: Tensor) -> Tensor:
+    """What keeps apart the tokens of a window that only the shift brought together.  (n, N, N)
+
+    Rolled, the last window of a row or column holds tokens of both edges.
+    """
+    regions = torch.zeros((), device=like.device)
+    for side, long, step in zip(grid, window, shift, strict=True):
+        at = torch.arange(side + -side % long, device=like.device)
+        regions = 2 * regions[..., None] + (at >= len(at) - step)
+    ids = _partitioned(regions[None, ..., None], window).squeeze(-1)[0]  # (n, N)
+    apart = ids[:, :, None] != ids[:, None, :]
+    return torch.zeros_like(apart, dtype=like.dtype).masked_fill(apart, FAR)
+
+
+def _table_length(window: Size) -> int:
+    return (2 * window[0] - 1) * (2 * window[1] - 1)
+
+
+def _padded(x: Tensor, below: int, beside: int) -> Tensor:
+    """(B, h, w, D) -> (B, h + below, w + beside, D)"""
+    return F.pad(x, (0, 0, 0, beside, 0, below)) if below or beside else x
+
+
+def _rolled(x: Tensor, shift: Size) -> Tensor:
+    """The grid of (B, h, w, D) moved around its edges."""
+    return x.roll(shift, dims=(1, 2)) if any(shift) else x
+
+
+def _on_grid(x: Tensor, grid: Size) -> Tensor:
+    """(B, h*w, D) -> (B, h, w, D)"""
+    return x.reshape(x.shape[0], *grid, x.shape[-1])
+
+
+def _partitioned(x: Tensor, window: Size) -> Tensor:
+    """Cut into windows, row by row.  (B, h, w, D) -> (B, n, N, D)"""
+    B, h, w, D = x.shape
+    down, across = window
+    x = x.reshape(B, h // down, down, w // across, across, D)
+    return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+
+
+def _reunited(x: Tensor, window: Size, count: Size) -> Tensor:
+    """The way back, of `count` (down, across) windows.  (B, n, N, D) -> (B, h, w, D)"""
+    x = x.reshape(x.shape[0], *count, *window, x.shape[-1])
+    return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
