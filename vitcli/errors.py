@@ -58,6 +58,10 @@ class OutputError(VitError):
     """The result cannot be written."""
 
 
+class WriteError(OutputError):
+    """The system refuses to write on: a full disk, a file too large, a device that fails."""
+
+
 class ClosedPipe(OutputError):
     """Whoever read our standard output has gone away: `| head`. Nothing to complain about."""
 
@@ -75,6 +79,8 @@ class Interrupted(BaseException):
         super().__init__(signal_number)
         self.signal_number = signal_number
         self.is_told = False
+        self.after = ""  # what was done: "1,204 of 5,000 images"
+        self.can_resume = False
 
 
 def printable(text: str) -> str:

@@ -5,11 +5,13 @@ What differs between the commands is only `Forward`, the function from a batch t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from typing import TypeAlias
 
-from vitcli.records import Batch, Failure, Progress, Row, Sink
+from vitcli.errors import Interrupted
+from vitcli.records import Batch, Failure, Kept, Progress, Row, Sink
 
 Forward: TypeAlias = Callable[[Batch], Sequence[Row]]
 """Rows for the refs of a batch that decoded, in their order."""
@@ -20,17 +22,58 @@ def run(
     forward: Forward,
     sink: Sink,
     on_progress: Callable[[Progress], None] = lambda progress: None,
+    progress: Progress | None = None,
 ) -> Progress:
-    """Take every batch through the model into the sink, failures in their places."""
-    progress = Progress()
+    """Take every batch through the model into the sink, failures in their places.
+
+    An interruption waits until the batch in flight is written. `progress` is what is done already.
+    """
+    progress = progress or Progress()
     for batch in batches:
-        rows = forward(batch) if batch.refs else ()
-        sink.write(in_order(rows, batch.failures))
-        progress.add(len(rows), batch.failures)
-        on_progress(progress)
+        with interrupts.held():
+            rows = forward(batch) if batch.refs else ()
+            sink.write(in_order(rows, batch.failures, batch.kept))
+            progress.add(len(rows), batch.failures, batch.kept)
+            on_progress(progress)
+        interrupts.check()
     return progress
 
 
-def in_order(rows: Iterable[Row], failures: Iterable[Failure]) -> list[Row]:
-    """Results and failures of one batch, as the inputs came."""
-    return sorted(chain(rows, failures), key=lambda row: row.ref.index)
+def in_order(
+    rows: Iterable[Row], failures: Iterable[Failure], kept: Iterable[Kept] = ()
+) -> list[Row]:
+    """Results, failures and kept rows of one batch, as the inputs came."""
+    return sorted(chain(rows, failures, kept), key=lambda row: row.ref.index)
+
+
+class Interrupts:
+    """Lets a signal end the run between two batches, never inside one. Signals belong to the
+    process, so there is one of these."""
+
+    def __init__(self) -> None:
+        self._is_held = False
+        self._number: int | None = None
+
+    def strike(self, number: int) -> None:
+        """A signal has come: raise Interrupted, now or at the next `check`."""
+        self._number = number
+        if not self._is_held:
+            self.check()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """What is done inside is done whole."""
+        self._is_held = True
+        try:
+            yield
+        finally:
+            self._is_held = False
+
+    def check(self) -> None:
+        """Raise Interrupted if a signal has come."""
+        number, self._number = self._number, None
+        if number is not None:
+            raise Interrupted(number)
+
+
+interrupts = Interrupts()

@@ -35,10 +35,12 @@ class ImageRef:
     """One input: its place in the run and its path as it will be printed.
 
     A path that is not UTF-8 carries its odd bytes as surrogates, as os.fsdecode gives them.
+    `stamp` is the file's (bytes, mtime in ns) when it was listed, where somebody asked.
     """
 
     index: int
     path: str
+    stamp: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,8 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Consecutive inputs: the refs that decoded, their pixels, and the failures among them.
+    """Consecutive inputs: the refs that decoded, their pixels, the failures among them, and the
+    rows that an earlier run has made.
 
     `pixels` holds one uint8 array (B, H, W, 3) for each preprocessing, B = len(refs).
     """
@@ -68,6 +71,7 @@ class Batch:
     refs: tuple[ImageRef, ...]
     pixels: tuple[NDArray[np.uint8], ...]
     failures: tuple[Failure, ...] = ()
+    kept: tuple[Kept, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +99,23 @@ class Embedded:
     embedding: NDArray[np.float32] | NDArray[np.float16]
 
 
-Row: TypeAlias = Classified | Embedded | Failure
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A row as an earlier run wrote it: its text, and its part of the array if it has one."""
+
+    ref: ImageRef
+    text: bytes
+    array: bytes | None
+    is_failed: bool
+
+
+Row: TypeAlias = Classified | Embedded | Failure | Kept
 
 
 class Sink(Protocol):
     """Where rows go. Rows come in input order; `finish` makes the output final."""
 
-    def write(self, rows: Sequence[Row]) -> None: ...
+    def write(self, rows: Sequence[Row]) -> object: ...
 
     def finish(self, meta: Mapping[str, object]) -> None: ...
 
@@ -184,18 +198,27 @@ class Limits:
 
 @dataclass(slots=True)
 class Progress:
-    """Where a run stands: images done and failed, and the first failure of each kind."""
+    """Where a run stands: images done and failed, how many of both an earlier run had made, and
+    the first failure of each kind."""
 
     done: int = 0
     failed: int = 0
+    earlier: int = 0
     kinds: dict[ErrorType, tuple[int, Failure]] = field(default_factory=dict)
 
-    def add(self, done: int, failures: Sequence[Failure]) -> None:
+    def add(self, done: int, failures: Sequence[Failure] = (), kept: Sequence[Kept] = ()) -> None:
         self.done += done
         self.failed += len(failures)
         for failure in failures:
             count, first = self.kinds.get(failure.type, (0, failure))
             self.kinds[failure.type] = count + 1, first
+        self.add_earlier(len(kept), sum(row.is_failed for row in kept))
+
+    def add_earlier(self, rows: int, failed: int) -> None:
+        """Rows that are there already."""
+        self.done += rows - failed
+        self.failed += failed
+        self.earlier += rows
 
     @property
     def seen(self) -> int:

@@ -18,8 +18,8 @@ from vitcli.checkpoints.layouts.layout import Json, Layout, MissingTensor
 from vitcli.checkpoints.layouts.openai import model_config
 from vitcli.checkpoints.layouts.timm import image_size as timm_image_size
 from vitcli.checkpoints.layouts.timm import pretrained_cfg
-from vitcli.checkpoints.resolve import Checkpoint, resolve
-from vitcli.checkpoints.tensors import read_weights, sha256
+from vitcli.checkpoints.resolve import Checkpoint, resolve, sha256
+from vitcli.checkpoints.tensors import read_weights
 from vitcli.errors import CheckpointError, UsageError
 from vitcli.models.config import Config
 from vitcli.models.network import Network, network_of
@@ -76,7 +76,7 @@ class Model:
 
 
 def load(
-    spec: str,
+    spec: str | Checkpoint,
     *,
     layout: str | None = None,
     labels: Path | None = None,
@@ -90,14 +90,16 @@ def load(
 ) -> Model:
     """Load a checkpoint in fp32, in eval mode, on the CPU. Nothing is ever left at random.
 
-    spec: hub id (`org/name`, `org/name@revision`), directory, weight file, or `demo`.
+    spec: hub id (`org/name`, `org/name@revision`), directory, weight file, or `demo`; or what
+    `resolve` has made of one.
     layout, labels, image_size (height, width), preprocess ("hf" or "timm") and num_heads override
     what the files say; exif and decode ("exact" or "fast") complete the preprocessing. Position
     embeddings are resampled for its size, unless `keep_grid` asks for those of the file.
     Raises ModelNotFound, CheckpointError (by name for every tensor that is unknown, missing or
     misshapen) or UsageError.
     """
-    checkpoint = resolve(spec, offline=offline)
+    checkpoint = resolve(spec, offline=offline) if isinstance(spec, str) else spec
+    spec = checkpoint.spec
     weights = read_weights(checkpoint.weights)
     found = layout_of(weights.tensors, layout)
     names = found.strip(weights.tensors)

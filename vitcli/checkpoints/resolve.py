@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vitcli.checkpoints import hub
-from vitcli.checkpoints.layouts.layout import Json
 from vitcli.errors import CheckpointError, ModelNotFound
+
+if TYPE_CHECKING:  # it imports torch
+    from vitcli.checkpoints.layouts.layout import Json
 
 DEMO = "demo"
 MAX_JSON = 50_000_000
@@ -145,6 +148,16 @@ def _shards(index: Path) -> tuple[Path, ...]:
                 f"shard {number} of {len(shards)} is missing: {shard}", "download the model again"
             )
     return shards
+
+
+def sha256(files: Sequence[Path]) -> str:
+    """The hash of the bytes of the weight files, in the order of their names."""
+    digest = hashlib.sha256()
+    for file in sorted(files, key=lambda path: path.name):
+        with file.open("rb") as stream:
+            while chunk := stream.read(1 << 20):
+                digest.update(chunk)
+    return digest.hexdigest()
 
 
 def read_json(path: Path) -> Mapping[str, Any]:

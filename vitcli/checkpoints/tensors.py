@@ -7,7 +7,6 @@ tensors only, and accept only tensors that are dense, real and finite.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import pickle
 import re
@@ -77,16 +76,6 @@ def read_weights(files: Sequence[Path]) -> Weights:
 def read_tensors(files: Sequence[Path]) -> State:
     """The tensors alone."""
     return read_weights(files).tensors
-
-
-def sha256(files: Sequence[Path]) -> str:
-    """The hash of the bytes of the weight files, in the order of their names."""
-    digest = hashlib.sha256()
-    for file in sorted(files, key=lambda path: path.name):
-        with file.open("rb") as stream:
-            while chunk := stream.read(1 << 20):
-                digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _reader(file: Path) -> Callable[[Path], Weights]:

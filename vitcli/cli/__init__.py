@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import signal
 import sys
+import time
 import types
 from collections.abc import Iterator, Sequence
 
 from vitcli.errors import ClosedPipe, ExitCode, Interrupted, VitError, printable
+from vitcli.pipeline import interrupts
 
 SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 )
+
+
+ONE_SIGNAL = 0.3  # seconds
+LONGEST_COMMAND = 2000
 
 
 def entry() -> None:
@@ -40,6 +47,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else ExitCode.FATAL
     except Interrupted as interrupted:
+        if interrupted.is_told:
+            return 128 + interrupted.signal_number
+        after = f" after {interrupted.after}" if interrupted.after else ""
+        words = ["vit", *(sys.argv[1:] if argv is None else argv)]
+        again = f"; continue with: {_again(words)}" if interrupted.can_resume else ""
+        print(f"vit: interrupted{after}{again}", file=sys.stderr, flush=True)
         return 128 + interrupted.signal_number
     except ClosedPipe as error:
         _forget_stdout()
@@ -60,13 +73,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 @contextlib.contextmanager
 def _signals() -> Iterator[None]:
     """SIGINT, SIGTERM and SIGHUP end the run in good order, the second one at once. What was
-    ignored when we were started (nohup, a background job) stays ignored."""
+    ignored when we were started (nohup, a background job) stays ignored.
+
+    `timeout` and others signal a process and then its whole group: what comes twice in an instant
+    is one signal.
+    """
+    first = 0.0
 
     def interrupt(number: int, frame: types.FrameType | None) -> None:
-        for other in SIGNALS:
-            if signal.getsignal(other) is interrupt:
-                signal.signal(other, signal.SIG_DFL)
-        raise Interrupted(number)
+        nonlocal first
+        if not first:
+            first = time.monotonic()
+            interrupts.strike(number)
+        elif time.monotonic() - first > ONE_SIGNAL:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
 
     before = {}
     for number in SIGNALS:
@@ -78,6 +99,12 @@ def _signals() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _again(words: Sequence[str]) -> str:
+    """The command with --resume, as a shell reads it; a very long one is known to who gave it."""
+    command = shlex.join([*words, *(["--resume"] if "--resume" not in words else [])])
+    return printable(command) if len(command) < LONGEST_COMMAND else "the same command and --resume"
 
 
 def _forget_stdout() -> None:

@@ -89,7 +89,7 @@ PathsOnly = Annotated[
 ]
 
 
-@o.with_common
+@o.with_resuming
 def classify(
     common: o.Common,
     model: o.ModelSpecs = (DEFAULT_MODEL,),  # type: ignore[assignment]  # typer makes it a list
@@ -138,6 +138,7 @@ def classify(
             out=out,
             format=None if as_table or format is None else format.value,
             overwrite=common.overwrite,
+            resuming=common.resuming,
         )
         summary = run(job, screen, TableSink(bars=scores is Scores.PROB) if as_table else None)
     end(screen, summary, out)

@@ -101,7 +101,7 @@ FormatOpt = Annotated[
 ]
 
 
-@o.with_common
+@o.with_resuming
 def embed(
     common: o.Common,
     model: o.ModelSpec = DEFAULT_MODEL,
@@ -143,6 +143,7 @@ def embed(
             out=out,
             format=format.value if format else None,
             overwrite=common.overwrite,
+            resuming=common.resuming,
         )
         summary = run(job, screen)
     end(screen, summary, out)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ from typer.models import OptionInfo
 from vitcli.cli.screen import Screen
 from vitcli.errors import UsageError
 from vitcli.records import Limits
+from vitcli.runs.asked import Resuming, parse_shard, shard_of_environment
 from vitcli.tasks.job import DEFAULT_BATCH_SIZE, Inputs, ModelOptions, Running
 from vitcli.tasks.tolerance import Tolerance
 
@@ -264,6 +266,41 @@ Overwrite = Annotated[
 ]
 
 
+Resume = Annotated[
+    bool,
+    _option(
+        "--resume",
+        help="Go on with an interrupted run; of a finished one, do only new and changed images.",
+        env="VIT_RESUME",
+    ),
+]
+RetryFailed = Annotated[
+    bool,
+    _option(
+        "--retry-failed",
+        help="With --resume: try the images again that had failed.",
+        env="VIT_RETRY_FAILED",
+    ),
+]
+KeepMissing = Annotated[
+    bool,
+    _option(
+        "--keep-missing",
+        help="With --resume: keep the rows of images that are gone.",
+        env="VIT_KEEP_MISSING",
+    ),
+]
+ShardOpt = Annotated[
+    str | None,
+    _option(
+        "--shard",
+        help="Do part I of N only, into FILE-0000I-of-0000N; vit merge joins them.",
+        env="VIT_SHARD",
+        metavar="I/N",
+    ),
+]
+
+
 def parse_pixels(text: str) -> int:
     """`89.5M`, `2e6`, `1G` -> a number of pixels."""
     match = re.fullmatch(r"([\d.]+(?:e\d+)?)\s*([kMG]?)", text.strip())
@@ -316,6 +353,21 @@ def parse_tolerance(max_errors: str | None, on_error: OnError) -> Tolerance:
 def overwrite(overwrite: Overwrite = False) -> bool:
     """Whether an existing output is replaced."""
     return overwrite
+
+
+def resuming(
+    resume: Resume = False,
+    retry_failed: RetryFailed = False,
+    keep_missing: KeepMissing = False,
+    shard: ShardOpt = None,
+) -> Resuming:
+    """What becomes of an earlier run, and which part of the inputs is ours."""
+    return Resuming(
+        resume=resume,
+        retry_failed=retry_failed,
+        keep_missing=keep_missing,
+        shard=parse_shard(shard) if shard else shard_of_environment(os.environ),
+    )
 
 
 def inputs(
@@ -402,11 +454,18 @@ class Common:
     model: ModelOptions
     running: Running
     screen: Screen
+    resuming: Resuming = Resuming()
 
 
 def with_common(command: Callable[..., None]) -> Callable[..., None]:
     """A command whose first argument is `Common`, spelled with all the shared options."""
     return _spelled(command, (overwrite, inputs, model_options, running, screen), Common)
+
+
+def with_resuming(command: Callable[..., None]) -> Callable[..., None]:
+    """As `with_common`, for a command whose output a later run can take up."""
+    groups = (overwrite, inputs, model_options, running, screen, resuming)
+    return _spelled(command, groups, Common)
 
 
 def with_model(command: Callable[..., None]) -> Callable[..., None]:

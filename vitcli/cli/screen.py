@@ -73,9 +73,6 @@ class Screen:
             self._bar.stop()
         if error is None:
             return  # `summary` has the last word
-        if isinstance(error, Interrupted) and not self._log_json:
-            total = f" of {self._total:,}" if self._total is not None else ""
-            self._say(f"vit: interrupted after {self._latest.seen:,}{total} images")
         if self._log_json:
             report.log("error", {**self._counts(), **report.outcome(error)})
             if isinstance(error, VitError | Interrupted):
@@ -131,16 +128,18 @@ class Screen:
             where = printable(first.ref.path)
             more = f" (and {times - 1:,} more)" if times > 1 else ""
             self._say(f"vit: {kind}: {where}: {printable(first.message)}{more}")
-        rate = f", {summary.total / summary.seconds:,.1f} images/s" if summary.total else ""
+        fresh = summary.total - summary.earlier
+        rate = f", {fresh / summary.seconds:,.1f} images/s" if fresh else ""
         done = (
             f"{summary.done:,} of {summary.total:,} images done, {summary.failed:,} failed"
             if summary.failed
             else f"{summary.total:,} image{'s' * (summary.total != 1)}"
         )
+        earlier = f", {summary.earlier:,} of them before" if summary.earlier else ""
         chosen = f", {summary.selected:,} selected" if summary.selected is not None else ""
         skipped = f", {summary.skipped:,} skipped that are no files" if summary.skipped else ""
         target = f" -> {printable(str(out))}" if out else ""
-        self._say(f"vit: {done}{chosen}{skipped} in {summary.seconds:.1f} s{rate}{target}")
+        self._say(f"vit: {done}{earlier}{chosen}{skipped} in {summary.seconds:.1f} s{rate}{target}")
 
     def _counts(self, summary: Summary | None = None) -> dict[str, object]:
         seconds = summary.seconds if summary else time.monotonic() - self._started

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
-from itertools import islice
 
 import numpy as np
 
 from vitcli.images.workers import Decoded, DecodeJob, available_cpus, iter_decoded
-from vitcli.records import Batch, Failure, ImageRef, Sample
+from vitcli.records import Batch, Failure, ImageRef, Kept, Sample
 
 BATCHES_AHEAD = 2
+MOST_KEPT = 1024  # rows of an earlier run in one batch
 MOST_WORKERS = 8
 
 
 def iter_batches(
-    refs: Iterable[ImageRef],
+    refs: Iterable[ImageRef | Kept],
     job: DecodeJob,
     batch_size: int,
     workers: int | None = None,
@@ -24,24 +24,42 @@ def iter_batches(
 ) -> Generator[Batch, None, None]:
     """Batches of `batch_size` consecutive inputs, the last one as short as it comes.
 
-    A batch counts its failures, so batches fall on the same inputs whatever happens to them.
-    `workers=None` takes one for each processor, eight at the most.
+    A batch counts its failures, so batches fall on the same inputs whatever happens to them. Rows
+    of an earlier run pass through in their places and do not count. `workers=None` takes one for
+    each processor, eight at the most.
     """
     if workers is None:
         workers = min(MOST_WORKERS, available_cpus())
     with closing(iter_decoded(refs, job, workers, BATCHES_AHEAD * batch_size, notice)) as decoded:
-        while group := list(islice(decoded, batch_size)):
+        for group in _groups(decoded, batch_size):
             yield collate(group)
 
 
-def collate(group: Iterable[Decoded]) -> Batch:
+def _groups(items: Iterable[Decoded | Kept], size: int) -> Iterator[list[Decoded | Kept]]:
+    """Consecutive items, `size` of them from this run."""
+    group: list[Decoded | Kept] = []
+    fresh = 0
+    for item in items:
+        group.append(item)
+        fresh += not isinstance(item, Kept)
+        if fresh == size or len(group) - fresh == MOST_KEPT:
+            yield group
+            group, fresh = [], 0
+    if group:
+        yield group
+
+
+def collate(group: Iterable[Decoded | Kept]) -> Batch:
     """Stack the samples of a group.  Sample (H, W, 3) ... -> Batch (B, H, W, 3)"""
     samples: list[Sample] = []
     failures: list[Failure] = []
+    kept: list[Kept] = []
     for item in group:
         if isinstance(item, Sample):
             samples.append(item)
+        elif isinstance(item, Kept):
+            kept.append(item)
         else:
             failures.append(item)
     pixels = tuple(np.stack(arrays) for arrays in zip(*(s.pixels for s in samples), strict=True))
-    return Batch(tuple(s.ref for s in samples), pixels, tuple(failures))
+    return Batch(tuple(s.ref for s in samples), pixels, tuple(failures), tuple(kept))

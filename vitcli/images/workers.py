@@ -31,7 +31,7 @@ import numpy as np
 
 from vitcli.errors import VitError
 from vitcli.images.decode import decode
-from vitcli.records import ErrorType, Failure, ImageRef, Limits, Preprocess, Sample
+from vitcli.records import ErrorType, Failure, ImageRef, Kept, Limits, Preprocess, Sample
 
 TICK = 0.25  # seconds between looks at the clock
 LONGEST_TICK = 0.5  # a stopped or sleeping machine must not time anybody out
@@ -58,35 +58,40 @@ class DecodeJob:
 
 
 def iter_decoded(
-    refs: Iterable[ImageRef],
+    refs: Iterable[ImageRef | Kept],
     job: DecodeJob,
     workers: int,
     ahead: int = 64,
     notice: Callable[[str], None] = lambda text: None,
-) -> Generator[Decoded, None, None]:
+) -> Generator[Decoded | Kept, None, None]:
     """One result for each ref, in order; about `ahead` refs are taken before they are wanted.
+    Rows of an earlier run pass through.
 
     With `workers=0` everything happens in this process, without protection from crashes and
     without time-outs. `notice` hears, from other threads, of workers that had to be replaced.
     """
     if workers == 0:
-        yield from map(job, refs)
+        yield from (ref if isinstance(ref, Kept) else job(ref) for ref in refs)
         return
     ahead = max(ahead, 2 * workers)
     pool = _Pool(job, notice)
     threads = ThreadPoolExecutor(workers, "decode")
-    pending: deque[Future[Decoded]] = deque()
+    pending: deque[Future[Decoded] | Kept] = deque()
     try:
         for ref in refs:
-            pending.append(threads.submit(pool.decode, ref))
+            pending.append(ref if isinstance(ref, Kept) else threads.submit(pool.decode, ref))
             if len(pending) == ahead:
-                yield pending.popleft().result()
+                yield _result(pending.popleft())
         while pending:
-            yield pending.popleft().result()
+            yield _result(pending.popleft())
     finally:
         pool.stop()
         threads.shutdown(cancel_futures=True)
         pool.close()
+
+
+def _result(pending: Future[Decoded] | Kept) -> Decoded | Kept:
+    return pending if isinstance(pending, Kept) else pending.result()
 
 
 def available_cpus() -> int:

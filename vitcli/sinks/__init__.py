@@ -5,17 +5,24 @@ A new format is one class and one row in `PREDICTIONS` or `EMBEDDINGS`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from vitcli.errors import UsageError
-from vitcli.records import Sink
+from vitcli.records import Row, Sink
 from vitcli.sinks.arrays import NpySink, NpzSink, SafetensorsSink
 from vitcli.sinks.files import Target
 from vitcli.sinks.text import CsvSink, JsonlSink, TsvSink, VectorJsonlSink
 
-PREDICTIONS: dict[str, Callable[[Target], Sink]] = {
+
+class FileSink(Sink, Protocol):
+    """A sink that says how many bytes of text it has made of each row."""
+
+    def write(self, rows: Sequence[Row]) -> list[int]: ...
+
+
+PREDICTIONS: dict[str, Callable[[Target], FileSink]] = {
     "jsonl": JsonlSink,
     "csv": CsvSink,
     "tsv": TsvSink,
@@ -23,7 +30,7 @@ PREDICTIONS: dict[str, Callable[[Target], Sink]] = {
 
 RowShape: TypeAlias = tuple[int, ...]
 
-EMBEDDINGS: dict[str, Callable[[Target, RowShape, str], Sink]] = {
+EMBEDDINGS: dict[str, Callable[[Target, RowShape, str], FileSink]] = {
     "npy": NpySink,
     "npz": NpzSink,
     "safetensors": SafetensorsSink,

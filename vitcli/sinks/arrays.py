@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import io
 import json
+import math
+import os
 import shutil
 import zipfile
 from collections.abc import Mapping, Sequence
+from typing import BinaryIO
 
 import numpy as np
 
 from vitcli.errors import OutputError
-from vitcli.records import Embedded, Failure, Row
+from vitcli.records import Embedded, Failure, Kept, Row
 from vitcli.sinks.files import Target
-from vitcli.sinks.text import error_field, json_line, meta_bytes, path_fields
+from vitcli.sinks.text import META, error_field, json_line, meta_bytes, path_fields
 
-INDEX, META = ".index.jsonl", ".meta.json"
+INDEX = ".index.jsonl"
 HEADER = 256  # bytes for a safetensors header, padded with the spaces that the format allows
 
 
@@ -28,55 +31,71 @@ class ArraySink:
     """The array, `<stem>.index.jsonl` and `<stem>.meta.json`. Formats differ in their header."""
 
     def __init__(self, target: Target, row_shape: tuple[int, ...], dtype: str) -> None:
+        self._target = target
         self._row_shape = row_shape
         self._dtype = np.dtype(dtype)
         self._count = 0
         self._array = target.open()
         self._index = target.open_beside(INDEX)
-        self._meta = target.open_beside(META)
-        self._array.write(self.header())
+        grown = self._array.grown.size - len(self.header())
+        self._count = max(grown, 0) // max(math.prod(row_shape) * self._dtype.itemsize, 1)
+        self._array.write_header(self.header())
 
     def header(self) -> bytes:
         """The bytes before the data; the same length for any number of rows."""
         raise TypeError(f"{type(self).__name__} has no header")
 
+    @staticmethod
+    def data_start(file: BinaryIO) -> int:
+        """Where the rows begin in a finished file."""
+        raise NotImplementedError
+
     @property
     def shape(self) -> tuple[int, ...]:
         return (self._count, *self._row_shape)
 
-    def write(self, rows: Sequence[Row]) -> None:
+    def write(self, rows: Sequence[Row]) -> list[int]:
         lines = []
         for row in rows:
-            number = None
-            if isinstance(row, Embedded):
-                if row.embedding.shape != self._row_shape:
-                    raise OutputError(f"a row of {row.embedding.shape}, not {self._row_shape}")
-                self._array.write(np.ascontiguousarray(row.embedding, self._dtype).data.cast("B"))
-                number = self._count
+            data = self._data(row)
+            number = None if data is None else self._count
+            if data is not None:
+                self._array.write(data)
                 self._count += 1
-            record: dict[str, object] = {"row": number, **path_fields(row.ref.path)}
-            if isinstance(row, Failure):
-                record["error"] = error_field(row)
-            lines.append(json_line(record))
+            lines.append(self._line(row, number))
         self._index.write(b"".join(lines))
-        self._array.flush()
-        self._index.flush()
+        return list(map(len, lines))
+
+    def _data(self, row: Row) -> bytes | memoryview | None:
+        if isinstance(row, Kept):
+            return row.array
+        if not isinstance(row, Embedded):
+            return None
+        if row.embedding.shape != self._row_shape:
+            raise OutputError(f"a row of {row.embedding.shape}, not {self._row_shape}")
+        return np.ascontiguousarray(row.embedding, self._dtype).data.cast("B")
+
+    def _line(self, row: Row, number: int | None) -> bytes:
+        if isinstance(row, Kept):
+            return json_line({**json.loads(row.text), "row": number})
+        record: dict[str, object] = {"row": number, **path_fields(row.ref.path)}
+        if isinstance(row, Failure):
+            record["error"] = error_field(row)
+        return json_line(record)
 
     def finish(self, meta: Mapping[str, object]) -> None:
         full = {**meta, "shape": list(self.shape), "array_dtype": self._dtype.name}
-        self._meta.write(meta_bytes(full))
+        self._array.write_header(self.header())
         with self._array.explained():
-            self._array.file.seek(0)
-            self._array.write(self.header())
             self.complete()
-        for file in (self._index, self._meta, self._array):  # the array last: it is the result
-            file.commit()
+        described = self._target.write_beside(META, meta_bytes(full))
+        self._target.finish(self._index, described, self._array)
 
     def complete(self) -> None:
         """What a format needs besides its header."""
 
     def abort(self) -> None:
-        for file in (self._array, self._index, self._meta):
+        for file in (self._array, self._index):
             file.abort()
 
 
@@ -93,6 +112,12 @@ class NpySink(ArraySink):
         np.lib.format.write_array_header_1_0(stream, described)  # pads for a growing first axis
         return stream.getvalue()
 
+    @staticmethod
+    def data_start(file: BinaryIO) -> int:
+        np.lib.format.read_magic(file)
+        np.lib.format.read_array_header_1_0(file)
+        return file.tell()
+
 
 class NpzSink(NpySink):
     """`embeddings` and the `paths` of its rows in one uncompressed `.npz`."""
@@ -100,7 +125,6 @@ class NpzSink(NpySink):
     def complete(self) -> None:
         """Wrap the finished array: it is copied once, through a fixed-size buffer."""
         partial = self._array.partial
-        self._array.flush()
         wrapped = partial.with_name(partial.name + ".zip")
         with zipfile.ZipFile(wrapped, "w", allowZip64=True) as archive:
             with archive.open(_entry("embeddings.npy"), "w", force_zip64=True) as entry:
@@ -110,8 +134,14 @@ class NpzSink(NpySink):
                 np.lib.format.write_array(entry, self._paths(), allow_pickle=False)
         self._array.replace_by(wrapped)
 
+    @staticmethod
+    def data_start(file: BinaryIO) -> int:
+        head = file.read(30)  # of the first entry, the array; then its name and extra field
+        file.seek(int.from_bytes(head[26:28], "little"), os.SEEK_CUR)
+        file.seek(int.from_bytes(head[28:30], "little"), os.SEEK_CUR)
+        return NpySink.data_start(file)
+
     def _paths(self) -> np.ndarray:
-        self._index.flush()
         with self._index.partial.open("rb") as lines:
             records = map(json.loads, lines)
             return np.array([r["path"] for r in records if r["row"] is not None], dtype=np.str_)
@@ -126,6 +156,10 @@ class SafetensorsSink(ArraySink):
         entry = {"dtype": name, "shape": list(self.shape), "data_offsets": [0, size]}
         text = json.dumps({"embeddings": entry}).encode().ljust(HEADER)
         return len(text).to_bytes(8, "little") + text
+
+    @staticmethod
+    def data_start(file: BinaryIO) -> int:
+        return 8 + int.from_bytes(file.read(8), "little")
 
 
 def _entry(name: str) -> zipfile.ZipInfo:

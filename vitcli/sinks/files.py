@@ -1,29 +1,44 @@
-"""Files that get their name only when they are whole: a partial beside them, then a rename."""
+"""Files that get their names only when they are whole: partials beside them, then a rename."""
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import sys
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
-from vitcli.errors import ClosedPipe, OutputError
+from vitcli.errors import ClosedPipe, OutputError, WriteError
 
 PARTIAL = ".partial"
+
+
+@dataclass(frozen=True, slots=True)
+class Grown:
+    """How far a file has come: its bytes, and the CRC-32 of those behind its header."""
+
+    size: int
+    crc: int
 
 
 class Target:
     """Where an output goes: a path, which may stand for several files, or standard output.
 
-    `file` is the main file; `beside(suffix)` one that belongs to it, such as its index. Nothing
-    is created before `open`, and `check` says beforehand what would fail.
+    `open` gives the main file; `open_beside(suffix)` one that belongs to it, such as its index.
+    Nothing is created before, and `check` says beforehand what would fail. `files` are those that
+    grow with the rows. Where `resumed` says how far each of them had come, they go on from there.
     """
 
     def __init__(self, out: Path | None, *, overwrite: bool = False) -> None:
         self.out = out
+        self.files: list[PartialFile] = []
+        self.resumed: Sequence[Grown] = ()
+        self.before_naming: Callable[[Sequence[PartialFile]], None] = lambda files: None
         self._overwrite = overwrite
 
     def check(self, *suffixes: str) -> None:
@@ -42,8 +57,10 @@ class Target:
             if is_dir:
                 raise OutputError(f"cannot write to {path}: it is a directory")
             if exists and not self._overwrite:
-                raise OutputError(f"{path} exists", "--overwrite replaces it")
-        folder = _real(self.out).parent
+                raise OutputError(
+                    f"{path} exists", "--overwrite replaces it, --resume brings it up to date"
+                )
+        folder = real(self.out).parent
         if not folder.is_dir():
             raise OutputError(f"cannot write to {self.out}: {folder} is not a directory")
         if not os.access(folder, os.W_OK):
@@ -60,55 +77,109 @@ class Target:
         return self.out.with_name(self.out.stem + suffix)
 
     def open(self) -> PartialFile:
-        return PartialFile(self.out)
+        """The main file, which grows with the rows."""
+        return self._grow(self.out)
 
     def open_beside(self, suffix: str) -> PartialFile:
-        return PartialFile(self.beside(suffix))
+        """A file that grows with the rows, beside the main one."""
+        return self._grow(self.beside(suffix))
+
+    def _grow(self, path: Path | None) -> PartialFile:
+        grown = self.resumed[len(self.files)] if self.resumed else None
+        self.files.append(PartialFile(path, grown))
+        return self.files[-1]
+
+    def finish(self, *files: PartialFile) -> None:
+        """Give whole files their names, in this order: the result itself comes last."""
+        for file in files:
+            file.sync()
+        self.before_naming(files)
+        for file in files:
+            file.take_name()
+
+    def write_beside(self, suffix: str, data: bytes) -> PartialFile:
+        """A small file that is written at the end, whole."""
+        file = PartialFile(self.beside(suffix))
+        file.write(data)
+        return file
 
 
 class PartialFile:
-    """A binary file that is `<path>.partial` until `commit`. Standard output, pipes and devices
-    are written as they are. Failing writes raise OutputError that says where and why."""
+    """A binary file that is `<path>.partial` until it takes its name. Standard output, pipes and
+    devices are written as they are. Failing writes raise WriteError that says where and why.
 
-    def __init__(self, path: Path | None) -> None:
+    Nothing is buffered here: what `write` took survives the death of this process.
+    """
+
+    def __init__(
+        self, path: Path | None, grown: Grown | None = None, partial: Path | None = None
+    ) -> None:
+        """It goes on from `grown`. `partial` is another name for it until it is whole."""
         self.path = path
-        self._is_direct = path is None or is_special(path)
-        self._real = Path("-") if path is None else _real(path)
-        self.partial = self._real.with_name(self._real.name + PARTIAL)
-        self.file: BinaryIO
+        self.is_direct = path is None or is_special(path)
+        self.real = Path("-") if path is None else real(path)
+        self.partial = partial or self.real.with_name(self.real.name + PARTIAL)
+        self.grown = grown or Grown(0, 0)
+        self.file: IO[bytes]
         if path is None:
             self.file = sys.stdout.buffer
             return
         with self.explained():
-            self.file = path.open("wb") if self._is_direct else self.partial.open("w+b")
+            name = path if self.is_direct else self.partial
+            mode = "wb" if self.is_direct else "w+b" if grown is None else "r+b"
+            self.file = name.open(mode, buffering=0)
+            if grown is not None:
+                self.file.truncate(grown.size)
+                self.file.seek(0, os.SEEK_END)
 
     def write(self, data: bytes | memoryview) -> None:
+        self._write(data)
+        self.grown = Grown(self.grown.size + len(data), zlib.crc32(data, self.grown.crc))
+
+    def write_header(self, data: bytes) -> None:
+        """The first bytes, which may be written anew: of the same length, but with other counts."""
+        if not self.grown.size:
+            self._write(data)
+            self.grown = Grown(len(data), 0)
+            return
         with self.explained():
-            self.file.write(data)
+            self.file.seek(0)
+            self._write(data)
+            self.file.seek(0, os.SEEK_END)
+
+    def _write(self, data: bytes | memoryview) -> None:
+        rest = memoryview(data)
+        with self.explained():
+            while rest:
+                rest = rest[self.file.write(rest) :]
 
     def flush(self) -> None:
+        """Standard output is the interpreter's, and buffered."""
         with self.explained():
             self.file.flush()
 
-    def replace_by(self, other: Path) -> None:
-        """Go on with another file in this one's place."""
-        self.file.close()
-        other.replace(self.partial)
-        self.file = self.partial.open("r+b")
+    def sync(self) -> None:
+        """Make it durable."""
+        with self.explained():
+            self.file.flush()
+            if not self.is_direct:
+                os.fsync(self.file.fileno())
 
-    def commit(self) -> None:
-        """Make it durable and give it its name."""
-        self.flush()
+    def take_name(self) -> None:
+        """Close it; its content is final."""
         if self.path is None:
             return
         with self.explained():
-            if self._is_direct:
-                self.file.close()  # so that the reader of a pipe sees the end
-                return
-            os.fsync(self.file.fileno())
+            self.file.close()  # of a pipe too: its reader sees the end
+            if not self.is_direct:
+                take_name(self.partial, self.real)
+
+    def replace_by(self, other: Path) -> None:
+        """Another file takes the name: one that was made of this one at the end."""
+        with self.explained():
             self.file.close()
-            self.partial.replace(self._real)
-            _sync_folder(self._real.parent)
+            self.partial = other
+            self.file = other.open("r+b", buffering=0)
 
     def abort(self) -> None:
         """Stop writing; what is there stays under the partial name."""
@@ -118,16 +189,25 @@ class PartialFile:
 
     @contextmanager
     def explained(self) -> Iterator[None]:
-        """Turn what the system says into an OutputError."""
-        try:
+        """Turn what the system says into a WriteError."""
+        with explained(
+            None if self.path is None else self.path if self.is_direct else self.partial
+        ):
             yield
-        except BrokenPipeError:
-            raise ClosedPipe("the reader of the output has gone away") from None
-        except OSError as error:
-            if self.path is None:
-                raise OutputError(f"write error on standard output: {error.strerror}") from None
-            name = self.path if self._is_direct else self.partial
-            raise OutputError(f"cannot write to {name}: {error.strerror}") from None
+
+
+@contextmanager
+def explained(path: Path | None) -> Iterator[None]:
+    """Turn what the system says of writing to a file, or to standard output, into WriteError."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise ClosedPipe("the reader of the output has gone away") from None
+    except OSError as error:
+        if path is None:
+            raise WriteError(f"write error on standard output: {error.strerror}") from None
+        hint = "free space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
+        raise WriteError(f"cannot write to {path}: {error.strerror}", hint) from None
 
 
 def is_special(path: Path) -> bool:
@@ -139,12 +219,20 @@ def is_special(path: Path) -> bool:
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
-def _real(path: Path) -> Path:
+def real(path: Path) -> Path:
     """A symbolic link stays; what it points to is replaced."""
     return Path(os.path.realpath(path))
 
 
-def _sync_folder(folder: Path) -> None:
+def take_name(partial: Path, real: Path) -> None:
+    """The last step of a file; and away with a partial that it was made of."""
+    partial.replace(real)
+    real.with_name(real.name + PARTIAL).unlink(missing_ok=True)
+    sync_folder(real.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in it durable."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

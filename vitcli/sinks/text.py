@@ -12,9 +12,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 
 from vitcli.errors import OutputError
-from vitcli.records import Classified, Embedded, Failure, Row
+from vitcli.records import Classified, Embedded, Failure, Kept, Row
 from vitcli.sinks.files import PartialFile, Target
 
+META = ".meta.json"
 SCORE_DECIMALS = 6
 
 
@@ -48,8 +49,9 @@ class LineSink:
     """Writes the lines that `lines` makes of each row, flushed after each batch."""
 
     def __init__(self, target: Target) -> None:
+        self._target = target
         self._file: PartialFile = target.open()
-        self._file.write(self.header())
+        self._file.write_header(self.header())
 
     def header(self) -> bytes:
         return b""
@@ -57,12 +59,14 @@ class LineSink:
     def lines(self, row: Row) -> bytes:
         raise TypeError(f"{type(self).__name__} has no lines")
 
-    def write(self, rows: Sequence[Row]) -> None:
-        self._file.write(b"".join(map(self.lines, rows)))
+    def write(self, rows: Sequence[Row]) -> list[int]:
+        texts = [row.text if isinstance(row, Kept) else self.lines(row) for row in rows]
+        self._file.write(b"".join(texts))
         self._file.flush()
+        return list(map(len, texts))
 
     def finish(self, meta: Mapping[str, object]) -> None:
-        self._file.commit()
+        self._target.finish(self._file)
 
     def abort(self) -> None:
         self._file.abort()
@@ -128,7 +132,6 @@ class VectorJsonlSink(LineSink):
     def __init__(self, target: Target, row_shape: tuple[int, ...], dtype: str) -> None:
         super().__init__(target)
         self._digits = 9 if dtype == "float32" else 5
-        self._meta = None if target.is_special else target.open_beside(".meta.json")
 
     def lines(self, row: Row) -> bytes:
         record: dict[str, object] = dict(path_fields(row.ref.path))
@@ -147,12 +150,8 @@ class VectorJsonlSink(LineSink):
         return b"[" + b",".join(b"%.*g" % (self._digits, v) for v in values.tolist()) + b"]"
 
     def finish(self, meta: Mapping[str, object]) -> None:
-        if self._meta is not None:
-            self._meta.write(meta_bytes(meta))
-            self._meta.commit()
-        super().finish(meta)
-
-    def abort(self) -> None:
-        super().abort()
-        if self._meta is not None:
-            self._meta.abort()
+        if self._target.is_special:
+            super().finish(meta)
+        else:
+            written = self._target.write_beside(META, meta_bytes(meta))
+            self._target.finish(written, self._file)

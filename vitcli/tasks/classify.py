@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,8 +15,10 @@ from vitcli.checkpoints.load import Model
 from vitcli.errors import CheckpointError, UsageError
 from vitcli.models.engine import Engine, Logits
 from vitcli.records import Batch, Classified, Prediction, Sink
-from vitcli.sinks import PREDICTIONS, choose_format
+from vitcli.runs.asked import Resuming
+from vitcli.sinks import PREDICTIONS, FileSink, choose_format
 from vitcli.sinks.files import Target
+from vitcli.sinks.memory import ListSink
 from vitcli.sinks.paths import PathsSink
 from vitcli.tasks.job import (
     DEFAULT_MODEL,
@@ -27,7 +29,7 @@ from vitcli.tasks.job import (
     Summary,
     Watcher,
 )
-from vitcli.tasks.run import Run, completing
+from vitcli.tasks.run import Destination, Ready, Run, Spec, row_options
 from vitcli.tasks.select import Selection, SelectSink
 
 
@@ -48,6 +50,7 @@ class ClassifyJob:
     out: Path | None = None
     format: str | None = None
     overwrite: bool = False
+    resuming: Resuming = Resuming()
 
     def __post_init__(self) -> None:
         if self.top_k < 1:
@@ -67,28 +70,46 @@ def classify(job: ClassifyJob, watcher: Watcher | None = None, sink: Sink | None
     """
     run = Run(job.inputs, job.running, watcher or Nobody())
     run.list_inputs()
-    target = Target(job.out, overwrite=job.overwrite)
-    if sink is None:
-        make_sink = _make_sink(job)
-        target.check()
-    models = [run.load(spec, job.options) for spec in job.models]
-    _check_heads(models)
-    if job.select is not None:
-        job.select.check_labels(models[0].labels)
-    plans = tuple(dict.fromkeys(model.preprocess for model in models))  # each one once
-    members = [(run.engine(model, Logits()), plans.index(model.preprocess)) for model in models]
-    forward = _forward(members, models[0].labels, job)
-    with completing(sink or make_sink(target)) as rows:
-        selecting = SelectSink(rows, job.select) if job.select is not None else None
-        progress = run.finish(plans, forward, selecting or rows)
-        rows.finish({})
-    return replace(run.summary(progress), selected=selecting.selected if selecting else None)
+
+    def ready(specs: Sequence[Spec]) -> Ready:
+        models = [run.load(spec, job.options) for spec in specs]
+        _check_heads(models)
+        if job.select is not None:
+            job.select.check_labels(models[0].labels)
+        plans = tuple(dict.fromkeys(model.preprocess for model in models))  # each one once
+        members = [(run.engine(model, Logits()), plans.index(model.preprocess)) for model in models]
+        return Ready(plans=plans, forward=_forward(members, models[0].labels, job), meta={})
+
+    if sink is not None:
+        selecting = SelectSink(sink, job.select)
+        summary = run.into(selecting, ready(job.models))
+    else:
+        format, make_sink = _format(job)
+        selecting = SelectSink(ListSink(), job.select)
+
+        def make(target: Target, meta: Mapping[str, object]) -> FileSink:
+            selecting.sink, selecting.selected = make_sink(target), 0
+            return selecting
+
+        output = Destination(
+            out=job.out,
+            make_sink=make,
+            command="classify",
+            options={**row_options(job, format), "select": job.select and job.select.text},
+            overwrite=job.overwrite,
+            resuming=job.resuming,
+        )
+        summary = run.write(output, job.models, ready, offline=job.options.offline)
+    if job.select is None:
+        return summary
+    return replace(summary, selected=run.chosen + selecting.selected)
 
 
-def _make_sink(job: ClassifyJob) -> Callable[[Target], Sink]:
+def _format(job: ClassifyJob) -> tuple[str, Callable[[Target], FileSink]]:
     if job.paths_only:
-        return partial(PathsSink, null=job.inputs.null)
-    return PREDICTIONS[choose_format(job.out, job.format, dict(PREDICTIONS))]
+        return "paths" + " -0" * job.inputs.null, partial(PathsSink, null=job.inputs.null)
+    format = choose_format(job.out, job.format, dict(PREDICTIONS))
+    return format, PREDICTIONS[format]
 
 
 def _check_heads(models: Sequence[Model]) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,9 +19,11 @@ from vitcli.models.config import Config
 from vitcli.models.engine import Engine, Features
 from vitcli.models.vit import Pooling
 from vitcli.records import Batch, Embedded, Sink
-from vitcli.sinks import EMBEDDINGS, choose_format
-from vitcli.sinks.arrays import INDEX, META
+from vitcli.runs.asked import Resuming
+from vitcli.sinks import EMBEDDINGS, FileSink, choose_format
+from vitcli.sinks.arrays import INDEX, ArraySink
 from vitcli.sinks.files import Target
+from vitcli.sinks.text import META
 from vitcli.tasks.job import (
     DEFAULT_MODEL,
     Inputs,
@@ -31,7 +33,7 @@ from vitcli.tasks.job import (
     Summary,
     Watcher,
 )
-from vitcli.tasks.run import Run, completing, describe_model
+from vitcli.tasks.run import Destination, Ready, Run, Spec, describe_model, row_options
 
 NUMPY_DTYPE = {"fp32": "float32", "fp16": "float16"}
 RECORDED = ("torch", "numpy", "pillow")
@@ -54,6 +56,7 @@ class EmbedJob:
     out: Path | None = None
     format: str | None = None
     overwrite: bool = False
+    resuming: Resuming = Resuming()
 
     def __post_init__(self) -> None:
         if not self.layers:
@@ -69,55 +72,63 @@ def embed(job: EmbedJob, watcher: Watcher | None = None, sink: Sink | None = Non
     """
     run = Run(job.inputs, job.running, watcher or Nobody())
     run.list_inputs()
-    target = Target(job.out, overwrite=job.overwrite)
-    if sink is None:
-        format = choose_format(job.out, job.format, dict(EMBEDDINGS))
-        _check_target(target, format)
-    model = run.load(job.model, job.options)
-    layers = [_layer_number(layer, model.config) for layer in job.layers]
-    pool = job.pool or model.config.pool
-    row_shape = model.network.features_shape(layers, pool)
-    forward = _forward(run.engine(model, Features(tuple(layers), pool, job.norm)), job)
-    plan = model.preprocess
-    if sink is None:
-        sink = EMBEDDINGS[format](target, row_shape, NUMPY_DTYPE[job.store])
-    with completing(sink) as rows:
-        progress = run.finish((plan,), forward, rows)
-        summary = run.summary(progress)
-        rows.finish(
-            {
-                **describe_model(model),
-                "row_shape": list(row_shape),
-                "layers": layers,
-                "pool": pool,
-                "norm": job.norm,
-                "l2": job.l2,
-                "engine": job.running.engine,
-                "dtype": job.running.dtype,
-                "quantize": job.running.quantize,
-                "batch_size": job.running.batch_size,
-                "grid": model.config.layer_grid(layers[0]),
-                "images": summary.done,
-                "failed": summary.failed,
-                "seconds": round(summary.seconds, 3),
-                "versions": {
-                    "python": platform.python_version(),
-                    **{name: version(name) for name in ("vitcli", *RECORDED)},
-                },
-            }
+
+    def ready(specs: Sequence[Spec]) -> Ready:
+        model = run.load(specs[0], job.options)
+        layers = [_layer_number(layer, model.config) for layer in job.layers]
+        pool = job.pool or model.config.pool
+        engine = run.engine(model, Features(tuple(layers), pool, job.norm))
+        forward = _forward(engine, job)
+        return Ready(
+            plans=(model.preprocess,), forward=forward, meta=_meta(job, model, layers, pool)
         )
-    return summary
 
+    if sink is not None:
+        return run.into(sink, ready([job.model]))
+    format = choose_format(job.out, job.format, dict(EMBEDDINGS))
+    kind = EMBEDDINGS[format]
 
-def _check_target(target: Target, format: str) -> None:
-    if format == "jsonl":
-        target.check(*(() if target.is_special else (META,)))
-        return
-    if target.is_special:
+    def make_sink(target: Target, meta: Mapping[str, Any]) -> FileSink:
+        return kind(target, tuple(meta["row_shape"]), meta["array_dtype"])
+
+    array = kind if isinstance(kind, type) and issubclass(kind, ArraySink) else None
+    if array and Target(job.out).is_special:
         raise UsageError(
             f"{format} cannot be written to a pipe", "use --format jsonl, or --out FILE"
         )
-    target.check(INDEX, META)
+    output = Destination(
+        out=job.out,
+        suffixes=(INDEX, META) if array else (META,),
+        make_sink=make_sink,
+        data_start=array.data_start if array else None,
+        command="embed",
+        options=row_options(job, format),
+        overwrite=job.overwrite,
+        resuming=job.resuming,
+    )
+    return run.write(output, [job.model], ready, offline=job.options.offline)
+
+
+def _meta(job: EmbedJob, model: Model, layers: Sequence[int], pool: Pooling) -> dict[str, object]:
+    """What the meta file says, before anything is known of the images."""
+    return {
+        **describe_model(model),
+        "row_shape": list(model.network.features_shape(layers, pool)),
+        "layers": list(layers),
+        "pool": pool,
+        "norm": job.norm,
+        "l2": job.l2,
+        "engine": job.running.engine,
+        "dtype": job.running.dtype,
+        "quantize": job.running.quantize,
+        "array_dtype": NUMPY_DTYPE[job.store],
+        "batch_size": job.running.batch_size,
+        "grid": model.config.layer_grid(layers[0]),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("vitcli", *RECORDED)},
+        },
+    }
 
 
 def _layer_number(layer: int, config: Config) -> int:

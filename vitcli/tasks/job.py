@@ -101,7 +101,8 @@ class Nobody:
 @dataclass(frozen=True, slots=True)
 class Summary:
     """How a run ended. `unlisted` counts folders that could not be read, `skipped` the pipes,
-    sockets and devices in them that are named like images, `selected` the images of --select."""
+    sockets and devices in them that are named like images, `selected` the images of --select,
+    `earlier` those that an earlier run had done."""
 
     done: int
     failed: int
@@ -109,6 +110,7 @@ class Summary:
     unlisted: int = 0
     skipped: int = 0
     selected: int | None = None
+    earlier: int = 0
 
     @property
     def total(self) -> int:

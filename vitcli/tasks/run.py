@@ -2,23 +2,99 @@
 
 from __future__ import annotations
 
+import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, fields, replace
+from functools import cache
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from threading import Thread
+from typing import IO, BinaryIO, Protocol, TypeAlias
 
 from vitcli import pipeline
 from vitcli.checkpoints.engines import check_installed, open_engine
 from vitcli.checkpoints.load import Model, load
+from vitcli.checkpoints.resolve import Checkpoint, resolve
+from vitcli.errors import InputError, Interrupted, UsageError, WriteError, printable
 from vitcli.images import sources
 from vitcli.images.decode import suffixes
 from vitcli.images.loader import iter_batches
 from vitcli.images.workers import DecodeJob
 from vitcli.models.engine import Engine, Output, TorchEngine
 from vitcli.models.prepare import Prepared, prepare
-from vitcli.records import Preprocess, Progress, Sink
+from vitcli.pipeline import interrupts
+from vitcli.records import Batch, ImageRef, Kept, Preprocess, Progress, Row, Sink
+from vitcli.runs.asked import Resuming, Shard
+from vitcli.runs.fingerprint import describe_weights, fingerprint
+from vitcli.runs.recording import Recording
+from vitcli.sinks import FileSink
+from vitcli.sinks.files import Target, is_special
 from vitcli.tasks.job import Inputs, ModelOptions, Running, Summary, Watcher
+
+Spec: TypeAlias = str | Checkpoint | Model
+COUNTING = 1.0  # seconds to find out of how many images something is said
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """A model at work: how its pixels are made, its rows of a batch, and what is told of it."""
+
+    plans: tuple[Preprocess, ...] = ()
+    forward: pipeline.Forward
+    meta: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Destination:
+    """Where rows go, and what becomes of those that an earlier run has written there.
+
+    `options` is what a row depends on besides image and weights. `make_sink` opens the format,
+    which reads what it has to know of the rows from the meta; `data_start` finds the rows in a
+    finished array.
+    """
+
+    out: Path | None
+    make_sink: Callable[[Target, Mapping[str, object]], FileSink]
+    command: str
+    options: Mapping[str, object]
+    suffixes: tuple[str, ...] = ()
+    overwrite: bool = False
+    resuming: Resuming = Resuming()
+    data_start: Callable[[BinaryIO], int] | None = None
+
+    def target(self) -> Target:
+        shard, out = self.resuming.shard, self.out
+        if shard is not None:
+            if out is None or is_special(out):
+                raise UsageError("a shard is a file", "name it with --out FILE")
+            out = shard.named(out)
+        return Target(out, overwrite=self.overwrite or self.resuming.resume)
+
+
+# What a row does not depend on, or what is in the fingerprint by itself.
+NOT_IN_ROWS = frozenset(
+    ("inputs", "model", "models", "options", "running", "out", "format", "overwrite", "resuming")
+) | {"offline", "device", "workers"}
+
+
+class Job(Protocol):
+    """What the jobs that write rows have in common: dataclasses with these and their own fields."""
+
+    @property
+    def options(self) -> ModelOptions: ...
+
+    @property
+    def running(self) -> Running: ...
+
+
+def row_options(job: Job, format: str) -> dict[str, object]:
+    """Everything in a job that a row depends on besides its image and the weights: an option that
+    is new counts, unless it is named in NOT_IN_ROWS."""
+    nouns = (job.options, job.running, job)
+    found = {f.name: getattr(noun, f.name) for noun in nouns for f in fields(noun)}  # type: ignore[arg-type]
+    return {"format": format} | {n: v for n, v in found.items() if n not in NOT_IN_ROWS}
 
 
 @dataclass(slots=True)
@@ -31,6 +107,10 @@ class Run:
     unlisted: int = 0
     skipped: int = 0
     listed: list[sources.Source] = field(default_factory=list)
+    held: list[IO[bytes]] = field(default_factory=list)
+    progress: Progress = field(default_factory=Progress)
+    chosen: int = 0  # rows of an earlier run that --select has let through
+    shard: Shard | None = None
     started: float = field(default_factory=time.monotonic)
 
     def list_inputs(self) -> None:
@@ -45,7 +125,7 @@ class Run:
             inputs.paths, files_from=inputs.files_from, null=inputs.null, scan=scan
         )
 
-    def load(self, spec: str | Model, options: ModelOptions) -> Model:
+    def load(self, spec: Spec, options: ModelOptions) -> Model:
         """A model that is loaded already stays as it is."""
         return spec if isinstance(spec, Model) else load_model(spec, options, self.watcher.note)
 
@@ -61,27 +141,146 @@ class Run:
         note = self.watcher.note
         return open_engine(model, output, running.engine, running.dtype, running.quantize, note)
 
-    def finish(
-        self, plans: tuple[Preprocess, ...], forward: pipeline.Forward, sink: Sink
-    ) -> Progress:
-        """Take the inputs through the model into the sink."""
-        job = DecodeJob(plans, self.inputs.limits, self.inputs.formats)
-        self.watcher.listing(partial(sources.count, self.listed))
-        batches = iter_batches(
-            sources.iter_refs(self.listed),
-            job,
-            self.running.batch_size,
-            self.running.workers,
-            self.watcher.note,
-        )
+    def into(self, sink: Sink, work: Ready) -> Summary:
+        """Take the inputs through the model into a sink that only receives."""
+        with completing(sink), self._telling(can_resume=False):
+            self._pump(work, self._refs(), sink)
+            sink.finish(self._meta(work))
+        return self.summary(self.progress)
+
+    def write(
+        self,
+        output: Destination,
+        specs: Sequence[str | Model],
+        make_ready: Callable[[Sequence[Spec]], Ready],
+        *,
+        offline: bool = False,
+    ) -> Summary:
+        """Take the inputs through the model into files; what an earlier run has done stays done.
+
+        A second round follows where the interrupted run has rows that are out of date by now.
+        """
+        self.shard = output.resuming.shard
+        target = output.target()
+        target.check(*output.suffixes)
+        if target.is_special:
+            if output.resuming.resume:
+                raise UsageError("a pipe cannot be resumed", "write to a file with --out")
+            work = make_ready(specs)
+            return self.into(output.make_sink(target, work.meta), work)
+        if output.resuming.resume:
+            self._hold_stdin()
+        with self._telling(can_resume=True):
+            found = [resolve(s, offline=offline) if isinstance(s, str) else s for s in specs]
+            load_once = cache(lambda: make_ready(found))
+            files = [m.files if isinstance(m, Model) else m.weights for m in found]
+            while self._round(output, files, load_once):
+                self.progress = Progress()
+        return self.summary(self.progress)
+
+    def _round(
+        self, output: Destination, weights: Sequence[Sequence[Path]], load_once: Callable[[], Ready]
+    ) -> bool:
+        """Whether another round has to follow."""
+        target = output.target()
+        with Recording(
+            target,
+            output.suffixes,
+            self._refs,
+            asked=output.resuming,
+            overwrite=output.overwrite,
+            data_start=output.data_start,
+            has_unlisted=lambda: self.unlisted > 0,
+        ) as record:
+            described = describe_weights(weights, record.known())
+            record.plan(fingerprint(output.command, described, output.options))
+            self.progress, self.chosen = record.progress, record.chosen
+            self.watcher.progress(self.progress)
+            if record.is_complete:
+                self.watcher.note(f"{target.out} is already complete")
+                return False
+            work = load_once() if record.needs_model else _idle(record.header["meta"])
+            header = {"meta": work.meta, "weights": described}
+            sink = record.begin(lambda files: output.make_sink(files, work.meta), header)
+            with completing(sink):
+                self._pump(work, record.items(), sink)
+                with interrupts.held():
+                    sink.finish(self._meta(work))
+            return record.is_stale
+
+    def _pump(self, work: Ready, items: Iterable[ImageRef | Kept], sink: Sink) -> None:
+        job = DecodeJob(work.plans, self.inputs.limits, self.inputs.formats)
+        self.watcher.listing(self._count)
+        running = self.running
+        batches = iter_batches(items, job, running.batch_size, running.workers, self.watcher.note)
         with closing(batches):
-            progress = pipeline.run(batches, forward, sink, self._on_progress)
-        self.inputs.tolerance.check(progress, is_last=True)
-        return progress
+            pipeline.run(batches, work.forward, sink, self._on_progress, self.progress)
+        self.inputs.tolerance.check(self.progress, is_last=True)
+
+    def _meta(self, work: Ready) -> dict[str, object]:
+        """What is told of the run: the model, and how it went."""
+        summary = self.summary(self.progress)
+        return {
+            **work.meta,
+            "images": summary.done,
+            "failed": summary.failed,
+            "seconds": round(summary.seconds, 3),
+        }
 
     def summary(self, progress: Progress) -> Summary:
         seconds = time.monotonic() - self.started
-        return Summary(progress.done, progress.failed, seconds, self.unlisted, self.skipped)
+        return Summary(
+            progress.done,
+            progress.failed,
+            seconds,
+            self.unlisted,
+            self.skipped,
+            earlier=progress.earlier,
+        )
+
+    def _refs(self) -> Iterator[ImageRef]:
+        """Our inputs, with their places among all."""
+        self.unlisted = self.skipped = 0
+        for ref in sources.iter_refs(self.listed):
+            if self.shard is None or self.shard.has(ref.path):
+                yield ref
+
+    def _count(self) -> int | None:
+        return sources.count(self.listed) if self.shard is None else None
+
+    def _hold_stdin(self) -> None:
+        """A list that comes through a pipe can be read once; a resumed run reads it again."""
+        for place, source in enumerate(self.listed):
+            if isinstance(source, sources.ListSource) and isinstance(source.file, int):
+                copy = NamedTemporaryFile(prefix="vit-list-")  # noqa: SIM115  # removed at the end
+                self.held.append(copy)
+                with open(source.file, "rb", closefd=False) as stdin:
+                    shutil.copyfileobj(stdin, copy)
+                copy.flush()
+                self.listed[place] = replace(source, file=copy.name)
+
+    @contextmanager
+    def _telling(self, *, can_resume: bool) -> Iterator[None]:
+        """Say how far the run had come where it was interrupted or could not write on."""
+        try:
+            yield
+        except Interrupted as interrupted:
+            interrupted.after = f"{self.progress.seen:,}{self._of_all()} images"
+            interrupted.can_resume = can_resume
+            raise
+        except WriteError as error:
+            if can_resume and self.progress.seen:
+                error.message += f" ({self.progress.seen:,}{self._of_all()} images done)"
+                error.hint = ", then ".join(filter(None, (error.hint, "repeat with --resume")))
+            raise
+
+    def _of_all(self) -> str:
+        """` of 5,000`, where that is known soon."""
+        found: list[int | None] = []
+        counting = Thread(target=lambda: found.append(self._count()), daemon=True)
+        counting.start()
+        counting.join(COUNTING)
+        return f" of {found[0]:,}" if found and found[0] is not None else ""
 
     def _on_progress(self, progress: Progress) -> None:
         self.watcher.progress(progress)
@@ -95,8 +294,17 @@ class Run:
         self.watcher.note(text)
 
 
+def _idle(meta: Mapping[str, object]) -> Ready:
+    """No model: every row is there already."""
+
+    def forward(batch: Batch) -> Sequence[Row]:
+        raise InputError(f"{printable(batch.refs[0].path)} has changed just now", "start again")
+
+    return Ready(forward=forward, meta=meta)
+
+
 def load_model(
-    spec: str,
+    spec: str | Checkpoint,
     options: ModelOptions,
     note: Callable[[str], None] = lambda text: None,
     *,
@@ -116,7 +324,7 @@ def load_model(
         keep_grid=keep_grid,
     )
     for text in model.notes:
-        note(f"{spec}: {text}")
+        note(f"{model.spec}: {text}")
     return model
 
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, NoReturn, TypeAlias
 
 from vitcli.errors import UsageError, printable
-from vitcli.records import Classified, Prediction, Row, Sink
+from vitcli.records import Classified, Kept, Prediction, Row, Sink
 
 Kind = Literal["text", "number"]
 
@@ -97,19 +97,28 @@ class Selection:
 
 @dataclass(slots=True)
 class SelectSink:
-    """Passes on the rows that are wanted, and the failures, which nobody has decided about."""
+    """Passes on the rows that are wanted, and the failures, which nobody has decided about.
+    Without a selection every row is."""
 
     sink: Sink
-    selection: Selection
+    selection: Selection | None
     selected: int = 0
 
-    def write(self, rows: Sequence[Row]) -> None:
-        wanted = [row for row in rows if not isinstance(row, Classified) or self._takes(row)]
-        self.sink.write(wanted)
+    def write(self, rows: Sequence[Row]) -> list[int]:
+        """The bytes of text that each row has become: none for one that is not wanted."""
+        taken = [self._takes(row) for row in rows]
+        lengths = self.sink.write(
+            [row for row, is_taken in zip(rows, taken, strict=True) if is_taken]
+        )
+        left = iter(lengths if isinstance(lengths, list) else ())
+        return [next(left, 0) if is_taken else 0 for is_taken in taken]
 
-    def _takes(self, row: Classified) -> bool:
-        is_wanted = self.selection.takes(row)
-        self.selected += is_wanted
+    def _takes(self, row: Row) -> bool:
+        """Of an earlier run, what was wanted then has left a text."""
+        if self.selection is None or not isinstance(row, Classified | Kept):
+            return True
+        is_wanted = bool(row.text) if isinstance(row, Kept) else self.selection.takes(row)
+        self.selected += is_wanted and not (isinstance(row, Kept) and row.is_failed)
         return is_wanted
 
     def finish(self, meta: Mapping[str, object]) -> None:

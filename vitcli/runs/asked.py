@@ -1,0 +1,70 @@
+"""What may be asked of a run: to take up an earlier one, or to do only a part of the inputs."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from vitcli.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Part `number` of `count`, from 1. A path belongs to the same part for ever: files that come
+    later do not move it."""
+
+    number: int
+    count: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.number <= self.count <= 99_999:
+            raise UsageError(f"--shard {self}", "give I/N with I from 1 to N, such as 1/4")
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.count}"
+
+    def has(self, path: str) -> bool:
+        digest = hashlib.blake2b(os.fsencode(path), digest_size=8).digest()
+        return int.from_bytes(digest, "big") % self.count == self.number - 1
+
+    def named(self, out: Path) -> Path:
+        """`out-00001-of-00004.jsonl` of `out.jsonl`."""
+        return out.with_name(f"{out.stem}-{self.number:05}-of-{self.count:05}{out.suffix}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resuming:
+    """What becomes of an earlier run into the same output, and which inputs are ours."""
+
+    resume: bool = False
+    retry_failed: bool = False
+    keep_missing: bool = False
+    shard: Shard | None = None
+
+    def __post_init__(self) -> None:
+        for is_on, name in (
+            (self.retry_failed, "--retry-failed"),
+            (self.keep_missing, "--keep-missing"),
+        ):
+            if is_on and not self.resume:
+                raise UsageError(f"{name} is about the rows of an earlier run", "add --resume")
+
+
+def parse_shard(text: str) -> Shard:
+    """`1/4`."""
+    match = re.fullmatch(r"(\d{1,5})/(\d{1,5})", text.strip())
+    if match is None:
+        raise UsageError(f"--shard {text}", "give I/N with I from 1 to N, such as 1/4")
+    return Shard(int(match[1]), int(match[2]))
+
+
+def shard_of_environment(env: Mapping[str, str]) -> Shard | None:
+    """Ours under torchrun, which sets RANK (from 0) and WORLD_SIZE; one process is no shard."""
+    rank, size = env.get("RANK", ""), env.get("WORLD_SIZE", "")
+    if not (rank.isdecimal() and size.isdecimal()) or int(size) < 2:
+        return None
+    return Shard(int(rank) + 1, int(size))

@@ -1,0 +1,125 @@
+"""A finished output and its journal, as a store of rows that need not be computed again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from vitcli.errors import OutputError
+from vitcli.records import ImageRef, Kept
+from vitcli.runs.journal import Entry, read_finished, read_header
+from vitcli.sinks.files import explained
+
+
+class Finished:
+    """Its rows by path. Asked in the order in which they were written it reads straight through
+    the journal; for a path out of that order it makes an index, of 16 bytes a row."""
+
+    def __init__(self, journal: Path, data_start: Callable[[BinaryIO], int] | None) -> None:
+        """Raises OutputError where the files are no longer those that the journal tells of."""
+        self.header = read_header(journal)
+        files = read_finished(journal) or []
+        paths = [journal.parent / name for _, name, _ in files]
+        for path, (_, _, size) in zip(paths, files, strict=True):
+            if not path.is_file() or path.stat().st_size != size:
+                raise OutputError(f"{path} is not as its run left it", "--overwrite starts again")
+        with explained(journal):
+            self._journal = journal.open("rb")
+            self._text = paths[0 if data_start else -1].open("rb")
+            self._array = paths[-1].open("rb") if data_start else None
+        self._data_start = data_start(self._array) if data_start and self._array else 0
+        self._row_bytes = math.prod(self.header.get("row_shape", ())) * self.header.get(
+            "itemsize", 0
+        )
+        self._number = 0  # of the entry that comes next
+        self._next = self._read()
+        self._offsets: np.ndarray | None = None
+
+    def find(self, path: str) -> tuple[int, Entry] | None:
+        """The entry of a path, and its number."""
+        if self._next is None or self._next.path != path:
+            number = self._number_of(path)
+            if number is None:
+                return None
+            self._seek(number)
+        assert self._next is not None
+        found = self._number, self._next
+        if self._offsets is None:
+            self._number += 1
+            self._next = self._read()
+        else:  # the index has moved the file
+            self._seek(self._number + 1)
+        return found
+
+    def entry(self, number: int) -> Entry:
+        """The entry of a number."""
+        self._seek(number)
+        assert self._next is not None
+        return self._next
+
+    def count(self) -> int:
+        """How many entries there are."""
+        has_read_all = self._offsets is None and self._next is None
+        return self._number if has_read_all else len(self._index())
+
+    def row(self, ref: ImageRef, entry: Entry) -> Kept:
+        """The row itself, for another place in a run."""
+        self._text.seek(entry.start)
+        text, data = self._text.read(entry.length), None
+        if self._array is not None and entry.row is not None:
+            self._array.seek(self._data_start + entry.row * self._row_bytes)
+            data = self._array.read(self._row_bytes)
+        return Kept(ref, text, data, is_failed=entry.row is None)
+
+    def close(self) -> None:
+        for file in (self._journal, self._text, self._array):
+            if file is not None:
+                file.close()
+
+    def _read(self) -> Entry | None:
+        for line in iter(self._journal.readline, b""):
+            if line.startswith(b"["):
+                return Entry.of(line)
+        return None
+
+    def _seek(self, number: int) -> None:
+        offsets = self._index()
+        self._number = number
+        if number < len(offsets):
+            self._journal.seek(offsets[number])
+            self._next = self._read()
+        else:
+            self._next = None
+
+    def _index(self) -> np.ndarray:
+        """Where each entry begins; and the entries in the order of the hashes of their paths."""
+        if self._offsets is None:
+            pairs = np.fromiter(self._hashed(), np.dtype((np.int64, 2)))
+            self._offsets, hashes = pairs[:, 0], pairs[:, 1]
+            self._order = np.argsort(hashes, kind="stable")
+            self._hashes = hashes[self._order]
+        return self._offsets
+
+    def _hashed(self) -> Iterator[tuple[int, int]]:
+        self._journal.seek(0)
+        offset = 0
+        for line in self._journal:
+            if line.startswith(b"["):
+                yield offset, hash(Entry.of(line).path)
+            offset += len(line)
+
+    def _number_of(self, path: str) -> int | None:
+        offsets, wanted = self._index(), hash(path)
+        place = int(np.searchsorted(self._hashes, wanted))
+        while place < len(offsets) and self._hashes[place] == wanted:
+            number = int(self._order[place])
+            self._journal.seek(offsets[number])
+            entry = self._read()
+            if entry is not None and entry.path == path:
+                return number
+            place += 1
+        return None

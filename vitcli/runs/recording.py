@@ -1,0 +1,347 @@
+"""A run into files that can be taken up again: inputs in, and out come those that are left to do.
+
+While it runs there are `out.jsonl.partial`, its journal `out.jsonl.partial.journal`, and a lock.
+When it has finished the journal is `.out.jsonl.journal`; a later run takes rows over by it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from vitcli.errors import OutputError, printable
+from vitcli.records import Failure, ImageRef, Kept, Progress, Row
+from vitcli.runs.asked import Resuming
+from vitcli.runs.finished import Finished
+from vitcli.runs.journal import (
+    JOURNAL,
+    Commit,
+    Entry,
+    difference,
+    json_bytes,
+    last_agreed,
+    read_commits,
+    read_entries,
+    read_finished,
+    read_header,
+)
+from vitcli.runs.lock import LOCK, Lock
+from vitcli.sinks import FileSink
+from vitcli.sinks.files import PARTIAL, Grown, PartialFile, Target, explained, real, take_name
+
+SYNC_EVERY = 30.0  # seconds; only a loss of power needs it
+NOWHERE = (-1, 0)  # the stamp of a file that is not there
+START_AGAIN = "--overwrite starts again"
+
+
+class Recording:
+    """One output while it is ours: a context, which holds the lock.
+
+    After `plan`: `is_complete` if nothing has changed since the run that finished it;
+    `needs_model` if some image is to be computed; `is_stale` if rows of the interrupted run are
+    out of date, so that another run has to follow this one; `progress`, the rows that are there
+    already; `chosen`, how many of them are good and have a text; `header`, what the journal of the
+    earlier run says.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        suffixes: Sequence[str],
+        list_refs: Callable[[], Iterator[ImageRef]],
+        *,
+        asked: Resuming = Resuming(),
+        overwrite: bool = False,
+        data_start: Callable[[BinaryIO], int] | None = None,
+        has_unlisted: Callable[[], bool] = lambda: False,
+    ) -> None:
+        assert target.out is not None
+        self.is_complete = self.is_stale = False
+        self.needs_model = True
+        self.progress = Progress()
+        self.chosen = 0
+        self.header: Mapping[str, Any] = {}
+        self._target, self._suffixes = target, suffixes
+        self._asked, self._overwrite = asked, overwrite
+        self._list_refs = list_refs
+        self._data_start = data_start
+        self._has_unlisted = has_unlisted  # a folder that cannot be read does not lose its rows
+        self._keeps_missing = asked.keep_missing
+        self._names = [real(path) for path in (target.out, *map(target.beside, suffixes))]
+        self._partials = [path.with_name(path.name + PARTIAL) for path in self._names]
+        self._out, partial = self._names[0], self._partials[0]
+        self._journal = partial.with_name(partial.name + JOURNAL)
+        self._final_journal = self._out.with_name(f".{self._out.name}{JOURNAL}")
+        self._lock_path = partial.with_name(partial.name + LOCK)
+        self._commit: Commit | None = None
+        self._old: Finished | None = None
+        self._present = bytearray()  # for each old row: whether its path is listed
+        self._left: Iterator[tuple[ImageRef, Entry | None]] = iter(())
+        self._own = {(s.st_dev, s.st_ino) for s in map(_stat, self._names) if s is not None}
+
+    def __enter__(self) -> Recording:
+        """Raises OutputError where another process writes this output."""
+        self._lock = Lock(self._lock_path, self._out)
+        with explained(self._out):
+            self._name_what_is_whole()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._old is not None:
+            self._old.close()
+        self._lock.release()
+
+    def known(self) -> Mapping[str, Any]:
+        """What an earlier run says of itself, whether or not it is ours."""
+        return read_header(self._journal) or read_header(self._final_journal)
+
+    def plan(self, fingerprint: Mapping[str, object]) -> None:
+        """Find out what is there and what is left to do.
+
+        Raises OutputError where there is something that is not to be touched: an output or a
+        partial without `resume` and `overwrite`, or one of another fingerprint or other inputs.
+        """
+        self._fingerprint = fingerprint
+        if self._asked.resume:
+            self._commit = self._interrupted()
+            if self._commit is None or self.header["takes_over"]:
+                self._old = self._finished()
+        elif not self._overwrite:
+            self._target.check(*self._suffixes)
+            self._refuse_to_lose()
+        if self._old is not None:
+            self._survey(self._old)
+        self._left = self._stream()
+        if self._commit is not None:
+            self._verify(self._commit)
+            self.progress.add_earlier(self._commit.inputs, self._commit.failed)
+        if self._asked.resume and self._old is None and self._commit is not None:
+            first = next(self._left, None)
+            self.needs_model = first is not None
+            self._left = chain(() if first is None else (first,), self._left)
+
+    def items(self) -> Iterator[ImageRef | Kept]:
+        """What is left: images to compute, and rows to take over, in input order."""
+        for ref, entry in self._left:
+            yield ref if entry is None or self._old is None else self._old.row(ref, entry)
+
+    def begin(
+        self, make_sink: Callable[[Target], FileSink], header: Mapping[str, object]
+    ) -> Recorded:
+        """The sink, where the interrupted run left off or from the start."""
+        at = None if self._commit is None else Grown(self._commit.end, 0)
+        journal = PartialFile(self._final_journal, at, self._journal)
+        if self._commit is not None:
+            self._target.resumed = self._commit.files
+            return Recorded(make_sink(self._target), self._target, journal, self._commit)
+        takes_over = self._old is not None
+        described = {"fingerprint": self._fingerprint, "takes_over": takes_over, **header}
+        journal.write(json_bytes(described))
+        sink = make_sink(self._target)
+        return Recorded(sink, self._target, journal, Commit(0, 0, 0, ()))
+
+    def _name_what_is_whole(self) -> None:
+        """A run that was killed between its last row and the last name is finished now."""
+        finished = read_finished(self._journal)
+        if finished is None:
+            return
+        folder = self._journal.parent
+        for partial, name, _ in finished:
+            if (folder / partial).exists():
+                take_name(folder / partial, folder / name)
+        take_name(self._journal, self._final_journal)
+
+    def _interrupted(self) -> Commit | None:
+        """Where the interrupted run left off, as far as its files agree."""
+        if not self._journal.is_file():
+            return None
+        header, commits = read_header(self._journal), read_commits(self._journal)
+        if not commits or not header:
+            return None
+        self._check_fingerprint(header, self._partials[0])
+        commit = last_agreed(commits, self._partials[: len(commits[0].files)])
+        self.header = header if commit else {}
+        return commit
+
+    def _finished(self) -> Finished | None:
+        """The finished output, if there is one."""
+        if not self._out.exists():
+            return None
+        header = read_header(self._final_journal)
+        if not header:
+            raise OutputError(
+                f"{self._out} has no record of its run, {self._final_journal.name}", START_AGAIN
+            )
+        self._check_fingerprint(header, self._out)
+        self.header = header
+        return Finished(self._final_journal, self._data_start)
+
+    def _check_fingerprint(self, header: Mapping[str, Any], path: Path) -> None:
+        differs = difference(header.get("fingerprint", {}), self._fingerprint)
+        if differs is not None:
+            raise OutputError(f"{path} was made with {differs}", f"do as before, or {START_AGAIN}")
+
+    def _refuse_to_lose(self) -> None:
+        commits = read_commits(self._journal) if self._journal.is_file() else []
+        if commits and commits[-1].inputs:
+            raise OutputError(
+                f"{self._partials[0]} holds {commits[-1].inputs:,} images of an interrupted run",
+                f"--resume goes on with it, {START_AGAIN}",
+            )
+
+    def _survey(self, old: Finished) -> None:
+        """Compare the inputs with the finished output."""
+        fresh, reached, is_same, failed, chosen = 0, 0, True, 0, 0
+        for ref in self._listed():
+            found = old.find(ref.path)
+            number, entry = found or (-1, None)
+            fresh += not self._serves(entry, ref)
+            is_same = (
+                is_same and entry is not None and number >= reached and entry.place == ref.index
+            )
+            reached = number + 1
+            if entry is not None:
+                failed += entry.row is None
+                chosen += entry.row is not None and entry.length > 0
+                self._present.extend(bytes(max(0, number + 1 - len(self._present))))
+                self._present[number] = 1
+        self._present.extend(bytes(old.count() - len(self._present)))
+        self._keeps_missing = self._asked.keep_missing or self._has_unlisted()
+        is_same = is_same and (self._keeps_missing or all(self._present))
+        self.needs_model = fresh > 0
+        self.is_complete = is_same and not fresh and self._commit is None
+        if self.is_complete:
+            self.chosen = chosen
+            gone = [entry.row for _, entry in self._missing(old, 0, old.count(), -1)]
+            self.progress.add_earlier(old.count(), failed + gone.count(None))
+
+    def _stream(self) -> Iterator[tuple[ImageRef, Entry | None]]:
+        """Every input, with its old entry where that serves; and those that are gone."""
+        old, reached, index = self._old, 0, -1
+        for ref in self._listed():
+            found = old.find(ref.path) if old is not None else None
+            if old is None or found is None:
+                yield ref, None
+            else:
+                number, entry = found
+                yield from self._missing(old, reached, number, index)
+                reached = max(reached, number + 1)
+                yield ref, entry if self._serves(entry, ref) else None
+            index = ref.index
+        if old is not None:
+            yield from self._missing(old, reached, old.count(), index)
+
+    def _missing(
+        self, old: Finished, start: int, stop: int, index: int
+    ) -> Iterator[tuple[ImageRef, Entry]]:
+        """Old rows, by their numbers, whose files are gone and that stay nevertheless. Their
+        place is behind the input `index`."""
+        for number in range(start, stop if self._keeps_missing else start):
+            if not self._present[number]:
+                entry = old.entry(number)
+                yield ImageRef(index, entry.path, entry.stamp), entry
+
+    def _serves(self, entry: Entry | None, ref: ImageRef) -> bool:
+        """Whether an old row is still that of its image."""
+        if entry is None or (self._asked.retry_failed and entry.row is None):
+            return False
+        return entry.stamp == ref.stamp
+
+    def _verify(self, commit: Commit) -> None:
+        """The inputs must begin as those of the interrupted run did; more may follow."""
+        for count, entry in enumerate(read_entries(self._journal, commit.end)):
+            ref = next(self._left, (None,))[0]
+            if ref is None or ref.path != entry.path:
+                now = "nothing follows" if ref is None else f"comes {printable(ref.path)}"
+                raise OutputError(
+                    f"{self._partials[0]} was made of other inputs: after {count:,} images came "
+                    f"{printable(entry.path)}, and now {now}",
+                    f"give the same inputs (more may follow them); {START_AGAIN}",
+                )
+            self.chosen += entry.row is not None and entry.length > 0
+            if ref.index != entry.place or not self._serves(entry, ref):
+                self.is_stale = True
+
+    def _listed(self) -> Iterator[ImageRef]:
+        """The inputs with their stamps. Raises OutputError for one that is an output too."""
+        for ref in self._list_refs():
+            found = _stat(ref.path)
+            if found is not None and (found.st_dev, found.st_ino) in self._own:
+                raise OutputError(
+                    f"{printable(ref.path)} is an input, and would be overwritten",
+                    "write to another file",
+                )
+            stamp = NOWHERE if found is None else (found.st_size, found.st_mtime_ns)
+            yield replace(ref, stamp=stamp)
+
+
+class Recorded:
+    """A sink whose rows the journal tells of, batch by batch."""
+
+    def __init__(
+        self, sink: FileSink, target: Target, journal: PartialFile, commit: Commit
+    ) -> None:
+        self._sink, self._target, self._journal = sink, target, journal
+        self._text = target.files[-1]
+        self._good = commit.inputs - commit.failed
+        self._synced = time.monotonic()
+        if not commit.files:
+            self._commit([])
+        target.before_naming = self._all_is_written
+
+    def write(self, rows: Sequence[Row]) -> None:
+        start = self._text.grown.size
+        lines = []
+        for row, length in zip(rows, self._sink.write(rows), strict=True):
+            is_failed = row.is_failed if isinstance(row, Kept) else isinstance(row, Failure)
+            ref, number = row.ref, None if is_failed else self._good
+            stamp = ref.stamp or NOWHERE
+            lines.append(json_bytes(Entry(ref.index, ref.path, stamp, start, length, number)))
+            start += length
+            self._good += not is_failed
+        self._commit(lines)
+
+    def finish(self, meta: Mapping[str, object]) -> None:
+        self._sink.finish(meta)
+        self._journal.take_name()
+
+    def abort(self) -> None:
+        self._sink.abort()
+        self._journal.abort()
+
+    def _commit(self, lines: Sequence[bytes]) -> None:
+        """Data first, then the journal; so also on the disk, where a loss of power counts."""
+        is_due = time.monotonic() - self._synced > SYNC_EVERY
+        files = self._target.files
+        for file in files if is_due else ():
+            file.sync()
+        state = {"files": [[file.grown.size, file.grown.crc] for file in files]}
+        self._journal.write(b"".join(lines) + json_bytes(state))
+        if is_due:
+            self._journal.sync()
+            self._synced = time.monotonic()
+
+    def _all_is_written(self, files: Sequence[PartialFile]) -> None:
+        folder = self._journal.real.parent
+        finished = [
+            (
+                os.path.relpath(file.partial, folder),
+                os.path.relpath(file.real, folder),
+                file.partial.stat().st_size,
+            )
+            for file in files
+        ]
+        self._journal.write(json_bytes({"finished": finished}))
+        self._journal.sync()
+
+
+def _stat(path: str | Path) -> os.stat_result | None:
+    try:
+        return os.stat(path)
+    except (OSError, ValueError):
+        return None
