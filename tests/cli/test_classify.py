@@ -158,7 +158,7 @@ def test_output_is_whole_or_partial(
     assert "--overwrite" in again.err
     assert out.read_bytes() == before
     assert vit(*args, "--overwrite").code == 0
-    assert [p.name for p in tmp_path.iterdir()] == ["out.jsonl"]
+    assert {p.name for p in tmp_path.iterdir()} == {"out.jsonl", ".out.jsonl.journal"}
 
 
 def test_a_closed_pipe_ends_quietly(

@@ -83,6 +83,7 @@ def test_index_and_meta_stand_beside_the_array(
     assert len(meta["sha256"]) == 64
     assert "resize" in meta["preprocess"]
     assert {p.name for p in tmp_path.iterdir()} == {
+        ".feats.npy.journal",
         "feats.npy",
         "feats.index.jsonl",
         "feats.meta.json",

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.sinks.rows import META, classified, lines_of
-from vitcli.errors import ClosedPipe, ExitCode, OutputError, UsageError
+from vitcli.errors import ClosedPipe, ExitCode, OutputError, UsageError, WriteError
 from vitcli.sinks import EMBEDDINGS, PREDICTIONS, choose_format
 from vitcli.sinks.files import PartialFile, Target
 from vitcli.sinks.memory import ListSink
@@ -31,11 +31,11 @@ def names(folder: Path) -> list[str]:
 # Partials
 
 
-def test_a_file_is_partial_until_it_is_committed(tmp_path: Path) -> None:
+def test_a_file_is_partial_until_it_is_whole(tmp_path: Path) -> None:
     file = PartialFile(tmp_path / "out")
     file.write(b"data")
     assert names(tmp_path) == ["out.partial"]
-    file.commit()
+    file.take_name()
     assert names(tmp_path) == ["out"]
     assert (tmp_path / "out").read_bytes() == b"data"
 
@@ -51,7 +51,7 @@ def test_an_aborted_file_stays_a_partial(tmp_path: Path) -> None:
 
 def test_an_old_output_is_whole_until_the_new_one_is(tmp_path: Path) -> None:
     (tmp_path / "out").write_bytes(b"old")
-    for end in ("abort", "commit"):
+    for end in ("abort", "take_name"):
         file = PartialFile(tmp_path / "out")
         file.write(b"new")
         file.flush()
@@ -71,7 +71,7 @@ def test_a_link_stays_and_what_it_points_to_is_replaced(is_there: bool, tmp_path
     file = PartialFile(here / "out")
     file.write(b"new")
     assert "real.partial" in names(elsewhere)
-    file.commit()
+    file.take_name()
     assert names(elsewhere) == ["real"] and (here / "out").is_symlink()
     assert (elsewhere / "real").read_bytes() == b"new"
 
@@ -81,7 +81,7 @@ def test_another_name_of_the_old_output_keeps_the_old_bytes(tmp_path: Path) -> N
     (tmp_path / "other").hardlink_to(tmp_path / "out")
     file = PartialFile(tmp_path / "out")
     file.write(b"new")
-    file.commit()
+    file.take_name()
     assert (tmp_path / "other").read_bytes() == b"old"
 
 
@@ -89,7 +89,7 @@ def test_another_name_of_the_old_output_keeps_the_old_bytes(tmp_path: Path) -> N
 def test_the_mode_obeys_the_umask(umask: int, tmp_path: Path) -> None:
     before = os.umask(umask)
     try:
-        PartialFile(tmp_path / "out").commit()
+        PartialFile(tmp_path / "out").take_name()
     finally:
         os.umask(before)
     assert (tmp_path / "out").stat().st_mode & 0o777 == 0o666 & ~umask
@@ -101,7 +101,7 @@ def test_the_mode_obeys_the_umask(umask: int, tmp_path: Path) -> None:
 def test_dev_null_is_written_as_it_is() -> None:
     file = PartialFile(Path("/dev/null"))
     file.write(b"data")
-    file.commit()
+    file.take_name()
     assert file.file.closed
     assert not Path("/dev/null").is_file()
 
@@ -122,9 +122,8 @@ def test_a_named_pipe_is_written_as_it_is_and_ends(tmp_path: Path) -> None:
 
 def test_a_full_device_is_an_error_with_its_name() -> None:
     file = PartialFile(Path("/dev/full"))
-    file.write(b"data")
-    with pytest.raises(OutputError) as caught:
-        file.flush()
+    with pytest.raises(WriteError) as caught:
+        file.write(b"data")
     assert caught.value.message == "cannot write to /dev/full: No space left on device"
     with contextlib.suppress(OutputError):
         file.abort()
@@ -136,9 +135,8 @@ def test_a_pipe_that_nobody_reads_is_closed(tmp_path: Path) -> None:
     reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
     file = PartialFile(fifo)
     os.close(reader)
-    file.write(b"data")
     with pytest.raises(ClosedPipe) as caught:
-        file.flush()
+        file.write(b"data")
     assert caught.value.exit_code == ExitCode.CLOSED_PIPE
     with contextlib.suppress(ClosedPipe):
         file.abort()

@@ -29,8 +29,8 @@ CHUNK = 1 << 20
 class Entry(NamedTuple):
     """An input and its row: `length` bytes of text from `start`, and the number of its row among
     the good ones, None where it failed. `stamp` is the file's (bytes, mtime in ns) when it was
-    listed. `place` is that among all inputs; it grows, but for rows that are kept of files that are gone: they have that of
-    the input before them."""
+    listed. `place` is that among all inputs: it grows, but for rows that are kept of files that
+    are gone, which have that of the input before them."""
 
     place: int
     path: str

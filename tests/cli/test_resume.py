@@ -1,0 +1,121 @@
+"""Runs that are killed, interrupted and taken up again, as processes."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.fixtures.nursery import Nursery, nursery
+from tests.fixtures.photos import many_photos
+
+COUNT = 500
+BROKEN = range(0, COUNT, 67)
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """500 small photographs, 8 of them broken."""
+    folder = tmp_path_factory.mktemp("photos")
+    many_photos(folder, COUNT, broken=BROKEN)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def vits(tmp_path_factory: pytest.TempPathFactory, clean_env: dict[str, str]) -> Iterator[Nursery]:
+    with nursery(tmp_path_factory.mktemp("vits"), clean_env) as opened:
+        yield opened
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    """Output, index, and meta without its times."""
+    found = {}
+    for path in out.parent.glob(f"{out.stem}.*"):
+        data = path.read_bytes()
+        if path.name.endswith(".meta.json"):
+            meta = json.loads(data)
+            data = json.dumps({k: v for k, v in meta.items() if k != "seconds"}).encode()
+        found[path.name] = data
+    return found
+
+
+def wait_for(path: Path, size: int = 1) -> None:
+    deadline = time.monotonic() + 30
+    while not (path.exists() and path.stat().st_size >= size):
+        assert time.monotonic() < deadline, f"{path} does not grow"
+        time.sleep(0.002)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("command", "name", "workers", "times"),
+    [
+        ("classify", "out.jsonl", 0, 5),
+        ("classify", "out.jsonl", 2, 5),
+        ("embed", "out.npy", 0, 5),
+        ("embed", "out.npy", 2, 5),
+    ],
+)
+def test_killed_at_random_moments_it_goes_on_to_the_same_bytes(
+    vits: Nursery, many: Path, tmp_path: Path, command: str, name: str, workers: int, times: int
+) -> None:
+    def args(out: Path, *more: object) -> tuple[object, ...]:
+        return (command, many, "-m", "demo", "-b", 8, "-j", workers, "-o", out, *more)
+
+    clean = tmp_path / "clean" / name
+    clean.parent.mkdir()
+    started = time.monotonic()
+    assert vits.vit(*args(clean)).wait() == 3
+    duration = time.monotonic() - started
+    expected = contents(clean)
+    chance = random.Random(f"{name}{workers}")
+    killed = 0
+    for number in range(times):
+        out = tmp_path / str(number) / name
+        out.parent.mkdir()
+        more: tuple[object, ...] = ()
+        for _ in range(chance.choice((1, 1, 2))):
+            child = vits.start(*args(out, *more))
+            time.sleep(chance.uniform(0, duration))
+            child.kill()
+            killed += child.wait() == -signal.SIGKILL
+            more = ("--resume",)
+        ended = vits.vit(*args(out, "--resume"))
+        assert ended.wait() == 3, ended.err
+        assert contents(out) == expected, f"run {number}"
+        assert not list(out.parent.glob("*.partial*"))
+    assert killed > times / 2
+
+
+def start_slow(vits: Nursery, many: Path, out: Path) -> object:
+    """A run of one image at a time, which is on its way."""
+    child = vits.start("classify", many, "-m", "demo", "-b", 1, "-j", 0, "-o", out)
+    wait_for(out.with_name(out.name + ".partial"), 500)
+    return child
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
+def test_a_signal_says_how_to_continue(
+    vits: Nursery, many: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    out = tmp_path / "out.jsonl"
+    child = start_slow(vits, many, out)
+    child.kill(number)
+    assert child.wait() in (code, -number)
+    partial = tmp_path / "out.jsonl.partial"
+    rows = [json.loads(line) for line in partial.read_bytes().splitlines()]
+    assert child.err == (
+        f"vit: interrupted after {len(rows)} of 500 images; continue with: vit classify {many} "
+        f"-m demo -b 1 -j 0 -o {out} --resume\n"
+    )
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "out.jsonl.partial",
+        "out.jsonl.partial.journal",
+    }
