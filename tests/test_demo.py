@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from transformers import ViTForImageClassification, ViTImageProcessor
 
 from vitcli.checkpoints.load import Model, load
 from vitcli.demo import train
+from vitcli.models import onednn
 from vitcli.models.prepare import prepare
 
 FOLDER = Path(train.__file__).parent
@@ -81,3 +83,23 @@ def test_transformers_gives_the_same_logits(demo: Model) -> None:
         expected, found = theirs.eval()(pixels).logits, demo.network(pixels)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
     assert theirs.config.id2label == dict(enumerate(demo.labels))
+
+
+@pytest.mark.parametrize("options", [{"dtype": "bf16"}, {"quantize": "int8"}], ids=str)
+def test_low_precision_reads_the_held_out_digits_as_fp32_does(
+    options: dict[str, Any], demo: Model
+) -> None:
+    if not onednn.supports(torch.float32, int8="quantize" in options):
+        pytest.skip("this CPU or PyTorch has no such products")
+    labels = torch.tensor([label for _, label in train.held_out()])
+    pictures = [train.render(index) for index, _ in train.held_out()]
+    pixels = train.pixels_of(pictures, demo.preprocess)
+    exact, low = (
+        prepare(demo.network, demo.preprocess, "cpu", **chosen)  # type: ignore[arg-type]
+        .run(lambda network, images: network(images), pixels)
+        .argmax(dim=1)
+        for chosen in ({}, options)
+    )
+    count = len(labels)
+    assert (exact == low).sum() >= 0.99 * count
+    assert (low == labels).sum() >= (exact == labels).sum() - 0.005 * count

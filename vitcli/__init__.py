@@ -94,6 +94,7 @@ def classify(
     dtype: Literal["fp32", "bf16", "fp16", "auto"] = "fp32",
     engine: Literal["torch", "openvino", "onnx"] = "torch",
     quantize: Literal["int8"] | None = None,
+    compile: bool = False,
     batch_size: int = 16,
     workers: int | None = None,
 ) -> list[Classified | Failure]:
@@ -115,6 +116,7 @@ def classify(
         dtype=dtype,
         engine=engine,
         quantize=quantize,
+        compile=compile,
         batch_size=batch_size,
         workers=workers,
     )
@@ -144,6 +146,7 @@ def embed(
     dtype: Literal["fp32", "bf16", "fp16", "auto"] = "fp32",
     engine: Literal["torch", "openvino", "onnx"] = "torch",
     quantize: Literal["int8"] | None = None,
+    compile: bool = False,
     batch_size: int = 16,
     workers: int | None = None,
 ) -> Embeddings:
@@ -166,6 +169,7 @@ def embed(
         dtype=dtype,
         engine=engine,
         quantize=quantize,
+        compile=compile,
         batch_size=batch_size,
         workers=workers,
     )

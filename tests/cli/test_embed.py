@@ -65,6 +65,31 @@ def test_layers_and_pools_are_those_of_transformers(
         np.testing.assert_allclose(np.load(tmp_path / "f.npy"), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("args", "least", "quantize"),
+    [(("--dtype", "bf16"), 0.999, None), (("--quantize", "int8"), 0.99, "int8")],
+    ids=["bf16", "int8"],
+)
+def test_low_precision_is_close_and_recorded(
+    args: tuple[str, ...],
+    least: float,
+    quantize: str | None,
+    vit: Vit,
+    tiny_model: Models,
+    photos: Corpus,
+    tmp_path: Path,
+) -> None:
+    run = ("embed", *photos.good[:3], "-m", tiny_model("dinov2"), "-j", "0", "-o")
+    for name, more in (("exact", ()), ("low", args)):
+        ended = vit(*run, f"{name}.npy", *more)
+        assert ended.code == 0, ended.err
+    exact, low = (np.load(tmp_path / f"{name}.npy") for name in ("exact", "low"))
+    cosine = (exact * low).sum(1) / np.linalg.norm(exact, axis=1) / np.linalg.norm(low, axis=1)
+    assert least < cosine.min() < 1
+    meta = json.loads((tmp_path / "low.meta.json").read_text())
+    assert meta["quantize"] == quantize
+
+
 def test_index_and_meta_stand_beside_the_array(
     vit: Vit, tiny_model: Models, photos: Corpus, tmp_path: Path
 ) -> None:

@@ -215,6 +215,9 @@ EngineOpt = Annotated[
         env="VIT_ENGINE",
     ),
 ]
+Compile = Annotated[
+    bool, _option("--compile", help="torch.compile, for long runs on a GPU.", env="VIT_COMPILE")
+]
 QuantizeOpt = Annotated[
     Quantize | None,
     _option(
@@ -421,6 +424,7 @@ def running(
     dtype: DtypeOpt = Dtype.FP32,
     engine: EngineOpt = Engine.TORCH,
     quantize: QuantizeOpt = None,
+    compile: Compile = False,
     batch_size: BatchSize = DEFAULT_BATCH_SIZE,
     workers: Workers = "auto",
 ) -> Running:
@@ -430,6 +434,7 @@ def running(
         dtype=dtype.value,
         engine=engine.value,
         quantize=quantize.value if quantize else None,
+        compile=compile,
         batch_size=batch_size,
         workers=parse_workers(workers),
     )

@@ -56,11 +56,9 @@ class TorchEngine:
         self._prepared = prepared
         self._output = output
 
-    @torch.inference_mode()
     def __call__(self, pixels: NDArray[np.uint8]) -> Tensor:
         """uint8 (B, H, W, 3) -> fp32 on the CPU, (B, ...)"""
-        prepared = self._prepared
-        return self._output(prepared.network, prepared.pixels(pixels)).float().cpu()
+        return self._prepared.run(self._output, pixels)
 
 
 class Graph(nn.Module):

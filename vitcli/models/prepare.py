@@ -1,55 +1,196 @@
-"""A loaded network made ready to run: on its device, in its dtype, fed with uint8 pixels."""
+"""A loaded network made ready to run: device, dtype, layout, quantisation, compilation, in this
+order and nowhere else; then uint8 pixels into what is asked of the network."""
 
 from __future__ import annotations
 
 import copy
-from typing import Literal
+from collections.abc import Callable
+from functools import cached_property
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from vitcli.errors import DeviceError
+from vitcli.models import onednn
+from vitcli.models.config import Config, ViTConfig
 from vitcli.models.network import Network
 from vitcli.records import Preprocess
 
 DtypeName = Literal["fp32", "bf16", "fp16", "auto"]
+Quantize = Literal["int8"]
+Ask: TypeAlias = Callable[[Network, Tensor], Tensor]
+"""What is wanted of a network for its pixels: the logits, say, or some of its features."""
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
+AT_ONCE = 5 << 19  # values in the widest layer: small enough for caches and for malloc to keep
+
 
 class Prepared:
-    """A network on its device, and the normalisation that its pixels need."""
+    """A network on its device, and the normalisation that its pixels need.
+
+    `run` is the way to results. `network` is the plain network in the same dtype, for who wants
+    to look inside; it takes what `pixels` makes.
+    """
 
     def __init__(
-        self, network: Network, plan: Preprocess, device: torch.device, dtype: torch.dtype
+        self,
+        network: Network,
+        plan: Preprocess,
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        packed: Network | None = None,
+        compile: bool = False,
     ) -> None:
-        first = next(network.parameters())
-        if (first.device, first.dtype) != (device, dtype):  # the caller's own stays as it is
-            network = copy.deepcopy(network).to(device=device, dtype=dtype)
-        self.network = network
         self.device = device
         self.dtype = dtype
+        self._given = network
+        self._packed = packed
+        self._compile = compile
         self._scale = 1 / plan.rescale  # a division, as torchvision's: 1/255 is not exact
         self._mean = torch.tensor(plan.mean, device=device).view(3, 1, 1)
         self._std = torch.tensor(plan.std, device=device).view(3, 1, 1)
+
+    @cached_property
+    def network(self) -> Network:
+        """The caller's own where device and dtype are those it has."""
+        first = next(self._given.parameters())
+        if (first.device, first.dtype) == (self.device, self.dtype) and not self._compile:
+            return self._given
+        network = copy.deepcopy(self._given).to(device=self.device, dtype=self.dtype)
+        if self.device.type == "cuda":  # as the pixels come, and as its convolutions like them
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self._compile:
+            for layers in network.children():
+                if isinstance(layers, nn.ModuleList):  # they are alike: one compilation serves all
+                    for layer in layers:
+                        layer.compile()
+        return network
 
     def pixels(self, batch: NDArray[np.uint8]) -> Tensor:
         """Normalise in fp32, then cast.  uint8 (B, H, W, 3) -> (B, 3, H, W)
 
         Equal, bit for bit, to transformers' Pillow backend and to timm's ToTensor + Normalize.
         """
-        x = torch.from_numpy(batch).to(self.device).permute(0, 3, 1, 2).float()
-        return x.div_(self._scale).sub_(self._mean).div_(self._std).to(self.dtype)
+        return self._normalised(batch).to(self.dtype)
+
+    @torch.inference_mode()
+    def run(self, ask: Ask, batch: NDArray[np.uint8]) -> Tensor:
+        """What is asked, of a batch of any size.  uint8 (B, H, W, 3) -> (B, ...), fp32 on the CPU
+
+        A CPU takes a few images at a time: what they need stays in its caches, and the memory of
+        one part serves the next. The parts of a batch depend on its size and the model alone.
+        """
+        some = _at_once(self._given.config) if self.device.type == "cpu" else len(batch)
+        parts = (batch[i : i + some] for i in range(0, len(batch), some))
+        return torch.cat([self._ask(ask, part) for part in parts])
+
+    def _ask(self, ask: Ask, batch: NDArray[np.uint8]) -> Tensor:
+        if self._packed is None:
+            return ask(self.network, self.pixels(batch)).float().cpu()
+        takes_bytes = onednn.takes_bytes(self._packed)
+        return ask(self._packed, self._moved(batch) if takes_bytes else self._normalised(batch))
+
+    def _normalised(self, batch: NDArray[np.uint8]) -> Tensor:
+        x = self._moved(batch).float()
+        return x.div_(self._scale).sub_(self._mean).div_(self._std)
+
+    def _moved(self, batch: NDArray[np.uint8]) -> Tensor:
+        """uint8 (B, H, W, 3) -> uint8 (B, 3, H, W) on the device, channels last in memory"""
+        x = torch.from_numpy(batch)
+        if self.device.type == "cuda":
+            x = x.pin_memory()
+        return x.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
 
 
 def prepare(
-    network: Network, plan: Preprocess, device: str = "auto", dtype: DtypeName = "fp32"
+    network: Network,
+    plan: Preprocess,
+    device: str = "auto",
+    dtype: DtypeName = "fp32",
+    *,
+    quantize: Quantize | None = None,
+    compile: bool = False,
+    note: Callable[[str], None] = lambda text: None,
 ) -> Prepared:
-    """Raises DeviceError for a device that this machine or this PyTorch does not have."""
-    chosen = choose_device(device)
-    return Prepared(network, plan, chosen, choose_dtype(dtype, chosen))
+    """Raises DeviceError for what this machine or this PyTorch does not have; `note` hears what
+    was asked for in vain."""
+    target = choose_device(device)
+    kind = choose_dtype(dtype, target)
+    if quantize or _packs(target, kind, note):
+        packed = _packed(network, plan, target, kind, quantize, note)
+        if compile:
+            note("--compile: on this CPU the network is made of oneDNN's products, as it would be")
+        return Prepared(network, plan, target, kind, packed=packed)
+    return Prepared(network, plan, target, kind, compile=compile and _compiles(target, note))
+
+
+def _packs(device: torch.device, dtype: torch.dtype, note: Callable[[str], None]) -> bool:
+    """Whether the network runs on oneDNN's products."""
+    if device.type != "cpu":
+        return False
+    native = {torch.bfloat16: ("avx512_bf16", "amx_bf16", "bf16"), torch.float16: ("avx512_fp16",)}
+    if dtype in native and not onednn.has(*native[dtype]):
+        name = next(name for name, kind in DTYPES.items() if kind == dtype)
+        note(f"this CPU has no {name} instructions: --dtype fp32 is faster here, and more exact")
+    if dtype == torch.float16:
+        return False
+    if not onednn.supports(dtype):
+        note("this PyTorch or CPU lacks oneDNN's products: the run is slower than it could be")
+        return False
+    return True
+
+
+def _packed(
+    network: Network,
+    plan: Preprocess,
+    device: torch.device,
+    dtype: torch.dtype,
+    quantize: Quantize | None,
+    note: Callable[[str], None],
+) -> Network:
+    if quantize is None:
+        return onednn.repacked(network, plan, dtype)
+    between = torch.bfloat16 if onednn.has("avx512_bf16", "amx_bf16") else torch.float32
+    if device.type != "cpu":
+        raise DeviceError(
+            f"--quantize int8 is for a CPU, and this is {device}",
+            "use --dtype fp16, or --device cpu",
+        )
+    if not onednn.supports(between, int8=True):
+        raise DeviceError(
+            f"PyTorch {torch.__version__} has no int8 products for this CPU",
+            "leave out --quantize int8",
+        )
+    if not onednn.has("avx512_vnni", "avx_vnni", "amx_int8"):
+        note("this CPU has no int8 instructions (VNNI): --quantize int8 is not faster here")
+    return onednn.repacked(network, plan, between, int8=True)
+
+
+def _compiles(device: torch.device, note: Callable[[str], None]) -> bool:
+    """Whether `torch.compile` finds what it needs, such as a C++ compiler: tried on a trifle."""
+    try:
+        torch.compile(lambda x: x + 1)(torch.zeros(8, device=device))
+    except RuntimeError as error:
+        note(f"--compile cannot be done here, and the run goes on without: {_first_line(error)}")
+        return False
+    return True
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def _at_once(config: Config) -> int:
+    """Images that a CPU takes together."""
+    tokens = config.grid[0] * config.grid[1]
+    if isinstance(config, ViTConfig):
+        return max(1, AT_ONCE // ((config.num_prefix + tokens) * config.hidden_dim))
+    return max(1, AT_ONCE // (tokens * config.hidden_dims[0]))
 
 
 def choose_device(name: str) -> torch.device:

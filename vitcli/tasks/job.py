@@ -59,6 +59,7 @@ class Running:
     workers: int | None = None
     engine: EngineChoice = "torch"
     quantize: Literal["int8"] | None = None
+    compile: bool = False
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -73,8 +74,8 @@ class Running:
             )
         if self.engine != "torch" and self.device not in ("auto", "cpu"):
             raise UsageError(f"--engine {self.engine} runs on the CPU", "leave out --device")
-        if self.engine == "torch" and self.quantize:
-            raise UsageError("--quantize needs --engine openvino or onnx")
+        if self.engine != "torch" and self.compile:
+            raise UsageError("--compile is PyTorch's", "leave out --engine")
 
 
 class Watcher(Protocol):

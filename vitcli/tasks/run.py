@@ -131,7 +131,15 @@ class Run:
 
     def prepare(self, model: Model) -> Prepared:
         running = self.running
-        return prepare(model.network, model.preprocess, running.device, running.dtype)
+        return prepare(
+            model.network,
+            model.preprocess,
+            running.device,
+            running.dtype,
+            quantize=running.quantize,
+            compile=running.compile,
+            note=self.watcher.note,
+        )
 
     def engine(self, model: Model, output: Output) -> Engine:
         """What runs the model on a batch: torch, or the engine asked for."""

@@ -1,0 +1,246 @@
+"""A network into one that computes the same in less time on a CPU, by oneDNN's own products.
+
+torch sends an fp32 `Linear` to MKL, which reaches half of oneDNN's rate on some processors, and
+lays the weights out anew for every call; its attention kernel is slow in bf16; and an activation
+reads and writes all that the product before it has just written. Here the weights are laid out
+once, activations are part of the product, and int8 products are there at all. The operators are
+those that `torch.compile` uses, and private: `supports` tries them before anybody relies on them.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vitcli.models.layers import ACTIVATIONS, Attention, Mlp, PatchEmbed
+from vitcli.models.network import Network
+from vitcli.records import Preprocess
+
+Act: TypeAlias = Callable[[Tensor], Tensor]
+Product: TypeAlias = Callable[[Tensor, Tensor | None, Act | None], nn.Module]
+
+KEPT = frozenset({"patch_embed", "norm_pre", "attn_pool", "head", "head_dist", "proj"})
+"""What stays fp32 in a network of low precision: its first and last layers, 1 % of the work."""
+
+POST_OPS: dict[Act | None, tuple[str, list[float], str]] = {
+    None: ("none", [], ""),
+    ACTIVATIONS["gelu"]: ("gelu", [], "none"),
+    ACTIVATIONS["gelu_tanh"]: ("gelu", [], "tanh"),
+    ACTIVATIONS["relu"]: ("relu", [], ""),
+    ACTIVATIONS["silu"]: ("swish", [], ""),
+}
+QUICK = 1.702  # quick_gelu(x) = silu(1.702 x) / 1.702
+
+ROWS = 256  # for which the layout of the weights is chosen; it serves 50 and 5,000 as well
+LAST_BITS = 1.5 * 2**23
+SCORES = 2 << 20  # attention scores at a time: 4 MB in bf16, which stay in the cache
+
+
+class PackedLinear(nn.Module):
+    """`Linear` in `dtype`, with an activation in the same pass."""
+
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None, act: Act | None, dtype: torch.dtype
+    ) -> None:
+        super().__init__()
+        self.dtype = dtype
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.to(dtype).contiguous(), ROWS)
+        self.bias = None if bias is None else bias.to(dtype)
+        self.post = POST_OPS[act]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., F)"""
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(
+            x.to(self.dtype), self.packed, self.bias, *self.post
+        )
+        return out
+
+
+class Int8Linear(nn.Module):
+    """`Linear` of int8 weights, a scale for each output, and 8-bit inputs, a range for each call.
+
+    The product is exact in int32 and leaves in `dtype`. The range is the one that is met, so
+    nothing need be calibrated, and the same batch gives the same numbers in every run.
+    """
+
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None, act: Act | None, dtype: torch.dtype
+    ) -> None:
+        super().__init__()
+        scales = weight.float().abs().amax(dim=1).clamp(min=1e-12) / 127
+        rounded = (weight.float() / scales[:, None]).round().to(torch.int8)
+        self.packed = torch.ops.onednn.qlinear_prepack(rounded, None)
+        self.scales = scales
+        self.zeros = torch.zeros(len(scales), dtype=torch.int8)
+        self.bias = None if bias is None else bias.float()
+        self.dtype = dtype
+        self.post = POST_OPS[act]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., F)"""
+        low, high = (bound.item() for bound in torch.aminmax(x))
+        low, high = min(low, 0.0), max(high, 0.0)
+        scale = (high - low) / 253 or 1.0
+        zero = 1 + round(-low / scale)  # so that all bytes are 1 to 254, whichever way they round
+        out: Tensor = torch.ops.onednn.qlinear_pointwise(
+            _bytes(x.float(), scale, zero),
+            *(scale, zero, self.packed, self.scales, self.zeros, self.bias),
+            *(1.0, 0, self.dtype, *self.post),  # the scale and zero of an 8-bit output: none here
+        )
+        return out
+
+
+def _bytes(x: Tensor, scale: float, zero: int) -> Tensor:
+    """x / scale + zero, rounded.  fp32 (...) -> uint8 (...)
+
+    In an fp32 number as large as LAST_BITS the last bit counts 1: adding rounds, and the lowest
+    byte is the result. It takes a fifth of the time of `round` and `to(uint8)`.
+    """
+    return torch.add(torch.tensor(LAST_BITS + zero), x, alpha=1 / scale).view(torch.int32).byte()
+
+
+class PackedMlp(nn.Module):
+    """`Mlp` whose activation is part of its first product."""
+
+    def __init__(self, mlp: Mlp, product: Product) -> None:
+        super().__init__()
+        weight, bias, act, factor = mlp.fc1.weight, mlp.fc1.bias, mlp.act, 1.0
+        if act is ACTIVATIONS["quick_gelu"]:
+            act, factor = ACTIVATIONS["silu"], QUICK
+        self.fc1 = product(weight * factor, bias * factor, act)
+        self.fc2 = product(mlp.fc2.weight / factor, mlp.fc2.bias, None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, D) -> (B, N, D)"""
+        out: Tensor = self.fc2(self.fc1(x))
+        return out
+
+
+class BatchedAttention(nn.Module):
+    """`Attention` as two batched products and a softmax, as many heads at once as stay in cache."""
+
+    def __init__(self, attention: Attention, product: Product) -> None:
+        super().__init__()
+        self.num_heads = attention.num_heads
+        qkv = copy.deepcopy(attention.qkv)
+        dim = qkv.in_features
+        for parameter in qkv.parameters():
+            parameter[:dim] *= (dim // self.num_heads) ** -0.5  # of the scores: into the queries
+        self.qkv = product(qkv.weight, qkv.bias, None)
+        self.proj = product(attention.proj.weight, attention.proj.bias, None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, D) -> (B, N, D)"""
+        B, N, _ = x.shape
+        qkv: Tensor = self.qkv(x).view(B, N, 3, self.num_heads, -1)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).flatten(1, 2).unbind(0)  # (B*A, N, d)
+        attended = torch.empty_like(q)
+        some = max(1, SCORES // (N * N))
+        for part in map(slice, range(0, len(q), some), range(some, len(q) + some, some)):
+            scores = q[part] @ k[part].transpose(1, 2)
+            torch.softmax(scores, dim=-1, out=scores)
+            torch.bmm(scores, v[part], out=attended[part])
+        joined = attended.view(B, self.num_heads, N, -1).transpose(1, 2).flatten(2)
+        out: Tensor = self.proj(joined)
+        return out
+
+
+class BytePatches(nn.Module):
+    """Normalisation and `PatchEmbed` as one product: what is linear is put into the weights.
+
+    Bytes enter as -128 to 127: sums of numbers around zero round less.
+    """
+
+    def __init__(self, embed: PatchEmbed, plan: Preprocess) -> None:
+        super().__init__()
+        mean, std = (torch.tensor(values, dtype=torch.float64) for values in (plan.mean, plan.std))
+        weight = embed.proj.weight.double() / std[:, None, None]  # (D, C, P, P)
+        bias = weight.sum(dim=(2, 3)) @ (128 * plan.rescale - mean)
+        if embed.proj.bias is not None:
+            bias += embed.proj.bias
+        weight = (weight * plan.rescale).permute(0, 2, 3, 1).flatten(1)
+        self.patch_size = embed.proj.kernel_size
+        self.product = PackedLinear(weight, bias, None, torch.float32)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """uint8 (B, C, H, W), channels last in memory -> (B, h*w, D)"""
+        (P, Q), (B, C, H, W) = self.patch_size, pixels.shape
+        x = pixels.permute(0, 2, 3, 1).reshape(B, H // P, P, W // Q, Q, C).transpose(2, 3)
+        x = x.flatten(3).flatten(1, 2).bitwise_xor(128).view(torch.int8)
+        out: Tensor = self.product(x.float())
+        return out
+
+
+@torch.no_grad()
+def repacked(
+    network: Network, plan: Preprocess, dtype: torch.dtype, *, int8: bool = False
+) -> Network:
+    """The network in oneDNN's hands; the one that is given stays as it is.
+
+    It takes pixels as bytes (`takes_bytes`) where the image is so many whole patches: what is
+    beside them is cut off or padded by the network, which does so with normalised pixels.
+
+    What is not a product, and what is in KEPT, stays fp32, and so does the residual stream.
+    """
+    exact = _product(PackedLinear, torch.float32)
+    low = _product(Int8Linear if int8 else PackedLinear, dtype)
+    twin = copy.copy(network)
+    twin._modules = {
+        name: _twin(child, *((exact, torch.float32) if name in KEPT else (low, dtype)))
+        for name, child in network.named_children()
+    }
+    sides = zip(network.config.image_size, network.config.patch_size, strict=True)
+    if not any(side % patch for side, patch in sides):
+        twin.patch_embed = BytePatches(network.patch_embed, plan)  # type: ignore[assignment]
+    return twin
+
+
+def takes_bytes(network: Network) -> bool:
+    """Whether normalisation is part of the network."""
+    return isinstance(network.patch_embed, BytePatches)
+
+
+def _twin(module: nn.Module, product: Product, dtype: torch.dtype) -> nn.Module:
+    match module:
+        case nn.Linear():
+            return product(module.weight, module.bias, None)
+        case Mlp():
+            return PackedMlp(module, product)
+        case Attention() if dtype != torch.float32:
+            return BatchedAttention(module, product)
+    twin = copy.copy(module)  # with its parameters, not with copies of them
+    twin._modules = {name: _twin(child, product, dtype) for name, child in module.named_children()}
+    return twin
+
+
+def _product(kind: Callable[..., nn.Module], dtype: torch.dtype) -> Product:
+    return lambda weight, bias, act: kind(weight, bias, act, dtype)
+
+
+@cache
+@torch.no_grad()
+def supports(dtype: torch.dtype, *, int8: bool = False) -> bool:
+    """Whether this PyTorch has the operators and they do what they should, on this processor."""
+    if not torch.backends.cpu.get_cpu_capability().startswith("AVX"):
+        return False
+    draw = torch.Generator().manual_seed(0)
+    x, weight, bias = (torch.randn(shape, generator=draw) for shape in ((9, 64), (32, 64), (32,)))
+    expected = F.gelu(F.linear(x, weight, bias))
+    try:
+        ours = (Int8Linear if int8 else PackedLinear)(weight, bias, F.gelu, dtype)(x).float()
+    except (AttributeError, RuntimeError, TypeError):
+        return False
+    allowed = 0.05 if int8 else 0.03 if dtype != torch.float32 else 1e-5
+    return bool((ours - expected).norm() <= allowed * expected.norm())
+
+
+def has(*instructions: str) -> bool:
+    """Whether the processor has one of these, such as avx512_vnni."""
+    found: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # of torch 2.10 on
+    return any(found.get(name) for name in instructions)
