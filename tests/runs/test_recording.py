@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.sinks.rows import classified, embedded, failed
+from vitcli.errors import OutputError
 from vitcli.pipeline import run
 from vitcli.records import Batch, ImageRef, Kept, Row
 from vitcli.runs import recording
@@ -223,3 +224,256 @@ def test_what_is_written_is_not_computed_again(inputs: Inputs, out: Path, format
         for path in out.parent.iterdir():
             path.unlink()
         number += 1
+
+
+# A finished output is brought up to date
+
+
+@formats
+def test_with_nothing_new_nothing_is_touched(inputs: Inputs, out: Path, format: str) -> None:
+    record(inputs, out)
+    before = {path.name: path.stat() for path in out.parent.iterdir()}
+    inputs.computed.clear()
+    again = record(inputs, out, resume)
+    assert again.is_complete and not again.needs_model
+    assert (again.progress.done, again.progress.failed, inputs.computed) == (8, 3, [])
+    assert {path.name: path.stat() for path in out.parent.iterdir()} == before
+
+
+@formats
+def test_only_new_and_changed_images_are_computed(
+    inputs: Inputs, out: Path, format: str, tmp_path: Path
+) -> None:
+    record(inputs, out)
+    inputs.computed.clear()
+    inputs.write("bb")
+    inputs.write("zz")
+    inputs.write("e", "changed")
+    (inputs.folder / "a").unlink()
+    (inputs.folder / "h").unlink()
+    record(inputs, out, resume)
+    assert sorted(inputs.computed) == ["bb", "e", "zz"]
+    whole = tmp_path / "whole" / out.name
+    whole.parent.mkdir()
+    record(inputs, whole)
+    assert contents(out.parent) == contents(whole.parent)
+    assert record(inputs, out, resume).is_complete
+
+
+@formats
+def test_an_update_that_is_killed_at_any_change_goes_on(
+    inputs: Inputs, out: Path, format: str, tmp_path: Path
+) -> None:
+    def prepared(name: str) -> Path:
+        for path in inputs.folder.iterdir():
+            path.unlink()
+        for letter in "abcdxefyzgh":
+            inputs.write(letter)
+        made = tmp_path / name / out.name
+        made.parent.mkdir()
+        record(inputs, made)
+        inputs.write("bb")
+        inputs.write("f", "changed")
+        (inputs.folder / "c").unlink()
+        return made
+
+    clean = prepared("clean")
+    record(inputs, clean, resume)
+    number, is_running = 0, True
+    while is_running:
+        made = prepared(str(number))
+        before = made.read_bytes()
+        is_running = is_killed(number, partial(record, inputs, made, resume))
+        whole = (before, clean.read_bytes())
+        assert made.read_bytes() in whole, "the old output or the new one, never a half"
+        record(inputs, made, resume)
+        assert contents(made.parent) == contents(clean.parent), f"killed at change {number}"
+        number += 3
+
+
+@formats
+def test_missing_images_keep_their_rows_where_asked(inputs: Inputs, out: Path, format: str) -> None:
+    record(inputs, out)
+    before = contents(out.parent)
+    for name in "axh":
+        (inputs.folder / name).unlink()
+    inputs.computed.clear()
+    keep = Resuming(resume=True, keep_missing=True)
+    record(inputs, out, keep)
+    assert contents(out.parent) == before
+    assert inputs.computed == []
+    assert record(inputs, out, keep).is_complete
+    record(inputs, out, resume)
+    assert record(inputs, out, resume).progress.seen == 8
+
+
+@formats
+def test_failed_rows_are_kept_or_computed_again(inputs: Inputs, out: Path, format: str) -> None:
+    record(inputs, out)
+    inputs.computed.clear()
+    record(inputs, out, resume)
+    assert inputs.computed == []
+    record(inputs, out, Resuming(resume=True, retry_failed=True))
+    assert sorted(inputs.computed) == ["x", "y", "z"]
+
+
+@pytest.mark.parametrize("format", ["jsonl"])
+def test_changes_before_the_point_of_interruption_ask_for_another_round(
+    inputs: Inputs, out: Path, format: str
+) -> None:
+    assert is_killed(8, partial(record, inputs, out))
+    inputs.write("a", "changed")
+    first = record(inputs, out, resume)
+    assert first.is_stale
+    inputs.computed.clear()
+    assert not record(inputs, out, resume).is_stale
+    assert inputs.computed == ["a"]
+
+
+# What is not to be mixed
+
+
+@pytest.mark.parametrize("format", ["jsonl"])
+@pytest.mark.parametrize("is_finished", [True, False])
+def test_another_fingerprint_is_named_and_nothing_is_touched(
+    inputs: Inputs, out: Path, format: str, is_finished: bool
+) -> None:
+    first = {"model": ["3f" * 32], "--top-k": 5}
+    if is_finished:
+        record(inputs, out, fingerprint=first)
+    else:
+        assert is_killed(8, partial(record, inputs, out, fingerprint=first))
+    before = contents(out.parent)
+    name = "feats.jsonl" if is_finished else "feats.jsonl.partial"
+    for second, said in (
+        ({"model": ["91" * 32], "--top-k": 5}, "model 3f3f3f3f3f3f… (now 919191919191…)"),
+        ({"model": ["3f" * 32], "--top-k": 3}, "--top-k 5 (now 3)"),
+    ):
+        with pytest.raises(OutputError) as caught:
+            record(inputs, out, resume, fingerprint=second)
+        assert caught.value.message == f"{out.with_name(name)} was made with {said}"
+        assert "--overwrite" in str(caught.value.hint)
+        after = {name: data for name, data in contents(out.parent).items() if "lock" not in name}
+        assert after == before
+
+
+@pytest.mark.parametrize("format", ["jsonl"])
+def test_other_inputs_are_named_and_more_of_them_are_fine(
+    inputs: Inputs, out: Path, format: str
+) -> None:
+    assert is_killed(8, partial(record, inputs, out))
+    before = contents(out.parent)
+    inputs.write("aa")
+    with pytest.raises(
+        OutputError, match="was made of other inputs: after 1 images came"
+    ) as caught:
+        record(inputs, out, resume)
+    assert str(inputs.folder / "aa") in caught.value.message
+    assert contents(out.parent) == before
+    (inputs.folder / "aa").unlink()
+    inputs.write("zzz")
+    record(inputs, out, resume)
+    assert out.read_bytes().count(b"\n") == 12
+
+
+@pytest.mark.parametrize("format", ["jsonl"])
+def test_an_interrupted_run_is_not_lost_by_forgetting_to_resume(
+    inputs: Inputs, out: Path, format: str
+) -> None:
+    assert is_killed(8, partial(record, inputs, out))
+    with pytest.raises(OutputError, match="holds 6 images of an interrupted run") as caught:
+        record(inputs, out)
+    assert "--resume" in str(caught.value.hint)
+    record(inputs, out, overwrite=True)
+    assert len(inputs.computed) == 11
+
+
+@pytest.mark.parametrize("format", ["jsonl"])
+def test_an_edited_output_is_not_trusted(inputs: Inputs, out: Path, format: str) -> None:
+    record(inputs, out)
+    with out.open("ab") as file:
+        file.write(b"{}\n")
+    with pytest.raises(OutputError, match="is not as its run left it"):
+        record(inputs, out, resume)
+    (out.parent / ".feats.jsonl.journal").unlink()
+    with pytest.raises(OutputError, match="has no record of its run"):
+        record(inputs, out, resume)
+
+
+@pytest.mark.parametrize("format", ["jsonl"])
+def test_an_output_that_is_an_input_is_refused(inputs: Inputs, format: str) -> None:
+    with pytest.raises(OutputError, match="is an input, and would be overwritten"):
+        record(inputs, (inputs.folder / "a").rename(inputs.folder / "a.jsonl"), overwrite=True)
+    assert (inputs.folder / "a.jsonl").read_text() == "a"
+
+
+# Damage
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 5)
+
+
+def add_garbage(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(b"garbage\n{")
+
+
+def cut_and_add_garbage(path: Path) -> None:
+    cut(path)
+    add_garbage(path)
+
+
+def empty(path: Path) -> None:
+    os.truncate(path, 0)
+
+
+def flip(path: Path) -> None:
+    """One byte of the last row."""
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 1
+    path.write_bytes(data)
+
+
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+@pytest.mark.parametrize("format", ["jsonl", "csv", "npy", "safetensors"])
+@pytest.mark.parametrize(
+    "damage", [cut, add_garbage, cut_and_add_garbage, empty, flip, remove], ids=lambda f: f.__name__
+)
+def test_a_damaged_partial_goes_back_to_what_its_files_agree_on(
+    inputs: Inputs, out: Path, format: str, damage: Callable[[Path], None]
+) -> None:
+    record(inputs, out)
+    clean = contents(out.parent)
+    names = ["feats.index.jsonl.partial"] if format in ARRAYS else []
+    for name in (f"feats.{format}.partial", f"feats.{format}.partial.journal", *names):
+        for path in out.parent.iterdir():
+            path.unlink()
+        assert is_killed(14 if format in ARRAYS else 9, partial(record, inputs, out))
+        damage(out.parent / name)
+        record(inputs, out, resume)
+        assert contents(out.parent) == clean, name
+
+
+# One writer
+
+
+@pytest.mark.parametrize("format", ["jsonl"])
+def test_the_second_writer_hears_who_the_first_is(inputs: Inputs, out: Path, format: str) -> None:
+    with Recording(Target(out), (), inputs.refs):
+        ours = rf"feats.jsonl is being written by process {os.getpid()} on .+ \(since \d\d:\d\d\)"
+        with pytest.raises(OutputError, match=ours):
+            record(inputs, out)
+    record(inputs, out)
+    assert not list(out.parent.glob("*.lock"))
+
+
+@pytest.mark.parametrize("format", ["jsonl"])
+def test_the_lock_of_a_dead_process_needs_no_help(inputs: Inputs, out: Path, format: str) -> None:
+    assert is_killed(8, partial(record, inputs, out))
+    assert list(out.parent.glob("*.lock"))
+    record(inputs, out, resume)
+    assert not list(out.parent.glob("*.lock"))

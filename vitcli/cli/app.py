@@ -11,6 +11,7 @@ from vitcli.cli.classify import classify
 from vitcli.cli.convert import convert
 from vitcli.cli.embed import embed
 from vitcli.cli.info import info
+from vitcli.cli.merge import merge
 from vitcli.cli.models import app as models
 
 app = typer.Typer(
@@ -41,6 +42,7 @@ def vit(
 
 app.command()(classify)
 app.command()(embed)
+app.command()(merge)
 app.command()(convert)
 app.command()(info)
 app.add_typer(models, name="models")

@@ -32,9 +32,9 @@ class Finished:
             self._text = paths[0 if data_start else -1].open("rb")
             self._array = paths[-1].open("rb") if data_start else None
         self._data_start = data_start(self._array) if data_start and self._array else 0
-        self._row_bytes = math.prod(self.header.get("row_shape", ())) * self.header.get(
-            "itemsize", 0
-        )
+        meta = self.header.get("meta", {})
+        itemsize = np.dtype(meta.get("array_dtype", "float32")).itemsize
+        self._row_bytes = math.prod(meta.get("row_shape", ())) * itemsize
         self._number = 0  # of the entry that comes next
         self._next = self._read()
         self._offsets: np.ndarray | None = None

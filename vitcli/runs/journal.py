@@ -83,6 +83,11 @@ def read_finished(journal: Path) -> list[tuple[str, str, int]] | None:
     return last.get("finished") if isinstance(last, dict) else None
 
 
+def journal_of(out: Path) -> Path:
+    """The journal of a finished output, hidden beside it."""
+    return out.with_name(f".{out.name}{JOURNAL}")
+
+
 def read_commits(journal: Path) -> list[Commit]:
     """The batches of a journal, as far as it can be read."""
     commits: list[Commit] = []

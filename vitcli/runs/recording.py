@@ -23,6 +23,7 @@ from vitcli.runs.journal import (
     Commit,
     Entry,
     difference,
+    journal_of,
     json_bytes,
     last_agreed,
     read_commits,
@@ -76,7 +77,7 @@ class Recording:
         self._partials = [path.with_name(path.name + PARTIAL) for path in self._names]
         self._out, partial = self._names[0], self._partials[0]
         self._journal = partial.with_name(partial.name + JOURNAL)
-        self._final_journal = self._out.with_name(f".{self._out.name}{JOURNAL}")
+        self._final_journal = journal_of(self._out)
         self._lock_path = partial.with_name(partial.name + LOCK)
         self._commit: Commit | None = None
         self._old: Finished | None = None

@@ -5,15 +5,17 @@ A new format is one class and one row in `PREDICTIONS` or `EMBEDDINGS`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import Any, BinaryIO, Protocol, TypeAlias
 
 from vitcli.errors import UsageError
 from vitcli.records import Row, Sink
-from vitcli.sinks.arrays import NpySink, NpzSink, SafetensorsSink
+from vitcli.sinks.arrays import INDEX, ArraySink, NpySink, NpzSink, SafetensorsSink
 from vitcli.sinks.files import Target
-from vitcli.sinks.text import CsvSink, JsonlSink, TsvSink, VectorJsonlSink
+from vitcli.sinks.paths import PathsSink
+from vitcli.sinks.text import META, CsvSink, JsonlSink, TsvSink, VectorJsonlSink
 
 
 class FileSink(Sink, Protocol):
@@ -36,6 +38,31 @@ EMBEDDINGS: dict[str, Callable[[Target, RowShape, str], FileSink]] = {
     "safetensors": SafetensorsSink,
     "jsonl": VectorJsonlSink,
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What a command writes: how it is opened, which files stand beside it, and, of an array,
+    where its rows begin. The meta of an embedding says `row_shape` and `array_dtype`."""
+
+    open: Callable[[Target, Mapping[str, Any]], FileSink]
+    suffixes: tuple[str, ...] = ()
+    data_start: Callable[[BinaryIO], int] | None = None
+
+
+def form_of(command: str, format: str) -> Form:
+    """`paths` and `paths -0` are what `vit classify --paths-only` writes."""
+    if format.startswith("paths"):
+        return Form(lambda target, meta: PathsSink(target, null=format.endswith("-0")))
+    if command == "classify":
+        return Form(lambda target, meta: PREDICTIONS[format](target))
+    kind = EMBEDDINGS[format]
+    is_array = isinstance(kind, type) and issubclass(kind, ArraySink)
+    return Form(
+        lambda target, meta: kind(target, tuple(meta["row_shape"]), meta["array_dtype"]),
+        (INDEX, META) if is_array else (META,),
+        kind.data_start if isinstance(kind, type) and issubclass(kind, ArraySink) else None,
+    )
 
 
 def choose_format(out: Path | None, asked: str | None, known: dict[str, object]) -> str:

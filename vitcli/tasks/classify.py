@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -16,10 +15,9 @@ from vitcli.errors import CheckpointError, UsageError
 from vitcli.models.engine import Engine, Logits
 from vitcli.records import Batch, Classified, Prediction, Sink
 from vitcli.runs.asked import Resuming
-from vitcli.sinks import PREDICTIONS, FileSink, choose_format
+from vitcli.sinks import PREDICTIONS, FileSink, choose_format, form_of
 from vitcli.sinks.files import Target
 from vitcli.sinks.memory import ListSink
-from vitcli.sinks.paths import PathsSink
 from vitcli.tasks.job import (
     DEFAULT_MODEL,
     Inputs,
@@ -84,16 +82,17 @@ def classify(job: ClassifyJob, watcher: Watcher | None = None, sink: Sink | None
         selecting = SelectSink(sink, job.select)
         summary = run.into(selecting, ready(job.models))
     else:
-        format, make_sink = _format(job)
+        format = _format(job)
+        form = form_of("classify", format)
         selecting = SelectSink(ListSink(), job.select)
 
-        def make(target: Target, meta: Mapping[str, object]) -> FileSink:
-            selecting.sink, selecting.selected = make_sink(target), 0
+        def open_sink(target: Target, meta: Mapping[str, object]) -> FileSink:
+            selecting.sink, selecting.selected = form.open(target, meta), 0
             return selecting
 
         output = Destination(
             out=job.out,
-            make_sink=make,
+            form=replace(form, open=open_sink),
             command="classify",
             options={**row_options(job, format), "select": job.select and job.select.text},
             overwrite=job.overwrite,
@@ -105,11 +104,10 @@ def classify(job: ClassifyJob, watcher: Watcher | None = None, sink: Sink | None
     return replace(summary, selected=run.chosen + selecting.selected)
 
 
-def _format(job: ClassifyJob) -> tuple[str, Callable[[Target], FileSink]]:
+def _format(job: ClassifyJob) -> str:
     if job.paths_only:
-        return "paths" + " -0" * job.inputs.null, partial(PathsSink, null=job.inputs.null)
-    format = choose_format(job.out, job.format, dict(PREDICTIONS))
-    return format, PREDICTIONS[format]
+        return "paths -0" if job.inputs.null else "paths"
+    return choose_format(job.out, job.format, dict(PREDICTIONS))
 
 
 def _check_heads(models: Sequence[Model]) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,10 +20,8 @@ from vitcli.models.engine import Engine, Features
 from vitcli.models.vit import Pooling
 from vitcli.records import Batch, Embedded, Sink
 from vitcli.runs.asked import Resuming
-from vitcli.sinks import EMBEDDINGS, FileSink, choose_format
-from vitcli.sinks.arrays import INDEX, ArraySink
+from vitcli.sinks import EMBEDDINGS, choose_format, form_of
 from vitcli.sinks.files import Target
-from vitcli.sinks.text import META
 from vitcli.tasks.job import (
     DEFAULT_MODEL,
     Inputs,
@@ -86,21 +84,14 @@ def embed(job: EmbedJob, watcher: Watcher | None = None, sink: Sink | None = Non
     if sink is not None:
         return run.into(sink, ready([job.model]))
     format = choose_format(job.out, job.format, dict(EMBEDDINGS))
-    kind = EMBEDDINGS[format]
-
-    def make_sink(target: Target, meta: Mapping[str, Any]) -> FileSink:
-        return kind(target, tuple(meta["row_shape"]), meta["array_dtype"])
-
-    array = kind if isinstance(kind, type) and issubclass(kind, ArraySink) else None
-    if array and Target(job.out).is_special:
+    form = form_of("embed", format)
+    if form.data_start and Target(job.out).is_special:
         raise UsageError(
             f"{format} cannot be written to a pipe", "use --format jsonl, or --out FILE"
         )
     output = Destination(
         out=job.out,
-        suffixes=(INDEX, META) if array else (META,),
-        make_sink=make_sink,
-        data_start=array.data_start if array else None,
+        form=form,
         command="embed",
         options=row_options(job, format),
         overwrite=job.overwrite,

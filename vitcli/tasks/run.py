@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from threading import Thread
-from typing import IO, BinaryIO, Protocol, TypeAlias
+from typing import IO, Protocol, TypeAlias
 
 from vitcli import pipeline
 from vitcli.checkpoints.engines import check_installed, open_engine
@@ -29,7 +29,7 @@ from vitcli.records import Batch, ImageRef, Kept, Preprocess, Progress, Row, Sin
 from vitcli.runs.asked import Resuming, Shard
 from vitcli.runs.fingerprint import describe_weights, fingerprint
 from vitcli.runs.recording import Recording
-from vitcli.sinks import FileSink
+from vitcli.sinks import Form
 from vitcli.sinks.files import Target, is_special
 from vitcli.tasks.job import Inputs, ModelOptions, Running, Summary, Watcher
 
@@ -50,19 +50,15 @@ class Ready:
 class Destination:
     """Where rows go, and what becomes of those that an earlier run has written there.
 
-    `options` is what a row depends on besides image and weights. `make_sink` opens the format,
-    which reads what it has to know of the rows from the meta; `data_start` finds the rows in a
-    finished array.
+    `options` is what a row depends on besides its image and the weights.
     """
 
     out: Path | None
-    make_sink: Callable[[Target, Mapping[str, object]], FileSink]
+    form: Form
     command: str
     options: Mapping[str, object]
-    suffixes: tuple[str, ...] = ()
     overwrite: bool = False
     resuming: Resuming = Resuming()
-    data_start: Callable[[BinaryIO], int] | None = None
 
     def target(self) -> Target:
         shard, out = self.resuming.shard, self.out
@@ -170,12 +166,12 @@ class Run:
         """
         self.shard = output.resuming.shard
         target = output.target()
-        target.check(*output.suffixes)
+        target.check(*output.form.suffixes)
         if target.is_special:
             if output.resuming.resume:
                 raise UsageError("a pipe cannot be resumed", "write to a file with --out")
             work = make_ready(specs)
-            return self.into(output.make_sink(target, work.meta), work)
+            return self.into(output.form.open(target, work.meta), work)
         if output.resuming.resume:
             self._hold_stdin()
         with self._telling(can_resume=True):
@@ -193,15 +189,16 @@ class Run:
         target = output.target()
         with Recording(
             target,
-            output.suffixes,
+            output.form.suffixes,
             self._refs,
             asked=output.resuming,
             overwrite=output.overwrite,
-            data_start=output.data_start,
+            data_start=output.form.data_start,
             has_unlisted=lambda: self.unlisted > 0,
         ) as record:
             described = describe_weights(weights, record.known())
-            record.plan(fingerprint(output.command, described, output.options))
+            options = {**output.options, "shard": self.shard and str(self.shard)}
+            record.plan(fingerprint(output.command, described, options))
             self.progress, self.chosen = record.progress, record.chosen
             self.watcher.progress(self.progress)
             if record.is_complete:
@@ -209,7 +206,7 @@ class Run:
                 return False
             work = load_once() if record.needs_model else _idle(record.header["meta"])
             header = {"meta": work.meta, "weights": described}
-            sink = record.begin(lambda files: output.make_sink(files, work.meta), header)
+            sink = record.begin(lambda files: output.form.open(files, work.meta), header)
             with completing(sink):
                 self._pump(work, record.items(), sink)
                 with interrupts.held():

@@ -1,0 +1,33 @@
+"""`vit merge`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vitcli.cli import options as o
+from vitcli.cli.ending import end
+from vitcli.cli.screen import Screen
+
+Shards = Annotated[
+    list[Path],
+    typer.Argument(metavar="SHARDS...", help="The outputs of all shards.", show_default=False),
+]
+Out = Annotated[
+    Path,
+    typer.Option("-o", "--out", help="Write to FILE, in the format of the shards.", metavar="FILE"),
+]
+
+
+def merge(shards: Shards, out: Out, overwrite: o.Overwrite = False, quiet: o.Quiet = False) -> None:
+    """Join the outputs of --shard 1/N ... N/N into that of one run.
+
+    Example:  vit merge feats-*-of-00004.npy -o feats.npy
+    """
+    from vitcli.tasks.merge import merge as run
+
+    with Screen(quiet=quiet, progress=False) as screen:
+        summary = run(shards, out, overwrite=overwrite, watcher=screen)
+    end(screen, summary, out)

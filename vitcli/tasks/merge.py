@@ -1,0 +1,168 @@
+"""The outputs of all shards of a run into the one output that the run would have made."""
+
+from __future__ import annotations
+
+import heapq
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from vitcli.errors import OutputError, UsageError
+from vitcli.records import ImageRef, Kept, Progress
+from vitcli.runs.asked import Shard, parse_shard
+from vitcli.runs.finished import Finished
+from vitcli.runs.journal import Entry, difference, journal_of, read_entries, read_header
+from vitcli.runs.recording import Recording
+from vitcli.sinks import form_of
+from vitcli.sinks.files import Target, real
+from vitcli.tasks.job import Nobody, Summary, Watcher
+from vitcli.tasks.run import completing
+
+AT_A_TIME = 1024  # rows
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One finished output, and what its journal says of it."""
+
+    path: Path
+    journal: Path
+    header: Mapping[str, Any]
+    shard: Shard
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """That of the whole run."""
+        return {**self.header["fingerprint"], "--shard": None}
+
+    def entries(self) -> Iterator[Entry]:
+        return read_entries(self.journal, self.journal.stat().st_size)
+
+
+def merge(
+    shards: Sequence[Path], out: Path, *, overwrite: bool = False, watcher: Watcher | None = None
+) -> Summary:
+    """Write every row of every shard, in the order of the inputs.
+
+    Raises OutputError where a shard is missing, given twice, or of another run.
+    """
+    started, watcher = time.monotonic(), watcher or Nobody()
+    parts = _complete([_read(path) for path in shards])
+    first = parts[0]
+    format = first.fingerprint["--format"]
+    form = form_of(first.fingerprint["command"], format)
+    if not format.startswith("paths") and out.suffix != first.path.suffix:
+        raise UsageError(
+            f"the shards are {format}", f"name the output {out.stem}{first.path.suffix}"
+        )
+    key = _order(parts)
+    progress = Progress()
+    target = Target(out, overwrite=overwrite)
+    target.check(*form.suffixes)
+    with (
+        Recording(target, form.suffixes, lambda: iter(()), overwrite=True) as record,
+        ExitStack() as opened,
+    ):
+        record.plan(first.fingerprint)
+        stores = [Finished(part.journal, form.data_start) for part in parts]
+        for store in stores:
+            opened.callback(store.close)
+        header = {"meta": first.header["meta"], "weights": first.header["weights"]}
+        merged = _rows(parts, stores, key)
+        with completing(
+            record.begin(lambda files: form.open(files, first.header["meta"]), header)
+        ) as sink:
+            while rows := list(islice(merged, AT_A_TIME)):
+                sink.write(rows)
+                progress.add(0, kept=rows)
+                watcher.progress(progress)
+            seconds = time.monotonic() - started
+            counts = {"images": progress.done, "failed": progress.failed}
+            sink.finish({**first.header["meta"], **counts, "seconds": round(seconds, 3)})
+    return Summary(progress.done, progress.failed, seconds)
+
+
+def _read(path: Path) -> _Part:
+    out = real(path)
+    journal = journal_of(out)
+    header = read_header(journal)
+    if not out.exists():
+        raise OutputError(f"there is no {path}", "a shard that was interrupted: --resume it first")
+    if not header:
+        raise OutputError(f"{path} has no record of its run, {journal.name}", "bring it along")
+    shard = header["fingerprint"].get("--shard")
+    if shard is None:
+        raise OutputError(f"{path} is no shard, but a whole run", "leave it out")
+    return _Part(path, journal, header, parse_shard(shard))
+
+
+def _complete(parts: Sequence[_Part]) -> list[_Part]:
+    """In the order of their numbers, each there once, all of one run."""
+    found: dict[int, _Part] = {}
+    for part in parts:
+        differs = difference(parts[0].fingerprint, part.fingerprint)
+        if differs is None and part.shard.count != parts[0].shard.count:
+            differs = f"{parts[0].shard.count} shards (now {part.shard.count})"
+        if differs is not None:
+            raise OutputError(
+                f"{part.path} is of another run than {parts[0].path}, which was made with {differs}"
+            )
+        twice = found.setdefault(part.shard.number, part)
+        if twice is not part:
+            raise OutputError(f"shard {part.shard} is given twice: {twice.path} and {part.path}")
+    count = parts[0].shard.count
+    missing = [Shard(n, count) for n in range(1, count + 1) if n not in found]
+    if missing:
+        names = ", ".join(map(str, missing[:5])) + ", ..." * (len(missing) > 5)
+        raise OutputError(f"shard {names} is missing", "give the outputs of all shards")
+    return [found[number] for number in sorted(found)]
+
+
+def _order(parts: Sequence[_Part]) -> Callable[[Entry], Any]:
+    """What brings the rows of all shards into the order of the inputs: their places, or, where
+    the shards have seen different inputs, their paths, if that is the order of each shard."""
+    if _is_one_listing(parts):
+        return lambda entry: entry.place
+    for part in parts:
+        last = b""
+        for entry in part.entries():
+            path = os.fsencode(entry.path)
+            if path < last:
+                raise OutputError(
+                    "the shards have seen different inputs, and not in the order of their paths",
+                    "run each of them again, with --resume",
+                )
+            last = path
+    return lambda entry: os.fsencode(entry.path)
+
+
+def _is_one_listing(parts: Sequence[_Part]) -> bool:
+    """Whether the places follow each other. The row of a file that is gone has that of the input
+    before it in its own shard."""
+    last = owner = -1
+    streams = [
+        ((entry.place, number) for entry in part.entries()) for number, part in enumerate(parts)
+    ]
+    for place, number in heapq.merge(*streams):
+        if place == last + 1:
+            last, owner = place, number
+        elif place != last or (number != owner and place >= 0):
+            return False
+    return True
+
+
+def _rows(
+    parts: Sequence[_Part], stores: Sequence[Finished], key: Callable[[Entry], Any]
+) -> Iterator[Kept]:
+    def keyed(number: int) -> Iterator[tuple[Any, int, int, Entry]]:
+        for position, entry in enumerate(parts[number].entries()):
+            yield key(entry), number, position, entry
+
+    merged = heapq.merge(*map(keyed, range(len(parts))))
+    for place, (_, number, _, entry) in enumerate(merged):
+        yield stores[number].row(ImageRef(place, entry.path, entry.stamp), entry)
