@@ -3,7 +3,7 @@ _vit() {
     local cur="${COMP_WORDS[COMP_CWORD]}" prev="${COMP_WORDS[COMP_CWORD-1]}" words=""
     COMPREPLY=()
     if (( COMP_CWORD == 1 )); then
-        COMPREPLY=($(compgen -W "classify embed convert info models --help --version" -- "$cur"))
+        COMPREPLY=($(compgen -W "classify embed merge convert info models --help --version" -- "$cur"))
         return
     fi
     local command="${COMP_WORDS[1]}"
@@ -69,6 +69,7 @@ _vit() {
         "embed -j"|"embed --workers") compopt -o default; return ;;
         "embed --summary") compopt -o default; return ;;
         "embed --shard") compopt -o default; return ;;
+        "merge -o"|"merge --out") compopt -o default; return ;;
         "convert --to") COMPREPLY=($(compgen -W "hf timm onnx" -- "$cur")); return ;;
         "convert --dtype") COMPREPLY=($(compgen -W "fp32 fp16 bf16" -- "$cur")); return ;;
         "convert --layout") compopt -o default; return ;;
@@ -87,6 +88,7 @@ _vit() {
     case "$command" in
         classify) words="-m --model -k --top-k -o --out --format --scores --threshold --select --paths-only --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --max-errors --on-error --layout --labels --image-size --preprocess --num-heads --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --resume --retry-failed --keep-missing --shard -h --help" ;;
         embed) words="-m --model --layer --layers --pool --norm --no-norm --l2 -o --out --format --store --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --max-errors --on-error --layout --labels --image-size --preprocess --num-heads --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --resume --retry-failed --keep-missing --shard -h --help" ;;
+        merge) words="-o --out --overwrite -q --quiet -h --help" ;;
         convert) words="--to --dtype --verify --overwrite --layout --labels --image-size --preprocess --num-heads --offline -q --quiet -h --help" ;;
         info) words="--json --layout --labels --image-size --preprocess --num-heads --no-exif --decode --offline -h --help" ;;
         models) words="--for --json -h --help" ;;

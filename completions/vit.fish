@@ -1,6 +1,7 @@
 # fish completion for vit. Made by `make completions`.
 complete -c vit -f -n __fish_use_subcommand -a classify -d 'Label images: the top-k classes of each, one row for every input.'
 complete -c vit -f -n __fish_use_subcommand -a embed -d 'Extract features: one vector, or one grid of tokens, for each image.'
+complete -c vit -f -n __fish_use_subcommand -a merge -d 'Join the outputs of --shard 1/N ... N/N into that of one run.'
 complete -c vit -f -n __fish_use_subcommand -a convert -d 'Rewrite a checkpoint for another library, with its labels and preprocessing.'
 complete -c vit -f -n __fish_use_subcommand -a info -d 'Tell what a model is: sizes, cost, labels, preprocessing, and where each came from.'
 complete -c vit -f -n __fish_use_subcommand -a models -d 'List well-known models: sizes, cost and published accuracy, and what to pick.'
@@ -88,6 +89,9 @@ complete -c vit -n '__fish_seen_subcommand_from embed' -l resume -d 'Go on with 
 complete -c vit -n '__fish_seen_subcommand_from embed' -l retry-failed -d 'With --resume: try the images again that had failed.'
 complete -c vit -n '__fish_seen_subcommand_from embed' -l keep-missing -d 'With --resume: keep the rows of images that are gone.'
 complete -c vit -n '__fish_seen_subcommand_from embed' -l shard -x -d 'Do part I of N only, into FILE-0000I-of-0000N; vit merge joins them.'
+complete -c vit -n '__fish_seen_subcommand_from merge' -s o -l out -r -d 'Write to FILE, in the format of the shards.'
+complete -c vit -n '__fish_seen_subcommand_from merge' -l overwrite -d 'Replace an existing output.'
+complete -c vit -n '__fish_seen_subcommand_from merge' -s q -l quiet -d 'No progress, notes or summary.'
 complete -c vit -n '__fish_seen_subcommand_from convert' -l to -x -a 'hf timm onnx' -d 'Who shall open it.'
 complete -c vit -n '__fish_seen_subcommand_from convert' -l dtype -x -a 'fp32 fp16 bf16' -d 'Precision of the weights written.'
 complete -c vit -n '__fish_seen_subcommand_from convert' -l verify -d 'Load both and compare logits and hidden states, or fail.'

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.fixtures.nursery import Nursery, nursery
@@ -119,3 +120,76 @@ def test_a_signal_says_how_to_continue(
         "out.jsonl.partial",
         "out.jsonl.partial.journal",
     }
+
+
+@pytest.fixture
+def some(many: Path, tmp_path: Path) -> Path:
+    """120 of the photographs, in a folder that may be changed."""
+    folder = tmp_path / "some"
+    folder.mkdir()
+    for path in sorted(many.iterdir())[::4][:120]:
+        (folder / path.name).write_bytes(path.read_bytes())
+    return folder
+
+
+def assert_same_rows(one: Path, other: Path) -> None:
+    """Paths, failures and labels in order; numbers within 1e-6."""
+    if one.suffix == ".npy":
+        np.testing.assert_allclose(np.load(one), np.load(other), atol=1e-6)
+        indexes = [path.with_name(path.stem + ".index.jsonl").read_bytes() for path in (one, other)]
+        assert indexes[0] == indexes[1]
+        return
+    rows = [list(map(json.loads, path.read_bytes().splitlines())) for path in (one, other)]
+    for a, b in zip(*rows, strict=True):
+        scores = [[p.pop("score") for p in row.get("predictions", ())] for row in (a, b)]
+        assert scores[0] == pytest.approx(scores[1], abs=2e-6)
+        assert a == b
+
+
+@pytest.mark.parametrize(("command", "name"), [("classify", "out.jsonl"), ("embed", "out.npy")])
+def test_shards_merge_into_one_run_and_again_when_images_come(
+    vits: Nursery, many: Path, some: Path, tmp_path: Path, command: str, name: str
+) -> None:
+    args = (command, some, "-m", "demo", "-j", 0, "-o")
+    shards = [
+        tmp_path / f"{Path(name).stem}-0000{i}-of-00004{Path(name).suffix}" for i in range(1, 5)
+    ]
+    for number in range(1, 5):
+        assert vits.vit(*args, tmp_path / name, "--shard", f"{number}/4").wait() in (0, 3)
+    assert all(path.exists() for path in shards)
+    one, merged = tmp_path / f"one-{name}", tmp_path / f"merged-{name}"
+    assert vits.vit(*args, one).wait() == 3
+    ended = vits.vit("merge", *reversed(shards), "-o", merged)
+    assert ended.wait() == 3, ended.err
+    assert_same_rows(merged, one)
+    assert vits.vit(*args, merged, "--resume").err.startswith(f"vit: {merged} is already complete")
+
+    for path in sorted(many.iterdir())[1::4][:100]:
+        (some / path.name).write_bytes(path.read_bytes())
+    for number in range(1, 5):
+        more = vits.vit(*args, tmp_path / name, "--shard", f"{number}/4", "--resume")
+        assert "of them before" in more.err
+    assert vits.vit(*args, one, "--overwrite").wait() == 3
+    assert vits.vit("merge", *shards, "-o", merged).wait() == 1
+    assert vits.vit("merge", *shards, "-o", merged, "--overwrite").wait() == 3
+    assert_same_rows(merged, one)
+
+    def refused(*given: Path) -> str:
+        ended = vits.vit("merge", *given, "-o", tmp_path / f"no-{name}")
+        assert ended.wait() == 1
+        return ended.err
+
+    assert "shard 2/4 is missing" in refused(shards[0], *shards[2:])
+    assert "shard 1/4 is given twice" in refused(*shards, shards[0])
+    assert "is no shard" in refused(*shards[1:], one)
+
+
+def test_options_that_need_a_file_or_a_resume_say_so(vits: Nursery, some: Path) -> None:
+    for args, said in (
+        (("--resume",), "a pipe cannot be resumed"),
+        (("--retry-failed",), "add --resume"),
+        (("--shard", "1/4"), "name it with --out"),
+        (("--shard", "5/4"), "give I/N with I from 1 to N"),
+    ):
+        ended = vits.vit("classify", some, "-m", "demo", *args)
+        assert (ended.wait(), said in ended.err) == (2, True), ended.err
