@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import re
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -193,3 +196,55 @@ def test_options_that_need_a_file_or_a_resume_say_so(vits: Nursery, some: Path) 
     ):
         ended = vits.vit("classify", some, "-m", "demo", *args)
         assert (ended.wait(), said in ended.err) == (2, True), ended.err
+
+
+def test_a_second_signal_stops_at_once_and_what_is_written_stays(
+    vits: Nursery, many: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.jsonl"
+    child = start_slow(vits, many, out)
+    child.kill(signal.SIGINT)
+    child.kill(signal.SIGINT)  # in the same instant: it is one signal
+    assert child.wait() == -signal.SIGINT
+    assert "continue with" in child.err
+    assert (
+        vits.vit("classify", many, "-m", "demo", "-b", 1, "-j", 0, "-o", out, "--resume").wait()
+        == 3
+    )
+    assert len(out.read_bytes().splitlines()) == COUNT
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 kB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(disk)]
+    if os.getuid() != 0 or subprocess.run(command, capture_output=True).returncode != 0:
+        pytest.skip("only root can mount a small file system")
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.parametrize(("command", "name"), [("classify", "out.jsonl"), ("embed", "out.npy")])
+def test_a_full_disk_is_one_error_and_the_run_goes_on_when_there_is_room(
+    vits: Nursery, many: Path, tmp_path: Path, small_disk: Path, command: str, name: str
+) -> None:
+    args = (command, many, "-m", "demo", "-j", 0, "-o")
+    (tmp_path / "clean").mkdir()
+    assert vits.vit(*args, tmp_path / "clean" / name).wait() == 3
+    full = vits.vit(*args, small_disk / name)
+    assert full.wait() == 1
+    first, hint = full.err.splitlines()
+    assert re.fullmatch(
+        rf"vit: cannot write to {small_disk}/\S+: No space left on device "
+        r"\(\d+ of 500 images done\)",
+        first,
+    )
+    assert hint == "  free space, then repeat with --resume"
+    assert not (small_disk / name).exists()
+    subprocess.run(["mount", "-o", "remount,size=50m", str(small_disk)], check=True)
+    assert vits.vit(*args, small_disk / name, "--resume").wait() == 3
+    assert contents(small_disk / name) == contents(tmp_path / "clean" / name)

@@ -191,6 +191,7 @@ def is_killed(number: int, action: Callable[[], object]) -> bool:
     return os.WIFSIGNALED(status)
 
 
+@pytest.mark.slow
 @formats
 def test_a_run_killed_at_any_change_goes_on_to_the_same_bytes(
     inputs: Inputs, out: Path, format: str
@@ -212,6 +213,7 @@ def test_a_run_killed_at_any_change_goes_on_to_the_same_bytes(
     assert number > 15
 
 
+@pytest.mark.slow
 @formats
 def test_what_is_written_is_not_computed_again(inputs: Inputs, out: Path, format: str) -> None:
     """Killed at any change: the batches before the last one are there."""
@@ -266,6 +268,7 @@ def test_only_new_and_changed_images_are_computed(
     assert record(inputs, out, resume).is_complete
 
 
+@pytest.mark.slow
 @formats
 def test_an_update_that_is_killed_at_any_change_goes_on(
     inputs: Inputs, out: Path, format: str, tmp_path: Path
