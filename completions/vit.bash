@@ -32,6 +32,8 @@ _vit() {
         "classify --image-size") compopt -o default; return ;;
         "classify --preprocess") COMPREPLY=($(compgen -W "hf timm" -- "$cur")); return ;;
         "classify --num-heads") compopt -o default; return ;;
+        "classify --head") compopt -o default; return ;;
+        "classify --sha256") compopt -o default; return ;;
         "classify --decode") COMPREPLY=($(compgen -W "exact fast" -- "$cur")); return ;;
         "classify --device") compopt -o default; return ;;
         "classify --dtype") COMPREPLY=($(compgen -W "fp32 bf16 fp16 auto" -- "$cur")); return ;;
@@ -60,6 +62,8 @@ _vit() {
         "embed --image-size") compopt -o default; return ;;
         "embed --preprocess") COMPREPLY=($(compgen -W "hf timm" -- "$cur")); return ;;
         "embed --num-heads") compopt -o default; return ;;
+        "embed --head") compopt -o default; return ;;
+        "embed --sha256") compopt -o default; return ;;
         "embed --decode") COMPREPLY=($(compgen -W "exact fast" -- "$cur")); return ;;
         "embed --device") compopt -o default; return ;;
         "embed --dtype") COMPREPLY=($(compgen -W "fp32 bf16 fp16 auto" -- "$cur")); return ;;
@@ -77,20 +81,24 @@ _vit() {
         "convert --image-size") compopt -o default; return ;;
         "convert --preprocess") COMPREPLY=($(compgen -W "hf timm" -- "$cur")); return ;;
         "convert --num-heads") compopt -o default; return ;;
+        "convert --head") compopt -o default; return ;;
+        "convert --sha256") compopt -o default; return ;;
         "info --layout") compopt -o default; return ;;
         "info --labels") compopt -o default; return ;;
         "info --image-size") compopt -o default; return ;;
         "info --preprocess") COMPREPLY=($(compgen -W "hf timm" -- "$cur")); return ;;
         "info --num-heads") compopt -o default; return ;;
+        "info --head") compopt -o default; return ;;
+        "info --sha256") compopt -o default; return ;;
         "info --decode") COMPREPLY=($(compgen -W "exact fast" -- "$cur")); return ;;
         "models --for") COMPREPLY=($(compgen -W "speed accuracy memory resolution features" -- "$cur")); return ;;
     esac
     case "$command" in
-        classify) words="-m --model -k --top-k -o --out --format --scores --threshold --select --paths-only --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --max-errors --on-error --layout --labels --image-size --preprocess --num-heads --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --resume --retry-failed --keep-missing --shard -h --help" ;;
-        embed) words="-m --model --layer --layers --pool --norm --no-norm --l2 -o --out --format --store --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --max-errors --on-error --layout --labels --image-size --preprocess --num-heads --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --resume --retry-failed --keep-missing --shard -h --help" ;;
+        classify) words="-m --model -k --top-k -o --out --format --scores --threshold --select --paths-only --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --max-errors --on-error --layout --labels --image-size --preprocess --num-heads --head --sha256 --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --resume --retry-failed --keep-missing --shard -h --help" ;;
+        embed) words="-m --model --layer --layers --pool --norm --no-norm --l2 -o --out --format --store --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --max-errors --on-error --layout --labels --image-size --preprocess --num-heads --head --sha256 --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --resume --retry-failed --keep-missing --shard -h --help" ;;
         merge) words="-o --out --overwrite -q --quiet -h --help" ;;
-        convert) words="--to --dtype --verify --overwrite --layout --labels --image-size --preprocess --num-heads --offline -q --quiet -h --help" ;;
-        info) words="--json --layout --labels --image-size --preprocess --num-heads --no-exif --decode --offline -h --help" ;;
+        convert) words="--to --dtype --verify --overwrite --layout --labels --image-size --preprocess --num-heads --head --sha256 --offline -q --quiet -h --help" ;;
+        info) words="--json --layout --labels --image-size --preprocess --num-heads --head --sha256 --no-exif --decode --offline -h --help" ;;
         models) words="--for --json -h --help" ;;
         "models pull") words="--offline -h --help" ;;
     esac

@@ -6,23 +6,28 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vitcli.checkpoints import preprocessing
+from vitcli.checkpoints.heads import read_head
 from vitcli.checkpoints.keymap import their_name, to_ours
 from vitcli.checkpoints.labels import Labels, read_labels
-from vitcli.checkpoints.layouts import layout_of
+from vitcli.checkpoints.layouts import decoders, layout_of
+from vitcli.checkpoints.layouts.decoders import Reconstruction
 from vitcli.checkpoints.layouts.layout import Json, Layout, MissingTensor
 from vitcli.checkpoints.layouts.openai import model_config
 from vitcli.checkpoints.layouts.timm import image_size as timm_image_size
 from vitcli.checkpoints.layouts.timm import pretrained_cfg
-from vitcli.checkpoints.resolve import Checkpoint, resolve, sha256
+from vitcli.checkpoints.resolve import Checkpoint, check_sha256, resolve
+from vitcli.checkpoints.resolve import sha256 as sha256_of
 from vitcli.checkpoints.tensors import read_weights
 from vitcli.errors import CheckpointError, UsageError
 from vitcli.models.config import Config
 from vitcli.models.network import Network, network_of
+from vitcli.models.vit import VisionTransformer
 from vitcli.records import Decode, Preprocess, Size
 
 # Whose published preprocessing fits, where the layout tells.
@@ -36,6 +41,7 @@ FAMILIES = {
     "timm-swin": "swin",
     "swin": "swin",
 }
+Module = TypeVar("Module", bound=nn.Module)
 OPEN_CLIP = ("openai", "open-clip")
 TIMM = ("timm", "timm-swin")
 
@@ -47,6 +53,7 @@ class Model:
     What stands last is told by `vit info`: where labels and steps of the preprocessing came from,
     the precisions on disk, what the file calls its architecture, and the image size that its
     position embeddings were stored for.
+    `reconstruction` is `network` with the decoder of masked pre-training, where it was kept.
     """
 
     spec: str
@@ -64,6 +71,7 @@ class Model:
     dtypes: tuple[str, ...] = ()
     architecture: str = ""
     stored_size: Size | None = None
+    reconstruction: Reconstruction | None = None
 
     @property
     def config(self) -> Config:
@@ -72,7 +80,7 @@ class Model:
     @cached_property
     def sha256(self) -> str:
         """The hash of the weight files, computed when it is first asked for."""
-        return sha256(self.files)
+        return sha256_of(self.files)
 
 
 def load(
@@ -86,7 +94,10 @@ def load(
     exif: bool = True,
     decode: Decode = "exact",
     offline: bool = False,
+    head: Path | None = None,
+    sha256: str | None = None,
     keep_grid: bool = False,
+    keep_decoder: bool = False,
 ) -> Model:
     """Load a checkpoint in fp32, in eval mode, on the CPU. Nothing is ever left at random.
 
@@ -94,12 +105,16 @@ def load(
     `resolve` has made of one.
     layout, labels, image_size (height, width), preprocess ("hf" or "timm") and num_heads override
     what the files say; exif and decode ("exact" or "fast") complete the preprocessing. Position
-    embeddings are resampled for its size, unless `keep_grid` asks for those of the file.
+    embeddings are resampled for its size, unless `keep_grid` asks for those of the file. `head` is
+    a linear classifier in a file of its own, `sha256` what the weight files of `spec` must have;
+    `keep_decoder` keeps what only masked pre-training uses, in `reconstruction`.
     Raises ModelNotFound, CheckpointError (by name for every tensor that is unknown, missing or
     misshapen) or UsageError.
     """
     checkpoint = resolve(spec, offline=offline) if isinstance(spec, str) else spec
     spec = checkpoint.spec
+    if sha256 is not None:
+        check_sha256(checkpoint.weights, sha256)
     weights = read_weights(checkpoint.weights)
     found = layout_of(weights.tensors, layout)
     names = found.strip(weights.tensors)
@@ -109,26 +124,41 @@ def load(
             "give the folder that holds both",
         )
     rules = found.rules(names)
+    decoder = decoders.decoder_of(found.name, names) if keep_decoder else None
+    if decoder is not None:
+        rules = decoder.among(rules)
     renamed = to_ours(names, rules)
+    tensors, decoding = decoders.without_decoder(renamed.tensors)
+
+    def their(ours: str) -> str:
+        return their_name(ours, rules, names)
+
     heads = num_heads or found.num_heads(names)
     try:
-        config = found.read_config(renamed.tensors, checkpoint.config, heads)
+        config = found.read_config(tensors, checkpoint.config, heads)
     except MissingTensor as error:
-        absent = their_name(error.name, rules, names)
-        raise CheckpointError(f"{absent} is missing") from None
+        raise CheckpointError(f"{their(error.name)} is missing") from None
     if config.in_chans != 3:
         raise CheckpointError(f"{spec} reads {config.in_chans} channels, and pictures have 3")
-    network = build(config, renamed.tensors, lambda ours: their_name(ours, rules, names))
+    notes = [*checkpoint.notes, *weights.notes, *renamed.notes]
+    if head is not None:
+        with_head = read_head(head, config)
+        config, tensors = with_head.config, tensors | with_head.tensors
+        notes.append(with_head.note)
+    network = build(config, tensors, their)
+    reconstruction = None
+    if decoder is not None:
+        reconstruction = _with_decoder(network, decoder, decoding, checkpoint.config, their)
     plan = _preprocess(checkpoint, found, config, image_size, preprocess)
     _check_size(plan.plan.size, config, asked=image_size is not None)
     if plan.plan.size != config.image_size and (image_size is not None or not keep_grid):
         network.resize(plan.plan.size)
-    notes = [*checkpoint.notes, *weights.notes, *renamed.notes, *plan.notes]
+    notes += plan.notes
     named = Labels((), "no classifier")
     if config.num_classes:
         named = read_labels(checkpoint.config, config.num_classes, labels)
         notes += named.notes
-        if not renamed.tensors["head.weight"].any():
+        if not tensors["head.weight"].any():
             notes.append("the head is all zero: every class scores the same; it is to be trained")
     return Model(
         spec=spec,
@@ -136,7 +166,7 @@ def load(
         preprocess=replace(plan.plan, exif=exif, decode=decode),
         labels=named.names,
         layout=found.name,
-        files=checkpoint.weights,
+        files=(*checkpoint.weights, *([head] if head else [])),
         revision=checkpoint.revision,
         notes=tuple(notes),
         fused=renamed.fused,
@@ -146,7 +176,23 @@ def load(
         dtypes=weights.dtypes,
         architecture=_architecture(checkpoint.config),
         stored_size=config.image_size,
+        reconstruction=reconstruction,
     )
+
+
+def load_reconstruction(spec: str, **options: Any) -> tuple[Model, Reconstruction]:
+    """A checkpoint of masked pre-training with its decoder, and what else `load` gives of it.
+
+    Takes the options of `load`. Raises CheckpointError, too, for a file without a decoder.
+    """
+    model = load(spec, **options, keep_decoder=True)
+    if model.reconstruction is None:
+        raise CheckpointError(
+            f"{spec} has no decoder: it cannot reconstruct what is hidden",
+            "MAE's files for pre-training and visualisation have one (ViTMAEForPreTraining), "
+            "and ViTForMaskedImageModeling",
+        )
+    return model, model.reconstruction
 
 
 def build(
@@ -159,6 +205,32 @@ def build(
     the file has for them."""
     with torch.device("meta"):
         network = network_of(config)
+    return _filled(network, tensors, named)
+
+
+def _with_decoder(
+    network: Network,
+    decoder: decoders.Decoder,
+    tensors: Mapping[str, Tensor],
+    json: Json,
+    named: Callable[[str], str],
+) -> Reconstruction:
+    """The network and its decoder, filled as strictly."""
+    assert isinstance(network, VisionTransformer)  # no other layout has a decoder
+
+    def their(ours: str) -> str:
+        return named(decoders.D + ours)
+
+    try:
+        with torch.device("meta"):
+            empty, join = decoder.parts(network.config, tensors, json)
+    except MissingTensor as error:
+        raise CheckpointError(f"{their(error.name)} is missing") from None
+    return join(network, _filled(empty, tensors, their)).eval()
+
+
+def _filled(network: Module, tensors: Mapping[str, Tensor], named: Callable[[str], str]) -> Module:
+    """A module on `meta` with exactly these tensors. Raises CheckpointError, by name."""
     expected = {name: tuple(p.shape) for name, p in network.state_dict().items()}
     _refuse("is missing", [n for n in expected if n not in tensors], expected, named)
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from vitcli.checkpoints import hub
-from vitcli.errors import CheckpointError, ModelNotFound
+from vitcli.errors import CheckpointError, ModelNotFound, UsageError
 
 if TYPE_CHECKING:  # it imports torch
     from vitcli.checkpoints.layouts.layout import Json
@@ -158,6 +158,18 @@ def sha256(files: Sequence[Path]) -> str:
             while chunk := stream.read(1 << 20):
                 digest.update(chunk)
     return digest.hexdigest()
+
+
+def check_sha256(files: Sequence[Path], expected: str) -> None:
+    """Raises CheckpointError where the files are others, UsageError for what is no such hash."""
+    if not re.fullmatch(r"[0-9a-fA-F]{64}", expected):
+        raise UsageError(f"--sha256 {expected} is no SHA-256", "it has 64 hexadecimal digits")
+    found = sha256(files)
+    if found != expected.lower():
+        named = f"{files[0]}" + f" and {len(files) - 1} more" * (len(files) > 1)
+        raise CheckpointError(
+            f"{named}: the sha256 is {found}, expected {expected.lower()}", "it is another file"
+        )
 
 
 def read_json(path: Path) -> Mapping[str, Any]:

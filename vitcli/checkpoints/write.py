@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from vitcli.checkpoints.layouts import LAYOUTS
+from vitcli.checkpoints.layouts import LAYOUTS, decoders
 from vitcli.checkpoints.layouts.layout import Expressed
 from vitcli.checkpoints.load import Model
 from vitcli.checkpoints.preprocessing import to_hf, to_timm
@@ -53,6 +53,8 @@ def write_hf(model: Model, folder: Path, dtype: Dtype) -> Written:
         except CheckpointError:
             raise error from None
         notes = ("layer scale, which this layout lacks, is multiplied into the weights before it",)
+    if model.reconstruction is not None:
+        form = decoders.express(model.reconstruction, layout, form)
     values = form.json
     if model.labels:
         values["id2label"] = {str(i): label for i, label in enumerate(model.labels)}

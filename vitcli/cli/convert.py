@@ -56,6 +56,8 @@ def convert(
     image_size: o.ImageSize = None,
     preprocess: o.Preprocess = None,
     num_heads: o.NumHeads = None,
+    head: o.Head = None,
+    sha256: o.Sha256 = None,
     offline: o.Offline = False,
     quiet: o.Quiet = False,
 ) -> None:
@@ -90,6 +92,8 @@ def convert(
                 image_size=o.parse_image_size(image_size),
                 preprocess=preprocess.value if preprocess else None,
                 num_heads=num_heads,
+                head=head,
+                sha256=sha256,
                 offline=offline,
             ),
         )

@@ -179,6 +179,18 @@ NumHeads = Annotated[
     int | None,
     _option("--num-heads", help="Attention heads, where a bare file does not tell.", min=1),
 ]
+Head = Annotated[
+    Path | None,
+    _option(
+        "--head",
+        help="A linear classifier in a file of its own, as DINO's linearweights.pth.",
+        metavar="FILE",
+    ),
+]
+Sha256 = Annotated[
+    str | None,
+    _option("--sha256", help="Refuse weights that do not have this hash.", metavar="HEX"),
+]
 NoExif = Annotated[
     bool,
     _option("--no-exif", help="Do not turn images as EXIF says.", env="VIT_NO_EXIF"),
@@ -402,6 +414,8 @@ def model_options(
     image_size: ImageSize = None,
     preprocess: Preprocess = None,
     num_heads: NumHeads = None,
+    head: Head = None,
+    sha256: Sha256 = None,
     no_exif: NoExif = False,
     decode: Decode = Decoding.EXACT,
     offline: Offline = False,
@@ -413,6 +427,8 @@ def model_options(
         image_size=parse_image_size(image_size),
         preprocess=preprocess.value if preprocess else None,
         num_heads=num_heads,
+        head=head,
+        sha256=sha256,
         exif=not no_exif,
         decode=decode.value,
         offline=offline,

@@ -60,6 +60,7 @@ class ViTConfig:
     act: Activation = "gelu"
     pool: Pool = "cls"
     final_norm: Literal["tokens", "pooled"] = "tokens"  # pooled: timm's fc_norm, after pooling
+    head_blocks: int = 1  # how many last blocks' class tokens the head reads, side by side
     head_norm: bool = True  # False: the classifier reads the last layer unnormed, as HF's CLIP
     norm_eps: float = 1e-6
     dropout: float = 0.0
@@ -84,6 +85,9 @@ class ViTConfig:
             )
         if "cls" in self.pool and not self.class_token:
             raise CheckpointError(f"pool={self.pool} needs a class token, this model has none")
+        _check_count("head_blocks", self.head_blocks, 1, self.depth)
+        if self.head_blocks > 1 and "cls" not in self.pool:
+            raise CheckpointError(f"a head on {self.head_blocks} blocks needs their class tokens")
         if self.dist_head and not self.dist_token:
             raise CheckpointError("a distillation head needs a distillation token")
         if self.projection and self.num_classes:
@@ -101,8 +105,8 @@ class ViTConfig:
 
     @property
     def pooled_dim(self) -> int:
-        """The length of what `pool` gives: 2*D for cls+mean, else D."""
-        return self.embed_dim * (2 if self.pool == "cls+mean" else 1)
+        """The length of what the head reads: D for each of its blocks, and D more for cls+mean."""
+        return self.embed_dim * (self.head_blocks + (self.pool == "cls+mean"))
 
     def layer_grid(self, layer: int) -> Size:
         """Patches (h, w) of a hidden state: the same in all."""
@@ -150,6 +154,8 @@ class ViTConfig:
             "norm": f"LayerNorm, eps {self.norm_eps:g}".replace("e-0", "e-"),
             "positions": f"{covered}, resampled {self.pos_resize} for another grid",
         }
+        if self.head_blocks > 1:
+            said["head"] = f"reads the class tokens of the last {self.head_blocks} blocks"
         if any(odd.values()):
             said["also"] = ", ".join(text for text, is_so in odd.items() if is_so)
         return said

@@ -80,9 +80,14 @@ class VisionTransformer(nn.Module):
 
         The image may have any size from one patch up: position embeddings are resampled for it.
         """
+        return self.place(self.patch_embed(pixels), self.grid_of(pixels))
+
+    def place(self, patches: Tensor, grid: Size) -> Tensor:
+        """Embedded patches with their positions, behind the prefix tokens.
+
+        (B, h*w, D) -> (B, T + h*w, D)
+        """
         config = self.config
-        patches = self.patch_embed(pixels)
-        grid = self.grid_of(pixels)
         pos = resize_pos_embed(
             self.pos_embed, config.grid, grid, config.pos_prefix, config.pos_resize
         )
@@ -186,6 +191,8 @@ class VisionTransformer(nn.Module):
         A CLIP tower with its projection gives the projected embedding, (B, projection): HF's
         `image_embeds`, not scaled to unit length. `features` stop before the projection.
         """
+        if self.config.head_blocks > 1:
+            return self._from_blocks(pixels)
         tokens = self.tokens(pixels) if self.config.head_norm else self._last(pixels)
         pooled = self.fc_norm(self.pool(tokens, self.config.pool))
         logits: Tensor = self.head(self.proj(pooled))
@@ -207,6 +214,16 @@ class VisionTransformer(nn.Module):
         )
         self.pos_embed = nn.Parameter(pos.clone())
         self.config = new
+
+    def _from_blocks(self, pixels: Tensor) -> Tensor:
+        """Logits of a head that reads several blocks: the class tokens of all but the last, each
+        normed, and what is pooled of the last.  (B, C, H, W) -> (B, K)"""
+        depth = self.config.depth
+        states = self.hidden_states(pixels, range(depth - self.config.head_blocks + 1, depth + 1))
+        *earlier, last = [replace(tokens, x=self.norm(tokens.x)) for tokens in states.values()]
+        pooled = [tokens.x[:, 0] for tokens in earlier] + [self.pool(last, self.config.pool)]
+        logits: Tensor = self.head(torch.cat(pooled, dim=-1))
+        return logits
 
     def _last(self, pixels: Tensor) -> Tokens:
         """The last layer before the final norm.  (B, C, H, W) -> Tokens"""

@@ -59,7 +59,7 @@ def convert(job: ConvertJob, say: Callable[[str], None] = lambda text: None) -> 
         raise UsageError(f"{job.target} is no ONNX file", "give a name that ends in .onnx")
     if job.to == "onnx" and job.dtype == "bf16":
         raise UsageError("ONNX Runtime does not run bf16 on a CPU", "use --dtype fp32 or fp16")
-    model = load_model(job.source, job.options, say, keep_grid=True)
+    model = load_model(job.source, job.options, say, keep_grid=True, keep_decoder=job.to == "hf")
     deltas: dict[str, float] = {}
     with replacing(job.target, is_file=job.to == "onnx") as partial:
         if job.to == "onnx":
@@ -71,12 +71,13 @@ def convert(job: ConvertJob, say: Callable[[str], None] = lambda text: None) -> 
             result = WRITERS[job.to](model, partial, job.dtype)
             notes, written = result.notes, result.layout
             if job.verify:
-                deltas = compare(model, load(str(partial.resolve()), keep_grid=True))
+                back = load(str(partial.resolve()), keep_grid=True, keep_decoder=job.to == "hf")
+                deltas = compare(model, back)
         _check(deltas, TOLERANCE[job.dtype])
     return Conversion(
         layout=model.layout,
         written=written,
-        renamed=len(model.network.state_dict()) - model.fused,
+        renamed=len((model.reconstruction or model.network).state_dict()) - model.fused,
         fused=model.fused,
         dropped=dict(model.dropped),
         notes=notes,
@@ -102,6 +103,11 @@ def compare(one: Model, other: Model) -> dict[str, float]:
     deltas = {"hidden states": max(_delta(first[i].x, second[i].x) for i in layers)}
     if one.config.num_classes:
         deltas["logits"] = _delta(one.network(pixels), other.network(pixels))
+    if one.reconstruction and other.reconstruction:
+        mask = torch.arange(one.config.grid[0] * one.config.grid[1]).expand(IMAGES, -1) % 4 > 0
+        deltas["reconstruction"] = _delta(
+            one.reconstruction(pixels, mask), other.reconstruction(pixels, mask)
+        )
     return deltas
 
 

@@ -44,6 +44,8 @@ class ModelOptions:
     image_size: Size | None = None
     preprocess: str | None = None
     num_heads: int | None = None
+    head: Path | None = None
+    sha256: str | None = None
     exif: bool = True
     decode: Decode = "exact"
     offline: bool = False

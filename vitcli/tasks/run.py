@@ -314,6 +314,7 @@ def load_model(
     note: Callable[[str], None] = lambda text: None,
     *,
     keep_grid: bool = False,
+    keep_decoder: bool = False,
 ) -> Model:
     """Load with the options of the command line; `note` hears what a user should know."""
     model = load(
@@ -323,10 +324,13 @@ def load_model(
         image_size=options.image_size,
         preprocess=options.preprocess,
         num_heads=options.num_heads,
+        head=options.head,
+        sha256=options.sha256,
         exif=options.exif,
         decode=options.decode,
         offline=options.offline,
         keep_grid=keep_grid,
+        keep_decoder=keep_decoder,
     )
     for text in model.notes:
         note(f"{model.spec}: {text}")

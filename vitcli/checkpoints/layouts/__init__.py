@@ -45,12 +45,12 @@ REFUSED = (
         r"(module\.)?linear\.weight",
         "a linear classifier alone, as DINO's evaluation trains it on the class tokens of a "
         "backbone's last blocks",
-        "the backbone is another file: give that one",
+        "the backbone is another file: give that one, and this one with --head",
     ),
     (
         r"weight",
         "one layer alone, such as DINOv2's linear heads",
-        "the backbone is another file: give that one",
+        "the backbone is another file: give that one, and this one with --head",
     ),
     (
         r"(module\.)?head\.0\.running_mean",

@@ -142,6 +142,7 @@ ONLY: dict[str, tuple[object, ...]] = {
     "layer_scale": (False,),
     "ffn": ("mlp",),
     "final_norm": ("tokens",),
+    "head_blocks": (1,),
 }
 
 

@@ -130,6 +130,7 @@ ONLY: dict[str, tuple[object, ...]] = {
     "pre_norm": (False,),
     "layer_scale": (True,),
     "final_norm": ("tokens",),
+    "head_blocks": (1,),
     "head_norm": (True,),
     "projection": (0,),
 }

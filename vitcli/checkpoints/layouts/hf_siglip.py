@@ -89,6 +89,7 @@ ONLY: dict[str, tuple[object, ...]] = {
     "layer_scale": (False,),
     "ffn": ("mlp",),
     "final_norm": ("tokens",),
+    "head_blocks": (1,),
     "head_norm": (True,),
     "projection": (0,),
 }

@@ -101,6 +101,7 @@ ONLY: dict[str, tuple[object, ...]] = {
     "ffn": ("mlp",),
     "pool": ("cls",),
     "final_norm": ("tokens",),
+    "head_blocks": (1,),
     "head_norm": (True,),
     "projection": (0,),
 }

@@ -250,6 +250,8 @@ def _heads(name: str, width: int, depth: int) -> int:
 
 def refusals(config: ViTConfig) -> list[str]:
     found = []
+    if config.head_blocks > 1:
+        found.append(f"a classifier on the last {config.head_blocks} blocks")
     if config.pool == "cls+mean" and config.num_classes:
         found.append("a classifier on the class token beside the mean of the patches")
     if config.dist_token and config.num_classes and not config.dist_head:

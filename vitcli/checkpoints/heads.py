@@ -1,0 +1,70 @@
+"""A linear classifier in a file of its own into the head of its backbone.
+
+DINO's `eval_linear.py` trains one on the normed class tokens of the last n blocks, side by side
+from the earliest (ViT-S: n=4), or (ViT-B) on the last class token and the mean of the last patches,
+whose numbers alternate there. DINOv2's (`hub/classifiers.py`) has the class tokens of one block or
+four, and behind them the mean of the last patches. How wide it is tells which.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import Tensor
+
+from vitcli.checkpoints.tensors import read_weights
+from vitcli.errors import CheckpointError
+from vitcli.models.config import Config, ViTConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The tensors of a head in our names, the config of a model that has it, and what it reads."""
+
+    config: ViTConfig
+    tensors: dict[str, Tensor]
+    note: str
+
+
+def read_head(file: Path, backbone: Config) -> Head:
+    """The classifier in `file` for this backbone. Raises CheckpointError where they do not fit."""
+    state = {n.removeprefix("module."): t for n, t in read_weights((file,)).tensors.items()}
+    is_dino = "linear.weight" in state
+    tensors = {re.sub(r"^linear\.", "", name): tensor for name, tensor in state.items()}
+    if tensors.keys() != {"weight", "bias"} or tensors["weight"].ndim != 2:
+        shown = ", ".join(list(state)[:3])
+        raise CheckpointError(
+            f"{file} is no linear classifier alone: it has {shown}",
+            "--head takes DINO's linearweights.pth, or a linear head of DINOv2",
+        )
+    what = ""
+    if not isinstance(backbone, ViTConfig) or not backbone.class_token:
+        what = "no class token"
+    elif backbone.num_classes or backbone.projection:
+        what = "a head of its own"
+    if what or not isinstance(backbone, ViTConfig):
+        raise CheckpointError(f"--head {file} needs a plain backbone, and this model has {what}")
+    weight, dim = tensors["weight"], backbone.embed_dim
+    classes, width = weight.shape
+    blocks, rest = divmod(width, dim)
+    has_mean = blocks == 2 or not is_dino
+    blocks -= has_mean
+    if rest or not 1 <= blocks <= backbone.depth or (not is_dino and blocks not in (1, 4)):
+        raise CheckpointError(
+            f"{file} reads {width} numbers, and the class token of a block has {dim}: "
+            "it belongs to another backbone"
+        )
+    if is_dino and has_mean:
+        weight = weight.reshape(classes, dim, 2).transpose(1, 2).reshape(classes, width)
+    config = replace(
+        backbone,
+        num_classes=classes,
+        pool="cls+mean" if has_mean else "cls",
+        head_blocks=blocks,
+    )
+    tokens = "the class token" if blocks == 1 else f"the class tokens of the last {blocks} blocks"
+    reads = tokens + " and the mean of the patches" * has_mean
+    named = {"head.weight": weight.contiguous(), "head.bias": tensors["bias"]}
+    return Head(config, named, f"{file.name} is taken to read {reads}, as its width is {width}")

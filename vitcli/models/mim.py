@@ -1,0 +1,60 @@
+"""Masked image modelling (SimMIM, arXiv 2111.09886): a ViT that sees a mask token for every hidden
+patch, and one linear map from each of its tokens to pixels. As `ViTForMaskedImageModeling` of
+transformers, for images of any shape. A mask is (B, h*w), True where a patch is hidden.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vitcli.models.config import ViTConfig
+from vitcli.models.vit import VisionTransformer
+
+
+class MIMDecoder(nn.Module):
+    """A token of each patch into its pixels: a 1x1 convolution, then the channels spread out."""
+
+    def __init__(self, encoder: ViTConfig) -> None:
+        super().__init__()
+        self.stride = encoder.patch_size[0]
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, encoder.embed_dim))
+        self.pred = nn.Conv2d(encoder.embed_dim, self.stride**2 * encoder.in_chans, 1)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, D, h, w) -> (B, C, H, W)"""
+        return F.pixel_shuffle(self.pred(tokens), self.stride)
+
+
+class MaskedImageModel(nn.Module):
+    """An encoder that is told what is hidden, and a decoder."""
+
+    def __init__(self, encoder: VisionTransformer, decoder: MIMDecoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+
+    def forward(self, pixels: Tensor, mask: Tensor) -> Tensor:
+        """The predicted picture.  (B, C, H, W), (B, h*w) -> (B, C, H, W)"""
+        encoder, grid = self.encoder, self.encoder.grid_of(pixels)
+        patches = encoder.patch_embed(pixels)
+        patches = torch.where(mask[..., None], self.decoder.mask_token, patches)
+        x = encoder.place(patches, grid)
+        for block in encoder.blocks:
+            x = block(x)
+        x = encoder.norm(x)[:, encoder.config.num_prefix :]
+        out: Tensor = self.decoder(x.transpose(1, 2).reshape(len(x), -1, *grid))
+        return out
+
+    def loss(self, pixels: Tensor, prediction: Tensor, mask: Tensor) -> Tensor:
+        """The mean absolute error of the hidden pixels.  -> ()"""
+        hidden = mask.reshape(len(mask), *self.encoder.grid_of(pixels))
+        for dim, side in enumerate(self.encoder.config.patch_size, start=1):
+            hidden = hidden.repeat_interleave(side, dim)
+        error = (pixels - prediction).abs() * hidden[:, None]
+        return error.sum() / (hidden.sum() + 1e-5) / pixels.shape[1]
+
+    def picture(self, pixels: Tensor, prediction: Tensor) -> Tensor:
+        """What is predicted, as pixels: the prediction itself.  -> (B, C, H, W)"""
+        return prediction
