@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
+from tests.checkpoints.files import copied, read_state
 from tests.conftest import Ended, Vit
 from tests.fixtures.hub import MEMBER, STRANGER, FakeHub
 from tests.fixtures.weights import photo
@@ -65,6 +72,7 @@ def hub(filled: FakeHub, vit: Vit, tmp_path: Path) -> Iterator[Hub]:
     photo(80, 60).save(tmp_path / "photo.png")
     yield Hub(filled, vit, tmp_path / "home", Path("photo.png"))
     filled.fail_with(None)
+    filled.delay, filled.cut = 0.0, None
 
 
 def labels(ended: Ended) -> list[str]:
@@ -154,6 +162,155 @@ def test_a_hub_that_answers_with_an_error_is_quoted(hub: Hub) -> None:
     hub.fake.fail_with(429)
     message, _ = hub.fails("org/tiny")
     assert "the hub cannot be reached (it answers 429)" in message
+
+
+@pytest.mark.parametrize("option", ["--offline", "HF_HUB_OFFLINE"])
+def test_offline_opens_no_socket(
+    option: str, hub: Hub, tmp_path: Path, clean_env: dict[str, str]
+) -> None:
+    """Python tells of every attempt to connect."""
+    labels(hub.classify("org/tiny"))
+    script = (
+        "import sys\n"
+        "def told(event, args):\n"
+        "    if event in ('socket.connect', 'socket.getaddrinfo'): sys.exit(f'{event} {args}')\n"
+        "sys.addaudithook(told)\n"
+        "from vitcli.checkpoints.load import load\n"
+        f"print(load('org/tiny', offline={option == '--offline'}).revision)\n"
+    )
+    env = clean_env | hub.fake.env(hub.home)
+    env |= {} if option == "--offline" else {option: "1"}
+    run = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert len(run.stdout.strip()) == 40
+
+
+def test_a_server_error_is_quoted(hub: Hub) -> None:
+    hub.fake.fail_with(500)
+    message, _ = hub.fails("org/tiny")
+    assert "the hub cannot be reached (it answers 500)" in message
+
+
+@pytest.mark.slow
+def test_a_hub_that_stalls_is_given_up(hub: Hub) -> None:
+    hub.fake.delay = 30
+    message, _ = hub.fails("org/tiny")
+    assert "the hub cannot be reached" in message
+    assert "timed out" in message
+
+
+def whole_files(hub: Hub, folder: Path) -> None:
+    """No file of the cache has its final name and is not whole."""
+    for path in hub.home.rglob("snapshots/*/*"):
+        assert path.read_bytes() == (folder / path.name).read_bytes(), path
+
+
+@pytest.mark.parametrize("share", [0.5, 0.0])
+def test_a_broken_connection_leaves_no_half_file(
+    share: float, hub: Hub, tiny_model: Callable[[str], Path]
+) -> None:
+    folder = tiny_model("vit")
+    hub.fake.cut = int((folder / "model.safetensors").stat().st_size * share)
+    ended = hub.classify("org/tiny")  # the client asks again for the rest
+    assert ended.code == (1 if share == 0 else 0) or (ended.code == 1 and "hub" in ended.err)
+    whole_files(hub, folder)
+    hub.fake.cut = None
+    assert len(labels(hub.classify("org/tiny"))) == 5
+
+
+def test_a_download_that_is_killed_is_begun_again(
+    hub: Hub, tiny_model: Callable[[str], Path], clean_env: dict[str, str]
+) -> None:
+    hub.fake.delay = 0.3
+    seen = len(hub.fake.requests)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "vitcli", "info", "org/tiny"],
+        env=clean_env | hub.fake.env(hub.home),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    while not any("model.safetensors" in path for _, path in hub.fake.requests[seen:]):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    hub.fake.delay = 0.0
+    whole_files(hub, tiny_model("vit"))
+    assert len(labels(hub.classify("org/tiny"))) == 5
+
+
+def test_two_processes_may_fetch_one_model(hub: Hub, clean_env: dict[str, str]) -> None:
+    hub.fake.delay = 0.1
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-m", "vitcli", "info", "org/tiny", "--json"],
+            env=clean_env | hub.fake.env(hub.home),
+            stdout=subprocess.PIPE,
+        )
+        for _ in range(2)
+    ]
+    first, second = (process.communicate(timeout=100)[0] for process in both)
+    assert [process.returncode for process in both] == [0, 0]
+    assert json.loads(first) == json.loads(second)
+
+
+def test_a_full_disk_is_said_to_be_full(
+    hub: Hub, tiny_model: Callable[[str], Path], clean_env: dict[str, str]
+) -> None:
+    """A limit on the size of files is a disk that ends."""
+    size = (tiny_model("vit") / "model.safetensors").stat().st_size // 2
+    script = (
+        "import resource, sys\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))\n"
+        "from vitcli.cli import main\n"
+        "sys.exit(main(['info', 'org/tiny']))\n"
+    )
+    env = clean_env | hub.fake.env(hub.home)
+    run = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True)
+    assert run.returncode == 1
+    assert run.stdout == ""
+    assert f"cannot write to the cache ({hub.home}/hub): File too large" in run.stderr
+    whole_files(hub, tiny_model("vit"))
+    assert len(labels(hub.classify("org/tiny"))) == 5
+
+
+def test_files_of_the_hub_are_not_trusted_either(
+    hub: Hub, tiny_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = copied(tiny_model("vit"), tmp_path / "repo")
+    state = read_state(folder)
+    (folder / "model.safetensors").unlink()
+    torch.save(state, folder / "pytorch_model.bin")
+    hub.fake.add("org/only-bin", folder)
+    assert len(labels(hub.classify("org/only-bin"))) == 5
+    (folder / "pytorch_model.bin").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    hub.fake.add("org/pointer", folder)
+    assert "is a git-LFS pointer" in hub.fails("org/pointer")[0]
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(os.system))
+    hub.fake.add("org/hostile", folder)
+    assert "wants to run `posix.system`" in hub.fails("org/hostile")[0]
+    (folder / "pytorch_model.bin").unlink()
+    index = folder / "model.safetensors.index.json"
+    save_file(state, folder / "model-00001-of-00001.safetensors")
+    index.write_text(json.dumps({"weight_map": {"a": "../x.safetensors"}}))
+    hub.fake.add("org/outside", folder)
+    assert "names a file that is not a shard beside it: ../x" in hub.fails("org/outside")[0]
+
+
+def test_shards_of_the_cache_are_links_to_its_blobs(
+    hub: Hub, tiny_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = copied(tiny_model("vit"), tmp_path / "repo")
+    state = read_state(folder)
+    (folder / "model.safetensors").unlink()
+    parts = [f"model-0000{n}-of-00002.safetensors" for n in (1, 2)]
+    for number, name in enumerate(parts):
+        save_file({k: state[k] for k in list(state)[number::2]}, folder / name)
+    names = {key: parts[i % 2] for i, key in enumerate(state)}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+    hub.fake.add("org/shards", folder)
+    assert labels(hub.classify("org/shards")) == labels(hub.classify("org/tiny"))
+    assert any(path.is_symlink() for path in hub.home.rglob("model-00001*"))
 
 
 # What of a repository is downloaded, and what is refused: without a network.

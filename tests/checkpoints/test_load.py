@@ -370,7 +370,7 @@ def test_a_pickle_that_wants_to_run_something_is_refused_and_runs_nothing(tmp_pa
         said = refusal(path)
         named += ".system" in said
         assert not canary.exists()
-    assert named >= 6
+    assert named >= 22  # the others are no pickle of torch at the first byte
 
 
 def test_the_refusal_names_what_a_pickle_wants_to_run(folder: Path, tmp_path: Path) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vitcli.errors import CheckpointError, ModelNotFound
+from vitcli.errors import CheckpointError, ModelNotFound, OutputError
 
 PROBES = ("config.json", "model.safetensors", "pytorch_model.bin")
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
 TIMEOUT = 5.0  # seconds for the first answer of the hub
 
 
@@ -72,6 +75,12 @@ def download(
         raise ModelNotFound(f"{repo} is not a hub id: {error}") from None
     except (errors.HTTPError, OSError) as error:  # type: ignore[attr-defined]  # also httpx's own
         # Network trouble of every kind, and a server that answers with an error.
+        number = getattr(error, "errno", None)
+        if isinstance(number, int) and number in NO_ROOM:
+            raise OutputError(
+                f"cannot write to the cache ({constants.HF_HUB_CACHE}): {os.strerror(number)}",
+                "make room there, or set HF_HOME to another folder",
+            ) from None
         reason = _reason(error)
         if reason == "it answers 401":
             raise ModelNotFound("the hub refuses this token", "check HF_TOKEN") from None

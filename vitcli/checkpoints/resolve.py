@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # it imports torch
     from vitcli.checkpoints.layouts.layout import Json
 
 DEMO = "demo"
-MAX_JSON = 50_000_000
+MAX_JSON = 10_000_000  # of a model with 200,000 classes or tensors; parsed it takes 20 times that
 
 # What holds the weights of a folder, the best first. An index names its shards.
 WEIGHTS = (
@@ -130,7 +130,7 @@ def _config(weights: Path) -> Path:
 
 
 def _shards(index: Path) -> tuple[Path, ...]:
-    """The files an index names, all of them inside its folder."""
+    """The files an index names, all of them inside its folder, or in the hub's cache for it."""
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{index} has no weight_map")
@@ -147,7 +147,20 @@ def _shards(index: Path) -> tuple[Path, ...]:
             raise CheckpointError(
                 f"shard {number} of {len(shards)} is missing: {shard}", "download the model again"
             )
+        if not _is_beside(shard, index.parent):
+            raise CheckpointError(
+                f"{index} names a file outside of its folder: {shard} is a link to "
+                f"{shard.resolve()}",
+                "copy the shards into the folder",
+            )
     return shards
+
+
+def _is_beside(shard: Path, folder: Path) -> bool:
+    """Whether a file is really in the folder. The hub's cache has links to its own blobs."""
+    real = shard.resolve()
+    in_cache = real.parent.name == "blobs" and real.parent.parent.name.startswith("models--")
+    return in_cache or real.is_relative_to(folder.resolve())
 
 
 def sha256(files: Sequence[Path]) -> str:

@@ -7,13 +7,15 @@ tensors only, and accept only tensors that are dense, real and finite.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import pickle
+import pickletools
 import re
 import warnings
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,8 +35,11 @@ DTYPE_NAMES = {
     torch.bfloat16: "bf16",
 }
 
-MAX_HEADER = 100_000_000
+MAX_HEADER = 25_000_000  # far above that of any model
 MAX_TENSORS = 20_000
+# Whose classes are whole networks, and what tensors and plain containers are made of.
+MODULES = ("torch.nn.modules.", "timm.", "transformers.", "torchvision.", "models.")
+PLAIN = ("torch.", "collections.OrderedDict", "argparse.Namespace")
 # Where training scripts put the weights, the best ones first.
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "teacher", "student")
 
@@ -91,6 +96,8 @@ def _reader(file: Path) -> Callable[[Path], Weights]:
         raise CheckpointError(f"{file} is a git-LFS pointer, not the weights", "git lfs pull")
     if re.match(rb"\s*<(!doctype|html|\?xml)", head, re.IGNORECASE):
         raise CheckpointError(f"{file} is a web page, not weights", "download it again")
+    if head[257:262] == b"ustar":
+        raise CheckpointError(f"{file} is a tar archive", f"unpack it: tar -xf {file}")
     if head[:2] == b"\x1f\x8b":
         raise CheckpointError(f"{file} is gzip-compressed", f"gunzip {file}")
     if head[8:9] == b"{" or file.suffix == ".safetensors":
@@ -124,16 +131,17 @@ def _check_safetensors(file: Path) -> None:
         length = int.from_bytes(stream.read(8), "little")
         if size < 8 or length > min(MAX_HEADER, size - 8):
             raise CheckpointError(
-                f"{file} is not a valid safetensors file "
-                f"(header says {length:,} bytes, file has {size:,})"
+                f"{file} is not a valid safetensors file (header says {length:,} bytes, "
+                f"file has {size:,}; at most {MAX_HEADER:,} are read)"
             )
+        raw = stream.read(length)
+        if (count := raw.count(b'"data_offsets"')) > MAX_TENSORS:  # cheaper than to parse them
+            raise CheckpointError(f"{file} claims {count:,} tensors")
         try:
-            header = json.loads(stream.read(length), object_pairs_hook=_unique)
+            header = json.loads(raw, object_pairs_hook=_unique)
             ends = [entry["data_offsets"][1] for name, entry in header.items() if name[:2] != "__"]
         except (ValueError, RecursionError, TypeError, KeyError, AttributeError, IndexError) as e:
             raise CheckpointError(f"{file} is not a valid safetensors file (header: {e})") from None
-    if len(ends) > MAX_TENSORS:
-        raise CheckpointError(f"{file} claims {len(ends):,} tensors")
     expected = 8 + length + max(ends, default=0)
     if size < expected:
         raise CheckpointError(
@@ -193,12 +201,46 @@ def _check_zip(file: Path) -> None:
 
 
 def _refused(file: Path, error: Exception) -> CheckpointError:
-    wanted = re.search(r"(?:GLOBAL|global|class|function) `?([\w.]+\.[\w.]+)", str(error))
-    wants = f"wants to run `{wanted[1]}`" if wanted else "is more than plain tensors"
+    told = re.search(r"(?:GLOBAL|global|class|function) `?([\w.]+\.[\w.]+)", str(error))
+    wanted = told[1] if told else next(_globals(file), None)
+    if wanted is not None and wanted.startswith(MODULES):
+        return CheckpointError(
+            f"refused: {file} is a whole pickled module ({wanted}); only tensors are loaded",
+            "where it was made, save model.state_dict() instead; or ask for a .safetensors",
+        )
+    wants = f"wants to run `{wanted}`" if wanted else "is more than plain tensors"
     return CheckpointError(
         f"refused: {file} {wants}; only tensors and plain containers are loaded",
         "ask for a .safetensors",
     )
+
+
+def _globals(file: Path) -> Iterator[str]:
+    """What a pickle names of other modules, read without running it: `module.name`, but for what
+    tensors and plain containers are made of."""
+    try:
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:
+                name = next(n for n in archive.namelist() if n.endswith("data.pkl"))
+                content = archive.read(name)
+        else:
+            content = file.read_bytes()
+        stream = io.BytesIO(content)
+        while True:  # a legacy file is several pickles, one after another
+            texts: list[str] = []
+            for operation, argument, _ in pickletools.genops(stream):
+                if isinstance(argument, str):
+                    texts.append(argument)
+                if operation.name == "GLOBAL":
+                    found = texts[-1].replace(" ", ".")
+                elif operation.name == "STACK_GLOBAL" and len(texts) > 1:
+                    found = ".".join(texts[-2:])
+                else:
+                    continue
+                if not found.startswith(PLAIN):
+                    yield found
+    except (ValueError, StopIteration, OSError, zipfile.BadZipFile):
+        return
 
 
 def _unwrap(loaded: object, file: Path) -> Weights:
