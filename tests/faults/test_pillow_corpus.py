@@ -1,0 +1,113 @@
+"""All images of Pillow's own test suite in one run: hundreds of valid, odd and hostile files."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tarfile
+import warnings
+from pathlib import Path
+
+import numpy as np
+import PIL
+import pytest
+from PIL import Image
+
+from tests.faults.rules import vit
+from vitcli.images.decode import allowed_formats, decode
+from vitcli.records import ImageRef, Limits, Preprocess, Sample
+
+SECONDS_TO_FETCH = 300
+LIMITS = Limits()
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The images in the source release of the Pillow that is installed; it is kept in a cache."""
+    name = f"pillow-{PIL.__version__}"
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vitcli-tests"
+    source = cache / f"{name}.tar.gz"
+    if not source.exists():
+        fetch(name, cache)
+    folder = tmp_path_factory.mktemp("pillow")
+    with tarfile.open(source) as archive:
+        inside = f"{name}/Tests/images/"
+        members = [m for m in archive.getmembers() if m.isfile() and m.name.startswith(inside)]
+        archive.extractall(folder, members, filter="data")
+    return folder / inside
+
+
+def fetch(name: str, cache: Path) -> None:
+    options = ("--no-binary", ":all:", "--no-deps", "--retries", "1", "--timeout", "20")
+    download = [sys.executable, "-m", "pip", "download", "-q", *options, "-d", str(cache)]
+    try:
+        subprocess.run(
+            [*download, name.replace("-", "==")],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=SECONDS_TO_FETCH,
+        )
+    except subprocess.CalledProcessError as error:
+        reason = (error.stderr.strip().splitlines() or ["no reason given"])[-1]
+        pytest.skip(f"Pillow's source release cannot be fetched: {reason}")
+    except (OSError, subprocess.TimeoutExpired) as error:
+        pytest.skip(f"Pillow's source release cannot be fetched: {error}")
+
+
+@pytest.fixture(scope="module")
+def files(corpus: Path) -> list[Path]:
+    found = sorted((p for p in corpus.rglob("*") if p.is_file()), key=os.fsencode)
+    assert len(found) > 900
+    return found
+
+
+def by_pillow(path: Path) -> Image.Image | None:
+    """The upright-as-stored RGB picture that Pillow makes of a file within the limits."""
+    saved, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, LIMITS.max_pixels
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path, formats=allowed_formats("common")) as image:
+                image.load()
+                rgb = image.convert("RGB")
+                rgb.info = {"deep": image.mode.startswith("I")}
+                return rgb
+    except Exception:  # Pillow raises a dozen kinds
+        return None
+    finally:
+        Image.MAX_IMAGE_PIXELS = saved
+
+
+@pytest.mark.slow
+def test_the_corpus_has_a_row_each_where_pillow_reads_it_a_good_one(
+    corpus: Path, files: list[Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """One run over all of it: no crash, no hang, bounded memory, and only Pillow's own failures.
+
+    What Pillow reads, `decode` has pixel for pixel, but for 16-bit grey, which it scales.
+    """
+    listed = b"".join(os.fsencode(path) + b"\0" for path in files)
+    ended = vit(
+        "classify", "-0", "-", "-m", "demo", "-k", "1", cwd=corpus, stdin=listed, inputs=files
+    )
+    assert ended.code == 3
+    assert max(ended.peaks.values()) < 1200, f"{ended.peaks} MB"
+
+    good = {row["path"] for row in ended.rows if "predictions" in row}
+    compared = 0
+    for path in files:
+        expected = by_pillow(path)
+        assert (str(path) in good) == (expected is not None), path
+        if expected is None:
+            continue
+        size = (expected.height, expected.width)
+        found = decode(ImageRef(0, str(path)), [Preprocess(size, size, exif=False)], LIMITS)
+        assert isinstance(found, Sample), (path, found)
+        if not expected.info["deep"]:
+            np.testing.assert_array_equal(found.pixels[0], np.asarray(expected), str(path))
+            compared += 1
+    assert compared > 500
+    capfd.readouterr()  # what libtiff says of broken files
