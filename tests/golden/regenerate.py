@@ -2,7 +2,7 @@
 
 Run by hand, in an environment with timm and torchvision, after a change of what is compared:
 
-    python tests/golden/regenerate.py             # every file under tests/golden/timm
+    python tests/golden/regenerate.py             # every file under tests/golden
     python tests/golden/regenerate.py --labels    # the names of the ImageNet-1k classes
 
 The tests themselves run without timm. Weights, pixels and pictures are not stored: both sides
@@ -25,7 +25,8 @@ import numpy as np
 import timm
 import torch
 from timm.data import create_transform
-from timm.layers import resample_abs_pos_embed
+from timm.layers import resample_abs_pos_embed, resize_rel_pos_bias_table
+from timm.models.swin_transformer import checkpoint_filter_fn
 from timm.models.vision_transformer import _load_weights
 from torch import nn
 
@@ -34,6 +35,7 @@ from fixtures.jax import STYLES, jax_arrays
 from fixtures.weights import MODES, fill, photo, pixels, weight
 
 GOLDEN = Path(__file__).resolve().parent / "timm"
+SWIN = Path(__file__).resolve().parent / "timm_swin"
 LABELS = Path(__file__).resolve().parents[2] / "vitcli" / "checkpoints" / "imagenet_1k.txt"
 
 
@@ -179,6 +181,116 @@ def write_case(case: Case) -> None:
     save_npz(GOLDEN / f"{case.name}.npz", arrays, config)
 
 
+@dataclass(frozen=True)
+class SwinCase:
+    """One tiny Swin. `stored` is the size of the model that the weights are for, where timm is to
+    fit them into one of another size."""
+
+    name: str
+    img_size: tuple[int, int] = (64, 64)
+    num_classes: int = 7
+    args: dict[str, Any] = field(default_factory=dict)
+    stored: tuple[int, int] | None = None
+
+
+# Grids of 16x16, 8x8 and 4x4 at 64x64.
+SMALL_SWIN = {
+    "patch_size": 4,
+    "window_size": 4,
+    "embed_dim": 8,
+    "depths": (2, 3, 2),
+    "num_heads": (2, 4, 4),
+}
+
+SWIN_CASES = (
+    SwinCase("plain"),
+    SwinCase("headless", num_classes=0, args={"mlp_ratio": 3.0}),
+    SwinCase("padded", (72, 104)),  # grids of 18x26, 9x13 and 5x7: padded, shifted, odd
+    SwinCase("remainder", (67, 81), args={"qkv_bias": False}),  # less than a patch is left over
+    SwinCase("shrunk", (64, 48)),  # a last window of 4x3
+    SwinCase("one_way", (64, 128)),  # a last stage that is shifted sideways only
+    SwinCase("windows", (64, 96), args={"window_size": ((4, 8), 3, (2, 4))}),
+    SwinCase("smaller", (48, 40), stored=(64, 64)),
+    SwinCase("larger", (96, 64), stored=(64, 64)),
+    SwinCase("regrown", (96, 96), stored=(64, 64), args={"window_size": 6}),
+)
+
+
+@torch.inference_mode()
+def write_swin(case: SwinCase) -> None:
+    """One tiny Swin and everything it answers, tokens as (B, N, D) float32:
+
+    - `hidden_i`: 0 is the embedding, i what enters stage i + 1, after the merge; the last is the
+      output of the last stage, before the norm;
+    - `features`, `pre_logits` and `logits` as for a ViT.
+    """
+    args = {**SMALL_SWIN, **case.args}
+
+    def build(img_size: tuple[int, int]) -> nn.Module:
+        made = timm.create_model(
+            "swin_tiny_patch4_window7_224", num_classes=case.num_classes, img_size=img_size, **args
+        )
+        return made.eval()
+
+    state = build(case.stored or case.img_size).state_dict()
+    weights = {name: torch.from_numpy(value) for name, value in fill(state).items()}
+    model = build(case.img_size)
+    model.load_state_dict(checkpoint_filter_fn(weights, model))
+
+    hidden: list[torch.Tensor] = []
+    for stage in model.layers:
+        stage.blocks.register_forward_pre_hook(lambda _, inputs: hidden.append(inputs[0]))
+    model.layers.register_forward_hook(lambda _module, _inputs, output: hidden.append(output))
+
+    height, width = case.img_size
+    inputs = {"batch": 2, "height": height, "width": width, "seed": len(case.name)}
+    features = model.forward_features(torch.from_numpy(pixels(**inputs)))
+    arrays = {f"hidden_{i}": x.flatten(1, 2).numpy() for i, x in enumerate(hidden)}
+    arrays |= {
+        "features": features.flatten(1, 2).numpy(),
+        "pre_logits": model.forward_head(features, pre_logits=True).numpy(),
+        "logits": model.forward_head(features).numpy(),
+    }
+    config = {
+        "architecture": "swin_tiny_patch4_window7_224",
+        "model_args": args,
+        "num_classes": case.num_classes,
+        "num_features": model.num_features,
+        "global_pool": model.global_pool,
+        "img_size": case.img_size,
+        "stored": case.stored or case.img_size,
+        "pixels": inputs,
+        "windows": [[s.blocks[1].window_size, s.blocks[1].shift_size] for s in model.layers],
+        "keys": {name: list(value.shape) for name, value in state.items()},
+        "timm": timm.__version__,
+    }
+    save_npz(SWIN / f"{case.name}.npz", arrays, config)
+
+
+# (old window, new window); the input is weight("table", (..., 3)).
+WINDOWS = (
+    *(((7, 7), new) for new in ((6, 6), (2, 2), (1, 1), (7, 5), (12, 12), (8, 3))),
+    *itertools.product([(4, 6)], [(6, 4), (3, 6), (9, 9)]),
+    ((1, 1), (3, 2)),
+)
+
+
+def write_bias_tables() -> None:
+    """Tables of relative positions resized from one window to another, under the `key`."""
+    arrays, records = {}, []
+    for old, new in WINDOWS:
+        before, after = ((2 * h - 1) * (2 * w - 1) for h, w in (old, new))
+        table = torch.from_numpy(weight("table", (before, 3)))
+        key = f"{old[0]}x{old[1]}_{new[0]}x{new[1]}"
+        arrays[key] = resize_rel_pos_bias_table(table, new, (after, 3), old).numpy()
+        records.append({"key": key, "old": old, "new": new})
+    save_npz(
+        SWIN / "bias_tables.npz",
+        arrays,
+        {"name": "bias_tables", "heads": 3, "cases": records, "timm": timm.__version__},
+    )
+
+
 # (old grid, new grid, prefix tokens), rows first; the input is weight("pos_embed", (1, N, 4)).
 RESIZES = (
     *itertools.product([(7, 7)], [(5, 9)], (0, 1, 5)),
@@ -290,6 +402,10 @@ def main() -> None:
     for case in CASES:
         write_case(case)
     write_pos_embed()
+    SWIN.mkdir(exist_ok=True)
+    for swin in SWIN_CASES:
+        write_swin(swin)
+    write_bias_tables()
     write_preprocess()
 
 

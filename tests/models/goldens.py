@@ -15,6 +15,8 @@ from torch import Tensor
 from tests.fixtures.weights import fill, pixels
 
 FOLDER = Path(__file__).parents[1] / "golden" / "timm"
+SWIN = FOLDER.with_name("timm_swin")
+SWIN_NAMES = tuple(sorted(p.stem for p in SWIN.glob("*.npz") if p.stem != "bias_tables"))
 NAMES = tuple(sorted(p.stem for p in FOLDER.glob("*.npz") if p.stem != "pos_embed"))
 
 
@@ -27,8 +29,8 @@ class Golden:
     config: dict[str, Any]
 
     @classmethod
-    def read(cls, name: str) -> Golden:
-        with np.load(FOLDER / f"{name}.npz") as file:
+    def read(cls, name: str, folder: Path = FOLDER) -> Golden:
+        with np.load(folder / f"{name}.npz") as file:
             config = json.loads(str(file["config"]))
             arrays = {key: torch.from_numpy(file[key]) for key in file.files if key != "config"}
         return cls(name, arrays, config)
@@ -48,7 +50,7 @@ class Golden:
     def json(self) -> dict[str, Any]:
         """The model as the hub's `config.json` says it."""
         kept = ("architecture", "model_args", "num_classes", "num_features", "global_pool")
-        size = {"input_size": [3, *self.config["img_size"]]}
+        size = {"input_size": [3, *self.config.get("stored", self.config["img_size"])]}
         return {key: self.config[key] for key in kept} | {"pretrained_cfg": size}
 
     def save(self, folder: Path, config: dict[str, Any] | None = None) -> Path:

@@ -12,11 +12,13 @@ import transformers
 from torch import Tensor
 
 from tests.fixtures.swin import CLASSES, IMAGE_SIZE, tiny_swin, unshrunk
-from tests.fixtures.weights import pixels
+from tests.fixtures.weights import pixels, weight
+from tests.models.goldens import SWIN, SWIN_NAMES, Golden
 from vitcli.checkpoints.load import Model, load
 from vitcli.errors import CheckpointError, UsageError
 from vitcli.models.config import SwinConfig
-from vitcli.models.swin import SwinTransformer
+from vitcli.models.pos_embed import resize_bias_table
+from vitcli.models.swin import SwinTransformer, windows_of
 from vitcli.models.vit import Pooling
 
 CLOSE = {"atol": 1e-5, "rtol": 0.0}
@@ -25,13 +27,13 @@ CLOSE = {"atol": 1e-5, "rtol": 0.0}
 OTHER_SIZES = ((224, 160), (96, 64), (72, 136), (67, 90), (64, 128))
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {}) for name in CLASSES},
+    "absolute": (CLASSES[0], {"use_absolute_embeddings": True}),
     "not-square": (CLASSES[0], {"image_size": [128, 96]}),
     "no-qkv-bias": (CLASSES[0], {"qkv_bias": False}),
     "large-eps": (CLASSES[0], {"layer_norm_eps": 1e-2}),
     "gelu-tanh": (CLASSES[0], {"hidden_act": "gelu_pytorch_tanh"}),
     "odd-window": (CLASSES[0], {"window_size": 3}),
     "one-stage": (CLASSES[0], {"depths": [2], "num_heads": [2], "window_size": 5}),
-    "absolute": (CLASSES[0], {"use_absolute_embeddings": True}),
 }
 
 
@@ -102,14 +104,27 @@ def test_hidden_states_and_logits_are_those_of_transformers(pair: Pair, images: 
     check(pair, images)
 
 
-@pytest.mark.parametrize("size", OTHER_SIZES, ids=str)
 @torch.inference_mode()
-def test_images_of_other_sizes_are_those_of_transformers(pair: Pair, size: tuple[int, int]) -> None:
-    if pair.ours.config.absolute_positions and (size[0] % 4 or size[1] % 4):
-        pytest.skip("transformers cannot interpolate for what it pads")
-    if pair.ours.config.absolute_positions and pair.ours.config.image_size != (64, 64):
-        pytest.skip("transformers takes the positions for a square")
-    check(pair, torch.from_numpy(pixels(2, *size)))
+def test_images_of_other_sizes_are_those_of_transformers(pair: Pair) -> None:
+    for height, width in OTHER_SIZES:
+        if pair.ours.config.absolute_positions and (height % 4 or width % 4):
+            continue  # transformers cannot interpolate for what it pads
+        check(pair, torch.from_numpy(pixels(2, height, width)))
+
+
+@torch.inference_mode()
+def test_attention_within_windows_is_that_of_transformers(pair: Pair) -> None:
+    for size in ((64, 64), *OTHER_SIZES[:2]):
+        images = torch.from_numpy(pixels(2, *size))
+        stages = pair.layers[1:]
+        answer = unshrunk(pair.theirs).base_model(
+            images, output_attentions=True, interpolate_pos_encoding=True
+        )
+        found = pair.network.attention(images, stages)
+        for stage, theirs in zip(stages, answer.attentions, strict=True):
+            torch.testing.assert_close(found[stage].flatten(0, 1), theirs, **CLOSE)
+            ones = torch.ones(found[stage].shape[:-1])
+            torch.testing.assert_close(found[stage].sum(dim=-1), ones, **CLOSE)
 
 
 @torch.inference_mode()
@@ -142,7 +157,8 @@ def test_a_grid_smaller_than_the_window_takes_the_middle_of_the_tables(swin: Pai
     attended = (scores.softmax(dim=-1) @ v).transpose(1, 2).reshape(2, 4, -1)
     expected = x + block.attn.proj(attended)
     expected = expected + block.mlp(block.norm2(expected))
-    found = block(x, (2, 2), *network.config.windows(2, (2, 2)), None)
+    windows, _ = windows_of(network.config, 2, (2, 2), x)
+    found = block(x, windows)
     torch.testing.assert_close(found, expected, **CLOSE)
 
 
@@ -207,3 +223,49 @@ def test_the_config_says_what_is_wrong(swin: Pair) -> None:
     ):
         with pytest.raises(CheckpointError, match=said):
             replace(config, **changes)
+
+
+# timm's answers.
+
+
+@pytest.fixture(scope="module", params=SWIN_NAMES)
+def golden(request: pytest.FixtureRequest) -> Golden:
+    return Golden.read(request.param, SWIN)
+
+
+@torch.inference_mode()
+def test_hidden_states_and_logits_are_timms(golden: Golden, tmp_path: Path) -> None:
+    """Padded, shrunk, shifted one way only; and with tables resampled for another image size."""
+    size, stored = (tuple(golden.config[name]) for name in ("img_size", "stored"))
+    folder = golden.save(tmp_path / "timm")
+    model = load(str(folder), image_size=None if size == stored else size)
+    network = model.network
+    assert isinstance(network, SwinTransformer)
+    assert (model.layout, network.config.image_size) == ("timm-swin", size)
+    for stage, (window, shift) in enumerate(golden.config["windows"]):
+        found = network.config.windows(stage, network.config.layer_grid(stage))
+        assert found == (tuple(window), tuple(shift))
+    layers = range(network.config.depth + 1)
+    states = network.hidden_states(golden.pixels, layers)
+    for layer in layers:
+        torch.testing.assert_close(states[layer].x, golden[f"hidden_{layer}"], **CLOSE)
+    tokens = network.tokens(golden.pixels)
+    torch.testing.assert_close(tokens.x, golden["features"], **CLOSE)
+    torch.testing.assert_close(network.pool(tokens, "mean"), golden["pre_logits"], **CLOSE)
+    torch.testing.assert_close(network(golden.pixels), golden["logits"], **CLOSE)
+
+
+@torch.inference_mode()
+def test_tables_need_not_be_resampled_beforehand(tmp_path: Path) -> None:
+    golden = Golden.read("smaller", SWIN)
+    model = load(str(golden.save(tmp_path / "timm")))
+    assert model.config.image_size == (64, 64)
+    torch.testing.assert_close(model.network(golden.pixels), golden["logits"], **CLOSE)
+
+
+def test_tables_are_resampled_as_timm_does() -> None:
+    golden = Golden.read("bias_tables", SWIN)
+    for case in golden.config["cases"]:
+        old, new = tuple(case["old"]), tuple(case["new"])
+        table = torch.from_numpy(weight("table", ((2 * old[0] - 1) * (2 * old[1] - 1), 3)))
+        torch.testing.assert_close(resize_bias_table(table, old, new), golden[case["key"]], **CLOSE)

@@ -171,8 +171,8 @@ class SwinConfig:
     - hf (and Microsoft): one side decides; where the shorter side of the grid is no longer than
       the window, the window is as long as that side and nothing is shifted. Tokens are padded,
       then shifted. An image is padded to whole patches.
-    - timm: each side for itself. Tokens are shifted, then padded. What is left of an image beside
-      whole patches is not seen.
+    - timm: each side for itself, and a table is made for what its window shrinks to. Tokens are
+      shifted, then padded. What is left of an image beside whole patches is not seen.
 
     Where the grid is a multiple of the window on both sides the two are the same.
     """
@@ -183,7 +183,7 @@ class SwinConfig:
     depths: tuple[int, ...]
     num_heads: tuple[int, ...]
     hidden_dims: tuple[int, ...]
-    window_sizes: tuple[Size, ...]  # that the tables of relative positions are made for
+    window_sizes: tuple[Size, ...]
     num_classes: int = 0
     in_chans: int = 3
     qkv_bias: bool = True
@@ -241,6 +241,13 @@ class SwinConfig:
         if self.window_rule == "timm":
             return height // patch_height, width // patch_width
         return -(-height // patch_height), -(-width // patch_width)
+
+    @property
+    def tables(self) -> tuple[Size, ...]:
+        """The window (h, w) that each stage's tables of relative positions are made for."""
+        if self.window_rule == "hf":
+            return self.window_sizes
+        return tuple(self.windows(stage, self.layer_grid(stage))[0] for stage in range(self.depth))
 
     def layer_grid(self, layer: int) -> Size:
         """Patches (h, w) of a hidden state, which is also the grid of the stage after it."""

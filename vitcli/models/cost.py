@@ -80,7 +80,7 @@ def _swin_parameters(config: SwinConfig) -> int:
     total = _linear(inputs, first) + 2 * first + 2 * last + _linear(last, config.num_classes)
     total += first * config.grid[0] * config.grid[1] * config.absolute_positions
     for stage, width in enumerate(config.dims):
-        height, breadth = config.window_sizes[stage]
+        height, breadth = config.tables[stage]
         table = (2 * height - 1) * (2 * breadth - 1) * config.num_heads[stage]
         attention = 3 * width * (width + config.qkv_bias) + _linear(width, width) + table
         hidden = config.hidden_dims[stage]

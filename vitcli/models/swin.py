@@ -10,7 +10,7 @@ Parameter names are timm's, but a merge belongs to the stage that it ends, as in
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import torch
@@ -27,6 +27,57 @@ from vitcli.records import Size
 FAR = -100.0  # what is added to the score of a pair that the shift alone has brought together
 
 
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """How a grid (h, w) is cut into n windows of N tokens: their size, and how far they are shifted
+    down and to the right; then `mask` (n, N, N) keeps apart what only the shift brought together.
+    """
+
+    grid: Size
+    size: Size
+    shift: Size
+    mask: Tensor | None
+    pads_first: bool
+
+    def cut(self, x: Tensor) -> Tensor:
+        """Padded with zeros to whole windows.  (B, h*w, D) -> (B, n, N, D)"""
+        below, beside = self._padding
+        back = (-self.shift[0], -self.shift[1])
+        x = _on_grid(x, self.grid)
+        if self.pads_first:
+            x = _rolled(_padded(x, below, beside), back)
+        else:
+            x = _padded(_rolled(x, back), below, beside)
+        return _partitioned(x, self.size)
+
+    def joined(self, x: Tensor) -> Tensor:
+        """The way back.  (B, n, N, D) -> (B, h*w, D)"""
+        (height, width), (down, across) = self.grid, self.size
+        below, beside = self._padding
+        count = (height + below) // down, (width + beside) // across
+        x = x.reshape(x.shape[0], *count, down, across, x.shape[-1])
+        x = x.transpose(2, 3).flatten(3, 4).flatten(1, 2)  # (B, h + below, w + beside, D)
+        if self.pads_first:
+            return _rolled(x, self.shift)[:, :height, :width].flatten(1, 2)
+        return _rolled(x[:, :height, :width], self.shift).flatten(1, 2)
+
+    @property
+    def _padding(self) -> Size:
+        """Rows below and columns beside the grid."""
+        (height, width), (down, across) = self.grid, self.size
+        return -height % down, -width % across
+
+
+def windows_of(config: SwinConfig, stage: int, grid: Size, like: Tensor) -> tuple[Windows, Windows]:
+    """Those of a stage's first, third, ... block, and those of its second, fourth, ... block."""
+    size, shift = config.windows(stage, grid)
+    pads_first = config.window_rule == "hf"
+    still = Windows(grid, size, (0, 0), None, pads_first)
+    if not any(shift):
+        return still, still
+    return still, replace(still, shift=shift, mask=shift_mask(grid, size, shift, like))
+
+
 class WindowAttention(nn.Module):
     """Multi-head self-attention within windows, with a learned bias for each relative position."""
 
@@ -35,26 +86,38 @@ class WindowAttention(nn.Module):
         dim = config.dims[stage]
         self.stage = stage
         self.num_heads = config.num_heads[stage]
-        self.window = config.window_sizes[stage]
+        self.window = config.tables[stage]
         self.is_resampled = config.window_rule == "timm"
         self.dropout = config.attn_dropout
         self.qkv = nn.Linear(dim, 3 * dim, bias=config.qkv_bias)
         self.proj = nn.Linear(dim, dim)
-        table = torch.zeros(_table_length(self.window), self.num_heads)
-        self.relative_position_bias_table = nn.Parameter(table)
+        length = (2 * self.window[0] - 1) * (2 * self.window[1] - 1)
+        self.relative_position_bias_table = nn.Parameter(torch.zeros(length, self.num_heads))
 
-    def forward(self, x: Tensor, window: Size, mask: Tensor | None) -> Tensor:
-        """Windows of N tokens each, under a mask (n, N, N).  (B, n, N, D) -> (B, n, N, D)"""
-        qkv: Tensor = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # (B, n, N, 3, A, d)
-        q, k, v = qkv.permute(3, 0, 1, 4, 2, 5).flatten(1, 2).unbind(0)  # (B*n, A, N, d)
-        bias = self.bias(window)
-        if mask is not None:
-            bias = bias + mask[:, None]  # (n, A, N, N)
-            bias = bias.expand(x.shape[0], -1, -1, -1, -1).flatten(0, 1)
+    def forward(self, x: Tensor, windows: Windows) -> Tensor:
+        """(B, n, N, D) -> (B, n, N, D)"""
+        q, k, v, bias = self._heads(x, windows)
         dropout = self.dropout if self.training else 0.0
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
         projected: Tensor = self.proj(out.transpose(1, 2).reshape(x.shape))
         return projected
+
+    def weights(self, x: Tensor, windows: Windows) -> Tensor:
+        """How much each token looks at each of its window; rows sum to 1.
+        (B, n, N, D) -> (B, n, A, N, N)"""
+        q, k, _, bias = self._heads(x, windows)
+        scores: Tensor = q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1) + bias
+        return scores.softmax(dim=-1).reshape(*x.shape[:2], *scores.shape[1:])
+
+    def _heads(self, x: Tensor, windows: Windows) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """q, k, v: (B*n, A, N, d), and what is added to the scores: (1 or B*n, A, N, N)"""
+        qkv: Tensor = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # (B, n, N, 3, A, d)
+        q, k, v = qkv.permute(3, 0, 1, 4, 2, 5).flatten(1, 2).unbind(0)
+        bias = self.bias(windows.size)
+        if windows.mask is not None:
+            bias = bias + windows.mask[:, None]  # (n, A, N, N)
+            bias = bias.expand(x.shape[0], -1, -1, -1, -1).flatten(0, 1)
+        return q, k, v, bias
 
     @torch.no_grad()
     def fit(self, window: Size) -> None:
@@ -86,7 +149,6 @@ class SwinBlock(nn.Module):
     def __init__(self, config: SwinConfig, stage: int, drop_path: float) -> None:
         super().__init__()
         dim, eps = config.dims[stage], config.norm_eps
-        self.pads_first = config.window_rule == "hf"
         self.norm1 = nn.LayerNorm(dim, eps)
         self.attn = WindowAttention(config, stage)
         self.norm2 = nn.LayerNorm(dim, eps)
@@ -94,32 +156,12 @@ class SwinBlock(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.drop_path = DropPath(drop_path)
 
-    def forward(
-        self, x: Tensor, grid: Size, window: Size, shift: Size, mask: Tensor | None
-    ) -> Tensor:
+    def forward(self, x: Tensor, windows: Windows) -> Tensor:
         """(B, h*w, D) -> (B, h*w, D)"""
-        x = x + self.drop_path(self.dropout(self._attend(self.norm1(x), grid, window, shift, mask)))
+        attended = windows.joined(self.attn(windows.cut(self.norm1(x)), windows))
+        x = x + self.drop_path(self.dropout(attended))
         out: Tensor = x + self.drop_path(self.dropout(self.mlp(self.norm2(x))))
         return out
-
-    def _attend(
-        self, x: Tensor, grid: Size, window: Size, shift: Size, mask: Tensor | None
-    ) -> Tensor:
-        """Attention in windows of the grid, padded with zeros to whole ones."""
-        height, width = grid
-        below, beside = (-side % w for side, w in zip(grid, window, strict=True))
-        back = (-shift[0], -shift[1])
-        x = _on_grid(x, grid)
-        if self.pads_first:
-            x = _rolled(_padded(x, below, beside), back)
-        else:
-            x = _padded(_rolled(x, back), below, beside)
-        count = (height + below) // window[0], (width + beside) // window[1]
-        x = self.attn(_partitioned(x, window), window, mask)
-        x = _reunited(x, window, count)
-        if self.pads_first:
-            return _rolled(x, shift)[:, :height, :width].flatten(1, 2)
-        return _rolled(x[:, :height, :width], shift).flatten(1, 2)
 
 
 class PatchMerging(nn.Module):
@@ -148,17 +190,20 @@ class Stage(nn.Module):
         if not self.is_last:
             self.downsample = PatchMerging(config.dims[stage])
 
-    def forward(self, x: Tensor, grid: Size, window: Size, shift: Size) -> tuple[Tensor, Size]:
-        """(B, h*w, D), (h, w) -> (B, h'*w', D'), (h', w')"""
-        mask = shift_mask(grid, window, shift, x) if any(shift) else None
+    def forward(self, x: Tensor, windows: tuple[Windows, Windows]) -> Tensor:
+        """(B, h*w, D) -> (B, h'*w', D')"""
         for number, block in enumerate(self.blocks):
-            if number % 2:
-                x = block(x, grid, window, shift, mask)
-            else:
-                x = block(x, grid, window, (0, 0), None)
-        if self.is_last:
-            return x, grid
-        return self.downsample(x, grid), merged(grid)
+            x = block(x, windows[number % 2])
+        return x if self.is_last else self.downsample(x, windows[0].grid)
+
+    def weights(self, x: Tensor, windows: tuple[Windows, Windows]) -> Tensor:
+        """The attention of the last block, window by window.  (B, h*w, D) -> (B, n, A, N, N)"""
+        *earlier, last = self.blocks
+        assert isinstance(last, SwinBlock)
+        for number, block in enumerate(earlier):
+            x = block(x, windows[number % 2])
+        own = windows[len(earlier) % 2]
+        return last.attn.weights(own.cut(last.norm1(x)), own)
 
 
 class SwinTransformer(nn.Module):
@@ -212,10 +257,26 @@ class SwinTransformer(nn.Module):
         x, grid = self.embed(pixels), self.grid_of(pixels)
         states = {0: Tokens(x, 0, grid)}
         for number, stage in enumerate(self.layers[: max(layers)], start=1):
-            x, grid = stage(x, grid, *self.config.windows(number - 1, grid))
+            x = stage(x, windows_of(self.config, number - 1, grid, x))
+            grid = grid if number == self.config.depth else merged(grid)
             kept = {n: state for n, state in states.items() if n in layers}
             states = kept | {number: Tokens(x, 0, grid)}
         return {layer: states[layer] for layer in layers}
+
+    def attention(self, pixels: Tensor, layers: Sequence[int]) -> dict[int, Tensor]:
+        """The weights in the last block of each asked stage, as transformers' `attentions`, by
+        image and window.  (B, C, H, W) -> {stage: (B, n, A, N, N)}
+
+        Stages count from 1. A window may be shifted, and tokens that pad it are among its N.
+        """
+        before = self.hidden_states(pixels, [layer - 1 for layer in layers])
+        weights = {}
+        for layer in layers:
+            x, grid = before[layer - 1].x, before[layer - 1].grid
+            stage = self.layers[layer - 1]
+            assert isinstance(stage, Stage)
+            weights[layer] = stage.weights(x, windows_of(self.config, layer - 1, grid, x))
+        return weights
 
     def tokens(self, pixels: Tensor) -> Tokens:
         """The last layer after the final norm.  (B, C, H, W) -> Tokens"""
@@ -277,18 +338,15 @@ class SwinTransformer(nn.Module):
 
     @torch.no_grad()
     def resize(self, image_size: Size) -> None:
-        """Make `image_size` (height, width) the model's own. Windows stay as they are; where timm's
-        must shrink, their tables are resampled once."""
+        """Make `image_size` (height, width) the model's own. Where timm's windows shrink or grow
+        with it, their tables are resampled once; what else is learned stays."""
         old, new = self.config, replace(self.config, image_size=image_size)
         if old.absolute_positions:
             pos = resize_pos_embed(self.pos_embed, old.grid, new.grid, 0, old.pos_resize)
             self.pos_embed = nn.Parameter(pos.clone())
-        if new.window_rule == "timm":
-            windows = [new.windows(s, new.layer_grid(s))[0] for s in range(new.depth)]
-            new = replace(new, window_sizes=tuple(windows))
         for module in self.modules():
             if isinstance(module, WindowAttention):
-                module.fit(new.window_sizes[module.stage])
+                module.fit(new.tables[module.stage])
         self.config = new
 
 
@@ -304,10 +362,6 @@ def shift_mask(grid: Size, window: Size, shift: Size, like: Tensor) -> Tensor:
     ids = _partitioned(regions[None, ..., None], window).squeeze(-1)[0]  # (n, N)
     apart = ids[:, :, None] != ids[:, None, :]
     return torch.zeros_like(apart, dtype=like.dtype).masked_fill(apart, FAR)
-
-
-def _table_length(window: Size) -> int:
-    return (2 * window[0] - 1) * (2 * window[1] - 1)
 
 
 def _padded(x: Tensor, below: int, beside: int) -> Tensor:
@@ -330,10 +384,4 @@ def _partitioned(x: Tensor, window: Size) -> Tensor:
     B, h, w, D = x.shape
     down, across = window
     x = x.reshape(B, h // down, down, w // across, across, D)
-    return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
-
-
-def _reunited(x: Tensor, window: Size, count: Size) -> Tensor:
-    """The way back, of `count` (down, across) windows.  (B, n, N, D) -> (B, h, w, D)"""
-    x = x.reshape(x.shape[0], *count, *window, x.shape[-1])
     return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)

@@ -17,11 +17,11 @@ from vitcli.checkpoints.layouts.layout import (
     Writer,
     activation,
     activation_name,
+    count_classes,
     image_pair,
     number,
     numbers,
     pair,
-    shape,
 )
 from vitcli.checkpoints.layouts.swin import INDEX, refuse_heads, under_rule, windows_that_differ
 from vitcli.models.config import SwinConfig
@@ -79,7 +79,6 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> SwinCo
     [embed_dim] = numbers([config.get("embed_dim", 96)], "embed_dim")
     ratio = number(config.get("mlp_ratio", 4.0), "mlp_ratio")
     [window] = numbers([config.get("window_size", 7)], "window_size")
-    has_head = "head.weight" in tensors
     return SwinConfig(
         image_size=pair(config.get("image_size", 224), "image_size"),
         patch_size=pair(config.get("patch_size", 4), "patch_size"),
@@ -89,9 +88,9 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> SwinCo
         num_heads=numbers(config.get("num_heads", [3, 6, 12, 24]), "num_heads"),
         hidden_dims=tuple(int(ratio * (embed_dim << stage)) for stage in range(len(depths))),
         window_sizes=((window, window),) * len(depths),
-        num_classes=shape(tensors, "head.weight", 2)[0] if has_head else 0,
+        num_classes=count_classes(tensors),
         qkv_bias=config.get("qkv_bias", True),
-        absolute_positions=config.get("use_absolute_embeddings", False),
+        absolute_positions=bool(config.get("use_absolute_embeddings", False)),
         window_rule="hf",
         act=activation(config.get("hidden_act", "gelu")),
         norm_eps=config.get("layer_norm_eps", 1e-5),
@@ -100,7 +99,7 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> SwinCo
 
 def refusals(config: SwinConfig) -> list[str]:
     found = windows_that_differ(config, "hf")
-    if len({side for window in config.window_sizes for side in window}) > 1:
+    if len({side for window in config.tables for side in window}) > 1:
         found.append("windows of several sizes")
     if _ratio(config) is None:
         found.append(f"feed-forward widths of {', '.join(map(str, config.hidden_dims))}")
@@ -141,6 +140,12 @@ def prefix(config: SwinConfig) -> str:
 
 
 WRITER = Writer(
-    {}, refusals, under_rule("hf"), lambda config: RULES, prefix, write_config, SwinConfig
+    {},
+    refusals,
+    lambda config, tensors: (under_rule(config, "hf"), dict(tensors)),
+    lambda config: RULES,
+    prefix,
+    write_config,
+    SwinConfig,
 )
 LAYOUT = Layout("hf-swin", ("swin.",), detect, rules, read_config, WRITER)

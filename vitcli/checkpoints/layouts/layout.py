@@ -203,7 +203,7 @@ def shape(tensors: Tensors, name: str, dims: int) -> tuple[int, ...]:
     if name not in tensors:
         raise MissingTensor(name)
     found = tuple(tensors[name].shape)
-    if len(found) != dims:
+    if len(found) != dims or 0 in found:
         raise CheckpointError(f"{name} has shape {list(found)}: expected {dims} dimensions")
     return found
 

@@ -10,14 +10,22 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Literal
 
 from torch import Tensor
 
 from vitcli.checkpoints.keymap import Rule, drop, rename
-from vitcli.checkpoints.layouts.layout import MAX_STAGES, Json, Layout, Tensors, pair, shape
+from vitcli.checkpoints.layouts.layout import (
+    MAX_STAGES,
+    Json,
+    Layout,
+    Tensors,
+    count_classes,
+    pair,
+    shape,
+)
 from vitcli.checkpoints.layouts.timm import architecture, image_size, model_args
 from vitcli.errors import CheckpointError, UsageError
 from vitcli.models.config import SwinConfig
@@ -59,7 +67,7 @@ def is_swin(names: Collection[str]) -> bool:
 def merges_at_the_end(names: Collection[str]) -> bool:
     """Microsoft's files and the old ones of timm, told from timm's by where the first merge
     stands; by the classifier where there is one stage."""
-    return "layers.0.downsample.reduction.weight" in names or "head.weight" in names
+    return any(name.startswith("layers.0.downsample.") for name in names) or "head.weight" in names
 
 
 def detect(names: Collection[str]) -> bool:
@@ -72,7 +80,7 @@ def rules(names: Collection[str]) -> tuple[Rule, ...]:
 
 def unpack(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """SimMIM's `encoder.` taken off."""
-    if "encoder.patch_embed.proj.weight" not in state:
+    if not any(name.startswith("encoder.patch_embed.") for name in state):
         return state
     return {name.removeprefix("encoder."): tensor for name, tensor in state.items()}
 
@@ -86,27 +94,26 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> SwinCo
             raise CheckpointError(f"timm's {name}={args[name]!r} is not supported for Swin")
     embed_dim, chans, *patch = shape(tensors, "patch_embed.proj.weight", 4)
     depths = count_blocks(tensors)
-    tables = [shape(tensors, B.format(s=s, i=0) + TABLE, 2) for s in range(len(depths))]
+    firsts = [B.format(s=stage, i=0) for stage in range(len(depths))]
+    tables = [shape(tensors, first + TABLE, 2) for first in firsts]
     size = image_size(config)
     grid = (size[0] // patch[0], size[1] // patch[1]) if size else None
     windows = tuple(
-        _window(table[0], _asked_window(config, stage, len(depths), grid))
-        for stage, table in enumerate(tables)
+        _window(tensors, stage, asked, grid)
+        for stage, asked in enumerate(_asked_windows(config, len(depths)))
     )
-    far = tuple(side << (len(depths) - 1) for side in windows[-1])  # the first stage's grid
+    side = patch[0] << (len(depths) - 1)  # of a patch in the last stage, in pixels
     return SwinConfig(
-        image_size=size or (far[0] * patch[0], far[1] * patch[1]),
+        image_size=size or (windows[-1][0] * side, windows[-1][1] * side),
         patch_size=(patch[0], patch[1]),
         in_chans=chans,
         embed_dim=embed_dim,
         depths=depths,
-        num_heads=tuple(table[1] for table in tables),
-        hidden_dims=tuple(
-            shape(tensors, B.format(s=s, i=0) + "mlp.fc1.weight", 2)[0] for s in range(len(depths))
-        ),
+        num_heads=tuple(heads for _, heads in tables),
+        hidden_dims=tuple(shape(tensors, first + "mlp.fc1.weight", 2)[0] for first in firsts),
         window_sizes=windows,
-        num_classes=shape(tensors, "head.weight", 2)[0] if "head.weight" in tensors else 0,
-        qkv_bias=B.format(s=0, i=0) + "attn.qkv.bias" in tensors,
+        num_classes=count_classes(tensors),
+        qkv_bias=any(name.endswith("qkv.bias") for name in tensors),
         absolute_positions="pos_embed" in tensors,
         window_rule="timm" if config else "hf",
     )
@@ -124,31 +131,35 @@ def count_blocks(tensors: Tensors) -> tuple[int, ...]:
     return tuple(found[stage] for stage in range(len(found)))
 
 
-def _window(length: int, asked: Size | None) -> Size:
-    """The window of a table of so many relative positions: the one asked for, or the square."""
-    if asked and (2 * asked[0] - 1) * (2 * asked[1] - 1) == length:
-        return asked
+def _window(tensors: Tensors, stage: int, asked: Size | None, grid: Size | None) -> Size:
+    """The window of a stage: the one that was asked for, if within the grid of the image it gives
+    as many relative positions as the table has; else the square."""
+    name = B.format(s=stage, i=0) + TABLE
+    length = shape(tensors, name, 2)[0]
+    if asked and grid:
+        height, width = (min(a, -(-side >> stage)) for a, side in zip(asked, grid, strict=True))
+        if (2 * height - 1) * (2 * width - 1) == length:
+            return asked
     side = math.isqrt(length)
     if side * side != length or side % 2 == 0:
         raise CheckpointError(
-            f"a table of {length} relative positions is for no square window",
+            f"{name} has {length} relative positions, which is no square window",
             "and config.json names none that fits",
         )
     return (side + 1) // 2, (side + 1) // 2
 
 
-def _asked_window(config: Json, stage: int, stages: int, grid: Size | None) -> Size | None:
-    """The window that timm was asked for, as far as it fits into the grid of the stage."""
+def _asked_windows(config: Json, stages: int) -> list[Size | None]:
+    """What timm was asked for, where its config says so: one for all, or one for each stage."""
     named = re.search(r"window(\d+)", architecture(config))
     asked = model_args(config).get("window_size", int(named[1]) if named else None)
-    if isinstance(asked, list) and (len(asked) != 2 or isinstance(asked[0], list)):
-        if len(asked) != stages:
-            raise CheckpointError(f"window_size is {asked!r}: expected one for each stage")
-        asked = asked[stage]
-    if asked is None or grid is None:
-        return None
-    height, width = pair(asked, "window_size")
-    return min(-(-grid[0] >> stage), height), min(-(-grid[1] >> stage), width)
+    if asked is None:
+        return [None] * stages
+    is_one = not isinstance(asked, list) or (len(asked) == 2 and isinstance(asked[0], int))
+    each = [asked] * stages if is_one else asked
+    if len(each) != stages:
+        raise CheckpointError(f"window_size is {asked!r}: expected one for each stage")
+    return [pair(one, "window_size") for one in each]
 
 
 def refuse_heads(num_heads: int | None) -> None:
@@ -156,35 +167,30 @@ def refuse_heads(num_heads: int | None) -> None:
         raise UsageError("--num-heads: the tensors of a Swin tell its heads, stage by stage")
 
 
+def under_rule(config: SwinConfig, rule: Literal["hf", "timm"]) -> SwinConfig:
+    """The same tables under another library's rule."""
+    if config.window_rule == rule:
+        return config
+    return replace(config, window_rule=rule, window_sizes=config.tables)
+
+
 def windows_that_differ(config: SwinConfig, rule: Literal["hf", "timm"]) -> list[str]:
-    """What another library would compute otherwise at the model's own size, in words."""
-    other = replace(config, window_rule=rule)
+    """What a library does otherwise at the model's own size, or not at all: transformers runs no
+    grid that is smaller than the window."""
+    other = under_rule(config, rule)
     if other.grid != config.grid:
-        return [f"an image of {config.image_size} with patches of {config.patch_size}"]
+        return [f"an image of {config.image_size} in patches of {config.patch_size}"]
     for stage in range(config.depth):
         grid = config.layer_grid(stage)
         window, shift = config.windows(stage, grid)
-        where = f"a grid of {grid[0]}x{grid[1]} in stage {stage + 1}"
-        if window != config.window_sizes[stage] or window != other.windows(stage, grid)[0]:
-            return [f"{where}, smaller than its windows"]
-        is_shifted = config.depths[stage] > 1 and any(shift)
-        is_padded = any(side % long for side, long in zip(grid, window, strict=True))
-        if other.windows(stage, grid)[1] != shift and config.depths[stage] > 1:
-            return [
-                f"{where}, of which this model shifts windows of {window[0]}x{window[1]} otherwise"
-            ]
-        if rule != config.window_rule and is_shifted and is_padded:
-            return [
-                f"{where}, no multiple of its windows: this model pads and shifts them otherwise"
-            ]
+        is_whole = not any(side % long for side, long in zip(grid, window, strict=True))
+        is_same = other.windows(stage, grid)[0] == window == other.tables[stage]
+        if config.depths[stage] > 1 and rule != config.window_rule:
+            is_same &= other.windows(stage, grid)[1] == shift and (is_whole or not any(shift))
+        if not is_same:
+            of = f"{window[0]}x{window[1]} on a grid of {grid[0]}x{grid[1]}"
+            return [f"windows of {of} (stage {stage + 1}) as this model has them"]
     return []
-
-
-def under_rule(
-    rule: Literal["hf", "timm"],
-) -> Callable[[SwinConfig, Tensors], tuple[SwinConfig, dict[str, Tensor]]]:
-    """The `adapt` of a library: its own rule from now on, for at this size it is the same."""
-    return lambda config, tensors: (replace(config, window_rule=rule), dict(tensors))
 
 
 LAYOUT = Layout("swin", (), detect, rules, read_config, unpack=unpack)

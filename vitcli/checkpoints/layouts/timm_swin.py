@@ -77,7 +77,7 @@ def write_config(config: SwinConfig) -> dict[str, Any]:
 WRITER = Writer(
     {},
     refusals,
-    under_rule("timm"),
+    lambda config, tensors: (under_rule(config, "timm"), dict(tensors)),
     lambda config: RULES,
     lambda config: "",
     write_config,
