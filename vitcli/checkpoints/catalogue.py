@@ -1,6 +1,6 @@
 """Well-known checkpoints and what is published of them: `catalogue.toml` into `Entry`s.
 
-Parameters and GFLOPs of a Vision Transformer are computed from its sizes, never written down.
+Parameters and GFLOPs are computed from a model's sizes, never written down.
 Nothing here imports torch.
 """
 
@@ -12,11 +12,8 @@ from dataclasses import dataclass, replace
 from importlib.resources import files
 from typing import Any
 
-from vitcli.models.config import ViTConfig
+from vitcli.models.config import Config, SwinConfig, ViTConfig
 from vitcli.models.cost import multiply_adds, parameters
-
-# The layouts that this version reads; a test compares them with `layouts.LAYOUTS`.
-READ = frozenset({"hf-vit", "hf-dinov2", "hf-siglip", "hf-swin", "timm", "timm-swin"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +41,6 @@ class Entry:
     layout: str
 
     @property
-    def is_read(self) -> bool:
-        """Whether this version can load it."""
-        return self.layout in READ
-
-    @property
     def has_classifier(self) -> bool:
         return self.measure == "top-1"
 
@@ -62,12 +54,22 @@ def entries() -> tuple[Entry, ...]:
     )
 
 
-def config_of(row: Mapping[str, Any], sizes: Mapping[str, Any]) -> ViTConfig:
+def config_of(row: Mapping[str, Any], sizes: Mapping[str, Any]) -> Config:
     """The config of a row that names one of the `sizes`, at the size of its stored positions."""
     stored, patch = row.get("stored", row["image"]), row["patch"]
     options = {"num_classes": 1000 if row["measure"] == "top-1" else 0, **row.get("config", {})}
-    return ViTConfig(
-        image_size=(stored, stored), patch_size=(patch, patch), **sizes[row["size"]], **options
+    options |= {"image_size": (stored, stored), "patch_size": (patch, patch)}
+    size = sizes[row["size"]]
+    if "depths" not in size:
+        return ViTConfig(**size, **options)
+    stages = range(len(size["depths"]))
+    return SwinConfig(
+        embed_dim=size["embed_dim"],
+        depths=tuple(size["depths"]),
+        num_heads=tuple(size["num_heads"]),
+        hidden_dims=tuple(4 * size["embed_dim"] << stage for stage in stages),
+        window_sizes=((row["window"], row["window"]),) * len(stages),
+        **options,
     )
 
 
@@ -75,17 +77,12 @@ def _entry(row: Mapping[str, Any], family: Mapping[str, Any], sizes: Mapping[str
     """A row, what it leaves out taken from its family."""
     full = {**family, **row, "config": {**family.get("config", {}), **row.get("config", {})}}
     image, stored = full["image"], full.get("stored", full["image"])
-    if "size" in full:
-        config = config_of(full, sizes)
-        numbers = parameters(config)
-        work = multiply_adds(replace(config, image_size=(image, image))) / 1e9
-    else:
-        numbers, work = round(full["parameters_m"] * 1e6), full["gflops"]
+    config = config_of(full, sizes)
     return Entry(
         id=full["id"],
         family=full["family"],
-        parameters=numbers,
-        gflops=work,
+        parameters=parameters(config),
+        gflops=multiply_adds(replace(config, image_size=(image, image))) / 1e9,
         image=image,
         stored=stored,
         patch=full["patch"],

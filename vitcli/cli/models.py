@@ -44,7 +44,6 @@ COLUMNS = (
     "measure",
     "advice",
     "licence",
-    "loads",
     "source",
 )
 
@@ -89,7 +88,7 @@ def pull(hub_id: HubId, offline: o.Offline = False) -> None:
 
 
 def _record(entry: Entry) -> dict[str, object]:
-    values = {**asdict(entry), "gflops": round(entry.gflops, 2), "loads": entry.is_read}
+    values = {**asdict(entry), "gflops": round(entry.gflops, 2)}
     return {name: values[name] for name in (*COLUMNS, "layout", "patch", "stored")}
 
 
@@ -99,6 +98,4 @@ def _tsv(entries: Sequence[Entry]) -> str:
 
 
 def _cell(value: object) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
     return "" if value is None else str(value)

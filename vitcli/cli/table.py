@@ -79,17 +79,14 @@ def print_models(entries: Sequence[Entry]) -> None:
         of = {"zero-shot": "0-shot"}.get(e.measure, e.measure)
         cells = {"of": of, "advice": e.advice, "licence": e.licence, "source": e.source}
         table.add_row(
-            e.id + ("" if e.is_read else " *"),
+            e.id,
             _millions(e.parameters),
             f"{e.gflops:.1f}",
             str(e.image),
             "" if e.accuracy is None else f"{e.accuracy:.1f}",
             *(cells[name] for name in shown),
-            style="" if e.is_read else "dim",
         )
     console.print(table)
-    if not all(entry.is_read for entry in entries):
-        console.print("* not read by this version")
 
 
 def _millions(count: int) -> str:

@@ -29,27 +29,26 @@ class Pulled:
 
 
 def choose(purpose: Purpose | None = None) -> Choice:
-    """All entries in the table's order, or those that this version loads and that serve a
-    purpose, the best first."""
+    """All entries in the table's order, or those that serve a purpose, the best first."""
+    every = entries()
     if purpose is None:
-        return Choice(entries())
-    read = [entry for entry in entries() if entry.is_read]
+        return Choice(every)
     match purpose:
         case "speed":
             why = "fewest GFLOPs first; classifiers that no other beats in both GFLOPs and accuracy"
-            return Choice(_frontier(_classifiers(read), lambda e: e.gflops), why)
+            return Choice(_frontier(_classifiers(every), lambda e: e.gflops), why)
         case "memory":
             why = "fewest parameters first (4 bytes each in fp32); none beaten in size and accuracy"
-            return Choice(_frontier(_classifiers(read), lambda e: e.parameters), why)
+            return Choice(_frontier(_classifiers(every), lambda e: e.parameters), why)
         case "accuracy":
             why = "classifiers, highest published ImageNet-1k top-1 first"
-            return Choice(_best(_classifiers(read)), why)
+            return Choice(_best(_classifiers(every)), why)
         case "resolution":
-            fine = [e for e in read if grid(e) > 16]
+            fine = [e for e in every if grid(e) > 16]
             why = "finest grid of patches first; more than 16x16 patches, for small things"
             return Choice(tuple(sorted(fine, key=lambda e: (-grid(e), e.gflops))), why)
         case "features":
-            frozen = [e for e in read if not e.has_classifier]
+            frozen = [e for e in every if not e.has_classifier]
             why = "backbones; linear probes first, highest first, then zero-shot towers"
             linear = [e for e in frozen if e.measure == "linear"]
             others = [e for e in frozen if e.measure != "linear"]
@@ -69,11 +68,7 @@ def download(spec: str, *, offline: bool = False) -> Pulled:
     from vitcli.checkpoints.resolve import pull  # here: it brings torch, the table needs none
 
     snapshot = pull(spec, offline=offline)
-    known = next((e for e in entries() if e.id == spec.partition("@")[0]), None)
-    notes = snapshot.notes
-    if known is not None and not known.is_read:
-        notes += (f"this version cannot load it: {known.layout} is not among its layouts",)
-    return Pulled(snapshot.folder, notes)
+    return Pulled(snapshot.folder, snapshot.notes)
 
 
 def _classifiers(found: Sequence[Entry]) -> list[Entry]:
