@@ -95,7 +95,7 @@ def classify(
     engine: Literal["torch", "openvino", "onnx"] = "torch",
     quantize: Literal["int8"] | None = None,
     compile: bool = False,
-    batch_size: int = 16,
+    batch_size: int | Literal["auto"] = 16,
     workers: int | None = None,
 ) -> list[Classified | Failure]:
     """The best labels of every image: one row for each, in input order.
@@ -147,7 +147,7 @@ def embed(
     engine: Literal["torch", "openvino", "onnx"] = "torch",
     quantize: Literal["int8"] | None = None,
     compile: bool = False,
-    batch_size: int = 16,
+    batch_size: int | Literal["auto"] = 16,
     workers: int | None = None,
 ) -> Embeddings:
     """One vector for every image that decodes, in input order, all in memory.

@@ -40,7 +40,7 @@ def paths(photos: Corpus) -> dict[str, str]:
 
 def check(names: Sequence[str], batch_size: int, workers: int, paths: dict[str, str]) -> None:
     refs = [ImageRef(index, paths[name]) for index, name in enumerate(names)]
-    batches = list(iter_batches(refs, JOB, batch_size, workers))
+    batches = list(iter_batches(refs, JOB, lambda: batch_size, workers))
 
     sizes = [len(batch.refs) + len(batch.failures) for batch in batches]
     full, rest = divmod(len(refs), batch_size)
@@ -99,4 +99,4 @@ def test_samples_and_failures_are_parted_with_their_places(paths: dict[str, str]
 
 def test_the_number_of_workers_is_chosen_where_none_is_given(paths: dict[str, str]) -> None:
     refs = [ImageRef(0, paths["grey.jpg"])]
-    assert [len(batch.refs) for batch in iter_batches(refs, JOB, 4)] == [1]
+    assert [len(batch.refs) for batch in iter_batches(refs, JOB, lambda: 4)] == [1]

@@ -96,7 +96,7 @@ def python(*args: str | Path, **options: Any) -> subprocess.Popen[str]:
 def test_results_keep_the_order_of_the_refs(count: int) -> None:
     """The later ones are quicker, and overtake."""
     asked = refs(*(f"sleep {(7 - i % 8) / 200}" for i in range(40)))
-    found = list(iter_decoded(asked, Stub(), count, ahead=8))
+    found = list(iter_decoded(asked, Stub(), count, ahead=lambda: 8))
     assert [item.ref for item in found] == asked
     assert [item.pixels[0][0, 0, 0] for item in found if isinstance(item, Sample)] == [*range(40)]
 
@@ -106,7 +106,7 @@ def test_batches_are_the_same_for_any_number_of_workers(count: int, photos: Corp
     paths = sorted((*photos.good, *photos.bad))
     asked = refs(*map(str, paths), "missing.jpg", "a\0b.jpg", "caf\udce9.jpg")
     job = DecodeJob((Preprocess((32, 24), (32, 24)), Preprocess((8, 8), (9, 9), "shortest")))
-    alone, several = (list(iter_batches(asked, job, 7, n)) for n in (0, count))
+    alone, several = (list(iter_batches(asked, job, lambda: 7, n)) for n in (0, count))
     assert len(alone) == len(several)
     for one, other in zip(alone, several, strict=True):
         assert one.refs == other.refs
@@ -186,7 +186,7 @@ def test_an_image_that_never_ends_is_the_only_one_to_fail(verb: str) -> None:
 
 
 def test_a_slow_consumer_times_nobody_out() -> None:
-    found = iter_decoded(refs(*["sleep 0.05"] * 8), short(0.3), 2, ahead=2)
+    found = iter_decoded(refs(*["sleep 0.05"] * 8), short(0.3), 2, ahead=lambda: 2)
     results = [next(found)]
     time.sleep(1)
     results += found
@@ -238,7 +238,7 @@ def test_refs_are_taken_only_a_little_ahead(verb: str) -> None:
             yield ImageRef(taken, verb)
             taken += 1
 
-    found = iter_decoded(endless(), Stub(), 2, ahead=8)
+    found = iter_decoded(endless(), Stub(), 2, ahead=lambda: 8)
     for done, _ in zip(range(1, 30), found, strict=False):
         assert taken <= done + 8
     found.close()
@@ -252,14 +252,14 @@ def test_an_image_that_takes_long_does_not_let_the_others_pile_up() -> None:
             taken.append(index)
             yield ImageRef(index, "good" if index else "sleep 0.5")
 
-    found = iter_decoded(noted(), Stub(), 2, ahead=8)
+    found = iter_decoded(noted(), Stub(), 2, ahead=lambda: 8)
     next(found)
     assert len(taken) == 8
     found.close()
 
 
 def test_every_worker_has_something_to_do_however_small_the_batch() -> None:
-    found = iter_decoded(refs(*["sleep 0.2"] * 8), Stub(), 4, ahead=1)
+    found = iter_decoded(refs(*["sleep 0.2"] * 8), Stub(), 4, ahead=lambda: 1)
     next(found)
     assert len(worker_pids()) == 4
     found.close()

@@ -21,7 +21,7 @@ from vitcli.cli.screen import Screen
 from vitcli.errors import UsageError
 from vitcli.records import Limits
 from vitcli.runs.asked import Resuming, parse_shard, shard_of_environment
-from vitcli.tasks.job import DEFAULT_BATCH_SIZE, Inputs, ModelOptions, Running
+from vitcli.tasks.job import DEFAULT_BATCH_SIZE, BatchSize, Inputs, ModelOptions, Running
 from vitcli.tasks.tolerance import Tolerance
 
 
@@ -239,9 +239,15 @@ QuantizeOpt = Annotated[
         show_default=False,
     ),
 ]
-BatchSize = Annotated[
-    int,
-    _option("-b", "--batch-size", help="Images at a time.", env="VIT_BATCH_SIZE", min=1),
+BatchSizeOpt = Annotated[
+    str,
+    _option(
+        "-b",
+        "--batch-size",
+        help="Images at a time; auto grows for as long as that is faster.",
+        env="VIT_BATCH_SIZE",
+        metavar="N|auto",
+    ),
 ]
 Workers = Annotated[
     str,
@@ -337,6 +343,15 @@ def parse_image_size(text: str | None) -> tuple[int, int] | None:
         raise UsageError(f"--image-size {text}", "give a number, or HEIGHTxWIDTH such as 224x160")
     height = int(match[1])
     return height, int(match[2]) if match[2] else height
+
+
+def parse_batch_size(text: str) -> BatchSize:
+    """`auto`, or a number."""
+    if text == "auto":
+        return "auto"
+    if not text.isdecimal():
+        raise UsageError(f"--batch-size {text}", "give a number of images, or auto")
+    return int(text)
 
 
 def parse_workers(text: str) -> int | None:
@@ -441,7 +456,7 @@ def running(
     engine: EngineOpt = Engine.TORCH,
     quantize: QuantizeOpt = None,
     compile: Compile = False,
-    batch_size: BatchSize = DEFAULT_BATCH_SIZE,
+    batch_size: BatchSizeOpt = str(DEFAULT_BATCH_SIZE),
     workers: Workers = "auto",
 ) -> Running:
     """On what, and how much at a time."""
@@ -451,7 +466,7 @@ def running(
         engine=engine.value,
         quantize=quantize.value if quantize else None,
         compile=compile,
-        batch_size=batch_size,
+        batch_size=parse_batch_size(batch_size),
         workers=parse_workers(workers),
     )
 

@@ -18,11 +18,12 @@ MOST_WORKERS = 8
 def iter_batches(
     refs: Iterable[ImageRef | Kept],
     job: DecodeJob,
-    batch_size: int,
+    batch_size: Callable[[], int],
     workers: int | None = None,
     notice: Callable[[str], None] = lambda text: None,
 ) -> Generator[Batch, None, None]:
-    """Batches of `batch_size` consecutive inputs, the last one as short as it comes.
+    """Batches of consecutive inputs, each of the `batch_size` that holds when it begins, the last
+    one as short as it comes.
 
     A batch counts its failures, so batches fall on the same inputs whatever happens to them. Rows
     of an earlier run pass through in their places and do not count. `workers=None` takes one for
@@ -30,21 +31,27 @@ def iter_batches(
     """
     if workers is None:
         workers = min(MOST_WORKERS, available_cpus())
-    with closing(iter_decoded(refs, job, workers, BATCHES_AHEAD * batch_size, notice)) as decoded:
+
+    def ahead() -> int:
+        return BATCHES_AHEAD * batch_size()
+
+    with closing(iter_decoded(refs, job, workers, ahead, notice)) as decoded:
         for group in _groups(decoded, batch_size):
             yield collate(group)
 
 
-def _groups(items: Iterable[Decoded | Kept], size: int) -> Iterator[list[Decoded | Kept]]:
-    """Consecutive items, `size` of them from this run."""
+def _groups(
+    items: Iterable[Decoded | Kept], batch_size: Callable[[], int]
+) -> Iterator[list[Decoded | Kept]]:
+    """Consecutive items, `batch_size` of them from this run."""
     group: list[Decoded | Kept] = []
-    fresh = 0
+    fresh, size = 0, batch_size()
     for item in items:
         group.append(item)
         fresh += not isinstance(item, Kept)
         if fresh == size or len(group) - fresh == MOST_KEPT:
             yield group
-            group, fresh = [], 0
+            group, fresh, size = [], 0, batch_size()
     if group:
         yield group
 

@@ -61,10 +61,10 @@ def iter_decoded(
     refs: Iterable[ImageRef | Kept],
     job: DecodeJob,
     workers: int,
-    ahead: int = 64,
+    ahead: Callable[[], int] = lambda: 64,
     notice: Callable[[str], None] = lambda text: None,
 ) -> Generator[Decoded | Kept, None, None]:
-    """One result for each ref, in order; about `ahead` refs are taken before they are wanted.
+    """One result for each ref, in order; about `ahead()` refs are taken before they are wanted.
     Rows of an earlier run pass through.
 
     With `workers=0` everything happens in this process, without protection from crashes and
@@ -73,14 +73,13 @@ def iter_decoded(
     if workers == 0:
         yield from (ref if isinstance(ref, Kept) else job(ref) for ref in refs)
         return
-    ahead = max(ahead, 2 * workers)
     pool = _Pool(job, notice)
     threads = ThreadPoolExecutor(workers, "decode")
     pending: deque[Future[Decoded] | Kept] = deque()
     try:
         for ref in refs:
             pending.append(ref if isinstance(ref, Kept) else threads.submit(pool.decode, ref))
-            if len(pending) == ahead:
+            while len(pending) >= max(ahead(), 2 * workers):
                 yield _result(pending.popleft())
         while pending:
             yield _result(pending.popleft())

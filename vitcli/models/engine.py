@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from vitcli.errors import DeviceError
 from vitcli.models.network import Network
 from vitcli.models.prepare import Prepared
 from vitcli.models.vit import Pooling
@@ -59,6 +62,53 @@ class TorchEngine:
     def __call__(self, pixels: NDArray[np.uint8]) -> Tensor:
         """uint8 (B, H, W, 3) -> fp32 on the CPU, (B, ...)"""
         return self._prepared.run(self._output, pixels)
+
+
+class ThriftyEngine:
+    """An engine that takes fewer images at once where there is not the memory for all of a batch.
+
+    Raises DeviceError where there is none for a single one.
+    """
+
+    def __init__(self, engine: Engine, note: Callable[[str], None] = lambda text: None) -> None:
+        self._engine = engine
+        self._note = note
+        self._most: int | None = None
+
+    def __call__(self, pixels: NDArray[np.uint8]) -> Tensor:
+        """uint8 (B, H, W, 3) -> fp32 on the CPU, (B, ...)"""
+        parts: list[Tensor] = []
+        start = 0
+        while start < len(pixels):
+            part = pixels[start : start + (self._most or len(pixels))]
+            try:
+                parts.append(self._engine(part))
+            except (MemoryError, RuntimeError) as error:
+                if not _is_out_of_memory(error):
+                    raise
+                self._most = _half(len(part), error)
+                self._note(f"not enough memory for {len(part)} images at once: {self._most}")
+            else:
+                start += len(part)
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """torch has an exception for it on GPUs; elsewhere, as in other engines, words must do."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return re.search("out of memory|allocate memory|bad_alloc", str(error)) is not None
+
+
+def _half(images: int, error: Exception) -> int:
+    if images > 1:
+        return images // 2
+    asked = re.search(r"ried to allocate ([\d.]+) (\w+)", str(error))
+    need = f": {asked[1]} {asked[2]} more were asked for" if asked else ""
+    raise DeviceError(
+        f"there is not the memory for one image{need}",
+        "a smaller --image-size, --dtype bf16 or a smaller model takes less",
+    ) from None
 
 
 class Graph(nn.Module):

@@ -89,7 +89,7 @@ class Int8Linear(nn.Module):
         scale = (high - low) / 253 or 1.0
         zero = 1 + round(-low / scale)  # so that all bytes are 1 to 254, whichever way they round
         out: Tensor = torch.ops.onednn.qlinear_pointwise(
-            _bytes(x.float(), scale, zero),
+            _bytes(x, scale, zero),
             *(scale, zero, self.packed, self.scales, self.zeros, self.bias),
             *(1.0, 0, self.dtype, *self.post),  # the scale and zero of an 8-bit output: none here
         )
@@ -97,12 +97,18 @@ class Int8Linear(nn.Module):
 
 
 def _bytes(x: Tensor, scale: float, zero: int) -> Tensor:
-    """x / scale + zero, rounded.  fp32 (...) -> uint8 (...)
+    """x / scale + zero, rounded.  (...) -> uint8 (...)
 
     In an fp32 number as large as LAST_BITS the last bit counts 1: adding rounds, and the lowest
     byte is the result. It takes a fifth of the time of `round` and `to(uint8)`.
     """
-    return torch.add(torch.tensor(LAST_BITS + zero), x, alpha=1 / scale).view(torch.int32).byte()
+    wide = x.float()
+    out = None if wide is x else wide  # a copy of ours may be written over
+    return (
+        torch.add(torch.tensor(LAST_BITS + zero), wide, alpha=1 / scale, out=out)
+        .view(torch.int32)
+        .byte()
+    )
 
 
 class PackedMlp(nn.Module):

@@ -13,6 +13,7 @@ from vitcli.tasks.tolerance import Tolerance
 
 DEFAULT_MODEL = "google/vit-base-patch16-224"
 DEFAULT_BATCH_SIZE = 16
+BatchSize = int | Literal["auto"]
 Dtype = Literal["fp32", "bf16", "fp16", "auto"]
 EngineChoice = Literal["torch", "openvino", "onnx"]
 ENGINE_DTYPES: dict[EngineChoice, tuple[Dtype, ...]] = {
@@ -53,18 +54,19 @@ class ModelOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Running:
-    """On what, and how much at a time. `workers=None` takes one for each processor."""
+    """On what, and how much at a time. `workers=None` takes one for each processor,
+    `batch_size="auto"` grows for as long as that is faster."""
 
     device: str = "auto"
     dtype: Dtype = "fp32"
-    batch_size: int = DEFAULT_BATCH_SIZE
+    batch_size: BatchSize = DEFAULT_BATCH_SIZE
     workers: int | None = None
     engine: EngineChoice = "torch"
     quantize: Literal["int8"] | None = None
     compile: bool = False
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
+        if self.batch_size != "auto" and self.batch_size < 1:
             raise UsageError(f"a batch of {self.batch_size} images", "use --batch-size 1 or more")
         if self.workers is not None and self.workers < 0:
             raise UsageError(f"{self.workers} workers", "use -j 0 or more")

@@ -22,7 +22,7 @@ from vitcli.images import sources
 from vitcli.images.decode import suffixes
 from vitcli.images.loader import iter_batches
 from vitcli.images.workers import DecodeJob
-from vitcli.models.engine import Engine, Output, TorchEngine
+from vitcli.models.engine import Engine, Output, ThriftyEngine, TorchEngine
 from vitcli.models.prepare import Prepared, prepare
 from vitcli.pipeline import interrupts
 from vitcli.records import Batch, ImageRef, Kept, Preprocess, Progress, Row, Sink
@@ -31,6 +31,7 @@ from vitcli.runs.fingerprint import describe_weights, fingerprint
 from vitcli.runs.recording import Recording
 from vitcli.sinks import Form
 from vitcli.sinks.files import Target, is_special
+from vitcli.tasks.batching import GrowingBatch
 from vitcli.tasks.job import Inputs, ModelOptions, Running, Summary, Watcher
 
 Spec: TypeAlias = str | Checkpoint | Model
@@ -139,11 +140,11 @@ class Run:
 
     def engine(self, model: Model, output: Output) -> Engine:
         """What runs the model on a batch: torch, or the engine asked for."""
-        running = self.running
+        running, note = self.running, self.watcher.note
         if running.engine == "torch":
-            return TorchEngine(self.prepare(model), output)
-        note = self.watcher.note
-        return open_engine(model, output, running.engine, running.dtype, running.quantize, note)
+            return ThriftyEngine(TorchEngine(self.prepare(model), output), note)
+        chosen = running.engine, running.dtype, running.quantize
+        return ThriftyEngine(open_engine(model, output, *chosen, note), note)
 
     def into(self, sink: Sink, work: Ready) -> Summary:
         """Take the inputs through the model into a sink that only receives."""
@@ -216,11 +217,19 @@ class Run:
     def _pump(self, work: Ready, items: Iterable[ImageRef | Kept], sink: Sink) -> None:
         job = DecodeJob(work.plans, self.inputs.limits, self.inputs.formats)
         self.watcher.listing(self._count)
-        running = self.running
-        batches = iter_batches(items, job, running.batch_size, running.workers, self.watcher.note)
+        size, forward = self._batching(work.forward)
+        batches = iter_batches(items, job, size, self.running.workers, self.watcher.note)
         with closing(batches):
-            pipeline.run(batches, work.forward, sink, self._on_progress, self.progress)
+            pipeline.run(batches, forward, sink, self._on_progress, self.progress)
         self.inputs.tolerance.check(self.progress, is_last=True)
+
+    def _batching(self, forward: pipeline.Forward) -> tuple[Callable[[], int], pipeline.Forward]:
+        """The size of the next batch, and what runs it."""
+        size = self.running.batch_size
+        if size != "auto":
+            return lambda: size, forward
+        growing = GrowingBatch(self.watcher.note)
+        return growing, growing.timed(forward)
 
     def _meta(self, work: Ready) -> dict[str, object]:
         """What is told of the run: the model, and how it went."""

@@ -1,0 +1,138 @@
+"""A batch size that grows while it helps, and an engine that shrinks one that does not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tests.conftest import Vit
+from vitcli.errors import DeviceError
+from vitcli.models.engine import ThriftyEngine
+from vitcli.records import Batch, ImageRef, Row
+from vitcli.tasks.batching import FIRST, MOST, GrowingBatch
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+TOO_MUCH = 1 << 60  # bytes
+
+
+class Clock:
+    """A network whose seconds are known."""
+
+    def __init__(self, seconds: Callable[[int], float]) -> None:
+        self.now = 0.0
+        self.seconds = seconds
+
+    def __call__(self) -> float:
+        return self.now
+
+    def forward(self, batch: Batch) -> list[Row]:
+        self.now += self.seconds(len(batch.refs))
+        return []
+
+
+def batch_of(size: int) -> Batch:
+    return Batch(tuple(ImageRef(i, str(i)) for i in range(size)), ())
+
+
+def sizes(seconds: Callable[[int], float], batches: int) -> tuple[list[int], list[str]]:
+    clock, notes = Clock(seconds), list[str]()
+    growing = GrowingBatch(notes.append, clock)
+    forward = growing.timed(clock.forward)
+    taken = []
+    for _ in range(batches):
+        taken.append(growing())
+        forward(batch_of(growing()))
+    return taken, notes
+
+
+def test_a_network_as_fast_with_any_batch_stays_at_the_first() -> None:
+    taken, notes = sizes(lambda images: images * 0.1, 8)
+    assert taken == [FIRST, FIRST, 32, 32, FIRST, FIRST, FIRST, FIRST]
+    assert notes == ["--batch-size auto: 16 images at a time"]
+
+
+def test_it_doubles_while_more_images_a_second_come_of_it() -> None:
+    """A second for every batch up to 64, and as many more for larger ones."""
+    taken, notes = sizes(lambda images: max(1.0, images / 64), 10)
+    assert taken == [16, 16, 32, 32, 64, 64, 128, 128, 64, 64]
+    assert notes == ["--batch-size auto: 64 images at a time"]
+
+
+def test_it_does_not_grow_for_ever() -> None:
+    taken, notes = sizes(lambda images: 1.0, 20)
+    assert max(taken) == taken[-1] == MOST
+    assert len(notes) == 1
+
+
+def test_batches_of_an_earlier_size_teach_nothing() -> None:
+    clock = Clock(lambda images: 1.0)
+    growing = GrowingBatch(lambda text: None, clock)
+    forward = growing.timed(clock.forward)
+    for _ in range(2):
+        forward(batch_of(FIRST))
+    assert growing() == 2 * FIRST
+    for _ in range(5):
+        forward(batch_of(FIRST))  # decoded ahead, when the size was another
+    assert growing() == 2 * FIRST
+
+
+def test_auto_gives_the_rows_of_any_other_batch_size(vit: Vit) -> None:
+    fixed = vit("classify", EXAMPLES, "-m", "demo")
+    auto = vit("classify", EXAMPLES, "-m", "demo", "-b", "auto")
+    assert auto.code == 0
+    assert auto.out == fixed.out
+
+
+def test_a_batch_size_that_is_none_is_told(vit: Vit) -> None:
+    result = vit("classify", EXAMPLES, "-m", "demo", "-b", "many")
+    assert (result.code, result.out) == (2, b"")
+    assert "--batch-size many" in result.err and "or auto" in result.err
+
+
+class Narrow:
+    """An engine with memory for so many images, which fails in torch's own words."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.taken: list[int] = []
+
+    def __call__(self, pixels: NDArray[np.uint8]) -> Tensor:
+        self.taken.append(len(pixels))
+        if len(pixels) > self.most:
+            torch.empty(TOO_MUCH, dtype=torch.uint8)
+        return torch.from_numpy(pixels.astype(np.float32))
+
+
+PIXELS = np.arange(10, dtype=np.uint8)[:, None]
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 10])
+def test_a_batch_that_does_not_fit_is_halved_and_keeps_every_row(most: int) -> None:
+    engine, notes = Narrow(most), list[str]()
+    thrifty = ThriftyEngine(engine, notes.append)
+    assert thrifty(PIXELS).flatten().tolist() == list(range(10))
+    tried = len(engine.taken)
+    assert thrifty(PIXELS).flatten().tolist() == list(range(10))
+    assert max(engine.taken[tried:]) <= most  # what was learned stays
+    assert len(notes) == {10: 0, 3: 2, 2: 2, 1: 3}[most]
+    assert all("not enough memory" in note for note in notes)
+
+
+def test_a_single_image_that_does_not_fit_ends_the_run_and_says_what_was_asked_for() -> None:
+    with pytest.raises(DeviceError, match=f"one image: {TOO_MUCH} bytes more") as caught:
+        ThriftyEngine(Narrow(0))(PIXELS)
+    assert caught.value.hint is not None and "--image-size" in caught.value.hint
+
+
+def test_another_fault_of_an_engine_is_not_taken_for_it() -> None:
+    def broken(pixels: NDArray[np.uint8]) -> Tensor:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="mat1"):
+        ThriftyEngine(broken)(PIXELS)
