@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from functools import cached_property
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, cached_property, partial
+from threading import Barrier
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -26,7 +28,7 @@ Ask: TypeAlias = Callable[[Network, Tensor], Tensor]
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-AT_ONCE = 5 << 19  # values in the widest layer: small enough for caches and for malloc to keep
+AT_ONCE = 5 << 18  # values in the widest layer: small enough for caches and for malloc to keep
 
 
 class Prepared:
@@ -84,11 +86,17 @@ class Prepared:
 
         A CPU takes a few images at a time: what they need stays in its caches, and the memory of
         one part serves the next. The parts of a batch depend on its size and the model alone.
+        Each is the work of one thread, as long as there are parts for all: threads that share
+        every operation wait for the last of them, the more so where images are decoded meanwhile.
         """
         some = _at_once(self._given.config) if self.device.type == "cpu" else len(batch)
-        parts = (batch[i : i + some] for i in range(0, len(batch), some))
-        return torch.cat([self._ask(ask, part) for part in parts])
+        parts = [batch[i : i + some] for i in range(0, len(batch), some)]
+        threads = torch.get_num_threads()
+        if self.device.type != "cpu" or not 1 < threads <= len(parts):
+            return torch.cat([self._ask(ask, part) for part in parts])
+        return torch.cat(list(_single_threads(threads).map(partial(self._ask, ask), parts)))
 
+    @torch.inference_mode()
     def _ask(self, ask: Ask, batch: NDArray[np.uint8]) -> Tensor:
         if self._packed is None:
             return ask(self.network, self.pixels(batch)).float().cpu()
@@ -183,6 +191,21 @@ def _compiles(device: torch.device, note: Callable[[str], None]) -> bool:
 
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+@cache
+def _single_threads(count: int) -> ThreadPoolExecutor:
+    """Threads in each of which torch works alone; what it does elsewhere stays as it is."""
+    threads = ThreadPoolExecutor(count, "network")
+    all_are_there = Barrier(count)
+
+    def alone(_: int) -> None:
+        torch.set_num_threads(1)  # of this thread, and of those to come
+        all_are_there.wait()
+
+    list(threads.map(alone, range(count)))
+    torch.set_num_threads(count)
+    return threads
 
 
 def _at_once(config: Config) -> int:
