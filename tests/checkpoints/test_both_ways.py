@@ -18,10 +18,12 @@ from torch import Tensor
 from tests.fixtures.layouts import MAKERS, Source
 from tests.fixtures.tiny import FAMILIES
 from vitcli.checkpoints import load as loading
+from vitcli.checkpoints.layouts.decoders import Reconstruction
 from vitcli.checkpoints.load import Model, load
 from vitcli.checkpoints.tensors import Weights, read_weights
 from vitcli.errors import CheckpointError, VitError
 from vitcli.models.config import ViTConfig
+from vitcli.models.mae import MaskedAutoencoder, mask_of
 from vitcli.tasks.convert import ConvertJob, compare, convert, synthetic_pixels
 from vitcli.tasks.job import ModelOptions
 
@@ -105,7 +107,7 @@ def _convert(source: Source, target: Path, to: Any) -> None:
 
 
 def _load(source: Source) -> Model:
-    return load(str(source.path), keep_grid=True, **source.options)
+    return load(str(source.path), keep_grid=True, keep_decoder=True, **source.options)
 
 
 def _tensors(model: Model) -> dict[str, Tensor]:
@@ -128,7 +130,7 @@ def test_what_is_written_gives_the_same_numbers(
     name: str, to: str, made: Make, written: Callable[[str, str], Path]
 ) -> None:
     """Logits and every hidden state, absolute."""
-    source, back = _load(made(name)), load(str(written(name, to)), keep_grid=True)
+    source, back = _load(made(name)), _load(Source(written(name, to)))
     assert max(compare(source, back).values()) < EXACT
     assert back.labels == source.labels
     assert back.preprocess.describe() == source.preprocess.describe()
@@ -149,6 +151,9 @@ def test_transformers_opens_what_is_written_for_it(
     assert not any(info.values()), info
     ours = _load(made(name))
     x = synthetic_pixels(ours)
+    if ours.reconstruction is not None:
+        _check_reconstruction(theirs, ours.reconstruction, x)
+        return
     out = theirs(x)
     kind = next(key for key in ("logits", "image_embeds", "last_hidden_state") if key in out)
     is_vit = isinstance(ours.config, ViTConfig)
@@ -160,6 +165,17 @@ def test_transformers_opens_what_is_written_for_it(
         kind = "pooler_output"  # theirs of CLIP is not normed
     expected = ours.network.tokens(x).x if kind == "last_hidden_state" else ours.network(x)
     torch.testing.assert_close(out[kind], expected, atol=EXACT, rtol=0)
+
+
+def _check_reconstruction(theirs: Any, ours: Reconstruction, x: Tensor) -> None:
+    noise = torch.rand(len(x), ours.encoder.config.grid[0] ** 2)
+    if isinstance(ours, MaskedAutoencoder):
+        mask = mask_of(noise, ours.mask_ratio)
+        expected = theirs(x, noise=noise).logits
+    else:
+        mask = noise > 0.5
+        expected = theirs(x, bool_masked_pos=mask).reconstruction
+    torch.testing.assert_close(ours(x, mask), expected, atol=EXACT, rtol=0)
 
 
 @pytest.mark.parametrize("to", CANNOT)
@@ -181,7 +197,11 @@ def test_every_tensor_on_disk_comes_back_bit_for_bit(
     before = load_file(made(name).path / "model.safetensors")
     after = load_file(written(name, to) / "model.safetensors")
     prefix = re.compile(r"^(vit|deit|dinov2|dinov2_with_registers|swin|vision_model)\.")
-    bare, found = ({prefix.sub("", n): t for n, t in state.items()} for state in (before, after))
+    old, new = "decoder.decoder_encoder.layer.", "decoder.decoder_layers."  # as 4.x and the hub
+    bare, found = (
+        {prefix.sub("", n).replace(old, new): t for n, t in state.items()}
+        for state in (before, after)
+    )
     kept = {key for key in bare if key not in source.dropped}
     if source.layout == "hf-dinov2":
         found.pop("embeddings.mask_token", None)

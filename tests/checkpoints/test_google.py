@@ -165,7 +165,7 @@ def objects() -> bytes:
 
 
 LIES = (
-    (npy(header("(1048576, 1048576)"), b"1234"), r"a in .* claims 4,398,046,511,104 bytes"),
+    (npy(header("(1048576, 1048576)"), b"1234"), r"a in .* claims 4.4 TB"),
     (npy(header(f"(0, {1 << 70})")), "not a readable .npz"),
     (npy(header("(-1, -1)"), b"1234"), "a in .* claims 4 bytes"),
     (npy(header("(2,)"), b"123"), "claims 8 bytes .*the file has 3"),
@@ -223,7 +223,7 @@ def test_a_bomb_is_refused_before_it_is_unpacked(npz: Path) -> None:
     """128 MiB of zeros in 130 kB: an error, and no more memory than before."""
     zipped(npz, {"m0": npy(header("(33554432,)"), bytes(1 << 27))}, zipfile.ZIP_DEFLATED)
     assert npz.stat().st_size < 200_000
-    with pytest.raises(CheckpointError, match=r"claims 134,217,\d+ bytes of arrays"):
+    with pytest.raises(CheckpointError, match=r"claims 134 MB of arrays"):
         load(str(npz))
     code = (
         "import resource, sys\n"

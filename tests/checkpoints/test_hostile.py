@@ -120,7 +120,7 @@ def test_a_json_that_lies_costs_little(text: str, folder: Path) -> None:
     (folder / "config.json").write_text(text)
     found = cost(folder)
     assert str(folder / "config.json") in found.said
-    assert found.seconds < 2
+    assert found.seconds < 4  # under 1 where nothing else runs
     assert found.peak < 700
 
 

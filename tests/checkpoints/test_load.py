@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import time
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -244,6 +245,11 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 346293
         (b"<!DOCTYPE html><html>404</html>", "is a web page, not weights"),
         (b"\n <HTML>", "is a web page"),
         (b"\x1f\x8b\x08\0", "is gzip-compressed"),
+        (b"\x28\xb5\x2f\xfd", "is zstd-compressed"),
+        (b"\x89HDF\r\n\x1a\n", "is HDF5, as Keras and TensorFlow write it"),
+        (b"GGUF\x03\0\0\0", "is a GGUF file"),
+        (b"\xff\xd8\xff\xe0", "is a picture, not a model"),
+        (b'{"error": "Invalid username or password."}', "is JSON, not weights"),
         (b"abc", "safetensors"),
     ],
 )
@@ -261,7 +267,7 @@ def test_a_file_that_is_no_checkpoint_is_named_for_what_it_is(
     ("content", "says"),
     [
         (b"\x80\x02}q\x00.", "is not a readable PyTorch checkpoint"),
-        (b"PK\x03\x04" + bytes(40), "is truncated or damaged"),
+        (b"PK\x03\x04" + bytes(40), "is truncated, at 44 bytes: the end of the archive is missing"),
         (b"PK\x05\x06" + bytes(18), "is neither safetensors, a PyTorch checkpoint nor .npz"),
     ],
 )
@@ -293,7 +299,7 @@ def entry(name: str, start: int, end: int, dtype: str = "F32", shape: str = "[1]
         (header('{"a":1}'), "not a valid safetensors file"),
         (header("{" + entry("a", 0, 400, shape="[100]") + "}", data=bytes(310)), "is truncated:"),
         (header("{" + entry("a", 4, 8) + "}", data=bytes(8)), "not a valid safetensors file"),
-        (header("{" + entry("a", 0, 4, "X7") + "}", data=bytes(4)), "not a valid safetensors file"),
+        (header("{" + entry("a", 0, 4, "X7") + "}", data=bytes(4)), "a is X7, which is not read"),
         (
             header("{" + entry("a", 0, 4) + "," + entry("a", 4, 8) + "}", data=bytes(8)),
             "a name is there twice",
@@ -310,9 +316,9 @@ def test_a_wrong_safetensors_header_is_refused_at_once(
 ) -> None:
     path = tmp_path / "vit.safetensors"
     path.write_bytes(content)
-    start = time.monotonic()
+    start = time.process_time()
     assert says in refusal(path)
-    assert time.monotonic() - start < 2
+    assert time.process_time() - start < 2
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.999])
@@ -370,7 +376,7 @@ def test_a_pickle_that_wants_to_run_something_is_refused_and_runs_nothing(tmp_pa
         said = refusal(path)
         named += ".system" in said
         assert not canary.exists()
-    assert named >= 22  # the others are no pickle of torch at the first byte
+    assert named == 30
 
 
 def test_the_refusal_names_what_a_pickle_wants_to_run(folder: Path, tmp_path: Path) -> None:
@@ -386,14 +392,21 @@ def stretched() -> Tensor:
     return torch.empty(1).as_strided((2**20, 2**20), (0, 0))
 
 
+def quantised() -> Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8)
+
+
 @pytest.mark.parametrize(
     ("payload", "says"),
     [
         ({"a": stretched()}, "a takes 4.4 TB, "),
         (dict.fromkeys(map(str, range(100)), torch.ones(1000)), "take more than its"),
-        ({"a": torch.ones(2, 2).to_sparse()}, "a in"),
-        ({"a": torch.ones(2, device="meta")}, "a in"),
-        ({"a": torch.ones(2, dtype=torch.complex64)}, "a in"),
+        ({"a": torch.ones(2, 2).to_sparse()}, "vit.pth is sparse"),
+        ({"a": quantised()}, "vit.pth is quantised"),
+        ({"a": torch.ones(2, device="meta")}, "vit.pth is without numbers"),
+        ({"a": torch.ones(2, dtype=torch.complex64)}, "vit.pth is complex"),
         ({1: torch.ones(2)}, "not a state dict"),
         ([torch.ones(2)], "holds list, not a state dict"),
         ({}, "holds dict, not a state dict"),
@@ -405,6 +418,79 @@ def test_a_pickle_without_plain_tensors_is_refused(
 ) -> None:
     torch.save(payload, tmp_path / "vit.pth")
     assert says in refusal(tmp_path / "vit.pth")
+
+
+@pytest.mark.parametrize("new_zip", [True, False], ids=["zip", "legacy"])
+def test_wherever_a_file_is_cut_it_is_said_to_be_truncated(new_zip: bool, tmp_path: Path) -> None:
+    path = tmp_path / "vit.pth"
+    args = argparse.Namespace(lr=0.1)
+    torch.save(
+        {"model": {"a": torch.ones(9)}, "args": args}, path, _use_new_zipfile_serialization=new_zip
+    )
+    whole = path.read_bytes()
+    for length in range(4, len(whole) - 1, 13):
+        path.write_bytes(whole[:length])
+        assert "is truncated" in refusal(path), length
+
+
+def test_a_file_that_shrinks_while_it_is_read_is_no_crash(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its header has been believed by then."""
+    preadv = os.preadv
+
+    def cut(descriptor: int, buffers: list[Any], place: int) -> int:
+        os.truncate(folder / "model.safetensors", 9000)
+        return preadv(descriptor, buffers, place)
+
+    monkeypatch.setattr(os, "preadv", cut)
+    assert "was cut short while it was read" in refusal(folder)
+
+
+def test_tensors_that_share_memory_are_parted(folder: Path, original: Model) -> None:
+    """Two views of one tensor, and one of a larger one, as a training script may save them."""
+    state = read_state(folder)
+    weight, bias = "vit.layernorm.weight", "vit.layernorm.bias"
+    state[weight], state[bias] = torch.stack([state[weight], state[bias]]).unbind()
+    as_bin(folder, state)
+    model = loaded(folder)
+    assert same(model, original)
+    sizes = {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() == p.nbytes
+             for p in model.network.parameters()}  # fmt: skip
+    assert all(sizes.values())
+    assert len(sizes) == len(list(model.network.parameters()))
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize(
+    ("entries", "says"),
+    [
+        (["a/data.pkl", "a/data.pkl"], "has 2 entries of 1 names"),
+        (["p.jpg"], "is a zip archive, not a PyTorch checkpoint"),
+    ],
+)
+def test_an_archive_of_something_else_is_refused(
+    entries: list[str], says: str, tmp_path: Path
+) -> None:
+    with zipfile.ZipFile(tmp_path / "vit.pth", "w") as archive:
+        for name in entries:
+            archive.writestr(name, b"")
+    assert says in refusal(tmp_path / "vit.pth")
+
+
+def test_entries_that_lie_over_one_another_are_refused(tmp_path: Path) -> None:
+    """Each claims the same bytes: little on disk, much in memory."""
+    path = tmp_path / "vit.pth"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/data.pkl", bytes(10_000))
+        first = archive.infolist()[0]
+        for n in range(9):
+            other = zipfile.ZipInfo(f"a/data/{n}")
+            other.header_offset, other.CRC = first.header_offset, first.CRC
+            other.file_size = other.compress_size = first.file_size
+            archive.filelist.append(other)
+            archive.NameToInfo[other.filename] = other
+    assert "claims 100 kB of entries, it has 1" in refusal(path)
 
 
 def test_a_compressed_archive_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
@@ -479,9 +565,9 @@ def test_a_config_that_lies_is_refused_at_once(
     folder: Path, changes: dict[str, Any], says: str
 ) -> None:
     edit_json(folder / "config.json", **changes)
-    start = time.monotonic()
+    start = time.process_time()
     assert says in refusal(folder)
-    assert time.monotonic() - start < 2
+    assert time.process_time() - start < 2
 
 
 @pytest.mark.parametrize("value", [None, "x", float("nan"), float("inf"), -1, 10**9])

@@ -21,7 +21,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vitcli.errors import CheckpointError
+from vitcli.errors import CheckpointError, in_bytes
 
 MAX_MEMBERS = 20_000
 # A deflated file may grow this far; past it, it is a bomb.
@@ -68,7 +68,9 @@ def _check_members(members: list[zipfile.ZipInfo], file: Path) -> None:
     size = file.stat().st_size
     claimed = sum(info.file_size for info in members)
     if claimed > MAX_RATIO * size + MAX_SLACK:
-        raise CheckpointError(f"{file} claims {claimed:,} bytes of arrays, the file has {size:,}")
+        raise CheckpointError(
+            f"{file} claims {in_bytes(claimed)} of arrays, the file has {in_bytes(size)}"
+        )
     if len(members) > MAX_MEMBERS:
         raise CheckpointError(f"{file} claims {len(members):,} arrays")
     if len({info.filename for info in members}) < len(members):
@@ -90,8 +92,8 @@ def _read_npy(stream: IO[bytes], size: int, name: str, file: Path) -> NDArray[np
     claimed, rest = math.prod(shape) * dtype.itemsize, size - stream.tell()
     if claimed != rest or min(shape, default=0) < 0:
         raise CheckpointError(
-            f"{name} in {file} claims {claimed:,} bytes ({list(shape)}), "
-            f"the file has {rest:,} bytes of it"
+            f"{name} in {file} claims {in_bytes(claimed)} ({list(shape)}), "
+            f"the file has {in_bytes(rest)} of it"
         )
     flat = np.frombuffer(bytearray(stream.read()), dtype)
     return flat.reshape(shape, order="F" if is_fortran else "C")

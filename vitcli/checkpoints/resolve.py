@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
@@ -164,9 +165,21 @@ def _is_beside(shard: Path, folder: Path) -> bool:
 
 
 def sha256(files: Sequence[Path]) -> str:
-    """The hash of the bytes of the weight files, in the order of their names."""
+    """The hash of the bytes of the weight files, in the order of their names. Files that stay as
+    they are are read once."""
+    named = sorted(files, key=lambda path: path.name)
+    return _sha256(tuple((path, _stamp(path)) for path in named))
+
+
+def _stamp(file: Path) -> tuple[int, ...]:
+    stat = file.stat()
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+@functools.lru_cache
+def _sha256(stamped: tuple[tuple[Path, tuple[int, ...]], ...]) -> str:
     digest = hashlib.sha256()
-    for file in sorted(files, key=lambda path: path.name):
+    for file, _ in stamped:
         with file.open("rb") as stream:
             while chunk := stream.read(1 << 20):
                 digest.update(chunk)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from vitcli.cli import options as o
 from vitcli.cli.ending import show
-from vitcli.errors import printable
+from vitcli.errors import in_bytes, printable
 from vitcli.tasks.job import DEFAULT_MODEL, ModelOptions
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def _facts(found: ModelInfo) -> Iterator[tuple[str, str]]:
     yield from found.described.items()
     yield "parameters", f"{found.parameters:,}"
     yield "cost", f"{found.gflops:.3g} GFLOPs an image (multiply-adds)"
-    total = _bytes(sum(file.bytes for file in found.files))
+    total = in_bytes(sum(file.bytes for file in found.files))
     count = f" in {len(found.files)} files" if len(found.files) > 1 else ""
     yield "weights", f"{total}{count}, {' and '.join(found.dtypes)}: {found.files[0].name}"
     yield "sha256", found.sha256
@@ -81,12 +81,3 @@ def _lines(name: str, text: str) -> Iterator[str]:
             drop_whitespace=True,
         )
         name = ""
-
-
-def _bytes(count: int) -> str:
-    size = float(count)
-    for unit in ("bytes", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} GB"

@@ -13,6 +13,7 @@ PREFIXES = ("module.", "_orig_mod.", "model.", "teacher.", "backbone.")
 _VIT = {"patch_embed.proj.weight", "blocks.0.attn.qkv.weight"}
 SIGNS = (
     ("mae", {"decoder_embed.weight"}),
+    ("mae", {"decoder_pred.weight"}),
     ("dino", {"head.mlp.0.weight"}),
     ("dino", {"head.mlp.weight"}),
     ("dino", {"head.last_layer.weight_v"}),

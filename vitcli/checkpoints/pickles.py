@@ -1,0 +1,201 @@
+"""What `torch.save` writes, `.bin`, `.pth` and `.pt`, into plain tensors: no code in it is run.
+
+The archive's claims are checked against its size, and its checksums, before torch sees it. What
+torch says of a file is not for users: it tells them to allow code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import pickletools
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import torch
+from torch import Tensor
+
+from vitcli.errors import CheckpointError, in_bytes
+
+MAX_ENTRIES = 20_000
+LEGACY_PICKLES = 5  # magic number, protocol, system, what was saved, the keys of the storages
+# Whose classes are whole networks; and what tensors, plain containers and old pickles are made of.
+MODULES = ("torch.nn.modules.", "timm.", "transformers.", "torchvision.", "models.")
+PLAIN = (
+    *("torch.", "collections.OrderedDict", "argparse.Namespace"),
+    *("__builtin__.set", "builtins.set", "_codecs.encode"),
+    *("copy_reg._reconstructor", "__builtin__.object"),
+)
+# Where training scripts put the weights, the best ones first.
+WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "teacher", "student")
+AGAIN = "download it again"
+
+
+def read_pickle(file: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The tensors of the state dict, and what a user should know of which was taken.
+
+    Raises CheckpointError for what holds more than plain tensors and containers, or less.
+    """
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickle protocols: it loads, or it does not
+            loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=False)
+    except Exception as error:  # a broken pickle can raise anything
+        raise _refused(file, error) from None
+    tensors, notes = _unwrap(loaded, file)
+    _check_sizes(tensors, file)
+    return tensors, notes
+
+
+def check_archive(file: Path) -> None:
+    """torch stores its entries as they are, each once; what is otherwise may be a bomb. The
+    checksums must hold. Raises CheckpointError."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            _check_entries(archive, file)
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, ValueError) as error:
+        if not zipfile.is_zipfile(file):
+            size = in_bytes(file.stat().st_size)
+            raise CheckpointError(
+                f"{file} is truncated, at {size}: the end of the archive is missing", AGAIN
+            ) from None
+        raise CheckpointError(f"{file} is damaged ({error})", AGAIN) from None
+    if damaged:
+        raise CheckpointError(f"{file} is damaged: the checksum of {damaged} differs", AGAIN)
+
+
+def _check_entries(archive: zipfile.ZipFile, file: Path) -> None:
+    entries, size = archive.infolist(), file.stat().st_size
+    names = {entry.filename for entry in entries}
+    if any(name.endswith("/constants.pkl") for name in names):
+        raise CheckpointError(
+            f"{file} is a TorchScript archive, not a state dict",
+            "where it was made, save model.state_dict(); OpenAI's CLIP is on the hub as "
+            "openai/clip-vit-base-patch32",
+        )
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise CheckpointError(f"{file} is a compressed archive, not a PyTorch checkpoint")
+    if not any(name.endswith("/data.pkl") for name in names):
+        raise CheckpointError(f"{file} is a zip archive, not a PyTorch checkpoint", "unpack it")
+    if len(names) < len(entries) or len(entries) > MAX_ENTRIES:
+        raise CheckpointError(f"{file} has {len(entries):,} entries of {len(names):,} names")
+    if (claimed := sum(entry.file_size for entry in entries)) > size:
+        raise CheckpointError(
+            f"{file} claims {in_bytes(claimed)} of entries, it has {in_bytes(size)}"
+        )
+
+
+def _check_sizes(tensors: Mapping[str, Tensor], file: Path) -> None:
+    """No tensor is larger than what is on disk: strides can make a terabyte of one number."""
+    taken, limit = 0, file.stat().st_size
+    for name, tensor in tensors.items():
+        size = tensor.numel() * tensor.element_size()
+        if size > limit:
+            raise CheckpointError(f"{name} takes {in_bytes(size)}, {file} has {in_bytes(limit)}")
+        taken += size
+    if taken > limit:  # many views of one storage
+        raise CheckpointError(f"the tensors of {file} take more than its {in_bytes(limit)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """What a file's pickles name of other modules, and whether they are all there."""
+
+    names: tuple[str, ...]
+    is_whole: bool
+
+
+def _refused(file: Path, error: Exception) -> CheckpointError:
+    """Why torch could not load it, in our words."""
+    scan = _scan(file)
+    if scan.names:
+        wanted = scan.names[0]
+        if wanted.startswith(MODULES):
+            return CheckpointError(
+                f"refused: {file} is a whole pickled module ({wanted}); only tensors are loaded",
+                "where it was made, save model.state_dict() instead; or ask for a .safetensors",
+            )
+        return CheckpointError(
+            f"refused: {file} wants to run `{wanted}`; only tensors and plain containers are "
+            "loaded",
+            "ask for a .safetensors",
+        )
+    if not scan.is_whole or "EOF" in str(error):
+        return CheckpointError(f"{file} is truncated, at {in_bytes(file.stat().st_size)}", AGAIN)
+    return CheckpointError(
+        f"{file} is not a readable PyTorch checkpoint: it is damaged, or another program's",
+        f"{AGAIN}, or ask for a .safetensors",
+    )
+
+
+def _scan(file: Path) -> Scan:
+    """Read the instructions of the pickles, without following them."""
+    names: list[str] = []
+    try:
+        with _pickles(file) as stream:
+            for _ in range(LEGACY_PICKLES):
+                names += [name for name in _globals(stream) if _is_more_than_tensors(name)]
+                if not stream.peek(1):
+                    break
+    except (ValueError, StopIteration, OSError, zipfile.BadZipFile):
+        return Scan(tuple(names), is_whole=False)
+    return Scan(tuple(names), is_whole=True)
+
+
+def _is_more_than_tensors(name: str) -> bool:
+    return name.startswith(MODULES) or not name.startswith(PLAIN)
+
+
+def _pickles(file: Path) -> io.BufferedReader:
+    """The one in an archive, or those that a legacy file begins with."""
+    if not zipfile.is_zipfile(file):
+        return file.open("rb")
+    with zipfile.ZipFile(file) as archive:
+        name = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
+        return io.BufferedReader(io.BytesIO(archive.read(name)))
+
+
+def _globals(stream: IO[bytes]) -> Iterator[str]:
+    """What one pickle names, as `module.name`. Raises ValueError where it is cut off."""
+    texts: list[str] = []
+    for operation, argument, _ in pickletools.genops(stream):
+        if isinstance(argument, str):
+            texts.append(argument)
+        if operation.name == "GLOBAL":
+            yield texts[-1].replace(" ", ".")
+        elif operation.name == "STACK_GLOBAL" and len(texts) > 1:
+            yield ".".join(texts[-2:])
+
+
+def _unwrap(loaded: object, file: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The state dict itself, out of what a training script saved around it."""
+    notes = []
+    while isinstance(loaded, Mapping):
+        found = [key for key in WRAPPERS if _is_state(loaded.get(key))]
+        if not found:
+            break
+        if len(found) > 1:
+            there = ", ".join(f"'{key}'" for key in loaded if key in found)
+            notes.append(f"took '{found[0]}' of {there}")
+        loaded = loaded[found[0]]
+    if not _is_state(loaded):
+        raise CheckpointError(
+            f"{file} holds {type(loaded).__name__}, not a state dict",
+            "where it was made, save model.state_dict()",
+        )
+    assert isinstance(loaded, Mapping)
+    tensors = {name: tensor for name, tensor in loaded.items() if isinstance(tensor, Tensor)}
+    return tensors, tuple(notes)
+
+
+def _is_state(value: object) -> bool:
+    return (
+        isinstance(value, Mapping)
+        and all(isinstance(name, str) for name in value)
+        and any(isinstance(v, Tensor | Mapping) for v in value.values())
+    )

@@ -1,0 +1,137 @@
+"""safetensors into tensors: the header's claims checked, then every byte read once.
+
+The file is not mapped, as the format's own library does it: a map of a file that is cut short
+meanwhile ends the process, and one of a network drive is slow.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from vitcli.errors import CheckpointError, in_bytes
+
+MAX_HEADER = 25_000_000  # bytes, far above that of any model
+MAX_TENSORS = 20_000
+MAX_DIMS = 16
+READERS = 2  # memory that is new is slow to write to; more than two gain nothing
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "C64": torch.complex64,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What the header says of a tensor; it lies at bytes `start` to `end` behind the header."""
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+def read_safetensors(file: Path) -> dict[str, Tensor]:
+    """All tensors, as they are on disk, in memory of their own. Raises CheckpointError."""
+    with file.open("rb", buffering=0) as stream, ThreadPoolExecutor(READERS) as readers:
+        entries = _read_header(stream, file)
+        begin = stream.tell()
+        tensors = readers.map(lambda entry: _read_tensor(stream, begin, entry, file), entries)
+        return {entry.name: tensor for entry, tensor in zip(entries, tensors, strict=True)}
+
+
+def _read_tensor(stream: BinaryIO, begin: int, entry: Entry, file: Path) -> Tensor:
+    raw = torch.empty(entry.end - entry.start, dtype=torch.uint8)
+    rest, place = raw.numpy().data, begin + entry.start
+    while len(rest):
+        count = os.preadv(stream.fileno(), [rest], place)
+        if not count:
+            raise CheckpointError(f"{file} was cut short while it was read", "try again")
+        rest, place = rest[count:], place + count
+    return raw.view(entry.dtype).reshape(entry.shape)
+
+
+def _read_header(stream: BinaryIO, file: Path) -> list[Entry]:
+    """The entries, which lie side by side and fill the file to its end, in the order of the file;
+    the stream is left behind the header."""
+    size = file.stat().st_size
+    length = int.from_bytes(stream.read(8), "little")
+    if size < 8 or length > min(MAX_HEADER, size - 8):
+        raise _invalid(
+            file,
+            f"header says {length:,} bytes, file has {size:,}; at most {MAX_HEADER:,} are read",
+        )
+    raw = stream.read(length)
+    if (count := raw.count(b'"data_offsets"')) > MAX_TENSORS:  # cheaper than to parse them
+        raise CheckpointError(f"{file} claims {count:,} tensors, of which {MAX_TENSORS:,} are read")
+    try:
+        header = json.loads(raw, object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise _invalid(file, f"header: {error}") from None
+    if not isinstance(header, dict):
+        raise _invalid(file, "its header is no JSON object")
+    described = {name: value for name, value in header.items() if name != "__metadata__"}
+    entries = [_entry(name, value, file) for name, value in described.items()]
+    place, space = 0, size - 8 - length
+    entries.sort(key=lambda entry: (entry.start, entry.end))
+    for entry in entries:
+        if entry.start != place:
+            raise _invalid(file, f"{entry.name} begins at byte {entry.start:,}, not {place:,}")
+        place = entry.end
+    if place > space:
+        whole = in_bytes(8 + length + place)
+        raise CheckpointError(
+            f"{file} is truncated: {in_bytes(size)} of {whole}", "download it again"
+        )
+    if place < space:
+        raise _invalid(file, f"{space - place:,} bytes at its end belong to no tensor")
+    return entries
+
+
+def _entry(name: str, value: object, file: Path) -> Entry:
+    match value:
+        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(start), int(end)]}:
+            pass
+        case _:
+            raise _invalid(file, f"{name} has no dtype, shape and data_offsets")
+    if dtype not in DTYPES:
+        raise CheckpointError(f"{file}: {name} is {dtype}, which is not read")
+    if len(shape) > MAX_DIMS or not all(isinstance(n, int) and n >= 0 for n in shape):
+        raise _invalid(file, f"{name} has shape {shape}")
+    taken = math.prod(shape) * DTYPES[dtype].itemsize
+    if not 0 <= start <= end or taken != end - start:
+        raise _invalid(
+            file, f"{name} {shape} of {dtype} takes {taken:,} bytes, it is at {start:,} to {end:,}"
+        )
+    return Entry(name, DTYPES[dtype], tuple(shape), start, end)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name is there twice")
+    return found
+
+
+def _invalid(file: Path, why: str) -> CheckpointError:
+    return CheckpointError(f"{file} is not a valid safetensors file ({why})", "download it again")

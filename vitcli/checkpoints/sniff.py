@@ -1,0 +1,61 @@
+"""A file's first bytes into what it is. Its name counts only where the bytes say nothing."""
+
+from __future__ import annotations
+
+import pickletools
+import re
+from pathlib import Path
+from typing import Literal
+
+from vitcli.errors import CheckpointError
+
+Kind = Literal["safetensors", "zip", "pickle"]
+
+# What people take for weights: how it begins, what it is, what to do.
+FOREIGN = (
+    (rb"version https://git-lfs", "a git-LFS pointer, not the weights", "git lfs pull"),
+    (rb"\s*<(!doctype|html|\?xml)", "a web page, not weights", "download it again"),
+    (rb'\s*\{\s*"[^"]*"\s*:', "JSON, not weights", "give the folder that holds it"),
+    (rb"\x1f\x8b", "gzip-compressed", "gunzip {file}"),
+    (rb"\x28\xb5\x2f\xfd", "zstd-compressed", "unzstd {file}"),
+    (rb"\xfd7zXZ|BZh|7z\xbc\xaf", "compressed", "unpack it"),
+    (rb"\x89HDF", "HDF5, as Keras and TensorFlow write it", "ask for a .safetensors"),
+    (rb"GGUF", "a GGUF file", "ask for a .safetensors"),
+    (rb"\x89PNG|\xff\xd8\xff|GIF8|RIFF....WEBP", "a picture, not a model", None),
+)
+TAR = slice(257, 262)
+OLD_PICKLE = 65_536  # bytes
+
+
+def kind_of(file: Path) -> Kind:
+    """How to read it. Raises CheckpointError, which says what it is, for what holds no weights."""
+    with file.open("rb") as stream:
+        head = stream.read(512)
+    if not head:
+        raise CheckpointError(f"{file} is empty", "download it again")
+    for sign, what, hint in FOREIGN:
+        if re.match(sign, head, re.IGNORECASE | re.DOTALL):
+            raise CheckpointError(f"{file} is {what}", hint and hint.format(file=file))
+    if head[TAR] == b"ustar":
+        raise CheckpointError(f"{file} is a tar archive", f"unpack it: tar -xf {file}")
+    if head[8:9] == b"{" or file.suffix == ".safetensors":
+        return "safetensors"
+    if head.startswith(b"PK\x03\x04"):
+        return "zip"
+    if head.startswith(b"\x80") or _is_old_pickle(file):
+        return "pickle"
+    if file.suffix == ".onnx":
+        raise CheckpointError(f"{file} is an ONNX file", "give the model that it was made of")
+    raise CheckpointError(
+        f"{file} is neither safetensors, a PyTorch checkpoint nor .npz (starts with {head[:16]!r})"
+    )
+
+
+def _is_old_pickle(file: Path) -> bool:
+    """Whether a small file is a whole pickle of the first protocols, which have no sign."""
+    with file.open("rb") as stream:
+        start = stream.read(OLD_PICKLE)
+    try:
+        return any(operation.name == "STOP" for operation, *_ in pickletools.genops(start))
+    except ValueError:
+        return False
