@@ -3,7 +3,7 @@ _vit() {
     local cur="${COMP_WORDS[COMP_CWORD]}" prev="${COMP_WORDS[COMP_CWORD-1]}" words=""
     COMPREPLY=()
     if (( COMP_CWORD == 1 )); then
-        COMPREPLY=($(compgen -W "classify embed merge convert info models --help --version" -- "$cur"))
+        COMPREPLY=($(compgen -W "classify embed merge convert evaluate info models --help --version" -- "$cur"))
         return
     fi
     local command="${COMP_WORDS[1]}"
@@ -83,6 +83,29 @@ _vit() {
         "convert --num-heads") compopt -o default; return ;;
         "convert --head") compopt -o default; return ;;
         "convert --sha256") compopt -o default; return ;;
+        "evaluate -m"|"evaluate --model") compopt -o default; return ;;
+        "evaluate --knn") compopt -o default; return ;;
+        "evaluate --preds") compopt -o default; return ;;
+        "evaluate -o"|"evaluate --out") compopt -o default; return ;;
+        "evaluate --formats") COMPREPLY=($(compgen -W "common all" -- "$cur")); return ;;
+        "evaluate --ext") compopt -o default; return ;;
+        "evaluate --max-pixels") compopt -o default; return ;;
+        "evaluate --image-timeout") compopt -o default; return ;;
+        "evaluate --layout") compopt -o default; return ;;
+        "evaluate --labels") compopt -o default; return ;;
+        "evaluate --image-size") compopt -o default; return ;;
+        "evaluate --preprocess") COMPREPLY=($(compgen -W "hf timm" -- "$cur")); return ;;
+        "evaluate --num-heads") compopt -o default; return ;;
+        "evaluate --head") compopt -o default; return ;;
+        "evaluate --sha256") compopt -o default; return ;;
+        "evaluate --decode") COMPREPLY=($(compgen -W "exact fast" -- "$cur")); return ;;
+        "evaluate --device") compopt -o default; return ;;
+        "evaluate --dtype") COMPREPLY=($(compgen -W "fp32 bf16 fp16 auto" -- "$cur")); return ;;
+        "evaluate --engine") COMPREPLY=($(compgen -W "torch openvino onnx" -- "$cur")); return ;;
+        "evaluate --quantize") COMPREPLY=($(compgen -W "int8" -- "$cur")); return ;;
+        "evaluate -b"|"evaluate --batch-size") compopt -o default; return ;;
+        "evaluate -j"|"evaluate --workers") compopt -o default; return ;;
+        "evaluate --summary") compopt -o default; return ;;
         "info --layout") compopt -o default; return ;;
         "info --labels") compopt -o default; return ;;
         "info --image-size") compopt -o default; return ;;
@@ -98,6 +121,7 @@ _vit() {
         embed) words="-m --model --layer --layers --pool --norm --no-norm --l2 -o --out --format --store --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --max-errors --on-error --layout --labels --image-size --preprocess --num-heads --head --sha256 --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --resume --retry-failed --keep-missing --shard -h --help" ;;
         merge) words="-o --out --overwrite -q --quiet -h --help" ;;
         convert) words="--to --dtype --verify --overwrite --layout --labels --image-size --preprocess --num-heads --head --sha256 --offline -q --quiet -h --help" ;;
+        evaluate) words="-m --model --knn --preds --json -o --out --overwrite --formats --ext --max-pixels --image-timeout --layout --labels --image-size --preprocess --num-heads --head --sha256 --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary -h --help" ;;
         info) words="--json --layout --labels --image-size --preprocess --num-heads --head --sha256 --no-exif --decode --offline -h --help" ;;
         models) words="--for --json -h --help" ;;
         "models pull") words="--offline -h --help" ;;

@@ -10,6 +10,7 @@ from vitcli import __version__
 from vitcli.cli.classify import classify
 from vitcli.cli.convert import convert
 from vitcli.cli.embed import embed
+from vitcli.cli.evaluate import evaluate
 from vitcli.cli.info import info
 from vitcli.cli.merge import merge
 from vitcli.cli.models import app as models
@@ -44,5 +45,6 @@ app.command()(classify)
 app.command()(embed)
 app.command()(merge)
 app.command()(convert)
+app.command()(evaluate)
 app.command()(info)
 app.add_typer(models, name="models")

@@ -69,4 +69,5 @@ def collate(group: Iterable[Decoded | Kept]) -> Batch:
         else:
             failures.append(item)
     pixels = tuple(np.stack(arrays) for arrays in zip(*(s.pixels for s in samples), strict=True))
-    return Batch(tuple(s.ref for s in samples), pixels, tuple(failures), tuple(kept))
+    refs, seconds = tuple(s.ref for s in samples), tuple(s.seconds for s in samples)
+    return Batch(refs, pixels, tuple(failures), tuple(kept), seconds)

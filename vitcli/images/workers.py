@@ -54,7 +54,11 @@ class DecodeJob:
     formats: str = "common"
 
     def __call__(self, ref: ImageRef) -> Decoded:
-        return decode(ref, self.plans, self.limits, self.formats)
+        started = time.perf_counter()
+        decoded = decode(ref, self.plans, self.limits, self.formats)
+        if isinstance(decoded, Failure):
+            return decoded
+        return replace(decoded, seconds=time.perf_counter() - started)
 
 
 def iter_decoded(
@@ -236,8 +240,9 @@ def _receive(pipe: Connection, ref: ImageRef) -> Decoded:
     answer = pipe.recv()
     if isinstance(answer, Failure):
         return replace(answer, ref=ref)
-    arrays = (np.frombuffer(pipe.recv_bytes(), np.uint8).reshape(shape) for shape in answer)
-    return Sample(ref, tuple(arrays))
+    shapes, seconds = answer
+    arrays = (np.frombuffer(pipe.recv_bytes(), np.uint8).reshape(shape) for shape in shapes)
+    return Sample(ref, tuple(arrays), seconds)
 
 
 def _context() -> ForkServerContext:
@@ -282,7 +287,8 @@ def _cause(exitcode: int | None) -> str:
 
 
 def _work(pipe: Connection, job: DecodeJob) -> None:
-    """A worker's life: (index, path) in, Failure or shapes and then the bytes of each array out."""
+    """A worker's life: (index, path) in; a Failure out, or shapes and seconds and then the bytes
+    of each array."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process decides when to stop
     _end_with_parent()
     _silence()
@@ -294,7 +300,7 @@ def _work(pipe: Connection, job: DecodeJob) -> None:
             if isinstance(result, Failure):
                 pipe.send(result)
             else:
-                pipe.send([array.shape for array in result.pixels])
+                pipe.send(([array.shape for array in result.pixels], result.seconds))
                 for array in result.pixels:
                     pipe.send_bytes(np.ascontiguousarray(array).data.cast("B"))
 
