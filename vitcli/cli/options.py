@@ -531,6 +531,13 @@ def with_data(command: Callable[..., None]) -> Callable[..., None]:
     return _spelled(command, (reading, model_options, running, screen), WithData)
 
 
+def spelled_with(
+    *groups: Callable[..., object],
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """As `with_data`, with groups of options of the command's own."""
+    return lambda command: _spelled(command, groups, WithData)
+
+
 def with_model(command: Callable[..., None]) -> Callable[..., None]:
     """A command whose first argument is `ModelOptions`, spelled with those options."""
     return _spelled(command, (model_options,), lambda options: options)

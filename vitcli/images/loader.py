@@ -7,7 +7,7 @@ from contextlib import closing
 
 import numpy as np
 
-from vitcli.images.workers import Decoded, DecodeJob, available_cpus, iter_decoded
+from vitcli.images.workers import Decoded, ImageJob, available_cpus, iter_decoded
 from vitcli.records import Batch, Failure, ImageRef, Kept, Sample
 
 BATCHES_AHEAD = 2
@@ -17,7 +17,7 @@ MOST_WORKERS = 8
 
 def iter_batches(
     refs: Iterable[ImageRef | Kept],
-    job: DecodeJob,
+    job: ImageJob,
     batch_size: Callable[[], int],
     workers: int | None = None,
     notice: Callable[[str], None] = lambda text: None,

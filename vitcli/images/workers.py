@@ -26,6 +26,7 @@ from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
+from typing import Protocol
 
 import numpy as np
 
@@ -43,6 +44,15 @@ CRASHES_PER_IMAGE = 2
 Decoded = Sample | Failure
 
 _processes = threading.Lock()  # multiprocessing starts and reaps for one thread at a time
+
+
+class ImageJob(Protocol):
+    """What is done to an image, in a worker; it is sent there once."""
+
+    @property
+    def limits(self) -> Limits: ...
+
+    def __call__(self, ref: ImageRef) -> Decoded: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +73,7 @@ class DecodeJob:
 
 def iter_decoded(
     refs: Iterable[ImageRef | Kept],
-    job: DecodeJob,
+    job: ImageJob,
     workers: int,
     ahead: Callable[[], int] = lambda: 64,
     notice: Callable[[str], None] = lambda text: None,
@@ -130,7 +140,7 @@ class _Worker:
 class _Pool:
     """Workers for the threads that call `decode`: each takes one for an image and puts it back."""
 
-    def __init__(self, job: DecodeJob, notice: Callable[[str], None]) -> None:
+    def __init__(self, job: ImageJob, notice: Callable[[str], None]) -> None:
         self._job = job
         self._notice = notice
         self._alive: set[_Worker] = set()
@@ -286,7 +296,7 @@ def _cause(exitcode: int | None) -> str:
     return f"was killed by signal {-exitcode} ({name})"
 
 
-def _work(pipe: Connection, job: DecodeJob) -> None:
+def _work(pipe: Connection, job: ImageJob) -> None:
     """A worker's life: (index, path) in; a Failure out, or shapes and seconds and then the bytes
     of each array."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process decides when to stop

@@ -159,7 +159,7 @@ def confusion_png(labels: Sequence[str], counts: NDArray[np.int64]) -> bytes:
             ink = "white" if shares[row, column] > 0.5 else "#222"
             draw.text(at, f"{counts[row, column]}", ink, ImageFont.load_default(11), anchor="mm")
     draw.rectangle((margin - 1, margin - 1, margin + K * cell, margin + K * cell), outline="#999")
-    draw.text((6, 6), "true ↓  answered →" if numbered else "rows true, columns answered", "#666")
+    draw.text((6, 6), "rows true, columns answered", "#666")
     file = io.BytesIO()
     picture.save(file, "PNG", optimize=True)
     return file.getvalue()

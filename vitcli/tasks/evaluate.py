@@ -17,8 +17,7 @@ from torch import Tensor
 
 from vitcli.checkpoints.load import Model
 from vitcli.errors import CheckpointError, InputError, UsageError, printable
-from vitcli.images.decode import suffixes
-from vitcli.images.sources import FileSource, Scan
+from vitcli.images.sources import FileSource
 from vitcli.models.engine import Engine, Features, Logits
 from vitcli.records import Batch, Classified, Embedded, ErrorType, Failure, ImageRef, Row
 from vitcli.sinks.memory import ListSink
@@ -87,7 +86,7 @@ def evaluate(job: EvaluateJob, watcher: Watcher | None = None) -> Evaluation:
     Raises InputError for classes that a model does not have, and for data without labels.
     """
     watcher = watcher or Nobody()
-    scan = Scan(_suffixes(job.inputs), watcher.note, lambda path: None)
+    scan = Run(job.inputs, job.running, watcher).scan()
     examples = read_examples(job.data, scan, watcher.note)
     if {e.split for e in examples} >= {"train", "val"}:
         asked = [e for e in examples if e.split == "val"]
@@ -102,11 +101,6 @@ def evaluate(job: EvaluateJob, watcher: Watcher | None = None) -> Evaluation:
     if job.knn is not None:
         return _of_neighbours(job, examples, asked, watcher)
     return _of_models(job, asked, watcher)
-
-
-def _suffixes(inputs: Inputs) -> frozenset[str]:
-    asked = frozenset("." + e.lower().removeprefix(".") for e in inputs.extensions)
-    return asked or suffixes(inputs.formats)
 
 
 def _run(job: EvaluateJob, examples: Sequence[Example], watcher: Watcher) -> Run:

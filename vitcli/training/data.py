@@ -36,13 +36,22 @@ class Example:
 
 
 def read_examples(
-    data: str, scan: Scan, note: Callable[[str], None] = lambda text: None
+    data: str,
+    scan: Scan,
+    note: Callable[[str], None] = lambda text: None,
+    *,
+    labelled: bool = True,
 ) -> list[Example]:
     """The examples of a folder `DATA/<class>/*`, of `DATA/train/<class>/*` with `DATA/val/...`, or
     of a CSV, TSV or JSONL of path, label and perhaps split, in the order that is found there.
 
-    Paths in a table are relative to its folder. Raises InputError for what has no labels.
+    Paths in a table are relative to its folder. Where no labels are asked for, every image below
+    the folder counts. Raises InputError for what has no labels.
     """
+    if os.path.isdir(data) and not labelled:
+        source = DirectorySource(data, scan)
+        source.check()
+        return [Example(path, "") for path in source]
     if os.path.isdir(data):
         return _of_folder(data, scan, note)
     if not os.path.exists(data):
@@ -52,7 +61,7 @@ def read_examples(
             f"{printable(data)} is neither a folder nor a table",
             "expected DATA/<class>/*.jpg, or a .csv, .tsv or .jsonl of path and label",
         )
-    examples = list(_of_table(Path(data)))
+    examples = list(_of_table(Path(data), labelled))
     if not examples:
         raise InputError(f"{printable(data)} lists no images")
     return examples
@@ -104,7 +113,7 @@ def _subfolders(folder: str) -> list[str]:
     return sorted(names, key=os.fsencode)
 
 
-def _of_table(file: Path) -> Iterator[Example]:
+def _of_table(file: Path, labelled: bool) -> Iterator[Example]:
     read = _json_rows if file.suffix.lower() == ".jsonl" else _csv_rows
     folder = os.path.dirname(file)
     known = {name: split for split, names in SPLITS.items() for name in names}
@@ -113,14 +122,15 @@ def _of_table(file: Path) -> Iterator[Example]:
         path, label, split = (row.get(name) for name in ("path", "label", "split"))
         if not isinstance(path, str) or not path:
             raise InputError(f"{where} has no path", "expected path and label")
-        if label is None or label == "":
+        if labelled and (label is None or label == ""):
             raise InputError(f"{where} has no label", "expected path and label")
         if split and split not in known:
             raise InputError(
                 f"{where}: the split is {split!r}", "expected train or val, or no split"
             )
         whole = path if os.path.isabs(path) else os.path.join(folder, path)
-        yield Example(whole, str(label), known[str(split)] if split else None)
+        name = "" if label is None else str(label)
+        yield Example(whole, name, known[str(split)] if split else None)
 
 
 def _csv_rows(file: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
@@ -168,6 +178,8 @@ def divide(
     share: float,
     seed: int,
     note: Callable[[str], None] = lambda text: None,
+    *,
+    labelled: bool = True,
 ) -> list[Example]:
     """Every example with its split: as the data have it, else drawn, the same share of each class
     and at least one image of each class that has two. Raises InputError for what cannot be learnt.
@@ -176,7 +188,8 @@ def divide(
         divided = list(examples)
     else:
         divided = _drawn(examples, share, seed)
-    _check(divided, note)
+    if labelled:
+        check_learnable(divided, note)
     return divided
 
 
@@ -196,7 +209,7 @@ def _drawn(examples: Sequence[Example], share: float, seed: int) -> list[Example
     ]
 
 
-def _check(examples: Sequence[Example], note: Callable[[str], None]) -> None:
+def check_learnable(examples: Sequence[Example], note: Callable[[str], None]) -> None:
     train = Counter(e.label for e in examples if e.split == "train")
     val = Counter(e.label for e in examples if e.split == "val")
     if not train:
