@@ -280,7 +280,7 @@ class Trainer:
             mine.append(tuple(part.numpy() for part in parts))
         module.train()
         everything = [row for part in self.group.gather(mine) for row in part]
-        if not everything:
+        if not any(len(row[0]) for row in everything):
             return math.nan, None
         order = np.argsort(np.concatenate([row[0] for row in everything]))
         truth, lost, best, scores = (
