@@ -103,7 +103,7 @@ class ImageFeed:
             for e in range(epoch, epochs)
             for s in range(step if e == epoch else 0, order.steps)
         ]
-        batches = iter_batches(self._refs(plan), job, order.share, self.workers, self.note)
+        batches = iter_batches(self._refs(plan), job, lambda: order.share, self.workers, self.note)
         with closing(batches):
             for (e, s), batch in zip(plan, batches, strict=True):
                 for failure in batch.failures:
@@ -134,7 +134,7 @@ class ImageFeed:
         mine = range(group.rank, len(self.val), group.size)
         job = AugmentJob(self.plan, None, 0, max(1, len(self.val)), self.limits, self.formats)
         refs = (ImageRef(place, self.val[place]) for place in mine)
-        for batch in iter_batches(refs, job, self.val_batch, self.workers, self.note):
+        for batch in iter_batches(refs, job, lambda: self.val_batch, self.workers, self.note):
             for failure in batch.failures:
                 raise InputError(
                     f"{printable(failure.ref.path)} cannot be read any more: {failure.message}"
