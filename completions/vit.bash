@@ -3,7 +3,7 @@ _vit() {
     local cur="${COMP_WORDS[COMP_CWORD]}" prev="${COMP_WORDS[COMP_CWORD-1]}" words=""
     COMPREPLY=()
     if (( COMP_CWORD == 1 )); then
-        COMPREPLY=($(compgen -W "classify embed merge convert info models --help --version" -- "$cur"))
+        COMPREPLY=($(compgen -W "classify embed merge convert finetune evaluate reconstruct info models --help --version" -- "$cur"))
         return
     fi
     local command="${COMP_WORDS[1]}"
@@ -83,6 +83,97 @@ _vit() {
         "convert --num-heads") compopt -o default; return ;;
         "convert --head") compopt -o default; return ;;
         "convert --sha256") compopt -o default; return ;;
+        "finetune -o"|"finetune --out") compopt -o default; return ;;
+        "finetune -m"|"finetune --model") compopt -o default; return ;;
+        "finetune --val") compopt -o default; return ;;
+        "finetune --val-split") compopt -o default; return ;;
+        "finetune --objective") COMPREPLY=($(compgen -W "classify mim" -- "$cur")); return ;;
+        "finetune --train") compopt -o default; return ;;
+        "finetune --epochs") compopt -o default; return ;;
+        "finetune --lr") compopt -o default; return ;;
+        "finetune --weight-decay") compopt -o default; return ;;
+        "finetune --layer-decay") compopt -o default; return ;;
+        "finetune --warmup") compopt -o default; return ;;
+        "finetune --batch-size") compopt -o default; return ;;
+        "finetune --accumulate") compopt -o default; return ;;
+        "finetune --clip") compopt -o default; return ;;
+        "finetune --seed") compopt -o default; return ;;
+        "finetune --augment") COMPREPLY=($(compgen -W "none light medium strong" -- "$cur")); return ;;
+        "finetune --label-smoothing") compopt -o default; return ;;
+        "finetune --mixup") compopt -o default; return ;;
+        "finetune --cutmix") compopt -o default; return ;;
+        "finetune --drop-path") compopt -o default; return ;;
+        "finetune --ema") compopt -o default; return ;;
+        "finetune --patience") compopt -o default; return ;;
+        "finetune --lora-rank") compopt -o default; return ;;
+        "finetune --lora-alpha") compopt -o default; return ;;
+        "finetune --mask-ratio") compopt -o default; return ;;
+        "finetune --save-every") compopt -o default; return ;;
+        "finetune --formats") COMPREPLY=($(compgen -W "common all" -- "$cur")); return ;;
+        "finetune --ext") compopt -o default; return ;;
+        "finetune --max-pixels") compopt -o default; return ;;
+        "finetune --image-timeout") compopt -o default; return ;;
+        "finetune --layout") compopt -o default; return ;;
+        "finetune --labels") compopt -o default; return ;;
+        "finetune --image-size") compopt -o default; return ;;
+        "finetune --preprocess") COMPREPLY=($(compgen -W "hf timm" -- "$cur")); return ;;
+        "finetune --num-heads") compopt -o default; return ;;
+        "finetune --head") compopt -o default; return ;;
+        "finetune --sha256") compopt -o default; return ;;
+        "finetune --decode") COMPREPLY=($(compgen -W "exact fast" -- "$cur")); return ;;
+        "finetune --device") compopt -o default; return ;;
+        "finetune --dtype") COMPREPLY=($(compgen -W "fp32 bf16 fp16 auto" -- "$cur")); return ;;
+        "finetune -j"|"finetune --workers") compopt -o default; return ;;
+        "finetune --summary") compopt -o default; return ;;
+        "evaluate -m"|"evaluate --model") compopt -o default; return ;;
+        "evaluate --knn") compopt -o default; return ;;
+        "evaluate --preds") compopt -o default; return ;;
+        "evaluate -o"|"evaluate --out") compopt -o default; return ;;
+        "evaluate --formats") COMPREPLY=($(compgen -W "common all" -- "$cur")); return ;;
+        "evaluate --ext") compopt -o default; return ;;
+        "evaluate --max-pixels") compopt -o default; return ;;
+        "evaluate --image-timeout") compopt -o default; return ;;
+        "evaluate --layout") compopt -o default; return ;;
+        "evaluate --labels") compopt -o default; return ;;
+        "evaluate --image-size") compopt -o default; return ;;
+        "evaluate --preprocess") COMPREPLY=($(compgen -W "hf timm" -- "$cur")); return ;;
+        "evaluate --num-heads") compopt -o default; return ;;
+        "evaluate --head") compopt -o default; return ;;
+        "evaluate --sha256") compopt -o default; return ;;
+        "evaluate --decode") COMPREPLY=($(compgen -W "exact fast" -- "$cur")); return ;;
+        "evaluate --device") compopt -o default; return ;;
+        "evaluate --dtype") COMPREPLY=($(compgen -W "fp32 bf16 fp16 auto" -- "$cur")); return ;;
+        "evaluate --engine") COMPREPLY=($(compgen -W "torch openvino onnx" -- "$cur")); return ;;
+        "evaluate --quantize") COMPREPLY=($(compgen -W "int8" -- "$cur")); return ;;
+        "evaluate -b"|"evaluate --batch-size") compopt -o default; return ;;
+        "evaluate -j"|"evaluate --workers") compopt -o default; return ;;
+        "evaluate --summary") compopt -o default; return ;;
+        "reconstruct -o"|"reconstruct --out") compopt -o default; return ;;
+        "reconstruct -m"|"reconstruct --model") compopt -o default; return ;;
+        "reconstruct --mask-ratio") compopt -o default; return ;;
+        "reconstruct --seed") compopt -o default; return ;;
+        "reconstruct --files-from") compopt -o default; return ;;
+        "reconstruct --formats") COMPREPLY=($(compgen -W "common all" -- "$cur")); return ;;
+        "reconstruct --ext") compopt -o default; return ;;
+        "reconstruct --max-pixels") compopt -o default; return ;;
+        "reconstruct --image-timeout") compopt -o default; return ;;
+        "reconstruct --max-errors") compopt -o default; return ;;
+        "reconstruct --on-error") COMPREPLY=($(compgen -W "skip stop" -- "$cur")); return ;;
+        "reconstruct --layout") compopt -o default; return ;;
+        "reconstruct --labels") compopt -o default; return ;;
+        "reconstruct --image-size") compopt -o default; return ;;
+        "reconstruct --preprocess") COMPREPLY=($(compgen -W "hf timm" -- "$cur")); return ;;
+        "reconstruct --num-heads") compopt -o default; return ;;
+        "reconstruct --head") compopt -o default; return ;;
+        "reconstruct --sha256") compopt -o default; return ;;
+        "reconstruct --decode") COMPREPLY=($(compgen -W "exact fast" -- "$cur")); return ;;
+        "reconstruct --device") compopt -o default; return ;;
+        "reconstruct --dtype") COMPREPLY=($(compgen -W "fp32 bf16 fp16 auto" -- "$cur")); return ;;
+        "reconstruct --engine") COMPREPLY=($(compgen -W "torch openvino onnx" -- "$cur")); return ;;
+        "reconstruct --quantize") COMPREPLY=($(compgen -W "int8" -- "$cur")); return ;;
+        "reconstruct -b"|"reconstruct --batch-size") compopt -o default; return ;;
+        "reconstruct -j"|"reconstruct --workers") compopt -o default; return ;;
+        "reconstruct --summary") compopt -o default; return ;;
         "info --layout") compopt -o default; return ;;
         "info --labels") compopt -o default; return ;;
         "info --image-size") compopt -o default; return ;;
@@ -98,6 +189,9 @@ _vit() {
         embed) words="-m --model --layer --layers --pool --norm --no-norm --l2 -o --out --format --store --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --max-errors --on-error --layout --labels --image-size --preprocess --num-heads --head --sha256 --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --resume --retry-failed --keep-missing --shard -h --help" ;;
         merge) words="-o --out --overwrite -q --quiet -h --help" ;;
         convert) words="--to --dtype --verify --overwrite --layout --labels --image-size --preprocess --num-heads --head --sha256 --offline -q --quiet -h --help" ;;
+        finetune) words="-o --out -m --model --val --val-split --objective --train --epochs --lr --weight-decay --layer-decay --warmup --batch-size --accumulate --clip --seed --augment --no-flip --label-smoothing --mixup --cutmix --drop-path --ema --patience --class-weights --gradient-checkpointing --lora-rank --lora-alpha --mask-ratio --save-every --overwrite --resume --formats --ext --max-pixels --image-timeout --layout --labels --image-size --preprocess --num-heads --head --sha256 --no-exif --decode --offline --device --dtype --compile -j --workers -q --quiet --no-progress --log-json --summary -h --help" ;;
+        evaluate) words="-m --model --knn --preds --json -o --out --overwrite --formats --ext --max-pixels --image-timeout --layout --labels --image-size --preprocess --num-heads --head --sha256 --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary -h --help" ;;
+        reconstruct) words="-o --out -m --model --mask-ratio --seed --no-paste --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --max-errors --on-error --layout --labels --image-size --preprocess --num-heads --head --sha256 --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary -h --help" ;;
         info) words="--json --layout --labels --image-size --preprocess --num-heads --head --sha256 --no-exif --decode --offline -h --help" ;;
         models) words="--for --json -h --help" ;;
         "models pull") words="--offline -h --help" ;;

@@ -69,6 +69,11 @@ class Interrupts:
         finally:
             self._is_held = False
 
+    @property
+    def is_struck(self) -> bool:
+        """Whether a signal has come that nobody has heard of yet."""
+        return self._number is not None
+
     def check(self) -> None:
         """Raise Interrupted if a signal has come."""
         number, self._number = self._number, None

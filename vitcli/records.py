@@ -45,10 +45,12 @@ class ImageRef:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A decoded image: one uint8 array (H, W, 3) for each preprocessing of the run."""
+    """A decoded image: one uint8 array (H, W, 3) for each preprocessing of the run, and the
+    seconds that it took to read."""
 
     ref: ImageRef
     pixels: tuple[NDArray[np.uint8], ...]
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +67,15 @@ class Batch:
     """Consecutive inputs: the refs that decoded, their pixels, the failures among them, and the
     rows that an earlier run has made.
 
-    `pixels` holds one uint8 array (B, H, W, 3) for each preprocessing, B = len(refs).
+    `pixels` holds one uint8 array (B, H, W, 3) for each preprocessing, B = len(refs); `seconds`
+    how long each image took to read.
     """
 
     refs: tuple[ImageRef, ...]
     pixels: tuple[NDArray[np.uint8], ...]
     failures: tuple[Failure, ...] = ()
     kept: tuple[Kept, ...] = ()
+    seconds: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,19 +40,7 @@ def write_hf(model: Model, folder: Path, dtype: Dtype) -> Written:
     Takes the first of transformers' layouts that can express the model; raises CheckpointError,
     with what stands in the way of the closest one, where none can.
     """
-    config, tensors = model.config, model.network.state_dict()
-    notes: tuple[str, ...] = ()
-    try:
-        layout, form = _expressed(config, tensors, "transformers", "hf-")
-    except CheckpointError as error:
-        if not isinstance(config, ViTConfig):
-            raise
-        config, tensors = replace(config, layer_scale=False), _without_layer_scale(tensors)
-        try:
-            layout, form = _expressed(config, tensors, "transformers", "hf-")
-        except CheckpointError:
-            raise error from None
-        notes = ("layer scale, which this layout lacks, is multiplied into the weights before it",)
+    layout, form, notes = _hf_form(model)
     if model.reconstruction is not None:
         form = decoders.express(model.reconstruction, layout, form)
     values = form.json
@@ -64,6 +52,28 @@ def write_hf(model: Model, folder: Path, dtype: Dtype) -> Written:
     _write_json(folder / "preprocessor_config.json", to_hf(model.preprocess))
     _write_tensors(folder / "model.safetensors", form.tensors, dtype)
     return Written(layout, (*notes, *_notes(model.config, form.config)))
+
+
+def check_hf(model: Model) -> None:
+    """Raise CheckpointError where `write_hf` would."""
+    _hf_form(model)
+
+
+def _hf_form(model: Model) -> tuple[str, Expressed, tuple[str, ...]]:
+    """The layout of transformers that can express a model, the model in it, and what changed."""
+    config, tensors = model.config, model.network.state_dict()
+    try:
+        return *_expressed(config, tensors, "transformers", "hf-"), ()
+    except CheckpointError as error:
+        if not isinstance(config, ViTConfig):
+            raise
+        config, tensors = replace(config, layer_scale=False), _without_layer_scale(tensors)
+        try:
+            layout, form = _expressed(config, tensors, "transformers", "hf-")
+        except CheckpointError:
+            raise error from None
+        note = "layer scale, which this layout lacks, is multiplied into the weights before it"
+        return layout, form, (note,)
 
 
 def write_timm(model: Model, folder: Path, dtype: Dtype) -> Written:

@@ -10,9 +10,12 @@ from vitcli import __version__
 from vitcli.cli.classify import classify
 from vitcli.cli.convert import convert
 from vitcli.cli.embed import embed
+from vitcli.cli.evaluate import evaluate
+from vitcli.cli.finetune import finetune
 from vitcli.cli.info import info
 from vitcli.cli.merge import merge
 from vitcli.cli.models import app as models
+from vitcli.cli.reconstruct import reconstruct
 
 app = typer.Typer(
     name="vit",
@@ -44,5 +47,8 @@ app.command()(classify)
 app.command()(embed)
 app.command()(merge)
 app.command()(convert)
+app.command()(finetune)
+app.command()(evaluate)
+app.command()(reconstruct)
 app.command()(info)
 app.add_typer(models, name="models")

@@ -9,7 +9,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -400,6 +400,20 @@ def resuming(
     )
 
 
+def reading(
+    formats: FormatsOpt = Formats.COMMON,
+    ext: Ext = None,
+    max_pixels: MaxPixels = "89.5M",
+    image_timeout: ImageTimeout = 60.0,
+) -> Inputs:
+    """How the images of a data set are found and read."""
+    return Inputs(
+        formats=formats.value,
+        extensions=tuple(ext or ()),
+        limits=Limits(parse_pixels(max_pixels), image_timeout),
+    )
+
+
 def inputs(
     paths: Paths = None,
     files_from: FilesFrom = None,
@@ -412,13 +426,11 @@ def inputs(
     on_error: OnErrorOpt = OnError.SKIP,
 ) -> Inputs:
     """Which images."""
-    return Inputs(
+    return replace(
+        reading(formats, ext, max_pixels, image_timeout),
         paths=check_paths(paths, files_from),
         files_from=files_from,
         null=null,
-        formats=formats.value,
-        extensions=tuple(ext or ()),
-        limits=Limits(parse_pixels(max_pixels), image_timeout),
         tolerance=parse_tolerance(max_errors, on_error),
     )
 
@@ -482,6 +494,16 @@ def screen(
 
 
 @dataclass(frozen=True, slots=True)
+class WithData:
+    """The options of a command that takes labelled images, read."""
+
+    inputs: Inputs
+    model: ModelOptions
+    running: Running
+    screen: Screen
+
+
+@dataclass(frozen=True, slots=True)
 class Common:
     """The options of a command that takes images, read: one noun for each group of them."""
 
@@ -502,6 +524,18 @@ def with_resuming(command: Callable[..., None]) -> Callable[..., None]:
     """As `with_common`, for a command whose output a later run can take up."""
     groups = (overwrite, inputs, model_options, running, screen, resuming)
     return _spelled(command, groups, Common)
+
+
+def with_data(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose first argument is `WithData`, spelled with all its options."""
+    return _spelled(command, (reading, model_options, running, screen), WithData)
+
+
+def spelled_with(
+    *groups: Callable[..., object],
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """As `with_data`, with groups of options of the command's own."""
+    return lambda command: _spelled(command, groups, WithData)
 
 
 def with_model(command: Callable[..., None]) -> Callable[..., None]:

@@ -7,9 +7,9 @@ import os
 import stat
 import struct
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import BinaryIO
+from typing import BinaryIO, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,6 +66,10 @@ _TURNS = {
 }
 
 
+Finish: TypeAlias = Callable[[Image.Image, Preprocess], NDArray[np.uint8]]
+"""An upright RGB image into uint8 pixels (H, W, 3)."""
+
+
 class ImageError(Exception):
     """Why one image has no pixels."""
 
@@ -76,9 +80,15 @@ class ImageError(Exception):
 
 
 def decode(
-    ref: ImageRef, plans: Sequence[Preprocess], limits: Limits, formats: str = "common"
+    ref: ImageRef,
+    plans: Sequence[Preprocess],
+    limits: Limits,
+    formats: str = "common",
+    finish: Finish = preprocess,
 ) -> Sample | Failure:
     """Read, turn, convert and preprocess one image; whatever goes wrong is a Failure.
+
+    `finish` makes the model's pixels of the upright RGB image: in training, of a random view.
 
     The only place that catches `Exception`: Pillow's decoders raise a dozen kinds for broken
     files (OSError, ValueError, SyntaxError, struct.error, ...), and one image must cost one row.
@@ -87,7 +97,7 @@ def decode(
         with _open(ref.path, limits, formats) as image:
             full, scale = _load(image, plans)
             turn = _turn(image)
-            pixels = tuple(_pixels(image, plan, turn, full, scale) for plan in plans)
+            pixels = tuple(_pixels(image, plan, turn, full, scale, finish) for plan in plans)
         return Sample(ref, pixels)
     except ImageError as error:
         return Failure(ref, error.type, error.message)
@@ -122,13 +132,18 @@ def _load(image: Image.Image, plans: Sequence[Preprocess]) -> tuple[Size, int]:
 
 
 def _pixels(
-    image: Image.Image, plan: Preprocess, turn: Image.Transpose | None, full: Size, scale: int
+    image: Image.Image,
+    plan: Preprocess,
+    turn: Image.Transpose | None,
+    full: Size,
+    scale: int,
+    finish: Finish,
 ) -> NDArray[np.uint8]:
     rgb = to_rgb(image, plan)
     turn = turn if plan.exif else None
     if plan.reduces:
         return preprocess_fast(rgb, plan, turn, full, scale)
-    return preprocess(rgb if turn is None else rgb.transpose(turn), plan)
+    return finish(rgb if turn is None else rgb.transpose(turn), plan)
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:

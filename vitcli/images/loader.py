@@ -7,7 +7,7 @@ from contextlib import closing
 
 import numpy as np
 
-from vitcli.images.workers import Decoded, DecodeJob, available_cpus, iter_decoded
+from vitcli.images.workers import Decoded, ImageJob, available_cpus, iter_decoded
 from vitcli.records import Batch, Failure, ImageRef, Kept, Sample
 
 BATCHES_AHEAD = 2
@@ -17,7 +17,7 @@ MOST_WORKERS = 8
 
 def iter_batches(
     refs: Iterable[ImageRef | Kept],
-    job: DecodeJob,
+    job: ImageJob,
     batch_size: Callable[[], int],
     workers: int | None = None,
     notice: Callable[[str], None] = lambda text: None,
@@ -69,4 +69,5 @@ def collate(group: Iterable[Decoded | Kept]) -> Batch:
         else:
             failures.append(item)
     pixels = tuple(np.stack(arrays) for arrays in zip(*(s.pixels for s in samples), strict=True))
-    return Batch(tuple(s.ref for s in samples), pixels, tuple(failures), tuple(kept))
+    refs, seconds = tuple(s.ref for s in samples), tuple(s.seconds for s in samples)
+    return Batch(refs, pixels, tuple(failures), tuple(kept), seconds)

@@ -26,6 +26,7 @@ from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
+from typing import Protocol
 
 import numpy as np
 
@@ -45,6 +46,15 @@ Decoded = Sample | Failure
 _processes = threading.Lock()  # multiprocessing starts and reaps for one thread at a time
 
 
+class ImageJob(Protocol):
+    """What is done to an image, in a worker; it is sent there once."""
+
+    @property
+    def limits(self) -> Limits: ...
+
+    def __call__(self, ref: ImageRef) -> Decoded: ...
+
+
 @dataclass(frozen=True, slots=True)
 class DecodeJob:
     """What is done to every image of a run."""
@@ -54,12 +64,16 @@ class DecodeJob:
     formats: str = "common"
 
     def __call__(self, ref: ImageRef) -> Decoded:
-        return decode(ref, self.plans, self.limits, self.formats)
+        started = time.perf_counter()
+        decoded = decode(ref, self.plans, self.limits, self.formats)
+        if isinstance(decoded, Failure):
+            return decoded
+        return replace(decoded, seconds=time.perf_counter() - started)
 
 
 def iter_decoded(
     refs: Iterable[ImageRef | Kept],
-    job: DecodeJob,
+    job: ImageJob,
     workers: int,
     ahead: Callable[[], int] = lambda: 64,
     notice: Callable[[str], None] = lambda text: None,
@@ -126,7 +140,7 @@ class _Worker:
 class _Pool:
     """Workers for the threads that call `decode`: each takes one for an image and puts it back."""
 
-    def __init__(self, job: DecodeJob, notice: Callable[[str], None]) -> None:
+    def __init__(self, job: ImageJob, notice: Callable[[str], None]) -> None:
         self._job = job
         self._notice = notice
         self._alive: set[_Worker] = set()
@@ -236,8 +250,9 @@ def _receive(pipe: Connection, ref: ImageRef) -> Decoded:
     answer = pipe.recv()
     if isinstance(answer, Failure):
         return replace(answer, ref=ref)
-    arrays = (np.frombuffer(pipe.recv_bytes(), np.uint8).reshape(shape) for shape in answer)
-    return Sample(ref, tuple(arrays))
+    shapes, seconds = answer
+    arrays = (np.frombuffer(pipe.recv_bytes(), np.uint8).reshape(shape) for shape in shapes)
+    return Sample(ref, tuple(arrays), seconds)
 
 
 def _context() -> ForkServerContext:
@@ -281,8 +296,9 @@ def _cause(exitcode: int | None) -> str:
     return f"was killed by signal {-exitcode} ({name})"
 
 
-def _work(pipe: Connection, job: DecodeJob) -> None:
-    """A worker's life: (index, path) in, Failure or shapes and then the bytes of each array out."""
+def _work(pipe: Connection, job: ImageJob) -> None:
+    """A worker's life: (index, path) in; a Failure out, or shapes and seconds and then the bytes
+    of each array."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process decides when to stop
     _end_with_parent()
     _silence()
@@ -294,7 +310,7 @@ def _work(pipe: Connection, job: DecodeJob) -> None:
             if isinstance(result, Failure):
                 pipe.send(result)
             else:
-                pipe.send([array.shape for array in result.pixels])
+                pipe.send(([array.shape for array in result.pixels], result.seconds))
                 for array in result.pixels:
                     pipe.send_bytes(np.ascontiguousarray(array).data.cast("B"))
 

@@ -67,10 +67,7 @@ class Prepared:
         if self.device.type == "cuda":  # as the pixels come, and as its convolutions like them
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self._compile:
-            for layers in network.children():
-                if isinstance(layers, nn.ModuleList):  # they are alike: one compilation serves all
-                    for layer in layers:
-                        layer.compile()
+            compile_layers(network)
         return network
 
     def pixels(self, batch: NDArray[np.uint8]) -> Tensor:
@@ -115,6 +112,14 @@ class Prepared:
         return x.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
 
 
+def compile_layers(network: nn.Module) -> None:
+    """Compile each layer of its lists of layers: they are alike, and one compilation serves all."""
+    for layers in network.children():
+        if isinstance(layers, nn.ModuleList):
+            for layer in layers:
+                layer.compile()
+
+
 def prepare(
     network: Network,
     plan: Preprocess,
@@ -134,7 +139,7 @@ def prepare(
         if compile:
             note("--compile: on this CPU the network is made of oneDNN's products, as it would be")
         return Prepared(network, plan, target, kind, packed=packed)
-    return Prepared(network, plan, target, kind, compile=compile and _compiles(target, note))
+    return Prepared(network, plan, target, kind, compile=compile and can_compile(target, note))
 
 
 def _packs(device: torch.device, dtype: torch.dtype, note: Callable[[str], None]) -> bool:
@@ -179,7 +184,7 @@ def _packed(
     return onednn.repacked(network, plan, between, int8=True)
 
 
-def _compiles(device: torch.device, note: Callable[[str], None]) -> bool:
+def can_compile(device: torch.device, note: Callable[[str], None]) -> bool:
     """Whether `torch.compile` finds what it needs, such as a C++ compiler: tried on a trifle."""
     try:
         torch.compile(lambda x: x + 1)(torch.zeros(8, device=device))

@@ -238,3 +238,11 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """A file that has its name only when it is whole and on the disk. Raises WriteError."""
+    file = PartialFile(path)
+    file.write(data)
+    file.sync()
+    file.take_name()

@@ -116,11 +116,15 @@ class Run:
         if self.running.engine != "torch":
             check_installed(self.running.engine)
         inputs = self.inputs
-        asked = frozenset("." + e.lower().removeprefix(".") for e in inputs.extensions)
-        scan = sources.Scan(asked or suffixes(inputs.formats), self._note_unlisted, self._skip)
         self.listed = sources.open_sources(
-            inputs.paths, files_from=inputs.files_from, null=inputs.null, scan=scan
+            inputs.paths, files_from=inputs.files_from, null=inputs.null, scan=self.scan()
         )
+
+    def scan(self) -> sources.Scan:
+        """Which files of a directory count."""
+        asked = frozenset("." + e.lower().removeprefix(".") for e in self.inputs.extensions)
+        known = asked or suffixes(self.inputs.formats)
+        return sources.Scan(known, self._note_unlisted, self._skip)
 
     def load(self, spec: Spec, options: ModelOptions) -> Model:
         """A model that is loaded already stays as it is."""

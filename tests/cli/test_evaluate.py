@@ -1,0 +1,146 @@
+"""`vit evaluate`: every number against scikit-learn's, and the words for data that are odd."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.metrics import (
+    balanced_accuracy_score,
+    confusion_matrix,
+    precision_recall_fscore_support,
+    top_k_accuracy_score,
+)
+from sklearn.neighbors import KNeighborsClassifier
+
+import vitcli
+from tests.conftest import Vit
+from tests.fixtures.digits import make_digits
+from vitcli.training.metrics import Answers, calibration_error, confusion, reliability
+
+DIGITS = [str(digit) for digit in range(10)]
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_digits(tmp_path_factory.mktemp("digits"), train=200, val=120)
+
+
+def test_the_numbers_are_scikit_learns(vit: Vit, digits: Path, tmp_path: Path) -> None:
+    done = vit("evaluate", digits, "-m", "demo", "--json", "-o", "out")
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    rows = vitcli.classify([str(digits / "val")], model="demo", top_k=10, workers=0)
+    truth = [int(Path(row.ref.path).parent.name) for row in rows]
+    probs = np.array(
+        [[p.score for p in sorted(r.predictions, key=lambda p: p.index)] for r in rows]
+    )
+    answers = probs.argmax(axis=1)
+    [model] = found["models"]
+    assert found["images"] == 120
+    assert model["top1"] == pytest.approx((answers == truth).mean(), abs=1e-6)
+    assert model["top5"] == pytest.approx(top_k_accuracy_score(truth, probs, k=5), abs=1e-6)
+    assert model["mean_class_accuracy"] == pytest.approx(
+        balanced_accuracy_score(truth, answers), abs=1e-6
+    )
+    assert model["confusion"]["counts"] == confusion_matrix(truth, answers).tolist()
+    expected = np.array(precision_recall_fscore_support(truth, answers)).T
+    ours = [[c[k] for k in ("precision", "recall", "f1", "images")] for c in model["classes"]]
+    np.testing.assert_allclose(ours, expected, atol=1e-6)
+    assert (
+        (tmp_path / "out" / "confusion.csv")
+        .read_text()
+        .splitlines()[0]
+        .endswith("0,1,2,3,4,5,6,7,8,9")
+    )
+    assert Image.open(tmp_path / "out" / "confusion.png").size[0] > 340
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "<svg" in page and "http" not in page
+    saved = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert saved["models"] == found["models"]
+
+
+def test_the_calibration_error_by_hand() -> None:
+    """Four answers at 0.95, three right; two at 0.55, one right."""
+    scores = np.array([[0.95]] * 4 + [[0.55]] * 2)
+    answers = Answers(
+        np.array([[0], [0], [0], [1], [1], [0]]), scores, np.array([0, 0, 0, 0, 1, 1])
+    )
+    expected = 4 / 6 * abs(0.95 - 0.75) + 2 / 6 * abs(0.55 - 0.5)
+    assert calibration_error(reliability(answers, 10)) == pytest.approx(expected)
+    assert confusion(answers, ("a", "b")).pairs(2) == [("a", "b", 1), ("b", "a", 1)]
+
+
+def test_several_models_are_judged_alone_and_together(vit: Vit, digits: Path) -> None:
+    found = json.loads(vit("evaluate", digits, "-m", "demo", "-m", "demo", "--json").out)
+    one, other, both = found["models"]
+    assert [m["model"] for m in found["models"]] == ["demo", "demo", "all, averaged"]
+    assert one["confusion"] == other["confusion"] == both["confusion"]
+
+
+def test_predictions_on_disk_score_as_the_model_does(vit: Vit, digits: Path) -> None:
+    (digits / "val" / "3" / "broken.png").write_text("no image")
+    try:
+        vit("classify", digits / "val", "-m", "demo", "-o", "preds.jsonl")
+        done = vit("evaluate", digits, "--preds", "preds.jsonl", "--json")
+        direct = vit("evaluate", digits, "-m", "demo", "--json")
+    finally:
+        (digits / "val" / "3" / "broken.png").unlink()
+    assert (done.code, direct.code) == (3, 3)
+    saved, run = json.loads(done.out), json.loads(direct.out)
+    assert saved["failures"] == run["failures"]
+    [saved_model], [model] = saved["models"], run["models"]
+    for name in ("top1", "top5", "confusion", "classes"):
+        assert saved_model[name] == model[name]
+
+
+def test_neighbours_vote_as_scikit_learns(vit: Vit, digits: Path) -> None:
+    found = json.loads(vit("evaluate", digits, "-m", "demo", "--knn", "7", "--json").out)
+    known = vitcli.embed([str(digits / "train")], model="demo", l2=True, workers=0)
+    asked = vitcli.embed([str(digits / "val")], model="demo", l2=True, workers=0)
+    judge = KNeighborsClassifier(
+        7, metric="cosine", algorithm="brute", weights=lambda d: np.exp(-d / 0.07)
+    )
+    judge.fit(known.embeddings, [Path(p).parent.name for p in known.paths])
+    truth = [Path(p).parent.name for p in asked.paths]
+    answers = judge.predict(asked.embeddings)
+    [model] = found["models"]
+    assert model["confusion"]["counts"] == confusion_matrix(truth, answers, labels=DIGITS).tolist()
+
+
+def test_without_train_each_image_asks_all_the_others(vit: Vit, digits: Path) -> None:
+    found = json.loads(vit("evaluate", digits / "val", "-m", "demo", "--knn", "1", "--json").out)
+    vectors = vitcli.embed([str(digits / "val")], model="demo", l2=True, workers=0)
+    truth = np.array([Path(p).parent.name for p in vectors.paths])
+    near = vectors.embeddings @ vectors.embeddings.T
+    np.fill_diagonal(near, -1)
+    expected = (truth[near.argmax(axis=1)] == truth).mean()
+    assert found["models"][0]["top1"] == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl"])
+def test_a_table_of_paths_and_labels(vit: Vit, digits: Path, tmp_path: Path, suffix: str) -> None:
+    files = sorted((digits / "val").rglob("*.png"))[:12]
+    rows = [(str(file.relative_to(digits)), file.parent.name) for file in files]
+    between = {"csv": ",", "tsv": "\t"}.get(suffix, "")
+    lines = [between.join(row) for row in [("path", "label"), *rows]]
+    if suffix == "jsonl":
+        lines = [json.dumps({"path": path, "label": label}) for path, label in rows]
+    (digits / f"table.{suffix}").write_text("\n".join(lines) + "\n")
+    done = vit("evaluate", digits / f"table.{suffix}", "-m", "demo", "--json")
+    assert json.loads(done.out)["images"] == 12, done.err
+
+
+def test_classes_that_the_model_does_not_have_are_named(vit: Vit, tmp_path: Path) -> None:
+    for name in ("0", "sevn"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        Image.new("L", (8, 8)).save(tmp_path / "data" / name / "a.png")
+    done = vit("evaluate", "data", "-m", "demo")
+    assert done.code == 1 and "demo has no class sevn" in done.err
+    done = vit("evaluate", "data/0", "-m", "demo")
+    assert done.code == 1 and "no folders of classes" in done.err
+    done = vit("evaluate", "nowhere", "-m", "demo")
+    assert done.code == 1 and "no such folder" in done.err

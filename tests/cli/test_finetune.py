@@ -1,0 +1,274 @@
+"""`vit finetune` on scikit-learn's digits: what it learns, writes, resumes and refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from PIL import Image
+from safetensors.torch import load_file
+
+import vitcli
+from tests.conftest import Vit
+from tests.fixtures.digits import make_digits
+from vitcli.checkpoints.load import load
+from vitcli.images.augment import LEVELS
+from vitcli.records import Preprocess
+
+FAST = ("--epochs", "2", "--batch-size", "16", "--no-flip", "-j", "0")
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_digits(tmp_path_factory.mktemp("digits"))
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_digits(tmp_path_factory.mktemp("few"), train=160, val=40)
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "model.safetensors")
+
+
+def same(one: Path, other: Path) -> bool:
+    first, second = weights(one), weights(other)
+    return first.keys() == second.keys() and all(torch.equal(first[n], second[n]) for n in first)
+
+
+def last_line(run: Path) -> dict[str, float]:
+    return json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+
+
+@pytest.mark.slow
+def test_digits_are_learnt_and_every_reader_agrees(vit: Vit, digits: Path, tmp_path: Path) -> None:
+    """The whole network learns classes that the demo has no head for; `run/` opens everywhere."""
+    renamed = tmp_path / "data"
+    for folder in sorted(digits.glob("*/*")):
+        shutil.copytree(folder, renamed / folder.parent.name / f"digit {folder.name}")
+    (renamed / "train" / "digit 3" / "broken.png").write_text("no image")
+    done = vit("finetune", renamed, "-m", "demo", "--out", "run", "--epochs", "4", "--no-flip")
+    assert done.code == 3, done.err
+    assert "recipe: --train full (it takes about 0 min here)" in done.err
+    assert "left out:" in done.err and "broken.png" in done.err
+    run = tmp_path / "run"
+    assert last_line(run)["val_top1"] >= 0.96
+    page = (run / "report.html").read_text()
+    assert page.count("<svg") >= 3 and "digit 3" in page and "http" not in page
+    image = next((renamed / "val" / "digit 7").iterdir())
+    [row] = vitcli.classify([str(image)], model=str(run), top_k=10, workers=0)
+    ours = {p.label: p.score for p in row.predictions}
+    pipe = transformers.pipeline("image-classification", str(run))
+    theirs = {p["label"]: p["score"] for p in pipe(str(image), top_k=10)}
+    assert ours.keys() == theirs.keys() == {f"digit {n}" for n in range(10)}
+    assert [ours[label] for label in theirs] == pytest.approx(list(theirs.values()), abs=1e-5)
+    vector = vitcli.embed([str(image)], model=str(run), workers=0).embeddings[0]
+    hf = transformers.ViTForImageClassification.from_pretrained(run)
+    logits = vector @ hf.classifier.weight.detach().numpy().T + hf.classifier.bias.detach().numpy()
+    shares = np.exp(logits) / np.exp(logits).sum()
+    by_place = [ours[hf.config.id2label[n]] for n in range(10)]
+    np.testing.assert_allclose(shares, by_place, atol=1e-5)
+    judged = json.loads(vit("evaluate", renamed, "-m", "run", "--json").out)["models"][0]
+    assert judged["top1"] == pytest.approx(
+        max(
+            json.loads(line)["val_top1"]
+            for line in (run / "metrics.jsonl").read_text().splitlines()
+        ),
+        abs=1e-6,
+    )
+
+
+def test_a_head_learns_from_features_that_are_kept(vit: Vit, digits: Path, tmp_path: Path) -> None:
+    """And the same seed gives the same weights."""
+    renamed = tmp_path / "data"
+    for folder in sorted(digits.glob("*/*")):
+        (renamed / folder.parent.name).mkdir(parents=True, exist_ok=True)
+        (renamed / folder.parent.name / f"n{folder.name}").symlink_to(folder)
+    args = ("finetune", renamed, "-m", "demo", "--train", "head", "--epochs", "20")
+    first = vit(*args, "--out", "one")
+    assert first.code == 0, first.err
+    assert last_line(tmp_path / "one")["val_top1"] >= 0.96
+    assert last_line(tmp_path / "one")["seconds"] < 2
+    started = time.monotonic()
+    assert vit(*args, "--out", "two").code == 0
+    assert time.monotonic() - started < 30
+    assert same(tmp_path / "one", tmp_path / "two")
+    body = "vit.encoder.layer.0.intermediate.dense.weight"
+    demo = load_file(Path(vitcli.__file__).parent / "demo" / "model.safetensors")
+    assert torch.equal(weights(tmp_path / "one")[body], demo[body])
+
+
+@pytest.mark.slow
+def test_killed_in_mid_epoch_it_goes_on_to_the_same_bits(
+    vit: Vit, few: Path, tmp_path: Path, clean_env: dict[str, str]
+) -> None:
+    """kill -9 after some steps, then SIGTERM, then to the end; beside one run without a stop."""
+    args = [
+        str(few),
+        "-m",
+        "demo",
+        "--train",
+        "full",
+        *FAST,
+        "--epochs",
+        "3",
+        "--augment",
+        "strong",
+    ]
+    args += ["--ema", "0.9", "--mixup", "0.2", "--drop-path", "0.1", "--save-every", "0.0"]
+    assert vit("finetune", *args, "--out", "whole").code == 0
+    command = [sys.executable, "-m", "vitcli", "finetune", *args, "--out", "cut", "--log-json"]
+    state = tmp_path / "cut" / "last" / "state.pt"
+
+    def start(*more: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [*command, *more], cwd=tmp_path, env=clean_env, stderr=subprocess.DEVNULL
+        )
+
+    process = start()
+    wait_for(lambda: state.exists() and torch.load(state)["step"] > 2, process)
+    process.kill()
+    process.wait()
+    killed = torch.load(state)
+    assert killed["step"] > 0 and killed["epoch"] < 3
+    process = start("--resume")
+    wait_for(lambda: moved(state, killed), process)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) in (-signal.SIGTERM, 143)
+    done = vit("finetune", *args, "--out", "cut", "--resume")
+    assert done.code == 0, done.err
+    assert same(tmp_path / "whole", tmp_path / "cut")
+    lines = [
+        [
+            {k: v for k, v in json.loads(line).items() if "second" not in k}
+            for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        ]
+        for name in ("whole", "cut")
+    ]
+    assert lines[0] == lines[1]
+    done = vit("finetune", *args, "--out", "cut", "--resume", "--lr", "0.5")
+    assert done.code == 1 and "--lr was None, is 0.5" in done.err
+
+
+def moved(state: Path, before: dict[str, int]) -> bool:
+    try:
+        now = torch.load(state)
+    except (OSError, RuntimeError, EOFError):
+        return False
+    return (now["epoch"], now["step"]) > (before["epoch"], before["step"])
+
+
+def wait_for(fact: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 120
+    while not fact():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(
+    vit: Vit, few: Path, tmp_path: Path, clean_env: dict[str, str]
+) -> None:
+    args = ["finetune", str(few), "-m", "demo", "--train", "full", *FAST, "--mixup", "0.3"]
+    assert vit(*args, "--out", "one", "--epochs", "1").code == 0
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    torchrun += ["--master-port", str(20_000 + os.getpid() % 20_000), "-m", "vitcli"]
+    done = subprocess.run(
+        [*torchrun, *args, "--out", "two", "--epochs", "1"],
+        cwd=tmp_path,
+        env={**clean_env, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    for name, tensor in one.items():
+        if name.endswith("key.bias"):
+            continue  # it changes no answer: its gradient is rounding, which AdamW makes large
+        torch.testing.assert_close(two[name], tensor, atol=1e-5, rtol=0, msg=name)
+    metrics = [last_line(tmp_path / name) for name in ("one", "two")]
+    for name in ("train_loss", "train_accuracy", "val_loss", "val_top1"):
+        assert metrics[0][name] == pytest.approx(metrics[1][name], abs=1e-4)
+    assert len((tmp_path / "two" / "metrics.jsonl").read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize("recipe", ["lora", "last-1"])
+def test_other_recipes_end_in_a_plain_model(
+    vit: Vit, few: Path, tmp_path: Path, recipe: str
+) -> None:
+    done = vit("finetune", few, "-m", "demo", "--train", recipe, "--out", "run", *FAST)
+    assert done.code == 0, done.err
+    assert load(str(tmp_path / "run")).labels == tuple("0123456789")
+    judged = json.loads(vit("evaluate", few, "-m", "run", "--json").out)["models"][0]
+    assert judged["top1"] == pytest.approx(last_line(tmp_path / "run")["val_top1"], abs=0.03)
+
+
+def test_a_split_is_drawn_written_down_and_obeyed(vit: Vit, few: Path, tmp_path: Path) -> None:
+    args = ("finetune", few / "train", "-m", "demo", "--train", "head", "--val-split", "0.25")
+    assert vit(*args, "--out", "one", "--seed", "5").code == 0
+    assert vit(*args, "--out", "two", "--seed", "5").code == 0
+    split = (tmp_path / "one" / "split.jsonl").read_text()
+    assert split == (tmp_path / "two" / "split.jsonl").read_text()
+    rows = [json.loads(line) for line in split.splitlines()]
+    for label in "0123456789":
+        of_class = [row["split"] for row in rows if row["label"] == label]
+        assert of_class.count("val") == round(0.25 * len(of_class))
+    again = vit("finetune", "one/split.jsonl", "-m", "demo", "--train", "head", "--out", "three")
+    assert again.code == 0, again.err
+    assert same(tmp_path / "one", tmp_path / "three") or last_line(tmp_path / "three")["val_top1"]
+
+
+def picture(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((9, 9), 200, np.uint8)).save(path)
+
+
+def test_odd_data_are_named(vit: Vit, tmp_path: Path) -> None:
+    picture(tmp_path / "one" / "a" / "1.png")
+    done = vit("finetune", "one", "-m", "demo", "--out", "run")
+    assert done.code == 1 and "one class only, a" in done.err
+    for name in ("train/a", "train/b", "val/a", "val/c"):
+        picture(tmp_path / "differ" / name / "1.png")
+    done = vit("finetune", "differ", "-m", "demo", "--out", "run")
+    assert done.code == 1 and "val has c, which train does not" in done.err
+    (tmp_path / "flat").mkdir()
+    done = vit("finetune", "flat", "-m", "demo", "--out", "run")
+    assert done.code == 1 and "no folders of classes" in done.err
+    for name in ("a/1", "a/2", "b/1"):
+        picture(tmp_path / "rare" / f"{name}.png")
+    (tmp_path / "rare" / "empty").mkdir()
+    done = vit("finetune", "rare", "-m", "demo", "--out", "run2", "--epochs", "1")
+    assert done.code == 0, done.err
+    assert "class empty is left out" in done.err
+    assert "b: one image each, trained on and never tested" in done.err
+    assert "--train head (a class has 1 images only)" in done.err
+    done = vit("finetune", "rare", "-m", "demo", "--out", "run2")
+    assert done.code == 1 and "run2 is not empty" in done.err
+
+
+def test_augmentation_depends_on_seed_epoch_and_place_alone() -> None:
+    picture = Image.fromarray(np.random.RandomState(0).randint(0, 256, (60, 80, 3), np.uint8))
+    plan = Preprocess((32, 24), (32, 24))
+    for level in ("light", "medium", "strong"):
+        augment = LEVELS[level]
+        assert augment is not None
+        views = [
+            augment(picture, plan, np.random.default_rng(numbers))
+            for numbers in ((0, 0, 1), (0, 0, 1), (0, 1, 1), (1, 0, 1))
+        ]
+        assert views[0].shape == (32, 24, 3) and views[0].dtype == np.uint8
+        assert np.array_equal(views[0], views[1])
+        assert not np.array_equal(views[0], views[2]) and not np.array_equal(views[0], views[3])

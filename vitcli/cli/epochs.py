@@ -1,0 +1,65 @@
+"""The live display of a training: the epoch's bar, the whole run's, and its numbers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from vitcli.training.loop import StepDone
+
+
+class Epochs:
+    """Three lines at the bottom of the terminal; finished epochs are lines above them."""
+
+    def __init__(self, epochs: int) -> None:
+        self._epochs = epochs
+        self._console = Console(stderr=True, markup=False, highlight=False, emoji=False)
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("ETA"),
+            TimeRemainingColumn(),
+            console=self._console,
+            expand=True,
+        )
+        self._epoch = self._progress.add_task("epoch", total=None)
+        self._run = self._progress.add_task("run", total=None)
+        self._numbers = Text()
+        self._live = Live(
+            Group(self._progress, self._numbers),
+            console=self._console,
+            transient=True,
+            refresh_per_second=4,
+        )
+        self._live.start()
+
+    def show(self, done: StepDone) -> None:
+        """A step."""
+        before = (done.epoch - 1) * done.steps
+        self._progress.update(
+            self._epoch,
+            description=f"epoch {done.epoch}/{self._epochs}",
+            total=done.steps,
+            completed=done.step,
+        )
+        total = self._epochs * done.steps
+        self._progress.update(
+            self._run, description="run", total=total, completed=before + done.step
+        )
+        self._numbers.plain = (
+            f"loss {done.loss:.4f}  accuracy {done.accuracy:.1%}  lr {done.lr:.2e}  "
+            f"{done.images_per_second:,.1f} images/s"
+        )
+
+    def say(self, line: str) -> None:
+        """A line above."""
+        self._live.console.print(line, soft_wrap=True)
+
+    def stop(self) -> None:
+        self._live.stop()

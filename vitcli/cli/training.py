@@ -1,0 +1,101 @@
+"""What is said of a training on stderr: a live display on a terminal, lines elsewhere."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from vitcli.cli import report
+from vitcli.cli.screen import LOG_EVERY, Screen
+from vitcli.errors import printable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from vitcli.cli.epochs import Epochs
+    from vitcli.tasks.finetune import Finetuned
+    from vitcli.training.loop import EpochDone, StepDone
+
+
+class TrainingScreen(Screen):
+    """A screen that hears of steps and epochs, too."""
+
+    _epochs: Epochs | None = None
+    _told = 0.0
+
+    def trained(self, event: StepDone | EpochDone, epochs: int) -> None:
+        """One step, or one epoch."""
+        is_epoch = hasattr(event, "is_best")
+        if self._logs:
+            if is_epoch or time.monotonic() - self._told >= LOG_EVERY:
+                self._told = time.monotonic()
+                fields = {
+                    name: None if isinstance(value, float) and not math.isfinite(value) else value
+                    for name, value in asdict(event).items()
+                }
+                report.log("epoch" if is_epoch else "step", {**fields, "epochs": epochs})
+        elif self._bar is not None or self._epochs is not None:
+            self._draw(event, epochs)
+        elif is_epoch and not self._quiet and sys.stderr is not None:
+            print(epoch_line(event, epochs), file=sys.stderr, flush=True)  # type: ignore[arg-type]
+
+    def stop(self) -> None:
+        """The display goes away; what follows are lines."""
+        if self._epochs is not None:
+            self._epochs.stop()
+            self._epochs = None
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()
+        super().__exit__(*error)  # type: ignore[arg-type]
+
+    def ended(self, done: Finetuned, out: Path) -> None:
+        """The last line: the best epoch and what it scored."""
+        self.stop()
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+        if self._quiet or self._logs:
+            return
+        score = ""
+        if done.score is not None:
+            score = f": {done.score:.2%} of {done.held_out:,} held-out images"
+        self._say(
+            f"vit: {done.epochs} epochs, the best is {done.best_epoch}{score} "
+            f"-> {printable(str(out))}"
+        )
+
+    def _draw(self, event: StepDone | EpochDone, epochs: int) -> None:
+        from vitcli.cli.epochs import Epochs  # here: `vit --help` draws nothing
+
+        if self._epochs is None:
+            if self._bar is not None:
+                self._bar.stop()
+                self._bar = None
+            self._epochs = Epochs(epochs)
+        if hasattr(event, "is_best"):
+            self._epochs.say(epoch_line(event, epochs))  # type: ignore[arg-type]
+        else:
+            self._epochs.show(event)
+
+    def _say(self, line: str) -> None:
+        if self._epochs is not None:
+            self._epochs.say(line)
+        else:
+            super()._say(line)
+
+
+def epoch_line(event: EpochDone, epochs: int) -> str:
+    """`epoch  3/20  loss 0.412  train 91.2%  val 0.305  95.8%  *  31.2 images/s  12 s`"""
+    parts = [f"epoch {event.epoch:>{len(str(epochs))}}/{epochs}", f"loss {event.train_loss:.4f}"]
+    if event.val_top1 is not None:
+        parts.append(f"train {event.train_accuracy:.1%}")
+    if event.val_loss is not None:
+        parts.append(f"val loss {event.val_loss:.4f}")
+    if event.val_top1 is not None:
+        parts.append(f"val {event.val_top1:.2%}")
+    parts += [f"{event.images_per_second:,.1f} images/s", f"{event.seconds:.1f} s"]
+    return "  ".join(parts) + ("  best" if event.is_best and event.val_loss is not None else "")

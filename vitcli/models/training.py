@@ -1,0 +1,131 @@
+"""A network that trains as fast as this processor can: the same parameters, products of oneDNN.
+
+torch sends an fp32 `Linear` and its gradients to MKL, which reaches half of oneDNN's rate on some
+processors; in bf16 under autocast it casts every weight anew for every pass. Here a network is
+given a twin that holds the very same parameters, whose products go to oneDNN in all three passes.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
+
+from vitcli.models.onednn import KEPT, supports
+
+Swap = Callable[[nn.Module, str], nn.Module | None]
+
+
+class Product(torch.autograd.Function):
+    """x @ weight.T + bias, of operands in one dtype. Its result and the gradient of x have it too;
+    the gradients of weight and bias are as their parameters are."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, low: Tensor) -> Tensor:
+        """(..., D), (F, D), (F) -> (..., F); `low` is the weight in the dtype of the product"""
+        x = x.to(low.dtype)
+        ctx.save_for_backward(x, low)
+        ctx.dtypes = weight.dtype, None if bias is None else bias.dtype
+        return _product(x, low, None if bias is None else bias.to(low.dtype))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, low = ctx.saved_tensors
+        of_weight, of_bias = ctx.dtypes
+        dy = dy.to(low.dtype)
+        rows = dy.reshape(-1, dy.shape[-1])  # (M, F)
+        dx = dw = db = None
+        if ctx.needs_input_grad[0]:
+            dx = _product(dy, low.t(), None)
+        if ctx.needs_input_grad[1]:
+            dw = _product(rows.t(), x.reshape(-1, x.shape[-1]).t(), None).to(of_weight)
+        if ctx.needs_input_grad[2]:
+            db = rows.sum(dim=0, dtype=of_bias)
+        return dx, dw, db, None
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return out
+
+
+class TrainedLinear(nn.Module):
+    """A `Linear` of the same parameters, whose products are oneDNN's, in `dtype`."""
+
+    def __init__(self, linear: nn.Linear, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.weight, self.bias = linear.weight, linear.bias
+        self.dtype = dtype
+        self._low: tuple[int, Tensor] | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., F)"""
+        out: Tensor = Product.apply(x, self.weight, self.bias, self._cast())  # type: ignore[no-untyped-call]
+        return out
+
+    def _cast(self) -> Tensor:
+        """The weight in the product's dtype, made once for each of its values."""
+        if self.weight.dtype == self.dtype:
+            return self.weight.detach()
+        version = self.weight._version
+        if self._low is None or self._low[0] != version:
+            self._low = version, self.weight.detach().to(self.dtype)
+        return self._low[1]
+
+
+class Checkpointed(nn.Module):
+    """A layer that forgets what it computed and computes it again when gradients ask for it."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, *inputs: Any) -> Any:
+        return checkpoint(self.layer, *inputs, use_reentrant=False)
+
+
+def twin_of(module: nn.Module, swap: Swap, name: str = "") -> nn.Module:
+    """A copy of the tree of modules that holds the same parameters, with some modules swapped."""
+    swapped = swap(module, name)
+    if swapped is not None:
+        return swapped
+    twin = copy.copy(module)
+    twin._modules = {
+        child: inner and twin_of(inner, swap, f"{name}.{child}".lstrip("."))
+        for child, inner in module._modules.items()
+    }
+    return twin
+
+
+def with_products(network: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """The network in oneDNN's hands, or itself where this PyTorch or processor lacks them.
+
+    What is in `KEPT`, the first and last layers, stays as it is, as everything that is no product.
+    """
+    if not supports(dtype):
+        return network
+
+    def swap(module: nn.Module, name: str) -> nn.Module | None:
+        kept = KEPT.intersection(name.split(".")[:1])
+        if type(module) is nn.Linear and not kept:
+            return TrainedLinear(module, dtype)
+        return None
+
+    return twin_of(network, swap)
+
+
+def with_checkpoints(network: nn.Module) -> nn.Module:
+    """The network, every layer of its lists of layers keeping its input alone for the backward."""
+
+    def swap(module: nn.Module, name: str) -> nn.Module | None:
+        if isinstance(module, nn.ModuleList):
+            return nn.ModuleList(Checkpointed(layer) for layer in module)
+        return None
+
+    return twin_of(network, swap)

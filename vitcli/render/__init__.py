@@ -1,0 +1,1 @@
+"""ARRAYS → PICTURES: charts, confusion matrices and pages."""

@@ -1,0 +1,164 @@
+"""What training or an evaluation has found into one HTML page that needs no other file."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from html import escape
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from vitcli.render.charts import NUMBERED, confusion_png
+
+STYLE = """
+:root{color-scheme:light dark;--line:#8884;--soft:#8882}
+body{font:15px/1.5 system-ui,sans-serif;max-width:1080px;margin:2em auto;padding:0 1em}
+h1{font-size:1.5em;margin-bottom:.2em}h2{font-size:1.15em;margin-top:2em}
+table{border-collapse:collapse}th,td{padding:.25em .7em;text-align:left}
+td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
+tbody tr{border-top:1px solid var(--line)}.scroll{overflow-x:auto}
+.charts{display:flex;flex-wrap:wrap;gap:1em}.charts figure{margin:0;flex:1 1 420px;max-width:520px}
+figcaption{font-weight:600;margin-bottom:.3em}
+.chart text{font:11px system-ui,sans-serif;fill:currentColor}.chart .grid{stroke:var(--line)}
+.matrix td,.matrix th{padding:.15em .3em;text-align:center;font-size:.85em;min-width:1.6em}
+.matrix tbody th{text-align:right}.matrix tr{border:0}
+.matrix thead th{writing-mode:vertical-rl;transform:rotate(180deg);text-align:left}
+.shots{display:grid;grid-template-columns:repeat(auto-fill,minmax(170px,1fr));gap:1em}
+.shots figure{margin:0;font-size:.85em;overflow-wrap:anywhere}
+.shots img{width:100%;image-rendering:auto;background:var(--soft)}
+.note{color:GrayText}img.wide{max-width:100%}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Shot:
+    """An image that was taken for something else: its path, what it is, what was answered and
+    how surely, and its thumbnail (H, W, 3)."""
+
+    path: str
+    truth: str
+    answer: str
+    score: float
+    pixels: NDArray[np.uint8] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A model's answers: the confusion of `labels` (true in rows), a row for each class of label,
+    precision, recall, F1, images; and the worst mistakes."""
+
+    title: str
+    labels: Sequence[str]
+    counts: NDArray[np.int64]
+    per_class: Sequence[tuple[str, float, float, float, int]]
+    worst: Sequence[Shot] = ()
+    charts: Sequence[tuple[str, str]] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Facts, charts as (caption, SVG), sections of answers, and images that failed."""
+
+    title: str
+    facts: Sequence[tuple[str, str]]
+    charts: Sequence[tuple[str, str]] = ()
+    sections: Sequence[Section] = ()
+    failures: Sequence[tuple[str, str]] = field(default=())
+
+
+def html(page: Page) -> str:
+    """The page."""
+    title = escape(page.title)
+    head = f'<meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
+    head += '<meta name="viewport" content="width=device-width">'
+    whole = f"<html lang='en'><head>{head}</head><body>{''.join(_body(page))}</body></html>"
+    return f"<!doctype html>{whole}\n".encode("utf-8", "replace").decode()
+
+
+def _body(page: Page) -> Iterator[str]:
+    yield f"<h1>{escape(page.title)}</h1><table>"
+    for name, value in page.facts:
+        yield f"<tr><td>{escape(name)}</td><td>{escape(value)}</td></tr>"
+    yield "</table>"
+    yield from _charts(page.charts)
+    for section in page.sections:
+        yield f"<h2>{escape(section.title)}</h2>"
+        yield from _charts(section.charts)
+        yield from _matrix(section)
+        yield from _worst(section.worst)
+        yield from _classes(section)
+    if page.failures:
+        yield f"<h2>Images that could not be read: {len(page.failures):,}</h2><table>"
+        for path, why in page.failures[:100]:
+            yield f"<tr><td>{escape(path)}</td><td>{escape(why)}</td></tr>"
+        yield "</table>"
+
+
+def _charts(charts: Sequence[tuple[str, str]]) -> Iterator[str]:
+    shown = [(caption, svg) for caption, svg in charts if svg]
+    if shown:
+        yield '<div class="charts">'
+        for caption, svg in shown:
+            yield f"<figure><figcaption>{escape(caption)}</figcaption>{svg}</figure>"
+        yield "</div>"
+
+
+def _matrix(section: Section) -> Iterator[str]:
+    """A table, or a picture where the classes are many."""
+    yield '<h2>Confusion</h2><p class="note">Rows are true, columns what was answered.</p>'
+    if len(section.labels) > NUMBERED:
+        png = base64.b64encode(confusion_png(section.labels, section.counts)).decode()
+        yield f'<img class="wide" alt="confusion matrix" src="data:image/png;base64,{png}">'
+        return
+    yield '<div class="scroll"><table class="matrix"><thead><tr><td></td>'
+    yield from (f"<th>{escape(label)}</th>" for label in section.labels)
+    yield "</tr></thead><tbody>"
+    for label, row in zip(section.labels, section.counts.tolist(), strict=True):
+        yield f"<tr><th>{escape(label)}</th>"
+        for other, count in zip(section.labels, row, strict=True):
+            share = count / max(sum(row), 1)
+            colour = "37,99,235" if other == label else "220,38,38"
+            shade = 0.1 + 0.9 * share if count else 0
+            title = f"{label}, taken for {other}: {count}"
+            yield (
+                f'<td title="{escape(title)}" style="background:rgba({colour},{shade:.2f})">'
+                f"{count or ''}</td>"
+            )
+        yield "</tr>"
+    yield "</tbody></table></div>"
+
+
+def _worst(shots: Sequence[Shot]) -> Iterator[str]:
+    if not shots:
+        return
+    yield '<h2>Most confidently wrong</h2><div class="shots">'
+    for shot in shots:
+        yield "<figure>"
+        if shot.pixels is not None:
+            yield f'<img alt="" loading="lazy" src="{_jpeg(shot.pixels)}">'
+        yield (
+            f"<b>{escape(shot.answer)}</b> {shot.score:.1%}<br>is {escape(shot.truth)}"
+            f'<br><span class="note">{escape(shot.path)}</span></figure>'
+        )
+    yield "</div>"
+
+
+def _classes(section: Section) -> Iterator[str]:
+    yield "<h2>Classes</h2><div class='scroll'><table><thead><tr><th>class</th>"
+    yield from (f'<th class="n">{n}</th>' for n in ("precision", "recall", "F1", "images"))
+    yield "</tr></thead><tbody>"
+    for label, precision, recall, f1, images in section.per_class:
+        yield f"<tr><td>{escape(label)}</td>"
+        yield from (f'<td class="n">{value:.1%}</td>' for value in (precision, recall, f1))
+        yield f'<td class="n">{images:,}</td></tr>'
+    yield "</tbody></table></div>"
+
+
+def _jpeg(pixels: NDArray[np.uint8]) -> str:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=85)
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -1,0 +1,324 @@
+"""How good models are on labelled images: accuracy, each class, confusion, calibration, k-NN."""
+
+from __future__ import annotations
+
+import heapq
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vitcli.checkpoints.load import Model
+from vitcli.errors import CheckpointError, InputError, UsageError, printable
+from vitcli.images.sources import FileSource
+from vitcli.models.engine import Engine, Features, Logits
+from vitcli.records import Batch, Classified, Embedded, ErrorType, Failure, ImageRef, Row
+from vitcli.sinks.memory import ListSink
+from vitcli.tasks.classify import top_k
+from vitcli.tasks.job import (
+    DEFAULT_MODEL,
+    Inputs,
+    ModelOptions,
+    Nobody,
+    Running,
+    Summary,
+    Watcher,
+)
+from vitcli.tasks.run import Ready, Run
+from vitcli.training.data import Example, class_names, match_classes, read_examples
+from vitcli.training.metrics import Answers, neighbours
+
+TOP = 5
+SLOWEST = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateJob:
+    """One run of `vit evaluate`. Several models are judged each alone and averaged. `knn` judges
+    embeddings by so many neighbours, `preds` what `vit classify` has written as JSONL."""
+
+    data: str
+    inputs: Inputs = Inputs()
+    models: tuple[str | Model, ...] = (DEFAULT_MODEL,)
+    options: ModelOptions = ModelOptions()
+    running: Running = Running()
+    knn: int | None = None
+    preds: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.knn is not None and self.knn < 1:
+            raise UsageError(f"--knn {self.knn}", "ask for 1 neighbour or more")
+        if self.knn is not None and self.preds is not None:
+            raise UsageError("--preds has no embeddings", "leave out --knn")
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What one model, or several together, answered."""
+
+    name: str
+    labels: tuple[str, ...]
+    answers: Answers
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """How it went: the paths that have answers, those that failed, the slowest to read in
+    (seconds, path), and what each model said."""
+
+    summary: Summary
+    judged: tuple[Judged, ...]
+    paths: tuple[str, ...]
+    failures: tuple[Failure, ...]
+    slowest: tuple[tuple[float, str], ...] = ()
+
+
+def evaluate(job: EvaluateJob, watcher: Watcher | None = None) -> Evaluation:
+    """Run the job. An image that cannot be read counts for no model and is listed.
+
+    Raises InputError for classes that a model does not have, and for data without labels.
+    """
+    watcher = watcher or Nobody()
+    scan = Run(job.inputs, job.running, watcher).scan()
+    examples = read_examples(job.data, scan, watcher.note)
+    if {e.split for e in examples} >= {"train", "val"}:
+        asked = [e for e in examples if e.split == "val"]
+        watcher.note(f"{len(asked):,} images of val are judged, those of train are not")
+    else:
+        asked = list(examples)
+    if job.preds is not None:
+        started = time.monotonic()
+        found = _of_predictions(job.preds, asked)
+        seconds = time.monotonic() - started
+        return replace(found, summary=replace(found.summary, seconds=seconds))
+    if job.knn is not None:
+        return _of_neighbours(job, examples, asked, watcher)
+    return _of_models(job, asked, watcher)
+
+
+def _run(job: EvaluateJob, examples: Sequence[Example], watcher: Watcher) -> Run:
+    run = Run(job.inputs, job.running, watcher)
+    run.list_inputs()
+    run.listed = [FileSource(example.path) for example in examples]
+    return run
+
+
+@dataclass(slots=True)
+class _Heard:
+    """Collects what a forward pass says, by the place of each image."""
+
+    scores: list[list[Tensor]]
+    best: list[list[Tensor]]
+    places: list[int] = field(default_factory=list)
+    slowest: list[tuple[float, str]] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+
+    def hear(self, batch: Batch, said: Sequence[Tensor]) -> list[Classified]:
+        """`said` has the probabilities of each model.  (B, K) each"""
+        for number, probs in enumerate(said):
+            scores, best = top_k(probs, TOP)
+            self.scores[number].append(scores)
+            self.best[number].append(best)
+        self.places += [ref.index for ref in batch.refs]
+        for ref, seconds in zip(batch.refs, batch.seconds, strict=True):
+            heapq.heappush(self.slowest, (seconds, ref.path))
+            if len(self.slowest) > SLOWEST:
+                heapq.heappop(self.slowest)
+        return [Classified(ref, ()) for ref in batch.refs]
+
+    def write(self, rows: Sequence[Row]) -> None:
+        self.failures += [row for row in rows if isinstance(row, Failure)]
+
+    def finish(self, meta: Mapping[str, object]) -> None: ...
+
+    def abort(self) -> None: ...
+
+
+def _of_models(job: EvaluateJob, examples: Sequence[Example], watcher: Watcher) -> Evaluation:
+    run = _run(job, examples, watcher)
+    models = [run.load(spec, job.options) for spec in job.models]
+    for model in models:
+        if not model.config.num_classes:
+            raise CheckpointError(
+                f"{model.spec} is a backbone without a classifier",
+                "--knn 20 judges its embeddings",
+            )
+        if len(models) > 1 and model.labels != models[0].labels:
+            raise CheckpointError(
+                f"{model.spec} and {models[0].spec} do not have the same labels",
+                "only models of the same classes can be averaged: judge them one by one",
+            )
+    labels = models[0].labels
+    numbers = match_classes(class_names(examples), labels, models[0].spec)
+    plans = tuple(dict.fromkeys(model.preprocess for model in models))
+    members = [(run.engine(model, Logits()), plans.index(model.preprocess)) for model in models]
+    names = [model.spec for model in models] + ["all, averaged"] * (len(models) > 1)
+    heard = _Heard([[] for _ in names], [[] for _ in names])
+    work = Ready(plans=plans, forward=_forward(members, heard), meta={})
+    summary = run.into(heard, work)
+    _check_any(heard.places, heard.failures)
+    truth = np.array([numbers[examples[place].label] for place in heard.places], np.int64)
+    judged = [
+        Judged(name, labels, _answers(scores, best, truth))
+        for name, scores, best in zip(names, heard.scores, heard.best, strict=True)
+    ]
+    return Evaluation(
+        summary=summary,
+        judged=tuple(judged),
+        paths=tuple(examples[place].path for place in heard.places),
+        failures=tuple(heard.failures),
+        slowest=tuple(sorted(heard.slowest, reverse=True)),
+    )
+
+
+def _forward(
+    members: Sequence[tuple[Engine, int]], heard: _Heard
+) -> Callable[[Batch], list[Classified]]:
+    @torch.inference_mode()
+    def forward(batch: Batch) -> list[Classified]:
+        said = [engine(batch.pixels[plan]).softmax(dim=-1) for engine, plan in members]
+        if len(said) > 1:
+            said.append(torch.stack(said).mean(dim=0))
+        return heard.hear(batch, said)
+
+    return forward
+
+
+def _answers(
+    scores: Sequence[Tensor], best: Sequence[Tensor], truth: np.ndarray[Any, Any]
+) -> Answers:
+    return Answers(
+        torch.cat(list(best)).numpy().astype(np.int64),
+        torch.cat(list(scores)).numpy().astype(np.float64),
+        truth,
+    )
+
+
+def _check_any(done: Sequence[object], failures: Sequence[Failure]) -> None:
+    if not done:
+        first = failures[0]
+        raise InputError(
+            f"none of {len(failures)} images can be read; "
+            f"the first, {printable(first.ref.path)}: {first.message}"
+        )
+
+
+def _of_neighbours(
+    job: EvaluateJob, examples: Sequence[Example], asked: Sequence[Example], watcher: Watcher
+) -> Evaluation:
+    """Each image asks its neighbours: those of train, or where there is none, all the others."""
+    assert job.knn is not None
+    known = [e for e in examples if e.split == "train"]
+    labels = class_names(examples)
+    numbers = {label: number for number, label in enumerate(labels)}
+    loaded = [_run(job, asked, watcher).load(spec, job.options) for spec in job.models]
+    judged: list[Judged] = []
+    for model in loaded:
+        run = _run(job, asked, watcher)
+        queries, truth, rows = _embedded(run, model, asked, numbers)
+        gallery, classes = queries, truth
+        if known:
+            gallery, classes, _ = _embedded(_run(job, known, watcher), model, known, numbers)
+        scores, order = neighbours(
+            queries, gallery, classes, len(labels), job.knn, leave_out=not known
+        )
+        answers = Answers(order[:, :TOP].numpy(), scores[:, :TOP].double().numpy(), truth.numpy())
+        judged.append(Judged(f"{model.spec}, {job.knn} neighbours", labels, answers))
+    done = [row for row in rows if isinstance(row, Embedded)]
+    return Evaluation(
+        summary=run.summary(run.progress),
+        judged=tuple(judged),
+        paths=tuple(row.ref.path for row in done),
+        failures=tuple(row for row in rows if isinstance(row, Failure)),
+    )
+
+
+def _embedded(
+    run: Run, model: Model, examples: Sequence[Example], numbers: Mapping[str, int]
+) -> tuple[Tensor, Tensor, list[Row]]:
+    """Embeddings of unit length (N, D) and classes (N,) of the images that can be read."""
+    features = Features((model.config.depth,), model.config.pool, True)
+    engine = run.engine(model, features)
+
+    @torch.inference_mode()
+    def forward(batch: Batch) -> list[Embedded]:
+        vectors = F.normalize(engine(batch.pixels[0]), dim=-1).numpy()
+        return [Embedded(ref, v) for ref, v in zip(batch.refs, vectors, strict=True)]
+
+    sink = ListSink()
+    run.into(sink, Ready(plans=(model.preprocess,), forward=forward, meta={}))
+    done = [row for row in sink.rows if isinstance(row, Embedded)]
+    _check_any(done, [row for row in sink.rows if isinstance(row, Failure)])
+    vectors = torch.from_numpy(np.stack([row.embedding for row in done])).float()
+    classes = torch.tensor([numbers[examples[row.ref.index].label] for row in done])
+    return vectors, classes, sink.rows
+
+
+def _of_predictions(preds: Path, examples: Sequence[Example]) -> Evaluation:
+    """Rows that `vit classify` wrote, found by their paths."""
+    lines = _read_predictions(preds)
+    named = {
+        p["index"]: str(p["label"]) for line in lines.values() for p in line.get("predictions", ())
+    }
+    if not named:
+        raise InputError(f"{printable(str(preds))} has no predictions")
+    labels = [named.get(index, f"LABEL_{index}") for index in range(max(named) + 1)]
+    numbers: dict[str, int] = {}
+    for name in class_names(examples):
+        try:
+            numbers |= match_classes([name], labels, str(preds))
+        except InputError:  # a class that was never among the answers
+            numbers[name] = len(labels)
+            labels.append(name)
+    width = max(1, *(len(line.get("predictions", ())) for line in lines.values()))
+    best = np.full((len(examples), width), -1, np.int64)
+    scores = np.zeros((len(examples), width))
+    failures, done = [], []
+    for place, example in enumerate(examples):
+        line = lines.get(Path(example.path).resolve())
+        ref = ImageRef(place, example.path)
+        if line is None:
+            failures.append(Failure(ref, ErrorType.NOT_FOUND, f"no row in {preds}"))
+        elif "error" in line:
+            error = line["error"]
+            failures.append(Failure(ref, ErrorType(error["type"]), str(error["message"])))
+        else:
+            for rank, prediction in enumerate(line["predictions"]):
+                best[place, rank] = prediction["index"]
+                scores[place, rank] = prediction["score"]
+            done.append(place)
+    _check_any(done, failures)
+    truth = np.array([numbers[examples[place].label] for place in done], np.int64)
+    judged = Judged(str(preds), tuple(labels), Answers(best[done], scores[done], truth))
+    return Evaluation(
+        summary=Summary(len(done), len(failures), 0.0),
+        judged=(judged,),
+        paths=tuple(examples[place].path for place in done),
+        failures=tuple(failures),
+    )
+
+
+def _read_predictions(file: Path) -> dict[Path, dict[str, Any]]:
+    """The lines by their whole paths; classify writes them relative to where it was called."""
+    try:
+        text = file.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {printable(str(file))}: {error}") from None
+    found: dict[Path, dict[str, Any]] = {}
+    for number, line in enumerate(text.splitlines(), start=1):
+        try:
+            row = json.loads(line)
+            found[Path(row["path"]).resolve()] = row
+        except (ValueError, KeyError, TypeError):
+            raise InputError(
+                f"{printable(str(file))}, line {number} is no row of vit classify",
+                "--preds reads the JSONL that vit classify -o preds.jsonl writes",
+            ) from None
+    return found

@@ -1,0 +1,118 @@
+"""Images into what a head reads of them, computed once and kept: by content and by fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zipfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vitcli.checkpoints.engines import cache_folder
+from vitcli.checkpoints.load import Model
+from vitcli.errors import OutputError
+from vitcli.images.sources import FileSource
+from vitcli.models.engine import Logits
+from vitcli.records import Batch, Embedded, Failure
+from vitcli.sinks.memory import ListSink
+from vitcli.tasks.run import Ready, Run
+from vitcli.training.recipe import headless
+
+Known = dict[str, NDArray[np.float32]]
+
+
+def features(
+    run: Run, model: Model, paths: Sequence[str]
+) -> tuple[dict[int, Tensor], list[Failure]]:
+    """What the head of the model would read of each image, by place; and the images that failed.
+
+    Images of the same bytes are computed once, also by a later run with the same weights.
+    """
+    file = cache_folder() / "features" / f"{_fingerprint(run, model)}.npz"
+    known = _read(file)
+    hashes = [_hash(path) for path in paths]
+    unknown: dict[str, int] = {}
+    for place, digest in enumerate(hashes):
+        if digest not in known:
+            unknown.setdefault(digest, place)
+    places = list(unknown.values())
+    sink = ListSink()
+    if places:
+        run.listed = [FileSource(paths[place]) for place in places]
+        engine = run.engine(replace(model, network=headless(model.network)), Logits())
+
+        @torch.inference_mode()
+        def forward(batch: Batch) -> list[Embedded]:
+            vectors = engine(batch.pixels[0]).numpy()
+            return [Embedded(ref, v) for ref, v in zip(batch.refs, vectors, strict=True)]
+
+        run.into(sink, Ready(plans=(model.preprocess,), forward=forward, meta={}))
+    failures: dict[str, Failure] = {}
+    for row in sink.rows:
+        digest = hashes[places[row.ref.index]]
+        if isinstance(row, Embedded):
+            known[digest] = row.embedding.astype(np.float32)
+        elif isinstance(row, Failure):
+            failures[digest] = row
+    if any(isinstance(row, Embedded) for row in sink.rows):
+        _write(file, known)
+    found = {p: torch.from_numpy(known[h]) for p, h in enumerate(hashes) if h in known}
+    failed = [
+        replace(failures[h], ref=replace(failures[h].ref, index=p, path=paths[p]))
+        for p, h in enumerate(hashes)
+        if h in failures
+    ]
+    return found, failed
+
+
+def _fingerprint(run: Run, model: Model) -> str:
+    """Everything that the numbers depend on besides the image. The network counts with the size
+    that it was given, and the head with nothing."""
+    described = {
+        "sha256": model.sha256,
+        "config": repr(replace(model.config, num_classes=0)),
+        "preprocess": repr(replace(model.preprocess, source="")),
+        "dtype": run.running.dtype,
+        "torch": torch.__version__,
+    }
+    return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:32]
+
+
+def _hash(path: str) -> str:
+    """Of the file's bytes; of its name where it cannot be read, so that it is tried."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return f"unreadable {path}"
+
+
+def _read(file: Path) -> Known:
+    try:
+        with np.load(file) as held:
+            return dict(zip(held["hashes"].tolist(), held["features"], strict=True))
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        return {}  # there is none, or it is damaged: it is computed anew
+
+
+def _write(file: Path, known: Known) -> None:
+    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
+    kept = {h: vector for h, vector in known.items() if not h.startswith("unreadable")}
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as out:
+            np.savez(out, hashes=np.array(list(kept)), features=np.stack(list(kept.values())))
+        partial.replace(file)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise OutputError(
+            f"cannot keep features in {file.parent}: {error.strerror}",
+            "VIT_CACHE names another folder",
+        ) from None

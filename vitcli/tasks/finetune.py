@@ -1,0 +1,450 @@
+"""Labelled images, or just images, and a model into a model of one's own."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from signal import SIGTERM
+from typing import Literal, Protocol
+
+import torch
+
+from vitcli.checkpoints.load import Model
+from vitcli.errors import InputError, Interrupted, UsageError, printable
+from vitcli.images.augment import LEVELS, Level
+from vitcli.images.sources import FileSource
+from vitcli.models import onednn
+from vitcli.models.config import ViTConfig
+from vitcli.models.prepare import can_compile, choose_device, choose_dtype, compile_layers
+from vitcli.pipeline import interrupts
+from vitcli.records import Batch, Classified, Failure
+from vitcli.sinks.memory import ListSink
+from vitcli.tasks.choices import Chosen, choose
+from vitcli.tasks.features import features
+from vitcli.tasks.job import DEFAULT_MODEL, Inputs, ModelOptions, Nobody, Running, Summary, Watcher
+from vitcli.tasks.run import Ready, Run, load_model
+from vitcli.tasks.rundir import RunDirectory
+from vitcli.training.data import Example, check_learnable, class_names, divide, read_examples
+from vitcli.training.feed import FeatureFeed, Feed, ImageFeed, Order
+from vitcli.training.group import Group, joined
+from vitcli.training.loop import EpochDone, Plan, StepDone, Trainer
+from vitcli.training.mixing import Mixing
+from vitcli.training.objective import Classify, Normalise, Objective, Reconstruct, WithLoss
+from vitcli.training.optim import Optimisation, class_weights
+from vitcli.training.pretrain import fixed_of, reconstruction_of
+from vitcli.training.recipe import Trained, with_head
+
+MICRO_VALUES = 10 << 20  # in the widest layer of the images that a CPU takes at a time
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Training:
+    """How to train. None is chosen by the recipe, the model and the data, and said."""
+
+    objective: Literal["classify", "mim"] = "classify"
+    train: str | None = None
+    epochs: int | None = None
+    lr: float | None = None
+    weight_decay: float | None = None
+    layer_decay: float | None = None
+    warmup: float | None = None  # epochs
+    batch_size: int | None = None
+    accumulate: int = 1
+    clip: float = 1.0
+    seed: int = 0
+    val_split: float = 0.2
+    augment: Level | None = None
+    flip: bool = True
+    smoothing: float | None = None
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    drop_path: float = 0.0
+    ema: float | None = None
+    patience: int | None = None
+    class_weights: bool = False
+    checkpointing: bool = False
+    lora_rank: int = 8
+    lora_alpha: float = 16.0
+    mask_ratio: float | None = None
+    save_every: float = 10.0  # minutes
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.val_split < 1:
+            raise UsageError(f"--val-split {self.val_split:g}", "give a share below 1")
+        for name in ("epochs", "batch_size", "patience", "lora_rank"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"--{name.replace('_', '-')} {value}", "give 1 or more")
+        for name, limit in (("ema", 1), ("mask_ratio", 1), ("smoothing", 1), ("drop_path", 1)):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < limit:
+                raise UsageError(f"--{name.replace('_', '-')} {value:g}", "give a share below 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinetuneJob:
+    """One run of `vit finetune`."""
+
+    data: str
+    out: Path
+    model: str | Model = DEFAULT_MODEL
+    val: str | None = None
+    inputs: Inputs = Inputs()
+    options: ModelOptions = ModelOptions()
+    running: Running = Running()
+    training: Training = Training()
+    overwrite: bool = False
+    resume: bool = False
+
+
+class TrainingWatcher(Watcher, Protocol):
+    """Somebody who looks on while a model is trained."""
+
+    def trained(self, event: StepDone | EpochDone, epochs: int) -> None: ...
+
+
+class NobodyTrains(Nobody):
+    """Looks away."""
+
+    def trained(self, event: StepDone | EpochDone, epochs: int) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Finetuned:
+    """How it ended: the best epoch and its score on held-out images, None where there are none."""
+
+    summary: Summary
+    epochs: int
+    best_epoch: int
+    score: float | None
+    held_out: int
+
+
+def finetune(job: FinetuneJob, watcher: TrainingWatcher | None = None) -> Finetuned:
+    """Run the job. Raises InputError for data that cannot be learnt, OutputError for a run
+    directory that is in the way, Interrupted with what to do to go on."""
+    device = choose_device(job.running.device)
+    with joined(device) as group:
+        if device.type == "cuda" and group.size > 1:
+            device = torch.device("cuda", group.local_rank)
+            torch.cuda.set_device(device)
+        session = _Session(job, watcher or NobodyTrains(), device, group)
+        return session.run()
+
+
+@dataclass(slots=True)
+class _Session:
+    """The steps of a training, in the order in which a mistake is found cheaply."""
+
+    job: FinetuneJob
+    watcher: TrainingWatcher
+    device: torch.device
+    group: Group
+
+    def run(self) -> Finetuned:
+        job, group = self.job, self.group
+        directory = RunDirectory(job.out, self._asked())
+        earlier = None
+        if group.is_first:
+            earlier = directory.open(overwrite=job.overwrite, resume=job.resume)
+        earlier = group.gather(earlier)[0]
+        examples = earlier if earlier is not None else self._divided()
+        model = self._model()
+        classes = class_names(examples)
+        if job.training.objective == "classify":
+            model = with_head(model, classes)
+        chosen = choose(job.training, model, examples, self.device)
+        if earlier is None:
+            self.watcher.note(f"recipe: {chosen.why}")
+        self._check_batch(chosen)
+        if chosen.recipe.kind == "head":
+            feed, examples, failures = self._feature_feed(model, examples, chosen)
+        else:
+            failures = [] if earlier is not None else self._check(model, examples)
+            broken = {f.ref.index for f in failures}
+            examples = [e for place, e in enumerate(examples) if place not in broken]
+            feed = self._image_feed(model, examples, chosen)
+        for failure in failures:
+            path, why = printable(failure.ref.path), printable(failure.message)
+            self.watcher.note(f"left out: {path}: {why}")
+        if earlier is None and group.is_first:
+            if job.training.objective == "classify":
+                check_learnable(examples, self.watcher.note)
+            directory.begin(examples, failures)
+        return self._train(directory, model, feed, examples, chosen, failures)
+
+    def _asked(self) -> dict[str, object]:
+        """What a run depends on: another answer is another run."""
+        job = self.job
+        model = job.model if isinstance(job.model, str) else job.model.spec
+        found: dict[str, object] = {"data": job.data, "model": model, "val": job.val}
+        found |= {f.name: getattr(job.training, f.name) for f in fields(job.training)}
+        found |= {"dtype": job.running.dtype, "image_size": job.options.image_size}
+        del found["save_every"]
+        return found
+
+    def _divided(self) -> list[Example]:
+        """The examples with their splits. The first process looks, and tells the others."""
+        job, training = self.job, self.job.training
+        found: list[Example] = []
+        if self.group.is_first:
+            run = Run(job.inputs, job.running, self.watcher)
+            scan = run.scan()
+            is_mim = training.objective == "mim"
+            found = read_examples(job.data, scan, self.watcher.note, labelled=not is_mim)
+            if job.val is not None:
+                held = read_examples(job.val, scan, self.watcher.note, labelled=not is_mim)
+                found = [replace(e, split="train") for e in found]
+                found += [replace(e, split="val") for e in held]
+            found = divide(
+                found, training.val_split, training.seed, self.watcher.note, labelled=not is_mim
+            )
+        return self.group.gather(found)[0]
+
+    def _model(self) -> Model:
+        job = self.job
+        if isinstance(job.model, Model):
+            return job.model
+        keeps = job.training.objective == "mim"
+        return load_model(job.model, job.options, self.watcher.note, keep_decoder=keeps)
+
+    def _check_batch(self, chosen: Chosen) -> None:
+        if chosen.batch_size % self.group.size:
+            raise UsageError(
+                f"--batch-size {chosen.batch_size} on {self.group.size} processes",
+                "it is the size of the whole batch: give a multiple of their number",
+            )
+
+    def _check(self, model: Model, examples: Sequence[Example]) -> list[Failure]:
+        """Which images cannot be read: every one is decoded once."""
+        mine = range(self.group.rank, len(examples), self.group.size)
+        run = Run(self.job.inputs, self.job.running, self.watcher)
+        run.list_inputs()
+        run.listed = [FileSource(examples[place].path) for place in mine]
+        sink = ListSink()
+
+        def forward(batch: Batch) -> list[Classified]:
+            return [Classified(ref, ()) for ref in batch.refs]
+
+        run.into(sink, Ready(plans=(model.preprocess,), forward=forward, meta={}))
+        failed = [row for row in sink.rows if isinstance(row, Failure)]
+        placed = [replace(f, ref=replace(f.ref, index=mine[f.ref.index])) for f in failed]
+        gathered = [failure for part in self.group.gather(placed) for failure in part]
+        return sorted(gathered, key=lambda failure: failure.ref.index)
+
+    def _feature_feed(
+        self, model: Model, examples: Sequence[Example], chosen: Chosen
+    ) -> tuple[Feed, list[Example], list[Failure]]:
+        """Features of all images; each process computes its part of them."""
+        mine = range(self.group.rank, len(examples), self.group.size)
+        run = Run(self.job.inputs, self.job.running, self.watcher)
+        run.list_inputs()
+        ours, failed = features(run, model, [examples[place].path for place in mine])
+        placed = {mine[place]: vector for place, vector in ours.items()}
+        broken = [replace(f, ref=replace(f.ref, index=mine[f.ref.index])) for f in failed]
+        every = {p: v for part in self.group.gather(placed) for p, v in part.items()}
+        failures = sorted(
+            (f for part in self.group.gather(broken) for f in part), key=lambda f: f.ref.index
+        )
+        if not every:
+            raise InputError(
+                f"none of {len(examples)} images can be read; the first, "
+                f"{printable(failures[0].ref.path)}: {failures[0].message}"
+            )
+        kept = sorted(every)
+        examples = [examples[place] for place in kept]
+        numbers = {label: number for number, label in enumerate(model.labels)}
+        labels = torch.tensor([numbers[e.label] for e in examples])
+        vectors = torch.stack([every[place] for place in kept])
+        train = torch.tensor([e.split == "train" for e in examples])
+        feed = FeatureFeed(
+            vectors[train],
+            labels[train],
+            vectors[~train],
+            labels[~train],
+            self._order(int(train.sum()), chosen),
+        )
+        return feed, examples, failures
+
+    def _image_feed(self, model: Model, examples: Sequence[Example], chosen: Chosen) -> Feed:
+        numbers = {label: number for number, label in enumerate(model.labels)}
+        train = [e for e in examples if e.split == "train"]
+        val = [e for e in examples if e.split == "val"]
+        if not train:
+            raise InputError("none of the images to train on can be read")
+        augment = LEVELS[chosen.augment]
+        if augment is not None and not self.job.training.flip:
+            augment = replace(augment, flip=0.0)
+        return ImageFeed(
+            [e.path for e in train],
+            [numbers.get(e.label, 0) for e in train],
+            [e.path for e in val],
+            [numbers.get(e.label, 0) for e in val],
+            model.preprocess,
+            augment,
+            self._order(len(train), chosen),
+            self.job.running.workers,
+            self.job.inputs.limits,
+            self.job.inputs.formats,
+            note=self.watcher.note,
+        )
+
+    def _order(self, count: int, chosen: Chosen) -> Order:
+        batch = min(chosen.batch_size * self.job.training.accumulate, count)
+        batch = max(self.group.size, batch - batch % self.group.size)
+        return Order(count, batch, self.job.training.seed, self.group)
+
+    def _trained(self, model: Model, chosen: Chosen) -> Trained:
+        training = self.job.training
+        model.network.to(self.device)
+        common = {"on_cpu": self.device.type == "cpu", "dtype": self._product_dtype()}
+        if training.objective == "mim":
+            assert model.reconstruction is not None
+            model.reconstruction.to(self.device)
+            return Trained(
+                model.reconstruction,
+                chosen.recipe,
+                checkpointing=training.checkpointing,
+                fixed=fixed_of(model.reconstruction),
+                wrap=WithLoss,
+                **common,  # type: ignore[arg-type]
+            )
+        if chosen.recipe.kind == "head":
+            return Trained(model.network.head, chosen.recipe)
+        trained = Trained(
+            model.network,
+            chosen.recipe,
+            seed=training.seed,
+            checkpointing=training.checkpointing,
+            drop_path=training.drop_path,
+            **common,  # type: ignore[arg-type]
+        )
+        if self.job.running.compile:
+            if self.device.type == "cpu":
+                self.watcher.note("--compile: on a CPU the products are oneDNN's, as they would be")
+            elif can_compile(self.device, self.watcher.note):
+                compile_layers(trained.module)
+        return trained
+
+    def _product_dtype(self) -> torch.dtype:
+        """Of the products on a CPU: fp16 is not for training there."""
+        dtype = choose_dtype(self.job.running.dtype, self.device)
+        if self.device.type == "cpu" and dtype == torch.float16:
+            raise UsageError("fp16 does not train on a CPU", "use --dtype bf16 or fp32")
+        return dtype
+
+    def _autocast(self) -> torch.dtype | None:
+        dtype = self._product_dtype()
+        is_packed = self.device.type == "cpu" and onednn.supports(dtype)
+        return None if dtype == torch.float32 or is_packed else dtype
+
+    def _objective(self, model: Model, examples: Sequence[Example], chosen: Chosen) -> Objective:
+        normalise = Normalise(model.preprocess, self.device)
+        if self.job.training.objective == "mim":
+            assert isinstance(model.config, ViTConfig)
+            return Reconstruct(normalise, model.config.grid, chosen.mask_ratio)
+        weights = None
+        if self.job.training.class_weights:
+            found = Counter(e.label for e in examples if e.split == "train")
+            weights = class_weights(found[label] for label in model.labels).to(self.device)
+        training = self.job.training
+        mixing = Mixing(mixup=training.mixup, cutmix=training.cutmix, smoothing=chosen.smoothing)
+        return Classify(normalise, len(model.labels), mixing, weights)
+
+    def _train(
+        self,
+        directory: RunDirectory,
+        model: Model,
+        feed: Feed,
+        examples: Sequence[Example],
+        chosen: Chosen,
+        failures: Sequence[Failure],
+    ) -> Finetuned:
+        training, group = self.job.training, self.group
+        if training.objective == "mim":
+            model = reconstruction_of(model, training.seed)
+        trained = self._trained(model, chosen)
+        steps = feed.order.steps
+        optimisation = Optimisation(
+            lr=chosen.lr,
+            weight_decay=chosen.weight_decay,
+            layer_decay=chosen.layer_decay,
+            warmup=round(chosen.warmup * steps),
+            steps=chosen.epochs * steps,
+            clip=training.clip or None,
+        )
+        plan = Plan(
+            epochs=chosen.epochs,
+            seed=training.seed,
+            optimisation=optimisation,
+            device=self.device,
+            micro=self._micro(model, feed.order, chosen),
+            autocast=self._autocast(),
+            ema=training.ema,
+            patience=training.patience,
+            save_every=60 * training.save_every,
+        )
+        trainer = Trainer(
+            trained,
+            feed,
+            self._objective(model, examples, chosen),
+            plan,
+            save=lambda state: directory.save(state),
+            best=lambda: directory.write_best(model, trained),
+            group=group,
+            stops=lambda: interrupts.is_struck,
+            higher_is_better=training.objective == "classify",
+        )
+        state = group.gather(directory.state() if group.is_first else None)[0]
+        if state is not None:
+            trainer.restore(state)
+            if trainer.epoch:
+                self.watcher.note(f"goes on after epoch {trainer.epoch}, step {trainer.step}")
+        self._watch(trainer, chosen.epochs)
+        val = [e.path for e in examples if e.split == "val"]
+        if group.is_first:
+            directory.finish(model, trainer.history, trainer.answers, val, failures, chosen.why)
+        has_score = bool(val) and training.objective == "classify"
+        seconds = sum(row["seconds"] for row in trainer.history)
+        return Finetuned(
+            Summary(len(examples), len(failures), seconds),
+            trainer.epoch,
+            trainer.best_epoch,
+            trainer.best_score if has_score else None,
+            len(val),
+        )
+
+    def _watch(self, trainer: Trainer, epochs: int) -> None:
+        """Let it train, a step at a time; a signal waits until a step is whole and saved."""
+        events = trainer.run()
+        while True:
+            with interrupts.held():
+                event = next(events, None)
+            if event is None:
+                break
+            self.watcher.trained(event, epochs)
+        if trainer.is_stopped:
+            try:
+                interrupts.check()
+                raise Interrupted(SIGTERM)  # another process was told to stop
+            except Interrupted as interrupted:
+                steps = trainer.feed.order.steps
+                interrupted.after = (
+                    f"epoch {trainer.epoch + 1} of {epochs}, step {trainer.step} of {steps}"
+                )
+                interrupted.can_resume = True
+                raise
+
+    def _micro(self, model: Model, order: Order, chosen: Chosen) -> int | None:
+        """Images at a time: --accumulate divides a step; a CPU takes what stays in its caches."""
+        if chosen.recipe.kind == "head":
+            return None
+        part = -(-order.share // self.job.training.accumulate)
+        config = model.config
+        if self.device.type == "cpu" and isinstance(config, ViTConfig):
+            tokens = config.num_prefix + config.grid[0] * config.grid[1]
+            some = max(1, MICRO_VALUES // (tokens * config.hidden_dim))
+            part = min(part, max(2, some - some % 2))
+        return part

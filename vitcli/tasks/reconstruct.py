@@ -1,0 +1,161 @@
+"""What a model of masked pre-training makes of pictures of which it sees a part."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vitcli.checkpoints.layouts.decoders import Reconstruction
+from vitcli.checkpoints.load import Model
+from vitcli.errors import CheckpointError, OutputError, UsageError
+from vitcli.models.mae import MaskedAutoencoder, mask_of
+from vitcli.models.prepare import DTYPES, Prepared, choose_device, choose_dtype
+from vitcli.records import Batch, Classified, Preprocess, Row
+from vitcli.render.panels import panels_png
+from vitcli.sinks.files import explained, write_whole
+from vitcli.tasks.job import DEFAULT_MODEL, Inputs, ModelOptions, Nobody, Running, Summary, Watcher
+from vitcli.tasks.run import Ready, Run, load_model
+
+CAPTIONS = ("original", "masked", "reconstruction")
+HIDDEN = 128  # the grey of a patch that is not shown
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReconstructJob:
+    """One run of `vit reconstruct`. `mask_ratio=None` is the model's own. `paste` keeps the
+    patches that were seen as they are."""
+
+    inputs: Inputs
+    out: Path
+    model: str | Model = DEFAULT_MODEL
+    options: ModelOptions = ModelOptions()
+    running: Running = Running()
+    mask_ratio: float | None = None
+    seed: int = 0
+    paste: bool = True
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if self.mask_ratio is not None and not 0 < self.mask_ratio < 1:
+            raise UsageError(f"--mask-ratio {self.mask_ratio:g}", "give a share between 0 and 1")
+
+
+class PanelSink:
+    """A PNG for each image, under the image's own path below the folder. A failure has none."""
+
+    def __init__(self, folder: Path, *, overwrite: bool) -> None:
+        self._folder = folder
+        self._overwrite = overwrite
+        self.pictures: dict[int, bytes] = {}
+        self._taken: set[Path] = set()
+
+    def write(self, rows: Sequence[Row]) -> None:
+        for row in rows:
+            picture = self.pictures.pop(row.ref.index, None)
+            if picture is not None:
+                file = self._named(row.ref.path)
+                with explained(file.parent):
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                write_whole(file, picture)
+
+    def finish(self, meta: Mapping[str, object]) -> None: ...
+
+    def abort(self) -> None: ...
+
+    def _named(self, path: str) -> Path:
+        """`DIR/photos/cat.jpg.png`; never outside of DIR, never twice the same."""
+        parts = [part for part in Path(os.path.normpath(path)).parts if part not in ("/", "..")]
+        file = self._folder.joinpath(*parts)
+        name, number = file.with_name(f"{file.name}.png"), 1
+        while name in self._taken:
+            number += 1
+            name = file.with_name(f"{file.name}-{number}.png")
+        if name.exists() and not self._overwrite:
+            raise OutputError(f"{name} exists", "--overwrite replaces it")
+        self._taken.add(name)
+        return name
+
+
+def reconstruct(job: ReconstructJob, watcher: Watcher | None = None) -> Summary:
+    """Run the job: original | masked | reconstruction for every image that decodes.
+
+    Raises CheckpointError for a model without a decoder.
+    """
+    run = Run(job.inputs, job.running, watcher or Nobody())
+    run.list_inputs()
+    model = job.model if isinstance(job.model, Model) else _load(job, run.watcher)
+    if model.reconstruction is None:
+        raise CheckpointError(
+            f"{model.spec} has no decoder: it cannot reconstruct what is hidden",
+            "MAE's files for pre-training have one, and what vit finetune --objective mim makes",
+        )
+    sink = PanelSink(job.out, overwrite=job.overwrite)
+    forward = _forward(job, model, model.reconstruction, sink)
+    return run.into(sink, Ready(plans=(model.preprocess,), forward=forward, meta={}))
+
+
+def _load(job: ReconstructJob, watcher: Watcher) -> Model:
+    assert isinstance(job.model, str)
+    return load_model(job.model, job.options, watcher.note, keep_decoder=True)
+
+
+def draw_mask(seed: int, place: int, patches: int, ratio: float) -> Tensor:
+    """What is hidden of an image: the same for the same seed and place.  -> (1, h*w)"""
+    noise = np.random.default_rng((seed, place)).random(patches)
+    return mask_of(torch.from_numpy(noise)[None], ratio)
+
+
+def _forward(
+    job: ReconstructJob, model: Model, reconstruction: Reconstruction, sink: PanelSink
+) -> Callable[[Batch], list[Classified]]:
+    device = choose_device(job.running.device)
+    dtype = choose_dtype(job.running.dtype, device)
+    if dtype != DTYPES["fp32"]:
+        raise UsageError("pictures are reconstructed in fp32", "leave out --dtype")
+    reconstruction = reconstruction.to(device)
+    own = reconstruction.mask_ratio if isinstance(reconstruction, MaskedAutoencoder) else 0.6
+    ratio = own if job.mask_ratio is None else job.mask_ratio
+    prepared = Prepared(reconstruction.encoder, model.preprocess, device, dtype)
+
+    @torch.inference_mode()
+    def forward(batch: Batch) -> list[Classified]:
+        pixels = prepared.pixels(batch.pixels[0])
+        grid = reconstruction.encoder.grid_of(pixels)
+        masks = [draw_mask(job.seed, ref.index, grid[0] * grid[1], ratio) for ref in batch.refs]
+        mask = torch.cat(masks).to(device)
+        picture = reconstruction.picture(pixels, reconstruction(pixels, mask))
+        hidden = _spread(mask, grid, reconstruction.encoder.config.patch_size)
+        made = _bytes(picture.cpu(), model.preprocess)
+        for ref, original, new, is_hidden in zip(
+            batch.refs, batch.pixels[0], made, hidden, strict=True
+        ):
+            height, width = new.shape[:2]
+            original = original[:height, :width]
+            masked = np.where(is_hidden, np.uint8(HIDDEN), original)
+            shown = np.where(is_hidden, new, original) if job.paste else new
+            sink.pictures[ref.index] = panels_png((original, masked, shown), CAPTIONS)
+        return [Classified(ref, ()) for ref in batch.refs]
+
+    return forward
+
+
+def _spread(mask: Tensor, grid: tuple[int, int], patch: tuple[int, int]) -> NDArray[np.bool_]:
+    """Patches into pixels.  (B, h*w) -> (B, H, W, 1)"""
+    hidden = mask.cpu().numpy().reshape(len(mask), *grid)
+    spread: NDArray[np.bool_] = hidden.repeat(patch[0], 1).repeat(patch[1], 2)[..., None]
+    return spread
+
+
+def _bytes(pixels: Tensor, plan: Preprocess) -> NDArray[np.uint8]:
+    """Normalised pixels into bytes.  (B, 3, H, W) -> (B, H, W, 3)"""
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (plan.mean, plan.std))
+    values = (pixels.float() * std + mean) / plan.rescale
+    found: NDArray[np.uint8] = values.round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
+    return found

@@ -1,0 +1,195 @@
+"""The directory of a training: the best model, what to go on with, and what was found."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from vitcli.checkpoints.load import Model
+from vitcli.checkpoints.write import write_hf
+from vitcli.errors import CheckpointError, OutputError, printable
+from vitcli.images.sources import Scan
+from vitcli.records import Failure
+from vitcli.render.charts import Line, lines_svg
+from vitcli.render.report import Page, html
+from vitcli.sinks.files import explained, sync_folder, write_whole
+from vitcli.tasks.scores import section
+from vitcli.training.data import Example, read_examples, write_split
+from vitcli.training.metrics import Answers
+from vitcli.training.pretrain import copied
+from vitcli.training.recipe import Trained, filled
+from vitcli.training.state import read_state, save_state
+
+RUN, SPLIT, METRICS, REPORT, LAST = (
+    "run.json",
+    "split.jsonl",
+    "metrics.jsonl",
+    "report.html",
+    "last",
+)
+PARTIAL = ".best.partial"
+MODEL = ("config.json", "preprocessor_config.json", "model.safetensors")  # the weights last
+OURS = (RUN, SPLIT, METRICS, REPORT, LAST, PARTIAL, *MODEL)
+RECORDED = ("vitcli", "torch", "numpy", "pillow")
+
+
+class RunDirectory:
+    """Files that are whole whenever somebody looks.
+
+    `run.json` says what was asked, `split.jsonl` which image is in which part. The best model is
+    in the directory itself, `last/` has the state, `metrics.jsonl` a line for each epoch.
+    """
+
+    def __init__(self, folder: Path, asked: Mapping[str, object]) -> None:
+        self.folder = folder
+        self._asked: dict[str, Any] = json.loads(json.dumps(asked, default=str))
+
+    def open(self, *, overwrite: bool, resume: bool) -> list[Example] | None:
+        """The examples of the run to go on with; None for one that begins. Raises OutputError."""
+        folder = self.folder
+        if folder.exists() and not folder.is_dir():
+            raise OutputError(f"{folder} is no folder")
+        begun = (folder / RUN).exists()
+        if resume and begun:
+            self._compare()
+            scan = Scan(frozenset())
+            return read_examples(str(folder / SPLIT), scan, labelled=False)
+        with explained(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            if any(folder.iterdir()):
+                if not overwrite and not resume:
+                    hint = "--overwrite replaces its run, --resume goes on with it"
+                    raise OutputError(f"{folder} is not empty", hint)
+                self._clear()
+        return None
+
+    def begin(self, examples: Sequence[Example], failures: Sequence[Failure]) -> None:
+        """Write down what was asked and which image is where: the run has begun."""
+        with explained(self.folder / SPLIT):
+            partial = self.folder / f"{SPLIT}.partial"
+            write_split(partial, examples)
+            partial.replace(self.folder / SPLIT)
+        left_out = [
+            {"path": printable(f.ref.path), "error": {"type": f.type, "message": f.message}}
+            for f in failures
+        ]
+        described = {
+            "asked": self._asked,
+            "left_out": left_out,
+            "versions": {name: version(name) for name in RECORDED},
+        }
+        write_whole(self.folder / RUN, (json.dumps(described, indent=2) + "\n").encode())
+
+    def state(self) -> dict[str, Any] | None:
+        """What was saved last."""
+        return read_state(self.folder / LAST)
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Everything to go on with, and the epochs so far."""
+        save_state(self.folder / LAST, state)
+        lines = "".join(json.dumps(row) + "\n" for row in state["history"])
+        write_whole(self.folder / METRICS, lines.encode())
+
+    def write_best(self, model: Model, trained: Trained) -> None:
+        """The model as it is now, in transformers' layout."""
+        partial = self.folder / PARTIAL
+        with explained(partial):
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
+            write_hf(snapshot(model, trained), partial, "fp32")
+            for name in MODEL:
+                (partial / name).replace(self.folder / name)
+            partial.rmdir()
+            sync_folder(self.folder)
+
+    def finish(
+        self,
+        model: Model,
+        history: Sequence[Mapping[str, Any]],
+        answers: Answers | None,
+        val: Sequence[str],
+        failures: Sequence[Failure],
+        why: str,
+    ) -> None:
+        """The page about it all."""
+        best = [row for row in history if row["is_best"]][-1:]
+        facts = [("model", model.spec), ("recipe", why)]
+        if best and best[0]["val_top1"] is not None:
+            score = f"{best[0]['val_top1']:.2%} of {len(val):,} held-out images"
+            facts.append(("best epoch", f"{best[0]['epoch']}: {score}"))
+        sections = []
+        if answers is not None and model.labels:
+            sections.append(section("Held-out images", answers, model.labels, val))
+        page = Page(
+            title=f"Training of {self.folder.resolve().name}",
+            facts=facts,
+            charts=_curves(history),
+            sections=sections,
+            failures=[(printable(f.ref.path), f"{f.type}: {f.message}") for f in failures],
+        )
+        write_whole(self.folder / REPORT, html(page).encode("utf-8"))
+
+    def _compare(self) -> None:
+        """A run goes on as it was begun. Raises OutputError with what differs."""
+        try:
+            before = json.loads((self.folder / RUN).read_text("utf-8"))["asked"]
+        except (OSError, ValueError, KeyError):
+            raise CheckpointError(
+                f"cannot read {self.folder / RUN}", "--overwrite begins anew"
+            ) from None
+        now = self._asked
+        names = [name for name in now if before.get(name) != now[name]]
+        if names:
+            said = ", ".join(
+                f"--{name.replace('_', '-')} was {before.get(name)}, is {now[name]}"
+                for name in names[:4]
+            )
+            raise OutputError(
+                f"{self.folder} holds another run: {said}",
+                "repeat its command with --resume, or begin anew with --overwrite",
+            )
+
+    def _clear(self) -> None:
+        for name in OURS:
+            path = self.folder / name
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def snapshot(model: Model, trained: Trained) -> Model:
+    """A copy of the model with what has been learnt so far."""
+    if model.reconstruction is not None:
+        reconstruction = copied(model.reconstruction)
+        return replace(model, network=reconstruction.encoder, reconstruction=reconstruction)
+    tensors = trained.tensors()
+    if trained.network is not model.network:  # the head alone
+        tensors = {f"head.{name}": tensor for name, tensor in tensors.items()}
+        tensors = model.network.state_dict() | tensors
+    return replace(model, network=filled(model.network, tensors))
+
+
+def _curves(history: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    epochs = tuple(float(row["epoch"]) for row in history)
+
+    def chart(caption: str, **names: str) -> tuple[str, str]:
+        lines = [
+            Line(label, epochs, tuple(_number(row[name]) for row in history))
+            for label, name in names.items()
+        ]
+        return caption, lines_svg(caption, lines)
+
+    charts = [chart("Loss", train="train_loss", val="val_loss")]
+    if any(row["val_top1"] is not None for row in history):
+        charts.append(chart("Accuracy", train="train_accuracy", val="val_top1"))
+    return [*charts, chart("Learning rate", lr="lr")]
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else value

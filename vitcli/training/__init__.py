@@ -1,0 +1,1 @@
+"""LABELLED IMAGES → A MODEL: data · metrics · recipes · optim · mixing · loop · state."""

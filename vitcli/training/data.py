@@ -1,0 +1,296 @@
+"""A labelled data set into examples: a folder for each class, or a table of paths and labels."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import io
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from vitcli.errors import InputError, printable
+from vitcli.images.sources import DirectorySource, Scan
+
+Split = Literal["train", "val"]
+SPLITS: dict[Split, tuple[str, ...]] = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "test"),
+}
+TABLES = (".csv", ".tsv", ".jsonl")
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One image, the name of its class (empty where there are none), and its part of the data."""
+
+    path: str
+    label: str
+    split: Split | None = None
+
+
+def read_examples(
+    data: str,
+    scan: Scan,
+    note: Callable[[str], None] = lambda text: None,
+    *,
+    labelled: bool = True,
+) -> list[Example]:
+    """The examples of a folder `DATA/<class>/*`, of `DATA/train/<class>/*` with `DATA/val/...`, or
+    of a CSV, TSV or JSONL of path, label and perhaps split, in the order that is found there.
+
+    Paths in a table are relative to its folder. Where no labels are asked for, every image below
+    the folder counts. Raises InputError for what has no labels.
+    """
+    if os.path.isdir(data) and not labelled:
+        source = DirectorySource(data, scan)
+        source.check()
+        return [Example(path, "") for path in source]
+    if os.path.isdir(data):
+        return _of_folder(data, scan, note)
+    if not os.path.exists(data):
+        raise InputError(f"no such folder or file: {printable(data)}")
+    if os.path.splitext(data)[1].lower() not in TABLES:
+        raise InputError(
+            f"{printable(data)} is neither a folder nor a table",
+            "expected DATA/<class>/*.jpg, or a .csv, .tsv or .jsonl of path and label",
+        )
+    examples = list(_of_table(Path(data), labelled))
+    if not examples:
+        raise InputError(f"{printable(data)} lists no images")
+    return examples
+
+
+def _of_folder(data: str, scan: Scan, note: Callable[[str], None]) -> list[Example]:
+    parts: list[tuple[Split | None, str]] = []
+    for split, names in SPLITS.items():
+        found = [name for name in names if _subfolders(os.path.join(data, name))]
+        parts += [(split, os.path.join(data, name)) for name in found[:1]]
+        for name in found[1:]:
+            note(f"{printable(os.path.join(data, name))} is left out: {found[0]}/ is taken")
+    if [split for split, _ in parts] != ["train", "val"]:
+        parts = [(None, data)]
+    return [example for split, folder in parts for example in _classes(folder, split, scan, note)]
+
+
+def _classes(
+    folder: str, split: Split | None, scan: Scan, note: Callable[[str], None]
+) -> Iterator[Example]:
+    """The images of every subfolder, which is their class."""
+    names = _subfolders(folder)
+    if not names:
+        raise InputError(
+            f"{printable(folder)} has no folders of classes",
+            "expected DATA/<class>/*.jpg, or a .csv or .jsonl of path and label",
+        )
+    stray = sum(os.path.splitext(name)[1].lower() in scan.suffixes for name in os.listdir(folder))
+    if stray:
+        note(f"{printable(folder)}: {stray} images outside of the folders of classes are left out")
+    count = 0
+    for name in names:
+        paths = list(DirectorySource(os.path.join(folder, name), scan))
+        if not paths:
+            note(f"class {printable(name)} is left out: {printable(folder)}/{name} has no images")
+        yield from (Example(path, name, split) for path in paths)
+        count += len(paths)
+    if not count:
+        looked = " ".join(sorted(scan.suffixes))
+        raise InputError(f"no images below {printable(folder)}", f"looked for {looked}")
+
+
+def _subfolders(folder: str) -> list[str]:
+    """Visible folders, bytewise."""
+    if not os.path.isdir(folder):
+        return []
+    with os.scandir(folder) as entries:
+        names = [e.name for e in entries if e.is_dir() and not e.name.startswith(".")]
+    return sorted(names, key=os.fsencode)
+
+
+def _of_table(file: Path, labelled: bool) -> Iterator[Example]:
+    read = _json_rows if file.suffix.lower() == ".jsonl" else _csv_rows
+    folder = os.path.dirname(file)
+    known = {name: split for split, names in SPLITS.items() for name in names}
+    for number, row in read(file):
+        where = f"{printable(str(file))}, line {number}"
+        path, label, split = (row.get(name) for name in ("path", "label", "split"))
+        if not isinstance(path, str) or not path:
+            raise InputError(f"{where} has no path", "expected path and label")
+        if labelled and (label is None or label == ""):
+            raise InputError(f"{where} has no label", "expected path and label")
+        if split and split not in known:
+            raise InputError(
+                f"{where}: the split is {split!r}", "expected train or val, or no split"
+            )
+        whole = path if os.path.isabs(path) else os.path.join(folder, path)
+        name = "" if label is None else str(label)
+        yield Example(whole, name, known[str(split)] if split else None)
+
+
+def _csv_rows(file: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
+    """With a header of `path,label`, or without one."""
+    separator = "\t" if file.suffix.lower() == ".tsv" else ","
+    with _open(file) as lines:
+        reader = csv.reader(lines, delimiter=separator)
+        names: list[str] | None = None
+        for row in reader:
+            if not row:
+                continue
+            if names is None:
+                lowered = [cell.strip().lower() for cell in row]
+                has_header = "path" in lowered and "label" in lowered
+                names = lowered if has_header else ["path", "label", "split"]
+                if has_header:
+                    continue
+            yield reader.line_num, dict(zip(names, row, strict=False))
+
+
+def _json_rows(file: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
+    with _open(file) as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError:
+                row = None
+            if not isinstance(row, dict):
+                raise InputError(f"{printable(str(file))}, line {number} is no JSON object")
+            yield number, row
+
+
+def _open(file: Path) -> io.StringIO:
+    try:
+        text = file.read_bytes().decode("utf-8-sig", "surrogateescape")
+    except OSError as error:
+        raise InputError(f"cannot read {printable(str(file))}: {error.strerror}") from None
+    return io.StringIO(text, newline="")
+
+
+def divide(
+    examples: Sequence[Example],
+    share: float,
+    seed: int,
+    note: Callable[[str], None] = lambda text: None,
+    *,
+    labelled: bool = True,
+) -> list[Example]:
+    """Every example with its split: as the data have it, else drawn, the same share of each class
+    and at least one image of each class that has two. Raises InputError for what cannot be learnt.
+    """
+    if {e.split for e in examples} <= {"train", "val"} and len({e.split for e in examples}) == 2:
+        divided = list(examples)
+    else:
+        divided = _drawn(examples, share, seed)
+    if labelled:
+        check_learnable(divided, note)
+    return divided
+
+
+def _drawn(examples: Sequence[Example], share: float, seed: int) -> list[Example]:
+    places: dict[str, list[int]] = {}
+    for place, example in enumerate(examples):
+        places.setdefault(example.label, []).append(place)
+    draw = np.random.RandomState(seed)  # its streams are frozen by numpy
+    held: set[int] = set()
+    for label in sorted(places, key=os.fsencode):
+        of_class = places[label]
+        count = min(len(of_class) - 1, max(1, round(share * len(of_class)))) if share else 0
+        held |= {of_class[i] for i in draw.permutation(len(of_class))[:count]}
+    return [
+        replace(example, split="val" if place in held else "train")
+        for place, example in enumerate(examples)
+    ]
+
+
+def check_learnable(examples: Sequence[Example], note: Callable[[str], None]) -> None:
+    train = Counter(e.label for e in examples if e.split == "train")
+    val = Counter(e.label for e in examples if e.split == "val")
+    if not train:
+        raise InputError("there are no images to train on")
+    if len(train) == 1:
+        raise InputError(
+            f"there is one class only, {printable(next(iter(train)))}: nothing to tell apart",
+            "expected a folder for each of two classes or more",
+        )
+    if unknown := [label for label in val if label not in train]:
+        raise InputError(
+            f"val has {_few(unknown)}, which train does not: a model cannot answer "
+            "with what it has never seen",
+            "the folders of train and val must have the same names",
+        )
+    if untested := [label for label in train if val and label not in val]:
+        ones = [label for label in untested if train[label] == 1]
+        if ones:
+            note(f"{_few(ones)}: one image each, trained on and never tested")
+        if others := [label for label in untested if label not in ones]:
+            note(f"val has no images of {_few(others)}: never tested")
+
+
+def _few(names: Sequence[str]) -> str:
+    named = ", ".join(printable(name) for name in names[:5])
+    return f"{named} and {len(names) - 5} more" if len(names) > 5 else named
+
+
+def class_names(examples: Iterable[Example]) -> tuple[str, ...]:
+    """The classes in the order that their numbers have: numbers by value, else bytewise."""
+    names = {example.label for example in examples}
+    if all(name.isdecimal() for name in names):
+        return tuple(sorted(names, key=lambda name: (int(name), name)))
+    return tuple(sorted(names, key=os.fsencode))
+
+
+def match_classes(names: Sequence[str], labels: Sequence[str], model: str) -> dict[str, int]:
+    """The model's number for each class of the data: by name; else by name without regard to
+    case, `_` and `-`, or by one of the synonyms that ImageNet's labels list; else by number.
+
+    Raises InputError with what the model calls the closest.
+    """
+    exact = {label: index for index, label in reversed(list(enumerate(labels)))}
+    loose: dict[str, set[int]] = {}
+    for index, label in enumerate(labels):
+        for synonym in {label, *label.split(",")}:
+            loose.setdefault(_plain(synonym), set()).add(index)
+    found: dict[str, int] = {}
+    missing: list[str] = []
+    for name in names:
+        places = loose.get(_plain(name), set())
+        if name in exact:
+            found[name] = exact[name]
+        elif len(places) == 1:
+            found[name] = next(iter(places))
+        else:
+            missing.append(name)
+    if not found and all(name.isdecimal() and int(name) < len(labels) for name in names):
+        return {name: int(name) for name in names}
+    if missing:
+        near = difflib.get_close_matches(_plain(missing[0]), list(loose), 1, 0.5)
+        closest = f"the closest to {printable(missing[0])} is {near[0]!r}" if near else ""
+        few = ", ".join(labels[:4]) + (", ..." if len(labels) > 4 else "")
+        raise InputError(
+            f"{model} has no class {_few(missing)}",
+            "; ".join(filter(None, (closest, f"its {len(labels)} labels are {few}"))),
+        )
+    return found
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
+
+
+def write_split(file: Path, examples: Iterable[Example]) -> None:
+    """A table that `read_examples` reads, with absolute paths."""
+    lines = (
+        json.dumps(
+            {"path": os.path.abspath(e.path), "label": e.label, "split": e.split},
+            ensure_ascii=False,
+        )
+        for e in examples
+    )
+    file.write_text("".join(f"{line}\n" for line in lines), "utf-8", errors="surrogateescape")

@@ -1,0 +1,360 @@
+"""The loop of a training: steps and epochs, as events for whoever looks on.
+
+It is a generator: it does a step and says so. What is drawn depends on the seed and the number of
+the step alone, so a run that goes on from its state makes the weights of one that was never
+interrupted, bit for bit.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from vitcli.errors import VitError
+from vitcli.training.feed import Feed, Step
+from vitcli.training.group import Group
+from vitcli.training.metrics import Answers
+from vitcli.training.objective import Objective
+from vitcli.training.optim import (
+    Average,
+    Optimisation,
+    make_optimizer,
+    make_schedule,
+    parameter_groups,
+)
+from vitcli.training.recipe import Trained
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How long and how: `micro` images go through the network at a time; `dtype` is what autocast
+    computes in, None where the module sees to it itself."""
+
+    epochs: int
+    seed: int
+    optimisation: Optimisation
+    device: torch.device
+    micro: int | None = None
+    autocast: torch.dtype | None = None
+    ema: float | None = None
+    patience: int | None = None
+    save_every: float = 600.0  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class StepDone:
+    """One step. `loss` and `accuracy` are means over the epoch so far, of all processes."""
+
+    epoch: int
+    step: int
+    steps: int
+    loss: float
+    accuracy: float
+    lr: float
+    images_per_second: float
+
+
+@dataclass(frozen=True, slots=True)
+class EpochDone:
+    """One epoch: a line of metrics.jsonl. The `val_` numbers are None where nothing is held out."""
+
+    epoch: int
+    step: int
+    train_loss: float
+    train_accuracy: float
+    val_loss: float | None
+    val_top1: float | None
+    val_top5: float | None
+    lr: float
+    images_per_second: float
+    seconds: float
+    is_best: bool
+
+
+@dataclass(slots=True)
+class _Sums:
+    """Of an epoch so far."""
+
+    loss: float = 0.0
+    right: int = 0
+    images: int = 0
+    seconds: float = 0.0
+
+
+class Diverged(VitError):
+    """The loss is no number any more."""
+
+
+@dataclass(slots=True)
+class Trainer:
+    """Trains `trained.module` on what `feed` gives.
+
+    `save` is given the state after each epoch and from time to time, `best` is called when the
+    held-out images have never been answered better; both by the first process alone.
+    """
+
+    trained: Trained
+    feed: Feed
+    objective: Objective
+    plan: Plan
+    save: Callable[[dict[str, Any]], None]
+    best: Callable[[], None]
+    group: Group = Group()
+    stops: Callable[[], bool] = lambda: False
+    higher_is_better: bool = True
+    epoch: int = 0
+    step: int = 0  # in the epoch
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best_epoch: int = 0
+    best_score: float = -math.inf
+    answers: Answers | None = None
+    is_stopped: bool = False
+    _sums: _Sums = field(default_factory=_Sums)
+    _module: nn.Module = field(init=False)
+    _optimizer: torch.optim.AdamW = field(init=False)
+    _schedule: torch.optim.lr_scheduler.LambdaLR = field(init=False)
+    _scaler: torch.amp.GradScaler = field(init=False)
+    _average: Average | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        plan, asked = self.plan, self.plan.optimisation
+        depth = getattr(getattr(self.trained.network, "config", None), "depth", 0)
+        depth = depth or getattr(
+            getattr(getattr(self.trained.network, "encoder", None), "config", None), "depth", 0
+        )
+        groups = parameter_groups(self.trained.parameters, depth, asked)
+        self._optimizer = make_optimizer(groups, asked)
+        self._schedule = make_schedule(self._optimizer, asked)
+        self._scaler = torch.amp.GradScaler(
+            plan.device.type, enabled=plan.autocast == torch.float16
+        )
+        self._average = Average(self.trained.parameters, plan.ema) if plan.ema else None
+        self._module = self.trained.module
+        if self.group.size > 1:
+            ids = [plan.device.index] if plan.device.type == "cuda" else None
+            self._module = DistributedDataParallel(self._module, device_ids=ids)
+
+    def run(self) -> Iterator[StepDone | EpochDone]:
+        """To the last epoch, to the end of patience, or until `stops` says so: then the state is
+        saved and `is_stopped`."""
+        plan, steps = self.plan, self.feed.order.steps
+        saved = time.monotonic()
+        self.trained.module.train()
+        feed = self.feed.steps(self.epoch, self.step, plan.epochs)
+        while self.epoch < plan.epochs and not self._is_patient():
+            if self.step < steps:
+                before = time.monotonic()
+                done = self._take(next(feed))
+                self._sums.seconds += time.monotonic() - before
+                self.step += 1
+                yield self._said(done)
+            if self.step == steps:
+                yield self._end_epoch()
+                self._save()
+                saved = time.monotonic()
+            if self.group.any(self.stops(), plan.device):
+                self.is_stopped = True
+                self._save()
+                return
+            if self.group.size == 1 and time.monotonic() - saved > plan.save_every:
+                self._save()
+                saved = time.monotonic()
+
+    def _take(self, step: Step) -> float:
+        """One step of the optimizer; the learning rate that it had."""
+        plan = self.plan
+        total = self.plan.optimisation
+        torch.manual_seed(_number(plan.seed, step.epoch, step.number, self.group.rank))
+        self._optimizer.zero_grad(set_to_none=True)
+        losses = torch.zeros(2, device=plan.device, dtype=torch.float64)
+        parts = _parts(step, plan.micro)
+        for number, part in enumerate(parts):
+            share = len(part.labels) / len(step.labels)
+            with self._unsynced(number + 1 < len(parts)), self._cast():
+                outcome = self.objective.learn(self._module, part, plan.seed)
+                self._scaler.scale(outcome.loss * share).backward()  # type: ignore[no-untyped-call]
+            losses += torch.stack((outcome.loss.detach() * share, outcome.right)).double()
+        self._scaler.unscale_(self._optimizer)
+        if total.clip is not None:
+            nn.utils.clip_grad_norm_(list(self.trained.parameters.values()), total.clip)
+        lr = float(self._optimizer.param_groups[-1]["lr"])
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        self._schedule.step()
+        if self._average is not None:
+            self._average.update(self._number)
+        self._count(losses, len(step.labels))
+        return lr
+
+    def _count(self, losses: Tensor, images: int) -> None:
+        loss, right = self.group.total(losses).tolist()
+        loss /= self.group.size
+        if not math.isfinite(loss):
+            raise Diverged(
+                f"the loss became {loss} in epoch {self.epoch + 1}, step {self.step + 1}",
+                "a lower --lr, a longer --warmup, or --dtype fp32 may help",
+            )
+        sums = self._sums
+        sums.loss += loss * images * self.group.size
+        sums.right += int(right)
+        sums.images += images * self.group.size
+
+    @property
+    def _number(self) -> int:
+        """Of the step, from the beginning of the training."""
+        return self.epoch * self.feed.order.steps + self.step
+
+    def _unsynced(self, is_unsynced: bool) -> AbstractContextManager[None]:
+        if is_unsynced and isinstance(self._module, DistributedDataParallel):
+            return self._module.no_sync()
+        return nullcontext()
+
+    def _cast(self) -> AbstractContextManager[Any]:
+        if self.plan.autocast is None:
+            return nullcontext()
+        return torch.autocast(self.plan.device.type, dtype=self.plan.autocast)
+
+    def _said(self, lr: float) -> StepDone:
+        sums = self._sums
+        return StepDone(
+            self.epoch + 1,
+            self.step,
+            self.feed.order.steps,
+            sums.loss / sums.images,
+            sums.right / sums.images,
+            lr,
+            sums.images / max(sums.seconds, 1e-9),
+        )
+
+    def _end_epoch(self) -> EpochDone:
+        sums = self._sums
+        if self._average is not None:
+            self._average.swap()
+        loss, answers = self.judge()
+        score = (answers.accuracy() if self.higher_is_better else -loss) if answers else math.nan
+        is_best = answers is None or score > self.best_score
+        if is_best:
+            self.best_score, self.best_epoch, self.answers = score, self.epoch + 1, answers
+            if self.group.is_first:
+                self.best()
+        if self._average is not None:
+            self._average.swap()
+        is_classes = answers is not None and self.higher_is_better
+        done = EpochDone(
+            self.epoch + 1,
+            self._number,
+            sums.loss / sums.images,
+            sums.right / sums.images,
+            loss if answers else None,
+            answers.accuracy() if answers and is_classes else None,
+            answers.accuracy(5) if answers and is_classes else None,
+            float(self._optimizer.param_groups[-1]["lr"]),
+            sums.images / max(sums.seconds, 1e-9),
+            sums.seconds,
+            is_best,
+        )
+        self.history.append(asdict(done))
+        self.epoch, self.step, self._sums = self.epoch + 1, 0, _Sums()
+        return done
+
+    @torch.no_grad()
+    def judge(self) -> tuple[float, Answers | None]:
+        """The loss of what is held out, and its answers; all processes do their part."""
+        module = self.trained.module
+        module.eval()
+        mine: list[tuple[NDArray[Any], ...]] = []
+        for inputs, labels, places in self.feed.held_out():
+            with self._cast():
+                verdict = self.objective.judge(module, inputs, labels, places)
+            parts = (places, labels, verdict.losses, verdict.best, verdict.scores)
+            mine.append(tuple(part.numpy() for part in parts))
+        module.train()
+        everything = [row for part in self.group.gather(mine) for row in part]
+        if not any(len(row[0]) for row in everything):
+            return math.nan, None
+        order = np.argsort(np.concatenate([row[0] for row in everything]))
+        truth, lost, best, scores = (
+            np.concatenate(column)[order] for column in list(zip(*everything, strict=True))[1:]
+        )
+        return float(lost.mean()), Answers(best, scores.astype(np.float64), truth)
+
+    def _is_patient(self) -> bool:
+        """Whether there has been no better epoch for too long."""
+        patience = self.plan.patience
+        return patience is not None and self.epoch - self.best_epoch >= patience > 0
+
+    def _save(self) -> None:
+        if self.group.is_first:
+            self.save(self.state())
+
+    def state(self) -> dict[str, Any]:
+        """Everything to go on with. What is drawn follows from the seed and the step's number."""
+        return {
+            "epoch": self.epoch,
+            "step": self.step,
+            "parameters": {n: p.detach().cpu() for n, p in self.trained.parameters.items()},
+            "optimizer": self._optimizer.state_dict(),
+            "schedule": self._schedule.state_dict(),
+            "scaler": self._scaler.state_dict(),
+            "ema": self._average.values if self._average else None,
+            "history": self.history,
+            "best_epoch": self.best_epoch,
+            "best_score": self.best_score,
+            "answers": None
+            if self.answers is None
+            else [
+                torch.from_numpy(x)
+                for x in (self.answers.best, self.answers.scores, self.answers.truth)
+            ],
+            "sums": asdict(self._sums),
+        }
+
+    @torch.no_grad()
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` gave."""
+        for name, value in state["parameters"].items():
+            self.trained.parameters[name].copy_(value)
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._schedule.load_state_dict(state["schedule"])
+        self._scaler.load_state_dict(state["scaler"])
+        if self._average is not None:
+            for name, value in state["ema"].items():
+                self._average.values[name].copy_(value)
+        self.epoch, self.step = state["epoch"], state["step"]
+        self.history = state["history"]
+        self.best_epoch, self.best_score = state["best_epoch"], state["best_score"]
+        if state["answers"] is not None:
+            self.answers = Answers(*(x.numpy() for x in state["answers"]))
+        self._sums = _Sums(**state["sums"])
+
+
+def _parts(step: Step, size: int | None) -> list[Step]:
+    """A step's images, `size` at a time."""
+    if size is None or size >= len(step.labels):
+        return [step]
+    return [
+        Step(
+            step.epoch,
+            step.number,
+            step.inputs[at : at + size],
+            step.labels[at : at + size],
+            step.places[at : at + size],
+            step.first + at,
+        )
+        for at in range(0, len(step.labels), size)
+    ]
+
+
+def _number(*parts: int) -> int:
+    """A seed of several numbers."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)

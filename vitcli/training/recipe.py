@@ -1,0 +1,228 @@
+"""Which parameters of a network train, and how: head, last N blocks, low-rank additions, all."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from vitcli.checkpoints.load import Model
+from vitcli.checkpoints.write import check_hf
+from vitcli.errors import CheckpointError, UsageError
+from vitcli.models.config import Config, ViTConfig
+from vitcli.models.layers import DropPath
+from vitcli.models.network import Network, network_of
+from vitcli.models.training import twin_of, with_checkpoints, with_products
+
+Kind = Literal["head", "last", "lora", "full"]
+ADDED = ("lora_a", "lora_b")
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """`last` trains `blocks` blocks; `lora` adds products of rank `rank` to every linear map of
+    the blocks, times alpha / rank (arXiv 2106.09685)."""
+
+    kind: Kind
+    blocks: int = 0
+    rank: int = 8
+    alpha: float = 16.0
+
+    def __str__(self) -> str:
+        return f"last-{self.blocks}" if self.kind == "last" else self.kind
+
+
+def parse_recipe(text: str, rank: int, alpha: float) -> Recipe:
+    """`head`, `full`, `lora`, `last-2`. Raises UsageError."""
+    if found := re.fullmatch(r"last-(\d+)", text):
+        if int(found[1]) < 1:
+            raise UsageError("--train last-0 trains no block", "--train head trains the head alone")
+        return Recipe("last", int(found[1]))
+    if text not in ("head", "full", "lora"):
+        raise UsageError(f"--train {text}", "known are head, full, lora, and last-N")
+    return Recipe(text, rank=rank, alpha=alpha)  # type: ignore[arg-type]
+
+
+def with_head(model: Model, classes: Sequence[str]) -> Model:
+    """The model with a head for these classes: its own where the classes are the same, else one of
+    zeros, in a form that transformers can express. Raises CheckpointError where there is none."""
+    if set(classes) == set(model.labels) and len(set(classes)) == len(model.labels):
+        return model
+    errors = []
+    for config in _forms(model.config, len(classes)):
+        network = _headed(model.network, config)
+        found = replace(
+            model, network=network, labels=tuple(classes), reconstruction=None, labels_source="data"
+        )
+        try:
+            check_hf(found)
+        except CheckpointError as error:
+            errors.append(error)
+        else:
+            return found
+    raise errors[0]
+
+
+def _forms(config: Config, classes: int) -> list[Config]:
+    """The same backbone with a classifier, the likeliest form first."""
+    if not isinstance(config, ViTConfig):
+        return [replace(config, num_classes=classes)]
+    plain = replace(config, num_classes=classes, projection=0, dist_head=False, head_blocks=1)
+    forms = [plain]
+    if config.pool != "mean":
+        forms.append(replace(plain, pool="mean"))
+    forms += [replace(form, head_norm=False) for form in forms]
+    if config.class_token:
+        forms.append(replace(plain, pool="cls+mean"))
+    return list(forms)
+
+
+def _headed(network: Network, config: Config) -> Network:
+    """A copy with the tensors that the new form has too, its head at zero."""
+    new = network_of(config)
+    old = network.state_dict()
+    tensors = {}
+    for name, empty in new.state_dict().items():
+        is_head = name.split(".")[0] == "head"
+        tensors[name] = torch.zeros_like(empty) if is_head else old[name].clone()
+    new.load_state_dict(tensors)
+    return new.eval()
+
+
+class LoraLinear(nn.Module):
+    """A frozen linear map and what is learnt beside it: x W' + (x A') B' * scale."""
+
+    def __init__(self, linear: nn.Linear, recipe: Recipe, seed: int) -> None:
+        super().__init__()
+        self.linear = linear
+        self.scale = recipe.alpha / recipe.rank
+        draw = torch.Generator().manual_seed(seed)
+        a = torch.randn(recipe.rank, linear.in_features, generator=draw)
+        self.lora_a = nn.Parameter(a / linear.in_features**0.5)
+        self.lora_b = nn.Parameter(torch.zeros(linear.out_features, recipe.rank))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., F)"""
+        out: Tensor = self.linear(x)
+        added = nn.functional.linear(nn.functional.linear(x.float(), self.lora_a), self.lora_b)
+        return out + self.scale * added.to(out.dtype)
+
+    @torch.no_grad()
+    def merged(self, weight: Tensor) -> Tensor:
+        """The weight that does both.  (F, D) -> (F, D)"""
+        return weight + self.scale * (self.lora_b @ self.lora_a).to(weight.device)
+
+
+class Trained:
+    """A network and the module that trains in its place: they share their parameters.
+
+    `parameters` are those that train, by name. `tensors` are the network's as they are now, with
+    what was added merged into them.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        recipe: Recipe,
+        *,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+        on_cpu: bool = True,
+        checkpointing: bool = False,
+        drop_path: float = 0.0,
+        fixed: Collection[str] = (),
+        wrap: Callable[[nn.Module], nn.Module] = lambda module: module,
+    ) -> None:
+        """`fixed` names parameters that no recipe trains; `wrap` goes around it all."""
+        self.network = network
+        for name, parameter in network.named_parameters():
+            trains = name not in fixed and _trains(name, recipe, _depth(network))
+            parameter.requires_grad_(trains)
+        module = network
+        self._added: dict[str, LoraLinear] = {}
+        if recipe.kind == "lora":
+            module = self._with_lora(module, recipe, seed)
+        if recipe.kind != "head" and on_cpu:
+            module = with_products(module, dtype)
+        if drop_path:
+            module = _with_drop_path(module, drop_path)
+        if checkpointing:
+            module = with_checkpoints(module)
+        self.module = wrap(module)
+        names = {id(parameter): name for name, parameter in network.named_parameters()}
+        for name, lora in self._added.items():
+            names |= {id(getattr(lora, part)): f"{name}.{part}" for part in ADDED}
+        self.parameters = {names[id(p)]: p for p in self.module.parameters() if p.requires_grad}
+
+    def tensors(self) -> dict[str, Tensor]:
+        found = dict(self.network.state_dict())
+        for name, lora in self._added.items():
+            found[f"{name}.weight"] = lora.merged(found[f"{name}.weight"])
+        return found
+
+    def _with_lora(self, module: nn.Module, recipe: Recipe, seed: int) -> nn.Module:
+        def swap(linear: nn.Module, name: str) -> nn.Module | None:
+            if not isinstance(linear, nn.Linear) or not name.startswith(("blocks.", "stages.")):
+                return None
+            added = LoraLinear(linear, recipe, seed + len(self._added))
+            self._added[name] = added.to(linear.weight.device)
+            return self._added[name]
+
+        return twin_of(module, swap)
+
+
+def _depth(network: nn.Module) -> int:
+    config = getattr(network, "config", None)
+    return 0 if config is None else int(config.depth)
+
+
+def _trains(name: str, recipe: Recipe, depth: int) -> bool:
+    is_head = not name.startswith(("blocks.", "stages.")) and name.split(".")[0] in (
+        "norm",
+        "fc_norm",
+        "head",
+        "attn_pool",
+    )
+    match recipe.kind:
+        case "full":
+            return True
+        case "head":
+            return True  # the module is the head alone
+        case "lora":
+            return name.split(".")[0] == "head"
+        case "last":
+            block = re.match(r"(?:blocks|stages)\.(\d+)\.", name)
+            return is_head or (block is not None and int(block[1]) >= depth - recipe.blocks)
+
+
+def _with_drop_path(network: nn.Module, rate: float) -> nn.Module:
+    """Stochastic depth that grows with the depth, as every ViT is trained with it."""
+    places = [name for name, inner in network.named_modules() if isinstance(inner, DropPath)]
+    rates = dict(zip(places, torch.linspace(0, rate, max(1, len(places))).tolist(), strict=False))
+
+    def swap(module: nn.Module, name: str) -> nn.Module | None:
+        return DropPath(rates[name]) if isinstance(module, DropPath) else None
+
+    return twin_of(network, swap)
+
+
+def headless(network: Network) -> Network:
+    """The network whose answer is what its head would read.  pixels -> (B, D)"""
+    twin = copy.copy(network)
+    twin._modules = {**network._modules, "head": nn.Identity()}
+    return twin
+
+
+def filled(network: Network, tensors: Mapping[str, Tensor]) -> Network:
+    """A copy of the network that holds these tensors, on the CPU."""
+    config = network.config
+    with torch.device("meta"):
+        twin = network_of(config)
+    cpu = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
+    twin.load_state_dict(cpu, assign=True)
+    return twin.requires_grad_(False).eval()

@@ -1,0 +1,47 @@
+"""What a training needs to go on where it was, in one file that is whole or not there."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vitcli.errors import CheckpointError
+from vitcli.sinks.files import explained, sync_folder
+
+FILE = "state.pt"
+
+
+def save_state(folder: Path, state: Mapping[str, Any]) -> None:
+    """Write `folder`/state.pt. Raises WriteError, and leaves the earlier one, where it cannot."""
+    target, partial = folder / FILE, folder / f"{FILE}.partial"
+    with explained(partial):
+        folder.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            try:
+                torch.save(dict(state), file)
+            except RuntimeError as error:  # torch's zip writer hides what the system said
+                raise OSError(0, str(error).splitlines()[0]) from None
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(target)
+        sync_folder(folder)
+
+
+def read_state(folder: Path) -> dict[str, Any] | None:
+    """What an earlier run has saved; None where it had not come so far."""
+    file = folder / FILE
+    if not file.exists():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        raise CheckpointError(
+            f"cannot read {file}: {str(error).splitlines()[0]}",
+            "start anew with --overwrite",
+        ) from None
+    return state
