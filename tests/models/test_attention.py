@@ -17,6 +17,7 @@ import torch.nn.functional as F
 import transformers
 from torch import Tensor
 
+from tests.fixtures.bright import Bright
 from tests.fixtures.clip import tiny_clip
 from tests.fixtures.swin import CLASSES, tiny_swin, unshrunk
 from tests.fixtures.tiny import FAMILIES, randomise
@@ -358,33 +359,6 @@ def test_nothing_is_computed_behind_the_asked_layer(batch: Tensor) -> None:
 
 
 # What a map is for.
-
-
-class Bright(VisionTransformer):
-    """A ViT made by hand: the class token looks at bright patches, wherever they are."""
-
-    def __init__(self, side: int = 64, patch: int = 8, classes: int = 2) -> None:
-        config = ViTConfig(
-            image_size=(side, side),
-            patch_size=(patch, patch),
-            embed_dim=4,
-            depth=1,
-            num_heads=1,
-            hidden_dim=4,
-            num_classes=classes,
-        )
-        super().__init__(config)
-        with torch.no_grad():
-            for parameter in self.parameters():
-                parameter.zero_()
-            self.patch_embed.proj.weight[0] = 1 / (3 * patch * patch)  # channel 0: brightness
-            self.patch_embed.proj.weight[1] = -1 / (3 * patch * patch)
-            self.cls_token[..., 2:] = torch.tensor([1.0, -1.0])  # channel 2: I am the class token
-            self.blocks[0].norm1.weight.fill_(1.0)
-            self.blocks[0].attn.qkv.weight[0, 2] = 4.0  # q of the class token
-            self.blocks[0].attn.qkv.weight[4, 0] = 4.0  # k of what is bright
-            self.norm.weight.fill_(1.0)
-        self.eval()
 
 
 def spots(*corners: tuple[int, int], side: int = 64) -> Tensor:

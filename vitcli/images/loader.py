@@ -7,12 +7,17 @@ from contextlib import closing
 
 import numpy as np
 
-from vitcli.images.workers import Decoded, DecodeJob, available_cpus, iter_decoded
+from vitcli.images.workers import (
+    MOST_WORKERS,
+    Decoded,
+    DecodeJob,
+    available_cpus,
+    iter_decoded,
+)
 from vitcli.records import Batch, Failure, ImageRef, Kept, Sample
 
 BATCHES_AHEAD = 2
 MOST_KEPT = 1024  # rows of an earlier run in one batch
-MOST_WORKERS = 8
 
 
 def iter_batches(
@@ -62,4 +67,5 @@ def collate(group: Iterable[Decoded | Kept]) -> Batch:
         else:
             failures.append(item)
     pixels = tuple(np.stack(arrays) for arrays in zip(*(s.pixels for s in samples), strict=True))
-    return Batch(tuple(s.ref for s in samples), pixels, tuple(failures), tuple(kept))
+    refs, sizes = tuple(s.ref for s in samples), tuple(s.size for s in samples)
+    return Batch(refs, pixels, tuple(failures), tuple(kept), sizes)

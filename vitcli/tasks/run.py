@@ -59,6 +59,7 @@ class Destination:
     options: Mapping[str, object]
     overwrite: bool = False
     resuming: Resuming = Resuming()
+    elsewhere: Mapping[str, Path] = field(default_factory=dict)  # by suffix, as Target's
 
     def target(self) -> Target:
         shard, out = self.resuming.shard, self.out
@@ -66,13 +67,28 @@ class Destination:
             if out is None or is_special(out):
                 raise UsageError("a shard is a file", "name it with --out FILE")
             out = shard.named(out)
-        return Target(out, overwrite=self.overwrite or self.resuming.resume)
+        overwrite = self.overwrite or self.resuming.resume
+        return Target(out, overwrite=overwrite, elsewhere=self.elsewhere)
 
 
 # What a row does not depend on, or what is in the fingerprint by itself.
-NOT_IN_ROWS = frozenset(
-    ("inputs", "model", "models", "options", "running", "out", "format", "overwrite", "resuming")
-) | {"offline", "device", "workers"}
+NOT_IN_ROWS = (
+    frozenset(
+        (
+            "inputs",
+            "model",
+            "models",
+            "options",
+            "running",
+            "out",
+            "format",
+            "overwrite",
+            "resuming",
+        )
+    )
+    | {"offline", "device", "workers"}
+    | {"html", "echo", "show"}
+)
 
 
 class Job(Protocol):
@@ -116,7 +132,9 @@ class Run:
             check_installed(self.running.engine)
         inputs = self.inputs
         asked = frozenset("." + e.lower().removeprefix(".") for e in inputs.extensions)
-        scan = sources.Scan(asked or suffixes(inputs.formats), self._note_unlisted, self._skip)
+        scan = sources.Scan(
+            asked or suffixes(inputs.formats), self._note_unlisted, self._skip, self._note_drawn
+        )
         self.listed = sources.open_sources(
             inputs.paths, files_from=inputs.files_from, null=inputs.null, scan=scan
         )
@@ -293,6 +311,9 @@ class Run:
 
     def _skip(self, path: str) -> None:
         self.skipped += 1
+
+    def _note_drawn(self, path: str) -> None:
+        self.watcher.note(f"{printable(path)} holds pictures that vit has drawn: left out")
 
     def _note_unlisted(self, text: str) -> None:
         self.unlisted += 1

@@ -1,0 +1,1 @@
+"""Arrays into pictures and pages, for people to look at."""
