@@ -3,7 +3,7 @@ _vit() {
     local cur="${COMP_WORDS[COMP_CWORD]}" prev="${COMP_WORDS[COMP_CWORD-1]}" words=""
     COMPREPLY=()
     if (( COMP_CWORD == 1 )); then
-        COMPREPLY=($(compgen -W "classify embed merge convert finetune evaluate reconstruct info models --help --version" -- "$cur"))
+        COMPREPLY=($(compgen -W "classify embed attention merge convert finetune evaluate reconstruct info models --help --version" -- "$cur"))
         return
     fi
     local command="${COMP_WORDS[1]}"
@@ -73,6 +73,43 @@ _vit() {
         "embed -j"|"embed --workers") compopt -o default; return ;;
         "embed --summary") compopt -o default; return ;;
         "embed --shard") compopt -o default; return ;;
+        "attention -m"|"attention --model") compopt -o default; return ;;
+        "attention -o"|"attention --out") compopt -o default; return ;;
+        "attention --method") COMPREPLY=($(compgen -W "raw rollout grad similarity" -- "$cur")); return ;;
+        "attention --layer") compopt -o default; return ;;
+        "attention --heads") compopt -o default; return ;;
+        "attention --query") compopt -o default; return ;;
+        "attention --class") compopt -o default; return ;;
+        "attention --discard-ratio") compopt -o default; return ;;
+        "attention --style") COMPREPLY=($(compgen -W "overlay heatmap panel grid mask" -- "$cur")); return ;;
+        "attention --alpha") compopt -o default; return ;;
+        "attention --mass") compopt -o default; return ;;
+        "attention --colormap") COMPREPLY=($(compgen -W "inferno viridis turbo hot gray" -- "$cur")); return ;;
+        "attention --size") compopt -o default; return ;;
+        "attention --format") COMPREPLY=($(compgen -W "png jpg" -- "$cur")); return ;;
+        "attention --files-from") compopt -o default; return ;;
+        "attention --formats") COMPREPLY=($(compgen -W "common all" -- "$cur")); return ;;
+        "attention --ext") compopt -o default; return ;;
+        "attention --max-pixels") compopt -o default; return ;;
+        "attention --image-timeout") compopt -o default; return ;;
+        "attention --max-errors") compopt -o default; return ;;
+        "attention --on-error") COMPREPLY=($(compgen -W "skip stop" -- "$cur")); return ;;
+        "attention --layout") compopt -o default; return ;;
+        "attention --labels") compopt -o default; return ;;
+        "attention --image-size") compopt -o default; return ;;
+        "attention --preprocess") COMPREPLY=($(compgen -W "hf timm" -- "$cur")); return ;;
+        "attention --num-heads") compopt -o default; return ;;
+        "attention --head") compopt -o default; return ;;
+        "attention --sha256") compopt -o default; return ;;
+        "attention --decode") COMPREPLY=($(compgen -W "exact fast" -- "$cur")); return ;;
+        "attention --device") compopt -o default; return ;;
+        "attention --dtype") COMPREPLY=($(compgen -W "fp32 bf16 fp16 auto" -- "$cur")); return ;;
+        "attention --engine") COMPREPLY=($(compgen -W "torch openvino onnx" -- "$cur")); return ;;
+        "attention --quantize") COMPREPLY=($(compgen -W "int8" -- "$cur")); return ;;
+        "attention -b"|"attention --batch-size") compopt -o default; return ;;
+        "attention -j"|"attention --workers") compopt -o default; return ;;
+        "attention --summary") compopt -o default; return ;;
+        "attention --shard") compopt -o default; return ;;
         "merge -o"|"merge --out") compopt -o default; return ;;
         "convert --to") COMPREPLY=($(compgen -W "hf timm onnx" -- "$cur")); return ;;
         "convert --dtype") COMPREPLY=($(compgen -W "fp32 fp16 bf16" -- "$cur")); return ;;
@@ -187,6 +224,7 @@ _vit() {
     case "$command" in
         classify) words="-m --model -k --top-k -o --out --format --scores --threshold --select --paths-only --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --max-errors --on-error --layout --labels --image-size --preprocess --num-heads --head --sha256 --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --resume --retry-failed --keep-missing --shard -h --help" ;;
         embed) words="-m --model --layer --layers --pool --norm --no-norm --l2 -o --out --format --store --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --max-errors --on-error --layout --labels --image-size --preprocess --num-heads --head --sha256 --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --resume --retry-failed --keep-missing --shard -h --help" ;;
+        attention) words="-m --model -o --out --method --layer --heads --query --class --discard-ratio --style --alpha --mass --colormap --size --format --raw --show --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --max-errors --on-error --layout --labels --image-size --preprocess --num-heads --head --sha256 --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --resume --retry-failed --keep-missing --shard -h --help" ;;
         merge) words="-o --out --overwrite -q --quiet -h --help" ;;
         convert) words="--to --dtype --verify --overwrite --layout --labels --image-size --preprocess --num-heads --head --sha256 --offline -q --quiet -h --help" ;;
         finetune) words="-o --out -m --model --val --val-split --objective --train --epochs --lr --weight-decay --layer-decay --warmup --batch-size --accumulate --clip --seed --augment --no-flip --label-smoothing --mixup --cutmix --drop-path --ema --patience --class-weights --gradient-checkpointing --lora-rank --lora-alpha --mask-ratio --save-every --overwrite --resume --formats --ext --max-pixels --image-timeout --layout --labels --image-size --preprocess --num-heads --head --sha256 --no-exif --decode --offline --device --dtype --compile -j --workers -q --quiet --no-progress --log-json --summary -h --help" ;;

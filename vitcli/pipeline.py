@@ -14,7 +14,7 @@ from vitcli.errors import Interrupted
 from vitcli.records import Batch, Failure, Kept, Progress, Row, Sink
 
 Forward: TypeAlias = Callable[[Batch], Sequence[Row]]
-"""Rows for the refs of a batch that decoded, in their order."""
+"""Rows for the refs of a batch that decoded, in their order. One may fail even now."""
 
 
 def run(
@@ -33,7 +33,8 @@ def run(
         with interrupts.held():
             rows = forward(batch) if batch.refs else ()
             sink.write(in_order(rows, batch.failures, batch.kept))
-            progress.add(len(rows), batch.failures, batch.kept)
+            failed = [row for row in rows if isinstance(row, Failure)]
+            progress.add(len(rows) - len(failed), [*batch.failures, *failed], batch.kept)
             on_progress(progress)
         interrupts.check()
     return progress

@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # `vit --help` has no use for numpy
     from numpy.typing import NDArray
 
 Size: TypeAlias = tuple[int, int]  # always (height, width)
+Box: TypeAlias = tuple[float, float, float, float]  # top, left, bottom, right
 
 
 class ErrorType(StrEnum):
@@ -45,11 +46,12 @@ class ImageRef:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A decoded image: one uint8 array (H, W, 3) for each preprocessing of the run, and the
-    seconds that it took to read."""
+    """A decoded image: one uint8 array (H, W, 3) for each preprocessing of the run, the size of
+    the picture itself, upright, and the seconds that it took to read."""
 
     ref: ImageRef
     pixels: tuple[NDArray[np.uint8], ...]
+    size: Size = (0, 0)
     seconds: float = 0.0
 
 
@@ -64,8 +66,8 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Consecutive inputs: the refs that decoded, their pixels, the failures among them, and the
-    rows that an earlier run has made.
+    """Consecutive inputs: the refs that decoded, their pixels and sizes, the failures among them,
+    and the rows that an earlier run has made.
 
     `pixels` holds one uint8 array (B, H, W, 3) for each preprocessing, B = len(refs); `seconds`
     how long each image took to read.
@@ -75,6 +77,7 @@ class Batch:
     pixels: tuple[NDArray[np.uint8], ...]
     failures: tuple[Failure, ...] = ()
     kept: tuple[Kept, ...] = ()
+    sizes: tuple[Size, ...] = ()
     seconds: tuple[float, ...] = ()
 
 
@@ -89,10 +92,11 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Classified:
-    """The row of `classify`: the best labels first."""
+    """The row of `classify`: the best labels first; and a small JPEG, for a page."""
 
     ref: ImageRef
     predictions: tuple[Prediction, ...]
+    thumbnail: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +105,39 @@ class Embedded:
 
     ref: ImageRef
     embedding: NDArray[np.float32] | NDArray[np.float16]
+
+
+@dataclass(frozen=True, slots=True)
+class Maps:
+    """Where a model looks, in one layer: (n, h, w), a map for each head or one of all. Layer 12 is
+    named "12", head 3 "3"; the attention pooling behind the blocks is "pool".
+
+    `box` is the part of the picture that they lie on, as shares of its height and width; it
+    reaches beyond 0 to 1 where the picture was padded.
+    """
+
+    layer: str
+    heads: tuple[str, ...]
+    values: NDArray[np.float32]
+    box: Box
+
+
+@dataclass(frozen=True, slots=True)
+class Attended:
+    """The row of `attention`: maps of each asked layer, how they were made, the files written.
+
+    `query` is the row and column of the patch that was asked about, `target` the class that
+    relevance is for.
+    """
+
+    ref: ImageRef
+    maps: tuple[Maps, ...]
+    method: str
+    query: tuple[int, int] | None = None
+    target: Prediction | None = None
+    predictions: tuple[Prediction, ...] = ()
+    files: tuple[str, ...] = ()
+    thumbnail: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +150,7 @@ class Kept:
     is_failed: bool
 
 
-Row: TypeAlias = Classified | Embedded | Failure | Kept
+Row: TypeAlias = Classified | Embedded | Attended | Failure | Kept
 
 
 class Sink(Protocol):

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from vitcli import __version__
+from vitcli.cli.attention import attention
 from vitcli.cli.classify import classify
 from vitcli.cli.convert import convert
 from vitcli.cli.embed import embed
@@ -45,6 +46,7 @@ def vit(
 
 app.command()(classify)
 app.command()(embed)
+app.command()(attention)
 app.command()(merge)
 app.command()(convert)
 app.command()(finetune)

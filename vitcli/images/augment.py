@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,7 +81,7 @@ class AugmentJob:
     limits: Limits = Limits()
     formats: str = "common"
 
-    def __call__(self, ref: ImageRef) -> Sample | Failure:
+    def __call__(self, ref: ImageRef, *more: Any) -> Sample | Failure:
         finish: Callable[[Image.Image, Preprocess], NDArray[np.uint8]] = preprocess
         if self.augment is not None:
             epoch, place = divmod(ref.index, self.count)

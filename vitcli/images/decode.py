@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from vitcli.images.preprocess import preprocess, preprocess_fast, stored_target
+from vitcli.images.preprocess import ACROSS, preprocess, preprocess_fast, stored_target
 from vitcli.records import (
     FAST_GAP,
     ErrorType,
@@ -89,16 +89,29 @@ def decode(
     """Read, turn, convert and preprocess one image; whatever goes wrong is a Failure.
 
     `finish` makes the model's pixels of the upright RGB image: in training, of a random view.
+    """
+
+    def preprocessed(image: Image.Image) -> Sample:
+        full, scale = _load(image, plans)
+        turn = _turn(image)
+        pixels = tuple(_pixels(image, plan, turn, full, scale, finish) for plan in plans)
+        is_turned = turn in ACROSS and bool(plans) and plans[0].exif
+        return Sample(ref, pixels, (full[1], full[0]) if is_turned else full)
+
+    return attempt(ref, limits, formats, preprocessed)
+
+
+def attempt(
+    ref: ImageRef, limits: Limits, formats: str, make: Callable[[Image.Image], Sample]
+) -> Sample | Failure:
+    """What is made of one opened image; whatever goes wrong is a Failure.
 
     The only place that catches `Exception`: Pillow's decoders raise a dozen kinds for broken
     files (OSError, ValueError, SyntaxError, struct.error, ...), and one image must cost one row.
     """
     try:
         with _open(ref.path, limits, formats) as image:
-            full, scale = _load(image, plans)
-            turn = _turn(image)
-            pixels = tuple(_pixels(image, plan, turn, full, scale, finish) for plan in plans)
-        return Sample(ref, pixels)
+            return make(image)
     except ImageError as error:
         return Failure(ref, error.type, error.message)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -108,6 +121,16 @@ def decode(
         return Failure(ref, ErrorType.OUT_OF_MEMORY, "not enough memory to decode it")
     except Exception as error:  # see above
         return Failure(ref, ErrorType.DECODE_ERROR, _one_line(error))
+
+
+def upright(image: Image.Image, plan: Preprocess, at_least: Size | None = None) -> Image.Image:
+    """The whole picture, RGB, turned as for the model. A JPEG is read at a fraction of its size as
+    long as that has twice the height and width of `at_least`."""
+    if at_least is not None and image.format in ("JPEG", "MPO"):
+        image.draft(None, (2 * max(at_least), 2 * max(at_least)))
+    image.load()
+    rgb, turn = to_rgb(image, plan), _turn(image) if plan.exif else None
+    return rgb if turn is None else rgb.transpose(turn)
 
 
 def _load(image: Image.Image, plans: Sequence[Preprocess]) -> tuple[Size, int]:

@@ -7,12 +7,17 @@ from contextlib import closing
 
 import numpy as np
 
-from vitcli.images.workers import Decoded, ImageJob, available_cpus, iter_decoded
+from vitcli.images.workers import (
+    MOST_WORKERS,
+    Decoded,
+    ImageJob,
+    available_cpus,
+    iter_decoded,
+)
 from vitcli.records import Batch, Failure, ImageRef, Kept, Sample
 
 BATCHES_AHEAD = 2
 MOST_KEPT = 1024  # rows of an earlier run in one batch
-MOST_WORKERS = 8
 
 
 def iter_batches(
@@ -69,5 +74,6 @@ def collate(group: Iterable[Decoded | Kept]) -> Batch:
         else:
             failures.append(item)
     pixels = tuple(np.stack(arrays) for arrays in zip(*(s.pixels for s in samples), strict=True))
-    refs, seconds = tuple(s.ref for s in samples), tuple(s.seconds for s in samples)
-    return Batch(refs, pixels, tuple(failures), tuple(kept), seconds)
+    refs = tuple(s.ref for s in samples)
+    sizes, seconds = tuple(s.size for s in samples), tuple(s.seconds for s in samples)
+    return Batch(refs, pixels, tuple(failures), tuple(kept), sizes, seconds)

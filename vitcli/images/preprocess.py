@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vitcli.records import Preprocess, Size
+from vitcli.records import Box, Preprocess, Size
 
 # A strip of 1 x 50,000 pixels, resized to 224 by its shorter edge, would be 224 x 11 million.
 MAX_RESIZED_PIXELS = 256_000_000
@@ -59,6 +59,19 @@ def stored_target(full: Size, plan: Preprocess, turn: Image.Transpose | None) ->
         return resized_size(full, plan)
     height, width = resized_size((full[1], full[0]), plan)
     return width, height
+
+
+def seen(size: Size, plan: Preprocess) -> Box:
+    """The part of an upright picture (height, width) that the model's pixels show, as shares of its
+    sides: beyond 0 to 1 where it was padded."""
+    resized = size if plan.resize is None else resized_size(size, plan)
+    offsets = [
+        _offsets(length, target, plan.crop)
+        for length, target in zip(resized, plan.size, strict=True)
+    ]
+    (top, bottom), (left, right) = offsets
+    height, width = resized
+    return top / height, left / width, bottom / height, right / width
 
 
 def _filter(plan: Preprocess) -> Image.Resampling:

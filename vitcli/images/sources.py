@@ -18,6 +18,9 @@ from vitcli.records import ImageRef
 
 READ_SIZE = 1 << 16
 
+# A folder with a file of this name holds pictures that `vit` has drawn: no scan enters it.
+DRAWN = ".drawn-by-vit"
+
 
 class Source(Protocol):
     """Something that lists paths. The order is its own, and the same every time."""
@@ -38,15 +41,17 @@ def _ignore(text: str) -> None:
 @dataclass(frozen=True, slots=True)
 class Scan:
     """Which files of a directory count, and whom to tell what is not listed: a folder that
-    cannot be read, and what has the name of an image but is a pipe, a socket or a device."""
+    cannot be read; what has the name of an image but is a pipe, a socket or a device; and a folder
+    below the one that was named that holds pictures of ours (DRAWN)."""
 
     suffixes: frozenset[str]
     unlisted: Callable[[str], None] = _ignore
     skipped: Callable[[str], None] = _ignore
+    left_out: Callable[[str], None] = _ignore
 
     @property
     def silent(self) -> Scan:
-        return replace(self, unlisted=_ignore, skipped=_ignore)
+        return replace(self, unlisted=_ignore, skipped=_ignore, left_out=_ignore)
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,6 +317,9 @@ class _Tree:
             return []
         identity = (here.st_dev, here.st_ino)
         if any(level.identity == identity for level in above):
+            return []
+        if above and os.path.lexists(prefix + os.fsencode(DRAWN)):
+            self.scan.left_out(os.fsdecode(prefix.rstrip(b"/")))
             return []
         ahead = set(places)
         for place, part in enumerate(self.parts):

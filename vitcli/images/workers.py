@@ -18,7 +18,7 @@ import threading
 import time
 import types
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -26,7 +26,7 @@ from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -42,17 +42,20 @@ TRIES_TO_START = 3
 CRASHES_PER_IMAGE = 2
 
 Decoded = Sample | Failure
+Result = TypeVar("Result")
+MOST_WORKERS = 8
 
 _processes = threading.Lock()  # multiprocessing starts and reaps for one thread at a time
 
 
 class ImageJob(Protocol):
-    """What is done to an image, in a worker; it is sent there once."""
+    """What a worker, to which it is sent once, does with an image and with what else it is given
+    for it."""
 
     @property
     def limits(self) -> Limits: ...
 
-    def __call__(self, ref: ImageRef) -> Decoded: ...
+    def __call__(self, ref: ImageRef, *more: Any) -> Decoded: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +66,7 @@ class DecodeJob:
     limits: Limits = Limits()
     formats: str = "common"
 
-    def __call__(self, ref: ImageRef) -> Decoded:
+    def __call__(self, ref: ImageRef, *more: Any) -> Decoded:
         started = time.perf_counter()
         decoded = decode(ref, self.plans, self.limits, self.formats)
         if isinstance(decoded, Failure):
@@ -101,6 +104,40 @@ def iter_decoded(
         pool.stop()
         threads.shutdown(cancel_futures=True)
         pool.close()
+
+
+class Crew:
+    """Workers for another job beside decoding: a context, within which `each` may be called often.
+    With `workers=0` all is done in this process, `None` takes one for each processor."""
+
+    def __init__(
+        self, job: ImageJob, workers: int | None, notice: Callable[[str], None] = lambda text: None
+    ) -> None:
+        self._job = job
+        self._pool = _Pool(job, notice)
+        self._count = min(MOST_WORKERS, available_cpus()) if workers is None else workers
+        self._threads = ThreadPoolExecutor(max(1, self._count), "crew")
+
+    def __enter__(self) -> Crew:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._pool.stop()
+        self._threads.shutdown(cancel_futures=True)
+        self._pool.close()
+
+    def each(
+        self, tasks: Sequence[tuple[ImageRef, Any]], then: Callable[[int, Decoded], Result]
+    ) -> list[Result]:
+        """What `then` makes of the number of each task and its result, as soon as that is there; in
+        the order of the tasks."""
+
+        def done(number: int) -> Result:
+            do = self._pool.decode if self._count else self._job
+            return then(number, do(*tasks[number]))
+
+        numbers = range(len(tasks))
+        return list(self._threads.map(done, numbers) if self._count else map(done, numbers))
 
 
 def _result(pending: Future[Decoded] | Kept) -> Decoded | Kept:
@@ -147,14 +184,14 @@ class _Pool:
         self._idle: list[_Worker] = []
         self._stopped = threading.Event()
 
-    def decode(self, ref: ImageRef) -> Decoded:
+    def decode(self, ref: ImageRef, *more: Any) -> Decoded:
         cause = ""
         for crashes in range(CRASHES_PER_IMAGE):
             if crashes:
                 self._notice(f"an image worker {cause}; restarted")
             worker = self._take()
             try:
-                worker.pipe.send((ref.index, ref.path))
+                worker.pipe.send((ref.index, ref.path, *more))
                 if not _answers(worker.pipe, self._job.limits.timeout):
                     self._end(worker)
                     limit = f"{self._job.limits.timeout:g} s"
@@ -250,9 +287,9 @@ def _receive(pipe: Connection, ref: ImageRef) -> Decoded:
     answer = pipe.recv()
     if isinstance(answer, Failure):
         return replace(answer, ref=ref)
-    shapes, seconds = answer
+    shapes, size, seconds = answer
     arrays = (np.frombuffer(pipe.recv_bytes(), np.uint8).reshape(shape) for shape in shapes)
-    return Sample(ref, tuple(arrays), seconds)
+    return Sample(ref, tuple(arrays), size, seconds)
 
 
 def _context() -> ForkServerContext:
@@ -297,22 +334,23 @@ def _cause(exitcode: int | None) -> str:
 
 
 def _work(pipe: Connection, job: ImageJob) -> None:
-    """A worker's life: (index, path) in; a Failure out, or shapes and seconds and then the bytes
-    of each array."""
+    """A worker's life: (index, path, ...) in; out a Failure, or the shapes of the arrays with the
+    picture's size and the seconds that it took, and then the bytes of each array."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process decides when to stop
     _end_with_parent()
     _silence()
     with suppress(EOFError, OSError):  # the main process is gone, or wants no more
         pipe.send("ready")
         while True:
-            index, path = pipe.recv()
-            result = job(ImageRef(index, path))
+            index, path, *more = pipe.recv()
+            result = job(ImageRef(index, path), *more)
             if isinstance(result, Failure):
                 pipe.send(result)
             else:
-                pipe.send(([array.shape for array in result.pixels], result.seconds))
+                shapes = [array.shape for array in result.pixels]
+                pipe.send((shapes, result.size, result.seconds))
                 for array in result.pixels:
-                    pipe.send_bytes(np.ascontiguousarray(array).data.cast("B"))
+                    pipe.send_bytes(np.ascontiguousarray(array).reshape(-1).data)
 
 
 def _silence() -> None:

@@ -56,11 +56,33 @@ class Attention(nn.Module):
         out: Tensor = self.proj(x.transpose(1, 2).flatten(2))
         return out
 
+    def weights(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
+        """How much each token looks at each, or those of `rows` (B, R) do; rows sum to 1.
+        (B, N, D) -> (B, A, N or R, N)"""
+        q, k, _ = self._heads(x)
+        return attention_weights(q * q.shape[-1] ** -0.5, k, rows)
+
+    def with_weights(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What `forward` gives, by way of the weights, so that these have gradients.
+        (B, N, D) -> (B, N, D), (B, A, N, N)"""
+        q, k, v = self._heads(x)
+        weights = attention_weights(q * q.shape[-1] ** -0.5, k)
+        return self.proj((weights @ v).transpose(1, 2).flatten(2)), weights
+
     def _heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, N, D) -> q, k, v: (B, A, N, d) each"""
         qkv: Tensor = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # (B, N, 3, A, d)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         return q, k, v
+
+
+def attention_weights(q: Tensor, k: Tensor, rows: Tensor | None = None) -> Tensor:
+    """The softmax of scaled queries with keys, in fp32; of the queries in `rows` (B, R) alone where
+    those are given.  (B, A, N, d) twice -> (B, A, N or R, N)"""
+    if rows is not None:
+        images = torch.arange(len(q), device=q.device)[:, None]
+        q = q.transpose(1, 2)[images, rows].transpose(1, 2)  # (B, A, R, d)
+    return (q.float() @ k.float().transpose(-2, -1)).softmax(dim=-1)
 
 
 class Mlp(nn.Module):
@@ -143,7 +165,20 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, D) -> (B, N, D)"""
-        x = x + self.drop_path(self.ls1(self.dropout(self.attn(self.norm1(x)))))
+        return self._joined(x, self.attn(self.norm1(x)))
+
+    def weights(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Those of its attention.  (B, N, D) -> (B, A, N or R, N)"""
+        weights: Tensor = self.attn.weights(self.norm1(x), rows)
+        return weights
+
+    def with_weights(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What `forward` gives, by way of the weights.  (B, N, D) -> (B, N, D), (B, A, N, N)"""
+        attended, weights = self.attn.with_weights(self.norm1(x))
+        return self._joined(x, attended), weights
+
+    def _joined(self, x: Tensor, attended: Tensor) -> Tensor:
+        x = x + self.drop_path(self.ls1(self.dropout(attended)))
         out: Tensor = x + self.drop_path(self.ls2(self.dropout(self.mlp(self.norm2(x)))))
         return out
 
@@ -164,11 +199,31 @@ class AttentionPool(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, D) -> (B, D)"""
+        q, k, v = self._heads(x)
+        return self._pooled(F.scaled_dot_product_attention(q, k, v))
+
+    def weights(self, x: Tensor) -> Tensor:
+        """How much the learned query looks at each token; they sum to 1.
+        (B, N, D) -> (B, A, 1, N)"""
+        q, k, _ = self._heads(x)
+        return attention_weights(q * q.shape[-1] ** -0.5, k)
+
+    def with_weights(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What `forward` gives, by way of the weights.  (B, N, D) -> (B, D), (B, A, 1, N)"""
+        q, k, v = self._heads(x)
+        weights = attention_weights(q * q.shape[-1] ** -0.5, k)
+        return self._pooled(weights @ v), weights
+
+    def _heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, N, D) -> q: (B, A, 1, d), k, v: (B, A, N, d)"""
         q = self.q(self.latent).expand(x.shape[0], -1, -1)
         q = q.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, A, 1, d)
         kv = self.kv(x).unflatten(-1, (2, self.num_heads, -1))  # (B, N, 2, A, d)
         k, v = kv.permute(2, 0, 3, 1, 4).unbind(0)
-        pooled: Tensor = F.scaled_dot_product_attention(q, k, v)  # (B, A, 1, d)
-        pooled = self.proj(pooled.transpose(1, 2).flatten(2)).squeeze(1)  # (B, D)
+        return q, k, v
+
+    def _pooled(self, attended: Tensor) -> Tensor:
+        """(B, A, 1, d) -> (B, D)"""
+        pooled: Tensor = self.proj(attended.transpose(1, 2).flatten(2)).squeeze(1)
         out: Tensor = pooled + self.mlp(self.norm(pooled))
         return out

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitcli.models.layers import ACTIVATIONS, Attention, Mlp, PatchEmbed
+from vitcli.models.layers import ACTIVATIONS, Attention, Mlp, PatchEmbed, attention_weights
 from vitcli.models.network import Network
 from vitcli.records import Preprocess
 
@@ -144,8 +144,7 @@ class BatchedAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, D) -> (B, N, D)"""
         B, N, _ = x.shape
-        qkv: Tensor = self.qkv(x).view(B, N, 3, self.num_heads, -1)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).flatten(1, 2).unbind(0)  # (B*A, N, d)
+        q, k, v = self._heads(x).flatten(1, 2).unbind(0)  # (B*A, N, d)
         attended = torch.empty_like(q)
         some = max(1, SCORES // (N * N))
         for part in map(slice, range(0, len(q), some), range(some, len(q) + some, some)):
@@ -155,6 +154,17 @@ class BatchedAttention(nn.Module):
         joined = attended.view(B, self.num_heads, N, -1).transpose(1, 2).flatten(2)
         out: Tensor = self.proj(joined)
         return out
+
+    def weights(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
+        """As `Attention.weights`.  (B, N, D) -> (B, A, N or R, N)"""
+        q, k, _ = self._heads(x).unbind(0)
+        return attention_weights(q, k, rows)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """(B, N, D) -> (3, B, A, N, d)"""
+        B, N, _ = x.shape
+        qkv: Tensor = self.qkv(x).view(B, N, 3, self.num_heads, -1)
+        return qkv.permute(2, 0, 3, 1, 4)
 
 
 class BytePatches(nn.Module):

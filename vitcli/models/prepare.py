@@ -75,7 +75,7 @@ class Prepared:
 
         Equal, bit for bit, to transformers' Pillow backend and to timm's ToTensor + Normalize.
         """
-        return self._normalised(batch).to(self.dtype)
+        return self.normalised(batch).to(self.dtype)
 
     @torch.inference_mode()
     def run(self, ask: Ask, batch: NDArray[np.uint8]) -> Tensor:
@@ -86,8 +86,7 @@ class Prepared:
         Each is the work of one thread, as long as there are parts for all: threads that share
         every operation wait for the last of them, the more so where images are decoded meanwhile.
         """
-        some = _at_once(self._given.config) if self.device.type == "cpu" else len(batch)
-        parts = [batch[i : i + some] for i in range(0, len(batch), some)]
+        parts = [batch[part] for part in self.parts(len(batch))]
         threads = torch.get_num_threads()
         if self.device.type != "cpu" or not 1 < threads <= len(parts):
             return torch.cat([self._ask(ask, part) for part in parts])
@@ -95,12 +94,37 @@ class Prepared:
 
     @torch.inference_mode()
     def _ask(self, ask: Ask, batch: NDArray[np.uint8]) -> Tensor:
-        if self._packed is None:
-            return ask(self.network, self.pixels(batch)).float().cpu()
-        takes_bytes = onednn.takes_bytes(self._packed)
-        return ask(self._packed, self._moved(batch) if takes_bytes else self._normalised(batch))
+        return ask(self.runs, self.input_of(batch)).float().cpu()
 
-    def _normalised(self, batch: NDArray[np.uint8]) -> Tensor:
+    def parts(self, count: int) -> list[slice]:
+        """Which images of a batch are taken together."""
+        some = _at_once(self._given.config) if self.device.type == "cpu" else count
+        return [slice(i, i + some) for i in range(0, count, some)]
+
+    @property
+    def runs(self) -> Network:
+        """The network that runs: oneDNN's twin of it, or `network` itself. It takes what `input_of`
+        makes, and has no gradients."""
+        return self.network if self._packed is None else self._packed
+
+    def input_of(self, batch: NDArray[np.uint8]) -> Tensor:
+        """What the network that runs takes.  uint8 (B, H, W, 3) -> (B, 3, H, W)"""
+        if self._packed is None:
+            return self.pixels(batch)
+        if onednn.takes_bytes(self._packed):
+            return self._moved(batch)
+        return self.normalised(batch)
+
+    @cached_property
+    def exact(self) -> Network:
+        """The plain network in fp32 on its device, for gradients."""
+        first = next(self._given.parameters())
+        if (first.device, first.dtype) == (self.device, torch.float32):
+            return self._given
+        return copy.deepcopy(self._given).to(device=self.device, dtype=torch.float32)
+
+    def normalised(self, batch: NDArray[np.uint8]) -> Tensor:
+        """In fp32, whatever the dtype of the network.  uint8 (B, H, W, 3) -> (B, 3, H, W)"""
         x = self._moved(batch).float()
         return x.div_(self._scale).sub_(self._mean).div_(self._std)
 

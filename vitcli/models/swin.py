@@ -9,7 +9,7 @@ Parameter names are timm's, but a merge belongs to the stage that it ends, as in
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -105,9 +105,20 @@ class WindowAttention(nn.Module):
     def weights(self, x: Tensor, windows: Windows) -> Tensor:
         """How much each token looks at each of its window; rows sum to 1.
         (B, n, N, D) -> (B, n, A, N, N)"""
-        q, k, _, bias = self._heads(x, windows)
-        scores: Tensor = q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1) + bias
-        return scores.softmax(dim=-1).reshape(*x.shape[:2], *scores.shape[1:])
+        return self._looked(x, windows)[0]
+
+    def with_weights(self, x: Tensor, windows: Windows) -> tuple[Tensor, Tensor]:
+        """What `forward` gives, by way of the weights, so that these have gradients.
+        (B, n, N, D) -> (B, n, N, D), (B, n, A, N, N)"""
+        weights, v = self._looked(x, windows)
+        return self.proj((weights @ v).transpose(2, 3).reshape(x.shape)), weights
+
+    def _looked(self, x: Tensor, windows: Windows) -> tuple[Tensor, Tensor]:
+        """The weights: (B, n, A, N, N), and v: (B, n, A, N, d)"""
+        q, k, v, bias = self._heads(x, windows)
+        weights = (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1) + bias).softmax(dim=-1)
+        images = x.shape[:2]
+        return weights.view(*images, *weights.shape[1:]), v.reshape(*images, *v.shape[1:])
 
     def _heads(self, x: Tensor, windows: Windows) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """q, k, v: (B*n, A, N, d), and what is added to the scores: (1 or B*n, A, N, N)"""
@@ -158,8 +169,20 @@ class SwinBlock(nn.Module):
 
     def forward(self, x: Tensor, windows: Windows) -> Tensor:
         """(B, h*w, D) -> (B, h*w, D)"""
-        attended = windows.joined(self.attn(windows.cut(self.norm1(x)), windows))
-        x = x + self.drop_path(self.dropout(attended))
+        return self._joined(x, self.attn(windows.cut(self.norm1(x)), windows), windows)
+
+    def weights(self, x: Tensor, windows: Windows) -> Tensor:
+        """Those of its attention.  (B, h*w, D) -> (B, n, A, N, N)"""
+        return self.attn.weights(windows.cut(self.norm1(x)), windows)
+
+    def with_weights(self, x: Tensor, windows: Windows) -> tuple[Tensor, Tensor]:
+        """What `forward` gives, by way of the weights.
+        (B, h*w, D) -> (B, h*w, D), (B, n, A, N, N)"""
+        attended, weights = self.attn.with_weights(windows.cut(self.norm1(x)), windows)
+        return self._joined(x, attended, windows), weights
+
+    def _joined(self, x: Tensor, attended: Tensor, windows: Windows) -> Tensor:
+        x = x + self.drop_path(self.dropout(windows.joined(attended)))
         out: Tensor = x + self.drop_path(self.dropout(self.mlp(self.norm2(x))))
         return out
 
@@ -196,14 +219,13 @@ class Stage(nn.Module):
             x = block(x, windows[number % 2])
         return x if self.is_last else self.downsample(x, windows[0].grid)
 
-    def weights(self, x: Tensor, windows: tuple[Windows, Windows]) -> Tensor:
-        """The attention of the last block, window by window.  (B, h*w, D) -> (B, n, A, N, N)"""
+    def last_block(self, x: Tensor, windows: tuple[Windows, Windows]) -> tuple[SwinBlock, Tensor]:
+        """The last block and what enters it.  (B, h*w, D) -> (B, h*w, D)"""
         *earlier, last = self.blocks
         assert isinstance(last, SwinBlock)
         for number, block in enumerate(earlier):
             x = block(x, windows[number % 2])
-        own = windows[len(earlier) % 2]
-        return last.attn.weights(own.cut(last.norm1(x)), own)
+        return last, x
 
 
 class SwinTransformer(nn.Module):
@@ -248,20 +270,25 @@ class SwinTransformer(nn.Module):
         out: Tensor = self.pos_dropout(x)
         return out
 
+    def walk(self, pixels: Tensor) -> Iterator[Tokens]:
+        """The tokens stage by stage: what enters stage 1, what leaves it, and so on. A stage is
+        computed when its output is asked for.  (B, C, H, W) -> Tokens of layer 0, 1, ...
+        """
+        x, grid = self.embed(pixels), self.grid_of(pixels)
+        yield Tokens(x, 0, grid)
+        for number, stage in enumerate(self.layers):
+            x = stage(x, windows_of(self.config, number, grid, x))
+            grid = grid if number + 1 == self.config.depth else merged(grid)
+            yield Tokens(x, 0, grid)
+
     def hidden_states(self, pixels: Tensor, layers: Sequence[int]) -> dict[int, Tokens]:
         """The tokens after each asked layer, without the final norm.
         (B, C, H, W) -> {layer: Tokens}
 
         Stages after the last asked one are not computed.
         """
-        x, grid = self.embed(pixels), self.grid_of(pixels)
-        states = {0: Tokens(x, 0, grid)}
-        for number, stage in enumerate(self.layers[: max(layers)], start=1):
-            x = stage(x, windows_of(self.config, number - 1, grid, x))
-            grid = grid if number == self.config.depth else merged(grid)
-            kept = {n: state for n, state in states.items() if n in layers}
-            states = kept | {number: Tokens(x, 0, grid)}
-        return {layer: states[layer] for layer in layers}
+        walked = zip(range(max(layers) + 1), self.walk(pixels))  # noqa: B905  # stops at the range
+        return {number: tokens for number, tokens in walked if number in layers}
 
     def attention(self, pixels: Tensor, layers: Sequence[int]) -> dict[int, Tensor]:
         """The weights in the last block of each asked stage, as transformers' `attentions`, by
@@ -270,13 +297,22 @@ class SwinTransformer(nn.Module):
         Stages count from 1. A window may be shifted, and tokens that pad it are among its N.
         """
         before = self.hidden_states(pixels, [layer - 1 for layer in layers])
-        weights = {}
-        for layer in layers:
-            x, grid = before[layer - 1].x, before[layer - 1].grid
-            stage = self.layers[layer - 1]
-            assert isinstance(stage, Stage)
-            weights[layer] = stage.weights(x, windows_of(self.config, layer - 1, grid, x))
-        return weights
+        return {layer: self.stage_weights(layer, before[layer - 1])[0] for layer in layers}
+
+    def stage_weights(self, layer: int, before: Tokens) -> tuple[Tensor, Windows]:
+        """The weights in the last block of a stage, from what enters the stage, and the windows
+        that they are in.  (B, h*w, D) -> (B, n, A, N, N)"""
+        stage = self.stage(layer)
+        windows = windows_of(self.config, layer - 1, before.grid, before.x)
+        own = windows[(len(stage.blocks) - 1) % 2]
+        block, x = stage.last_block(before.x, windows)
+        return block.weights(x, own), own
+
+    def stage(self, layer: int) -> Stage:
+        """Stage 1, 2, ..."""
+        stage = self.layers[layer - 1]
+        assert isinstance(stage, Stage)
+        return stage
 
     def tokens(self, pixels: Tensor) -> Tokens:
         """The last layer after the final norm.  (B, C, H, W) -> Tokens"""
@@ -328,7 +364,16 @@ class SwinTransformer(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Logits; without a classifier the pooled embedding.  (B, C, H, W) -> (B, K)"""
-        logits: Tensor = self.head(self.pool(self.tokens(pixels), "mean"))
+        return self.logits(self.hidden_states(pixels, self.head_layers))
+
+    @property
+    def head_layers(self) -> range:
+        """The layer that the head reads: the last."""
+        return range(self.config.depth, self.config.depth + 1)
+
+    def logits(self, states: Mapping[int, Tokens]) -> Tensor:
+        """What the head makes of the last layer, not yet normed.  {layer: Tokens} -> (B, K)"""
+        logits: Tensor = self.head(self.norm(states[self.config.depth].x).mean(dim=1))
         return logits
 
     def grid_of(self, pixels: Tensor) -> Size:

@@ -8,7 +8,7 @@ Parameter names follow timm's `vision_transformer.py`, where most checkpoints fe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -101,18 +101,39 @@ class VisionTransformer(nn.Module):
         out: Tensor = self.norm_pre(self.pos_dropout(x))
         return out
 
+    def walk(self, pixels: Tensor) -> Iterator[Tokens]:
+        """The raw residual stream layer by layer: what enters block 1, what leaves it, and so on.
+        A block is computed when its output is asked for.  (B, C, H, W) -> Tokens of layer 0, 1, ...
+        """
+        x = self.embed(pixels)
+        yield self._tokens(x, pixels)
+        for block in self.blocks:
+            x = block(x)
+            yield self._tokens(x, pixels)
+
     def hidden_states(self, pixels: Tensor, layers: Sequence[int]) -> dict[int, Tokens]:
         """The raw residual stream after each asked layer.  (B, C, H, W) -> {layer: Tokens}
 
         Layers count as Hugging Face's `hidden_states` do: 0 is the embedding, i the output of
         block i. Blocks after the last asked one are not computed.
         """
-        x = self.embed(pixels)
-        states = {0: x}
-        for number, block in enumerate(self.blocks[: max(layers)], start=1):
-            x = block(x)
-            states = {n: state for n, state in states.items() if n in layers} | {number: x}
-        return {layer: self._tokens(states[layer], pixels) for layer in layers}
+        walked = zip(range(max(layers) + 1), self.walk(pixels))  # noqa: B905  # stops at the range
+        return {number: tokens for number, tokens in walked if number in layers}
+
+    def attention(self, pixels: Tensor, layers: Sequence[int]) -> dict[int, Tensor]:
+        """How much each token looks at each in the asked blocks, as Hugging Face's `attentions`;
+        rows sum to 1.  (B, C, H, W) -> {block: (B, A, N, N)}
+
+        Blocks count from 1. Only the asked ones compute their weights.
+        """
+        states = self.hidden_states(pixels, [layer - 1 for layer in layers])
+        return {layer: self.block(layer).weights(states[layer - 1].x) for layer in layers}
+
+    def block(self, layer: int) -> Block:
+        """Block 1, 2, ..."""
+        block = self.blocks[layer - 1]
+        assert isinstance(block, Block)
+        return block
 
     def tokens(self, pixels: Tensor) -> Tokens:
         """The last layer after the final norm.  (B, C, H, W) -> Tokens
@@ -191,14 +212,30 @@ class VisionTransformer(nn.Module):
         A CLIP tower with its projection gives the projected embedding, (B, projection): HF's
         `image_embeds`, not scaled to unit length. `features` stop before the projection.
         """
-        if self.config.head_blocks > 1:
-            return self._from_blocks(pixels)
-        tokens = self.tokens(pixels) if self.config.head_norm else self._last(pixels)
-        pooled = self.fc_norm(self.pool(tokens, self.config.pool))
-        logits: Tensor = self.head(self.proj(pooled))
+        return self.logits(self.hidden_states(pixels, self.head_layers))
+
+    @property
+    def head_layers(self) -> range:
+        """The layers that the head reads: the last, or the last few."""
+        depth = self.config.depth
+        return range(depth - self.config.head_blocks + 1, depth + 1)
+
+    def logits(self, states: Mapping[int, Tokens], pooled: Tensor | None = None) -> Tensor:
+        """What the head makes of the raw hidden states of `head_layers`: of the class tokens of all
+        but the last, and of what is pooled of the last (or of `pooled`).  {layer: Tokens} -> (B, K)
+        """
+        *earlier, last = (self.before_head(states[layer]) for layer in self.head_layers)
+        if pooled is None:
+            pooled = self.pool(last, self.config.pool)
+        parts = [*(tokens.x[:, 0] for tokens in earlier), self.fc_norm(pooled)]
+        logits: Tensor = self.head(self.proj(torch.cat(parts, dim=-1)))
         if self.config.dist_head:
-            logits = (logits + self.head_dist(tokens.x[:, 1])) / 2
+            logits = (logits + self.head_dist(last.x[:, 1])) / 2
         return logits
+
+    def before_head(self, tokens: Tokens) -> Tokens:
+        """A raw hidden state as pooling and head read it: normed, where the model has it so."""
+        return replace(tokens, x=self.norm(tokens.x)) if self.config.head_norm else tokens
 
     def grid_of(self, pixels: Tensor) -> Size:
         """Patches (h, w) of pixels (B, C, H, W)."""
@@ -215,22 +252,10 @@ class VisionTransformer(nn.Module):
         self.pos_embed = nn.Parameter(pos.clone())
         self.config = new
 
-    def _from_blocks(self, pixels: Tensor) -> Tensor:
-        """Logits of a head that reads several blocks: the class tokens of all but the last, each
-        normed, and what is pooled of the last.  (B, C, H, W) -> (B, K)"""
-        depth = self.config.depth
-        states = self.hidden_states(pixels, range(depth - self.config.head_blocks + 1, depth + 1))
-        *earlier, last = [replace(tokens, x=self.norm(tokens.x)) for tokens in states.values()]
-        pooled = [tokens.x[:, 0] for tokens in earlier] + [self.pool(last, self.config.pool)]
-        logits: Tensor = self.head(torch.cat(pooled, dim=-1))
-        return logits
-
     def _last(self, pixels: Tensor) -> Tokens:
         """The last layer before the final norm.  (B, C, H, W) -> Tokens"""
-        x = self.embed(pixels)
-        for block in self.blocks:
-            x = block(x)
-        return self._tokens(x, pixels)
+        depth = self.config.depth
+        return self.hidden_states(pixels, [depth])[depth]
 
     def _tokens(self, x: Tensor, pixels: Tensor) -> Tokens:
         return Tokens(x, self.config.num_prefix, self.grid_of(pixels))

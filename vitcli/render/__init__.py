@@ -1,1 +1,1 @@
-"""ARRAYS → PICTURES: charts, confusion matrices and pages."""
+"""ARRAYS → PICTURES: maps, charts, confusion matrices and pages, for people to look at."""

@@ -15,7 +15,14 @@ from vitcli.records import Row, Sink
 from vitcli.sinks.arrays import INDEX, ArraySink, NpySink, NpzSink, SafetensorsSink
 from vitcli.sinks.files import Target
 from vitcli.sinks.paths import PathsSink
-from vitcli.sinks.text import META, CsvSink, JsonlSink, TsvSink, VectorJsonlSink
+from vitcli.sinks.text import (
+    META,
+    CsvSink,
+    EchoedJsonlSink,
+    JsonlSink,
+    TsvSink,
+    VectorJsonlSink,
+)
 
 
 class FileSink(Sink, Protocol):
@@ -28,6 +35,11 @@ PREDICTIONS: dict[str, Callable[[Target], FileSink]] = {
     "jsonl": JsonlSink,
     "csv": CsvSink,
     "tsv": TsvSink,
+}
+
+ATTENTION: dict[str, Callable[[Target], FileSink]] = {
+    "jsonl": JsonlSink,
+    "jsonl, echoed": EchoedJsonlSink,
 }
 
 RowShape: TypeAlias = tuple[int, ...]
@@ -54,6 +66,8 @@ def form_of(command: str, format: str) -> Form:
     """`paths` and `paths -0` are what `vit classify --paths-only` writes."""
     if format.startswith("paths"):
         return Form(lambda target, meta: PathsSink(target, null=format.endswith("-0")))
+    if command == "attention":
+        return Form(lambda target, meta: ATTENTION[format](target))
     if command == "classify":
         return Form(lambda target, meta: PREDICTIONS[format](target))
     kind = EMBEDDINGS[format]

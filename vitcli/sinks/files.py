@@ -7,7 +7,7 @@ import os
 import stat
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,8 +34,16 @@ class Target:
     grow with the rows. Where `resumed` says how far each of them had come, they go on from there.
     """
 
-    def __init__(self, out: Path | None, *, overwrite: bool = False) -> None:
+    def __init__(
+        self,
+        out: Path | None,
+        *,
+        overwrite: bool = False,
+        elsewhere: Mapping[str, Path] | None = None,
+    ) -> None:
+        """`elsewhere` names what does not stand beside it, by suffix."""
         self.out = out
+        self._elsewhere = elsewhere or {}
         self.files: list[PartialFile] = []
         self.resumed: Sequence[Grown] = ()
         self.before_naming: Callable[[Sequence[PartialFile]], None] = lambda files: None
@@ -74,7 +82,7 @@ class Target:
     def beside(self, suffix: str) -> Path:
         """`feats.index.jsonl` of `feats.npy`."""
         assert self.out is not None
-        return self.out.with_name(self.out.stem + suffix)
+        return self._elsewhere.get(suffix) or self.out.with_name(self.out.stem + suffix)
 
     def open(self) -> PartialFile:
         """The main file, which grows with the rows."""

@@ -1,4 +1,4 @@
-"""Rows into a list, for callers in Python."""
+"""Rows into a list, for callers in Python; or nowhere."""
 
 from __future__ import annotations
 
@@ -22,3 +22,13 @@ class ListSink:
 
     def abort(self) -> None:
         """The rows so far stay."""
+
+
+class NoSink:
+    """Drops every row."""
+
+    def write(self, rows: Sequence[Row]) -> None: ...
+
+    def finish(self, meta: Mapping[str, object]) -> None: ...
+
+    def abort(self) -> None: ...

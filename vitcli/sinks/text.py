@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 
 from vitcli.errors import OutputError
-from vitcli.records import Classified, Embedded, Failure, Kept, Row
+from vitcli.records import Attended, Classified, Embedded, Failure, Kept, Prediction, Row
 from vitcli.sinks.files import PartialFile, Target
 
 META = ".meta.json"
@@ -76,15 +76,63 @@ class JsonlSink(LineSink):
     """`{"path":…,"predictions":[{"label":…,"index":…,"score":…}, …]}` or `{"path":…,"error":…}`."""
 
     def lines(self, row: Row) -> bytes:
-        record: dict[str, object] = dict(path_fields(row.ref.path))
-        if isinstance(row, Failure):
+        return json_line(record_of(row))
+
+
+class EchoedJsonlSink(JsonlSink):
+    """Writes to standard output too."""
+
+    def __init__(self, target: Target) -> None:
+        super().__init__(target)
+        self._echo = PartialFile(None)
+
+    def write(self, rows: Sequence[Row]) -> list[int]:
+        lengths = super().write(rows)
+        self._echo.write(b"".join(r.text if isinstance(r, Kept) else self.lines(r) for r in rows))
+        self._echo.flush()
+        return lengths
+
+
+def record_of(row: Row) -> dict[str, object]:
+    """What JSON says of a row."""
+    record: dict[str, object] = dict(path_fields(row.ref.path))
+    match row:
+        case Failure():
             record["error"] = error_field(row)
-        elif isinstance(row, Classified):
-            record["predictions"] = [
-                {"label": p.label, "index": p.index, "score": round(p.score, SCORE_DECIMALS)}
-                for p in row.predictions
-            ]
-        return json_line(record)
+        case Classified():
+            record["predictions"] = [_prediction(p) for p in row.predictions]
+        case Attended():
+            record |= _attention(row)
+    return record
+
+
+def _prediction(p: Prediction) -> dict[str, object]:
+    return {"label": p.label, "index": p.index, "score": round(p.score, SCORE_DECIMALS)}
+
+
+def _attention(row: Attended) -> dict[str, object]:
+    """A value for each layer stands in a list where there are several."""
+    layers = [int(m.layer) if m.layer.isdecimal() else m.layer for m in row.maps]
+    heads = [[int(h) if h.isdecimal() else h for h in m.heads] for m in row.maps]
+    grids = [list(m.values.shape[1:]) for m in row.maps]
+    is_one = len(row.maps) == 1
+    longest = max(heads, key=len)
+    record: dict[str, object] = {
+        "files": [path_fields(file)["path"] for file in row.files],
+        "method": row.method,
+        "layer": layers[0] if is_one else layers,
+        "head": longest[0] if len(longest) == 1 else longest,
+        "grid": grids[0] if is_one or all(g == grids[0] for g in grids) else grids,
+    }
+    if longest == [""]:
+        del record["head"]
+    if row.query is not None:
+        record["query"] = list(row.query)
+    if row.target is not None:
+        record["class"] = _prediction(row.target)
+    if row.predictions:
+        record["predictions"] = [_prediction(p) for p in row.predictions]
+    return record
 
 
 class CsvSink(LineSink):

@@ -136,7 +136,7 @@ def _forward(
         best, indices = top_k(mean, job.top_k)
         rows = zip(batch.refs, best.tolist(), indices.tolist(), strict=True)
         return [
-            Classified(ref, tuple(_predictions(values, places, labels, job.threshold)))
+            Classified(ref, tuple(predictions_of(values, places, labels, job.threshold)))
             for ref, values, places in rows
         ]
 
@@ -154,7 +154,7 @@ def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return best[:, :k], indices[:, :k]
 
 
-def _predictions(
+def predictions_of(
     values: Sequence[float], places: Sequence[int], labels: Sequence[str], threshold: float | None
 ) -> list[Prediction]:
     return [

@@ -60,6 +60,7 @@ class Destination:
     options: Mapping[str, object]
     overwrite: bool = False
     resuming: Resuming = Resuming()
+    elsewhere: Mapping[str, Path] = field(default_factory=dict)  # by suffix, as Target's
 
     def target(self) -> Target:
         shard, out = self.resuming.shard, self.out
@@ -67,13 +68,28 @@ class Destination:
             if out is None or is_special(out):
                 raise UsageError("a shard is a file", "name it with --out FILE")
             out = shard.named(out)
-        return Target(out, overwrite=self.overwrite or self.resuming.resume)
+        overwrite = self.overwrite or self.resuming.resume
+        return Target(out, overwrite=overwrite, elsewhere=self.elsewhere)
 
 
 # What a row does not depend on, or what is in the fingerprint by itself.
-NOT_IN_ROWS = frozenset(
-    ("inputs", "model", "models", "options", "running", "out", "format", "overwrite", "resuming")
-) | {"offline", "device", "workers"}
+NOT_IN_ROWS = (
+    frozenset(
+        (
+            "inputs",
+            "model",
+            "models",
+            "options",
+            "running",
+            "out",
+            "format",
+            "overwrite",
+            "resuming",
+        )
+    )
+    | {"offline", "device", "workers"}
+    | {"html", "echo", "show"}
+)
 
 
 class Job(Protocol):
@@ -124,7 +140,7 @@ class Run:
         """Which files of a directory count."""
         asked = frozenset("." + e.lower().removeprefix(".") for e in self.inputs.extensions)
         known = asked or suffixes(self.inputs.formats)
-        return sources.Scan(known, self._note_unlisted, self._skip)
+        return sources.Scan(known, self._note_unlisted, self._skip, self._note_drawn)
 
     def load(self, spec: Spec, options: ModelOptions) -> Model:
         """A model that is loaded already stays as it is."""
@@ -306,6 +322,9 @@ class Run:
 
     def _skip(self, path: str) -> None:
         self.skipped += 1
+
+    def _note_drawn(self, path: str) -> None:
+        self.watcher.note(f"{printable(path)} holds pictures that vit has drawn: left out")
 
     def _note_unlisted(self, text: str) -> None:
         self.unlisted += 1

@@ -1,0 +1,250 @@
+"""`vit attention`: pictures in a tree like the inputs', a line for each image, nothing lost."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from PIL import Image
+
+from tests.conftest import Vit
+from tests.fixtures.photos import Corpus, many_photos, photo
+
+Models = Callable[[str], Path]
+GRID = [8, 8]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three pictures, one of them in a folder, and one that is broken."""
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    for name in ("a.png", "b.png", "deep/c.png"):
+        photo(name, 80, 60).save(tmp_path / "in" / name)
+    (tmp_path / "in" / "bad.jpg").write_text("no picture")
+    return tmp_path
+
+
+def rows_of(text: bytes) -> list[dict[str, object]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_the_tree_of_the_pictures_is_that_of_the_inputs(vit: Vit, folder: Path) -> None:
+    ended = vit("attention", "in", "-m", "demo", "--out", "maps")
+    assert ended.code == 3
+    rows = rows_of(ended.out)
+    assert rows[0] == {
+        "path": "in/a.png",
+        "files": ["maps/in/a.png.png"],
+        "method": "raw",
+        "layer": 4,
+        "head": "mean",
+        "grid": GRID,
+    }
+    assert rows[2]["error"]["type"] == "NotAnImage"
+    assert [row["path"] for row in rows] == ["in/a.png", "in/b.png", "in/bad.jpg", "in/deep/c.png"]
+    assert set(tree(folder / "maps")) == {
+        "in/a.png.png",
+        "in/b.png.png",
+        "in/deep/c.png.png",
+        "attention.jsonl",
+        ".attention.jsonl.journal",
+        ".drawn-by-vit",
+    }
+    assert (folder / "maps" / "attention.jsonl").read_bytes() == ended.out
+    assert Image.open(folder / "maps" / "in" / "a.png.png").size == (80, 60)
+    assert "3 of 4 images done, 1 failed" in ended.err
+
+
+def test_raw_maps_are_transformers_attentions(vit: Vit, tiny_model: Models, tmp_path: Path) -> None:
+    model = tiny_model("deit-distilled")
+    images = [tmp_path / f"{name}.png" for name in "ab"]
+    for image in images:
+        photo(image.name, 96, 64).save(image)
+    args = ("--layer", "1,-1", "--heads", "all", "--raw", "--size", "40")
+    ended = vit("attention", "a.png", "b.png", "-m", model, "--out", "maps", *args)
+    assert ended.code == 0, ended.err
+    processor = transformers.AutoImageProcessor.from_pretrained(model)
+    network = transformers.AutoModel.from_pretrained(model, attn_implementation="eager")
+    for image, row in zip(images, rows_of(ended.out), strict=True):
+        pixels = processor(Image.open(image), return_tensors="pt")
+        with torch.inference_mode():
+            attentions = network(**pixels, output_attentions=True).attentions
+        for layer, number in (("layer01", 0), ("layer03", -1)):
+            maps = np.load(tmp_path / "maps" / f"{image.name}.{layer}.npy")
+            assert (maps.dtype, maps.shape) == (np.float32, (4, 8, 8))
+            expected = attentions[number][0, :, 0, 2:].unflatten(1, (8, 8)).numpy()
+            np.testing.assert_allclose(maps, expected, atol=1e-5)
+            assert Image.open(tmp_path / "maps" / f"{image.name}.{layer}.head04.png").size == (
+                40,
+                27,
+            )
+        assert (row["layer"], row["head"], row["grid"]) == ([1, 3], [1, 2, 3, 4], GRID)
+        assert len(row["files"]) == 2 * 4 + 2
+
+
+@pytest.mark.parametrize("method", ["rollout", "grad", "similarity"])
+@pytest.mark.parametrize("style", ["panel", "grid", "mask"])
+def test_methods_and_styles_go_together(vit: Vit, folder: Path, method: str, style: str) -> None:
+    args = ("--method", method, "--style", style, "--image-size", "32x48", "--format", "jpg")
+    ended = vit("attention", "in/a.png", "-m", "demo", "--out", "maps", *args)
+    assert ended.code == 0, ended.err
+    [row] = rows_of(ended.out)
+    assert (row["method"], row["grid"]) == (method, [8, 12])
+    assert ("class" in row) == (method == "grad")
+    assert ("predictions" in row) == (style == "panel" or method == "grad")
+    assert Image.open(folder / "maps/in/a.png.jpg").format == "JPEG"
+
+
+def test_a_class_is_named_or_numbered(vit: Vit, tiny_model: Models, folder: Path) -> None:
+    model = tiny_model("vit")
+    shown = []
+    for target in ("great auk", "1", "top1", "fern"):
+        args = ("--method", "grad", "--class", target, "--raw", "--overwrite", "--out", "maps")
+        ended = vit("attention", "in/a.png", "-m", model, *args)
+        assert ended.code == 0, ended.err
+        shown.append(
+            (rows_of(ended.out)[0]["class"]["label"], (folder / "maps/in/a.png.npy").read_bytes())
+        )
+    assert [label for label, _ in shown[:2]] == ["great auk"] * 2
+    assert shown[0] == shown[1] != shown[3]
+    ended = vit(
+        "attention", "in/a.png", "-m", model, "--method", "grad", "--class", "frn", "-o", "x"
+    )
+    assert (ended.code, "did you mean fern?" in ended.err) == (2, True)
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_an_interrupted_run_goes_on_to_the_same_files(
+    vit: Vit, tmp_path: Path, workers: str
+) -> None:
+    many_photos(tmp_path / "in", 12, broken=(3,))
+    run = ("attention", "in", "-m", "demo", "-b", "2", "-j", workers, "--out")
+    assert vit(*run, "whole").code == 3
+    assert vit(*run, "maps").code == 3
+    # As a run that was killed after its third batch, with a picture that was half written.
+    maps, journal = tmp_path / "maps", tmp_path / "maps" / ".attention.jsonl.journal"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    commits = [n for n, line in enumerate(lines) if b'"files"' in line]
+    journal.unlink()
+    (maps / "attention.jsonl.partial.journal").write_bytes(b"".join(lines[: commits[4] + 1]))
+    (maps / "attention.jsonl").rename(maps / "attention.jsonl.partial")
+    (maps / "in" / "img-00009.jpg.png").unlink()
+    (maps / "in" / "img-00007.jpg.png").write_bytes(b"half")
+    refused = vit(*run, "maps")
+    assert refused.code == 1 and "--resume goes on with it" in refused.err
+    ended = vit(*run, "maps", "--resume")
+    assert ended.code == 3, ended.err
+    assert len(rows_of(ended.out)) == 6
+    whole = tree(tmp_path / "whole")
+    for name, data in tree(maps).items():
+        if not name.startswith("."):
+            assert data.replace(b"maps/", b"whole/") == whole[name] or data == whole[name], name
+    again = vit(*run, "maps", "--resume")
+    assert (again.code, "already complete" in again.err) == (3, True)
+    changed = vit(*run, "maps", "--resume", "--alpha", "0.3")
+    assert changed.code == 1 and "was made with --style" in changed.err
+
+
+def test_pictures_of_an_earlier_run_are_not_inputs(vit: Vit, folder: Path) -> None:
+    for more in ((), ("--overwrite",)):
+        ended = vit("attention", "in", "-m", "demo", "--out", "in/maps", *more)
+        assert (ended.code, len(rows_of(ended.out))) == (3, 4), ended.err
+    assert "in/maps holds pictures that vit has drawn: left out" in ended.err
+    ended = vit("classify", "in", "-m", "demo")
+    assert len(rows_of(ended.out)) == 4
+    ended = vit("attention", "in/**/*.png", "-m", "demo", "--out", "in/maps", "--overwrite")
+    assert len(rows_of(ended.out)) == 3
+    ended = vit("attention", "in", "-m", "demo", "--out", ".")
+    assert (ended.code, "would lie among the images" in ended.err) == (1, True)
+    assert not list(folder.glob("in/*.png.png"))
+
+
+def test_nobody_elses_files_are_touched(vit: Vit, folder: Path) -> None:
+    ended = vit("attention", "in", "-m", "demo", "--out", "in/deep")
+    assert (ended.code, "holds files that are not of vit" in ended.err) == (1, True)
+    ended = vit("attention", "in", "-m", "demo", "--out", "in/a.png")
+    assert (ended.code, "is not a folder" in ended.err) == (1, True)
+    ended = vit("attention", "in", "-m", "no-such-folder", "--offline", "--out", "maps")
+    assert ended.code == 1
+    assert not (folder / "maps").exists()
+    assert vit("attention", "in", "-m", "demo", "--out", "maps").code == 3
+    ended = vit("attention", "in", "-m", "demo", "--out", "maps")
+    assert (ended.code, "exists" in ended.err) == (1, True)
+
+
+def test_every_odd_photo_has_its_row(vit: Vit, photos: Corpus) -> None:
+    paths = [*photos.good, *photos.bad]
+    ended = vit("attention", *paths, "-m", "demo", "--out", "maps", "--size", "64")
+    assert ended.code == 3
+    rows = rows_of(ended.out)
+    for path, row in zip(paths, rows, strict=True):
+        assert row.get("error", {}).get("type") == photos.bad.get(path), row
+
+
+def test_names_of_any_length_and_with_dots_have_pictures(vit: Vit, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    names = ["n" * 251 + ".png", "鳥" * 83 + "x.png", "two words.png"]
+    for name in names:
+        photo(name, 20, 20).save(tmp_path / "in" / name)
+    shutil.copy(tmp_path / "in" / names[2], tmp_path.parent / "above.png")
+    ended = vit("attention", "in", "../above.png", "-m", "demo", "--out", "maps")
+    assert ended.code == 0, ended.err
+    files = [row["files"][0] for row in rows_of(ended.out)]
+    assert len(set(files)) == 4
+    assert files[-1] == "maps/__/above.png.png"
+    assert all((tmp_path / file).is_file() for file in files)
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        ((), "nothing is asked for"),
+        (("--raw", "--show"), "--raw writes files"),
+        (("--out", "x", "--layer", "5"), "the model has 4 blocks"),
+        (("--out", "x", "--layer", "0"), "1 is the first block"),
+        (("--out", "x", "--layer", "two"), "give a number"),
+        (("--out", "x", "--layer", "pool"), "no attention pooling"),
+        (("--out", "x", "--heads", "9"), "there are 4 heads"),
+        (("--out", "x", "--heads", "best"), "give mean, max, min, all"),
+        (("--out", "x", "--method", "rollout", "--heads", "all"), "fuse the heads"),
+        (("--out", "x", "--method", "grad", "--layer", "2"), "leave out --layer"),
+        (("--out", "x", "--method", "grad", "--class", "cat"), "no such class"),
+        (("--out", "x", "--class", "3"), "add --method grad"),
+        (("--out", "x", "--discard-ratio", "0.5"), "add --method rollout"),
+        (("--out", "x", "--query", "here"), "a place in pixels"),
+        (("--out", "x", "--engine", "onnx"), "does not show its attention"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(
+    vit: Vit, folder: Path, args: tuple[str, ...], said: str
+) -> None:
+    ended = vit("attention", "in", "-m", "demo", *args)
+    assert (ended.code, said in ended.err) == (2, True), ended.err
+    assert not (folder / "x").exists()
+
+
+def test_a_backbone_and_a_swin_are_told_what_they_lack(
+    vit: Vit, tiny_model: Models, folder: Path
+) -> None:
+    ended = vit("attention", "in", "-m", tiny_model("dinov2"), "--method", "grad", "--out", "x")
+    assert (ended.code, "has no classifier" in ended.err) == (2, True)
+
+
+def test_a_preview_is_drawn_in_half_blocks(vit: Vit, folder: Path) -> None:
+    from vitcli.cli.preview import _lines
+
+    text = _lines(np.arange(4 * 3 * 3, dtype=np.uint8).reshape(4, 3, 3))
+    assert text.plain == "▀▀▀\n▀▀▀"
+    first = text.spans[0].style
+    assert first.color.triplet == (0, 1, 2)
+    assert first.bgcolor.triplet == (9, 10, 11)

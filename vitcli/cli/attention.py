@@ -1,0 +1,257 @@
+"""`vit attention`."""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from vitcli.cli import options as o
+from vitcli.cli.ending import end, is_terminal, start_workers
+from vitcli.errors import UsageError
+from vitcli.tasks.job import DEFAULT_MODEL
+
+if TYPE_CHECKING:
+    from vitcli.models.attention import Heads
+    from vitcli.tasks.look import Layer, Query
+
+
+class Method(StrEnum):
+    RAW = "raw"
+    ROLLOUT = "rollout"
+    GRAD = "grad"
+    SIMILARITY = "similarity"
+
+
+class Style(StrEnum):
+    OVERLAY = "overlay"
+    HEATMAP = "heatmap"
+    PANEL = "panel"
+    GRID = "grid"
+    MASK = "mask"
+
+
+class Colours(StrEnum):
+    INFERNO = "inferno"
+    VIRIDIS = "viridis"
+    TURBO = "turbo"
+    HOT = "hot"
+    GRAY = "gray"
+
+
+class FileFormat(StrEnum):
+    PNG = "png"
+    JPG = "jpg"
+
+
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        "-o",
+        "--out",
+        help="Folder for the pictures, in a tree like that of the inputs.",
+        metavar="DIR",
+    ),
+]
+MethodOpt = Annotated[
+    Method,
+    typer.Option(
+        "--method",
+        help="raw: one layer's weights. rollout: those of all layers, multiplied. grad: what counts"
+        " for a class. similarity: patches like the query.",
+        envvar="VIT_METHOD",
+    ),
+]
+LayerOpt = Annotated[
+    str | None,
+    typer.Option(
+        "--layer",
+        help="Block 1, 2, ... or -1, the last; several (3,6,-1); all; pool, an attention pooling.",
+        envvar="VIT_LAYER",
+        metavar="N|all",
+        show_default="-1, or pool where there is one",
+    ),
+]
+HeadsOpt = Annotated[
+    str | None,
+    typer.Option(
+        "--heads",
+        help="mean, max or min of the heads; all of them, or one by its number from 1.",
+        metavar="mean|max|min|all|N",
+        show_default="mean; all for --style grid",
+    ),
+]
+QueryOpt = Annotated[
+    str | None,
+    typer.Option(
+        "--query",
+        help="Who looks: cls, or the patch at X,Y in pixels of the picture or as 30%,70%.",
+        metavar="cls|X,Y",
+        show_default="cls, or the mean of all patches",
+    ),
+]
+Class = Annotated[
+    str,
+    typer.Option(
+        "--class",
+        help="Of --method grad: a label, its number, or top1, the best of each image.",
+        metavar="LABEL|N|top1",
+    ),
+]
+Discard = Annotated[
+    float,
+    typer.Option(
+        "--discard-ratio",
+        help="Of --method rollout: the share of smallest weights that is left out.",
+        min=0.0,
+        max=0.999,
+    ),
+]
+StyleOpt = Annotated[
+    Style,
+    typer.Option(
+        "--style",
+        help="What is drawn. panel: photo, heatmap and overlay. grid: all heads, layer by layer."
+        " mask: what holds --mass of the attention.",
+        envvar="VIT_STYLE",
+    ),
+]
+Alpha = Annotated[float, typer.Option("--alpha", help="How much the map covers.", min=0.0, max=1.0)]
+Mass = Annotated[
+    float,
+    typer.Option("--mass", help="Of --style mask: the share of attention.", min=0.0, max=1.0),
+]
+ColoursOpt = Annotated[
+    Colours, typer.Option("--colormap", help="From little to much.", envvar="VIT_COLORMAP")
+]
+SizeOpt = Annotated[
+    int | None,
+    typer.Option(
+        "--size",
+        help="Pixels of the longer side of a picture.",
+        min=8,
+        max=16384,
+        show_default="the photo's own",
+    ),
+]
+Format = Annotated[
+    FileFormat, typer.Option("--format", help="Of the pictures.", envvar="VIT_PICTURE_FORMAT")
+]
+Raw = Annotated[
+    bool, typer.Option("--raw", help="Write the maps too: .npy, float32, (heads, h, w).")
+]
+Show = Annotated[
+    bool, typer.Option("--show", help="Show the overlay of the first image in the terminal.")
+]
+
+
+@o.with_resuming
+def attention(
+    common: o.Common,
+    model: o.ModelSpec = DEFAULT_MODEL,
+    out: Out = None,
+    method: MethodOpt = Method.RAW,
+    layer: LayerOpt = None,
+    heads: HeadsOpt = None,
+    query: QueryOpt = None,
+    class_: Class = "top1",
+    discard_ratio: Discard = 0.0,
+    style: StyleOpt = Style.OVERLAY,
+    alpha: Alpha = 0.5,
+    mass: Mass = 0.6,
+    colormap: ColoursOpt = Colours.INFERNO,
+    size: SizeOpt = None,
+    format: Format = FileFormat.PNG,
+    raw: Raw = False,
+    show: Show = False,
+) -> None:
+    """See where the model looks: a map for each image, drawn on it.
+
+    photos/cat.jpg becomes DIR/photos/cat.jpg.png; DIR/attention.jsonl has a line for every input,
+    and so has standard output, unless it is a terminal.
+
+    Example:  vit attention ./photos --out maps
+    """
+    if out is None and not show:
+        raise UsageError(
+            "nothing is asked for", "name a folder with --out DIR, or --show a preview"
+        )
+    with common.screen as screen:
+        start_workers(common.running)
+        from vitcli.cli.preview import Preview
+        from vitcli.render import styles
+        from vitcli.sinks.memory import NoSink
+        from vitcli.tasks.attention import AttentionJob
+        from vitcli.tasks.attention import attention as run
+        from vitcli.tasks.look import Look
+
+        asked = parse_heads(heads)
+        if asked is None and style is Style.GRID and method is Method.RAW:
+            asked = "all"
+        preview = Preview()
+        job = AttentionJob(
+            inputs=common.inputs,
+            model=model,
+            options=common.model,
+            running=common.running,
+            look=Look(
+                method=method.value,
+                layers=parse_layers(layer),
+                heads=asked,
+                query=parse_query(query),
+                target=class_,
+                discard=discard_ratio,
+            ),
+            style=styles.Style(
+                name=style.value, colours=colormap.value, alpha=alpha, mass=mass, size=size
+            ),
+            file_format=format.value,
+            raw=raw,
+            out=out,
+            echo=not is_terminal(),
+            show=preview.cells if show else 0,
+            overwrite=common.overwrite,
+            resuming=common.resuming,
+        )
+        nowhere = NoSink() if out is None and is_terminal() else None
+        summary = run(job, screen, nowhere, preview.show)
+    preview.print()
+    end(screen, summary, out)
+
+
+def parse_layers(text: str | None) -> tuple[Layer, ...] | Literal["all"] | None:
+    """`3,6,-1`, `all`, `pool`."""
+    if text is None or text == "all":
+        return text  # type: ignore[return-value]  # it is "all"
+    try:
+        return tuple("pool" if part == "pool" else int(part) for part in text.split(","))
+    except ValueError:
+        hint = "give a number, several such as 3,6,-1, or all"
+        raise UsageError(f"--layer {text}", hint) from None
+
+
+def parse_heads(text: str | None) -> Heads | None:
+    """`mean`, `max`, `min`, `all`, or a number from 1."""
+    if text is None or text in ("mean", "max", "min", "all"):
+        return text  # type: ignore[return-value]  # one of these
+    if not text.isdecimal():
+        raise UsageError(f"--heads {text}", "give mean, max, min, all, or a number from 1")
+    return int(text)
+
+
+def parse_query(text: str | None) -> Query:
+    """`cls`, `120,80` or `30%,70%`."""
+    from vitcli.tasks.look import Point
+
+    if text is None or text == "cls":
+        return text  # type: ignore[return-value]  # it is "cls"
+    number = r"(\d+(?:\.\d+)?)"
+    match = re.fullmatch(rf"{number}(%?)\s*,\s*{number}(%?)", text.strip())
+    if match is None or match[2] != match[4]:
+        hint = "give cls, a place in pixels such as 120,80, or 30%,70%"
+        raise UsageError(f"--query {text}", hint)
+    scale = 100 if match[2] else 1
+    return Point(float(match[1]) / scale, float(match[3]) / scale, bool(match[2]))

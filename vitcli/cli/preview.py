@@ -1,0 +1,47 @@
+"""A picture in the terminal, two pixels a character."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.color import Color
+from rich.console import Console
+from rich.style import Style
+from rich.text import Text
+
+HALF = "▀"  # the upper pixel in front, the lower one behind
+WIDEST = 96
+
+
+class Preview:
+    """Keeps the picture until the bar is gone. It goes to the terminal, wherever that is."""
+
+    def __init__(self) -> None:
+        self.cells = max(16, min(WIDEST, shutil.get_terminal_size().columns - 1))
+        self._pixels: NDArray[np.uint8] | None = None
+
+    def show(self, pixels: NDArray[np.uint8]) -> None:
+        """uint8 (2 * lines, columns, 3)"""
+        self._pixels = pixels
+
+    def print(self) -> None:
+        """Rows of JSON on standard output are not to be disturbed: then it goes to stderr."""
+        if self._pixels is None:
+            return
+        is_stdout = sys.stdout is not None and sys.stdout.isatty()
+        console = Console(
+            stderr=not is_stdout, markup=False, highlight=False, emoji=False, force_terminal=True
+        )
+        console.print(_lines(self._pixels), no_wrap=True, overflow="crop")
+
+
+def _lines(pixels: NDArray[np.uint8]) -> Text:
+    text = Text()
+    for upper, lower in zip(pixels[::2], pixels[1::2], strict=True):
+        for above, below in zip(upper.tolist(), lower.tolist(), strict=True):
+            text.append(HALF, Style(color=Color.from_rgb(*above), bgcolor=Color.from_rgb(*below)))
+        text.append("\n")
+    return text[:-1]

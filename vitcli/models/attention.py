@@ -1,0 +1,331 @@
+"""Normalised pixels into maps of where a network looks: one value for each patch.
+
+A map is a row of weights over all tokens, of which the patches are kept; what falls on class,
+distillation and register tokens is left out. Whose row it is, is the query: the class token; where
+there is none the mean over all patches; or one patch. SigLIP's attention pooling has a query of its
+own, and counts as a layer behind the last block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vitcli.models.network import Network
+from vitcli.models.swin import SwinBlock, SwinTransformer, Windows, windows_of
+from vitcli.models.vit import Tokens, VisionTransformer
+from vitcli.records import Size
+
+Fusion: TypeAlias = Literal["mean", "max", "min"]
+Heads: TypeAlias = Fusion | Literal["all"] | int
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """Maps by layer, (B, n, h, w) each with one map for each head, or one of all; and the logits
+    where they were wanted, (B, K)."""
+
+    maps: dict[int, Tensor]
+    logits: Tensor | None = None
+
+
+def raw(
+    network: Network,
+    pixels: Tensor,
+    layers: Sequence[int],
+    heads: Heads = "mean",
+    points: Tensor | None = None,
+    *,
+    wants_logits: bool = False,
+) -> Looked:
+    """The attention of the asked layers, as they are: blocks of a ViT, stages of a Swin (their last
+    blocks), and behind the last the attention pooling.  (B, C, H, W) -> Looked
+
+    `points` (B, 2) are queries: places in the image, down and to the right, from 0 to 1. Only the
+    asked rows of the asked layers are computed, and of the network what comes before them.
+    """
+    depth = network.config.depth
+    end = depth if wants_logits else max(layers) - 1
+    maps: dict[int, Tensor] = {}
+    states: dict[int, Tokens] = {}
+    for number, tokens in zip(range(end + 1), network.walk(pixels)):  # noqa: B905  # the range ends
+        if number + 1 in layers:
+            maps[number + 1] = fused(_looks(network, number + 1, tokens, points), heads)
+        if wants_logits and number in network.head_layers:
+            states[number] = tokens
+    return Looked(
+        {layer: maps[layer] for layer in layers}, network.logits(states) if wants_logits else None
+    )
+
+
+def rollout(
+    network: VisionTransformer,
+    pixels: Tensor,
+    layers: Sequence[int],
+    heads: Fusion = "mean",
+    points: Tensor | None = None,
+    *,
+    discard: float = 0.0,
+    wants_logits: bool = False,
+) -> Looked:
+    """The attention of blocks 1 to each asked layer, multiplied.  (B, C, H, W) -> Looked
+
+    Abnar & Zuidema, arXiv 2005.00928. Of each block the heads are fused, the `discard` share of
+    smallest weights is set to 0, the residual is added, and rows are normalised: they sum to 1,
+    over all tokens. One matrix is held, whatever the depth.
+    """
+    depth, prefix = network.config.depth, network.config.num_prefix
+    end = depth if wants_logits else min(max(layers) - 1, depth)
+    maps: dict[int, Tensor] = {}
+    states: dict[int, Tokens] = {}
+    product: Tensor | None = None
+    for number, tokens in zip(range(end + 1), network.walk(pixels)):  # noqa: B905  # the range ends
+        if wants_logits and number in network.head_layers:
+            states[number] = tokens
+        if number < depth and number < max(layers):
+            weights = fused(network.block(number + 1).weights(tokens.x), heads)[:, 0]
+            step = _with_residual(_discarded(weights, discard))
+            product = step if product is None else step @ product
+            if number + 1 in layers:
+                rows = _rows(network, tokens, points)
+                at = torch.arange(len(product))
+                row = product[:, prefix:].mean(dim=1) if rows is None else product[at, rows]
+                maps[number + 1] = _on_grid(row[:, None, prefix:], tokens.grid)
+        if number == depth and depth + 1 in layers:
+            assert product is not None
+            pooled = fused(_pooling(network, tokens), heads)[:, 0] @ product[:, prefix:]
+            maps[depth + 1] = _on_grid(pooled[..., prefix:], tokens.grid)
+    return Looked(
+        {layer: maps[layer] for layer in layers}, network.logits(states) if wants_logits else None
+    )
+
+
+def similarity(
+    network: Network,
+    pixels: Tensor,
+    layers: Sequence[int],
+    points: Tensor | None = None,
+    *,
+    wants_logits: bool = False,
+) -> Looked:
+    """The cosine of each patch with the query, in the output of each asked layer after the final
+    norm.  (B, C, H, W) -> Looked"""
+    wanted = {*layers, *(network.head_layers if wants_logits else ())}
+    states = network.hidden_states(pixels, sorted(wanted))
+    maps = {}
+    for layer in layers:
+        tokens = states[layer]
+        has_norm = isinstance(network, VisionTransformer) or layer == network.config.depth
+        x = network.norm(tokens.x) if has_norm else tokens.x
+        patches = x[:, tokens.num_prefix :]
+        if points is not None:
+            query = patches[torch.arange(len(x)), _index(points, tokens.grid)]
+        else:
+            query = x[:, 0] if has_class_token(network) else patches.mean(dim=1)
+        cosine = F.cosine_similarity(patches.float(), query[:, None].float(), dim=-1)
+        maps[layer] = _on_grid(cosine[:, None], tokens.grid)
+    return Looked(maps, network.logits(states) if wants_logits else None)
+
+
+def relevance(network: Network, pixels: Tensor, classes: Tensor | None = None) -> Looked:
+    """How much each patch counts for a class, by gradient and attention (Chefer et al., ICCV 2021,
+    arXiv 2103.15679); of the best class where `classes` (B,) are not given.  (B, C, H, W) -> Looked
+
+    In each block the weights are multiplied by the gradient of the class with respect to them, what
+    is negative is dropped, the mean of the heads is taken and the residual added; the product over
+    all blocks, in the row of what the head reads, is the map. The row is taken from the last block
+    to the first, and each block is computed again when it is its turn: the weights of one are held
+    at a time. A merge of a Swin hands on a quarter of the relevance to each of its four patches.
+    """
+    if isinstance(network, SwinTransformer):
+        return _relevance_of_stages(network, pixels, classes)
+    with torch.no_grad():
+        inputs = [tokens.x for tokens in network.walk(pixels)]
+    depth, prefix, grid = network.config.depth, network.config.num_prefix, network.grid_of(pixels)
+    states = {n: Tokens(_leaf(inputs[n]), prefix, grid) for n in network.head_layers}
+    leaves = [tokens.x for tokens in states.values()]
+    with torch.enable_grad():
+        if network.config.pool == "map":
+            normed = network.before_head(states[depth])
+            pooled, pooling = network.attn_pool.with_weights(normed.patches)
+            logits = network.logits(states, pooled)
+            *gradients, on_pooling = _gradients(logits, classes, [*leaves, pooling])
+            row = F.pad(_positive(pooling, on_pooling)[:, 0], (prefix, 0))
+        else:
+            logits = network.logits(states)
+            gradients = [*_gradients(logits, classes, leaves)]
+            row = _head_row(network, inputs[depth])
+    of_head = dict(zip(states, gradients, strict=True))
+    gradient = of_head[depth]
+    for number in reversed(range(depth)):
+        x = _leaf(inputs[number])
+        with torch.enable_grad():
+            out, weights = network.block(number + 1).with_weights(x)
+        gradient, on_weights = torch.autograd.grad(out, (x, weights), gradient)
+        row = row + (row[:, None] @ _positive(weights, on_weights))[:, 0]
+        if number in of_head:  # a head that reads several blocks
+            gradient = gradient + of_head[number]
+    return Looked({depth: _on_grid(row[:, None, prefix:], grid)}, logits.detach())
+
+
+def _relevance_of_stages(
+    network: SwinTransformer, pixels: Tensor, classes: Tensor | None
+) -> Looked:
+    """As `relevance`: rows are cut into windows as the tokens are."""
+    with torch.no_grad():
+        states = [Tokens(t.x, 0, t.grid) for t in network.walk(pixels)]
+    depth = network.config.depth
+    last = Tokens(_leaf(states[depth].x), 0, states[depth].grid)
+    with torch.enable_grad():
+        logits = network.logits({depth: last})
+        [gradient] = _gradients(logits, classes, [last.x])
+    row = torch.full_like(last.x[..., 0], 1 / last.x.shape[1]).detach()
+    for number in reversed(range(depth)):
+        stage, grid = network.stage(number + 1), states[number].grid
+        windows = windows_of(network.config, number, grid, pixels)
+        with torch.no_grad():
+            inputs = [states[number].x]
+            for place, block in enumerate(stage.blocks):
+                inputs.append(block(inputs[-1], windows[place % 2]))
+        if not stage.is_last:
+            x = _leaf(inputs[-1])
+            with torch.enable_grad():
+                merged = stage.downsample(x, grid)
+            [gradient] = torch.autograd.grad(merged, (x,), gradient)
+            row = _handed_on(row, states[number + 1].grid, grid)
+        for place in reversed(range(len(stage.blocks))):
+            x, own, block = _leaf(inputs[place]), windows[place % 2], stage.blocks[place]
+            assert isinstance(block, SwinBlock)
+            with torch.enable_grad():
+                out, weights = block.with_weights(x, own)
+            gradient, on_weights = torch.autograd.grad(out, (x, weights), gradient)
+            row = row + _through(row, _positive(weights, on_weights)[:, :, None], own)[:, 0]
+    return Looked({depth: _on_grid(row[:, None], states[0].grid)}, logits.detach())
+
+
+def has_class_token(network: Network) -> bool:
+    """Whether the query that stands for the whole image is a token of its own."""
+    return isinstance(network, VisionTransformer) and network.config.class_token
+
+
+def fused(maps: Tensor, heads: Heads) -> Tensor:
+    """One of all heads, one head by its number from 1, or all.  (B, A, ...) -> (B, 1 or A, ...)"""
+    match heads:
+        case "all":
+            return maps
+        case "mean":
+            return maps.mean(dim=1, keepdim=True)
+        case "max":
+            return maps.amax(dim=1, keepdim=True)
+        case "min":
+            return maps.amin(dim=1, keepdim=True)
+        case int():
+            return maps[:, heads - 1 : heads]
+
+
+def _looks(network: Network, layer: int, before: Tokens, points: Tensor | None) -> Tensor:
+    """The query's row in each head of a layer, from what enters it.  -> (B, A, h, w)"""
+    if isinstance(network, SwinTransformer):
+        weights, windows = network.stage_weights(layer, before)
+        row = torch.full_like(before.x[..., 0], 1 / before.x.shape[1])
+        if points is not None:
+            row = F.one_hot(_index(points, before.grid), row.shape[1]).to(row.dtype)
+        return _on_grid(_through(row, weights, windows), before.grid)
+    if layer > network.config.depth:
+        return _on_grid(_pooling(network, before)[:, :, 0], before.grid)
+    block = network.block(layer)
+    rows = _rows(network, before, points)
+    if rows is None:
+        looked = block.weights(before.x)[:, :, before.num_prefix :].mean(dim=2)
+    else:
+        looked = block.weights(before.x, rows[:, None])[:, :, 0]
+    return _on_grid(looked[..., before.num_prefix :], before.grid)
+
+
+def _rows(network: VisionTransformer, tokens: Tokens, points: Tensor | None) -> Tensor | None:
+    """Which row is the query's, (B,); None for the mean of all patches."""
+    if points is not None:
+        return tokens.num_prefix + _index(points, tokens.grid)
+    if network.config.class_token:
+        return torch.zeros(len(tokens.x), dtype=torch.long, device=tokens.x.device)
+    return None
+
+
+def _head_row(network: VisionTransformer, x: Tensor) -> Tensor:
+    """The shares of the tokens in what the head reads.  (B, N, D) -> (B, N)"""
+    config = network.config
+    row = torch.zeros_like(x[..., 0])
+    if "mean" in config.pool:
+        row[:, config.num_prefix :] = 1 / (x.shape[1] - config.num_prefix)
+    if "cls" in config.pool:
+        row[:, 0] = 1.0
+    if config.dist_head:
+        row[:, 1] = 1.0
+    return row / row.sum(dim=1, keepdim=True)
+
+
+def _pooling(network: VisionTransformer, last: Tokens) -> Tensor:
+    """The weights of the attention pooling, from the last layer.  -> (B, A, 1, h*w)"""
+    weights: Tensor = network.attn_pool.weights(network.before_head(last).patches)
+    return weights
+
+
+def _through(row: Tensor, weights: Tensor, windows: Windows) -> Tensor:
+    """A row over all patches times the weights of its windows: (B, h*w), (B, n, A, N, N) ->
+    (B, A, h*w)"""
+    cut = windows.cut(row[..., None])[:, :, None, None, :, 0]  # (B, n, 1, 1, N)
+    looked = (cut @ weights)[:, :, :, 0].transpose(2, 3)  # (B, n, N, A)
+    return windows.joined(looked).transpose(1, 2)
+
+
+def _handed_on(row: Tensor, merged: Size, grid: Size) -> Tensor:
+    """What a merge has made one is four again, a quarter each.  (B, h'*w') -> (B, h*w)"""
+    spread = (row / 4).reshape(-1, *merged).repeat_interleave(2, 1).repeat_interleave(2, 2)
+    return spread[:, : grid[0], : grid[1]].flatten(1)
+
+
+def _discarded(weights: Tensor, share: float) -> Tensor:
+    """The smallest weights of each image set to 0.  (B, N, N) -> (B, N, N)"""
+    flat = weights.flatten(1)
+    smallest = flat.topk(int(flat.shape[1] * share), largest=False).indices
+    return flat.scatter(1, smallest, 0.0).view_as(weights)
+
+
+def _with_residual(weights: Tensor) -> Tensor:
+    """What goes past the block added to it; rows sum to 1.  (B, N, N) -> (B, N, N)"""
+    added = weights + torch.eye(weights.shape[-1], device=weights.device)
+    return added / added.sum(dim=-1, keepdim=True)
+
+
+def _gradients(logits: Tensor, classes: Tensor | None, of: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Those of the logit of each image's class."""
+    chosen = logits.argmax(dim=1) if classes is None else classes
+    return torch.autograd.grad(logits.gather(1, chosen[:, None]).sum(), of)
+
+
+def _positive(weights: Tensor, gradients: Tensor) -> Tensor:
+    """What raises the class, the mean of the heads.  (..., A, N, N) -> (..., N, N)"""
+    return (weights.detach() * gradients).clamp(min=0).mean(dim=-3)
+
+
+def _leaf(x: Tensor) -> Tensor:
+    return x.detach().requires_grad_()
+
+
+def _index(points: Tensor, grid: Size) -> Tensor:
+    """The patch that each place falls on.  (B, 2) -> (B,)"""
+    sides = torch.tensor(grid, device=points.device)
+    down, across = (
+        (points * sides).long().clamp(min=torch.zeros_like(sides), max=sides - 1).unbind(1)
+    )
+    return down * grid[1] + across
+
+
+def _on_grid(rows: Tensor, grid: Size) -> Tensor:
+    """(B, n, h*w) -> (B, n, h, w)"""
+    return rows.reshape(*rows.shape[:2], *grid).float()

@@ -1,0 +1,80 @@
+"""Pictures beside each other, with what they show written to them: panels and contact sheets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from PIL import Image, ImageDraw, ImageFont
+
+PAPER = (255, 255, 255)
+INK = (24, 24, 27)
+FAINT = (113, 113, 122)
+
+
+def panel(images: Sequence[Image.Image], caption: str, note: str) -> Image.Image:
+    """Pictures of one size in a row, and below them a caption and what is to be known of it."""
+    width, height = images[0].size
+    gap = max(2, width // 60)
+    size = max(11, min(width, height) // 16)
+    lines = [(text, ink) for text, ink in ((caption, INK), (note, FAINT)) if text]
+    band = round(len(lines) * 1.45 * size + (0.6 * size if lines else 0))
+    sheet = Image.new("RGB", (len(images) * (width + gap) - gap, height + band), PAPER)
+    for number, image in enumerate(images):
+        sheet.paste(image, (number * (width + gap), 0))
+    for number, (text, ink) in enumerate(lines):
+        top = height + round(0.4 * size + number * 1.45 * size)
+        _write(sheet, (round(0.3 * size), top), text, size, ink, sheet.width - round(0.6 * size))
+    return sheet
+
+
+def contact_sheet(
+    cells: Sequence[Sequence[Image.Image]], rows: Sequence[str], columns: Sequence[str]
+) -> Image.Image:
+    """Rows of pictures of one size, with names to the left of the rows and above the columns; an
+    empty name takes no room where all are empty."""
+    width, height = cells[0][0].size
+    gap = max(2, min(width, height) // 40)
+    size = max(11, min(16, min(width, height) // 9))
+    font = ImageFont.load_default(size)
+    left = max(round(font.getlength(name)) for name in rows)
+    left += size if left else 0
+    top = round(1.6 * size) if any(columns) else 0
+    count = max(map(len, cells))
+    sheet = Image.new(
+        "RGB", (left + count * (width + gap) - gap, top + len(cells) * (height + gap) - gap), PAPER
+    )
+    for place, name in enumerate(columns):
+        at = left + place * (width + gap)
+        _write(sheet, (at, round(0.2 * size)), name, size, INK, width)
+    for line, (name, row) in enumerate(zip(rows, cells, strict=True)):
+        at = top + line * (height + gap)
+        _write(sheet, (size // 3, at + (height - size) // 2), name, size, INK, max(left, 1))
+        for place, cell in enumerate(row):
+            sheet.paste(cell, (left + place * (width + gap), at))
+    return sheet
+
+
+def labelled(image: Image.Image, name: str) -> Image.Image:
+    """A picture with its name in a band below it."""
+    size = max(10, min(16, min(image.size) // 9))
+    sheet = Image.new("RGB", (image.width, image.height + round(1.5 * size)), PAPER)
+    sheet.paste(image, (0, 0))
+    _write(sheet, (2, image.height + round(0.15 * size)), name, size, INK, image.width - 4)
+    return sheet
+
+
+def _write(
+    sheet: Image.Image,
+    at: tuple[int, int],
+    text: str,
+    size: int,
+    ink: tuple[int, int, int],
+    room: int,
+) -> None:
+    """One line, cut with an ellipsis where there is no room for it."""
+    font = ImageFont.load_default(size)
+    if font.getlength(text) > room:
+        while text and font.getlength(text + "…") > room:
+            text = text[:-1]
+        text += "…" if text else ""
+    ImageDraw.Draw(sheet).text(at, text, ink, font)

@@ -1,0 +1,119 @@
+"""What `vit attention` draws of one photograph: its styles, its files, a thumbnail, a preview."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from PIL import Image
+
+from vitcli.records import Maps
+from vitcli.render.heat import Colours, Map, Place, fitted, heatmap, mask, overlay
+from vitcli.render.sheet import contact_sheet, labelled, panel
+
+StyleName: TypeAlias = Literal["overlay", "heatmap", "panel", "grid", "mask"]
+CELL = 192  # pixels of the longer side of a picture on a contact sheet, unless a size is asked for
+THUMBNAIL = 384
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Style:
+    """How a map becomes a picture. `size` is the longer side, None the photo's own."""
+
+    name: StyleName = "overlay"
+    colours: Colours = "inferno"
+    alpha: float = 0.5
+    mass: float = 0.6
+    size: int | None = None
+
+
+def draw(
+    photo: Image.Image, layers: Sequence[Maps], style: Style, caption: str = "", note: str = ""
+) -> list[Image.Image]:
+    """One picture for each map, layer by layer; of a grid one for all. `caption` and `note` are
+    written below a panel, the names of layer and head before the note."""
+    if style.name == "grid":
+        return [_grid(photo, layers, style)]
+    photo = sized(photo, style.size)
+    drawn = []
+    for maps in layers:
+        place = Place.of(photo.size, maps.box)
+        for head, values in zip(maps.heads, maps.values, strict=True):
+            about = ", ".join(filter(None, (layer_name(maps), head_name(head), note)))
+            drawn.append(_one(photo, values, place, style, caption, about))
+    return drawn
+
+
+def layer_name(maps: Maps) -> str:
+    """As it is written to its maps."""
+    return f"layer {maps.layer}" if maps.layer.isdecimal() else "attention pooling"
+
+
+def head_name(head: str) -> str:
+    """As it is written to its map."""
+    return f"head {head}" if head.isdecimal() else f"{head} of heads" if head else ""
+
+
+def _one(
+    photo: Image.Image, values: Map, place: Place, style: Style, caption: str, note: str
+) -> Image.Image:
+    match style.name:
+        case "heatmap":
+            return heatmap(values, place, style.colours)
+        case "mask":
+            return mask(photo, values, place, style.mass)
+        case "panel":
+            heat = heatmap(values, place, style.colours)
+            over = overlay(photo, values, place, style.colours, style.alpha)
+            return panel([photo, heat, over], caption, note)
+        case _:
+            return overlay(photo, values, place, style.colours, style.alpha)
+
+
+def _grid(photo: Image.Image, layers: Sequence[Maps], style: Style) -> Image.Image:
+    """A row for each layer with its heads; where there is one of either, rows of up to six."""
+    photo = sized(photo, style.size or CELL)
+
+    def drawn(maps: Maps) -> list[Image.Image]:
+        place = Place.of(photo.size, maps.box)
+        return [overlay(photo, v, place, style.colours, style.alpha) for v in maps.values]
+
+    if len(layers) > 1 and any(len(maps.heads) > 1 for maps in layers):
+        most = max(layers, key=lambda maps: len(maps.heads))
+        names = [layer_name(maps) for maps in layers]
+        return contact_sheet(list(map(drawn, layers)), names, list(map(head_name, most.heads)))
+    named = [
+        labelled(cell, head_name(head) if len(layers) == 1 else layer_name(maps))
+        for maps in layers
+        for head, cell in zip(maps.heads, drawn(maps), strict=True)
+    ]
+    across = _columns(len(named))
+    rows = [named[i : i + across] for i in range(0, len(named), across)]
+    return contact_sheet(rows, [""] * len(rows), [""] * across)
+
+
+def _columns(count: int) -> int:
+    """As near to a square as divides without a rest, up to six columns."""
+    return next((n for n in (6, 5, 4, 3) if count % n == 0 and count > n), min(count, 6))
+
+
+def sized(photo: Image.Image, longest: int | None) -> Image.Image:
+    """With a longer side of so many pixels."""
+    size = fitted(photo.size, longest)
+    return photo if size == photo.size else photo.resize(size, Image.Resampling.LANCZOS)
+
+
+def thumbnail(photo: Image.Image) -> Image.Image:
+    """For a page; a photo that is small already stays as it is."""
+    return sized(photo, THUMBNAIL) if max(photo.size) > THUMBNAIL else photo
+
+
+def preview(photo: Image.Image, maps: Maps, style: Style, cells: int) -> Image.Image:
+    """The overlay in as many pixels as a terminal has cells across, an even number of rows."""
+    width, height = photo.size
+    across = max(2, min(cells, round(cells * width / height)))
+    down = max(2, 2 * round(across * height / width / 2))
+    small = photo.resize((across, down), Image.Resampling.LANCZOS)
+    place = Place.of(small.size, maps.box)
+    return overlay(small, maps.values[0], place, style.colours, style.alpha)

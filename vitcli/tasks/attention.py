@@ -1,0 +1,235 @@
+"""Where a model looks: maps for each image, and pictures of them in a tree like the inputs'."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vitcli.checkpoints.load import Model
+from vitcli.errors import UsageError
+from vitcli.images.sources import DRAWN
+from vitcli.images.workers import Crew, Decoded
+from vitcli.models.prepare import Prepared
+from vitcli.records import Attended, Batch, Failure, Maps, Prediction, Sink
+from vitcli.render.heat import FileFormat
+from vitcli.render.styles import Style
+from vitcli.runs.asked import Resuming
+from vitcli.sinks import form_of
+from vitcli.sinks.pictures import PictureTree
+from vitcli.tasks.classify import predictions_of, top_k
+from vitcli.tasks.drawing import Drawing, Request
+from vitcli.tasks.job import DEFAULT_MODEL, Inputs, ModelOptions, Nobody, Running, Summary, Watcher
+from vitcli.tasks.look import Look, Looker, check_running
+from vitcli.tasks.run import Destination, Ready, Run, Spec, describe_model, row_options
+
+ROWS = "attention.jsonl"  # in the folder of the pictures: a line for each image
+TOP_K = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionJob:
+    """One run of `vit attention`. Pictures in `style`, and with `raw` arrays, go into the folder
+    `out`, and a line for each image into a file there; `echo` writes the lines to standard output
+    too. `show` is the width of a preview of the first image."""
+
+    inputs: Inputs
+    model: str | Model = DEFAULT_MODEL
+    options: ModelOptions = ModelOptions()
+    running: Running = Running()
+    look: Look = Look()
+    style: Style = Style()
+    file_format: FileFormat = "png"
+    raw: bool = False
+    out: Path | None = None
+    echo: bool = False
+    show: int = 0
+    overwrite: bool = False
+    resuming: Resuming = Resuming()
+
+    def __post_init__(self) -> None:
+        check_running(self.running)
+        if self.raw and self.out is None:
+            raise UsageError("--raw writes files", "name a folder for them with --out DIR")
+
+
+def attention(
+    job: AttentionJob,
+    watcher: Watcher | None = None,
+    sink: Sink | None = None,
+    show: Callable[[NDArray[np.uint8]], None] = lambda pixels: None,
+) -> Summary:
+    """Run the job. Rows go to `sink` where one is given, else to the job's output; `show` is given
+    the pixels of a preview.
+
+    Raises VitError for what ends the run; an image that fails is a row.
+    """
+    run = Run(job.inputs, job.running, watcher or Nobody())
+    run.list_inputs()
+    tree = None
+    if job.out is not None:
+        tree = PictureTree(job.out, DRAWN, overwrite=job.overwrite or job.resuming.resume)
+        tree.check()
+    with ExitStack() as open_things:
+        if tree is not None:
+            open_things.callback(tree.leave)
+
+        def ready(specs: Sequence[Spec]) -> Ready:
+            model = run.load(specs[0], job.options)
+            has_caption = job.out is not None and job.style.name == "panel"
+            looker = Looker(model, job.look, wants_logits=has_caption)
+            prepared = run.prepare(model)
+            forward = _forward(looker, prepared)
+            if tree is not None or job.show:
+                drawing = Drawing(
+                    plan=model.preprocess,
+                    limits=job.inputs.limits,
+                    formats=job.inputs.formats,
+                    style=job.style if tree else None,
+                    file_format=job.file_format,
+                )
+                crew = open_things.enter_context(
+                    Crew(drawing, job.running.workers, run.watcher.note)
+                )
+                forward = Draughtsman(job, crew, tree, show).after(forward)
+            if job.look.method == "grad" and (job.running.quantize or job.running.dtype != "fp32"):
+                run.watcher.note("gradients are computed in fp32, by PyTorch's own products")
+            if tree is not None:
+                tree.begin()
+            return Ready(plans=(model.preprocess,), forward=forward, meta=describe_model(model))
+
+        if sink is not None:
+            return run.into(sink, ready([job.model]))
+        format = "jsonl, echoed" if job.echo and tree else "jsonl"
+        output = Destination(
+            out=tree.out / ROWS if tree else None,
+            form=form_of("attention", format),
+            command="attention",
+            options=_row_options(job),
+            overwrite=job.overwrite,
+            resuming=job.resuming,
+        )
+        summary = run.write(output, [job.model], ready, offline=job.options.offline)
+        if tree is not None:
+            tree.end()
+        return summary
+
+
+def _row_options(job: AttentionJob) -> dict[str, object]:
+    options = row_options(job, "jsonl")
+    return {**options, "look": asdict(job.look), "style": asdict(job.style)}
+
+
+def _forward(looker: Looker, prepared: Prepared) -> Callable[[Batch], list[Attended | Failure]]:
+    """The function from a batch to its rows."""
+    labels = looker.model.labels
+
+    def forward(batch: Batch) -> list[Attended | Failure]:
+        looked = looker(prepared, batch)
+        rows: list[Attended | Failure] = []
+        for image, (ref, size) in enumerate(zip(batch.refs, batch.sizes, strict=True)):
+            logits = None if looked.logits is None else looked.logits[image]
+            row = Attended(
+                ref,
+                looker.maps_of(looked, image, size),
+                looker.look.method,
+                looker.query_of(looked, image, batch),
+                predictions=() if logits is None else _best(logits, labels),
+            )
+            if looker.look.method == "grad" and logits is not None:
+                target = row.predictions[0].index if looker.target is None else looker.target
+                score = logits.softmax(dim=-1)[target].item()
+                row = replace(row, target=Prediction(labels[target], target, score))
+            rows.append(row)
+        return rows
+
+    return forward
+
+
+def _best(logits: Tensor, labels: Sequence[str]) -> tuple[Prediction, ...]:
+    scores, indices = top_k(logits.softmax(dim=-1)[None], TOP_K)
+    return tuple(predictions_of(scores[0].tolist(), indices[0].tolist(), labels, None))
+
+
+class Draughtsman:
+    """Draws the rows of a batch and writes the files, several images at a time."""
+
+    def __init__(
+        self,
+        job: AttentionJob,
+        crew: Crew,
+        tree: PictureTree | None,
+        show: Callable[[NDArray[np.uint8]], None],
+    ) -> None:
+        self._job = job
+        self._crew = crew
+        self._tree = tree
+        self._show = show
+        self._has_shown = not job.show
+
+    def after(
+        self, forward: Callable[[Batch], list[Attended | Failure]]
+    ) -> Callable[[Batch], list[Attended | Failure]]:
+        """`forward`, and then the pictures."""
+        return lambda batch: self._drawn([r for r in forward(batch) if isinstance(r, Attended)])
+
+    def _drawn(self, rows: Sequence[Attended]) -> list[Attended | Failure]:
+        tasks = [(row.ref, self._request(row, is_first=not n)) for n, row in enumerate(rows)]
+
+        def written(number: int, answer: Decoded) -> Attended | Failure:
+            if isinstance(answer, Failure):
+                return answer
+            *pictures, thumbnail, shown = answer.pixels
+            if len(shown):
+                self._has_shown = True
+                self._show(shown)
+            row = replace(rows[number], thumbnail=thumbnail.tobytes())
+            return self._written(row, pictures) if self._tree is not None else row
+
+        return self._crew.each(tasks, written)
+
+    def _request(self, row: Attended, *, is_first: bool) -> Request:
+        best = row.target or next(iter(row.predictions), None)
+        caption = f"{best.label}  {best.score:.2f}" if best else ""
+        shows = is_first and not self._has_shown
+        preview = self._job.show if shows else 0
+        return Request(maps=row.maps, caption=caption, note=row.method, preview=preview)
+
+    def _written(self, row: Attended, pictures: Sequence[NDArray[np.uint8]]) -> Attended:
+        assert self._tree is not None
+        suffix = f".{self._job.file_format}"
+        is_sheet = self._job.style.name == "grid"
+        names = [suffix] if is_sheet else [name + suffix for name in _names(row.maps)]
+        files = {
+            self._tree.path_of(row.ref.path, n): p for n, p in zip(names, pictures, strict=True)
+        }
+        data: dict[Path, bytes | memoryview] = {path: p.data for path, p in files.items()}
+        if self._job.raw:
+            for maps, name in zip(row.maps, _layer_names(row.maps), strict=True):
+                stream = io.BytesIO()
+                np.save(stream, np.ascontiguousarray(maps.values))
+                data[self._tree.path_of(row.ref.path, f"{name}.npy")] = stream.getvalue()
+        for path, content in data.items():
+            self._tree.write(path, content)
+        return replace(row, files=tuple(map(str, data)))
+
+
+def _names(layers: Sequence[Maps]) -> list[str]:
+    """What tells the pictures of one image apart: layer and head, where there are several."""
+    return [
+        layer + (f".head{head:0>2}" if len(maps.heads) > 1 else "")
+        for maps, layer in zip(layers, _layer_names(layers), strict=True)
+        for head in maps.heads
+    ]
+
+
+def _layer_names(layers: Sequence[Maps]) -> list[str]:
+    if len(layers) == 1:
+        return [""]
+    return [f".layer{m.layer:0>2}" if m.layer.isdecimal() else f".{m.layer}" for m in layers]
