@@ -1,0 +1,57 @@
+"""What one image costs with a local model: the whole process, against what it cannot do without.
+
+    python benchmarks/startup.py --material /tmp/material --model b
+
+The floor is a Python that imports torch and reads the bytes of the weights once. Both run in turn,
+`--rounds` times, with the files in the system's cache; the medians are told, and that of the
+differences.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+FLOOR = "import torch, sys, pathlib; pathlib.Path(sys.argv[1]).read_bytes()"
+
+
+def seconds(words: list[str]) -> float:
+    started = time.perf_counter()
+    subprocess.run(words, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--material", type=Path, required=True)
+    parser.add_argument("--model", choices=["ti", "s", "b"], default="b")
+    parser.add_argument("--rounds", type=int, default=9)
+    args = parser.parse_args()
+    folder = args.material / f"vit-{args.model}16"
+    image = str(args.material / "small" / "0000.jpg")
+    vit = [sys.executable, "-m", "vitcli", "classify", image, "-m", str(folder), "-q"]
+    commands = {
+        "import torch, read the weights": [
+            *(sys.executable, "-c", FLOOR, str(folder / "model.safetensors"))
+        ],
+        "vit classify": vit,
+        "vit classify -j 0": [*vit, "-j", "0"],
+        "vit --help": [sys.executable, "-m", "vitcli", "--help"],
+    }
+    found: dict[str, list[float]] = {name: [] for name in commands}
+    for _ in range(args.rounds + 1):
+        for name, words in commands.items():
+            found[name].append(seconds(words))
+    floor = next(iter(found.values()))
+    print("| | s | above the floor |\n|---|---|---|")
+    for name, times in found.items():
+        above = statistics.median(a - b for a, b in zip(times[1:], floor[1:], strict=True))
+        print(f"| {name} | {statistics.median(times[1:]):.2f} | {above:+.2f} |")
+
+
+if __name__ == "__main__":
+    main()
