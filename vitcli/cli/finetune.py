@@ -204,8 +204,8 @@ def finetune(
     assert isinstance(screen, TrainingScreen)
     with screen:
         start_workers(common.running)
-        from vitcli.tasks.finetune import FinetuneJob, Training
         from vitcli.tasks.finetune import finetune as run
+        from vitcli.tasks.training_job import FinetuneJob, Training
 
         training = Training(
             objective=objective.value,

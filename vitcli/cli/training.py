@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vitcli.cli.epochs import Epochs
-    from vitcli.tasks.finetune import Finetuned
+    from vitcli.tasks.training_job import Finetuned
     from vitcli.training.loop import EpochDone, StepDone
 
 

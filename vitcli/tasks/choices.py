@@ -6,7 +6,6 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -16,11 +15,9 @@ from vitcli.images.augment import Level
 from vitcli.models.config import ViTConfig
 from vitcli.models.cost import cost
 from vitcli.models.mae import MaskedAutoencoder
+from vitcli.tasks.training_job import Training
 from vitcli.training.data import Example
 from vitcli.training.recipe import Recipe, parse_recipe
-
-if TYPE_CHECKING:
-    from vitcli.tasks.finetune import Training
 
 PATIENT = 20 * 60  # seconds that a training may take before the head alone is trained
 RATES = {"cpu": 60.0, "mps": 2_000.0, "cuda": 10_000.0}  # GFLOP/s, of one processor or one device

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from signal import SIGTERM
-from typing import Literal, Protocol
 
 import torch
 
 from vitcli.checkpoints.load import Model
 from vitcli.errors import InputError, Interrupted, UsageError, printable
-from vitcli.images.augment import LEVELS, Level
+from vitcli.images.augment import LEVELS
 from vitcli.images.sources import FileSource
 from vitcli.models import onednn
 from vitcli.models.config import ViTConfig
@@ -23,13 +21,14 @@ from vitcli.records import Batch, Classified, Failure
 from vitcli.sinks.memory import ListSink
 from vitcli.tasks.choices import Chosen, choose
 from vitcli.tasks.features import features
-from vitcli.tasks.job import DEFAULT_MODEL, Inputs, ModelOptions, Nobody, Running, Summary, Watcher
+from vitcli.tasks.job import Summary
 from vitcli.tasks.run import Ready, Run, load_model
 from vitcli.tasks.rundir import RunDirectory
+from vitcli.tasks.training_job import Finetuned, FinetuneJob, NobodyTrains, TrainingWatcher
 from vitcli.training.data import Example, check_learnable, class_names, divide, read_examples
 from vitcli.training.feed import FeatureFeed, Feed, ImageFeed, Order
 from vitcli.training.group import Group, joined
-from vitcli.training.loop import EpochDone, Plan, StepDone, Trainer
+from vitcli.training.loop import Plan, Trainer
 from vitcli.training.mixing import Mixing
 from vitcli.training.objective import Classify, Normalise, Objective, Reconstruct, WithLoss
 from vitcli.training.optim import Optimisation, class_weights
@@ -37,89 +36,6 @@ from vitcli.training.pretrain import fixed_of, reconstruction_of
 from vitcli.training.recipe import Trained, with_head
 
 MICRO_VALUES = 10 << 20  # in the widest layer of the images that a CPU takes at a time
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Training:
-    """How to train. None is chosen by the recipe, the model and the data, and said."""
-
-    objective: Literal["classify", "mim"] = "classify"
-    train: str | None = None
-    epochs: int | None = None
-    lr: float | None = None
-    weight_decay: float | None = None
-    layer_decay: float | None = None
-    warmup: float | None = None  # epochs
-    batch_size: int | None = None
-    accumulate: int = 1
-    clip: float = 1.0
-    seed: int = 0
-    val_split: float = 0.2
-    augment: Level | None = None
-    flip: bool = True
-    smoothing: float | None = None
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    drop_path: float = 0.0
-    ema: float | None = None
-    patience: int | None = None
-    class_weights: bool = False
-    checkpointing: bool = False
-    lora_rank: int = 8
-    lora_alpha: float = 16.0
-    mask_ratio: float | None = None
-    save_every: float = 10.0  # minutes
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.val_split < 1:
-            raise UsageError(f"--val-split {self.val_split:g}", "give a share below 1")
-        for name in ("epochs", "batch_size", "patience", "lora_rank"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UsageError(f"--{name.replace('_', '-')} {value}", "give 1 or more")
-        for name, limit in (("ema", 1), ("mask_ratio", 1), ("smoothing", 1), ("drop_path", 1)):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < limit:
-                raise UsageError(f"--{name.replace('_', '-')} {value:g}", "give a share below 1")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FinetuneJob:
-    """One run of `vit finetune`."""
-
-    data: str
-    out: Path
-    model: str | Model = DEFAULT_MODEL
-    val: str | None = None
-    inputs: Inputs = Inputs()
-    options: ModelOptions = ModelOptions()
-    running: Running = Running()
-    training: Training = Training()
-    overwrite: bool = False
-    resume: bool = False
-
-
-class TrainingWatcher(Watcher, Protocol):
-    """Somebody who looks on while a model is trained."""
-
-    def trained(self, event: StepDone | EpochDone, epochs: int) -> None: ...
-
-
-class NobodyTrains(Nobody):
-    """Looks away."""
-
-    def trained(self, event: StepDone | EpochDone, epochs: int) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Finetuned:
-    """How it ended: the best epoch and its score on held-out images, None where there are none."""
-
-    summary: Summary
-    epochs: int
-    best_epoch: int
-    score: float | None
-    held_out: int
 
 
 def finetune(job: FinetuneJob, watcher: TrainingWatcher | None = None) -> Finetuned:
