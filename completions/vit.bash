@@ -3,7 +3,7 @@ _vit() {
     local cur="${COMP_WORDS[COMP_CWORD]}" prev="${COMP_WORDS[COMP_CWORD-1]}" words=""
     COMPREPLY=()
     if (( COMP_CWORD == 1 )); then
-        COMPREPLY=($(compgen -W "classify embed merge convert info models --help --version" -- "$cur"))
+        COMPREPLY=($(compgen -W "classify embed merge convert info bench models --help --version" -- "$cur"))
         return
     fi
     local command="${COMP_WORDS[1]}"
@@ -91,6 +91,17 @@ _vit() {
         "info --head") compopt -o default; return ;;
         "info --sha256") compopt -o default; return ;;
         "info --decode") COMPREPLY=($(compgen -W "exact fast" -- "$cur")); return ;;
+        "bench --on") compopt -o default; return ;;
+        "bench --device") compopt -o default; return ;;
+        "bench --seconds") compopt -o default; return ;;
+        "bench --layout") compopt -o default; return ;;
+        "bench --labels") compopt -o default; return ;;
+        "bench --image-size") compopt -o default; return ;;
+        "bench --preprocess") COMPREPLY=($(compgen -W "hf timm" -- "$cur")); return ;;
+        "bench --num-heads") compopt -o default; return ;;
+        "bench --head") compopt -o default; return ;;
+        "bench --sha256") compopt -o default; return ;;
+        "bench --decode") COMPREPLY=($(compgen -W "exact fast" -- "$cur")); return ;;
         "models --for") COMPREPLY=($(compgen -W "speed accuracy memory resolution features" -- "$cur")); return ;;
     esac
     case "$command" in
@@ -99,6 +110,7 @@ _vit() {
         merge) words="-o --out --overwrite -q --quiet -h --help" ;;
         convert) words="--to --dtype --verify --overwrite --layout --labels --image-size --preprocess --num-heads --head --sha256 --offline -q --quiet -h --help" ;;
         info) words="--json --layout --labels --image-size --preprocess --num-heads --head --sha256 --no-exif --decode --offline -h --help" ;;
+        bench) words="--on --device --seconds --json -q --quiet --no-progress --layout --labels --image-size --preprocess --num-heads --head --sha256 --no-exif --decode --offline -h --help" ;;
         models) words="--for --json -h --help" ;;
         "models pull") words="--offline -h --help" ;;
     esac

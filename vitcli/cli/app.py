@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from vitcli import __version__
+from vitcli.cli.bench import bench
 from vitcli.cli.classify import classify
 from vitcli.cli.convert import convert
 from vitcli.cli.embed import embed
@@ -45,4 +46,5 @@ app.command()(embed)
 app.command()(merge)
 app.command()(convert)
 app.command()(info)
+app.command()(bench)
 app.add_typer(models, name="models")
