@@ -3,7 +3,7 @@ _vit() {
     local cur="${COMP_WORDS[COMP_CWORD]}" prev="${COMP_WORDS[COMP_CWORD-1]}" words=""
     COMPREPLY=()
     if (( COMP_CWORD == 1 )); then
-        COMPREPLY=($(compgen -W "classify embed attention merge convert finetune evaluate reconstruct info models --help --version" -- "$cur"))
+        COMPREPLY=($(compgen -W "classify embed attention merge convert finetune evaluate reconstruct info bench models --help --version" -- "$cur"))
         return
     fi
     local command="${COMP_WORDS[1]}"
@@ -219,6 +219,17 @@ _vit() {
         "info --head") compopt -o default; return ;;
         "info --sha256") compopt -o default; return ;;
         "info --decode") COMPREPLY=($(compgen -W "exact fast" -- "$cur")); return ;;
+        "bench --on") compopt -o default; return ;;
+        "bench --device") compopt -o default; return ;;
+        "bench --seconds") compopt -o default; return ;;
+        "bench --layout") compopt -o default; return ;;
+        "bench --labels") compopt -o default; return ;;
+        "bench --image-size") compopt -o default; return ;;
+        "bench --preprocess") COMPREPLY=($(compgen -W "hf timm" -- "$cur")); return ;;
+        "bench --num-heads") compopt -o default; return ;;
+        "bench --head") compopt -o default; return ;;
+        "bench --sha256") compopt -o default; return ;;
+        "bench --decode") COMPREPLY=($(compgen -W "exact fast" -- "$cur")); return ;;
         "models --for") COMPREPLY=($(compgen -W "speed accuracy memory resolution features" -- "$cur")); return ;;
     esac
     case "$command" in
@@ -231,6 +242,7 @@ _vit() {
         evaluate) words="-m --model --knn --preds --json -o --out --overwrite --formats --ext --max-pixels --image-timeout --layout --labels --image-size --preprocess --num-heads --head --sha256 --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary -h --help" ;;
         reconstruct) words="-o --out -m --model --mask-ratio --seed --no-paste --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --max-errors --on-error --layout --labels --image-size --preprocess --num-heads --head --sha256 --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary -h --help" ;;
         info) words="--json --layout --labels --image-size --preprocess --num-heads --head --sha256 --no-exif --decode --offline -h --help" ;;
+        bench) words="--on --device --seconds --json -q --quiet --no-progress --layout --labels --image-size --preprocess --num-heads --head --sha256 --no-exif --decode --offline -h --help" ;;
         models) words="--for --json -h --help" ;;
         "models pull") words="--offline -h --help" ;;
     esac

@@ -86,10 +86,8 @@ def test_every_option_that_is_named_exists() -> None:
     known = {name for c in commands() for option in c.options for name in option.names}
     shown = [block for kind in ("sh", "console", "crontab", "ini") for block in blocks(kind)]
     for line in "".join(shown).splitlines():
-        for call in re.findall(
-            r"vit (?:classify|embed|convert|info|models|evaluate|finetune|reconstruct) [^|#&]*",
-            line,
-        ):
+        names = "classify|embed|attention|convert|info|models|bench|evaluate|finetune|reconstruct"
+        for call in re.findall(rf"vit (?:{names}) [^|#&]*", line):
             assert set(re.findall(r"(?<= )--?[a-z0][\w-]*", call)) <= known, call
 
 

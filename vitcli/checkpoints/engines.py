@@ -61,16 +61,35 @@ def open_engine(
 
     Raises OutputError where the cache cannot be written, DeviceError for what it cannot read.
     """
-    kind = KINDS[name]
+    return open_exported(exported(model, output, name, quantize, note), name, dtype)
+
+
+def exported(
+    model: Model,
+    output: Output,
+    name: EngineName,
+    quantize: str | None = None,
+    note: Callable[[str], None] = lambda text: None,
+) -> Path:
+    """The folder with what an engine runs, made where the cache has none; `note` hears of it.
+
+    Raises OutputError where the cache cannot be written.
+    """
     described = _description(model, output, name, quantize)
     key = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
     folder = cache_folder() / "engines" / key[:32]
     if not folder.exists():
         note(f"{model.spec}: exported for {name}, once; kept in {folder}")
         graph = Graph(model.network, model.preprocess, output).eval()
-        _write(folder, lambda into: kind.export(graph, into, quantize == "int8"), described)
+        export = KINDS[name].export
+        _write(folder, lambda into: export(graph, into, quantize == "int8"), described)
+    return folder
+
+
+def open_exported(folder: Path, name: EngineName, dtype: str = "fp32") -> Engine:
+    """Raises DeviceError for what the engine cannot read."""
     try:
-        return kind.open(folder, "fp32" if dtype == "auto" else dtype)
+        return KINDS[name].open(folder, "fp32" if dtype == "auto" else dtype)
     except RuntimeError as error:
         raise DeviceError(
             f"{name} cannot run {folder} ({_first_line(error)})",
@@ -83,6 +102,16 @@ def cache_folder() -> Path:
     if own := os.environ.get("VIT_CACHE"):
         return Path(own)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vitcli"
+
+
+def discard(pid: int) -> None:
+    """Remove what a process that was killed has left of an export."""
+    for partial in (cache_folder() / "engines").glob(f"{_partial(pid)}*"):
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _partial(pid: int) -> str:
+    return f".partial-{pid}-"
 
 
 def _description(
@@ -117,7 +146,7 @@ def _write(folder: Path, export: Callable[[Path], None], described: dict[str, st
     what is the first to be complete stays."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
+        partial = Path(tempfile.mkdtemp(prefix=_partial(os.getpid()), dir=folder.parent))
     except OSError as error:
         raise OutputError(
             f"the cache {folder.parent} cannot be written: {error.strerror}",

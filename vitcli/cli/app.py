@@ -8,6 +8,7 @@ import typer
 
 from vitcli import __version__
 from vitcli.cli.attention import attention
+from vitcli.cli.bench import bench
 from vitcli.cli.classify import classify
 from vitcli.cli.convert import convert
 from vitcli.cli.embed import embed
@@ -53,4 +54,5 @@ app.command()(finetune)
 app.command()(evaluate)
 app.command()(reconstruct)
 app.command()(info)
+app.command()(bench)
 app.add_typer(models, name="models")

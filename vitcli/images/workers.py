@@ -265,7 +265,7 @@ class _Pool:
             worker.process.join(patience)
             worker.process.kill()
             worker.process.join(DYING)
-            cause = _cause(worker.process.exitcode)
+            cause = fate(worker.process.exitcode)
             worker.pipe.close()
             with suppress(ValueError):  # not even SIGKILL has ended it
                 worker.process.close()
@@ -321,7 +321,8 @@ def _clean_start() -> Iterator[None]:
             os.environ["PYTHONSAFEPATH"] = safe_path
 
 
-def _cause(exitcode: int | None) -> str:
+def fate(exitcode: int | None) -> str:
+    """What became of a process: it exited, or a signal killed it."""
     if exitcode is None:
         return "stopped answering"
     if exitcode >= 0:

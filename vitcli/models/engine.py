@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from vitcli.errors import DeviceError
 from vitcli.models.network import Network
 from vitcli.models.prepare import Prepared
+from vitcli.models.swin import SwinTransformer
 from vitcli.models.vit import Pooling
 from vitcli.records import Preprocess
 
@@ -42,7 +43,25 @@ class Features:
         return network.features(pixels, self.layers, self.pool, self.norm)
 
 
-Output = Logits | Features
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What `bench` compares: the embedding of an image and its logits, in one pass."""
+
+    def __call__(self, network: Network, pixels: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, D + K), K = 0 without a classifier"""
+        depth, pool = network.config.depth, network.config.pool
+        pooled = network.features(pixels, (depth,), pool)
+        if not network.config.num_classes:
+            return pooled
+        if isinstance(network, SwinTransformer):
+            return torch.cat([pooled, network.head(pooled)], dim=-1)
+        config = network.config
+        if config.head_blocks > 1 or config.dist_head or not config.head_norm:
+            return torch.cat([pooled, network(pixels)], dim=-1)  # its head reads something else
+        return torch.cat([pooled, network.head(network.proj(pooled))], dim=-1)
+
+
+Output = Logits | Features | Judged
 
 
 class Engine(Protocol):
