@@ -166,6 +166,7 @@ def attention(
     size: SizeOpt = None,
     format: Format = FileFormat.PNG,
     raw: Raw = False,
+    html: o.Html = None,
     show: Show = False,
 ) -> None:
     """See where the model looks: a map for each image, drawn on it.
@@ -175,9 +176,9 @@ def attention(
 
     Example:  vit attention ./photos --out maps
     """
-    if out is None and not show:
+    if out is None and html is None and not show:
         raise UsageError(
-            "nothing is asked for", "name a folder with --out DIR, or --show a preview"
+            "nothing is asked for", "name a folder with --out DIR or a page with --html, or --show"
         )
     with common.screen as screen:
         start_workers(common.running)
@@ -211,15 +212,16 @@ def attention(
             file_format=format.value,
             raw=raw,
             out=out,
+            html=html,
             echo=not is_terminal(),
             show=preview.cells if show else 0,
             overwrite=common.overwrite,
             resuming=common.resuming,
         )
-        nowhere = NoSink() if out is None and is_terminal() else None
+        nowhere = NoSink() if out is None and html is None and is_terminal() else None
         summary = run(job, screen, nowhere, preview.show)
     preview.print()
-    end(screen, summary, out)
+    end(screen, summary, out or html)
 
 
 def parse_layers(text: str | None) -> tuple[Layer, ...] | Literal["all"] | None:

@@ -100,6 +100,7 @@ def classify(
     threshold: Threshold = None,
     select: SelectOpt = None,
     paths_only: PathsOnly = False,
+    html: o.Html = None,
 ) -> None:
     """Label images: the top-k classes of each, one row for every input.
 
@@ -115,9 +116,11 @@ def classify(
     if paths_only and format is not None:
         raise UsageError("--paths-only is a format of its own", "leave out --format")
     as_table = format is Format.TABLE or (
-        format is None and out is None and not paths_only and is_terminal()
+        format is None and out is None and html is None and not paths_only and is_terminal()
     )
-    if out is None and is_terminal():
+    if as_table and html is not None:
+        raise UsageError("a table and a page are two outputs", "leave out --format or --html")
+    if out is None and html is None and is_terminal():
         common.screen.share_terminal(shows_failures=not paths_only)
     with common.screen as screen:
         start_workers(common.running)
@@ -137,8 +140,9 @@ def classify(
             paths_only=paths_only,
             out=out,
             format=None if as_table or format is None else format.value,
+            html=html,
             overwrite=common.overwrite,
             resuming=common.resuming,
         )
         summary = run(job, screen, TableSink(bars=scores is Scores.PROB) if as_table else None)
-    end(screen, summary, out)
+    end(screen, summary, out or html)

@@ -322,6 +322,16 @@ ShardOpt = Annotated[
 ]
 
 
+Html = Annotated[
+    Path | None,
+    _option(
+        "--html",
+        help="Write a page to look through, of one file that needs no network.",
+        metavar="FILE",
+    ),
+]
+
+
 def parse_pixels(text: str) -> int:
     """`89.5M`, `2e6`, `1G` -> a number of pixels."""
     match = re.fullmatch(r"([\d.]+(?:e\d+)?)\s*([kMG]?)", text.strip())

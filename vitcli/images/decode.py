@@ -54,6 +54,9 @@ _MAGIC = {
     b"MM\0*": "TIFF",
 }
 
+Picture: TypeAlias = Image.Image
+"""One that Pillow has opened."""
+
 _ORIENTATION = 0x0112
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,

@@ -14,12 +14,14 @@ from vitcli.errors import UsageError
 from vitcli.records import Row, Sink
 from vitcli.sinks.arrays import INDEX, ArraySink, NpySink, NpzSink, SafetensorsSink
 from vitcli.sinks.files import Target
+from vitcli.sinks.page import PAGE, Page, PageSink
 from vitcli.sinks.paths import PathsSink
 from vitcli.sinks.text import (
     META,
     CsvSink,
     EchoedJsonlSink,
     JsonlSink,
+    LineSink,
     TsvSink,
     VectorJsonlSink,
 )
@@ -77,6 +79,17 @@ def form_of(command: str, format: str) -> Form:
         (INDEX, META) if is_array else (META,),
         kind.data_start if isinstance(kind, type) and issubclass(kind, ArraySink) else None,
     )
+
+
+def with_page(form: Form | None, page: Callable[[Mapping[str, Any]], Page]) -> Form:
+    """The page that is made of the meta, and beside it the lines of `form`, if there is one."""
+
+    def opened(target: Target, meta: Mapping[str, Any]) -> FileSink:
+        beside = None if form is None else form.open(target, meta)
+        assert beside is None or isinstance(beside, LineSink)
+        return PageSink(target, page(meta), beside)
+
+    return Form(opened, () if form is None else (PAGE,))
 
 
 def choose_format(out: Path | None, asked: str | None, known: dict[str, object]) -> str:

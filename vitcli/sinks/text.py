@@ -53,6 +53,18 @@ class LineSink:
         self._file: PartialFile = target.open()
         self._file.write_header(self.header())
 
+    @property
+    def target(self) -> Target:
+        return self._target
+
+    @property
+    def file(self) -> PartialFile:
+        return self._file
+
+    def line_of(self, record: Mapping[str, object]) -> bytes:
+        """Of a record that JSON would say of a row."""
+        return json_line(record)
+
     def header(self) -> bytes:
         return b""
 

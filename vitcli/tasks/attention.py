@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +20,15 @@ from vitcli.images.workers import Crew, Decoded
 from vitcli.models.prepare import Prepared
 from vitcli.records import Attended, Batch, Failure, Maps, Prediction, Sink
 from vitcli.render.heat import FileFormat
+from vitcli.render.page import Page
 from vitcli.render.styles import Style
 from vitcli.runs.asked import Resuming
-from vitcli.sinks import form_of
+from vitcli.sinks import Form, form_of, with_page
+from vitcli.sinks.files import Target
+from vitcli.sinks.page import PAGE
 from vitcli.sinks.pictures import PictureTree
 from vitcli.tasks.classify import predictions_of, top_k
-from vitcli.tasks.drawing import Drawing, Request
+from vitcli.tasks.drawing import Drawing, Request, check_page
 from vitcli.tasks.job import DEFAULT_MODEL, Inputs, ModelOptions, Nobody, Running, Summary, Watcher
 from vitcli.tasks.look import Look, Looker, check_running
 from vitcli.tasks.run import Destination, Ready, Run, Spec, describe_model, row_options
@@ -37,7 +41,7 @@ TOP_K = 5
 class AttentionJob:
     """One run of `vit attention`. Pictures in `style`, and with `raw` arrays, go into the folder
     `out`, and a line for each image into a file there; `echo` writes the lines to standard output
-    too. `show` is the width of a preview of the first image."""
+    too. `html` is a page of all images. `show` is the width of a preview of the first image."""
 
     inputs: Inputs
     model: str | Model = DEFAULT_MODEL
@@ -48,6 +52,7 @@ class AttentionJob:
     file_format: FileFormat = "png"
     raw: bool = False
     out: Path | None = None
+    html: Path | None = None
     echo: bool = False
     show: int = 0
     overwrite: bool = False
@@ -57,6 +62,7 @@ class AttentionJob:
         check_running(self.running)
         if self.raw and self.out is None:
             raise UsageError("--raw writes files", "name a folder for them with --out DIR")
+        check_page(self.html, self.resuming)
 
 
 def attention(
@@ -83,16 +89,17 @@ def attention(
         def ready(specs: Sequence[Spec]) -> Ready:
             model = run.load(specs[0], job.options)
             has_caption = job.out is not None and job.style.name == "panel"
-            looker = Looker(model, job.look, wants_logits=has_caption)
+            looker = Looker(model, job.look, wants_logits=has_caption or job.html is not None)
             prepared = run.prepare(model)
             forward = _forward(looker, prepared)
-            if tree is not None or job.show:
+            if tree is not None or job.html is not None or job.show:
                 drawing = Drawing(
                     plan=model.preprocess,
                     limits=job.inputs.limits,
                     formats=job.inputs.formats,
                     style=job.style if tree else None,
                     file_format=job.file_format,
+                    has_thumbnail=job.html is not None,
                 )
                 crew = open_things.enter_context(
                     Crew(drawing, job.running.workers, run.watcher.note)
@@ -106,14 +113,15 @@ def attention(
 
         if sink is not None:
             return run.into(sink, ready([job.model]))
-        format = "jsonl, echoed" if job.echo and tree else "jsonl"
+        out, form = _form(job)
         output = Destination(
-            out=tree.out / ROWS if tree else None,
-            form=form_of("attention", format),
+            out=out,
+            form=form,
             command="attention",
             options=_row_options(job),
             overwrite=job.overwrite,
             resuming=job.resuming,
+            elsewhere={PAGE: job.html} if job.html else {},
         )
         summary = run.write(output, [job.model], ready, offline=job.options.offline)
         if tree is not None:
@@ -121,8 +129,25 @@ def attention(
         return summary
 
 
+def _form(job: AttentionJob) -> tuple[Path | None, Form]:
+    """The file of lines, which is the page where there is no folder, and what is written."""
+    lines = form_of("attention", "jsonl, echoed" if job.echo and job.out else "jsonl")
+    out = None if job.out is None else job.out / ROWS
+    if job.html is None:
+        return out, lines
+    if out is None:
+        lines_on_stdout = Form(lambda target, meta: lines.open(Target(None), meta))
+        form = with_page(lines_on_stdout if job.echo else None, partial(_page, job))
+        return job.html, Form(form.open)
+    return out, with_page(lines, partial(_page, job))
+
+
+def _page(job: AttentionJob, meta: Mapping[str, object]) -> Page:
+    return Page(f"vit attention, {meta['model']}", job.style)
+
+
 def _row_options(job: AttentionJob) -> dict[str, object]:
-    options = row_options(job, "jsonl")
+    options = row_options(job, "jsonl and html" if job.html else "jsonl")
     return {**options, "look": asdict(job.look), "style": asdict(job.style)}
 
 

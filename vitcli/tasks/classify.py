@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -12,12 +13,17 @@ from torch import Tensor
 
 from vitcli.checkpoints.load import Model
 from vitcli.errors import CheckpointError, UsageError
+from vitcli.images.workers import Crew, Decoded
 from vitcli.models.engine import Engine, Logits
-from vitcli.records import Batch, Classified, Prediction, Sink
+from vitcli.pipeline import Forward
+from vitcli.records import Batch, Classified, Failure, Prediction, Row, Sink
+from vitcli.render.page import Page
 from vitcli.runs.asked import Resuming
-from vitcli.sinks import PREDICTIONS, FileSink, choose_format, form_of
+from vitcli.sinks import PREDICTIONS, FileSink, Form, choose_format, form_of, with_page
 from vitcli.sinks.files import Target
 from vitcli.sinks.memory import ListSink
+from vitcli.sinks.page import PAGE
+from vitcli.tasks.drawing import Drawing, Request, check_page
 from vitcli.tasks.job import (
     DEFAULT_MODEL,
     Inputs,
@@ -34,7 +40,8 @@ from vitcli.tasks.select import Selection, SelectSink
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassifyJob:
     """One run of `vit classify`. Several models average their probabilities. `select` leaves out
-    the rows of other images; `paths_only` writes no more of a row than its path."""
+    the rows of other images; `paths_only` writes no more of a row than its path. `html` is a page
+    of all images, in the place of standard output or beside `out`."""
 
     inputs: Inputs
     models: tuple[str | Model, ...] = (DEFAULT_MODEL,)
@@ -47,6 +54,7 @@ class ClassifyJob:
     paths_only: bool = False
     out: Path | None = None
     format: str | None = None
+    html: Path | None = None
     overwrite: bool = False
     resuming: Resuming = Resuming()
 
@@ -59,6 +67,9 @@ class ClassifyJob:
             raise UsageError(
                 "several models are averaged as probabilities", "leave out --scores logit"
             )
+        if self.html is not None and self.paths_only:
+            raise UsageError("a page shows more than paths", "leave out --html or --paths-only")
+        check_page(self.html, self.resuming)
 
 
 def classify(job: ClassifyJob, watcher: Watcher | None = None, sink: Sink | None = None) -> Summary:
@@ -68,6 +79,7 @@ def classify(job: ClassifyJob, watcher: Watcher | None = None, sink: Sink | None
     """
     run = Run(job.inputs, job.running, watcher or Nobody())
     run.list_inputs()
+    open_things = ExitStack()
 
     def ready(specs: Sequence[Spec]) -> Ready:
         models = [run.load(spec, job.options) for spec in specs]
@@ -76,14 +88,22 @@ def classify(job: ClassifyJob, watcher: Watcher | None = None, sink: Sink | None
             job.select.check_labels(models[0].labels)
         plans = tuple(dict.fromkeys(model.preprocess for model in models))  # each one once
         members = [(run.engine(model, Logits()), plans.index(model.preprocess)) for model in models]
-        return Ready(plans=plans, forward=_forward(members, models[0].labels, job), meta={})
+        forward: Forward = _forward(members, models[0].labels, job)
+        if job.html is not None:
+            inputs = job.inputs
+            drawing = Drawing(
+                plan=plans[0], limits=inputs.limits, formats=inputs.formats, has_thumbnail=True
+            )
+            crew = open_things.enter_context(Crew(drawing, job.running.workers, run.watcher.note))
+            forward = _with_thumbnails(forward, crew)
+        return Ready(plans=plans, forward=forward, meta={})
 
     if sink is not None:
         selecting = SelectSink(sink, job.select)
         summary = run.into(selecting, ready(job.models))
     else:
         format = _format(job)
-        form = form_of("classify", format)
+        out, form = _form(job, format)
         selecting = SelectSink(ListSink(), job.select)
 
         def open_sink(target: Target, meta: Mapping[str, object]) -> FileSink:
@@ -91,14 +111,19 @@ def classify(job: ClassifyJob, watcher: Watcher | None = None, sink: Sink | None
             return selecting
 
         output = Destination(
-            out=job.out,
+            out=out,
             form=replace(form, open=open_sink),
             command="classify",
-            options={**row_options(job, format), "select": job.select and job.select.text},
+            options={
+                **row_options(job, f"{format} and html" if job.html else format),
+                "select": job.select and job.select.text,
+            },
             overwrite=job.overwrite,
             resuming=job.resuming,
+            elsewhere={PAGE: job.html} if job.html else {},
         )
-        summary = run.write(output, job.models, ready, offline=job.options.offline)
+        with open_things:
+            summary = run.write(output, job.models, ready, offline=job.options.offline)
     if job.select is None:
         return summary
     return replace(summary, selected=run.chosen + selecting.selected)
@@ -108,6 +133,35 @@ def _format(job: ClassifyJob) -> str:
     if job.paths_only:
         return "paths -0" if job.inputs.null else "paths"
     return choose_format(job.out, job.format, dict(PREDICTIONS))
+
+
+def _form(job: ClassifyJob, format: str) -> tuple[Path | None, Form]:
+    """The file of rows, which is the page where no other is asked for, and what is written."""
+    rows = form_of("classify", format)
+    if job.html is None:
+        return job.out, rows
+    title = f"vit classify, {', '.join(m if isinstance(m, str) else m.spec for m in job.models)}"
+    if job.out is None:
+        return job.html, with_page(None, lambda meta: Page(title))
+    return job.out, with_page(rows, lambda meta: Page(title))
+
+
+def _with_thumbnails(forward: Forward, crew: Crew) -> Forward:
+    """`forward`, and a small picture in each row, for the page."""
+
+    def with_thumbnails(batch: Batch) -> list[Row]:
+        rows = forward(batch)
+
+        def pictured(number: int, answer: Decoded) -> Row:
+            if isinstance(answer, Failure):
+                return answer
+            row = rows[number]
+            assert isinstance(row, Classified)
+            return replace(row, thumbnail=answer.pixels[0].tobytes())
+
+        return crew.each([(row.ref, Request()) for row in rows], pictured)
+
+    return with_thumbnails
 
 
 def _check_heads(models: Sequence[Model]) -> None:

@@ -8,16 +8,24 @@ files. This module is what it imports: no torch.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from vitcli.images.decode import attempt, upright
+from vitcli.errors import UsageError
+from vitcli.images.decode import Picture, attempt, upright
 from vitcli.images.workers import Decoded
 from vitcli.records import ImageRef, Limits, Maps, Preprocess, Sample, Size
 from vitcli.render.heat import FileFormat, encoded, fitted
 from vitcli.render.styles import CELL, THUMBNAIL, Style, draw, preview, thumbnail
+from vitcli.runs.asked import Resuming
+
+
+def check_page(html: Path | None, resuming: Resuming) -> None:
+    """Raises UsageError for a part of a page: parts cannot be merged."""
+    if html is not None and resuming.shard is not None:
+        raise UsageError("a page is made of all images", "leave out --shard or --html")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +54,7 @@ class Drawing:
         and the pixels of the preview (likewise)."""
         request: Request = more[0]
 
-        def drawn(image: Image.Image) -> Sample:
+        def drawn(image: Picture) -> Sample:
             full = image.width, image.height
             photo = upright(image, self.plan, self._at_least(full, request))
             pictures = []
