@@ -373,7 +373,9 @@ def _read(
         plan = replace(model.preprocess, decode=reading.decode)
         refs = (ImageRef(number, path) for number, path in enumerate(cycle(trial.files)))
         job = DecodeJob((plan,), trial.limits)
-        batches = iter_batches(refs, job, size, reading.workers, lambda text: send(Note(text)))
+        batches = iter_batches(
+            refs, job, lambda: size, reading.workers, lambda text: send(Note(text))
+        )
         with closing(batches):
             rate, per_batch = _pump(engine, batches, min(LONGEST_PASS, share))
             peak = _family_peak() if reading.workers else peak_memory()
