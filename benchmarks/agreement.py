@@ -1,0 +1,283 @@
+"""How far `--dtype bf16` and `--quantize int8` are from fp32, on each engine.
+
+    apt-get download tuxpaint-stamps-default mate-backgrounds
+    for package in *.deb; do dpkg -x $package photos; done
+    python benchmarks/agreement.py --photos photos --folder /tmp/agreement
+
+prints a table in Markdown for each of
+
+- the demo model, on the digits that it was not trained on;
+- a ViT of 5 million parameters, trained here (minutes on two idle processors) to tell photographed
+  things apart, on pictures that it was not trained on. A picture is one of CLASSES cut-out
+  photographs (animals, fruit, tools, cars), turned, scaled and lit at random, in front of a part
+  of another photograph; those held out have parts of their own;
+- a ViT-B/16 of random weights, as transformers draws them, and with queries and keys so large that
+  attention has peaks, as it has in trained networks.
+
+Every number comes from the pictures' files through `vitcli.classify` and `vitcli.embed`. What is
+made stays in `--folder`, and a second run takes it from there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image, ImageEnhance
+from torch import Tensor, nn
+
+import vitcli
+from vitcli.checkpoints.load import Model
+from vitcli.checkpoints.write import write_hf
+from vitcli.demo import train as demo
+from vitcli.images.preprocess import preprocess
+from vitcli.models.config import ViTConfig
+from vitcli.models.prepare import prepare
+from vitcli.models.vit import VisionTransformer
+from vitcli.records import Classified, Preprocess
+
+EXACT: dict[str, Any] = {"engine": "torch", "dtype": "fp32"}
+WAYS: tuple[dict[str, Any], ...] = (
+    {"engine": "torch", "dtype": "bf16"},
+    {"engine": "torch", "dtype": "fp32", "quantize": "int8"},
+    {"engine": "openvino", "dtype": "fp32"},
+    {"engine": "openvino", "dtype": "bf16"},
+    {"engine": "openvino", "dtype": "fp32", "quantize": "int8"},
+    {"engine": "openvino", "dtype": "bf16", "quantize": "int8"},
+    {"engine": "onnx", "dtype": "fp32"},
+    {"engine": "onnx", "dtype": "fp32", "quantize": "int8"},
+)
+
+CLASSES, TRAINED_ON, HELD_OUT = 64, 8000, 2048
+DRAWN = {"cartoon", "symbols", "seasonal", "clothes", "town", "space", "people", "hobbies", "toys"}
+SIDE = 128  # of a picture's file
+EPOCHS, WARMUP, BATCH = 8, 0.5, 64
+LEARNING_RATE, WEIGHT_DECAY, SMOOTHING = 1e-3, 0.05, 0.1
+CONFIG = ViTConfig(
+    image_size=(96, 96),
+    patch_size=(16, 16),
+    embed_dim=256,
+    depth=6,
+    num_heads=4,
+    hidden_dim=1024,
+    num_classes=CLASSES,
+)
+PLAN = Preprocess(size=CONFIG.image_size, resize=CONFIG.image_size)
+PEAKS = 4.0  # times the queries and the keys, so the scores are 16 times as large
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--photos", type=Path, required=True, help="where the packages lie")
+    parser.add_argument("--folder", type=Path, required=True, help="for all that is made")
+    parser.add_argument("--only", choices=("demo", "things", "random"), nargs="*")
+    asked = parser.parse_args()
+    os.environ["VIT_CACHE"] = str(asked.folder / "cache")
+    packages = ("torch", "openvino", "nncf", "onnxruntime")
+    print(", ".join(f"{name} {version(name)}" for name in packages), end="; ")
+    print(f"{torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} processors, ", end="")
+    print(platform.platform(terse=True))
+    parts = {"demo": digits, "things": things, "random": random_weights}
+    for name in asked.only or parts:
+        for title, model, pictures in parts[name](asked.photos, asked.folder):
+            print(f"\n{title}\n")
+            compare(model, pictures, classes=name != "random")
+
+
+def compare(model: Path | str, folder: Path, *, classes: bool) -> None:
+    """A row for each way. The folder that a picture lies in has the name of its class."""
+    loaded, paths = vitcli.load(str(model)), [str(path) for path in sorted(folder.rglob("*.*"))]
+    truth = [Path(path).parent.name for path in paths]
+    exact = Answers.of(loaded, paths, EXACT, classes)
+    unlike = cosines(exact.embeddings, np.roll(exact.embeddings, 1, axis=0)).mean()
+    print(f"{len(paths)} pictures; the mean cosine of one with the next is {unlike:.3f}\n")
+    if classes:
+        print("| | same label as fp32 | accuracy | lost | cosine, mean | least |")
+        print("|---|---|---|---|---|---|")
+        print(f"| {title_of(EXACT)} | | {exact.share(truth):.2%} | | | |")
+    else:
+        print("| | cosine, mean | least |\n|---|---|---|")
+    for way in WAYS:
+        found = Answers.of(loaded, paths, way, classes)
+        cells = [title_of(way)]
+        if classes:
+            lost = 100 * (exact.share(truth) - found.share(truth))
+            same, right = found.share(exact.labels), found.share(truth)
+            cells += [f"{same:.2%}", f"{right:.2%}", f"{lost + 0.0:.2f}"]
+        alike = cosines(found.embeddings, exact.embeddings)
+        print("|", " | ".join([*cells, f"{alike.mean():.5f}", f"{alike.min():.5f}"]), "|")
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What the commands give for the pictures."""
+
+    labels: list[str]
+    embeddings: NDArray[np.float32]
+
+    @staticmethod
+    def of(model: Model, paths: Sequence[str], way: dict[str, Any], classes: bool) -> Answers:
+        labels = []
+        for row in vitcli.classify(paths, model=model, top_k=1, **way) if classes else ():
+            assert isinstance(row, Classified), row
+            labels.append(row.predictions[0].label)
+        found = vitcli.embed(paths, model=model, **way)
+        assert not found.failures, found.failures
+        return Answers(labels, found.embeddings)
+
+    def share(self, labels: Sequence[str]) -> float:
+        """Of the pictures that have these labels."""
+        return float(np.mean([a == b for a, b in zip(self.labels, labels, strict=True)]))
+
+
+def title_of(way: dict[str, Any]) -> str:
+    return " ".join(way.values())
+
+
+def cosines(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    found: NDArray[np.float64] = (a * b).sum(axis=1) / (
+        np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    )
+    return found
+
+
+Parts = Iterator[tuple[str, Path | str, Path]]  # a title, a model, a folder of pictures
+
+
+def digits(photos: Path, folder: Path) -> Parts:
+    for index, label in demo.held_out():
+        save(demo.render(index), folder / "digits" / str(label) / f"{index:04}.png")
+    yield "The demo model", "demo", folder / "digits"
+
+
+def things(photos: Path, folder: Path) -> Parts:
+    """Pictures and the model that is trained on others like them."""
+    model, held_out = folder / "things", folder / "held-out"
+    if not (model / "config.json").exists():
+        names, pixels, labels = [path.stem for path in cut_outs(photos)], [], []
+        for picture, label in pictures(photos, TRAINED_ON, is_held_out=False):
+            pixels.append(preprocess(picture, PLAN))
+            labels.append(label)
+        for number, (picture, label) in enumerate(pictures(photos, HELD_OUT, is_held_out=True)):
+            save(picture, held_out / names[label] / f"{number:04}.jpg")
+        torch.manual_seed(0)
+        network = VisionTransformer(CONFIG)
+        ready = prepare(network, PLAN, "cpu")
+        started = time.monotonic()
+        fit(network, ready.pixels(np.stack(pixels)), torch.tensor(labels))
+        print(f"\ntrained in {time.monotonic() - started:.0f} s")
+        model.mkdir()
+        trained = Model("things", network.eval(), PLAN, tuple(names), "timm", (), None, ())
+        write_hf(trained, model, "fp32")
+    yield f"{CLASSES} photographed things", model, held_out
+
+
+def cut_outs(photos: Path) -> list[Path]:
+    """Photographs without their background; drawings are left out."""
+    found = (photos / "usr/share/tuxpaint/stamps").rglob("*.png")
+    good = sorted(path for path in found if DRAWN.isdisjoint(path.parts))
+    return [good[i * len(good) // CLASSES] for i in range(CLASSES)]
+
+
+def pictures(photos: Path, count: int, *, is_held_out: bool) -> Iterator[tuple[Image.Image, int]]:
+    """Things in front of scenes, and their numbers: the same ones in every run.
+
+    The right third of a scene is for the pictures that are held out.
+    """
+    rng = np.random.default_rng([0, is_held_out])
+    stamps = [Image.open(path).convert("RGBA") for path in cut_outs(photos)]
+    stamps = [stamp.crop(stamp.getbbox()) for stamp in stamps]
+    scenes = []
+    for path in sorted((photos / "usr/share/backgrounds/mate/nature").glob("*.jpg")):
+        scene = Image.open(path).convert("RGB").resize((960, 600))
+        scenes.append(scene.crop((640, 0, 960, 600) if is_held_out else (0, 0, 640, 600)))
+    for number in range(count):
+        scene, label = scenes[rng.integers(len(scenes))], number % len(stamps)
+        side = int(rng.integers(SIDE, 320))
+        left, top = (int(rng.integers(0, length - side + 1)) for length in scene.size)
+        picture = scene.crop((left, top, left + side, top + side)).resize((SIDE, SIDE))
+        thing = stamps[label].copy()
+        longest = SIDE * rng.uniform(0.5, 1.0)
+        thing = thing.resize([max(8, round(s * longest / max(thing.size))) for s in thing.size])
+        thing = thing.rotate(rng.uniform(-20, 20), Image.Resampling.BICUBIC, expand=True)
+        spare = [SIDE - length for length in thing.size]
+        place = tuple(int(rng.integers(min(0, s), max(0, s) + 1)) for s in spare)
+        picture.paste(thing, place, thing)
+        for kind in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
+            picture = kind(picture).enhance(rng.uniform(0.7, 1.3))
+        yield picture, label
+
+
+def fit(network: VisionTransformer, pixels: Tensor, labels: Tensor) -> None:
+    """Train on normalised pixels (N, C, H, W) and labels (N,), flipped at random."""
+    for name, parameter in network.named_parameters():
+        if parameter.ndim > 1:  # as timm does
+            nn.init.trunc_normal_(parameter, std=0.02)
+        elif name.endswith("bias"):
+            nn.init.zeros_(parameter)
+    matrices = [p for p in network.parameters() if p.ndim == 2]
+    others = [p for p in network.parameters() if p.ndim != 2]
+    groups = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)
+    steps = EPOCHS * (len(labels) // BATCH)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, LEARNING_RATE, total_steps=steps, pct_start=WARMUP / EPOCHS
+    )
+    network.train()
+    for epoch in range(1, EPOCHS + 1):
+        losses, right = [], 0
+        for batch in torch.randperm(len(labels)).split(BATCH)[: len(labels) // BATCH]:
+            x = pixels[batch]
+            x = torch.where(torch.rand(len(x), 1, 1, 1) < 0.5, x.flip(3), x)
+            with torch.autocast("cpu", torch.bfloat16):
+                logits = network(x).float()
+            loss = F.cross_entropy(logits, labels[batch], label_smoothing=SMOOTHING)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            losses.append(loss.item())
+            right += int((logits.argmax(dim=1) == labels[batch]).sum())
+        mean, share = np.mean(losses), right / (len(losses) * BATCH)
+        print(f"epoch {epoch:2}  loss {mean:.3f}  right {share:.1%}", flush=True)
+
+
+def random_weights(photos: Path, folder: Path) -> Parts:
+    """ViT-B/16 for 64 of the held-out pictures."""
+    from transformers import ViTConfig as HFConfig
+    from transformers import ViTImageProcessorPil, ViTModel
+
+    for number, (picture, _) in enumerate(pictures(photos, 64, is_held_out=True)):
+        save(picture.resize((256, 256)), folder / "some" / f"{number:04}.jpg")
+    for name, factor in (("as transformers draws them", 1.0), ("with peaks of attention", PEAKS)):
+        torch.manual_seed(0)
+        network = ViTModel(HFConfig(), add_pooling_layer=False)
+        model = folder / f"b16-{factor:g}"
+        for key, parameter in network.named_parameters():
+            if key.endswith(("query.weight", "key.weight", "q_proj.weight", "k_proj.weight")):
+                parameter.data *= factor
+        network.save_pretrained(model)
+        ViTImageProcessorPil().save_pretrained(model)
+        yield f"ViT-B/16, random weights {name}", model, folder / "some"
+
+
+def save(picture: Image.Image, file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(file, quality=90)
+
+
+if __name__ == "__main__":
+    main()
