@@ -30,10 +30,12 @@ from tests.fixtures.clip import (
 )
 from tests.fixtures.tiny import LABELS
 from tests.fixtures.weights import photo, pixels
-from vitcli.checkpoints.keymap import split, their_name, to_ours, to_theirs
+from vitcli.checkpoints.keymap import split, to_ours, to_theirs
 from vitcli.checkpoints.layouts import LAYOUTS, layout_of
 from vitcli.checkpoints.load import Model, load
-from vitcli.checkpoints.preprocessing import CLIP_MEAN, CLIP_STD, from_hf, from_open_clip
+from vitcli.checkpoints.preprocessing import from_hf, from_open_clip
+from vitcli.checkpoints.published import CLIP_MEAN, CLIP_STD
+from vitcli.checkpoints.spelling import Spelling
 from vitcli.errors import CheckpointError, VitError
 from vitcli.images.preprocess import preprocess
 from vitcli.models.prepare import prepare
@@ -183,7 +185,7 @@ def claims(state: State) -> list[str]:
     return [layout.name for layout in LAYOUTS if layout.detect(layout.strip(state))]
 
 
-def rename(state: State) -> tuple[State, State, tuple[str, ...]]:
+def rename(state: State) -> tuple[State, State, dict[str, str]]:
     """Theirs without prefix and dropped tensors, what comes back of it, and the dropped."""
     layout = layout_of(state)
     names = layout.strip(state)
@@ -299,8 +301,12 @@ def test_an_unknown_tensor_is_named(pair: Pair, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "shape", "says"),
     [
-        ("embeddings.class_embedding", (31,), r"class_embedding: expected [1, 1, 32], found"),
-        ("embeddings.class_embedding", (1, 1, 32), "class_embedding: expected [1, 1, 32], found"),
+        ("embeddings.class_embedding", (31,), r"class_embedding: expected [32], found [31]"),
+        (
+            "embeddings.class_embedding",
+            (1, 1, 32),
+            "expected [32], found [1, 1, 32]",
+        ),
         ("embeddings.position_embedding.weight", (16, 32), "position_embedding.weight: expected"),
         ("post_layernorm.weight", (33,), "post_layernorm.weight: expected [32], found [33]"),
     ],
@@ -356,7 +362,7 @@ def test_a_split_tensor_comes_back_whole_whatever_the_order() -> None:
         "kv.bias": [4],
     }
     assert same(to_theirs(dict(reversed(ours.items())), rules), state)
-    assert their_name("kv.bias", rules) == "in_proj_bias"
+    assert Spelling(rules).parts("kv.bias", (4,)) == {"in_proj_bias": (6,)}
     with pytest.raises(CheckpointError, match=r"in_proj_bias is made of 2 .* only kv.bias"):
         to_theirs({"kv.bias": ours["kv.bias"]}, rules)
     for shape in ((7, 2), ()):

@@ -97,9 +97,9 @@ def test_a_header_of_too_many_tensors_costs_little(count: int, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"hidden_size": 10**9}, "embed_dim is 1000000000"),
-        ({"num_hidden_layers": 10**9}, "depth is 1000000000"),
-        ({"num_hidden_layers": 512, "hidden_size": 16_384}, "is missing"),
+        ({"hidden_size": 10**9}, "hidden_size is 1000000000"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000"),
+        ({"num_hidden_layers": 512, "hidden_size": 16_384}, "the file has 3 blocks"),
         ({"image_size": 16_384, "patch_size": 1}, "expected"),
         ({"intermediate_size": 131_072}, "expected [131072, 32]"),
     ],
@@ -110,7 +110,7 @@ def test_a_config_that_lies_allocates_nothing(
     edit_json(folder / "config.json", **changes)
     found = cost(folder)
     assert says in found.said
-    assert found.seconds < 4  # it builds the names of 512 blocks, and no numbers
+    assert found.seconds < 2
     assert found.peak < 600
 
 

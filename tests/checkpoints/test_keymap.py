@@ -113,7 +113,7 @@ def test_a_reshaped_tensor_comes_back_in_its_own_shape() -> None:
     ("names", "says"),
     [
         (["surprise"], r"1 tensor of unknown name: surprise \[2, 2\]"),
-        ([f"x{n}" for n in range(7)], r"7 tensors of unknown name: x0 .*, x4 \[2, 2\], \.\.\.$"),
+        ([f"x{n}" for n in range(7)], r"7 tensors of unknown name: x0 .*, x4 \[2, 2\], \.\.\.\n"),
         (["layer.0.query.gamma"], "unknown name: layer.0.query.gamma"),
         (["layer.x.query.weight"], "unknown name: layer.x.query.weight"),
         (["embed.weights"], "unknown name: embed.weights"),

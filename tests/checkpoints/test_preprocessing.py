@@ -18,15 +18,14 @@ from tests.checkpoints.files import copied, edit_json, loaded, refusal
 from tests.fixtures.weights import photo
 from tests.models.goldens import Golden
 from vitcli.checkpoints.load import Model
-from vitcli.checkpoints.preprocessing import (
+from vitcli.checkpoints.preprocessing import from_hf, from_timm
+from vitcli.checkpoints.published import (
     CLIP_MEAN,
     CLIP_STD,
     HALF,
     IMAGENET_MEAN,
     IMAGENET_STD,
     RESAMPLE,
-    from_hf,
-    from_timm,
 )
 from vitcli.errors import CheckpointError
 from vitcli.images.preprocess import preprocess

@@ -214,7 +214,7 @@ def test_the_config_says_what_is_wrong(swin: Pair) -> None:
     for changes, said in (
         ({"depths": ()}, "the number of stages is 0"),
         ({"num_heads": (2, 4)}, r"num_heads is \[2, 4\], and there are 3 stages"),
-        ({"num_heads": (2, 3, 4)}, "3 heads do not divide the width 32"),
+        ({"num_heads": (2, 3, 4)}, "num_heads is 3, which does not divide the width 32"),
         ({"depths": (2, 0, 2)}, r"depths\[1\] is 0"),
         ({"window_sizes": ((4, 4), (4, 4), (0, 4))}, r"window_sizes\[2\] is 0"),
         ({"embed_dim": 10**6}, "embed_dim is 1000000"),

@@ -10,9 +10,8 @@ Other spellings of the same tensor (`also`) are read, never written.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import takewhile
 
 import torch
 from torch import Tensor
@@ -21,6 +20,7 @@ from vitcli.errors import CheckpointError
 
 Names = tuple[str, ...]
 Reshape = Callable[[Tensor], Tensor]
+NOT_WHOLE = "it is not a whole checkpoint: download it again, with all of its shards"
 
 _SLOTS = {
     "{s}": r"(?P<s>\d+)",
@@ -99,12 +99,20 @@ def drop(theirs: str, why: str, *, is_told: bool = False) -> Rule:
 
 
 @dataclass(frozen=True, slots=True)
+class Made:
+    """Of which tensors of theirs one of ours is made, or a part of it, and whether it is turned."""
+
+    of: Names
+    is_reshaped: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Renamed:
-    """A state dict in our names, how many of them are made of several; what was dropped and why,
-    by their names; and what a user should hear of it."""
+    """A state dict in our names, and what each is made of; what was dropped and why, by their
+    names; and what a user should hear of it."""
 
     tensors: dict[str, Tensor]
-    fused: int
+    made: dict[str, Made]
     dropped: dict[str, str]
     notes: tuple[str, ...] = ()
 
@@ -129,7 +137,7 @@ def to_ours(state: Mapping[str, Tensor], rules: Iterable[Rule]) -> Renamed:
             if rule.is_told:
                 told.setdefault(rule.why, []).append(name)
             continue
-        ours = _fill(rule.ours, slots)
+        ours = fill(rule.ours, slots)
         taken = parts.setdefault(ours, {})
         if position in taken:
             raise CheckpointError(f"{name} and {taken[position]} are the same tensor, {ours}")
@@ -137,23 +145,27 @@ def to_ours(state: Mapping[str, Tensor], rules: Iterable[Rule]) -> Renamed:
         rule_of[ours] = (rule, spelled, slots)
     if unknown:
         raise CheckpointError(
-            f"{_count(unknown, 'tensor')} of unknown name: {_first(unknown, state)}"
+            f"{_count(unknown, 'tensor')} of unknown name: {_first(unknown, state)}",
+            "what is not known is not left out: it may change the numbers",
         )
     tensors: dict[str, Tensor] = {}
+    made: dict[str, Made] = {}
     for ours, names in parts.items():
         rule, spelled, slots = rule_of[ours]
-        absent = [_fill(part, slots) for i, part in enumerate(spelled) if i not in names]
+        absent = [fill(part, slots) for i, part in enumerate(spelled) if i not in names]
         if absent:
             raise CheckpointError(
                 f"{', '.join(absent)} is missing: {ours} is made of {len(spelled)} tensors, "
-                f"the file has only {', '.join(names.values())}"
+                f"the file has only {', '.join(names.values())}",
+                NOT_WHOLE,
             )
         tensor = _joined({names[position]: state[names[position]] for position in sorted(names)})
+        of = Made(tuple(names[position] for position in sorted(names)), rule.load is not None)
         for part, name in zip(rule.divide(names[0], tensor), rule.our_names, strict=True):
-            tensors[_fill(name, slots)] = part
-    fused = sum(len(spelled) > 1 for _, spelled, _ in rule_of.values())
+            tensors[fill(name, slots)] = part
+            made[fill(name, slots)] = of
     notes = [f"left out: {_with_others(names)} ({why})" for why, names in told.items()]
-    return Renamed(tensors, fused, dropped, tuple(notes))
+    return Renamed(tensors, made, dropped, tuple(notes))
 
 
 def to_theirs(tensors: Mapping[str, Tensor], rules: Iterable[Rule]) -> dict[str, Tensor]:
@@ -173,7 +185,7 @@ def to_theirs(tensors: Mapping[str, Tensor], rules: Iterable[Rule]) -> dict[str,
             continue
         matched, position, parts, slots = found
         rule = forth[matched.ours]
-        theirs = _fill(rule.theirs[0], slots)
+        theirs = fill(rule.theirs[0], slots)
         groups.setdefault(theirs, {})[position] = name
         rule_of[theirs] = (rule, len(parts), slots)
     if unknown:
@@ -188,7 +200,7 @@ def to_theirs(tensors: Mapping[str, Tensor], rules: Iterable[Rule]) -> dict[str,
         whole = pieces[0] if count == 1 else torch.cat(pieces)
         whole = rule.save(whole) if rule.save else whole
         for part, name in zip(whole.chunk(len(rule.theirs)), rule.theirs, strict=True):
-            state[_fill(name, slots)] = part.contiguous()
+            state[fill(name, slots)] = part.contiguous()
     return state
 
 
@@ -199,36 +211,20 @@ def knows(names: Iterable[str], rules: Iterable[Rule]) -> bool:
     return None not in found and any(match and "i" in match[3] for match in found)
 
 
-def their_name(ours: str, rules: Iterable[Rule], names: Collection[str] = ()) -> str:
-    """What the file would call one of our tensors, for messages; a fused one by its first part.
-    Of several spellings it is the one that is most like the `names` that are there."""
-    for rule in rules:
-        for name in rule.our_names:
-            if match := _regex(name).fullmatch(ours):
-                spelled = [_fill(parts[0], match.groupdict()) for parts in rule.spellings]
-                return max(spelled, key=lambda one: max((_alike(one, n) for n in names), default=0))
-    return ours
-
-
-def _alike(one: str, other: str) -> int:
-    """How many characters two names begin with in common."""
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
-
-
 _Pattern = tuple[re.Pattern[str], Rule, int, Names]
 
 
 def _compile(rules: Iterable[Rule]) -> list[_Pattern]:
     """(regular expression, rule, position among the parts, all parts) for each spelling."""
     return [
-        (_regex(name), rule, position, names)
+        (regex_of(name), rule, position, names)
         for rule in rules
         for names in rule.spellings
         for position, name in enumerate(names)
     ]
 
 
-def _regex(name: str) -> re.Pattern[str]:
+def regex_of(name: str) -> re.Pattern[str]:
     pattern = re.escape(name)
     for slot, expression in _SLOTS.items():
         pattern = pattern.replace(re.escape(slot), expression)
@@ -244,7 +240,7 @@ def _match(
     return None
 
 
-def _fill(name: str, slots: Mapping[str, str]) -> str:
+def fill(name: str, slots: Mapping[str, str]) -> str:
     for slot, value in slots.items():
         name = name.replace(f"{{{slot}}}", value)
     return name

@@ -7,7 +7,8 @@ import json
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,27 +17,33 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vitcli.checkpoints.keymap import Made
 from vitcli.checkpoints.load import Model
-from vitcli.checkpoints.preprocessing import to_hf
+from vitcli.checkpoints.preprocessing import to_hf, to_timm
+from vitcli.checkpoints.write import Written
 from vitcli.errors import CheckpointError
 from vitcli.models.engine import Graph
 
 MISSING = "pip install 'vitcli[onnx]'"
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 FILE = "model.onnx"
+MAX_FILE = 1_900_000_000  # bytes of weights: a file of protobuf ends at 2 GiB
+ERRORS = 3  # what ONNX Runtime says of itself, and nothing less
 
 
-def write(model: Model, file: Path, dtype: str) -> tuple[str, ...]:
+def check_installed() -> None:
+    """Raises CheckpointError where the extra is not there."""
+    if any(find_spec(name) is None for name in PACKAGES):
+        raise CheckpointError("--to onnx needs the extra onnx", MISSING)
+
+
+def write(model: Model, file: Path, dtype: str) -> Written:
     """`pixel_values` (batch, 3, H, W), normalised -> `logits` (batch, K), or `embedding`.
 
-    The metadata hold `preprocess` (as transformers' JSON), `labels` and `layout`.
-    Raises CheckpointError where the extra is not installed.
+    The metadata hold `preprocess` (JSON of transformers, or of timm where that alone can say it),
+    `steps` (the same in words), `labels` and `layout`. What is more than a file can hold stands
+    beside it, under its name and `.data`.
     """
-    try:
-        import onnx
-        import onnxscript  # noqa: F401  # torch's exporter is written with it
-    except ImportError:
-        raise CheckpointError("--to onnx needs the extra onnx", MISSING) from None
     network = copy.deepcopy(model.network)
     height, width = model.config.image_size
     pixels = torch.zeros(2, model.config.in_chans, height, width)
@@ -53,24 +60,35 @@ def write(model: Model, file: Path, dtype: str) -> tuple[str, ...]:
             dynamo=True,
             verbose=False,
         )
-    proto = program.model_proto
-    metadata = {
-        "preprocess": json.dumps(to_hf(model.preprocess)),
-        "labels": json.dumps(list(model.labels), ensure_ascii=False),
-        "layout": model.layout,
-    }
-    onnx.helper.set_model_props(proto, metadata)
-    onnx.save(proto, str(file))
-    return ()
+        program.model.metadata_props.update(
+            preprocess=json.dumps(_preprocess(model)),
+            steps=model.preprocess.describe(),
+            labels=json.dumps(list(model.labels), ensure_ascii=False),
+            layout=model.layout,
+        )
+        size = sum(parameter.nbytes for parameter in network.parameters())
+        program.save(str(file), external_data=size > MAX_FILE)
+    names = network.state_dict()
+    notes = [f"the weights are beside it, in {file.name}.data"] if size > MAX_FILE else []
+    return Written("onnx", tuple(notes), {name: Made((name,)) for name in names})
+
+
+def _preprocess(model: Model) -> dict[str, Any]:
+    try:
+        return to_hf(model.preprocess)
+    except CheckpointError:
+        with suppress(CheckpointError):
+            return to_timm(model.preprocess)
+        return {}
 
 
 def run(file: Path, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
     """The first output of ONNX Runtime on the CPU, as fp32."""
-    try:
-        import onnxruntime
-    except ImportError:
-        raise CheckpointError("--verify needs the extra onnx", MISSING) from None
-    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = ERRORS
+    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     kind = session.get_inputs()[0].type
     cast = pixels.astype(np.float16 if "float16" in kind else np.float32)
     found: NDArray[np.float32] = session.run(None, {"pixel_values": cast})[0].astype(np.float32)
@@ -113,7 +131,7 @@ class OnnxRuntimeEngine:
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
-        options.log_severity_level = 3  # errors
+        options.log_severity_level = ERRORS
         # Its threads share the processors with the image workers, and must not spin.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         broken = tuple(getattr(state, name) for name in ("Fail", "InvalidProtobuf", "NoSuchFile"))

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,11 +12,12 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from vitcli.checkpoints.keymap import Made, to_ours
 from vitcli.checkpoints.layouts import LAYOUTS, decoders
 from vitcli.checkpoints.layouts.layout import Expressed
 from vitcli.checkpoints.load import Model
 from vitcli.checkpoints.preprocessing import to_hf, to_timm
-from vitcli.errors import CheckpointError, OutputError
+from vitcli.errors import CheckpointError
 from vitcli.models.config import Config, ViTConfig
 
 Dtype = Literal["fp32", "fp16", "bf16"]
@@ -28,10 +27,12 @@ HF_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What was written: the layout's name, and what a user should know of the change."""
+    """What was written: the layout's name, what a user should know of the change, and what our
+    tensors became."""
 
     layout: str
     notes: tuple[str, ...]
+    made: dict[str, Made]
 
 
 def write_hf(model: Model, folder: Path, dtype: Dtype) -> Written:
@@ -51,7 +52,8 @@ def write_hf(model: Model, folder: Path, dtype: Dtype) -> Written:
     _write_json(folder / "config.json", values)
     _write_json(folder / "preprocessor_config.json", to_hf(model.preprocess))
     _write_tensors(folder / "model.safetensors", form.tensors, dtype)
-    return Written(layout, (*notes, *_notes(model.config, form.config)))
+    notes = (*notes, *_notes(model.config, form.config, "transformers"), *form.notes)
+    return Written(layout, notes, _made(layout, form))
 
 
 def check_hf(model: Model) -> None:
@@ -87,43 +89,11 @@ def write_timm(model: Model, folder: Path, dtype: Dtype) -> Written:
         values["label_names"] = list(model.labels)
     _write_json(folder / "config.json", values)
     _write_tensors(folder / "model.safetensors", form.tensors, dtype)
-    notes = _notes(model.config, form.config)
-    if model.config.norm_eps not in (1e-6, 1e-5):
-        notes += (f"timm's LayerNorm has epsilon 1e-06, this model {model.config.norm_eps:g}",)
-    return Written(layout, notes)
+    notes = (*_notes(model.config, form.config, "timm"), *form.notes)
+    return Written(layout, notes, _made(layout, form))
 
 
 WRITERS: dict[str, Callable[[Model, Path, Dtype], Written]] = {"hf": write_hf, "timm": write_timm}
-
-
-@contextmanager
-def replacing(target: Path, *, is_file: bool) -> Iterator[Path]:
-    """A folder to fill, or a file's name, which takes the place of `target` when all is there.
-    Where something goes wrong, nothing of it stays and an old target is untouched."""
-    partial = target.with_name(target.name + ".partial")
-    old = target.with_name(target.name + ".old")
-    try:
-        _remove(partial)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if not is_file:
-            partial.mkdir()
-        yield partial
-        if target.is_dir():  # a rename cannot replace a folder that is not empty
-            _remove(old)
-            target.rename(old)
-        partial.replace(target)
-        _remove(old)
-    except OSError as error:
-        raise OutputError(f"cannot write to {partial}: {error.strerror}") from None
-    finally:
-        _remove(partial)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _without_layer_scale(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -154,19 +124,33 @@ def _expressed(
     if len(obstacles) == 1:
         raise CheckpointError(f"{library} cannot express {', '.join(obstacles[closest])}")
     raise CheckpointError(
-        f"none of {library}' layouts can express this model",
+        f"none of the layouts of {library} can express this model",
         f"the closest, {closest}, cannot express {', '.join(obstacles[closest])}",
     )
 
 
-def _notes(before: Config, after: Config) -> tuple[str, ...]:
-    if not isinstance(before, ViTConfig) or not isinstance(after, ViTConfig):
-        return ()
-    if after.pos_prefix == before.pos_prefix:
-        return ()
-    if after.pos_prefix > before.pos_prefix:
-        return ("prefix tokens had no position of their own: they get one of zeros",)
-    return ("the class token's position is added to the token itself",)
+def _notes(before: Config, after: Config, library: str) -> list[str]:
+    notes = []
+    if after.norm_eps != before.norm_eps:
+        notes.append(
+            f"{library}'s LayerNorm has epsilon {after.norm_eps:g}, this model {before.norm_eps:g}"
+        )
+    if isinstance(before, ViTConfig) and isinstance(after, ViTConfig):
+        if after.pos_prefix > before.pos_prefix:
+            notes.append("prefix tokens had no position of their own: they get one of zeros")
+        elif after.pos_prefix < before.pos_prefix:
+            notes.append("the class token's position is added to the token itself")
+    return notes
+
+
+def _made(name: str, form: Expressed) -> dict[str, Made]:
+    """What our tensors became: what they would be made of, were the file read again."""
+    [layout] = [layout for layout in LAYOUTS if layout.name == name]
+    names = layout.strip(form.tensors)
+    rules, decoder = layout.rules(names), decoders.decoder_of(name, names)
+    if decoder is not None:
+        rules = decoder.among(rules)
+    return to_ours({n: tensor.to("meta") for n, tensor in names.items()}, rules).made
 
 
 def _write_tensors(file: Path, state: Mapping[str, Tensor], dtype: Dtype) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import re
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,11 +11,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vitcli.cli import options as o
+from vitcli.cli.ending import show
 from vitcli.cli.screen import Screen
+from vitcli.errors import in_bytes, printable
 from vitcli.tasks.job import ModelOptions
 
 if TYPE_CHECKING:
+    from vitcli.checkpoints.changes import Change
     from vitcli.tasks.convert import Conversion
+
+KINDS = ("kept", "renamed", "reshaped", "fused", "split", "merged", "added")
+SIDES = ("before", "after")
+SHOWN = 3
+NAME = 10  # the column of what was done
 
 
 class To(StrEnum):
@@ -99,18 +108,54 @@ def convert(
         )
         done = run(job, screen.note)
     if not quiet:
-        _report(done, source, target)
+        show("\n".join(_report(done, source, target, dtype.value)))
 
 
-def _report(done: Conversion, source: str, target: Path) -> None:
-    """What was detected, renamed, fused and dropped, and how far the numbers moved."""
-    print(f"{source} is {done.layout}, written as {done.written} to {target}")
-    print(f"  {done.renamed} tensors renamed, {done.fused} made of several")
-    for why, count in Counter(done.dropped.values()).items():
-        names = [name for name, reason in done.dropped.items() if reason == why]
-        listed = ", ".join(names[:3]) + (", ..." if count > 3 else "")
-        print(f"  dropped {listed}: {why}")
+def _report(done: Conversion, source: str, target: Path, dtype: str) -> Iterator[str]:
+    """What was detected, what became of the tensors and why, and how far the numbers moved."""
+    model = done.source
+    named = f"{model.layout} ({model.architecture})" if model.architecture else model.layout
+    yield printable(f"{source} is {named}")
+    yield printable(f"written as {done.written}, {dtype}, {in_bytes(done.bytes)}, to {target}")
+    for kind in KINDS:
+        found = [change for change in done.changes if change.kind == kind]
+        if found:
+            more = ", ..." * (len(found) > 1)
+            yield _line(kind, _count(found) + (_example(found[0]) + more) * (kind != "kept"))
+    for why in dict.fromkeys(model.dropped.values()):
+        names = [name for name, reason in model.dropped.items() if reason == why]
+        shown = ", ".join(names[:SHOWN]) + ", ..." * (len(names) > SHOWN)
+        yield _line("dropped", f"{len(names)}: {shown} ({why})")
     for note in done.notes:
-        print(f"  {note}")
-    for name, delta in done.deltas.items():
-        print(f"  {name}: max |Δ| {delta:.2g}, allowed {done.tolerance:g}")
+        yield _line("note", note)
+    for delta in done.deltas:
+        said = f"{delta.what}: max |Δ| {delta.found:.2g}, allowed {delta.allowed:g}"
+        yield _line("verified", said)
+
+
+def _line(name: str, text: str) -> str:
+    return printable(f"  {name:<{NAME}}{text}")
+
+
+def _count(found: Sequence[Change]) -> str:
+    """How many tensors; and how many they have become, where that is another number."""
+    before, after = (sum(len(getattr(change, side)) for change in found) for side in SIDES)
+    if not before or not after or before == after:
+        return f"{before or after}"
+    return f"{before} into {after}"
+
+
+def _example(change: Change) -> str:
+    """`: query, key, value → qkv`."""
+    return ": " + " → ".join(_braced(side) for side in (change.before, change.after) if side)
+
+
+def _braced(names: Sequence[str]) -> str:
+    """`attn.{q,k,v}.weight` of several names that differ in one place."""
+    parts = [re.split(r"([./])", name) for name in names]
+    if len({len(words) for words in parts}) > 1:
+        return ", ".join(names)
+    alternatives = [list(dict.fromkeys(words)) for words in zip(*parts, strict=True)]
+    return "".join(
+        words[0] if len(words) == 1 else f"{{{','.join(words)}}}" for words in alternatives
+    )

@@ -29,6 +29,15 @@ _MAX_IMAGE_SIDE = 16_384
 _MAX_CLASSES = 1_000_000
 
 
+class FieldError(CheckpointError):
+    """A field of a config holds what it cannot hold; `what` says it without the field's name."""
+
+    def __init__(self, field: str, what: str) -> None:
+        super().__init__(f"{field} {what}")
+        self.field = field
+        self.what = what
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ViTConfig:
     """Everything that shapes a `VisionTransformer`. Nothing is hard-wired to one published size.
@@ -334,9 +343,7 @@ def _same(values: Iterable[str]) -> str:
 
 def _check_count(name: str, value: object, low: int, high: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise CheckpointError(
-            f"{name} is {value!r}: expected a whole number from {low} to {high:,}"
-        )
+        raise FieldError(name, f"is {value!r}: expected a whole number from {low} to {high:,}")
 
 
 def _check_image(image_size: Size, patch_size: Size) -> None:
@@ -349,9 +356,9 @@ def _check_image(image_size: Size, patch_size: Size) -> None:
 
 def _check_eps(eps: object) -> None:
     if not isinstance(eps, int | float) or not 0 <= eps < 1:
-        raise CheckpointError(f"norm_eps is {eps!r}: expected a small positive number")
+        raise FieldError("norm_eps", f"is {eps!r}: expected a small positive number")
 
 
 def _check_heads(heads: int, dim: int) -> None:
     if dim % heads:
-        raise CheckpointError(f"{heads} heads do not divide the width {dim} (embed_dim)")
+        raise FieldError("num_heads", f"is {heads}, which does not divide the width {dim}")

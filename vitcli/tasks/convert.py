@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -11,14 +11,19 @@ import torch
 from torch import Tensor
 
 from vitcli.checkpoints import onnx
+from vitcli.checkpoints.build import build
+from vitcli.checkpoints.changes import Change, changes
 from vitcli.checkpoints.load import Model, load
-from vitcli.checkpoints.write import WRITERS, Dtype, replacing
+from vitcli.checkpoints.replace import replacing
+from vitcli.checkpoints.write import WRITERS, Dtype, Written
 from vitcli.errors import CheckpointError, OutputError, UsageError
 from vitcli.tasks.job import ModelOptions
 from vitcli.tasks.run import load_model
 
-# What rounding of the weights may do to logits and hidden states, relative to their largest.
+# What rounding of the weights may do to logits and hidden states, relative to their largest, and
+# what the epsilon of another library may do.
 TOLERANCE: dict[Dtype, float] = {"fp32": 1e-5, "fp16": 1e-2, "bf16": 8e-2}
+EPSILON_TOLERANCE = 1e-3
 IMAGES = 2
 
 
@@ -36,54 +41,99 @@ class ConvertJob:
 
 
 @dataclass(frozen=True, slots=True)
-class Conversion:
-    """What happened: found `layout`, wrote `written`; `dropped` says why by tensor. `deltas` are
-    the largest differences of the verification, by what was compared, with their tolerance."""
+class Delta:
+    """The largest difference between the model and what was written, and what is allowed."""
 
-    layout: str
+    what: str
+    found: float
+    allowed: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conversion:
+    """What happened: `source` was read, `written` is the name of the layout written, `changes`
+    say what became of every tensor, `deltas` how far the numbers moved, where that was asked."""
+
+    source: Model
     written: str
-    renamed: int
-    fused: int
-    dropped: dict[str, str]
+    bytes: int
+    changes: tuple[Change, ...]
     notes: tuple[str, ...]
-    tolerance: float
-    deltas: dict[str, float] = field(default_factory=dict)
+    deltas: tuple[Delta, ...]
 
 
 def convert(job: ConvertJob, say: Callable[[str], None] = lambda text: None) -> Conversion:
     """Run the job. Raises CheckpointError for what the target cannot express, and, with
     `verify`, for a difference above the tolerance; then nothing is left under the target's name."""
-    if job.target.exists() and not job.overwrite:
-        raise OutputError(f"{job.target} exists", "--overwrite replaces it")
+    _check(job)
+    is_file = job.to == "onnx"
+    with replacing(job.target, is_file=is_file) as partial:
+        keep = job.to == "hf"
+        model = load_model(job.source, job.options, say, keep_grid=True, keep_decoder=keep)
+        written = _write(job, model, partial)
+        deltas = _verify(job, model, partial) if job.verify else []
+        folder = partial.parent if is_file else partial
+        size = sum(file.stat().st_size for file in folder.iterdir())
+    return Conversion(
+        source=model,
+        written=written.layout,
+        bytes=size,
+        changes=tuple(changes(model.made, written.made)),
+        notes=written.notes,
+        deltas=tuple(deltas),
+    )
+
+
+def _check(job: ConvertJob) -> None:
+    """What can be seen to be wrong before anything is loaded."""
     if job.to == "onnx" and job.target.suffix != ".onnx":
         raise UsageError(f"{job.target} is no ONNX file", "give a name that ends in .onnx")
+    if job.to != "onnx" and job.target.suffix == ".onnx":
+        raise UsageError(f"{job.target} would be a folder", "--to onnx writes an ONNX file")
     if job.to == "onnx" and job.dtype == "bf16":
         raise UsageError("ONNX Runtime does not run bf16 on a CPU", "use --dtype fp32 or fp16")
-    model = load_model(job.source, job.options, say, keep_grid=True, keep_decoder=job.to == "hf")
-    deltas: dict[str, float] = {}
-    with replacing(job.target, is_file=job.to == "onnx") as partial:
-        if job.to == "onnx":
-            notes = onnx.write(model, partial, job.dtype)
-            written = "onnx"
-            if job.verify:
-                deltas = _compare_onnx(model, partial)
-        else:
-            result = WRITERS[job.to](model, partial, job.dtype)
-            notes, written = result.notes, result.layout
-            if job.verify:
-                back = load(str(partial.resolve()), keep_grid=True, keep_decoder=job.to == "hf")
-                deltas = compare(model, back)
-        _check(deltas, TOLERANCE[job.dtype])
-    return Conversion(
-        layout=model.layout,
-        written=written,
-        renamed=len((model.reconstruction or model.network).state_dict()) - model.fused,
-        fused=model.fused,
-        dropped=dict(model.dropped),
-        notes=notes,
-        tolerance=TOLERANCE[job.dtype],
-        deltas=deltas,
-    )
+    if job.target.exists() and not job.overwrite:
+        raise OutputError(f"{job.target} exists", "--overwrite replaces it")
+    if job.to == "onnx":
+        onnx.check_installed()
+
+
+def _write(job: ConvertJob, model: Model, partial: Path) -> Written:
+    if job.to != "onnx":
+        return WRITERS[job.to](model, partial, job.dtype)
+    return onnx.write(model, partial, job.dtype)
+
+
+def _verify(job: ConvertJob, model: Model, partial: Path) -> list[Delta]:
+    """How far what was written is from the model. Where the target's epsilon is another, the model
+    is compared as it is with that one, and apart from it what the epsilon changes."""
+    allowed = TOLERANCE[job.dtype]
+    if job.to == "onnx":
+        deltas = _deltas(_compare_onnx(model, partial), allowed)
+    else:
+        back = load(str(partial.resolve()), keep_grid=True, keep_decoder=True)
+        alike = _with_epsilon(model, back.config.norm_eps)
+        deltas = _deltas(compare(alike, back), allowed)
+        if alike is not model:
+            moved = compare(model, alike)
+            deltas += _deltas(moved, EPSILON_TOLERANCE, ", by the epsilon alone")
+    wrong = [delta for delta in deltas if not delta.found <= delta.allowed]
+    if wrong:
+        listed = ", ".join(f"{d.what} differ by {d.found:.2g} of {d.allowed:g}" for d in wrong)
+        raise CheckpointError(f"verification failed, nothing is written: {listed}")
+    return deltas
+
+
+def _deltas(found: dict[str, float], allowed: float, why: str = "") -> list[Delta]:
+    return [Delta(what + why, delta, allowed) for what, delta in found.items()]
+
+
+def _with_epsilon(model: Model, eps: float) -> Model:
+    """The same tensors in a network of this epsilon."""
+    if model.config.norm_eps == eps:
+        return model
+    config = replace(model.config, norm_eps=eps)
+    return replace(model, network=build(config, model.network.state_dict()), reconstruction=None)
 
 
 def synthetic_pixels(model: Model) -> Tensor:
@@ -95,14 +145,13 @@ def synthetic_pixels(model: Model) -> Tensor:
 
 @torch.inference_mode()
 def compare(one: Model, other: Model) -> dict[str, float]:
-    """The largest difference of the logits and of each hidden state, relative to the largest
-    value there."""
+    """The largest difference of the logits or the embedding, and of each hidden state, relative to
+    the largest value there."""
     pixels = synthetic_pixels(one)
     layers = range(one.config.depth + 1)
     first, second = (model.network.hidden_states(pixels, layers) for model in (one, other))
     deltas = {"hidden states": max(_delta(first[i].x, second[i].x) for i in layers)}
-    if one.config.num_classes:
-        deltas["logits"] = _delta(one.network(pixels), other.network(pixels))
+    deltas[_output(one)] = _delta(one.network(pixels), other.network(pixels))
     if one.reconstruction and other.reconstruction:
         mask = torch.arange(one.config.grid[0] * one.config.grid[1]).expand(IMAGES, -1) % 4 > 0
         deltas["reconstruction"] = _delta(
@@ -114,16 +163,13 @@ def compare(one: Model, other: Model) -> dict[str, float]:
 @torch.inference_mode()
 def _compare_onnx(model: Model, file: Path) -> dict[str, float]:
     pixels = synthetic_pixels(model)
-    output = "logits" if model.config.num_classes else "embedding"
-    return {output: _delta(model.network(pixels), torch.from_numpy(onnx.run(file, pixels.numpy())))}
+    found = torch.from_numpy(onnx.run(file, pixels.numpy()))
+    return {_output(model): _delta(model.network(pixels), found)}
+
+
+def _output(model: Model) -> str:
+    return "logits" if model.config.num_classes else "embedding"
 
 
 def _delta(expected: Tensor, found: Tensor) -> float:
     return float((expected - found).abs().max() / expected.abs().max().clamp(min=1))
-
-
-def _check(deltas: dict[str, float], tolerance: float) -> None:
-    wrong = {name: delta for name, delta in deltas.items() if not delta <= tolerance}
-    if wrong:
-        listed = ", ".join(f"{name} differ by {delta:.2g}" for name, delta in wrong.items())
-        raise CheckpointError(f"verification failed: {listed}, tolerance {tolerance:g}")

@@ -24,7 +24,7 @@ from vitcli.checkpoints.layouts.layout import (
     shape,
 )
 from vitcli.errors import CheckpointError
-from vitcli.models.config import ViTConfig
+from vitcli.models.config import FieldError, ViTConfig
 from vitcli.models.mae import MAEDecoder, MaskedAutoencoder
 from vitcli.models.mim import MaskedImageModel, MIMDecoder
 from vitcli.models.vit import VisionTransformer
@@ -67,6 +67,13 @@ META_MAE = (
     rename("decoder_pos_embed", D + "pos_embed"),
     *(rename(f"decoder_{rule.ours}", f"{D}{rule.ours}") for rule in _BLOCK),
 )
+# What `ViTMAEConfig` calls the decoder's sizes, and what it takes where they are left out.
+HF_SIZES = {
+    "embed_dim": ("decoder_hidden_size", 512),
+    "depth": ("decoder_num_hidden_layers", 8),
+    "num_heads": ("decoder_num_attention_heads", 16),
+    "hidden_dim": ("decoder_intermediate_size", 2048),
+}
 MAE_HEAD_WIDTH = 32  # of every published decoder
 
 
@@ -97,13 +104,11 @@ def decoder_of(layout: str, names: Collection[str]) -> Decoder | None:
 
 
 def _hf_mae(encoder: ViTConfig, tensors: Tensors, config: Json) -> Parts:
-    decoder = _like(
-        encoder,
-        embed_dim=config.get("decoder_hidden_size", 512),
-        depth=config.get("decoder_num_hidden_layers", 8),
-        num_heads=config.get("decoder_num_attention_heads", 16),
-        hidden_dim=config.get("decoder_intermediate_size", 2048),
-    )
+    sizes = {ours: config.get(theirs, size) for ours, (theirs, size) in HF_SIZES.items()}
+    try:
+        decoder = _like(encoder, **sizes)
+    except FieldError as error:
+        raise CheckpointError(f"config.json: {HF_SIZES[error.field][0]} {error.what}") from None
     ratio = number(config.get("mask_ratio", 0.75), "mask_ratio")
     return _mae(encoder, decoder, ratio, bool(config.get("norm_pix_loss", False)))
 
@@ -159,7 +164,7 @@ def express(model: Reconstruction, layout: str, encoder: Expressed) -> Expressed
     ours = {D + name: tensor for name, tensor in model.decoder.state_dict().items()}
     theirs = encoder.tensors | to_theirs(ours, rules)
     named = {name if name.startswith(D) else "vit." + name: t for name, t in theirs.items()}
-    return Expressed(config, named, encoder.json | values)
+    return Expressed(config, named, encoder.json | values)  # no pooler, and no note of it
 
 
 def _words(model: Reconstruction) -> tuple[tuple[Rule, ...], dict[str, Any]]:
@@ -173,10 +178,7 @@ def _words(model: Reconstruction) -> tuple[tuple[Rule, ...], dict[str, Any]]:
     return HF_MAE, {
         "architectures": ["ViTMAEForPreTraining"],
         "model_type": "vit_mae",
-        "decoder_hidden_size": decoder.embed_dim,
-        "decoder_num_hidden_layers": decoder.depth,
-        "decoder_num_attention_heads": decoder.num_heads,
-        "decoder_intermediate_size": decoder.hidden_dim,
+        **{theirs: getattr(decoder, ours) for ours, (theirs, _) in HF_SIZES.items()},
         "mask_ratio": model.mask_ratio,
         "norm_pix_loss": model.norm_pix,
     }

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-# What training scripts and larger models put before the backbone's names. DINOv2's own training
-# has `student.` beside `teacher.`: what stands under `student.` stays there, and is dropped.
-PREFIXES = ("module.", "_orig_mod.", "model.", "teacher.", "backbone.")
+# DINO and DINOv2 train with `student.` beside `teacher.`: what stands under `student.` stays
+# there, and is dropped.
+PREFIXES = ("teacher.",)
 
 # The first row whose names are all there decides, so at most one layout claims a file.
 _VIT = {"patch_embed.proj.weight", "blocks.0.attn.qkv.weight"}

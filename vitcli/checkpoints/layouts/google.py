@@ -182,4 +182,6 @@ LAYOUT = Layout(
     read_config,
     unpack=unstack,
     num_heads=num_heads,
+    words="own",
+    family="vit",
 )

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vitcli.checkpoints.keymap import Rule, drop, fuse, rename, reshape
 from vitcli.checkpoints.layouts.layout import (
+    HF_FIELDS,
     Json,
     Layout,
     Tensors,
@@ -192,4 +193,13 @@ def write_config(config: ViTConfig) -> dict[str, Any]:
 
 
 WRITER = Writer(ONLY, refusals, as_it_is, lambda config: RULES, prefix, write_config, ViTConfig)
-LAYOUT = Layout("hf-clip", ("vision_model.",), detect, rules, read_config, WRITER)
+LAYOUT = Layout(
+    "hf-clip",
+    ("vision_model.",),
+    detect,
+    rules,
+    read_config,
+    WRITER,
+    family="clip",
+    fields={**HF_FIELDS, "projection": "projection_dim"},
+)

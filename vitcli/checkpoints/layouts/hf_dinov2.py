@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vitcli.checkpoints.keymap import Rule, drop, fuse, rename
 from vitcli.checkpoints.layouts.layout import (
+    HF_FIELDS,
     Json,
     Layout,
     Tensors,
@@ -211,5 +212,12 @@ def prefix(config: ViTConfig) -> str:
 
 WRITER = Writer(ONLY, refusals, adapt, rules_to_write, prefix, write_config, ViTConfig)
 LAYOUT = Layout(
-    "hf-dinov2", ("dinov2.", "dinov2_with_registers."), detect, rules, read_config, WRITER
+    "hf-dinov2",
+    ("dinov2.", "dinov2_with_registers."),
+    detect,
+    rules,
+    read_config,
+    WRITER,
+    family="dinov2",
+    fields={**HF_FIELDS, "hidden_dim": "mlp_ratio times hidden_size"},
 )

@@ -9,6 +9,7 @@ from typing import Any
 from vitcli.checkpoints.keymap import Rule, drop, rename, split
 from vitcli.checkpoints.layouts.hf_clip import TOWER, prefix, tower_config, vision_config
 from vitcli.checkpoints.layouts.layout import (
+    HF_FIELDS,
     Json,
     Layout,
     Tensors,
@@ -119,4 +120,13 @@ def write_config(config: ViTConfig) -> dict[str, Any]:
 
 
 WRITER = Writer(ONLY, refusals, as_it_is, lambda config: RULES, prefix, write_config, ViTConfig)
-LAYOUT = Layout("hf-siglip", ("vision_model.",), detect, rules, read_config, WRITER)
+LAYOUT = Layout(
+    "hf-siglip",
+    ("vision_model.",),
+    detect,
+    rules,
+    read_config,
+    WRITER,
+    family="siglip",
+    fields=HF_FIELDS,
+)

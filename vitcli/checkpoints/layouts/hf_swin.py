@@ -148,4 +148,13 @@ WRITER = Writer(
     write_config,
     SwinConfig,
 )
-LAYOUT = Layout("hf-swin", ("swin.",), detect, rules, read_config, WRITER)
+LAYOUT = Layout(
+    "hf-swin",
+    ("swin.",),
+    detect,
+    rules,
+    read_config,
+    WRITER,
+    family="swin",
+    fields={"in_chans": "num_channels", "norm_eps": "layer_norm_eps"},
+)

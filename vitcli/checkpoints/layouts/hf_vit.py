@@ -15,6 +15,7 @@ from torch import Tensor
 
 from vitcli.checkpoints.keymap import Rule, drop, fuse, rename
 from vitcli.checkpoints.layouts.layout import (
+    HF_FIELDS,
     Json,
     Layout,
     Tensors,
@@ -150,5 +151,17 @@ def prefix(config: ViTConfig) -> str:
     return "deit." if config.dist_token else "vit."
 
 
-WRITER = Writer(ONLY, lambda config: [], adapt, rules_to_write, prefix, write_config, ViTConfig)
-LAYOUT = Layout("hf-vit", ("vit.", "deit."), detect, rules, read_config, WRITER)
+def notes(config: ViTConfig) -> tuple[str, ...]:
+    if config.num_classes:
+        return ()
+    name = "DeiTModel" if config.dist_token else "ViTModel"
+    return (
+        f"transformers' {name} has a pooler too, which this model has not: it makes one at random, "
+        "and pooler_output means nothing",
+    )
+
+
+WRITER = Writer(
+    ONLY, lambda config: [], adapt, rules_to_write, prefix, write_config, ViTConfig, notes
+)
+LAYOUT = Layout("hf-vit", ("vit.", "deit."), detect, rules, read_config, WRITER, fields=HF_FIELDS)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,19 +21,31 @@ C = TypeVar("C", ViTConfig, SwinConfig)
 
 MAX_STAGES = 8
 
-# What PyTorch's own wrappers (DataParallel, compile) put before every name.
-WRAPPERS = ("module.", "_orig_mod.")
+# What wrappers put before every name: PyTorch's own (DataParallel, compile), and those that people
+# write around a model to train it.
+WRAPPERS = ("module.", "_orig_mod.", "model.", "backbone.", "net.", "timm_model.")
+# What transformers calls the sizes that most of its configs have.
+HF_FIELDS = {
+    "in_chans": "num_channels",
+    "embed_dim": "hidden_size",
+    "depth": "num_hidden_layers",
+    "num_heads": "num_attention_heads",
+    "hidden_dim": "intermediate_size",
+    "norm_eps": "layer_norm_eps",
+}
 # A model with a head holds its backbone under a name of its own; these stand beside it.
 HEADS = ("classifier", "cls_classifier", "distillation_classifier", "visual_projection")
 
 
 @dataclass(frozen=True, slots=True)
 class Expressed:
-    """A model in the form of a layout: its config then, its tensors by their names, its JSON."""
+    """A model in the form of a layout: its config then, its tensors by their names, its JSON, and
+    what a user should know of it."""
 
     config: Config
     tensors: dict[str, Tensor]
     json: dict[str, Any]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +55,7 @@ class Writer(Generic[C]):
     `only` names the options of the config that it can express with a single value, or with one
     of several; `refusals` what else stands in the way, in words. `adapt` brings tensors and
     config into the layout's form, `rules` and `prefix` name them, `config` is the JSON.
-    `kind` is the class of the configs that it is for.
+    `kind` is the class of the configs that it is for, `notes` what a user should know.
     """
 
     only: Mapping[str, tuple[object, ...]]
@@ -53,6 +65,7 @@ class Writer(Generic[C]):
     prefix: Callable[[C], str]
     config: Callable[[C], dict[str, Any]]
     kind: type[C]
+    notes: Callable[[C], tuple[str, ...]] = lambda config: ()
 
     def obstacles(self, config: Config) -> list[str]:
         """What of this model the layout cannot express; empty where it can."""
@@ -73,7 +86,7 @@ class Writer(Generic[C]):
             name if name.partition(".")[0] in HEADS else prefix + name: tensor
             for name, tensor in to_theirs(ours, self.rules(adapted)).items()
         }
-        return Expressed(adapted, theirs, self.config(adapted))
+        return Expressed(adapted, theirs, self.config(adapted), self.notes(adapted))
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +99,8 @@ class Layout:
     `rules` gives the table for one file (a few names mean different things in different files).
     `read_config` sees the tensors in *our* names, the JSON beside them, and a number of heads
     that overrides what it would take; `num_heads` finds it where their shapes show it.
+    `words` says how the JSON tells of the preprocessing (`own`: not at all), and `family` whose it
+    is, where all files of the layout are of one. `fields` are the JSON's names of a config's.
     """
 
     name: str
@@ -96,6 +111,9 @@ class Layout:
     writer: Writer[ViTConfig] | Writer[SwinConfig] | None = None
     unpack: Callable[[dict[str, Tensor]], dict[str, Tensor]] = lambda state: state
     num_heads: Callable[[Tensors], int | None] = lambda state: None
+    words: Literal["hf", "timm", "open_clip", "own"] = "hf"
+    family: str = ""
+    fields: Mapping[str, str] = field(default_factory=dict)
 
     def strip(self, state: Tensors) -> dict[str, Tensor]:
         """Plain names, without the layout's prefixes and packing. Raises CheckpointError where

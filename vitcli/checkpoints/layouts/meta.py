@@ -95,7 +95,9 @@ def _layout(
         found = timm.read_config(tensors, config, num_heads)
         return replace(found, pos_resize=pos_resize(tensors))
 
-    return Layout(name, PREFIXES, detect, rules, read_config, unpack=unpack)
+    return Layout(
+        name, PREFIXES, detect, rules, read_config, unpack=unpack, words="own", family=name
+    )
 
 
 LAYOUTS = (

@@ -62,9 +62,8 @@ def _tower(at: str) -> tuple[Rule, ...]:
 
 
 RULES = _tower("")
-CLIP_RULES = (
-    *_tower(VISUAL),
-    # the text tower, in open_clip's newer models under `text.`
+# The text tower beside it, in open_clip's newer models under `text.`
+TEXT_RULES = (
     drop("text.{rest}", TEXT),
     drop("transformer.resblocks.{rest}", TEXT),
     drop("token_embedding.weight", TEXT),
@@ -75,6 +74,10 @@ CLIP_RULES = (
     drop("attn_mask", TEXT),
     drop("logit_scale", "it compares images with texts"),
     drop("logit_bias", "it compares images with texts"),
+)
+CLIP_RULES = (
+    *_tower(VISUAL),
+    *TEXT_RULES,
     *(drop(name, "a setting of OpenAI's own code") for name in OPENAI_ONLY),
 )
 
@@ -147,6 +150,8 @@ OPENAI, OPEN_CLIP = (
         partial(_detect, is_openai=is_openai),
         rules,
         partial(_read_config, is_openai=is_openai),
+        words="open_clip",
+        family="clip",
     )
     for name, is_openai in (("openai", True), ("open-clip", False))
 )

@@ -193,4 +193,4 @@ def windows_that_differ(config: SwinConfig, rule: Literal["hf", "timm"]) -> list
     return []
 
 
-LAYOUT = Layout("swin", (), detect, rules, read_config, unpack=unpack)
+LAYOUT = Layout("swin", (), detect, rules, read_config, unpack=unpack, words="own", family="swin")

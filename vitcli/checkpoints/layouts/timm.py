@@ -97,6 +97,7 @@ HEADS_BY_NAME = {"vit_base_patch16_gap_224": 16, "vit_giantopt_": 16}
 TANH_GELU = re.compile(
     r"vit_(base_patch32|large_patch16_siglip_(gap_)?512|so400m_patch16|giantopt_patch16)"
 )
+CLIP = "vit_base_patch16_clip_224"  # the base of models with epsilon 1e-5
 # The same tensor names, another computation: norms behind the sublayers.
 REFUSED = re.compile(r"_rpn_|^samvit_|^vit_relpos")
 
@@ -267,7 +268,9 @@ def refusals(config: ViTConfig) -> list[str]:
 
 def adapt(config: ViTConfig, tensors: Tensors) -> tuple[ViTConfig, dict[str, Tensor]]:
     """timm gives a position to all prefix tokens or to none: what a class token had is added to
-    it once, as timm does with DINOv2's files."""
+    it once, as timm does with DINOv2's files. The architecture's name decides the epsilon."""
+    is_clip = _base_architecture(config) == CLIP
+    config = replace(config, norm_eps=1e-5 if is_clip else 1e-6)
     if config.projection:  # timm calls it the head, and gives it a bias
         tensors = {**tensors, "head.weight": tensors["proj.weight"]}
         tensors["head.bias"] = torch.zeros(config.projection)
@@ -323,11 +326,11 @@ def _base_architecture(config: ViTConfig) -> str:
     if config.ffn == "swiglu":
         return "vit_giant_patch14_dinov2"
     if config.norm_eps == 1e-5:
-        return "vit_base_patch16_clip_224"
+        return CLIP
     return "vit_base_patch16_224"
 
 
 WRITER = Writer(
     {}, refusals, adapt, lambda config: RULES, lambda config: "", write_config, ViTConfig
 )
-LAYOUT = Layout("timm", PREFIXES, detect, rules, read_config, WRITER)
+LAYOUT = Layout("timm", PREFIXES, detect, rules, read_config, WRITER, words="timm")

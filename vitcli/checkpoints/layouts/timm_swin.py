@@ -7,6 +7,8 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
+from torch import Tensor
+
 from vitcli.checkpoints.keymap import Rule, rename
 from vitcli.checkpoints.layouts.layout import MAX_STAGES, Json, Layout, Tensors, Writer
 from vitcli.checkpoints.layouts.swin import (
@@ -19,6 +21,7 @@ from vitcli.checkpoints.layouts.swin import (
 from vitcli.checkpoints.layouts.swin import read_config as read_swin
 from vitcli.models.config import SwinConfig
 
+EPS = 1e-5
 RULES = (
     *BLOCKS,
     *(
@@ -52,6 +55,10 @@ def refusals(config: SwinConfig) -> list[str]:
     return found
 
 
+def adapt(config: SwinConfig, tensors: Tensors) -> tuple[SwinConfig, dict[str, Tensor]]:
+    return replace(under_rule(config, "timm"), norm_eps=EPS), dict(tensors)
+
+
 def write_config(config: SwinConfig) -> dict[str, Any]:
     """An architecture of timm, and all sizes as `model_args`."""
     ratios = [h / d for h, d in zip(config.hidden_dims, config.dims, strict=True)]
@@ -77,10 +84,10 @@ def write_config(config: SwinConfig) -> dict[str, Any]:
 WRITER = Writer(
     {},
     refusals,
-    lambda config, tensors: (under_rule(config, "timm"), dict(tensors)),
+    adapt,
     lambda config: RULES,
     lambda config: "",
     write_config,
     SwinConfig,
 )
-LAYOUT = Layout("timm-swin", (), detect, rules, read_config, WRITER)
+LAYOUT = Layout("timm-swin", (), detect, rules, read_config, WRITER, words="timm", family="swin")

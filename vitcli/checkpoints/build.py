@@ -1,0 +1,109 @@
+"""Tensors in our names into a network that holds exactly them. What does not fit is refused by
+the names and shapes that the file has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from vitcli.checkpoints.keymap import NOT_WHOLE
+from vitcli.checkpoints.layouts import decoders
+from vitcli.checkpoints.layouts.decoders import Reconstruction
+from vitcli.checkpoints.layouts.layout import Json, MissingTensor
+from vitcli.checkpoints.spelling import Shapes, Spelling
+from vitcli.errors import CheckpointError
+from vitcli.models.config import Config
+from vitcli.models.network import Network, network_of
+from vitcli.models.vit import VisionTransformer
+
+Module = TypeVar("Module", bound=nn.Module)
+SHOWN = 5
+
+
+def build(
+    config: Config, tensors: Mapping[str, Tensor], spelling: Spelling = Spelling()
+) -> Network:
+    """The network. Nothing is allocated before the shapes agree, so a config that lies costs
+    nothing. Raises CheckpointError for tensors that are missing, misshapen or too many."""
+    with torch.device("meta"):
+        network = network_of(config)
+    return _filled(network, tensors, spelling)
+
+
+def with_decoder(
+    network: Network,
+    decoder: decoders.Decoder,
+    tensors: Mapping[str, Tensor],
+    json: Json,
+    spelling: Spelling,
+) -> Reconstruction:
+    """The network and its decoder, filled as strictly."""
+    assert isinstance(network, VisionTransformer)  # no other layout has a decoder
+    try:
+        with torch.device("meta"):
+            empty, join = decoder.parts(network.config, tensors, json)
+    except MissingTensor as error:
+        raise missing(error, spelling) from None
+    return join(network, _filled(empty, tensors, spelling)).eval()
+
+
+def missing(error: MissingTensor, spelling: Spelling) -> CheckpointError:
+    """The same, in the file's words."""
+    return CheckpointError(f"{spelling.name(error.name)} is missing", NOT_WHOLE)
+
+
+def _filled(network: Module, tensors: Mapping[str, Tensor], spelling: Spelling) -> Module:
+    """A module on `meta` with exactly these tensors."""
+    expected = {name: tuple(p.shape) for name, p in network.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    absent = {name: shape for name, shape in expected.items() if name not in found}
+    if absent:
+        listed, count = _listed(absent, spelling)
+        raise CheckpointError(f"{listed} {'is' if count == 1 else 'are'} missing", NOT_WHOLE)
+    surplus = {name: shape for name, shape in found.items() if name not in expected}
+    if surplus:
+        listed, count = _listed(surplus, spelling)
+        raise CheckpointError(
+            f"{listed} {'has' if count == 1 else 'have'} no place in the model",
+            "what is not known is not left out: it may change the numbers",
+        )
+    wrong = [text for name in expected for text in _misfit(name, expected, found, spelling)]
+    if wrong:
+        raise CheckpointError(
+            f"tensors of the wrong shape: {_few(wrong)}", "config and weights are of two models"
+        )
+    whole = {n: shape for n, shape in expected.items() if not tensors[n].is_floating_point()}
+    if whole:
+        listed, count = _listed(whole, spelling)
+        raise CheckpointError(f"{listed} holds whole numbers, not weights")
+    network.load_state_dict(dict(tensors), assign=True)
+    return network.requires_grad_(False).eval()
+
+
+def _misfit(name: str, expected: Shapes, found: Shapes, spelling: Spelling) -> list[str]:
+    """What is wrong with the shape of one of our tensors, for each of the file's in it."""
+    if expected[name] == found[name]:
+        return []
+    theirs = spelling.parts(name, expected[name])
+    real = {part: spelling.shape(part) for part in theirs}
+    return [
+        f"{part}: expected {list(shape)}, found {list(real[part] or found[name])}"
+        for part, shape in theirs.items()
+        if shape != real[part]
+    ]
+
+
+def _listed(shapes: Shapes, spelling: Spelling) -> tuple[str, int]:
+    """Names and shapes as in the file, the first ones, and how many there are."""
+    parts: dict[str, tuple[int, ...]] = {}
+    for name, shape in shapes.items():
+        parts |= spelling.parts(name, shape)
+    texts = [f"{name} {list(shape)}" for name, shape in parts.items()]
+    return _few(texts) + f" ({len(texts)} tensors)" * (len(texts) > SHOWN), len(texts)
+
+
+def _few(items: list[str]) -> str:
+    return ", ".join(items[:SHOWN]) + (", ..." if len(items) > SHOWN else "")

@@ -1,0 +1,63 @@
+"""open_clip with a tower of timm's, as SigLIP's models there have it: `open_clip/timm_model.py`.
+
+The tower has timm's names under `visual.trunk.`; a projection, where there is one, stands behind it
+as `visual.head.proj`. Which model of timm's it is, and how it pools, is in open_clip's JSON alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+
+from vitcli.checkpoints.keymap import Rule, rename
+from vitcli.checkpoints.layouts import openai, timm
+from vitcli.checkpoints.layouts.layout import Json, Layout, Tensors
+from vitcli.errors import CheckpointError
+from vitcli.models.config import ViTConfig
+
+TRUNK = openai.VISUAL + "trunk."
+
+
+def _under_trunk(rule: Rule) -> Rule:
+    spelled = [tuple(TRUNK + name for name in names) for names in rule.spellings]
+    return replace(rule, theirs=spelled[0], also=tuple(spelled[1:]))
+
+
+RULES = (
+    *map(_under_trunk, timm.RULES),
+    rename(openai.VISUAL + "head.proj.weight", "proj.weight"),
+    *openai.TEXT_RULES,
+)
+
+
+def detect(names: Collection[str]) -> bool:
+    return (
+        TRUNK + "patch_embed.proj.weight" in names and TRUNK + "blocks.0.attn.qkv.weight" in names
+    )
+
+
+def rules(state: Tensors) -> tuple[Rule, ...]:
+    return RULES
+
+
+def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTConfig:
+    """As timm reads the model that the JSON names. Without the JSON a SigLIP is taken, whose
+    pooling the tensors show."""
+    vision = dict(openai.model_config(config).get("vision_cfg") or {})
+    pool = vision.get("timm_pool") or None
+    if pool not in (None, "token", "avg", "map"):
+        raise CheckpointError(f"open_clip's timm_pool={pool!r} is not supported")
+    args = {"img_size": vision["image_size"]} if "image_size" in vision else {}
+    named = {"architecture": vision.get("timm_model_name", ""), "model_args": args}
+    return timm.read_config(tensors, named | ({"global_pool": pool} if pool else {}), num_heads)
+
+
+LAYOUT = Layout(
+    "open-clip-timm",
+    (),
+    detect,
+    rules,
+    read_config,
+    words="open_clip",
+    family="siglip",
+)

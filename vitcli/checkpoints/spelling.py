@@ -1,0 +1,74 @@
+"""Our names and shapes into those of a file, for messages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import takewhile
+
+import torch
+from torch import Tensor
+
+from vitcli.checkpoints.keymap import Names, Rule, fill, regex_of
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Spelling:
+    """How a file, whose tensors are `theirs`, spells ours: for messages. `prefix` is what stands
+    before our names in the rules."""
+
+    rules: tuple[Rule, ...] = ()
+    theirs: Mapping[str, Tensor] = field(default_factory=dict)
+    prefix: str = ""
+
+    def of(self, prefix: str) -> Spelling:
+        """The same for those of our tensors that have this before their names."""
+        return replace(self, prefix=prefix)
+
+    def name(self, ours: str) -> str:
+        """The file's name of one of our tensors, that of its first part."""
+        return self._find(ours)[1][0]
+
+    def parts(self, ours: str, shape: Sequence[int]) -> dict[str, tuple[int, ...]]:
+        """The file's tensors that make one of ours of this shape, and their shapes."""
+        rule, names = self._find(ours)
+        whole = torch.empty(tuple(shape), device="meta")
+        if rule is not None and rule.shares:
+            share = dict(rule.shares)[_pattern_of(self.prefix + ours, rule)]
+            rows = whole.shape[0] * sum(n for _, n in rule.shares) // share
+            whole = torch.empty((rows, *whole.shape[1:]), device="meta")
+        if rule is not None and rule.save is not None:
+            whole = rule.save(whole)
+        pieces = whole.chunk(len(names)) if len(names) > 1 else (whole,)
+        return {name: tuple(piece.shape) for name, piece in zip(names, pieces, strict=True)}
+
+    def shape(self, theirs: str) -> tuple[int, ...] | None:
+        """The shape that a tensor has in the file, None where it is not there."""
+        return tuple(self.theirs[theirs].shape) if theirs in self.theirs else None
+
+    def _find(self, ours: str) -> tuple[Rule | None, Names]:
+        """The rule of one of our tensors, and what it is made of, in the spelling that is most
+        like the names of the file."""
+        for rule in self.rules:
+            for name in rule.our_names:
+                if match := regex_of(name).fullmatch(self.prefix + ours):
+                    slots = match.groupdict()
+                    spelled = [
+                        tuple(fill(part, slots) for part in names) for names in rule.spellings
+                    ]
+                    return rule, max(spelled, key=self._likeness)
+        return None, (ours,)
+
+    def _likeness(self, names: Names) -> int:
+        return max((_alike(names[0], other) for other in self.theirs), default=0)
+
+
+def _pattern_of(ours: str, rule: Rule) -> str:
+    return next(name for name in rule.our_names if regex_of(name).fullmatch(ours))
+
+
+def _alike(one: str, other: str) -> int:
+    """How many characters two names begin with in common."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
