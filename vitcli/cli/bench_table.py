@@ -15,7 +15,7 @@ from vitcli.errors import printable
 
 if TYPE_CHECKING:
     from vitcli.tasks.bench import Bench
-    from vitcli.tasks.verdict import Row
+    from vitcli.tasks.verdict import Advice, Row
 
 
 @contextmanager
@@ -46,15 +46,29 @@ def print_bench(found: Bench) -> None:
     if read:
         console.print()
         console.print(_read(read))
-    for advice in found.advice:
-        row = advice.row
-        figure = {
-            "latency": f"{row.latency_ms or 0:,.1f} ms",
-            "memory": _megabytes(row) + " MB",
-        }.get(advice.purpose, f"{_rate(row)} images/s")
+    for command, group in _by_command(found.advice).items():
         console.print()
-        console.print(Text(f"{advice.words}: {figure}", style="bold"))
-        console.print(f"  {printable(row.command)}", soft_wrap=True)
+        for advice in group:
+            console.print(Text(f"{advice.words}: {_figure(advice)}", style="bold"))
+        console.print(f"  {printable(command)}", soft_wrap=True)
+
+
+def _by_command(advice: Sequence[Advice]) -> dict[str, list[Advice]]:
+    """One command may be the best for several purposes."""
+    found: dict[str, list[Advice]] = {}
+    for one in advice:
+        found.setdefault(one.row.command, []).append(one)
+    return found
+
+
+def _figure(advice: Advice) -> str:
+    match advice.purpose:
+        case "latency":
+            return f"{advice.row.latency_ms or 0:,.1f} ms"
+        case "memory":
+            return f"{_megabytes(advice.row)} MB"
+        case _:
+            return f"{_rate(advice.row)} images/s"
 
 
 def _ready(rows: Sequence[Row]) -> Table:
