@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -232,3 +234,140 @@ def test_a_mistake_is_one_clear_line(
     ended = vit("convert", tiny_model("vit"), *args)
     assert ended.code == code
     assert said in ended.err
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [("file/out", "Not a directory"), ("/proc/out", "No such file"), ("file", "Not a directory")],
+)
+def test_a_target_that_cannot_be_written_is_said_before_the_model_is_loaded(
+    vit: Vit, tmp_path: Path, target: str, said: str
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    ended = vit("convert", "no-such-model", target, "--to", "hf", "--overwrite")
+    assert ended.code == 1
+    if target == "file":  # seen only when it is to be replaced
+        assert "no model at no-such-model" in ended.err
+        ended = vit("convert", "demo", target, "--to", "hf", "--overwrite")
+    assert f"cannot write to {target}: {said}" in ended.err
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_failure_leaves_no_folder_that_it_has_made(vit: Vit, tmp_path: Path) -> None:
+    assert vit("convert", "no-such-model", "a/b/out", "--to", "hf").code == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_is_no_model_is_never_replaced(vit: Vit, tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "letter.txt").write_text("dear")
+    ended = vit("convert", "demo", "home", "--to", "hf", "--overwrite")
+    assert ended.code == 1
+    assert "home is no model, it holds letter.txt" in ended.err
+    assert (tmp_path / "home" / "letter.txt").read_text() == "dear"
+    (tmp_path / "home" / "letter.txt").unlink()
+    assert vit("convert", "demo", "home", "--to", "hf", "--overwrite").code == 0
+
+
+def test_a_link_stays_and_its_folder_is_replaced(vit: Vit, tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    assert vit("convert", "demo", "link", "--to", "hf", "--overwrite").code == 0
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real" / "model.safetensors").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "real"]
+
+
+def test_what_became_of_every_tensor_is_told(vit: Vit, tiny_model: Models, tmp_path: Path) -> None:
+    """36 + 8 tensors renamed, q, k and v fused, the pooler dropped, and nothing in silence."""
+    args = (tiny_model("vit-backbone"), tmp_path / "o", "--to", "timm", "--verify")
+    lines = vit("convert", *args).out.decode().splitlines()
+    assert lines[0] == f"{tiny_model('vit-backbone')} is hf-vit (ViTModel)"
+    assert re.fullmatch(rf"written as timm, fp32, \d+ kB, to {tmp_path}/o", lines[1])
+    assert lines[2:5] == [
+        "  renamed   36: embeddings.cls_token → cls_token, ...",
+        "  fused     18 into 6: encoder.layer.0.attention.attention.{query,key,value}.bias → "
+        "blocks.0.attn.qkv.bias, ...",
+        "  dropped   2: pooler.dense.bias, pooler.dense.weight (trained in few files, and no part "
+        "of a plain ViT)",
+    ]
+    back = vit("convert", tmp_path / "o", tmp_path / "back", "--to", "hf").out.decode()
+    assert "  split     6 into 18: blocks.0.attn.qkv.bias → encoder.layer.0.attention." in back
+    assert "  note      transformers' ViTModel has a pooler too, which this model has not" in back
+    same = vit("convert", tiny_model("vit"), tmp_path / "same", "--to", "hf").out.decode()
+    assert "  kept      56\n" in same
+
+
+def test_another_epsilon_is_measured_apart(vit: Vit, tiny_model: Models, tmp_path: Path) -> None:
+    """Small activations, as real weights have them: 1e-12 beside timm's 1e-6 shows in the fifth
+    decimal, and is no mistake of the conversion."""
+    folder = tmp_path / "src"
+    shutil.copytree(tiny_model("vit"), folder)
+    state = tensors_of(folder)
+    small = {n: t * 0.2 if "embeddings" in n else t for n, t in state.items()}
+    save_file(small, folder / "model.safetensors")
+    ended = vit("convert", folder, tmp_path / "out", "--to", "timm", "--verify")
+    assert ended.code == 0, ended.err
+    lines = ended.out.decode().splitlines()
+    assert "  note      timm's LayerNorm has epsilon 1e-06, this model 1e-12" in lines
+    found = {
+        what: float(delta)
+        for what, delta in re.findall(r"verified  (.*): max \|Δ\| (\S+),", "\n".join(lines))
+    }
+    assert found["hidden states"] == found["logits"] == 0
+    assert 1e-5 < found["hidden states, by the epsilon alone"] < 1e-3
+
+
+def test_labels_that_are_there_twice_reach_transformers(
+    vit: Vit, tiny_model: Models, tmp_path: Path
+) -> None:
+    """As two cranes and two maillots are in ImageNet's 1000."""
+    names = tmp_path / "names.txt"
+    names.write_text("crane\ncrane\nteapot\na\nb\nc\nd\n")
+    args = ("convert", tiny_model("vit"), tmp_path / "out", "--to", "hf", "--labels", names)
+    assert vit(*args).code == 0
+    config = transformers.AutoConfig.from_pretrained(tmp_path / "out")
+    assert list(config.id2label.values()) == ["crane", "crane", "teapot", "a", "b", "c", "d"]
+    assert config.num_labels == 7
+    assert load(str(tmp_path / "out")).labels[:2] == ("crane", "crane")
+
+
+@pytest.mark.slow
+def test_onnx_keeps_a_preprocessing_that_transformers_lacks(vit: Vit, tmp_path: Path) -> None:
+    timm_folder("vit", tmp_path / "src")  # pictures of 64x48
+    ended = vit("convert", "src", "out.onnx", "--to", "onnx", "--dtype", "fp16", "--verify")
+    assert ended.code == 0
+    [note] = ended.err.splitlines()  # and nothing of ONNX Runtime's own
+    assert "the checkpoint has no labels" in note
+    metadata = {prop.key: prop.value for prop in onnx.load(tmp_path / "out.onnx").metadata_props}
+    assert json.loads(metadata["preprocess"])["crop_pct"] == 0.9
+    assert "center_crop(64x48)" in metadata["steps"]
+
+
+@pytest.mark.slow
+def test_weights_beyond_what_a_file_holds_stand_beside_it(
+    vit: Vit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vitcli.checkpoints.onnx.MAX_FILE", 1000)
+    ended = vit("convert", "demo", "out.onnx", "--to", "onnx", "--verify")
+    assert ended.code == 0, ended.err
+    assert b"the weights are beside it, in out.onnx.data" in ended.out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.onnx", "out.onnx.data"]
+    session = onnxruntime.InferenceSession(str(tmp_path / "out.onnx"))
+    pixels = weights.pixels(1, 32, 32)
+    with torch.inference_mode():
+        expected = load("demo").network(torch.from_numpy(pixels)).numpy()
+    [found] = session.run(None, {"pixel_values": pixels})
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_the_conversions_that_people_ask_for_are_in_the_help_and_in_the_readme(vit: Vit) -> None:
+    shown = vit("convert", "--help").out.decode()
+    examples = [line.strip(" │") for line in shown.splitlines() if "vit convert" in line]
+    examples = [line for line in examples if "Usage" not in line]
+    assert len(examples) == 5
+    readme = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+    for example in examples:
+        assert example in readme
+    assert {word for line in examples for word in line.split() if word in ("hf", "timm", "onnx")}
