@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -169,7 +170,11 @@ def test_an_interrupted_run_reports_where_it_was(tmp_path: Path, clean_env: dict
         start_new_session=True,
     )
     assert process.stderr is not None
-    first = process.stderr.readline()  # the first progress
+    first = process.stderr.readline()  # the first progress, perhaps before the first image
+    rows, partial = 0, tmp_path / "o.csv.partial"
+    while rows < 2 and process.poll() is None:  # the header is one
+        time.sleep(0.01)
+        rows = partial.read_bytes().count(b"\n") if partial.exists() else 0
     process.send_signal(signal.SIGTERM)
     _, rest = process.communicate(timeout=30)
     found = events(Ended(0, b"", (first + rest).decode()))

@@ -291,7 +291,7 @@ def test_a_pool_that_the_model_lacks_is_refused(
         ({"depth": 0}, "depth is 0"),
         ({"depth": 10**9}, "depth is 1000000000"),
         ({"num_heads": "2"}, "num_heads is '2'"),
-        ({"num_heads": 3}, "3 heads do not divide the width 16"),
+        ({"num_heads": 3}, "num_heads is 3, which does not divide the width 16"),
         ({"hidden_dim": 2.5}, r"hidden_dim is 2\.5"),
         ({"num_classes": -1}, "num_classes is -1"),
         ({"num_registers": None}, "num_registers is None"),
