@@ -25,6 +25,7 @@ LONGEST_COMMAND = 2000
 
 def entry() -> None:
     """The `vit` command. Ends by the signal that interrupted it, so that shell loops stop too."""
+    _open_standard_descriptors()
     code = main()
     number = code - 128
     if number in SIGNALS:
@@ -35,13 +36,13 @@ def entry() -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and give its exit code. The only place where errors become words."""
-    from vitcli.cli.app import app
-
     # Torch's threads and the image workers share the processors. By default the threads spin
     # while they wait, and on a busy machine a small model then runs ten times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         with _signals():
+            from vitcli.cli.app import app  # here: Ctrl-C may come before everything is imported
+
             app(args=list(sys.argv[1:] if argv is None else argv), prog_name="vit")
             return ExitCode.OK
     except SystemExit as done:
@@ -68,6 +69,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.caret is not None:
             print(f"  {' ' * error.caret}^", file=sys.stderr)
         return error.exit_code
+
+
+def _open_standard_descriptors() -> None:
+    """What is closed when we are started (`>&-`) reads and writes nothing; else the next file that
+    is opened would be standard output to every library, and to the image workers."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number is free
 
 
 @contextlib.contextmanager
