@@ -177,9 +177,12 @@ def segments() -> set[str]:
 
 
 def session(leader: int) -> list[int]:
-    """The processes that one and its children make up."""
-    found = subprocess.run(["pgrep", "-s", str(leader)], capture_output=True, text=True)
-    return [int(pid) for pid in found.stdout.split()]
+    """The processes that one and its children make up, without those that are dead already."""
+    found = subprocess.run(
+        ["ps", "-s", str(leader), "-o", "pid=,stat="], capture_output=True, text=True
+    )
+    pairs = [line.split() for line in found.stdout.splitlines()]
+    return [int(pid) for pid, state in pairs if not state.startswith("Z")]
 
 
 def until_gone(leader: int, seconds: float = 5) -> list[int]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -92,6 +94,7 @@ def test_the_second_of_two_processes_with_one_output_hears_of_the_first(
     args = ("classify", many, "-m", "demo", "-j", "2", "-b", "1", "-o", out)
     first = vits.start(*args)
     wait_for(tmp_path / "out.jsonl.partial", 500)
+    os.killpg(first.pid, signal.SIGSTOP)  # it is still at it, however long this takes
     for more in ((), ("--resume",), ("--overwrite",)):
         second = run(vits, *args, *more)
         assert second.code == 1
@@ -100,6 +103,7 @@ def test_the_second_of_two_processes_with_one_output_hears_of_the_first(
             r"  wait for it to end, or write to another file\n",
             second.err,
         )
+    os.killpg(first.pid, signal.SIGCONT)
     assert ended(first, made=out).code == 3
     assert len(out.read_bytes().splitlines()) == 500
 

@@ -24,12 +24,13 @@ import os, signal, sys
 from pathlib import Path
 
 def hook(event, args):
-    if event == "open" and isinstance(args[0], str) and "deadly" in args[0]:
-        if "once" not in args[0]:
-            os.abort()
-        elif not Path(args[0] + ".died").exists():
-            Path(args[0] + ".died").touch()
-            os.kill(os.getpid(), signal.SIGKILL)
+    if event != "open" or not isinstance(args[0], str):
+        return
+    if args[0].endswith("deadly.jpg"):
+        os.abort()
+    if args[0].endswith("deadly-once.jpg") and not Path(args[0] + ".died").exists():
+        Path(args[0] + ".died").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
 
 sys.addaudithook(hook)
 """

@@ -186,11 +186,11 @@ def test_a_second_signal_ends_a_run_that_cannot_finish_its_batch(
     reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
     args = ("classify", many, "-m", "demo", "-j", workers, "--format", "jsonl", "-o", fifo)
     child = vits.start(*args)
-    end = time.monotonic() + 30
-    while in_pipe(reader) < 60_000:
+    waiting, before, end = 0, -1, time.monotonic() + 60
+    while not before == waiting > 0:  # it waits for a reader
         assert time.monotonic() < end
-        time.sleep(0.02)
-    time.sleep(0.3)  # it waits for a reader
+        time.sleep(0.5)
+        before, waiting = waiting, in_pipe(reader)
     child.kill(signal.SIGINT)
     time.sleep(0.5)
     assert is_alive(child.pid)

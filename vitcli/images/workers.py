@@ -40,7 +40,7 @@ LONGEST_TICK = 0.5  # a stopped or sleeping machine must not time anybody out
 DYING = 5.0  # seconds for a process to be gone
 START_TIMEOUT = 60.0
 TRIES_TO_START = 3
-DESCRIPTORS = 8  # that the start of a worker takes for a moment
+DESCRIPTORS = 12  # that the start of a worker takes for a moment
 CRASHES_PER_IMAGE = 2
 ENDING = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
@@ -256,23 +256,22 @@ class _Pool:
         )
 
     def _start(self) -> _Worker:
-        context = _context()
-        ours, theirs = context.Pipe()
-        process = context.Process(
-            target=_work, args=(theirs, self._job), name="vit-decode", daemon=True
-        )
-        try:
-            with _processes, theirs:  # closed here, so that the worker's death closes the pipe
-                if self._stopped.is_set():
-                    raise CancelledError
-                _check_descriptors()
-                with _clean_start():
+        with _processes:
+            if self._stopped.is_set():
+                raise CancelledError
+            _check_descriptors()
+            ours, theirs = _context().Pipe()
+            try:
+                with theirs, _clean_start():  # closed here: the worker's death closes the pipe
+                    process = _context().Process(
+                        target=_work, args=(theirs, self._job), name="vit-decode", daemon=True
+                    )
                     process.start()
-                worker = _Worker(process, ours)
-                self._alive.add(worker)
-        except BaseException:
-            ours.close()  # a future keeps the exception, and the exception this frame
-            raise
+            except BaseException:
+                ours.close()  # a future keeps the exception, and the exception this frame
+                raise
+            worker = _Worker(process, ours)
+            self._alive.add(worker)
         return worker
 
     def _end(self, worker: _Worker, patience: float = 0.0) -> str:
