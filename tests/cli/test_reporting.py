@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Ended, Vit
+from tests.fixtures.nursery import wait_for
 from tests.fixtures.photos import many_photos
 from vitcli.cli import screen
 
@@ -169,7 +170,8 @@ def test_an_interrupted_run_reports_where_it_was(tmp_path: Path, clean_env: dict
         start_new_session=True,
     )
     assert process.stderr is not None
-    first = process.stderr.readline()  # the first progress
+    first = process.stderr.readline()  # the first progress, of no images yet
+    wait_for(tmp_path / "o.csv.partial", 500)
     process.send_signal(signal.SIGTERM)
     _, rest = process.communicate(timeout=30)
     found = events(Ended(0, b"", (first + rest).decode()))

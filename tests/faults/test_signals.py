@@ -16,9 +16,12 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import Vit
 from tests.faults.conftest import COUNT
 from tests.faults.rules import DEMO, contents, ended, environment, run, until_gone
 from tests.fixtures.nursery import Child, Nursery, wait_for
+from vitcli.checkpoints import load
+from vitcli.errors import CheckpointError
 
 SIGNALS = pytest.mark.parametrize(
     ("number", "code"),
@@ -156,6 +159,33 @@ def test_a_signal_while_everything_is_loaded_makes_one_line(
         rb"vit: interrupted( after 0 of 10 images; continue with: .* --resume)?\n", err
     )
     assert until_gone(process.pid) == []
+
+
+@pytest.mark.parametrize("becomes", ["another error", "nothing"])
+def test_a_signal_that_a_library_makes_something_else_of_is_still_a_signal(
+    vit: Vit, ten: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, becomes: str
+) -> None:
+    """S1: C code that calls Python back may turn any exception into one of its own."""
+    original = load.read_weights
+
+    def read(*args: Any, **options: Any) -> Any:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except BaseException:
+            if becomes == "another error":
+                raise CheckpointError("model.safetensors is not valid (no shape)") from None
+        return original(*args, **options)
+
+    monkeypatch.setattr(load, "read_weights", read)
+    found = vit("classify", ten, *DEMO, "-j", "0", "-o", "o.csv", "--summary", "run.json")
+    assert found.code == 143
+    assert found.err.startswith("vit: interrupted")
+    assert json.loads((tmp_path / "run.json").read_bytes())["exit_code"] == 143
+    assert vit("classify", ten, *DEMO, "-j", "0", "-o", "p.csv", "-q").code == 143, (
+        "no memory of it"
+    )
+    monkeypatch.undo()
+    assert vit("classify", ten, *DEMO, "-j", "0", "-o", "q.csv", "-q").code == 0
 
 
 @pytest.mark.parametrize("workers", [0, 2])

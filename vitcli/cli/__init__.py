@@ -100,6 +100,7 @@ def _signals() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
 
+    interrupts.forget()
     before = {}
     for number in SIGNALS:
         with contextlib.suppress(ValueError):  # not in the main thread: the caller's business
@@ -107,6 +108,11 @@ def _signals() -> Iterator[None]:
                 before[number] = signal.signal(number, interrupt)
     try:
         yield
+    except Exception as error:
+        cause = interrupts.cause(error)
+        if cause is error:
+            raise
+        raise cause from error
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
