@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.faults.rules import contents
+from tests.faults.rules import DEMO, contents, environment, run
 from tests.fixtures.nursery import Nursery
 
 
@@ -138,3 +141,66 @@ def test_options_that_need_a_file_or_a_resume_say_so(vits: Nursery, some: Path) 
     ):
         ended = vits.vit("classify", some, "-m", "demo", *args)
         assert (ended.wait(), said in ended.err) == (2, True), ended.err
+
+
+@pytest.mark.parametrize(("command", "name"), [("classify", "o.jsonl"), ("embed", "o.npy")])
+def test_where_nothing_is_new_no_model_is_loaded(
+    vits: Nursery, many: Path, tmp_path: Path, command: str, name: str
+) -> None:
+    """S8: and torch is not even imported; the exit code is that of the finished run."""
+    args = (command, many, "-m", "demo", "-o", tmp_path / name, "--resume")
+    first = run(vits, *args, made=tmp_path / name)  # nothing to resume: from the start
+    assert (first.code, "images done" in first.err) == (3, True)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    script = (
+        "import sys; from vitcli.cli import main; code = main(sys.argv[1:]);"
+        "print('torch' in sys.modules); sys.exit(code)"
+    )
+    words = [sys.executable, "-c", script, *map(str, args)]
+    again = subprocess.run(words, capture_output=True, text=True, env=environment())
+    assert (again.returncode, again.stdout) == (3, "False\n"), again.stderr
+    assert again.stderr.startswith(f"vit: {tmp_path / name} is already complete\n")
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("-k", "3"), "--top-k 5 (now 3)"),
+        (("--no-exif",), "--exif True (now False)"),
+        (("--decode", "fast"), "--decode exact (now fast)"),
+        (("-b", "8"), "--batch-size 16 (now 8)"),
+        (("--format", "csv"), "--format jsonl (now csv)"),
+    ],
+)
+def test_other_options_are_named_before_anything_is_loaded(
+    vits: Nursery, ten: Path, tmp_path: Path, options: tuple[str, ...], said: str
+) -> None:
+    """S6: the output is not touched."""
+    out = tmp_path / "o.jsonl"
+    args = ("classify", ten, "-m", "demo", "-j", "0", "-o", out)
+    run(vits, *args)
+    before = out.read_bytes(), out.stat().st_mtime_ns
+    refused = run(vits, *args, "--resume", *options)
+    assert refused.err == (
+        f"vit: {out} was made with {said}\n  do as before, or --overwrite starts again\n"
+    )
+    assert (out.read_bytes(), out.stat().st_mtime_ns) == before
+
+
+def test_failed_rows_are_done_again_where_asked(vits: Nursery, some: Path, tmp_path: Path) -> None:
+    """S9"""
+    out = tmp_path / "o.jsonl"
+    args = ("classify", some, *DEMO, "-j", "0", "-o", out, "--resume")
+    run(vits, *args)
+    [broken, *_] = [
+        r["path"] for r in map(json.loads, out.read_bytes().splitlines()) if "error" in r
+    ]
+    stamp, good = Path(broken).stat(), next(p for p in some.iterdir() if str(p) != broken)
+    data = good.read_bytes()
+    Path(broken).write_bytes((data + bytes(stamp.st_size))[: stamp.st_size])
+    os.utime(broken, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))  # as if it had been out of reach
+    kept = run(vits, *args)
+    assert f"vit: {out} is already complete" in kept.err
+    again = run(vits, *args, "--retry-failed")
+    assert "of them before" in again.err
