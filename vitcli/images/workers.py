@@ -392,9 +392,9 @@ def _silence() -> None:
 
 def _go_first_when_memory_runs_out() -> None:
     """The kernel takes the largest process, which is the main one with its model; a worker's death
-    costs a row at most. It counts as if it had half of the memory more (Linux, proc(5))."""
-    with suppress(OSError), open("/proc/self/oom_score_adj", "r+") as file:
-        file.write(str(min(1000, int(file.read()) + 500)))
+    costs a row at most (Linux, proc(5))."""
+    with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write("1000")
 
 
 def _end_with_parent() -> None:
