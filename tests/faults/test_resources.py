@@ -91,6 +91,13 @@ def test_a_picture_that_needs_more_memory_than_there_is_has_a_row(
         assert found.rows[1]["error"]["message"] == "not enough memory to decode it"
 
 
+def test_too_little_memory_for_torch_itself_is_one_error(ten: Path, tmp_path: Path) -> None:
+    """S12"""
+    words = ("prlimit", "--as=300000000")
+    found = vit("classify", ten, *DEMO, "-j", "0", cwd=tmp_path, before=words)
+    assert (found.code, found.err.splitlines()[0]) == (1, "vit: there is not enough memory")
+
+
 @pytest.mark.parametrize("size", [64, 0])
 def test_little_shared_memory_is_enough(ten: Path, tmp_path: Path, size: int) -> None:
     """S13: as in a container; nothing of ours goes through /dev/shm."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shlex
 import signal
@@ -69,6 +70,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.caret is not None:
             print(f"  {' ' * error.caret}^", file=sys.stderr)
         return error.exit_code
+    except (MemoryError, ImportError, OSError) as error:
+        if os.environ.get("VIT_DEBUG") or not _is_short_of_memory(error):
+            raise
+        print("vit: there is not enough memory", file=sys.stderr)
+        print("  see the limits (ulimit -v, MemoryMax); -b 1 and -j 0 take less", file=sys.stderr)
+        return ExitCode.FATAL
+
+
+def _is_short_of_memory(error: Exception) -> bool:
+    """Whether the system has given no more, be it only to load a library."""
+    is_refused = isinstance(error, OSError) and error.errno == errno.ENOMEM
+    is_unmapped = isinstance(error, ImportError) and "failed to map segment" in str(error)
+    return isinstance(error, MemoryError) or is_refused or is_unmapped
 
 
 def _open_standard_descriptors() -> None:
