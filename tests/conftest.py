@@ -22,6 +22,10 @@ from tests.fixtures.tiny import tiny_hf
 from vitcli.cli import main
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--kills", type=int, default=5, help="how often test_resume kills each run")
+
+
 @dataclass(frozen=True)
 class Ended:
     """How a `vit` process ended."""

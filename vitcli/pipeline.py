@@ -52,8 +52,13 @@ class Interrupts:
     process, so there is one of these."""
 
     def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """A new program begins."""
         self._is_held = False
         self._number: int | None = None
+        self._raised: Interrupted | None = None
 
     def strike(self, number: int) -> None:
         """A signal has come: raise Interrupted, now or at the next `check`."""
@@ -76,10 +81,17 @@ class Interrupts:
         return self._number is not None
 
     def check(self) -> None:
-        """Raise Interrupted if a signal has come."""
+        """Raise Interrupted if a signal has come; again, if somebody has swallowed it."""
         number, self._number = self._number, None
         if number is not None:
-            raise Interrupted(number)
+            self._raised = Interrupted(number)
+        if self._raised is not None:
+            raise self._raised
+
+    def cause(self, error: BaseException) -> BaseException:
+        """What has really ended the run: a library that is interrupted may make an error of its
+        own of it."""
+        return self._raised if self._raised and isinstance(error, Exception) else error
 
 
 interrupts = Interrupts()

@@ -47,12 +47,14 @@ class ImageRef:
 @dataclass(frozen=True, slots=True)
 class Sample:
     """A decoded image: one uint8 array (H, W, 3) for each preprocessing of the run, the size of
-    the picture itself, upright, and the seconds that it took to read."""
+    the picture itself, upright, the seconds that it took to read, and what its user should know
+    of how it was read."""
 
     ref: ImageRef
     pixels: tuple[NDArray[np.uint8], ...]
     size: Size = (0, 0)
     seconds: float = 0.0
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Ended, Vit
+from tests.fixtures.nursery import wait_for
 from tests.fixtures.photos import many_photos
 from vitcli.cli import screen
 
@@ -48,7 +49,7 @@ def test_the_summary_has_counts_speed_failures_and_versions(
     vit: Vit, mixed: Path, tmp_path: Path
 ) -> None:
     file = tmp_path / "run.json"
-    file.write_text("an earlier one")
+    file.write_text("{}")
     os.mkfifo(mixed / "pipe.jpg")
     ended = vit("classify", mixed, *DEMO, "-o", "o.csv", "--summary", file, "--select", "score > 2")
     assert ended.code == 3

@@ -137,9 +137,12 @@ def test_sixteen_bit_grey_is_not_white(tmp_path: Path, photos: Corpus) -> None:
     files = [p for p in photos.good if p.name.startswith("grey16")]
     white = tmp_path / "white.png"
     Image.new("L", (96, 64), 255).save(white)
-    rows = vit("classify", *files, white, *DEMO, cwd=tmp_path, inputs=[*files, white]).rows
-    *found, blank = [row["predictions"][0]["score"] for row in rows]
+    ended = vit("classify", *files, white, *DEMO, cwd=tmp_path, inputs=[*files, white])
+    *found, blank = [row["predictions"][0]["score"] for row in ended.rows]
     assert all(abs(score - blank) > 1e-4 for score in found)
+    assert len(files) > 1
+    assert ended.err.startswith("vit: 16-bit grey is scaled to 8 bits (--preprocess hf clamps it, ")
+    assert len(ended.err.splitlines()) == 2  # and the summary
 
 
 @pytest.mark.parametrize("kind", ["icc", "xmp"])

@@ -132,7 +132,7 @@ def test_indices_may_begin_anywhere() -> None:
     ("verb", "cause"),
     [
         ("abort", "was killed by signal 6 (SIGABRT)"),
-        ("kill", "was killed by signal 9 (SIGKILL)"),
+        ("kill", "was killed by signal 9 (SIGKILL: out of memory?)"),
         ("exit", "exited with 3"),
         ("raise", "exited with 1"),
     ],
@@ -158,7 +158,9 @@ def test_a_worker_that_is_killed_once_costs_no_image(tmp_path: Path) -> None:
     found = list(iter_decoded(asked, Stub(), 2, notice=notices.append))
     assert [item.ref for item in found] == asked
     assert all(isinstance(item, Sample) for item in found)
-    assert notices == ["an image worker was killed by signal 9 (SIGKILL); restarted"]
+    assert notices == [
+        "an image worker was killed by signal 9 (SIGKILL: out of memory?); restarted"
+    ]
 
 
 def test_workers_that_are_killed_from_outside_cost_no_image() -> None:
@@ -172,7 +174,9 @@ def test_workers_that_are_killed_from_outside_cost_no_image() -> None:
     results += found
     assert [item.ref for item in results] == asked
     assert all(isinstance(item, Sample) for item in results)
-    assert set(notices) == {"an image worker was killed by signal 9 (SIGKILL); restarted"}
+    assert set(notices) == {
+        "an image worker was killed by signal 9 (SIGKILL: out of memory?); restarted"
+    }
 
 
 @pytest.mark.parametrize("verb", ["hang", "spin"])
@@ -327,6 +331,14 @@ def test_a_worker_that_is_not_started_leaves_no_descriptor(monkeypatch: pytest.M
     assert stopped.value is not refused.value  # both are still here
 
 
+def test_a_worker_dies_before_the_main_process_when_memory_runs_out() -> None:
+    found = iter_decoded(refs("good", "sleep 1"), Stub(), 1)
+    next(found)
+    [worker] = worker_pids()
+    assert Path(f"/proc/{worker}/oom_score_adj").read_text() == "1000\n"
+    found.close()
+
+
 def test_a_dead_forkserver_is_replaced() -> None:
     found = iter_decoded(refs("good", "sleep 0.5", "kill", "good"), Stub(), 2)
     next(found)
@@ -391,17 +403,20 @@ def test_workers_do_not_outlive_a_main_process_that_is_killed() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_to_the_whole_group_makes_no_words(number: signal.Signals) -> None:
-    """The workers die of it or not; the main process alone has something to say."""
+    """Not even while the main process finishes its batch: it alone has something to say."""
     script = (
         "from tests.images.test_workers import *\n"
         "from vitcli.cli import _signals\n"
         "from vitcli.errors import Interrupted\n"
+        "from vitcli.pipeline import interrupts\n"
         "workers.warm_up()\n"
         "print('ready', flush=True)\n"
         "asked = refs(*['sleep 0.05'] * 200)\n"
         "try:\n"
         "    with _signals():\n"
-        "        list(iter_decoded(asked, Stub(), 2, notice=print))\n"
+        "        for _ in iter_decoded(asked, Stub(), 2, notice=print):\n"
+        "            with interrupts.held(): time.sleep(0.8)  # a batch that takes its time\n"
+        "            interrupts.check()\n"
         "except Interrupted: print('interrupted')\n"
     )
     process = python("-c", script)
@@ -409,6 +424,18 @@ def test_a_signal_to_the_whole_group_makes_no_words(number: signal.Signals) -> N
     time.sleep(0.5)
     os.killpg(process.pid, number)
     assert process.communicate(timeout=10) == ("interrupted\n", "")
+
+
+def test_a_program_that_leaves_its_workers_behind_ends() -> None:
+    script = (
+        "from tests.images.test_workers import *\n"
+        "workers.warm_up()\n"
+        "found = iter_decoded(refs('good', *['sleep 0.05'] * 50), Stub(), 2)\n"
+        "next(found)\n"
+    )
+    process = python("-c", script)
+    assert process.communicate(timeout=60) == ("", "")
+    assert until(lambda: not processes(5, process.pid))
 
 
 def test_ctrl_c_while_the_forkserver_starts_makes_no_words() -> None:

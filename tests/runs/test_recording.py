@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -14,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.sinks.rows import classified, embedded, failed
-from vitcli.errors import OutputError
+from vitcli.errors import OutputError, WriteError
 from vitcli.pipeline import run
 from vitcli.records import Batch, ImageRef, Kept, Row
 from vitcli.runs import recording
@@ -232,6 +234,91 @@ def test_what_is_written_is_not_computed_again(inputs: Inputs, out: Path, format
         for path in out.parent.iterdir():
             path.unlink()
         number += 1
+
+
+# A system that refuses to write
+
+
+class BadDisk:
+    """A disk whose n-th write, fsync, close or rename fails. Nothing after it does."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, number: int, code: int) -> None:
+        self.left, self.code, self.has_failed = number, code, False
+        disk, plain_open, sync, rename = self, io.open, os.fsync, Path.replace
+
+        class BadFile(io.FileIO):
+            def write(self, data: Any) -> int:
+                disk.step()
+                return super().write(data)
+
+            def close(self) -> None:
+                is_written = not self.closed and self.writable()
+                super().close()
+                if is_written:
+                    disk.step()
+
+        def bad_open(
+            file: Any, mode: str = "r", buffering: int = -1, *rest: Any, **more: Any
+        ) -> Any:
+            if "b" not in mode or not set(mode) & set("wa+"):
+                return plain_open(file, mode, buffering, *rest, **more)
+            raw = BadFile(file, mode.replace("b", ""))
+            return raw if buffering == 0 else io.BufferedRandom(raw)
+
+        def bad_sync(descriptor: int) -> None:
+            disk.step()
+            sync(descriptor)
+
+        def bad_rename(path: Path, target: Path) -> Path:
+            disk.step()
+            return rename(path, target)
+
+        monkeypatch.setattr(io, "open", bad_open)
+        monkeypatch.setattr(os, "fsync", bad_sync)
+        monkeypatch.setattr(Path, "replace", bad_rename)
+
+    def step(self) -> None:
+        self.left -= 1
+        if self.left == -1:
+            self.has_failed = True
+            raise OSError(self.code, os.strerror(self.code))
+
+
+@pytest.mark.slow
+@formats
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO], ids=["ENOSPC", "EIO"])
+def test_any_write_fsync_close_or_rename_that_fails_is_an_error_and_loses_nothing(
+    inputs: Inputs, out: Path, format: str, code: int, tmp_path: Path
+) -> None:
+    """O2: for every n. The old output is whole until the new one is; the run can be taken up."""
+    record(inputs, out)
+    old = contents(out.parent)
+    inputs.write("e", "changed")
+    whole = tmp_path / "whole" / out.name
+    whole.parent.mkdir()
+    record(inputs, whole)
+    new = contents(whole.parent)
+    number, has_failed = 0, True
+    while has_failed:
+        with pytest.MonkeyPatch.context() as patch:
+            disk = BadDisk(patch, number, code)
+            try:
+                record(inputs, out, resume)
+            except WriteError as error:
+                assert os.strerror(code) in error.message
+            else:
+                assert not disk.has_failed, f"step {number} failed, and nobody heard of it"
+        has_failed = disk.has_failed
+        for name, data in old.items():
+            if not name.endswith(META):
+                assert (out.parent / name).read_bytes() in (data, new[name]), f"step {number}"
+        record(inputs, out, resume)
+        assert contents(out.parent) == new, f"step {number}"
+        inputs.write("e")
+        record(inputs, out, resume)
+        inputs.write("e", "changed")
+        number += 1
+    assert number > 10
 
 
 # A finished output is brought up to date

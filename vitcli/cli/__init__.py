@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shlex
 import signal
@@ -25,6 +26,7 @@ LONGEST_COMMAND = 2000
 
 def entry() -> None:
     """The `vit` command. Ends by the signal that interrupted it, so that shell loops stop too."""
+    _open_standard_descriptors()
     code = main()
     number = code - 128
     if number in SIGNALS:
@@ -35,13 +37,13 @@ def entry() -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and give its exit code. The only place where errors become words."""
-    from vitcli.cli.app import app
-
     # Torch's threads and the image workers share the processors. By default the threads spin
     # while they wait, and on a busy machine a small model then runs ten times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         with _signals():
+            from vitcli.cli.app import app  # here: Ctrl-C may come before everything is imported
+
             app(args=list(sys.argv[1:] if argv is None else argv), prog_name="vit")
             return ExitCode.OK
     except SystemExit as done:
@@ -68,6 +70,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.caret is not None:
             print(f"  {' ' * error.caret}^", file=sys.stderr)
         return error.exit_code
+    except (MemoryError, ImportError, OSError) as error:
+        if os.environ.get("VIT_DEBUG") or not _is_short_of_memory(error):
+            raise
+        print("vit: there is not enough memory", file=sys.stderr)
+        print("  see the limits (ulimit -v, MemoryMax); -b 1 and -j 0 take less", file=sys.stderr)
+        return ExitCode.FATAL
+
+
+def _is_short_of_memory(error: Exception) -> bool:
+    """Whether the system has given no more, be it only to load a library."""
+    is_refused = isinstance(error, OSError) and error.errno == errno.ENOMEM
+    is_unmapped = isinstance(error, ImportError) and "failed to map segment" in str(error)
+    return isinstance(error, MemoryError) or is_refused or is_unmapped
+
+
+def _open_standard_descriptors() -> None:
+    """What is closed when we are started (`>&-`) reads and writes nothing; else the next file that
+    is opened would be standard output to every library, and to the image workers."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number is free
 
 
 @contextlib.contextmanager
@@ -89,6 +114,7 @@ def _signals() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
 
+    interrupts.forget()
     before = {}
     for number in SIGNALS:
         with contextlib.suppress(ValueError):  # not in the main thread: the caller's business
@@ -96,6 +122,11 @@ def _signals() -> Iterator[None]:
                 before[number] = signal.signal(number, interrupt)
     try:
         yield
+    except Exception as error:
+        cause = interrupts.cause(error)
+        if cause is error:
+            raise
+        raise cause from error
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

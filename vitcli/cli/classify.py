@@ -58,6 +58,7 @@ Out = Annotated[
     typer.Option(
         "-o",
         "--out",
+        callback=o.output_file,
         help="Write to FILE: .jsonl, .csv or .tsv.",
         metavar="FILE",
     ),

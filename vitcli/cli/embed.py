@@ -87,6 +87,7 @@ Out = Annotated[
     typer.Option(
         "-o",
         "--out",
+        callback=o.output_file,
         help="Write to FILE: .npy, .npz, .safetensors or .jsonl.",
         metavar="FILE",
     ),

@@ -66,6 +66,15 @@ def _option(*names: str, help: str, env: str | None = None, **rest: Any) -> Any:
     return typer.Option(*names, help=help, envvar=env, **rest)
 
 
+STANDARD_OUTPUT = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
+
+
+def output_file(out: Path | None) -> Path | None:
+    """None for standard output, under whatever name: a file behind it is written on, as the shell
+    has opened it, and not replaced."""
+    return None if str(out) in STANDARD_OUTPUT else out
+
+
 Paths = Annotated[
     list[str] | None,
     typer.Argument(

@@ -78,11 +78,26 @@ def versions() -> dict[str, str]:
 
 
 def check(path: Path) -> None:
-    """Raise OutputError, before anything is loaded, where no report can be written."""
-    folder = path.parent
-    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        reason = "it is a directory" if path.is_dir() else f"{folder} is not a writable directory"
+    """Raise OutputError, before anything is loaded, where no report can be written, or where it
+    would take the place of something else: `--summary *.jpg` must not cost a photograph."""
+    folder, reason = path.parent, ""
+    if path.is_dir():
+        reason = "it is a directory"
+    elif not folder.is_dir() or not os.access(folder, os.W_OK):
+        reason = f"{folder} is not a writable directory"
+    elif path.is_file() and not _is_report(path):
+        reason = "it holds something else"
+    if reason:
         raise OutputError(f"cannot write the summary to {path}: {reason}")
+
+
+def _is_report(path: Path) -> bool:
+    """Whether an existing file may be an earlier report; so may an empty one."""
+    try:
+        with path.open("rb") as file:
+            return file.read(1) in (b"", b"{")
+    except OSError:
+        return False
 
 
 def write(path: Path, report: Mapping[str, object]) -> None:

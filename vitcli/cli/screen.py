@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from vitcli import records
 from vitcli.cli import report
 from vitcli.errors import ExitCode, Interrupted, VitError, printable
+from vitcli.pipeline import interrupts
 from vitcli.tasks.job import Summary
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ class Screen:
             self._bar.stop()
         if error is None:
             return  # `summary` has the last word
+        error = interrupts.cause(error)
         if self._log_json:
             report.log("error", {**self._counts(), **report.outcome(error)})
             if isinstance(error, VitError | Interrupted):

@@ -56,6 +56,7 @@ _MAGIC = {
 
 Picture: TypeAlias = Image.Image
 """One that Pillow has opened."""
+GREY16 = "16-bit grey is scaled to 8 bits (--preprocess hf clamps it, as transformers does)"
 
 _ORIENTATION = 0x0112
 _TURNS = {
@@ -99,7 +100,9 @@ def decode(
         turn = _turn(image)
         pixels = tuple(_pixels(image, plan, turn, full, scale, finish) for plan in plans)
         is_turned = turn in ACROSS and bool(plans) and plans[0].exif
-        return Sample(ref, pixels, (full[1], full[0]) if is_turned else full)
+        size = (full[1], full[0]) if is_turned else full
+        is_scaled = any(_scales_grey(image, plan) for plan in plans)
+        return Sample(ref, pixels, size, note=GREY16 if is_scaled else "")
 
     return attempt(ref, limits, formats, preprocessed)
 
@@ -188,16 +191,17 @@ def to_rgb(image: Image.Image, plan: Preprocess) -> Image.Image:
     """
     if image.mode == "RGB":
         return image
-    if plan.grey16 == "scale" and _is_grey16(image):
+    if _scales_grey(image, plan):
         values = np.asarray(image)
         grey = (np.clip(values, 0, 65535).astype(np.uint16) >> 8).astype(np.uint8)
         image = Image.fromarray(grey)
     return image.convert("RGB")
 
 
-def _is_grey16(image: Image.Image) -> bool:
+def _scales_grey(image: Image.Image, plan: Preprocess) -> bool:
     """PNG and PGM may hold 16 bits in Pillow's 32-bit mode I; a TIFF in that mode has 32."""
-    return image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
+    is_short = image.mode == "I" and image.format in ("PNG", "PPM")
+    return plan.grey16 == "scale" and (is_short or image.mode.startswith("I;16"))
 
 
 @contextmanager

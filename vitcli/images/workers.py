@@ -10,6 +10,7 @@ a second and hold tens of megabytes.
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import os
 import signal
@@ -39,7 +40,9 @@ LONGEST_TICK = 0.5  # a stopped or sleeping machine must not time anybody out
 DYING = 5.0  # seconds for a process to be gone
 START_TIMEOUT = 60.0
 TRIES_TO_START = 3
+DESCRIPTORS = 12  # that the start of a worker takes for a moment
 CRASHES_PER_IMAGE = 2
+ENDING = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
 Decoded = Sample | Failure
 Result = TypeVar("Result")
@@ -87,8 +90,14 @@ def iter_decoded(
     With `workers=0` everything happens in this process, without protection from crashes and
     without time-outs. `notice` hears, from other threads, of workers that had to be replaced.
     """
+
+    def told(result: Decoded | Kept) -> Decoded | Kept:
+        if isinstance(result, Sample) and result.note:
+            notice(result.note)
+        return result
+
     if workers == 0:
-        yield from (ref if isinstance(ref, Kept) else job(ref) for ref in refs)
+        yield from (ref if isinstance(ref, Kept) else told(job(ref)) for ref in refs)
         return
     pool = _Pool(job, notice)
     threads = ThreadPoolExecutor(workers, "decode")
@@ -97,9 +106,9 @@ def iter_decoded(
         for ref in refs:
             pending.append(ref if isinstance(ref, Kept) else threads.submit(pool.decode, ref))
             while len(pending) >= max(ahead(), 2 * workers):
-                yield _result(pending.popleft())
+                yield told(_result(pending.popleft()))
         while pending:
-            yield _result(pending.popleft())
+            yield told(_result(pending.popleft()))
     finally:
         pool.stop()
         threads.shutdown(cancel_futures=True)
@@ -154,13 +163,15 @@ def available_cpus() -> int:
 def warm_up() -> None:
     """Start the process that forks the workers now, so that it is there when they are wanted.
 
-    It is for a program that is all ours: that process and the workers never see Ctrl-C.
+    It is for a program that is all ours: what ends a program by a signal to all of its processes,
+    as a terminal or systemd does, is not for that process and the workers. They end when we do.
     """
     _context()
     with _processes, _clean_start():
-        resource_tracker.ensure_running()  # here: it unblocks SIGINT
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
         try:
+            resource_tracker.ensure_running()
+            signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)  # it has unblocked some
             forkserver.ensure_running()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -183,6 +194,9 @@ class _Pool:
         self._alive: set[_Worker] = set()
         self._idle: list[_Worker] = []
         self._stopped = threading.Event()
+        atexit.register(
+            self.stop
+        )  # multiprocessing asks its children to go, which ours may not hear
 
     def decode(self, ref: ImageRef, *more: Any) -> Decoded:
         cause = ""
@@ -220,6 +234,7 @@ class _Pool:
         """Clear away what is left, once no thread decodes."""
         for worker in list(self._alive):
             self._end(worker)
+        atexit.unregister(self.stop)
 
     def _take(self) -> _Worker:
         """An idle worker, or a new one that has said that it is ready."""
@@ -241,22 +256,22 @@ class _Pool:
         )
 
     def _start(self) -> _Worker:
-        context = _context()
-        ours, theirs = context.Pipe()
-        process = context.Process(
-            target=_work, args=(theirs, self._job), name="vit-decode", daemon=True
-        )
-        try:
-            with _processes, theirs:  # closed here, so that the worker's death closes the pipe
-                if self._stopped.is_set():
-                    raise CancelledError
-                with _clean_start():
+        with _processes:
+            if self._stopped.is_set():
+                raise CancelledError
+            _check_descriptors()
+            ours, theirs = _context().Pipe()
+            try:
+                with theirs, _clean_start():  # closed here: the worker's death closes the pipe
+                    process = _context().Process(
+                        target=_work, args=(theirs, self._job), name="vit-decode", daemon=True
+                    )
                     process.start()
-                worker = _Worker(process, ours)
-                self._alive.add(worker)
-        except BaseException:
-            ours.close()  # a future keeps the exception, and the exception this frame
-            raise
+            except BaseException:
+                ours.close()  # a future keeps the exception, and the exception this frame
+                raise
+            worker = _Worker(process, ours)
+            self._alive.add(worker)
         return worker
 
     def _end(self, worker: _Worker, patience: float = 0.0) -> str:
@@ -273,6 +288,18 @@ class _Pool:
         return cause
 
 
+def _check_descriptors() -> None:
+    """Raise OSError while it does no harm: the process that forks would die of a start that we
+    cannot go through with."""
+    spare: list[int] = []
+    try:
+        while len(spare) < DESCRIPTORS:
+            spare.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    finally:
+        for descriptor in spare:
+            os.close(descriptor)
+
+
 def _answers(pipe: Connection, seconds: float) -> bool:
     """Whether something can be read in time. Hours in which we were stopped count as one tick."""
     while seconds > 0:
@@ -287,9 +314,9 @@ def _receive(pipe: Connection, ref: ImageRef) -> Decoded:
     answer = pipe.recv()
     if isinstance(answer, Failure):
         return replace(answer, ref=ref)
-    shapes, size, seconds = answer
+    shapes, size, seconds, note = answer
     arrays = (np.frombuffer(pipe.recv_bytes(), np.uint8).reshape(shape) for shape in shapes)
-    return Sample(ref, tuple(arrays), size, seconds)
+    return Sample(ref, tuple(arrays), size, seconds, note)
 
 
 def _context() -> ForkServerContext:
@@ -331,14 +358,16 @@ def fate(exitcode: int | None) -> str:
         name = signal.Signals(-exitcode).name
     except ValueError:
         name = "?"
+    name += ": out of memory?" * (name == "SIGKILL")
     return f"was killed by signal {-exitcode} ({name})"
 
 
 def _work(pipe: Connection, job: ImageJob) -> None:
-    """A worker's life: (index, path, ...) in; out a Failure, or the shapes of the arrays with the
-    picture's size and the seconds that it took, and then the bytes of each array."""
+    """A worker's life: (index, path, ...) in; out a Failure, or the shapes of the arrays with what
+    else is known of the picture, and then the bytes of each array."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process decides when to stop
     _end_with_parent()
+    _go_first_when_memory_runs_out()
     _silence()
     with suppress(EOFError, OSError):  # the main process is gone, or wants no more
         pipe.send("ready")
@@ -349,7 +378,7 @@ def _work(pipe: Connection, job: ImageJob) -> None:
                 pipe.send(result)
             else:
                 shapes = [array.shape for array in result.pixels]
-                pipe.send((shapes, result.size, result.seconds))
+                pipe.send((shapes, result.size, result.seconds, result.note))
                 for array in result.pixels:
                     pipe.send_bytes(np.ascontiguousarray(array).reshape(-1).data)
 
@@ -359,6 +388,13 @@ def _silence() -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for descriptor in (1, 2):
         os.dup2(nowhere, descriptor)
+
+
+def _go_first_when_memory_runs_out() -> None:
+    """The kernel takes the largest process, which is the main one with its model; a worker's death
+    costs a row at most (Linux, proc(5))."""
+    with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write("1000")
 
 
 def _end_with_parent() -> None:

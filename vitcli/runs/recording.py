@@ -147,14 +147,18 @@ class Recording:
         return Recorded(sink, self._target, journal, Commit(0, 0, 0, ()))
 
     def _name_what_is_whole(self) -> None:
-        """A run that was killed between its last row and the last name is finished now."""
+        """A run that was killed between its last row and the last name is finished now. Where a
+        file is gone, it is one that was interrupted."""
         finished = read_finished(self._journal)
         if finished is None:
             return
         folder = self._journal.parent
-        for partial, name, _ in finished:
-            if (folder / partial).exists():
-                take_name(folder / partial, folder / name)
+        files = [(folder / partial, folder / name, size) for partial, name, size in finished]
+        if not all(partial.exists() or _size(name) == size for partial, name, size in files):
+            return
+        for partial, name, _ in files:
+            if partial.exists():
+                take_name(partial, name)
         take_name(self._journal, self._final_journal)
 
     def _interrupted(self) -> Commit | None:
@@ -333,12 +337,16 @@ class Recorded:
             (
                 os.path.relpath(file.partial, folder),
                 os.path.relpath(file.real, folder),
-                file.partial.stat().st_size,
+                file.size(),
             )
             for file in files
         ]
         self._journal.write(json_bytes({"finished": finished}))
         self._journal.sync()
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else -1
 
 
 def _stat(path: str | Path) -> os.stat_result | None:

@@ -161,6 +161,11 @@ class PartialFile:
             while rest:
                 rest = rest[self.file.write(rest) :]
 
+    def size(self) -> int:
+        """Its bytes on the disk, whatever has become of its name."""
+        with self.explained():
+            return os.fstat(self.file.fileno()).st_size
+
     def flush(self) -> None:
         """Standard output is the interpreter's, and buffered."""
         with self.explained():

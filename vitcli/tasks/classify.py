@@ -6,15 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
-from torch import Tensor
-
-from vitcli.checkpoints.load import Model
 from vitcli.errors import CheckpointError, UsageError
 from vitcli.images.workers import Crew, Decoded
-from vitcli.models.engine import Engine, Logits
 from vitcli.pipeline import Forward
 from vitcli.records import Batch, Classified, Failure, Prediction, Row, Sink
 from vitcli.render.page import Page
@@ -35,6 +30,12 @@ from vitcli.tasks.job import (
 )
 from vitcli.tasks.run import Destination, Ready, Run, Spec, row_options
 from vitcli.tasks.select import Selection, SelectSink
+
+if TYPE_CHECKING:  # as in run.py
+    from torch import Tensor
+
+    from vitcli.checkpoints.load import Model
+    from vitcli.models.engine import Engine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +83,8 @@ def classify(job: ClassifyJob, watcher: Watcher | None = None, sink: Sink | None
     open_things = ExitStack()
 
     def ready(specs: Sequence[Spec]) -> Ready:
+        from vitcli.models.engine import Logits
+
         models = [run.load(spec, job.options) for spec in specs]
         _check_heads(models)
         if job.select is not None:
@@ -182,6 +185,7 @@ def _forward(
     members: Sequence[tuple[Engine, int]], labels: Sequence[str], job: ClassifyJob
 ) -> Callable[[Batch], list[Classified]]:
     """The function from a batch to its rows."""
+    import torch
 
     @torch.inference_mode()
     def forward(batch: Batch) -> list[Classified]:

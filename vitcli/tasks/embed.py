@@ -7,17 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
-from torch.nn import functional as F
 
-from vitcli.checkpoints.load import Model
 from vitcli.errors import UsageError
-from vitcli.models.config import Config
-from vitcli.models.engine import Engine, Features
-from vitcli.models.vit import Pooling
 from vitcli.records import Batch, Embedded, Sink
 from vitcli.runs.asked import Resuming
 from vitcli.sinks import EMBEDDINGS, choose_format, form_of
@@ -32,6 +26,12 @@ from vitcli.tasks.job import (
     Watcher,
 )
 from vitcli.tasks.run import Destination, Ready, Run, Spec, describe_model, row_options
+
+if TYPE_CHECKING:  # as in run.py
+    from vitcli.checkpoints.load import Model
+    from vitcli.models.config import Config
+    from vitcli.models.engine import Engine
+    from vitcli.models.vit import Pooling
 
 NUMPY_DTYPE = {"fp32": "float32", "fp16": "float16"}
 RECORDED = ("torch", "numpy", "pillow")
@@ -72,6 +72,8 @@ def embed(job: EmbedJob, watcher: Watcher | None = None, sink: Sink | None = Non
     run.list_inputs()
 
     def ready(specs: Sequence[Spec]) -> Ready:
+        from vitcli.models.engine import Features
+
         model = run.load(specs[0], job.options)
         layers = [_layer_number(layer, model.config) for layer in job.layers]
         pool = job.pool or model.config.pool
@@ -135,6 +137,9 @@ def _layer_number(layer: int, config: Config) -> int:
 
 def _forward(engine: Engine, job: EmbedJob) -> Callable[[Batch], list[Embedded]]:
     """The function from a batch to its rows."""
+    import torch
+    from torch.nn import functional as F
+
     dtype = np.dtype(NUMPY_DTYPE[job.store])
 
     @torch.inference_mode()

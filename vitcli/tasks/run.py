@@ -11,19 +11,15 @@ from functools import cache
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from threading import Thread
-from typing import IO, Protocol, TypeAlias
+from typing import IO, TYPE_CHECKING, Protocol, TypeAlias
 
 from vitcli import pipeline
-from vitcli.checkpoints.engines import check_installed, open_engine
-from vitcli.checkpoints.load import Model, load
 from vitcli.checkpoints.resolve import Checkpoint, resolve
 from vitcli.errors import InputError, Interrupted, UsageError, WriteError, printable
 from vitcli.images import sources
 from vitcli.images.decode import suffixes
 from vitcli.images.loader import iter_batches
 from vitcli.images.workers import DecodeJob
-from vitcli.models.engine import Engine, Output, ThriftyEngine, TorchEngine
-from vitcli.models.prepare import Prepared, prepare
 from vitcli.pipeline import interrupts
 from vitcli.records import Batch, ImageRef, Kept, Preprocess, Progress, Row, Sink
 from vitcli.runs.asked import Resuming, Shard
@@ -34,7 +30,12 @@ from vitcli.sinks.files import Target, is_special
 from vitcli.tasks.batching import GrowingBatch
 from vitcli.tasks.job import Inputs, ModelOptions, Running, Summary, Watcher
 
-Spec: TypeAlias = str | Checkpoint | Model
+if TYPE_CHECKING:  # they import torch, for which a run with nothing to do does not wait
+    from vitcli.checkpoints.load import Model
+    from vitcli.models.engine import Engine, Output
+    from vitcli.models.prepare import Prepared
+
+Spec: TypeAlias = "str | Checkpoint | Model"
 COUNTING = 1.0  # seconds to find out of how many images something is said
 
 
@@ -130,6 +131,8 @@ class Run:
         """Raises InputError for a directory or pattern without images, DeviceError for an engine
         that is not installed."""
         if self.running.engine != "torch":
+            from vitcli.checkpoints.engines import check_installed
+
             check_installed(self.running.engine)
         inputs = self.inputs
         self.listed = sources.open_sources(
@@ -144,9 +147,13 @@ class Run:
 
     def load(self, spec: Spec, options: ModelOptions) -> Model:
         """A model that is loaded already stays as it is."""
-        return spec if isinstance(spec, Model) else load_model(spec, options, self.watcher.note)
+        if isinstance(spec, str | Checkpoint):
+            return load_model(spec, options, self.watcher.note)
+        return spec
 
     def prepare(self, model: Model) -> Prepared:
+        from vitcli.models.prepare import prepare
+
         running = self.running
         return prepare(
             model.network,
@@ -160,6 +167,9 @@ class Run:
 
     def engine(self, model: Model, output: Output) -> Engine:
         """What runs the model on a batch: torch, or the engine asked for."""
+        from vitcli.checkpoints.engines import open_engine
+        from vitcli.models.engine import ThriftyEngine, TorchEngine
+
         running, note = self.running, self.watcher.note
         if running.engine == "torch":
             return ThriftyEngine(TorchEngine(self.prepare(model), output), note)
@@ -198,7 +208,7 @@ class Run:
         with self._telling(can_resume=True):
             found = [resolve(s, offline=offline) if isinstance(s, str) else s for s in specs]
             load_once = cache(lambda: make_ready(found))
-            files = [m.files if isinstance(m, Model) else m.weights for m in found]
+            files = [m.weights if isinstance(m, Checkpoint) else m.files for m in found]
             while self._round(output, files, load_once):
                 self.progress = Progress()
         return self.summary(self.progress)
@@ -349,6 +359,8 @@ def load_model(
     keep_decoder: bool = False,
 ) -> Model:
     """Load with the options of the command line; `note` hears what a user should know."""
+    from vitcli.checkpoints.load import load
+
     model = load(
         spec,
         layout=options.layout,
