@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 
 from tests.conftest import Ended, Vit
-from tests.fixtures.nursery import wait_for
 from tests.fixtures.photos import many_photos
 from vitcli.cli import screen
 
