@@ -194,9 +194,8 @@ class _Pool:
         self._alive: set[_Worker] = set()
         self._idle: list[_Worker] = []
         self._stopped = threading.Event()
-        atexit.register(
-            self.stop
-        )  # multiprocessing asks its children to go, which ours may not hear
+        # At exit multiprocessing asks its children to go, which ours may not hear.
+        atexit.register(self.stop)
 
     def decode(self, ref: ImageRef, *more: Any) -> Decoded:
         cause = ""
