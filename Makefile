@@ -17,7 +17,7 @@ lint:  ## ruff
 types:  ## mypy, strict
 	$(PYTHON) -m mypy
 test:  ## the whole suite
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest -n auto
 completions:  ## write the completion scripts anew
 	$(PYTHON) -m vitcli.cli.completion completions
 demo:  ## train the demo model and draw the examples anew
