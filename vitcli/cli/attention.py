@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from vitcli.cli import groups as g
 from vitcli.cli import options as o
 from vitcli.cli.ending import end, is_terminal, start_workers
 from vitcli.errors import UsageError
@@ -148,9 +149,9 @@ Show = Annotated[
 ]
 
 
-@o.with_resuming
+@g.with_resuming
 def attention(
-    common: o.Common,
+    common: g.Common,
     model: o.ModelSpec = DEFAULT_MODEL,
     out: Out = None,
     method: MethodOpt = Method.RAW,

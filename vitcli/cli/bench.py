@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vitcli.cli import groups as g
 from vitcli.cli import options as o
 from vitcli.cli.ending import is_terminal, show
 from vitcli.cli.screen import Screen
@@ -58,7 +59,7 @@ COLUMNS = (
 )
 
 
-@o.with_model
+@g.with_model
 def bench(
     options: ModelOptions,
     model: o.ModelArgument = DEFAULT_MODEL,

@@ -8,8 +8,10 @@ from typing import Annotated
 
 import typer
 
+from vitcli.cli import groups as g
 from vitcli.cli import options as o
 from vitcli.cli.ending import end, is_terminal, start_workers
+from vitcli.cli.parse import output_file
 from vitcli.errors import UsageError
 from vitcli.tasks.job import DEFAULT_MODEL
 from vitcli.tasks.select import parse
@@ -58,7 +60,7 @@ Out = Annotated[
     typer.Option(
         "-o",
         "--out",
-        callback=o.output_file,
+        callback=output_file,
         help="Write to FILE: .jsonl, .csv or .tsv.",
         metavar="FILE",
     ),
@@ -90,9 +92,9 @@ PathsOnly = Annotated[
 ]
 
 
-@o.with_resuming
+@g.with_resuming
 def classify(
-    common: o.Common,
+    common: g.Common,
     model: o.ModelSpecs = (DEFAULT_MODEL,),  # type: ignore[assignment]  # typer makes it a list
     top_k: TopK = 5,
     out: Out = None,

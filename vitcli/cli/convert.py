@@ -12,6 +12,7 @@ import typer
 
 from vitcli.cli import options as o
 from vitcli.cli.ending import show
+from vitcli.cli.parse import parse_image_size
 from vitcli.cli.screen import Screen
 from vitcli.errors import in_bytes, printable
 from vitcli.tasks.job import ModelOptions
@@ -98,7 +99,7 @@ def convert(
             options=ModelOptions(
                 layout=layout,
                 labels=labels,
-                image_size=o.parse_image_size(image_size),
+                image_size=parse_image_size(image_size),
                 preprocess=preprocess.value if preprocess else None,
                 num_heads=num_heads,
                 head=head,

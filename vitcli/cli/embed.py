@@ -8,8 +8,10 @@ from typing import Annotated
 
 import typer
 
+from vitcli.cli import groups as g
 from vitcli.cli import options as o
 from vitcli.cli.ending import end, is_terminal, start_workers
+from vitcli.cli.parse import output_file, parse_layers
 from vitcli.errors import UsageError
 from vitcli.tasks.job import DEFAULT_MODEL
 
@@ -87,7 +89,7 @@ Out = Annotated[
     typer.Option(
         "-o",
         "--out",
-        callback=o.output_file,
+        callback=output_file,
         help="Write to FILE: .npy, .npz, .safetensors or .jsonl.",
         metavar="FILE",
     ),
@@ -102,9 +104,9 @@ FormatOpt = Annotated[
 ]
 
 
-@o.with_resuming
+@g.with_resuming
 def embed(
-    common: o.Common,
+    common: g.Common,
     model: o.ModelSpec = DEFAULT_MODEL,
     layer: Layer = None,
     layers: Layers = None,
@@ -125,7 +127,7 @@ def embed(
         raise UsageError("--layer and --layers are both given", "use one of them")
     if out is None and is_terminal():
         raise UsageError("vectors are nothing to look at", "use --out feats.npy, or a pipe")
-    asked = o.parse_layers(layers) if layers is not None else (-1 if layer is None else layer,)
+    asked = parse_layers(layers) if layers is not None else (-1 if layer is None else layer,)
     with common.screen as screen:
         start_workers(common.running)
         from vitcli.tasks.embed import EmbedJob

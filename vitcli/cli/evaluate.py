@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vitcli.cli import groups as g
 from vitcli.cli import options as o
 from vitcli.cli.ending import end, show, start_workers
 from vitcli.errors import OutputError, UsageError, printable
@@ -65,9 +66,9 @@ SHOWN = 40  # classes in the table on a terminal
 WRONG, PAIRS = 5, 5
 
 
-@o.with_data
+@g.with_data
 def evaluate(
-    common: o.WithData,
+    common: g.WithData,
     data: Data,
     model: ModelSpecs = (DEFAULT_MODEL,),  # type: ignore[assignment]  # typer makes it a list
     knn: Knn = None,

@@ -9,8 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
+from vitcli.cli import groups as g
 from vitcli.cli import options as o
 from vitcli.cli.ending import start_workers
+from vitcli.cli.parse import parse_workers
 from vitcli.cli.training import TrainingScreen
 from vitcli.errors import ExitCode
 from vitcli.tasks.job import DEFAULT_MODEL, Running
@@ -147,13 +149,13 @@ def training_device(
 ) -> Running:
     """On what it is trained."""
     return Running(
-        device=device, dtype=dtype.value, compile=compile, workers=o.parse_workers(workers)
+        device=device, dtype=dtype.value, compile=compile, workers=parse_workers(workers)
     )
 
 
-@o.spelled_with(o.reading, o.model_options, training_device, training_screen)
+@g.spelled_with(g.reading, g.model_options, training_device, training_screen)
 def finetune(
-    common: o.WithData,
+    common: g.WithData,
     data: Data,
     out: Out,
     model: o.ModelSpec = DEFAULT_MODEL,

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from vitcli.cli import groups as g
 from vitcli.cli import options as o
 from vitcli.cli.ending import show
 from vitcli.errors import in_bytes, printable
@@ -21,7 +22,7 @@ NAME = 14  # the column of names
 STEP = 34  # the column of steps, beside where each came from
 
 
-@o.with_model
+@g.with_model
 def info(
     options: ModelOptions, model: o.ModelArgument = DEFAULT_MODEL, as_json: o.Json = False
 ) -> None:

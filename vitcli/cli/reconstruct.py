@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from vitcli.cli import groups as g
 from vitcli.cli import options as o
 from vitcli.cli.ending import end, start_workers
 from vitcli.tasks.job import DEFAULT_MODEL
@@ -32,9 +33,9 @@ NoPaste = Annotated[
 ]
 
 
-@o.with_common
+@g.with_common
 def reconstruct(
-    common: o.Common,
+    common: g.Common,
     out: Out,
     model: o.ModelSpec = DEFAULT_MODEL,
     mask_ratio: MaskRatio = None,

@@ -1,0 +1,267 @@
+"""The shared options in groups, each read into one noun: a command's signature is a list of nouns
+and what it has of its own. The defaults stand here."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, get_args
+
+from typer.models import OptionInfo
+
+from vitcli.cli.options import (
+    BatchSizeOpt,
+    Compile,
+    Decode,
+    Decoding,
+    Device,
+    Dtype,
+    DtypeOpt,
+    Engine,
+    EngineOpt,
+    Ext,
+    FilesFrom,
+    Formats,
+    FormatsOpt,
+    Head,
+    ImageSize,
+    ImageTimeout,
+    KeepMissing,
+    Labels,
+    Layout,
+    LogJson,
+    MaxErrors,
+    MaxPixels,
+    NoExif,
+    NoProgress,
+    Null,
+    NumHeads,
+    Offline,
+    OnError,
+    OnErrorOpt,
+    Overwrite,
+    Paths,
+    Preprocess,
+    QuantizeOpt,
+    Quiet,
+    Resume,
+    RetryFailed,
+    Sha256,
+    ShardOpt,
+    SummaryFile,
+    Workers,
+)
+from vitcli.cli.parse import (
+    check_paths,
+    parse_batch_size,
+    parse_image_size,
+    parse_pixels,
+    parse_tolerance,
+    parse_workers,
+)
+from vitcli.cli.screen import Screen
+from vitcli.records import Limits
+from vitcli.runs.asked import Resuming, parse_shard, shard_of_environment
+from vitcli.tasks.job import DEFAULT_BATCH_SIZE, Inputs, ModelOptions, Running
+
+
+def overwrite(overwrite: Overwrite = False) -> bool:
+    """Whether an existing output is replaced."""
+    return overwrite
+
+
+def resuming(
+    resume: Resume = False,
+    retry_failed: RetryFailed = False,
+    keep_missing: KeepMissing = False,
+    shard: ShardOpt = None,
+) -> Resuming:
+    """What becomes of an earlier run, and which part of the inputs is ours."""
+    return Resuming(
+        resume=resume,
+        retry_failed=retry_failed,
+        keep_missing=keep_missing,
+        shard=parse_shard(shard) if shard else shard_of_environment(os.environ),
+    )
+
+
+def reading(
+    formats: FormatsOpt = Formats.COMMON,
+    ext: Ext = None,
+    max_pixels: MaxPixels = "89.5M",
+    image_timeout: ImageTimeout = 60.0,
+) -> Inputs:
+    """How the images of a data set are found and read."""
+    return Inputs(
+        formats=formats.value,
+        extensions=tuple(ext or ()),
+        limits=Limits(parse_pixels(max_pixels), image_timeout),
+    )
+
+
+def inputs(
+    paths: Paths = None,
+    files_from: FilesFrom = None,
+    null: Null = False,
+    formats: FormatsOpt = Formats.COMMON,
+    ext: Ext = None,
+    max_pixels: MaxPixels = "89.5M",
+    image_timeout: ImageTimeout = 60.0,
+    max_errors: MaxErrors = None,
+    on_error: OnErrorOpt = OnError.SKIP,
+) -> Inputs:
+    """Which images."""
+    return replace(
+        reading(formats, ext, max_pixels, image_timeout),
+        paths=check_paths(paths, files_from),
+        files_from=files_from,
+        null=null,
+        tolerance=parse_tolerance(max_errors, on_error),
+    )
+
+
+def model_options(
+    layout: Layout = None,
+    labels: Labels = None,
+    image_size: ImageSize = None,
+    preprocess: Preprocess = None,
+    num_heads: NumHeads = None,
+    head: Head = None,
+    sha256: Sha256 = None,
+    no_exif: NoExif = False,
+    decode: Decode = Decoding.EXACT,
+    offline: Offline = False,
+) -> ModelOptions:
+    """What overrides the checkpoint's own word."""
+    return ModelOptions(
+        layout=layout,
+        labels=labels,
+        image_size=parse_image_size(image_size),
+        preprocess=preprocess.value if preprocess else None,
+        num_heads=num_heads,
+        head=head,
+        sha256=sha256,
+        exif=not no_exif,
+        decode=decode.value,
+        offline=offline,
+    )
+
+
+def running(
+    device: Device = "auto",
+    dtype: DtypeOpt = Dtype.FP32,
+    engine: EngineOpt = Engine.TORCH,
+    quantize: QuantizeOpt = None,
+    compile: Compile = False,
+    batch_size: BatchSizeOpt = str(DEFAULT_BATCH_SIZE),
+    workers: Workers = "auto",
+) -> Running:
+    """On what, and how much at a time."""
+    return Running(
+        device=device,
+        dtype=dtype.value,
+        engine=engine.value,
+        quantize=quantize.value if quantize else None,
+        compile=compile,
+        batch_size=parse_batch_size(batch_size),
+        workers=parse_workers(workers),
+    )
+
+
+def screen(
+    quiet: Quiet = False,
+    no_progress: NoProgress = False,
+    log_json: LogJson = False,
+    summary: SummaryFile = None,
+) -> Screen:
+    """What is told of the run."""
+    return Screen(quiet=quiet, progress=not no_progress, log_json=log_json, report=summary)
+
+
+@dataclass(frozen=True, slots=True)
+class WithData:
+    """The options of a command that takes labelled images, read."""
+
+    inputs: Inputs
+    model: ModelOptions
+    running: Running
+    screen: Screen
+
+
+@dataclass(frozen=True, slots=True)
+class Common:
+    """The options of a command that takes images, read: one noun for each group of them."""
+
+    overwrite: bool
+    inputs: Inputs
+    model: ModelOptions
+    running: Running
+    screen: Screen
+    resuming: Resuming = Resuming()
+
+
+def with_common(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose first argument is `Common`, spelled with all the shared options."""
+    return _spelled(command, (overwrite, inputs, model_options, running, screen), Common)
+
+
+def with_resuming(command: Callable[..., None]) -> Callable[..., None]:
+    """As `with_common`, for a command whose output a later run can take up."""
+    groups = (overwrite, inputs, model_options, running, screen, resuming)
+    return _spelled(command, groups, Common)
+
+
+def with_data(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose first argument is `WithData`, spelled with all its options."""
+    return _spelled(command, (reading, model_options, running, screen), WithData)
+
+
+def spelled_with(
+    *groups: Callable[..., object],
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """As `with_data`, with groups of options of the command's own."""
+    return lambda command: _spelled(command, groups, WithData)
+
+
+def with_model(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose first argument is `ModelOptions`, spelled with those options."""
+    return _spelled(command, (model_options,), lambda options: options)
+
+
+def _spelled(
+    command: Callable[..., None],
+    groups: Sequence[Callable[..., object]],
+    gather: Callable[..., object],
+) -> Callable[..., None]:
+    """A command whose first argument is what `gather` makes of the groups of shared options.
+
+    Typer reads a signature: this writes the one that holds them all, so that the options of
+    every command are declared once. A mistake is found before anything is imported or loaded.
+    """
+    shared = [inspect.signature(group, eval_str=True).parameters for group in groups]
+    own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
+
+    @functools.wraps(command)
+    def spelled(**values: Any) -> None:
+        read = [
+            group(**{name: values.pop(name) for name in names})
+            for group, names in zip(groups, shared, strict=True)
+        ]
+        command(gather(*read), **values)
+
+    declared = [*own, *(parameter for group in shared for parameter in group.values())]
+    parameters = [
+        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        for parameter in sorted(declared, key=_is_option)  # arguments first
+    ]
+    spelled.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    spelled.__annotations__ = {p.name: p.annotation for p in parameters}
+    del spelled.__wrapped__  # it would be asked for its signature
+    return spelled
+
+
+def _is_option(parameter: inspect.Parameter) -> bool:
+    return isinstance(get_args(parameter.annotation)[1], OptionInfo)

@@ -1,0 +1,91 @@
+"""What is typed for an option, read. Each raises UsageError for what cannot be meant."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+from vitcli.cli.options import OnError
+from vitcli.errors import UsageError
+from vitcli.tasks.job import BatchSize
+from vitcli.tasks.tolerance import Tolerance
+
+STANDARD_OUTPUT = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
+
+
+def output_file(out: Path | None) -> Path | None:
+    """None for standard output, under whatever name: a file behind it is written on, as the shell
+    has opened it, and not replaced."""
+    return None if str(out) in STANDARD_OUTPUT else out
+
+
+def parse_pixels(text: str) -> int:
+    """`89.5M`, `2e6`, `1G` -> a number of pixels."""
+    match = re.fullmatch(r"([\d.]+(?:e\d+)?)\s*([kMG]?)", text.strip())
+    try:
+        number = float(match[1]) if match else 0.0
+    except ValueError:
+        number = 0.0
+    if match is None or number <= 0:
+        raise UsageError(f"--max-pixels {text}", "give a number such as 89.5M")
+    return int(number * {"": 1, "k": 1e3, "M": 1e6, "G": 1e9}[match[2]])
+
+
+def parse_image_size(text: str | None) -> tuple[int, int] | None:
+    """`384` or `224x160` (height x width) -> (height, width)."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d{1,9})(?:[xX](\d{1,9}))?", text.strip())
+    if match is None or "0" in (match[1].lstrip("0") or "0", (match[2] or "1").lstrip("0") or "0"):
+        raise UsageError(f"--image-size {text}", "give a number, or HEIGHTxWIDTH such as 224x160")
+    height = int(match[1])
+    return height, int(match[2]) if match[2] else height
+
+
+def parse_batch_size(text: str) -> BatchSize:
+    """`auto`, or a number."""
+    if text == "auto":
+        return "auto"
+    if not text.isdecimal():
+        raise UsageError(f"--batch-size {text}", "give a number of images, or auto")
+    return int(text)
+
+
+def parse_workers(text: str) -> int | None:
+    """`auto` -> None, or a number."""
+    if text == "auto":
+        return None
+    if not text.isdigit():
+        raise UsageError(f"--workers {text}", "give a number of processes, or auto")
+    return int(text)
+
+
+def parse_layers(text: str) -> tuple[int, ...]:
+    """`3,6,-1` -> (3, 6, -1)."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"--layers {text}", "give numbers such as 3,6,-1") from None
+
+
+def parse_tolerance(max_errors: str | None, on_error: OnError) -> Tolerance:
+    """Stopping at the first failure is to bear none."""
+    if on_error is OnError.STOP and max_errors is not None:
+        raise UsageError("--max-errors and --on-error stop contradict each other", "use one")
+    if on_error is OnError.STOP:
+        return Tolerance(count=0)
+    return Tolerance.parse(max_errors) if max_errors is not None else Tolerance()
+
+
+def check_paths(paths: list[str] | None, files_from: str | None) -> tuple[str, ...]:
+    """There must be something to read, and a terminal is no list of paths."""
+    if not paths and files_from is None:
+        raise UsageError(
+            "no images are given", "name files or directories, or - for a list on stdin"
+        )
+    if "-" in (paths or ()) and (sys.stdin is None or sys.stdin.isatty()):
+        raise UsageError(
+            "paths expected on stdin", "pipe them in: find photos -name '*.jpg' | vit ... -"
+        )
+    return tuple(paths or ())
