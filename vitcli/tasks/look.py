@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from vitcli.checkpoints.load import Model
@@ -23,6 +25,7 @@ from vitcli.models.attention import (
     similarity,
 )
 from vitcli.models.config import Config, ViTConfig
+from vitcli.models.network import Network
 from vitcli.models.prepare import Prepared
 from vitcli.models.swin import SwinTransformer
 from vitcli.records import Batch, Box, Maps, Size
@@ -107,15 +110,18 @@ class Looker:
     def __call__(self, prepared: Prepared, batch: Batch) -> Looked:
         """The maps of a batch, by layer, (B, n, h, w) each on the CPU; and logits if wanted."""
         points = self._points(batch)
-        found = []
-        for part in prepared.parts(len(batch.refs)):
+        network = prepared.exact if self.look.method == "grad" else prepared.runs
+
+        def look(part: slice) -> Looked:
             some = None if points is None else points[part].to(prepared.device)
-            looked = self._look(prepared, batch, part, some)
+            looked = self._look(prepared, network, batch.pixels[0][part], some)
             maps = {layer: maps.cpu() for layer, maps in looked.maps.items()}
-            found.append((maps, None if looked.logits is None else looked.logits.float().cpu()))
-        logits = [logits for _, logits in found if logits is not None]
+            return Looked(maps, None if looked.logits is None else looked.logits.float().cpu())
+
+        found = prepared.each(look, len(batch.refs))
+        logits = [looked.logits for looked in found if looked.logits is not None]
         return Looked(
-            {n: torch.cat([maps[n] for maps, _ in found]) for n in found[0][0]},
+            {n: torch.cat([looked.maps[n] for looked in found]) for n in found[0].maps},
             torch.cat(logits) if logits else None,
         )
 
@@ -144,14 +150,19 @@ class Looker:
         )
         return down, across
 
-    def _look(self, prepared: Prepared, batch: Batch, part: slice, points: Tensor | None) -> Looked:
-        pixels, look = batch.pixels[0][part], self.look
+    def _look(
+        self,
+        prepared: Prepared,
+        network: Network,
+        pixels: NDArray[np.uint8],
+        points: Tensor | None,
+    ) -> Looked:
+        look, wants = self.look, self.wants_logits
         if look.method == "grad":
             images = prepared.normalised(pixels)
             target = self.target
             classes = None if target is None else torch.full((len(pixels),), target)
-            return relevance(prepared.exact, images, classes)
-        network, wants = prepared.runs, self.wants_logits
+            return relevance(network, images, classes)
         with torch.inference_mode():
             images = prepared.input_of(pixels)
             if look.method == "similarity":
