@@ -80,7 +80,8 @@ class Prepared:
 
     @torch.inference_mode()
     def run(self, ask: Ask, batch: NDArray[np.uint8]) -> Tensor:
-        """What is asked, of a batch of any size.  uint8 (B, H, W, 3) -> (B, ...), fp32 on the CPU"""
+        """What is asked, of a batch of any size, on the CPU in fp32.
+        uint8 (B, H, W, 3) -> (B, ...)"""
         network = self.runs
 
         @torch.inference_mode()  # of each thread

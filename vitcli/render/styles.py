@@ -47,7 +47,8 @@ def draw(
 
 def layer_name(maps: Maps) -> str:
     """As it is written to its maps."""
-    return f"layer {maps.layer}" if maps.layer.isdecimal() else "attention pooling"
+    names = {"pool": "attention pooling", "all": "all layers"}
+    return names.get(maps.layer, f"layer {maps.layer}")
 
 
 def head_name(head: str) -> str:

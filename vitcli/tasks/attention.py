@@ -15,6 +15,7 @@ from torch import Tensor
 
 from vitcli.checkpoints.load import Model
 from vitcli.errors import UsageError
+from vitcli.images.decode import suffixes
 from vitcli.images.sources import DRAWN
 from vitcli.images.workers import Crew, Decoded
 from vitcli.models.prepare import Prepared
@@ -62,6 +63,13 @@ class AttentionJob:
         check_running(self.running)
         if self.raw and self.out is None:
             raise UsageError("--raw writes files", "name a folder for them with --out DIR")
+        if self.out is not None and self.out.suffix.lower() in suffixes("common"):
+            raise UsageError(
+                f"--out {self.out}: a folder is named here, and this is named like a picture",
+                "give --out maps, and photos/cat.jpg becomes maps/photos/cat.jpg.png",
+            )
+        if self.style.mass != Style().mass and self.style.name != "mask":
+            raise UsageError("--mass is of --style mask", "add --style mask")
         check_page(self.html, self.resuming)
 
 
@@ -80,7 +88,8 @@ def attention(
     run.list_inputs()
     tree = None
     if job.out is not None:
-        tree = PictureTree(job.out, DRAWN, overwrite=job.overwrite or job.resuming.resume)
+        overwrite = job.overwrite or job.resuming.resume
+        tree = PictureTree(job.out, DRAWN, job.inputs.paths, overwrite=overwrite)
         tree.check()
     with ExitStack() as open_things:
         if tree is not None:
@@ -89,7 +98,8 @@ def attention(
         def ready(specs: Sequence[Spec]) -> Ready:
             model = run.load(specs[0], job.options)
             has_caption = job.out is not None and job.style.name == "panel"
-            looker = Looker(model, job.look, wants_logits=has_caption or job.html is not None)
+            wants_logits = has_caption or job.html is not None
+            looker = Looker(model, job.look, wants_logits=wants_logits, note=run.watcher.note)
             prepared = run.prepare(model)
             forward = _forward(looker, prepared)
             if tree is not None or job.html is not None or job.show:
@@ -112,18 +122,19 @@ def attention(
             return Ready(plans=(model.preprocess,), forward=forward, meta=describe_model(model))
 
         if sink is not None:
-            return run.into(sink, ready([job.model]))
-        out, form = _form(job)
-        output = Destination(
-            out=out,
-            form=form,
-            command="attention",
-            options=_row_options(job),
-            overwrite=job.overwrite,
-            resuming=job.resuming,
-            elsewhere={PAGE: job.html} if job.html else {},
-        )
-        summary = run.write(output, [job.model], ready, offline=job.options.offline)
+            summary = run.into(sink, ready([job.model]))
+        else:
+            out, form = _form(job)
+            output = Destination(
+                out=out,
+                form=form,
+                command="attention",
+                options=_row_options(job),
+                overwrite=job.overwrite,
+                resuming=job.resuming,
+                elsewhere={PAGE: job.html} if job.html else {},
+            )
+            summary = run.write(output, [job.model], ready, offline=job.options.offline)
         if tree is not None:
             tree.end()
         return summary
