@@ -109,6 +109,7 @@ def test_methods_and_styles_go_together(look: Vit, folder: Path, method: str, st
     assert ended.code == 0, ended.err
     [row] = rows_of(ended.out)
     assert (row["method"], row["grid"]) == (method, [8, 12])
+    assert row["layer"] == ("all" if method == "grad" else 4)
     assert ("class" in row) == (method == "grad")
     assert ("predictions" in row) == (style == "panel" or method == "grad")
     assert Image.open(folder / "maps/in/a.png.jpg").format == "JPEG"
@@ -173,13 +174,16 @@ def test_pictures_of_an_earlier_run_are_not_inputs(vit: Vit, look: Vit, folder: 
     assert len(rows_of(ended.out)) == 3
     ended = look("in", "-m", "demo", "--out", ".")
     assert (ended.code, "would lie among the images" in ended.err) == (1, True)
+    ended = look("in", "-m", "demo", "--out", "in", "--overwrite")
+    assert (ended.code, "would lie among the images" in ended.err) == (1, True)
     assert not list(folder.glob("in/*.png.png"))
 
 
 def test_nobody_elses_files_are_touched(look: Vit, folder: Path) -> None:
     ended = look("in", "-m", "demo", "--out", "in/deep")
     assert (ended.code, "holds files that are not of vit" in ended.err) == (1, True)
-    ended = look("in", "-m", "demo", "--out", "in/a.png")
+    (folder / "notes").write_text("mine")
+    ended = look("in", "-m", "demo", "--out", "notes")
     assert (ended.code, "is not a folder" in ended.err) == (1, True)
     ended = look("in", "-m", "no-such-folder", "--offline", "--out", "maps")
     assert ended.code == 1
@@ -229,7 +233,12 @@ def test_names_of_any_length_and_with_dots_have_pictures(look: Vit, tmp_path: Pa
         (("--out", "x", "--class", "3"), "add --method grad"),
         (("--out", "x", "--discard-ratio", "0.5"), "add --method rollout"),
         (("--out", "x", "--query", "here"), "a place in pixels"),
+        (("--out", "x", "--query", "30%,130%"), "beyond the picture"),
         (("--out", "x", "--engine", "onnx"), "does not show its attention"),
+        (("--out", "x", "--mass", "0.9"), "add --style mask"),
+        (("--out", "x.png"), "named like a picture"),
+        (("--out", "x", "--head", "5"), "there are 4 heads"),
+        (("--out", "x", "--method", "grad", "--class", "12"), "they count from 0 to 9"),
     ],
 )
 def test_what_does_not_go_together_is_refused(
@@ -281,6 +290,28 @@ def test_shards_into_one_folder_merge_into_the_lines_of_one_run(vit: Vit, folder
     assert all(made[name] == data for name, data in whole.items() if "journal" not in name)
     again = vit(*run, "--resume")
     assert (again.code, "already complete" in again.err) == (3, True)
+
+
+def test_a_query_beside_the_picture_is_told(look: Vit, folder: Path) -> None:
+    ended = look("in/a.png", "in/b.png", "-m", "demo", "--query", "70,900", "--raw", "--out", "x")
+    assert [row["query"] for row in rows_of(ended.out)] == [[7, 7]] * 2
+    assert "--query is where the model does not see in/a.png: the nearest patch" in ended.err
+    ended = look("in/a.png", "-m", "demo", "--query", "79,59", "--out", "y")
+    assert "--query" not in ended.err
+
+
+def test_head_means_heads_unless_it_is_a_file(look: Vit, folder: Path) -> None:
+    for word in ("2", "max"):
+        ended = look("in/a.png", "-m", "demo", "--head", word, "--out", "x", "--overwrite")
+        assert str(rows_of(ended.out)[0]["head"]) == word
+    ended = look("in/a.png", "-m", "demo", "--head", "none.pth", "--out", "y")
+    assert (ended.code, "none.pth" in ended.err) == (1, True)
+
+
+def test_a_preview_without_a_terminal_is_told(look: Vit, folder: Path) -> None:
+    ended = look("in/a.png", "-m", "demo", "--show")
+    assert (ended.code, len(rows_of(ended.out))) == (0, 1)
+    assert "--show: there is no terminal here" in ended.err
 
 
 def test_a_preview_is_drawn_in_half_blocks(vit: Vit, folder: Path) -> None:
