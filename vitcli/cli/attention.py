@@ -201,7 +201,7 @@ def attention(
         if asked is None and style is Style.GRID and method is Method.RAW:
             asked = "all"
         preview = Preview()
-        if show and not preview.cells:
+        if show and preview.room is None:
             screen.note("--show: there is no terminal here")
         job = AttentionJob(
             inputs=common.inputs,
@@ -224,7 +224,7 @@ def attention(
             out=out,
             html=html,
             echo=not is_terminal(),
-            show=preview.cells if show else 0,
+            show=preview.room if show else None,
             overwrite=common.overwrite,
             resuming=common.resuming,
         )

@@ -18,13 +18,15 @@ WIDEST = 96
 
 class Preview:
     """Keeps the picture until the bar is gone. It goes to the terminal, wherever that is: rows of
-    JSON on standard output are not to be disturbed. `cells` is its width, 0 without a terminal."""
+    JSON on standard output are not to be disturbed. `room` is (height, width) in pixels, None
+    without a terminal."""
 
     def __init__(self) -> None:
         files = (f for f in (sys.stdout, sys.stderr) if f is not None and f.isatty())
         self._terminal = next(files, None)
-        across = max(16, min(WIDEST, shutil.get_terminal_size().columns - 1))
-        self.cells = across if self._terminal is not None else 0
+        cells = shutil.get_terminal_size()
+        room = 2 * max(8, cells.lines - 2), max(16, min(WIDEST, cells.columns - 1))
+        self.room = room if self._terminal is not None else None
         self._pixels: NDArray[np.uint8] | None = None
 
     def show(self, pixels: NDArray[np.uint8]) -> None:

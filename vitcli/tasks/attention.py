@@ -19,7 +19,7 @@ from vitcli.images.decode import suffixes
 from vitcli.images.sources import DRAWN
 from vitcli.images.workers import Crew, Decoded
 from vitcli.models.prepare import Prepared
-from vitcli.records import Attended, Batch, Failure, Maps, Prediction, Sink
+from vitcli.records import Attended, Batch, Failure, Maps, Prediction, Sink, Size
 from vitcli.render.heat import FileFormat
 from vitcli.render.page import Page
 from vitcli.render.styles import Style
@@ -42,7 +42,8 @@ TOP_K = 5
 class AttentionJob:
     """One run of `vit attention`. Pictures in `style`, and with `raw` arrays, go into the folder
     `out`, and a line for each image into a file there; `echo` writes the lines to standard output
-    too. `html` is a page of all images. `show` is the width of a preview of the first image."""
+    too. `html` is a page of all images. `show` is the room for a preview of the first image,
+    (height, width) in pixels."""
 
     inputs: Inputs
     model: str | Model = DEFAULT_MODEL
@@ -55,7 +56,7 @@ class AttentionJob:
     out: Path | None = None
     html: Path | None = None
     echo: bool = False
-    show: int = 0
+    show: Size | None = None
     overwrite: bool = False
     resuming: Resuming = Resuming()
 
@@ -102,7 +103,7 @@ def attention(
             looker = Looker(model, job.look, wants_logits=wants_logits, note=run.watcher.note)
             prepared = run.prepare(model)
             forward = _forward(looker, prepared)
-            if tree is not None or job.html is not None or job.show:
+            if tree is not None or job.html is not None or job.show is not None:
                 drawing = Drawing(
                     plan=model.preprocess,
                     limits=job.inputs.limits,
@@ -207,7 +208,7 @@ class Draughtsman:
         self._crew = crew
         self._tree = tree
         self._show = show
-        self._has_shown = not job.show
+        self._has_shown = job.show is None
 
     def after(
         self, forward: Callable[[Batch], list[Attended | Failure]]
@@ -234,7 +235,7 @@ class Draughtsman:
         best = row.target or next(iter(row.predictions), None)
         caption = f"{best.label}  {best.score:.2f}" if best else ""
         shows = is_first and not self._has_shown
-        preview = self._job.show if shows else 0
+        preview = self._job.show if shows else None
         return Request(maps=row.maps, caption=caption, note=row.method, preview=preview)
 
     def _written(self, row: Attended, pictures: Sequence[NDArray[np.uint8]]) -> Attended:
