@@ -14,7 +14,7 @@ import vitcli
 from tests.conftest import Vit
 from tests.fixtures.photos import Corpus
 from vitcli.errors import InputError, ModelNotFound
-from vitcli.records import Classified, Failure
+from vitcli.records import Attended, Classified, Failure
 
 Models = Callable[[str], Path]
 
@@ -58,6 +58,51 @@ def test_embed_keeps_paths_beside_rows(tiny_model: Models, photos: Corpus) -> No
     assert found.meta["layers"] == [3]
     patches = vitcli.embed(photos.good[0], model=model, layers=[1, 2], pool="patches", workers=0)
     assert patches.embeddings.shape == (1, 64, 64)
+
+
+def test_attention_gives_the_maps_and_pictures_of_the_command(
+    vit: Vit, tiny_model: Models, photos: Corpus, tmp_path: Path
+) -> None:
+    spec = str(tiny_model("vit"))
+    inputs = [str(photos.good[0]), str(next(iter(photos.bad)))]
+    args = ("--layer", "1,-1", "--heads", "all", "--query", "3,5", "--raw", "--style", "grid")
+    lines = vit("attention", *inputs, "-m", spec, *args, "--out", "theirs").out.splitlines()
+    rows = vitcli.attention(
+        inputs,
+        model=vitcli.load(spec),
+        layers=[1, -1],
+        heads="all",
+        query=(3, 5),
+        out=tmp_path / "ours",
+        style="grid",
+        raw=True,
+        workers=0,
+    )
+    assert [type(row) for row in rows] == [Attended, Failure]
+    [row, failure], [line, _] = rows, map(json.loads, lines)
+    assert isinstance(row, Attended) and isinstance(failure, Failure)
+    assert failure.ref.path == inputs[1]
+    assert row.query == tuple(line["query"])
+    for ours, theirs in zip(row.files, line["files"], strict=True):
+        assert Path(ours).read_bytes() == (tmp_path / theirs).read_bytes()
+    for maps, file in zip(row.maps, row.files[-2:], strict=True):
+        assert np.array_equal(np.load(file), maps.values)
+        assert maps.values.shape == (4, 8, 8)
+
+
+def test_attention_for_a_class_by_its_name_and_its_number(
+    tiny_model: Models, photos: Corpus
+) -> None:
+    spec = str(tiny_model("vit"))
+    found = [
+        vitcli.attention(photos.good[0], model=spec, method="grad", target=target, workers=0)
+        for target in ("fern", 6)
+    ]
+    for [row] in found:
+        assert isinstance(row, Attended) and row.target is not None
+        assert (row.target.label, row.target.index, row.files) == ("fern", 6, ())
+    with pytest.raises(vitcli.VitError, match="has 7 classes"):
+        vitcli.attention(photos.good[0], model=spec, method="grad", target=7, workers=0)
 
 
 def test_nothing_in_gives_an_empty_array(tiny_model: Models) -> None:

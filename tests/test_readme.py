@@ -8,7 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from vitcli.cli.completion import commands
 
@@ -79,7 +81,23 @@ def test_the_python_example_runs(folder: Path, clean_env: dict[str, str]) -> Non
         [sys.executable, "-c", code], cwd=folder, env=clean_env, capture_output=True, text=True
     )
     assert ended.returncode == 0, ended.stderr
-    assert len(ended.stdout.splitlines()) == 1 + len(list((ROOT / "examples").glob("*.png")))
+    assert len(ended.stdout.splitlines()) == 2 + len(list((ROOT / "examples").glob("*.png")))
+
+
+def test_the_picture_is_the_one_that_the_command_above_it_draws(
+    folder: Path, clean_env: dict[str, str]
+) -> None:
+    made = folder / "looks" / "examples" / "digit-7-0007.png.png"
+    if not made.exists():
+        [command] = [command for command, _ in steps() if command.startswith("vit attention")]
+        env = {**clean_env, "PATH": f"{folder / 'bin'}:{clean_env['PATH']}"}
+        subprocess.run(command, shell=True, cwd=folder, env=env, check=True, capture_output=True)
+    ours, shown = (
+        np.asarray(Image.open(file).convert("RGB"), np.int16)
+        for file in (made, ROOT / "docs" / "attention.png")
+    )
+    assert ours.shape == shown.shape
+    assert np.abs(ours - shown).max(axis=2).mean() < 1  # fonts and last decimals differ a little
 
 
 def test_every_option_that_is_named_exists() -> None:

@@ -7,6 +7,8 @@
         ...
     found = vitcli.embed(["photos/"], model=model)
     found.embeddings.shape  # (images, 768)
+    for row in vitcli.attention(["photos/"], model=model):
+        row.maps[0].values.shape  # (heads, 14, 14)
 
 Importing this package imports neither torch nor Pillow; the functions do, when they are called.
 """
@@ -25,11 +27,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from vitcli.checkpoints.load import Model
+    from vitcli.models.attention import Heads
     from vitcli.models.vit import Pooling
-    from vitcli.records import Classified, Failure
+    from vitcli.records import Attended, Classified, Failure
+    from vitcli.render.heat import Colours
+    from vitcli.render.styles import StyleName
+    from vitcli.tasks.look import Layer, Method
 
 __version__ = "0.1.0"
-__all__ = ["Embeddings", "VitError", "__version__", "classify", "embed", "load"]
+__all__ = ["Embeddings", "VitError", "__version__", "attention", "classify", "embed", "load"]
 
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
@@ -195,6 +201,83 @@ def embed(
         failures=tuple(row for row in sink.rows if isinstance(row, Failure)),
         meta=dict(sink.meta),
     )
+
+
+def attention(
+    paths: Paths,
+    *,
+    model: str | Model = "google/vit-base-patch16-224",
+    method: Method = "raw",
+    layers: int | Sequence[Layer] | Literal["all"] | None = None,
+    heads: Heads | None = None,
+    query: tuple[float, float] | Literal["cls"] | None = None,
+    target: str | int = "top1",
+    discard_ratio: float = 0.0,
+    out: str | os.PathLike[str] | None = None,
+    style: StyleName = "overlay",
+    colormap: Colours = "inferno",
+    alpha: float = 0.5,
+    mass: float = 0.6,
+    size: int | None = None,
+    raw: bool = False,
+    overwrite: bool = False,
+    device: str = "auto",
+    dtype: Literal["fp32", "bf16", "fp16", "auto"] = "fp32",
+    quantize: Literal["int8"] | None = None,
+    compile: bool = False,
+    batch_size: int | Literal["auto"] = 16,
+    workers: int | None = None,
+) -> list[Attended | Failure]:
+    """Where the model looks in every image: one row for each, in input order, all in memory.
+
+    A row is `Failure`, or `Attended` with `ref.path` and `maps`: of each layer `values`, float32
+    (heads, h, w), a value for each patch, and `box`, the part of the upright photo that they lie
+    on, (top, left, bottom, right) in shares of its sides. Layers count from 1, -1 is the last,
+    ["pool"] an attention pooling; heads are fused ("mean", "max", "min"), "all", or one by its
+    number from 1. query: who looks, "cls" or the patch at (x, y) in pixels of the photo. target:
+    the class of method="grad", a label, its number, or "top1". With a folder `out`, pictures are
+    drawn into it in a `style`, with `raw` the values written beside them, and `files` names all.
+    Raises VitError for what ends the run.
+    """
+    from pathlib import Path
+
+    from vitcli.records import Attended, Failure
+    from vitcli.render.styles import Style
+    from vitcli.sinks.memory import ListSink
+    from vitcli.tasks.attention import AttentionJob
+    from vitcli.tasks.attention import attention as run
+    from vitcli.tasks.job import Inputs, Running
+    from vitcli.tasks.look import Look, Point
+
+    sink = ListSink()
+    run(
+        AttentionJob(
+            inputs=Inputs(paths=_paths(paths)),
+            model=model,
+            running=Running(
+                device=device,
+                dtype=dtype,
+                quantize=quantize,
+                compile=compile,
+                batch_size=batch_size,
+                workers=workers,
+            ),
+            look=Look(
+                method=method,
+                layers=(layers,) if isinstance(layers, int) else layers,
+                heads=heads,
+                query=Point(*query) if isinstance(query, tuple) else query,
+                target=target,
+                discard=discard_ratio,
+            ),
+            style=Style(name=style, colours=colormap, alpha=alpha, mass=mass, size=size),
+            raw=raw,
+            out=None if out is None else Path(out),
+            overwrite=overwrite,
+        ),
+        sink=sink,
+    )
+    return [row for row in sink.rows if isinstance(row, Attended | Failure)]
 
 
 def _paths(paths: Paths) -> tuple[str, ...]:

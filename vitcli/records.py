@@ -112,7 +112,8 @@ class Embedded:
 @dataclass(frozen=True, slots=True)
 class Maps:
     """Where a model looks, in one layer: (n, h, w), a map for each head or one of all. Layer 12 is
-    named "12", head 3 "3"; the attention pooling behind the blocks is "pool".
+    named "12", head 3 "3"; the attention pooling behind the blocks is "pool", and what is of no
+    layer alone is of "all".
 
     `box` is the part of the picture that they lie on, as shares of its height and width; it
     reaches beyond 0 to 1 where the picture was padded.

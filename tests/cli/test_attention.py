@@ -15,6 +15,7 @@ from PIL import Image
 
 from tests.conftest import Vit
 from tests.fixtures.photos import Corpus, many_photos, photo
+from tests.fixtures.swin import tiny_swin
 
 Models = Callable[[str], Path]
 GRID = [8, 8]
@@ -28,6 +29,12 @@ def folder(tmp_path: Path) -> Path:
         photo(name, 80, 60).save(tmp_path / "in" / name)
     (tmp_path / "in" / "bad.jpg").write_text("no picture")
     return tmp_path
+
+
+@pytest.fixture
+def look(vit: Vit) -> Vit:
+    """`vit attention` that decodes and draws in this process: workers take a second to start."""
+    return lambda *args, **how: vit("attention", "-j", "0", *args, **how)
 
 
 def rows_of(text: bytes) -> list[dict[str, object]]:
@@ -65,13 +72,15 @@ def test_the_tree_of_the_pictures_is_that_of_the_inputs(vit: Vit, folder: Path) 
     assert "3 of 4 images done, 1 failed" in ended.err
 
 
-def test_raw_maps_are_transformers_attentions(vit: Vit, tiny_model: Models, tmp_path: Path) -> None:
+def test_raw_maps_are_transformers_attentions(
+    look: Vit, tiny_model: Models, tmp_path: Path
+) -> None:
     model = tiny_model("deit-distilled")
     images = [tmp_path / f"{name}.png" for name in "ab"]
     for image in images:
         photo(image.name, 96, 64).save(image)
     args = ("--layer", "1,-1", "--heads", "all", "--raw", "--size", "40")
-    ended = vit("attention", "a.png", "b.png", "-m", model, "--out", "maps", *args)
+    ended = look("a.png", "b.png", "-m", model, "--out", "maps", *args)
     assert ended.code == 0, ended.err
     processor = transformers.AutoImageProcessor.from_pretrained(model)
     network = transformers.AutoModel.from_pretrained(model, attn_implementation="eager")
@@ -94,32 +103,31 @@ def test_raw_maps_are_transformers_attentions(vit: Vit, tiny_model: Models, tmp_
 
 @pytest.mark.parametrize("method", ["rollout", "grad", "similarity"])
 @pytest.mark.parametrize("style", ["panel", "grid", "mask"])
-def test_methods_and_styles_go_together(vit: Vit, folder: Path, method: str, style: str) -> None:
+def test_methods_and_styles_go_together(look: Vit, folder: Path, method: str, style: str) -> None:
     args = ("--method", method, "--style", style, "--image-size", "32x48", "--format", "jpg")
-    ended = vit("attention", "in/a.png", "-m", "demo", "--out", "maps", *args)
+    ended = look("in/a.png", "-m", "demo", "--out", "maps", *args)
     assert ended.code == 0, ended.err
     [row] = rows_of(ended.out)
     assert (row["method"], row["grid"]) == (method, [8, 12])
+    assert row["layer"] == ("all" if method == "grad" else 4)
     assert ("class" in row) == (method == "grad")
     assert ("predictions" in row) == (style == "panel" or method == "grad")
     assert Image.open(folder / "maps/in/a.png.jpg").format == "JPEG"
 
 
-def test_a_class_is_named_or_numbered(vit: Vit, tiny_model: Models, folder: Path) -> None:
+def test_a_class_is_named_or_numbered(look: Vit, tiny_model: Models, folder: Path) -> None:
     model = tiny_model("vit")
     shown = []
     for target in ("great auk", "1", "top1", "fern"):
         args = ("--method", "grad", "--class", target, "--raw", "--overwrite", "--out", "maps")
-        ended = vit("attention", "in/a.png", "-m", model, *args)
+        ended = look("in/a.png", "-m", model, *args)
         assert ended.code == 0, ended.err
         shown.append(
             (rows_of(ended.out)[0]["class"]["label"], (folder / "maps/in/a.png.npy").read_bytes())
         )
     assert [label for label, _ in shown[:2]] == ["great auk"] * 2
     assert shown[0] == shown[1] != shown[3]
-    ended = vit(
-        "attention", "in/a.png", "-m", model, "--method", "grad", "--class", "frn", "-o", "x"
-    )
+    ended = look("in/a.png", "-m", model, "--method", "grad", "--class", "frn", "-o", "x")
     assert (ended.code, "did you mean fern?" in ended.err) == (2, True)
 
 
@@ -155,49 +163,52 @@ def test_an_interrupted_run_goes_on_to_the_same_files(
     assert changed.code == 1 and "was made with --style" in changed.err
 
 
-def test_pictures_of_an_earlier_run_are_not_inputs(vit: Vit, folder: Path) -> None:
+def test_pictures_of_an_earlier_run_are_not_inputs(vit: Vit, look: Vit, folder: Path) -> None:
     for more in ((), ("--overwrite",)):
-        ended = vit("attention", "in", "-m", "demo", "--out", "in/maps", *more)
+        ended = look("in", "-m", "demo", "--out", "in/maps", *more)
         assert (ended.code, len(rows_of(ended.out))) == (3, 4), ended.err
     assert "in/maps holds pictures that vit has drawn: left out" in ended.err
     ended = vit("classify", "in", "-m", "demo")
     assert len(rows_of(ended.out)) == 4
-    ended = vit("attention", "in/**/*.png", "-m", "demo", "--out", "in/maps", "--overwrite")
+    ended = look("in/**/*.png", "-m", "demo", "--out", "in/maps", "--overwrite")
     assert len(rows_of(ended.out)) == 3
-    ended = vit("attention", "in", "-m", "demo", "--out", ".")
+    ended = look("in", "-m", "demo", "--out", ".")
+    assert (ended.code, "would lie among the images" in ended.err) == (1, True)
+    ended = look("in", "-m", "demo", "--out", "in", "--overwrite")
     assert (ended.code, "would lie among the images" in ended.err) == (1, True)
     assert not list(folder.glob("in/*.png.png"))
 
 
-def test_nobody_elses_files_are_touched(vit: Vit, folder: Path) -> None:
-    ended = vit("attention", "in", "-m", "demo", "--out", "in/deep")
+def test_nobody_elses_files_are_touched(look: Vit, folder: Path) -> None:
+    ended = look("in", "-m", "demo", "--out", "in/deep")
     assert (ended.code, "holds files that are not of vit" in ended.err) == (1, True)
-    ended = vit("attention", "in", "-m", "demo", "--out", "in/a.png")
+    (folder / "notes").write_text("mine")
+    ended = look("in", "-m", "demo", "--out", "notes")
     assert (ended.code, "is not a folder" in ended.err) == (1, True)
-    ended = vit("attention", "in", "-m", "no-such-folder", "--offline", "--out", "maps")
+    ended = look("in", "-m", "no-such-folder", "--offline", "--out", "maps")
     assert ended.code == 1
     assert not (folder / "maps").exists()
-    assert vit("attention", "in", "-m", "demo", "--out", "maps").code == 3
-    ended = vit("attention", "in", "-m", "demo", "--out", "maps")
+    assert look("in", "-m", "demo", "--out", "maps").code == 3
+    ended = look("in", "-m", "demo", "--out", "maps")
     assert (ended.code, "exists" in ended.err) == (1, True)
 
 
-def test_every_odd_photo_has_its_row(vit: Vit, photos: Corpus) -> None:
+def test_every_odd_photo_has_its_row(look: Vit, photos: Corpus) -> None:
     paths = [*photos.good, *photos.bad]
-    ended = vit("attention", *paths, "-m", "demo", "--out", "maps", "--size", "64")
+    ended = look(*paths, "-m", "demo", "--out", "maps", "--size", "64")
     assert ended.code == 3
     rows = rows_of(ended.out)
     for path, row in zip(paths, rows, strict=True):
         assert row.get("error", {}).get("type") == photos.bad.get(path), row
 
 
-def test_names_of_any_length_and_with_dots_have_pictures(vit: Vit, tmp_path: Path) -> None:
+def test_names_of_any_length_and_with_dots_have_pictures(look: Vit, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     names = ["n" * 251 + ".png", "鳥" * 83 + "x.png", "two words.png"]
     for name in names:
         photo(name, 20, 20).save(tmp_path / "in" / name)
     shutil.copy(tmp_path / "in" / names[2], tmp_path.parent / "above.png")
-    ended = vit("attention", "in", "../above.png", "-m", "demo", "--out", "maps")
+    ended = look("in", "../above.png", "-m", "demo", "--out", "maps")
     assert ended.code == 0, ended.err
     files = [row["files"][0] for row in rows_of(ended.out)]
     assert len(set(files)) == 4
@@ -222,22 +233,85 @@ def test_names_of_any_length_and_with_dots_have_pictures(vit: Vit, tmp_path: Pat
         (("--out", "x", "--class", "3"), "add --method grad"),
         (("--out", "x", "--discard-ratio", "0.5"), "add --method rollout"),
         (("--out", "x", "--query", "here"), "a place in pixels"),
+        (("--out", "x", "--query", "30%,130%"), "beyond the picture"),
         (("--out", "x", "--engine", "onnx"), "does not show its attention"),
+        (("--out", "x", "--mass", "0.9"), "add --style mask"),
+        (("--out", "x.png"), "named like a picture"),
+        (("--out", "x", "--head", "5"), "there are 4 heads"),
+        (("--out", "x", "--method", "grad", "--class", "12"), "they count from 0 to 9"),
     ],
 )
 def test_what_does_not_go_together_is_refused(
-    vit: Vit, folder: Path, args: tuple[str, ...], said: str
+    look: Vit, folder: Path, args: tuple[str, ...], said: str
 ) -> None:
-    ended = vit("attention", "in", "-m", "demo", *args)
+    ended = look("in", "-m", "demo", *args)
     assert (ended.code, said in ended.err) == (2, True), ended.err
     assert not (folder / "x").exists()
 
 
 def test_a_backbone_and_a_swin_are_told_what_they_lack(
-    vit: Vit, tiny_model: Models, folder: Path
+    vit: Vit, look: Vit, tiny_model: Models, folder: Path
 ) -> None:
-    ended = vit("attention", "in", "-m", tiny_model("dinov2"), "--method", "grad", "--out", "x")
+    ended = look("in", "-m", tiny_model("dinov2"), "--method", "grad", "--out", "x")
     assert (ended.code, "has no classifier" in ended.err) == (2, True)
+    tiny_swin("SwinForImageClassification", folder / "swin")
+    base = ("in/a.png", "-m", "swin", "--raw", "--out", "x")
+    for args, said in (
+        (("--method", "rollout"), "a Swin attends in windows\n  use --method grad or raw"),
+        (("--query", "cls"), "has no class token\n  use --query X,Y"),
+        (("--layer", "4"), "the model has 3 stages"),
+        (("--layer", "1", "--heads", "3"), "--heads 3: there are 2 heads"),
+    ):
+        ended = look(*base, *args)
+        assert (ended.code, said in ended.err) == (2, True), ended.err
+    assert not (folder / "x").exists()
+    for method, grids in (("raw", [[16, 16], [8, 8], [4, 4]]), ("grad", [[16, 16]])):
+        layers = ("--layer", "all") if method == "raw" else ()
+        ended = look(*base, "--method", method, *layers, "--overwrite")
+        assert ended.code == 0, ended.err
+        [row] = rows_of(ended.out)
+        made = [np.load(folder / file) for file in row["files"] if file.endswith(".npy")]
+        assert [list(maps.shape[1:]) for maps in made] == grids
+        assert all(np.isfinite(maps).all() and maps.std() > 0 for maps in made)
+
+
+def test_shards_into_one_folder_merge_into_the_lines_of_one_run(vit: Vit, folder: Path) -> None:
+    run = ("attention", "in", "-m", "demo", "-j", "0", "-b", "1", "--out", "maps")
+    assert vit(*run).code == 3
+    whole = tree(folder / "maps")
+    shutil.rmtree(folder / "maps")
+    codes = {vit(*run, "--shard", f"{number}/2").code for number in (1, 2)}
+    assert codes <= {0, 3}
+    shards = [f"maps/attention-0000{number}-of-00002.jsonl" for number in (1, 2)]
+    ended = vit("merge", *shards, "-o", "maps/attention.jsonl")
+    assert ended.code == 3, ended.err
+    made = tree(folder / "maps")
+    assert {n for n in made if n.endswith(".png")} == {n for n in whole if n.endswith(".png")}
+    assert all(made[name] == data for name, data in whole.items() if "journal" not in name)
+    again = vit(*run, "--resume")
+    assert (again.code, "already complete" in again.err) == (3, True)
+
+
+def test_a_query_beside_the_picture_is_told(look: Vit, folder: Path) -> None:
+    ended = look("in/a.png", "in/b.png", "-m", "demo", "--query", "70,900", "--raw", "--out", "x")
+    assert [row["query"] for row in rows_of(ended.out)] == [[7, 7]] * 2
+    assert "--query is where the model does not see in/a.png: the nearest patch" in ended.err
+    ended = look("in/a.png", "-m", "demo", "--query", "79,59", "--out", "y")
+    assert "--query" not in ended.err
+
+
+def test_head_means_heads_unless_it_is_a_file(look: Vit, folder: Path) -> None:
+    for word in ("2", "max"):
+        ended = look("in/a.png", "-m", "demo", "--head", word, "--out", "x", "--overwrite")
+        assert str(rows_of(ended.out)[0]["head"]) == word
+    ended = look("in/a.png", "-m", "demo", "--head", "none.pth", "--out", "y")
+    assert (ended.code, "none.pth" in ended.err) == (1, True)
+
+
+def test_a_preview_without_a_terminal_is_told(look: Vit, folder: Path) -> None:
+    ended = look("in/a.png", "-m", "demo", "--show")
+    assert (ended.code, len(rows_of(ended.out))) == (0, 1)
+    assert "--show: there is no terminal here" in ended.err
 
 
 def test_a_preview_is_drawn_in_half_blocks(vit: Vit, folder: Path) -> None:

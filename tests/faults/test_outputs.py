@@ -15,6 +15,7 @@ import pytest
 
 from tests.faults.rules import DEMO, OBEYING, contents, ended, environment, run, vit
 from tests.fixtures.nursery import Nursery, wait_for
+from tests.fixtures.photos import many_photos
 
 FORMS = pytest.mark.parametrize(
     ("command", "name"), [("classify", "out.jsonl"), ("embed", "out.npy")]
@@ -78,6 +79,36 @@ def test_a_full_disk_is_one_error_and_the_run_goes_on_when_there_is_room(
     mount("-o", "remount,size=50m", disk)
     assert run(vits, *args, disk / name, "--resume", made=disk / name).code == 3
     assert contents(disk / name) == contents(tmp_path / "clean" / name)
+
+
+def test_a_disk_that_is_full_of_pictures_is_one_error_and_the_run_goes_on(
+    vits: Nursery, tmp_path: Path, disk: Path
+) -> None:
+    """O1"""
+    many_photos(tmp_path / "in", 40, broken=(3,))
+    args = ("attention", tmp_path / "in", "-m", "demo", "-j", "0", "-b", "4", "--raw", "--out")
+    assert run(vits, *args, tmp_path / "clean").code == 3
+    full = run(vits, *args, disk / "maps", made=disk / "maps" / "attention.jsonl")
+    assert full.code == 1
+    first, hint = full.err.splitlines()
+    assert re.fullmatch(
+        rf"vit: cannot write to {disk}/maps/\S+: No space left on device \(\d+ of 40 images done\)",
+        first,
+    )
+    assert hint == "  free space, then repeat with --resume"
+    assert not list(disk.rglob("*.png.partial"))
+    mount("-o", "remount,size=50m", disk)
+    assert run(vits, *args, disk / "maps", "--resume").code == 3
+    made, clean = drawn(disk / "maps"), drawn(tmp_path / "clean")
+    assert len(made) == 2 * 39 + 1
+    assert made == clean
+
+
+def drawn(folder: Path) -> dict[str, bytes]:
+    """What is in a folder of pictures, wherever that is; without what vit keeps for itself."""
+    files = [path for path in folder.rglob("[!.]*") if path.is_file()]
+    where = str(folder).encode()
+    return {str(p.relative_to(folder)): p.read_bytes().replace(where, b"") for p in files}
 
 
 @FORMS

@@ -119,19 +119,27 @@ def test_the_weights_of_towers_are_transformers(name: str, tmp_path: Path) -> No
         torch.testing.assert_close(looked, weights[:, :, 0].unflatten(2, (4, 4)), **CLOSE)
 
 
+@pytest.fixture(scope="module")
+def vit_base(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    """transformers' ViT-B/16 with random weights, and its folder."""
+    folder = tmp_path_factory.mktemp("base")
+    torch.manual_seed(0)
+    config = transformers.ViTConfig(num_labels=10, attn_implementation="eager")
+    theirs = transformers.ViTForImageClassification(config).eval()
+    theirs.save_pretrained(folder)
+    return theirs, folder
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [(224, 224), (224, 160)], ids=str)
 @torch.inference_mode()
 def test_the_weights_of_vit_base_are_transformers_on_the_network_that_runs(
-    size: tuple[int, int], tmp_path: Path
+    size: tuple[int, int], vit_base: tuple[Any, Path]
 ) -> None:
-    torch.manual_seed(0)
-    config = transformers.ViTConfig(num_labels=10, attn_implementation="eager")
-    theirs = transformers.ViTForImageClassification(config).eval()
-    theirs.save_pretrained(tmp_path)
-    model = load(str(tmp_path), image_size=size)
+    theirs, folder = vit_base
+    model = load(str(folder), image_size=size)
     prepared = prepare(model.network, model.preprocess)
-    shown = np.random.RandomState(0).randint(0, 256, (2, *size, 3), dtype=np.uint8)
+    shown = np.random.RandomState(0).randint(0, 256, (1, *size, 3), dtype=np.uint8)
     is_own = size == (224, 224)
     answer = theirs(
         prepared.pixels(shown), output_attentions=True, interpolate_pos_encoding=not is_own

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vitcli.records import Maps
 from vitcli.render.heat import Place, heated, heaviest, levels_of, overlay, tables
 from vitcli.render.sheet import contact_sheet, panel
+from vitcli.render.styles import Style, preview
 
 
 def test_the_tables_are_the_public_ones() -> None:
@@ -47,6 +49,14 @@ def test_the_fewest_patches_that_hold_the_mass(mass: float, kept: int) -> None:
     assert found.sum() == kept
     assert values[found].sum() >= mass - 1e-6
     assert kept == 0 or values[found].min() >= values[~found].max(initial=0)
+
+
+@pytest.mark.parametrize(
+    ("size", "shown"), [((400, 300), (59, 44)), ((300, 400), (33, 44)), ((4000, 9), (80, 2))]
+)
+def test_a_preview_fits_its_terminal(size: tuple[int, int], shown: tuple[int, int]) -> None:
+    maps = Maps("1", ("mean",), np.eye(4, dtype=np.float32)[None], (0, 0, 1, 1))
+    assert preview(Image.new("RGB", size), maps, Style(), (44, 80)).size == shown
 
 
 def test_a_caption_that_is_too_long_is_cut_and_odd_labels_are_drawn() -> None:

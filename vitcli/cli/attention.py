@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -18,6 +19,9 @@ from vitcli.tasks.job import DEFAULT_MODEL
 if TYPE_CHECKING:
     from vitcli.models.attention import Heads
     from vitcli.tasks.look import Layer, Query
+
+
+FUSIONS = ("mean", "max", "min", "all")
 
 
 class Method(StrEnum):
@@ -80,7 +84,8 @@ HeadsOpt = Annotated[
     str | None,
     typer.Option(
         "--heads",
-        help="mean, max or min of the heads; all of them, or one by its number from 1.",
+        help="mean, max or min of the heads; all of them, or one by its number from 1. --head does"
+        " as well, unless that is a file.",
         metavar="mean|max|min|all|N",
         show_default="mean; all for --style grid",
     ),
@@ -190,14 +195,19 @@ def attention(
         from vitcli.tasks.attention import attention as run
         from vitcli.tasks.look import Look
 
+        options = common.model
+        if heads is None and options.head is not None and is_heads(str(options.head)):
+            heads, options = str(options.head), replace(options, head=None)
         asked = parse_heads(heads)
         if asked is None and style is Style.GRID and method is Method.RAW:
             asked = "all"
         preview = Preview()
+        if show and preview.room is None:
+            screen.note("--show: there is no terminal here")
         job = AttentionJob(
             inputs=common.inputs,
             model=model,
-            options=common.model,
+            options=options,
             running=common.running,
             look=Look(
                 method=method.value,
@@ -215,7 +225,7 @@ def attention(
             out=out,
             html=html,
             echo=not is_terminal(),
-            show=preview.cells if show else 0,
+            show=preview.room if show else None,
             overwrite=common.overwrite,
             resuming=common.resuming,
         )
@@ -238,11 +248,16 @@ def parse_layers(text: str | None) -> tuple[Layer, ...] | Literal["all"] | None:
 
 def parse_heads(text: str | None) -> Heads | None:
     """`mean`, `max`, `min`, `all`, or a number from 1."""
-    if text is None or text in ("mean", "max", "min", "all"):
+    if text is None or text in FUSIONS:
         return text  # type: ignore[return-value]  # one of these
-    if not text.isdecimal():
+    if not is_heads(text):
         raise UsageError(f"--heads {text}", "give mean, max, min, all, or a number from 1")
     return int(text)
+
+
+def is_heads(text: str) -> bool:
+    """Whether it says which heads are meant, and names no file."""
+    return text in FUSIONS or text.isdecimal()
 
 
 def parse_query(text: str | None) -> Query:
@@ -253,8 +268,11 @@ def parse_query(text: str | None) -> Query:
         return text  # type: ignore[return-value]  # it is "cls"
     number = r"(\d+(?:\.\d+)?)"
     match = re.fullmatch(rf"{number}(%?)\s*,\s*{number}(%?)", text.strip())
+    hint = "give cls, a place in pixels such as 120,80, or 30%,70%"
     if match is None or match[2] != match[4]:
-        hint = "give cls, a place in pixels such as 120,80, or 30%,70%"
         raise UsageError(f"--query {text}", hint)
-    scale = 100 if match[2] else 1
-    return Point(float(match[1]) / scale, float(match[3]) / scale, bool(match[2]))
+    x, y, is_share = float(match[1]), float(match[3]), bool(match[2])
+    if is_share and max(x, y) > 100:
+        raise UsageError(f"--query {text} is beyond the picture", hint)
+    scale = 100 if is_share else 1
+    return Point(x / scale, y / scale, is_share)

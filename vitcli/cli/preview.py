@@ -17,10 +17,16 @@ WIDEST = 96
 
 
 class Preview:
-    """Keeps the picture until the bar is gone. It goes to the terminal, wherever that is."""
+    """Keeps the picture until the bar is gone. It goes to the terminal, wherever that is: rows of
+    JSON on standard output are not to be disturbed. `room` is (height, width) in pixels, None
+    without a terminal."""
 
     def __init__(self) -> None:
-        self.cells = max(16, min(WIDEST, shutil.get_terminal_size().columns - 1))
+        files = (f for f in (sys.stdout, sys.stderr) if f is not None and f.isatty())
+        self._terminal = next(files, None)
+        cells = shutil.get_terminal_size()
+        room = 2 * max(8, cells.lines - 2), max(16, min(WIDEST, cells.columns - 1))
+        self.room = room if self._terminal is not None else None
         self._pixels: NDArray[np.uint8] | None = None
 
     def show(self, pixels: NDArray[np.uint8]) -> None:
@@ -28,14 +34,9 @@ class Preview:
         self._pixels = pixels
 
     def print(self) -> None:
-        """Rows of JSON on standard output are not to be disturbed: then it goes to stderr."""
-        if self._pixels is None:
-            return
-        is_stdout = sys.stdout is not None and sys.stdout.isatty()
-        console = Console(
-            stderr=not is_stdout, markup=False, highlight=False, emoji=False, force_terminal=True
-        )
-        console.print(_lines(self._pixels), no_wrap=True, overflow="crop")
+        if self._pixels is not None:
+            console = Console(file=self._terminal, markup=False, highlight=False, emoji=False)
+            console.print(_lines(self._pixels), no_wrap=True, overflow="crop")
 
 
 def _lines(pixels: NDArray[np.uint8]) -> Text:

@@ -6,9 +6,9 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, cached_property, partial
+from functools import cache, cached_property
 from threading import Barrier
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ DtypeName = Literal["fp32", "bf16", "fp16", "auto"]
 Quantize = Literal["int8"]
 Ask: TypeAlias = Callable[[Network, Tensor], Tensor]
 """What is wanted of a network for its pixels: the logits, say, or some of its features."""
+Part = TypeVar("Part")
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -79,27 +80,30 @@ class Prepared:
 
     @torch.inference_mode()
     def run(self, ask: Ask, batch: NDArray[np.uint8]) -> Tensor:
-        """What is asked, of a batch of any size.  uint8 (B, H, W, 3) -> (B, ...), fp32 on the CPU
+        """What is asked, of a batch of any size, on the CPU in fp32.
+        uint8 (B, H, W, 3) -> (B, ...)"""
+        network = self.runs
+
+        @torch.inference_mode()  # of each thread
+        def asked(part: slice) -> Tensor:
+            return ask(network, self.input_of(batch[part])).float().cpu()
+
+        return torch.cat(self.each(asked, len(batch)))
+
+    def each(self, work: Callable[[slice], Part], count: int) -> list[Part]:
+        """`work` on every part of a batch of `count` images, in their order.
 
         A CPU takes a few images at a time: what they need stays in its caches, and the memory of
         one part serves the next. The parts of a batch depend on its size and the model alone.
         Each is the work of one thread, as long as there are parts for all: threads that share
         every operation wait for the last of them, the more so where images are decoded meanwhile.
         """
-        parts = [batch[part] for part in self.parts(len(batch))]
+        some = _at_once(self._given.config) if self.device.type == "cpu" else count
+        parts = [slice(i, i + some) for i in range(0, count, some)]
         threads = torch.get_num_threads()
         if self.device.type != "cpu" or not 1 < threads <= len(parts):
-            return torch.cat([self._ask(ask, part) for part in parts])
-        return torch.cat(list(_single_threads(threads).map(partial(self._ask, ask), parts)))
-
-    @torch.inference_mode()
-    def _ask(self, ask: Ask, batch: NDArray[np.uint8]) -> Tensor:
-        return ask(self.runs, self.input_of(batch)).float().cpu()
-
-    def parts(self, count: int) -> list[slice]:
-        """Which images of a batch are taken together."""
-        some = _at_once(self._given.config) if self.device.type == "cpu" else count
-        return [slice(i, i + some) for i in range(0, count, some)]
+            return list(map(work, parts))
+        return list(_single_threads(threads).map(work, parts))
 
     @property
     def runs(self) -> Network:

@@ -7,20 +7,18 @@ coloured and laid on the thumbnail by the browser, so that layer, head and colou
 
 from __future__ import annotations
 
-import base64
-import html
 import json
 from collections.abc import Mapping, Sequence
-from functools import cache
-from importlib.resources import files
+from html import escape
 
 from vitcli.records import Maps
+from vitcli.render.document import END, asset, encoded, opening
 from vitcli.render.heat import levels_of, tables
 from vitcli.render.styles import Style
 
 ROW = b'<script class="row" type="application/json">'
 DATA = b'<script class="data" type="application/json">'
-END = b"</script>\n"
+ROW_END = b"</script>\n"
 
 
 class Page:
@@ -33,34 +31,33 @@ class Page:
     def head(self) -> bytes:
         """Everything before the first row."""
         settings = {
-            "colours": {name: _base64(colours) for name, colours in tables().items()},
+            "colours": {name: encoded(colours) for name, colours in tables().items()},
             "colourmap": self._style.colours,
             "alpha": self._style.alpha,
         }
-        parts = {"title": html.escape(self._title), "css": _asset("page.css")}
-        text = _asset("page.html")
-        for name, value in {**parts, "settings": _inert(settings)}.items():
-            text = text.replace(f"{{{name}}}", value)
+        body = asset("page.html").replace("{title}", escape(self._title))
+        body = body.replace("{settings}", _inert(settings))
+        text = opening(self._title, "page.css", has_scripts=True) + body
         return text.encode("utf-8", "replace")
 
     def row(
         self, record: Mapping[str, object], thumbnail: bytes, layers: Sequence[Maps] = ()
     ) -> bytes:
         """What JSON says of a row; and what is looked at, to be read when it is wanted."""
-        data: dict[str, object] = {"thumbnail": _base64(thumbnail)}
+        data: dict[str, object] = {"thumbnail": encoded(thumbnail)}
         if layers:
             data["layers"] = [_layer(maps) for maps in layers]
-        parts = ROW, _inert(record).encode("utf-8", "replace"), END, DATA, _inert(data).encode()
-        return b"".join((*parts, END))
+        parts = ROW, _inert(record).encode("utf-8", "replace"), ROW_END, DATA, _inert(data).encode()
+        return b"".join((*parts, ROW_END))
 
     def record_in(self, row: bytes) -> dict[str, object]:
         """What stands in a row of a page."""
-        found: dict[str, object] = json.loads(row[len(ROW) : row.index(END)])
+        found: dict[str, object] = json.loads(row[len(ROW) : row.index(ROW_END)])
         return found
 
     def tail(self) -> bytes:
         """Everything behind the last row."""
-        return f"<script>\n{_asset('page.js')}</script>\n</body>\n</html>\n".encode()
+        return f"<script>\n{asset('page.js')}</script>\n{END}".encode()
 
 
 def _layer(maps: Maps) -> dict[str, object]:
@@ -70,7 +67,7 @@ def _layer(maps: Maps) -> dict[str, object]:
         "heads": maps.heads,
         "grid": maps.values.shape[1:],
         "box": [round(side, 5) for side in maps.box],
-        "maps": _base64(levels),
+        "maps": encoded(levels),
     }
 
 
@@ -78,12 +75,3 @@ def _inert(value: object) -> str:
     """JSON that no HTML parser takes for more than text."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c")
-
-
-def _base64(data: bytes) -> str:
-    return base64.b64encode(data).decode("ascii")
-
-
-@cache
-def _asset(name: str) -> str:
-    return files("vitcli.render").joinpath(name).read_text("utf-8")

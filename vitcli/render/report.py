@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,25 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vitcli.render.charts import NUMBERED, confusion_png
-
-STYLE = """
-:root{color-scheme:light dark;--line:#8884;--soft:#8882}
-body{font:15px/1.5 system-ui,sans-serif;max-width:1080px;margin:2em auto;padding:0 1em}
-h1{font-size:1.5em;margin-bottom:.2em}h2{font-size:1.15em;margin-top:2em}
-table{border-collapse:collapse}th,td{padding:.25em .7em;text-align:left}
-td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
-tbody tr{border-top:1px solid var(--line)}.scroll{overflow-x:auto}
-.charts{display:flex;flex-wrap:wrap;gap:1em}.charts figure{margin:0;flex:1 1 420px;max-width:520px}
-figcaption{font-weight:600;margin-bottom:.3em}
-.chart text{font:11px system-ui,sans-serif;fill:currentColor}.chart .grid{stroke:var(--line)}
-.matrix td,.matrix th{padding:.15em .3em;text-align:center;font-size:.85em;min-width:1.6em}
-.matrix tbody th{text-align:right}.matrix tr{border:0}
-.matrix thead th{writing-mode:vertical-rl;transform:rotate(180deg);text-align:left}
-.shots{display:grid;grid-template-columns:repeat(auto-fill,minmax(170px,1fr));gap:1em}
-.shots figure{margin:0;font-size:.85em;overflow-wrap:anywhere}
-.shots img{width:100%;image-rendering:auto;background:var(--soft)}
-.note{color:GrayText}img.wide{max-width:100%}
-"""
+from vitcli.render.document import END, data_url, opening
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +53,8 @@ class Page:
 
 def html(page: Page) -> str:
     """The page."""
-    title = escape(page.title)
-    head = f'<meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
-    head += '<meta name="viewport" content="width=device-width">'
-    whole = f"<html lang='en'><head>{head}</head><body>{''.join(_body(page))}</body></html>"
-    return f"<!doctype html>{whole}\n".encode("utf-8", "replace").decode()
+    text = opening(page.title, "report.css") + "".join(_body(page)) + "\n" + END
+    return text.encode("utf-8", "replace").decode()
 
 
 def _body(page: Page) -> Iterator[str]:
@@ -111,8 +89,8 @@ def _matrix(section: Section) -> Iterator[str]:
     """A table, or a picture where the classes are many."""
     yield '<h2>Confusion</h2><p class="note">Rows are true, columns what was answered.</p>'
     if len(section.labels) > NUMBERED:
-        png = base64.b64encode(confusion_png(section.labels, section.counts)).decode()
-        yield f'<img class="wide" alt="confusion matrix" src="data:image/png;base64,{png}">'
+        png = data_url("png", confusion_png(section.labels, section.counts))
+        yield f'<img class="wide" alt="confusion matrix" src="{png}">'
         return
     yield '<div class="scroll"><table class="matrix"><thead><tr><td></td>'
     yield from (f"<th>{escape(label)}</th>" for label in section.labels)
@@ -161,4 +139,4 @@ def _classes(section: Section) -> Iterator[str]:
 def _jpeg(pixels: NDArray[np.uint8]) -> str:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG", quality=85)
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return data_url("jpeg", file.getvalue())

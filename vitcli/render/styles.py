@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 
 from PIL import Image
 
-from vitcli.records import Maps
+from vitcli.records import Maps, Size
 from vitcli.render.heat import Colours, Map, Place, fitted, heatmap, mask, overlay
 from vitcli.render.sheet import contact_sheet, labelled, panel
 
@@ -47,7 +47,8 @@ def draw(
 
 def layer_name(maps: Maps) -> str:
     """As it is written to its maps."""
-    return f"layer {maps.layer}" if maps.layer.isdecimal() else "attention pooling"
+    names = {"pool": "attention pooling", "all": "all layers"}
+    return names.get(maps.layer, f"layer {maps.layer}")
 
 
 def head_name(head: str) -> str:
@@ -109,11 +110,12 @@ def thumbnail(photo: Image.Image) -> Image.Image:
     return sized(photo, THUMBNAIL) if max(photo.size) > THUMBNAIL else photo
 
 
-def preview(photo: Image.Image, maps: Maps, style: Style, cells: int) -> Image.Image:
-    """The overlay in as many pixels as a terminal has cells across, an even number of rows."""
-    width, height = photo.size
-    across = max(2, min(cells, round(cells * width / height)))
-    down = max(2, 2 * round(across * height / width / 2))
+def preview(photo: Image.Image, maps: Maps, style: Style, room: Size) -> Image.Image:
+    """The overlay in as many pixels as a terminal has room for, (height, width); an even number of
+    rows."""
+    scale = min(room[0] / photo.height, room[1] / photo.width)
+    across = max(1, round(photo.width * scale))
+    down = 2 * max(1, int(photo.height * scale / 2))
     small = photo.resize((across, down), Image.Resampling.LANCZOS)
     place = Place.of(small.size, maps.box)
     return overlay(small, maps.values[0], place, style.colours, style.alpha)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,11 +17,15 @@ LONGEST_NAME = 255  # bytes, of every file system in use
 class PictureTree:
     """`out/photos/cat.jpg.png` of `photos/cat.jpg`. A file has its name when it is whole.
 
-    `marker` is a file in `out` that says whose the folder is.
+    `marker` is a file in `out` that says whose the folder is; `inputs` are paths of images and of
+    their folders.
     """
 
-    def __init__(self, out: Path, marker: str, *, overwrite: bool = False) -> None:
+    def __init__(
+        self, out: Path, marker: str, inputs: Sequence[str] = (), *, overwrite: bool = False
+    ) -> None:
         self.out = out
+        self._inputs = inputs
         self._marker = out / marker
         self._overwrite = overwrite
         self._is_new = False
@@ -28,7 +33,8 @@ class PictureTree:
     def check(self) -> None:
         """Make the folder. Raises OutputError for what can be seen to be wrong before the model is
         loaded: among them a folder that holds something else."""
-        if real(self.out) in (Path.cwd().resolve(), Path(self.out.anchor or "/")):
+        taken = (Path.cwd(), Path(self.out.anchor or "/"), *map(Path, self._inputs))
+        if real(self.out) in [real(folder) for folder in taken if folder.is_dir()]:
             raise OutputError(
                 f"the pictures in {self.out} would lie among the images",
                 "give a folder of their own, such as --out maps",

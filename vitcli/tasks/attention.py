@@ -15,10 +15,11 @@ from torch import Tensor
 
 from vitcli.checkpoints.load import Model
 from vitcli.errors import UsageError
+from vitcli.images.decode import suffixes
 from vitcli.images.sources import DRAWN
 from vitcli.images.workers import Crew, Decoded
 from vitcli.models.prepare import Prepared
-from vitcli.records import Attended, Batch, Failure, Maps, Prediction, Sink
+from vitcli.records import Attended, Batch, Failure, Maps, Prediction, Sink, Size
 from vitcli.render.heat import FileFormat
 from vitcli.render.page import Page
 from vitcli.render.styles import Style
@@ -41,7 +42,8 @@ TOP_K = 5
 class AttentionJob:
     """One run of `vit attention`. Pictures in `style`, and with `raw` arrays, go into the folder
     `out`, and a line for each image into a file there; `echo` writes the lines to standard output
-    too. `html` is a page of all images. `show` is the width of a preview of the first image."""
+    too. `html` is a page of all images. `show` is the room for a preview of the first image,
+    (height, width) in pixels."""
 
     inputs: Inputs
     model: str | Model = DEFAULT_MODEL
@@ -54,7 +56,7 @@ class AttentionJob:
     out: Path | None = None
     html: Path | None = None
     echo: bool = False
-    show: int = 0
+    show: Size | None = None
     overwrite: bool = False
     resuming: Resuming = Resuming()
 
@@ -62,6 +64,13 @@ class AttentionJob:
         check_running(self.running)
         if self.raw and self.out is None:
             raise UsageError("--raw writes files", "name a folder for them with --out DIR")
+        if self.out is not None and self.out.suffix.lower() in suffixes("common"):
+            raise UsageError(
+                f"--out {self.out}: a folder is named here, and this is named like a picture",
+                "give --out maps, and photos/cat.jpg becomes maps/photos/cat.jpg.png",
+            )
+        if self.style.mass != Style().mass and self.style.name != "mask":
+            raise UsageError("--mass is of --style mask", "add --style mask")
         check_page(self.html, self.resuming)
 
 
@@ -80,7 +89,8 @@ def attention(
     run.list_inputs()
     tree = None
     if job.out is not None:
-        tree = PictureTree(job.out, DRAWN, overwrite=job.overwrite or job.resuming.resume)
+        overwrite = job.overwrite or job.resuming.resume
+        tree = PictureTree(job.out, DRAWN, job.inputs.paths, overwrite=overwrite)
         tree.check()
     with ExitStack() as open_things:
         if tree is not None:
@@ -89,10 +99,11 @@ def attention(
         def ready(specs: Sequence[Spec]) -> Ready:
             model = run.load(specs[0], job.options)
             has_caption = job.out is not None and job.style.name == "panel"
-            looker = Looker(model, job.look, wants_logits=has_caption or job.html is not None)
+            wants_logits = has_caption or job.html is not None
+            looker = Looker(model, job.look, wants_logits=wants_logits, note=run.watcher.note)
             prepared = run.prepare(model)
             forward = _forward(looker, prepared)
-            if tree is not None or job.html is not None or job.show:
+            if tree is not None or job.html is not None or job.show is not None:
                 drawing = Drawing(
                     plan=model.preprocess,
                     limits=job.inputs.limits,
@@ -112,18 +123,19 @@ def attention(
             return Ready(plans=(model.preprocess,), forward=forward, meta=describe_model(model))
 
         if sink is not None:
-            return run.into(sink, ready([job.model]))
-        out, form = _form(job)
-        output = Destination(
-            out=out,
-            form=form,
-            command="attention",
-            options=_row_options(job),
-            overwrite=job.overwrite,
-            resuming=job.resuming,
-            elsewhere={PAGE: job.html} if job.html else {},
-        )
-        summary = run.write(output, [job.model], ready, offline=job.options.offline)
+            summary = run.into(sink, ready([job.model]))
+        else:
+            out, form = _form(job)
+            output = Destination(
+                out=out,
+                form=form,
+                command="attention",
+                options=_row_options(job),
+                overwrite=job.overwrite,
+                resuming=job.resuming,
+                elsewhere={PAGE: job.html} if job.html else {},
+            )
+            summary = run.write(output, [job.model], ready, offline=job.options.offline)
         if tree is not None:
             tree.end()
         return summary
@@ -196,7 +208,7 @@ class Draughtsman:
         self._crew = crew
         self._tree = tree
         self._show = show
-        self._has_shown = not job.show
+        self._has_shown = job.show is None
 
     def after(
         self, forward: Callable[[Batch], list[Attended | Failure]]
@@ -223,7 +235,7 @@ class Draughtsman:
         best = row.target or next(iter(row.predictions), None)
         caption = f"{best.label}  {best.score:.2f}" if best else ""
         shows = is_first and not self._has_shown
-        preview = self._job.show if shows else 0
+        preview = self._job.show if shows else None
         return Request(maps=row.maps, caption=caption, note=row.method, preview=preview)
 
     def _written(self, row: Attended, pictures: Sequence[NDArray[np.uint8]]) -> Attended:

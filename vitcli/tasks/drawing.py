@@ -30,12 +30,13 @@ def check_page(html: Path | None, resuming: Resuming) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What is to be drawn of one image: maps, what stands below them, and how wide a preview."""
+    """What is to be drawn of one image: maps, what stands below them, and the room of a preview,
+    (height, width), if there is to be one."""
 
     maps: tuple[Maps, ...] = ()
     caption: str = ""
     note: str = ""
-    preview: int = 0
+    preview: Size | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,10 +74,10 @@ class Drawing:
 
     def _at_least(self, full: tuple[int, int], request: Request) -> Size | None:
         """The size of the photo that is needed, where that is not its own."""
-        sizes = [THUMBNAIL] * self.has_thumbnail + [request.preview] * bool(request.preview)
+        sizes = [THUMBNAIL] * self.has_thumbnail + [max(request.preview or (0,))]
         if self.style is not None and request.maps:
             size = self.style.size or (CELL if self.style.name == "grid" else None)
             if size is None:
                 return None
             sizes.append(size)
-        return fitted(full, min(max(sizes, default=1), max(full)))
+        return fitted(full, min(max(sizes) or 1, max(full)))

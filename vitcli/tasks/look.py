@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from vitcli.checkpoints.load import Model
@@ -23,6 +25,7 @@ from vitcli.models.attention import (
     similarity,
 )
 from vitcli.models.config import Config, ViTConfig
+from vitcli.models.network import Network
 from vitcli.models.prepare import Prepared
 from vitcli.models.swin import SwinTransformer
 from vitcli.records import Batch, Box, Maps, Size
@@ -56,10 +59,10 @@ class Look:
     -1 the last, "pool" the attention pooling; `target` a class by name or number, or top1."""
 
     method: Method = "raw"
-    layers: tuple[Layer, ...] | Literal["all"] | None = None
+    layers: Sequence[Layer] | Literal["all"] | None = None
     heads: Heads | None = None
     query: Query = None
-    target: str = "top1"
+    target: str | int = "top1"
     discard: float = 0.0
 
     def __post_init__(self) -> None:
@@ -80,9 +83,13 @@ class Look:
 class Looker:
     """A model and what is asked of it."""
 
-    def __init__(self, model: Model, look: Look, *, wants_logits: bool) -> None:
-        """Raises UsageError for what the model does not have."""
+    def __init__(
+        self, model: Model, look: Look, *, wants_logits: bool, note: Callable[[str], None]
+    ) -> None:
+        """Raises UsageError for what the model does not have; `note` hears of a query that is
+        beside a picture."""
         self.model = model
+        self._note = note
         self.look = look
         config = model.config
         if look.method == "rollout" and isinstance(model.network, SwinTransformer):
@@ -107,24 +114,26 @@ class Looker:
     def __call__(self, prepared: Prepared, batch: Batch) -> Looked:
         """The maps of a batch, by layer, (B, n, h, w) each on the CPU; and logits if wanted."""
         points = self._points(batch)
-        found = []
-        for part in prepared.parts(len(batch.refs)):
+        network = prepared.exact if self.look.method == "grad" else prepared.runs
+
+        def look(part: slice) -> Looked:
             some = None if points is None else points[part].to(prepared.device)
-            looked = self._look(prepared, batch, part, some)
+            looked = self._look(prepared, network, batch.pixels[0][part], some)
             maps = {layer: maps.cpu() for layer, maps in looked.maps.items()}
-            found.append((maps, None if looked.logits is None else looked.logits.float().cpu()))
-        logits = [logits for _, logits in found if logits is not None]
+            return Looked(maps, None if looked.logits is None else looked.logits.float().cpu())
+
+        found = prepared.each(look, len(batch.refs))
+        logits = [looked.logits for looked in found if looked.logits is not None]
         return Looked(
-            {n: torch.cat([maps[n] for maps, _ in found]) for n in found[0][0]},
+            {n: torch.cat([looked.maps[n] for looked in found]) for n in found[0].maps},
             torch.cat(logits) if logits else None,
         )
 
     def maps_of(self, looked: Looked, image: int, size: Size) -> tuple[Maps, ...]:
         """Those of one image of the batch, whose picture has this size."""
-        depth = self.model.config.depth
         return tuple(
             Maps(
-                "pool" if layer > depth else str(layer),
+                self._layer_name(layer),
                 self._head_names(maps.shape[1]),
                 maps[image].numpy(),
                 self._box(size, (maps.shape[2], maps.shape[3])),
@@ -144,14 +153,19 @@ class Looker:
         )
         return down, across
 
-    def _look(self, prepared: Prepared, batch: Batch, part: slice, points: Tensor | None) -> Looked:
-        pixels, look = batch.pixels[0][part], self.look
+    def _look(
+        self,
+        prepared: Prepared,
+        network: Network,
+        pixels: NDArray[np.uint8],
+        points: Tensor | None,
+    ) -> Looked:
+        look, wants = self.look, self.wants_logits
         if look.method == "grad":
             images = prepared.normalised(pixels)
             target = self.target
             classes = None if target is None else torch.full((len(pixels),), target)
-            return relevance(prepared.exact, images, classes)
-        network, wants = prepared.runs, self.wants_logits
+            return relevance(network, images, classes)
         with torch.inference_mode():
             images = prepared.input_of(pixels)
             if look.method == "similarity":
@@ -177,10 +191,13 @@ class Looker:
             return None
         grid = self.model.config.layer_grid(0)
         places = []
-        for size in batch.sizes:
+        for ref, size in zip(batch.refs, batch.sizes, strict=True):
             x, y = query.shares(size)
             top, left, bottom, right = self._box(size, grid)
-            places.append(((y - top) / (bottom - top), (x - left) / (right - left)))
+            down, across = (y - top) / (bottom - top), (x - left) / (right - left)
+            places.append((down, across))
+            if not (0 <= down < 1 and 0 <= across < 1):
+                self._note(f"--query is where the model does not see {ref.path}: the nearest patch")
         return torch.tensor(places)
 
     def _box(self, size: Size, grid: Size) -> Box:
@@ -189,6 +206,11 @@ class Looker:
         top, left, bottom, right = seen(size, self.model.preprocess)
         down, across = _covered(self.model.config, grid)
         return top, left, top + (bottom - top) * down, left + (right - left) * across
+
+    def _layer_name(self, layer: int) -> str:
+        if self.look.method == "grad":
+            return "all"
+        return "pool" if layer > self.model.config.depth else str(layer)
 
     def _head_names(self, count: int) -> tuple[str, ...]:
         if self.look.method in ("grad", "similarity"):
@@ -232,22 +254,34 @@ def _check_head(head: int, config: Config, layers: Sequence[int]) -> None:
         raise UsageError(f"--heads {head}: there are {min(counts)} heads", "they count from 1")
 
 
-def _class_number(target: str, model: Model) -> int | None:
-    """The class of a name or number; None for the best of each image."""
+def _class_number(target: str | int, model: Model) -> int | None:
+    """The class of a name or number, where that is no name; None for the best of each image."""
     if target == "top1":
         return None
     labels = model.labels
-    if target.isdecimal() and int(target) < model.config.num_classes and target not in labels:
-        return int(target)
+    if isinstance(target, str) and target.isdecimal() and target not in labels:
+        target = int(target)
+    if isinstance(target, int):
+        classes = model.config.num_classes
+        if not 0 <= target < classes:
+            raise UsageError(
+                f"--class {target}: {model.spec} has {classes:,} classes",
+                f"they count from 0 to {classes - 1}",
+            )
+        return target
     names: Mapping[str, int] = {
         name.strip().lower(): number
         for number, label in reversed(list(enumerate(labels)))
         for name in (*label.split(","), label)
     }
-    if target.strip().lower() in names:
-        return names[target.strip().lower()]
-    near = difflib.get_close_matches(target.lower(), names, n=3)
-    hint = f"did you mean {', '.join(near)}?" if near else "vit info names the classes"
+    asked = target.strip().lower()
+    if asked in names:
+        return names[asked]
+    near = [name for name in names if asked in name] or difflib.get_close_matches(asked, names)
+    hint = f"did you mean {' or '.join(near[:3])}?"
+    if not near:
+        some = ", ".join(labels[:3]) + ", ..." * (len(labels) > 3)
+        hint = f"its {len(labels):,} classes are {some}; a number does as well"
     raise UsageError(f"--class {target}: {model.spec} has no such class", hint)
 
 
