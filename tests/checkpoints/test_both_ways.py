@@ -57,6 +57,7 @@ CANNOT = {
         "timm vit_no_embed_class": "no image processor for",
         "timm vit_no_qkv_bias": "cannot express class_token=False, layer_scale=True, pool=mean",
         "timm vit_patch8": "no image processor for",
+        "open_clip_timm projected": "cannot express projection=24",
         "timm swin padded": "windows of 4x4 on a grid of 18x26 (stage 1) as this model has them",
         "timm swin remainder": "an image of (67, 81) in patches of (4, 4)",
         "timm swin shrunk": "windows of 4x4 on a grid of 8x6 (stage 2)",
@@ -68,6 +69,7 @@ CANNOT = {
         "hf deit": "a distillation token without a classifier of its own",
         "hf dinov2-classifier": "a classifier on the class token beside the mean",
         "hf dinov2-reg-classifier": "a classifier on the class token beside the mean",
+        "open_clip_timm projected": "a projection to 24 behind a tower that is no CLIP's",
         "hf CLIPForImageClassification": "a classifier on tokens without the final norm",
     },
 }

@@ -129,6 +129,15 @@ WRAPPED: dict[str, Callable[[State], object]] = {
     "compiled": lambda state: prefixed(state, "_orig_mod."),
     "compiled and distributed": lambda state: prefixed(state, "_orig_mod.module."),
     "nested": lambda state: {"state_dict": {"model": state}},
+    "lightning": lambda state: {
+        "state_dict": prefixed(state, "model."),
+        "hyper_parameters": {"lr": 0.1},
+        "callbacks": {"ModelCheckpoint": {"best_model_score": torch.ones(())}},
+        "pytorch-lightning_version": "2.5.0",
+    },
+    "in a module of one's own": lambda state: {"model": prefixed(state, "module.net.")},
+    "a backbone": lambda state: prefixed(state, "_orig_mod.backbone."),
+    "of timm": lambda state: prefixed(state, "timm_model."),
 }
 
 
@@ -140,6 +149,13 @@ def test_a_training_checkpoint_is_unwrapped(kind: str, wrap: str, folder: Path) 
     plain = loaded(folder)
     as_bin(folder, WRAPPED[wrap](read_state(folder)))
     assert same(loaded(folder), plain)
+
+
+def test_what_stands_beside_a_wrapped_model_is_named(folder: Path) -> None:
+    """A loss with weights, say: nothing tells that it is none of the model's."""
+    state = prefixed(read_state(folder), "model.") | {"criterion.weight": torch.ones(7)}
+    as_bin(folder, {"state_dict": state})
+    assert "1 tensor of unknown name: criterion.weight [7]" in refusal(folder)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])

@@ -261,6 +261,8 @@ def refusals(config: ViTConfig) -> list[str]:
         found.append("a distillation token beside registers")
     if config.num_classes and not config.head_norm:
         found.append("a classifier on tokens without the final norm")
+    if config.projection and not config.pre_norm:  # it would be read as a classifier
+        found.append(f"a projection to {config.projection} behind a tower that is no CLIP's")
     if config.final_norm == "pooled" and config.pool != "mean":
         found.append(f"a norm after pooling {config.pool}")
     return found
@@ -285,6 +287,12 @@ def adapt(config: ViTConfig, tensors: Tensors) -> tuple[ViTConfig, dict[str, Ten
         "pos_embed": pos[:, config.pos_prefix :].contiguous(),
     }
     return replace(config, pos_prefix=0), placed
+
+
+def notes(config: ViTConfig) -> tuple[str, ...]:
+    if config.dist_token and not config.num_classes:
+        return ("timm's embedding is the mean of the class and the distillation token",)
+    return ()
 
 
 def write_config(config: ViTConfig) -> dict[str, Any]:
@@ -331,6 +339,6 @@ def _base_architecture(config: ViTConfig) -> str:
 
 
 WRITER = Writer(
-    {}, refusals, adapt, lambda config: RULES, lambda config: "", write_config, ViTConfig
+    {}, refusals, adapt, lambda config: RULES, lambda config: "", write_config, ViTConfig, notes
 )
 LAYOUT = Layout("timm", PREFIXES, detect, rules, read_config, WRITER, words="timm")
