@@ -299,6 +299,15 @@ def test_what_became_of_every_tensor_is_told(vit: Vit, tiny_model: Models, tmp_p
     assert "  kept      56\n" in same
 
 
+def test_another_embedding_of_timms_is_told(vit: Vit, tiny_model: Models, tmp_path: Path) -> None:
+    """The tokens are the same; timm averages two of them, we and transformers take the first."""
+    lines = vit("convert", tiny_model("deit-backbone"), "out", "--to", "timm").out.decode()
+    said = "timm's embedding is the mean of the class and the distillation token"
+    assert f"  note      {said}" in lines.splitlines()
+    lines = vit("convert", tiny_model("deit-distilled"), "two", "--to", "timm").out.decode()
+    assert said not in lines
+
+
 def test_another_epsilon_is_measured_apart(vit: Vit, tiny_model: Models, tmp_path: Path) -> None:
     """Small activations, as real weights have them: 1e-12 beside timm's 1e-6 shows in the fifth
     decimal, and is no mistake of the conversion."""

@@ -46,7 +46,7 @@ Target = Annotated[
         metavar="DST", help="Directory to make, or a file that ends in .onnx.", show_default=False
     ),
 ]
-ToOpt = Annotated[To, typer.Option("--to", help="Who shall open it.", show_default=False)]
+ToOpt = Annotated[To, typer.Option("--to", help="What shall open it: transformers, timm or ONNX Runtime.", show_default=False)]
 DtypeOpt = Annotated[Precision, typer.Option("--dtype", help="Precision of the weights written.")]
 Verify = Annotated[
     bool,
