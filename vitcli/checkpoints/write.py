@@ -123,7 +123,8 @@ def _expressed(
     closest = min(obstacles, key=lambda name: len(obstacles[name]))
     if len(obstacles) == 1:
         raise CheckpointError(
-            f"{library} cannot express {', '.join(obstacles[closest])}", "--to onnx writes any model"
+            f"{library} cannot express {', '.join(obstacles[closest])}",
+            "--to onnx writes any model",
         )
     raise CheckpointError(
         f"none of the layouts of {library} can express this model",
