@@ -388,3 +388,18 @@ def test_which_of_a_repositorys_weights_were_taken_is_told(
     told = json.loads(hub.vit("info", "org/both", "--json").out)
     assert [file["name"] for file in told["files"]] == ["model.safetensors"]
     assert not list(hub.home.rglob("pytorch_model.bin"))
+
+
+def test_weights_under_another_name_are_told(hub: Hub, tmp_path: Path) -> None:
+    (tmp_path / "repo").mkdir()
+    (tmp_path / "repo" / "README.md").touch()
+    hub.fake.add("org/none", tmp_path / "repo")
+    message, hint = hub.fails("org/none")
+    assert message == "vit: org/none on the hub has no weights under a name that is looked for"
+    assert "another library" in hint
+    (tmp_path / "repo" / "dino_small.pth").touch()
+    hub.fake.add("org/other", tmp_path / "repo")
+    assert hub.fails("org/other")[1] == (
+        "  it has dino_small.pth; download one and give the file: "
+        "hf download org/other dino_small.pth"
+    )
