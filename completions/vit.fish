@@ -153,7 +153,7 @@ complete -c vit -n '__fish_seen_subcommand_from attention' -l shard -x -d 'Do pa
 complete -c vit -n '__fish_seen_subcommand_from merge' -s o -l out -r -d 'Write to FILE, in the format of the shards.'
 complete -c vit -n '__fish_seen_subcommand_from merge' -l overwrite -d 'Replace an existing output.'
 complete -c vit -n '__fish_seen_subcommand_from merge' -s q -l quiet -d 'No progress, notes or summary.'
-complete -c vit -n '__fish_seen_subcommand_from convert' -l to -x -a 'hf timm onnx' -d 'Who shall open it.'
+complete -c vit -n '__fish_seen_subcommand_from convert' -l to -x -a 'hf timm onnx' -d 'What shall open it: transformers, timm or ONNX Runtime.'
 complete -c vit -n '__fish_seen_subcommand_from convert' -l dtype -x -a 'fp32 fp16 bf16' -d 'Precision of the weights written.'
 complete -c vit -n '__fish_seen_subcommand_from convert' -l verify -d 'Load both and compare logits and hidden states, or fail.'
 complete -c vit -n '__fish_seen_subcommand_from convert' -l overwrite -d 'Replace an existing output.'

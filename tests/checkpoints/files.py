@@ -22,8 +22,8 @@ def copied(folder: Path, to: Path) -> Path:
     return Path(shutil.copytree(folder, to, dirs_exist_ok=True))
 
 
-def read_state(folder: Path) -> State:
-    return load_file(folder / "model.safetensors")
+def read_state(folder: Path, name: str = "model.safetensors") -> State:
+    return load_file(folder / name)
 
 
 def write_state(folder: Path, state: State) -> None:

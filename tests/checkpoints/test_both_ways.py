@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tests.fixtures.layouts import MAKERS, Source
+from tests.fixtures.swin import CLASSES
 from tests.fixtures.tiny import FAMILIES
 from vitcli.checkpoints import load as loading
 from vitcli.checkpoints.layouts.decoders import Reconstruction
@@ -57,6 +58,7 @@ CANNOT = {
         "timm vit_no_embed_class": "no image processor for",
         "timm vit_no_qkv_bias": "cannot express class_token=False, layer_scale=True, pool=mean",
         "timm vit_patch8": "no image processor for",
+        "open_clip_timm projected": "cannot express projection=24",
         "timm swin padded": "windows of 4x4 on a grid of 18x26 (stage 1) as this model has them",
         "timm swin remainder": "an image of (67, 81) in patches of (4, 4)",
         "timm swin shrunk": "windows of 4x4 on a grid of 8x6 (stage 2)",
@@ -68,6 +70,7 @@ CANNOT = {
         "hf deit": "a distillation token without a classifier of its own",
         "hf dinov2-classifier": "a classifier on the class token beside the mean",
         "hf dinov2-reg-classifier": "a classifier on the class token beside the mean",
+        "open_clip_timm projected": "a projection to 24 behind a tower that is no CLIP's",
         "hf CLIPForImageClassification": "a classifier on tokens without the final norm",
     },
 }
@@ -118,7 +121,15 @@ def _equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[n], other[n]) for n in one)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_swin_of_microsofts_gives_the_numbers_of_transformers(name: str, made: Make) -> None:
+    """The same tensors under their names; transformers' own are compared in test_swin.py."""
+    theirs, ours = (_load(made(f"{whose} {name}")) for whose in ("hf", "microsoft"))
+    assert (theirs.layout, ours.layout) == ("hf-swin", "swin")
+    assert max(compare(theirs, ours).values()) < EXACT
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, *CLASSES])
 def test_both_spellings_of_transformers_are_one_model(family: str, made: Make) -> None:
     disk, memory = (_load(made(name)) for name in (f"hf {family}", f"hf {family} in memory"))
     assert disk.config == memory.config

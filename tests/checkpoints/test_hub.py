@@ -1,4 +1,5 @@
-"""Models from a hub: a real client in a real process, against a hub on this machine."""
+"""Models from a hub: a real client against a hub on this machine; in a process of its own where
+that process is to be killed, limited or watched."""
 
 from __future__ import annotations
 
@@ -11,9 +12,11 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from huggingface_hub import constants, file_download
 from safetensors.torch import save_file
 
 from tests.checkpoints.files import copied, read_state
@@ -31,24 +34,35 @@ class Hub:
     vit: Vit
     home: Path
     picture: Path
+    patch: pytest.MonkeyPatch
     downloads: list[str] = field(default_factory=list)
 
     def classify(self, model: str, *options: str, token: str | None = None) -> Ended:
         """One run; `downloads` then holds the files it fetched."""
-        env = self.fake.env(self.home) | ({"HF_TOKEN": token} if token else {})
+        self._point(token)
         before = len(self.fake.requests)
-        ended = self.vit("classify", self.picture, "-m", model, "-j", "0", *options, env=env)
+        ended = self.vit("classify", self.picture, "-m", model, "-j", "0", *options)
         made = self.fake.requests[before:]
         paths = [path for method, path in made if method == "GET" and "/resolve/" in path]
         self.downloads = [path.rpartition("/")[2] for path in paths]
-        assert token is None or token not in ended.err
+        assert token is None or token not in ended.err + ended.out.decode()
         return ended
+
+    def _point(self, token: str | None) -> None:
+        """What the environment says when a process starts: see `FakeHub.env`."""
+        self.home.mkdir(exist_ok=True)
+        (self.home / "token").write_text(token or "")
+        template = self.fake.url + "/{repo_id}/resolve/{revision}/{filename}"
+        self.patch.setattr(constants, "ENDPOINT", self.fake.url)
+        self.patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        self.patch.setattr(constants, "HF_HUB_CACHE", str(self.home / "hub"))
+        self.patch.setattr(constants, "HF_TOKEN_PATH", str(self.home / "token"))
 
     def fails(self, model: str, *options: str, token: str | None = None) -> list[str]:
         """The lines of a run that has to end quickly, with exit code 1 and nothing on stdout."""
         start = time.monotonic()
         ended = self.classify(model, *options, token=token)
-        assert time.monotonic() - start < 30  # most of it is the start of a busy machine
+        assert time.monotonic() - start < 30
         assert (ended.code, ended.out) == (1, b"")
         lines = ended.err.splitlines()
         assert len(lines) <= 2
@@ -68,11 +82,12 @@ def filled(tiny_model: Callable[[str], Path]) -> Iterator[FakeHub]:
 
 
 @pytest.fixture
-def hub(filled: FakeHub, vit: Vit, tmp_path: Path) -> Iterator[Hub]:
+def hub(
+    filled: FakeHub, vit: Vit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Hub]:
     photo(80, 60).save(tmp_path / "photo.png")
-    yield Hub(filled, vit, tmp_path / "home", Path("photo.png"))
-    filled.fail_with(None)
-    filled.delay, filled.cut = 0.0, None
+    yield Hub(filled, vit, tmp_path / "home", Path("photo.png"), monkeypatch)
+    filled.heal()
 
 
 def labels(ended: Ended) -> list[str]:
@@ -143,6 +158,16 @@ def test_a_model_that_is_missing_or_private_may_be_either(hub: Hub, model: str) 
     assert "set HF_TOKEN" in hint
 
 
+def test_a_token_is_in_nothing_that_is_written(hub: Hub, tmp_path: Path) -> None:
+    """Neither in what is printed (`classify` looks at that) nor in a file beside the output."""
+    options = ("-o", "out.jsonl", "--summary", "summary.json", "--log-json")
+    assert hub.classify("org/private", *options, token=MEMBER).code == 0
+    assert (tmp_path / "summary.json").exists()
+    written = [p for p in tmp_path.rglob("*") if p.is_file() and p != hub.home / "token"]
+    assert len(written) > 5  # the cache's own, too
+    assert not [path for path in written if MEMBER.encode() in path.read_bytes()]
+
+
 def test_a_gated_model_says_where_to_accept_its_terms(hub: Hub) -> None:
     message, hint = hub.fails("org/gated", token=STRANGER)
     assert message == "vit: org/gated is gated, and this account may not read it"
@@ -191,12 +216,30 @@ def test_a_server_error_is_quoted(hub: Hub) -> None:
     assert "the hub cannot be reached (it answers 500)" in message
 
 
-@pytest.mark.slow
-def test_a_hub_that_stalls_is_given_up(hub: Hub) -> None:
+def test_a_hub_that_does_not_answer_is_given_up(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vitcli.checkpoints.hub.TIMEOUT", 0.2)
     hub.fake.delay = 30
     message, _ = hub.fails("org/tiny")
     assert "the hub cannot be reached" in message
     assert "timed out" in message
+
+
+def test_a_hub_that_stalls_within_a_file_is_given_up(
+    hub: Hub, tiny_model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client asks five times for the rest, and waits for it each time: a minute in all."""
+    assert constants.HF_HUB_DOWNLOAD_TIMEOUT <= 10
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.1)
+    at_once(monkeypatch)
+    hub.fake.stall = 5000
+    message, _ = hub.fails("org/tiny", token=MEMBER)
+    assert "org/tiny is not in the cache" in message
+    assert "the hub cannot be reached" in message
+    assert "timed out" in message
+    assert hub.downloads.count("model.safetensors") == 6
+    whole_files(hub, tiny_model("vit"))
+    hub.fake.heal()
+    assert len(labels(hub.classify("org/tiny"))) == 5
 
 
 def whole_files(hub: Hub, folder: Path) -> None:
@@ -205,10 +248,17 @@ def whole_files(hub: Hub, folder: Path) -> None:
         assert path.read_bytes() == (folder / path.name).read_bytes(), path
 
 
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client waits a second before it asks again; here it does not."""
+    clock = SimpleNamespace(**vars(time) | {"sleep": lambda seconds: None})
+    monkeypatch.setattr(file_download, "time", clock)
+
+
 @pytest.mark.parametrize("share", [0.5, 0.0])
 def test_a_broken_connection_leaves_no_half_file(
-    share: float, hub: Hub, tiny_model: Callable[[str], Path]
+    share: float, hub: Hub, tiny_model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    at_once(monkeypatch)
     folder = tiny_model("vit")
     hub.fake.cut = int((folder / "model.safetensors").stat().st_size * share)
     ended = hub.classify("org/tiny")  # the client asks again for the rest
@@ -326,3 +376,30 @@ def test_safetensors_are_chosen_before_pickles_and_shards_with_their_index() -> 
     assert _choose([*junk, *shards, index, "pytorch_model.bin"]) == [index, *shards]
     assert _choose([*junk, "pytorch_model.bin"]) == ["pytorch_model.bin"]
     assert _choose([*junk, "config.json"]) == ["config.json"]
+
+
+def test_which_of_a_repositorys_weights_were_taken_is_told(
+    hub: Hub, tiny_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = copied(tiny_model("vit"), tmp_path / "repo")
+    torch.save(read_state(folder), folder / "pytorch_model.bin")
+    hub.fake.add("org/both", folder)
+    assert labels(hub.classify("org/both")) == labels(hub.classify("org/tiny"))
+    told = json.loads(hub.vit("info", "org/both", "--json").out)
+    assert [file["name"] for file in told["files"]] == ["model.safetensors"]
+    assert not list(hub.home.rglob("pytorch_model.bin"))
+
+
+def test_weights_under_another_name_are_told(hub: Hub, tmp_path: Path) -> None:
+    (tmp_path / "repo").mkdir()
+    (tmp_path / "repo" / "README.md").touch()
+    hub.fake.add("org/none", tmp_path / "repo")
+    message, hint = hub.fails("org/none")
+    assert message == "vit: org/none on the hub has no weights under a name that is looked for"
+    assert "another library" in hint
+    (tmp_path / "repo" / "dino_small.pth").touch()
+    hub.fake.add("org/other", tmp_path / "repo")
+    assert hub.fails("org/other")[1] == (
+        "  it has dino_small.pth; download one and give the file: "
+        "hf download org/other dino_small.pth"
+    )

@@ -205,7 +205,7 @@ def test_a_bare_grid_that_is_not_square_is_refused(vit: Golden, tmp_path: Path) 
     assert "of 12 patches is not square" in refusal(path, num_heads=2)
 
 
-def test_a_bare_file_takes_the_config_beside_it_only_under_a_standard_name(
+def test_a_bare_file_takes_the_config_beside_it_where_no_other_file_can_be_meant(
     vit: Golden, tmp_path: Path
 ) -> None:
     folder = vit.save(tmp_path)
@@ -213,6 +213,7 @@ def test_a_bare_file_takes_the_config_beside_it_only_under_a_standard_name(
     assert model.config.image_size == (64, 48)
     assert "config.json beside model.safetensors is used" in model.notes
     (folder / "model.safetensors").rename(folder / "mine.safetensors")
+    (folder / "model.bin").touch()
     assert "its image size is not in the file" in refusal(folder / "mine.safetensors")
 
 

@@ -129,6 +129,15 @@ WRAPPED: dict[str, Callable[[State], object]] = {
     "compiled": lambda state: prefixed(state, "_orig_mod."),
     "compiled and distributed": lambda state: prefixed(state, "_orig_mod.module."),
     "nested": lambda state: {"state_dict": {"model": state}},
+    "lightning": lambda state: {
+        "state_dict": prefixed(state, "model."),
+        "hyper_parameters": {"lr": 0.1},
+        "callbacks": {"ModelCheckpoint": {"best_model_score": torch.ones(())}},
+        "pytorch-lightning_version": "2.5.0",
+    },
+    "in a module of one's own": lambda state: {"model": prefixed(state, "module.net.")},
+    "a backbone": lambda state: prefixed(state, "_orig_mod.backbone."),
+    "of timm": lambda state: prefixed(state, "timm_model."),
 }
 
 
@@ -140,6 +149,13 @@ def test_a_training_checkpoint_is_unwrapped(kind: str, wrap: str, folder: Path) 
     plain = loaded(folder)
     as_bin(folder, WRAPPED[wrap](read_state(folder)))
     assert same(loaded(folder), plain)
+
+
+def test_what_stands_beside_a_wrapped_model_is_named(folder: Path) -> None:
+    """A loss with weights, say: nothing tells that it is none of the model's."""
+    state = prefixed(read_state(folder), "model.") | {"criterion.weight": torch.ones(7)}
+    as_bin(folder, {"state_dict": state})
+    assert "1 tensor of unknown name: criterion.weight [7]" in refusal(folder)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -631,12 +647,6 @@ def test_a_spec_that_is_nothing_says_what_may_be_given(spec: str, tmp_path: Path
     assert caught.value.hint.startswith("give a directory")
 
 
-def test_a_folder_without_weights_says_what_was_looked_for(tmp_path: Path) -> None:
-    said = refusal(tmp_path)
-    assert f"no weights in {tmp_path}" in said
-    assert "looked for model.safetensors" in said
-
-
 def test_a_local_folder_wins_over_the_hub(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, original: Model
 ) -> None:
@@ -731,7 +741,7 @@ def test_labels_are_read_from_a_file(folder: Path, tmp_path: Path, name: str, te
         ("short.json", '["a"]', "the head has 7 outputs"),
         ("keys.json", '{"a": "b"}', "has keys that are not numbers"),
         ("gap.json", '{"0": "a", "9": "b"}', ""),
-        ("latin.txt", "caf\xe9", "cannot read"),
+        ("latin.txt", "caf\xe9", "is not UTF-8 text"),
     ],
 )
 def test_labels_that_do_not_fit_are_refused(

@@ -289,6 +289,32 @@ def test_without_a_file_the_defaults_are_taken_at_the_models_size_and_said(
 
 
 @pytest.mark.parametrize(
+    ("family", "fit", "resize", "size"),
+    [
+        ("deit", "squash", 64, 64),
+        ("mae", "squash", 64, 64),
+        ("dinov2", "shortest", 256, 224),
+        ("dinov2-reg", "shortest", 256, 224),
+    ],
+)
+def test_without_a_file_a_family_is_seen_as_its_files_on_the_hub_say(
+    family: str, fit: str, resize: int, size: int, tiny_model: TinyModel, tmp_path: Path
+) -> None:
+    """The defaults of transformers' classes are another family's: BiT's, with CLIP's colours."""
+    folder = copied(tiny_model(family), tmp_path)
+    (folder / "preprocessor_config.json").unlink()
+    model = loaded(folder)
+    plan = model.preprocess
+    assert (plan.mean, plan.std) == (IMAGENET_MEAN, IMAGENET_STD)
+    assert (plan.fit, plan.resize, plan.size) == (fit, (resize, resize), (size, size))
+    assert plan.source.endswith("on the hub")
+    assert any(note.startswith("no preprocessor_config.json: ") for note in model.notes)
+    assert model.config.image_size == model.preprocess.size
+    other = loaded(folder, image_size=(112, 112)).preprocess
+    assert other.resize == ((128, 128) if fit == "shortest" else (112, 112))
+
+
+@pytest.mark.parametrize(
     ("family", "image_size", "fit", "resize"),
     [
         ("vit", (96, 96), "squash", (96, 96)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -297,6 +298,31 @@ def test_what_became_of_every_tensor_is_told(vit: Vit, tiny_model: Models, tmp_p
     assert "  note      transformers' ViTModel has a pooler too, which this model has not" in back
     same = vit("convert", tiny_model("vit"), tmp_path / "same", "--to", "hf").out.decode()
     assert "  kept      56\n" in same
+
+
+def test_a_terminal_gets_lines_of_its_width(
+    vit: Vit, tiny_model: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name that goes on in the next line would be read as two."""
+    folder = tiny_model("vit-backbone")
+    piped = vit("convert", folder, "out", "--to", "timm").out.decode()
+    monkeypatch.setattr("vitcli.cli.convert.is_terminal", lambda: True)
+    monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((80, 24)))
+    shown = vit("convert", folder, "out", "--to", "timm", "--overwrite").out.decode()
+    assert any(len(line) > 80 for line in piped.splitlines()[1:])
+    fitted = shown.splitlines()[1:]
+    assert all(len(line) <= 80 for line in fitted if str(folder) not in line)
+    assert all(line.startswith(" " * 12) or re.match(r"  \w|written", line) for line in fitted)
+    assert shown.split() == piped.split()
+
+
+def test_another_embedding_of_timms_is_told(vit: Vit, tiny_model: Models, tmp_path: Path) -> None:
+    """The tokens are the same; timm averages two of them, we and transformers take the first."""
+    lines = vit("convert", tiny_model("deit-backbone"), "out", "--to", "timm").out.decode()
+    said = "timm's embedding is the mean of the class and the distillation token"
+    assert f"  note      {said}" in lines.splitlines()
+    lines = vit("convert", tiny_model("deit-distilled"), "two", "--to", "timm").out.decode()
+    assert said not in lines
 
 
 def test_another_epsilon_is_measured_apart(vit: Vit, tiny_model: Models, tmp_path: Path) -> None:

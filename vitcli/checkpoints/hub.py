@@ -12,6 +12,7 @@ from pathlib import Path
 from vitcli.errors import CheckpointError, ModelNotFound, OutputError
 
 PROBES = ("config.json", "model.safetensors", "pytorch_model.bin")
+OTHER_WEIGHTS = (".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".npz")
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
 TIMEOUT = 5.0  # seconds for the first answer of the hub
 
@@ -50,9 +51,17 @@ def download(
         return cached
     try:
         info = HfApi().model_info(repo, revision=revision, timeout=TIMEOUT)
-        chosen = choose([sibling.rfilename for sibling in info.siblings or []])
+        names = [sibling.rfilename for sibling in info.siblings or []]
+        chosen = choose(names)
         if not any(name.endswith((".safetensors", ".bin")) for name in chosen):
-            raise CheckpointError(f"{repo} on the hub has no weights in a format that is read")
+            others = sorted(name for name in names if name.endswith(OTHER_WEIGHTS))
+            raise CheckpointError(
+                f"{repo} on the hub has no weights under a name that is looked for",
+                f"it has {', '.join(others[:5])}; download one and give the file: "
+                f"hf download {repo} {others[0]}"
+                if others
+                else "it may be of another library: look for one with model.safetensors",
+            )
         # The first by the name of the branch, which notes in the cache what that is; the others
         # by commit, so that all are of one.
         first, *others = chosen

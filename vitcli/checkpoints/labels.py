@@ -76,8 +76,10 @@ def _from_file(file: Path) -> tuple[str, ...]:
         text = file.read_text("utf-8-sig")
     except FileNotFoundError:
         raise CheckpointError(f"no such file: {file} (--labels)") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"cannot read {file} (--labels): {error}") from None
+    except UnicodeDecodeError:
+        raise CheckpointError(f"{file} (--labels) is not UTF-8 text") from None
+    except OSError as error:
+        raise CheckpointError(f"cannot read {file} (--labels): {error.strerror}") from None
     if file.suffix.lower() == ".json":
         try:
             value: Any = json.loads(text)

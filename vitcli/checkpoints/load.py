@@ -177,7 +177,7 @@ def _read(
             f"{checkpoint.spec} has no config.json, and {layout.name} tensors do not say their "
             "sizes",
             "give the folder that holds both; the weights are then called model.safetensors or "
-            "pytorch_model.bin",
+            "pytorch_model.bin, or stand alone in it",
         )
     rules = layout.rules(names)
     decoder = decoders.decoder_of(layout.name, names) if keep_decoder else None
@@ -194,6 +194,8 @@ def _read(
     except FieldError as error:
         field = layout.fields.get(error.field)
         said = f"config.json: {field}" if field else error.field
+        if num_heads and error.field == "num_heads":
+            said = "--num-heads"
         raise CheckpointError(f"{said} {error.what}") from None
     _check_depth(config, ours, layout)
     if config.in_chans != 3:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -33,9 +34,18 @@ WEIGHTS = (
 CONFIGS = ("config.json", "open_clip_config.json")
 PROCESSOR = "preprocessor_config.json"
 JSONS = (*CONFIGS, PROCESSOR)
-SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".npz")
+SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".npz")
+# What trainers leave beside the weights, under the same suffixes.
+NO_WEIGHTS = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state)[._].*")
+# What only the JSON of a model has: not every config.json is one.
+MODEL_KEYS = ("model_type", "architectures", "architecture", "model_cfg", "vision_cfg")
+SHOWN = 5
 
 _HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
+_WRAPPED_ID = re.compile(
+    r"(?:https://(?:huggingface\.co|hf\.co)/|hf[-_]hub:)(?P<id>[\w.-]+/[\w.-]+)"
+    r"(?:/tree/(?P<revision>[\w.-]+))?/?"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,17 +68,26 @@ def resolve(spec: str, *, offline: bool = False) -> Checkpoint:
     """
     if spec == DEMO:
         return _folder(Path(str(files("vitcli.demo"))), spec)
-    path = Path(spec)
-    if spec and path.is_dir():
-        return _folder(path, spec)
-    if path.is_file():
-        return _file(path, spec)
+    # No shell has done it in VIT_MODEL or --model=~/vit; what is nobody's home stays as it is.
+    path = Path(os.path.expanduser(spec))  # noqa: PTH111 (Path's own raises for that)
+    try:
+        if spec and path.is_dir():
+            return _folder(path, spec)
+        if path.is_file():
+            return _file(path, spec)
+        if path.is_symlink():
+            raise ModelNotFound(f"{spec} is a link to {path.readlink()}, which is not there")
+    except OSError as error:
+        raise ModelNotFound(f"cannot read {spec}: {error.strerror}") from None
     if not _is_hub_id(spec):
-        raise ModelNotFound(
-            f"no model at {spec}",
-            "give a directory, a weight file, a hub id (google/vit-base-patch16-224), or demo",
-        )
-    snapshot = pull(spec, offline=offline)
+        raise ModelNotFound(f"no model at {spec if spec.strip() else repr(spec)}", _instead(spec))
+    try:
+        snapshot = pull(spec, offline=offline)
+    except ModelNotFound as error:
+        folder = path.parts[0]
+        if Path(folder).is_dir():
+            error.hint = f"here is a folder {folder}, but no {spec} in it; {error.hint}"
+        raise
     checkpoint = _folder(snapshot.folder, spec)
     return replace(checkpoint, revision=snapshot.revision, notes=snapshot.notes)
 
@@ -81,6 +100,15 @@ def pull(spec: str, *, offline: bool = False) -> hub.Snapshot:
             f"{spec} is not a hub id", "give org/name or org/name@revision; vit models lists some"
         )
     return hub.download(match["repo"], match["revision"], _choose, offline=offline)
+
+
+def _instead(spec: str) -> str:
+    """What to give instead of something that is neither here nor a hub id."""
+    if match := _WRAPPED_ID.fullmatch(spec):
+        return f"give the hub id alone: {match['id']}" + f"@{match['revision']}" * bool(match[2])
+    if spec.startswith(("http://", "https://")):
+        return f"download it, and give the file: curl -LO {spec}"
+    return "give a directory, a weight file, a hub id (google/vit-base-patch16-224), or demo"
 
 
 def _is_hub_id(spec: str) -> bool:
@@ -101,24 +129,71 @@ def _choose(names: list[str]) -> list[str]:
 
 
 def _folder(folder: Path, spec: str) -> Checkpoint:
-    for name in WEIGHTS:
-        if (folder / name).is_file():
-            weights = _shards(folder / name) if name.endswith(".json") else (folder / name,)
-            break
-    else:
-        looked = ", ".join(WEIGHTS)
-        raise CheckpointError(f"no weights in {spec}", f"looked for {looked}")
-    config = read_json(_config(weights[0]))
-    return Checkpoint(spec, weights, config, read_json(folder / PROCESSOR))
+    """A directory, with weights of a usual name or a single file of weights."""
+    found = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+    notes: tuple[str, ...] = ()
+    if found is None:
+        found = _only_weights(folder, spec)
+        notes = (f"{found.name} is taken, the only weight file in {spec}",)
+    weights = _shards(found) if found.suffix == ".json" else (found,)
+    config, processor = read_json(_config(found)), read_json(folder / PROCESSOR)
+    return Checkpoint(spec, weights, config, processor, notes=notes)
+
+
+def _only_weights(folder: Path, spec: str) -> Path:
+    """Raises CheckpointError, with what is there instead, for a folder with none or several."""
+    found = weight_files(folder)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise CheckpointError(
+            f"{spec} holds {len(found)} weight files: {_named(found)}",
+            f"give one of them: {Path(spec) / found[0].name}",
+        )
+    inner = [path for path in _listed(folder) if path.is_dir() and weight_files(path)]
+    if inner:
+        newest = max(inner, key=lambda path: (path.stat().st_mtime_ns, path.name))
+        raise CheckpointError(
+            f"no weights in {spec}, but in folders of it: {_named(inner)}",
+            f"give one of them: {Path(spec) / newest.name}",
+        )
+    others = [path for path in _listed(folder) if path.is_file()]
+    looked = f"looked for {', '.join(WEIGHTS)}, or a single {' '.join(SUFFIXES)}"
+    raise CheckpointError(
+        f"no weights in {spec}", looked + f"; there is {_named(others)}" * bool(others)
+    )
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """What looks like weights, by name."""
+    return [
+        path
+        for path in _listed(folder)
+        if path.suffix in SUFFIXES and not NO_WEIGHTS.fullmatch(path.name) and path.is_file()
+    ]
+
+
+def _listed(folder: Path) -> list[Path]:
+    """What is in a folder; nothing where that cannot be seen."""
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []
+
+
+def _named(paths: Sequence[Path]) -> str:
+    return ", ".join(path.name for path in paths[:SHOWN]) + ", ..." * (len(paths) > SHOWN)
 
 
 def _file(path: Path, spec: str) -> Checkpoint:
-    """A bare file. One with a standard name takes the JSON that stands beside it."""
-    if path.name not in WEIGHTS:
+    """A bare file. One with a standard name, or alone in its folder, takes the JSON beside it."""
+    found = _config(path)
+    if path.name not in WEIGHTS and weight_files(path.parent) != [path]:
+        return Checkpoint(spec, (path,))
+    config = read_json(found)
+    if path.name not in WEIGHTS and not any(key in config for key in MODEL_KEYS):
         return Checkpoint(spec, (path,))
     weights = _shards(path) if path.suffix == ".json" else (path,)
-    found = _config(path)
-    config = read_json(found)
     note = (f"{found.name} beside {path.name} is used",) if config else ()
     return Checkpoint(spec, weights, config, read_json(path.parent / PROCESSOR), notes=note)
 
@@ -206,8 +281,11 @@ def read_json(path: Path) -> Mapping[str, Any]:
         value = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         return {}
+    except UnicodeDecodeError:
+        raise CheckpointError(f"{path} is not UTF-8 text") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"cannot read {path}: {error}") from None
+        said = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"cannot read {path}: {said}") from None
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} is not a JSON object")
     return value

@@ -38,6 +38,11 @@ def kind_of(file: Path) -> Kind:
             raise CheckpointError(f"{file} is {what}", hint and hint.format(file=file))
     if head[TAR] == b"ustar":
         raise CheckpointError(f"{file} is a tar archive", f"unpack it: tar -xf {file}")
+    if file.suffix == ".safetensors" and head.startswith((b"PK\x03\x04", b"\x80\x02")):
+        raise CheckpointError(
+            f"{file} is a pickle of PyTorch's, not safetensors",
+            f"if that is what you want, rename it to {file.stem}.pth",
+        )
     if head[8:9] == b"{" or file.suffix == ".safetensors":
         return "safetensors"
     if head.startswith(b"PK\x03\x04"):

@@ -122,7 +122,10 @@ def _expressed(
                 return layout.name, writer.express(config, tensors)
     closest = min(obstacles, key=lambda name: len(obstacles[name]))
     if len(obstacles) == 1:
-        raise CheckpointError(f"{library} cannot express {', '.join(obstacles[closest])}")
+        raise CheckpointError(
+            f"{library} cannot express {', '.join(obstacles[closest])}",
+            "--to onnx writes any model",
+        )
     raise CheckpointError(
         f"none of the layouts of {library} can express this model",
         f"the closest, {closest}, cannot express {', '.join(obstacles[closest])}",

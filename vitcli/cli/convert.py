@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import textwrap
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vitcli.cli import options as o
-from vitcli.cli.ending import show
+from vitcli.cli.ending import is_terminal, show
 from vitcli.cli.parse import parse_image_size
 from vitcli.cli.screen import Screen
 from vitcli.errors import in_bytes, printable
@@ -46,7 +48,12 @@ Target = Annotated[
         metavar="DST", help="Directory to make, or a file that ends in .onnx.", show_default=False
     ),
 ]
-ToOpt = Annotated[To, typer.Option("--to", help="Who shall open it.", show_default=False)]
+ToOpt = Annotated[
+    To,
+    typer.Option(
+        "--to", help="What shall open it: transformers, timm or ONNX Runtime.", show_default=False
+    ),
+]
 DtypeOpt = Annotated[Precision, typer.Option("--dtype", help="Precision of the weights written.")]
 Verify = Annotated[
     bool,
@@ -109,7 +116,8 @@ def convert(
         )
         done = run(job, screen.note)
     if not quiet:
-        show("\n".join(_report(done, source, target, dtype.value)))
+        lines = _report(done, source, target, dtype.value)
+        show("\n".join(map(_fitted, lines) if is_terminal() else lines))
 
 
 def _report(done: Conversion, source: str, target: Path, dtype: str) -> Iterator[str]:
@@ -132,6 +140,17 @@ def _report(done: Conversion, source: str, target: Path, dtype: str) -> Iterator
     for delta in done.deltas:
         said = f"{delta.what}: max |Δ| {delta.found:.2g}, allowed {delta.allowed:g}"
         yield _line("verified", said)
+
+
+def _fitted(line: str) -> str:
+    """A line in the width of the terminal, what goes on below what was said; names stay whole."""
+    return textwrap.fill(
+        line,
+        shutil.get_terminal_size().columns,
+        subsequent_indent=" " * (2 + NAME),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _line(name: str, text: str) -> str:

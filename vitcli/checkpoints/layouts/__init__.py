@@ -55,6 +55,11 @@ REFUSED = (
         "the backbone is another file: give that one, and this one with --head",
     ),
     (
+        r".*\.lora_[AB]\..*",
+        "a LoRA adapter, as PEFT saves it: what is added to a model, not one",
+        "merge it and save the model: merge_and_unload().save_pretrained(...)",
+    ),
+    (
         r"(module\.)?head\.0\.running_mean",
         "MAE's linear probe: a batch norm stands before its classifier",
         "give the pre-trained or the fine-tuned file",

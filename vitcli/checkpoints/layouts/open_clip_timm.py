@@ -43,13 +43,17 @@ def rules(state: Tensors) -> tuple[Rule, ...]:
 def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTConfig:
     """As timm reads the model that the JSON names. Without the JSON a SigLIP is taken, whose
     pooling the tensors show."""
-    vision = dict(openai.model_config(config).get("vision_cfg") or {})
+    model = openai.model_config(config)
+    vision = dict(model.get("vision_cfg") or {})
     pool = vision.get("timm_pool") or None
     if pool not in (None, "token", "avg", "map"):
         raise CheckpointError(f"open_clip's timm_pool={pool!r} is not supported")
     args = {"img_size": vision["image_size"]} if "image_size" in vision else {}
     named = {"architecture": vision.get("timm_model_name", ""), "model_args": args}
-    return timm.read_config(tensors, named | ({"global_pool": pool} if pool else {}), num_heads)
+    found = timm.read_config(tensors, named | ({"global_pool": pool} if pool else {}), num_heads)
+    if found.projection or not vision or vision.get("timm_proj", "linear") == "none":
+        return found
+    return replace(found, projection=model.get("embed_dim", 0))  # the file lacks it
 
 
 LAYOUT = Layout(

@@ -1,0 +1,103 @@
+"""A ViT in timm's form: what stands in the way, and the name and arguments it is built by."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vitcli.checkpoints.layouts.layout import Tensors
+from vitcli.models.config import ViTConfig
+
+CLIP = "vit_base_patch16_clip_224"  # the base of models with epsilon 1e-5
+
+
+def refusals(config: ViTConfig) -> list[str]:
+    found = []
+    if config.head_blocks > 1:
+        found.append(f"a classifier on the last {config.head_blocks} blocks")
+    if config.pool == "cls+mean" and config.num_classes:
+        found.append("a classifier on the class token beside the mean of the patches")
+    if config.dist_token and config.num_classes and not config.dist_head:
+        found.append("a distillation token without a classifier of its own")
+    if config.dist_token and config.num_registers:
+        found.append("a distillation token beside registers")
+    if config.num_classes and not config.head_norm:
+        found.append("a classifier on tokens without the final norm")
+    if config.projection and not config.pre_norm:  # it would be read as a classifier
+        found.append(f"a projection to {config.projection} behind a tower that is no CLIP's")
+    if config.final_norm == "pooled" and config.pool != "mean":
+        found.append(f"a norm after pooling {config.pool}")
+    return found
+
+
+def adapt(config: ViTConfig, tensors: Tensors) -> tuple[ViTConfig, dict[str, Tensor]]:
+    """timm gives a position to all prefix tokens or to none: what a class token had is added to
+    it once, as timm does with DINOv2's files. The architecture's name decides the epsilon."""
+    is_clip = _base_architecture(config) == CLIP
+    config = replace(config, norm_eps=1e-5 if is_clip else 1e-6)
+    if config.projection:  # timm calls it the head, and gives it a bias
+        tensors = {**tensors, "head.weight": tensors["proj.weight"]}
+        tensors["head.bias"] = torch.zeros(config.projection)
+        del tensors["proj.weight"]
+        config = replace(config, num_classes=config.projection, projection=0)
+    if config.pos_prefix in (0, config.num_prefix):
+        return config, dict(tensors)
+    pos = tensors["pos_embed"]
+    placed = {
+        **tensors,
+        "cls_token": tensors["cls_token"] + pos[:, :1],
+        "pos_embed": pos[:, config.pos_prefix :].contiguous(),
+    }
+    return replace(config, pos_prefix=0), placed
+
+
+def notes(config: ViTConfig) -> tuple[str, ...]:
+    if config.dist_token and not config.num_classes:
+        return ("timm's embedding is the mean of the class and the distillation token",)
+    return ()
+
+
+def write_config(config: ViTConfig) -> dict[str, Any]:
+    """The base of the family by name, all its sizes as `model_args`: timm builds from both."""
+    ratio = config.hidden_dim / config.embed_dim * (2 if config.ffn == "swiglu" else 1)
+    pool = {"mean": "avg", "map": "map"}.get(config.pool, "token")
+    args: dict[str, Any] = {
+        "img_size": list(config.image_size),
+        "patch_size": config.patch_size[0],
+        "in_chans": config.in_chans,
+        "embed_dim": config.embed_dim,
+        "depth": config.depth,
+        "num_heads": config.num_heads,
+        "mlp_ratio": ratio,
+        "qkv_bias": config.qkv_bias,
+        "init_values": 1e-5 if config.layer_scale else None,
+        "class_token": config.class_token,
+        "no_embed_class": config.pos_prefix == 0 and config.num_prefix > 0,
+        "reg_tokens": config.num_registers,
+        "pre_norm": config.pre_norm,
+        "fc_norm": config.final_norm == "pooled",
+        "global_pool": pool,
+    }
+    if config.ffn == "mlp" and config.act != "gelu":
+        args["act_layer"] = config.act
+    return {
+        "architecture": _base_architecture(config),
+        "num_classes": config.num_classes,
+        "num_features": config.embed_dim,
+        "global_pool": pool,
+        "model_args": args,
+    }
+
+
+def _base_architecture(config: ViTConfig) -> str:
+    """An architecture of timm with the parts that `model_args` cannot ask for."""
+    if config.dist_token:
+        return "deit_base_distilled_patch16_224"
+    if config.ffn == "swiglu":
+        return "vit_giant_patch14_dinov2"
+    if config.norm_eps == 1e-5:
+        return CLIP
+    return "vit_base_patch16_224"
