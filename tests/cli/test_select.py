@@ -48,7 +48,7 @@ def test_selected_rows_and_failures_are_written_and_counted(vit: Vit, inbox: Pat
     assert rows(ended.out) == wanted
     assert len(wanted) == 3
     assert ended.code == 3
-    assert "11 of 12 images done, 1 failed, 2 selected in" in ended.err
+    assert "11 of 12 images done, 1 failed, 2 selected, in" in ended.err
 
 
 def test_any_asks_for_the_labels_behind_the_first(vit: Vit, inbox: Path) -> None:
@@ -108,7 +108,7 @@ def test_tables_hold_the_selected_only(vit: Vit, inbox: Path, format: str) -> No
 def test_nothing_selected_is_no_error(vit: Vit, inbox: Path) -> None:
     ended = vit("classify", inbox, *DEMO, "--ext", "png", "--select", "score > 1")
     assert (ended.code, ended.out) == (0, b"")
-    assert ", 0 selected in" in ended.err
+    assert ", 0 selected, in" in ended.err
 
 
 def test_a_threshold_that_leaves_nothing_selects_nothing(vit: Vit, inbox: Path) -> None:

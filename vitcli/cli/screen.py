@@ -140,8 +140,9 @@ class Screen:
         earlier = f", {summary.earlier:,} of them before" if summary.earlier else ""
         chosen = f", {summary.selected:,} selected" if summary.selected is not None else ""
         skipped = f", {summary.skipped:,} skipped that are no files" if summary.skipped else ""
+        of_them = f"{earlier}{chosen}{skipped}," if earlier or chosen or skipped else ""
         target = f" -> {printable(str(out))}" if out else ""
-        self._say(f"vit: {done}{earlier}{chosen}{skipped} in {summary.seconds:.1f} s{rate}{target}")
+        self._say(f"vit: {done}{of_them} in {summary.seconds:.1f} s{rate}{target}")
 
     def _counts(self, summary: Summary | None = None) -> dict[str, object]:
         seconds = summary.seconds if summary else time.monotonic() - self._started
