@@ -49,6 +49,13 @@ def test_of_several_files_one_has_to_be_named(folder: Path) -> None:
     assert "has no config.json" in refusal(folder / "best.safetensors")
 
 
+def test_shards_without_their_index_are_told(folder: Path) -> None:
+    renamed(folder, "model-00001-of-00002.safetensors")
+    said = refusal(folder)
+    assert "holds shards (model-00001-of-00002.safetensors), but not the index" in said
+    assert "download model.safetensors.index.json" in said
+
+
 def test_a_config_that_is_no_models_is_not_taken_for_one(tmp_path: Path) -> None:
     torch.save(Golden.read("bare_head").state, tmp_path / "vit.pth")
     edit_json(tmp_path / "config.json", theme="dark")

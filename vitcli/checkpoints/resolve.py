@@ -143,6 +143,11 @@ def _folder(folder: Path, spec: str) -> Checkpoint:
 def _only_weights(folder: Path, spec: str) -> Path:
     """Raises CheckpointError, with what is there instead, for a folder with none or several."""
     found = weight_files(folder)
+    if any(re.search(r"-\d+-of-\d+\.", path.name) for path in found):
+        raise CheckpointError(
+            f"{spec} holds shards ({_named(found)}), but not the index that names them",
+            "download model.safetensors.index.json or pytorch_model.bin.index.json, too",
+        )
     if len(found) == 1:
         return found[0]
     if found:
