@@ -22,6 +22,7 @@ from pathlib import Path
 BATCH = 16
 SKIPPED = 2 * BATCH  # rows
 HERE = Path(__file__).parent
+PEERS = ("transformers", "timm", "openvino")
 HF, HF_FAST = ["transformers"], ["transformers", "--fast"]
 INT8 = ["--quantize", "int8"]
 OPENVINO = ["--engine", "openvino"]
@@ -45,6 +46,7 @@ B16 = {
     "transformers, Pillow, bf16": [*HF, "--dtype", "bf16"],
     "timm": ["timm", "--batch-size", "16"],
     "timm, bf16": ["timm", "--batch-size", "16", "--dtype", "bf16"],
+    "OpenVINO bf16, ready tensors": ["openvino", "--batch-size", "16", "--dtype", "bf16"],
     "vit": [],
     "vit --dtype bf16": ["--dtype", "bf16"],
     "vit --quantize int8": INT8,
@@ -82,7 +84,7 @@ CASES = {
 
 def command(case: Case, asked: list[str], material: Path, files: Path, peers: str) -> list[str]:
     model = str(material / case.model)
-    if asked[:1] in (["timm"], ["transformers"]):
+    if asked and asked[0] in PEERS:
         name, *rest = asked
         model += "-timm" * (name == "timm")
         return [peers, str(HERE / "peers.py"), name, model, str(files), *rest]

@@ -2,9 +2,11 @@
 
     python benchmarks/peers.py transformers MODEL FOLDER [--fast] [--dtype bf16] [--batch-size N]
     python benchmarks/peers.py timm MODEL FOLDER [--dtype bf16] [--batch-size N]
+    python benchmarks/peers.py openvino MODEL FOLDER [--dtype bf16] [--batch-size N]
 
 `transformers` is its pipeline, with images preprocessed by Pillow, or with `--fast` by torchvision.
 `timm` is its dataset, loader and model, as its `inference.py` puts them together.
+`openvino` reads no files: it runs transformers' network on one batch that is ready, over and over.
 A line is flushed when it is there, so that whoever reads can tell the time.
 """
 
@@ -62,9 +64,25 @@ def run_timm(args: argparse.Namespace) -> Iterable[dict[str, object]]:
             yield {"path": path, "predictions": list(zip(places, values, strict=True))}
 
 
+def run_openvino(args: argparse.Namespace) -> Iterable[dict[str, object]]:
+    import openvino
+    from transformers import ViTForImageClassification
+
+    model = ViTForImageClassification.from_pretrained(args.model).eval()
+    pixels = torch.rand(args.batch_size, 3, 224, 224, generator=torch.manual_seed(0)) * 2 - 1
+    converted = openvino.convert_model(model, example_input={"pixel_values": pixels})
+    hint = {"INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[args.dtype]}
+    compiled = openvino.Core().compile_model(converted, "CPU", hint)
+    paths = sorted(str(path) for path in args.folder.iterdir())
+    for start in range(0, len(paths), args.batch_size):
+        compiled(pixels.numpy())
+        for path in paths[start : start + args.batch_size]:
+            yield {"path": path}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("peer", choices=["transformers", "timm"])
+    parser.add_argument("peer", choices=["transformers", "timm", "openvino"])
     parser.add_argument("model", type=Path)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--fast", action="store_true", help="transformers with torchvision")
@@ -72,7 +90,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=1, help="1 is the pipeline's default")
     parser.add_argument("--workers", type=int, default=2, help="of timm's loader")
     args = parser.parse_args()
-    run = {"transformers": run_transformers, "timm": run_timm}[args.peer]
+    run = {"transformers": run_transformers, "timm": run_timm, "openvino": run_openvino}[args.peer]
     for row in run(args):
         print(json.dumps(row), flush=True)
 
