@@ -52,8 +52,9 @@ class Epochs:
         self._progress.update(
             self._run, description="run", total=total, completed=before + done.step
         )
+        accuracy = "" if done.accuracy is None else f"accuracy {done.accuracy:.1%}  "
         self._numbers.plain = (
-            f"loss {done.loss:.4f}  accuracy {done.accuracy:.1%}  lr {done.lr:.2e}  "
+            f"loss {done.loss:.4f}  {accuracy}lr {done.lr:.2e}  "
             f"{done.images_per_second:,.1f} images/s"
         )
 

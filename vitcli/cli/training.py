@@ -91,7 +91,7 @@ class TrainingScreen(Screen):
 def epoch_line(event: EpochDone, epochs: int) -> str:
     """`epoch  3/20  loss 0.412  train 91.2%  val 0.305  95.8%  *  31.2 images/s  12 s`"""
     parts = [f"epoch {event.epoch:>{len(str(epochs))}}/{epochs}", f"loss {event.train_loss:.4f}"]
-    if event.val_top1 is not None:
+    if event.train_accuracy is not None:
         parts.append(f"train {event.train_accuracy:.1%}")
     if event.val_loss is not None:
         parts.append(f"val loss {event.val_loss:.4f}")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,12 +21,12 @@ from vitcli.checkpoints.load import Model
 from vitcli.errors import OutputError
 from vitcli.images.sources import FileSource
 from vitcli.models.engine import Logits
-from vitcli.records import Batch, Embedded, Failure
-from vitcli.sinks.memory import ListSink
+from vitcli.records import Batch, Embedded, Failure, Row
 from vitcli.tasks.run import Ready, Run
 from vitcli.training.recipe import headless
 
 Known = dict[str, NDArray[np.float32]]
+KEEP_EVERY = 300.0  # seconds that a kill -9 may cost
 
 
 def features(
@@ -33,7 +34,8 @@ def features(
 ) -> tuple[dict[int, Tensor], list[Failure]]:
     """What the head of the model would read of each image, by place; and the images that failed.
 
-    Images of the same bytes are computed once, also by a later run with the same weights.
+    Images of the same bytes are computed once, also by a later run with the same weights: what
+    an interrupted run has come to is kept.
     """
     file = cache_folder() / "features" / f"{_fingerprint(run, model)}.npz"
     known = _read(file)
@@ -43,7 +45,7 @@ def features(
         if digest not in known:
             unknown.setdefault(digest, place)
     places = list(unknown.values())
-    sink = ListSink()
+    sink = _Keeping(file, [hashes[place] for place in places])
     if places:
         run.listed = [FileSource(paths[place]) for place in places]
         engine = run.engine(replace(model, network=headless(model.network)), Logits())
@@ -53,16 +55,12 @@ def features(
             vectors = engine(batch.pixels[0]).numpy()
             return [Embedded(ref, v) for ref, v in zip(batch.refs, vectors, strict=True)]
 
-        run.into(sink, Ready(plans=(model.preprocess,), forward=forward, meta={}))
-    failures: dict[str, Failure] = {}
-    for row in sink.rows:
-        digest = hashes[places[row.ref.index]]
-        if isinstance(row, Embedded):
-            known[digest] = row.embedding.astype(np.float32)
-        elif isinstance(row, Failure):
-            failures[digest] = row
-    if any(isinstance(row, Embedded) for row in sink.rows):
-        _write(file, known)
+        try:
+            run.into(sink, Ready(plans=(model.preprocess,), forward=forward, meta={}))
+        finally:
+            sink.keep()
+    known |= sink.computed
+    failures = sink.failures
     found = {p: torch.from_numpy(known[h]) for p, h in enumerate(hashes) if h in known}
     failed = [
         replace(failures[h], ref=replace(failures[h].ref, index=p, path=paths[p]))
@@ -70,6 +68,36 @@ def features(
         if h in failures
     ]
     return found, failed
+
+
+class _Keeping:
+    """The rows of the images with these hashes, in a file from time to time."""
+
+    def __init__(self, file: Path, hashes: Sequence[str]) -> None:
+        self._file, self._hashes = file, hashes
+        self._kept, self._saved = 0, time.monotonic()
+        self.computed: Known = {}
+        self.failures: dict[str, Failure] = {}
+
+    def write(self, rows: Sequence[Row]) -> None:
+        for row in rows:
+            digest = self._hashes[row.ref.index]
+            if isinstance(row, Embedded):
+                self.computed[digest] = row.embedding.astype(np.float32)
+            elif isinstance(row, Failure):
+                self.failures[digest] = row
+        if time.monotonic() - self._saved > KEEP_EVERY:
+            self.keep()
+
+    def keep(self) -> None:
+        """Write what is new beside what others have written meanwhile. Raises OutputError."""
+        if len(self.computed) > self._kept:
+            _write(self._file, _read(self._file) | self.computed)
+        self._kept, self._saved = len(self.computed), time.monotonic()
+
+    def finish(self, meta: Mapping[str, object]) -> None: ...
+
+    def abort(self) -> None: ...
 
 
 def _fingerprint(run: Run, model: Model) -> str:

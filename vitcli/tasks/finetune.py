@@ -10,23 +10,20 @@ from signal import SIGTERM
 import torch
 
 from vitcli.checkpoints.load import Model
-from vitcli.errors import InputError, Interrupted, UsageError, printable
-from vitcli.images.augment import LEVELS
-from vitcli.images.sources import FileSource
+from vitcli.errors import Interrupted, UsageError, printable
 from vitcli.models import onednn
 from vitcli.models.config import ViTConfig
 from vitcli.models.prepare import can_compile, choose_device, choose_dtype, compile_layers
 from vitcli.pipeline import interrupts
-from vitcli.records import Batch, Classified, Failure
-from vitcli.sinks.memory import ListSink
+from vitcli.records import Failure
 from vitcli.tasks.choices import Chosen, choose
-from vitcli.tasks.features import features
+from vitcli.tasks.feeding import Feeding
 from vitcli.tasks.job import Summary
-from vitcli.tasks.run import Ready, Run, load_model
+from vitcli.tasks.run import Run, load_model
 from vitcli.tasks.rundir import RunDirectory
 from vitcli.tasks.training_job import Finetuned, FinetuneJob, NobodyTrains, TrainingWatcher
 from vitcli.training.data import Example, check_learnable, class_names, divide, read_examples
-from vitcli.training.feed import FeatureFeed, Feed, ImageFeed, Order
+from vitcli.training.feed import Feed, Order
 from vitcli.training.group import Group, joined
 from vitcli.training.loop import Plan, Trainer
 from vitcli.training.mixing import Mixing
@@ -66,7 +63,8 @@ class _Session:
         if group.is_first:
             earlier = directory.open(overwrite=job.overwrite, resume=job.resume)
         earlier = group.gather(earlier)[0]
-        examples = earlier if earlier is not None else self._divided()
+        examples = earlier.examples if earlier else self._divided()
+        failures = earlier.left_out if earlier else []
         model = self._model()
         classes = class_names(examples)
         if job.training.objective == "classify":
@@ -75,13 +73,14 @@ class _Session:
         if earlier is None:
             self.watcher.note(f"recipe: {chosen.why}")
         self._check_batch(chosen)
+        feeding = Feeding(job, self.watcher, group, model, chosen)
         if chosen.recipe.kind == "head":
-            feed, examples, failures = self._feature_feed(model, examples, chosen)
+            feed, examples, broken = feeding.of_features(examples)
+            failures = [*failures, *broken]
         else:
-            failures = [] if earlier is not None else self._check(model, examples)
-            broken = {f.ref.index for f in failures}
-            examples = [e for place, e in enumerate(examples) if place not in broken]
-            feed = self._image_feed(model, examples, chosen)
+            if earlier is None:
+                examples, failures = feeding.readable(examples)
+            feed = feeding.of_images(examples)
         for failure in failures:
             path, why = printable(failure.ref.path), printable(failure.message)
             self.watcher.note(f"left out: {path}: {why}")
@@ -98,6 +97,7 @@ class _Session:
         found: dict[str, object] = {"data": job.data, "model": model, "val": job.val}
         found |= {f.name: getattr(job.training, f.name) for f in fields(job.training)}
         found |= {"dtype": job.running.dtype, "image_size": job.options.image_size}
+        found["no_flip"] = not found.pop("flip")
         del found["save_every"]
         return found
 
@@ -133,85 +133,6 @@ class _Session:
                 "it is the size of the whole batch: give a multiple of their number",
             )
 
-    def _check(self, model: Model, examples: Sequence[Example]) -> list[Failure]:
-        """Which images cannot be read: every one is decoded once."""
-        mine = range(self.group.rank, len(examples), self.group.size)
-        run = Run(self.job.inputs, self.job.running, self.watcher)
-        run.list_inputs()
-        run.listed = [FileSource(examples[place].path) for place in mine]
-        sink = ListSink()
-
-        def forward(batch: Batch) -> list[Classified]:
-            return [Classified(ref, ()) for ref in batch.refs]
-
-        run.into(sink, Ready(plans=(model.preprocess,), forward=forward, meta={}))
-        failed = [row for row in sink.rows if isinstance(row, Failure)]
-        placed = [replace(f, ref=replace(f.ref, index=mine[f.ref.index])) for f in failed]
-        gathered = [failure for part in self.group.gather(placed) for failure in part]
-        return sorted(gathered, key=lambda failure: failure.ref.index)
-
-    def _feature_feed(
-        self, model: Model, examples: Sequence[Example], chosen: Chosen
-    ) -> tuple[Feed, list[Example], list[Failure]]:
-        """Features of all images; each process computes its part of them."""
-        mine = range(self.group.rank, len(examples), self.group.size)
-        run = Run(self.job.inputs, self.job.running, self.watcher)
-        run.list_inputs()
-        ours, failed = features(run, model, [examples[place].path for place in mine])
-        placed = {mine[place]: vector for place, vector in ours.items()}
-        broken = [replace(f, ref=replace(f.ref, index=mine[f.ref.index])) for f in failed]
-        every = {p: v for part in self.group.gather(placed) for p, v in part.items()}
-        failures = sorted(
-            (f for part in self.group.gather(broken) for f in part), key=lambda f: f.ref.index
-        )
-        if not every:
-            raise InputError(
-                f"none of {len(examples)} images can be read; the first, "
-                f"{printable(failures[0].ref.path)}: {failures[0].message}"
-            )
-        kept = sorted(every)
-        examples = [examples[place] for place in kept]
-        numbers = {label: number for number, label in enumerate(model.labels)}
-        labels = torch.tensor([numbers[e.label] for e in examples])
-        vectors = torch.stack([every[place] for place in kept])
-        train = torch.tensor([e.split == "train" for e in examples])
-        feed = FeatureFeed(
-            vectors[train],
-            labels[train],
-            vectors[~train],
-            labels[~train],
-            self._order(int(train.sum()), chosen),
-        )
-        return feed, examples, failures
-
-    def _image_feed(self, model: Model, examples: Sequence[Example], chosen: Chosen) -> Feed:
-        numbers = {label: number for number, label in enumerate(model.labels)}
-        train = [e for e in examples if e.split == "train"]
-        val = [e for e in examples if e.split == "val"]
-        if not train:
-            raise InputError("none of the images to train on can be read")
-        augment = LEVELS[chosen.augment]
-        if augment is not None and not self.job.training.flip:
-            augment = replace(augment, flip=0.0)
-        return ImageFeed(
-            [e.path for e in train],
-            [numbers.get(e.label, 0) for e in train],
-            [e.path for e in val],
-            [numbers.get(e.label, 0) for e in val],
-            model.preprocess,
-            augment,
-            self._order(len(train), chosen),
-            self.job.running.workers,
-            self.job.inputs.limits,
-            self.job.inputs.formats,
-            note=self.watcher.note,
-        )
-
-    def _order(self, count: int, chosen: Chosen) -> Order:
-        batch = min(chosen.batch_size * self.job.training.accumulate, count)
-        batch = max(self.group.size, batch - batch % self.group.size)
-        return Order(count, batch, self.job.training.seed, self.group)
-
     def _trained(self, model: Model, chosen: Chosen) -> Trained:
         training = self.job.training
         model.network.to(self.device)
@@ -219,7 +140,7 @@ class _Session:
         if training.objective == "mim":
             assert model.reconstruction is not None
             model.reconstruction.to(self.device)
-            return Trained(
+            trained = Trained(
                 model.reconstruction,
                 chosen.recipe,
                 checkpointing=training.checkpointing,
@@ -227,21 +148,25 @@ class _Session:
                 wrap=WithLoss,
                 **common,  # type: ignore[arg-type]
             )
-        if chosen.recipe.kind == "head":
+        elif chosen.recipe.kind == "head":
             return Trained(model.network.head, chosen.recipe)
-        trained = Trained(
-            model.network,
-            chosen.recipe,
-            seed=training.seed,
-            checkpointing=training.checkpointing,
-            drop_path=training.drop_path,
-            **common,  # type: ignore[arg-type]
-        )
+        else:
+            trained = Trained(
+                model.network,
+                chosen.recipe,
+                seed=training.seed,
+                checkpointing=training.checkpointing,
+                drop_path=training.drop_path,
+                **common,  # type: ignore[arg-type]
+            )
         if self.job.running.compile:
             if self.device.type == "cpu":
                 self.watcher.note("--compile: on a CPU the products are oneDNN's, as they would be")
             elif can_compile(self.device, self.watcher.note):
-                compile_layers(trained.module)
+                is_mim = training.objective == "mim"
+                whole = trained.module.get_submodule("model" if is_mim else "")
+                for part in whole.children() if is_mim else [whole]:
+                    compile_layers(part)
         return trained
 
     def _product_dtype(self) -> torch.dtype:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,12 @@ from vitcli.checkpoints.load import Model
 from vitcli.checkpoints.write import write_hf
 from vitcli.errors import CheckpointError, OutputError, printable
 from vitcli.images.sources import Scan
-from vitcli.records import Failure
+from vitcli.records import ErrorType, Failure, ImageRef
 from vitcli.render.charts import Line, lines_svg
 from vitcli.render.report import Page, html
 from vitcli.sinks.files import explained, sync_folder, write_whole
 from vitcli.tasks.scores import section
+from vitcli.tasks.training_job import option_of
 from vitcli.training.data import Example, read_examples, write_split
 from vitcli.training.metrics import Answers
 from vitcli.training.pretrain import copied
@@ -38,6 +39,14 @@ OURS = (RUN, SPLIT, METRICS, REPORT, LAST, PARTIAL, *MODEL)
 RECORDED = ("vitcli", "torch", "numpy", "pillow")
 
 
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """An earlier run's images, and those that it could not read."""
+
+    examples: list[Example]
+    left_out: list[Failure]
+
+
 class RunDirectory:
     """Files that are whole whenever somebody looks.
 
@@ -49,16 +58,17 @@ class RunDirectory:
         self.folder = folder
         self._asked: dict[str, Any] = json.loads(json.dumps(asked, default=str))
 
-    def open(self, *, overwrite: bool, resume: bool) -> list[Example] | None:
-        """The examples of the run to go on with; None for one that begins. Raises OutputError."""
+    def open(self, *, overwrite: bool, resume: bool) -> Begun | None:
+        """What the run to go on with has to do with; None for one that begins. Raises
+        OutputError."""
         folder = self.folder
         if folder.exists() and not folder.is_dir():
             raise OutputError(f"{folder} is no folder")
         begun = (folder / RUN).exists()
         if resume and begun:
-            self._compare()
+            left_out = self._compare()
             scan = Scan(frozenset())
-            return read_examples(str(folder / SPLIT), scan, labelled=False)
+            return Begun(read_examples(str(folder / SPLIT), scan, labelled=False), left_out)
         with explained(folder):
             folder.mkdir(parents=True, exist_ok=True)
             if any(folder.iterdir()):
@@ -134,10 +144,17 @@ class RunDirectory:
         )
         write_whole(self.folder / REPORT, html(page).encode("utf-8"))
 
-    def _compare(self) -> None:
-        """A run goes on as it was begun. Raises OutputError with what differs."""
+    def _compare(self) -> list[Failure]:
+        """A run goes on as it was begun: without the images that it left out then. Raises
+        OutputError with what differs."""
         try:
-            before = json.loads((self.folder / RUN).read_text("utf-8"))["asked"]
+            described = json.loads((self.folder / RUN).read_text("utf-8"))
+            before = described["asked"]
+            left_out = [
+                Failure(ImageRef(place, row["path"]), ErrorType(error["type"]), error["message"])
+                for place, row in enumerate(described["left_out"])
+                for error in [row["error"]]
+            ]
         except (OSError, ValueError, KeyError):
             raise CheckpointError(
                 f"cannot read {self.folder / RUN}", "--overwrite begins anew"
@@ -146,13 +163,13 @@ class RunDirectory:
         names = [name for name in now if before.get(name) != now[name]]
         if names:
             said = ", ".join(
-                f"--{name.replace('_', '-')} was {before.get(name)}, is {now[name]}"
-                for name in names[:4]
+                f"{option_of(name)} was {before.get(name)}, is {now[name]}" for name in names[:4]
             )
             raise OutputError(
                 f"{self.folder} holds another run: {said}",
                 "repeat its command with --resume, or begin anew with --overwrite",
             )
+        return left_out
 
     def _clear(self) -> None:
         for name in OURS:

@@ -12,6 +12,11 @@ from vitcli.images.augment import Level
 from vitcli.tasks.job import DEFAULT_MODEL, Inputs, ModelOptions, Nobody, Running, Summary, Watcher
 from vitcli.training.loop import EpochDone, StepDone
 
+SPELLED = {
+    "smoothing": "label-smoothing",
+    "checkpointing": "gradient-checkpointing",
+}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Training:
@@ -45,16 +50,21 @@ class Training:
     save_every: float = 10.0  # minutes
 
     def __post_init__(self) -> None:
-        if not 0 <= self.val_split < 1:
-            raise UsageError(f"--val-split {self.val_split:g}", "give a share below 1")
-        for name in ("epochs", "batch_size", "patience", "lora_rank"):
+        for name in ("epochs", "batch_size", "accumulate", "patience", "lora_rank"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise UsageError(f"--{name.replace('_', '-')} {value}", "give 1 or more")
-        for name, limit in (("ema", 1), ("mask_ratio", 1), ("smoothing", 1), ("drop_path", 1)):
+                raise UsageError(f"{option_of(name)} {value}", "give 1 or more")
+        for name in ("val_split", "ema", "mask_ratio", "smoothing", "drop_path"):
             value = getattr(self, name)
-            if value is not None and not 0 <= value < limit:
-                raise UsageError(f"--{name.replace('_', '-')} {value:g}", "give a share below 1")
+            if value is not None and not 0 <= value < 1:
+                raise UsageError(f"{option_of(name)} {value:g}", "give a share below 1")
+        if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
+            raise UsageError(f"--layer-decay {self.layer_decay:g}", "give more than 0, at most 1")
+
+
+def option_of(name: str) -> str:
+    """How a field of `Training` is spelled on the command line."""
+    return f"--{SPELLED.get(name, name).replace('_', '-')}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

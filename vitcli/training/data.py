@@ -42,8 +42,8 @@ def read_examples(
     *,
     labelled: bool = True,
 ) -> list[Example]:
-    """The examples of a folder `DATA/<class>/*`, of `DATA/train/<class>/*` with `DATA/val/...`, or
-    of a CSV, TSV or JSONL of path, label and perhaps split, in the order that is found there.
+    """The examples of a folder `DATA/<class>/*`, of `DATA/train/<class>/*` with `DATA/val/...` or
+    alone, or of a CSV, TSV or JSONL of path, label and perhaps split, in the order found there.
 
     Paths in a table are relative to its folder. Where no labels are asked for, every image below
     the folder counts. Raises InputError for what has no labels.
@@ -75,7 +75,8 @@ def _of_folder(data: str, scan: Scan, note: Callable[[str], None]) -> list[Examp
         for name in found[1:]:
             note(f"{printable(os.path.join(data, name))} is left out: {found[0]}/ is taken")
     if [split for split, _ in parts] != ["train", "val"]:
-        parts = [(None, data)]
+        is_all = len(parts) == 1 == len(_subfolders(data))
+        parts = [(None, parts[0][1] if is_all else data)]
     return [example for split, folder in parts for example in _classes(folder, split, scan, note)]
 
 

@@ -53,13 +53,14 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class StepDone:
-    """One step. `loss` and `accuracy` are means over the epoch so far, of all processes."""
+    """One step. `loss` and `accuracy` are means over the epoch so far, of all processes; there is
+    no accuracy where no classes are learnt."""
 
     epoch: int
     step: int
     steps: int
     loss: float
-    accuracy: float
+    accuracy: float | None
     lr: float
     images_per_second: float
 
@@ -71,7 +72,7 @@ class EpochDone:
     epoch: int
     step: int
     train_loss: float
-    train_accuracy: float
+    train_accuracy: float | None
     val_loss: float | None
     val_top1: float | None
     val_top5: float | None
@@ -166,7 +167,7 @@ class Trainer:
                 self.is_stopped = True
                 self._save()
                 return
-            if self.group.size == 1 and time.monotonic() - saved > plan.save_every:
+            if time.monotonic() - saved > plan.save_every:
                 self._save()
                 saved = time.monotonic()
 
@@ -231,10 +232,14 @@ class Trainer:
             self.step,
             self.feed.order.steps,
             sums.loss / sums.images,
-            sums.right / sums.images,
+            self._accuracy(),
             lr,
             sums.images / max(sums.seconds, 1e-9),
         )
+
+    def _accuracy(self) -> float | None:
+        """Of the training images of this epoch so far, as they were augmented."""
+        return self._sums.right / self._sums.images if self.higher_is_better else None
 
     def _end_epoch(self) -> EpochDone:
         sums = self._sums
@@ -254,7 +259,7 @@ class Trainer:
             self.epoch + 1,
             self._number,
             sums.loss / sums.images,
-            sums.right / sums.images,
+            self._accuracy(),
             loss if answers else None,
             answers.accuracy() if answers and is_classes else None,
             answers.accuracy(5) if answers and is_classes else None,
