@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from sklearn.metrics import (
     balanced_accuracy_score,
     confusion_matrix,
@@ -74,11 +77,55 @@ def test_the_calibration_error_by_hand() -> None:
     assert confusion(answers, ("a", "b")).pairs(2) == [("a", "b", 1), ("b", "a", 1)]
 
 
-def test_several_models_are_judged_alone_and_together(vit: Vit, digits: Path) -> None:
-    found = json.loads(vit("evaluate", digits, "-m", "demo", "-m", "demo", "--json").out)
-    one, other, both = found["models"]
-    assert [m["model"] for m in found["models"]] == ["demo", "demo", "all, averaged"]
-    assert one["confusion"] == other["confusion"] == both["confusion"]
+def test_several_models_are_judged_alone_and_together(
+    vit: Vit, digits: Path, tmp_path: Path
+) -> None:
+    """The ensemble is the mean of probabilities: of the demo, and of one that has lost a part."""
+    demo = Path(vitcli.__file__).parent / "demo"
+    for name in ("config.json", "preprocessor_config.json"):
+        (tmp_path / "worse").mkdir(exist_ok=True)
+        shutil.copy(demo / name, tmp_path / "worse" / name)
+    tensors = load_file(demo / "model.safetensors")
+    tensors["classifier.weight"][:, 20:] = 0
+    save_file(tensors, tmp_path / "worse" / "model.safetensors")
+    found = json.loads(vit("evaluate", digits, "-m", "demo", "-m", "worse", "--json").out)
+    models = ["demo", str(tmp_path / "worse")]
+    files = [str(digits / "val")]
+    rows = [vitcli.classify(files, model=model, top_k=10, workers=0) for model in models]
+    probs = [
+        np.array([[p.score for p in sorted(r.predictions, key=lambda p: p.index)] for r in of])
+        for of in rows
+    ]
+    truth = [int(Path(row.ref.path).parent.name) for row in rows[0]]
+    assert [m["model"] for m in found["models"]] == ["demo", "worse", "all, averaged"]
+    for model, scores in zip(found["models"], [*probs, sum(probs) / 2], strict=True):
+        answers = scores.argmax(axis=1)
+        expected = confusion_matrix(truth, answers, labels=np.union1d(truth, answers))
+        assert model["confusion"]["counts"] == expected.tolist()
+        wrong = np.flatnonzero(answers != truth)
+        surest = wrong[np.argsort(-scores[wrong].max(axis=1), kind="stable")][:24]
+        told = model["most_confidently_wrong"]
+        assert [t["path"] for t in told] == [rows[0][place].ref.path for place in surest]
+        assert [t["score"] for t in told] == pytest.approx(scores[surest].max(axis=1), abs=2e-6)
+        filled = [b for b in model["reliability"] if b["images"]]
+        assert sum(b["images"] for b in filled) == 120
+        share = sum(b["accuracy"] * b["images"] for b in filled) / 120
+        assert share == pytest.approx(model["top1"], abs=1e-5)
+    assert found["models"][0]["confusion"] != found["models"][1]["confusion"]
+    slowest = [row["seconds"] for row in found["slowest"]]
+    assert len(slowest) == 10 and slowest == sorted(slowest, reverse=True)
+
+
+def test_a_backbone_is_judged_by_its_neighbours_alone(
+    vit: Vit, digits: Path, tiny_model: Callable[[str], Path]
+) -> None:
+    backbone = tiny_model("dinov2")
+    done = vit("evaluate", digits, "-m", backbone)
+    assert done.code == 1 and "is a backbone without a classifier" in done.err
+    assert "--knn 20" in done.err
+    assert vit("evaluate", digits, "-m", backbone, "--knn", "3", "--json").code == 0
+    done = vit("evaluate", digits, "--preds", "no.jsonl", "--knn", "3")
+    assert done.code == 2 and "--preds has no embeddings" in done.err
 
 
 def test_predictions_on_disk_score_as_the_model_does(vit: Vit, digits: Path) -> None:

@@ -39,6 +39,11 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_digits(tmp_path_factory.mktemp("few"), train=160, val=40)
 
 
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_digits(tmp_path_factory.mktemp("tiny"), train=40, val=10)
+
+
 def weights(run: Path) -> dict[str, torch.Tensor]:
     return load_file(run / "model.safetensors")
 
@@ -61,7 +66,7 @@ def test_digits_are_learnt_and_every_reader_agrees(vit: Vit, digits: Path, tmp_p
     (renamed / "train" / "digit 3" / "broken.png").write_text("no image")
     done = vit("finetune", renamed, "-m", "demo", "--out", "run", "--epochs", "4", "--no-flip")
     assert done.code == 3, done.err
-    assert "recipe: --train full (it takes about 0 min here)" in done.err
+    assert "recipe: --train full (it takes less than a minute here)" in done.err
     assert "left out:" in done.err and "broken.png" in done.err
     run = tmp_path / "run"
     assert last_line(run)["val_top1"] >= 0.96
@@ -108,6 +113,60 @@ def test_a_head_learns_from_features_that_are_kept(vit: Vit, digits: Path, tmp_p
     body = "vit.encoder.layer.0.intermediate.dense.weight"
     demo = load_file(Path(vitcli.__file__).parent / "demo" / "model.safetensors")
     assert torch.equal(weights(tmp_path / "one")[body], demo[body])
+
+
+def test_the_same_seed_gives_the_same_bytes(vit: Vit, tiny: Path, tmp_path: Path) -> None:
+    """Of the head alone, with and without kept features, and of the whole network."""
+    for recipe in ("head", "full"):
+        args = ("finetune", tiny, "-m", "demo", "--train", recipe, *FAST, "--epochs", "1")
+        runs = {"one": "3", "two": "3", "other": "4"}
+        for name, seed in runs.items():
+            done = vit(*args, "--out", f"{recipe}-{name}", "--seed", seed)
+            assert done.code == 0, done.err
+        one, two, other = (
+            (tmp_path / f"{recipe}-{name}" / "model.safetensors").read_bytes() for name in runs
+        )
+        assert one == two != other
+
+
+def test_every_other_option_reaches_the_training(vit: Vit, tiny: Path, tmp_path: Path) -> None:
+    """At another resolution, in bf16, with gradients of two batches and early stopping."""
+    args = ("finetune", tiny / "train", "--val", tiny / "val", "-m", "demo", "--train", "full")
+    more = ("--image-size", "48", "--dtype", "bf16", "--accumulate", "2", "--batch-size", "8")
+    more += ("--gradient-checkpointing", "--class-weights", "--cutmix", "1", "--compile")
+    more += ("--clip", "0", "--layer-decay", "0.5", "--label-smoothing", "0", "--warmup", "0")
+    done = vit(
+        *args, *more, "--lr", "0", "--patience", "1", "--epochs", "9", "-j", "0", "-o", "run"
+    )
+    assert done.code == 0, done.err
+    assert "--compile: on a CPU" in done.err
+    run = tmp_path / "run"
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["is_best"] for line in lines] == [True, False]
+    assert lines[0]["step"] == 40 // 16
+    hf = transformers.ViTForImageClassification.from_pretrained(run)
+    assert hf.config.image_size == 48
+    assert hf(torch.zeros(1, 3, 48, 48)).logits.shape == (1, 10)
+    rows = [json.loads(line) for line in (run / "split.jsonl").read_text().splitlines()]
+    assert [row["split"] for row in rows].count("val") == 10
+
+
+def test_mistaken_options_are_named_as_they_are_spelled(vit: Vit, tiny: Path) -> None:
+    for option, value, told in (
+        ("--label-smoothing", "1.5", "--label-smoothing 1.5"),
+        ("--layer-decay", "2", "--layer-decay 2"),
+        ("--val-split", "1", "--val-split 1"),
+        ("--train", "last-0", "last-0 trains no block"),
+        ("--train", "body", "known are head, full, lora, and last-N"),
+        ("--dtype", "fp16", "fp16 does not train on a CPU"),
+    ):
+        train = () if option == "--train" else ("--train", "full")
+        done = vit(
+            "finetune", tiny, "-m", "demo", *train, option, value, "--out", "none", "-j", "0"
+        )
+        assert done.code == 2 and told in done.err, done.err
+    done = vit("finetune", tiny, "-m", "demo", "--train", "head", "--mixup", "1", "--out", "none")
+    assert done.code == 2 and "--train head has no use for mixup" in done.err
 
 
 @pytest.mark.slow
@@ -257,6 +316,30 @@ def test_odd_data_are_named(vit: Vit, tmp_path: Path) -> None:
     assert "--train head (a class has 1 images only)" in done.err
     done = vit("finetune", "rare", "-m", "demo", "--out", "run2")
     assert done.code == 1 and "run2 is not empty" in done.err
+    for name in ("a/1", "a/2", "b/1", "b/2"):
+        picture(tmp_path / "alone" / "train" / f"{name}.png")
+    (tmp_path / "alone" / "train" / "a" / "3.png").write_text("no image")
+    args = (
+        "finetune",
+        "alone",
+        "-m",
+        "demo",
+        "--out",
+        "run3",
+        "--epochs",
+        "1",
+        "--val-split",
+        "0.5",
+    )
+    assert vit(*args).code == 3
+    again = vit(*args, "--resume")  # nothing is left to do: as the finished run
+    assert again.code == 3 and "left out: alone/train/a/3.png: not an image" in again.err
+    assert "alone/train/a/3.png" in (tmp_path / "run3" / "report.html").read_text()
+    labels = [json.loads(line)["label"] for line in (tmp_path / "run3" / "split.jsonl").open()]
+    assert sorted(labels) == ["a", "a", "b", "b"]
+    again = vit(*args, "--resume", "--no-flip", "--label-smoothing", "0.2")
+    assert again.code == 1 and "--no-flip was False, is True" in again.err
+    assert "--label-smoothing was None, is 0.2" in again.err
 
 
 def test_augmentation_depends_on_seed_epoch_and_place_alone() -> None:

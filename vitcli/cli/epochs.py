@@ -18,6 +18,7 @@ class Epochs:
 
     def __init__(self, epochs: int) -> None:
         self._epochs = epochs
+        self._shown = 0
         self._console = Console(stderr=True, markup=False, highlight=False, emoji=False)
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
@@ -42,6 +43,9 @@ class Epochs:
     def show(self, done: StepDone) -> None:
         """A step."""
         before = (done.epoch - 1) * done.steps
+        if done.epoch != self._shown:  # else what is finished once stays so, and has no ETA
+            self._shown = done.epoch
+            self._progress.reset(self._epoch)
         self._progress.update(
             self._epoch,
             description=f"epoch {done.epoch}/{self._epochs}",

@@ -89,13 +89,18 @@ class TrainingScreen(Screen):
 
 
 def epoch_line(event: EpochDone, epochs: int) -> str:
-    """`epoch  3/20  loss 0.412  train 91.2%  val 0.305  95.8%  *  31.2 images/s  12 s`"""
+    """`epoch  3/20  loss 0.4123  91.2%  val 0.3052  95.83%  31.2 images/s  12.0 s  best`: loss and
+    accuracy of what is trained on and of what is held out, in 80 columns."""
     parts = [f"epoch {event.epoch:>{len(str(epochs))}}/{epochs}", f"loss {event.train_loss:.4f}"]
     if event.train_accuracy is not None:
-        parts.append(f"train {event.train_accuracy:.1%}")
+        parts.append(f"{event.train_accuracy:.1%}")
     if event.val_loss is not None:
-        parts.append(f"val loss {event.val_loss:.4f}")
+        parts.append(f"val {event.val_loss:.4f}")
     if event.val_top1 is not None:
-        parts.append(f"val {event.val_top1:.2%}")
-    parts += [f"{event.images_per_second:,.1f} images/s", f"{event.seconds:.1f} s"]
+        parts.append(f"{event.val_top1:.2%}")
+    parts += [f"{_short(event.images_per_second)} images/s", f"{_short(event.seconds)} s"]
     return "  ".join(parts) + ("  best" if event.is_best and event.val_loss is not None else "")
+
+
+def _short(number: float) -> str:
+    return f"{number:.1f}" if number < 100 else f"{number:,.0f}"

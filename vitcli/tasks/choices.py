@@ -105,12 +105,13 @@ def _recipe(
     seconds = (
         3 * 2 * cost(model.config).gflops * len(train) * epochs / rate
     )  # forward, and twice back
-    about = f"{seconds / 60:.0f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
+    about = f"about {seconds / 60:.0f} min" if seconds < 3600 else f"about {seconds / 3600:.1f} h"
+    about = "less than a minute" if seconds < 60 else about
     if fewest < FEW:
         return Recipe("head"), f"a class has {fewest} images only"
     if seconds > PATIENT:
-        return Recipe("head"), f"the whole network would take about {about} here"
-    return Recipe("full"), f"it takes about {about} here"
+        return Recipe("head"), f"the whole network would take {about} here"
+    return Recipe("full"), f"it takes {about} here"
 
 
 def _mask_ratio(training: Training, model: Model) -> float:

@@ -58,6 +58,7 @@ class _Session:
 
     def run(self) -> Finetuned:
         job, group = self.job, self.group
+        self._product_dtype()  # a mistake, before anything is written
         directory = RunDirectory(job.out, self._asked())
         earlier = None
         if group.is_first:
