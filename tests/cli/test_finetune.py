@@ -240,14 +240,16 @@ def wait_for(fact: Callable[[], bool], process: subprocess.Popen[bytes]) -> None
 def test_two_processes_train_as_one(
     vit: Vit, few: Path, tmp_path: Path, clean_env: dict[str, str]
 ) -> None:
+    """Under torchrun; and when one of them is told to stop, both do, and go on to the same bits."""
     args = ["finetune", str(few), "-m", "demo", "--train", "full", *FAST, "--mixup", "0.3"]
-    assert vit(*args, "--out", "one", "--epochs", "1").code == 0
+    assert vit(*args, "--out", "one").code == 0
+    port, env = str(20_000 + os.getpid() % 20_000), {**clean_env, "OMP_NUM_THREADS": "1"}
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    torchrun += ["--master-port", str(20_000 + os.getpid() % 20_000), "-m", "vitcli"]
+    torchrun += ["--master-port", port, "-m", "vitcli"]
     done = subprocess.run(
-        [*torchrun, *args, "--out", "two", "--epochs", "1"],
+        [*torchrun, *args, "--out", "two"],
         cwd=tmp_path,
-        env={**clean_env, "OMP_NUM_THREADS": "1"},
+        env=env,
         capture_output=True,
         text=True,
         timeout=240,
@@ -261,7 +263,33 @@ def test_two_processes_train_as_one(
     metrics = [last_line(tmp_path / name) for name in ("one", "two")]
     for name in ("train_loss", "train_accuracy", "val_loss", "val_top1"):
         assert metrics[0][name] == pytest.approx(metrics[1][name], abs=1e-4)
-    assert len((tmp_path / "two" / "metrics.jsonl").read_text().splitlines()) == 1
+    assert len((tmp_path / "two" / "metrics.jsonl").read_text().splitlines()) == 2
+
+    command = [sys.executable, "-m", "vitcli", *args, "--out", "cut", "--save-every", "0", "-q"]
+    env |= {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+
+    def both(*more: str) -> list[subprocess.Popen[str]]:
+        return [
+            subprocess.Popen(
+                [*command, *more],
+                cwd=tmp_path,
+                env={**env, "RANK": rank},
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for rank in ("0", "1")
+        ]
+
+    state = tmp_path / "cut" / "last" / "state.pt"
+    processes = both()
+    wait_for(state.exists, processes[0])
+    processes[1].terminate()
+    said = [process.communicate(timeout=60)[1] for process in processes]
+    assert [process.returncode for process in processes] == [-signal.SIGTERM] * 2, said
+    assert "continue with: the same command and --resume" in said[0] and said[1] == ""
+    assert torch.load(state)["epoch"] < 2
+    said = [process.communicate(timeout=60)[1] for process in both("--resume")]
+    assert same(tmp_path / "two", tmp_path / "cut"), said
 
 
 @pytest.mark.parametrize("recipe", ["lora", "last-1"])

@@ -133,9 +133,11 @@ def _signals() -> Iterator[None]:
 
 
 def _again(words: Sequence[str]) -> str:
-    """The command with --resume, as a shell reads it; a very long one is known to who gave it."""
+    """The command with --resume, as a shell reads it; a very long one is known to who gave it, and
+    so is what stood before it (torchrun)."""
     command = shlex.join([*words, *(["--resume"] if "--resume" not in words else [])])
-    return printable(command) if len(command) < LONGEST_COMMAND else "the same command and --resume"
+    is_whole = len(command) < LONGEST_COMMAND and os.environ.get("WORLD_SIZE", "1") == "1"
+    return printable(command) if is_whole else "the same command and --resume"
 
 
 def _forget_stdout() -> None:

@@ -259,14 +259,10 @@ class _Session:
         )
 
     def _watch(self, trainer: Trainer, epochs: int) -> None:
-        """Let it train, a step at a time; a signal waits until a step is whole and saved."""
-        events = trainer.run()
-        while True:
-            with interrupts.held():
-                event = next(events, None)
-            if event is None:
-                break
-            self.watcher.trained(event, epochs)
+        """Let it train; a signal waits until a step is whole, everybody knows, and it is saved."""
+        with interrupts.held():
+            for event in trainer.run():
+                self.watcher.trained(event, epochs)
         if trainer.is_stopped:
             try:
                 interrupts.check()
@@ -277,6 +273,7 @@ class _Session:
                     f"epoch {trainer.epoch + 1} of {epochs}, step {trainer.step} of {steps}"
                 )
                 interrupted.can_resume = True
+                interrupted.is_told = not self.group.is_first
                 raise
 
     def _micro(self, model: Model, order: Order, chosen: Chosen) -> int | None:
