@@ -62,6 +62,7 @@ def test_the_numbers_are_scikit_learns(vit: Vit, digits: Path, tmp_path: Path) -
     assert Image.open(tmp_path / "out" / "confusion.png").size[0] > 340
     page = (tmp_path / "out" / "report.html").read_text()
     assert "<svg" in page and "://" not in page
+    assert "Slowest to read" in page and found["slowest"][0]["path"] in page
     saved = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert saved["models"] == found["models"]
 

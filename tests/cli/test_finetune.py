@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 import vitcli
 from tests.conftest import Vit
 from tests.fixtures.digits import make_digits
+from vitcli.checkpoints.engines import cache_folder
 from vitcli.checkpoints.load import load
 from vitcli.images.augment import LEVELS
 from vitcli.records import Preprocess
@@ -62,9 +63,15 @@ def test_digits_are_learnt_and_every_reader_agrees(vit: Vit, digits: Path, tmp_p
     """The whole network learns classes that the demo has no head for; `run/` opens everywhere."""
     renamed = tmp_path / "data"
     for folder in sorted(digits.glob("*/*")):
-        shutil.copytree(folder, renamed / folder.parent.name / f"digit {folder.name}")
+        target = renamed / folder.parent.name / f"digit {folder.name}"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.name == "digit 3":
+            shutil.copytree(folder, target)  # there will be one more in it
+        else:
+            target.symlink_to(folder)
     (renamed / "train" / "digit 3" / "broken.png").write_text("no image")
-    done = vit("finetune", renamed, "-m", "demo", "--out", "run", "--epochs", "4", "--no-flip")
+    args = ("--epochs", "3", "--no-flip", "-j", "0")
+    done = vit("finetune", renamed, "-m", "demo", "--out", "run", *args)
     assert done.code == 3, done.err
     assert "recipe: --train full (it takes less than a minute here)" in done.err
     assert "left out:" in done.err and "broken.png" in done.err
@@ -96,19 +103,18 @@ def test_digits_are_learnt_and_every_reader_agrees(vit: Vit, digits: Path, tmp_p
 
 
 def test_a_head_learns_from_features_that_are_kept(vit: Vit, digits: Path, tmp_path: Path) -> None:
-    """And the same seed gives the same weights."""
+    """A second run computes none, and gives the same weights."""
     renamed = tmp_path / "data"
     for folder in sorted(digits.glob("*/*")):
         (renamed / folder.parent.name).mkdir(parents=True, exist_ok=True)
         (renamed / folder.parent.name / f"n{folder.name}").symlink_to(folder)
-    args = ("finetune", renamed, "-m", "demo", "--train", "head", "--epochs", "20")
+    args = ("finetune", renamed, "-m", "demo", "--train", "head", "--epochs", "20", "-j", "0")
     first = vit(*args, "--out", "one")
     assert first.code == 0, first.err
     assert last_line(tmp_path / "one")["val_top1"] >= 0.96
-    assert last_line(tmp_path / "one")["seconds"] < 2
-    started = time.monotonic()
+    kept = {file: file.stat().st_mtime_ns for file in (cache_folder() / "features").iterdir()}
     assert vit(*args, "--out", "two").code == 0
-    assert time.monotonic() - started < 30
+    assert kept == {f: f.stat().st_mtime_ns for f in (cache_folder() / "features").iterdir()}
     assert same(tmp_path / "one", tmp_path / "two")
     body = "vit.encoder.layer.0.intermediate.dense.weight"
     demo = load_file(Path(vitcli.__file__).parent / "demo" / "model.safetensors")
@@ -174,19 +180,21 @@ def test_killed_in_mid_epoch_it_goes_on_to_the_same_bits(
     vit: Vit, few: Path, tmp_path: Path, clean_env: dict[str, str]
 ) -> None:
     """kill -9 after some steps, then SIGTERM, then to the end; beside one run without a stop."""
-    args = [
-        str(few),
-        "-m",
-        "demo",
-        "--train",
-        "full",
-        *FAST,
-        "--epochs",
-        "3",
+    args = [str(few), "-m", "demo", "--train", "full", *FAST, "--epochs", "3"]
+    args += [
+        "--batch-size",
+        "32",
         "--augment",
         "strong",
+        "--ema",
+        "0.9",
+        "--mixup",
+        "0.2",
+        "--drop-path",
+        "0.1",
+        "--save-every",
+        "0.0",
     ]
-    args += ["--ema", "0.9", "--mixup", "0.2", "--drop-path", "0.1", "--save-every", "0.0"]
     assert vit("finetune", *args, "--out", "whole").code == 0
     command = [sys.executable, "-m", "vitcli", "finetune", *args, "--out", "cut", "--log-json"]
     state = tmp_path / "cut" / "last" / "state.pt"

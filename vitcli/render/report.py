@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from html import escape
 
 import numpy as np
@@ -42,13 +42,15 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Facts, charts as (caption, SVG), sections of answers, and images that failed."""
+    """Facts, charts as (caption, SVG), sections of answers, the slowest images as (time, path), and
+    images that failed."""
 
     title: str
     facts: Sequence[tuple[str, str]]
     charts: Sequence[tuple[str, str]] = ()
     sections: Sequence[Section] = ()
-    failures: Sequence[tuple[str, str]] = field(default=())
+    slowest: Sequence[tuple[str, str]] = ()
+    failures: Sequence[tuple[str, str]] = ()
 
 
 def html(page: Page) -> str:
@@ -69,10 +71,15 @@ def _body(page: Page) -> Iterator[str]:
         yield from _matrix(section)
         yield from _worst(section.worst)
         yield from _classes(section)
-    if page.failures:
-        yield f"<h2>Images that could not be read: {len(page.failures):,}</h2><table>"
-        for path, why in page.failures[:100]:
-            yield f"<tr><td>{escape(path)}</td><td>{escape(why)}</td></tr>"
+    yield from _pairs("Slowest to read", page.slowest)
+    yield from _pairs(f"Images that could not be read: {len(page.failures):,}", page.failures[:100])
+
+
+def _pairs(title: str, rows: Sequence[tuple[str, str]]) -> Iterator[str]:
+    if rows:
+        yield f"<h2>{escape(title)}</h2><table>"
+        for left, right in rows:
+            yield f"<tr><td>{escape(left)}</td><td>{escape(right)}</td></tr>"
         yield "</table>"
 
 

@@ -139,6 +139,9 @@ def page(evaluation: Evaluation, data: str) -> Page:
             section(judged.name, judged.answers, judged.labels, evaluation.paths)
             for judged in evaluation.judged
         ],
+        slowest=[
+            (f"{1000 * seconds:.0f} ms", printable(path)) for seconds, path in evaluation.slowest
+        ],
         failures=[(printable(f.ref.path), f"{f.type}: {f.message}") for f in evaluation.failures],
     )
 

@@ -1,0 +1,69 @@
+"""Features that a head reads: what an interrupted run has come to is not computed again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.fixtures.digits import make_digits
+from vitcli.checkpoints.load import load
+from vitcli.errors import Interrupted
+from vitcli.models.engine import TorchEngine
+from vitcli.pipeline import interrupts
+from vitcli.records import Progress
+from vitcli.tasks.features import features
+from vitcli.tasks.job import Inputs, Nobody, Running
+from vitcli.tasks.run import Run
+
+
+class Striker(Nobody):
+    """Ends the run after its first batch."""
+
+    def progress(self, progress: Progress) -> None:
+        interrupts.strike(15)
+
+
+def test_features_of_an_interrupted_run_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VIT_CACHE", str(tmp_path / "cache"))
+    make_digits(tmp_path / "data", train=12, val=1)
+    paths = [str(path) for path in sorted((tmp_path / "data" / "train").rglob("*.png"))]
+    model, running = load("demo"), Running(workers=0, batch_size=4)
+    computed = 0
+    ask = TorchEngine.__call__
+
+    def counted(engine: TorchEngine, batch: object) -> torch.Tensor:
+        nonlocal computed
+        computed += len(batch)  # type: ignore[arg-type]
+        return ask(engine, batch)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(TorchEngine, "__call__", counted)
+
+    def take(watcher: Nobody) -> dict[int, torch.Tensor]:
+        run = Run(Inputs(), running, watcher)
+        run.list_inputs()
+        found, failures = features(run, model, paths)
+        assert not failures
+        return found
+
+    try:
+        with pytest.raises(Interrupted):
+            take(Striker())
+    finally:
+        interrupts.forget()
+    assert computed == 4
+    found = take(Nobody())
+    assert computed == len(found) == len(paths) == 12
+    fresh, _ = features(_fresh(running, tmp_path, monkeypatch), model, paths)
+    assert all(torch.equal(found[place], fresh[place]) for place in found)
+
+
+def _fresh(running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """A run that knows nothing."""
+    monkeypatch.setenv("VIT_CACHE", str(tmp_path / "other"))
+    run = Run(Inputs(), running, Nobody())
+    run.list_inputs()
+    return run
