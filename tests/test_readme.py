@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.conftest import Vit
+from tests.fixtures.digits import make_digits
 from vitcli.cli.completion import commands
 
 ROOT = Path(__file__).parents[1]
@@ -73,6 +77,35 @@ def test_a_console_command_prints_what_the_readme_shows(
         assert scores(ended.stdout) == pytest.approx(scores(expected), abs=1e-4)
     else:
         assert ended.returncode == 0, ended.stderr
+
+
+def test_the_section_on_training_runs_as_written(
+    vit: Vit, tmp_path: Path, tiny_model: Callable[[str], Path]
+) -> None:
+    """On a few digits, with small models of the same kinds in place of those of the hub."""
+    make_digits(tmp_path / "flowers", train=20, val=10)
+    for name in ("digits", "photos", "holidays", "new"):
+        (tmp_path / name).symlink_to("flowers" if name == "digits" else "flowers/val")
+    hub = {
+        "facebook/dinov2-large": str(tiny_model("dinov2")),
+        "facebook/vit-mae-base": str(tiny_model("mae-pretraining")),
+    }
+    section = README[README.index("## Your own labels") : README.index("## Long runs")]
+    lines = "".join(re.findall(r"```sh\n(.*?)```", section, re.DOTALL)).splitlines()
+    assert len(lines) == 10
+    for line in lines:
+        words = shlex.split(line, comments=True)
+        words = words[words.index("vitcli" if words[0] == "torchrun" else "vit") + 1 :]
+        words = [hub.get(word, word) for word in words]
+        if "-m" not in words:
+            words += ["-m", "demo"]
+        if words[0] == "finetune":
+            words += ["--overwrite", "--epochs", "1", "-j", "0"]
+        if "--image-size" in words:
+            words[words.index("--image-size") + 1] = "48"
+        done = vit(*words)
+        assert done.code == 0, (line, done.err)
+    assert len(list((tmp_path / "drawn").rglob("*.png"))) == 10
 
 
 def test_the_python_example_runs(folder: Path, clean_env: dict[str, str]) -> None:
