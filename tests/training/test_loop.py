@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from vitcli.checkpoints.load import load
 from vitcli.models.layers import DropPath
 from vitcli.records import Preprocess
+from vitcli.training.events import EpochDone
 from vitcli.training.feed import Order, Step
-from vitcli.training.loop import Diverged, EpochDone, Plan, Trainer
+from vitcli.training.loop import Diverged, Plan, Trainer
 from vitcli.training.mixing import Mixing, mix, soft_cross_entropy, targets
 from vitcli.training.objective import Classify, Normalise
 from vitcli.training.optim import Optimisation, class_weights

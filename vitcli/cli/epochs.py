@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from vitcli.training.loop import StepDone
+    from vitcli.training.events import StepDone
 
 
 class Epochs:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from vitcli.cli.epochs import Epochs
     from vitcli.tasks.training_job import Finetuned
-    from vitcli.training.loop import EpochDone, StepDone
+    from vitcli.training.events import EpochDone, StepDone
 
 
 class TrainingScreen(Screen):

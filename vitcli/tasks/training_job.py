@@ -10,7 +10,7 @@ from vitcli.checkpoints.load import Model
 from vitcli.errors import UsageError
 from vitcli.images.augment import Level
 from vitcli.tasks.job import DEFAULT_MODEL, Inputs, ModelOptions, Nobody, Running, Summary, Watcher
-from vitcli.training.loop import EpochDone, StepDone
+from vitcli.training.events import EpochDone, StepDone
 
 SPELLED = {
     "smoothing": "label-smoothing",

@@ -1,1 +1,1 @@
-"""LABELLED IMAGES → A MODEL: data · metrics · recipes · optim · mixing · loop · state."""
+"""LABELLED IMAGES → A MODEL: data · metrics · recipes · optim · mixing · events · loop · state."""

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from vitcli.errors import VitError
+from vitcli.training.events import EpochDone, StepDone
 from vitcli.training.feed import Feed, Step
 from vitcli.training.group import Group
 from vitcli.training.metrics import Answers
@@ -49,37 +50,6 @@ class Plan:
     ema: float | None = None
     patience: int | None = None
     save_every: float = 600.0  # seconds
-
-
-@dataclass(frozen=True, slots=True)
-class StepDone:
-    """One step. `loss` and `accuracy` are means over the epoch so far, of all processes; there is
-    no accuracy where no classes are learnt."""
-
-    epoch: int
-    step: int
-    steps: int
-    loss: float
-    accuracy: float | None
-    lr: float
-    images_per_second: float
-
-
-@dataclass(frozen=True, slots=True)
-class EpochDone:
-    """One epoch: a line of metrics.jsonl. The `val_` numbers are None where nothing is held out."""
-
-    epoch: int
-    step: int
-    train_loss: float
-    train_accuracy: float | None
-    val_loss: float | None
-    val_top1: float | None
-    val_top5: float | None
-    lr: float
-    images_per_second: float
-    seconds: float
-    is_best: bool
 
 
 @dataclass(slots=True)

@@ -1,0 +1,36 @@
+"""What a training says while it goes on: of each step, and of each epoch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class StepDone:
+    """One step. `loss` and `accuracy` are means over the epoch so far, of all processes; there is
+    no accuracy where no classes are learnt."""
+
+    epoch: int
+    step: int
+    steps: int
+    loss: float
+    accuracy: float | None
+    lr: float
+    images_per_second: float
+
+
+@dataclass(frozen=True, slots=True)
+class EpochDone:
+    """One epoch: a line of metrics.jsonl. The `val_` numbers are None where nothing is held out."""
+
+    epoch: int
+    step: int
+    train_loss: float
+    train_accuracy: float | None
+    val_loss: float | None
+    val_top1: float | None
+    val_top5: float | None
+    lr: float
+    images_per_second: float
+    seconds: float
+    is_best: bool
