@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from vitcli.images.archives import opened
 from vitcli.images.preprocess import ACROSS, preprocess, preprocess_fast, stored_target
 from vitcli.records import (
     FAST_GAP,
@@ -116,7 +117,7 @@ def attempt(
     files (OSError, ValueError, SyntaxError, struct.error, ...), and one image must cost one row.
     """
     try:
-        with _open(ref.path, limits, formats) as image:
+        with _open(ref, limits, formats) as image:
             return make(image)
     except ImageError as error:
         return Failure(ref, error.type, error.message)
@@ -205,9 +206,12 @@ def _scales_grey(image: Image.Image, plan: Preprocess) -> bool:
 
 
 @contextmanager
-def _open(path: str, limits: Limits, formats: str) -> Iterator[Image.Image]:
-    """The first frame of the image at `path`, its header read."""
-    with _open_file(path) as file, _quiet_pillow():
+def _open(ref: ImageRef, limits: Limits, formats: str) -> Iterator[Image.Image]:
+    """The first frame of an image, its header read."""
+    if ref.member is not None and ref.member.fault is not None:
+        raise ImageError(*ref.member.fault)
+    with _open_file(ref.file) as whole, _quiet_pillow():
+        file = whole if ref.member is None else opened(whole, ref.member)
         head = file.read(512)
         file.seek(0)
         _refuse_impostors(head)

@@ -275,13 +275,16 @@ class Recording:
     def _listed(self) -> Iterator[ImageRef]:
         """The inputs with their stamps. Raises OutputError for one that is an output too."""
         for ref in self._list_refs():
-            found = _stat(ref.path)
+            found = _stat(ref.file)
             if found is not None and (found.st_dev, found.st_ino) in self._own:
                 raise OutputError(
-                    f"{printable(ref.path)} is an input, and would be overwritten",
+                    f"{printable(ref.file)} is an input, and would be overwritten",
                     "write to another file",
                 )
-            stamp = NOWHERE if found is None else (found.st_size, found.st_mtime_ns)
+            stamp = NOWHERE
+            if found is not None:
+                size = found.st_size if ref.member is None else ref.member.size
+                stamp = size, found.st_mtime_ns
             yield replace(ref, stamp=stamp)
 
 
