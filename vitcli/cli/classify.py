@@ -92,7 +92,7 @@ PathsOnly = Annotated[
 ]
 
 
-@g.with_resuming
+@g.with_devices
 def classify(
     common: g.Common,
     model: o.ModelSpecs = (DEFAULT_MODEL,),  # type: ignore[assignment]  # typer makes it a list

@@ -104,7 +104,7 @@ FormatOpt = Annotated[
 ]
 
 
-@g.with_resuming
+@g.with_devices
 def embed(
     common: g.Common,
     model: o.ModelSpec = DEFAULT_MODEL,

@@ -196,6 +196,15 @@ Device = Annotated[
     str,
     _option("--device", help="auto, cpu, cuda, cuda:N or mps.", env="VIT_DEVICE"),
 ]
+DevicesOpt = Annotated[
+    str | None,
+    _option(
+        "--devices",
+        help="A process for each of several devices: all, or 0,1 of CUDA; then they are merged.",
+        env="VIT_DEVICES",
+        metavar="all|N,N,...",
+    ),
+]
 DtypeOpt = Annotated[
     Dtype,
     _option(
