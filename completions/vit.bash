@@ -16,7 +16,7 @@ _vit() {
         "classify -m"|"classify --model") compopt -o default; return ;;
         "classify -k"|"classify --top-k") compopt -o default; return ;;
         "classify -o"|"classify --out") compopt -o default; return ;;
-        "classify --format") COMPREPLY=($(compgen -W "jsonl csv tsv table" -- "$cur")); return ;;
+        "classify --format") COMPREPLY=($(compgen -W "jsonl parquet csv tsv table" -- "$cur")); return ;;
         "classify --scores") COMPREPLY=($(compgen -W "prob logit" -- "$cur")); return ;;
         "classify --threshold") compopt -o default; return ;;
         "classify --select") compopt -o default; return ;;
@@ -50,7 +50,7 @@ _vit() {
         "embed --layers") compopt -o default; return ;;
         "embed --pool") COMPREPLY=($(compgen -W "cls mean cls+mean map patches tokens" -- "$cur")); return ;;
         "embed -o"|"embed --out") compopt -o default; return ;;
-        "embed --format") COMPREPLY=($(compgen -W "npy npz safetensors jsonl" -- "$cur")); return ;;
+        "embed --format") COMPREPLY=($(compgen -W "npy npz safetensors jsonl parquet" -- "$cur")); return ;;
         "embed --store") COMPREPLY=($(compgen -W "fp32 fp16" -- "$cur")); return ;;
         "embed --files-from") compopt -o default; return ;;
         "embed --formats") COMPREPLY=($(compgen -W "common all" -- "$cur")); return ;;

@@ -37,7 +37,7 @@ class Member:
 
     `key` is what the files of one sample have in common in WebDataset's layout. In a zip `start`
     is that of the local header, and `packed` the bytes that follow it, how they are compressed,
-    and the CRC-32 of what they hold.
+    and the CRC-32 of what they hold. Of a table `data` is the image itself.
     """
 
     archive: str
@@ -45,6 +45,7 @@ class Member:
     size: int
     key: str = ""
     packed: tuple[int, int, int] | None = None
+    data: bytes | None = field(default=None, repr=False)
     fault: tuple[ErrorType, str] | None = None
 
 

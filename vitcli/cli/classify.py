@@ -24,6 +24,7 @@ class Scores(StrEnum):
 
 class Format(StrEnum):
     JSONL = "jsonl"
+    PARQUET = "parquet"
     CSV = "csv"
     TSV = "tsv"
     TABLE = "table"
@@ -61,7 +62,7 @@ Out = Annotated[
         "-o",
         "--out",
         callback=output_file,
-        help="Write to FILE: .jsonl, .csv or .tsv.",
+        help="Write to FILE: .jsonl, .csv, .tsv or .parquet.",
         metavar="FILE",
     ),
 ]

@@ -87,6 +87,11 @@ def spread(common: Common, words: Sequence[str], out: Path | None) -> Common | N
         return alone
     if out is None or is_special(out):
         raise UsageError("each device writes a shard, which is a file", "name it with --out FILE")
+    if out.suffix.lower() == ".parquet" and common.resuming.shard is None:
+        raise UsageError(
+            "--devices merges its shards, and Parquet files are not merged",
+            "use another format, or --shard 1/1: the shards are a table together",
+        )
     outer = common.resuming.shard or Shard(1, 1)
     count = outer.count * len(devices)
     first = (outer.number - 1) * len(devices) + 1

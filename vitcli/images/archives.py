@@ -73,6 +73,8 @@ def iter_members(archive: str, suffixes: Collection[str]) -> Iterator[Found]:
 
 def opened(file: BinaryIO, member: Member) -> BinaryIO:
     """The image, of the archive that is open as `file`. Raises ValueError for damage in a zip."""
+    if member.data is not None:
+        return io.BytesIO(member.data)
     if member.packed is None:
         return io.BufferedReader(_Part(file.fileno(), member.start, member.size), 1 << 16)
     length, method, crc = member.packed
@@ -130,7 +132,7 @@ def _in_tar(archive: str, file: BinaryIO, suffixes: Collection[str]) -> Iterator
     for magic, tool in _COMPRESSED.items():
         if head.startswith(magic):
             why = f"a compressed tar, which can only be read from its beginning: {tool} it first"
-            yield _broken(archive, ErrorType.UNREADABLE, why)
+            yield broken(archive, ErrorType.UNREADABLE, why)
             return
     file.seek(0)
     end, last, size = 0, "", os.fstat(file.fileno()).st_size
@@ -162,7 +164,7 @@ def _in_tar(archive: str, file: BinaryIO, suffixes: Collection[str]) -> Iterator
     except _DAMAGE:
         why = "damaged" if tar.offset < size else "truncated"
     where = f"behind {printable(last)}" if last else "at its beginning"
-    yield _broken(archive, ErrorType.DECODE_ERROR, f"{why} tar: what follows {where} is lost")
+    yield broken(archive, ErrorType.DECODE_ERROR, f"{why} tar: what follows {where} is lost")
 
 
 def _tar_member(archive: str, name: str, info: tarfile.TarInfo, is_cut: bool) -> Member:
@@ -187,7 +189,7 @@ def _in_zip(archive: str, file: BinaryIO, suffixes: Collection[str]) -> Iterator
         infos = zipfile.ZipFile(file).infolist()
     except _DAMAGE as error:
         why = f"damaged zip: {printable(str(error))}"
-        yield _broken(archive, ErrorType.DECODE_ERROR, why) if is_zip else (archive, None)
+        yield broken(archive, ErrorType.DECODE_ERROR, why) if is_zip else (archive, None)
         return
     for info in infos:
         is_utf8 = info.flag_bits & 0x800
@@ -211,7 +213,8 @@ def _in_zip(archive: str, file: BinaryIO, suffixes: Collection[str]) -> Iterator
         )
 
 
-def _broken(archive: str, type: ErrorType, why: str) -> Found:
+def broken(archive: str, type: ErrorType, why: str) -> Found:
+    """The row of an archive itself."""
     return archive, Member(archive, 0, 0, fault=(type, why))
 
 

@@ -17,6 +17,7 @@ from vitcli.errors import InputError, printable
 from vitcli.images.archives import Found, is_archive, iter_members
 from vitcli.images.braces import expanded
 from vitcli.images.decode import suffixes
+from vitcli.images.tables import count_rows, is_table, iter_rows
 from vitcli.records import ImageRef
 
 READ_SIZE = 1 << 16
@@ -63,10 +64,13 @@ class Scan:
 
     def images(self, path: str) -> Iterator[Found]:
         """Those in an archive, or the one that the file is."""
-        if not (self.members and is_archive(path)):
-            yield path, None
-            return
-        for path_within, member in iter_members(path, self.members):
+        if self.members and is_table(path):
+            found = iter_rows(path)
+        elif self.members and is_archive(path):
+            found = iter_members(path, self.members)
+        else:
+            found = iter(((path, None),))
+        for path_within, member in found:
             if member is not None and member.fault is not None and path_within == path:
                 self.unlisted(f"cannot list {printable(path)}: {member.fault[1]}")
             yield path_within, member
@@ -74,7 +78,12 @@ class Scan:
     def count(self, paths: Iterable[str]) -> int:
         """The images of all of them, in silence."""
         silent = self.silent
-        return sum(1 for path in paths for _ in silent.images(path))
+        return sum(
+            count_rows(path)
+            if self.members and is_table(path)
+            else sum(1 for _ in silent.images(path))
+            for path in paths
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,6 +59,7 @@ class Recording:
         asked: Resuming = Resuming(),
         overwrite: bool = False,
         data_start: Callable[[BinaryIO], int] | None = None,
+        is_sealed: bool = False,
         has_unlisted: Callable[[], bool] = lambda: False,
     ) -> None:
         assert target.out is not None
@@ -71,6 +72,7 @@ class Recording:
         self._asked, self._overwrite = asked, overwrite
         self._list_refs = list_refs
         self._data_start = data_start
+        self._is_sealed = is_sealed
         self._has_unlisted = has_unlisted  # a folder that cannot be read does not lose its rows
         self._keeps_missing = asked.keep_missing
         self._names = [real(path) for path in (target.out, *map(target.beside, suffixes))]
@@ -117,6 +119,11 @@ class Recording:
             self._refuse_to_lose()
         if self._old is not None:
             self._survey(self._old)
+            if self._is_sealed and not self.is_complete:
+                raise OutputError(
+                    f"{self._out} is whole, and its rows cannot be taken over into another",
+                    f"write new images to a file of their own; or {START_AGAIN}",
+                )
         self._left = self._stream()
         if self._commit is not None:
             self._verify(self._commit)

@@ -207,6 +207,8 @@ class Run:
         target = output.target()
         target.check(*output.form.suffixes)
         if target.is_special:
+            if output.form.is_sealed:
+                raise UsageError("Parquet cannot be written to a pipe", "name a file with --out")
             if output.resuming.resume:
                 raise UsageError("a pipe cannot be resumed", "write to a file with --out")
             work = make_ready(specs)
@@ -233,6 +235,7 @@ class Run:
             asked=output.resuming,
             overwrite=output.overwrite,
             data_start=output.form.data_start,
+            is_sealed=output.form.is_sealed,
             has_unlisted=lambda: self.unlisted > 0,
         ) as record:
             described = describe_weights(weights, record.known())
