@@ -37,7 +37,8 @@ class Member:
 
     `key` is what the files of one sample have in common in WebDataset's layout. In a zip `start`
     is that of the local header, and `packed` the bytes that follow it, how they are compressed,
-    and the CRC-32 of what they hold. Of a table `data` is the image itself.
+    and the CRC-32 of what they hold. Where it can
+    be read only once, from a stream or a table, `data` is the image itself.
     """
 
     archive: str

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import io
 import json
+import lzma
 import os
 import struct
 import subprocess
@@ -253,7 +256,7 @@ def test_a_tar_that_ends_too_soon_is_told(
         ("x.tar", b"", "NotAnImage: empty file"),
         ("x.tar", b"<html>" * 200, "NotAnImage: not an image (starts with '<html>"),
         ("x.zip", b"<html>" * 200, "NotAnImage: not an image (starts with '<html>"),
-        ("x.tar", b"\x1f\x8b\x08" + bytes(1000), "Unreadable: a compressed tar"),
+        ("x.tgz", b"\x1f\x8b\x08" + bytes(1000), "DecodeError: damaged compressed tar"),
         ("x.zip", b"PK\x03\x04" + bytes(1000), "DecodeError: damaged zip: "),
     ],
 )
@@ -370,6 +373,15 @@ def test_the_rows_are_those_of_files(vit: Vit, shards: Path) -> None:
     assert vit("merge", "p-00001-of-00002.npy", "p-00002-of-00002.npy", "-o", "p.npy").code == 3
     assert (shards / "p.index.jsonl").read_bytes() == (shards / "tars.index.jsonl").read_bytes()
 
+    whole = gzip.compress((shards / "s-0.tar").read_bytes())
+    (shards / "z.tgz").write_bytes(whole)
+    (shards / "s-0.tar").rename(shards / "z.tar")
+    assert vit("embed", "z.tar", *common, "-o", "alone.npy").code == 3
+    assert vit("embed", "z.tgz", *common, "-o", "z.npy", "--on-error", "stop").code == 1
+    assert vit("embed", "z.tgz", *common, "-o", "z.npy", "--resume").code == 3
+    assert (shards / "z.npy").read_bytes() == (shards / "alone.npy").read_bytes()
+    (shards / "z.tar").rename(shards / "s-0.tar")
+
     again = vit("embed", "s-{0..2}.tar", *common, "-o", "tars.npy", "--resume")
     assert "already complete" in again.err
     retried = vit("embed", "s-{0..2}.tar", *common, "-o", "tars.npy", "--resume", "--retry-failed")
@@ -377,6 +389,38 @@ def test_the_rows_are_those_of_files(vit: Vit, shards: Path) -> None:
     pack(shards / "s-3.tar", {"new.jpg": (shards / "files/img-00000.jpg").read_bytes()})
     grown = vit("embed", "s-{0..3}.tar", *common, "-o", "tars.npy", "--resume")
     assert "31 images done, 3 failed, 30 of them before" in grown.err
+
+
+@pytest.mark.parametrize("kind", ["gz", "bz2", "xz"])
+def test_a_compressed_tar_is_read_as_a_stream(kind: str, jpeg: bytes, tmp_path: Path) -> None:
+    """The same members, whether their sizes fill blocks or not; truncated it is told."""
+    names = ["a.jpg", "b.json", "c.jpg", "d.txt", "e.jpg"]
+    sizes = (0, 1, 511, 512, 513)
+    files = {
+        name: jpeg + bytes((n - len(jpeg)) % 512) for name, n in zip(names, sizes, strict=True)
+    }
+    plain = pack(tmp_path / "x.tar", files)
+    packed = tmp_path / f"x.tar.{kind}"
+    compress = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}[kind]
+    packed.write_bytes(compress(plain.read_bytes()))
+    found = refs(packed)
+    assert [ref.path for ref in found] == [f"{packed}/{name}" for name in names[::2]]
+    assert [ref.key for ref in found] == ["a", "c", "e"]
+    assert [ref.member and ref.member.data for ref in found] == [
+        plain.read_bytes()[ref.member.start :][: ref.member.size]
+        for ref in refs(plain)
+        if ref.member
+    ]
+    assert set(results(packed).values()) == {"good"}
+    middle = refs(plain)[1].member
+    assert middle is not None
+    packed.write_bytes(compress(plain.read_bytes()[: middle.start + 600]))
+    cut = results(packed)
+    assert cut[f"{packed}/a.jpg"] == "good"
+    assert cut[f"{packed}/c.jpg"] == "DecodeError: truncated: the tar ends within it"
+    assert cut[str(packed)] == "DecodeError: truncated tar: what follows behind c.jpg is lost"
+    packed.write_bytes(packed.read_bytes()[: packed.stat().st_size // 2])
+    assert results(packed)[str(packed)].startswith("DecodeError: ")
 
 
 def test_attention_draws_members_below_its_folder(vit: Vit, jpeg: bytes, tmp_path: Path) -> None:

@@ -12,31 +12,34 @@ the first dot. What is in an archive names no file here: links are not followed,
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import io
+import lzma
 import os
 import stat
 import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, BinaryIO, TypeAlias
 
 from vitcli.errors import in_bytes, printable
 from vitcli.records import ErrorType, Member
 
-ARCHIVES = frozenset((".tar", ".zip"))
+ARCHIVES = frozenset((".tar", ".tgz", ".zip"))  # that are taken from directories
+NAMES = (*ARCHIVES, ".tar.gz", ".tar.bz2", ".tar.xz")
 LONGEST_HEADER = 1 << 20  # bytes; of GNU's long names and of pax
-MOST_UNPACKED = 1 << 30  # bytes of one image in a zip, which is held in memory
+MOST_UNPACKED = 1 << 30  # bytes of one image that is held in memory
 
 Found: TypeAlias = tuple[str, Member | None]
 """The path that a row has, and where its image is; None where it is the file itself."""
 
-_COMPRESSED = {
-    b"\x1f\x8b": "gunzip",
-    b"BZh": "bunzip2",
-    b"\xfd7zXZ": "unxz",
-    b"\x28\xb5\x2f\xfd": "unzstd",
+_DECOMPRESSED: dict[bytes, Callable[[BinaryIO], Any]] = {
+    b"\x1f\x8b": lambda file: gzip.GzipFile(fileobj=file),
+    b"BZh": bz2.BZ2File,
+    b"\xfd7zXZ": lzma.LZMAFile,
 }
 _LOCAL = b"PK\x03\x04"
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
@@ -50,12 +53,15 @@ _DAMAGE = (
     RecursionError,
     struct.error,
     OSError,
+    EOFError,
+    zlib.error,
+    lzma.LZMAError,
 )
 
 
 def is_archive(path: str) -> bool:
     """Whether a file is to be opened as one, by its name."""
-    return os.path.splitext(path)[1].lower() in ARCHIVES and os.path.isfile(path)
+    return path.lower().endswith(NAMES) and os.path.isfile(path)
 
 
 def iter_members(archive: str, suffixes: Collection[str]) -> Iterator[Found]:
@@ -63,18 +69,20 @@ def iter_members(archive: str, suffixes: Collection[str]) -> Iterator[Found]:
 
     An archive that cannot be read, or not to its end, has a row of its own, the last one.
     """
-    listed = _in_zip if archive.lower().endswith(".zip") else _in_tar
     try:
         with open(archive, "rb") as file:
-            yield from listed(archive, file, suffixes)
+            if archive.lower().endswith(".zip"):
+                yield from _in_zip(archive, file, suffixes)
+                return
+            plain = decompressed(file)
+            size = os.fstat(file.fileno()).st_size if plain is file else None
+            yield from iter_tar(archive, plain, suffixes, size)
     except OSError:  # whoever opens it for its row says why
         yield archive, None
 
 
 def opened(file: BinaryIO, member: Member) -> BinaryIO:
     """The image, of the archive that is open as `file`. Raises ValueError for damage in a zip."""
-    if member.data is not None:
-        return io.BytesIO(member.data)
     if member.packed is None:
         return io.BufferedReader(_Part(file.fileno(), member.start, member.size), 1 << 16)
     length, method, crc = member.packed
@@ -120,30 +128,43 @@ class _Headers:
 
     def __init__(self, file: BinaryIO) -> None:
         self.seek, self.tell, self._file = file.seek, file.tell, file
+        self.last = b""
 
     def read(self, size: int) -> bytes:
         if not 0 <= size <= LONGEST_HEADER:
             raise tarfile.ReadError(f"a header of {size} bytes")
-        return self._file.read(size)
+        self.last = self._file.read(size)
+        return self.last
 
 
-def _in_tar(archive: str, file: BinaryIO, suffixes: Collection[str]) -> Iterator[Found]:
+def decompressed(file: BinaryIO) -> BinaryIO:
+    """What a compressed file holds, told by its first bytes; others as they are."""
     head = file.read(8)
-    for magic, tool in _COMPRESSED.items():
-        if head.startswith(magic):
-            why = f"a compressed tar, which can only be read from its beginning: {tool} it first"
-            yield broken(archive, ErrorType.UNREADABLE, why)
-            return
     file.seek(0)
-    end, last, size = 0, "", os.fstat(file.fileno()).st_size
+    for magic, opener in _DECOMPRESSED.items():
+        if head.startswith(magic):
+            return opener(file)  # type: ignore[no-any-return]
+    return file
+
+
+def iter_tar(
+    archive: str, file: BinaryIO, suffixes: Collection[str], size: int | None
+) -> Iterator[Found]:
+    """The images of a tar of that many bytes. Where it can only be read from front to back, `size`
+    is None, and the images are read here and travel with their refs."""
+    end, last = 0, ""
+    headers = _Headers(file)
     try:
         tar = tarfile.TarFile(
-            fileobj=_Headers(file),  # type: ignore[arg-type]
+            fileobj=headers,  # type: ignore[arg-type]
             encoding="utf-8",
             errors="surrogateescape",
         )
     except _DAMAGE:
-        yield archive, None  # no tar, whatever its name is
+        is_compressed = size is None
+        why = "damaged compressed tar: nothing can be read"
+        # else it is no tar, whatever its name is
+        yield broken(archive, ErrorType.DECODE_ERROR, why) if is_compressed else (archive, None)
         return
     try:
         while info := tar.next():
@@ -151,23 +172,49 @@ def _in_tar(archive: str, file: BinaryIO, suffixes: Collection[str]) -> Iterator
             if info.size < 0 or info.offset_data <= end:
                 raise tarfile.ReadError("a size below 0")
             end, last = info.offset_data, _name(info.name.encode("utf-8", "surrogateescape"))
-            is_cut = info.isreg() and info.offset_data + info.size > size
-            if not info.isdir() and _is_wanted(last, suffixes):
-                yield f"{archive}/{last}", _tar_member(archive, last, info, is_cut)
+            is_wanted = not info.isdir() and _is_wanted(last, suffixes)
+            data = None
+            if size is not None:
+                is_cut = info.isreg() and info.offset_data + info.size > size
+            else:
+                if is_wanted and info.isreg() and info.size <= MOST_UNPACKED:
+                    file.seek(info.offset_data)
+                    data = file.read(info.size)
+                is_cut = data is not None and len(data) < info.size
+                if data is not None and not is_cut:
+                    file.read(tar.offset - file.tell())  # so that nothing is sought backwards
+            if is_wanted:
+                yield (
+                    f"{archive}/{last}",
+                    _tar_member(archive, last, info, data, is_cut=is_cut, is_streamed=size is None),
+                )
             if is_cut:
                 break
-        file.seek(tar.offset)
-        block = b"" if info else file.read(tarfile.BLOCKSIZE)
+        block = b"" if info else headers.last
         if block == bytes(tarfile.BLOCKSIZE):
             return
         why = "damaged" if len(block) == tarfile.BLOCKSIZE else "truncated"
-    except _DAMAGE:
-        why = "damaged" if tar.offset < size else "truncated"
+    except _DAMAGE as error:
+        why = "truncated" if _is_at_end(error, tar.offset, size) else "damaged"
     where = f"behind {printable(last)}" if last else "at its beginning"
     yield broken(archive, ErrorType.DECODE_ERROR, f"{why} tar: what follows {where} is lost")
 
 
-def _tar_member(archive: str, name: str, info: tarfile.TarInfo, is_cut: bool) -> Member:
+def _is_at_end(error: Exception, offset: int, size: int | None) -> bool:
+    if size is None:
+        return isinstance(error, EOFError) or "end of data" in str(error)
+    return offset >= size
+
+
+def _tar_member(
+    archive: str,
+    name: str,
+    info: tarfile.TarInfo,
+    data: bytes | None,
+    *,
+    is_cut: bool,
+    is_streamed: bool,
+) -> Member:
     folder, slash, base = name.rpartition("/")
     fault = None
     if info.issym() or info.islnk():
@@ -177,10 +224,13 @@ def _tar_member(archive: str, name: str, info: tarfile.TarInfo, is_cut: bool) ->
         fault = ErrorType.UNREADABLE, "not a regular file"
     elif info.issparse():
         fault = ErrorType.UNREADABLE, "a sparse file, which is not as it was packed"
+    elif is_streamed and info.size > MOST_UNPACKED:
+        limit = in_bytes(MOST_UNPACKED)
+        fault = ErrorType.TOO_LARGE, f"{in_bytes(info.size)} in a compressed tar, limit {limit}"
     elif is_cut:
         fault = ErrorType.DECODE_ERROR, "truncated: the tar ends within it"
     key = folder + slash + base.partition(".")[0]
-    return Member(archive, info.offset_data, info.size, key, fault=fault)
+    return Member(archive, info.offset_data, info.size, key, data=data, fault=fault)
 
 
 def _in_zip(archive: str, file: BinaryIO, suffixes: Collection[str]) -> Iterator[Found]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import stat
@@ -208,10 +209,7 @@ def _scales_grey(image: Image.Image, plan: Preprocess) -> bool:
 @contextmanager
 def _open(ref: ImageRef, limits: Limits, formats: str) -> Iterator[Image.Image]:
     """The first frame of an image, its header read."""
-    if ref.member is not None and ref.member.fault is not None:
-        raise ImageError(*ref.member.fault)
-    with _open_file(ref.file) as whole, _quiet_pillow():
-        file = whole if ref.member is None else opened(whole, ref.member)
+    with _open_ref(ref) as file, _quiet_pillow():
         head = file.read(512)
         file.seek(0)
         _refuse_impostors(head)
@@ -227,6 +225,19 @@ def _open(ref: ImageRef, limits: Limits, formats: str) -> Iterator[Image.Image]:
             _check_pixels(image, limits)
             Image.MAX_IMAGE_PIXELS = limits.max_pixels  # an icon may hold a picture of another size
             yield image
+
+
+@contextmanager
+def _open_ref(ref: ImageRef) -> Iterator[BinaryIO]:
+    """The bytes of an image, wherever they are."""
+    member = ref.member
+    if member is not None and member.fault is not None:
+        raise ImageError(*member.fault)
+    if member is not None and member.data is not None:
+        yield io.BytesIO(member.data)
+        return
+    with _open_file(ref.file) as file:
+        yield file if member is None else opened(file, member)
 
 
 def _open_file(path: str) -> BinaryIO:
