@@ -55,8 +55,8 @@ Paths = Annotated[
     typer.Argument(
         metavar="INPUTS...",
         show_default=False,
-        help="Files, directories (recursive), tars, zips, quoted globs and {000..099}, or - for a "
-        "list of paths on stdin.",
+        help="Files, directories (recursive), tars, zips, URLs, quoted globs and {000..099}, or - "
+        "for a list of paths on stdin.",
     ),
 ]
 FilesFrom = Annotated[

@@ -18,6 +18,7 @@ from PIL import Image, UnidentifiedImageError
 
 from vitcli.images.archives import opened
 from vitcli.images.preprocess import ACROSS, preprocess, preprocess_fast, stored_target
+from vitcli.images.remote import is_remote, read
 from vitcli.records import (
     FAST_GAP,
     ErrorType,
@@ -114,7 +115,7 @@ def attempt(
 ) -> Sample | Failure:
     """What is made of one opened image; whatever goes wrong is a Failure.
 
-    The only place that catches `Exception`: Pillow's decoders raise a dozen kinds for broken
+    It catches `Exception`, as nothing else here: Pillow's decoders raise a dozen kinds for broken
     files (OSError, ValueError, SyntaxError, struct.error, ...), and one image must cost one row.
     """
     try:
@@ -241,14 +242,17 @@ def _open_ref(ref: ImageRef) -> Iterator[BinaryIO]:
 
 
 def _open_file(path: str) -> BinaryIO:
-    """A regular file only: a FIFO or a device would block for ever."""
+    """A regular file only: a FIFO or a device would block for ever. An object is read whole."""
     try:
+        if is_remote(path):
+            return io.BytesIO(read(path))
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise ImageError(ErrorType.UNREADABLE, "not a regular file")
         flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
         return open(os.open(path, flags | getattr(os, "O_BINARY", 0)), "rb")
-    except (FileNotFoundError, NotADirectoryError):
-        raise ImageError(ErrorType.NOT_FOUND, "no such file") from None
+    except (FileNotFoundError, NotADirectoryError) as error:
+        message = str(error) if is_remote(path) else "no such file"
+        raise ImageError(ErrorType.NOT_FOUND, message) from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = getattr(error, "strerror", None) or str(error)
         raise ImageError(ErrorType.UNREADABLE, reason) from None

@@ -14,9 +14,11 @@ from itertools import chain, islice
 from typing import Protocol
 
 from vitcli.errors import InputError, printable
+from vitcli.images import remote
 from vitcli.images.archives import Found, is_archive, iter_members
 from vitcli.images.braces import expanded
 from vitcli.images.decode import suffixes
+from vitcli.images.remote import is_remote
 from vitcli.images.tables import count_rows, is_table, iter_rows
 from vitcli.records import ImageRef
 
@@ -64,7 +66,9 @@ class Scan:
 
     def images(self, path: str) -> Iterator[Found]:
         """Those in an archive, or the one that the file is."""
-        if self.members and is_table(path):
+        if self.members and is_remote(path) and remote.is_tar(path):
+            found = remote.iter_tar_at(path, self.members)
+        elif self.members and is_table(path):
             found = iter_rows(path)
         elif self.members and is_archive(path):
             found = iter_members(path, self.members)
@@ -107,6 +111,30 @@ class FileSource:
 
     def count(self) -> int:
         return self.scan.count((self.path,))
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteSource:
+    """An object in a store or on the web, which is always tried; all below a prefix; or those that
+    a pattern matches. They are listed once."""
+
+    url: str
+    scan: Scan
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._listing() or (self.url,))
+
+    def check(self) -> None:
+        """Raise InputError where a prefix cannot be listed, or has no images."""
+        remote.check_installed(self.url)
+        self._listing()
+
+    def count(self) -> int | None:
+        urls = self._listing() or [self.url]
+        return None if any(map(remote.is_tar, urls)) else len(urls)
+
+    def _listing(self) -> list[str] | None:
+        return remote.listing(self.url, self.scan.suffixes - {".zip"})  # which are read in files
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +208,8 @@ class ListSource:
     def count(self) -> int | None:
         if not (isinstance(self.file, str) and os.path.isfile(self.file)):
             return None  # a pipe gives its paths once
+        if any(remote.is_tar(url) for url in map(os.fsdecode, self._entries()) if is_remote(url)):
+            return None
         paths = map(os.fsdecode, self._entries())
         return sum(
             _Tree.below(path, self.scan).count()
@@ -226,6 +256,8 @@ def open_sources(
     for text in chain.from_iterable(map(expanded, inputs)):
         if text == "-":
             sources.append(ListSource(0, null, scan))
+        elif is_remote(text):
+            sources.append(RemoteSource(text, scan))
         elif os.path.isdir(text):
             sources.append(DirectorySource(text, scan))
         elif glob.has_magic(text) and not os.path.lexists(text):
