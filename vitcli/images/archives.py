@@ -4,7 +4,8 @@ The headers are read only as far as images are wanted, a few ahead of the worker
 reads its image at its place in the file. So a shard is read once from front to back, no image
 passes through the main process, memory does not grow, and a run is taken up in the middle of a
 shard as it is between two files. All workers are in one shard at a time: a shard for each, as
-WebDataset deals them out, would hold back the rows of all but the first.
+WebDataset deals them out, would hold back the rows of all but the first. Only of a compressed tar,
+or one in a store, is there no more than a stream: its images travel with their refs.
 
 A member is named as WebDataset names it: `train-000.tar/a/b.jpg`, its key `a/b` is the name up to
 the first dot. What is in an archive names no file here: links are not followed, whatever they are.
