@@ -22,6 +22,7 @@ import pytest
 from tests.conftest import Vit
 from tests.fixtures.photos import Corpus, many_photos
 from vitcli.errors import InputError
+from vitcli.images import archives
 from vitcli.images.braces import expanded
 from vitcli.images.decode import decode, suffixes
 from vitcli.images.sources import Scan, count, iter_refs, open_sources
@@ -104,6 +105,18 @@ def test_names_are_kept_and_filtered(name: str, jpeg: bytes, tmp_path: Path) -> 
     )
     assert [ref.key for ref in found] == keys
     assert {ref.file for ref in found} == {str(archive)}
+
+
+def test_a_large_member_is_read_as_it_is_wanted(
+    photos: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = pack(tmp_path / "x.tar", {path.name: path.read_bytes() for path in photos.good})
+    whole = [decode(ref, (PLAN,), Limits()) for ref in refs(archive)]
+    monkeypatch.setattr(archives, "IN_ONE_PIECE", 0)
+    for ref, alone in zip(refs(archive), whole, strict=True):
+        ours = decode(ref, (PLAN,), Limits())
+        assert isinstance(ours, Sample) and isinstance(alone, Sample)
+        np.testing.assert_array_equal(ours.pixels[0], alone.pixels[0])
 
 
 def test_names_that_are_not_utf8_keep_their_bytes(jpeg: bytes, tmp_path: Path) -> None:

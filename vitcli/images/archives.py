@@ -32,6 +32,7 @@ from vitcli.records import ErrorType, Member
 ARCHIVES = frozenset((".tar", ".tgz", ".zip"))  # that are taken from directories
 NAMES = (*ARCHIVES, ".tar.gz", ".tar.bz2", ".tar.xz")
 LONGEST_HEADER = 1 << 20  # bytes; of GNU's long names and of pax
+IN_ONE_PIECE = 16 << 20  # bytes; what is larger is read as it is wanted
 MOST_UNPACKED = 1 << 30  # bytes of one image that is held in memory
 
 Found: TypeAlias = tuple[str, Member | None]
@@ -84,6 +85,8 @@ def iter_members(archive: str, suffixes: Collection[str]) -> Iterator[Found]:
 
 def opened(file: BinaryIO, member: Member) -> BinaryIO:
     """The image, of the archive that is open as `file`. Raises ValueError for damage in a zip."""
+    if member.packed is None and member.size <= IN_ONE_PIECE:
+        return io.BytesIO(os.pread(file.fileno(), member.size, member.start))
     if member.packed is None:
         return io.BufferedReader(_Part(file.fileno(), member.start, member.size), 1 << 16)
     length, method, crc = member.packed
