@@ -16,7 +16,7 @@ _vit() {
         "classify -m"|"classify --model") compopt -o default; return ;;
         "classify -k"|"classify --top-k") compopt -o default; return ;;
         "classify -o"|"classify --out") compopt -o default; return ;;
-        "classify --format") COMPREPLY=($(compgen -W "jsonl csv tsv table" -- "$cur")); return ;;
+        "classify --format") COMPREPLY=($(compgen -W "jsonl parquet csv tsv table" -- "$cur")); return ;;
         "classify --scores") COMPREPLY=($(compgen -W "prob logit" -- "$cur")); return ;;
         "classify --threshold") compopt -o default; return ;;
         "classify --select") compopt -o default; return ;;
@@ -44,12 +44,13 @@ _vit() {
         "classify -j"|"classify --workers") compopt -o default; return ;;
         "classify --summary") compopt -o default; return ;;
         "classify --shard") compopt -o default; return ;;
+        "classify --devices") compopt -o default; return ;;
         "embed -m"|"embed --model") compopt -o default; return ;;
         "embed --layer") compopt -o default; return ;;
         "embed --layers") compopt -o default; return ;;
         "embed --pool") COMPREPLY=($(compgen -W "cls mean cls+mean map patches tokens" -- "$cur")); return ;;
         "embed -o"|"embed --out") compopt -o default; return ;;
-        "embed --format") COMPREPLY=($(compgen -W "npy npz safetensors jsonl" -- "$cur")); return ;;
+        "embed --format") COMPREPLY=($(compgen -W "npy npz safetensors jsonl parquet" -- "$cur")); return ;;
         "embed --store") COMPREPLY=($(compgen -W "fp32 fp16" -- "$cur")); return ;;
         "embed --files-from") compopt -o default; return ;;
         "embed --formats") COMPREPLY=($(compgen -W "common all" -- "$cur")); return ;;
@@ -74,6 +75,7 @@ _vit() {
         "embed -j"|"embed --workers") compopt -o default; return ;;
         "embed --summary") compopt -o default; return ;;
         "embed --shard") compopt -o default; return ;;
+        "embed --devices") compopt -o default; return ;;
         "attention -m"|"attention --model") compopt -o default; return ;;
         "attention -o"|"attention --out") compopt -o default; return ;;
         "attention --method") COMPREPLY=($(compgen -W "raw rollout grad similarity" -- "$cur")); return ;;
@@ -235,8 +237,8 @@ _vit() {
         "models --for") COMPREPLY=($(compgen -W "speed accuracy memory resolution features" -- "$cur")); return ;;
     esac
     case "$command" in
-        classify) words="-m --model -k --top-k -o --out --format --scores --threshold --select --paths-only --html --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --max-errors --on-error --layout --labels --image-size --preprocess --num-heads --head --sha256 --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --resume --retry-failed --keep-missing --shard -h --help" ;;
-        embed) words="-m --model --layer --layers --pool --norm --no-norm --l2 -o --out --format --store --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --max-errors --on-error --layout --labels --image-size --preprocess --num-heads --head --sha256 --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --resume --retry-failed --keep-missing --shard -h --help" ;;
+        classify) words="-m --model -k --top-k -o --out --format --scores --threshold --select --paths-only --html --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --max-errors --on-error --layout --labels --image-size --preprocess --num-heads --head --sha256 --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --resume --retry-failed --keep-missing --shard --devices -h --help" ;;
+        embed) words="-m --model --layer --layers --pool --norm --no-norm --l2 -o --out --format --store --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --max-errors --on-error --layout --labels --image-size --preprocess --num-heads --head --sha256 --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --resume --retry-failed --keep-missing --shard --devices -h --help" ;;
         attention) words="-m --model -o --out --method --layer --heads --query --class --discard-ratio --style --alpha --mass --colormap --size --format --raw --html --show --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --max-errors --on-error --layout --labels --image-size --preprocess --num-heads --head --sha256 --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --resume --retry-failed --keep-missing --shard -h --help" ;;
         merge) words="-o --out --overwrite -q --quiet -h --help" ;;
         convert) words="--to --dtype --verify --overwrite --layout --labels --image-size --preprocess --num-heads --head --sha256 --offline -q --quiet -h --help" ;;

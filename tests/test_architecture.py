@@ -33,6 +33,8 @@ ROOMS = {
     "huggingface_hub": {"checkpoints"},
     "safetensors": {"checkpoints", "sinks", "demo"},
     "PIL": {"images", "render", "demo"},
+    "fsspec": {"images"},
+    "pyarrow": {"images", "sinks"},
     "sklearn": {"demo"},
     "transformers": set(),
     "timm": set(),

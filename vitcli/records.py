@@ -32,16 +32,47 @@ class ErrorType(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Member:
+    """Where in an archive an image is: `size` bytes from `start`, or why they cannot be had.
+
+    `key` is what the files of one sample have in common in WebDataset's layout. In a zip `start`
+    is that of the local header, and `packed` the bytes that follow it, how they are compressed,
+    and the CRC-32 of what they hold. Where it can
+    be read only once, from a stream or a table, `data` is the image itself.
+    """
+
+    archive: str
+    start: int
+    size: int
+    key: str = ""
+    packed: tuple[int, int, int] | None = None
+    data: bytes | None = field(default=None, repr=False)
+    fault: tuple[ErrorType, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ImageRef:
     """One input: its place in the run and its path as it will be printed.
 
     A path that is not UTF-8 carries its odd bytes as surrogates, as os.fsdecode gives them.
-    `stamp` is the file's (bytes, mtime in ns) when it was listed, where somebody asked.
+    `stamp` is the file's (bytes, mtime in ns) when it was listed, where somebody asked; that of a
+    `member` has its own bytes and the mtime of its archive.
     """
 
     index: int
     path: str
     stamp: tuple[int, int] | None = None
+    member: Member | None = None
+
+    @property
+    def file(self) -> str:
+        """What is to be opened."""
+        return self.path if self.member is None else self.member.archive
+
+    @property
+    def key(self) -> str:
+        """WebDataset's `__key__`; empty where there is none."""
+        return "" if self.member is None else self.member.key
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -18,30 +19,42 @@ from tests.faults.rules import DEMO, contents, environment, run
 from tests.fixtures.nursery import Nursery
 
 
+@pytest.fixture(scope="module")
+def shard(many: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same photographs in a tar."""
+    packed = tmp_path_factory.mktemp("shard") / "shard.tar"
+    with tarfile.open(packed, "w") as tar:
+        for path in sorted(many.iterdir()):
+            tar.add(path, path.name)
+    return packed
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("command", "name", "workers"),
+    ("command", "name", "workers", "inputs"),
     [
-        ("classify", "out.jsonl", 0),
-        ("classify", "out.jsonl", 2),
-        ("embed", "out.npy", 0),
-        ("embed", "out.npy", 2),
+        ("classify", "out.jsonl", 0, "many"),
+        ("classify", "out.jsonl", 2, "shard"),
+        ("embed", "out.npy", 0, "shard"),
+        ("embed", "out.npy", 2, "many"),
     ],
 )
 def test_killed_at_random_moments_it_goes_on_to_the_same_bytes(
     vits: Nursery,
-    many: Path,
+    request: pytest.FixtureRequest,
     tmp_path: Path,
     pytestconfig: pytest.Config,
     command: str,
     name: str,
     workers: int,
+    inputs: str,
 ) -> None:
     """S4, S16: some of them are killed again while they go on. `--kills 20` does it more often."""
     times = pytestconfig.getoption("kills")
+    images = request.getfixturevalue(inputs)
 
     def args(out: Path, *more: object) -> tuple[object, ...]:
-        return (command, many, "-m", "demo", "-b", 8, "-j", workers, "-o", out, *more)
+        return (command, images, "-m", "demo", "-b", 8, "-j", workers, "-o", out, *more)
 
     clean = tmp_path / "clean" / name
     clean.parent.mkdir()

@@ -111,6 +111,16 @@ def test_the_same_dtype_and_device_copy_nothing(network: VisionTransformer) -> N
     assert prepare(network, plan(), "cpu").network is network
 
 
+def test_under_torchrun_each_process_has_its_own_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert choose_device("auto") == torch.device("cuda")
+    for rank, number in (("0", 0), ("1", 1), ("2", 0)):
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        assert choose_device("auto") == torch.device("cuda", number)
+        assert choose_device("cpu") == torch.device("cpu")
+
+
 @pytest.mark.parametrize(
     ("name", "says"),
     [

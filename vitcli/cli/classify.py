@@ -24,6 +24,7 @@ class Scores(StrEnum):
 
 class Format(StrEnum):
     JSONL = "jsonl"
+    PARQUET = "parquet"
     CSV = "csv"
     TSV = "tsv"
     TABLE = "table"
@@ -61,7 +62,7 @@ Out = Annotated[
         "-o",
         "--out",
         callback=output_file,
-        help="Write to FILE: .jsonl, .csv or .tsv.",
+        help="Write to FILE: .jsonl, .csv, .tsv or .parquet.",
         metavar="FILE",
     ),
 ]
@@ -92,7 +93,7 @@ PathsOnly = Annotated[
 ]
 
 
-@g.with_resuming
+@g.with_devices
 def classify(
     common: g.Common,
     model: o.ModelSpecs = (DEFAULT_MODEL,),  # type: ignore[assignment]  # typer makes it a list

@@ -35,6 +35,7 @@ class Format(StrEnum):
     NPZ = "npz"
     SAFETENSORS = "safetensors"
     JSONL = "jsonl"
+    PARQUET = "parquet"
 
 
 Layer = Annotated[
@@ -90,7 +91,7 @@ Out = Annotated[
         "-o",
         "--out",
         callback=output_file,
-        help="Write to FILE: .npy, .npz, .safetensors or .jsonl.",
+        help="Write to FILE: .npy, .npz, .safetensors, .parquet or .jsonl.",
         metavar="FILE",
     ),
 ]
@@ -104,7 +105,7 @@ FormatOpt = Annotated[
 ]
 
 
-@g.with_resuming
+@g.with_devices
 def embed(
     common: g.Common,
     model: o.ModelSpec = DEFAULT_MODEL,

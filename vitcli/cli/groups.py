@@ -6,6 +6,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, get_args
@@ -18,6 +19,7 @@ from vitcli.cli.options import (
     Decode,
     Decoding,
     Device,
+    DevicesOpt,
     Dtype,
     DtypeOpt,
     Engine,
@@ -57,6 +59,7 @@ from vitcli.cli.options import (
 from vitcli.cli.parse import (
     check_paths,
     parse_batch_size,
+    parse_devices,
     parse_image_size,
     parse_pixels,
     parse_tolerance,
@@ -171,6 +174,11 @@ def running(
     )
 
 
+def devices(devices: DevicesOpt = None) -> tuple[str, ...]:
+    """Which devices share the run; none where it is this process alone."""
+    return parse_devices(devices) if devices else ()
+
+
 def screen(
     quiet: Quiet = False,
     no_progress: NoProgress = False,
@@ -201,6 +209,7 @@ class Common:
     running: Running
     screen: Screen
     resuming: Resuming = Resuming()
+    devices: tuple[str, ...] = ()
 
 
 def with_common(command: Callable[..., None]) -> Callable[..., None]:
@@ -212,6 +221,23 @@ def with_resuming(command: Callable[..., None]) -> Callable[..., None]:
     """As `with_common`, for a command whose output a later run can take up."""
     groups = (overwrite, inputs, model_options, running, screen, resuming)
     return _spelled(command, groups, Common)
+
+
+def with_devices(command: Callable[..., None]) -> Callable[..., None]:
+    """As `with_resuming`, for a command that several devices may share."""
+
+    @functools.wraps(command)
+    def shared(common: Common, **values: Any) -> None:
+        left: Common | None = common
+        if common.devices:
+            from vitcli.cli.devices import spread
+
+            left = spread(common, sys.argv[1:], values["out"])
+        if left is not None:
+            command(left, **values)
+
+    groups = (overwrite, inputs, model_options, running, screen, resuming, devices)
+    return _spelled(shared, groups, Common)
 
 
 def with_data(command: Callable[..., None]) -> Callable[..., None]:

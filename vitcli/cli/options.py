@@ -55,7 +55,8 @@ Paths = Annotated[
     typer.Argument(
         metavar="INPUTS...",
         show_default=False,
-        help="Files, directories (recursive), quoted globs, or - for a list of paths on stdin.",
+        help="Files, directories (recursive), tars, zips, URLs, quoted globs and {000..099}, or - "
+        "for a list of paths on stdin.",
     ),
 ]
 FilesFrom = Annotated[
@@ -194,6 +195,15 @@ Offline = Annotated[bool, _option("--offline", help="Never touch the network.", 
 Device = Annotated[
     str,
     _option("--device", help="auto, cpu, cuda, cuda:N or mps.", env="VIT_DEVICE"),
+]
+DevicesOpt = Annotated[
+    str | None,
+    _option(
+        "--devices",
+        help="A process for each of several devices: all, or 0,1 of CUDA; then they are merged.",
+        env="VIT_DEVICES",
+        metavar="all|N,N,...",
+    ),
 ]
 DtypeOpt = Annotated[
     Dtype,

@@ -52,6 +52,14 @@ def parse_batch_size(text: str) -> BatchSize:
     return int(text)
 
 
+def parse_devices(text: str) -> tuple[str, ...]:
+    """`0,1` -> ("0", "1")."""
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if not names:
+        raise UsageError(f"--devices {text}", "give all, or numbers such as 0,1")
+    return names
+
+
 def parse_workers(text: str) -> int | None:
     """`auto` -> None, or a number."""
     if text == "auto":

@@ -49,6 +49,7 @@ def extras(summary: Summary) -> dict[str, object]:
     return {
         "unlisted": summary.unlisted,
         "skipped": summary.skipped,
+        **({"earlier": summary.earlier} if summary.earlier else {}),
         **({} if summary.selected is None else {"selected": summary.selected}),
     }
 

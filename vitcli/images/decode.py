@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import stat
@@ -15,7 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from vitcli.images.archives import opened
 from vitcli.images.preprocess import ACROSS, preprocess, preprocess_fast, stored_target
+from vitcli.images.remote import is_remote, read
 from vitcli.records import (
     FAST_GAP,
     ErrorType,
@@ -112,11 +115,11 @@ def attempt(
 ) -> Sample | Failure:
     """What is made of one opened image; whatever goes wrong is a Failure.
 
-    The only place that catches `Exception`: Pillow's decoders raise a dozen kinds for broken
+    It catches `Exception`, as nothing else here: Pillow's decoders raise a dozen kinds for broken
     files (OSError, ValueError, SyntaxError, struct.error, ...), and one image must cost one row.
     """
     try:
-        with _open(ref.path, limits, formats) as image:
+        with _open(ref, limits, formats) as image:
             return make(image)
     except ImageError as error:
         return Failure(ref, error.type, error.message)
@@ -205,9 +208,9 @@ def _scales_grey(image: Image.Image, plan: Preprocess) -> bool:
 
 
 @contextmanager
-def _open(path: str, limits: Limits, formats: str) -> Iterator[Image.Image]:
-    """The first frame of the image at `path`, its header read."""
-    with _open_file(path) as file, _quiet_pillow():
+def _open(ref: ImageRef, limits: Limits, formats: str) -> Iterator[Image.Image]:
+    """The first frame of an image, its header read."""
+    with _open_ref(ref) as file, _quiet_pillow():
         head = file.read(512)
         file.seek(0)
         _refuse_impostors(head)
@@ -225,15 +228,31 @@ def _open(path: str, limits: Limits, formats: str) -> Iterator[Image.Image]:
             yield image
 
 
+@contextmanager
+def _open_ref(ref: ImageRef) -> Iterator[BinaryIO]:
+    """The bytes of an image, wherever they are."""
+    member = ref.member
+    if member is not None and member.fault is not None:
+        raise ImageError(*member.fault)
+    if member is not None and member.data is not None:
+        yield io.BytesIO(member.data)
+        return
+    with _open_file(ref.file) as file:
+        yield file if member is None else opened(file, member)
+
+
 def _open_file(path: str) -> BinaryIO:
-    """A regular file only: a FIFO or a device would block for ever."""
+    """A regular file only: a FIFO or a device would block for ever. An object is read whole."""
     try:
+        if is_remote(path):
+            return io.BytesIO(read(path))
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise ImageError(ErrorType.UNREADABLE, "not a regular file")
         flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
         return open(os.open(path, flags | getattr(os, "O_BINARY", 0)), "rb")
-    except (FileNotFoundError, NotADirectoryError):
-        raise ImageError(ErrorType.NOT_FOUND, "no such file") from None
+    except (FileNotFoundError, NotADirectoryError) as error:
+        message = str(error) if is_remote(path) else "no such file"
+        raise ImageError(ErrorType.NOT_FOUND, message) from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = getattr(error, "strerror", None) or str(error)
         raise ImageError(ErrorType.UNREADABLE, reason) from None

@@ -1,4 +1,5 @@
-"""What was typed into image refs: files, directories, globs, lists of paths; lazily, in order."""
+"""What was typed into image refs: files, directories, globs, lists of paths, and the archives among
+them; lazily, in order."""
 
 from __future__ import annotations
 
@@ -7,13 +8,18 @@ import glob
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 from typing import Protocol
 
 from vitcli.errors import InputError, printable
+from vitcli.images import remote
+from vitcli.images.archives import Found, is_archive, iter_members
+from vitcli.images.braces import expanded
 from vitcli.images.decode import suffixes
+from vitcli.images.remote import is_remote
+from vitcli.images.tables import count_rows, is_table, iter_rows
 from vitcli.records import ImageRef
 
 READ_SIZE = 1 << 16
@@ -25,13 +31,16 @@ DRAWN = ".drawn-by-vit"
 class Source(Protocol):
     """Something that lists paths. The order is its own, and the same every time."""
 
+    @property
+    def scan(self) -> Scan: ...
+
     def __iter__(self) -> Iterator[str]: ...
 
     def check(self) -> None:
         """Raise InputError for what can be seen to be wrong before the run begins."""
 
     def count(self) -> int | None:
-        """How many paths there are, in silence; None where counting would use them up."""
+        """How many images there are, in silence; None where counting would use them up."""
 
 
 def _ignore(text: str) -> None:
@@ -42,16 +51,43 @@ def _ignore(text: str) -> None:
 class Scan:
     """Which files of a directory count, and whom to tell what is not listed: a folder that
     cannot be read; what has the name of an image but is a pipe, a socket or a device; and a folder
-    below the one that was named that holds pictures of ours (DRAWN)."""
+    below the one that was named that holds pictures of ours (DRAWN). Which members of an archive
+    count; where none do, archives are files like others."""
 
     suffixes: frozenset[str]
     unlisted: Callable[[str], None] = _ignore
     skipped: Callable[[str], None] = _ignore
     left_out: Callable[[str], None] = _ignore
+    members: frozenset[str] = frozenset()
 
     @property
     def silent(self) -> Scan:
         return replace(self, unlisted=_ignore, skipped=_ignore, left_out=_ignore)
+
+    def images(self, path: str) -> Iterator[Found]:
+        """Those in an archive, or the one that the file is."""
+        if self.members and is_remote(path) and remote.is_tar(path):
+            found = remote.iter_tar_at(path, self.members)
+        elif self.members and is_table(path):
+            found = iter_rows(path)
+        elif self.members and is_archive(path):
+            found = iter_members(path, self.members)
+        else:
+            found = iter(((path, None),))
+        for path_within, member in found:
+            if member is not None and member.fault is not None and path_within == path:
+                self.unlisted(f"cannot list {printable(path)}: {member.fault[1]}")
+            yield path_within, member
+
+    def count(self, paths: Iterable[str]) -> int:
+        """The images of all of them, in silence."""
+        silent = self.silent
+        return sum(
+            count_rows(path)
+            if self.members and is_table(path)
+            else sum(1 for _ in silent.images(path))
+            for path in paths
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +95,46 @@ class FileSource:
     """A file named explicitly: always tried, also when it is missing or has an odd name."""
 
     path: str
+    scan: Scan = Scan(frozenset())
 
     def __iter__(self) -> Iterator[str]:
         yield self.path
 
     def check(self) -> None:
-        """Nothing: a missing file is a row of the result."""
+        """A missing file is a row of the result; an archive must hold an image."""
+        if next(self.scan.silent.images(self.path), None) is None:
+            looked = " ".join(sorted(self.scan.members))
+            raise InputError(
+                f"no images in {printable(self.path)}",
+                f"looked in it for {looked}; --formats all or --ext widens the search",
+            )
 
     def count(self) -> int:
-        return 1
+        return self.scan.count((self.path,))
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteSource:
+    """An object in a store or on the web, which is always tried; all below a prefix; or those that
+    a pattern matches. They are listed once."""
+
+    url: str
+    scan: Scan
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._listing() or (self.url,))
+
+    def check(self) -> None:
+        """Raise InputError where a prefix cannot be listed, or has no images."""
+        remote.check_installed(self.url)
+        self._listing()
+
+    def count(self) -> int | None:
+        urls = self._listing() or [self.url]
+        return None if any(map(remote.is_tar, urls)) else len(urls)
+
+    def _listing(self) -> list[str] | None:
+        return remote.listing(self.url, self.scan.suffixes - {".zip"})  # which are read in files
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,9 +208,15 @@ class ListSource:
     def count(self) -> int | None:
         if not (isinstance(self.file, str) and os.path.isfile(self.file)):
             return None  # a pipe gives its paths once
-        folders = (path for path in map(os.fsdecode, self._entries()) if os.path.isdir(path))
-        trees = sum(_Tree.below(path, self.scan).count() - 1 for path in folders)
-        return trees + sum(1 for _ in self._entries())
+        if any(remote.is_tar(url) for url in map(os.fsdecode, self._entries()) if is_remote(url)):
+            return None
+        paths = map(os.fsdecode, self._entries())
+        return sum(
+            _Tree.below(path, self.scan).count()
+            if os.path.isdir(path)
+            else self.scan.count((path,))
+            for path in paths
+        )
 
     def _entries(self) -> Iterator[bytes]:
         separator = b"\0" if self.null else b"\n"
@@ -180,15 +253,17 @@ def open_sources(
     """
     scan = scan or Scan(suffixes("common"))
     sources: list[Source] = []
-    for text in inputs:
+    for text in chain.from_iterable(map(expanded, inputs)):
         if text == "-":
             sources.append(ListSource(0, null, scan))
+        elif is_remote(text):
+            sources.append(RemoteSource(text, scan))
         elif os.path.isdir(text):
             sources.append(DirectorySource(text, scan))
         elif glob.has_magic(text) and not os.path.lexists(text):
             sources.append(GlobSource(text, scan))
         else:
-            sources.append(FileSource(text))
+            sources.append(FileSource(text, scan))
     if files_from is not None:
         sources.append(ListSource(files_from, null, scan))
     for source in sources:
@@ -197,10 +272,10 @@ def open_sources(
 
 
 def iter_refs(sources: Sequence[Source]) -> Iterator[ImageRef]:
-    """Number the paths of all sources, in order."""
-    paths = (path for source in sources for path in source)
-    for index, path in enumerate(paths):
-        yield ImageRef(index, path)
+    """Number the images of all sources, in order."""
+    found = (image for source in sources for path in source for image in source.scan.images(path))
+    for index, (path, member) in enumerate(found):
+        yield ImageRef(index, path, member=member)
 
 
 def count(sources: Sequence[Source]) -> int | None:
@@ -304,7 +379,7 @@ class _Tree:
 
     def count(self) -> int:
         unsorted = replace(self, arrange=_folders_last, scan=self.scan.silent)
-        return sum(1 for _ in unsorted.walk())
+        return self.scan.count(unsorted.walk())
 
     def _entered(
         self, prefix: bytes, places: Collection[int], above: Collection[_Level] = ()

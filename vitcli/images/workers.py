@@ -204,7 +204,7 @@ class _Pool:
                 self._notice(f"an image worker {cause}; restarted")
             worker = self._take()
             try:
-                worker.pipe.send((ref.index, ref.path, *more))
+                worker.pipe.send((ref, *more))
                 if not _answers(worker.pipe, self._job.limits.timeout):
                     self._end(worker)
                     limit = f"{self._job.limits.timeout:g} s"
@@ -362,7 +362,7 @@ def fate(exitcode: int | None) -> str:
 
 
 def _work(pipe: Connection, job: ImageJob) -> None:
-    """A worker's life: (index, path, ...) in; out a Failure, or the shapes of the arrays with what
+    """A worker's life: (ref, ...) in; out a Failure, or the shapes of the arrays with what
     else is known of the picture, and then the bytes of each array."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process decides when to stop
     _end_with_parent()
@@ -371,8 +371,7 @@ def _work(pipe: Connection, job: ImageJob) -> None:
     with suppress(EOFError, OSError):  # the main process is gone, or wants no more
         pipe.send("ready")
         while True:
-            index, path, *more = pipe.recv()
-            result = job(ImageRef(index, path), *more)
+            result = job(*pipe.recv())
             if isinstance(result, Failure):
                 pipe.send(result)
             else:

@@ -4,6 +4,7 @@ order and nowhere else; then uint8 pixels into what is asked of the network."""
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, cached_property
@@ -250,10 +251,13 @@ def _at_once(config: Config) -> int:
 
 
 def choose_device(name: str) -> torch.device:
-    """auto: CUDA, else Apple's MPS, else the CPU."""
+    """auto: CUDA, else Apple's MPS, else the CPU; under torchrun each process has its own CUDA."""
     has_cuda, has_mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if name == "auto":
         name = "cuda" if has_cuda else "mps" if has_mps else "cpu"
+        rank = os.environ.get("LOCAL_RANK", "")
+        if has_cuda and rank.isdecimal():
+            name = f"cuda:{int(rank) % torch.cuda.device_count()}"
     kind, _, number = name.partition(":")
     if kind == "cuda" and not has_cuda:
         raise DeviceError("no CUDA device is available", "use --device cpu")

@@ -59,6 +59,7 @@ class Recording:
         asked: Resuming = Resuming(),
         overwrite: bool = False,
         data_start: Callable[[BinaryIO], int] | None = None,
+        is_sealed: bool = False,
         has_unlisted: Callable[[], bool] = lambda: False,
     ) -> None:
         assert target.out is not None
@@ -71,6 +72,7 @@ class Recording:
         self._asked, self._overwrite = asked, overwrite
         self._list_refs = list_refs
         self._data_start = data_start
+        self._is_sealed = is_sealed
         self._has_unlisted = has_unlisted  # a folder that cannot be read does not lose its rows
         self._keeps_missing = asked.keep_missing
         self._names = [real(path) for path in (target.out, *map(target.beside, suffixes))]
@@ -117,6 +119,11 @@ class Recording:
             self._refuse_to_lose()
         if self._old is not None:
             self._survey(self._old)
+            if self._is_sealed and not self.is_complete:
+                raise OutputError(
+                    f"{self._out} is whole, and its rows cannot be taken over into another",
+                    f"write new images to a file of their own; or {START_AGAIN}",
+                )
         self._left = self._stream()
         if self._commit is not None:
             self._verify(self._commit)
@@ -275,13 +282,16 @@ class Recording:
     def _listed(self) -> Iterator[ImageRef]:
         """The inputs with their stamps. Raises OutputError for one that is an output too."""
         for ref in self._list_refs():
-            found = _stat(ref.path)
+            found = _stat(ref.file)
             if found is not None and (found.st_dev, found.st_ino) in self._own:
                 raise OutputError(
-                    f"{printable(ref.path)} is an input, and would be overwritten",
+                    f"{printable(ref.file)} is an input, and would be overwritten",
                     "write to another file",
                 )
-            stamp = NOWHERE if found is None else (found.st_size, found.st_mtime_ns)
+            stamp = NOWHERE
+            if found is not None:
+                size = found.st_size if ref.member is None else ref.member.size
+                stamp = size, found.st_mtime_ns
             yield replace(ref, stamp=stamp)
 
 

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, Protocol, TypeAlias
 
 from vitcli.errors import UsageError
 from vitcli.records import Row, Sink
+from vitcli.sinks import parquet
 from vitcli.sinks.arrays import INDEX, ArraySink, NpySink, NpzSink, SafetensorsSink
 from vitcli.sinks.files import Target
 from vitcli.sinks.page import PAGE, Page, PageSink
@@ -37,6 +38,7 @@ PREDICTIONS: dict[str, Callable[[Target], FileSink]] = {
     "jsonl": JsonlSink,
     "csv": CsvSink,
     "tsv": TsvSink,
+    "parquet": parquet.ParquetSink,
 }
 
 ATTENTION: dict[str, Callable[[Target], FileSink]] = {
@@ -51,33 +53,40 @@ EMBEDDINGS: dict[str, Callable[[Target, RowShape, str], FileSink]] = {
     "npz": NpzSink,
     "safetensors": SafetensorsSink,
     "jsonl": VectorJsonlSink,
+    "parquet": parquet.ParquetEmbeddingSink,
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Form:
     """What a command writes: how it is opened, which files stand beside it, and, of an array,
-    where its rows begin. The meta of an embedding says `row_shape` and `array_dtype`."""
+    where its rows begin. The meta of an embedding says `row_shape` and `array_dtype`. Rows that are
+    sealed cannot be taken over by a later run, nor merged, once the file is whole."""
 
     open: Callable[[Target, Mapping[str, Any]], FileSink]
     suffixes: tuple[str, ...] = ()
     data_start: Callable[[BinaryIO], int] | None = None
+    is_sealed: bool = False
 
 
 def form_of(command: str, format: str) -> Form:
     """`paths` and `paths -0` are what `vit classify --paths-only` writes."""
     if format.startswith("paths"):
         return Form(lambda target, meta: PathsSink(target, null=format.endswith("-0")))
+    is_sealed = format == "parquet"
+    if is_sealed:
+        parquet.check_installed()
     if command == "attention":
         return Form(lambda target, meta: ATTENTION[format](target))
     if command == "classify":
-        return Form(lambda target, meta: PREDICTIONS[format](target))
+        return Form(lambda target, meta: PREDICTIONS[format](target), is_sealed=is_sealed)
     kind = EMBEDDINGS[format]
     is_array = isinstance(kind, type) and issubclass(kind, ArraySink)
     return Form(
         lambda target, meta: kind(target, tuple(meta["row_shape"]), meta["array_dtype"]),
         (INDEX, META) if is_array else (META,),
         kind.data_start if isinstance(kind, type) and issubclass(kind, ArraySink) else None,
+        is_sealed,
     )
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from vitcli.errors import OutputError
 from vitcli.records import Embedded, Failure, Kept, Row
 from vitcli.sinks.files import Target
-from vitcli.sinks.text import META, error_field, json_line, meta_bytes, path_fields
+from vitcli.sinks.text import META, error_field, json_line, meta_bytes, name_fields
 
 INDEX = ".index.jsonl"
 HEADER = 256  # bytes for a safetensors header, padded with the spaces that the format allows
@@ -78,7 +78,7 @@ class ArraySink:
     def _line(self, row: Row, number: int | None) -> bytes:
         if isinstance(row, Kept):
             return json_line({**json.loads(row.text), "row": number})
-        record: dict[str, object] = {"row": number, **path_fields(row.ref.path)}
+        record: dict[str, object] = {"row": number, **name_fields(row.ref)}
         if isinstance(row, Failure):
             record["error"] = error_field(row)
         return json_line(record)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 
 from vitcli.errors import OutputError
-from vitcli.records import Attended, Classified, Embedded, Failure, Kept, Prediction, Row
+from vitcli.records import Attended, Classified, Embedded, Failure, ImageRef, Kept, Prediction, Row
 from vitcli.sinks.files import PartialFile, Target
 
 META = ".meta.json"
@@ -27,6 +27,12 @@ def path_fields(path: str) -> dict[str, str]:
     except UnicodeDecodeError:
         encoded = base64.b64encode(raw).decode("ascii")
         return {"path": raw.decode("utf-8", "replace"), "path_bytes": encoded}
+
+
+def name_fields(ref: ImageRef) -> dict[str, str]:
+    """What a record says of where its image is: the path, and the key of a member of a tar."""
+    fields = path_fields(ref.path)
+    return fields | {"__key__": path_fields(ref.key)["path"]} if ref.key else fields
 
 
 def error_field(failure: Failure) -> dict[str, str]:
@@ -107,7 +113,7 @@ class EchoedJsonlSink(JsonlSink):
 
 def record_of(row: Row) -> dict[str, object]:
     """What JSON says of a row."""
-    record: dict[str, object] = dict(path_fields(row.ref.path))
+    record: dict[str, object] = dict(name_fields(row.ref))
     match row:
         case Failure():
             record["error"] = error_field(row)
@@ -194,7 +200,7 @@ class VectorJsonlSink(LineSink):
         self._digits = 9 if dtype == "float32" else 5
 
     def lines(self, row: Row) -> bytes:
-        record: dict[str, object] = dict(path_fields(row.ref.path))
+        record: dict[str, object] = dict(name_fields(row.ref))
         if isinstance(row, Failure):
             record["error"] = error_field(row)
             return json_line(record)

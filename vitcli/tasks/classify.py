@@ -143,6 +143,8 @@ def _form(job: ClassifyJob, format: str) -> tuple[Path | None, Form]:
     rows = form_of("classify", format)
     if job.html is None:
         return job.out, rows
+    if rows.is_sealed:
+        raise UsageError(f"a page beside {format}", "leave out --html, or write .jsonl")
     title = f"vit classify, {', '.join(m if isinstance(m, str) else m.spec for m in job.models)}"
     if job.out is None:
         return job.html, with_page(None, lambda meta: Page(title))

@@ -56,6 +56,10 @@ def merge(
     first = parts[0]
     format = first.fingerprint["--format"]
     form = form_of(first.fingerprint["command"], format)
+    if form.is_sealed:
+        raise UsageError(
+            f"{format} files are not merged", "read them together: a folder of them is one table"
+        )
     if not format.startswith("paths") and out.suffix != first.path.suffix:
         raise UsageError(
             f"the shards are {format}", f"name the output {out.stem}{first.path.suffix}"

@@ -17,6 +17,7 @@ from vitcli import pipeline
 from vitcli.checkpoints.resolve import Checkpoint, resolve
 from vitcli.errors import InputError, Interrupted, UsageError, WriteError, printable
 from vitcli.images import sources
+from vitcli.images.archives import ARCHIVES
 from vitcli.images.decode import suffixes
 from vitcli.images.loader import iter_batches
 from vitcli.images.workers import DecodeJob
@@ -134,9 +135,16 @@ class Run:
             from vitcli.checkpoints.engines import check_installed
 
             check_installed(self.running.engine)
-        inputs = self.inputs
+        inputs, scan = self.inputs, self.scan()
         self.listed = sources.open_sources(
-            inputs.paths, files_from=inputs.files_from, null=inputs.null, scan=self.scan()
+            inputs.paths,
+            files_from=inputs.files_from,
+            null=inputs.null,
+            scan=replace(
+                scan,
+                suffixes=scan.suffixes if inputs.extensions else scan.suffixes | ARCHIVES,
+                members=scan.suffixes - ARCHIVES or suffixes(inputs.formats),
+            ),
         )
 
     def scan(self) -> sources.Scan:
@@ -199,6 +207,8 @@ class Run:
         target = output.target()
         target.check(*output.form.suffixes)
         if target.is_special:
+            if output.form.is_sealed:
+                raise UsageError("Parquet cannot be written to a pipe", "name a file with --out")
             if output.resuming.resume:
                 raise UsageError("a pipe cannot be resumed", "write to a file with --out")
             work = make_ready(specs)
@@ -225,6 +235,7 @@ class Run:
             asked=output.resuming,
             overwrite=output.overwrite,
             data_start=output.form.data_start,
+            is_sealed=output.form.is_sealed,
             has_unlisted=lambda: self.unlisted > 0,
         ) as record:
             described = describe_weights(weights, record.known())

@@ -1,0 +1,133 @@
+"""`--devices`: a process for each, the rows of one, whatever becomes of a process."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Vit
+from tests.faults.rules import contents, environment
+from tests.faults.test_resume import assert_same_rows
+from tests.fixtures.photos import many_photos
+
+DEMO = ("-m", "demo", "-j", "0", "-b", "8")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """300 of them, three broken. Not to be changed."""
+    folder = tmp_path_factory.mktemp("photos")
+    many_photos(folder, 300, broken=(3, 100, 299))
+    return folder
+
+
+@pytest.mark.slow
+def test_two_devices_give_the_rows_of_one(
+    vit: Vit, vit_process: Vit, photos: Path, tmp_path: Path
+) -> None:
+    listed = "\n".join(str(path) for path in sorted(photos.iterdir())).encode()
+    two = ("-", *DEMO, "--devices", "cpu,cpu", "--summary", "run.json", "-o", "two.jsonl")
+    ended = vit_process("classify", *two, input=listed)
+    assert ended.code == 3, ended.err
+    assert "297 of 300 images done, 3 failed" in ended.err
+    assert "NotAnImage" in ended.err and "DecodeError" in ended.err
+    report = json.loads((tmp_path / "run.json").read_bytes())
+    assert (report["done"], report["failed"], report["exit_code"]) == (297, 3, 3)
+    assert vit("classify", photos, *DEMO, "-o", "one.jsonl").code == 3
+    assert_same_rows(tmp_path / "two.jsonl", tmp_path / "one.jsonl")
+    assert sorted(p.name for p in tmp_path.iterdir() if "two" in p.name) == [
+        ".two.jsonl.journal",
+        "two.jsonl",
+    ]
+    before = contents(tmp_path / "two.jsonl")
+    assert vit_process("classify", *two, input=listed).code == 1
+    assert contents(tmp_path / "two.jsonl") == before
+
+
+@pytest.mark.slow
+def test_what_a_process_has_done_is_kept(
+    vit: Vit, vit_process: Vit, photos: Path, tmp_path: Path
+) -> None:
+    """An interruption is for all; of one that is killed is told when the others have ended."""
+    words = ("embed", str(photos), *DEMO, "-b", "1", "-o", "two.npy", "--devices", "cpu,cpu")
+    journals = [tmp_path / f"two-0000{n}-of-00002.npy.partial.journal" for n in (1, 2)]
+
+    def struck(who: str, *more: str) -> tuple[int, str]:
+        done = [path.stat().st_size if path.exists() else 0 for path in journals]
+        run = subprocess.Popen(
+            [sys.executable, "-m", "vitcli", *words, *more],
+            cwd=tmp_path,
+            env=environment(),
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        while not all(
+            path.exists() and path.stat().st_size > size + 2000
+            for path, size in zip(journals, done, strict=True)
+        ):
+            assert run.poll() is None
+            time.sleep(0.01)
+        if who == "one":
+            holder = json.loads(journals[0].with_suffix(".lock").read_bytes())
+            os.kill(holder["pid"], signal.SIGKILL)
+        else:
+            run.send_signal(signal.SIGINT)
+        said = run.communicate(timeout=60)[1].decode()
+        assert "Traceback" not in said
+        assert not (tmp_path / "two.npy").exists()
+        return run.returncode, said
+
+    code, said = struck("all")
+    assert code == -signal.SIGINT
+    assert said.startswith("vit: interrupted after ") and "continue with: vit embed" in said
+    code, said = struck("one", "--resume")
+    assert code == 1
+    assert "the process on cpu has failed: it was killed by signal 9" in said
+    assert "repeat with --resume" in said
+    assert (tmp_path / "two-00002-of-00002.npy").exists()
+
+    other = vit_process(*words[:-1], "cpu,cpu,cpu", "--resume")
+    assert other.code == 1 and "another number of devices" in other.err
+    ended = vit_process(*words, "--resume")
+    assert ended.code == 3 and "of them before" in ended.err
+    assert vit("embed", photos, *DEMO, "-b", "1", "-o", "one.npy").code == 3
+    assert_same_rows(tmp_path / "two.npy", tmp_path / "one.npy")
+
+
+def test_mistakes_are_told_before_anything_starts(vit: Vit, photos: Path, tmp_path: Path) -> None:
+    for devices, code, said in (
+        ("cpu,cpu", 2, "each device writes a shard, which is a file"),
+        ("all", 1, "there is no CUDA device here"),
+        (",", 2, "give all, or numbers"),
+    ):
+        ended = vit("classify", photos, *DEMO, "--devices", devices)
+        assert (ended.code, said in ended.err) == (code, True), ended.err
+    assert vit("classify", photos, *DEMO, "-q", "--devices", "cpu").code == 3
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_torchrun_gives_each_process_its_shard(vit: Vit, tmp_path: Path) -> None:
+    """Of good images: it takes exit code 3 for a failure, and ends the others."""
+    photos = tmp_path / "good"
+    many_photos(photos, 40)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    torchrun += ["--master-port", str(20_000 + os.getpid() % 20_000), "-m", "vitcli"]
+    subprocess.run(
+        [*torchrun, "embed", str(photos), *DEMO, "-o", "two.npy"],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        timeout=120,
+    )
+    shards = [f"two-0000{n}-of-00002.npy" for n in (1, 2)]
+    assert vit("merge", *shards, "-o", "two.npy").code == 0
+    assert vit("embed", photos, *DEMO, "-o", "one.npy").code == 0
+    assert_same_rows(tmp_path / "two.npy", tmp_path / "one.npy")

@@ -1,0 +1,284 @@
+"""`--devices`: the same command in a process for each device, over shards; then `vit merge`.
+
+Inference needs nothing of its neighbours, so the processes share nothing but the command. What one
+of them has done is a shard with its journal: whatever ends a process, --resume goes on with it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from threading import Thread
+from typing import IO, Any
+
+from vitcli.cli.ending import end
+from vitcli.cli.groups import Common
+from vitcli.cli.screen import Screen
+from vitcli.errors import DeviceError, Interrupted, OutputError, UsageError
+from vitcli.images.workers import MOST_WORKERS, available_cpus
+from vitcli.records import ErrorType, Failure, ImageRef, Progress
+from vitcli.runs.asked import Shard
+from vitcli.sinks.files import is_special
+from vitcli.tasks.job import Summary
+from vitcli.tasks.merge import merge
+
+TICK = 0.1  # seconds
+CAN_RESUME = "what is done is kept: repeat with --resume"
+
+
+@dataclass(slots=True)
+class _Process:
+    """One device at work, and what it has said."""
+
+    device: str
+    shard: Shard
+    process: subprocess.Popen[bytes]
+    counts: Mapping[str, Any] = field(default_factory=dict)
+    failures: list[Mapping[str, Any]] = field(default_factory=list)
+    error: Mapping[str, Any] | None = None
+    words: str = ""  # the last line that was none of ours
+
+    def listen(self, screen: Screen) -> None:
+        """Take the lines of its stderr."""
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            try:
+                said = json.loads(line)
+                event = said["event"]
+            except (ValueError, TypeError, KeyError):
+                self.words = line.decode("utf-8", "replace").strip() or self.words
+                continue
+            if event == "note":
+                screen.note(said["message"])
+            elif event == "failures":
+                self.failures.append(said)
+            elif event == "error":
+                self.error = said["error"]
+            if "done" in said:
+                self.counts = said
+
+    @property
+    def has_ended_well(self) -> bool:
+        return self.process.returncode in (0, 3)
+
+    def why(self) -> str:
+        code = self.process.returncode
+        died = f"was killed by signal {-code}" if code < 0 else f"exited with {code}"
+        return str(self.error["message"]) if self.error else self.words or f"it {died}"
+
+
+def spread(common: Common, words: Sequence[str], out: Path | None) -> Common | None:
+    """Run the command, `words`, on all of its devices. What is left to do in this process: all,
+    where there is one device.
+
+    Raises OutputError where a process has not come to its end; the others have.
+    """
+    devices = _names(common.devices)
+    alone = replace(common, running=replace(common.running, device=devices[0]))
+    if len(devices) == 1:
+        return alone
+    if out is None or is_special(out):
+        raise UsageError("each device writes a shard, which is a file", "name it with --out FILE")
+    if out.suffix.lower() == ".parquet" and common.resuming.shard is None:
+        raise UsageError(
+            "--devices merges its shards, and Parquet files are not merged",
+            "use another format, or --shard 1/1: the shards are a table together",
+        )
+    outer = common.resuming.shard or Shard(1, 1)
+    count = outer.count * len(devices)
+    first = (outer.number - 1) * len(devices) + 1
+    shards = [Shard(first + n, count) for n in range(len(devices))]
+    begun = _begun(out)
+    if other := [path for path in begun if not path.name.startswith(_names_of(shards, out))]:
+        raise OutputError(
+            f"{other[0]} is of a run with another number of devices",
+            "give as many as then, or remove it",
+        )
+    is_one_run = common.resuming.shard is None
+    if is_one_run and out.exists() and not common.overwrite:
+        if not common.resuming.resume:
+            raise OutputError(f"{out} exists", "--overwrite replaces it, --resume goes on with it")
+        if not begun:
+            common.screen.note(f"{out} is complete: what is new is done on {devices[0]} alone")
+            return alone
+    with common.screen as screen:
+        summary = _run(common, words, list(zip(devices, shards, strict=True)), screen)
+        if is_one_run:
+            named = [shard.named(out) for shard in shards]
+            overwrite = common.overwrite or common.resuming.resume
+            merged = merge(named, out, overwrite=overwrite)
+            summary = replace(summary, done=merged.done, failed=merged.failed)
+            for path in _begun(out):
+                path.unlink(missing_ok=True)
+    end(screen, summary, out)
+    return None
+
+
+def _run(
+    common: Common, words: Sequence[str], parts: Sequence[tuple[str, Shard]], screen: Screen
+) -> Summary:
+    """All processes from their start to their end."""
+    started = time.monotonic()
+    with ExitStack() as opened:
+        folder = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="vit-devices-")))
+        stdin = _stdin(folder) if "-" in common.inputs.paths else None
+        processes: list[_Process] = []
+        opened.enter_context(_ended_with_us(processes))
+        for device, shard in parts:
+            begun = _start(common, words, device, shard, parts, folder, stdin)
+            processes.append(_Process(device, shard, begun))
+        listeners = [Thread(target=p.listen, args=(screen,), daemon=True) for p in processes]
+        for listener in listeners:
+            listener.start()
+        screen.listing(lambda: None)
+        while any(listener.is_alive() for listener in listeners):
+            screen.progress(_progress(processes))
+            time.sleep(TICK)
+        for process in processes:
+            process.process.wait()
+        screen.progress(_progress(processes))
+        reports = [_report(folder, shard) for _, shard in parts]
+    if fallen := [p for p in processes if not p.has_ended_well]:
+        hint = str(fallen[0].error["hint"] or "") if fallen[0].error else ""
+        more = f" (and {len(fallen) - 1} more)" if len(fallen) > 1 else ""
+        raise OutputError(
+            f"the process on {fallen[0].device} has failed{more}: {fallen[0].why()}",
+            "; ".join(filter(None, (hint, CAN_RESUME))),
+        )
+
+    def total(name: str) -> int:
+        return sum(report.get(name, 0) for report in reports)
+
+    return Summary(
+        total("done"),
+        total("failed"),
+        time.monotonic() - started,
+        unlisted=max(report.get("unlisted", 0) for report in reports),  # each has seen them all
+        skipped=max(report.get("skipped", 0) for report in reports),
+        selected=total("selected") if "selected" in reports[0] else None,
+        earlier=total("earlier"),
+    )
+
+
+def _start(
+    common: Common,
+    words: Sequence[str],
+    device: str,
+    shard: Shard,
+    parts: Sequence[tuple[str, Shard]],
+    folder: Path,
+    stdin: Path | None,
+) -> subprocess.Popen[bytes]:
+    """The command itself, with our word behind its own."""
+    more = ["--devices", device, "--shard", str(shard), "--log-json"]
+    more += ["--summary", str(_report_of(folder, shard))]
+    share = max(1, available_cpus() // len(parts))
+    if common.running.workers is None:
+        more += ["--workers", str(min(MOST_WORKERS, share))]
+    end_of_options = words.index("--") if "--" in words else len(words)
+    command = [*words[:end_of_options], *more, *words[end_of_options:]]
+    environment = dict(os.environ)
+    if device == "cpu":
+        environment.setdefault("OMP_NUM_THREADS", str(share))
+    with ExitStack() as opened:
+        file: int | IO[bytes] = subprocess.DEVNULL
+        if stdin is not None:
+            file = opened.enter_context(stdin.open("rb"))
+        return subprocess.Popen(
+            [sys.executable, "-m", "vitcli", *command],
+            stdin=file,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env=environment,
+        )
+
+
+@contextmanager
+def _ended_with_us(processes: Sequence[_Process]) -> Iterator[None]:
+    """What interrupts us interrupts them; they finish what is in flight."""
+    try:
+        yield
+    except BaseException as error:
+        number = error.signal_number if isinstance(error, Interrupted) else 15
+        for process in processes:
+            if process.process.poll() is None:
+                process.process.send_signal(number)
+        for process in processes:
+            process.process.wait()
+        if isinstance(error, Interrupted):
+            error.after = f"{_progress(processes).seen:,} images"
+            error.can_resume = True
+        raise
+
+
+def _progress(processes: Sequence[_Process]) -> Progress:
+    """Of all together, with the first failure of each kind."""
+    progress = Progress()
+    for process in processes:
+        progress.done += process.counts.get("done", 0)
+        progress.failed += process.counts.get("failed", 0)
+        for said in process.failures:
+            kind, first = ErrorType(said["type"]), said["first"]
+            count, example = progress.kinds.get(
+                kind, (0, Failure(ImageRef(0, first["path"]), kind, first["message"]))
+            )
+            progress.kinds[kind] = count + said["count"], example
+    return progress
+
+
+def _names(asked: Sequence[str]) -> list[str]:
+    """`all`, or numbers of CUDA devices, or names as --device has them."""
+    if list(asked) != ["all"]:
+        return [f"cuda:{name}" if name.isdecimal() else name for name in asked]
+    import torch
+
+    if not torch.cuda.is_available():
+        raise DeviceError("--devices all: there is no CUDA device here", "name them: cpu,cpu")
+    return [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+
+
+def _begun(out: Path) -> list[Path]:
+    """What shards of this output there are, whole or not, with all that belongs to them."""
+    number = "[0-9]" * 5
+    stem = f"{_literal(out.stem)}-{number}-of-{number}"
+    return sorted(
+        path for start in ("", ".") for path in out.parent.glob(f"{start}{stem}*") if path.is_file()
+    )
+
+
+def _literal(name: str) -> str:
+    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
+
+
+def _names_of(shards: Sequence[Shard], out: Path) -> tuple[str, ...]:
+    stems = [shard.named(out).stem for shard in shards]
+    return (*stems, *(f".{stem}" for stem in stems))
+
+
+def _report_of(folder: Path, shard: Shard) -> Path:
+    return folder / f"{shard.number}.json"
+
+
+def _report(folder: Path, shard: Shard) -> Mapping[str, Any]:
+    try:
+        found: Mapping[str, Any] = json.loads(_report_of(folder, shard).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found
+
+
+def _stdin(folder: Path) -> Path:
+    """A list that comes through a pipe can be read once, and each process reads it."""
+    copy = folder / "stdin"
+    with open(0, "rb", closefd=False) as stdin, copy.open("wb") as file:
+        while data := stdin.read(1 << 20):
+            file.write(data)
+    return copy

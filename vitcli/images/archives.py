@@ -1,0 +1,284 @@
+"""Tars and zips as they are: where each image in them lies, and its bytes. Nothing is unpacked.
+
+The headers are read only as far as images are wanted, a few ahead of the workers, and each worker
+reads its image at its place in the file. So a shard is read once from front to back, no image
+passes through the main process, memory does not grow, and a run is taken up in the middle of a
+shard as it is between two files. All workers are in one shard at a time: a shard for each, as
+WebDataset deals them out, would hold back the rows of all but the first. Only of a compressed tar,
+or one in a store, is there no more than a stream: its images travel with their refs.
+
+A member is named as WebDataset names it: `train-000.tar/a/b.jpg`, its key `a/b` is the name up to
+the first dot. What is in an archive names no file here: links are not followed, whatever they are.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import os
+import stat
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Collection, Iterator
+from typing import Any, BinaryIO, TypeAlias
+
+from vitcli.errors import in_bytes, printable
+from vitcli.records import ErrorType, Member
+
+ARCHIVES = frozenset((".tar", ".tgz", ".zip"))  # that are taken from directories
+NAMES = (*ARCHIVES, ".tar.gz", ".tar.bz2", ".tar.xz")
+LONGEST_HEADER = 1 << 20  # bytes; of GNU's long names and of pax
+IN_ONE_PIECE = 16 << 20  # bytes; what is larger is read as it is wanted
+MOST_UNPACKED = 1 << 30  # bytes of one image that is held in memory
+
+Found: TypeAlias = tuple[str, Member | None]
+"""The path that a row has, and where its image is; None where it is the file itself."""
+
+_DECOMPRESSED: dict[bytes, Callable[[BinaryIO], Any]] = {
+    b"\x1f\x8b": lambda file: gzip.GzipFile(fileobj=file),
+    b"BZh": bz2.BZ2File,
+    b"\xfd7zXZ": lzma.LZMAFile,
+}
+_LOCAL = b"PK\x03\x04"
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+# What tarfile and zipfile raise for files that were not made by them.
+_DAMAGE = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    NotImplementedError,
+    ValueError,
+    OverflowError,
+    RecursionError,
+    struct.error,
+    OSError,
+    EOFError,
+    zlib.error,
+    lzma.LZMAError,
+)
+
+
+def is_archive(path: str) -> bool:
+    """Whether a file is to be opened as one, by its name."""
+    return path.lower().endswith(NAMES) and os.path.isfile(path)
+
+
+def iter_members(archive: str, suffixes: Collection[str]) -> Iterator[Found]:
+    """The images of an archive, told by their suffixes, in its order. Hidden names are left out.
+
+    An archive that cannot be read, or not to its end, has a row of its own, the last one.
+    """
+    try:
+        with open(archive, "rb") as file:
+            if archive.lower().endswith(".zip"):
+                yield from _in_zip(archive, file, suffixes)
+                return
+            plain = decompressed(file)
+            size = os.fstat(file.fileno()).st_size if plain is file else None
+            yield from iter_tar(archive, plain, suffixes, size)
+    except OSError:  # whoever opens it for its row says why
+        yield archive, None
+
+
+def opened(file: BinaryIO, member: Member) -> BinaryIO:
+    """The image, of the archive that is open as `file`. Raises ValueError for damage in a zip."""
+    if member.packed is None and member.size <= IN_ONE_PIECE:
+        return io.BytesIO(os.pread(file.fileno(), member.size, member.start))
+    if member.packed is None:
+        return io.BufferedReader(_Part(file.fileno(), member.start, member.size), 1 << 16)
+    length, method, crc = member.packed
+    head = os.pread(file.fileno(), 30, member.start)
+    if len(head) < 30 or not head.startswith(_LOCAL):
+        raise ValueError("damaged zip: no image where its directory says")
+    name, extra = struct.unpack("<HH", head[26:])
+    data = os.pread(file.fileno(), length, member.start + 30 + name + extra)
+    if method == zipfile.ZIP_DEFLATED:
+        data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, member.size + 1)
+    if len(data) != member.size or zlib.crc32(data) != crc:
+        raise ValueError("damaged zip: the image is not what its CRC-32 says")
+    return io.BytesIO(data)
+
+
+class _Part(io.RawIOBase):
+    """`size` bytes of an open file from `start`, as a file."""
+
+    def __init__(self, descriptor: int, start: int, size: int) -> None:
+        self._descriptor, self._start, self._size = descriptor, start, size
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = max(0, offset + (0, self._at, self._size)[whence])
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        wanted = max(0, min(len(buffer), self._size - self._at))
+        data = os.pread(self._descriptor, wanted, self._start + self._at)
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+
+class _Headers:
+    """What tarfile reads, which is headers alone: none may be so long as to fill the memory."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.seek, self.tell, self._file = file.seek, file.tell, file
+        self.last = b""
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= LONGEST_HEADER:
+            raise tarfile.ReadError(f"a header of {size} bytes")
+        self.last = self._file.read(size)
+        return self.last
+
+
+def decompressed(file: BinaryIO) -> BinaryIO:
+    """What a compressed file holds, told by its first bytes; others as they are."""
+    head = file.read(8)
+    file.seek(0)
+    for magic, opener in _DECOMPRESSED.items():
+        if head.startswith(magic):
+            return opener(file)  # type: ignore[no-any-return]
+    return file
+
+
+def iter_tar(
+    archive: str, file: BinaryIO, suffixes: Collection[str], size: int | None
+) -> Iterator[Found]:
+    """The images of a tar of that many bytes. Where it can only be read from front to back, `size`
+    is None, and the images are read here and travel with their refs."""
+    end, last = 0, ""
+    headers = _Headers(file)
+    try:
+        tar = tarfile.TarFile(
+            fileobj=headers,  # type: ignore[arg-type]
+            encoding="utf-8",
+            errors="surrogateescape",
+        )
+    except _DAMAGE:
+        is_compressed = size is None
+        why = "damaged compressed tar: nothing can be read"
+        # else it is no tar, whatever its name is
+        yield broken(archive, ErrorType.DECODE_ERROR, why) if is_compressed else (archive, None)
+        return
+    try:
+        while info := tar.next():
+            tar.members.clear()  # type: ignore[attr-defined]  # it keeps all of them
+            if info.size < 0 or info.offset_data <= end:
+                raise tarfile.ReadError("a size below 0")
+            end, last = info.offset_data, _name(info.name.encode("utf-8", "surrogateescape"))
+            is_wanted = not info.isdir() and _is_wanted(last, suffixes)
+            data = None
+            if size is not None:
+                is_cut = info.isreg() and info.offset_data + info.size > size
+            else:
+                if is_wanted and info.isreg() and info.size <= MOST_UNPACKED:
+                    file.seek(info.offset_data)
+                    data = file.read(info.size)
+                is_cut = data is not None and len(data) < info.size
+                if data is not None and not is_cut:
+                    file.read(tar.offset - file.tell())  # so that nothing is sought backwards
+            if is_wanted:
+                yield (
+                    f"{archive}/{last}",
+                    _tar_member(archive, last, info, data, is_cut=is_cut, is_streamed=size is None),
+                )
+            if is_cut:
+                break
+        block = b"" if info else headers.last
+        if block == bytes(tarfile.BLOCKSIZE):
+            return
+        why = "damaged" if len(block) == tarfile.BLOCKSIZE else "truncated"
+    except _DAMAGE as error:
+        why = "truncated" if _is_at_end(error, tar.offset, size) else "damaged"
+    where = f"behind {printable(last)}" if last else "at its beginning"
+    yield broken(archive, ErrorType.DECODE_ERROR, f"{why} tar: what follows {where} is lost")
+
+
+def _is_at_end(error: Exception, offset: int, size: int | None) -> bool:
+    if size is None:
+        return isinstance(error, EOFError) or "end of data" in str(error)
+    return offset >= size
+
+
+def _tar_member(
+    archive: str,
+    name: str,
+    info: tarfile.TarInfo,
+    data: bytes | None,
+    *,
+    is_cut: bool,
+    is_streamed: bool,
+) -> Member:
+    folder, slash, base = name.rpartition("/")
+    fault = None
+    if info.issym() or info.islnk():
+        target = printable(info.linkname)
+        fault = ErrorType.UNREADABLE, f"a link to {target}, which is not followed"
+    elif not info.isreg():
+        fault = ErrorType.UNREADABLE, "not a regular file"
+    elif info.issparse():
+        fault = ErrorType.UNREADABLE, "a sparse file, which is not as it was packed"
+    elif is_streamed and info.size > MOST_UNPACKED:
+        limit = in_bytes(MOST_UNPACKED)
+        fault = ErrorType.TOO_LARGE, f"{in_bytes(info.size)} in a compressed tar, limit {limit}"
+    elif is_cut:
+        fault = ErrorType.DECODE_ERROR, "truncated: the tar ends within it"
+    key = folder + slash + base.partition(".")[0]
+    return Member(archive, info.offset_data, info.size, key, data=data, fault=fault)
+
+
+def _in_zip(archive: str, file: BinaryIO, suffixes: Collection[str]) -> Iterator[Found]:
+    is_zip = file.read(4) == _LOCAL
+    try:
+        infos = zipfile.ZipFile(file).infolist()
+    except _DAMAGE as error:
+        why = f"damaged zip: {printable(str(error))}"
+        yield broken(archive, ErrorType.DECODE_ERROR, why) if is_zip else (archive, None)
+        return
+    for info in infos:
+        is_utf8 = info.flag_bits & 0x800
+        name = _name(info.orig_filename.encode("utf-8" if is_utf8 else "cp437"))
+        if info.is_dir() or not _is_wanted(name, suffixes):
+            continue
+        fault = None
+        if stat.S_ISLNK(info.external_attr >> 16):
+            fault = ErrorType.UNREADABLE, "a link, which is not followed"
+        elif info.flag_bits & 1:
+            fault = ErrorType.UNREADABLE, "encrypted"
+        elif info.compress_type not in _METHODS:
+            fault = ErrorType.UNREADABLE, f"compressed by method {info.compress_type}, not deflate"
+        elif max(info.file_size, info.compress_size) > MOST_UNPACKED:
+            limit = in_bytes(MOST_UNPACKED)
+            fault = ErrorType.TOO_LARGE, f"{in_bytes(info.file_size)} in a zip, limit {limit}"
+        packed = info.compress_size, info.compress_type, info.CRC
+        yield (
+            f"{archive}/{name}",
+            Member(archive, info.header_offset, info.file_size, packed=packed, fault=fault),
+        )
+
+
+def broken(archive: str, type: ErrorType, why: str) -> Found:
+    """The row of an archive itself."""
+    return archive, Member(archive, 0, 0, fault=(type, why))
+
+
+def _name(raw: bytes) -> str:
+    return os.fsdecode(raw.partition(b"\0")[0])
+
+
+def _is_wanted(name: str, suffixes: Collection[str]) -> bool:
+    """As a directory is scanned: by the suffix, and without what is hidden."""
+    base = name[name.rfind("/") + 1 :]
+    if base[base.rfind(".") :].lower() not in suffixes:
+        return False
+    return not any(p.startswith(".") and p not in (".", "..") for p in name.split("/"))

@@ -1,0 +1,131 @@
+"""Rows into Parquet: predictions, or embeddings with index and meta beside them.
+
+Parquet has its table of contents at the end, so it is made when the run is: until then the rows are
+in a file that grows, and a run is taken up as for JSONL and NPY. Nothing is held but a row group.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from importlib.util import find_spec
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+
+from vitcli.errors import OutputError
+from vitcli.sinks.arrays import NpySink
+from vitcli.sinks.files import PartialFile
+from vitcli.sinks.text import JsonlSink
+
+if TYPE_CHECKING:  # an extra
+    import pyarrow as pa
+
+GROUP_ROWS, GROUP_BYTES = 10_000, 64 << 20
+
+
+def check_installed() -> None:
+    """Raises OutputError."""
+    if find_spec("pyarrow") is None:
+        raise OutputError("Parquet needs pyarrow", "pip install 'vitcli[parquet]'")
+
+
+class ParquetSink(JsonlSink):
+    """The columns are the fields of a line of JSONL."""
+
+    def finish(self, meta: Mapping[str, object]) -> None:
+        import pyarrow as pa
+
+        fields = (("label", pa.string()), ("index", pa.int32()), ("score", pa.float64()))
+        kind = pa.list_(pa.struct(fields))
+        with self._file.explained(), self._file.partial.open("rb") as lines:
+
+            def predictions(records: Sequence[Mapping[str, Any]]) -> pa.Array:
+                return pa.array([record.get("predictions") for record in records], kind)
+
+            _write(self._file, lines, GROUP_ROWS, pa.field("predictions", kind), predictions)
+        super().finish(meta)
+
+
+class ParquetEmbeddingSink(NpySink):
+    """A column `embedding` of lists of fixed length, empty where there is an `error`."""
+
+    def complete(self) -> None:
+        import pyarrow as pa
+
+        kind = pa.from_numpy_dtype(self._dtype)
+        for size in reversed(self._row_shape):
+            kind = pa.list_(kind, size)
+        width = math.prod(self._row_shape)
+        rows = min(GROUP_ROWS, max(1, GROUP_BYTES // (width * self._dtype.itemsize)))
+        array = self._array.file
+        array.seek(len(self.header()))
+
+        def embeddings(records: Sequence[Mapping[str, Any]]) -> pa.Array:
+            failed = np.array([record["row"] is None for record in records])
+            values = np.zeros((len(records), width), self._dtype)
+            wanted = int((~failed).sum()) * width * self._dtype.itemsize
+            values[~failed] = np.frombuffer(_exactly(array, wanted), self._dtype).reshape(-1, width)
+            column: pa.Array = pa.array(values.reshape(-1))
+            for size in reversed(self._row_shape[1:]):
+                column = pa.FixedSizeListArray.from_arrays(column, size)
+            return pa.FixedSizeListArray.from_arrays(
+                column, self._row_shape[0], mask=pa.array(failed)
+            )
+
+        with self._index.partial.open("rb") as lines:
+            _write(self._array, lines, rows, pa.field("embedding", kind), embeddings)
+
+    @staticmethod
+    def data_start(file: BinaryIO) -> int:
+        return 0  # its rows cannot be read back
+
+
+def _exactly(file: Any, size: int) -> bytes:
+    """An unbuffered file may give less at a time."""
+    data = bytearray()
+    while len(data) < size:
+        more = file.read(size - len(data))
+        if not more:
+            raise OutputError("the array has lost its end", "--overwrite starts again")
+        data += more
+    return bytes(data)
+
+
+def _write(
+    file: PartialFile,
+    lines: Iterable[bytes],
+    group_rows: int,
+    field: pa.Field,
+    column: Callable[[Sequence[Mapping[str, Any]]], pa.Array],
+) -> None:
+    """Put a table in the place of `file`: what the lines say of each row, and a column of ours."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    error = pa.struct((("type", pa.string()), ("message", pa.string())))
+    names = [pa.field("path", pa.string()), pa.field("path_bytes", pa.binary())]
+    names.append(pa.field("__key__", pa.string()))
+    schema = pa.schema([*names, field, pa.field("error", error)])
+    made = file.partial.with_name(file.partial.name + ".table")
+    with made.open("wb") as out, pq.ParquetWriter(out, schema, compression="zstd") as writer:
+        for records in _groups(lines, group_rows):
+            columns = [pa.array([_named(r, f.name) for r in records], f.type) for f in names]
+            errors = pa.array([record.get("error") for record in records], error)
+            writer.write_table(pa.table([*columns, column(records), errors], schema=schema))
+    file.replace_by(Path(made))
+
+
+def _groups(lines: Iterable[bytes], size: int) -> Iterator[list[dict[str, Any]]]:
+    records = map(json.loads, lines)
+    while group := list(islice(records, size)):
+        yield group
+
+
+def _named(record: Mapping[str, Any], name: str) -> str | bytes | None:
+    value: str | None = record.get(name)
+    return base64.b64decode(value) if value is not None and name == "path_bytes" else value
