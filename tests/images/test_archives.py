@@ -25,7 +25,8 @@ from vitcli.errors import InputError
 from vitcli.images import archives
 from vitcli.images.braces import expanded
 from vitcli.images.decode import decode, suffixes
-from vitcli.images.sources import Scan, count, iter_refs, open_sources
+from vitcli.images.scan import Scan
+from vitcli.images.sources import count, iter_refs, open_sources
 from vitcli.records import Failure, ImageRef, Limits, Preprocess, Sample
 
 IMAGES = suffixes("common")

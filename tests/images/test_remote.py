@@ -21,7 +21,8 @@ from tests.fixtures.photos import many_photos
 from vitcli.errors import InputError
 from vitcli.images import remote
 from vitcli.images.decode import decode
-from vitcli.images.sources import Scan, iter_refs, open_sources
+from vitcli.images.scan import Scan
+from vitcli.images.sources import iter_refs, open_sources
 from vitcli.records import Failure, ImageRef, Limits, Preprocess
 
 COMMON = ("-m", "demo", "-j", "0", "-b", "4")

@@ -15,7 +15,8 @@ import pytest
 
 from vitcli.errors import InputError
 from vitcli.images.decode import suffixes
-from vitcli.images.sources import READ_SIZE, Scan, Source, count, iter_refs, open_sources
+from vitcli.images.scan import Scan
+from vitcli.images.sources import READ_SIZE, Source, count, iter_refs, open_sources
 from vitcli.records import ImageRef
 
 ROOT = Path(__file__).parents[2]

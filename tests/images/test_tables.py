@@ -15,7 +15,8 @@ from tests.conftest import Vit
 from tests.fixtures.photos import many_photos
 from vitcli.errors import InputError
 from vitcli.images import tables
-from vitcli.images.sources import Scan, count, open_sources
+from vitcli.images.scan import Scan
+from vitcli.images.sources import count, open_sources
 
 COMMON = ("-m", "demo", "-j", "2", "-b", "4")
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from vitcli.checkpoints.load import Model
 from vitcli.errors import UsageError
 from vitcli.images.decode import suffixes
-from vitcli.images.sources import DRAWN
+from vitcli.images.scan import DRAWN
 from vitcli.images.workers import Crew, Decoded
 from vitcli.models.prepare import Prepared
 from vitcli.records import Attended, Batch, Failure, Maps, Prediction, Sink, Size

@@ -21,6 +21,7 @@ from vitcli.checkpoints.resolve import resolve
 from vitcli.errors import DeviceError, InputError, Interrupted, UsageError, VitError
 from vitcli.images import sources
 from vitcli.images.decode import suffixes
+from vitcli.images.scan import Scan
 from vitcli.images.workers import DecodeJob, available_cpus, iter_decoded
 from vitcli.models import onednn
 from vitcli.models.cost import cost
@@ -371,7 +372,7 @@ def _paths(on: str, note: Callable[[str], None]) -> tuple[str, ...]:
 
     Raises InputError for a folder or pattern without images.
     """
-    scan = sources.Scan(suffixes("common"), note)
+    scan = Scan(suffixes("common"), note)
     if on == "-":
         raise UsageError(
             "--on - is a list, and bench reads the files again and again", "name a folder"

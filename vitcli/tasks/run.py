@@ -20,6 +20,7 @@ from vitcli.images import sources
 from vitcli.images.archives import ARCHIVES
 from vitcli.images.decode import suffixes
 from vitcli.images.loader import iter_batches
+from vitcli.images.scan import Scan
 from vitcli.images.workers import DecodeJob
 from vitcli.pipeline import interrupts
 from vitcli.records import Batch, ImageRef, Kept, Preprocess, Progress, Row, Sink
@@ -147,11 +148,11 @@ class Run:
             ),
         )
 
-    def scan(self) -> sources.Scan:
+    def scan(self) -> Scan:
         """Which files of a directory count."""
         asked = frozenset("." + e.lower().removeprefix(".") for e in self.inputs.extensions)
         known = asked or suffixes(self.inputs.formats)
-        return sources.Scan(known, self._note_unlisted, self._skip, self._note_drawn)
+        return Scan(known, self._note_unlisted, self._skip, self._note_drawn)
 
     def load(self, spec: Spec, options: ModelOptions) -> Model:
         """A model that is loaded already stays as it is."""

@@ -13,7 +13,7 @@ from typing import Any
 from vitcli.checkpoints.load import Model
 from vitcli.checkpoints.write import write_hf
 from vitcli.errors import CheckpointError, OutputError, printable
-from vitcli.images.sources import Scan
+from vitcli.images.scan import Scan
 from vitcli.records import ErrorType, Failure, ImageRef
 from vitcli.render.charts import Line, lines_svg
 from vitcli.render.report import Page, html

@@ -16,7 +16,8 @@ from typing import Literal
 import numpy as np
 
 from vitcli.errors import InputError, printable
-from vitcli.images.sources import DirectorySource, Scan
+from vitcli.images.scan import Scan
+from vitcli.images.sources import DirectorySource
 
 Split = Literal["train", "val"]
 SPLITS: dict[Split, tuple[str, ...]] = {

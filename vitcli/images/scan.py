@@ -1,0 +1,62 @@
+"""Which files count as images, and the images within them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from vitcli.errors import printable
+from vitcli.images import remote
+from vitcli.images.archives import Found, is_archive, iter_members
+from vitcli.images.remote import is_remote
+from vitcli.images.tables import count_rows, is_table, iter_rows
+
+# A folder with a file of this name holds pictures that `vit` has drawn: no scan enters it.
+DRAWN = ".drawn-by-vit"
+
+
+def _ignore(text: str) -> None:
+    """Nobody is told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """Which files of a directory count, and whom to tell what is not listed: a folder that
+    cannot be read; what has the name of an image but is a pipe, a socket or a device; and a folder
+    below the one that was named that holds pictures of ours (DRAWN). Which members of an archive
+    count; where none do, archives are files like others."""
+
+    suffixes: frozenset[str]
+    unlisted: Callable[[str], None] = _ignore
+    skipped: Callable[[str], None] = _ignore
+    left_out: Callable[[str], None] = _ignore
+    members: frozenset[str] = frozenset()
+
+    @property
+    def silent(self) -> Scan:
+        return replace(self, unlisted=_ignore, skipped=_ignore, left_out=_ignore)
+
+    def images(self, path: str) -> Iterator[Found]:
+        """Those in an archive, or the one that the file is."""
+        if self.members and is_remote(path) and remote.is_tar(path):
+            found = remote.iter_tar_at(path, self.members)
+        elif self.members and is_table(path):
+            found = iter_rows(path)
+        elif self.members and is_archive(path):
+            found = iter_members(path, self.members)
+        else:
+            found = iter(((path, None),))
+        for path_within, member in found:
+            if member is not None and member.fault is not None and path_within == path:
+                self.unlisted(f"cannot list {printable(path)}: {member.fault[1]}")
+            yield path_within, member
+
+    def count(self, paths: Iterable[str]) -> int:
+        """The images of all of them, in silence."""
+        silent = self.silent
+        return sum(
+            count_rows(path)
+            if self.members and is_table(path)
+            else sum(1 for _ in silent.images(path))
+            for path in paths
+        )
