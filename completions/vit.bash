@@ -45,6 +45,7 @@ _vit() {
         "classify --summary") compopt -o default; return ;;
         "classify --shard") compopt -o default; return ;;
         "classify --devices") compopt -o default; return ;;
+        "classify --ray") compopt -o default; return ;;
         "embed -m"|"embed --model") compopt -o default; return ;;
         "embed --layer") compopt -o default; return ;;
         "embed --layers") compopt -o default; return ;;
@@ -76,6 +77,7 @@ _vit() {
         "embed --summary") compopt -o default; return ;;
         "embed --shard") compopt -o default; return ;;
         "embed --devices") compopt -o default; return ;;
+        "embed --ray") compopt -o default; return ;;
         "attention -m"|"attention --model") compopt -o default; return ;;
         "attention -o"|"attention --out") compopt -o default; return ;;
         "attention --method") COMPREPLY=($(compgen -W "raw rollout grad similarity" -- "$cur")); return ;;
@@ -237,8 +239,8 @@ _vit() {
         "models --for") COMPREPLY=($(compgen -W "speed accuracy memory resolution features" -- "$cur")); return ;;
     esac
     case "$command" in
-        classify) words="-m --model -k --top-k -o --out --format --scores --threshold --select --paths-only --html --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --max-errors --on-error --layout --labels --image-size --preprocess --num-heads --head --sha256 --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --resume --retry-failed --keep-missing --shard --devices -h --help" ;;
-        embed) words="-m --model --layer --layers --pool --norm --no-norm --l2 -o --out --format --store --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --max-errors --on-error --layout --labels --image-size --preprocess --num-heads --head --sha256 --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --resume --retry-failed --keep-missing --shard --devices -h --help" ;;
+        classify) words="-m --model -k --top-k -o --out --format --scores --threshold --select --paths-only --html --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --max-errors --on-error --layout --labels --image-size --preprocess --num-heads --head --sha256 --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --resume --retry-failed --keep-missing --shard --devices --ray -h --help" ;;
+        embed) words="-m --model --layer --layers --pool --norm --no-norm --l2 -o --out --format --store --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --max-errors --on-error --layout --labels --image-size --preprocess --num-heads --head --sha256 --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --resume --retry-failed --keep-missing --shard --devices --ray -h --help" ;;
         attention) words="-m --model -o --out --method --layer --heads --query --class --discard-ratio --style --alpha --mass --colormap --size --format --raw --html --show --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --max-errors --on-error --layout --labels --image-size --preprocess --num-heads --head --sha256 --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --resume --retry-failed --keep-missing --shard -h --help" ;;
         merge) words="-o --out --overwrite -q --quiet -h --help" ;;
         convert) words="--to --dtype --verify --overwrite --layout --labels --image-size --preprocess --num-heads --head --sha256 --offline -q --quiet -h --help" ;;

@@ -35,6 +35,7 @@ ROOMS = {
     "PIL": {"images", "render", "demo"},
     "fsspec": {"images"},
     "pyarrow": {"images", "sinks"},
+    "ray": {"tasks"},
     "sklearn": {"demo"},
     "transformers": set(),
     "timm": set(),

@@ -42,9 +42,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         with _signals():
-            from vitcli.cli.app import app  # here: Ctrl-C may come before everything is imported
+            # here: Ctrl-C may come before everything is imported
+            from vitcli.cli.app import app
+            from vitcli.cli.parse import with_address
 
-            app(args=list(sys.argv[1:] if argv is None else argv), prog_name="vit")
+            app(args=with_address(sys.argv[1:] if argv is None else argv), prog_name="vit")
             return ExitCode.OK
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else ExitCode.FATAL

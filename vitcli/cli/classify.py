@@ -127,7 +127,8 @@ def classify(
     if out is None and html is None and is_terminal():
         common.screen.share_terminal(shows_failures=not paths_only)
     with common.screen as screen:
-        start_workers(common.running)
+        if common.ray is None:
+            start_workers(common.running)
         from vitcli.cli.table import TableSink
         from vitcli.tasks.classify import ClassifyJob
         from vitcli.tasks.classify import classify as run
@@ -148,5 +149,10 @@ def classify(
             overwrite=common.overwrite,
             resuming=common.resuming,
         )
-        summary = run(job, screen, TableSink(bars=scores is Scores.PROB) if as_table else None)
+        if common.ray is not None:
+            from vitcli.tasks.cluster import on_ray
+
+            summary = on_ray(common.ray, job, screen)
+        else:
+            summary = run(job, screen, TableSink(bars=scores is Scores.PROB) if as_table else None)
     end(screen, summary, out or html)

@@ -22,16 +22,14 @@ from typing import IO, Any
 from vitcli.cli.ending import end
 from vitcli.cli.groups import Common
 from vitcli.cli.screen import Screen
-from vitcli.errors import DeviceError, Interrupted, OutputError, UsageError
+from vitcli.errors import DeviceError, Interrupted, OutputError
 from vitcli.images.workers import MOST_WORKERS, available_cpus
 from vitcli.records import ErrorType, Failure, ImageRef, Progress
 from vitcli.runs.asked import Shard
-from vitcli.sinks.files import is_special
 from vitcli.tasks.job import Summary
-from vitcli.tasks.merge import merge
+from vitcli.tasks.shards import CAN_RESUME, Division, begun, divided, is_complete
 
 TICK = 0.1  # seconds
-CAN_RESUME = "what is done is kept: repeat with --resume"
 
 
 @dataclass(slots=True)
@@ -85,39 +83,21 @@ def spread(common: Common, words: Sequence[str], out: Path | None) -> Common | N
     alone = replace(common, running=replace(common.running, device=devices[0]))
     if len(devices) == 1:
         return alone
-    if out is None or is_special(out):
-        raise UsageError("each device writes a shard, which is a file", "name it with --out FILE")
-    if out.suffix.lower() == ".parquet" and common.resuming.shard is None:
-        raise UsageError(
-            "--devices merges its shards, and Parquet files are not merged",
-            "use another format, or --shard 1/1: the shards are a table together",
-        )
-    outer = common.resuming.shard or Shard(1, 1)
-    count = outer.count * len(devices)
-    first = (outer.number - 1) * len(devices) + 1
-    shards = [Shard(first + n, count) for n in range(len(devices))]
-    begun = _begun(out)
-    if other := [path for path in begun if not path.name.startswith(_names_of(shards, out))]:
+    out = divided(out, common.resuming, "--devices", "device")
+    asked, overwrite = common.resuming, common.overwrite
+    division = Division(out=out, asked=asked, overwrite=overwrite, count=len(devices))
+    names = tuple(start + shard.named(out).stem for shard in division.shards for start in ("", "."))
+    if other := [path for path in begun(out) if not path.name.startswith(names)]:
         raise OutputError(
             f"{other[0]} is of a run with another number of devices",
             "give as many as then, or remove it",
         )
-    is_one_run = common.resuming.shard is None
-    if is_one_run and out.exists() and not common.overwrite:
-        if not common.resuming.resume:
-            raise OutputError(f"{out} exists", "--overwrite replaces it, --resume goes on with it")
-        if not begun:
-            common.screen.note(f"{out} is complete: what is new is done on {devices[0]} alone")
-            return alone
+    if is_complete(out, asked, overwrite=overwrite):
+        common.screen.note(f"{out} is complete: what is new is done on {devices[0]} alone")
+        return alone
     with common.screen as screen:
-        summary = _run(common, words, list(zip(devices, shards, strict=True)), screen)
-        if is_one_run:
-            named = [shard.named(out) for shard in shards]
-            overwrite = common.overwrite or common.resuming.resume
-            merged = merge(named, out, overwrite=overwrite)
-            summary = replace(summary, done=merged.done, failed=merged.failed)
-            for path in _begun(out):
-                path.unlink(missing_ok=True)
+        parts = list(zip(devices, division.shards, strict=True))
+        summary = division.join(_run(common, words, parts, screen))
     end(screen, summary, out)
     return None
 
@@ -243,24 +223,6 @@ def _names(asked: Sequence[str]) -> list[str]:
     if not torch.cuda.is_available():
         raise DeviceError("--devices all: there is no CUDA device here", "name them: cpu,cpu")
     return [f"cuda:{number}" for number in range(torch.cuda.device_count())]
-
-
-def _begun(out: Path) -> list[Path]:
-    """What shards of this output there are, whole or not, with all that belongs to them."""
-    number = "[0-9]" * 5
-    stem = f"{_literal(out.stem)}-{number}-of-{number}"
-    return sorted(
-        path for start in ("", ".") for path in out.parent.glob(f"{start}{stem}*") if path.is_file()
-    )
-
-
-def _literal(name: str) -> str:
-    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
-
-
-def _names_of(shards: Sequence[Shard], out: Path) -> tuple[str, ...]:
-    stems = [shard.named(out).stem for shard in shards]
-    return (*stems, *(f".{stem}" for stem in stems))
 
 
 def _report_of(folder: Path, shard: Shard) -> Path:

@@ -130,7 +130,8 @@ def embed(
         raise UsageError("vectors are nothing to look at", "use --out feats.npy, or a pipe")
     asked = parse_layers(layers) if layers is not None else (-1 if layer is None else layer,)
     with common.screen as screen:
-        start_workers(common.running)
+        if common.ray is None:
+            start_workers(common.running)
         from vitcli.tasks.embed import EmbedJob
         from vitcli.tasks.embed import embed as run
 
@@ -149,5 +150,10 @@ def embed(
             overwrite=common.overwrite,
             resuming=common.resuming,
         )
-        summary = run(job, screen)
+        if common.ray is not None:
+            from vitcli.tasks.cluster import on_ray
+
+            summary = on_ray(common.ray, job, screen)
+        else:
+            summary = run(job, screen)
     end(screen, summary, out)

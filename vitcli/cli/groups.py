@@ -49,6 +49,7 @@ from vitcli.cli.options import (
     Preprocess,
     QuantizeOpt,
     Quiet,
+    RayOpt,
     Resume,
     RetryFailed,
     Sha256,
@@ -58,6 +59,7 @@ from vitcli.cli.options import (
 )
 from vitcli.cli.parse import (
     check_paths,
+    is_address,
     parse_batch_size,
     parse_devices,
     parse_image_size,
@@ -66,6 +68,7 @@ from vitcli.cli.parse import (
     parse_workers,
 )
 from vitcli.cli.screen import Screen
+from vitcli.errors import UsageError
 from vitcli.records import Limits
 from vitcli.runs.asked import Resuming, parse_shard, shard_of_environment
 from vitcli.tasks.job import DEFAULT_BATCH_SIZE, Inputs, ModelOptions, Running
@@ -179,6 +182,13 @@ def devices(devices: DevicesOpt = None) -> tuple[str, ...]:
     return parse_devices(devices) if devices else ()
 
 
+def ray(ray: RayOpt = None) -> str | None:
+    """The address of the Ray cluster that shares the run; None where none does."""
+    if ray and not is_address(ray):
+        raise UsageError(f"--ray {ray}", "give HOST:PORT, ray://HOST:PORT, local, or nothing")
+    return ray or None
+
+
 def screen(
     quiet: Quiet = False,
     no_progress: NoProgress = False,
@@ -210,6 +220,7 @@ class Common:
     screen: Screen
     resuming: Resuming = Resuming()
     devices: tuple[str, ...] = ()
+    ray: str | None = None
 
 
 def with_common(command: Callable[..., None]) -> Callable[..., None]:
@@ -229,6 +240,8 @@ def with_devices(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def shared(common: Common, **values: Any) -> None:
         left: Common | None = common
+        if common.devices and common.ray:
+            raise UsageError("--devices is for one machine, --ray for a cluster", "use one")
         if common.devices:
             from vitcli.cli.devices import spread
 
@@ -236,7 +249,7 @@ def with_devices(command: Callable[..., None]) -> Callable[..., None]:
         if left is not None:
             command(left, **values)
 
-    groups = (overwrite, inputs, model_options, running, screen, resuming, devices)
+    groups = (overwrite, inputs, model_options, running, screen, resuming, devices, ray)
     return _spelled(shared, groups, Common)
 
 

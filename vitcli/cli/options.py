@@ -205,6 +205,16 @@ DevicesOpt = Annotated[
         metavar="all|N,N,...",
     ),
 ]
+RayOpt = Annotated[
+    str | None,
+    _option(
+        "--ray",
+        help="Share the run among the workers of a Ray cluster, HOST:PORT, or of this machine; "
+        "then they are merged.",
+        env="VIT_RAY",
+        metavar="[ADDRESS]",
+    ),
+]
 DtypeOpt = Annotated[
     Dtype,
     _option(

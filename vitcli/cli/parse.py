@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from vitcli.cli.options import OnError
@@ -67,6 +68,24 @@ def parse_workers(text: str) -> int | None:
     if not text.isdigit():
         raise UsageError(f"--workers {text}", "give a number of processes, or auto")
     return int(text)
+
+
+def is_address(text: str) -> bool:
+    """Whether it names a Ray cluster: HOST:PORT, ray://..., local, auto."""
+    return re.fullmatch(r"auto|local|ray://\S+|[\w.-]+:\d+|\[[\da-fA-F:]+\]:\d+", text) is not None
+
+
+def with_address(words: Sequence[str]) -> list[str]:
+    """`--ray` may stand alone, which typer does not know: what follows it is taken for an address
+    only if it is one."""
+    found: list[str] = []
+    for number, word in enumerate(words):
+        found.append(word)
+        if word == "--":
+            return [*found, *words[number + 1 :]]
+        if word == "--ray" and not is_address("".join(words[number + 1 : number + 2])):
+            found.append("auto")
+    return found
 
 
 def parse_layers(text: str) -> tuple[int, ...]:

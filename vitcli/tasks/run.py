@@ -258,7 +258,7 @@ class Run:
 
     def _pump(self, work: Ready, items: Iterable[ImageRef | Kept], sink: Sink) -> None:
         job = DecodeJob(work.plans, self.inputs.limits, self.inputs.formats)
-        self.watcher.listing(self._count)
+        self.watcher.listing(self.count)
         size, forward = self._batching(work.forward)
         batches = iter_batches(items, job, size, self.running.workers, self.watcher.note)
         with closing(batches):
@@ -301,7 +301,7 @@ class Run:
             if self.shard is None or self.shard.has(ref.path):
                 yield ref
 
-    def _count(self) -> int | None:
+    def count(self) -> int | None:
         return sources.count(self.listed) if self.shard is None else None
 
     def _hold_stdin(self) -> None:
@@ -333,7 +333,7 @@ class Run:
     def _of_all(self) -> str:
         """` of 5,000`, where that is known soon."""
         found: list[int | None] = []
-        counting = Thread(target=lambda: found.append(self._count()), daemon=True)
+        counting = Thread(target=lambda: found.append(self.count()), daemon=True)
         counting.start()
         counting.join(COUNTING)
         return f" of {found[0]:,}" if found and found[0] is not None else ""
