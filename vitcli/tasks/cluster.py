@@ -148,12 +148,13 @@ def _cluster(address: str) -> Iterator[Any]:
     _reach(address)
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        ray.init(
-            address=None if address == "auto" else address,
-            include_dashboard=None if address != "auto" else False,
-            log_to_driver=False,
-            logging_level=logging.CRITICAL,
-        )
+        with _muted():
+            ray.init(
+                address=None if address == "auto" else address,
+                include_dashboard=None if address != "auto" else False,
+                log_to_driver=False,
+                logging_level=logging.CRITICAL,
+            )
     except (RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
         raise _unreachable(address, str(error).strip().partition("\n")[0]) from None
     finally:
@@ -178,7 +179,24 @@ def _reach(address: str) -> None:
 
 
 def _unreachable(address: str, why: str) -> DeviceError:
-    return DeviceError(f"no Ray cluster at {address}: {why}", "start one: ray start --head")
+    return DeviceError(
+        f"no Ray cluster at {address}: {why}",
+        "`ray start --head` starts one; one with a token wants RAY_AUTH_TOKEN",
+    )
+
+
+@contextmanager
+def _muted() -> Iterator[None]:
+    """What Ray's library in C++ writes to descriptor 2 while it connects is in its error, too."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    try:
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
 
 
 @contextmanager
