@@ -59,10 +59,10 @@ WAYS: tuple[dict[str, Any], ...] = (
     {"engine": "onnx", "dtype": "fp32", "quantize": "int8"},
 )
 
-CLASSES, TRAINED_ON, HELD_OUT = 24, 4008, 1200
+CLASSES, TRAINED_ON, HELD_OUT = 16, 3008, 1024
 DRAWN = {"cartoon", "symbols", "seasonal", "clothes", "town", "space", "people", "hobbies", "toys"}
 SIDE = 128  # of a picture's file
-EPOCHS, WARMUP, BATCH = 16, 1.0, 64
+EPOCHS, WARMUP, BATCH = 12, 1.0, 64
 LEARNING_RATE, WEIGHT_DECAY, SMOOTHING = 1e-3, 0.05, 0.1
 CONFIG = ViTConfig(
     image_size=(96, 96),

@@ -95,7 +95,7 @@ def test_reconstruct_draws_what_the_model_predicts(
     hidden = mask.reshape(8, 8).numpy().repeat(8, 0).repeat(8, 1)
     assert np.array_equal(panels[0], bytes_)
     assert np.array_equal(panels[1], np.where(hidden[..., None], 128, bytes_))
-    pixels = prepare(model.network, model.preprocess, "cpu").pixels(bytes_[None])
+    pixels = prepare(model.network, model.preprocess, "cpu").pixels(bytes_[None].copy())
     with torch.no_grad():
         picture = reconstruction(pixels, mask)[0].permute(1, 2, 0).numpy()
     expected = np.clip(np.rint((picture * 0.5 + 0.5) * 255), 0, 255)
