@@ -285,9 +285,13 @@ class Progress:
         self.done += done
         self.failed += len(failures)
         for failure in failures:
-            count, first = self.kinds.get(failure.type, (0, failure))
-            self.kinds[failure.type] = count + 1, first
+            self.count(failure)
         self.add_earlier(len(kept), sum(row.is_failed for row in kept))
+
+    def count(self, failure: Failure, times: int = 1) -> None:
+        """Under its kind, of which the first example stays."""
+        before, first = self.kinds.get(failure.type, (0, failure))
+        self.kinds[failure.type] = before + times, first
 
     def add_earlier(self, rows: int, failed: int) -> None:
         """Rows that are there already."""

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from threading import Thread
 from typing import IO, Any
@@ -23,11 +24,11 @@ from vitcli.cli.ending import end
 from vitcli.cli.groups import Common
 from vitcli.cli.screen import Screen
 from vitcli.errors import DeviceError, Interrupted, OutputError
-from vitcli.images.workers import MOST_WORKERS, available_cpus
+from vitcli.images.workers import MOST_WORKERS, available_cpus, fate
 from vitcli.records import ErrorType, Failure, ImageRef, Progress
 from vitcli.runs.asked import Shard
 from vitcli.tasks.job import Summary
-from vitcli.tasks.shards import CAN_RESUME, Division, begun, divided, is_complete
+from vitcli.tasks.shards import CAN_RESUME, Division, begun, divided, is_complete, total
 
 TICK = 0.1  # seconds
 
@@ -68,9 +69,8 @@ class _Process:
         return self.process.returncode in (0, 3)
 
     def why(self) -> str:
-        code = self.process.returncode
-        died = f"was killed by signal {-code}" if code < 0 else f"exited with {code}"
-        return str(self.error["message"]) if self.error else self.words or f"it {died}"
+        died = f"it {fate(self.process.returncode)}"
+        return str(self.error["message"]) if self.error else self.words or died
 
 
 def spread(common: Common, words: Sequence[str], out: Path | None) -> Common | None:
@@ -134,18 +134,7 @@ def _run(
             "; ".join(filter(None, (hint, CAN_RESUME))),
         )
 
-    def total(name: str) -> int:
-        return sum(report.get(name, 0) for report in reports)
-
-    return Summary(
-        total("done"),
-        total("failed"),
-        time.monotonic() - started,
-        unlisted=max(report.get("unlisted", 0) for report in reports),  # each has seen them all
-        skipped=max(report.get("skipped", 0) for report in reports),
-        selected=total("selected") if "selected" in reports[0] else None,
-        earlier=total("earlier"),
-    )
+    return total(reports, time.monotonic() - started)
 
 
 def _start(
@@ -207,10 +196,8 @@ def _progress(processes: Sequence[_Process]) -> Progress:
         progress.failed += process.counts.get("failed", 0)
         for said in process.failures:
             kind, first = ErrorType(said["type"]), said["first"]
-            count, example = progress.kinds.get(
-                kind, (0, Failure(ImageRef(0, first["path"]), kind, first["message"]))
-            )
-            progress.kinds[kind] = count + said["count"], example
+            failure = Failure(ImageRef(0, first["path"]), kind, first["message"])
+            progress.count(failure, said["count"])
     return progress
 
 
@@ -229,18 +216,19 @@ def _report_of(folder: Path, shard: Shard) -> Path:
     return folder / f"{shard.number}.json"
 
 
-def _report(folder: Path, shard: Shard) -> Mapping[str, Any]:
+def _report(folder: Path, shard: Shard) -> Summary:
+    """How it ended; nothing, where it has not come so far as to say it."""
     try:
-        found: Mapping[str, Any] = json.loads(_report_of(folder, shard).read_bytes())
+        found = json.loads(_report_of(folder, shard).read_bytes())
     except (OSError, ValueError):
-        return {}
-    return found
+        found = {}
+    said = {f.name: found[f.name] for f in fields(Summary) if f.name in found}
+    return Summary(**{"done": 0, "failed": 0, "seconds": 0.0} | said)
 
 
 def _stdin(folder: Path) -> Path:
     """A list that comes through a pipe can be read once, and each process reads it."""
     copy = folder / "stdin"
     with open(0, "rb", closefd=False) as stdin, copy.open("wb") as file:
-        while data := stdin.read(1 << 20):
-            file.write(data)
+        shutil.copyfileobj(stdin, file)
     return copy

@@ -35,7 +35,7 @@ from vitcli.runs.asked import Shard
 from vitcli.sinks.files import PARTIAL
 from vitcli.tasks.job import Nobody, Summary, Watcher
 from vitcli.tasks.run import Run
-from vitcli.tasks.shards import CAN_RESUME, Division, begun, divided, is_complete
+from vitcli.tasks.shards import CAN_RESUME, Division, begun, divided, is_complete, total
 
 if TYPE_CHECKING:
     from vitcli.tasks.classify import ClassifyJob
@@ -322,28 +322,18 @@ class _Fleet:
 
     def _progress(self) -> Progress:
         """Of all together, with the first failure of each kind."""
-        total = Progress()
+        found = Progress()
         for part in self._parts.values():
-            total.done += part.progress.done
-            total.failed += part.progress.failed
-            total.earlier += part.earlier or 0
-            for kind, (count, example) in part.progress.kinds.items():
-                before, first = total.kinds.get(kind, (0, example))
-                total.kinds[kind] = before + count, first
-        return total
+            found.done += part.progress.done
+            found.failed += part.progress.failed
+            found.earlier += part.earlier or 0
+            for times, example in part.progress.kinds.values():
+                found.count(example, times)
+        return found
 
     def _summary(self, seconds: float) -> Summary:
         found = [part.summary for part in self._parts.values() if part.summary is not None]
-        chosen = [summary.selected for summary in found if summary.selected is not None]
-        return Summary(
-            sum(summary.done for summary in found),
-            sum(summary.failed for summary in found),
-            seconds,
-            unlisted=max(summary.unlisted for summary in found),  # each has seen them all
-            skipped=max(summary.skipped for summary in found),
-            selected=sum(chosen) if chosen else None,
-            earlier=self._progress().earlier,
-        )
+        return replace(total(found, seconds), earlier=self._progress().earlier)
 
 
 @dataclass(slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -38,6 +39,20 @@ class Division:
         for path in begun(self.out):
             path.unlink(missing_ok=True)
         return replace(summary, done=merged.done, failed=merged.failed)
+
+
+def total(parts: Sequence[Summary], seconds: float) -> Summary:
+    """Of all shards together. Each has seen all folders."""
+    chosen = [part.selected for part in parts if part.selected is not None]
+    return Summary(
+        sum(part.done for part in parts),
+        sum(part.failed for part in parts),
+        seconds,
+        unlisted=max(part.unlisted for part in parts),
+        skipped=max(part.skipped for part in parts),
+        selected=sum(chosen) if chosen else None,
+        earlier=sum(part.earlier for part in parts),
+    )
 
 
 def divided(out: Path | None, asked: Resuming, option: str, unit: str) -> Path:
