@@ -11,7 +11,7 @@ import transformers
 from torch import Tensor, nn
 
 from vitcli.checkpoints.load import Model, load
-from vitcli.models.training import with_products
+from vitcli.models.training import Attend, with_products
 from vitcli.records import Preprocess
 from vitcli.training.feed import Step
 from vitcli.training.mixing import Mixing
@@ -159,6 +159,16 @@ def test_onednns_products_give_torchs_gradients(
     for name, expected in found[0].items():
         delta = (found[1][name] - expected).norm() / expected.norm().clamp(min=1e-6)
         assert delta < allowed, name
+
+
+def test_attention_by_products_is_torchs_and_so_are_its_gradients(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("vitcli.models.onednn.SCORES", 2 * 7 * 7)  # two heads at once, of five
+    qkv = torch.randn(3, 5, 7, 4, dtype=torch.float64, requires_grad=True)
+    expected = nn.functional.scaled_dot_product_attention(*qkv)
+    torch.testing.assert_close(Attend.apply(qkv), expected, atol=1e-12, rtol=0)
+    assert torch.autograd.gradcheck(Attend.apply, (qkv,))
 
 
 def test_lora_begins_as_the_model_and_merges_into_it(tiny_model: Callable[[str], Path]) -> None:

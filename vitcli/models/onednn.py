@@ -10,7 +10,7 @@ those that `torch.compile` uses, and private: `supports` tries them before anybo
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from typing import TypeAlias
 
@@ -146,11 +146,8 @@ class BatchedAttention(nn.Module):
         B, N, _ = x.shape
         q, k, v = self._heads(x).flatten(1, 2).unbind(0)  # (B*A, N, d)
         attended = torch.empty_like(q)
-        some = max(1, SCORES // (N * N))
-        for part in map(slice, range(0, len(q), some), range(some, len(q) + some, some)):
-            scores = q[part] @ k[part].transpose(1, 2)
-            torch.softmax(scores, dim=-1, out=scores)
-            torch.bmm(scores, v[part], out=attended[part])
+        for part in heads_at_once(len(q), N):
+            torch.bmm(softmax_scores(q[part], k[part]), v[part], out=attended[part])
         joined = attended.view(B, self.num_heads, N, -1).transpose(1, 2).flatten(2)
         out: Tensor = self.proj(joined)
         return out
@@ -165,6 +162,19 @@ class BatchedAttention(nn.Module):
         B, N, _ = x.shape
         qkv: Tensor = self.qkv(x).view(B, N, 3, self.num_heads, -1)
         return qkv.permute(2, 0, 3, 1, 4)
+
+
+def heads_at_once(heads: int, tokens: int) -> Iterator[slice]:
+    """The heads of a batch in turn, as many as have scores that stay in cache."""
+    some = max(1, SCORES // tokens**2)
+    for first in range(0, heads, some):
+        yield slice(first, first + some)
+
+
+def softmax_scores(q: Tensor, k: Tensor) -> Tensor:
+    """The attention of scaled queries.  (H, N, d) twice -> (H, N, N)"""
+    scores = q @ k.transpose(1, 2)
+    return torch.softmax(scores, dim=-1, out=scores)
 
 
 class BytePatches(nn.Module):

@@ -1,14 +1,16 @@
 """A network that trains as fast as this processor can: the same parameters, products of oneDNN.
 
 torch sends an fp32 `Linear` and its gradients to MKL, which reaches half of oneDNN's rate on some
-processors; in bf16 under autocast it casts every weight anew for every pass. Here a network is
-given a twin that holds the very same parameters, whose products go to oneDNN in all three passes.
+processors; in bf16 under autocast it casts every weight anew for every pass, and its attention
+takes three times as long as its products for the gradients. Here a network is given a twin that
+holds the very same parameters, whose products go to oneDNN in all three passes.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +18,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-from vitcli.models.onednn import KEPT, supports
+from vitcli.models.layers import Attention
+from vitcli.models.onednn import KEPT, heads_at_once, softmax_scores, supports
 
 Swap = Callable[[nn.Module, str], nn.Module | None]
 
@@ -44,9 +47,13 @@ class Product(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             dx = _product(dy, low.t(), None)
         if ctx.needs_input_grad[1]:
-            dw = _product(rows.t(), x.reshape(-1, x.shape[-1]).t(), None).to(of_weight)
+            columns = x.reshape(-1, x.shape[-1])  # (M, D)
+            if low.dtype == torch.float32:
+                dw = _product(rows.t(), columns.t(), None)
+            else:  # this is oneDNN's too, and takes them as they lie
+                dw = (rows.t() @ columns).to(of_weight)
         if ctx.needs_input_grad[2]:
-            db = rows.sum(dim=0, dtype=of_bias)
+            db = rows.sum(dim=0).to(of_bias)
         return dx, dw, db, None
 
 
@@ -77,6 +84,56 @@ class TrainedLinear(nn.Module):
         if self._low is None or self._low[0] != version:
             self._low = version, self.weight.detach().to(self.dtype)
         return self._low[1]
+
+
+class Attend(torch.autograd.Function):
+    """softmax(q k^T) v in low precision, by batched products of heads that stay in cache. The
+    weights are computed again for the gradients (as in FlashAttention, arXiv 2205.14135)."""
+
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor) -> Tensor:
+        """q, k, v of each head, (3, H, N, d) -> (H, N, d)"""
+        q, k, v = qkv
+        q = q * q.shape[-1] ** -0.5
+        ctx.save_for_backward(q, k, v)
+        attended = torch.empty_like(q)
+        for part in heads_at_once(len(q), q.shape[1]):
+            torch.bmm(softmax_scores(q[part], k[part]), v[part], out=attended[part])
+        return attended
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> Tensor:
+        q, k, v = ctx.saved_tensors
+        of_qkv = torch.empty(3, *q.shape, dtype=q.dtype)
+        dq, dk, dv = of_qkv
+        for part in heads_at_once(len(q), q.shape[1]):
+            weights = softmax_scores(q[part], k[part])
+            torch.bmm(weights.transpose(1, 2), dy[part], out=dv[part])
+            of_weights = dy[part] @ v[part].transpose(1, 2)
+            of_scores = torch._softmax_backward_data(of_weights, weights, -1, weights.dtype)
+            torch.bmm(of_scores, k[part], out=dq[part])
+            torch.bmm(of_scores.transpose(1, 2), q[part], out=dk[part])
+        dq *= q.shape[-1] ** -0.5
+        return of_qkv
+
+
+class TrainedAttention(nn.Module):
+    """An `Attention` of low precision; `products` gives it its linear maps."""
+
+    def __init__(self, attention: Attention, products: Callable[[nn.Module], nn.Module]) -> None:
+        super().__init__()
+        self.num_heads = attention.num_heads
+        self.qkv, self.proj = products(attention.qkv), products(attention.proj)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, D) -> (B, N, D)"""
+        B, N, _ = x.shape
+        qkv: Tensor = self.qkv(x).view(B, N, 3, self.num_heads, -1)
+        heads = qkv.permute(2, 0, 3, 1, 4).reshape(3, B * self.num_heads, N, -1)
+        attended: Tensor = Attend.apply(heads)  # type: ignore[no-untyped-call]
+        out: Tensor = self.proj(attended.view(B, self.num_heads, N, -1).transpose(1, 2).flatten(2))
+        return out
 
 
 class Checkpointed(nn.Module):
@@ -115,6 +172,8 @@ def with_products(network: nn.Module, dtype: torch.dtype) -> nn.Module:
         kept = KEPT.intersection(name.split(".")[:1])
         if type(module) is nn.Linear and not kept:
             return TrainedLinear(module, dtype)
+        if type(module) is Attention and dtype != torch.float32 and not module.dropout:
+            return TrainedAttention(module, partial(twin_of, swap=swap))
         return None
 
     return twin_of(network, swap)
