@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ from vitcli.render.styles import Style
 from vitcli.sinks.memory import ListSink
 from vitcli.tasks.attention import AttentionJob, attention
 from vitcli.tasks.job import Inputs, Running
-from vitcli.tasks.look import Look, Point
+from vitcli.tasks.look import Look, Looker, Point
 
 PLANS = {
     "squash": Preprocess(size=(64, 64), resize=(64, 64)),
@@ -130,3 +130,29 @@ def test_styles_have_their_sizes(tmp_path: Path) -> None:
     assert sizes["panel"][0] == 3 * 160 + 2 * 2
     assert sizes["panel"][1] > 120
     assert sizes["grid"][0] == 160
+
+
+@pytest.mark.parametrize("method", ["raw", "grad"])
+def test_a_batch_for_which_there_is_not_the_memory_is_halved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: Literal["raw", "grad"]
+) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(5):
+        photo_with_square(200, 150, (20 * number, 30, 40)).save(folder / f"{number}.png")
+    plan = PLANS["squash"]
+    expected = run(folder, plan, look=Look(method=method))
+    first, refused = Looker._look, list[int]()
+
+    def narrow(self: Looker, prepared: Any, network: Any, pixels: Any, points: Any) -> Any:
+        if len(pixels) > 2:
+            refused.append(len(pixels))
+            raise RuntimeError("not enough memory: you tried to allocate 1 GB: out of memory")
+        return first(self, prepared, network, pixels, points)
+
+    monkeypatch.setattr(Looker, "_look", narrow)
+    found = run(folder, plan, look=Look(method=method))
+    assert refused == [5]
+    assert [row.ref.path for row in found] == [row.ref.path for row in expected]
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one.maps[0].values, other.maps[0].values, atol=1e-6)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +18,8 @@ from vitcli.models.prepare import Prepared
 from vitcli.models.swin import SwinTransformer
 from vitcli.models.vit import Pooling
 from vitcli.records import Preprocess
+
+Part = TypeVar("Part")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,32 +85,44 @@ class TorchEngine:
         return self._prepared.run(self._output, pixels)
 
 
-class ThriftyEngine:
-    """An engine that takes fewer images at once where there is not the memory for all of a batch.
+class Thrift:
+    """Takes fewer images at once where there is not the memory for all of a batch."""
 
-    Raises DeviceError where there is none for a single one.
-    """
-
-    def __init__(self, engine: Engine, note: Callable[[str], None] = lambda text: None) -> None:
-        self._engine = engine
+    def __init__(self, note: Callable[[str], None] = lambda text: None) -> None:
         self._note = note
         self._most: int | None = None
 
-    def __call__(self, pixels: NDArray[np.uint8]) -> Tensor:
-        """uint8 (B, H, W, 3) -> fp32 on the CPU, (B, ...)"""
-        parts: list[Tensor] = []
+    def each(self, work: Callable[[slice], Part], count: int) -> list[Part]:
+        """`work` on as large parts of `count` images as fit, in their order.
+
+        Raises DeviceError where there is not the memory for a single one.
+        """
+        done: list[Part] = []
         start = 0
-        while start < len(pixels):
-            part = pixels[start : start + (self._most or len(pixels))]
+        while start < count:
+            stop = min(count, start + (self._most or count))
             try:
-                parts.append(self._engine(part))
+                done.append(work(slice(start, stop)))
             except (MemoryError, RuntimeError) as error:
                 if not _is_out_of_memory(error):
                     raise
-                self._most = _half(len(part), error)
-                self._note(f"not enough memory for {len(part)} images at once: {self._most}")
+                self._most = _half(stop - start, error)
+                self._note(f"not enough memory for {stop - start} images at once: {self._most}")
             else:
-                start += len(part)
+                start = stop
+        return done
+
+
+class ThriftyEngine:
+    """An engine that takes as many images at once as there is memory for."""
+
+    def __init__(self, engine: Engine, note: Callable[[str], None] = lambda text: None) -> None:
+        self._engine = engine
+        self._thrift = Thrift(note)
+
+    def __call__(self, pixels: NDArray[np.uint8]) -> Tensor:
+        """uint8 (B, H, W, 3) -> fp32 on the CPU, (B, ...). Raises as `Thrift.each` does."""
+        parts = self._thrift.each(lambda part: self._engine(pixels[part]), len(pixels))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 

@@ -25,6 +25,7 @@ from vitcli.models.attention import (
     similarity,
 )
 from vitcli.models.config import Config, ViTConfig
+from vitcli.models.engine import Thrift
 from vitcli.models.network import Network
 from vitcli.models.prepare import Prepared
 from vitcli.models.swin import SwinTransformer
@@ -90,6 +91,7 @@ class Looker:
         beside a picture."""
         self.model = model
         self._note = note
+        self._thrift = Thrift(note)
         self.look = look
         config = model.config
         if look.method == "rollout" and isinstance(model.network, SwinTransformer):
@@ -122,7 +124,15 @@ class Looker:
             maps = {layer: maps.cpu() for layer, maps in looked.maps.items()}
             return Looked(maps, None if looked.logits is None else looked.logits.float().cpu())
 
-        found = prepared.each(look, len(batch.refs))
+        def fitting(some: slice) -> list[Looked]:
+            first, last = some.start, some.stop
+            return prepared.each(
+                lambda part: look(slice(first + part.start, min(first + part.stop, last))),
+                last - first,
+            )
+
+        parts = self._thrift.each(fitting, len(batch.refs))
+        found = [looked for part in parts for looked in part]
         logits = [looked.logits for looked in found if looked.logits is not None]
         return Looked(
             {n: torch.cat([looked.maps[n] for looked in found]) for n in found[0].maps},
