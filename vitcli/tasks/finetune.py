@@ -62,7 +62,8 @@ class _Session:
         directory = RunDirectory(job.out, self._asked())
         earlier = None
         if group.is_first:
-            earlier = directory.open(overwrite=job.overwrite, resume=job.resume)
+            scan = Run(job.inputs, job.running, self.watcher).scan()
+            earlier = directory.open(scan, overwrite=job.overwrite, resume=job.resume)
         earlier = group.gather(earlier)[0]
         examples = earlier.examples if earlier else self._divided()
         failures = earlier.left_out if earlier else []
@@ -245,7 +246,7 @@ class _Session:
             if trainer.epoch:
                 self.watcher.note(f"goes on after epoch {trainer.epoch}, step {trainer.step}")
         self._watch(trainer, chosen.epochs)
-        val = [e.path for e in examples if e.split == "val"]
+        val = [e.found for e in examples if e.split == "val"]
         if group.is_first:
             directory.finish(model, trainer.history, trainer.answers, val, failures, chosen.why)
         has_score = bool(val) and training.objective == "classify"
