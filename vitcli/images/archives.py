@@ -83,12 +83,25 @@ def iter_members(archive: str, suffixes: Collection[str]) -> Iterator[Found]:
         yield archive, None
 
 
-def opened(file: BinaryIO, member: Member) -> BinaryIO:
+class Archive:
+    """One that is open by its descriptor, until nobody holds it any more."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def __del__(self) -> None:
+        os.close(self._descriptor)
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+
+def opened(file: Archive | BinaryIO, member: Member) -> BinaryIO:
     """The image, of the archive that is open as `file`. Raises ValueError for damage in a zip."""
     if member.packed is None and member.size <= IN_ONE_PIECE:
         return io.BytesIO(os.pread(file.fileno(), member.size, member.start))
     if member.packed is None:
-        return io.BufferedReader(_Part(file.fileno(), member.start, member.size), 1 << 16)
+        return io.BufferedReader(_Part(file, member.start, member.size), 1 << 16)
     length, method, crc = member.packed
     head = os.pread(file.fileno(), 30, member.start)
     if len(head) < 30 or not head.startswith(_LOCAL):
@@ -105,8 +118,8 @@ def opened(file: BinaryIO, member: Member) -> BinaryIO:
 class _Part(io.RawIOBase):
     """`size` bytes of an open file from `start`, as a file."""
 
-    def __init__(self, descriptor: int, start: int, size: int) -> None:
-        self._descriptor, self._start, self._size = descriptor, start, size
+    def __init__(self, file: Archive | BinaryIO, start: int, size: int) -> None:
+        self._file, self._start, self._size = file, start, size
         self._at = 0
 
     def readable(self) -> bool:
@@ -121,7 +134,7 @@ class _Part(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         wanted = max(0, min(len(buffer), self._size - self._at))
-        data = os.pread(self._descriptor, wanted, self._start + self._at)
+        data = os.pread(self._file.fileno(), wanted, self._start + self._at)
         buffer[: len(data)] = data
         self._at += len(data)
         return len(data)
