@@ -120,6 +120,17 @@ def test_shards_from_folders_and_patterns(tmp_path: Path, monkeypatch: pytest.Mo
         "d/train/s-0.tar/train0.jpg",
         "d/train/s-1.tar/train1.jpg",
     ]
+    assert [e.path for e in examples("d/train/*.tar", labelled=False)[0]] == [
+        "d/train/s-0.tar/train0.jpg",
+        "d/train/s-1.tar/train1.jpg",
+    ]
+    Path("d/val/a").mkdir()
+    Path("d/val/a/loose.jpg").touch()
+    assert [e.path for e in examples("d/val", labelled=False)[0]] == [
+        "d/val/a/loose.jpg",
+        "d/val/s-0.tar/val0.jpg",
+        "d/val/s-1.tar/val1.jpg",
+    ]
     with pytest.raises(InputError, match=r"no such tar or zip: d/train/s-2\.tar"):
         examples("d/train/s-{0..2}.tar")
 

@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 
 from vitcli.errors import InputError, printable
-from vitcli.images.archives import Found
+from vitcli.images.archives import Found, is_archive
 from vitcli.images.scan import Scan
 from vitcli.images.sources import DirectorySource
 from vitcli.records import Member
@@ -62,13 +62,13 @@ def read_examples(
     Paths in a table are relative to its folder. Where no labels are asked for, every image below
     the folder counts. Raises InputError for what has no labels.
     """
+    if os.path.isdir(data) and not labelled:
+        source = DirectorySource(data, replace(scan, suffixes=scan.suffixes | {".tar", ".zip"}))
+        source.check()
+        return [example for path in source for example in _unlabelled(path, scan)]
     archives = archives_of(data)
     if archives and not (os.path.isdir(data) and _subfolders(data)):
         return _of_archives(data, archives, scan, note, labelled=labelled)
-    if os.path.isdir(data) and not labelled:
-        source = DirectorySource(data, scan)
-        source.check()
-        return [Example(path, "") for path in source]
     if os.path.isdir(data):
         return _of_folder(data, scan, note)
     if not os.path.exists(data):
@@ -82,6 +82,16 @@ def read_examples(
     if not examples:
         raise InputError(f"{printable(data)} lists no images")
     return examples
+
+
+def _unlabelled(path: str, scan: Scan) -> Iterator[Example]:
+    """An image, or all that are in an archive."""
+    if is_archive(path):
+        yield from (
+            Example(found.path, "", member=found.member) for found in iter_packed(path, scan)
+        )
+    else:
+        yield Example(path, "")
 
 
 def _of_folder(data: str, scan: Scan, note: Callable[[str], None]) -> list[Example]:
