@@ -33,7 +33,8 @@ from vitcli.tasks.job import (
     Watcher,
 )
 from vitcli.tasks.run import Ready, Run
-from vitcli.training.data import Example, class_names, match_classes, read_examples
+from vitcli.training.classes import class_names, match_classes
+from vitcli.training.data import Example, read_examples
 from vitcli.training.metrics import Answers, neighbours
 
 TOP = 5

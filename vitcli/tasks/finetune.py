@@ -22,7 +22,8 @@ from vitcli.tasks.job import Summary
 from vitcli.tasks.run import Run, load_model
 from vitcli.tasks.rundir import RunDirectory
 from vitcli.tasks.training_job import Finetuned, FinetuneJob, NobodyTrains, TrainingWatcher
-from vitcli.training.data import Example, check_learnable, class_names, divide, read_examples
+from vitcli.training.classes import check_learnable, class_names, divide
+from vitcli.training.data import Example, read_examples
 from vitcli.training.feed import Feed, Order
 from vitcli.training.group import Group, joined
 from vitcli.training.loop import Plan, Trainer
