@@ -172,7 +172,7 @@ complete -c vit -n '__fish_seen_subcommand_from convert' -l offline -d 'Never to
 complete -c vit -n '__fish_seen_subcommand_from convert' -s q -l quiet -d 'No progress, notes or summary.'
 complete -c vit -n '__fish_seen_subcommand_from finetune' -s o -l out -r -d 'Directory for the model.'
 complete -c vit -n '__fish_seen_subcommand_from finetune' -s m -l model -r -d 'Hub id (org/name, org/name@revision), directory, weight file, or demo.'
-complete -c vit -n '__fish_seen_subcommand_from finetune' -l val -x -d 'Images to hold out, in a folder or table of their own.'
+complete -c vit -n '__fish_seen_subcommand_from finetune' -l val -x -d 'Images to hold out, in a folder, archive or table of their own.'
 complete -c vit -n '__fish_seen_subcommand_from finetune' -l val-split -x -d 'Share of each class to hold out, where DATA has none.'
 complete -c vit -n '__fish_seen_subcommand_from finetune' -l objective -x -a 'classify mim' -d 'Learn classes, or (mim) to fill in what is hidden.'
 complete -c vit -n '__fish_seen_subcommand_from finetune' -l train -x -d 'What is trained: head, last-N blocks, lora, or full. Chosen by data and machine.'

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -86,13 +87,20 @@ def test_the_section_on_training_runs_as_written(
     make_digits(tmp_path / "flowers", train=20, val=10)
     for name in ("digits", "photos", "holidays", "new"):
         (tmp_path / name).symlink_to("flowers" if name == "digits" else "flowers/val")
+    (tmp_path / "shards").mkdir()
+    for part, shards in (("train", 100), ("val", 10)):
+        files = sorted((tmp_path / "flowers" / part).rglob("*.png"))
+        for number in range(shards):
+            file = files[number % len(files)]
+            with tarfile.open(tmp_path / "shards" / f"{part}-{number:03}.tar", "w") as tar:
+                tar.add(file, f"{file.parent.name}/{file.name}")
     hub = {
         "facebook/dinov2-large": str(tiny_model("dinov2")),
         "facebook/vit-mae-base": str(tiny_model("mae-pretraining")),
     }
     section = README[README.index("## Your own labels") : README.index("## Long runs")]
     lines = "".join(re.findall(r"```sh\n(.*?)```", section, re.DOTALL)).splitlines()
-    assert len(lines) == 10
+    assert len(lines) == 11
     for line in lines:
         words = shlex.split(line, comments=True)
         words = words[words.index("vitcli" if words[0] == "torchrun" else "vit") + 1 :]

@@ -49,6 +49,11 @@ class Member:
     data: bytes | None = field(default=None, repr=False)
     fault: tuple[ErrorType, str] | None = None
 
+    def __reduce__(self) -> tuple[type[Member], tuple[object, ...]]:
+        """One goes to a worker with each image: a dataclass's own way takes twice as long."""
+        fields = (self.archive, self.start, self.size, self.key, self.packed, self.data, self.fault)
+        return Member, fields
+
 
 @dataclass(frozen=True, slots=True)
 class ImageRef:

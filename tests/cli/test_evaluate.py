@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
+import tarfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -180,6 +183,47 @@ def test_a_table_of_paths_and_labels(vit: Vit, digits: Path, tmp_path: Path, suf
     (digits / f"table.{suffix}").write_text("\n".join(lines) + "\n")
     done = vit("evaluate", digits / f"table.{suffix}", "-m", "demo", "--json")
     assert json.loads(done.out)["images"] == 12, done.err
+
+
+def test_an_archive_is_judged_as_its_folder(vit: Vit, digits: Path, tmp_path: Path) -> None:
+    """A zip of class folders, and a tar whose labels lie beside the images, one of them broken;
+    also by neighbours, and by predictions that were made of the archive."""
+    files = sorted((digits / "val").rglob("*.png"))
+    broken = digits / "val" / "3" / "broken.png"
+    with (
+        zipfile.ZipFile(tmp_path / "x.zip", "w") as zipped,
+        tarfile.open(tmp_path / "x.tar", "w") as tar,
+    ):
+        for number, file in enumerate([*files, broken]):
+            data = b"no image" if file == broken else file.read_bytes()
+            zipped.writestr(str(file.relative_to(digits)), data)
+            label = file.parent.name.encode()
+            for name, content in ((f"{number:04}.png", data), (f"{number:04}.cls", label)):
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    for more in ((), ("--knn", "5")):
+        of_files = vit("evaluate", digits / "val", "-m", "demo", "--json", *more)
+        [expected] = json.loads(of_files.out)["models"]
+        for archive in ("x.zip", "x.tar"):
+            done = vit("evaluate", archive, "-m", "demo", "--json", *more)
+            assert done.code == 3, done.err
+            [found] = json.loads(done.out)["models"]
+            for name in ("top1", "top5", "confusion", "classes"):
+                assert found[name] == expected[name]
+    pages = [
+        vit("evaluate", data, "-m", "demo", "--out", str(number)).code
+        for number, data in enumerate((digits / "val", "x.zip"))
+    ]
+    assert pages == [0, 3]
+    shown = [(tmp_path / name / "report.html").read_text().count("data:image/") for name in "01"]
+    assert shown[0] == shown[1] > 0  # its worst mistakes
+    vit("classify", "x.tar", "-m", "demo", "-o", "preds.jsonl")
+    saved = vit("evaluate", "x.tar", "--preds", "preds.jsonl", "--json")
+    assert (
+        json.loads(saved.out)["models"][0]["top1"]
+        == json.loads(vit("evaluate", "x.tar", "-m", "demo", "--json").out)["models"][0]["top1"]
+    )
 
 
 def test_classes_that_the_model_does_not_have_are_named(vit: Vit, tmp_path: Path) -> None:

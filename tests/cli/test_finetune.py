@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -324,6 +325,25 @@ def test_a_split_is_drawn_written_down_and_obeyed(vit: Vit, few: Path, tmp_path:
     again = vit("finetune", "one/split.jsonl", "-m", "demo", "--train", "head", "--out", "three")
     assert again.code == 0, again.err
     assert same(tmp_path / "one", tmp_path / "three") or last_line(tmp_path / "three")["val_top1"]
+
+
+@pytest.mark.parametrize("recipe", ["head", "full"])
+def test_a_tar_is_learnt_as_its_folder(vit: Vit, tiny: Path, tmp_path: Path, recipe: str) -> None:
+    """The same weights, bit for bit, from another folder; and --resume finds the members again."""
+    args = ("-m", "demo", "--train", recipe, *FAST, "--epochs", "1", "--out")
+    assert vit("finetune", tiny, *args, "one").code == 0
+    with tarfile.open(tmp_path / "data.tar", "w") as tar:
+        for file in sorted(tiny.rglob("*.png"), key=os.fsencode):
+            tar.add(file, f"./{file.relative_to(tiny)}")
+    assert vit("finetune", "data.tar", *args, "two").code == 0
+    assert same(tmp_path / "one", tmp_path / "two")
+    splits = [(tmp_path / run / "split.jsonl").read_text() for run in ("one", "two")]
+    assert splits[0].replace(f"{tiny}/", f"{tmp_path}/data.tar/./") == splits[1]
+    again = vit("finetune", "data.tar", *args, "two", "--resume")
+    assert again.code == 0, again.err
+    shutil.rmtree(tmp_path / "two" / "last")  # as if it had ended before the first epoch
+    assert vit("finetune", "data.tar", *args, "two", "--resume").code == 0
+    assert same(tmp_path / "one", tmp_path / "two")
 
 
 def picture(path: Path) -> None:

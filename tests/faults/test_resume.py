@@ -29,14 +29,27 @@ def shard(many: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return packed
 
 
+@pytest.fixture(scope="module")
+def shards(many: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same in three tars in a folder, with what WebDataset's samples have beside an image."""
+    folder = tmp_path_factory.mktemp("shards")
+    for number in range(3):
+        with tarfile.open(folder / f"s-{number}.tar", "w") as tar:
+            for path in sorted(many.iterdir())[number::3]:
+                tar.add(path, f"a/{path.name}")
+                tar.addfile(tarfile.TarInfo(f"a/{path.stem}.cls"))
+    return folder
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("command", "name", "workers", "inputs"),
+    ("command", "name", "workers", "inputs", "part"),
     [
-        ("classify", "out.jsonl", 0, "many"),
-        ("classify", "out.jsonl", 2, "shard"),
-        ("embed", "out.npy", 0, "shard"),
-        ("embed", "out.npy", 2, "many"),
+        ("classify", "out.jsonl", 0, "many", ""),
+        ("classify", "out.jsonl", 2, "shard", ""),
+        ("embed", "out.npy", 0, "shard", ""),
+        ("embed", "out.npy", 2, "many", ""),
+        ("embed", "out.npy", 2, "shards", "1/2"),
     ],
 )
 def test_killed_at_random_moments_it_goes_on_to_the_same_bytes(
@@ -48,20 +61,25 @@ def test_killed_at_random_moments_it_goes_on_to_the_same_bytes(
     name: str,
     workers: int,
     inputs: str,
+    part: str,
 ) -> None:
     """S4, S16: some of them are killed again while they go on. `--kills 20` does it more often."""
     times = pytestconfig.getoption("kills")
     images = request.getfixturevalue(inputs)
 
     def args(out: Path, *more: object) -> tuple[object, ...]:
-        return (command, images, "-m", "demo", "-b", 8, "-j", workers, "-o", out, *more)
+        given = (*more, *(["--shard", part] if part else []))
+        return (command, images, "-m", "demo", "-b", 8, "-j", workers, "-o", out, *given)
+
+    def written(out: Path) -> Path:
+        return out.with_stem(f"{out.stem}-00001-of-00002") if part else out
 
     clean = tmp_path / "clean" / name
     clean.parent.mkdir()
     started = time.monotonic()
     assert vits.vit(*args(clean)).wait() == 3
     duration = time.monotonic() - started
-    expected = contents(clean)
+    expected = contents(written(clean))
     chance = random.Random(f"{name}{workers}")
     for number in range(times):
         out = tmp_path / str(number) / name
@@ -79,7 +97,7 @@ def test_killed_at_random_moments_it_goes_on_to_the_same_bytes(
                     path.unlink()
         ended = vits.vit(*args(out, "--resume"))
         assert ended.wait() == 3, ended.err
-        assert contents(out) == expected, f"run {number}"
+        assert contents(written(out)) == expected, f"run {number}"
         assert not list(out.parent.glob("*.partial*"))
 
 

@@ -445,3 +445,27 @@ def test_attention_draws_members_below_its_folder(vit: Vit, jpeg: bytes, tmp_pat
     assert (row["path"], row["__key__"]) == ("x.tar/../../up.jpg", "../../up")
     assert row["files"] == ["maps/x.tar/__/__/up.jpg.png"]
     assert (tmp_path / row["files"][0]).exists()
+
+
+def test_an_archive_stays_open_until_it_is_another(jpeg: bytes, tmp_path: Path) -> None:
+    """One descriptor for all of its images; one that is written anew is opened anew."""
+    one = pack(tmp_path / "x.tar", {f"{n}.jpg": jpeg for n in range(20)})
+    other = pack(tmp_path / "y.tar", dict.fromkeys(("a.jpg", "b.jpg"), jpeg))
+
+    def held() -> list[str]:
+        links = Path("/proc/self/fd").iterdir()
+        return [str(link.readlink()) for link in links if os.path.lexists(link)]
+
+    assert set(results(one).values()) == {"good"}
+    assert held().count(str(one)) == 1
+    assert set(results(other).values()) == {"good"}
+    assert held().count(str(one)) == 0
+    assert held().count(str(other)) == 1
+    listed = refs(one)
+    assert isinstance(decode(listed[0], (PLAN,), Limits()), Sample)
+    one.unlink()
+    missing = decode(listed[1], (PLAN,), Limits())
+    assert isinstance(missing, Failure) and missing.message == "no such file"
+    pack(one, {"0.jpg": b"other"})
+    changed = decode(listed[0], (PLAN,), Limits())
+    assert isinstance(changed, Failure)

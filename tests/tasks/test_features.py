@@ -45,7 +45,7 @@ def test_features_of_an_interrupted_run_are_kept(
     def take(watcher: Nobody) -> dict[int, torch.Tensor]:
         run = Run(Inputs(), running, watcher)
         run.list_inputs()
-        found, failures = features(run, model, paths)
+        found, failures = features(run, model, [(path, None) for path in paths])
         assert not failures
         return found
 
@@ -57,7 +57,9 @@ def test_features_of_an_interrupted_run_are_kept(
     assert computed == 4
     found = take(Nobody())
     assert computed == len(found) == len(paths) == 12
-    fresh, _ = features(_fresh(running, tmp_path, monkeypatch), model, paths)
+    fresh, _ = features(
+        _fresh(running, tmp_path, monkeypatch), model, [(path, None) for path in paths]
+    )
     assert all(torch.equal(found[place], fresh[place]) for place in found)
 
 

@@ -23,7 +23,8 @@ Data = Annotated[
     typer.Argument(
         metavar="DATA",
         show_default=False,
-        help="Folder with a folder for each class, or a .csv, .tsv or .jsonl of path and label.",
+        help="Folder, tars or zip with a folder for each class, tars with .cls beside the images, "
+        "or a .csv, .tsv or .jsonl of path and label.",
     ),
 ]
 ModelSpecs = Annotated[

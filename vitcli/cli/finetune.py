@@ -39,14 +39,15 @@ Data = Annotated[
     typer.Argument(
         metavar="DATA",
         show_default=False,
-        help="Folder with a folder for each class (or train/ and val/ with such folders), "
-        "or a .csv, .tsv or .jsonl of path, label and perhaps split.",
+        help="Folder, tars or zip with a folder for each class (or train/ and val/ with such "
+        "folders), tars with .cls beside the images, or a .csv, .tsv or .jsonl of path, label and "
+        "perhaps split.",
     ),
 ]
 Out = Annotated[Path, typer.Option("-o", "--out", help="Directory for the model.", metavar="DIR")]
 Val = Annotated[
     str | None,
-    typer.Option("--val", help="Images to hold out, in a folder or table of their own."),
+    typer.Option("--val", help="Images to hold out, in a folder, archive or table of their own."),
 ]
 ValSplit = Annotated[
     float, typer.Option("--val-split", help="Share of each class to hold out, where DATA has none.")

@@ -27,11 +27,11 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Any, BinaryIO, TypeAlias
 
 from vitcli.errors import in_bytes, printable
+from vitcli.images.tar_headers import TarHeaders
 from vitcli.records import ErrorType, Member
 
 ARCHIVES = frozenset((".tar", ".tgz", ".zip"))  # that are taken from directories
 NAMES = (*ARCHIVES, ".tar.gz", ".tar.bz2", ".tar.xz")
-LONGEST_HEADER = 1 << 20  # bytes; of GNU's long names and of pax
 IN_ONE_PIECE = 16 << 20  # bytes; what is larger is read as it is wanted
 MOST_UNPACKED = 1 << 30  # bytes of one image that is held in memory
 
@@ -83,12 +83,25 @@ def iter_members(archive: str, suffixes: Collection[str]) -> Iterator[Found]:
         yield archive, None
 
 
-def opened(file: BinaryIO, member: Member) -> BinaryIO:
+class Archive:
+    """One that is open by its descriptor, until nobody holds it any more."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def __del__(self) -> None:
+        os.close(self._descriptor)
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+
+def opened(file: Archive | BinaryIO, member: Member) -> BinaryIO:
     """The image, of the archive that is open as `file`. Raises ValueError for damage in a zip."""
     if member.packed is None and member.size <= IN_ONE_PIECE:
         return io.BytesIO(os.pread(file.fileno(), member.size, member.start))
     if member.packed is None:
-        return io.BufferedReader(_Part(file.fileno(), member.start, member.size), 1 << 16)
+        return io.BufferedReader(_Part(file, member.start, member.size), 1 << 16)
     length, method, crc = member.packed
     head = os.pread(file.fileno(), 30, member.start)
     if len(head) < 30 or not head.startswith(_LOCAL):
@@ -105,8 +118,8 @@ def opened(file: BinaryIO, member: Member) -> BinaryIO:
 class _Part(io.RawIOBase):
     """`size` bytes of an open file from `start`, as a file."""
 
-    def __init__(self, descriptor: int, start: int, size: int) -> None:
-        self._descriptor, self._start, self._size = descriptor, start, size
+    def __init__(self, file: Archive | BinaryIO, start: int, size: int) -> None:
+        self._file, self._start, self._size = file, start, size
         self._at = 0
 
     def readable(self) -> bool:
@@ -121,24 +134,10 @@ class _Part(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         wanted = max(0, min(len(buffer), self._size - self._at))
-        data = os.pread(self._descriptor, wanted, self._start + self._at)
+        data = os.pread(self._file.fileno(), wanted, self._start + self._at)
         buffer[: len(data)] = data
         self._at += len(data)
         return len(data)
-
-
-class _Headers:
-    """What tarfile reads, which is headers alone: none may be so long as to fill the memory."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.seek, self.tell, self._file = file.seek, file.tell, file
-        self.last = b""
-
-    def read(self, size: int) -> bytes:
-        if not 0 <= size <= LONGEST_HEADER:
-            raise tarfile.ReadError(f"a header of {size} bytes")
-        self.last = self._file.read(size)
-        return self.last
 
 
 def decompressed(file: BinaryIO) -> BinaryIO:
@@ -157,13 +156,8 @@ def iter_tar(
     """The images of a tar of that many bytes. Where it can only be read from front to back, `size`
     is None, and the images are read here and travel with their refs."""
     end, last = 0, ""
-    headers = _Headers(file)
     try:
-        tar = tarfile.TarFile(
-            fileobj=headers,  # type: ignore[arg-type]
-            encoding="utf-8",
-            errors="surrogateescape",
-        )
+        headers = TarHeaders(file, None if size is None else file.fileno())
     except _DAMAGE:
         is_compressed = size is None
         why = "damaged compressed tar: nothing can be read"
@@ -171,8 +165,7 @@ def iter_tar(
         yield broken(archive, ErrorType.DECODE_ERROR, why) if is_compressed else (archive, None)
         return
     try:
-        while info := tar.next():
-            tar.members.clear()  # type: ignore[attr-defined]  # it keeps all of them
+        while info := headers.next():
             if info.size < 0 or info.offset_data <= end:
                 raise tarfile.ReadError("a size below 0")
             end, last = info.offset_data, _name(info.name.encode("utf-8", "surrogateescape"))
@@ -186,7 +179,7 @@ def iter_tar(
                     data = file.read(info.size)
                 is_cut = data is not None and len(data) < info.size
                 if data is not None and not is_cut:
-                    file.read(tar.offset - file.tell())  # so that nothing is sought backwards
+                    file.read(headers.offset - file.tell())  # so that nothing is sought backwards
             if is_wanted:
                 yield (
                     f"{archive}/{last}",
@@ -199,7 +192,7 @@ def iter_tar(
             return
         why = "damaged" if len(block) == tarfile.BLOCKSIZE else "truncated"
     except _DAMAGE as error:
-        why = "truncated" if _is_at_end(error, tar.offset, size) else "damaged"
+        why = "truncated" if _is_at_end(error, headers.offset, size) else "damaged"
     where = f"behind {printable(last)}" if last else "at its beginning"
     yield broken(archive, ErrorType.DECODE_ERROR, f"{why} tar: what follows {where} is lost")
 

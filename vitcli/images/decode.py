@@ -10,13 +10,14 @@ import struct
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import BinaryIO, TypeAlias
+from functools import lru_cache
+from typing import BinaryIO, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from vitcli.images.archives import opened
+from vitcli.images.archives import Archive, opened
 from vitcli.images.preprocess import ACROSS, preprocess, preprocess_fast, stored_target
 from vitcli.images.remote import is_remote, read
 from vitcli.records import (
@@ -57,6 +58,7 @@ _MAGIC = {
     b"MM\0*": "TIFF",
 }
 
+Opened = TypeVar("Opened")
 Picture: TypeAlias = Image.Image
 """One that Pillow has opened."""
 GREY16 = "16-bit grey is scaled to 8 bits (--preprocess hf clamps it, as transformers does)"
@@ -237,19 +239,49 @@ def _open_ref(ref: ImageRef) -> Iterator[BinaryIO]:
     if member is not None and member.data is not None:
         yield io.BytesIO(member.data)
         return
-    with _open_file(ref.file) as file:
-        yield file if member is None else opened(file, member)
+    if member is not None:
+        yield opened(_opening(ref.file, _archive), member)
+        return
+    with _opening(ref.file, _file) as file:
+        yield file
 
 
-def _open_file(path: str) -> BinaryIO:
-    """A regular file only: a FIFO or a device would block for ever. An object is read whole."""
+def _file(path: str) -> BinaryIO:
+    """An object is read whole."""
+    if is_remote(path):
+        return io.BytesIO(read(path))
+    _stat(path)
+    return open(_descriptor(path), "rb")
+
+
+def _archive(path: str) -> Archive:
+    """It stays open for the images that follow, until another archive takes its place."""
+    found = _stat(path)
+    return _kept(path, (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns))
+
+
+@lru_cache(maxsize=1)
+def _kept(path: str, version: tuple[int, ...]) -> Archive:
+    return Archive(_descriptor(path))
+
+
+def _stat(path: str) -> os.stat_result:
+    """Of a regular file only: a FIFO or a device would block for ever."""
+    found = os.stat(path)
+    if not stat.S_ISREG(found.st_mode):
+        raise ImageError(ErrorType.UNREADABLE, "not a regular file")
+    return found
+
+
+def _descriptor(path: str) -> int:
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+    return os.open(path, flags | getattr(os, "O_BINARY", 0))
+
+
+def _opening(path: str, opener: Callable[[str], Opened]) -> Opened:
+    """Or the reason why it cannot be opened."""
     try:
-        if is_remote(path):
-            return io.BytesIO(read(path))
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise ImageError(ErrorType.UNREADABLE, "not a regular file")
-        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
-        return open(os.open(path, flags | getattr(os, "O_BINARY", 0)), "rb")
+        return opener(path)
     except (FileNotFoundError, NotADirectoryError) as error:
         message = str(error) if is_remote(path) else "no such file"
         raise ImageError(ErrorType.NOT_FOUND, message) from None

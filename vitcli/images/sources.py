@@ -6,13 +6,14 @@ from __future__ import annotations
 import glob
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from typing import Protocol
 
 from vitcli.errors import InputError, printable
 from vitcli.images import remote
+from vitcli.images.archives import Found
 from vitcli.images.braces import expanded
 from vitcli.images.decode import suffixes
 from vitcli.images.remote import is_remote
@@ -59,6 +60,23 @@ class FileSource:
 
     def count(self) -> int:
         return self.scan.count((self.path,))
+
+
+@dataclass(frozen=True, slots=True)
+class FoundSource:
+    """Images that somebody has found already: files and members of archives."""
+
+    found: Sequence[Found]
+    scan: Scan = Scan(frozenset())
+
+    def __iter__(self) -> Iterator[str]:
+        return (path for path, _ in self.found)
+
+    def check(self) -> None:
+        """What cannot be read is a row of the result."""
+
+    def count(self) -> int:
+        return len(self.found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,9 +237,15 @@ def open_sources(
 
 def iter_refs(sources: Sequence[Source]) -> Iterator[ImageRef]:
     """Number the images of all sources, in order."""
-    found = (image for source in sources for path in source for image in source.scan.images(path))
+    found = (image for source in sources for image in _images(source))
     for index, (path, member) in enumerate(found):
         yield ImageRef(index, path, member=member)
+
+
+def _images(source: Source) -> Iterable[Found]:
+    if isinstance(source, FoundSource):
+        return source.found
+    return (image for path in source for image in source.scan.images(path))
 
 
 def count(sources: Sequence[Source]) -> int | None:

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from vitcli.checkpoints.load import Model
 from vitcli.errors import CheckpointError, InputError, UsageError, printable
-from vitcli.images.sources import FileSource
+from vitcli.images.archives import Found
+from vitcli.images.sources import FoundSource
 from vitcli.models.engine import Engine, Features, Logits
 from vitcli.records import Batch, Classified, Embedded, ErrorType, Failure, ImageRef, Row
 from vitcli.sinks.memory import ListSink
@@ -32,7 +33,8 @@ from vitcli.tasks.job import (
     Watcher,
 )
 from vitcli.tasks.run import Ready, Run
-from vitcli.training.data import Example, class_names, match_classes, read_examples
+from vitcli.training.classes import class_names, match_classes
+from vitcli.training.data import Example, read_examples
 from vitcli.training.metrics import Answers, neighbours
 
 TOP = 5
@@ -70,14 +72,18 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """How it went: the paths that have answers, those that failed, the slowest to read in
+    """How it went: the images that have answers, those that failed, the slowest to read in
     (seconds, path), and what each model said."""
 
     summary: Summary
     judged: tuple[Judged, ...]
-    paths: tuple[str, ...]
+    images: tuple[Found, ...]
     failures: tuple[Failure, ...]
     slowest: tuple[tuple[float, str], ...] = ()
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        return tuple(path for path, _ in self.images)
 
 
 def evaluate(job: EvaluateJob, watcher: Watcher | None = None) -> Evaluation:
@@ -106,7 +112,7 @@ def evaluate(job: EvaluateJob, watcher: Watcher | None = None) -> Evaluation:
 def _run(job: EvaluateJob, examples: Sequence[Example], watcher: Watcher) -> Run:
     run = Run(job.inputs, job.running, watcher)
     run.list_inputs()
-    run.listed = [FileSource(example.path) for example in examples]
+    run.listed = [FoundSource([example.found for example in examples])]
     return run
 
 
@@ -172,7 +178,7 @@ def _of_models(job: EvaluateJob, examples: Sequence[Example], watcher: Watcher) 
     return Evaluation(
         summary=summary,
         judged=tuple(judged),
-        paths=tuple(examples[place].path for place in heard.places),
+        images=tuple(examples[place].found for place in heard.places),
         failures=tuple(heard.failures),
         slowest=tuple(sorted(heard.slowest, reverse=True)),
     )
@@ -235,7 +241,7 @@ def _of_neighbours(
     return Evaluation(
         summary=run.summary(run.progress),
         judged=tuple(judged),
-        paths=tuple(row.ref.path for row in done),
+        images=tuple(asked[row.ref.index].found for row in done),
         failures=tuple(row for row in rows if isinstance(row, Failure)),
     )
 
@@ -300,7 +306,7 @@ def _of_predictions(preds: Path, examples: Sequence[Example]) -> Evaluation:
     return Evaluation(
         summary=Summary(len(done), len(failures), 0.0),
         judged=(judged,),
-        paths=tuple(examples[place].path for place in done),
+        images=tuple(examples[place].found for place in done),
         failures=tuple(failures),
     )
 

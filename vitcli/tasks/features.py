@@ -19,9 +19,10 @@ from torch import Tensor
 from vitcli.checkpoints.engines import cache_folder
 from vitcli.checkpoints.load import Model
 from vitcli.errors import OutputError
-from vitcli.images.sources import FileSource
+from vitcli.images.archives import Found, opened
+from vitcli.images.sources import FoundSource
 from vitcli.models.engine import Logits
-from vitcli.records import Batch, Embedded, Failure, Row
+from vitcli.records import Batch, Embedded, Failure, Member, Row
 from vitcli.tasks.run import Ready, Run
 from vitcli.training.recipe import headless
 
@@ -30,7 +31,7 @@ KEEP_EVERY = 300.0  # seconds that a kill -9 may cost
 
 
 def features(
-    run: Run, model: Model, paths: Sequence[str]
+    run: Run, model: Model, images: Sequence[Found]
 ) -> tuple[dict[int, Tensor], list[Failure]]:
     """What the head of the model would read of each image, by place; and the images that failed.
 
@@ -39,7 +40,7 @@ def features(
     """
     file = cache_folder() / "features" / f"{_fingerprint(run, model)}.npz"
     known = _read(file)
-    hashes = [_hash(path) for path in paths]
+    hashes = [_hash(*image) for image in images]
     unknown: dict[str, int] = {}
     for place, digest in enumerate(hashes):
         if digest not in known:
@@ -47,7 +48,7 @@ def features(
     places = list(unknown.values())
     sink = _Keeping(file, [hashes[place] for place in places])
     if places:
-        run.listed = [FileSource(paths[place]) for place in places]
+        run.listed = [FoundSource([images[place] for place in places])]
         engine = run.engine(replace(model, network=headless(model.network)), Logits())
 
         @torch.inference_mode()
@@ -63,7 +64,7 @@ def features(
     failures = sink.failures
     found = {p: torch.from_numpy(known[h]) for p, h in enumerate(hashes) if h in known}
     failed = [
-        replace(failures[h], ref=replace(failures[h].ref, index=p, path=paths[p]))
+        replace(failures[h], ref=replace(failures[h].ref, index=p, path=images[p][0]))
         for p, h in enumerate(hashes)
         if h in failures
     ]
@@ -113,12 +114,15 @@ def _fingerprint(run: Run, model: Model) -> str:
     return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:32]
 
 
-def _hash(path: str) -> str:
-    """Of the file's bytes; of its name where it cannot be read, so that it is tried."""
+def _hash(path: str, member: Member | None) -> str:
+    """Of the image's bytes; of its name where it cannot be read, so that it is tried."""
+    if member is not None and member.fault is not None:
+        return f"unreadable {path}"
     try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
+        with open(path if member is None else member.archive, "rb") as file:
+            image = file if member is None else opened(file, member)
+            return hashlib.file_digest(image, "sha256").hexdigest()  # type: ignore[arg-type]
+    except (OSError, ValueError):  # ValueError: damage in a zip
         return f"unreadable {path}"
 
 

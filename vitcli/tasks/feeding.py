@@ -10,7 +10,7 @@ import torch
 from vitcli.checkpoints.load import Model
 from vitcli.errors import InputError, printable
 from vitcli.images.augment import LEVELS
-from vitcli.images.sources import FileSource
+from vitcli.images.sources import FoundSource
 from vitcli.records import Batch, Classified, Failure
 from vitcli.sinks.memory import ListSink
 from vitcli.tasks.choices import Chosen
@@ -36,7 +36,7 @@ class Feeding:
         """Those that can be read, and the failures of the others: every one is decoded once."""
         mine = self._mine(examples)
         run = self._run()
-        run.listed = [FileSource(examples[place].path) for place in mine]
+        run.listed = [FoundSource([examples[place].found for place in mine])]
         sink = ListSink()
 
         def forward(batch: Batch) -> list[Classified]:
@@ -51,7 +51,7 @@ class Feeding:
     def of_features(self, examples: Sequence[Example]) -> tuple[Feed, list[Example], list[Failure]]:
         """What a head reads of the images, the examples that can be read, and the failures."""
         mine = self._mine(examples)
-        ours, failed = features(self._run(), self.model, [examples[place].path for place in mine])
+        ours, failed = features(self._run(), self.model, [examples[place].found for place in mine])
         placed = {mine[place]: vector for place, vector in ours.items()}
         every = {p: v for part in self.group.gather(placed) for p, v in part.items()}
         failures = self._gathered(failed, mine)
@@ -84,9 +84,9 @@ class Feeding:
         if augment is not None and not self.job.training.flip:
             augment = replace(augment, flip=0.0)
         return ImageFeed(
-            [e.path for e in train],
+            [e.found for e in train],
             self._numbers(train),
-            [e.path for e in val],
+            [e.found for e in val],
             self._numbers(val),
             self.model.preprocess,
             augment,

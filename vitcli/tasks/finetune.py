@@ -22,7 +22,8 @@ from vitcli.tasks.job import Summary
 from vitcli.tasks.run import Run, load_model
 from vitcli.tasks.rundir import RunDirectory
 from vitcli.tasks.training_job import Finetuned, FinetuneJob, NobodyTrains, TrainingWatcher
-from vitcli.training.data import Example, check_learnable, class_names, divide, read_examples
+from vitcli.training.classes import check_learnable, class_names, divide
+from vitcli.training.data import Example, read_examples
 from vitcli.training.feed import Feed, Order
 from vitcli.training.group import Group, joined
 from vitcli.training.loop import Plan, Trainer
@@ -62,7 +63,8 @@ class _Session:
         directory = RunDirectory(job.out, self._asked())
         earlier = None
         if group.is_first:
-            earlier = directory.open(overwrite=job.overwrite, resume=job.resume)
+            scan = Run(job.inputs, job.running, self.watcher).scan()
+            earlier = directory.open(scan, overwrite=job.overwrite, resume=job.resume)
         earlier = group.gather(earlier)[0]
         examples = earlier.examples if earlier else self._divided()
         failures = earlier.left_out if earlier else []
@@ -245,7 +247,7 @@ class _Session:
             if trainer.epoch:
                 self.watcher.note(f"goes on after epoch {trainer.epoch}, step {trainer.step}")
         self._watch(trainer, chosen.epochs)
-        val = [e.path for e in examples if e.split == "val"]
+        val = [e.found for e in examples if e.split == "val"]
         if group.is_first:
             directory.finish(model, trainer.history, trainer.answers, val, failures, chosen.why)
         has_score = bool(val) and training.objective == "classify"

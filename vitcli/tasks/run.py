@@ -142,9 +142,7 @@ class Run:
             files_from=inputs.files_from,
             null=inputs.null,
             scan=replace(
-                scan,
-                suffixes=scan.suffixes if inputs.extensions else scan.suffixes | ARCHIVES,
-                members=scan.suffixes - ARCHIVES or suffixes(inputs.formats),
+                scan, suffixes=scan.suffixes if inputs.extensions else scan.suffixes | ARCHIVES
             ),
         )
 
@@ -152,7 +150,8 @@ class Run:
         """Which files of a directory count."""
         asked = frozenset("." + e.lower().removeprefix(".") for e in self.inputs.extensions)
         known = asked or suffixes(self.inputs.formats)
-        return Scan(known, self._note_unlisted, self._skip, self._note_drawn)
+        members = known - ARCHIVES or suffixes(self.inputs.formats)
+        return Scan(known, self._note_unlisted, self._skip, self._note_drawn, members)
 
     def load(self, spec: Spec, options: ModelOptions) -> Model:
         """A model that is loaded already stays as it is."""

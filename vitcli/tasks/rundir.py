@@ -13,6 +13,7 @@ from typing import Any
 from vitcli.checkpoints.load import Model
 from vitcli.checkpoints.write import write_hf
 from vitcli.errors import CheckpointError, OutputError, printable
+from vitcli.images.archives import Found
 from vitcli.images.scan import Scan
 from vitcli.records import ErrorType, Failure, ImageRef
 from vitcli.render.charts import Line, lines_svg
@@ -58,7 +59,7 @@ class RunDirectory:
         self.folder = folder
         self._asked: dict[str, Any] = json.loads(json.dumps(asked, default=str))
 
-    def open(self, *, overwrite: bool, resume: bool) -> Begun | None:
+    def open(self, scan: Scan, *, overwrite: bool, resume: bool) -> Begun | None:
         """What the run to go on with has to do with; None for one that begins. Raises
         OutputError."""
         folder = self.folder
@@ -67,7 +68,6 @@ class RunDirectory:
         begun = (folder / RUN).exists()
         if resume and begun:
             left_out = self._compare()
-            scan = Scan(frozenset())
             return Begun(read_examples(str(folder / SPLIT), scan, labelled=False), left_out)
         with explained(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -122,7 +122,7 @@ class RunDirectory:
         model: Model,
         history: Sequence[Mapping[str, Any]],
         answers: Answers | None,
-        val: Sequence[str],
+        val: Sequence[Found],
         failures: Sequence[Failure],
         why: str,
     ) -> None:

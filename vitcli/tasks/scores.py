@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitcli.errors import OutputError, printable
+from vitcli.images.archives import Found
 from vitcli.images.decode import decode
-from vitcli.records import ImageRef, Limits, Preprocess, Sample
+from vitcli.records import ImageRef, Limits, Member, Preprocess, Sample
 from vitcli.render.charts import confusion_png, reliability_svg
 from vitcli.render.report import Page, Section, Shot, html
 from vitcli.sinks.files import write_whole
@@ -103,17 +104,19 @@ def confusion_csv(table: Confusion) -> str:
     return file.getvalue()
 
 
-def section(title: str, answers: Answers, labels: Sequence[str], paths: Sequence[str]) -> Section:
+def section(
+    title: str, answers: Answers, labels: Sequence[str], images: Sequence[Found]
+) -> Section:
     """A model's part of a page; thumbnails of its worst mistakes are read anew."""
     table, bins = confusion(answers, labels), reliability(answers)
     chart = reliability_svg([(b.low, b.high, b.count, b.accuracy) for b in bins])
     worst = [
         Shot(
-            printable(paths[place]),
+            printable(images[place][0]),
             labels[answers.truth[place]],
             name_of(labels, answers.top1[place]),
             float(answers.scores[place, 0]),
-            _thumbnail(paths[place]),
+            _thumbnail(*images[place]),
         )
         for place in answers.mistakes(WORST)
     ]
@@ -122,8 +125,8 @@ def section(title: str, answers: Answers, labels: Sequence[str], paths: Sequence
     return Section(title, table.labels, table.counts, rows, worst, ((caption, chart),))
 
 
-def _thumbnail(path: str) -> NDArray[np.uint8] | None:
-    decoded = decode(ImageRef(0, path), (THUMBNAIL,), Limits())
+def _thumbnail(path: str, member: Member | None) -> NDArray[np.uint8] | None:
+    decoded = decode(ImageRef(0, path, member=member), (THUMBNAIL,), Limits())
     return decoded.pixels[0] if isinstance(decoded, Sample) else None
 
 
@@ -136,7 +139,7 @@ def page(evaluation: Evaluation, data: str) -> Page:
         title=f"Evaluation on {printable(data)}",
         facts=facts,
         sections=[
-            section(judged.name, judged.answers, judged.labels, evaluation.paths)
+            section(judged.name, judged.answers, judged.labels, evaluation.images)
             for judged in evaluation.judged
         ],
         slowest=[

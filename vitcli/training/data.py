@@ -1,39 +1,47 @@
-"""A labelled data set into examples: a folder for each class, or a table of paths and labels."""
+"""A labelled data set into examples: a folder for each class, tars or zips with folders or labels
+beside the images, or a table of paths and labels."""
 
 from __future__ import annotations
 
 import csv
-import difflib
 import io
 import json
 import os
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from vitcli.errors import InputError, printable
+from vitcli.images.archives import Found, is_archive
 from vitcli.images.scan import Scan
 from vitcli.images.sources import DirectorySource
+from vitcli.records import Member
+from vitcli.training.packed import Packed, archives_of, iter_packed, member_of
 
 Split = Literal["train", "val"]
 SPLITS: dict[Split, tuple[str, ...]] = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation", "test"),
 }
+SPLIT_OF = {name: split for split, names in SPLITS.items() for name in names}
 TABLES = (".csv", ".tsv", ".jsonl")
+EXPECTED = "expected DATA/<class>/*.jpg, tars or zips of <class>/*.jpg or of *.jpg with *.cls"
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One image, the name of its class (empty where there are none), and its part of the data."""
+    """One image, the name of its class (empty where there are none), its part of the data, and
+    where it is if that is in an archive."""
 
     path: str
     label: str
     split: Split | None = None
+    member: Member | None = None
+
+    @property
+    def found(self) -> Found:
+        return self.path, self.member
 
 
 def read_examples(
@@ -44,41 +52,110 @@ def read_examples(
     labelled: bool = True,
 ) -> list[Example]:
     """The examples of a folder `DATA/<class>/*`, of `DATA/train/<class>/*` with `DATA/val/...` or
-    alone, or of a CSV, TSV or JSONL of path, label and perhaps split, in the order found there.
+    alone, of tars and zips (those in a folder, of a pattern, or one), or of a CSV, TSV or JSONL of
+    path, label and perhaps split, in the order found there.
 
     Paths in a table are relative to its folder. Where no labels are asked for, every image below
     the folder counts. Raises InputError for what has no labels.
     """
     if os.path.isdir(data) and not labelled:
-        source = DirectorySource(data, scan)
+        source = DirectorySource(data, replace(scan, suffixes=scan.suffixes | {".tar", ".zip"}))
         source.check()
-        return [Example(path, "") for path in source]
+        return [example for path in source for example in _unlabelled(path, scan)]
+    archives = archives_of(data)
+    if archives and not (os.path.isdir(data) and _subfolders(data)):
+        return _of_archives(data, archives, scan, note, labelled=labelled)
     if os.path.isdir(data):
         return _of_folder(data, scan, note)
     if not os.path.exists(data):
         raise InputError(f"no such folder or file: {printable(data)}")
     if os.path.splitext(data)[1].lower() not in TABLES:
         raise InputError(
-            f"{printable(data)} is neither a folder nor a table",
-            "expected DATA/<class>/*.jpg, or a .csv, .tsv or .jsonl of path and label",
+            f"{printable(data)} is neither a folder, nor an archive, nor a table",
+            f"{EXPECTED}, or a .csv, .tsv or .jsonl of path and label",
         )
-    examples = list(_of_table(Path(data), labelled))
+    examples = list(_of_table(Path(data), scan, labelled))
     if not examples:
         raise InputError(f"{printable(data)} lists no images")
     return examples
 
 
+def _unlabelled(path: str, scan: Scan) -> Iterator[Example]:
+    """An image, or all that are in an archive."""
+    if is_archive(path):
+        yield from (
+            Example(found.path, "", member=found.member) for found in iter_packed(path, scan)
+        )
+    else:
+        yield Example(path, "")
+
+
 def _of_folder(data: str, scan: Scan, note: Callable[[str], None]) -> list[Example]:
     parts: list[tuple[Split | None, str]] = []
     for split, names in SPLITS.items():
-        found = [name for name in names if _subfolders(os.path.join(data, name))]
+        found = [name for name in names if _has_examples(os.path.join(data, name))]
         parts += [(split, os.path.join(data, name)) for name in found[:1]]
         for name in found[1:]:
             note(f"{printable(os.path.join(data, name))} is left out: {found[0]}/ is taken")
     if [split for split, _ in parts] != ["train", "val"]:
         is_all = len(parts) == 1 == len(_subfolders(data))
         parts = [(None, parts[0][1] if is_all else data)]
-    return [example for split, folder in parts for example in _classes(folder, split, scan, note)]
+    return [example for split, folder in parts for example in _part(folder, split, scan, note)]
+
+
+def _has_examples(folder: str) -> bool:
+    return bool(_subfolders(folder)) or (os.path.isdir(folder) and bool(archives_of(folder)))
+
+
+def _part(
+    folder: str, split: Split | None, scan: Scan, note: Callable[[str], None]
+) -> Iterable[Example]:
+    if not _subfolders(folder) and (archives := archives_of(folder)):
+        examples = _of_archives(folder, archives, scan, note)
+        return [replace(example, split=split) for example in examples]
+    return _classes(folder, split, scan, note)
+
+
+def _of_archives(
+    data: str,
+    archives: Sequence[str],
+    scan: Scan,
+    note: Callable[[str], None],
+    *,
+    labelled: bool = True,
+) -> list[Example]:
+    """The label is what a file beside the image says, else the first folder, not counting one that
+    all images are in, nor `train` and `val` where there are both."""
+    images = [image for archive in archives for image in iter_packed(archive, scan)]
+    if not images:
+        looked = " ".join(sorted(scan.members))
+        raise InputError(f"no images in {printable(data)}", f"looked for {looked}")
+    if not labelled:
+        return [Example(image.path, "", member=image.member) for image in images]
+    folders = [image.folders for image in images]
+    while len({names[:1] for names in folders}) == 1 and _can_go(images, folders):
+        folders = [names[1:] for names in folders]
+    parts = {SPLIT_OF.get(names[0]) if names else None for names in folders}
+    has_parts = parts == {"train", "val"} and _can_go(images, folders)
+    examples: list[Example] = []
+    for image, names in zip(images, folders, strict=True):
+        split = SPLIT_OF[names[0]] if has_parts else None
+        label = image.label or next(iter(names[has_parts:]), None)
+        if label is not None:
+            examples.append(Example(image.path, label, split, image.member))
+    if not examples:
+        raise InputError(
+            f"none of the {len(images):,} images in {printable(data)} has a label", EXPECTED
+        )
+    if stray := len(images) - len(examples):
+        note(f"{printable(data)}: {stray:,} images without a folder or a label are left out")
+    return examples
+
+
+def _can_go(images: Sequence[Packed], folders: Sequence[tuple[str, ...]]) -> bool:
+    """Whether every image has a label without its first folder."""
+    pairs = zip(images, folders, strict=True)
+    return all(len(names) > (image.label is None) for image, names in pairs)
 
 
 def _classes(
@@ -89,7 +166,7 @@ def _classes(
     if not names:
         raise InputError(
             f"{printable(folder)} has no folders of classes",
-            "expected DATA/<class>/*.jpg, or a .csv or .jsonl of path and label",
+            f"{EXPECTED}, or a .csv or .jsonl of path and label",
         )
     stray = sum(os.path.splitext(name)[1].lower() in scan.suffixes for name in os.listdir(folder))
     if stray:
@@ -115,10 +192,10 @@ def _subfolders(folder: str) -> list[str]:
     return sorted(names, key=os.fsencode)
 
 
-def _of_table(file: Path, labelled: bool) -> Iterator[Example]:
+def _of_table(file: Path, scan: Scan, labelled: bool) -> Iterator[Example]:
     read = _json_rows if file.suffix.lower() == ".jsonl" else _csv_rows
     folder = os.path.dirname(file)
-    known = {name: split for split, names in SPLITS.items() for name in names}
+    archives: dict[str, dict[str, Member]] = {}
     for number, row in read(file):
         where = f"{printable(str(file))}, line {number}"
         path, label, split = (row.get(name) for name in ("path", "label", "split"))
@@ -126,13 +203,14 @@ def _of_table(file: Path, labelled: bool) -> Iterator[Example]:
             raise InputError(f"{where} has no path", "expected path and label")
         if labelled and (label is None or label == ""):
             raise InputError(f"{where} has no label", "expected path and label")
-        if split and split not in known:
+        if split and split not in SPLIT_OF:
             raise InputError(
                 f"{where}: the split is {split!r}", "expected train or val, or no split"
             )
         whole = path if os.path.isabs(path) else os.path.join(folder, path)
         name = "" if label is None else str(label)
-        yield Example(whole, name, known[str(split)] if split else None)
+        member = member_of(whole, scan, archives)
+        yield Example(whole, name, SPLIT_OF[str(split)] if split else None, member)
 
 
 def _csv_rows(file: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
@@ -175,124 +253,21 @@ def _open(file: Path) -> io.StringIO:
     return io.StringIO(text, newline="")
 
 
-def divide(
-    examples: Sequence[Example],
-    share: float,
-    seed: int,
-    note: Callable[[str], None] = lambda text: None,
-    *,
-    labelled: bool = True,
-) -> list[Example]:
-    """Every example with its split: as the data have it, else drawn, the same share of each class
-    and at least one image of each class that has two. Raises InputError for what cannot be learnt.
-    """
-    if {e.split for e in examples} <= {"train", "val"} and len({e.split for e in examples}) == 2:
-        divided = list(examples)
-    else:
-        divided = _drawn(examples, share, seed)
-    if labelled:
-        check_learnable(divided, note)
-    return divided
-
-
-def _drawn(examples: Sequence[Example], share: float, seed: int) -> list[Example]:
-    places: dict[str, list[int]] = {}
-    for place, example in enumerate(examples):
-        places.setdefault(example.label, []).append(place)
-    draw = np.random.RandomState(seed)  # its streams are frozen by numpy
-    held: set[int] = set()
-    for label in sorted(places, key=os.fsencode):
-        of_class = places[label]
-        count = min(len(of_class) - 1, max(1, round(share * len(of_class)))) if share else 0
-        held |= {of_class[i] for i in draw.permutation(len(of_class))[:count]}
-    return [
-        replace(example, split="val" if place in held else "train")
-        for place, example in enumerate(examples)
-    ]
-
-
-def check_learnable(examples: Sequence[Example], note: Callable[[str], None]) -> None:
-    train = Counter(e.label for e in examples if e.split == "train")
-    val = Counter(e.label for e in examples if e.split == "val")
-    if not train:
-        raise InputError("there are no images to train on")
-    if len(train) == 1:
-        raise InputError(
-            f"there is one class only, {printable(next(iter(train)))}: nothing to tell apart",
-            "expected a folder for each of two classes or more",
-        )
-    if unknown := [label for label in val if label not in train]:
-        raise InputError(
-            f"val has {_few(unknown)}, which train does not: a model cannot answer "
-            "with what it has never seen",
-            "the folders of train and val must have the same names",
-        )
-    if untested := [label for label in train if val and label not in val]:
-        ones = [label for label in untested if train[label] == 1]
-        if ones:
-            note(f"{_few(ones)}: one image each, trained on and never tested")
-        if others := [label for label in untested if label not in ones]:
-            note(f"val has no images of {_few(others)}: never tested")
-
-
-def _few(names: Sequence[str]) -> str:
-    named = ", ".join(printable(name) for name in names[:5])
-    return f"{named} and {len(names) - 5} more" if len(names) > 5 else named
-
-
-def class_names(examples: Iterable[Example]) -> tuple[str, ...]:
-    """The classes in the order that their numbers have: numbers by value, else bytewise."""
-    names = {example.label for example in examples}
-    if all(name.isdecimal() for name in names):
-        return tuple(sorted(names, key=lambda name: (int(name), name)))
-    return tuple(sorted(names, key=os.fsencode))
-
-
-def match_classes(names: Sequence[str], labels: Sequence[str], model: str) -> dict[str, int]:
-    """The model's number for each class of the data: by name; else by name without regard to
-    case, `_` and `-`, or by one of the synonyms that ImageNet's labels list; else by number.
-
-    Raises InputError with what the model calls the closest.
-    """
-    exact = {label: index for index, label in reversed(list(enumerate(labels)))}
-    loose: dict[str, set[int]] = {}
-    for index, label in enumerate(labels):
-        for synonym in {label, *label.split(",")}:
-            loose.setdefault(_plain(synonym), set()).add(index)
-    found: dict[str, int] = {}
-    missing: list[str] = []
-    for name in names:
-        places = loose.get(_plain(name), set())
-        if name in exact:
-            found[name] = exact[name]
-        elif len(places) == 1:
-            found[name] = next(iter(places))
-        else:
-            missing.append(name)
-    if not found and all(name.isdecimal() and int(name) < len(labels) for name in names):
-        return {name: int(name) for name in names}
-    if missing:
-        near = difflib.get_close_matches(_plain(missing[0]), list(loose), 1, 0.5)
-        closest = f"the closest to {printable(missing[0])} is {near[0]!r}" if near else ""
-        few = ", ".join(labels[:4]) + (", ..." if len(labels) > 4 else "")
-        raise InputError(
-            f"{model} has no class {_few(missing)}",
-            "; ".join(filter(None, (closest, f"its {len(labels)} labels are {few}"))),
-        )
-    return found
-
-
-def _plain(name: str) -> str:
-    return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
-
-
 def write_split(file: Path, examples: Iterable[Example]) -> None:
     """A table that `read_examples` reads, with absolute paths."""
     lines = (
         json.dumps(
-            {"path": os.path.abspath(e.path), "label": e.label, "split": e.split},
+            {"path": _absolute(e), "label": e.label, "split": e.split},
             ensure_ascii=False,
         )
         for e in examples
     )
     file.write_text("".join(f"{line}\n" for line in lines), "utf-8", errors="surrogateescape")
+
+
+def _absolute(example: Example) -> str:
+    """What is within an archive is called as it is there."""
+    if example.member is None:
+        return os.path.abspath(example.path)
+    archive = example.member.archive
+    return os.path.abspath(archive) + example.path.removeprefix(archive)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vitcli.errors import InputError, printable
+from vitcli.images.archives import Found
 from vitcli.images.augment import Augment, AugmentJob
 from vitcli.images.loader import iter_batches
 from vitcli.records import ImageRef, Limits, Preprocess
@@ -79,9 +80,9 @@ class Feed(Protocol):
 class ImageFeed:
     """Images, decoded and augmented by workers."""
 
-    train: Sequence[str]
+    train: Sequence[Found]
     train_labels: Sequence[int]
-    val: Sequence[str]
+    val: Sequence[Found]
     val_labels: Sequence[int]
     plan: Preprocess
     augment: Augment | None
@@ -121,7 +122,8 @@ class ImageFeed:
         count = self.order.count
         for epoch, step in plan:
             for place in self.order.places(epoch, step).tolist():
-                yield ImageRef(epoch * count + place, self.train[place])
+                path, member = self.train[place]
+                yield ImageRef(epoch * count + place, path, member=member)
 
     def held_out(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         if self._kept is not None:
@@ -133,7 +135,8 @@ class ImageFeed:
         group = self.order.group
         mine = range(group.rank, len(self.val), group.size)
         job = AugmentJob(self.plan, None, 0, max(1, len(self.val)), self.limits, self.formats)
-        refs = (ImageRef(place, self.val[place]) for place in mine)
+        images = ((place, *self.val[place]) for place in mine)
+        refs = (ImageRef(place, path, member=member) for place, path, member in images)
         for batch in iter_batches(refs, job, lambda: self.val_batch, self.workers, self.note):
             for failure in batch.failures:
                 raise InputError(

@@ -1,0 +1,122 @@
+"""The headers of a tar, one after the other: those of plain files at a glance, others by tarfile.
+
+To read a header takes tarfile more time than all else that is done for an image in the main
+process. Nearly all of them are those of files with ASCII names, and have their numbers in octal;
+before each, a library may have put a pax header with a time in fractions of a second. Such headers
+are recognised as a whole. What differs in any byte, be it another kind, another way to write a
+number, or damage, is left to tarfile.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tarfile
+import zlib
+from typing import BinaryIO
+
+LONGEST = 1 << 20  # bytes; of GNU's long names and of pax
+
+_BLOCK = tarfile.BLOCKSIZE
+_EIGHT = rb"(?:[0-7]{7}[\0 ]|[0-7]{6}(?: \0|\0 )|\0{8})"
+_TWELVE = rb"[0-7]{11}[\0 ]"
+# name; mode, owner, group; (size); time; (checksum); (kind); link, magic, names; device; prefix
+_HEADER = re.compile(
+    rb".{100}%b{3}(%b)%b(%b)([0\0x]).{172}%b{2}" % (_EIGHT, _TWELVE, _TWELVE, _EIGHT, _EIGHT),
+    re.DOTALL,
+)
+_TIME = re.compile(rb"([0-9]{1,3}) (?:mtime|atime|ctime)=-?[0-9]+(?:\.[0-9]+)?\n")
+
+
+class TarHeaders:
+    """Those of one file, from the place where it is. `descriptor` is that of a plain tar, None
+    where it can only be read from front to back. Raises what tarfile raises.
+
+    `offset` is where the next header is expected, `last` what tarfile has read last.
+    """
+
+    def __init__(self, file: BinaryIO, descriptor: int | None) -> None:
+        self._file = _Headers(file)
+        self._descriptor = descriptor
+        self._has_begun = False
+        self._tar = tarfile.TarFile(
+            fileobj=self._file,  # type: ignore[arg-type]
+            encoding="utf-8",
+            errors="surrogateescape",
+        )
+
+    @property
+    def offset(self) -> int:
+        return self._tar.offset
+
+    @property
+    def last(self) -> bytes:
+        return self._file.last
+
+    def next(self) -> tarfile.TarInfo | None:
+        """None at the end, and at what is no header, other than the first."""
+        tar = self._tar
+        if self._has_begun and self._descriptor is not None and not tar.pax_headers:
+            blocks = os.pread(self._descriptor, 3 * _BLOCK, tar.offset)
+            if (info := _at_a_glance(blocks, tar.offset)) is not None:
+                tar.offset = info.offset_data + -(-info.size // _BLOCK) * _BLOCK
+                return info
+        self._has_begun = True  # to open it, tarfile has read the first one
+        info = tar.next()
+        tar.members.clear()  # type: ignore[attr-defined]  # it keeps all of them
+        return info
+
+
+class _Headers:
+    """What tarfile reads, which is headers alone: none may be so long as to fill the memory."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.seek, self.tell, self._file = file.seek, file.tell, file
+        self.last = b""
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= LONGEST:
+            raise tarfile.ReadError(f"a header of {size} bytes")
+        self.last = self._file.read(size)
+        return self.last
+
+
+def _at_a_glance(blocks: bytes, offset: int) -> tarfile.TarInfo | None:
+    """The plain file whose header begins the blocks, which are from `offset` of the tar."""
+    block = blocks[:_BLOCK]
+    if (found := _plain(block)) is None:
+        return None
+    kind, size = found
+    if kind == b"x":
+        times, offset = blocks[_BLOCK : 2 * _BLOCK], offset + 2 * _BLOCK
+        block = blocks[2 * _BLOCK :]
+        if not _is_times_alone(times, size) or (found := _plain(block)) is None:
+            return None
+        kind, size = found
+    name, prefix = (field.partition(b"\0")[0].decode() for field in (block[:100], block[345:500]))
+    if kind == b"x" or (kind == b"\0" and name.endswith("/")):
+        return None
+    info = tarfile.TarInfo(f"{prefix}/{name}" if prefix else name)
+    info.size, info.offset_data = size, offset + _BLOCK
+    return info
+
+
+def _plain(block: bytes) -> tuple[bytes, int] | None:
+    """The kind and the size that a header tells, where it is as headers are written today."""
+    found = _HEADER.match(block)
+    if found is None or len(block) != _BLOCK or not block.isascii():
+        return None
+    size, checksum, kind = found.groups()
+    # The lower half of Adler-32 is 1 and the sum of the bytes, which is below 512 * 128.
+    total = (zlib.adler32(block) & 0xFFFF) - 1 - sum(checksum) + 8 * ord(" ")
+    if total != int(checksum.strip(b"\0 ") or b"0", 8):
+        return None
+    return kind, int(size[:-1], 8)
+
+
+def _is_times_alone(block: bytes, size: int) -> bool:
+    """Whether a pax header says nothing but when the file was changed and read."""
+    at = 0
+    while (record := _TIME.match(block, at)) and len(record[0]) == int(record[1]):
+        at = record.end()
+    return at == size and len(block) == _BLOCK and not block[at:].strip(b"\0")

@@ -1,0 +1,125 @@
+"""Examples into classes and parts: what is held out, what can be learnt, what a model calls it."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from vitcli.errors import InputError, printable
+from vitcli.training.data import Example
+
+
+def divide(
+    examples: Sequence[Example],
+    share: float,
+    seed: int,
+    note: Callable[[str], None] = lambda text: None,
+    *,
+    labelled: bool = True,
+) -> list[Example]:
+    """Every example with its split: as the data have it, else drawn, the same share of each class
+    and at least one image of each class that has two. Raises InputError for what cannot be learnt.
+    """
+    if {e.split for e in examples} <= {"train", "val"} and len({e.split for e in examples}) == 2:
+        divided = list(examples)
+    else:
+        divided = _drawn(examples, share, seed)
+    if labelled:
+        check_learnable(divided, note)
+    return divided
+
+
+def _drawn(examples: Sequence[Example], share: float, seed: int) -> list[Example]:
+    places: dict[str, list[int]] = {}
+    for place, example in enumerate(examples):
+        places.setdefault(example.label, []).append(place)
+    draw = np.random.RandomState(seed)  # its streams are frozen by numpy
+    held: set[int] = set()
+    for label in sorted(places, key=os.fsencode):
+        of_class = places[label]
+        count = min(len(of_class) - 1, max(1, round(share * len(of_class)))) if share else 0
+        held |= {of_class[i] for i in draw.permutation(len(of_class))[:count]}
+    return [
+        replace(example, split="val" if place in held else "train")
+        for place, example in enumerate(examples)
+    ]
+
+
+def check_learnable(examples: Sequence[Example], note: Callable[[str], None]) -> None:
+    train = Counter(e.label for e in examples if e.split == "train")
+    val = Counter(e.label for e in examples if e.split == "val")
+    if not train:
+        raise InputError("there are no images to train on")
+    if len(train) == 1:
+        raise InputError(
+            f"there is one class only, {printable(next(iter(train)))}: nothing to tell apart",
+            "expected a folder for each of two classes or more",
+        )
+    if unknown := [label for label in val if label not in train]:
+        raise InputError(
+            f"val has {_few(unknown)}, which train does not: a model cannot answer "
+            "with what it has never seen",
+            "the folders of train and val must have the same names",
+        )
+    if untested := [label for label in train if val and label not in val]:
+        ones = [label for label in untested if train[label] == 1]
+        if ones:
+            note(f"{_few(ones)}: one image each, trained on and never tested")
+        if others := [label for label in untested if label not in ones]:
+            note(f"val has no images of {_few(others)}: never tested")
+
+
+def _few(names: Sequence[str]) -> str:
+    named = ", ".join(printable(name) for name in names[:5])
+    return f"{named} and {len(names) - 5} more" if len(names) > 5 else named
+
+
+def class_names(examples: Iterable[Example]) -> tuple[str, ...]:
+    """The classes in the order that their numbers have: numbers by value, else bytewise."""
+    names = {example.label for example in examples}
+    if all(name.isdecimal() for name in names):
+        return tuple(sorted(names, key=lambda name: (int(name), name)))
+    return tuple(sorted(names, key=os.fsencode))
+
+
+def match_classes(names: Sequence[str], labels: Sequence[str], model: str) -> dict[str, int]:
+    """The model's number for each class of the data: by name; else by name without regard to
+    case, `_` and `-`, or by one of the synonyms that ImageNet's labels list; else by number.
+
+    Raises InputError with what the model calls the closest.
+    """
+    exact = {label: index for index, label in reversed(list(enumerate(labels)))}
+    loose: dict[str, set[int]] = {}
+    for index, label in enumerate(labels):
+        for synonym in {label, *label.split(",")}:
+            loose.setdefault(_plain(synonym), set()).add(index)
+    found: dict[str, int] = {}
+    missing: list[str] = []
+    for name in names:
+        places = loose.get(_plain(name), set())
+        if name in exact:
+            found[name] = exact[name]
+        elif len(places) == 1:
+            found[name] = next(iter(places))
+        else:
+            missing.append(name)
+    if not found and all(name.isdecimal() and int(name) < len(labels) for name in names):
+        return {name: int(name) for name in names}
+    if missing:
+        near = difflib.get_close_matches(_plain(missing[0]), list(loose), 1, 0.5)
+        closest = f"the closest to {printable(missing[0])} is {near[0]!r}" if near else ""
+        few = ", ".join(labels[:4]) + (", ..." if len(labels) > 4 else "")
+        raise InputError(
+            f"{model} has no class {_few(missing)}",
+            "; ".join(filter(None, (closest, f"its {len(labels)} labels are {few}"))),
+        )
+    return found
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
