@@ -18,8 +18,9 @@ from vitcli.checkpoints.load import Model, load
 from vitcli.errors import CheckpointError, UsageError
 from vitcli.models.config import SwinConfig
 from vitcli.models.pos_embed import resize_bias_table
-from vitcli.models.swin import SwinTransformer, windows_of
+from vitcli.models.swin import SwinTransformer
 from vitcli.models.vit import Pooling
+from vitcli.models.windows import windows_of
 
 CLOSE = {"atol": 1e-5, "rtol": 0.0}
 # Larger, not square, with windows to be padded in every stage (grids 56x40, 28x20, 14x10), with

@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vitcli.models.network import Network
-from vitcli.models.swin import SwinBlock, SwinTransformer, Windows, windows_of
+from vitcli.models.swin import SwinBlock, SwinTransformer
 from vitcli.models.vit import Tokens, VisionTransformer
+from vitcli.models.windows import Windows, windows_of
 from vitcli.records import Size
 
 Fusion: TypeAlias = Literal["mean", "max", "min"]

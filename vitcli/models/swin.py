@@ -10,7 +10,7 @@ Parameter names are timm's, but a merge belongs to the stage that it ends, as in
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 
 import torch
@@ -22,60 +22,8 @@ from vitcli.models.config import SwinConfig, merged
 from vitcli.models.layers import DropPath, Mlp, PatchEmbed
 from vitcli.models.pos_embed import resize_bias_table, resize_pos_embed
 from vitcli.models.vit import Pooling, Tokens
+from vitcli.models.windows import Windows, on_grid, padded, partitioned, windows_of
 from vitcli.records import Size
-
-FAR = -100.0  # what is added to the score of a pair that the shift alone has brought together
-
-
-@dataclass(frozen=True, slots=True)
-class Windows:
-    """How a grid (h, w) is cut into n windows of N tokens: their size, and how far they are shifted
-    down and to the right; then `mask` (n, N, N) keeps apart what only the shift brought together.
-    """
-
-    grid: Size
-    size: Size
-    shift: Size
-    mask: Tensor | None
-    pads_first: bool
-
-    def cut(self, x: Tensor) -> Tensor:
-        """Padded with zeros to whole windows.  (B, h*w, D) -> (B, n, N, D)"""
-        below, beside = self._padding
-        back = (-self.shift[0], -self.shift[1])
-        x = _on_grid(x, self.grid)
-        if self.pads_first:
-            x = _rolled(_padded(x, below, beside), back)
-        else:
-            x = _padded(_rolled(x, back), below, beside)
-        return _partitioned(x, self.size)
-
-    def joined(self, x: Tensor) -> Tensor:
-        """The way back.  (B, n, N, D) -> (B, h*w, D)"""
-        (height, width), (down, across) = self.grid, self.size
-        below, beside = self._padding
-        count = (height + below) // down, (width + beside) // across
-        x = x.reshape(x.shape[0], *count, down, across, x.shape[-1])
-        x = x.transpose(2, 3).flatten(3, 4).flatten(1, 2)  # (B, h + below, w + beside, D)
-        if self.pads_first:
-            return _rolled(x, self.shift)[:, :height, :width].flatten(1, 2)
-        return _rolled(x[:, :height, :width], self.shift).flatten(1, 2)
-
-    @property
-    def _padding(self) -> Size:
-        """Rows below and columns beside the grid."""
-        (height, width), (down, across) = self.grid, self.size
-        return -height % down, -width % across
-
-
-def windows_of(config: SwinConfig, stage: int, grid: Size, like: Tensor) -> tuple[Windows, Windows]:
-    """Those of a stage's first, third, ... block, and those of its second, fourth, ... block."""
-    size, shift = config.windows(stage, grid)
-    pads_first = config.window_rule == "hf"
-    still = Windows(grid, size, (0, 0), None, pads_first)
-    if not any(shift):
-        return still, still
-    return still, replace(still, shift=shift, mask=shift_mask(grid, size, shift, like))
 
 
 class WindowAttention(nn.Module):
@@ -197,7 +145,7 @@ class PatchMerging(nn.Module):
 
     def forward(self, x: Tensor, grid: Size) -> Tensor:
         """(B, h*w, D) -> (B, ceil(h/2)*ceil(w/2), 2*D)"""
-        x = _partitioned(_padded(_on_grid(x, grid), grid[0] % 2, grid[1] % 2), (2, 2))
+        x = partitioned(padded(on_grid(x, grid), grid[0] % 2, grid[1] % 2), (2, 2))
         x = x[:, :, [0, 2, 1, 3]].flatten(2)  # down the columns first
         out: Tensor = self.reduction(self.norm(x))
         return out
@@ -393,40 +341,3 @@ class SwinTransformer(nn.Module):
             if isinstance(module, WindowAttention):
                 module.fit(new.tables[module.stage])
         self.config = new
-
-
-def shift_mask(grid: Size, window: Size, shift: Size, like: Tensor) -> Tensor:
-    """What keeps apart the tokens of a window that only the shift brought together.  (n, N, N)
-
-    Rolled, the last window of a row or column holds tokens of both edges.
-    """
-    regions = torch.zeros((), device=like.device)
-    for side, long, step in zip(grid, window, shift, strict=True):
-        at = torch.arange(side + -side % long, device=like.device)
-        regions = 2 * regions[..., None] + (at >= len(at) - step)
-    ids = _partitioned(regions[None, ..., None], window).squeeze(-1)[0]  # (n, N)
-    apart = ids[:, :, None] != ids[:, None, :]
-    return torch.zeros_like(apart, dtype=like.dtype).masked_fill(apart, FAR)
-
-
-def _padded(x: Tensor, below: int, beside: int) -> Tensor:
-    """(B, h, w, D) -> (B, h + below, w + beside, D)"""
-    return F.pad(x, (0, 0, 0, beside, 0, below)) if below or beside else x
-
-
-def _rolled(x: Tensor, shift: Size) -> Tensor:
-    """The grid of (B, h, w, D) moved around its edges."""
-    return x.roll(shift, dims=(1, 2)) if any(shift) else x
-
-
-def _on_grid(x: Tensor, grid: Size) -> Tensor:
-    """(B, h*w, D) -> (B, h, w, D)"""
-    return x.reshape(x.shape[0], *grid, x.shape[-1])
-
-
-def _partitioned(x: Tensor, window: Size) -> Tensor:
-    """Cut into windows, row by row.  (B, h, w, D) -> (B, n, N, D)"""
-    B, h, w, D = x.shape
-    down, across = window
-    x = x.reshape(B, h // down, down, w // across, across, D)
-    return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
