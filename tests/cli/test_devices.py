@@ -98,6 +98,38 @@ def test_what_a_process_has_done_is_kept(
     assert_same_rows(tmp_path / "two.npy", tmp_path / "one.npy")
 
 
+@pytest.mark.slow
+def test_no_process_outlives_the_one_that_shares(photos: Path, tmp_path: Path) -> None:
+    words = ("embed", str(photos), *DEMO, "-b", "1", "-o", "two.npy", "--devices", "cpu,cpu")
+    run = subprocess.Popen(
+        [sys.executable, "-m", "vitcli", *words],
+        cwd=tmp_path,
+        env=environment(),
+        stderr=subprocess.DEVNULL,
+    )
+    journals = [tmp_path / f"two-0000{n}-of-00002.npy.partial.journal" for n in (1, 2)]
+    while not all(j.exists() and j.stat().st_size > 1000 for j in journals):
+        assert run.poll() is None
+        time.sleep(0.005)
+    pids = [json.loads(j.with_suffix(".lock").read_bytes())["pid"] for j in journals]
+    run.kill()
+    run.wait()
+    deadline = time.monotonic() + 8  # they speak every ten seconds, which would end them, too
+    while any(is_alive(pid) for pid in pids):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert all(journal.exists() for journal in journals)  # they have not come to their end
+
+
+def is_alive(pid: int) -> bool:
+    """A zombie is not."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
+
+
 def test_mistakes_are_told_before_anything_starts(vit: Vit, photos: Path, tmp_path: Path) -> None:
     for devices, code, said in (
         ("cpu,cpu", 2, "each device writes a shard, which is a file"),

@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from threading import Thread
+from tempfile import TemporaryDirectory
+from threading import Thread, Timer
 
 import pytest
 
@@ -121,6 +125,71 @@ def test_what_was_done_before_an_end_is_taken_up(
     assert ended.code == 3 and "of them before" in ended.err
     assert vit("classify", photos, *DEMO, "-o", "one.jsonl").code == 3
     assert_same_rows(tmp_path / "two.jsonl", tmp_path / "one.jsonl")
+
+
+@needs_ray
+@pytest.mark.slow
+def test_a_cluster_that_others_have_started_stays(
+    vit: Vit, vit_process: Vit, clean_env: dict[str, str], tmp_path: Path
+) -> None:
+    """It wants a token, as `ray start` does where there is one: so does a run before it."""
+    photos = tmp_path / "photos"
+    many_photos(photos, 40, broken=(3,))
+    token = tmp_path / "token"
+    token.write_text("0123456789abcdef" * 4)
+    env = {**cluster.QUIET, "RAY_AUTH_TOKEN_PATH": str(token)}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    with TemporaryDirectory(prefix="ray") as folder:  # short: it holds sockets
+        start = ["-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus", "2"]
+        start += ["--port", address.partition(":")[2], "--temp-dir", folder]
+        start += ["--include-dashboard=false"]
+        with (tmp_path / "said").open("wb") as said:
+            head = subprocess.Popen(
+                [sys.executable, *start], env={**clean_env, **env}, stdout=said, stderr=said
+            )
+        try:
+            for command, out in (("classify", "x.jsonl"), ("embed", "x.npy")):
+                run = (command, photos, *DEMO, "-o")
+                deadline = time.monotonic() + 60
+                while b"runtime started" not in (tmp_path / "said").read_bytes():
+                    assert head.poll() is None and time.monotonic() < deadline
+                    time.sleep(0.1)
+                ended = vit_process(*run, f"ray-{out}", "--ray", address, env=env)
+                assert ended.code == 3 and head.poll() is None, ended.err
+                assert "39 of 40 images done, 1 failed" in ended.err
+                assert vit(*run, out).code == 3
+                assert_same_rows(tmp_path / f"ray-{out}", tmp_path / out)
+            wrong = {**env, "RAY_AUTH_TOKEN_PATH": "", "RAY_AUTH_TOKEN": "f" * 64}
+            refused = vit_process("embed", photos, "-o", "y.npy", "--ray", address, env=wrong)
+            assert_one_line(refused, f"no Ray cluster at {address}: it ")
+        finally:
+            head.terminate()
+            head.wait(30)
+
+
+@needs_ray
+@pytest.mark.slow
+def test_what_is_waited_for_is_said(
+    vit: Vit, two_workers: None, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    class Other:
+        def is_there(self) -> bool:
+            return True
+
+    monkeypatch.setattr(cluster, "PATIENCE", 0.5)
+    other = ray.remote(Other).options(num_cpus=2).remote()
+    assert ray.get(other.is_there.remote(), timeout=60)
+    leaving = Timer(3, ray.kill, [other])
+    leaving.start()
+    ended = vit("classify", photos, *DEMO, "--ray", "-o", "x.csv")
+    leaving.join()
+    assert ended.code == 3
+    wanted = "waiting for a processor on the Ray cluster, which has 0 of 2 CPUs free"
+    assert wanted in ended.err
 
 
 @needs_ray

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -31,6 +32,7 @@ from vitcli.tasks.job import Summary
 from vitcli.tasks.shards import CAN_RESUME, Division, begun, divided, is_complete, total
 
 TICK = 0.1  # seconds
+PARENT = "_VIT_PARENT"  # the descriptor that is at its end when the process that shares is gone
 
 
 @dataclass(slots=True)
@@ -79,6 +81,7 @@ def spread(common: Common, words: Sequence[str], out: Path | None) -> Common | N
 
     Raises OutputError where a process has not come to its end; the others have.
     """
+    _end_with_parent()
     devices = _names(common.devices)
     alone = replace(common, running=replace(common.running, device=devices[0]))
     if len(devices) == 1:
@@ -109,11 +112,14 @@ def _run(
     started = time.monotonic()
     with ExitStack() as opened:
         folder = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="vit-devices-")))
+        theirs, ours = os.pipe()  # whatever ends us closes our end
+        opened.callback(os.close, theirs)
+        opened.callback(os.close, ours)
         stdin = _stdin(folder) if "-" in common.inputs.paths else None
         processes: list[_Process] = []
         opened.enter_context(_ended_with_us(processes))
         for device, shard in parts:
-            begun = _start(common, words, device, shard, parts, folder, stdin)
+            begun = _start(common, words, device, shard, parts, folder, stdin, theirs)
             processes.append(_Process(device, shard, begun))
         listeners = [Thread(target=p.listen, args=(screen,), daemon=True) for p in processes]
         for listener in listeners:
@@ -145,6 +151,7 @@ def _start(
     parts: Sequence[tuple[str, Shard]],
     folder: Path,
     stdin: Path | None,
+    parent: int,
 ) -> subprocess.Popen[bytes]:
     """The command itself, with our word behind its own."""
     more = ["--devices", device, "--shard", str(shard), "--log-json"]
@@ -154,7 +161,7 @@ def _start(
         more += ["--workers", str(min(MOST_WORKERS, share))]
     end_of_options = words.index("--") if "--" in words else len(words)
     command = [*words[:end_of_options], *more, *words[end_of_options:]]
-    environment = dict(os.environ)
+    environment = {**os.environ, PARENT: str(parent)}
     if device == "cpu":
         environment.setdefault("OMP_NUM_THREADS", str(share))
     with ExitStack() as opened:
@@ -167,7 +174,21 @@ def _start(
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             env=environment,
+            pass_fds=(parent,),
         )
+
+
+def _end_with_parent() -> None:
+    """One of several does not work on when the process that shares among them has been killed; it
+    ends as by Ctrl-C, with what is in flight."""
+    descriptor = os.environ.pop(PARENT, None)
+    if descriptor is not None:
+
+        def watch() -> None:
+            os.read(int(descriptor), 1)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        Thread(target=watch, name="parent-watch", daemon=True).start()
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from vitcli.errors import DeviceError, Interrupted, OutputError, UsageError, VitError
 from vitcli.images.workers import MOST_WORKERS
@@ -47,9 +47,11 @@ SHARDS_EACH = 4  # for a worker: the last of them to end keeps the others waitin
 MOST_SHARDS = 99_999
 TRIES = 3  # workers that one shard may take with it
 TICK = 0.1  # seconds
+ANSWERS_WITHIN = 10.0  # seconds
 TELL_EVERY = 0.5  # seconds
 REACHED_WITHIN = 10.0  # seconds
-PATIENCE = 30.0  # seconds without any worker, before that is said
+TRIES_TO_REACH = "8"  # of a second each, by Ray
+PATIENCE = 15.0  # seconds without any worker, before that is said
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing goes over the network but the work
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # else a warning
@@ -139,24 +141,24 @@ def _cluster(address: str) -> Iterator[Any]:
     """Ray, connected and silent. A cluster that was started for us ends with us."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    if address not in ("auto", "local"):  # one that is started for us may take longer
+        _reach(address)
+        os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", TRIES_TO_REACH)
     import ray
 
     if ray.is_initialized():
         with _unprinted():
             yield ray
         return
-    _reach(address)
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        with _muted():
-            ray.init(
-                address=None if address == "auto" else address,
-                include_dashboard=None if address != "auto" else False,
-                log_to_driver=False,
-                logging_level=logging.CRITICAL,
-            )
+        try:
+            _connect(ray, address)
+        except _TokenWanted:
+            _take_token(ray)
+            _connect(ray, address)
     except (RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
-        raise _unreachable(address, str(error).strip().partition("\n")[0]) from None
+        raise _unreachable(address, " ".join(str(error).split())) from None
     finally:
         with suppress(ValueError):  # not in the main thread
             for number, handler in before.items():
@@ -166,6 +168,35 @@ def _cluster(address: str) -> Iterator[Any]:
             yield ray
     finally:
         ray.shutdown()
+
+
+class _TokenWanted(OSError):
+    """The cluster wants to be shown a token, and has not been."""
+
+
+def _connect(ray: Any, address: str) -> None:
+    with _muted() as said:
+        try:
+            ray.init(
+                address=None if address == "auto" else address,
+                include_dashboard=None if address != "auto" else False,
+                log_to_driver=False,
+                logging_level=logging.CRITICAL,
+            )
+        except OSError as error:
+            said.seek(0)
+            if b"Unauthenticated" in said.read():
+                raise _TokenWanted("it takes no one without its token") from error
+            raise
+
+
+def _take_token(ray: Any) -> None:
+    """`ray start` asks for a token as soon as there is one on its machine. Who connects to an
+    address shows his only where RAY_AUTH_MODE says so, which Ray reads once."""
+    if "RAY_AUTH_MODE" in os.environ:
+        raise _TokenWanted("it does not know the token of this process")
+    os.environ["RAY_AUTH_MODE"] = "token"
+    ray._raylet.Config.initialize("")
 
 
 def _reach(address: str) -> None:
@@ -181,22 +212,23 @@ def _reach(address: str) -> None:
 def _unreachable(address: str, why: str) -> DeviceError:
     return DeviceError(
         f"no Ray cluster at {address}: {why}",
-        "`ray start --head` starts one; one with a token wants RAY_AUTH_TOKEN",
+        "`ray start --head` starts one; the token of one that wants it is taken from"
+        " RAY_AUTH_TOKEN or ~/.ray/auth_token",
     )
 
 
 @contextmanager
-def _muted() -> Iterator[None]:
-    """What Ray's library in C++ writes to descriptor 2 while it connects is in its error, too."""
+def _muted() -> Iterator[IO[bytes]]:
+    """What Ray's library in C++ writes to descriptor 2 while it connects."""
     sys.stderr.flush()
     saved = os.dup(2)
-    try:
-        with Path(os.devnull).open("wb") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
+    with TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)
+        try:
+            yield said
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
 
 
 @contextmanager
@@ -213,7 +245,10 @@ class _Fleet:
         self, ray: Any, needs: _Needs, job: Job, stdin: bytes | None, watcher: Watcher
     ) -> None:
         self._ray, self._needs, self._job, self._watcher = ray, needs, job, watcher
-        self._board = ray.remote(_Board).options(num_cpus=0).remote()
+        self._board = (
+            ray.remote(_Board).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
+        )
+        self._looking = self._board.look.remote()
         workers, unlimited = replace(job.running, workers=needs.workers), type(job.inputs.tolerance)
         inputs = replace(job.inputs, tolerance=unlimited())  # it is for all shards together
         theirs = replace(job, running=workers, inputs=inputs)
@@ -238,8 +273,8 @@ class _Fleet:
                 self._look()
                 is_idle = all(shard is None for _, shard in self._doing.values())
                 if is_idle and time.monotonic() - last > PATIENCE:
-                    self._watcher.note("waiting for a place on the Ray cluster")
-            self._look()
+                    self._watcher.note(self._what_is_waited_for())
+            self._look(ANSWERS_WITHIN)
             self._job.inputs.tolerance.check(self._progress(), is_last=True)
         except Interrupted as interrupted:
             interrupted.after = f"{self._progress().seen:,} images"
@@ -302,9 +337,30 @@ class _Fleet:
             left.appendleft(shard)
         self._hire()
 
-    def _look(self) -> None:
+    def _what_is_waited_for(self) -> str:
+        """Whoever has taken the processors, it is not a run that hangs."""
+        wanted = "a processor" + (" and a GPU" if self._needs.gpus else "")
+        there, free = self._ray.cluster_resources(), self._ray.available_resources()
+        has = ", ".join(
+            f"{free.get(name, 0):g} of {there[name]:g} {name}s free"
+            for name in ("CPU", "GPU")
+            if name in there
+        )
+        return f"waiting for {wanted} on the Ray cluster, which has {has or 'none'}"
+
+    def _look(self, patience: float = 0.0) -> None:
         """See what the workers have told, and tell it."""
-        heard, notes = self._ray.get(self._board.look.remote())
+        if not self._ray.wait([self._looking], timeout=patience)[0]:
+            return
+        try:
+            heard, notes = self._ray.get(self._looking)
+        except self._ray.exceptions.RayActorError as error:
+            raise DeviceError(
+                "the Ray cluster cannot start a process for this run: "
+                + " ".join(str(error).split("\n")[-1].split()),
+                "if it was started without tokens, RAY_AUTH_MODE=disabled",
+            ) from None
+        self._looking = self._board.look.remote()
         for shard, progress in heard.items():
             part = self._part(shard)
             if part.earlier is None:
