@@ -20,7 +20,7 @@ RANKS = (
     ("tasks",),
     ("pipeline", "runs", "training"),
     ("checkpoints", "images", "sinks", "render"),
-    ("models",),
+    ("models", "stores"),
     ("records",),
     ("errors",),
 )
@@ -33,7 +33,7 @@ ROOMS = {
     "huggingface_hub": {"checkpoints"},
     "safetensors": {"checkpoints", "sinks", "demo"},
     "PIL": {"images", "render", "demo"},
-    "fsspec": {"images"},
+    "fsspec": {"stores"},
     "pyarrow": {"images", "sinks"},
     "ray": {"tasks"},
     "sklearn": {"demo"},

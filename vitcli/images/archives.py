@@ -24,6 +24,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from typing import Any, BinaryIO, TypeAlias
 
 from vitcli.errors import in_bytes, printable
@@ -74,7 +75,7 @@ def iter_members(archive: str, suffixes: Collection[str]) -> Iterator[Found]:
     try:
         with open(archive, "rb") as file:
             if archive.lower().endswith(".zip"):
-                yield from _in_zip(archive, file, suffixes)
+                yield from iter_zip(archive, file, suffixes)
                 return
             plain = decompressed(file)
             size = os.fstat(file.fileno()).st_size if plain is file else None
@@ -90,11 +91,12 @@ def opened(file: BinaryIO, member: Member) -> BinaryIO:
     if member.packed is None:
         return io.BufferedReader(_Part(file.fileno(), member.start, member.size), 1 << 16)
     length, method, crc = member.packed
-    head = os.pread(file.fileno(), 30, member.start)
+    pread = getattr(file, "pread", None) or partial(os.pread, file.fileno())  # a piece has its own
+    head = pread(30, member.start)
     if len(head) < 30 or not head.startswith(_LOCAL):
         raise ValueError("damaged zip: no image where its directory says")
     name, extra = struct.unpack("<HH", head[26:])
-    data = os.pread(file.fileno(), length, member.start + 30 + name + extra)
+    data = pread(length, member.start + 30 + name + extra)
     if method == zipfile.ZIP_DEFLATED:
         data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, member.size + 1)
     if len(data) != member.size or zlib.crc32(data) != crc:
@@ -237,7 +239,8 @@ def _tar_member(
     return Member(archive, info.offset_data, info.size, key, data=data, fault=fault)
 
 
-def _in_zip(archive: str, file: BinaryIO, suffixes: Collection[str]) -> Iterator[Found]:
+def iter_zip(archive: str, file: BinaryIO, suffixes: Collection[str]) -> Iterator[Found]:
+    """The images of a zip, as its directory lists them."""
     is_zip = file.read(4) == _LOCAL
     try:
         infos = zipfile.ZipFile(file).infolist()

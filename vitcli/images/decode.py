@@ -18,17 +18,19 @@ from PIL import Image, UnidentifiedImageError
 
 from vitcli.images.archives import opened
 from vitcli.images.preprocess import ACROSS, preprocess, preprocess_fast, stored_target
-from vitcli.images.remote import is_remote, read
+from vitcli.images.remote import read
 from vitcli.records import (
     FAST_GAP,
     ErrorType,
     Failure,
     ImageRef,
     Limits,
+    Member,
     Preprocess,
     Sample,
     Size,
 )
+from vitcli.stores import is_remote
 
 # Pillow's format names -> the suffixes that a directory scan looks for. MPO arrives through JPEG.
 FORMATS: dict[str, tuple[str, ...]] = {
@@ -237,15 +239,15 @@ def _open_ref(ref: ImageRef) -> Iterator[BinaryIO]:
     if member is not None and member.data is not None:
         yield io.BytesIO(member.data)
         return
-    with _open_file(ref.file) as file:
+    with _open_file(ref.file, member) as file:
         yield file if member is None else opened(file, member)
 
 
-def _open_file(path: str) -> BinaryIO:
-    """A regular file only: a FIFO or a device would block for ever. An object is read whole."""
+def _open_file(path: str, member: Member | None) -> BinaryIO:
+    """A regular file only: a FIFO or a device would block for ever. Of an object, what is wanted."""
     try:
         if is_remote(path):
-            return io.BytesIO(read(path))
+            return read(path, member)
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise ImageError(ErrorType.UNREADABLE, "not a regular file")
         flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)

@@ -232,7 +232,7 @@ class Run:
         with Recording(
             target,
             output.form.suffixes,
-            self._refs,
+            lambda: self._refs(stamped=True),
             asked=output.resuming,
             overwrite=output.overwrite,
             data_start=output.form.data_start,
@@ -294,10 +294,10 @@ class Run:
             earlier=progress.earlier,
         )
 
-    def _refs(self) -> Iterator[ImageRef]:
+    def _refs(self, *, stamped: bool = False) -> Iterator[ImageRef]:
         """Our inputs, with their places among all."""
         self.unlisted = self.skipped = 0
-        for ref in sources.iter_refs(self.listed):
+        for ref in sources.iter_refs(self.listed, stamped=stamped):
             if self.shard is None or self.shard.has(ref.path):
                 yield ref
 
