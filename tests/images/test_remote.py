@@ -2,37 +2,24 @@
 
 from __future__ import annotations
 
-import http.client
 import io
 import json
-import tarfile
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
-from typing import Any
 
-import boto3
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from moto.server import ThreadedMotoServer
 
 from tests.conftest import Vit
-from tests.fixtures.photos import many_photos
-from vitcli import stores
+from tests.fixtures.store import Way, forget
 from vitcli.errors import InputError
-from vitcli.images import remote
 from vitcli.images.decode import decode
 from vitcli.images.scan import Scan
 from vitcli.images.sources import iter_refs, open_sources
 from vitcli.records import Failure, ImageRef, Limits, Preprocess, Sample
 
-KEYS = {"aws_access_key_id": "x", "aws_secret_access_key": "y", "region_name": "us-east-1"}
 COMMON = ("-m", "demo", "-j", "0", "-b", "4")
 SEVEN = Path(__file__).parents[2] / "examples" / "digit-7-0007.png"
 PLAN = Preprocess(size=(32, 48), resize=(32, 48))
@@ -40,112 +27,9 @@ IMAGES = frozenset((".jpg",))
 SCAN = Scan(IMAGES | {".tar"}, members=IMAGES)
 
 
-class Way:
-    """The way to the store, on which things happen: by path, what becomes of its next requests."""
-
-    def __init__(self, behind: int) -> None:
-        self.faults: dict[str, list[str]] = {}
-        self.asked: Counter[str] = Counter()
-        self.heads: Counter[str] = Counter()
-        way = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self) -> None:
-                name = self.path.partition("?")[0].rpartition("/")[2]
-                faults = way.faults.get(name, [])
-                (way.asked if self.command == "GET" else way.heads)[name] += 1
-                fault = faults.pop(0) if faults and self.command == "GET" else ""
-                if fault.isdecimal():
-                    self.send_response(int(fault))
-                    self.send_header("Content-Length", "0")
-                    self.end_headers()
-                    return
-                store = http.client.HTTPConnection("127.0.0.1", behind)
-                store.request(self.command, self.path, headers=dict(self.headers))
-                answer = store.getresponse()
-                data = answer.read()
-                self.send_response(answer.status)
-                for key, value in answer.getheaders():
-                    if key.lower() not in ("transfer-encoding", "connection", "date", "server"):
-                        self.send_header(key, value)
-                self.end_headers()
-                if self.command == "GET":
-                    self.wfile.write(data[: len(data) // 2] if fault == "drop" else data)
-                if fault == "drop":
-                    self.close_connection = True
-
-            do_HEAD = do_GET  # noqa: N815
-
-            def log_message(self, *args: object) -> None: ...
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        Thread(target=self.server.serve_forever, daemon=True).start()
-        self.client: Any = boto3.client("s3", endpoint_url=f"http://127.0.0.1:{behind}", **KEYS)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Way, Path]]:
-    """A bucket `bkt` with 12 photographs, one broken, under `p/` and in `t.tar`."""
-    moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    moto.start()
-    port = moto.get_host_and_port()[1]
-    way = Way(port)
-    client = way.client
-    client.create_bucket(Bucket="bkt", ACL="public-read")
-    folder = tmp_path_factory.mktemp("store")
-    with tarfile.open(folder / "t.tar", "w") as tar:
-        for path in many_photos(folder / "p", 12, broken=(5,)):
-            tar.add(path, path.name)
-            client.put_object(
-                Bucket="bkt", Key=f"p/{path.name}", Body=path.read_bytes(), ACL="public-read"
-            )
-    for name in ("p/notes.txt", "q/notes.txt"):
-        client.put_object(Bucket="bkt", Key=name, Body=b"text")
-    with zipfile.ZipFile(folder / "t.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        for path in sorted((folder / "p").iterdir()):
-            archive.write(path, path.name)
-    photos = [(path.read_bytes(), path.name) for path in sorted((folder / "p").iterdir())]
-    rows = {"image": [{"bytes": data, "path": name} for data, name in photos]}
-    pq.write_table(pa.table(rows), folder / "t.parquet", row_group_size=4)
-    for name in ("t.tar", "t.zip", "t.parquet"):
-        data = (folder / name).read_bytes()
-        client.put_object(Bucket="bkt", Key=name, Body=data, ACL="public-read")
-    yield way, folder
-    way.server.shutdown()
-    way.server.server_close()
-    moto.stop()
-
-
 @pytest.fixture(autouse=True)
-def reached(
-    store: tuple[Way, Path], clean_env: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> Way:
-    """The usual places of credentials; no faults yet, and no long waits."""
-    way = store[0]
-    for name, value in {
-        "AWS_ENDPOINT_URL": way.url,
-        "AWS_ACCESS_KEY_ID": "x",
-        "AWS_SECRET_ACCESS_KEY": "y",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_MAX_ATTEMPTS": "1",
-    }.items():
-        monkeypatch.setenv(name, value)
-        monkeypatch.setitem(clean_env, name, value)
-    monkeypatch.setattr(stores, "WAIT", 0.01)
-    way.faults.clear()
-    way.asked.clear()
-    way.heads.clear()
-    _forget()
-    return way
-
-
-def _forget() -> None:
-    """As in a new process."""
-    remote.listing.cache_clear()
-    remote.stamp.cache_clear()
+def _reached(reached: Way) -> None:
+    """In all of these tests."""
 
 
 @pytest.mark.slow
@@ -261,13 +145,13 @@ def test_a_changed_object_is_done_again(vit: Vit, reached: Way, store: tuple[Way
     single = f"{reached.url}/bkt/c/b.jpg"
     words = ("embed", "s3://bkt/c/", single, *COMMON, "-o", "c.npy")
     assert vit(*words).code == 0
-    assert set(reached.heads) == {"b.jpg"}
+    assert [key for key in reached.asked if key.startswith("HEAD")] == ["HEAD b.jpg"]
     reached.asked.clear()
-    _forget()
+    forget()
     ended = vit(*words, "--resume")
     assert "already complete" in ended.err and not reached.asked & Counter(("a.jpg", "b.jpg"))
     put(Key="c/b.jpg", Body=second)
-    _forget()
+    forget()
     ended = vit(*words, "--resume")
     assert "4 images, 2 of them before" in ended.err, ended.err
     assert reached.asked["b.jpg"] == 2 and not reached.asked["a.jpg"]

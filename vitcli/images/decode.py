@@ -244,7 +244,7 @@ def _open_ref(ref: ImageRef) -> Iterator[BinaryIO]:
 
 
 def _open_file(path: str, member: Member | None) -> BinaryIO:
-    """A regular file only: a FIFO or a device would block for ever. Of an object, what is wanted."""
+    """A regular file only: a FIFO or a device would block for ever. Of an object, its part."""
     try:
         if is_remote(path):
             return read(path, member)
