@@ -79,6 +79,7 @@ def staged(
                 stage.claim(name, replaces=overwrite or asked.resume)
                 if asked.resume:
                     stage.fetch(name)
+            note(f"{out} is made in {stage.folder}, and sent when it is whole")
             yield stage.folder / stage.name
         except BaseException:
             stage.leave()
