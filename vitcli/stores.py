@@ -21,6 +21,7 @@ from typing import Any, BinaryIO, TypeVar, cast
 from vitcli.errors import VitError, printable
 
 TRIES, WAIT = 5, 0.2  # seconds before the second try, and twice as long before each of the others
+UNTRUSTED = "its certificate is not trusted (SSL_CERT_FILE names an authority)"
 BLOCK = 4 << 20  # bytes of an open object that are read at a time
 
 _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+-]*://")
@@ -168,6 +169,8 @@ def tried(action: Callable[[], T]) -> T:
                 raise PermissionError(f"access is denied (403): {words}") from None
             if "Credentials" in type(error).__name__:
                 raise PermissionError(f"no access: {words}") from None
+            if "CERTIFICATE_VERIFY_FAILED" in words:
+                raise PermissionError(UNTRUSTED) from None
             if number + 1 == TRIES or (status and 400 <= status < 500 and status not in _PASSING):
                 raise OSError(f"{words}, after {number + 1} tries") from None
         time.sleep(WAIT * 2**number)

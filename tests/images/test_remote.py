@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import ssl
 import zipfile
 from collections import Counter
 from functools import partial
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import trustme
 
 from tests.conftest import Vit
 from tests.fixtures.store import Way, forget
@@ -155,3 +157,30 @@ def test_a_changed_object_is_done_again(vit: Vit, reached: Way, store: tuple[Way
     ended = vit(*words, "--resume")
     assert "4 images, 2 of them before" in ended.err, ended.err
     assert reached.asked["b.jpg"] == 2 and not reached.asked["a.jpg"]
+
+
+@pytest.mark.slow
+def test_https_with_a_certificate_of_ones_own(
+    vit_process: Vit, store: tuple[Way, Path], tmp_path: Path
+) -> None:
+    """Its authority is named where OpenSSL and AWS look for it. Who is not trusted is not read."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("localhost").configure_cert(tls)
+    way, folder = Way(store[0].behind, tls), store[1]
+    urls = (f"{way.url}/bkt/p/img-00000.jpg", f"{way.url}/bkt/t.tar", "s3://bkt/p/img-00001.jpg")
+    way.faults.update({"img-00000.jpg": ["500", "drop"], "t.tar": ["drop"]})
+    paths = (folder / "p" / "img-00000.jpg", folder / "t.tar", folder / "p" / "img-00001.jpg")
+    assert vit_process("embed", *paths, *COMMON, "-o", "files.npy").code == 3
+    trusted = {name: str(tmp_path / "ca.pem") for name in ("SSL_CERT_FILE", "AWS_CA_BUNDLE")}
+    env = {"AWS_ENDPOINT_URL": way.url, **trusted}
+    ended = vit_process("embed", *urls, *COMMON, "-o", "urls.npy", env=env)
+    assert ended.code == 3, ended.err
+    assert (tmp_path / "urls.npy").read_bytes() == (tmp_path / "files.npy").read_bytes()
+    assert not any(way.faults.values())
+    ended = vit_process("classify", urls[0], *COMMON)
+    error = json.loads(ended.out)["error"]
+    assert error["type"] == "Unreadable"
+    assert error["message"] == "its certificate is not trusted (SSL_CERT_FILE names an authority)"
+    way.server.shutdown()
