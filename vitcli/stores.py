@@ -161,7 +161,7 @@ def tried(action: Callable[[], T]) -> T:
         except FileNotFoundError:
             raise FileNotFoundError("no such object (404)") from None
         except Exception as error:  # see above
-            status = getattr(error, "status", None)
+            status = _status(error)
             words = " ".join(str(error).split()) or type(error).__name__
             if status == 404:
                 raise FileNotFoundError("no such object (404)") from None
@@ -175,6 +175,19 @@ def tried(action: Callable[[], T]) -> T:
                 raise OSError(f"{words}, after {number + 1} tries") from None
         time.sleep(WAIT * 2**number)
     raise AssertionError("the last try has raised")
+
+
+def _status(error: Exception) -> int | None:
+    """HTTP's, where the library says it: aiohttp, gcsfs, and httpx under huggingface_hub."""
+    response = getattr(error, "response", None)
+    for found in (
+        getattr(error, "status", None),
+        getattr(error, "code", None),
+        getattr(response, "status_code", None),
+    ):
+        if str(found).isdecimal():
+            return int(str(found))
+    return None
 
 
 class _Tried(io.RawIOBase):
