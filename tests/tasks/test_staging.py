@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import pytest
 from tests.conftest import Vit
 from tests.fixtures.photos import many_photos
 from tests.fixtures.store import Way
-from vitcli.errors import OutputError
+from vitcli import stores
+from vitcli.errors import Interrupted, OutputError
 from vitcli.runs.journal import json_bytes
 from vitcli.tasks import staging
 
@@ -220,6 +222,38 @@ def test_shards_of_a_bucket_are_merged_into_it(vit: Vit, reached: Way, cache: Pa
         (("s3://bkt/s/a-*.npy", "-o", "s3://bkt/s/a.npy"), "s3://bkt/s/a.npy exists"),
     ):
         assert why in (ended := vit("merge", *words)).err and ended.code == 1, ended.err
+
+
+def test_who_is_interrupted_while_sending_goes_on_with_it(
+    vit: Vit, reached: Way, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def put(file: Path, url: str) -> None:
+        raise Interrupted(signal.SIGTERM)
+
+    words = ("embed", "p", *COMMON, "-o", "s3://bkt/g/a.npy")
+    with monkeypatch.context() as patched:
+        patched.setattr(stores, "put", put)
+        ended = vit(*words)
+    said = (
+        "interrupted after all images, on their way to s3://bkt/g/a.npy; continue with: vit embed"
+    )
+    assert ended.code == 143 and said in ended.err
+    assert vit(*words, "--resume").code == 3
+    assert "a.npy" in there(reached, "g/") and not left(cache)
+
+
+def test_one_process_at_a_time_writes_an_object(
+    vit: Vit, reached: Way, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = "s3://bkt/l/a.npy"
+    words = ("embed", "p", *COMMON, "-o", url)
+    monkeypatch.setenv("VIT_CACHE", str(cache))
+    with staging.staged(url, overwrite=False, note=lambda text: None):
+        for more in ((), ("--resume",), ("--overwrite",)):
+            ended = vit(*words, *more)
+            assert ended.code == 1
+            assert f"vit: {url} is being written by process {os.getpid()} on " in ended.err
+    assert vit(*words).code == 3
 
 
 @pytest.mark.slow

@@ -180,9 +180,9 @@ class _Stage:
     def deliver(self, name: str) -> None:
         """Send what is new: what stands beside the output, its journal, and the output itself."""
         url, local = self._url(name), self.folder / name
-        files = _files(local)
+        files = _files(local) if local.exists() else []
         try:
-            if self._fetched.get(name) != _identity(local):
+            if files and self._fetched.get(name) != _identity(local):
                 self._note(f"sending {in_bytes(sum(f.stat().st_size for f in files))} to {url}")
                 for file in files:
                     stores.put(file, self._url(file.name))
