@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vitcli.checkpoints.engines import cache_folder
+from vitcli.checkpoints.cache import cache_folder
 from vitcli.checkpoints.load import Model
 from vitcli.errors import OutputError
 from vitcli.images.sources import FileSource

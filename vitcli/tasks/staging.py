@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from vitcli import stores
-from vitcli.checkpoints.engines import cache_folder
+from vitcli.checkpoints.cache import cache_folder
 from vitcli.errors import Interrupted, OutputError, UsageError, in_bytes, printable
 from vitcli.runs.asked import Resuming, Shard
 from vitcli.runs.journal import JOURNAL, journal_of, read_finished
