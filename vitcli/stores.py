@@ -179,12 +179,9 @@ def tried(action: Callable[[], T]) -> T:
 
 def _status(error: Exception) -> int | None:
     """HTTP's, where the library says it: aiohttp, gcsfs, and httpx under huggingface_hub."""
-    response = getattr(error, "response", None)
-    for found in (
-        getattr(error, "status", None),
-        getattr(error, "code", None),
-        getattr(response, "status_code", None),
-    ):
+    for holder, name in ((error, "status"), (error, "code"), (error, "response")):
+        found = getattr(holder, name, None)
+        found = getattr(found, "status_code", found)
         if str(found).isdecimal():
             return int(str(found))
     return None
