@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # Before torch: its threads must not spin while the image workers want the processors.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -20,6 +21,9 @@ import torch
 from tests.fixtures.photos import Corpus, make_photos
 from tests.fixtures.tiny import tiny_hf
 from vitcli.cli import main
+
+if TYPE_CHECKING:
+    from tests.fixtures.store import Way
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -148,3 +152,24 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     """Good and bad images of every kind; `photos.good`, `photos.bad`. Not to be changed."""
     return make_photos(tmp_path_factory.mktemp("photos"))
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Way, Path]]:
+    """The way to a bucket, and its photographs in a folder."""
+    from tests.fixtures.store import serving  # here: moto is slow to import
+
+    folder = tmp_path_factory.mktemp("store")
+    with serving(folder) as way:
+        yield way, folder
+
+
+@pytest.fixture
+def reached(
+    store: tuple[Way, Path], clean_env: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> Way:
+    """The way to the bucket, without faults, for this process and those that it starts."""
+    from tests.fixtures.store import reach
+
+    reach(store[0], clean_env, monkeypatch)
+    return store[0]

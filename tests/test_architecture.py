@@ -20,7 +20,7 @@ RANKS = (
     ("tasks",),
     ("pipeline", "runs", "training"),
     ("checkpoints", "images", "sinks", "render"),
-    ("models",),
+    ("models", "stores"),
     ("records",),
     ("errors",),
 )
@@ -33,7 +33,7 @@ ROOMS = {
     "huggingface_hub": {"checkpoints"},
     "safetensors": {"checkpoints", "sinks", "demo"},
     "PIL": {"images", "render", "demo"},
-    "fsspec": {"images"},
+    "fsspec": {"stores"},
     "pyarrow": {"images", "sinks"},
     "ray": {"tasks"},
     "sklearn": {"demo"},
@@ -113,6 +113,7 @@ def test_only_the_command_line_prints() -> None:
     [
         ("import vitcli", ("torch", "numpy", "PIL", "typer", "rich")),
         ("import vitcli.cli.app", ("torch", "numpy", "PIL", "huggingface_hub")),
+        ("import vitcli.tasks.run", ("torch", "fsspec", "huggingface_hub", "typer", "rich")),
         ("import vitcli.images.workers", ("torch", "huggingface_hub", "typer", "rich")),
         ("import vitcli.checkpoints.load", ("huggingface_hub", "typer", "rich", "PIL")),
         (

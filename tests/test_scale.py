@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from tests.faults.test_resume import assert_same_rows
+from tests.fixtures.store import Way
 from tests.test_readme import ROOT
 
 SCALE = (ROOT / "docs" / "scale.md").read_text("utf-8")
@@ -90,6 +91,7 @@ def test_every_block_is_tried_here() -> None:
         "# torchrun: the same on every node",
         "# Kubernetes: afterwards",
         "# Kubernetes: a task with its tars",
+        "# Kubernetes: a task from a bucket into it",
     ]
     assert [kind for kind, _ in BLOCKS if kind != "sh"] == ["bash", "bash", "yaml"]
 
@@ -142,8 +144,25 @@ def test_kubernetes(run: Run) -> None:
         run(container["args"][0], "/bin/sh", JOB_COMPLETION_INDEX=index, SHARDS="2")
     run(block("# Kubernetes: afterwards"))
     assert_is_the_run(run, "k8s.npy")
-    run(block("# Kubernetes: a task"), JOB_COMPLETION_INDEX="1")
+    run(block("# Kubernetes: a task with"), JOB_COMPLETION_INDEX="1")
     assert len(rows_of(run, "k8s-0001.parquet")[0]) == 4
+
+
+@pytest.mark.slow
+def test_kubernetes_with_a_bucket(run: Run, reached: Way, clean_env: dict[str, str]) -> None:
+    folder: Path = run.folder  # type: ignore[attr-defined]
+    reached.client.create_bucket(Bucket="bucket")
+    for name in TARS[2:]:
+        key = f"shards/train-{name}.tar"
+        reached.client.upload_file(str(folder / key), "bucket", key)
+    aws = {name: value for name, value in clean_env.items() if name.startswith("AWS_")}
+    run(block("# Kubernetes: a task from"), JOB_COMPLETION_INDEX="1", **aws)
+    reached.client.download_file("bucket", "k8s-0001.parquet", str(folder / "bucket.parquet"))
+    paths, vectors = rows_of(run, "bucket.parquet")
+    assert [path.rpartition("/")[0] for path in paths] == [
+        f"s3://bucket/shards/train-{name}.tar" for name in ("000100", "000100", "000101", "000101")
+    ]
+    np.testing.assert_allclose(vectors, np.load(folder / "one.npy")[4:8], atol=1e-6)
 
 
 def test_the_simulation_prints_what_is_shown() -> None:

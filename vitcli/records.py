@@ -60,8 +60,9 @@ class ImageRef:
     """One input: its place in the run and its path as it will be printed.
 
     A path that is not UTF-8 carries its odd bytes as surrogates, as os.fsdecode gives them.
-    `stamp` is the file's (bytes, mtime in ns) when it was listed, where somebody asked; that of a
-    `member` has its own bytes and the mtime of its archive.
+    `stamp` is the file's (bytes, mtime in ns) when it was listed, where somebody asked; an object
+    in a store has its ETag, as a number, in the place of the time. That of a `member` has its own
+    bytes, and the second number of its archive.
     """
 
     index: int

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from vitcli.checkpoints import engines, openvino
+from vitcli.checkpoints.cache import cache_folder
 from vitcli.checkpoints.engines import open_engine
 from vitcli.checkpoints.load import Model, load
 from vitcli.demo import train
@@ -214,11 +215,11 @@ def test_the_cache_is_where_the_user_says(monkeypatch: pytest.MonkeyPatch) -> No
     for name in ("VIT_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", "/home/me")
-    assert engines.cache_folder() == Path("/home/me/.cache/vitcli")
+    assert cache_folder() == Path("/home/me/.cache/vitcli")
     monkeypatch.setenv("XDG_CACHE_HOME", "/var/me")
-    assert engines.cache_folder() == Path("/var/me/vitcli")
+    assert cache_folder() == Path("/var/me/vitcli")
     monkeypatch.setenv("VIT_CACHE", "/fast")
-    assert engines.cache_folder() == Path("/fast")
+    assert cache_folder() == Path("/fast")
 
 
 def test_calibration_pictures_are_the_same_every_time() -> None:

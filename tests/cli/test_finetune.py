@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 import vitcli
 from tests.conftest import Vit
 from tests.fixtures.digits import make_digits
-from vitcli.checkpoints.engines import cache_folder
+from vitcli.checkpoints.cache import cache_folder
 from vitcli.checkpoints.load import load
 from vitcli.images.augment import LEVELS
 from vitcli.records import Preprocess

@@ -2,133 +2,44 @@
 
 from __future__ import annotations
 
-import http.client
+import io
 import json
-import tarfile
+import ssl
+import zipfile
 from collections import Counter
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from functools import partial
 from pathlib import Path
-from threading import Thread
-from typing import Any
 
-import boto3
+import numpy as np
 import pytest
-from moto.server import ThreadedMotoServer
+import trustme
 
 from tests.conftest import Vit
-from tests.fixtures.photos import many_photos
+from tests.fixtures.store import Way, forget
 from vitcli.errors import InputError
-from vitcli.images import remote
 from vitcli.images.decode import decode
 from vitcli.images.scan import Scan
 from vitcli.images.sources import iter_refs, open_sources
-from vitcli.records import Failure, ImageRef, Limits, Preprocess
+from vitcli.records import Failure, ImageRef, Limits, Preprocess, Sample
 
 COMMON = ("-m", "demo", "-j", "0", "-b", "4")
+SEVEN = Path(__file__).parents[2] / "examples" / "digit-7-0007.png"
 PLAN = Preprocess(size=(32, 48), resize=(32, 48))
 IMAGES = frozenset((".jpg",))
 SCAN = Scan(IMAGES | {".tar"}, members=IMAGES)
 
 
-class Way:
-    """The way to the store, on which things happen: by path, what becomes of its next requests."""
-
-    def __init__(self, behind: int) -> None:
-        self.faults: dict[str, list[str]] = {}
-        self.asked: Counter[str] = Counter()
-        way = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self) -> None:
-                name = self.path.partition("?")[0].rpartition("/")[2]
-                faults = way.faults.get(name, [])
-                way.asked[name] += self.command == "GET"
-                fault = faults.pop(0) if faults and self.command == "GET" else ""
-                if fault.isdecimal():
-                    self.send_response(int(fault))
-                    self.send_header("Content-Length", "0")
-                    self.end_headers()
-                    return
-                store = http.client.HTTPConnection("127.0.0.1", behind)
-                store.request(self.command, self.path, headers=dict(self.headers))
-                answer = store.getresponse()
-                data = answer.read()
-                self.send_response(answer.status)
-                for key, value in answer.getheaders():
-                    if key.lower() not in ("transfer-encoding", "connection", "date", "server"):
-                        self.send_header(key, value)
-                self.end_headers()
-                if self.command == "GET":
-                    self.wfile.write(data[: len(data) // 2] if fault == "drop" else data)
-                if fault == "drop":
-                    self.close_connection = True
-
-            do_HEAD = do_GET  # noqa: N815
-
-            def log_message(self, *args: object) -> None: ...
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        Thread(target=self.server.serve_forever, daemon=True).start()
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Way, Path]]:
-    """A bucket `bkt` with 12 photographs, one broken, under `p/` and in `t.tar`."""
-    moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    moto.start()
-    port = moto.get_host_and_port()[1]
-    keys = {"aws_access_key_id": "x", "aws_secret_access_key": "y", "region_name": "us-east-1"}
-    client: Any = boto3.client("s3", endpoint_url=f"http://127.0.0.1:{port}", **keys)
-    client.create_bucket(Bucket="bkt", ACL="public-read")
-    folder = tmp_path_factory.mktemp("store")
-    with tarfile.open(folder / "t.tar", "w") as tar:
-        for path in many_photos(folder / "p", 12, broken=(5,)):
-            tar.add(path, path.name)
-            client.put_object(
-                Bucket="bkt", Key=f"p/{path.name}", Body=path.read_bytes(), ACL="public-read"
-            )
-    for name in ("p/notes.txt", "q/notes.txt"):
-        client.put_object(Bucket="bkt", Key=name, Body=b"text")
-    data = (folder / "t.tar").read_bytes()
-    client.put_object(Bucket="bkt", Key="t.tar", Body=data, ACL="public-read")
-    way = Way(port)
-    yield way, folder
-    way.server.shutdown()
-    way.server.server_close()
-    moto.stop()
-
-
 @pytest.fixture(autouse=True)
-def reached(
-    store: tuple[Way, Path], clean_env: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> Way:
-    """The usual places of credentials; no faults yet, and no long waits."""
-    way = store[0]
-    for name, value in {
-        "AWS_ENDPOINT_URL": way.url,
-        "AWS_ACCESS_KEY_ID": "x",
-        "AWS_SECRET_ACCESS_KEY": "y",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_MAX_ATTEMPTS": "1",
-    }.items():
-        monkeypatch.setenv(name, value)
-        monkeypatch.setitem(clean_env, name, value)
-    monkeypatch.setattr(remote, "WAIT", 0.01)
-    way.faults.clear()
-    way.asked.clear()
-    remote.listing.cache_clear()
-    return way
+def _reached(reached: Way) -> None:
+    """In all of these tests."""
 
 
 @pytest.mark.slow
 def test_the_rows_are_those_of_files(
     vit: Vit, vit_process: Vit, store: tuple[Way, Path], tmp_path: Path
 ) -> None:
-    """A prefix, a pattern, a tar, over S3 and HTTP, with an error and a dropped connection each."""
+    """A prefix, a pattern, a tar, a zip, a table, over S3 and HTTP, with an error and a dropped
+    connection each."""
     way, folder = store
     assert vit("embed", folder / "p", *COMMON, "-o", "files.npy").code == 3
     expected = (tmp_path / "files.npy").read_bytes()
@@ -139,16 +50,17 @@ def test_the_rows_are_those_of_files(
             "s3://bkt/p/*.jpg": "s3://bkt/p/",
             "s3://bkt/t.tar": "s3://bkt/t.tar/",
             f"{way.url}/bkt/t.tar": f"{way.url}/bkt/t.tar/",
+            "s3://bkt/t.zip": "s3://bkt/t.zip/",
+            "s3://bkt/t.parquet": "s3://bkt/t.parquet/",
         }.items()
     ):
         way.faults.update({"img-00002.jpg": ["500"], "img-00003.jpg": ["drop"]})
-        way.faults["t.tar"] = ["drop", "503"]
+        whole = "none" if url.endswith(("/", "g")) else url.rpartition("/")[2]
+        way.faults[whole] = ["drop", "503"]
         out = f"{number}.npy"
         ended = vit("embed", url, *COMMON, "-o", out)
         assert ended.code == 3, ended.err
-        assert not (
-            way.faults["img-00002.jpg"] if url.endswith(("/", "g")) else way.faults["t.tar"]
-        )
+        assert not way.faults["img-00002.jpg" if whole == "none" else whole]
         assert (tmp_path / out).read_bytes() == expected
         index = [json.loads(line) for line in (tmp_path / f"{number}.index.jsonl").open()]
         assert [row["path"] for row in index] == [prefix + name for name in names]
@@ -194,5 +106,81 @@ def test_a_prefix_that_cannot_be_listed_ends_the_run(reached: Way) -> None:
     ):
         with pytest.raises(InputError, match=why):
             open_sources([url], scan=SCAN)
-    (ref,) = iter_refs(open_sources(["s3://bkt/none.tar"], scan=SCAN))
+
+
+def test_ranges_of_a_zip_are_read(reached: Way) -> None:
+    """Its directory, and the piece of each image, which may have a long extra field before it."""
+    image = SEVEN.read_bytes()
+    info = zipfile.ZipInfo("a.png")
+    info.extra = b"\xff\xff" + (60_000).to_bytes(2, "little") + bytes(60_000)
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr(info, image)
+        archive.writestr("b.png", image)
+        archive.writestr("large.bin", bytes(9 << 20))
+    reached.client.put_object(Bucket="bkt", Key="long.zip", Body=buffer.getvalue())
+    scan = Scan(IMAGES, members=frozenset((".png",)))
+    refs = list(iter_refs(open_sources(["s3://bkt/long.zip"], scan=scan)))
+    assert [ref.path for ref in refs] == ["s3://bkt/long.zip/a.png", "s3://bkt/long.zip/b.png"]
+    for ref in refs:
+        got, plain = (decode(r, (PLAN,), Limits()) for r in (ref, ImageRef(0, str(SEVEN))))
+        assert isinstance(got, Sample) and isinstance(plain, Sample), got
+        np.testing.assert_array_equal(got.pixels[0], plain.pixels[0])
+    reached.client.delete_object(Bucket="bkt", Key="long.zip")
+    assert isinstance(gone := decode(refs[0], (), Limits()), Failure) and gone.type == "NotFound"
+
+
+@pytest.mark.parametrize("name", ["none.zip", "none.tar", "none.parquet"])
+def test_an_archive_that_is_not_there_is_a_row(reached: Way, name: str) -> None:
+    (ref,) = iter_refs(open_sources([f"s3://bkt/{name}"], scan=SCAN))
     assert isinstance(got := decode(ref, (), Limits()), Failure) and got.type == "NotFound"
+
+
+def test_a_changed_object_is_done_again(vit: Vit, reached: Way, store: tuple[Way, Path]) -> None:
+    """By the details of the listing, without a request for each object; of one that is named by
+    itself, over S3 and HTTP, by one request."""
+    photos = [(store[1] / "p" / f"img-0000{n}.jpg").read_bytes() for n in (0, 1)]
+    first, second = (data.ljust(max(map(len, photos)), b"\0") for data in photos)  # of one size
+    put = partial(reached.client.put_object, Bucket="bkt", ACL="public-read")
+    for name in ("a.jpg", "b.jpg", "c.jpg"):
+        put(Key=f"c/{name}", Body=first)
+    single = f"{reached.url}/bkt/c/b.jpg"
+    words = ("embed", "s3://bkt/c/", single, *COMMON, "-o", "c.npy")
+    assert vit(*words).code == 0
+    assert [key for key in reached.asked if key.startswith("HEAD")] == ["HEAD b.jpg"]
+    reached.asked.clear()
+    forget()
+    ended = vit(*words, "--resume")
+    assert "already complete" in ended.err and not reached.asked & Counter(("a.jpg", "b.jpg"))
+    put(Key="c/b.jpg", Body=second)
+    forget()
+    ended = vit(*words, "--resume")
+    assert "4 images, 2 of them before" in ended.err, ended.err
+    assert reached.asked["b.jpg"] == 2 and not reached.asked["a.jpg"]
+
+
+@pytest.mark.slow
+def test_https_with_a_certificate_of_ones_own(
+    vit_process: Vit, store: tuple[Way, Path], tmp_path: Path
+) -> None:
+    """Its authority is named where OpenSSL and AWS look for it. Who is not trusted is not read."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("localhost").configure_cert(tls)
+    way, folder = Way(store[0].behind, tls), store[1]
+    urls = (f"{way.url}/bkt/p/img-00000.jpg", f"{way.url}/bkt/t.tar", "s3://bkt/p/img-00001.jpg")
+    way.faults.update({"img-00000.jpg": ["500", "drop"], "t.tar": ["drop"]})
+    paths = (folder / "p" / "img-00000.jpg", folder / "t.tar", folder / "p" / "img-00001.jpg")
+    assert vit_process("embed", *paths, *COMMON, "-o", "files.npy").code == 3
+    trusted = {name: str(tmp_path / "ca.pem") for name in ("SSL_CERT_FILE", "AWS_CA_BUNDLE")}
+    env = {"AWS_ENDPOINT_URL": way.url, **trusted}
+    ended = vit_process("embed", *urls, *COMMON, "-o", "urls.npy", env=env)
+    assert ended.code == 3, ended.err
+    assert (tmp_path / "urls.npy").read_bytes() == (tmp_path / "files.npy").read_bytes()
+    assert not any(way.faults.values())
+    ended = vit_process("classify", urls[0], *COMMON)
+    error = json.loads(ended.out)["error"]
+    assert error["type"] == "Unreadable"
+    assert error["message"] == "its certificate is not trusted (SSL_CERT_FILE names an authority)"
+    way.server.shutdown()

@@ -18,6 +18,7 @@ import torch
 
 from vitcli import __version__
 from vitcli.checkpoints import onnx, openvino
+from vitcli.checkpoints.cache import cache_folder
 from vitcli.checkpoints.load import Model
 from vitcli.errors import DeviceError, OutputError
 from vitcli.models.engine import Engine, Graph, Output
@@ -95,13 +96,6 @@ def open_exported(folder: Path, name: EngineName, dtype: str = "fp32") -> Engine
             f"{name} cannot run {folder} ({_first_line(error)})",
             "remove that folder to export anew",
         ) from None
-
-
-def cache_folder() -> Path:
-    """VIT_CACHE, else `vitcli` in the user's cache."""
-    if own := os.environ.get("VIT_CACHE"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vitcli"
 
 
 def discard(pid: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,7 +10,7 @@ import typer
 from vitcli.cli import groups as g
 from vitcli.cli import options as o
 from vitcli.cli.ending import end, is_terminal, start_workers
-from vitcli.cli.parse import output_file
+from vitcli.cli.parse import output_place
 from vitcli.errors import UsageError
 from vitcli.tasks.job import DEFAULT_MODEL
 from vitcli.tasks.select import parse
@@ -57,12 +56,11 @@ Threshold = Annotated[
     ),
 ]
 Out = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
         "-o",
         "--out",
-        callback=output_file,
-        help="Write to FILE: .jsonl, .csv, .tsv or .parquet.",
+        help="Write to FILE: .jsonl, .csv, .tsv or .parquet; or to a URL, s3://...",
         metavar="FILE",
     ),
 ]
@@ -114,17 +112,18 @@ def classify(
 
     Example:  vit classify ./photos --top-k 5 -o labels.jsonl
     """
+    place = output_place(out)
     selection = parse(select) if select is not None else None
-    if format is Format.TABLE and out is not None:
+    if format is Format.TABLE and place is not None:
         raise UsageError("a table is for the terminal", "leave out --out, or use --format csv")
     if paths_only and format is not None:
         raise UsageError("--paths-only is a format of its own", "leave out --format")
     as_table = format is Format.TABLE or (
-        format is None and out is None and html is None and not paths_only and is_terminal()
+        format is None and place is None and html is None and not paths_only and is_terminal()
     )
     if as_table and html is not None:
         raise UsageError("a table and a page are two outputs", "leave out --format or --html")
-    if out is None and html is None and is_terminal():
+    if place is None and html is None and is_terminal():
         common.screen.share_terminal(shows_failures=not paths_only)
     with common.screen as screen:
         if common.ray is None:
@@ -143,7 +142,7 @@ def classify(
             threshold=threshold,
             select=selection,
             paths_only=paths_only,
-            out=out,
+            out=place,
             format=None if as_table or format is None else format.value,
             html=html,
             overwrite=common.overwrite,
@@ -155,4 +154,4 @@ def classify(
             summary = on_ray(common.ray, job, screen)
         else:
             summary = run(job, screen, TableSink(bars=scores is Scores.PROB) if as_table else None)
-    end(screen, summary, out or html)
+    end(screen, summary, place or html)

@@ -30,6 +30,7 @@ from vitcli.records import ErrorType, Failure, ImageRef, Progress
 from vitcli.runs.asked import Shard
 from vitcli.tasks.job import Summary
 from vitcli.tasks.shards import CAN_RESUME, Division, begun, divided, is_complete, total
+from vitcli.tasks.staging import staged
 
 TICK = 0.1  # seconds
 PARENT = "_VIT_PARENT"  # the descriptor that is at its end when the process that shares is gone
@@ -75,7 +76,7 @@ class _Process:
         return str(self.error["message"]) if self.error else self.words or died
 
 
-def spread(common: Common, words: Sequence[str], out: Path | None) -> Common | None:
+def spread(common: Common, words: Sequence[str], out: Path | str | None) -> Common | None:
     """Run the command, `words`, on all of its devices. What is left to do in this process: all,
     where there is one device.
 
@@ -86,27 +87,37 @@ def spread(common: Common, words: Sequence[str], out: Path | None) -> Common | N
     alone = replace(common, running=replace(common.running, device=devices[0]))
     if len(devices) == 1:
         return alone
-    out = divided(out, common.resuming, "--devices", "device")
-    asked, overwrite = common.resuming, common.overwrite
-    division = Division(out=out, asked=asked, overwrite=overwrite, count=len(devices))
-    names = tuple(start + shard.named(out).stem for shard in division.shards for start in ("", "."))
-    if other := [path for path in begun(out) if not path.name.startswith(names)]:
-        raise OutputError(
-            f"{other[0]} is of a run with another number of devices",
-            "give as many as then, or remove it",
-        )
-    if is_complete(out, asked, overwrite=overwrite):
-        common.screen.note(f"{out} is complete: what is new is done on {devices[0]} alone")
-        return alone
-    with common.screen as screen:
+    asked, overwrite, note = common.resuming, common.overwrite, common.screen.note
+    division = Division(out=Path(), asked=asked, overwrite=overwrite, count=len(devices))
+    inner = division.shards if asked.shard else ()
+    with (
+        common.screen as screen,
+        staged(out, (), asked, overwrite=overwrite, note=note, shards=inner) as file,
+    ):
+        file = divided(file, asked, "--devices", "device")
+        division = replace(division, out=file)
+        named = [shard.named(file) for shard in division.shards]
+        names = tuple(start + path.stem for path in named for start in ("", "."))
+        if other := [path for path in begun(file) if not path.name.startswith(names)]:
+            raise OutputError(
+                f"{other[0]} is of a run with another number of devices",
+                "give as many as then, or remove it",
+            )
+        if is_complete(file, asked, overwrite=overwrite):
+            note(f"{out} is complete: what is new is done on {devices[0]} alone")
+            return alone
         parts = list(zip(devices, division.shards, strict=True))
-        summary = division.join(_run(common, words, parts, screen))
+        summary = division.join(_run(common, words, file, parts, screen))
     end(screen, summary, out)
     return None
 
 
 def _run(
-    common: Common, words: Sequence[str], parts: Sequence[tuple[str, Shard]], screen: Screen
+    common: Common,
+    words: Sequence[str],
+    out: Path,
+    parts: Sequence[tuple[str, Shard]],
+    screen: Screen,
 ) -> Summary:
     """All processes from their start to their end."""
     started = time.monotonic()
@@ -119,7 +130,7 @@ def _run(
         processes: list[_Process] = []
         opened.enter_context(_ended_with_us(processes))
         for device, shard in parts:
-            begun = _start(common, words, device, shard, parts, folder, stdin, theirs)
+            begun = _start(common, words, out, device, shard, parts, folder, stdin, theirs)
             processes.append(_Process(device, shard, begun))
         listeners = [Thread(target=p.listen, args=(screen,), daemon=True) for p in processes]
         for listener in listeners:
@@ -146,6 +157,7 @@ def _run(
 def _start(
     common: Common,
     words: Sequence[str],
+    out: Path,
     device: str,
     shard: Shard,
     parts: Sequence[tuple[str, Shard]],
@@ -154,7 +166,7 @@ def _start(
     parent: int,
 ) -> subprocess.Popen[bytes]:
     """The command itself, with our word behind its own."""
-    more = ["--devices", device, "--shard", str(shard), "--log-json"]
+    more = [f"--out={out}", "--devices", device, "--shard", str(shard), "--log-json"]
     more += ["--summary", str(_report_of(folder, shard))]
     share = max(1, available_cpus() // len(parts))
     if common.running.workers is None:

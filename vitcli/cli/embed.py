@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,7 +10,7 @@ import typer
 from vitcli.cli import groups as g
 from vitcli.cli import options as o
 from vitcli.cli.ending import end, is_terminal, start_workers
-from vitcli.cli.parse import output_file, parse_layers
+from vitcli.cli.parse import output_place, parse_layers
 from vitcli.errors import UsageError
 from vitcli.tasks.job import DEFAULT_MODEL
 
@@ -86,12 +85,11 @@ StoreOpt = Annotated[
     ),
 ]
 Out = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
         "-o",
         "--out",
-        callback=output_file,
-        help="Write to FILE: .npy, .npz, .safetensors, .parquet or .jsonl.",
+        help="Write to FILE: .npy, .npz, .safetensors, .parquet or .jsonl; or to a URL, s3://...",
         metavar="FILE",
     ),
 ]
@@ -124,9 +122,10 @@ def embed(
 
     Example:  vit embed ./photos --layer -1 --out feats.npy
     """
+    place = output_place(out)
     if layer is not None and layers is not None:
         raise UsageError("--layer and --layers are both given", "use one of them")
-    if out is None and is_terminal():
+    if place is None and is_terminal():
         raise UsageError("vectors are nothing to look at", "use --out feats.npy, or a pipe")
     asked = parse_layers(layers) if layers is not None else (-1 if layer is None else layer,)
     with common.screen as screen:
@@ -145,7 +144,7 @@ def embed(
             norm=norm,
             l2=l2,
             store=store.value,
-            out=out,
+            out=place,
             format=format.value if format else None,
             overwrite=common.overwrite,
             resuming=common.resuming,
@@ -156,4 +155,4 @@ def embed(
             summary = on_ray(common.ray, job, screen)
         else:
             summary = run(job, screen)
-    end(screen, summary, out)
+    end(screen, summary, place)

@@ -20,7 +20,7 @@ def start_workers(running: Running) -> None:
         warm_up()
 
 
-def end(screen: Screen, summary: Summary, out: Path | None) -> None:
+def end(screen: Screen, summary: Summary, out: Path | str | None) -> None:
     """Say how it went; exit 3 where an image or a folder could not be read."""
     some_failed = summary.failed or summary.unlisted
     code = ExitCode.SOME_FAILED if some_failed else ExitCode.OK

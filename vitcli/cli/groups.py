@@ -60,6 +60,7 @@ from vitcli.cli.options import (
 from vitcli.cli.parse import (
     check_paths,
     is_address,
+    output_place,
     parse_batch_size,
     parse_devices,
     parse_image_size,
@@ -245,7 +246,7 @@ def with_devices(command: Callable[..., None]) -> Callable[..., None]:
         if common.devices:
             from vitcli.cli.devices import spread
 
-            left = spread(common, sys.argv[1:], values["out"])
+            left = spread(common, sys.argv[1:], output_place(values["out"]))
         if left is not None:
             command(left, **values)
 

@@ -10,14 +10,24 @@ import typer
 from vitcli.cli import options as o
 from vitcli.cli.ending import end
 from vitcli.cli.screen import Screen
+from vitcli.stores import is_remote
 
 Shards = Annotated[
-    list[Path],
-    typer.Argument(metavar="SHARDS...", help="The outputs of all shards.", show_default=False),
+    list[str],
+    typer.Argument(
+        metavar="SHARDS...",
+        help="The outputs of all shards: files, URLs, or quoted patterns of URLs.",
+        show_default=False,
+    ),
 ]
 Out = Annotated[
-    Path,
-    typer.Option("-o", "--out", help="Write to FILE, in the format of the shards.", metavar="FILE"),
+    str,
+    typer.Option(
+        "-o",
+        "--out",
+        help="Write to FILE, in the format of the shards; or to a URL, s3://...",
+        metavar="FILE",
+    ),
 ]
 
 
@@ -28,6 +38,8 @@ def merge(shards: Shards, out: Out, overwrite: o.Overwrite = False, quiet: o.Qui
     """
     from vitcli.tasks.merge import merge as run
 
+    places = [text if is_remote(text) else Path(text) for text in shards]
+    place = out if is_remote(out) else Path(out)
     with Screen(quiet=quiet, progress=False) as screen:
-        summary = run(shards, out, overwrite=overwrite, watcher=screen)
-    end(screen, summary, out)
+        summary = run(places, place, overwrite=overwrite, watcher=screen)
+    end(screen, summary, place)

@@ -9,16 +9,19 @@ from pathlib import Path
 
 from vitcli.cli.options import OnError
 from vitcli.errors import UsageError
+from vitcli.stores import is_remote
 from vitcli.tasks.job import BatchSize
 from vitcli.tasks.tolerance import Tolerance
 
 STANDARD_OUTPUT = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 
 
-def output_file(out: Path | None) -> Path | None:
-    """None for standard output, under whatever name: a file behind it is written on, as the shell
-    has opened it, and not replaced."""
-    return None if str(out) in STANDARD_OUTPUT else out
+def output_place(out: str | None) -> Path | str | None:
+    """A file; a URL stays text. None for standard output, under whatever name: a file behind it is
+    written on, as the shell has opened it, and not replaced."""
+    if out is None or str(Path(out)) in STANDARD_OUTPUT:
+        return None
+    return out if is_remote(out) else Path(out)
 
 
 def parse_pixels(text: str) -> int:

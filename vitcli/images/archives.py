@@ -24,7 +24,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Collection, Iterator
-from typing import Any, BinaryIO, TypeAlias
+from typing import Any, BinaryIO, Protocol, TypeAlias
 
 from vitcli.errors import in_bytes, printable
 from vitcli.images.tar_headers import TarHeaders
@@ -74,7 +74,7 @@ def iter_members(archive: str, suffixes: Collection[str]) -> Iterator[Found]:
     try:
         with open(archive, "rb") as file:
             if archive.lower().endswith(".zip"):
-                yield from _in_zip(archive, file, suffixes)
+                yield from iter_zip(archive, file, suffixes)
                 return
             plain = decompressed(file)
             size = os.fstat(file.fileno()).st_size if plain is file else None
@@ -83,8 +83,14 @@ def iter_members(archive: str, suffixes: Collection[str]) -> Iterator[Found]:
         yield archive, None
 
 
+class Pieces(Protocol):
+    """What gives any bytes of an archive."""
+
+    def pread(self, size: int, offset: int, /) -> bytes: ...
+
+
 class Archive:
-    """One that is open by its descriptor, until nobody holds it any more."""
+    """An archive by its descriptor, which is open until nobody holds it any more."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -92,22 +98,26 @@ class Archive:
     def __del__(self) -> None:
         os.close(self._descriptor)
 
-    def fileno(self) -> int:
-        return self._descriptor
+    @classmethod
+    def at(cls, path: str) -> Archive:
+        return cls(os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0)))
+
+    def pread(self, size: int, offset: int, /) -> bytes:
+        return os.pread(self._descriptor, size, offset)
 
 
-def opened(file: Archive | BinaryIO, member: Member) -> BinaryIO:
-    """The image, of the archive that is open as `file`. Raises ValueError for damage in a zip."""
+def opened(archive: Pieces, member: Member) -> BinaryIO:
+    """An image of an open archive. Raises ValueError for damage in a zip."""
     if member.packed is None and member.size <= IN_ONE_PIECE:
-        return io.BytesIO(os.pread(file.fileno(), member.size, member.start))
+        return io.BytesIO(archive.pread(member.size, member.start))
     if member.packed is None:
-        return io.BufferedReader(_Part(file, member.start, member.size), 1 << 16)
+        return io.BufferedReader(_Part(archive, member.start, member.size), 1 << 16)
     length, method, crc = member.packed
-    head = os.pread(file.fileno(), 30, member.start)
+    head = archive.pread(30, member.start)
     if len(head) < 30 or not head.startswith(_LOCAL):
         raise ValueError("damaged zip: no image where its directory says")
     name, extra = struct.unpack("<HH", head[26:])
-    data = os.pread(file.fileno(), length, member.start + 30 + name + extra)
+    data = archive.pread(length, member.start + 30 + name + extra)
     if method == zipfile.ZIP_DEFLATED:
         data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, member.size + 1)
     if len(data) != member.size or zlib.crc32(data) != crc:
@@ -118,8 +128,8 @@ def opened(file: Archive | BinaryIO, member: Member) -> BinaryIO:
 class _Part(io.RawIOBase):
     """`size` bytes of an open file from `start`, as a file."""
 
-    def __init__(self, file: Archive | BinaryIO, start: int, size: int) -> None:
-        self._file, self._start, self._size = file, start, size
+    def __init__(self, archive: Pieces, start: int, size: int) -> None:
+        self._archive, self._start, self._size = archive, start, size
         self._at = 0
 
     def readable(self) -> bool:
@@ -134,7 +144,7 @@ class _Part(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         wanted = max(0, min(len(buffer), self._size - self._at))
-        data = os.pread(self._file.fileno(), wanted, self._start + self._at)
+        data = self._archive.pread(wanted, self._start + self._at)
         buffer[: len(data)] = data
         self._at += len(data)
         return len(data)
@@ -230,7 +240,8 @@ def _tar_member(
     return Member(archive, info.offset_data, info.size, key, data=data, fault=fault)
 
 
-def _in_zip(archive: str, file: BinaryIO, suffixes: Collection[str]) -> Iterator[Found]:
+def iter_zip(archive: str, file: BinaryIO, suffixes: Collection[str]) -> Iterator[Found]:
+    """The images of a zip, as its directory lists them."""
     is_zip = file.read(4) == _LOCAL
     try:
         infos = zipfile.ZipFile(file).infolist()

@@ -10,26 +10,29 @@ import struct
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import BinaryIO, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from vitcli.images.archives import Archive, opened
+from vitcli import stores
+from vitcli.images.archives import Archive, Pieces, opened
 from vitcli.images.preprocess import ACROSS, preprocess, preprocess_fast, stored_target
-from vitcli.images.remote import is_remote, read
+from vitcli.images.remote import piece
 from vitcli.records import (
     FAST_GAP,
     ErrorType,
     Failure,
     ImageRef,
     Limits,
+    Member,
     Preprocess,
     Sample,
     Size,
 )
+from vitcli.stores import is_remote
 
 # Pillow's format names -> the suffixes that a directory scan looks for. MPO arrives through JPEG.
 FORMATS: dict[str, tuple[str, ...]] = {
@@ -240,7 +243,7 @@ def _open_ref(ref: ImageRef) -> Iterator[BinaryIO]:
         yield io.BytesIO(member.data)
         return
     if member is not None:
-        yield opened(_opening(ref.file, _archive), member)
+        yield opened(_opening(ref.file, partial(_archive, member=member)), member)
         return
     with _opening(ref.file, _file) as file:
         yield file
@@ -249,13 +252,16 @@ def _open_ref(ref: ImageRef) -> Iterator[BinaryIO]:
 def _file(path: str) -> BinaryIO:
     """An object is read whole."""
     if is_remote(path):
-        return io.BytesIO(read(path))
+        return io.BytesIO(stores.read(path))
     _stat(path)
     return open(_descriptor(path), "rb")
 
 
-def _archive(path: str) -> Archive:
-    """It stays open for the images that follow, until another archive takes its place."""
+def _archive(path: str, member: Member) -> Pieces:
+    """It stays open for the images that follow, until another archive takes its place; of an
+    object there is the piece alone."""
+    if is_remote(path):
+        return piece(path, member)
     found = _stat(path)
     return _kept(path, (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns))
 

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from vitcli.errors import printable
-from vitcli.images import remote
 from vitcli.images.archives import Found, is_archive, iter_members
-from vitcli.images.remote import is_remote
+from vitcli.images.remote import has_many, iter_members_at
 from vitcli.images.tables import count_rows, is_table, iter_rows
+from vitcli.stores import is_remote
 
 # A folder with a file of this name holds pictures that `vit` has drawn: no scan enters it.
 DRAWN = ".drawn-by-vit"
@@ -38,10 +38,10 @@ class Scan:
 
     def images(self, path: str) -> Iterator[Found]:
         """Those in an archive, or the one that the file is."""
-        if self.members and is_remote(path) and remote.is_tar(path):
-            found = remote.iter_tar_at(path, self.members)
-        elif self.members and is_table(path):
+        if self.members and is_table(path):
             found = iter_rows(path)
+        elif self.members and is_remote(path) and has_many(path):
+            found = iter_members_at(path, self.members)
         elif self.members and is_archive(path):
             found = iter_members(path, self.members)
         else:

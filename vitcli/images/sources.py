@@ -11,15 +11,16 @@ from dataclasses import dataclass, replace
 from itertools import chain, islice
 from typing import Protocol
 
+from vitcli import stores
 from vitcli.errors import InputError, printable
 from vitcli.images import remote
 from vitcli.images.archives import Found
 from vitcli.images.braces import expanded
 from vitcli.images.decode import suffixes
-from vitcli.images.remote import is_remote
 from vitcli.images.scan import Scan
 from vitcli.images.tree import Tree
-from vitcli.records import ImageRef
+from vitcli.records import ImageRef, Member
+from vitcli.stores import Listing, Stamp, is_remote
 
 READ_SIZE = 1 << 16
 
@@ -88,19 +89,25 @@ class RemoteSource:
     scan: Scan
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._listing() or (self.url,))
+        found = self._listing()
+        return iter((self.url,) if found is None else found.urls)
 
     def check(self) -> None:
         """Raise InputError where a prefix cannot be listed, or has no images."""
-        remote.check_installed(self.url)
+        stores.check_installed(self.url, InputError)
         self._listing()
 
     def count(self) -> int | None:
-        urls = self._listing() or [self.url]
-        return None if any(map(remote.is_tar, urls)) else len(urls)
+        urls = list(self)
+        return None if any(map(remote.has_many, urls)) else len(urls)
 
-    def _listing(self) -> list[str] | None:
-        return remote.listing(self.url, self.scan.suffixes - {".zip"})  # which are read in files
+    def stamp(self, url: str) -> Stamp | None:
+        """By which a change of an object is seen. Of a listing it is there already."""
+        found = self._listing()
+        return remote.stamp(url) if found is None else found.stamp(url)
+
+    def _listing(self) -> Listing | None:
+        return remote.listing(self.url, self.scan.suffixes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +181,7 @@ class ListSource:
     def count(self) -> int | None:
         if not (isinstance(self.file, str) and os.path.isfile(self.file)):
             return None  # a pipe gives its paths once
-        if any(remote.is_tar(url) for url in map(os.fsdecode, self._entries()) if is_remote(url)):
+        if any(remote.has_many(url) for url in map(os.fsdecode, self._entries()) if is_remote(url)):
             return None
         paths = map(os.fsdecode, self._entries())
         return sum(
@@ -235,17 +242,24 @@ def open_sources(
     return sources
 
 
-def iter_refs(sources: Sequence[Source]) -> Iterator[ImageRef]:
-    """Number the images of all sources, in order."""
-    found = (image for source in sources for image in _images(source))
-    for index, (path, member) in enumerate(found):
-        yield ImageRef(index, path, member=member)
+def iter_refs(sources: Sequence[Source], *, stamped: bool = False) -> Iterator[ImageRef]:
+    """Number the images of all sources, in order; with `stamped`, those of stores have stamps."""
+    found = (image for source in sources for image in _images(source, stamped=stamped))
+    for index, (path, stamp, member) in enumerate(found):
+        yield ImageRef(index, path, stamp, member)
 
 
-def _images(source: Source) -> Iterable[Found]:
+def _images(source: Source, *, stamped: bool) -> Iterator[tuple[str, Stamp | None, Member | None]]:
     if isinstance(source, FoundSource):
-        return source.found
-    return (image for path in source for image in source.scan.images(path))
+        yield from ((path, None, member) for path, member in source.found)
+        return
+    for named in source:
+        whole = source.stamp(named) if stamped and isinstance(source, RemoteSource) else None
+        for path, member in source.scan.images(named):
+            if whole is not None and member is not None:
+                yield path, (member.size, whole[1]), member
+            else:
+                yield path, whole if path == named else None, member
 
 
 def count(sources: Sequence[Source]) -> int | None:

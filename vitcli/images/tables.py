@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
+from vitcli import stores
 from vitcli.errors import InputError, printable
 from vitcli.images.archives import Found, broken
 from vitcli.records import ErrorType, Member
@@ -22,7 +24,9 @@ PATHS = ("path", "file", "file_name", "filename", "image_path", "image")
 
 def is_table(path: str) -> bool:
     """Whether a file is to be read as one, by its name."""
-    return path.lower().endswith(TABLE) and os.path.isfile(path)
+    is_remote = stores.is_remote(path)
+    name = path.partition("?")[0] if is_remote else path
+    return name.lower().endswith(TABLE) and (is_remote or os.path.isfile(path))
 
 
 def iter_rows(table: str) -> Iterator[Found]:
@@ -40,15 +44,30 @@ def iter_rows(table: str) -> Iterator[Found]:
 
     number = 0
     try:
-        with pq.ParquetFile(table, pre_buffer=False) as file:
+        with _opened(table) as opened, pq.ParquetFile(opened, pre_buffer=False) as file:
             column = _column(table, file.schema_arrow)
             for batch in file.iter_batches(AT_A_TIME, columns=[column]):
                 for value in batch.column(0).to_pylist():
                     yield _found(table, number, value)
                     number += 1
+    except FileNotFoundError as error:
+        yield broken(table, ErrorType.NOT_FOUND, str(error))
     except (pa.ArrowException, OSError) as error:
-        words = " ".join(str(error).split())
-        yield broken(table, ErrorType.DECODE_ERROR, f"damaged Parquet: {printable(words)}")
+        words = printable(" ".join(str(error).split()))
+        if stores.is_remote(table) and not isinstance(error, pa.ArrowException):
+            yield broken(table, ErrorType.UNREADABLE, words)
+        else:
+            yield broken(table, ErrorType.DECODE_ERROR, f"damaged Parquet: {words}")
+
+
+@contextmanager
+def _opened(table: str) -> Iterator[str | BinaryIO]:
+    """What pyarrow is to read: of an object in a store, ranges."""
+    if not stores.is_remote(table):
+        yield table
+        return
+    with stores.open_object(table) as file:
+        yield file
 
 
 def count_rows(table: str) -> int:

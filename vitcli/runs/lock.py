@@ -18,7 +18,7 @@ LOCK = ".lock"
 class Lock:
     """Held from the start until `release`, or until this process has died. The file says who."""
 
-    def __init__(self, path: Path, out: Path) -> None:
+    def __init__(self, path: Path, out: Path | str) -> None:
         """Raises OutputError, which names the holder, where it is held."""
         self._path = path
         with explained(path):
@@ -27,16 +27,16 @@ class Lock:
             os.ftruncate(self._file, 0)
             os.pwrite(self._file, json.dumps(me).encode(), 0)
 
-    def _locked(self, out: Path) -> int:
+    def _locked(self, out: Path | str) -> int:
         while True:
             file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                holder = _holder(os.pread(file, 1000, 0))
+                other = holder(os.pread(file, 1000, 0))
                 os.close(file)
                 hint = "wait for it to end, or write to another file"
-                raise OutputError(f"{out} is being written by {holder}", hint) from None
+                raise OutputError(f"{out} is being written by {other}", hint) from None
             except OSError:  # a file system without locks: nobody can be told
                 return file
             try:
@@ -51,7 +51,8 @@ class Lock:
         os.close(self._file)
 
 
-def _holder(said: bytes) -> str:
+def holder(said: bytes) -> str:
+    """Who says so of itself."""
     try:
         me = json.loads(said)
         since = time.strftime("%H:%M", time.localtime(me["since"]))

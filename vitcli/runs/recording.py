@@ -282,6 +282,9 @@ class Recording:
     def _listed(self) -> Iterator[ImageRef]:
         """The inputs with their stamps. Raises OutputError for one that is an output too."""
         for ref in self._list_refs():
+            if ref.stamp is not None:
+                yield ref
+                continue
             found = _stat(ref.file)
             if found is not None and (found.st_dev, found.st_ino) in self._own:
                 raise OutputError(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Protocol, TypeAlias
 
 from vitcli.errors import UsageError
@@ -101,12 +101,12 @@ def with_page(form: Form | None, page: Callable[[Mapping[str, Any]], Page]) -> F
     return Form(opened, () if form is None else (PAGE,))
 
 
-def choose_format(out: Path | None, asked: str | None, known: dict[str, object]) -> str:
+def choose_format(out: Path | str | None, asked: str | None, known: dict[str, object]) -> str:
     """The format asked for, else the one the suffix says, else JSONL. Raises UsageError."""
     if asked is not None:
         name, origin = asked, f"--format {asked}"
-    elif out is not None and out.suffix:
-        name, origin = out.suffix[1:].lower(), f"the suffix of {out.name}"
+    elif out is not None and (path := PurePosixPath(out)).suffix:
+        name, origin = path.suffix[1:].lower(), f"the suffix of {path.name}"
     else:
         name, origin = "jsonl", ""
     if name not in known:

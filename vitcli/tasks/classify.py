@@ -53,7 +53,7 @@ class ClassifyJob:
     threshold: float | None = None
     select: Selection | None = None
     paths_only: bool = False
-    out: Path | None = None
+    out: Path | str | None = None  # a URL of a store is text
     format: str | None = None
     html: Path | None = None
     overwrite: bool = False
@@ -138,7 +138,7 @@ def _format(job: ClassifyJob) -> str:
     return choose_format(job.out, job.format, dict(PREDICTIONS))
 
 
-def _form(job: ClassifyJob, format: str) -> tuple[Path | None, Form]:
+def _form(job: ClassifyJob, format: str) -> tuple[Path | str | None, Form]:
     """The file of rows, which is the page where no other is asked for, and what is written."""
     rows = form_of("classify", format)
     if job.html is None:

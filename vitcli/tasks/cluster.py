@@ -36,6 +36,7 @@ from vitcli.sinks.files import PARTIAL
 from vitcli.tasks.job import Nobody, Summary, Watcher
 from vitcli.tasks.run import Run
 from vitcli.tasks.shards import CAN_RESUME, Division, begun, divided, is_complete, total
+from vitcli.tasks.staging import staged
 
 if TYPE_CHECKING:
     from vitcli.tasks.classify import ClassifyJob
@@ -70,6 +71,12 @@ def on_ray(address: str, job: Job, watcher: Watcher | None = None) -> Summary:
         raise DeviceError("--ray needs ray: pip install 'vitcli[ray]'")
     if job.running.device not in ("auto", "cpu", "cuda"):
         raise UsageError(f"Ray says which device is whose, not --device {job.running.device}")
+    if isinstance(job.out, str):
+        if job.resuming.shard is not None:
+            raise UsageError("--ray with --shard writes to files", "leave out --shard")
+        asked, overwrite = job.resuming, job.overwrite
+        with staged(job.out, (), asked, overwrite=overwrite, note=watcher.note) as file:
+            return on_ray(address, replace(job, out=file), watcher)
     out = divided(job.out, job.resuming, "--ray", "worker")
     if getattr(job, "html", None) is not None:
         raise UsageError("a page is made of all images", "leave out --ray or --html")
@@ -452,7 +459,7 @@ class _Worker:
     def do(self, shard: Shard, attempt: int) -> tuple[Summary, Progress] | VitError:
         """Make a shard, or go on with it where another worker was lost with it."""
         job = self._job
-        assert job.out is not None
+        assert isinstance(job.out, Path)
         out = shard.named(job.out)
         goes_on = attempt > 1 and (not job.overwrite or out.with_name(out.name + PARTIAL).exists())
         resuming = replace(job.resuming, shard=shard, resume=job.resuming.resume or goes_on)

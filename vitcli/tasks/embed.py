@@ -51,7 +51,7 @@ class EmbedJob:
     norm: bool = True
     l2: bool = False
     store: Literal["fp32", "fp16"] = "fp32"
-    out: Path | None = None
+    out: Path | str | None = None  # a URL of a store is text
     format: str | None = None
     overwrite: bool = False
     resuming: Resuming = Resuming()
@@ -87,7 +87,7 @@ def embed(job: EmbedJob, watcher: Watcher | None = None, sink: Sink | None = Non
         return run.into(sink, ready([job.model]))
     format = choose_format(job.out, job.format, dict(EMBEDDINGS))
     form = form_of("embed", format)
-    if form.data_start and Target(job.out).is_special:
+    if form.data_start and not isinstance(job.out, str) and Target(job.out).is_special:
         raise UsageError(
             f"{format} cannot be written to a pipe", "use --format jsonl, or --out FILE"
         )

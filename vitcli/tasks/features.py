@@ -16,10 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vitcli.checkpoints.engines import cache_folder
+from vitcli.checkpoints.cache import cache_folder
 from vitcli.checkpoints.load import Model
 from vitcli.errors import OutputError
-from vitcli.images.archives import Found, opened
+from vitcli.images.archives import Archive, Found, opened
 from vitcli.images.sources import FoundSource
 from vitcli.models.engine import Logits
 from vitcli.records import Batch, Embedded, Failure, Member, Row
@@ -119,8 +119,7 @@ def _hash(path: str, member: Member | None) -> str:
     if member is not None and member.fault is not None:
         return f"unreadable {path}"
     try:
-        with open(path if member is None else member.archive, "rb") as file:
-            image = file if member is None else opened(file, member)
+        with opened(Archive.at(member.archive), member) if member else open(path, "rb") as image:
             return hashlib.file_digest(image, "sha256").hexdigest()  # type: ignore[arg-type]
     except (OSError, ValueError):  # ValueError: damage in a zip
         return f"unreadable {path}"

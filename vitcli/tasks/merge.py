@@ -22,6 +22,7 @@ from vitcli.sinks import form_of
 from vitcli.sinks.files import Target, real
 from vitcli.tasks.job import Nobody, Summary, Watcher
 from vitcli.tasks.run import completing
+from vitcli.tasks.staging import brought, staged
 
 AT_A_TIME = 1024  # rows
 
@@ -45,13 +46,28 @@ class _Part:
 
 
 def merge(
-    shards: Sequence[Path], out: Path, *, overwrite: bool = False, watcher: Watcher | None = None
+    shards: Sequence[Path | str],
+    out: Path | str,
+    *,
+    overwrite: bool = False,
+    watcher: Watcher | None = None,
 ) -> Summary:
     """Write every row of every shard, in the order of the inputs.
 
-    Raises OutputError where a shard is missing, given twice, or of another run.
+    Those in a store are named by URLs or patterns, as text. Raises OutputError where a shard is
+    missing, given twice, or of another run.
     """
-    started, watcher = time.monotonic(), watcher or Nobody()
+    watcher = watcher or Nobody()
+    with (
+        staged(out, overwrite=overwrite, note=watcher.note) as file,
+        brought(shards) as files,
+    ):
+        assert file is not None
+        return _merge(files, file, overwrite=overwrite, watcher=watcher)
+
+
+def _merge(shards: Sequence[Path], out: Path, *, overwrite: bool, watcher: Watcher) -> Summary:
+    started = time.monotonic()
     parts = _complete([_read(path) for path in shards])
     first = parts[0]
     format = first.fingerprint["--format"]

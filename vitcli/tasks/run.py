@@ -31,6 +31,7 @@ from vitcli.sinks import Form
 from vitcli.sinks.files import Target, is_special
 from vitcli.tasks.batching import GrowingBatch
 from vitcli.tasks.job import Inputs, ModelOptions, Running, Summary, Watcher
+from vitcli.tasks.staging import staged
 
 if TYPE_CHECKING:  # they import torch, for which a run with nothing to do does not wait
     from vitcli.checkpoints.load import Model
@@ -54,19 +55,22 @@ class Ready:
 class Destination:
     """Where rows go, and what becomes of those that an earlier run has written there.
 
-    `options` is what a row depends on besides its image and the weights.
+    `options` is what a row depends on besides its image and the weights. A URL of a store is text;
+    `store` is its folder, while the output is a file.
     """
 
-    out: Path | None
+    out: Path | str | None
     form: Form
     command: str
     options: Mapping[str, object]
     overwrite: bool = False
     resuming: Resuming = Resuming()
     elsewhere: Mapping[str, Path] = field(default_factory=dict)  # by suffix, as Target's
+    store: str = ""
 
     def target(self) -> Target:
         shard, out = self.resuming.shard, self.out
+        assert not isinstance(out, str)
         if shard is not None:
             if out is None or is_special(out):
                 raise UsageError("a shard is a file", "name it with --out FILE")
@@ -204,6 +208,17 @@ class Run:
         A second round follows where the interrupted run has rows that are out of date by now.
         """
         self.shard = output.resuming.shard
+        if isinstance(output.out, str):
+            with staged(
+                output.out,
+                [suffix for suffix in output.form.suffixes if suffix not in output.elsewhere],
+                output.resuming,
+                overwrite=output.overwrite,
+                note=self.watcher.note,
+                shards=[self.shard] if self.shard else [],
+            ) as file:
+                here = replace(output, out=file, store=output.out[: output.out.rindex("/") + 1])
+                return self.write(here, specs, make_ready, offline=offline)
         target = output.target()
         target.check(*output.form.suffixes)
         if target.is_special:
@@ -228,10 +243,11 @@ class Run:
     ) -> bool:
         """Whether another round has to follow."""
         target = output.target()
+        assert target.out is not None
         with Recording(
             target,
             output.form.suffixes,
-            self._refs,
+            lambda: self._refs(stamped=True),
             asked=output.resuming,
             overwrite=output.overwrite,
             data_start=output.form.data_start,
@@ -244,7 +260,8 @@ class Run:
             self.progress, self.chosen = record.progress, record.chosen
             self.watcher.progress(self.progress)
             if record.is_complete:
-                self.watcher.note(f"{target.out} is already complete")
+                where = output.store + target.out.name if output.store else target.out
+                self.watcher.note(f"{where} is already complete")
                 return False
             work = load_once() if record.needs_model else _idle(record.header["meta"])
             header = {"meta": work.meta, "weights": described}
@@ -293,10 +310,10 @@ class Run:
             earlier=progress.earlier,
         )
 
-    def _refs(self) -> Iterator[ImageRef]:
+    def _refs(self, *, stamped: bool = False) -> Iterator[ImageRef]:
         """Our inputs, with their places among all."""
         self.unlisted = self.skipped = 0
-        for ref in sources.iter_refs(self.listed):
+        for ref in sources.iter_refs(self.listed, stamped=stamped):
             if self.shard is None or self.shard.has(ref.path):
                 yield ref
 

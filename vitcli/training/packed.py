@@ -8,10 +8,9 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import BinaryIO
 
 from vitcli.errors import InputError, printable
-from vitcli.images.archives import is_archive, opened
+from vitcli.images.archives import Archive, is_archive, opened
 from vitcli.images.braces import expanded
 from vitcli.images.scan import Scan
 from vitcli.records import Member
@@ -60,21 +59,21 @@ def iter_packed(archive: str, scan: Scan) -> Iterator[Packed]:
     images: list[tuple[str, Member]] = []
     labels: dict[str, dict[str, str]] = {}
     both = replace(scan, members=scan.members | frozenset(BESIDE))
-    with open(archive, "rb") as file:
-        for path, member in both.images(archive):
-            if member is None:
-                raise InputError(f"{printable(archive)} is neither a tar nor a zip")
-            if member.data is not None:
-                raise InputError(
-                    f"{printable(archive)} is compressed, so it can only be read front to back",
-                    "decompress the tar: images hardly become smaller by it",
-                )
-            suffix = os.path.splitext(path)[1].lower()
-            if suffix in BESIDE:
-                if (label := _label(file, member, suffix)) is not None:
-                    labels.setdefault(_key(path), {})[suffix] = label
-            elif path != archive:
-                images.append((path, member))
+    file = Archive.at(archive)
+    for path, member in both.images(archive):
+        if member is None:
+            raise InputError(f"{printable(archive)} is neither a tar nor a zip")
+        if member.data is not None:
+            raise InputError(
+                f"{printable(archive)} is compressed, so it can only be read front to back",
+                "decompress the tar: images hardly become smaller by it",
+            )
+        suffix = os.path.splitext(path)[1].lower()
+        if suffix in BESIDE:
+            if (label := _label(file, member, suffix)) is not None:
+                labels.setdefault(_key(path), {})[suffix] = label
+        elif path != archive:
+            images.append((path, member))
     for path, member in images:
         beside = labels.get(_key(path), {})
         label = next((beside[suffix] for suffix in BESIDE if suffix in beside), None)
@@ -100,7 +99,7 @@ def _key(path: str) -> str:
     return folder + slash + base.partition(".")[0]
 
 
-def _label(file: BinaryIO, member: Member, suffix: str) -> str | None:
+def _label(file: Archive, member: Member, suffix: str) -> str | None:
     if member.fault is not None or member.size > LONGEST_LABEL:
         return None
     try:
