@@ -29,11 +29,21 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("list_on_stdin", [("-",), ("--files-from", "-")], ids=" ".join)
 def test_two_devices_give_the_rows_of_one(
-    vit: Vit, vit_process: Vit, photos: Path, tmp_path: Path
+    vit: Vit, vit_process: Vit, photos: Path, tmp_path: Path, list_on_stdin: tuple[str, ...]
 ) -> None:
     listed = "\n".join(str(path) for path in sorted(photos.iterdir())).encode()
-    two = ("-", *DEMO, "--devices", "cpu,cpu", "--summary", "run.json", "-o", "two.jsonl")
+    two = (
+        *list_on_stdin,
+        *DEMO,
+        "--devices",
+        "cpu,cpu",
+        "--summary",
+        "run.json",
+        "-o",
+        "two.jsonl",
+    )
     ended = vit_process("classify", *two, input=listed)
     assert ended.code == 3, ended.err
     assert "297 of 300 images done, 3 failed" in ended.err

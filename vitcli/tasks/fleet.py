@@ -12,7 +12,7 @@ in its files; and its reading tasks and its own actors wait for processors that 
 
 from __future__ import annotations
 
-import sys
+import io
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitcli.errors import DeviceError, Interrupted, OutputError, UsageError, VitError
+from vitcli.images.sources import copy_stdin
 from vitcli.images.workers import MOST_WORKERS
 from vitcli.records import Progress
 from vitcli.runs.asked import Shard
@@ -68,7 +69,7 @@ def on_ray(address: str, job: Job, watcher: Watcher | None = None) -> Summary:
         watcher.note(f"{out} is complete: what is new is done here alone")
         return task_of(job)(job, watcher)
     there = _count(out, job)
-    stdin = _stdin() if "-" in (*job.inputs.paths, job.inputs.files_from) else None
+    stdin = _stdin() if job.inputs.has_stdin else None
     if stdin is None:
         run = Run(job.inputs, job.running, watcher)
         run.list_inputs()
@@ -291,8 +292,7 @@ class _Part:
 
 
 def _stdin() -> bytes:
-    """A list that comes through a pipe can be read once, and each worker reads it."""
-    if sys.stdin is None:
-        return b""
-    with open(0, "rb", closefd=False) as stdin:
-        return stdin.read()
+    """For the workers, each of which reads the list."""
+    copy = io.BytesIO()
+    copy_stdin(copy)
+    return copy.getvalue()
