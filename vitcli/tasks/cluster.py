@@ -16,7 +16,7 @@ from typing import IO, Any
 from vitcli.errors import DeviceError
 
 REACHED_WITHIN = 10.0  # seconds
-TRIES_TO_REACH = "8"  # of a second each, by Ray
+TRIES_TO_REACH = "4"  # of a second each, by Ray
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing goes over the network but the work
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # else a warning
