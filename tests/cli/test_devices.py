@@ -29,11 +29,21 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("list_on_stdin", [("-",), ("--files-from", "-")], ids=" ".join)
 def test_two_devices_give_the_rows_of_one(
-    vit: Vit, vit_process: Vit, photos: Path, tmp_path: Path
+    vit: Vit, vit_process: Vit, photos: Path, tmp_path: Path, list_on_stdin: tuple[str, ...]
 ) -> None:
     listed = "\n".join(str(path) for path in sorted(photos.iterdir())).encode()
-    two = ("-", *DEMO, "--devices", "cpu,cpu", "--summary", "run.json", "-o", "two.jsonl")
+    two = (
+        *list_on_stdin,
+        *DEMO,
+        "--devices",
+        "cpu,cpu",
+        "--summary",
+        "run.json",
+        "-o",
+        "two.jsonl",
+    )
     ended = vit_process("classify", *two, input=listed)
     assert ended.code == 3, ended.err
     assert "297 of 300 images done, 3 failed" in ended.err
@@ -143,20 +153,23 @@ def test_mistakes_are_told_before_anything_starts(vit: Vit, photos: Path, tmp_pa
 
 
 @pytest.mark.slow
-def test_torchrun_gives_each_process_its_shard(vit: Vit, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("command", "suffix"), [("classify", ".jsonl"), ("embed", ".npy")])
+def test_torchrun_gives_each_process_its_shard(
+    vit: Vit, tmp_path: Path, command: str, suffix: str
+) -> None:
     """Of good images: it takes exit code 3 for a failure, and ends the others."""
     photos = tmp_path / "good"
     many_photos(photos, 40)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     torchrun += ["--master-port", str(20_000 + os.getpid() % 20_000), "-m", "vitcli"]
     subprocess.run(
-        [*torchrun, "embed", str(photos), *DEMO, "-o", "two.npy"],
+        [*torchrun, command, str(photos), *DEMO, "-o", f"two{suffix}"],
         cwd=tmp_path,
         env=environment(),
         capture_output=True,
         timeout=120,
     )
-    shards = [f"two-0000{n}-of-00002.npy" for n in (1, 2)]
-    assert vit("merge", *shards, "-o", "two.npy").code == 0
-    assert vit("embed", photos, *DEMO, "-o", "one.npy").code == 0
-    assert_same_rows(tmp_path / "two.npy", tmp_path / "one.npy")
+    shards = [f"two-0000{n}-of-00002{suffix}" for n in (1, 2)]
+    assert vit("merge", *shards, "-o", f"two{suffix}").code == 0
+    assert vit(command, photos, *DEMO, "-o", f"one{suffix}").code == 0
+    assert_same_rows(tmp_path / f"two{suffix}", tmp_path / f"one{suffix}")

@@ -21,10 +21,10 @@ from tests.faults.rules import contents
 from tests.faults.test_resume import assert_same_rows
 from tests.fixtures.photos import many_photos
 from vitcli.cli.parse import with_address
-from vitcli.tasks import cluster
+from vitcli.tasks import cluster, fleet
 
 DEMO = ("-m", "demo", "-j", "0", "-b", "8")
-HAS_RAY = cluster.find_spec("ray") is not None
+HAS_RAY = fleet.find_spec("ray") is not None
 needs_ray = pytest.mark.skipif(not HAS_RAY, reason="ray is not installed: pip install '.[ray]'")
 
 
@@ -120,7 +120,7 @@ def test_what_was_done_before_an_end_is_taken_up(
     [*begun] = tmp_path.glob("two-*-of-00008.jsonl*")
     assert begun and not (tmp_path / "two.jsonl").exists()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cluster, "SHARDS_EACH", 1)
+        patch.setattr(fleet, "SHARDS_EACH", 1)
         ended = vit(*shared, "--resume")
     assert ended.code == 3 and "of them before" in ended.err
     assert vit("classify", photos, *DEMO, "-o", "one.jsonl").code == 3
@@ -150,17 +150,16 @@ def test_a_cluster_that_others_have_started_stays(
                 [sys.executable, *start], env={**clean_env, **env}, stdout=said, stderr=said
             )
         try:
-            for command, out in (("classify", "x.jsonl"), ("embed", "x.npy")):
-                run = (command, photos, *DEMO, "-o")
-                deadline = time.monotonic() + 60
-                while b"runtime started" not in (tmp_path / "said").read_bytes():
-                    assert head.poll() is None and time.monotonic() < deadline
-                    time.sleep(0.1)
-                ended = vit_process(*run, f"ray-{out}", "--ray", address, env=env)
-                assert ended.code == 3 and head.poll() is None, ended.err
-                assert "39 of 40 images done, 1 failed" in ended.err
-                assert vit(*run, out).code == 3
-                assert_same_rows(tmp_path / f"ray-{out}", tmp_path / out)
+            run = ("classify", photos, *DEMO, "-o")
+            deadline = time.monotonic() + 60
+            while b"runtime started" not in (tmp_path / "said").read_bytes():
+                assert head.poll() is None and time.monotonic() < deadline
+                time.sleep(0.1)
+            ended = vit_process(*run, "ray-x.jsonl", "--ray", address, env=env)
+            assert ended.code == 3 and head.poll() is None, ended.err
+            assert "39 of 40 images done, 1 failed" in ended.err
+            assert vit(*run, "x.jsonl").code == 3
+            assert_same_rows(tmp_path / "ray-x.jsonl", tmp_path / "x.jsonl")
             wrong = {**env, "RAY_AUTH_TOKEN_PATH": "", "RAY_AUTH_TOKEN": "f" * 64}
             refused = vit_process("embed", photos, "-o", "y.npy", "--ray", address, env=wrong)
             assert_one_line(refused, f"no Ray cluster at {address}: it ")
@@ -180,7 +179,7 @@ def test_what_is_waited_for_is_said(
         def is_there(self) -> bool:
             return True
 
-    monkeypatch.setattr(cluster, "PATIENCE", 0.5)
+    monkeypatch.setattr(fleet, "PATIENCE", 0.5)
     other = ray.remote(Other).options(num_cpus=2).remote()
     assert ray.get(other.is_there.remote(), timeout=60)
     leaving = Timer(3, ray.kill, [other])
@@ -221,7 +220,7 @@ def test_mistakes_are_told_before_anything_starts(
         ended = vit(*run, *more)
         if HAS_RAY or "--devices" in more:
             assert (ended.code, said in ended.err) == (code, True), ended.err
-    monkeypatch.setattr(cluster, "find_spec", lambda name: None)
+    monkeypatch.setattr(fleet, "find_spec", lambda name: None)
     ended = vit(*run, "-o", "x.jsonl")
     assert_one_line(ended, "vit: --ray needs ray: pip install 'vitcli[ray]'")
     assert not list(tmp_path.iterdir())

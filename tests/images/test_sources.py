@@ -349,14 +349,15 @@ def test_a_list_that_cannot_be_read_is_an_error(name: str) -> None:
         listed(files_from=name)
 
 
+@pytest.mark.parametrize("asked", ["['-']", "[], files_from='-'"])
 @pytest.mark.parametrize(
     ("stdin", "expected"),
     [(b"a.jpg\nb.jpg", "['a.jpg', 'b.jpg']"), (b"", "[]"), (None, "cannot read standard input")],
 )
-def test_a_dash_is_a_list_on_standard_input(stdin: bytes | None, expected: str) -> None:
+def test_a_dash_is_a_list_on_standard_input(stdin: bytes | None, expected: str, asked: str) -> None:
     script = (
         "from vitcli.images.sources import *\n"
-        "sources = open_sources(['-'])\n"
+        f"sources = open_sources({asked})\n"
         "assert count(sources) is None\n"
         "try: print([ref.path for ref in iter_refs(sources)])\n"
         "except InputError as error: print(error)\n"

@@ -149,7 +149,7 @@ def classify(
             resuming=common.resuming,
         )
         if common.ray is not None:
-            from vitcli.tasks.cluster import on_ray
+            from vitcli.tasks.fleet import on_ray
 
             summary = on_ray(common.ray, job, screen)
         else:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from vitcli.cli.ending import end
 from vitcli.cli.groups import Common
 from vitcli.cli.screen import Screen
 from vitcli.errors import DeviceError, Interrupted, OutputError
+from vitcli.images.sources import copy_stdin
 from vitcli.images.workers import MOST_WORKERS, available_cpus, fate
 from vitcli.records import ErrorType, Failure, ImageRef, Progress
 from vitcli.runs.asked import Shard
@@ -126,7 +126,7 @@ def _run(
         theirs, ours = os.pipe()  # whatever ends us closes our end
         opened.callback(os.close, theirs)
         opened.callback(os.close, ours)
-        stdin = _stdin(folder) if "-" in common.inputs.paths else None
+        stdin = _stdin(folder) if common.inputs.has_stdin else None
         processes: list[_Process] = []
         opened.enter_context(_ended_with_us(processes))
         for device, shard in parts:
@@ -260,8 +260,8 @@ def _report(folder: Path, shard: Shard) -> Summary:
 
 
 def _stdin(folder: Path) -> Path:
-    """A list that comes through a pipe can be read once, and each process reads it."""
+    """For the processes, each of which reads the list."""
     copy = folder / "stdin"
-    with open(0, "rb", closefd=False) as stdin, copy.open("wb") as file:
-        shutil.copyfileobj(stdin, file)
+    with copy.open("wb") as file:
+        copy_stdin(file)
     return copy

@@ -150,7 +150,7 @@ def embed(
             resuming=common.resuming,
         )
         if common.ray is not None:
-            from vitcli.tasks.cluster import on_ray
+            from vitcli.tasks.fleet import on_ray
 
             summary = on_ray(common.ray, job, screen)
         else:

@@ -61,7 +61,7 @@ Paths = Annotated[
 ]
 FilesFrom = Annotated[
     str | None,
-    _option("--files-from", help="Read paths from FILE, one a line.", metavar="FILE"),
+    _option("--files-from", help="Read paths from FILE, one a line; - is stdin.", metavar="FILE"),
 ]
 Null = Annotated[
     bool, _option("-0", "--null", help="Paths in a list, and those of --paths-only, end with NUL.")

@@ -114,7 +114,7 @@ def check_paths(paths: list[str] | None, files_from: str | None) -> tuple[str, .
         raise UsageError(
             "no images are given", "name files or directories, or - for a list on stdin"
         )
-    if "-" in (paths or ()) and (sys.stdin is None or sys.stdin.isatty()):
+    if "-" in (*(paths or ()), files_from) and (sys.stdin is None or sys.stdin.isatty()):
         raise UsageError(
             "paths expected on stdin", "pipe them in: find photos -name '*.jpg' | vit ... -"
         )

@@ -6,10 +6,10 @@ from __future__ import annotations
 import glob
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
-from typing import Protocol
+from typing import IO, Protocol
 
 from vitcli import stores
 from vitcli.errors import InputError, printable
@@ -192,23 +192,32 @@ class ListSource:
     def _entries(self) -> Iterator[bytes]:
         separator = b"\0" if self.null else b"\n"
         rest = b""
-        for chunk in self._chunks():
+        for chunk in _chunks(self.file):
             *entries, rest = (rest + chunk).split(separator)
             yield from filter(None, map(self._trim, entries))
         if last := self._trim(rest):
             yield last
 
-    def _chunks(self) -> Iterator[bytes]:
-        name = "standard input" if isinstance(self.file, int) else printable(self.file)
-        try:
-            with open(self.file, "rb", buffering=0, closefd=isinstance(self.file, str)) as file:
-                while chunk := os.read(file.fileno(), READ_SIZE):
-                    yield chunk
-        except OSError as error:
-            raise InputError(f"cannot read {name}: {error.strerror}") from None
-
     def _trim(self, entry: bytes) -> bytes:
         return entry if self.null else entry.removesuffix(b"\r")
+
+
+def _chunks(file: str | int) -> Iterator[bytes]:
+    name = "standard input" if isinstance(file, int) else printable(file)
+    try:
+        with open(file, "rb", buffering=0, closefd=isinstance(file, str)) as opened:
+            while chunk := os.read(opened.fileno(), READ_SIZE):
+                yield chunk
+    except OSError as error:
+        raise InputError(f"cannot read {name}: {error.strerror}") from None
+
+
+def copy_stdin(copy: IO[bytes]) -> None:
+    """A list that comes through a pipe can be read once: who reads it again, or in several
+    processes, reads a copy. Raises InputError."""
+    for chunk in _chunks(0):
+        copy.write(chunk)
+    copy.flush()
 
 
 def open_sources(
@@ -218,7 +227,7 @@ def open_sources(
     null: bool = False,
     scan: Scan | None = None,
 ) -> list[Source]:
-    """The source for each input, checked. `-` is a list on standard input.
+    """The source for each input, checked. `-` is a list on standard input, as for `files_from`.
 
     Raises InputError for a directory without images and for a pattern without matches.
     """
@@ -236,7 +245,7 @@ def open_sources(
         else:
             sources.append(FileSource(text, scan))
     if files_from is not None:
-        sources.append(ListSource(files_from, null, scan))
+        sources.append(ListSource(0 if files_from == "-" else files_from, null, scan))
     for source in sources:
         source.check()
     return sources

@@ -35,6 +35,11 @@ class Inputs:
     limits: Limits = Limits()
     tolerance: Tolerance = Tolerance()
 
+    @property
+    def has_stdin(self) -> bool:
+        """Whether a list of paths comes through standard input."""
+        return "-" in (*self.paths, self.files_from)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelOptions:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -321,14 +320,12 @@ class Run:
         return sources.count(self.listed) if self.shard is None else None
 
     def _hold_stdin(self) -> None:
-        """A list that comes through a pipe can be read once; a resumed run reads it again."""
+        """A resumed run reads its list again."""
         for place, source in enumerate(self.listed):
             if isinstance(source, sources.ListSource) and isinstance(source.file, int):
                 copy = NamedTemporaryFile(prefix="vit-list-")  # noqa: SIM115  # removed at the end
                 self.held.append(copy)
-                with open(source.file, "rb", closefd=False) as stdin:
-                    shutil.copyfileobj(stdin, copy)
-                copy.flush()
+                sources.copy_stdin(copy)
                 self.listed[place] = replace(source, file=copy.name)
 
     @contextmanager
