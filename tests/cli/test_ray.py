@@ -20,6 +20,7 @@ from tests.conftest import Ended, Vit
 from tests.faults.rules import contents
 from tests.faults.test_resume import assert_same_rows
 from tests.fixtures.photos import many_photos
+from tests.fixtures.store import Way
 from vitcli.cli.parse import with_address
 from vitcli.tasks import cluster, fleet
 
@@ -203,6 +204,40 @@ def test_a_cluster_of_its_own_is_silent_and_ends_with_the_run(
     assert len(ended.err.splitlines()) == 1 and ended.err.startswith("vit: 10 images in ")
     missing = vit_process("classify", examples, "--ray", "127.0.0.1:1", "-o", "x.csv")
     assert_one_line(missing, "no Ray cluster at 127.0.0.1:1")
+
+
+@needs_ray
+@pytest.mark.slow
+def test_the_merged_output_goes_into_a_bucket(
+    vit: Vit,
+    vit_process: Vit,
+    reached: Way,
+    clean_env: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """Once, and nothing of the shards with it. What is whole is found there again."""
+    many_photos(tmp_path / "p", 10, broken=(5,))
+    run = ("embed", "p", *DEMO, "-o")
+    env = {"VIT_CACHE": str(tmp_path / "cache")}
+    shared = (*run, "s3://bkt/ray/one.npy", "--ray", "local")
+    ended = vit_process(*shared, env=env)
+    assert ended.code == 3 and ended.err.endswith("-> s3://bkt/ray/one.npy\n"), ended.err
+    assert vit(*run, "one.npy").code == 3
+    found = reached.client.list_objects_v2(Bucket="bkt", Prefix="ray/")["Contents"]
+    names = {entry["Key"].removeprefix("ray/") for entry in found}
+    assert names == {".one.npy.journal", "one.index.jsonl", "one.meta.json", "one.npy"}
+    (tmp_path / "got").mkdir()
+    for name in names:
+        reached.client.download_file("bkt", f"ray/{name}", str(tmp_path / "got" / name))
+    assert_same_rows(tmp_path / "got" / "one.npy", tmp_path / "one.npy")
+    assert not [path for path in (tmp_path / "cache" / "outputs").rglob("*") if path.is_file()]
+    reached.asked.clear()
+    monkeypatch.setitem(clean_env, "VIT_CACHE", env["VIT_CACHE"])
+    again = vit(*shared, "--resume")
+    assert again.code == 3 and "one.npy is already complete" in again.err
+    sent = [key for key in reached.asked if key.startswith("PUT ")]
+    assert sent == ["PUT one.npy.partial"]
 
 
 def test_mistakes_are_told_before_anything_starts(

@@ -110,13 +110,19 @@ def read_commits(journal: Path) -> list[Commit]:
     return commits
 
 
-def read_entries(journal: Path, end: int) -> Iterator[Entry]:
-    """The inputs up to a place in the journal."""
-    with journal.open("rb") as file:
-        while file.tell() < end:
-            line = file.readline()
-            if line.startswith(b"["):
+def read_entries(journal: Path, end: int, at_a_time: int = CHUNK) -> Iterator[Entry]:
+    """The inputs up to a place in the journal. It is open only while so many bytes are read."""
+    at = 0
+    while at < end:
+        with journal.open("rb") as file:
+            file.seek(at)
+            lines = file.readlines(at_a_time)
+        if not lines:
+            return
+        for line in lines:
+            if at < end and line.startswith(b"["):
                 yield Entry.of(line)
+            at += len(line)
 
 
 def last_agreed(commits: Sequence[Commit], files: Sequence[Path]) -> Commit | None:

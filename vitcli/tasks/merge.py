@@ -6,7 +6,6 @@ import heapq
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -15,8 +14,8 @@ from typing import Any
 from vitcli.errors import OutputError, UsageError
 from vitcli.records import ImageRef, Kept, Progress
 from vitcli.runs.asked import Shard, parse_shard
-from vitcli.runs.finished import Finished
-from vitcli.runs.journal import Entry, difference, journal_of, read_entries, read_header
+from vitcli.runs.finished import Rows
+from vitcli.runs.journal import CHUNK, Entry, difference, journal_of, read_entries, read_header
 from vitcli.runs.recording import Recording
 from vitcli.sinks import form_of
 from vitcli.sinks.files import Target, real
@@ -25,6 +24,7 @@ from vitcli.tasks.run import completing
 from vitcli.tasks.staging import brought, staged
 
 AT_A_TIME = 1024  # rows
+AHEAD = 256 << 20  # bytes, of the files of all shards together
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +41,8 @@ class _Part:
         """That of the whole run."""
         return {**self.header["fingerprint"], "--shard": None}
 
-    def entries(self) -> Iterator[Entry]:
-        return read_entries(self.journal, self.journal.stat().st_size)
+    def entries(self, ahead: int) -> Iterator[Entry]:
+        return read_entries(self.journal, self.journal.stat().st_size, ahead)
 
 
 def merge(
@@ -80,20 +80,16 @@ def _merge(shards: Sequence[Path], out: Path, *, overwrite: bool, watcher: Watch
         raise UsageError(
             f"the shards are {format}", f"name the output {out.stem}{first.path.suffix}"
         )
-    key = _order(parts)
+    ahead = min(CHUNK, max(1, AHEAD // len(parts) // 3))  # journal, text and array
+    key = _order(parts, ahead)
     progress = Progress()
     target = Target(out, overwrite=overwrite)
     target.check(*form.suffixes)
-    with (
-        Recording(target, form.suffixes, lambda: iter(()), overwrite=True) as record,
-        ExitStack() as opened,
-    ):
+    with Recording(target, form.suffixes, lambda: iter(()), overwrite=True) as record:
         record.plan(first.fingerprint)
-        stores = [Finished(part.journal, form.data_start) for part in parts]
-        for store in stores:
-            opened.callback(store.close)
+        stores = [Rows(part.journal, form.data_start, ahead) for part in parts]
         header = {"meta": first.header["meta"], "weights": first.header["weights"]}
-        merged = _rows(parts, stores, key)
+        merged = _rows(parts, stores, key, ahead)
         with completing(
             record.begin(lambda files: form.open(files, first.header["meta"]), header)
         ) as sink:
@@ -143,14 +139,14 @@ def _complete(parts: Sequence[_Part]) -> list[_Part]:
     return [found[number] for number in sorted(found)]
 
 
-def _order(parts: Sequence[_Part]) -> Callable[[Entry], Any]:
+def _order(parts: Sequence[_Part], ahead: int) -> Callable[[Entry], Any]:
     """What brings the rows of all shards into the order of the inputs: their places, or, where
     the shards have seen different inputs, their paths, if that is the order of each shard."""
-    if _is_one_listing(parts):
+    if _is_one_listing(parts, ahead):
         return lambda entry: entry.place
     for part in parts:
         last = b""
-        for entry in part.entries():
+        for entry in part.entries(ahead):
             path = os.fsencode(entry.path)
             if path < last:
                 raise OutputError(
@@ -161,12 +157,13 @@ def _order(parts: Sequence[_Part]) -> Callable[[Entry], Any]:
     return lambda entry: os.fsencode(entry.path)
 
 
-def _is_one_listing(parts: Sequence[_Part]) -> bool:
+def _is_one_listing(parts: Sequence[_Part], ahead: int) -> bool:
     """Whether the places follow each other. The row of a file that is gone has that of the input
     before it in its own shard."""
     last = owner = -1
     streams = [
-        ((entry.place, number) for entry in part.entries()) for number, part in enumerate(parts)
+        ((entry.place, number) for entry in part.entries(ahead))
+        for number, part in enumerate(parts)
     ]
     for place, number in heapq.merge(*streams):
         if place == last + 1:
@@ -177,10 +174,10 @@ def _is_one_listing(parts: Sequence[_Part]) -> bool:
 
 
 def _rows(
-    parts: Sequence[_Part], stores: Sequence[Finished], key: Callable[[Entry], Any]
+    parts: Sequence[_Part], stores: Sequence[Rows], key: Callable[[Entry], Any], ahead: int
 ) -> Iterator[Kept]:
     def keyed(number: int) -> Iterator[tuple[Any, int, int, Entry]]:
-        for position, entry in enumerate(parts[number].entries()):
+        for position, entry in enumerate(parts[number].entries(ahead)):
             yield key(entry), number, position, entry
 
     merged = heapq.merge(*map(keyed, range(len(parts))))
