@@ -428,6 +428,24 @@ def test_what_cannot_be_learnt_is_told(vit: Vit, tmp_path: Path) -> None:
     assert done.code == 1 and "labels are not read from Parquet" in done.err
 
 
+@pytest.mark.parametrize("closed", ["data", "data/train"])
+def test_a_folder_that_may_not_be_looked_into_is_named(
+    vit: Vit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, closed: str
+) -> None:
+    picture(tmp_path / "data" / "train" / "a" / "1.png")
+    listed = {"scandir": os.scandir, "listdir": os.listdir}
+    for name, real in listed.items():
+
+        def refuse(path: object = ".", real: Callable[..., object] = real) -> object:
+            if os.fspath(path) == closed:  # type: ignore[call-overload]
+                raise PermissionError(errno.EACCES, "Permission denied")
+            return real(path)
+
+        monkeypatch.setattr(os, name, refuse)
+    done = vit("finetune", "data", "-m", "demo", "--out", "run", "-j", "0")
+    assert done.code == 1 and f"cannot list {closed}: Permission denied" in done.err
+
+
 def test_a_full_disk_is_named_where_the_state_is_saved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -61,6 +61,7 @@ def read_examples(
     Paths in a table are relative to its folder. Where no labels are asked for, every image below
     the folder counts. Raises InputError for what has no labels.
     """
+    _check_listed(data)
     if os.path.isdir(data) and not labelled:
         source = DirectorySource(data, replace(scan, suffixes=scan.suffixes | {".tar", ".zip"}))
         source.check()
@@ -86,6 +87,17 @@ def read_examples(
     if not examples:
         raise InputError(f"{printable(data)} lists no images")
     return examples
+
+
+def _check_listed(data: str) -> None:
+    """Raises InputError for a folder, or a part of it, that may not be looked into."""
+    parts = (os.path.join(data, name) for name in SPLIT_OF)
+    for folder in (data, *parts):
+        if os.path.isdir(folder):
+            try:
+                os.scandir(folder).close()
+            except OSError as error:
+                raise InputError(f"cannot list {printable(folder)}: {error.strerror}") from None
 
 
 def _unlabelled(path: str, scan: Scan) -> Iterator[Example]:
