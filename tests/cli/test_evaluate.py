@@ -148,6 +148,33 @@ def test_predictions_on_disk_score_as_the_model_does(vit: Vit, digits: Path) -> 
         assert saved_model[name] == model[name]
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"error": {"type": "strange", "message": "?"}},
+        {"error": "?"},
+        {"predictions": [{"label": "3", "score": 0.5}]},
+        {"predictions": [{"label": "3", "index": -1, "score": 0.5}]},
+        {"embedding": [0.5]},
+    ],
+)
+def test_predictions_of_something_else_are_refused(
+    vit: Vit, digits: Path, tmp_path: Path, fields: dict[str, object]
+) -> None:
+    good = {"path": "a", "predictions": [{"label": "3", "index": 3, "score": 0.5}]}
+    lines = [json.dumps(row) for row in (good, {"path": "b"} | fields)]
+    (tmp_path / "odd.jsonl").write_text("\n".join(lines))
+    done = vit("evaluate", digits, "--preds", "odd.jsonl")
+    assert done.code == 1 and "odd.jsonl, line 2 is no row of vit classify" in done.err
+
+
+def test_one_image_has_no_neighbours(vit: Vit, tmp_path: Path) -> None:
+    (tmp_path / "one" / "a").mkdir(parents=True)
+    Image.new("L", (8, 8)).save(tmp_path / "one" / "a" / "1.png")
+    done = vit("evaluate", "one", "-m", "demo", "--knn", "3")
+    assert done.code == 1 and "one image has no neighbours" in done.err
+
+
 def test_neighbours_vote_as_scikit_learns(vit: Vit, digits: Path) -> None:
     found = json.loads(vit("evaluate", digits, "-m", "demo", "--knn", "7", "--json").out)
     known = vitcli.embed([str(digits / "train")], model="demo", l2=True, workers=0)

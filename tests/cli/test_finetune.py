@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import os
 import shutil
@@ -25,8 +27,10 @@ from tests.conftest import Vit
 from tests.fixtures.digits import make_digits
 from vitcli.checkpoints.cache import cache_folder
 from vitcli.checkpoints.load import load
+from vitcli.errors import WriteError
 from vitcli.images.augment import LEVELS
 from vitcli.records import Preprocess
+from vitcli.training.state import save_state
 
 FAST = ("--epochs", "2", "--batch-size", "16", "--no-flip", "-j", "0")
 
@@ -163,6 +167,7 @@ def test_mistaken_options_are_named_as_they_are_spelled(vit: Vit, tiny: Path) ->
         ("--label-smoothing", "1.5", "--label-smoothing 1.5"),
         ("--layer-decay", "2", "--layer-decay 2"),
         ("--val-split", "1", "--val-split 1"),
+        ("--seed", "4294967296", "--seed 4294967296"),
         ("--train", "last-0", "last-0 trains no block"),
         ("--train", "body", "known are head, full, lora, and last-N"),
         ("--dtype", "fp16", "fp16 does not train on a CPU"),
@@ -388,7 +393,7 @@ def test_odd_data_are_named(vit: Vit, tmp_path: Path) -> None:
         "0.5",
     )
     assert vit(*args).code == 3
-    again = vit(*args, "--resume")  # nothing is left to do: as the finished run
+    again = vit("finetune", "./alone/", *args[2:], "--resume")  # nothing is left to do
     assert again.code == 3 and "left out: alone/train/a/3.png: not an image" in again.err
     assert "alone/train/a/3.png" in (tmp_path / "run3" / "report.html").read_text()
     labels = [json.loads(line)["label"] for line in (tmp_path / "run3" / "split.jsonl").open()]
@@ -396,6 +401,61 @@ def test_odd_data_are_named(vit: Vit, tmp_path: Path) -> None:
     again = vit(*args, "--resume", "--no-flip", "--label-smoothing", "0.2")
     assert again.code == 1 and "--no-flip was False, is True" in again.err
     assert "--label-smoothing was None, is 0.2" in again.err
+
+
+def test_what_cannot_be_learnt_is_told(vit: Vit, tmp_path: Path) -> None:
+    rest = ("-m", "demo", "--epochs", "1", "--train", "full", "-j", "0", "--out")
+    for name in ("a/1", "a/2", "b/1", "b/2", "c/1"):
+        picture(tmp_path / "data" / f"{name}.png")
+    (tmp_path / "data" / "c" / "1.png").write_bytes(b"")
+    done = vit("finetune", "data", *rest, "lost")
+    assert done.code == 3 and "no image of class c can be read" in done.err
+    lines = ["image,class", "data/a/1.png,a", "data/b/1.png,b"]  # a header with other names
+    (tmp_path / "named.csv").write_text("\n".join(lines))
+    assert vit("finetune", "named.csv", *rest, "named").code == 0
+    config = json.loads((tmp_path / "named" / "config.json").read_text())
+    assert sorted(config["label2id"]) == ["a", "b"]
+    (tmp_path / "gone.csv").write_text("no/1.png,a\nno/2.png,b\n")
+    done = vit("finetune", "gone.csv", *rest, "gone")
+    assert done.code == 1 and "none of 2 images can be read; the first, no/1.png: no" in done.err
+    (tmp_path / "latin.csv").write_bytes(b"data/a/1.png,\xe9\ndata/b/1.png,b\n")
+    done = vit("finetune", "latin.csv", *rest, "latin")
+    assert done.code == 1 and r"class \udce9 is not UTF-8" in done.err
+    (tmp_path / "excel.csv").write_text("data/a/1.png;a\ndata/b/1.png;b\n")
+    done = vit("finetune", "excel.csv", *rest, "excel")
+    assert done.code == 1 and "path and label, separated by commas" in done.err
+    done = vit("finetune", "x.parquet", *rest, "parquet")
+    assert done.code == 1 and "labels are not read from Parquet" in done.err
+
+
+@pytest.mark.parametrize("closed", ["data", "data/train"])
+def test_a_folder_that_may_not_be_looked_into_is_named(
+    vit: Vit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, closed: str
+) -> None:
+    picture(tmp_path / "data" / "train" / "a" / "1.png")
+    listed = {"scandir": os.scandir, "listdir": os.listdir}
+    for name, real in listed.items():
+
+        def refuse(path: object = ".", real: Callable[..., object] = real) -> object:
+            if os.fspath(path) == closed:  # type: ignore[call-overload]
+                raise PermissionError(errno.EACCES, "Permission denied")
+            return real(path)
+
+        monkeypatch.setattr(os, name, refuse)
+    done = vit("finetune", "data", "-m", "demo", "--out", "run", "-j", "0")
+    assert done.code == 1 and f"cannot list {closed}: Permission denied" in done.err
+
+
+def test_a_full_disk_is_named_where_the_state_is_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(io.BytesIO):
+        def write(self, data: object) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "open", lambda *args: Full())
+    with pytest.raises(WriteError, match="No space left"):
+        save_state(tmp_path, {"step": torch.ones(9)})
 
 
 def test_augmentation_depends_on_seed_epoch_and_place_alone() -> None:

@@ -32,6 +32,7 @@ class Noise:
     """12 images of noise, 6 a step; 6 others are held out."""
 
     order: Order = field(default_factory=lambda: Order(12, 6, 0))
+    held: int = 6
 
     def images(self, seed: int, count: int) -> tuple[Tensor, Tensor]:
         draw = torch.Generator().manual_seed(seed)
@@ -46,7 +47,8 @@ class Noise:
                 yield Step(e, s, pixels[at], labels[at], at, 0)
 
     def held_out(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        yield (*self.images(1, 6), torch.arange(6))
+        if self.held:
+            yield (*self.images(1, self.held), torch.arange(self.held))
 
 
 def trainer(network: nn.Module, *, lr: float = 1e-3, epochs: int = 2, **plan: Any) -> Trainer:
@@ -118,6 +120,19 @@ def test_a_loss_that_is_no_number_ends_it_with_advice(network: Callable[[], nn.M
         broken.head.bias[0] = torch.inf
     with pytest.raises(Diverged, match=r"the loss became nan in epoch 1, step 1\n.*--lr"):
         list(trainer(broken).run())
+
+
+@pytest.mark.parametrize(("held", "told"), [(6, "of the held-out images is nan"), (0, "weights")])
+def test_what_the_last_step_of_an_epoch_has_broken_is_not_kept(
+    network: Callable[[], nn.Module], held: int, told: str
+) -> None:
+    best: list[int] = []
+    training = trainer(network(), lr=torch.inf, epochs=1)
+    training.feed = Noise(Order(12, 12, 0), held)
+    training.best = lambda: best.append(training.epoch)
+    with pytest.raises(Diverged, match=rf"{told}.* after epoch 1\n.*--lr"):
+        list(training.run())
+    assert best == [] and training.history == []
 
 
 def test_mixed_pictures_have_the_labels_of_their_shares() -> None:

@@ -232,6 +232,8 @@ def _of_neighbours(
         gallery, classes = queries, truth
         if known:
             gallery, classes, _ = _embedded(_run(job, known, watcher), model, known, numbers)
+        if not known and len(queries) == 1:
+            raise InputError("one image has no neighbours", "--knn needs two or more")
         scores, order = neighbours(
             queries, gallery, classes, len(labels), job.knn, leave_out=not known
         )
@@ -311,6 +313,19 @@ def _of_predictions(preds: Path, examples: Sequence[Example]) -> Evaluation:
     )
 
 
+def _check_row(row: dict[str, Any]) -> None:
+    """Raises ValueError, KeyError or TypeError for what vit classify does not write."""
+    if "error" in row:
+        ErrorType(row["error"]["type"])
+        str(row["error"]["message"])
+        return
+    for prediction in row["predictions"]:
+        float(prediction["score"])
+        str(prediction["label"])
+        if not isinstance(prediction["index"], int) or prediction["index"] < 0:
+            raise ValueError("the index of a class is a number from 0")
+
+
 def _read_predictions(file: Path) -> dict[Path, dict[str, Any]]:
     """The lines by their whole paths; classify writes them relative to where it was called."""
     try:
@@ -321,6 +336,7 @@ def _read_predictions(file: Path) -> dict[Path, dict[str, Any]]:
     for number, line in enumerate(text.splitlines(), start=1):
         try:
             row = json.loads(line)
+            _check_row(row)
             found[Path(row["path"]).resolve()] = row
         except (ValueError, KeyError, TypeError):
             raise InputError(

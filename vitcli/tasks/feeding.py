@@ -46,6 +46,8 @@ class Feeding:
         failed = [row for row in sink.rows if isinstance(row, Failure)]
         failures = self._gathered(failed, mine)
         broken = {failure.ref.index for failure in failures}
+        if len(broken) == len(examples):
+            raise _none_of(examples, failures)
         return [e for place, e in enumerate(examples) if place not in broken], failures
 
     def of_features(self, examples: Sequence[Example]) -> tuple[Feed, list[Example], list[Failure]]:
@@ -56,10 +58,7 @@ class Feeding:
         every = {p: v for part in self.group.gather(placed) for p, v in part.items()}
         failures = self._gathered(failed, mine)
         if not every:
-            raise InputError(
-                f"none of {len(examples)} images can be read; the first, "
-                f"{printable(failures[0].ref.path)}: {failures[0].message}"
-            )
+            raise _none_of(examples, failures)
         kept = sorted(every)
         examples = [examples[place] for place in kept]
         labels = torch.tensor(self._numbers(examples))
@@ -120,3 +119,11 @@ class Feeding:
         batch = min(self.chosen.batch_size * self.job.training.accumulate, count)
         batch = max(self.group.size, batch - batch % self.group.size)
         return Order(count, batch, self.job.training.seed, self.group)
+
+
+def _none_of(examples: Sequence[Example], failures: Sequence[Failure]) -> InputError:
+    first = failures[0]
+    return InputError(
+        f"none of {len(examples)} images can be read; the first, "
+        f"{printable(first.ref.path)}: {first.message}"
+    )

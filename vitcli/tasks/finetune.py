@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -89,6 +90,8 @@ class _Session:
             self.watcher.note(f"left out: {path}: {why}")
         if earlier is None and group.is_first:
             if job.training.objective == "classify":
+                for name in sorted({*classes} - {e.label for e in examples}, key=os.fsencode):
+                    self.watcher.note(f"no image of class {printable(name)} can be read")
                 check_learnable(examples, self.watcher.note)
             directory.begin(examples, failures)
         return self._train(directory, model, feed, examples, chosen, failures)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -160,7 +161,7 @@ class RunDirectory:
                 f"cannot read {self.folder / RUN}", "--overwrite begins anew"
             ) from None
         now = self._asked
-        names = [name for name in now if before.get(name) != now[name]]
+        names = [n for n in now if _plain(n, before.get(n)) != _plain(n, now[n])]
         if names:
             said = ", ".join(
                 f"{option_of(name)} was {before.get(name)}, is {now[name]}" for name in names[:4]
@@ -206,6 +207,12 @@ def _curves(history: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     if any(row["val_top1"] is not None for row in history):
         charts.append(chart("Accuracy", train="train_accuracy", val="val_top1"))
     return [*charts, chart("Learning rate", lr="lr")]
+
+
+def _plain(name: str, value: object) -> object:
+    """A path without what does not matter in it, as a slash at its end."""
+    is_path = name in ("data", "val", "model") and isinstance(value, str)
+    return os.path.normpath(str(value)) if is_path else value
 
 
 def _number(value: float | None) -> float:

@@ -54,6 +54,8 @@ class Training:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{option_of(name)} {value}", "give 1 or more")
+        if not 0 <= self.seed < 1 << 32:
+            raise UsageError(f"--seed {self.seed}", "give 0 to 4294967295")
         for name in ("val_split", "ema", "mask_ratio", "smoothing", "drop_path"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:
@@ -63,7 +65,9 @@ class Training:
 
 
 def option_of(name: str) -> str:
-    """How a field of `Training` is spelled on the command line."""
+    """How what is asked is spelled on the command line."""
+    if name == "data":
+        return "DATA"
     return f"--{SPELLED.get(name, name).replace('_', '-')}"
 
 

@@ -16,6 +16,8 @@ from vitcli.errors import InputError, printable
 from vitcli.images.archives import Found, is_archive
 from vitcli.images.scan import Scan
 from vitcli.images.sources import DirectorySource
+from vitcli.images.tables import PATHS
+from vitcli.images.tables import TABLE as PARQUET
 from vitcli.records import Member
 from vitcli.training.packed import Packed, archives_of, iter_packed, member_of
 
@@ -26,6 +28,7 @@ SPLITS: dict[Split, tuple[str, ...]] = {
 }
 SPLIT_OF = {name: split for split, names in SPLITS.items() for name in names}
 TABLES = (".csv", ".tsv", ".jsonl")
+LABELS = ("label", "class", "class_name", "category")
 EXPECTED = "expected DATA/<class>/*.jpg, tars or zips of <class>/*.jpg or of *.jpg with *.cls"
 
 
@@ -58,6 +61,7 @@ def read_examples(
     Paths in a table are relative to its folder. Where no labels are asked for, every image below
     the folder counts. Raises InputError for what has no labels.
     """
+    _check_listed(data)
     if os.path.isdir(data) and not labelled:
         source = DirectorySource(data, replace(scan, suffixes=scan.suffixes | {".tar", ".zip"}))
         source.check()
@@ -67,6 +71,11 @@ def read_examples(
         return _of_archives(data, archives, scan, note, labelled=labelled)
     if os.path.isdir(data):
         return _of_folder(data, scan, note)
+    if data.lower().endswith(PARQUET):
+        raise InputError(
+            f"{printable(data)}: labels are not read from Parquet",
+            "write its images into a folder for each class, or into tars with a .cls beside each",
+        )
     if not os.path.exists(data):
         raise InputError(f"no such folder or file: {printable(data)}")
     if os.path.splitext(data)[1].lower() not in TABLES:
@@ -78,6 +87,17 @@ def read_examples(
     if not examples:
         raise InputError(f"{printable(data)} lists no images")
     return examples
+
+
+def _check_listed(data: str) -> None:
+    """Raises InputError for a folder, or a part of it, that may not be looked into."""
+    parts = (os.path.join(data, name) for name in SPLIT_OF)
+    for folder in (data, *parts):
+        if os.path.isdir(folder):
+            try:
+                os.scandir(folder).close()
+            except OSError as error:
+                raise InputError(f"cannot list {printable(folder)}: {error.strerror}") from None
 
 
 def _unlabelled(path: str, scan: Scan) -> Iterator[Example]:
@@ -196,13 +216,15 @@ def _of_table(file: Path, scan: Scan, labelled: bool) -> Iterator[Example]:
     read = _json_rows if file.suffix.lower() == ".jsonl" else _csv_rows
     folder = os.path.dirname(file)
     archives: dict[str, dict[str, Member]] = {}
+    between = {".csv": ", separated by commas", ".tsv": ", separated by tabs"}
+    wanted = "expected path and label" + between.get(file.suffix.lower(), "")
     for number, row in read(file):
         where = f"{printable(str(file))}, line {number}"
-        path, label, split = (row.get(name) for name in ("path", "label", "split"))
+        path, label, split = _first(row, PATHS), _first(row, LABELS), row.get("split")
         if not isinstance(path, str) or not path:
-            raise InputError(f"{where} has no path", "expected path and label")
+            raise InputError(f"{where} has no path", wanted)
         if labelled and (label is None or label == ""):
-            raise InputError(f"{where} has no label", "expected path and label")
+            raise InputError(f"{where} has no label", wanted)
         if split and split not in SPLIT_OF:
             raise InputError(
                 f"{where}: the split is {split!r}", "expected train or val, or no split"
@@ -213,8 +235,13 @@ def _of_table(file: Path, scan: Scan, labelled: bool) -> Iterator[Example]:
         yield Example(whole, name, SPLIT_OF[str(split)] if split else None, member)
 
 
+def _first(row: Mapping[str, object], names: Iterable[str]) -> object:
+    """What is in the first of the columns that are called so."""
+    return next((row[name] for name in names if name in row), None)
+
+
 def _csv_rows(file: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
-    """With a header of `path,label`, or without one."""
+    """With a header of `path,label` or the like, or without one."""
     separator = "\t" if file.suffix.lower() == ".tsv" else ","
     with _open(file) as lines:
         reader = csv.reader(lines, delimiter=separator)
@@ -224,7 +251,7 @@ def _csv_rows(file: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
                 continue
             if names is None:
                 lowered = [cell.strip().lower() for cell in row]
-                has_header = "path" in lowered and "label" in lowered
+                has_header = not {*lowered}.isdisjoint(PATHS) and not {*lowered}.isdisjoint(LABELS)
                 names = lowered if has_header else ["path", "label", "split"]
                 if has_header:
                     continue

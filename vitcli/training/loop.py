@@ -35,6 +35,8 @@ from vitcli.training.optim import (
 )
 from vitcli.training.recipe import Trained
 
+ADVICE = "a lower --lr, a longer --warmup, or --dtype fp32 may help"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
@@ -173,7 +175,7 @@ class Trainer:
         if not math.isfinite(loss):
             raise Diverged(
                 f"the loss became {loss} in epoch {self.epoch + 1}, step {self.step + 1}",
-                "a lower --lr, a longer --warmup, or --dtype fp32 may help",
+                ADVICE,
             )
         sums = self._sums
         sums.loss += loss * images * self.group.size
@@ -216,6 +218,7 @@ class Trainer:
         if self._average is not None:
             self._average.swap()
         loss, answers = self.judge()
+        self._check_finite(loss if answers else 0.0)
         score = (answers.accuracy() if self.higher_is_better else -loss) if answers else math.nan
         is_best = answers is None or score > self.best_score
         if is_best:
@@ -241,6 +244,16 @@ class Trainer:
         self.history.append(asdict(done))
         self.epoch, self.step, self._sums = self.epoch + 1, 0, _Sums()
         return done
+
+    def _check_finite(self, held_out_loss: float) -> None:
+        """What the last step of an epoch has broken must not become the best model."""
+        if not math.isfinite(held_out_loss):
+            what = f"the loss of the held-out images is {held_out_loss}"
+        elif not all(bool(p.isfinite().all()) for p in self.trained.parameters.values()):
+            what = "some weights are no numbers"
+        else:
+            return
+        raise Diverged(f"{what} after epoch {self.epoch + 1}", ADVICE)
 
     @torch.no_grad()
     def judge(self) -> tuple[float, Answers | None]:

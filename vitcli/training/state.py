@@ -24,7 +24,9 @@ def save_state(folder: Path, state: Mapping[str, Any]) -> None:
         with partial.open("wb") as file:
             try:
                 torch.save(dict(state), file)
-            except RuntimeError as error:  # torch's zip writer hides what the system said
+            except RuntimeError as error:  # of torch's zip writer, about what the system said
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
                 raise OSError(0, str(error).splitlines()[0]) from None
             file.flush()
             os.fsync(file.fileno())
