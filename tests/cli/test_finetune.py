@@ -169,6 +169,7 @@ def test_mistaken_options_are_named_as_they_are_spelled(vit: Vit, tiny: Path) ->
         ("--val-split", "1", "--val-split 1"),
         ("--seed", "4294967296", "--seed 4294967296"),
         ("--train", "last-0", "last-0 trains no block"),
+        ("--train", "last-99", "demo has 4 blocks"),
         ("--train", "body", "known are head, full, lora, and last-N"),
         ("--dtype", "fp16", "fp16 does not train on a CPU"),
     ):

@@ -57,6 +57,11 @@ def choose(
         recipe, why = _recipe(model, train, epochs, device)
     if is_mim and recipe.kind != "full":
         raise UsageError(f"--objective mim trains everything, not {recipe}", "leave out --train")
+    depth, layer = model.config.depth, model.config.layer_name
+    if recipe.blocks > depth:
+        raise UsageError(
+            f"--train {recipe}: {model.spec} has {depth} {layer}s", "--train full trains them all"
+        )
     is_head = recipe.kind == "head"
     if is_head and training.augment not in (None, "none"):
         raise UsageError(

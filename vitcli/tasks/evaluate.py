@@ -331,7 +331,8 @@ def _read_predictions(file: Path) -> dict[Path, dict[str, Any]]:
     try:
         text = file.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read {printable(str(file))}: {error}") from None
+        why = getattr(error, "strerror", None) or error
+        raise InputError(f"cannot read {printable(str(file))}: {why}") from None
     found: dict[Path, dict[str, Any]] = {}
     for number, line in enumerate(text.splitlines(), start=1):
         try:
