@@ -126,7 +126,7 @@ def task_of(job: Job) -> Callable[[Any, Watcher | None], Summary]:
 def _loaded(job: Job, note: Callable[[str], None]) -> Job:
     """The job with its models in memory, so that every shard finds them there."""
     from vitcli.tasks.classify import ClassifyJob
-    from vitcli.tasks.run import load_model
+    from vitcli.tasks.loading import load_model
 
     def loaded(model: Any) -> Any:
         return load_model(model, job.options, note) if isinstance(model, str) else model

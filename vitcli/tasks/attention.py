@@ -31,8 +31,9 @@ from vitcli.sinks.pictures import PictureTree
 from vitcli.tasks.classify import predictions_of, top_k
 from vitcli.tasks.drawing import Drawing, Request, check_page
 from vitcli.tasks.job import DEFAULT_MODEL, Inputs, ModelOptions, Nobody, Running, Summary, Watcher
+from vitcli.tasks.loading import describe_model
 from vitcli.tasks.look import Look, Looker, check_running
-from vitcli.tasks.run import Destination, Ready, Run, Spec, describe_model, row_options
+from vitcli.tasks.run import Destination, Ready, Run, Spec, row_options
 
 ROWS = "attention.jsonl"  # in the folder of the pictures: a line for each image
 TOP_K = 5

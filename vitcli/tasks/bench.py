@@ -29,7 +29,7 @@ from vitcli.models.limit import matmul_flops, share_of_limit
 from vitcli.models.prepare import choose_device
 from vitcli.records import Decode, ImageRef, Preprocess, Sample
 from vitcli.tasks.job import DEFAULT_MODEL, ModelOptions, Nobody, Watcher
-from vitcli.tasks.run import load_model
+from vitcli.tasks.loading import load_model
 from vitcli.tasks.trial import (
     Candidate,
     Ended,

@@ -18,7 +18,7 @@ from vitcli.checkpoints.replace import replacing
 from vitcli.checkpoints.write import WRITERS, Dtype, Written
 from vitcli.errors import CheckpointError, OutputError, UsageError
 from vitcli.tasks.job import ModelOptions
-from vitcli.tasks.run import load_model
+from vitcli.tasks.loading import load_model
 
 # What rounding of the weights may do to logits and hidden states, relative to their largest, and
 # what the epsilon of another library may do.

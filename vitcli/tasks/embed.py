@@ -25,7 +25,8 @@ from vitcli.tasks.job import (
     Summary,
     Watcher,
 )
-from vitcli.tasks.run import Destination, Ready, Run, Spec, describe_model, row_options
+from vitcli.tasks.loading import describe_model
+from vitcli.tasks.run import Destination, Ready, Run, Spec, row_options
 
 if TYPE_CHECKING:  # as in run.py
     from vitcli.checkpoints.load import Model

@@ -20,7 +20,8 @@ from vitcli.records import Failure
 from vitcli.tasks.choices import Chosen, choose
 from vitcli.tasks.feeding import Feeding
 from vitcli.tasks.job import Summary
-from vitcli.tasks.run import Run, load_model
+from vitcli.tasks.loading import load_model
+from vitcli.tasks.run import Run
 from vitcli.tasks.rundir import RunDirectory
 from vitcli.tasks.training_job import Finetuned, FinetuneJob, NobodyTrains, TrainingWatcher
 from vitcli.training.classes import check_learnable, class_names, divide

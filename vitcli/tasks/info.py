@@ -9,7 +9,7 @@ from vitcli.errors import printable
 from vitcli.models.config import SwinConfig
 from vitcli.models.cost import cost
 from vitcli.tasks.job import DEFAULT_MODEL, ModelOptions
-from vitcli.tasks.run import load_model
+from vitcli.tasks.loading import load_model
 
 SHOWN_LABELS = 5
 

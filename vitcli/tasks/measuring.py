@@ -28,8 +28,8 @@ from vitcli.images.workers import DecodeJob
 from vitcli.models.engine import Engine, Judged, TorchEngine
 from vitcli.models.prepare import prepare
 from vitcli.records import Batch, ImageRef
+from vitcli.tasks.loading import load_model
 from vitcli.tasks.memory import family_peak, peak_memory
-from vitcli.tasks.run import load_model
 from vitcli.tasks.trial import (
     Ended,
     Event,

@@ -21,7 +21,8 @@ from vitcli.records import Batch, Classified, Preprocess, Row
 from vitcli.render.panels import panels_png
 from vitcli.sinks.files import explained, write_whole
 from vitcli.tasks.job import DEFAULT_MODEL, Inputs, ModelOptions, Nobody, Running, Summary, Watcher
-from vitcli.tasks.run import Ready, Run, load_model
+from vitcli.tasks.loading import load_model
+from vitcli.tasks.run import Ready, Run
 
 CAPTIONS = ("original", "masked", "reconstruction")
 HIDDEN = 128  # the grey of a patch that is not shown

@@ -30,6 +30,7 @@ from vitcli.sinks import Form
 from vitcli.sinks.files import Target, is_special
 from vitcli.tasks.batching import GrowingBatch
 from vitcli.tasks.job import Inputs, ModelOptions, Running, Summary, Watcher
+from vitcli.tasks.loading import load_model
 from vitcli.tasks.staging import staged
 
 if TYPE_CHECKING:  # they import torch, for which a run with nothing to do does not wait
@@ -375,37 +376,6 @@ def _idle(meta: Mapping[str, object]) -> Ready:
     return Ready(forward=forward, meta=meta)
 
 
-def load_model(
-    spec: str | Checkpoint,
-    options: ModelOptions,
-    note: Callable[[str], None] = lambda text: None,
-    *,
-    keep_grid: bool = False,
-    keep_decoder: bool = False,
-) -> Model:
-    """Load with the options of the command line; `note` hears what a user should know."""
-    from vitcli.checkpoints.load import load
-
-    model = load(
-        spec,
-        layout=options.layout,
-        labels=options.labels,
-        image_size=options.image_size,
-        preprocess=options.preprocess,
-        num_heads=options.num_heads,
-        head=options.head,
-        sha256=options.sha256,
-        exif=options.exif,
-        decode=options.decode,
-        offline=options.offline,
-        keep_grid=keep_grid,
-        keep_decoder=keep_decoder,
-    )
-    for text in model.notes:
-        note(f"{model.spec}: {text}")
-    return model
-
-
 @contextmanager
 def completing(sink: Sink) -> Iterator[Sink]:
     """A sink that is left as a partial where the run does not come to its end."""
@@ -414,15 +384,3 @@ def completing(sink: Sink) -> Iterator[Sink]:
     except BaseException:
         sink.abort()
         raise
-
-
-def describe_model(model: Model) -> dict[str, object]:
-    """What the meta file says of the model."""
-    return {
-        "model": model.spec,
-        "revision": model.revision,
-        "sha256": model.sha256,
-        "layout": model.layout,
-        "preprocess": model.preprocess.describe(),
-        "preprocess_source": model.preprocess.source,
-    }
