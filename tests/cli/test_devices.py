@@ -16,6 +16,7 @@ from tests.conftest import Vit
 from tests.faults.rules import contents, environment
 from tests.faults.test_resume import assert_same_rows
 from tests.fixtures.photos import many_photos
+from tests.fixtures.ports import free_port
 
 DEMO = ("-m", "demo", "-j", "0", "-b", "8")
 
@@ -161,7 +162,7 @@ def test_torchrun_gives_each_process_its_shard(
     photos = tmp_path / "good"
     many_photos(photos, 40)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    torchrun += ["--master-port", str(20_000 + os.getpid() % 20_000), "-m", "vitcli"]
+    torchrun += ["--master-port", str(free_port()), "-m", "vitcli"]
     subprocess.run(
         [*torchrun, command, str(photos), *DEMO, "-o", f"two{suffix}"],
         cwd=tmp_path,

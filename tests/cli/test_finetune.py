@@ -25,6 +25,7 @@ from safetensors.torch import load_file
 import vitcli
 from tests.conftest import Vit
 from tests.fixtures.digits import make_digits
+from tests.fixtures.ports import free_port
 from vitcli.checkpoints.cache import cache_folder
 from vitcli.checkpoints.load import load
 from vitcli.errors import WriteError
@@ -258,7 +259,7 @@ def test_two_processes_train_as_one(
     """Under torchrun; and when one of them is told to stop, both do, and go on to the same bits."""
     args = ["finetune", str(few), "-m", "demo", "--train", "full", *FAST, "--mixup", "0.3"]
     assert vit(*args, "--out", "one").code == 0
-    port, env = str(20_000 + os.getpid() % 20_000), {**clean_env, "OMP_NUM_THREADS": "1"}
+    port, env = str(free_port()), {**clean_env, "OMP_NUM_THREADS": "1"}
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     torchrun += ["--master-port", port, "-m", "vitcli"]
     done = subprocess.run(
