@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from tests.conftest import Ended, Vit
 from tests.faults.rules import contents
 from tests.faults.test_resume import assert_same_rows
 from tests.fixtures.photos import many_photos
+from tests.fixtures.ports import free_port
 from tests.fixtures.store import Way
 from vitcli.cli.parse import with_address
 from vitcli.tasks import cluster, fleet
@@ -139,9 +139,7 @@ def test_a_cluster_that_others_have_started_stays(
     token = tmp_path / "token"
     token.write_text("0123456789abcdef" * 4)
     env = {**cluster.QUIET, "RAY_AUTH_TOKEN_PATH": str(token)}
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     with TemporaryDirectory(prefix="ray") as folder:  # short: it holds sockets
         start = ["-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus", "2"]
         start += ["--port", address.partition(":")[2], "--temp-dir", folder]
