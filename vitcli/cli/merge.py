@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from vitcli.cli import options as o
 from vitcli.cli.ending import end
+from vitcli.cli.parse import place_of
 from vitcli.cli.screen import Screen
-from vitcli.stores import is_remote
 
 Shards = Annotated[
     list[str],
@@ -38,8 +37,9 @@ def merge(shards: Shards, out: Out, overwrite: o.Overwrite = False, quiet: o.Qui
     """
     from vitcli.tasks.merge import merge as run
 
-    places = [text if is_remote(text) else Path(text) for text in shards]
-    place = out if is_remote(out) else Path(out)
+    place = place_of(out)
     with Screen(quiet=quiet, progress=False) as screen:
-        summary = run(places, place, overwrite=overwrite, watcher=screen)
+        summary = run(
+            [place_of(shard) for shard in shards], place, overwrite=overwrite, watcher=screen
+        )
     end(screen, summary, place)

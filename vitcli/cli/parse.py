@@ -17,11 +17,16 @@ STANDARD_OUTPUT = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 
 
 def output_place(out: str | None) -> Path | str | None:
-    """A file; a URL stays text. None for standard output, under whatever name: a file behind it is
+    """As `place_of`. None for standard output, under whatever name: a file behind it is
     written on, as the shell has opened it, and not replaced."""
     if out is None or str(Path(out)) in STANDARD_OUTPUT:
         return None
-    return out if is_remote(out) else Path(out)
+    return place_of(out)
+
+
+def place_of(text: str) -> Path | str:
+    """A file; a URL stays text."""
+    return text if is_remote(text) else Path(text)
 
 
 def parse_pixels(text: str) -> int:

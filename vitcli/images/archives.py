@@ -222,7 +222,6 @@ def _tar_member(
     is_cut: bool,
     is_streamed: bool,
 ) -> Member:
-    folder, slash, base = name.rpartition("/")
     fault = None
     if info.issym() or info.islnk():
         target = printable(info.linkname)
@@ -236,8 +235,13 @@ def _tar_member(
         fault = ErrorType.TOO_LARGE, f"{in_bytes(info.size)} in a compressed tar, limit {limit}"
     elif is_cut:
         fault = ErrorType.DECODE_ERROR, "truncated: the tar ends within it"
-    key = folder + slash + base.partition(".")[0]
-    return Member(archive, info.offset_data, info.size, key, data=data, fault=fault)
+    return Member(archive, info.offset_data, info.size, key_of(name), data=data, fault=fault)
+
+
+def key_of(name: str) -> str:
+    """What the files of one sample have in common: the name up to the first dot."""
+    folder, slash, base = name.rpartition("/")
+    return folder + slash + base.partition(".")[0]
 
 
 def iter_zip(archive: str, file: BinaryIO, suffixes: Collection[str]) -> Iterator[Found]:

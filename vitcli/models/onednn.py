@@ -145,10 +145,7 @@ class BatchedAttention(nn.Module):
         """(B, N, D) -> (B, N, D)"""
         B, N, _ = x.shape
         q, k, v = self._heads(x).flatten(1, 2).unbind(0)  # (B*A, N, d)
-        attended = torch.empty_like(q)
-        for part in heads_at_once(len(q), N):
-            torch.bmm(softmax_scores(q[part], k[part]), v[part], out=attended[part])
-        joined = attended.view(B, self.num_heads, N, -1).transpose(1, 2).flatten(2)
+        joined = attend(q, k, v).view(B, self.num_heads, N, -1).transpose(1, 2).flatten(2)
         out: Tensor = self.proj(joined)
         return out
 
@@ -175,6 +172,15 @@ def softmax_scores(q: Tensor, k: Tensor) -> Tensor:
     """The attention of scaled queries.  (H, N, d) twice -> (H, N, N)"""
     scores = q @ k.transpose(1, 2)
     return torch.softmax(scores, dim=-1, out=scores)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """The attention of scaled queries, and what it makes of the values.
+    (H, N, d) three times -> (H, N, d)"""
+    attended = torch.empty_like(q)
+    for part in heads_at_once(len(q), q.shape[1]):
+        torch.bmm(softmax_scores(q[part], k[part]), v[part], out=attended[part])
+    return attended
 
 
 class BytePatches(nn.Module):

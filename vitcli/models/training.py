@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from vitcli.models.layers import Attention
-from vitcli.models.onednn import KEPT, heads_at_once, softmax_scores, supports
+from vitcli.models.onednn import KEPT, attend, heads_at_once, softmax_scores, supports
 
 Swap = Callable[[nn.Module, str], nn.Module | None]
 
@@ -96,10 +96,7 @@ class Attend(torch.autograd.Function):
         q, k, v = qkv
         q = q * q.shape[-1] ** -0.5
         ctx.save_for_backward(q, k, v)
-        attended = torch.empty_like(q)
-        for part in heads_at_once(len(q), q.shape[1]):
-            torch.bmm(softmax_scores(q[part], k[part]), v[part], out=attended[part])
-        return attended
+        return attend(q, k, v)
 
     @staticmethod
     @once_differentiable

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from vitcli.errors import InputError, printable
-from vitcli.images.archives import Archive, is_archive, opened
+from vitcli.images.archives import Archive, is_archive, key_of, opened
 from vitcli.images.braces import expanded
 from vitcli.images.scan import Scan
 from vitcli.records import Member
@@ -71,11 +71,11 @@ def iter_packed(archive: str, scan: Scan) -> Iterator[Packed]:
         suffix = os.path.splitext(path)[1].lower()
         if suffix in BESIDE:
             if (label := _label(file, member, suffix)) is not None:
-                labels.setdefault(_key(path), {})[suffix] = label
+                labels.setdefault(key_of(path), {})[suffix] = label
         elif path != archive:
             images.append((path, member))
     for path, member in images:
-        beside = labels.get(_key(path), {})
+        beside = labels.get(key_of(path), {})
         label = next((beside[suffix] for suffix in BESIDE if suffix in beside), None)
         *folders, _ = path.removeprefix(f"{archive}/").split("/")
         yield Packed(path, member, tuple(f for f in folders if f not in ("", ".")), label)
@@ -91,12 +91,6 @@ def member_of(path: str, scan: Scan, known: dict[str, dict[str, Member]]) -> Mem
                 known[archive] = {found.path: found.member for found in iter_packed(archive, scan)}
             return known[archive].get(path)
     return None
-
-
-def _key(path: str) -> str:
-    """What the files of one sample have in common."""
-    folder, slash, base = path.rpartition("/")
-    return folder + slash + base.partition(".")[0]
 
 
 def _label(file: Archive, member: Member, suffix: str) -> str | None:
