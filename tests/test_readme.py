@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from PIL import Image
 
 from tests.conftest import Vit
 from tests.fixtures.digits import make_digits
+from tests.fixtures.shell import scripts
 from vitcli.cli.completion import commands
 
 ROOT = Path(__file__).parents[1]
@@ -49,19 +50,12 @@ def without_scores(text: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, clean_env: dict[str, str]) -> Iterator[Path]:
     """A fresh folder with the examples, and `vit` and `python` on its PATH."""
     path = tmp_path_factory.mktemp("readme")
     shutil.copytree(ROOT / "examples", path / "examples")
-    (path / "bin").mkdir()
-    for name, words in {
-        "vit": f'"{sys.executable}" -m vitcli',
-        "python": f'"{sys.executable}"',
-    }.items():
-        script = path / "bin" / name
-        script.write_text(f'#!/bin/sh\nexec {words} "$@"\n')
-        script.chmod(0o755)
-    return path
+    with scripts(path / "bin", clean_env):
+        yield path
 
 
 @pytest.mark.parametrize(("command", "expected"), steps())

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from tests.faults.test_resume import assert_same_rows
+from tests.fixtures.shell import scripts
 from tests.fixtures.store import Way
 from tests.test_readme import ROOT
 
@@ -29,7 +30,7 @@ Run = Callable[..., str]
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, clean_env: dict[str, str]) -> Run:
+def run(tmp_path_factory: pytest.TempPathFactory, clean_env: dict[str, str]) -> Iterator[Run]:
     """A block's text in a shell, in a folder with ten images and some tars of two."""
     folder = tmp_path_factory.mktemp("scale")
     images = sorted(shutil.copytree(ROOT / "examples", folder / "photos").iterdir())
@@ -38,10 +39,6 @@ def run(tmp_path_factory: pytest.TempPathFactory, clean_env: dict[str, str]) -> 
         with tarfile.open(folder / "shards" / f"train-{name}.tar", "w") as tar:
             for image in images[2 * number : 2 * number + 2]:
                 tar.add(image, image.name)
-    (folder / "bin").mkdir()
-    script = folder / "bin" / "vit"
-    script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m vitcli "$@"\n')
-    script.chmod(0o755)
 
     def run(text: str, shell: str = "sh", **env: str) -> str:
         for large, small in SMALL.items():
@@ -59,8 +56,9 @@ def run(tmp_path_factory: pytest.TempPathFactory, clean_env: dict[str, str]) -> 
         return ended.stderr
 
     run.folder = folder  # type: ignore[attr-defined]
-    run("vit embed photos -o one.npy")
-    return run
+    with scripts(folder / "bin", clean_env):
+        run("vit embed photos -o one.npy")
+        yield run
 
 
 def block(start: str) -> str:
