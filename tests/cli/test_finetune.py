@@ -26,6 +26,7 @@ import vitcli
 from tests.conftest import Vit
 from tests.fixtures.digits import make_digits
 from tests.fixtures.ports import free_port
+from tests.fixtures.swin import tiny_swin
 from vitcli.checkpoints.cache import cache_folder
 from vitcli.checkpoints.load import load
 from vitcli.errors import WriteError
@@ -181,6 +182,42 @@ def test_mistaken_options_are_named_as_they_are_spelled(vit: Vit, tiny: Path) ->
         assert done.code == 2 and told in done.err, done.err
     done = vit("finetune", tiny, "-m", "demo", "--train", "head", "--mixup", "1", "--out", "none")
     assert done.code == 2 and "--train head has no use for mixup" in done.err
+
+
+@pytest.mark.parametrize("recipe", ["lora", "last-1", "head"])
+def test_a_swin_is_trained_as_asked(vit: Vit, tiny: Path, tmp_path: Path, recipe: str) -> None:
+    """What may change has changed, what may not has not, and classify reads what is written."""
+    tiny_swin("SwinForImageClassification", tmp_path / "swin")
+    fast = ("--epochs", "1", "--batch-size", "16", "--lr", "0.01", "--warmup", "0", "-j", "0")
+    done = vit("finetune", tiny, "-m", "swin", "--train", recipe, "--out", "run", *fast)
+    assert done.code == 0, done.err
+    before, after = weights(tmp_path / "swin"), weights(tmp_path / "run")
+    assert before.keys() == after.keys()
+    body = [n for n in before if "classifier" not in n]
+    changed = {n for n in body if not torch.equal(before[n], after[n])}
+    if recipe == "head":
+        assert not changed
+    elif recipe == "lora":
+        assert {n for n in body if "blocks" in n and n.endswith("query.weight")} <= changed
+        assert all(n.endswith(".weight") and "blocks" in n for n in changed)
+    else:
+        ours = ("swin.encoder.layers.2.blocks.1.", "swin.layernorm.")
+        assert all(n.startswith(ours) for n in changed)
+        assert any("blocks" in n for n in changed)
+    image = next((tiny / "val").rglob("*.png"))
+    done = vit("classify", image, "-m", "run", "-k", "1", "-j", "0")
+    assert done.code == 0 and json.loads(done.out)["predictions"][0]["label"].isdigit()
+
+
+def test_what_a_swin_cannot_do_is_said_before_anything_is_written(
+    vit: Vit, tiny: Path, tmp_path: Path
+) -> None:
+    tiny_swin("SwinForImageClassification", tmp_path / "swin")
+    done = vit("finetune", tiny, "-m", "swin", "--train", "last-8", "--out", "run", "-j", "0")
+    assert done.code == 2 and "swin has 7 blocks" in done.err
+    done = vit("finetune", tiny, "-m", "swin", "--objective", "mim", "--out", "run", "-j", "0")
+    assert done.code == 1 and "swin is a Swin: masked pre-training" in done.err
+    assert not list((tmp_path / "run").iterdir())
 
 
 @pytest.mark.slow

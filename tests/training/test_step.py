@@ -10,6 +10,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from tests.fixtures.swin import tiny_swin
 from vitcli.checkpoints.load import Model, load
 from vitcli.models.training import Attend, with_products
 from vitcli.records import Preprocess
@@ -79,7 +80,7 @@ def test_five_steps_of_adamw_and_the_schedule(
     model, hf = pair
     trained = Trained(model.network, Recipe("full"))
     asked = Optimisation(lr=LR, weight_decay=0.1, warmup=WARMUP, steps=STEPS)
-    ours = make_optimizer(parameter_groups(trained.parameters, 3, asked), asked)
+    ours = make_optimizer(parameter_groups(trained.parameters, trained.network, asked), asked)
     schedule = make_schedule(ours, asked)
     decays = [p for n, p in hf.named_parameters() if p.ndim > 1 and "embeddings." not in n]
     patches = [p for n, p in hf.named_parameters() if "patch_embeddings.projection.weight" in n]
@@ -197,7 +198,7 @@ def test_layers_below_learn_more_slowly(tiny_model: Callable[[str], Path]) -> No
     """Rates by name, as BEiT and MAE have them: decay ** (depth + 1 - layer)."""
     trained = Trained(load(str(tiny_model("vit"))).network, Recipe("full"))
     asked = Optimisation(lr=1.0, weight_decay=0.3, layer_decay=0.5)
-    groups = parameter_groups(trained.parameters, 3, asked)
+    groups = parameter_groups(trained.parameters, trained.network, asked)
     rates = {n: (g["lr"], g["weight_decay"]) for g in groups for n in g["names"]}
     assert rates.keys() == trained.parameters.keys()
     assert rates["head.weight"] == (1.0, 0.3) and rates["head.bias"] == (1.0, 0.0)
@@ -212,3 +213,80 @@ def test_last_n_trains_the_last_blocks_norm_and_head(tiny_model: Callable[[str],
     trained = Trained(load(str(tiny_model("vit"))).network, Recipe("last", blocks=1))
     assert {n.split(".")[0] for n in trained.parameters} == {"blocks", "norm", "head"}
     assert {n.split(".")[1] for n in trained.parameters if n.startswith("blocks")} == {"2"}
+
+
+@pytest.fixture(scope="module")
+def swin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Stages of 2, 3 and 2 blocks."""
+    folder = tmp_path_factory.mktemp("models") / "swin"
+    tiny_swin("SwinForImageClassification", folder)
+    return folder
+
+
+def test_every_parameter_of_a_swin_learns_at_the_rate_that_timm_gives_it(swin: Path) -> None:
+    """`param_groups_layer_decay` over SwinTransformer's `group_matcher` and `no_weight_decay`."""
+    trained = Trained(load(str(swin)).network, Recipe("full"))
+    asked = Optimisation(lr=1.0, weight_decay=0.3, layer_decay=0.5)
+    groups = parameter_groups(trained.parameters, trained.network, asked)
+    assert sorted(n for g in groups for n in g["names"]) == sorted(trained.parameters)
+    rates = {n: (g["lr"], g["weight_decay"]) for g in groups for n in g["names"]}
+    assert rates["head.weight"] == (1.0, 0.3) and rates["norm.weight"] == (1.0, 0.0)
+    for layer, block in enumerate(("0.0", "0.1", "1.0", "1.1", "1.2", "2.0", "2.1"), start=1):
+        name = "layers.{}.blocks.{}".format(*block.split("."))
+        assert rates[f"{name}.attn.qkv.weight"] == (0.5 ** (8 - layer), 0.3)
+        assert rates[f"{name}.attn.relative_position_bias_table"] == (0.5 ** (8 - layer), 0.0)
+    assert rates["layers.0.downsample.reduction.weight"] == (0.5**5, 0.3)
+    assert rates["layers.1.downsample.norm.weight"] == (0.5**2, 0.0)
+    assert rates["patch_embed.proj.weight"] == (0.5**8, 0.3)
+    assert rates["patch_norm.weight"] == (0.5**8, 0.0)
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 3])
+def test_last_n_of_a_swin_trains_its_last_blocks_norm_and_head(swin: Path, blocks: int) -> None:
+    network = load(str(swin)).network
+    trained = Trained(network, Recipe("last", blocks=blocks))
+    expected = ["layers.2.blocks.1.", "layers.2.blocks.0.", "layers.1.blocks.2."][:blocks]
+    expected += ["layers.1.downsample."] * (blocks > 1) + ["norm.", "head."]
+    assert trained.parameters.keys() == {
+        name for name, _ in network.named_parameters() if name.startswith(tuple(expected))
+    }
+
+
+def test_lora_is_added_to_every_linear_map_of_a_swins_blocks(swin: Path) -> None:
+    model = load(str(swin))
+    pixels = torch.randn(2, 3, 64, 64)
+    before = model.network(pixels)
+    trained = Trained(model.network, Recipe("lora", rank=4, alpha=8.0), seed=3)
+    torch.testing.assert_close(trained.module(pixels), before, atol=1e-5, rtol=0)
+    maps = {n.rpartition(".")[0] for n in trained.parameters if n.endswith("lora_b")}
+    assert len(maps) == 7 * 4 and all(".blocks." in name for name in maps)
+    assert {n for n in trained.parameters if "lora" not in n} == {"head.weight", "head.bias"}
+    with torch.no_grad():
+        for parameter in trained.parameters.values():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    expected = trained.module(pixels)
+    model.network.load_state_dict(trained.tensors())
+    assert (expected - before).abs().max() > 0.01
+    torch.testing.assert_close(model.network(pixels), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("family", ["vit", "mae-pretraining", "vit-mim"])
+def test_every_parameter_of_a_vit_and_its_decoder_is_in_one_group(
+    tiny_model: Callable[[str], Path], family: str
+) -> None:
+    model = load(str(tiny_model(family)), keep_decoder=True)
+    network = model.reconstruction or model.network
+    trained = Trained(network, Recipe("full"))
+    asked = Optimisation(lr=1.0, weight_decay=0.3, layer_decay=0.5)
+    groups = parameter_groups(trained.parameters, network, asked)
+    assert sorted(n for g in groups for n in g["names"]) == sorted(trained.parameters)
+    for group in groups:
+        for name in group["names"]:
+            own = name.removeprefix("encoder.")
+            block = own.split(".")[1] if own.startswith("blocks.") else None
+            first = own.split(".")[0] in ("patch_embed", "pos_embed", "cls_token")
+            power = 0 if block is None else 3 - int(block)
+            assert group["lr"] == 0.5 ** (4 if first else power), name
+            is_token = own.split(".")[-1] in ("cls_token", "pos_embed", "mask_token")
+            decays = dict(network.named_parameters())[name].ndim > 1 and not is_token
+            assert group["weight_decay"] == 0.3 * decays, name

@@ -96,6 +96,26 @@ class MaskedAutoencoder(nn.Module):
         out: Tensor = self.decoder(self.encoder.norm(x), mask, self.encoder.grid_of(pixels))
         return out
 
+    @property
+    def num_blocks(self) -> int:
+        return self.encoder.num_blocks
+
+    def block_of(self, name: str) -> int | None:
+        """A block of the encoder; None in the decoder."""
+        part, _, name = name.partition(".")
+        return self.encoder.block_of(name) if part == "encoder" else None
+
+    def layer_of(self, name: str) -> int:
+        """A layer of the encoder; the decoder follows its blocks."""
+        part, _, name = name.partition(".")
+        return self.encoder.layer_of(name) if part == "encoder" else self.num_blocks + 1
+
+    def is_undecayed(self, name: str) -> bool:
+        """Whether weight decay spares it, though it is no vector: a token or a position."""
+        part, _, name = name.partition(".")
+        of_decoder = name in ("mask_token", "pos_embed")
+        return self.encoder.is_undecayed(name) if part == "encoder" else of_decoder
+
     def loss(self, pixels: Tensor, prediction: Tensor, mask: Tensor) -> Tensor:
         """The mean squared error of the hidden patches.  -> ()"""
         target = patchify(pixels, self.encoder.config.patch_size)

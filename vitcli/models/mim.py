@@ -47,6 +47,26 @@ class MaskedImageModel(nn.Module):
         out: Tensor = self.decoder(x.transpose(1, 2).reshape(len(x), -1, *grid))
         return out
 
+    @property
+    def num_blocks(self) -> int:
+        return self.encoder.num_blocks
+
+    def block_of(self, name: str) -> int | None:
+        """A block of the encoder; None in the decoder."""
+        part, _, name = name.partition(".")
+        return self.encoder.block_of(name) if part == "encoder" else None
+
+    def layer_of(self, name: str) -> int:
+        """A layer of the encoder; the decoder follows its blocks."""
+        part, _, name = name.partition(".")
+        return self.encoder.layer_of(name) if part == "encoder" else self.num_blocks + 1
+
+    def is_undecayed(self, name: str) -> bool:
+        """Whether weight decay spares it, though it is no vector: a token or a position."""
+        part, _, name = name.partition(".")
+        of_decoder = name in ("mask_token", "pos_embed")
+        return self.encoder.is_undecayed(name) if part == "encoder" else of_decoder
+
     def loss(self, pixels: Tensor, prediction: Tensor, mask: Tensor) -> Tensor:
         """The mean absolute error of the hidden pixels.  -> ()"""
         hidden = mask.reshape(len(mask), *self.encoder.grid_of(pixels))

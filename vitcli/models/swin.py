@@ -25,6 +25,8 @@ from vitcli.models.vit import Pooling, Tokens
 from vitcli.models.windows import Windows, on_grid, padded, partitioned, windows_of
 from vitcli.records import Size
 
+STEM = ("patch_embed", "patch_norm", "pos_embed")
+
 
 class WindowAttention(nn.Module):
     """Multi-head self-attention within windows, with a learned bias for each relative position."""
@@ -201,6 +203,32 @@ class SwinTransformer(nn.Module):
         dim, classes = config.dims[-1], config.num_classes
         self.norm = nn.LayerNorm(dim, config.norm_eps)
         self.head = nn.Linear(dim, classes) if classes else nn.Identity()
+
+    @property
+    def num_blocks(self) -> int:
+        """How many blocks all stages have together."""
+        return sum(self.config.depths)
+
+    def block_of(self, name: str) -> int | None:
+        """`layers.1.blocks.0.attn.qkv` is in the block after those of stage 1; None outside of
+        the blocks."""
+        first, *rest = name.split(".")
+        if first != "layers" or rest[1:2] != ["blocks"] or len(rest) < 3:
+            return None
+        return sum(self.config.depths[: int(rest[0])]) + int(rest[2]) + 1
+
+    def layer_of(self, name: str) -> int:
+        """0 for what makes the tokens, i for block i, `num_blocks` + 1 for what follows them. A
+        merge counts with the block after it, as in timm, whose stages begin with it."""
+        first, *rest = name.split(".")
+        if first == "layers" and rest[1:2] == ["downsample"]:
+            return sum(self.config.depths[: int(rest[0]) + 1]) + 1
+        after = 0 if first in STEM else self.num_blocks + 1
+        return self.block_of(name) or after
+
+    def is_undecayed(self, name: str) -> bool:
+        """Whether weight decay spares it, though it is no vector: positions and their tables."""
+        return name == "pos_embed" or name.endswith(".relative_position_bias_table")
 
     def embed(self, pixels: Tensor) -> Tensor:
         """The tokens that enter stage 1.  (B, C, H, W) -> (B, h*w, D)"""

@@ -21,6 +21,8 @@ from vitcli.models.layers import AttentionPool, Block, PatchEmbed
 from vitcli.models.pos_embed import resize_pos_embed
 from vitcli.records import Size
 
+TOKENS = ("cls_token", "dist_token", "register_tokens")  # in this order
+STEM = ("patch_embed", "norm_pre", "pos_embed", *TOKENS)
 Pooling = Pool | Literal["patches", "tokens"]
 
 
@@ -74,6 +76,24 @@ class VisionTransformer(nn.Module):
         self.proj = nn.Linear(config.pooled_dim, width, bias=False) if width else nn.Identity()
         if config.dist_head:
             self.head_dist = nn.Linear(dim, classes)
+
+    @property
+    def num_blocks(self) -> int:
+        return self.config.depth
+
+    def block_of(self, name: str) -> int | None:
+        """`blocks.0.attn.qkv` is in block 1; None outside of the blocks."""
+        first, *rest = name.split(".")
+        return int(rest[0]) + 1 if first == "blocks" and rest else None
+
+    def layer_of(self, name: str) -> int:
+        """0 for what makes the tokens, i for block i, `num_blocks` + 1 for what follows them."""
+        after = 0 if name.split(".")[0] in STEM else self.num_blocks + 1
+        return self.block_of(name) or after
+
+    def is_undecayed(self, name: str) -> bool:
+        """Whether weight decay spares it, though it is no vector: a token or a position."""
+        return name in (*TOKENS, "pos_embed", "attn_pool.latent")
 
     def embed(self, pixels: Tensor) -> Tensor:
         """The residual stream that enters block 1.  (B, C, H, W) -> (B, T + h*w, D)
@@ -262,6 +282,5 @@ class VisionTransformer(nn.Module):
 
     def _prefix(self) -> Tensor | None:
         """Class, distillation and register tokens, as far as there are.  (1, T, D)"""
-        names = ("cls_token", "dist_token", "register_tokens")
-        found = [getattr(self, name) for name in names if hasattr(self, name)]
+        found = [getattr(self, name) for name in TOKENS if hasattr(self, name)]
         return torch.cat(found, dim=1) if found else None

@@ -57,10 +57,11 @@ def choose(
         recipe, why = _recipe(model, train, epochs, device)
     if is_mim and recipe.kind != "full":
         raise UsageError(f"--objective mim trains everything, not {recipe}", "leave out --train")
-    depth, layer = model.config.depth, model.config.layer_name
+    depth = model.network.num_blocks
     if recipe.blocks > depth:
         raise UsageError(
-            f"--train {recipe}: {model.spec} has {depth} {layer}s", "--train full trains them all"
+            f"--train {recipe}: {model.spec} has {depth} block{'s' * (depth != 1)}",
+            "--train full trains them all",
         )
     is_head = recipe.kind == "head"
     if is_head and training.augment not in (None, "none"):
@@ -76,7 +77,6 @@ def choose(
         epochs = 50
     config = model.config
     width = config.embed_dim if isinstance(config, ViTConfig) else config.dims[-1]
-    depth = config.depth if isinstance(config, ViTConfig) else sum(config.depths)
     lr = {"head": 1e-3, "lora": 0.4 / width, "last": 0.1 / width, "full": 0.1 / width}[recipe.kind]
     decay = 0.75 if depth >= 12 else 0.9
     takes_all = is_mim or recipe.kind in ("head", "lora")

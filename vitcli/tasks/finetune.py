@@ -74,6 +74,8 @@ class _Session:
         classes = class_names(examples)
         if job.training.objective == "classify":
             model = with_head(model, classes)
+        else:
+            model = reconstruction_of(model, job.training.seed)
         chosen = choose(job.training, model, examples, self.device)
         if earlier is None:
             self.watcher.note(f"recipe: {chosen.why}")
@@ -211,8 +213,6 @@ class _Session:
         failures: Sequence[Failure],
     ) -> Finetuned:
         training, group = self.job.training, self.group
-        if training.objective == "mim":
-            model = reconstruction_of(model, training.seed)
         trained = self._trained(model, chosen)
         steps = feed.order.steps
         optimisation = Optimisation(

@@ -101,11 +101,7 @@ class Trainer:
 
     def __post_init__(self) -> None:
         plan, asked = self.plan, self.plan.optimisation
-        depth = getattr(getattr(self.trained.network, "config", None), "depth", 0)
-        depth = depth or getattr(
-            getattr(getattr(self.trained.network, "encoder", None), "config", None), "depth", 0
-        )
-        groups = parameter_groups(self.trained.parameters, depth, asked)
+        groups = parameter_groups(self.trained.parameters, self.trained.network, asked)
         self._optimizer = make_optimizer(groups, asked)
         self._schedule = make_schedule(self._optimizer, asked)
         self._scaler = torch.amp.GradScaler(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-TOKENS = ("cls_token", "dist_token", "register_tokens", "pos_embed", "mask_token", "latent")
+from vitcli.models.network import Layered
+
 BETAS, EPS = (0.9, 0.999), 1e-8
 
 
@@ -27,33 +27,26 @@ class Optimisation:
     clip: float | None = 1.0
 
 
-def has_decay(name: str, parameter: Tensor) -> bool:
-    """Weight decay is for matrices: not for biases, norms, scales, tokens, position embeddings."""
-    last = name.rpartition(".")[2]
-    return parameter.ndim > 1 and not any(token in (last, *name.split(".")) for token in TOKENS)
-
-
-def depth_of(name: str, depth: int) -> int:
-    """0 for what makes the tokens, i for block i, depth + 1 for what comes after the blocks."""
-    if found := re.match(r"(?:encoder\.)?(?:blocks|stages)\.(\d+)\.", name):
-        return int(found[1]) + 1
-    first = ("patch_embed", "norm_pre", *TOKENS)
-    return 0 if name.removeprefix("encoder.").startswith(first) else depth + 1
-
-
 def parameter_groups(
-    parameters: Mapping[str, nn.Parameter], depth: int, asked: Optimisation
+    parameters: Mapping[str, nn.Parameter], network: nn.Module, asked: Optimisation
 ) -> list[dict[str, Any]]:
-    """A group for each rate and decay, in a fixed order, with the names of its parameters."""
+    """A group for each rate and decay, in a fixed order, with the names of its parameters.
+
+    Weight decay is for matrices: not for biases, norms, scales, nor for the tokens and positions
+    that the network names. A head alone has no layers: all of it learns at the whole rate.
+    """
+    layered = network if isinstance(network, Layered) else None
+    top = layered.num_blocks + 1 if layered else 0
     groups: dict[tuple[int, bool], list[tuple[str, nn.Parameter]]] = {}
     for name, parameter in parameters.items():
-        key = depth_of(name, depth), has_decay(name, parameter)
-        groups.setdefault(key, []).append((name, parameter))
+        level = layered.layer_of(name) if layered else top
+        is_spared = parameter.ndim < 2 or (layered is not None and layered.is_undecayed(name))
+        groups.setdefault((level, not is_spared), []).append((name, parameter))
     return [
         {
             "params": [parameter for _, parameter in groups[level, decays]],
             "names": [name for name, _ in groups[level, decays]],
-            "lr": asked.lr * asked.layer_decay ** (depth + 1 - level),
+            "lr": asked.lr * asked.layer_decay ** (top - level),
             "weight_decay": asked.weight_decay if decays else 0.0,
         }
         for level, decays in sorted(groups)

@@ -16,7 +16,7 @@ from vitcli.checkpoints.write import check_hf
 from vitcli.errors import CheckpointError, UsageError
 from vitcli.models.config import Config, ViTConfig
 from vitcli.models.layers import DropPath
-from vitcli.models.network import Network, network_of
+from vitcli.models.network import Layered, Network, network_of
 from vitcli.models.training import twin_of, with_checkpoints, with_products
 
 Kind = Literal["head", "last", "lora", "full"]
@@ -141,7 +141,7 @@ class Trained:
         """`fixed` names parameters that no recipe trains; `wrap` goes around it all."""
         self.network = network
         for name, parameter in network.named_parameters():
-            trains = name not in fixed and _trains(name, recipe, _depth(network))
+            trains = name not in fixed and _trains(name, recipe, network)
             parameter.requires_grad_(trains)
         module = network
         self._added: dict[str, LoraLinear] = {}
@@ -166,8 +166,11 @@ class Trained:
         return found
 
     def _with_lora(self, module: nn.Module, recipe: Recipe, seed: int) -> nn.Module:
+        assert isinstance(module, Layered)
+        block_of = module.block_of
+
         def swap(linear: nn.Module, name: str) -> nn.Module | None:
-            if not isinstance(linear, nn.Linear) or not name.startswith(("blocks.", "stages.")):
+            if not isinstance(linear, nn.Linear) or block_of(name) is None:
                 return None
             added = LoraLinear(linear, recipe, seed + len(self._added))
             self._added[name] = added.to(linear.weight.device)
@@ -176,28 +179,13 @@ class Trained:
         return twin_of(module, swap)
 
 
-def _depth(network: nn.Module) -> int:
-    config = getattr(network, "config", None)
-    return 0 if config is None else int(config.depth)
-
-
-def _trains(name: str, recipe: Recipe, depth: int) -> bool:
-    is_head = not name.startswith(("blocks.", "stages.")) and name.split(".")[0] in (
-        "norm",
-        "fc_norm",
-        "head",
-        "attn_pool",
-    )
-    match recipe.kind:
-        case "full":
-            return True
-        case "head":
-            return True  # the module is the head alone
-        case "lora":
-            return name.split(".")[0] == "head"
-        case "last":
-            block = re.match(r"(?:blocks|stages)\.(\d+)\.", name)
-            return is_head or (block is not None and int(block[1]) >= depth - recipe.blocks)
+def _trains(name: str, recipe: Recipe, network: nn.Module) -> bool:
+    if recipe.kind in ("full", "head"):  # of a head alone
+        return True
+    assert isinstance(network, Layered)
+    if recipe.kind == "lora":
+        return name.split(".")[0] == "head"
+    return network.layer_of(name) > network.num_blocks - recipe.blocks
 
 
 def _with_drop_path(network: nn.Module, rate: float) -> nn.Module:
