@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vitcli.checkpoints.load import Model
+from vitcli.checkpoints.scoring import to_scores
 from vitcli.errors import UsageError
 from vitcli.images.decode import suffixes
 from vitcli.images.scan import DRAWN
@@ -166,23 +167,25 @@ def _row_options(job: AttentionJob) -> dict[str, object]:
 
 def _forward(looker: Looker, prepared: Prepared) -> Callable[[Batch], list[Attended | Failure]]:
     """The function from a batch to its rows."""
-    labels = looker.model.labels
+    labels, function = looker.model.labels, looker.model.score_function
 
     def forward(batch: Batch) -> list[Attended | Failure]:
         looked = looker(prepared, batch)
         rows: list[Attended | Failure] = []
         for image, (ref, size) in enumerate(zip(batch.refs, batch.sizes, strict=True)):
             logits = None if looked.logits is None else looked.logits[image]
+            scores = None if logits is None else to_scores(logits, function)
             row = Attended(
                 ref,
                 looker.maps_of(looked, image, size),
                 looker.look.method,
                 looker.query_of(looked, image, batch),
-                predictions=() if logits is None else _best(logits, labels),
+                predictions=() if scores is None else _best(scores, labels),
             )
-            if looker.look.method == "grad" and logits is not None:
-                target = row.predictions[0].index if looker.target is None else looker.target
-                score = logits.softmax(dim=-1)[target].item()
+            if looker.look.method == "grad" and logits is not None and scores is not None:
+                top = int(logits.argmax())  # the class of the gradients; scores may be equal at 1
+                target = top if looker.target is None else looker.target
+                score = scores[target].item()
                 row = replace(row, target=Prediction(labels[target], target, score))
             rows.append(row)
         return rows
@@ -190,9 +193,9 @@ def _forward(looker: Looker, prepared: Prepared) -> Callable[[Batch], list[Atten
     return forward
 
 
-def _best(logits: Tensor, labels: Sequence[str]) -> tuple[Prediction, ...]:
-    scores, indices = top_k(logits.softmax(dim=-1)[None], TOP_K)
-    return tuple(predictions_of(scores[0].tolist(), indices[0].tolist(), labels, None))
+def _best(scores: Tensor, labels: Sequence[str]) -> tuple[Prediction, ...]:
+    best, indices = top_k(scores[None], TOP_K)
+    return tuple(predictions_of(best[0].tolist(), indices[0].tolist(), labels, None))
 
 
 class Draughtsman:
