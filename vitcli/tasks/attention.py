@@ -31,6 +31,7 @@ from vitcli.sinks.page import PAGE
 from vitcli.sinks.pictures import PictureTree
 from vitcli.tasks.classify import predictions_of, top_k
 from vitcli.tasks.drawing import Drawing, Request, check_page
+from vitcli.tasks.finite import are_finite, overflow, with_failures
 from vitcli.tasks.job import DEFAULT_MODEL, Inputs, ModelOptions, Nobody, Running, Summary, Watcher
 from vitcli.tasks.loading import describe_model
 from vitcli.tasks.look import Look, Looker, check_running
@@ -104,7 +105,7 @@ def attention(
             wants_logits = has_caption or job.html is not None
             looker = Looker(model, job.look, wants_logits=wants_logits, note=run.watcher.note)
             prepared = run.prepare(model)
-            forward = _forward(looker, prepared)
+            forward = _forward(looker, prepared, job.running)
             if tree is not None or job.html is not None or job.show is not None:
                 drawing = Drawing(
                     plan=model.preprocess,
@@ -165,13 +166,15 @@ def _row_options(job: AttentionJob) -> dict[str, object]:
     return {**options, "look": asdict(job.look), "style": asdict(job.style)}
 
 
-def _forward(looker: Looker, prepared: Prepared) -> Callable[[Batch], list[Attended | Failure]]:
+def _forward(
+    looker: Looker, prepared: Prepared, running: Running
+) -> Callable[[Batch], list[Attended | Failure]]:
     """The function from a batch to its rows."""
     labels, function = looker.model.labels, looker.model.score_function
 
     def forward(batch: Batch) -> list[Attended | Failure]:
         looked = looker(prepared, batch)
-        rows: list[Attended | Failure] = []
+        rows: list[Attended] = []
         for image, (ref, size) in enumerate(zip(batch.refs, batch.sizes, strict=True)):
             logits = None if looked.logits is None else looked.logits[image]
             scores = None if logits is None else to_scores(logits, function)
@@ -188,7 +191,8 @@ def _forward(looker: Looker, prepared: Prepared) -> Callable[[Batch], list[Atten
                 score = scores[target].item()
                 row = replace(row, target=Prediction(labels[target], target, score))
             rows.append(row)
-        return rows
+        results = [*looked.maps.values(), *([] if looked.logits is None else [looked.logits])]
+        return with_failures(rows, are_finite(*results), overflow(running))
 
     return forward
 
@@ -218,7 +222,13 @@ class Draughtsman:
         self, forward: Callable[[Batch], list[Attended | Failure]]
     ) -> Callable[[Batch], list[Attended | Failure]]:
         """`forward`, and then the pictures."""
-        return lambda batch: self._drawn([r for r in forward(batch) if isinstance(r, Attended)])
+
+        def drawn(batch: Batch) -> list[Attended | Failure]:
+            rows = forward(batch)
+            done = iter(self._drawn([row for row in rows if isinstance(row, Attended)]))
+            return [next(done) if isinstance(row, Attended) else row for row in rows]
+
+        return drawn
 
     def _drawn(self, rows: Sequence[Attended]) -> list[Attended | Failure]:
         tasks = [(row.ref, self._request(row, is_first=not n)) for n, row in enumerate(rows)]

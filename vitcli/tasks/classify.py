@@ -20,6 +20,7 @@ from vitcli.sinks.files import Target
 from vitcli.sinks.memory import ListSink
 from vitcli.sinks.page import PAGE
 from vitcli.tasks.drawing import Drawing, Request, check_page
+from vitcli.tasks.finite import are_finite, overflow, with_failures
 from vitcli.tasks.job import (
     DEFAULT_MODEL,
     Inputs,
@@ -157,15 +158,15 @@ def _with_thumbnails(forward: Forward, crew: Crew) -> Forward:
 
     def with_thumbnails(batch: Batch) -> list[Row]:
         rows = forward(batch)
+        good = [row for row in rows if isinstance(row, Classified)]
 
         def pictured(number: int, answer: Decoded) -> Row:
             if isinstance(answer, Failure):
                 return answer
-            row = rows[number]
-            assert isinstance(row, Classified)
-            return replace(row, thumbnail=answer.pixels[0].tobytes())
+            return replace(good[number], thumbnail=answer.pixels[0].tobytes())
 
-        return crew.each([(row.ref, Request()) for row in rows], pictured)
+        done = iter(crew.each([(row.ref, Request()) for row in good], pictured))
+        return [next(done) if isinstance(row, Classified) else row for row in rows]
 
     return with_thumbnails
 
@@ -197,22 +198,24 @@ def _forward(
     labels: Sequence[str],
     function: ScoreFunction,
     job: ClassifyJob,
-) -> Callable[[Batch], list[Classified]]:
+) -> Callable[[Batch], list[Classified | Failure]]:
     """The function from a batch to its rows."""
     import torch
 
     asked: ScoreFunction = function if job.scores == "prob" else "none"
 
     @torch.inference_mode()
-    def forward(batch: Batch) -> list[Classified]:
-        scores = [to_scores(engine(batch.pixels[plan]), asked) for engine, plan in members]
+    def forward(batch: Batch) -> list[Classified | Failure]:
+        logits = [engine(batch.pixels[plan]) for engine, plan in members]
+        scores = [to_scores(found, asked) for found in logits]
         mean = scores[0] if len(scores) == 1 else torch.stack(scores).mean(dim=0)
         best, indices = top_k(mean, job.top_k)
-        rows = zip(batch.refs, best.tolist(), indices.tolist(), strict=True)
-        return [
+        found = zip(batch.refs, best.tolist(), indices.tolist(), strict=True)
+        rows = [
             Classified(ref, tuple(predictions_of(values, places, labels, job.threshold)))
-            for ref, values, places in rows
+            for ref, values, places in found
         ]
+        return with_failures(rows, are_finite(*logits), overflow(job.running))
 
     return forward
 

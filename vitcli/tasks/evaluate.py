@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from vitcli.models.engine import Engine, Features, Logits
 from vitcli.records import Batch, Classified, Embedded, ErrorType, Failure, ImageRef, Row
 from vitcli.sinks.memory import ListSink
 from vitcli.tasks.classify import check_heads, top_k
+from vitcli.tasks.finite import are_finite, overflow, with_failures
 from vitcli.tasks.job import (
     DEFAULT_MODEL,
     Inputs,
@@ -131,13 +133,13 @@ class _Heard:
     slowest: list[tuple[float, str]] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
 
-    def hear(self, batch: Batch, said: Sequence[Tensor]) -> list[Classified]:
-        """`said` has the probabilities of each model.  (B, K) each"""
+    def hear(self, batch: Batch, said: Sequence[Tensor], good: Sequence[bool]) -> list[Classified]:
+        """`said` has the probabilities of each model, `good` whether they count.  (B, K) each"""
         for number, probs in enumerate(said):
-            scores, best = top_k(probs, TOP)
+            scores, best = top_k(probs[torch.tensor(good)], TOP)
             self.scores[number].append(scores)
             self.best[number].append(best)
-        self.places += [ref.index for ref in batch.refs]
+        self.places += [ref.index for ref in compress(batch.refs, good)]
         for ref, seconds in zip(batch.refs, batch.seconds, strict=True):
             heapq.heappush(self.slowest, (seconds, ref.path))
             if len(self.slowest) > SLOWEST:
@@ -167,8 +169,8 @@ def _of_models(job: EvaluateJob, examples: Sequence[Example], watcher: Watcher) 
     plans = tuple(dict.fromkeys(model.preprocess for model in models))
     members = [(run.engine(model, Logits()), plans.index(model.preprocess)) for model in models]
     names = [model.spec for model in models] + ["all, averaged"] * (len(models) > 1)
-    heard = _Heard([[] for _ in names], [[] for _ in names])
-    work = Ready(plans=plans, forward=_forward(members, function, heard), meta={})
+    heard, why = _Heard([[] for _ in names], [[] for _ in names]), overflow(job.running)
+    work = Ready(plans=plans, forward=_forward(members, function, heard, why), meta={})
     summary = run.into(heard, work)
     _check_any(heard.places, heard.failures)
     truth = np.array([numbers[examples[place].label] for place in heard.places], np.int64)
@@ -208,14 +210,16 @@ def _probabilities(logits: Tensor, function: ScoreFunction) -> Tensor:
 
 
 def _forward(
-    members: Sequence[tuple[Engine, int]], function: ScoreFunction, heard: _Heard
-) -> Callable[[Batch], list[Classified]]:
+    members: Sequence[tuple[Engine, int]], function: ScoreFunction, heard: _Heard, why: str
+) -> Callable[[Batch], list[Classified | Failure]]:
     @torch.inference_mode()
-    def forward(batch: Batch) -> list[Classified]:
-        said = [_probabilities(engine(batch.pixels[p]), function) for engine, p in members]
+    def forward(batch: Batch) -> list[Classified | Failure]:
+        logits = [engine(batch.pixels[plan]) for engine, plan in members]
+        good = are_finite(*logits)
+        said = [_probabilities(found, function) for found in logits]
         if len(said) > 1:
             said.append(torch.stack(said).mean(dim=0))
-        return heard.hear(batch, said)
+        return with_failures(heard.hear(batch, said, good), good, why)
 
     return forward
 
@@ -279,9 +283,12 @@ def _embedded(
     engine = run.engine(model, features)
 
     @torch.inference_mode()
-    def forward(batch: Batch) -> list[Embedded]:
-        vectors = F.normalize(engine(batch.pixels[0]), dim=-1).numpy()
-        return [Embedded(ref, v) for ref, v in zip(batch.refs, vectors, strict=True)]
+    def forward(batch: Batch) -> list[Embedded | Failure]:
+        found = engine(batch.pixels[0])
+        vectors = F.normalize(found, dim=-1).numpy()
+        rows = [Embedded(ref, v) for ref, v in zip(batch.refs, vectors, strict=True)]
+        good = are_finite(found.norm(dim=-1, keepdim=True))  # its square may overflow alone
+        return with_failures(rows, good, overflow(run.running))
 
     sink = ListSink()
     run.into(sink, Ready(plans=(model.preprocess,), forward=forward, meta={}))
