@@ -29,6 +29,7 @@ class ErrorType(StrEnum):
     TIMEOUT = "Timeout"
     WORKER_CRASH = "WorkerCrash"
     OUT_OF_MEMORY = "OutOfMemory"
+    NOT_FINITE = "NotFinite"  # NaN or infinity in what the model gives
 
 
 @dataclass(frozen=True, slots=True)

@@ -196,7 +196,6 @@ def test_an_empty_list_is_a_run_of_no_images(vit: Vit, tiny_model: Models) -> No
 @pytest.mark.parametrize(
     ("args", "code", "said"),
     [
-        ((), 2, "no images are given"),
         (("x.jpg", "-b", "0"), 2, "batch-size"),
         (("x.jpg", "-j", "many"), 2, "--workers many"),
         (("x.jpg", "--image-size", "0"), 2, "--image-size 0"),

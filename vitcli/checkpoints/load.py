@@ -22,6 +22,12 @@ from vitcli.checkpoints.layouts.swin import count_blocks as count_swin_blocks
 from vitcli.checkpoints.plan import choose
 from vitcli.checkpoints.resolve import Checkpoint, check_sha256, resolve
 from vitcli.checkpoints.resolve import sha256 as sha256_of
+from vitcli.checkpoints.scoring import (
+    ProblemType,
+    ScoreFunction,
+    read_problem_type,
+    score_function,
+)
 from vitcli.checkpoints.spelling import Spelling
 from vitcli.checkpoints.tensors import read_weights
 from vitcli.errors import CheckpointError
@@ -38,6 +44,7 @@ class Model:
     the precisions on disk, what the file calls its architecture, and the image size that its
     position embeddings were stored for.
     `reconstruction` is `network` with the decoder of masked pre-training, where it was kept.
+    `problem_type` is what the checkpoint says that its classifier was trained for.
     """
 
     spec: str
@@ -56,10 +63,16 @@ class Model:
     architecture: str = ""
     stored_size: Size | None = None
     reconstruction: Reconstruction | None = None
+    problem_type: ProblemType | None = None
 
     @property
     def config(self) -> Config:
         return self.network.config
+
+    @property
+    def score_function(self) -> ScoreFunction:
+        """What makes scores of the logits."""
+        return score_function(self.problem_type, self.config.num_classes)
 
     @cached_property
     def sha256(self) -> str:
@@ -123,8 +136,9 @@ def load(
         if plan.size != config.image_size and (image_size is not None or not keep_grid):
             network.resize(plan.size)
         notes += chosen.notes
-        named = Labels((), "no classifier")
+        named, problem_type = Labels((), "no classifier"), None
         if config.num_classes:
+            problem_type = read_problem_type(checkpoint.config) if head is None else None
             named = read_labels(checkpoint.config, config.num_classes, labels)
             notes += named.notes
             if not tensors["head.weight"].any():
@@ -146,6 +160,7 @@ def load(
         architecture=_architecture(checkpoint.config),
         stored_size=config.image_size,
         reconstruction=reconstruction,
+        problem_type=problem_type,
     )
 
 

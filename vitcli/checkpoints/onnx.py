@@ -41,7 +41,8 @@ def write(model: Model, file: Path, dtype: str) -> Written:
     """`pixel_values` (batch, 3, H, W), normalised -> `logits` (batch, K), or `embedding`.
 
     The metadata hold `preprocess` (JSON of transformers, or of timm where that alone can say it),
-    `steps` (the same in words), `labels` and `layout`. What is more than a file can hold stands
+    `steps` (the same in words), `labels`, `scores` (what makes scores of the logits: softmax,
+    sigmoid, none) and `layout`. What is more than a file can hold stands
     beside it, under its name and `.data`.
     """
     network = copy.deepcopy(model.network)
@@ -64,6 +65,7 @@ def write(model: Model, file: Path, dtype: str) -> Written:
             preprocess=json.dumps(_preprocess(model)),
             steps=model.preprocess.describe(),
             labels=json.dumps(list(model.labels), ensure_ascii=False),
+            scores=model.score_function if model.labels else "none",
             layout=model.layout,
         )
         size = sum(parameter.nbytes for parameter in network.parameters())

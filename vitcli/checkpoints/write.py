@@ -17,6 +17,7 @@ from vitcli.checkpoints.layouts import LAYOUTS, decoders
 from vitcli.checkpoints.layouts.layout import Expressed
 from vitcli.checkpoints.load import Model
 from vitcli.checkpoints.preprocessing import to_hf, to_timm
+from vitcli.checkpoints.scoring import DESCRIBED
 from vitcli.errors import CheckpointError
 from vitcli.models.config import Config, ViTConfig
 
@@ -48,6 +49,7 @@ def write_hf(model: Model, folder: Path, dtype: Dtype) -> Written:
     if model.labels:
         values["id2label"] = {str(i): label for i, label in enumerate(model.labels)}
         values["label2id"] = {label: i for i, label in enumerate(model.labels)}
+    values |= _problem_type(model)
     values["dtype"] = HF_DTYPES[dtype]
     _write_json(folder / "config.json", values)
     _write_json(folder / "preprocessor_config.json", to_hf(model.preprocess))
@@ -87,9 +89,10 @@ def write_timm(model: Model, folder: Path, dtype: Dtype) -> Written:
     values["pretrained_cfg"] = {**cfg, "classifier": classifier, "first_conv": "patch_embed.proj"}
     if model.labels:
         values["label_names"] = list(model.labels)
+    values |= _problem_type(model)  # transformers reads it here, too
     _write_json(folder / "config.json", values)
     _write_tensors(folder / "model.safetensors", form.tensors, dtype)
-    notes = (*_notes(model.config, form.config, "timm"), *form.notes)
+    notes = (*_notes(model.config, form.config, "timm"), *form.notes, *_score_notes(model))
     return Written(layout, notes, _made(layout, form))
 
 
@@ -144,6 +147,21 @@ def _notes(before: Config, after: Config, library: str) -> list[str]:
         elif after.pos_prefix < before.pos_prefix:
             notes.append("the class token's position is added to the token itself")
     return notes
+
+
+def _problem_type(model: Model) -> dict[str, str]:
+    """As the checkpoint had it. transformers 5 refuses a single label of a single output."""
+    found = model.problem_type
+    is_refused = found == "single_label_classification" and model.config.num_classes == 1
+    return {} if found is None or is_refused else {"problem_type": found}
+
+
+def _score_notes(model: Model) -> list[str]:
+    """timm gives logits, and its users take the softmax of them."""
+    function = model.score_function
+    if function == "softmax" or not model.labels:
+        return []
+    return [f"timm does not know how this head makes scores: {DESCRIBED[function]}"]
 
 
 def _made(name: str, form: Expressed) -> dict[str, Made]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+from typer.core import TyperCommand
 
 from vitcli import __version__
 from vitcli.cli.attention import attention
@@ -18,6 +19,7 @@ from vitcli.cli.info import info
 from vitcli.cli.merge import merge
 from vitcli.cli.models import app as models
 from vitcli.cli.reconstruct import reconstruct
+from vitcli.errors import UsageError
 
 app = typer.Typer(
     name="vit",
@@ -28,6 +30,20 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+class Command(TyperCommand):
+    """Refuses a second model where a command takes one: the parser would take the last."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+        *_, order = self.make_parser(ctx).parse_args(args=list(args))
+        given = [option for option in order if option.name == "model" and option.nargs == 1]
+        if len(given) > 1 and not getattr(given[0], "multiple", False):
+            raise UsageError(
+                f"-m is given {len(given)} times, and vit {self.name} takes one model",
+                "vit classify and vit evaluate average several",
+            )
+        return super().parse_args(ctx, args)
 
 
 def _version(asked: bool) -> None:
@@ -45,14 +61,14 @@ def vit(
     """Classify folders of images and extract features from them with Vision Transformers."""
 
 
-app.command()(classify)
-app.command()(embed)
-app.command()(attention)
-app.command()(merge)
-app.command()(convert)
-app.command()(finetune)
-app.command()(evaluate)
-app.command()(reconstruct)
-app.command()(info)
-app.command()(bench)
+app.command(cls=Command)(classify)
+app.command(cls=Command)(embed)
+app.command(cls=Command)(attention)
+app.command(cls=Command)(merge)
+app.command(cls=Command)(convert)
+app.command(cls=Command)(finetune)
+app.command(cls=Command)(evaluate)
+app.command(cls=Command)(reconstruct)
+app.command(cls=Command)(info)
+app.command(cls=Command)(bench)
 app.add_typer(models, name="models")

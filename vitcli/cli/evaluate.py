@@ -129,9 +129,10 @@ def _lines(found: Evaluation) -> Iterator[str]:
     for judged in found.judged:
         said = judged_numbers(judged, found.paths)
         top5 = f"{said['top5']:.2%}" if said["top5"] is not None else "-"
+        ece = f"{said['ece']:.3f}" if said["ece"] is not None else "-"
         yield (
             f"{printable(judged.name):<{width}}  {said['top1']:>7.2%}  {top5:>7}  "
-            f"{said['mean_class_accuracy']:>8.2%}  {said['ece']:>6.3f}"
+            f"{said['mean_class_accuracy']:>8.2%}  {ece:>6}"
         )
     for judged in found.judged[-1:]:
         yield from _of_model(judged, found)

@@ -124,6 +124,7 @@ def inputs(
     return replace(
         reading(formats, ext, max_pixels, image_timeout),
         paths=check_paths(paths, files_from),
+        is_implied=not paths and files_from is None,
         files_from=files_from,
         null=null,
         tolerance=parse_tolerance(max_errors, on_error),
@@ -222,6 +223,10 @@ class Common:
     resuming: Resuming = Resuming()
     devices: tuple[str, ...] = ()
     ray: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.inputs.is_implied:  # before it is read: a pipe may have nobody at its other end
+            self.screen.note("no images are named: reading the list of paths on standard input")
 
 
 def with_common(command: Callable[..., None]) -> Callable[..., None]:

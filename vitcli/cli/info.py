@@ -55,11 +55,22 @@ def _facts(found: ModelInfo) -> Iterator[tuple[str, str]]:
     if found.num_labels:
         names = ", ".join(found.labels) + (", ..." if found.num_labels > len(found.labels) else "")
         yield "labels", f"{found.num_labels:,}, from {found.labels_source}\n{names}"
+        yield "scores", _scores(found)
     else:
         yield "labels", "none: a backbone without a classifier, for vit embed"
     yield "preprocess", "\n".join(_step(step.step, step.source) for step in found.preprocess)
     for note in found.notes:
         yield "note", note
+
+
+def _scores(found: ModelInfo) -> str:
+    """How scores are made of logits, and who says so."""
+    from vitcli.checkpoints.scoring import DESCRIBED
+
+    assert found.scores is not None
+    if found.problem_type is not None:
+        return f"{DESCRIBED[found.scores]}, by config.json: problem_type {found.problem_type}"
+    return DESCRIBED[found.scores] + ", the only one" * (found.scores == "sigmoid")
 
 
 def _step(step: str, source: str) -> str:

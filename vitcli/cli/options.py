@@ -56,7 +56,7 @@ Paths = Annotated[
         metavar="INPUTS...",
         show_default=False,
         help="Files, directories (recursive), tars, zips, URLs, quoted globs and {000..099}, or - "
-        "for a list of paths on stdin.",
+        "for a list of paths on stdin; where none is given, what is piped in is the list.",
     ),
 ]
 FilesFrom = Annotated[

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -114,8 +116,11 @@ def parse_tolerance(max_errors: str | None, on_error: OnError) -> Tolerance:
 
 
 def check_paths(paths: list[str] | None, files_from: str | None) -> tuple[str, ...]:
-    """There must be something to read, and a terminal is no list of paths."""
+    """There must be something to read, and a terminal is no list of paths. Where nothing is named,
+    the list is what is piped or redirected to standard input."""
     if not paths and files_from is None:
+        if _has_list():
+            return ("-",)
         raise UsageError(
             "no images are given", "name files or directories, or - for a list on stdin"
         )
@@ -124,3 +129,12 @@ def check_paths(paths: list[str] | None, files_from: str | None) -> tuple[str, .
             "paths expected on stdin", "pipe them in: find photos -name '*.jpg' | vit ... -"
         )
     return tuple(paths or ())
+
+
+def _has_list() -> bool:
+    """Whether standard input is a pipe or a file, and no terminal, device or socket."""
+    try:
+        mode = os.fstat(0).st_mode
+    except OSError:
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISREG(mode)

@@ -116,14 +116,26 @@ class Thrift:
 class ThriftyEngine:
     """An engine that takes as many images at once as there is memory for."""
 
-    def __init__(self, engine: Engine, note: Callable[[str], None] = lambda text: None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        note: Callable[[str], None] = lambda text: None,
+        *,
+        shares_ranges: bool = False,
+    ) -> None:
+        """`shares_ranges`: the images of a batch have one range of int8, so that a single one that
+        overflows takes the others with it: they are then run one by one."""
         self._engine = engine
         self._thrift = Thrift(note)
+        self._shares_ranges = shares_ranges
 
     def __call__(self, pixels: NDArray[np.uint8]) -> Tensor:
         """uint8 (B, H, W, 3) -> fp32 on the CPU, (B, ...). Raises as `Thrift.each` does."""
         parts = self._thrift.each(lambda part: self._engine(pixels[part]), len(pixels))
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        found = parts[0] if len(parts) == 1 else torch.cat(parts)
+        if self._shares_ranges and len(pixels) > 1 and not bool(found.isfinite().all()):
+            found = torch.cat([self._engine(pixels[i : i + 1]) for i in range(len(pixels))])
+        return found
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -10,6 +10,7 @@ those that `torch.compile` uses, and private: `supports` tries them before anybo
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from typing import TypeAlias
@@ -86,6 +87,8 @@ class Int8Linear(nn.Module):
         """(..., D) -> (..., F)"""
         low, high = (bound.item() for bound in torch.aminmax(x))
         low, high = min(low, 0.0), max(high, 0.0)
+        if not math.isfinite(high - low):  # there is no such range: nothing comes of it
+            return torch.full((*x.shape[:-1], len(self.scales)), math.nan, dtype=self.dtype)
         scale = (high - low) / 253 or 1.0
         zero = 1 + round(-low / scale)  # so that all bytes are 1 to 254, whichever way they round
         out: Tensor = torch.ops.onednn.qlinear_pointwise(

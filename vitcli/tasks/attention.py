@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vitcli.checkpoints.load import Model
+from vitcli.checkpoints.scoring import to_scores
 from vitcli.errors import UsageError
 from vitcli.images.decode import suffixes
 from vitcli.images.scan import DRAWN
@@ -30,6 +31,7 @@ from vitcli.sinks.page import PAGE
 from vitcli.sinks.pictures import PictureTree
 from vitcli.tasks.classify import predictions_of, top_k
 from vitcli.tasks.drawing import Drawing, Request, check_page
+from vitcli.tasks.finite import are_finite, overflow, with_failures
 from vitcli.tasks.job import DEFAULT_MODEL, Inputs, ModelOptions, Nobody, Running, Summary, Watcher
 from vitcli.tasks.loading import describe_model
 from vitcli.tasks.look import Look, Looker, check_running
@@ -103,7 +105,7 @@ def attention(
             wants_logits = has_caption or job.html is not None
             looker = Looker(model, job.look, wants_logits=wants_logits, note=run.watcher.note)
             prepared = run.prepare(model)
-            forward = _forward(looker, prepared)
+            forward = _forward(looker, prepared, job.running)
             if tree is not None or job.html is not None or job.show is not None:
                 drawing = Drawing(
                     plan=model.preprocess,
@@ -164,35 +166,40 @@ def _row_options(job: AttentionJob) -> dict[str, object]:
     return {**options, "look": asdict(job.look), "style": asdict(job.style)}
 
 
-def _forward(looker: Looker, prepared: Prepared) -> Callable[[Batch], list[Attended | Failure]]:
+def _forward(
+    looker: Looker, prepared: Prepared, running: Running
+) -> Callable[[Batch], list[Attended | Failure]]:
     """The function from a batch to its rows."""
-    labels = looker.model.labels
+    labels, function = looker.model.labels, looker.model.score_function
 
     def forward(batch: Batch) -> list[Attended | Failure]:
         looked = looker(prepared, batch)
-        rows: list[Attended | Failure] = []
+        rows: list[Attended] = []
         for image, (ref, size) in enumerate(zip(batch.refs, batch.sizes, strict=True)):
             logits = None if looked.logits is None else looked.logits[image]
+            scores = None if logits is None else to_scores(logits, function)
             row = Attended(
                 ref,
                 looker.maps_of(looked, image, size),
                 looker.look.method,
                 looker.query_of(looked, image, batch),
-                predictions=() if logits is None else _best(logits, labels),
+                predictions=() if scores is None else _best(scores, labels),
             )
-            if looker.look.method == "grad" and logits is not None:
-                target = row.predictions[0].index if looker.target is None else looker.target
-                score = logits.softmax(dim=-1)[target].item()
+            if looker.look.method == "grad" and logits is not None and scores is not None:
+                top = int(logits.argmax())  # the class of the gradients; scores may be equal at 1
+                target = top if looker.target is None else looker.target
+                score = scores[target].item()
                 row = replace(row, target=Prediction(labels[target], target, score))
             rows.append(row)
-        return rows
+        results = [*looked.maps.values(), *([] if looked.logits is None else [looked.logits])]
+        return with_failures(rows, are_finite(*results), overflow(running))
 
     return forward
 
 
-def _best(logits: Tensor, labels: Sequence[str]) -> tuple[Prediction, ...]:
-    scores, indices = top_k(logits.softmax(dim=-1)[None], TOP_K)
-    return tuple(predictions_of(scores[0].tolist(), indices[0].tolist(), labels, None))
+def _best(scores: Tensor, labels: Sequence[str]) -> tuple[Prediction, ...]:
+    best, indices = top_k(scores[None], TOP_K)
+    return tuple(predictions_of(best[0].tolist(), indices[0].tolist(), labels, None))
 
 
 class Draughtsman:
@@ -215,7 +222,13 @@ class Draughtsman:
         self, forward: Callable[[Batch], list[Attended | Failure]]
     ) -> Callable[[Batch], list[Attended | Failure]]:
         """`forward`, and then the pictures."""
-        return lambda batch: self._drawn([r for r in forward(batch) if isinstance(r, Attended)])
+
+        def drawn(batch: Batch) -> list[Attended | Failure]:
+            rows = forward(batch)
+            done = iter(self._drawn([row for row in rows if isinstance(row, Attended)]))
+            return [next(done) if isinstance(row, Attended) else row for row in rows]
+
+        return drawn
 
     def _drawn(self, rows: Sequence[Attended]) -> list[Attended | Failure]:
         tasks = [(row.ref, self._request(row, is_first=not n)) for n, row in enumerate(rows)]

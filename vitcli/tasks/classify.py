@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from vitcli.checkpoints.scoring import DESCRIBED, ScoreFunction, to_scores
 from vitcli.errors import CheckpointError, UsageError
 from vitcli.images.workers import Crew, Decoded
 from vitcli.pipeline import Forward
@@ -19,6 +20,7 @@ from vitcli.sinks.files import Target
 from vitcli.sinks.memory import ListSink
 from vitcli.sinks.page import PAGE
 from vitcli.tasks.drawing import Drawing, Request, check_page
+from vitcli.tasks.finite import are_finite, overflow, with_failures
 from vitcli.tasks.job import (
     DEFAULT_MODEL,
     Inputs,
@@ -86,12 +88,12 @@ def classify(job: ClassifyJob, watcher: Watcher | None = None, sink: Sink | None
         from vitcli.models.engine import Logits
 
         models = [run.load(spec, job.options) for spec in specs]
-        _check_heads(models)
+        check_heads(models, "its features are what there is: vit embed -m {}")
         if job.select is not None:
             job.select.check_labels(models[0].labels)
         plans = tuple(dict.fromkeys(model.preprocess for model in models))  # each one once
         members = [(run.engine(model, Logits()), plans.index(model.preprocess)) for model in models]
-        forward: Forward = _forward(members, models[0].labels, job)
+        forward: Forward = _forward(members, models[0].labels, models[0].score_function, job)
         if job.html is not None:
             inputs = job.inputs
             drawing = Drawing(
@@ -156,56 +158,66 @@ def _with_thumbnails(forward: Forward, crew: Crew) -> Forward:
 
     def with_thumbnails(batch: Batch) -> list[Row]:
         rows = forward(batch)
+        good = [row for row in rows if isinstance(row, Classified)]
 
         def pictured(number: int, answer: Decoded) -> Row:
             if isinstance(answer, Failure):
                 return answer
-            row = rows[number]
-            assert isinstance(row, Classified)
-            return replace(row, thumbnail=answer.pixels[0].tobytes())
+            return replace(good[number], thumbnail=answer.pixels[0].tobytes())
 
-        return crew.each([(row.ref, Request()) for row in rows], pictured)
+        done = iter(crew.each([(row.ref, Request()) for row in good], pictured))
+        return [next(done) if isinstance(row, Classified) else row for row in rows]
 
     return with_thumbnails
 
 
-def _check_heads(models: Sequence[Model]) -> None:
+def check_heads(models: Sequence[Model], instead: str) -> None:
+    """Raise CheckpointError for a backbone, and for heads that cannot be averaged; `instead` says
+    what a backbone is for."""
+    first = models[0]
     for model in models:
         if not model.config.num_classes:
             raise CheckpointError(
-                f"{model.spec} is a backbone without a classifier",
-                f"its features are what there is: vit embed -m {model.spec}",
+                f"{model.spec} is a backbone without a classifier", instead.format(model.spec)
             )
-        if model.labels != models[0].labels:
+        if model.labels != first.labels:
             raise CheckpointError(
-                f"{model.spec} and {models[0].spec} do not have the same labels",
+                f"{model.spec} and {first.spec} do not have the same labels",
                 "only models of the same classes can be averaged",
+            )
+        if model.score_function != first.score_function:
+            raise CheckpointError(
+                f"{model.spec} and {first.spec} do not make scores alike: "
+                f"{DESCRIBED[model.score_function]}, and {DESCRIBED[first.score_function]}",
+                "only models with the same problem_type can be averaged",
             )
 
 
 def _forward(
-    members: Sequence[tuple[Engine, int]], labels: Sequence[str], job: ClassifyJob
-) -> Callable[[Batch], list[Classified]]:
+    members: Sequence[tuple[Engine, int]],
+    labels: Sequence[str],
+    function: ScoreFunction,
+    job: ClassifyJob,
+) -> Callable[[Batch], list[Classified | Failure]]:
     """The function from a batch to its rows."""
     import torch
 
+    asked: ScoreFunction = function if job.scores == "prob" else "none"
+
     @torch.inference_mode()
-    def forward(batch: Batch) -> list[Classified]:
-        scores = [_scores(engine(batch.pixels[plan]), job.scores) for engine, plan in members]
+    def forward(batch: Batch) -> list[Classified | Failure]:
+        logits = [engine(batch.pixels[plan]) for engine, plan in members]
+        scores = [to_scores(found, asked) for found in logits]
         mean = scores[0] if len(scores) == 1 else torch.stack(scores).mean(dim=0)
         best, indices = top_k(mean, job.top_k)
-        rows = zip(batch.refs, best.tolist(), indices.tolist(), strict=True)
-        return [
+        found = zip(batch.refs, best.tolist(), indices.tolist(), strict=True)
+        rows = [
             Classified(ref, tuple(predictions_of(values, places, labels, job.threshold)))
-            for ref, values, places in rows
+            for ref, values, places in found
         ]
+        return with_failures(rows, are_finite(*logits), overflow(job.running))
 
     return forward
-
-
-def _scores(logits: Tensor, kind: Literal["prob", "logit"]) -> Tensor:
-    """(B, K) -> (B, K)"""
-    return logits.softmax(dim=-1) if kind == "prob" else logits
 
 
 def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:

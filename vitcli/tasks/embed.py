@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from vitcli.errors import UsageError
-from vitcli.records import Batch, Embedded, Sink
+from vitcli.records import Batch, Embedded, Failure, Sink
 from vitcli.runs.asked import Resuming
 from vitcli.sinks import EMBEDDINGS, choose_format, form_of
 from vitcli.sinks.files import Target
+from vitcli.tasks.finite import are_finite, overflow, with_failures
 from vitcli.tasks.job import (
     DEFAULT_MODEL,
     Inputs,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:  # as in run.py
     from vitcli.models.vit import Pooling
 
 NUMPY_DTYPE = {"fp32": "float32", "fp16": "float16"}
+TOO_LARGE = "the features are too large for --store fp16: --store fp32 has room for them"
 RECORDED = ("torch", "numpy", "pillow")
 
 
@@ -136,7 +138,7 @@ def _layer_number(layer: int, config: Config) -> int:
     return number
 
 
-def _forward(engine: Engine, job: EmbedJob) -> Callable[[Batch], list[Embedded]]:
+def _forward(engine: Engine, job: EmbedJob) -> Callable[[Batch], list[Embedded | Failure]]:
     """The function from a batch to its rows."""
     import torch
     from torch.nn import functional as F
@@ -144,11 +146,17 @@ def _forward(engine: Engine, job: EmbedJob) -> Callable[[Batch], list[Embedded]]
     dtype = np.dtype(NUMPY_DTYPE[job.store])
 
     @torch.inference_mode()
-    def forward(batch: Batch) -> list[Embedded]:
+    def forward(batch: Batch) -> list[Embedded | Failure]:
         vectors = engine(batch.pixels[0])
+        good = are_finite(vectors)
         if job.l2:
+            good = are_finite(vectors.norm(dim=-1, keepdim=True))  # its square may overflow alone
             vectors = F.normalize(vectors, dim=-1)
-        arrays = vectors.numpy().astype(dtype)
-        return [Embedded(ref, array) for ref, array in zip(batch.refs, arrays, strict=True)]
+        with np.errstate(over="ignore"):
+            arrays = vectors.numpy().astype(dtype)
+        made = [Embedded(ref, array) for ref, array in zip(batch.refs, arrays, strict=True)]
+        fitting = are_finite(torch.from_numpy(arrays)) if job.store == "fp16" else good
+        rows = with_failures(made, fitting, TOO_LARGE)
+        return with_failures(rows, good, overflow(job.running))
 
     return forward

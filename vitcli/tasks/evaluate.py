@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import heapq
 import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +18,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vitcli.checkpoints.load import Model
+from vitcli.checkpoints.scoring import ScoreFunction, to_scores
 from vitcli.errors import CheckpointError, InputError, UsageError, printable
 from vitcli.images.archives import Found
 from vitcli.images.sources import FoundSource
 from vitcli.models.engine import Engine, Features, Logits
 from vitcli.records import Batch, Classified, Embedded, ErrorType, Failure, ImageRef, Row
 from vitcli.sinks.memory import ListSink
-from vitcli.tasks.classify import top_k
+from vitcli.tasks.classify import check_heads, top_k
+from vitcli.tasks.finite import are_finite, overflow, with_failures
 from vitcli.tasks.job import (
     DEFAULT_MODEL,
     Inputs,
@@ -33,12 +37,13 @@ from vitcli.tasks.job import (
     Watcher,
 )
 from vitcli.tasks.run import Ready, Run
-from vitcli.training.classes import class_names, match_classes
+from vitcli.training.classes import class_names, match_classes, match_one_class
 from vitcli.training.data import Example, read_examples
 from vitcli.training.metrics import Answers, neighbours
 
 TOP = 5
 SLOWEST = 10
+ROUNDING = 1e-3  # of scores with six decimals, added up
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,11 +68,13 @@ class EvaluateJob:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What one model, or several together, answered."""
+    """What one model, or several together, answered. `are_shares`: the scores of an image are
+    probabilities of its classes that add up to 1, so that calibration can be told."""
 
     name: str
     labels: tuple[str, ...]
     answers: Answers
+    are_shares: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +108,7 @@ def evaluate(job: EvaluateJob, watcher: Watcher | None = None) -> Evaluation:
         asked = list(examples)
     if job.preds is not None:
         started = time.monotonic()
-        found = _of_predictions(job.preds, asked)
+        found = _of_predictions(job.preds, asked, watcher)
         seconds = time.monotonic() - started
         return replace(found, summary=replace(found.summary, seconds=seconds))
     if job.knn is not None:
@@ -126,13 +133,13 @@ class _Heard:
     slowest: list[tuple[float, str]] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
 
-    def hear(self, batch: Batch, said: Sequence[Tensor]) -> list[Classified]:
-        """`said` has the probabilities of each model.  (B, K) each"""
+    def hear(self, batch: Batch, said: Sequence[Tensor], good: Sequence[bool]) -> list[Classified]:
+        """`said` has the probabilities of each model, `good` whether they count.  (B, K) each"""
         for number, probs in enumerate(said):
-            scores, best = top_k(probs, TOP)
+            scores, best = top_k(probs[torch.tensor(good)], TOP)
             self.scores[number].append(scores)
             self.best[number].append(best)
-        self.places += [ref.index for ref in batch.refs]
+        self.places += [ref.index for ref in compress(batch.refs, good)]
         for ref, seconds in zip(batch.refs, batch.seconds, strict=True):
             heapq.heappush(self.slowest, (seconds, ref.path))
             if len(self.slowest) > SLOWEST:
@@ -150,29 +157,25 @@ class _Heard:
 def _of_models(job: EvaluateJob, examples: Sequence[Example], watcher: Watcher) -> Evaluation:
     run = _run(job, examples, watcher)
     models = [run.load(spec, job.options) for spec in job.models]
-    for model in models:
-        if not model.config.num_classes:
-            raise CheckpointError(
-                f"{model.spec} is a backbone without a classifier",
-                "--knn 20 judges its embeddings",
-            )
-        if len(models) > 1 and model.labels != models[0].labels:
-            raise CheckpointError(
-                f"{model.spec} and {models[0].spec} do not have the same labels",
-                "only models of the same classes can be averaged: judge them one by one",
-            )
-    labels = models[0].labels
-    numbers = match_classes(class_names(examples), labels, models[0].spec)
+    check_heads(models, "--knn 20 judges its embeddings")
+    function = models[0].score_function
+    labels, numbers = _classes(models[0], class_names(examples))
+    are_shares = function == "softmax" or models[0].config.num_classes == 1
+    if not are_shares:
+        watcher.note(
+            f"{models[0].spec} scores each label alone: the best one is its answer, and "
+            "calibration is left out"
+        )
     plans = tuple(dict.fromkeys(model.preprocess for model in models))
     members = [(run.engine(model, Logits()), plans.index(model.preprocess)) for model in models]
     names = [model.spec for model in models] + ["all, averaged"] * (len(models) > 1)
-    heard = _Heard([[] for _ in names], [[] for _ in names])
-    work = Ready(plans=plans, forward=_forward(members, heard), meta={})
+    heard, why = _Heard([[] for _ in names], [[] for _ in names]), overflow(job.running)
+    work = Ready(plans=plans, forward=_forward(members, function, heard, why), meta={})
     summary = run.into(heard, work)
     _check_any(heard.places, heard.failures)
     truth = np.array([numbers[examples[place].label] for place in heard.places], np.int64)
     judged = [
-        Judged(name, labels, _answers(scores, best, truth))
+        Judged(name, labels, _answers(scores, best, truth), are_shares)
         for name, scores, best in zip(names, heard.scores, heard.best, strict=True)
     ]
     return Evaluation(
@@ -184,15 +187,39 @@ def _of_models(job: EvaluateJob, examples: Sequence[Example], watcher: Watcher) 
     )
 
 
+def _classes(model: Model, names: Sequence[str]) -> tuple[tuple[str, ...], dict[str, int]]:
+    """The classes that a model tells apart, and which of them each class of the data is.
+
+    Raises CheckpointError for a model that answers with a number, InputError for classes that it
+    does not have.
+    """
+    if model.score_function == "none":
+        raise CheckpointError(
+            f"{model.spec} answers with a number (regression), and has no classes to judge",
+            f"vit classify -m {model.spec} writes its numbers",
+        )
+    if model.config.num_classes > 1:
+        return model.labels, match_classes(names, model.labels, model.spec)
+    return match_one_class(names, model.labels[0], model.spec)
+
+
+def _probabilities(logits: Tensor, function: ScoreFunction) -> Tensor:
+    """The scores of the classes that are judged.  (B, K) -> (B, K), and (B, 1) -> (B, 2)"""
+    scores = to_scores(logits, function)
+    return torch.cat([scores, 1 - scores], dim=-1) if scores.shape[-1] == 1 else scores
+
+
 def _forward(
-    members: Sequence[tuple[Engine, int]], heard: _Heard
-) -> Callable[[Batch], list[Classified]]:
+    members: Sequence[tuple[Engine, int]], function: ScoreFunction, heard: _Heard, why: str
+) -> Callable[[Batch], list[Classified | Failure]]:
     @torch.inference_mode()
-    def forward(batch: Batch) -> list[Classified]:
-        said = [engine(batch.pixels[plan]).softmax(dim=-1) for engine, plan in members]
+    def forward(batch: Batch) -> list[Classified | Failure]:
+        logits = [engine(batch.pixels[plan]) for engine, plan in members]
+        good = are_finite(*logits)
+        said = [_probabilities(found, function) for found in logits]
         if len(said) > 1:
             said.append(torch.stack(said).mean(dim=0))
-        return heard.hear(batch, said)
+        return with_failures(heard.hear(batch, said, good), good, why)
 
     return forward
 
@@ -256,9 +283,12 @@ def _embedded(
     engine = run.engine(model, features)
 
     @torch.inference_mode()
-    def forward(batch: Batch) -> list[Embedded]:
-        vectors = F.normalize(engine(batch.pixels[0]), dim=-1).numpy()
-        return [Embedded(ref, v) for ref, v in zip(batch.refs, vectors, strict=True)]
+    def forward(batch: Batch) -> list[Embedded | Failure]:
+        found = engine(batch.pixels[0])
+        vectors = F.normalize(found, dim=-1).numpy()
+        rows = [Embedded(ref, v) for ref, v in zip(batch.refs, vectors, strict=True)]
+        good = are_finite(found.norm(dim=-1, keepdim=True))  # its square may overflow alone
+        return with_failures(rows, good, overflow(run.running))
 
     sink = ListSink()
     run.into(sink, Ready(plans=(model.preprocess,), forward=forward, meta={}))
@@ -269,7 +299,7 @@ def _embedded(
     return vectors, classes, sink.rows
 
 
-def _of_predictions(preds: Path, examples: Sequence[Example]) -> Evaluation:
+def _of_predictions(preds: Path, examples: Sequence[Example], watcher: Watcher) -> Evaluation:
     """Rows that `vit classify` wrote, found by their paths."""
     lines = _read_predictions(preds)
     named = {
@@ -304,7 +334,11 @@ def _of_predictions(preds: Path, examples: Sequence[Example]) -> Evaluation:
             done.append(place)
     _check_any(done, failures)
     truth = np.array([numbers[examples[place].label] for place in done], np.int64)
-    judged = Judged(str(preds), tuple(labels), Answers(best[done], scores[done], truth))
+    are_shares = bool((scores >= 0).all() and (scores.sum(axis=1) < 1 + ROUNDING).all())
+    if not are_shares:
+        watcher.note(f"{preds}: scores are no probabilities of classes, calibration is left out")
+    answers = Answers(best[done], scores[done], truth)
+    judged = Judged(str(preds), tuple(labels), answers, are_shares)
     return Evaluation(
         summary=Summary(len(done), len(failures), 0.0),
         judged=(judged,),
@@ -320,7 +354,8 @@ def _check_row(row: dict[str, Any]) -> None:
         str(row["error"]["message"])
         return
     for prediction in row["predictions"]:
-        float(prediction["score"])
+        if not math.isfinite(float(prediction["score"])):
+            raise ValueError("a score is a number")
         str(prediction["label"])
         if not isinstance(prediction["index"], int) or prediction["index"] < 0:
             raise ValueError("the index of a class is a number from 0")

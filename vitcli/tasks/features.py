@@ -23,6 +23,7 @@ from vitcli.images.archives import Archive, Found, opened
 from vitcli.images.sources import FoundSource
 from vitcli.models.engine import Logits
 from vitcli.records import Batch, Embedded, Failure, Member, Row
+from vitcli.tasks.finite import are_finite, overflow, with_failures
 from vitcli.tasks.run import Ready, Run
 from vitcli.training.recipe import headless
 
@@ -52,9 +53,10 @@ def features(
         engine = run.engine(replace(model, network=headless(model.network)), Logits())
 
         @torch.inference_mode()
-        def forward(batch: Batch) -> list[Embedded]:
-            vectors = engine(batch.pixels[0]).numpy()
-            return [Embedded(ref, v) for ref, v in zip(batch.refs, vectors, strict=True)]
+        def forward(batch: Batch) -> list[Embedded | Failure]:
+            found = engine(batch.pixels[0])
+            rows = [Embedded(ref, v) for ref, v in zip(batch.refs, found.numpy(), strict=True)]
+            return with_failures(rows, are_finite(found), overflow(run.running))
 
         try:
             run.into(sink, Ready(plans=(model.preprocess,), forward=forward, meta={}))

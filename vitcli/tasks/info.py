@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vitcli.checkpoints.load import Model
+from vitcli.checkpoints.scoring import ScoreFunction
 from vitcli.errors import printable
 from vitcli.models.config import SwinConfig
 from vitcli.models.cost import cost
@@ -42,7 +43,8 @@ class WeightFile:
 class ModelInfo:
     """Everything that is known of a model, ready for printing.
 
-    `sizes` is the config for machines, `described` the same for people. `gflops` are 10^9
+    `sizes` is the config for machines, `described` the same for people. `scores` is the
+    function that makes scores of the logits: softmax, sigmoid or none. `gflops` are 10^9
     multiply-adds for one image at this resolution (`vitcli.models.cost` says what counts).
     """
 
@@ -60,6 +62,8 @@ class ModelInfo:
     num_labels: int
     labels: tuple[str, ...]
     labels_source: str
+    problem_type: str | None
+    scores: ScoreFunction | None
     preprocess: tuple[Step, ...]
     notes: tuple[str, ...]
 
@@ -84,6 +88,8 @@ def info(job: InfoJob) -> ModelInfo:
         num_labels=len(model.labels),
         labels=model.labels[:SHOWN_LABELS],
         labels_source=model.labels_source,
+        problem_type=model.problem_type,
+        scores=model.score_function if model.labels else None,
         preprocess=tuple(
             Step(step, model.origins.get(step.partition("(")[0], plan.source))
             for step in plan.steps()

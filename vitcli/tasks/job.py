@@ -25,9 +25,11 @@ ENGINE_DTYPES: dict[EngineChoice, tuple[Dtype, ...]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inputs:
-    """Which images: paths, directories, globs, `-`, how they may be read, how many may fail."""
+    """Which images: paths, directories, globs, `-`, how they may be read, how many may fail.
+    `is_implied`: nothing was named, and standard input is the list."""
 
     paths: tuple[str, ...] = ()
+    is_implied: bool = False
     files_from: str | None = None
     null: bool = False
     formats: str = "common"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,10 @@ from vitcli.checkpoints.load import Model
 from vitcli.errors import CheckpointError, OutputError, UsageError
 from vitcli.models.mae import MaskedAutoencoder, mask_of
 from vitcli.models.prepare import DTYPES, Prepared, choose_device, choose_dtype
-from vitcli.records import Batch, Classified, Preprocess, Row
+from vitcli.records import Batch, Classified, Failure, Preprocess, Row
 from vitcli.render.panels import panels_png
 from vitcli.sinks.files import explained, write_whole
+from vitcli.tasks.finite import are_finite, overflow, with_failures
 from vitcli.tasks.job import DEFAULT_MODEL, Inputs, ModelOptions, Nobody, Running, Summary, Watcher
 from vitcli.tasks.loading import load_model
 from vitcli.tasks.run import Ready, Run
@@ -115,7 +117,7 @@ def draw_mask(seed: int, place: int, patches: int, ratio: float) -> Tensor:
 
 def _forward(
     job: ReconstructJob, model: Model, reconstruction: Reconstruction, sink: PanelSink
-) -> Callable[[Batch], list[Classified]]:
+) -> Callable[[Batch], list[Classified | Failure]]:
     device = choose_device(job.running.device)
     dtype = choose_dtype(job.running.dtype, device)
     if dtype != DTYPES["fp32"]:
@@ -126,23 +128,24 @@ def _forward(
     prepared = Prepared(reconstruction.encoder, model.preprocess, device, dtype)
 
     @torch.inference_mode()
-    def forward(batch: Batch) -> list[Classified]:
+    def forward(batch: Batch) -> list[Classified | Failure]:
         pixels = prepared.pixels(batch.pixels[0])
         grid = reconstruction.encoder.grid_of(pixels)
         masks = [draw_mask(job.seed, ref.index, grid[0] * grid[1], ratio) for ref in batch.refs]
         mask = torch.cat(masks).to(device)
         picture = reconstruction.picture(pixels, reconstruction(pixels, mask))
         hidden = _spread(mask, grid, reconstruction.encoder.config.patch_size)
+        good = are_finite(picture)
         made = _bytes(picture.cpu(), model.preprocess)
-        for ref, original, new, is_hidden in zip(
-            batch.refs, batch.pixels[0], made, hidden, strict=True
-        ):
+        images = zip(batch.refs, batch.pixels[0], made, hidden, strict=True)
+        for ref, original, new, is_hidden in compress(images, good):
             height, width = new.shape[:2]
             original = original[:height, :width]
             masked = np.where(is_hidden, np.uint8(HIDDEN), original)
             shown = np.where(is_hidden, new, original) if job.paste else new
             sink.pictures[ref.index] = panels_png((original, masked, shown), CAPTIONS)
-        return [Classified(ref, ()) for ref in batch.refs]
+        rows = [Classified(ref, ()) for ref in batch.refs]
+        return with_failures(rows, good, overflow(job.running))
 
     return forward
 

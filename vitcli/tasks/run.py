@@ -184,9 +184,11 @@ class Run:
 
         running, note = self.running, self.watcher.note
         if running.engine == "torch":
-            return ThriftyEngine(TorchEngine(self.prepare(model), output), note)
-        chosen = running.engine, running.dtype, running.quantize
-        return ThriftyEngine(open_engine(model, output, *chosen, note), note)
+            engine: Engine = TorchEngine(self.prepare(model), output)
+        else:
+            chosen = running.engine, running.dtype, running.quantize
+            engine = open_engine(model, output, *chosen, note)
+        return ThriftyEngine(engine, note, shares_ranges=running.quantize is not None)
 
     def into(self, sink: Sink, work: Ready) -> Summary:
         """Take the inputs through the model into a sink that only receives."""

@@ -20,6 +20,7 @@ from vitcli.records import ErrorType, Failure, ImageRef
 from vitcli.render.charts import Line, lines_svg
 from vitcli.render.report import Page, html
 from vitcli.sinks.files import explained, sync_folder, write_whole
+from vitcli.tasks.evaluate import Judged
 from vitcli.tasks.scores import section
 from vitcli.tasks.training_job import option_of
 from vitcli.training.data import Example, read_examples, write_split
@@ -135,7 +136,7 @@ class RunDirectory:
             facts.append(("best epoch", f"{best[0]['epoch']}: {score}"))
         sections = []
         if answers is not None and model.labels:
-            sections.append(section("Held-out images", answers, model.labels, val))
+            sections.append(section(Judged("Held-out images", model.labels, answers), val))
         page = Page(
             title=f"Training of {self.folder.resolve().name}",
             facts=facts,

@@ -47,14 +47,15 @@ def numbers(evaluation: Evaluation) -> dict[str, Any]:
 def judged_numbers(judged: Judged, paths: Sequence[str]) -> dict[str, Any]:
     """The numbers of one model."""
     answers, labels = judged.answers, judged.labels
-    table, bins = confusion(answers, labels), reliability(answers)
+    table = confusion(answers, labels)
+    bins = reliability(answers) if judged.are_shares else []
     per_class = table.per_class()
     return {
         "model": judged.name,
         "top1": round(answers.accuracy(), 6),
         "top5": round(answers.accuracy(5), 6) if answers.best.shape[1] >= 5 else None,
         "mean_class_accuracy": round(float(np.mean([c.recall for c in per_class if c.images])), 6),
-        "ece": round(calibration_error(bins), 6),
+        "ece": round(calibration_error(bins), 6) if judged.are_shares else None,
         "reliability": [
             {
                 "low": round(b.low, 6),
@@ -104,12 +105,10 @@ def confusion_csv(table: Confusion) -> str:
     return file.getvalue()
 
 
-def section(
-    title: str, answers: Answers, labels: Sequence[str], images: Sequence[Found]
-) -> Section:
+def section(judged: Judged, images: Sequence[Found]) -> Section:
     """A model's part of a page; thumbnails of its worst mistakes are read anew."""
-    table, bins = confusion(answers, labels), reliability(answers)
-    chart = reliability_svg([(b.low, b.high, b.count, b.accuracy) for b in bins])
+    answers, labels = judged.answers, judged.labels
+    table = confusion(answers, labels)
     worst = [
         Shot(
             printable(images[place][0]),
@@ -121,8 +120,18 @@ def section(
         for place in answers.mistakes(WORST)
     ]
     rows = [(c.label, c.precision, c.recall, c.f1, c.images) for c in table.per_class()]
-    caption = f"Confidence and accuracy: expected calibration error {calibration_error(bins):.3f}"
-    return Section(title, table.labels, table.counts, rows, worst, ((caption, chart),))
+    charts = (_calibration(answers),) if judged.are_shares else ()
+    return Section(judged.name, table.labels, table.counts, rows, worst, charts)
+
+
+def _calibration(answers: Answers) -> tuple[str, str]:
+    """A caption and a diagram."""
+    bins = reliability(answers)
+    chart = reliability_svg([(b.low, b.high, b.count, b.accuracy) for b in bins])
+    return (
+        f"Confidence and accuracy: expected calibration error {calibration_error(bins):.3f}",
+        chart,
+    )
 
 
 def _thumbnail(path: str, member: Member | None) -> NDArray[np.uint8] | None:
@@ -138,10 +147,7 @@ def page(evaluation: Evaluation, data: str) -> Page:
     return Page(
         title=f"Evaluation on {printable(data)}",
         facts=facts,
-        sections=[
-            section(judged.name, judged.answers, judged.labels, evaluation.images)
-            for judged in evaluation.judged
-        ],
+        sections=[section(judged, evaluation.images) for judged in evaluation.judged],
         slowest=[
             (f"{1000 * seconds:.0f} ms", printable(path)) for seconds, path in evaluation.slowest
         ],

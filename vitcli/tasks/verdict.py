@@ -104,7 +104,8 @@ def likeness(reference: Outputs, found: Outputs, dim: int) -> Likeness | None:
     a, b = reference.values[ours].astype(np.float64), found.values[theirs].astype(np.float64)
     has_labels = a.shape[1] > dim
     same = a[:, dim:].argmax(axis=1) == b[:, dim:].argmax(axis=1) if has_labels else None
-    cosine = _cosines(a[:, :dim], b[:, :dim]).mean()
+    with np.errstate(invalid="ignore", over="ignore"):
+        cosine = np.nan_to_num(_cosines(a[:, :dim], b[:, :dim]), nan=0.0).mean()
     return Likeness(float(cosine), None if same is None else float(same.mean()), len(ours))
 
 

@@ -131,5 +131,24 @@ def match_classes(names: Sequence[str], labels: Sequence[str], model: str) -> di
     return found
 
 
+def match_one_class(
+    names: Sequence[str], label: str, model: str
+) -> tuple[tuple[str, str], dict[str, int]]:
+    """The two classes that a model with a single output tells apart, its own first, and which of
+    them each class of the data is. Raises InputError for data that are not so divided."""
+    named = [name for name in names if name == label]
+    named = named or [name for name in names if _plain(name) in map(_plain, label.split(","))]
+    others = [name for name in names if name not in named]
+    if len(named) != 1 or len(others) > 1:
+        raise InputError(
+            f"{model} tells {printable(label)} from everything else, and the data have "
+            f"{_few(names)}",
+            f"expected a class {printable(label)} and one of all other images; --labels FILE "
+            "gives the output another name",
+        )
+    other = others[0] if others else f"not {label}"
+    return (label, other), {named[0]: 0} | dict.fromkeys(others, 1)
+
+
 def _plain(name: str) -> str:
     return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())

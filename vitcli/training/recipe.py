@@ -49,15 +49,22 @@ def parse_recipe(text: str, rank: int, alpha: float) -> Recipe:
 
 
 def with_head(model: Model, classes: Sequence[str]) -> Model:
-    """The model with a head for these classes: its own where the classes are the same, else one of
-    zeros, in a form that transformers can express. Raises CheckpointError where there is none."""
-    if set(classes) == set(model.labels) and len(set(classes)) == len(model.labels):
+    """The model with a head for these classes: its own where the classes are the same and an image
+    is of one of them, else one of zeros, in a form that transformers can express. Raises
+    CheckpointError where there is none."""
+    is_same = set(classes) == set(model.labels) and len(set(classes)) == len(model.labels)
+    if is_same and model.score_function == "softmax":
         return model
     errors = []
     for config in _forms(model.config, len(classes)):
         network = _headed(model.network, config)
         found = replace(
-            model, network=network, labels=tuple(classes), reconstruction=None, labels_source="data"
+            model,
+            network=network,
+            labels=tuple(classes),
+            problem_type=None,
+            reconstruction=None,
+            labels_source="data",
         )
         try:
             check_hf(found)

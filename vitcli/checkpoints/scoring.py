@@ -1,0 +1,52 @@
+"""Logits into scores: by what a classifier was trained for, as transformers' pipeline for image
+classification chooses (`pipelines/image_classification.py`, `postprocess`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from vitcli.errors import CheckpointError
+
+if TYPE_CHECKING:  # a run with nothing to do has no use for torch
+    from torch import Tensor
+
+ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
+ScoreFunction = Literal["softmax", "sigmoid", "none"]
+
+DESCRIBED: dict[ScoreFunction, str] = {
+    "softmax": "softmax over the labels",
+    "sigmoid": "sigmoid of each label alone",
+    "none": "the output itself, a number",
+}
+
+
+def read_problem_type(config: Mapping[str, Any]) -> ProblemType | None:
+    """What the config says that the classifier was trained for. Raises CheckpointError for a word
+    that transformers does not know."""
+    found = config.get("problem_type")
+    if found is None or found in get_args(ProblemType):
+        return found
+    raise CheckpointError(
+        f"config.json: problem_type is {found!r}", f"known are {', '.join(get_args(ProblemType))}"
+    )
+
+
+def score_function(problem_type: ProblemType | None, num_classes: int) -> ScoreFunction:
+    """What makes scores of the logits of a classifier with so many outputs."""
+    if problem_type == "regression":
+        return "none"
+    if problem_type == "multi_label_classification" or num_classes == 1:
+        return "sigmoid"
+    return "softmax"
+
+
+def to_scores(logits: Tensor, function: ScoreFunction) -> Tensor:
+    """(B, K) -> (B, K)"""
+    match function:
+        case "softmax":
+            return logits.softmax(dim=-1)
+        case "sigmoid":
+            return logits.sigmoid()
+        case "none":
+            return logits
