@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 
 from vitcli.stores import is_remote
 
@@ -15,8 +16,24 @@ def is_within(path: str, folder: str) -> bool:
         return path.startswith(base) and not _climbs(path.removeprefix(base))
     if is_remote(path) or "\0" in path:
         return False
-    base = os.path.join(os.path.realpath(folder), "")
-    return os.path.realpath(path).startswith(base)
+    return _real(path).startswith(_real_folder(folder) + "/")
+
+
+def _real(path: str) -> str:
+    """As os.path.realpath; the folders of a long table are looked at once."""
+    folder, name = os.path.split(path)
+    if name in ("", ".", "..") or os.path.islink(path):
+        return os.path.realpath(path)
+    return f"{_real_folder(folder)}/{name}"
+
+
+def _real_folder(folder: str) -> str:
+    return _followed(os.path.abspath(folder) if ".." not in folder else os.path.realpath(folder))
+
+
+@lru_cache(maxsize=4096)
+def _followed(folder: str) -> str:
+    return os.path.realpath(folder).rstrip("/")
 
 
 def _climbs(path: str) -> bool:
