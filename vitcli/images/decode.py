@@ -20,7 +20,7 @@ from PIL import Image, UnidentifiedImageError
 
 from vitcli import stores
 from vitcli.images import tiff
-from vitcli.images.archives import Archive, Pieces, opened
+from vitcli.images.archives import CHANGED, Archive, Pieces, opened, version_of
 from vitcli.images.depth import to_rgb
 from vitcli.images.kinds import ImageError, unread
 from vitcli.images.preprocess import ACROSS, preprocess, preprocess_fast, stored_target
@@ -35,6 +35,7 @@ from vitcli.records import (
     Preprocess,
     Sample,
     Size,
+    Version,
 )
 from vitcli.stores import is_remote
 
@@ -260,13 +261,18 @@ def _archive(path: str, member: Member) -> Pieces:
     object there is the piece alone."""
     if is_remote(path):
         return piece(path, member)
-    found = _stat(path)
-    return _kept(path, (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns))
+    version = version_of(_stat(path))
+    if member.version not in (None, version):
+        raise ImageError(ErrorType.UNREADABLE, CHANGED)
+    return _kept(path, version)
 
 
 @lru_cache(maxsize=1)
-def _kept(path: str, version: tuple[int, ...]) -> Archive:
-    return Archive(_descriptor(path))
+def _kept(path: str, version: Version) -> Archive:
+    archive = Archive(_descriptor(path))
+    if archive.version() != version:
+        raise ImageError(ErrorType.UNREADABLE, CHANGED)
+    return archive
 
 
 def _stat(path: str) -> os.stat_result:
