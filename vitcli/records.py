@@ -15,6 +15,8 @@ if TYPE_CHECKING:  # `vit --help` has no use for numpy
     from numpy.typing import NDArray
 
 Size: TypeAlias = tuple[int, int]  # always (height, width)
+Version: TypeAlias = tuple[int, int, int, int]
+"""A file as it was opened: its device, inode, bytes and mtime in ns."""
 Box: TypeAlias = tuple[float, float, float, float]  # top, left, bottom, right
 
 
@@ -39,7 +41,8 @@ class Member:
     `key` is what the files of one sample have in common in WebDataset's layout. In a zip `start`
     is that of the local header, and `packed` the bytes that follow it, how they are compressed,
     and the CRC-32 of what they hold. Where it can
-    be read only once, from a stream or a table, `data` is the image itself.
+    be read only once, from a stream or a table, `data` is the image itself. `version` is that of
+    the archive that was listed: in another one something else may be at that place.
     """
 
     archive: str
@@ -49,11 +52,14 @@ class Member:
     packed: tuple[int, int, int] | None = None
     data: bytes | None = field(default=None, repr=False)
     fault: tuple[ErrorType, str] | None = None
+    version: Version | None = None
 
     def __reduce__(self) -> tuple[type[Member], tuple[object, ...]]:
         """One goes to a worker with each image: a dataclass's own way takes twice as long."""
-        fields = (self.archive, self.start, self.size, self.key, self.packed, self.data, self.fault)
-        return Member, fields
+        return Member, (
+            *(self.archive, self.start, self.size, self.key, self.packed, self.data, self.fault),
+            self.version,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +69,7 @@ class ImageRef:
     A path that is not UTF-8 carries its odd bytes as surrogates, as os.fsdecode gives them.
     `stamp` is the file's (bytes, mtime in ns) when it was listed, where somebody asked; an object
     in a store has its ETag, as a number, in the place of the time. That of a `member` has its own
-    bytes, and the second number of its archive.
+    bytes, and the second number of its archive as it was listed.
     """
 
     index: int

@@ -85,13 +85,11 @@ def test_sixteen_bits_of_grey_are_clamped_where_asked(name: str, photos: Corpus)
     np.testing.assert_array_equal(pixels(path, whole(path, grey16="clamp")), by_pillow(path))
 
 
-def test_a_16_bit_pgm_is_scaled_and_a_32_bit_tiff_is_not(tmp_path: Path) -> None:
+def test_a_16_bit_pgm_is_scaled(tmp_path: Path) -> None:
     values = np.array([[0, 255, 256], [40_000, 65_535, 1]])
-    pgm, tiff = tmp_path / "deep.pgm", tmp_path / "deep.tif"
+    pgm = tmp_path / "deep.pgm"
     pgm.write_bytes(b"P5 3 2 65535\n" + values.astype(">u2").tobytes())
-    Image.fromarray(values.astype(np.int32)).save(tiff)
     np.testing.assert_array_equal(pixels(pgm)[:, :, 0], values >> 8)
-    np.testing.assert_array_equal(pixels(tiff), by_pillow(tiff))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -28,12 +28,14 @@ from typing import Any, BinaryIO, Protocol, TypeAlias
 
 from vitcli.errors import in_bytes, printable
 from vitcli.images.tar_headers import TarHeaders
-from vitcli.records import ErrorType, Member
+from vitcli.records import ErrorType, Member, Version
 
 ARCHIVES = frozenset((".tar", ".tgz", ".zip"))  # that are taken from directories
 NAMES = (*ARCHIVES, ".tar.gz", ".tar.bz2", ".tar.xz")
 IN_ONE_PIECE = 16 << 20  # bytes; what is larger is read as it is wanted
 MOST_UNPACKED = 1 << 30  # bytes of one image that is held in memory
+
+CHANGED = "the archive has changed since it was listed"
 
 Found: TypeAlias = tuple[str, Member | None]
 """The path that a row has, and where its image is; None where it is the file itself."""
@@ -73,14 +75,25 @@ def iter_members(archive: str, suffixes: Collection[str]) -> Iterator[Found]:
     """
     try:
         with open(archive, "rb") as file:
+            version = version_of(os.fstat(file.fileno()))
             if archive.lower().endswith(".zip"):
-                yield from iter_zip(archive, file, suffixes)
+                yield from iter_zip(archive, file, suffixes, version)
                 return
             plain = decompressed(file)
-            size = os.fstat(file.fileno()).st_size if plain is file else None
-            yield from iter_tar(archive, plain, suffixes, size)
+            if plain is file:
+                yield from iter_tar(archive, plain, suffixes, version[2], version)
+                return
+            for found in iter_tar(archive, plain, suffixes, None, version):
+                if version_of(os.fstat(file.fileno())) != version:
+                    yield broken(archive, ErrorType.UNREADABLE, CHANGED, version)
+                    return
+                yield found
     except OSError:  # whoever opens it for its row says why
         yield archive, None
+
+
+def version_of(found: os.stat_result) -> Version:
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 class Pieces(Protocol):
@@ -104,6 +117,9 @@ class Archive:
 
     def pread(self, size: int, offset: int, /) -> bytes:
         return os.pread(self._descriptor, size, offset)
+
+    def version(self) -> Version:
+        return version_of(os.fstat(self._descriptor))
 
 
 def opened(archive: Pieces, member: Member) -> BinaryIO:
@@ -161,7 +177,11 @@ def decompressed(file: BinaryIO) -> BinaryIO:
 
 
 def iter_tar(
-    archive: str, file: BinaryIO, suffixes: Collection[str], size: int | None
+    archive: str,
+    file: BinaryIO,
+    suffixes: Collection[str],
+    size: int | None,
+    version: Version | None = None,
 ) -> Iterator[Found]:
     """The images of a tar of that many bytes. Where it can only be read from front to back, `size`
     is None, and the images are read here and travel with their refs."""
@@ -172,7 +192,8 @@ def iter_tar(
         is_compressed = size is None
         why = "damaged compressed tar: nothing can be read"
         # else it is no tar, whatever its name is
-        yield broken(archive, ErrorType.DECODE_ERROR, why) if is_compressed else (archive, None)
+        what = broken(archive, ErrorType.DECODE_ERROR, why, version)
+        yield what if is_compressed else (archive, None)
         return
     try:
         while info := headers.next():
@@ -193,7 +214,9 @@ def iter_tar(
             if is_wanted:
                 yield (
                     f"{archive}/{last}",
-                    _tar_member(archive, last, info, data, is_cut=is_cut, is_streamed=size is None),
+                    _tar_member(
+                        archive, last, info, data, version, is_cut=is_cut, is_streamed=size is None
+                    ),
                 )
             if is_cut:
                 break
@@ -204,7 +227,9 @@ def iter_tar(
     except _DAMAGE as error:
         why = "truncated" if _is_at_end(error, headers.offset, size) else "damaged"
     where = f"behind {printable(last)}" if last else "at its beginning"
-    yield broken(archive, ErrorType.DECODE_ERROR, f"{why} tar: what follows {where} is lost")
+    yield broken(
+        archive, ErrorType.DECODE_ERROR, f"{why} tar: what follows {where} is lost", version
+    )
 
 
 def _is_at_end(error: Exception, offset: int, size: int | None) -> bool:
@@ -218,6 +243,7 @@ def _tar_member(
     name: str,
     info: tarfile.TarInfo,
     data: bytes | None,
+    version: Version | None,
     *,
     is_cut: bool,
     is_streamed: bool,
@@ -235,7 +261,8 @@ def _tar_member(
         fault = ErrorType.TOO_LARGE, f"{in_bytes(info.size)} in a compressed tar, limit {limit}"
     elif is_cut:
         fault = ErrorType.DECODE_ERROR, "truncated: the tar ends within it"
-    return Member(archive, info.offset_data, info.size, key_of(name), data=data, fault=fault)
+    key = key_of(name)
+    return Member(archive, info.offset_data, info.size, key, None, data, fault, version)
 
 
 def key_of(name: str) -> str:
@@ -244,14 +271,16 @@ def key_of(name: str) -> str:
     return folder + slash + base.partition(".")[0]
 
 
-def iter_zip(archive: str, file: BinaryIO, suffixes: Collection[str]) -> Iterator[Found]:
+def iter_zip(
+    archive: str, file: BinaryIO, suffixes: Collection[str], version: Version | None = None
+) -> Iterator[Found]:
     """The images of a zip, as its directory lists them."""
     is_zip = file.read(4) == _LOCAL
     try:
         infos = zipfile.ZipFile(file).infolist()
     except _DAMAGE as error:
         why = f"damaged zip: {printable(str(error))}"
-        yield broken(archive, ErrorType.DECODE_ERROR, why) if is_zip else (archive, None)
+        yield broken(archive, ErrorType.DECODE_ERROR, why, version) if is_zip else (archive, None)
         return
     for info in infos:
         is_utf8 = info.flag_bits & 0x800
@@ -271,13 +300,13 @@ def iter_zip(archive: str, file: BinaryIO, suffixes: Collection[str]) -> Iterato
         packed = info.compress_size, info.compress_type, info.CRC
         yield (
             f"{archive}/{name}",
-            Member(archive, info.header_offset, info.file_size, packed=packed, fault=fault),
+            Member(archive, info.header_offset, info.file_size, "", packed, None, fault, version),
         )
 
 
-def broken(archive: str, type: ErrorType, why: str) -> Found:
+def broken(archive: str, type: ErrorType, why: str, version: Version | None = None) -> Found:
     """The row of an archive itself."""
-    return archive, Member(archive, 0, 0, fault=(type, why))
+    return archive, Member(archive, 0, 0, fault=(type, why), version=version)
 
 
 def _name(raw: bytes) -> str:

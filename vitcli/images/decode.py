@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import math
 import os
 import stat
@@ -18,7 +19,10 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from vitcli import stores
-from vitcli.images.archives import Archive, Pieces, opened
+from vitcli.images import tiff
+from vitcli.images.archives import CHANGED, Archive, Pieces, opened, version_of
+from vitcli.images.depth import to_rgb
+from vitcli.images.kinds import ImageError, unread
 from vitcli.images.preprocess import ACROSS, preprocess, preprocess_fast, stored_target
 from vitcli.images.remote import piece
 from vitcli.records import (
@@ -31,6 +35,7 @@ from vitcli.records import (
     Preprocess,
     Sample,
     Size,
+    Version,
 )
 from vitcli.stores import is_remote
 
@@ -57,15 +62,16 @@ _MAGIC = {
     b"\x89PNG\r\n": "PNG",
     b"\xff\xd8\xff": "JPEG",
     b"GIF8": "GIF",
-    b"II*\0": "TIFF",
-    b"MM\0*": "TIFF",
+    **dict.fromkeys(tiff.MAGIC, "TIFF"),
+    b"\0\0\0\x0cjP  \r\n\x87\n": "JPEG2000",
+    b"\xff\x4f\xff\x51": "JPEG2000",
 }
 
 Opened = TypeVar("Opened")
 Picture: TypeAlias = Image.Image
 """One that Pillow has opened."""
-GREY16 = "16-bit grey is scaled to 8 bits (--preprocess hf clamps it, as transformers does)"
-
+NOTE = "vit: note"  # in its info: what is to be told of how it is read
+_PILLOW_TIFF = logging.getLogger("PIL.TiffImagePlugin")
 _ORIENTATION = 0x0112
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -80,15 +86,6 @@ _TURNS = {
 
 Finish: TypeAlias = Callable[[Image.Image, Preprocess], NDArray[np.uint8]]
 """An upright RGB image into uint8 pixels (H, W, 3)."""
-
-
-class ImageError(Exception):
-    """Why one image has no pixels."""
-
-    def __init__(self, type: ErrorType, message: str) -> None:
-        super().__init__(message)
-        self.type = type
-        self.message = message
 
 
 def decode(
@@ -106,11 +103,12 @@ def decode(
     def preprocessed(image: Image.Image) -> Sample:
         full, scale = _load(image, plans)
         turn = _turn(image)
-        pixels = tuple(_pixels(image, plan, turn, full, scale, finish) for plan in plans)
+        made = [_pixels(image, plan, turn, full, scale, finish) for plan in plans]
+        pixels, notes = tuple(array for array, _ in made), [image.info.get(NOTE, "")]
         is_turned = turn in ACROSS and bool(plans) and plans[0].exif
         size = (full[1], full[0]) if is_turned else full
-        is_scaled = any(_scales_grey(image, plan) for plan in plans)
-        return Sample(ref, pixels, size, note=GREY16 if is_scaled else "")
+        note = next(filter(None, (*notes, *(said for _, said in made))), "")
+        return Sample(ref, pixels, size, note=note)
 
     return attempt(ref, limits, formats, preprocessed)
 
@@ -143,7 +141,7 @@ def upright(image: Image.Image, plan: Preprocess, at_least: Size | None = None) 
     if at_least is not None and image.format in ("JPEG", "MPO"):
         image.draft(None, (2 * max(at_least), 2 * max(at_least)))
     image.load()
-    rgb, turn = to_rgb(image, plan), _turn(image) if plan.exif else None
+    (rgb, _), turn = to_rgb(image, plan), _turn(image) if plan.exif else None
     return rgb if turn is None else rgb.transpose(turn)
 
 
@@ -175,12 +173,12 @@ def _pixels(
     full: Size,
     scale: int,
     finish: Finish,
-) -> NDArray[np.uint8]:
-    rgb = to_rgb(image, plan)
+) -> tuple[NDArray[np.uint8], str]:
+    rgb, note = to_rgb(image, plan)
     turn = turn if plan.exif else None
     if plan.reduces:
-        return preprocess_fast(rgb, plan, turn, full, scale)
-    return finish(rgb if turn is None else rgb.transpose(turn), plan)
+        return preprocess_fast(rgb, plan, turn, full, scale), note
+    return finish(rgb if turn is None else rgb.transpose(turn), plan), note
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
@@ -191,27 +189,6 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
         return None
 
 
-def to_rgb(image: Image.Image, plan: Preprocess) -> Image.Image:
-    """RGB as `convert("RGB")` makes it: palettes looked up, alpha dropped, CMYK inverted.
-
-    Only 16-bit greyscale differs: it is scaled to 8 bits (v >> 8), where Pillow and with it
-    transformers clamp all but the darkest 1/256 to white; `plan.grey16` chooses.
-    """
-    if image.mode == "RGB":
-        return image
-    if _scales_grey(image, plan):
-        values = np.asarray(image)
-        grey = (np.clip(values, 0, 65535).astype(np.uint16) >> 8).astype(np.uint8)
-        image = Image.fromarray(grey)
-    return image.convert("RGB")
-
-
-def _scales_grey(image: Image.Image, plan: Preprocess) -> bool:
-    """PNG and PGM may hold 16 bits in Pillow's 32-bit mode I; a TIFF in that mode has 32."""
-    is_short = image.mode == "I" and image.format in ("PNG", "PPM")
-    return plan.grey16 == "scale" and (is_short or image.mode.startswith("I;16"))
-
-
 @contextmanager
 def _open(ref: ImageRef, limits: Limits, formats: str) -> Iterator[Image.Image]:
     """The first frame of an image, its header read."""
@@ -219,18 +196,40 @@ def _open(ref: ImageRef, limits: Limits, formats: str) -> Iterator[Image.Image]:
         head = file.read(512)
         file.seek(0)
         _refuse_impostors(head)
-        try:
-            image = Image.open(file, formats=allowed_formats(formats))
-        except UnidentifiedImageError:
-            if kind := next((k for magic, k in _MAGIC.items() if head.startswith(magic)), None):
-                raise ImageError(ErrorType.DECODE_ERROR, f"damaged {kind} header") from None
-            raise ImageError(
-                ErrorType.NOT_AN_IMAGE, f"not an image (starts with {_preview(head)})"
-            ) from None
-        with image:
+        with _identified(file, head, formats) as image:
+            if tiff.is_tiff(image) and (note := tiff.settle(image)):
+                image.info[NOTE] = note
             _check_pixels(image, limits)
             Image.MAX_IMAGE_PIXELS = limits.max_pixels  # an icon may hold a picture of another size
             yield image
+
+
+def _identified(file: BinaryIO, head: bytes, formats: str) -> Image.Image:
+    """What Pillow finds in a file. Raises ImageError where it finds nothing."""
+    try:
+        return Image.open(file, formats=allowed_formats(formats))
+    except UnidentifiedImageError:
+        kind = next((k for magic, k in _MAGIC.items() if head.startswith(magic)), None)
+    if kind is not None and (words := _unread(file, kind)):
+        raise ImageError(ErrorType.UNREADABLE, words)
+    if kind is not None:
+        raise ImageError(ErrorType.DECODE_ERROR, f"damaged {kind} header")
+    words = unread(head) or f"not an image (starts with {_preview(head)})"
+    raise ImageError(ErrorType.NOT_AN_IMAGE, words)
+
+
+def _unread(file: BinaryIO, kind: str) -> str | None:
+    """What is sound, but has a form that Pillow does not read; None where it is damaged."""
+    if kind == "TIFF":
+        return tiff.unread(file)
+    try:
+        file.seek(0)
+        Image.OPEN[kind][0](file, b"")
+    except Exception as error:  # whatever it is, it says so again
+        words = _one_line(error)
+        is_sound = words.startswith(("cannot handle", "unable to determine J2K"))
+        return f"{kind}: {words}" if is_sound else None
+    return None
 
 
 @contextmanager
@@ -262,13 +261,18 @@ def _archive(path: str, member: Member) -> Pieces:
     object there is the piece alone."""
     if is_remote(path):
         return piece(path, member)
-    found = _stat(path)
-    return _kept(path, (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns))
+    version = version_of(_stat(path))
+    if member.version not in (None, version):
+        raise ImageError(ErrorType.UNREADABLE, CHANGED)
+    return _kept(path, version)
 
 
 @lru_cache(maxsize=1)
-def _kept(path: str, version: tuple[int, ...]) -> Archive:
-    return Archive(_descriptor(path))
+def _kept(path: str, version: Version) -> Archive:
+    archive = Archive(_descriptor(path))
+    if archive.version() != version:
+        raise ImageError(ErrorType.UNREADABLE, CHANGED)
+    return archive
 
 
 def _stat(path: str) -> os.stat_result:
@@ -298,15 +302,16 @@ def _opening(path: str, opener: Callable[[str], Opened]) -> Opened:
 
 @contextmanager
 def _quiet_pillow() -> Iterator[None]:
-    """Our own pixel limit instead of Pillow's, and no warnings about odd metadata."""
+    """Our own pixel limit instead of Pillow's, and no warnings about odd metadata, nor its log."""
     saved, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    was_disabled, _PILLOW_TIFF.disabled = _PILLOW_TIFF.disabled, True
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             yield
     finally:
-        Image.MAX_IMAGE_PIXELS = saved
+        Image.MAX_IMAGE_PIXELS, _PILLOW_TIFF.disabled = saved, was_disabled
 
 
 def _check_pixels(image: Image.Image, limits: Limits) -> None:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from vitcli import stores
 from vitcli.errors import InputError, printable
-from vitcli.images.archives import Found, broken
-from vitcli.records import ErrorType, Member
+from vitcli.images.archives import CHANGED, Found, broken, version_of
+from vitcli.records import ErrorType, Member, Version
 
 if TYPE_CHECKING:  # an extra
     import pyarrow as pa
@@ -45,10 +45,14 @@ def iter_rows(table: str) -> Iterator[Found]:
     number = 0
     try:
         with _opened(table) as opened, pq.ParquetFile(opened, pre_buffer=False) as file:
+            version = _version(opened)
             column = _column(table, file.schema_arrow)
             for batch in file.iter_batches(AT_A_TIME, columns=[column]):
+                if _version(opened) != version:
+                    yield broken(table, ErrorType.UNREADABLE, CHANGED, version)
+                    return
                 for value in batch.column(0).to_pylist():
-                    yield _found(table, number, value)
+                    yield _found(table, number, value, version)
                     number += 1
     except FileNotFoundError as error:
         yield broken(table, ErrorType.NOT_FOUND, str(error))
@@ -61,13 +65,19 @@ def iter_rows(table: str) -> Iterator[Found]:
 
 
 @contextmanager
-def _opened(table: str) -> Iterator[str | BinaryIO]:
+def _opened(table: str) -> Iterator[BinaryIO]:
     """What pyarrow is to read: of an object in a store, ranges."""
-    if not stores.is_remote(table):
-        yield table
-        return
-    with stores.open_object(table) as file:
+    is_remote = stores.is_remote(table)
+    with stores.open_object(table) if is_remote else open(table, "rb") as file:
         yield file
+
+
+def _version(file: BinaryIO) -> Version | None:
+    """That of a file; objects have their stamps."""
+    try:
+        return version_of(os.fstat(file.fileno()))
+    except OSError:
+        return None
 
 
 def count_rows(table: str) -> int:
@@ -101,7 +111,7 @@ def _column(table: str, schema: pa.Schema) -> str:
     )
 
 
-def _found(table: str, number: int, value: object) -> Found:
+def _found(table: str, number: int, value: object, version: Version | None) -> Found:
     data, path = value, None
     if isinstance(value, dict):
         data, path = value["bytes"], value.get("path")
@@ -112,5 +122,5 @@ def _found(table: str, number: int, value: object) -> Found:
     name = f"{table}/{path or number}"
     if not isinstance(data, bytes):
         fault = ErrorType.NOT_FOUND, "the row is empty"
-        return name, Member(table, 0, 0, fault=fault)
-    return name, Member(table, 0, len(data), data=data)
+        return name, Member(table, 0, 0, fault=fault, version=version)
+    return name, Member(table, 0, len(data), data=data, version=version)

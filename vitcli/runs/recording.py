@@ -293,8 +293,10 @@ class Recording:
                 )
             stamp = NOWHERE
             if found is not None:
-                size = found.st_size if ref.member is None else ref.member.size
-                stamp = size, found.st_mtime_ns
+                stamp = found.st_size, found.st_mtime_ns
+            if ref.member is not None:
+                version = ref.member.version
+                stamp = ref.member.size, stamp[1] if version is None else version[3]
             yield replace(ref, stamp=stamp)
 
 

@@ -1,0 +1,115 @@
+"""What a file is that is not read as an image: by its first bytes, and in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from vitcli.records import ErrorType
+
+HEIF = (".heic", ".heif", ".hif", ".heics", ".heifs")
+HEIF_HINT = "pip install 'vitcli[heif]' reads it"
+EXPORT = "export it as JPEG or PNG"
+
+# Suffix -> what it is and who reads it: for images that a scan passes over.
+UNREAD: Mapping[str, str] = {
+    **dict.fromkeys(HEIF, "pip install 'vitcli[heif]'"),
+    **dict.fromkeys(
+        (
+            *(".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".fff", ".iiq"),
+            *(".kdc", ".mef", ".mos", ".mrw", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw"),
+            *(".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f", ".gpr"),
+        ),
+        "a raw converter",
+    ),
+    **dict.fromkeys((".jxl",), "djxl"),
+    **dict.fromkeys((".psd", ".psb", ".xcf", ".kra", ".afphoto"), "an image editor"),
+    **dict.fromkeys((".svg", ".svgz", ".eps", ".ai"), "a renderer of vector graphics"),
+    **dict.fromkeys((".exr", ".hdr"), "a tone mapper"),
+    **dict.fromkeys((".dcm", ".dicom"), "a DICOM converter"),
+}
+
+_HEIF_BRANDS = frozenset(
+    b"heic heix heim heis hevc hevx hevm hevs mif1 mif2 msf1 miaf MiHB MiHA MiHE".split()
+)
+_VIDEO_BRANDS = (b"isom", b"iso2", b"iso4", b"iso5", b"iso6", b"mp41", b"mp42", b"avc1", b"M4V ")
+_RAW = "a raw photograph"
+_PREFIXES: tuple[tuple[bytes, str, str], ...] = (
+    (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL", EXPORT),
+    (b"\xff\x0a", "JPEG XL", EXPORT),
+    (b"8BPS", "PSD, Photoshop's own format", EXPORT),
+    (b"gimp xcf", "XCF, GIMP's own format", EXPORT),
+    (b"FUJIFILMCCD-RAW", f"RAF, {_RAW}", EXPORT),
+    (b"FOVb", f"X3F, {_RAW}", EXPORT),
+    (b"\0MRM", f"MRW, {_RAW}", EXPORT),
+    (b"IIRO", f"ORF, {_RAW}", EXPORT),
+    (b"IIRS", f"ORF, {_RAW}", EXPORT),
+    (b"MMOR", f"ORF, {_RAW}", EXPORT),
+    (b"IIU\0", f"RW2, {_RAW}", EXPORT),
+    (b"II\x1a\0\0\0HEAPCCDR", f"CRW, {_RAW}", EXPORT),
+    (b"II\xbc\x01", "JPEG XR", EXPORT),
+    (b"v/1\x01", "OpenEXR", EXPORT),
+    (b"#?RADIANCE", "Radiance HDR", EXPORT),
+    (b"PF\n", "PFM in colour, 32-bit floats", EXPORT),
+    (b"P7\n", "PAM", EXPORT),
+    (b"\x1aE\xdf\xa3", "a video", "extract its frames"),
+)
+
+
+class ImageError(Exception):
+    """Why one image has no pixels."""
+
+    def __init__(self, type: ErrorType, message: str) -> None:
+        super().__init__(message)
+        self.type = type
+        self.message = message
+
+
+def unread(head: bytes) -> str | None:
+    """What a file is that nothing here reads, and what to do; None where nobody knows."""
+    for prefix, kind, hint in _PREFIXES:
+        if head.startswith(prefix):
+            return f"{kind}: {hint}"
+    if head[4:8] == b"ftyp":
+        return _by_brands(head)
+    if head[128:132] == b"DICM":
+        return f"DICOM: {EXPORT}"
+    start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if start.startswith((b"<svg", b"<?xml")) and b"<svg" in start:
+        return f"SVG, a drawing: {EXPORT}"
+    return None
+
+
+def is_heif(head: bytes) -> bool:
+    """Whether the content is HEIC or another HEIF image, which is not AVIF."""
+    brands = _brands(head)
+    return not _is_avif(brands) and bool(_HEIF_BRANDS.intersection(brands))
+
+
+def _by_brands(head: bytes) -> str | None:
+    brands = _brands(head)
+    if brands and brands[0] == b"crx ":
+        return f"CR3, {_RAW}: {EXPORT}"
+    if is_heif(head):
+        name = "HEIC" if any(brand.startswith(b"he") for brand in brands) else "HEIF"
+        return f"{name}: {HEIF_HINT}"
+    if brands and (brands[0] in _VIDEO_BRANDS or brands[0] == b"qt  "):
+        return "a video: extract its frames"
+    return None
+
+
+def _is_avif(brands: tuple[bytes, ...]) -> bool:
+    return brands[:1] in ((b"avif",), (b"avis",)) or (
+        bool({b"avif", b"avis"}.intersection(brands)) and not _is_hevc(brands)
+    )
+
+
+def _is_hevc(brands: tuple[bytes, ...]) -> bool:
+    return any(brand.startswith(b"he") for brand in brands)
+
+
+def _brands(head: bytes) -> tuple[bytes, ...]:
+    """The major brand of an ISO file, and those that it is compatible with."""
+    if head[4:8] != b"ftyp":
+        return ()
+    end = min(int.from_bytes(head[:4], "big"), len(head))
+    return (head[8:12], *(head[at : at + 4] for at in range(16, end - 3, 4)))
