@@ -263,7 +263,11 @@ class Run:
                 where = output.store + target.out.name if output.store else target.out
                 self.watcher.note(f"{where} is already complete")
                 return False
-            work = load_once() if record.needs_model else _idle(record.header["meta"])
+            work = (
+                load_once()
+                if record.header is None or record.needs_model
+                else _idle(record.header.meta)
+            )
             header = {"meta": work.meta, "weights": described}
             sink = record.begin(lambda files: output.form.open(files, work.meta), header)
             with completing(sink):
