@@ -28,6 +28,7 @@ from vitcli.runs.journal import (
 from vitcli.runs.recording import Recording
 from vitcli.sinks import Form, form_of
 from vitcli.sinks.files import Target, real
+from vitcli.tasks.apart import check_apart, written_of
 from vitcli.tasks.job import Nobody, Summary, Watcher
 from vitcli.tasks.run import completing
 from vitcli.tasks.staging import brought, staged
@@ -57,9 +58,14 @@ class _Part:
         except Damaged:
             raise unreadable(real(self.path)) from None
 
-    def rows(self, ahead: int) -> Rows:
+    @property
+    def files(self) -> list[Path]:
+        """Itself, its journal and what belongs to it."""
         out = real(self.path)
-        beside = list(map(Target(out).beside, self.form.suffixes))
+        return [out, self.journal, *map(Target(out).beside, self.form.suffixes)]
+
+    def rows(self, ahead: int) -> Rows:
+        out, _, *beside = self.files
         return Rows(out, beside, self.form.data_start, ahead)
 
 
@@ -103,6 +109,8 @@ def _merge(shards: Sequence[Path], out: Path, *, overwrite: bool, watcher: Watch
     progress = Progress()
     target = Target(out, overwrite=overwrite)
     target.check(*form.suffixes)
+    names = (out, *map(target.beside, form.suffixes))
+    check_apart(written_of(names), ((file, "a shard") for part in parts for file in part.files))
     with Recording(target, form.suffixes, lambda: iter(()), overwrite=True) as record:
         record.plan(first.fingerprint)
         stores = [part.rows(ahead) for part in parts]

@@ -28,13 +28,10 @@ from vitcli.runs.asked import Resuming, Shard
 from vitcli.runs.finished import START_AGAIN
 from vitcli.runs.journal import JOURNAL, journal_of, read_finished
 from vitcli.runs.lock import LOCK, Lock, holder
-from vitcli.sinks.arrays import INDEX
 from vitcli.sinks.files import PARTIAL, Target, explained
-from vitcli.sinks.page import PAGE
-from vitcli.sinks.text import META
+from vitcli.tasks.apart import BESIDE
 
 FETCHED = ".fetched"
-BESIDE = (INDEX, META, PAGE)  # what may belong to an output
 _OBJECT = re.compile(r"[^:]+://[^/]+/(?:.*/)?[^/*?]+")
 
 
