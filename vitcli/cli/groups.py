@@ -7,12 +7,16 @@ import functools
 import inspect
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
 from typing import Any, get_args
 
 from typer.models import OptionInfo
 
+from vitcli.checkpoints.resolve import WEIGHTS
+from vitcli.cli import report
 from vitcli.cli.options import (
     BatchSizeOpt,
     Compile,
@@ -72,6 +76,7 @@ from vitcli.cli.screen import Screen
 from vitcli.errors import UsageError
 from vitcli.records import Limits
 from vitcli.runs.asked import Resuming, parse_shard, shard_of_environment
+from vitcli.tasks.apart import read_of_inputs, read_of_model, read_of_options
 from vitcli.tasks.job import DEFAULT_BATCH_SIZE, Inputs, ModelOptions, Running
 
 
@@ -295,7 +300,10 @@ def _spelled(
             group(**{name: values.pop(name) for name in names})
             for group, names in zip(groups, shared, strict=True)
         ]
-        command(gather(*read), **values)
+        gathered = gather(*read)
+        if isinstance(gathered, Common | WithData):
+            _check_summary(gathered, values)
+        command(gathered, **values)
 
     declared = [*own, *(parameter for group in shared for parameter in group.values())]
     parameters = [
@@ -306,6 +314,27 @@ def _spelled(
     spelled.__annotations__ = {p.name: p.annotation for p in parameters}
     del spelled.__wrapped__  # it would be asked for its signature
     return spelled
+
+
+def _check_summary(common: Common | WithData, values: Mapping[str, object]) -> None:
+    """Raises OutputError for a report in the place of a file of its run."""
+    if common.screen.report is None:
+        return
+    out, html = values.get("out"), values.get("html")
+    place = output_place(out) if isinstance(out, str) else out  # as a Path it is a folder
+    place = place if isinstance(place, Path) else None
+    if place is not None and isinstance(common, Common) and common.resuming.shard is not None:
+        place = common.resuming.shard.named(place)
+    models = values.get("model") or ()
+    folders = [Path(str(model)) for model in ([models] if isinstance(models, str) else models)]  # type: ignore[attr-defined]  # typer's list
+    named = {name: Path(v) for name, v in values.items() if isinstance(v, str | Path)}
+    read = chain(
+        read_of_inputs(common.inputs),
+        read_of_options({"labels": common.model.labels, "head": common.model.head}),
+        read_of_options({name: v for name, v in named.items() if name not in ("out", "html")}),
+        read_of_model([path / WEIGHTS[0] if path.is_dir() else path for path in folders]),
+    )
+    report.check_apart(common.screen.report, place, html if isinstance(html, Path) else None, read)
 
 
 def _is_option(parameter: inspect.Parameter) -> bool:

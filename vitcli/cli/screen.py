@@ -49,6 +49,11 @@ class Screen:
         self._started = self._logged = 0.0
         self._begun = ""
 
+    @property
+    def report(self) -> Path | None:
+        """The file of `--summary`."""
+        return self._report
+
     def __enter__(self) -> Screen:
         self._started, self._begun = time.monotonic(), report.now()
         if self._report is not None:

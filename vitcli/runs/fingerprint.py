@@ -14,13 +14,13 @@ ROWS = 1  # the version of what a row looks like and how its numbers are made
 
 
 def describe_weights(
-    models: Sequence[Sequence[Path]], known: Mapping[str, Any]
+    models: Sequence[Sequence[Path]], known: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
     """The files of each model, their sha256 together, and that of the JSON beside them.
 
-    Files that are as they were when an earlier run was `known` are not read again.
+    Files that are as they were when an earlier run described them, `known`, are not read again.
     """
-    hashes = {json.dumps(model["files"]): model["sha256"] for model in known.get("weights", ())}
+    hashes = {json.dumps(model["files"]): model["sha256"] for model in known}
     described = []
     for files in models:
         stats = [(file.resolve(), file.stat()) for file in files]

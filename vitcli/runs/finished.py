@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -11,8 +12,23 @@ import numpy as np
 
 from vitcli.errors import OutputError
 from vitcli.records import ImageRef, Kept
-from vitcli.runs.journal import Entry, read_finished, read_header
-from vitcli.sinks.files import explained
+from vitcli.runs.journal import (
+    Damaged,
+    Entry,
+    Whole,
+    journal_of,
+    read_finished,
+    read_header,
+    readline,
+)
+from vitcli.sinks.files import explained, open_regular
+
+START_AGAIN = "--overwrite starts again"
+
+
+def unreadable(out: Path) -> OutputError:
+    """A journal that is not as a run leaves it."""
+    return OutputError(f"{out} has no whole record of its run, {journal_of(out).name}", START_AGAIN)
 
 
 class Ahead:
@@ -28,7 +44,9 @@ class Ahead:
         at = start - self._start
         if not 0 <= at <= len(self._data) - length:
             try:
-                with self._path.open("rb") as file:
+                with open_regular(self._path) as file:
+                    if start + length > file.seek(0, 2):
+                        raise OutputError(f"{self._path} has no row at {start:,}", START_AGAIN)
                     file.seek(start)
                     self._data = file.read(max(length, self._at_a_time))
             except OSError as error:
@@ -46,24 +64,39 @@ class Rows:
     """The rows of a finished output, by its journal. They are found without open files."""
 
     def __init__(
-        self, journal: Path, data_start: Callable[[BinaryIO], int] | None, at_a_time: int = 1 << 16
+        self,
+        out: Path,
+        beside: Sequence[Path],
+        data_start: Callable[[BinaryIO], int] | None,
+        at_a_time: int = 1 << 16,
     ) -> None:
-        """`at_a_time` is how many bytes are read ahead of each file. Raises OutputError where the
-        files are no longer those that the journal tells of."""
-        files = read_finished(journal) or []
-        paths = [journal.parent / name for _, name, _ in files]
-        for path, (_, _, size) in zip(paths, files, strict=True):
-            if not path.is_file() or path.stat().st_size != size:
-                raise OutputError(f"{path} is not as its run left it", "--overwrite starts again")
+        """`beside` are the files that belong to it; `at_a_time` is how many bytes are read ahead
+        of each. Raises OutputError where the files are no longer those that its run has left."""
+        self._out, self._journal_path = out, journal_of(out)
+        header, finished = read_header(self._journal_path), read_finished(self._journal_path)
+        if header is None or finished is None:
+            raise unreadable(out)
+        paths = _ours([out, *beside], finished)
+        if data_start and (paths[0], paths[-1]) != (beside[0], out):
+            raise unreadable(out)
+        with explained(self._journal_path):
+            until = self._journal_path.stat().st_ctime_ns
+        for path, whole in zip(paths, finished, strict=True):
+            if not whole.is_at(path, until=until):
+                raise OutputError(
+                    f"{path} is not as its run left it", f"restore it, or {START_AGAIN}"
+                )
         self._text = Ahead(paths[0 if data_start else -1], at_a_time)
         self._array = Ahead(paths[-1], at_a_time) if data_start else None
         self._data_start = 0
         if data_start:
-            with explained(journal), paths[-1].open("rb") as file:
-                self._data_start = data_start(file)
-        meta = read_header(journal).get("meta", {})
-        itemsize = np.dtype(meta.get("array_dtype", "float32")).itemsize
-        self._row_bytes = math.prod(meta.get("row_shape", ())) * itemsize
+            try:
+                with explained(out), open_regular(out) as file:
+                    self._data_start = data_start(file)
+            except ValueError:
+                raise unreadable(out) from None
+        itemsize = np.dtype(header.meta.get("array_dtype", "float32")).itemsize
+        self._row_bytes = math.prod(header.meta.get("row_shape", ())) * itemsize
 
     def row(self, ref: ImageRef, entry: Entry) -> Kept:
         """The row itself, for another place in a run."""
@@ -74,14 +107,29 @@ class Rows:
         return Kept(ref, text, data, is_failed=entry.row is None)
 
 
+def _ours(files: Sequence[Path], finished: Sequence[Whole]) -> list[Path]:
+    """The files as the journal names them, which are ours. Raises OutputError."""
+    out, *beside = files
+    named = {os.path.relpath(path, out.parent): path for path in files}
+    names = [whole.name for whole in finished]
+    if sorted(names) != sorted(named):
+        raise OutputError(
+            f"{out} was not written along with {' and '.join(map(str, beside)) or 'nothing else'}",
+            f"do as before, or {START_AGAIN}",
+        )
+    return [named[name] for name in names]
+
+
 class Finished(Rows):
     """Its rows by path. Asked in the order in which they were written it reads straight through
     the journal; for a path out of that order it makes an index, of 16 bytes a row."""
 
-    def __init__(self, journal: Path, data_start: Callable[[BinaryIO], int] | None) -> None:
-        super().__init__(journal, data_start)
-        with explained(journal):
-            self._journal = journal.open("rb")
+    def __init__(
+        self, out: Path, beside: Sequence[Path], data_start: Callable[[BinaryIO], int] | None
+    ) -> None:
+        super().__init__(out, beside, data_start)
+        with explained(self._journal_path):
+            self._journal = open_regular(self._journal_path)
         self._number = 0  # of the entry that comes next
         self._next = self._read()
         self._offsets: np.ndarray | None = None
@@ -117,9 +165,12 @@ class Finished(Rows):
         self._journal.close()
 
     def _read(self) -> Entry | None:
-        for line in iter(self._journal.readline, b""):
-            if line.startswith(b"["):
-                return Entry.of(line)
+        try:
+            while line := readline(self._journal):
+                if line.startswith(b"["):
+                    return Entry.of(line)
+        except Damaged:
+            raise unreadable(self._out) from None
         return None
 
     def _seek(self, number: int) -> None:
@@ -134,7 +185,10 @@ class Finished(Rows):
     def _index(self) -> np.ndarray:
         """Where each entry begins; and the entries in the order of the hashes of their paths."""
         if self._offsets is None:
-            pairs = np.fromiter(self._hashed(), np.dtype((np.int64, 2)))
+            try:
+                pairs = np.fromiter(self._hashed(), np.dtype((np.int64, 2)))
+            except Damaged:
+                raise unreadable(self._out) from None
             self._offsets, hashes = pairs[:, 0], pairs[:, 1]
             self._order = np.argsort(hashes, kind="stable")
             self._hashes = hashes[self._order]
@@ -143,7 +197,7 @@ class Finished(Rows):
     def _hashed(self) -> Iterator[tuple[int, int]]:
         self._journal.seek(0)
         offset = 0
-        for line in self._journal:
+        while line := readline(self._journal):
             if line.startswith(b"["):
                 yield offset, hash(Entry.of(line).path)
             offset += len(line)

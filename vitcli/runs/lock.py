@@ -7,10 +7,12 @@ import json
 import os
 import socket
 import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from vitcli.errors import OutputError
-from vitcli.sinks.files import explained
+from vitcli.errors import OutputError, printable
+from vitcli.sinks.files import PARTIAL, check_own, explained, refuse_link
 
 LOCK = ".lock"
 
@@ -28,8 +30,11 @@ class Lock:
             os.pwrite(self._file, json.dumps(me).encode(), 0)
 
     def _locked(self, out: Path | str) -> int:
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         while True:
-            file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            refuse_link(self._path)
+            file = os.open(self._path, flags, 0o666)
+            check_own(file, self._path)
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -51,11 +56,24 @@ class Lock:
         os.close(self._file)
 
 
+@contextmanager
+def locked(files: Iterable[Path]) -> Iterator[None]:
+    """All of these outputs are ours. Raises OutputError where one of them is somebody else's."""
+    with ExitStack() as locks:
+        for file in sorted(set(files)):  # in one order: no two processes wait for each other
+            lock = Lock(file.with_name(file.name + PARTIAL + LOCK), file)
+            locks.callback(lock.release)
+        yield
+
+
 def holder(said: bytes) -> str:
-    """Who says so of itself."""
+    """Who says so of itself; nothing is believed that another version may have meant otherwise."""
     try:
         me = json.loads(said)
-        since = time.strftime("%H:%M", time.localtime(me["since"]))
-        return f"process {me['pid']} on {me['host']} (since {since})"
-    except (ValueError, KeyError, TypeError):
+        pid, host, since = me["pid"], me["host"], me["since"]
+        if type(pid) is not int or type(host) is not str or type(since) not in (int, float):
+            return "another process"
+        when = time.strftime("%H:%M", time.localtime(since))
+        return f"process {pid} on {printable(host[:255])} (since {when})"
+    except (ValueError, KeyError, TypeError, OverflowError, OSError, RecursionError):
         return "another process"

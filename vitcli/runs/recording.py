@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -17,11 +19,13 @@ from typing import Any, BinaryIO
 from vitcli.errors import OutputError, printable
 from vitcli.records import Failure, ImageRef, Kept, Progress, Row
 from vitcli.runs.asked import Resuming
-from vitcli.runs.finished import Finished
+from vitcli.runs.finished import START_AGAIN, Finished, unreadable
 from vitcli.runs.journal import (
     JOURNAL,
     Commit,
     Entry,
+    Header,
+    Whole,
     difference,
     journal_of,
     json_bytes,
@@ -31,13 +35,24 @@ from vitcli.runs.journal import (
     read_finished,
     read_header,
 )
-from vitcli.runs.lock import LOCK, Lock
+from vitcli.runs.lock import locked
+from vitcli.runs.neighbours import check_neighbours
 from vitcli.sinks import FileSink
-from vitcli.sinks.files import PARTIAL, Grown, PartialFile, Target, explained, real, take_name
+from vitcli.sinks.files import (
+    PARTIAL,
+    TABLE,
+    ZIPPED,
+    Grown,
+    PartialFile,
+    Target,
+    explained,
+    real,
+    refuse_link,
+    take_name,
+)
 
 SYNC_EVERY = 30.0  # seconds; only a loss of power needs it
 NOWHERE = (-1, 0)  # the stamp of a file that is not there
-START_AGAIN = "--overwrite starts again"
 
 
 class Recording:
@@ -67,7 +82,7 @@ class Recording:
         self.needs_model = True
         self.progress = Progress()
         self.chosen = 0
-        self.header: Mapping[str, Any] = {}
+        self.header: Header | None = None
         self._target, self._suffixes = target, suffixes
         self._asked, self._overwrite = asked, overwrite
         self._list_refs = list_refs
@@ -80,7 +95,7 @@ class Recording:
         self._out, partial = self._names[0], self._partials[0]
         self._journal = partial.with_name(partial.name + JOURNAL)
         self._final_journal = journal_of(self._out)
-        self._lock_path = partial.with_name(partial.name + LOCK)
+        self._locks = ExitStack()
         self._commit: Commit | None = None
         self._old: Finished | None = None
         self._present = bytearray()  # for each old row: whether its path is listed
@@ -88,20 +103,27 @@ class Recording:
         self._own = {(s.st_dev, s.st_ino) for s in map(_stat, self._names) if s is not None}
 
     def __enter__(self) -> Recording:
-        """Raises OutputError where another process writes this output."""
-        self._lock = Lock(self._lock_path, self._out)
-        with explained(self._out):
-            self._name_what_is_whole()
+        """Raises OutputError where another process writes one of its files, or one of them is
+        another output's."""
+        with ExitStack() as locks:
+            locks.enter_context(locked(self._names))
+            for path in (*self._partials, self._journal):
+                refuse_link(path)
+            check_neighbours(self._out, self._names[1:])
+            with explained(self._out):
+                self._name_what_is_whole()
+            self._locks = locks.pop_all()
         return self
 
     def __exit__(self, *error: object) -> None:
         if self._old is not None:
             self._old.close()
-        self._lock.release()
+        self._locks.close()
 
-    def known(self) -> Mapping[str, Any]:
-        """What an earlier run says of itself, whether or not it is ours."""
-        return read_header(self._journal) or read_header(self._final_journal)
+    def known(self) -> Sequence[Mapping[str, Any]]:
+        """The weights of an earlier run, whether or not it is ours."""
+        header = read_header(self._journal) or read_header(self._final_journal)
+        return header.weights if header else ()
 
     def plan(self, fingerprint: Mapping[str, object]) -> None:
         """Find out what is there and what is left to do.
@@ -112,7 +134,7 @@ class Recording:
         self._fingerprint = fingerprint
         if self._asked.resume:
             self._commit = self._interrupted()
-            if self._commit is None or self.header["takes_over"]:
+            if self._commit is None or (self.header and self.header.takes_over):
                 self._old = self._finished()
         elif not self._overwrite:
             self._target.check(*self._suffixes)
@@ -134,7 +156,8 @@ class Recording:
             self._left = chain(() if first is None else (first,), self._left)
 
     def items(self) -> Iterator[ImageRef | Kept]:
-        """What is left: images to compute, and rows to take over, in input order."""
+        """What is left: images to compute, and rows to take over, in input order. Raises
+        OutputError where a row is not there any more."""
         for ref, entry in self._left:
             yield ref if entry is None or self._old is None else self._old.row(ref, entry)
 
@@ -142,8 +165,8 @@ class Recording:
         self, make_sink: Callable[[Target], FileSink], header: Mapping[str, object]
     ) -> Recorded:
         """The sink, where the interrupted run left off or from the start."""
-        at = None if self._commit is None else Grown(self._commit.end, 0)
-        journal = PartialFile(self._final_journal, at, self._journal)
+        at = None if self._commit is None else Grown(self._commit.end, self._commit.crc)
+        journal = PartialFile(self._final_journal, at, self._journal, like=self._out)
         if self._commit is not None:
             self._target.resumed = self._commit.files
             return Recorded(make_sink(self._target), self._target, journal, self._commit)
@@ -157,49 +180,62 @@ class Recording:
         """A run that was killed between its last row and the last name is finished now. Where a
         file is gone, it is one that was interrupted."""
         finished = read_finished(self._journal)
-        if finished is None:
+        if finished is None or {whole.name for whole in finished} != set(self._named()):
             return
-        folder = self._journal.parent
-        files = [(folder / partial, folder / name, size) for partial, name, size in finished]
-        if not all(partial.exists() or _size(name) == size for partial, name, size in files):
+        found = [(self._partial_of(whole), self._named()[whole.name], whole) for whole in finished]
+        if not all(whole.is_at(partial or name) for partial, name, whole in found):
             return
-        for partial, name, _ in files:
-            if partial.exists():
+        for partial, name, _ in sorted(found, key=lambda file: file[1] == self._out):
+            if partial is not None:
                 take_name(partial, name)
         take_name(self._journal, self._final_journal)
 
+    def _named(self) -> dict[str, Path]:
+        """Our files, by the names that our journal has for them."""
+        return {os.path.relpath(path, self._out.parent): path for path in self._names}
+
+    def _partial_of(self, whole: Whole) -> Path | None:
+        """The partial that is to take the name of a file, if it is there and as a run leaves it."""
+        name = self._named()[whole.name]
+        for suffix in ("", ZIPPED, TABLE):
+            path = name.with_name(name.name + PARTIAL + suffix)
+            is_meant = os.path.relpath(path, self._out.parent) == whole.partial
+            if is_meant and path.is_file() and not path.is_symlink():
+                return path
+        return None
+
     def _interrupted(self) -> Commit | None:
         """Where the interrupted run left off, as far as its files agree."""
-        if not self._journal.is_file():
-            return None
         header, commits = read_header(self._journal), read_commits(self._journal)
-        if not commits or not header:
+        if not commits or header is None:
             return None
         self._check_fingerprint(header, self._partials[0])
         commit = last_agreed(commits, self._partials[: len(commits[0].files)])
-        self.header = header if commit else {}
+        self.header = header if commit else None
         return commit
 
     def _finished(self) -> Finished | None:
         """The finished output, if there is one."""
         if not self._out.exists():
             return None
-        header = read_header(self._final_journal)
-        if not header:
+        if not self._final_journal.exists():
             raise OutputError(
                 f"{self._out} has no record of its run, {self._final_journal.name}", START_AGAIN
             )
+        header = read_header(self._final_journal)
+        if header is None:
+            raise unreadable(self._out)
         self._check_fingerprint(header, self._out)
         self.header = header
-        return Finished(self._final_journal, self._data_start)
+        return Finished(self._out, self._names[1:], self._data_start)
 
-    def _check_fingerprint(self, header: Mapping[str, Any], path: Path) -> None:
-        differs = difference(header.get("fingerprint", {}), self._fingerprint)
+    def _check_fingerprint(self, header: Header, path: Path) -> None:
+        differs = difference(header.fingerprint, self._fingerprint)
         if differs is not None:
             raise OutputError(f"{path} was made with {differs}", f"do as before, or {START_AGAIN}")
 
     def _refuse_to_lose(self) -> None:
-        commits = read_commits(self._journal) if self._journal.is_file() else []
+        commits = read_commits(self._journal)
         if commits and commits[-1].inputs:
             raise OutputError(
                 f"{self._partials[0]} holds {commits[-1].inputs:,} images of an interrupted run",
@@ -340,28 +376,19 @@ class Recorded:
         files = self._target.files
         for file in files if is_due else ():
             file.sync()
-        state = {"files": [[file.grown.size, file.grown.crc] for file in files]}
-        self._journal.write(b"".join(lines) + json_bytes(state))
+        entries = b"".join(lines)
+        crc = zlib.crc32(entries, self._journal.grown.crc)
+        state = {"files": [[file.grown.size, file.grown.crc] for file in files], "crc": crc}
+        self._journal.write(entries + json_bytes(state))
         if is_due:
             self._journal.sync()
             self._synced = time.monotonic()
 
     def _all_is_written(self, files: Sequence[PartialFile]) -> None:
-        folder = self._journal.real.parent
-        finished = [
-            (
-                os.path.relpath(file.partial, folder),
-                os.path.relpath(file.real, folder),
-                file.size(),
-            )
-            for file in files
-        ]
-        self._journal.write(json_bytes({"finished": finished}))
+        finished = [Whole.of(file, self._journal.real.parent) for file in files]
+        state = {"finished": finished, "crc": self._journal.grown.crc}
+        self._journal.write(json_bytes(state))
         self._journal.sync()
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else -1
 
 
 def _stat(path: str | Path) -> os.stat_result | None:

@@ -20,7 +20,7 @@ import numpy as np
 
 from vitcli.errors import OutputError
 from vitcli.records import Embedded, Failure, Kept, Row
-from vitcli.sinks.files import Target
+from vitcli.sinks.files import ZIPPED, Target
 from vitcli.sinks.text import META, error_field, json_line, meta_bytes, name_fields
 
 INDEX = ".index.jsonl"
@@ -124,15 +124,14 @@ class NpzSink(NpySink):
 
     def complete(self) -> None:
         """Wrap the finished array: it is copied once, through a fixed-size buffer."""
-        partial = self._array.partial
-        wrapped = partial.with_name(partial.name + ".zip")
+        wrapped = self._array.rewrite(ZIPPED)
         with zipfile.ZipFile(wrapped, "w", allowZip64=True) as archive:
             with archive.open(_entry("embeddings.npy"), "w", force_zip64=True) as entry:
                 self._array.file.seek(0)
                 shutil.copyfileobj(self._array.file, entry, 1 << 20)
             with archive.open(_entry("paths.npy"), "w", force_zip64=True) as entry:
                 np.lib.format.write_array(entry, self._paths(), allow_pickle=False)
-        self._array.replace_by(wrapped)
+        self._array.replace_by(wrapped, ZIPPED)
 
     @staticmethod
     def data_start(file: BinaryIO) -> int:

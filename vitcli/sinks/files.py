@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import stat
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO
+from typing import IO, BinaryIO, cast
 
 from vitcli.errors import ClosedPipe, OutputError, WriteError
 
 PARTIAL = ".partial"
+ZIPPED, TABLE = ".zip", ".table"  # what is made of a partial at the end, and takes its name
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,16 @@ class Grown:
     """How far a file has come: its bytes, and the CRC-32 of those behind its header."""
 
     size: int
+    crc: int
+
+
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """By which the bytes of a whole file are known: the CRC-32 of its header, of `head` bytes, and
+    that of the rest."""
+
+    head: int
+    head_crc: int
     crc: int
 
 
@@ -94,7 +106,7 @@ class Target:
 
     def _grow(self, path: Path | None) -> PartialFile:
         grown = self.resumed[len(self.files)] if self.resumed else None
-        self.files.append(PartialFile(path, grown))
+        self.files.append(PartialFile(path, grown, like=self.out))
         return self.files[-1]
 
     def finish(self, *files: PartialFile) -> None:
@@ -107,7 +119,7 @@ class Target:
 
     def write_beside(self, suffix: str, data: bytes) -> PartialFile:
         """A small file that is written at the end, whole."""
-        file = PartialFile(self.beside(suffix))
+        file = PartialFile(self.beside(suffix), like=self.out)
         file.write(data)
         return file
 
@@ -116,36 +128,54 @@ class PartialFile:
     """A binary file that is `<path>.partial` until it takes its name. Standard output, pipes and
     devices are written as they are. Failing writes raise WriteError that says where and why.
 
-    Nothing is buffered here: what `write` took survives the death of this process.
+    Nothing is buffered here: what `write` took survives the death of this process. Who may read
+    the file that is replaced may read the new one, and nobody else.
     """
 
     def __init__(
-        self, path: Path | None, grown: Grown | None = None, partial: Path | None = None
+        self,
+        path: Path | None,
+        grown: Grown | None = None,
+        partial: Path | None = None,
+        *,
+        like: Path | None = None,
     ) -> None:
-        """It goes on from `grown`. `partial` is another name for it until it is whole."""
+        """It goes on from `grown`. `partial` is another name for it until it is whole. Where it
+        replaces nothing, it has owner and mode of `like`, if that is there."""
         self.path = path
         self.is_direct = path is None or is_special(path)
         self.real = Path("-") if path is None else real(path)
         self.partial = partial or self.real.with_name(self.real.name + PARTIAL)
         self.grown = grown or Grown(0, 0)
+        self.seal = Seal(0, 0, self.grown.crc)
         self.file: IO[bytes]
         if path is None:
             self.file = sys.stdout.buffer
             return
         with self.explained():
-            name = path if self.is_direct else self.partial
-            mode = "wb" if self.is_direct else "w+b" if grown is None else "r+b"
-            self.file = name.open(mode, buffering=0)
-            if grown is not None:
-                self.file.truncate(grown.size)
-                self.file.seek(0, os.SEEK_END)
+            if self.is_direct:
+                self.file = path.open("wb", buffering=0)
+                return
+            # The name is known: it is the file of the old output, that of the journal is not.
+            names = (self.real, like) if partial is None else (like, self.real)
+            replaced = next(filter(None, (_regular(n) for n in names if n is not None)), None)
+            if grown is None:
+                self.file = create(self.partial, replaced or _regular(self.partial))
+                return
+            self.file = _opened_again(self.partial)
+            if replaced is not None:
+                _keep_owner(self.file.fileno(), replaced)
+            self.file.truncate(grown.size)
+            self.file.seek(0, os.SEEK_END)
 
     def write(self, data: bytes | memoryview) -> None:
         self._write(data)
         self.grown = Grown(self.grown.size + len(data), zlib.crc32(data, self.grown.crc))
+        self.seal = replace(self.seal, crc=self.grown.crc)
 
     def write_header(self, data: bytes) -> None:
         """The first bytes, which may be written anew: of the same length, but with other counts."""
+        self.seal = Seal(len(data), zlib.crc32(data), self.grown.crc)
         if not self.grown.size:
             self._write(data)
             self.grown = Grown(len(data), 0)
@@ -161,10 +191,10 @@ class PartialFile:
             while rest:
                 rest = rest[self.file.write(rest) :]
 
-    def size(self) -> int:
-        """Its bytes on the disk, whatever has become of its name."""
+    def stat(self) -> os.stat_result:
+        """That of the file on the disk, whatever has become of its name."""
         with self.explained():
-            return os.fstat(self.file.fileno()).st_size
+            return os.fstat(self.file.fileno())
 
     def flush(self) -> None:
         """Standard output is the interpreter's, and buffered."""
@@ -183,16 +213,32 @@ class PartialFile:
         if self.path is None:
             return
         with self.explained():
+            is_ours = self.is_direct or os.path.samestat(self.stat(), os.lstat(self.partial))
             self.file.close()  # of a pipe too: its reader sees the end
+            if not is_ours:
+                raise WriteError(
+                    f"{self.partial} is not the file any more that this run has written",
+                    "something else writes there: give another name",
+                )
             if not self.is_direct:
                 take_name(self.partial, self.real)
 
-    def replace_by(self, other: Path) -> None:
-        """Another file takes the name: one that was made of this one at the end."""
+    def rewrite(self, suffix: str) -> IO[bytes]:
+        """A new file beside this one, for what is made of it at the end."""
+        made = create(self.partial.with_name(self.partial.name + suffix), self.stat())
+        return io.BufferedRandom(cast(io.RawIOBase, made))
+
+    def replace_by(self, other: IO[bytes], suffix: str) -> None:
+        """That file takes the name."""
         with self.explained():
             self.file.close()
-            self.partial = other
-            self.file = other.open("r+b", buffering=0)
+            self.partial = self.partial.with_name(self.partial.name + suffix)
+            self.file = other
+            other.seek(0)  # which flushes it, too
+            crc = 0
+            while data := other.read(1 << 20):
+                crc = zlib.crc32(data, crc)
+            self.seal = Seal(0, 0, crc)
 
     def abort(self) -> None:
         """Stop writing; what is there stays under the partial name."""
@@ -221,6 +267,81 @@ def explained(path: Path | None) -> Iterator[None]:
             raise WriteError(f"write error on standard output: {error.strerror}") from None
         hint = "free space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
         raise WriteError(f"cannot write to {path}: {error.strerror}", hint) from None
+
+
+def create(path: Path, like: os.stat_result | None = None) -> IO[bytes]:
+    """A new file, to be written and read; owner and mode are those of `like`.
+
+    What has the name goes away. A link may point to anything, and was not made by us: it is
+    refused. Raises WriteError, OSError.
+    """
+    if path.is_symlink():
+        raise _linked(path)
+    path.unlink(missing_ok=True)
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(path, flags, 0o666 if like is None else 0o600)
+    file = os.fdopen(descriptor, "w+b", 0)
+    if like is not None:
+        _keep_owner(file.fileno(), like)
+    return file
+
+
+def _opened_again(path: Path) -> IO[bytes]:
+    """A file of ours that is there. Raises WriteError where its name is not its own."""
+    if path.is_symlink():
+        raise _linked(path)
+    descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    check_own(descriptor, path)
+    return os.fdopen(descriptor, "r+b", 0)
+
+
+def check_own(descriptor: int, path: Path) -> None:
+    """Raises WriteError for what is no file, or is one with another name too, and closes it."""
+    found = os.fstat(descriptor)
+    if stat.S_ISREG(found.st_mode) and found.st_nlink <= 1:
+        return
+    os.close(descriptor)
+    what = "no regular file" if not stat.S_ISREG(found.st_mode) else "a file of another name, too"
+    raise WriteError(f"{path} is {what}, and would be overwritten", "remove it")
+
+
+def refuse_link(path: Path) -> None:
+    """Raises WriteError for a symbolic link in the place of a file of ours."""
+    if path.is_symlink():
+        raise _linked(path)
+
+
+def _linked(path: Path) -> WriteError:
+    return WriteError(
+        f"{path} is a symbolic link, and what it points to would be overwritten", "remove it"
+    )
+
+
+def _keep_owner(descriptor: int, like: os.stat_result) -> None:
+    """The mode always; owner and group where the system lets us."""
+    ours = os.fstat(descriptor)
+    if (ours.st_uid, ours.st_gid) != (like.st_uid, like.st_gid):
+        with suppress(OSError):
+            os.fchown(descriptor, like.st_uid, like.st_gid)
+    os.fchmod(descriptor, stat.S_IMODE(like.st_mode) & 0o777)
+
+
+def _regular(path: Path) -> os.stat_result | None:
+    """The stat of a file, if it is one."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found if stat.S_ISREG(found.st_mode) else None
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """A file to read. Raises OSError, also for a pipe or a device: it may never end."""
+    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    return cast(BinaryIO, os.fdopen(file, "rb"))
 
 
 def is_special(path: Path) -> bool:

@@ -12,14 +12,13 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 from vitcli.errors import OutputError
 from vitcli.sinks.arrays import NpySink
-from vitcli.sinks.files import PartialFile
+from vitcli.sinks.files import TABLE, PartialFile
 from vitcli.sinks.text import JsonlSink
 
 if TYPE_CHECKING:  # an extra
@@ -111,13 +110,13 @@ def _write(
     names = [pa.field("path", pa.string()), pa.field("path_bytes", pa.binary())]
     names.append(pa.field("__key__", pa.string()))
     schema = pa.schema([*names, field, pa.field("error", error)])
-    made = file.partial.with_name(file.partial.name + ".table")
-    with made.open("wb") as out, pq.ParquetWriter(out, schema, compression="zstd") as writer:
+    made = file.rewrite(TABLE)
+    with pq.ParquetWriter(made, schema, compression="zstd") as writer:
         for records in _groups(lines, group_rows):
             columns = [pa.array([_named(r, f.name) for r in records], f.type) for f in names]
             errors = pa.array([record.get("error") for record in records], error)
             writer.write_table(pa.table([*columns, column(records), errors], schema=schema))
-    file.replace_by(Path(made))
+    file.replace_by(made, TABLE)
 
 
 def _groups(lines: Iterable[bytes], size: int) -> Iterator[list[dict[str, Any]]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -15,8 +16,10 @@ from vitcli.checkpoints.build import build
 from vitcli.checkpoints.changes import Change, changes
 from vitcli.checkpoints.load import Model, load
 from vitcli.checkpoints.replace import replacing
+from vitcli.checkpoints.resolve import resolve
 from vitcli.checkpoints.write import WRITERS, Dtype, Written
 from vitcli.errors import CheckpointError, OutputError, UsageError
+from vitcli.tasks.apart import check_apart, read_of_model, read_of_options
 from vitcli.tasks.job import ModelOptions
 from vitcli.tasks.loading import load_model
 
@@ -67,6 +70,11 @@ def convert(job: ConvertJob, say: Callable[[str], None] = lambda text: None) -> 
     `verify`, for a difference above the tolerance; then nothing is left under the target's name."""
     _check(job)
     is_file = job.to == "onnx"
+    if job.target.exists():
+        files = resolve(job.source, offline=job.options.offline).weights
+        options = {name: getattr(job.options, name) for name in ("labels", "head")}
+        read = chain(read_of_model(files), read_of_options(options))
+        check_apart([job.target], read, folder=None if is_file else job.target)
     with replacing(job.target, is_file=is_file) as partial:
         keep = job.to == "hf"
         model = load_model(job.source, job.options, say, keep_grid=True, keep_decoder=keep)

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from signal import SIGTERM
 
 import torch
 
 from vitcli.checkpoints.load import Model
+from vitcli.checkpoints.resolve import resolve
 from vitcli.errors import Interrupted, UsageError, printable
 from vitcli.models import onednn
 from vitcli.models.config import ViTConfig
 from vitcli.models.prepare import can_compile, choose_device, choose_dtype, compile_layers
 from vitcli.pipeline import interrupts
 from vitcli.records import Failure
+from vitcli.tasks.apart import Read, read_of_model, read_of_options
 from vitcli.tasks.choices import Chosen, choose
 from vitcli.tasks.feeding import Feeding
 from vitcli.tasks.job import Summary
@@ -66,7 +69,9 @@ class _Session:
         earlier = None
         if group.is_first:
             scan = Run(job.inputs, job.running, self.watcher).scan()
-            earlier = directory.open(scan, overwrite=job.overwrite, resume=job.resume)
+            earlier = directory.open(
+                scan, overwrite=job.overwrite, resume=job.resume, read=self._read()
+            )
         earlier = group.gather(earlier)[0]
         examples = earlier.examples if earlier else self._divided()
         failures = earlier.left_out if earlier else []
@@ -98,6 +103,22 @@ class _Session:
                 check_learnable(examples, self.watcher.note)
             directory.begin(examples, failures)
         return self._train(directory, model, feed, examples, chosen, failures)
+
+    def _read(self) -> Iterator[Read]:
+        """What the run reads, and must not overwrite. Raises ModelNotFound."""
+        job = self.job
+        yield Path(job.data), "the data of this run"
+        if job.val is not None:
+            yield Path(job.val), "the data of --val"
+        if job.out.is_dir() and any(job.out.iterdir()):  # else nothing can be overwritten
+            model = job.model
+            offline = job.options.offline
+            if isinstance(model, str):
+                yield from read_of_model(resolve(model, offline=offline).weights)
+            else:
+                yield from read_of_model(model.files)
+            options = {name: getattr(job.options, name) for name in ("labels", "head")}
+            yield from read_of_options(options)
 
     def _asked(self) -> dict[str, object]:
         """What a run depends on: another answer is another run."""

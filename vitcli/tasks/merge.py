@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -14,11 +14,21 @@ from typing import Any
 from vitcli.errors import OutputError, UsageError
 from vitcli.records import ImageRef, Kept, Progress
 from vitcli.runs.asked import Shard, parse_shard
-from vitcli.runs.finished import Rows
-from vitcli.runs.journal import CHUNK, Entry, difference, journal_of, read_entries, read_header
+from vitcli.runs.finished import Rows, unreadable
+from vitcli.runs.journal import (
+    CHUNK,
+    Damaged,
+    Entry,
+    Header,
+    difference,
+    journal_of,
+    read_entries,
+    read_header,
+)
 from vitcli.runs.recording import Recording
-from vitcli.sinks import form_of
+from vitcli.sinks import Form, form_of
 from vitcli.sinks.files import Target, real
+from vitcli.tasks.apart import check_apart, written_of
 from vitcli.tasks.job import Nobody, Summary, Watcher
 from vitcli.tasks.run import completing
 from vitcli.tasks.staging import brought, staged
@@ -33,16 +43,30 @@ class _Part:
 
     path: Path
     journal: Path
-    header: Mapping[str, Any]
+    header: Header
     shard: Shard
+    form: Form
 
     @property
     def fingerprint(self) -> dict[str, Any]:
         """That of the whole run."""
-        return {**self.header["fingerprint"], "--shard": None}
+        return {**self.header.fingerprint, "--shard": None}
 
     def entries(self, ahead: int) -> Iterator[Entry]:
-        return read_entries(self.journal, self.journal.stat().st_size, ahead)
+        try:
+            yield from read_entries(self.journal, self.journal.stat().st_size, ahead)
+        except Damaged:
+            raise unreadable(real(self.path)) from None
+
+    @property
+    def files(self) -> list[Path]:
+        """Itself, its journal and what belongs to it."""
+        out = real(self.path)
+        return [out, self.journal, *map(Target(out).beside, self.form.suffixes)]
+
+    def rows(self, ahead: int) -> Rows:
+        out, _, *beside = self.files
+        return Rows(out, beside, self.form.data_start, ahead)
 
 
 def merge(
@@ -71,7 +95,7 @@ def _merge(shards: Sequence[Path], out: Path, *, overwrite: bool, watcher: Watch
     parts = _complete([_read(path) for path in shards])
     first = parts[0]
     format = first.fingerprint["--format"]
-    form = form_of(first.fingerprint["command"], format)
+    form = first.form
     if form.is_sealed:
         raise UsageError(
             f"{format} files are not merged", "read them together: a folder of them is one table"
@@ -85,21 +109,22 @@ def _merge(shards: Sequence[Path], out: Path, *, overwrite: bool, watcher: Watch
     progress = Progress()
     target = Target(out, overwrite=overwrite)
     target.check(*form.suffixes)
+    names = (out, *map(target.beside, form.suffixes))
+    check_apart(written_of(names), ((file, "a shard") for part in parts for file in part.files))
     with Recording(target, form.suffixes, lambda: iter(()), overwrite=True) as record:
         record.plan(first.fingerprint)
-        stores = [Rows(part.journal, form.data_start, ahead) for part in parts]
-        header = {"meta": first.header["meta"], "weights": first.header["weights"]}
+        stores = [part.rows(ahead) for part in parts]
+        meta = first.header.meta
+        header = {"meta": meta, "weights": first.header.weights}
         merged = _rows(parts, stores, key, ahead)
-        with completing(
-            record.begin(lambda files: form.open(files, first.header["meta"]), header)
-        ) as sink:
+        with completing(record.begin(lambda files: form.open(files, meta), header)) as sink:
             while rows := list(islice(merged, AT_A_TIME)):
                 sink.write(rows)
                 progress.add(0, kept=rows)
                 watcher.progress(progress)
             seconds = time.monotonic() - started
             counts = {"images": progress.done, "failed": progress.failed}
-            sink.finish({**first.header["meta"], **counts, "seconds": round(seconds, 3)})
+            sink.finish({**meta, **counts, "seconds": round(seconds, 3)})
     return Summary(progress.done, progress.failed, seconds)
 
 
@@ -109,12 +134,18 @@ def _read(path: Path) -> _Part:
     header = read_header(journal)
     if not out.exists():
         raise OutputError(f"there is no {path}", "a shard that was interrupted: --resume it first")
-    if not header:
+    if not journal.exists():
         raise OutputError(f"{path} has no record of its run, {journal.name}", "bring it along")
-    shard = header["fingerprint"].get("--shard")
+    if header is None:
+        raise unreadable(out)
+    shard, command, format = map(header.fingerprint.get, ("--shard", "command", "--format"))
     if shard is None:
         raise OutputError(f"{path} is no shard, but a whole run", "leave it out")
-    return _Part(path, journal, header, parse_shard(shard))
+    try:
+        form = form_of(command, format)  # type: ignore[arg-type]  # a KeyError for others
+        return _Part(path, journal, header, parse_shard(shard), form)
+    except (KeyError, TypeError, AttributeError, UsageError):
+        raise unreadable(out) from None
 
 
 def _complete(parts: Sequence[_Part]) -> list[_Part]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from threading import Thread
@@ -28,6 +29,13 @@ from vitcli.runs.fingerprint import describe_weights, fingerprint
 from vitcli.runs.recording import Recording
 from vitcli.sinks import Form
 from vitcli.sinks.files import Target, is_special
+from vitcli.tasks.apart import (
+    check_apart,
+    read_of_inputs,
+    read_of_model,
+    read_of_options,
+    written_of,
+)
 from vitcli.tasks.batching import GrowingBatch
 from vitcli.tasks.job import Inputs, ModelOptions, Running, Summary, Watcher
 from vitcli.tasks.loading import load_model
@@ -236,9 +244,23 @@ class Run:
             found = [resolve(s, offline=offline) if isinstance(s, str) else s for s in specs]
             load_once = cache(lambda: make_ready(found))
             files = [m.weights if isinstance(m, Checkpoint) else m.files for m in found]
+            self._check_apart(target, output, files)
             while self._round(output, files, load_once):
                 self.progress = Progress()
         return self.summary(self.progress)
+
+    def _check_apart(
+        self, target: Target, output: Destination, weights: Sequence[Sequence[Path]]
+    ) -> None:
+        """Raises OutputError where the run would overwrite what it reads."""
+        assert target.out is not None
+        names = (target.out, *map(target.beside, output.form.suffixes))
+        read = chain(
+            read_of_model([path for files in weights for path in files]),
+            read_of_options(output.options),
+            read_of_inputs(self.inputs),
+        )
+        check_apart(written_of(names), read)
 
     def _round(
         self, output: Destination, weights: Sequence[Sequence[Path]], load_once: Callable[[], Ready]
@@ -265,7 +287,11 @@ class Run:
                 where = output.store + target.out.name if output.store else target.out
                 self.watcher.note(f"{where} is already complete")
                 return False
-            work = load_once() if record.needs_model else _idle(record.header["meta"])
+            work = (
+                load_once()
+                if record.header is None or record.needs_model
+                else _idle(record.header.meta)
+            )
             header = {"meta": work.meta, "weights": described}
             sink = record.begin(lambda files: output.form.open(files, work.meta), header)
             with completing(sink):

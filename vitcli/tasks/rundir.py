@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +20,7 @@ from vitcli.records import ErrorType, Failure, ImageRef
 from vitcli.render.charts import Line, lines_svg
 from vitcli.render.report import Page, html
 from vitcli.sinks.files import explained, sync_folder, write_whole
+from vitcli.tasks.apart import Read, check_apart
 from vitcli.tasks.evaluate import Judged
 from vitcli.tasks.scores import section
 from vitcli.tasks.training_job import option_of
@@ -61,12 +62,15 @@ class RunDirectory:
         self.folder = folder
         self._asked: dict[str, Any] = json.loads(json.dumps(asked, default=str))
 
-    def open(self, scan: Scan, *, overwrite: bool, resume: bool) -> Begun | None:
-        """What the run to go on with has to do with; None for one that begins. Raises
-        OutputError."""
+    def open(
+        self, scan: Scan, *, overwrite: bool, resume: bool, read: Iterable[Read] = ()
+    ) -> Begun | None:
+        """What the run to go on with has to do with; None for one that begins. `read` are the files
+        and folders that must stay as they are. Raises OutputError."""
         folder = self.folder
         if folder.exists() and not folder.is_dir():
             raise OutputError(f"{folder} is no folder")
+        check_apart([folder, *(folder / name for name in OURS)], read)
         begun = (folder / RUN).exists()
         if resume and begun:
             left_out = self._compare()

@@ -25,10 +25,11 @@ from vitcli import stores
 from vitcli.checkpoints.cache import cache_folder
 from vitcli.errors import Interrupted, OutputError, UsageError, in_bytes, printable
 from vitcli.runs.asked import Resuming, Shard
+from vitcli.runs.finished import START_AGAIN
 from vitcli.runs.journal import JOURNAL, journal_of, read_finished
 from vitcli.runs.lock import LOCK, Lock, holder
-from vitcli.runs.recording import START_AGAIN
 from vitcli.sinks.files import PARTIAL, Target, explained
+from vitcli.tasks.apart import BESIDE
 
 FETCHED = ".fetched"
 _OBJECT = re.compile(r"[^:]+://[^/]+/(?:.*/)?[^/*?]+")
@@ -231,9 +232,9 @@ class _Stage:
 def _files(local: Path) -> list[Path]:
     """All of a finished output, itself last."""
     journal = journal_of(local)
-    names = [name for _, name, _ in read_finished(journal) or [] if "/" not in name]
-    beside = [local.with_name(name) for name in names if name != local.name]
-    return [*beside, journal, local]
+    known = [Target(local).beside(suffix).name for suffix in BESIDE]
+    names = [whole.name for whole in read_finished(journal) or [] if whole.name in known]
+    return [*map(local.with_name, names), journal, local]
 
 
 def _fetched(url: str, folder: Path) -> Path:
