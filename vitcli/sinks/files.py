@@ -158,9 +158,9 @@ class PartialFile:
                 return
             # The name is known: it is the file of the old output, that of the journal is not.
             names = (self.real, like) if partial is None else (like, self.real)
-            replaced = next(filter(None, (_regular(n) for n in names if n is not None)), None)
+            replaced = next(filter(None, (regular(n) for n in names if n is not None)), None)
             if grown is None:
-                self.file = create(self.partial, replaced or _regular(self.partial))
+                self.file = create(self.partial, replaced or regular(self.partial))
                 return
             self.file = _opened_again(self.partial)
             if replaced is not None:
@@ -326,7 +326,7 @@ def _keep_owner(descriptor: int, like: os.stat_result) -> None:
     os.fchmod(descriptor, stat.S_IMODE(like.st_mode) & 0o777)
 
 
-def _regular(path: Path) -> os.stat_result | None:
+def regular(path: Path) -> os.stat_result | None:
     """The stat of a file, if it is one."""
     try:
         found = path.stat()
