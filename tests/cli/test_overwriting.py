@@ -192,3 +192,11 @@ def test_a_long_tmpdir_does_not_reach_the_socket(
     monkeypatch.setattr(os, "access", lambda *args: False)
     with pytest.raises(VitError, match="TMPDIR is too long for a socket"):
         workers._choose_socket_folder()
+
+
+def test_two_outputs_of_one_name_are_refused(vit: Vit, here: Here) -> None:
+    ended = vit("classify", "in", *DEMO, "-o", "o.jsonl", "--html", "in/../o.jsonl")
+    assert (ended.code, "is named for two outputs" in ended.err) == (2, True), ended.err
+    ended = vit("classify", "in", *DEMO, "-o", "o.jsonl", "--html", "nowhere/o.html")
+    assert (ended.code, "nowhere is not a directory" in ended.err) == (1, True), ended.err
+    assert not list(here.glob("o.jsonl*"))
