@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -214,6 +216,74 @@ def test_names_of_any_length_and_with_dots_have_pictures(look: Vit, tmp_path: Pa
     assert len(set(files)) == 4
     assert files[-1] == "maps/__/above.png.png"
     assert all((tmp_path / file).is_file() for file in files)
+
+
+def test_no_two_inputs_have_one_picture(look: Vit, tmp_path: Path) -> None:
+    """`../a.png` and `__/a.png`; members of one name, or with a dot; named from the root."""
+    tmp_path.joinpath("in", "___").mkdir(parents=True)
+    names = ["a.png", "___/a.png", "__/a.png", "x~0123456789abcdef0123456789abcdef.png"]
+    (tmp_path / "in" / "__").mkdir()
+    for name in names:
+        photo(name, 20, 20).save(tmp_path / "in" / name)
+    (tmp_path / "__").mkdir()
+    photo("other", 20, 20).save(tmp_path / "__" / "above.png")
+    photo("above", 20, 20).save(tmp_path.parent / "above.png")
+    root = tmp_path.relative_to("/")
+    tmp_path.joinpath(root, "in").mkdir(parents=True)
+    photo("root", 20, 20).save(tmp_path / root / "in" / "a.png")
+    with tarfile.open(tmp_path / "t.tar", "w") as tar:
+        for member in ("m.png", "./m.png", "d//m.png", "d/m.png", "d/../m.png", "m.png"):
+            data = (tmp_path / "in" / "a.png").read_bytes()
+            info = tarfile.TarInfo(member)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    relative = ["../above.png", "__/above.png", "in", "t.tar", f"{root}/in/a.png"]
+    ended = look(*relative, tmp_path / "in" / "a.png", "-m", "demo", "--out", "maps", "--raw")
+    rows = rows_of(ended.out)
+    files = [file for row in rows for file in row.get("files", ())]
+    assert len(files) == len(set(files)) == 2 * 13, ended.err
+    assert all((tmp_path / file).stat().st_size for file in files)
+    assert ended.code == 3
+    (failed,) = (row for row in rows if "error" in row)
+    assert (failed["path"], "the same name" in failed["error"]["message"]) == ("t.tar/m.png", True)
+    again = look(
+        *relative, tmp_path / "in" / "a.png", "-m", "demo", "--out", "maps", "--raw", "--resume"
+    )
+    assert (again.code, "already complete" in again.err) == (3, True), again.err
+
+
+@pytest.mark.parametrize("has_page", [False, True])
+def test_pictures_that_are_gone_are_drawn_again(
+    vit: Vit, folder: Path, tmp_path: Path, has_page: bool
+) -> None:
+    run = ("attention", "in", "-m", "demo", "-j", "0", "--out", "maps", "--raw")
+    run = (*run, "--html", "maps.html") if has_page else run
+    assert vit(*run).code == 3
+    before = tree(tmp_path / "maps")
+    pictures = sorted((tmp_path / "maps").rglob("*.png"))
+    arrays = sorted((tmp_path / "maps").rglob("*.npy"))
+    pictures[0].unlink()
+    arrays[-1].write_bytes(b"")
+    ended = vit(*run, "--resume")
+    assert ended.code == 3
+    assert "2 of them before" in ended.err
+    after = tree(tmp_path / "maps")
+    assert {n: d for n, d in after.items() if not n.startswith(".")} == {
+        n: d for n, d in before.items() if not n.startswith(".")
+    }
+    assert "already complete" in vit(*run, "--resume").err
+
+
+def test_somebodys_photographs_are_not_marked_as_drawn(look: Vit, vit: Vit, folder: Path) -> None:
+    for out, more in (("in/deep", "--overwrite"), ("in/deep", "--resume"), (".", "--overwrite")):
+        ended = look("in/*.png", "-m", "demo", "--out", out, more)
+        assert ended.code == 1, ended.err
+    assert not list(folder.rglob(".drawn-by-vit"))
+    (folder / "notes").mkdir()
+    (folder / "notes" / "a.txt").write_text("mine")
+    assert look("in", "-m", "demo", "--out", "notes", "--overwrite").code == 3
+    (folder / "notes" / ".drawn-by-vit").unlink()  # it is ours by its record, too
+    assert look("in", "-m", "demo", "--out", "notes", "--overwrite").code == 3
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ def test_the_summary_has_counts_speed_failures_and_versions(
     vit: Vit, mixed: Path, tmp_path: Path
 ) -> None:
     file = tmp_path / "run.json"
-    file.write_text("{}")
+    file.touch()
     os.mkfifo(mixed / "pipe.jpg")
     ended = vit("classify", mixed, *DEMO, "-o", "o.csv", "--summary", file, "--select", "score > 2")
     assert ended.code == 3

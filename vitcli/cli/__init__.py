@@ -46,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             from vitcli.cli.app import app
             from vitcli.cli.parse import with_address
 
+            _check_folder()
             app(args=with_address(sys.argv[1:] if argv is None else argv), prog_name="vit")
             return ExitCode.OK
     except SystemExit as done:
@@ -78,6 +79,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("vit: there is not enough memory", file=sys.stderr)
         print("  see the limits (ulimit -v, MemoryMax); -b 1 and -j 0 take less", file=sys.stderr)
         return ExitCode.FATAL
+
+
+def _check_folder() -> None:
+    """Raises VitError where the folder that we were started in has been removed: no relative path
+    means anything there, and no process starts."""
+    try:
+        os.getcwd()  # noqa: PTH109  # pathlib is not imported yet
+    except FileNotFoundError:
+        raise VitError(
+            "the working folder is not there any more", "cd to a folder that is, and repeat"
+        ) from None
 
 
 def _is_short_of_memory(error: Exception) -> bool:

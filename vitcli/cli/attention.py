@@ -266,7 +266,7 @@ def parse_query(text: str | None) -> Query:
 
     if text is None or text == "cls":
         return text  # type: ignore[return-value]  # it is "cls"
-    number = r"(\d+(?:\.\d+)?)"
+    number = r"(\d{1,9}(?:\.\d{1,9})?)"
     match = re.fullmatch(rf"{number}(%?)\s*,\s*{number}(%?)", text.strip())
     hint = "give cls, a place in pixels such as 120,80, or 30%,70%"
     if match is None or match[2] != match[4]:

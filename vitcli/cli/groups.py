@@ -62,6 +62,7 @@ from vitcli.cli.options import (
     Workers,
 )
 from vitcli.cli.parse import (
+    check_number,
     check_paths,
     is_address,
     output_place,
@@ -78,6 +79,8 @@ from vitcli.records import Limits
 from vitcli.runs.asked import Resuming, parse_shard, shard_of_environment
 from vitcli.tasks.apart import read_of_inputs, read_of_model, read_of_options
 from vitcli.tasks.job import DEFAULT_BATCH_SIZE, Inputs, ModelOptions, Running
+
+LONGEST_TIMEOUT = 1_000_000  # seconds; what waits for a worker counts milliseconds
 
 
 def overwrite(overwrite: Overwrite = False) -> bool:
@@ -107,6 +110,8 @@ def reading(
     image_timeout: ImageTimeout = 60.0,
 ) -> Inputs:
     """How the images of a data set are found and read."""
+    if image_timeout > LONGEST_TIMEOUT:
+        raise UsageError(f"--image-timeout {image_timeout:g}", "give seconds, such as 60")
     return Inputs(
         formats=formats.value,
         extensions=tuple(ext or ()),
@@ -296,6 +301,8 @@ def _spelled(
 
     @functools.wraps(command)
     def spelled(**values: Any) -> None:
+        for name, value in values.items():
+            check_number(name, value)
         read = [
             group(**{name: values.pop(name) for name in names})
             for group, names in zip(groups, shared, strict=True)

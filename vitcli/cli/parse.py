@@ -15,7 +15,24 @@ from vitcli.stores import is_remote
 from vitcli.tasks.job import BatchSize
 from vitcli.tasks.tolerance import Tolerance
 
+MOST_PIXELS = 1e15
+LONGEST_SIDE = 16_384  # pixels that a model is run at
+MOST_NUMBER, MOST_SEED = 1 << 31, 1 << 63
 STANDARD_OUTPUT = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
+
+
+def shorten(text: str) -> str:
+    """What was typed, for a message."""
+    return text if len(text) <= 40 else text[:40] + "…"
+
+
+def check_number(name: str, value: object) -> None:
+    """Raises UsageError for a number that nothing can be asked for: NaN, infinity, 10 ** 30."""
+    limit = MOST_SEED if name == "seed" else MOST_NUMBER
+    is_wrong = isinstance(value, int | float) and not -limit <= value <= limit
+    if is_wrong:  # of NaN no comparison holds
+        option = f"--{name.strip('_').replace('_', '-')}"
+        raise UsageError(f"{option} {shorten(f'{value:g}')}", "give a number of a usual size")
 
 
 def output_place(out: str | None) -> Path | str | None:
@@ -38,9 +55,11 @@ def parse_pixels(text: str) -> int:
         number = float(match[1]) if match else 0.0
     except ValueError:
         number = 0.0
-    if match is None or number <= 0:
-        raise UsageError(f"--max-pixels {text}", "give a number such as 89.5M")
-    return int(number * {"": 1, "k": 1e3, "M": 1e6, "G": 1e9}[match[2]])
+    if match is not None:
+        number *= {"": 1, "k": 1e3, "M": 1e6, "G": 1e9}[match[2]]
+    if not 1 <= number <= MOST_PIXELS:
+        raise UsageError(f"--max-pixels {shorten(text)}", "give a number such as 89.5M")
+    return int(number)
 
 
 def parse_image_size(text: str | None) -> tuple[int, int] | None:
@@ -48,18 +67,21 @@ def parse_image_size(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
     match = re.fullmatch(r"(\d{1,9})(?:[xX](\d{1,9}))?", text.strip())
-    if match is None or "0" in (match[1].lstrip("0") or "0", (match[2] or "1").lstrip("0") or "0"):
-        raise UsageError(f"--image-size {text}", "give a number, or HEIGHTxWIDTH such as 224x160")
-    height = int(match[1])
-    return height, int(match[2]) if match[2] else height
+    sides = [int(side) for side in match.groups() if side] if match else []
+    if not sides or not all(0 < side <= LONGEST_SIDE for side in sides):
+        raise UsageError(
+            f"--image-size {shorten(text)}",
+            f"give a number, or HEIGHTxWIDTH such as 224x160, of at most {LONGEST_SIDE:,}",
+        )
+    return sides[0], sides[-1]
 
 
 def parse_batch_size(text: str) -> BatchSize:
     """`auto`, or a number."""
     if text == "auto":
         return "auto"
-    if not text.isdecimal():
-        raise UsageError(f"--batch-size {text}", "give a number of images, or auto")
+    if not re.fullmatch(r"0*\d{1,7}", text):
+        raise UsageError(f"--batch-size {shorten(text)}", "give a number of images, or auto")
     return int(text)
 
 
@@ -75,8 +97,8 @@ def parse_workers(text: str) -> int | None:
     """`auto` -> None, or a number."""
     if text == "auto":
         return None
-    if not text.isdigit():
-        raise UsageError(f"--workers {text}", "give a number of processes, or auto")
+    if not re.fullmatch(r"0*\d{1,4}", text):
+        raise UsageError(f"--workers {shorten(text)}", "give a number of processes, or auto")
     return int(text)
 
 

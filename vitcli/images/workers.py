@@ -15,6 +15,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 import types
@@ -23,7 +24,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from multiprocessing import forkserver, resource_tracker
+from multiprocessing import forkserver, resource_tracker, util
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
@@ -31,7 +32,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from vitcli.errors import VitError
+from vitcli.errors import VitError, printable
 from vitcli.images.decode import decode
 from vitcli.records import ErrorType, Failure, ImageRef, Kept, Limits, Preprocess, Sample
 
@@ -47,6 +48,7 @@ ENDING = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 Decoded = Sample | Failure
 Result = TypeVar("Result")
 MOST_WORKERS = 8
+LONGEST_FOLDER = 70  # characters, of the 107 of a socket's path
 
 _processes = threading.Lock()  # multiprocessing starts and reaps for one thread at a time
 
@@ -322,7 +324,27 @@ def _context() -> ForkServerContext:
     """forkserver: a fresh process forks the workers, so no thread of torch's is forked along."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
+    _choose_socket_folder()
     return context
+
+
+def _choose_socket_folder() -> None:
+    """A socket is called by its path, which has room for few bytes: where TMPDIR is long, that of
+    the forkserver is in a folder of the system. Raises VitError where there is none."""
+    before = tempfile.tempdir
+    if len(os.fsencode(tempfile.gettempdir())) <= LONGEST_FOLDER:
+        return
+    short = [folder for folder in ("/tmp", "/var/tmp", "/dev/shm") if os.access(folder, os.W_OK)]
+    if not short:
+        raise VitError(
+            f"TMPDIR is too long for a socket: {printable(tempfile.gettempdir())}",
+            f"set it to a folder of at most {LONGEST_FOLDER} characters, or use -j 0",
+        )
+    try:
+        tempfile.tempdir = short[0]
+        util.get_temp_dir()  # made once, and removed at the end
+    finally:
+        tempfile.tempdir = before
 
 
 @contextmanager

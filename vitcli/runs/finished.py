@@ -98,9 +98,13 @@ class Rows:
         itemsize = np.dtype(header.meta.get("array_dtype", "float32")).itemsize
         self._row_bytes = math.prod(header.meta.get("row_shape", ())) * itemsize
 
+    def text(self, entry: Entry) -> bytes:
+        """What stands in the output of an input."""
+        return self._text.read(entry.start, entry.length)
+
     def row(self, ref: ImageRef, entry: Entry) -> Kept:
         """The row itself, for another place in a run."""
-        text, data = self._text.read(entry.start, entry.length), None
+        text, data = self.text(entry), None
         if self._array is not None and entry.row is not None:
             start = self._data_start + entry.row * self._row_bytes
             data = self._array.read(start, self._row_bytes)

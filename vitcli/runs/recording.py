@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 from vitcli.errors import OutputError, printable
 from vitcli.records import Failure, ImageRef, Kept, Progress, Row
 from vitcli.runs.asked import Resuming
-from vitcli.runs.finished import START_AGAIN, Finished, unreadable
+from vitcli.runs.finished import START_AGAIN, Ahead, Finished, unreadable
 from vitcli.runs.journal import (
     JOURNAL,
     Commit,
@@ -76,6 +76,7 @@ class Recording:
         data_start: Callable[[BinaryIO], int] | None = None,
         is_sealed: bool = False,
         has_unlisted: Callable[[], bool] = lambda: False,
+        has_files: Callable[[ImageRef, bytes], bool] | None = None,
     ) -> None:
         assert target.out is not None
         self.is_complete = self.is_stale = False
@@ -88,6 +89,7 @@ class Recording:
         self._list_refs = list_refs
         self._data_start = data_start
         self._is_sealed = is_sealed
+        self._has_files = has_files
         self._has_unlisted = has_unlisted  # a folder that cannot be read does not lose its rows
         self._keeps_missing = asked.keep_missing
         self._names = [real(path) for path in (target.out, *map(target.beside, suffixes))]
@@ -248,7 +250,7 @@ class Recording:
         for ref in self._listed():
             found = old.find(ref.path)
             number, entry = found or (-1, None)
-            fresh += not self._serves(entry, ref)
+            fresh += not self._serves(entry, ref, old.text)
             is_same = (
                 is_same and entry is not None and number >= reached and entry.place == ref.index
             )
@@ -279,7 +281,7 @@ class Recording:
                 number, entry = found
                 yield from self._missing(old, reached, number, index)
                 reached = max(reached, number + 1)
-                yield ref, entry if self._serves(entry, ref) else None
+                yield ref, entry if self._serves(entry, ref, old.text) else None
             index = ref.index
         if old is not None:
             yield from self._missing(old, reached, old.count(), index)
@@ -294,14 +296,21 @@ class Recording:
                 entry = old.entry(number)
                 yield ImageRef(index, entry.path, entry.stamp), entry
 
-    def _serves(self, entry: Entry | None, ref: ImageRef) -> bool:
-        """Whether an old row is still that of its image."""
+    def _serves(self, entry: Entry | None, ref: ImageRef, text: Callable[[Entry], bytes]) -> bool:
+        """Whether an old row is still that of its image, and has the files that its text names."""
         if entry is None or (self._asked.retry_failed and entry.row is None):
             return False
-        return entry.stamp == ref.stamp
+        if entry.stamp != ref.stamp:
+            return False
+        return self._has_files is None or self._has_files(ref, text(entry))
 
     def _verify(self, commit: Commit) -> None:
         """The inputs must begin as those of the interrupted run did; more may follow."""
+        partial = Ahead(self._partials[len(commit.files) - 1], 1 << 16)
+
+        def text(entry: Entry) -> bytes:
+            return partial.read(entry.start, entry.length)
+
         for count, entry in enumerate(read_entries(self._journal, commit.end)):
             ref = next(self._left, (None,))[0]
             if ref is None or ref.path != entry.path:
@@ -312,7 +321,7 @@ class Recording:
                     f"give the same inputs (more may follow them); {START_AGAIN}",
                 )
             self.chosen += entry.row is not None and entry.length > 0
-            if ref.index != entry.place or not self._serves(entry, ref):
+            if ref.index != entry.place or not self._serves(entry, ref, text):
                 self.is_stale = True
 
     def _listed(self) -> Iterator[ImageRef]:

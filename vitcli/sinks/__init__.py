@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Protocol, TypeAlias
 
 from vitcli.errors import UsageError
-from vitcli.records import Row, Sink
+from vitcli.records import ImageRef, Row, Sink
 from vitcli.sinks import parquet
 from vitcli.sinks.arrays import INDEX, ArraySink, NpySink, NpzSink, SafetensorsSink
 from vitcli.sinks.files import Target
@@ -61,12 +61,14 @@ EMBEDDINGS: dict[str, Callable[[Target, RowShape, str], FileSink]] = {
 class Form:
     """What a command writes: how it is opened, which files stand beside it, and, of an array,
     where its rows begin. The meta of an embedding says `row_shape` and `array_dtype`. Rows that are
-    sealed cannot be taken over by a later run, nor merged, once the file is whole."""
+    sealed cannot be taken over by a later run, nor merged, once the file is whole. `has_files` says
+    whether the files that the text of a row names are there."""
 
     open: Callable[[Target, Mapping[str, Any]], FileSink]
     suffixes: tuple[str, ...] = ()
     data_start: Callable[[BinaryIO], int] | None = None
     is_sealed: bool = False
+    has_files: Callable[[ImageRef, bytes], bool] | None = None
 
 
 def form_of(command: str, format: str) -> Form:

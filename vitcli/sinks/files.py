@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, BinaryIO, cast
 
-from vitcli.errors import ClosedPipe, OutputError, WriteError
+from vitcli.errors import ClosedPipe, OutputError, UsageError, WriteError
 
 PARTIAL = ".partial"
 ZIPPED, TABLE = ".zip", ".table"  # what is made of a partial at the end, and takes its name
@@ -69,7 +69,10 @@ class Target:
             return
         if is_special(self.out):
             return
-        for path in (self.out, *(self.beside(suffix) for suffix in suffixes)):
+        paths = (self.out, *map(self.beside, suffixes))
+        if len(set(map(real, paths))) < len(paths):
+            raise UsageError(f"{self.out} is named for two outputs", "give each its own name")
+        for path in paths:
             try:
                 is_dir, exists = path.is_dir(), path.exists()
             except OSError as error:  # a name too long, a folder that may not be entered
@@ -80,11 +83,12 @@ class Target:
                 raise OutputError(
                     f"{path} exists", "--overwrite replaces it, --resume brings it up to date"
                 )
-        folder = real(self.out).parent
-        if not folder.is_dir():
-            raise OutputError(f"cannot write to {self.out}: {folder} is not a directory")
-        if not os.access(folder, os.W_OK):
-            raise OutputError(f"cannot write to {self.out}: {folder} is not writable")
+        for path in paths:
+            folder = real(path).parent
+            if not folder.is_dir():
+                raise OutputError(f"cannot write to {path}: {folder} is not a directory")
+            if not os.access(folder, os.W_OK):
+                raise OutputError(f"cannot write to {path}: {folder} is not writable")
 
     @property
     def is_special(self) -> bool:
@@ -158,9 +162,9 @@ class PartialFile:
                 return
             # The name is known: it is the file of the old output, that of the journal is not.
             names = (self.real, like) if partial is None else (like, self.real)
-            replaced = next(filter(None, (_regular(n) for n in names if n is not None)), None)
+            replaced = next(filter(None, (regular(n) for n in names if n is not None)), None)
             if grown is None:
-                self.file = create(self.partial, replaced or _regular(self.partial))
+                self.file = create(self.partial, replaced or regular(self.partial))
                 return
             self.file = _opened_again(self.partial)
             if replaced is not None:
@@ -326,7 +330,7 @@ def _keep_owner(descriptor: int, like: os.stat_result) -> None:
     os.fchmod(descriptor, stat.S_IMODE(like.st_mode) & 0o777)
 
 
-def _regular(path: Path) -> os.stat_result | None:
+def regular(path: Path) -> os.stat_result | None:
     """The stat of a file, if it is one."""
     try:
         found = path.stat()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -20,13 +21,14 @@ from vitcli.images.decode import suffixes
 from vitcli.images.scan import DRAWN
 from vitcli.images.workers import Crew, Decoded
 from vitcli.models.prepare import Prepared
-from vitcli.records import Attended, Batch, Failure, Maps, Prediction, Sink, Size
+from vitcli.records import Attended, Batch, Failure, ImageRef, Maps, Prediction, Sink, Size
 from vitcli.render.heat import FileFormat
 from vitcli.render.page import Page
 from vitcli.render.styles import Style
 from vitcli.runs.asked import Resuming
+from vitcli.runs.journal import JOURNAL, journal_of
 from vitcli.sinks import Form, form_of, with_page
-from vitcli.sinks.files import Target
+from vitcli.sinks.files import PARTIAL, Target
 from vitcli.sinks.page import PAGE
 from vitcli.sinks.pictures import PictureTree
 from vitcli.tasks.classify import predictions_of, top_k
@@ -93,7 +95,16 @@ def attention(
     tree = None
     if job.out is not None:
         overwrite = job.overwrite or job.resuming.resume
-        tree = PictureTree(job.out, DRAWN, job.inputs.paths, overwrite=overwrite)
+        run.is_once = True
+        tree = PictureTree(
+            job.out,
+            DRAWN,
+            job.inputs.paths,
+            overwrite=overwrite,
+            records=(ROWS, journal_of(Path(ROWS)).name, ROWS + PARTIAL + JOURNAL),
+            is_image=lambda name: name.lower().endswith(tuple(suffixes("common"))),
+            is_absolute=lambda: run.is_absolute,
+        )
         tree.check()
     with ExitStack() as open_things:
         if tree is not None:
@@ -129,6 +140,8 @@ def attention(
             summary = run.into(sink, ready([job.model]))
         else:
             out, form = _form(job)
+            if tree is not None:
+                form = replace(form, has_files=partial(_has_files, tree, job.html is not None))
             output = Destination(
                 out=out,
                 form=form,
@@ -155,6 +168,15 @@ def _form(job: AttentionJob) -> tuple[Path | None, Form]:
         form = with_page(lines_on_stdout if job.echo else None, partial(_page, job))
         return job.html, Form(form.open)
     return out, with_page(lines, partial(_page, job))
+
+
+def _has_files(tree: PictureTree, is_page: bool, ref: ImageRef, text: bytes) -> bool:
+    """Whether the pictures of a row are there, which is told in a line or in a page."""
+    try:
+        record = Page("").record_in(text) if is_page else json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(record, dict) and tree.has_all(ref, record.get("files"))
 
 
 def _page(job: AttentionJob, meta: Mapping[str, object]) -> Page:
@@ -257,15 +279,13 @@ class Draughtsman:
         suffix = f".{self._job.file_format}"
         is_sheet = self._job.style.name == "grid"
         names = [suffix] if is_sheet else [name + suffix for name in _names(row.maps)]
-        files = {
-            self._tree.path_of(row.ref.path, n): p for n, p in zip(names, pictures, strict=True)
-        }
+        files = {self._tree.path_of(row.ref, n): p for n, p in zip(names, pictures, strict=True)}
         data: dict[Path, bytes | memoryview] = {path: p.data for path, p in files.items()}
         if self._job.raw:
             for maps, name in zip(row.maps, _layer_names(row.maps), strict=True):
                 stream = io.BytesIO()
                 np.save(stream, np.ascontiguousarray(maps.values))
-                data[self._tree.path_of(row.ref.path, f"{name}.npy")] = stream.getvalue()
+                data[self._tree.path_of(row.ref, f"{name}.npy")] = stream.getvalue()
         for path, content in data.items():
             self._tree.write(path, content)
         return replace(row, files=tuple(map(str, data)))

@@ -23,7 +23,7 @@ from vitcli.images.loader import iter_batches
 from vitcli.images.scan import Scan
 from vitcli.images.workers import DecodeJob
 from vitcli.pipeline import interrupts
-from vitcli.records import Batch, ImageRef, Kept, Preprocess, Progress, Row, Sink
+from vitcli.records import Batch, ErrorType, ImageRef, Kept, Preprocess, Progress, Row, Sink
 from vitcli.runs.asked import Resuming, Shard
 from vitcli.runs.fingerprint import describe_weights, fingerprint
 from vitcli.runs.recording import Recording
@@ -139,6 +139,8 @@ class Run:
     progress: Progress = field(default_factory=Progress)
     chosen: int = 0  # rows of an earlier run that --select has let through
     shard: Shard | None = None
+    is_once: bool = False  # a name comes once in an archive
+    is_absolute: bool = False  # as the first input is named
     started: float = field(default_factory=time.monotonic)
 
     def list_inputs(self) -> None:
@@ -277,6 +279,7 @@ class Run:
             data_start=output.form.data_start,
             is_sealed=output.form.is_sealed,
             has_unlisted=lambda: self.unlisted > 0,
+            has_files=output.form.has_files,
         ) as record:
             described = describe_weights(weights, record.known())
             options = {**output.options, "shard": self.shard and str(self.shard)}
@@ -341,7 +344,11 @@ class Run:
     def _refs(self, *, stamped: bool = False) -> Iterator[ImageRef]:
         """Our inputs, with their places among all."""
         self.unlisted = self.skipped = 0
-        for ref in sources.iter_refs(self.listed, stamped=stamped):
+        refs = sources.iter_refs(self.listed, stamped=stamped)
+        first = next(refs, None)
+        self.is_absolute = first is not None and first.path.startswith("/")
+        refs = refs if first is None else chain((first,), refs)
+        for ref in once_each(refs) if self.is_once else refs:
             if self.shard is None or self.shard.has(ref.path):
                 yield ref
 
@@ -393,6 +400,21 @@ class Run:
     def _note_unlisted(self, text: str) -> None:
         self.unlisted += 1
         self.watcher.note(text)
+
+
+def once_each(refs: Iterable[ImageRef]) -> Iterator[ImageRef]:
+    """The second image of one name in an archive is a failure: the files of both would have one
+    name. The names of one archive are remembered at a time, as hashes."""
+    archive, seen = "", set[int]()
+    for ref in refs:
+        if ref.member is not None:
+            if ref.member.archive != archive:
+                archive, seen = ref.member.archive, set()
+            if hash(ref.path) in seen and ref.member.fault is None:
+                fault = ErrorType.UNREADABLE, "an image before it in the archive has the same name"
+                ref = replace(ref, member=replace(ref.member, fault=fault))
+            seen.add(hash(ref.path))
+        yield ref
 
 
 def _idle(meta: Mapping[str, object]) -> Ready:
