@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+MOST_OF_MESSAGE, MOST_OF_HINT = 1200, 600  # bytes, as they are printed
+SHOWN = 400  # characters of a text with a caret
+
 
 class ExitCode(IntEnum):
     """What `vit` tells the shell. Signals add 128 + N: 129 SIGHUP, 130 SIGINT, 143 SIGTERM."""
@@ -22,9 +25,11 @@ class VitError(Exception):
     exit_code = ExitCode.FATAL
 
     def __init__(self, message: str, hint: str | None = None, *, caret: int | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = shortened(message)
+        super().__init__(self.message)
+        if hint is not None and caret is not None:
+            hint, caret = _around(hint, caret)
+        self.hint = hint and shortened(hint, MOST_OF_HINT)
         self.caret = caret  # the place in the hint that is meant
         self.is_told = False  # somebody has said it already
 
@@ -88,6 +93,25 @@ def printable(text: str) -> str:
     return "".join(
         c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text
     )
+
+
+def shortened(text: str, most: int = MOST_OF_MESSAGE) -> str:
+    """Text that takes at most so many bytes when it is printed; what is cut is its middle."""
+    kept, size = text, most
+    while len(kept) > most or len(printable(kept).encode("utf-8", "replace")) > most:
+        size = size * 3 // 4
+        kept = f"{text[: size * 2 // 3]} … {text[-size // 3 :]}"
+    return kept
+
+
+def _around(text: str, caret: int) -> tuple[str, int]:
+    """The part of a long text where the caret is, and its place there."""
+    if len(text) <= SHOWN:
+        return text, caret
+    start = max(0, min(caret - SHOWN // 2, len(text) - SHOWN))
+    stop = start + SHOWN
+    before, after = "…" * (start > 0), "…" * (stop < len(text))
+    return before + text[start:stop] + after, caret - start + len(before)
 
 
 def in_bytes(size: float) -> str:

@@ -55,7 +55,7 @@ def test_a_file_of_paths_is_not_joined_by_standard_input(vit: Vit, tmp_path: Pat
 
 def test_a_device_or_a_socket_is_no_list() -> None:
     ours, theirs = socket.socketpair()
-    with ours, theirs, open(os.devnull, "rb") as nothing:
+    with ours, theirs, Path(os.devnull).open("rb") as nothing:
         for descriptor in (nothing.fileno(), theirs.fileno()):
             with reading(descriptor), pytest.raises(UsageError, match="no images are given"):
                 check_paths(None, None)

@@ -49,7 +49,7 @@ LABELS = ("tabby, tabby cat", "Siamese cat", "it's a \\ dog")
         ('any(label == "Siamese cat" and rank <= 2)', True),
         ('any(label == "Siamese cat" and rank < 2)', False),
         ('any(label == "Siamese cat") and label ~ "tabby*"', True),
-        ('any(any(rank == 2) and label ~ "tabby*")', True),
+        ('any(rank == 2 and label ~ "*auk*") or any(label ~ "tabby*")', True),
         (r'label == "it\'s a \\ dog"', False),
     ],
 )
@@ -137,3 +137,22 @@ def test_failures_pass_and_the_selected_are_counted() -> None:
     sink = SelectSink(inner, parse("score > 0.8"))
     sink.write(rows)
     assert (inner.rows, sink.selected) == ([failure, other], 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "said", "place"),
+    [
+        ("any(" * 8 + "score > 2" + ")" * 8, "any within any", 4),
+        ("any(not (any(rank > 2)))", "any within any", 9),
+        ("(" * 90_000 + "score > 1", "nested too deeply", 100),
+        ("not " * 20_000 + "score > 1", "nested too deeply", 400),
+    ],
+)
+def test_an_expression_that_would_take_for_ever_is_refused(
+    text: str, said: str, place: int
+) -> None:
+    with pytest.raises(UsageError, match=said) as raised:
+        parse(text)
+    hint, caret = raised.value.hint, raised.value.caret
+    assert hint is not None and caret is not None
+    assert hint[caret : caret + 5] == text[place : place + 5]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
@@ -35,7 +35,7 @@ app = typer.Typer(
 class Command(TyperCommand):
     """Refuses a second model where a command takes one: the parser would take the last."""
 
-    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         *_, order = self.make_parser(ctx).parse_args(args=list(args))
         given = [option for option in order if option.name == "model" and option.nargs == 1]
         if len(given) > 1 and not getattr(given[0], "multiple", False):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +13,7 @@ import typer
 from vitcli.cli import groups as g
 from vitcli.cli import options as o
 from vitcli.cli.ending import end, show, start_workers
-from vitcli.errors import OutputError, UsageError, printable
+from vitcli.errors import OutputError, UsageError, printable, shortened
 from vitcli.tasks.job import DEFAULT_MODEL
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ Out = Annotated[
         metavar="DIR",
     ),
 ]
+LONGEST_NAME = 60  # bytes of a label that is shown
 SHOWN = 40  # classes in the table on a terminal
 WRONG, PAIRS = 5, 5
 
@@ -148,6 +150,7 @@ def _of_model(judged: Judged, found: Evaluation) -> Iterator[str]:
     table = confusion(judged.answers, judged.labels)
     classes = [c for c in table.per_class() if c.images]
     shown = sorted(classes, key=lambda c: c.f1)[:SHOWN] if len(classes) > SHOWN else classes
+    shown = [replace(c, label=shortened(c.label, LONGEST_NAME)) for c in shown]
     width = max(5, *(len(c.label) for c in shown))
     more = f", the worst {SHOWN} of {len(classes)}" if len(classes) > SHOWN else ""
     yield ""
@@ -161,12 +164,14 @@ def _of_model(judged: Judged, found: Evaluation) -> Iterator[str]:
         yield ""
         yield "most often confused"
         for truth, answer, times in pairs:
-            yield f"  {printable(truth)} taken for {printable(answer)}: {times:,}"
+            names = (printable(shortened(name, LONGEST_NAME)) for name in (truth, answer))
+            yield f"  {' taken for '.join(names)}: {times:,}"
     if worst := judged.answers.mistakes(WRONG):
         yield ""
         yield "most confidently wrong"
         for place in worst:
             answer = name_of(judged.labels, int(judged.answers.top1[place]))
+            answer = shortened(answer, LONGEST_NAME)
             yield (
                 f"  {judged.answers.scores[place, 0]:.3f} {printable(answer)}: "
                 f"{printable(found.paths[place])}"

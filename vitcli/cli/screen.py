@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from vitcli import records
 from vitcli.cli import report
-from vitcli.errors import ExitCode, Interrupted, VitError, printable
+from vitcli.errors import ExitCode, Interrupted, VitError, printable, shortened
 from vitcli.pipeline import interrupts
 from vitcli.tasks.job import Summary
 
@@ -93,6 +93,7 @@ class Screen:
 
     def note(self, text: str) -> None:
         """Each note once, however many images it is about."""
+        text = shortened(text)
         if not self._quiet and text not in self._notes:
             self._notes.add(text)
             if self._logs:
@@ -136,7 +137,9 @@ class Screen:
         for kind, (times, first) in kinds.items():
             where = printable(first.ref.path)
             more = f" (and {times - 1:,} more)" if times > 1 else ""
-            self._say(f"vit: {kind}: {where}: {printable(first.message)}{more}")
+            self._say(
+                f"vit: {kind}: {shortened(where)}: {shortened(printable(first.message))}{more}"
+            )
         fresh = summary.total - summary.earlier
         rate = f", {fresh / summary.seconds:,.1f} images/s" if fresh else ""
         done = (

@@ -9,9 +9,10 @@ from rich.table import Table
 from rich.text import Text
 
 from vitcli.checkpoints.catalogue import Entry
-from vitcli.errors import printable
+from vitcli.errors import printable, shortened
 from vitcli.records import Classified, Failure, Row
 
+LONGEST_NAME = 200  # bytes of a label that is shown
 BAR = 12  # characters of a full bar
 EIGHTHS = " ▏▎▍▌▋▊▉"
 
@@ -45,12 +46,14 @@ class TableSink:
     def _add(self, table: Table, row: Row) -> None:
         path = Text(printable(row.ref.path))
         if isinstance(row, Failure):
-            reason = Text(f"{row.type}: {printable(row.message)}", style="red")
+            reason = Text(f"{row.type}: {printable(shortened(row.message))}", style="red")
             table.add_row(path, "", *([""] * self._bars), reason)
         elif isinstance(row, Classified):
             for rank, p in enumerate(row.predictions):
                 cells = [Text(bar(p.score), style="cyan")] if self._bars else []
-                name = Text(printable(p.label), style="bold" if rank == 0 else "")
+                name = Text(
+                    printable(shortened(p.label, LONGEST_NAME)), style="bold" if rank == 0 else ""
+                )
                 table.add_row(path if rank == 0 else "", Text(f"{p.score:.4f}"), *cells, name)
             if not row.predictions:
                 table.add_row(

@@ -251,6 +251,14 @@ def open_sources(
     return sources
 
 
+def all_absent(sources: Sequence[Source]) -> list[str]:
+    """The paths of the sources, where none of them is there; else nothing."""
+    named = [source.path for source in sources if isinstance(source, FileSource)]
+    if len(named) < len(sources) or any(map(os.path.lexists, named)):
+        return []
+    return named
+
+
 def iter_refs(sources: Sequence[Source], *, stamped: bool = False) -> Iterator[ImageRef]:
     """Number the images of all sources, in order; with `stamped`, those of stores have stamps."""
     found = (image for source in sources for image in _images(source, stamped=stamped))

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from vitcli.render.sheet import cut
+
 COLOURS = ("#2563eb", "#dc2626", "#059669", "#d97706", "#7c3aed", "#0891b2")
 WIDTH, HEIGHT = 460, 260
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 16, 32
@@ -134,6 +136,9 @@ def _ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
     return [round(i * step, 10) for i in range(first, max(last, first + 1) + 1)]
 
 
+WIDEST_NAME = 236  # pixels, of a class beside its row
+
+
 def confusion_png(labels: Sequence[str], counts: NDArray[np.int64]) -> bytes:
     """Rows are true, columns answered; shades are shares of a row. Up to NUMBERED classes the
     cells hold their numbers and the sides their names."""
@@ -141,8 +146,8 @@ def confusion_png(labels: Sequence[str], counts: NDArray[np.int64]) -> bytes:
     numbered = K <= NUMBERED
     cell = 34 if numbered else max(1, min(12, LARGEST // K))
     font = ImageFont.load_default(13)
-    margin = 24 + max(int(font.getlength(label)) for label in labels) if numbered else 24
-    margin = min(margin, 260)
+    names = [cut(label, font, WIDEST_NAME) for label in labels] if numbered else []
+    margin = 24 + max((int(font.getlength(name)) for name in names), default=0)
     side = margin + K * cell + 12
     picture = Image.new("RGB", (side, side), "white")
     draw = ImageDraw.Draw(picture)
@@ -150,7 +155,7 @@ def confusion_png(labels: Sequence[str], counts: NDArray[np.int64]) -> bytes:
     shades = _shades(shares).repeat(cell, axis=0).repeat(cell, axis=1)
     picture.paste(Image.fromarray(shades), (margin, margin))
     if numbered:
-        for place, label in enumerate(labels):
+        for place, label in enumerate(names):
             middle = margin + (place + 0.5) * cell
             draw.text((margin - 6, middle), label, "#222", font, anchor="rm")
             _upright(picture, label, font, (int(middle), margin - 6))

@@ -14,6 +14,7 @@ const failures = rows.filter((row) => row.error);
 const settings = JSON.parse($("settings").textContent);
 const colours = Object.fromEntries(Object.entries(settings.colours).map(([n, t]) => [n, bytes(t)]));
 const best = (row) => row.class ?? row.predictions?.[0];
+const short = (text) => (text.length > 200 ? `${text.slice(0, 199)}…` : text);
 const scored = (p) => (Number.isFinite(p.score) && p.score >= 0 && p.score <= 1 ? p.score : 0);
 
 // The data of an image is parsed when it comes near the screen.
@@ -68,14 +69,14 @@ function show(view, row) {
 function about(row) {
   const list = make("ol");
   for (const p of row.predictions ?? []) {
-    const name = make("button", { type: "button", textContent: p.label, title: `only ${p.label}` });
+    const name = make("button", { type: "button", textContent: short(p.label), title: `only ${short(p.label)}` });
     name.onclick = (event) => { event.stopPropagation(); $("view").close(); $("filter").value = p.label; update(); };
     const item = make("li", {}, name, make("span", { textContent: p.score.toFixed(p.score > 1 || p.score < 0 ? 2 : 3) }));
     item.style.setProperty("--score", scored(p));
     list.append(item);
   }
   const parts = [make("div", { className: "path", title: row.path }, make("bdi", { textContent: row.path })), list];
-  if (row.class) parts.push(make("p", { className: "note", textContent: `relevance for ${row.class.label}` }));
+  if (row.class) parts.push(make("p", { className: "note", textContent: `relevance for ${short(row.class.label)}` }));
   return make("div", { className: "about" }, ...parts);
 }
 

@@ -11,8 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from vitcli.errors import shortened
 from vitcli.render.charts import NUMBERED, confusion_png
 from vitcli.render.document import END, data_url, opening
+
+LONGEST_NAME = 200  # bytes of a label that is shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,13 +103,14 @@ def _matrix(section: Section) -> Iterator[str]:
         yield f'<img class="wide" alt="confusion matrix" src="{png}">'
         return
     yield '<div class="scroll"><table class="matrix"><thead><tr><td></td>'
-    yield from (f"<th>{escape(label)}</th>" for label in section.labels)
+    names = [shortened(label, LONGEST_NAME) for label in section.labels]
+    yield from (f"<th>{escape(name)}</th>" for name in names)
     yield "</tr></thead><tbody>"
-    for label, row in zip(section.labels, section.counts.tolist(), strict=True):
+    for line, (label, row) in enumerate(zip(names, section.counts.tolist(), strict=True)):
         yield f"<tr><th>{escape(label)}</th>"
-        for other, count in zip(section.labels, row, strict=True):
+        for column, (other, count) in enumerate(zip(names, row, strict=True)):
             share = count / max(sum(row), 1)
-            colour = "37,99,235" if other == label else "220,38,38"
+            colour = "37,99,235" if line == column else "220,38,38"
             shade = 0.1 + 0.9 * share if count else 0
             title = f"{label}, taken for {other}: {count}"
             yield (
@@ -126,7 +130,8 @@ def _worst(shots: Sequence[Shot]) -> Iterator[str]:
         if shot.pixels is not None:
             yield f'<img alt="" loading="lazy" src="{_jpeg(shot.pixels)}">'
         yield (
-            f"<b>{escape(shot.answer)}</b> {shot.score:.1%}<br>is {escape(shot.truth)}"
+            f"<b>{escape(shortened(shot.answer, LONGEST_NAME))}</b> {shot.score:.1%}"
+            f"<br>is {escape(shortened(shot.truth, LONGEST_NAME))}"
             f'<br><span class="note">{escape(shot.path)}</span></figure>'
         )
     yield "</div>"
@@ -137,7 +142,7 @@ def _classes(section: Section) -> Iterator[str]:
     yield from (f'<th class="n">{n}</th>' for n in ("precision", "recall", "F1", "images"))
     yield "</tr></thead><tbody>"
     for label, precision, recall, f1, images in section.per_class:
-        yield f"<tr><td>{escape(label)}</td>"
+        yield f"<tr><td>{escape(shortened(label, LONGEST_NAME))}</td>"
         yield from (f'<td class="n">{value:.1%}</td>' for value in (precision, recall, f1))
         yield f'<td class="n">{images:,}</td></tr>'
     yield "</tbody></table></div>"

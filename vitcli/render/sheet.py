@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
+from typing import TypeAlias
 
 from PIL import Image, ImageDraw, ImageFont
 
 PAPER = (255, 255, 255)
 INK = (24, 24, 27)
 FAINT = (113, 113, 122)
+Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def panel(images: Sequence[Image.Image], caption: str, note: str) -> Image.Image:
@@ -73,8 +76,13 @@ def _write(
 ) -> None:
     """One line, cut with an ellipsis where there is no room for it."""
     font = ImageFont.load_default(size)
-    if font.getlength(text) > room:
-        while text and font.getlength(text + "…") > room:
-            text = text[:-1]
-        text += "…" if text else ""
-    ImageDraw.Draw(sheet).text(at, text, ink, font)
+    ImageDraw.Draw(sheet).text(at, cut(text, font, room), ink, font)
+
+
+def cut(text: str, font: Font, room: float) -> str:
+    """Text that is no longer than so many pixels, with an ellipsis where some of it is left out."""
+    text = text[: int(room) + 1]  # a letter has a pixel or more
+    if font.getlength(text) <= room:
+        return text
+    fitting = bisect_right(range(len(text)), room, key=lambda n: font.getlength(text[:n] + "…"))
+    return text[: fitting - 1] + "…" if fitting > 1 else ""

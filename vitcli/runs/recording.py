@@ -53,6 +53,7 @@ from vitcli.sinks.files import (
 
 SYNC_EVERY = 30.0  # seconds; only a loss of power needs it
 NOWHERE = (-1, 0)  # the stamp of a file that is not there
+NAMED = 3  # images that failed before an interruption
 
 
 class Recording:
@@ -61,8 +62,9 @@ class Recording:
     After `plan`: `is_complete` if nothing has changed since the run that finished it;
     `needs_model` if some image is to be computed; `is_stale` if rows of the interrupted run are
     out of date, so that another run has to follow this one; `progress`, the rows that are there
-    already; `chosen`, how many of them are good and have a text; `header`, what the journal of the
-    earlier run says.
+    already; `chosen`, how many of them are good and have a text; `failed_before`, the paths of the
+    first images that failed before the interruption; `header`, what the journal of the earlier run
+    says.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class Recording:
         self.needs_model = True
         self.progress = Progress()
         self.chosen = 0
+        self.failed_before: list[str] = []
         self.header: Header | None = None
         self._target, self._suffixes = target, suffixes
         self._asked, self._overwrite = asked, overwrite
@@ -321,6 +324,8 @@ class Recording:
                     f"give the same inputs (more may follow them); {START_AGAIN}",
                 )
             self.chosen += entry.row is not None and entry.length > 0
+            if entry.row is None and len(self.failed_before) < NAMED:
+                self.failed_before.append(entry.path)
             if ref.index != entry.place or not self._serves(entry, ref, text):
                 self.is_stale = True
 

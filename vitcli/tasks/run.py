@@ -159,6 +159,9 @@ class Run:
                 scan, suffixes=scan.suffixes if inputs.extensions else scan.suffixes | ARCHIVES
             ),
         )
+        if absent := sources.all_absent(self.listed):
+            count = f" (and {len(absent) - 1:,} more)" if len(absent) > 1 else ""
+            self.watcher.note(f"{printable(absent[0])} does not exist{count}: nothing can be read")
 
     def scan(self) -> Scan:
         """Which files of a directory count."""
@@ -286,6 +289,8 @@ class Run:
             record.plan(fingerprint(output.command, described, options))
             self.progress, self.chosen = record.progress, record.chosen
             self.watcher.progress(self.progress)
+            if record.failed_before and not record.is_stale:
+                self.watcher.note(_failed_before(record.failed_before, self.progress.failed))
             if record.is_complete:
                 where = output.store + target.out.name if output.store else target.out
                 self.watcher.note(f"{where} is already complete")
@@ -415,6 +420,13 @@ def once_each(refs: Iterable[ImageRef]) -> Iterator[ImageRef]:
                 ref = replace(ref, member=replace(ref.member, fault=fault))
             seen.add(hash(ref.path))
         yield ref
+
+
+def _failed_before(paths: Sequence[str], count: int) -> str:
+    """A run that was interrupted has not come to say which images failed."""
+    more = f" and {count - len(paths):,} more" if count > len(paths) else ""
+    named = ", ".join(map(printable, paths))
+    return f"failed before the interruption: {named}{more}; the row of each says why"
 
 
 def _idle(meta: Mapping[str, object]) -> Ready:

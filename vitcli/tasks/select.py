@@ -67,6 +67,7 @@ _ORDER: dict[str, Callable[[Any, Any], bool]] = {
     ">": operator.gt,
     ">=": operator.ge,
 }
+DEEPEST = 100  # brackets and nots within each other
 _MEANT = {"=": "==", "&": "and", "|": "or", "!": "not", "/": "~ with a pattern"}
 
 
@@ -138,10 +139,7 @@ class _Token:
 def parse(text: str) -> Selection:
     """Raises UsageError that points at the place where it cannot be understood."""
     parser = _Parser(text)
-    try:
-        truth = parser.either()
-    except RecursionError:
-        parser.fail("this is nested too deeply")
+    truth = parser.either()
     if parser.now.kind != "end":
         parser.fail("here it should end, or go on with and / or")
     return Selection(text, truth, tuple(parser.labels))
@@ -165,6 +163,7 @@ class _Parser:
         self.text = text
         self.labels: list[tuple[str, Matches]] = []
         self._is_in_any = False
+        self._depth = 0
         self._tokens = self._scan()
         self.now = next(self._tokens)
 
@@ -209,6 +208,14 @@ class _Parser:
         return tests[0] if len(tests) == 1 else lambda facts: all(test(facts) for test in tests)
 
     def negated(self) -> Truth:
+        self._depth += 1
+        if self._depth > DEEPEST:
+            self.fail("this is nested too deeply")
+        found = self._negated()
+        self._depth -= 1
+        return found
+
+    def _negated(self) -> Truth:
         if self.take("not"):
             inner = self.negated()
             return lambda facts: not inner(facts)
@@ -216,16 +223,19 @@ class _Parser:
             inner = self.either()
             self.need(")")
             return inner
+        place = self.now.place
         if self.take("any"):
-            return self.any()
+            return self.any(place)
         return self.compared()
 
-    def any(self) -> Truth:
+    def any(self, place: int) -> Truth:
         """Whether it holds for one of the predictions of the row."""
+        if self._is_in_any:
+            self.fail("any within any: it asks for each prediction already", place)
         self.need("(")
-        outside, self._is_in_any = self._is_in_any, True
+        self._is_in_any = True
         inner = self.either()
-        self._is_in_any = outside
+        self._is_in_any = False
         self.need(")")
         return lambda facts: any(
             inner(replace(facts, prediction=prediction, rank=rank))
