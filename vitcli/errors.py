@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from enum import IntEnum
+
+_LOGIN = re.compile(r"(\w://)[^/\s@'\"]*@")
+_QUERY = re.compile(r"(\w://[^\s?'\"]*\?)[^\s'\"]+")
 
 
 class ExitCode(IntEnum):
@@ -84,10 +88,20 @@ class Interrupted(BaseException):
 
 
 def printable(text: str) -> str:
-    """Text for a message: control characters, and bytes that are not UTF-8, escaped."""
+    """Text for a message: control characters, and bytes that are not UTF-8, escaped; what URLs
+    hold in secret left out."""
     return "".join(
-        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text
+        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode()
+        for c in hidden(text)
     )
+
+
+def hidden(text: str) -> str:
+    """Text without the names, passwords and signatures of the URLs in it:
+    `https://***@host/a.jpg?…`."""
+    if "://" not in text:
+        return text
+    return _QUERY.sub(r"\1…", _LOGIN.sub(r"\1***@", text))
 
 
 def in_bytes(size: float) -> str:

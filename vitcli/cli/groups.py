@@ -14,6 +14,7 @@ from typing import Any, get_args
 from typer.models import OptionInfo
 
 from vitcli.cli.options import (
+    AllowOutside,
     BatchSizeOpt,
     Compile,
     Decode,
@@ -100,12 +101,14 @@ def reading(
     ext: Ext = None,
     max_pixels: MaxPixels = "89.5M",
     image_timeout: ImageTimeout = 60.0,
+    allow_outside: AllowOutside = False,
 ) -> Inputs:
     """How the images of a data set are found and read."""
     return Inputs(
         formats=formats.value,
         extensions=tuple(ext or ()),
         limits=Limits(parse_pixels(max_pixels), image_timeout),
+        allow_outside=allow_outside,
     )
 
 
@@ -117,12 +120,13 @@ def inputs(
     ext: Ext = None,
     max_pixels: MaxPixels = "89.5M",
     image_timeout: ImageTimeout = 60.0,
+    allow_outside: AllowOutside = False,
     max_errors: MaxErrors = None,
     on_error: OnErrorOpt = OnError.SKIP,
 ) -> Inputs:
     """Which images."""
     return replace(
-        reading(formats, ext, max_pixels, image_timeout),
+        reading(formats, ext, max_pixels, image_timeout, allow_outside),
         paths=check_paths(paths, files_from),
         files_from=files_from,
         null=null,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import typer
 
-from vitcli.errors import ExitCode, Interrupted, OutputError, VitError
+from vitcli.errors import ExitCode, Interrupted, OutputError, VitError, hidden
 from vitcli.records import Progress
 from vitcli.tasks.job import Summary
 
@@ -29,7 +29,7 @@ def log(event: str, fields: Mapping[str, object]) -> None:
     """One line on stderr."""
     if sys.stderr is not None:
         line = json.dumps({"time": now(), "event": event, **fields}, allow_nan=False)
-        print(line, file=sys.stderr, flush=True)
+        print(hidden(line), file=sys.stderr, flush=True)
 
 
 def counts(progress: Progress, seconds: float) -> dict[str, object]:
@@ -103,7 +103,7 @@ def _is_report(path: Path) -> bool:
 
 def write(path: Path, report: Mapping[str, object]) -> None:
     """Put the report in the place of an earlier one, whole or not at all."""
-    data = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    data = hidden(json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)) + "\n"
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         if path.exists() and not path.is_file():  # /dev/stderr, a pipe

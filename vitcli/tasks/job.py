@@ -33,6 +33,7 @@ class Inputs:
     formats: str = "common"
     extensions: tuple[str, ...] = ()
     limits: Limits = Limits()
+    allow_outside: bool = False
     tolerance: Tolerance = Tolerance()
 
     @property
