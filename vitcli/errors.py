@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from enum import IntEnum
 
 MOST_OF_MESSAGE, MOST_OF_HINT = 1200, 600  # bytes, as they are printed
 SHOWN = 400  # characters of a text with a caret
+_LOGIN = re.compile(r"(\w://)[^/\s'\"]*@")
+_QUERY = re.compile(r"(\w://[^\s?'\"]*\?)[^\s'\"]+")
 
 
 class ExitCode(IntEnum):
@@ -89,9 +92,11 @@ class Interrupted(BaseException):
 
 
 def printable(text: str) -> str:
-    """Text for a message: control characters, and bytes that are not UTF-8, escaped."""
+    """Text for a message: control characters, and bytes that are not UTF-8, escaped; what URLs
+    hold in secret left out."""
     return "".join(
-        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text
+        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode()
+        for c in hidden(text)
     )
 
 
@@ -112,6 +117,14 @@ def _around(text: str, caret: int) -> tuple[str, int]:
     stop = start + SHOWN
     before, after = "…" * (start > 0), "…" * (stop < len(text))
     return before + text[start:stop] + after, caret - start + len(before)
+
+
+def hidden(text: str) -> str:
+    """Text without the names, passwords and signatures of the URLs in it:
+    `https://***@host/a.jpg?…`."""
+    if "://" not in text:
+        return text
+    return _QUERY.sub(r"\1…", _LOGIN.sub(r"\1***@", text))
 
 
 def in_bytes(size: float) -> str:

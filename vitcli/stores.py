@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
-from vitcli.errors import VitError, printable
+from vitcli.errors import VitError, hidden, printable
 
 TRIES, WAIT = 5, 0.2  # seconds before the second try, and twice as long before each of the others
 UNTRUSTED = "its certificate is not trusted (SSL_CERT_FILE names an authority)"
@@ -48,9 +48,9 @@ def check_installed(url: str, kind: type[VitError]) -> None:
         raise kind(f"{printable(url)}: URLs need fsspec", "pip install 'vitcli[remote]'")
     try:
         _file_system(url)
-    except (ImportError, ValueError) as error:
-        words = " ".join(str(error).split())
-        raise kind(f"{printable(url)}: {words}", "pip install 'vitcli[remote]'") from None
+    except OSError as error:
+        hint = "is it right? pip install 'vitcli[remote]' reads s3://, gs://, hf:// and https://"
+        raise kind(f"{printable(url)}: {error}", hint) from None
 
 
 def read(url: str, start: int | None = None, end: int | None = None) -> bytes:
@@ -58,6 +58,49 @@ def read(url: str, start: int | None = None, end: int | None = None) -> bytes:
     had."""
     file_system, path = _file_system(url)
     return cast(bytes, tried(lambda: file_system.cat_file(path, start=start, end=end)))
+
+
+def read_at_most(url: str, size: int) -> bytes:
+    """An object, or its first bytes, one more than `size`, where it is larger. Raises as `read`
+    does."""
+    file_system, path = _file_system(url)
+    if is_web(path):  # a server may send all of it, whatever range was asked for
+        return tried(lambda: _received(file_system, path, size + 1))
+
+    def once() -> bytes:
+        if _is_device(file_system, path):
+            raise PermissionError("not a regular file")
+        try:
+            return cast(bytes, file_system.cat_file(path, start=0, end=size + 1))
+        except Exception as error:
+            if _status(error) == 416 or "InvalidRange" in str(error):  # of what is empty
+                return b""
+            raise
+
+    return tried(once)
+
+
+def _is_device(file_system: Any, path: str) -> bool:
+    """Of a file of this machine that is named by a URL: a device or a pipe never ends."""
+    return "file" in file_system.protocol and Path(path).exists() and not Path(path).is_file()
+
+
+def _received(file_system: Any, url: str, size: int) -> bytes:
+    """The first bytes of an answer over HTTP, with the file system's session and its settings."""
+    from fsspec.asyn import sync
+
+    async def receive() -> bytes:
+        session = await file_system.set_session()
+        data = bytearray()
+        async with session.get(file_system.encode_url(url), **file_system.kwargs) as answer:
+            file_system._raise_not_found_for_status(answer, url)
+            async for chunk in answer.content.iter_chunked(1 << 20):
+                data += chunk
+                if len(data) >= size:
+                    break
+        return bytes(data[:size])
+
+    return cast(bytes, sync(file_system.loop, receive))
 
 
 def open_object(url: str) -> BinaryIO:
@@ -162,7 +205,7 @@ def tried(action: Callable[[], T]) -> T:
             raise FileNotFoundError("no such object (404)") from None
         except Exception as error:  # see above
             status = _status(error)
-            words = " ".join(str(error).split()) or type(error).__name__
+            words = words_of(error)
             if status == 404:
                 raise FileNotFoundError("no such object (404)") from None
             if isinstance(error, PermissionError) or status in (401, 403):
@@ -175,6 +218,11 @@ def tried(action: Callable[[], T]) -> T:
                 raise OSError(f"{words}, after {number + 1} tries") from None
         time.sleep(WAIT * 2**number)
     raise AssertionError("the last try has raised")
+
+
+def words_of(error: Exception) -> str:
+    """What a library says, in one line, without the secrets of its URLs."""
+    return hidden(" ".join(str(error).split())) or type(error).__name__
 
 
 def _status(error: Exception) -> int | None:
@@ -235,7 +283,11 @@ def _stamp(details: Mapping[str, Any]) -> Stamp:
 
 
 def _file_system(url: str) -> tuple[Any, str]:
-    import fsspec
+    """Raises OSError where there is none for a URL: the libraries raise what they like."""
+    try:
+        import fsspec
 
-    found: tuple[Any, str] = fsspec.core.url_to_fs(url)
+        found: tuple[Any, str] = fsspec.core.url_to_fs(url)
+    except Exception as error:  # see above
+        raise OSError(words_of(error)) from None
     return found

@@ -13,7 +13,7 @@ import subprocess
 import tarfile
 import tracemalloc
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -308,7 +308,7 @@ def _flipped(data: bytes) -> bytes:
     ("change", "why"),
     [
         (_flag, "Unreadable: encrypted"),
-        (_huge, "TooLarge: 4.03 GB in a zip, limit 1.07 GB"),
+        (_huge, "TooLarge: 4.03 GB, limit 1.07 GB (--max-pixels)"),
         (_flipped, "DecodeError: "),
         (lambda d: d.replace(b"PK\x03\x04", b"PK\x07\x08"), "DecodeError: damaged zip: no image"),
     ],
@@ -469,3 +469,60 @@ def test_an_archive_stays_open_until_it_is_another(jpeg: bytes, tmp_path: Path) 
     pack(one, {"0.jpg": b"other"})
     changed = decode(listed[0], (PLAN,), Limits())
     assert isinstance(changed, Failure)
+
+
+@pytest.mark.parametrize("name", ["x.tar", "x.zip"])
+@pytest.mark.parametrize("how", ["replaced", "rewritten", "appended", "cut"])
+def test_an_archive_that_changes_after_it_was_listed_has_no_neighbours_pixels(
+    name: str, how: str, jpeg: bytes, tmp_path: Path
+) -> None:
+    archive = pack(tmp_path / name, {"a.jpg": jpeg, "b.jpg": jpeg})
+    found = refs(archive)
+    assert isinstance(decode(found[0], (PLAN,), Limits()), Sample)
+    whole = archive.read_bytes()
+    if how == "replaced":
+        pack(tmp_path / f"new-{name}", {"b.jpg": jpeg, "a.jpg": jpeg}).replace(archive)
+    else:
+        changed = {"rewritten": whole, "appended": whole + bytes(512), "cut": whole[:-512]}[how]
+        archive.write_bytes(changed)
+        os.utime(archive, (1e9, 1e9))
+    for ref in found:
+        got = decode(ref, (PLAN,), Limits())
+        assert isinstance(got, Failure) and got.type == "Unreadable"
+        assert got.message == archives.CHANGED
+
+
+def test_the_stamp_of_a_member_is_of_the_archive_that_was_listed(
+    vit: Vit, jpeg: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that --resume does what failed again."""
+    archive = pack(tmp_path / "x.tar", {f"{n}.jpg": jpeg for n in range(6)})
+    new = pack(tmp_path / "new", {f"{n}.jpg": jpeg for n in reversed(range(6))})
+    members = archives.iter_members
+
+    def replaced(*args: object) -> Iterator[archives.Found]:
+        for number, found in enumerate(members(*args)):  # type: ignore[arg-type]
+            if number == 3 and new.exists():
+                new.replace(archive)
+            yield found
+
+    words = ("embed", "x.tar", "-m", "demo", "-j", "0", "-b", "1", "-o", "x.npy")
+    monkeypatch.setattr("vitcli.images.scan.iter_members", replaced)
+    monkeypatch.setattr("vitcli.images.sources.FileSource.check", lambda source: None)
+    first = vit(*words)
+    assert first.code == 3 and archives.CHANGED in first.err, first.err
+    again = vit(*words, "--resume")
+    assert again.code == 0 and "6 images" in again.err, again.err
+
+
+def test_a_compressed_member_that_can_be_no_image_is_not_unpacked(tmp_path: Path) -> None:
+    data = bytes(20 << 20)
+    plain = pack(tmp_path / "x.tar", {"a.png": data, "b.png": b"x"})
+    (tmp_path / "x.tar.gz").write_bytes(gzip.compress(plain.read_bytes(), 1))
+    pack(tmp_path / "x.zip", {"a.png": data, "b.png": b"x"}, zipfile.ZIP_DEFLATED)
+    largest = archives.largest_file(100_000)
+    for name in ("x.tar.gz", "x.zip"):
+        found = list(archives.iter_members(str(tmp_path / name), IMAGES, largest))
+        faults = [member.fault for _, member in found if member]
+        assert faults[0] and faults[0][0] == "TooLarge" and faults[1] is None
+        assert faults[0][1] == "21 MB, limit 17.6 MB (--max-pixels)"

@@ -35,14 +35,16 @@ def test_the_rows_are_those_of_files(vit: Vit, files: list[Path], tmp_path: Path
     """Struct, plain bytes and paths; resumed, and in shards of the table."""
     data = [path.read_bytes() for path in files]
     structs = [{"bytes": d, "path": p.name} for d, p in zip(data, files, strict=True)]
-    structs[5] = {"bytes": None, "path": str(files[5])}
+    structs[5] = {"bytes": None, "path": f"files/{files[5].name}"}
     write(tmp_path / "hub.parquet", label=list(range(20)), image=structs)
     write(tmp_path / "raw.parquet", jpg=data, path=["?"] * 20)
     write(tmp_path / "list.parquet", path=[f"files/{path.name}" for path in files])
     assert vit("embed", "files", *COMMON, "-o", "files.npy").code == 3
     expected = (tmp_path / "files.npy").read_bytes()
     paths = {
-        "hub": [f"hub.parquet/{p.name}" if n != 5 else str(p) for n, p in enumerate(files)],
+        "hub": [
+            f"hub.parquet/{p.name}" if n != 5 else f"files/{p.name}" for n, p in enumerate(files)
+        ],
         "raw": [f"raw.parquet/{number}" for number in range(20)],
         "list": [f"files/{path.name}" for path in files],
     }
@@ -96,3 +98,95 @@ def test_a_table_without_images_or_pyarrow_is_refused(
     monkeypatch.setattr(tables, "find_spec", lambda name: None)
     with pytest.raises(InputError, match="Parquet needs pyarrow"):
         open_sources([str(table)], scan=scan)
+
+
+def test_what_lies_outside_the_folder_of_a_table_is_not_opened(
+    vit: Vit, files: list[Path], tmp_path: Path
+) -> None:
+    """Absolute paths, links and URLs; relative paths are below the table, wherever we are."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "in.jpg").write_bytes(files[0].read_bytes())
+    (tmp_path / "data" / "link.jpg").symlink_to(files[0])
+    (tmp_path / "secret.txt").write_text("TOPSECRET-token")
+    names = [
+        *("in.jpg", "./in.jpg", str(tmp_path / "data" / "in.jpg"), "link.jpg", "../secret.txt"),
+        *(str(tmp_path / "secret.txt"), "/proc/self/environ", "local:///etc/passwd"),
+        *("http://127.0.0.1:1/latest", "zip://x::/etc/passwd"),
+    ]
+    table = write(
+        tmp_path / "data" / "x.parquet", image=[{"bytes": None, "path": n} for n in names]
+    )
+    found = list(tables.iter_rows(str(table)))
+    assert found[0] == (str(tmp_path / "data" / "in.jpg"), None) and found[1][1] is None
+    for name, (_, member) in zip(names[2:], found[2:], strict=True):
+        why = tables.ABSOLUTE if name.startswith("/") else tables.OUTSIDE
+        assert member is not None and member.fault == ("Unreadable", why)
+    allowed = list(tables.iter_rows(str(table), allow_outside=True))
+    assert all(member is None for _, member in allowed)
+    write(
+        tmp_path / "data" / "x.parquet", path=["in.jpg", "link.jpg", str(tmp_path / "secret.txt")]
+    )
+    ended = vit("classify", "data/x.parquet", "-m", "demo", "-j", "0")
+    rows = list(map(json.loads, ended.out.splitlines()))
+    assert ended.code == 3 and b"TOPSECRET" not in ended.out
+    assert rows[0]["path"] == "data/in.jpg" and ["error" in row for row in rows] == [0, 1, 1]
+    ended = vit("classify", "data/x.parquet", "-m", "demo", "-j", "0", "--allow-outside")
+    rows = list(map(json.loads, ended.out.splitlines()))
+    assert ["error" in row for row in rows] == [0, 0, 1]
+
+
+ODD_SCHEMAS: dict[str, Any] = {
+    "lists": pa.array([[b"x"]]),
+    "nulls": pa.nulls(1),
+    "a list of structs": pa.array([[{"bytes": b"x"}]]),
+    "bytes that are text": pa.array([{"bytes": "x", "path": "a.jpg"}]),
+    "a path that is a number": pa.array([{"bytes": None, "path": 7}]),
+    "large bytes": pa.array([b"x"], pa.large_binary()),
+    "views of bytes": pa.array([b"x"], pa.binary_view()),
+    "bytes of one length": pa.array([b"xyz"], pa.binary(3)),
+    "a dictionary of paths": pa.array(["none.jpg"]).dictionary_encode(),
+    "a dictionary of bytes": pa.array([b"x"]).dictionary_encode(),
+    "views of paths": pa.array(["none.jpg"], pa.string_view()),
+    "a struct without bytes": pa.array([{"data": b"x"}]),
+    "a null struct": pa.array([None], pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
+}
+
+
+@pytest.mark.parametrize("name", ODD_SCHEMAS)
+def test_an_odd_schema_is_told_in_words(name: str, vit: Vit, tmp_path: Path) -> None:
+    write(tmp_path / "x.parquet", image=ODD_SCHEMAS[name])
+    ended = vit("classify", "x.parquet", "-m", "demo", "-j", "0")
+    assert ended.code in (1, 3) and "images" in ended.err, ended.err
+
+
+def test_two_columns_of_one_name_and_no_rows_are_told_in_words(vit: Vit, tmp_path: Path) -> None:
+    both = pa.Table.from_arrays([pa.array([b"x"]), pa.array([b"y"])], ["image", "image"])
+    pq.write_table(both, tmp_path / "x.parquet")
+    assert vit("classify", "x.parquet", "-m", "demo", "-j", "0").code in (1, 3)
+    write(tmp_path / "x.parquet", image=pa.array([], pa.binary()))
+    ended = vit("classify", "x.parquet", "-m", "demo", "-j", "0")
+    assert ended.code == 1 and "no images in x.parquet" in ended.err
+
+
+def test_large_rows_are_read_a_few_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "BYTES_AT_A_TIME", 3000)
+    table = write(tmp_path / "x.parquet", image=[bytes([n]) * 1000 for n in range(6)])
+    sizes = [batch.num_rows for batch in tables._batches(pq.ParquetFile(table), "image")]
+    assert sum(sizes) == 6 and max(sizes) <= 3
+    found = [member for _, member in tables.iter_rows(str(table), largest=999)]
+    assert [m.fault[0] for m in found if m and m.fault] == ["TooLarge"] * 6
+    assert [len(m.data) for _, m in tables.iter_rows(str(table)) if m and m.data] == [1000] * 6
+
+
+def test_a_table_that_is_rewritten_while_it_is_read_ends_in_words(tmp_path: Path) -> None:
+    table = write(tmp_path / "x.parquet", image=[b"x"] * 12)
+    rows = tables.iter_rows(str(table))
+    first = next(rows)[1]
+    whole = table.read_bytes()
+    table.write_bytes(whole + b"more")
+    rest = list(rows)
+    assert first and len(rest) == 6 and rest[-1][1] and rest[-1][1].fault
+    assert "changed since it was listed" in rest[-1][1].fault[1]
+    assert first.version and first.version[2] == len(whole)

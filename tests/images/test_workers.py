@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import gc
+import math
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -26,8 +28,8 @@ from tests.images.stubs import Stub
 from vitcli.errors import InputError, VitError
 from vitcli.images import workers
 from vitcli.images.loader import iter_batches
-from vitcli.images.workers import DecodeJob, iter_decoded
-from vitcli.records import ErrorType, Failure, ImageRef, Limits, Preprocess, Sample
+from vitcli.images.workers import DecodeJob, cpu_quota, iter_decoded
+from vitcli.records import ErrorType, Failure, ImageRef, Limits, Member, Preprocess, Sample
 
 ROOT = Path(__file__).parents[2]
 
@@ -492,3 +494,66 @@ def test_a_script_without_a_guard_works(
     out, err = process.communicate(script if how == "stdin" else None, timeout=60)
     assert err == ""
     assert out == "once\n(3, 32) ('examples/0.png', 'examples/1.png', 'examples/2.png')\n"
+
+
+def test_a_daemonic_process_decodes_by_itself(
+    photos: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """multiprocessing's Pool and Celery allow their workers no processes of their own."""
+    refs = [ImageRef(n, str(path)) for n, path in enumerate(photos.good[:3])]
+    job = DecodeJob((Preprocess((8, 8), (8, 8)),))
+    expected = [s.pixels[0] for s in iter_decoded(refs, job, 0) if isinstance(s, Sample)]
+    monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)  # type: ignore[attr-defined]
+    with pytest.warns(RuntimeWarning, match="daemonic process"):
+        found = [s.pixels[0] for s in iter_decoded(refs, job, 2) if isinstance(s, Sample)]
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "quota"),
+    [
+        ("0::/a/b\n", {"a/b/cpu.max": "max 100000", "a/cpu.max": "150000 100000"}, 1.5),
+        ("0::/\n", {"cpu.max": "50000 100000"}, 0.5),
+        ("0::/../x\n", {"cpu.max": "200000 100000"}, 2.0),
+        (
+            "4:cpu,cpuacct:/d\n",
+            {"cpu/d/cpu.cfs_quota_us": "300000", "cpu/d/cpu.cfs_period_us": "100000"},
+            3.0,
+        ),
+        (
+            "4:cpu:/gone\n",
+            {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"},
+            math.inf,
+        ),
+        ("nonsense", {}, math.inf),
+    ],
+)
+def test_the_quota_of_a_container_counts(
+    own: str, files: dict[str, str], quota: float, tmp_path: Path
+) -> None:
+    (tmp_path / "own").write_text(own)
+    for name, text in files.items():
+        file = tmp_path / "cgroup" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text + "\n")
+    assert cpu_quota(tmp_path / "cgroup", tmp_path / "own") == quota
+
+
+def test_images_that_travel_with_their_refs_are_bounded_by_bytes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(workers, "MOST_AHEAD", 2500)
+    taken = 0
+
+    def refs() -> Iterator[ImageRef]:
+        nonlocal taken
+        for n in range(12):
+            taken += 1
+            yield ImageRef(n, f"{n}.png", None, Member("x.tar.gz", 0, 1000, data=bytes(1000)))
+
+    found = iter_decoded(refs(), DecodeJob(()), 1, lambda: 64, keeps_data=False)
+    first = next(found)
+    assert taken == 3
+    assert first.ref.member is not None and first.ref.member.data is None
+    assert [got.ref.index for got in found] == list(range(1, 12))

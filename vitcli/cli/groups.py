@@ -18,6 +18,7 @@ from typer.models import OptionInfo
 from vitcli.checkpoints.resolve import WEIGHTS
 from vitcli.cli import report
 from vitcli.cli.options import (
+    AllowOutside,
     BatchSizeOpt,
     Compile,
     Decode,
@@ -108,6 +109,7 @@ def reading(
     ext: Ext = None,
     max_pixels: MaxPixels = "89.5M",
     image_timeout: ImageTimeout = 60.0,
+    allow_outside: AllowOutside = False,
 ) -> Inputs:
     """How the images of a data set are found and read."""
     if image_timeout > LONGEST_TIMEOUT:
@@ -116,6 +118,7 @@ def reading(
         formats=formats.value,
         extensions=tuple(ext or ()),
         limits=Limits(parse_pixels(max_pixels), image_timeout),
+        allow_outside=allow_outside,
     )
 
 
@@ -127,12 +130,13 @@ def inputs(
     ext: Ext = None,
     max_pixels: MaxPixels = "89.5M",
     image_timeout: ImageTimeout = 60.0,
+    allow_outside: AllowOutside = False,
     max_errors: MaxErrors = None,
     on_error: OnErrorOpt = OnError.SKIP,
 ) -> Inputs:
     """Which images."""
     return replace(
-        reading(formats, ext, max_pixels, image_timeout),
+        reading(formats, ext, max_pixels, image_timeout, allow_outside),
         paths=check_paths(paths, files_from),
         is_implied=not paths and files_from is None,
         files_from=files_from,

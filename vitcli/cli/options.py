@@ -78,6 +78,15 @@ Ext = Annotated[
         metavar="EXT",
     ),
 ]
+AllowOutside = Annotated[
+    bool,
+    _option(
+        "--allow-outside",
+        help="Also open files outside the table's folder, and URLs, that a table or Parquet file "
+        "names.",
+        env="VIT_ALLOW_OUTSIDE",
+    ),
+]
 MaxPixels = Annotated[
     str,
     _option(

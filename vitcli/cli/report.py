@@ -17,7 +17,7 @@ from pathlib import Path
 import typer
 
 from vitcli.checkpoints.resolve import JSONS, WEIGHTS
-from vitcli.errors import ExitCode, Interrupted, OutputError, VitError
+from vitcli.errors import ExitCode, Interrupted, OutputError, VitError, hidden
 from vitcli.records import Progress
 from vitcli.sinks.files import is_special, open_regular, real, write_whole
 from vitcli.tasks.apart import BESIDE, Read, identity_of, written_of
@@ -38,7 +38,7 @@ def log(event: str, fields: Mapping[str, object]) -> None:
     """One line on stderr."""
     if sys.stderr is not None:
         line = json.dumps({"time": now(), "event": event, **fields}, allow_nan=False)
-        print(line, file=sys.stderr, flush=True)
+        print(hidden(line), file=sys.stderr, flush=True)
 
 
 def counts(progress: Progress, seconds: float) -> dict[str, object]:
@@ -168,7 +168,7 @@ def _standard() -> set[tuple[int, int]]:
 
 def write(path: Path, report: Mapping[str, object]) -> None:
     """Put the report in the place of an earlier one, whole or not at all."""
-    text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    text = hidden(json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)) + "\n"
     data, descriptor = text.encode("utf-8", "replace"), _descriptor(path)
     try:
         if descriptor is None:

@@ -34,6 +34,8 @@ ARCHIVES = frozenset((".tar", ".tgz", ".zip"))  # that are taken from directorie
 NAMES = (*ARCHIVES, ".tar.gz", ".tar.bz2", ".tar.xz")
 IN_ONE_PIECE = 16 << 20  # bytes; what is larger is read as it is wanted
 MOST_UNPACKED = 1 << 30  # bytes of one image that is held in memory
+BYTES_A_PIXEL = 8  # of the largest file of an image: four colours of 16 bits, not compressed,
+SLACK = 16 << 20  # and what else is in it
 
 CHANGED = "the archive has changed since it was listed"
 
@@ -63,12 +65,24 @@ _DAMAGE = (
 )
 
 
+def largest_file(max_pixels: int) -> int:
+    """The bytes of a file beyond which it can be no image of so many pixels; they are held in
+    memory where a file cannot be read in pieces."""
+    return min(MOST_UNPACKED, max_pixels * BYTES_A_PIXEL + SLACK)
+
+
+def too_large(size: int, largest: int) -> tuple[ErrorType, str]:
+    return ErrorType.TOO_LARGE, f"{in_bytes(size)}, limit {in_bytes(largest)} (--max-pixels)"
+
+
 def is_archive(path: str) -> bool:
     """Whether a file is to be opened as one, by its name."""
     return path.lower().endswith(NAMES) and os.path.isfile(path)
 
 
-def iter_members(archive: str, suffixes: Collection[str]) -> Iterator[Found]:
+def iter_members(
+    archive: str, suffixes: Collection[str], largest: int = MOST_UNPACKED
+) -> Iterator[Found]:
     """The images of an archive, told by their suffixes, in its order. Hidden names are left out.
 
     An archive that cannot be read, or not to its end, has a row of its own, the last one.
@@ -77,13 +91,13 @@ def iter_members(archive: str, suffixes: Collection[str]) -> Iterator[Found]:
         with open(archive, "rb") as file:
             version = version_of(os.fstat(file.fileno()))
             if archive.lower().endswith(".zip"):
-                yield from iter_zip(archive, file, suffixes, version)
+                yield from iter_zip(archive, file, suffixes, version, largest)
                 return
             plain = decompressed(file)
             if plain is file:
                 yield from iter_tar(archive, plain, suffixes, version[2], version)
                 return
-            for found in iter_tar(archive, plain, suffixes, None, version):
+            for found in iter_tar(archive, plain, suffixes, None, version, largest):
                 if version_of(os.fstat(file.fileno())) != version:
                     yield broken(archive, ErrorType.UNREADABLE, CHANGED, version)
                     return
@@ -182,6 +196,7 @@ def iter_tar(
     suffixes: Collection[str],
     size: int | None,
     version: Version | None = None,
+    largest: int = MOST_UNPACKED,
 ) -> Iterator[Found]:
     """The images of a tar of that many bytes. Where it can only be read from front to back, `size`
     is None, and the images are read here and travel with their refs."""
@@ -205,7 +220,7 @@ def iter_tar(
             if size is not None:
                 is_cut = info.isreg() and info.offset_data + info.size > size
             else:
-                if is_wanted and info.isreg() and info.size <= MOST_UNPACKED:
+                if is_wanted and info.isreg() and info.size <= largest:
                     file.seek(info.offset_data)
                     data = file.read(info.size)
                 is_cut = data is not None and len(data) < info.size
@@ -215,7 +230,9 @@ def iter_tar(
                 yield (
                     f"{archive}/{last}",
                     _tar_member(
-                        archive, last, info, data, version, is_cut=is_cut, is_streamed=size is None
+                        *(archive, last, info, data, version),
+                        is_cut=is_cut,
+                        largest=largest if size is None else None,
                     ),
                 )
             if is_cut:
@@ -246,7 +263,7 @@ def _tar_member(
     version: Version | None,
     *,
     is_cut: bool,
-    is_streamed: bool,
+    largest: int | None,
 ) -> Member:
     fault = None
     if info.issym() or info.islnk():
@@ -256,9 +273,8 @@ def _tar_member(
         fault = ErrorType.UNREADABLE, "not a regular file"
     elif info.issparse():
         fault = ErrorType.UNREADABLE, "a sparse file, which is not as it was packed"
-    elif is_streamed and info.size > MOST_UNPACKED:
-        limit = in_bytes(MOST_UNPACKED)
-        fault = ErrorType.TOO_LARGE, f"{in_bytes(info.size)} in a compressed tar, limit {limit}"
+    elif largest is not None and info.size > largest:
+        fault = too_large(info.size, largest)
     elif is_cut:
         fault = ErrorType.DECODE_ERROR, "truncated: the tar ends within it"
     key = key_of(name)
@@ -272,7 +288,11 @@ def key_of(name: str) -> str:
 
 
 def iter_zip(
-    archive: str, file: BinaryIO, suffixes: Collection[str], version: Version | None = None
+    archive: str,
+    file: BinaryIO,
+    suffixes: Collection[str],
+    version: Version | None = None,
+    largest: int = MOST_UNPACKED,
 ) -> Iterator[Found]:
     """The images of a zip, as its directory lists them."""
     is_zip = file.read(4) == _LOCAL
@@ -294,9 +314,8 @@ def iter_zip(
             fault = ErrorType.UNREADABLE, "encrypted"
         elif info.compress_type not in _METHODS:
             fault = ErrorType.UNREADABLE, f"compressed by method {info.compress_type}, not deflate"
-        elif max(info.file_size, info.compress_size) > MOST_UNPACKED:
-            limit = in_bytes(MOST_UNPACKED)
-            fault = ErrorType.TOO_LARGE, f"{in_bytes(info.file_size)} in a zip, limit {limit}"
+        elif max(info.file_size, info.compress_size) > largest:
+            fault = too_large(max(info.file_size, info.compress_size), largest)
         packed = info.compress_size, info.compress_type, info.CRC
         yield (
             f"{archive}/{name}",

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from vitcli import stores
+from vitcli.errors import in_bytes
 from vitcli.images import tiff
-from vitcli.images.archives import CHANGED, Archive, Pieces, opened, version_of
+from vitcli.images.archives import CHANGED, Archive, Pieces, largest_file, opened, version_of
 from vitcli.images.depth import to_rgb
 from vitcli.images.kinds import ImageError, unread
 from vitcli.images.preprocess import ACROSS, preprocess, preprocess_fast, stored_target
@@ -192,7 +193,7 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
 @contextmanager
 def _open(ref: ImageRef, limits: Limits, formats: str) -> Iterator[Image.Image]:
     """The first frame of an image, its header read."""
-    with _open_ref(ref) as file, _quiet_pillow():
+    with _open_ref(ref, limits) as file, _quiet_pillow():
         head = file.read(512)
         file.seek(0)
         _refuse_impostors(head)
@@ -233,7 +234,7 @@ def _unread(file: BinaryIO, kind: str) -> str | None:
 
 
 @contextmanager
-def _open_ref(ref: ImageRef) -> Iterator[BinaryIO]:
+def _open_ref(ref: ImageRef, limits: Limits) -> Iterator[BinaryIO]:
     """The bytes of an image, wherever they are."""
     member = ref.member
     if member is not None and member.fault is not None:
@@ -244,14 +245,18 @@ def _open_ref(ref: ImageRef) -> Iterator[BinaryIO]:
     if member is not None:
         yield opened(_opening(ref.file, partial(_archive, member=member)), member)
         return
-    with _opening(ref.file, _file) as file:
+    with _opening(ref.file, partial(_file, largest=largest_file(limits.max_pixels))) as file:
         yield file
 
 
-def _file(path: str) -> BinaryIO:
+def _file(path: str, largest: int) -> BinaryIO:
     """An object is read whole."""
     if is_remote(path):
-        return io.BytesIO(stores.read(path))
+        data = stores.read_at_most(path, largest)
+        if len(data) > largest:
+            limit = f"limit {in_bytes(largest)} (--max-pixels)"
+            raise ImageError(ErrorType.TOO_LARGE, f"a larger object, {limit}")
+        return io.BytesIO(data)
     _stat(path)
     return open(_descriptor(path), "rb")
 

@@ -26,6 +26,8 @@ def iter_batches(
     batch_size: Callable[[], int],
     workers: int | None = None,
     notice: Callable[[str], None] = lambda text: None,
+    *,
+    keeps_data: bool = True,
 ) -> Generator[Batch, None, None]:
     """Batches of consecutive inputs, each of the `batch_size` that holds when it begins, the last
     one as short as it comes.
@@ -40,7 +42,7 @@ def iter_batches(
     def ahead() -> int:
         return BATCHES_AHEAD * batch_size()
 
-    with closing(iter_decoded(refs, job, workers, ahead, notice)) as decoded:
+    with closing(iter_decoded(refs, job, workers, ahead, notice, keeps_data=keeps_data)) as decoded:
         for group in _groups(decoded, batch_size):
             yield collate(group)
 

@@ -12,7 +12,7 @@ from functools import cache
 
 from vitcli import stores
 from vitcli.errors import InputError, printable
-from vitcli.images.archives import Found, broken, decompressed, iter_tar, iter_zip
+from vitcli.images.archives import MOST_UNPACKED, Found, broken, decompressed, iter_tar, iter_zip
 from vitcli.images.tables import TABLE
 from vitcli.records import ErrorType, Member
 from vitcli.stores import Listing, Stamp
@@ -51,17 +51,19 @@ def has_many(url: str) -> bool:
     return _name(url).endswith(MANY)
 
 
-def iter_members_at(url: str, suffixes: Collection[str]) -> Iterator[Found]:
+def iter_members_at(
+    url: str, suffixes: Collection[str], largest: int = MOST_UNPACKED
+) -> Iterator[Found]:
     """The images of a tar, which are read with it, or of a zip."""
     try:
         with stores.open_object(url) as file:
             if _name(url).endswith(TARS):
-                yield from iter_tar(url, decompressed(file), suffixes, None)
+                yield from iter_tar(url, decompressed(file), suffixes, None, None, largest)
             else:
-                yield from iter_zip(url, file, suffixes)
-    except OSError as error:
+                yield from iter_zip(url, file, suffixes, None, largest)
+    except Exception as error:  # a server without lengths or ranges: fsspec raises what it likes
         kind = ErrorType.NOT_FOUND if isinstance(error, FileNotFoundError) else ErrorType.UNREADABLE
-        yield broken(url, kind, str(error))
+        yield broken(url, kind, stores.words_of(error))
 
 
 @dataclass(frozen=True, slots=True)

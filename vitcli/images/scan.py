@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from vitcli.errors import printable
-from vitcli.images.archives import Found, is_archive, iter_members
+from vitcli.images.archives import MOST_UNPACKED, Found, is_archive, iter_members
 from vitcli.images.remote import has_many, iter_members_at
 from vitcli.images.tables import count_rows, is_table, iter_rows
 from vitcli.stores import is_remote
@@ -24,13 +24,16 @@ class Scan:
     """Which files of a directory count, and whom to tell what is not listed: a folder that
     cannot be read; what has the name of an image but is a pipe, a socket or a device; and a folder
     below the one that was named that holds pictures of ours (DRAWN). Which members of an archive
-    count; where none do, archives are files like others."""
+    count; where none do, archives are files like others. `largest` are the bytes of an image that
+    is held in memory, `allow_outside` whether tables may name any file."""
 
     suffixes: frozenset[str]
     unlisted: Callable[[str], None] = _ignore
     skipped: Callable[[str], None] = _ignore
     left_out: Callable[[str], None] = _ignore
     members: frozenset[str] = frozenset()
+    largest: int = MOST_UNPACKED
+    allow_outside: bool = False
 
     @property
     def silent(self) -> Scan:
@@ -39,11 +42,11 @@ class Scan:
     def images(self, path: str) -> Iterator[Found]:
         """Those in an archive, or the one that the file is."""
         if self.members and is_table(path):
-            found = iter_rows(path)
+            found = iter_rows(path, self.largest, allow_outside=self.allow_outside)
         elif self.members and is_remote(path) and has_many(path):
-            found = iter_members_at(path, self.members)
+            found = iter_members_at(path, self.members, self.largest)
         elif self.members and is_archive(path):
-            found = iter_members(path, self.members)
+            found = iter_members(path, self.members, self.largest)
         else:
             found = iter(((path, None),))
         for path_within, member in found:

@@ -6,19 +6,32 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, BinaryIO
 
 from vitcli import stores
 from vitcli.errors import InputError, printable
-from vitcli.images.archives import CHANGED, Found, broken, version_of
+from vitcli.images.archives import (
+    CHANGED,
+    MOST_UNPACKED,
+    Found,
+    broken,
+    too_large,
+    version_of,
+)
+from vitcli.images.within import is_within
 from vitcli.records import ErrorType, Member, Version
 
 if TYPE_CHECKING:  # an extra
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 TABLE = ".parquet"
-AT_A_TIME = 64  # rows
+AT_A_TIME = 64  # rows, or as many as
+BYTES_AT_A_TIME = 32 << 20  # their group has on average in so many bytes
+ABSOLUTE = "a table names an absolute path: --allow-outside opens it"
+OUTSIDE = "outside the table's folder: --allow-outside opens it"
 PATHS = ("path", "file", "file_name", "filename", "image_path", "image")
 
 
@@ -29,9 +42,12 @@ def is_table(path: str) -> bool:
     return name.lower().endswith(TABLE) and (is_remote or os.path.isfile(path))
 
 
-def iter_rows(table: str) -> Iterator[Found]:
+def iter_rows(
+    table: str, largest: int = MOST_UNPACKED, *, allow_outside: bool = False
+) -> Iterator[Found]:
     """The images of a table in its order, as `train.parquet/a.jpg`, or by the numbers of their
-    rows where they have no path. A row with a path alone is that file.
+    rows where they have no path. A row with a path alone is that file: relative to the table and
+    below its folder, unless others are allowed.
 
     Raises InputError without pyarrow, and where no column has images.
     """
@@ -47,18 +63,23 @@ def iter_rows(table: str) -> Iterator[Found]:
         with _opened(table) as opened, pq.ParquetFile(opened, pre_buffer=False) as file:
             version = _version(opened)
             column = _column(table, file.schema_arrow)
-            for batch in file.iter_batches(AT_A_TIME, columns=[column]):
+            for batch in _batches(file, column):
                 if _version(opened) != version:
                     yield broken(table, ErrorType.UNREADABLE, CHANGED, version)
                     return
-                for value in batch.column(0).to_pylist():
-                    yield _found(table, number, value, version)
+                for value in batch.column(0):
+                    row = _Row(table, number, version, largest, allow_outside)
+                    yield row.found(value)
                     number += 1
     except FileNotFoundError as error:
         yield broken(table, ErrorType.NOT_FOUND, str(error))
-    except (pa.ArrowException, OSError) as error:
-        words = printable(" ".join(str(error).split()))
-        if stores.is_remote(table) and not isinstance(error, pa.ArrowException):
+    except InputError:
+        raise
+    except Exception as error:  # of fsspec and pyarrow, which raise what they like
+        words = printable(stores.words_of(error))
+        if "crypt" in words:
+            yield broken(table, ErrorType.UNREADABLE, f"encrypted Parquet: {words}")
+        elif stores.is_remote(table) and not isinstance(error, pa.ArrowException):
             yield broken(table, ErrorType.UNREADABLE, words)
         else:
             yield broken(table, ErrorType.DECODE_ERROR, f"damaged Parquet: {words}")
@@ -87,7 +108,7 @@ def count_rows(table: str) -> int:
 
     try:
         return int(pq.read_metadata(table).num_rows)
-    except (pa.ArrowException, OSError):
+    except (pa.ArrowException, OSError, KeyError):
         return 1  # the row that says so
 
 
@@ -96,14 +117,13 @@ def _column(table: str, schema: pa.Schema) -> str:
     import pyarrow as pa
 
     for field in schema:
-        kind = field.type
-        has_bytes = pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
-        if has_bytes or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        kind = _stored(field.type)
+        place = kind.get_field_index("bytes") if pa.types.is_struct(kind) else -1
+        data = kind if place < 0 else _stored(kind.field(place).type)
+        if _is_bytes(data) or (place >= 0 and pa.types.is_null(data)):
             return str(field.name)
     for name in PATHS:
-        place = schema.get_field_index(name)
-        kind = None if place < 0 else schema.field(place).type
-        if kind is not None and (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        if any(_is_text(_stored(schema.field(n).type)) for n in schema.get_all_field_indices(name)):
             return name
     raise InputError(
         f"{printable(table)} has no column of images: {printable(', '.join(schema.names))}",
@@ -111,16 +131,99 @@ def _column(table: str, schema: pa.Schema) -> str:
     )
 
 
-def _found(table: str, number: int, value: object, version: Version | None) -> Found:
-    data, path = value, None
-    if isinstance(value, dict):
-        data, path = value["bytes"], value.get("path")
-    elif isinstance(value, str):
-        data, path = None, value
-    if data is None and path:
-        return path, None
-    name = f"{table}/{path or number}"
-    if not isinstance(data, bytes):
-        fault = ErrorType.NOT_FOUND, "the row is empty"
-        return name, Member(table, 0, 0, fault=fault, version=version)
-    return name, Member(table, 0, len(data), data=data, version=version)
+def _stored(kind: pa.DataType) -> pa.DataType:
+    """How the values of an extension or a dictionary are stored."""
+    import pyarrow as pa
+
+    if isinstance(kind, pa.BaseExtensionType):
+        return _stored(kind.storage_type)
+    return _stored(kind.value_type) if pa.types.is_dictionary(kind) else kind
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    kinds = pa.types
+    is_plain = kinds.is_binary(kind) or kinds.is_large_binary(kind)
+    return bool(is_plain or kinds.is_fixed_size_binary(kind) or kinds.is_binary_view(kind))
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    kinds = pa.types
+    return bool(kinds.is_string(kind) or kinds.is_large_string(kind) or kinds.is_string_view(kind))
+
+
+def _value(scalar: pa.Scalar | None) -> pa.Scalar | None:
+    """What an extension or a dictionary holds there; None where it is null."""
+    import pyarrow as pa
+
+    while isinstance(scalar, pa.ExtensionScalar | pa.DictionaryScalar) and scalar.is_valid:
+        scalar = scalar.value
+    return scalar if scalar is not None and scalar.is_valid else None
+
+
+def _batches(file: pq.ParquetFile, column: str) -> Iterator[pa.RecordBatch]:
+    """Rows of a column, a few at a time where they are large."""
+    for number in range(file.num_row_groups):
+        group = file.metadata.row_group(number)
+        chunks = (group.column(place) for place in range(group.num_columns))
+        size = sum(
+            chunk.total_uncompressed_size
+            for chunk in chunks
+            if chunk.path_in_schema.split(".")[0] == column
+        )
+        rows = BYTES_AT_A_TIME * group.num_rows // max(1, size)
+        yield from file.iter_batches(
+            max(1, min(AT_A_TIME, rows)), row_groups=[number], columns=[column]
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One row of a table, and what may be had of it."""
+
+    table: str
+    number: int
+    version: Version | None
+    largest: int
+    allow_outside: bool
+
+    def found(self, value: pa.Scalar) -> Found:
+        import pyarrow as pa
+
+        data, path = _value(value), None
+        if isinstance(data, pa.StructScalar):
+            fields = dict(data)
+            data, path = _value(fields.get("bytes")), _value(fields.get("path"))
+        elif data is not None and _is_text(data.type):
+            data, path = None, data
+        name = (path.as_py() or None) if path is not None and _is_text(path.type) else None
+        content = None if data is None else data.as_buffer()
+        if content is None and name:
+            return self._named(name)
+        place = f"{self.table}/{name or self.number}"
+        if content is None:
+            return place, self._fault(ErrorType.NOT_FOUND, "the row is empty")
+        if content.size > self.largest:
+            return place, self._fault(*too_large(content.size, self.largest))
+        pixels = content.to_pybytes()
+        return place, Member(self.table, 0, len(pixels), data=pixels, version=self.version)
+
+    def _named(self, name: str) -> Found:
+        """A file that the table names: a relative path is one in its folder."""
+        is_far = stores.is_remote(self.table)
+        folder = self.table.partition("?")[0] if is_far else self.table
+        folder = folder.rpartition("/")[0] if is_far else os.path.dirname(folder)
+        whole = name if stores.is_remote(name) else os.path.join(folder, name)
+        if self.allow_outside:
+            return whole, None
+        if os.path.isabs(name):
+            return whole, self._fault(ErrorType.UNREADABLE, ABSOLUTE)
+        if "::" in name or not is_within(whole, folder):  # fsspec chains URLs by ::
+            return whole, self._fault(ErrorType.UNREADABLE, OUTSIDE)
+        return whole, None
+
+    def _fault(self, type: ErrorType, why: str) -> Member:
+        return Member(self.table, 0, 0, fault=(type, why), version=self.version)

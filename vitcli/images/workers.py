@@ -11,6 +11,7 @@ a second and hold tens of megabytes.
 from __future__ import annotations
 
 import atexit
+import math
 import multiprocessing
 import os
 import signal
@@ -19,15 +20,18 @@ import tempfile
 import threading
 import time
 import types
+import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from multiprocessing import forkserver, resource_tracker, util
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -49,6 +53,11 @@ Decoded = Sample | Failure
 Result = TypeVar("Result")
 MOST_WORKERS = 8
 LONGEST_FOLDER = 70  # characters, of the 107 of a socket's path
+IN_PROCESS = (
+    "images are decoded in this process, without a time limit: a daemonic process (of a Pool, of "
+    "Celery) may start no others"
+)
+MOST_AHEAD = 256 << 20  # bytes of images that travel with their refs
 
 _processes = threading.Lock()  # multiprocessing starts and reaps for one thread at a time
 
@@ -85,32 +94,47 @@ def iter_decoded(
     workers: int,
     ahead: Callable[[], int] = lambda: 64,
     notice: Callable[[str], None] = lambda text: None,
+    *,
+    keeps_data: bool = True,
 ) -> Generator[Decoded | Kept, None, None]:
     """One result for each ref, in order; about `ahead()` refs are taken before they are wanted.
     Rows of an earlier run pass through.
 
     With `workers=0` everything happens in this process, without protection from crashes and
-    without time-outs. `notice` hears, from other threads, of workers that had to be replaced.
+    without time-outs. Without `keeps_data` a result has no longer the bytes of its image, where
+    its ref had them. `notice` hears, from other threads, of workers that had to be replaced.
     """
 
     def told(result: Decoded | Kept) -> Decoded | Kept:
+        if not keeps_data and not isinstance(result, Kept) and _held(result.ref):
+            member = replace(result.ref.member, data=None) if result.ref.member else None
+            result = replace(result, ref=replace(result.ref, member=member))
         if isinstance(result, Sample) and result.note:
             notice(result.note)
         return result
 
+    workers = _allowed(workers)
     if workers == 0:
         yield from (ref if isinstance(ref, Kept) else told(job(ref)) for ref in refs)
         return
     pool = _Pool(job, notice)
     threads = ThreadPoolExecutor(workers, "decode")
-    pending: deque[Future[Decoded] | Kept] = deque()
+    pending: deque[tuple[Future[Decoded] | Kept, int]] = deque()
+    held = 0
     try:
         for ref in refs:
-            pending.append(ref if isinstance(ref, Kept) else threads.submit(pool.decode, ref))
-            while len(pending) >= max(ahead(), 2 * workers):
-                yield told(_result(pending.popleft()))
+            size = _held(ref)
+            item = ref if isinstance(ref, Kept) else threads.submit(pool.decode, ref)
+            pending.append((item, size))
+            held += size
+            del item, ref  # they may be large
+            while pending and (len(pending) >= max(ahead(), 2 * workers) or held > MOST_AHEAD):
+                first, size = pending.popleft()
+                held -= size
+                yield told(_result(first))
+                del first
         while pending:
-            yield told(_result(pending.popleft()))
+            yield told(_result(pending.popleft()[0]))
     finally:
         pool.stop()
         threads.shutdown(cancel_futures=True)
@@ -126,7 +150,8 @@ class Crew:
     ) -> None:
         self._job = job
         self._pool = _Pool(job, notice)
-        self._count = min(MOST_WORKERS, available_cpus()) if workers is None else workers
+        count = min(MOST_WORKERS, available_cpus()) if workers is None else workers
+        self._count = _allowed(count)
         self._threads = ThreadPoolExecutor(max(1, self._count), "crew")
 
     def __enter__(self) -> Crew:
@@ -151,15 +176,60 @@ class Crew:
         return list(self._threads.map(done, numbers) if self._count else map(done, numbers))
 
 
+def _allowed(workers: int) -> int:
+    """None where multiprocessing lets this process start no other."""
+    if workers and multiprocessing.current_process().daemon:
+        warnings.warn(IN_PROCESS, RuntimeWarning, stacklevel=2)
+        return 0
+    return workers
+
+
+def _held(ref: ImageRef | Kept) -> int:
+    """The bytes of an image that are in its ref."""
+    member = None if isinstance(ref, Kept) else ref.member
+    return len(member.data) if member is not None and member.data is not None else 0
+
+
 def _result(pending: Future[Decoded] | Kept) -> Decoded | Kept:
     return pending if isinstance(pending, Kept) else pending.result()
 
 
 def available_cpus() -> int:
-    """Processors that this process may run on."""
+    """Processors that this process may run on, or as much time of them as a container may have."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        count = len(os.sched_getaffinity(0))
+    else:
+        count = os.cpu_count() or 1
+    return max(1, min(count, math.ceil(cpu_quota())))
+
+
+@cache
+def cpu_quota(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float:
+    """The processors whose time the control groups of this process may take (Linux, cgroups(7)):
+    infinite where nobody has set a limit."""
+    try:
+        lines = [line.split(":", 2) for line in own.read_text("utf-8").splitlines()]
+        places = {name: place for _, names, place in lines for name in names.split(",")}
+    except (OSError, ValueError):
+        return math.inf
+    least = math.inf
+    for folder in _upwards(root, places.get("", "/")):
+        with suppress(OSError, ValueError, ZeroDivisionError):  # `max 100000`
+            limit, period = (folder / "cpu.max").read_text("ascii").split()
+            least = min(least, int(limit) / int(period))
+    for folder in _upwards(root / "cpu", places.get("cpu", "/")):
+        with suppress(OSError, ValueError, ZeroDivisionError):
+            limit, period = (
+                (folder / f"cpu.cfs_{name}_us").read_text("ascii") for name in ("quota", "period")
+            )
+            least = min(least, int(limit) / int(period) if int(limit) > 0 else math.inf)
+    return least
+
+
+def _upwards(root: Path, place: str) -> list[Path]:
+    """A control group's folder and those above it; in a container the root is its own."""
+    folder = root / place.strip("/")
+    return [folder, *(above for above in folder.parents if above.is_relative_to(root))]
 
 
 def warm_up() -> None:

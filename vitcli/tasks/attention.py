@@ -134,7 +134,9 @@ def attention(
                 run.watcher.note("gradients are computed in fp32, by PyTorch's own products")
             if tree is not None:
                 tree.begin()
-            return Ready(plans=(model.preprocess,), forward=forward, meta=describe_model(model))
+            meta = describe_model(model)
+            plans = (model.preprocess,)
+            return Ready(plans=plans, forward=forward, meta=meta, reads_again=True)
 
         if sink is not None:
             summary = run.into(sink, ready([job.model]))

@@ -101,7 +101,7 @@ def classify(job: ClassifyJob, watcher: Watcher | None = None, sink: Sink | None
             )
             crew = open_things.enter_context(Crew(drawing, job.running.workers, run.watcher.note))
             forward = _with_thumbnails(forward, crew)
-        return Ready(plans=plans, forward=forward, meta={})
+        return Ready(plans=plans, forward=forward, meta={}, reads_again=job.html is not None)
 
     if sink is not None:
         selecting = SelectSink(sink, job.select)

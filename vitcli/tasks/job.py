@@ -35,6 +35,7 @@ class Inputs:
     formats: str = "common"
     extensions: tuple[str, ...] = ()
     limits: Limits = Limits()
+    allow_outside: bool = False
     tolerance: Tolerance = Tolerance()
 
     @property

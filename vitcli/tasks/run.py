@@ -17,7 +17,7 @@ from vitcli import pipeline
 from vitcli.checkpoints.resolve import Checkpoint, resolve
 from vitcli.errors import InputError, Interrupted, UsageError, WriteError, printable
 from vitcli.images import sources
-from vitcli.images.archives import ARCHIVES
+from vitcli.images.archives import ARCHIVES, largest_file
 from vitcli.images.decode import suffixes
 from vitcli.images.loader import iter_batches
 from vitcli.images.scan import Scan
@@ -57,6 +57,7 @@ class Ready:
     plans: tuple[Preprocess, ...] = ()
     forward: pipeline.Forward
     meta: Mapping[str, object]
+    reads_again: bool = False  # what it draws are the images themselves
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,7 +169,11 @@ class Run:
         asked = frozenset("." + e.lower().removeprefix(".") for e in self.inputs.extensions)
         known = asked or suffixes(self.inputs.formats)
         members = known - ARCHIVES or suffixes(self.inputs.formats)
-        return Scan(known, self._note_unlisted, self._skip, self._note_drawn, members)
+        return Scan(
+            *(known, self._note_unlisted, self._skip, self._note_drawn, members),
+            largest=largest_file(self.inputs.limits.max_pixels),
+            allow_outside=self.inputs.allow_outside,
+        )
 
     def load(self, spec: Spec, options: ModelOptions) -> Model:
         """A model that is loaded already stays as it is."""
@@ -312,7 +317,8 @@ class Run:
         job = DecodeJob(work.plans, self.inputs.limits, self.inputs.formats)
         self.watcher.listing(self.count)
         size, forward = self._batching(work.forward)
-        batches = iter_batches(items, job, size, self.running.workers, self.watcher.note)
+        workers, note = self.running.workers, self.watcher.note
+        batches = iter_batches(items, job, size, workers, note, keeps_data=work.reads_again)
         with closing(batches):
             pipeline.run(batches, forward, sink, self._on_progress, self.progress)
         self.inputs.tolerance.check(self.progress, is_last=True)
