@@ -14,6 +14,7 @@ from typing import Any, get_args
 from typer.models import OptionInfo
 
 from vitcli.cli.options import (
+    AllowOutside,
     BatchSizeOpt,
     Compile,
     Decode,
@@ -100,12 +101,14 @@ def reading(
     ext: Ext = None,
     max_pixels: MaxPixels = "89.5M",
     image_timeout: ImageTimeout = 60.0,
+    allow_outside: AllowOutside = False,
 ) -> Inputs:
     """How the images of a data set are found and read."""
     return Inputs(
         formats=formats.value,
         extensions=tuple(ext or ()),
         limits=Limits(parse_pixels(max_pixels), image_timeout),
+        allow_outside=allow_outside,
     )
 
 

@@ -34,6 +34,7 @@ class Inputs:
     extensions: tuple[str, ...] = ()
     limits: Limits = Limits()
     tolerance: Tolerance = Tolerance()
+    allow_outside: bool = False
 
     @property
     def has_stdin(self) -> bool:

@@ -126,6 +126,7 @@ class Run:
     watcher: Watcher
     unlisted: int = 0
     skipped: int = 0
+    system: list[str] = field(default_factory=list)  # folders of the system that were left out
     listed: list[sources.Source] = field(default_factory=list)
     held: list[IO[bytes]] = field(default_factory=list)
     progress: Progress = field(default_factory=Progress)
@@ -155,7 +156,9 @@ class Run:
         asked = frozenset("." + e.lower().removeprefix(".") for e in self.inputs.extensions)
         known = asked or suffixes(self.inputs.formats)
         members = known - ARCHIVES or suffixes(self.inputs.formats)
-        return Scan(known, self._note_unlisted, self._skip, self._note_drawn, members)
+        return Scan(
+            known, self._note_unlisted, self._skip, self._note_drawn, members, self.system.append
+        )
 
     def load(self, spec: Spec, options: ModelOptions) -> Model:
         """A model that is loaded already stays as it is."""
@@ -313,9 +316,20 @@ class Run:
     def _refs(self, *, stamped: bool = False) -> Iterator[ImageRef]:
         """Our inputs, with their places among all."""
         self.unlisted = self.skipped = 0
+        self.system.clear()
         for ref in sources.iter_refs(self.listed, stamped=stamped):
             if self.shard is None or self.shard.has(ref.path):
                 yield ref
+        self.note_system()
+
+    def note_system(self) -> None:
+        """Say once which folders the scans have left out because they are the system's."""
+        if count := len(self.system):
+            names = sorted({folder.rpartition("/")[2] for folder in self.system})
+            self.watcher.note(
+                f"{count:,} system folder{'s' * (count > 1)} left out: {', '.join(names)} "
+                f"(the first is {printable(self.system[0])}; name it to take its images)"
+            )
 
     def count(self) -> int | None:
         return sources.count(self.listed) if self.shard is None else None
