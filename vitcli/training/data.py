@@ -53,7 +53,8 @@ def read_examples(
     path, label and perhaps split, in the order found there.
 
     Paths in a table are relative to its folder, and below it unless `allow_outside`. Where no
-    labels are asked for, every image below the folder counts. Raises InputError for what has no labels.
+    labels are asked for, every image below the folder counts. Raises InputError for what has no
+    labels.
     """
     _check_listed(data)
     if os.path.isdir(data) and not labelled:

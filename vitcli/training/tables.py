@@ -253,7 +253,8 @@ class LabelTable:
         self, line: int, first: Sequence[str], second: Sequence[str] | None
     ) -> None:
         """Raises InputError where the first row is a header that is not understood."""
-        if self._is_file(first[0]):
+        suffix = os.path.splitext(first[0].strip())[1].lower()
+        if suffix in self.suffixes or self._is_file(first[0]):
             return
         known = any(plain_name(cell) in (*PATHS, *LABELS) for cell in first)
         label = first[1].strip() if len(first) > 1 else ""
