@@ -135,6 +135,17 @@ class Listing:
 
     urls: list[str]
     stamps: array[int]  # two numbers for each
+    left_out: tuple[str, ...] = ()  # folders
+
+    def without(self, folder_of: Callable[[str], str | None]) -> Listing:
+        """What does not lie in one of those folders."""
+        folders = [folder_of(url) for url in self.urls]
+        if not any(folders):
+            return self
+        kept = [place for place, folder in enumerate(folders) if folder is None]
+        stamps = (number for at in kept for number in self.stamps[2 * at : 2 * at + 2])
+        left_out = tuple(dict.fromkeys(folder for folder in folders if folder))
+        return Listing([self.urls[at] for at in kept], array("q", stamps), left_out)
 
     def stamp(self, url: str) -> Stamp | None:
         place = bisect_left(self.urls, url)

@@ -22,11 +22,16 @@ def start_workers(running: Running) -> None:
 
 def end(screen: Screen, summary: Summary, out: Path | str | None) -> None:
     """Say how it went; exit 3 where an image or a folder could not be read."""
-    some_failed = summary.failed or summary.unlisted
-    code = ExitCode.SOME_FAILED if some_failed else ExitCode.OK
+    code = ended_with(summary)
     screen.summary(summary, out, code)
-    if some_failed:
+    if code is not ExitCode.OK:
         raise typer.Exit(code)
+
+
+def ended_with(summary: Summary) -> ExitCode:
+    """The exit code of a run that came to its end."""
+    some_failed = summary.failed or summary.unlisted
+    return ExitCode.SOME_FAILED if some_failed else ExitCode.OK
 
 
 def is_terminal() -> bool:

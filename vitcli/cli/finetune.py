@@ -11,7 +11,7 @@ import typer
 
 from vitcli.cli import groups as g
 from vitcli.cli import options as o
-from vitcli.cli.ending import start_workers
+from vitcli.cli.ending import ended_with, start_workers
 from vitcli.cli.parse import parse_workers
 from vitcli.cli.training import TrainingScreen
 from vitcli.errors import ExitCode
@@ -252,5 +252,5 @@ def finetune(
         )
         done = run(job, screen)
         screen.ended(done, out)
-    if done.summary.failed:
-        raise typer.Exit(ExitCode.SOME_FAILED)
+    if (code := ended_with(done.summary)) is not ExitCode.OK:
+        raise typer.Exit(code)

@@ -66,6 +66,15 @@ FilesFrom = Annotated[
 Null = Annotated[
     bool, _option("-0", "--null", help="Paths in a list, and those of --paths-only, end with NUL.")
 ]
+AllowOutside = Annotated[
+    bool,
+    _option(
+        "--allow-outside",
+        help="Also open files outside the table's folder, and URLs, that a table or Parquet file "
+        "names.",
+        env="VIT_ALLOW_OUTSIDE",
+    ),
+]
 FormatsOpt = Annotated[
     Formats,
     _option("--formats", help="Image formats that are opened.", env="VIT_FORMATS"),

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from vitcli.cli import report
+from vitcli.cli.ending import ended_with
 from vitcli.cli.screen import LOG_EVERY, Screen
 from vitcli.errors import printable
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vitcli.cli.epochs import Epochs
+    from vitcli.tasks.job import Summary
     from vitcli.tasks.training_job import Finetuned
     from vitcli.training.events import EpochDone, StepDone
 
@@ -25,6 +27,7 @@ class TrainingScreen(Screen):
 
     _epochs: Epochs | None = None
     _told = 0.0
+    _done: Finetuned | None = None
 
     def trained(self, event: StepDone | EpochDone, epochs: int) -> None:
         """One step, or one epoch."""
@@ -53,20 +56,41 @@ class TrainingScreen(Screen):
         super().__exit__(*error)  # type: ignore[arg-type]
 
     def ended(self, done: Finetuned, out: Path) -> None:
-        """The last line: the best epoch and what it scored."""
+        """How it went: the best epoch and what it scored."""
         self.stop()
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
-        if self._quiet or self._logs:
-            return
-        score = ""
+        self._done = done
+        self.summary(done.summary, out, ended_with(done.summary))
+
+    def _summarise(self, summary: Summary, out: Path | str | None) -> None:
+        assert self._done is not None
+        done, score = self._done, ""
         if done.score is not None:
             score = f": {done.score:.2%} of {done.held_out:,} held-out images"
         self._say(
             f"vit: {done.epochs} epochs, the best is {done.best_epoch}{score} "
             f"-> {printable(str(out))}"
         )
+
+    def _counts(self, summary: Summary | None = None) -> dict[str, object]:
+        """Of the images of the training, where it has come to its end."""
+        found = super()._counts(summary)
+        if self._done is None:
+            return found
+        done, seconds = self._done, self._done.summary.seconds
+        seen = done.summary.total * done.epochs
+        return found | {
+            "images": done.summary.total,
+            "done": done.summary.done,
+            "failed": done.summary.failed,
+            "images_per_second": round(seen / seconds, 3) if seconds > 0 else 0.0,
+            "epochs": done.epochs,
+            "best_epoch": done.best_epoch,
+            "top1": done.score,
+            "held_out": done.held_out,
+        }
 
     def _draw(self, event: StepDone | EpochDone, epochs: int) -> None:
         from vitcli.cli.epochs import Epochs  # here: `vit --help` draws nothing

@@ -13,6 +13,7 @@ from functools import cache
 from vitcli import stores
 from vitcli.errors import InputError, printable
 from vitcli.images.archives import MOST_UNPACKED, Found, broken, decompressed, iter_tar, iter_zip
+from vitcli.images.system import system_folder
 from vitcli.images.tables import TABLE
 from vitcli.records import ErrorType, Member
 from vitcli.stores import Listing, Stamp
@@ -31,6 +32,8 @@ def listing(url: str, suffixes: frozenset[str]) -> Listing | None:
     except OSError as error:
         hint = "are the name and the credentials right?"
         raise InputError(f"cannot list {printable(url)}: {error}", hint) from None
+    if found is not None and system_folder(url) is None:
+        found = found.without(system_folder)
     if found is not None and not found.urls:
         looked = " ".join(sorted(suffixes))
         raise InputError(f"no images in {printable(url)}", f"looked there for {looked}")

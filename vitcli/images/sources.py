@@ -90,6 +90,8 @@ class RemoteSource:
 
     def __iter__(self) -> Iterator[str]:
         found = self._listing()
+        for folder in found.left_out if found else ():
+            self.scan.system(folder)
         return iter((self.url,) if found is None else found.urls)
 
     def check(self) -> None:
@@ -98,7 +100,7 @@ class RemoteSource:
         self._listing()
 
     def count(self) -> int | None:
-        urls = list(self)
+        urls = list(replace(self, scan=self.scan.silent))
         return None if any(map(remote.has_many, urls)) else len(urls)
 
     def stamp(self, url: str) -> Stamp | None:

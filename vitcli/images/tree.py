@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from vitcli.errors import printable
 from vitcli.images.scan import DRAWN, Scan
+from vitcli.images.system import is_system
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +21,14 @@ class _Part:
     match: Callable[[bytes], object]
     repeats: bool
     may_be_missing: bool
+    name: bytes | None = None  # of the one that it matches
 
     @classmethod
     def of(cls, text: str) -> _Part:
         visible = "" if text.startswith(".") else r"(?!\.)"
         match = re.compile(os.fsencode(visible + fnmatch.translate(text))).match
-        return cls(match, text == "**", text in ("**", ""))  # "" stands behind a last slash
+        name = None if glob.has_magic(text) else os.fsencode(text)
+        return cls(match, text == "**", text in ("**", ""), name)  # "" stands behind a last slash
 
 
 Places = frozenset[int]  # of the parts that the next name may match; behind the last: scanned
@@ -134,7 +137,13 @@ class Tree:
             with os.scandir(prefix or b".") as entries:
                 for entry in entries:
                     if _is_dir(entry):
-                        if self._below(places, entry.name):
+                        if not self._below(places, entry.name):
+                            continue
+                        if is_system(os.fsdecode(entry.name)) and not self._names_it(
+                            places, entry.name
+                        ):
+                            self.scan.system(os.fsdecode(prefix + entry.name))
+                        else:
                             yield entry.name + b"/"
                     elif self._takes(places, prefix, entry):
                         yield entry.name
@@ -150,6 +159,10 @@ class Tree:
             if part.match(name):
                 below.add(place if part.repeats else place + 1)
         return below
+
+    def _names_it(self, places: Places, name: bytes) -> bool:
+        """Whether the pattern spells a folder's name."""
+        return any(self.parts[place].name == name for place in places if place < len(self.parts))
 
     def _takes(self, places: Places, prefix: bytes, entry: os.DirEntry[bytes]) -> bool:
         """Whether a file is named by the last part, or is an image in a folder that is scanned."""

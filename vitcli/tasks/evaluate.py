@@ -99,8 +99,11 @@ def evaluate(job: EvaluateJob, watcher: Watcher | None = None) -> Evaluation:
     Raises InputError for classes that a model does not have, and for data without labels.
     """
     watcher = watcher or Nobody()
-    scan = Run(job.inputs, job.running, watcher).scan()
-    examples = read_examples(job.data, scan, watcher.note)
+    run = Run(job.inputs, job.running, watcher)
+    examples = read_examples(
+        job.data, run.scan(), watcher.note, allow_outside=job.inputs.allow_outside
+    )
+    run.note_system()
     if {e.split for e in examples} >= {"train", "val"}:
         asked = [e for e in examples if e.split == "val"]
         watcher.note(f"{len(asked):,} images of val are judged, those of train are not")

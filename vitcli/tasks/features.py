@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 import time
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,7 @@ from vitcli.images.archives import Archive, Found, opened
 from vitcli.images.sources import FoundSource
 from vitcli.models.engine import Logits
 from vitcli.records import Batch, Embedded, Failure, Member, Row
+from vitcli.stores import is_remote
 from vitcli.tasks.finite import are_finite, overflow, with_failures
 from vitcli.tasks.run import Ready, Run
 from vitcli.training.recipe import headless
@@ -121,6 +123,8 @@ def _hash(path: str, member: Member | None) -> str:
     if member is not None and member.fault is not None:
         return f"unreadable {path}"
     try:
+        if member is None and not is_remote(path) and not stat.S_ISREG(os.stat(path).st_mode):
+            return f"unreadable {path}"  # a pipe, a device: whoever opens it for its row says so
         with opened(Archive.at(member.archive), member) if member else open(path, "rb") as image:
             return hashlib.file_digest(image, "sha256").hexdigest()  # type: ignore[arg-type]
     except (OSError, ValueError):  # ValueError: damage in a zip

@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from signal import SIGTERM
 
@@ -137,16 +138,23 @@ class _Session:
         found: list[Example] = []
         if self.group.is_first:
             run = Run(job.inputs, job.running, self.watcher)
-            scan = run.scan()
             is_mim = training.objective == "mim"
-            found = read_examples(job.data, scan, self.watcher.note, labelled=not is_mim)
+            read = partial(
+                read_examples,
+                scan=run.scan(),
+                note=self.watcher.note,
+                labelled=not is_mim,
+                allow_outside=job.inputs.allow_outside,
+            )
+            found = read(job.data)
             if job.val is not None:
-                held = read_examples(job.val, scan, self.watcher.note, labelled=not is_mim)
+                held = read(job.val)
                 found = [replace(e, split="train") for e in found]
                 found += [replace(e, split="val") for e in held]
             found = divide(
                 found, training.val_split, training.seed, self.watcher.note, labelled=not is_mim
             )
+            run.note_system()
         return self.group.gather(found)[0]
 
     def _model(self) -> Model:

@@ -37,6 +37,7 @@ class Inputs:
     limits: Limits = Limits()
     allow_outside: bool = False
     tolerance: Tolerance = Tolerance()
+    allow_outside: bool = False
 
     @property
     def has_stdin(self) -> bool:

@@ -135,6 +135,7 @@ class Run:
     watcher: Watcher
     unlisted: int = 0
     skipped: int = 0
+    system: list[str] = field(default_factory=list)  # folders of the system that were left out
     listed: list[sources.Source] = field(default_factory=list)
     held: list[IO[bytes]] = field(default_factory=list)
     progress: Progress = field(default_factory=Progress)
@@ -171,6 +172,7 @@ class Run:
         members = known - ARCHIVES or suffixes(self.inputs.formats)
         return Scan(
             *(known, self._note_unlisted, self._skip, self._note_drawn, members),
+            system=self.system.append,
             largest=largest_file(self.inputs.limits.max_pixels),
             allow_outside=self.inputs.allow_outside,
         )
@@ -355,6 +357,7 @@ class Run:
     def _refs(self, *, stamped: bool = False) -> Iterator[ImageRef]:
         """Our inputs, with their places among all."""
         self.unlisted = self.skipped = 0
+        self.system.clear()
         refs = sources.iter_refs(self.listed, stamped=stamped)
         first = next(refs, None)
         self.is_absolute = first is not None and first.path.startswith("/")
@@ -362,6 +365,16 @@ class Run:
         for ref in once_each(refs) if self.is_once else refs:
             if self.shard is None or self.shard.has(ref.path):
                 yield ref
+        self.note_system()
+
+    def note_system(self) -> None:
+        """Say once which folders the scans have left out because they are the system's."""
+        if count := len(self.system):
+            names = sorted({folder.rpartition("/")[2] for folder in self.system})
+            self.watcher.note(
+                f"{count:,} system folder{'s' * (count > 1)} left out: {', '.join(names)} "
+                f"(the first is {printable(self.system[0])}; name it to take its images)"
+            )
 
     def count(self) -> int | None:
         return sources.count(self.listed) if self.shard is None else None

@@ -24,7 +24,7 @@ from vitcli.tasks.apart import Read, check_apart
 from vitcli.tasks.evaluate import Judged
 from vitcli.tasks.scores import section
 from vitcli.tasks.training_job import option_of
-from vitcli.training.data import Example, read_examples, write_split
+from vitcli.training.data import Example, read_split, write_split
 from vitcli.training.metrics import Answers
 from vitcli.training.pretrain import copied
 from vitcli.training.recipe import Trained, filled
@@ -74,7 +74,7 @@ class RunDirectory:
         begun = (folder / RUN).exists()
         if resume and begun:
             left_out = self._compare()
-            return Begun(read_examples(str(folder / SPLIT), scan, labelled=False), left_out)
+            return Begun(read_split(folder / SPLIT, scan), left_out)
         with explained(folder):
             folder.mkdir(parents=True, exist_ok=True)
             if any(folder.iterdir()):

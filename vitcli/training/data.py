@@ -3,32 +3,25 @@ beside the images, or a table of paths and labels."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
-from vitcli.errors import InputError, printable
+from vitcli.errors import CheckpointError, InputError, printable
 from vitcli.images.archives import Found, is_archive
 from vitcli.images.scan import Scan
 from vitcli.images.sources import DirectorySource
-from vitcli.images.tables import PATHS
+from vitcli.images.system import is_system
 from vitcli.images.tables import TABLE as PARQUET
+from vitcli.images.tree import Tree
 from vitcli.records import Member
+from vitcli.training.folders import Folder, Split, kind_of, parts_of, split_of
 from vitcli.training.packed import Packed, archives_of, iter_packed, member_of
+from vitcli.training.tables import TABLES, LabelTable
 
-Split = Literal["train", "val"]
-SPLITS: dict[Split, tuple[str, ...]] = {
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation", "test"),
-}
-SPLIT_OF = {name: split for split, names in SPLITS.items() for name in names}
-TABLES = (".csv", ".tsv", ".jsonl")
-LABELS = ("label", "class", "class_name", "category")
+NESTED = 4  # folders down to that with the parts
 EXPECTED = "expected DATA/<class>/*.jpg, tars or zips of <class>/*.jpg or of *.jpg with *.cls"
 
 
@@ -53,13 +46,15 @@ def read_examples(
     note: Callable[[str], None] = lambda text: None,
     *,
     labelled: bool = True,
+    allow_outside: bool = False,
 ) -> list[Example]:
     """The examples of a folder `DATA/<class>/*`, of `DATA/train/<class>/*` with `DATA/val/...` or
     alone, of tars and zips (those in a folder, of a pattern, or one), or of a CSV, TSV or JSONL of
     path, label and perhaps split, in the order found there.
 
-    Paths in a table are relative to its folder. Where no labels are asked for, every image below
-    the folder counts. Raises InputError for what has no labels.
+    Paths in a table are relative to its folder, and below it unless `allow_outside`. Where no
+    labels are asked for, every image below the folder counts. Raises InputError for what has no
+    labels.
     """
     _check_listed(data)
     if os.path.isdir(data) and not labelled:
@@ -83,21 +78,19 @@ def read_examples(
             f"{printable(data)} is neither a folder, nor an archive, nor a table",
             f"{EXPECTED}, or a .csv, .tsv or .jsonl of path and label",
         )
-    examples = list(_of_table(Path(data), scan, labelled))
+    examples = _of_table(data, scan, note, labelled=labelled, allow_outside=allow_outside)
     if not examples:
         raise InputError(f"{printable(data)} lists no images")
     return examples
 
 
 def _check_listed(data: str) -> None:
-    """Raises InputError for a folder, or a part of it, that may not be looked into."""
-    parts = (os.path.join(data, name) for name in SPLIT_OF)
-    for folder in (data, *parts):
-        if os.path.isdir(folder):
-            try:
-                os.scandir(folder).close()
-            except OSError as error:
-                raise InputError(f"cannot list {printable(folder)}: {error.strerror}") from None
+    """Raises InputError for a folder that may not be looked into."""
+    if os.path.isdir(data):
+        try:
+            os.scandir(data).close()
+        except OSError as error:
+            raise InputError(f"cannot list {printable(data)}: {error.strerror}") from None
 
 
 def _unlabelled(path: str, scan: Scan) -> Iterator[Example]:
@@ -111,28 +104,86 @@ def _unlabelled(path: str, scan: Scan) -> Iterator[Example]:
 
 
 def _of_folder(data: str, scan: Scan, note: Callable[[str], None]) -> list[Example]:
-    parts: list[tuple[Split | None, str]] = []
-    for split, names in SPLITS.items():
-        found = [name for name in names if _has_examples(os.path.join(data, name))]
-        parts += [(split, os.path.join(data, name)) for name in found[:1]]
-        for name in found[1:]:
-            note(f"{printable(os.path.join(data, name))} is left out: {found[0]}/ is taken")
-    if [split for split, _ in parts] != ["train", "val"]:
-        is_all = len(parts) == 1 == len(_subfolders(data))
-        parts = [(None, parts[0][1] if is_all else data)]
-    return [example for split, folder in parts for example in _part(folder, split, scan, note)]
+    root = _root(data, scan)
+    if root != data:
+        note(f"{printable(data)} holds {printable(os.path.relpath(root, data))} alone: it is taken")
+    _tell_system(root, scan)
+    found = _looked(root, scan)
+    for name in set(_subfolders(root)) - {folder.name for folder in found}:
+        if kind_of(name) is not None:
+            note(f"{printable(os.path.join(root, name))} is left out: it has no images")
+    parts = parts_of(root, found, note)
+    if parts is None:
+        return list(_classes(root, None, scan, note))
+    return [
+        example
+        for split, name in parts
+        for example in _part(os.path.join(root, name), split, scan, note)
+    ]
 
 
-def _has_examples(folder: str) -> bool:
-    return bool(_subfolders(folder)) or (os.path.isdir(folder) and bool(archives_of(folder)))
+def _root(data: str, scan: Scan) -> str:
+    """The folder with the parts, where DATA holds nothing but the folder that they are in."""
+    inner = data
+    for _ in range(NESTED):
+        found = _looked(inner, scan)
+        if any(kind_of(folder.name) and folder.has_classes for folder in found):
+            return inner
+        if len(found) != 1 or kind_of(found[0].name):
+            return data
+        inner = os.path.join(inner, found[0].name)
+    return data
+
+
+def _tell_system(folder: str, scan: Scan) -> None:
+    for name in filter(is_system, os.listdir(folder)):
+        scan.system(os.path.join(folder, name))
+
+
+def _looked(data: str, scan: Scan) -> list[Folder]:
+    """The folders in a folder, but for those without images."""
+    scan = scan.silent
+    found: list[Folder] = []
+    for name in _subfolders(data):
+        path, is_part = os.path.join(data, name), kind_of(name) is not None
+        try:
+            inner, is_loose = _subfolders(path), _is_loose(path, scan)
+            packed = is_part and bool(archives_of(path))
+        except OSError as error:
+            if is_part:
+                raise InputError(f"cannot list {printable(path)}: {error.strerror}") from None
+            found.append(Folder(name, is_loose=True))
+            continue
+        if is_part:
+            inner = [n for n in inner if not Tree.below(os.path.join(path, n), scan).is_empty()]
+        if is_loose or packed or (inner and not Tree.below(path, scan).is_empty()):
+            found.append(Folder(name, tuple(inner), is_loose, packed))
+    return found
+
+
+def _is_loose(folder: str, scan: Scan) -> bool:
+    with os.scandir(folder) as entries:
+        return any(
+            os.path.splitext(entry.name)[1].lower() in scan.suffixes
+            and not entry.name.startswith(".")
+            for entry in entries
+        )
 
 
 def _part(
     folder: str, split: Split | None, scan: Scan, note: Callable[[str], None]
 ) -> Iterable[Example]:
+    names = _subfolders(folder)
+    if len(names) == 1 and kind_of(names[0]) == kind_of(os.path.basename(folder)):
+        folder = os.path.join(folder, names[0])  # seg_train/seg_train/<class>
     if not _subfolders(folder) and (archives := archives_of(folder)):
         examples = _of_archives(folder, archives, scan, note)
         return [replace(example, split=split) for example in examples]
+    _tell_system(folder, scan)
+    if parts_of(folder, _looked(folder, scan), lambda text: None) is not None:
+        raise InputError(
+            f"{printable(folder)} holds parts of the data within a part of it", EXPECTED
+        )
     return _classes(folder, split, scan, note)
 
 
@@ -155,13 +206,19 @@ def _of_archives(
     folders = [image.folders for image in images]
     while len({names[:1] for names in folders}) == 1 and _can_go(images, folders):
         folders = [names[1:] for names in folders]
-    parts = {SPLIT_OF.get(names[0]) if names else None for names in folders}
-    has_parts = parts == {"train", "val"} and _can_go(images, folders)
+    tops = _tops(images, folders)
+    are_labelled = all(image.label is not None for image in images)
+    parts = None
+    if not are_labelled or all(kind_of(top.name) for top in tops):
+        parts = parts_of(data, tops, note)
+    split_in: dict[str, Split | None] = {name: split for split, name in parts or ()}
     examples: list[Example] = []
     for image, names in zip(images, folders, strict=True):
-        split = SPLIT_OF[names[0]] if has_parts else None
-        label = image.label or next(iter(names[has_parts:]), None)
+        if parts is not None and (not names or names[0] not in split_in):
+            continue
+        label = image.label or next(iter(names[parts is not None :]), None)
         if label is not None:
+            split = split_in[names[0]] if parts is not None else None
             examples.append(Example(image.path, label, split, image.member))
     if not examples:
         raise InputError(
@@ -170,6 +227,26 @@ def _of_archives(
     if stray := len(images) - len(examples):
         note(f"{printable(data)}: {stray:,} images without a folder or a label are left out")
     return examples
+
+
+def _tops(images: Sequence[Packed], folders: Sequence[tuple[str, ...]]) -> list[Folder]:
+    """The first folders, and what is in them."""
+    found: dict[str, tuple[set[str], list[Packed]]] = {}
+    for image, names in zip(images, folders, strict=True):
+        if names:
+            inner, loose = found.setdefault(names[0], (set(), []))
+            inner.update(names[1:2])
+            if len(names) == 1:
+                loose.append(image)
+    return [
+        Folder(
+            name,
+            tuple(sorted(inner)),
+            is_loose=bool(loose),
+            is_labelled=any(image.label is not None for image in loose),
+        )
+        for name, (inner, loose) in found.items()
+    ]
 
 
 def _can_go(images: Sequence[Packed], folders: Sequence[tuple[str, ...]]) -> bool:
@@ -208,76 +285,55 @@ def _subfolders(folder: str) -> list[str]:
     if not os.path.isdir(folder):
         return []
     with os.scandir(folder) as entries:
-        names = [e.name for e in entries if e.is_dir() and not e.name.startswith(".")]
+        names = [
+            entry.name
+            for entry in entries
+            if entry.is_dir() and not entry.name.startswith(".") and not is_system(entry.name)
+        ]
     return sorted(names, key=os.fsencode)
 
 
-def _of_table(file: Path, scan: Scan, labelled: bool) -> Iterator[Example]:
-    read = _json_rows if file.suffix.lower() == ".jsonl" else _csv_rows
-    folder = os.path.dirname(file)
+def _of_table(
+    data: str, scan: Scan, note: Callable[[str], None], *, labelled: bool, allow_outside: bool
+) -> list[Example]:
+    table = LabelTable(data, scan.suffixes, labelled, allow_outside, note)
+    rows = table.rows()
+    kinds = {row.kind for row in rows}
+    if {"val", "test"} <= kinds:
+        count = sum(row.kind == "test" for row in rows)
+        note(f"{printable(data)}: {count:,} images of test are left out: those of val are taken")
+        rows = [row for row in rows if row.kind != "test"]
     archives: dict[str, dict[str, Member]] = {}
-    between = {".csv": ", separated by commas", ".tsv": ", separated by tabs"}
-    wanted = "expected path and label" + between.get(file.suffix.lower(), "")
-    for number, row in read(file):
-        where = f"{printable(str(file))}, line {number}"
-        path, label, split = _first(row, PATHS), _first(row, LABELS), row.get("split")
-        if not isinstance(path, str) or not path:
-            raise InputError(f"{where} has no path", wanted)
-        if labelled and (label is None or label == ""):
-            raise InputError(f"{where} has no label", wanted)
-        if split and split not in SPLIT_OF:
-            raise InputError(
-                f"{where}: the split is {split!r}", "expected train or val, or no split"
-            )
-        whole = path if os.path.isabs(path) else os.path.join(folder, path)
-        name = "" if label is None else str(label)
-        member = member_of(whole, scan, archives)
-        yield Example(whole, name, SPLIT_OF[str(split)] if split else None, member)
+    return [
+        Example(row.path, row.label, split_of(row.kind or ""), member_of(row.path, scan, archives))
+        for row in rows
+    ]
 
 
-def _first(row: Mapping[str, object], names: Iterable[str]) -> object:
-    """What is in the first of the columns that are called so."""
-    return next((row[name] for name in names if name in row), None)
-
-
-def _csv_rows(file: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
-    """With a header of `path,label` or the like, or without one."""
-    separator = "\t" if file.suffix.lower() == ".tsv" else ","
-    with _open(file) as lines:
-        reader = csv.reader(lines, delimiter=separator)
-        names: list[str] | None = None
-        for row in reader:
-            if not row:
-                continue
-            if names is None:
-                lowered = [cell.strip().lower() for cell in row]
-                has_header = not {*lowered}.isdisjoint(PATHS) and not {*lowered}.isdisjoint(LABELS)
-                names = lowered if has_header else ["path", "label", "split"]
-                if has_header:
-                    continue
-            yield reader.line_num, dict(zip(names, row, strict=False))
-
-
-def _json_rows(file: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
-    with _open(file) as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError:
-                row = None
-            if not isinstance(row, dict):
-                raise InputError(f"{printable(str(file))}, line {number} is no JSON object")
-            yield number, row
-
-
-def _open(file: Path) -> io.StringIO:
+def read_split(file: Path, scan: Scan) -> list[Example]:
+    """What `write_split` wrote. Raises CheckpointError for anything else."""
+    archives: dict[str, dict[str, Member]] = {}
+    found: list[Example] = []
+    number = 0
     try:
-        text = file.read_bytes().decode("utf-8-sig", "surrogateescape")
-    except OSError as error:
-        raise InputError(f"cannot read {printable(str(file))}: {error.strerror}") from None
-    return io.StringIO(text, newline="")
+        text = file.read_text("utf-8", errors="surrogateescape")
+        for line in text.split("\n")[:-1]:
+            number += 1
+            match json.loads(line):
+                case {"path": str(path), "label": str(label), "split": "train" | "val" as split}:
+                    member = member_of(path, scan, archives)
+                    found.append(Example(path, label, split, member))
+                case _:
+                    raise ValueError("another shape")
+        if not found or not text.endswith("\n"):
+            raise ValueError("cut off")
+    except (OSError, ValueError, RecursionError) as error:
+        why = getattr(error, "strerror", None) or f"line {number} is not as it was written"
+        raise CheckpointError(
+            f"cannot read {printable(str(file))}: {why}",
+            "the run cannot be resumed: --overwrite starts over",
+        ) from None
+    return found
 
 
 def write_split(file: Path, examples: Iterable[Example]) -> None:
