@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -40,6 +41,7 @@ NO_WEIGHTS = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state)[.
 # What only the JSON of a model has: not every config.json is one.
 MODEL_KEYS = ("model_type", "architectures", "architecture", "model_cfg", "vision_cfg")
 SHOWN = 5
+SHA = 64  # more than a commit's name has
 
 _HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 _WRAPPED_ID = re.compile(
@@ -130,6 +132,7 @@ def _choose(names: list[str]) -> list[str]:
 
 def _folder(folder: Path, spec: str) -> Checkpoint:
     """A directory, with weights of a usual name or a single file of weights."""
+    folder = _snapshot(folder, spec)
     found = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
     notes: tuple[str, ...] = ()
     if found is None:
@@ -138,6 +141,23 @@ def _folder(folder: Path, spec: str) -> Checkpoint:
     weights = _shards(found) if found.suffix == ".json" else (found,)
     config, processor = read_json(_config(found)), read_json(folder / PROCESSOR)
     return Checkpoint(spec, weights, config, processor, notes=notes)
+
+
+def _snapshot(folder: Path, spec: str) -> Path:
+    """The snapshot of a folder of the hub's cache (`models--org--name`): that of `main`, or the
+    only one; any other folder as it is. Raises CheckpointError where there are several."""
+    if not folder.name.startswith("models--") or not (folder / "snapshots").is_dir():
+        return folder
+    found = [path for path in _listed(folder / "snapshots") if path.is_dir()]
+    with contextlib.suppress(OSError, ValueError):
+        main = (folder / "refs" / "main").read_text("utf-8")[:SHA].strip()
+        found = [path for path in found if path.name == main] or found
+    if len(found) == 1:
+        return found[0]
+    raise CheckpointError(
+        f"{spec} is a folder of the hub's cache with {len(found)} snapshots",
+        f"give one of them: {found[0]}" if found else "download the model again",
+    )
 
 
 def _only_weights(folder: Path, spec: str) -> Path:

@@ -75,6 +75,7 @@ def convert(
     num_heads: o.NumHeads = None,
     head: o.Head = None,
     sha256: o.Sha256 = None,
+    drop: o.Drop = None,
     offline: o.Offline = False,
     quiet: o.Quiet = False,
 ) -> None:
@@ -111,6 +112,7 @@ def convert(
                 num_heads=num_heads,
                 head=head,
                 sha256=sha256,
+                drop=tuple(drop or ()),
                 offline=offline,
             ),
         )

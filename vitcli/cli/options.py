@@ -176,6 +176,15 @@ Sha256 = Annotated[
     str | None,
     _option("--sha256", help="Refuse weights that do not have this hash.", metavar="HEX"),
 ]
+Drop = Annotated[
+    list[str] | None,
+    _option(
+        "--drop",
+        help="Leave out tensors that are none of the model's, such as 'criterion.*'; repeatable.",
+        env="VIT_DROP",
+        metavar="PATTERN",
+    ),
+]
 NoExif = Annotated[
     bool,
     _option("--no-exif", help="Do not turn images as EXIF says.", env="VIT_NO_EXIF"),

@@ -52,6 +52,7 @@ class ModelOptions:
     num_heads: int | None = None
     head: Path | None = None
     sha256: str | None = None
+    drop: tuple[str, ...] = ()
     exif: bool = True
     decode: Decode = "exact"
     offline: bool = False
