@@ -92,7 +92,8 @@ def load(
     what the files say; exif and decode ("exact" or "fast") complete the preprocessing. Position
     embeddings are resampled for its size, unless `keep_grid` asks for those of the file. `head` is
     a linear classifier in a file of its own, `sha256` what the weight files of `spec` must have;
-    tensors that match a pattern of `drop` (`criterion.*`) are left out, and `keep_decoder` keeps what only masked pre-training uses, in `reconstruction`.
+    tensors that match a pattern of `drop` (`criterion.*`) are left out. `keep_decoder` keeps what
+    only masked pre-training uses, in `reconstruction`.
     Raises ModelNotFound, CheckpointError (by name for every tensor that is unknown, missing or
     misshapen) or UsageError.
     """

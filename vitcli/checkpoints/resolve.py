@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
@@ -15,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from vitcli.checkpoints import hub
-from vitcli.errors import CheckpointError, ModelNotFound, UsageError
+from vitcli.errors import CheckpointError, ModelNotFound, UsageError, in_bytes
 
 if TYPE_CHECKING:  # it imports torch
     from vitcli.checkpoints.layouts.layout import Json
@@ -272,8 +273,8 @@ def sha256(files: Sequence[Path]) -> str:
 
 
 def _stamp(file: Path) -> tuple[int, ...]:
-    stat = file.stat()
-    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
+    found = file.stat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 @functools.lru_cache
@@ -298,12 +299,26 @@ def check_sha256(files: Sequence[Path], expected: str) -> None:
         )
 
 
+def read_bounded(path: Path) -> bytes:
+    """A small file. Raises OSError, and CheckpointError for what is not a regular file or more
+    than `MAX_JSON` bytes."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise CheckpointError(f"{path} is not a regular file")
+    if status.st_size <= MAX_JSON:
+        with path.open("rb") as stream:
+            raw = stream.read(MAX_JSON + 1)
+        if len(raw) <= MAX_JSON:
+            return raw
+    raise CheckpointError(
+        f"{path} is too large for JSON or labels: at most {in_bytes(MAX_JSON)} are read"
+    )
+
+
 def read_json(path: Path) -> Mapping[str, Any]:
     """A JSON object, or nothing where there is no file. Raises CheckpointError for other JSON."""
     try:
-        if path.stat().st_size > MAX_JSON:
-            raise CheckpointError(f"{path} is too large for a config")
-        value = json.loads(path.read_text("utf-8"))
+        value = json.loads(read_bounded(path).decode("utf-8"))
     except FileNotFoundError:
         return {}
     except UnicodeDecodeError:

@@ -138,7 +138,7 @@ Labels = Annotated[
     Path | None,
     _option(
         "--labels",
-        help="Names of the classes: one a line, or JSON.",
+        help="Names of the classes: one a line (numbered or not), JSON, or a table.",
         env="VIT_LABELS",
         metavar="FILE",
     ),
