@@ -84,8 +84,7 @@ def _preprocess(model: Model) -> dict[str, Any]:
 
 def run(file: Path, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
     """The first output of ONNX Runtime on the CPU, as fp32."""
-    import onnxruntime
-
+    onnxruntime = _onnxruntime()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = ERRORS
     session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
@@ -109,6 +108,7 @@ def export(graph: Graph, folder: Path, int8: bool) -> None:
         )
         proto = program.model_proto
         if int8:
+            _onnxruntime()
             from onnxruntime.quantization import QuantType, quantize_dynamic
 
             quantize_dynamic(
@@ -122,11 +122,20 @@ def export(graph: Graph, folder: Path, int8: bool) -> None:
             onnx.save(proto, str(folder / FILE))
 
 
+def _onnxruntime() -> Any:
+    """The package, which would report its use to a server over the network from its first session
+    on."""
+    import onnxruntime
+
+    onnxruntime.disable_telemetry_events()
+    return onnxruntime
+
+
 class OnnxRuntimeEngine:
     """What `export` has written, run by ONNX Runtime on as many threads as torch has."""
 
     def __init__(self, folder: Path, dtype: str) -> None:
-        import onnxruntime
+        onnxruntime = _onnxruntime()
         from onnxruntime.capi import onnxruntime_pybind11_state as state
 
         options = onnxruntime.SessionOptions()
