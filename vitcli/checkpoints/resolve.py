@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # it imports torch
     from vitcli.checkpoints.layouts.layout import Json
 
 DEMO = "demo"
-MAX_JSON = 10_000_000  # of a model with 200,000 classes or tensors; parsed it takes 20 times that
+MAX_JSON = hub.MAX_JSON  # of a model with 200,000 classes or tensors; parsed it takes 20 times that
 
 # What holds the weights of a folder, the best first. An index names its shards.
 WEIGHTS = (
