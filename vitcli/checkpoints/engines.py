@@ -93,9 +93,8 @@ def exported(
                 note(f"{folder} is not what was exported: it is exported anew")
                 shutil.rmtree(folder, ignore_errors=True)
             graph = graph or Graph(model.network, model.preprocess, output).eval()
-            export = partial(KINDS[name].export, graph, int8=quantize == "int8")
             try:
-                _write(folder, export, described)
+                _write(folder, partial(_export, name, graph, quantize == "int8"), described)
             except PermissionError:
                 break
             note(f"{model.spec}: exported for {name}, once; kept in {folder}")
@@ -104,6 +103,10 @@ def exported(
         f"the cache {cache_folder()} cannot be written, nor {user_cache()}",
         "VIT_CACHE names another folder",
     )
+
+
+def _export(name: EngineName, graph: Graph, int8: bool, folder: Path) -> None:
+    KINDS[name].export(graph, folder, int8)
 
 
 def _places() -> Iterator[Path]:

@@ -137,12 +137,12 @@ def _check_endpoint(endpoint: str) -> None:
 def _bounded(repo: str, name: str, limit: int) -> Any:
     """A bar that draws nothing and ends a download that goes beyond the limit, whatever length the
     hub has announced."""
-    from huggingface_hub.utils import tqdm
+    from huggingface_hub.utils.tqdm import tqdm
 
-    class Bounded(tqdm):  # type: ignore[misc]
+    class Bounded(tqdm):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             self.came = 0
-            super().__init__(*args, **{**kwargs, "disable": True})
+            super().__init__(*args, **{**kwargs, "disable": True})  # type: ignore[no-untyped-call]
 
         def update(self, n: float | None = 1) -> bool | None:
             self.came += int(n or 0)

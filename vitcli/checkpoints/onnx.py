@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -74,12 +75,13 @@ def write(model: Model, file: Path, dtype: str) -> Written:
 
 
 def _preprocess(model: Model) -> dict[str, Any]:
-    try:
-        return to_hf(model.preprocess)
-    except CheckpointError:
+    """JSON of the library that crops as the model does, or of the one that alone can say it."""
+    says = {"hf": to_hf, "timm": to_timm}
+    first = model.preprocess.crop
+    for name in sorted(says, key=lambda name: name != first):
         with suppress(CheckpointError):
-            return to_timm(model.preprocess)
-        return {}
+            return says[name](model.preprocess)
+    return {}
 
 
 def run(file: Path, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -123,8 +125,9 @@ def export(graph: Graph, folder: Path, int8: bool) -> None:
 
 
 def _onnxruntime() -> Any:
-    """The package, which would report its use to a server over the network from its first session
-    on."""
+    """The package, which would report its use to a server over the network: by the variable that it
+    reads when it is loaded, and, for versions without it, before the first session."""
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     import onnxruntime
 
     onnxruntime.disable_telemetry_events()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any, Generic, Literal, TypeVar
 
 import torch
@@ -153,7 +154,16 @@ def plain_names(names: Collection[str], prefixes: Sequence[str] = ()) -> dict[st
     own = outer.pop() if len(outer) == 1 else ""
     if not own or own.startswith(TOWERS):
         return plain
-    return {name: found.removeprefix(own) for name, found in plain.items()}
+    path = own.split(".")[:-1]
+    return {name: _below(found, path) for name, found in plain.items()}
+
+
+def _below(name: str, path: Sequence[str]) -> str:
+    """A name without the modules that it has in common with a path: a head may stand beside the
+    backbone, in the module that holds both."""
+    parts = name.split(".")
+    common = takewhile(lambda pair: pair[0] == pair[1], zip(parts[:-1], path, strict=False))
+    return ".".join(parts[sum(1 for _ in common) :])
 
 
 def _unwrapped(name: str, prefixes: Sequence[str]) -> str:
