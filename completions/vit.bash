@@ -35,6 +35,7 @@ _vit() {
         "classify --num-heads") compopt -o default; return ;;
         "classify --head") compopt -o default; return ;;
         "classify --sha256") compopt -o default; return ;;
+        "classify --drop") compopt -o default; return ;;
         "classify --decode") COMPREPLY=($(compgen -W "exact fast" -- "$cur")); return ;;
         "classify --device") compopt -o default; return ;;
         "classify --dtype") COMPREPLY=($(compgen -W "fp32 bf16 fp16 auto" -- "$cur")); return ;;
@@ -67,6 +68,7 @@ _vit() {
         "embed --num-heads") compopt -o default; return ;;
         "embed --head") compopt -o default; return ;;
         "embed --sha256") compopt -o default; return ;;
+        "embed --drop") compopt -o default; return ;;
         "embed --decode") COMPREPLY=($(compgen -W "exact fast" -- "$cur")); return ;;
         "embed --device") compopt -o default; return ;;
         "embed --dtype") COMPREPLY=($(compgen -W "fp32 bf16 fp16 auto" -- "$cur")); return ;;
@@ -107,6 +109,7 @@ _vit() {
         "attention --num-heads") compopt -o default; return ;;
         "attention --head") compopt -o default; return ;;
         "attention --sha256") compopt -o default; return ;;
+        "attention --drop") compopt -o default; return ;;
         "attention --decode") COMPREPLY=($(compgen -W "exact fast" -- "$cur")); return ;;
         "attention --device") compopt -o default; return ;;
         "attention --dtype") COMPREPLY=($(compgen -W "fp32 bf16 fp16 auto" -- "$cur")); return ;;
@@ -126,6 +129,7 @@ _vit() {
         "convert --num-heads") compopt -o default; return ;;
         "convert --head") compopt -o default; return ;;
         "convert --sha256") compopt -o default; return ;;
+        "convert --drop") compopt -o default; return ;;
         "finetune -o"|"finetune --out") compopt -o default; return ;;
         "finetune -m"|"finetune --model") compopt -o default; return ;;
         "finetune --val") compopt -o default; return ;;
@@ -163,6 +167,7 @@ _vit() {
         "finetune --num-heads") compopt -o default; return ;;
         "finetune --head") compopt -o default; return ;;
         "finetune --sha256") compopt -o default; return ;;
+        "finetune --drop") compopt -o default; return ;;
         "finetune --decode") COMPREPLY=($(compgen -W "exact fast" -- "$cur")); return ;;
         "finetune --device") compopt -o default; return ;;
         "finetune --dtype") COMPREPLY=($(compgen -W "fp32 bf16 fp16 auto" -- "$cur")); return ;;
@@ -183,6 +188,7 @@ _vit() {
         "evaluate --num-heads") compopt -o default; return ;;
         "evaluate --head") compopt -o default; return ;;
         "evaluate --sha256") compopt -o default; return ;;
+        "evaluate --drop") compopt -o default; return ;;
         "evaluate --decode") COMPREPLY=($(compgen -W "exact fast" -- "$cur")); return ;;
         "evaluate --device") compopt -o default; return ;;
         "evaluate --dtype") COMPREPLY=($(compgen -W "fp32 bf16 fp16 auto" -- "$cur")); return ;;
@@ -209,6 +215,7 @@ _vit() {
         "reconstruct --num-heads") compopt -o default; return ;;
         "reconstruct --head") compopt -o default; return ;;
         "reconstruct --sha256") compopt -o default; return ;;
+        "reconstruct --drop") compopt -o default; return ;;
         "reconstruct --decode") COMPREPLY=($(compgen -W "exact fast" -- "$cur")); return ;;
         "reconstruct --device") compopt -o default; return ;;
         "reconstruct --dtype") COMPREPLY=($(compgen -W "fp32 bf16 fp16 auto" -- "$cur")); return ;;
@@ -224,6 +231,7 @@ _vit() {
         "info --num-heads") compopt -o default; return ;;
         "info --head") compopt -o default; return ;;
         "info --sha256") compopt -o default; return ;;
+        "info --drop") compopt -o default; return ;;
         "info --decode") COMPREPLY=($(compgen -W "exact fast" -- "$cur")); return ;;
         "bench --on") compopt -o default; return ;;
         "bench --device") compopt -o default; return ;;
@@ -235,20 +243,21 @@ _vit() {
         "bench --num-heads") compopt -o default; return ;;
         "bench --head") compopt -o default; return ;;
         "bench --sha256") compopt -o default; return ;;
+        "bench --drop") compopt -o default; return ;;
         "bench --decode") COMPREPLY=($(compgen -W "exact fast" -- "$cur")); return ;;
         "models --for") COMPREPLY=($(compgen -W "speed accuracy memory resolution features" -- "$cur")); return ;;
     esac
     case "$command" in
-        classify) words="-m --model -k --top-k -o --out --format --scores --threshold --select --paths-only --html --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --allow-outside --max-errors --on-error --layout --labels --image-size --preprocess --num-heads --head --sha256 --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --resume --retry-failed --keep-missing --shard --devices --ray -h --help" ;;
-        embed) words="-m --model --layer --layers --pool --norm --no-norm --l2 -o --out --format --store --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --allow-outside --max-errors --on-error --layout --labels --image-size --preprocess --num-heads --head --sha256 --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --resume --retry-failed --keep-missing --shard --devices --ray -h --help" ;;
-        attention) words="-m --model -o --out --method --layer --heads --query --class --discard-ratio --style --alpha --mass --colormap --size --format --raw --html --show --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --allow-outside --max-errors --on-error --layout --labels --image-size --preprocess --num-heads --head --sha256 --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --resume --retry-failed --keep-missing --shard -h --help" ;;
+        classify) words="-m --model -k --top-k -o --out --format --scores --threshold --select --paths-only --html --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --allow-outside --max-errors --on-error --layout --labels --image-size --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --resume --retry-failed --keep-missing --shard --devices --ray -h --help" ;;
+        embed) words="-m --model --layer --layers --pool --norm --no-norm --l2 -o --out --format --store --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --allow-outside --max-errors --on-error --layout --labels --image-size --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --resume --retry-failed --keep-missing --shard --devices --ray -h --help" ;;
+        attention) words="-m --model -o --out --method --layer --heads --query --class --discard-ratio --style --alpha --mass --colormap --size --format --raw --html --show --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --allow-outside --max-errors --on-error --layout --labels --image-size --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --resume --retry-failed --keep-missing --shard -h --help" ;;
         merge) words="-o --out --overwrite -q --quiet -h --help" ;;
-        convert) words="--to --dtype --verify --overwrite --layout --labels --image-size --preprocess --num-heads --head --sha256 --offline -q --quiet -h --help" ;;
-        finetune) words="-o --out -m --model --val --val-split --objective --train --epochs --lr --weight-decay --layer-decay --warmup --batch-size --accumulate --clip --seed --augment --no-flip --label-smoothing --mixup --cutmix --drop-path --ema --patience --class-weights --gradient-checkpointing --lora-rank --lora-alpha --mask-ratio --save-every --overwrite --resume --formats --ext --max-pixels --image-timeout --allow-outside --layout --labels --image-size --preprocess --num-heads --head --sha256 --no-exif --decode --offline --device --dtype --compile -j --workers -q --quiet --no-progress --log-json --summary -h --help" ;;
-        evaluate) words="-m --model --knn --preds --json -o --out --overwrite --formats --ext --max-pixels --image-timeout --allow-outside --layout --labels --image-size --preprocess --num-heads --head --sha256 --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary -h --help" ;;
-        reconstruct) words="-o --out -m --model --mask-ratio --seed --no-paste --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --allow-outside --max-errors --on-error --layout --labels --image-size --preprocess --num-heads --head --sha256 --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary -h --help" ;;
-        info) words="--json --layout --labels --image-size --preprocess --num-heads --head --sha256 --no-exif --decode --offline -h --help" ;;
-        bench) words="--on --device --seconds --json -q --quiet --no-progress --layout --labels --image-size --preprocess --num-heads --head --sha256 --no-exif --decode --offline -h --help" ;;
+        convert) words="--to --dtype --verify --overwrite --layout --labels --image-size --preprocess --num-heads --head --sha256 --drop --offline -q --quiet -h --help" ;;
+        finetune) words="-o --out -m --model --val --val-split --objective --train --epochs --lr --weight-decay --layer-decay --warmup --batch-size --accumulate --clip --seed --augment --no-flip --label-smoothing --mixup --cutmix --drop-path --ema --patience --class-weights --gradient-checkpointing --lora-rank --lora-alpha --mask-ratio --save-every --overwrite --resume --formats --ext --max-pixels --image-timeout --allow-outside --layout --labels --image-size --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --compile -j --workers -q --quiet --no-progress --log-json --summary -h --help" ;;
+        evaluate) words="-m --model --knn --preds --json -o --out --overwrite --formats --ext --max-pixels --image-timeout --allow-outside --layout --labels --image-size --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary -h --help" ;;
+        reconstruct) words="-o --out -m --model --mask-ratio --seed --no-paste --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --allow-outside --max-errors --on-error --layout --labels --image-size --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary -h --help" ;;
+        info) words="--json --layout --labels --image-size --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline -h --help" ;;
+        bench) words="--on --device --seconds --json -q --quiet --no-progress --layout --labels --image-size --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline -h --help" ;;
         models) words="--for --json -h --help" ;;
         "models pull") words="--offline -h --help" ;;
     esac

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -118,8 +120,7 @@ class Stub:
             raise OSError(28, "No space left on device")
 
     def _open(self, folder: Path, dtype: str) -> Engine:
-        if (folder / "model").read_text() != "word":
-            raise RuntimeError("not the word\nand more")
+        assert (folder / "model").read_text() == "word"
         return lambda images: torch.zeros(len(images))
 
 
@@ -180,13 +181,76 @@ def test_an_export_that_another_run_completed_meanwhile_stays(
     assert sorted(p.name for p in folder.iterdir()) == ["about.json", "model"]
 
 
-def test_a_damaged_export_is_named(cache: Path, stub: Stub) -> None:
+def test_an_export_that_has_changed_is_made_anew(cache: Path, stub: Stub) -> None:
+    said: list[str] = []
     open_engine(load("demo"), Logits(), "onnx")
     [folder] = (cache / "engines").iterdir()
-    (folder / "model").write_text("wor")
+    about = (folder / "about.json").read_text()
+    for count, spoil in enumerate(
+        (
+            lambda: (folder / "model").write_text("wore"),
+            lambda: (folder / "more").write_text("a file that nobody exported"),
+            lambda: (folder / "about.json").write_text(about.replace("torch", "other")),
+            lambda: (folder / "about.json").write_text("[" * 10_000),
+            lambda: (folder / "model").chmod(0o666),
+            lambda: ((folder / "model").unlink(), (folder / "model").symlink_to("/etc/passwd")),
+            lambda: folder.chmod(0o777),
+        ),
+        start=2,
+    ):
+        spoil()
+        open_engine(load("demo"), Logits(), "onnx", note=said.append)
+        open_engine(load("demo"), Logits(), "onnx")
+        assert stub.exports == count
+    assert "is not what was exported: it is exported anew" in said[0]
+
+
+def test_what_another_user_owns_is_neither_run_nor_touched(
+    cache: Path, stub: Stub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "own"))
+    open_engine(load("demo"), Logits(), "onnx")
+    [folder] = (cache / "engines").iterdir()
+    assert folder.stat().st_mode & 0o777 == 0o755 & ~umask()  # a second user may read it
+    real = Path.lstat
+
+    def owned(path: Path) -> os.stat_result:
+        values = list(real(path))
+        is_theirs = path.name in theirs
+        return os.stat_result([*values[:4], 4321 if is_theirs else values[4], *values[5:]])
+
+    monkeypatch.setattr(Path, "lstat", owned)
+    theirs = {folder.name}  # in a cache that all share
+    open_engine(load("demo"), Logits(), "onnx")
+    open_engine(load("demo"), Logits(), "onnx")
+    assert stub.exports == 2
+    assert len(list((cache / "engines").iterdir())) == 2
+    theirs = {"engines"}  # who may exchange what lies in it
+    monkeypatch.setattr(
+        Path, "lstat", lambda path: owned(path) if path.is_relative_to(cache) else real(path)
+    )
+    open_engine(load("demo"), Logits(), "onnx")
+    assert stub.exports == 3
+    assert (tmp_path / "own" / "vitcli" / "engines").is_dir()
+
+
+def umask() -> int:
+    found = os.umask(0)
+    os.umask(found)
+    return found
+
+
+def test_an_export_that_cannot_be_run_is_named(
+    cache: Path, stub: Stub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(folder: Path, dtype: str) -> Engine:
+        raise RuntimeError("not the word\nand more")
+
+    monkeypatch.setattr(stub, "_open", fails)
+    monkeypatch.setattr(engines, "KINDS", {"onnx": stub.kind()})
     with pytest.raises(DeviceError, match=r"\(not the word\)") as raised:
         open_engine(load("demo"), Logits(), "onnx")
-    assert str(folder) in raised.value.message
+    assert str(cache) in raised.value.message
     assert raised.value.hint == "remove that folder to export anew"
 
 
@@ -198,7 +262,7 @@ def test_both_engines_say_what_they_cannot_read(cache: Path, name: engines.Engin
     for file in folder.glob("model.*"):
         file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(DeviceError, match="cannot run"):
-        open_engine(load("demo"), Logits(), name)
+        engines.open_exported(folder, name)
 
 
 def test_a_cache_that_cannot_be_written_is_one_clear_line(
@@ -227,6 +291,36 @@ def test_calibration_pictures_are_the_same_every_time() -> None:
     assert first.shape == (8, 24, 32, 3)
     assert np.array_equal(first, again)
     assert (first.min(), first.max()) == (0, 255)
+
+
+RUNS = {
+    "torch": ("classify",),
+    "onnx": ("classify", "--engine", "onnx"),
+    "onnx int8": ("classify", "--engine", "onnx", "--quantize", "int8"),
+    "openvino": ("classify", "--engine", "openvino"),
+    "openvino int8": ("classify", "--engine", "openvino", "--quantize", "int8"),
+    "convert": ("convert", "demo", "model.onnx", "--to", "onnx", "--verify"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("run", RUNS)
+def test_no_engine_opens_a_socket(run: str, tmp_path: Path, clean_env: dict[str, str]) -> None:
+    """Neither OpenVINO's packages nor ONNX Runtime report their use to a server."""
+    if shutil.which("strace") is None:
+        pytest.skip("strace is not installed")
+    command, *options = RUNS[run]
+    image = Path(__file__).parents[2] / "examples" / "digit-7-0007.png"
+    inputs = [str(image), "-m", "demo", "-j", "0"] if command == "classify" else []
+    traced = ("strace", "-f", "-qq", "-e", "trace=socket", "-o", "calls")
+    vit = (sys.executable, "-m", "vitcli", command, *options, *inputs, "--offline", "-q")
+    env = clean_env | {"VIT_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run([*traced, *vit], cwd=tmp_path, env=env, capture_output=True, text=True)
+    if "ptrace" in done.stderr:
+        pytest.skip("strace may not trace here")
+    assert done.returncode == 0, done.stderr
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert [call for call in calls if "AF_INET" in call] == []
 
 
 @pytest.mark.slow

@@ -324,6 +324,65 @@ def test_a_full_disk_is_said_to_be_full(
     assert len(labels(hub.classify("org/tiny"))) == 5
 
 
+PAGE = b"<!DOCTYPE html><html><body>Please log in to the network</body></html>"
+FILE = {"ETag": '"abc"', "X-Repo-Commit": "0" * 40}
+ODD_ANSWERS = {
+    "a page for the API": ("/api/", 200, PAGE, {"Content-Type": "text/html"}),
+    "nothing": ("/api/", 200, b"", {}),
+    "a list": ("/api/", 200, b"[1, 2]", {}),
+    "null": ("/api/", 200, b"null", {}),
+    "a number for the files": ("/api/", 200, b'{"id": "org/tiny", "siblings": 5}', {}),
+    "files without names": ("/api/", 200, b'{"id": "org/tiny", "siblings": [{"a": 1}]}', {}),
+    "deep JSON": ("/api/", 200, b"[" * 100_000, {}),
+    "a redirect without end": ("/api/", 302, b"", {"Location": "/api/models/org/tiny"}),
+    "a redirect to nowhere": ("/api/", 302, b"", {"Location": "http://[::"}),
+    "a page for the config": ("/config.json", 200, PAGE, FILE),
+    "a page for the weights": ("/model.safetensors", 200, PAGE, FILE),
+    "a page without headers": ("/resolve/", 200, PAGE, {}),
+    "another length": ("/config.json", 200, b"{}", FILE | {"Content-Length": "2"}),
+}
+
+
+@pytest.mark.parametrize("answer", ODD_ANSWERS)
+def test_what_answers_in_the_hubs_place_is_told_and_not_kept(
+    answer: str, hub: Hub, tiny_model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_once(monkeypatch)
+    hub.fake.portal = ODD_ANSWERS[answer]
+    lines = hub.fails("org/tiny")
+    assert len("".join(lines)) < 700
+    whole_files(hub, tiny_model("vit"))
+    hub.fake.heal()
+    assert len(labels(hub.classify("org/tiny"))) == 5
+
+
+@pytest.mark.parametrize("length", [True, False])
+def test_a_config_of_gigabytes_is_not_fetched(
+    length: bool, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused by the length that is announced, or by what has come."""
+    monkeypatch.setattr("vitcli.checkpoints.hub.MAX_JSON", 3000 if length else 100)
+    body = b'{"a": "' + b"a" * 5_000_000 + b'"}'
+    headers = FILE | ({"Content-Length": str(len(body))} if length else {})
+    hub.fake.portal = ("/config.json", 200, body, headers)
+    message, _ = hub.fails("org/tiny")
+    assert "config.json on the hub is too large for a config" in message
+
+
+@pytest.mark.parametrize("endpoint", ["nonsense", "ftp://hub", "http://", "http://[", "http://a:b"])
+def test_an_endpoint_that_is_no_address_is_told(
+    endpoint: str, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    point = hub._point
+
+    def misled(token: str | None) -> None:
+        point(token)
+        monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+
+    monkeypatch.setattr(hub, "_point", misled)
+    assert "which is not an address of a hub" in hub.fails("org/tiny")[0]
+
+
 def test_files_of_the_hub_are_not_trusted_either(
     hub: Hub, tiny_model: Callable[[str], Path], tmp_path: Path
 ) -> None:

@@ -156,12 +156,6 @@ def test_an_unknown_global_pool_is_refused(vit: Golden) -> None:
         read(vit, {"model_args": {"num_heads": 2}, "global_pool": "max"})
 
 
-@pytest.mark.parametrize("name", ["vit_base_patch16_rpn_224", "samvit_base_patch16", "vit_relpos_"])
-def test_architectures_that_compute_otherwise_are_refused(vit: Golden, name: str) -> None:
-    with pytest.raises(CheckpointError, match=f"{name} is not a plain Vision Transformer"):
-        read(vit, {"architecture": name, "model_args": {"num_heads": 2}})
-
-
 @pytest.mark.parametrize(
     ("name", "width", "depth", "heads"),
     [

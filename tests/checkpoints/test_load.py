@@ -7,6 +7,8 @@ import io
 import json
 import os
 import pickle
+import re
+import shutil
 import time
 import warnings
 import zipfile
@@ -118,6 +120,10 @@ def test_safetensors_are_preferred_to_pickles(folder: Path, original: Model) -> 
     assert [file.name for file in model.files] == ["model.safetensors"]
 
 
+def other(state: State) -> State:
+    return {name: tensor + 1 for name, tensor in state.items()}
+
+
 def prefixed(state: State, prefix: str) -> State:
     return {prefix + name: tensor for name, tensor in state.items()}
 
@@ -138,6 +144,19 @@ WRAPPED: dict[str, Callable[[State], object]] = {
     "in a module of one's own": lambda state: {"model": prefixed(state, "module.net.")},
     "a backbone": lambda state: prefixed(state, "_orig_mod.backbone."),
     "of timm": lambda state: prefixed(state, "timm_model."),
+    "PyTorch's tutorial": lambda state: {
+        "model_state_dict": state,
+        "optimizer_state_dict": {"state": {0: {"exp_avg": torch.ones(3)}}, "param_groups": []},
+        "loss": torch.tensor(0.5),
+    },
+    "a key of one's own": lambda state: {"net": state, "acc": torch.tensor(9), "epoch": 1},
+    "two deep": lambda state: {"checkpoint": {"weights": prefixed(state, "module.")}},
+    "an average beside": lambda state: {"network": other(state), "ema_network": state},
+    "wrappers inside": lambda state: {
+        re.sub(r"\.(\d+)\.", r".\1._checkpoint_wrapped_module._orig_mod.", name): tensor
+        for name, tensor in prefixed(state, "_fsdp_wrapped_module.").items()
+    },
+    "a module in a module": lambda state: prefixed(state, "student_net.feature_extractor.vit."),
 }
 
 
@@ -155,7 +174,67 @@ def test_what_stands_beside_a_wrapped_model_is_named(folder: Path) -> None:
     """A loss with weights, say: nothing tells that it is none of the model's."""
     state = prefixed(read_state(folder), "model.") | {"criterion.weight": torch.ones(7)}
     as_bin(folder, {"state_dict": state})
-    assert "1 tensor of unknown name: criterion.weight [7]" in refusal(folder)
+    said = refusal(folder)
+    assert "1 tensor of unknown name: criterion.weight [7]" in said
+    assert "--drop 'criterion.*' leaves it out" in said
+
+
+def test_what_is_none_of_the_models_can_be_dropped(folder: Path, original: Model) -> None:
+    state = prefixed(read_state(folder), "model.")
+    state |= {"criterion.weight": torch.ones(7), "model.metric.w": torch.ones(2)}
+    as_bin(folder, {"state_dict": state})
+    model = loaded(folder, drop=("criterion.*", "metric.*"))
+    assert same(model, original)
+    assert "--drop leaves out 2 of" in model.notes[0]
+    assert "--drop nothing.* matches no tensor" in refusal(
+        folder, drop=("criterion.*", "nothing.*")
+    )
+    assert "leaves nothing" in refusal(folder, drop=("*",))
+
+
+def test_of_two_state_dicts_one_has_to_be_chosen(folder: Path) -> None:
+    state = read_state(folder)
+    as_bin(folder, {"netG": state, "netD": state})
+    assert "holds 2 state dicts: 'netG', 'netD'" in refusal(folder)
+
+
+def test_a_folder_of_the_hubs_cache_is_a_model(folder: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "models--org--name"
+    for name in ("a" * 40, "b" * 40):
+        shutil.copytree(folder, cache / "snapshots" / name)
+    assert "2 snapshots" in refusal(cache)
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text("b" * 40)
+    assert loaded(cache).files[0].parent.name == "b" * 40
+
+
+def test_torchvisions_names_are_read(tmp_path: Path) -> None:
+    """The same tensors under both names are one model; torchvision's epsilon is timm's."""
+    golden = Golden.read("vit")
+    state = {**golden.state, "pos_embed": torch.zeros(1, 1 + 9, 24)}
+    torch.save(state, tmp_path / "timm.pth")
+    names = (
+        (r"^cls_token$", "class_token"),
+        (r"^pos_embed$", "encoder.pos_embedding"),
+        (r"^patch_embed\.proj", "conv_proj"),
+        (r"^norm\.", "encoder.ln."),
+        (r"^head\.", "heads.head."),
+        (r"^blocks\.(\d+)\.", r"encoder.layers.encoder_layer_\1."),
+        (r"\.norm(\d)\.", r".ln_\1."),
+        (r"\.attn\.qkv\.", ".self_attention.in_proj_"),
+        (r"\.attn\.proj\.", ".self_attention.out_proj."),
+        (r"\.mlp\.fc(\d)\.", r".mlp.linear_\1."),
+    )
+    theirs = {}
+    for name, tensor in state.items():
+        for pattern, spelled in names:
+            name = re.sub(pattern, spelled, name)
+        theirs[name] = tensor
+    torch.save(theirs, tmp_path / "vision.pth")
+    expected, found = (loaded(tmp_path / n, num_heads=2) for n in ("timm.pth", "vision.pth"))
+    assert found.layout == "torchvision"
+    assert same(found, expected)
+    assert found.preprocess.resample == "bilinear"
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])

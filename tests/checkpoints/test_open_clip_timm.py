@@ -95,7 +95,10 @@ def test_its_preprocessing_is_open_clips_or_siglips(siglip: Source, cfg: Any) ->
     [
         ({"timm_pool": "abs_attn"}, "open_clip's timm_pool='abs_attn' is not supported"),
         ({"image_size": "big"}, "img_size is 'big'"),
-        ({"timm_model_name": "samvit_base_patch16"}, "samvit_base_patch16 is not a plain"),
+        (
+            {"timm_model_name": "samvit_base_patch16"},
+            "samvit_base_patch16: this is the image encoder of a SAM",
+        ),
     ],
 )
 def test_what_computes_otherwise_is_refused(

@@ -359,6 +359,18 @@ def test_labels_that_are_there_twice_reach_transformers(
     assert load(str(tmp_path / "out")).labels[:2] == ("crane", "crane")
 
 
+@pytest.mark.parametrize(("family", "is_told"), [("dinov2", True), ("vit", False)])
+def test_a_preprocessing_that_the_target_cuts_otherwise_is_told(
+    vit: Vit, tiny_model: Models, family: str, is_told: bool
+) -> None:
+    """Of odd differences timm and transformers begin the crop on different sides."""
+    ended = vit("convert", tiny_model(family), "out", "--to", "timm", "--verify")
+    assert ended.code == 0, ended.err
+    shown = ended.out.decode()
+    assert is_told == ("timm's preprocessing is not quite this model's" in shown)
+    assert is_told == ("pixels alone: max" in shown)
+
+
 @pytest.mark.slow
 def test_onnx_keeps_a_preprocessing_that_transformers_lacks(vit: Vit, tmp_path: Path) -> None:
     timm_folder("vit", tmp_path / "src")  # pictures of 64x48

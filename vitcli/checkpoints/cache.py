@@ -1,8 +1,9 @@
-"""Where what can be made again is kept."""
+"""Where what can be made again is kept, and whether what lies there may be believed."""
 
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 
@@ -10,4 +11,21 @@ def cache_folder() -> Path:
     """VIT_CACHE, else `vitcli` in the user's cache."""
     if own := os.environ.get("VIT_CACHE"):
         return Path(own)
+    return user_cache()
+
+
+def user_cache() -> Path:
+    """`vitcli` in the user's own cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vitcli"
+
+
+def is_trusted(path: Path) -> bool:
+    """Whether only this user or root can have written it: a regular file or a folder, no link.
+    A folder that all may write to, such as /tmp, must keep others from renaming what is in it."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return False
+    is_plain = stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)
+    is_open = found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX
+    return is_plain and found.st_uid in (os.geteuid(), 0) and not is_open

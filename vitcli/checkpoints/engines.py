@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,12 +19,15 @@ import torch
 
 from vitcli import __version__
 from vitcli.checkpoints import onnx, openvino
-from vitcli.checkpoints.cache import cache_folder
+from vitcli.checkpoints.cache import cache_folder, is_trusted, user_cache
 from vitcli.checkpoints.load import Model
-from vitcli.errors import DeviceError, OutputError
+from vitcli.checkpoints.resolve import read_bounded, sha256
+from vitcli.errors import CheckpointError, DeviceError, OutputError
 from vitcli.models.engine import Engine, Graph, Output
 
 EngineName = Literal["openvino", "onnx"]
+ABOUT = "about.json"  # of what an export was made, and the hashes of its files
+READABLE = 0o755  # as far as the umask allows
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +81,60 @@ def exported(
     Raises OutputError where the cache cannot be written.
     """
     described = _description(model, output, name, quantize)
-    key = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
-    folder = cache_folder() / "engines" / key[:32]
-    if not folder.exists():
-        note(f"{model.spec}: exported for {name}, once; kept in {folder}")
-        graph = Graph(model.network, model.preprocess, output).eval()
-        export = KINDS[name].export
-        _write(folder, lambda into: export(graph, into, quantize == "int8"), described)
-    return folder
+    key = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:32]
+    graph: Graph | None = None
+    for within in _places():
+        for folder in (within / key, within / f"{key}-{os.geteuid()}"):
+            if _is_sound(folder, described):
+                return folder
+            if os.path.lexists(folder):
+                if not is_trusted(folder):
+                    continue  # another user's: neither run nor touched
+                note(f"{folder} is not what was exported: it is exported anew")
+                shutil.rmtree(folder, ignore_errors=True)
+            graph = graph or Graph(model.network, model.preprocess, output).eval()
+            try:
+                _write(folder, partial(_export, name, graph, quantize == "int8"), described)
+            except PermissionError:
+                break
+            note(f"{model.spec}: exported for {name}, once; kept in {folder}")
+            return folder
+    raise OutputError(
+        f"the cache {cache_folder()} cannot be written, nor {user_cache()}",
+        "VIT_CACHE names another folder",
+    )
+
+
+def _export(name: EngineName, graph: Graph, int8: bool, folder: Path) -> None:
+    KINDS[name].export(graph, folder, int8)
+
+
+def _places() -> Iterator[Path]:
+    """Where exports are kept: the cache, or, where that is in the hands of another user, this
+    user's own."""
+    for cache in dict.fromkeys((cache_folder(), user_cache())):
+        within = cache / "engines"
+        if not os.path.lexists(within) or is_trusted(within):
+            yield within
+
+
+def _is_sound(folder: Path, described: dict[str, str]) -> bool:
+    """Whether it holds what was exported for this, byte for byte, and nobody else can have written
+    it."""
+    about = folder / ABOUT
+    try:
+        if not is_trusted(folder) or not is_trusted(about):
+            return False
+        told = json.loads(read_bounded(about))
+        files = {path.name: path for path in folder.iterdir() if path.name != ABOUT}
+        return (
+            isinstance(told, dict)
+            and told == {**described, "files": told.get("files")}
+            and all(map(is_trusted, files.values()))
+            and {name: sha256((path,)) for name, path in files.items()} == told["files"]
+        )
+    except (OSError, ValueError, RecursionError, CheckpointError):
+        return False
 
 
 def open_exported(folder: Path, name: EngineName, dtype: str = "fp32") -> Engine:
@@ -100,8 +150,9 @@ def open_exported(folder: Path, name: EngineName, dtype: str = "fp32") -> Engine
 
 def discard(pid: int) -> None:
     """Remove what a process that was killed has left of an export."""
-    for partial in (cache_folder() / "engines").glob(f"{_partial(pid)}*"):
-        shutil.rmtree(partial, ignore_errors=True)
+    for within in _places():
+        for left in within.glob(f"{_partial(pid)}*"):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _partial(pid: int) -> str:
@@ -137,27 +188,38 @@ def _hash(network: torch.nn.Module) -> str:
 
 def _write(folder: Path, export: Callable[[Path], None], described: dict[str, str]) -> None:
     """Give `folder` its name when all of it is there. Two runs at once do not disturb each other:
-    what is the first to be complete stays."""
+    what is the first to be complete stays. Others may read it, if the umask allows that, and not
+    write to it. Raises PermissionError where this user may write nothing there, else OutputError.
+    """
+    made = folder.parent / f"{_partial(os.getpid())}{secrets.token_hex(8)}"
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=_partial(os.getpid()), dir=folder.parent))
+        folder.parent.mkdir(mode=READABLE, parents=True, exist_ok=True)
+        made.mkdir(mode=READABLE)
+    except PermissionError:
+        raise
     except OSError as error:
-        raise OutputError(
-            f"the cache {folder.parent} cannot be written: {error.strerror}",
-            "VIT_CACHE names another folder",
-        ) from None
+        raise _unwritable(folder, error) from None
     try:
-        export(partial)
-        (partial / "about.json").write_text(json.dumps(described, indent=1) + "\n", "utf-8")
-        partial.rename(folder)
+        export(made)
+        files = sorted(made.iterdir())
+        for file in files:
+            file.chmod(file.stat().st_mode & READABLE)
+        about = {**described, "files": {file.name: sha256((file,)) for file in files}}
+        (made / ABOUT).write_text(json.dumps(about, indent=1) + "\n", "utf-8")
+        (made / ABOUT).chmod((made / ABOUT).stat().st_mode & READABLE)
+        made.rename(folder)
     except OSError as error:
-        if not folder.exists():
-            raise OutputError(
-                f"the cache {folder.parent} cannot be written: {error.strerror}",
-                "VIT_CACHE names another folder",
-            ) from None
+        if not _is_sound(folder, described):
+            raise _unwritable(folder, error) from None
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def _unwritable(folder: Path, error: OSError) -> OutputError:
+    return OutputError(
+        f"the cache {folder.parent} cannot be written: {error.strerror}",
+        "VIT_CACHE names another folder",
+    )
 
 
 def _first_line(error: Exception) -> str:

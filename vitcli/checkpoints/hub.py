@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
-from vitcli.errors import CheckpointError, ModelNotFound, OutputError
+from vitcli.errors import CheckpointError, ModelNotFound, OutputError, in_bytes
 
 PROBES = ("config.json", "model.safetensors", "pytorch_model.bin")
 OTHER_WEIGHTS = (".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".npz")
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
+MAX_JSON = 10_000_000  # bytes
+# What a client raises that is given JSON of another shape, a page, or an address that is none.
+ODD = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
+WEB_PAGE = re.compile(rb"\s*<(!doctype|html|\?xml)", re.IGNORECASE)
+PORTAL = "something between here and the hub answers in its place: a proxy, or a login page"
 TIMEOUT = 5.0  # seconds for the first answer of the hub
 
 
@@ -49,9 +57,11 @@ def download(
         if cached is None:
             raise _not_cached(repo, revision, "--offline forbids to ask the hub")
         return cached
+    _check_endpoint(constants.ENDPOINT)
     try:
-        info = HfApi().model_info(repo, revision=revision, timeout=TIMEOUT)
-        names = [sibling.rfilename for sibling in info.siblings or []]
+        info = HfApi().model_info(repo, revision=revision, timeout=TIMEOUT, files_metadata=True)
+        sizes = {sibling.rfilename: sibling.size for sibling in info.siblings or []}
+        names = list(sizes)
         chosen = choose(names)
         if not any(name.endswith((".safetensors", ".bin")) for name in chosen):
             others = sorted(name for name in names if name.endswith(OTHER_WEIGHTS))
@@ -65,9 +75,19 @@ def download(
         # The first by the name of the branch, which notes in the cache what that is; the others
         # by commit, so that all are of one.
         first, *others = chosen
-        folder = Path(hf_hub_download(repo, first, revision=revision)).parents[first.count("/")]
+
+        def fetch(name: str, revision: str | None) -> Path:
+            limit = MAX_JSON if name.endswith(".json") else None
+            if limit and (sizes[name] or 0) > limit:
+                raise _too_large(repo, name, in_bytes(sizes[name] or 0))
+            bar = _bounded(repo, name, limit) if limit else None
+            file = Path(hf_hub_download(repo, name, revision=revision, tqdm_class=bar))
+            _check_fetched(file, sizes[name], repo, name)
+            return file
+
+        folder = fetch(first, revision).parents[first.count("/")]
         for name in others:
-            hf_hub_download(repo, name, revision=folder.name)
+            fetch(name, folder.name)
     except errors.GatedRepoError:
         raise ModelNotFound(
             f"{repo} is gated, and this account may not read it",
@@ -82,7 +102,7 @@ def download(
         raise ModelNotFound(f"{repo} has no revision {revision}") from None
     except errors.HFValidationError as error:
         raise ModelNotFound(f"{repo} is not a hub id: {error}") from None
-    except (errors.HTTPError, OSError) as error:  # type: ignore[attr-defined]  # also httpx's own
+    except (errors.HTTPError, OSError, *ODD) as error:  # type: ignore[attr-defined]  # also httpx's own
         # Network trouble of every kind, and a server that answers with an error.
         number = getattr(error, "errno", None)
         if isinstance(number, int) and number in NO_ROOM:
@@ -98,6 +118,60 @@ def download(
         note = f"hub not reachable ({reason}), using the cached revision {cached.revision[:10]}"
         return replace(cached, notes=(note,))
     return Snapshot(folder, folder.name)
+
+
+def _check_endpoint(endpoint: str) -> None:
+    """Raises ModelNotFound for a hub whose address is none."""
+    try:
+        parts = urlsplit(endpoint)
+        is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_url = False
+    if not is_url:
+        raise ModelNotFound(
+            f"HF_ENDPOINT is {endpoint[:200]}, which is not an address of a hub",
+            "give https://HOST, or leave it unset",
+        )
+
+
+def _bounded(repo: str, name: str, limit: int) -> Any:
+    """A bar that draws nothing and ends a download that goes beyond the limit, whatever length the
+    hub has announced."""
+    from huggingface_hub.utils.tqdm import tqdm
+
+    class Bounded(tqdm):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            self.came = 0
+            super().__init__(*args, **{**kwargs, "disable": True})  # type: ignore[no-untyped-call]
+
+        def update(self, n: float | None = 1) -> bool | None:
+            self.came += int(n or 0)
+            if self.came > limit:
+                raise _too_large(repo, name, f"more than {in_bytes(limit)}")
+            return None
+
+    return Bounded
+
+
+def _too_large(repo: str, name: str, size: str) -> CheckpointError:
+    return CheckpointError(
+        f"{repo}: {name} on the hub is too large for a config: {size}",
+        f"at most {in_bytes(MAX_JSON)} are read",
+    )
+
+
+def _check_fetched(file: Path, size: int | None, repo: str, name: str) -> None:
+    """Raises ModelNotFound for what is not the file that the hub lists; it is not kept."""
+    real = file.resolve()
+    with real.open("rb") as stream:
+        is_page = WEB_PAGE.match(stream.read(256)) is not None
+    found = real.stat().st_size
+    if not is_page and size in (None, found):
+        return
+    file.unlink(missing_ok=True)
+    real.unlink(missing_ok=True)
+    what = "a web page" if is_page else f"{in_bytes(found)} of {in_bytes(size or 0)}"
+    raise ModelNotFound(f"{repo}: {what} came for {name}", PORTAL)
 
 
 def _cached(repo: str, revision: str | None) -> Snapshot | None:
@@ -128,6 +202,8 @@ def _not_cached(repo: str, revision: str | None, why: str) -> ModelNotFound:
 
 def _reason(error: BaseException) -> str:
     cause = error.__cause__ or error  # "not in the cache" hides why it was asked
+    if isinstance(cause, ODD) and not isinstance(cause, OSError):
+        return f"what answers is not a hub: {PORTAL}"
     status = getattr(getattr(cause, "response", None), "status_code", None)
     if status is not None:
         return f"it answers {status}"

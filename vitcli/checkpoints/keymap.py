@@ -146,7 +146,8 @@ def to_ours(state: Mapping[str, Tensor], rules: Iterable[Rule]) -> Renamed:
     if unknown:
         raise CheckpointError(
             f"{_count(unknown, 'tensor')} of unknown name: {_first(unknown, state)}",
-            "what is not known is not left out: it may change the numbers",
+            "what is not known is not left out: it may change the numbers; if it is no part of the "
+            f"model, --drop '{unknown[0].rpartition('.')[0] or unknown[0]}.*' leaves it out",
         )
     tensors: dict[str, Tensor] = {}
     made: dict[str, Made] = {}

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
+from vitcli.checkpoints.label_files import by_number, names_from
 from vitcli.checkpoints.layouts.layout import Json
 from vitcli.errors import CheckpointError
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +26,14 @@ class Labels:
 
 def read_labels(config: Json, num_classes: int, file: Path | None) -> Labels:
     """The labels of a head with `num_classes` outputs. Raises CheckpointError on another count."""
+    found = _read_labels(config, num_classes, file)
+    return replace(found, names=tuple(map(_whole, found.names)))
+
+
+def _read_labels(config: Json, num_classes: int, file: Path | None) -> Labels:
     if file is not None:
-        names = _from_file(file)
+        named = names_from(file)
+        names = tuple(named.get(i, f"LABEL_{i}") for i in range(max(named, default=-1) + 1))
         _check_count(names, num_classes, str(file))
         return Labels(names, str(file))
     unnamed = tuple(f"LABEL_{i}" for i in range(num_classes))
@@ -49,15 +57,7 @@ def _imagenet_1k() -> tuple[str, ...]:
 
 
 def _from_config(value: object, num_classes: int, source: str) -> Labels:
-    if isinstance(value, Mapping):
-        try:
-            by_index = {int(key): str(name) for key, name in value.items()}
-        except ValueError:
-            raise CheckpointError(f"{source} has keys that are not numbers") from None
-    elif isinstance(value, Sequence) and not isinstance(value, str):
-        by_index = {i: str(name) for i, name in enumerate(value)}
-    else:
-        raise CheckpointError(f"{source} is {type(value).__name__}: expected names by number")
+    by_index = by_number(value, source)
     extra = [index for index in by_index if not 0 <= index < num_classes]
     if extra:
         raise CheckpointError(
@@ -70,25 +70,9 @@ def _from_config(value: object, num_classes: int, source: str) -> Labels:
     return Labels(names, source, notes)
 
 
-def _from_file(file: Path) -> tuple[str, ...]:
-    """One name a line; or JSON, a list or an object by number."""
-    try:
-        text = file.read_text("utf-8-sig")
-    except FileNotFoundError:
-        raise CheckpointError(f"no such file: {file} (--labels)") from None
-    except UnicodeDecodeError:
-        raise CheckpointError(f"{file} (--labels) is not UTF-8 text") from None
-    except OSError as error:
-        raise CheckpointError(f"cannot read {file} (--labels): {error.strerror}") from None
-    if file.suffix.lower() == ".json":
-        try:
-            value: Any = json.loads(text)
-        except ValueError as error:
-            raise CheckpointError(f"{file} (--labels) is not JSON: {error}") from None
-        value = value.get("id2label", value) if isinstance(value, dict) else value
-        count = len(value) if isinstance(value, list | dict) else 0
-        return _from_config(value, count, str(file)).names
-    return tuple(line.strip() for line in text.splitlines() if line.strip())
+def _whole(text: str) -> str:
+    """A name that can be written: half of a surrogate pair becomes U+FFFD."""
+    return _SURROGATE.sub("\ufffd", text)
 
 
 def _check_count(names: Sequence[str], num_classes: int, source: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -29,7 +29,7 @@ from vitcli.checkpoints.scoring import (
     score_function,
 )
 from vitcli.checkpoints.spelling import Spelling
-from vitcli.checkpoints.tensors import read_weights
+from vitcli.checkpoints.tensors import read_weights, without
 from vitcli.errors import CheckpointError
 from vitcli.models.config import Config, FieldError, SwinConfig
 from vitcli.models.network import Network
@@ -93,6 +93,7 @@ def load(
     offline: bool = False,
     head: Path | None = None,
     sha256: str | None = None,
+    drop: Sequence[str] = (),
     keep_grid: bool = False,
     keep_decoder: bool = False,
 ) -> Model:
@@ -104,7 +105,8 @@ def load(
     what the files say; exif and decode ("exact" or "fast") complete the preprocessing. Position
     embeddings are resampled for its size, unless `keep_grid` asks for those of the file. `head` is
     a linear classifier in a file of its own, `sha256` what the weight files of `spec` must have;
-    `keep_decoder` keeps what only masked pre-training uses, in `reconstruction`.
+    tensors that match a pattern of `drop` (`criterion.*`) are left out. `keep_decoder` keeps what
+    only masked pre-training uses, in `reconstruction`.
     Raises ModelNotFound, CheckpointError (by name for every tensor that is unknown, missing or
     misshapen) or UsageError.
     """
@@ -113,8 +115,9 @@ def load(
     with _speaking_of(spec):
         if sha256 is not None:
             check_sha256(checkpoint.weights, sha256)
-        weights = read_weights(checkpoint.weights)
-        found = layout_of(weights.tensors, layout)
+        weights = without(read_weights(checkpoint.weights), drop)
+        bare = checkpoint.weights[0] if not checkpoint.config else None
+        found = layout_of(weights.tensors, layout, checkpoint.config, bare)
         parts = _read(checkpoint, found, weights.tensors, num_heads, keep_decoder=keep_decoder)
         config, tensors = parts.config, parts.tensors
         notes = [*checkpoint.notes, *weights.notes, *parts.renamed.notes]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -76,18 +77,18 @@ def write(model: Model, file: Path, dtype: str) -> Written:
 
 
 def _preprocess(model: Model) -> dict[str, Any]:
-    try:
-        return to_hf(model.preprocess)
-    except CheckpointError:
+    """JSON of the library that crops as the model does, or of the one that alone can say it."""
+    says = {"hf": to_hf, "timm": to_timm}
+    first = model.preprocess.crop
+    for name in sorted(says, key=lambda name: name != first):
         with suppress(CheckpointError):
-            return to_timm(model.preprocess)
-        return {}
+            return says[name](model.preprocess)
+    return {}
 
 
 def run(file: Path, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
     """The first output of ONNX Runtime on the CPU, as fp32."""
-    import onnxruntime
-
+    onnxruntime = _onnxruntime()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = ERRORS
     session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
@@ -111,6 +112,7 @@ def export(graph: Graph, folder: Path, int8: bool) -> None:
         )
         proto = program.model_proto
         if int8:
+            _onnxruntime()
             from onnxruntime.quantization import QuantType, quantize_dynamic
 
             quantize_dynamic(
@@ -124,11 +126,21 @@ def export(graph: Graph, folder: Path, int8: bool) -> None:
             onnx.save(proto, str(folder / FILE))
 
 
+def _onnxruntime() -> Any:
+    """The package, which would report its use to a server over the network: by the variable that it
+    reads when it is loaded, and, for versions without it, before the first session."""
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    import onnxruntime
+
+    onnxruntime.disable_telemetry_events()
+    return onnxruntime
+
+
 class OnnxRuntimeEngine:
     """What `export` has written, run by ONNX Runtime on as many threads as torch has."""
 
     def __init__(self, folder: Path, dtype: str) -> None:
-        import onnxruntime
+        onnxruntime = _onnxruntime()
         from onnxruntime.capi import onnxruntime_pybind11_state as state
 
         options = onnxruntime.SessionOptions()

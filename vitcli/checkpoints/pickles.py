@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import io
 import pickletools
+import re
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -30,8 +31,13 @@ PLAIN = (
     *("__builtin__.set", "builtins.set", "_codecs.encode"),
     *("copy_reg._reconstructor", "__builtin__.object"),
 )
-# Where training scripts put the weights, the best ones first.
+# Where training scripts put the weights, the best ones first. What is under another key is taken
+# where it is the only state dict, or the only averaged one; these keys hold no model's.
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "teacher", "student")
+NO_MODEL = re.compile(r"optim|sched|scaler|rng|loss|criteri|callback|hyper|hparam|metric|arg|conf")
+AVERAGED = re.compile(r"ema|average|swa", re.IGNORECASE)
+SHOWN = 5
+MAX_DEPTH = 3  # of state dicts in dicts
 AGAIN = "download it again"
 
 
@@ -178,6 +184,8 @@ def _unwrap(loaded: object, file: Path) -> tuple[dict[str, Tensor], tuple[str, .
     while isinstance(loaded, Mapping):
         found = [key for key in WRAPPERS if _is_state(loaded.get(key))]
         if not found:
+            found = _other_keys(loaded, file)
+        if not found:
             break
         if len(found) > 1:
             there = ", ".join(f"'{key}'" for key in loaded if key in found)
@@ -191,6 +199,36 @@ def _unwrap(loaded: object, file: Path) -> tuple[dict[str, Tensor], tuple[str, .
     assert isinstance(loaded, Mapping)
     tensors = {name: tensor for name, tensor in loaded.items() if isinstance(tensor, Tensor)}
     return tensors, tuple(notes)
+
+
+def _other_keys(loaded: Mapping[object, object], file: Path) -> list[str]:
+    """The keys whose value is a state dict, the one to take first; none where it is one itself.
+    Raises CheckpointError where nothing says which."""
+    if any(isinstance(value, Tensor) and value.ndim for value in loaded.values()):
+        return []
+    found = [str(key) for key, value in loaded.items() if _holds_weights(key, value)]
+    averaged = [key for key in found if AVERAGED.search(key)]
+    if len(found) > 1 and len(averaged) != 1:
+        plain = [key for key in found if not AVERAGED.search(key) and key.startswith("model")]
+        averaged = plain if len(plain) == 1 else averaged
+    if len(found) > 1 and len(averaged) != 1:
+        named = ", ".join(f"'{key}'" for key in found[:SHOWN])
+        raise CheckpointError(
+            f"{file} holds {len(found)} state dicts: {named}",
+            f"save one of them alone: torch.save(torch.load(FILE)['{found[0]}'], 'model.pth')",
+        )
+    return [*averaged, *(key for key in found if key not in averaged)] if averaged else found
+
+
+def _holds_weights(key: object, value: object, depth: int = MAX_DEPTH) -> bool:
+    """Whether it is a state dict, or has one in it."""
+    if not isinstance(key, str) or NO_MODEL.search(key.lower()) or not isinstance(value, Mapping):
+        return False
+    if not all(isinstance(name, str) for name in value):
+        return False
+    if any(isinstance(tensor, Tensor) and tensor.ndim for tensor in value.values()):
+        return True
+    return depth > 0 and any(_holds_weights(k, v, depth - 1) for k, v in value.items())
 
 
 def _is_state(value: object) -> bool:

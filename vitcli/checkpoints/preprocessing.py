@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from vitcli.checkpoints.layouts.layout import Json, number, pair
 from vitcli.checkpoints.published import (
@@ -324,6 +324,14 @@ def to_timm(plan: Preprocess) -> dict[str, Any]:
     if plan.resize is None or plan.longest or again.resize != plan.resize:
         raise CheckpointError(f"timm has no transform for: {plan.describe()}")
     return cfg
+
+
+def written_plan(plan: Preprocess, library: Literal["transformers", "timm"]) -> Preprocess:
+    """What a library makes of the JSON that is written for it, as read again. Raises
+    CheckpointError where it cannot do it."""
+    if library == "timm":
+        return from_timm(to_timm(plan), plan.size, None, plan.source)
+    return from_hf(to_hf(plan), "vit", plan.size, None).plan
 
 
 def _crop_pct(plan: Preprocess) -> float:

@@ -95,7 +95,8 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 
 # The evaluation of the repository that a layout comes from, in the same words, for its own files,
 # which carry none: DINO's `eval_knn.py`, DeiT's `datasets.py`, MAE's `util/datasets.py`, DINOv2's
-# `dinov2/data/transforms.py`, Swin's `data/build.py`, and `vit_jax/input_pipeline.py`. DINOv2
+# `dinov2/data/transforms.py`, Swin's `data/build.py`, `vit_jax/input_pipeline.py`, and the
+# transforms of torchvision's weights. DINOv2
 # trains at 518 in the end and evaluates at 224. Swin's configs for 384 say `CROP: False`.
 _CROPPED = {"interpolation": "bicubic", "crop_pct": 0.875}
 OWN: dict[str, dict[str, Any]] = {
@@ -105,6 +106,11 @@ OWN: dict[str, dict[str, Any]] = {
     "dinov2": {**_CROPPED, "size": (224, 224)},
     "swin": _CROPPED,
     "swin at 384": {"interpolation": "bicubic", "crop_mode": "squash", "crop_pct": 1.0},
+    "torchvision": {"interpolation": "bilinear", "crop_pct": 0.875},
+    **{
+        f"torchvision at {size}": {"interpolation": "bicubic", "crop_pct": 1.0}
+        for size in (384, 512, 518)  # of SWAG's weights
+    },
     "google": {
         "mean": HALF,
         "std": HALF,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
 import os
 import re
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
@@ -14,13 +16,13 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from vitcli.checkpoints import hub
-from vitcli.errors import CheckpointError, ModelNotFound, UsageError
+from vitcli.errors import CheckpointError, ModelNotFound, UsageError, in_bytes
 
 if TYPE_CHECKING:  # it imports torch
     from vitcli.checkpoints.layouts.layout import Json
 
 DEMO = "demo"
-MAX_JSON = 10_000_000  # of a model with 200,000 classes or tensors; parsed it takes 20 times that
+MAX_JSON = hub.MAX_JSON  # of a model with 200,000 classes or tensors; parsed it takes 20 times that
 
 # What holds the weights of a folder, the best first. An index names its shards.
 WEIGHTS = (
@@ -40,6 +42,7 @@ NO_WEIGHTS = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state)[.
 # What only the JSON of a model has: not every config.json is one.
 MODEL_KEYS = ("model_type", "architectures", "architecture", "model_cfg", "vision_cfg")
 SHOWN = 5
+SHA = 64  # more than a commit's name has
 
 _HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 _WRAPPED_ID = re.compile(
@@ -130,6 +133,7 @@ def _choose(names: list[str]) -> list[str]:
 
 def _folder(folder: Path, spec: str) -> Checkpoint:
     """A directory, with weights of a usual name or a single file of weights."""
+    folder = _snapshot(folder, spec)
     found = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
     notes: tuple[str, ...] = ()
     if found is None:
@@ -138,6 +142,23 @@ def _folder(folder: Path, spec: str) -> Checkpoint:
     weights = _shards(found) if found.suffix == ".json" else (found,)
     config, processor = read_json(_config(found)), read_json(folder / PROCESSOR)
     return Checkpoint(spec, weights, config, processor, notes=notes)
+
+
+def _snapshot(folder: Path, spec: str) -> Path:
+    """The snapshot of a folder of the hub's cache (`models--org--name`): that of `main`, or the
+    only one; any other folder as it is. Raises CheckpointError where there are several."""
+    if not folder.name.startswith("models--") or not (folder / "snapshots").is_dir():
+        return folder
+    found = [path for path in _listed(folder / "snapshots") if path.is_dir()]
+    with contextlib.suppress(OSError, ValueError):
+        main = (folder / "refs" / "main").read_text("utf-8")[:SHA].strip()
+        found = [path for path in found if path.name == main] or found
+    if len(found) == 1:
+        return found[0]
+    raise CheckpointError(
+        f"{spec} is a folder of the hub's cache with {len(found)} snapshots",
+        f"give one of them: {found[0]}" if found else "download the model again",
+    )
 
 
 def _only_weights(folder: Path, spec: str) -> Path:
@@ -252,8 +273,8 @@ def sha256(files: Sequence[Path]) -> str:
 
 
 def _stamp(file: Path) -> tuple[int, ...]:
-    stat = file.stat()
-    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
+    found = file.stat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 @functools.lru_cache
@@ -278,12 +299,26 @@ def check_sha256(files: Sequence[Path], expected: str) -> None:
         )
 
 
+def read_bounded(path: Path) -> bytes:
+    """A small file. Raises OSError, and CheckpointError for what is not a regular file or more
+    than `MAX_JSON` bytes."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise CheckpointError(f"{path} is not a regular file")
+    if status.st_size <= MAX_JSON:
+        with path.open("rb") as stream:
+            raw = stream.read(MAX_JSON + 1)
+        if len(raw) <= MAX_JSON:
+            return raw
+    raise CheckpointError(
+        f"{path} is too large for JSON or labels: at most {in_bytes(MAX_JSON)} are read"
+    )
+
+
 def read_json(path: Path) -> Mapping[str, Any]:
     """A JSON object, or nothing where there is no file. Raises CheckpointError for other JSON."""
     try:
-        if path.stat().st_size > MAX_JSON:
-            raise CheckpointError(f"{path} is too large for a config")
-        value = json.loads(path.read_text("utf-8"))
+        value = json.loads(read_bounded(path).decode("utf-8"))
     except FileNotFoundError:
         return {}
     except UnicodeDecodeError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickletools
 import re
+import stat
 from pathlib import Path
 from typing import Literal
 
@@ -29,6 +30,8 @@ OLD_PICKLE = 65_536  # bytes
 
 def kind_of(file: Path) -> Kind:
     """How to read it. Raises CheckpointError, which says what it is, for what holds no weights."""
+    if not stat.S_ISREG(file.stat().st_mode):
+        raise CheckpointError(f"{file} is not a regular file")
     with file.open("rb") as stream:
         head = stream.read(512)
     if not head:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from vitcli.checkpoints.layouts.layout import plain_names
 from vitcli.checkpoints.npz import is_npz, read_npz
 from vitcli.checkpoints.pickles import check_archive, read_pickle
 from vitcli.checkpoints.safetensors import read_safetensors
@@ -63,6 +65,32 @@ def read_weights(files: Sequence[Path]) -> Weights:
         raise CheckpointError(f"{files[0]} holds no tensors")
     kinds = tuple(kind for kind, _ in numbers.most_common())
     return Weights(state, kinds, tuple(dict.fromkeys(notes)))
+
+
+def without(weights: Weights, patterns: Sequence[str]) -> Weights:
+    """The tensors that match none of the patterns (`criterion.*`). Raises CheckpointError for a
+    pattern that matches nothing, or everything."""
+    names = plain_names(weights.tensors)
+    dropped: list[str] = []
+    for pattern in patterns:
+        found = [
+            n for n, plain in names.items() if any(fnmatchcase(x, pattern) for x in (n, plain))
+        ]
+        if not found:
+            shown = ", ".join(list(weights.tensors)[:3])
+            raise CheckpointError(
+                f"--drop {pattern} matches no tensor", f"the file has tensors such as {shown}"
+            )
+        dropped += found
+    if not dropped:
+        return weights
+    kept = {name: t for name, t in weights.tensors.items() if name not in set(dropped)}
+    if not kept:
+        raise CheckpointError("--drop leaves nothing of the file")
+    dropped = list(dict.fromkeys(dropped))
+    shown = ", ".join(dropped[:3]) + ", ..." * (len(dropped) > 3)
+    note = f"--drop leaves out {len(dropped)} of {len(weights.tensors)} tensors: {shown}"
+    return replace(weights, tensors=kept, notes=(*weights.notes, note))
 
 
 def _read(file: Path) -> tuple[State, tuple[str, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 import textwrap
@@ -75,6 +76,7 @@ def convert(
     num_heads: o.NumHeads = None,
     head: o.Head = None,
     sha256: o.Sha256 = None,
+    drop: o.Drop = None,
     offline: o.Offline = False,
     quiet: o.Quiet = False,
 ) -> None:
@@ -111,6 +113,7 @@ def convert(
                 num_heads=num_heads,
                 head=head,
                 sha256=sha256,
+                drop=tuple(drop or ()),
                 offline=offline,
             ),
         )
@@ -138,8 +141,10 @@ def _report(done: Conversion, source: str, target: Path, dtype: str) -> Iterator
     for note in done.notes:
         yield _line("note", note)
     for delta in done.deltas:
-        said = f"{delta.what}: max |Δ| {delta.found:.2g}, allowed {delta.allowed:g}"
-        yield _line("verified", said)
+        said = f"{delta.what}: max |Δ| {delta.found:.2g}"
+        is_held = math.isfinite(delta.allowed)
+        said += f", allowed {delta.allowed:g}" * is_held
+        yield _line("verified" if is_held else "told", said)
 
 
 def _fitted(line: str) -> str:

@@ -66,15 +66,6 @@ FilesFrom = Annotated[
 Null = Annotated[
     bool, _option("-0", "--null", help="Paths in a list, and those of --paths-only, end with NUL.")
 ]
-AllowOutside = Annotated[
-    bool,
-    _option(
-        "--allow-outside",
-        help="Also open files outside the table's folder, and URLs, that a table or Parquet file "
-        "names.",
-        env="VIT_ALLOW_OUTSIDE",
-    ),
-]
 FormatsOpt = Annotated[
     Formats,
     _option("--formats", help="Image formats that are opened.", env="VIT_FORMATS"),
@@ -156,7 +147,7 @@ Labels = Annotated[
     Path | None,
     _option(
         "--labels",
-        help="Names of the classes: one a line, or JSON.",
+        help="Names of the classes: one a line (numbered or not), JSON, or a table.",
         env="VIT_LABELS",
         metavar="FILE",
     ),
@@ -193,6 +184,15 @@ Head = Annotated[
 Sha256 = Annotated[
     str | None,
     _option("--sha256", help="Refuse weights that do not have this hash.", metavar="HEX"),
+]
+Drop = Annotated[
+    list[str] | None,
+    _option(
+        "--drop",
+        help="Leave out tensors that are none of the model's, such as 'criterion.*'; repeatable.",
+        env="VIT_DROP",
+        metavar="PATTERN",
+    ),
 ]
 NoExif = Annotated[
     bool,

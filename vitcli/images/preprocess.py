@@ -40,6 +40,11 @@ def preprocess(image: Image.Image, plan: Preprocess) -> NDArray[np.uint8]:
     return _cut(image, plan)
 
 
+def preprocessed(pixels: NDArray[np.uint8], plan: Preprocess) -> NDArray[np.uint8]:
+    """The same for an array.  (h, w, 3) -> (H, W, 3)"""
+    return preprocess(Image.fromarray(pixels), plan).copy()
+
+
 def preprocess_fast(
     image: Image.Image, plan: Preprocess, turn: Image.Transpose | None, full: Size, scale: int
 ) -> NDArray[np.uint8]:

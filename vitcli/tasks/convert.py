@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,10 +18,13 @@ from vitcli.checkpoints import onnx
 from vitcli.checkpoints.build import build
 from vitcli.checkpoints.changes import Change, changes
 from vitcli.checkpoints.load import Model, load
+from vitcli.checkpoints.preprocessing import written_plan
 from vitcli.checkpoints.replace import replacing
 from vitcli.checkpoints.resolve import resolve
 from vitcli.checkpoints.write import WRITERS, Dtype, Written
 from vitcli.errors import CheckpointError, OutputError, UsageError
+from vitcli.images.preprocess import preprocessed, resized_size, seen
+from vitcli.records import Preprocess, Size
 from vitcli.tasks.apart import check_apart, read_of_model, read_of_options
 from vitcli.tasks.job import ModelOptions
 from vitcli.tasks.loading import load_model
@@ -28,6 +34,8 @@ from vitcli.tasks.loading import load_model
 TOLERANCE: dict[Dtype, float] = {"fp32": 1e-5, "fp16": 1e-2, "bf16": 8e-2}
 EPSILON_TOLERANCE = 1e-3
 IMAGES = 2
+# Sizes (height, width) of images, of which both preprocessings are compared.
+SIZES = tuple((height, width) for height in range(211, 700, 37) for width in range(224, 900, 41))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +88,9 @@ def convert(job: ConvertJob, say: Callable[[str], None] = lambda text: None) -> 
         model = load_model(job.source, job.options, say, keep_grid=True, keep_decoder=keep)
         written = _write(job, model, partial)
         deltas = _verify(job, model, partial) if job.verify else []
+        moved = _moved(job, model)
+        if moved is not None and job.verify:
+            deltas.append(_by_preprocessing(model, moved))
         folder = partial.parent if is_file else partial
         size = sum(file.stat().st_size for file in folder.iterdir())
     return Conversion(
@@ -87,7 +98,7 @@ def convert(job: ConvertJob, say: Callable[[str], None] = lambda text: None) -> 
         written=written.layout,
         bytes=size,
         changes=tuple(changes(model.made, written.made)),
-        notes=written.notes,
+        notes=(*written.notes, *([moved.note] if moved else [])),
         deltas=tuple(deltas),
     )
 
@@ -130,6 +141,77 @@ def _verify(job: ConvertJob, model: Model, partial: Path) -> list[Delta]:
         listed = ", ".join(f"{d.what} differ by {d.found:.2g} of {d.allowed:g}" for d in wrong)
         raise CheckpointError(f"verification failed, nothing is written: {listed}")
     return deltas
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """The plan that the target's library follows, the size (height, width) of an image of which it
+    makes other pixels than the model's own, and that in words."""
+
+    plan: Preprocess
+    size: Size
+    note: str
+
+
+def _moved(job: ConvertJob, model: Model) -> Moved | None:
+    """Whether the target's library preprocesses otherwise, by what both make of images of many
+    sizes; None where it does not."""
+    plan = model.preprocess
+    names: tuple[Literal["transformers", "timm"], ...] = ("transformers",)
+    if job.to == "timm":
+        names = ("timm",)
+    elif job.to == "onnx":
+        names = ("transformers", "timm")  # whichever can say it
+    found: list[Moved | None] = []
+    for name in names:
+        with contextlib.suppress(CheckpointError):
+            found.append(_difference(plan, written_plan(plan, name), name))
+    return None if None in found or not found else found[0]
+
+
+def _difference(plan: Preprocess, other: Preprocess, library: str) -> Moved | None:
+    for what in ("resample", "mean", "std", "rescale", "size"):
+        mine, theirs = getattr(plan, what), getattr(other, what)
+        if not np.allclose(mine, theirs) if what != "resample" else mine != theirs:
+            note = f"{library}'s preprocessing has {what} {theirs}, this model {mine}"
+            return Moved(other, SIZES[0], note)
+    moved = [size for size in SIZES if _place(size, plan) != _place(size, other)]
+    if not moved:
+        return None
+    height, width = moved[0]
+    (mine, at), (theirs, beside) = _place(moved[0], plan), _place(moved[0], other)
+    if mine == theirs:
+        steps = max(abs(a - b) for a, b in zip(at, beside, strict=True))
+        how = f"cuts the middle {steps} pixel beside this model's"
+    else:
+        how = f"resizes to {theirs[1]}x{theirs[0]}, this model to {mine[1]}x{mine[0]}"
+    share = 100 * len(moved) / len(SIZES)
+    note = (
+        f"{library}'s preprocessing is not quite this model's: of an image of {width}x{height} it "
+        f"{how}; so in {share:.0f} % of the sizes tried"
+    )
+    return Moved(other, moved[0], note)
+
+
+def _place(size: Size, plan: Preprocess) -> tuple[Size, tuple[int, int]]:
+    """The size of an image after the resize, and where the crop begins."""
+    resized = size if plan.resize is None else resized_size(size, plan)
+    top, left, _, _ = seen(size, plan)
+    return resized, (round(top * resized[0]), round(left * resized[1]))
+
+
+@torch.inference_mode()
+def _by_preprocessing(model: Model, moved: Moved) -> Delta:
+    """What the other preprocessing does to the output, for noise of a size where they differ. It
+    is told, not held against the target."""
+    noise = np.random.default_rng(0).integers(0, 256, (*moved.size, 3), dtype=np.uint8)
+    outputs = []
+    for plan in (model.preprocess, moved.plan):
+        pixels = torch.from_numpy(preprocessed(noise, plan)).permute(2, 0, 1)[None].float()
+        mean, std = (torch.tensor(values)[:, None, None] for values in (plan.mean, plan.std))
+        outputs.append(model.network((pixels * plan.rescale - mean) / std))
+    what = f"{_output(model)}, by the preprocessing of {moved.size[1]}x{moved.size[0]} pixels alone"
+    return Delta(what, _delta(*outputs), math.inf)
 
 
 def _deltas(found: dict[str, float], allowed: float, why: str = "") -> list[Delta]:

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vitcli.checkpoints.cache import cache_folder
+from vitcli.checkpoints.cache import cache_folder, is_trusted
 from vitcli.checkpoints.load import Model
 from vitcli.errors import OutputError
 from vitcli.images.archives import Archive, Found, opened
@@ -132,6 +132,8 @@ def _hash(path: str, member: Member | None) -> str:
 
 
 def _read(file: Path) -> Known:
+    if not is_trusted(file):
+        return {}
     try:
         with np.load(file) as held:
             return dict(zip(held["hashes"].tolist(), held["features"], strict=True))

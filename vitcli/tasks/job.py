@@ -35,7 +35,6 @@ class Inputs:
     formats: str = "common"
     extensions: tuple[str, ...] = ()
     limits: Limits = Limits()
-    allow_outside: bool = False
     tolerance: Tolerance = Tolerance()
     allow_outside: bool = False
 
@@ -56,6 +55,7 @@ class ModelOptions:
     num_heads: int | None = None
     head: Path | None = None
     sha256: str | None = None
+    drop: tuple[str, ...] = ()
     exif: bool = True
     decode: Decode = "exact"
     offline: bool = False

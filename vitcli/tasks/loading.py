@@ -32,6 +32,7 @@ def load_model(
         num_heads=options.num_heads,
         head=options.head,
         sha256=options.sha256,
+        drop=options.drop,
         exif=options.exif,
         decode=options.decode,
         offline=options.offline,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
+from pathlib import Path
 
 from torch import Tensor
 
 from vitcli.checkpoints.keymap import knows
 from vitcli.checkpoints.layouts import (
+    foreign,
     google,
     hf_clip,
     hf_dinov2,
@@ -21,8 +22,9 @@ from vitcli.checkpoints.layouts import (
     swin,
     timm,
     timm_swin,
+    torchvision,
 )
-from vitcli.checkpoints.layouts.layout import Layout
+from vitcli.checkpoints.layouts.layout import Json, Layout
 from vitcli.errors import CheckpointError
 
 LAYOUTS: tuple[Layout, ...] = (
@@ -39,55 +41,39 @@ LAYOUTS: tuple[Layout, ...] = (
     timm_swin.LAYOUT,
     swin.LAYOUT,
     google.LAYOUT,
-)
-
-# Files that are mistaken for a backbone: a name that tells them, what they are, what to do.
-REFUSED = (
-    (
-        r"(module\.)?linear\.weight",
-        "a linear classifier alone, as DINO's evaluation trains it on the class tokens of a "
-        "backbone's last blocks",
-        "the backbone is another file: give that one, and this one with --head",
-    ),
-    (
-        r"weight",
-        "one layer alone, such as DINOv2's linear heads",
-        "the backbone is another file: give that one, and this one with --head",
-    ),
-    (
-        r".*\.lora_[AB]\..*",
-        "a LoRA adapter, as PEFT saves it: what is added to a model, not one",
-        "merge it and save the model: merge_and_unload().save_pretrained(...)",
-    ),
-    (
-        r"(module\.)?head\.0\.running_mean",
-        "MAE's linear probe: a batch norm stands before its classifier",
-        "give the pre-trained or the fine-tuned file",
-    ),
-    (
-        r".*\.(attn|attention|self)\.(logit_scale|(cpb|continuous_position_bias|meta)_mlp\..+)",
-        "a Swin Transformer V2, which computes its attention otherwise",
-        "give a Swin of the first version",
-    ),
-    (
-        r"(.*/)?conv_root/kernel",
-        "a hybrid: a ResNet stands before the Vision Transformer (R50+ViT)",
-        "give a plain ViT",
-    ),
+    torchvision.LAYOUT,
 )
 
 
-def layout_of(state: Mapping[str, Tensor], name: str | None = None) -> Layout:
+def layout_of(
+    state: Mapping[str, Tensor],
+    name: str | None = None,
+    config: Json | None = None,
+    file: Path | None = None,
+) -> Layout:
     """The one layout that claims these tensors, or the one asked for by name.
 
-    Where none claims them, one that knows all their names is taken: it will say what is missing.
+    What the config calls the model decides first. Where no layout claims the tensors, one that
+    knows all their names is taken: it will say what is missing. `file` is a bare file's, whose
+    name may say what its tensors do not.
     Raises CheckpointError where none or several do, and for what only looks like a backbone.
     """
-    for sign, what, hint in REFUSED:
-        told = next((found for found in state if re.fullmatch(sign, found)), None)
-        if told is not None:
-            shape = list(state[told].shape)
-            raise CheckpointError(f"this is {what} ({told} {shape})", hint)
+    named = foreign.check_named(config or {}, forced=name is not None)
+    foreign.check_tensors(state, named=named, forced=name is not None)
+    found = _layout_of(state, name)
+    if name is None and file is not None and not named:
+        foreign.check_file(file, found.strip(state))
+    kind = str((config or {}).get("model_type", ""))
+    kinds = foreign.HF.get(found.name)
+    if name is None and kind and kinds and kind not in kinds:
+        raise CheckpointError(
+            f"model_type is {kind}, and the tensors are those of {found.name}",
+            "config and weights are of two models; --layout forces one",
+        )
+    return found
+
+
+def _layout_of(state: Mapping[str, Tensor], name: str | None) -> Layout:
     known = ", ".join(layout.name for layout in LAYOUTS)
     if name is not None:
         for layout in LAYOUTS:

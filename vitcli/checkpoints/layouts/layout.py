@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any, Generic, Literal, TypeVar
 
 import torch
@@ -21,9 +22,23 @@ C = TypeVar("C", ViTConfig, SwinConfig)
 
 MAX_STAGES = 8
 
-# What wrappers put before every name: PyTorch's own (DataParallel, compile), and those that people
-# write around a model to train it.
+# What PyTorch's wrappers (DataParallel, compile, FSDP, activation checkpointing) put into names, at
+# any depth; and what people write around a model to train it, before every name.
+INNER = frozenset(
+    (
+        *("module", "_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"),
+        *("_forward_module", "_ddp_params_and_buffers"),
+    )
+)
 WRAPPERS = ("module.", "_orig_mod.", "model.", "backbone.", "net.", "timm_model.")
+# The tensor that every model of a layout has under no prefix but that of the user's own module.
+ANCHORS = (
+    "patch_embed.proj.weight",
+    "embeddings.patch_embeddings.projection.weight",
+    "embeddings.patch_embedding.weight",
+    "conv_proj.weight",
+)
+TOWERS = ("visual.", "student.", "teacher.", "momentum_", "base_encoder.", "target_")
 # What transformers calls the sizes that most of its configs have.
 HF_FIELDS = {
     "in_chans": "num_channels",
@@ -119,14 +134,44 @@ class Layout:
         """Plain names, without the layout's prefixes and packing. Raises CheckpointError where
         two become one."""
         stripped: dict[str, Tensor] = {}
-        prefixes = (*WRAPPERS, *self.prefixes)
-        for name, tensor in state.items():
-            while prefix := next((p for p in prefixes if name.startswith(p)), None):
-                name = name.removeprefix(prefix)
-            if name in stripped:
-                raise CheckpointError(f"{name} is there twice, with and without a prefix")
-            stripped[name] = tensor
+        for name, plain in plain_names(state, self.prefixes).items():
+            if plain in stripped:
+                raise CheckpointError(f"{plain} is there twice, with and without a prefix")
+            stripped[plain] = state[name]
         return self.unpack(stripped)
+
+
+def plain_names(names: Collection[str], prefixes: Sequence[str] = ()) -> dict[str, str]:
+    """Each name without what wrappers have put around it: PyTorch's at any depth, and before it
+    the usual ones, `prefixes`, and the one that the model has in a module of the user's own."""
+    plain = {name: _unwrapped(name, (*WRAPPERS, *prefixes)) for name in names}
+    outer = {
+        found.removesuffix(anchor)
+        for found in plain.values()
+        for anchor in ANCHORS
+        if found == anchor or found.endswith("." + anchor)
+    }
+    own = outer.pop() if len(outer) == 1 else ""
+    if not own or own.startswith(TOWERS):
+        return plain
+    path = own.split(".")[:-1]
+    return {name: _below(found, path) for name, found in plain.items()}
+
+
+def _below(name: str, path: Sequence[str]) -> str:
+    """A name without the modules that it has in common with a path: a head may stand beside the
+    backbone, in the module that holds both."""
+    parts = name.split(".")
+    common = takewhile(lambda pair: pair[0] == pair[1], zip(parts[:-1], path, strict=False))
+    return ".".join(parts[sum(1 for _ in common) :])
+
+
+def _unwrapped(name: str, prefixes: Sequence[str]) -> str:
+    *path, last = name.split(".")
+    name = ".".join((*(part for part in path if part not in INNER), last))
+    while prefix := next((p for p in prefixes if name.startswith(p)), None):
+        name = name.removeprefix(prefix)
+    return name
 
 
 ACTIVATION_NAMES: dict[str, Activation] = {

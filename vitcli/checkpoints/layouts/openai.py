@@ -31,6 +31,14 @@ from vitcli.models.config import ViTConfig
 
 HEAD_WIDTH = 64
 VISUAL = "visual."
+# The fields of open_clip's `CLIPVisionCfg` that are read here or in the tensors, or that only
+# training uses.
+READ = (
+    *("layers", "width", "head_width", "mlp_ratio", "patch_size", "image_size", "ls_init_value"),
+    *("patch_dropout", "no_ln_pre", "output_tokens", "norm_kwargs", "attn_pooler_queries"),
+    *("attn_pooler_heads", "timm_model_pretrained", "timm_pool", "timm_proj", "timm_drop"),
+    *("timm_proj_bias", "timm_drop_path"),
+)
 # Numbers that OpenAI's archives keep among the tensors.
 OPENAI_ONLY = ("input_resolution", "context_length", "vocab_size")
 
@@ -137,10 +145,13 @@ def _refuse_variants(vision: Json) -> None:
         "final_ln_after_pool": (False,),
         "act_kwargs": ({},),
         "block_type": ("default",),
+        "pos_embed_type": ("learnable", "sin_cos_2d"),
     }
-    for name, values in allowed.items():
-        if vision.get(name) is not None and vision[name] not in values:
-            raise CheckpointError(f"open_clip's {name}={vision[name]!r} is not supported")
+    for name, value in vision.items():
+        if not value and name not in allowed:
+            continue
+        if name not in READ and value is not None and value not in allowed.get(name, ()):
+            raise CheckpointError(f"open_clip's {name}={value!r} is not supported")
 
 
 OPENAI, OPEN_CLIP = (

@@ -94,8 +94,15 @@ HEADS_BY_NAME = {"vit_base_patch16_gap_224": 16, "vit_giantopt_": 16}
 TANH_GELU = re.compile(
     r"vit_(base_patch32|large_patch16_siglip_(gap_)?512|so400m_patch16|giantopt_patch16)"
 )
-# The same tensor names, another computation: norms behind the sublayers.
-REFUSED = re.compile(r"_rpn_|^samvit_|^vit_relpos")
+# The arguments of timm's `VisionTransformer` that are read here or in the tensors, or that only
+# training uses; and those that change nothing at this value. With others it computes otherwise.
+READ = re.compile(
+    r"img_size|patch_size|in_chans|embed_dim|depth|num_heads|mlp_ratio|qkv_bias|init_values|"
+    r"class_token|no_embed_class|reg_tokens|pre_norm|fc_norm|global_pool|act_layer|num_classes|"
+    r"dynamic_img_(size|pad)|strict_img_size|weight_init|fix_init|proj_bias|\w*drop\w*|"
+    r"window_size|depths|pretrained\w*|features_only|scriptable|exportable"
+)
+NEUTRAL = {"final_norm": True, "pos_embed": "learn", "use_fc_norm": None}
 
 
 def detect(names: Collection[str]) -> bool:
@@ -114,8 +121,7 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTCon
     """Sizes from the tensors; the rest from `config.json` (either generation) and the name."""
     args = model_args(config)
     name = architecture(config)
-    if REFUSED.search(name):
-        raise CheckpointError(f"{name} is not a plain Vision Transformer, and not supported")
+    _check_args(args)
     width, chans, *patch = shape(tensors, "patch_embed.proj.weight", 4)
     depth = count_blocks(tensors)
     class_token, dist_token = "cls_token" in tensors, "dist_token" in tensors
@@ -161,6 +167,16 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTCon
         final_norm="pooled" if has_fc_norm else "tokens",
         norm_eps=1e-5 if "_clip_" in name else 1e-6,
     )
+
+
+def _check_args(args: dict[str, Any]) -> None:
+    """Raise CheckpointError for an argument that changes what the tensors compute."""
+    for name, value in args.items():
+        if not READ.fullmatch(name) and value and value != NEUTRAL.get(name):
+            raise CheckpointError(f"config.json: timm's {name}={value!r} is not supported")
+    for name, value in NEUTRAL.items():
+        if args.get(name, value) != value and name != "use_fc_norm":
+            raise CheckpointError(f"config.json: timm's {name}={args[name]!r} is not supported")
 
 
 def architecture(config: Json) -> str:

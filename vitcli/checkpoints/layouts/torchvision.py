@@ -1,0 +1,44 @@
+"""torchvision's Vision Transformers: `torchvision/models/vision_transformer.py`. A plain ViT with
+epsilon 1e-6 and erf's GELU; the two linear maps of a block had numbers in the first version."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+
+from vitcli.checkpoints.keymap import Rule, rename
+from vitcli.checkpoints.layouts import timm
+from vitcli.checkpoints.layouts.layout import Json, Layout, Tensors
+from vitcli.models.config import ViTConfig
+
+L, B = "encoder.layers.encoder_layer_{i}.", "blocks.{i}."
+
+RULES = (
+    rename("class_token", "cls_token"),
+    rename("conv_proj.{p}", "patch_embed.proj.{p}"),
+    rename("encoder.pos_embedding", "pos_embed"),
+    rename(L + "ln_1.{p}", B + "norm1.{p}"),
+    rename(L + "self_attention.in_proj_{p}", B + "attn.qkv.{p}"),
+    rename(L + "self_attention.out_proj.{p}", B + "attn.proj.{p}"),
+    rename(L + "ln_2.{p}", B + "norm2.{p}"),
+    rename(L + "mlp.linear_1.{p}", B + "mlp.fc1.{p}", L + "mlp.0.{p}"),
+    rename(L + "mlp.linear_2.{p}", B + "mlp.fc2.{p}", L + "mlp.3.{p}"),
+    rename("encoder.ln.{p}", "norm.{p}"),
+    rename("heads.head.{p}", "head.{p}", "heads.0.{p}", "heads.{p}"),
+)
+
+
+def detect(names: Collection[str]) -> bool:
+    return "conv_proj.weight" in names and L.format(i=0) + "ln_1.weight" in names
+
+
+def rules(names: Collection[str]) -> tuple[Rule, ...]:
+    return RULES
+
+
+def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTConfig:
+    """Sizes from the tensors, as in a bare file of timm; torchvision has no JSON of its own."""
+    return replace(timm.read_config(tensors, {}, num_heads), pos_resize="bicubic")
+
+
+LAYOUT = Layout("torchvision", (), detect, rules, read_config, words="own", family="torchvision")
