@@ -13,7 +13,10 @@ Draw = Callable[[st.SearchStrategy[Any]], Any]
 
 NUMBERS = (-1, 0, 1, 2, 255, 65536, 2**31 - 1, 2**32 - 1, 2**63, -(2**63), 10**30)
 FLOATS = (0.5, -0.0, 1e-320, 1e308, float("inf"), float("nan"))
-KEPT, SECRET = "../elsewhere/kept.txt", "../elsewhere/secret.png"  # what nobody may touch or show
+KEPT, SECRET = (
+    "../elsewhere/kept.txt",
+    "../elsewhere/secret.png",
+)  # beside in/ and out/; nobody may touch or show them
 TEXTS = (
     *("", " ", ".", "..", "-", "--", "~", "0", "1e400", "nan", "null", "é", "e\u0301", "鳥", "\0"),
     *("\ud800", "\x1b[31m", "a\nb", "a\\b", "a,b\t;", '"', "%s{0}", "*", "[", "x" * 300),
@@ -65,6 +68,11 @@ def spoiled(draw: Draw, data: bytes, most: int = 3) -> bytes:
                 new, rest = draw(st.binary(min_size=1, max_size=8)), at
         data = data[:at] + new + data[rest:]
     return data
+
+
+def perhaps(draw: Draw, data: bytes) -> bytes:
+    """As it is, or spoiled."""
+    return spoiled(draw, data) if draw(st.booleans()) else data
 
 
 def edited(draw: Draw, value: Any, most: int = 2) -> Any:

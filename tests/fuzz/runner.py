@@ -71,7 +71,7 @@ class Command:
     out: str | None = None
     whole: bytes | None = None
     within: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
-    theirs: Sequence[str] = ("home/in", "elsewhere", "tmp")  # what must stay as it is
+    theirs: Sequence[str] = ("home/in", "home/elsewhere", "tmp")  # what must stay as it is
 
 
 Target = Callable[[Draw, "Box"], Command]
@@ -86,11 +86,11 @@ class Box:
     def clear(self) -> None:
         """Leave in/a.png, in/b.png, an empty out/, and the neighbours."""
         shutil.rmtree(self.base)
-        for name in ("home/out", "elsewhere", "tmp", "cache"):
+        for name in ("home/out", "tmp", "cache"):
             (self.base / name).mkdir(parents=True)
-        for name in ("in/a.png", "in/b.png", "../elsewhere/secret.png"):
+        for name in ("in/a.png", "in/b.png", "elsewhere/secret.png"):
             self.write(name, picture(name))
-        self.write("../elsewhere/kept.txt", b"kept")
+        self.write("elsewhere/kept.txt", b"kept")
 
     def write(self, name: str, data: bytes) -> str:
         """A file in the folder, of a time that is always the same; gives the name."""
@@ -137,8 +137,9 @@ class Box:
         assert code in (0, 1, 2, 3), f"exit code {code}"
         assert len(err) < 4000, "R6: long words"
         assert "not enough memory" not in text, f"R8: memory: {text}"
-        shown = [row for row in done.rows if row.get("path", "").endswith("secret.png")]
-        assert not any("error" not in row for row in shown), "R7: a secret is shown"
+        shown = [row["path"] for row in done.rows if "error" not in row and row.get("path")]
+        secret = [p for p in shown if p.endswith("secret.png") and (self.home / "in" / p).exists()]
+        assert not secret, "R7: a secret is shown"
         if command.out is not None and code in (0, 3):
             found = (self.home / command.out).read_bytes()
             assert command.whole in (None, found), f"R9: rows differ: {found!r}"
@@ -167,6 +168,7 @@ class Box:
             stack.enter_context(warnings.catch_warnings())
             stack.enter_context(contextlib.chdir(self.home))
             stack.callback(torch.set_num_threads, torch.get_num_threads())
+            torch.set_num_threads(1)
             with _watched():
                 yield said
             sys.stdout.flush()
@@ -292,7 +294,6 @@ def long_run(targets: Mapping[str, Target], words: Sequence[str] | None = None) 
     parser.add_argument("--corpus", type=Path, default=Path(tempfile.gettempdir()) / "vit-fuzz")
     parser.add_argument("--seed", type=int, default=int(time.time()))
     asked = parser.parse_args(words)
-    torch.set_num_threads(1)
     end = time.monotonic() + asked.minutes * 60
     corpus, counts = Corpus(asked.corpus), dict.fromkeys(asked.target or targets, 0)
     known = corpus.known()

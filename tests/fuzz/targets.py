@@ -17,6 +17,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ from tests.fuzz.mutate import (
     odd_json,
     odd_lines,
     of,
+    perhaps,
     scalars,
     spoiled,
     texts,
@@ -66,9 +68,8 @@ def made(*commands: Sequence[str], keep: Sequence[str] = ("home/out",), **files:
 def spoil_one(draw: Draw, files: Files, choose: Callable[[str], bool] = lambda name: True) -> Files:
     """The files with one of them made odd, as its kind is."""
     name = of(draw, *sorted(filter(choose, files)))
-    is_json = name.endswith((".json", "about.json"))
-    is_lines = name.endswith((".jsonl", ".journal", ".jsonl.partial"))
-    odd = odd_json if is_json else odd_lines if is_lines and files[name] else spoiled
+    is_lines = name.endswith((".jsonl", ".journal", ".jsonl.partial")) and files[name]
+    odd = odd_json if name.endswith(".json") else odd_lines if is_lines else spoiled
     return files | {name: odd(draw, files[name])}
 
 
@@ -117,12 +118,10 @@ def journals(draw: Draw, box: Box) -> Command:
         lock = json.dumps({"pid": 1, "host": "h", "since": 1.5}).encode()
         box.write(f"{out}.partial.lock", odd_json(draw, lock))
     asked = of(draw, *ASKED, ("--resume", "--keep-missing"))
-    is_same = words == "classify -k 2" and "--keep-missing" not in asked
-    whole = finished(words, out)[out] if is_same else None
-    place = out if is_same else None
-    return Command(
-        [*words.split(), *IMAGES, "-o", out, *RUN, "-b", "1", *asked], b"", None, place, whole
-    )
+    command = Command([*words.split(), *IMAGES, "-o", out, *RUN, "-b", "1", *asked])
+    if words != "classify -k 2" or "--keep-missing" in asked:
+        return command
+    return replace(command, out=out, whole=finished(words, out)[out])
 
 
 @functools.cache
@@ -166,11 +165,6 @@ def predictions(draw: Draw, box: Box) -> Command:
 # Images, lists, tables, archives.
 
 
-@functools.cache
-def good(name: str) -> bytes:
-    return GOOD[name](name)
-
-
 KINDS = tuple(name for name in GOOD if "/" not in name and "4000" not in name)
 
 
@@ -182,9 +176,7 @@ def chunks(draw: Draw, data: bytes) -> bytes:
         parts.append(data[at : at + length])
         at += length
     which = draw(st.integers(1, len(parts) - 1))
-    kind = of(
-        draw, parts[which][4:8], b"IHDR", b"tRNS", b"PLTE", b"eXIf", b"iCCP", b"zTXt", b"acTL"
-    )
+    kind = of(draw, parts[which][4:8], *(b"IHDR", b"tRNS", b"PLTE", b"eXIf", b"iCCP", b"acTL"))
     body = kind + spoiled(draw, parts[which][8:-4])
     parts[which] = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
     return b"".join(parts)
@@ -201,7 +193,7 @@ def directory(draw: Draw, data: bytes) -> bytes:
 
 def images(draw: Draw, box: Box) -> Command:
     name = of(draw, *KINDS)
-    data, suffix = good(name), Path(name).suffix
+    data, suffix = GOOD[name](name), Path(name).suffix
     shape = chunks if suffix == ".png" else directory if data[:2] == b"II" else spoiled
     odd = of(draw, shape, spoiled)(draw, data)
     suffix = of(draw, suffix, suffix, suffix, ".jpg", ".png", ".tif")
@@ -214,8 +206,7 @@ def lists(draw: Draw, box: Box) -> Command:
     paths = draw(st.lists(st.one_of(st.sampled_from(IMAGES), texts), max_size=4))
     end, more = of(draw, (b"\n", ()), (b"\r\n", ()), (b"\0", ("-0",)))
     safe = [p for p in paths if not p.startswith("/dev/zero")]
-    data = end.join(p.encode("utf-8", "surrogatepass") for p in safe) + end
-    data = spoiled(draw, data) if draw(st.booleans()) else data
+    data = perhaps(draw, end.join(p.encode("utf-8", "surrogatepass") for p in safe) + end)
     if draw(st.booleans()):
         return Command(["classify", "--files-from", "-", *RUN, *more], data)
     box.write("in/list.txt", data)
@@ -234,17 +225,14 @@ def tables(draw: Draw, box: Box) -> Command:
         text, cells = io.StringIO(), [list(names), *rows]
         if draw(st.booleans()):
             cells = edited(draw, cells)
-        cells = (
-            [row if isinstance(row, list) else [row] for row in cells]
-            if isinstance(cells, list)
-            else []
-        )
+        cells = [
+            row if isinstance(row, list) else [row]
+            for row in (cells if isinstance(cells, list) else [])
+        ]
         csv.writer(text, delimiter="," if kind == "csv" else "\t").writerows(cells)
-        data = text.getvalue().encode("utf-8", "surrogatepass")
-        data = data if draw(st.booleans()) else spoiled(draw, data)
-        data = of(
-            draw, data, data, data, b"\xef\xbb\xbf" + data, data.decode("latin-1").encode("utf-16")
-        )
+        data = perhaps(draw, text.getvalue().encode("utf-8", "surrogatepass"))
+        wide = data.decode("latin-1").encode("utf-16")
+        data = of(draw, data, data, data, b"\xef\xbb\xbf" + data, wide)
     box.write(f"in/t.{kind}", data)
     if of(draw, False, False, False, False, True):
         words = ["finetune", f"in/t.{kind}", "--epochs", "1", "--train", "head", "-o", "out/run"]
@@ -259,16 +247,8 @@ def header(draw: Draw, name: str, data: bytes) -> bytes:
     info.size = len(data)
     form = of(draw, tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)
     if form == tarfile.PAX_FORMAT and draw(st.booleans()):
-        key = of(
-            draw,
-            "path",
-            "size",
-            "linkpath",
-            "GNU.sparse.map",
-            "GNU.sparse.size",
-            "mtime",
-            "hdrcharset",
-        )
+        sparse = ("GNU.sparse.map", "GNU.sparse.size", "GNU.sparse.major")
+        key = of(draw, "path", "size", "linkpath", "mtime", "hdrcharset", *sparse)
         info.pax_headers = {key: of(draw, *map(str, NUMBERS), *TEXTS[:40])}
     try:
         blocks = bytearray(info.tobuf(form, "utf-8", "surrogateescape"))
@@ -276,11 +256,8 @@ def header(draw: Draw, name: str, data: bytes) -> bytes:
         blocks = bytearray(info.tobuf(tarfile.GNU_FORMAT, "utf-8", "replace"))
     if draw(st.booleans()):
         kinds = (b"1", b"2", b"3", b"5", b"6", b"7", b"L", b"K", b"S", b"x", b"g", b"V", b"\0")
-        at, new = of(
-            draw,
-            (156, of(draw, *kinds)),
-            *((at, draw(st.binary(max_size=12))) for at in (0, 124, 136, 257, 345, 386)),
-        )
+        at, new = of(draw, 156, 156, 0, 124, 136, 257, 345, 386), draw(st.binary(max_size=12))
+        new = of(draw, *kinds) if at == 156 else new
         at += len(blocks) - 512
         blocks[at : at + len(new)] = new
         if draw(st.booleans()):  # in binary, as GNU has it
@@ -290,21 +267,16 @@ def header(draw: Draw, name: str, data: bytes) -> bytes:
     return bytes(blocks) + data + bytes(-len(data) % 512)
 
 
-members = st.lists(
-    st.one_of(st.sampled_from(("a.png", "c/b.png", "b.cls")), texts), min_size=1, max_size=4
-)
+member = st.one_of(st.sampled_from(("a.png", "c/b.png", "b.cls")), texts)
+members = st.lists(member, min_size=1, max_size=4)
 
 
 def tars(draw: Draw, box: Box) -> Command:
     found = [header(draw, name, picture("a.png")) for name in draw(members)]
-    data = b"".join(found) + bytes(1024)
-    name = of(
-        draw, "in/t.tar", "in/t.tar", "in/t.tar.gz", "in/t.tgz", "in/t.tar.bz2", "in/t.tar.xz"
-    )
-    data = data if draw(st.booleans()) else spoiled(draw, data)
+    data = perhaps(draw, b"".join(found) + bytes(1024))
+    name = of(draw, "in/t.tar", "in/t.tar", "in/t.tar.gz", "in/t.tgz", "in/t.tar.xz")
     if name.endswith("gz"):
-        data = gzip.compress(data, 1, mtime=0)
-        data = data if draw(st.booleans()) else spoiled(draw, data)
+        data = perhaps(draw, gzip.compress(data, 1, mtime=0))
     return archive(draw, box.write(name, data))
 
 
@@ -319,25 +291,17 @@ def zips(draw: Draw, box: Box) -> Command:
     for _ in range(draw(st.integers(0, 2))):
         sign, length = of(draw, (b"PK\1\2", 46), (b"PK\3\4", 30), (b"PK\5\6", 22))
         at = data.find(sign) + draw(st.integers(4, length - 2))
-        data = (
-            data[:at]
-            + struct.pack("<I", of(draw, *NUMBERS) % 2**32)[: of(draw, 1, 2, 4)]
-            + data[at + 2 :]
-        )
-    return archive(
-        draw, box.write("in/t.zip", data if draw(st.booleans()) else spoiled(draw, data))
-    )
+        number = struct.pack("<I", of(draw, *NUMBERS) % 2**32)[: of(draw, 1, 2, 4)]
+        data = data[:at] + number + data[at + len(number) :]
+    return archive(draw, box.write("in/t.zip", perhaps(draw, data)))
 
 
 def archive(draw: Draw, name: str) -> Command:
-    more = of(
-        draw,
-        ("classify", name),
-        ("classify", "in"),
-        ("evaluate", name),
-        ("embed", name, "-o", "out/e.npz"),
+    """What reads one, or the folder that it is in."""
+    embed = ("embed", name, "-o", "out/e.npz")
+    return Command(
+        [*of(draw, ("classify", name), ("classify", "in"), ("evaluate", name), embed), *RUN]
     )
-    return Command([*more, *RUN])
 
 
 def parquet(draw: Draw, box: Box) -> Command:
@@ -367,10 +331,7 @@ def parquet(draw: Draw, box: Box) -> Command:
         columns[of(draw, *names)] = pa.array(draw(st.lists(cells, min_size=2, max_size=2)), kind)
     buffer = io.BytesIO()
     pq.write_table(pa.table(columns), buffer)
-    data = buffer.getvalue()
-    return archive(
-        draw, box.write("in/t.parquet", data if draw(st.booleans()) else spoiled(draw, data))
-    )
+    return archive(draw, box.write("in/t.parquet", perhaps(draw, buffer.getvalue())))
 
 
 def _is_text(text: str) -> bool:
@@ -382,11 +343,8 @@ def _is_text(text: str) -> bool:
 
 @functools.cache
 def model() -> Files:
-    return {
-        f"in/m/{path.name}": path.read_bytes()
-        for path in DEMO.glob("*.*")
-        if path.suffix in (".json", ".safetensors")
-    }
+    names = ("config.json", "preprocessor_config.json", "model.safetensors")
+    return {f"in/m/{name}": (DEMO / name).read_bytes() for name in names}
 
 
 def ask(draw: Draw, model: str, *more: str) -> Command:
@@ -422,11 +380,8 @@ def safetensors(draw: Draw, box: Box) -> Command:
     length = struct.unpack_from("<Q", data)[0]
     if draw(st.booleans()):
         head = dumped(edited(draw, json.loads(data[8 : 8 + length])))
-        data = (
-            struct.pack("<Q", of(draw, len(head), len(head), *NUMBERS[1:9]) % 2**64)
-            + head
-            + data[8 + length :]
-        )
+        size = of(draw, len(head), len(head), *NUMBERS[1:9]) % 2**64
+        data = struct.pack("<Q", size) + head + data[8 + length :]
     else:
         data = spoiled(draw, data[:9000]) + data[9000:]
     box.fill(model() | {"in/m/model.safetensors": data})
@@ -434,7 +389,7 @@ def safetensors(draw: Draw, box: Box) -> Command:
 
 
 class Payload:
-    """A pickle of this takes a file away, if it is let."""
+    """A pickle of this takes a folder away, if it is let."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -446,10 +401,10 @@ class Payload:
 @functools.cache
 def pickled(kind: str) -> bytes:
     state = {f"blocks.0.{n}": torch.ones(2, 2) for n in ("attn.qkv.weight", "norm1.bias")}
-    state |= {"model": {"a": torch.zeros(3)}, "epoch": 1, "args": Payload("../elsewhere")}
+    state |= {"model": {"a": torch.zeros(3)}, "epoch": 1, "args": Payload("elsewhere")}
     buffer = io.BytesIO()
     if kind == "pickle":
-        pickle.dump(Payload("../elsewhere"), buffer)
+        pickle.dump(Payload("elsewhere"), buffer)
     elif kind == "npz":
         np.savez(buffer, **{"Transformer/posembed_input/pos_embedding": np.zeros((1, 5, 4))})
     else:
@@ -469,9 +424,8 @@ def repacked(draw: Draw, data: bytes) -> bytes:
 
 
 def pickles(draw: Draw, box: Box) -> Command:
-    kind, suffix = of(
-        draw, ("zip", "pth"), ("zip", "bin"), ("legacy", "pt"), ("pickle", "ckpt"), ("npz", "npz")
-    )
+    kinds = {"pth": "zip", "bin": "zip", "pt": "legacy", "ckpt": "pickle", "npz": "npz"}
+    suffix, kind = of(draw, *kinds.items())
     data = pickled(kind)
     odd = of(draw, repacked, spoiled) if kind in ("zip", "npz") else spoiled
     name = box.write(f"in/m/w.{suffix}", odd(draw, data) if draw(st.integers(0, 9)) else data)
@@ -510,16 +464,21 @@ def serving(home: Path, odd: Odd) -> Iterator[None]:
 HEADERS = ("ETag", "X-Linked-Size", "X-Linked-ETag", "X-Repo-Commit", "Content-Type", "Location")
 
 
-def hubs(draw: Draw, box: Box) -> Command:
+@functools.cache
+def described() -> bytes:
+    """What the hub says of the demo."""
     with FakeHub() as hub:
         sha = hub.add("org/demo", DEMO)
-        info = dumped(hub.info("org/demo", *hub.find("org/demo", sha, None)))
+        return dumped(hub.info("org/demo", *hub.find("org/demo", sha, None)))
+
+
+def hubs(draw: Draw, box: Box) -> Command:
     first, goes_on, seen = draw(st.integers(0, 5)), draw(st.booleans()), itertools.count()
     kind = of(draw, "info", "info", "html", "cut", "status", "header", "header")
     status = of(draw, 200, 204, 206, 301, 302, 304, 400, 401, 403, 404, 416, 429, 500)
     name = of(draw, "Content-Length", "Content-Length", *HEADERS)
     value = of(draw, "", "x" * 300, '"', "0", "../../x", "None", *map(str, NUMBERS))
-    info = odd_json(draw, info)
+    info = odd_json(draw, described())
 
     def answer(code: int, body: bytes, headers: Mapping[str, str]) -> Answer:
         if kind == "info" and b'"siblings"' in body:
@@ -566,17 +525,7 @@ def selections(draw: Draw, box: Box) -> Command:
     return Command(["classify", "in/a.png", *RUN, f"--select={expression}"])
 
 
-LEFT_OUT = {
-    "help",
-    "devices",
-    "ray",
-    "compile",
-    "engine",
-    "workers",
-    "show",
-    "image_timeout",
-    "quantize",
-}
+SLOW = ("help", "devices", "ray", "compile", "engine", "quantize", "workers", "show")
 BASES = {
     "classify": ("in/a.png", *RUN),
     "embed": ("in/a.png", "-o", "out/e.npy", *RUN),
@@ -596,7 +545,7 @@ def options(draw: Draw, box: Box) -> Command:
     command = of(draw, *BASES)
     box.write("in/t.csv", b"path,label\na.png,3\nb.png,4\n")
     group: Any = typer.main.get_command(app)
-    found = [p for p in group.commands[command].params if p.name not in LEFT_OUT]
+    found = [p for p in group.commands[command].params if p.name not in SLOW]
     words: list[str] = []
     for _ in range(draw(st.integers(1, 3))):
         option = of(draw, *found)
