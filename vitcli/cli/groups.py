@@ -79,7 +79,6 @@ from vitcli.cli.screen import Screen
 from vitcli.errors import UsageError
 from vitcli.records import Limits
 from vitcli.runs.asked import Resuming, parse_shard, shard_of_environment
-from vitcli.tasks.apart import read_of_inputs, read_of_model, read_of_options
 from vitcli.tasks.job import DEFAULT_BATCH_SIZE, Inputs, ModelOptions, Running
 
 LONGEST_TIMEOUT = 1_000_000  # seconds; what waits for a worker counts milliseconds
@@ -334,6 +333,8 @@ def _check_summary(common: Common | WithData, values: Mapping[str, object]) -> N
     """Raises OutputError for a report in the place of a file of its run."""
     if common.screen.report is None:
         return
+    from vitcli.tasks.apart import read_of_inputs, read_of_model, read_of_options
+
     out, html = values.get("out"), values.get("html")
     place = output_place(out) if isinstance(out, str) else out  # as a Path it is a folder
     place = place if isinstance(place, Path) else None

@@ -13,15 +13,17 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from vitcli.checkpoints.resolve import JSONS, WEIGHTS
 from vitcli.errors import ExitCode, Interrupted, OutputError, VitError, hidden
 from vitcli.records import Progress
-from vitcli.sinks.files import is_special, open_regular, real, write_whole
-from vitcli.tasks.apart import BESIDE, Read, identity_of, written_of
 from vitcli.tasks.job import Summary
+
+if TYPE_CHECKING:  # it imports numpy, as the sinks do: not for `vit --help`
+    from vitcli.tasks.apart import Read
 
 VERSIONS = ("vitcli", "torch", "numpy", "pillow")
 REPORTED = ("exit_code", "error", "started", "ended", "versions")  # in every report
@@ -90,6 +92,8 @@ def versions() -> dict[str, str]:
 def check(path: Path) -> None:
     """Raise OutputError, before anything is loaded, where no report can be written, or where it
     would take the place of something else: `--summary *.jpg` must not cost a photograph."""
+    from vitcli.tasks.apart import identity_of
+
     folder, reason = path.parent, ""
     if (descriptor := _descriptor(path)) is not None:
         reason = "" if _is_open(descriptor) else "it is not open"
@@ -108,6 +112,9 @@ def check(path: Path) -> None:
 def check_apart(path: Path, out: Path | None, html: Path | None, read: Iterable[Read]) -> None:
     """Raise OutputError where the report would take the place of a file of its run, be it one that
     is not there yet. `out` is a file, or a folder of many."""
+    from vitcli.sinks.files import is_special, real
+    from vitcli.tasks.apart import BESIDE, identity_of, written_of
+
     names = [name for name in (out, html) if name is not None]
     if out is not None:
         names += [out.with_name(out.stem + suffix) for suffix in BESIDE]
@@ -128,6 +135,8 @@ def check_apart(path: Path, out: Path | None, html: Path | None, read: Iterable[
 def _is_part(place: Path, out: Path | None) -> bool:
     """Whether a name in an output folder is one of the run's: a `.json` with a name of its own is
     not."""
+    from vitcli.sinks.files import real
+
     if out is None or not place.is_relative_to(real(out)) or place == real(out):
         return False
     return place.suffix != ".json" or place.name in (*JSONS, *WEIGHTS, "run.json", "metrics.json")
@@ -135,6 +144,8 @@ def _is_part(place: Path, out: Path | None) -> bool:
 
 def _is_report(path: Path) -> bool:
     """Whether an existing file is an earlier report, whole; an empty one may become it."""
+    from vitcli.sinks.files import open_regular
+
     try:
         with open_regular(path) as file:
             data = file.read(LONGEST)
@@ -168,6 +179,8 @@ def _standard() -> set[tuple[int, int]]:
 
 def write(path: Path, report: Mapping[str, object]) -> None:
     """Put the report in the place of an earlier one, whole or not at all."""
+    from vitcli.sinks.files import write_whole
+
     text = hidden(json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)) + "\n"
     data, descriptor = text.encode("utf-8", "replace"), _descriptor(path)
     try:
