@@ -299,11 +299,13 @@ def long_run(targets: Mapping[str, Target], words: Sequence[str] | None = None) 
     end = time.monotonic() + asked.minutes * 60
     corpus, counts = Corpus(asked.corpus), dict.fromkeys(asked.target or targets, 0)
     known = corpus.known()
-    for number, name in ((n, name) for n in itertools.count(asked.seed) for name in counts):
-        if (left := end - time.monotonic()) <= 0:
+    for number in itertools.count(asked.seed):
+        for name in counts:
+            left = min(end - time.monotonic(), ROUND)
+            counts[name] += _round(name, targets[name], number, left, corpus) if left > 0 else 0
+        print(f"{sum(counts.values()):,} commands: {counts}", flush=True)
+        if time.monotonic() >= end:
             break
-        counts[name] += _round(name, targets[name], number, min(left, ROUND), corpus)
-    print(f"{sum(counts.values()):,} commands: {counts}")
     return int(corpus.known() != known)
 
 
