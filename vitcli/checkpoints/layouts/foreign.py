@@ -67,7 +67,7 @@ class Foreign:
 
 
 _NORMS = r"!norm\.(weight|bias) !fc_norm\.(weight|bias)"
-_HF_BLOCK = r"(.*\.)?(model\.)?layer\.0\.attention\.q_proj\.weight"
+_HF_BLOCK = r"(.*\.)?layer\.0\.attention\.q_proj\.weight !(.*\.)?embeddings\.position_embeddings"
 _OTHER_FILE = "the backbone is another file: give that one, and this one with --head"
 # The first row that fits is taken.
 ROWS: tuple[Foreign, ...] = (
@@ -117,7 +117,8 @@ ROWS: tuple[Foreign, ...] = (
         r"^vit_pe_|(^|/)pe[-_](core|lang|spatial|vision)|perception_?(encoder|lm)|^pe_",
         (
             r"(visual\.)?attn_pool\.probe",
-            r"(visual\.)?class_embedding (visual\.)?ln_pre\.weight !(visual\.)?ln_post\.weight",
+            r"(visual\.)?class_embedding (visual\.)?ln_pre\.weight !(visual\.)?ln_post\.weight"
+            r" !(visual\.)?proj",
         ),
     ),
     Foreign(
