@@ -7,6 +7,8 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from errno import ENOENT
+from functools import lru_cache
 from pathlib import Path
 
 from vitcli.errors import CheckpointError, InputError, printable
@@ -19,8 +21,10 @@ from vitcli.images.tree import Tree
 from vitcli.records import Member
 from vitcli.training.folders import Folder, Split, kind_of, parts_of, split_of
 from vitcli.training.packed import Packed, archives_of, iter_packed, member_of
+from vitcli.training.state import START_OVER
 from vitcli.training.tables import TABLES, LabelTable
 
+SPLIT = "split.jsonl"  # in the directory of a run
 NESTED = 4  # folders down to that with the parts
 EXPECTED = "expected DATA/<class>/*.jpg, tars or zips of <class>/*.jpg or of *.jpg with *.cls"
 
@@ -135,6 +139,17 @@ def _root(data: str, scan: Scan) -> str:
     return data
 
 
+def _innermost(folder: str) -> str:
+    """`seg_train/seg_train` for `seg_train`, where it is packed like that."""
+    names = _subfolders(folder)
+    is_twice = len(names) == 1 and _is_same_part(os.path.basename(folder), names[0])
+    return os.path.join(folder, names[0]) if is_twice else folder
+
+
+def _is_same_part(name: str, inner: str) -> bool:
+    return kind_of(name) is not None and kind_of(name) == kind_of(inner)
+
+
 def _tell_system(folder: str, scan: Scan) -> None:
     for name in filter(is_system, os.listdir(folder)):
         scan.system(os.path.join(folder, name))
@@ -155,6 +170,7 @@ def _looked(data: str, scan: Scan) -> list[Folder]:
             found.append(Folder(name, is_loose=True))
             continue
         if is_part:
+            inner = _subfolders(path := _innermost(path))
             inner = [n for n in inner if not Tree.below(os.path.join(path, n), scan).is_empty()]
         if is_loose or packed or (inner and not Tree.below(path, scan).is_empty()):
             found.append(Folder(name, tuple(inner), is_loose, packed))
@@ -173,9 +189,7 @@ def _is_loose(folder: str, scan: Scan) -> bool:
 def _part(
     folder: str, split: Split | None, scan: Scan, note: Callable[[str], None]
 ) -> Iterable[Example]:
-    names = _subfolders(folder)
-    if len(names) == 1 and kind_of(names[0]) == kind_of(os.path.basename(folder)):
-        folder = os.path.join(folder, names[0])  # seg_train/seg_train/<class>
+    folder = _innermost(folder)
     if not _subfolders(folder) and (archives := archives_of(folder)):
         examples = _of_archives(folder, archives, scan, note)
         return [replace(example, split=split) for example in examples]
@@ -206,6 +220,7 @@ def _of_archives(
     folders = [image.folders for image in images]
     while len({names[:1] for names in folders}) == 1 and _can_go(images, folders):
         folders = [names[1:] for names in folders]
+    folders = [n[1:] if len(n) > 1 and _is_same_part(*n[:2]) else n for n in folders]
     tops = _tops(images, folders)
     are_labelled = all(image.label is not None for image in images)
     parts = None
@@ -316,6 +331,8 @@ def read_split(file: Path, scan: Scan) -> list[Example]:
     found: list[Example] = []
     number = 0
     try:
+        if not file.is_file():
+            raise FileNotFoundError(ENOENT, "there is no such file")
         text = file.read_text("utf-8", errors="surrogateescape")
         for line in text.split("\n")[:-1]:
             number += 1
@@ -331,9 +348,36 @@ def read_split(file: Path, scan: Scan) -> list[Example]:
         why = getattr(error, "strerror", None) or f"line {number} is not as it was written"
         raise CheckpointError(
             f"cannot read {printable(str(file))}: {why}",
-            "the run cannot be resumed: --overwrite starts over",
+            START_OVER,
         ) from None
     return found
+
+
+def trained_on(file: Path) -> set[str]:
+    """The places of the images that the run of a split table was trained on; none where it is
+    damaged."""
+    found: set[str] = set()
+    try:
+        with file.open(encoding="utf-8", errors="surrogateescape") as lines:
+            for line in lines:
+                row = json.loads(line)
+                if isinstance(row, dict) and row.get("split") == "train":
+                    found.add(place_of(str(row.get("path"))))
+    except (OSError, ValueError, RecursionError):
+        return set()
+    return found
+
+
+def place_of(path: str) -> str:
+    """By which an image is known however its path is spelled: links are followed. The folders of
+    many images are looked at once."""
+    folder, name = os.path.split(path)
+    return os.path.realpath(path) if os.path.islink(path) else f"{_real_folder(folder)}/{name}"
+
+
+@lru_cache(maxsize=4096)
+def _real_folder(folder: str) -> str:
+    return os.path.realpath(folder)
 
 
 def write_split(file: Path, examples: Iterable[Example]) -> None:
