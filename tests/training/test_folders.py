@@ -84,6 +84,20 @@ def test_seg_train_in_seg_train(tmp_path: Path) -> None:
         }
 
 
+def test_shards_called_after_the_parts(tmp_path: Path) -> None:
+    make(tmp_path / "data", ".")
+    file = packed(tmp_path / "data")
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    for name in ("set-train-000", "set-train-001", "set-val-000", "set-test-000"):
+        (shards / f"{name}.zip").write_bytes(file.read_bytes())
+    notes: list[str] = []
+    found = read_examples(str(shards), SCAN, notes.append)
+    assert [e.split for e in found] == ["train"] * 8 + ["val"] * 4
+    assert {e.label for e in found} == {"cat", "dog"}
+    assert "2 archives of train, 1 of val to hold out; the 1 of test are left out" in notes[0]
+
+
 @pytest.mark.parametrize(
     ("parts", "told"),
     [

@@ -19,7 +19,15 @@ from vitcli.images.system import is_system
 from vitcli.images.tables import TABLE as PARQUET
 from vitcli.images.tree import Tree
 from vitcli.records import Member
-from vitcli.training.folders import Folder, Split, kind_of, parts_of, split_of
+from vitcli.training.folders import (
+    Folder,
+    Kind,
+    Split,
+    kind_of,
+    kind_of_archive,
+    parts_of,
+    split_of,
+)
 from vitcli.training.packed import Packed, archives_of, iter_packed, member_of
 from vitcli.training.state import START_OVER
 from vitcli.training.tables import TABLES, LabelTable
@@ -211,6 +219,9 @@ def _of_archives(
 ) -> list[Example]:
     """The label is what a file beside the image says, else the first folder, not counting one that
     all images are in, nor `train` and `val` where there are both."""
+    kinds = {kind_of_archive(archive) for archive in archives}
+    if labelled and None not in kinds and "train" in kinds and len(kinds) > 1:
+        return _of_shards(data, archives, scan, note)
     images = [image for archive in archives for image in iter_packed(archive, scan)]
     if not images:
         looked = " ".join(sorted(scan.members))
@@ -242,6 +253,26 @@ def _of_archives(
     if stray := len(images) - len(examples):
         note(f"{printable(data)}: {stray:,} images without a folder or a label are left out")
     return examples
+
+
+def _of_shards(
+    data: str, archives: Sequence[str], scan: Scan, note: Callable[[str], None]
+) -> list[Example]:
+    """Archives that are called after the parts of the data: `train-000.tar` and `val-000.tar`."""
+    of_kind: dict[Kind | None, list[str]] = {}
+    for archive in archives:
+        of_kind.setdefault(kind_of_archive(archive), []).append(archive)
+    held: Kind = "val" if "val" in of_kind else "test"
+    told = f"{len(of_kind['train'])} archives of train, {len(of_kind[held])} of {held} to hold out"
+    if held == "val" and "test" in of_kind:
+        told += f"; the {len(of_kind['test'])} of test are left out"
+    note(f"{printable(data)}: {told}")
+    parts: tuple[tuple[Split, Kind], ...] = (("train", "train"), ("val", held))
+    return [
+        replace(example, split=split)
+        for split, kind in parts
+        for example in _of_archives(data, of_kind[kind], scan, note)
+    ]
 
 
 def _tops(images: Sequence[Packed], folders: Sequence[tuple[str, ...]]) -> list[Folder]:
