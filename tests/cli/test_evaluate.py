@@ -265,3 +265,20 @@ def test_classes_that_the_model_does_not_have_are_named(vit: Vit, tmp_path: Path
     assert done.code == 1 and "no folders of classes" in done.err
     done = vit("evaluate", "nowhere", "-m", "demo")
     assert done.code == 1 and "no such folder" in done.err
+
+
+def test_images_that_a_model_was_trained_on_are_told(
+    vit: Vit, digits: Path, tmp_path: Path
+) -> None:
+    """By their places, whatever way leads there; those that were held out are fair."""
+    args = ("--train", "head", "--epochs", "1", "-j", "0")
+    assert vit("finetune", digits, "-m", "demo", "--out", "run", *args).code == 0
+    (tmp_path / "way").symlink_to(digits)
+    for data in (digits / "train", "way/train"):
+        done = vit("evaluate", data, "-m", "run", "-j", "0")
+        assert done.code == 0, done.err
+        count = len(list((digits / "train").rglob("*.png")))
+        assert f"{count} of {count} images are among those that run was trained on" in done.err
+    for data in (digits, digits / "val"):
+        assert "trained on" not in vit("evaluate", data, "-m", "run", "-j", "0").err
+    assert "trained on" not in vit("evaluate", digits / "train", "-m", "demo", "-j", "0").err

@@ -29,6 +29,7 @@ from tests.fixtures.ports import free_port
 from tests.fixtures.swin import tiny_swin
 from vitcli.checkpoints.cache import cache_folder
 from vitcli.checkpoints.load import load
+from vitcli.cli import main
 from vitcli.errors import WriteError
 from vitcli.images.augment import LEVELS
 from vitcli.records import Preprocess
@@ -274,6 +275,153 @@ def test_killed_in_mid_epoch_it_goes_on_to_the_same_bits(
     assert done.code == 1 and "--lr was None, is 0.5" in done.err
 
 
+@pytest.fixture(scope="module")
+def finished(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path]:
+    """The command of a run, but for `--out`, and its directory."""
+    run = tmp_path_factory.mktemp("finished") / "run"
+    args = ["finetune", str(tiny), "-m", "demo", "--train", "head", "--epochs", "2", "-j", "0"]
+    assert main([*args, "--out", str(run), "-q"]) == 0
+    return args, run
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-20])
+
+
+def edit(file: Path, *path: str | int, to: object) -> None:
+    """Put something else somewhere in a JSON file or a state."""
+    is_state = file.suffix == ".pt"
+    whole = torch.load(file) if is_state else json.loads(file.read_text())
+    inner = whole
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = to
+    torch.save(whole, file) if is_state else file.write_text(json.dumps(whole))
+
+
+def swap(file: Path, content: bytes | str) -> None:
+    if isinstance(content, str):
+        content = content.encode()
+    file.write_bytes(content)
+
+
+ODD: dict[str, Callable[[Path], object]] = {
+    "no run.json": lambda run: (run / "run.json").unlink(),
+    "no split": lambda run: (run / "split.jsonl").unlink(),
+    "no last": lambda run: shutil.rmtree(run / "last"),
+    "no model": lambda run: (run / "model.safetensors").unlink(),
+    "run.json cut": lambda run: cut(run / "run.json"),
+    "run.json a list": lambda run: swap(run / "run.json", "[]"),
+    "run.json deep": lambda run: swap(run / "run.json", "[" * 100_000),
+    "asked a list": lambda run: edit(run / "run.json", "asked", to=["data"]),
+    "asked a number": lambda run: edit(run / "run.json", "asked", to=7),
+    "left_out a number": lambda run: edit(run / "run.json", "left_out", to=7),
+    "left_out odd": lambda run: edit(run / "run.json", "left_out", to=[{"path": 7, "error": []}]),
+    "left_out a kind": lambda run: edit(
+        run / "run.json",
+        "left_out",
+        to=[{"path": "a", "error": {"type": "New", "message": "b"}}],
+    ),
+    "an option gone": lambda run: edit(run / "run.json", "asked", to={}),
+    "run.json a pipe": lambda run: ((run / "run.json").unlink(), os.mkfifo(run / "run.json")),
+    "split cut": lambda run: cut(run / "split.jsonl"),
+    "split empty": lambda run: swap(run / "split.jsonl", ""),
+    "split a list": lambda run: swap(run / "split.jsonl", "[]\n"),
+    "split of numbers": lambda run: swap(run / "split.jsonl", '{"path":1,"label":2,"split":3}\n'),
+    "split deep": lambda run: swap(run / "split.jsonl", "[" * 100_000 + "\n"),
+    "state cut": lambda run: cut(run / "last" / "state.pt"),
+    "state empty": lambda run: swap(run / "last" / "state.pt", ""),
+    "state text": lambda run: swap(run / "last" / "state.pt", "hello"),
+    "state a folder": lambda run: (
+        (run / "last" / "state.pt").unlink(),
+        (run / "last" / "state.pt").mkdir(),
+    ),
+    "state a list": lambda run: torch.save([1], run / "last" / "state.pt"),
+    "state of nothing": lambda run: torch.save({}, run / "last" / "state.pt"),
+    "epoch a word": lambda run: edit(run / "last" / "state.pt", "epoch", to="two"),
+    "epoch beyond": lambda run: edit(run / "last" / "state.pt", "epoch", to=99),
+    "history odd": lambda run: edit(run / "last" / "state.pt", "history", to=[1, 2]),
+    "history old": lambda run: edit(run / "last" / "state.pt", "history", to=[{"epoch": 1}] * 2),
+    "other weights": lambda run: edit(
+        run / "last" / "state.pt", "parameters", "weight", to=torch.ones(1, 1)
+    ),
+    "no weights": lambda run: edit(run / "last" / "state.pt", "parameters", to={}),
+    "no optimizer": lambda run: edit(run / "last" / "state.pt", "optimizer", to=None),
+    "moments": lambda run: edit(
+        run / "last" / "state.pt", "optimizer", "state", 0, "exp_avg", to=torch.ones(1)
+    ),
+    "schedule": lambda run: edit(run / "last" / "state.pt", "schedule", to={"a": 1}),
+    "answers": lambda run: edit(run / "last" / "state.pt", "answers", to=[1]),
+    "ema": lambda run: edit(run / "last" / "state.pt", "ema", to={"weight": torch.ones(1)}),
+}
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_a_run_that_has_become_odd_is_not_resumed(
+    vit: Vit, finished: tuple[list[str], Path], tmp_path: Path, odd: str
+) -> None:
+    """Never a traceback, and never a new start that nobody is told of."""
+    args, before = finished
+    shutil.copytree(before, tmp_path / "run")
+    ODD[odd](tmp_path / "run")
+    files = {f: f.stat().st_mtime_ns for f in (tmp_path / "run").rglob("*")}
+    done = vit(*args, "--out", "run", "--resume")
+    assert done.code == 1, done.err
+    assert "--overwrite" in done.err and len(done.err) < 2000
+    assert files == {f: f.stat().st_mtime_ns for f in (tmp_path / "run").rglob("*")}
+
+
+def test_metrics_are_written_again_and_a_run_without_a_state_says_so(
+    vit: Vit, finished: tuple[list[str], Path], tmp_path: Path
+) -> None:
+    args, before = finished
+    shutil.copytree(before, tmp_path / "run")
+    (tmp_path / "run" / "metrics.jsonl").write_text("?")
+    shutil.rmtree(tmp_path / "run" / "last")
+    (tmp_path / "run" / "metrics.jsonl").unlink()
+    done = vit(*args, "--out", "run", "--resume")
+    assert done.code == 0 and "had not saved anything yet: training starts over" in done.err
+    assert same(before, tmp_path / "run")
+
+
+def test_a_training_ends_in_its_summary(vit: Vit, tiny: Path, tmp_path: Path) -> None:
+    """In the file, and as the last line of --log-json; with an image that is left out, too."""
+    data = tmp_path / "data"
+    shutil.copytree(tiny / "train", data)
+    (data / "0" / "bad.png").write_bytes(b"no image")
+    fast = ("--train", "head", "--epochs", "1", "-j", "0", "--log-json", "--summary", "s.json")
+    done = vit("finetune", data, "-m", "demo", "--out", "run", *fast)
+    assert done.code == 3, done.err
+    summary = json.loads((tmp_path / "s.json").read_text())
+    last = json.loads(done.err.splitlines()[-1])
+    assert last["event"] == "summary" and last["out"] == "run"
+    for found in (summary, last):
+        assert (found["exit_code"], found["error"], found["failed"]) == (3, None, 1)
+        assert found["images"] == found["done"] + found["failed"] == 41
+        assert found["epochs"] == found["best_epoch"] == 1
+    quiet = vit(
+        "finetune", data, "-m", "demo", "--out", "two", *fast[:6], "--summary", "q.json", "-q"
+    )
+    assert quiet.code == 3 and json.loads((tmp_path / "q.json").read_text())["exit_code"] == 3
+
+
+def test_a_pipe_in_a_table_is_left_out(vit: Vit, tiny: Path, tmp_path: Path) -> None:
+    lines = []
+    for number, file in enumerate(sorted((tiny / "train").rglob("*.png"))):
+        shutil.copy(file, tmp_path / f"{number}.png")
+        lines.append(f"{number}.png,{file.parent.name}")
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "zero.png").symlink_to("/dev/zero")
+    (tmp_path / "t.csv").write_text("\n".join([*lines, "pipe.png,1", "zero.png,1"]))
+    args = ("finetune", "t.csv", "-m", "demo", "--epochs", "1", "-j", "0", "--allow-outside")
+    for recipe in ("head", "last-1"):
+        done = vit(*args, "--train", recipe, "--out", recipe)
+        assert done.code == 3, done.err
+        assert done.err.count("not a regular file") == 2
+    done = vit(*args[:-1], "--out", "none")
+    assert done.code == 1 and "zero.png lies outside of the folder of the table" in done.err
+
+
 def moved(state: Path, before: dict[str, int]) -> bool:
     try:
         now = torch.load(state)
@@ -366,7 +514,9 @@ def test_a_split_is_drawn_written_down_and_obeyed(vit: Vit, few: Path, tmp_path:
     for label in "0123456789":
         of_class = [row["split"] for row in rows if row["label"] == label]
         assert of_class.count("val") == round(0.25 * len(of_class))
-    again = vit("finetune", "one/split.jsonl", "-m", "demo", "--train", "head", "--out", "three")
+    again = ("finetune", "one/split.jsonl", "-m", "demo", "--train", "head", "--out", "three")
+    assert "--allow-outside (VIT_ALLOW_OUTSIDE=1)" in vit(*again).err
+    again = vit(*again, "--allow-outside")
     assert again.code == 0, again.err
     assert same(tmp_path / "one", tmp_path / "three") or last_line(tmp_path / "three")["val_top1"]
 
@@ -386,6 +536,7 @@ def test_a_tar_is_learnt_as_its_folder(vit: Vit, tiny: Path, tmp_path: Path, rec
     again = vit("finetune", "data.tar", *args, "two", "--resume")
     assert again.code == 0, again.err
     shutil.rmtree(tmp_path / "two" / "last")  # as if it had ended before the first epoch
+    (tmp_path / "two" / "metrics.jsonl").unlink()
     assert vit("finetune", "data.tar", *args, "two", "--resume").code == 0
     assert same(tmp_path / "one", tmp_path / "two")
 

@@ -6,8 +6,10 @@ import os
 import socket
 import subprocess
 import sys
+import tarfile
 import tempfile
 import tracemalloc
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -395,3 +397,40 @@ def test_counting_counts_what_is_listed() -> None:
 def test_the_default_scan_looks_for_the_common_formats() -> None:
     touch(*(f"d/x{suffix}" for suffix in suffixes("common")), "d/y.eps", "d/y.pdf")
     assert len(listed("d")) == len(suffixes("common"))
+
+
+# Folders of the system
+
+
+def test_system_folders_are_left_out_of_every_scan_but_not_where_they_are_named() -> None:
+    touch("d/a.jpg", "d/@eaDir/a.jpg/SYNOFILE_THUMB_M.jpg", "d/b/@eaDir/x.jpg", "d/b/b.jpg")
+    touch("d/__MACOSX/c.jpg", "d/#recycle/c.jpg", "d/$RECYCLE.BIN/c.jpg", "d/lost+found/c.jpg")
+    left: list[str] = []
+    scan = Scan(suffixes("common"), members=suffixes("common"), system=left.append)
+    assert listed("d", scan=scan) == ["d/a.jpg", "d/b/b.jpg"]
+    assert sorted(left) == [
+        f"d/{name}"
+        for name in sorted(
+            ("@eaDir", "b/@eaDir", "__MACOSX", "#recycle", "$RECYCLE.BIN", "lost+found")
+        )
+    ]
+    assert listed("d/**/*.jpg") == ["d/a.jpg", "d/b/b.jpg"]
+    assert listed("d/*/*.jpg") == ["d/b/b.jpg"]
+    assert from_list(b"d\n") == ["d/a.jpg", "d/b/b.jpg"]
+    assert listed("d/b/@eaDir") == listed("d/b/@eaDir/x.jpg") == ["d/b/@eaDir/x.jpg"]
+    assert listed("d/*/@eaDir/*.jpg") == ["d/b/@eaDir/x.jpg"]
+    assert count(open_sources(["d"])) == 2
+
+
+def test_system_folders_in_archives_are_left_out() -> None:
+    names = ("a.jpg", "__MACOSX/._a.jpg", "__MACOSX/a.jpg", "b/@eaDir/a.jpg", "b/@eaDir/b.jpg")
+    left: list[str] = []
+    scan = Scan(suffixes("common"), members=suffixes("common"), system=left.append)
+    with zipfile.ZipFile("x.zip", "w") as packed, tarfile.open("x.tar", "w") as tar:
+        for name in names:
+            packed.writestr(name, b"x")
+            tar.addfile(tarfile.TarInfo(name))
+    for archive in ("x.zip", "x.tar"):
+        left.clear()
+        assert listed(archive, scan=scan) == [f"{archive}/a.jpg"]
+        assert left == [f"{archive}/__MACOSX", f"{archive}/b/@eaDir"]

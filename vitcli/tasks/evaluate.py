@@ -38,7 +38,7 @@ from vitcli.tasks.job import (
 )
 from vitcli.tasks.run import Ready, Run
 from vitcli.training.classes import class_names, match_classes, match_one_class
-from vitcli.training.data import Example, read_examples
+from vitcli.training.data import SPLIT, Example, place_of, read_examples, trained_on
 from vitcli.training.metrics import Answers, neighbours
 
 TOP = 5
@@ -109,6 +109,8 @@ def evaluate(job: EvaluateJob, watcher: Watcher | None = None) -> Evaluation:
         watcher.note(f"{len(asked):,} images of val are judged, those of train are not")
     else:
         asked = list(examples)
+    if job.preds is None:
+        _note_trained(job.models, asked, watcher)
     if job.preds is not None:
         started = time.monotonic()
         found = _of_predictions(job.preds, asked, watcher)
@@ -117,6 +119,22 @@ def evaluate(job: EvaluateJob, watcher: Watcher | None = None) -> Evaluation:
     if job.knn is not None:
         return _of_neighbours(job, examples, asked, watcher)
     return _of_models(job, asked, watcher)
+
+
+def _note_trained(
+    models: Sequence[str | Model], asked: Sequence[Example], watcher: Watcher
+) -> None:
+    """Say where images are judged that a model was trained on: it knows their answers."""
+    for model in models:
+        spec = Path(model if isinstance(model, str) else model.spec)
+        splits = (spec / SPLIT, spec.parent / SPLIT)
+        split = next((f for f in splits if f.is_file()), None) if spec.exists() else None
+        known = trained_on(split) if split is not None else set()
+        if known and (seen := sum(place_of(example.path) in known for example in asked)):
+            watcher.note(
+                f"{seen:,} of {len(asked):,} images are among those that {printable(str(spec))} "
+                f"was trained on ({SPLIT} lists them): they say little about new images"
+            )
 
 
 def _run(job: EvaluateJob, examples: Sequence[Example], watcher: Watcher) -> Run:

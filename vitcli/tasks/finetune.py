@@ -275,6 +275,8 @@ class _Session:
             higher_is_better=training.objective == "classify",
         )
         state = group.gather(directory.state() if group.is_first else None)[0]
+        if state is None and directory.is_resumed:
+            self.watcher.note("the earlier run had not saved anything yet: training starts over")
         if state is not None:
             trainer.restore(state)
             if trainer.epoch:

@@ -24,15 +24,14 @@ from vitcli.tasks.apart import Read, check_apart
 from vitcli.tasks.evaluate import Judged
 from vitcli.tasks.scores import section
 from vitcli.tasks.training_job import option_of
-from vitcli.training.data import Example, read_split, write_split
+from vitcli.training.data import SPLIT, Example, read_split, write_split
 from vitcli.training.metrics import Answers
 from vitcli.training.pretrain import copied
 from vitcli.training.recipe import Trained, filled
-from vitcli.training.state import read_state, save_state
+from vitcli.training.state import START_OVER, read_state, save_state
 
-RUN, SPLIT, METRICS, REPORT, LAST = (
+RUN, METRICS, REPORT, LAST = (
     "run.json",
-    "split.jsonl",
     "metrics.jsonl",
     "report.html",
     "last",
@@ -60,6 +59,7 @@ class RunDirectory:
 
     def __init__(self, folder: Path, asked: Mapping[str, object]) -> None:
         self.folder = folder
+        self.is_resumed = False
         self._asked: dict[str, Any] = json.loads(json.dumps(asked, default=str))
 
     def open(
@@ -71,9 +71,12 @@ class RunDirectory:
         if folder.exists() and not folder.is_dir():
             raise OutputError(f"{folder} is no folder")
         check_apart([folder, *(folder / name for name in OURS)], read)
-        begun = (folder / RUN).exists()
+        begun = os.path.lexists(folder / RUN)
+        if resume and not begun and any((folder / n).exists() for n in (LAST, METRICS, *MODEL)):
+            raise CheckpointError(f"{printable(str(folder))} has no {RUN}", START_OVER)
         if resume and begun:
             left_out = self._compare()
+            self.is_resumed = True
             return Begun(read_split(folder / SPLIT, scan), left_out)
         with explained(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -102,8 +105,18 @@ class RunDirectory:
         write_whole(self.folder / RUN, (json.dumps(described, indent=2) + "\n").encode())
 
     def state(self) -> dict[str, Any] | None:
-        """What was saved last."""
-        return read_state(self.folder / LAST)
+        """What was saved last; None where the run had not come so far. Raises CheckpointError
+        where it had, and something is gone."""
+        found = read_state(self.folder / LAST)
+        if found is None:
+            gone = [LAST] if (self.folder / METRICS).exists() else []
+        else:
+            gone = (
+                [n for n in MODEL if not (self.folder / n).is_file()] if found.get("epoch") else []
+            )
+        if gone:
+            raise CheckpointError(f"{printable(str(self.folder))} has no {gone[0]}", START_OVER)
+        return found
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Everything to go on with, and the epochs so far."""
@@ -154,16 +167,17 @@ class RunDirectory:
         """A run goes on as it was begun: without the images that it left out then. Raises
         OutputError with what differs."""
         try:
+            if not (self.folder / RUN).is_file():
+                raise ValueError("no file")
             described = json.loads((self.folder / RUN).read_text("utf-8"))
-            before = described["asked"]
+            before = {**described["asked"]}
             left_out = [
-                Failure(ImageRef(place, row["path"]), ErrorType(error["type"]), error["message"])
-                for place, row in enumerate(described["left_out"])
-                for error in [row["error"]]
+                _left_out(place, row) for place, row in enumerate(list(described["left_out"]))
             ]
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             raise CheckpointError(
-                f"cannot read {self.folder / RUN}", "--overwrite begins anew"
+                f"cannot read {printable(str(self.folder / RUN))}: it is not as it was written",
+                START_OVER,
             ) from None
         now = self._asked
         names = [n for n in now if _plain(n, before.get(n)) != _plain(n, now[n])]
@@ -184,6 +198,14 @@ class RunDirectory:
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
+
+
+def _left_out(place: int, row: Any) -> Failure:
+    """Raises ValueError, KeyError or TypeError for what `begin` does not write."""
+    path, message = row["path"], row["error"]["message"]
+    if not isinstance(path, str) or not isinstance(message, str):
+        raise ValueError("no words")
+    return Failure(ImageRef(place, path), ErrorType(row["error"]["type"]), message)
 
 
 def snapshot(model: Model, trained: Trained) -> Model:

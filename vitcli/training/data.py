@@ -7,6 +7,8 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from errno import ENOENT
+from functools import lru_cache
 from pathlib import Path
 
 from vitcli.errors import CheckpointError, InputError, printable
@@ -17,10 +19,20 @@ from vitcli.images.system import is_system
 from vitcli.images.tables import TABLE as PARQUET
 from vitcli.images.tree import Tree
 from vitcli.records import Member
-from vitcli.training.folders import Folder, Split, kind_of, parts_of, split_of
+from vitcli.training.folders import (
+    Folder,
+    Kind,
+    Split,
+    kind_of,
+    kind_of_archive,
+    parts_of,
+    split_of,
+)
 from vitcli.training.packed import Packed, archives_of, iter_packed, member_of
+from vitcli.training.state import START_OVER
 from vitcli.training.tables import TABLES, LabelTable
 
+SPLIT = "split.jsonl"  # in the directory of a run
 NESTED = 4  # folders down to that with the parts
 EXPECTED = "expected DATA/<class>/*.jpg, tars or zips of <class>/*.jpg or of *.jpg with *.cls"
 
@@ -135,6 +147,17 @@ def _root(data: str, scan: Scan) -> str:
     return data
 
 
+def _innermost(folder: str) -> str:
+    """`seg_train/seg_train` for `seg_train`, where it is packed like that."""
+    names = _subfolders(folder)
+    is_twice = len(names) == 1 and _is_same_part(os.path.basename(folder), names[0])
+    return os.path.join(folder, names[0]) if is_twice else folder
+
+
+def _is_same_part(name: str, inner: str) -> bool:
+    return kind_of(name) is not None and kind_of(name) == kind_of(inner)
+
+
 def _tell_system(folder: str, scan: Scan) -> None:
     for name in filter(is_system, os.listdir(folder)):
         scan.system(os.path.join(folder, name))
@@ -155,6 +178,7 @@ def _looked(data: str, scan: Scan) -> list[Folder]:
             found.append(Folder(name, is_loose=True))
             continue
         if is_part:
+            inner = _subfolders(path := _innermost(path))
             inner = [n for n in inner if not Tree.below(os.path.join(path, n), scan).is_empty()]
         if is_loose or packed or (inner and not Tree.below(path, scan).is_empty()):
             found.append(Folder(name, tuple(inner), is_loose, packed))
@@ -173,9 +197,7 @@ def _is_loose(folder: str, scan: Scan) -> bool:
 def _part(
     folder: str, split: Split | None, scan: Scan, note: Callable[[str], None]
 ) -> Iterable[Example]:
-    names = _subfolders(folder)
-    if len(names) == 1 and kind_of(names[0]) == kind_of(os.path.basename(folder)):
-        folder = os.path.join(folder, names[0])  # seg_train/seg_train/<class>
+    folder = _innermost(folder)
     if not _subfolders(folder) and (archives := archives_of(folder)):
         examples = _of_archives(folder, archives, scan, note)
         return [replace(example, split=split) for example in examples]
@@ -197,6 +219,9 @@ def _of_archives(
 ) -> list[Example]:
     """The label is what a file beside the image says, else the first folder, not counting one that
     all images are in, nor `train` and `val` where there are both."""
+    kinds = {kind_of_archive(archive) for archive in archives}
+    if labelled and None not in kinds and "train" in kinds and len(kinds) > 1:
+        return _of_shards(data, archives, scan, note)
     images = [image for archive in archives for image in iter_packed(archive, scan)]
     if not images:
         looked = " ".join(sorted(scan.members))
@@ -206,6 +231,7 @@ def _of_archives(
     folders = [image.folders for image in images]
     while len({names[:1] for names in folders}) == 1 and _can_go(images, folders):
         folders = [names[1:] for names in folders]
+    folders = [n[1:] if len(n) > 1 and _is_same_part(*n[:2]) else n for n in folders]
     tops = _tops(images, folders)
     are_labelled = all(image.label is not None for image in images)
     parts = None
@@ -227,6 +253,26 @@ def _of_archives(
     if stray := len(images) - len(examples):
         note(f"{printable(data)}: {stray:,} images without a folder or a label are left out")
     return examples
+
+
+def _of_shards(
+    data: str, archives: Sequence[str], scan: Scan, note: Callable[[str], None]
+) -> list[Example]:
+    """Archives that are called after the parts of the data: `train-000.tar` and `val-000.tar`."""
+    of_kind: dict[Kind | None, list[str]] = {}
+    for archive in archives:
+        of_kind.setdefault(kind_of_archive(archive), []).append(archive)
+    held: Kind = "val" if "val" in of_kind else "test"
+    told = f"{len(of_kind['train'])} archives of train, {len(of_kind[held])} of {held} to hold out"
+    if held == "val" and "test" in of_kind:
+        told += f"; the {len(of_kind['test'])} of test are left out"
+    note(f"{printable(data)}: {told}")
+    parts: tuple[tuple[Split, Kind], ...] = (("train", "train"), ("val", held))
+    return [
+        replace(example, split=split)
+        for split, kind in parts
+        for example in _of_archives(data, of_kind[kind], scan, note)
+    ]
 
 
 def _tops(images: Sequence[Packed], folders: Sequence[tuple[str, ...]]) -> list[Folder]:
@@ -316,6 +362,8 @@ def read_split(file: Path, scan: Scan) -> list[Example]:
     found: list[Example] = []
     number = 0
     try:
+        if not file.is_file():
+            raise FileNotFoundError(ENOENT, "there is no such file")
         text = file.read_text("utf-8", errors="surrogateescape")
         for line in text.split("\n")[:-1]:
             number += 1
@@ -331,9 +379,36 @@ def read_split(file: Path, scan: Scan) -> list[Example]:
         why = getattr(error, "strerror", None) or f"line {number} is not as it was written"
         raise CheckpointError(
             f"cannot read {printable(str(file))}: {why}",
-            "the run cannot be resumed: --overwrite starts over",
+            START_OVER,
         ) from None
     return found
+
+
+def trained_on(file: Path) -> set[str]:
+    """The places of the images that the run of a split table was trained on; none where it is
+    damaged."""
+    found: set[str] = set()
+    try:
+        with file.open(encoding="utf-8", errors="surrogateescape") as lines:
+            for line in lines:
+                row = json.loads(line)
+                if isinstance(row, dict) and row.get("split") == "train":
+                    found.add(place_of(str(row.get("path"))))
+    except (OSError, ValueError, RecursionError):
+        return set()
+    return found
+
+
+def place_of(path: str) -> str:
+    """By which an image is known however its path is spelled: links are followed. The folders of
+    many images are looked at once."""
+    folder, name = os.path.split(path)
+    return os.path.realpath(path) if os.path.islink(path) else f"{_real_folder(folder)}/{name}"
+
+
+@lru_cache(maxsize=4096)
+def _real_folder(folder: str) -> str:
+    return os.path.realpath(folder)
 
 
 def write_split(file: Path, examples: Iterable[Example]) -> None:

@@ -52,6 +52,13 @@ def kind_of(name: str) -> Kind | None:
     return WORDS[plain]
 
 
+def kind_of_archive(path: str) -> Kind | None:
+    """As `kind_of`, of an archive: `train-000.tar`, `imagenet-val-000007.tar`."""
+    words = re.split(r"[-_. ]+", os.path.basename(path).casefold())
+    kinds = {WORDS[word] for word in words if word in WORDS}
+    return next(iter(kinds)) if len(kinds) == 1 else None
+
+
 def split_of(name: str) -> Split | None:
     """As `kind_of`, for one who has no use for a third part."""
     kind = kind_of(name)

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from vitcli.errors import VitError
+from vitcli.errors import CheckpointError, VitError
 from vitcli.training.events import EpochDone, StepDone
 from vitcli.training.feed import Feed, Step
 from vitcli.training.group import Group
@@ -34,6 +34,7 @@ from vitcli.training.optim import (
     parameter_groups,
 )
 from vitcli.training.recipe import Trained
+from vitcli.training.state import FILE, START_OVER
 
 ADVICE = "a lower --lr, a longer --warmup, or --dtype fp32 may help"
 
@@ -305,7 +306,9 @@ class Trainer:
 
     @torch.no_grad()
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` gave."""
+        """Go on from what `state` gave. Raises CheckpointError for the state of another run."""
+        if (why := self._misfit(state)) is not None:
+            raise CheckpointError(f"last/{FILE} is not the state of this run: {why}", START_OVER)
         for name, value in state["parameters"].items():
             self.trained.parameters[name].copy_(value)
         self._optimizer.load_state_dict(state["optimizer"])
@@ -320,6 +323,88 @@ class Trainer:
         if state["answers"] is not None:
             self.answers = Answers(*(x.numpy() for x in state["answers"]))
         self._sums = _Sums(**state["sums"])
+
+    def _misfit(self, state: Mapping[str, Any]) -> str | None:
+        """What does not fit this training in a state, whoever has written it."""
+        ours = self.state()
+        if missing := sorted(ours.keys() - state.keys()):
+            return f"it has no {missing[0]}"
+        epochs, steps = self.plan.epochs, self.feed.order.steps
+        for name, most in (("epoch", epochs), ("step", steps), ("best_epoch", epochs)):
+            if type(state[name]) is not int or not 0 <= state[name] <= most:
+                return f"{name} is {str(state[name])[:40]}, at most {most}"
+        for name in ("parameters", "schedule", "scaler", "sums", "ema", "best_score"):
+            if not _is_like(ours[name], state[name]):
+                return f"its {name} are of another shape"
+        known = {field.name for field in fields(EpochDone)}
+        history = state["history"]
+        if not isinstance(history, list) or len(history) != state["epoch"]:
+            return "its history is not that of its epochs"
+        for row in history:
+            is_row = isinstance(row, dict) and row.keys() == known
+            if not is_row or not all(isinstance(v, int | float | None) for v in row.values()):
+                return "its history is of another shape"
+        optimizer = state["optimizer"]
+        if not isinstance(optimizer, dict) or not _is_like(
+            ours["optimizer"]["param_groups"], optimizer.get("param_groups")
+        ):
+            return "its optimizer is of another shape"
+        return self._misfit_of_moments(optimizer.get("state")) or _misfit_of_answers(
+            state["answers"]
+        )
+
+    def _misfit_of_moments(self, moments: object) -> str | None:
+        every = [p for group in self._optimizer.param_groups for p in group["params"]]
+        if moments == {}:
+            return None
+        if not isinstance(moments, dict) or moments.keys() != set(range(len(every))):
+            return "its optimizer is of other parameters"
+        for number, parameter in enumerate(every):
+            of = moments[number]
+            pair = (of.get("exp_avg"), of.get("exp_avg_sq")) if isinstance(of, dict) else ()
+            if not pair or not all(_is_like(parameter.detach(), moment) for moment in pair):
+                return "its optimizer is of other parameters"
+            if not _is_like(torch.zeros(()), of.get("step")):
+                return "its optimizer has no steps"
+        return None
+
+
+def _misfit_of_answers(answers: object) -> str | None:
+    if answers is None:
+        return None
+    if isinstance(answers, list) and len(answers) == 3 and all(map(torch.is_tensor, answers)):
+        best, scores, truth = (tuple(part.shape) for part in answers)
+        if len(best) == 2 and best == scores and truth == best[:1]:
+            return None
+    return "its answers are of another shape"
+
+
+def _is_like(ours: object, theirs: object) -> bool:
+    """Whether a value has the shape and the type of ours, down to its last part."""
+    match ours:
+        case Tensor():
+            return (
+                isinstance(theirs, Tensor)
+                and theirs.shape == ours.shape
+                and theirs.dtype == ours.dtype
+            )
+        case dict():
+            return (
+                isinstance(theirs, dict)
+                and ours.keys() == theirs.keys()
+                and all(_is_like(value, theirs[name]) for name, value in ours.items())
+            )
+        case list() | tuple():
+            return (
+                isinstance(theirs, list | tuple)
+                and len(ours) == len(theirs)
+                and all(map(_is_like, ours, theirs))
+            )
+        case bool() | str() | None:
+            return type(ours) is type(theirs)
+        case int() | float():
+            return isinstance(theirs, int | float) and not isinstance(theirs, bool)
+    return type(ours) is type(theirs)
 
 
 def _parts(step: Step, size: int | None) -> list[Step]:

@@ -101,7 +101,11 @@ def _label(file: Archive, member: Member, suffix: str) -> str | None:
         if suffix != ".json":
             return text or None
         fields = json.loads(text)
-    except ValueError:  # a zip's damage, text that is not UTF-8, and what is no JSON
+    except (
+        ValueError,
+        RecursionError,
+    ):  # a zip's damage, text that is not UTF-8, and what is no JSON
         return None
     values = [fields.get(key) for key in JSON_KEYS] if isinstance(fields, dict) else []
-    return next((str(v) for v in values if isinstance(v, str | int) and v != ""), None)
+    label = next((str(v) for v in values if isinstance(v, str | int) and v != ""), None)
+    return None if label is None or any("\ud800" <= c <= "\udfff" for c in label) else label

@@ -4,16 +4,33 @@ from __future__ import annotations
 
 import os
 import pickle
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from vitcli.errors import CheckpointError
+from vitcli.errors import CheckpointError, printable
 from vitcli.sinks.files import explained, sync_folder
 
 FILE = "state.pt"
+START_OVER = "the run cannot be resumed: --overwrite starts over"
+# What torch.load raises for files that it did not write.
+_DAMAGE = (
+    OSError,
+    RuntimeError,
+    pickle.UnpicklingError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    OverflowError,
+    ImportError,
+    struct.error,
+)
 
 
 def save_state(folder: Path, state: Mapping[str, Any]) -> None:
@@ -37,13 +54,13 @@ def save_state(folder: Path, state: Mapping[str, Any]) -> None:
 def read_state(folder: Path) -> dict[str, Any] | None:
     """What an earlier run has saved; None where it had not come so far."""
     file = folder / FILE
-    if not file.exists():
+    if not os.path.lexists(file):
         return None
+    why = "it is no file" if not file.is_file() else "it holds something else"
     try:
-        state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        raise CheckpointError(
-            f"cannot read {file}: {str(error).splitlines()[0]}",
-            "start anew with --overwrite",
-        ) from None
+        state = torch.load(file, map_location="cpu", weights_only=True) if file.is_file() else None
+    except _DAMAGE as error:
+        state, why = None, (str(error) or type(error).__name__).splitlines()[0]
+    if not isinstance(state, dict):
+        raise CheckpointError(f"cannot read {printable(str(file))}: {why}", START_OVER)
     return state
