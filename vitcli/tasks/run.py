@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, fields, replace
@@ -18,6 +19,7 @@ from vitcli.errors import InputError, Interrupted, UsageError, WriteError, print
 from vitcli.images import sources
 from vitcli.images.archives import ARCHIVES, largest_file
 from vitcli.images.decode import suffixes
+from vitcli.images.kinds import passed_over
 from vitcli.images.loader import iter_batches
 from vitcli.images.scan import Scan
 from vitcli.images.workers import DecodeJob
@@ -127,6 +129,7 @@ class Run:
     watcher: Watcher
     unlisted: int = 0
     skipped: int = 0
+    passed: Counter[str] = field(default_factory=Counter)  # images of no format, by suffix
     listed: list[sources.Source] = field(default_factory=list)
     held: list[IO[bytes]] = field(default_factory=list)
     progress: Progress = field(default_factory=Progress)
@@ -160,6 +163,7 @@ class Run:
             *(known, self._note_unlisted, self._skip, self._note_drawn, members),
             largest=largest_file(self.inputs.limits.max_pixels),
             allow_outside=self.inputs.allow_outside,
+            passed=self._pass_over,
         )
 
     def load(self, spec: Spec, options: ModelOptions) -> Model:
@@ -319,9 +323,12 @@ class Run:
     def _refs(self, *, stamped: bool = False) -> Iterator[ImageRef]:
         """Our inputs, with their places among all."""
         self.unlisted = self.skipped = 0
+        self.passed.clear()
         for ref in sources.iter_refs(self.listed, stamped=stamped):
             if self.shard is None or self.shard.has(ref.path):
                 yield ref
+        if self.passed and not self.inputs.extensions:
+            self.watcher.note(passed_over(self.passed))
 
     def count(self) -> int | None:
         return sources.count(self.listed) if self.shard is None else None
@@ -361,6 +368,9 @@ class Run:
     def _on_progress(self, progress: Progress) -> None:
         self.watcher.progress(progress)
         self.inputs.tolerance.check(progress)
+
+    def _pass_over(self, suffix: str) -> None:
+        self.passed[suffix] += 1
 
     def _skip(self, path: str) -> None:
         self.skipped += 1
