@@ -116,3 +116,15 @@ def test_heic_is_looked_for_where_it_is_read(vit: Vit, tmp_path: Path) -> None:
     heic(tmp_path / "p" / "IMG_1.HEIC", photo("one"))
     ended = vit("classify", "p", "-m", "demo", "-j", "0")
     assert ended.code == 0 and json.loads(ended.out)["path"] == "p/IMG_1.HEIC"
+
+
+def test_a_url_that_nobody_reads_is_a_row_among_its_neighbours(vit: Vit, tmp_path: Path) -> None:
+    photo("a").save(tmp_path / "a.png")
+    odd = ("reference://x", "zip://a.png", "nothing://x/a.tar", "file:///dev/zero")
+    paths = "\n".join(("a.png", *odd, "a.png"))
+    ended = vit("classify", "-", "-m", "demo", "-j", "0", input=paths.encode())
+    rows = list(map(json.loads, ended.out.splitlines()))
+    assert ended.code == 3 and ["error" in row for row in rows] == [0, 1, 1, 1, 1, 0]
+    assert [row["path"] for row in rows[1:5]] == list(odd)
+    named = vit("classify", "reference://x", "-m", "demo")
+    assert named.code == 1 and "reference://x" in named.err
