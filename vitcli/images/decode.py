@@ -23,7 +23,7 @@ from vitcli.errors import in_bytes
 from vitcli.images import tiff
 from vitcli.images.archives import CHANGED, Archive, Pieces, largest_file, opened, version_of
 from vitcli.images.depth import to_rgb
-from vitcli.images.kinds import ImageError, unread
+from vitcli.images.kinds import HEIF, ImageError, is_heif, reads_heif, unread
 from vitcli.images.preprocess import ACROSS, preprocess, preprocess_fast, stored_target
 from vitcli.images.remote import piece
 from vitcli.records import (
@@ -207,10 +207,18 @@ def _open(ref: ImageRef, limits: Limits, formats: str) -> Iterator[Image.Image]:
 
 def _identified(file: BinaryIO, head: bytes, formats: str) -> Image.Image:
     """What Pillow finds in a file. Raises ImageError where it finds nothing."""
+    allowed = allowed_formats(formats)
+    kind = next((k for magic, k in _MAGIC.items() if head.startswith(magic)), None)
+    if is_heif(head) and reads_heif():
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+        kind = "HEIF"
+        allowed = [kind]
     try:
-        return Image.open(file, formats=allowed_formats(formats))
+        return Image.open(file, formats=allowed)
     except UnidentifiedImageError:
-        kind = next((k for magic, k in _MAGIC.items() if head.startswith(magic)), None)
+        pass
     if kind is not None and (words := _unread(file, kind)):
         raise ImageError(ErrorType.UNREADABLE, words)
     if kind is not None:
@@ -339,7 +347,7 @@ def _refuse_impostors(head: bytes) -> None:
 def allowed_formats(formats: str) -> list[str]:
     """Pillow's names of the formats that may be opened: the common ones, or all but NEVER."""
     Image.init()
-    names = Image.OPEN if formats == "all" else FORMATS
+    names = [*Image.OPEN] if formats == "all" else [*FORMATS]
     return [name for name in names if name in Image.OPEN and name not in NEVER]
 
 
@@ -347,8 +355,11 @@ def suffixes(formats: str) -> frozenset[str]:
     """The lower-case suffixes that a directory scan takes for images."""
     if formats == "all":
         names = set(allowed_formats("all"))
-        return frozenset(s for s, name in Image.registered_extensions().items() if name in names)
-    return frozenset(suffix for group in FORMATS.values() for suffix in group)
+        more = HEIF if reads_heif() else ()
+        known = Image.registered_extensions().items()
+        return frozenset(more).union(s for s, name in known if name in names)
+    more = HEIF if reads_heif() else ()
+    return frozenset(suffix for group in (*FORMATS.values(), more) for suffix in group)
 
 
 def _preview(head: bytes) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
+from importlib.util import find_spec
 
 from vitcli.records import ErrorType
 
@@ -62,6 +64,21 @@ class ImageError(Exception):
         super().__init__(message)
         self.type = type
         self.message = message
+
+
+@cache
+def reads_heif() -> bool:
+    """Whether the extra `heif` is installed."""
+    return find_spec("pillow_heif") is not None
+
+
+def passed_over(counts: Mapping[str, int]) -> str:
+    """How many files of which suffix were not looked at, and who reads them."""
+    readers: dict[str, list[str]] = {}
+    for suffix, count in sorted(counts.items()):
+        readers.setdefault(UNREAD[suffix], []).append(f"{count:,} {suffix}")
+    parts = [f"{', '.join(found)} ({reader} reads them)" for reader, found in readers.items()]
+    return f"{sum(counts.values()):,} image files were not looked at: {'; '.join(parts)}"
 
 
 def unread(head: bytes) -> str | None:

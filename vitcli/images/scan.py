@@ -26,7 +26,8 @@ class Scan:
     cannot be read; what has the name of an image but is a pipe, a socket or a device; and a folder
     below the one that was named that holds pictures of ours (DRAWN), or is the system's. Which
     members of an archive count; where none do, archives are files like others. `largest` are the
-    bytes of an image that is held in memory, `allow_outside` whether tables may name any file."""
+    bytes of an image that is held in memory, `allow_outside` whether tables may name any file.
+    `passed` hears of the suffix of an image that is of no format that is read."""
 
     suffixes: frozenset[str]
     unlisted: Callable[[str], None] = _ignore
@@ -36,10 +37,18 @@ class Scan:
     system: Callable[[str], None] = _ignore
     largest: int = MOST_UNPACKED
     allow_outside: bool = False
+    passed: Callable[[str], None] = _ignore
 
     @property
     def silent(self) -> Scan:
-        return replace(self, unlisted=_ignore, skipped=_ignore, left_out=_ignore, system=_ignore)
+        return replace(
+            self,
+            unlisted=_ignore,
+            skipped=_ignore,
+            left_out=_ignore,
+            system=_ignore,
+            passed=_ignore,
+        )
 
     def images(self, path: str) -> Iterator[Found]:
         """Those in an archive, or the one that the file is."""

@@ -17,6 +17,7 @@ from vitcli.images import remote
 from vitcli.images.archives import Found
 from vitcli.images.braces import expanded
 from vitcli.images.decode import suffixes
+from vitcli.images.kinds import passed_over
 from vitcli.images.scan import Scan
 from vitcli.images.tree import Tree
 from vitcli.records import ImageRef, Member
@@ -124,14 +125,21 @@ class DirectorySource:
 
     def check(self) -> None:
         unlisted: list[str] = []
-        scan = replace(self.scan.silent, unlisted=unlisted.append)
+        passed: Counter[str] = Counter()
+        scan = replace(
+            self.scan.silent,
+            unlisted=unlisted.append,
+            passed=lambda suffix: passed.update((suffix,)),
+        )
         if Tree.below(self.path, scan).is_empty():
             if unlisted:
                 raise InputError(f"no images in {printable(self.path)}: {unlisted[0]}")
             looked = " ".join(sorted(self.scan.suffixes))
             raise InputError(
                 f"no images in {printable(self.path)}{_others(self.path)}",
-                f"looked below it for {looked}; --formats all or --ext widens the search",
+                passed_over(passed)
+                if passed
+                else f"looked below it for {looked}; --formats all or --ext widens the search",
             )
 
     def count(self) -> int:

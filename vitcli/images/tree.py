@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 
 from vitcli.errors import printable
+from vitcli.images.kinds import UNREAD
 from vitcli.images.scan import DRAWN, Scan
 from vitcli.images.system import is_system
 
@@ -169,19 +170,24 @@ class Tree:
         name, end = entry.name, len(self.parts)
         if end and end - 1 in places and self.parts[-1].match(name):
             return True
-        if end not in places or name.startswith(b".") or not self._has_suffix(name):
+        if end not in places or name.startswith(b"."):
+            return False
+        if (suffix := _suffix(name)) not in self.scan.suffixes:
+            if suffix in UNREAD:
+                self.scan.passed(suffix)
             return False
         if _is_candidate(entry):
             return True
         self.scan.skipped(os.fsdecode(prefix + name))
         return False
 
-    def _has_suffix(self, name: bytes) -> bool:
-        return os.fsdecode(name[name.rfind(b".") :]).lower() in self.scan.suffixes
-
     def _unlisted(self, prefix: bytes, error: OSError) -> None:
         folder = printable(os.fsdecode(prefix.rstrip(b"/") or prefix or b"."))
         self.scan.unlisted(f"cannot list {folder}: {error.strerror}")
+
+
+def _suffix(name: bytes) -> str:
+    return os.fsdecode(name[name.rfind(b".") :]).lower()
 
 
 def _is_dir(entry: os.DirEntry[bytes]) -> bool:

@@ -200,7 +200,7 @@ def available_cpus() -> int:
         count = len(os.sched_getaffinity(0))
     else:
         count = os.cpu_count() or 1
-    return max(1, min(count, math.ceil(cpu_quota())))
+    return max(1, math.ceil(min(count, cpu_quota())))
 
 
 @cache

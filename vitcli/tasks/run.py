@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, fields, replace
@@ -19,6 +20,7 @@ from vitcli.errors import InputError, Interrupted, UsageError, WriteError, print
 from vitcli.images import sources
 from vitcli.images.archives import ARCHIVES, largest_file
 from vitcli.images.decode import suffixes
+from vitcli.images.kinds import passed_over
 from vitcli.images.loader import iter_batches
 from vitcli.images.scan import Scan
 from vitcli.images.workers import DecodeJob
@@ -136,6 +138,7 @@ class Run:
     unlisted: int = 0
     skipped: int = 0
     system: list[str] = field(default_factory=list)  # folders of the system that were left out
+    passed: Counter[str] = field(default_factory=Counter)  # images of no format, by suffix
     listed: list[sources.Source] = field(default_factory=list)
     held: list[IO[bytes]] = field(default_factory=list)
     progress: Progress = field(default_factory=Progress)
@@ -175,6 +178,7 @@ class Run:
             system=self.system.append,
             largest=largest_file(self.inputs.limits.max_pixels),
             allow_outside=self.inputs.allow_outside,
+            passed=self._pass_over,
         )
 
     def load(self, spec: Spec, options: ModelOptions) -> Model:
@@ -358,6 +362,7 @@ class Run:
         """Our inputs, with their places among all."""
         self.unlisted = self.skipped = 0
         self.system.clear()
+        self.passed.clear()
         refs = sources.iter_refs(self.listed, stamped=stamped)
         first = next(refs, None)
         self.is_absolute = first is not None and first.path.startswith("/")
@@ -366,6 +371,8 @@ class Run:
             if self.shard is None or self.shard.has(ref.path):
                 yield ref
         self.note_system()
+        if self.passed and not self.inputs.extensions:
+            self.watcher.note(passed_over(self.passed))
 
     def note_system(self) -> None:
         """Say once which folders the scans have left out because they are the system's."""
@@ -414,6 +421,9 @@ class Run:
     def _on_progress(self, progress: Progress) -> None:
         self.watcher.progress(progress)
         self.inputs.tolerance.check(progress)
+
+    def _pass_over(self, suffix: str) -> None:
+        self.passed[suffix] += 1
 
     def _skip(self, path: str) -> None:
         self.skipped += 1

@@ -1,0 +1,34 @@
+"""Messages: printable, and without the secrets of URLs."""
+
+from __future__ import annotations
+
+import pytest
+
+from vitcli import stores
+from vitcli.errors import hidden, printable
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("https://me:pw@host/a.jpg", "https://***@host/a.jpg"),
+        ("cannot list s3://k:s@b/p/: no", "cannot list s3://***@b/p/: no"),
+        ("'https://h/a?X-Amz-Signature=1&sig=2', 403", "'https://h/a?…', 403"),
+        ("zip://a.png::https://u@h/a?token=1", "zip://a.png::https://***@h/a?…"),
+        ("what?/a@b.jpg", "what?/a@b.jpg"),
+        ("s3://bucket/a@2x.jpg", "s3://bucket/a@2x.jpg"),
+    ],
+)
+def test_secrets_of_urls_are_hidden(text: str, shown: str) -> None:
+    assert hidden(text) == printable(text) == shown
+
+
+def test_what_a_library_says_of_a_url_has_no_secrets() -> None:
+    error = OSError("cannot connect to https://u:secret@127.0.0.1:1/x?sig=secret")
+    assert "secret" not in stores.words_of(error)
+
+
+@pytest.mark.parametrize("url", ["reference://x", "zip://a.png", "nothing://x", "ftp://[bad/x"])
+def test_a_url_that_no_library_likes_is_an_oserror(url: str) -> None:
+    with pytest.raises(OSError):
+        stores.read(url)
