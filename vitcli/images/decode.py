@@ -289,7 +289,7 @@ def _kept(path: str, version: Version) -> Archive:
 
 
 def _stat(path: str) -> os.stat_result:
-    """Of a regular file only: a FIFO or a device would block for ever."""
+    """The status of a regular file. Refuse others: a FIFO or a device would block for ever."""
     found = os.stat(path)
     if not stat.S_ISREG(found.st_mode):
         raise ImageError(ErrorType.UNREADABLE, "not a regular file")
