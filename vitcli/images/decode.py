@@ -10,7 +10,7 @@ import stat
 import struct
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache, partial
 from typing import BinaryIO, TypeAlias, TypeVar
 
@@ -202,7 +202,8 @@ def _open(ref: ImageRef, limits: Limits, formats: str) -> Iterator[Image.Image]:
                 image.info[NOTE] = note
             _check_pixels(image, limits)
             Image.MAX_IMAGE_PIXELS = limits.max_pixels  # an icon may hold a picture of another size
-            yield image
+            with _quiet_libtiff() if image.format == "TIFF" else nullcontext():
+                yield image
 
 
 def _identified(file: BinaryIO, head: bytes, formats: str) -> Image.Image:
@@ -311,6 +312,24 @@ def _opening(path: str, opener: Callable[[str], Opened]) -> Opened:
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = getattr(error, "strerror", None) or str(error)
         raise ImageError(ErrorType.UNREADABLE, reason) from None
+
+
+@contextmanager
+def _quiet_libtiff() -> Iterator[None]:
+    """libtiff writes its complaints to descriptor 2 itself, also where no worker has closed it."""
+    try:
+        saved = os.dup(2)
+    except OSError:  # nobody hears it
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
 
 
 @contextmanager
