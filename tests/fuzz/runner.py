@@ -30,6 +30,7 @@ from typing import TextIO
 from unittest import mock
 
 import torch
+import torch._dynamo  # by the optimizers, and slow: not in the time of a command
 import typer.main
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st

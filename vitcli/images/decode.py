@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from vitcli import stores
-from vitcli.errors import in_bytes
+from vitcli.errors import in_bytes, shortened
 from vitcli.images import tiff
 from vitcli.images.archives import CHANGED, Archive, Pieces, largest_file, opened, version_of
 from vitcli.images.depth import to_rgb
@@ -126,14 +126,14 @@ def attempt(
         with _open(ref, limits, formats) as image:
             return make(image)
     except ImageError as error:
-        return Failure(ref, error.type, error.message)
+        return Failure(ref, error.type, shortened(error.message))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         limit = f"{limits.max_pixels / 1e6:g} MP (--max-pixels)"
         return Failure(ref, ErrorType.TOO_LARGE, f"more pixels than its header says, limit {limit}")
     except MemoryError:
         return Failure(ref, ErrorType.OUT_OF_MEMORY, "not enough memory to decode it")
     except Exception as error:  # see above
-        return Failure(ref, ErrorType.DECODE_ERROR, _one_line(error))
+        return Failure(ref, ErrorType.DECODE_ERROR, shortened(_one_line(error)))
 
 
 def upright(image: Image.Image, plan: Preprocess, at_least: Size | None = None) -> Image.Image:
