@@ -37,6 +37,7 @@ from hypothesis import strategies as st
 from hypothesis.errors import Flaky
 
 from tests.faults.rules import Finished, check
+from tests.fixtures.nursery import import_all
 from tests.fixtures.weights import photo
 from tests.fuzz.mutate import Draw
 from vitcli.cli import main
@@ -302,6 +303,7 @@ def long_run(targets: Mapping[str, Target], words: Sequence[str] | None = None) 
     end = time.monotonic() + asked.minutes * 60
     corpus, counts = Corpus(asked.corpus), dict.fromkeys(asked.target or targets, 0)
     known = corpus.known()
+    import_all()  # each round is a fork, and need not do it again
     for number in itertools.count(asked.seed):
         for name in counts:
             left = min(end - time.monotonic(), ROUND)
