@@ -623,10 +623,9 @@ def test_what_cannot_be_learnt_is_told(vit: Vit, tmp_path: Path) -> None:
     assert done.code == 1 and "none of 2 images can be read; the first, no/1.png: no" in done.err
     (tmp_path / "latin.csv").write_bytes(b"data/a/1.png,\xe9\ndata/b/1.png,b\n")
     done = vit("finetune", "latin.csv", *rest, "latin")
-    assert done.code == 1 and r"class \udce9 is not UTF-8" in done.err
+    assert done.code == 1 and r"line 1: the label \udce9 is not UTF-8" in done.err
     (tmp_path / "excel.csv").write_text("data/a/1.png;a\ndata/b/1.png;b\n")
-    done = vit("finetune", "excel.csv", *rest, "excel")
-    assert done.code == 1 and "path and label, separated by commas" in done.err
+    assert vit("finetune", "excel.csv", *rest, "excel").code == 0
     done = vit("finetune", "x.parquet", *rest, "parquet")
     assert done.code == 1 and "labels are not read from Parquet" in done.err
 

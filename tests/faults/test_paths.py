@@ -114,12 +114,12 @@ def test_every_name_goes_in_and_out_between_nuls(vits: Nursery, odd: Path, tmp_p
 
 def test_the_index_of_an_array_has_every_name(vits: Nursery, odd: Path, tmp_path: Path) -> None:
     """P4: and NPZ holds the paths themselves."""
-    for name in ("out.npy", "out.npz"):
-        args = ("embed", "odd", "-m", "demo", "-j", "0", "-o", tmp_path / name, "--overwrite")
+    for name in ("one.npy", "two.npz"):
+        args = ("embed", "odd", "-m", "demo", "-j", "0", "-o", tmp_path / name)
         assert run(vits, *args, cwd=odd.parent).code == 0
-        lines = (tmp_path / "out.index.jsonl").read_bytes().splitlines()
+        lines = (tmp_path / f"{name[:3]}.index.jsonl").read_bytes().splitlines()
         assert [path_of(json.loads(line)) for line in lines] == listed(NAMES)
-    paths = np.load(tmp_path / "out.npz")["paths"].tolist()
+    paths = np.load(tmp_path / "two.npz")["paths"].tolist()
     assert paths == [path.decode("utf-8", "replace") for path in listed(NAMES)]
 
 
@@ -284,11 +284,11 @@ def test_a_list_may_be_written_in_many_ways(vits: Nursery, ten: Path, tmp_path: 
 def test_a_folder_without_images_says_what_is_there(vits: Nursery, tmp_path: Path) -> None:
     """P7"""
     (tmp_path / "x").mkdir()
-    for name in ("a.heic", "b.heic", "c.txt"):
+    for name in ("a.foo", "b.foo", "c.txt"):
         (tmp_path / "x" / name).touch()
     failed = run(vits, "classify", "x", *DEMO, "-o", "out.jsonl", cwd=tmp_path)
     said, looked = failed.err.splitlines()
-    assert (failed.code, said) == (1, "vit: no images in x (3 other files: .heic 2, .txt 1)")
+    assert (failed.code, said) == (1, "vit: no images in x (3 other files: .foo 2, .txt 1)")
     assert ".jpg .jpeg" not in said and " .jpg " in looked
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
