@@ -233,8 +233,7 @@ def test_an_index_is_not_overwritten_by_an_output_of_its_name(inputs: Inputs, ou
     for journal in (True, False):
         for path in (index, meta):
             with pytest.raises(OutputError, match=r"is the one of .+a.feats.npy, and would be"):
-                with Recording(Target(path), (), inputs.refs, overwrite=True):
-                    pass
+                Recording(Target(path), (), inputs.refs, overwrite=True).__enter__()
         if journal:
             assert contents(out.parent) == before
             out.with_name(".a.feats.npy.journal").unlink()
@@ -249,8 +248,7 @@ def test_the_index_of_an_interrupted_run_is_not_overwritten(inputs: Inputs, out:
     with pytest.raises(OutputError, match=r"may be of .+feats.npy, an interrupted run"):
         record(inputs, out.with_name("feats.npz"), overwrite=True)
     with pytest.raises(OutputError, match=r"may be of .+feats.npy, an interrupted run"):
-        with Recording(Target(out.with_name("feats.index.jsonl")), (), inputs.refs):
-            pass
+        Recording(Target(out.with_name("feats.index.jsonl")), (), inputs.refs).__enter__()
     assert contents(out.parent) == before
     record(inputs, out, resume)
 
