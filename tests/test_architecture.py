@@ -136,3 +136,11 @@ def test_what_is_not_needed_is_not_imported(code: str, absent: tuple[str, ...]) 
         cwd=PACKAGE.parent,
     )
     assert out.stdout.splitlines()[-1] == "[]", out.stdout
+
+
+def test_a_docstring_begins_with_a_verb_or_with_what_is_returned() -> None:
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                first = (ast.get_docstring(node) or "").split(" ")[0]
+                assert first not in ("Of", "Those", "That", "By"), f"{path}: {node.body[0].lineno}"

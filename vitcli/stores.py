@@ -81,7 +81,7 @@ def read_at_most(url: str, size: int) -> bytes:
 
 
 def _is_device(file_system: Any, path: str) -> bool:
-    """Of a file of this machine that is named by a URL: a device or a pipe never ends."""
+    """Whether a URL names a device or a pipe of this machine, which never ends."""
     return "file" in file_system.protocol and Path(path).exists() and not Path(path).is_file()
 
 
@@ -110,7 +110,7 @@ def open_object(url: str) -> BinaryIO:
 
 
 def stamp(url: str) -> Stamp | None:
-    """That of one object; None where there is none. Raises OSError as `read` does."""
+    """The stamp of one object; None where there is none. Raises OSError as `read` does."""
     file_system, path = _file_system(url)
     file_system.invalidate_cache()
     try:

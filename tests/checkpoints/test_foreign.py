@@ -105,7 +105,7 @@ def test_tensors_of_other_families_are_told() -> None:
     for names, said in {
         "storage_tokens patch_embed.proj.weight": "a DINOv3",
         "reg_token blocks.0.gamma_1": "a DINOv3",
-        "model.layer.0.attention.q_proj.weight model.embeddings.register_tokens": "a DINOv3",
+        "layer.0.attention.q_proj.weight embeddings.patch_embeddings.weight": "a DINOv3",
         "visual.attn_pool.probe": "a Perception Encoder",
         "attn_pool.latent norm_pre.weight": "a Perception Encoder",
         "blocks.0.attn.q_bias blocks.0.mlp.fc1_g.weight": "an EVA",

@@ -371,6 +371,19 @@ def test_a_run_that_has_become_odd_is_not_resumed(
     assert files == {f: f.stat().st_mtime_ns for f in (tmp_path / "run").rglob("*")}
 
 
+@pytest.mark.parametrize("mistake", [("-m", "no-such-model"), ("--batch-size", "0")], ids=" ".join)
+def test_a_run_is_not_removed_by_a_mistake_in_the_next(
+    vit: Vit, finished: tuple[list[str], Path], tmp_path: Path, mistake: tuple[str, ...]
+) -> None:
+    args, before = finished
+    shutil.copytree(before, tmp_path / "run")
+    files = sorted((tmp_path / "run").rglob("*"))
+    assert vit(*args, "--out", "run", "--overwrite", *mistake).code in (1, 2)
+    (tmp_path / "empty").mkdir()
+    assert vit(args[0], "empty", *args[2:], "--out", "run", "--overwrite").code == 1
+    assert files == sorted((tmp_path / "run").rglob("*"))
+
+
 def test_metrics_are_written_again_and_a_run_without_a_state_says_so(
     vit: Vit, finished: tuple[list[str], Path], tmp_path: Path
 ) -> None:

@@ -322,6 +322,20 @@ def test_a_zip_that_is_damaged_or_closed(
     assert results(archive)[f"{archive}/a.jpg"].startswith(why)
 
 
+def test_a_member_without_a_name_is_no_image(jpeg: bytes, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
+        file.writestr("x", b"")
+        file.writestr("a.jpg", jpeg)
+    data = (tmp_path / "a.zip").read_bytes()
+    at = data.index(b"PK\1\2")
+    nameless = data[at : at + 28] + b"\0\0" + data[at + 30 : at + 46] + data[at + 47 :]
+    ending = nameless.index(b"PK\5\6")
+    size = struct.pack("<I", ending)
+    nameless = nameless[: ending + 12] + size + nameless[ending + 16 :]
+    (tmp_path / "a.zip").write_bytes(data[:at] + nameless)
+    assert [ref.path for ref in refs(tmp_path / "a.zip")] == [f"{tmp_path}/a.zip/a.jpg"]
+
+
 def test_a_bomb_in_a_zip_is_cut_off_at_what_it_claims(tmp_path: Path) -> None:
     archive = pack(tmp_path / "x.zip", {"a.jpg": bytes(50_000_000)}, zipfile.ZIP_DEFLATED)
     data = archive.read_bytes()

@@ -177,6 +177,17 @@ def test_a_damaged_header_is_damage_and_not_another_kind_of_file(tmp_path: Path)
     assert failure(path).type is ErrorType.DECODE_ERROR
 
 
+def test_libtiff_says_nothing_itself(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Fax compression of 8 bits a pixel: its decoder complains on descriptor 2."""
+    Image.new("1", (40, 40)).save(tmp_path / "a.tif", compression="group3")
+    data = (tmp_path / "a.tif").read_bytes()
+    tag = struct.pack("<HHI", 258, 3, 1)  # BitsPerSample
+    assert data.count(tag) == 1
+    (tmp_path / "a.tif").write_bytes(data.replace(tag + b"\1", tag + b"\x08"))
+    assert failure(tmp_path / "a.tif").type in (ErrorType.DECODE_ERROR, ErrorType.UNREADABLE)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_too_many_pixels_are_refused_unread(tmp_path: Path) -> None:
     found = failure(bomb(tmp_path / "bomb.png"))
     assert found.type is ErrorType.TOO_LARGE

@@ -21,8 +21,8 @@ class Change:
 
 
 def changes(before: Mapping[str, Made], after: Mapping[str, Made]) -> list[Change]:
-    """By what our tensors were made of, and by what is made of them. *merged* went into others,
-    *added* comes from nowhere in the file."""
+    """Compare what our tensors were made of with what is made of them. *merged* tensors went into
+    others, *added* ones are not in the file."""
     found = []
     for ours in _together(before, after):
         old, new = (_names(side[name] for name in ours if name in side) for side in (before, after))

@@ -100,7 +100,7 @@ def drop(theirs: str, why: str, *, is_told: bool = False) -> Rule:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """Of which tensors of theirs one of ours is made, or a part of it, and whether it is turned."""
+    """The source tensors of one of our tensors, and whether they were reshaped."""
 
     of: Names
     is_reshaped: bool = False

@@ -121,6 +121,10 @@ def load(
         parts = _read(checkpoint, found, weights.tensors, num_heads, keep_decoder=keep_decoder)
         config, tensors = parts.config, parts.tensors
         notes = [*checkpoint.notes, *weights.notes, *parts.renamed.notes]
+        if found.name == "deit" and bare is not None and layout is None:
+            notes.append(
+                "taken for a DeiT-III: a RoPE-ViT has the same tensors, and would compute otherwise"
+            )
         if head is not None:
             with_head = read_head(head, config)
             config, tensors = with_head.config, tensors | with_head.tensors

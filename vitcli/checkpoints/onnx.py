@@ -46,6 +46,7 @@ def write(model: Model, file: Path, dtype: str) -> Written:
     sigmoid, none) and `layout`. What is more than a file can hold stands
     beside it, under its name and `.data`.
     """
+    _onnxruntime()  # before the exporter, which loads it too
     network = copy.deepcopy(model.network)
     height, width = model.config.image_size
     pixels = torch.zeros(2, model.config.in_chans, height, width)
@@ -106,13 +107,13 @@ def export(graph: Graph, folder: Path, int8: bool) -> None:
     """
     import onnx
 
+    _onnxruntime()  # before the exporter, which loads it too
     with _quiet():
         program: Any = torch.onnx.export(
             graph.traced(), input_names=["pixels"], output_names=["output"], verbose=False
         )
         proto = program.model_proto
         if int8:
-            _onnxruntime()
             from onnxruntime.quantization import QuantType, quantize_dynamic
 
             quantize_dynamic(

@@ -34,8 +34,10 @@ PLAIN = (
 # Where training scripts put the weights, the best ones first. What is under another key is taken
 # where it is the only state dict, or the only averaged one; these keys hold no model's.
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "teacher", "student")
-NO_MODEL = re.compile(r"optim|sched|scaler|rng|loss|criteri|callback|hyper|hparam|metric|arg|conf")
-AVERAGED = re.compile(r"ema|average|swa", re.IGNORECASE)
+NO_MODEL = re.compile(
+    r"optim|sched|scaler|rng|loss|criteri|callback|hyper|hparam|metric|config|(^|_)args?(_|$)"
+)
+AVERAGED = re.compile(r"(^|[_.-])(ema|swa)([_.-]|$)|EMA|average|shadow")
 SHOWN = 5
 MAX_DEPTH = 3  # of state dicts in dicts
 AGAIN = "download it again"

@@ -120,7 +120,7 @@ def _is_hub_id(spec: str) -> bool:
 
 
 def _choose(names: list[str]) -> list[str]:
-    """Of a repository's files, the ones worth downloading: safetensors before pickles."""
+    """Choose which files of a repository to download: safetensors before pickles."""
     wanted = [name for name in JSONS if name in names]
     for name in WEIGHTS:
         if name in names:

@@ -131,7 +131,7 @@ def _rate(row: Row) -> str:
 
 
 def _megabytes(row: Row) -> str:
-    """Of the GPU, where there is one."""
+    """The peak memory, that of the GPU where there is one."""
     count = row.peak if row.device_peak is None else row.device_peak
     return "" if count is None else f"{count / 1e6:,.0f}"
 

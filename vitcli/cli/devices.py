@@ -222,7 +222,7 @@ def _ended_with_us(processes: Sequence[_Process]) -> Iterator[None]:
 
 
 def _progress(processes: Sequence[_Process]) -> Progress:
-    """Of all together, with the first failure of each kind."""
+    """The progress of all processes combined, with the first failure of each kind."""
     progress = Progress()
     for process in processes:
         progress.done += process.counts.get("done", 0)

@@ -157,7 +157,7 @@ def _is_report(path: Path) -> bool:
 
 
 def _descriptor(path: Path) -> int | None:
-    """That of /dev/stderr and its like: what is behind it is written on, as it was opened."""
+    """The descriptor behind /dev/stderr and its like: output is appended to it as it was opened."""
     names = {"/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2}
     match = re.fullmatch(r"/(?:dev|proc/self)/fd/(\d{1,9})", str(path))
     return int(match[1]) if match else names.get(str(path))

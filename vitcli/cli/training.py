@@ -75,7 +75,7 @@ class TrainingScreen(Screen):
         )
 
     def _counts(self, summary: Summary | None = None) -> dict[str, object]:
-        """Of the images of the training, where it has come to its end."""
+        """The summary of the images trained on, where the training has ended."""
         found = super()._counts(summary)
         if self._done is None:
             return found

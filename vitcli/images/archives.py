@@ -305,7 +305,7 @@ def iter_zip(
     for info in infos:
         is_utf8 = info.flag_bits & 0x800
         name = _name(info.orig_filename.encode("utf-8" if is_utf8 else "cp437"))
-        if info.is_dir() or not _is_wanted(name, suffixes):
+        if name.endswith("/") or not _is_wanted(name, suffixes):
             continue
         fault = None
         if stat.S_ISLNK(info.external_attr >> 16):

@@ -10,7 +10,7 @@ import stat
 import struct
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache, partial
 from typing import BinaryIO, TypeAlias, TypeVar
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from vitcli import stores
-from vitcli.errors import in_bytes
+from vitcli.errors import in_bytes, shortened
 from vitcli.images import tiff
 from vitcli.images.archives import CHANGED, Archive, Pieces, largest_file, opened, version_of
 from vitcli.images.depth import to_rgb
@@ -126,14 +126,14 @@ def attempt(
         with _open(ref, limits, formats) as image:
             return make(image)
     except ImageError as error:
-        return Failure(ref, error.type, error.message)
+        return Failure(ref, error.type, shortened(error.message))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         limit = f"{limits.max_pixels / 1e6:g} MP (--max-pixels)"
         return Failure(ref, ErrorType.TOO_LARGE, f"more pixels than its header says, limit {limit}")
     except MemoryError:
         return Failure(ref, ErrorType.OUT_OF_MEMORY, "not enough memory to decode it")
     except Exception as error:  # see above
-        return Failure(ref, ErrorType.DECODE_ERROR, _one_line(error))
+        return Failure(ref, ErrorType.DECODE_ERROR, shortened(_one_line(error)))
 
 
 def upright(image: Image.Image, plan: Preprocess, at_least: Size | None = None) -> Image.Image:
@@ -202,7 +202,8 @@ def _open(ref: ImageRef, limits: Limits, formats: str) -> Iterator[Image.Image]:
                 image.info[NOTE] = note
             _check_pixels(image, limits)
             Image.MAX_IMAGE_PIXELS = limits.max_pixels  # an icon may hold a picture of another size
-            yield image
+            with _quiet_libtiff() if image.format == "TIFF" else nullcontext():
+                yield image
 
 
 def _identified(file: BinaryIO, head: bytes, formats: str) -> Image.Image:
@@ -289,7 +290,7 @@ def _kept(path: str, version: Version) -> Archive:
 
 
 def _stat(path: str) -> os.stat_result:
-    """Of a regular file only: a FIFO or a device would block for ever."""
+    """The status of a regular file. Refuse others: a FIFO or a device would block for ever."""
     found = os.stat(path)
     if not stat.S_ISREG(found.st_mode):
         raise ImageError(ErrorType.UNREADABLE, "not a regular file")
@@ -311,6 +312,24 @@ def _opening(path: str, opener: Callable[[str], Opened]) -> Opened:
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = getattr(error, "strerror", None) or str(error)
         raise ImageError(ErrorType.UNREADABLE, reason) from None
+
+
+@contextmanager
+def _quiet_libtiff() -> Iterator[None]:
+    """libtiff writes its complaints to descriptor 2 itself, also where no worker has closed it."""
+    try:
+        saved = os.dup(2)
+    except OSError:  # nobody hears it
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
 
 
 @contextmanager

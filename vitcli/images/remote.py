@@ -42,7 +42,7 @@ def listing(url: str, suffixes: frozenset[str]) -> Listing | None:
 
 @cache
 def stamp(url: str) -> Stamp | None:
-    """That of an object that was named by itself, as it is now; None where it cannot be had."""
+    """The stamp of an object that was named by itself, as of now; None where there is none."""
     try:
         return stores.stamp(url)
     except OSError:
@@ -82,7 +82,7 @@ class Piece:
 
 
 def piece(url: str, member: Member) -> Piece:
-    """That of a zip which a member takes. Raises as `stores.read` does."""
+    """The piece of a zip that holds a member. Raises as `stores.read` does."""
     assert member.packed is not None  # what is in a tar was read with it
     length = 30 + member.packed[0]
     for before in BEFORE:

@@ -51,7 +51,7 @@ class Scan:
         )
 
     def images(self, path: str) -> Iterator[Found]:
-        """Those in an archive, or the one that the file is."""
+        """The images in an archive, or the one that the file is."""
         if self.members and is_table(path):
             found = iter_rows(path, self.largest, allow_outside=self.allow_outside)
         elif self.members and is_remote(path) and has_many(path):

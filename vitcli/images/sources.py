@@ -105,7 +105,7 @@ class RemoteSource:
         return None if any(map(remote.has_many, urls)) else len(urls)
 
     def stamp(self, url: str) -> Stamp | None:
-        """By which a change of an object is seen. Of a listing it is there already."""
+        """The (size, version) of an object, taken from the listing where there is one."""
         found = self._listing()
         return remote.stamp(url) if found is None else found.stamp(url)
 

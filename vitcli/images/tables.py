@@ -94,7 +94,7 @@ def _opened(table: str) -> Iterator[BinaryIO]:
 
 
 def _version(file: BinaryIO) -> Version | None:
-    """That of a file; objects have their stamps."""
+    """The version of a file; objects have their stamps."""
     try:
         return version_of(os.fstat(file.fileno()))
     except OSError:

@@ -29,7 +29,7 @@ _TIME = re.compile(rb"([0-9]{1,3}) (?:mtime|atime|ctime)=-?[0-9]+(?:\.[0-9]+)?\n
 
 
 class TarHeaders:
-    """Those of one file, from the place where it is. `descriptor` is that of a plain tar, None
+    """The headers of one file, from its current place. `descriptor` is that of a plain tar, None
     where it can only be read from front to back. Raises what tarfile raises.
 
     `offset` is where the next header is expected, `last` what tarfile has read last.

@@ -304,7 +304,7 @@ def _with_residual(weights: Tensor) -> Tensor:
 
 
 def _gradients(logits: Tensor, classes: Tensor | None, of: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Those of the logit of each image's class."""
+    """The gradients of the logit of each image's class."""
     chosen = logits.argmax(dim=1) if classes is None else classes.to(logits.device)
     return torch.autograd.grad(logits.gather(1, chosen[:, None]).sum(), of)
 

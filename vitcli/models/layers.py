@@ -168,7 +168,7 @@ class Block(nn.Module):
         return self._joined(x, self.attn(self.norm1(x)))
 
     def weights(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
-        """Those of its attention.  (B, N, D) -> (B, A, N or R, N)"""
+        """The weights of its attention.  (B, N, D) -> (B, A, N or R, N)"""
         weights: Tensor = self.attn.weights(self.norm1(x), rows)
         return weights
 

@@ -122,7 +122,7 @@ class SwinBlock(nn.Module):
         return self._joined(x, self.attn(windows.cut(self.norm1(x)), windows), windows)
 
     def weights(self, x: Tensor, windows: Windows) -> Tensor:
-        """Those of its attention.  (B, h*w, D) -> (B, n, A, N, N)"""
+        """The weights of its attention.  (B, h*w, D) -> (B, n, A, N, N)"""
         return self.attn.weights(windows.cut(self.norm1(x)), windows)
 
     def with_weights(self, x: Tensor, windows: Windows) -> tuple[Tensor, Tensor]:

@@ -60,7 +60,7 @@ class Windows:
 
 
 def windows_of(config: SwinConfig, stage: int, grid: Size, like: Tensor) -> tuple[Windows, Windows]:
-    """Those of a stage's first, third, ... block, and those of its second, fourth, ... block."""
+    """The unshifted windows of a stage's odd blocks and the shifted ones of its even blocks."""
     size, shift = config.windows(stage, grid)
     pads_first = config.window_rule == "hf"
     still = Windows(grid, size, (0, 0), None, pads_first)

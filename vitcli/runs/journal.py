@@ -57,7 +57,7 @@ class Entry(NamedTuple):
 
     @staticmethod
     def of(line: bytes) -> Entry:
-        """Of a line that stands in the journal. Raises Damaged."""
+        """Read a line of the journal. Raises Damaged."""
         try:
             place, path, (size, mtime), start, length, row = parse(line)
             numbers = (place, size, start, length, 0 if row is None else row)
@@ -92,7 +92,7 @@ class Whole(NamedTuple):
 
     @staticmethod
     def of(file: PartialFile, folder: Path) -> Whole:
-        """Of a file that is written, and has not its name yet."""
+        """Describe a file that is written but not yet named."""
         found, seal = file.stat(), file.seal
         return Whole(
             os.path.relpath(file.partial, folder),
@@ -107,7 +107,7 @@ class Whole(NamedTuple):
 
     @staticmethod
     def read(value: object) -> Whole:
-        """Of what JSON says. Raises Damaged."""
+        """Read the JSON list of a file. Raises Damaged."""
         if not isinstance(value, list) or len(value) != len(Whole._fields):
             raise Damaged("a file")
         whole = Whole(*value)
@@ -148,7 +148,7 @@ class Header:
 
     @staticmethod
     def of(line: bytes) -> Header:
-        """Of the first line. Raises Damaged."""
+        """Read the first line. Raises Damaged."""
         value = parse(line)
         if not isinstance(value, dict) or not line.endswith(b"\n"):
             raise Damaged("no header")
@@ -375,7 +375,7 @@ def difference(old: Mapping[str, object], new: Mapping[str, object]) -> str | No
 
 
 def _short(value: object) -> str:
-    """Of the many values that a journal may hold, no more than a line shows."""
+    """Shorten a value of a journal to what a line can show."""
     if isinstance(value, list):
         few = value[:SHOWN]
         return ", ".join(map(_short, few)) + ", …" * (len(value) > len(few)) or "none"

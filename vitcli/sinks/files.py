@@ -30,7 +30,7 @@ class Grown:
 
 @dataclass(frozen=True, slots=True)
 class Seal:
-    """By which the bytes of a whole file are known: the CRC-32 of its header, of `head` bytes, and
+    """The checksums of a whole file: the CRC-32 of its header, of `head` bytes, and
     that of the rest."""
 
     head: int
@@ -200,7 +200,7 @@ class PartialFile:
                 rest = rest[self.file.write(rest) :]
 
     def stat(self) -> os.stat_result:
-        """That of the file on the disk, whatever has become of its name."""
+        """The status of the open file, whatever has become of its name."""
         with self.explained():
             return os.fstat(self.file.fileno())
 
@@ -237,7 +237,7 @@ class PartialFile:
         return io.BufferedRandom(cast(io.RawIOBase, made))
 
     def replace_by(self, other: IO[bytes], suffix: str) -> None:
-        """That file takes the name."""
+        """Give the name to that file."""
         with self.explained():
             self.file.close()
             self.partial = self.partial.with_name(self.partial.name + suffix)

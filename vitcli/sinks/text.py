@@ -68,7 +68,7 @@ class LineSink:
         return self._file
 
     def line_of(self, record: Mapping[str, object]) -> bytes:
-        """Of a record that JSON would say of a row."""
+        """The output line for a row, given its JSON record."""
         return json_line(record)
 
     def header(self) -> bytes:

@@ -73,7 +73,7 @@ def check_apart(
 
 
 def identity_of(path: Path) -> tuple[int, int] | None:
-    """By which two names of one file are seen to be that; None where there is no file."""
+    """The (device, inode) of a file, the same under all its names; None where there is no file."""
     try:
         found = path.stat()
     except (OSError, ValueError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ import torch
 from vitcli.checkpoints.load import Model
 from vitcli.errors import UsageError
 from vitcli.images.augment import Level
+from vitcli.images.workers import available_cpus
 from vitcli.models.config import ViTConfig
 from vitcli.models.cost import cost
 from vitcli.models.mae import MaskedAutoencoder
@@ -105,8 +105,7 @@ def _recipe(
     model: Model, train: Sequence[Example], epochs: int, device: torch.device
 ) -> tuple[Recipe, str]:
     fewest = min(Counter(e.label for e in train).values(), default=0)
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-    rate = RATES[device.type] * (count if device.type == "cpu" else 1)
+    rate = RATES[device.type] * (available_cpus() if device.type == "cpu" else 1)
     seconds = (
         3 * 2 * cost(model.config).gflops * len(train) * epochs / rate
     )  # forward, and twice back

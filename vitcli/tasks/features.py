@@ -119,7 +119,7 @@ def _fingerprint(run: Run, model: Model) -> str:
 
 
 def _hash(path: str, member: Member | None) -> str:
-    """Of the image's bytes; of its name where it cannot be read, so that it is tried."""
+    """The hash of the image's bytes, or of its name where they cannot be read: then it is tried."""
     if member is not None and member.fault is not None:
         return f"unreadable {path}"
     try:

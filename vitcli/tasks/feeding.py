@@ -33,7 +33,7 @@ class Feeding:
     chosen: Chosen
 
     def readable(self, examples: Sequence[Example]) -> tuple[list[Example], list[Failure]]:
-        """Those that can be read, and the failures of the others: every one is decoded once."""
+        """Decode every example once: those that can be read, and the failures of the others."""
         mine = self._mine(examples)
         run = self._run()
         run.listed = [FoundSource([examples[place].found for place in mine])]
@@ -111,7 +111,7 @@ class Feeding:
         return sorted(every, key=lambda failure: failure.ref.index)
 
     def _numbers(self, examples: Sequence[Example]) -> list[int]:
-        """Of their classes; 0 where there are none."""
+        """The class numbers of the examples; 0 where there are no classes."""
         numbers = {label: number for number, label in enumerate(self.model.labels)}
         return [numbers.get(e.label, 0) for e in examples]
 

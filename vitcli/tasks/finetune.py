@@ -208,7 +208,7 @@ class _Session:
         return trained
 
     def _product_dtype(self) -> torch.dtype:
-        """Of the products on a CPU: fp16 is not for training there."""
+        """The dtype of matrix products on a CPU, where fp16 is not for training."""
         dtype = choose_dtype(self.job.running.dtype, self.device)
         if self.device.type == "cpu" and dtype == torch.float16:
             raise UsageError("fp16 does not train on a CPU", "use --dtype bf16 or fp32")

@@ -267,7 +267,7 @@ class _Fleet:
         return self._parts.setdefault(shard, _Part())
 
     def _progress(self) -> Progress:
-        """Of all together, with the first failure of each kind."""
+        """The progress of all workers combined, with the first failure of each kind."""
         found = Progress()
         for part in self._parts.values():
             found.done += part.progress.done

@@ -140,7 +140,7 @@ class Looker:
         )
 
     def maps_of(self, looked: Looked, image: int, size: Size) -> tuple[Maps, ...]:
-        """Those of one image of the batch, whose picture has this size."""
+        """The maps of one image of the batch, whose picture has this size."""
         return tuple(
             Maps(
                 self._layer_name(layer),

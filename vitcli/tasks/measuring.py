@@ -240,7 +240,7 @@ def _pump(engine: Engine, batches: Iterable[Batch], seconds: float) -> tuple[flo
 
 
 def _device_peak(device: str) -> int | None:
-    """Of a GPU, in bytes, as far as torch tells."""
+    """The peak memory of a GPU in bytes, as far as torch reports it."""
     is_cuda = device.startswith("cuda")
     return torch.cuda.max_memory_allocated(device) if is_cuda else None
 

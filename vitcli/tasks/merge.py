@@ -49,7 +49,7 @@ class _Part:
 
     @property
     def fingerprint(self) -> dict[str, Any]:
-        """That of the whole run."""
+        """The fingerprint of the whole run."""
         return {**self.header.fingerprint, "--shard": None}
 
     def entries(self, ahead: int) -> Iterator[Entry]:

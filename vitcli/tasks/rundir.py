@@ -80,16 +80,16 @@ class RunDirectory:
             return Begun(read_split(folder / SPLIT, scan), left_out)
         with explained(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            if any(folder.iterdir()):
-                if not overwrite and not resume:
-                    hint = "--overwrite replaces its run, --resume goes on with it"
-                    raise OutputError(f"{folder} is not empty", hint)
-                self._clear()
+            if any(folder.iterdir()) and not overwrite and not resume:
+                hint = "--overwrite replaces its run, --resume goes on with it"
+                raise OutputError(f"{folder} is not empty", hint)
         return None
 
     def begin(self, examples: Sequence[Example], failures: Sequence[Failure]) -> None:
-        """Write down what was asked and which image is where: the run has begun."""
+        """Remove an earlier run, and write down what was asked and which image is where: the run
+        has begun."""
         with explained(self.folder / SPLIT):
+            self._clear()
             partial = self.folder / f"{SPLIT}.partial"
             write_split(partial, examples)
             partial.replace(self.folder / SPLIT)

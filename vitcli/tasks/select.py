@@ -115,7 +115,7 @@ class SelectSink:
         return [next(left, 0) if is_taken else 0 for is_taken in taken]
 
     def _takes(self, row: Row) -> bool:
-        """Of an earlier run, what was wanted then has left a text."""
+        """Whether a row is selected. One from an earlier run has text only if it was then."""
         if self.selection is None or not isinstance(row, Classified | Kept):
             return True
         is_wanted = bool(row.text) if isinstance(row, Kept) else self.selection.takes(row)

@@ -42,7 +42,8 @@ class Division:
 
 
 def total(parts: Sequence[Summary], seconds: float) -> Summary:
-    """Of all shards together. Each has seen all folders."""
+    """The summaries of all shards combined. `unlisted` and `skipped` are maxima: each shard lists
+    every folder."""
     chosen = [part.selected for part in parts if part.selected is not None]
     return Summary(
         sum(part.done for part in parts),

@@ -269,7 +269,7 @@ def _matching(url: str) -> list[str]:
 
 
 def _identity(file: Path) -> tuple[int, ...]:
-    """By which it is seen that a file has been written anew."""
+    """The version of a file, which differs once the file has been written again."""
     found = file.stat()
     return found.st_ino, found.st_size, found.st_mtime_ns
 

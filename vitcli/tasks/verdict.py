@@ -97,7 +97,7 @@ class Advice:
 
 
 def likeness(reference: Outputs, found: Outputs, dim: int) -> Likeness | None:
-    """Of the pictures that both have; None where there are none.  (n, D + K) each, D = dim"""
+    """Compare the images that both have; None where there are none.  (n, D + K) each, D = dim"""
     _, ours, theirs = np.intersect1d(reference.pictures, found.pictures, return_indices=True)
     if not len(ours):
         return None

@@ -400,7 +400,7 @@ def trained_on(file: Path) -> set[str]:
 
 
 def place_of(path: str) -> str:
-    """By which an image is known however its path is spelled: links are followed. The folders of
+    """The identity of an image, however its path is spelled: links are followed. The folders of
     many images are looked at once."""
     folder, name = os.path.split(path)
     return os.path.realpath(path) if os.path.islink(path) else f"{_real_folder(folder)}/{name}"

@@ -57,7 +57,7 @@ class Order:
         return max(1, min(self.batch, self.count) // self.group.size)
 
     def places(self, epoch: int, step: int) -> NDArray[np.int64]:
-        """Of our images in a step."""
+        """The places of our images in a step."""
         order = np.random.default_rng((self.seed, epoch)).permutation(self.count)
         first = step * min(self.batch, self.count) + self.group.rank * self.share
         return order[first : first + self.share]

@@ -57,7 +57,7 @@ class Plan:
 
 @dataclass(slots=True)
 class _Sums:
-    """Of an epoch so far."""
+    """Running totals of the current epoch."""
 
     loss: float = 0.0
     right: int = 0
@@ -181,7 +181,7 @@ class Trainer:
 
     @property
     def _number(self) -> int:
-        """Of the step, from the beginning of the training."""
+        """The global number of the step."""
         return self.epoch * self.feed.order.steps + self.step
 
     def _unsynced(self, is_unsynced: bool) -> AbstractContextManager[None]:
@@ -207,7 +207,7 @@ class Trainer:
         )
 
     def _accuracy(self) -> float | None:
-        """Of the training images of this epoch so far, as they were augmented."""
+        """The accuracy on the augmented training images of this epoch so far."""
         return self._sums.right / self._sums.images if self.higher_is_better else None
 
     def _end_epoch(self) -> EpochDone:

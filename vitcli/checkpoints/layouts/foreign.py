@@ -67,7 +67,10 @@ class Foreign:
 
 
 _NORMS = r"!norm\.(weight|bias) !fc_norm\.(weight|bias)"
-_HF_BLOCK = r"(.*\.)?layer\.0\.attention\.q_proj\.weight !(.*\.)?embeddings\.position_embeddings"
+_HF_DINOV3 = (
+    r"(.*\.)?embeddings\.patch_embeddings\.weight "
+    r"(.*\.)?layer\.0\.attention\.q_proj\.weight"
+)
 _OTHER_FILE = "the backbone is another file: give that one, and this one with --head"
 # The first row that fits is taken.
 ROWS: tuple[Foreign, ...] = (
@@ -108,7 +111,7 @@ ROWS: tuple[Foreign, ...] = (
             "storage_tokens",
             r"rope_embed\.periods",
             r"reg_token blocks\.0\.gamma_1 !pos_embed",
-            rf"(.*\.)?embeddings\.register_tokens {_HF_BLOCK}",
+            _HF_DINOV3,
         ),
     ),
     Foreign(

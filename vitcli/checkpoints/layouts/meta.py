@@ -68,7 +68,8 @@ def unchunk(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def plain(tensors: Tensors) -> PosResize:
-    """By size: `interpolate_pos_embed` in MAE's `util/pos_embed.py` and DeiT's `main.py`."""
+    """Resize to a size, as `interpolate_pos_embed` in MAE's `util/pos_embed.py` and DeiT's
+    `main.py` do."""
     return "bicubic"
 
 
