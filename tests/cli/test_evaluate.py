@@ -157,6 +157,8 @@ def test_predictions_on_disk_score_as_the_model_does(vit: Vit, digits: Path) -> 
         {"error": "?"},
         {"predictions": [{"label": "3", "score": 0.5}]},
         {"predictions": [{"label": "3", "index": -1, "score": 0.5}]},
+        {"predictions": [{"label": "3", "index": 10**12, "score": 0.5}]},
+        {"predictions": [{"label": "3", "index": 3, "score": 10**400}]},
         {"embedding": [0.5]},
     ],
 )
@@ -168,6 +170,9 @@ def test_predictions_of_something_else_are_refused(
     (tmp_path / "odd.jsonl").write_text("\n".join(lines))
     done = vit("evaluate", digits, "--preds", "odd.jsonl")
     assert done.code == 1 and "odd.jsonl, line 2 is no row of vit classify" in done.err
+    (tmp_path / "odd.jsonl").write_text("[" * 100_000)
+    done = vit("evaluate", digits, "--preds", "odd.jsonl")
+    assert done.code == 1 and "odd.jsonl, line 1 is no row of vit classify" in done.err
 
 
 def test_one_image_has_no_neighbours(vit: Vit, tmp_path: Path) -> None:

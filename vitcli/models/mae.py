@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from vitcli.models.config import ViTConfig
 from vitcli.models.layers import Block
 from vitcli.models.pos_embed import resize_pos_embed
-from vitcli.models.vit import VisionTransformer
+from vitcli.models.vit import EncoderDecoder, VisionTransformer
 from vitcli.records import Size
 
 
@@ -69,7 +69,7 @@ class MAEDecoder(nn.Module):
         return out
 
 
-class MaskedAutoencoder(nn.Module):
+class MaskedAutoencoder(EncoderDecoder):
     """An encoder and a decoder. `norm_pix`: each patch is learned with mean 0 and variance 1."""
 
     def __init__(
@@ -80,8 +80,7 @@ class MaskedAutoencoder(nn.Module):
         mask_ratio: float = 0.75,
         norm_pix: bool = False,
     ) -> None:
-        super().__init__()
-        self.encoder = encoder
+        super().__init__(encoder)
         self.decoder = decoder
         self.mask_ratio = mask_ratio
         self.norm_pix = norm_pix
@@ -95,26 +94,6 @@ class MaskedAutoencoder(nn.Module):
             x = block(x)
         out: Tensor = self.decoder(self.encoder.norm(x), mask, self.encoder.grid_of(pixels))
         return out
-
-    @property
-    def num_blocks(self) -> int:
-        return self.encoder.num_blocks
-
-    def block_of(self, name: str) -> int | None:
-        """A block of the encoder; None in the decoder."""
-        part, _, name = name.partition(".")
-        return self.encoder.block_of(name) if part == "encoder" else None
-
-    def layer_of(self, name: str) -> int:
-        """A layer of the encoder; the decoder follows its blocks."""
-        part, _, name = name.partition(".")
-        return self.encoder.layer_of(name) if part == "encoder" else self.num_blocks + 1
-
-    def is_undecayed(self, name: str) -> bool:
-        """Whether weight decay spares it, though it is no vector: a token or a position."""
-        part, _, name = name.partition(".")
-        of_decoder = name in ("mask_token", "pos_embed")
-        return self.encoder.is_undecayed(name) if part == "encoder" else of_decoder
 
     def loss(self, pixels: Tensor, prediction: Tensor, mask: Tensor) -> Tensor:
         """The mean squared error of the hidden patches.  -> ()"""

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitcli.models.config import ViTConfig
-from vitcli.models.vit import VisionTransformer
+from vitcli.models.vit import EncoderDecoder, VisionTransformer
 
 
 class MIMDecoder(nn.Module):
@@ -27,12 +27,11 @@ class MIMDecoder(nn.Module):
         return F.pixel_shuffle(self.pred(tokens), self.stride)
 
 
-class MaskedImageModel(nn.Module):
+class MaskedImageModel(EncoderDecoder):
     """An encoder that is told what is hidden, and a decoder."""
 
     def __init__(self, encoder: VisionTransformer, decoder: MIMDecoder) -> None:
-        super().__init__()
-        self.encoder = encoder
+        super().__init__(encoder)
         self.decoder = decoder
 
     def forward(self, pixels: Tensor, mask: Tensor) -> Tensor:
@@ -46,26 +45,6 @@ class MaskedImageModel(nn.Module):
         x = encoder.norm(x)[:, encoder.config.num_prefix :]
         out: Tensor = self.decoder(x.transpose(1, 2).reshape(len(x), -1, *grid))
         return out
-
-    @property
-    def num_blocks(self) -> int:
-        return self.encoder.num_blocks
-
-    def block_of(self, name: str) -> int | None:
-        """A block of the encoder; None in the decoder."""
-        part, _, name = name.partition(".")
-        return self.encoder.block_of(name) if part == "encoder" else None
-
-    def layer_of(self, name: str) -> int:
-        """A layer of the encoder; the decoder follows its blocks."""
-        part, _, name = name.partition(".")
-        return self.encoder.layer_of(name) if part == "encoder" else self.num_blocks + 1
-
-    def is_undecayed(self, name: str) -> bool:
-        """Whether weight decay spares it, though it is no vector: a token or a position."""
-        part, _, name = name.partition(".")
-        of_decoder = name in ("mask_token", "pos_embed")
-        return self.encoder.is_undecayed(name) if part == "encoder" else of_decoder
 
     def loss(self, pixels: Tensor, prediction: Tensor, mask: Tensor) -> Tensor:
         """The mean absolute error of the hidden pixels.  -> ()"""

@@ -284,3 +284,32 @@ class VisionTransformer(nn.Module):
         """Class, distillation and register tokens, as far as there are.  (1, T, D)"""
         found = [getattr(self, name) for name in TOKENS if hasattr(self, name)]
         return torch.cat(found, dim=1) if found else None
+
+
+class EncoderDecoder(nn.Module):
+    """A Vision Transformer with a decoder of masked pre-training, whose layers are those of the
+    encoder."""
+
+    def __init__(self, encoder: VisionTransformer) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    @property
+    def num_blocks(self) -> int:
+        return self.encoder.num_blocks
+
+    def block_of(self, name: str) -> int | None:
+        """A block of the encoder; None in the decoder."""
+        part, _, name = name.partition(".")
+        return self.encoder.block_of(name) if part == "encoder" else None
+
+    def layer_of(self, name: str) -> int:
+        """A layer of the encoder; the decoder follows its blocks."""
+        part, _, name = name.partition(".")
+        return self.encoder.layer_of(name) if part == "encoder" else self.num_blocks + 1
+
+    def is_undecayed(self, name: str) -> bool:
+        """Whether weight decay spares it, though it is no vector: a token or a position."""
+        part, _, name = name.partition(".")
+        of_decoder = name in ("mask_token", "pos_embed")
+        return self.encoder.is_undecayed(name) if part == "encoder" else of_decoder

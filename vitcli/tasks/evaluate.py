@@ -42,6 +42,7 @@ from vitcli.training.data import SPLIT, Example, place_of, read_examples, traine
 from vitcli.training.metrics import Answers, neighbours
 
 TOP = 5
+MOST_CLASSES = 1 << 20  # that predictions of a file may tell apart
 SLOWEST = 10
 ROUNDING = 1e-3  # of scores with six decimals, added up
 
@@ -378,7 +379,7 @@ def _check_row(row: dict[str, Any]) -> None:
         if not math.isfinite(float(prediction["score"])):
             raise ValueError("a score is a number")
         str(prediction["label"])
-        if not isinstance(prediction["index"], int) or prediction["index"] < 0:
+        if type(prediction["index"]) is not int or not 0 <= prediction["index"] < MOST_CLASSES:
             raise ValueError("the index of a class is a number from 0")
 
 
@@ -390,12 +391,12 @@ def _read_predictions(file: Path) -> dict[Path, dict[str, Any]]:
         why = getattr(error, "strerror", None) or error
         raise InputError(f"cannot read {printable(str(file))}: {why}") from None
     found: dict[Path, dict[str, Any]] = {}
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.removesuffix("\n").split("\n"), start=1):
         try:
             row = json.loads(line)
             _check_row(row)
             found[Path(row["path"]).resolve()] = row
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError, RuntimeError):
             raise InputError(
                 f"{printable(str(file))}, line {number} is no row of vit classify",
                 "--preds reads the JSONL that vit classify -o preds.jsonl writes",
