@@ -26,6 +26,8 @@ def test_secrets_of_urls_are_hidden(text: str, shown: str) -> None:
 def test_what_a_library_says_of_a_url_has_no_secrets() -> None:
     error = OSError("cannot connect to https://u:secret@127.0.0.1:1/x?sig=secret")
     assert "secret" not in stores.words_of(error)
+    error = OSError('Invalid bucket name "AKIA:secret@bucket"')
+    assert stores.words_of(error) == 'Invalid bucket name "***@bucket"'
 
 
 @pytest.mark.parametrize("url", ["reference://x", "zip://a.png", "nothing://x", "ftp://[bad/x"])

@@ -25,6 +25,7 @@ UNTRUSTED = "its certificate is not trusted (SSL_CERT_FILE names an authority)"
 BLOCK = 4 << 20  # bytes of an open object that are read at a time
 
 _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+-]*://")
+_LOGIN = re.compile(r"[^\s'\"/:@=]+:[^\s'\"/@]+@")  # as a URL has it in front of its host
 _PASSING = (408, 425, 429)  # of the statuses that say that it is our fault, those that pass
 _VERSIONS = ("ETag", "etag", "md5Hash", "crc32c", "blob_id", "Last-Modified", "mtime", "updated")
 
@@ -232,8 +233,8 @@ def tried(action: Callable[[], T]) -> T:
 
 
 def words_of(error: Exception) -> str:
-    """What a library says, in one line, without the secrets of its URLs."""
-    return hidden(" ".join(str(error).split())) or type(error).__name__
+    """What a library says, in one line, without the secrets of its URLs, whole or cut out."""
+    return _LOGIN.sub("***@", hidden(" ".join(str(error).split()))) or type(error).__name__
 
 
 def _status(error: Exception) -> int | None:

@@ -54,6 +54,12 @@ def test_timms_name_decides_before_the_tensors(name: str, vit: Golden, tmp_path:
     assert NAMED[name] in refusal(folder)
 
 
+def test_the_name_in_timms_inner_config_decides_too(vit: Golden, tmp_path: Path) -> None:
+    inner = vit.json["pretrained_cfg"] | {"architecture": "vit_pe_core_tiny_patch16_384.fb"}
+    json = {k: v for k, v in vit.json.items() if k != "architecture"} | {"pretrained_cfg": inner}
+    assert "a Perception Encoder" in refusal(vit.save(tmp_path / "m", json))
+
+
 TYPES = {
     "dinov3_vit": "a DINOv3",
     "ijepa": "an I-JEPA",
@@ -129,8 +135,9 @@ def test_a_bare_file_that_may_be_a_rope_vit_is_not_guessed(tmp_path: Path) -> No
     assert "may be a DeiT-III or a RoPE-ViT" in refusal(tmp_path / "model.safetensors", num_heads=2)
     torch.save({"model": state}, tmp_path / "deit_3_small.pth")
     assert load(str(tmp_path / "deit_3_small.pth"), num_heads=2).layout == "deit"
-    torch.save({"model": state}, tmp_path / "rope_ape_small.pth")
-    assert "may have rotary positions" in refusal(tmp_path / "rope_ape_small.pth", num_heads=2)
+    for name in ("rope_ape_small.pth", "vit-pe-tiny.pth", "PECore-B16.pth"):
+        torch.save({"model": state}, tmp_path / name)
+        assert "may have rotary positions" in refusal(tmp_path / name, num_heads=2)
 
 
 def test_a_bare_perception_encoder_is_told(vit: Golden, tmp_path: Path) -> None:

@@ -39,6 +39,21 @@ READ = {
     + "\ntrain: a",
     "inline.yaml": f"train: a\nnames: {NAMES!r}\nnc: 3",
     "plain.txt": "\n".join(NAMES),
+    "ids.json": json.dumps([{"id": i, "name": NAMES[i]} for i in (2, 0, 1)]),
+    "ids_from_one.json": json.dumps(
+        {"categories": [{"id": i + 1, "name": NAMES[i]} for i in (2, 0, 1)]}
+    ),
+    "ids_with_gaps.json": json.dumps([{"id": 3 * i, "name": n} for i, n in enumerate(NAMES)]),
+    "turned_from_one.txt": "\n".join(f"{i + 1} {NAMES[i]}" for i in (2, 0, 1)),
+    "turned_from_one.csv": "id,name\n" + "\n".join(f'{i + 1},"{NAMES[i]}"' for i in (2, 0, 1)),
+    "pipes.txt": "\n".join(f"{i}|{NAMES[i]}" for i in (2, 0, 1)),
+    "arrows.txt": "\n".join(f"{i} -> {NAMES[i]}" for i in (2, 0, 1)),
+    "dashes.txt": "\n".join(f"{i} - {NAMES[i]}" for i in (2, 0, 1)),
+    "name_space_number.txt": "\n".join(f"{NAMES[i]} {i}" for i in (2, 0, 1)),
+    "synsets_behind.txt": "\n".join(f"{i} n0144076{i} {NAMES[i]}" for i in (2, 0, 1)),
+    "comments.yaml": "names:\n  # birds\n"
+    + "\n".join(f"  {i}: {NAMES[i]}  # x" for i in (2, 0, 1)),
+    "tuple.py": f"LABELS = {tuple(NAMES)!r}",
 }
 
 
@@ -53,9 +68,13 @@ def test_a_file_of_labels_is_read_in_the_formats_that_people_have(
 
 
 def test_names_that_begin_with_numbers_stay_whole(tmp_path: Path) -> None:
-    names = ["2012 Audi A5", "1994 Audi 100", "3 Series 2011", "0 A.D."]
-    (tmp_path / "cars.txt").write_text("\n".join(names))
-    assert list(names_from(tmp_path / "cars.txt").values()) == names
+    for names in (
+        ["2012 Audi A5", "1994 Audi 100", "3 Series 2011", "0 A.D."],
+        ["class 1", "class 0"],
+        ["9" * 5000 + " bottles", "static cling", "let it be"],
+    ):
+        (tmp_path / "cars.txt").write_text("\n".join(names))
+        assert list(names_from(tmp_path / "cars.txt").values()) == names
 
 
 REFUSED = {
@@ -69,6 +88,14 @@ REFUSED = {
     "map_clsloc.txt": "n02119789 1 kit_fox\nn02100735 2 English_setter",
     "columns.csv": "file,size\na.jpg,3\nb.jpg,4",
     "other.yaml": "train: a\nval: b",
+    "ids.json": json.dumps([{"id": 7, "name": "b"}, {"id": 2, "name": "a"}]),
+    "long.json": '{"' + "9" * 5000 + '": "a"}',
+    "long.csv": f"id,name\n{'9' * 5000},a",
+    "labels.js": "module.exports = {\n  0: 'tench',\n};",
+    "labels.ts": "export const LABELS: {[id: number]: string} = {\n  0: 'tench',\n};",
+    "labels.h": 'static const char* labels[] = {\n  "tench",\n};',
+    "list.html": "<ul>\n<li>tench</li>\n</ul>",
+    "table.md": "| id | name |\n|----|------|\n| 0 | tench |",
 }
 
 

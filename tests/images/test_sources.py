@@ -436,3 +436,12 @@ def test_system_folders_in_archives_are_left_out() -> None:
         left.clear()
         assert listed(archive, scan=scan) == [f"{archive}/a.jpg"]
         assert left == [f"{archive}/__MACOSX", f"{archive}/b/@eaDir"]
+
+
+@pytest.mark.parametrize("file", ["long", "/dev/zero"])
+def test_a_list_without_ends_of_lines_is_refused(tmp_path: Path, file: str) -> None:
+    path = tmp_path / "long"
+    path.write_bytes(b"a.jpg\n" + b"x" * (2 << 20))
+    (source,) = open_sources([], files_from=str(path) if file == "long" else file)
+    with pytest.raises(InputError, match="holds an entry of more than 1,048,576 bytes"):
+        list(source)

@@ -88,6 +88,17 @@ def test_what_is_wrong_with_a_table_is_told(vit: Vit, files: list[Path], tmp_pat
         assert ended.code == 3 and "cannot list x.parquet" in ended.err
 
 
+def test_a_path_without_end_names_no_file(files: list[Path], tmp_path: Path) -> None:
+    data, long = files[0].read_bytes(), "x" * 5000
+    named = [{"bytes": None, "path": long}, {"bytes": data, "path": long}]
+    (first, fault), (second, member) = tables.iter_rows(
+        str(write(tmp_path / "x.parquet", image=named))
+    )
+    assert [first, second] == [f"{tmp_path}/x.parquet/{n}" for n in (0, 1)]
+    assert fault is not None and fault.fault is not None and "5,000" in fault.fault[1]
+    assert member is not None and member.data == data
+
+
 def test_a_table_without_images_or_pyarrow_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

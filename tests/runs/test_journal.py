@@ -173,19 +173,25 @@ def test_an_interrupted_run_ends_where_its_journal_contradicts_itself(
 # Links, locks, neighbours
 
 
-@pytest.mark.parametrize("end", ["", ".lock", ".journal"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("feats.npy.partial", "feats.npy.partial.lock", "feats.npy.partial.journal"),
+        *(".feats.npy.journal", "feats.index.jsonl", "feats.meta.json"),
+    ],
+)
 @pytest.mark.parametrize("kind", ["symbolic", "dangling", "hard"])
 def test_nothing_is_written_through_a_link(
-    inputs: Inputs, out: Path, tmp_path: Path, end: str, kind: str
+    inputs: Inputs, out: Path, tmp_path: Path, name: str, kind: str
 ) -> None:
     victim = tmp_path / "victim"
     victim.write_text("precious")
-    link = out.with_name(f"feats.npy.partial{end}")
+    link = out.with_name(name)
     if kind == "hard":
         link.hardlink_to(victim)
     else:
         link.symlink_to(victim if kind == "symbolic" else tmp_path / "nowhere")
-    if kind == "hard" and end != ".lock":
+    if kind == "hard" and not name.endswith(".lock"):
         record(inputs, out, overwrite=True)  # by a file of its own
     else:
         words = "is a symbolic link" if kind != "hard" else "a file of another name, too"
@@ -219,11 +225,30 @@ def test_two_outputs_of_one_stem_do_not_share_an_index(inputs: Inputs, out: Path
     assert json.loads(index.read_bytes().splitlines()[0])["row"] == 0
 
 
+def test_an_index_is_not_overwritten_by_an_output_of_its_name(inputs: Inputs, out: Path) -> None:
+    out = out.with_name("a.feats.npy")
+    index, meta = (out.with_name(f"a.feats{end}") for end in (".index.jsonl", ".meta.json"))
+    record(inputs, out)
+    before = contents(out.parent)
+    for journal in (True, False):
+        for path in (index, meta):
+            with pytest.raises(OutputError, match=r"is the one of .+a.feats.npy, and would be"):
+                Recording(Target(path), (), inputs.refs, overwrite=True).__enter__()
+        if journal:
+            assert contents(out.parent) == before
+            out.with_name(".a.feats.npy.journal").unlink()
+    out.unlink()
+    with Recording(Target(index), (), inputs.refs, overwrite=True):
+        pass
+
+
 def test_the_index_of_an_interrupted_run_is_not_overwritten(inputs: Inputs, out: Path) -> None:
     assert is_killed(14, partial(record, inputs, out))
     before = contents(out.parent)
     with pytest.raises(OutputError, match=r"may be of .+feats.npy, an interrupted run"):
         record(inputs, out.with_name("feats.npz"), overwrite=True)
+    with pytest.raises(OutputError, match=r"may be of .+feats.npy, an interrupted run"):
+        Recording(Target(out.with_name("feats.index.jsonl")), (), inputs.refs).__enter__()
     assert contents(out.parent) == before
     record(inputs, out, resume)
 

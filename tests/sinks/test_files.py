@@ -274,11 +274,12 @@ def test_the_format_is_the_one_asked_for_or_the_suffix(
         ("out.xlsx", None, "the suffix of out.xlsx is no known format"),
         ("out.csv", "yaml", "--format yaml is no known format"),
         ("out.csv", None, "the suffix of out.csv"),
+        ("https://h/a.csv?sig=secret", None, "the suffix of a.csv?… is no known format"),
     ],
 )
 def test_an_unknown_format_is_a_usage_error(out: str, asked: str | None, words: str) -> None:
     with pytest.raises(UsageError) as caught:
-        choose_format(Path(out), asked, dict(EMBEDDINGS))
+        choose_format(out, asked, dict(EMBEDDINGS))
     assert caught.value.message.startswith(words)
     assert "npy, npz, safetensors, jsonl" in str(caught.value.hint)
 

@@ -112,6 +112,14 @@ def test_shards_called_after_the_parts(tmp_path: Path) -> None:
             ["cat/train/1.png", "cat/val/1.png", "dog/train/2.png", "dog/val/2.png"],
             "parts of the data lie within what looks like the classes",
         ),
+        (
+            ["训练", "测试/1.png"],
+            "训练 holds folders, cat, dog, and 测试 pictures alone: which are",
+        ),
+        (
+            ["data/train", "data/val", "more/1.png", "other/1.png"],
+            "data holds folders, train, val, and more, other pictures alone",
+        ),
         (["train", "train/val/1.png", "val"], "val looks like a part of the data"),
     ],
 )
@@ -132,6 +140,8 @@ def test_classes_stay_classes(tmp_path: Path) -> None:
         data = tmp_path / names[0]
         make(data, *(f"{name}/{n}.png" for name in names for n in (1, 2)))
         assert {e.label for e in read_examples(str(data), SCAN)} == set(names)
+    make(tmp_path / "one", "cat/persian/1.png", "cat/siamese/1.png", "dog/1.png", "owl/1.png")
+    assert {e.label for e in read_examples(str(tmp_path / "one"), SCAN)} == {"cat", "dog", "owl"}
     make(tmp_path / "deep", "cat/2023/1.png", "cat/2024/2.png", "dog/2024/3.png", "dog/4.png")
     assert {e.label for e in read_examples(str(tmp_path / "deep"), SCAN)} == {"cat", "dog"}
 

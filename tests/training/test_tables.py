@@ -54,6 +54,7 @@ def table(folder: Path, header: str | None, row: str, name: str = "t.csv", **tex
         ("sep=;\npath;label", "{0};{1}"),
         ("image,cat,dog", "{0},{3},{4}"),
         ("image,cat,dog", "{0},{3}.0,{4}.0"),
+        ("image,cat,dog", "{0},{3}.000000,{4}."),
         ("id,cat,dog", "{2},{3},{4}"),
         ("filename,diagnosis", "{0},{1}"),
         ("my_picture,label", "{0},{1}"),
@@ -96,6 +97,10 @@ def test_names_in_another_normal_form_mean_the_same_file(tmp_path: Path) -> None
         ("id,breed_of_it,age\ncat0,cat,3\ndog0,dog,4\n", "line 1: the header is not understood"),
         ("path,label\ncat0.png,cat\ncat0.png,dog\n", "line 3: .*is dog, in line 2 it is cat"),
         ("path,label\ncat0.png,cat\n./cat0.png,dog\n", "line 3: .*is dog, in line 2 it is cat"),
+        (
+            "path,label,split\ncat0.png,cat,train\ncat0.png,dog,val\n",
+            "line 3: .*is dog, in line 2 it is cat",
+        ),
         ("path,label\ncat0.png,\n", "line 2 has no label"),
         ("path,label\ncat0.png\n", "line 2 has no label"),
         ("path,label\n,cat\n", "line 2 has no path"),
@@ -155,6 +160,21 @@ def test_lines_that_repeat_and_a_part_too_many_are_told(tmp_path: Path) -> None:
     found = read_examples(str(tmp_path / "t.csv"), SCAN, notes.append)
     assert [e.split for e in found] == ["train", "train", "val"]
     assert "1 lines repeat an earlier one" in notes[0] and "1 images of test" in notes[1]
+
+
+def test_an_image_in_two_parts_is_told(tmp_path: Path) -> None:
+    rows = ("path,label,split", "cat0.png,cat,train", "dog0.png,dog,train", "cat0.png,cat,val")
+    (tmp_path / "t.csv").write_text("\n".join((*rows, "dog1.png,dog,val")))
+    notes: list[str] = []
+    assert len(read_examples(str(tmp_path / "t.csv"), SCAN, notes.append)) == 4
+    assert "1 images are in several parts" in notes[0]
+
+
+def test_a_file_by_its_whole_path_is_the_same_file(tmp_path: Path) -> None:
+    table = tmp_path / "t.csv"
+    table.write_text(f"cat0.png,cat\ndog0.png,dog\n{tmp_path}/cat0.png,dog\n")
+    with pytest.raises(InputError, match=r"line 3: .*is dog, in line 1 it is cat"):
+        read_examples(os.path.relpath(table), SCAN)
 
 
 def test_what_lies_outside_is_opened_where_it_is_allowed(tmp_path: Path) -> None:

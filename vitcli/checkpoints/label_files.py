@@ -26,14 +26,18 @@ NAME = ("label", "name", "class", "class_name", "classname", "label_name", "disp
         "category", "description")  # fmt: skip
 HINT = "give one name a line, in the order of the outputs; or JSON, a list or an object by number"
 
-_NUMBERED = re.compile(r"(\d+)(?:\s*[:,;=\t]\s*|[.)]\s+|\s+)(.+)")
-_NAME_FIRST = re.compile(r"(.+?)\s*[,:;=\t]\s*(\d+),?")
+_NUMBERED = re.compile(r"(\d{1,9})(?:\s*(?:[:,;=|\t]|[-=]>)\s*|[.)]\s+|\s+-+\s+|\s+)(.+)")
+_NAME_FIRST = re.compile(r"(.+?)\s*[,:;=|\t]\s*(\d{1,9}),?")
+_NAME_THEN_NUMBER = re.compile(r"(.+?)\s+(\d{1,9})")
 _SYNSET = re.compile(r"n\d{8}[\s,]+(.+)")
-_QUOTED = re.compile(r"""(?P<q>["'])(?P<name>.*)(?P=q),?""")
+_QUOTED = re.compile(r"""(["'])(.*)\1,?""")
+_COMMENT = re.compile(r"\s+#.*$")  # of YAML
 _FOREIGN = (
-    (r"<(!doctype|html|\?xml)", "a web page or XML"),
+    (r"<(!doctype|html|\?xml|(ul|ol|table|div|body|annotation)\b)", "a web page or XML"),
     (r"item\s*\{", "a label map of TensorFlow's (.pbtxt)"),
-    (r"(import|from) \w+|def \w+\(", "Python source"),
+    (r"(import|from) \w+|def \w+\(|\"\"\"|#!", "Python source"),
+    (r"(module\.)?exports\b|(export|const|let|var|static|#include)\s.*[\[{(<]", "source code"),
+    (r"\|.*\|\s*\n\|[-: |]+\|", "a table of Markdown"),
     (r"PK\x03\x04|\x89PNG|%PDF", "no text"),
 )
 
@@ -44,7 +48,7 @@ def names_from(file: Path) -> dict[int, str]:
     for sign, what in _FOREIGN:
         if re.match(sign, text, re.IGNORECASE):
             raise _refused(file, f"looks like {what}")
-    if file.suffix.lower() == ".json" or re.match(r"[\[{]|\w+\s*=\s*[\[{]", text):
+    if file.suffix.lower() == ".json" or re.match(r"[\[{]|\w+\s*=\s*[\[{(]", text):
         return by_number(_parsed(text, file), f"{file} (--labels)")
     return _from_lines([line.rstrip() for line in text.splitlines() if line.strip()], file)
 
@@ -62,8 +66,21 @@ def by_number(value: object, source: str) -> dict[int, str]:
         except (ValueError, TypeError):
             raise CheckpointError(f"{source} has keys that are not numbers", HINT) from None
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return {i: _name(name, source) for i, name in enumerate(value)}
+        names = [_name(name, source) for name in value]
+        return _by_id(value, names, source) or dict(enumerate(names))
     raise CheckpointError(f"{source} is {type(value).__name__}: expected names by number", HINT)
+
+
+def _by_id(entries: Sequence[object], names: Sequence[str], source: str) -> dict[int, str] | None:
+    """`[{"id": 2, "name": "cat"}, ...]`; None where no numbers say anything else than the order."""
+    numbers = [entry.get("id") for entry in entries if isinstance(entry, Mapping)]
+    pairs = [(n, name) for n, name in zip(numbers, names, strict=False) if type(n) is int]
+    if len(pairs) < len(names) or len(dict(pairs)) < len(pairs) or pairs == sorted(pairs):
+        return None
+    table = _numbered(pairs)
+    if table is None:
+        raise CheckpointError(f"{source} has ids that are neither in order nor 0 to K-1", HINT)
+    return table
 
 
 def _turned(numbers: Mapping[Any, int], source: str) -> dict[int, str]:
@@ -132,9 +149,15 @@ def _from_lines(lines: list[str], file: Path) -> dict[int, str]:
         lines = [line[2:].strip() for line in lines]
     if lines and all(_QUOTED.fullmatch(line) for line in lines):
         lines = [_unquoted(line) for line in lines]
-    for pattern, number, name in ((_NUMBERED, 1, 2), (_NAME_FIRST, 2, 1)):
+    for pattern, number, name in (
+        (_NUMBERED, 1, 2),
+        (_NAME_FIRST, 2, 1),
+        (_NAME_THEN_NUMBER, 2, 1),
+    ):
         found = [pattern.fullmatch(line) for line in lines]
         pairs = [(int(match[number]), _unquoted(match[name])) for match in found if match]
+        if pattern is _NAME_THEN_NUMBER and len({name for _, name in pairs}) < len(pairs):
+            continue  # "class 1", "class 2"
         if len(pairs) == len(lines) > 1 and (table := _numbered(pairs)) is not None:
             return table
     if len(lines) > 1 and all(re.match(r"\d+\s*[:\t]", line) for line in lines):
@@ -149,9 +172,9 @@ def _from_lines(lines: list[str], file: Path) -> dict[int, str]:
 
 
 def _numbered(pairs: list[tuple[int, str]]) -> dict[int, str] | None:
-    """Where the numbers are 0 to K-1, each once, or 1 to K in this order."""
-    numbers = [number for number, _ in pairs]
-    if sorted(numbers) == list(range(len(pairs))):
+    """Where the numbers are 0 to K-1, or 1 to K, each once."""
+    numbers = sorted(number for number, _ in pairs)
+    if numbers == list(range(len(pairs))):
         return dict(pairs)
     if numbers == list(range(1, len(pairs) + 1)):
         return {number - 1: name for number, name in pairs}
@@ -159,8 +182,9 @@ def _numbered(pairs: list[tuple[int, str]]) -> dict[int, str] | None:
 
 
 def _unquoted(name: str) -> str:
-    match = _QUOTED.fullmatch(name)
-    return match["name"] if match else name.strip()
+    """Without quotes, or the synset before a name."""
+    match = _QUOTED.fullmatch(name) or _SYNSET.fullmatch(name)
+    return match[match.lastindex or 0].strip() if match else name.strip()
 
 
 def _names_block(lines: list[str], file: Path) -> list[str]:
@@ -175,7 +199,8 @@ def _names_block(lines: list[str], file: Path) -> list[str]:
     for line in lines[start + 1 :]:
         if not re.match(r"\s|- ", line):
             break
-        block.append(line)
+        if not line.lstrip().startswith("#"):
+            block.append(_COMMENT.sub("", line))
     if not block:
         raise _refused(file, "has nothing under names:")
     return block
@@ -198,7 +223,10 @@ def _from_table(lines: list[str], file: Path) -> dict[int, str] | None:
     numbered = [i for i, cell in enumerate(head) if cell in INDEX]
     if len(head) > 1 and numbered and named:
         number, name = numbered[0], named[-1] if len(named) == 1 else named[0]
-        if any(len(row) <= max(number, name) or not row[number].isdecimal() for row in rows[1:]):
+        if any(
+            len(row) <= max(number, name) or not re.fullmatch(r"\d{1,9}", row[number])
+            for row in rows[1:]
+        ):
             raise _refused(file, f"has rows without {head[number]} and {head[name]}")
         table = _numbered([(int(row[number]), row[name]) for row in rows[1:]])
         if table is None:

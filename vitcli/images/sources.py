@@ -24,6 +24,7 @@ from vitcli.records import ImageRef, Member
 from vitcli.stores import Listing, Stamp, is_remote
 
 READ_SIZE = 1 << 16
+LONGEST_ENTRY = 1 << 20  # bytes: no path or URL has as many
 
 
 class Source(Protocol):
@@ -205,6 +206,12 @@ class ListSource:
         for chunk in _chunks(self.file):
             *entries, rest = (rest + chunk).split(separator)
             yield from filter(None, map(self._trim, entries))
+            if len(rest) > LONGEST_ENTRY:
+                name = "standard input" if isinstance(self.file, int) else printable(self.file)
+                raise InputError(
+                    f"{name} holds an entry of more than {LONGEST_ENTRY:,} bytes",
+                    "expected a path a line" + (", or --null (-0)" if not self.null else ""),
+                )
         if last := self._trim(rest):
             yield last
 

@@ -14,6 +14,7 @@ SYSTEM = frozenset(
         "@recycle",
         "@recently-snapshot",
         "@transcode",
+        "~snapshot",  # NetApp
         "__macosx",  # macOS
         "network trash folder",
         "temporary items",

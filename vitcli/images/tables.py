@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # an extra
 
 TABLE = ".parquet"
 AT_A_TIME = 64  # rows, or as many as
+LONGEST_PATH = 4096  # characters: what is longer names no file
 BYTES_AT_A_TIME = 32 << 20  # their group has on average in so many bytes
 ABSOLUTE = "a table names an absolute path: --allow-outside opens it"
 OUTSIDE = "outside the table's folder: --allow-outside opens it"
@@ -201,6 +202,11 @@ class _Row:
             data, path = None, data
         name = (path.as_py() or None) if path is not None and _is_text(path.type) else None
         content = None if data is None else data.as_buffer()
+        if name and len(name) > LONGEST_PATH:
+            if content is None:
+                why = f"a path of {len(name):,} characters"
+                return f"{self.table}/{self.number}", self._fault(ErrorType.NOT_FOUND, why)
+            name = None
         if content is None and name:
             return self._named(name)
         place = f"{self.table}/{name or self.number}"

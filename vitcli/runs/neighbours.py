@@ -11,11 +11,14 @@ from vitcli.runs.journal import JOURNAL, journal_of, read_finished
 from vitcli.sinks.files import PARTIAL
 
 ARRAYS = (".npy", ".npz", ".safetensors")  # whose index is theirs, also where no journal says so
+SIDES = (".index.jsonl", ".meta.json")
 
 
 def check_neighbours(out: Path, beside: Sequence[Path]) -> None:
-    """Raises OutputError where one of the files beside an output is another's, whole or not."""
-    for path in beside:
+    """Raises OutputError where an output, or one of the files beside it, is a part of another one,
+    whole or not."""
+    is_side = out.name.endswith(SIDES)
+    for path in (out, *beside) if is_side else beside:
         if path.parent != out.parent:
             continue
         partial = path.with_name(path.name + PARTIAL)
@@ -39,7 +42,7 @@ def _others(out: Path) -> Iterator[Path]:
         names = sorted(entry.name for entry in out.parent.iterdir())
     except OSError:
         return
-    start = out.stem + "."
+    start = _stem(out) + "."
     found = set()
     for name in names:
         if name.startswith("." + start) and name.endswith(JOURNAL):
@@ -51,11 +54,19 @@ def _others(out: Path) -> Iterator[Path]:
     yield from (out.with_name(name) for name in sorted(found - {out.name}))
 
 
+def _stem(out: Path) -> str:
+    """The stem of an output, or of the one that a file is called after."""
+    for side in SIDES:
+        if out.name.endswith(side):
+            return out.name.removesuffix(side)
+    return out.stem
+
+
 def _has(other: Path, path: Path) -> bool:
     """Whether a file belongs to another output, as its journal says, or else its format."""
     finished = read_finished(journal_of(other))
     if finished is None:
-        return other.suffix in ARRAYS and other.stem == path.name.partition(".")[0]
+        return other.suffix in ARRAYS and path.name in [other.stem + side for side in SIDES]
     return path.name in (whole.name for whole in finished)
 
 

@@ -96,6 +96,7 @@ class Recording:
         self._has_unlisted = has_unlisted  # a folder that cannot be read does not lose its rows
         self._keeps_missing = asked.keep_missing
         self._names = [real(path) for path in (target.out, *map(target.beside, suffixes))]
+        self._beside = [target.beside(suffix) for suffix in suffixes if target.is_beside(suffix)]
         self._partials = [path.with_name(path.name + PARTIAL) for path in self._names]
         self._out, partial = self._names[0], self._partials[0]
         self._journal = partial.with_name(partial.name + JOURNAL)
@@ -112,7 +113,7 @@ class Recording:
         another output's."""
         with ExitStack() as locks:
             locks.enter_context(locked(self._names))
-            for path in (*self._partials, self._journal):
+            for path in (*self._partials, self._journal, self._final_journal, *self._beside):
                 refuse_link(path)
             check_neighbours(self._out, self._names[1:])
             with explained(self._out):

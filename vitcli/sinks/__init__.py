@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Protocol, TypeAlias
 
-from vitcli.errors import UsageError
+from vitcli.errors import UsageError, hidden
 from vitcli.records import ImageRef, Row, Sink
 from vitcli.sinks import parquet
 from vitcli.sinks.arrays import INDEX, ArraySink, NpySink, NpzSink, SafetensorsSink
@@ -108,7 +108,8 @@ def choose_format(out: Path | str | None, asked: str | None, known: dict[str, ob
     if asked is not None:
         name, origin = asked, f"--format {asked}"
     elif out is not None and (path := PurePosixPath(out)).suffix:
-        name, origin = path.suffix[1:].lower(), f"the suffix of {path.name}"
+        shown = PurePosixPath(hidden(str(out))).name
+        name, origin = path.suffix[1:].lower(), f"the suffix of {shown}"
     else:
         name, origin = "jsonl", ""
     if name not in known:

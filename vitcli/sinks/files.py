@@ -100,6 +100,10 @@ class Target:
         assert self.out is not None
         return self._elsewhere.get(suffix) or self.out.with_name(self.out.stem + suffix)
 
+    def is_beside(self, suffix: str) -> bool:
+        """Whether a file has its name of the main one, and was not named by anybody."""
+        return suffix not in self._elsewhere
+
     def open(self) -> PartialFile:
         """The main file, which grows with the rows."""
         return self._grow(self.out)

@@ -138,8 +138,21 @@ def parts_of(
 
 
 def _check_not_parts(where: str, found: Sequence[Folder]) -> None:
-    """Raises InputError where all folders hold the same folders: those are the classes."""
-    if len(found) < 2 or any(f.is_loose or f.is_labelled for f in found):
+    """Raises InputError where all folders hold the same folders: those are the classes; and where
+    one holds folders alone and the other pictures alone: a part without labels beside one with."""
+    if len(found) < 2 or any(f.is_labelled for f in found):
+        return
+    nested = [f for f in found if len(f.folders) > 1 and not f.is_loose]
+    loose = [f for f in found if f.is_loose and not f.folders]
+    has_parts = any(kind_of(name) is not None for f in nested for name in f.folders)
+    if (len(nested), len(loose)) == (1, len(found) - 1) and (has_parts or len(found) == 2):
+        raise InputError(
+            f"{where}: {_few([f.name for f in nested])} holds folders, "
+            f"{_few(sorted(nested[0].folders, key=os.fsencode))}, and "
+            f"{_few([f.name for f in loose])} pictures alone: which are the classes?",
+            f"name the folder to use; {_FORMS}",
+        )
+    if any(f.is_loose for f in found):
         return
     every = [set(f.folders) for f in found]
     common = set.intersection(*every)

@@ -10,6 +10,7 @@ import csv
 import io
 import json
 import os
+import re
 import stat
 import unicodedata
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -81,13 +82,16 @@ class LabelTable:
         read = self._json_rows() if is_json else self._csv_rows()
         _stems.cache_clear()
         kept: list[Listed] = []
-        lines: dict[tuple[str, Kind | None], Listed] = {}
-        repeated = 0
+        lines: dict[str, Listed] = {}
+        parts: set[tuple[str, Kind | None]] = set()
+        repeated = shared = 0
         for row in map(self._listed, read):
-            key = os.path.normpath(row.path), row.kind
+            key = row.path if is_remote(row.path) else os.path.abspath(row.path)
             earlier = lines.setdefault(key, row)
-            if earlier is row:
+            if earlier.label == row.label and (key, row.kind) not in parts:
+                parts.add((key, row.kind))
                 kept.append(row)
+                shared += earlier is not row
             elif earlier.label != row.label:
                 raise InputError(
                     f"{self._where(row.line)}: {printable(row.path)} is {printable(row.label)}, "
@@ -96,6 +100,11 @@ class LabelTable:
                 )
             else:
                 repeated += 1
+        if shared:
+            self.note(
+                f"{printable(self.file)}: {shared:,} images are in several parts: what is "
+                "measured on them says little"
+            )
         if repeated:
             self.note(f"{printable(self.file)}: {repeated:,} lines repeat an earlier one: left out")
         return kept
@@ -247,7 +256,7 @@ class LabelTable:
         )
 
     def _is_binary(self, column: int) -> bool:
-        return self._all(column, lambda cell: cell.strip() in ("0", "1", "0.0", "1.0"))
+        return self._all(column, lambda cell: _flag(cell) is not None)
 
     def _check_no_header(
         self, line: int, first: Sequence[str], second: Sequence[str] | None
@@ -301,7 +310,7 @@ class LabelTable:
         path: int,
         columns: Sequence[int],
     ) -> Mapping[str, object]:
-        on = [header[n].strip() for n in columns if n < len(cells) and float(cells[n] or 0)]
+        on = [header[n].strip() for n in columns if n < len(cells) and _flag(cells[n])]
         if len(on) != 1:
             raise self._fault(
                 line,
@@ -401,6 +410,12 @@ class LabelTable:
 def plain_name(cell: object) -> str:
     """How a column is called, without what does not matter in it."""
     return "_".join(str(cell).strip().strip("\"'").casefold().replace("-", " ").split())
+
+
+def _flag(cell: str) -> bool | None:
+    """What a cell of a column of 0 and 1 says; None where it is no such column."""
+    plain = re.sub(r"(?<=[01])\.0*$", "", cell.strip()).casefold()
+    return {"0": False, "false": False, "1": True, "true": True}.get(plain)
 
 
 def _place(names: Sequence[str], known: Sequence[str]) -> int | None:

@@ -50,7 +50,7 @@ _TYPES = frozenset(kind for kinds in HF.values() for kind in kinds)
 # The classes of transformers, for a config without a `model_type`.
 _CLASSES = re.compile(r"(ViT|DeiT|Dinov2|CLIP|MetaClip2|ChineseCLIP|AltCLIP|Siglip|Swin|Timm)[A-Z]")
 # What a bare file is called where nothing else tells it from a plain ViT.
-_FILES = re.compile(r"(^|[_-])(pe[_-](core|lang|spatial)|rope)([_-]|$)", re.IGNORECASE)
+_FILES = re.compile(r"(^|[_-])(pe[_-]?(core|lang|spatial)|vit[_-]pe|rope)([_-]|$)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,7 +279,10 @@ def _named(config: Json) -> Iterator[tuple[str, str, bool]]:
     section = config.get("model_cfg") or config
     vision = section.get("vision_cfg") if isinstance(section, Mapping) else None
     trunk = vision.get("timm_model_name") if isinstance(vision, Mapping) else None
-    for field, value in (("architecture", config.get("architecture")), ("timm_model_name", trunk)):
+    inner = config.get("pretrained_cfg")
+    tagged = inner.get("architecture") if isinstance(inner, Mapping) else None
+    named = config.get("architecture") or tagged
+    for field, value in (("architecture", named), ("timm_model_name", trunk)):
         if isinstance(value, str) and value:
             name = value.removeprefix("hf-hub:").removeprefix("timm/").split(".")[0]
             yield field, name, bool(TIMM.fullmatch(name))
