@@ -10,6 +10,7 @@ import io
 import json
 import os
 import pickle
+import struct
 import subprocess
 import sys
 import tarfile
@@ -221,6 +222,16 @@ def test_an_allowed_name_opens_no_back_door(
         )
         assert "refused: " in refusal(path)
         assert not canary.exists()
+
+
+def test_an_archive_on_several_disks_is_damaged(tmp_path: Path) -> None:
+    """zipfile raises already where it is asked whether this is an archive."""
+    torch.save({"head.weight": torch.ones(2, 2)}, tmp_path / "w.pth")
+    data = (tmp_path / "w.pth").read_bytes()
+    at = data.rindex(b"PK\5\6")
+    data = data[: at - 20] + struct.pack("<4sLQL", b"PK\6\7", 0, 0, 2) + data[at:]
+    (tmp_path / "w.pth").write_bytes(data)
+    assert "w.pth is damaged" in refusal(tmp_path / "w.pth")
 
 
 def test_a_whole_pickled_module_is_named(tmp_path: Path) -> None:

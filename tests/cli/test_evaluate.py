@@ -287,3 +287,13 @@ def test_images_that_a_model_was_trained_on_are_told(
     for data in (digits, digits / "val"):
         assert "trained on" not in vit("evaluate", data, "-m", "run", "-j", "0").err
     assert "trained on" not in vit("evaluate", digits / "train", "-m", "demo", "-j", "0").err
+
+
+def test_names_and_labels_without_end_are_told(vit: Vit, digits: Path, tmp_path: Path) -> None:
+    image = next(digits.rglob("*.png"))
+    (tmp_path / "t.csv").write_text(f"{image.name},{'1' * 5000}\n")
+    shutil.copy(image, tmp_path)
+    long = vit("evaluate", digits, "-m", "x" * 5000)
+    assert long.code == 1 and len(long.err) < 4000
+    odd = vit("evaluate", "t.csv", "-m", "demo")
+    assert odd.code == 1 and "demo has no class 111" in odd.err and len(odd.err) < 4000

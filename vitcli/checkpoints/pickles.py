@@ -67,7 +67,7 @@ def check_archive(file: Path) -> None:
             _check_entries(archive, file)
             damaged = archive.testzip()
     except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, ValueError) as error:
-        if not zipfile.is_zipfile(file):
+        if not _is_zip(file):
             size = in_bytes(file.stat().st_size)
             raise CheckpointError(
                 f"{file} is truncated, at {size}: the end of the archive is missing", AGAIN
@@ -150,7 +150,7 @@ def _scan(file: Path) -> Scan:
                 names += [name for name in _globals(stream) if _is_more_than_tensors(name)]
                 if not stream.peek(1):
                     break
-    except (ValueError, StopIteration, OSError, zipfile.BadZipFile):
+    except (ValueError, StopIteration, OSError, MemoryError, zipfile.BadZipFile):
         return Scan(tuple(names), is_whole=False)
     return Scan(tuple(names), is_whole=True)
 
@@ -159,9 +159,17 @@ def _is_more_than_tensors(name: str) -> bool:
     return name.startswith(MODULES) or not name.startswith(PLAIN)
 
 
+def _is_zip(file: Path) -> bool:
+    """Whether it has the end of an archive, be it an odd one."""
+    try:
+        return zipfile.is_zipfile(file)
+    except zipfile.BadZipFile:
+        return True
+
+
 def _pickles(file: Path) -> io.BufferedReader:
     """The one in an archive, or those that a legacy file begins with."""
-    if not zipfile.is_zipfile(file):
+    if not _is_zip(file):
         return file.open("rb")
     with zipfile.ZipFile(file) as archive:
         name = next(name for name in archive.namelist() if name.endswith("/data.pkl"))

@@ -19,7 +19,7 @@ from vitcli.cli.info import info
 from vitcli.cli.merge import merge
 from vitcli.cli.models import app as models
 from vitcli.cli.reconstruct import reconstruct
-from vitcli.errors import UsageError
+from vitcli.errors import UsageError, shortened
 
 app = typer.Typer(
     name="vit",
@@ -43,7 +43,11 @@ class Command(TyperCommand):
                 f"-m is given {len(given)} times, and vit {self.name} takes one model",
                 "vit classify and vit evaluate average several",
             )
-        return super().parse_args(ctx, args)
+        try:
+            return super().parse_args(ctx, args)
+        except typer.BadParameter as error:  # it repeats what was typed
+            error.message = shortened(error.message)
+            raise
 
 
 def _version(asked: bool) -> None:

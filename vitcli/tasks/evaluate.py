@@ -37,12 +37,12 @@ from vitcli.tasks.job import (
     Watcher,
 )
 from vitcli.tasks.run import Ready, Run
-from vitcli.training.classes import class_names, match_classes, match_one_class
+from vitcli.training.classes import class_names, match_answers, match_classes, match_one_class
 from vitcli.training.data import SPLIT, Example, place_of, read_examples, trained_on
 from vitcli.training.metrics import Answers, neighbours
 
 TOP = 5
-MOST_CLASSES = 1 << 20  # that predictions of a file may tell apart
+MOST_CLASSES = 1 << 17  # that predictions of a file may tell apart
 SLOWEST = 10
 ROUNDING = 1e-3  # of scores with six decimals, added up
 
@@ -128,14 +128,22 @@ def _note_trained(
     """Say where images are judged that a model was trained on: it knows their answers."""
     for model in models:
         spec = Path(model if isinstance(model, str) else model.spec)
-        splits = (spec / SPLIT, spec.parent / SPLIT)
-        split = next((f for f in splits if f.is_file()), None) if spec.exists() else None
+        split = _split_of(spec)
         known = trained_on(split) if split is not None else set()
         if known and (seen := sum(place_of(example.path) in known for example in asked)):
             watcher.note(
                 f"{seen:,} of {len(asked):,} images are among those that {printable(str(spec))} "
                 f"was trained on ({SPLIT} lists them): they say little about new images"
             )
+
+
+def _split_of(spec: Path) -> Path | None:
+    """The record of the images that a model was trained on, in its folder; None without one."""
+    try:
+        splits = (spec / SPLIT, spec.parent / SPLIT) if spec.exists() else ()
+        return next((file for file in splits if file.is_file()), None)
+    except (OSError, ValueError):  # no name of a file: it is told when the model is loaded
+        return None
 
 
 def _run(job: EvaluateJob, examples: Sequence[Example], watcher: Watcher) -> Run:
@@ -329,14 +337,8 @@ def _of_predictions(preds: Path, examples: Sequence[Example], watcher: Watcher) 
     }
     if not named:
         raise InputError(f"{printable(str(preds))} has no predictions")
-    labels = [named.get(index, f"LABEL_{index}") for index in range(max(named) + 1)]
-    numbers: dict[str, int] = {}
-    for name in class_names(examples):
-        try:
-            numbers |= match_classes([name], labels, str(preds))
-        except InputError:  # a class that was never among the answers
-            numbers[name] = len(labels)
-            labels.append(name)
+    known = [named.get(index, f"LABEL_{index}") for index in range(max(named) + 1)]
+    numbers, labels = match_answers(class_names(examples), known)
     width = max(1, *(len(line.get("predictions", ())) for line in lines.values()))
     best = np.full((len(examples), width), -1, np.int64)
     scores = np.zeros((len(examples), width))
@@ -360,7 +362,7 @@ def _of_predictions(preds: Path, examples: Sequence[Example], watcher: Watcher) 
     if not are_shares:
         watcher.note(f"{preds}: scores are no probabilities of classes, calibration is left out")
     answers = Answers(best[done], scores[done], truth)
-    judged = Judged(str(preds), tuple(labels), answers, are_shares)
+    judged = Judged(str(preds), labels, answers, are_shares)
     return Evaluation(
         summary=Summary(len(done), len(failures), 0.0),
         judged=(judged,),

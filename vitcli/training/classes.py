@@ -92,7 +92,7 @@ def _few(names: Sequence[str]) -> str:
 def class_names(examples: Iterable[Example]) -> tuple[str, ...]:
     """The classes in the order that their numbers have: numbers by value, else bytewise."""
     names = {example.label for example in examples}
-    if all(name.isdecimal() for name in names):
+    if all(map(_is_number, names)):
         return tuple(sorted(names, key=lambda name: (int(name), name)))
     return tuple(sorted(names, key=os.fsencode))
 
@@ -103,25 +103,12 @@ def match_classes(names: Sequence[str], labels: Sequence[str], model: str) -> di
 
     Raises InputError with what the model calls the closest.
     """
-    exact = {label: index for index, label in reversed(list(enumerate(labels)))}
-    loose: dict[str, set[int]] = {}
-    for index, label in enumerate(labels):
-        for synonym in {label, *label.split(",")}:
-            loose.setdefault(_plain(synonym), set()).add(index)
-    found: dict[str, int] = {}
-    missing: list[str] = []
-    for name in names:
-        places = loose.get(_plain(name), set())
-        if name in exact:
-            found[name] = exact[name]
-        elif len(places) == 1:
-            found[name] = next(iter(places))
-        else:
-            missing.append(name)
-    if not found and all(name.isdecimal() and int(name) < len(labels) for name in names):
+    found, known = _by_name(names, labels)
+    missing = [name for name in names if name not in found]
+    if not found and all(_is_number(name) and int(name) < len(labels) for name in names):
         return {name: int(name) for name in names}
     if missing:
-        near = difflib.get_close_matches(_plain(missing[0]), list(loose), 1, 0.5)
+        near = difflib.get_close_matches(_plain(missing[0]), known, 1, 0.5)
         closest = f"the closest to {printable(missing[0])} is {near[0]!r}" if near else ""
         few = ", ".join(labels[:4]) + (", ..." if len(labels) > 4 else "")
         raise InputError(
@@ -129,6 +116,45 @@ def match_classes(names: Sequence[str], labels: Sequence[str], model: str) -> di
             "; ".join(filter(None, (closest, f"its {len(labels)} labels are {few}"))),
         )
     return found
+
+
+def match_answers(
+    names: Sequence[str], labels: Sequence[str]
+) -> tuple[dict[str, int], tuple[str, ...]]:
+    """As `match_classes`, where `labels` are those of answers: a class that is never among them
+    has a number after theirs. Gives the numbers and all labels."""
+    found, _ = _by_name(names, labels)
+    known = list(labels)
+    for name in names:
+        if name not in found and _is_number(name) and int(name) < len(labels):
+            found[name] = int(name)
+        elif name not in found:
+            found[name] = len(known)
+            known.append(name)
+    return found, tuple(known)
+
+
+def _by_name(names: Sequence[str], labels: Sequence[str]) -> tuple[dict[str, int], list[str]]:
+    """The number of each name that is a label, or is like one alone; and what names are compared
+    with."""
+    exact = {label: index for index, label in reversed(list(enumerate(labels)))}
+    loose: dict[str, set[int]] = {}
+    for index, label in enumerate(labels):
+        for synonym in {label, *label.split(",")}:
+            loose.setdefault(_plain(synonym), set()).add(index)
+    found = {}
+    for name in names:
+        places = loose.get(_plain(name), set())
+        if name in exact:
+            found[name] = exact[name]
+        elif len(places) == 1:
+            found[name] = next(iter(places))
+    return found, list(loose)
+
+
+def _is_number(name: str) -> bool:
+    """Whether it is a number of a class, not a long row of digits."""
+    return name.isdecimal() and len(name) < 20
 
 
 def match_one_class(
