@@ -330,7 +330,7 @@ class Corpus:
             print(f"{target}: {finding.key}\n  {place}", flush=True)
         shutil.rmtree(place, ignore_errors=True)
         shutil.copytree(box, place / "box", symlinks=True)
-        (place / "command").write_text(f"vit {shlex.join(words)}\n", errors="surrogateescape")
+        (place / "command").write_text(f"vit {shlex.join(words)}\n", errors="backslashreplace")
         (place / "said").write_text(f"{target}: {finding}\n", errors="backslashreplace")
 
 

@@ -552,7 +552,7 @@ def options(draw: Draw, box: Box) -> Command:
         kind, name = option.type_descriptor.annotation, of(draw, *option.opts)
         choices = [each.value for each in kind] if isinstance(kind, type(Enum)) else []
         value = str(draw(st.one_of(scalars, numbers, texts))).replace("/dev/zero", "in")
-        value = of(draw, *choices, value)
+        value = of(draw, *choices, value.encode("utf-8", "replace").decode())
         if option.param_type_name == "argument":
             words += [value] * (command not in ("finetune", "evaluate"))
         else:

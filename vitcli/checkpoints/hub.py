@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -81,7 +82,9 @@ def download(
             if limit and (sizes[name] or 0) > limit:
                 raise _too_large(repo, name, in_bytes(sizes[name] or 0))
             bar = _bounded(repo, name, limit) if limit else None
-            file = Path(hf_hub_download(repo, name, revision=revision, tqdm_class=bar))
+            with warnings.catch_warnings():  # it warns of a full disk, and what follows is told
+                warnings.simplefilter("ignore", UserWarning)
+                file = Path(hf_hub_download(repo, name, revision=revision, tqdm_class=bar))
             _check_fetched(file, sizes[name], repo, name)
             return file
 
