@@ -57,6 +57,12 @@ def test_features_of_an_interrupted_run_are_kept(
     assert computed == 4
     found = take(Nobody())
     assert computed == len(found) == len(paths) == 12
+    [kept] = (tmp_path / "cache" / "features").iterdir()
+    whole = kept.read_bytes()
+    for odd in (b"", whole[: len(whole) // 2], whole.replace(b"hashes", b"others")):
+        kept.write_bytes(odd)
+        assert len(take(Nobody())) == 12  # computed again
+    assert computed == 4 * 12
     fresh, _ = features(
         _fresh(running, tmp_path, monkeypatch), model, [(path, None) for path in paths]
     )

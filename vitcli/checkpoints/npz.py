@@ -30,7 +30,8 @@ MAX_RATIO, MAX_SLACK = 4, 64_000_000
 BFLOAT16 = np.dtype("V2")  # numpy does not know it, and keeps its two bytes as they are
 
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
-_DAMAGE = (
+# What numpy and zipfile raise for a damaged or hostile file.
+DAMAGE = (
     *(ValueError, SyntaxError, TypeError, KeyError, RecursionError, MemoryError, EOFError),
     *(OSError, OverflowError, NotImplementedError, RuntimeError, tokenize.TokenError),
     *(zipfile.BadZipFile, zlib.error),
@@ -58,7 +59,7 @@ def read_npz(file: Path) -> dict[str, Tensor]:
                 name = info.filename.removesuffix(".npy")
                 with archive.open(info) as stream:
                     tensors[name] = _tensor(_read_npy(stream, info.file_size, name, file))
-    except _DAMAGE as error:
+    except DAMAGE as error:
         reason = re.sub(r"\s+", " ", str(error))[:120]
         raise CheckpointError(f"{file} is not a readable .npz ({reason})") from None
     return tensors

@@ -7,7 +7,6 @@ import json
 import os
 import stat
 import time
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from vitcli.checkpoints.cache import cache_folder, is_trusted
 from vitcli.checkpoints.load import Model
+from vitcli.checkpoints.npz import DAMAGE
 from vitcli.errors import OutputError
 from vitcli.images.archives import Archive, Found, opened
 from vitcli.images.sources import FoundSource
@@ -136,9 +136,13 @@ def _read(file: Path) -> Known:
         return {}
     try:
         with np.load(file) as held:
-            return dict(zip(held["hashes"].tolist(), held["features"], strict=True))
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
-        return {}  # there is none, or it is damaged: it is computed anew
+            hashes, vectors = held["hashes"], held["features"]
+    except DAMAGE:
+        return {}  # there is none, or it is damaged: it is computed again
+    is_whole = hashes.dtype.kind == "U" and vectors.ndim == 2 and vectors.dtype == np.float32
+    if not is_whole or hashes.shape != vectors.shape[:1] or not np.isfinite(vectors).all():
+        return {}
+    return dict(zip(hashes.tolist(), vectors, strict=True))
 
 
 def _write(file: Path, known: Known) -> None:
