@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -184,11 +185,24 @@ def test_large_rows_are_read_a_few_at_a_time(
 ) -> None:
     monkeypatch.setattr(tables, "BYTES_AT_A_TIME", 3000)
     table = write(tmp_path / "x.parquet", image=[bytes([n]) * 1000 for n in range(6)])
-    sizes = [batch.num_rows for batch in tables._batches(pq.ParquetFile(table), "image")]
+    sizes = [batch.num_rows for batch in tables._parts(pq.ParquetFile(table), "image")]
     assert sum(sizes) == 6 and max(sizes) <= 3
     found = [member for _, member in tables.iter_rows(str(table), largest=999)]
     assert [m.fault[0] for m in found if m and m.fault] == ["TooLarge"] * 6
     assert [len(m.data) for _, m in tables.iter_rows(str(table)) if m and m.data] == [1000] * 6
+
+
+def test_a_group_that_unpacks_to_much_more_than_it_is_is_not_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "MOST_UNPACKED_PAGE", 15_000)
+    table = write(tmp_path / "x.parquet", image=[bytes(10_000), bytes([1]) * 10_000] * 6)
+    found = list(tables.iter_rows(str(table)))
+    assert [path.removeprefix(str(table)) for path, _ in found] == [f"/{n}" for n in range(12)]
+    assert {m.fault[0] for _, m in found if m and m.fault} == {"TooLarge"}
+    noise = [os.urandom(10_000) for _ in range(12)]
+    table = write(tmp_path / "y.parquet", image=noise)
+    assert [m.data for _, m in tables.iter_rows(str(table)) if m] == noise
 
 
 def test_a_table_that_is_rewritten_while_it_is_read_ends_in_words(tmp_path: Path) -> None:

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import repeat
 from typing import TYPE_CHECKING, BinaryIO
 
 from vitcli import stores
-from vitcli.errors import InputError, printable
+from vitcli.errors import InputError, in_bytes, printable
 from vitcli.images.archives import (
     CHANGED,
     MOST_UNPACKED,
@@ -31,6 +32,7 @@ TABLE = ".parquet"
 AT_A_TIME = 64  # rows, or as many as
 LONGEST_PATH = 4096  # characters: what is longer names no file
 BYTES_AT_A_TIME = 32 << 20  # their group has on average in so many bytes
+MOST_UNPACKED_PAGE, MOST_RATIO = 256 << 20, 20  # bytes, and times of what is in the file
 ABSOLUTE = "a table names an absolute path: --allow-outside opens it"
 OUTSIDE = "outside the table's folder: --allow-outside opens it"
 PATHS = ("path", "file", "file_name", "filename", "image_path", "image")
@@ -64,11 +66,12 @@ def iter_rows(
         with _opened(table) as opened, pq.ParquetFile(opened, pre_buffer=False) as file:
             version = _version(opened)
             column = _column(table, file.schema_arrow)
-            for batch in _batches(file, column):
+            for part in _parts(file, column):
                 if _version(opened) != version:
                     yield broken(table, ErrorType.UNREADABLE, CHANGED, version)
                     return
-                for value in batch.column(0):
+                values = part.column(0) if isinstance(part, pa.RecordBatch) else part
+                for value in values:
                     row = _Row(table, number, version, largest, allow_outside)
                     yield row.found(value)
                     number += 1
@@ -165,16 +168,23 @@ def _value(scalar: pa.Scalar | None) -> pa.Scalar | None:
     return scalar if scalar is not None and scalar.is_valid else None
 
 
-def _batches(file: pq.ParquetFile, column: str) -> Iterator[pa.RecordBatch]:
-    """Rows of a column, a few at a time where they are large."""
+def _parts(file: pq.ParquetFile, column: str) -> Iterator[pa.RecordBatch | Iterator[str]]:
+    """Rows of a column, a few at a time where they are large; or why those of a whole group are
+    not read. Arrow unpacks a page at once, and a page may be all of the group: what is much
+    larger than in the file is no images, whose formats leave little to compress."""
     for number in range(file.num_row_groups):
         group = file.metadata.row_group(number)
-        chunks = (group.column(place) for place in range(group.num_columns))
-        size = sum(
-            chunk.total_uncompressed_size
-            for chunk in chunks
+        chunks = [
+            chunk
+            for chunk in (group.column(place) for place in range(group.num_columns))
             if chunk.path_in_schema.split(".")[0] == column
-        )
+        ]
+        size = sum(chunk.total_uncompressed_size for chunk in chunks)
+        packed = sum(chunk.total_compressed_size for chunk in chunks)
+        if size > MOST_UNPACKED_PAGE and size > MOST_RATIO * packed:
+            why = f"its row group unpacks from {in_bytes(packed)} to {in_bytes(size)}"
+            yield repeat(why, group.num_rows)
+            continue
         rows = BYTES_AT_A_TIME * group.num_rows // max(1, size)
         yield from file.iter_batches(
             max(1, min(AT_A_TIME, rows)), row_groups=[number], columns=[column]
@@ -191,9 +201,12 @@ class _Row:
     largest: int
     allow_outside: bool
 
-    def found(self, value: pa.Scalar) -> Found:
+    def found(self, value: pa.Scalar | str) -> Found:
+        """The image of a value, or, where that is text, why it is too large."""
         import pyarrow as pa
 
+        if isinstance(value, str):
+            return f"{self.table}/{self.number}", self._fault(ErrorType.TOO_LARGE, value)
         data, path = _value(value), None
         if isinstance(data, pa.StructScalar):
             fields = dict(data)
