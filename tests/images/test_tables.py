@@ -195,12 +195,12 @@ def test_large_rows_are_read_a_few_at_a_time(
 def test_a_group_that_unpacks_to_much_more_than_it_is_is_not_unpacked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tables, "MOST_UNPACKED_PAGE", 15_000)
-    table = write(tmp_path / "x.parquet", image=[bytes(10_000), bytes([1]) * 10_000] * 6)
+    monkeypatch.setattr(tables, "MOST_UNPACKED_PAGE", 150_000)
+    table = write(tmp_path / "x.parquet", image=[bytes(100_000), bytes([1]) * 100_000] * 6)
     found = list(tables.iter_rows(str(table)))
     assert [path.removeprefix(str(table)) for path, _ in found] == [f"/{n}" for n in range(12)]
     assert {m.fault[0] for _, m in found if m and m.fault} == {"TooLarge"}
-    noise = [os.urandom(10_000) for _ in range(12)]
+    noise = [os.urandom(20_000) for _ in range(12)]
     table = write(tmp_path / "y.parquet", image=noise)
     assert [m.data for _, m in tables.iter_rows(str(table)) if m] == noise
 

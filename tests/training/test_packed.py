@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import tarfile
 import zipfile
 from pathlib import Path
@@ -14,6 +15,7 @@ from vitcli.errors import InputError
 from vitcli.images.decode import decode, suffixes
 from vitcli.images.scan import Scan
 from vitcli.records import ImageRef, Limits, Preprocess, Sample
+from vitcli.training import packed
 from vitcli.training.data import Example, read_examples, write_split
 
 IMAGES = suffixes("common")
@@ -172,3 +174,20 @@ def test_the_end_of_a_tar_that_is_lost_is_told(tmp_path: Path) -> None:
     found, told = examples(archive)
     assert [e.label for e in found] == ["a"]
     assert told == [f"cannot list {archive}: truncated tar: what follows behind a/1.jpg is lost"]
+
+
+def test_a_zip_whose_members_begin_before_it_is_damaged(tmp_path: Path) -> None:
+    """The label beside an image cannot be read, and nobody trips over it."""
+    files = {"a/1.jpg": b"", "a/1.txt": b"rose", "b/2.jpg": b"", "b/2.txt": b"tulip"}
+    archive = pack(tmp_path / "x.zip", files)
+    data = bytearray(archive.read_bytes())
+    at = data.index(b"PK\5\6") + 16
+    [offset] = struct.unpack_from("<I", data, at)
+    struct.pack_into("<I", data, at, offset + 1000)
+    archive.write_bytes(data)
+    assert labels(archive) == [("1.jpg", "a", None), ("2.jpg", "b", None)]
+
+
+def test_a_path_without_end_is_looked_through_at_once() -> None:
+    scan = Scan(IMAGES, members=IMAGES)
+    assert packed.member_of("x/" * 1_000_000, scan, {}) is None

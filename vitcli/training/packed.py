@@ -13,6 +13,7 @@ from vitcli.errors import InputError, printable
 from vitcli.images.archives import Archive, is_archive, key_of, opened
 from vitcli.images.braces import expanded
 from vitcli.images.scan import Scan
+from vitcli.images.tables import LONGEST_PATH
 from vitcli.records import Member
 
 BESIDE = (".cls", ".json", ".txt")  # whichever comes first holds the label
@@ -84,9 +85,8 @@ def iter_packed(archive: str, scan: Scan) -> Iterator[Packed]:
 def member_of(path: str, scan: Scan, known: dict[str, dict[str, Member]]) -> Member | None:
     """The member that a path through an archive, `x.tar/a.jpg`, means; `known` are the archives
     that were read already."""
-    for place, letter in enumerate(path):
-        archive = path[:place]
-        if letter == "/" and is_archive(archive):
+    for place, letter in enumerate(path[:LONGEST_PATH]):
+        if letter == "/" and is_archive(archive := path[:place]):
             if archive not in known:
                 known[archive] = {found.path: found.member for found in iter_packed(archive, scan)}
             return known[archive].get(path)
@@ -101,10 +101,7 @@ def _label(file: Archive, member: Member, suffix: str) -> str | None:
         if suffix != ".json":
             return text or None
         fields = json.loads(text)
-    except (
-        ValueError,
-        RecursionError,
-    ):  # a zip's damage, text that is not UTF-8, and what is no JSON
+    except (OSError, ValueError, RecursionError):  # damage, no UTF-8, no JSON
         return None
     values = [fields.get(key) for key in JSON_KEYS] if isinstance(fields, dict) else []
     label = next((str(v) for v in values if isinstance(v, str | int) and v != ""), None)
