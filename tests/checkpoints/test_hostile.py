@@ -122,6 +122,7 @@ def test_a_header_of_too_many_tensors_costs_little(
         ({"num_hidden_layers": 512, "hidden_size": 16_384}, "the file has 3 blocks"),
         ({"image_size": 16_384, "patch_size": 1}, "expected"),
         ({"intermediate_size": 131_072}, "expected [131072, 32]"),
+        ({"qkv_bias": "false"}, "qkv_bias is 'false', not true or false"),
     ],
 )
 def test_a_config_that_lies_allocates_nothing(

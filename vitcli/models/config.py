@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import ClassVar, Literal, TypeAlias
 
 from vitcli.errors import CheckpointError
@@ -79,6 +79,7 @@ class ViTConfig:
     layer_name: ClassVar[str] = "block"
 
     def __post_init__(self) -> None:
+        _check_flags(self)
         for name in ("embed_dim", "depth", "num_heads", "hidden_dim", "in_chans"):
             _check_count(name, getattr(self, name), 1, _LIMITS[name])
         _check_count("num_registers", self.num_registers, 0, _LIMITS["num_registers"])
@@ -210,6 +211,7 @@ class SwinConfig:
     layer_name: ClassVar[str] = "stage"
 
     def __post_init__(self) -> None:
+        _check_flags(self)
         _check_count("the number of stages", len(self.depths), 1, _LIMITS["stages"])
         for name in ("num_heads", "hidden_dims", "window_sizes"):
             found = list(getattr(self, name))
@@ -352,6 +354,13 @@ def _check_image(image_size: Size, patch_size: Size) -> None:
             _check_count(name, side, 1, _MAX_IMAGE_SIDE)
     if image_size[0] < patch_size[0] or image_size[1] < patch_size[1]:
         raise CheckpointError(f"image_size {image_size} is smaller than one patch {patch_size}")
+
+
+def _check_flags(config: ViTConfig | SwinConfig) -> None:
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if field.type == "bool" and not isinstance(value, bool):
+            raise FieldError(field.name, f"is {str(value)[:40]!r}, not true or false")
 
 
 def _check_eps(eps: object) -> None:
