@@ -78,7 +78,9 @@ def passed_over(counts: Mapping[str, int]) -> str:
     for suffix, count in sorted(counts.items()):
         readers.setdefault(UNREAD[suffix], []).append(f"{count:,} {suffix}")
     parts = [f"{', '.join(found)} ({reader} reads them)" for reader, found in readers.items()]
-    return f"{sum(counts.values()):,} image files were not looked at: {'; '.join(parts)}"
+    total = sum(counts.values())
+    many = f"{total:,} image files were" if total > 1 else "1 image file was"
+    return f"{many} not looked at: {'; '.join(parts)}"
 
 
 def unread(head: bytes) -> str | None:
