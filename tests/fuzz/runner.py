@@ -43,7 +43,8 @@ from tests.fuzz.mutate import Draw
 from vitcli.cli import main
 
 CPU, WALL = 5.0, 30.0  # seconds that one command may take; of the wall, for a busy machine
-PEAK, GROWTH = 600, 150  # MB that one command may take, and that all of a round may leave
+# MB that one command may take, and that all of a round may leave: hypothesis keeps what it drew.
+PEAK, GROWTH = 600, 300
 SPARE = 3 * 10**9  # bytes that a round may map
 WARM, ROUND = 50, 30  # commands until a round has all that it keeps; seconds of a round
 PROJECT = re.compile(r'File "[^"]*/(vitcli/[^"]+)", line \d+,? in (\S+)')
