@@ -438,10 +438,17 @@ def test_system_folders_in_archives_are_left_out() -> None:
         assert left == [f"{archive}/__MACOSX", f"{archive}/b/@eaDir"]
 
 
-@pytest.mark.parametrize("file", ["long", "/dev/zero"])
-def test_a_list_without_ends_of_lines_is_refused(tmp_path: Path, file: str) -> None:
+def test_a_list_without_ends_of_lines_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "long"
     path.write_bytes(b"a.jpg\n" + b"x" * (2 << 20))
-    (source,) = open_sources([], files_from=str(path) if file == "long" else file)
+    (source,) = open_sources([], files_from=str(path))
     with pytest.raises(InputError, match="holds an entry of more than 1,048,576 bytes"):
         list(source)
+
+
+@pytest.mark.parametrize("null", [False, True])
+def test_a_device_that_never_ends_is_no_list(null: bool) -> None:
+    (source,) = open_sources([], files_from="/dev/zero", null=null)
+    with pytest.raises(InputError, match="/dev/zero is a device, not a list"):
+        list(source)
+    assert list(open_sources([], files_from="/dev/null", null=null)[0]) == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import glob
 import os
+import stat
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -223,10 +224,19 @@ def _chunks(file: str | int) -> Iterator[bytes]:
     name = "standard input" if isinstance(file, int) else printable(file)
     try:
         with open(file, "rb", buffering=0, closefd=isinstance(file, str)) as opened:
+            if _is_endless(opened.fileno()):
+                raise InputError(f"{name} is a device, not a list", "give a file or a pipe")
             while chunk := os.read(opened.fileno(), READ_SIZE):
                 yield chunk
     except OSError as error:
         raise InputError(f"cannot read {name}: {error.strerror}") from None
+
+
+def _is_endless(descriptor: int) -> bool:
+    """Whether it is a device such as /dev/zero: not a terminal, and not /dev/null."""
+    found = os.fstat(descriptor)
+    is_device = stat.S_ISCHR(found.st_mode) and not os.isatty(descriptor)
+    return is_device and found.st_rdev != os.stat(os.devnull).st_rdev
 
 
 def copy_stdin(copy: IO[bytes]) -> None:
