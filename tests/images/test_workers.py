@@ -42,7 +42,7 @@ def _nothing_left() -> Iterator[None]:
     before = descriptors()
     yield
     assert worker_pids() == []
-    assert descriptors() == before
+    assert descriptors() <= before  # one of an earlier test may close only now
     assert [t.name for t in threading.enumerate() if t.name.startswith("decode")] == []
 
 
@@ -335,7 +335,7 @@ def test_a_worker_that_is_not_started_leaves_no_descriptor(monkeypatch: pytest.M
     monkeypatch.setattr(BaseProcess, "start", start)
     with pytest.raises(OSError, match="Too many") as refused:
         workers._Pool(Stub(), lambda text: None)._start()
-    assert descriptors() == before
+    assert descriptors() <= before  # one of an earlier test may close only now
     assert stopped.value is not refused.value  # both are still here
 
 
