@@ -127,6 +127,11 @@ def hidden(text: str) -> str:
     return _QUERY.sub(r"\1…", _LOGIN.sub(r"\1***@", text))
 
 
+def is_utf8(text: str) -> bool:
+    """Whether a text can be written as UTF-8: bytes that are not are surrogates in it."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
 def in_bytes(size: float) -> str:
     """A length in bytes for a message, in the unit that suits it: 346 MB."""
     if size < 1000:

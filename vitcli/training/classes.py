@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from vitcli.errors import InputError, printable
+from vitcli.errors import InputError, is_utf8, printable
 from vitcli.training.data import Example
 
 
@@ -51,7 +51,7 @@ def _drawn(examples: Sequence[Example], share: float, seed: int) -> list[Example
 
 
 def check_learnable(examples: Sequence[Example], note: Callable[[str], None]) -> None:
-    if foreign := [label for label in {e.label for e in examples} if not _is_utf8(label)]:
+    if foreign := [label for label in {e.label for e in examples} if not is_utf8(label)]:
         raise InputError(
             f"the name of class {printable(min(foreign))} is not UTF-8",
             "save the table as UTF-8, or rename the folder: a model's labels are UTF-8",
@@ -77,11 +77,6 @@ def check_learnable(examples: Sequence[Example], note: Callable[[str], None]) ->
             note(f"{_few(ones)}: one image each, trained on and never tested")
         if others := [label for label in untested if label not in ones]:
             note(f"val has no images of {_few(others)}: never tested")
-
-
-def _is_utf8(text: str) -> bool:
-    """Bytes that are none are surrogates in it."""
-    return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def _few(names: Sequence[str]) -> str:

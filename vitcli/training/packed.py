@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from vitcli.errors import InputError, printable
+from vitcli.errors import InputError, is_utf8, printable
 from vitcli.images.archives import Archive, is_archive, key_of, opened
 from vitcli.images.braces import expanded
 from vitcli.images.scan import Scan
@@ -105,4 +105,4 @@ def _label(file: Archive, member: Member, suffix: str) -> str | None:
         return None
     values = [fields.get(key) for key in JSON_KEYS] if isinstance(fields, dict) else []
     label = next((str(v) for v in values if isinstance(v, str | int) and v != ""), None)
-    return None if label is None or any("\ud800" <= c <= "\udfff" for c in label) else label
+    return label if label is not None and is_utf8(label) else None

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from itertools import islice
 
-from vitcli.errors import InputError, printable
+from vitcli.errors import InputError, is_utf8, printable
 from vitcli.images.within import is_within
 from vitcli.stores import is_remote
 from vitcli.training.folders import Kind, kind_of
@@ -148,7 +148,7 @@ class LabelTable:
             raise self._fault(
                 line, ": the label goes over several lines", "is a quote not closed there?"
             )
-        if any("\ud800" <= letter <= "\udfff" for letter in label):
+        if not is_utf8(label):
             raise self._fault(
                 line,
                 f": the label {printable(label[:50])} is not UTF-8",
