@@ -29,7 +29,7 @@ STUBBED = """
 import sys
 from vitcli import cli
 from vitcli.records import Classified, Prediction
-from vitcli.tasks import classify
+from vitcli.tasks.classify.classify import classify
 
 found = (Prediction("0", 0, 1.0),)
 classify._forward = lambda *given: lambda batch: [Classified(ref, found) for ref in batch.refs]

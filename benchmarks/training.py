@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from vitcli.checkpoints.load import load
 from vitcli.records import Preprocess
-from vitcli.tasks.memory import peak_memory
+from vitcli.tasks.bench.memory import peak_memory
 from vitcli.training.feed import Order, Step
 from vitcli.training.loop import Plan, Trainer
 from vitcli.training.objective import Classify, Normalise

@@ -17,11 +17,13 @@ RANKS = (
     ("__main__",),
     ("cli",),
     ("__init__", "demo"),
+    ("fleet",),
     ("tasks",),
+    ("jobs",),
     ("pipeline", "runs", "training"),
     ("checkpoints", "images", "sinks", "render"),
-    ("models", "stores"),
-    ("records",),
+    ("models", "stores", "cache"),
+    ("records", "interrupts"),
     ("errors",),
 )
 RANK = {unit: rank for rank, units in enumerate(RANKS) for unit in units}
@@ -35,7 +37,7 @@ ROOMS = {
     "PIL": {"images", "render", "demo"},
     "fsspec": {"stores"},
     "pyarrow": {"images", "sinks"},
-    "ray": {"tasks"},
+    "ray": {"fleet"},
     "sklearn": {"demo"},
     "transformers": set(),
     "timm": set(),
@@ -113,7 +115,7 @@ def test_only_the_command_line_prints() -> None:
     [
         ("import vitcli", ("torch", "numpy", "PIL", "typer", "rich")),
         ("import vitcli.cli.app", ("torch", "numpy", "PIL", "huggingface_hub")),
-        ("import vitcli.tasks.run", ("torch", "fsspec", "huggingface_hub", "typer", "rich")),
+        ("import vitcli.jobs.run", ("torch", "fsspec", "huggingface_hub", "typer", "rich")),
         ("import vitcli.images.workers", ("torch", "huggingface_hub", "typer", "rich")),
         ("import vitcli.checkpoints.load", ("huggingface_hub", "typer", "rich", "PIL")),
         (

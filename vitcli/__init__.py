@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from vitcli.records import Attended, Classified, Failure
     from vitcli.render.heat import Colours
     from vitcli.render.styles import StyleName
-    from vitcli.tasks.look import Layer, Method
+    from vitcli.tasks.attention.query import Layer, Method
 
 __version__ = "0.1.0"
 __all__ = ["Embeddings", "VitError", "__version__", "attention", "classify", "embed", "load"]
@@ -113,11 +113,11 @@ def classify(
     and `predictions`, or `Failure` with `type` and `message`. Several models average their
     probabilities. workers=0 decodes in this process. Raises VitError for what ends the run.
     """
+    from vitcli.jobs.job import Inputs, Running
     from vitcli.records import Classified, Failure
     from vitcli.sinks.memory import ListSink
-    from vitcli.tasks.classify import ClassifyJob
-    from vitcli.tasks.classify import classify as run
-    from vitcli.tasks.job import Inputs, Running
+    from vitcli.tasks.classify.classify import ClassifyJob
+    from vitcli.tasks.classify.classify import classify as run
 
     several = isinstance(model, Sequence) and not isinstance(model, str)
     running = Running(
@@ -167,11 +167,11 @@ def embed(
     """
     import numpy as np
 
+    from vitcli.jobs.job import Inputs, Running
     from vitcli.records import Embedded, Failure
     from vitcli.sinks.memory import ListSink
     from vitcli.tasks.embed import EmbedJob
     from vitcli.tasks.embed import embed as run
-    from vitcli.tasks.job import Inputs, Running
 
     running = Running(
         device=device,
@@ -244,13 +244,13 @@ def attention(
     """
     from pathlib import Path
 
+    from vitcli.jobs.job import Inputs, Running
     from vitcli.records import Attended, Failure
     from vitcli.render.styles import Style
     from vitcli.sinks.memory import ListSink
-    from vitcli.tasks.attention import AttentionJob
-    from vitcli.tasks.attention import attention as run
-    from vitcli.tasks.job import Inputs, Running
-    from vitcli.tasks.look import Look, Point
+    from vitcli.tasks.attention.attention import AttentionJob
+    from vitcli.tasks.attention.attention import attention as run
+    from vitcli.tasks.attention.query import AttentionQuery, Point
 
     sink = ListSink()
     run(
@@ -265,7 +265,7 @@ def attention(
                 batch_size=batch_size,
                 workers=workers,
             ),
-            look=Look(
+            look=AttentionQuery(
                 method=method,
                 layers=(layers,) if isinstance(layers, int) else layers,
                 heads=heads,

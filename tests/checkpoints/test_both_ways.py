@@ -23,10 +23,10 @@ from vitcli.checkpoints.layouts.decoders import Reconstruction
 from vitcli.checkpoints.load import Model, load
 from vitcli.checkpoints.tensors import Weights, read_weights
 from vitcli.errors import CheckpointError, VitError
+from vitcli.jobs.job import ModelOptions
 from vitcli.models.config import ViTConfig
 from vitcli.models.mae import MaskedAutoencoder, mask_of
 from vitcli.tasks.convert import ConvertJob, compare, convert, synthetic_pixels
-from vitcli.tasks.job import ModelOptions
 
 Make = Callable[[str], Source]
 ON_DISK = [name for name in MAKERS if not name.endswith(" in memory")]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from vitcli.checkpoints.changes import Change, Kind, changes
 from vitcli.checkpoints.keymap import Made
+from vitcli.checkpoints.tensor_diff import Change, Kind, changes
 
 Side = dict[str, Made]
 

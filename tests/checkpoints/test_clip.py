@@ -30,12 +30,12 @@ from tests.fixtures.clip import (
 )
 from tests.fixtures.tiny import LABELS
 from tests.fixtures.weights import photo, pixels
+from vitcli.checkpoints.file_names import Spelling
 from vitcli.checkpoints.keymap import split, to_ours, to_theirs
 from vitcli.checkpoints.layouts import LAYOUTS, layout_of
 from vitcli.checkpoints.load import Model, load
 from vitcli.checkpoints.preprocessing import from_hf, from_open_clip
 from vitcli.checkpoints.published import CLIP_MEAN, CLIP_STD
-from vitcli.checkpoints.spelling import Spelling
 from vitcli.errors import CheckpointError, VitError
 from vitcli.images.preprocess import preprocess
 from vitcli.models.prepare import prepare

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
+from vitcli.cache import cache_folder
 from vitcli.checkpoints import engines, openvino
-from vitcli.checkpoints.cache import cache_folder
 from vitcli.checkpoints.engines import open_engine
 from vitcli.checkpoints.load import Model, load
 from vitcli.demo import train

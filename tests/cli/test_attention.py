@@ -385,7 +385,7 @@ def test_a_preview_without_a_terminal_is_told(look: Vit, folder: Path) -> None:
 
 
 def test_a_preview_is_drawn_in_half_blocks(vit: Vit, folder: Path) -> None:
-    from vitcli.cli.preview import _lines
+    from vitcli.cli.screen.preview import _lines
 
     text = _lines(np.arange(4 * 3 * 3, dtype=np.uint8).reshape(4, 3, 3))
     assert text.plain == "▀▀▀\n▀▀▀"

@@ -19,7 +19,7 @@ import pytest
 
 from tests.conftest import Ended, Vit
 from vitcli.checkpoints import engines
-from vitcli.cli.bench import COLUMNS
+from vitcli.cli.commands.bench import COLUMNS
 from vitcli.models import onednn
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -142,8 +142,8 @@ def test_ctrl_c_prints_what_there_is(tmp_path: Path, clean_env: dict[str, str]) 
 def test_another_engine_is_exported_first_and_then_measured(
     vit: Vit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vitcli.tasks import bench as task
-    from vitcli.tasks.trial import Candidate
+    from vitcli.tasks.bench import bench as task
+    from vitcli.tasks.bench.protocol import Candidate
 
     ways = [Candidate("torch", "fp32"), Candidate("onnx", "fp32")]
     monkeypatch.setattr(task._Trials, "_candidates", lambda self, device: iter(ways))

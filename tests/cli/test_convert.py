@@ -306,7 +306,7 @@ def test_a_terminal_gets_lines_of_its_width(
     """A name that goes on in the next line would be read as two."""
     folder = tiny_model("vit-backbone")
     piped = vit("convert", folder, "out", "--to", "timm").out.decode()
-    monkeypatch.setattr("vitcli.cli.convert.is_terminal", lambda: True)
+    monkeypatch.setattr("vitcli.cli.commands.convert.is_terminal", lambda: True)
     monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((80, 24)))
     shown = vit("convert", folder, "out", "--to", "timm", "--overwrite").out.decode()
     assert any(len(line) > 80 for line in piped.splitlines()[1:])

@@ -27,7 +27,7 @@ from tests.conftest import Vit
 from tests.fixtures.digits import make_digits
 from tests.fixtures.ports import free_port
 from tests.fixtures.swin import tiny_swin
-from vitcli.checkpoints.cache import cache_folder
+from vitcli.cache import cache_folder
 from vitcli.checkpoints.load import load
 from vitcli.cli import main
 from vitcli.errors import WriteError

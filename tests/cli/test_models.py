@@ -151,7 +151,7 @@ def test_why_goes_to_stderr(vit: Vit) -> None:
 def test_a_terminal_gets_a_table(
     width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from vitcli.cli.table import print_models
+    from vitcli.cli.screen.table import print_models
 
     monkeypatch.setenv("COLUMNS", str(width))
     print_models(entries())

@@ -17,7 +17,7 @@ import pytest
 
 from tests.conftest import Ended, Vit
 from tests.fixtures.photos import many_photos
-from vitcli.cli import screen
+from vitcli.cli.screen import screen
 
 DEMO = ("-m", "demo")
 

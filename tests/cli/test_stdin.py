@@ -13,7 +13,7 @@ import pytest
 
 from tests.conftest import Vit
 from tests.fixtures.tiny import tiny_hf
-from vitcli.cli.parse import check_paths
+from vitcli.cli.options.parse import check_paths
 from vitcli.errors import UsageError
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

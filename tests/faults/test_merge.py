@@ -11,8 +11,8 @@ from tests.faults.rules import contents
 from tests.fixtures.nursery import Nursery
 from tests.sinks.rows import classified, embedded, failed
 from vitcli.records import Failure, Row
-from vitcli.runs.asked import Shard
 from vitcli.runs.recording import Recording
+from vitcli.runs.shard import Shard
 from vitcli.sinks import form_of
 from vitcli.sinks.files import Target
 from vitcli.tasks import merge

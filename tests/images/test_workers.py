@@ -416,7 +416,7 @@ def test_a_signal_to_the_whole_group_makes_no_words(number: signal.Signals) -> N
         "from tests.images.test_workers import *\n"
         "from vitcli.cli import _signals\n"
         "from vitcli.errors import Interrupted\n"
-        "from vitcli.pipeline import interrupts\n"
+        "from vitcli.interrupts import interrupts\n"
         "workers.warm_up()\n"
         "print('ready', flush=True)\n"
         "asked = refs(*['sleep 0.05'] * 200)\n"

@@ -20,8 +20,8 @@ from vitcli.errors import OutputError, WriteError
 from vitcli.pipeline import run
 from vitcli.records import Batch, ImageRef, Kept, Row
 from vitcli.runs import recording
-from vitcli.runs.asked import Resuming
 from vitcli.runs.recording import Recording
+from vitcli.runs.shard import Resuming
 from vitcli.sinks import EMBEDDINGS, PREDICTIONS, FileSink, files
 from vitcli.sinks.arrays import INDEX, NpySink, NpzSink, SafetensorsSink
 from vitcli.sinks.files import PartialFile, Target

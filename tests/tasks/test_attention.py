@@ -12,12 +12,12 @@ from PIL import Image
 
 from tests.fixtures.bright import bright_model
 from tests.fixtures.photos import stored_turned
+from vitcli.jobs.job import Inputs, Running
 from vitcli.records import Attended, Preprocess
 from vitcli.render.styles import Style
 from vitcli.sinks.memory import ListSink
-from vitcli.tasks.attention import AttentionJob, attention
-from vitcli.tasks.job import Inputs, Running
-from vitcli.tasks.look import Look, Looker, Point
+from vitcli.tasks.attention.attention import AttentionJob, attention
+from vitcli.tasks.attention.query import AttentionQuery, AttentionRunner, Point
 
 PLANS = {
     "squash": Preprocess(size=(64, 64), resize=(64, 64)),
@@ -89,7 +89,7 @@ def test_a_turned_photo_is_drawn_upright_with_its_map(orientation: int, tmp_path
     stored = stored_turned(photo_with_square(320, 240, (20, 220, 60)), orientation)
     stored.save(tmp_path / "in" / "a.jpg", exif=exif.tobytes(), quality=95)
     plan = PLANS["squash"]
-    [row] = run(tmp_path / "in", plan, look=Look(query=Point(250, 50)))
+    [row] = run(tmp_path / "in", plan, look=AttentionQuery(query=Point(250, 50)))
     assert row.query == (1, 6)  # 50 of 240, 250 of 320, on a grid of 8
     [row] = run(tmp_path / "in", plan)
     assert Image.open(row.files[0]).size == (320, 240)
@@ -141,17 +141,17 @@ def test_a_batch_for_which_there_is_not_the_memory_is_halved(
     for number in range(5):
         photo_with_square(200, 150, (20 * number, 30, 40)).save(folder / f"{number}.png")
     plan = PLANS["squash"]
-    expected = run(folder, plan, look=Look(method=method))
-    first, refused = Looker._look, list[int]()
+    expected = run(folder, plan, look=AttentionQuery(method=method))
+    first, refused = AttentionRunner._look, list[int]()
 
-    def narrow(self: Looker, prepared: Any, network: Any, pixels: Any, points: Any) -> Any:
+    def narrow(self: AttentionRunner, prepared: Any, network: Any, pixels: Any, points: Any) -> Any:
         if len(pixels) > 2:
             refused.append(len(pixels))
             raise RuntimeError("not enough memory: you tried to allocate 1 GB: out of memory")
         return first(self, prepared, network, pixels, points)
 
-    monkeypatch.setattr(Looker, "_look", narrow)
-    found = run(folder, plan, look=Look(method=method))
+    monkeypatch.setattr(AttentionRunner, "_look", narrow)
+    found = run(folder, plan, look=AttentionQuery(method=method))
     assert refused == [5]
     assert [row.ref.path for row in found] == [row.ref.path for row in expected]
     for one, other in zip(found, expected, strict=True):

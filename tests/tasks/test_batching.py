@@ -13,9 +13,9 @@ from torch import Tensor
 
 from tests.conftest import Vit
 from vitcli.errors import DeviceError
+from vitcli.jobs.batching import FIRST, MOST, GrowingBatch
 from vitcli.models.engine import ThriftyEngine
 from vitcli.records import Batch, ImageRef, Row
-from vitcli.tasks.batching import FIRST, MOST, GrowingBatch
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 TOO_MUCH = 1 << 60  # bytes

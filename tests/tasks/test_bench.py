@@ -20,13 +20,22 @@ from vitcli.checkpoints.load import load
 from vitcli.checkpoints.openvino import calibration_pixels
 from vitcli.checkpoints.resolve import resolve
 from vitcli.errors import InputError, VitError
+from vitcli.jobs.job import ModelOptions
 from vitcli.models.engine import Features, Judged, Logits, TorchEngine
 from vitcli.models.prepare import prepare
-from vitcli.tasks import bench as task
-from vitcli.tasks import trial as trials
-from vitcli.tasks.bench import BenchJob, bench
-from vitcli.tasks.job import ModelOptions
-from vitcli.tasks.trial import Candidate, Ended, Outputs, Read, Reading, Timed, Trial, started
+from vitcli.tasks.bench import bench as task
+from vitcli.tasks.bench import protocol as trials
+from vitcli.tasks.bench.bench import BenchJob, bench
+from vitcli.tasks.bench.protocol import (
+    Candidate,
+    Ended,
+    Outputs,
+    Read,
+    Reading,
+    Timed,
+    Trial,
+    started,
+)
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 FP32 = Candidate("torch", "fp32")

@@ -10,15 +10,15 @@ import torch
 from tests.fixtures.digits import make_digits
 from vitcli.checkpoints.load import load
 from vitcli.errors import Interrupted
+from vitcli.interrupts import interrupts
+from vitcli.jobs.job import Inputs, NullReporter, Running
+from vitcli.jobs.run import Run
 from vitcli.models.engine import TorchEngine
-from vitcli.pipeline import interrupts
 from vitcli.records import Progress
-from vitcli.tasks.features import features
-from vitcli.tasks.job import Inputs, Nobody, Running
-from vitcli.tasks.run import Run
+from vitcli.tasks.finetune.features import features
 
 
-class Striker(Nobody):
+class Striker(NullReporter):
     """Ends the run after its first batch."""
 
     def progress(self, progress: Progress) -> None:
@@ -42,7 +42,7 @@ def test_features_of_an_interrupted_run_are_kept(
 
     monkeypatch.setattr(TorchEngine, "__call__", counted)
 
-    def take(watcher: Nobody) -> dict[int, torch.Tensor]:
+    def take(watcher: NullReporter) -> dict[int, torch.Tensor]:
         run = Run(Inputs(), running, watcher)
         run.list_inputs()
         found, failures = features(run, model, [(path, None) for path in paths])
@@ -55,13 +55,13 @@ def test_features_of_an_interrupted_run_are_kept(
     finally:
         interrupts.forget()
     assert computed == 4
-    found = take(Nobody())
+    found = take(NullReporter())
     assert computed == len(found) == len(paths) == 12
     [kept] = (tmp_path / "cache" / "features").iterdir()
     whole = kept.read_bytes()
     for odd in (b"", whole[: len(whole) // 2], whole.replace(b"hashes", b"others")):
         kept.write_bytes(odd)
-        assert len(take(Nobody())) == 12  # computed again
+        assert len(take(NullReporter())) == 12  # computed again
     assert computed == 4 * 12
     fresh, _ = features(
         _fresh(running, tmp_path, monkeypatch), model, [(path, None) for path in paths]
@@ -72,6 +72,6 @@ def test_features_of_an_interrupted_run_are_kept(
 def _fresh(running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """A run that knows nothing."""
     monkeypatch.setenv("VIT_CACHE", str(tmp_path / "other"))
-    run = Run(Inputs(), running, Nobody())
+    run = Run(Inputs(), running, NullReporter())
     run.list_inputs()
     return run

@@ -7,7 +7,7 @@ import pytest
 from vitcli.errors import UsageError
 from vitcli.records import Classified, Failure, ImageRef, Prediction, Row
 from vitcli.sinks.memory import ListSink
-from vitcli.tasks.select import SelectSink, parse
+from vitcli.tasks.classify.select import SelectSink, parse
 
 ROW = Classified(
     ImageRef(0, "in/two words.jpg"),

@@ -15,8 +15,8 @@ from tests.fixtures.photos import many_photos
 from tests.fixtures.store import Way
 from vitcli import stores
 from vitcli.errors import Interrupted, OutputError
+from vitcli.runs import staging
 from vitcli.runs.journal import json_bytes
-from vitcli.tasks import staging
 
 COMMON = ("-m", "demo", "-j", "0", "-b", "4")
 NO_MODEL = ("-m", "/no/such/model", "-j", "0")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from vitcli.errors import TooManyErrors, UsageError
+from vitcli.jobs.tolerance import Tolerance
 from vitcli.records import ErrorType, Failure, ImageRef, Progress
-from vitcli.tasks.tolerance import Tolerance
 
 
 def progress(done: int, failed: int) -> Progress:

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vitcli.tasks.job import ModelOptions
-from vitcli.tasks.trial import Candidate, Outputs, Read, Reading, Timed
-from vitcli.tasks.verdict import Likeness, Row, Tried, advise, command_of, likeness, table
+from vitcli.jobs.job import ModelOptions
+from vitcli.tasks.bench.protocol import Candidate, Outputs, Read, Reading, Timed
+from vitcli.tasks.bench.verdict import Likeness, Row, Tried, advise, command_of, likeness, table
 
 FP32 = Candidate("torch", "fp32")
 BF16 = Candidate("torch", "bf16")

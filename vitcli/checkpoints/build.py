@@ -9,11 +9,11 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from vitcli.checkpoints.file_names import Shapes, Spelling
 from vitcli.checkpoints.keymap import NOT_WHOLE
 from vitcli.checkpoints.layouts import decoders
 from vitcli.checkpoints.layouts.decoders import Reconstruction
 from vitcli.checkpoints.layouts.layout import Json, MissingTensor
-from vitcli.checkpoints.spelling import Shapes, Spelling
 from vitcli.errors import CheckpointError
 from vitcli.models.config import Config
 from vitcli.models.network import Network, network_of

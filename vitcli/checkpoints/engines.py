@@ -18,8 +18,8 @@ from typing import Literal
 import torch
 
 from vitcli import __version__
+from vitcli.cache import cache_folder, is_trusted, user_cache
 from vitcli.checkpoints import onnx, openvino
-from vitcli.checkpoints.cache import cache_folder, is_trusted, user_cache
 from vitcli.checkpoints.load import Model
 from vitcli.checkpoints.resolve import read_bounded, sha256
 from vitcli.errors import CheckpointError, DeviceError, OutputError

@@ -12,6 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from vitcli.checkpoints.build import build, missing, with_decoder
+from vitcli.checkpoints.choose_preprocess import choose
+from vitcli.checkpoints.file_names import Spelling
 from vitcli.checkpoints.heads import read_head
 from vitcli.checkpoints.keymap import Made, Renamed, to_ours
 from vitcli.checkpoints.labels import Labels, read_labels
@@ -19,7 +21,6 @@ from vitcli.checkpoints.layouts import decoders, layout_of
 from vitcli.checkpoints.layouts.decoders import Reconstruction
 from vitcli.checkpoints.layouts.layout import Json, Layout, MissingTensor, count_blocks
 from vitcli.checkpoints.layouts.swin import count_blocks as count_swin_blocks
-from vitcli.checkpoints.plan import choose
 from vitcli.checkpoints.resolve import Checkpoint, check_sha256, resolve
 from vitcli.checkpoints.resolve import sha256 as sha256_of
 from vitcli.checkpoints.scoring import (
@@ -28,7 +29,6 @@ from vitcli.checkpoints.scoring import (
     read_problem_type,
     score_function,
 )
-from vitcli.checkpoints.spelling import Spelling
 from vitcli.checkpoints.tensors import read_weights, without
 from vitcli.errors import CheckpointError
 from vitcli.models.config import Config, FieldError, SwinConfig

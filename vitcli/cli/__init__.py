@@ -13,7 +13,7 @@ import types
 from collections.abc import Iterator, Sequence
 
 from vitcli.errors import ClosedPipe, ExitCode, Interrupted, VitError, printable
-from vitcli.pipeline import interrupts
+from vitcli.interrupts import interrupts
 
 SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _signals():
             # here: Ctrl-C may come before everything is imported
             from vitcli.cli.app import app
-            from vitcli.cli.parse import with_address
+            from vitcli.cli.options.parse import with_address
 
             _check_folder()
             app(args=with_address(sys.argv[1:] if argv is None else argv), prog_name="vit")

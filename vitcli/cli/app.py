@@ -8,17 +8,17 @@ import typer
 from typer.core import TyperCommand
 
 from vitcli import __version__
-from vitcli.cli.attention import attention
-from vitcli.cli.bench import bench
-from vitcli.cli.classify import classify
-from vitcli.cli.convert import convert
-from vitcli.cli.embed import embed
-from vitcli.cli.evaluate import evaluate
-from vitcli.cli.finetune import finetune
-from vitcli.cli.info import info
-from vitcli.cli.merge import merge
-from vitcli.cli.models import app as models
-from vitcli.cli.reconstruct import reconstruct
+from vitcli.cli.commands.attention import attention
+from vitcli.cli.commands.bench import bench
+from vitcli.cli.commands.classify import classify
+from vitcli.cli.commands.convert import convert
+from vitcli.cli.commands.embed import embed
+from vitcli.cli.commands.evaluate import evaluate
+from vitcli.cli.commands.finetune import finetune
+from vitcli.cli.commands.info import info
+from vitcli.cli.commands.merge import merge
+from vitcli.cli.commands.models import app as models
+from vitcli.cli.commands.reconstruct import reconstruct
 from vitcli.errors import UsageError, shortened
 
 app = typer.Typer(

@@ -20,17 +20,17 @@ from pathlib import Path
 from threading import Thread
 from typing import IO, Any
 
-from vitcli.cli.ending import end
-from vitcli.cli.groups import Common
-from vitcli.cli.screen import Screen
+from vitcli.cli.options.groups import Common
+from vitcli.cli.screen.exit import end
+from vitcli.cli.screen.screen import Screen
 from vitcli.errors import DeviceError, Interrupted, OutputError
+from vitcli.fleet.shards import CAN_RESUME, Division, begun, divided, is_complete, total
 from vitcli.images.sources import copy_stdin
 from vitcli.images.workers import MOST_WORKERS, available_cpus, fate
+from vitcli.jobs.job import Summary
 from vitcli.records import ErrorType, Failure, ImageRef, Progress
-from vitcli.runs.asked import Shard
-from vitcli.tasks.job import Summary
-from vitcli.tasks.shards import CAN_RESUME, Division, begun, divided, is_complete, total
-from vitcli.tasks.staging import staged
+from vitcli.runs.shard import Shard
+from vitcli.runs.staging import staged
 
 TICK = 0.1  # seconds
 PARENT = "_VIT_PARENT"  # the descriptor that is at its end when the process that shares is gone

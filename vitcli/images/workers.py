@@ -141,7 +141,7 @@ def iter_decoded(
         pool.close()
 
 
-class Crew:
+class WorkerPool:
     """Workers for another job beside decoding: a context, within which `each` may be called often.
     With `workers=0` all is done in this process, `None` takes one for each processor."""
 
@@ -154,7 +154,7 @@ class Crew:
         self._count = _allowed(count)
         self._threads = ThreadPoolExecutor(max(1, self._count), "crew")
 
-    def __enter__(self) -> Crew:
+    def __enter__(self) -> WorkerPool:
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -27,7 +27,7 @@ Heads: TypeAlias = Fusion | Literal["all"] | int
 
 
 @dataclass(frozen=True, slots=True)
-class Looked:
+class AttentionMaps:
     """Maps by layer, (B, n, h, w) each with one map for each head, or one of all; and the logits
     where they were wanted, (B, K)."""
 
@@ -43,9 +43,9 @@ def raw(
     points: Tensor | None = None,
     *,
     wants_logits: bool = False,
-) -> Looked:
+) -> AttentionMaps:
     """The attention of the asked layers, as they are: blocks of a ViT, stages of a Swin (their last
-    blocks), and behind the last the attention pooling.  (B, C, H, W) -> Looked
+    blocks), and behind the last the attention pooling.  (B, C, H, W) -> AttentionMaps
 
     `points` (B, 2) are queries: places in the image, down and to the right, from 0 to 1. Only the
     asked rows of the asked layers are computed, and of the network what comes before them.
@@ -59,7 +59,7 @@ def raw(
             maps[number + 1] = fused(_looks(network, number + 1, tokens, points), heads)
         if wants_logits and number in network.head_layers:
             states[number] = tokens
-    return Looked(
+    return AttentionMaps(
         {layer: maps[layer] for layer in layers}, network.logits(states) if wants_logits else None
     )
 
@@ -73,8 +73,8 @@ def rollout(
     *,
     discard: float = 0.0,
     wants_logits: bool = False,
-) -> Looked:
-    """The attention of blocks 1 to each asked layer, multiplied.  (B, C, H, W) -> Looked
+) -> AttentionMaps:
+    """The attention of blocks 1 to each asked layer, multiplied.  (B, C, H, W) -> AttentionMaps
 
     Abnar & Zuidema, arXiv 2005.00928. Of each block the heads are fused, the `discard` share of
     smallest weights is set to 0, the residual is added, and rows are normalised: they sum to 1,
@@ -101,7 +101,7 @@ def rollout(
             assert product is not None
             pooled = fused(_pooling(network, tokens), heads)[:, 0] @ product[:, prefix:]
             maps[depth + 1] = _on_grid(pooled[..., prefix:], tokens.grid)
-    return Looked(
+    return AttentionMaps(
         {layer: maps[layer] for layer in layers}, network.logits(states) if wants_logits else None
     )
 
@@ -113,9 +113,9 @@ def similarity(
     points: Tensor | None = None,
     *,
     wants_logits: bool = False,
-) -> Looked:
+) -> AttentionMaps:
     """The cosine of each patch with the query, in the output of each asked layer after the final
-    norm.  (B, C, H, W) -> Looked"""
+    norm.  (B, C, H, W) -> AttentionMaps"""
     wanted = {*layers, *(network.head_layers if wants_logits else ())}
     states = network.hidden_states(pixels, sorted(wanted))
     maps = {}
@@ -130,12 +130,13 @@ def similarity(
             query = x[:, 0] if has_class_token(network) else patches.mean(dim=1)
         cosine = F.cosine_similarity(patches.float(), query[:, None].float(), dim=-1)
         maps[layer] = _on_grid(cosine[:, None], tokens.grid)
-    return Looked(maps, network.logits(states) if wants_logits else None)
+    return AttentionMaps(maps, network.logits(states) if wants_logits else None)
 
 
-def relevance(network: Network, pixels: Tensor, classes: Tensor | None = None) -> Looked:
-    """How much each patch counts for a class, by gradient and attention (Chefer et al., ICCV 2021,
-    arXiv 2103.15679); of the best class where `classes` (B,) are not given.  (B, C, H, W) -> Looked
+def relevance(network: Network, pixels: Tensor, classes: Tensor | None = None) -> AttentionMaps:
+    """The share of each patch in a class, by gradient and attention. (B, C, H, W) -> AttentionMaps
+
+    Chefer et al., ICCV 2021, arXiv 2103.15679. `classes` is (B,); None takes the best class.
 
     In each block the weights are multiplied by the gradient of the class with respect to them, what
     is negative is dropped, the mean of the heads is taken and the residual added; the product over
@@ -171,12 +172,12 @@ def relevance(network: Network, pixels: Tensor, classes: Tensor | None = None) -
         row = row + (row[:, None] @ _positive(weights, on_weights))[:, 0]
         if number in of_head:  # a head that reads several blocks
             gradient = gradient + of_head[number]
-    return Looked({depth: _on_grid(row[:, None, prefix:], grid)}, logits.detach())
+    return AttentionMaps({depth: _on_grid(row[:, None, prefix:], grid)}, logits.detach())
 
 
 def _relevance_of_stages(
     network: SwinTransformer, pixels: Tensor, classes: Tensor | None
-) -> Looked:
+) -> AttentionMaps:
     """As `relevance`: rows are cut into windows as the tokens are."""
     with torch.no_grad():
         states = [Tokens(t.x, 0, t.grid) for t in network.walk(pixels)]
@@ -206,7 +207,7 @@ def _relevance_of_stages(
                 out, weights = block.with_weights(x, own)
             gradient, on_weights = torch.autograd.grad(out, (x, weights), gradient)
             row = row + _through(row, _positive(weights, on_weights)[:, :, None], own)[:, 0]
-    return Looked({depth: _on_grid(row[:, None], states[0].grid)}, logits.detach())
+    return AttentionMaps({depth: _on_grid(row[:, None], states[0].grid)}, logits.detach())
 
 
 def has_class_token(network: Network) -> bool:

@@ -18,7 +18,6 @@ from typing import Any, BinaryIO
 
 from vitcli.errors import OutputError, printable
 from vitcli.records import Failure, ImageRef, Kept, Progress, Row
-from vitcli.runs.asked import Resuming
 from vitcli.runs.finished import START_AGAIN, Ahead, Finished, unreadable
 from vitcli.runs.journal import (
     JOURNAL,
@@ -37,6 +36,7 @@ from vitcli.runs.journal import (
 )
 from vitcli.runs.lock import locked
 from vitcli.runs.neighbours import check_neighbours
+from vitcli.runs.shard import Resuming
 from vitcli.sinks import FileSink
 from vitcli.sinks.files import (
     PARTIAL,

@@ -16,6 +16,7 @@ from typing import IO, BinaryIO, cast
 
 from vitcli.errors import ClosedPipe, OutputError, UsageError, WriteError
 
+BESIDE = (".index.jsonl", ".meta.json", ".html")  # files that may belong to an output
 PARTIAL = ".partial"
 ZIPPED, TABLE = ".zip", ".table"  # what is made of a partial at the end, and takes its name
 

@@ -16,18 +16,18 @@ from torch import Tensor
 
 from vitcli.checkpoints import onnx
 from vitcli.checkpoints.build import build
-from vitcli.checkpoints.changes import Change, changes
 from vitcli.checkpoints.load import Model, load
 from vitcli.checkpoints.preprocessing import written_plan
 from vitcli.checkpoints.replace import replacing
 from vitcli.checkpoints.resolve import resolve
+from vitcli.checkpoints.tensor_diff import Change, changes
 from vitcli.checkpoints.write import WRITERS, Dtype, Written
 from vitcli.errors import CheckpointError, OutputError, UsageError
 from vitcli.images.preprocess import preprocessed, resized_size, seen
+from vitcli.jobs.apart import check_apart, read_of_model, read_of_options
+from vitcli.jobs.job import ModelOptions
+from vitcli.jobs.loading import load_model
 from vitcli.records import Preprocess, Size
-from vitcli.tasks.apart import check_apart, read_of_model, read_of_options
-from vitcli.tasks.job import ModelOptions
-from vitcli.tasks.loading import load_model
 
 # What rounding of the weights may do to logits and hidden states, relative to their largest, and
 # what the epsilon of another library may do.

@@ -12,22 +12,22 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from vitcli.errors import UsageError
-from vitcli.records import Batch, Embedded, Failure, Sink
-from vitcli.runs.asked import Resuming
-from vitcli.sinks import EMBEDDINGS, choose_format, form_of
-from vitcli.sinks.files import Target
-from vitcli.tasks.finite import are_finite, overflow, with_failures
-from vitcli.tasks.job import (
+from vitcli.jobs.finite import are_finite, overflow, with_failures
+from vitcli.jobs.job import (
     DEFAULT_MODEL,
     Inputs,
     ModelOptions,
-    Nobody,
+    NullReporter,
+    Reporter,
     Running,
     Summary,
-    Watcher,
 )
-from vitcli.tasks.loading import describe_model
-from vitcli.tasks.run import Destination, Ready, Run, Spec, row_options
+from vitcli.jobs.loading import describe_model
+from vitcli.jobs.run import Destination, Ready, Run, Spec, row_options
+from vitcli.records import Batch, Embedded, Failure, Sink
+from vitcli.runs.shard import Resuming
+from vitcli.sinks import EMBEDDINGS, choose_format, form_of
+from vitcli.sinks.files import Target
 
 if TYPE_CHECKING:  # as in run.py
     from vitcli.checkpoints.load import Model
@@ -66,12 +66,12 @@ class EmbedJob:
             raise UsageError(f"--l2 is for vectors, and --pool {self.pool} gives tokens")
 
 
-def embed(job: EmbedJob, watcher: Watcher | None = None, sink: Sink | None = None) -> Summary:
+def embed(job: EmbedJob, watcher: Reporter | None = None, sink: Sink | None = None) -> Summary:
     """Run the job. Rows go to `sink` where one is given, else to the job's output.
 
     Raises VitError for what ends the run; an image that fails is a line of the index.
     """
-    run = Run(job.inputs, job.running, watcher or Nobody())
+    run = Run(job.inputs, job.running, watcher or NullReporter())
     run.list_inputs()
 
     def ready(specs: Sequence[Spec]) -> Ready:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from vitcli.checkpoints.load import Model
 from vitcli.checkpoints.scoring import ScoreFunction
 from vitcli.errors import printable
+from vitcli.jobs.job import DEFAULT_MODEL, ModelOptions
+from vitcli.jobs.loading import load_model
 from vitcli.models.config import SwinConfig
 from vitcli.models.cost import cost
-from vitcli.tasks.job import DEFAULT_MODEL, ModelOptions
-from vitcli.tasks.loading import load_model
 
 SHOWN_LABELS = 5
 

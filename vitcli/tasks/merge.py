@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from vitcli.errors import OutputError, UsageError
+from vitcli.jobs.apart import check_apart, written_of
+from vitcli.jobs.job import NullReporter, Reporter, Summary
+from vitcli.jobs.run import completing
 from vitcli.records import ImageRef, Kept, Progress
-from vitcli.runs.asked import Shard, parse_shard
 from vitcli.runs.finished import Rows, unreadable
 from vitcli.runs.journal import (
     CHUNK,
@@ -26,12 +28,10 @@ from vitcli.runs.journal import (
     read_header,
 )
 from vitcli.runs.recording import Recording
+from vitcli.runs.shard import Shard, parse_shard
+from vitcli.runs.staging import brought, staged
 from vitcli.sinks import Form, form_of
 from vitcli.sinks.files import Target, real
-from vitcli.tasks.apart import check_apart, written_of
-from vitcli.tasks.job import Nobody, Summary, Watcher
-from vitcli.tasks.run import completing
-from vitcli.tasks.staging import brought, staged
 
 AT_A_TIME = 1024  # rows
 AHEAD = 256 << 20  # bytes, of the files of all shards together
@@ -74,14 +74,14 @@ def merge(
     out: Path | str,
     *,
     overwrite: bool = False,
-    watcher: Watcher | None = None,
+    watcher: Reporter | None = None,
 ) -> Summary:
     """Write every row of every shard, in the order of the inputs.
 
     Those in a store are named by URLs or patterns, as text. Raises OutputError where a shard is
     missing, given twice, or of another run.
     """
-    watcher = watcher or Nobody()
+    watcher = watcher or NullReporter()
     with (
         staged(out, overwrite=overwrite, note=watcher.note) as file,
         brought(shards) as files,
@@ -90,7 +90,7 @@ def merge(
         return _merge(files, file, overwrite=overwrite, watcher=watcher)
 
 
-def _merge(shards: Sequence[Path], out: Path, *, overwrite: bool, watcher: Watcher) -> Summary:
+def _merge(shards: Sequence[Path], out: Path, *, overwrite: bool, watcher: Reporter) -> Summary:
     started = time.monotonic()
     parts = _complete([_read(path) for path in shards])
     first = parts[0]

@@ -16,15 +16,23 @@ from torch import Tensor
 from vitcli.checkpoints.layouts.decoders import Reconstruction
 from vitcli.checkpoints.load import Model
 from vitcli.errors import CheckpointError, OutputError, UsageError
+from vitcli.jobs.finite import are_finite, overflow, with_failures
+from vitcli.jobs.job import (
+    DEFAULT_MODEL,
+    Inputs,
+    ModelOptions,
+    NullReporter,
+    Reporter,
+    Running,
+    Summary,
+)
+from vitcli.jobs.loading import load_model
+from vitcli.jobs.run import Ready, Run
 from vitcli.models.mae import MaskedAutoencoder, mask_of
 from vitcli.models.prepare import DTYPES, Prepared, choose_device, choose_dtype
 from vitcli.records import Batch, Classified, Failure, Preprocess, Row
 from vitcli.render.panels import panels_png
 from vitcli.sinks.files import explained, write_whole
-from vitcli.tasks.finite import are_finite, overflow, with_failures
-from vitcli.tasks.job import DEFAULT_MODEL, Inputs, ModelOptions, Nobody, Running, Summary, Watcher
-from vitcli.tasks.loading import load_model
-from vitcli.tasks.run import Ready, Run
 
 CAPTIONS = ("original", "masked", "reconstruction")
 HIDDEN = 128  # the grey of a patch that is not shown
@@ -86,12 +94,12 @@ class PanelSink:
         return name
 
 
-def reconstruct(job: ReconstructJob, watcher: Watcher | None = None) -> Summary:
+def reconstruct(job: ReconstructJob, watcher: Reporter | None = None) -> Summary:
     """Run the job: original | masked | reconstruction for every image that decodes.
 
     Raises CheckpointError for a model without a decoder.
     """
-    run = Run(job.inputs, job.running, watcher or Nobody())
+    run = Run(job.inputs, job.running, watcher or NullReporter())
     run.list_inputs()
     model = job.model if isinstance(job.model, Model) else _load(job, run.watcher)
     if model.reconstruction is None:
@@ -104,7 +112,7 @@ def reconstruct(job: ReconstructJob, watcher: Watcher | None = None) -> Summary:
     return run.into(sink, Ready(plans=(model.preprocess,), forward=forward, meta={}))
 
 
-def _load(job: ReconstructJob, watcher: Watcher) -> Model:
+def _load(job: ReconstructJob, watcher: Reporter) -> Model:
     assert isinstance(job.model, str)
     return load_model(job.model, job.options, watcher.note, keep_decoder=True)
 

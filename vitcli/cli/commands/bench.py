@@ -1,0 +1,172 @@
+"""`vit bench`."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vitcli.cli.options import groups as g
+from vitcli.cli.options import options as o
+from vitcli.cli.screen.exit import is_terminal, show
+from vitcli.cli.screen.screen import Screen
+from vitcli.errors import Interrupted, printable
+from vitcli.jobs.job import DEFAULT_MODEL, ModelOptions
+
+if TYPE_CHECKING:
+    from vitcli.tasks.bench.bench import Bench
+    from vitcli.tasks.bench.verdict import Row
+
+On = Annotated[
+    Path | None,
+    typer.Option(
+        "--on",
+        help="Measure end to end over the images of DIR, with workers and --decode; repeatedly.",
+        metavar="DIR",
+    ),
+]
+Seconds = Annotated[
+    float,
+    typer.Option(
+        "--seconds",
+        help="All of it takes no longer; what was left out is said.",
+        min=1,
+        metavar="N",
+        envvar="VIT_BENCH_SECONDS",
+    ),
+]
+COLUMNS = (
+    "engine",
+    "dtype",
+    "quantize",
+    "batch_size",
+    "workers",
+    "decode",
+    "images_per_second",
+    "latency_ms",
+    "peak_mb",
+    "device_peak_mb",
+    "cosine",
+    "top1_agreement",
+    "compared",
+    "limit_share",
+    "command",
+)
+
+
+@g.with_model
+def bench(
+    options: ModelOptions,
+    model: o.ModelArgument = DEFAULT_MODEL,
+    on: On = None,
+    device: o.Device = "auto",
+    seconds: Seconds = 60.0,
+    as_json: o.Json = False,
+    quiet: o.Quiet = False,
+    no_progress: o.NoProgress = False,
+) -> None:
+    """Find what is fastest here: engine, dtype, quantisation, batch size and workers.
+
+    A table on a terminal, tab-separated in a pipe, and commands to paste. Each way runs in a
+    process of its own; Ctrl-C ends the search and prints what there is.
+
+    Example:  vit bench google/vit-base-patch16-224 --on ./photos --seconds 180
+    """
+    began = time.monotonic()
+    with Screen(quiet=quiet, progress=False) as screen:
+        from vitcli.cli.commands.bench_table import print_bench, status
+        from vitcli.tasks.bench.bench import BenchJob
+        from vitcli.tasks.bench.bench import bench as run
+
+        job = BenchJob(
+            model=model,
+            options=options,
+            on=str(on) if on is not None else None,
+            device=device,
+            seconds=seconds,
+        )
+        with status(is_shown=not quiet and not no_progress) as on_step:
+            found = run(job, screen, on_step, began=began)
+        for line in _notes(found):
+            screen.note(line)
+    if as_json:
+        show(json.dumps(_report(found), ensure_ascii=False, allow_nan=False))
+    elif is_terminal():
+        print_bench(found)
+    else:
+        show("\n".join("\t".join(line) for line in _tsv(found)))
+        for advice in found.advice if not quiet else ():
+            print(f"{advice.words}: {printable(advice.row.command)}", file=sys.stderr)
+    if found.interrupted is not None:
+        interrupted = Interrupted(found.interrupted)
+        interrupted.after = f"{len({row.candidate for row in found.rows})} candidates"
+        raise interrupted
+
+
+def _notes(found: Bench) -> Iterator[str]:
+    """What the table does not tell."""
+    for name, seconds in found.exports.items():
+        yield f"{name}: its export took {seconds:.1f} s; it is kept, and not in the figures"
+    from vitcli.tasks.bench.bench import OUT_OF_TIME
+
+    late = [name for name, why in found.left_out.items() if why == OUT_OF_TIME]
+    if late:
+        yield f"left out for time: {'; '.join(late)} (give more --seconds)"
+
+
+def _report(found: Bench) -> dict[str, object]:
+    return {
+        "model": found.model,
+        "device": found.device,
+        "threads": found.threads,
+        "images": found.images,
+        "gflops": round(found.gflops, 3),
+        "limits_gflops": {name: round(rate / 1e9, 1) for name, rate in found.limits.items()},
+        "rows": [_record(row) for row in found.rows],
+        "best": {advice.purpose: _record(advice.row) for advice in found.advice},
+        "exports": {name: round(seconds, 1) for name, seconds in found.exports.items()},
+        "left_out": found.left_out,
+        "seconds": round(found.seconds, 1),
+        "interrupted": found.interrupted is not None,
+    }
+
+
+def _record(row: Row) -> dict[str, object]:
+    like = row.likeness
+    values = (
+        row.candidate.engine,
+        row.candidate.dtype,
+        row.candidate.quantize,
+        row.batch_size,
+        row.workers,
+        row.decode,
+        _rounded(row.images_per_second, 2),
+        _rounded(row.latency_ms, 2),
+        _megabytes(row.peak),
+        _megabytes(row.device_peak),
+        _rounded(like.cosine if like else None, 6),
+        _rounded(like.agreement if like else None, 4),
+        like.pictures if like else None,
+        _rounded(row.limit_share, 3),
+        row.command,
+    )
+    return dict(zip(COLUMNS, values, strict=True))
+
+
+def _tsv(found: Bench) -> Iterator[list[str]]:
+    yield list(COLUMNS)
+    for row in found.rows:
+        yield ["" if value is None else str(value) for value in _record(row).values()]
+
+
+def _rounded(value: float | None, digits: int) -> float | None:
+    return None if value is None else round(value, digits)
+
+
+def _megabytes(count: int | None) -> float | None:
+    return None if count is None else round(count / 1e6, 1)

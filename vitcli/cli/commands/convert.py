@@ -1,0 +1,186 @@
+"""`vit convert`."""
+
+from __future__ import annotations
+
+import math
+import re
+import shutil
+import textwrap
+from collections.abc import Iterator, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vitcli.cli.options import options as o
+from vitcli.cli.options.parse import parse_image_size
+from vitcli.cli.screen.exit import is_terminal, show
+from vitcli.cli.screen.screen import Screen
+from vitcli.errors import in_bytes, printable
+from vitcli.jobs.job import ModelOptions
+
+if TYPE_CHECKING:
+    from vitcli.checkpoints.tensor_diff import Change
+    from vitcli.tasks.convert import Conversion
+
+KINDS = ("kept", "renamed", "reshaped", "fused", "split", "merged", "added")
+SIDES = ("before", "after")
+SHOWN = 3
+NAME = 10  # the column of what was done
+
+
+class To(StrEnum):
+    HF = "hf"
+    TIMM = "timm"
+    ONNX = "onnx"
+
+
+class Precision(StrEnum):
+    FP32 = "fp32"
+    FP16 = "fp16"
+    BF16 = "bf16"
+
+
+Source = Annotated[str, typer.Argument(metavar="SRC", help=o.MODEL_HELP, show_default=False)]
+Target = Annotated[
+    Path,
+    typer.Argument(
+        metavar="DST", help="Directory to make, or a file that ends in .onnx.", show_default=False
+    ),
+]
+ToOpt = Annotated[
+    To,
+    typer.Option(
+        "--to", help="What shall open it: transformers, timm or ONNX Runtime.", show_default=False
+    ),
+]
+DtypeOpt = Annotated[Precision, typer.Option("--dtype", help="Precision of the weights written.")]
+Verify = Annotated[
+    bool,
+    typer.Option("--verify", help="Load both and compare logits and hidden states, or fail."),
+]
+
+
+def convert(
+    source: Source,
+    target: Target,
+    to: ToOpt,
+    dtype: DtypeOpt = Precision.FP32,
+    verify: Verify = False,
+    overwrite: o.Overwrite = False,
+    layout: o.Layout = None,
+    labels: o.Labels = None,
+    image_size: o.ImageSize = None,
+    preprocess: o.Preprocess = None,
+    num_heads: o.NumHeads = None,
+    head: o.Head = None,
+    sha256: o.Sha256 = None,
+    drop: o.Drop = None,
+    offline: o.Offline = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Rewrite a checkpoint for another library, with its labels and preprocessing.
+
+    Examples:
+
+    vit convert timm/vit_base_patch16_224.augreg_in1k out/ --to hf --verify
+
+    vit convert google/vit-base-patch16-224 out/ --to timm --verify
+
+    vit convert facebook/dinov2-base dinov2.onnx --to onnx --verify
+
+    vit convert weights.pth out/ --to hf --num-heads 6 --labels names.txt
+
+    vit convert google/vit-large-patch16-224 half/ --to hf --dtype fp16
+    """
+    with Screen(quiet=quiet, progress=False) as screen:
+        from vitcli.tasks.convert import ConvertJob
+        from vitcli.tasks.convert import convert as run
+
+        job = ConvertJob(
+            source=source,
+            target=target,
+            to=to.value,
+            dtype=dtype.value,
+            verify=verify,
+            overwrite=overwrite,
+            options=ModelOptions(
+                layout=layout,
+                labels=labels,
+                image_size=parse_image_size(image_size),
+                preprocess=preprocess.value if preprocess else None,
+                num_heads=num_heads,
+                head=head,
+                sha256=sha256,
+                drop=tuple(drop or ()),
+                offline=offline,
+            ),
+        )
+        done = run(job, screen.note)
+    if not quiet:
+        lines = _report(done, source, target, dtype.value)
+        show("\n".join(map(_fitted, lines) if is_terminal() else lines))
+
+
+def _report(done: Conversion, source: str, target: Path, dtype: str) -> Iterator[str]:
+    """What was detected, what became of the tensors and why, and how far the numbers moved."""
+    model = done.source
+    named = f"{model.layout} ({model.architecture})" if model.architecture else model.layout
+    yield printable(f"{source} is {named}")
+    yield printable(f"written as {done.written}, {dtype}, {in_bytes(done.bytes)}, to {target}")
+    for kind in KINDS:
+        found = [change for change in done.changes if change.kind == kind]
+        if found:
+            more = ", ..." * (len(found) > 1)
+            yield _line(kind, _count(found) + (_example(found[0]) + more) * (kind != "kept"))
+    for why in dict.fromkeys(model.dropped.values()):
+        names = [name for name, reason in model.dropped.items() if reason == why]
+        shown = ", ".join(names[:SHOWN]) + ", ..." * (len(names) > SHOWN)
+        yield _line("dropped", f"{len(names)}: {shown} ({why})")
+    for note in done.notes:
+        yield _line("note", note)
+    for delta in done.deltas:
+        said = f"{delta.what}: max |Δ| {delta.found:.2g}"
+        is_held = math.isfinite(delta.allowed)
+        said += f", allowed {delta.allowed:g}" * is_held
+        yield _line("verified" if is_held else "told", said)
+
+
+def _fitted(line: str) -> str:
+    """A line in the width of the terminal, what goes on below what was said; names stay whole."""
+    return textwrap.fill(
+        line,
+        shutil.get_terminal_size().columns,
+        subsequent_indent=" " * (2 + NAME),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _line(name: str, text: str) -> str:
+    return printable(f"  {name:<{NAME}}{text}")
+
+
+def _count(found: Sequence[Change]) -> str:
+    """How many tensors; and how many they have become, where that is another number."""
+    before, after = (sum(len(getattr(change, side)) for change in found) for side in SIDES)
+    if not before or not after or before == after:
+        return f"{before or after}"
+    return f"{before} into {after}"
+
+
+def _example(change: Change) -> str:
+    """`: query, key, value → qkv`."""
+    return ": " + " → ".join(_braced(side) for side in (change.before, change.after) if side)
+
+
+def _braced(names: Sequence[str]) -> str:
+    """`attn.{q,k,v}.weight` of several names that differ in one place."""
+    parts = [re.split(r"([./])", name) for name in names]
+    if len({len(words) for words in parts}) > 1:
+        return ", ".join(names)
+    alternatives = [list(dict.fromkeys(words)) for words in zip(*parts, strict=True)]
+    return "".join(
+        words[0] if len(words) == 1 else f"{{{','.join(words)}}}" for words in alternatives
+    )

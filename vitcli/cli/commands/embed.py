@@ -1,0 +1,158 @@
+"""`vit embed`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from vitcli.cli.options import groups as g
+from vitcli.cli.options import options as o
+from vitcli.cli.options.parse import output_place, parse_layers
+from vitcli.cli.screen.exit import end, is_terminal, start_workers
+from vitcli.errors import UsageError
+from vitcli.jobs.job import DEFAULT_MODEL
+
+
+class Pool(StrEnum):
+    CLS = "cls"
+    MEAN = "mean"
+    CLS_MEAN = "cls+mean"
+    MAP = "map"
+    PATCHES = "patches"
+    TOKENS = "tokens"
+
+
+class Store(StrEnum):
+    FP32 = "fp32"
+    FP16 = "fp16"
+
+
+class Format(StrEnum):
+    NPY = "npy"
+    NPZ = "npz"
+    SAFETENSORS = "safetensors"
+    JSONL = "jsonl"
+    PARQUET = "parquet"
+
+
+Layer = Annotated[
+    int | None,
+    typer.Option(
+        "--layer",
+        help="Layer: 0 is the embedding output, i block i, -1 the last.",
+        envvar="VIT_LAYER",
+        show_default="-1",
+    ),
+]
+Layers = Annotated[
+    str | None,
+    typer.Option(
+        "--layers",
+        help="Several layers, concatenated in this order: 3,6,-1.",
+        envvar="VIT_LAYERS",
+        metavar="N,N,...",
+    ),
+]
+PoolOpt = Annotated[
+    Pool | None,
+    typer.Option(
+        "--pool",
+        help="What becomes of the tokens; the model's own pooling where not given.",
+        envvar="VIT_POOL",
+        show_default=False,
+    ),
+]
+Norm = Annotated[
+    bool,
+    typer.Option(
+        "--norm/--no-norm",
+        help="Apply the model's final LayerNorm.",
+        envvar="VIT_NORM",
+    ),
+]
+L2 = Annotated[
+    bool,
+    typer.Option("--l2", help="Scale vectors to length 1.", envvar="VIT_L2"),
+]
+StoreOpt = Annotated[
+    Store,
+    typer.Option(
+        "--store",
+        help="Precision of what is written.",
+        envvar="VIT_STORE",
+    ),
+]
+Out = Annotated[
+    str | None,
+    typer.Option(
+        "-o",
+        "--out",
+        help="Write to FILE: .npy, .npz, .safetensors, .parquet or .jsonl; or to a URL, s3://...",
+        metavar="FILE",
+    ),
+]
+FormatOpt = Annotated[
+    Format | None,
+    typer.Option(
+        "--format",
+        help="Format, where the suffix does not say. In a pipe: jsonl.",
+        show_default=False,
+    ),
+]
+
+
+@g.with_devices
+def embed(
+    common: g.Common,
+    model: o.ModelSpec = DEFAULT_MODEL,
+    layer: Layer = None,
+    layers: Layers = None,
+    pool: PoolOpt = None,
+    norm: Norm = True,
+    l2: L2 = False,
+    out: Out = None,
+    format: FormatOpt = None,
+    store: StoreOpt = Store.FP32,
+) -> None:
+    """Extract features: one vector, or one grid of tokens, for each image.
+
+    Beside feats.npy stand feats.index.jsonl, a line for every input, and feats.meta.json.
+
+    Example:  vit embed ./photos --layer -1 --out feats.npy
+    """
+    place = output_place(out)
+    if layer is not None and layers is not None:
+        raise UsageError("--layer and --layers are both given", "use one of them")
+    if place is None and is_terminal():
+        raise UsageError("vectors are nothing to look at", "use --out feats.npy, or a pipe")
+    asked = parse_layers(layers) if layers is not None else (-1 if layer is None else layer,)
+    with common.screen as screen:
+        if common.ray is None:
+            start_workers(common.running)
+        from vitcli.tasks.embed import EmbedJob
+        from vitcli.tasks.embed import embed as run
+
+        job = EmbedJob(
+            inputs=common.inputs,
+            model=model,
+            options=common.model,
+            running=common.running,
+            layers=asked,
+            pool=pool.value if pool else None,
+            norm=norm,
+            l2=l2,
+            store=store.value,
+            out=place,
+            format=format.value if format else None,
+            overwrite=common.overwrite,
+            resuming=common.resuming,
+        )
+        if common.ray is not None:
+            from vitcli.fleet.ray import on_ray
+
+            summary = on_ray(common.ray, job, screen)
+        else:
+            summary = run(job, screen)
+    end(screen, summary, place)

@@ -1,0 +1,183 @@
+"""`vit evaluate`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vitcli.cli.options import groups as g
+from vitcli.cli.options import options as o
+from vitcli.cli.screen.exit import end, show, start_workers
+from vitcli.errors import OutputError, UsageError, printable, shortened
+from vitcli.jobs.job import DEFAULT_MODEL
+
+if TYPE_CHECKING:
+    from vitcli.tasks.evaluate.evaluate import Evaluation, Judged
+
+Data = Annotated[
+    str,
+    typer.Argument(
+        metavar="DATA",
+        show_default=False,
+        help="Folder, tars or zip with a folder for each class, tars with .cls beside the images, "
+        "or a .csv, .tsv or .jsonl of path and label.",
+    ),
+]
+ModelSpecs = Annotated[
+    list[str],
+    typer.Option(
+        "-m",
+        "--model",
+        help=f"{o.MODEL_HELP} Several are judged each alone, and averaged.",
+        envvar="VIT_MODEL",
+        metavar="MODEL",
+    ),
+]
+Knn = Annotated[
+    int | None,
+    typer.Option(
+        "--knn",
+        help="Judge embeddings by their N nearest neighbours, without any training.",
+        min=1,
+        metavar="N",
+    ),
+]
+Preds = Annotated[
+    Path | None,
+    typer.Option(
+        "--preds",
+        help="Judge what vit classify -o FILE.jsonl has written; no model is run.",
+        metavar="FILE",
+    ),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        "-o",
+        "--out",
+        help="Folder for metrics.json, report.html, and a confusion.csv and .png.",
+        metavar="DIR",
+    ),
+]
+LONGEST_NAME = 60  # bytes of a label that is shown
+SHOWN = 40  # classes in the table on a terminal
+WRONG, PAIRS = 5, 5
+
+
+@g.with_data
+def evaluate(
+    common: g.WithData,
+    data: Data,
+    model: ModelSpecs = (DEFAULT_MODEL,),  # type: ignore[assignment]  # typer makes it a list
+    knn: Knn = None,
+    preds: Preds = None,
+    as_json: o.Json = False,
+    out: Out = None,
+    overwrite: o.Overwrite = False,
+) -> None:
+    """Judge models on labelled images: accuracy, each class, confusion, calibration.
+
+    Where DATA has train and val, val is judged. An image that cannot be read counts for nobody,
+    and the exit code is 3.
+
+    Examples:
+
+    vit evaluate flowers/ -m run/ -m google/vit-base-patch16-224
+
+    vit evaluate flowers/ -m facebook/dinov2-base --knn 20
+
+    vit evaluate flowers/ --preds preds.jsonl --json
+    """
+    if out is not None and out.exists() and not overwrite:
+        raise OutputError(f"{out} exists", "--overwrite replaces its files")
+    if out is not None and out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is no folder")
+    with common.screen as screen:
+        if preds is None:
+            start_workers(common.running)
+        from vitcli.tasks.evaluate.evaluate import EvaluateJob
+        from vitcli.tasks.evaluate.evaluate import evaluate as run
+        from vitcli.tasks.evaluate.scores import numbers, write_files
+
+        job = EvaluateJob(
+            data=data,
+            inputs=common.inputs,
+            models=tuple(model),
+            options=common.model,
+            running=common.running,
+            knn=knn,
+            preds=preds,
+        )
+        found = run(job, screen)
+        if out is not None:
+            write_files(out, found, data)
+    if as_json:
+        show(json.dumps(numbers(found), ensure_ascii=False))
+    else:
+        show("\n".join(_lines(found)))
+    end(screen, found.summary, out)
+
+
+def _lines(found: Evaluation) -> Iterator[str]:
+    width = max(5, *(len(judged.name) for judged in found.judged))
+    yield f"{'model':<{width}}  {'top-1':>7}  {'top-5':>7}  {'by class':>8}  {'ECE':>6}"
+    from vitcli.tasks.evaluate.scores import judged_numbers
+
+    for judged in found.judged:
+        said = judged_numbers(judged, found.paths)
+        top5 = f"{said['top5']:.2%}" if said["top5"] is not None else "-"
+        ece = f"{said['ece']:.3f}" if said["ece"] is not None else "-"
+        yield (
+            f"{printable(judged.name):<{width}}  {said['top1']:>7.2%}  {top5:>7}  "
+            f"{said['mean_class_accuracy']:>8.2%}  {ece:>6}"
+        )
+    for judged in found.judged[-1:]:
+        yield from _of_model(judged, found)
+    for failure in found.failures[:WRONG]:
+        yield f"not read: {printable(failure.ref.path)}: {printable(failure.message)}"
+
+
+def _of_model(judged: Judged, found: Evaluation) -> Iterator[str]:
+    """The classes, the worst first, what is confused, and what is most confidently wrong."""
+    from vitcli.tasks.evaluate.scores import name_of
+    from vitcli.training.metrics import confusion
+
+    table = confusion(judged.answers, judged.labels)
+    classes = [c for c in table.per_class() if c.images]
+    shown = sorted(classes, key=lambda c: c.f1)[:SHOWN] if len(classes) > SHOWN else classes
+    shown = [replace(c, label=shortened(c.label, LONGEST_NAME)) for c in shown]
+    width = max(5, *(len(c.label) for c in shown))
+    more = f", the worst {SHOWN} of {len(classes)}" if len(classes) > SHOWN else ""
+    yield ""
+    yield f"{'class':<{width}}  {'precision':>9}  {'recall':>7}  {'F1':>7}  {'images':>6}{more}"
+    for c in shown:
+        yield (
+            f"{printable(c.label):<{width}}  {c.precision:>9.1%}  {c.recall:>7.1%}  {c.f1:>7.1%}"
+            f"  {c.images:>6,}"
+        )
+    if pairs := table.pairs(PAIRS):
+        yield ""
+        yield "most often confused"
+        for truth, answer, times in pairs:
+            names = (printable(shortened(name, LONGEST_NAME)) for name in (truth, answer))
+            yield f"  {' taken for '.join(names)}: {times:,}"
+    if worst := judged.answers.mistakes(WRONG):
+        yield ""
+        yield "most confidently wrong"
+        for place in worst:
+            answer = name_of(judged.labels, int(judged.answers.top1[place]))
+            answer = shortened(answer, LONGEST_NAME)
+            yield (
+                f"  {judged.answers.scores[place, 0]:.3f} {printable(answer)}: "
+                f"{printable(found.paths[place])}"
+            )
+    if found.slowest:
+        yield ""
+        yield "slowest to read"
+        for seconds, path in found.slowest[:3]:
+            yield f"  {1000 * seconds:.0f} ms {printable(path)}"

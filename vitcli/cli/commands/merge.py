@@ -1,0 +1,45 @@
+"""`vit merge`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from vitcli.cli.options import options as o
+from vitcli.cli.options.parse import place_of
+from vitcli.cli.screen.exit import end
+from vitcli.cli.screen.screen import Screen
+
+Shards = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="SHARDS...",
+        help="The outputs of all shards: files, URLs, or quoted patterns of URLs.",
+        show_default=False,
+    ),
+]
+Out = Annotated[
+    str,
+    typer.Option(
+        "-o",
+        "--out",
+        help="Write to FILE, in the format of the shards; or to a URL, s3://...",
+        metavar="FILE",
+    ),
+]
+
+
+def merge(shards: Shards, out: Out, overwrite: o.Overwrite = False, quiet: o.Quiet = False) -> None:
+    """Join the outputs of --shard 1/N ... N/N into that of one run.
+
+    Example:  vit merge feats-*-of-00004.npy -o feats.npy
+    """
+    from vitcli.tasks.merge import merge as run
+
+    place = place_of(out)
+    with Screen(quiet=quiet, progress=False) as screen:
+        summary = run(
+            [place_of(shard) for shard in shards], place, overwrite=overwrite, watcher=screen
+        )
+    end(screen, summary, place)

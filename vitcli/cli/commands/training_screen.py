@@ -1,0 +1,130 @@
+"""What is said of a training on stderr: a live display on a terminal, lines elsewhere."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from vitcli.cli.screen import report
+from vitcli.cli.screen.exit import ended_with
+from vitcli.cli.screen.screen import LOG_EVERY, Screen
+from vitcli.errors import printable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from vitcli.cli.commands.epochs import Epochs
+    from vitcli.jobs.job import Summary
+    from vitcli.tasks.finetune.job import Finetuned
+    from vitcli.training.events import EpochDone, StepDone
+
+
+class TrainingScreen(Screen):
+    """A screen that hears of steps and epochs, too."""
+
+    _epochs: Epochs | None = None
+    _told = 0.0
+    _done: Finetuned | None = None
+
+    def trained(self, event: StepDone | EpochDone, epochs: int) -> None:
+        """One step, or one epoch."""
+        is_epoch = hasattr(event, "is_best")
+        if self._logs:
+            if is_epoch or time.monotonic() - self._told >= LOG_EVERY:
+                self._told = time.monotonic()
+                fields = {
+                    name: None if isinstance(value, float) and not math.isfinite(value) else value
+                    for name, value in asdict(event).items()
+                }
+                report.log("epoch" if is_epoch else "step", {**fields, "epochs": epochs})
+        elif self._bar is not None or self._epochs is not None:
+            self._draw(event, epochs)
+        elif is_epoch and not self._quiet and sys.stderr is not None:
+            print(epoch_line(event, epochs), file=sys.stderr, flush=True)  # type: ignore[arg-type]
+
+    def stop(self) -> None:
+        """The display goes away; what follows are lines."""
+        if self._epochs is not None:
+            self._epochs.stop()
+            self._epochs = None
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()
+        super().__exit__(*error)  # type: ignore[arg-type]
+
+    def ended(self, done: Finetuned, out: Path) -> None:
+        """How it went: the best epoch and what it scored."""
+        self.stop()
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+        self._done = done
+        self.summary(done.summary, out, ended_with(done.summary))
+
+    def _summarise(self, summary: Summary, out: Path | str | None) -> None:
+        assert self._done is not None
+        done, score = self._done, ""
+        if done.score is not None:
+            score = f": {done.score:.2%} of {done.held_out:,} held-out images"
+        self._say(
+            f"vit: {done.epochs} epochs, the best is {done.best_epoch}{score} "
+            f"-> {printable(str(out))}"
+        )
+
+    def _counts(self, summary: Summary | None = None) -> dict[str, object]:
+        """The summary of the images trained on, where the training has ended."""
+        found = super()._counts(summary)
+        if self._done is None:
+            return found
+        done, seconds = self._done, self._done.summary.seconds
+        seen = done.summary.total * done.epochs
+        return found | {
+            "images": done.summary.total,
+            "done": done.summary.done,
+            "failed": done.summary.failed,
+            "images_per_second": round(seen / seconds, 3) if seconds > 0 else 0.0,
+            "epochs": done.epochs,
+            "best_epoch": done.best_epoch,
+            "top1": done.score,
+            "held_out": done.held_out,
+        }
+
+    def _draw(self, event: StepDone | EpochDone, epochs: int) -> None:
+        from vitcli.cli.commands.epochs import Epochs  # here: `vit --help` draws nothing
+
+        if self._epochs is None:
+            if self._bar is not None:
+                self._bar.stop()
+                self._bar = None
+            self._epochs = Epochs(epochs)
+        if hasattr(event, "is_best"):
+            self._epochs.say(epoch_line(event, epochs))  # type: ignore[arg-type]
+        else:
+            self._epochs.show(event)
+
+    def _say(self, line: str) -> None:
+        if self._epochs is not None:
+            self._epochs.say(line)
+        else:
+            super()._say(line)
+
+
+def epoch_line(event: EpochDone, epochs: int) -> str:
+    """`epoch  3/20  loss 0.4123  91.2%  val 0.3052  95.83%  31.2 images/s  12.0 s  best`: loss and
+    accuracy of what is trained on and of what is held out, in 80 columns."""
+    parts = [f"epoch {event.epoch:>{len(str(epochs))}}/{epochs}", f"loss {event.train_loss:.4f}"]
+    if event.train_accuracy is not None:
+        parts.append(f"{event.train_accuracy:.1%}")
+    if event.val_loss is not None:
+        parts.append(f"val {event.val_loss:.4f}")
+    if event.val_top1 is not None:
+        parts.append(f"{event.val_top1:.2%}")
+    parts += [f"{_short(event.images_per_second)} images/s", f"{_short(event.seconds)} s"]
+    return "  ".join(parts) + ("  best" if event.is_best and event.val_loss is not None else "")
+
+
+def _short(number: float) -> str:
+    return f"{number:.1f}" if number < 100 else f"{number:,.0f}"

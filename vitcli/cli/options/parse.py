@@ -1,0 +1,162 @@
+"""What is typed for an option, read. Each raises UsageError for what cannot be meant."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from vitcli.cli.options.options import OnError
+from vitcli.errors import UsageError
+from vitcli.jobs.job import BatchSize
+from vitcli.jobs.tolerance import Tolerance
+from vitcli.stores import is_remote
+
+MOST_PIXELS = 1e15
+LONGEST_SIDE = 16_384  # pixels that a model is run at
+MOST_NUMBER, MOST_SEED = 1 << 31, 1 << 63
+STANDARD_OUTPUT = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
+
+
+def shorten(text: str) -> str:
+    """What was typed, for a message."""
+    return text if len(text) <= 40 else text[:40] + "…"
+
+
+def check_number(name: str, value: object) -> None:
+    """Raises UsageError for a number that nothing can be asked for: NaN, infinity, 10 ** 30."""
+    limit = MOST_SEED if name == "seed" else MOST_NUMBER
+    is_wrong = isinstance(value, int | float) and not -limit <= value <= limit
+    if is_wrong:  # of NaN no comparison holds
+        option = f"--{name.strip('_').replace('_', '-')}"
+        raise UsageError(f"{option} {shorten(f'{value:g}')}", "give a number of a usual size")
+
+
+def output_place(out: str | None) -> Path | str | None:
+    """As `place_of`. None for standard output, under whatever name: a file behind it is
+    written on, as the shell has opened it, and not replaced."""
+    if out is None or str(Path(out)) in STANDARD_OUTPUT:
+        return None
+    return place_of(out)
+
+
+def place_of(text: str) -> Path | str:
+    """A file; a URL stays text."""
+    return text if is_remote(text) else Path(text)
+
+
+def parse_pixels(text: str) -> int:
+    """`89.5M`, `2e6`, `1G` -> a number of pixels."""
+    match = re.fullmatch(r"([\d.]+(?:e\d+)?)\s*([kMG]?)", text.strip())
+    try:
+        number = float(match[1]) if match else 0.0
+    except ValueError:
+        number = 0.0
+    if match is not None:
+        number *= {"": 1, "k": 1e3, "M": 1e6, "G": 1e9}[match[2]]
+    if not 1 <= number <= MOST_PIXELS:
+        raise UsageError(f"--max-pixels {shorten(text)}", "give a number such as 89.5M")
+    return int(number)
+
+
+def parse_image_size(text: str | None) -> tuple[int, int] | None:
+    """`384` or `224x160` (height x width) -> (height, width)."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d{1,9})(?:[xX](\d{1,9}))?", text.strip())
+    sides = [int(side) for side in match.groups() if side] if match else []
+    if not sides or not all(0 < side <= LONGEST_SIDE for side in sides):
+        raise UsageError(
+            f"--image-size {shorten(text)}",
+            f"give a number, or HEIGHTxWIDTH such as 224x160, of at most {LONGEST_SIDE:,}",
+        )
+    return sides[0], sides[-1]
+
+
+def parse_batch_size(text: str) -> BatchSize:
+    """`auto`, or a number."""
+    if text == "auto":
+        return "auto"
+    if not re.fullmatch(r"0*\d{1,7}", text):
+        raise UsageError(f"--batch-size {shorten(text)}", "give a number of images, or auto")
+    return int(text)
+
+
+def parse_devices(text: str) -> tuple[str, ...]:
+    """`0,1` -> ("0", "1")."""
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if not names:
+        raise UsageError(f"--devices {text}", "give all, or numbers such as 0,1")
+    return names
+
+
+def parse_workers(text: str) -> int | None:
+    """`auto` -> None, or a number."""
+    if text == "auto":
+        return None
+    if not re.fullmatch(r"0*\d{1,4}", text):
+        raise UsageError(f"--workers {shorten(text)}", "give a number of processes, or auto")
+    return int(text)
+
+
+def is_address(text: str) -> bool:
+    """Whether it names a Ray cluster: HOST:PORT, ray://..., local, auto."""
+    return re.fullmatch(r"auto|local|ray://\S+|[\w.-]+:\d+|\[[\da-fA-F:]+\]:\d+", text) is not None
+
+
+def with_address(words: Sequence[str]) -> list[str]:
+    """`--ray` may stand alone, which typer does not know: what follows it is taken for an address
+    only if it is one."""
+    found: list[str] = []
+    for number, word in enumerate(words):
+        found.append(word)
+        if word == "--":
+            return [*found, *words[number + 1 :]]
+        if word == "--ray" and not is_address("".join(words[number + 1 : number + 2])):
+            found.append("auto")
+    return found
+
+
+def parse_layers(text: str) -> tuple[int, ...]:
+    """`3,6,-1` -> (3, 6, -1)."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"--layers {text}", "give numbers such as 3,6,-1") from None
+
+
+def parse_tolerance(max_errors: str | None, on_error: OnError) -> Tolerance:
+    """Stopping at the first failure is to bear none."""
+    if on_error is OnError.STOP and max_errors is not None:
+        raise UsageError("--max-errors and --on-error stop contradict each other", "use one")
+    if on_error is OnError.STOP:
+        return Tolerance(count=0)
+    return Tolerance.parse(max_errors) if max_errors is not None else Tolerance()
+
+
+def check_paths(paths: list[str] | None, files_from: str | None) -> tuple[str, ...]:
+    """There must be something to read, and a terminal is no list of paths. Where nothing is named,
+    the list is what is piped or redirected to standard input."""
+    if not paths and files_from is None:
+        if _has_list():
+            return ("-",)
+        raise UsageError(
+            "no images are given", "name files or directories, or - for a list on stdin"
+        )
+    if "-" in (*(paths or ()), files_from) and (sys.stdin is None or sys.stdin.isatty()):
+        raise UsageError(
+            "paths expected on stdin", "pipe them in: find photos -name '*.jpg' | vit ... -"
+        )
+    return tuple(paths or ())
+
+
+def _has_list() -> bool:
+    """Whether standard input is a pipe or a file, and no terminal, device or socket."""
+    try:
+        mode = os.fstat(0).st_mode
+    except OSError:
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISREG(mode)

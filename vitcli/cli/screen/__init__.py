@@ -1,0 +1,1 @@
+"""What a person sees of a run: the bar, notes, tables, reports."""

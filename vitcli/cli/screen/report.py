@@ -1,0 +1,196 @@
+"""A run for machines: a line of JSON for each thing that happens, and one object at the end."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import re
+import stat
+import sys
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from vitcli.checkpoints.resolve import JSONS, WEIGHTS
+from vitcli.errors import ExitCode, Interrupted, OutputError, VitError, hidden
+from vitcli.jobs.job import Summary
+from vitcli.records import Progress
+
+if TYPE_CHECKING:  # it imports numpy, as the sinks do: not for `vit --help`
+    from vitcli.jobs.apart import Read
+
+VERSIONS = ("vitcli", "torch", "numpy", "pillow")
+REPORTED = ("exit_code", "error", "started", "ended", "versions")  # in every report
+LONGEST = 1 << 20  # bytes of a report
+ATTENTION = "attention.jsonl"  # in the folder of vit attention
+
+
+def now() -> str:
+    """`2026-11-25T04:05:06.789Z`"""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def log(event: str, fields: Mapping[str, object]) -> None:
+    """One line on stderr."""
+    if sys.stderr is not None:
+        line = json.dumps({"time": now(), "event": event, **fields}, allow_nan=False)
+        print(hidden(line), file=sys.stderr, flush=True)
+
+
+def counts(progress: Progress, seconds: float) -> dict[str, object]:
+    """Where a run stands."""
+    return {
+        "images": progress.seen,
+        "done": progress.done,
+        "failed": progress.failed,
+        "failures": {kind.value: times for kind, (times, _) in progress.kinds.items()},
+        "seconds": round(seconds, 3),
+        "images_per_second": round(progress.seen / seconds, 3) if seconds > 0 else 0.0,
+    }
+
+
+def extras(summary: Summary) -> dict[str, object]:
+    """What only a run that has come to its end knows."""
+    return {
+        "unlisted": summary.unlisted,
+        "skipped": summary.skipped,
+        **({"earlier": summary.earlier} if summary.earlier else {}),
+        **({} if summary.selected is None else {"selected": summary.selected}),
+    }
+
+
+def outcome(error: BaseException | None) -> dict[str, object]:
+    """How a run ended: its exit code, and the words of the error that ended it."""
+    words: dict[str, object] | None = None
+    match error:
+        case None:
+            code = int(ExitCode.OK)
+        case typer.Exit():
+            code = error.exit_code
+        case Interrupted():
+            code = 128 + error.signal_number
+            words = {"message": "interrupted", "hint": None}
+        case VitError():
+            code = int(error.exit_code)
+            words = {"message": error.message, "hint": error.hint}
+        case _:
+            code = int(ExitCode.FATAL)
+            words = {"message": f"{type(error).__name__}: {error}", "hint": None}
+    return {"exit_code": code, "error": words}
+
+
+def versions() -> dict[str, str]:
+    return {"python": platform.python_version(), **{name: version(name) for name in VERSIONS}}
+
+
+def check(path: Path) -> None:
+    """Raise OutputError, before anything is loaded, where no report can be written, or where it
+    would take the place of something else: `--summary *.jpg` must not cost a photograph."""
+    from vitcli.jobs.apart import identity_of
+
+    folder, reason = path.parent, ""
+    if (descriptor := _descriptor(path)) is not None:
+        reason = "" if _is_open(descriptor) else "it is not open"
+    elif identity_of(path) in _standard():
+        reason = "it is standard output or standard error"
+    elif path.is_dir():
+        reason = "it is a directory"
+    elif not folder.is_dir() or not os.access(folder, os.W_OK):
+        reason = f"{folder} is not a writable directory"
+    elif path.is_file() and not _is_report(path):
+        reason = "it holds something else"
+    if reason:
+        raise OutputError(f"cannot write the summary to {path}: {reason}")
+
+
+def check_apart(path: Path, out: Path | None, html: Path | None, read: Iterable[Read]) -> None:
+    """Raise OutputError where the report would take the place of a file of its run, be it one that
+    is not there yet. `out` is a file, or a folder of many."""
+    from vitcli.jobs.apart import identity_of, written_of
+    from vitcli.sinks.files import BESIDE, is_special, real
+
+    names = [name for name in (out, html) if name is not None]
+    if out is not None:
+        names += [out.with_name(out.stem + suffix) for suffix in BESIDE]
+        names.append(out / ATTENTION)
+    place, identity = real(path), identity_of(path)
+    what = None
+    if _descriptor(path) is not None or is_special(path):
+        return
+    if place in written_of(names) or _is_part(place, out):
+        what = "a file that this run writes"
+    for file, is_what in read:
+        if identity is not None and identity_of(file) == identity:
+            what = is_what
+    if what is not None:
+        raise OutputError(f"cannot write the summary to {path}: it is {what}", "give another name")
+
+
+def _is_part(place: Path, out: Path | None) -> bool:
+    """Whether a name in an output folder is one of the run's: a `.json` with a name of its own is
+    not."""
+    from vitcli.sinks.files import real
+
+    if out is None or not place.is_relative_to(real(out)) or place == real(out):
+        return False
+    return place.suffix != ".json" or place.name in (*JSONS, *WEIGHTS, "run.json", "metrics.json")
+
+
+def _is_report(path: Path) -> bool:
+    """Whether an existing file is an earlier report, whole; an empty one may become it."""
+    from vitcli.sinks.files import open_regular
+
+    try:
+        with open_regular(path) as file:
+            data = file.read(LONGEST)
+        value = json.loads(data) if data else {name: {} for name in REPORTED}
+    except (OSError, ValueError, RecursionError):
+        return False
+    is_whole = isinstance(value, dict) and all(name in value for name in REPORTED)
+    return is_whole and isinstance(value["versions"], dict)
+
+
+def _descriptor(path: Path) -> int | None:
+    """The descriptor behind /dev/stderr and its like: output is appended to it as it was opened."""
+    names = {"/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2}
+    match = re.fullmatch(r"/(?:dev|proc/self)/fd/(\d{1,9})", str(path))
+    return int(match[1]) if match else names.get(str(path))
+
+
+def _is_open(descriptor: int) -> bool:
+    """Whether it can be written to."""
+    try:
+        return fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
+    except OSError:
+        return False
+
+
+def _standard() -> set[tuple[int, int]]:
+    """The files behind standard output and standard error; a terminal or /dev/null is none."""
+    found = [os.fstat(descriptor) for descriptor in (1, 2) if _is_open(descriptor)]
+    return {(one.st_dev, one.st_ino) for one in found if stat.S_ISREG(one.st_mode)}
+
+
+def write(path: Path, report: Mapping[str, object]) -> None:
+    """Put the report in the place of an earlier one, whole or not at all."""
+    from vitcli.sinks.files import write_whole
+
+    text = hidden(json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)) + "\n"
+    data, descriptor = text.encode("utf-8", "replace"), _descriptor(path)
+    try:
+        if descriptor is None:
+            write_whole(path, data)
+            return
+        sys.stdout.flush()
+        with os.fdopen(os.dup(descriptor), "wb") as file:
+            file.write(data)
+    except VitError as error:
+        raise OutputError(f"cannot write the summary to {path}: {error.message}") from None
+    except OSError as error:
+        raise OutputError(f"cannot write the summary to {path}: {error.strerror}") from None

@@ -1,0 +1,178 @@
+"""What is said of a run on stderr: progress while it goes on, notes, and one summary at the end."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from vitcli import records
+from vitcli.cli.screen import report
+from vitcli.errors import ExitCode, Interrupted, VitError, printable, shortened
+from vitcli.interrupts import interrupts
+from vitcli.jobs.job import Summary
+
+if TYPE_CHECKING:
+    from vitcli.cli.screen.bar import Bar
+
+LOG_EVERY = 10.0  # seconds between two lines of progress
+
+
+class Screen:
+    """The watcher of a run. Progress is drawn only on a terminal; notes and summary are lines:
+    for people, or with `log_json` for machines. `report` is the file that tells how it ended."""
+
+    def __init__(
+        self,
+        *,
+        quiet: bool = False,
+        progress: bool = True,
+        log_json: bool = False,
+        report: Path | None = None,
+    ) -> None:
+        self._quiet = quiet
+        self._bar: Bar | None = None
+        self._wants_bar = progress and not quiet and not log_json
+        self._logs = log_json and not quiet
+        self._log_json = log_json
+        self._report = report
+        self._has_rows = self._shows_failures = False
+        self._latest = records.Progress()
+        self._total: int | None = None
+        self._count: Callable[[], int | None] | None = None
+        self._notes: set[str] = set()
+        self._started = self._logged = 0.0
+        self._begun = ""
+
+    @property
+    def report(self) -> Path | None:
+        """The file of `--summary`."""
+        return self._report
+
+    def __enter__(self) -> Screen:
+        self._started, self._begun = time.monotonic(), report.now()
+        if self._report is not None:
+            report.check(self._report)
+        if (
+            self._wants_bar
+            and not self._has_rows
+            and sys.stderr is not None
+            and sys.stderr.isatty()
+        ):
+            from vitcli.cli.screen.bar import Bar  # here: `vit --help` draws no bar
+
+            self._bar = Bar("loading the model")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        if error is None:
+            return  # `summary` has the last word
+        error = interrupts.cause(error)
+        if self._log_json:
+            report.log("error", {**self._counts(), **report.outcome(error)})
+            if isinstance(error, VitError | Interrupted):
+                error.is_told = True
+        with suppress(VitError):  # what ended the run is what its user has to hear
+            self._write_report(report.outcome(error))
+
+    def share_terminal(self, *, shows_failures: bool = True) -> None:
+        """The rows themselves go to the terminal: no bar between them, no failure said twice."""
+        self._has_rows, self._shows_failures = True, shows_failures
+
+    def note(self, text: str) -> None:
+        """Each note once, however many images it is about."""
+        text = shortened(text)
+        if not self._quiet and text not in self._notes:
+            self._notes.add(text)
+            if self._logs:
+                report.log("note", {"message": text})
+            else:
+                self._say(f"vit: {printable(text)}")
+
+    def listing(self, count: Callable[[], int | None]) -> None:
+        self._count = count if self._logs or self._bar is not None else None
+        if self._bar is not None:
+            self._bar.begin("images")
+
+    def progress(self, progress: records.Progress) -> None:
+        self._latest = progress
+        if self._bar is not None:
+            self._bar.show(progress)
+        if self._logs and (not self._logged or time.monotonic() - self._logged >= LOG_EVERY):
+            self._logged = time.monotonic()
+            report.log("progress", {**self._counts(), "total": self._total})
+        if self._count is not None:  # only now: the first images do not wait for it
+            threading.Thread(target=self._expect, args=(self._count,), daemon=True).start()
+            self._count = None
+
+    def summary(
+        self, summary: Summary, out: Path | str | None, code: ExitCode = ExitCode.OK
+    ) -> None:
+        """How the run went: one line for each kind of failure, and one for the run."""
+        ended = {**report.extras(summary), "exit_code": int(code), "error": None}
+        if self._logs:
+            for kind, (times, first) in self._latest.kinds.items():
+                example = {"path": first.ref.path, "message": first.message}
+                report.log("failures", {"type": kind.value, "count": times, "first": example})
+            where = str(out) if out else None
+            report.log("summary", {**self._counts(summary), **ended, "out": where})
+        elif not self._quiet:
+            self._summarise(summary, out)
+        self._write_report(ended, summary)
+
+    def _summarise(self, summary: Summary, out: Path | str | None) -> None:
+        kinds = {} if self._shows_failures else self._latest.kinds
+        for kind, (times, first) in kinds.items():
+            where = printable(first.ref.path)
+            more = f" (and {times - 1:,} more)" if times > 1 else ""
+            self._say(
+                f"vit: {kind}: {shortened(where)}: {shortened(printable(first.message))}{more}"
+            )
+        fresh = summary.total - summary.earlier
+        rate = f", {fresh / summary.seconds:,.1f} images/s" if fresh else ""
+        done = (
+            f"{summary.done:,} of {summary.total:,} images done, {summary.failed:,} failed"
+            if summary.failed
+            else f"{summary.total:,} image{'s' * (summary.total != 1)}"
+        )
+        earlier = f", {summary.earlier:,} of them before" if summary.earlier else ""
+        chosen = f", {summary.selected:,} selected" if summary.selected is not None else ""
+        skipped = f", {summary.skipped:,} skipped that are no files" if summary.skipped else ""
+        of_them = f"{earlier}{chosen}{skipped}," if earlier or chosen or skipped else ""
+        target = f" -> {printable(str(out))}" if out else ""
+        self._say(f"vit: {done}{of_them} in {summary.seconds:.1f} s{rate}{target}")
+
+    def _counts(self, summary: Summary | None = None) -> dict[str, object]:
+        seconds = summary.seconds if summary else time.monotonic() - self._started
+        return report.counts(self._latest, seconds)
+
+    def _write_report(self, ended: dict[str, object], summary: Summary | None = None) -> None:
+        if self._report is not None:
+            times = {"started": self._begun, "ended": report.now()}
+            whole = {**self._counts(summary), **ended, **times, "versions": report.versions()}
+            report.write(self._report, whole)
+
+    def _expect(self, count: Callable[[], int | None]) -> None:
+        """Count the inputs beside the run, for the time that remains."""
+        with suppress(VitError):  # a list that is gone is the business of the run
+            self._total = count()
+        if self._bar is not None:
+            self._bar.expect(self._total)
+
+    def _say(self, line: str) -> None:
+        if self._bar is not None:
+            self._bar.say(line)
+        elif sys.stderr is not None:
+            print(line, file=sys.stderr, flush=True)

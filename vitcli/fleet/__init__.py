@@ -1,0 +1,1 @@
+"""Who runs a job: this process, several devices, or a Ray cluster."""

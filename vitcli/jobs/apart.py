@@ -1,0 +1,79 @@
+"""The files that a run reads and those that it writes: none of them is both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+from vitcli.checkpoints.resolve import CONFIGS, JSONS, WEIGHTS
+from vitcli.errors import OutputError, printable
+from vitcli.jobs.job import Inputs
+from vitcli.runs.journal import JOURNAL, journal_of
+from vitcli.runs.lock import LOCK
+from vitcli.sinks.files import PARTIAL, TABLE, ZIPPED, real
+from vitcli.stores import is_remote
+
+Read: TypeAlias = tuple[Path, str]
+"""A file, and what it is to the run."""
+
+
+def read_of_inputs(inputs: Inputs) -> Iterator[Read]:
+    """What is named: images, archives, tables, the list. Folders are looked at as they are read."""
+    if inputs.files_from is not None:
+        yield Path(inputs.files_from), "the list of this run"
+    for path in inputs.paths:
+        if path != "-" and not is_remote(path):
+            yield Path(path), "an input"
+
+
+def read_of_model(weights: Sequence[Path]) -> Iterator[Read]:
+    """The weights, and what may be read beside them."""
+    yield from ((path, "the model of this run") for path in weights)
+    for folder in dict.fromkeys(path.parent for path in weights):
+        for name in dict.fromkeys((*JSONS, *WEIGHTS)):
+            what = "the config" if name in CONFIGS else "a file of the model"
+            yield folder / name, f"{what} of this run"
+
+
+def read_of_options(options: Mapping[str, object]) -> Iterator[Read]:
+    """Every file that an option names: `--labels`, `--head`."""
+    for name, value in options.items():
+        if isinstance(value, Path):
+            yield value, f"the file of --{name.replace('_', '-')}"
+
+
+def written_of(names: Iterable[Path]) -> list[Path]:
+    """All files that a run has in the place of its outputs, first to last."""
+    found: list[Path] = []
+    for name in map(real, names):
+        partials = [name.with_name(name.name + PARTIAL + end) for end in ("", ZIPPED, TABLE)]
+        hidden = [name.with_name(name.name + PARTIAL + end) for end in (JOURNAL, LOCK)]
+        found += [name, *partials, *hidden, journal_of(name)]
+    return found
+
+
+def check_apart(
+    written: Iterable[Path], read: Iterable[Read], *, folder: Path | None = None
+) -> None:
+    """Raises OutputError where a file that is read would be overwritten, by whatever name or link;
+    everything in `folder`, which is replaced as a whole, would be."""
+    ours = {identity for path in written if (identity := identity_of(path)) is not None}
+    within = None if folder is None else real(folder)
+    for path, what in read:
+        identity = identity_of(path)
+        is_within = within is not None and real(path).is_relative_to(within)
+        if identity is not None and (identity in ours or is_within):
+            raise OutputError(
+                f"{printable(str(path))} is {what}, and would be overwritten",
+                "write to another file" if within is None else "write to another folder",
+            )
+
+
+def identity_of(path: Path) -> tuple[int, int] | None:
+    """The (device, inode) of a file, the same under all its names; None where there is no file."""
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return None
+    return found.st_dev, found.st_ino

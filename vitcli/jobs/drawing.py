@@ -1,0 +1,83 @@
+"""Pictures of what was computed, made by processes beside the one that computes.
+
+The photograph is read again there, in its own size: the pixels that the model has seen are too few,
+and a batch of whole photographs would be too much to keep. A worker answers with the bytes of the
+files. This module is what it imports: no torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vitcli.errors import UsageError
+from vitcli.images.decode import Picture, attempt, upright
+from vitcli.images.workers import Decoded
+from vitcli.records import ImageRef, Limits, Maps, Preprocess, Sample, Size
+from vitcli.render.heat import FileFormat, encoded, fitted
+from vitcli.render.styles import CELL, THUMBNAIL, Style, draw, preview, thumbnail
+from vitcli.runs.shard import Resuming
+
+
+def check_page(html: Path | None, resuming: Resuming) -> None:
+    """Raises UsageError for a part of a page: parts cannot be merged."""
+    if html is not None and resuming.shard is not None:
+        raise UsageError("a page is made of all images", "leave out --shard or --html")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What is to be drawn of one image: maps, what stands below them, and the room of a preview,
+    (height, width), if there is to be one."""
+
+    maps: tuple[Maps, ...] = ()
+    caption: str = ""
+    note: str = ""
+    preview: Size | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawing:
+    """What is drawn of every image of a run: pictures in a style, a thumbnail, or both."""
+
+    plan: Preprocess
+    limits: Limits
+    formats: str = "common"
+    style: Style | None = None
+    file_format: FileFormat = "png"
+    has_thumbnail: bool = False
+
+    def __call__(self, ref: ImageRef, *more: Any) -> Decoded:
+        """The files as arrays of bytes: the pictures, the thumbnail (empty where there is none),
+        and the pixels of the preview (likewise)."""
+        request: Request = more[0]
+
+        def drawn(image: Picture) -> Sample:
+            full = image.width, image.height
+            photo = upright(image, self.plan, self._at_least(full, request))
+            pictures = []
+            if self.style is not None and request.maps:
+                made = draw(photo, request.maps, self.style, request.caption, request.note)
+                pictures = [encoded(picture, self.file_format) for picture in made]
+            small = encoded(thumbnail(photo), "jpg") if self.has_thumbnail else b""
+            files = [np.frombuffer(data, np.uint8) for data in (*pictures, small)]
+            shown = np.zeros((0, 0, 3), np.uint8)
+            if request.preview:
+                style = self.style or Style()
+                shown = np.asarray(preview(photo, request.maps[0], style, request.preview))
+            return Sample(ref, (*files, shown), (photo.height, photo.width))
+
+        return attempt(ref, self.limits, self.formats, drawn)
+
+    def _at_least(self, full: tuple[int, int], request: Request) -> Size | None:
+        """The size of the photo that is needed, where that is not its own."""
+        sizes = [THUMBNAIL] * self.has_thumbnail + [max(request.preview or (0,))]
+        if self.style is not None and request.maps:
+            size = self.style.size or (CELL if self.style.name == "grid" else None)
+            if size is None:
+                return None
+            sizes.append(size)
+        return fitted(full, min(max(sizes) or 1, max(full)))

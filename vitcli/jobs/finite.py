@@ -1,0 +1,40 @@
+"""Results that are no numbers: an image whose result holds NaN or infinity has failed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+from vitcli.jobs.job import Running
+from vitcli.records import ErrorType, Failure, Row
+
+if TYPE_CHECKING:  # as in run.py
+    from torch import Tensor
+
+R = TypeVar("R", bound=Row)
+
+
+def are_finite(*results: Tensor) -> list[bool]:
+    """For each image of a batch, whether all of its results are numbers.  (B, ...) each"""
+    if all(bool(found.isfinite().all()) for found in results):
+        return [True] * len(results[0])
+    each = [found.isfinite().flatten(1).all(dim=1).tolist() for found in results]
+    return [all(image) for image in zip(*each, strict=True)]
+
+
+def overflow(running: Running) -> str:
+    """Why there may be no numbers, and what to do."""
+    what = "the model gives NaN or infinity for it"
+    if running.quantize is not None:
+        return f"{what}: leave out --quantize {running.quantize}"
+    if running.dtype != "fp32":
+        return f"{what}: --dtype fp32 has room for larger numbers"
+    return f"{what}: its numbers overflow in fp32, so the weights may be damaged"
+
+
+def with_failures(rows: Sequence[R], good: Sequence[bool], why: str) -> list[R | Failure]:
+    """The rows, and a failure in the place of each one that is not good."""
+    return [
+        row if is_good else Failure(row.ref, ErrorType.NOT_FINITE, why)
+        for row, is_good in zip(rows, good, strict=True)
+    ]

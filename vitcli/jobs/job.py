@@ -1,0 +1,131 @@
+"""What is asked for: the nouns that the commands have in common. Nothing here imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from vitcli.errors import UsageError
+from vitcli.jobs.tolerance import Tolerance
+from vitcli.records import Decode, Limits, Progress, Size
+
+DEFAULT_MODEL = "google/vit-base-patch16-224"
+DEFAULT_BATCH_SIZE = 16
+BatchSize = int | Literal["auto"]
+Dtype = Literal["fp32", "bf16", "fp16", "auto"]
+EngineChoice = Literal["torch", "openvino", "onnx"]
+ENGINE_DTYPES: dict[EngineChoice, tuple[Dtype, ...]] = {
+    "torch": ("fp32", "bf16", "fp16", "auto"),
+    "openvino": ("fp32", "bf16", "auto"),
+    "onnx": ("fp32", "auto"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """Which images: paths, directories, globs, `-`, how they may be read, how many may fail.
+    `is_implied`: nothing was named, and standard input is the list."""
+
+    paths: tuple[str, ...] = ()
+    is_implied: bool = False
+    files_from: str | None = None
+    null: bool = False
+    formats: str = "common"
+    extensions: tuple[str, ...] = ()
+    limits: Limits = Limits()
+    tolerance: Tolerance = Tolerance()
+    allow_outside: bool = False
+
+    @property
+    def has_stdin(self) -> bool:
+        """Whether a list of paths comes through standard input."""
+        return "-" in (*self.paths, self.files_from)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelOptions:
+    """What overrides the checkpoint's own word."""
+
+    layout: str | None = None
+    labels: Path | None = None
+    image_size: Size | None = None
+    preprocess: str | None = None
+    num_heads: int | None = None
+    head: Path | None = None
+    sha256: str | None = None
+    drop: tuple[str, ...] = ()
+    exif: bool = True
+    decode: Decode = "exact"
+    offline: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """On what, and how much at a time. `workers=None` takes one for each processor,
+    `batch_size="auto"` grows for as long as that is faster."""
+
+    device: str = "auto"
+    dtype: Dtype = "fp32"
+    batch_size: BatchSize = DEFAULT_BATCH_SIZE
+    workers: int | None = None
+    engine: EngineChoice = "torch"
+    quantize: Literal["int8"] | None = None
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        if self.batch_size != "auto" and self.batch_size < 1:
+            raise UsageError(f"a batch of {self.batch_size} images", "use --batch-size 1 or more")
+        if self.workers is not None and self.workers < 0:
+            raise UsageError(f"{self.workers} workers", "use -j 0 or more")
+        dtypes = ENGINE_DTYPES[self.engine]
+        if self.dtype not in dtypes:
+            raise UsageError(
+                f"--engine {self.engine} does not run {self.dtype}",
+                f"it runs {' and '.join(dtypes[:-1])}",
+            )
+        if self.engine != "torch" and self.device not in ("auto", "cpu"):
+            raise UsageError(f"--engine {self.engine} runs on the CPU", "leave out --device")
+        if self.engine != "torch" and self.compile:
+            raise UsageError("--compile is PyTorch's", "leave out --engine")
+
+
+class Reporter(Protocol):
+    """Somebody who looks on: the terminal, or nobody."""
+
+    def note(self, text: str) -> None: ...
+
+    def listing(self, count: Callable[[], int | None]) -> None:
+        """The inputs are known; `count` walks them to say how many, None where it cannot."""
+
+    def progress(self, progress: Progress) -> None: ...
+
+
+class NullReporter:
+    """Looks away."""
+
+    def note(self, text: str) -> None: ...
+
+    def listing(self, count: Callable[[], int | None]) -> None: ...
+
+    def progress(self, progress: Progress) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """How a run ended. `unlisted` counts folders that could not be read, `skipped` the pipes,
+    sockets and devices in them that are named like images, `selected` the images of --select,
+    `earlier` those that an earlier run had done."""
+
+    done: int
+    failed: int
+    seconds: float
+    unlisted: int = 0
+    skipped: int = 0
+    selected: int | None = None
+    earlier: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.done + self.failed

@@ -1,0 +1,477 @@
+"""The steps that every command takes: list, load, prepare, and the run itself."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, fields, replace
+from functools import cache
+from itertools import chain
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from threading import Thread
+from typing import IO, TYPE_CHECKING, Protocol, TypeAlias
+
+from vitcli import pipeline
+from vitcli.checkpoints.resolve import Checkpoint, resolve
+from vitcli.errors import InputError, Interrupted, UsageError, WriteError, printable
+from vitcli.images import sources
+from vitcli.images.archives import ARCHIVES, largest_file
+from vitcli.images.decode import suffixes
+from vitcli.images.kinds import passed_over
+from vitcli.images.loader import iter_batches
+from vitcli.images.scan import Scan
+from vitcli.images.workers import DecodeJob
+from vitcli.interrupts import interrupts
+from vitcli.jobs.apart import (
+    check_apart,
+    read_of_inputs,
+    read_of_model,
+    read_of_options,
+    written_of,
+)
+from vitcli.jobs.batching import GrowingBatch
+from vitcli.jobs.job import Inputs, ModelOptions, Reporter, Running, Summary
+from vitcli.jobs.loading import load_model
+from vitcli.records import Batch, ErrorType, ImageRef, Kept, Preprocess, Progress, Row, Sink
+from vitcli.runs.fingerprint import describe_weights, fingerprint
+from vitcli.runs.recording import Recording
+from vitcli.runs.shard import Resuming, Shard
+from vitcli.runs.staging import staged
+from vitcli.sinks import Form
+from vitcli.sinks.files import Target, is_special
+
+if TYPE_CHECKING:  # they import torch, for which a run with nothing to do does not wait
+    from vitcli.checkpoints.load import Model
+    from vitcli.models.engine import Engine, Output
+    from vitcli.models.prepare import Prepared
+
+Spec: TypeAlias = "str | Checkpoint | Model"
+COUNTING = 1.0  # seconds to find out of how many images something is said
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """A model at work: how its pixels are made, its rows of a batch, and what is told of it."""
+
+    plans: tuple[Preprocess, ...] = ()
+    forward: pipeline.Forward
+    meta: Mapping[str, object]
+    reads_again: bool = False  # what it draws are the images themselves
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Destination:
+    """Where rows go, and what becomes of those that an earlier run has written there.
+
+    `options` is what a row depends on besides its image and the weights. A URL of a store is text;
+    `store` is its folder, while the output is a file.
+    """
+
+    out: Path | str | None
+    form: Form
+    command: str
+    options: Mapping[str, object]
+    overwrite: bool = False
+    resuming: Resuming = Resuming()
+    elsewhere: Mapping[str, Path] = field(default_factory=dict)  # by suffix, as Target's
+    store: str = ""
+
+    def target(self) -> Target:
+        shard, out = self.resuming.shard, self.out
+        assert not isinstance(out, str)
+        if shard is not None:
+            if out is None or is_special(out):
+                raise UsageError("a shard is a file", "name it with --out FILE")
+            out = shard.named(out)
+        overwrite = self.overwrite or self.resuming.resume
+        return Target(out, overwrite=overwrite, elsewhere=self.elsewhere)
+
+
+# What a row does not depend on, or what is in the fingerprint by itself.
+NOT_IN_ROWS = (
+    frozenset(
+        (
+            "inputs",
+            "model",
+            "models",
+            "options",
+            "running",
+            "out",
+            "format",
+            "overwrite",
+            "resuming",
+        )
+    )
+    | {"offline", "device", "workers"}
+    | {"html", "echo", "show"}
+)
+
+
+class Job(Protocol):
+    """What the jobs that write rows have in common: dataclasses with these and their own fields."""
+
+    @property
+    def options(self) -> ModelOptions: ...
+
+    @property
+    def running(self) -> Running: ...
+
+
+def row_options(job: Job, format: str) -> dict[str, object]:
+    """Everything in a job that a row depends on besides its image and the weights: an option that
+    is new counts, unless it is named in NOT_IN_ROWS."""
+    nouns = (job.options, job.running, job)
+    found = {f.name: getattr(noun, f.name) for noun in nouns for f in fields(noun)}  # type: ignore[arg-type]
+    return {"format": format} | {n: v for n, v in found.items() if n not in NOT_IN_ROWS}
+
+
+@dataclass(slots=True)
+class Run:
+    """The steps that every command takes, in the order in which a mistake is found cheaply."""
+
+    inputs: Inputs
+    running: Running
+    watcher: Reporter
+    unlisted: int = 0
+    skipped: int = 0
+    system: list[str] = field(default_factory=list)  # folders of the system that were left out
+    passed: Counter[str] = field(default_factory=Counter)  # images of no format, by suffix
+    listed: list[sources.Source] = field(default_factory=list)
+    held: list[IO[bytes]] = field(default_factory=list)
+    progress: Progress = field(default_factory=Progress)
+    chosen: int = 0  # rows of an earlier run that --select has let through
+    shard: Shard | None = None
+    is_once: bool = False  # a name comes once in an archive
+    is_absolute: bool = False  # as the first input is named
+    started: float = field(default_factory=time.monotonic)
+
+    def list_inputs(self) -> None:
+        """Raises InputError for a directory or pattern without images, DeviceError for an engine
+        that is not installed."""
+        if self.running.engine != "torch":
+            from vitcli.checkpoints.engines import check_installed
+
+            check_installed(self.running.engine)
+        inputs, scan = self.inputs, self.scan()
+        self.listed = sources.open_sources(
+            inputs.paths,
+            files_from=inputs.files_from,
+            null=inputs.null,
+            scan=replace(
+                scan, suffixes=scan.suffixes if inputs.extensions else scan.suffixes | ARCHIVES
+            ),
+        )
+        if absent := sources.all_absent(self.listed):
+            count = f" (and {len(absent) - 1:,} more)" if len(absent) > 1 else ""
+            self.watcher.note(f"{printable(absent[0])} does not exist{count}: nothing can be read")
+
+    def scan(self) -> Scan:
+        """Which files of a directory count."""
+        asked = frozenset("." + e.lower().removeprefix(".") for e in self.inputs.extensions)
+        known = asked or suffixes(self.inputs.formats)
+        members = known - ARCHIVES or suffixes(self.inputs.formats)
+        return Scan(
+            *(known, self._note_unlisted, self._skip, self._note_drawn, members),
+            system=self.system.append,
+            largest=largest_file(self.inputs.limits.max_pixels),
+            allow_outside=self.inputs.allow_outside,
+            passed=self._pass_over,
+        )
+
+    def load(self, spec: Spec, options: ModelOptions) -> Model:
+        """A model that is loaded already stays as it is."""
+        if isinstance(spec, str | Checkpoint):
+            return load_model(spec, options, self.watcher.note)
+        return spec
+
+    def prepare(self, model: Model) -> Prepared:
+        from vitcli.models.prepare import prepare
+
+        running = self.running
+        return prepare(
+            model.network,
+            model.preprocess,
+            running.device,
+            running.dtype,
+            quantize=running.quantize,
+            compile=running.compile,
+            note=self.watcher.note,
+        )
+
+    def engine(self, model: Model, output: Output) -> Engine:
+        """What runs the model on a batch: torch, or the engine asked for."""
+        from vitcli.checkpoints.engines import open_engine
+        from vitcli.models.engine import ThriftyEngine, TorchEngine
+
+        running, note = self.running, self.watcher.note
+        if running.engine == "torch":
+            engine: Engine = TorchEngine(self.prepare(model), output)
+        else:
+            chosen = running.engine, running.dtype, running.quantize
+            engine = open_engine(model, output, *chosen, note)
+        return ThriftyEngine(engine, note, shares_ranges=running.quantize is not None)
+
+    def into(self, sink: Sink, work: Ready) -> Summary:
+        """Take the inputs through the model into a sink that only receives."""
+        with completing(sink), self._telling(can_resume=False):
+            self._pump(work, self._refs(), sink)
+            sink.finish(self._meta(work))
+        return self.summary(self.progress)
+
+    def write(
+        self,
+        output: Destination,
+        specs: Sequence[str | Model],
+        make_ready: Callable[[Sequence[Spec]], Ready],
+        *,
+        offline: bool = False,
+    ) -> Summary:
+        """Take the inputs through the model into files; what an earlier run has done stays done.
+
+        A second round follows where the interrupted run has rows that are out of date by now.
+        """
+        self.shard = output.resuming.shard
+        if isinstance(output.out, str):
+            with staged(
+                output.out,
+                [suffix for suffix in output.form.suffixes if suffix not in output.elsewhere],
+                output.resuming,
+                overwrite=output.overwrite,
+                note=self.watcher.note,
+                shards=[self.shard] if self.shard else [],
+            ) as file:
+                here = replace(output, out=file, store=output.out[: output.out.rindex("/") + 1])
+                return self.write(here, specs, make_ready, offline=offline)
+        target = output.target()
+        target.check(*output.form.suffixes)
+        if target.is_special:
+            if output.form.is_sealed:
+                raise UsageError("Parquet cannot be written to a pipe", "name a file with --out")
+            if output.resuming.resume:
+                raise UsageError("a pipe cannot be resumed", "write to a file with --out")
+            work = make_ready(specs)
+            return self.into(output.form.open(target, work.meta), work)
+        if output.resuming.resume:
+            self._hold_stdin()
+        with self._telling(can_resume=True):
+            found = [resolve(s, offline=offline) if isinstance(s, str) else s for s in specs]
+            load_once = cache(lambda: make_ready(found))
+            files = [m.weights if isinstance(m, Checkpoint) else m.files for m in found]
+            self._check_apart(target, output, files)
+            while self._round(output, files, load_once):
+                self.progress = Progress()
+        return self.summary(self.progress)
+
+    def _check_apart(
+        self, target: Target, output: Destination, weights: Sequence[Sequence[Path]]
+    ) -> None:
+        """Raises OutputError where the run would overwrite what it reads."""
+        assert target.out is not None
+        names = (target.out, *map(target.beside, output.form.suffixes))
+        read = chain(
+            read_of_model([path for files in weights for path in files]),
+            read_of_options(output.options),
+            read_of_inputs(self.inputs),
+        )
+        check_apart(written_of(names), read)
+
+    def _round(
+        self, output: Destination, weights: Sequence[Sequence[Path]], load_once: Callable[[], Ready]
+    ) -> bool:
+        """Whether another round has to follow."""
+        target = output.target()
+        assert target.out is not None
+        with Recording(
+            target,
+            output.form.suffixes,
+            lambda: self._refs(stamped=True),
+            asked=output.resuming,
+            overwrite=output.overwrite,
+            data_start=output.form.data_start,
+            is_sealed=output.form.is_sealed,
+            has_unlisted=lambda: self.unlisted > 0,
+            has_files=output.form.has_files,
+        ) as record:
+            described = describe_weights(weights, record.known())
+            options = {**output.options, "shard": self.shard and str(self.shard)}
+            record.plan(fingerprint(output.command, described, options))
+            self.progress, self.chosen = record.progress, record.chosen
+            self.watcher.progress(self.progress)
+            if record.failed_before and not record.is_stale:
+                self.watcher.note(_failed_before(record.failed_before, self.progress.failed))
+            if record.is_complete:
+                where = output.store + target.out.name if output.store else target.out
+                self.watcher.note(f"{where} is already complete")
+                return False
+            work = (
+                load_once()
+                if record.header is None or record.needs_model
+                else _idle(record.header.meta)
+            )
+            header = {"meta": work.meta, "weights": described}
+            sink = record.begin(lambda files: output.form.open(files, work.meta), header)
+            with completing(sink):
+                self._pump(work, record.items(), sink)
+                with interrupts.held():
+                    sink.finish(self._meta(work))
+            return record.is_stale
+
+    def _pump(self, work: Ready, items: Iterable[ImageRef | Kept], sink: Sink) -> None:
+        job = DecodeJob(work.plans, self.inputs.limits, self.inputs.formats)
+        self.watcher.listing(self.count)
+        size, forward = self._batching(work.forward)
+        workers, note = self.running.workers, self.watcher.note
+        batches = iter_batches(items, job, size, workers, note, keeps_data=work.reads_again)
+        with closing(batches):
+            pipeline.run(batches, forward, sink, self._on_progress, self.progress)
+        self.inputs.tolerance.check(self.progress, is_last=True)
+
+    def _batching(self, forward: pipeline.Forward) -> tuple[Callable[[], int], pipeline.Forward]:
+        """The size of the next batch, and what runs it."""
+        size = self.running.batch_size
+        if size != "auto":
+            return lambda: size, forward
+        growing = GrowingBatch(self.watcher.note)
+        return growing, growing.timed(forward)
+
+    def _meta(self, work: Ready) -> dict[str, object]:
+        """What is told of the run: the model, and how it went."""
+        summary = self.summary(self.progress)
+        return {
+            **work.meta,
+            "images": summary.done,
+            "failed": summary.failed,
+            "seconds": round(summary.seconds, 3),
+        }
+
+    def summary(self, progress: Progress) -> Summary:
+        seconds = time.monotonic() - self.started
+        return Summary(
+            progress.done,
+            progress.failed,
+            seconds,
+            self.unlisted,
+            self.skipped,
+            earlier=progress.earlier,
+        )
+
+    def _refs(self, *, stamped: bool = False) -> Iterator[ImageRef]:
+        """Our inputs, with their places among all."""
+        self.unlisted = self.skipped = 0
+        self.system.clear()
+        self.passed.clear()
+        refs = sources.iter_refs(self.listed, stamped=stamped)
+        first = next(refs, None)
+        self.is_absolute = first is not None and first.path.startswith("/")
+        refs = refs if first is None else chain((first,), refs)
+        for ref in once_each(refs) if self.is_once else refs:
+            if self.shard is None or self.shard.has(ref.path):
+                yield ref
+        self.note_system()
+        if self.passed and not self.inputs.extensions:
+            self.watcher.note(passed_over(self.passed))
+
+    def note_system(self) -> None:
+        """Say once which folders the scans have left out because they are the system's."""
+        if count := len(self.system):
+            names = sorted({folder.rpartition("/")[2] for folder in self.system})
+            self.watcher.note(
+                f"{count:,} system folder{'s' * (count > 1)} left out: {', '.join(names)} "
+                f"(the first is {printable(self.system[0])}; name it to take its images)"
+            )
+
+    def count(self) -> int | None:
+        return sources.count(self.listed) if self.shard is None else None
+
+    def _hold_stdin(self) -> None:
+        """A resumed run reads its list again."""
+        for place, source in enumerate(self.listed):
+            if isinstance(source, sources.ListSource) and isinstance(source.file, int):
+                copy = NamedTemporaryFile(prefix="vit-list-")  # noqa: SIM115  # removed at the end
+                self.held.append(copy)
+                sources.copy_stdin(copy)
+                self.listed[place] = replace(source, file=copy.name)
+
+    @contextmanager
+    def _telling(self, *, can_resume: bool) -> Iterator[None]:
+        """Say how far the run had come where it was interrupted or could not write on."""
+        try:
+            yield
+        except Interrupted as interrupted:
+            interrupted.after = f"{self.progress.seen:,}{self._of_all()} images"
+            interrupted.can_resume = can_resume
+            raise
+        except WriteError as error:
+            if can_resume and self.progress.seen:
+                error.message += f" ({self.progress.seen:,}{self._of_all()} images done)"
+                error.hint = ", then ".join(filter(None, (error.hint, "repeat with --resume")))
+            raise
+
+    def _of_all(self) -> str:
+        """` of 5,000`, where that is known soon."""
+        found: list[int | None] = []
+        counting = Thread(target=lambda: found.append(self.count()), daemon=True)
+        counting.start()
+        counting.join(COUNTING)
+        return f" of {found[0]:,}" if found and found[0] is not None else ""
+
+    def _on_progress(self, progress: Progress) -> None:
+        self.watcher.progress(progress)
+        self.inputs.tolerance.check(progress)
+
+    def _pass_over(self, suffix: str) -> None:
+        self.passed[suffix] += 1
+
+    def _skip(self, path: str) -> None:
+        self.skipped += 1
+
+    def _note_drawn(self, path: str) -> None:
+        self.watcher.note(f"{printable(path)} holds pictures that vit has drawn: left out")
+
+    def _note_unlisted(self, text: str) -> None:
+        self.unlisted += 1
+        self.watcher.note(text)
+
+
+def once_each(refs: Iterable[ImageRef]) -> Iterator[ImageRef]:
+    """The second image of one name in an archive is a failure: the files of both would have one
+    name. The names of one archive are remembered at a time, as hashes."""
+    archive, seen = "", set[int]()
+    for ref in refs:
+        if ref.member is not None:
+            if ref.member.archive != archive:
+                archive, seen = ref.member.archive, set()
+            if hash(ref.path) in seen and ref.member.fault is None:
+                fault = ErrorType.UNREADABLE, "an image before it in the archive has the same name"
+                ref = replace(ref, member=replace(ref.member, fault=fault))
+            seen.add(hash(ref.path))
+        yield ref
+
+
+def _failed_before(paths: Sequence[str], count: int) -> str:
+    """A run that was interrupted has not come to say which images failed."""
+    more = f" and {count - len(paths):,} more" if count > len(paths) else ""
+    named = ", ".join(map(printable, paths))
+    return f"failed before the interruption: {named}{more}; the row of each says why"
+
+
+def _idle(meta: Mapping[str, object]) -> Ready:
+    """No model: every row is there already."""
+
+    def forward(batch: Batch) -> Sequence[Row]:
+        raise InputError(f"{printable(batch.refs[0].path)} has changed just now", "start again")
+
+    return Ready(forward=forward, meta=meta)
+
+
+@contextmanager
+def completing(sink: Sink) -> Iterator[Sink]:
+    """A sink that is left as a partial where the run does not come to its end."""
+    try:
+        yield sink
+    except BaseException:
+        sink.abort()
+        raise

@@ -1,0 +1,286 @@
+"""An output in a store: made in files here, and sent when it is whole.
+
+An object cannot grow, nor be locked. So partial, journal and lock are files, in a folder of the
+cache that is named after the URL, and a run into a store is atomic and resumed as one into a file.
+At its end the files are sent, the output itself last, and removed here. While that goes on
+`<url>.partial` says who is at it: to write it is to find out, before a model is loaded, whether
+the store lets us.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from vitcli import stores
+from vitcli.cache import cache_folder
+from vitcli.errors import Interrupted, OutputError, UsageError, in_bytes, printable
+from vitcli.runs.finished import START_AGAIN
+from vitcli.runs.journal import JOURNAL, journal_of, read_finished
+from vitcli.runs.lock import LOCK, Lock, holder
+from vitcli.runs.shard import Resuming, Shard
+from vitcli.sinks.files import BESIDE, PARTIAL, Target, explained
+
+FETCHED = ".fetched"
+_OBJECT = re.compile(r"[^:]+://[^/]+/(?:.*/)?[^/*?]+")
+
+
+def check_place(url: str) -> None:
+    """Raises UsageError for what names no object that could be written."""
+    if stores.is_web(url):
+        hint = "write to a file, or to s3://, gs:// or hf://"
+        raise UsageError(f"{printable(url)}: nothing can be written to an address of the web", hint)
+    if _OBJECT.fullmatch(url) is None:
+        raise UsageError(
+            f"{printable(url)} names no object", "such as s3://bucket/folder/feats.npy"
+        )
+
+
+@contextmanager
+def staged(
+    out: Path | str | None,
+    suffixes: Sequence[str] = (),
+    asked: Resuming | None = None,
+    *,
+    overwrite: bool,
+    note: Callable[[str], None],
+    shards: Sequence[Shard] = (),
+) -> Iterator[Path | None]:
+    """The file to write in the place of `out`: itself, unless that is a URL. Where `shards` are
+    given, they are what is written.
+
+    Raises UsageError for a URL that cannot be written to, OutputError where there is something that
+    may not be touched, or where the store refuses.
+    """
+    if not isinstance(out, str):
+        yield out
+        return
+    check_place(out)
+    stores.check_installed(out, OutputError)
+    asked = asked or Resuming()
+    stage = _Stage(out, note, shards)
+    with explained(stage.folder):
+        stage.folder.mkdir(parents=True, exist_ok=True)
+    lock = Lock(stage.folder / LOCK, out)
+    try:
+        try:
+            for name in stage.names:
+                stage.check(name, suffixes, replaces=overwrite or asked.resume)
+            for name in stage.names:
+                stage.claim(name, replaces=overwrite or asked.resume)
+                if asked.resume:
+                    stage.fetch(name)
+            note(f"{out} is made in {stage.folder}, and sent when it is whole")
+            yield stage.folder / stage.name
+        except BaseException:
+            stage.leave()
+            raise
+        for name in stage.names:
+            stage.deliver(name)
+    finally:
+        lock.release()
+        with suppress(OSError):  # something is left in it
+            stage.folder.rmdir()
+
+
+@contextmanager
+def brought(places: Sequence[Path | str]) -> Iterator[list[Path]]:
+    """Finished outputs as files: those in stores, and what patterns there match, are fetched for as
+    long as they are wanted. Raises OutputError."""
+    urls = [place for place in places if isinstance(place, str)]
+    if not urls:
+        yield [place for place in places if isinstance(place, Path)]
+        return
+    within = cache_folder() / "outputs"
+    with explained(within):
+        within.mkdir(parents=True, exist_ok=True)
+    files: list[Path] = []
+    with tempfile.TemporaryDirectory(prefix="shards-", dir=within) as folder:
+        for number, place in enumerate(places):
+            if isinstance(place, Path):
+                files.append(place)
+                continue
+            stores.check_installed(place, OutputError)
+            for url in _matching(place):
+                own = Path(folder, str(number))
+                own.mkdir(exist_ok=True)
+                files.append(_fetched(url, own))
+        yield files
+
+
+class _Stage:
+    """The folder here, and the one in the store."""
+
+    def __init__(self, out: str, note: Callable[[str], None], shards: Sequence[Shard]) -> None:
+        self._store, _, self.name = out.rpartition("/")
+        self.names = [shard.named(Path(self.name)).name for shard in shards] or [self.name]
+        whole = f"{self._store}/{self.names[0]}" if len(self.names) == 1 else f"{out} {shards[0]}"
+        digest = hashlib.blake2b(whole.encode("utf-8", "surrogateescape"), digest_size=4)
+        words = re.sub(r"[^\w.-]+", "-", whole.partition("://")[2], flags=re.ASCII)[-100:]
+        self.folder = cache_folder() / "outputs" / f"{words.strip('-')}-{digest.hexdigest()}"
+        self._note = note
+        self._fetched: dict[str, tuple[int, ...]] = {}
+        self._claimed: list[str] = []
+
+    def check(self, name: str, suffixes: Sequence[str], *, replaces: bool) -> None:
+        """Raises OutputError for what is there, here and in the store, and may not be touched."""
+        if replaces:
+            return
+        local = self.folder / name
+        if local.exists():
+            raise OutputError(
+                f"{local} is whole, and was not sent to {printable(self._store)}",
+                f"--resume sends it, {START_AGAIN}",
+            )
+        for path in (local, *map(Target(local).beside, suffixes)):
+            url = self._url(path.name)
+            with _refused(url):
+                is_there = stores.stamp(url) is not None
+            if is_there:
+                hint = "--overwrite replaces it, --resume brings it up to date"
+                raise OutputError(f"{printable(url)} exists", hint)
+
+    def claim(self, name: str, *, replaces: bool) -> None:
+        """Put our name there. Raises OutputError where somebody else's is, or ours is refused."""
+        url = self._url(name)
+        me = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
+        with _refused(url):
+            said = self._said(name)
+            if said and (said.get("host"), said.get("folder")) != (me["host"], str(self.folder)):
+                other = holder(json.dumps(said).encode())
+                if not replaces:
+                    raise OutputError(
+                        f"{printable(url)} was begun by {other}",
+                        "--resume there goes on with it; --resume here begins anew",
+                    )
+                if not self._partial(name).exists():
+                    self._note(f"{url} was begun by {other}: what it has done is not here")
+            stores.put_bytes(json.dumps({**me, "folder": str(self.folder)}).encode(), url + PARTIAL)
+            self._claimed.append(name)
+
+    def fetch(self, name: str) -> None:
+        """Bring the finished output here, unless what is here is newer."""
+        url, local = self._url(name), self.folder / name
+        with _refused(url):
+            if stores.stamp(url) is None:
+                return
+            if local.exists() and local.stat().st_mtime >= stores.modified(url):
+                return
+        self._fetched[name] = _identity(_fetched(url, self.folder))
+
+    def deliver(self, name: str) -> None:
+        """Send what is new: what stands beside the output, its journal, and the output itself."""
+        url, local = self._url(name), self.folder / name
+        files = _files(local) if local.exists() else []
+        try:
+            if files and self._fetched.get(name) != _identity(local):
+                self._note(f"sending {in_bytes(sum(f.stat().st_size for f in files))} to {url}")
+                for file in files:
+                    stores.put(file, self._url(file.name))
+        except OSError as error:
+            raise OutputError(
+                f"cannot send {file.name} to {printable(self._store)}: {error}",
+                f"the output is whole in {self.folder}; the same command with --resume sends it",
+            ) from None
+        except Interrupted as interrupted:
+            interrupted.after = f"all images, on their way to {url}"
+            interrupted.can_resume = True
+            raise
+        self._forget(name, files)
+
+    def leave(self) -> None:
+        """The run has not come to its end: what it has done stays, and our name with it."""
+        for name in self._claimed:
+            local = self.folder / name
+            if name in self._fetched and not self._partial(name).exists():
+                if local.exists() and self._fetched[name] == _identity(local):
+                    self._forget(name, _files(local))
+            elif not self._partial(name).exists() and not local.exists():
+                self._forget(name, [])
+
+    def _forget(self, name: str, files: Sequence[Path]) -> None:
+        with suppress(OSError):  # the right to remove is not given to everybody
+            stores.remove(self._url(name) + PARTIAL)
+        for file in files:
+            file.unlink(missing_ok=True)
+
+    def _said(self, name: str) -> Mapping[str, Any]:
+        """Whose name is there."""
+        try:
+            said = json.loads(stores.read(self._url(name) + PARTIAL))
+        except (FileNotFoundError, ValueError):
+            return {}
+        return said if isinstance(said, dict) else {}
+
+    def _partial(self, name: str) -> Path:
+        return self.folder / (name + PARTIAL + JOURNAL)
+
+    def _url(self, name: str) -> str:
+        return f"{self._store}/{name}"
+
+
+def _files(local: Path) -> list[Path]:
+    """All of a finished output, itself last."""
+    journal = journal_of(local)
+    known = [Target(local).beside(suffix).name for suffix in BESIDE]
+    names = [whole.name for whole in read_finished(journal) or [] if whole.name in known]
+    return [*map(local.with_name, names), journal, local]
+
+
+def _fetched(url: str, folder: Path) -> Path:
+    """A finished output with all that belongs to it, brought into a folder; itself last, so that it
+    is there only when all is. Raises OutputError."""
+    store, _, name = url.rpartition("/")
+    local = folder / name
+    journal = journal_of(local)
+    with _refused(url, "cannot read"):
+        coming = journal.with_name(journal.name + FETCHED)
+        try:
+            stores.get(f"{store}/{journal.name}", coming)
+        except FileNotFoundError:
+            raise OutputError(
+                f"{printable(url)} has no record of its run, {journal.name}", START_AGAIN
+            ) from None
+        coming.replace(journal)
+        for file in _files(local):
+            if file != journal:
+                coming = file.with_name(file.name + FETCHED)
+                stores.get(f"{store}/{file.name}", coming)
+                coming.replace(file)
+    return local
+
+
+def _matching(url: str) -> list[str]:
+    with _refused(url, "cannot list"):
+        found = stores.listing(url) if "*" in url else None
+    if found is not None and not found.urls:
+        raise OutputError(f"no object matches {printable(url)}")
+    return [url] if found is None else found.urls
+
+
+def _identity(file: Path) -> tuple[int, ...]:
+    """The version of a file, which differs once the file has been written again."""
+    found = file.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+@contextmanager
+def _refused(url: str, what: str = "cannot write to") -> Iterator[None]:
+    """Turn what a store says into OutputError."""
+    try:
+        yield
+    except FileNotFoundError:
+        why = "there is no such bucket (404)" if "write" in what else "no such object (404)"
+        raise OutputError(f"{what} {printable(url)}: {why}") from None
+    except OSError as error:
+        hint = "are the name and the credentials right?"
+        raise OutputError(f"{what} {printable(url)}: {error}", hint) from None

@@ -1,0 +1,318 @@
+"""Where a model looks: maps for each image, and pictures of them in a tree like the inputs'."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vitcli.checkpoints.load import Model
+from vitcli.checkpoints.scoring import to_scores
+from vitcli.errors import UsageError
+from vitcli.images.decode import suffixes
+from vitcli.images.scan import DRAWN
+from vitcli.images.workers import Decoded, WorkerPool
+from vitcli.jobs.drawing import Drawing, Request, check_page
+from vitcli.jobs.finite import are_finite, overflow, with_failures
+from vitcli.jobs.job import (
+    DEFAULT_MODEL,
+    Inputs,
+    ModelOptions,
+    NullReporter,
+    Reporter,
+    Running,
+    Summary,
+)
+from vitcli.jobs.loading import describe_model
+from vitcli.jobs.run import Destination, Ready, Run, Spec, row_options
+from vitcli.models.prepare import Prepared
+from vitcli.records import Attended, Batch, Failure, ImageRef, Maps, Prediction, Sink, Size
+from vitcli.render.heat import FileFormat
+from vitcli.render.page import Page
+from vitcli.render.styles import Style
+from vitcli.runs.journal import JOURNAL, journal_of
+from vitcli.runs.shard import Resuming
+from vitcli.sinks import Form, form_of, with_page
+from vitcli.sinks.files import PARTIAL, Target
+from vitcli.sinks.page import PAGE
+from vitcli.sinks.pictures import PictureTree
+from vitcli.tasks.attention.query import AttentionQuery, AttentionRunner, check_running
+from vitcli.tasks.classify.classify import predictions_of, top_k
+
+ROWS = "attention.jsonl"  # in the folder of the pictures: a line for each image
+TOP_K = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionJob:
+    """One run of `vit attention`. Pictures in `style`, and with `raw` arrays, go into the folder
+    `out`, and a line for each image into a file there; `echo` writes the lines to standard output
+    too. `html` is a page of all images. `show` is the room for a preview of the first image,
+    (height, width) in pixels."""
+
+    inputs: Inputs
+    model: str | Model = DEFAULT_MODEL
+    options: ModelOptions = ModelOptions()
+    running: Running = Running()
+    look: AttentionQuery = AttentionQuery()
+    style: Style = Style()
+    file_format: FileFormat = "png"
+    raw: bool = False
+    out: Path | None = None
+    html: Path | None = None
+    echo: bool = False
+    show: Size | None = None
+    overwrite: bool = False
+    resuming: Resuming = Resuming()
+
+    def __post_init__(self) -> None:
+        check_running(self.running)
+        if self.raw and self.out is None:
+            raise UsageError("--raw writes files", "name a folder for them with --out DIR")
+        if self.out is not None and self.out.suffix.lower() in suffixes("common"):
+            raise UsageError(
+                f"--out {self.out}: a folder is named here, and this is named like a picture",
+                "give --out maps, and photos/cat.jpg becomes maps/photos/cat.jpg.png",
+            )
+        if self.style.mass != Style().mass and self.style.name != "mask":
+            raise UsageError("--mass is of --style mask", "add --style mask")
+        check_page(self.html, self.resuming)
+
+
+def attention(
+    job: AttentionJob,
+    watcher: Reporter | None = None,
+    sink: Sink | None = None,
+    show: Callable[[NDArray[np.uint8]], None] = lambda pixels: None,
+) -> Summary:
+    """Run the job. Rows go to `sink` where one is given, else to the job's output; `show` is given
+    the pixels of a preview.
+
+    Raises VitError for what ends the run; an image that fails is a row.
+    """
+    run = Run(job.inputs, job.running, watcher or NullReporter())
+    run.list_inputs()
+    tree = None
+    if job.out is not None:
+        overwrite = job.overwrite or job.resuming.resume
+        run.is_once = True
+        tree = PictureTree(
+            job.out,
+            DRAWN,
+            job.inputs.paths,
+            overwrite=overwrite,
+            records=(ROWS, journal_of(Path(ROWS)).name, ROWS + PARTIAL + JOURNAL),
+            is_image=lambda name: name.lower().endswith(tuple(suffixes("common"))),
+            is_absolute=lambda: run.is_absolute,
+        )
+        tree.check()
+    with ExitStack() as open_things:
+        if tree is not None:
+            open_things.callback(tree.leave)
+
+        def ready(specs: Sequence[Spec]) -> Ready:
+            model = run.load(specs[0], job.options)
+            has_caption = job.out is not None and job.style.name == "panel"
+            wants_logits = has_caption or job.html is not None
+            looker = AttentionRunner(
+                model, job.look, wants_logits=wants_logits, note=run.watcher.note
+            )
+            prepared = run.prepare(model)
+            forward = _forward(looker, prepared, job.running)
+            if tree is not None or job.html is not None or job.show is not None:
+                drawing = Drawing(
+                    plan=model.preprocess,
+                    limits=job.inputs.limits,
+                    formats=job.inputs.formats,
+                    style=job.style if tree else None,
+                    file_format=job.file_format,
+                    has_thumbnail=job.html is not None,
+                )
+                crew = open_things.enter_context(
+                    WorkerPool(drawing, job.running.workers, run.watcher.note)
+                )
+                forward = MapRenderer(job, crew, tree, show).after(forward)
+            if job.look.method == "grad" and (job.running.quantize or job.running.dtype != "fp32"):
+                run.watcher.note("gradients are computed in fp32, by PyTorch's own products")
+            if tree is not None:
+                tree.begin()
+            meta = describe_model(model)
+            plans = (model.preprocess,)
+            return Ready(plans=plans, forward=forward, meta=meta, reads_again=True)
+
+        if sink is not None:
+            summary = run.into(sink, ready([job.model]))
+        else:
+            out, form = _form(job)
+            if tree is not None:
+                form = replace(form, has_files=partial(_has_files, tree, job.html is not None))
+            output = Destination(
+                out=out,
+                form=form,
+                command="attention",
+                options=_row_options(job),
+                overwrite=job.overwrite,
+                resuming=job.resuming,
+                elsewhere={PAGE: job.html} if job.html else {},
+            )
+            summary = run.write(output, [job.model], ready, offline=job.options.offline)
+        if tree is not None:
+            tree.end()
+        return summary
+
+
+def _form(job: AttentionJob) -> tuple[Path | None, Form]:
+    """The file of lines, which is the page where there is no folder, and what is written."""
+    lines = form_of("attention", "jsonl, echoed" if job.echo and job.out else "jsonl")
+    out = None if job.out is None else job.out / ROWS
+    if job.html is None:
+        return out, lines
+    if out is None:
+        lines_on_stdout = Form(lambda target, meta: lines.open(Target(None), meta))
+        form = with_page(lines_on_stdout if job.echo else None, partial(_page, job))
+        return job.html, Form(form.open)
+    return out, with_page(lines, partial(_page, job))
+
+
+def _has_files(tree: PictureTree, is_page: bool, ref: ImageRef, text: bytes) -> bool:
+    """Whether the pictures of a row are there, which is told in a line or in a page."""
+    try:
+        record = Page("").record_in(text) if is_page else json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(record, dict) and tree.has_all(ref, record.get("files"))
+
+
+def _page(job: AttentionJob, meta: Mapping[str, object]) -> Page:
+    return Page(f"vit attention, {meta['model']}", job.style)
+
+
+def _row_options(job: AttentionJob) -> dict[str, object]:
+    options = row_options(job, "jsonl and html" if job.html else "jsonl")
+    return {**options, "look": asdict(job.look), "style": asdict(job.style)}
+
+
+def _forward(
+    looker: AttentionRunner, prepared: Prepared, running: Running
+) -> Callable[[Batch], list[Attended | Failure]]:
+    """The function from a batch to its rows."""
+    labels, function = looker.model.labels, looker.model.score_function
+
+    def forward(batch: Batch) -> list[Attended | Failure]:
+        looked = looker(prepared, batch)
+        rows: list[Attended] = []
+        for image, (ref, size) in enumerate(zip(batch.refs, batch.sizes, strict=True)):
+            logits = None if looked.logits is None else looked.logits[image]
+            scores = None if logits is None else to_scores(logits, function)
+            row = Attended(
+                ref,
+                looker.maps_of(looked, image, size),
+                looker.look.method,
+                looker.query_of(looked, image, batch),
+                predictions=() if scores is None else _best(scores, labels),
+            )
+            if looker.look.method == "grad" and logits is not None and scores is not None:
+                top = int(logits.argmax())  # the class of the gradients; scores may be equal at 1
+                target = top if looker.target is None else looker.target
+                score = scores[target].item()
+                row = replace(row, target=Prediction(labels[target], target, score))
+            rows.append(row)
+        results = [*looked.maps.values(), *([] if looked.logits is None else [looked.logits])]
+        return with_failures(rows, are_finite(*results), overflow(running))
+
+    return forward
+
+
+def _best(scores: Tensor, labels: Sequence[str]) -> tuple[Prediction, ...]:
+    best, indices = top_k(scores[None], TOP_K)
+    return tuple(predictions_of(best[0].tolist(), indices[0].tolist(), labels, None))
+
+
+class MapRenderer:
+    """Draws the rows of a batch and writes the files, several images at a time."""
+
+    def __init__(
+        self,
+        job: AttentionJob,
+        crew: WorkerPool,
+        tree: PictureTree | None,
+        show: Callable[[NDArray[np.uint8]], None],
+    ) -> None:
+        self._job = job
+        self._crew = crew
+        self._tree = tree
+        self._show = show
+        self._has_shown = job.show is None
+
+    def after(
+        self, forward: Callable[[Batch], list[Attended | Failure]]
+    ) -> Callable[[Batch], list[Attended | Failure]]:
+        """`forward`, and then the pictures."""
+
+        def drawn(batch: Batch) -> list[Attended | Failure]:
+            rows = forward(batch)
+            done = iter(self._drawn([row for row in rows if isinstance(row, Attended)]))
+            return [next(done) if isinstance(row, Attended) else row for row in rows]
+
+        return drawn
+
+    def _drawn(self, rows: Sequence[Attended]) -> list[Attended | Failure]:
+        tasks = [(row.ref, self._request(row, is_first=not n)) for n, row in enumerate(rows)]
+
+        def written(number: int, answer: Decoded) -> Attended | Failure:
+            if isinstance(answer, Failure):
+                return answer
+            *pictures, thumbnail, shown = answer.pixels
+            if len(shown):
+                self._has_shown = True
+                self._show(shown)
+            row = replace(rows[number], thumbnail=thumbnail.tobytes())
+            return self._written(row, pictures) if self._tree is not None else row
+
+        return self._crew.each(tasks, written)
+
+    def _request(self, row: Attended, *, is_first: bool) -> Request:
+        best = row.target or next(iter(row.predictions), None)
+        caption = f"{best.label}  {best.score:.2f}" if best else ""
+        shows = is_first and not self._has_shown
+        preview = self._job.show if shows else None
+        return Request(maps=row.maps, caption=caption, note=row.method, preview=preview)
+
+    def _written(self, row: Attended, pictures: Sequence[NDArray[np.uint8]]) -> Attended:
+        assert self._tree is not None
+        suffix = f".{self._job.file_format}"
+        is_sheet = self._job.style.name == "grid"
+        names = [suffix] if is_sheet else [name + suffix for name in _names(row.maps)]
+        files = {self._tree.path_of(row.ref, n): p for n, p in zip(names, pictures, strict=True)}
+        data: dict[Path, bytes | memoryview] = {path: p.data for path, p in files.items()}
+        if self._job.raw:
+            for maps, name in zip(row.maps, _layer_names(row.maps), strict=True):
+                stream = io.BytesIO()
+                np.save(stream, np.ascontiguousarray(maps.values))
+                data[self._tree.path_of(row.ref, f"{name}.npy")] = stream.getvalue()
+        for path, content in data.items():
+            self._tree.write(path, content)
+        return replace(row, files=tuple(map(str, data)))
+
+
+def _names(layers: Sequence[Maps]) -> list[str]:
+    """What tells the pictures of one image apart: layer and head, where there are several."""
+    return [
+        layer + (f".head{head:0>2}" if len(maps.heads) > 1 else "")
+        for maps, layer in zip(layers, _layer_names(layers), strict=True)
+        for head in maps.heads
+    ]
+
+
+def _layer_names(layers: Sequence[Maps]) -> list[str]:
+    if len(layers) == 1:
+        return [""]
+    return [f".layer{m.layer:0>2}" if m.layer.isdecimal() else f".{m.layer}" for m in layers]

@@ -1,0 +1,173 @@
+"""An evaluation into what is read of it: numbers for machines, a CSV, a picture, a page."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitcli.errors import OutputError, printable
+from vitcli.images.archives import Found
+from vitcli.images.decode import decode
+from vitcli.records import ImageRef, Limits, Member, Preprocess, Sample
+from vitcli.render.charts import confusion_png, reliability_svg
+from vitcli.render.report import Page, Section, Shot, html
+from vitcli.sinks.files import write_whole
+from vitcli.tasks.evaluate.evaluate import Evaluation, Judged
+from vitcli.training.metrics import Answers, Confusion, calibration_error, confusion, reliability
+
+THUMBNAIL = Preprocess(size=(192, 192), resize=(192, 192), fit="contain", decode="fast")
+WORST = 24
+
+
+def numbers(evaluation: Evaluation) -> dict[str, Any]:
+    """Everything, as JSON has it."""
+    return {
+        "images": evaluation.summary.done,
+        "failed": evaluation.summary.failed,
+        "seconds": round(evaluation.summary.seconds, 3),
+        "models": [judged_numbers(judged, evaluation.paths) for judged in evaluation.judged],
+        "slowest": [
+            {"path": printable(path), "seconds": round(seconds, 4)}
+            for seconds, path in evaluation.slowest
+        ],
+        "failures": [
+            {"path": printable(f.ref.path), "error": {"type": f.type, "message": f.message}}
+            for f in evaluation.failures
+        ],
+    }
+
+
+def judged_numbers(judged: Judged, paths: Sequence[str]) -> dict[str, Any]:
+    """The numbers of one model."""
+    answers, labels = judged.answers, judged.labels
+    table = confusion(answers, labels)
+    bins = reliability(answers) if judged.are_shares else []
+    per_class = table.per_class()
+    return {
+        "model": judged.name,
+        "top1": round(answers.accuracy(), 6),
+        "top5": round(answers.accuracy(5), 6) if answers.best.shape[1] >= 5 else None,
+        "mean_class_accuracy": round(float(np.mean([c.recall for c in per_class if c.images])), 6),
+        "ece": round(calibration_error(bins), 6) if judged.are_shares else None,
+        "reliability": [
+            {
+                "low": round(b.low, 6),
+                "high": round(b.high, 6),
+                "images": b.count,
+                "confidence": round(b.confidence, 6),
+                "accuracy": round(b.accuracy, 6),
+            }
+            for b in bins
+        ],
+        "classes": [
+            {
+                "label": c.label,
+                "images": c.images,
+                "predicted": c.predicted,
+                "precision": round(c.precision, 6),
+                "recall": round(c.recall, 6),
+                "f1": round(c.f1, 6),
+            }
+            for c in per_class
+        ],
+        "confusion": {"labels": list(table.labels), "counts": table.counts.tolist()},
+        "most_confidently_wrong": [
+            {
+                "path": printable(paths[place]),
+                "label": labels[answers.truth[place]],
+                "predicted": name_of(labels, answers.top1[place]),
+                "score": round(float(answers.scores[place, 0]), 6),
+            }
+            for place in answers.mistakes(WORST)
+        ],
+    }
+
+
+def name_of(labels: Sequence[str], number: int) -> str:
+    """A label, or that there was none."""
+    return labels[number] if number >= 0 else "(no answer)"
+
+
+def confusion_csv(table: Confusion) -> str:
+    """True labels in the first column, answered ones in the first row."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["true \\ answered", *table.labels])
+    for label, row in zip(table.labels, table.counts.tolist(), strict=True):
+        writer.writerow([label, *row])
+    return file.getvalue()
+
+
+def section(judged: Judged, images: Sequence[Found]) -> Section:
+    """A model's part of a page; thumbnails of its worst mistakes are read anew."""
+    answers, labels = judged.answers, judged.labels
+    table = confusion(answers, labels)
+    worst = [
+        Shot(
+            printable(images[place][0]),
+            labels[answers.truth[place]],
+            name_of(labels, answers.top1[place]),
+            float(answers.scores[place, 0]),
+            _thumbnail(*images[place]),
+        )
+        for place in answers.mistakes(WORST)
+    ]
+    rows = [(c.label, c.precision, c.recall, c.f1, c.images) for c in table.per_class()]
+    charts = (_calibration(answers),) if judged.are_shares else ()
+    return Section(judged.name, table.labels, table.counts, rows, worst, charts)
+
+
+def _calibration(answers: Answers) -> tuple[str, str]:
+    """A caption and a diagram."""
+    bins = reliability(answers)
+    chart = reliability_svg([(b.low, b.high, b.count, b.accuracy) for b in bins])
+    return (
+        f"Confidence and accuracy: expected calibration error {calibration_error(bins):.3f}",
+        chart,
+    )
+
+
+def _thumbnail(path: str, member: Member | None) -> NDArray[np.uint8] | None:
+    decoded = decode(ImageRef(0, path, member=member), (THUMBNAIL,), Limits())
+    return decoded.pixels[0] if isinstance(decoded, Sample) else None
+
+
+def page(evaluation: Evaluation, data: str) -> Page:
+    """The page of `vit evaluate`."""
+    facts = [("data", printable(data)), ("images", f"{evaluation.summary.done:,}")]
+    for judged in evaluation.judged:
+        facts.append((judged.name, f"top-1 {judged.answers.accuracy():.2%}"))
+    return Page(
+        title=f"Evaluation on {printable(data)}",
+        facts=facts,
+        sections=[section(judged, evaluation.images) for judged in evaluation.judged],
+        slowest=[
+            (f"{1000 * seconds:.0f} ms", printable(path)) for seconds, path in evaluation.slowest
+        ],
+        failures=[(printable(f.ref.path), f"{f.type}: {f.message}") for f in evaluation.failures],
+    )
+
+
+def write_files(folder: Path, evaluation: Evaluation, data: str) -> None:
+    """metrics.json, report.html, and the confusion of the last model as CSV and PNG."""
+    last = evaluation.judged[-1]
+    table = confusion(last.answers, last.labels)
+    metrics = json.dumps(numbers(evaluation), indent=2, ensure_ascii=False)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in {
+            "metrics.json": f"{metrics}\n".encode("utf-8", "replace"),
+            "report.html": html(page(evaluation, data)).encode("utf-8"),
+            "confusion.csv": confusion_csv(table).encode("utf-8", "replace"),
+            "confusion.png": confusion_png(table.labels, table.counts),
+        }.items():
+            write_whole(folder / name, content)
+    except OSError as error:
+        raise OutputError(f"cannot write to {folder}: {error.strerror}") from None

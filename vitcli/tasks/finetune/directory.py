@@ -1,0 +1,246 @@
+"""The directory of a training: the best model, what to go on with, and what was found."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from vitcli.checkpoints.load import Model
+from vitcli.checkpoints.write import write_hf
+from vitcli.errors import CheckpointError, OutputError, printable
+from vitcli.images.archives import Found
+from vitcli.images.scan import Scan
+from vitcli.jobs.apart import Read, check_apart
+from vitcli.records import ErrorType, Failure, ImageRef
+from vitcli.render.charts import Line, lines_svg
+from vitcli.render.report import Page, html
+from vitcli.sinks.files import explained, sync_folder, write_whole
+from vitcli.tasks.evaluate.evaluate import Judged
+from vitcli.tasks.evaluate.scores import section
+from vitcli.tasks.finetune.job import option_of
+from vitcli.training.data import SPLIT, Example, read_split, write_split
+from vitcli.training.metrics import Answers
+from vitcli.training.pretrain import copied
+from vitcli.training.recipe import Trained, filled
+from vitcli.training.state import START_OVER, read_state, save_state
+
+RUN, METRICS, REPORT, LAST = (
+    "run.json",
+    "metrics.jsonl",
+    "report.html",
+    "last",
+)
+PARTIAL = ".best.partial"
+MODEL = ("config.json", "preprocessor_config.json", "model.safetensors")  # the weights last
+OURS = (RUN, SPLIT, METRICS, REPORT, LAST, PARTIAL, *MODEL)
+RECORDED = ("vitcli", "torch", "numpy", "pillow")
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """An earlier run's images, and those that it could not read."""
+
+    examples: list[Example]
+    left_out: list[Failure]
+
+
+class RunDirectory:
+    """Files that are whole whenever somebody looks.
+
+    `run.json` says what was asked, `split.jsonl` which image is in which part. The best model is
+    in the directory itself, `last/` has the state, `metrics.jsonl` a line for each epoch.
+    """
+
+    def __init__(self, folder: Path, asked: Mapping[str, object]) -> None:
+        self.folder = folder
+        self.is_resumed = False
+        self._asked: dict[str, Any] = json.loads(json.dumps(asked, default=str))
+
+    def open(
+        self, scan: Scan, *, overwrite: bool, resume: bool, read: Iterable[Read] = ()
+    ) -> Begun | None:
+        """What the run to go on with has to do with; None for one that begins. `read` are the files
+        and folders that must stay as they are. Raises OutputError."""
+        folder = self.folder
+        if folder.exists() and not folder.is_dir():
+            raise OutputError(f"{folder} is no folder")
+        check_apart([folder, *(folder / name for name in OURS)], read)
+        begun = os.path.lexists(folder / RUN)
+        if resume and not begun and any((folder / n).exists() for n in (LAST, METRICS, *MODEL)):
+            raise CheckpointError(f"{printable(str(folder))} has no {RUN}", START_OVER)
+        if resume and begun:
+            left_out = self._compare()
+            self.is_resumed = True
+            return Begun(read_split(folder / SPLIT, scan), left_out)
+        with explained(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            if any(folder.iterdir()) and not overwrite and not resume:
+                hint = "--overwrite replaces its run, --resume goes on with it"
+                raise OutputError(f"{folder} is not empty", hint)
+        return None
+
+    def begin(self, examples: Sequence[Example], failures: Sequence[Failure]) -> None:
+        """Remove an earlier run, and write down what was asked and which image is where: the run
+        has begun."""
+        with explained(self.folder / SPLIT):
+            self._clear()
+            partial = self.folder / f"{SPLIT}.partial"
+            write_split(partial, examples)
+            partial.replace(self.folder / SPLIT)
+        left_out = [
+            {"path": printable(f.ref.path), "error": {"type": f.type, "message": f.message}}
+            for f in failures
+        ]
+        described = {
+            "asked": self._asked,
+            "left_out": left_out,
+            "versions": {name: version(name) for name in RECORDED},
+        }
+        write_whole(self.folder / RUN, (json.dumps(described, indent=2) + "\n").encode())
+
+    def state(self) -> dict[str, Any] | None:
+        """What was saved last; None where the run had not come so far. Raises CheckpointError
+        where it had, and something is gone."""
+        found = read_state(self.folder / LAST)
+        if found is None:
+            gone = [LAST] if (self.folder / METRICS).exists() else []
+        else:
+            gone = (
+                [n for n in MODEL if not (self.folder / n).is_file()] if found.get("epoch") else []
+            )
+        if gone:
+            raise CheckpointError(f"{printable(str(self.folder))} has no {gone[0]}", START_OVER)
+        return found
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Everything to go on with, and the epochs so far."""
+        save_state(self.folder / LAST, state)
+        lines = "".join(json.dumps(row) + "\n" for row in state["history"])
+        write_whole(self.folder / METRICS, lines.encode())
+
+    def write_best(self, model: Model, trained: Trained) -> None:
+        """The model as it is now, in transformers' layout."""
+        partial = self.folder / PARTIAL
+        with explained(partial):
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
+            write_hf(snapshot(model, trained), partial, "fp32")
+            for name in MODEL:
+                (partial / name).replace(self.folder / name)
+            partial.rmdir()
+            sync_folder(self.folder)
+
+    def finish(
+        self,
+        model: Model,
+        history: Sequence[Mapping[str, Any]],
+        answers: Answers | None,
+        val: Sequence[Found],
+        failures: Sequence[Failure],
+        why: str,
+    ) -> None:
+        """The page about it all."""
+        best = [row for row in history if row["is_best"]][-1:]
+        facts = [("model", model.spec), ("recipe", why)]
+        if best and best[0]["val_top1"] is not None:
+            score = f"{best[0]['val_top1']:.2%} of {len(val):,} held-out images"
+            facts.append(("best epoch", f"{best[0]['epoch']}: {score}"))
+        sections = []
+        if answers is not None and model.labels:
+            sections.append(section(Judged("Held-out images", model.labels, answers), val))
+        page = Page(
+            title=f"Training of {self.folder.resolve().name}",
+            facts=facts,
+            charts=_curves(history),
+            sections=sections,
+            failures=[(printable(f.ref.path), f"{f.type}: {f.message}") for f in failures],
+        )
+        write_whole(self.folder / REPORT, html(page).encode("utf-8"))
+
+    def _compare(self) -> list[Failure]:
+        """A run goes on as it was begun: without the images that it left out then. Raises
+        OutputError with what differs."""
+        try:
+            if not (self.folder / RUN).is_file():
+                raise ValueError("no file")
+            described = json.loads((self.folder / RUN).read_text("utf-8"))
+            before = {**described["asked"]}
+            left_out = [
+                _left_out(place, row) for place, row in enumerate(list(described["left_out"]))
+            ]
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            raise CheckpointError(
+                f"cannot read {printable(str(self.folder / RUN))}: it is not as it was written",
+                START_OVER,
+            ) from None
+        now = self._asked
+        names = [n for n in now if _plain(n, before.get(n)) != _plain(n, now[n])]
+        if names:
+            said = ", ".join(
+                f"{option_of(name)} was {before.get(name)}, is {now[name]}" for name in names[:4]
+            )
+            raise OutputError(
+                f"{self.folder} holds another run: {said}",
+                "repeat its command with --resume, or begin anew with --overwrite",
+            )
+        return left_out
+
+    def _clear(self) -> None:
+        for name in OURS:
+            path = self.folder / name
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def _left_out(place: int, row: Any) -> Failure:
+    """Raises ValueError, KeyError or TypeError for what `begin` does not write."""
+    path, message = row["path"], row["error"]["message"]
+    if not isinstance(path, str) or not isinstance(message, str):
+        raise ValueError("no words")
+    return Failure(ImageRef(place, path), ErrorType(row["error"]["type"]), message)
+
+
+def snapshot(model: Model, trained: Trained) -> Model:
+    """A copy of the model with what has been learnt so far."""
+    if model.reconstruction is not None:
+        reconstruction = copied(model.reconstruction)
+        return replace(model, network=reconstruction.encoder, reconstruction=reconstruction)
+    tensors = trained.tensors()
+    if trained.network is not model.network:  # the head alone
+        tensors = {f"head.{name}": tensor for name, tensor in tensors.items()}
+        tensors = model.network.state_dict() | tensors
+    return replace(model, network=filled(model.network, tensors))
+
+
+def _curves(history: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    epochs = tuple(float(row["epoch"]) for row in history)
+
+    def chart(caption: str, **names: str) -> tuple[str, str]:
+        lines = [
+            Line(label, epochs, tuple(_number(row[name]) for row in history))
+            for label, name in names.items()
+        ]
+        return caption, lines_svg(caption, lines)
+
+    charts = [chart("Loss", train="train_loss", val="val_loss")]
+    if any(row["val_top1"] is not None for row in history):
+        charts.append(chart("Accuracy", train="train_accuracy", val="val_top1"))
+    return [*charts, chart("Learning rate", lr="lr")]
+
+
+def _plain(name: str, value: object) -> object:
+    """A path without what does not matter in it, as a slash at its end."""
+    is_path = name in ("data", "val", "model") and isinstance(value, str)
+    return os.path.normpath(str(value)) if is_path else value
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else value

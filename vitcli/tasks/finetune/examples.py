@@ -1,0 +1,129 @@
+"""Examples into the feed of a training: those that can be read, as pixels or as features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from vitcli.checkpoints.load import Model
+from vitcli.errors import InputError, printable
+from vitcli.images.augment import LEVELS
+from vitcli.images.sources import FoundSource
+from vitcli.jobs.run import Ready, Run
+from vitcli.records import Batch, Classified, Failure
+from vitcli.sinks.memory import ListSink
+from vitcli.tasks.finetune.features import features
+from vitcli.tasks.finetune.job import FinetuneJob, TrainingWatcher
+from vitcli.tasks.finetune.recipe_choice import Chosen
+from vitcli.training.data import Example
+from vitcli.training.feed import FeatureFeed, Feed, ImageFeed, Order
+from vitcli.training.group import Group
+
+
+@dataclass(frozen=True, slots=True)
+class Feeding:
+    """What the examples are read for. Of several processes each reads its part, and tells."""
+
+    job: FinetuneJob
+    watcher: TrainingWatcher
+    group: Group
+    model: Model
+    chosen: Chosen
+
+    def readable(self, examples: Sequence[Example]) -> tuple[list[Example], list[Failure]]:
+        """Decode every example once: those that can be read, and the failures of the others."""
+        mine = self._mine(examples)
+        run = self._run()
+        run.listed = [FoundSource([examples[place].found for place in mine])]
+        sink = ListSink()
+
+        def forward(batch: Batch) -> list[Classified]:
+            return [Classified(ref, ()) for ref in batch.refs]
+
+        run.into(sink, Ready(plans=(self.model.preprocess,), forward=forward, meta={}))
+        failed = [row for row in sink.rows if isinstance(row, Failure)]
+        failures = self._gathered(failed, mine)
+        broken = {failure.ref.index for failure in failures}
+        if len(broken) == len(examples):
+            raise _none_of(examples, failures)
+        return [e for place, e in enumerate(examples) if place not in broken], failures
+
+    def of_features(self, examples: Sequence[Example]) -> tuple[Feed, list[Example], list[Failure]]:
+        """What a head reads of the images, the examples that can be read, and the failures."""
+        mine = self._mine(examples)
+        ours, failed = features(self._run(), self.model, [examples[place].found for place in mine])
+        placed = {mine[place]: vector for place, vector in ours.items()}
+        every = {p: v for part in self.group.gather(placed) for p, v in part.items()}
+        failures = self._gathered(failed, mine)
+        if not every:
+            raise _none_of(examples, failures)
+        kept = sorted(every)
+        examples = [examples[place] for place in kept]
+        labels = torch.tensor(self._numbers(examples))
+        vectors = torch.stack([every[place] for place in kept])
+        train = torch.tensor([e.split == "train" for e in examples])
+        feed = FeatureFeed(
+            vectors[train],
+            labels[train],
+            vectors[~train],
+            labels[~train],
+            self._order(int(train.sum())),
+        )
+        return feed, examples, failures
+
+    def of_images(self, examples: Sequence[Example]) -> Feed:
+        """The images themselves, augmented."""
+        train = [e for e in examples if e.split == "train"]
+        val = [e for e in examples if e.split == "val"]
+        if not train:
+            raise InputError("none of the images to train on can be read")
+        augment = LEVELS[self.chosen.augment]
+        if augment is not None and not self.job.training.flip:
+            augment = replace(augment, flip=0.0)
+        return ImageFeed(
+            [e.found for e in train],
+            self._numbers(train),
+            [e.found for e in val],
+            self._numbers(val),
+            self.model.preprocess,
+            augment,
+            self._order(len(train)),
+            self.job.running.workers,
+            self.job.inputs.limits,
+            self.job.inputs.formats,
+            note=self.watcher.note,
+        )
+
+    def _run(self) -> Run:
+        run = Run(self.job.inputs, self.job.running, self.watcher)
+        run.list_inputs()
+        return run
+
+    def _mine(self, examples: Sequence[Example]) -> range:
+        return range(self.group.rank, len(examples), self.group.size)
+
+    def _gathered(self, failed: Sequence[Failure], mine: range) -> list[Failure]:
+        """The failures of all processes, in the order of the examples."""
+        placed = [replace(f, ref=replace(f.ref, index=mine[f.ref.index])) for f in failed]
+        every = [failure for part in self.group.gather(placed) for failure in part]
+        return sorted(every, key=lambda failure: failure.ref.index)
+
+    def _numbers(self, examples: Sequence[Example]) -> list[int]:
+        """The class numbers of the examples; 0 where there are no classes."""
+        numbers = {label: number for number, label in enumerate(self.model.labels)}
+        return [numbers.get(e.label, 0) for e in examples]
+
+    def _order(self, count: int) -> Order:
+        batch = min(self.chosen.batch_size * self.job.training.accumulate, count)
+        batch = max(self.group.size, batch - batch % self.group.size)
+        return Order(count, batch, self.job.training.seed, self.group)
+
+
+def _none_of(examples: Sequence[Example], failures: Sequence[Failure]) -> InputError:
+    first = failures[0]
+    return InputError(
+        f"none of {len(examples)} images can be read; the first, "
+        f"{printable(first.ref.path)}: {first.message}"
+    )

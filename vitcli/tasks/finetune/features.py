@@ -1,0 +1,161 @@
+"""Images into what a head reads of them, computed once and kept: by content and by fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vitcli.cache import cache_folder, is_trusted
+from vitcli.checkpoints.load import Model
+from vitcli.checkpoints.npz import DAMAGE
+from vitcli.errors import OutputError
+from vitcli.images.archives import Archive, Found, opened
+from vitcli.images.sources import FoundSource
+from vitcli.jobs.finite import are_finite, overflow, with_failures
+from vitcli.jobs.run import Ready, Run
+from vitcli.models.engine import Logits
+from vitcli.records import Batch, Embedded, Failure, Member, Row
+from vitcli.stores import is_remote
+from vitcli.training.recipe import headless
+
+Known = dict[str, NDArray[np.float32]]
+KEEP_EVERY = 300.0  # seconds that a kill -9 may cost
+
+
+def features(
+    run: Run, model: Model, images: Sequence[Found]
+) -> tuple[dict[int, Tensor], list[Failure]]:
+    """What the head of the model would read of each image, by place; and the images that failed.
+
+    Images of the same bytes are computed once, also by a later run with the same weights: what
+    an interrupted run has come to is kept.
+    """
+    file = cache_folder() / "features" / f"{_fingerprint(run, model)}.npz"
+    known = _read(file)
+    hashes = [_hash(*image) for image in images]
+    unknown: dict[str, int] = {}
+    for place, digest in enumerate(hashes):
+        if digest not in known:
+            unknown.setdefault(digest, place)
+    places = list(unknown.values())
+    sink = _Keeping(file, [hashes[place] for place in places])
+    if places:
+        run.listed = [FoundSource([images[place] for place in places])]
+        engine = run.engine(replace(model, network=headless(model.network)), Logits())
+
+        @torch.inference_mode()
+        def forward(batch: Batch) -> list[Embedded | Failure]:
+            found = engine(batch.pixels[0])
+            rows = [Embedded(ref, v) for ref, v in zip(batch.refs, found.numpy(), strict=True)]
+            return with_failures(rows, are_finite(found), overflow(run.running))
+
+        try:
+            run.into(sink, Ready(plans=(model.preprocess,), forward=forward, meta={}))
+        finally:
+            sink.keep()
+    known |= sink.computed
+    failures = sink.failures
+    found = {p: torch.from_numpy(known[h]) for p, h in enumerate(hashes) if h in known}
+    failed = [
+        replace(failures[h], ref=replace(failures[h].ref, index=p, path=images[p][0]))
+        for p, h in enumerate(hashes)
+        if h in failures
+    ]
+    return found, failed
+
+
+class _Keeping:
+    """The rows of the images with these hashes, in a file from time to time."""
+
+    def __init__(self, file: Path, hashes: Sequence[str]) -> None:
+        self._file, self._hashes = file, hashes
+        self._kept, self._saved = 0, time.monotonic()
+        self.computed: Known = {}
+        self.failures: dict[str, Failure] = {}
+
+    def write(self, rows: Sequence[Row]) -> None:
+        for row in rows:
+            digest = self._hashes[row.ref.index]
+            if isinstance(row, Embedded):
+                self.computed[digest] = row.embedding.astype(np.float32)
+            elif isinstance(row, Failure):
+                self.failures[digest] = row
+        if time.monotonic() - self._saved > KEEP_EVERY:
+            self.keep()
+
+    def keep(self) -> None:
+        """Write what is new beside what others have written meanwhile. Raises OutputError."""
+        if len(self.computed) > self._kept:
+            _write(self._file, _read(self._file) | self.computed)
+        self._kept, self._saved = len(self.computed), time.monotonic()
+
+    def finish(self, meta: Mapping[str, object]) -> None: ...
+
+    def abort(self) -> None: ...
+
+
+def _fingerprint(run: Run, model: Model) -> str:
+    """Everything that the numbers depend on besides the image. The network counts with the size
+    that it was given, and the head with nothing."""
+    described = {
+        "sha256": model.sha256,
+        "config": repr(replace(model.config, num_classes=0)),
+        "preprocess": repr(replace(model.preprocess, source="")),
+        "dtype": run.running.dtype,
+        "torch": torch.__version__,
+    }
+    return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:32]
+
+
+def _hash(path: str, member: Member | None) -> str:
+    """The hash of the image's bytes, or of its name where they cannot be read: then it is tried."""
+    if member is not None and member.fault is not None:
+        return f"unreadable {path}"
+    try:
+        if member is None and not is_remote(path) and not stat.S_ISREG(os.stat(path).st_mode):
+            return f"unreadable {path}"  # a pipe, a device: whoever opens it for its row says so
+        with opened(Archive.at(member.archive), member) if member else open(path, "rb") as image:
+            return hashlib.file_digest(image, "sha256").hexdigest()  # type: ignore[arg-type]
+    except (OSError, ValueError):  # ValueError: damage in a zip
+        return f"unreadable {path}"
+
+
+def _read(file: Path) -> Known:
+    if not is_trusted(file):
+        return {}
+    try:
+        with np.load(file) as held:
+            hashes, vectors = held["hashes"], held["features"]
+    except DAMAGE:
+        return {}  # there is none, or it is damaged: it is computed again
+    is_whole = hashes.dtype.kind == "U" and vectors.ndim == 2 and vectors.dtype == np.float32
+    if not is_whole or hashes.shape != vectors.shape[:1] or not np.isfinite(vectors).all():
+        return {}
+    return dict(zip(hashes.tolist(), vectors, strict=True))
+
+
+def _write(file: Path, known: Known) -> None:
+    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
+    kept = {h: vector for h, vector in known.items() if not h.startswith("unreadable")}
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as out:
+            np.savez(out, hashes=np.array(list(kept)), features=np.stack(list(kept.values())))
+        partial.replace(file)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise OutputError(
+            f"cannot keep features in {file.parent}: {error.strerror}",
+            "VIT_CACHE names another folder",
+        ) from None

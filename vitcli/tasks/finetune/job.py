@@ -1,0 +1,118 @@
+"""What is asked of a training and what is told of it: the nouns of `vit finetune`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from vitcli.checkpoints.load import Model
+from vitcli.errors import UsageError
+from vitcli.images.augment import Level
+from vitcli.jobs.job import (
+    DEFAULT_MODEL,
+    Inputs,
+    ModelOptions,
+    NullReporter,
+    Reporter,
+    Running,
+    Summary,
+)
+from vitcli.training.events import EpochDone, StepDone
+
+SPELLED = {
+    "smoothing": "label-smoothing",
+    "checkpointing": "gradient-checkpointing",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Training:
+    """How to train. None is chosen by the recipe, the model and the data, and said."""
+
+    objective: Literal["classify", "mim"] = "classify"
+    train: str | None = None
+    epochs: int | None = None
+    lr: float | None = None
+    weight_decay: float | None = None
+    layer_decay: float | None = None
+    warmup: float | None = None  # epochs
+    batch_size: int | None = None
+    accumulate: int = 1
+    clip: float = 1.0
+    seed: int = 0
+    val_split: float = 0.2
+    augment: Level | None = None
+    flip: bool = True
+    smoothing: float | None = None
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    drop_path: float = 0.0
+    ema: float | None = None
+    patience: int | None = None
+    class_weights: bool = False
+    checkpointing: bool = False
+    lora_rank: int = 8
+    lora_alpha: float = 16.0
+    mask_ratio: float | None = None
+    save_every: float = 10.0  # minutes
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "accumulate", "patience", "lora_rank"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"{option_of(name)} {value}", "give 1 or more")
+        if not 0 <= self.seed < 1 << 32:
+            raise UsageError(f"--seed {self.seed}", "give 0 to 4294967295")
+        for name in ("val_split", "ema", "mask_ratio", "smoothing", "drop_path"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < 1:
+                raise UsageError(f"{option_of(name)} {value:g}", "give a share below 1")
+        if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
+            raise UsageError(f"--layer-decay {self.layer_decay:g}", "give more than 0, at most 1")
+
+
+def option_of(name: str) -> str:
+    """How what is asked is spelled on the command line."""
+    if name == "data":
+        return "DATA"
+    return f"--{SPELLED.get(name, name).replace('_', '-')}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinetuneJob:
+    """One run of `vit finetune`."""
+
+    data: str
+    out: Path
+    model: str | Model = DEFAULT_MODEL
+    val: str | None = None
+    inputs: Inputs = Inputs()
+    options: ModelOptions = ModelOptions()
+    running: Running = Running()
+    training: Training = Training()
+    overwrite: bool = False
+    resume: bool = False
+
+
+class TrainingWatcher(Reporter, Protocol):
+    """Somebody who looks on while a model is trained."""
+
+    def trained(self, event: StepDone | EpochDone, epochs: int) -> None: ...
+
+
+class NullTrainingReporter(NullReporter):
+    """Looks away."""
+
+    def trained(self, event: StepDone | EpochDone, epochs: int) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Finetuned:
+    """How it ended: the best epoch and its score on held-out images, None where there are none."""
+
+    summary: Summary
+    epochs: int
+    best_epoch: int
+    score: float | None
+    held_out: int

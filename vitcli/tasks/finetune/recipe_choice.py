@@ -1,0 +1,131 @@
+"""What a training takes where nobody says: the recipe and its numbers, and why."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from vitcli.checkpoints.load import Model
+from vitcli.errors import UsageError
+from vitcli.images.augment import Level
+from vitcli.images.workers import available_cpus
+from vitcli.models.config import ViTConfig
+from vitcli.models.cost import cost
+from vitcli.models.mae import MaskedAutoencoder
+from vitcli.tasks.finetune.job import Training
+from vitcli.training.data import Example
+from vitcli.training.recipe import Recipe, parse_recipe
+
+PATIENT = 20 * 60  # seconds that a training may take before the head alone is trained
+RATES = {"cpu": 60.0, "mps": 2_000.0, "cuda": 10_000.0}  # GFLOP/s, of one processor or one device
+FEW = 5  # images of a class, below which the features are left as they are
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """Every number that is left open, and a sentence about them."""
+
+    recipe: Recipe
+    epochs: int
+    lr: float
+    weight_decay: float
+    layer_decay: float
+    warmup: float
+    batch_size: int
+    augment: Level
+    smoothing: float
+    mask_ratio: float
+    why: str
+
+
+def choose(
+    training: Training, model: Model, examples: Sequence[Example], device: torch.device
+) -> Chosen:
+    """Learning rates go with 1 / width, as in muP (arXiv 2203.03466): 1.3e-4 for ViT-B."""
+    train = [e for e in examples if e.split == "train"]
+    is_mim = training.objective == "mim"
+    epochs = training.epochs or (100 if is_mim else 20)
+    if training.train is not None:
+        recipe = parse_recipe(training.train, training.lora_rank, training.lora_alpha)
+        why = "as asked"
+    elif is_mim:
+        recipe, why = Recipe("full"), "masked images are learnt by the whole network"
+    else:
+        recipe, why = _recipe(model, train, epochs, device)
+    if is_mim and recipe.kind != "full":
+        raise UsageError(f"--objective mim trains everything, not {recipe}", "leave out --train")
+    depth = model.network.num_blocks
+    if recipe.blocks > depth:
+        raise UsageError(
+            f"--train {recipe}: {model.spec} has {depth} block{'s' * (depth != 1)}",
+            "--train full trains them all",
+        )
+    is_head = recipe.kind == "head"
+    if is_head and training.augment not in (None, "none"):
+        raise UsageError(
+            "--train head computes features once, of images as they are",
+            "leave out --augment, or train last-1, lora or full",
+        )
+    if is_head and (training.mixup or training.cutmix or training.drop_path):
+        raise UsageError(
+            "--train head has no use for mixup, cutmix or drop-path", "they need --train full"
+        )
+    if is_head and training.epochs is None:
+        epochs = 50
+    config = model.config
+    width = config.embed_dim if isinstance(config, ViTConfig) else config.dims[-1]
+    lr = {"head": 1e-3, "lora": 0.4 / width, "last": 0.1 / width, "full": 0.1 / width}[recipe.kind]
+    decay = 0.75 if depth >= 12 else 0.9
+    takes_all = is_mim or recipe.kind in ("head", "lora")
+    chosen = Chosen(
+        recipe=recipe,
+        epochs=epochs,
+        lr=_given(training.lr, lr),
+        weight_decay=_given(training.weight_decay, 1e-3 if is_head else 0.05),
+        layer_decay=_given(training.layer_decay, 1.0 if takes_all else decay),
+        warmup=_given(training.warmup, 0.05 * epochs),
+        batch_size=training.batch_size or (64 if is_head else 32),
+        augment=training.augment or ("none" if is_head else "light"),
+        smoothing=_given(training.smoothing, 0.0 if is_head else 0.1),
+        mask_ratio=_mask_ratio(training, model),
+        why="",
+    )
+    images = f"{len(train):,} images" + ("" if is_mim else f" of {len(model.labels):,} classes")
+    said = (
+        f"--train {recipe} ({why}), {images}, {epochs} epochs, batches of {chosen.batch_size}, "
+        f"lr {chosen.lr:.2g}, --augment {chosen.augment}"
+    )
+    return replace(chosen, why=said)
+
+
+def _recipe(
+    model: Model, train: Sequence[Example], epochs: int, device: torch.device
+) -> tuple[Recipe, str]:
+    fewest = min(Counter(e.label for e in train).values(), default=0)
+    rate = RATES[device.type] * (available_cpus() if device.type == "cpu" else 1)
+    seconds = (
+        3 * 2 * cost(model.config).gflops * len(train) * epochs / rate
+    )  # forward, and twice back
+    about = f"about {seconds / 60:.0f} min" if seconds < 3600 else f"about {seconds / 3600:.1f} h"
+    about = "less than a minute" if seconds < 60 else about
+    if fewest < FEW:
+        return Recipe("head"), f"a class has {fewest} images only"
+    if seconds > PATIENT:
+        return Recipe("head"), f"the whole network would take {about} here"
+    return Recipe("full"), f"it takes {about} here"
+
+
+def _mask_ratio(training: Training, model: Model) -> float:
+    """The checkpoint's own for a masked autoencoder, else SimMIM's."""
+    if training.mask_ratio is not None:
+        return training.mask_ratio
+    if isinstance(model.reconstruction, MaskedAutoencoder):
+        return model.reconstruction.mask_ratio
+    return 0.6
+
+
+def _given(value: float | None, otherwise: float) -> float:
+    return otherwise if value is None else value
