@@ -12,10 +12,10 @@ from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from vitcli.errors import DeviceError, VitError
+from vitcli.files import PARTIAL
 from vitcli.jobs.job import Reporter, Summary
 from vitcli.records import Progress, Sink
 from vitcli.runs.shard import Shard
-from vitcli.sinks.files import PARTIAL
 
 if TYPE_CHECKING:
     from vitcli.tasks.classify.classify import ClassifyJob

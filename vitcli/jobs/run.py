@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Protocol, TypeAlias
 from vitcli import pipeline
 from vitcli.checkpoints.resolve import Checkpoint, resolve
 from vitcli.errors import InputError, Interrupted, UsageError, WriteError, printable
+from vitcli.files import is_special
 from vitcli.images import sources
 from vitcli.images.archives import ARCHIVES, largest_file
 from vitcli.images.decode import suffixes
@@ -40,7 +41,7 @@ from vitcli.runs.fingerprint import describe_weights, fingerprint
 from vitcli.runs.recording import Recording
 from vitcli.runs.shard import Resuming, Shard
 from vitcli.sinks import Form
-from vitcli.sinks.files import Target, is_special
+from vitcli.sinks.files import Target
 
 if TYPE_CHECKING:  # they import torch, for which a run with nothing to do does not wait
     from vitcli.checkpoints.load import Model

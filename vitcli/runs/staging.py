@@ -24,11 +24,12 @@ from typing import Any
 from vitcli import stores
 from vitcli.cache import cache_folder
 from vitcli.errors import Interrupted, OutputError, UsageError, in_bytes, printable
+from vitcli.files import PARTIAL, explained
 from vitcli.runs.finished import START_AGAIN
 from vitcli.runs.journal import JOURNAL, journal_of, read_finished
 from vitcli.runs.lock import LOCK, Lock, holder
 from vitcli.runs.shard import Resuming, Shard
-from vitcli.sinks.files import BESIDE, PARTIAL, Target, explained
+from vitcli.sinks.files import BESIDE, Target
 from vitcli.stores import Place, Url
 
 FETCHED = ".fetched"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vitcli.errors import OutputError, UsageError
+from vitcli.files import real
 from vitcli.jobs.apart import check_apart, written_of
 from vitcli.jobs.job import NullReporter, Reporter, Summary
 from vitcli.jobs.run import completing
@@ -31,7 +32,7 @@ from vitcli.runs.recording import Recording
 from vitcli.runs.shard import Shard, parse_shard
 from vitcli.runs.staging import brought, staged
 from vitcli.sinks import Form, form_of
-from vitcli.sinks.files import Target, real
+from vitcli.sinks.files import Target
 from vitcli.stores import Place
 
 AT_A_TIME = 1024  # rows
