@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from vitcli.errors import UsageError
+from vitcli.processes import rank_of
 
 T = TypeVar("T")
 
@@ -60,11 +61,10 @@ class Group:
 
 def group_of(environment: Mapping[str, str]) -> Group:
     """Who torchrun says that we are."""
-    size = int(environment.get("WORLD_SIZE", "1"))
-    if size == 1:
+    ours = rank_of(environment)
+    if ours.size == 1:
         return Group()
-    rank = int(environment.get("RANK", "0"))
-    return Group(rank, size, int(environment.get("LOCAL_RANK", rank)))
+    return Group(ours.rank, ours.size, ours.rank if ours.local_rank is None else ours.local_rank)
 
 
 @contextmanager
