@@ -66,7 +66,7 @@ def staged(
         yield out
         return
     check_place(out)
-    stores.check_installed(out, OutputError)
+    stores.check_readable(out, OutputError)
     asked = asked or Resuming()
     stage = _Stage(out, note, shards)
     with explained(stage.folder):
@@ -110,7 +110,7 @@ def brought(places: Sequence[Path | str]) -> Iterator[list[Path]]:
             if isinstance(place, Path):
                 files.append(place)
                 continue
-            stores.check_installed(place, OutputError)
+            stores.check_readable(place, OutputError)
             for url in _matching(place):
                 own = Path(folder, str(number))
                 own.mkdir(exist_ok=True)
