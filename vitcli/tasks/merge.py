@@ -33,6 +33,7 @@ from vitcli.runs.shard import Shard, parse_shard
 from vitcli.runs.staging import brought, staged
 from vitcli.sinks import Form, form_of
 from vitcli.sinks.files import Target
+from vitcli.stores import Place
 
 AT_A_TIME = 1024  # rows
 AHEAD = 256 << 20  # bytes, of the files of all shards together
@@ -71,15 +72,15 @@ class _Part:
 
 
 def merge(
-    shards: Sequence[Path | str],
-    out: Path | str,
+    shards: Sequence[Place],
+    out: Place,
     *,
     overwrite: bool = False,
     watcher: Reporter | None = None,
 ) -> Summary:
     """Write every row of every shard, in the order of the inputs.
 
-    Those in a store are named by URLs or patterns, as text. Raises OutputError where a shard is
+    A URL may be a pattern. Raises OutputError where a shard is
     missing, given twice, or of another run.
     """
     watcher = watcher or NullReporter()

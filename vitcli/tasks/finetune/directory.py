@@ -24,7 +24,7 @@ from vitcli.render.report import Page, html
 from vitcli.tasks.evaluate.evaluate import Judged
 from vitcli.tasks.evaluate.scores import section
 from vitcli.tasks.finetune.job import option_of
-from vitcli.training.data import SPLIT, Example, read_split, write_split
+from vitcli.training.example import SPLIT, Example, read_split, write_split
 from vitcli.training.metrics import Answers
 from vitcli.training.pretrain import copied
 from vitcli.training.recipe import Trained, filled
