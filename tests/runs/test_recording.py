@@ -20,6 +20,7 @@ from vitcli.errors import OutputError, WriteError
 from vitcli.pipeline import run
 from vitcli.records import Batch, ImageRef, Kept, Row
 from vitcli.runs import recording
+from vitcli.runs.fingerprint import Fingerprint
 from vitcli.runs.recording import Recording
 from vitcli.runs.shard import Resuming
 from vitcli.sinks import EMBEDDINGS, PREDICTIONS, FileSink, files
@@ -93,7 +94,7 @@ def record(
         data_start=ARRAYS[format].data_start if is_array else None,
     )
     with recorded:
-        recorded.plan({"command": "test", **(fingerprint or {})})
+        recorded.plan(Fingerprint({"command": "test", **(fingerprint or {})}))
         if recorded.is_complete:
             return recorded
         sink = recorded.begin(make_sink, {"meta": {"row_shape": SHAPE, "array_dtype": "float32"}})

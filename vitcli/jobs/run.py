@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from functools import cache
 from itertools import chain
 from pathlib import Path
@@ -66,7 +66,8 @@ class Ready:
 class Destination:
     """Where rows go, and what becomes of those that an earlier run has written there.
 
-    `options` is what a row depends on besides its image and the weights. A URL of a store is text;
+    `options` is what a row depends on besides its image and the weights, `defaults` their defaults.
+    A URL of a store is text;
     `store` is its folder, while the output is a file.
     """
 
@@ -74,6 +75,7 @@ class Destination:
     form: Form
     command: str
     options: Mapping[str, object]
+    defaults: Mapping[str, object]
     overwrite: bool = False
     resuming: Resuming = Resuming()
     elsewhere: Mapping[str, Path] = field(default_factory=dict)  # by suffix, as Target's
@@ -120,12 +122,23 @@ class Job(Protocol):
     def running(self) -> Running: ...
 
 
-def row_options(job: Job, format: str) -> dict[str, object]:
+def row_options(job: Job) -> dict[str, object]:
     """Everything in a job that a row depends on besides its image and the weights: an option that
     is new counts, unless it is named in NOT_IN_ROWS."""
     nouns = (job.options, job.running, job)
-    found = {f.name: getattr(noun, f.name) for noun in nouns for f in fields(noun)}  # type: ignore[arg-type]
-    return {"format": format} | {n: v for n, v in found.items() if n not in NOT_IN_ROWS}
+    return {f.name: getattr(noun, f.name) for noun in nouns for f in _row_fields(noun)}
+
+
+def row_defaults(job: Job) -> dict[str, object]:
+    """The default values of the options that a row depends on."""
+    nouns = (job.options, job.running, job)
+    known = (f for noun in nouns for f in _row_fields(noun))
+    return {f.name: f.default for f in known if f.default is not MISSING}
+
+
+def _row_fields(noun: object) -> list[Field[object]]:
+    found = fields(noun)  # type: ignore[arg-type]  # of a protocol, not of dataclasses alone
+    return [f for f in found if f.name not in NOT_IN_ROWS]
 
 
 @dataclass(slots=True)
@@ -297,7 +310,8 @@ class Run:
         ) as record:
             described = describe_weights(weights, record.known())
             options = {**output.options, "shard": self.shard and str(self.shard)}
-            record.plan(fingerprint(output.command, described, options))
+            defaults = {**output.defaults, "shard": None}
+            record.plan(fingerprint(output.command, described, options, defaults))
             self.progress, self.chosen = record.progress, record.chosen
             self.watcher.progress(self.progress)
             if record.failed_before and not record.is_stale:

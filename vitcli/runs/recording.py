@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 
 from vitcli.errors import OutputError, printable
 from vitcli.records import Failure, ImageRef, Kept, Progress, Row
+from vitcli.runs.fingerprint import Fingerprint
 from vitcli.runs.finished import START_AGAIN, Ahead, Finished, unreadable
 from vitcli.runs.journal import (
     JOURNAL,
@@ -25,7 +26,6 @@ from vitcli.runs.journal import (
     Entry,
     Header,
     Whole,
-    difference,
     journal_of,
     json_bytes,
     last_agreed,
@@ -131,7 +131,7 @@ class Recording:
         header = read_header(self._journal) or read_header(self._final_journal)
         return header.weights if header else ()
 
-    def plan(self, fingerprint: Mapping[str, object]) -> None:
+    def plan(self, fingerprint: Fingerprint) -> None:
         """Find out what is there and what is left to do.
 
         Raises OutputError where there is something that is not to be touched: an output or a
@@ -177,8 +177,8 @@ class Recording:
             self._target.resumed = self._commit.files
             return Recorded(make_sink(self._target), self._target, journal, self._commit)
         takes_over = self._old is not None
-        described = {"fingerprint": self._fingerprint, "takes_over": takes_over, **header}
-        journal.write(json_bytes(described))
+        of_run = {"fingerprint": self._fingerprint.values, "defaults": self._fingerprint.defaults}
+        journal.write(json_bytes({**of_run, "takes_over": takes_over, **header}))
         sink = make_sink(self._target)
         return Recorded(sink, self._target, journal, Commit(0, 0, 0, ()))
 
@@ -236,7 +236,7 @@ class Recording:
         return Finished(self._out, self._names[1:], self._data_start)
 
     def _check_fingerprint(self, header: Header, path: Path) -> None:
-        differs = difference(header.fingerprint, self._fingerprint)
+        differs = header.fingerprint.difference(self._fingerprint)
         if differs is not None:
             raise OutputError(f"{path} was made with {differs}", f"do as before, or {START_AGAIN}")
 

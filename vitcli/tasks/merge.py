@@ -6,7 +6,7 @@ import heapq
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,13 @@ from vitcli.jobs.apart import check_apart, written_of
 from vitcli.jobs.job import NullReporter, Reporter, Summary
 from vitcli.jobs.run import completing
 from vitcli.records import ImageRef, Kept, Progress
+from vitcli.runs.fingerprint import Fingerprint
 from vitcli.runs.finished import Rows, unreadable
 from vitcli.runs.journal import (
     CHUNK,
     Damaged,
     Entry,
     Header,
-    difference,
     journal_of,
     read_entries,
     read_header,
@@ -48,9 +48,10 @@ class _Part:
     form: Form
 
     @property
-    def fingerprint(self) -> dict[str, Any]:
+    def fingerprint(self) -> Fingerprint:
         """The fingerprint of the whole run."""
-        return {**self.header.fingerprint, "--shard": None}
+        own = self.header.fingerprint
+        return replace(own, values={n: v for n, v in own.values.items() if n != "--shard"})
 
     def entries(self, ahead: int) -> Iterator[Entry]:
         try:
@@ -94,7 +95,7 @@ def _merge(shards: Sequence[Path], out: Path, *, overwrite: bool, watcher: Repor
     started = time.monotonic()
     parts = _complete([_read(path) for path in shards])
     first = parts[0]
-    format = first.fingerprint["--format"]
+    format = first.fingerprint.values["--format"]
     form = first.form
     if form.is_sealed:
         raise UsageError(
@@ -138,7 +139,7 @@ def _read(path: Path) -> _Part:
         raise OutputError(f"{path} has no record of its run, {journal.name}", "bring it along")
     if header is None:
         raise unreadable(out)
-    shard, command, format = map(header.fingerprint.get, ("--shard", "command", "--format"))
+    shard, command, format = map(header.fingerprint.values.get, ("--shard", "command", "--format"))
     if shard is None:
         raise OutputError(f"{path} is no shard, but a whole run", "leave it out")
     try:
@@ -152,7 +153,7 @@ def _complete(parts: Sequence[_Part]) -> list[_Part]:
     """In the order of their numbers, each there once, all of one run."""
     found: dict[int, _Part] = {}
     for part in parts:
-        differs = difference(parts[0].fingerprint, part.fingerprint)
+        differs = parts[0].fingerprint.difference(part.fingerprint)
         if differs is None and part.shard.count != parts[0].shard.count:
             differs = f"{parts[0].shard.count} shards (now {part.shard.count})"
         if differs is not None:
