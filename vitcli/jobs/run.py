@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Protocol, TypeAlias
 from vitcli import pipeline
 from vitcli.checkpoints.resolve import Checkpoint, resolve
 from vitcli.errors import InputError, Interrupted, UsageError, WriteError, printable
+from vitcli.files import is_special
 from vitcli.images import sources
 from vitcli.images.archives import ARCHIVES, largest_file
 from vitcli.images.decode import suffixes
@@ -35,13 +36,12 @@ from vitcli.jobs.apart import (
 from vitcli.jobs.batching import GrowingBatch
 from vitcli.jobs.job import Inputs, ModelOptions, Reporter, Running, Summary
 from vitcli.jobs.loading import load_model
-from vitcli.records import Batch, ErrorType, ImageRef, Kept, Preprocess, Progress, Row, Sink
+from vitcli.records import Batch, ErrorType, ImageRef, Preprocess, Progress, Row, Sink
 from vitcli.runs.fingerprint import describe_weights, fingerprint
 from vitcli.runs.recording import Recording
 from vitcli.runs.shard import Resuming, Shard
-from vitcli.runs.staging import staged
 from vitcli.sinks import Form
-from vitcli.sinks.files import Target, is_special
+from vitcli.sinks.files import Target
 
 if TYPE_CHECKING:  # they import torch, for which a run with nothing to do does not wait
     from vitcli.checkpoints.load import Model
@@ -67,11 +67,9 @@ class Destination:
     """Where rows go, and what becomes of those that an earlier run has written there.
 
     `options` is what a row depends on besides its image and the weights, `defaults` their defaults.
-    A URL of a store is text;
-    `store` is its folder, while the output is a file.
     """
 
-    out: Path | str | None
+    out: Path | None
     form: Form
     command: str
     options: Mapping[str, object]
@@ -79,11 +77,9 @@ class Destination:
     overwrite: bool = False
     resuming: Resuming = Resuming()
     elsewhere: Mapping[str, Path] = field(default_factory=dict)  # by suffix, as Target's
-    store: str = ""
 
     def target(self) -> Target:
         shard, out = self.resuming.shard, self.out
-        assert not isinstance(out, str)
         if shard is not None:
             if out is None or is_special(out):
                 raise UsageError("a shard is a file", "name it with --out FILE")
@@ -231,6 +227,7 @@ class Run:
         """Take the inputs through the model into a sink that only receives."""
         with completing(sink), self._telling(can_resume=False):
             self._pump(work, self._refs(), sink)
+            self.inputs.tolerance.check(self.progress, is_last=True)
             sink.finish(self._meta(work))
         return self.summary(self.progress)
 
@@ -247,17 +244,6 @@ class Run:
         A second round follows where the interrupted run has rows that are out of date by now.
         """
         self.shard = output.resuming.shard
-        if isinstance(output.out, str):
-            with staged(
-                output.out,
-                [suffix for suffix in output.form.suffixes if suffix not in output.elsewhere],
-                output.resuming,
-                overwrite=output.overwrite,
-                note=self.watcher.note,
-                shards=[self.shard] if self.shard else [],
-            ) as file:
-                here = replace(output, out=file, store=output.out[: output.out.rindex("/") + 1])
-                return self.write(here, specs, make_ready, offline=offline)
         target = output.target()
         target.check(*output.form.suffixes)
         if target.is_special:
@@ -317,8 +303,7 @@ class Run:
             if record.failed_before and not record.is_stale:
                 self.watcher.note(_failed_before(record.failed_before, self.progress.failed))
             if record.is_complete:
-                where = output.store + target.out.name if output.store else target.out
-                self.watcher.note(f"{where} is already complete")
+                self.watcher.note(f"{target.out} is already complete")
                 return False
             work = (
                 load_once()
@@ -326,22 +311,25 @@ class Run:
                 else _idle(record.header.meta)
             )
             header = {"meta": work.meta, "weights": described}
-            sink = record.begin(lambda files: output.form.open(files, work.meta), header)
+            sink = record.begin(
+                lambda files: output.form.open(files, work.meta), header, self._on_progress
+            )
             with completing(sink):
                 self._pump(work, record.items(), sink)
+                sink.write_kept()
+                self.inputs.tolerance.check(self.progress, is_last=True)
                 with interrupts.held():
                     sink.finish(self._meta(work))
             return record.is_stale
 
-    def _pump(self, work: Ready, items: Iterable[ImageRef | Kept], sink: Sink) -> None:
+    def _pump(self, work: Ready, refs: Iterable[ImageRef], sink: Sink) -> None:
         job = DecodeJob(work.plans, self.inputs.limits, self.inputs.formats)
         self.watcher.listing(self.count)
         size, forward = self._batching(work.forward)
         workers, note = self.running.workers, self.watcher.note
-        batches = iter_batches(items, job, size, workers, note, keeps_data=work.reads_again)
+        batches = iter_batches(refs, job, size, workers, note, keeps_data=work.reads_again)
         with closing(batches):
             pipeline.run(batches, forward, sink, self._on_progress, self.progress)
-        self.inputs.tolerance.check(self.progress, is_last=True)
 
     def _batching(self, forward: pipeline.Forward) -> tuple[Callable[[], int], pipeline.Forward]:
         """The size of the next batch, and what runs it."""

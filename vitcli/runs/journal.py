@@ -26,8 +26,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from vitcli.files import open_regular
 from vitcli.runs.fingerprint import Fingerprint
-from vitcli.sinks.files import Grown, PartialFile, open_regular
+from vitcli.sinks.files import Grown, PartialFile
 
 JOURNAL = ".journal"
 CHUNK = 1 << 20
