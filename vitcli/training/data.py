@@ -12,13 +12,13 @@ from functools import lru_cache
 from pathlib import Path
 
 from vitcli.errors import CheckpointError, InputError, printable
-from vitcli.images.archives import Found, is_archive
+from vitcli.images.archives import is_archive
 from vitcli.images.scan import Scan
 from vitcli.images.sources import DirectorySource
 from vitcli.images.system import is_system
 from vitcli.images.tables import TABLE as PARQUET
 from vitcli.images.tree import Tree
-from vitcli.records import Member
+from vitcli.records import FoundImage, Member
 from vitcli.training.folders import (
     Folder,
     Kind,
@@ -48,8 +48,8 @@ class Example:
     member: Member | None = None
 
     @property
-    def found(self) -> Found:
-        return self.path, self.member
+    def found(self) -> FoundImage:
+        return FoundImage(self.path, self.member)
 
 
 def read_examples(
@@ -72,7 +72,7 @@ def read_examples(
     if os.path.isdir(data) and not labelled:
         source = DirectorySource(data, replace(scan, suffixes=scan.suffixes | {".tar", ".zip"}))
         source.check()
-        return [example for path in source for example in _unlabelled(path, scan)]
+        return [example for path in source.paths() for example in _unlabelled(path, scan)]
     archives = archives_of(data)
     if archives and not (os.path.isdir(data) and _subfolders(data)):
         return _of_archives(data, archives, scan, note, labelled=labelled)
@@ -160,7 +160,7 @@ def _is_same_part(name: str, inner: str) -> bool:
 
 def _tell_system(folder: str, scan: Scan) -> None:
     for name in filter(is_system, os.listdir(folder)):
-        scan.system(os.path.join(folder, name))
+        scan.omissions.system.append(os.path.join(folder, name))
 
 
 def _looked(data: str, scan: Scan) -> list[Folder]:
@@ -316,7 +316,7 @@ def _classes(
         note(f"{printable(folder)}: {stray} images outside of the folders of classes are left out")
     count = 0
     for name in names:
-        paths = list(DirectorySource(os.path.join(folder, name), scan))
+        paths = list(DirectorySource(os.path.join(folder, name), scan).paths())
         if not paths:
             note(f"class {printable(name)} is left out: {printable(folder)}/{name} has no images")
         yield from (Example(path, name, split) for path in paths)

@@ -14,10 +14,9 @@ from typing import Any
 from vitcli.checkpoints.load import Model
 from vitcli.checkpoints.write import write_hf
 from vitcli.errors import CheckpointError, OutputError, printable
-from vitcli.images.archives import Found
 from vitcli.images.scan import Scan
 from vitcli.jobs.apart import Read, check_apart
-from vitcli.records import ErrorType, Failure, ImageRef
+from vitcli.records import ErrorType, Failure, FoundImage, ImageRef
 from vitcli.render.charts import Line, lines_svg
 from vitcli.render.report import Page, html
 from vitcli.sinks.files import explained, sync_folder, write_whole
@@ -141,7 +140,7 @@ class RunDirectory:
         model: Model,
         history: Sequence[Mapping[str, Any]],
         answers: Answers | None,
-        val: Sequence[Found],
+        val: Sequence[FoundImage],
         failures: Sequence[Failure],
         why: str,
     ) -> None:
