@@ -17,7 +17,8 @@ from vitcli.images.formats import suffixes
 from vitcli.images.scan import Omissions, Scan
 from vitcli.records import ImageRef, Limits, Preprocess, Sample
 from vitcli.training import packed
-from vitcli.training.data import Example, read_examples, write_split
+from vitcli.training.data import read_examples
+from vitcli.training.example import Example, write_split
 
 IMAGES = suffixes("common")
 
