@@ -104,7 +104,7 @@ def iter_decoded(
 
     def told(result: Decoded) -> Decoded:
         if not keeps_data and _held(result.ref):
-            member = replace(result.ref.member, data=None) if result.ref.member else None
+            member = result.ref.member and result.ref.member.released()
             result = replace(result, ref=replace(result.ref, member=member))
         if isinstance(result, Sample) and result.note:
             notice(result.note)
@@ -181,9 +181,8 @@ def _allowed(workers: int) -> int:
 
 
 def _held(ref: ImageRef) -> int:
-    """The bytes of an image that are in its ref."""
-    member = ref.member
-    return len(member.data) if member is not None and member.data is not None else 0
+    """Return how many bytes of an image travel with its ref."""
+    return 0 if ref.member is None else ref.member.held
 
 
 def warm_up() -> None:

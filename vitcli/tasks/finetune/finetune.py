@@ -155,7 +155,7 @@ class _Session:
             found = divide(
                 found, training.val_split, training.seed, self.watcher.note, labelled=not is_mim
             )
-            run.note_system()
+            run.omissions.note_system()
         return self.group.gather(found)[0]
 
     def _model(self) -> Model:
