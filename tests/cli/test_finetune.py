@@ -562,7 +562,7 @@ def picture(path: Path) -> None:
 def test_odd_data_are_named(vit: Vit, tmp_path: Path) -> None:
     picture(tmp_path / "one" / "a" / "1.png")
     done = vit("finetune", "one", "-m", "demo", "--out", "run")
-    assert done.code == 1 and "one class only, a" in done.err
+    assert done.code == 1 and "only one class, a" in done.err
     for name in ("train/a", "train/b", "val/a", "val/c"):
         picture(tmp_path / "differ" / name / "1.png")
     done = vit("finetune", "differ", "-m", "demo", "--out", "run")

@@ -33,7 +33,7 @@ from vitcli.training.data import read_examples
 from vitcli.training.example import Example
 from vitcli.training.feed import Feed, Order
 from vitcli.training.group import Group, joined
-from vitcli.training.loop import Plan, Trainer
+from vitcli.training.loop import Trainer, TrainingPlan
 from vitcli.training.mixing import Mixing
 from vitcli.training.objective import Classify, Normalise, Objective, Reconstruct, WithLoss
 from vitcli.training.optim import Optimisation, class_weights
@@ -253,7 +253,7 @@ class _Session:
             steps=chosen.epochs * steps,
             clip=training.clip or None,
         )
-        plan = Plan(
+        plan = TrainingPlan(
             epochs=chosen.epochs,
             seed=training.seed,
             optimisation=optimisation,
