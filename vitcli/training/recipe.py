@@ -75,7 +75,7 @@ def with_head(model: Model, classes: Sequence[str]) -> Model:
     raise errors[0]
 
 
-def _forms(config: Config, classes: int) -> list[Config]:
+def _forms(config: Config, classes: int) -> Sequence[Config]:
     """The configs of the backbone with a classifier, the likeliest first."""
     if not isinstance(config, ViTConfig):
         return [replace(config, num_classes=classes)]
