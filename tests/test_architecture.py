@@ -22,7 +22,7 @@ RANKS = (
     ("jobs",),
     ("pipeline", "runs", "training"),
     ("checkpoints", "images", "sinks", "render"),
-    ("models", "stores", "cache"),
+    ("models", "stores", "cache", "files"),
     ("records", "interrupts"),
     ("errors",),
 )

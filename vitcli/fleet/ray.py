@@ -31,7 +31,7 @@ from vitcli.jobs.job import NullReporter, Reporter, Summary
 from vitcli.jobs.run import Run
 from vitcli.records import Progress
 from vitcli.runs.shard import Shard
-from vitcli.runs.staging import staged
+from vitcli.stores import Url
 
 if TYPE_CHECKING:
     from vitcli.fleet.actors import Job
@@ -52,22 +52,13 @@ def on_ray(address: str, job: Job, watcher: Reporter | None = None) -> Summary:
     several workers with it, and what the job raises.
     """
     watcher = watcher or NullReporter()
-    if find_spec("ray") is None:
-        raise DeviceError("--ray needs ray: pip install 'vitcli[ray]'")
-    if job.running.device not in ("auto", "cpu", "cuda"):
-        raise UsageError(f"Ray says which device is whose, not --device {job.running.device}")
-    if isinstance(job.out, str):
-        if job.resuming.shard is not None:
-            raise UsageError("--ray with --shard writes to files", "leave out --shard")
-        asked, overwrite = job.resuming, job.overwrite
-        with staged(job.out, (), asked, overwrite=overwrite, note=watcher.note) as file:
-            return on_ray(address, replace(job, out=file), watcher)
+    assert not isinstance(job.out, Url)
     out = divided(job.out, job.resuming, "--ray", "worker")
     if getattr(job, "html", None) is not None:
         raise UsageError("a page is made of all images", "leave out --ray or --html")
     if is_complete(out, job.resuming, overwrite=job.overwrite):
         watcher.note(f"{out} is complete: what is new is done here alone")
-        return task_of(job)(job, watcher)
+        return task_of(job)(job, watcher, None)
     there = _count(out, job)
     stdin = _stdin() if job.inputs.has_stdin else None
     if stdin is None:
@@ -86,6 +77,16 @@ def on_ray(address: str, job: Job, watcher: Reporter | None = None) -> Summary:
             count=there or max(1, min(needs.slots * SHARDS_EACH, MOST_SHARDS // outer)),
         )
         return division.join(_Fleet(ray, needs, job, stdin, watcher).run(division.shards))
+
+
+def check_ray(job: Job) -> None:
+    """Raises DeviceError or UsageError for a job that is none for Ray."""
+    if find_spec("ray") is None:
+        raise DeviceError("--ray needs ray: pip install 'vitcli[ray]'")
+    if job.running.device not in ("auto", "cpu", "cuda"):
+        raise UsageError(f"Ray says which device is whose, not --device {job.running.device}")
+    if isinstance(job.out, Url) and job.resuming.shard is not None:
+        raise UsageError("--ray with --shard writes to files", "leave out --shard")
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any, BinaryIO, Protocol, TypeAlias
 
 from vitcli.errors import UsageError, hidden
@@ -26,6 +26,7 @@ from vitcli.sinks.text import (
     TsvSink,
     VectorJsonlSink,
 )
+from vitcli.stores import Place
 
 
 class FileSink(Sink, Protocol):
@@ -103,11 +104,11 @@ def with_page(form: Form | None, page: Callable[[Mapping[str, Any]], Page]) -> F
     return Form(opened, () if form is None else (PAGE,))
 
 
-def choose_format(out: Path | str | None, asked: str | None, known: dict[str, object]) -> str:
+def choose_format(out: Place | None, asked: str | None, known: dict[str, object]) -> str:
     """The format asked for, else the one the suffix says, else JSONL. Raises UsageError."""
     if asked is not None:
         name, origin = asked, f"--format {asked}"
-    elif out is not None and (path := PurePosixPath(out)).suffix:
+    elif out is not None and (path := PurePosixPath(str(out))).suffix:
         shown = PurePosixPath(hidden(str(out))).name
         name, origin = path.suffix[1:].lower(), f"the suffix of {shown}"
     else:
