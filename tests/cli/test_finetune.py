@@ -27,6 +27,7 @@ from tests.conftest import Vit
 from tests.fixtures.digits import make_digits
 from tests.fixtures.ports import free_port
 from tests.fixtures.swin import tiny_swin
+from vitcli import files
 from vitcli.cache import cache_folder
 from vitcli.checkpoints.load import load
 from vitcli.cli import main
@@ -651,11 +652,7 @@ def test_a_folder_that_may_not_be_looked_into_is_named(
 def test_a_full_disk_is_named_where_the_state_is_saved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Full(io.BytesIO):
-        def write(self, data: object) -> int:
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(Path, "open", lambda *args: Full())
+    monkeypatch.setattr(files, "create", lambda *args: io.FileIO("/dev/full", "r+"))
     with pytest.raises(WriteError, match="No space left"):
         save_state(tmp_path, {"step": torch.ones(9)})
 
