@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from vitcli.errors import UsageError
+from vitcli.processes import rank_of
 
 T = TypeVar("T")
 
@@ -53,22 +54,15 @@ class Group:
         return values
 
 
-def group_of(environment: Mapping[str, str]) -> Group:
-    """Read the place of this process from torchrun's environment variables."""
-    size = int(environment.get("WORLD_SIZE", "1"))
-    if size == 1:
-        return Group()
-    rank = int(environment.get("RANK", "0"))
-    return Group(rank, size, int(environment.get("LOCAL_RANK", rank)))
-
-
 @contextmanager
 def joined(device: torch.device) -> Iterator[Group]:
     """Connect the processes: with nccl between CUDA devices, otherwise with gloo."""
-    group = group_of(os.environ)
-    if group.size == 1:
-        yield group
+    rank = rank_of(os.environ)
+    if rank.size == 1:
+        yield Group()
         return
+    local = rank.rank if rank.local_rank is None else rank.local_rank
+    group = Group(rank.rank, rank.size, local)
     backend = "nccl" if device.type == "cuda" else "gloo"
     if backend == "nccl" and not dist.is_nccl_available():
         raise UsageError("this PyTorch has no nccl", "train on one device, or with --device cpu")

@@ -16,6 +16,7 @@ from vitcli.cli.options.parse import parse_workers
 from vitcli.cli.screen.exit import ended_with, start_workers
 from vitcli.errors import ExitCode
 from vitcli.jobs.job import DEFAULT_MODEL, Running
+from vitcli.processes import rank_of
 
 
 class Augmentation(StrEnum):
@@ -133,7 +134,7 @@ def training_screen(
     summary: o.SummaryFile = None,
 ) -> TrainingScreen:
     """What is told of the run; of several processes the first tells."""
-    is_first = os.environ.get("RANK", "0") == "0"
+    is_first = rank_of(os.environ).is_first
     return TrainingScreen(
         quiet=quiet or not is_first,
         progress=not no_progress,

@@ -22,13 +22,14 @@ from vitcli.errors import DeviceError, InputError, Interrupted, UsageError, VitE
 from vitcli.images import sources
 from vitcli.images.decode import suffixes
 from vitcli.images.scan import Scan
-from vitcli.images.workers import DecodeJob, available_cpus, iter_decoded
+from vitcli.images.workers import DecodeJob, iter_decoded
 from vitcli.jobs.job import DEFAULT_MODEL, ModelOptions, NullReporter, Reporter
 from vitcli.jobs.loading import load_model
 from vitcli.models import onednn
 from vitcli.models.cost import cost
 from vitcli.models.limit import matmul_flops, share_of_limit
 from vitcli.models.prepare import choose_device
+from vitcli.processes import available_cpus
 from vitcli.records import Decode, ImageRef, Preprocess, Sample
 from vitcli.tasks.bench.protocol import (
     Candidate,
