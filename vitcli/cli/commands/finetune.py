@@ -209,9 +209,9 @@ def finetune(
     with screen:
         start_workers(common.running)
         from vitcli.tasks.finetune.finetune import finetune as run
-        from vitcli.tasks.finetune.job import FinetuneJob, Training
+        from vitcli.tasks.finetune.job import FinetuneJob, TrainingOptions
 
-        training = Training(
+        training = TrainingOptions(
             objective=objective.value,
             train=train,
             epochs=epochs,
