@@ -22,8 +22,8 @@ RANKS = (
     ("jobs",),
     ("pipeline", "runs", "training"),
     ("checkpoints", "images", "sinks", "render"),
-    ("models", "stores", "cache"),
-    ("records", "interrupts"),
+    ("models", "stores", "cache", "files"),
+    ("records", "interrupts", "engines"),
     ("errors",),
 )
 RANK = {unit: rank for rank, units in enumerate(RANKS) for unit in units}

@@ -16,7 +16,8 @@ from vitcli.images.decode import decode, suffixes
 from vitcli.images.scan import Scan
 from vitcli.records import ImageRef, Limits, Preprocess, Sample
 from vitcli.training import packed
-from vitcli.training.data import Example, read_examples, write_split
+from vitcli.training.data import read_examples
+from vitcli.training.example import Example, write_split
 
 IMAGES = suffixes("common")
 

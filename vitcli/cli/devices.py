@@ -31,6 +31,7 @@ from vitcli.jobs.job import Summary
 from vitcli.records import ErrorType, Failure, ImageRef, Progress
 from vitcli.runs.shard import Shard
 from vitcli.runs.staging import staged
+from vitcli.stores import Place
 
 TICK = 0.1  # seconds
 PARENT = "_VIT_PARENT"  # the descriptor that is at its end when the process that shares is gone
@@ -76,7 +77,7 @@ class _Process:
         return str(self.error["message"]) if self.error else self.words or died
 
 
-def spread(common: Common, words: Sequence[str], out: Path | str | None) -> Common | None:
+def spread(common: Common, words: Sequence[str], out: Place | None) -> Common | None:
     """Run the command, `words`, on all of its devices. What is left to do in this process: all,
     where there is one device.
 

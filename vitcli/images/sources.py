@@ -99,7 +99,7 @@ class RemoteSource:
 
     def check(self) -> None:
         """Raise InputError where a prefix cannot be listed, or has no images."""
-        stores.check_installed(self.url, InputError)
+        stores.check_readable(self.url, InputError)
         self._listing()
 
     def count(self) -> int | None:

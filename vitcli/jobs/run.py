@@ -16,7 +16,9 @@ from typing import IO, TYPE_CHECKING, Protocol, TypeAlias
 
 from vitcli import pipeline
 from vitcli.checkpoints.resolve import Checkpoint, resolve
+from vitcli.engines import check_engine
 from vitcli.errors import InputError, Interrupted, UsageError, WriteError, printable
+from vitcli.files import is_special
 from vitcli.images import sources
 from vitcli.images.archives import ARCHIVES, largest_file
 from vitcli.images.decode import suffixes
@@ -39,9 +41,8 @@ from vitcli.records import Batch, ErrorType, ImageRef, Kept, Preprocess, Progres
 from vitcli.runs.fingerprint import describe_weights, fingerprint
 from vitcli.runs.recording import Recording
 from vitcli.runs.shard import Resuming, Shard
-from vitcli.runs.staging import staged
 from vitcli.sinks import Form
-from vitcli.sinks.files import Target, is_special
+from vitcli.sinks.files import Target
 
 if TYPE_CHECKING:  # they import torch, for which a run with nothing to do does not wait
     from vitcli.checkpoints.load import Model
@@ -66,22 +67,19 @@ class Ready:
 class Destination:
     """Where rows go, and what becomes of those that an earlier run has written there.
 
-    `options` is what a row depends on besides its image and the weights. A URL of a store is text;
-    `store` is its folder, while the output is a file.
+    `options` is what a row depends on besides its image and the weights.
     """
 
-    out: Path | str | None
+    out: Path | None
     form: Form
     command: str
     options: Mapping[str, object]
     overwrite: bool = False
     resuming: Resuming = Resuming()
     elsewhere: Mapping[str, Path] = field(default_factory=dict)  # by suffix, as Target's
-    store: str = ""
 
     def target(self) -> Target:
         shard, out = self.resuming.shard, self.out
-        assert not isinstance(out, str)
         if shard is not None:
             if out is None or is_special(out):
                 raise UsageError("a shard is a file", "name it with --out FILE")
@@ -151,10 +149,7 @@ class Run:
     def list_inputs(self) -> None:
         """Raises InputError for a directory or pattern without images, DeviceError for an engine
         that is not installed."""
-        if self.running.engine != "torch":
-            from vitcli.checkpoints.engines import check_installed
-
-            check_installed(self.running.engine)
+        check_engine(self.running.engine)
         inputs, scan = self.inputs, self.scan()
         self.listed = sources.open_sources(
             inputs.paths,
@@ -234,17 +229,6 @@ class Run:
         A second round follows where the interrupted run has rows that are out of date by now.
         """
         self.shard = output.resuming.shard
-        if isinstance(output.out, str):
-            with staged(
-                output.out,
-                [suffix for suffix in output.form.suffixes if suffix not in output.elsewhere],
-                output.resuming,
-                overwrite=output.overwrite,
-                note=self.watcher.note,
-                shards=[self.shard] if self.shard else [],
-            ) as file:
-                here = replace(output, out=file, store=output.out[: output.out.rindex("/") + 1])
-                return self.write(here, specs, make_ready, offline=offline)
         target = output.target()
         target.check(*output.form.suffixes)
         if target.is_special:
@@ -303,8 +287,7 @@ class Run:
             if record.failed_before and not record.is_stale:
                 self.watcher.note(_failed_before(record.failed_before, self.progress.failed))
             if record.is_complete:
-                where = output.store + target.out.name if output.store else target.out
-                self.watcher.note(f"{where} is already complete")
+                self.watcher.note(f"{target.out} is already complete")
                 return False
             work = (
                 load_once()

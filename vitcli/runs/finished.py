@@ -11,6 +11,7 @@ from typing import BinaryIO
 import numpy as np
 
 from vitcli.errors import OutputError
+from vitcli.files import explained, open_regular
 from vitcli.records import ImageRef, Kept
 from vitcli.runs.journal import (
     Damaged,
@@ -21,7 +22,6 @@ from vitcli.runs.journal import (
     read_header,
     readline,
 )
-from vitcli.sinks.files import explained, open_regular
 
 START_AGAIN = "--overwrite starts again"
 

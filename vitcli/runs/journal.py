@@ -26,7 +26,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from vitcli.sinks.files import Grown, PartialFile, open_regular
+from vitcli.files import open_regular
+from vitcli.sinks.files import Grown, PartialFile
 
 JOURNAL = ".journal"
 CHUNK = 1 << 20

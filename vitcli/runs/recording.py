@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from vitcli.errors import OutputError, printable
+from vitcli.files import PARTIAL, explained, real, refuse_link, take_name
 from vitcli.records import Failure, ImageRef, Kept, Progress, Row
 from vitcli.runs.finished import START_AGAIN, Ahead, Finished, unreadable
 from vitcli.runs.journal import (
@@ -38,18 +39,7 @@ from vitcli.runs.lock import locked
 from vitcli.runs.neighbours import check_neighbours
 from vitcli.runs.shard import Resuming
 from vitcli.sinks import FileSink
-from vitcli.sinks.files import (
-    PARTIAL,
-    TABLE,
-    ZIPPED,
-    Grown,
-    PartialFile,
-    Target,
-    explained,
-    real,
-    refuse_link,
-    take_name,
-)
+from vitcli.sinks.files import TABLE, ZIPPED, Grown, PartialFile, Target
 
 SYNC_EVERY = 30.0  # seconds; only a loss of power needs it
 NOWHERE = (-1, 0)  # the stamp of a file that is not there

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vitcli.errors import OutputError, UsageError
+from vitcli.files import real
 from vitcli.jobs.apart import check_apart, written_of
 from vitcli.jobs.job import NullReporter, Reporter, Summary
 from vitcli.jobs.run import completing
@@ -31,7 +32,8 @@ from vitcli.runs.recording import Recording
 from vitcli.runs.shard import Shard, parse_shard
 from vitcli.runs.staging import brought, staged
 from vitcli.sinks import Form, form_of
-from vitcli.sinks.files import Target, real
+from vitcli.sinks.files import Target
+from vitcli.stores import Place
 
 AT_A_TIME = 1024  # rows
 AHEAD = 256 << 20  # bytes, of the files of all shards together
@@ -70,15 +72,15 @@ class _Part:
 
 
 def merge(
-    shards: Sequence[Path | str],
-    out: Path | str,
+    shards: Sequence[Place],
+    out: Place,
     *,
     overwrite: bool = False,
     watcher: Reporter | None = None,
 ) -> Summary:
     """Write every row of every shard, in the order of the inputs.
 
-    Those in a store are named by URLs or patterns, as text. Raises OutputError where a shard is
+    A URL may be a pattern. Raises OutputError where a shard is
     missing, given twice, or of another run.
     """
     watcher = watcher or NullReporter()

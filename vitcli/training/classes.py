@@ -11,7 +11,8 @@ from dataclasses import replace
 import numpy as np
 
 from vitcli.errors import InputError, is_utf8, printable
-from vitcli.training.data import Example
+from vitcli.training.example import Example
+from vitcli.training.parts import first_few
 
 
 def divide(
@@ -67,21 +68,16 @@ def check_learnable(examples: Sequence[Example], note: Callable[[str], None]) ->
         )
     if unknown := [label for label in val if label not in train]:
         raise InputError(
-            f"val has {_few(unknown)}, which train does not: a model cannot answer "
+            f"val has {first_few(unknown)}, which train does not: a model cannot answer "
             "with what it has never seen",
             "the folders of train and val must have the same names",
         )
     if untested := [label for label in train if val and label not in val]:
         ones = [label for label in untested if train[label] == 1]
         if ones:
-            note(f"{_few(ones)}: one image each, trained on and never tested")
+            note(f"{first_few(ones)}: one image each, trained on and never tested")
         if others := [label for label in untested if label not in ones]:
-            note(f"val has no images of {_few(others)}: never tested")
-
-
-def _few(names: Sequence[str]) -> str:
-    named = ", ".join(printable(name) for name in names[:5])
-    return f"{named} and {len(names) - 5} more" if len(names) > 5 else named
+            note(f"val has no images of {first_few(others)}: never tested")
 
 
 def class_names(examples: Iterable[Example]) -> tuple[str, ...]:
@@ -107,7 +103,7 @@ def match_classes(names: Sequence[str], labels: Sequence[str], model: str) -> di
         closest = f"the closest to {printable(missing[0])} is {near[0]!r}" if near else ""
         few = ", ".join(labels[:4]) + (", ..." if len(labels) > 4 else "")
         raise InputError(
-            f"{model} has no class {_few(missing)}",
+            f"{model} has no class {first_few(missing)}",
             "; ".join(filter(None, (closest, f"its {len(labels)} labels are {few}"))),
         )
     return found
@@ -163,7 +159,7 @@ def match_one_class(
     if len(named) != 1 or len(others) > 1:
         raise InputError(
             f"{model} tells {printable(label)} from everything else, and the data have "
-            f"{_few(names)}",
+            f"{first_few(names)}",
             f"expected a class {printable(label)} and one of all other images; --labels FILE "
             "gives the output another name",
         )

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from vitcli.errors import CheckpointError, printable
-from vitcli.sinks.files import explained, sync_folder
+from vitcli.files import explained, whole_file
 
 FILE = "state.pt"
 START_OVER = "the run cannot be resumed: --overwrite starts over"
@@ -35,20 +35,15 @@ _DAMAGE = (
 
 def save_state(folder: Path, state: Mapping[str, Any]) -> None:
     """Write `folder`/state.pt. Raises WriteError, and leaves the earlier one, where it cannot."""
-    target, partial = folder / FILE, folder / f"{FILE}.partial"
-    with explained(partial):
+    with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            try:
-                torch.save(dict(state), file)
-            except RuntimeError as error:  # of torch's zip writer, about what the system said
-                if isinstance(error.__context__, OSError):
-                    raise error.__context__ from None
-                raise OSError(0, str(error).splitlines()[0]) from None
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(target)
-        sync_folder(folder)
+    with whole_file(folder / FILE) as file:
+        try:
+            torch.save(dict(state), file)
+        except RuntimeError as error:  # torch's zip writer wraps the system's error
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise OSError(0, str(error).splitlines()[0]) from None
 
 
 def read_state(folder: Path) -> dict[str, Any] | None:

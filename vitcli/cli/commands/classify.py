@@ -129,8 +129,8 @@ def classify(
         if common.ray is None:
             start_workers(common.running)
         from vitcli.cli.screen.table import TableSink
+        from vitcli.fleet.share import share
         from vitcli.tasks.classify.classify import ClassifyJob
-        from vitcli.tasks.classify.classify import classify as run
 
         job = ClassifyJob(
             inputs=common.inputs,
@@ -148,10 +148,6 @@ def classify(
             overwrite=common.overwrite,
             resuming=common.resuming,
         )
-        if common.ray is not None:
-            from vitcli.fleet.ray import on_ray
-
-            summary = on_ray(common.ray, job, screen)
-        else:
-            summary = run(job, screen, TableSink(bars=scores is Scores.PROB) if as_table else None)
+        table = TableSink(bars=scores is Scores.PROB) if as_table else None
+        summary = share(job, screen, ray=common.ray, sink=table)
     end(screen, summary, place or html)

@@ -131,8 +131,8 @@ def embed(
     with common.screen as screen:
         if common.ray is None:
             start_workers(common.running)
+        from vitcli.fleet.share import share
         from vitcli.tasks.embed import EmbedJob
-        from vitcli.tasks.embed import embed as run
 
         job = EmbedJob(
             inputs=common.inputs,
@@ -149,10 +149,5 @@ def embed(
             overwrite=common.overwrite,
             resuming=common.resuming,
         )
-        if common.ray is not None:
-            from vitcli.fleet.ray import on_ray
-
-            summary = on_ray(common.ray, job, screen)
-        else:
-            summary = run(job, screen)
+        summary = share(job, screen, ray=common.ray)
     end(screen, summary, place)

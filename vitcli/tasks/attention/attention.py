@@ -17,6 +17,7 @@ from torch import Tensor
 from vitcli.checkpoints.load import Model
 from vitcli.checkpoints.scoring import to_scores
 from vitcli.errors import UsageError
+from vitcli.files import PARTIAL
 from vitcli.images.decode import suffixes
 from vitcli.images.scan import DRAWN
 from vitcli.images.workers import Decoded, WorkerPool
@@ -41,7 +42,7 @@ from vitcli.render.styles import Style
 from vitcli.runs.journal import JOURNAL, journal_of
 from vitcli.runs.shard import Resuming
 from vitcli.sinks import Form, form_of, with_page
-from vitcli.sinks.files import PARTIAL, Target
+from vitcli.sinks.files import Target
 from vitcli.sinks.page import PAGE
 from vitcli.sinks.pictures import PictureTree
 from vitcli.tasks.attention.query import AttentionQuery, AttentionRunner, check_running

@@ -31,6 +31,7 @@ from vitcli.sinks import PREDICTIONS, FileSink, Form, choose_format, form_of, wi
 from vitcli.sinks.files import Target
 from vitcli.sinks.memory import ListSink
 from vitcli.sinks.page import PAGE
+from vitcli.stores import Place, Url
 from vitcli.tasks.classify.select import Selection, SelectSink
 
 if TYPE_CHECKING:  # as in run.py
@@ -55,7 +56,7 @@ class ClassifyJob:
     threshold: float | None = None
     select: Selection | None = None
     paths_only: bool = False
-    out: Path | str | None = None  # a URL of a store is text
+    out: Place | None = None
     format: str | None = None
     html: Path | None = None
     overwrite: bool = False
@@ -144,8 +145,9 @@ def _format(job: ClassifyJob) -> str:
     return choose_format(job.out, job.format, dict(PREDICTIONS))
 
 
-def _form(job: ClassifyJob, format: str) -> tuple[Path | str | None, Form]:
+def _form(job: ClassifyJob, format: str) -> tuple[Path | None, Form]:
     """The file of rows, which is the page where no other is asked for, and what is written."""
+    assert not isinstance(job.out, Url)  # fleet/share.py has staged it
     rows = form_of("classify", format)
     if job.html is None:
         return job.out, rows

@@ -38,7 +38,8 @@ from vitcli.records import Batch, Classified, Embedded, ErrorType, Failure, Imag
 from vitcli.sinks.memory import ListSink
 from vitcli.tasks.classify.classify import check_heads, top_k
 from vitcli.training.classes import class_names, match_answers, match_classes, match_one_class
-from vitcli.training.data import SPLIT, Example, place_of, read_examples, trained_on
+from vitcli.training.data import read_examples
+from vitcli.training.example import SPLIT, Example, place_of, trained_on
 from vitcli.training.metrics import Answers, neighbours
 
 TOP = 5

@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitcli.errors import OutputError, printable
+from vitcli.files import write_whole
 from vitcli.images.archives import Found
 from vitcli.images.decode import decode
 from vitcli.records import ImageRef, Limits, Member, Preprocess, Sample
 from vitcli.render.charts import confusion_png, reliability_svg
 from vitcli.render.report import Page, Section, Shot, html
-from vitcli.sinks.files import write_whole
 from vitcli.tasks.evaluate.evaluate import Evaluation, Judged
 from vitcli.training.metrics import Answers, Confusion, calibration_error, confusion, reliability
 

@@ -14,17 +14,17 @@ from typing import Any
 from vitcli.checkpoints.load import Model
 from vitcli.checkpoints.write import write_hf
 from vitcli.errors import CheckpointError, OutputError, printable
+from vitcli.files import explained, sync, write_whole
 from vitcli.images.archives import Found
 from vitcli.images.scan import Scan
 from vitcli.jobs.apart import Read, check_apart
 from vitcli.records import ErrorType, Failure, ImageRef
 from vitcli.render.charts import Line, lines_svg
 from vitcli.render.report import Page, html
-from vitcli.sinks.files import explained, sync_folder, write_whole
 from vitcli.tasks.evaluate.evaluate import Judged
 from vitcli.tasks.evaluate.scores import section
 from vitcli.tasks.finetune.job import option_of
-from vitcli.training.data import SPLIT, Example, read_split, write_split
+from vitcli.training.example import SPLIT, Example, read_split, write_split
 from vitcli.training.metrics import Answers
 from vitcli.training.pretrain import copied
 from vitcli.training.recipe import Trained, filled
@@ -134,7 +134,7 @@ class RunDirectory:
             for name in MODEL:
                 (partial / name).replace(self.folder / name)
             partial.rmdir()
-            sync_folder(self.folder)
+            sync(self.folder)
 
     def finish(
         self,

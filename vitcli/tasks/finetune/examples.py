@@ -17,7 +17,7 @@ from vitcli.sinks.memory import ListSink
 from vitcli.tasks.finetune.features import features
 from vitcli.tasks.finetune.job import FinetuneJob, TrainingWatcher
 from vitcli.tasks.finetune.recipe_choice import Chosen
-from vitcli.training.data import Example
+from vitcli.training.example import Example
 from vitcli.training.feed import FeatureFeed, Feed, ImageFeed, Order
 from vitcli.training.group import Group
 

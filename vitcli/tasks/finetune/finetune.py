@@ -29,7 +29,8 @@ from vitcli.tasks.finetune.examples import Feeding
 from vitcli.tasks.finetune.job import Finetuned, FinetuneJob, NullTrainingReporter, TrainingWatcher
 from vitcli.tasks.finetune.recipe_choice import Chosen, choose
 from vitcli.training.classes import check_learnable, class_names, divide
-from vitcli.training.data import Example, read_examples
+from vitcli.training.data import read_examples
+from vitcli.training.example import Example
 from vitcli.training.feed import Feed, Order
 from vitcli.training.group import Group, joined
 from vitcli.training.loop import Plan, Trainer

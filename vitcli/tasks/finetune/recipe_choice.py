@@ -16,7 +16,7 @@ from vitcli.models.config import ViTConfig
 from vitcli.models.cost import cost
 from vitcli.models.mae import MaskedAutoencoder
 from vitcli.tasks.finetune.job import Training
-from vitcli.training.data import Example
+from vitcli.training.example import Example
 from vitcli.training.recipe import Recipe, parse_recipe
 
 PATIENT = 20 * 60  # seconds that a training may take before the head alone is trained
