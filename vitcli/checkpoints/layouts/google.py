@@ -16,6 +16,7 @@ from torch import Tensor
 from vitcli.checkpoints.keymap import Reshape, Rule, drop, rename, reshape
 from vitcli.checkpoints.layouts import timm
 from vitcli.checkpoints.layouts.layout import Json, Layout, Tensors
+from vitcli.checkpoints.published import HALF, VIT, always
 from vitcli.errors import CheckpointError
 from vitcli.models.config import ViTConfig
 
@@ -182,6 +183,8 @@ LAYOUT = Layout(
     read_config,
     unpack=unstack,
     num_heads=num_heads,
-    words="own",
-    family="vit",
+    evaluation=always(
+        mean=HALF, std=HALF, interpolation="bilinear", crop_mode="squash", crop_pct=1.0
+    ),  # vit_jax/input_pipeline.py
+    family=VIT,
 )
