@@ -4,10 +4,11 @@ shapes."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from vitcli.checkpoints.file_names import Shapes, Spelling
 from vitcli.checkpoints.keymap import NOT_WHOLE
@@ -21,12 +22,23 @@ Module = TypeVar("Module", bound=nn.Module)
 MAX_LISTED = 5
 
 
+class _Uninitialised(TorchFunctionMode):
+    """Skips the random initialisation of layers: every parameter is filled from the file."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func in (nn.init.kaiming_uniform_, nn.init.uniform_, nn.init.trunc_normal_):
+            return (kwargs or {}).get("tensor", args[0] if args else None)
+        return func(*args, **(kwargs or {}))
+
+
 def build(
     config: Config, tensors: Mapping[str, Tensor], spelling: Spelling = Spelling()
 ) -> Network:
     """Build the network. Nothing is allocated before the shapes agree, so a config that lies costs
     nothing. Raises CheckpointError for tensors that are missing, misshapen or surplus."""
-    with torch.device("meta"):
+    with torch.device("meta"), _Uninitialised():
         network = network_of(config)
     return _filled(network, tensors, spelling)
 
@@ -41,7 +53,7 @@ def with_decoder(
     """Join the network and its decoder, filled as strictly."""
     assert isinstance(network, VisionTransformer)  # no other layout has a decoder
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _Uninitialised():
             empty, join = decoder.parts(network.config, tensors, json)
     except MissingTensor as error:
         raise missing(error, spelling) from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from torch import Tensor
@@ -151,26 +152,31 @@ def check_tensors(
     chose the layout (`forced`).
     """
     stripped = {plain: name for name, plain in plain_names(state).items()}
+    lines = "\n".join(stripped)
     for row in foreign.ROWS:
         if (is_named or forced) and not row.is_sure:
             continue
         for signs in row.tensors:
-            found = _shown(signs, stripped)
+            found = _shown(signs, lines)
             if found is not None:
                 shape = list(state[stripped[found]].shape)
                 raise CheckpointError(f"this is {row.what} ({stripped[found]} {shape})", row.hint)
 
 
-def _shown(signs: str, names: Collection[str]) -> str | None:
-    """The first name that a sign matches, if the whole sign applies."""
+def _shown(signs: str, names: str) -> str | None:
+    """The first name that a sign matches, if the whole sign applies; `names` has one a line."""
     shown = None
     for sign in signs.split():
-        pattern = re.compile(sign.removeprefix("!"))
-        found = next((name for name in names if pattern.fullmatch(name)), None)
+        found = _line(sign.removeprefix("!")).search(names)
         if (found is None) != sign.startswith("!"):
             return None
-        shown = shown or found
+        shown = shown or (found and found[0])
     return shown
+
+
+@cache
+def _line(pattern: str) -> re.Pattern[str]:
+    return re.compile(rf"^(?:{pattern})$", re.MULTILINE)
 
 
 def _check_file(file: Path, names: Collection[str]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
+from functools import lru_cache
 
 from torch import Tensor
 
@@ -30,8 +31,9 @@ MAP = "MAPHead_0/"
 MAP_ATTENTION = (MAP + "MultiHeadDotProductAttention_0/",)
 
 
+@lru_cache
 def table(heads: int, *, has_hidden: bool = False) -> tuple[Rule, ...]:
-    """The rules for a model of so many heads. `has_hidden`: a tanh layer stands before its head."""
+    """The rules for a model of `heads` heads. `has_hidden`: it has a tanh layer before its head."""
     head = (
         drop("head/{rest}", "it reads a hidden layer, pre_logits, that no later model has",
              is_told=True),

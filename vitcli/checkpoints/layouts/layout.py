@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import takewhile
 from typing import Any, Generic, Literal, TypeVar
 
@@ -202,10 +203,14 @@ class Layout:
         return rules if decoder is None else decoder.among(rules)
 
 
-def plain_names(names: Collection[str], prefixes: Sequence[str] = ()) -> dict[str, str]:
+def plain_names(names: Collection[str], prefixes: tuple[str, ...] = ()) -> Mapping[str, str]:
     """Map each name to the name without what wrappers put around it: PyTorch's at any depth, the
     usual prefixes and `prefixes`, and the prefix of a user's own module."""
-    starts = (*WRAPPERS, *prefixes)
+    return _plain_names(tuple(names), (*WRAPPERS, *prefixes))
+
+
+@lru_cache(maxsize=32)  # many layouts have the same prefixes
+def _plain_names(names: tuple[str, ...], starts: tuple[str, ...]) -> Mapping[str, str]:
     plain = {name: _unwrapped(name, starts) for name in names}
     outer = {
         found.removesuffix(anchor)
