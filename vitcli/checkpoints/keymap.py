@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -125,7 +126,7 @@ def to_ours(state: Mapping[str, Tensor], rules: Iterable[Rule]) -> Renamed:
     dropped: dict[str, str] = {}
     told: dict[str, list[str]] = {}  # why -> names
     unknown = []
-    patterns = _compile(rules)
+    patterns = _compile(tuple(rules))
     for name in state:
         found = _match(name, patterns)
         if found is None:
@@ -175,7 +176,7 @@ def to_theirs(tensors: Mapping[str, Tensor], rules: Iterable[Rule]) -> dict[str,
     kept = [rule for rule in rules if rule.ours is not None]
     back = [replace(rule, theirs=rule.our_names, also=()) for rule in kept]
     forth = {rule.ours: rule for rule in reversed(kept)}
-    patterns = _compile(back)
+    patterns = _compile(tuple(back))
     groups: dict[str, dict[int, str]] = {}  # theirs -> position -> ours
     rule_of: dict[str, tuple[Rule, int, dict[str, str]]] = {}  # theirs -> rule, parts, slots
     unknown = []
@@ -207,7 +208,7 @@ def to_theirs(tensors: Mapping[str, Tensor], rules: Iterable[Rule]) -> dict[str,
 
 def knows(names: Iterable[str], rules: Iterable[Rule]) -> bool:
     """Whether the rules know every name, and one of them is a block's."""
-    patterns = _compile(rules)
+    patterns = _compile(tuple(rules))
     found = [_match(name, patterns) for name in names]
     return None not in found and any(match and "i" in match[3] for match in found)
 
@@ -215,8 +216,9 @@ def knows(names: Iterable[str], rules: Iterable[Rule]) -> bool:
 _Pattern = tuple[re.Pattern[str], Rule, int, Names]
 
 
-def _compile(rules: Iterable[Rule]) -> list[_Pattern]:
-    """(regular expression, rule, position among the parts, all parts) for each spelling."""
+@lru_cache(maxsize=64)
+def _compile(rules: tuple[Rule, ...]) -> list[_Pattern]:
+    """A regular expression for each spelling of each rule, with the position among the parts."""
     return [
         (regex_of(name), rule, position, names)
         for rule in rules

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from vitcli.checkpoints import onnx
 from vitcli.checkpoints.build import build
+from vitcli.checkpoints.choose_preprocess import as_written
 from vitcli.checkpoints.load import Model, load
-from vitcli.checkpoints.preprocessing import written_plan
 from vitcli.checkpoints.replace import replacing
 from vitcli.checkpoints.resolve import resolve
 from vitcli.checkpoints.tensor_diff import Change, changes
@@ -98,7 +98,7 @@ def convert(job: ConvertJob, say: Callable[[str], None] = lambda text: None) -> 
         source=model,
         written=written.layout,
         bytes=size,
-        changes=tuple(changes(model.made, written.made)),
+        changes=tuple(changes(model.provenance.made, written.made)),
         notes=(*written.notes, *([moved.note] if moved else [])),
         deltas=tuple(deltas),
     )
@@ -166,7 +166,7 @@ def _moved(job: ConvertJob, model: Model) -> Moved | None:
     found: list[Moved | None] = []
     for name in names:
         with contextlib.suppress(CheckpointError):
-            found.append(_difference(plan, written_plan(plan, name), name))
+            found.append(_difference(plan, as_written(plan, name), name))
     return None if None in found or not found else found[0]
 
 

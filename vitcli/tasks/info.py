@@ -77,21 +77,21 @@ def info(job: InfoJob) -> ModelInfo:
         model=model.spec,
         revision=model.revision,
         layout=model.layout,
-        architecture=printable(model.architecture),
+        architecture=printable(model.provenance.architecture),
         parameters=price.parameters,
         gflops=price.gflops,
-        dtypes=model.dtypes,
+        dtypes=model.provenance.dtypes,
         files=tuple(WeightFile(file.name, file.stat().st_size) for file in model.files),
         sha256=model.sha256,
         sizes=model.config.sizes(),
         described=model.config.describe(),
         num_labels=len(model.labels),
         labels=model.labels[:SHOWN_LABELS],
-        labels_source=model.labels_source,
+        labels_source=model.provenance.labels,
         problem_type=model.problem_type,
         scores=model.score_function if model.labels else None,
         preprocess=tuple(
-            Step(step, model.origins.get(step.partition("(")[0], plan.source))
+            Step(step, model.provenance.steps.get(step.partition("(")[0], plan.source))
             for step in plan.steps()
         ),
         notes=(*model.notes, *_resampled(model)),
@@ -99,7 +99,7 @@ def info(job: InfoJob) -> ModelInfo:
 
 
 def _resampled(model: Model) -> list[str]:
-    stored, now = model.stored_size, model.config.image_size
+    stored, now = model.provenance.stored_size, model.config.image_size
     if stored is None or stored == now:
         return []
     sizes = f"{stored[0]}x{stored[1]} pixels", f"{now[0]}x{now[1]}"

@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vitcli.checkpoints.layouts.decoders import Reconstruction
+from vitcli.checkpoints.layouts.layout import Reconstruction
 from vitcli.checkpoints.load import Model
-from vitcli.errors import CheckpointError, OutputError, UsageError
+from vitcli.errors import OutputError, UsageError
 from vitcli.files import explained, write_whole
 from vitcli.jobs.finite import are_finite, overflow, with_failures
 from vitcli.jobs.job import (
@@ -102,13 +102,8 @@ def reconstruct(job: ReconstructJob, watcher: Reporter | None = None) -> Summary
     run = Run(job.inputs, job.running, watcher or NullReporter())
     run.list_inputs()
     model = job.model if isinstance(job.model, Model) else _load(job, run.watcher)
-    if model.reconstruction is None:
-        raise CheckpointError(
-            f"{model.spec} has no decoder: it cannot reconstruct what is hidden",
-            "MAE's files for pre-training have one, and what vit finetune --objective mim makes",
-        )
     sink = PanelSink(job.out, overwrite=job.overwrite)
-    forward = _forward(job, model, model.reconstruction, sink)
+    forward = _forward(job, model, model.with_decoder(), sink)
     return run.into(sink, Ready(plans=(model.preprocess,), forward=forward, meta={}))
 
 

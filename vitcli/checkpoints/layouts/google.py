@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
+from functools import lru_cache
 
 from torch import Tensor
 
 from vitcli.checkpoints.keymap import Reshape, Rule, drop, rename, reshape
 from vitcli.checkpoints.layouts import timm
 from vitcli.checkpoints.layouts.layout import Json, Layout, Tensors
+from vitcli.checkpoints.published import HALF, VIT, always
 from vitcli.errors import CheckpointError
 from vitcli.models.config import ViTConfig
 
@@ -29,8 +31,9 @@ MAP = "MAPHead_0/"
 MAP_ATTENTION = (MAP + "MultiHeadDotProductAttention_0/",)
 
 
+@lru_cache
 def table(heads: int, *, has_hidden: bool = False) -> tuple[Rule, ...]:
-    """The rules for a model of so many heads. `has_hidden`: a tanh layer stands before its head."""
+    """The rules for a model of `heads` heads. `has_hidden`: it has a tanh layer before its head."""
     head = (
         drop("head/{rest}", "it reads a hidden layer, pre_logits, that no later model has",
              is_told=True),
@@ -182,6 +185,8 @@ LAYOUT = Layout(
     read_config,
     unpack=unstack,
     num_heads=num_heads,
-    words="own",
-    family="vit",
+    evaluation=always(
+        mean=HALF, std=HALF, interpolation="bilinear", crop_mode="squash", crop_pct=1.0
+    ),  # vit_jax/input_pipeline.py
+    family=VIT,
 )

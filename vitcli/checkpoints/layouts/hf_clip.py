@@ -20,13 +20,14 @@ from vitcli.checkpoints.layouts.layout import (
     Writer,
     activation,
     activation_name,
-    as_it_is,
     count_classes,
     image_pair,
     not_square,
     pair,
     shape,
+    unchanged,
 )
+from vitcli.checkpoints.published import CLIP
 from vitcli.models.config import ViTConfig
 
 L, B = "encoder.layers.{i}.", "blocks.{i}."
@@ -192,7 +193,16 @@ def write_config(config: ViTConfig) -> dict[str, Any]:
     return {"architectures": [name], **tower}
 
 
-WRITER = Writer(ONLY, refusals, as_it_is, lambda config: RULES, prefix, write_config, ViTConfig)
+WRITER = Writer(
+    "transformers",
+    ONLY,
+    refusals,
+    unchanged,
+    lambda config: RULES,
+    prefix,
+    write_config,
+    ViTConfig,
+)
 LAYOUT = Layout(
     "hf-clip",
     ("vision_model.",),
@@ -200,6 +210,14 @@ LAYOUT = Layout(
     rules,
     read_config,
     WRITER,
-    family="clip",
+    needs_config=True,
+    model_types=(
+        *("clip", "clip_vision_model", "metaclip_2", "metaclip_2_vision_model"),
+        *("clipseg", "clipseg_vision_model", "altclip", "altclip_vision_model"),
+        *("chinese_clip", "chinese_clip_vision_model", "vision-text-dual-encoder"),
+    ),
+    classes="CLIP|MetaClip2|ChineseCLIP|AltCLIP",
+    words="hf",
+    family=CLIP,
     fields={**HF_FIELDS, "projection": "projection_dim"},
 )

@@ -27,6 +27,7 @@ from vitcli.checkpoints.layouts.layout import (
     shape,
     with_positions,
 )
+from vitcli.checkpoints.published import DINOV2
 from vitcli.models.config import ViTConfig
 
 L, B = "encoder.layer.{i}.", "blocks.{i}."
@@ -210,7 +211,9 @@ def prefix(config: ViTConfig) -> str:
     return "dinov2_with_registers." if config.num_registers else "dinov2."
 
 
-WRITER = Writer(ONLY, refusals, adapt, rules_to_write, prefix, write_config, ViTConfig)
+WRITER = Writer(
+    "transformers", ONLY, refusals, adapt, rules_to_write, prefix, write_config, ViTConfig
+)
 LAYOUT = Layout(
     "hf-dinov2",
     ("dinov2.", "dinov2_with_registers."),
@@ -218,6 +221,10 @@ LAYOUT = Layout(
     rules,
     read_config,
     WRITER,
-    family="dinov2",
+    needs_config=True,
+    model_types=("dinov2", "dinov2_with_registers"),
+    classes="Dinov2",
+    words="hf",
+    family=DINOV2,
     fields={**HF_FIELDS, "hidden_dim": "mlp_ratio times hidden_size"},
 )

@@ -15,11 +15,12 @@ from vitcli.checkpoints.layouts.layout import (
     Tensors,
     Writer,
     activation,
-    as_it_is,
     count_classes,
     not_square,
     pair,
+    unchanged,
 )
+from vitcli.checkpoints.published import SIGLIP
 from vitcli.errors import CheckpointError
 from vitcli.models.config import ViTConfig
 
@@ -119,7 +120,16 @@ def write_config(config: ViTConfig) -> dict[str, Any]:
     return {"architectures": ["SiglipVisionModel"], **tower}
 
 
-WRITER = Writer(ONLY, refusals, as_it_is, lambda config: RULES, prefix, write_config, ViTConfig)
+WRITER = Writer(
+    "transformers",
+    ONLY,
+    refusals,
+    unchanged,
+    lambda config: RULES,
+    prefix,
+    write_config,
+    ViTConfig,
+)
 LAYOUT = Layout(
     "hf-siglip",
     ("vision_model.",),
@@ -127,6 +137,10 @@ LAYOUT = Layout(
     rules,
     read_config,
     WRITER,
-    family="siglip",
+    needs_config=True,
+    model_types=("siglip", "siglip_vision_model"),
+    classes="Siglip",
+    words="hf",
+    family=SIGLIP,
     fields=HF_FIELDS,
 )

@@ -24,6 +24,7 @@ from vitcli.checkpoints.layouts.layout import (
     pair,
 )
 from vitcli.checkpoints.layouts.swin import INDEX, refuse_heads, under_rule, windows_that_differ
+from vitcli.checkpoints.published import SWIN
 from vitcli.models.config import SwinConfig
 
 L, B = "encoder.layers.{s}.blocks.{i}.", "layers.{s}.blocks.{i}."
@@ -140,6 +141,7 @@ def prefix(config: SwinConfig) -> str:
 
 
 WRITER = Writer(
+    "transformers",
     {},
     refusals,
     lambda config, tensors: (under_rule(config, "hf"), dict(tensors)),
@@ -155,6 +157,10 @@ LAYOUT = Layout(
     rules,
     read_config,
     WRITER,
-    family="swin",
+    needs_config=True,
+    model_types=("swin",),
+    classes="Swin",
+    words="hf",
+    family=SWIN,
     fields={"in_chans": "num_channels", "norm_eps": "layer_norm_eps"},
 )

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from vitcli.checkpoints.keymap import Rule, drop, fuse, rename
+from vitcli.checkpoints.layouts.decoders import hf_decoders
 from vitcli.checkpoints.layouts.layout import (
     HF_FIELDS,
     Json,
@@ -162,6 +163,27 @@ def notes(config: ViTConfig) -> tuple[str, ...]:
 
 
 WRITER = Writer(
-    ONLY, lambda config: [], adapt, rules_to_write, prefix, write_config, ViTConfig, notes
+    "transformers",
+    ONLY,
+    lambda config: [],
+    adapt,
+    rules_to_write,
+    prefix,
+    write_config,
+    ViTConfig,
+    notes,
 )
-LAYOUT = Layout("hf-vit", ("vit.", "deit."), detect, rules, read_config, WRITER, fields=HF_FIELDS)
+LAYOUT = Layout(
+    "hf-vit",
+    ("vit.", "deit."),
+    detect,
+    rules,
+    read_config,
+    WRITER,
+    needs_config=True,
+    model_types=("vit", "deit", "vit_mae", "vit_msn"),
+    classes="ViT|DeiT",
+    decoders=hf_decoders([r for r in RULES if r.ours and r.ours.startswith(B)], L4, L5),
+    words="hf",
+    fields=HF_FIELDS,
+)

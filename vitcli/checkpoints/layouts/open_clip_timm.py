@@ -12,6 +12,7 @@ from dataclasses import replace
 from vitcli.checkpoints.keymap import Rule, rename
 from vitcli.checkpoints.layouts import openai, timm
 from vitcli.checkpoints.layouts.layout import Json, Layout, Tensors
+from vitcli.checkpoints.published import SIGLIP
 from vitcli.errors import CheckpointError
 from vitcli.models.config import ViTConfig
 
@@ -63,5 +64,5 @@ LAYOUT = Layout(
     rules,
     read_config,
     words="open_clip",
-    family="siglip",
+    family=SIGLIP,
 )

@@ -26,6 +26,7 @@ from vitcli.checkpoints.layouts.layout import (
     pair,
     shape,
 )
+from vitcli.checkpoints.published import CLIP
 from vitcli.errors import CheckpointError
 from vitcli.models.config import ViTConfig
 
@@ -162,7 +163,7 @@ OPENAI, OPEN_CLIP = (
         rules,
         partial(_read_config, is_openai=is_openai),
         words="open_clip",
-        family="clip",
+        family=CLIP,
     )
     for name, is_openai in (("openai", True), ("open-clip", False))
 )

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -27,6 +27,7 @@ from vitcli.checkpoints.layouts.layout import (
     shape,
 )
 from vitcli.checkpoints.layouts.timm import architecture, image_size, model_args
+from vitcli.checkpoints.published import SWIN
 from vitcli.errors import CheckpointError, UsageError
 from vitcli.models.config import SwinConfig
 from vitcli.records import Size
@@ -193,4 +194,21 @@ def windows_that_differ(config: SwinConfig, rule: Literal["hf", "timm"]) -> list
     return []
 
 
-LAYOUT = Layout("swin", (), detect, rules, read_config, unpack=unpack, words="own", family="swin")
+def evaluation(size: Size) -> Mapping[str, Any]:
+    """The preprocessing of Swin's `data/build.py`; its configs for 384 say `CROP: False`."""
+    if size[0] == 384:
+        return {"interpolation": "bicubic", "crop_mode": "squash", "crop_pct": 1.0}
+    return {"interpolation": "bicubic", "crop_pct": 0.875}
+
+
+LAYOUT = Layout(
+    "swin",
+    (),
+    detect,
+    rules,
+    read_config,
+    unpack=unpack,
+    json_words="timm",
+    evaluation=evaluation,
+    family=SWIN,
+)

@@ -2,7 +2,8 @@
 
 Our own names are timm's, so most rules rename a tensor to itself. What the tensors do not say
 (activation, epsilon, where the norm stands) follows the architecture's name, as in timm's code.
-Research repositories use the same names: `families.py` tells their files apart.
+Research repositories use the same names: their layouts (`meta.py`) know their own files by names
+that timm never has, and timm takes the rest.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from vitcli.checkpoints.keymap import Rule, drop, rename
-from vitcli.checkpoints.layouts.families import PREFIXES, family_of
 from vitcli.checkpoints.layouts.layout import (
     Json,
     Layout,
@@ -31,6 +31,23 @@ from vitcli.errors import CheckpointError
 from vitcli.models.config import Activation, Pool, ViTConfig
 
 B = "blocks.{i}."
+# DINO and DINOv2 train a student next to the teacher: the teacher is the model, and the tensors
+# under `student.` keep their prefix and are dropped.
+PREFIXES = ("teacher.",)
+# timm's architectures that compute as our network does, as of timm 1.0.31, and older names.
+_SIZES = (
+    "tiny|xsmall|small|base|large|huge|giant|gigantic|giantopt|wee|little|medium|mediumd|betwixt|"
+    r"so\d+m\d?"
+)
+_PARTS = (
+    r"\d+(x1)?|clip|quickgelu|siglip|gap|map|reg\d+|plus|dinov2|tipsv2|miil|distilled|"
+    "in21k|in1k|in21ft1k|dino|sam|mae|laion2b"
+)
+ARCHITECTURES = (
+    rf"vit_(deit_)?({_SIZES})(_distilled)?_patch\d+(_({_PARTS}))*"
+    rf"|deit3?_({_SIZES})(_distilled)?_patch\d+_\d+(_in21ft1k)?"
+    r"|flexivit_(small|base|large)|eva_large_patch14_(196|336)|test_vit[23]?"
+)
 
 RULES = (
     *(rename(name, name) for name in ("cls_token", "dist_token", "pos_embed")),
@@ -106,7 +123,7 @@ NEUTRAL = {"final_norm": True, "pos_embed": "learn", "use_fc_norm": None}
 
 
 def detect(names: Collection[str]) -> bool:
-    return family_of(names) == "timm"
+    return "patch_embed.proj.weight" in names and "blocks.0.attn.qkv.weight" in names
 
 
 def rules(state: Tensors) -> tuple[Rule, ...]:
@@ -262,6 +279,26 @@ def _heads(name: str, width: int, depth: int) -> int:
 
 
 WRITER = Writer(
-    {}, refusals, adapt, lambda config: RULES, lambda config: "", write_config, ViTConfig, notes
+    "timm",
+    {},
+    refusals,
+    adapt,
+    lambda config: RULES,
+    lambda config: "",
+    write_config,
+    ViTConfig,
+    notes,
 )
-LAYOUT = Layout("timm", PREFIXES, detect, rules, read_config, WRITER, words="timm")
+LAYOUT = Layout(
+    "timm",
+    PREFIXES,
+    detect,
+    rules,
+    read_config,
+    WRITER,
+    is_general=True,
+    model_types=("timm_wrapper",),
+    classes="Timm",
+    architectures=ARCHITECTURES,
+    words="timm",
+)

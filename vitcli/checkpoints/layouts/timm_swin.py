@@ -19,6 +19,7 @@ from vitcli.checkpoints.layouts.swin import (
     windows_that_differ,
 )
 from vitcli.checkpoints.layouts.swin import read_config as read_swin
+from vitcli.checkpoints.published import SWIN
 from vitcli.models.config import SwinConfig
 
 EPS = 1e-5
@@ -82,6 +83,7 @@ def write_config(config: SwinConfig) -> dict[str, Any]:
 
 
 WRITER = Writer(
+    "timm",
     {},
     refusals,
     adapt,
@@ -90,4 +92,16 @@ WRITER = Writer(
     write_config,
     SwinConfig,
 )
-LAYOUT = Layout("timm-swin", (), detect, rules, read_config, WRITER, words="timm", family="swin")
+LAYOUT = Layout(
+    "timm-swin",
+    (),
+    detect,
+    rules,
+    read_config,
+    WRITER,
+    architectures=(
+        r"swin_(tiny|small|base|large)_patch\d+_window\d+_\d+(_in22k|_in22ft1k)?|swin_s3_\w+_224"
+    ),
+    words="timm",
+    family=SWIN,
+)

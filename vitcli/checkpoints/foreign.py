@@ -1,63 +1,22 @@
-"""Models that no layout reads: how a config or the tensors show them, what they are, what to do.
+"""Models that no layout reads: how a config or the tensors show them, and what the user can do.
 
-Some differ from a plain ViT in what leaves no tensor (rotary positions, the heads of a pooling,
-an epsilon). So a name decides before tensors: what the config calls the model must be known here.
-To support a family, take its row away and add its name to `TIMM` or `HF`.
+Some differ from a plain ViT in something that leaves no tensor (rotary positions, the heads of a
+pooling, an epsilon), so the name that a config gives its model is looked up before the tensors are.
+To support a family, remove its row and add its name to its layout.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-
-from torch import Tensor
-
-from vitcli.checkpoints.layouts.layout import Json, plain_names
-from vitcli.errors import CheckpointError
-
-# The names of timm's architectures that compute as our networks do, read off timm 1.0.31's models
-# and the names of older versions.
-_SIZES = (
-    "tiny|xsmall|small|base|large|huge|giant|gigantic|giantopt|wee|little|medium|mediumd|betwixt|"
-    r"so\d+m\d?"
-)
-_PARTS = (
-    r"\d+(x1)?|clip|quickgelu|siglip|gap|map|reg\d+|plus|dinov2|tipsv2|miil|distilled|"
-    "in21k|in1k|in21ft1k|dino|sam|mae|laion2b"
-)
-TIMM = re.compile(
-    rf"vit_(deit_)?({_SIZES})(_distilled)?_patch\d+(_({_PARTS}))*"
-    rf"|deit3?_({_SIZES})(_distilled)?_patch\d+_\d+(_in21ft1k)?"
-    r"|swin_(tiny|small|base|large)_patch\d+_window\d+_\d+(_in22k|_in22ft1k)?|swin_s3_\w+_224"
-    r"|flexivit_(small|base|large)|eva_large_patch14_(196|336)|test_vit[23]?"
-)
-# transformers' `model_type`s, by the layout that reads them.
-HF: Mapping[str, tuple[str, ...]] = {
-    "hf-vit": ("vit", "deit", "vit_mae", "vit_msn"),
-    "hf-dinov2": ("dinov2", "dinov2_with_registers"),
-    "hf-clip": (
-        *("clip", "clip_vision_model", "metaclip_2", "metaclip_2_vision_model"),
-        *("clipseg", "clipseg_vision_model", "altclip", "altclip_vision_model"),
-        *("chinese_clip", "chinese_clip_vision_model", "vision-text-dual-encoder"),
-    ),
-    "hf-siglip": ("siglip", "siglip_vision_model"),
-    "hf-swin": ("swin",),
-    "timm": ("timm_wrapper",),
-}
-_TYPES = frozenset(kind for kinds in HF.values() for kind in kinds)
-# The classes of transformers, for a config without a `model_type`.
-_CLASSES = re.compile(r"(ViT|DeiT|Dinov2|CLIP|MetaClip2|ChineseCLIP|AltCLIP|Siglip|Swin|Timm)[A-Z]")
-# What a bare file is called where nothing else tells it from a plain ViT.
-_FILES = re.compile(r"(^|[_-])(pe[_-]?(core|lang|spatial)|vit[_-]pe|rope)([_-]|$)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class Foreign:
-    """What a model is, and what to do; `called` is found in what a config calls it. Each of
-    `tensors` is a sign of its own: names (regular expressions) that are all there, and after `!`
-    names that are not. `is_sure`: no model that is read has them."""
+    """What a model is, and what to do; `called` is searched in the name that a config gives it.
+
+    Each of `tensors` is a sign: names (regular expressions) that must all be there, and after `!`
+    names that must not. `is_sure`: no model that vitcli reads has these signs.
+    """
 
     what: str
     called: str = ""
@@ -252,88 +211,3 @@ ROWS: tuple[Foreign, ...] = (
         (r"(.*\.)?conv_stem\.weight", r"(.*\.)?features\.0(\.0)?\.weight"),
     ),
 )  # fmt: skip
-
-
-def check_named(config: Json, *, forced: bool = False) -> bool:
-    """Whether the config names a model that we know; False where it names none. Raises
-    CheckpointError for one that no layout reads, and, unless a layout is asked for (`forced`),
-    for a name that says nothing to us."""
-    names = list(_named(config))
-    for field, name, is_known in names:
-        if is_known:
-            continue
-        for row in ROWS:
-            if row.called and re.search(row.called, name, re.IGNORECASE):
-                raise CheckpointError(f"{field} is {name}: this is {row.what}", row.hint)
-        if not forced:
-            raise CheckpointError(
-                f"{field} is {name}, which no layout knows",
-                "its tensors alone do not say how it computes; if it computes as a plain model of "
-                "a layout does, --layout NAME reads it as that",
-            )
-    return bool(names)
-
-
-def _named(config: Json) -> Iterator[tuple[str, str, bool]]:
-    """What a config calls its model: the field, the name, and whether we know it."""
-    section = config.get("model_cfg") or config
-    vision = section.get("vision_cfg") if isinstance(section, Mapping) else None
-    trunk = vision.get("timm_model_name") if isinstance(vision, Mapping) else None
-    inner = config.get("pretrained_cfg")
-    tagged = inner.get("architecture") if isinstance(inner, Mapping) else None
-    named = config.get("architecture") or tagged
-    for field, value in (("architecture", named), ("timm_model_name", trunk)):
-        if isinstance(value, str) and value:
-            name = value.removeprefix("hf-hub:").removeprefix("timm/").split(".")[0]
-            yield field, name, bool(TIMM.fullmatch(name))
-    kind, classes = config.get("model_type"), config.get("architectures")
-    if isinstance(kind, str) and kind:
-        yield "model_type", kind, kind in _TYPES
-    elif isinstance(classes, list) and classes and not config.get("architecture"):
-        name = str(classes[0])
-        yield "architectures", name, bool(_CLASSES.match(name))
-
-
-def check_tensors(
-    state: Mapping[str, Tensor], *, named: bool = False, forced: bool = False
-) -> None:
-    """Raise CheckpointError for what is no model that we read. What only may be another one passes
-    where a config names it (`named`) or a layout is asked for (`forced`)."""
-    stripped = {plain: name for name, plain in plain_names(state).items()}
-    for row in ROWS:
-        if (named or forced) and not row.is_sure:
-            continue
-        for signs in row.tensors:
-            found = _shown(signs, stripped)
-            if found is not None:
-                shape = list(state[stripped[found]].shape)
-                raise CheckpointError(f"this is {row.what} ({stripped[found]} {shape})", row.hint)
-
-
-def _shown(signs: str, names: Collection[str]) -> str | None:
-    """The first name of the sign, where all of it is there."""
-    shown = None
-    for sign in signs.split():
-        pattern = re.compile(sign.removeprefix("!"))
-        found = next((name for name in names if pattern.fullmatch(name)), None)
-        if (found is None) != sign.startswith("!"):
-            return None
-        shown = shown or found
-    return shown
-
-
-def check_file(file: Path, names: Collection[str]) -> None:
-    """Raise CheckpointError for a bare file that may be another model than its tensors show: one
-    that is called so, or one with DeiT-III's names in a form that DeiT-III is not published in."""
-    if match := _FILES.search(file.stem):
-        raise CheckpointError(
-            f"{file.name} is called {match[2]}: its model may have rotary positions (RoPE), which "
-            "leave no tensor",
-            "if it is a plain ViT, --layout timm reads it (or deit, dinov2)",
-        )
-    if "blocks.0.gamma_1" in names and file.suffix in (".safetensors", ".bin"):
-        raise CheckpointError(
-            f"{file.name} may be a DeiT-III or a RoPE-ViT: both have these tensors "
-            "(blocks.0.gamma_1), and no config.json says which",
-            "give the folder with its config.json; --layout deit reads it as a DeiT-III",
-        )
