@@ -130,8 +130,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Consecutive inputs: the refs that decoded, their pixels and sizes, the failures among them,
-    and the rows that an earlier run has made.
+    """Consecutive inputs: the refs that decoded, their pixels and sizes, the failures among them.
 
     `pixels` holds one uint8 array (B, H, W, 3) for each preprocessing, B = len(refs); `seconds`
     how long each image took to read.
@@ -140,7 +139,6 @@ class Batch:
     refs: tuple[ImageRef, ...]
     pixels: tuple[NDArray[np.uint8], ...]
     failures: tuple[Failure, ...] = ()
-    kept: tuple[Kept, ...] = ()
     sizes: tuple[Size, ...] = ()
     seconds: tuple[float, ...] = ()
 
@@ -312,12 +310,11 @@ class Progress:
     earlier: int = 0
     kinds: dict[ErrorType, tuple[int, Failure]] = field(default_factory=dict)
 
-    def add(self, done: int, failures: Sequence[Failure] = (), kept: Sequence[Kept] = ()) -> None:
+    def add(self, done: int, failures: Sequence[Failure] = ()) -> None:
         self.done += done
         self.failed += len(failures)
         for failure in failures:
             self.count(failure)
-        self.add_earlier(len(kept), sum(row.is_failed for row in kept))
 
     def count(self, failure: Failure, times: int = 1) -> None:
         """Under its kind, of which the first example stays."""

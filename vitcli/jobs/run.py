@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from functools import cache
 from itertools import chain
 from pathlib import Path
@@ -32,7 +32,7 @@ from vitcli.jobs.apart import (
 from vitcli.jobs.batching import GrowingBatch
 from vitcli.jobs.job import Inputs, ModelOptions, Reporter, Running, Summary
 from vitcli.jobs.loading import load_model
-from vitcli.records import Batch, ErrorType, ImageRef, Kept, Preprocess, Progress, Row, Sink
+from vitcli.records import Batch, ErrorType, ImageRef, Preprocess, Progress, Row, Sink
 from vitcli.runs.fingerprint import describe_weights, fingerprint
 from vitcli.runs.recording import Recording
 from vitcli.runs.shard import Resuming, Shard
@@ -63,13 +63,14 @@ class Ready:
 class Destination:
     """Where rows go, and what becomes of those that an earlier run has written there.
 
-    `options` is what a row depends on besides its image and the weights.
+    `options` is what a row depends on besides its image and the weights, `defaults` their defaults.
     """
 
     out: Path | None
     form: Form
     command: str
     options: Mapping[str, object]
+    defaults: Mapping[str, object]
     overwrite: bool = False
     resuming: Resuming = Resuming()
     elsewhere: Mapping[str, Path] = field(default_factory=dict)  # by suffix, as Target's
@@ -114,12 +115,23 @@ class Job(Protocol):
     def running(self) -> Running: ...
 
 
-def row_options(job: Job, format: str) -> dict[str, object]:
+def row_options(job: Job) -> dict[str, object]:
     """Everything in a job that a row depends on besides its image and the weights: an option that
     is new counts, unless it is named in NOT_IN_ROWS."""
     nouns = (job.options, job.running, job)
-    found = {f.name: getattr(noun, f.name) for noun in nouns for f in fields(noun)}  # type: ignore[arg-type]
-    return {"format": format} | {n: v for n, v in found.items() if n not in NOT_IN_ROWS}
+    return {f.name: getattr(noun, f.name) for noun in nouns for f in _row_fields(noun)}
+
+
+def row_defaults(job: Job) -> dict[str, object]:
+    """The default values of the options that a row depends on."""
+    nouns = (job.options, job.running, job)
+    known = (f for noun in nouns for f in _row_fields(noun))
+    return {f.name: f.default for f in known if f.default is not MISSING}
+
+
+def _row_fields(noun: object) -> list[Field[object]]:
+    found = fields(noun)  # type: ignore[arg-type]  # of a protocol, not of dataclasses alone
+    return [f for f in found if f.name not in NOT_IN_ROWS]
 
 
 @dataclass(slots=True)
@@ -204,6 +216,7 @@ class Run:
         """Take the inputs through the model into a sink that only receives."""
         with completing(sink), self._telling(can_resume=False):
             self._pump(work, self._refs(), sink)
+            self.inputs.tolerance.check(self.progress, is_last=True)
             sink.finish(self._meta(work))
         return self.summary(self.progress)
 
@@ -272,7 +285,8 @@ class Run:
         ) as record:
             described = describe_weights(weights, record.known())
             options = {**output.options, "shard": self.shard and str(self.shard)}
-            record.plan(fingerprint(output.command, described, options))
+            defaults = {**output.defaults, "shard": None}
+            record.plan(fingerprint(output.command, described, options, defaults))
             self.progress, self.chosen = record.progress, record.chosen
             self.watcher.progress(self.progress)
             if record.failed_before and not record.is_stale:
@@ -286,22 +300,25 @@ class Run:
                 else _idle(record.header.meta)
             )
             header = {"meta": work.meta, "weights": described}
-            sink = record.begin(lambda files: output.form.open(files, work.meta), header)
+            sink = record.begin(
+                lambda files: output.form.open(files, work.meta), header, self._on_progress
+            )
             with completing(sink):
                 self._pump(work, record.items(), sink)
+                sink.write_kept()
+                self.inputs.tolerance.check(self.progress, is_last=True)
                 with interrupts.held():
                     sink.finish(self._meta(work))
             return record.is_stale
 
-    def _pump(self, work: Ready, items: Iterable[ImageRef | Kept], sink: Sink) -> None:
+    def _pump(self, work: Ready, refs: Iterable[ImageRef], sink: Sink) -> None:
         job = DecodeJob(work.plans, self.inputs.limits, self.inputs.formats)
         self.watcher.listing(self.count)
         size, forward = self._batching(work.forward)
         workers, note = self.running.workers, self.watcher.note
-        batches = iter_batches(items, job, size, workers, note, keeps_data=work.reads_again)
+        batches = iter_batches(refs, job, size, workers, note, keeps_data=work.reads_again)
         with closing(batches):
             pipeline.run(batches, forward, sink, self._on_progress, self.progress)
-        self.inputs.tolerance.check(self.progress, is_last=True)
 
     def _batching(self, forward: pipeline.Forward) -> tuple[Callable[[], int], pipeline.Forward]:
         """The size of the next batch, and what runs it."""
