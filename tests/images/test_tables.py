@@ -14,6 +14,7 @@ import pytest
 
 from tests.conftest import Vit
 from tests.fixtures.photos import many_photos
+from vitcli import errors
 from vitcli.errors import InputError
 from vitcli.images import tables
 from vitcli.images.members import StreamedMember, UnreadableMember
@@ -108,7 +109,7 @@ def test_a_table_without_images_or_pyarrow_is_refused(
     scan = Scan(frozenset(), members=frozenset((".jpg",)))
     with pytest.raises(InputError, match="has no column of images: label, text"):
         open_sources([str(table)], scan=scan)
-    monkeypatch.setattr(tables, "find_spec", lambda name: None)
+    monkeypatch.setattr(errors, "find_spec", lambda name: None)
     with pytest.raises(InputError, match="Parquet needs pyarrow"):
         open_sources([str(table)], scan=scan)
 

@@ -11,9 +11,9 @@ from vitcli.images.workers import (
     MOST_WORKERS,
     Decoded,
     ImageJob,
-    available_cpus,
     iter_decoded,
 )
+from vitcli.processes import available_cpus
 from vitcli.records import Batch, Failure, ImageRef, Sample
 
 BATCHES_AHEAD = 2

@@ -105,8 +105,8 @@ class RemoteSource(Source):
                 yield image
 
     def check(self) -> None:
-        """Raise InputError for a prefix that cannot be listed, or has no images."""
-        stores.check_installed(self.url, InputError)
+        """Raise InputError where a prefix cannot be listed, or has no images."""
+        stores.check_readable(self.url, InputError)
         self._listing()
 
     def count(self) -> int | None:

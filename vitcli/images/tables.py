@@ -9,12 +9,11 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from itertools import repeat
 from typing import TYPE_CHECKING, BinaryIO
 
 from vitcli import stores
-from vitcli.errors import InputError, in_bytes, printable
+from vitcli.errors import InputError, check_installed, in_bytes, printable
 from vitcli.images.archives import MAX_IMAGE_BYTES, broken, too_large
 from vitcli.images.members import CHANGED, StreamedMember, UnreadableMember, version_of
 from vitcli.images.within import is_within
@@ -51,10 +50,8 @@ def iter_rows(
 
     Raises InputError without pyarrow, and where no column has images.
     """
-    if find_spec("pyarrow") is None:
-        raise InputError(
-            f"{printable(table)}: Parquet needs pyarrow", "pip install 'vitcli[parquet]'"
-        )
+    what = f"{printable(table)}: Parquet"
+    check_installed(what, "pyarrow", extra="parquet", error=InputError)
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -11,7 +11,6 @@ a second and hold tens of megabytes.
 from __future__ import annotations
 
 import atexit
-import math
 import multiprocessing
 import os
 import signal
@@ -26,18 +25,17 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import cache
 from multiprocessing import forkserver, resource_tracker, util
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from vitcli.errors import VitError, printable
 from vitcli.images.decode import decode
+from vitcli.processes import available_cpus, end_with_parent, fate
 from vitcli.records import ErrorType, Failure, ImageRef, Limits, Preprocess, Sample
 
 TICK = 0.25  # seconds between looks at the clock
@@ -185,44 +183,6 @@ def _allowed(workers: int) -> int:
 def _held(ref: ImageRef) -> int:
     """Return how many bytes of an image travel with its ref."""
     return 0 if ref.member is None else ref.member.held
-
-
-def available_cpus() -> int:
-    """Processors that this process may run on, or as much time of them as a container may have."""
-    if hasattr(os, "sched_getaffinity"):
-        count = len(os.sched_getaffinity(0))
-    else:
-        count = os.cpu_count() or 1
-    return max(1, math.ceil(min(count, cpu_quota())))
-
-
-@cache
-def cpu_quota(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float:
-    """The processors whose time the control groups of this process may take (Linux, cgroups(7)):
-    infinite where nobody has set a limit."""
-    try:
-        lines = [line.split(":", 2) for line in own.read_text("utf-8").splitlines()]
-        places = {name: place for _, names, place in lines for name in names.split(",")}
-    except (OSError, ValueError):
-        return math.inf
-    least = math.inf
-    for folder in _upwards(root, places.get("", "/")):
-        with suppress(OSError, ValueError, ZeroDivisionError):  # `max 100000`
-            limit, period = (folder / "cpu.max").read_text("ascii").split()
-            least = min(least, int(limit) / int(period))
-    for folder in _upwards(root / "cpu", places.get("cpu", "/")):
-        with suppress(OSError, ValueError, ZeroDivisionError):
-            limit, period = (
-                (folder / f"cpu.cfs_{name}_us").read_text("ascii") for name in ("quota", "period")
-            )
-            least = min(least, int(limit) / int(period) if int(limit) > 0 else math.inf)
-    return least
-
-
-def _upwards(root: Path, place: str) -> list[Path]:
-    """A control group's folder and those above it; in a container the root is its own."""
-    folder = root / place.strip("/")
-    return [folder, *(above for above in folder.parents if above.is_relative_to(root))]
 
 
 def warm_up() -> None:
@@ -432,25 +392,13 @@ def _clean_start() -> Iterator[None]:
             os.environ["PYTHONSAFEPATH"] = safe_path
 
 
-def fate(exitcode: int | None) -> str:
-    """What became of a process: it exited, or a signal killed it."""
-    if exitcode is None:
-        return "stopped answering"
-    if exitcode >= 0:
-        return f"exited with {exitcode}"
-    try:
-        name = signal.Signals(-exitcode).name
-    except ValueError:
-        name = "?"
-    name += ": out of memory?" * (name == "SIGKILL")
-    return f"was killed by signal {-exitcode} ({name})"
-
-
 def _work(pipe: Connection, job: ImageJob) -> None:
     """A worker's life: (ref, ...) in; out a Failure, or the shapes of the arrays with what
     else is known of the picture, and then the bytes of each array."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process decides when to stop
-    _end_with_parent()
+    parent = multiprocessing.parent_process()
+    if parent is not None:  # killed outright, it must not leave us busy with a long image
+        end_with_parent(parent.sentinel)
     _go_first_when_memory_runs_out()
     _silence()
     with suppress(EOFError, OSError):  # the main process is gone, or wants no more
@@ -478,13 +426,3 @@ def _go_first_when_memory_runs_out() -> None:
     costs a row at most (Linux, proc(5))."""
     with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")
-
-
-def _end_with_parent() -> None:
-    """A main process that is killed outright must not leave a worker busy with a long image."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        watch = threading.Thread(
-            target=lambda: (wait([parent.sentinel]), os._exit(1)), name="parent-watch", daemon=True
-        )
-        watch.start()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from vitcli import pipeline
 from vitcli.checkpoints.resolve import Checkpoint, resolve
+from vitcli.engines import check_engine
 from vitcli.errors import InputError, Interrupted, UsageError, WriteError, printable
 from vitcli.files import is_special
 from vitcli.images import sources
@@ -156,10 +157,7 @@ class Run:
     def list_inputs(self) -> None:
         """Raises InputError for a directory or pattern without images, DeviceError for an engine
         that is not installed."""
-        if self.running.engine != "torch":
-            from vitcli.checkpoints.engines import check_installed
-
-            check_installed(self.running.engine)
+        check_engine(self.running.engine)
         inputs, scan = self.inputs, self.scan()
         self.listed = sources.open_sources(
             inputs.paths,
