@@ -18,10 +18,10 @@ from vitcli.engines import check_engine
 from vitcli.errors import InputError, Interrupted, UsageError, WriteError, printable
 from vitcli.files import is_special
 from vitcli.images import sources
+from vitcli.images.job import DecodeJob
 from vitcli.images.loader import iter_batches
 from vitcli.images.members import UnreadableMember, unreadable
 from vitcli.images.scan import Omissions, Scan, choose_scan
-from vitcli.images.workers import DecodeJob
 from vitcli.interrupts import interrupts
 from vitcli.jobs.apart import (
     check_apart,
