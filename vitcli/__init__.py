@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from vitcli.checkpoints.load import Model
+    from vitcli.images.stream import ImageStream
     from vitcli.models.attention import Heads
     from vitcli.models.vit import Pooling
     from vitcli.records import Attended, Classified, Failure
@@ -36,7 +37,26 @@ if TYPE_CHECKING:
     from vitcli.tasks.attention.query import Layer, Method
 
 __version__ = "0.1.0"
-__all__ = ["Embeddings", "VitError", "__version__", "attention", "classify", "embed", "load"]
+__all__ = [
+    "Embeddings",
+    "ImageStream",
+    "VitError",
+    "__version__",
+    "attention",
+    "classify",
+    "embed",
+    "load",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Import ImageStream, a data set of torch, when it is needed."""
+    if name != "ImageStream":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from vitcli.images.stream import ImageStream
+
+    return ImageStream
+
 
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 

@@ -17,7 +17,7 @@ from tests.conftest import Vit
 from tests.fixtures.digits import make_digits
 from tests.fixtures.photos import Corpus
 from vitcli.checkpoints.load import load
-from vitcli.images.workers import DecodeJob
+from vitcli.images.job import DecodeJob
 from vitcli.models.mae import mask_of
 from vitcli.models.prepare import prepare
 from vitcli.records import ImageRef

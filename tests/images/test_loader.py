@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from tests.fixtures.photos import BAD, GOOD, Corpus
 from vitcli.images.decode import decode
+from vitcli.images.job import DecodeJob
 from vitcli.images.loader import collate, iter_batches
-from vitcli.images.workers import DecodeJob
 from vitcli.pipeline import in_order
 from vitcli.records import (
     Batch,

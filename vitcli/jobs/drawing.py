@@ -15,7 +15,7 @@ import numpy as np
 
 from vitcli.errors import UsageError
 from vitcli.images.decode import Picture, attempt, upright
-from vitcli.images.workers import Decoded
+from vitcli.images.job import Decoded
 from vitcli.records import ImageRef, Limits, Maps, Preprocess, Sample, Size
 from vitcli.render.heat import FileFormat, encoded, fitted
 from vitcli.render.styles import CELL, THUMBNAIL, Style, draw, preview, thumbnail

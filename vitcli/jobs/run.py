@@ -18,10 +18,10 @@ from vitcli.engines import check_engine
 from vitcli.errors import InputError, Interrupted, UsageError, WriteError, printable
 from vitcli.files import is_special
 from vitcli.images import sources
+from vitcli.images.job import DecodeJob
 from vitcli.images.loader import iter_batches
 from vitcli.images.members import UnreadableMember, unreadable
 from vitcli.images.scan import Omissions, Scan, choose_scan
-from vitcli.images.workers import DecodeJob
 from vitcli.interrupts import interrupts
 from vitcli.jobs.apart import (
     check_apart,
@@ -310,13 +310,21 @@ class Run:
             return record.is_stale
 
     def _pump(self, work: Ready, refs: Iterable[ImageRef], sink: Sink) -> None:
-        job = DecodeJob(work.plans, self.inputs.limits, self.inputs.formats)
         self.watcher.listing(self.count)
+        refs = iter(refs)
+        if (first := next(refs, None)) is None:
+            return  # without torch
+        from vitcli.images.stream import loaded
+        from vitcli.models.prepare import choose_device
+
+        device = choose_device(self.running.device if self.running.engine == "torch" else "cpu")
+        job = DecodeJob(work.plans, self.inputs.limits, self.inputs.formats)
         size, forward = self._batching(work.forward)
+        refs = chain((first,), refs)
         workers, note = self.running.workers, self.watcher.note
         batches = iter_batches(refs, job, size, workers, note, keeps_data=work.reads_again)
         with closing(batches):
-            pipeline.run(batches, forward, sink, self._on_progress, self.progress)
+            pipeline.run(loaded(batches, device), forward, sink, self._on_progress, self.progress)
 
     def _batching(self, forward: pipeline.Forward) -> tuple[Callable[[], int], pipeline.Forward]:
         """The size of the next batch, and what runs it."""

@@ -7,9 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vitcli.errors import DeviceError
@@ -17,7 +15,7 @@ from vitcli.models.network import Network
 from vitcli.models.prepare import Prepared
 from vitcli.models.swin import SwinTransformer
 from vitcli.models.vit import Pooling
-from vitcli.records import Preprocess
+from vitcli.records import Pixels, Preprocess
 
 Part = TypeVar("Part")
 
@@ -69,7 +67,7 @@ Output = Logits | Features | Judged
 class Engine(Protocol):
     """Runs a network on a batch, for one output."""
 
-    def __call__(self, pixels: NDArray[np.uint8]) -> Tensor:
+    def __call__(self, pixels: Pixels) -> Tensor:
         """uint8 (B, H, W, 3) -> fp32 on the CPU, (B, K) or (B, ..., n*D)"""
 
 
@@ -80,7 +78,7 @@ class TorchEngine:
         self._prepared = prepared
         self._output = output
 
-    def __call__(self, pixels: NDArray[np.uint8]) -> Tensor:
+    def __call__(self, pixels: Pixels) -> Tensor:
         """uint8 (B, H, W, 3) -> fp32 on the CPU, (B, ...)"""
         return self._prepared.run(self._output, pixels)
 
@@ -129,7 +127,7 @@ class ThriftyEngine:
         self._thrift = Thrift(note)
         self._shares_ranges = shares_ranges
 
-    def __call__(self, pixels: NDArray[np.uint8]) -> Tensor:
+    def __call__(self, pixels: Pixels) -> Tensor:
         """uint8 (B, H, W, 3) -> fp32 on the CPU, (B, ...). Raises as `Thrift.each` does."""
         parts = self._thrift.each(lambda part: self._engine(pixels[part]), len(pixels))
         found = parts[0] if len(parts) == 1 else torch.cat(parts)

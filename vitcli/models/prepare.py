@@ -11,9 +11,7 @@ from functools import cache, cached_property
 from threading import Barrier
 from typing import TypeAlias, TypeVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vitcli.engines import DtypeName, Quantize
@@ -22,7 +20,7 @@ from vitcli.models import onednn
 from vitcli.models.config import Config, ViTConfig
 from vitcli.models.network import Network
 from vitcli.processes import rank_of
-from vitcli.records import Preprocess
+from vitcli.records import Pixels, Preprocess
 
 Ask: TypeAlias = Callable[[Network, Tensor], Tensor]
 """What is wanted of a network for its pixels: the logits, say, or some of its features."""
@@ -72,7 +70,7 @@ class Prepared:
             compile_layers(network)
         return network
 
-    def pixels(self, batch: NDArray[np.uint8]) -> Tensor:
+    def pixels(self, batch: Pixels) -> Tensor:
         """Normalise in fp32, then cast.  uint8 (B, H, W, 3) -> (B, 3, H, W)
 
         Equal, bit for bit, to transformers' Pillow backend and to timm's ToTensor + Normalize.
@@ -80,7 +78,7 @@ class Prepared:
         return self.normalised(batch).to(self.dtype)
 
     @torch.inference_mode()
-    def run(self, ask: Ask, batch: NDArray[np.uint8]) -> Tensor:
+    def run(self, ask: Ask, batch: Pixels) -> Tensor:
         """What is asked, of a batch of any size, on the CPU in fp32.
         uint8 (B, H, W, 3) -> (B, ...)"""
         network = self.runs
@@ -112,7 +110,7 @@ class Prepared:
         makes, and has no gradients."""
         return self.network if self._packed is None else self._packed
 
-    def input_of(self, batch: NDArray[np.uint8]) -> Tensor:
+    def input_of(self, batch: Pixels) -> Tensor:
         """What the network that runs takes.  uint8 (B, H, W, 3) -> (B, 3, H, W)"""
         if self._packed is None:
             return self.pixels(batch)
@@ -128,15 +126,15 @@ class Prepared:
             return self._given
         return copy.deepcopy(self._given).to(device=self.device, dtype=torch.float32)
 
-    def normalised(self, batch: NDArray[np.uint8]) -> Tensor:
+    def normalised(self, batch: Pixels) -> Tensor:
         """In fp32, whatever the dtype of the network.  uint8 (B, H, W, 3) -> (B, 3, H, W)"""
         x = self._moved(batch).float()
         return x.div_(self._scale).sub_(self._mean).div_(self._std)
 
-    def _moved(self, batch: NDArray[np.uint8]) -> Tensor:
+    def _moved(self, batch: Pixels) -> Tensor:
         """uint8 (B, H, W, 3) -> uint8 (B, 3, H, W) on the device, channels last in memory"""
-        x = torch.from_numpy(batch)
-        if self.device.type == "cuda":
+        x = torch.as_tensor(batch)
+        if self.device.type == "cuda" and x.device.type == "cpu":
             x = x.pin_memory()
         return x.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
 

@@ -140,7 +140,8 @@ def _forward(
         hidden = _spread(mask, grid, reconstruction.encoder.config.patch_size)
         good = are_finite(picture)
         made = _bytes(picture.cpu(), model.preprocess)
-        images = zip(batch.refs, batch.pixels[0], made, hidden, strict=True)
+        originals = torch.as_tensor(batch.pixels[0]).numpy(force=True)
+        images = zip(batch.refs, originals, made, hidden, strict=True)
         for ref, original, new, is_hidden in compress(images, good):
             height, width = new.shape[:2]
             original = original[:height, :width]

@@ -15,7 +15,7 @@ from vitcli.stores import Place
 def start_workers(running: Running) -> None:
     """Let the process that forks the workers start beside the import of torch."""
     if running.workers != 0:
-        from vitcli.images.workers import warm_up
+        from vitcli.images.worker_process import warm_up
 
         warm_up()
 

@@ -19,8 +19,9 @@ from vitcli.checkpoints.scoring import to_scores
 from vitcli.errors import UsageError
 from vitcli.files import PARTIAL
 from vitcli.images.formats import suffixes
+from vitcli.images.job import Decoded
 from vitcli.images.scan import DRAWN
-from vitcli.images.workers import Decoded, WorkerPool
+from vitcli.images.workers import WorkerPool
 from vitcli.jobs.drawing import Drawing, Request, check_page
 from vitcli.jobs.finite import are_finite, overflow, with_failures
 from vitcli.jobs.job import (

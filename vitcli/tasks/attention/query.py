@@ -7,9 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from vitcli.checkpoints.load import Model
@@ -30,7 +28,7 @@ from vitcli.models.engine import Thrift
 from vitcli.models.network import Network
 from vitcli.models.prepare import Prepared
 from vitcli.models.swin import SwinTransformer
-from vitcli.records import Batch, Box, Maps, Size
+from vitcli.records import Batch, Box, Maps, Pixels, Size
 
 Method: TypeAlias = Literal["raw", "rollout", "grad", "similarity"]
 Layer: TypeAlias = int | Literal["pool"]
@@ -169,7 +167,7 @@ class AttentionRunner:
         self,
         prepared: Prepared,
         network: Network,
-        pixels: NDArray[np.uint8],
+        pixels: Pixels,
         points: Tensor | None,
     ) -> AttentionMaps:
         look, wants = self.look, self.wants_logits

@@ -21,8 +21,9 @@ from vitcli.engines import ENGINES, DtypeName, EngineName, Quantize, check_engin
 from vitcli.errors import DeviceError, InputError, Interrupted, UsageError, VitError
 from vitcli.images import sources
 from vitcli.images.formats import suffixes
+from vitcli.images.job import DecodeJob
 from vitcli.images.scan import Omissions, Scan
-from vitcli.images.workers import DecodeJob, iter_decoded
+from vitcli.images.workers import iter_decoded
 from vitcli.jobs.job import DEFAULT_MODEL, ModelOptions, NullReporter, Reporter
 from vitcli.jobs.loading import load_model
 from vitcli.models import onednn

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from vitcli.checkpoints import engines
 from vitcli.checkpoints.load import Model
 from vitcli.errors import VitError
+from vitcli.images.job import DecodeJob
 from vitcli.images.loader import iter_batches
-from vitcli.images.workers import DecodeJob
 from vitcli.jobs.loading import load_model
 from vitcli.models.engine import Engine, Judged, TorchEngine
 from vitcli.models.prepare import prepare
