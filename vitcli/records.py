@@ -302,12 +302,13 @@ class Limits:
 
 @dataclass(slots=True)
 class Progress:
-    """Where a run stands: images done and failed, how many of both an earlier run had made, and
-    the first failure of each kind."""
+    """How far a run has come: images done and failed, how many of both an earlier run had made,
+    how many are `selected`, where not all are, and the first failure of each kind."""
 
     done: int = 0
     failed: int = 0
     earlier: int = 0
+    selected: int = 0
     kinds: dict[ErrorType, tuple[int, Failure]] = field(default_factory=dict)
 
     def add(self, done: int, failures: Sequence[Failure] = ()) -> None:

@@ -5,18 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import MISSING, Field, dataclass, field, fields, replace
-from functools import cache
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from itertools import chain
 from pathlib import Path
 from threading import Thread
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from vitcli import pipeline
 from vitcli.checkpoints.resolve import Checkpoint, resolve
 from vitcli.engines import check_engine
-from vitcli.errors import InputError, Interrupted, UsageError, WriteError, printable
-from vitcli.files import is_special
+from vitcli.errors import InputError, Interrupted, WriteError, printable
 from vitcli.images import sources
 from vitcli.images.loader import iter_batches
 from vitcli.images.members import UnreadableMember, unreadable
@@ -34,15 +33,16 @@ from vitcli.jobs.batching import GrowingBatch
 from vitcli.jobs.job import Inputs, ModelOptions, Reporter, Running, Summary
 from vitcli.jobs.loading import load_model
 from vitcli.records import Batch, ErrorType, ImageRef, Preprocess, Progress, Row, Sink
-from vitcli.runs.fingerprint import describe_weights, fingerprint
+from vitcli.runs.fingerprint import describe_weights
+from vitcli.runs.output import Output
 from vitcli.runs.recording import Recording
-from vitcli.runs.shard import Resuming, Shard
-from vitcli.sinks import Form
-from vitcli.sinks.files import Target
+from vitcli.runs.shard import Shard
+from vitcli.sinks.select import SelectSink
 
 if TYPE_CHECKING:  # they import torch, for which a run with nothing to do does not wait
     from vitcli.checkpoints.load import Model
-    from vitcli.models.engine import Engine, Output
+    from vitcli.models import engine as engines
+    from vitcli.models.engine import Engine
     from vitcli.models.prepare import Prepared
 
 Spec: TypeAlias = "str | Checkpoint | Model"
@@ -60,81 +60,6 @@ class Ready:
     reads_again: bool = False  # what it draws are the images themselves
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Destination:
-    """Where rows go, and what becomes of those that an earlier run has written there.
-
-    `options` is what a row depends on besides its image and the weights, `defaults` their defaults.
-    """
-
-    out: Path | None
-    form: Form
-    command: str
-    options: Mapping[str, object]
-    defaults: Mapping[str, object]
-    overwrite: bool = False
-    resuming: Resuming = Resuming()
-    elsewhere: Mapping[str, Path] = field(default_factory=dict)  # by suffix, as Target's
-
-    def target(self) -> Target:
-        shard, out = self.resuming.shard, self.out
-        if shard is not None:
-            if out is None or is_special(out):
-                raise UsageError("a shard is a file", "name it with --out FILE")
-            out = shard.named(out)
-        overwrite = self.overwrite or self.resuming.resume
-        return Target(out, overwrite=overwrite, elsewhere=self.elsewhere)
-
-
-# What a row does not depend on, or what is in the fingerprint by itself.
-NOT_IN_ROWS = (
-    frozenset(
-        (
-            "inputs",
-            "model",
-            "models",
-            "options",
-            "running",
-            "out",
-            "format",
-            "overwrite",
-            "resuming",
-        )
-    )
-    | {"offline", "device", "workers"}
-    | {"html", "echo", "show"}
-)
-
-
-class Job(Protocol):
-    """What the jobs that write rows have in common: dataclasses with these and their own fields."""
-
-    @property
-    def options(self) -> ModelOptions: ...
-
-    @property
-    def running(self) -> Running: ...
-
-
-def row_options(job: Job) -> dict[str, object]:
-    """Everything in a job that a row depends on besides its image and the weights: an option that
-    is new counts, unless it is named in NOT_IN_ROWS."""
-    nouns = (job.options, job.running, job)
-    return {f.name: getattr(noun, f.name) for noun in nouns for f in _row_fields(noun)}
-
-
-def row_defaults(job: Job) -> dict[str, object]:
-    """The default values of the options that a row depends on."""
-    nouns = (job.options, job.running, job)
-    known = (f for noun in nouns for f in _row_fields(noun))
-    return {f.name: f.default for f in known if f.default is not MISSING}
-
-
-def _row_fields(noun: object) -> list[Field[object]]:
-    found = fields(noun)  # type: ignore[arg-type]  # of a protocol, not of dataclasses alone
-    return [f for f in found if f.name not in NOT_IN_ROWS]
-
-
 @dataclass(slots=True)
 class Run:
     """The steps that every command takes, in the order in which a mistake is found cheaply."""
@@ -145,7 +70,6 @@ class Run:
     omissions: Omissions = field(init=False)  # of the scans
     listed: list[sources.Source] = field(default_factory=list)
     progress: Progress = field(default_factory=Progress)
-    chosen: int = 0  # rows of an earlier run that --select has let through
     shard: Shard | None = None
     is_once: bool = False  # a name comes once in an archive
     is_absolute: bool = False  # as the first input is named
@@ -197,7 +121,7 @@ class Run:
             note=self.watcher.note,
         )
 
-    def engine(self, model: Model, output: Output) -> Engine:
+    def engine(self, model: Model, output: engines.Output) -> Engine:
         """What runs the model on a batch: torch, or the engine asked for."""
         from vitcli.checkpoints.engines import open_engine
         from vitcli.models.engine import ThriftyEngine, TorchEngine
@@ -210,17 +134,20 @@ class Run:
             engine = open_engine(model, output, *chosen, note)
         return ThriftyEngine(engine, note, shares_ranges=running.quantize is not None)
 
-    def into(self, sink: Sink, work: Ready) -> Summary:
-        """Take the inputs through the model into a sink that only receives."""
+    def into(self, sink: Sink, work: Ready, takes: Callable[[Row], bool] | None = None) -> Summary:
+        """Take the inputs through the model into a sink that only receives: all rows, or those
+        that `takes` accepts."""
+        if takes is not None:
+            sink = SelectSink(sink, takes, self.progress)
         with completing(sink), self._telling(can_resume=False):
             self._pump(work, self._refs(), sink)
             self.inputs.tolerance.check(self.progress, is_last=True)
             sink.finish(self._meta(work))
-        return self.summary(self.progress)
+        return self.summary()
 
     def write(
         self,
-        output: Destination,
+        output: Output,
         specs: Sequence[str | Model],
         make_ready: Callable[[Sequence[Spec]], Ready],
         *,
@@ -231,76 +158,49 @@ class Run:
         A second round follows where the interrupted run has rows that are out of date by now.
         """
         self.shard = output.resuming.shard
+        output.check()
         target = output.target()
-        target.check(*output.form.suffixes)
         if target.is_special:
-            if output.form.is_sealed:
-                raise UsageError("Parquet cannot be written to a pipe", "name a file with --out")
-            if output.resuming.resume:
-                raise UsageError("a pipe cannot be resumed", "write to a file with --out")
             work = make_ready(specs)
-            return self.into(output.form.open(target, work.meta), work)
+            return self.into(output.open(target, work.meta), work, output.takes)
         if output.resuming.resume:
             self._hold_stdin()
         with self._telling(can_resume=True):
             found = [resolve(s, offline=offline) if isinstance(s, str) else s for s in specs]
             load_once = cache(lambda: make_ready(found))
-            files = [m.weights if isinstance(m, Checkpoint) else m.files for m in found]
-            self._check_apart(target, output, files)
-            while self._round(output, files, load_once):
+            weights = [m.weights if isinstance(m, Checkpoint) else m.files for m in found]
+            self._check_apart(output, weights)
+            while self._round(output, weights, load_once):
                 self.progress = Progress()
-        return self.summary(self.progress)
+        return self.summary()
 
-    def _check_apart(
-        self, target: Target, output: Destination, weights: Sequence[Sequence[Path]]
-    ) -> None:
-        """Raises OutputError where the run would overwrite what it reads."""
-        assert target.out is not None
-        names = (target.out, *map(target.beside, output.form.suffixes))
+    def _check_apart(self, output: Output, weights: Sequence[Sequence[Path]]) -> None:
+        """Raise OutputError if the run would overwrite a file that it reads."""
         read = chain(
             read_of_model([path for files in weights for path in files]),
             read_of_options(output.options),
             read_of_inputs(self.inputs),
         )
-        check_apart(written_of(names), read)
+        check_apart(written_of(output.paths.values()), read)
 
     def _round(
-        self, output: Destination, weights: Sequence[Sequence[Path]], load_once: Callable[[], Ready]
+        self, output: Output, weights: Sequence[Sequence[Path]], load_once: Callable[[], Ready]
     ) -> bool:
-        """Whether another round has to follow."""
-        target = output.target()
-        assert target.out is not None
-        with Recording(
-            target,
-            output.form.suffixes,
-            lambda: self._refs(stamped=True),
-            asked=output.resuming,
-            overwrite=output.overwrite,
-            data_start=output.form.data_start,
-            is_sealed=output.form.is_sealed,
-            has_unlisted=lambda: bool(self.omissions.unlisted),
-            has_files=output.form.has_files,
-        ) as record:
+        """Write the rows that are missing, and return whether another round has to follow."""
+        listed = partial(self._refs, stamped=True)
+        with Recording(output, listed, lambda: bool(self.omissions.unlisted)) as record:
             described = describe_weights(weights, record.known())
-            options = {**output.options, "shard": self.shard and str(self.shard)}
-            defaults = {**output.defaults, "shard": None}
-            record.plan(fingerprint(output.command, described, options, defaults))
-            self.progress, self.chosen = record.progress, record.chosen
+            record.plan(output.fingerprint(described))
+            self.progress = record.progress
             self.watcher.progress(self.progress)
             if record.failed_before and not record.is_stale:
                 self.watcher.note(_failed_before(record.failed_before, self.progress.failed))
             if record.is_complete:
-                self.watcher.note(f"{target.out} is already complete")
+                self.watcher.note(f"{output.target().out} is already complete")
                 return False
-            work = (
-                load_once()
-                if record.header is None or record.needs_model
-                else _idle(record.header.meta)
-            )
-            header = {"meta": work.meta, "weights": described}
-            sink = record.begin(
-                lambda files: output.form.open(files, work.meta), header, self._on_progress
-            )
+            has_all = record.header is not None and not record.needs_model
+            work = _idle(record.header.meta) if record.header and has_all else load_once()
+            sink = record.begin(work.meta, described, self._on_progress)
             with completing(sink):
                 self._pump(work, record.items(), sink)
                 sink.write_kept()
@@ -328,7 +228,7 @@ class Run:
 
     def _meta(self, work: Ready) -> dict[str, object]:
         """What is told of the run: the model, and how it went."""
-        summary = self.summary(self.progress)
+        summary = self.summary()
         return {
             **work.meta,
             "images": summary.done,
@@ -336,12 +236,13 @@ class Run:
             "seconds": round(summary.seconds, 3),
         }
 
-    def summary(self, progress: Progress) -> Summary:
-        seconds = time.monotonic() - self.started
+    def summary(self) -> Summary:
+        """How far the run has come."""
+        progress = self.progress
         return Summary(
             progress.done,
             progress.failed,
-            seconds,
+            time.monotonic() - self.started,
             len(self.omissions.unlisted),
             len(self.omissions.skipped),
             earlier=progress.earlier,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,6 +22,7 @@ from vitcli.runs.journal import (
     read_header,
     readline,
 )
+from vitcli.runs.output import Output
 
 START_AGAIN = "--overwrite starts again"
 
@@ -63,40 +64,36 @@ class Ahead:
 class Rows:
     """The rows of a finished output, by its journal. They are found without open files."""
 
-    def __init__(
-        self,
-        out: Path,
-        beside: Sequence[Path],
-        data_start: Callable[[BinaryIO], int] | None,
-        at_a_time: int = 1 << 16,
-    ) -> None:
-        """`beside` are the files that belong to it; `at_a_time` is how many bytes are read ahead
-        of each. Raises OutputError where the files are no longer those that its run has left."""
-        self._out, self._journal_path = out, journal_of(out)
+    def __init__(self, output: Output, at_a_time: int = 1 << 16) -> None:
+        """`at_a_time` is how many bytes of each file are read ahead. Raises OutputError if the
+        files have changed since their run."""
+        paths, files = output.paths, output.files
+        self._out = paths[""]
+        self._journal_path = journal_of(self._out)
         header, finished = read_header(self._journal_path), read_finished(self._journal_path)
         if header is None or finished is None:
-            raise unreadable(out)
-        paths = _ours([out, *beside], finished)
-        if data_start and (paths[0], paths[-1]) != (beside[0], out):
-            raise unreadable(out)
+            raise unreadable(self._out)
+        _check_names(list(paths.values()), finished)
         with explained(self._journal_path):
             until = self._journal_path.stat().st_ctime_ns
-        for path, whole in zip(paths, finished, strict=True):
-            if not whole.is_at(path, until=until):
+        named = {os.path.relpath(path, self._out.parent): path for path in paths.values()}
+        for whole in finished:
+            if not whole.is_at(named[whole.name], until=until):
                 raise OutputError(
-                    f"{path} is not as its run left it", f"restore it, or {START_AGAIN}"
+                    f"{named[whole.name]} is not as its run left it",
+                    f"restore it, or {START_AGAIN}",
                 )
-        self._text, self._looked_up = (
-            Ahead(paths[0 if data_start else -1], at_a_time) for _ in range(2)
-        )
-        self._array = Ahead(paths[-1], at_a_time) if data_start else None
-        self._data_start = 0
-        if data_start:
+        text = paths[files.text]
+        self._text, self._looked_up = Ahead(text, at_a_time), Ahead(text, at_a_time)
+        self._array: Ahead | None = None
+        if files.data is not None:
+            data = paths[files.data]
+            self._array = Ahead(data, at_a_time)
             try:
-                with explained(out), open_regular(out) as file:
-                    self._data_start = data_start(file)
+                with explained(data), open_regular(data) as file:
+                    self._data_start = output.kind.data_start(file)
             except ValueError:
-                raise unreadable(out) from None
+                raise unreadable(self._out) from None
         itemsize = np.dtype(header.meta.get("array_dtype", "float32")).itemsize
         self._row_bytes = math.prod(header.meta.get("row_shape", ())) * itemsize
 
@@ -113,27 +110,23 @@ class Rows:
         return Kept(ref, text, data, is_failed=entry.row is None)
 
 
-def _ours(files: Sequence[Path], finished: Sequence[Whole]) -> list[Path]:
-    """The files as the journal names them, which are ours. Raises OutputError."""
+def _check_names(files: Sequence[Path], finished: Sequence[Whole]) -> None:
+    """Raise OutputError if a run has written other files than these."""
     out, *beside = files
-    named = {os.path.relpath(path, out.parent): path for path in files}
-    names = [whole.name for whole in finished]
-    if sorted(names) != sorted(named):
+    names = sorted(os.path.relpath(path, out.parent) for path in files)
+    if sorted(whole.name for whole in finished) != names:
         raise OutputError(
             f"{out} was not written along with {' and '.join(map(str, beside)) or 'nothing else'}",
             f"do as before, or {START_AGAIN}",
         )
-    return [named[name] for name in names]
 
 
 class Finished(Rows):
     """Finds rows by path. Asked in the order in which they were written it reads straight through
     the journal; for a path out of that order it makes an index, of 32 bytes a row."""
 
-    def __init__(
-        self, out: Path, beside: Sequence[Path], data_start: Callable[[BinaryIO], int] | None
-    ) -> None:
-        super().__init__(out, beside, data_start)
+    def __init__(self, output: Output) -> None:
+        super().__init__(output)
         with explained(self._journal_path):
             self._journal = open_regular(self._journal_path)
             self._second = open_regular(self._journal_path)  # follows behind the first

@@ -31,6 +31,7 @@ from vitcli.runs.fingerprint import Fingerprint
 from vitcli.sinks.files import Grown, PartialFile
 
 JOURNAL = ".journal"
+NOWHERE = (-1, 0)  # the stamp of a file that does not exist
 CHUNK = 1 << 20
 LONGEST_LINE = 16 << 20  # bytes: the header, or a path
 MOST = 1 << 53  # of bytes, rows and inputs
@@ -147,6 +148,17 @@ class Header:
     weights: Sequence[Mapping[str, Any]] = ()
     takes_over: bool = False
 
+    def line(self) -> bytes:
+        """The first line of the journal."""
+        described = {
+            "fingerprint": self.fingerprint.values,
+            "defaults": self.fingerprint.defaults,
+            "takes_over": self.takes_over,
+            "meta": self.meta,
+            "weights": self.weights,
+        }
+        return json_bytes(described)
+
     @staticmethod
     def of(line: bytes) -> Header:
         """Read the first line. Raises Damaged."""
@@ -154,7 +166,7 @@ class Header:
         if not isinstance(value, dict) or not line.endswith(b"\n"):
             raise Damaged("no header")
         header = Header(
-            Fingerprint(value.get("fingerprint"), value.get("defaults", {})),  # type: ignore[arg-type]
+            Fingerprint(_spelled(value.get("fingerprint")), value.get("defaults", {})),
             value.get("meta", {}),
             value.get("weights", []),
             value.get("takes_over", False),
@@ -169,6 +181,16 @@ class Header:
         if not is_right or not _is_array(header.meta) or not all(map(_is_model, header.weights)):
             raise Damaged("the header")
         return header
+
+
+def _spelled(values: Any) -> Any:
+    """The values of a fingerprint. The first version wrote a format and its option in one text:
+    `paths -0`, `csv and html`."""
+    format = values.get("--format") if isinstance(values, dict) else None
+    name, _, option = format.partition(" ") if isinstance(format, str) else ("", "", "")
+    if option not in ("-0", "and html"):
+        return values
+    return {**values, "--format": name, "--null" if option == "-0" else "--html": True}
 
 
 def _is_array(meta: Mapping[str, Any]) -> bool:

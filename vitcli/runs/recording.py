@@ -7,29 +7,26 @@ When it has finished the journal is `.out.jsonl.journal`; a later run takes rows
 from __future__ import annotations
 
 import os
-import time
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from vitcli.errors import OutputError, printable
-from vitcli.files import PARTIAL, explained, real, refuse_link, take_name
-from vitcli.interrupts import interrupts
-from vitcli.records import Failure, ImageRef, Kept, Progress, Row
+from vitcli.files import PARTIAL, explained, refuse_link, take_name
+from vitcli.records import ImageRef, Progress
 from vitcli.runs.fingerprint import Fingerprint
 from vitcli.runs.finished import START_AGAIN, Ahead, Finished, unreadable
 from vitcli.runs.journal import (
     JOURNAL,
+    NOWHERE,
     Commit,
     Entry,
     Header,
     Whole,
     journal_of,
-    json_bytes,
     last_agreed,
     read_commits,
     read_entries,
@@ -39,13 +36,10 @@ from vitcli.runs.journal import (
 from vitcli.runs.kept import KeptRows
 from vitcli.runs.lock import locked
 from vitcli.runs.neighbours import check_neighbours
-from vitcli.runs.shard import Resuming
-from vitcli.sinks import FileSink
-from vitcli.sinks.files import TABLE, ZIPPED, Grown, PartialFile, Target
+from vitcli.runs.output import Output
+from vitcli.runs.recorded import Recorded
+from vitcli.sinks.files import TABLE, ZIPPED, Grown, PartialFile
 
-SYNC_EVERY = 30.0  # seconds; only a loss of power needs it
-NOWHERE = (-1, 0)  # the stamp of a file that is not there
-MAX_WRITTEN = 1024  # kept rows between two commits
 NAMED = 3  # images that failed before an interruption
 
 
@@ -55,43 +49,30 @@ class Recording:
     After `plan`: `is_complete` if nothing has changed since the run that finished it;
     `needs_model` if some image is to be computed; `is_stale` if rows of the interrupted run are
     out of date, so that another run has to follow this one; `progress`, the rows that are there
-    already; `chosen`, how many of them are good and have a text; `failed_before`, the paths of the
-    first images that failed before the interruption; `header`, what the journal of the earlier run
-    says.
+    already; `failed_before`, the paths of the first images that failed before the interruption;
+    `header`, what the journal of the earlier run says.
     """
 
     def __init__(
         self,
-        target: Target,
-        suffixes: Sequence[str],
+        output: Output,
         list_refs: Callable[[], Iterator[ImageRef]],
-        *,
-        asked: Resuming = Resuming(),
-        overwrite: bool = False,
-        data_start: Callable[[BinaryIO], int] | None = None,
-        is_sealed: bool = False,
         has_unlisted: Callable[[], bool] = lambda: False,
-        has_files: Callable[[ImageRef, bytes], bool] | None = None,
     ) -> None:
-        assert target.out is not None
+        """`has_unlisted` says whether a folder could not be listed: it does not lose its rows."""
         self.is_complete = self.is_stale = False
         self.needs_model = True
         self.progress = Progress()
-        self.chosen = 0
         self.failed_before: list[str] = []
         self.header: Header | None = None
-        self._target, self._suffixes = target, suffixes
-        self._asked, self._overwrite = asked, overwrite
-        self._list_refs = list_refs
-        self._data_start = data_start
-        self._is_sealed = is_sealed
-        self._has_files = has_files
-        self._has_unlisted = has_unlisted  # a folder that cannot be read does not lose its rows
-        self._keeps_missing = asked.keep_missing
-        self._names = [real(path) for path in (target.out, *map(target.beside, suffixes))]
-        self._beside = [target.beside(suffix) for suffix in suffixes if target.is_beside(suffix)]
-        self._partials = [path.with_name(path.name + PARTIAL) for path in self._names]
-        self._out, partial = self._names[0], self._partials[0]
+        self._output, self._asked, self._files = output, output.resuming, output.files
+        self._target = output.target()
+        self._list_refs, self._has_unlisted = list_refs, has_unlisted
+        self._keeps_missing = self._asked.keep_missing
+        self._paths = output.paths
+        self._out = self._paths[""]
+        self._partials = {s: p.with_name(p.name + PARTIAL) for s, p in self._paths.items()}
+        partial = self._partials[""]
         self._journal = partial.with_name(partial.name + JOURNAL)
         self._final_journal = journal_of(self._out)
         self._locks = ExitStack()
@@ -100,16 +81,19 @@ class Recording:
         self._present = bytearray()  # for each old row: whether its path is listed
         self._left: Iterator[tuple[ImageRef, int | None]] = iter(())
         self._kept = KeptRows(None)
-        self._own = {(s.st_dev, s.st_ino) for s in map(_stat, self._names) if s is not None}
+        stats = map(_stat, self._paths.values())
+        self._own = {(s.st_dev, s.st_ino) for s in stats if s is not None}
 
     def __enter__(self) -> Recording:
         """Raises OutputError where another process writes one of its files, or one of them is
         another output's."""
         with ExitStack() as locks:
-            locks.enter_context(locked(self._names))
-            for path in (*self._partials, self._journal, self._final_journal, *self._beside):
+            locks.enter_context(locked(self._paths.values()))
+            named = [s for s in self._files.beside if self._target.is_beside(s)]
+            beside = map(self._target.path, named)
+            for path in (*self._partials.values(), self._journal, self._final_journal, *beside):
                 refuse_link(path)
-            check_neighbours(self._out, self._names[1:])
+            check_neighbours(self._out, [self._paths[s] for s in self._files.beside])
             with explained(self._out):
                 self._name_what_is_whole()
             self._locks = locks.pop_all()
@@ -136,12 +120,12 @@ class Recording:
             self._commit = self._interrupted()
             if self._commit is None or (self.header and self.header.takes_over):
                 self._old = self._finished()
-        elif not self._overwrite:
-            self._target.check(*self._suffixes)
+        elif not self._output.overwrite:
+            self._target.check(*self._files.beside)
             self._refuse_to_lose()
         if self._old is not None:
             self._survey(self._old)
-            if self._is_sealed and not self.is_complete:
+            if self._output.kind.is_sealed and not self.is_complete:
                 raise OutputError(
                     f"{self._out} is whole, and its rows cannot be taken over into another",
                     f"write new images to a file of their own; or {START_AGAIN}",
@@ -167,28 +151,32 @@ class Recording:
 
     def begin(
         self,
-        make_sink: Callable[[Target], FileSink],
-        header: Mapping[str, object],
+        meta: Mapping[str, Any],
+        weights: Sequence[Mapping[str, Any]],
         on_progress: Callable[[Progress], None] = lambda progress: None,
     ) -> Recorded:
-        """The sink, where the interrupted run left off or from the start. It counts the rows that
-        it takes over in `progress`, and calls `on_progress` then."""
-
-        def count(kept: Sequence[Kept]) -> None:
-            self.progress.add_earlier(len(kept), sum(row.is_failed for row in kept))
-            on_progress(self.progress)
-
-        at = None if self._commit is None else Grown(self._commit.end, self._commit.crc)
+        """Open the sink where the interrupted run left off, or start over. It counts the kept rows
+        that it writes in `progress`, and calls `on_progress` then."""
+        commit, target = self._commit, self._target
+        at = None if commit is None else Grown(commit.end, commit.crc)
         journal = PartialFile(self._final_journal, at, self._journal, like=self._out)
-        if self._commit is not None:
-            self._target.resumed = self._commit.files
-            sink = make_sink(self._target)
-            return Recorded(sink, self._target, journal, self._commit, self._kept, count)
-        takes_over = self._old is not None
-        of_run = {"fingerprint": self._fingerprint.values, "defaults": self._fingerprint.defaults}
-        journal.write(json_bytes({**of_run, "takes_over": takes_over, **header}))
-        sink = make_sink(self._target)
-        return Recorded(sink, self._target, journal, Commit(0, 0, 0, ()), self._kept, count)
+        if commit is not None:
+            grown = dict(zip(self._files.growing, commit.files, strict=True))
+            target = target.resumed(grown)
+        else:
+            header = Header(self._fingerprint, meta, weights, takes_over=self._old is not None)
+            journal.write(header.line())
+        return Recorded(
+            self._output.open(target, meta),
+            target,
+            self._files,
+            journal,
+            commit,
+            kept=self._kept,
+            takes=self._output.takes or (lambda row: True),
+            progress=self.progress,
+            on_progress=on_progress,
+        )
 
     def _name_what_is_whole(self) -> None:
         """A run that was killed between its last row and the last name is finished now. Where a
@@ -206,7 +194,7 @@ class Recording:
 
     def _named(self) -> dict[str, Path]:
         """Our files, by the names that our journal has for them."""
-        return {os.path.relpath(path, self._out.parent): path for path in self._names}
+        return {os.path.relpath(path, self._out.parent): path for path in self._paths.values()}
 
     def _partial_of(self, whole: Whole) -> Path | None:
         """The partial that is to take the name of a file, if it is there and as a run leaves it."""
@@ -223,8 +211,8 @@ class Recording:
         header, commits = read_header(self._journal), read_commits(self._journal)
         if not commits or header is None:
             return None
-        self._check_fingerprint(header, self._partials[0])
-        commit = last_agreed(commits, self._partials[: len(commits[0].files)])
+        self._check_fingerprint(header, self._partials[""])
+        commit = last_agreed(commits, [self._partials[s] for s in self._files.growing])
         self.header = header if commit else None
         return commit
 
@@ -241,7 +229,7 @@ class Recording:
             raise unreadable(self._out)
         self._check_fingerprint(header, self._out)
         self.header = header
-        return Finished(self._out, self._names[1:], self._data_start)
+        return Finished(self._output)
 
     def _check_fingerprint(self, header: Header, path: Path) -> None:
         differs = header.fingerprint.difference(self._fingerprint)
@@ -252,7 +240,7 @@ class Recording:
         commits = read_commits(self._journal)
         if commits and commits[-1].inputs:
             raise OutputError(
-                f"{self._partials[0]} holds {commits[-1].inputs:,} images of an interrupted run",
+                f"{self._partials['']} holds {commits[-1].inputs:,} images of an interrupted run",
                 f"--resume goes on with it, {START_AGAIN}",
             )
 
@@ -278,7 +266,7 @@ class Recording:
         self.needs_model = fresh > 0
         self.is_complete = is_same and not fresh and self._commit is None
         if self.is_complete:
-            self.chosen = chosen
+            self.progress.selected = chosen
             gone = (number for _, number in self._missing(old, 0, old.count(), -1))
             failed += sum(old.entry(number).row is None for number in gone)
             self.progress.add_earlier(old.count(), failed)
@@ -316,11 +304,12 @@ class Recording:
             return False
         if entry.stamp != ref.stamp:
             return False
-        return self._has_files is None or self._has_files(ref, text(entry))
+        has_files = self._output.has_files
+        return has_files is None or has_files(ref, text(entry))
 
     def _verify(self, commit: Commit) -> None:
         """The inputs must begin as those of the interrupted run did; more may follow."""
-        partial = Ahead(self._partials[len(commit.files) - 1], 1 << 16)
+        partial = Ahead(self._partials[self._files.text], 1 << 16)
 
         def text(entry: Entry) -> bytes:
             return partial.read(entry.start, entry.length)
@@ -330,11 +319,11 @@ class Recording:
             if ref is None or ref.path != entry.path:
                 now = "nothing follows" if ref is None else f"comes {printable(ref.path)}"
                 raise OutputError(
-                    f"{self._partials[0]} was made of other inputs: after {count:,} images came "
+                    f"{self._partials['']} was made of other inputs: after {count:,} images came "
                     f"{printable(entry.path)}, and now {now}",
                     f"give the same inputs (more may follow them); {START_AGAIN}",
                 )
-            self.chosen += entry.row is not None and entry.length > 0
+            self.progress.selected += entry.row is not None and entry.length > 0
             if entry.row is None and len(self.failed_before) < NAMED:
                 self.failed_before.append(entry.path)
             if ref.index != entry.place or not self._serves(entry, ref, text):
@@ -359,95 +348,6 @@ class Recording:
                 version = ref.member.version
                 stamp = ref.member.size, stamp[1] if version is None else version[3]
             yield replace(ref, stamp=stamp)
-
-
-class Recorded:
-    """A sink that journals its rows, batch by batch, and puts the kept rows between them."""
-
-    def __init__(
-        self,
-        sink: FileSink,
-        target: Target,
-        journal: PartialFile,
-        commit: Commit,
-        kept: KeptRows,
-        count: Callable[[Sequence[Kept]], None],
-    ) -> None:
-        """`count` is called with the kept rows that are written."""
-        self._kept, self._count = kept, count
-        self._sink, self._target, self._journal = sink, target, journal
-        self._text = target.files[-1]
-        self._good = commit.inputs - commit.failed
-        self._synced = time.monotonic()
-        if not commit.files:
-            self._commit([])
-        target.before_naming = self._all_is_written
-
-    def write(self, rows: Sequence[Row]) -> None:
-        """Write the rows of a batch, each after the kept rows that precede it.
-
-        Raises OutputError where a kept row is not there any more, and Interrupted where many kept
-        rows precede a row.
-        """
-        waiting: list[Row] = []
-        for row in rows:
-            for kept in self._kept.before(row.ref.index, MAX_WRITTEN):
-                waiting += kept
-                if len(waiting) >= MAX_WRITTEN:
-                    self._write(waiting)
-                    waiting = []
-                    interrupts.check()
-            waiting.append(row)
-        self._write(waiting)
-
-    def write_kept(self) -> None:
-        """Write the kept rows that follow the last batch. Raises Interrupted, OutputError."""
-        for kept in self._kept.before(None, MAX_WRITTEN):
-            with interrupts.held():
-                self._write(kept)
-            interrupts.check()
-
-    def _write(self, rows: Sequence[Row]) -> None:
-        start = self._text.grown.size
-        lines = []
-        for row, length in zip(rows, self._sink.write(rows), strict=True):
-            is_failed = row.is_failed if isinstance(row, Kept) else isinstance(row, Failure)
-            ref, number = row.ref, None if is_failed else self._good
-            stamp = ref.stamp or NOWHERE
-            lines.append(json_bytes(Entry(ref.index, ref.path, stamp, start, length, number)))
-            start += length
-            self._good += not is_failed
-        self._commit(lines)
-        if kept := [row for row in rows if isinstance(row, Kept)]:
-            self._count(kept)
-
-    def finish(self, meta: Mapping[str, object]) -> None:
-        self._sink.finish(meta)
-        self._journal.take_name()
-
-    def abort(self) -> None:
-        self._sink.abort()
-        self._journal.abort()
-
-    def _commit(self, lines: Sequence[bytes]) -> None:
-        """Data first, then the journal; so also on the disk, where a loss of power counts."""
-        is_due = time.monotonic() - self._synced > SYNC_EVERY
-        files = self._target.files
-        for file in files if is_due else ():
-            file.sync()
-        entries = b"".join(lines)
-        crc = zlib.crc32(entries, self._journal.grown.crc)
-        state = {"files": [[file.grown.size, file.grown.crc] for file in files], "crc": crc}
-        self._journal.write(entries + json_bytes(state))
-        if is_due:
-            self._journal.sync()
-            self._synced = time.monotonic()
-
-    def _all_is_written(self, files: Sequence[PartialFile]) -> None:
-        finished = [Whole.of(file, self._journal.real.parent) for file in files]
-        state = {"finished": finished, "crc": self._journal.grown.crc}
-        self._journal.write(json_bytes(state))
-        self._journal.sync()
 
 
 def _stat(path: str | Path) -> os.stat_result | None:

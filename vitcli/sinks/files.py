@@ -6,7 +6,7 @@ import io
 import os
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,7 +33,7 @@ ZIPPED, TABLE = ".zip", ".table"  # what is made of a partial at the end, and ta
 
 @dataclass(frozen=True, slots=True)
 class Grown:
-    """How far a file has come: its bytes, and the CRC-32 of those behind its header."""
+    """How far a file has come: its bytes, and the CRC-32 of those after its header."""
 
     size: int
     crc: int
@@ -49,12 +49,35 @@ class Seal:
     crc: int
 
 
+@dataclass(frozen=True, slots=True)
+class FileSet:
+    """The files of an output, by suffix; "" is the output itself.
+
+    `text` holds the text of each row, which a journal records; `data` is the array, if there is
+    one; `copies` repeat the text in another form; `at_end` are written when all rows are there.
+    """
+
+    text: str = ""
+    data: str | None = None
+    copies: tuple[str, ...] = ()
+    at_end: tuple[str, ...] = ()
+
+    @property
+    def growing(self) -> tuple[str, ...]:
+        """The files that grow with the rows, as a journal lists them: the text is the last."""
+        return (*(() if self.data is None else (self.data,)), *self.copies, self.text)
+
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """All files but the output itself."""
+        return tuple(suffix for suffix in (*self.growing, *self.at_end) if suffix)
+
+
 class Target:
     """Where an output goes: a path, which may stand for several files, or standard output.
 
-    `open` gives the main file; `open_beside(suffix)` one that belongs to it, such as its index.
-    Nothing is created before, and `check` says beforehand what would fail. `files` are those that
-    grow with the rows. Where `resumed` says how far each of them had come, they go on from there.
+    No file is created before `open`, and `check` raises what would fail then. `files` are the open
+    ones, by suffix.
     """
 
     def __init__(
@@ -63,14 +86,18 @@ class Target:
         *,
         overwrite: bool = False,
         elsewhere: Mapping[str, Path] | None = None,
+        grown: Mapping[str, Grown] | None = None,
     ) -> None:
-        """`elsewhere` names what does not stand beside it, by suffix."""
+        """`elsewhere` are the paths, by suffix, of files that do not stand next to the output.
+        A file that `grown` has is continued from there."""
         self.out = out
-        self._elsewhere = elsewhere or {}
-        self.files: list[PartialFile] = []
-        self.resumed: Sequence[Grown] = ()
-        self.before_naming: Callable[[Sequence[PartialFile]], None] = lambda files: None
+        self.files: dict[str, PartialFile] = {}
+        self._elsewhere, self._grown = elsewhere or {}, grown or {}
         self._overwrite = overwrite
+
+    def resumed(self, grown: Mapping[str, Grown]) -> Target:
+        """The same target, whose files are continued from these sizes."""
+        return Target(self.out, overwrite=self._overwrite, elsewhere=self._elsewhere, grown=grown)
 
     def check(self, *suffixes: str) -> None:
         """Raise OutputError for what can be seen to be wrong before the model is loaded."""
@@ -80,7 +107,7 @@ class Target:
             return
         if is_special(self.out):
             return
-        paths = (self.out, *map(self.beside, suffixes))
+        paths = (self.out, *map(self.path, suffixes))
         if len(set(map(real, paths))) < len(paths):
             raise UsageError(f"{self.out} is named for two outputs", "give each its own name")
         for path in paths:
@@ -103,42 +130,28 @@ class Target:
 
     @property
     def is_special(self) -> bool:
-        """Standard output, a pipe or a device: written as it is, with nothing beside it."""
+        """Whether it is standard output, a pipe or a device: those are written directly."""
         return self.out is None or is_special(self.out)
 
-    def beside(self, suffix: str) -> Path:
-        """`feats.index.jsonl` of `feats.npy`."""
+    def path(self, suffix: str) -> Path:
+        """`feats.index.jsonl` of `feats.npy`; "" is `feats.npy` itself."""
         assert self.out is not None
-        return self._elsewhere.get(suffix) or self.out.with_name(self.out.stem + suffix)
+        named = self.out.with_name(self.out.stem + suffix) if suffix else self.out
+        return self._elsewhere.get(suffix) or named
 
     def is_beside(self, suffix: str) -> bool:
-        """Whether a file has its name of the main one, and was not named by anybody."""
+        """Whether a file is named after the output, and not by the user."""
         return suffix not in self._elsewhere
 
-    def open(self) -> PartialFile:
-        """The main file, which grows with the rows."""
-        return self._grow(self.out)
-
-    def open_beside(self, suffix: str) -> PartialFile:
-        """A file that grows with the rows, beside the main one."""
-        return self._grow(self.beside(suffix))
-
-    def _grow(self, path: Path | None) -> PartialFile:
-        grown = self.resumed[len(self.files)] if self.resumed else None
-        self.files.append(PartialFile(path, grown, like=self.out))
-        return self.files[-1]
-
-    def finish(self, *files: PartialFile) -> None:
-        """Give whole files their names, in this order: the result itself comes last."""
-        for file in files:
-            file.sync()
-        self.before_naming(files)
-        for file in files:
-            file.take_name()
+    def open(self, suffix: str = "") -> PartialFile:
+        """Open a file that grows with the rows."""
+        path = None if self.out is None else self.path(suffix)
+        self.files[suffix] = PartialFile(path, self._grown.get(suffix), like=self.out)
+        return self.files[suffix]
 
     def write_beside(self, suffix: str, data: bytes) -> PartialFile:
-        """A small file that is written at the end, whole."""
-        file = PartialFile(self.beside(suffix), like=self.out)
+        """Write a small file as a whole, which has yet to take its name."""
+        file = PartialFile(self.path(suffix), like=self.out)
         file.write(data)
         return file
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from vitcli.errors import OutputError
+from vitcli.errors import OutputError, check_installed
 from vitcli.sinks.arrays import NpySink
 from vitcli.sinks.files import TABLE, PartialFile
 from vitcli.sinks.text import JsonlSink
@@ -26,10 +26,17 @@ if TYPE_CHECKING:  # an extra
 GROUP_ROWS, GROUP_BYTES = 10_000, 64 << 20
 
 
+def _check_installed() -> None:
+    check_installed("Parquet", "pyarrow", extra="parquet", error=OutputError)
+
+
 class ParquetSink(JsonlSink):
     """The columns are the fields of a line of JSONL."""
 
-    def finish(self, meta: Mapping[str, object]) -> None:
+    is_sealed = True
+    check_installed = staticmethod(_check_installed)
+
+    def complete(self, meta: Mapping[str, object]) -> list[PartialFile]:
         import pyarrow as pa
 
         fields = (("label", pa.string()), ("index", pa.int32()), ("score", pa.float64()))
@@ -40,13 +47,16 @@ class ParquetSink(JsonlSink):
                 return pa.array([record.get("predictions") for record in records], kind)
 
             _write(self._file, lines, GROUP_ROWS, pa.field("predictions", kind), predictions)
-        super().finish(meta)
+        return super().complete(meta)
 
 
 class ParquetEmbeddingSink(NpySink):
     """A column `embedding` of lists of fixed length, empty where there is an `error`."""
 
-    def complete(self) -> None:
+    is_sealed = True
+    check_installed = staticmethod(_check_installed)
+
+    def wrap(self) -> None:
         import pyarrow as pa
 
         kind = pa.from_numpy_dtype(self._dtype)

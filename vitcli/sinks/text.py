@@ -8,12 +8,25 @@ import io
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from vitcli.errors import OutputError
-from vitcli.records import Attended, Classified, Embedded, Failure, ImageRef, Kept, Prediction, Row
-from vitcli.sinks.files import PartialFile, Target
+from vitcli.records import (
+    Attended,
+    Classified,
+    Embedded,
+    ErrorType,
+    Failure,
+    ImageRef,
+    Kept,
+    Prediction,
+    Row,
+)
+from vitcli.sinks.files import FileSet, PartialFile, Target
+from vitcli.sinks.format import JSONL, Format
+from vitcli.sinks.sink import FileSink
 
 META = ".meta.json"
 SCORE_DECIMALS = 6
@@ -51,23 +64,18 @@ def meta_bytes(meta: Mapping[str, object]) -> bytes:
     return json.dumps(meta, indent=2, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
 
 
-class LineSink:
+class LineSink(FileSink):
     """Writes the lines that `lines` makes of each row, flushed after each batch."""
 
-    def __init__(self, target: Target) -> None:
-        self._target = target
-        self._file: PartialFile = target.open()
+    def __init__(
+        self, target: Target, meta: Mapping[str, Any] | None = None, format: Format = JSONL
+    ) -> None:
+        super().__init__(target, meta, format)
+        self._file = target.open()
+        self._echo = PartialFile(None) if format.echo else None
         self._file.write_header(self.header())
 
-    @property
-    def target(self) -> Target:
-        return self._target
-
-    @property
-    def file(self) -> PartialFile:
-        return self._file
-
-    def line_of(self, record: Mapping[str, object]) -> bytes:
+    def line_of(self, ref: ImageRef, record: Mapping[str, Any]) -> bytes:
         """The output line for a row, given its JSON record."""
         return json_line(record)
 
@@ -79,15 +87,13 @@ class LineSink:
 
     def write(self, rows: Sequence[Row]) -> list[int]:
         texts = [row.text if isinstance(row, Kept) else self.lines(row) for row in rows]
-        self._file.write(b"".join(texts))
-        self._file.flush()
+        for file in filter(None, (self._file, self._echo)):
+            file.write(b"".join(texts))
+            file.flush()
         return list(map(len, texts))
 
-    def finish(self, meta: Mapping[str, object]) -> None:
-        self._target.finish(self._file)
-
-    def abort(self) -> None:
-        self._file.abort()
+    def complete(self, meta: Mapping[str, object]) -> list[PartialFile]:
+        return [self._file]
 
 
 class JsonlSink(LineSink):
@@ -95,20 +101,6 @@ class JsonlSink(LineSink):
 
     def lines(self, row: Row) -> bytes:
         return json_line(record_of(row))
-
-
-class EchoedJsonlSink(JsonlSink):
-    """Writes to standard output too."""
-
-    def __init__(self, target: Target) -> None:
-        super().__init__(target)
-        self._echo = PartialFile(None)
-
-    def write(self, rows: Sequence[Row]) -> list[int]:
-        lengths = super().write(rows)
-        self._echo.write(b"".join(r.text if isinstance(r, Kept) else self.lines(r) for r in rows))
-        self._echo.flush()
-        return lengths
 
 
 def record_of(row: Row) -> dict[str, object]:
@@ -167,6 +159,11 @@ class CsvSink(LineSink):
     def lines(self, row: Row) -> bytes:
         return self._encode(self._records(row))
 
+    def line_of(self, ref: ImageRef, record: Mapping[str, Any]) -> bytes:
+        if (error := record.get("error")) is not None:
+            return self.lines(Failure(ref, ErrorType(error["type"]), error["message"]))
+        return self.lines(Classified(ref, tuple(Prediction(**p) for p in record["predictions"])))
+
     def _records(self, row: Row) -> Iterator[tuple[object, ...]]:
         path = row.ref.path
         if isinstance(row, Failure):
@@ -195,9 +192,13 @@ class TsvSink(CsvSink):
 class VectorJsonlSink(LineSink):
     """`{"path":…,"embedding":[…]}` with as many digits as bring the float back exactly."""
 
-    def __init__(self, target: Target, row_shape: tuple[int, ...], dtype: str) -> None:
-        super().__init__(target)
-        self._digits = 9 if dtype == "float32" else 5
+    files = FileSet(at_end=(META,))
+
+    def __init__(
+        self, target: Target, meta: Mapping[str, Any] | None = None, format: Format = JSONL
+    ) -> None:
+        super().__init__(target, meta, format)
+        self._digits = 9 if (meta or {})["array_dtype"] == "float32" else 5
 
     def lines(self, row: Row) -> bytes:
         record: dict[str, object] = dict(name_fields(row.ref))
@@ -215,9 +216,7 @@ class VectorJsonlSink(LineSink):
             return b"[" + b",".join(map(self._array, values)) + b"]"
         return b"[" + b",".join(b"%.*g" % (self._digits, v) for v in values.tolist()) + b"]"
 
-    def finish(self, meta: Mapping[str, object]) -> None:
+    def complete(self, meta: Mapping[str, object]) -> list[PartialFile]:
         if self._target.is_special:
-            super().finish(meta)
-        else:
-            written = self._target.write_beside(META, meta_bytes(meta))
-            self._target.finish(written, self._file)
+            return [self._file]
+        return [self._target.write_beside(META, meta_bytes(meta)), self._file]

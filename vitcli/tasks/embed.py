@@ -22,11 +22,13 @@ from vitcli.jobs.job import (
     Summary,
 )
 from vitcli.jobs.loading import describe_model
-from vitcli.jobs.run import Destination, Ready, Run, Spec, row_defaults, row_options
+from vitcli.jobs.row_options import row_defaults, row_options
+from vitcli.jobs.run import Ready, Run, Spec
 from vitcli.records import Batch, Embedded, Failure, Sink
+from vitcli.runs.output import Output
 from vitcli.runs.shard import Resuming
-from vitcli.sinks import EMBEDDINGS, choose_format, form_of
-from vitcli.sinks.files import Target
+from vitcli.sinks import EMBEDDINGS, choose_format
+from vitcli.sinks.format import Format
 from vitcli.stores import Place, Url
 
 if TYPE_CHECKING:  # as in run.py
@@ -88,18 +90,12 @@ def embed(job: EmbedJob, watcher: Reporter | None = None, sink: Sink | None = No
 
     if sink is not None:
         return run.into(sink, ready([job.model]))
-    format = choose_format(job.out, job.format, dict(EMBEDDINGS))
-    form = form_of("embed", format)
     assert not isinstance(job.out, Url)  # fleet/share.py has staged it
-    if form.data_start and Target(job.out).is_special:
-        raise UsageError(
-            f"{format} cannot be written to a pipe", "use --format jsonl, or --out FILE"
-        )
-    output = Destination(
+    output = Output(
         out=job.out,
-        form=form,
         command="embed",
-        options={"format": format, **row_options(job)},
+        format=Format(choose_format(job.out, job.format, EMBEDDINGS)),
+        options=row_options(job),
         defaults=row_defaults(job),
         overwrite=job.overwrite,
         resuming=job.resuming,

@@ -33,17 +33,17 @@ from vitcli.jobs.job import (
     Summary,
 )
 from vitcli.jobs.loading import describe_model
-from vitcli.jobs.run import Destination, Ready, Run, Spec, row_defaults, row_options
+from vitcli.jobs.row_options import row_defaults, row_options
+from vitcli.jobs.run import Ready, Run, Spec
 from vitcli.models.prepare import Prepared
 from vitcli.records import Attended, Batch, Failure, ImageRef, Maps, Prediction, Sink, Size
 from vitcli.render.heat import FileFormat
 from vitcli.render.page import Page
 from vitcli.render.styles import Style
 from vitcli.runs.journal import JOURNAL, journal_of
+from vitcli.runs.output import Output
 from vitcli.runs.shard import Resuming
-from vitcli.sinks import Form, form_of, with_page
-from vitcli.sinks.files import Target
-from vitcli.sinks.page import PAGE
+from vitcli.sinks.format import Format
 from vitcli.sinks.pictures import PictureTree
 from vitcli.tasks.attention.query import AttentionQuery, AttentionRunner, check_running
 from vitcli.tasks.classify.classify import predictions_of, top_k
@@ -152,18 +152,17 @@ def attention(
         if sink is not None:
             summary = run.into(sink, ready([job.model]))
         else:
-            out, form = _form(job)
-            if tree is not None:
-                form = replace(form, has_files=partial(_has_files, tree, job.html is not None))
-            output = Destination(
-                out=out,
-                form=form,
+            output = Output(
+                out=None if job.out is None else job.out / ROWS,
                 command="attention",
-                options={"format": "jsonl and html" if job.html else "jsonl", **row_options(job)},
+                format=_format(job),
+                options=row_options(job),
                 defaults=row_defaults(job),
                 overwrite=job.overwrite,
                 resuming=job.resuming,
-                elsewhere={PAGE: job.html} if job.html else {},
+                html=job.html,
+                page=partial(_page, job) if job.html else None,
+                has_files=partial(_has_files, tree, bool(job.html)) if tree else None,
             )
             summary = run.write(output, [job.model], ready, offline=job.options.offline)
         if tree is not None:
@@ -171,17 +170,10 @@ def attention(
         return summary
 
 
-def _form(job: AttentionJob) -> tuple[Path | None, Form]:
-    """The file of lines, which is the page where there is no folder, and what is written."""
-    lines = form_of("attention", "jsonl, echoed" if job.echo and job.out else "jsonl")
-    out = None if job.out is None else job.out / ROWS
+def _format(job: AttentionJob) -> Format:
     if job.html is None:
-        return out, lines
-    if out is None:
-        lines_on_stdout = Form(lambda target, meta: lines.open(Target(None), meta))
-        form = with_page(lines_on_stdout if job.echo else None, partial(_page, job))
-        return job.html, Form(form.open)
-    return out, with_page(lines, partial(_page, job))
+        return Format(echo=job.echo and job.out is not None)
+    return Format(echo=job.echo, page="alone" if job.out is None else "beside")
 
 
 def _has_files(tree: PictureTree, is_page: bool, ref: ImageRef, text: bytes) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,17 +22,17 @@ from vitcli.jobs.job import (
     Running,
     Summary,
 )
-from vitcli.jobs.run import Destination, Ready, Run, Spec, row_defaults, row_options
+from vitcli.jobs.row_options import row_defaults, row_options
+from vitcli.jobs.run import Ready, Run, Spec
 from vitcli.pipeline import Forward
 from vitcli.records import Batch, Classified, Failure, Prediction, Row, Sink
 from vitcli.render.page import Page
+from vitcli.runs.output import Output
 from vitcli.runs.shard import Resuming
-from vitcli.sinks import PREDICTIONS, FileSink, Form, choose_format, form_of, with_page
-from vitcli.sinks.files import Target
-from vitcli.sinks.memory import ListSink
-from vitcli.sinks.page import PAGE
+from vitcli.sinks import PREDICTIONS, choose_format
+from vitcli.sinks.format import Format
 from vitcli.stores import Place, Url
-from vitcli.tasks.classify.select import Selection, SelectSink
+from vitcli.tasks.classify.select import Selection
 
 if TYPE_CHECKING:  # as in run.py
     from torch import Tensor
@@ -108,57 +108,44 @@ def classify(
             forward = _with_thumbnails(forward, crew)
         return Ready(plans=plans, forward=forward, meta={}, reads_again=job.html is not None)
 
+    takes = None if job.select is None else _selected(job.select)
     if sink is not None:
-        selecting = SelectSink(sink, job.select)
-        summary = run.into(selecting, ready(job.models))
+        summary = run.into(sink, ready(job.models), takes)
     else:
-        format = _format(job)
-        out, form = _form(job, format)
-        selecting = SelectSink(ListSink(), job.select)
-
-        def open_sink(target: Target, meta: Mapping[str, object]) -> FileSink:
-            selecting.sink, selecting.selected = form.open(target, meta), 0
-            return selecting
-
-        output = Destination(
-            out=out,
-            form=replace(form, open=open_sink),
+        assert not isinstance(job.out, Url)  # fleet/share.py has staged it
+        title = ", ".join(m if isinstance(m, str) else m.spec for m in job.models)
+        output = Output(
+            out=job.out,
             command="classify",
-            options={
-                "format": f"{format} and html" if job.html else format,
-                **row_options(job),
-                "select": job.select and job.select.text,
-            },
+            format=_format(job),
+            options={**row_options(job), "select": job.select and job.select.text},
             defaults=row_defaults(job),
             overwrite=job.overwrite,
             resuming=job.resuming,
-            elsewhere={PAGE: job.html} if job.html else {},
+            html=job.html,
+            page=(lambda meta: Page(f"vit classify, {title}")) if job.html else None,
+            takes=takes,
         )
         with open_things:
             summary = run.write(output, job.models, ready, offline=job.options.offline)
-    if job.select is None:
-        return summary
-    return replace(summary, selected=run.chosen + selecting.selected)
+    return summary if takes is None else replace(summary, selected=run.progress.selected)
 
 
-def _format(job: ClassifyJob) -> str:
+def _format(job: ClassifyJob) -> Format:
+    """Raises UsageError."""
     if job.paths_only:
-        return "paths -0" if job.inputs.null else "paths"
-    return choose_format(job.out, job.format, dict(PREDICTIONS))
-
-
-def _form(job: ClassifyJob, format: str) -> tuple[Path | None, Form]:
-    """The file of rows, which is the page where no other is asked for, and what is written."""
-    assert not isinstance(job.out, Url)  # fleet/share.py has staged it
-    rows = form_of("classify", format)
+        return Format("paths", null=job.inputs.null)
+    name = choose_format(job.out, job.format, PREDICTIONS)
     if job.html is None:
-        return job.out, rows
-    if rows.is_sealed:
-        raise UsageError(f"a page beside {format}", "leave out --html, or write .jsonl")
-    title = f"vit classify, {', '.join(m if isinstance(m, str) else m.spec for m in job.models)}"
-    if job.out is None:
-        return job.html, with_page(None, lambda meta: Page(title))
-    return job.out, with_page(rows, lambda meta: Page(title))
+        return Format(name)
+    if PREDICTIONS[name].is_sealed:
+        raise UsageError(f"a page beside {name}", "leave out --html, or write .jsonl")
+    return Format(name, page="alone" if job.out is None else "beside")
+
+
+def _selected(selection: Selection) -> Callable[[Row], bool]:
+    """Whether a row is selected, or a failure, which no expression decides about."""
+    return lambda row: not isinstance(row, Classified) or selection.takes(row)
 
 
 def _with_thumbnails(forward: Forward, crew: WorkerPool) -> Forward:

@@ -307,7 +307,7 @@ def _of_neighbours(
         judged.append(Judged(f"{model.spec}, {job.knn} neighbours", labels, answers))
     done = [row for row in rows if isinstance(row, Embedded)]
     return Evaluation(
-        summary=run.summary(run.progress),
+        summary=run.summary(),
         judged=tuple(judged),
         images=tuple(asked[row.ref.index].found for row in done),
         failures=tuple(row for row in rows if isinstance(row, Failure)),
