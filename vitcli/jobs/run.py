@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache, partial
 from itertools import chain
 from pathlib import Path
@@ -16,10 +16,9 @@ from vitcli import pipeline
 from vitcli.checkpoints.resolve import Checkpoint, resolve
 from vitcli.engines import check_engine
 from vitcli.errors import InputError, Interrupted, WriteError, printable
-from vitcli.images import sources
 from vitcli.images.loader import iter_batches
-from vitcli.images.members import UnreadableMember, unreadable
-from vitcli.images.scan import Omissions, Scan, choose_scan
+from vitcli.images.scan import Omissions
+from vitcli.images.sources import FoundSource
 from vitcli.images.workers import DecodeJob
 from vitcli.interrupts import interrupts
 from vitcli.jobs.apart import (
@@ -31,12 +30,12 @@ from vitcli.jobs.apart import (
 )
 from vitcli.jobs.batching import GrowingBatch
 from vitcli.jobs.job import Inputs, ModelOptions, Reporter, Running, Summary
+from vitcli.jobs.listing import Listing
 from vitcli.jobs.loading import load_model
-from vitcli.records import Batch, ErrorType, ImageRef, Preprocess, Progress, Row, Sink
+from vitcli.records import Batch, FoundImage, ImageRef, Preprocess, Progress, Row, Sink
 from vitcli.runs.fingerprint import describe_weights
 from vitcli.runs.output import Output
 from vitcli.runs.recording import Recording
-from vitcli.runs.shard import Shard
 from vitcli.sinks.select import SelectSink
 
 if TYPE_CHECKING:  # they import torch, for which a run with nothing to do does not wait
@@ -47,7 +46,6 @@ if TYPE_CHECKING:  # they import torch, for which a run with nothing to do does 
 
 Spec: TypeAlias = "str | Checkpoint | Model"
 COUNTING = 1.0  # seconds to find out of how many images something is said
-SAME_NAME = "an image before it in the archive has the same name"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,44 +60,23 @@ class Ready:
 
 @dataclass(slots=True)
 class Run:
-    """The steps that every command takes, in the order in which a mistake is found cheaply."""
+    """Takes the images of a listing through a model. Raises DeviceError for an engine that is not
+    installed."""
 
     inputs: Inputs
     running: Running
     watcher: Reporter
-    omissions: Omissions = field(init=False)  # of the scans
-    listed: list[sources.Source] = field(default_factory=list)
+    listing: Listing
     progress: Progress = field(default_factory=Progress)
-    shard: Shard | None = None
-    is_once: bool = False  # a name comes once in an archive
-    is_absolute: bool = False  # as the first input is named
     started: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
-        self.omissions = Omissions(self.watcher.note)
-
-    def list_inputs(self) -> None:
-        """Raises InputError for a directory or pattern without images, DeviceError for an engine
-        that is not installed."""
         check_engine(self.running.engine)
-        inputs, scan = self.inputs, self.scan()
-        self.listed = sources.open_sources(
-            inputs.paths,
-            files_from=inputs.files_from,
-            null=inputs.null,
-            scan=scan if inputs.extensions else scan.with_archives,
-        )
-        if absent := sources.all_absent(self.listed):
-            count = f" (and {len(absent) - 1:,} more)" if len(absent) > 1 else ""
-            self.watcher.note(f"{printable(absent[0])} does not exist{count}: nothing can be read")
 
-    def scan(self) -> Scan:
-        """Return the scan that the inputs ask for."""
-        inputs = self.inputs
-        return choose_scan(
-            *(inputs.formats, inputs.extensions, inputs.limits, self.omissions),
-            allow_outside=inputs.allow_outside,
-        )
+    def over(self, images: Sequence[FoundImage]) -> Run:
+        """The same run over other images."""
+        listing = Listing([FoundSource(images)], Omissions(self.watcher.note))
+        return Run(self.inputs, self.running, self.watcher, listing)
 
     def load(self, spec: Spec, options: ModelOptions) -> Model:
         """A model that is loaded already stays as it is."""
@@ -140,7 +117,7 @@ class Run:
         if takes is not None:
             sink = SelectSink(sink, takes, self.progress)
         with completing(sink), self._telling(can_resume=False):
-            self._pump(work, self._refs(), sink)
+            self._pump(work, self.listing.refs(), sink)
             self.inputs.tolerance.check(self.progress, is_last=True)
             sink.finish(self._meta(work))
         return self.summary()
@@ -157,14 +134,14 @@ class Run:
 
         A second round follows where the interrupted run has rows that are out of date by now.
         """
-        self.shard = output.resuming.shard
+        self.listing.shard = output.resuming.shard
         output.check()
         target = output.target()
         if target.is_special:
             work = make_ready(specs)
             return self.into(output.open(target, work.meta), work, output.takes)
         if output.resuming.resume:
-            self._hold_stdin()
+            self.listing.keep_stdin()
         with self._telling(can_resume=True):
             found = [resolve(s, offline=offline) if isinstance(s, str) else s for s in specs]
             load_once = cache(lambda: make_ready(found))
@@ -187,8 +164,8 @@ class Run:
         self, output: Output, weights: Sequence[Sequence[Path]], load_once: Callable[[], Ready]
     ) -> bool:
         """Write the rows that are missing, and return whether another round has to follow."""
-        listed = partial(self._refs, stamped=True)
-        with Recording(output, listed, lambda: bool(self.omissions.unlisted)) as record:
+        listed, unlisted = partial(self.listing.refs, stamped=True), self.listing.omissions.unlisted
+        with Recording(output, listed, lambda: bool(unlisted)) as record:
             described = describe_weights(weights, record.known())
             record.plan(output.fingerprint(described))
             self.progress = record.progress
@@ -211,7 +188,7 @@ class Run:
 
     def _pump(self, work: Ready, refs: Iterable[ImageRef], sink: Sink) -> None:
         job = DecodeJob(work.plans, self.inputs.limits, self.inputs.formats)
-        self.watcher.listing(self.count)
+        self.watcher.listing(self.listing.count)
         size, forward = self._batching(work.forward)
         workers, note = self.running.workers, self.watcher.note
         batches = iter_batches(refs, job, size, workers, note, keeps_data=work.reads_again)
@@ -243,31 +220,10 @@ class Run:
             progress.done,
             progress.failed,
             time.monotonic() - self.started,
-            len(self.omissions.unlisted),
-            len(self.omissions.skipped),
+            len(self.listing.omissions.unlisted),
+            len(self.listing.omissions.skipped),
             earlier=progress.earlier,
         )
-
-    def _refs(self, *, stamped: bool = False) -> Iterator[ImageRef]:
-        """Our inputs, with their places among all."""
-        self.omissions.clear()
-        refs = sources.iter_refs(self.listed, stamped=stamped)
-        first = next(refs, None)
-        self.is_absolute = first is not None and first.path.startswith("/")
-        refs = refs if first is None else chain((first,), refs)
-        for ref in once_each(refs) if self.is_once else refs:
-            if self.shard is None or self.shard.has(ref.path):
-                yield ref
-        self.omissions.note_system()
-        if not self.inputs.extensions:
-            self.omissions.note_unread()
-
-    def count(self) -> int | None:
-        return sources.count(self.listed) if self.shard is None else None
-
-    def _hold_stdin(self) -> None:
-        """Keep the list on standard input: a resumed run reads it twice."""
-        self.listed = [source.rereadable() for source in self.listed]
 
     @contextmanager
     def _telling(self, *, can_resume: bool) -> Iterator[None]:
@@ -287,7 +243,7 @@ class Run:
     def _of_all(self) -> str:
         """` of 5,000`, where that is known soon."""
         found: list[int | None] = []
-        counting = Thread(target=lambda: found.append(self.count()), daemon=True)
+        counting = Thread(target=lambda: found.append(self.listing.count()), daemon=True)
         counting.start()
         counting.join(COUNTING)
         return f" of {found[0]:,}" if found and found[0] is not None else ""
@@ -295,20 +251,6 @@ class Run:
     def _on_progress(self, progress: Progress) -> None:
         self.watcher.progress(progress)
         self.inputs.tolerance.check(progress)
-
-
-def once_each(refs: Iterable[ImageRef]) -> Iterator[ImageRef]:
-    """The second image of one name in an archive is a failure: the files of both would have one
-    name. The names of one archive are remembered at a time, as hashes."""
-    archive, seen = "", set[int]()
-    for ref in refs:
-        if ref.member is not None:
-            if ref.member.archive != archive:
-                archive, seen = ref.member.archive, set()
-            if hash(ref.path) in seen and not isinstance(ref.member, UnreadableMember):
-                ref = replace(ref, member=unreadable(ref.member, ErrorType.UNREADABLE, SAME_NAME))
-            seen.add(hash(ref.path))
-        yield ref
 
 
 def _failed_before(paths: Sequence[str], count: int) -> str:

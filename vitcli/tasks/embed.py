@@ -21,6 +21,7 @@ from vitcli.jobs.job import (
     Running,
     Summary,
 )
+from vitcli.jobs.listing import list_inputs
 from vitcli.jobs.loading import describe_model
 from vitcli.jobs.row_options import row_defaults, row_options
 from vitcli.jobs.run import Ready, Run, Spec
@@ -73,8 +74,8 @@ def embed(job: EmbedJob, watcher: Reporter | None = None, sink: Sink | None = No
 
     Raises VitError for what ends the run; an image that fails is a line of the index.
     """
-    run = Run(job.inputs, job.running, watcher or NullReporter())
-    run.list_inputs()
+    watcher = watcher or NullReporter()
+    run = Run(job.inputs, job.running, watcher, list_inputs(job.inputs, watcher.note))
 
     def ready(specs: Sequence[Spec]) -> Ready:
         from vitcli.models.engine import Features

@@ -32,6 +32,7 @@ from vitcli.jobs.job import (
     Running,
     Summary,
 )
+from vitcli.jobs.listing import list_inputs
 from vitcli.jobs.loading import describe_model
 from vitcli.jobs.row_options import row_defaults, row_options
 from vitcli.jobs.run import Ready, Run, Spec
@@ -99,12 +100,12 @@ def attention(
 
     Raises VitError for what ends the run; an image that fails is a row.
     """
-    run = Run(job.inputs, job.running, watcher or NullReporter())
-    run.list_inputs()
+    watcher = watcher or NullReporter()
+    listing = list_inputs(job.inputs, watcher.note, is_once=job.out is not None)
+    run = Run(job.inputs, job.running, watcher, listing)
     tree = None
     if job.out is not None:
         overwrite = job.overwrite or job.resuming.resume
-        run.is_once = True
         tree = PictureTree(
             job.out,
             DRAWN,
@@ -112,7 +113,7 @@ def attention(
             overwrite=overwrite,
             records=(ROWS, journal_of(Path(ROWS)).name, ROWS + PARTIAL + JOURNAL),
             is_image=lambda name: name.lower().endswith(tuple(suffixes("common"))),
-            is_absolute=lambda: run.is_absolute,
+            is_absolute=lambda: listing.is_absolute,
         )
         tree.check()
     with ExitStack() as open_things:

@@ -22,6 +22,7 @@ from vitcli.jobs.job import (
     Running,
     Summary,
 )
+from vitcli.jobs.listing import list_inputs
 from vitcli.jobs.row_options import row_defaults, row_options
 from vitcli.jobs.run import Ready, Run, Spec
 from vitcli.pipeline import Forward
@@ -83,8 +84,8 @@ def classify(
 
     Raises VitError for what ends the run; an image that fails is a row.
     """
-    run = Run(job.inputs, job.running, watcher or NullReporter())
-    run.list_inputs()
+    watcher = watcher or NullReporter()
+    run = Run(job.inputs, job.running, watcher, list_inputs(job.inputs, watcher.note))
     open_things = ExitStack()
 
     def ready(specs: Sequence[Spec]) -> Ready:
