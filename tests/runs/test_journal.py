@@ -14,7 +14,8 @@ import pytest
 
 from tests.runs.test_recording import Inputs, contents, is_killed, record, resume
 from vitcli.errors import OutputError
-from vitcli.runs.journal import Damaged, Entry, Header, json_bytes, read_commits, read_finished
+from vitcli.runs.journal import read_commits, read_finished
+from vitcli.runs.journal_lines import Damaged, Entry, Header, json_bytes
 from vitcli.runs.lock import holder
 from vitcli.runs.output import Output
 from vitcli.runs.recording import Recording

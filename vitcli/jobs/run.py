@@ -1,4 +1,4 @@
-"""The steps that every command takes: list, load, prepare, and the run itself."""
+"""A run: the images of a listing through a model into an output."""
 
 from __future__ import annotations
 
@@ -38,24 +38,25 @@ from vitcli.runs.output import Output
 from vitcli.runs.recording import Recording
 from vitcli.sinks.select import SelectSink
 
-if TYPE_CHECKING:  # they import torch, for which a run with nothing to do does not wait
+if TYPE_CHECKING:  # they import torch, which a run with nothing to do does not need
     from vitcli.checkpoints.load import Model
     from vitcli.models import engine as engines
     from vitcli.models.engine import Engine
     from vitcli.models.prepare import Prepared
 
 Spec: TypeAlias = "str | Checkpoint | Model"
-COUNTING = 1.0  # seconds to find out of how many images something is said
+MAX_COUNTING = 1.0  # seconds to count the images for a message
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ready:
-    """A model at work: how its pixels are made, its rows of a batch, and what is told of it."""
+    """A loaded model: its preprocessing, the function from a batch to its rows, and the meta that
+    describes it. `reads_again`: `forward` reads the images themselves."""
 
     plans: tuple[Preprocess, ...] = ()
     forward: pipeline.Forward
     meta: Mapping[str, object]
-    reads_again: bool = False  # what it draws are the images themselves
+    reads_again: bool = False
 
 
 @dataclass(slots=True)
@@ -79,7 +80,7 @@ class Run:
         return Run(self.inputs, self.running, self.watcher, listing)
 
     def load(self, spec: Spec, options: ModelOptions) -> Model:
-        """A model that is loaded already stays as it is."""
+        """Load a model; a loaded one is returned unchanged."""
         if isinstance(spec, str | Checkpoint):
             return load_model(spec, options, self.watcher.note)
         return spec
@@ -99,7 +100,7 @@ class Run:
         )
 
     def engine(self, model: Model, output: engines.Output) -> Engine:
-        """What runs the model on a batch: torch, or the engine asked for."""
+        """Open the engine that runs the model: torch, or the one of the options."""
         from vitcli.checkpoints.engines import open_engine
         from vitcli.models.engine import ThriftyEngine, TorchEngine
 
@@ -112,11 +113,11 @@ class Run:
         return ThriftyEngine(engine, note, shares_ranges=running.quantize is not None)
 
     def into(self, sink: Sink, work: Ready, takes: Callable[[Row], bool] | None = None) -> Summary:
-        """Take the inputs through the model into a sink that only receives: all rows, or those
-        that `takes` accepts."""
+        """Run, and write all rows, or those that `takes` accepts, to a sink. Such a run cannot be
+        resumed."""
         if takes is not None:
             sink = SelectSink(sink, takes, self.progress)
-        with completing(sink), self._telling(can_resume=False):
+        with completing(sink), self._explaining(can_resume=False):
             self._pump(work, self.listing.refs(), sink)
             self.inputs.tolerance.check(self.progress, is_last=True)
             sink.finish(self._meta(work))
@@ -130,9 +131,9 @@ class Run:
         *,
         offline: bool = False,
     ) -> Summary:
-        """Take the inputs through the model into files; what an earlier run has done stays done.
+        """Run, and write the rows to an output that can be resumed.
 
-        A second round follows where the interrupted run has rows that are out of date by now.
+        A second round follows if rows of the interrupted run are out of date.
         """
         self.listing.shard = output.resuming.shard
         output.check()
@@ -142,7 +143,7 @@ class Run:
             return self.into(output.open(target, work.meta), work, output.takes)
         if output.resuming.resume:
             self.listing.keep_stdin()
-        with self._telling(can_resume=True):
+        with self._explaining(can_resume=True):
             found = [resolve(s, offline=offline) if isinstance(s, str) else s for s in specs]
             load_once = cache(lambda: make_ready(found))
             weights = [m.weights if isinstance(m, Checkpoint) else m.files for m in found]
@@ -196,7 +197,7 @@ class Run:
             pipeline.run(batches, forward, sink, self._on_progress, self.progress)
 
     def _batching(self, forward: pipeline.Forward) -> tuple[Callable[[], int], pipeline.Forward]:
-        """The size of the next batch, and what runs it."""
+        """The function that returns the size of the next batch, and the one that runs it."""
         size = self.running.batch_size
         if size != "auto":
             return lambda: size, forward
@@ -204,7 +205,7 @@ class Run:
         return growing, growing.timed(forward)
 
     def _meta(self, work: Ready) -> dict[str, object]:
-        """What is told of the run: the model, and how it went."""
+        """The meta of the model, and how the run went."""
         summary = self.summary()
         return {
             **work.meta,
@@ -226,8 +227,8 @@ class Run:
         )
 
     @contextmanager
-    def _telling(self, *, can_resume: bool) -> Iterator[None]:
-        """Say how far the run had come where it was interrupted or could not write on."""
+    def _explaining(self, *, can_resume: bool) -> Iterator[None]:
+        """Add to an interruption or a write error how far the run had come."""
         try:
             yield
         except Interrupted as interrupted:
@@ -241,11 +242,11 @@ class Run:
             raise
 
     def _of_all(self) -> str:
-        """` of 5,000`, where that is known soon."""
+        """` of 5,000`, if the images can be counted soon."""
         found: list[int | None] = []
         counting = Thread(target=lambda: found.append(self.listing.count()), daemon=True)
         counting.start()
-        counting.join(COUNTING)
+        counting.join(MAX_COUNTING)
         return f" of {found[0]:,}" if found and found[0] is not None else ""
 
     def _on_progress(self, progress: Progress) -> None:
@@ -254,14 +255,14 @@ class Run:
 
 
 def _failed_before(paths: Sequence[str], count: int) -> str:
-    """A run that was interrupted has not come to say which images failed."""
+    """Describe the images that failed before the interruption, which were not reported then."""
     more = f" and {count - len(paths):,} more" if count > len(paths) else ""
     named = ", ".join(map(printable, paths))
     return f"failed before the interruption: {named}{more}; the row of each says why"
 
 
 def _idle(meta: Mapping[str, object]) -> Ready:
-    """No model: every row is there already."""
+    """Replace the model in a run whose rows are all there."""
 
     def forward(batch: Batch) -> Sequence[Row]:
         raise InputError(f"{printable(batch.refs[0].path)} has changed just now", "start again")
@@ -271,7 +272,7 @@ def _idle(meta: Mapping[str, object]) -> Ready:
 
 @contextmanager
 def completing(sink: Sink) -> Iterator[Sink]:
-    """A sink that is left as a partial where the run does not come to its end."""
+    """Abort the sink if the run does not come to its end."""
     try:
         yield sink
     except BaseException:

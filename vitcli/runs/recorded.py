@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from vitcli.interrupts import interrupts
 from vitcli.records import Failure, Kept, Progress, Row
-from vitcli.runs.journal import NOWHERE, Commit, Entry, Whole, json_bytes
+from vitcli.runs.journal import Commit
+from vitcli.runs.journal_lines import NOWHERE, Entry, Whole, json_bytes
 from vitcli.runs.kept import KeptRows
 from vitcli.sinks.files import FileSet, PartialFile, Target
 from vitcli.sinks.sink import FileSink

@@ -1,7 +1,7 @@
-"""A run into files that can be taken up again: inputs in, and out come those that are left to do.
+"""An output that a later run can resume: it says which images are left to compute.
 
-While it runs there are `out.jsonl.partial`, its journal `out.jsonl.partial.journal`, and a lock.
-When it has finished the journal is `.out.jsonl.journal`; a later run takes rows over by it.
+During a run there are `out.jsonl.partial`, its journal `out.jsonl.partial.journal`, and a lock.
+After it the journal is `.out.jsonl.journal`, from which a later run takes rows over.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -17,15 +16,12 @@ from typing import Any
 from vitcli.errors import OutputError, printable
 from vitcli.files import PARTIAL, explained, refuse_link, take_name
 from vitcli.records import ImageRef, Progress
+from vitcli.runs.comparison import Comparison
 from vitcli.runs.fingerprint import Fingerprint
 from vitcli.runs.finished import START_AGAIN, Ahead, Finished, unreadable
 from vitcli.runs.journal import (
     JOURNAL,
-    NOWHERE,
     Commit,
-    Entry,
-    Header,
-    Whole,
     journal_of,
     last_agreed,
     read_commits,
@@ -33,6 +29,7 @@ from vitcli.runs.journal import (
     read_finished,
     read_header,
 )
+from vitcli.runs.journal_lines import Entry, Header, Whole
 from vitcli.runs.kept import KeptRows
 from vitcli.runs.lock import locked
 from vitcli.runs.neighbours import check_neighbours
@@ -40,17 +37,19 @@ from vitcli.runs.output import Output
 from vitcli.runs.recorded import Recorded
 from vitcli.sinks.files import TABLE, ZIPPED, Grown, PartialFile
 
-NAMED = 3  # images that failed before an interruption
+MAX_NAMED = 3  # images that failed before an interruption
 
 
 class Recording:
-    """One output while it is ours: a context, which holds the lock.
+    """One output while this process writes it: a context, which holds the locks.
 
-    After `plan`: `is_complete` if nothing has changed since the run that finished it;
-    `needs_model` if some image is to be computed; `is_stale` if rows of the interrupted run are
-    out of date, so that another run has to follow this one; `progress`, the rows that are there
-    already; `failed_before`, the paths of the first images that failed before the interruption;
-    `header`, what the journal of the earlier run says.
+    `plan` sets these:
+    is_complete: nothing has changed since the run that finished it.
+    needs_model: some image is to be computed.
+    is_stale: rows of the interrupted run are out of date, so another run has to follow this one.
+    progress: the rows that are there already.
+    failed_before: the paths of the first images that failed before the interruption.
+    header: the header of the earlier run's journal.
     """
 
     def __init__(
@@ -59,7 +58,7 @@ class Recording:
         list_refs: Callable[[], Iterator[ImageRef]],
         has_unlisted: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`has_unlisted` says whether a folder could not be listed: it does not lose its rows."""
+        """`has_unlisted` says whether a folder could not be listed."""
         self.is_complete = self.is_stale = False
         self.needs_model = True
         self.progress = Progress()
@@ -67,8 +66,7 @@ class Recording:
         self.header: Header | None = None
         self._output, self._asked, self._files = output, output.resuming, output.files
         self._target = output.target()
-        self._list_refs, self._has_unlisted = list_refs, has_unlisted
-        self._keeps_missing = self._asked.keep_missing
+        self._inputs = Comparison(output, list_refs, has_unlisted)
         self._paths = output.paths
         self._out = self._paths[""]
         self._partials = {s: p.with_name(p.name + PARTIAL) for s, p in self._paths.items()}
@@ -78,15 +76,12 @@ class Recording:
         self._locks = ExitStack()
         self._commit: Commit | None = None
         self._old: Finished | None = None
-        self._present = bytearray()  # for each old row: whether its path is listed
         self._left: Iterator[tuple[ImageRef, int | None]] = iter(())
         self._kept = KeptRows(None)
-        stats = map(_stat, self._paths.values())
-        self._own = {(s.st_dev, s.st_ino) for s in stats if s is not None}
 
     def __enter__(self) -> Recording:
-        """Raises OutputError where another process writes one of its files, or one of them is
-        another output's."""
+        """Raises OutputError if another process writes one of its files, or if one of them is part
+        of another output."""
         with ExitStack() as locks:
             locks.enter_context(locked(self._paths.values()))
             named = [s for s in self._files.beside if self._target.is_beside(s)]
@@ -105,15 +100,15 @@ class Recording:
         self._locks.close()
 
     def known(self) -> Sequence[Mapping[str, Any]]:
-        """The weights of an earlier run, whether or not it is ours."""
+        """The weights of an earlier run, which may have had other options."""
         header = read_header(self._journal) or read_header(self._final_journal)
         return header.weights if header else ()
 
     def plan(self, fingerprint: Fingerprint) -> None:
-        """Find out what is there and what is left to do.
+        """Compare what is there with what is asked for.
 
-        Raises OutputError where there is something that is not to be touched: an output or a
-        partial without `resume` and `overwrite`, or one of another fingerprint or other inputs.
+        Raises OutputError for an output or a partial that may not be touched: without `resume` and
+        `overwrite`, or if its fingerprint or its inputs differ.
         """
         self._fingerprint = fingerprint
         if self._asked.resume:
@@ -124,14 +119,19 @@ class Recording:
             self._target.check(*self._files.beside)
             self._refuse_to_lose()
         if self._old is not None:
-            self._survey(self._old)
+            found = self._inputs.survey(self._old)
+            self.needs_model = found.fresh > 0
+            self.is_complete = found.is_same and not found.fresh and self._commit is None
+            if self.is_complete:
+                self.progress.selected = found.selected
+                self.progress.add_earlier(found.rows, found.failed)
             if self._output.kind.is_sealed and not self.is_complete:
                 raise OutputError(
                     f"{self._out} is whole, and its rows cannot be taken over into another",
                     f"write new images to a file of their own; or {START_AGAIN}",
                 )
         self._kept = KeptRows(self._old)
-        self._left = self._stream()
+        self._left = self._inputs.entries(self._old)
         if self._commit is not None:
             self._verify(self._commit)
             self.progress.add_earlier(self._commit.inputs, self._commit.failed)
@@ -179,8 +179,8 @@ class Recording:
         )
 
     def _name_what_is_whole(self) -> None:
-        """A run that was killed between its last row and the last name is finished now. Where a
-        file is gone, it is one that was interrupted."""
+        """Finish a run that was killed between its last row and the last name. If a file is gone,
+        the run counts as interrupted."""
         finished = read_finished(self._journal)
         if finished is None or {whole.name for whole in finished} != set(self._named()):
             return
@@ -193,11 +193,11 @@ class Recording:
         take_name(self._journal, self._final_journal)
 
     def _named(self) -> dict[str, Path]:
-        """Our files, by the names that our journal has for them."""
+        """The files, by their names in the journal."""
         return {os.path.relpath(path, self._out.parent): path for path in self._paths.values()}
 
     def _partial_of(self, whole: Whole) -> Path | None:
-        """The partial that is to take the name of a file, if it is there and as a run leaves it."""
+        """The partial that has yet to take the name of a file, if there is one."""
         name = self._named()[whole.name]
         for suffix in ("", ZIPPED, TABLE):
             path = name.with_name(name.name + PARTIAL + suffix)
@@ -207,7 +207,7 @@ class Recording:
         return None
 
     def _interrupted(self) -> Commit | None:
-        """Where the interrupted run left off, as far as its files agree."""
+        """The last batch of an interrupted run on which its files agree."""
         header, commits = read_header(self._journal), read_commits(self._journal)
         if not commits or header is None:
             return None
@@ -241,74 +241,11 @@ class Recording:
         if commits and commits[-1].inputs:
             raise OutputError(
                 f"{self._partials['']} holds {commits[-1].inputs:,} images of an interrupted run",
-                f"--resume goes on with it, {START_AGAIN}",
+                f"--resume continues it, {START_AGAIN}",
             )
-
-    def _survey(self, old: Finished) -> None:
-        """Compare the inputs with the finished output."""
-        fresh, reached, is_same, failed, chosen = 0, 0, True, 0, 0
-        for ref in self._listed():
-            found = old.find(ref.path)
-            number, entry = found or (-1, None)
-            fresh += not self._serves(entry, ref, old.text)
-            is_same = (
-                is_same and entry is not None and number >= reached and entry.place == ref.index
-            )
-            reached = number + 1
-            if entry is not None:
-                failed += entry.row is None
-                chosen += entry.row is not None and entry.length > 0
-                self._present.extend(bytes(max(0, number + 1 - len(self._present))))
-                self._present[number] = 1
-        self._present.extend(bytes(old.count() - len(self._present)))
-        self._keeps_missing = self._asked.keep_missing or self._has_unlisted()
-        is_same = is_same and (self._keeps_missing or all(self._present))
-        self.needs_model = fresh > 0
-        self.is_complete = is_same and not fresh and self._commit is None
-        if self.is_complete:
-            self.progress.selected = chosen
-            gone = (number for _, number in self._missing(old, 0, old.count(), -1))
-            failed += sum(old.entry(number).row is None for number in gone)
-            self.progress.add_earlier(old.count(), failed)
-
-    def _stream(self) -> Iterator[tuple[ImageRef, int | None]]:
-        """Every input, with the number of its old row where that serves; and those that are
-        gone."""
-        old, reached, index = self._old, 0, -1
-        for ref in self._listed():
-            found = old.find(ref.path) if old is not None else None
-            if old is None or found is None:
-                yield ref, None
-            else:
-                number, entry = found
-                yield from self._missing(old, reached, number, index)
-                reached = max(reached, number + 1)
-                yield ref, number if self._serves(entry, ref, old.text) else None
-            index = ref.index
-        if old is not None:
-            yield from self._missing(old, reached, old.count(), index)
-
-    def _missing(
-        self, old: Finished, start: int, stop: int, index: int
-    ) -> Iterator[tuple[ImageRef, int]]:
-        """The old rows from `start` to `stop` that stay although their files are gone. Each is
-        placed after the input `index`."""
-        for number in range(start, stop if self._keeps_missing else start):
-            if not self._present[number]:
-                entry = old.entry(number)
-                yield ImageRef(index, entry.path, entry.stamp), number
-
-    def _serves(self, entry: Entry | None, ref: ImageRef, text: Callable[[Entry], bytes]) -> bool:
-        """Whether an old row is still that of its image, and has the files that its text names."""
-        if entry is None or (self._asked.retry_failed and entry.row is None):
-            return False
-        if entry.stamp != ref.stamp:
-            return False
-        has_files = self._output.has_files
-        return has_files is None or has_files(ref, text(entry))
 
     def _verify(self, commit: Commit) -> None:
-        """The inputs must begin as those of the interrupted run did; more may follow."""
+        """Check that the inputs begin as those of the interrupted run did; more may follow."""
         partial = Ahead(self._partials[self._files.text], 1 << 16)
 
         def text(entry: Entry) -> bytes:
@@ -324,34 +261,7 @@ class Recording:
                     f"give the same inputs (more may follow them); {START_AGAIN}",
                 )
             self.progress.selected += entry.row is not None and entry.length > 0
-            if entry.row is None and len(self.failed_before) < NAMED:
+            if entry.row is None and len(self.failed_before) < MAX_NAMED:
                 self.failed_before.append(entry.path)
-            if ref.index != entry.place or not self._serves(entry, ref, text):
+            if ref.index != entry.place or not self._inputs.serves(entry, ref, text):
                 self.is_stale = True
-
-    def _listed(self) -> Iterator[ImageRef]:
-        """The inputs with their stamps. Raises OutputError for one that is an output too."""
-        for ref in self._list_refs():
-            if ref.stamp is not None:
-                yield ref
-                continue
-            found = _stat(ref.file)
-            if found is not None and (found.st_dev, found.st_ino) in self._own:
-                raise OutputError(
-                    f"{printable(ref.file)} is an input, and would be overwritten",
-                    "write to another file",
-                )
-            stamp = NOWHERE
-            if found is not None:
-                stamp = found.st_size, found.st_mtime_ns
-            if ref.member is not None:
-                version = ref.member.version
-                stamp = ref.member.size, stamp[1] if version is None else version[3]
-            yield replace(ref, stamp=stamp)
-
-
-def _stat(path: str | Path) -> os.stat_result | None:
-    try:
-        return os.stat(path)
-    except (OSError, ValueError):
-        return None

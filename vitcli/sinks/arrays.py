@@ -1,8 +1,8 @@
-"""Embeddings into an array file with its index and meta beside it: NPY, NPZ, safetensors.
+"""Embeddings into an array file with an index and a meta file: NPY, NPZ, safetensors.
 
-The array grows on disk, never in memory: its header is written with room to spare and written
-again when the number of rows is known. A failed image takes no row of the array; the index has
-one line for every input.
+The array grows on disk, not in memory: its header has room to spare, and is written again when the
+number of rows is known. A failed image takes no row of the array; the index has a line for every
+input.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class ArraySink(FileSink):
         self._array.write_header(self.header())
 
     def header(self) -> bytes:
-        """The bytes before the data; the same length for any number of rows."""
+        """The bytes before the data; their number does not depend on the number of rows."""
         raise TypeError(f"{type(self).__name__} has no header")
 
     @property

@@ -1,4 +1,4 @@
-"""Files that get their names only when they are whole: partials beside them, then a rename."""
+"""Files that grow with the rows, and take their names only when they are whole."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from vitcli.files import (
     write_all,
 )
 
-BESIDE = (".index.jsonl", ".meta.json", ".html")  # files that may belong to an output
-ZIPPED, TABLE = ".zip", ".table"  # what is made of a partial at the end, and takes its name
+BESIDE = (".index.jsonl", ".meta.json", ".html")  # that may belong to an output
+ZIPPED, TABLE = ".zip", ".table"  # of files that replace a partial at the end
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +41,7 @@ class Grown:
 
 @dataclass(frozen=True, slots=True)
 class Seal:
-    """The checksums of a whole file: the CRC-32 of its header, of `head` bytes, and
-    that of the rest."""
+    """The checksums of a whole file: the CRC-32 of its header, of `head` bytes, and of the rest."""
 
     head: int
     head_crc: int
@@ -100,7 +99,7 @@ class Target:
         return Target(self.out, overwrite=self._overwrite, elsewhere=self._elsewhere, grown=grown)
 
     def check(self, *suffixes: str) -> None:
-        """Raise OutputError for what can be seen to be wrong before the model is loaded."""
+        """Raise OutputError for mistakes that can be seen before the model is loaded."""
         if self.out is None:
             if sys.stdout is None:
                 raise OutputError("standard output is closed", "use --out FILE")
@@ -158,10 +157,10 @@ class Target:
 
 class PartialFile:
     """A binary file that is `<path>.partial` until it takes its name. Standard output, pipes and
-    devices are written as they are. Failing writes raise WriteError that says where and why.
+    devices are written directly. A write that fails raises WriteError.
 
-    Nothing is buffered here: what `write` took survives the death of this process. Who may read
-    the file that is replaced may read the new one, and nobody else.
+    Nothing is buffered here: what was written survives the death of this process. The new file has
+    the owner and mode of the file that it replaces.
     """
 
     def __init__(
@@ -172,8 +171,8 @@ class PartialFile:
         *,
         like: Path | None = None,
     ) -> None:
-        """It goes on from `grown`. `partial` is another name for it until it is whole. Where it
-        replaces nothing, it has owner and mode of `like`, if that is there."""
+        """Continue the file from `grown`, or create it. `partial` is another name for it until it
+        is whole. If it replaces nothing, it gets the owner and mode of `like`, if that exists."""
         self.path = path
         self.is_direct = path is None or is_special(path)
         self.real = Path("-") if path is None else real(path)
@@ -188,7 +187,7 @@ class PartialFile:
             if self.is_direct:
                 self.file = path.open("wb", buffering=0)
                 return
-            # The name is known: it is the file of the old output, that of the journal is not.
+            # The name of an old output is known; that of its journal is not.
             names = (self.real, like) if partial is None else (like, self.real)
             replaced = next(filter(None, (regular(n) for n in names if n is not None)), None)
             if grown is None:
@@ -206,7 +205,7 @@ class PartialFile:
         self.seal = replace(self.seal, crc=self.grown.crc)
 
     def write_header(self, data: bytes) -> None:
-        """The first bytes, which may be written anew: of the same length, but with other counts."""
+        """Write the first bytes, or replace them by others of the same length."""
         self.seal = Seal(len(data), zlib.crc32(data), self.grown.crc)
         if not self.grown.size:
             self._write(data)
@@ -222,24 +221,24 @@ class PartialFile:
             write_all(self.file, data)
 
     def stat(self) -> os.stat_result:
-        """The status of the open file, whatever has become of its name."""
+        """The status of the open file, even if its name is gone."""
         with self.explained():
             return os.fstat(self.file.fileno())
 
     def flush(self) -> None:
-        """Standard output is the interpreter's, and buffered."""
+        """Flush standard output, which the interpreter buffers."""
         with self.explained():
             self.file.flush()
 
     def sync(self) -> None:
-        """Make it durable."""
+        """Wait until the file is on the disk."""
         with self.explained():
             self.file.flush()
             if not self.is_direct:
                 os.fsync(self.file.fileno())
 
     def take_name(self) -> None:
-        """Close it; its content is final."""
+        """Close the file and give it its name."""
         if self.path is None:
             return
         with self.explained():
@@ -252,31 +251,31 @@ class PartialFile:
                 take_name(self.partial, self.real)
 
     def rewrite(self, suffix: str) -> IO[bytes]:
-        """A new file beside this one, for what is made of it at the end."""
+        """Create a file next to this one, which is made of it at the end."""
         made = create(self.partial.with_name(self.partial.name + suffix), self.stat())
         return io.BufferedRandom(cast(io.RawIOBase, made))
 
     def replace_by(self, other: IO[bytes], suffix: str) -> None:
-        """Give the name to that file."""
+        """Let another file take the name."""
         with self.explained():
             self.file.close()
             self.partial = self.partial.with_name(self.partial.name + suffix)
             self.file = other
-            other.seek(0)  # which flushes it, too
+            other.seek(0)  # flushes it, too
             crc = 0
             while data := other.read(1 << 20):
                 crc = zlib.crc32(data, crc)
             self.seal = Seal(0, 0, crc)
 
     def abort(self) -> None:
-        """Stop writing; what is there stays under the partial name."""
+        """Close the file, which stays a partial."""
         if self.path is not None:
             with self.explained():
                 self.file.close()
 
     @contextmanager
     def explained(self) -> Iterator[None]:
-        """Turn what the system says into a WriteError."""
+        """Turn the system's errors into WriteError."""
         with explained(
             None if self.path is None else self.path if self.is_direct else self.partial
         ):

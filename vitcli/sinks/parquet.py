@@ -1,7 +1,8 @@
-"""Rows into Parquet: predictions, or embeddings with index and meta beside them.
+"""Rows into Parquet: predictions, or embeddings with an index and a meta file.
 
-Parquet has its table of contents at the end, so it is made when the run is: until then the rows are
-in a file that grows, and a run is taken up as for JSONL and NPY. Nothing is held but a row group.
+Parquet has its table of contents at the end, so the file is made when all rows are there. Until
+then they are in a file that grows, and a run is resumed as for JSONL and NPY. Memory holds one row
+group.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def _check_installed() -> None:
 
 
 class ParquetSink(JsonlSink):
-    """The columns are the fields of a line of JSONL."""
+    """A table whose columns are the fields of a line of JSONL."""
 
     is_sealed = True
     check_installed = staticmethod(_check_installed)
@@ -51,7 +52,7 @@ class ParquetSink(JsonlSink):
 
 
 class ParquetEmbeddingSink(NpySink):
-    """A column `embedding` of lists of fixed length, empty where there is an `error`."""
+    """A table with a column `embedding` of lists of fixed length, null next to an `error`."""
 
     is_sealed = True
     check_installed = staticmethod(_check_installed)
@@ -88,7 +89,7 @@ class ParquetEmbeddingSink(NpySink):
 
 
 def _exactly(file: Any, size: int) -> bytes:
-    """An unbuffered file may give less at a time."""
+    """Read `size` bytes: an unbuffered file may return fewer at a time. Raises OutputError."""
     data = bytearray()
     while len(data) < size:
         more = file.read(size - len(data))
@@ -105,7 +106,7 @@ def _write(
     field: pa.Field,
     column: Callable[[Sequence[Mapping[str, Any]]], pa.Array],
 ) -> None:
-    """Put a table in the place of `file`: what the lines say of each row, and a column of ours."""
+    """Replace `file` by a table of the rows in `lines`, with the values of `column` as `field`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

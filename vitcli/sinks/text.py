@@ -33,7 +33,7 @@ SCORE_DECIMALS = 6
 
 
 def path_fields(path: str) -> dict[str, str]:
-    """`path` as UTF-8; where its bytes are not, they stand beside it as base64 in `path_bytes`."""
+    """`path` in UTF-8; if its bytes are not, they follow as base64 in `path_bytes`."""
     raw = os.fsencode(path)
     try:
         return {"path": raw.decode("utf-8")}
@@ -43,24 +43,24 @@ def path_fields(path: str) -> dict[str, str]:
 
 
 def name_fields(ref: ImageRef) -> dict[str, str]:
-    """What a record says of where its image is: the path, and the key of a member of a tar."""
+    """The fields that name an image: its path, and the key of a WebDataset sample."""
     fields = path_fields(ref.path)
     return fields | {"__key__": path_fields(ref.key)["path"]} if ref.key else fields
 
 
 def error_field(failure: Failure) -> dict[str, str]:
-    """What a row says of an image that failed."""
+    """The field `error` of an image that failed."""
     return {"type": failure.type.value, "message": failure.message}
 
 
 def json_line(record: Mapping[str, object]) -> bytes:
-    """One line of JSON; NaN is refused, it would not be JSON."""
+    """One line of JSON. Raises ValueError for NaN, which is not JSON."""
     text = json.dumps(record, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.encode("utf-8", "replace") + b"\n"
 
 
 def meta_bytes(meta: Mapping[str, object]) -> bytes:
-    """The meta file: JSON for people too."""
+    """The content of a meta file: JSON that people can read."""
     return json.dumps(meta, indent=2, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
 
 
@@ -104,7 +104,7 @@ class JsonlSink(LineSink):
 
 
 def record_of(row: Row) -> dict[str, object]:
-    """What JSON says of a row."""
+    """The JSON record of a row."""
     record: dict[str, object] = dict(name_fields(row.ref))
     match row:
         case Failure():
@@ -121,7 +121,7 @@ def _prediction(p: Prediction) -> dict[str, object]:
 
 
 def _attention(row: Attended) -> dict[str, object]:
-    """A value for each layer stands in a list where there are several."""
+    """The fields of attention maps: a list has a value for each layer, if there are several."""
     layers = [int(m.layer) if m.layer.isdecimal() else m.layer for m in row.maps]
     heads = [[int(h) if h.isdecimal() else h for h in m.heads] for m in row.maps]
     grids = [list(m.values.shape[1:]) for m in row.maps]
@@ -146,9 +146,9 @@ def _attention(row: Attended) -> dict[str, object]:
 
 
 class CsvSink(LineSink):
-    """One line a prediction, `path,rank,label,index,score,error`; one line for a failure.
+    """`path,rank,label,index,score,error`: a line for each prediction, and one for a failure.
 
-    Paths keep their bytes, also where those are not UTF-8.
+    Paths keep their bytes, even if they are not UTF-8.
     """
 
     dialect = "excel"
@@ -184,13 +184,13 @@ class CsvSink(LineSink):
 
 
 class TsvSink(CsvSink):
-    """As CSV, separated by tabs."""
+    """CSV, separated by tabs."""
 
     dialect = "excel-tab"
 
 
 class VectorJsonlSink(LineSink):
-    """`{"path":…,"embedding":[…]}` with as many digits as bring the float back exactly."""
+    """`{"path":…,"embedding":[…]}` with enough digits to restore each float exactly."""
 
     files = FileSet(at_end=(META,))
 

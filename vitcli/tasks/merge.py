@@ -1,4 +1,4 @@
-"""The outputs of all shards of a run into the one output that the run would have made."""
+"""Join the outputs of all shards of a run into the output of the whole run."""
 
 from __future__ import annotations
 
@@ -19,15 +19,8 @@ from vitcli.jobs.run import completing
 from vitcli.records import ImageRef, Kept
 from vitcli.runs.fingerprint import Fingerprint
 from vitcli.runs.finished import Rows, unreadable
-from vitcli.runs.journal import (
-    CHUNK,
-    Damaged,
-    Entry,
-    Header,
-    journal_of,
-    read_entries,
-    read_header,
-)
+from vitcli.runs.journal import journal_of, read_entries, read_header
+from vitcli.runs.journal_lines import CHUNK, Damaged, Entry, Header
 from vitcli.runs.output import Output
 from vitcli.runs.recording import Recording
 from vitcli.runs.shard import Shard, parse_shard
@@ -41,7 +34,7 @@ AHEAD = 256 << 20  # bytes, of the files of all shards together
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """One finished output, and what its journal says of it."""
+    """A finished shard, and the header of its journal."""
 
     output: Output
     header: Header
@@ -76,10 +69,9 @@ def merge(
     overwrite: bool = False,
     watcher: Reporter | None = None,
 ) -> Summary:
-    """Write every row of every shard, in the order of the inputs.
+    """Write every row of every shard, in the order of the inputs. A URL may be a pattern.
 
-    A URL may be a pattern. Raises OutputError where a shard is
-    missing, given twice, or of another run.
+    Raises OutputError if a shard is missing, is named twice, or belongs to another run.
     """
     watcher = watcher or NullReporter()
     with (
@@ -147,7 +139,7 @@ def _read(path: Path) -> _Part:
 
 
 def _complete(parts: Sequence[_Part]) -> list[_Part]:
-    """In the order of their numbers, each there once, all of one run."""
+    """Sort the shards, and check that each is there once and that all are of one run."""
     found: dict[int, _Part] = {}
     for part in parts:
         differs = parts[0].fingerprint.difference(part.fingerprint)
@@ -169,8 +161,8 @@ def _complete(parts: Sequence[_Part]) -> list[_Part]:
 
 
 def _order(parts: Sequence[_Part], ahead: int) -> Callable[[Entry], Any]:
-    """What brings the rows of all shards into the order of the inputs: their places, or, where
-    the shards have seen different inputs, their paths, if that is the order of each shard."""
+    """The key that sorts the rows of all shards like the inputs: their places; or, if the shards
+    listed different inputs, their paths, provided that each shard has that order."""
     if _is_one_listing(parts, ahead):
         return lambda entry: entry.place
     for part in parts:
@@ -187,8 +179,8 @@ def _order(parts: Sequence[_Part], ahead: int) -> Callable[[Entry], Any]:
 
 
 def _is_one_listing(parts: Sequence[_Part], ahead: int) -> bool:
-    """Whether the places follow each other. The row of a file that is gone has that of the input
-    before it in its own shard."""
+    """Whether the places of all shards are those of one listing. A row kept for a deleted file
+    repeats the place before it in its own shard."""
     last = owner = -1
     streams = [
         ((entry.place, number) for entry in part.entries(ahead))

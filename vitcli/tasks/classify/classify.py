@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -44,9 +45,9 @@ if TYPE_CHECKING:  # as in run.py
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassifyJob:
-    """One run of `vit classify`. Several models average their probabilities. `select` leaves out
-    the rows of other images; `paths_only` writes no more of a row than its path. `html` is a page
-    of all images, in the place of standard output or beside `out`."""
+    """One run of `vit classify`. The probabilities of several models are averaged. `select` writes
+    only the rows of selected images, `paths_only` only the paths. `html` is a page of all images,
+    instead of standard output or next to `out`."""
 
     inputs: Inputs
     models: tuple[str | Model, ...] = (DEFAULT_MODEL,)
@@ -80,56 +81,59 @@ class ClassifyJob:
 def classify(
     job: ClassifyJob, watcher: Reporter | None = None, sink: Sink | None = None
 ) -> Summary:
-    """Run the job. Rows go to `sink` where one is given, else to the job's output.
+    """Run the job. Rows go to `sink` if there is one, else to the job's output.
 
-    Raises VitError for what ends the run; an image that fails is a row.
+    Raises VitError for errors that end the run; an image that fails is a row.
     """
     watcher = watcher or NullReporter()
     run = Run(job.inputs, job.running, watcher, list_inputs(job.inputs, watcher.note))
-    open_things = ExitStack()
-
-    def ready(specs: Sequence[Spec]) -> Ready:
-        from vitcli.models.engine import Logits
-
-        models = [run.load(spec, job.options) for spec in specs]
-        check_heads(models, "its features are what there is: vit embed -m {}")
-        if job.select is not None:
-            job.select.check_labels(models[0].labels)
-        plans = tuple(dict.fromkeys(model.preprocess for model in models))  # each one once
-        members = [(run.engine(model, Logits()), plans.index(model.preprocess)) for model in models]
-        forward: Forward = _forward(members, models[0].labels, models[0].score_function, job)
-        if job.html is not None:
-            inputs = job.inputs
-            drawing = Drawing(
-                plan=plans[0], limits=inputs.limits, formats=inputs.formats, has_thumbnail=True
-            )
-            crew = open_things.enter_context(
-                WorkerPool(drawing, job.running.workers, run.watcher.note)
-            )
-            forward = _with_thumbnails(forward, crew)
-        return Ready(plans=plans, forward=forward, meta={}, reads_again=job.html is not None)
-
     takes = None if job.select is None else _selected(job.select)
-    if sink is not None:
-        summary = run.into(sink, ready(job.models), takes)
-    else:
-        assert not isinstance(job.out, Url)  # fleet/share.py has staged it
-        title = ", ".join(m if isinstance(m, str) else m.spec for m in job.models)
-        output = Output(
-            out=job.out,
-            command="classify",
-            format=_format(job),
-            options={**row_options(job), "select": job.select and job.select.text},
-            defaults=row_defaults(job),
-            overwrite=job.overwrite,
-            resuming=job.resuming,
-            html=job.html,
-            page=(lambda meta: Page(f"vit classify, {title}")) if job.html else None,
-            takes=takes,
-        )
-        with open_things:
+    with ExitStack() as open_things:
+        ready = partial(_ready, job, run, open_things)
+        if sink is not None:
+            summary = run.into(sink, ready(job.models), takes)
+        else:
+            output = _output(job, takes)
             summary = run.write(output, job.models, ready, offline=job.options.offline)
     return summary if takes is None else replace(summary, selected=run.progress.selected)
+
+
+def _output(job: ClassifyJob, takes: Callable[[Row], bool] | None) -> Output:
+    assert not isinstance(job.out, Url)  # fleet/share.py has staged it
+    title = f"vit classify, {', '.join(m if isinstance(m, str) else m.spec for m in job.models)}"
+    return Output(
+        out=job.out,
+        command="classify",
+        format=_format(job),
+        options={**row_options(job), "select": job.select and job.select.text},
+        defaults=row_defaults(job),
+        overwrite=job.overwrite,
+        resuming=job.resuming,
+        html=job.html,
+        page=(lambda meta: Page(title)) if job.html else None,
+        takes=takes,
+    )
+
+
+def _ready(job: ClassifyJob, run: Run, open_things: ExitStack, specs: Sequence[Spec]) -> Ready:
+    """Load the models. The workers that draw for a page run until `open_things` is closed."""
+    from vitcli.models.engine import Logits
+
+    models = [run.load(spec, job.options) for spec in specs]
+    check_heads(models, "its features are what there is: vit embed -m {}")
+    if job.select is not None:
+        job.select.check_labels(models[0].labels)
+    plans = tuple(dict.fromkeys(model.preprocess for model in models))  # each one once
+    members = [(run.engine(model, Logits()), plans.index(model.preprocess)) for model in models]
+    forward: Forward = _forward(members, models[0].labels, models[0].score_function, job)
+    if job.html is not None:
+        inputs = job.inputs
+        drawing = Drawing(
+            plan=plans[0], limits=inputs.limits, formats=inputs.formats, has_thumbnail=True
+        )
+        crew = open_things.enter_context(WorkerPool(drawing, job.running.workers, run.watcher.note))
+        forward = _with_thumbnails(forward, crew)
+    return Ready(plans=plans, forward=forward, meta={}, reads_again=job.html is not None)
 
 
 def _format(job: ClassifyJob) -> Format:
@@ -150,7 +154,7 @@ def _selected(selection: Selection) -> Callable[[Row], bool]:
 
 
 def _with_thumbnails(forward: Forward, crew: WorkerPool) -> Forward:
-    """`forward`, and a small picture in each row, for the page."""
+    """Add a small image to each row of `forward`, for the page."""
 
     def with_thumbnails(batch: Batch) -> list[Row]:
         rows = forward(batch)
@@ -195,7 +199,7 @@ def _forward(
     function: ScoreFunction,
     job: ClassifyJob,
 ) -> Callable[[Batch], list[Classified | Failure]]:
-    """The function from a batch to its rows."""
+    """Return the function from a batch to its rows."""
     import torch
 
     asked: ScoreFunction = function if job.scores == "prob" else "none"
