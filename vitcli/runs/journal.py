@@ -120,6 +120,14 @@ def _files(value: Any, crc: int, earlier: Sequence[Commit]) -> tuple[Grown, ...]
     return found
 
 
+def read_interrupted(journal: Path, files: Sequence[Path]) -> tuple[Header | None, Commit | None]:
+    """The header of an interrupted run, and the last batch on which its files agree."""
+    header, commits = read_header(journal), read_commits(journal)
+    if header is None or not commits:
+        return None, None
+    return header, last_agreed(commits, files)
+
+
 def read_entries(journal: Path, end: int, at_a_time: int = CHUNK) -> Iterator[Entry]:
     """Read the inputs up to an offset in the journal, which is open only while `at_a_time` bytes
     are read. Raises Damaged."""

@@ -23,11 +23,11 @@ from vitcli.runs.journal import (
     JOURNAL,
     Commit,
     journal_of,
-    last_agreed,
     read_commits,
     read_entries,
     read_finished,
     read_header,
+    read_interrupted,
 )
 from vitcli.runs.journal_lines import Entry, Header, Whole
 from vitcli.runs.kept import KeptRows
@@ -208,11 +208,10 @@ class Recording:
 
     def _interrupted(self) -> Commit | None:
         """The last batch of an interrupted run on which its files agree."""
-        header, commits = read_header(self._journal), read_commits(self._journal)
-        if not commits or header is None:
-            return None
-        self._check_fingerprint(header, self._partials[""])
-        commit = last_agreed(commits, [self._partials[s] for s in self._files.growing])
+        files = [self._partials[suffix] for suffix in self._files.growing]
+        header, commit = read_interrupted(self._journal, files)
+        if header is not None:
+            self._check_fingerprint(header, self._partials[""])
         self.header = header if commit else None
         return commit
 

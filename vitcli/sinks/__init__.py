@@ -1,6 +1,6 @@
 """Rows into files: one class a format, chosen by suffix, final only when the run has finished.
 
-A new format is one class and one row in `FORMATS`.
+A new format is one class and one row in `PREDICTIONS` or `EMBEDDINGS`.
 """
 
 from __future__ import annotations
