@@ -71,7 +71,7 @@ def embed(job: EmbedJob, watcher: Reporter | None = None, sink: Sink | None = No
 
     Raises VitError for what ends the run; an image that fails is a line of the index.
     """
-    run = Run(job.inputs, job.running, watcher or NullReporter())
+    run = Run(job.inputs, job.running, watcher or NullReporter(), shard=job.resuming.shard)
     run.list_inputs()
 
     def ready(specs: Sequence[Spec]) -> Ready:

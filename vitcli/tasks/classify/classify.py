@@ -83,7 +83,7 @@ def classify(
 
     Raises VitError for what ends the run; an image that fails is a row.
     """
-    run = Run(job.inputs, job.running, watcher or NullReporter())
+    run = Run(job.inputs, job.running, watcher or NullReporter(), shard=job.resuming.shard)
     run.list_inputs()
     open_things = ExitStack()
 
