@@ -31,6 +31,7 @@ from vitcli.stores import Url
 SHARDS_EACH = 4  # for a worker: the last of them to end keeps the others waiting for a quarter
 MOST_SHARDS = 99_999
 SECONDS_TO_ANSWER = 10.0
+SECONDS_TO_DIE = 1.0
 SECONDS_TO_START = 15.0  # without any worker, before that is noted
 
 
@@ -148,8 +149,11 @@ class _Actors:
         return self._read(SECONDS_TO_ANSWER)
 
     def end(self) -> None:
-        for actor in (*self._workers.values(), self._board):
-            self._ray.kill(actor)
+        """Kill the actors. Ray prints a call of a dead actor, so the board answers its last."""
+        for worker in self._workers.values():
+            self._ray.kill(worker)
+        self._ray.wait([self._reading], timeout=SECONDS_TO_DIE)
+        self._ray.kill(self._board)
 
     def _answer(self, reference: Any) -> Answer:
         """What a worker has answered, or that it is lost."""
