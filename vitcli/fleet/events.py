@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from vitcli.errors import VitError
+from vitcli.files import PARTIAL
 from vitcli.jobs.job import Reporter, Summary
 from vitcli.records import Progress, Row, Sink
 from vitcli.runs.shard import Shard
-from vitcli.sinks.files import PARTIAL
 from vitcli.sinks.memory import ListSink
 
 if TYPE_CHECKING:

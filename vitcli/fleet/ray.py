@@ -14,11 +14,10 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from vitcli.errors import DeviceError, UsageError
+from vitcli.errors import DeviceError, UsageError, check_installed
 from vitcli.fleet.actors import Board, Worker
 from vitcli.fleet.cluster import connected
 from vitcli.fleet.coordinate import TRIES
@@ -44,8 +43,7 @@ class RayCluster:
     unit = "worker"
 
     def check(self, job: Job) -> None:
-        if find_spec("ray") is None:
-            raise DeviceError("--ray needs ray: pip install 'vitcli[ray]'")
+        check_installed("--ray", "ray", extra="ray")
         if job.running.device not in ("auto", "cpu", "cuda"):
             raise UsageError(f"Ray says which device is whose, not --device {job.running.device}")
         if isinstance(job.out, Url) and job.resuming.shard is not None:

@@ -16,7 +16,7 @@ from vitcli.fleet.coordinate import Coordinator, Fleet, Outcome
 from vitcli.fleet.devices import Devices, device_names
 from vitcli.fleet.events import Job, task_of
 from vitcli.fleet.shards import divided, divisions, is_complete, join, shards_of
-from vitcli.images.sources import copy_stdin
+from vitcli.images.path_list import copy_stdin
 from vitcli.jobs.job import NullReporter, Reporter, Summary
 from vitcli.jobs.run import Run
 from vitcli.jobs.tolerance import Tolerance

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from vitcli.errors import OutputError, printable
-from vitcli.sinks.files import PARTIAL, check_own, explained, refuse_link
+from vitcli.files import PARTIAL, check_own, explained, refuse_link
 
 LOCK = ".lock"
 

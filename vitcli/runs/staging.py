@@ -24,11 +24,12 @@ from typing import Any
 from vitcli import stores
 from vitcli.cache import cache_folder
 from vitcli.errors import Interrupted, OutputError, UsageError, in_bytes, printable
+from vitcli.files import PARTIAL, explained
 from vitcli.runs.finished import START_AGAIN
 from vitcli.runs.journal import JOURNAL, journal_of, read_finished
 from vitcli.runs.lock import LOCK, Lock, holder
 from vitcli.runs.shard import Resuming, Shard
-from vitcli.sinks.files import BESIDE, PARTIAL, Target, explained
+from vitcli.sinks.files import BESIDE, Target
 from vitcli.stores import Place, Url
 
 FETCHED = ".fetched"
@@ -66,7 +67,7 @@ def staged(
         yield out
         return
     check_place(out.text)
-    stores.check_installed(out.text, OutputError)
+    stores.check_readable(out.text, OutputError)
     asked = asked or Resuming()
     stage = _Stage(out.text, note, shards)
     with explained(stage.folder):
@@ -109,7 +110,7 @@ def brought(places: Sequence[Place]) -> Iterator[list[Path]]:
             if isinstance(place, Path):
                 files.append(place)
                 continue
-            stores.check_installed(place.text, OutputError)
+            stores.check_readable(place.text, OutputError)
             for url in _matching(place.text):
                 own = Path(folder, str(number))
                 own.mkdir(exist_ok=True)
