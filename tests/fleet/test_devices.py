@@ -12,11 +12,13 @@ from pathlib import Path
 
 import pytest
 
+import vitcli
 from tests.conftest import Vit
 from tests.faults.rules import contents, environment
 from tests.faults.test_resume import assert_same_rows
 from tests.fixtures.photos import many_photos
 from tests.fixtures.ports import free_port
+from vitcli.errors import UsageError
 from vitcli.fleet.coordinate import TRIES
 
 DEMO = ("-m", "demo", "-j", "0", "-b", "8")
@@ -168,6 +170,19 @@ def test_mistakes_are_told_before_anything_starts(vit: Vit, photos: Path, tmp_pa
         assert (ended.code, said in ended.err) == (code, True), ended.err
     assert vit("classify", photos, *DEMO, "-q", "--devices", "cpu").code == 3
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_python_gets_the_rows_of_one_process(photos: Path) -> None:
+    paths = [str(path) for path in sorted(photos.iterdir())[:20]]
+    one = vitcli.embed(paths, model="demo", workers=0, batch_size=1)
+    two = vitcli.embed(paths, model="demo", workers=0, batch_size=1, devices=["cpu", "cpu"])
+    assert two.embeddings.tobytes() == one.embeddings.tobytes() and two.paths == one.paths
+    assert two.failures == one.failures and len(two.failures) == 1
+    assert two.meta.keys() == one.meta.keys() and two.meta["images"] == one.meta["images"] == 19
+    model = vitcli.load("demo")
+    with pytest.raises(UsageError, match="and demo is loaded here"):
+        vitcli.classify(paths, model=model, devices=["cpu", "cpu"])
 
 
 @pytest.mark.slow
