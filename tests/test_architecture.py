@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,27 @@ def test_imports_point_one_way(path: Path) -> None:
         if target is not None and target != unit:
             is_version = name == "vitcli.__version__"
             assert is_version or RANK[target] > RANK[unit], f"{unit} imports {name}"
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Not even within a unit, inside a function, or for types alone."""
+    names = {
+        ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(
+            ".__init__"
+        ): path
+        for path in MODULES
+    }
+
+    def module_of(name: str) -> str:
+        """`vitcli.stores` of `vitcli.stores.Url`."""
+        while name and name not in names:
+            name = name.rpartition(".")[0]
+        return name
+
+    graph = {name: set(map(module_of, imports_of(path))) - {name} for name, path in names.items()}
+    for name in graph:  # its version is all that the package itself is imported for
+        graph[name].discard("vitcli")
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))

@@ -106,7 +106,8 @@ def test_the_shard_of_a_worker_that_is_killed_goes_on_in_another(
     ended = vit("embed", photos, *DEMO, "-b", "1", "--ray", "-o", "two.npy")
     killer.join(10)
     assert killed and (ended.code, ended.out) == (3, b""), ended.err
-    assert "a worker was lost; shard " in ended.err and "goes on in another" in ended.err
+    assert "a worker of the Ray cluster was lost; shard " in ended.err
+    assert " is resumed by another" in ended.err
     assert "of them before" not in ended.err
     assert vit("embed", photos, *DEMO, "-b", "1", "-o", "one.npy").code == 3
     assert_same_rows(tmp_path / "two.npy", tmp_path / "one.npy")
@@ -181,7 +182,7 @@ def test_what_is_waited_for_is_said(
         def is_there(self) -> bool:
             return True
 
-    monkeypatch.setattr(fleet, "PATIENCE", 0.5)
+    monkeypatch.setattr(fleet, "SECONDS_TO_START", 0.5)
     other = ray.remote(Other).options(num_cpus=2).remote()
     assert ray.get(other.is_there.remote(), timeout=60)
     leaving = Timer(3, ray.kill, [other])

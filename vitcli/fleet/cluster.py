@@ -50,11 +50,11 @@ def connected(address: str) -> Iterator[Any]:
         with suppress(ValueError):  # not in the main thread
             for number, handler in before.items():
                 signal.signal(number, handler)
-    try:
-        with _unprinted():
+    with _unprinted():
+        try:
             yield ray
-    finally:
-        ray.shutdown()
+        finally:
+            ray.shutdown()  # which prints what Ray has held back
 
 
 class _TokenWanted(OSError):

@@ -135,7 +135,6 @@ class Run:
 
         A second round follows if rows of the interrupted run are out of date.
         """
-        self.listing.shard = output.resuming.shard
         output.check()
         target = output.target()
         if target.is_special:

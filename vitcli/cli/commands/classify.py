@@ -111,7 +111,7 @@ def classify(
     if place is None and html is None and is_terminal():
         common.screen.share_terminal(shows_failures=not paths_only)
     with common.screen as screen:
-        if common.ray is None:
+        if not common.is_shared:
             start_workers(common.running)
         from vitcli.cli.screen.table import TableSink
         from vitcli.fleet.share import share
@@ -133,6 +133,7 @@ def classify(
             overwrite=common.overwrite,
             resuming=common.resuming,
         )
-        table = TableSink(bars=scores == "prob") if as_table else None
-        summary = share(job, screen, ray=common.ray, sink=table)
+        is_here = as_table and not common.is_shared
+        table = TableSink(bars=scores == "prob") if is_here else None
+        summary = share(job, screen, devices=common.devices, ray=common.ray, sink=table)
     end(screen, summary, place or html)

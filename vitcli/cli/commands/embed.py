@@ -105,7 +105,7 @@ def embed(
         raise UsageError("vectors are nothing to look at", "use --out feats.npy, or a pipe")
     asked = parse_layers(layers) if layers is not None else (-1 if layer is None else layer,)
     with common.screen as screen:
-        if common.ray is None:
+        if not common.is_shared:
             start_workers(common.running)
         from vitcli.fleet.share import share
         from vitcli.tasks.embed import EmbedJob
@@ -125,5 +125,5 @@ def embed(
             overwrite=common.overwrite,
             resuming=common.resuming,
         )
-        summary = share(job, screen, ray=common.ray)
+        summary = share(job, screen, devices=common.devices, ray=common.ray)
     end(screen, summary, place)

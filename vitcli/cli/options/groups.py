@@ -6,7 +6,6 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -235,6 +234,11 @@ class Common:
     devices: tuple[str, ...] = ()
     ray: str | None = None
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether other processes do the work."""
+        return self.ray is not None or len(self.devices) > 1
+
     def __post_init__(self) -> None:
         if self.inputs.is_implied:  # before it is read: a pipe may have nobody at its other end
             self.screen.note("no images are named: reading the list of paths on standard input")
@@ -253,21 +257,8 @@ def with_resuming(command: Callable[..., None]) -> Callable[..., None]:
 
 def with_devices(command: Callable[..., None]) -> Callable[..., None]:
     """As `with_resuming`, for a command that several devices may share."""
-
-    @functools.wraps(command)
-    def shared(common: Common, **values: Any) -> None:
-        left: Common | None = common
-        if common.devices and common.ray:
-            raise UsageError("--devices is for one machine, --ray for a cluster", "use one")
-        if common.devices:
-            from vitcli.cli.devices import spread
-
-            left = spread(common, sys.argv[1:], output_place(values["out"]))
-        if left is not None:
-            command(left, **values)
-
     groups = (overwrite, inputs, model_options, running, screen, resuming, devices, ray)
-    return _spelled(shared, groups, Common)
+    return _spelled(command, groups, Common)
 
 
 def with_data(command: Callable[..., None]) -> Callable[..., None]:
