@@ -14,7 +14,6 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias, TypeVar, cast
 
@@ -62,10 +61,8 @@ def is_web(url: str) -> bool:
     return url.lower().startswith(("http://", "https://"))
 
 
-def check_installed(url: str, kind: type[VitError]) -> None:
-    """Raises `kind` where what reads this sort of URL is not there."""
-    if find_spec("fsspec") is None:
-        raise kind(f"{printable(url)}: URLs need fsspec", "pip install 'vitcli[remote]'")
+def check_readable(url: str, kind: type[VitError]) -> None:
+    """Raise `kind` if no file system that is installed reads this kind of URL."""
     try:
         _file_system(url)
     except OSError as error:

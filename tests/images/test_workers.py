@@ -28,9 +28,10 @@ from tests.images.stubs import Stub
 from vitcli.errors import InputError, VitError
 from vitcli.images import workers
 from vitcli.images.loader import iter_batches
+from vitcli.images.members import StreamedMember
 from vitcli.images.workers import DecodeJob, iter_decoded
 from vitcli.processes import cpu_quota
-from vitcli.records import ErrorType, Failure, ImageRef, Limits, Member, Preprocess, Sample
+from vitcli.records import ErrorType, Failure, ImageRef, Limits, Preprocess, Sample
 
 ROOT = Path(__file__).parents[2]
 
@@ -553,10 +554,12 @@ def test_images_that_travel_with_their_refs_are_bounded_by_bytes(
         nonlocal taken
         for n in range(12):
             taken += 1
-            yield ImageRef(n, f"{n}.png", None, Member("x.tar.gz", 0, 1000, data=bytes(1000)))
+            yield ImageRef(
+                n, f"{n}.png", None, StreamedMember("x.tar.gz", 1000, "", None, bytes(1000))
+            )
 
     found = iter_decoded(refs(), DecodeJob(()), 1, lambda: 64, keeps_data=False)
     first = next(found)
     assert taken == 3
-    assert first.ref.member is not None and first.ref.member.data is None
+    assert first.ref.member is not None and first.ref.member.held == 0
     assert [got.ref.index for got in found] == list(range(1, 12))

@@ -8,9 +8,7 @@ import os
 import shlex
 import signal
 import sys
-import time
-import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from vitcli.errors import ClosedPipe, ExitCode, Interrupted, VitError, printable
 from vitcli.interrupts import SIGNALS, interruptible

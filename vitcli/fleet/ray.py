@@ -17,15 +17,21 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vitcli.errors import DeviceError, Interrupted, OutputError, UsageError, VitError
+from vitcli.errors import (
+    DeviceError,
+    Interrupted,
+    OutputError,
+    UsageError,
+    VitError,
+    check_installed,
+)
 from vitcli.fleet.actors import ProgressBoard, Worker, task_of
 from vitcli.fleet.cluster import connected
 from vitcli.fleet.shards import CAN_RESUME, Division, begun, divided, is_complete, total
-from vitcli.images.sources import copy_stdin
+from vitcli.images.path_list import copy_stdin
 from vitcli.images.workers import MOST_WORKERS
 from vitcli.jobs.job import NullReporter, Reporter, Summary
 from vitcli.jobs.run import Run
@@ -81,8 +87,7 @@ def on_ray(address: str, job: Job, watcher: Reporter | None = None) -> Summary:
 
 def check_ray(job: Job) -> None:
     """Raises DeviceError or UsageError for a job that is none for Ray."""
-    if find_spec("ray") is None:
-        raise DeviceError("--ray needs ray: pip install 'vitcli[ray]'")
+    check_installed("--ray", "ray", extra="ray")
     if job.running.device not in ("auto", "cpu", "cuda"):
         raise UsageError(f"Ray says which device is whose, not --device {job.running.device}")
     if isinstance(job.out, Url) and job.resuming.shard is not None:

@@ -36,7 +36,7 @@ import numpy as np
 from vitcli.errors import VitError, printable
 from vitcli.images.decode import decode
 from vitcli.processes import available_cpus, end_with_parent, fate
-from vitcli.records import ErrorType, Failure, ImageRef, Kept, Limits, Preprocess, Sample
+from vitcli.records import ErrorType, Failure, ImageRef, Limits, Preprocess, Sample
 
 TICK = 0.25  # seconds between looks at the clock
 LONGEST_TICK = 0.5  # a stopped or sleeping machine must not time anybody out
@@ -87,25 +87,24 @@ class DecodeJob:
 
 
 def iter_decoded(
-    refs: Iterable[ImageRef | Kept],
+    refs: Iterable[ImageRef],
     job: ImageJob,
     workers: int,
     ahead: Callable[[], int] = lambda: 64,
     notice: Callable[[str], None] = lambda text: None,
     *,
     keeps_data: bool = True,
-) -> Generator[Decoded | Kept, None, None]:
+) -> Generator[Decoded, None, None]:
     """One result for each ref, in order; about `ahead()` refs are taken before they are wanted.
-    Rows of an earlier run pass through.
 
     With `workers=0` everything happens in this process, without protection from crashes and
     without time-outs. Without `keeps_data` a result has no longer the bytes of its image, where
     its ref had them. `notice` hears, from other threads, of workers that had to be replaced.
     """
 
-    def told(result: Decoded | Kept) -> Decoded | Kept:
-        if not keeps_data and not isinstance(result, Kept) and _held(result.ref):
-            member = replace(result.ref.member, data=None) if result.ref.member else None
+    def told(result: Decoded) -> Decoded:
+        if not keeps_data and _held(result.ref):
+            member = result.ref.member and result.ref.member.released()
             result = replace(result, ref=replace(result.ref, member=member))
         if isinstance(result, Sample) and result.note:
             notice(result.note)
@@ -113,26 +112,25 @@ def iter_decoded(
 
     workers = _allowed(workers)
     if workers == 0:
-        yield from (ref if isinstance(ref, Kept) else told(job(ref)) for ref in refs)
+        yield from (told(job(ref)) for ref in refs)
         return
     pool = _Pool(job, notice)
     threads = ThreadPoolExecutor(workers, "decode")
-    pending: deque[tuple[Future[Decoded] | Kept, int]] = deque()
+    pending: deque[tuple[Future[Decoded], int]] = deque()
     held = 0
     try:
         for ref in refs:
             size = _held(ref)
-            item = ref if isinstance(ref, Kept) else threads.submit(pool.decode, ref)
-            pending.append((item, size))
+            pending.append((threads.submit(pool.decode, ref), size))
             held += size
-            del item, ref  # they may be large
+            del ref  # it may be large
             while pending and (len(pending) >= max(ahead(), 2 * workers) or held > MOST_AHEAD):
                 first, size = pending.popleft()
                 held -= size
-                yield told(_result(first))
+                yield told(first.result())
                 del first
         while pending:
-            yield told(_result(pending.popleft()[0]))
+            yield told(pending.popleft()[0].result())
     finally:
         pool.stop()
         threads.shutdown(cancel_futures=True)
@@ -182,14 +180,9 @@ def _allowed(workers: int) -> int:
     return workers
 
 
-def _held(ref: ImageRef | Kept) -> int:
-    """The bytes of an image that are in its ref."""
-    member = None if isinstance(ref, Kept) else ref.member
-    return len(member.data) if member is not None and member.data is not None else 0
-
-
-def _result(pending: Future[Decoded] | Kept) -> Decoded | Kept:
-    return pending if isinstance(pending, Kept) else pending.result()
+def _held(ref: ImageRef) -> int:
+    """Return how many bytes of an image travel with its ref."""
+    return 0 if ref.member is None else ref.member.held
 
 
 def warm_up() -> None:

@@ -9,13 +9,14 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, cached_property
 from threading import Barrier
-from typing import Literal, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from vitcli.engines import DtypeName, Quantize
 from vitcli.errors import DeviceError
 from vitcli.models import onednn
 from vitcli.models.config import Config, ViTConfig
@@ -23,8 +24,6 @@ from vitcli.models.network import Network
 from vitcli.processes import rank_of
 from vitcli.records import Preprocess
 
-DtypeName = Literal["fp32", "bf16", "fp16", "auto"]
-Quantize = Literal["int8"]
 Ask: TypeAlias = Callable[[Network, Tensor], Tensor]
 """What is wanted of a network for its pixels: the logits, say, or some of its features."""
 Part = TypeVar("Part")

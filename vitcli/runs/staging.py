@@ -67,7 +67,7 @@ def staged(
         yield out
         return
     check_place(out.text)
-    stores.check_installed(out.text, OutputError)
+    stores.check_readable(out.text, OutputError)
     asked = asked or Resuming()
     stage = _Stage(out.text, note, shards)
     with explained(stage.folder):
@@ -110,7 +110,7 @@ def brought(places: Sequence[Place]) -> Iterator[list[Path]]:
             if isinstance(place, Path):
                 files.append(place)
                 continue
-            stores.check_installed(place.text, OutputError)
+            stores.check_readable(place.text, OutputError)
             for url in _matching(place.text):
                 own = Path(folder, str(number))
                 own.mkdir(exist_ok=True)

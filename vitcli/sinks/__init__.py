@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO, Protocol, TypeAlias
 
-from vitcli.errors import UsageError, hidden
+from vitcli.errors import OutputError, UsageError, check_installed, hidden
 from vitcli.records import ImageRef, Row, Sink
 from vitcli.sinks import parquet
 from vitcli.sinks.arrays import INDEX, ArraySink, NpySink, NpzSink, SafetensorsSink
@@ -78,7 +78,7 @@ def form_of(command: str, format: str) -> Form:
         return Form(lambda target, meta: PathsSink(target, null=format.endswith("-0")))
     is_sealed = format == "parquet"
     if is_sealed:
-        parquet.check_installed()
+        check_installed("Parquet", "pyarrow", extra="parquet", error=OutputError)
     if command == "attention":
         return Form(lambda target, meta: ATTENTION[format](target))
     if command == "classify":

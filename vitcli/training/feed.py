@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vitcli.errors import InputError, printable
-from vitcli.images.archives import Found
 from vitcli.images.augment import Augment, AugmentJob
 from vitcli.images.loader import iter_batches
-from vitcli.records import ImageRef, Limits, Preprocess
+from vitcli.records import FoundImage, ImageRef, Limits, Preprocess
 from vitcli.training.group import Group
 
 MAX_KEPT_BYTES = 512 << 20  # pixels of held-out images that are kept in memory
@@ -80,9 +79,9 @@ class Feed(Protocol):
 class ImageFeed:
     """Images that workers decode and augment."""
 
-    train: Sequence[Found]
+    train: Sequence[FoundImage]
     train_labels: Sequence[int]
-    val: Sequence[Found]
+    val: Sequence[FoundImage]
     val_labels: Sequence[int]
     preprocess: Preprocess
     augment: Augment | None
@@ -124,8 +123,8 @@ class ImageFeed:
         count = self.order.count
         for epoch, step in steps:
             for place in self.order.places(epoch, step).tolist():
-                path, member = self.train[place]
-                yield ImageRef(epoch * count + place, path, member=member)
+                image = self.train[place]
+                yield ImageRef(epoch * count + place, image.path, member=image.member)
 
     def held_out(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         if self._kept is not None:
@@ -137,8 +136,8 @@ class ImageFeed:
         group = self.order.group
         mine = range(group.rank, len(self.val), group.size)
         job = AugmentJob(self.preprocess, None, 0, max(1, len(self.val)), self.limits, self.formats)
-        images = ((place, *self.val[place]) for place in mine)
-        refs = (ImageRef(place, path, member=member) for place, path, member in images)
+        images = ((place, self.val[place]) for place in mine)
+        refs = (ImageRef(place, image.path, member=image.member) for place, image in images)
         for batch in iter_batches(refs, job, lambda: self.val_batch, self.workers, self.note):
             for failure in batch.failures:
                 raise InputError(

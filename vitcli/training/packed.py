@@ -10,10 +10,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from vitcli.errors import InputError, is_utf8, printable
-from vitcli.images.archives import Archive, is_archive, key_of, opened
+from vitcli.images.archives import is_archive, key_of
 from vitcli.images.braces import expanded
+from vitcli.images.kinds import ImageError
+from vitcli.images.members import Archive, StreamedMember
 from vitcli.images.scan import Scan
-from vitcli.images.tables import LONGEST_PATH
+from vitcli.images.tables import MAX_PATH_CHARS
 from vitcli.records import Member
 
 LABEL_SUFFIXES = (".cls", ".json", ".txt")  # the first that exists holds the label
@@ -61,10 +63,10 @@ def iter_packed(archive: str, scan: Scan) -> Iterator[Packed]:
     labels: dict[str, dict[str, str]] = {}
     both = replace(scan, members=scan.members | frozenset(LABEL_SUFFIXES))
     file = Archive.at(archive)
-    for path, member in both.images(archive):
+    for path, member, _ in both.images(archive):
         if member is None:
             raise InputError(f"{printable(archive)} is neither a tar nor a zip")
-        if member.data is not None:
+        if isinstance(member, StreamedMember):
             raise InputError(
                 f"{printable(archive)} is compressed, so it can only be read front to back",
                 "decompress the tar: images hardly become smaller by it",
@@ -85,7 +87,7 @@ def iter_packed(archive: str, scan: Scan) -> Iterator[Packed]:
 def member_of(path: str, scan: Scan, known: dict[str, dict[str, Member]]) -> Member | None:
     """Find the member that a path through an archive means, as `x.tar/a.jpg`; `known` collects the
     archives that have been read."""
-    for place, letter in enumerate(path[:LONGEST_PATH]):
+    for place, letter in enumerate(path[:MAX_PATH_CHARS]):
         if letter == "/" and is_archive(archive := path[:place]):
             if archive not in known:
                 known[archive] = {found.path: found.member for found in iter_packed(archive, scan)}
@@ -94,14 +96,14 @@ def member_of(path: str, scan: Scan, known: dict[str, dict[str, Member]]) -> Mem
 
 
 def _label(file: Archive, member: Member, suffix: str) -> str | None:
-    if member.fault is not None or member.size > MAX_LABEL_BYTES:
+    if member.size > MAX_LABEL_BYTES:
         return None
     try:
-        text = opened(file, member).read().decode("utf-8-sig").strip()
+        text = member.open(lambda: file).read().decode("utf-8-sig").strip()
         if suffix != ".json":
             return text or None
         fields = json.loads(text)
-    except (OSError, ValueError, RecursionError):  # damaged, not UTF-8, not JSON
+    except (ImageError, OSError, ValueError, RecursionError):  # damage, no UTF-8, no JSON
         return None
     values = [fields.get(key) for key in JSON_KEYS] if isinstance(fields, dict) else []
     label = next((str(v) for v in values if isinstance(v, str | int) and v != ""), None)

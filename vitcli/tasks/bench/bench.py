@@ -10,20 +10,20 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from vitcli.checkpoints.engines import check_installed
 from vitcli.checkpoints.load import Model
 from vitcli.checkpoints.openvino import CALIBRATION, calibration_pixels
 from vitcli.checkpoints.resolve import resolve
+from vitcli.engines import ENGINES, DtypeName, EngineName, Quantize, check_engine
 from vitcli.errors import DeviceError, InputError, Interrupted, UsageError, VitError
 from vitcli.images import sources
-from vitcli.images.decode import suffixes
-from vitcli.images.scan import Scan
+from vitcli.images.formats import suffixes
+from vitcli.images.scan import Omissions, Scan
 from vitcli.images.workers import DecodeJob, iter_decoded
 from vitcli.jobs.job import DEFAULT_MODEL, ModelOptions, NullReporter, Reporter
 from vitcli.jobs.loading import load_model
@@ -194,25 +194,23 @@ class _Trials:
             yield Candidate("torch", "bf16")
         if onednn.supports(torch.bfloat16 if has_bf16 else torch.float32, int8=True):
             yield Candidate("torch", "fp32", "int8")
-        exported = [
-            Candidate("openvino", "bf16"),
-            Candidate("openvino", "fp32"),
-            Candidate("onnx", "fp32"),
-            Candidate("onnx", "fp32", "int8"),
-            Candidate("openvino", "bf16", "int8"),
-            Candidate("openvino", "fp32", "int8"),
-        ]
+        exporting = [name for name, engine in ENGINES.items() if engine.module]
         missing = set()
-        for name in ("openvino", "onnx"):
+        for name in exporting:
             try:
-                check_installed(name)
+                check_engine(name)
             except DeviceError as error:
                 missing.add(name)
                 self.left_out[name] = NOT_INSTALLED
                 self.watcher.note(f"left out: {error.message}")
-        for candidate in exported:
-            if candidate.engine not in missing and (has_bf16 or candidate.dtype != "bf16"):
-                yield candidate
+        present = [name for name in exporting if name not in missing]
+        dtypes: list[DtypeName] = ["bf16", "fp32"] if has_bf16 else ["fp32"]
+        order: list[tuple[list[EngineName], Quantize | None]]
+        order = [(present, None), (present[::-1], "int8")]  # OpenVINO's int8 export takes longest
+        for names, quantize in order:
+            for name, dtype in product(names, dtypes):
+                if dtype in ENGINES[name].dtypes:
+                    yield Candidate(name, dtype, quantize)
 
     def _time_all(self, trial: Trial, candidates: Sequence[Candidate]) -> None:
         """Time every candidate on ready images, in equal shares of the time."""
@@ -372,7 +370,7 @@ def _paths(on: str, note: Callable[[str], None]) -> tuple[str, ...]:
     """
     if on == "-":
         raise UsageError("--on - is a list, but bench reads the files repeatedly", "name a folder")
-    opened = sources.open_sources([on], scan=Scan(suffixes("common"), note))
+    opened = sources.open_sources([on], scan=Scan(suffixes("common"), Omissions(note)))
     listed = [ref.path for ref in islice(sources.iter_refs(opened), MAX_LISTED)]
     return tuple(listed[:: max(1, -(-len(listed) // MAX_FILES))])
 

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from vitcli import processes
 from vitcli.checkpoints import engines
 from vitcli.checkpoints.resolve import Checkpoint
-from vitcli.jobs.job import Dtype, EngineChoice, ModelOptions
-from vitcli.models.prepare import Quantize
+from vitcli.engines import DtypeName, EngineName, Quantize
+from vitcli.jobs.job import ModelOptions
 from vitcli.records import Decode, Limits
 
 Pixels: TypeAlias = NDArray[np.uint8]
@@ -36,8 +36,8 @@ MAX_EXIT_SECONDS = 5.0
 class Candidate:
     """One way to run a model."""
 
-    engine: EngineChoice
-    dtype: Dtype
+    engine: EngineName
+    dtype: DtypeName
     quantize: Quantize | None = None
 
     @property

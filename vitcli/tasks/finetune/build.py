@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 import torch
 
 from vitcli.checkpoints.load import Model
+from vitcli.engines import DtypeName
 from vitcli.errors import UsageError
-from vitcli.jobs.job import Dtype
 from vitcli.models import onednn
 from vitcli.models.config import ViTConfig
 from vitcli.models.prepare import can_compile, choose_dtype, compile_layers
@@ -71,7 +71,7 @@ def make_trained(
     return trained
 
 
-def product_dtype(dtype: Dtype, device: torch.device) -> torch.dtype:
+def product_dtype(dtype: DtypeName, device: torch.device) -> torch.dtype:
     """The dtype of matrix products. Raises UsageError for fp16 on a CPU."""
     chosen = choose_dtype(dtype, device)
     if device.type == "cpu" and chosen == torch.float16:

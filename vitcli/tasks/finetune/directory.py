@@ -15,10 +15,9 @@ from vitcli.checkpoints.load import Model
 from vitcli.checkpoints.write import write_hf
 from vitcli.errors import CheckpointError, OutputError, printable
 from vitcli.files import explained, sync, write_whole
-from vitcli.images.archives import Found
 from vitcli.images.scan import Scan
 from vitcli.jobs.apart import Read, check_apart
-from vitcli.records import ErrorType, Failure, ImageRef
+from vitcli.records import ErrorType, Failure, FoundImage, ImageRef
 from vitcli.render.charts import Line, lines_svg
 from vitcli.render.report import Page, html
 from vitcli.tasks.evaluate.evaluate import Judged
@@ -134,7 +133,7 @@ class RunDirectory:
         model: Model,
         history: Sequence[Mapping[str, Any]],
         answers: Answers | None,
-        val: Sequence[Found],
+        val: Sequence[FoundImage],
         failures: Sequence[Failure],
         why: str,
     ) -> None:

@@ -20,12 +20,13 @@ from vitcli.cache import cache_folder, is_trusted
 from vitcli.checkpoints.load import Model
 from vitcli.checkpoints.npz import DAMAGE
 from vitcli.errors import OutputError
-from vitcli.images.archives import Archive, Found, opened
+from vitcli.images.kinds import ImageError
+from vitcli.images.members import Archive
 from vitcli.images.sources import FoundSource
 from vitcli.jobs.finite import are_finite, overflow, with_failures
 from vitcli.jobs.run import Ready, Run
 from vitcli.models.engine import Logits
-from vitcli.records import Batch, Embedded, Failure, Member, Row
+from vitcli.records import Batch, Embedded, Failure, FoundImage, Row
 from vitcli.stores import is_remote
 from vitcli.training.recipe import headless
 
@@ -34,7 +35,7 @@ SAVE_SECONDS = 300.0  # between writes of the cache: the most that a kill -9 los
 
 
 def features(
-    run: Run, model: Model, images: Sequence[Found]
+    run: Run, model: Model, images: Sequence[FoundImage]
 ) -> tuple[dict[int, Tensor], list[Failure]]:
     """Return the input of the model's head for each image, by its place, and the failures.
 
@@ -43,7 +44,7 @@ def features(
     """
     file = cache_folder() / "features" / f"{_fingerprint(run, model)}.npz"
     known = _read(file)
-    hashes = [_hash(*image) for image in images]
+    hashes = [_hash(image) for image in images]
     unknown: dict[str, int] = {}
     for place, digest in enumerate(hashes):
         if digest not in known:
@@ -68,7 +69,7 @@ def features(
     failures = sink.failures
     found = {p: torch.from_numpy(known[h]) for p, h in enumerate(hashes) if h in known}
     failed = [
-        replace(failures[h], ref=replace(failures[h].ref, index=p, path=images[p][0]))
+        replace(failures[h], ref=replace(failures[h].ref, index=p, path=images[p].path))
         for p, h in enumerate(hashes)
         if h in failures
     ]
@@ -118,16 +119,16 @@ def _fingerprint(run: Run, model: Model) -> str:
     return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:32]
 
 
-def _hash(path: str, member: Member | None) -> str:
+def _hash(image: FoundImage) -> str:
     """The hash of the image's bytes; an unreadable image has its path, and is tried again."""
-    if member is not None and member.fault is not None:
-        return f"unreadable {path}"
+    path, member, _ = image
     try:
         if member is None and not is_remote(path) and not stat.S_ISREG(os.stat(path).st_mode):
             return f"unreadable {path}"  # a pipe or device: decoding it for its row reports it
-        with opened(Archive.at(member.archive), member) if member else open(path, "rb") as image:
-            return hashlib.file_digest(image, "sha256").hexdigest()  # type: ignore[arg-type]
-    except (OSError, ValueError):  # ValueError: damage in a zip
+        file = member.open(lambda: Archive.at(member.archive)) if member else open(path, "rb")  # noqa: SIM115
+        with file:
+            return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+    except (ImageError, OSError, ValueError):  # ValueError: damage in a zip
         return f"unreadable {path}"
 
 

@@ -148,7 +148,7 @@ class _Session:
                 found += [replace(e, split="val") for e in held]
             share, seed = training.val_split, training.seed
             found = divide(found, share, seed, self.watcher.note, labelled=self._has_classes)
-            run.note_system()
+            run.omissions.note_system()
         return self.group.gather(found)[0]
 
     def _model(self, examples: Sequence[Example]) -> Model:
