@@ -169,10 +169,10 @@ def test_predictions_of_something_else_are_refused(
     lines = [json.dumps(row) for row in (good, {"path": "b"} | fields)]
     (tmp_path / "odd.jsonl").write_text("\n".join(lines))
     done = vit("evaluate", digits, "--preds", "odd.jsonl")
-    assert done.code == 1 and "odd.jsonl, line 2 is no row of vit classify" in done.err
+    assert done.code == 1 and "odd.jsonl, line 2 is not a row of vit classify" in done.err
     (tmp_path / "odd.jsonl").write_text("[" * 100_000)
     done = vit("evaluate", digits, "--preds", "odd.jsonl")
-    assert done.code == 1 and "odd.jsonl, line 1 is no row of vit classify" in done.err
+    assert done.code == 1 and "odd.jsonl, line 1 is not a row of vit classify" in done.err
 
 
 def test_one_image_has_no_neighbours(vit: Vit, tmp_path: Path) -> None:

@@ -195,7 +195,7 @@ def test_predictions_that_are_no_probabilities_have_no_calibration(
     assert json.loads(ended.out)["models"][0]["ece"] is None
     row = {"path": "x", "predictions": [{"label": "cat", "index": 0, "score": float("nan")}]}
     (tmp_path / "nan.jsonl").write_text(json.dumps(row) + "\n")
-    assert "is no row of vit classify" in vit("evaluate", data, "--preds", "nan.jsonl").err
+    assert "is not a row of vit classify" in vit("evaluate", data, "--preds", "nan.jsonl").err
 
 
 @pytest.mark.parametrize("names", [("cat", "dog"), LABELS])
