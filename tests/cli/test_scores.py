@@ -163,7 +163,7 @@ def test_evaluate_takes_the_best_label_of_a_multi_label_head(
     [found] = json.loads(ended.out)["models"]
     assert found["ece"] is None and found["reliability"] == []
     assert 0 <= found["top1"] <= 1
-    assert "scores each label alone" in ended.err
+    assert "scores each label independently" in ended.err
     assert "Confidence and accuracy" not in (tmp_path / "e" / "report.html").read_text()
 
 

@@ -45,7 +45,8 @@ from vitcli.sinks import Form, form_of, with_page
 from vitcli.sinks.files import Target
 from vitcli.sinks.page import PAGE
 from vitcli.sinks.pictures import PictureTree
-from vitcli.tasks.attention.query import AttentionQuery, AttentionRunner, check_running
+from vitcli.tasks.attention.query import AttentionQuery, check_running
+from vitcli.tasks.attention.runner import AttentionRunner
 from vitcli.tasks.classify.classify import predictions_of, top_k
 
 ROWS = "attention.jsonl"  # in the folder of the pictures: a line for each image
@@ -123,11 +124,11 @@ def attention(
             model = run.load(specs[0], job.options)
             has_caption = job.out is not None and job.style.name == "panel"
             wants_logits = has_caption or job.html is not None
-            looker = AttentionRunner(
+            runner = AttentionRunner(
                 model, job.look, wants_logits=wants_logits, note=run.watcher.note
             )
             prepared = run.prepare(model)
-            forward = _forward(looker, prepared, job.running)
+            forward = _forward(runner, prepared, job.running)
             if tree is not None or job.html is not None or job.show is not None:
                 drawing = Drawing(
                     plan=model.preprocess,
@@ -198,31 +199,32 @@ def _page(job: AttentionJob, meta: Mapping[str, object]) -> Page:
 
 
 def _forward(
-    looker: AttentionRunner, prepared: Prepared, running: Running
+    runner: AttentionRunner, prepared: Prepared, running: Running
 ) -> Callable[[Batch], list[Attended | Failure]]:
     """The function from a batch to its rows."""
-    labels, function = looker.model.labels, looker.model.score_function
+    labels, function = runner.model.labels, runner.model.score_function
+    query = runner.query
 
     def forward(batch: Batch) -> list[Attended | Failure]:
-        looked = looker(prepared, batch)
+        found = runner(prepared, batch)
         rows: list[Attended] = []
         for image, (ref, size) in enumerate(zip(batch.refs, batch.sizes, strict=True)):
-            logits = None if looked.logits is None else looked.logits[image]
+            logits = None if found.logits is None else found.logits[image]
             scores = None if logits is None else to_scores(logits, function)
             row = Attended(
                 ref,
-                looker.maps_of(looked, image, size),
-                looker.look.method,
-                looker.query_of(looked, image, batch),
+                runner.maps_of(found, image, size),
+                query.method,
+                runner.patch_of(found, size),
                 predictions=() if scores is None else _best(scores, labels),
             )
-            if looker.look.method == "grad" and logits is not None and scores is not None:
+            if query.method == "grad" and logits is not None and scores is not None:
                 top = int(logits.argmax())  # the class of the gradients; scores may be equal at 1
-                target = top if looker.target is None else looker.target
+                target = top if runner.target is None else runner.target
                 score = scores[target].item()
                 row = replace(row, target=Prediction(labels[target], target, score))
             rows.append(row)
-        results = [*looked.maps.values(), *([] if looked.logits is None else [looked.logits])]
+        results = [*found.maps.values(), *([] if found.logits is None else [found.logits])]
         return with_failures(rows, are_finite(*results), overflow(running))
 
     return forward
