@@ -20,6 +20,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from vitcli.engines import DtypeName, EngineName, Quantize
 from vitcli.errors import VitError
 
 if TYPE_CHECKING:
@@ -100,9 +101,9 @@ def classify(
     top_k: int = 5,
     scores: Literal["prob", "logit"] = "prob",
     device: str = "auto",
-    dtype: Literal["fp32", "bf16", "fp16", "auto"] = "fp32",
-    engine: Literal["torch", "openvino", "onnx"] = "torch",
-    quantize: Literal["int8"] | None = None,
+    dtype: DtypeName = "fp32",
+    engine: EngineName = "torch",
+    quantize: Quantize | None = None,
     compile: bool = False,
     batch_size: int | Literal["auto"] = 16,
     workers: int | None = None,
@@ -152,9 +153,9 @@ def embed(
     norm: bool = True,
     l2: bool = False,
     device: str = "auto",
-    dtype: Literal["fp32", "bf16", "fp16", "auto"] = "fp32",
-    engine: Literal["torch", "openvino", "onnx"] = "torch",
-    quantize: Literal["int8"] | None = None,
+    dtype: DtypeName = "fp32",
+    engine: EngineName = "torch",
+    quantize: Quantize | None = None,
     compile: bool = False,
     batch_size: int | Literal["auto"] = 16,
     workers: int | None = None,
@@ -225,8 +226,8 @@ def attention(
     raw: bool = False,
     overwrite: bool = False,
     device: str = "auto",
-    dtype: Literal["fp32", "bf16", "fp16", "auto"] = "fp32",
-    quantize: Literal["int8"] | None = None,
+    dtype: DtypeName = "fp32",
+    quantize: Quantize | None = None,
     compile: bool = False,
     batch_size: int | Literal["auto"] = 16,
     workers: int | None = None,

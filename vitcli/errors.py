@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from enum import IntEnum
+from importlib.util import find_spec
 
 MOST_OF_MESSAGE, MOST_OF_HINT = 1200, 600  # bytes, as they are printed
 SHOWN = 400  # characters of a text with a caret
@@ -78,6 +79,15 @@ class ClosedPipe(OutputError):
 
 class DeviceError(VitError):
     """The device or dtype asked for is not there."""
+
+
+def check_installed(
+    what: str, *packages: str, extra: str, error: type[VitError] = DeviceError
+) -> None:
+    """Raise `error` if a package that `what` needs is not installed; pip's `extra` installs it."""
+    absent = [package for package in packages if find_spec(package) is None]
+    if absent:
+        raise error(f"{what} needs {', '.join(absent)}: pip install 'vitcli[{extra}]'")
 
 
 class Interrupted(BaseException):

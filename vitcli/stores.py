@@ -14,9 +14,8 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar, cast
+from typing import Any, BinaryIO, TypeAlias, TypeVar, cast
 
 from vitcli.errors import VitError, hidden, printable
 
@@ -34,8 +33,27 @@ Stamp = tuple[int, int]
 """An object's bytes, and a number that is another one when it has changed."""
 
 
+@dataclass(frozen=True, slots=True)
+class Url:
+    """The address of an object in a store, as text."""
+
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+Place: TypeAlias = Path | Url
+"""Where an output is: a file, or an object in a store."""
+
+
 def is_remote(path: str) -> bool:
     return _URL.match(path) is not None
+
+
+def place_of(text: str) -> Place:
+    """The file or the URL that a text names."""
+    return Url(text) if is_remote(text) else Path(text)
 
 
 def is_web(url: str) -> bool:
@@ -43,10 +61,8 @@ def is_web(url: str) -> bool:
     return url.lower().startswith(("http://", "https://"))
 
 
-def check_installed(url: str, kind: type[VitError]) -> None:
-    """Raises `kind` where what reads this sort of URL is not there."""
-    if find_spec("fsspec") is None:
-        raise kind(f"{printable(url)}: URLs need fsspec", "pip install 'vitcli[remote]'")
+def check_readable(url: str, kind: type[VitError]) -> None:
+    """Raise `kind` if no file system that is installed reads this kind of URL."""
     try:
         _file_system(url)
     except OSError as error:

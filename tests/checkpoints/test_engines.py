@@ -8,22 +8,27 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 
+import vitcli
 from vitcli.cache import cache_folder
 from vitcli.checkpoints import engines, openvino
 from vitcli.checkpoints.engines import open_engine
 from vitcli.checkpoints.load import Model, load
 from vitcli.demo import train
-from vitcli.errors import DeviceError, OutputError
-from vitcli.models.engine import Engine, Features, Logits, Output, TorchEngine
+from vitcli.engines import ENGINES, EngineName, EngineRow
+from vitcli.errors import DeviceError, OutputError, UsageError
+from vitcli.models.engine import Engine, Features, Graph, Logits, Output, TorchEngine
 from vitcli.models.prepare import prepare
+from vitcli.records import Classified
 
 Models = Callable[[str], Path]
-NAMES: tuple[engines.EngineName, ...] = ("openvino", "onnx")
+EXAMPLES = Path(__file__).parents[2] / "examples"
+NAMES: tuple[EngineName, ...] = ("openvino", "onnx")
 
 
 @pytest.fixture
@@ -52,7 +57,7 @@ def pixels(model: Model, count: int) -> np.ndarray:
     ],
 )
 def test_another_engine_gives_the_numbers_of_torch_for_any_batch(
-    cache: Path, tiny_model: Models, name: engines.EngineName, family: str, output: Output
+    cache: Path, tiny_model: Models, name: EngineName, family: str, output: Output
 ) -> None:
     model = load(str(tiny_model(family)), image_size=(64, 48))
     engine, expected = open_engine(model, output, name), torch_engine(model, output)
@@ -74,7 +79,7 @@ def held_out(model: Model) -> np.ndarray:
     [("openvino", "fp32", 0.99), ("openvino", "bf16", 0.99), ("onnx", "fp32", 0.998)],
 )
 def test_int8_names_the_digits_that_fp32_names(
-    cache: Path, name: engines.EngineName, dtype: str, cosine: float
+    cache: Path, name: EngineName, dtype: str, cosine: float
 ) -> None:
     model = load("demo")
     images = held_out(model)
@@ -110,16 +115,18 @@ class Stub:
         self.exports = 0
         self.fails = fails
 
-    def kind(self) -> engines.Kind:
-        return engines.Kind((), self._export, self._open)
+    def install(self, monkeypatch: pytest.MonkeyPatch, *names: EngineName) -> None:
+        for name in names:
+            monkeypatch.setitem(ENGINES, name, EngineRow(("fp32", "auto"), f"stub_{name}"))
+            monkeypatch.setitem(sys.modules, f"stub_{name}", self)  # type: ignore[misc]
 
-    def _export(self, graph: object, folder: Path, int8: bool) -> None:
+    def export(self, graph: object, folder: Path, int8: bool) -> None:
         self.exports += 1
         (folder / "model").write_text("word")
         if self.fails:
             raise OSError(28, "No space left on device")
 
-    def _open(self, folder: Path, dtype: str) -> Engine:
+    def open_export(self, folder: Path, dtype: str) -> Engine:
         assert (folder / "model").read_text() == "word"
         return lambda images: torch.zeros(len(images))
 
@@ -127,7 +134,7 @@ class Stub:
 @pytest.fixture
 def stub(monkeypatch: pytest.MonkeyPatch) -> Stub:
     stub = Stub()
-    monkeypatch.setattr(engines, "KINDS", {"onnx": stub.kind(), "openvino": stub.kind()})
+    stub.install(monkeypatch, "onnx", "openvino")
     return stub
 
 
@@ -166,16 +173,14 @@ def test_a_failed_export_leaves_nothing(cache: Path, stub: Stub) -> None:
 def test_an_export_that_another_run_completed_meanwhile_stays(
     cache: Path, stub: Stub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = stub._export
+    write = stub.export
 
     def export(graph: object, folder: Path, int8: bool) -> None:
-        monkeypatch.setattr(stub, "_export", write)
-        monkeypatch.setattr(engines, "KINDS", {"onnx": stub.kind()})
+        monkeypatch.setattr(stub, "export", write)
         open_engine(load("demo"), Logits(), "onnx")  # the other run
         write(graph, folder, int8)
 
-    monkeypatch.setattr(stub, "_export", export)
-    monkeypatch.setattr(engines, "KINDS", {"onnx": stub.kind()})
+    monkeypatch.setattr(stub, "export", export)
     open_engine(load("demo"), Logits(), "onnx")
     [folder] = (cache / "engines").iterdir()
     assert sorted(p.name for p in folder.iterdir()) == ["about.json", "model"]
@@ -246,8 +251,8 @@ def test_an_export_that_cannot_be_run_is_named(
     def fails(folder: Path, dtype: str) -> Engine:
         raise RuntimeError("not the word\nand more")
 
-    monkeypatch.setattr(stub, "_open", fails)
-    monkeypatch.setattr(engines, "KINDS", {"onnx": stub.kind()})
+    monkeypatch.setattr(stub, "open_export", fails)
+    stub.install(monkeypatch, "onnx")
     with pytest.raises(DeviceError, match=r"\(not the word\)") as raised:
         open_engine(load("demo"), Logits(), "onnx")
     assert str(cache) in raised.value.message
@@ -256,7 +261,7 @@ def test_an_export_that_cannot_be_run_is_named(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_both_engines_say_what_they_cannot_read(cache: Path, name: engines.EngineName) -> None:
+def test_both_engines_say_what_they_cannot_read(cache: Path, name: EngineName) -> None:
     open_engine(load("demo"), Logits(), name)
     [folder] = (cache / "engines").iterdir()
     for file in folder.glob("model.*"):
@@ -284,6 +289,44 @@ def test_the_cache_is_where_the_user_says(monkeypatch: pytest.MonkeyPatch) -> No
     assert cache_folder() == Path("/var/me/vitcli")
     monkeypatch.setenv("VIT_CACHE", "/fast")
     assert cache_folder() == Path("/fast")
+
+
+class Toy:
+    """An engine as somebody might add one: it runs the graph that it has pickled."""
+
+    @staticmethod
+    def export(graph: Graph, folder: Path, int8: bool) -> None:
+        torch.save(graph, folder / "graph.pt")
+
+    @staticmethod
+    def open_export(folder: Path, dtype: str) -> Engine:
+        graph: Graph = torch.load(folder / "graph.pt", weights_only=False)
+        return lambda pixels: graph(torch.from_numpy(pixels)).float()
+
+
+def test_an_engine_is_a_module_and_a_row(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    toy: EngineName = "toy"  # type: ignore[assignment]
+    monkeypatch.setitem(sys.modules, "toy_engine", Toy)  # type: ignore[misc]
+    monkeypatch.setitem(ENGINES, toy, EngineRow(("fp32", "bf16"), "toy_engine", ("torch",)))
+    rows, expected = (
+        vitcli.classify(EXAMPLES, model="demo", engine=engine, scores="logit", workers=0)
+        for engine in (toy, "torch")
+    )
+    for row, other in zip(rows, expected, strict=True):
+        assert isinstance(row, Classified)
+        assert isinstance(other, Classified)
+        for one, two in zip(row.predictions, other.predictions, strict=True):
+            assert (one.label, one.score) == (two.label, pytest.approx(two.score, abs=1e-4))
+    assert len(list((cache / "engines").iterdir())) == 1
+    with pytest.raises(UsageError, match="--engine toy does not run fp16"):
+        vitcli.classify(EXAMPLES, model="demo", engine=toy, dtype="fp16")
+    monkeypatch.setitem(ENGINES, toy, EngineRow(("fp32",), "toy_engine", ("no_such_package",)))
+    with pytest.raises(DeviceError, match="--engine toy needs no_such_package"):
+        vitcli.classify(EXAMPLES, model="demo", engine=toy)
+
+
+def test_every_engine_has_a_row() -> None:
+    assert set(ENGINES) == set(get_args(EngineName))
 
 
 def test_calibration_pictures_are_the_same_every_time() -> None:

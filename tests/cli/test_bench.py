@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Ended, Vit
-from vitcli.checkpoints import engines
+from vitcli import errors
 from vitcli.cli.commands.bench import COLUMNS
 from vitcli.models import onednn
 
@@ -30,7 +30,7 @@ def no_extras(monkeypatch: pytest.MonkeyPatch) -> None:
     def spec(name: str) -> ModuleSpec | None:
         return None if name in ("nncf", "onnxruntime") else ModuleSpec(name, None)
 
-    monkeypatch.setattr(engines, "find_spec", spec)
+    monkeypatch.setattr(errors, "find_spec", spec)
 
 
 @pytest.fixture

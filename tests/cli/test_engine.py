@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import Vit
-from vitcli.checkpoints import engines
+from vitcli import errors
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -63,7 +63,7 @@ def test_a_missing_extra_is_one_line_before_the_model_is_loaded(
     def find_spec(wanted: str) -> ModuleSpec | None:
         return None if wanted == package else ModuleSpec(wanted, None)
 
-    monkeypatch.setattr(engines, "find_spec", find_spec)
+    monkeypatch.setattr(errors, "find_spec", find_spec)
     ended = vit("classify", EXAMPLES, "-m", "no-such-model", "--engine", name)
     assert ended.code == 1
     assert ended.err == f"vit: --engine {said}\n"

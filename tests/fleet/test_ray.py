@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Thread, Timer
@@ -21,12 +22,13 @@ from tests.faults.test_resume import assert_same_rows
 from tests.fixtures.photos import many_photos
 from tests.fixtures.ports import free_port
 from tests.fixtures.store import Way
+from vitcli import errors
 from vitcli.cli.options.parse import with_address
 from vitcli.fleet import cluster
 from vitcli.fleet import ray as fleet
 
 DEMO = ("-m", "demo", "-j", "0", "-b", "8")
-HAS_RAY = fleet.find_spec("ray") is not None
+HAS_RAY = find_spec("ray") is not None
 needs_ray = pytest.mark.skipif(not HAS_RAY, reason="ray is not installed: pip install '.[ray]'")
 
 
@@ -254,7 +256,7 @@ def test_mistakes_are_told_before_anything_starts(
         ended = vit(*run, *more)
         if HAS_RAY or "--devices" in more:
             assert (ended.code, said in ended.err) == (code, True), ended.err
-    monkeypatch.setattr(fleet, "find_spec", lambda name: None)
+    monkeypatch.setattr(errors, "find_spec", lambda name: None)
     ended = vit(*run, "-o", "x.jsonl")
     assert_one_line(ended, "vit: --ray needs ray: pip install 'vitcli[ray]'")
     assert not list(tmp_path.iterdir())

@@ -11,6 +11,7 @@ import pytest
 
 from tests.conftest import Vit
 from tests.fixtures.photos import many_photos
+from vitcli import errors
 from vitcli.sinks import parquet
 
 COMMON = ("files", "-m", "demo", "-j", "0", "-b", "4")
@@ -97,6 +98,6 @@ def test_what_parquet_cannot_do_is_told(vit: Vit, monkeypatch: pytest.MonkeyPatc
     ):
         ended = vit("classify", *COMMON, *options)
         assert (ended.code, said in ended.err) == (2, True), ended.err
-    monkeypatch.setattr(parquet, "find_spec", lambda name: None)
+    monkeypatch.setattr(errors, "find_spec", lambda name: None)
     ended = vit("embed", *COMMON, "-o", "q.parquet")
     assert (ended.code, "pip install 'vitcli[parquet]'" in ended.err) == (1, True)

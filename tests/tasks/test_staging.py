@@ -248,7 +248,7 @@ def test_one_process_at_a_time_writes_an_object(
     url = "s3://bkt/l/a.npy"
     words = ("embed", "p", *COMMON, "-o", url)
     monkeypatch.setenv("VIT_CACHE", str(cache))
-    with staging.staged(url, overwrite=False, note=lambda text: None):
+    with staging.staged(stores.Url(url), overwrite=False, note=lambda text: None):
         for more in ((), ("--resume",), ("--overwrite",)):
             ended = vit(*words, *more)
             assert ended.code == 1

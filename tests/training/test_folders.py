@@ -10,7 +10,7 @@ import pytest
 from vitcli.errors import InputError
 from vitcli.images.scan import Scan
 from vitcli.training.data import read_examples
-from vitcli.training.folders import kind_of
+from vitcli.training.parts import part_named
 
 SCAN = Scan(frozenset({".png", ".jpg"}), members=frozenset({".png", ".jpg"}))
 CLASSES = ("cat/1.png", "cat/2.png", "dog/1.png", "dog/2.png")
@@ -110,15 +110,15 @@ def test_shards_called_after_the_parts(tmp_path: Path) -> None:
         (["fold1", "fold2", "fold3"], "fold1, fold2, fold3 all hold the same folders, cat, dog"),
         (
             ["cat/train/1.png", "cat/val/1.png", "dog/train/2.png", "dog/val/2.png"],
-            "parts of the data lie within what looks like the classes",
+            "the parts of the data lie within the classes",
         ),
         (
             ["训练", "测试/1.png"],
-            "训练 holds folders, cat, dog, and 测试 pictures alone: which are",
+            "训练 holds folders, cat, dog, and 测试 only images: which are",
         ),
         (
             ["data/train", "data/val", "more/1.png", "other/1.png"],
-            "data holds folders, train, val, and more, other pictures alone",
+            "data holds folders, train, val, and more, other only images",
         ),
         (["train", "train/val/1.png", "val"], "val looks like a part of the data"),
     ],
@@ -147,9 +147,11 @@ def test_classes_stay_classes(tmp_path: Path) -> None:
 
 
 def test_words_for_parts() -> None:
-    assert [kind_of(n) for n in ("Trn", "train-set", "images_train", "Training Images")] == [
+    assert [part_named(n) for n in ("Trn", "train-set", "images_train", "Training Images")] == [
         "train"
     ] * 4
-    assert [kind_of(n) for n in ("VALID", "Dev", "holdout", "hold out")] == ["val"] * 4
-    assert [kind_of(n) for n in ("test1", "seg_test", "TestData")] == ["test"] * 3
-    assert not any(map(kind_of, ("cat", "1", "images", "trainer", "contest", "protest", "", "set")))
+    assert [part_named(n) for n in ("VALID", "Dev", "holdout", "hold out")] == ["val"] * 4
+    assert [part_named(n) for n in ("test1", "seg_test", "TestData")] == ["test"] * 3
+    assert not any(
+        map(part_named, ("cat", "1", "images", "trainer", "contest", "protest", "", "set"))
+    )

@@ -106,7 +106,7 @@ def test_names_in_another_normal_form_mean_the_same_file(tmp_path: Path) -> None
         ("path,label\n,cat\n", "line 2 has no path"),
         ("image,cat,dog\ncat0.png,1,1\n", "line 2 sets 2 of the columns cat, dog"),
         ("image,cat,dog\ncat0.png,0,0\n", "line 2 sets 0 of the columns cat, dog"),
-        ('cat0.png,cat\ncat1.png,"cat\ndog0.png,dog\n', "line 2: the label goes over several"),
+        ('cat0.png,cat\ncat1.png,"cat\ndog0.png,dog\n', "line 2: the label spans several"),
         ('cat0.png,cat\n"' + "dog0.png,dog\n" * 11_000, "line 2: a field of more than 131,072"),
         ("cat0.png,cat\ndog0.png,d\0g\n", "line 2 holds a NUL byte"),
         ("path,label,split\ncat0.png,cat,tomorrow\n", 'line 2: the split is "tomorrow"'),
@@ -132,18 +132,18 @@ def test_what_is_not_understood_is_refused_with_its_line(
 @pytest.mark.parametrize(
     ("row", "told"),
     [
-        ("[" * 100_000, "is no JSON object"),
-        ("[]", "is no JSON object"),
+        ("[" * 100_000, "is not a JSON object"),
+        ("[]", "is not a JSON object"),
         ('{"path": "cat0.png", "label": "a", "split": ["train"]}', 'the split is \\["train"\\]'),
         ('{"path": "cat0.png", "label": "\\ud800"}', "is not UTF-8"),
-        ('{"path": "\\ud800", "label": "a"}', "names no file"),
+        ('{"path": "\\ud800", "label": "a"}', "is not the name of a file"),
         ('{"path": "a\\u0000b", "label": "a"}', "the path"),
         ('{"path": "cat0.png", "label": null}', "has no label"),
         ('{"path": "cat0.png", "label": ["cat"]}', 'the label is \\["cat"\\]'),
         ('{"path": "cat0.png", "label": 1.5}', "the label is 1.5"),
         ('{"path": "cat0.png", "label": NaN}', "the label is NaN"),
         ('{"path": 7, "label": "a"}', "has no path"),
-        ("1" * 5000, "is no JSON object"),
+        ("1" * 5000, "is not a JSON object"),
     ],
 )
 def test_json_that_is_odd_is_refused_with_its_line(tmp_path: Path, row: str, told: str) -> None:

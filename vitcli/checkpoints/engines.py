@@ -8,50 +8,40 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Protocol, cast
 
 import torch
 
 from vitcli import __version__
 from vitcli.cache import cache_folder, is_trusted, user_cache
-from vitcli.checkpoints import onnx, openvino
 from vitcli.checkpoints.load import Model
 from vitcli.checkpoints.resolve import read_bounded, sha256
+from vitcli.engines import ENGINES, EngineName
 from vitcli.errors import CheckpointError, DeviceError, OutputError
 from vitcli.models.engine import Engine, Graph, Output
 
-EngineName = Literal["openvino", "onnx"]
-ABOUT = "about.json"  # of what an export was made, and the hashes of its files
+ABOUT = "about.json"  # what an export was made from, and the hashes of its files
 READABLE = 0o755  # as far as the umask allows
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """A folder written by `export` is run by `open`; both need the `packages` of the extra."""
+class EngineModule(Protocol):
+    """A module of ENGINES."""
 
-    packages: tuple[str, ...]
-    export: Callable[[Graph, Path, bool], None]
-    open: Callable[[Path, str], Engine]
+    def export(self, graph: Graph, folder: Path, int8: bool) -> None:
+        """Write a graph into an empty folder."""
 
-
-KINDS: dict[EngineName, Kind] = {
-    "openvino": Kind(openvino.PACKAGES, openvino.export, openvino.OpenVinoEngine),
-    "onnx": Kind(onnx.PACKAGES, onnx.export, onnx.OnnxRuntimeEngine),
-}
+    def open_export(self, folder: Path, dtype: str) -> Engine:
+        """Run what `export` wrote. Raises RuntimeError for a folder that it cannot read."""
 
 
-def check_installed(name: EngineName) -> None:
-    """Raises DeviceError, before anything is loaded, where the engine's extra is not there."""
-    absent = [package for package in KINDS[name].packages if find_spec(package) is None]
-    if absent:
-        raise DeviceError(
-            f"--engine {name} needs {', '.join(absent)}: pip install 'vitcli[{name}]'"
-        )
+def _module(name: EngineName) -> EngineModule:
+    module = ENGINES[name].module
+    assert module is not None, f"{name} runs no exports"
+    return cast(EngineModule, import_module(module))
 
 
 def open_engine(
@@ -106,7 +96,7 @@ def exported(
 
 
 def _export(name: EngineName, graph: Graph, int8: bool, folder: Path) -> None:
-    KINDS[name].export(graph, folder, int8)
+    _module(name).export(graph, folder, int8)
 
 
 def _places() -> Iterator[Path]:
@@ -140,7 +130,7 @@ def _is_sound(folder: Path, described: dict[str, str]) -> bool:
 def open_exported(folder: Path, name: EngineName, dtype: str = "fp32") -> Engine:
     """Raises DeviceError for what the engine cannot read."""
     try:
-        return KINDS[name].open(folder, "fp32" if dtype == "auto" else dtype)
+        return _module(name).open_export(folder, "fp32" if dtype == "auto" else dtype)
     except RuntimeError as error:
         raise DeviceError(
             f"{name} cannot run {folder} ({_first_line(error)})",
@@ -163,7 +153,7 @@ def _description(
     model: Model, output: Output, name: EngineName, quantize: str | None
 ) -> dict[str, str]:
     """Everything that shapes the exported file. The dtype is chosen when it is opened."""
-    packages = ("torch", *KINDS[name].packages)
+    packages = ("torch", *ENGINES[name].packages)
     return {
         "engine": name,
         "weights": _hash(model.network),

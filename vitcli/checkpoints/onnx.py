@@ -9,33 +9,23 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from vitcli.checkpoints.keymap import Made
 from vitcli.checkpoints.load import Model
 from vitcli.checkpoints.preprocessing import to_hf, to_timm
 from vitcli.checkpoints.write import Written
 from vitcli.errors import CheckpointError
-from vitcli.models.engine import Graph
+from vitcli.models.engine import Engine, Graph
 
-MISSING = "pip install 'vitcli[onnx]'"
-PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 FILE = "model.onnx"
 MAX_FILE = 1_900_000_000  # bytes of weights: a file of protobuf ends at 2 GiB
-ERRORS = 3  # what ONNX Runtime says of itself, and nothing less
-
-
-def check_installed() -> None:
-    """Raises CheckpointError where the extra is not there."""
-    if any(find_spec(name) is None for name in PACKAGES):
-        raise CheckpointError("--to onnx needs the extra onnx", MISSING)
+ERRORS_ONLY = 3  # the severity from which ONNX Runtime logs
 
 
 def write(model: Model, file: Path, dtype: str) -> Written:
@@ -91,7 +81,7 @@ def run(file: Path, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
     """The first output of ONNX Runtime on the CPU, as fp32."""
     onnxruntime = _onnxruntime()
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = ERRORS
+    options.log_severity_level = ERRORS_ONLY
     session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     kind = session.get_inputs()[0].type
     cast = pixels.astype(np.float16 if "float16" in kind else np.float32)
@@ -137,29 +127,24 @@ def _onnxruntime() -> Any:
     return onnxruntime
 
 
-class OnnxRuntimeEngine:
-    """What `export` has written, run by ONNX Runtime on as many threads as torch has."""
+def open_export(folder: Path, dtype: str) -> Engine:
+    """Run what `export` wrote with ONNX Runtime, on as many threads as torch has."""
+    onnxruntime = _onnxruntime()
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-    def __init__(self, folder: Path, dtype: str) -> None:
-        onnxruntime = _onnxruntime()
-        from onnxruntime.capi import onnxruntime_pybind11_state as state
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        options.log_severity_level = ERRORS
-        # Its threads share the processors with the image workers, and must not spin.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        broken = tuple(getattr(state, name) for name in ("Fail", "InvalidProtobuf", "NoSuchFile"))
-        try:
-            self._session = onnxruntime.InferenceSession(
-                str(folder / FILE), options, providers=["CPUExecutionProvider"]
-            )
-        except broken as error:  # exceptions of its own, which have no common base
-            raise RuntimeError(str(error)) from None
-
-    def __call__(self, pixels: NDArray[np.uint8]) -> Tensor:
-        """uint8 (B, H, W, 3) -> fp32 on the CPU, (B, ...)"""
-        return torch.from_numpy(self._session.run(None, {"pixels": pixels})[0])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = ERRORS_ONLY
+    # Its threads share the processors with the image workers, and must not spin.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    broken = tuple(getattr(state, name) for name in ("Fail", "InvalidProtobuf", "NoSuchFile"))
+    try:
+        session = onnxruntime.InferenceSession(
+            str(folder / FILE), options, providers=["CPUExecutionProvider"]
+        )
+    except broken as error:  # ONNX Runtime's exceptions have no common base
+        raise RuntimeError(str(error)) from None
+    return lambda pixels: torch.from_numpy(session.run(None, {"pixels": pixels})[0])
 
 
 @contextmanager

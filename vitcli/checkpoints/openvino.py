@@ -14,12 +14,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from vitcli.models.engine import Graph
+from vitcli.models.engine import Engine, Graph
 from vitcli.records import Size
 
-PACKAGES = ("openvino", "nncf")
 FILE = "model.xml"
 HINTS = {"fp32": "f32", "bf16": "bf16"}
 CALIBRATION = 64  # pictures
@@ -63,21 +61,16 @@ def _quantized(model: Any, pictures: NDArray[np.uint8]) -> Any:
     )
 
 
-class OpenVinoEngine:
-    """What `export` has written, run by OpenVINO on as many threads as torch has."""
-
-    def __init__(self, folder: Path, dtype: str) -> None:
-        config = {
-            "INFERENCE_PRECISION_HINT": HINTS[dtype],  # by itself it takes bf16 for fp32
-            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-            "PERFORMANCE_HINT": "LATENCY",
-            "ENABLE_CPU_PINNING": False,  # the image workers want the processors too
-        }
-        self._compiled = _openvino().Core().compile_model(folder / FILE, "CPU", config)
-
-    def __call__(self, pixels: NDArray[np.uint8]) -> Tensor:
-        """uint8 (B, H, W, 3) -> fp32 on the CPU, (B, ...)"""
-        return torch.from_numpy(self._compiled(pixels, share_inputs=True)[0])
+def open_export(folder: Path, dtype: str) -> Engine:
+    """Run what `export` wrote with OpenVINO, on as many threads as torch has."""
+    config = {
+        "INFERENCE_PRECISION_HINT": HINTS[dtype],  # by default it runs fp32 in bf16
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "PERFORMANCE_HINT": "LATENCY",
+        "ENABLE_CPU_PINNING": False,  # the image workers want the processors too
+    }
+    compiled = _openvino().Core().compile_model(folder / FILE, "CPU", config)
+    return lambda pixels: torch.from_numpy(compiled(pixels, share_inputs=True)[0])
 
 
 def calibration_pixels(size: Size, count: int) -> NDArray[np.uint8]:

@@ -25,12 +25,14 @@ from vitcli.cli.screen.exit import end
 from vitcli.cli.screen.screen import Screen
 from vitcli.errors import DeviceError, Interrupted, OutputError
 from vitcli.fleet.shards import CAN_RESUME, Division, begun, divided, is_complete, total
-from vitcli.images.sources import copy_stdin
-from vitcli.images.workers import MOST_WORKERS, available_cpus, fate
+from vitcli.images.path_list import copy_stdin
+from vitcli.images.workers import MOST_WORKERS
 from vitcli.jobs.job import Summary
+from vitcli.processes import available_cpus, fate
 from vitcli.records import ErrorType, Failure, ImageRef, Progress
 from vitcli.runs.shard import Shard
 from vitcli.runs.staging import staged
+from vitcli.stores import Place
 
 TICK = 0.1  # seconds
 PARENT = "_VIT_PARENT"  # the descriptor that is at its end when the process that shares is gone
@@ -76,7 +78,7 @@ class _Process:
         return str(self.error["message"]) if self.error else self.words or died
 
 
-def spread(common: Common, words: Sequence[str], out: Path | str | None) -> Common | None:
+def spread(common: Common, words: Sequence[str], out: Place | None) -> Common | None:
     """Run the command, `words`, on all of its devices. What is left to do in this process: all,
     where there is one device.
 

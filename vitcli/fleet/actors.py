@@ -9,19 +9,19 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from vitcli.errors import DeviceError, VitError
+from vitcli.files import PARTIAL
 from vitcli.jobs.job import Reporter, Summary
-from vitcli.records import Progress
+from vitcli.records import Progress, Sink
 from vitcli.runs.shard import Shard
-from vitcli.sinks.files import PARTIAL
 
 if TYPE_CHECKING:
     from vitcli.tasks.classify.classify import ClassifyJob
     from vitcli.tasks.embed import EmbedJob
 
-    Job = ClassifyJob | EmbedJob
+Job: TypeAlias = "ClassifyJob | EmbedJob"
 
 TELL_EVERY = 0.5  # seconds
 
@@ -87,7 +87,7 @@ class Worker:
             os.dup2(self._stdin.fileno(), 0)
         teller = _Teller(self._board, shard)
         try:
-            return task_of(job)(job, teller), teller.latest
+            return task_of(job)(job, teller, None), teller.latest
         except VitError as error:
             return error
 
@@ -115,7 +115,7 @@ class _Teller:
             self._board.tell.remote(self._shard, progress)
 
 
-def task_of(job: Job) -> Callable[[Any, Reporter | None], Summary]:
+def task_of(job: Job) -> Callable[[Any, Reporter | None, Sink | None], Summary]:
     """What runs such a job."""
     from vitcli.tasks.classify.classify import ClassifyJob, classify
     from vitcli.tasks.embed import embed

@@ -17,21 +17,27 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vitcli.errors import DeviceError, Interrupted, OutputError, UsageError, VitError
+from vitcli.errors import (
+    DeviceError,
+    Interrupted,
+    OutputError,
+    UsageError,
+    VitError,
+    check_installed,
+)
 from vitcli.fleet.actors import ProgressBoard, Worker, task_of
 from vitcli.fleet.cluster import connected
 from vitcli.fleet.shards import CAN_RESUME, Division, begun, divided, is_complete, total
-from vitcli.images.sources import copy_stdin
+from vitcli.images.path_list import copy_stdin
 from vitcli.images.workers import MOST_WORKERS
 from vitcli.jobs.job import NullReporter, Reporter, Summary
 from vitcli.jobs.run import Run
 from vitcli.records import Progress
 from vitcli.runs.shard import Shard
-from vitcli.runs.staging import staged
+from vitcli.stores import Url
 
 if TYPE_CHECKING:
     from vitcli.fleet.actors import Job
@@ -52,22 +58,13 @@ def on_ray(address: str, job: Job, watcher: Reporter | None = None) -> Summary:
     several workers with it, and what the job raises.
     """
     watcher = watcher or NullReporter()
-    if find_spec("ray") is None:
-        raise DeviceError("--ray needs ray: pip install 'vitcli[ray]'")
-    if job.running.device not in ("auto", "cpu", "cuda"):
-        raise UsageError(f"Ray says which device is whose, not --device {job.running.device}")
-    if isinstance(job.out, str):
-        if job.resuming.shard is not None:
-            raise UsageError("--ray with --shard writes to files", "leave out --shard")
-        asked, overwrite = job.resuming, job.overwrite
-        with staged(job.out, (), asked, overwrite=overwrite, note=watcher.note) as file:
-            return on_ray(address, replace(job, out=file), watcher)
+    assert not isinstance(job.out, Url)
     out = divided(job.out, job.resuming, "--ray", "worker")
     if getattr(job, "html", None) is not None:
         raise UsageError("a page is made of all images", "leave out --ray or --html")
     if is_complete(out, job.resuming, overwrite=job.overwrite):
         watcher.note(f"{out} is complete: what is new is done here alone")
-        return task_of(job)(job, watcher)
+        return task_of(job)(job, watcher, None)
     there = _count(out, job)
     stdin = _stdin() if job.inputs.has_stdin else None
     if stdin is None:
@@ -86,6 +83,15 @@ def on_ray(address: str, job: Job, watcher: Reporter | None = None) -> Summary:
             count=there or max(1, min(needs.slots * SHARDS_EACH, MOST_SHARDS // outer)),
         )
         return division.join(_Fleet(ray, needs, job, stdin, watcher).run(division.shards))
+
+
+def check_ray(job: Job) -> None:
+    """Raises DeviceError or UsageError for a job that is none for Ray."""
+    check_installed("--ray", "ray", extra="ray")
+    if job.running.device not in ("auto", "cpu", "cuda"):
+        raise UsageError(f"Ray says which device is whose, not --device {job.running.device}")
+    if isinstance(job.out, Url) and job.resuming.shard is not None:
+        raise UsageError("--ray with --shard writes to files", "leave out --shard")
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vitcli.errors import OutputError, UsageError
+from vitcli.files import is_special
 from vitcli.jobs.job import Summary
 from vitcli.runs.shard import Resuming, Shard
-from vitcli.sinks.files import is_special
 from vitcli.tasks.merge import merge
 
 CAN_RESUME = "what is done is kept: repeat with --resume"

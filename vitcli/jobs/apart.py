@@ -8,10 +8,11 @@ from typing import TypeAlias
 
 from vitcli.checkpoints.resolve import CONFIGS, JSONS, WEIGHTS
 from vitcli.errors import OutputError, printable
+from vitcli.files import PARTIAL, real
 from vitcli.jobs.job import Inputs
 from vitcli.runs.journal import JOURNAL, journal_of
 from vitcli.runs.lock import LOCK
-from vitcli.sinks.files import PARTIAL, TABLE, ZIPPED, real
+from vitcli.sinks.files import TABLE, ZIPPED
 from vitcli.stores import is_remote
 
 Read: TypeAlias = tuple[Path, str]

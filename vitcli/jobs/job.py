@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
+from vitcli.engines import ENGINES, DtypeName, EngineName, Quantize
 from vitcli.errors import UsageError
 from vitcli.jobs.tolerance import Tolerance
 from vitcli.records import Decode, Limits, Progress, Size
@@ -14,13 +15,6 @@ from vitcli.records import Decode, Limits, Progress, Size
 DEFAULT_MODEL = "google/vit-base-patch16-224"
 DEFAULT_BATCH_SIZE = 16
 BatchSize = int | Literal["auto"]
-Dtype = Literal["fp32", "bf16", "fp16", "auto"]
-EngineChoice = Literal["torch", "openvino", "onnx"]
-ENGINE_DTYPES: dict[EngineChoice, tuple[Dtype, ...]] = {
-    "torch": ("fp32", "bf16", "fp16", "auto"),
-    "openvino": ("fp32", "bf16", "auto"),
-    "onnx": ("fp32", "auto"),
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,11 +61,11 @@ class Running:
     `batch_size="auto"` grows for as long as that is faster."""
 
     device: str = "auto"
-    dtype: Dtype = "fp32"
+    dtype: DtypeName = "fp32"
     batch_size: BatchSize = DEFAULT_BATCH_SIZE
     workers: int | None = None
-    engine: EngineChoice = "torch"
-    quantize: Literal["int8"] | None = None
+    engine: EngineName = "torch"
+    quantize: Quantize | None = None
     compile: bool = False
 
     def __post_init__(self) -> None:
@@ -79,7 +73,7 @@ class Running:
             raise UsageError(f"a batch of {self.batch_size} images", "use --batch-size 1 or more")
         if self.workers is not None and self.workers < 0:
             raise UsageError(f"{self.workers} workers", "use -j 0 or more")
-        dtypes = ENGINE_DTYPES[self.engine]
+        dtypes = ENGINES[self.engine].dtypes
         if self.dtype not in dtypes:
             raise UsageError(
                 f"--engine {self.engine} does not run {self.dtype}",

@@ -8,10 +8,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from vitcli.engines import DtypeName, Quantize
 from vitcli.models import onednn
 from vitcli.models.config import Config
 from vitcli.models.cost import cost
-from vitcli.models.prepare import DtypeName, Quantize, choose_device, choose_dtype
+from vitcli.models.prepare import choose_device, choose_dtype
 
 SIDE = 2048  # on a CPU: its three matrices stay in the caches, and it is large for the overhead
 SIDE_ON_GPU = 8192

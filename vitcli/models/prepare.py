@@ -9,21 +9,21 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, cached_property
 from threading import Barrier
-from typing import Literal, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from vitcli.engines import DtypeName, Quantize
 from vitcli.errors import DeviceError
 from vitcli.models import onednn
 from vitcli.models.config import Config, ViTConfig
 from vitcli.models.network import Network
+from vitcli.processes import rank_of
 from vitcli.records import Preprocess
 
-DtypeName = Literal["fp32", "bf16", "fp16", "auto"]
-Quantize = Literal["int8"]
 Ask: TypeAlias = Callable[[Network, Tensor], Tensor]
 """What is wanted of a network for its pixels: the logits, say, or some of its features."""
 Part = TypeVar("Part")
@@ -255,9 +255,9 @@ def choose_device(name: str) -> torch.device:
     has_cuda, has_mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if name == "auto":
         name = "cuda" if has_cuda else "mps" if has_mps else "cpu"
-        rank = os.environ.get("LOCAL_RANK", "")
-        if has_cuda and rank.isdecimal():
-            name = f"cuda:{int(rank) % torch.cuda.device_count()}"
+        rank = rank_of(os.environ).local_rank
+        if has_cuda and rank is not None:
+            name = f"cuda:{rank % torch.cuda.device_count()}"
     kind, _, number = name.partition(":")
     if kind == "cuda" and not has_cuda:
         raise DeviceError("no CUDA device is available", "use --device cpu")

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from vitcli.errors import OutputError, printable
-from vitcli.sinks.files import PARTIAL, check_own, explained, refuse_link
+from vitcli.files import PARTIAL, check_own, explained, refuse_link
 
 LOCK = ".lock"
 
@@ -20,7 +20,7 @@ LOCK = ".lock"
 class Lock:
     """Held from the start until `release`, or until this process has died. The file says who."""
 
-    def __init__(self, path: Path, out: Path | str) -> None:
+    def __init__(self, path: Path, out: object) -> None:
         """Raises OutputError, which names the holder, where it is held."""
         self._path = path
         with explained(path):
@@ -29,7 +29,7 @@ class Lock:
             os.ftruncate(self._file, 0)
             os.pwrite(self._file, json.dumps(me).encode(), 0)
 
-    def _locked(self, out: Path | str) -> int:
+    def _locked(self, out: object) -> int:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         while True:
             refuse_link(self._path)

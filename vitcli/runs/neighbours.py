@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from vitcli.errors import OutputError
+from vitcli.files import PARTIAL
 from vitcli.runs.journal import JOURNAL, journal_of, read_finished
-from vitcli.sinks.files import PARTIAL
 
 ARRAYS = (".npy", ".npz", ".safetensors")  # whose index is theirs, also where no journal says so
 SIDES = (".index.jsonl", ".meta.json")

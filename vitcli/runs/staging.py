@@ -24,11 +24,13 @@ from typing import Any
 from vitcli import stores
 from vitcli.cache import cache_folder
 from vitcli.errors import Interrupted, OutputError, UsageError, in_bytes, printable
+from vitcli.files import PARTIAL, explained
 from vitcli.runs.finished import START_AGAIN
 from vitcli.runs.journal import JOURNAL, journal_of, read_finished
 from vitcli.runs.lock import LOCK, Lock, holder
 from vitcli.runs.shard import Resuming, Shard
-from vitcli.sinks.files import BESIDE, PARTIAL, Target, explained
+from vitcli.sinks.files import BESIDE, Target
+from vitcli.stores import Place, Url
 
 FETCHED = ".fetched"
 _OBJECT = re.compile(r"[^:]+://[^/]+/(?:.*/)?[^/*?]+")
@@ -47,7 +49,7 @@ def check_place(url: str) -> None:
 
 @contextmanager
 def staged(
-    out: Path | str | None,
+    out: Place | None,
     suffixes: Sequence[str] = (),
     asked: Resuming | None = None,
     *,
@@ -61,16 +63,16 @@ def staged(
     Raises UsageError for a URL that cannot be written to, OutputError where there is something that
     may not be touched, or where the store refuses.
     """
-    if not isinstance(out, str):
+    if not isinstance(out, Url):
         yield out
         return
-    check_place(out)
-    stores.check_installed(out, OutputError)
+    check_place(out.text)
+    stores.check_readable(out.text, OutputError)
     asked = asked or Resuming()
-    stage = _Stage(out, note, shards)
+    stage = _Stage(out.text, note, shards)
     with explained(stage.folder):
         stage.folder.mkdir(parents=True, exist_ok=True)
-    lock = Lock(stage.folder / LOCK, out)
+    lock = Lock(stage.folder / LOCK, out.text)
     try:
         try:
             for name in stage.names:
@@ -93,11 +95,10 @@ def staged(
 
 
 @contextmanager
-def brought(places: Sequence[Path | str]) -> Iterator[list[Path]]:
+def brought(places: Sequence[Place]) -> Iterator[list[Path]]:
     """Finished outputs as files: those in stores, and what patterns there match, are fetched for as
     long as they are wanted. Raises OutputError."""
-    urls = [place for place in places if isinstance(place, str)]
-    if not urls:
+    if all(isinstance(place, Path) for place in places):
         yield [place for place in places if isinstance(place, Path)]
         return
     within = cache_folder() / "outputs"
@@ -109,8 +110,8 @@ def brought(places: Sequence[Path | str]) -> Iterator[list[Path]]:
             if isinstance(place, Path):
                 files.append(place)
                 continue
-            stores.check_installed(place, OutputError)
-            for url in _matching(place):
+            stores.check_readable(place.text, OutputError)
+            for url in _matching(place.text):
                 own = Path(folder, str(number))
                 own.mkdir(exist_ok=True)
                 files.append(_fetched(url, own))

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any, BinaryIO, Protocol, TypeAlias
 
-from vitcli.errors import UsageError, hidden
+from vitcli.errors import OutputError, UsageError, check_installed, hidden
 from vitcli.records import ImageRef, Row, Sink
 from vitcli.sinks import parquet
 from vitcli.sinks.arrays import INDEX, ArraySink, NpySink, NpzSink, SafetensorsSink
@@ -26,6 +26,7 @@ from vitcli.sinks.text import (
     TsvSink,
     VectorJsonlSink,
 )
+from vitcli.stores import Place
 
 
 class FileSink(Sink, Protocol):
@@ -77,7 +78,7 @@ def form_of(command: str, format: str) -> Form:
         return Form(lambda target, meta: PathsSink(target, null=format.endswith("-0")))
     is_sealed = format == "parquet"
     if is_sealed:
-        parquet.check_installed()
+        check_installed("Parquet", "pyarrow", extra="parquet", error=OutputError)
     if command == "attention":
         return Form(lambda target, meta: ATTENTION[format](target))
     if command == "classify":
@@ -103,11 +104,11 @@ def with_page(form: Form | None, page: Callable[[Mapping[str, Any]], Page]) -> F
     return Form(opened, () if form is None else (PAGE,))
 
 
-def choose_format(out: Path | str | None, asked: str | None, known: dict[str, object]) -> str:
+def choose_format(out: Place | None, asked: str | None, known: dict[str, object]) -> str:
     """The format asked for, else the one the suffix says, else JSONL. Raises UsageError."""
     if asked is not None:
         name, origin = asked, f"--format {asked}"
-    elif out is not None and (path := PurePosixPath(out)).suffix:
+    elif out is not None and (path := PurePosixPath(str(out))).suffix:
         shown = PurePosixPath(hidden(str(out))).name
         name, origin = path.suffix[1:].lower(), f"the suffix of {shown}"
     else:

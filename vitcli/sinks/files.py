@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import os
-import stat
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, BinaryIO, cast
+from typing import IO, cast
 
-from vitcli.errors import ClosedPipe, OutputError, UsageError, WriteError
+from vitcli.errors import OutputError, UsageError
+from vitcli.files import (
+    PARTIAL,
+    check_ours,
+    create,
+    explained,
+    is_special,
+    keep_owner,
+    open_again,
+    real,
+    regular,
+    take_name,
+    write_all,
+)
 
 BESIDE = (".index.jsonl", ".meta.json", ".html")  # files that may belong to an output
-PARTIAL = ".partial"
 ZIPPED, TABLE = ".zip", ".table"  # what is made of a partial at the end, and takes its name
 
 
@@ -171,9 +181,9 @@ class PartialFile:
             if grown is None:
                 self.file = create(self.partial, replaced or regular(self.partial))
                 return
-            self.file = _opened_again(self.partial)
+            self.file = open_again(self.partial)
             if replaced is not None:
-                _keep_owner(self.file.fileno(), replaced)
+                keep_owner(self.file.fileno(), replaced)
             self.file.truncate(grown.size)
             self.file.seek(0, os.SEEK_END)
 
@@ -195,10 +205,8 @@ class PartialFile:
             self.file.seek(0, os.SEEK_END)
 
     def _write(self, data: bytes | memoryview) -> None:
-        rest = memoryview(data)
         with self.explained():
-            while rest:
-                rest = rest[self.file.write(rest) :]
+            write_all(self.file, data)
 
     def stat(self) -> os.stat_result:
         """The status of the open file, whatever has become of its name."""
@@ -222,13 +230,11 @@ class PartialFile:
         if self.path is None:
             return
         with self.explained():
-            is_ours = self.is_direct or os.path.samestat(self.stat(), os.lstat(self.partial))
-            self.file.close()  # of a pipe too: its reader sees the end
-            if not is_ours:
-                raise WriteError(
-                    f"{self.partial} is not the file any more that this run has written",
-                    "something else writes there: give another name",
-                )
+            try:
+                if not self.is_direct:
+                    check_ours(self.file.fileno(), self.partial)
+            finally:
+                self.file.close()  # a pipe too: its reader sees the end
             if not self.is_direct:
                 take_name(self.partial, self.real)
 
@@ -262,130 +268,3 @@ class PartialFile:
             None if self.path is None else self.path if self.is_direct else self.partial
         ):
             yield
-
-
-@contextmanager
-def explained(path: Path | None) -> Iterator[None]:
-    """Turn what the system says of writing to a file, or to standard output, into WriteError."""
-    try:
-        yield
-    except BrokenPipeError:
-        raise ClosedPipe("the reader of the output has gone away") from None
-    except OSError as error:
-        if path is None:
-            raise WriteError(f"write error on standard output: {error.strerror}") from None
-        hint = "free space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
-        raise WriteError(f"cannot write to {path}: {error.strerror}", hint) from None
-
-
-def create(path: Path, like: os.stat_result | None = None) -> IO[bytes]:
-    """A new file, to be written and read; owner and mode are those of `like`.
-
-    What has the name goes away. A link may point to anything, and was not made by us: it is
-    refused. Raises WriteError, OSError.
-    """
-    if path.is_symlink():
-        raise _linked(path)
-    path.unlink(missing_ok=True)
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(path, flags, 0o666 if like is None else 0o600)
-    file = os.fdopen(descriptor, "w+b", 0)
-    if like is not None:
-        _keep_owner(file.fileno(), like)
-    return file
-
-
-def _opened_again(path: Path) -> IO[bytes]:
-    """A file of ours that is there. Raises WriteError where its name is not its own."""
-    if path.is_symlink():
-        raise _linked(path)
-    descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-    check_own(descriptor, path)
-    return os.fdopen(descriptor, "r+b", 0)
-
-
-def check_own(descriptor: int, path: Path) -> None:
-    """Raises WriteError for what is no file, or is one with another name too, and closes it."""
-    found = os.fstat(descriptor)
-    if stat.S_ISREG(found.st_mode) and found.st_nlink <= 1:
-        return
-    os.close(descriptor)
-    what = "no regular file" if not stat.S_ISREG(found.st_mode) else "a file of another name, too"
-    raise WriteError(f"{path} is {what}, and would be overwritten", "remove it")
-
-
-def refuse_link(path: Path) -> None:
-    """Raises WriteError for a symbolic link in the place of a file of ours."""
-    if path.is_symlink():
-        raise _linked(path)
-
-
-def _linked(path: Path) -> WriteError:
-    return WriteError(
-        f"{path} is a symbolic link, and what it points to would be overwritten", "remove it"
-    )
-
-
-def _keep_owner(descriptor: int, like: os.stat_result) -> None:
-    """The mode always; owner and group where the system lets us."""
-    ours = os.fstat(descriptor)
-    if (ours.st_uid, ours.st_gid) != (like.st_uid, like.st_gid):
-        with suppress(OSError):
-            os.fchown(descriptor, like.st_uid, like.st_gid)
-    os.fchmod(descriptor, stat.S_IMODE(like.st_mode) & 0o777)
-
-
-def regular(path: Path) -> os.stat_result | None:
-    """The stat of a file, if it is one."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found if stat.S_ISREG(found.st_mode) else None
-
-
-def open_regular(path: Path) -> BinaryIO:
-    """A file to read. Raises OSError, also for a pipe or a device: it may never end."""
-    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    if not stat.S_ISREG(os.fstat(file).st_mode):
-        os.close(file)
-        raise OSError(errno.EINVAL, "it is no regular file", str(path))
-    return cast(BinaryIO, os.fdopen(file, "rb"))
-
-
-def is_special(path: Path) -> bool:
-    """A pipe or a device: it can be written, but not replaced."""
-    try:
-        mode = path.stat().st_mode
-    except OSError:
-        return False
-    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
-
-
-def real(path: Path) -> Path:
-    """A symbolic link stays; what it points to is replaced."""
-    return Path(os.path.realpath(path))
-
-
-def take_name(partial: Path, real: Path) -> None:
-    """The last step of a file; and away with a partial that it was made of."""
-    partial.replace(real)
-    real.with_name(real.name + PARTIAL).unlink(missing_ok=True)
-    sync_folder(real.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in it durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """A file that has its name only when it is whole and on the disk. Raises WriteError."""
-    file = PartialFile(path)
-    file.write(data)
-    file.sync()
-    file.take_name()

@@ -10,7 +10,6 @@ import base64
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from importlib.util import find_spec
 from itertools import islice
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -25,12 +24,6 @@ if TYPE_CHECKING:  # an extra
     import pyarrow as pa
 
 GROUP_ROWS, GROUP_BYTES = 10_000, 64 << 20
-
-
-def check_installed() -> None:
-    """Raises OutputError."""
-    if find_spec("pyarrow") is None:
-        raise OutputError("Parquet needs pyarrow", "pip install 'vitcli[parquet]'")
 
 
 class ParquetSink(JsonlSink):

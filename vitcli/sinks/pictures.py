@@ -10,8 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from vitcli.errors import OutputError
+from vitcli.files import PARTIAL, create, explained, real, refuse_link, regular, sync, write_all
 from vitcli.records import ImageRef
-from vitcli.sinks.files import PARTIAL, create, explained, real, refuse_link, regular, sync_folder
 from vitcli.sinks.text import path_fields
 
 LONGEST_NAME = 255  # bytes, of every file system in use
@@ -103,7 +103,7 @@ class PictureTree:
     def end(self) -> None:
         """Make the names durable."""
         with explained(self.out):
-            sync_folder(self.out)
+            sync(self.out)
 
     def path_of(self, ref: ImageRef, suffix: str) -> Path:
         """Where a picture of an input goes, and of no other: below `out` as the input is below `/`
@@ -153,9 +153,7 @@ class PictureTree:
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 with create(partial, regular(path)) as file:
-                    rest = memoryview(data)
-                    while rest:
-                        rest = rest[file.write(rest) :]
+                    write_all(file, data)
                 partial.replace(path)
             except OSError:
                 partial.unlink(missing_ok=True)

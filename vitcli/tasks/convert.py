@@ -22,7 +22,8 @@ from vitcli.checkpoints.replace import replacing
 from vitcli.checkpoints.resolve import resolve
 from vitcli.checkpoints.tensor_diff import Change, changes
 from vitcli.checkpoints.write import WRITERS, Dtype, Written
-from vitcli.errors import CheckpointError, OutputError, UsageError
+from vitcli.engines import ENGINES
+from vitcli.errors import CheckpointError, OutputError, UsageError, check_installed
 from vitcli.images.preprocess import preprocessed, resized_size, seen
 from vitcli.jobs.apart import check_apart, read_of_model, read_of_options
 from vitcli.jobs.job import ModelOptions
@@ -114,7 +115,7 @@ def _check(job: ConvertJob) -> None:
     if job.target.exists() and not job.overwrite:
         raise OutputError(f"{job.target} exists", "--overwrite replaces it")
     if job.to == "onnx":
-        onnx.check_installed()
+        check_installed("--to onnx", *ENGINES["onnx"].packages, extra="onnx", error=CheckpointError)
 
 
 def _write(job: ConvertJob, model: Model, partial: Path) -> Written:

@@ -6,7 +6,6 @@ import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -23,11 +22,12 @@ from vitcli.jobs.job import (
     Summary,
 )
 from vitcli.jobs.loading import describe_model
-from vitcli.jobs.run import Destination, Ready, Run, Spec, row_options
+from vitcli.jobs.run import Destination, Ready, Run, Spec, row_defaults, row_options
 from vitcli.records import Batch, Embedded, Failure, Sink
 from vitcli.runs.shard import Resuming
 from vitcli.sinks import EMBEDDINGS, choose_format, form_of
 from vitcli.sinks.files import Target
+from vitcli.stores import Place, Url
 
 if TYPE_CHECKING:  # as in run.py
     from vitcli.checkpoints.load import Model
@@ -54,7 +54,7 @@ class EmbedJob:
     norm: bool = True
     l2: bool = False
     store: Literal["fp32", "fp16"] = "fp32"
-    out: Path | str | None = None  # a URL of a store is text
+    out: Place | None = None
     format: str | None = None
     overwrite: bool = False
     resuming: Resuming = Resuming()
@@ -90,7 +90,8 @@ def embed(job: EmbedJob, watcher: Reporter | None = None, sink: Sink | None = No
         return run.into(sink, ready([job.model]))
     format = choose_format(job.out, job.format, dict(EMBEDDINGS))
     form = form_of("embed", format)
-    if form.data_start and not isinstance(job.out, str) and Target(job.out).is_special:
+    assert not isinstance(job.out, Url)  # fleet/share.py has staged it
+    if form.data_start and Target(job.out).is_special:
         raise UsageError(
             f"{format} cannot be written to a pipe", "use --format jsonl, or --out FILE"
         )
@@ -98,7 +99,8 @@ def embed(job: EmbedJob, watcher: Reporter | None = None, sink: Sink | None = No
         out=job.out,
         form=form,
         command="embed",
-        options=row_options(job, format),
+        options={"format": format, **row_options(job)},
+        defaults=row_defaults(job),
         overwrite=job.overwrite,
         resuming=job.resuming,
     )

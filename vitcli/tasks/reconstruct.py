@@ -16,6 +16,7 @@ from torch import Tensor
 from vitcli.checkpoints.layouts.decoders import Reconstruction
 from vitcli.checkpoints.load import Model
 from vitcli.errors import CheckpointError, OutputError, UsageError
+from vitcli.files import explained, write_whole
 from vitcli.jobs.finite import are_finite, overflow, with_failures
 from vitcli.jobs.job import (
     DEFAULT_MODEL,
@@ -32,7 +33,6 @@ from vitcli.models.mae import MaskedAutoencoder, mask_of
 from vitcli.models.prepare import DTYPES, Prepared, choose_device, choose_dtype
 from vitcli.records import Batch, Classified, Failure, Preprocess, Row
 from vitcli.render.panels import panels_png
-from vitcli.sinks.files import explained, write_whole
 
 CAPTIONS = ("original", "masked", "reconstruction")
 HIDDEN = 128  # the grey of a patch that is not shown

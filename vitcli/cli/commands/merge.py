@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from vitcli.cli.options import options as o
-from vitcli.cli.options.parse import place_of
 from vitcli.cli.screen.exit import end
 from vitcli.cli.screen.screen import Screen
 
@@ -35,6 +34,7 @@ def merge(shards: Shards, out: Out, overwrite: o.Overwrite = False, quiet: o.Qui
 
     Example:  vit merge feats-*-of-00004.npy -o feats.npy
     """
+    from vitcli.stores import place_of
     from vitcli.tasks.merge import merge as run
 
     place = place_of(out)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from vitcli.cli.commands.epochs import Epochs
     from vitcli.jobs.job import Summary
+    from vitcli.stores import Place
     from vitcli.tasks.finetune.job import Finetuned
     from vitcli.training.events import EpochDone, StepDone
 
@@ -64,7 +65,7 @@ class TrainingScreen(Screen):
         self._done = done
         self.summary(done.summary, out, ended_with(done.summary))
 
-    def _summarise(self, summary: Summary, out: Path | str | None) -> None:
+    def _summarise(self, summary: Summary, out: Place | None) -> None:
         assert self._done is not None
         done, score = self._done, ""
         if done.score is not None:

@@ -13,7 +13,7 @@ from vitcli.cli.options.options import OnError
 from vitcli.errors import UsageError
 from vitcli.jobs.job import BatchSize
 from vitcli.jobs.tolerance import Tolerance
-from vitcli.stores import is_remote
+from vitcli.stores import Place, place_of
 
 MOST_PIXELS = 1e15
 LONGEST_SIDE = 16_384  # pixels that a model is run at
@@ -35,17 +35,12 @@ def check_number(name: str, value: object) -> None:
         raise UsageError(f"{option} {shorten(f'{value:g}')}", "give a number of a usual size")
 
 
-def output_place(out: str | None) -> Path | str | None:
+def output_place(out: str | None) -> Place | None:
     """As `place_of`. None for standard output, under whatever name: a file behind it is
     written on, as the shell has opened it, and not replaced."""
     if out is None or str(Path(out)) in STANDARD_OUTPUT:
         return None
     return place_of(out)
-
-
-def place_of(text: str) -> Path | str:
-    """A file; a URL stays text."""
-    return text if is_remote(text) else Path(text)
 
 
 def parse_pixels(text: str) -> int:
@@ -130,9 +125,9 @@ def parse_layers(text: str) -> tuple[int, ...]:
 
 def parse_tolerance(max_errors: str | None, on_error: OnError) -> Tolerance:
     """Stopping at the first failure is to bear none."""
-    if on_error is OnError.STOP and max_errors is not None:
+    if on_error == "stop" and max_errors is not None:
         raise UsageError("--max-errors and --on-error stop contradict each other", "use one")
-    if on_error is OnError.STOP:
+    if on_error == "stop":
         return Tolerance(count=0)
     return Tolerance.parse(max_errors) if max_errors is not None else Tolerance()
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import typer
 
 from vitcli.cli.screen.screen import Screen
 from vitcli.errors import ClosedPipe, ExitCode, OutputError
 from vitcli.jobs.job import Running, Summary
+from vitcli.stores import Place
 
 
 def start_workers(running: Running) -> None:
@@ -20,7 +20,7 @@ def start_workers(running: Running) -> None:
         warm_up()
 
 
-def end(screen: Screen, summary: Summary, out: Path | str | None) -> None:
+def end(screen: Screen, summary: Summary, out: Place | None) -> None:
     """Say how it went; exit 3 where an image or a folder could not be read."""
     code = ended_with(summary)
     screen.summary(summary, out, code)

@@ -112,8 +112,9 @@ def check(path: Path) -> None:
 def check_apart(path: Path, out: Path | None, html: Path | None, read: Iterable[Read]) -> None:
     """Raise OutputError where the report would take the place of a file of its run, be it one that
     is not there yet. `out` is a file, or a folder of many."""
+    from vitcli.files import is_special, real
     from vitcli.jobs.apart import identity_of, written_of
-    from vitcli.sinks.files import BESIDE, is_special, real
+    from vitcli.sinks.files import BESIDE
 
     names = [name for name in (out, html) if name is not None]
     if out is not None:
@@ -135,7 +136,7 @@ def check_apart(path: Path, out: Path | None, html: Path | None, read: Iterable[
 def _is_part(place: Path, out: Path | None) -> bool:
     """Whether a name in an output folder is one of the run's: a `.json` with a name of its own is
     not."""
-    from vitcli.sinks.files import real
+    from vitcli.files import real
 
     if out is None or not place.is_relative_to(real(out)) or place == real(out):
         return False
@@ -144,7 +145,7 @@ def _is_part(place: Path, out: Path | None) -> bool:
 
 def _is_report(path: Path) -> bool:
     """Whether an existing file is an earlier report, whole; an empty one may become it."""
-    from vitcli.sinks.files import open_regular
+    from vitcli.files import open_regular
 
     try:
         with open_regular(path) as file:
@@ -179,7 +180,7 @@ def _standard() -> set[tuple[int, int]]:
 
 def write(path: Path, report: Mapping[str, object]) -> None:
     """Put the report in the place of an earlier one, whole or not at all."""
-    from vitcli.sinks.files import write_whole
+    from vitcli.files import write_whole
 
     text = hidden(json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)) + "\n"
     data, descriptor = text.encode("utf-8", "replace"), _descriptor(path)

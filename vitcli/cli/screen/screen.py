@@ -16,6 +16,7 @@ from vitcli.cli.screen import report
 from vitcli.errors import ExitCode, Interrupted, VitError, printable, shortened
 from vitcli.interrupts import interrupts
 from vitcli.jobs.job import Summary
+from vitcli.stores import Place
 
 if TYPE_CHECKING:
     from vitcli.cli.screen.bar import Bar
@@ -117,9 +118,7 @@ class Screen:
             threading.Thread(target=self._expect, args=(self._count,), daemon=True).start()
             self._count = None
 
-    def summary(
-        self, summary: Summary, out: Path | str | None, code: ExitCode = ExitCode.OK
-    ) -> None:
+    def summary(self, summary: Summary, out: Place | None, code: ExitCode = ExitCode.OK) -> None:
         """How the run went: one line for each kind of failure, and one for the run."""
         ended = {**report.extras(summary), "exit_code": int(code), "error": None}
         if self._logs:
@@ -132,7 +131,7 @@ class Screen:
             self._summarise(summary, out)
         self._write_report(ended, summary)
 
-    def _summarise(self, summary: Summary, out: Path | str | None) -> None:
+    def _summarise(self, summary: Summary, out: Place | None) -> None:
         kinds = {} if self._shows_failures else self._latest.kinds
         for kind, (times, first) in kinds.items():
             where = printable(first.ref.path)

@@ -8,27 +8,28 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from vitcli.checkpoints.engines import check_installed
 from vitcli.checkpoints.load import Model
 from vitcli.checkpoints.openvino import CALIBRATION, calibration_pixels
 from vitcli.checkpoints.resolve import resolve
+from vitcli.engines import ENGINES, DtypeName, EngineName, Quantize, check_engine
 from vitcli.errors import DeviceError, InputError, Interrupted, UsageError, VitError
 from vitcli.images import sources
-from vitcli.images.decode import suffixes
-from vitcli.images.scan import Scan
-from vitcli.images.workers import DecodeJob, available_cpus, iter_decoded
+from vitcli.images.formats import suffixes
+from vitcli.images.scan import Omissions, Scan
+from vitcli.images.workers import DecodeJob, iter_decoded
 from vitcli.jobs.job import DEFAULT_MODEL, ModelOptions, NullReporter, Reporter
 from vitcli.jobs.loading import load_model
 from vitcli.models import onednn
 from vitcli.models.cost import cost
 from vitcli.models.limit import matmul_flops, share_of_limit
 from vitcli.models.prepare import choose_device
+from vitcli.processes import available_cpus
 from vitcli.records import Decode, ImageRef, Preprocess, Sample
 from vitcli.tasks.bench.protocol import (
     Candidate,
@@ -189,25 +190,23 @@ class _Trials:
             yield Candidate("torch", "bf16")
         if onednn.supports(torch.bfloat16 if has_bf16 else torch.float32, int8=True):
             yield Candidate("torch", "fp32", "int8")
-        engines = [
-            Candidate("openvino", "bf16"),
-            Candidate("openvino", "fp32"),
-            Candidate("onnx", "fp32"),
-            Candidate("onnx", "fp32", "int8"),
-            Candidate("openvino", "bf16", "int8"),
-            Candidate("openvino", "fp32", "int8"),
-        ]
+        exporting = [name for name, engine in ENGINES.items() if engine.module]
         absent = set()
-        for name in ("openvino", "onnx"):
+        for name in exporting:
             try:
-                check_installed(name)
+                check_engine(name)
             except DeviceError as error:
                 absent.add(name)
                 self.left_out[name] = NOT_INSTALLED
                 self.watcher.note(f"left out: {error.message}")
-        for candidate in engines:
-            if candidate.engine not in absent and (has_bf16 or candidate.dtype != "bf16"):
-                yield candidate
+        present = [name for name in exporting if name not in absent]
+        dtypes: list[DtypeName] = ["bf16", "fp32"] if has_bf16 else ["fp32"]
+        order: list[tuple[list[EngineName], Quantize | None]]
+        order = [(present, None), (present[::-1], "int8")]  # OpenVINO's int8 export takes longest
+        for names, quantize in order:
+            for name, dtype in product(names, dtypes):
+                if dtype in ENGINES[name].dtypes:
+                    yield Candidate(name, dtype, quantize)
 
     def _try_all(self, trial: Trial, candidates: Sequence[Candidate]) -> None:
         end = self.began + self.job.seconds * ENDING * (READY if trial.files else 1)
@@ -372,7 +371,7 @@ def _paths(on: str, note: Callable[[str], None]) -> tuple[str, ...]:
 
     Raises InputError for a folder or pattern without images.
     """
-    scan = Scan(suffixes("common"), note)
+    scan = Scan(suffixes("common"), Omissions(note))
     if on == "-":
         raise UsageError(
             "--on - is a list, and bench reads the files again and again", "name a folder"

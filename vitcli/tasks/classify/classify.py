@@ -22,7 +22,7 @@ from vitcli.jobs.job import (
     Running,
     Summary,
 )
-from vitcli.jobs.run import Destination, Ready, Run, Spec, row_options
+from vitcli.jobs.run import Destination, Ready, Run, Spec, row_defaults, row_options
 from vitcli.pipeline import Forward
 from vitcli.records import Batch, Classified, Failure, Prediction, Row, Sink
 from vitcli.render.page import Page
@@ -31,6 +31,7 @@ from vitcli.sinks import PREDICTIONS, FileSink, Form, choose_format, form_of, wi
 from vitcli.sinks.files import Target
 from vitcli.sinks.memory import ListSink
 from vitcli.sinks.page import PAGE
+from vitcli.stores import Place, Url
 from vitcli.tasks.classify.select import Selection, SelectSink
 
 if TYPE_CHECKING:  # as in run.py
@@ -55,7 +56,7 @@ class ClassifyJob:
     threshold: float | None = None
     select: Selection | None = None
     paths_only: bool = False
-    out: Path | str | None = None  # a URL of a store is text
+    out: Place | None = None
     format: str | None = None
     html: Path | None = None
     overwrite: bool = False
@@ -124,9 +125,11 @@ def classify(
             form=replace(form, open=open_sink),
             command="classify",
             options={
-                **row_options(job, f"{format} and html" if job.html else format),
+                "format": f"{format} and html" if job.html else format,
+                **row_options(job),
                 "select": job.select and job.select.text,
             },
+            defaults=row_defaults(job),
             overwrite=job.overwrite,
             resuming=job.resuming,
             elsewhere={PAGE: job.html} if job.html else {},
@@ -144,8 +147,9 @@ def _format(job: ClassifyJob) -> str:
     return choose_format(job.out, job.format, dict(PREDICTIONS))
 
 
-def _form(job: ClassifyJob, format: str) -> tuple[Path | str | None, Form]:
+def _form(job: ClassifyJob, format: str) -> tuple[Path | None, Form]:
     """The file of rows, which is the page where no other is asked for, and what is written."""
+    assert not isinstance(job.out, Url)  # fleet/share.py has staged it
     rows = form_of("classify", format)
     if job.html is None:
         return job.out, rows

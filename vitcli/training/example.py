@@ -1,0 +1,100 @@
+"""A labelled image, and `split.jsonl`: the table of the images that a run was trained on."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from errno import ENOENT
+from functools import lru_cache
+from pathlib import Path
+
+from vitcli.errors import CheckpointError, printable
+from vitcli.images.scan import Scan
+from vitcli.records import FoundImage, Member
+from vitcli.training.packed import member_of
+from vitcli.training.parts import Split
+from vitcli.training.state import START_OVER
+
+SPLIT = "split.jsonl"  # in the directory of a run
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One image, the name of its class (empty without labels), its part of the data, and its place
+    in an archive."""
+
+    path: str
+    label: str
+    split: Split | None = None
+    member: Member | None = None
+
+    @property
+    def found(self) -> FoundImage:
+        return FoundImage(self.path, self.member)
+
+
+def write_split(file: Path, examples: Iterable[Example]) -> None:
+    """Write a table that `read_split` and `read_examples` read, with absolute paths."""
+    rows = ({"path": _absolute(e), "label": e.label, "split": e.split} for e in examples)
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    file.write_text(text, "utf-8", errors="surrogateescape")
+
+
+def _absolute(example: Example) -> str:
+    """The absolute path; the part within an archive is left as the archive spells it."""
+    if example.member is None:
+        return os.path.abspath(example.path)
+    archive = example.member.archive
+    return os.path.abspath(archive) + example.path.removeprefix(archive)
+
+
+def read_split(file: Path, scan: Scan) -> list[Example]:
+    """Read the table of `write_split`. Raises CheckpointError for anything else."""
+    archives: dict[str, dict[str, Member]] = {}
+    found: list[Example] = []
+    number = 0
+    try:
+        if not file.is_file():
+            raise FileNotFoundError(ENOENT, "there is no such file")
+        text = file.read_text("utf-8", errors="surrogateescape")
+        for line in text.split("\n")[:-1]:
+            number += 1
+            match json.loads(line):
+                case {"path": str(path), "label": str(label), "split": "train" | "val" as split}:
+                    member = member_of(path, scan, archives)
+                    found.append(Example(path, label, split, member))
+                case _:
+                    raise ValueError("another shape")
+        if not found or not text.endswith("\n"):
+            raise ValueError("cut off")
+    except (OSError, ValueError, RecursionError) as error:
+        why = getattr(error, "strerror", None) or f"line {number} has changed since it was written"
+        raise CheckpointError(f"cannot read {printable(str(file))}: {why}", START_OVER) from None
+    return found
+
+
+def trained_on(file: Path) -> set[str]:
+    """The identities (`place_of`) of a split table's training images; none if it is damaged."""
+    found: set[str] = set()
+    try:
+        with file.open(encoding="utf-8", errors="surrogateescape") as lines:
+            for line in lines:
+                row = json.loads(line)
+                if isinstance(row, dict) and row.get("split") == "train":
+                    found.add(place_of(str(row.get("path"))))
+    except (OSError, ValueError, RecursionError):
+        return set()
+    return found
+
+
+def place_of(path: str) -> str:
+    """The path of an image with all symbolic links resolved; a folder is resolved once."""
+    folder, name = os.path.split(path)
+    return os.path.realpath(path) if os.path.islink(path) else f"{_real_folder(folder)}/{name}"
+
+
+@lru_cache(maxsize=4096)
+def _real_folder(folder: str) -> str:
+    return os.path.realpath(folder)
