@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import takewhile
 from typing import Any, Generic, Literal, TypeVar
 
@@ -154,11 +155,12 @@ def plain_names(names: Collection[str], prefixes: Sequence[str] = ()) -> dict[st
     own = outer.pop() if len(outer) == 1 else ""
     if not own or own.startswith(TOWERS):
         return plain
-    path = own.split(".")[:-1]
+    path = tuple(own.split(".")[:-1])
     return {name: _below(found, path) for name, found in plain.items()}
 
 
-def _below(name: str, path: Sequence[str]) -> str:
+@lru_cache(maxsize=1 << 16)
+def _below(name: str, path: tuple[str, ...]) -> str:
     """A name without the modules that it has in common with a path: a head may stand beside the
     backbone, in the module that holds both."""
     parts = name.split(".")
@@ -166,7 +168,8 @@ def _below(name: str, path: Sequence[str]) -> str:
     return ".".join(parts[sum(1 for _ in common) :])
 
 
-def _unwrapped(name: str, prefixes: Sequence[str]) -> str:
+@lru_cache(maxsize=1 << 16)
+def _unwrapped(name: str, prefixes: tuple[str, ...]) -> str:
     *path, last = name.split(".")
     name = ".".join((*(part for part in path if part not in INNER), last))
     while prefix := next((p for p in prefixes if name.startswith(p)), None):
