@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,6 @@ from PIL import Image
 
 from tests.conftest import Vit
 from tests.fixtures.digits import make_digits
-from tests.fixtures.shell import scripts
 from vitcli.cli.completion import commands
 
 ROOT = Path(__file__).parents[1]
@@ -50,19 +49,18 @@ def without_scores(text: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, clean_env: dict[str, str]) -> Iterator[Path]:
-    """A fresh folder with the examples, and `vit` and `python` on its PATH."""
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh folder with the examples."""
     path = tmp_path_factory.mktemp("readme")
     shutil.copytree(ROOT / "examples", path / "examples")
-    with scripts(path / "bin", clean_env):
-        yield path
+    return path
 
 
 @pytest.mark.parametrize(("command", "expected"), steps())
 def test_a_console_command_prints_what_the_readme_shows(
-    folder: Path, clean_env: dict[str, str], command: str, expected: str
+    folder: Path, scripts: Path, clean_env: dict[str, str], command: str, expected: str
 ) -> None:
-    env = {**clean_env, "PATH": f"{folder / 'bin'}:{clean_env['PATH']}"}
+    env = {**clean_env, "PATH": f"{scripts}:{clean_env['PATH']}"}
     ended = subprocess.run(
         command, shell=True, cwd=folder, env=env, capture_output=True, text=True, timeout=120
     )
@@ -120,12 +118,12 @@ def test_the_python_example_runs(folder: Path, clean_env: dict[str, str]) -> Non
 
 
 def test_the_picture_is_the_one_that_the_command_above_it_draws(
-    folder: Path, clean_env: dict[str, str]
+    folder: Path, scripts: Path, clean_env: dict[str, str]
 ) -> None:
     made = folder / "looks" / "examples" / "digit-7-0007.png.png"
     if not made.exists():
         [command] = [command for command, _ in steps() if command.startswith("vit attention")]
-        env = {**clean_env, "PATH": f"{folder / 'bin'}:{clean_env['PATH']}"}
+        env = {**clean_env, "PATH": f"{scripts}:{clean_env['PATH']}"}
         subprocess.run(command, shell=True, cwd=folder, env=env, check=True, capture_output=True)
     ours, shown = (
         np.asarray(Image.open(file).convert("RGB"), np.int16)
@@ -144,7 +142,9 @@ def test_every_option_that_is_named_exists() -> None:
             assert set(re.findall(r"(?<= )--?[a-z0][\w-]*", call)) <= known, call
 
 
-def test_the_crontab_line_does_its_work(folder: Path, clean_env: dict[str, str]) -> None:
+def test_the_crontab_line_does_its_work(
+    folder: Path, scripts: Path, clean_env: dict[str, str]
+) -> None:
     """Cron's own rules: five fields of time, and a percent sign is a newline unless escaped."""
     [block] = blocks("crontab")
     [line] = [line for line in block.splitlines() if not line.startswith("#")]
@@ -156,7 +156,7 @@ def test_the_crontab_line_does_its_work(folder: Path, clean_env: dict[str, str])
     for image in (ROOT / "examples").glob("*.png"):
         shutil.copy(image, folder / "srv" / "photos" / f"{image.stem}.jpg")
     command = command.replace("\\%", "%").replace("/srv/", f"{folder}/srv/")
-    env = {**clean_env, "PATH": f"{folder / 'bin'}:{clean_env['PATH']}", "VIT_MODEL": "demo"}
+    env = {**clean_env, "PATH": f"{scripts}:{clean_env['PATH']}", "VIT_MODEL": "demo"}
     ended = subprocess.run(
         ["/bin/sh", "-c", command], env=env, capture_output=True, text=True, timeout=120
     )

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ import pytest
 import yaml
 
 from tests.faults.test_resume import assert_same_rows
-from tests.fixtures.shell import scripts
 from tests.fixtures.store import Way
 from tests.test_readme import ROOT
 
@@ -30,7 +29,7 @@ Run = Callable[..., str]
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, clean_env: dict[str, str]) -> Iterator[Run]:
+def run(tmp_path_factory: pytest.TempPathFactory, clean_env: dict[str, str], scripts: Path) -> Run:
     """A block's text in a shell, in a folder with ten images and some tars of two."""
     folder = tmp_path_factory.mktemp("scale")
     images = sorted(shutil.copytree(ROOT / "examples", folder / "photos").iterdir())
@@ -43,7 +42,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, clean_env: dict[str, str]) -> 
     def run(text: str, shell: str = "sh", **env: str) -> str:
         for large, small in SMALL.items():
             text = text.replace(large, small)
-        env = {"PATH": f"{folder / 'bin'}:{clean_env['PATH']}", "VIT_MODEL": "demo", **env}
+        env = {"PATH": f"{scripts}:{clean_env['PATH']}", "VIT_MODEL": "demo", **env}
         ended = subprocess.run(
             [shell, "-e", "-c", text],
             cwd=folder,
@@ -56,9 +55,8 @@ def run(tmp_path_factory: pytest.TempPathFactory, clean_env: dict[str, str]) -> 
         return ended.stderr
 
     run.folder = folder  # type: ignore[attr-defined]
-    with scripts(folder / "bin", clean_env):
-        run("vit embed photos -o one.npy")
-        yield run
+    run("vit embed photos -o one.npy")
+    return run
 
 
 def block(start: str) -> str:

@@ -169,7 +169,7 @@ def test_pictures_of_an_earlier_run_are_not_inputs(vit: Vit, look: Vit, folder: 
     for more in ((), ("--overwrite",)):
         ended = look("in", "-m", "demo", "--out", "in/maps", *more)
         assert (ended.code, len(rows_of(ended.out))) == (3, 4), ended.err
-    assert "in/maps holds pictures that vit has drawn: left out" in ended.err
+    assert "in/maps holds images that vit has drawn: left out" in ended.err
     ended = vit("classify", "in", "-m", "demo")
     assert len(rows_of(ended.out)) == 4
     ended = look("in/**/*.png", "-m", "demo", "--out", "in/maps", "--overwrite")
@@ -304,7 +304,7 @@ def test_somebodys_photographs_are_not_marked_as_drawn(look: Vit, vit: Vit, fold
         (("--out", "x", "--discard-ratio", "0.5"), "add --method rollout"),
         (("--out", "x", "--query", "here"), "a place in pixels"),
         (("--out", "x", "--query", "30%,130%"), "beyond the picture"),
-        (("--out", "x", "--engine", "onnx"), "does not show its attention"),
+        (("--out", "x", "--engine", "onnx"), "does not give its attention"),
         (("--out", "x", "--mass", "0.9"), "add --style mask"),
         (("--out", "x.png"), "named like a picture"),
         (("--out", "x", "--head", "5"), "there are 4 heads"),
@@ -365,7 +365,7 @@ def test_shards_into_one_folder_merge_into_the_lines_of_one_run(vit: Vit, folder
 def test_a_query_beside_the_picture_is_told(look: Vit, folder: Path) -> None:
     ended = look("in/a.png", "in/b.png", "-m", "demo", "--query", "70,900", "--raw", "--out", "x")
     assert [row["query"] for row in rows_of(ended.out)] == [[7, 7]] * 2
-    assert "--query is where the model does not see in/a.png: the nearest patch" in ended.err
+    assert "--query is outside of what the model sees of in/a.png: the nearest patch" in ended.err
     ended = look("in/a.png", "-m", "demo", "--query", "79,59", "--out", "y")
     assert "--query" not in ended.err
 

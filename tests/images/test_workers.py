@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 
 from tests.fixtures.photos import Corpus, photo
+from tests.fixtures.processes import processes
 from tests.images import stubs
 from tests.images.stubs import Stub
 from vitcli.errors import InputError, VitError
@@ -58,19 +59,6 @@ def short(seconds: float = 0.6) -> Any:
     return Stub(Limits(timeout=seconds))
 
 
-def processes(field: int, value: int) -> list[int]:
-    """Those with this value in a field of /proc/PID/stat: 4 the parent, 5 the process group."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            fields = (folder / "stat").read_text().rpartition(")")[2].split()
-        except OSError:  # gone meanwhile
-            continue
-        if int(fields[field - 3]) == value and fields[0] != "Z":
-            found.append(int(folder.name))
-    return found
-
-
 def descriptors() -> int:
     """Those that are open, not counting pipes that nobody refers to any more."""
     gc.collect()
@@ -78,7 +66,7 @@ def descriptors() -> int:
 
 
 def worker_pids() -> list[int]:
-    return processes(4, forkserver._forkserver._forkserver_pid)  # type: ignore[attr-defined]
+    return processes("parent", forkserver._forkserver._forkserver_pid)  # type: ignore[attr-defined]
 
 
 def until(condition: Callable[[], object], seconds: float = 5) -> bool:
@@ -406,10 +394,10 @@ def test_time_in_which_everything_was_stopped_does_not_count() -> None:
 def test_workers_do_not_outlive_a_main_process_that_is_killed() -> None:
     process = python("-c", STUCK)
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
-    assert len(processes(5, process.pid)) >= 4  # main, the forkserver, two workers
+    assert len(processes("group", process.pid)) >= 4  # main, the forkserver, two workers
     process.kill()
     process.communicate()
-    assert until(lambda: not processes(5, process.pid)), processes(5, process.pid)
+    assert until(lambda: not processes("group", process.pid)), processes("group", process.pid)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -445,7 +433,7 @@ def test_a_program_that_leaves_its_workers_behind_ends() -> None:
     )
     process = python("-c", script)
     assert process.communicate(timeout=60) == ("", "")
-    assert until(lambda: not processes(5, process.pid))
+    assert until(lambda: not processes("group", process.pid))
 
 
 def test_ctrl_c_while_the_forkserver_starts_makes_no_words() -> None:

@@ -94,7 +94,7 @@ def trial_of(folder: Path, seconds: float, **more: object) -> Trial:
         "options": ModelOptions(),
         "candidate": FP32,
         "device": "cpu",
-        "pictures": folder / "exact.npy",
+        "images": folder / "exact.npy",
         "batch_sizes": (1, 4),
         "deadline": time.monotonic() + seconds,
     }
@@ -116,7 +116,7 @@ def test_a_trial_times_every_batch_and_gives_what_the_network_gives(tmp_path: Pa
     assert 0 < one.peak <= four.peak < 4e9, "bytes, of a process with torch in it"
     model = load("demo")
     engine = TorchEngine(prepare(model.network, model.preprocess, "cpu"), Judged())
-    assert outputs.pictures.tolist() == list(range(6))
+    assert outputs.images.tolist() == list(range(6))
     expected = engine(np.load(tmp_path / "exact.npy"))
     torch.testing.assert_close(torch.from_numpy(outputs.values), expected, atol=1e-5, rtol=1e-5)
 
@@ -181,12 +181,12 @@ def test_an_export_that_was_killed_leaves_nothing(
 
 def test_pictures_of_a_folder_are_what_is_compared(one_candidate: None) -> None:
     found = bench(BenchJob(model="demo", on=str(EXAMPLES), seconds=600))
-    assert found.images == f"10 pictures of {EXAMPLES}"
+    assert found.images == f"10 images of {EXAMPLES}"
     assert {row.workers for row in found.rows} >= {None, 0, 1}
     assert {row.decode for row in found.rows} == {None, "exact"}, "too small for fast decoding"
     like = found.rows[0].likeness
     assert like is not None
-    assert (like.agreement, like.pictures) == (1.0, 10)
+    assert (like.agreement, like.images) == (1.0, 10)
     assert found.advice[0].row.command.startswith(f"vit classify {EXAMPLES} -m demo --engine torch")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import takewhile
@@ -222,11 +222,12 @@ def _plain_names(names: tuple[str, ...], starts: tuple[str, ...]) -> Mapping[str
     own = outer.pop() if len(outer) == 1 else ""
     if not own or own.startswith(TOWERS):
         return plain
-    path = own.split(".")[:-1]
+    path = tuple(own.split(".")[:-1])
     return {name: _below(found, path) for name, found in plain.items()}
 
 
-def _below(name: str, path: Sequence[str]) -> str:
+@lru_cache(maxsize=1 << 16)
+def _below(name: str, path: tuple[str, ...]) -> str:
     """A name without the modules it shares with a path: a head may stand next to the backbone, in
     the module that holds both."""
     parts = name.split(".")
@@ -234,6 +235,7 @@ def _below(name: str, path: Sequence[str]) -> str:
     return ".".join(parts[sum(1 for _ in common) :])
 
 
+@lru_cache(maxsize=1 << 16)
 def _unwrapped(name: str, prefixes: tuple[str, ...]) -> str:
     *path, last = name.split(".")
     if not INNER.isdisjoint(path):

@@ -20,13 +20,13 @@ from vitcli.jobs.job import DEFAULT_MODEL, ModelOptions
 
 if TYPE_CHECKING:
     from vitcli.tasks.bench.bench import Bench
-    from vitcli.tasks.bench.verdict import Row
+    from vitcli.tasks.bench.verdict import BenchRow
 
 On = Annotated[
     Path | None,
     typer.Option(
         "--on",
-        help="Measure end to end over the images of DIR, with workers and --decode; repeatedly.",
+        help="Also measure from files: read the images of DIR, with workers and --decode.",
         metavar="DIR",
     ),
 ]
@@ -34,7 +34,7 @@ Seconds = Annotated[
     float,
     typer.Option(
         "--seconds",
-        help="All of it takes no longer; what was left out is said.",
+        help="Time limit for the whole benchmark; candidates left out are reported.",
         min=1,
         metavar="N",
         envvar="VIT_BENCH_SECONDS",
@@ -70,10 +70,10 @@ def bench(
     quiet: o.Quiet = False,
     no_progress: o.NoProgress = False,
 ) -> None:
-    """Find what is fastest here: engine, dtype, quantisation, batch size and workers.
+    """Find the fastest engine, dtype, quantisation, batch size and workers on this machine.
 
-    A table on a terminal, tab-separated in a pipe, and commands to paste. Each way runs in a
-    process of its own; Ctrl-C ends the search and prints what there is.
+    Prints a table on a terminal, tab-separated lines in a pipe, and commands to paste. Each
+    candidate runs in its own process; Ctrl-C stops and prints the results so far.
 
     Example:  vit bench google/vit-base-patch16-224 --on ./photos --seconds 180
     """
@@ -109,9 +109,9 @@ def bench(
 
 
 def _notes(found: Bench) -> Iterator[str]:
-    """What the table does not tell."""
+    """Notes that the table does not hold."""
     for name, seconds in found.exports.items():
-        yield f"{name}: its export took {seconds:.1f} s; it is kept, and not in the figures"
+        yield f"{name}: its export took {seconds:.1f} s, not counted in its rate; it is kept"
     from vitcli.tasks.bench.bench import OUT_OF_TIME
 
     late = [name for name, why in found.left_out.items() if why == OUT_OF_TIME]
@@ -136,7 +136,7 @@ def _report(found: Bench) -> dict[str, object]:
     }
 
 
-def _record(row: Row) -> dict[str, object]:
+def _record(row: BenchRow) -> dict[str, object]:
     like = row.likeness
     values = (
         row.candidate.engine,
@@ -151,7 +151,7 @@ def _record(row: Row) -> dict[str, object]:
         _megabytes(row.device_peak),
         _rounded(like.cosine if like else None, 6),
         _rounded(like.agreement if like else None, 4),
-        like.pictures if like else None,
+        like.images if like else None,
         _rounded(row.limit_share, 3),
         row.command,
     )

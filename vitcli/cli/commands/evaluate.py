@@ -17,7 +17,7 @@ from vitcli.errors import OutputError, UsageError, printable, shortened
 from vitcli.jobs.job import DEFAULT_MODEL
 
 if TYPE_CHECKING:
-    from vitcli.tasks.evaluate.evaluate import Evaluation, Judged
+    from vitcli.tasks.evaluate.job import Evaluation, ModelAnswers
 
 Data = Annotated[
     str,
@@ -100,8 +100,8 @@ def evaluate(
     with common.screen as screen:
         if preds is None:
             start_workers(common.running)
-        from vitcli.tasks.evaluate.evaluate import EvaluateJob
         from vitcli.tasks.evaluate.evaluate import evaluate as run
+        from vitcli.tasks.evaluate.job import EvaluateJob
         from vitcli.tasks.evaluate.scores import numbers, write_files
 
         job = EvaluateJob(
@@ -124,25 +124,25 @@ def evaluate(
 
 
 def _lines(found: Evaluation) -> Iterator[str]:
-    width = max(5, *(len(judged.name) for judged in found.judged))
+    width = max(5, *(len(judged.name) for judged in found.models))
     yield f"{'model':<{width}}  {'top-1':>7}  {'top-5':>7}  {'by class':>8}  {'ECE':>6}"
-    from vitcli.tasks.evaluate.scores import judged_numbers
+    from vitcli.tasks.evaluate.scores import model_numbers
 
-    for judged in found.judged:
-        said = judged_numbers(judged, found.paths)
+    for judged in found.models:
+        said = model_numbers(judged, found.paths)
         top5 = f"{said['top5']:.2%}" if said["top5"] is not None else "-"
         ece = f"{said['ece']:.3f}" if said["ece"] is not None else "-"
         yield (
             f"{printable(judged.name):<{width}}  {said['top1']:>7.2%}  {top5:>7}  "
             f"{said['mean_class_accuracy']:>8.2%}  {ece:>6}"
         )
-    for judged in found.judged[-1:]:
+    for judged in found.models[-1:]:
         yield from _of_model(judged, found)
     for failure in found.failures[:WRONG]:
         yield f"not read: {printable(failure.ref.path)}: {printable(failure.message)}"
 
 
-def _of_model(judged: Judged, found: Evaluation) -> Iterator[str]:
+def _of_model(judged: ModelAnswers, found: Evaluation) -> Iterator[str]:
     """The classes, the worst first, what is confused, and what is most confidently wrong."""
     from vitcli.tasks.evaluate.scores import name_of
     from vitcli.training.metrics import confusion

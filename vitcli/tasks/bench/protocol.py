@@ -1,8 +1,7 @@
-"""One candidate of a bench, measured in a process of its own: its memory, its engine, its threads
-and its crashes concern nobody else.
+"""The two ends of a trial: one candidate measured in its own process, and the events it sends.
 
-Here are the words that go through the pipe, and our end of it; `vitcli.tasks.bench.worker` is the
-other.
+A separate process isolates the candidate's memory, engine, threads and crashes. Its other end is
+`vitcli.tasks.bench.worker`.
 """
 
 from __future__ import annotations
@@ -25,13 +24,12 @@ from vitcli.checkpoints import engines
 from vitcli.checkpoints.resolve import Checkpoint
 from vitcli.engines import DtypeName, EngineName, Quantize
 from vitcli.jobs.job import ModelOptions
-from vitcli.processes import fate
 from vitcli.records import Decode, Limits
 
 Pixels: TypeAlias = NDArray[np.uint8]
 
 COMMAND = processes.command_of("vitcli.tasks.bench.worker:main")
-DYING = 5.0
+MAX_EXIT_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +43,11 @@ class Candidate:
     @property
     def is_exact(self) -> bool:
         return self.dtype == "fp32" and self.quantize is None
+
+    @property
+    def precision(self) -> str:
+        """The precision of its matrix products."""
+        return self.quantize or self.dtype
 
     def __str__(self) -> str:
         if self.quantize is None:
@@ -66,14 +69,14 @@ class Reading:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """What one process has to measure: ready pictures in `batch_sizes`, and then files, if there
-    are `readings`, in batches of the last of these. `deadline` is on the monotonic clock."""
+    """The task of one process: to time the images of the file `images` in each of `batch_sizes`, or
+    to read `files` in each of `readings`. `deadline` is on the monotonic clock."""
 
     checkpoint: Checkpoint
     options: ModelOptions
     candidate: Candidate
     device: str
-    pictures: Path
+    images: Path
     batch_sizes: tuple[int, ...]
     deadline: float
     files: tuple[str, ...] = ()
@@ -83,26 +86,26 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Something that a user should know."""
+    """A warning for the user."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Exporting:
-    """The engine has no files yet, and making them takes its time."""
+    """The engine has no files yet; it makes them now."""
 
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """They are made. `Ended` follows: a process that has not done that is to be measured."""
+    """The engine's files are made. `Ended` follows: a new process measures them."""
 
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Timed:
-    """Ready pictures. `seconds` is the median for one batch, `peak` in bytes up to now."""
+    """A batch size. `seconds` is the median time of a batch, `peak` the peak memory so far."""
 
     batch_size: int
     seconds: float
@@ -112,7 +115,7 @@ class Timed:
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """Files. `peak` holds the workers too, where the system tells."""
+    """Files read in one way. `peak` includes the workers, where the system tells it."""
 
     reading: Reading
     images_per_second: float
@@ -121,22 +124,22 @@ class Read:
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """What came out for some of the pictures.  (n,) numbers of pictures, (n, D + K)"""
+    """The outputs for some of the images.  numbers of images (n,), values (n, D + K)"""
 
-    pictures: NDArray[np.int64]
+    images: NDArray[np.int64]
     values: NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """What there was no time for."""
+    """Measurements that there was no time for."""
 
     what: str
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The last event; `why` where it did not end well."""
+    """The last event; `why` is empty if all went well."""
 
     why: str = ""
 
@@ -146,36 +149,37 @@ Event: TypeAlias = Note | Exporting | Exported | Timed | Read | Outputs | Skippe
 
 @contextmanager
 def started(trial: Trial, folder: Path) -> Iterator[Callable[[float], Event]]:
-    """A trial in a process of its own: a function that gives its next event, and `Ended` where
-    none comes until a time on the monotonic clock. At the end the process is killed.
+    """Start a trial, and kill it at the end. Yields a function that returns the next event, or
+    `Ended` if none comes until a time on the monotonic clock.
 
-    It has a session of its own: a Ctrl-C is ours, and what it has started ends with it. `folder`
-    takes what it says on stderr.
+    The process has its own session: Ctrl-C does not reach it, and the processes it starts end with
+    it. Its stderr goes to a file in `folder`.
     """
     with (folder / "stderr").open("w+b") as stderr:
         child = processes.start(COMMAND, stderr=stderr, has_session=True)
-        process, ours = child.process, child.pipe
+        process, pipe = child.process, child.pipe
 
         def next_event(until: float) -> Event:
-            if not ours.poll(max(0.0, until - time.monotonic())):
-                return Ended("it did not come to an end in its time")
+            if not pipe.poll(max(0.0, until - time.monotonic())):
+                return Ended("it did not finish in its time")
             try:
-                return cast("Event", ours.recv())
+                return cast("Event", pipe.recv())
             except (EOFError, OSError):
                 with suppress(subprocess.TimeoutExpired):
-                    process.wait(DYING)
-                said = _last_line(stderr)
-                return Ended(f"it {fate(process.poll())}" + (f" ({said})" if said else ""))
+                    process.wait(MAX_EXIT_SECONDS)
+                last = _last_line(stderr)
+                fate = processes.fate(process.poll())
+                return Ended(f"it {fate}" + (f" ({last})" if last else ""))
 
         try:
-            with suppress(BrokenPipeError):  # dead already: the first event says so
-                ours.send(trial)
+            with suppress(BrokenPipeError):  # it has died: the first event says so
+                pipe.send(trial)
             yield next_event
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-            ours.close()
+            pipe.close()
             engines.discard(process.pid)
 
 
