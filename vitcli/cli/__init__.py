@@ -21,7 +21,7 @@ SIGNALS = tuple(
 
 
 ONE_SIGNAL = 0.3  # seconds
-LONGEST_COMMAND = 2000
+MAX_COMMAND = 2000
 
 
 def entry() -> None:
@@ -150,7 +150,7 @@ def _again(words: Sequence[str]) -> str:
     """The command with --resume, as a shell reads it; a very long one is known to who gave it, and
     so is what stood before it (torchrun)."""
     command = shlex.join([*words, *(["--resume"] if "--resume" not in words else [])])
-    is_whole = len(command) < LONGEST_COMMAND and os.environ.get("WORLD_SIZE", "1") == "1"
+    is_whole = len(command) < MAX_COMMAND and os.environ.get("WORLD_SIZE", "1") == "1"
     return printable(command) if is_whole else "the same command and --resume"
 
 

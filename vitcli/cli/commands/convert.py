@@ -33,22 +33,24 @@ Source = Annotated[str, typer.Argument(metavar="SRC", help=o.MODEL_HELP, show_de
 Target = Annotated[
     Path,
     typer.Argument(
-        metavar="DST", help="Directory to make, or a file that ends in .onnx.", show_default=False
+        metavar="DST", help="New folder, or a file that ends in .onnx.", show_default=False
     ),
 ]
 ToOpt = Annotated[
     Literal["hf", "timm", "onnx"],
     typer.Option(
-        "--to", help="What shall open it: transformers, timm or ONNX Runtime.", show_default=False
+        "--to",
+        help="Library that will open it: transformers, timm or ONNX Runtime.",
+        show_default=False,
     ),
 ]
 DtypeOpt = Annotated[
     Literal["fp32", "fp16", "bf16"],
-    typer.Option("--dtype", help="Precision of the weights written."),
+    typer.Option("--dtype", help="Precision of the written weights."),
 ]
 Verify = Annotated[
     bool,
-    typer.Option("--verify", help="Load both and compare logits and hidden states, or fail."),
+    typer.Option("--verify", help="Load both, and fail if logits or hidden states differ."),
 ]
 
 
@@ -70,7 +72,7 @@ def convert(
     offline: o.Offline = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Rewrite a checkpoint for another library, with its labels and preprocessing.
+    """Convert a checkpoint, with labels and preprocessing.
 
     Examples:
 
@@ -85,10 +87,9 @@ def convert(
     vit convert google/vit-large-patch16-224 half/ --to hf --dtype fp16
     """
     with Screen(quiet=quiet, progress=False) as screen:
-        from vitcli.tasks.convert import ConvertJob
-        from vitcli.tasks.convert import convert as run
+        from vitcli.tasks import convert as task
 
-        job = ConvertJob(
+        job = task.ConvertJob(
             source=source,
             target=target,
             to=to,
@@ -107,7 +108,7 @@ def convert(
                 offline=offline,
             ),
         )
-        done = run(job, screen.note)
+        done = task.convert(job, screen.note)
     if not quiet:
         lines = _report(done, source, target, dtype)
         show("\n".join(map(_fitted, lines) if is_terminal() else lines))

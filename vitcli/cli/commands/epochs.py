@@ -62,7 +62,7 @@ class Epochs:
             f"{done.images_per_second:,.1f} images/s"
         )
 
-    def say(self, line: str) -> None:
+    def print(self, line: str) -> None:
         """A line above."""
         self._live.console.print(line, soft_wrap=True)
 

@@ -26,14 +26,13 @@ STEP = 34  # the column of steps, beside where each came from
 def info(
     options: ModelOptions, model: o.ModelArgument = DEFAULT_MODEL, as_json: o.Json = False
 ) -> None:
-    """Tell what a model is: sizes, cost, labels, preprocessing, and where each came from.
+    """Show a model's sizes, cost, labels and preprocessing.
 
     Example:  vit info facebook/dinov2-base --image-size 448
     """
-    from vitcli.tasks.info import InfoJob
-    from vitcli.tasks.info import info as run
+    from vitcli.tasks import info as task
 
-    found = run(InfoJob(model=model, options=options))
+    found = task.info(task.InfoJob(model=model, options=options))
     if as_json:
         record = {name: value for name, value in asdict(found).items() if name != "described"}
         show(json.dumps(record, ensure_ascii=False))

@@ -16,47 +16,7 @@ from typing import Any, get_args
 from typer.models import OptionInfo
 
 from vitcli.checkpoints.resolve import WEIGHTS
-from vitcli.cli.options.options import (
-    AllowOutside,
-    BatchSizeOpt,
-    Compile,
-    DecodeOpt,
-    Device,
-    DevicesOpt,
-    Drop,
-    DtypeOpt,
-    EngineOpt,
-    Ext,
-    FilesFrom,
-    FormatsOpt,
-    Head,
-    ImageSize,
-    ImageTimeout,
-    KeepMissing,
-    Labels,
-    Layout,
-    LogJson,
-    MaxErrors,
-    MaxPixels,
-    NoExif,
-    NoProgress,
-    Null,
-    NumHeads,
-    Offline,
-    OnErrorOpt,
-    Overwrite,
-    Paths,
-    Preprocess,
-    QuantizeOpt,
-    Quiet,
-    RayOpt,
-    Resume,
-    RetryFailed,
-    Sha256,
-    ShardOpt,
-    SummaryFile,
-    Workers,
-)
+from vitcli.cli.options import options as o
 from vitcli.cli.options.parse import (
     check_number,
     check_paths,
@@ -76,19 +36,19 @@ from vitcli.jobs.job import DEFAULT_BATCH_SIZE, Inputs, ModelOptions, Running
 from vitcli.records import Limits
 from vitcli.runs.shard import Resuming, parse_shard, shard_of_environment
 
-LONGEST_TIMEOUT = 1_000_000  # seconds; what waits for a worker counts milliseconds
+MAX_TIMEOUT = 1_000_000  # seconds; what waits for a worker counts milliseconds
 
 
-def overwrite(overwrite: Overwrite = False) -> bool:
+def overwrite(overwrite: o.Overwrite = False) -> bool:
     """Whether an existing output is replaced."""
     return overwrite
 
 
 def resuming(
-    resume: Resume = False,
-    retry_failed: RetryFailed = False,
-    keep_missing: KeepMissing = False,
-    shard: ShardOpt = None,
+    resume: o.Resume = False,
+    retry_failed: o.RetryFailed = False,
+    keep_missing: o.KeepMissing = False,
+    shard: o.ShardOpt = None,
 ) -> Resuming:
     """What becomes of an earlier run, and which part of the inputs is ours."""
     return Resuming(
@@ -100,14 +60,14 @@ def resuming(
 
 
 def reading(
-    formats: FormatsOpt = "common",
-    ext: Ext = None,
-    max_pixels: MaxPixels = "89.5M",
-    image_timeout: ImageTimeout = 60.0,
-    allow_outside: AllowOutside = False,
+    formats: o.FormatsOpt = "common",
+    ext: o.Ext = None,
+    max_pixels: o.MaxPixels = "89.5M",
+    image_timeout: o.ImageTimeout = 60.0,
+    allow_outside: o.AllowOutside = False,
 ) -> Inputs:
     """How the images of a data set are found and read."""
-    if image_timeout > LONGEST_TIMEOUT:
+    if image_timeout > MAX_TIMEOUT:
         raise UsageError(f"--image-timeout {image_timeout:g}", "give seconds, such as 60")
     return Inputs(
         formats=formats,
@@ -118,16 +78,16 @@ def reading(
 
 
 def inputs(
-    paths: Paths = None,
-    files_from: FilesFrom = None,
-    null: Null = False,
-    formats: FormatsOpt = "common",
-    ext: Ext = None,
-    max_pixels: MaxPixels = "89.5M",
-    image_timeout: ImageTimeout = 60.0,
-    allow_outside: AllowOutside = False,
-    max_errors: MaxErrors = None,
-    on_error: OnErrorOpt = "skip",
+    paths: o.Paths = None,
+    files_from: o.FilesFrom = None,
+    null: o.Null = False,
+    formats: o.FormatsOpt = "common",
+    ext: o.Ext = None,
+    max_pixels: o.MaxPixels = "89.5M",
+    image_timeout: o.ImageTimeout = 60.0,
+    allow_outside: o.AllowOutside = False,
+    max_errors: o.MaxErrors = None,
+    on_error: o.OnErrorOpt = "skip",
 ) -> Inputs:
     """Which images."""
     return replace(
@@ -141,17 +101,17 @@ def inputs(
 
 
 def model_options(
-    layout: Layout = None,
-    labels: Labels = None,
-    image_size: ImageSize = None,
-    preprocess: Preprocess = None,
-    num_heads: NumHeads = None,
-    head: Head = None,
-    sha256: Sha256 = None,
-    drop: Drop = None,
-    no_exif: NoExif = False,
-    decode: DecodeOpt = "exact",
-    offline: Offline = False,
+    layout: o.Layout = None,
+    labels: o.Labels = None,
+    image_size: o.ImageSize = None,
+    preprocess: o.Preprocess = None,
+    num_heads: o.NumHeads = None,
+    head: o.Head = None,
+    sha256: o.Sha256 = None,
+    drop: o.Drop = None,
+    no_exif: o.NoExif = False,
+    decode: o.DecodeOpt = "exact",
+    offline: o.Offline = False,
 ) -> ModelOptions:
     """What overrides the checkpoint's own word."""
     return ModelOptions(
@@ -170,13 +130,13 @@ def model_options(
 
 
 def running(
-    device: Device = "auto",
-    dtype: DtypeOpt = "fp32",
-    engine: EngineOpt = "torch",
-    quantize: QuantizeOpt = None,
-    compile: Compile = False,
-    batch_size: BatchSizeOpt = str(DEFAULT_BATCH_SIZE),
-    workers: Workers = "auto",
+    device: o.Device = "auto",
+    dtype: o.DtypeOpt = "fp32",
+    engine: o.EngineOpt = "torch",
+    quantize: o.QuantizeOpt = None,
+    compile: o.Compile = False,
+    batch_size: o.BatchSizeOpt = str(DEFAULT_BATCH_SIZE),
+    workers: o.Workers = "auto",
 ) -> Running:
     """On what, and how much at a time."""
     return Running(
@@ -190,12 +150,12 @@ def running(
     )
 
 
-def devices(devices: DevicesOpt = None) -> tuple[str, ...]:
+def devices(devices: o.DevicesOpt = None) -> tuple[str, ...]:
     """Which devices share the run; none where it is this process alone."""
     return parse_devices(devices) if devices else ()
 
 
-def ray(ray: RayOpt = None) -> str | None:
+def ray(ray: o.RayOpt = None) -> str | None:
     """The address of the Ray cluster that shares the run; None where none does."""
     if ray and not is_address(ray):
         raise UsageError(f"--ray {ray}", "give HOST:PORT, ray://HOST:PORT, local, or nothing")
@@ -203,10 +163,10 @@ def ray(ray: RayOpt = None) -> str | None:
 
 
 def screen(
-    quiet: Quiet = False,
-    no_progress: NoProgress = False,
-    log_json: LogJson = False,
-    summary: SummaryFile = None,
+    quiet: o.Quiet = False,
+    no_progress: o.NoProgress = False,
+    log_json: o.LogJson = False,
+    summary: o.SummaryFile = None,
 ) -> Screen:
     """What is told of the run."""
     return Screen(quiet=quiet, progress=not no_progress, log_json=log_json, report=summary)
@@ -325,26 +285,27 @@ def _spelled(
 
 
 def _check_summary(common: Common | WithData, values: Mapping[str, object]) -> None:
-    """Raises OutputError for a report in the place of a file of its run."""
+    """Raise OutputError if --summary names a file that the run reads or writes."""
     if common.screen.report is None:
         return
     from vitcli.jobs.apart import read_of_inputs, read_of_model, read_of_options
 
-    out, html = values.get("out"), values.get("html")
-    place = output_place(out) if isinstance(out, str) else out  # as a Path it is a folder
-    place = place if isinstance(place, Path) else None
-    if place is not None and isinstance(common, Common) and common.resuming.shard is not None:
+    models, out, html = values.get("model"), values.get("out"), values.get("html")
+    place = output_place(out) if isinstance(out, str) else out  # a folder is a Path already
+    if isinstance(place, Path) and isinstance(common, Common) and common.resuming.shard:
         place = common.resuming.shard.named(place)
-    models = values.get("model") or ()
-    folders = [Path(str(model)) for model in ([models] if isinstance(models, str) else models)]  # type: ignore[attr-defined]  # typer's list
-    named = {name: Path(v) for name, v in values.items() if isinstance(v, str | Path)}
-    read = chain(
-        read_of_inputs(common.inputs),
-        read_of_options({"labels": common.model.labels, "head": common.model.head}),
-        read_of_options({name: v for name, v in named.items() if name not in ("out", "html")}),
-        read_of_model([path / WEIGHTS[0] if path.is_dir() else path for path in folders]),
+    specs = [Path(str(spec)) for spec in (models if isinstance(models, list) else [models])]
+    own = {name: Path(value) for name, value in values.items() if isinstance(value, str | Path)}
+    options = {**own, "labels": common.model.labels, "head": common.model.head}
+    report.check_apart(
+        common.screen.report,
+        [path for path in (place, html) if isinstance(path, Path)],
+        chain(
+            read_of_inputs(common.inputs),
+            read_of_options({k: v for k, v in options.items() if k not in ("out", "html")}),
+            read_of_model([path / WEIGHTS[0] if path.is_dir() else path for path in specs]),
+        ),
     )
-    report.check_apart(common.screen.report, place, html if isinstance(html, Path) else None, read)
 
 
 def _is_option(parameter: inspect.Parameter) -> bool:

@@ -15,9 +15,9 @@ from vitcli.jobs.job import BatchSize
 from vitcli.jobs.tolerance import Tolerance
 from vitcli.stores import Place, place_of
 
-MOST_PIXELS = 1e15
-LONGEST_SIDE = 16_384  # pixels that a model is run at
-MOST_NUMBER, MOST_SEED = 1 << 31, 1 << 63
+MAX_PIXELS = 1e15
+MAX_SIDE = 16_384  # pixels that a model is run at
+MAX_NUMBER, MAX_SEED = 1 << 31, 1 << 63
 STANDARD_OUTPUT = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 
 
@@ -28,7 +28,7 @@ def shorten(text: str) -> str:
 
 def check_number(name: str, value: object) -> None:
     """Raises UsageError for a number that nothing can be asked for: NaN, infinity, 10 ** 30."""
-    limit = MOST_SEED if name == "seed" else MOST_NUMBER
+    limit = MAX_SEED if name == "seed" else MAX_NUMBER
     is_wrong = isinstance(value, int | float) and not -limit <= value <= limit
     if is_wrong:  # of NaN no comparison holds
         option = f"--{name.strip('_').replace('_', '-')}"
@@ -52,7 +52,7 @@ def parse_pixels(text: str) -> int:
         number = 0.0
     if match is not None:
         number *= {"": 1, "k": 1e3, "M": 1e6, "G": 1e9}[match[2]]
-    if not 1 <= number <= MOST_PIXELS:
+    if not 1 <= number <= MAX_PIXELS:
         raise UsageError(f"--max-pixels {shorten(text)}", "give a number such as 89.5M")
     return int(number)
 
@@ -63,10 +63,10 @@ def parse_image_size(text: str | None) -> tuple[int, int] | None:
         return None
     match = re.fullmatch(r"(\d{1,9})(?:[xX](\d{1,9}))?", text.strip())
     sides = [int(side) for side in match.groups() if side] if match else []
-    if not sides or not all(0 < side <= LONGEST_SIDE for side in sides):
+    if not sides or not all(0 < side <= MAX_SIDE for side in sides):
         raise UsageError(
             f"--image-size {shorten(text)}",
-            f"give a number, or HEIGHTxWIDTH such as 224x160, of at most {LONGEST_SIDE:,}",
+            f"give a number, or HEIGHTxWIDTH such as 224x160, of at most {MAX_SIDE:,}",
         )
     return sides[0], sides[-1]
 

@@ -54,7 +54,7 @@ class Bar:
         failed = f"{progress.failed:,} failed" if progress.failed else ""
         self._progress.update(self._task, completed=progress.seen, failed=failed)
 
-    def say(self, line: str) -> None:
+    def print(self, line: str) -> None:
         """A line above the bar."""
         self._progress.console.print(line, soft_wrap=True)
 

@@ -13,7 +13,7 @@ from rich.style import Style
 from rich.text import Text
 
 HALF = "▀"  # the upper pixel in front, the lower one behind
-WIDEST = 96
+MAX_WIDTH = 96
 
 
 class Preview:
@@ -25,7 +25,7 @@ class Preview:
         files = (f for f in (sys.stdout, sys.stderr) if f is not None and f.isatty())
         self._terminal = next(files, None)
         cells = shutil.get_terminal_size()
-        room = 2 * max(8, cells.lines - 2), max(16, min(WIDEST, cells.columns - 1))
+        room = 2 * max(8, cells.lines - 2), max(16, min(MAX_WIDTH, cells.columns - 1))
         self.room = room if self._terminal is not None else None
         self._pixels: NDArray[np.uint8] | None = None
 

@@ -9,7 +9,7 @@ import platform
 import re
 import stat
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # it imports numpy, as the sinks do: not for `vit --help`
 
 VERSIONS = ("vitcli", "torch", "numpy", "pillow")
 REPORTED = ("exit_code", "error", "started", "ended", "versions")  # in every report
-LONGEST = 1 << 20  # bytes of a report
+MAX_BYTES = 1 << 20  # bytes of a report
 ATTENTION = "attention.jsonl"  # in the folder of vit attention
 
 
@@ -109,36 +109,31 @@ def check(path: Path) -> None:
         raise OutputError(f"cannot write the summary to {path}: {reason}")
 
 
-def check_apart(path: Path, out: Path | None, html: Path | None, read: Iterable[Read]) -> None:
-    """Raise OutputError where the report would take the place of a file of its run, be it one that
-    is not there yet. `out` is a file, or a folder of many."""
+def check_apart(path: Path, written: Sequence[Path], read: Iterable[Read]) -> None:
+    """Raise OutputError if the report would replace a file that its run reads or writes, or will
+    write. Each of `written` is a file, or a folder of many files."""
     from vitcli.files import is_special, real
     from vitcli.jobs.apart import identity_of, written_of
     from vitcli.sinks.files import BESIDE
 
-    names = [name for name in (out, html) if name is not None]
-    if out is not None:
-        names += [out.with_name(out.stem + suffix) for suffix in BESIDE]
-        names.append(out / ATTENTION)
-    place, identity = real(path), identity_of(path)
-    what = None
     if _descriptor(path) is not None or is_special(path):
         return
-    if place in written_of(names) or _is_part(place, out):
-        what = "a file that this run writes"
-    for file, is_what in read:
-        if identity is not None and identity_of(file) == identity:
-            what = is_what
-    if what is not None:
-        raise OutputError(f"cannot write the summary to {path}: it is {what}", "give another name")
+    names = [name for out in written for name in (out, out / ATTENTION)]
+    names += [out.with_name(out.stem + suffix) for out in written for suffix in BESIDE]
+    place, identity = real(path), identity_of(path)
+    is_written = place in written_of(names) or any(_is_part(place, real(out)) for out in written)
+    whats = [what for file, what in read if identity and identity_of(file) == identity]
+    whats += ["a file that this run writes"] * is_written
+    if whats:
+        raise OutputError(
+            f"cannot write the summary to {path}: it is {whats[0]}", "give another name"
+        )
 
 
-def _is_part(place: Path, out: Path | None) -> bool:
-    """Whether a name in an output folder is one of the run's: a `.json` with a name of its own is
-    not."""
-    from vitcli.files import real
-
-    if out is None or not place.is_relative_to(real(out)) or place == real(out):
+def _is_part(place: Path, out: Path) -> bool:
+    """Whether a path in an output folder is a file of the run: any but a `.json` with another
+    name."""
+    if place == out or not place.is_relative_to(out):
         return False
     return place.suffix != ".json" or place.name in (*JSONS, *WEIGHTS, "run.json", "metrics.json")
 
@@ -149,7 +144,7 @@ def _is_report(path: Path) -> bool:
 
     try:
         with open_regular(path) as file:
-            data = file.read(LONGEST)
+            data = file.read(MAX_BYTES)
         value = json.loads(data) if data else {name: {} for name in REPORTED}
     except (OSError, ValueError, RecursionError):
         return False

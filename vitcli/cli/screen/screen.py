@@ -100,7 +100,7 @@ class Screen:
             if self._logs:
                 report.log("note", {"message": text})
             else:
-                self._say(f"vit: {printable(text)}")
+                self._print(f"vit: {printable(text)}")
 
     def listing(self, count: Callable[[], int | None]) -> None:
         self._count = count if self._logs or self._bar is not None else None
@@ -136,7 +136,7 @@ class Screen:
         for kind, (times, first) in kinds.items():
             where = printable(first.ref.path)
             more = f" (and {times - 1:,} more)" if times > 1 else ""
-            self._say(
+            self._print(
                 f"vit: {kind}: {shortened(where)}: {shortened(printable(first.message))}{more}"
             )
         fresh = summary.total - summary.earlier
@@ -151,7 +151,7 @@ class Screen:
         skipped = f", {summary.skipped:,} skipped that are no files" if summary.skipped else ""
         of_them = f"{earlier}{chosen}{skipped}," if earlier or chosen or skipped else ""
         target = f" -> {printable(str(out))}" if out else ""
-        self._say(f"vit: {done}{of_them} in {summary.seconds:.1f} s{rate}{target}")
+        self._print(f"vit: {done}{of_them} in {summary.seconds:.1f} s{rate}{target}")
 
     def _counts(self, summary: Summary | None = None) -> dict[str, object]:
         seconds = summary.seconds if summary else time.monotonic() - self._started
@@ -170,8 +170,8 @@ class Screen:
         if self._bar is not None:
             self._bar.expect(self._total)
 
-    def _say(self, line: str) -> None:
+    def _print(self, line: str) -> None:
         if self._bar is not None:
-            self._bar.say(line)
+            self._bar.print(line)
         elif sys.stderr is not None:
             print(line, file=sys.stderr, flush=True)

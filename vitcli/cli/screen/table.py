@@ -12,7 +12,7 @@ from vitcli.checkpoints.catalogue import Entry
 from vitcli.errors import printable, shortened
 from vitcli.records import Classified, Failure, Row
 
-LONGEST_NAME = 200  # bytes of a label that is shown
+MAX_NAME = 200  # bytes of a label that is shown
 BAR = 12  # characters of a full bar
 EIGHTHS = " ▏▎▍▌▋▊▉"
 
@@ -52,7 +52,7 @@ class TableSink:
             for rank, p in enumerate(row.predictions):
                 cells = [Text(bar(p.score), style="cyan")] if self._bars else []
                 name = Text(
-                    printable(shortened(p.label, LONGEST_NAME)), style="bold" if rank == 0 else ""
+                    printable(shortened(p.label, MAX_NAME)), style="bold" if rank == 0 else ""
                 )
                 table.add_row(path if rank == 0 else "", Text(f"{p.score:.4f}"), *cells, name)
             if not row.predictions:
