@@ -23,7 +23,7 @@ RANKS = (
     ("pipeline", "runs", "training"),
     ("checkpoints", "images", "sinks", "render"),
     ("models", "stores", "cache", "files"),
-    ("records", "interrupts", "engines"),
+    ("records", "interrupts", "processes", "engines"),
     ("errors",),
 )
 RANK = {unit: rank for rank, units in enumerate(RANKS) for unit in units}

@@ -15,6 +15,7 @@ from vitcli.cli.options.parse import parse_workers
 from vitcli.cli.screen.exit import ended_with, start_workers
 from vitcli.errors import ExitCode
 from vitcli.jobs.job import DEFAULT_MODEL, Running
+from vitcli.processes import rank_of
 
 
 def _number(name: str, help: str, **rest: Any) -> Any:
@@ -141,7 +142,7 @@ def training_screen(
     summary: o.SummaryFile = None,
 ) -> TrainingScreen:
     """What is told of the run; of several processes the first tells."""
-    is_first = os.environ.get("RANK", "0") == "0"
+    is_first = rank_of(os.environ).is_first
     return TrainingScreen(
         quiet=quiet or not is_first,
         progress=not no_progress,
@@ -214,9 +215,9 @@ def finetune(
     with screen:
         start_workers(common.running)
         from vitcli.tasks.finetune import finetune as task
-        from vitcli.tasks.finetune.job import FinetuneJob, Training
+        from vitcli.tasks.finetune.job import FinetuneJob, TrainingOptions
 
-        training = Training(
+        training = TrainingOptions(
             objective=objective,
             train=train,
             epochs=epochs,
