@@ -1,4 +1,4 @@
-"""The table of commands. It imports no torch: a command's work is imported when it runs."""
+"""The table of commands. It does not import torch: a command imports its task when it runs."""
 
 from __future__ import annotations
 

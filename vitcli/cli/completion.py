@@ -1,7 +1,7 @@
-"""The commands' signatures into completion scripts for bash, zsh and fish.
+"""Write completion scripts for bash, zsh and fish from the signatures of the commands.
 
-Typer's own scripts start `vit` at every TAB and offer no file names. These are plain text that
-the shell reads once. `make completions` writes them; a test compares them with the app.
+Typer's own scripts start `vit` at every TAB and do not complete file names. The shell reads these
+scripts once. `make completions` writes them; a test compares them with the app.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FILE_METAVARS = ("FILE", "MODEL")
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One option: its spellings, what it says, and what may follow it."""
+    """One option: its names, its help, and the values that it takes."""
 
     names: tuple[str, ...]
     help: str
@@ -33,7 +33,7 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One subcommand; the name of one within another has both words."""
+    """One subcommand. The name of a nested one has both words."""
 
     name: str
     help: str
@@ -49,7 +49,7 @@ HELP = Option(("-h", "--help"), "Show this message and exit.")
 
 
 def commands() -> list[Command]:
-    """What the app offers, read from the functions that Typer itself reads."""
+    """All commands, read from the functions that Typer reads."""
     found = [_command(registered.callback) for registered in app.registered_commands]
     for group in app.registered_groups:
         nested = group.typer_instance
@@ -68,12 +68,15 @@ def _command(function: Callable[..., object] | None, within: Command | None = No
 
 
 def _option(parameter: inspect.Parameter) -> Option | None:
-    """An annotated parameter; None for an argument."""
+    """The option of an annotated parameter; None for an argument."""
     kind, info, *_ = *get_args(parameter.annotation), None, None
     if not isinstance(info, OptionInfo):
         return None
     types = [kind, *get_args(kind)]
-    spellings = (info.default, *(info.param_decls or ()))  # Annotated: no default stands there
+    spellings = (
+        info.default,
+        *(info.param_decls or ()),
+    )  # in Annotated the first name is in `default`
     names = tuple(name for text in spellings for name in str(text).split("/"))
     return Option(
         names,
@@ -85,7 +88,7 @@ def _option(parameter: inspect.Parameter) -> Option | None:
 
 
 def bash() -> str:
-    """For `/usr/share/bash-completion/completions/vit`."""
+    """The script for `/usr/share/bash-completion/completions/vit`."""
     outer, inner = _split(commands())
     names = " ".join(command.name for command in outer)
     lines = [
@@ -140,7 +143,7 @@ def bash() -> str:
 
 
 def _split(found: list[Command]) -> tuple[list[Command], dict[str, list[Command]]]:
-    """The commands of one word, and those within each of them."""
+    """The commands of one word, and the nested commands of each."""
     inner: dict[str, list[Command]] = {}
     for command in found:
         if len(command.words) > 1:
@@ -153,7 +156,7 @@ def _pattern(command: Command) -> str:
 
 
 def zsh() -> str:
-    """For a folder of `fpath`, as `_vit`."""
+    """The script `_vit` for a folder of `fpath`."""
     outer, inner = _split(commands())
     lines = ["#compdef vit", "# zsh completion for vit. Made by `make completions`.", "_vit() {"]
     lines += ["    local -a commands", "    commands=("]
@@ -200,7 +203,7 @@ def _zsh_option(option: Option) -> str:
 
 
 def fish() -> str:
-    """For `~/.config/fish/completions/vit.fish`."""
+    """The script for `~/.config/fish/completions/vit.fish`."""
     lines = ["# fish completion for vit. Made by `make completions`."]
     first = "__fish_use_subcommand"
     for command in commands():

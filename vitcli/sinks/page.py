@@ -1,4 +1,4 @@
-"""Rows into a page to look through, alone or beside another text output."""
+"""Rows into an HTML page, alone or together with another text output."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PAGE = ".html"
 
 
 class Page(Protocol):
-    """What a page is made of, in order."""
+    """The parts of a page, in order."""
 
     def head(self) -> bytes: ...
 
@@ -27,8 +27,9 @@ class Page(Protocol):
 
 
 class PageSink:
-    """The page holds what is said of each row, so that an earlier run's rows can be taken over for
-    `beside`, too: an output of lines, in files of the same target or on standard output."""
+    """Writes the page and, with `beside`, an output of lines, in a file of the same target or on
+    standard output. The page holds the record of each row, so a resumed run restores the lines from
+    it."""
 
     def __init__(self, target: Target, page: Page, beside: LineSink | None = None) -> None:
         self._target = target
@@ -51,7 +52,7 @@ class PageSink:
         return self._page.row(record_of(row), thumbnail, maps)
 
     def _read(self, row: Kept) -> Row:
-        """The row as a line beside would have it."""
+        """The kept row, as the output of lines expects it."""
         record: Mapping[str, Any] = self._page.record_in(row.text) if row.text else {}
         if "error" in record:
             error = record["error"]

@@ -159,7 +159,7 @@ def attention(
     """
     if out is None and html is None and not show:
         raise UsageError(
-            "nothing is asked for", "name a folder with --out DIR or a page with --html, or --show"
+            "no output is given", "name a folder with --out DIR or a page with --html, or --show"
         )
     with common.screen as screen:
         start_workers(common.running)
@@ -177,7 +177,7 @@ def attention(
             asked = "all"
         preview = Preview()
         if show and preview.room is None:
-            screen.note("--show: there is no terminal here")
+            screen.note("--show has no effect: there is no terminal")
         job = task.AttentionJob(
             inputs=common.inputs,
             model=model,
@@ -250,6 +250,6 @@ def parse_query(text: str | None) -> Query:
         raise UsageError(f"--query {text}", hint)
     x, y, is_share = float(match[1]), float(match[3]), bool(match[2])
     if is_share and max(x, y) > 100:
-        raise UsageError(f"--query {text} is beyond the picture", hint)
+        raise UsageError(f"--query {text} is outside the image", hint)
     scale = 100 if is_share else 1
     return Point(x / scale, y / scale, is_share)

@@ -109,7 +109,7 @@ def bench(
 
 
 def _notes(found: Bench) -> Iterator[str]:
-    """What the table does not tell."""
+    """Notes on what the table does not show."""
     for name, seconds in found.exports.items():
         yield f"{name}: its export took {seconds:.1f} s; it is kept, and not in the figures"
     from vitcli.tasks.bench.bench import OUT_OF_TIME

@@ -99,14 +99,18 @@ def classify(
     place = output_place(out)
     selection = parse(select) if select is not None else None
     if format == "table" and place is not None:
-        raise UsageError("a table is for the terminal", "leave out --out, or use --format csv")
+        raise UsageError(
+            "--format table is only for a terminal", "leave out --out, or use --format csv"
+        )
     if paths_only and format is not None:
-        raise UsageError("--paths-only is a format of its own", "leave out --format")
+        raise UsageError("--paths-only and --format exclude each other", "leave out --format")
     as_table = format == "table" or (
         format is None and place is None and html is None and not paths_only and is_terminal()
     )
     if as_table and html is not None:
-        raise UsageError("a table and a page are two outputs", "leave out --format or --html")
+        raise UsageError(
+            "--format table and --html exclude each other", "leave out --format or --html"
+        )
     if place is None and html is None and is_terminal():
         common.screen.share_terminal(shows_failures=not paths_only)
     with common.screen as screen:

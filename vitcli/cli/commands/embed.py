@@ -102,7 +102,7 @@ def embed(
     if layer is not None and layers is not None:
         raise UsageError("--layer and --layers are both given", "use one of them")
     if place is None and is_terminal():
-        raise UsageError("vectors are nothing to look at", "use --out feats.npy, or a pipe")
+        raise UsageError("features are not printed on a terminal", "use --out feats.npy, or a pipe")
     asked = parse_layers(layers) if layers is not None else (-1 if layer is None else layer,)
     with common.screen as screen:
         if common.ray is None:

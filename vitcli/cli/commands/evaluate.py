@@ -63,7 +63,7 @@ Out = Annotated[
         metavar="DIR",
     ),
 ]
-MAX_NAME = 60  # bytes of a label that is shown
+MAX_NAME = 60  # bytes of a label
 SHOWN = 40  # classes in the table on a terminal
 WRONG, PAIRS = 5, 5
 
@@ -95,7 +95,7 @@ def evaluate(
     if out is not None and out.exists() and not overwrite:
         raise OutputError(f"{out} exists", "--overwrite replaces its files")
     if out is not None and out.exists() and not out.is_dir():
-        raise UsageError(f"{out} is no folder")
+        raise UsageError(f"{out} is not a folder")
     with common.screen as screen:
         if preds is None:
             start_workers(common.running)
@@ -141,7 +141,7 @@ def _lines(found: Evaluation) -> Iterator[str]:
 
 
 def _of_model(judged: Judged, found: Evaluation) -> Iterator[str]:
-    """The classes, the worst first, what is confused, and what is most confidently wrong."""
+    """The classes (the worst, if there are many), confused pairs and confident mistakes."""
     from vitcli.tasks.evaluate.scores import name_of
     from vitcli.training.metrics import confusion
 

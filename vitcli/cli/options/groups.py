@@ -1,5 +1,5 @@
-"""The shared options in groups, each read into one noun: a command's signature is a list of nouns
-and what it has of its own. The defaults stand here."""
+"""The shared options and their defaults, in groups. Each group is read into one object, so that a
+command takes these objects and its own options."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from vitcli.jobs.job import DEFAULT_BATCH_SIZE, Inputs, ModelOptions, Running
 from vitcli.records import Limits
 from vitcli.runs.shard import Resuming, parse_shard, shard_of_environment
 
-MAX_TIMEOUT = 1_000_000  # seconds; what waits for a worker counts milliseconds
+MAX_TIMEOUT = 1_000_000  # seconds; poll takes milliseconds in 32 bits
 
 
 def overwrite(overwrite: o.Overwrite = False) -> bool:
@@ -50,7 +50,7 @@ def resuming(
     keep_missing: o.KeepMissing = False,
     shard: o.ShardOpt = None,
 ) -> Resuming:
-    """What becomes of an earlier run, and which part of the inputs is ours."""
+    """How to treat an earlier run, and which shard of the inputs to process."""
     return Resuming(
         resume=resume,
         retry_failed=retry_failed,
@@ -66,7 +66,7 @@ def reading(
     image_timeout: o.ImageTimeout = 60.0,
     allow_outside: o.AllowOutside = False,
 ) -> Inputs:
-    """How the images of a data set are found and read."""
+    """How to find and read the images of a data set."""
     if image_timeout > MAX_TIMEOUT:
         raise UsageError(f"--image-timeout {image_timeout:g}", "give seconds, such as 60")
     return Inputs(
@@ -89,7 +89,7 @@ def inputs(
     max_errors: o.MaxErrors = None,
     on_error: o.OnErrorOpt = "skip",
 ) -> Inputs:
-    """Which images."""
+    """Which images to read, and how."""
     return replace(
         reading(formats, ext, max_pixels, image_timeout, allow_outside),
         paths=check_paths(paths, files_from),
@@ -113,7 +113,7 @@ def model_options(
     decode: o.DecodeOpt = "exact",
     offline: o.Offline = False,
 ) -> ModelOptions:
-    """What overrides the checkpoint's own word."""
+    """What to read differently from what the checkpoint says."""
     return ModelOptions(
         layout=layout,
         labels=labels,
@@ -138,7 +138,7 @@ def running(
     batch_size: o.BatchSizeOpt = str(DEFAULT_BATCH_SIZE),
     workers: o.Workers = "auto",
 ) -> Running:
-    """On what, and how much at a time."""
+    """How to run the model: device, precision, batches."""
     return Running(
         device=device,
         dtype=dtype,
@@ -151,12 +151,12 @@ def running(
 
 
 def devices(devices: o.DevicesOpt = None) -> tuple[str, ...]:
-    """Which devices share the run; none where it is this process alone."""
+    """The devices that share the run; empty for this process alone."""
     return parse_devices(devices) if devices else ()
 
 
 def ray(ray: o.RayOpt = None) -> str | None:
-    """The address of the Ray cluster that shares the run; None where none does."""
+    """The address of the Ray cluster that shares the run, or None."""
     if ray and not is_address(ray):
         raise UsageError(f"--ray {ray}", "give HOST:PORT, ray://HOST:PORT, local, or nothing")
     return ray or None
@@ -168,13 +168,13 @@ def screen(
     log_json: o.LogJson = False,
     summary: o.SummaryFile = None,
 ) -> Screen:
-    """What is told of the run."""
+    """How to report on the run."""
     return Screen(quiet=quiet, progress=not no_progress, log_json=log_json, report=summary)
 
 
 @dataclass(frozen=True, slots=True)
 class WithData:
-    """The options of a command that takes labelled images, read."""
+    """The shared options of a command that takes labelled images."""
 
     inputs: Inputs
     model: ModelOptions
@@ -184,7 +184,7 @@ class WithData:
 
 @dataclass(frozen=True, slots=True)
 class Common:
-    """The options of a command that takes images, read: one noun for each group of them."""
+    """The shared options of a command that takes images, one field for each group."""
 
     overwrite: bool
     inputs: Inputs
@@ -196,23 +196,23 @@ class Common:
     ray: str | None = None
 
     def __post_init__(self) -> None:
-        if self.inputs.is_implied:  # before it is read: a pipe may have nobody at its other end
-            self.screen.note("no images are named: reading the list of paths on standard input")
+        if self.inputs.is_implied:  # before reading, since a pipe may stay silent
+            self.screen.note("no images are given: reading a list of paths from standard input")
 
 
 def with_common(command: Callable[..., None]) -> Callable[..., None]:
-    """A command whose first argument is `Common`, spelled with all the shared options."""
+    """Give a command, whose first argument is `Common`, all the shared options."""
     return _spelled(command, (overwrite, inputs, model_options, running, screen), Common)
 
 
 def with_resuming(command: Callable[..., None]) -> Callable[..., None]:
-    """As `with_common`, for a command whose output a later run can take up."""
+    """As `with_common`, for a command that can resume."""
     groups = (overwrite, inputs, model_options, running, screen, resuming)
     return _spelled(command, groups, Common)
 
 
 def with_devices(command: Callable[..., None]) -> Callable[..., None]:
-    """As `with_resuming`, for a command that several devices may share."""
+    """As `with_resuming`, for a command that several devices can share."""
 
     @functools.wraps(command)
     def shared(common: Common, **values: Any) -> None:
@@ -231,19 +231,19 @@ def with_devices(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def with_data(command: Callable[..., None]) -> Callable[..., None]:
-    """A command whose first argument is `WithData`, spelled with all its options."""
+    """Give a command, whose first argument is `WithData`, its shared options."""
     return _spelled(command, (reading, model_options, running, screen), WithData)
 
 
 def spelled_with(
     *groups: Callable[..., object],
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """As `with_data`, with groups of options of the command's own."""
+    """As `with_data`, with the given groups of options."""
     return lambda command: _spelled(command, groups, WithData)
 
 
 def with_model(command: Callable[..., None]) -> Callable[..., None]:
-    """A command whose first argument is `ModelOptions`, spelled with those options."""
+    """Give a command, whose first argument is `ModelOptions`, those options."""
     return _spelled(command, (model_options,), lambda options: options)
 
 
@@ -252,10 +252,12 @@ def _spelled(
     groups: Sequence[Callable[..., object]],
     gather: Callable[..., object],
 ) -> Callable[..., None]:
-    """A command whose first argument is what `gather` makes of the groups of shared options.
+    """Give a command the options of some groups. Its first argument is what `gather` returns for
+    the values of the groups.
 
-    Typer reads a signature: this writes the one that holds them all, so that the options of
-    every command are declared once. A mistake is found before anything is imported or loaded.
+    Typer reads the options from a signature. This function builds a signature with the command's
+    own options and those of the groups, so that each shared option is declared once. Mistakes are
+    found before anything is imported or loaded.
     """
     shared = [inspect.signature(group, eval_str=True).parameters for group in groups]
     own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
@@ -280,7 +282,7 @@ def _spelled(
     ]
     spelled.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     spelled.__annotations__ = {p.name: p.annotation for p in parameters}
-    del spelled.__wrapped__  # it would be asked for its signature
+    del spelled.__wrapped__  # inspect.signature would prefer it
     return spelled
 
 

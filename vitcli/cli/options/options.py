@@ -1,4 +1,4 @@
-"""The options that commands share, each spelled once. `vitcli.cli.options.groups` gathers them."""
+"""The options that commands share, each declared once. `groups` combines them."""
 
 from __future__ import annotations
 
