@@ -17,7 +17,7 @@ Layer = Annotated[
     int | None,
     typer.Option(
         "--layer",
-        help="0 is the embedding output, i is block i, -1 is the last block.",
+        help="Layer to use: 0 is the embedding output, i is block i, -1 is the last block.",
         envvar="VIT_LAYER",
         show_default="-1",
     ),

@@ -21,8 +21,8 @@ Paths = Annotated[
     typer.Argument(
         metavar="INPUTS...",
         show_default=False,
-        help="Files, folders (recursive), tars, zips, URLs, quoted globs and {000..099}. - reads a "
-        "list of paths from stdin, and so does no argument if input is piped in.",
+        help="Files, folders (recursive), tars, zips, URLs, quoted globs and {000..099}. With -, "
+        "or without arguments in a pipe, paths are read from stdin.",
     ),
 ]
 FilesFrom = Annotated[
@@ -30,7 +30,12 @@ FilesFrom = Annotated[
     _option("--files-from", help="Read paths from FILE, one per line; - is stdin.", metavar="FILE"),
 ]
 Null = Annotated[
-    bool, _option("-0", "--null", help="End each path with NUL: in lists and in --paths-only.")
+    bool,
+    _option(
+        "-0",
+        "--null",
+        help="Paths end with NUL, not newline: in input lists and with --paths-only.",
+    ),
 ]
 FormatsOpt = Annotated[
     Literal["common", "all"],
@@ -156,7 +161,7 @@ Head = Annotated[
 ]
 Sha256 = Annotated[
     str | None,
-    _option("--sha256", help="Refuse weights with another SHA-256.", metavar="HEX"),
+    _option("--sha256", help="Refuse weights whose SHA-256 differs.", metavar="HEX"),
 ]
 Drop = Annotated[
     list[str] | None,
@@ -185,7 +190,7 @@ Offline = Annotated[bool, _option("--offline", help="Do not use the network.", e
 
 Device = Annotated[
     str,
-    _option("--device", help="auto, cpu, cuda, cuda:N or mps.", env="VIT_DEVICE"),
+    _option("--device", help="Device to run on: auto, cpu, cuda, cuda:N or mps.", env="VIT_DEVICE"),
 ]
 DevicesOpt = Annotated[
     str | None,
