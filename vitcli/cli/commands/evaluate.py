@@ -127,12 +127,12 @@ def _lines(found: Evaluation) -> Iterator[str]:
     from vitcli.tasks.evaluate.scores import judged_numbers
 
     for judged in found.judged:
-        said = judged_numbers(judged, found.paths)
-        top5 = f"{said['top5']:.2%}" if said["top5"] is not None else "-"
-        ece = f"{said['ece']:.3f}" if said["ece"] is not None else "-"
+        values = judged_numbers(judged, found.paths)
+        top5 = f"{values['top5']:.2%}" if values["top5"] is not None else "-"
+        ece = f"{values['ece']:.3f}" if values["ece"] is not None else "-"
         yield (
-            f"{printable(judged.name):<{width}}  {said['top1']:>7.2%}  {top5:>7}  "
-            f"{said['mean_class_accuracy']:>8.2%}  {ece:>6}"
+            f"{printable(judged.name):<{width}}  {values['top1']:>7.2%}  {top5:>7}  "
+            f"{values['mean_class_accuracy']:>8.2%}  {ece:>6}"
         )
     for judged in found.judged[-1:]:
         yield from _of_model(judged, found)

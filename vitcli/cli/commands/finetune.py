@@ -141,7 +141,7 @@ def training_screen(
     log_json: o.LogJson = False,
     summary: o.SummaryFile = None,
 ) -> TrainingScreen:
-    """What is told of the run; of several processes the first tells."""
+    """How to report on the run: under torchrun, only the first process reports."""
     is_first = rank_of(os.environ).is_first
     return TrainingScreen(
         quiet=quiet or not is_first,
@@ -157,7 +157,7 @@ def training_device(
     compile: o.Compile = False,
     workers: o.Workers = "auto",
 ) -> Running:
-    """On what it is trained."""
+    """How to run the training: device and precision."""
     return Running(device=device, dtype=dtype, compile=compile, workers=parse_workers(workers))
 
 

@@ -113,7 +113,7 @@ def model_options(
     decode: o.DecodeOpt = "exact",
     offline: o.Offline = False,
 ) -> ModelOptions:
-    """What to read differently from what the checkpoint says."""
+    """How to read the checkpoint, where it differs from what the checkpoint says."""
     return ModelOptions(
         layout=layout,
         labels=labels,
