@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vitcli.render.charts import Line, lines_svg, reliability_svg
-from vitcli.render.report import Page, Section, Shot, html
+from vitcli.render.report import ReportPage, Section, Shot, html
 
 HOSTILE = "</td></style></svg><script>alert('\"&')</script>\udcff"
 
@@ -25,7 +25,7 @@ def test_labels_and_paths_stay_text(classes: int) -> None:
         [("", reliability_svg([(0.0, 0.5, 3, 0.25), (0.5, 1.0, 0, 0.0)]))],
     )
     rows = [(HOSTILE, HOSTILE)]
-    text = html(Page(HOSTILE, rows, charts, [section], rows, rows))
+    text = html(ReportPage(HOSTILE, rows, charts, [section], rows, rows))
     assert "<script" not in text and "\udcff" not in text
     assert text.count("<svg") == text.count("</svg>") == 2
     assert text.count("</style>") == 1
