@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args, get_origin
 
@@ -39,12 +39,13 @@ class Command:
     help: str
     options: tuple[Option, ...]
 
+    nested: tuple[str, ...] = ()
+
     @property
     def words(self) -> list[str]:
         return self.name.split()
 
 
-_ZSH_FILES = "            '*:inputs:_files' ;;"
 HELP = Option(("-h", "--help"), "Show this message and exit.")
 
 
@@ -52,19 +53,19 @@ def commands() -> list[Command]:
     """All commands, read from the functions that Typer reads."""
     found = [_command(registered.callback) for registered in app.registered_commands]
     for group in app.registered_groups:
-        nested = group.typer_instance
-        assert nested is not None and nested.registered_callback is not None
-        found.append(_command(nested.registered_callback.callback))
-        found += [_command(inner.callback, found[-1]) for inner in nested.registered_commands]
+        typer = group.typer_instance
+        assert typer is not None and typer.registered_callback is not None
+        outer = _command(typer.registered_callback.callback)
+        inner = [_command(one.callback, outer.name) for one in typer.registered_commands]
+        found += [replace(outer, nested=tuple(one.words[-1] for one in inner)), *inner]
     return found
 
 
-def _command(function: Callable[..., object] | None, within: Command | None = None) -> Command:
+def _command(function: Callable[..., object] | None, *outer: str) -> Command:
     assert function is not None and function.__doc__ is not None
     parameters = inspect.signature(function, eval_str=True).parameters.values()
     options = (*filter(None, map(_option, parameters)), HELP)
-    name = f"{within.name} {function.__name__}" if within else function.__name__
-    return Command(name, function.__doc__.split("\n")[0], options)
+    return Command(" ".join([*outer, function.__name__]), function.__doc__.split("\n")[0], options)
 
 
 def _option(parameter: inspect.Parameter) -> Option | None:
@@ -89,8 +90,8 @@ def _option(parameter: inspect.Parameter) -> Option | None:
 
 def bash() -> str:
     """The script for `/usr/share/bash-completion/completions/vit`."""
-    outer, inner = _split(commands())
-    names = " ".join(command.name for command in outer)
+    found = commands()
+    names = " ".join(command.name for command in found if len(command.words) == 1)
     lines = [
         "# bash completion for vit. Made by `make completions`.",
         "_vit() {",
@@ -102,33 +103,26 @@ def bash() -> str:
         "    fi",
         '    local command="${COMP_WORDS[1]}"',
     ]
-    for name, nested in inner.items():
-        words = " ".join(command.words[-1] for command in nested)
+    for name, nested in ((command.name, command.nested) for command in found if command.nested):
         lines += [
             f'    if (( COMP_CWORD == 2 )) && [[ "$command" == {name} && "$cur" != -* ]]; then',
-            f'        COMPREPLY=($(compgen -W "{words}" -- "$cur"))',
+            f'        COMPREPLY=($(compgen -W "{" ".join(nested)}" -- "$cur"))',
             "        return",
             "    fi",
         ]
-        lines += [
-            f'    [[ "$command ${{COMP_WORDS[2]}}" == "{c.name}" ]] && command="{c.name}"'
-            for c in nested
-        ]
+    for name in (command.name for command in found if len(command.words) > 1):
+        lines.append(f'    [[ "$command ${{COMP_WORDS[2]}}" == "{name}" ]] && command="{name}"')
     lines += ['    case "$command $prev" in']
-    for command in commands():
-        for option in command.options:
-            if option.takes_value:
-                patterns = "|".join(f'"{command.name} {name}"' for name in option.names)
-                action = (
-                    f'COMPREPLY=($(compgen -W "{" ".join(option.choices)}" -- "$cur"))'
-                    if option.choices
-                    else "compopt -o default"
-                )
-                lines.append(f"        {patterns}) {action}; return ;;")
+    for command in found:
+        for option in filter(lambda option: option.takes_value, command.options):
+            patterns = "|".join(f'"{command.name} {name}"' for name in option.names)
+            choose = f'COMPREPLY=($(compgen -W "{" ".join(option.choices)}" -- "$cur"))'
+            action = choose if option.choices else "compopt -o default"
+            lines.append(f"        {patterns}) {action}; return ;;")
     lines += ["    esac", '    case "$command" in']
-    for command in commands():
+    for command in found:
         words = " ".join(name for option in command.options for name in option.names)
-        lines.append(f'        {_pattern(command)}) words="{words}" ;;')
+        lines.append(f'        "{command.name}") words="{words}" ;;')
     lines += [
         "    esac",
         '    if [[ "$cur" == -* ]]; then',
@@ -142,25 +136,12 @@ def bash() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _split(found: list[Command]) -> tuple[list[Command], dict[str, list[Command]]]:
-    """The commands of one word, and the nested commands of each."""
-    inner: dict[str, list[Command]] = {}
-    for command in found:
-        if len(command.words) > 1:
-            inner.setdefault(command.words[0], []).append(command)
-    return [command for command in found if len(command.words) == 1], inner
-
-
-def _pattern(command: Command) -> str:
-    return f'"{command.name}"' if len(command.words) > 1 else command.name
-
-
 def zsh() -> str:
     """The script `_vit` for a folder of `fpath`."""
-    outer, inner = _split(commands())
+    found = commands()
     lines = ["#compdef vit", "# zsh completion for vit. Made by `make completions`.", "_vit() {"]
     lines += ["    local -a commands", "    commands=("]
-    lines += [f"        {_quoted(f'{c.name}:{c.help}')}" for c in outer]
+    lines += [f"        {_quoted(f'{c.name}:{c.help}')}" for c in found if len(c.words) == 1]
     lines += [
         "    )",
         "    if (( CURRENT == 2 )); then",
@@ -172,20 +153,20 @@ def zsh() -> str:
         "    shift words",
         "    (( CURRENT-- ))",
     ]
-    for command in (c for nested in inner.values() for c in nested):
+    for name in (command.name for command in found if len(command.words) > 1):
         lines += [
-            f'    if [[ "$command ${{words[2]}}" == "{command.name}" ]] && (( CURRENT > 2 )); then',
-            f'        command="{command.name}"',
+            f'    if [[ "$command ${{words[2]}}" == "{name}" ]] && (( CURRENT > 2 )); then',
+            f'        command="{name}"',
             "        shift words",
             "        (( CURRENT-- ))",
             "    fi",
         ]
     lines += ['    case "$command" in']
-    for command in commands():
-        lines.append(f"        {_pattern(command)}) _arguments \\")
+    for command in found:
+        nested = f"1:command:({' '.join(command.nested)})"
+        lines.append(f'        "{command.name}") _arguments \\')
         lines += [f"            {_zsh_option(option)} \\" for option in command.options]
-        nested = " ".join(c.words[-1] for c in inner.get(command.name, []))
-        lines += [f"            '1:command:({nested})' ;;" if nested else _ZSH_FILES]
+        lines.append(f"            '{nested if command.nested else '*:inputs:_files'}' ;;")
     lines += ["    esac", "}", '_vit "$@"']
     return "\n".join(lines) + "\n"
 
@@ -206,13 +187,14 @@ def fish() -> str:
     """The script for `~/.config/fish/completions/vit.fish`."""
     lines = ["# fish completion for vit. Made by `make completions`."]
     first = "__fish_use_subcommand"
-    for command in commands():
+    found = commands()
+    for command in found:
         *before, name = command.words
         when = _quoted(f"{_seen(before)}; and not {_seen([name])}") if before else first
         lines.append(f"complete -c vit -f -n {when} -a {name} -d {_quoted(command.help)}")
     lines.append(f"complete -c vit -n {first} -l version -d {_quoted('Print the version.')}")
     lines.append(f"complete -c vit -s h -l help -d {_quoted(HELP.help)}")
-    for command in commands():
+    for command in found:
         for option in command.options[:-1]:
             lines.append(" ".join(_fish_words(command, option)))
     return "\n".join(lines) + "\n"
