@@ -120,8 +120,8 @@ def main() -> None:
         )
 
     calm = simulated(None, keeps=True)
-    heads = ("a worker lives", "deaths", "shards taken up", "rows lost", "computed twice", "time")
-    print(f"| {' | '.join(heads)} | time, begun anew |\n|{'---|' * 7}")
+    heads = ("a worker lives", "deaths", "shards resumed", "rows lost", "computed twice", "time")
+    print(f"| {' | '.join(heads)} | time, without resuming |\n|{'---|' * 7}")
     for name, hours in (
         ("for ever", None),
         ("24 h", 24.0),

@@ -171,7 +171,7 @@ def test_a_folder_that_is_gone_is_told(
     monkeypatch.chdir(here / "gone")
     (here / "gone").rmdir()
     assert main(["classify", str(here / "in"), "-m", "demo"]) == 1
-    assert capfd.readouterr().err.startswith("vit: the working folder is not there any more\n")
+    assert capfd.readouterr().err.startswith("vit: the working folder no longer exists\n")
 
 
 def test_a_long_tmpdir_does_not_reach_the_socket(

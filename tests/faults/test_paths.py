@@ -200,7 +200,7 @@ def test_a_scan_takes_what_is_a_file_and_counts_the_rest(vits: ForkServer, stran
         "strange/dangling.jpg": "NotFound",
         "strange/self.jpg": "Unreadable",
     }
-    assert ", 3 skipped that are no files, in" in found.err
+    assert ", 3 skipped that are not files, in" in found.err
 
 
 def test_what_is_named_is_tried_and_never_blocks(vits: ForkServer, strange: Path) -> None:

@@ -26,7 +26,7 @@ On = Annotated[
     Path | None,
     typer.Option(
         "--on",
-        help="Also measure from files: read the images of DIR, with workers and --decode.",
+        help="Also measure end to end on the images of DIR, with workers and --decode.",
         metavar="DIR",
     ),
 ]
@@ -34,7 +34,7 @@ Seconds = Annotated[
     float,
     typer.Option(
         "--seconds",
-        help="Time limit for the whole benchmark; candidates left out are reported.",
+        help="Time limit for the whole benchmark; skipped candidates are reported.",
         min=1,
         metavar="N",
         envvar="VIT_BENCH_SECONDS",
@@ -70,20 +70,20 @@ def bench(
     quiet: o.Quiet = False,
     no_progress: o.NoProgress = False,
 ) -> None:
-    """Find the fastest engine, dtype, quantisation, batch size and workers on this machine.
+    """Find the fastest way to run a model on this machine.
 
-    Prints a table on a terminal, tab-separated lines in a pipe, and commands to paste. Each
-    candidate runs in its own process; Ctrl-C stops and prints the results so far.
+    Measures engines, dtypes, quantisation, batch sizes and workers, each in a separate process.
+    Prints a table on a terminal, tab-separated lines in a pipe, and the best commands. Ctrl-C ends
+    the search and prints the results so far.
 
     Example:  vit bench google/vit-base-patch16-224 --on ./photos --seconds 180
     """
     began = time.monotonic()
     with Screen(quiet=quiet, progress=False) as screen:
         from vitcli.cli.commands.bench_table import print_bench, status
-        from vitcli.tasks.bench.bench import BenchJob
-        from vitcli.tasks.bench.bench import bench as run
+        from vitcli.tasks.bench import bench as task
 
-        job = BenchJob(
+        job = task.BenchJob(
             model=model,
             options=options,
             on=str(on) if on is not None else None,
@@ -91,7 +91,7 @@ def bench(
             seconds=seconds,
         )
         with status(is_shown=not quiet and not no_progress) as on_step:
-            found = run(job, screen, on_step, began=began)
+            found = task.bench(job, screen, on_step, began=began)
         for line in _notes(found):
             screen.note(line)
     if as_json:
@@ -109,7 +109,7 @@ def bench(
 
 
 def _notes(found: Bench) -> Iterator[str]:
-    """Notes that the table does not hold."""
+    """Notes on what the table does not show."""
     for name, seconds in found.exports.items():
         yield f"{name}: its export took {seconds:.1f} s, not counted in its rate; it is kept"
     from vitcli.tasks.bench.bench import OUT_OF_TIME

@@ -1,4 +1,4 @@
-"""The tables that `vit bench` prints on a terminal: a line for each way to run the model."""
+"""The tables of `vit bench` on a terminal: a line for each way to run the model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def status(*, is_shown: bool) -> Iterator[Callable[[str], None]]:
-    """Show the current step at the bottom of a terminal."""
+    """Show the current step at the bottom of a terminal, and nothing elsewhere."""
     console = Console(stderr=True, markup=False, highlight=False, emoji=False)
     if not is_shown or not console.is_terminal:
         yield lambda text: None
@@ -38,7 +38,7 @@ def print_bench(found: Bench) -> None:
         f"{printable(found.images)}; {found.gflops:.3g} GFLOPs an image",
         soft_wrap=True,
     )
-    console.print(f"rate of large matrix products, in GFLOP/s: {limits}\n", soft_wrap=True)
+    console.print(f"maximum rate of matrix products, in GFLOP/s: {limits}\n", soft_wrap=True)
     ready = [row for row in found.rows if row.workers is None]
     if ready:
         console.print(_ready(ready))
@@ -54,7 +54,7 @@ def print_bench(found: Bench) -> None:
 
 
 def _by_command(advice: Sequence[Advice]) -> dict[str, list[Advice]]:
-    """Group the advice by command: one may be the best for several purposes."""
+    """The advice for each command: one command may be the best for several purposes."""
     found: dict[str, list[Advice]] = {}
     for one in advice:
         found.setdefault(one.row.command, []).append(one)
@@ -72,9 +72,9 @@ def _figure(advice: Advice) -> str:
 
 
 def _ready(rows: Sequence[BenchRow]) -> Table:
-    """Images a second for each batch size; the other columns describe the best one."""
+    """Images per second for each batch size; the other columns belong to the best one."""
     sizes = sorted({row.batch_size for row in rows})
-    table = _table("images/s, ready images", [f"b{size}" for size in sizes])
+    table = _table("images/s, decoded images", [f"b{size}" for size in sizes])
     for name in ("ms", "MB", "cosine", "top-1", "limit"):
         table.add_column(name, justify="right", no_wrap=True)
     for _, group in groupby(rows, key=lambda row: row.candidate):
@@ -94,7 +94,7 @@ def _ready(rows: Sequence[BenchRow]) -> Table:
 
 
 def _read(rows: Sequence[BenchRow]) -> Table:
-    """Images a second for each number of workers."""
+    """Images per second for each number of workers."""
     counts = sorted({row.workers for row in rows if row.workers is not None})
     table = _table("images/s, from files", [f"j{count}" for count in counts])
     for name in ("batch", "MB", "cosine", "top-1", "limit"):
@@ -131,7 +131,7 @@ def _rate(row: BenchRow) -> str:
 
 
 def _megabytes(row: BenchRow) -> str:
-    """The peak memory, on the GPU if there is one."""
+    """The peak memory: of the GPU, if there is one."""
     count = row.peak if row.device_peak is None else row.device_peak
     return "" if count is None else f"{count / 1e6:,.0f}"
 

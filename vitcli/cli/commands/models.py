@@ -22,7 +22,7 @@ app = typer.Typer(invoke_without_command=True)
 
 ForOpt = Annotated[
     Literal["speed", "accuracy", "memory", "resolution", "features"] | None,
-    typer.Option("--for", help="What matters: the models that serve it, the best first."),
+    typer.Option("--for", help="Show only models that are good at this, the best first."),
 ]
 HubId = Annotated[str, typer.Argument(metavar="ID", help="Hub id: org/name, or org/name@revision.")]
 COLUMNS = (
@@ -41,9 +41,10 @@ COLUMNS = (
 
 @app.callback()
 def models(context: typer.Context, purpose: ForOpt = None, as_json: o.Json = False) -> None:
-    """List well-known models: sizes, cost and published accuracy, and what to pick.
+    """List well-known models, with cost and accuracy.
 
-    A table on a terminal, tab-separated in a pipe. Accuracy is in percent on ImageNet-1k.
+    Prints a table on a terminal, tab-separated lines in a pipe. Accuracy is published, in percent
+    on ImageNet-1k.
 
     Example:  vit models --for speed
     """

@@ -17,7 +17,7 @@ from vitcli.files import write_whole
 from vitcli.images.decode import decode
 from vitcli.records import FoundImage, ImageRef, Limits, Preprocess, Sample
 from vitcli.render.charts import confusion_png, reliability_svg
-from vitcli.render.report import Page, Section, Shot, html
+from vitcli.render.report import ReportPage, Section, Shot, html
 from vitcli.tasks.evaluate.job import Evaluation, ModelAnswers
 from vitcli.training.metrics import Answers, Confusion, calibration_error, confusion, reliability
 
@@ -138,12 +138,12 @@ def _thumbnail(image: FoundImage) -> NDArray[np.uint8] | None:
     return decoded.pixels[0] if isinstance(decoded, Sample) else None
 
 
-def page(evaluation: Evaluation, data: str) -> Page:
-    """The report of `vit evaluate`."""
+def page(evaluation: Evaluation, data: str) -> ReportPage:
+    """The page of `vit evaluate`."""
     facts = [("data", printable(data)), ("images", f"{evaluation.summary.done:,}")]
     for model in evaluation.models:
         facts.append((model.name, f"top-1 {model.answers.accuracy():.2%}"))
-    return Page(
+    return ReportPage(
         title=f"Evaluation on {printable(data)}",
         facts=facts,
         sections=[section(model, evaluation.images) for model in evaluation.models],

@@ -19,7 +19,7 @@ from vitcli.images.scan import Scan
 from vitcli.jobs.apart import Read, check_apart
 from vitcli.records import ErrorType, Failure, FoundImage, ImageRef
 from vitcli.render.charts import Line, lines_svg
-from vitcli.render.report import Page, html
+from vitcli.render.report import ReportPage, html
 from vitcli.tasks.evaluate.job import ModelAnswers
 from vitcli.tasks.evaluate.scores import section
 from vitcli.tasks.finetune.job import option_of
@@ -146,7 +146,7 @@ class RunDirectory:
         sections = []
         if answers is not None and model.labels:
             sections.append(section(ModelAnswers("Held-out images", model.labels, answers), val))
-        page = Page(
+        page = ReportPage(
             title=f"Training of {self.folder.resolve().name}",
             facts=facts,
             charts=_curves(history),
