@@ -185,9 +185,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Way, Path]
 @pytest.fixture
 def reached(
     store: tuple[Way, Path], clean_env: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> Way:
+) -> Iterator[Way]:
     """The way to the bucket, without faults, for this process and those that it starts."""
-    from tests.fixtures.store import reach
+    from tests.fixtures.store import part, reach
 
     reach(store[0], clean_env, monkeypatch)
-    return store[0]
+    yield store[0]
+    part()

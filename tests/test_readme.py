@@ -56,20 +56,43 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("command", "expected"), steps())
-def test_a_console_command_prints_what_the_readme_shows(
-    folder: Path, scripts: Path, clean_env: dict[str, str], command: str, expected: str
-) -> None:
+@pytest.fixture(scope="module")
+def ended(
+    folder: Path, scripts: Path, clean_env: dict[str, str]
+) -> Callable[[int], subprocess.CompletedProcess[str]]:
+    """How the command of a step ended, which was run once, after those of all steps before it."""
     env = {**clean_env, "PATH": f"{scripts}:{clean_env['PATH']}"}
-    ended = subprocess.run(
-        command, shell=True, cwd=folder, env=env, capture_output=True, text=True, timeout=120
-    )
-    assert "Traceback" not in ended.stderr
+    done: list[subprocess.CompletedProcess[str]] = []
+
+    def ended(number: int) -> subprocess.CompletedProcess[str]:
+        for command, _ in steps()[len(done) : number + 1]:
+            done.append(
+                subprocess.run(
+                    command,
+                    shell=True,
+                    cwd=folder,
+                    env=env,
+                    capture_output=True,
+                    text=True,
+                    timeout=120,
+                )
+            )
+        return done[number]
+
+    return ended
+
+
+@pytest.mark.parametrize("number", range(len(steps())), ids=[command for command, _ in steps()])
+def test_a_console_command_prints_what_the_readme_shows(
+    ended: Callable[[int], subprocess.CompletedProcess[str]], number: int
+) -> None:
+    done, (_, expected) = ended(number), steps()[number]
+    assert "Traceback" not in done.stderr
     if expected:
-        assert without_scores(ended.stdout) == without_scores(expected)
-        assert scores(ended.stdout) == pytest.approx(scores(expected), abs=1e-4)
+        assert without_scores(done.stdout) == without_scores(expected)
+        assert scores(done.stdout) == pytest.approx(scores(expected), abs=1e-4)
     else:
-        assert ended.returncode == 0, ended.stderr
+        assert done.returncode == 0, done.stderr
 
 
 def test_the_section_on_training_runs_as_written(
@@ -118,13 +141,11 @@ def test_the_python_example_runs(folder: Path, clean_env: dict[str, str]) -> Non
 
 
 def test_the_picture_is_the_one_that_the_command_above_it_draws(
-    folder: Path, scripts: Path, clean_env: dict[str, str]
+    folder: Path, ended: Callable[[int], subprocess.CompletedProcess[str]]
 ) -> None:
+    [number] = [n for n, (command, _) in enumerate(steps()) if command.startswith("vit attention")]
+    ended(number)
     made = folder / "looks" / "examples" / "digit-7-0007.png.png"
-    if not made.exists():
-        [command] = [command for command, _ in steps() if command.startswith("vit attention")]
-        env = {**clean_env, "PATH": f"{scripts}:{clean_env['PATH']}"}
-        subprocess.run(command, shell=True, cwd=folder, env=env, check=True, capture_output=True)
     ours, shown = (
         np.asarray(Image.open(file).convert("RGB"), np.int16)
         for file in (made, ROOT / "docs" / "attention.png")

@@ -37,6 +37,12 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
+@pytest.fixture
+def kept(clean_env: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cache of the session: what is exported once is read by every test."""
+    monkeypatch.setenv("VIT_CACHE", clean_env["VIT_CACHE"])
+
+
 def torch_engine(model: Model, output: Output) -> Engine:
     return TorchEngine(prepare(model.network, model.preprocess, "cpu"), output)
 
