@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tests.conftest import Vit
 from vitcli.errors import DeviceError
-from vitcli.jobs.batching import FIRST, MOST, GrowingBatch
+from vitcli.jobs.batching import FIRST_SIZE, MAX_SIZE, GrowingBatch
 from vitcli.models.engine import ThriftyEngine
 from vitcli.records import Batch, ImageRef, Row
 
@@ -53,7 +53,7 @@ def sizes(seconds: Callable[[int], float], batches: int) -> tuple[list[int], lis
 
 def test_a_network_as_fast_with_any_batch_stays_at_the_first() -> None:
     taken, notes = sizes(lambda images: images * 0.1, 8)
-    assert taken == [FIRST, FIRST, 32, 32, FIRST, FIRST, FIRST, FIRST]
+    assert taken == [FIRST_SIZE, FIRST_SIZE, 32, 32, FIRST_SIZE, FIRST_SIZE, FIRST_SIZE, FIRST_SIZE]
     assert notes == ["--batch-size auto: 16 images at a time"]
 
 
@@ -66,7 +66,7 @@ def test_it_doubles_while_more_images_a_second_come_of_it() -> None:
 
 def test_it_does_not_grow_for_ever() -> None:
     taken, notes = sizes(lambda images: 1.0, 20)
-    assert max(taken) == taken[-1] == MOST
+    assert max(taken) == taken[-1] == MAX_SIZE
     assert len(notes) == 1
 
 
@@ -75,11 +75,11 @@ def test_batches_of_an_earlier_size_teach_nothing() -> None:
     growing = GrowingBatch(lambda text: None, clock)
     forward = growing.timed(clock.forward)
     for _ in range(2):
-        forward(batch_of(FIRST))
-    assert growing() == 2 * FIRST
+        forward(batch_of(FIRST_SIZE))
+    assert growing() == 2 * FIRST_SIZE
     for _ in range(5):
-        forward(batch_of(FIRST))  # decoded ahead, when the size was another
-    assert growing() == 2 * FIRST
+        forward(batch_of(FIRST_SIZE))  # decoded ahead, when the size was another
+    assert growing() == 2 * FIRST_SIZE
 
 
 def test_auto_gives_the_rows_of_any_other_batch_size(vit: Vit) -> None:
