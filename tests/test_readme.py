@@ -117,7 +117,7 @@ def test_the_python_example_runs(folder: Path, clean_env: dict[str, str]) -> Non
     )
     assert ended.returncode == 0, ended.stderr
     images = len(list((ROOT / "examples").glob("*.png")))
-    assert len(ended.stdout.splitlines()) == images + 2 + -(-images // 4)  # and batches of four
+    assert len(ended.stdout.splitlines()) == 2 * images + 2
 
 
 def test_the_picture_is_the_one_that_the_command_above_it_draws(

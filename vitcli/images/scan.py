@@ -1,4 +1,4 @@
-"""Paths into images: which files of a directory count, and which images are in an archive."""
+"""Paths into images: the files of a directory that count, and the images in an archive."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Omissions:
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """Which images count: in directories by `suffixes`, in archives by `members`.
+    """The images that count: in directories by `suffixes`, in archives by `members`.
 
     Without `members` archives and tables are files like others. An image that is held in memory
     has at most `max_bytes`. Tables may name files anywhere if `allow_outside`.
