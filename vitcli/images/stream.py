@@ -93,8 +93,8 @@ def loaded(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
     """Read batches through a DataLoader. On CUDA they are pinned, and each is copied to the device
     while the network runs on the one before it.
 
-    The DataLoader has no workers, as torch's may not die: the workers are those of the batches.
-    torch pins in a thread only if it has workers, so here the calling thread pins.
+    The DataLoader has no workers of its own: if one died, the run would end. So the batches are
+    pinned in this thread; torch has a thread for it only if it has workers.
     """
     on_cuda = device.type == "cuda"
     loader = DataLoader(
