@@ -14,7 +14,7 @@ from vitcli.runs.fingerprint import Fingerprint, fingerprint
 from vitcli.runs.shard import Resuming
 from vitcli.sinks import FORMATS
 from vitcli.sinks.files import FileSet, Target
-from vitcli.sinks.format import DEFAULTS, JSONL, Format
+from vitcli.sinks.format import JSONL, OPTION_DEFAULTS, Format
 from vitcli.sinks.page import PAGE, Page, PageSink
 from vitcli.sinks.sink import FileSink
 from vitcli.sinks.text import LineSink
@@ -106,5 +106,5 @@ class Output:
         """What its rows depend on."""
         shard = self.resuming.shard
         options = {**self.format.options, **self.options, "shard": shard and str(shard)}
-        defaults = {**DEFAULTS, **self.defaults, "shard": None}
+        defaults = {**OPTION_DEFAULTS, **self.defaults, "shard": None}
         return fingerprint(self.command, weights, options, defaults)
