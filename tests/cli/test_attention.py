@@ -169,7 +169,7 @@ def test_pictures_of_an_earlier_run_are_not_inputs(vit: Vit, look: Vit, folder: 
     for more in ((), ("--overwrite",)):
         ended = look("in", "-m", "demo", "--out", "in/maps", *more)
         assert (ended.code, len(rows_of(ended.out))) == (3, 4), ended.err
-    assert "in/maps holds pictures that vit has drawn: left out" in ended.err
+    assert "in/maps holds images that vit has drawn: left out" in ended.err
     ended = vit("classify", "in", "-m", "demo")
     assert len(rows_of(ended.out)) == 4
     ended = look("in/**/*.png", "-m", "demo", "--out", "in/maps", "--overwrite")

@@ -15,7 +15,7 @@ from vitcli.jobs.job import Inputs, NullReporter, Running
 from vitcli.jobs.listing import Listing
 from vitcli.jobs.run import Run
 from vitcli.models.engine import TorchEngine
-from vitcli.records import Progress
+from vitcli.records import FoundImage, Progress
 from vitcli.tasks.finetune.features import features
 
 
@@ -45,7 +45,7 @@ def test_features_of_an_interrupted_run_are_kept(
 
     def take(watcher: NullReporter) -> dict[int, torch.Tensor]:
         run = Run(Inputs(), running, watcher, Listing([]))
-        found, failures = features(run, model, [(path, None) for path in paths])
+        found, failures = features(run, model, [FoundImage(path) for path in paths])
         assert not failures
         return found
 
@@ -64,7 +64,7 @@ def test_features_of_an_interrupted_run_are_kept(
         assert len(take(NullReporter())) == 12  # computed again
     assert computed == 4 * 12
     fresh, _ = features(
-        _fresh(running, tmp_path, monkeypatch), model, [(path, None) for path in paths]
+        _fresh(running, tmp_path, monkeypatch), model, [FoundImage(path) for path in paths]
     )
     assert all(torch.equal(found[place], fresh[place]) for place in found)
 

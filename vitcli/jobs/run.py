@@ -137,10 +137,9 @@ class Run:
         """
         self.listing.shard = output.resuming.shard
         output.check()
-        target = output.target()
-        if target.is_special:
+        if output.is_special:
             work = make_ready(specs)
-            return self.into(output.open(target, work.meta), work, output.takes)
+            return self.into(output.open(work.meta), work, output.takes)
         if output.resuming.resume:
             self.listing.keep_stdin()
         with self._explaining(can_resume=True):

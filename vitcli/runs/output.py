@@ -13,7 +13,7 @@ from vitcli.records import ImageRef, Row
 from vitcli.runs.fingerprint import Fingerprint, fingerprint
 from vitcli.runs.shard import Resuming
 from vitcli.sinks import FORMATS
-from vitcli.sinks.files import FileSet, Target
+from vitcli.sinks.files import FileSet, Grown, Target
 from vitcli.sinks.format import JSONL, OPTION_DEFAULTS, Format
 from vitcli.sinks.page import PAGE, Page, PageSink
 from vitcli.sinks.sink import FileSink
@@ -63,8 +63,14 @@ class Output:
         target = self.target()
         return {suffix: real(target.path(suffix)) for suffix in ("", *self.files.beside)}
 
-    def target(self) -> Target:
-        """The place of the files. Raises UsageError for a shard that is not a file."""
+    @property
+    def is_special(self) -> bool:
+        """Whether it is standard output, a pipe or a device."""
+        return self.target().is_special
+
+    def target(self, grown: Mapping[str, Grown] | None = None) -> Target:
+        """The place of the files, which are continued where they have `grown`. Raises UsageError
+        for a shard that is not a file."""
         out, shard = self.html if self.format.page == "alone" else self.out, self.resuming.shard
         if shard is not None:
             if out is None or is_special(out):
@@ -72,7 +78,7 @@ class Output:
             out = shard.named(out)
         elsewhere = {PAGE: self.html} if self.html and self.format.page == "beside" else {}
         replaces = self.overwrite or self.resuming.resume
-        return Target(out, overwrite=replaces, elsewhere=elsewhere)
+        return Target(out, overwrite=replaces, elsewhere=elsewhere, grown=grown)
 
     def check(self) -> None:
         """Raise VitError for what can be seen to fail before the model is loaded."""
@@ -90,8 +96,9 @@ class Output:
         if target.is_special and self.resuming.resume:
             raise UsageError("a pipe cannot be resumed", "write to a file with --out")
 
-    def open(self, target: Target, meta: Mapping[str, Any]) -> FileSink:
-        """The sink of all files."""
+    def open(self, meta: Mapping[str, Any], grown: Mapping[str, Grown] | None = None) -> FileSink:
+        """Open the files; those that have `grown` are continued."""
+        target = self.target(grown)
         if self.page is None:
             return self.kind(target, meta, self.format)
         lines = None

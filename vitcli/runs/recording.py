@@ -157,18 +157,17 @@ class Recording:
     ) -> Recorded:
         """Open the sink where the interrupted run left off, or start over. It counts the kept rows
         that it writes in `progress`, and calls `on_progress` then."""
-        commit, target = self._commit, self._target
+        commit = self._commit
         at = None if commit is None else Grown(commit.end, commit.crc)
         journal = PartialFile(self._final_journal, at, self._journal, like=self._out)
+        grown: dict[str, Grown] = {}
         if commit is not None:
             grown = dict(zip(self._files.growing, commit.files, strict=True))
-            target = target.resumed(grown)
         else:
             header = Header(self._fingerprint, meta, weights, takes_over=self._old is not None)
             journal.write(header.line())
         return Recorded(
-            self._output.open(target, meta),
-            target,
+            self._output.open(meta, grown),
             self._files,
             journal,
             commit,

@@ -27,6 +27,11 @@ class FileSink:
         """The meta of an embedding has its `row_shape` and `array_dtype`."""
         self._target = target
 
+    @property
+    def opened(self) -> Mapping[str, PartialFile]:
+        """The files that grow with the rows, by suffix."""
+        return self._target.files
+
     @staticmethod
     def check_installed() -> None:
         """Raise OutputError where a library is missing."""
