@@ -1,4 +1,4 @@
-"""One output of a command: its files, its format, and what becomes of those of an earlier run."""
+"""One output of a command: its files, its format, and what its rows depend on."""
 
 from __future__ import annotations
 
@@ -24,10 +24,9 @@ from vitcli.sinks.text import LineSink
 class Output:
     """Where the rows of a command go, and how they are written.
 
-    `options` is what a row depends on besides its image, the weights and the format, and `defaults`
-    are the values of those that nobody gave. A page at `html`, which `page` makes from the meta,
-    stands next to `out`, or in its place. `takes` leaves out rows; `has_files` says whether the
-    files that a row's text names are there.
+    `options` are what a row depends on besides its image, the weights and the format; `defaults`
+    are their default values. `page` makes the page at `html` from the meta. `takes` selects rows;
+    `has_files` says whether the files that a row's text names exist.
     """
 
     out: Path | None
@@ -49,7 +48,7 @@ class Output:
 
     @property
     def files(self) -> FileSet:
-        """Which files there are."""
+        """The files of the format, and of a page."""
         match self.format.page:
             case "alone":
                 return FileSet()
@@ -59,7 +58,7 @@ class Output:
 
     @property
     def paths(self) -> dict[str, Path]:
-        """The files by suffix, where links lead to."""
+        """The real path of each file, by suffix."""
         target = self.target()
         return {suffix: real(target.path(suffix)) for suffix in ("", *self.files.beside)}
 
