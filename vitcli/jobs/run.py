@@ -264,7 +264,7 @@ def _idle(meta: Mapping[str, object]) -> Ready:
     """Replace the model in a run whose rows are all there."""
 
     def forward(batch: Batch) -> Sequence[Row]:
-        raise InputError(f"{printable(batch.refs[0].path)} has changed just now", "start again")
+        raise InputError(f"{printable(batch.refs[0].path)} has changed just now", "run it again")
 
     return Ready(forward=forward, meta=meta)
 

@@ -129,7 +129,7 @@ def _read(path: Path) -> _Part:
         raise unreadable(out)
     values = header.fingerprint.values
     if values.get("--shard") is None:
-        raise OutputError(f"{path} is no shard, but a whole run", "leave it out")
+        raise OutputError(f"{path} is not a shard, but a whole output", "leave it out")
     try:
         output = Output(out=path, command=values["command"], format=Format.of(values))
         if output.format.page != "none":  # no shard has a page
