@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
-from itertools import chain
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, TypeAlias
@@ -21,13 +20,7 @@ from vitcli.images.scan import Omissions
 from vitcli.images.sources import FoundSource
 from vitcli.images.workers import DecodeJob
 from vitcli.interrupts import interrupts
-from vitcli.jobs.apart import (
-    check_apart,
-    read_of_inputs,
-    read_of_model,
-    read_of_options,
-    written_of,
-)
+from vitcli.jobs.apart import check_run
 from vitcli.jobs.batching import GrowingBatch
 from vitcli.jobs.job import Inputs, ModelOptions, Reporter, Running, Summary
 from vitcli.jobs.listing import Listing
@@ -146,19 +139,10 @@ class Run:
             found = [resolve(s, offline=offline) if isinstance(s, str) else s for s in specs]
             load_once = cache(lambda: make_ready(found))
             weights = [m.weights if isinstance(m, Checkpoint) else m.files for m in found]
-            self._check_apart(output, weights)
+            check_run(output.paths.values(), weights, output.options, self.inputs)
             while self._round(output, weights, load_once):
                 self.progress = Progress()
         return self.summary()
-
-    def _check_apart(self, output: Output, weights: Sequence[Sequence[Path]]) -> None:
-        """Raise OutputError if the run would overwrite a file that it reads."""
-        read = chain(
-            read_of_model([path for files in weights for path in files]),
-            read_of_options(output.options),
-            read_of_inputs(self.inputs),
-        )
-        check_apart(written_of(output.paths.values()), read)
 
     def _round(
         self, output: Output, weights: Sequence[Sequence[Path]], load_once: Callable[[], Ready]
@@ -175,8 +159,8 @@ class Run:
             if record.is_complete:
                 self.watcher.note(f"{output.target().out} is already complete")
                 return False
-            has_all = record.header is not None and not record.needs_model
-            work = _idle(record.header.meta) if record.header and has_all else load_once()
+            header = None if record.needs_model else record.header
+            work = load_once() if header is None else _idle(header.meta)
             sink = record.begin(work.meta, described, self._on_progress)
             with completing(sink):
                 self._pump(work, record.items(), sink)
