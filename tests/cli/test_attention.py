@@ -151,7 +151,7 @@ def test_an_interrupted_run_goes_on_to_the_same_files(
     (maps / "in" / "img-00009.jpg.png").unlink()
     (maps / "in" / "img-00007.jpg.png").write_bytes(b"half")
     refused = vit(*run, "maps")
-    assert refused.code == 1 and "--resume goes on with it" in refused.err
+    assert refused.code == 1 and "--resume continues it" in refused.err
     ended = vit(*run, "maps", "--resume")
     assert ended.code == 3, ended.err
     assert len(rows_of(ended.out)) == 6
@@ -169,7 +169,7 @@ def test_pictures_of_an_earlier_run_are_not_inputs(vit: Vit, look: Vit, folder: 
     for more in ((), ("--overwrite",)):
         ended = look("in", "-m", "demo", "--out", "in/maps", *more)
         assert (ended.code, len(rows_of(ended.out))) == (3, 4), ended.err
-    assert "in/maps holds pictures that vit has drawn: left out" in ended.err
+    assert "in/maps holds images that vit has drawn: left out" in ended.err
     ended = vit("classify", "in", "-m", "demo")
     assert len(rows_of(ended.out)) == 4
     ended = look("in/**/*.png", "-m", "demo", "--out", "in/maps", "--overwrite")
@@ -183,7 +183,7 @@ def test_pictures_of_an_earlier_run_are_not_inputs(vit: Vit, look: Vit, folder: 
 
 def test_nobody_elses_files_are_touched(look: Vit, folder: Path) -> None:
     ended = look("in", "-m", "demo", "--out", "in/deep")
-    assert (ended.code, "holds files that are not of vit" in ended.err) == (1, True)
+    assert (ended.code, "holds files that vit has not written" in ended.err) == (1, True)
     (folder / "notes").write_text("mine")
     ended = look("in", "-m", "demo", "--out", "notes")
     assert (ended.code, "is not a folder" in ended.err) == (1, True)

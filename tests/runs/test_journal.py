@@ -14,10 +14,12 @@ import pytest
 
 from tests.runs.test_recording import Inputs, contents, is_killed, record, resume
 from vitcli.errors import OutputError
-from vitcli.runs.journal import Damaged, Entry, Header, json_bytes, read_commits, read_finished
+from vitcli.runs.journal import read_commits, read_finished
+from vitcli.runs.journal_lines import Damaged, Entry, Header, json_bytes
 from vitcli.runs.lock import holder
+from vitcli.runs.output import Output
 from vitcli.runs.recording import Recording
-from vitcli.sinks.files import Target
+from vitcli.sinks.format import Format
 
 DEEP = b"[" * 100_000
 HEADERS: list[Any] = [
@@ -61,6 +63,19 @@ def inputs(tmp_path: Path) -> Inputs:
 def out(tmp_path: Path) -> Path:
     (tmp_path / "out").mkdir()
     return tmp_path / "out" / "feats.npy"
+
+
+def lines(out: Path) -> Output:
+    return Output(out=out, command="classify", overwrite=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "option"), [("paths -0", "--null"), ("csv and html", "--html"), ("csv", "--top-k")]
+)
+def test_a_format_is_read_as_the_first_version_wrote_it(text: str, option: str) -> None:
+    now = {"--format": text.split()[0], option: True}
+    then = {"--format": text, **({} if " " in text else {option: True})}
+    assert Header.of(json_bytes({"fingerprint": then})).fingerprint.values == now
 
 
 @pytest.mark.parametrize("value", HEADERS, ids=str)
@@ -131,7 +146,7 @@ def test_a_damaged_journal_of_a_whole_output_is_told_and_may_be_overwritten(
     before = contents(out.parent)
     with pytest.raises(OutputError, match="has no whole record of its run") as caught:
         record(inputs, out, resume)
-    assert caught.value.hint == "--overwrite starts again"
+    assert caught.value.hint == "--overwrite starts over"
     assert contents(out.parent) == before
     record(inputs, out, overwrite=True)
     assert read_finished(journal)
@@ -205,20 +220,19 @@ def test_nothing_is_written_through_a_link(
 def test_two_outputs_of_one_stem_do_not_share_an_index(inputs: Inputs, out: Path) -> None:
     other = out.with_name("feats.safetensors")
     index = out.with_name("feats.index.jsonl")
-    suffixes = (".index.jsonl", ".meta.json")
-    with Recording(Target(out), suffixes, inputs.refs):
+    with Recording(Output(out=out, command="embed", format=Format("npy")), inputs.refs):
         with pytest.raises(OutputError, match=rf"feats.index.jsonl is being .+ {os.getpid()} on"):
             record(inputs, other)
         assert len(list(out.parent.glob("*.lock"))) == 3
     assert not list(out.parent.glob("*.lock"))
     record(inputs, out)
     before = contents(out.parent)
-    with pytest.raises(OutputError, match=r"is the one of .+feats.npy, and would be overwritten"):
+    with pytest.raises(OutputError, match=r"belongs to .+feats.npy, and would be overwritten"):
         record(inputs, other, overwrite=True)
-    with pytest.raises(OutputError, match=r"is the one of .+feats.npy, and would be overwritten"):
+    with pytest.raises(OutputError, match=r"belongs to .+feats.npy, and would be overwritten"):
         record(inputs, other, resume)
     out.with_name(".feats.npy.journal").unlink()
-    with pytest.raises(OutputError, match=r"is the one of .+feats.npy, and would be overwritten"):
+    with pytest.raises(OutputError, match=r"belongs to .+feats.npy, and would be overwritten"):
         record(inputs, other, overwrite=True)
     assert contents(out.parent) == before
     out.unlink()
@@ -233,23 +247,23 @@ def test_an_index_is_not_overwritten_by_an_output_of_its_name(inputs: Inputs, ou
     before = contents(out.parent)
     for journal in (True, False):
         for path in (index, meta):
-            with pytest.raises(OutputError, match=r"is the one of .+a.feats.npy, and would be"):
-                Recording(Target(path), (), inputs.refs, overwrite=True).__enter__()
+            with pytest.raises(OutputError, match=r"belongs to .+a.feats.npy, and would be"):
+                Recording(lines(path), inputs.refs).__enter__()
         if journal:
             assert contents(out.parent) == before
             out.with_name(".a.feats.npy.journal").unlink()
     out.unlink()
-    with Recording(Target(index), (), inputs.refs, overwrite=True):
+    with Recording(lines(index), inputs.refs):
         pass
 
 
 def test_the_index_of_an_interrupted_run_is_not_overwritten(inputs: Inputs, out: Path) -> None:
     assert is_killed(14, partial(record, inputs, out))
     before = contents(out.parent)
-    with pytest.raises(OutputError, match=r"may be of .+feats.npy, an interrupted run"):
+    with pytest.raises(OutputError, match=r"may belong to .+feats.npy, an interrupted run"):
         record(inputs, out.with_name("feats.npz"), overwrite=True)
-    with pytest.raises(OutputError, match=r"may be of .+feats.npy, an interrupted run"):
-        Recording(Target(out.with_name("feats.index.jsonl")), (), inputs.refs).__enter__()
+    with pytest.raises(OutputError, match=r"may belong to .+feats.npy, an interrupted run"):
+        Recording(lines(out.with_name("feats.index.jsonl")), inputs.refs).__enter__()
     assert contents(out.parent) == before
     record(inputs, out, resume)
 
@@ -310,9 +324,9 @@ def test_an_edited_output_of_the_same_size_is_not_trusted(
     file.write_bytes(data[:-3] + bytes([data[-3] ^ 1]) + data[-2:])
     if has_time:
         os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
-    with pytest.raises(OutputError, match=f"{name} is not as its run left it") as caught:
+    with pytest.raises(OutputError, match=f"{name} has changed since its run") as caught:
         record(inputs, out, resume)
-    assert "--overwrite starts again" in str(caught.value.hint)
+    assert "--overwrite starts over" in str(caught.value.hint)
     file.write_bytes(data)  # as a copy that is brought back
     assert record(inputs, out, resume).is_complete
 

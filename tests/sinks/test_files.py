@@ -265,27 +265,27 @@ def test_a_closed_standard_output_is_said(monkeypatch: pytest.MonkeyPatch) -> No
 def test_the_format_is_the_one_asked_for_or_the_suffix(
     out: str | None, asked: str | None, expected: str
 ) -> None:
-    assert choose_format(Path(out) if out else None, asked, dict(PREDICTIONS)) == expected
+    assert choose_format(Path(out) if out else None, asked, PREDICTIONS) == expected
 
 
 @pytest.mark.parametrize(
     ("out", "asked", "words"),
     [
-        ("out.xlsx", None, "the suffix of out.xlsx is no known format"),
-        ("out.csv", "yaml", "--format yaml is no known format"),
+        ("out.xlsx", None, "the suffix of out.xlsx is not a known format"),
+        ("out.csv", "yaml", "--format yaml is not a known format"),
         ("out.csv", None, "the suffix of out.csv"),
-        ("https://h/a.csv?sig=secret", None, "the suffix of a.csv?… is no known format"),
+        ("https://h/a.csv?sig=secret", None, "the suffix of a.csv?… is not a known format"),
     ],
 )
 def test_an_unknown_format_is_a_usage_error(out: str, asked: str | None, words: str) -> None:
     with pytest.raises(UsageError) as caught:
-        choose_format(out, asked, dict(EMBEDDINGS))
+        choose_format(out, asked, EMBEDDINGS)
     assert caught.value.message.startswith(words)
     assert "npy, npz, safetensors, jsonl" in str(caught.value.hint)
 
 
 def test_every_format_is_reached_by_its_suffix(tmp_path: Path) -> None:
-    for known in (dict(PREDICTIONS), dict(EMBEDDINGS)):
+    for known in (PREDICTIONS, EMBEDDINGS):
         assert all(choose_format(Path(f"out.{name}"), None, known) == name for name in known)
 
 

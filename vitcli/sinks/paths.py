@@ -5,17 +5,15 @@ from __future__ import annotations
 import os
 
 from vitcli.records import Failure, Row
-from vitcli.sinks.files import Target
 from vitcli.sinks.text import LineSink
 
 
 class PathsSink(LineSink):
-    """The path of every image that has not failed, in its own bytes: one a line, or each ended
-    by NUL."""
+    """Writes the path of every image that has not failed, byte for byte, and ends it with a line
+    break or NUL."""
 
-    def __init__(self, target: Target, *, null: bool = False) -> None:
-        super().__init__(target)
-        self._end = b"\0" if null else b"\n"
+    has_suffix = False
 
     def lines(self, row: Row) -> bytes:
-        return b"" if isinstance(row, Failure) else os.fsencode(row.ref.path) + self._end
+        end = b"\0" if self._format.null else b"\n"
+        return b"" if isinstance(row, Failure) else os.fsencode(row.ref.path) + end

@@ -20,6 +20,7 @@ from torch import Tensor
 from vitcli.checkpoints.load import Model
 from vitcli.checkpoints.scoring import ScoreFunction, to_scores
 from vitcli.errors import CheckpointError, InputError, UsageError, printable
+from vitcli.images.scan import Omissions
 from vitcli.images.sources import FoundSource
 from vitcli.jobs.finite import are_finite, overflow, with_failures
 from vitcli.jobs.job import (
@@ -31,6 +32,7 @@ from vitcli.jobs.job import (
     Running,
     Summary,
 )
+from vitcli.jobs.listing import Listing, scan_of
 from vitcli.jobs.run import Ready, Run
 from vitcli.models.engine import Engine, Features, Logits
 from vitcli.records import (
@@ -109,11 +111,14 @@ def evaluate(job: EvaluateJob, watcher: Reporter | None = None) -> Evaluation:
     Raises InputError for classes that a model does not have, and for data without labels.
     """
     watcher = watcher or NullReporter()
-    run = Run(job.inputs, job.running, watcher)
+    omissions = Omissions(watcher.note)
     examples = read_examples(
-        job.data, run.scan(), watcher.note, allow_outside=job.inputs.allow_outside
+        job.data,
+        scan_of(job.inputs, omissions),
+        watcher.note,
+        allow_outside=job.inputs.allow_outside,
     )
-    run.omissions.note_system()
+    omissions.note_system()
     if {e.split for e in examples} >= {"train", "val"}:
         asked = [e for e in examples if e.split == "val"]
         watcher.note(f"{len(asked):,} images of val are judged, those of train are not")
@@ -156,10 +161,8 @@ def _split_of(spec: Path) -> Path | None:
 
 
 def _run(job: EvaluateJob, examples: Sequence[Example], watcher: Reporter) -> Run:
-    run = Run(job.inputs, job.running, watcher)
-    run.list_inputs()
-    run.listed = [FoundSource([example.found for example in examples])]
-    return run
+    listing = Listing([FoundSource([example.found for example in examples])])
+    return Run(job.inputs, job.running, watcher, listing)
 
 
 @dataclass(slots=True)
@@ -307,7 +310,7 @@ def _of_neighbours(
         judged.append(Judged(f"{model.spec}, {job.knn} neighbours", labels, answers))
     done = [row for row in rows if isinstance(row, Embedded)]
     return Evaluation(
-        summary=run.summary(run.progress),
+        summary=run.summary(),
         judged=tuple(judged),
         images=tuple(asked[row.ref.index].found for row in done),
         failures=tuple(row for row in rows if isinstance(row, Failure)),
