@@ -390,7 +390,7 @@ def test_weights_beyond_what_a_file_holds_stand_beside_it(
     monkeypatch.setattr("vitcli.checkpoints.onnx.MAX_FILE", 1000)
     ended = vit("convert", "demo", "out.onnx", "--to", "onnx", "--verify")
     assert ended.code == 0, ended.err
-    assert b"the weights are beside it, in out.onnx.data" in ended.out
+    assert b"the weights are next to it, in out.onnx.data" in ended.out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.onnx", "out.onnx.data"]
     session = onnxruntime.InferenceSession(str(tmp_path / "out.onnx"))
     pixels = weights.pixels(1, 32, 32)

@@ -199,7 +199,7 @@ class Run:
     def engine(self, model: Model, output: Output) -> Engine:
         """What runs the model on a batch: torch, or the engine asked for."""
         from vitcli.checkpoints.engines import open_engine
-        from vitcli.models.engine import ThriftyEngine, TorchEngine
+        from vitcli.models.engine import SplittingEngine, TorchEngine
 
         running, note = self.running, self.watcher.note
         if running.engine == "torch":
@@ -207,7 +207,7 @@ class Run:
         else:
             chosen = running.engine, running.dtype, running.quantize
             engine = open_engine(model, output, *chosen, note)
-        return ThriftyEngine(engine, note, shares_ranges=running.quantize is not None)
+        return SplittingEngine(engine, note, shares_ranges=running.quantize is not None)
 
     def into(self, sink: Sink, work: Ready) -> Summary:
         """Take the inputs through the model into a sink that only receives."""

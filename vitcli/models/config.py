@@ -118,6 +118,11 @@ class ViTConfig:
         """The length of what the head reads: D for each of its blocks, and D more for cls+mean."""
         return self.embed_dim * (self.head_blocks + (self.pool == "cls+mean"))
 
+    @property
+    def widest_layer(self) -> int:
+        """The number of values that the widest layer has for one image."""
+        return (self.num_prefix + self.grid[0] * self.grid[1]) * self.hidden_dim
+
     def layer_grid(self, layer: int) -> Size:
         """Patches (h, w) of a hidden state: the same in all."""
         return self.grid
@@ -245,6 +250,11 @@ class SwinConfig:
     def grid(self) -> Size:
         """Patches (h, w) that enter the first stage at `image_size`."""
         return self.grid_of(self.image_size)
+
+    @property
+    def widest_layer(self) -> int:
+        """The number of values that the widest layer has for one image."""
+        return self.grid[0] * self.grid[1] * self.hidden_dims[0]
 
     def grid_of(self, image_size: Size) -> Size:
         """Patches (h, w) of an image."""

@@ -28,6 +28,7 @@ from vitcli.images.preprocess import preprocessed, resized_size, seen
 from vitcli.jobs.apart import check_apart, read_of_model, read_of_options
 from vitcli.jobs.job import ModelOptions
 from vitcli.jobs.loading import load_model
+from vitcli.models.normalise import Normalisation
 from vitcli.records import Preprocess, Size
 
 # What rounding of the weights may do to logits and hidden states, relative to their largest, and
@@ -208,9 +209,8 @@ def _by_preprocessing(model: Model, moved: Moved) -> Delta:
     noise = np.random.default_rng(0).integers(0, 256, (*moved.size, 3), dtype=np.uint8)
     outputs = []
     for plan in (model.preprocess, moved.plan):
-        pixels = torch.from_numpy(preprocessed(noise, plan)).permute(2, 0, 1)[None].float()
-        mean, std = (torch.tensor(values)[:, None, None] for values in (plan.mean, plan.std))
-        outputs.append(model.network((pixels * plan.rescale - mean) / std))
+        pixels = torch.from_numpy(preprocessed(noise, plan)).permute(2, 0, 1)[None]
+        outputs.append(model.network(Normalisation(plan)(pixels)))
     what = f"{_output(model)}, by the preprocessing of {moved.size[1]}x{moved.size[0]} pixels alone"
     return Delta(what, _delta(*outputs), math.inf)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from vitcli.checkpoints.catalogue import Entry, entries
+from vitcli.checkpoints.catalogue import CatalogueEntry, entries
 
 Purpose = Literal["speed", "accuracy", "memory", "resolution", "features"]
 
@@ -16,7 +16,7 @@ Purpose = Literal["speed", "accuracy", "memory", "resolution", "features"]
 class Choice:
     """Entries in the order to try them, and in one line why these and why so."""
 
-    entries: tuple[Entry, ...]
+    entries: tuple[CatalogueEntry, ...]
     why: str = ""
 
 
@@ -55,7 +55,7 @@ def choose(purpose: Purpose | None = None) -> Choice:
             return Choice((*_best(linear), *_best(others)), why)
 
 
-def grid(entry: Entry) -> int:
+def grid(entry: CatalogueEntry) -> int:
     """Patches on a side at the size that the positions were trained for."""
     return entry.stored // entry.patch
 
@@ -71,17 +71,19 @@ def download(spec: str, *, offline: bool = False) -> Pulled:
     return Pulled(snapshot.folder, snapshot.notes)
 
 
-def _classifiers(found: Sequence[Entry]) -> list[Entry]:
+def _classifiers(found: Sequence[CatalogueEntry]) -> list[CatalogueEntry]:
     return [e for e in found if e.has_classifier and e.accuracy is not None]
 
 
-def _best(found: Sequence[Entry]) -> tuple[Entry, ...]:
+def _best(found: Sequence[CatalogueEntry]) -> tuple[CatalogueEntry, ...]:
     return tuple(sorted(found, key=lambda e: (-(e.accuracy or 0.0), e.gflops)))
 
 
-def _frontier(found: Sequence[Entry], price: Callable[[Entry], float]) -> tuple[Entry, ...]:
+def _frontier(
+    found: Sequence[CatalogueEntry], price: Callable[[CatalogueEntry], float]
+) -> tuple[CatalogueEntry, ...]:
     """The cheapest first, each more accurate than all before it."""
-    kept: list[Entry] = []
+    kept: list[CatalogueEntry] = []
     best = 0.0
     for entry in sorted(found, key=lambda e: (price(e), -(e.accuracy or 0.0))):
         if (entry.accuracy or 0.0) > best:

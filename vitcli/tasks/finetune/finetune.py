@@ -319,9 +319,7 @@ class _Session:
         if chosen.recipe.kind == "head":
             return None
         part = -(-order.share // self.job.training.accumulate)
-        config = model.config
-        if self.device.type == "cpu" and isinstance(config, ViTConfig):
-            tokens = config.num_prefix + config.grid[0] * config.grid[1]
-            some = max(1, MICRO_VALUES // (tokens * config.hidden_dim))
+        if self.device.type == "cpu" and isinstance(model.config, ViTConfig):
+            some = max(1, MICRO_VALUES // model.config.widest_layer)
             part = min(part, max(2, some - some % 2))
         return part
