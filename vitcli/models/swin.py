@@ -53,12 +53,12 @@ class WindowAttention(nn.Module):
         return projected
 
     def weights(self, x: Tensor, windows: Windows) -> Tensor:
-        """How much each token looks at each of its window; rows sum to 1.
+        """The attention weights within each window; rows sum to 1.
         (B, n, N, D) -> (B, n, A, N, N)"""
         return self._looked(x, windows)[0]
 
     def with_weights(self, x: Tensor, windows: Windows) -> tuple[Tensor, Tensor]:
-        """What `forward` gives, by way of the weights, so that these have gradients.
+        """The result of `forward`, computed from the weights, so that these have gradients.
         (B, n, N, D) -> (B, n, N, D), (B, n, A, N, N)"""
         weights, v = self._looked(x, windows)
         return self.proj((weights @ v).transpose(2, 3).reshape(x.shape)), weights
@@ -71,7 +71,7 @@ class WindowAttention(nn.Module):
         return weights.view(*images, *weights.shape[1:]), v.reshape(*images, *v.shape[1:])
 
     def _heads(self, x: Tensor, windows: Windows) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """q, k, v: (B*n, A, N, d), and what is added to the scores: (1 or B*n, A, N, N)"""
+        """q, k, v: (B*n, A, N, d), and the bias of the scores: (1 or B*n, A, N, N)"""
         qkv: Tensor = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # (B, n, N, 3, A, d)
         q, k, v = qkv.permute(3, 0, 1, 4, 2, 5).flatten(1, 2).unbind(0)
         bias = self.bias(windows.size)
@@ -82,15 +82,15 @@ class WindowAttention(nn.Module):
 
     @torch.no_grad()
     def fit(self, window: Size) -> None:
-        """Make the table one for this window."""
+        """Resample the table for this window."""
         if window != self.window:
             table = resize_bias_table(self.relative_position_bias_table, self.window, window)
             self.relative_position_bias_table = nn.Parameter(table)
             self.window = window
 
     def bias(self, window: Size) -> Tensor:
-        """What is added to the scores of a window, which may be smaller than the table's: then
-        timm resamples the table, and otherwise its inner part serves.  (1, A, N, N)"""
+        """The bias of the scores of a window. For a window smaller than the table's, timm resamples
+        the table; otherwise its inner part is taken.  (1, A, N, N)"""
         table: Tensor = self.relative_position_bias_table
         of = self.window
         if self.is_resampled and window != of:
@@ -105,7 +105,7 @@ class WindowAttention(nn.Module):
 
 
 class SwinBlock(nn.Module):
-    """A pre-norm block: attention within windows, then feed-forward, each beside a residual."""
+    """A pre-norm block: attention within windows, then feed-forward, each with a residual."""
 
     def __init__(self, config: SwinConfig, stage: int, drop_path: float) -> None:
         super().__init__()
@@ -122,11 +122,11 @@ class SwinBlock(nn.Module):
         return self._joined(x, self.attn(windows.cut(self.norm1(x)), windows), windows)
 
     def weights(self, x: Tensor, windows: Windows) -> Tensor:
-        """The weights of its attention.  (B, h*w, D) -> (B, n, A, N, N)"""
+        """The attention weights.  (B, h*w, D) -> (B, n, A, N, N)"""
         return self.attn.weights(windows.cut(self.norm1(x)), windows)
 
     def with_weights(self, x: Tensor, windows: Windows) -> tuple[Tensor, Tensor]:
-        """What `forward` gives, by way of the weights.
+        """The result of `forward`, computed from the weights.
         (B, h*w, D) -> (B, h*w, D), (B, n, A, N, N)"""
         attended, weights = self.attn.with_weights(windows.cut(self.norm1(x)), windows)
         return self._joined(x, attended, windows), weights
@@ -138,7 +138,8 @@ class SwinBlock(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """Four neighbouring patches become one of twice the width; an odd side is padded with zeros."""
+    """Merges four neighbouring patches into one of twice the width; odd sides get a row of
+    zeros."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -154,7 +155,8 @@ class PatchMerging(nn.Module):
 
 
 class Stage(nn.Module):
-    """Blocks on one grid, every second with shifted windows; then a merge, but for the last."""
+    """Blocks on one grid, every second with shifted windows; then, but in the last stage, a
+    merge."""
 
     def __init__(self, config: SwinConfig, stage: int, drop_path: Sequence[float]) -> None:
         super().__init__()
@@ -170,7 +172,7 @@ class Stage(nn.Module):
         return x if self.is_last else self.downsample(x, windows[0].grid)
 
     def last_block(self, x: Tensor, windows: tuple[Windows, Windows]) -> tuple[SwinBlock, Tensor]:
-        """The last block and what enters it.  (B, h*w, D) -> (B, h*w, D)"""
+        """The last block and its input.  (B, h*w, D) -> (B, h*w, D)"""
         *earlier, last = self.blocks
         assert isinstance(last, SwinBlock)
         for number, block in enumerate(earlier):
@@ -206,7 +208,7 @@ class SwinTransformer(nn.Module):
 
     @property
     def num_blocks(self) -> int:
-        """How many blocks all stages have together."""
+        """The number of blocks in all stages."""
         return sum(self.config.depths)
 
     def block_of(self, name: str) -> int | None:
@@ -218,8 +220,8 @@ class SwinTransformer(nn.Module):
         return sum(self.config.depths[: int(rest[0])]) + int(rest[2]) + 1
 
     def layer_of(self, name: str) -> int:
-        """0 for what makes the tokens, i for block i, `num_blocks` + 1 for what follows them. A
-        merge counts with the block after it, as in timm, whose stages begin with it."""
+        """0 before the blocks, i for block i, `num_blocks` + 1 after the blocks. A merge belongs to
+        the block after it, as in timm, whose stages begin with it."""
         first, *rest = name.split(".")
         if first == "layers" and rest[1:2] == ["downsample"]:
             return sum(self.config.depths[: int(rest[0]) + 1]) + 1
@@ -227,11 +229,12 @@ class SwinTransformer(nn.Module):
         return self.block_of(name) or after
 
     def is_undecayed(self, name: str) -> bool:
-        """Whether weight decay spares it, though it is no vector: positions and their tables."""
+        """Whether weight decay leaves it out although it is not a vector: positions and their
+        tables."""
         return name == "pos_embed" or name.endswith(".relative_position_bias_table")
 
     def embed(self, pixels: Tensor) -> Tensor:
-        """The tokens that enter stage 1.  (B, C, H, W) -> (B, h*w, D)"""
+        """The input of stage 1.  (B, C, H, W) -> (B, h*w, D)"""
         config = self.config
         if config.window_rule == "hf":
             below, beside = (
@@ -297,7 +300,7 @@ class SwinTransformer(nn.Module):
         return replace(tokens, x=self.norm(tokens.x))
 
     def pool(self, tokens: Tokens, how: Pooling) -> Tensor:
-        """One vector an image, (B, D), for mean; (B, N, D) for patches and tokens."""
+        """One vector for each image, (B, D), for mean; (B, N, D) for patches and tokens."""
         return tokens.x.mean(dim=1) if how == "mean" else tokens.x
 
     def features(
@@ -348,7 +351,7 @@ class SwinTransformer(nn.Module):
         return range(self.config.depth, self.config.depth + 1)
 
     def logits(self, states: Mapping[int, Tokens]) -> Tensor:
-        """What the head makes of the last layer, not yet normed.  {layer: Tokens} -> (B, K)"""
+        """Apply the head to the last layer, not yet normed.  {layer: Tokens} -> (B, K)"""
         logits: Tensor = self.head(self.norm(states[self.config.depth].x).mean(dim=1))
         return logits
 
