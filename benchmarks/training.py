@@ -27,7 +27,7 @@ from vitcli.checkpoints.load import load
 from vitcli.records import Preprocess
 from vitcli.tasks.bench.memory import peak_memory
 from vitcli.training.feed import Order, Step
-from vitcli.training.loop import Plan, Trainer
+from vitcli.training.loop import Trainer, TrainingPlan
 from vitcli.training.objective import Classify, Normalise
 from vitcli.training.optim import Optimisation
 from vitcli.training.recipe import Recipe, Trained
@@ -85,7 +85,7 @@ def steps_of(name: str, folder: Path, batch: int, checkpointing: bool = False) -
         trained = Trained(network, Recipe("full"), on_cpu=False)
         autocast = torch.bfloat16 if dtype == "bf16" else None
     many = 1_000_000
-    plan = Plan(
+    plan = TrainingPlan(
         epochs=many,
         seed=0,
         optimisation=Optimisation(lr=1e-5, steps=many),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import subprocess
 import sys
@@ -28,6 +29,12 @@ if TYPE_CHECKING:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=5, help="how often test_resume kills each run")
+
+
+def pytest_collection_finish() -> None:
+    """Keep the imported modules and the collected tests out of every later garbage collection."""
+    gc.collect()
+    gc.freeze()
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ RANKS = (
     ("pipeline", "runs", "training"),
     ("checkpoints", "images", "sinks", "render"),
     ("models", "stores", "cache", "files"),
-    ("records", "interrupts", "engines"),
+    ("records", "interrupts", "processes", "engines"),
     ("errors",),
 )
 RANK = {unit: rank for rank, units in enumerate(RANKS) for unit in units}
@@ -35,6 +35,7 @@ ROOMS = {
     "huggingface_hub": {"checkpoints"},
     "safetensors": {"checkpoints", "sinks", "demo"},
     "PIL": {"images", "render", "demo"},
+    "jinja2": {"render"},
     "fsspec": {"stores"},
     "pyarrow": {"images", "sinks"},
     "ray": {"fleet"},
@@ -114,8 +115,11 @@ def test_only_the_command_line_prints() -> None:
     ("code", "absent"),
     [
         ("import vitcli", ("torch", "numpy", "PIL", "typer", "rich")),
-        ("import vitcli.cli.app", ("torch", "numpy", "PIL", "huggingface_hub")),
-        ("import vitcli.jobs.run", ("torch", "fsspec", "huggingface_hub", "typer", "rich")),
+        ("import vitcli.cli.app", ("torch", "numpy", "PIL", "huggingface_hub", "jinja2")),
+        (
+            "import vitcli.jobs.run",
+            ("torch", "fsspec", "huggingface_hub", "typer", "rich", "jinja2"),
+        ),
         ("import vitcli.images.workers", ("torch", "huggingface_hub", "typer", "rich")),
         ("import vitcli.checkpoints.load", ("huggingface_hub", "typer", "rich", "PIL")),
         (

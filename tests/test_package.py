@@ -30,6 +30,8 @@ def test_the_wheel_is_whole_and_small(wheel: Path) -> None:
         "vitcli/demo/preprocessor_config.json",
         "vitcli/demo/README.md",
         "vitcli/checkpoints/imagenet_1k.txt",
+        "vitcli/render/templates/frame.html",
+        "vitcli/render/templates/chart.svg",
     ):
         assert needed in names
     assert not [name for name in names if name.startswith(("tests", "examples"))]
@@ -39,5 +41,6 @@ def test_the_wheel_is_whole_and_small(wheel: Path) -> None:
 def test_the_peers_are_no_dependencies() -> None:
     needed = [r for r in requires("vitcli") or [] if "extra ==" not in r]
     names = {r.split(">")[0].split("=")[0].strip().lower() for r in needed}
-    expected = {"torch", "typer", "rich", "pillow", "numpy", "safetensors", "huggingface-hub"}
+    models = {"torch", "numpy", "safetensors", "huggingface-hub"}
+    expected = {*models, "pillow", "typer", "rich", "jinja2"}
     assert {name.replace("_", "-") for name in names} == expected

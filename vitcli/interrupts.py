@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from types import FrameType
 
 from vitcli.errors import Interrupted
+
+SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
+ONE_SIGNAL = 0.3  # seconds within which a signal that comes twice is one
 
 
 class Interrupts:
@@ -56,3 +65,39 @@ class Interrupts:
 
 
 interrupts = Interrupts()
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Let SIGINT, SIGTERM and SIGHUP end what is inside between two batches, and the second of
+    them at once. A signal that was ignored before (nohup, a background job) stays ignored.
+
+    `timeout` and others signal a process and then its whole group: that is one signal.
+    """
+    first = 0.0
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal first
+        if not first:
+            first = time.monotonic()
+            interrupts.strike(number)
+        elif time.monotonic() - first > ONE_SIGNAL:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+    interrupts.forget()
+    before = {}
+    for number in SIGNALS:
+        with suppress(ValueError):  # not in the main thread: the caller handles its signals
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                before[number] = signal.signal(number, interrupt)
+    try:
+        yield
+    except Exception as error:
+        cause = interrupts.cause(error)
+        if cause is error:
+            raise
+        raise cause from error
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -10,7 +10,7 @@ from itertools import chain
 from typing import TypeAlias
 
 from vitcli.interrupts import interrupts
-from vitcli.records import Batch, Failure, Kept, Progress, Row, Sink
+from vitcli.records import Batch, Failure, Progress, Row, Sink
 
 Forward: TypeAlias = Callable[[Batch], Sequence[Row]]
 """Rows for the refs of a batch that decoded, in their order. One may fail even now."""
@@ -31,16 +31,14 @@ def run(
     for batch in batches:
         with interrupts.held():
             rows = forward(batch) if batch.refs else ()
-            sink.write(in_order(rows, batch.failures, batch.kept))
+            sink.write(in_order(rows, batch.failures))
             failed = [row for row in rows if isinstance(row, Failure)]
-            progress.add(len(rows) - len(failed), [*batch.failures, *failed], batch.kept)
+            progress.add(len(rows) - len(failed), [*batch.failures, *failed])
             on_progress(progress)
         interrupts.check()
     return progress
 
 
-def in_order(
-    rows: Iterable[Row], failures: Iterable[Failure], kept: Iterable[Kept] = ()
-) -> list[Row]:
-    """Results, failures and kept rows of one batch, as the inputs came."""
-    return sorted(chain(rows, failures, kept), key=lambda row: row.ref.index)
+def in_order(rows: Iterable[Row], failures: Iterable[Failure]) -> list[Row]:
+    """The results and failures of one batch, as the inputs came."""
+    return sorted(chain(rows, failures), key=lambda row: row.ref.index)

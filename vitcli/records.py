@@ -5,10 +5,11 @@ inputs ─sources─▶ ImageRef ─decode─▶ Sample | Failure ─batch─▶
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, BinaryIO, Literal, NamedTuple, Protocol, TypeAlias
 
 if TYPE_CHECKING:  # `vit --help` has no use for numpy
     import numpy as np
@@ -16,7 +17,10 @@ if TYPE_CHECKING:  # `vit --help` has no use for numpy
 
 Size: TypeAlias = tuple[int, int]  # always (height, width)
 Version: TypeAlias = tuple[int, int, int, int]
-"""A file as it was opened: its device, inode, bytes and mtime in ns."""
+"""An open file: its device, inode, size and mtime in ns."""
+Stamp: TypeAlias = tuple[int, int]
+"""(size, mtime in ns) of a file when it was listed. An object in a store has its ETag, as a number,
+instead of the time; a member has its own size and the second number of its archive."""
 Box: TypeAlias = tuple[float, float, float, float]  # top, left, bottom, right
 
 
@@ -34,57 +38,71 @@ class ErrorType(StrEnum):
     NOT_FINITE = "NotFinite"  # NaN or infinity in what the model gives
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
-    """Where in an archive an image is: `size` bytes from `start`, or why they cannot be had.
+class Pieces(Protocol):
+    """An archive that is open: it returns any of its bytes."""
 
-    `key` is what the files of one sample have in common in WebDataset's layout. In a zip `start`
-    is that of the local header, and `packed` the bytes that follow it, how they are compressed,
-    and the CRC-32 of what they hold. Where it can
-    be read only once, from a stream or a table, `data` is the image itself. `version` is that of
-    the archive that was listed: in another one something else may be at that place.
+    def pread(self, size: int, offset: int, /) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Member(ABC):
+    """An image in an archive or a table; `images/members.py` has one class for each kind.
+
+    `key` is what the files of one sample share in WebDataset's layout. `version` is the archive's
+    when it was listed: in another version something else may be at the same place.
     """
 
     archive: str
-    start: int
     size: int
-    key: str = ""
-    packed: tuple[int, int, int] | None = None
-    data: bytes | None = field(default=None, repr=False)
-    fault: tuple[ErrorType, str] | None = None
-    version: Version | None = None
+    key: str
+    version: Version | None
+
+    @abstractmethod
+    def open(self, archive: Callable[[], Pieces]) -> BinaryIO:
+        """Return the image as a file; `archive` opens the archive, where its bytes are needed."""
+
+    @property
+    def held(self) -> int:
+        """The bytes of the image that travel with it."""
+        return 0
+
+    def released(self) -> Member:
+        """Return the member without the bytes that travel with it."""
+        return self
 
     def __reduce__(self) -> tuple[type[Member], tuple[object, ...]]:
-        """One goes to a worker with each image: a dataclass's own way takes twice as long."""
-        return Member, (
-            *(self.archive, self.start, self.size, self.key, self.packed, self.data, self.fault),
-            self.version,
-        )
+        """Pickle the fields in order, in half the time of a dataclass: every image is pickled."""
+        return type(self), tuple([getattr(self, name) for name in self.__match_args__])
+
+
+class FoundImage(NamedTuple):
+    """An image that a source lists: the path of its row, its place in an archive, its stamp.
+
+    A path that is not UTF-8 carries its odd bytes as surrogates, as os.fsdecode makes them.
+    """
+
+    path: str
+    member: Member | None = None
+    stamp: Stamp | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ImageRef:
-    """One input: its place in the run and its path as it will be printed.
-
-    A path that is not UTF-8 carries its odd bytes as surrogates, as os.fsdecode gives them.
-    `stamp` is the file's (bytes, mtime in ns) when it was listed, where somebody asked; an object
-    in a store has its ETag, as a number, in the place of the time. That of a `member` has its own
-    bytes, and the second number of its archive as it was listed.
-    """
+    """One input: its index in the run, and what FoundImage says of it."""
 
     index: int
     path: str
-    stamp: tuple[int, int] | None = None
+    stamp: Stamp | None = None
     member: Member | None = None
 
     @property
     def file(self) -> str:
-        """What is to be opened."""
+        """The path to open: the archive's for a member."""
         return self.path if self.member is None else self.member.archive
 
     @property
     def key(self) -> str:
-        """WebDataset's `__key__`; empty where there is none."""
+        """WebDataset's `__key__`, or an empty text."""
         return "" if self.member is None else self.member.key
 
 
@@ -112,8 +130,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Consecutive inputs: the refs that decoded, their pixels and sizes, the failures among them,
-    and the rows that an earlier run has made.
+    """Consecutive inputs: the refs that decoded, their pixels and sizes, the failures among them.
 
     `pixels` holds one uint8 array (B, H, W, 3) for each preprocessing, B = len(refs); `seconds`
     how long each image took to read.
@@ -122,7 +139,6 @@ class Batch:
     refs: tuple[ImageRef, ...]
     pixels: tuple[NDArray[np.uint8], ...]
     failures: tuple[Failure, ...] = ()
-    kept: tuple[Kept, ...] = ()
     sizes: tuple[Size, ...] = ()
     seconds: tuple[float, ...] = ()
 
@@ -294,12 +310,11 @@ class Progress:
     earlier: int = 0
     kinds: dict[ErrorType, tuple[int, Failure]] = field(default_factory=dict)
 
-    def add(self, done: int, failures: Sequence[Failure] = (), kept: Sequence[Kept] = ()) -> None:
+    def add(self, done: int, failures: Sequence[Failure] = ()) -> None:
         self.done += done
         self.failed += len(failures)
         for failure in failures:
             self.count(failure)
-        self.add_earlier(len(kept), sum(row.is_failed for row in kept))
 
     def count(self, failure: Failure, times: int = 1) -> None:
         """Under its kind, of which the first example stays."""

@@ -11,6 +11,7 @@ from tests.faults.rules import contents
 from tests.fixtures.nursery import Nursery
 from tests.sinks.rows import classified, embedded, failed
 from vitcli.records import Failure, Row
+from vitcli.runs.fingerprint import Fingerprint
 from vitcli.runs.recording import Recording
 from vitcli.runs.shard import Shard
 from vitcli.sinks import form_of
@@ -38,7 +39,7 @@ def write(out: Path, shard: Shard | None = None) -> Path:
     target = Target(out)
     with Recording(target, form.suffixes, lambda: iter(())) as record:
         asked = {"--format": out.suffix[1:], "--shard": shard and str(shard)}
-        record.plan({"command": command, **asked})
+        record.plan(Fingerprint({"command": command, **asked}))
         header = {"meta": meta, "weights": []}
         sink = record.begin(lambda files: form.open(files, meta), header)
         sink.write([r for r in rows if shard is None or shard.has(r.ref.path)])

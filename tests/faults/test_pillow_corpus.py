@@ -17,7 +17,8 @@ from PIL import Image
 
 from tests.faults.rules import vit
 from vitcli.images.archives import is_archive
-from vitcli.images.decode import allowed_formats, decode
+from vitcli.images.decode import decode
+from vitcli.images.formats import allowed_formats
 from vitcli.records import ImageRef, Limits, Preprocess, Sample
 
 SECONDS_TO_FETCH = 300

@@ -22,12 +22,14 @@ import pytest
 from tests.conftest import Vit
 from tests.fixtures.photos import Corpus, many_photos
 from vitcli.errors import InputError
-from vitcli.images import archives
+from vitcli.images import archives, members
 from vitcli.images.braces import expanded
-from vitcli.images.decode import decode, suffixes
-from vitcli.images.scan import Scan
+from vitcli.images.decode import decode
+from vitcli.images.formats import suffixes
+from vitcli.images.members import StreamedMember, TarMember, UnreadableMember
+from vitcli.images.scan import Omissions, Scan
 from vitcli.images.sources import count, iter_refs, open_sources
-from vitcli.records import Failure, ImageRef, Limits, Preprocess, Sample
+from vitcli.records import Failure, FoundImage, ImageRef, Limits, Preprocess, Sample
 
 IMAGES = suffixes("common")
 SCAN = Scan(IMAGES | {".tar", ".zip"}, members=IMAGES)
@@ -113,7 +115,7 @@ def test_a_large_member_is_read_as_it_is_wanted(
 ) -> None:
     archive = pack(tmp_path / "x.tar", {path.name: path.read_bytes() for path in photos.good})
     whole = [decode(ref, (PLAN,), Limits()) for ref in refs(archive)]
-    monkeypatch.setattr(archives, "IN_ONE_PIECE", 0)
+    monkeypatch.setattr(members, "MAX_BYTES_AT_ONCE", 0)
     for ref, alone in zip(refs(archive), whole, strict=True):
         ours = decode(ref, (PLAN,), Limits())
         assert isinstance(ours, Sample) and isinstance(alone, Sample)
@@ -221,7 +223,7 @@ def test_what_is_no_plain_file_is_told_and_never_followed(jpeg: bytes, tmp_path:
     }
 
 
-LOST = "what follows behind b.jpg is lost"
+LOST = "everything after b.jpg is lost"
 
 
 def longest(size: int) -> bytes:
@@ -234,10 +236,10 @@ def longest(size: int) -> bytes:
         (
             entry("c.jpg", size=900) + bytes(100),
             "c.jpg",
-            "truncated tar: what follows behind c.jpg",
+            "truncated tar: everything after c.jpg",
         ),
-        (entry("c.jpg", size=1 << 60), "c.jpg", "truncated tar: what follows behind c.jpg"),
-        (entry("c.json", size=1 << 60), "", "truncated tar: what follows behind c.json"),
+        (entry("c.jpg", size=1 << 60), "c.jpg", "truncated tar: everything after c.jpg"),
+        (entry("c.json", size=1 << 60), "", "truncated tar: everything after c.json"),
         (b"", "", f"truncated tar: {LOST}"),
         (bytes(100), "", f"truncated tar: {LOST}"),
         (b"\xff" * 2048, "", f"damaged tar: {LOST}"),
@@ -254,7 +256,8 @@ def test_a_tar_that_ends_too_soon_is_told(
         end = tar.offset
     archive.write_bytes(archive.read_bytes()[:end] + tail)
     told: list[str] = []
-    sources = open_sources([str(archive)], scan=Scan(IMAGES, members=IMAGES, unlisted=told.append))
+    scan = Scan(IMAGES, Omissions(told.append), members=IMAGES)
+    sources = open_sources([str(archive)], scan=scan)
     got = [decode(ref, (PLAN,), Limits()) for ref in iter_refs(sources)]
     cut = [f"{archive}/{last}"] if last else []
     paths = [f"{archive}/a.jpg", f"{archive}/b.jpg", *cut, str(archive)]
@@ -434,19 +437,20 @@ def test_a_compressed_tar_is_read_as_a_stream(kind: str, jpeg: bytes, tmp_path: 
     found = refs(packed)
     assert [ref.path for ref in found] == [f"{packed}/{name}" for name in names[::2]]
     assert [ref.key for ref in found] == ["a", "c", "e"]
-    assert [ref.member and ref.member.data for ref in found] == [
+    data = [ref.member.data for ref in found if isinstance(ref.member, StreamedMember)]
+    assert data == [
         plain.read_bytes()[ref.member.start :][: ref.member.size]
         for ref in refs(plain)
-        if ref.member
+        if isinstance(ref.member, TarMember)
     ]
     assert set(results(packed).values()) == {"good"}
     middle = refs(plain)[1].member
-    assert middle is not None
+    assert isinstance(middle, TarMember)
     packed.write_bytes(compress(plain.read_bytes()[: middle.start + 600]))
     cut = results(packed)
     assert cut[f"{packed}/a.jpg"] == "good"
     assert cut[f"{packed}/c.jpg"] == "DecodeError: truncated: the tar ends within it"
-    assert cut[str(packed)] == "DecodeError: truncated tar: what follows behind c.jpg is lost"
+    assert cut[str(packed)] == "DecodeError: truncated tar: everything after c.jpg is lost"
     packed.write_bytes(packed.read_bytes()[: packed.stat().st_size // 2])
     assert results(packed)[str(packed)].startswith("DecodeError: ")
 
@@ -503,7 +507,7 @@ def test_an_archive_that_changes_after_it_was_listed_has_no_neighbours_pixels(
     for ref in found:
         got = decode(ref, (PLAN,), Limits())
         assert isinstance(got, Failure) and got.type == "Unreadable"
-        assert got.message == archives.CHANGED
+        assert got.message == members.CHANGED
 
 
 def test_the_stamp_of_a_member_is_of_the_archive_that_was_listed(
@@ -512,10 +516,10 @@ def test_the_stamp_of_a_member_is_of_the_archive_that_was_listed(
     """So that --resume does what failed again."""
     archive = pack(tmp_path / "x.tar", {f"{n}.jpg": jpeg for n in range(6)})
     new = pack(tmp_path / "new", {f"{n}.jpg": jpeg for n in reversed(range(6))})
-    members = archives.iter_members
+    iter_members = archives.iter_members
 
-    def replaced(*args: object) -> Iterator[archives.Found]:
-        for number, found in enumerate(members(*args)):  # type: ignore[arg-type]
+    def replaced(*args: object) -> Iterator[FoundImage]:
+        for number, found in enumerate(iter_members(*args)):  # type: ignore[arg-type]
             if number == 3 and new.exists():
                 new.replace(archive)
             yield found
@@ -524,7 +528,7 @@ def test_the_stamp_of_a_member_is_of_the_archive_that_was_listed(
     monkeypatch.setattr("vitcli.images.scan.iter_members", replaced)
     monkeypatch.setattr("vitcli.images.sources.FileSource.check", lambda source: None)
     first = vit(*words)
-    assert first.code == 3 and archives.CHANGED in first.err, first.err
+    assert first.code == 3 and members.CHANGED in first.err, first.err
     again = vit(*words, "--resume")
     assert again.code == 0 and "6 images" in again.err, again.err
 
@@ -534,9 +538,9 @@ def test_a_compressed_member_that_can_be_no_image_is_not_unpacked(tmp_path: Path
     plain = pack(tmp_path / "x.tar", {"a.png": data, "b.png": b"x"})
     (tmp_path / "x.tar.gz").write_bytes(gzip.compress(plain.read_bytes(), 1))
     pack(tmp_path / "x.zip", {"a.png": data, "b.png": b"x"}, zipfile.ZIP_DEFLATED)
-    largest = archives.largest_file(100_000)
+    largest = archives.max_file_bytes(100_000)
     for name in ("x.tar.gz", "x.zip"):
         found = list(archives.iter_members(str(tmp_path / name), IMAGES, largest))
-        faults = [member.fault for _, member in found if member]
-        assert faults[0] and faults[0][0] == "TooLarge" and faults[1] is None
-        assert faults[0][1] == "21 MB, limit 17.6 MB (--max-pixels)"
+        first, second = (image.member for image in found)
+        assert isinstance(first, UnreadableMember) and not isinstance(second, UnreadableMember)
+        assert (first.type, first.why) == ("TooLarge", "21 MB, limit 17.6 MB (--max-pixels)")

@@ -10,16 +10,19 @@ import tarfile
 import tempfile
 import tracemalloc
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from vitcli.errors import InputError
-from vitcli.images.decode import suffixes
-from vitcli.images.scan import Scan
-from vitcli.images.sources import READ_SIZE, Source, count, iter_refs, open_sources
-from vitcli.records import ImageRef
+from vitcli.images import sources
+from vitcli.images.formats import suffixes
+from vitcli.images.path_list import READ_BYTES
+from vitcli.images.scan import Omissions, Scan
+from vitcli.images.sources import Source, count, iter_refs, open_sources
+from vitcli.records import FoundImage, ImageRef
 
 ROOT = Path(__file__).parents[2]
 
@@ -101,12 +104,12 @@ def test_what_is_named_like_an_image_but_is_no_file_is_reported() -> None:
     Path("d/zero.png").symlink_to("/dev/zero")
     with socket.socket(socket.AF_UNIX) as bound:
         bound.bind("d/socket.gif")
-        skipped: list[str] = []
-        sources = open_sources(["d"], scan=Scan(suffixes("common"), skipped=skipped.append))
-        assert skipped == []  # looking whether there is anything reports nothing
+        omissions = Omissions()
+        sources = open_sources(["d"], scan=Scan(suffixes("common"), omissions))
+        assert omissions.skipped == []  # looking whether there is anything reports nothing
         assert count(sources) == 1
         assert [ref.path for ref in iter_refs(sources)] == ["d/a.jpg"]
-    assert sorted(skipped) == ["d/fifo.jpg", "d/socket.gif", "d/zero.png"]
+    assert sorted(omissions.skipped) == ["d/fifo.jpg", "d/socket.gif", "d/zero.png"]
 
 
 def test_a_million_names_in_one_folder_would_take_a_hundred_megabytes_at_most() -> None:
@@ -173,11 +176,13 @@ def test_a_folder_that_cannot_be_read_is_noted_and_the_rest_is_listed() -> None:
     script = (
         "import os, sys\n"
         "from vitcli.errors import VitError\n"
+        "from vitcli.images.formats import suffixes\n"
         "from vitcli.images.sources import *\n"
+        "from vitcli.images.scan import *\n"
         "os.chdir(sys.argv[1])\n"
         "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
         "notes = []\n"
-        "sources = open_sources(['d'], scan=Scan(suffixes('common'), notes.append))\n"
+        "sources = open_sources(['d'], scan=Scan(suffixes('common'), Omissions(notes.append)))\n"
         "print([ref.path for ref in iter_refs(sources)], notes)\n"
         "try: open_sources(['d/private'])\n"
         "except VitError as error: print(error.message)\n"
@@ -337,8 +342,8 @@ def test_a_nul_separated_list_is_not_trimmed(data: bytes, expected: list[str]) -
 
 
 def test_lines_may_be_longer_than_what_is_read_at_once() -> None:
-    long = "x" * (READ_SIZE - 1)
-    lines = ["a.jpg", long, "y" * 100_000, "é" * READ_SIZE, "b.jpg"]
+    long = "x" * (READ_BYTES - 1)
+    lines = ["a.jpg", long, "y" * 100_000, "é" * READ_BYTES, "b.jpg"]
     assert from_list("\n".join(lines).encode()) == lines
 
 
@@ -360,7 +365,9 @@ def test_a_list_that_cannot_be_read_is_an_error(name: str) -> None:
 )
 def test_a_dash_is_a_list_on_standard_input(stdin: bytes | None, expected: str, asked: str) -> None:
     script = (
+        "from vitcli.images.formats import suffixes\n"
         "from vitcli.images.sources import *\n"
+        "from vitcli.images.scan import *\n"
         f"sources = open_sources({asked})\n"
         "assert count(sources) is None\n"
         "try: print([ref.path for ref in iter_refs(sources)])\n"
@@ -401,14 +408,34 @@ def test_the_default_scan_looks_for_the_common_formats() -> None:
     assert len(listed("d")) == len(suffixes("common"))
 
 
+def test_a_source_is_a_class_and_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    @dataclass(frozen=True)
+    class Drawers(sources.Source):
+        url: str
+        scan: Scan
+
+        def images(self, *, stamped: bool = False) -> Iterator[FoundImage]:
+            names = (f"{self.url}/{n}.jpg" for n in range(2))
+            return (FoundImage(name, stamp=(7, 7) if stamped else None) for name in names)
+
+    row = (lambda text: text.startswith("drawer:"), Drawers)
+    monkeypatch.setattr(sources, "SOURCES", [row, *sources.SOURCES])
+    touch("d/a.jpg")
+    opened = open_sources(["drawer:1", "d"])
+    paths = ["drawer:1/0.jpg", "drawer:1/1.jpg", "d/a.jpg"]
+    assert [(ref.index, ref.path) for ref in iter_refs(opened)] == list(enumerate(paths))
+    assert [ref.stamp for ref in iter_refs(opened, stamped=True)] == [(7, 7), (7, 7), None]
+    assert count(opened) is None
+
+
 # Folders of the system
 
 
 def test_system_folders_are_left_out_of_every_scan_but_not_where_they_are_named() -> None:
     touch("d/a.jpg", "d/@eaDir/a.jpg/SYNOFILE_THUMB_M.jpg", "d/b/@eaDir/x.jpg", "d/b/b.jpg")
     touch("d/__MACOSX/c.jpg", "d/#recycle/c.jpg", "d/$RECYCLE.BIN/c.jpg", "d/lost+found/c.jpg")
-    left: list[str] = []
-    scan = Scan(suffixes("common"), members=suffixes("common"), system=left.append)
+    scan = Scan(suffixes("common"), members=suffixes("common"))
+    left = scan.omissions.system
     assert listed("d", scan=scan) == ["d/a.jpg", "d/b/b.jpg"]
     assert sorted(left) == [
         f"d/{name}"
@@ -426,8 +453,8 @@ def test_system_folders_are_left_out_of_every_scan_but_not_where_they_are_named(
 
 def test_system_folders_in_archives_are_left_out() -> None:
     names = ("a.jpg", "__MACOSX/._a.jpg", "__MACOSX/a.jpg", "b/@eaDir/a.jpg", "b/@eaDir/b.jpg")
-    left: list[str] = []
-    scan = Scan(suffixes("common"), members=suffixes("common"), system=left.append)
+    scan = Scan(suffixes("common"), members=suffixes("common"))
+    left = scan.omissions.system
     with zipfile.ZipFile("x.zip", "w") as packed, tarfile.open("x.tar", "w") as tar:
         for name in names:
             packed.writestr(name, b"x")
@@ -443,12 +470,12 @@ def test_a_list_without_ends_of_lines_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b"a.jpg\n" + b"x" * (2 << 20))
     (source,) = open_sources([], files_from=str(path))
     with pytest.raises(InputError, match="holds an entry of more than 1,048,576 bytes"):
-        list(source)
+        list(source.images())
 
 
 @pytest.mark.parametrize("null", [False, True])
 def test_a_device_that_never_ends_is_no_list(null: bool) -> None:
     (source,) = open_sources([], files_from="/dev/zero", null=null)
     with pytest.raises(InputError, match="/dev/zero is a device, not a list"):
-        list(source)
-    assert list(open_sources([], files_from="/dev/null", null=null)[0]) == []
+        list(source.images())
+    assert list(open_sources([], files_from="/dev/null", null=null)[0].images()) == []

@@ -17,6 +17,7 @@ from tests.fixtures.photos import many_photos
 from vitcli import errors
 from vitcli.errors import InputError
 from vitcli.images import tables
+from vitcli.images.members import StreamedMember, UnreadableMember
 from vitcli.images.scan import Scan
 from vitcli.images.sources import count, open_sources
 
@@ -93,12 +94,12 @@ def test_what_is_wrong_with_a_table_is_told(vit: Vit, files: list[Path], tmp_pat
 def test_a_path_without_end_names_no_file(files: list[Path], tmp_path: Path) -> None:
     data, long = files[0].read_bytes(), "x" * 5000
     named = [{"bytes": None, "path": long}, {"bytes": data, "path": long}]
-    (first, fault), (second, member) = tables.iter_rows(
+    (first, fault, _), (second, member, _) = tables.iter_rows(
         str(write(tmp_path / "x.parquet", image=named))
     )
     assert [first, second] == [f"{tmp_path}/x.parquet/{n}" for n in (0, 1)]
-    assert fault is not None and fault.fault is not None and "5,000" in fault.fault[1]
-    assert member is not None and member.data == data
+    assert isinstance(fault, UnreadableMember) and "5,000" in fault.why
+    assert isinstance(member, StreamedMember) and member.data == data
 
 
 def test_a_table_without_images_or_pyarrow_is_refused(
@@ -130,12 +131,14 @@ def test_what_lies_outside_the_folder_of_a_table_is_not_opened(
         tmp_path / "data" / "x.parquet", image=[{"bytes": None, "path": n} for n in names]
     )
     found = list(tables.iter_rows(str(table)))
-    assert found[0] == (str(tmp_path / "data" / "in.jpg"), None) and found[1][1] is None
-    for name, (_, member) in zip(names[2:], found[2:], strict=True):
+    assert found[0] == (str(tmp_path / "data" / "in.jpg"), None, None)
+    assert found[1].member is None
+    for name, image in zip(names[2:], found[2:], strict=True):
         why = tables.ABSOLUTE if name.startswith("/") else tables.OUTSIDE
-        assert member is not None and member.fault == ("Unreadable", why)
+        assert isinstance(image.member, UnreadableMember)
+        assert (image.member.type, image.member.why) == ("Unreadable", why)
     allowed = list(tables.iter_rows(str(table), allow_outside=True))
-    assert all(member is None for _, member in allowed)
+    assert all(image.member is None for image in allowed)
     write(
         tmp_path / "data" / "x.parquet", path=["in.jpg", "link.jpg", str(tmp_path / "secret.txt")]
     )
@@ -184,35 +187,38 @@ def test_two_columns_of_one_name_and_no_rows_are_told_in_words(vit: Vit, tmp_pat
 def test_large_rows_are_read_a_few_at_a_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tables, "BYTES_AT_A_TIME", 3000)
+    monkeypatch.setattr(tables, "MAX_BATCH_BYTES", 3000)
     table = write(tmp_path / "x.parquet", image=[bytes([n]) * 1000 for n in range(6)])
     sizes = [batch.num_rows for batch in tables._parts(pq.ParquetFile(table), "image")]
     assert sum(sizes) == 6 and max(sizes) <= 3
-    found = [member for _, member in tables.iter_rows(str(table), largest=999)]
-    assert [m.fault[0] for m in found if m and m.fault] == ["TooLarge"] * 6
-    assert [len(m.data) for _, m in tables.iter_rows(str(table)) if m and m.data] == [1000] * 6
+    found = [image.member for image in tables.iter_rows(str(table), max_bytes=999)]
+    assert [m.type for m in found if isinstance(m, UnreadableMember)] == ["TooLarge"] * 6
+    assert [m.held for _, m, _ in tables.iter_rows(str(table)) if m] == [1000] * 6
 
 
 def test_a_group_that_unpacks_to_much_more_than_it_is_is_not_unpacked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tables, "MOST_UNPACKED_PAGE", 150_000)
+    monkeypatch.setattr(tables, "MAX_GROUP_BYTES", 150_000)
     table = write(tmp_path / "x.parquet", image=[bytes(100_000), bytes([1]) * 100_000] * 6)
     found = list(tables.iter_rows(str(table)))
-    assert [path.removeprefix(str(table)) for path, _ in found] == [f"/{n}" for n in range(12)]
-    assert {m.fault[0] for _, m in found if m and m.fault} == {"TooLarge"}
+    assert [path.removeprefix(str(table)) for path, *_ in found] == [f"/{n}" for n in range(12)]
+    assert {m.type for _, m, _ in found if isinstance(m, UnreadableMember)} == {"TooLarge"}
     noise = [os.urandom(20_000) for _ in range(12)]
     table = write(tmp_path / "y.parquet", image=noise)
-    assert [m.data for _, m in tables.iter_rows(str(table)) if m] == noise
+    assert [
+        m.data for _, m, _ in tables.iter_rows(str(table)) if isinstance(m, StreamedMember)
+    ] == noise
 
 
 def test_a_table_that_is_rewritten_while_it_is_read_ends_in_words(tmp_path: Path) -> None:
     table = write(tmp_path / "x.parquet", image=[b"x"] * 12)
     rows = tables.iter_rows(str(table))
-    first = next(rows)[1]
+    first = next(rows).member
     whole = table.read_bytes()
     table.write_bytes(whole + b"more")
     rest = list(rows)
-    assert first and len(rest) == 6 and rest[-1][1] and rest[-1][1].fault
-    assert "changed since it was listed" in rest[-1][1].fault[1]
+    last = rest[-1].member
+    assert first and len(rest) == 6 and isinstance(last, UnreadableMember)
+    assert "changed since it was listed" in last.why
     assert first.version and first.version[2] == len(whole)

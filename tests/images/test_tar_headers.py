@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from vitcli.images import tar_headers
-from vitcli.images.archives import Found, iter_members
+from vitcli.images.archives import iter_members
+from vitcli.records import FoundImage
 
 SUFFIXES = frozenset((".jpg", ".png"))
 NAMES = [
@@ -42,7 +43,7 @@ def packed(format: int, mtime: float, pax_headers: dict[str, str] | None = None)
     return held.getvalue()
 
 
-def found(archive: Path, monkeypatch: pytest.MonkeyPatch, *, by_tarfile: bool) -> list[Found]:
+def found(archive: Path, monkeypatch: pytest.MonkeyPatch, *, by_tarfile: bool) -> list[FoundImage]:
     with monkeypatch.context() as patch:
         if by_tarfile:
             patch.setattr(tar_headers, "_at_a_glance", lambda blocks, offset: None)
@@ -60,7 +61,7 @@ def test_any_way_to_pack(
     assert ours == found(archive, monkeypatch, by_tarfile=True)
     names = [name for name in NAMES if name.endswith((".jpg", ".png"))]
     skipped = ["f" * 300 + ".jpg"] if format == tarfile.USTAR_FORMAT else []
-    assert [path.removeprefix(f"{archive}/") for path, _ in ours] == [
+    assert [path.removeprefix(f"{archive}/") for path, *_ in ours] == [
         name for name in names if name not in skipped
     ]
 
@@ -72,7 +73,7 @@ def test_a_global_header_holds_for_all_that_follow(
     archive.write_bytes(packed(tarfile.PAX_FORMAT, 0, {"path": "one.jpg"}))
     ours = found(archive, monkeypatch, by_tarfile=False)
     assert ours == found(archive, monkeypatch, by_tarfile=True)
-    assert f"{archive}/one.jpg" in {path for path, _ in ours}
+    assert f"{archive}/one.jpg" in {path for path, *_ in ours}
 
 
 def resummed(header: bytes) -> bytes:
@@ -161,6 +162,6 @@ def test_those_that_libraries_write_need_no_tarfile(
 
     monkeypatch.setattr(tarfile.TarFile, "next", counted)
     members = list(iter_members(str(archive), SUFFIXES))
-    assert [Path(path).name for path, _ in members] == ["a.jpg"] * 6 + ["b.jpg"]
+    assert [Path(path).name for path, *_ in members] == ["a.jpg"] * 6 + ["b.jpg"]
     assert members[-1][1] is not None and members[-1][1].size == 1000
     assert len(seen) == 3  # to open it, the first once more, and the end

@@ -28,8 +28,10 @@ from tests.images.stubs import Stub
 from vitcli.errors import InputError, VitError
 from vitcli.images import workers
 from vitcli.images.loader import iter_batches
-from vitcli.images.workers import DecodeJob, cpu_quota, iter_decoded
-from vitcli.records import ErrorType, Failure, ImageRef, Limits, Member, Preprocess, Sample
+from vitcli.images.members import StreamedMember
+from vitcli.images.workers import DecodeJob, iter_decoded
+from vitcli.processes import cpu_quota
+from vitcli.records import ErrorType, Failure, ImageRef, Limits, Preprocess, Sample
 
 ROOT = Path(__file__).parents[2]
 
@@ -414,14 +416,13 @@ def test_a_signal_to_the_whole_group_makes_no_words(number: signal.Signals) -> N
     """Not even while the main process finishes its batch: it alone has something to say."""
     script = (
         "from tests.images.test_workers import *\n"
-        "from vitcli.cli import _signals\n"
         "from vitcli.errors import Interrupted\n"
-        "from vitcli.interrupts import interrupts\n"
+        "from vitcli.interrupts import interruptible, interrupts\n"
         "workers.warm_up()\n"
         "print('ready', flush=True)\n"
         "asked = refs(*['sleep 0.05'] * 200)\n"
         "try:\n"
-        "    with _signals():\n"
+        "    with interruptible():\n"
         "        for _ in iter_decoded(asked, Stub(), 2, notice=print):\n"
         "            with interrupts.held(): time.sleep(0.8)  # a batch that takes its time\n"
         "            interrupts.check()\n"
@@ -553,10 +554,12 @@ def test_images_that_travel_with_their_refs_are_bounded_by_bytes(
         nonlocal taken
         for n in range(12):
             taken += 1
-            yield ImageRef(n, f"{n}.png", None, Member("x.tar.gz", 0, 1000, data=bytes(1000)))
+            yield ImageRef(
+                n, f"{n}.png", None, StreamedMember("x.tar.gz", 1000, "", None, bytes(1000))
+            )
 
     found = iter_decoded(refs(), DecodeJob(()), 1, lambda: 64, keeps_data=False)
     first = next(found)
     assert taken == 3
-    assert first.ref.member is not None and first.ref.member.data is None
+    assert first.ref.member is not None and first.ref.member.held == 0
     assert [got.ref.index for got in found] == list(range(1, 12))

@@ -23,6 +23,7 @@ DEEP = b"[" * 100_000
 HEADERS: list[Any] = [
     [1],
     {"fingerprint": [1]},
+    {"fingerprint": {}, "defaults": [1]},
     {"fingerprint": {}, "meta": []},
     {"fingerprint": {}, "meta": {"row_shape": ["3"]}},
     {"fingerprint": {}, "meta": {"row_shape": [-3]}},

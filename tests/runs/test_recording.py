@@ -6,7 +6,8 @@ import errno
 import io
 import os
 import signal
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -16,11 +17,15 @@ from typing import Any
 import pytest
 
 from tests.sinks.rows import classified, embedded, failed
-from vitcli.errors import OutputError, WriteError
+from vitcli.errors import Interrupted, OutputError, WriteError
+from vitcli.interrupts import interrupts
 from vitcli.pipeline import run
-from vitcli.records import Batch, ImageRef, Kept, Row
+from vitcli.records import Batch, ImageRef, Row
 from vitcli.runs import recording
-from vitcli.runs.recording import Recording
+from vitcli.runs.fingerprint import Fingerprint
+from vitcli.runs.journal import read_commits
+from vitcli.runs.kept import KeptRows
+from vitcli.runs.recording import Recorded, Recording
 from vitcli.runs.shard import Resuming
 from vitcli.sinks import EMBEDDINGS, PREDICTIONS, FileSink, files
 from vitcli.sinks.arrays import INDEX, NpySink, NpzSink, SafetensorsSink
@@ -93,23 +98,22 @@ def record(
         data_start=ARRAYS[format].data_start if is_array else None,
     )
     with recorded:
-        recorded.plan({"command": "test", **(fingerprint or {})})
+        recorded.plan(Fingerprint({"command": "test", **(fingerprint or {})}))
         if recorded.is_complete:
             return recorded
         sink = recorded.begin(make_sink, {"meta": {"row_shape": SHAPE, "array_dtype": "float32"}})
 
         def batches() -> Iterator[Batch]:
             items = recorded.items()
-            while group := list(islice(items, batch)):
-                kept = tuple(item for item in group if isinstance(item, Kept))
-                refs = tuple(item for item in group if not isinstance(item, Kept))
-                yield Batch(refs, (), (), kept)
+            while group := tuple(islice(items, batch)):
+                yield Batch(group, ())
 
         def forward(batch: Batch) -> list[Row]:
             return [inputs.row(ref, kind) for ref in batch.refs]
 
         try:
             run(batches(), forward, sink, progress=recorded.progress)
+            sink.write_kept()
             sink.finish({"images": recorded.progress.seen})
         except BaseException:
             sink.abort()
@@ -572,3 +576,45 @@ def test_the_lock_of_a_dead_process_needs_no_help(inputs: Inputs, out: Path, for
     assert list(out.parent.glob("*.lock"))
     record(inputs, out, resume)
     assert not list(out.parent.glob("*.lock"))
+
+
+# Rows that an earlier run made
+
+
+@pytest.mark.parametrize("format", ["jsonl", "npy"])
+def test_kept_rows_are_written_in_parts_and_between_them_a_run_may_be_interrupted(
+    inputs: Inputs, out: Path, format: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    record(inputs, out)
+    inputs.write("bb")
+    inputs.write("zz")
+    whole = tmp_path / "whole" / out.name
+    whole.parent.mkdir()
+    record(inputs, whole)
+    monkeypatch.setattr(recording, "MAX_WRITTEN", 2)
+    write = Recorded._write
+
+    def striking(self: Recorded, rows: Sequence[Row]) -> None:
+        write(self, rows)
+        interrupts.strike(signal.SIGTERM)
+
+    for _ in range(3):  # a part of the kept rows each time
+        with monkeypatch.context() as patch:
+            patch.setattr(Recorded, "_write", striking)
+            with pytest.raises(Interrupted):
+                record(inputs, out, resume)
+        interrupts.forget()
+    journal = out.with_name(f"{out.name}.partial.journal")
+    assert [commit.inputs for commit in read_commits(journal)][:4] == [0, 2, 5, 7]
+    inputs.computed.clear()
+    record(inputs, out, resume)
+    assert len(inputs.computed) <= 2
+    assert contents(out.parent) == contents(whole.parent)
+
+
+def test_kept_rows_wait_in_sixteen_bytes_each() -> None:
+    rows = KeptRows(None)
+    for number in range(100_000):
+        rows.add(number, number // 2)
+    held = [value for value in vars(rows).values() if value is not None]
+    assert sum(map(sys.getsizeof, held)) < 100_000 * 20

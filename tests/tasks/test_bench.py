@@ -57,7 +57,7 @@ def one_candidate(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def stub(monkeypatch: pytest.MonkeyPatch, one_candidate: None) -> Callable[[str], None]:
     def use(code: str) -> None:
-        monkeypatch.setattr(trials, "command", lambda: [sys.executable, "-c", STUB + code])
+        monkeypatch.setattr(trials, "COMMAND", [sys.executable, "-c", STUB + code])
 
     return use
 
@@ -168,7 +168,7 @@ def test_an_export_that_was_killed_leaves_nothing(
     others.mkdir(parents=True)
     code = STUB + "os.mkdir(f'{os.environ[\"VIT_CACHE\"]}/engines/.partial-{os.getpid()}-x')\n"
     code += "open(os.environ['VIT_CACHE'] + '/made', 'w'); time.sleep(600)"
-    monkeypatch.setattr(trials, "command", lambda: [sys.executable, "-c", code])
+    monkeypatch.setattr(trials, "COMMAND", [sys.executable, "-c", code])
     with started(trial_of(tmp_path, 60), tmp_path) as next_event:
         for _ in range(600):
             if (tmp_path / "made").exists():

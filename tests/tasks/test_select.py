@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 
 from vitcli.errors import UsageError
@@ -88,6 +90,13 @@ def test_escapes_in_a_text() -> None:
         ("score > 1 @", 10, "not understood"),
         ("__import__('os')", 0, "here a value should stand"),
         ("score.real > 1", 5, "not understood"),
+        ("value == 3", 0, "here a value should stand"),
+        ("(label) == 'x'", 6, "a comparison is missing"),
+        ("(score > 1) == 3", 12, "here it should end"),
+        ("label in ('a', ('b'))", 15, "here a value should stand"),
+        ("score == not index", 9, "here a value should stand"),
+        ('label == "a", score > 1', 12, "here it should end"),
+        ("score > 1 \0", 10, "not understood"),
     ],
 )
 def test_a_mistake_is_pointed_at(text: str, caret: int, reason: str) -> None:
@@ -95,6 +104,12 @@ def test_a_mistake_is_pointed_at(text: str, caret: int, reason: str) -> None:
         parse(text)
     assert reason in caught.value.message
     assert (caught.value.hint, caught.value.caret) == (text, caret)
+
+
+def test_it_goes_to_another_process() -> None:
+    selection = pickle.loads(pickle.dumps(parse('label in ("Siamese cat") or 1e999 > score')))
+    assert selection.takes(ROW)
+    assert selection.labels[0][0] == "Siamese cat"
 
 
 def test_no_expression_is_too_long_and_some_are_too_deep() -> None:

@@ -17,7 +17,7 @@ from vitcli.models.layers import DropPath
 from vitcli.records import Preprocess
 from vitcli.training.events import EpochDone
 from vitcli.training.feed import Order, Step
-from vitcli.training.loop import Diverged, Plan, Trainer
+from vitcli.training.loop import Diverged, Trainer, TrainingPlan
 from vitcli.training.mixing import Mixing, mix, soft_cross_entropy, targets
 from vitcli.training.objective import Classify, Normalise
 from vitcli.training.optim import Optimisation, class_weights
@@ -56,7 +56,7 @@ def trainer(network: nn.Module, *, lr: float = 1e-3, epochs: int = 2, **plan: An
         Trained(network, Recipe("full")),
         Noise(),
         Classify(Normalise(PLAN, CPU), 7, Mixing(mixup=0.3, cutmix=0.7)),
-        Plan(
+        TrainingPlan(
             epochs=epochs,
             seed=0,
             optimisation=Optimisation(lr=lr, steps=2 * epochs),
@@ -122,7 +122,9 @@ def test_a_loss_that_is_no_number_ends_it_with_advice(network: Callable[[], nn.M
         list(trainer(broken).run())
 
 
-@pytest.mark.parametrize(("held", "told"), [(6, "of the held-out images is nan"), (0, "weights")])
+@pytest.mark.parametrize(
+    ("held", "told"), [(6, "of the held-out images is nan"), (0, "weights are NaN")]
+)
 def test_what_the_last_step_of_an_epoch_has_broken_is_not_kept(
     network: Callable[[], nn.Module], held: int, told: str
 ) -> None:

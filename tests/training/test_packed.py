@@ -12,8 +12,9 @@ import pytest
 
 from tests.fixtures.photos import many_photos
 from vitcli.errors import InputError
-from vitcli.images.decode import decode, suffixes
-from vitcli.images.scan import Scan
+from vitcli.images.decode import decode
+from vitcli.images.formats import suffixes
+from vitcli.images.scan import Omissions, Scan
 from vitcli.records import ImageRef, Limits, Preprocess, Sample
 from vitcli.training import packed
 from vitcli.training.data import read_examples
@@ -39,7 +40,7 @@ def pack(archive: Path, files: dict[str, bytes]) -> Path:
 
 def examples(data: Path | str, **more: bool) -> tuple[list[Example], list[str]]:
     told: list[str] = []
-    scan = Scan(IMAGES, told.append, members=IMAGES)
+    scan = Scan(IMAGES, Omissions(told.append), members=IMAGES)
     return read_examples(str(data), scan, told.append, **more), told
 
 
@@ -174,7 +175,7 @@ def test_the_end_of_a_tar_that_is_lost_is_told(tmp_path: Path) -> None:
     archive.write_bytes(archive.read_bytes()[: 512 + 1024])
     found, told = examples(archive)
     assert [e.label for e in found] == ["a"]
-    assert told == [f"cannot list {archive}: truncated tar: what follows behind a/1.jpg is lost"]
+    assert told == [f"cannot list {archive}: truncated tar: everything after a/1.jpg is lost"]
 
 
 def test_a_zip_whose_members_begin_before_it_is_damaged(tmp_path: Path) -> None:

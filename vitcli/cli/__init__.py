@@ -8,19 +8,11 @@ import os
 import shlex
 import signal
 import sys
-import time
-import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from vitcli.errors import ClosedPipe, ExitCode, Interrupted, VitError, printable
-from vitcli.interrupts import interrupts
+from vitcli.interrupts import SIGNALS, interruptible
 
-SIGNALS = tuple(
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
-)
-
-
-ONE_SIGNAL = 0.3  # seconds
 LONGEST_COMMAND = 2000
 
 
@@ -40,8 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Torch's threads and the image workers share the processors. By default the threads spin
     # while they wait, and on a busy machine a small model then runs ten times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    is_debugging = bool(os.environ.get("VIT_DEBUG"))
     try:
-        with _signals():
+        with interruptible():
             # here: Ctrl-C may come before everything is imported
             from vitcli.cli.app import app
             from vitcli.cli.options.parse import with_address
@@ -63,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _forget_stdout()
         return error.exit_code
     except VitError as error:
-        if os.environ.get("VIT_DEBUG"):
+        if is_debugging:
             raise
         if error.is_told:
             return error.exit_code
@@ -74,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"  {' ' * error.caret}^", file=sys.stderr)
         return error.exit_code
     except (MemoryError, ImportError, OSError) as error:
-        if os.environ.get("VIT_DEBUG") or not _is_short_of_memory(error):
+        if is_debugging or not _is_short_of_memory(error):
             raise
         print("vit: there is not enough memory", file=sys.stderr)
         print("  see the limits (ulimit -v, MemoryMax); -b 1 and -j 0 take less", file=sys.stderr)
@@ -109,48 +102,13 @@ def _open_standard_descriptors() -> None:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number is free
 
 
-@contextlib.contextmanager
-def _signals() -> Iterator[None]:
-    """SIGINT, SIGTERM and SIGHUP end the run in good order, the second one at once. What was
-    ignored when we were started (nohup, a background job) stays ignored.
-
-    `timeout` and others signal a process and then its whole group: what comes twice in an instant
-    is one signal.
-    """
-    first = 0.0
-
-    def interrupt(number: int, frame: types.FrameType | None) -> None:
-        nonlocal first
-        if not first:
-            first = time.monotonic()
-            interrupts.strike(number)
-        elif time.monotonic() - first > ONE_SIGNAL:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-
-    interrupts.forget()
-    before = {}
-    for number in SIGNALS:
-        with contextlib.suppress(ValueError):  # not in the main thread: the caller's business
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                before[number] = signal.signal(number, interrupt)
-    try:
-        yield
-    except Exception as error:
-        cause = interrupts.cause(error)
-        if cause is error:
-            raise
-        raise cause from error
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def _again(words: Sequence[str]) -> str:
-    """The command with --resume, as a shell reads it; a very long one is known to who gave it, and
-    so is what stood before it (torchrun)."""
+    """The command with --resume, as a shell reads it; its user knows a very long one, and the
+    launcher before it (torchrun)."""
+    from vitcli.processes import rank_of
+
     command = shlex.join([*words, *(["--resume"] if "--resume" not in words else [])])
-    is_whole = len(command) < LONGEST_COMMAND and os.environ.get("WORLD_SIZE", "1") == "1"
+    is_whole = len(command) < LONGEST_COMMAND and rank_of(os.environ).size == 1
     return printable(command) if is_whole else "the same command and --resume"
 
 

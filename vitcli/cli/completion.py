@@ -10,10 +10,8 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from enum import EnumType
 from pathlib import Path
-from types import NoneType
-from typing import get_args
+from typing import Literal, get_args, get_origin
 
 from typer.models import OptionInfo
 
@@ -74,7 +72,7 @@ def _option(parameter: inspect.Parameter) -> Option | None:
     kind, info, *_ = *get_args(parameter.annotation), None, None
     if not isinstance(info, OptionInfo):
         return None
-    types = [t for t in get_args(kind) or (kind,) if t is not NoneType]
+    types = [kind, *get_args(kind)]
     spellings = (info.default, *(info.param_decls or ()))  # Annotated: no default stands there
     names = tuple(name for text in spellings for name in str(text).split("/"))
     return Option(
@@ -82,7 +80,7 @@ def _option(parameter: inspect.Parameter) -> Option | None:
         info.help or "",
         takes_value=bool not in types,
         takes_file=Path in types or info.metavar in FILE_METAVARS,
-        choices=tuple(str(c) for t in types if isinstance(t, EnumType) for c in t),
+        choices=tuple(c for t in types if get_origin(t) is Literal for c in get_args(t)),
     )
 
 

@@ -25,9 +25,10 @@ from vitcli.cli.screen.exit import end
 from vitcli.cli.screen.screen import Screen
 from vitcli.errors import DeviceError, Interrupted, OutputError
 from vitcli.fleet.shards import CAN_RESUME, Division, begun, divided, is_complete, total
-from vitcli.images.sources import copy_stdin
-from vitcli.images.workers import MOST_WORKERS, available_cpus, fate
+from vitcli.images.path_list import copy_stdin
+from vitcli.images.workers import MOST_WORKERS
 from vitcli.jobs.job import Summary
+from vitcli.processes import available_cpus, fate
 from vitcli.records import ErrorType, Failure, ImageRef, Progress
 from vitcli.runs.shard import Shard
 from vitcli.runs.staging import staged

@@ -31,7 +31,7 @@ from vitcli.errors import (
 from vitcli.fleet.actors import ProgressBoard, Worker, task_of
 from vitcli.fleet.cluster import connected
 from vitcli.fleet.shards import CAN_RESUME, Division, begun, divided, is_complete, total
-from vitcli.images.sources import copy_stdin
+from vitcli.images.path_list import copy_stdin
 from vitcli.images.workers import MOST_WORKERS
 from vitcli.jobs.job import NullReporter, Reporter, Summary
 from vitcli.jobs.run import Run

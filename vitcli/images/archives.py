@@ -1,21 +1,20 @@
-"""Tars and zips as they are: where each image in them lies, and its bytes. Nothing is unpacked.
+"""Tars and zips into their images: where each one lies. Nothing is unpacked.
 
-The headers are read only as far as images are wanted, a few ahead of the workers, and each worker
-reads its image at its place in the file. So a shard is read once from front to back, no image
-passes through the main process, memory does not grow, and a run is taken up in the middle of a
-shard as it is between two files. All workers are in one shard at a time: a shard for each, as
-WebDataset deals them out, would hold back the rows of all but the first. Only of a compressed tar,
-or one in a store, is there no more than a stream: its images travel with their refs.
+Headers are read only as far as images are needed, and each worker reads its image at its place in
+the file. So an archive is read once from front to back, no image passes through the main process,
+memory does not grow, and a run resumes in the middle of an archive as it does between two files.
+All workers are in one archive at a time: if each had its own, as in WebDataset, the rows of all but
+the first would have to wait. A compressed tar, or one in a store, is a stream: its images travel
+with their refs.
 
-A member is named as WebDataset names it: `train-000.tar/a/b.jpg`, its key `a/b` is the name up to
-the first dot. What is in an archive names no file here: links are not followed, whatever they are.
+Members are named as in WebDataset: in `train-000.tar/a/b.jpg` the key is `a/b`, the name up to the
+first dot. A name in an archive never names a file on this machine, and links are not followed.
 """
 
 from __future__ import annotations
 
 import bz2
 import gzip
-import io
 import lzma
 import os
 import stat
@@ -24,32 +23,34 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Collection, Iterator
-from typing import Any, BinaryIO, Protocol, TypeAlias
+from typing import Any, BinaryIO
 
 from vitcli.errors import in_bytes, printable
+from vitcli.images.members import (
+    CHANGED,
+    ZIP_HEADER,
+    StreamedMember,
+    TarMember,
+    UnreadableMember,
+    ZipMember,
+    version_of,
+)
 from vitcli.images.tar_headers import TarHeaders
-from vitcli.records import ErrorType, Member, Version
+from vitcli.records import ErrorType, FoundImage, Member, Version
 
-ARCHIVES = frozenset((".tar", ".tgz", ".zip"))  # that are taken from directories
+ARCHIVES = frozenset((".tar", ".tgz", ".zip"))  # that a scan of a directory takes
 NAMES = (*ARCHIVES, ".tar.gz", ".tar.bz2", ".tar.xz")
-IN_ONE_PIECE = 16 << 20  # bytes; what is larger is read as it is wanted
-MOST_UNPACKED = 1 << 30  # bytes of one image that is held in memory
-BYTES_A_PIXEL = 8  # of the largest file of an image: four colours of 16 bits, not compressed,
-SLACK = 16 << 20  # and what else is in it
+MAX_IMAGE_BYTES = 1 << 30  # of one image that is held in memory
+BYTES_PER_PIXEL = 8  # at most: four channels of 16 bits, not compressed
+METADATA_BYTES = 16 << 20  # at most, in addition to the pixels
 
-CHANGED = "the archive has changed since it was listed"
-
-Found: TypeAlias = tuple[str, Member | None]
-"""The path that a row has, and where its image is; None where it is the file itself."""
-
-_DECOMPRESSED: dict[bytes, Callable[[BinaryIO], Any]] = {
+_DECOMPRESSORS: dict[bytes, Callable[[BinaryIO], Any]] = {
     b"\x1f\x8b": lambda file: gzip.GzipFile(fileobj=file),
     b"BZh": bz2.BZ2File,
     b"\xfd7zXZ": lzma.LZMAFile,
 }
-_LOCAL = b"PK\x03\x04"
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-# What tarfile and zipfile raise for files that were not made by them.
+# What tarfile and zipfile raise for files that they did not write.
 _DAMAGE = (
     tarfile.TarError,
     zipfile.BadZipFile,
@@ -65,126 +66,52 @@ _DAMAGE = (
 )
 
 
-def largest_file(max_pixels: int) -> int:
-    """The bytes of a file beyond which it can be no image of so many pixels; they are held in
-    memory where a file cannot be read in pieces."""
-    return min(MOST_UNPACKED, max_pixels * BYTES_A_PIXEL + SLACK)
+def max_file_bytes(max_pixels: int) -> int:
+    """Return the size of the largest file that can be an image of `max_pixels`."""
+    return min(MAX_IMAGE_BYTES, max_pixels * BYTES_PER_PIXEL + METADATA_BYTES)
 
 
-def too_large(size: int, largest: int) -> tuple[ErrorType, str]:
-    return ErrorType.TOO_LARGE, f"{in_bytes(size)}, limit {in_bytes(largest)} (--max-pixels)"
+def too_large(size: int, max_bytes: int) -> tuple[ErrorType, str]:
+    """Return the reason to refuse an image of `size` bytes."""
+    return ErrorType.TOO_LARGE, f"{in_bytes(size)}, limit {in_bytes(max_bytes)} (--max-pixels)"
 
 
 def is_archive(path: str) -> bool:
-    """Whether a file is to be opened as one, by its name."""
+    """Whether a file exists and has the name of an archive."""
     return path.lower().endswith(NAMES) and os.path.isfile(path)
 
 
 def iter_members(
-    archive: str, suffixes: Collection[str], largest: int = MOST_UNPACKED
-) -> Iterator[Found]:
-    """The images of an archive, told by their suffixes, in its order. Hidden names are left out.
+    archive: str, suffixes: Collection[str], max_bytes: int = MAX_IMAGE_BYTES
+) -> Iterator[FoundImage]:
+    """List the images of an archive in its order, by their suffixes and without hidden names.
 
-    An archive that cannot be read, or not to its end, has a row of its own, the last one.
+    An archive that cannot be read, or not to its end, has a row itself, the last one.
     """
     try:
         with open(archive, "rb") as file:
             version = version_of(os.fstat(file.fileno()))
             if archive.lower().endswith(".zip"):
-                yield from iter_zip(archive, file, suffixes, version, largest)
+                yield from iter_zip(archive, file, suffixes, version, max_bytes)
                 return
             plain = decompressed(file)
             if plain is file:
                 yield from iter_tar(archive, plain, suffixes, version[2], version)
                 return
-            for found in iter_tar(archive, plain, suffixes, None, version, largest):
+            for found in iter_tar(archive, plain, suffixes, None, version, max_bytes):
                 if version_of(os.fstat(file.fileno())) != version:
                     yield broken(archive, ErrorType.UNREADABLE, CHANGED, version)
                     return
                 yield found
-    except OSError:  # whoever opens it for its row says why
-        yield archive, None
-
-
-def version_of(found: os.stat_result) -> Version:
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
-
-
-class Pieces(Protocol):
-    """What gives any bytes of an archive."""
-
-    def pread(self, size: int, offset: int, /) -> bytes: ...
-
-
-class Archive:
-    """An archive by its descriptor, which is open until nobody holds it any more."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-
-    def __del__(self) -> None:
-        os.close(self._descriptor)
-
-    @classmethod
-    def at(cls, path: str) -> Archive:
-        return cls(os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0)))
-
-    def pread(self, size: int, offset: int, /) -> bytes:
-        return os.pread(self._descriptor, size, offset)
-
-    def version(self) -> Version:
-        return version_of(os.fstat(self._descriptor))
-
-
-def opened(archive: Pieces, member: Member) -> BinaryIO:
-    """An image of an open archive. Raises ValueError for damage in a zip."""
-    if member.packed is None and member.size <= IN_ONE_PIECE:
-        return io.BytesIO(archive.pread(member.size, member.start))
-    if member.packed is None:
-        return io.BufferedReader(_Part(archive, member.start, member.size), 1 << 16)
-    length, method, crc = member.packed
-    head = archive.pread(30, member.start)
-    if len(head) < 30 or not head.startswith(_LOCAL):
-        raise ValueError("damaged zip: no image where its directory says")
-    name, extra = struct.unpack("<HH", head[26:])
-    data = archive.pread(length, member.start + 30 + name + extra)
-    if method == zipfile.ZIP_DEFLATED:
-        data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, member.size + 1)
-    if len(data) != member.size or zlib.crc32(data) != crc:
-        raise ValueError("damaged zip: the image is not what its CRC-32 says")
-    return io.BytesIO(data)
-
-
-class _Part(io.RawIOBase):
-    """`size` bytes of an open file from `start`, as a file."""
-
-    def __init__(self, archive: Pieces, start: int, size: int) -> None:
-        self._archive, self._start, self._size = archive, start, size
-        self._at = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._at = max(0, offset + (0, self._at, self._size)[whence])
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        wanted = max(0, min(len(buffer), self._size - self._at))
-        data = self._archive.pread(wanted, self._start + self._at)
-        buffer[: len(data)] = data
-        self._at += len(data)
-        return len(data)
+    except OSError:  # the worker that opens it for its row says why
+        yield FoundImage(archive)
 
 
 def decompressed(file: BinaryIO) -> BinaryIO:
-    """What a compressed file holds, told by its first bytes; others as they are."""
+    """Return what a compressed file holds, detected by its first bytes; others unchanged."""
     head = file.read(8)
     file.seek(0)
-    for magic, opener in _DECOMPRESSED.items():
+    for magic, opener in _DECOMPRESSORS.items():
         if head.startswith(magic):
             return opener(file)  # type: ignore[no-any-return]
     return file
@@ -196,19 +123,19 @@ def iter_tar(
     suffixes: Collection[str],
     size: int | None,
     version: Version | None = None,
-    largest: int = MOST_UNPACKED,
-) -> Iterator[Found]:
-    """The images of a tar of that many bytes. Where it can only be read from front to back, `size`
-    is None, and the images are read here and travel with their refs."""
+    max_bytes: int = MAX_IMAGE_BYTES,
+) -> Iterator[FoundImage]:
+    """List the images of a tar of `size` bytes. `size` is None for a stream: its images are read
+    here, and travel with their refs."""
     end, last = 0, ""
     try:
         headers = TarHeaders(file, None if size is None else file.fileno())
     except _DAMAGE:
-        is_compressed = size is None
-        why = "damaged compressed tar: nothing can be read"
-        # else it is no tar, whatever its name is
-        what = broken(archive, ErrorType.DECODE_ERROR, why, version)
-        yield what if is_compressed else (archive, None)
+        if size is None:
+            why = "damaged compressed tar: nothing can be read"
+            yield broken(archive, ErrorType.DECODE_ERROR, why, version)
+        else:
+            yield FoundImage(archive)  # not a tar, in spite of its name
         return
     try:
         while info := headers.next():
@@ -220,21 +147,16 @@ def iter_tar(
             if size is not None:
                 is_cut = info.isreg() and info.offset_data + info.size > size
             else:
-                if is_wanted and info.isreg() and info.size <= largest:
+                if is_wanted and info.isreg() and info.size <= max_bytes:
                     file.seek(info.offset_data)
                     data = file.read(info.size)
                 is_cut = data is not None and len(data) < info.size
                 if data is not None and not is_cut:
-                    file.read(headers.offset - file.tell())  # so that nothing is sought backwards
+                    file.read(headers.offset - file.tell())  # a stream must not seek backwards
             if is_wanted:
-                yield (
-                    f"{archive}/{last}",
-                    _tar_member(
-                        *(archive, last, info, data, version),
-                        is_cut=is_cut,
-                        largest=largest if size is None else None,
-                    ),
-                )
+                fault = _fault(info, max_bytes if size is None else None, is_cut=is_cut)
+                member = _tar_member(archive, key_of(last), info, data, version, fault)
+                yield FoundImage(f"{archive}/{last}", member)
             if is_cut:
                 break
         block = b"" if info else headers.last
@@ -243,10 +165,8 @@ def iter_tar(
         why = "damaged" if len(block) == tarfile.BLOCKSIZE else "truncated"
     except _DAMAGE as error:
         why = "truncated" if _is_at_end(error, headers.offset, size) else "damaged"
-    where = f"behind {printable(last)}" if last else "at its beginning"
-    yield broken(
-        archive, ErrorType.DECODE_ERROR, f"{why} tar: what follows {where} is lost", version
-    )
+    lost = f"everything after {printable(last)} is lost" if last else "nothing can be read"
+    yield broken(archive, ErrorType.DECODE_ERROR, f"{why} tar: {lost}", version)
 
 
 def _is_at_end(error: Exception, offset: int, size: int | None) -> bool:
@@ -255,34 +175,38 @@ def _is_at_end(error: Exception, offset: int, size: int | None) -> bool:
     return offset >= size
 
 
+def _fault(
+    info: tarfile.TarInfo, max_bytes: int | None, *, is_cut: bool
+) -> tuple[ErrorType, str] | None:
+    """Return why a member of a tar cannot be read, or None."""
+    if info.issym() or info.islnk():
+        return ErrorType.UNREADABLE, f"a link to {printable(info.linkname)}, which is not followed"
+    if not info.isreg():
+        return ErrorType.UNREADABLE, "not a regular file"
+    if info.issparse():
+        return ErrorType.UNREADABLE, "a sparse file, which is stored without its zeros"
+    if max_bytes is not None and info.size > max_bytes:
+        return too_large(info.size, max_bytes)
+    return (ErrorType.DECODE_ERROR, "truncated: the tar ends within it") if is_cut else None
+
+
 def _tar_member(
     archive: str,
-    name: str,
+    key: str,
     info: tarfile.TarInfo,
     data: bytes | None,
     version: Version | None,
-    *,
-    is_cut: bool,
-    largest: int | None,
+    fault: tuple[ErrorType, str] | None,
 ) -> Member:
-    fault = None
-    if info.issym() or info.islnk():
-        target = printable(info.linkname)
-        fault = ErrorType.UNREADABLE, f"a link to {target}, which is not followed"
-    elif not info.isreg():
-        fault = ErrorType.UNREADABLE, "not a regular file"
-    elif info.issparse():
-        fault = ErrorType.UNREADABLE, "a sparse file, which is not as it was packed"
-    elif largest is not None and info.size > largest:
-        fault = too_large(info.size, largest)
-    elif is_cut:
-        fault = ErrorType.DECODE_ERROR, "truncated: the tar ends within it"
-    key = key_of(name)
-    return Member(archive, info.offset_data, info.size, key, None, data, fault, version)
+    if fault is not None:
+        return UnreadableMember(archive, info.size, key, version, *fault)
+    if data is not None:
+        return StreamedMember(archive, info.size, key, version, data)
+    return TarMember(archive, info.size, key, version, info.offset_data)
 
 
 def key_of(name: str) -> str:
-    """What the files of one sample have in common: the name up to the first dot."""
+    """Return the name up to its first dot, which the files of one sample share."""
     folder, slash, base = name.rpartition("/")
     return folder + slash + base.partition(".")[0]
 
@@ -292,40 +216,48 @@ def iter_zip(
     file: BinaryIO,
     suffixes: Collection[str],
     version: Version | None = None,
-    largest: int = MOST_UNPACKED,
-) -> Iterator[Found]:
-    """The images of a zip, as its directory lists them."""
-    is_zip = file.read(4) == _LOCAL
+    max_bytes: int = MAX_IMAGE_BYTES,
+) -> Iterator[FoundImage]:
+    """List the images of a zip in the order of its directory."""
+    is_zip = file.read(4) == ZIP_HEADER
     try:
         infos = zipfile.ZipFile(file).infolist()
     except _DAMAGE as error:
-        why = f"damaged zip: {printable(str(error))}"
-        yield broken(archive, ErrorType.DECODE_ERROR, why, version) if is_zip else (archive, None)
+        if is_zip:
+            why = f"damaged zip: {printable(str(error))}"
+            yield broken(archive, ErrorType.DECODE_ERROR, why, version)
+        else:
+            yield FoundImage(archive)
         return
     for info in infos:
         is_utf8 = info.flag_bits & 0x800
         name = _name(info.orig_filename.encode("utf-8" if is_utf8 else "cp437"))
-        if name.endswith("/") or not _is_wanted(name, suffixes):
-            continue
-        fault = None
-        if stat.S_ISLNK(info.external_attr >> 16):
-            fault = ErrorType.UNREADABLE, "a link, which is not followed"
-        elif info.flag_bits & 1:
-            fault = ErrorType.UNREADABLE, "encrypted"
-        elif info.compress_type not in _METHODS:
-            fault = ErrorType.UNREADABLE, f"compressed by method {info.compress_type}, not deflate"
-        elif max(info.file_size, info.compress_size) > largest:
-            fault = too_large(max(info.file_size, info.compress_size), largest)
-        packed = info.compress_size, info.compress_type, info.CRC
-        yield (
-            f"{archive}/{name}",
-            Member(archive, info.header_offset, info.file_size, "", packed, None, fault, version),
-        )
+        if not name.endswith("/") and _is_wanted(name, suffixes):
+            member = _zip_member(archive, info, version, max_bytes)
+            yield FoundImage(f"{archive}/{name}", member)
 
 
-def broken(archive: str, type: ErrorType, why: str, version: Version | None = None) -> Found:
-    """The row of an archive itself."""
-    return archive, Member(archive, 0, 0, fault=(type, why), version=version)
+def _zip_member(
+    archive: str, info: zipfile.ZipInfo, version: Version | None, max_bytes: int
+) -> Member:
+    size, packed, method = info.file_size, info.compress_size, info.compress_type
+    fault = None
+    if stat.S_ISLNK(info.external_attr >> 16):
+        fault = ErrorType.UNREADABLE, "a link, which is not followed"
+    elif info.flag_bits & 1:
+        fault = ErrorType.UNREADABLE, "encrypted"
+    elif method not in _METHODS:
+        fault = ErrorType.UNREADABLE, f"compressed by method {method}, not deflate"
+    elif max(size, packed) > max_bytes:
+        fault = too_large(max(size, packed), max_bytes)
+    if fault is not None:
+        return UnreadableMember(archive, size, "", version, *fault)
+    return ZipMember(archive, size, "", version, info.header_offset, packed, method, info.CRC)
+
+
+def broken(archive: str, type: ErrorType, why: str, version: Version | None = None) -> FoundImage:
+    """Return the row of an archive that cannot be read itself."""
+    return FoundImage(archive, UnreadableMember(archive, 0, "", version, type, why))
 
 
 def _name(raw: bytes) -> str:
@@ -333,7 +265,7 @@ def _name(raw: bytes) -> str:
 
 
 def _is_wanted(name: str, suffixes: Collection[str]) -> bool:
-    """As a directory is scanned: by the suffix, and without what is hidden."""
+    """Whether a scan takes a name, as in a directory: by its suffix, and nothing hidden."""
     base = name[name.rfind("/") + 1 :]
     if base[base.rfind(".") :].lower() not in suffixes:
         return False

@@ -2,61 +2,37 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import math
 import os
-import stat
 import struct
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import lru_cache, partial
-from typing import BinaryIO, TypeAlias, TypeVar
+from typing import BinaryIO, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from vitcli import stores
-from vitcli.errors import in_bytes, shortened
+from vitcli.errors import shortened
 from vitcli.images import tiff
-from vitcli.images.archives import CHANGED, Archive, Pieces, largest_file, opened, version_of
+from vitcli.images.archives import max_file_bytes
 from vitcli.images.depth import to_rgb
-from vitcli.images.kinds import HEIF, ImageError, is_heif, reads_heif, unread
+from vitcli.images.formats import allowed_formats
+from vitcli.images.kinds import ImageError, is_heif, reads_heif, unread
+from vitcli.images.opening import open_ref
 from vitcli.images.preprocess import ACROSS, preprocess, preprocess_fast, stored_target
-from vitcli.images.remote import piece
 from vitcli.records import (
     FAST_GAP,
     ErrorType,
     Failure,
     ImageRef,
     Limits,
-    Member,
     Preprocess,
     Sample,
     Size,
-    Version,
 )
-from vitcli.stores import is_remote
-
-# Pillow's format names -> the suffixes that a directory scan looks for. MPO arrives through JPEG.
-FORMATS: dict[str, tuple[str, ...]] = {
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
-    "PNG": (".png", ".apng"),
-    "WEBP": (".webp",),
-    "GIF": (".gif",),
-    "BMP": (".bmp", ".dib"),
-    "DIB": (),
-    "TIFF": (".tif", ".tiff"),
-    "AVIF": (".avif", ".avifs"),
-    "JPEG2000": (".jp2", ".j2k", ".jpf", ".jpx", ".j2c", ".jpc"),
-    "PPM": (".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
-    "ICO": (".ico",),
-    "TGA": (".tga", ".icb", ".vda", ".vst"),
-}
-# Formats that run other programs, or only name an image: never opened, not even with "all".
-NEVER = frozenset({"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG", "PDF", "PALM"})
 
 # Files that begin so are images, even where Pillow cannot make sense of what follows.
 _MAGIC = {
@@ -68,7 +44,6 @@ _MAGIC = {
     b"\xff\x4f\xff\x51": "JPEG2000",
 }
 
-Opened = TypeVar("Opened")
 Picture: TypeAlias = Image.Image
 """One that Pillow has opened."""
 NOTE = "vit: note"  # in its info: what is to be told of how it is read
@@ -193,7 +168,7 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
 @contextmanager
 def _open(ref: ImageRef, limits: Limits, formats: str) -> Iterator[Image.Image]:
     """The first frame of an image, its header read."""
-    with _open_ref(ref, limits) as file, _quiet_pillow():
+    with open_ref(ref, max_file_bytes(limits.max_pixels)) as file, _quiet_pillow():
         head = file.read(512)
         file.seek(0)
         _refuse_impostors(head)
@@ -243,78 +218,6 @@ def _unread(file: BinaryIO, kind: str) -> str | None:
 
 
 @contextmanager
-def _open_ref(ref: ImageRef, limits: Limits) -> Iterator[BinaryIO]:
-    """The bytes of an image, wherever they are."""
-    member = ref.member
-    if member is not None and member.fault is not None:
-        raise ImageError(*member.fault)
-    if member is not None and member.data is not None:
-        yield io.BytesIO(member.data)
-        return
-    if member is not None:
-        yield opened(_opening(ref.file, partial(_archive, member=member)), member)
-        return
-    with _opening(ref.file, partial(_file, largest=largest_file(limits.max_pixels))) as file:
-        yield file
-
-
-def _file(path: str, largest: int) -> BinaryIO:
-    """An object is read whole."""
-    if is_remote(path):
-        data = stores.read_at_most(path, largest)
-        if len(data) > largest:
-            limit = f"limit {in_bytes(largest)} (--max-pixels)"
-            raise ImageError(ErrorType.TOO_LARGE, f"a larger object, {limit}")
-        return io.BytesIO(data)
-    _stat(path)
-    return open(_descriptor(path), "rb")
-
-
-def _archive(path: str, member: Member) -> Pieces:
-    """It stays open for the images that follow, until another archive takes its place; of an
-    object there is the piece alone."""
-    if is_remote(path):
-        return piece(path, member)
-    version = version_of(_stat(path))
-    if member.version not in (None, version):
-        raise ImageError(ErrorType.UNREADABLE, CHANGED)
-    return _kept(path, version)
-
-
-@lru_cache(maxsize=1)
-def _kept(path: str, version: Version) -> Archive:
-    archive = Archive(_descriptor(path))
-    if archive.version() != version:
-        raise ImageError(ErrorType.UNREADABLE, CHANGED)
-    return archive
-
-
-def _stat(path: str) -> os.stat_result:
-    """The status of a regular file. Refuse others: a FIFO or a device would block for ever."""
-    found = os.stat(path)
-    if not stat.S_ISREG(found.st_mode):
-        raise ImageError(ErrorType.UNREADABLE, "not a regular file")
-    return found
-
-
-def _descriptor(path: str) -> int:
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
-    return os.open(path, flags | getattr(os, "O_BINARY", 0))
-
-
-def _opening(path: str, opener: Callable[[str], Opened]) -> Opened:
-    """Or the reason why it cannot be opened."""
-    try:
-        return opener(path)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        message = str(error) if is_remote(path) else "no such file"
-        raise ImageError(ErrorType.NOT_FOUND, message) from None
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ImageError(ErrorType.UNREADABLE, reason) from None
-
-
-@contextmanager
 def _quiet_libtiff() -> Iterator[None]:
     """libtiff writes its complaints to descriptor 2 itself, also where no worker has closed it."""
     try:
@@ -361,24 +264,6 @@ def _refuse_impostors(head: bytes) -> None:
     if head.startswith(b"version https://git-lfs"):
         message = "a git-LFS pointer, not the image: git lfs pull"
         raise ImageError(ErrorType.NOT_AN_IMAGE, message)
-
-
-def allowed_formats(formats: str) -> list[str]:
-    """Pillow's names of the formats that may be opened: the common ones, or all but NEVER."""
-    Image.init()
-    names = [*Image.OPEN] if formats == "all" else [*FORMATS]
-    return [name for name in names if name in Image.OPEN and name not in NEVER]
-
-
-def suffixes(formats: str) -> frozenset[str]:
-    """The lower-case suffixes that a directory scan takes for images."""
-    if formats == "all":
-        names = set(allowed_formats("all"))
-        more = HEIF if reads_heif() else ()
-        known = Image.registered_extensions().items()
-        return frozenset(more).union(s for s, name in known if name in names)
-    more = HEIF if reads_heif() else ()
-    return frozenset(suffix for group in (*FORMATS.values(), more) for suffix in group)
 
 
 def _preview(head: bytes) -> str:

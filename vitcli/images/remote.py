@@ -1,32 +1,29 @@
-"""Images in stores and on the web: listed once, archives among them read by ranges.
-
-A worker reads an object in one piece, and of a zip the piece that its image is. A tar is read as a
-stream, front to back.
-"""
+"""URLs of stores and the web into images: prefixes and patterns are listed once, zips are read by
+ranges, tars as streams from front to back."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 from functools import cache
 
 from vitcli import stores
 from vitcli.errors import InputError, printable
-from vitcli.images.archives import MOST_UNPACKED, Found, broken, decompressed, iter_tar, iter_zip
+from vitcli.images.archives import MAX_IMAGE_BYTES, broken, decompressed, iter_tar, iter_zip
 from vitcli.images.system import system_folder
 from vitcli.images.tables import TABLE
-from vitcli.records import ErrorType, Member
-from vitcli.stores import Listing, Stamp
+from vitcli.records import ErrorType, FoundImage, Stamp
+from vitcli.stores import Listing
 
 TARS = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
 MANY = (*TARS, ".zip", TABLE)
-# Bytes that the name and the extra field take in a zip before an image: nearly always, and at most.
-BEFORE = (1 << 10, 2 << 16)
 
 
 @cache
 def listing(url: str, suffixes: frozenset[str]) -> Listing | None:
-    """What `stores.listing` finds. Raises InputError where it cannot, or there are no images."""
+    """Return the objects of a prefix or a pattern, None for a URL of one object.
+
+    Raises InputError where it cannot be listed, or has no images.
+    """
     try:
         found = stores.listing(url, suffixes)
     except OSError as error:
@@ -42,7 +39,7 @@ def listing(url: str, suffixes: frozenset[str]) -> Listing | None:
 
 @cache
 def stamp(url: str) -> Stamp | None:
-    """The stamp of an object that was named by itself, as of now; None where there is none."""
+    """Ask for the stamp of one object; return None where it has none."""
     try:
         return stores.stamp(url)
     except OSError:
@@ -50,47 +47,23 @@ def stamp(url: str) -> Stamp | None:
 
 
 def has_many(url: str) -> bool:
-    """Whether it is a tar, a zip or a table of images, by its name."""
+    """Whether a URL has the name of a tar, a zip or a table."""
     return _name(url).endswith(MANY)
 
 
 def iter_members_at(
-    url: str, suffixes: Collection[str], largest: int = MOST_UNPACKED
-) -> Iterator[Found]:
-    """The images of a tar, which are read with it, or of a zip."""
+    url: str, suffixes: Collection[str], max_bytes: int = MAX_IMAGE_BYTES
+) -> Iterator[FoundImage]:
+    """List the images of a tar, together with their bytes, or of a zip."""
     try:
         with stores.open_object(url) as file:
             if _name(url).endswith(TARS):
-                yield from iter_tar(url, decompressed(file), suffixes, None, None, largest)
+                yield from iter_tar(url, decompressed(file), suffixes, None, None, max_bytes)
             else:
-                yield from iter_zip(url, file, suffixes, None, largest)
-    except Exception as error:  # a server without lengths or ranges: fsspec raises what it likes
+                yield from iter_zip(url, file, suffixes, None, max_bytes)
+    except Exception as error:  # a server without lengths or ranges: fsspec raises anything
         kind = ErrorType.NOT_FOUND if isinstance(error, FileNotFoundError) else ErrorType.UNREADABLE
         yield broken(url, kind, stores.words_of(error))
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """Some bytes of an object, those from `start`."""
-
-    data: bytes
-    start: int
-
-    def pread(self, size: int, offset: int, /) -> bytes:
-        at = offset - self.start
-        return self.data[at : at + size]
-
-
-def piece(url: str, member: Member) -> Piece:
-    """The piece of a zip that holds a member. Raises as `stores.read` does."""
-    assert member.packed is not None  # what is in a tar was read with it
-    length = 30 + member.packed[0]
-    for before in BEFORE:
-        data = stores.read(url, member.start, member.start + length + before)
-        names = int.from_bytes(data[26:28], "little") + int.from_bytes(data[28:30], "little")
-        if names <= before:
-            break
-    return Piece(data, member.start)
 
 
 def _name(url: str) -> str:

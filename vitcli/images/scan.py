@@ -1,83 +1,131 @@
-"""Which files count as images, and the images within them."""
+"""Paths into images: which files of a directory count, and which images are in an archive."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 
 from vitcli.errors import printable
-from vitcli.images.archives import MOST_UNPACKED, Found, is_archive, iter_members
+from vitcli.images.archives import (
+    ARCHIVES,
+    MAX_IMAGE_BYTES,
+    is_archive,
+    iter_members,
+    max_file_bytes,
+)
+from vitcli.images.formats import suffixes
+from vitcli.images.kinds import passed_over
+from vitcli.images.members import UnreadableMember
 from vitcli.images.remote import has_many, iter_members_at
 from vitcli.images.system import system_folder
 from vitcli.images.tables import count_rows, is_table, iter_rows
+from vitcli.records import FoundImage, Limits
 from vitcli.stores import is_remote
 
-# A folder with a file of this name holds pictures that `vit` has drawn: no scan enters it.
+# A folder with a file of this name holds images that `vit` has drawn: scans do not enter it.
 DRAWN = ".drawn-by-vit"
 
 
-def _ignore(text: str) -> None:
-    """Nobody is told."""
+def _ignore(text: str) -> None: ...
+
+
+@dataclass(slots=True)
+class Omissions:
+    """What the scans of a run have left out.
+
+    unlisted: folders and archives that could not be listed, and why.
+    skipped: pipes, sockets and devices with the name of an image.
+    system: folders of the operating system or a network drive.
+    unread: the number of images in formats that are not read, by suffix.
+    """
+
+    note: Callable[[str], None] = _ignore
+    unlisted: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    system: list[str] = field(default_factory=list)
+    unread: Counter[str] = field(default_factory=Counter)
+
+    def clear(self) -> None:
+        self.unlisted.clear()
+        self.skipped.clear()
+        self.system.clear()
+        self.unread.clear()
+
+    def add_unlisted(self, place: str, why: str) -> None:
+        self.unlisted.append(f"cannot list {printable(place)}: {why}")
+        self.note(self.unlisted[-1])
+
+    def note_drawn(self, folder: str) -> None:
+        self.note(f"{printable(folder)} holds images that vit has drawn: left out")
+
+    def note_system(self) -> None:
+        """Note which folders of the system were left out."""
+        if count := len(self.system):
+            names = sorted({folder.rpartition("/")[2] for folder in self.system})
+            self.note(
+                f"{count:,} system folder{'s' * (count > 1)} left out: {', '.join(names)} "
+                f"(the first is {printable(self.system[0])}; name it to take its images)"
+            )
+
+    def note_unread(self) -> None:
+        """Note which images are in formats that are not read."""
+        if self.unread:
+            self.note(passed_over(self.unread))
 
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """Which files of a directory count, and whom to tell what is not listed: a folder that
-    cannot be read; what has the name of an image but is a pipe, a socket or a device; and a folder
-    below the one that was named that holds pictures of ours (DRAWN), or is the system's. Which
-    members of an archive count; where none do, archives are files like others. `largest` are the
-    bytes of an image that is held in memory, `allow_outside` whether tables may name any file.
-    `passed` hears of the suffix of an image that is of no format that is read."""
+    """Which images count: in directories by `suffixes`, in archives by `members`.
+
+    Without `members` archives and tables are files like others. An image that is held in memory
+    has at most `max_bytes`. Tables may name files anywhere if `allow_outside`.
+    """
 
     suffixes: frozenset[str]
-    unlisted: Callable[[str], None] = _ignore
-    skipped: Callable[[str], None] = _ignore
-    left_out: Callable[[str], None] = _ignore
+    omissions: Omissions = field(default_factory=Omissions, compare=False)
     members: frozenset[str] = frozenset()
-    system: Callable[[str], None] = _ignore
-    largest: int = MOST_UNPACKED
+    max_bytes: int = MAX_IMAGE_BYTES
     allow_outside: bool = False
-    passed: Callable[[str], None] = _ignore
 
     @property
     def silent(self) -> Scan:
-        return replace(
-            self,
-            unlisted=_ignore,
-            skipped=_ignore,
-            left_out=_ignore,
-            system=_ignore,
-            passed=_ignore,
-        )
+        """The same scan, with omissions of its own that nobody reads."""
+        return replace(self, omissions=Omissions())
 
-    def images(self, path: str) -> Iterator[Found]:
-        """The images in an archive, or the one that the file is."""
+    @property
+    def with_archives(self) -> Scan:
+        """The same scan, which takes archives from directories, too."""
+        return replace(self, suffixes=self.suffixes | ARCHIVES)
+
+    def images(self, path: str) -> Iterator[FoundImage]:
+        """List the images in an archive or a table, or the file itself."""
         if self.members and is_table(path):
-            found = iter_rows(path, self.largest, allow_outside=self.allow_outside)
+            found = iter_rows(path, self.max_bytes, allow_outside=self.allow_outside)
         elif self.members and is_remote(path) and has_many(path):
-            members = iter_members_at(path, self.members, self.largest)
+            members = iter_members_at(path, self.members, self.max_bytes)
             found = self._without_system(path, members)
         elif self.members and is_archive(path):
-            found = self._without_system(path, iter_members(path, self.members, self.largest))
+            found = self._without_system(path, iter_members(path, self.members, self.max_bytes))
         else:
-            found = iter(((path, None),))
-        for path_within, member in found:
-            if member is not None and member.fault is not None and path_within == path:
-                self.unlisted(f"cannot list {printable(path)}: {member.fault[1]}")
-            yield path_within, member
+            found = iter((FoundImage(path),))
+        for image in found:
+            if image.path == path and isinstance(image.member, UnreadableMember):
+                self.omissions.add_unlisted(path, image.member.why)
+            yield image
 
-    def _without_system(self, archive: str, found: Iterator[Found]) -> Iterator[Found]:
-        told = ""
-        for path, member in found:
-            folder = system_folder(path[len(archive) :])
+    def _without_system(self, archive: str, found: Iterator[FoundImage]) -> Iterator[FoundImage]:
+        noted = ""
+        for image in found:
+            folder = system_folder(image.path[len(archive) :])
             if folder is None:
-                yield path, member
-            elif folder != told:
-                told = folder
-                self.system(archive + folder)
+                yield image
+            elif folder != noted:
+                noted = folder
+                self.omissions.system.append(archive + folder)
 
     def count(self, paths: Iterable[str]) -> int:
-        """The images of all of them, in silence."""
+        """Count the images of all paths, and note nothing."""
         silent = self.silent
         return sum(
             count_rows(path)
@@ -85,3 +133,23 @@ class Scan:
             else sum(1 for _ in silent.images(path))
             for path in paths
         )
+
+
+def choose_scan(
+    formats: str = "common",
+    extensions: Collection[str] = (),
+    limits: Limits = Limits(),
+    omissions: Omissions | None = None,
+    *,
+    allow_outside: bool = False,
+) -> Scan:
+    """Return the scan for these formats, or for these file extensions instead."""
+    known = suffixes(formats)
+    asked = frozenset("." + e.lower().removeprefix(".") for e in extensions) or known
+    return Scan(
+        asked,
+        omissions or Omissions(),
+        asked - ARCHIVES or known,
+        max_file_bytes(limits.max_pixels),
+        allow_outside,
+    )

@@ -1,60 +1,62 @@
-"""What was typed into image refs: files, directories, globs, lists of paths, and the archives among
-them; lazily, in order."""
+"""Inputs into image refs, in order: files, directories, globs, URLs and lists of paths."""
 
 from __future__ import annotations
 
 import glob
 import os
-import stat
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
+from tempfile import NamedTemporaryFile
 from typing import IO, Protocol
 
 from vitcli import stores
 from vitcli.errors import InputError, printable
 from vitcli.images import remote
-from vitcli.images.archives import Found
 from vitcli.images.braces import expanded
-from vitcli.images.decode import suffixes
 from vitcli.images.kinds import passed_over
-from vitcli.images.scan import Scan
+from vitcli.images.path_list import copy_stdin, iter_paths
+from vitcli.images.scan import Omissions, Scan, choose_scan
 from vitcli.images.tree import Tree
-from vitcli.records import ImageRef, Member
-from vitcli.stores import Listing, Stamp, is_remote
+from vitcli.records import FoundImage, ImageRef, Stamp
+from vitcli.stores import Listing, is_remote
 
-READ_SIZE = 1 << 16
-LONGEST_ENTRY = 1 << 20  # bytes: no path or URL has as many
+MAX_FILES_NAMED = 100_000  # of a directory without images, in the error
 
 
 class Source(Protocol):
-    """Something that lists paths. The order is its own, and the same every time."""
+    """Something that lists images, in the same order every time."""
 
-    @property
-    def scan(self) -> Scan: ...
-
-    def __iter__(self) -> Iterator[str]: ...
+    def images(self, *, stamped: bool = False) -> Iterator[FoundImage]:
+        """List the images; with `stamped`, objects in stores have their stamps."""
 
     def check(self) -> None:
-        """Raise InputError for what can be seen to be wrong before the run begins."""
+        """Raise InputError for a mistake that can be seen before the run begins."""
+        return None
 
     def count(self) -> int | None:
-        """How many images there are, in silence; None where counting would use them up."""
+        """Count the images and note nothing; return None where counting would use them up."""
+        return None
+
+    def rereadable(self) -> Source:
+        """Return a source that can list its images more than once."""
+        return self
 
 
 @dataclass(frozen=True, slots=True)
-class FileSource:
-    """A file named explicitly: always tried, also when it is missing or has an odd name."""
+class FileSource(Source):
+    """A file or an archive that was named explicitly. It is always tried, also when it is missing
+    or has an odd name."""
 
     path: str
-    scan: Scan = Scan(frozenset())
+    scan: Scan
 
-    def __iter__(self) -> Iterator[str]:
-        yield self.path
+    def images(self, *, stamped: bool = False) -> Iterator[FoundImage]:
+        return self.scan.images(self.path)
 
     def check(self) -> None:
-        """A missing file is a row of the result; an archive must hold an image."""
+        """Raise InputError for an archive without images; a missing file has a row."""
         if next(self.scan.silent.images(self.path), None) is None:
             looked = " ".join(sorted(self.scan.members))
             raise InputError(
@@ -62,40 +64,45 @@ class FileSource:
                 f"looked in it for {looked}; --formats all or --ext widens the search",
             )
 
-    def count(self) -> int:
+    def count(self) -> int | None:
+        if is_remote(self.path) and remote.has_many(self.path):
+            return None
         return self.scan.count((self.path,))
 
 
 @dataclass(frozen=True, slots=True)
-class FoundSource:
-    """Images that somebody has found already: files and members of archives."""
+class FoundSource(Source):
+    """Images that were found before: files and members of archives."""
 
-    found: Sequence[Found]
-    scan: Scan = Scan(frozenset())
+    found: Sequence[FoundImage]
 
-    def __iter__(self) -> Iterator[str]:
-        return (path for path, _ in self.found)
-
-    def check(self) -> None:
-        """What cannot be read is a row of the result."""
+    def images(self, *, stamped: bool = False) -> Iterator[FoundImage]:
+        return iter(self.found)
 
     def count(self) -> int:
         return len(self.found)
 
 
 @dataclass(frozen=True, slots=True)
-class RemoteSource:
-    """An object in a store or on the web, which is always tried; all below a prefix; or those that
-    a pattern matches. They are listed once."""
+class RemoteSource(Source):
+    """An object in a store or on the web, which is always tried; or the objects below a prefix, or
+    that match a pattern, which are listed once."""
 
     url: str
     scan: Scan
 
-    def __iter__(self) -> Iterator[str]:
-        found = self._listing()
-        for folder in found.left_out if found else ():
-            self.scan.system(folder)
-        return iter((self.url,) if found is None else found.urls)
+    def images(self, *, stamped: bool = False) -> Iterator[FoundImage]:
+        listing = self._listing()
+        if listing is not None:
+            self.scan.omissions.system.extend(listing.left_out)
+        for url in (self.url,) if listing is None else listing.urls:
+            stamp = self._stamp(url, listing) if stamped else None
+            for image in self.scan.images(url):
+                if stamp is not None and image.member is not None:
+                    image = image._replace(stamp=(image.member.size, stamp[1]))
+                elif stamp is not None and image.path == url:
+                    image = image._replace(stamp=stamp)
+                yield image
 
     def check(self) -> None:
         """Raise InputError where a prefix cannot be listed, or has no images."""
@@ -103,88 +110,86 @@ class RemoteSource:
         self._listing()
 
     def count(self) -> int | None:
-        urls = list(replace(self, scan=self.scan.silent))
+        listing = self._listing()
+        urls = [self.url] if listing is None else listing.urls
         return None if any(map(remote.has_many, urls)) else len(urls)
-
-    def stamp(self, url: str) -> Stamp | None:
-        """The (size, version) of an object, taken from the listing where there is one."""
-        found = self._listing()
-        return remote.stamp(url) if found is None else found.stamp(url)
 
     def _listing(self) -> Listing | None:
         return remote.listing(self.url, self.scan.suffixes)
 
+    def _stamp(self, url: str, listing: Listing | None) -> Stamp | None:
+        return remote.stamp(url) if listing is None else listing.stamp(url)
+
 
 @dataclass(frozen=True, slots=True)
-class DirectorySource:
-    """Every image below a directory, bytewise by the whole relative path."""
+class TreeSource(Source):
+    """The images of a directory or a pattern, in the order of their whole paths."""
 
     path: str
     scan: Scan
 
-    def __iter__(self) -> Iterator[str]:
-        return Tree.below(self.path, self.scan).walk()
+    def tree(self, scan: Scan) -> Tree:
+        raise NotImplementedError
+
+    def paths(self) -> Iterator[str]:
+        """List the files, archives among them."""
+        return self.tree(self.scan).walk()
+
+    def images(self, *, stamped: bool = False) -> Iterator[FoundImage]:
+        return chain.from_iterable(map(self.scan.images, self.paths()))
+
+    def count(self) -> int:
+        return self.tree(self.scan).count()
+
+
+@dataclass(frozen=True, slots=True)
+class DirectorySource(TreeSource):
+    """Every image below a directory."""
+
+    def tree(self, scan: Scan) -> Tree:
+        return Tree.below(self.path, scan)
 
     def check(self) -> None:
-        unlisted: list[str] = []
-        passed: Counter[str] = Counter()
-        scan = replace(
-            self.scan.silent,
-            unlisted=unlisted.append,
-            passed=lambda suffix: passed.update((suffix,)),
-        )
-        if Tree.below(self.path, scan).is_empty():
-            if unlisted:
-                raise InputError(f"no images in {printable(self.path)}: {unlisted[0]}")
+        omissions = Omissions()
+        if self.tree(replace(self.scan, omissions=omissions)).is_empty():
+            if omissions.unlisted:
+                raise InputError(f"no images in {printable(self.path)}: {omissions.unlisted[0]}")
             looked = " ".join(sorted(self.scan.suffixes))
             raise InputError(
                 f"no images in {printable(self.path)}{_others(self.path)}",
-                passed_over(passed)
-                if passed
+                passed_over(omissions.unread)
+                if omissions.unread
                 else f"looked below it for {looked}; --formats all or --ext widens the search",
             )
 
-    def count(self) -> int:
-        return Tree.below(self.path, self.scan).count()
-
 
 @dataclass(frozen=True, slots=True)
-class GlobSource:
+class GlobSource(TreeSource):
     """A quoted pattern. A file that it matches counts as named explicitly, whatever its suffix;
     a directory that it matches is scanned. `**` stands for any number of directories."""
 
-    pattern: str
-    scan: Scan
-
-    def __iter__(self) -> Iterator[str]:
-        return Tree.matching(self.pattern, self.scan).walk()
+    def tree(self, scan: Scan) -> Tree:
+        return Tree.matching(self.path, scan)
 
     def check(self) -> None:
-        if Tree.matching(self.pattern, self.scan.silent).is_empty():
-            raise InputError(f"no file matches {printable(self.pattern)}")
-
-    def count(self) -> int:
-        return Tree.matching(self.pattern, self.scan).count()
+        if self.tree(self.scan.silent).is_empty():
+            raise InputError(f"no file matches {printable(self.path)}")
 
 
 @dataclass(frozen=True, slots=True)
-class ListSource:
-    """Paths in a file or on standard input, one a line or NUL-separated; empty is fine."""
+class ListSource(Source):
+    """Files, archives and directories that a list names; the list may be empty."""
 
     file: str | int
     null: bool
     scan: Scan
+    copy: IO[bytes] | None = None  # of standard input: it is deleted when nobody refers to it
 
-    def __iter__(self) -> Iterator[str]:
-        for entry in self._entries():
-            path = os.fsdecode(entry)
-            if os.path.isdir(path):
-                yield from Tree.below(path, self.scan).walk()
-            else:
-                yield path
+    def images(self, *, stamped: bool = False) -> Iterator[FoundImage]:
+        return chain.from_iterable(source.images() for source in self._sources())
 
     def check(self) -> None:
-        """Nothing that does not use up the list: a missing file is found when it is opened."""
+        """Raise InputError for a list that does not exist; others are checked as they are read."""
         if isinstance(self.file, str) and not os.path.exists(self.file):
             raise InputError(
                 f"no such file: {printable(self.file)}", "it was given as a list of paths"
@@ -192,59 +197,33 @@ class ListSource:
 
     def count(self) -> int | None:
         if not (isinstance(self.file, str) and os.path.isfile(self.file)):
-            return None  # a pipe gives its paths once
-        if any(remote.has_many(url) for url in map(os.fsdecode, self._entries()) if is_remote(url)):
-            return None
-        paths = map(os.fsdecode, self._entries())
-        return sum(
-            Tree.below(path, self.scan).count() if os.path.isdir(path) else self.scan.count((path,))
-            for path in paths
-        )
+            return None  # a pipe can be read once
+        return count(self._sources())
 
-    def _entries(self) -> Iterator[bytes]:
-        separator = b"\0" if self.null else b"\n"
-        rest = b""
-        for chunk in _chunks(self.file):
-            *entries, rest = (rest + chunk).split(separator)
-            yield from filter(None, map(self._trim, entries))
-            if len(rest) > LONGEST_ENTRY:
-                name = "standard input" if isinstance(self.file, int) else printable(self.file)
-                raise InputError(
-                    f"{name} holds an entry of more than {LONGEST_ENTRY:,} bytes",
-                    "expected a path a line" + (", or --null (-0)" if not self.null else ""),
-                )
-        if last := self._trim(rest):
-            yield last
+    def rereadable(self) -> ListSource:
+        if self.file != 0:
+            return self
+        copy = NamedTemporaryFile(prefix="vit-list-")  # noqa: SIM115  # kept in the source
+        copy_stdin(copy)
+        return replace(self, file=copy.name, copy=copy)
 
-    def _trim(self, entry: bytes) -> bytes:
-        return entry if self.null else entry.removesuffix(b"\r")
+    def _sources(self) -> Iterator[Source]:
+        for path in iter_paths(self.file, null=self.null):
+            kind = DirectorySource if os.path.isdir(path) else FileSource
+            yield kind(path, self.scan)
 
 
-def _chunks(file: str | int) -> Iterator[bytes]:
-    name = "standard input" if isinstance(file, int) else printable(file)
-    try:
-        with open(file, "rb", buffering=0, closefd=isinstance(file, str)) as opened:
-            if _is_endless(opened.fileno()):
-                raise InputError(f"{name} is a device, not a list", "give a file or a pipe")
-            while chunk := os.read(opened.fileno(), READ_SIZE):
-                yield chunk
-    except OSError as error:
-        raise InputError(f"cannot read {name}: {error.strerror}") from None
+def _is_pattern(text: str) -> bool:
+    return glob.has_magic(text) and not os.path.lexists(text)
 
 
-def _is_endless(descriptor: int) -> bool:
-    """Whether it is a device such as /dev/zero: not a terminal, and not /dev/null."""
-    found = os.fstat(descriptor)
-    is_device = stat.S_ISCHR(found.st_mode) and not os.isatty(descriptor)
-    return is_device and found.st_rdev != os.stat(os.devnull).st_rdev
-
-
-def copy_stdin(copy: IO[bytes]) -> None:
-    """A list that comes through a pipe can be read once: who reads it again, or in several
-    processes, reads a copy. Raises InputError."""
-    for chunk in _chunks(0):
-        copy.write(chunk)
-    copy.flush()
+# The first test that an input passes chooses its source.
+SOURCES: list[tuple[Callable[[str], bool], Callable[[str, Scan], Source]]] = [
+    (is_remote, RemoteSource),
+    (os.path.isdir, DirectorySource),
+    (_is_pattern, GlobSource),
+    (lambda text: True, FileSource),
+]
 
 
 def open_sources(
@@ -254,23 +233,18 @@ def open_sources(
     null: bool = False,
     scan: Scan | None = None,
 ) -> list[Source]:
-    """The source for each input, checked. `-` is a list on standard input, as for `files_from`.
+    """Return the source of each input, checked. `-` is a list on standard input, also for
+    `files_from`.
 
     Raises InputError for a directory without images and for a pattern without matches.
     """
-    scan = scan or Scan(suffixes("common"))
+    scan = scan or choose_scan()
     sources: list[Source] = []
     for text in chain.from_iterable(map(expanded, inputs)):
         if text == "-":
             sources.append(ListSource(0, null, scan))
-        elif is_remote(text):
-            sources.append(RemoteSource(text, scan))
-        elif os.path.isdir(text):
-            sources.append(DirectorySource(text, scan))
-        elif glob.has_magic(text) and not os.path.lexists(text):
-            sources.append(GlobSource(text, scan))
         else:
-            sources.append(FileSource(text, scan))
+            sources.append(next(kind for is_named, kind in SOURCES if is_named(text))(text, scan))
     if files_from is not None:
         sources.append(ListSource(0 if files_from == "-" else files_from, null, scan))
     for source in sources:
@@ -279,7 +253,7 @@ def open_sources(
 
 
 def all_absent(sources: Sequence[Source]) -> list[str]:
-    """The paths of the sources, where none of them is there; else nothing."""
+    """Return the paths of all sources if they are files and none exists, or nothing."""
     named = [source.path for source in sources if isinstance(source, FileSource)]
     if len(named) < len(sources) or any(map(os.path.lexists, named)):
         return []
@@ -287,27 +261,14 @@ def all_absent(sources: Sequence[Source]) -> list[str]:
 
 
 def iter_refs(sources: Sequence[Source], *, stamped: bool = False) -> Iterator[ImageRef]:
-    """Number the images of all sources, in order; with `stamped`, those of stores have stamps."""
-    found = (image for source in sources for image in _images(source, stamped=stamped))
-    for index, (path, stamp, member) in enumerate(found):
+    """Number the images of all sources in order; with `stamped`, objects have their stamps."""
+    images = (image for source in sources for image in source.images(stamped=stamped))
+    for index, (path, member, stamp) in enumerate(images):
         yield ImageRef(index, path, stamp, member)
 
 
-def _images(source: Source, *, stamped: bool) -> Iterator[tuple[str, Stamp | None, Member | None]]:
-    if isinstance(source, FoundSource):
-        yield from ((path, None, member) for path, member in source.found)
-        return
-    for named in source:
-        whole = source.stamp(named) if stamped and isinstance(source, RemoteSource) else None
-        for path, member in source.scan.images(named):
-            if whole is not None and member is not None:
-                yield path, (member.size, whole[1]), member
-            else:
-                yield path, whole if path == named else None, member
-
-
-def count(sources: Sequence[Source]) -> int | None:
-    """How many refs there will be, or None where counting would use the list up."""
+def count(sources: Iterable[Source]) -> int | None:
+    """Count the images of all sources; return None where counting would use a list up."""
     total = 0
     for source in sources:
         if (found := source.count()) is None:
@@ -317,13 +278,13 @@ def count(sources: Sequence[Source]) -> int | None:
 
 
 def _others(folder: str) -> str:
-    """What there is instead of images, by suffix."""
+    """Describe the files of a folder without images, by suffix."""
     everything = (
         os.path.splitext(name)[1].lower() or "no suffix"
         for _, _, names in os.walk(folder)
         for name in names
     )
-    found = Counter(islice(everything, 100_000))
+    found = Counter(islice(everything, MAX_FILES_NAMED))
     if not found:
         return " (it is empty)"
     kinds = ", ".join(f"{suffix} {n}" for suffix, n in found.most_common(3))

@@ -1,5 +1,7 @@
-"""Parquet as a list of images: a column of paths, or of the images themselves as data sets on the
-hub have them. Row groups are read one after the other, as far as images are wanted."""
+"""Parquet tables into images: from a column of paths, or of image files as in data sets on the hub.
+
+Row groups are read one after the other, as far as images are needed.
+"""
 
 from __future__ import annotations
 
@@ -12,44 +14,39 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from vitcli import stores
 from vitcli.errors import InputError, check_installed, in_bytes, printable
-from vitcli.images.archives import (
-    CHANGED,
-    MOST_UNPACKED,
-    Found,
-    broken,
-    too_large,
-    version_of,
-)
+from vitcli.images.archives import MAX_IMAGE_BYTES, broken, too_large
+from vitcli.images.members import CHANGED, StreamedMember, UnreadableMember, version_of
 from vitcli.images.within import is_within
-from vitcli.records import ErrorType, Member, Version
+from vitcli.records import ErrorType, FoundImage, Version
 
 if TYPE_CHECKING:  # an extra
     import pyarrow as pa
     import pyarrow.parquet as pq
 
 TABLE = ".parquet"
-AT_A_TIME = 64  # rows, or as many as
-LONGEST_PATH = 4096  # characters: what is longer names no file
-BYTES_AT_A_TIME = 32 << 20  # their group has on average in so many bytes
-MOST_UNPACKED_PAGE, MOST_RATIO = 256 << 20, 20  # bytes, and times of what is in the file
+MAX_BATCH_ROWS = 64  # that are read at once,
+MAX_BATCH_BYTES = 32 << 20  # and their size, at the average of their row group
+MAX_PATH_CHARS = 4096  # a longer text does not name a file
+# A row group that is larger than both, unpacked and relative to its size in the file, is refused.
+MAX_GROUP_BYTES, MAX_GROUP_RATIO = 256 << 20, 20
 ABSOLUTE = "a table names an absolute path: --allow-outside opens it"
 OUTSIDE = "outside the table's folder: --allow-outside opens it"
 PATHS = ("path", "file", "file_name", "filename", "image_path", "image")
 
 
 def is_table(path: str) -> bool:
-    """Whether a file is to be read as one, by its name."""
+    """Whether a file exists, or is in a store, and has the name of a table."""
     is_remote = stores.is_remote(path)
     name = path.partition("?")[0] if is_remote else path
     return name.lower().endswith(TABLE) and (is_remote or os.path.isfile(path))
 
 
 def iter_rows(
-    table: str, largest: int = MOST_UNPACKED, *, allow_outside: bool = False
-) -> Iterator[Found]:
-    """The images of a table in its order, as `train.parquet/a.jpg`, or by the numbers of their
-    rows where they have no path. A row with a path alone is that file: relative to the table and
-    below its folder, unless others are allowed.
+    table: str, max_bytes: int = MAX_IMAGE_BYTES, *, allow_outside: bool = False
+) -> Iterator[FoundImage]:
+    """List the images of a table in its order. Their paths are `train.parquet/a.jpg`, or the
+    number of the row where it has no path. A row with a path alone is that file, relative to the
+    table; it must lie below the table's folder, unless `allow_outside`.
 
     Raises InputError without pyarrow, and where no column has images.
     """
@@ -69,14 +66,14 @@ def iter_rows(
                     return
                 values = part.column(0) if isinstance(part, pa.RecordBatch) else part
                 for value in values:
-                    row = _Row(table, number, version, largest, allow_outside)
+                    row = _Row(table, number, version, max_bytes, allow_outside)
                     yield row.found(value)
                     number += 1
     except FileNotFoundError as error:
         yield broken(table, ErrorType.NOT_FOUND, str(error))
     except InputError:
         raise
-    except Exception as error:  # of fsspec and pyarrow, which raise what they like
+    except Exception as error:  # fsspec and pyarrow raise anything
         words = printable(stores.words_of(error))
         if "crypt" in words:
             yield broken(table, ErrorType.UNREADABLE, f"encrypted Parquet: {words}")
@@ -88,14 +85,14 @@ def iter_rows(
 
 @contextmanager
 def _opened(table: str) -> Iterator[BinaryIO]:
-    """What pyarrow is to read: of an object in a store, ranges."""
+    """Open a table for pyarrow, which reads it by ranges."""
     is_remote = stores.is_remote(table)
     with stores.open_object(table) if is_remote else open(table, "rb") as file:
         yield file
 
 
 def _version(file: BinaryIO) -> Version | None:
-    """The version of a file; objects have their stamps."""
+    """Return the version of a file, None for an object, which has a stamp."""
     try:
         return version_of(os.fstat(file.fileno()))
     except OSError:
@@ -103,18 +100,18 @@ def _version(file: BinaryIO) -> Version | None:
 
 
 def count_rows(table: str) -> int:
-    """How many images there are, without a look at them."""
+    """Return the number of rows, from the metadata."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         return int(pq.read_metadata(table).num_rows)
     except (pa.ArrowException, OSError, KeyError):
-        return 1  # the row that says so
+        return 1  # the row of the table itself, with the reason
 
 
 def _column(table: str, schema: pa.Schema) -> str:
-    """The first one of images, else the first one that is called as paths are."""
+    """Return the name of the first column of images, or else of the first column of paths."""
     import pyarrow as pa
 
     for field in schema:
@@ -133,7 +130,7 @@ def _column(table: str, schema: pa.Schema) -> str:
 
 
 def _stored(kind: pa.DataType) -> pa.DataType:
-    """How the values of an extension or a dictionary are stored."""
+    """Return the type in which the values of an extension or a dictionary are stored."""
     import pyarrow as pa
 
     if isinstance(kind, pa.BaseExtensionType):
@@ -157,7 +154,7 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _value(scalar: pa.Scalar | None) -> pa.Scalar | None:
-    """What an extension or a dictionary holds there; None where it is null."""
+    """Return the value that an extension or a dictionary stores; None where it is null."""
     import pyarrow as pa
 
     while isinstance(scalar, pa.ExtensionScalar | pa.DictionaryScalar) and scalar.is_valid:
@@ -166,9 +163,12 @@ def _value(scalar: pa.Scalar | None) -> pa.Scalar | None:
 
 
 def _parts(file: pq.ParquetFile, column: str) -> Iterator[pa.RecordBatch | Iterator[str]]:
-    """Rows of a column, a few at a time where they are large; or why those of a whole group are
-    not read. Arrow unpacks a page at once, and a page may be all of the group: what is much
-    larger than in the file is no images, whose formats leave little to compress."""
+    """Read the rows of a column, a few at a time where they are large; for a row group that is
+    refused, return the reason for each row.
+
+    Arrow unpacks a page at once, and a page may be the whole row group. Images hardly compress: a
+    row group that is much larger unpacked does not hold any.
+    """
     for number in range(file.num_row_groups):
         group = file.metadata.row_group(number)
         chunks = [
@@ -178,32 +178,32 @@ def _parts(file: pq.ParquetFile, column: str) -> Iterator[pa.RecordBatch | Itera
         ]
         size = sum(chunk.total_uncompressed_size for chunk in chunks)
         packed = sum(chunk.total_compressed_size for chunk in chunks)
-        if size > MOST_UNPACKED_PAGE and size > MOST_RATIO * packed:
+        if size > MAX_GROUP_BYTES and size > MAX_GROUP_RATIO * packed:
             why = f"its row group unpacks from {in_bytes(packed)} to {in_bytes(size)}"
             yield repeat(why, group.num_rows)
             continue
-        rows = BYTES_AT_A_TIME * group.num_rows // max(1, size)
+        rows = MAX_BATCH_BYTES * group.num_rows // max(1, size)
         yield from file.iter_batches(
-            max(1, min(AT_A_TIME, rows)), row_groups=[number], columns=[column]
+            max(1, min(MAX_BATCH_ROWS, rows)), row_groups=[number], columns=[column]
         )
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """One row of a table, and what may be had of it."""
+    """One row of a table, and the limits that hold for it."""
 
     table: str
     number: int
     version: Version | None
-    largest: int
+    max_bytes: int
     allow_outside: bool
 
-    def found(self, value: pa.Scalar | str) -> Found:
-        """The image of a value, or, where that is text, why it is too large."""
+    def found(self, value: pa.Scalar | str) -> FoundImage:
+        """Return the image of a value; a text is the reason why the row was refused."""
         import pyarrow as pa
 
         if isinstance(value, str):
-            return f"{self.table}/{self.number}", self._fault(ErrorType.TOO_LARGE, value)
+            return self._refused(f"{self.table}/{self.number}", ErrorType.TOO_LARGE, value)
         data, path = _value(value), None
         if isinstance(data, pa.StructScalar):
             fields = dict(data)
@@ -212,34 +212,33 @@ class _Row:
             data, path = None, data
         name = (path.as_py() or None) if path is not None and _is_text(path.type) else None
         content = None if data is None else data.as_buffer()
-        if name and len(name) > LONGEST_PATH:
+        if name and len(name) > MAX_PATH_CHARS:
             if content is None:
                 why = f"a path of {len(name):,} characters"
-                return f"{self.table}/{self.number}", self._fault(ErrorType.NOT_FOUND, why)
+                return self._refused(f"{self.table}/{self.number}", ErrorType.NOT_FOUND, why)
             name = None
         if content is None and name:
             return self._named(name)
         place = f"{self.table}/{name or self.number}"
         if content is None:
-            return place, self._fault(ErrorType.NOT_FOUND, "the row is empty")
-        if content.size > self.largest:
-            return place, self._fault(*too_large(content.size, self.largest))
-        pixels = content.to_pybytes()
-        return place, Member(self.table, 0, len(pixels), data=pixels, version=self.version)
+            return self._refused(place, ErrorType.NOT_FOUND, "the row is empty")
+        if content.size > self.max_bytes:
+            return self._refused(place, *too_large(content.size, self.max_bytes))
+        data = content.to_pybytes()
+        return FoundImage(place, StreamedMember(self.table, len(data), "", self.version, data))
 
-    def _named(self, name: str) -> Found:
-        """A file that the table names: a relative path is one in its folder."""
+    def _named(self, name: str) -> FoundImage:
+        """Return a file that the table names, relative to the folder of the table."""
         is_far = stores.is_remote(self.table)
         folder = self.table.partition("?")[0] if is_far else self.table
         folder = folder.rpartition("/")[0] if is_far else os.path.dirname(folder)
         whole = name if stores.is_remote(name) else os.path.join(folder, name)
-        if self.allow_outside:
-            return whole, None
-        if os.path.isabs(name):
-            return whole, self._fault(ErrorType.UNREADABLE, ABSOLUTE)
-        if "::" in name or not is_within(whole, folder):  # fsspec chains URLs by ::
-            return whole, self._fault(ErrorType.UNREADABLE, OUTSIDE)
-        return whole, None
+        if not self.allow_outside:
+            if os.path.isabs(name):
+                return self._refused(whole, ErrorType.UNREADABLE, ABSOLUTE)
+            if "::" in name or not is_within(whole, folder):  # fsspec chains URLs by ::
+                return self._refused(whole, ErrorType.UNREADABLE, OUTSIDE)
+        return FoundImage(whole)
 
-    def _fault(self, type: ErrorType, why: str) -> Member:
-        return Member(self.table, 0, 0, fault=(type, why), version=self.version)
+    def _refused(self, path: str, type: ErrorType, why: str) -> FoundImage:
+        return FoundImage(path, UnreadableMember(self.table, 0, "", self.version, type, why))

@@ -9,7 +9,6 @@ import re
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 
-from vitcli.errors import printable
 from vitcli.images.kinds import UNREAD
 from vitcli.images.scan import DRAWN, Scan
 from vitcli.images.system import is_system
@@ -123,7 +122,7 @@ class Tree:
         if any(level.identity == identity for level in above):
             return []
         if above and os.path.lexists(prefix + os.fsencode(DRAWN)):
-            self.scan.left_out(os.fsdecode(prefix.rstrip(b"/")))
+            self.scan.omissions.note_drawn(os.fsdecode(prefix.rstrip(b"/")))
             return []
         ahead = set(places)
         for place, part in enumerate(self.parts):
@@ -143,7 +142,7 @@ class Tree:
                         if is_system(os.fsdecode(entry.name)) and not self._names_it(
                             places, entry.name
                         ):
-                            self.scan.system(os.fsdecode(prefix + entry.name))
+                            self.scan.omissions.system.append(os.fsdecode(prefix + entry.name))
                         else:
                             yield entry.name + b"/"
                     elif self._takes(places, prefix, entry):
@@ -174,16 +173,16 @@ class Tree:
             return False
         if (suffix := _suffix(name)) not in self.scan.suffixes:
             if suffix in UNREAD:
-                self.scan.passed(suffix)
+                self.scan.omissions.unread[suffix] += 1
             return False
         if _is_candidate(entry):
             return True
-        self.scan.skipped(os.fsdecode(prefix + name))
+        self.scan.omissions.skipped.append(os.fsdecode(prefix + name))
         return False
 
     def _unlisted(self, prefix: bytes, error: OSError) -> None:
-        folder = printable(os.fsdecode(prefix.rstrip(b"/") or prefix or b"."))
-        self.scan.unlisted(f"cannot list {folder}: {error.strerror}")
+        folder = os.fsdecode(prefix.rstrip(b"/") or prefix or b".")
+        self.scan.omissions.add_unlisted(folder, error.strerror or str(error))
 
 
 def _suffix(name: bytes) -> str:

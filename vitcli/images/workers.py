@@ -11,7 +11,6 @@ a second and hold tens of megabytes.
 from __future__ import annotations
 
 import atexit
-import math
 import multiprocessing
 import os
 import signal
@@ -26,19 +25,18 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import cache
 from multiprocessing import forkserver, resource_tracker, util
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from vitcli.errors import VitError, printable
 from vitcli.images.decode import decode
-from vitcli.records import ErrorType, Failure, ImageRef, Kept, Limits, Preprocess, Sample
+from vitcli.processes import available_cpus, end_with_parent, fate
+from vitcli.records import ErrorType, Failure, ImageRef, Limits, Preprocess, Sample
 
 TICK = 0.25  # seconds between looks at the clock
 LONGEST_TICK = 0.5  # a stopped or sleeping machine must not time anybody out
@@ -89,25 +87,24 @@ class DecodeJob:
 
 
 def iter_decoded(
-    refs: Iterable[ImageRef | Kept],
+    refs: Iterable[ImageRef],
     job: ImageJob,
     workers: int,
     ahead: Callable[[], int] = lambda: 64,
     notice: Callable[[str], None] = lambda text: None,
     *,
     keeps_data: bool = True,
-) -> Generator[Decoded | Kept, None, None]:
+) -> Generator[Decoded, None, None]:
     """One result for each ref, in order; about `ahead()` refs are taken before they are wanted.
-    Rows of an earlier run pass through.
 
     With `workers=0` everything happens in this process, without protection from crashes and
     without time-outs. Without `keeps_data` a result has no longer the bytes of its image, where
     its ref had them. `notice` hears, from other threads, of workers that had to be replaced.
     """
 
-    def told(result: Decoded | Kept) -> Decoded | Kept:
-        if not keeps_data and not isinstance(result, Kept) and _held(result.ref):
-            member = replace(result.ref.member, data=None) if result.ref.member else None
+    def told(result: Decoded) -> Decoded:
+        if not keeps_data and _held(result.ref):
+            member = result.ref.member and result.ref.member.released()
             result = replace(result, ref=replace(result.ref, member=member))
         if isinstance(result, Sample) and result.note:
             notice(result.note)
@@ -115,26 +112,25 @@ def iter_decoded(
 
     workers = _allowed(workers)
     if workers == 0:
-        yield from (ref if isinstance(ref, Kept) else told(job(ref)) for ref in refs)
+        yield from (told(job(ref)) for ref in refs)
         return
     pool = _Pool(job, notice)
     threads = ThreadPoolExecutor(workers, "decode")
-    pending: deque[tuple[Future[Decoded] | Kept, int]] = deque()
+    pending: deque[tuple[Future[Decoded], int]] = deque()
     held = 0
     try:
         for ref in refs:
             size = _held(ref)
-            item = ref if isinstance(ref, Kept) else threads.submit(pool.decode, ref)
-            pending.append((item, size))
+            pending.append((threads.submit(pool.decode, ref), size))
             held += size
-            del item, ref  # they may be large
+            del ref  # it may be large
             while pending and (len(pending) >= max(ahead(), 2 * workers) or held > MOST_AHEAD):
                 first, size = pending.popleft()
                 held -= size
-                yield told(_result(first))
+                yield told(first.result())
                 del first
         while pending:
-            yield told(_result(pending.popleft()[0]))
+            yield told(pending.popleft()[0].result())
     finally:
         pool.stop()
         threads.shutdown(cancel_futures=True)
@@ -184,52 +180,9 @@ def _allowed(workers: int) -> int:
     return workers
 
 
-def _held(ref: ImageRef | Kept) -> int:
-    """The bytes of an image that are in its ref."""
-    member = None if isinstance(ref, Kept) else ref.member
-    return len(member.data) if member is not None and member.data is not None else 0
-
-
-def _result(pending: Future[Decoded] | Kept) -> Decoded | Kept:
-    return pending if isinstance(pending, Kept) else pending.result()
-
-
-def available_cpus() -> int:
-    """Processors that this process may run on, or as much time of them as a container may have."""
-    if hasattr(os, "sched_getaffinity"):
-        count = len(os.sched_getaffinity(0))
-    else:
-        count = os.cpu_count() or 1
-    return max(1, math.ceil(min(count, cpu_quota())))
-
-
-@cache
-def cpu_quota(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float:
-    """The processors whose time the control groups of this process may take (Linux, cgroups(7)):
-    infinite where nobody has set a limit."""
-    try:
-        lines = [line.split(":", 2) for line in own.read_text("utf-8").splitlines()]
-        places = {name: place for _, names, place in lines for name in names.split(",")}
-    except (OSError, ValueError):
-        return math.inf
-    least = math.inf
-    for folder in _upwards(root, places.get("", "/")):
-        with suppress(OSError, ValueError, ZeroDivisionError):  # `max 100000`
-            limit, period = (folder / "cpu.max").read_text("ascii").split()
-            least = min(least, int(limit) / int(period))
-    for folder in _upwards(root / "cpu", places.get("cpu", "/")):
-        with suppress(OSError, ValueError, ZeroDivisionError):
-            limit, period = (
-                (folder / f"cpu.cfs_{name}_us").read_text("ascii") for name in ("quota", "period")
-            )
-            least = min(least, int(limit) / int(period) if int(limit) > 0 else math.inf)
-    return least
-
-
-def _upwards(root: Path, place: str) -> list[Path]:
-    """A control group's folder and those above it; in a container the root is its own."""
-    folder = root / place.strip("/")
-    return [folder, *(above for above in folder.parents if above.is_relative_to(root))]
+def _held(ref: ImageRef) -> int:
+    """Return how many bytes of an image travel with its ref."""
+    return 0 if ref.member is None else ref.member.held
 
 
 def warm_up() -> None:
@@ -439,25 +392,13 @@ def _clean_start() -> Iterator[None]:
             os.environ["PYTHONSAFEPATH"] = safe_path
 
 
-def fate(exitcode: int | None) -> str:
-    """What became of a process: it exited, or a signal killed it."""
-    if exitcode is None:
-        return "stopped answering"
-    if exitcode >= 0:
-        return f"exited with {exitcode}"
-    try:
-        name = signal.Signals(-exitcode).name
-    except ValueError:
-        name = "?"
-    name += ": out of memory?" * (name == "SIGKILL")
-    return f"was killed by signal {-exitcode} ({name})"
-
-
 def _work(pipe: Connection, job: ImageJob) -> None:
     """A worker's life: (ref, ...) in; out a Failure, or the shapes of the arrays with what
     else is known of the picture, and then the bytes of each array."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process decides when to stop
-    _end_with_parent()
+    parent = multiprocessing.parent_process()
+    if parent is not None:  # killed outright, it must not leave us busy with a long image
+        end_with_parent(parent.sentinel)
     _go_first_when_memory_runs_out()
     _silence()
     with suppress(EOFError, OSError):  # the main process is gone, or wants no more
@@ -485,13 +426,3 @@ def _go_first_when_memory_runs_out() -> None:
     costs a row at most (Linux, proc(5))."""
     with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")
-
-
-def _end_with_parent() -> None:
-    """A main process that is killed outright must not leave a worker busy with a long image."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        watch = threading.Thread(
-            target=lambda: (wait([parent.sentinel]), os._exit(1)), name="parent-watch", daemon=True
-        )
-        watch.start()

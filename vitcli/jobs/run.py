@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from functools import cache
 from itertools import chain
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from threading import Thread
-from typing import IO, TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from vitcli import pipeline
 from vitcli.checkpoints.resolve import Checkpoint, resolve
@@ -20,11 +18,9 @@ from vitcli.engines import check_engine
 from vitcli.errors import InputError, Interrupted, UsageError, WriteError, printable
 from vitcli.files import is_special
 from vitcli.images import sources
-from vitcli.images.archives import ARCHIVES, largest_file
-from vitcli.images.decode import suffixes
-from vitcli.images.kinds import passed_over
 from vitcli.images.loader import iter_batches
-from vitcli.images.scan import Scan
+from vitcli.images.members import UnreadableMember, unreadable
+from vitcli.images.scan import Omissions, Scan, choose_scan
 from vitcli.images.workers import DecodeJob
 from vitcli.interrupts import interrupts
 from vitcli.jobs.apart import (
@@ -37,7 +33,7 @@ from vitcli.jobs.apart import (
 from vitcli.jobs.batching import GrowingBatch
 from vitcli.jobs.job import Inputs, ModelOptions, Reporter, Running, Summary
 from vitcli.jobs.loading import load_model
-from vitcli.records import Batch, ErrorType, ImageRef, Kept, Preprocess, Progress, Row, Sink
+from vitcli.records import Batch, ErrorType, ImageRef, Preprocess, Progress, Row, Sink
 from vitcli.runs.fingerprint import describe_weights, fingerprint
 from vitcli.runs.recording import Recording
 from vitcli.runs.shard import Resuming, Shard
@@ -51,6 +47,7 @@ if TYPE_CHECKING:  # they import torch, for which a run with nothing to do does 
 
 Spec: TypeAlias = "str | Checkpoint | Model"
 COUNTING = 1.0  # seconds to find out of how many images something is said
+SAME_NAME = "an image before it in the archive has the same name"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,13 +64,14 @@ class Ready:
 class Destination:
     """Where rows go, and what becomes of those that an earlier run has written there.
 
-    `options` is what a row depends on besides its image and the weights.
+    `options` is what a row depends on besides its image and the weights, `defaults` their defaults.
     """
 
     out: Path | None
     form: Form
     command: str
     options: Mapping[str, object]
+    defaults: Mapping[str, object]
     overwrite: bool = False
     resuming: Resuming = Resuming()
     elsewhere: Mapping[str, Path] = field(default_factory=dict)  # by suffix, as Target's
@@ -118,12 +116,23 @@ class Job(Protocol):
     def running(self) -> Running: ...
 
 
-def row_options(job: Job, format: str) -> dict[str, object]:
+def row_options(job: Job) -> dict[str, object]:
     """Everything in a job that a row depends on besides its image and the weights: an option that
     is new counts, unless it is named in NOT_IN_ROWS."""
     nouns = (job.options, job.running, job)
-    found = {f.name: getattr(noun, f.name) for noun in nouns for f in fields(noun)}  # type: ignore[arg-type]
-    return {"format": format} | {n: v for n, v in found.items() if n not in NOT_IN_ROWS}
+    return {f.name: getattr(noun, f.name) for noun in nouns for f in _row_fields(noun)}
+
+
+def row_defaults(job: Job) -> dict[str, object]:
+    """The default values of the options that a row depends on."""
+    nouns = (job.options, job.running, job)
+    known = (f for noun in nouns for f in _row_fields(noun))
+    return {f.name: f.default for f in known if f.default is not MISSING}
+
+
+def _row_fields(noun: object) -> list[Field[object]]:
+    found = fields(noun)  # type: ignore[arg-type]  # of a protocol, not of dataclasses alone
+    return [f for f in found if f.name not in NOT_IN_ROWS]
 
 
 @dataclass(slots=True)
@@ -133,18 +142,17 @@ class Run:
     inputs: Inputs
     running: Running
     watcher: Reporter
-    unlisted: int = 0
-    skipped: int = 0
-    system: list[str] = field(default_factory=list)  # folders of the system that were left out
-    passed: Counter[str] = field(default_factory=Counter)  # images of no format, by suffix
+    omissions: Omissions = field(init=False)  # of the scans
     listed: list[sources.Source] = field(default_factory=list)
-    held: list[IO[bytes]] = field(default_factory=list)
     progress: Progress = field(default_factory=Progress)
     chosen: int = 0  # rows of an earlier run that --select has let through
     shard: Shard | None = None
     is_once: bool = False  # a name comes once in an archive
     is_absolute: bool = False  # as the first input is named
     started: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self.omissions = Omissions(self.watcher.note)
 
     def list_inputs(self) -> None:
         """Raises InputError for a directory or pattern without images, DeviceError for an engine
@@ -155,25 +163,18 @@ class Run:
             inputs.paths,
             files_from=inputs.files_from,
             null=inputs.null,
-            scan=replace(
-                scan, suffixes=scan.suffixes if inputs.extensions else scan.suffixes | ARCHIVES
-            ),
+            scan=scan if inputs.extensions else scan.with_archives,
         )
         if absent := sources.all_absent(self.listed):
             count = f" (and {len(absent) - 1:,} more)" if len(absent) > 1 else ""
             self.watcher.note(f"{printable(absent[0])} does not exist{count}: nothing can be read")
 
     def scan(self) -> Scan:
-        """Which files of a directory count."""
-        asked = frozenset("." + e.lower().removeprefix(".") for e in self.inputs.extensions)
-        known = asked or suffixes(self.inputs.formats)
-        members = known - ARCHIVES or suffixes(self.inputs.formats)
-        return Scan(
-            *(known, self._note_unlisted, self._skip, self._note_drawn, members),
-            system=self.system.append,
-            largest=largest_file(self.inputs.limits.max_pixels),
-            allow_outside=self.inputs.allow_outside,
-            passed=self._pass_over,
+        """Return the scan that the inputs ask for."""
+        inputs = self.inputs
+        return choose_scan(
+            *(inputs.formats, inputs.extensions, inputs.limits, self.omissions),
+            allow_outside=inputs.allow_outside,
         )
 
     def load(self, spec: Spec, options: ModelOptions) -> Model:
@@ -213,6 +214,7 @@ class Run:
         """Take the inputs through the model into a sink that only receives."""
         with completing(sink), self._telling(can_resume=False):
             self._pump(work, self._refs(), sink)
+            self.inputs.tolerance.check(self.progress, is_last=True)
             sink.finish(self._meta(work))
         return self.summary(self.progress)
 
@@ -276,12 +278,13 @@ class Run:
             overwrite=output.overwrite,
             data_start=output.form.data_start,
             is_sealed=output.form.is_sealed,
-            has_unlisted=lambda: self.unlisted > 0,
+            has_unlisted=lambda: bool(self.omissions.unlisted),
             has_files=output.form.has_files,
         ) as record:
             described = describe_weights(weights, record.known())
             options = {**output.options, "shard": self.shard and str(self.shard)}
-            record.plan(fingerprint(output.command, described, options))
+            defaults = {**output.defaults, "shard": None}
+            record.plan(fingerprint(output.command, described, options, defaults))
             self.progress, self.chosen = record.progress, record.chosen
             self.watcher.progress(self.progress)
             if record.failed_before and not record.is_stale:
@@ -295,22 +298,25 @@ class Run:
                 else _idle(record.header.meta)
             )
             header = {"meta": work.meta, "weights": described}
-            sink = record.begin(lambda files: output.form.open(files, work.meta), header)
+            sink = record.begin(
+                lambda files: output.form.open(files, work.meta), header, self._on_progress
+            )
             with completing(sink):
                 self._pump(work, record.items(), sink)
+                sink.write_kept()
+                self.inputs.tolerance.check(self.progress, is_last=True)
                 with interrupts.held():
                     sink.finish(self._meta(work))
             return record.is_stale
 
-    def _pump(self, work: Ready, items: Iterable[ImageRef | Kept], sink: Sink) -> None:
+    def _pump(self, work: Ready, refs: Iterable[ImageRef], sink: Sink) -> None:
         job = DecodeJob(work.plans, self.inputs.limits, self.inputs.formats)
         self.watcher.listing(self.count)
         size, forward = self._batching(work.forward)
         workers, note = self.running.workers, self.watcher.note
-        batches = iter_batches(items, job, size, workers, note, keeps_data=work.reads_again)
+        batches = iter_batches(refs, job, size, workers, note, keeps_data=work.reads_again)
         with closing(batches):
             pipeline.run(batches, forward, sink, self._on_progress, self.progress)
-        self.inputs.tolerance.check(self.progress, is_last=True)
 
     def _batching(self, forward: pipeline.Forward) -> tuple[Callable[[], int], pipeline.Forward]:
         """The size of the next batch, and what runs it."""
@@ -336,16 +342,14 @@ class Run:
             progress.done,
             progress.failed,
             seconds,
-            self.unlisted,
-            self.skipped,
+            len(self.omissions.unlisted),
+            len(self.omissions.skipped),
             earlier=progress.earlier,
         )
 
     def _refs(self, *, stamped: bool = False) -> Iterator[ImageRef]:
         """Our inputs, with their places among all."""
-        self.unlisted = self.skipped = 0
-        self.system.clear()
-        self.passed.clear()
+        self.omissions.clear()
         refs = sources.iter_refs(self.listed, stamped=stamped)
         first = next(refs, None)
         self.is_absolute = first is not None and first.path.startswith("/")
@@ -353,30 +357,16 @@ class Run:
         for ref in once_each(refs) if self.is_once else refs:
             if self.shard is None or self.shard.has(ref.path):
                 yield ref
-        self.note_system()
-        if self.passed and not self.inputs.extensions:
-            self.watcher.note(passed_over(self.passed))
-
-    def note_system(self) -> None:
-        """Say once which folders the scans have left out because they are the system's."""
-        if count := len(self.system):
-            names = sorted({folder.rpartition("/")[2] for folder in self.system})
-            self.watcher.note(
-                f"{count:,} system folder{'s' * (count > 1)} left out: {', '.join(names)} "
-                f"(the first is {printable(self.system[0])}; name it to take its images)"
-            )
+        self.omissions.note_system()
+        if not self.inputs.extensions:
+            self.omissions.note_unread()
 
     def count(self) -> int | None:
         return sources.count(self.listed) if self.shard is None else None
 
     def _hold_stdin(self) -> None:
-        """A resumed run reads its list again."""
-        for place, source in enumerate(self.listed):
-            if isinstance(source, sources.ListSource) and isinstance(source.file, int):
-                copy = NamedTemporaryFile(prefix="vit-list-")  # noqa: SIM115  # removed at the end
-                self.held.append(copy)
-                sources.copy_stdin(copy)
-                self.listed[place] = replace(source, file=copy.name)
+        """Keep the list on standard input: a resumed run reads it twice."""
+        self.listed = [source.rereadable() for source in self.listed]
 
     @contextmanager
     def _telling(self, *, can_resume: bool) -> Iterator[None]:
@@ -405,19 +395,6 @@ class Run:
         self.watcher.progress(progress)
         self.inputs.tolerance.check(progress)
 
-    def _pass_over(self, suffix: str) -> None:
-        self.passed[suffix] += 1
-
-    def _skip(self, path: str) -> None:
-        self.skipped += 1
-
-    def _note_drawn(self, path: str) -> None:
-        self.watcher.note(f"{printable(path)} holds pictures that vit has drawn: left out")
-
-    def _note_unlisted(self, text: str) -> None:
-        self.unlisted += 1
-        self.watcher.note(text)
-
 
 def once_each(refs: Iterable[ImageRef]) -> Iterator[ImageRef]:
     """The second image of one name in an archive is a failure: the files of both would have one
@@ -427,9 +404,8 @@ def once_each(refs: Iterable[ImageRef]) -> Iterator[ImageRef]:
         if ref.member is not None:
             if ref.member.archive != archive:
                 archive, seen = ref.member.archive, set()
-            if hash(ref.path) in seen and ref.member.fault is None:
-                fault = ErrorType.UNREADABLE, "an image before it in the archive has the same name"
-                ref = replace(ref, member=replace(ref.member, fault=fault))
+            if hash(ref.path) in seen and not isinstance(ref.member, UnreadableMember):
+                ref = replace(ref, member=unreadable(ref.member, ErrorType.UNREADABLE, SAME_NAME))
             seen.add(hash(ref.path))
         yield ref
 

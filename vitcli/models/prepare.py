@@ -21,6 +21,7 @@ from vitcli.errors import DeviceError
 from vitcli.models import onednn
 from vitcli.models.network import Network
 from vitcli.models.normalise import Normalisation
+from vitcli.processes import rank_of
 from vitcli.records import Preprocess
 
 Ask: TypeAlias = Callable[[Network, Tensor], Tensor]
@@ -246,9 +247,9 @@ def choose_device(name: str) -> torch.device:
     has_cuda, has_mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if name == "auto":
         name = "cuda" if has_cuda else "mps" if has_mps else "cpu"
-        rank = os.environ.get("LOCAL_RANK", "")
-        if has_cuda and rank.isdecimal():
-            name = f"cuda:{int(rank) % torch.cuda.device_count()}"
+        rank = rank_of(os.environ).local_rank
+        if has_cuda and rank is not None:
+            name = f"cuda:{rank % torch.cuda.device_count()}"
     kind, _, number = name.partition(":")
     if kind == "cuda" and not has_cuda:
         raise DeviceError("no CUDA device is available", "use --device cpu")

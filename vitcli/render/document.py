@@ -1,46 +1,54 @@
-"""The frame of every page that is made: one file, no network, for phones and for the dark too."""
+"""Templates into HTML and SVG that need no network: styles and scripts are inside."""
 
 from __future__ import annotations
 
 import base64
 from functools import cache
-from html import escape
 from importlib.resources import files
+from typing import TYPE_CHECKING
 
-END = "</body>\n</html>\n"
-HEAD = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; \
-style-src 'unsafe-inline'; script-src {scripts}">
-<link rel="icon" href="data:,">
-<title>{title}</title>
-<style>
-{css}</style>
-</head>
-<body>
-"""
+from vitcli.errors import shortened
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+MAX_NAME = 200  # bytes of a label
 
 
-def opening(title: str, css: str, *, has_scripts: bool = False) -> str:
-    """Everything up to the body; `css` is the name of a file of ours. Browsers are told to load
-    nothing from elsewhere, and to run nothing where there are no scripts of ours."""
-    scripts = "'unsafe-inline'" if has_scripts else "'none'"
-    return HEAD.format(title=escape(title), css=asset(css), scripts=scripts)
+def render(name: str, **values: object) -> str:
+    """Fill in a template of the folder `templates`. Every value is escaped."""
+    text = _environment().get_template(name).render(values)
+    return text.encode("utf-8", "replace").decode()
+
+
+@cache
+def _environment() -> Environment:
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=FunctionLoader(source),
+        undefined=StrictUndefined,
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["short"] = lambda text: shortened(text, MAX_NAME)
+    environment.filters["px"] = "{:.1f}".format
+    environment.globals["source"] = lambda name: Markup(source(name))
+    return environment
+
+
+def source(name: str) -> str:
+    """The text of a file of the folder `templates`."""
+    return files("vitcli.render").joinpath("templates", name).read_text("utf-8")
 
 
 def data_url(kind: str, data: bytes) -> str:
-    """A picture inside the page; `kind` is png or jpeg."""
+    """A URL that holds a picture; `kind` is png or jpeg."""
     return f"data:image/{kind};base64,{encoded(data)}"
 
 
 def encoded(data: bytes) -> str:
     return base64.b64encode(data).decode("ascii")
-
-
-@cache
-def asset(name: str) -> str:
-    """The text of a file beside this one."""
-    return files("vitcli.render").joinpath(name).read_text("utf-8")

@@ -86,7 +86,9 @@ class Rows:
                 raise OutputError(
                     f"{path} is not as its run left it", f"restore it, or {START_AGAIN}"
                 )
-        self._text = Ahead(paths[0 if data_start else -1], at_a_time)
+        self._text, self._looked_up = (
+            Ahead(paths[0 if data_start else -1], at_a_time) for _ in range(2)
+        )
         self._array = Ahead(paths[-1], at_a_time) if data_start else None
         self._data_start = 0
         if data_start:
@@ -99,12 +101,12 @@ class Rows:
         self._row_bytes = math.prod(header.meta.get("row_shape", ())) * itemsize
 
     def text(self, entry: Entry) -> bytes:
-        """What stands in the output of an input."""
-        return self._text.read(entry.start, entry.length)
+        """The text of a row, looked up ahead of the rows that are taken over."""
+        return self._looked_up.read(entry.start, entry.length)
 
     def row(self, ref: ImageRef, entry: Entry) -> Kept:
         """The row itself, for another place in a run."""
-        text, data = self.text(entry), None
+        text, data = self._text.read(entry.start, entry.length), None
         if self._array is not None and entry.row is not None:
             start = self._data_start + entry.row * self._row_bytes
             data = self._array.read(start, self._row_bytes)
@@ -125,8 +127,8 @@ def _ours(files: Sequence[Path], finished: Sequence[Whole]) -> list[Path]:
 
 
 class Finished(Rows):
-    """Its rows by path. Asked in the order in which they were written it reads straight through
-    the journal; for a path out of that order it makes an index, of 16 bytes a row."""
+    """Finds rows by path. Asked in the order in which they were written it reads straight through
+    the journal; for a path out of that order it makes an index, of 32 bytes a row."""
 
     def __init__(
         self, out: Path, beside: Sequence[Path], data_start: Callable[[BinaryIO], int] | None
@@ -134,8 +136,10 @@ class Finished(Rows):
         super().__init__(out, beside, data_start)
         with explained(self._journal_path):
             self._journal = open_regular(self._journal_path)
+            self._second = open_regular(self._journal_path)  # follows behind the first
         self._number = 0  # of the entry that comes next
-        self._next = self._read()
+        self._next = self._read(self._journal)
+        self._second_number = 0
         self._offsets: np.ndarray | None = None
 
     def find(self, path: str) -> tuple[int, Entry] | None:
@@ -149,7 +153,7 @@ class Finished(Rows):
         found = self._number, self._next
         if self._offsets is None:
             self._number += 1
-            self._next = self._read()
+            self._next = self._read(self._journal)
         else:  # the index has moved the file
             self._seek(self._number + 1)
         return found
@@ -160,6 +164,18 @@ class Finished(Rows):
         assert self._next is not None
         return self._next
 
+    def kept(self, number: int) -> Entry:
+        """The entry of a number, which `find` has passed. Rows that are asked for in their order
+        are read straight through."""
+        if number < self._second_number:
+            self._second.seek(self._index()[number])
+            self._second_number = number
+        while (entry := self._read(self._second)) is not None:
+            self._second_number += 1
+            if self._second_number > number:
+                return entry
+        raise unreadable(self._out)
+
     def count(self) -> int:
         """How many entries there are."""
         has_read_all = self._offsets is None and self._next is None
@@ -167,10 +183,11 @@ class Finished(Rows):
 
     def close(self) -> None:
         self._journal.close()
+        self._second.close()
 
-    def _read(self) -> Entry | None:
+    def _read(self, journal: BinaryIO) -> Entry | None:
         try:
-            while line := readline(self._journal):
+            while line := readline(journal):
                 if line.startswith(b"["):
                     return Entry.of(line)
         except Damaged:
@@ -182,7 +199,7 @@ class Finished(Rows):
         self._number = number
         if number < len(offsets):
             self._journal.seek(offsets[number])
-            self._next = self._read()
+            self._next = self._read(self._journal)
         else:
             self._next = None
 
@@ -212,7 +229,7 @@ class Finished(Rows):
         while place < len(offsets) and self._hashes[place] == wanted:
             number = int(self._order[place])
             self._journal.seek(offsets[number])
-            entry = self._read()
+            entry = self._read(self._journal)
             if entry is not None and entry.path == path:
                 return number
             place += 1

@@ -1,6 +1,6 @@
 """How far a run has come: lines of JSON beside its output, a few for every batch.
 
-    {"fingerprint":{…},"takes_over":false,"meta":{…},…}    what the run is
+    {"fingerprint":{…},"defaults":{…},"meta":{…},…}    the run: see Header
     {"files":[[128,0],[0,0]],"crc":3735928559}             the files behind their headers
     [0,"a.jpg",[1204,1700000000000000000],0,86,0]          an input and its row: see Entry
     [1,"b.jpg",[77,1700000000000000000],86,120,null]       one that failed
@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from vitcli.files import open_regular
+from vitcli.runs.fingerprint import Fingerprint
 from vitcli.sinks.files import Grown, PartialFile
 
 JOURNAL = ".journal"
@@ -36,7 +37,6 @@ MOST = 1 << 53  # of bytes, rows and inputs
 TIMES = 1 << 63  # nanoseconds
 MOST_ROW_BYTES = 1 << 31
 DTYPES = ("float32", "float16")
-SHOWN = 8  # values of a list that a message names
 
 
 class Damaged(ValueError):
@@ -142,7 +142,7 @@ class Header:
     `row_shape` and `array_dtype` where they hold an array; `takes_over` says whether rows of an
     earlier output are taken over."""
 
-    fingerprint: Mapping[str, Any]
+    fingerprint: Fingerprint
     meta: Mapping[str, Any] = field(default_factory=dict)
     weights: Sequence[Mapping[str, Any]] = ()
     takes_over: bool = False
@@ -154,13 +154,14 @@ class Header:
         if not isinstance(value, dict) or not line.endswith(b"\n"):
             raise Damaged("no header")
         header = Header(
-            value.get("fingerprint"),  # type: ignore[arg-type]  # looked at below
+            Fingerprint(value.get("fingerprint"), value.get("defaults", {})),  # type: ignore[arg-type]
             value.get("meta", {}),
             value.get("weights", []),
             value.get("takes_over", False),
         )
         is_right = (
-            isinstance(header.fingerprint, dict)
+            isinstance(header.fingerprint.values, dict)
+            and isinstance(header.fingerprint.defaults, dict)
             and isinstance(header.meta, dict)
             and isinstance(header.weights, list)
             and type(header.takes_over) is bool
@@ -365,22 +366,3 @@ def crc_of(file: BinaryIO, size: int | None = None) -> int:
         crc = zlib.crc32(data, crc)
         size = None if size is None else size - len(data)
     return crc
-
-
-def difference(old: Mapping[str, object], new: Mapping[str, object]) -> str | None:
-    """The first field in which two fingerprints differ, with both of its values."""
-    for name in (*new, *(name for name in old if name not in new)):
-        if old.get(name) != new.get(name):
-            return f"{_short(name)} {_short(old.get(name))} (now {_short(new.get(name))})"
-    return None
-
-
-def _short(value: object) -> str:
-    """Shorten a value of a journal to what a line can show."""
-    if isinstance(value, list):
-        few = value[:SHOWN]
-        return ", ".join(map(_short, few)) + ", …" * (len(value) > len(few)) or "none"
-    if value is None:
-        return "none"
-    text = str(value)
-    return text[:12] + "…" if len(text) == 64 else text if len(text) <= 200 else text[:200] + "…"

@@ -18,7 +18,9 @@ from typing import Any, BinaryIO
 
 from vitcli.errors import OutputError, printable
 from vitcli.files import PARTIAL, explained, real, refuse_link, take_name
+from vitcli.interrupts import interrupts
 from vitcli.records import Failure, ImageRef, Kept, Progress, Row
+from vitcli.runs.fingerprint import Fingerprint
 from vitcli.runs.finished import START_AGAIN, Ahead, Finished, unreadable
 from vitcli.runs.journal import (
     JOURNAL,
@@ -26,7 +28,6 @@ from vitcli.runs.journal import (
     Entry,
     Header,
     Whole,
-    difference,
     journal_of,
     json_bytes,
     last_agreed,
@@ -35,6 +36,7 @@ from vitcli.runs.journal import (
     read_finished,
     read_header,
 )
+from vitcli.runs.kept import KeptRows
 from vitcli.runs.lock import locked
 from vitcli.runs.neighbours import check_neighbours
 from vitcli.runs.shard import Resuming
@@ -43,6 +45,7 @@ from vitcli.sinks.files import TABLE, ZIPPED, Grown, PartialFile, Target
 
 SYNC_EVERY = 30.0  # seconds; only a loss of power needs it
 NOWHERE = (-1, 0)  # the stamp of a file that is not there
+MAX_WRITTEN = 1024  # kept rows between two commits
 NAMED = 3  # images that failed before an interruption
 
 
@@ -95,7 +98,8 @@ class Recording:
         self._commit: Commit | None = None
         self._old: Finished | None = None
         self._present = bytearray()  # for each old row: whether its path is listed
-        self._left: Iterator[tuple[ImageRef, Entry | None]] = iter(())
+        self._left: Iterator[tuple[ImageRef, int | None]] = iter(())
+        self._kept = KeptRows(None)
         self._own = {(s.st_dev, s.st_ino) for s in map(_stat, self._names) if s is not None}
 
     def __enter__(self) -> Recording:
@@ -121,7 +125,7 @@ class Recording:
         header = read_header(self._journal) or read_header(self._final_journal)
         return header.weights if header else ()
 
-    def plan(self, fingerprint: Mapping[str, object]) -> None:
+    def plan(self, fingerprint: Fingerprint) -> None:
         """Find out what is there and what is left to do.
 
         Raises OutputError where there is something that is not to be touched: an output or a
@@ -142,6 +146,7 @@ class Recording:
                     f"{self._out} is whole, and its rows cannot be taken over into another",
                     f"write new images to a file of their own; or {START_AGAIN}",
                 )
+        self._kept = KeptRows(self._old)
         self._left = self._stream()
         if self._commit is not None:
             self._verify(self._commit)
@@ -151,26 +156,39 @@ class Recording:
             self.needs_model = first is not None
             self._left = chain(() if first is None else (first,), self._left)
 
-    def items(self) -> Iterator[ImageRef | Kept]:
-        """What is left: images to compute, and rows to take over, in input order. Raises
-        OutputError where a row is not there any more."""
-        for ref, entry in self._left:
-            yield ref if entry is None or self._old is None else self._old.row(ref, entry)
+    def items(self) -> Iterator[ImageRef]:
+        """The images that are left to compute, in input order. The rows between them that an
+        earlier run made are noted, and the sink of `begin` writes them when their turn comes."""
+        for ref, number in self._left:
+            if number is None:
+                yield ref
+            else:
+                self._kept.add(number, ref.index)
 
     def begin(
-        self, make_sink: Callable[[Target], FileSink], header: Mapping[str, object]
+        self,
+        make_sink: Callable[[Target], FileSink],
+        header: Mapping[str, object],
+        on_progress: Callable[[Progress], None] = lambda progress: None,
     ) -> Recorded:
-        """The sink, where the interrupted run left off or from the start."""
+        """The sink, where the interrupted run left off or from the start. It counts the rows that
+        it takes over in `progress`, and calls `on_progress` then."""
+
+        def count(kept: Sequence[Kept]) -> None:
+            self.progress.add_earlier(len(kept), sum(row.is_failed for row in kept))
+            on_progress(self.progress)
+
         at = None if self._commit is None else Grown(self._commit.end, self._commit.crc)
         journal = PartialFile(self._final_journal, at, self._journal, like=self._out)
         if self._commit is not None:
             self._target.resumed = self._commit.files
-            return Recorded(make_sink(self._target), self._target, journal, self._commit)
+            sink = make_sink(self._target)
+            return Recorded(sink, self._target, journal, self._commit, self._kept, count)
         takes_over = self._old is not None
-        described = {"fingerprint": self._fingerprint, "takes_over": takes_over, **header}
-        journal.write(json_bytes(described))
+        of_run = {"fingerprint": self._fingerprint.values, "defaults": self._fingerprint.defaults}
+        journal.write(json_bytes({**of_run, "takes_over": takes_over, **header}))
         sink = make_sink(self._target)
-        return Recorded(sink, self._target, journal, Commit(0, 0, 0, ()))
+        return Recorded(sink, self._target, journal, Commit(0, 0, 0, ()), self._kept, count)
 
     def _name_what_is_whole(self) -> None:
         """A run that was killed between its last row and the last name is finished now. Where a
@@ -226,7 +244,7 @@ class Recording:
         return Finished(self._out, self._names[1:], self._data_start)
 
     def _check_fingerprint(self, header: Header, path: Path) -> None:
-        differs = difference(header.fingerprint, self._fingerprint)
+        differs = header.fingerprint.difference(self._fingerprint)
         if differs is not None:
             raise OutputError(f"{path} was made with {differs}", f"do as before, or {START_AGAIN}")
 
@@ -261,11 +279,13 @@ class Recording:
         self.is_complete = is_same and not fresh and self._commit is None
         if self.is_complete:
             self.chosen = chosen
-            gone = [entry.row for _, entry in self._missing(old, 0, old.count(), -1)]
-            self.progress.add_earlier(old.count(), failed + gone.count(None))
+            gone = (number for _, number in self._missing(old, 0, old.count(), -1))
+            failed += sum(old.entry(number).row is None for number in gone)
+            self.progress.add_earlier(old.count(), failed)
 
-    def _stream(self) -> Iterator[tuple[ImageRef, Entry | None]]:
-        """Every input, with its old entry where that serves; and those that are gone."""
+    def _stream(self) -> Iterator[tuple[ImageRef, int | None]]:
+        """Every input, with the number of its old row where that serves; and those that are
+        gone."""
         old, reached, index = self._old, 0, -1
         for ref in self._listed():
             found = old.find(ref.path) if old is not None else None
@@ -275,20 +295,20 @@ class Recording:
                 number, entry = found
                 yield from self._missing(old, reached, number, index)
                 reached = max(reached, number + 1)
-                yield ref, entry if self._serves(entry, ref, old.text) else None
+                yield ref, number if self._serves(entry, ref, old.text) else None
             index = ref.index
         if old is not None:
             yield from self._missing(old, reached, old.count(), index)
 
     def _missing(
         self, old: Finished, start: int, stop: int, index: int
-    ) -> Iterator[tuple[ImageRef, Entry]]:
-        """Old rows, by their numbers, whose files are gone and that stay nevertheless. Their
-        place is behind the input `index`."""
+    ) -> Iterator[tuple[ImageRef, int]]:
+        """The old rows from `start` to `stop` that stay although their files are gone. Each is
+        placed after the input `index`."""
         for number in range(start, stop if self._keeps_missing else start):
             if not self._present[number]:
                 entry = old.entry(number)
-                yield ImageRef(index, entry.path, entry.stamp), entry
+                yield ImageRef(index, entry.path, entry.stamp), number
 
     def _serves(self, entry: Entry | None, ref: ImageRef, text: Callable[[Entry], bytes]) -> bool:
         """Whether an old row is still that of its image, and has the files that its text names."""
@@ -342,11 +362,19 @@ class Recording:
 
 
 class Recorded:
-    """A sink whose rows the journal tells of, batch by batch."""
+    """A sink that journals its rows, batch by batch, and puts the kept rows between them."""
 
     def __init__(
-        self, sink: FileSink, target: Target, journal: PartialFile, commit: Commit
+        self,
+        sink: FileSink,
+        target: Target,
+        journal: PartialFile,
+        commit: Commit,
+        kept: KeptRows,
+        count: Callable[[Sequence[Kept]], None],
     ) -> None:
+        """`count` is called with the kept rows that are written."""
+        self._kept, self._count = kept, count
         self._sink, self._target, self._journal = sink, target, journal
         self._text = target.files[-1]
         self._good = commit.inputs - commit.failed
@@ -356,6 +384,30 @@ class Recorded:
         target.before_naming = self._all_is_written
 
     def write(self, rows: Sequence[Row]) -> None:
+        """Write the rows of a batch, each after the kept rows that precede it.
+
+        Raises OutputError where a kept row is not there any more, and Interrupted where many kept
+        rows precede a row.
+        """
+        waiting: list[Row] = []
+        for row in rows:
+            for kept in self._kept.before(row.ref.index, MAX_WRITTEN):
+                waiting += kept
+                if len(waiting) >= MAX_WRITTEN:
+                    self._write(waiting)
+                    waiting = []
+                    interrupts.check()
+            waiting.append(row)
+        self._write(waiting)
+
+    def write_kept(self) -> None:
+        """Write the kept rows that follow the last batch. Raises Interrupted, OutputError."""
+        for kept in self._kept.before(None, MAX_WRITTEN):
+            with interrupts.held():
+                self._write(kept)
+            interrupts.check()
+
+    def _write(self, rows: Sequence[Row]) -> None:
         start = self._text.grown.size
         lines = []
         for row, length in zip(rows, self._sink.write(rows), strict=True):
@@ -366,6 +418,8 @@ class Recorded:
             start += length
             self._good += not is_failed
         self._commit(lines)
+        if kept := [row for row in rows if isinstance(row, Kept)]:
+            self._count(kept)
 
     def finish(self, meta: Mapping[str, object]) -> None:
         self._sink.finish(meta)

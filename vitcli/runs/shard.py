@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vitcli.errors import UsageError
+from vitcli.processes import rank_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +64,6 @@ def parse_shard(text: str) -> Shard:
 
 
 def shard_of_environment(env: Mapping[str, str]) -> Shard | None:
-    """Ours under torchrun, which sets RANK (from 0) and WORLD_SIZE; one process is no shard."""
-    rank, size = env.get("RANK", ""), env.get("WORLD_SIZE", "")
-    if not (rank.isdecimal() and size.isdecimal()) or int(size) < 2:
-        return None
-    return Shard(int(rank) + 1, int(size))
+    """The shard of this process under torchrun; None for a process that is alone."""
+    ours = rank_of(env)
+    return Shard(ours.rank + 1, ours.size) if ours.size > 1 else None

@@ -22,7 +22,7 @@ from vitcli.jobs.job import (
     Summary,
 )
 from vitcli.jobs.loading import describe_model
-from vitcli.jobs.run import Destination, Ready, Run, Spec, row_options
+from vitcli.jobs.run import Destination, Ready, Run, Spec, row_defaults, row_options
 from vitcli.records import Batch, Embedded, Failure, Sink
 from vitcli.runs.shard import Resuming
 from vitcli.sinks import EMBEDDINGS, choose_format, form_of
@@ -99,7 +99,8 @@ def embed(job: EmbedJob, watcher: Reporter | None = None, sink: Sink | None = No
         out=job.out,
         form=form,
         command="embed",
-        options=row_options(job, format),
+        options={"format": format, **row_options(job)},
+        defaults=row_defaults(job),
         overwrite=job.overwrite,
         resuming=job.resuming,
     )

@@ -6,7 +6,7 @@ import heapq
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,14 @@ from vitcli.files import real
 from vitcli.jobs.apart import check_apart, written_of
 from vitcli.jobs.job import NullReporter, Reporter, Summary
 from vitcli.jobs.run import completing
-from vitcli.records import ImageRef, Kept, Progress
+from vitcli.records import ImageRef, Kept
+from vitcli.runs.fingerprint import Fingerprint
 from vitcli.runs.finished import Rows, unreadable
 from vitcli.runs.journal import (
     CHUNK,
     Damaged,
     Entry,
     Header,
-    difference,
     journal_of,
     read_entries,
     read_header,
@@ -50,9 +50,10 @@ class _Part:
     form: Form
 
     @property
-    def fingerprint(self) -> dict[str, Any]:
+    def fingerprint(self) -> Fingerprint:
         """The fingerprint of the whole run."""
-        return {**self.header.fingerprint, "--shard": None}
+        own = self.header.fingerprint
+        return replace(own, values={n: v for n, v in own.values.items() if n != "--shard"})
 
     def entries(self, ahead: int) -> Iterator[Entry]:
         try:
@@ -96,7 +97,7 @@ def _merge(shards: Sequence[Path], out: Path, *, overwrite: bool, watcher: Repor
     started = time.monotonic()
     parts = _complete([_read(path) for path in shards])
     first = parts[0]
-    format = first.fingerprint["--format"]
+    format = first.fingerprint.values["--format"]
     form = first.form
     if form.is_sealed:
         raise UsageError(
@@ -108,7 +109,6 @@ def _merge(shards: Sequence[Path], out: Path, *, overwrite: bool, watcher: Repor
         )
     ahead = min(CHUNK, max(1, AHEAD // len(parts) // 3))  # journal, text and array
     key = _order(parts, ahead)
-    progress = Progress()
     target = Target(out, overwrite=overwrite)
     target.check(*form.suffixes)
     names = (out, *map(target.beside, form.suffixes))
@@ -119,12 +119,12 @@ def _merge(shards: Sequence[Path], out: Path, *, overwrite: bool, watcher: Repor
         meta = first.header.meta
         header = {"meta": meta, "weights": first.header.weights}
         merged = _rows(parts, stores, key, ahead)
-        with completing(record.begin(lambda files: form.open(files, meta), header)) as sink:
+        begun = record.begin(lambda files: form.open(files, meta), header, watcher.progress)
+        with completing(begun) as sink:
             while rows := list(islice(merged, AT_A_TIME)):
                 sink.write(rows)
-                progress.add(0, kept=rows)
-                watcher.progress(progress)
             seconds = time.monotonic() - started
+            progress = record.progress
             counts = {"images": progress.done, "failed": progress.failed}
             sink.finish({**meta, **counts, "seconds": round(seconds, 3)})
     return Summary(progress.done, progress.failed, seconds)
@@ -140,7 +140,7 @@ def _read(path: Path) -> _Part:
         raise OutputError(f"{path} has no record of its run, {journal.name}", "bring it along")
     if header is None:
         raise unreadable(out)
-    shard, command, format = map(header.fingerprint.get, ("--shard", "command", "--format"))
+    shard, command, format = map(header.fingerprint.values.get, ("--shard", "command", "--format"))
     if shard is None:
         raise OutputError(f"{path} is no shard, but a whole run", "leave it out")
     try:
@@ -154,7 +154,7 @@ def _complete(parts: Sequence[_Part]) -> list[_Part]:
     """In the order of their numbers, each there once, all of one run."""
     found: dict[int, _Part] = {}
     for part in parts:
-        differs = difference(parts[0].fingerprint, part.fingerprint)
+        differs = parts[0].fingerprint.difference(part.fingerprint)
         if differs is None and part.shard.count != parts[0].shard.count:
             differs = f"{parts[0].shard.count} shards (now {part.shard.count})"
         if differs is not None:

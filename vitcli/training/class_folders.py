@@ -75,7 +75,7 @@ def _innermost(folder: str) -> str:
 
 def _note_system(folder: str, scan: Scan) -> None:
     for name in filter(is_system, os.listdir(folder)):
-        scan.system(os.path.join(folder, name))
+        scan.omissions.system.append(os.path.join(folder, name))
 
 
 def _data_folders(data: str, scan: Scan) -> list[DataFolder]:
@@ -140,7 +140,7 @@ def _classes(
         note(f"{printable(folder)}: {stray} images outside of the class folders are left out")
     count = 0
     for name in names:
-        paths = list(DirectorySource(os.path.join(folder, name), scan))
+        paths = list(DirectorySource(os.path.join(folder, name), scan).paths())
         if not paths:
             note(f"class {printable(name)} is left out: {printable(folder)}/{name} has no images")
         yield from (Example(path, name, split) for path in paths)

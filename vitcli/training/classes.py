@@ -1,4 +1,5 @@
-"""Examples into classes and parts: what is held out, what can be learnt, what a model calls it."""
+"""The classes of examples: how they are split, whether they can be learnt, and which of a model's
+labels they are."""
 
 from __future__ import annotations
 
@@ -23,8 +24,10 @@ def divide(
     *,
     labelled: bool = True,
 ) -> list[Example]:
-    """Every example with its split: as the data have it, else drawn, the same share of each class
-    and at least one image of each class that has two. Raises InputError for what cannot be learnt.
+    """Return every example with a split: the data's own, else one drawn at random with the same
+    share of each class, and at least one image of each class of two or more.
+
+    Raises InputError for data that cannot be learnt.
     """
     if {e.split for e in examples} <= {"train", "val"} and len({e.split for e in examples}) == 2:
         divided = list(examples)
@@ -52,6 +55,7 @@ def _drawn(examples: Sequence[Example], share: float, seed: int) -> list[Example
 
 
 def check_learnable(examples: Sequence[Example], note: Callable[[str], None]) -> None:
+    """Raise InputError for classes that cannot be learnt; note classes that are not tested."""
     if foreign := [label for label in {e.label for e in examples} if not is_utf8(label)]:
         raise InputError(
             f"the name of class {printable(min(foreign))} is not UTF-8",
@@ -63,13 +67,13 @@ def check_learnable(examples: Sequence[Example], note: Callable[[str], None]) ->
         raise InputError("there are no images to train on")
     if len(train) == 1:
         raise InputError(
-            f"there is one class only, {printable(next(iter(train)))}: nothing to tell apart",
-            "expected a folder for each of two classes or more",
+            f"there is only one class, {printable(next(iter(train)))}",
+            "expected two classes or more, with a folder for each",
         )
     if unknown := [label for label in val if label not in train]:
         raise InputError(
             f"val has {first_few(unknown)}, which train does not: a model cannot answer "
-            "with what it has never seen",
+            "with a class that it was not trained on",
             "the folders of train and val must have the same names",
         )
     if untested := [label for label in train if val and label not in val]:
@@ -81,7 +85,7 @@ def check_learnable(examples: Sequence[Example], note: Callable[[str], None]) ->
 
 
 def class_names(examples: Iterable[Example]) -> tuple[str, ...]:
-    """The classes in the order that their numbers have: numbers by value, else bytewise."""
+    """The classes in the order of their numbers: by value if all are numbers, else bytewise."""
     names = {example.label for example in examples}
     if all(map(_is_number, names)):
         return tuple(sorted(names, key=lambda name: (int(name), name)))
@@ -89,10 +93,10 @@ def class_names(examples: Iterable[Example]) -> tuple[str, ...]:
 
 
 def match_classes(names: Sequence[str], labels: Sequence[str], model: str) -> dict[str, int]:
-    """The model's number for each class of the data: by name; else by name without regard to
-    case, `_` and `-`, or by one of the synonyms that ImageNet's labels list; else by number.
+    """Find the model's number of each class of the data: by name; by name ignoring case, `_` and
+    `-`, or one of the synonyms in ImageNet's labels; else by number.
 
-    Raises InputError with what the model calls the closest.
+    Raises InputError with the closest label of the model.
     """
     found, known = _by_name(names, labels)
     missing = [name for name in names if name not in found]
@@ -112,8 +116,8 @@ def match_classes(names: Sequence[str], labels: Sequence[str], model: str) -> di
 def match_answers(
     names: Sequence[str], labels: Sequence[str]
 ) -> tuple[dict[str, int], tuple[str, ...]]:
-    """As `match_classes`, where `labels` are those of answers: a class that is never among them
-    has a number after theirs. Gives the numbers and all labels."""
+    """As `match_classes`, for `labels` that come from answers: a class that is not among them gets
+    the next number. Return the numbers and all labels."""
     found, _ = _by_name(names, labels)
     known = list(labels)
     for name in names:
@@ -126,8 +130,8 @@ def match_answers(
 
 
 def _by_name(names: Sequence[str], labels: Sequence[str]) -> tuple[dict[str, int], list[str]]:
-    """The number of each name that is a label, or is like one alone; and what names are compared
-    with."""
+    """The number of each name that equals a label or resembles exactly one; and the spellings that
+    names are compared with."""
     exact = {label: index for index, label in reversed(list(enumerate(labels)))}
     loose: dict[str, set[int]] = {}
     for index, label in enumerate(labels):
@@ -144,15 +148,15 @@ def _by_name(names: Sequence[str], labels: Sequence[str]) -> tuple[dict[str, int
 
 
 def _is_number(name: str) -> bool:
-    """Whether it is a number of a class, not a long row of digits."""
+    """Whether a name is a class number: digits, but not too many of them."""
     return name.isdecimal() and len(name) < 20
 
 
 def match_one_class(
     names: Sequence[str], label: str, model: str
 ) -> tuple[tuple[str, str], dict[str, int]]:
-    """The two classes that a model with a single output tells apart, its own first, and which of
-    them each class of the data is. Raises InputError for data that are not so divided."""
+    """Return the two classes of a model with a single output, its own first, and the number of each
+    class of the data. Raises InputError for data with other classes."""
     named = [name for name in names if name == label]
     named = named or [name for name in names if _plain(name) in map(_plain, label.split(","))]
     others = [name for name in names if name not in named]

@@ -42,7 +42,7 @@ def read_examples(
     if is_folder and not labelled:
         source = DirectorySource(data, replace(scan, suffixes=scan.suffixes | {".tar", ".zip"}))
         source.check()
-        return [example for path in source for example in _unlabelled(path, scan)]
+        return [example for path in source.paths() for example in _unlabelled(path, scan)]
     archives = archives_of(data)
     if archives and not (is_folder and subfolders(data)):
         return read_archives(data, archives, scan, note, labelled=labelled)

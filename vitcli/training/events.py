@@ -1,4 +1,4 @@
-"""What a training says while it goes on: of each step, and of each epoch."""
+"""The events of a training: one after each step and one after each epoch."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class StepDone:
-    """One step. `loss` and `accuracy` are means over the epoch so far, of all processes; there is
-    no accuracy where no classes are learnt."""
+    """One step. `loss` and `accuracy` are means over the epoch so far and over all processes; a
+    training without classes has no accuracy."""
 
     epoch: int
     step: int
@@ -21,7 +21,7 @@ class StepDone:
 
 @dataclass(frozen=True, slots=True)
 class EpochDone:
-    """One epoch: a line of metrics.jsonl. The `val_` numbers are None where nothing is held out."""
+    """One epoch, a line of metrics.jsonl. The `val_` numbers are None if no images are held out."""
 
     epoch: int
     step: int

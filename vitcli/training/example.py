@@ -11,9 +11,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from vitcli.errors import CheckpointError, printable
-from vitcli.images.archives import Found
 from vitcli.images.scan import Scan
-from vitcli.records import Member
+from vitcli.records import FoundImage, Member
 from vitcli.training.packed import member_of
 from vitcli.training.parts import Split
 from vitcli.training.state import START_OVER
@@ -32,8 +31,8 @@ class Example:
     member: Member | None = None
 
     @property
-    def found(self) -> Found:
-        return self.path, self.member
+    def found(self) -> FoundImage:
+        return FoundImage(self.path, self.member)
 
 
 def write_split(file: Path, examples: Iterable[Example]) -> None:

@@ -1,4 +1,4 @@
-"""Examples into batches for training: the same order and the same pixels in every run."""
+"""Examples into the steps of a training, with the same order and the same pixels in every run."""
 
 from __future__ import annotations
 
@@ -13,20 +13,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vitcli.errors import InputError, printable
-from vitcli.images.archives import Found
 from vitcli.images.augment import Augment, AugmentJob
 from vitcli.images.loader import iter_batches
-from vitcli.records import ImageRef, Limits, Preprocess
+from vitcli.records import FoundImage, ImageRef, Limits, Preprocess
 from vitcli.training.group import Group
 
-KEPT_BYTES = 512 << 20  # of pixels of a validation set that are read once
+MAX_KEPT_BYTES = 512 << 20  # pixels of held-out images that are kept in memory
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Our part of the images of one step: pixels as bytes (B, H, W, 3) or features (B, D), the
-    numbers of their classes, and their places among the examples; `first` is the place of our
-    first in the whole batch."""
+    """This process's share of one step: pixels (B, H, W, 3) as bytes or features (B, D), class
+    numbers (B,), and places (B,) among the examples. `first` is the place of the share's first
+    image in the whole batch."""
 
     epoch: int
     number: int  # in the epoch
@@ -38,53 +37,53 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """Which examples each step takes: a new order for each epoch, drawn with the seed. What is
-    left over at the end of an epoch is not seen in it."""
+    """The examples of each step: a random order for each epoch, drawn with the seed. The examples
+    that do not fill a last batch are left out of the epoch."""
 
     count: int
-    batch: int  # images of a step, on all devices together
+    batch: int  # images of a step, over all devices
     seed: int
     group: Group = Group()
 
     @property
     def steps(self) -> int:
-        """Steps of an epoch."""
+        """The number of steps of an epoch."""
         return max(1, self.count // self.batch)
 
     @property
     def share(self) -> int:
-        """Images of a step that are ours."""
+        """The number of images that this process takes of a step."""
         return max(1, min(self.batch, self.count) // self.group.size)
 
     def places(self, epoch: int, step: int) -> NDArray[np.int64]:
-        """The places of our images in a step."""
+        """The places of the images that this process takes of a step."""
         order = np.random.default_rng((self.seed, epoch)).permutation(self.count)
         first = step * min(self.batch, self.count) + self.group.rank * self.share
         return order[first : first + self.share]
 
 
 class Feed(Protocol):
-    """Where the steps of a training come from."""
+    """The source of a training's steps."""
 
     @property
     def order(self) -> Order: ...
 
     def steps(self, epoch: int, step: int, epochs: int) -> Iterator[Step]:
-        """From a step of an epoch to the end of the last epoch."""
+        """The steps from one of an epoch to the end of the last epoch."""
 
     def held_out(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Our part of what is not trained on: inputs, labels, places."""
+        """This process's share of the held-out images: inputs, labels, places."""
 
 
 @dataclass(slots=True)
 class ImageFeed:
-    """Images, decoded and augmented by workers."""
+    """Images that workers decode and augment."""
 
-    train: Sequence[Found]
+    train: Sequence[FoundImage]
     train_labels: Sequence[int]
-    val: Sequence[Found]
+    val: Sequence[FoundImage]
     val_labels: Sequence[int]
-    plan: Preprocess
+    preprocess: Preprocess
     augment: Augment | None
     order: Order
     workers: int | None
@@ -97,20 +96,20 @@ class ImageFeed:
     def steps(self, epoch: int, step: int, epochs: int) -> Iterator[Step]:
         order = self.order
         job = AugmentJob(
-            self.plan, self.augment, order.seed, order.count, self.limits, self.formats
+            self.preprocess, self.augment, order.seed, order.count, self.limits, self.formats
         )
-        plan = [
+        numbers = [
             (e, s)
             for e in range(epoch, epochs)
             for s in range(step if e == epoch else 0, order.steps)
         ]
-        batches = iter_batches(self._refs(plan), job, lambda: order.share, self.workers, self.note)
+        refs = self._refs(numbers)
+        batches = iter_batches(refs, job, lambda: order.share, self.workers, self.note)
         with closing(batches):
-            for (e, s), batch in zip(plan, batches, strict=True):
+            for (e, s), batch in zip(numbers, batches, strict=True):
                 for failure in batch.failures:
                     raise InputError(
-                        f"{printable(failure.ref.path)} could be read when the training began, "
-                        f"and cannot any more: {failure.message}",
+                        f"{printable(failure.ref.path)} cannot be read any more: {failure.message}",
                         "repeat with --resume when it is there again",
                     )
                 places = torch.tensor([ref.index % order.count for ref in batch.refs])
@@ -118,25 +117,27 @@ class ImageFeed:
                 first = order.group.rank * order.share
                 yield Step(e, s, torch.from_numpy(batch.pixels[0]), labels, places, first)
 
-    def _refs(self, plan: Sequence[tuple[int, int]]) -> Iterator[ImageRef]:
+    def _refs(self, steps: Sequence[tuple[int, int]]) -> Iterator[ImageRef]:
+        """The images of steps, given by epoch and number. The index of an image gives its epoch
+        and place, on which its augmentation depends."""
         count = self.order.count
-        for epoch, step in plan:
+        for epoch, step in steps:
             for place in self.order.places(epoch, step).tolist():
-                path, member = self.train[place]
-                yield ImageRef(epoch * count + place, path, member=member)
+                image = self.train[place]
+                yield ImageRef(epoch * count + place, image.path, member=image.member)
 
     def held_out(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         if self._kept is not None:
             yield from self._kept
             return
-        height, width = self.plan.size
-        keeps = len(self.val) * height * width * 3 <= KEPT_BYTES
+        height, width = self.preprocess.size
+        keeps = len(self.val) * height * width * 3 <= MAX_KEPT_BYTES
         kept: list[tuple[Tensor, Tensor, Tensor]] = []
         group = self.order.group
         mine = range(group.rank, len(self.val), group.size)
-        job = AugmentJob(self.plan, None, 0, max(1, len(self.val)), self.limits, self.formats)
-        images = ((place, *self.val[place]) for place in mine)
-        refs = (ImageRef(place, path, member=member) for place, path, member in images)
+        job = AugmentJob(self.preprocess, None, 0, max(1, len(self.val)), self.limits, self.formats)
+        images = ((place, self.val[place]) for place in mine)
+        refs = (ImageRef(place, image.path, member=image.member) for place, image in images)
         for batch in iter_batches(refs, job, lambda: self.val_batch, self.workers, self.note):
             for failure in batch.failures:
                 raise InputError(
@@ -154,7 +155,7 @@ class ImageFeed:
 
 @dataclass(slots=True)
 class FeatureFeed:
-    """Features that were computed once, (N, D)."""
+    """Features (N, D) that are computed once, before the training."""
 
     train: Tensor
     train_labels: Tensor

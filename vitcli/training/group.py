@@ -1,9 +1,9 @@
-"""The processes that train one model: who they are, and what they tell each other."""
+"""The processes that train one model together, and what they exchange."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -13,13 +13,14 @@ import torch.distributed as dist
 from torch import Tensor
 
 from vitcli.errors import UsageError
+from vitcli.processes import rank_of
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """This process among those of `torchrun`; alone, it is the first of one."""
+    """The place of this process among those of `torchrun`; a single process is rank 0 of 1."""
 
     rank: int = 0
     size: int = 1
@@ -27,11 +28,11 @@ class Group:
 
     @property
     def is_first(self) -> bool:
-        """The one that writes."""
+        """Whether this process is the one that writes."""
         return self.rank == 0
 
     def gather(self, thing: T) -> list[T]:
-        """What each process has, in their order, for all of them."""
+        """Return the `thing` of every process, in their order, to all of them."""
         if self.size == 1:
             return [thing]
         found: list[T] = [thing] * self.size
@@ -39,7 +40,7 @@ class Group:
         return found
 
     def any(self, fact: bool, device: torch.device) -> bool:
-        """Whether it holds for one of them."""
+        """Whether `fact` holds in any of the processes."""
         if self.size == 1:
             return fact
         flag = torch.tensor(float(fact), device=device)
@@ -47,33 +48,21 @@ class Group:
         return bool(flag > 0)
 
     def total(self, values: Tensor) -> Tensor:
-        """The sum over all of them."""
+        """Return the sum over all processes."""
         if self.size > 1:
             dist.all_reduce(values)
         return values
 
-    def meet(self) -> None:
-        """Wait for all of them."""
-        if self.size > 1:
-            dist.barrier()
-
-
-def group_of(environment: Mapping[str, str]) -> Group:
-    """Who torchrun says that we are."""
-    size = int(environment.get("WORLD_SIZE", "1"))
-    if size == 1:
-        return Group()
-    rank = int(environment.get("RANK", "0"))
-    return Group(rank, size, int(environment.get("LOCAL_RANK", rank)))
-
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[Group]:
-    """The group, able to talk: nccl between CUDA devices, gloo otherwise."""
-    group = group_of(os.environ)
-    if group.size == 1:
-        yield group
+    """Connect the processes: with nccl between CUDA devices, otherwise with gloo."""
+    rank = rank_of(os.environ)
+    if rank.size == 1:
+        yield Group()
         return
+    local = rank.rank if rank.local_rank is None else rank.local_rank
+    group = Group(rank.rank, rank.size, local)
     backend = "nccl" if device.type == "cuda" else "gloo"
     if backend == "nccl" and not dist.is_nccl_available():
         raise UsageError("this PyTorch has no nccl", "train on one device, or with --device cpu")

@@ -1,17 +1,16 @@
-"""The loop of a training: steps and epochs, as events for whoever looks on.
+"""The training loop: a generator that takes the steps and yields an event after each.
 
-It is a generator: it does a step and says so. What is drawn depends on the seed and the number of
-the step alone, so a run that goes on from its state makes the weights of one that was never
-interrupted, bit for bit.
+Every random draw depends only on the seed and the number of the step, so a resumed run ends with
+the same weights, bit for bit, as one that was never interrupted.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -35,14 +34,15 @@ from vitcli.training.optim import (
 )
 from vitcli.training.recipe import Trained
 from vitcli.training.state import FILE, START_OVER
+from vitcli.training.state_check import misfit
 
 ADVICE = "a lower --lr, a longer --warmup, or --dtype fp32 may help"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """How long and how: `micro` images go through the network at a time; `dtype` is what autocast
-    computes in, None where the module sees to it itself."""
+class TrainingPlan:
+    """How long and how to train. `micro` images go through the network at a time; `autocast` is
+    its dtype, None where the module itself chooses one; `save_every` is in seconds."""
 
     epochs: int
     seed: int
@@ -52,7 +52,7 @@ class Plan:
     autocast: torch.dtype | None = None
     ema: float | None = None
     patience: int | None = None
-    save_every: float = 600.0  # seconds
+    save_every: float = 600.0
 
 
 @dataclass(slots=True)
@@ -66,21 +66,21 @@ class _Sums:
 
 
 class Diverged(VitError):
-    """The loss is no number any more."""
+    """The loss or the weights became NaN or infinite."""
 
 
 @dataclass(slots=True)
 class Trainer:
-    """Trains `trained.module` on what `feed` gives.
+    """Trains `trained.module` on the steps of `feed`.
 
-    `save` is given the state after each epoch and from time to time, `best` is called when the
-    held-out images have never been answered better; both by the first process alone.
+    The first process calls `save` with the state after each epoch and every `plan.save_every`
+    seconds, and `best` after each epoch whose score on the held-out images is the best so far.
     """
 
     trained: Trained
     feed: Feed
     objective: Objective
-    plan: Plan
+    plan: TrainingPlan
     save: Callable[[dict[str, Any]], None]
     best: Callable[[], None]
     group: Group = Group()
@@ -101,10 +101,10 @@ class Trainer:
     _average: Average | None = field(init=False)
 
     def __post_init__(self) -> None:
-        plan, asked = self.plan, self.plan.optimisation
-        groups = parameter_groups(self.trained.parameters, self.trained.network, asked)
-        self._optimizer = make_optimizer(groups, asked)
-        self._schedule = make_schedule(self._optimizer, asked)
+        plan, optimisation = self.plan, self.plan.optimisation
+        groups = parameter_groups(self.trained.parameters, self.trained.network, optimisation)
+        self._optimizer = make_optimizer(groups, optimisation)
+        self._schedule = make_schedule(self._optimizer, optimisation)
         self._scaler = torch.amp.GradScaler(
             plan.device.type, enabled=plan.autocast == torch.float16
         )
@@ -115,19 +115,19 @@ class Trainer:
             self._module = DistributedDataParallel(self._module, device_ids=ids)
 
     def run(self) -> Iterator[StepDone | EpochDone]:
-        """To the last epoch, to the end of patience, or until `stops` says so: then the state is
-        saved and `is_stopped`."""
+        """Train to the last epoch or until `plan.patience` runs out. When `stops` returns True,
+        save the state, set `is_stopped` and return."""
         plan, steps = self.plan, self.feed.order.steps
         saved = time.monotonic()
         self.trained.module.train()
         feed = self.feed.steps(self.epoch, self.step, plan.epochs)
-        while self.epoch < plan.epochs and not self._is_patient():
+        while self.epoch < plan.epochs and not self._has_stalled():
             if self.step < steps:
                 before = time.monotonic()
-                done = self._take(next(feed))
+                lr = self._take(next(feed))
                 self._sums.seconds += time.monotonic() - before
                 self.step += 1
-                yield self._said(done)
+                yield self._step_done(lr)
             if self.step == steps:
                 yield self._end_epoch()
                 self._save()
@@ -141,10 +141,9 @@ class Trainer:
                 saved = time.monotonic()
 
     def _take(self, step: Step) -> float:
-        """One step of the optimizer; the learning rate that it had."""
-        plan = self.plan
-        total = self.plan.optimisation
-        torch.manual_seed(_number(plan.seed, step.epoch, step.number, self.group.rank))
+        """Take one step of the optimizer and return its learning rate."""
+        plan, clip = self.plan, self.plan.optimisation.clip
+        torch.manual_seed(_seed_of(plan.seed, step.epoch, step.number, self.group.rank))
         self._optimizer.zero_grad(set_to_none=True)
         losses = torch.zeros(2, device=plan.device, dtype=torch.float64)
         parts = _parts(step, plan.micro)
@@ -155,14 +154,14 @@ class Trainer:
                 self._scaler.scale(outcome.loss * share).backward()  # type: ignore[no-untyped-call]
             losses += torch.stack((outcome.loss.detach() * share, outcome.right)).double()
         self._scaler.unscale_(self._optimizer)
-        if total.clip is not None:
-            nn.utils.clip_grad_norm_(list(self.trained.parameters.values()), total.clip)
+        if clip is not None:
+            nn.utils.clip_grad_norm_(list(self.trained.parameters.values()), clip)
         lr = float(self._optimizer.param_groups[-1]["lr"])
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self._schedule.step()
         if self._average is not None:
-            self._average.update(self._number)
+            self._average.update(self._global_step)
         self._count(losses, len(step.labels))
         return lr
 
@@ -180,8 +179,8 @@ class Trainer:
         sums.images += images * self.group.size
 
     @property
-    def _number(self) -> int:
-        """The global number of the step."""
+    def _global_step(self) -> int:
+        """The number of the step since the beginning of the training."""
         return self.epoch * self.feed.order.steps + self.step
 
     def _unsynced(self, is_unsynced: bool) -> AbstractContextManager[None]:
@@ -194,7 +193,7 @@ class Trainer:
             return nullcontext()
         return torch.autocast(self.plan.device.type, dtype=self.plan.autocast)
 
-    def _said(self, lr: float) -> StepDone:
+    def _step_done(self, lr: float) -> StepDone:
         sums = self._sums
         return StepDone(
             self.epoch + 1,
@@ -214,7 +213,7 @@ class Trainer:
         sums = self._sums
         if self._average is not None:
             self._average.swap()
-        loss, answers = self.judge()
+        loss, answers = self.evaluate()
         self._check_finite(loss if answers else 0.0)
         score = (answers.accuracy() if self.higher_is_better else -loss) if answers else math.nan
         is_best = answers is None or score > self.best_score
@@ -227,7 +226,7 @@ class Trainer:
         is_classes = answers is not None and self.higher_is_better
         done = EpochDone(
             self.epoch + 1,
-            self._number,
+            self._global_step,
             sums.loss / sums.images,
             self._accuracy(),
             loss if answers else None,
@@ -243,38 +242,38 @@ class Trainer:
         return done
 
     def _check_finite(self, held_out_loss: float) -> None:
-        """What the last step of an epoch has broken must not become the best model."""
+        """Raise Diverged for a model that the last step of the epoch has broken, before it is kept
+        as the best one."""
         if not math.isfinite(held_out_loss):
             what = f"the loss of the held-out images is {held_out_loss}"
         elif not all(bool(p.isfinite().all()) for p in self.trained.parameters.values()):
-            what = "some weights are no numbers"
+            what = "some weights are NaN or infinite"
         else:
             return
         raise Diverged(f"{what} after epoch {self.epoch + 1}", ADVICE)
 
     @torch.no_grad()
-    def judge(self) -> tuple[float, Answers | None]:
-        """The loss of what is held out, and its answers; all processes do their part."""
+    def evaluate(self) -> tuple[float, Answers | None]:
+        """Return the loss and the answers on the held-out images; every process does its share."""
         module = self.trained.module
         module.eval()
-        mine: list[tuple[NDArray[Any], ...]] = []
+        ours: list[tuple[NDArray[Any], ...]] = []
         for inputs, labels, places in self.feed.held_out():
             with self._cast():
-                verdict = self.objective.judge(module, inputs, labels, places)
-            parts = (places, labels, verdict.losses, verdict.best, verdict.scores)
-            mine.append(tuple(part.numpy() for part in parts))
+                judged = self.objective.judge(module, inputs, labels, places)
+            parts = (places, labels, judged.losses, judged.best, judged.scores)
+            ours.append(tuple(part.numpy() for part in parts))
         module.train()
-        everything = [row for part in self.group.gather(mine) for row in part]
-        if not any(len(row[0]) for row in everything):
+        batches = [batch for part in self.group.gather(ours) for batch in part]
+        if not any(len(batch[0]) for batch in batches):
             return math.nan, None
-        order = np.argsort(np.concatenate([row[0] for row in everything]))
-        truth, lost, best, scores = (
-            np.concatenate(column)[order] for column in list(zip(*everything, strict=True))[1:]
-        )
-        return float(lost.mean()), Answers(best, scores.astype(np.float64), truth)
+        columns = [np.concatenate(column) for column in zip(*batches, strict=True)]
+        order = np.argsort(columns[0])
+        truth, losses, best, scores = (column[order] for column in columns[1:])
+        return float(losses.mean()), Answers(best, scores.astype(np.float64), truth)
 
-    def _is_patient(self) -> bool:
-        """Whether there has been no better epoch for too long."""
+    def _has_stalled(self) -> bool:
+        """Whether the last `plan.patience` epochs were no better than the best before them."""
         patience = self.plan.patience
         return patience is not None and self.epoch - self.best_epoch >= patience > 0
 
@@ -283,7 +282,7 @@ class Trainer:
             self.save(self.state())
 
     def state(self) -> dict[str, Any]:
-        """Everything to go on with. What is drawn follows from the seed and the step's number."""
+        """Everything that `restore` needs."""
         return {
             "epoch": self.epoch,
             "step": self.step,
@@ -295,19 +294,16 @@ class Trainer:
             "history": self.history,
             "best_epoch": self.best_epoch,
             "best_score": self.best_score,
-            "answers": None
-            if self.answers is None
-            else [
-                torch.from_numpy(x)
-                for x in (self.answers.best, self.answers.scores, self.answers.truth)
-            ],
+            "answers": self.answers and [torch.from_numpy(x) for x in self.answers.arrays],
             "sums": asdict(self._sums),
         }
 
     @torch.no_grad()
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` gave. Raises CheckpointError for the state of another run."""
-        if (why := self._misfit(state)) is not None:
+        """Continue from an earlier `state`. Raises CheckpointError for the state of another run."""
+        ours = [p.detach() for group in self._optimizer.param_groups for p in group["params"]]
+        why = misfit(self.state(), state, ours, self.plan.epochs, self.feed.order.steps)
+        if why is not None:
             raise CheckpointError(f"last/{FILE} is not the state of this run: {why}", START_OVER)
         for name, value in state["parameters"].items():
             self.trained.parameters[name].copy_(value)
@@ -324,106 +320,23 @@ class Trainer:
             self.answers = Answers(*(x.numpy() for x in state["answers"]))
         self._sums = _Sums(**state["sums"])
 
-    def _misfit(self, state: Mapping[str, Any]) -> str | None:
-        """What does not fit this training in a state, whoever has written it."""
-        ours = self.state()
-        if missing := sorted(ours.keys() - state.keys()):
-            return f"it has no {missing[0]}"
-        epochs, steps = self.plan.epochs, self.feed.order.steps
-        for name, most in (("epoch", epochs), ("step", steps), ("best_epoch", epochs)):
-            if type(state[name]) is not int or not 0 <= state[name] <= most:
-                return f"{name} is {str(state[name])[:40]}, at most {most}"
-        for name in ("parameters", "schedule", "scaler", "sums", "ema", "best_score"):
-            if not _is_like(ours[name], state[name]):
-                return f"its {name} are of another shape"
-        known = {field.name for field in fields(EpochDone)}
-        history = state["history"]
-        if not isinstance(history, list) or len(history) != state["epoch"]:
-            return "its history is not that of its epochs"
-        for row in history:
-            is_row = isinstance(row, dict) and row.keys() == known
-            if not is_row or not all(isinstance(v, int | float | None) for v in row.values()):
-                return "its history is of another shape"
-        optimizer = state["optimizer"]
-        if not isinstance(optimizer, dict) or not _is_like(
-            ours["optimizer"]["param_groups"], optimizer.get("param_groups")
-        ):
-            return "its optimizer is of another shape"
-        return self._misfit_of_moments(optimizer.get("state")) or _misfit_of_answers(
-            state["answers"]
-        )
-
-    def _misfit_of_moments(self, moments: object) -> str | None:
-        every = [p for group in self._optimizer.param_groups for p in group["params"]]
-        if moments == {}:
-            return None
-        if not isinstance(moments, dict) or moments.keys() != set(range(len(every))):
-            return "its optimizer is of other parameters"
-        for number, parameter in enumerate(every):
-            of = moments[number]
-            pair = (of.get("exp_avg"), of.get("exp_avg_sq")) if isinstance(of, dict) else ()
-            if not pair or not all(_is_like(parameter.detach(), moment) for moment in pair):
-                return "its optimizer is of other parameters"
-            if not _is_like(torch.zeros(()), of.get("step")):
-                return "its optimizer has no steps"
-        return None
-
-
-def _misfit_of_answers(answers: object) -> str | None:
-    if answers is None:
-        return None
-    if isinstance(answers, list) and len(answers) == 3 and all(map(torch.is_tensor, answers)):
-        best, scores, truth = (tuple(part.shape) for part in answers)
-        if len(best) == 2 and best == scores and truth == best[:1]:
-            return None
-    return "its answers are of another shape"
-
-
-def _is_like(ours: object, theirs: object) -> bool:
-    """Whether a value has the shape and the type of ours, down to its last part."""
-    match ours:
-        case Tensor():
-            return (
-                isinstance(theirs, Tensor)
-                and theirs.shape == ours.shape
-                and theirs.dtype == ours.dtype
-            )
-        case dict():
-            return (
-                isinstance(theirs, dict)
-                and ours.keys() == theirs.keys()
-                and all(_is_like(value, theirs[name]) for name, value in ours.items())
-            )
-        case list() | tuple():
-            return (
-                isinstance(theirs, list | tuple)
-                and len(ours) == len(theirs)
-                and all(map(_is_like, ours, theirs))
-            )
-        case bool() | str() | None:
-            return type(ours) is type(theirs)
-        case int() | float():
-            return isinstance(theirs, int | float) and not isinstance(theirs, bool)
-    return type(ours) is type(theirs)
-
 
 def _parts(step: Step, size: int | None) -> list[Step]:
-    """A step's images, `size` at a time."""
+    """Divide a step into parts of `size` images."""
     if size is None or size >= len(step.labels):
         return [step]
     return [
-        Step(
-            step.epoch,
-            step.number,
-            step.inputs[at : at + size],
-            step.labels[at : at + size],
-            step.places[at : at + size],
-            step.first + at,
+        replace(
+            step,
+            inputs=step.inputs[at : at + size],
+            labels=step.labels[at : at + size],
+            places=step.places[at : at + size],
+            first=step.first + at,
         )
         for at in range(0, len(step.labels), size)
     ]
 
 
-def _number(*parts: int) -> int:
-    """A seed of several numbers."""
+def _seed_of(*parts: int) -> int:
+    """One seed made of several numbers."""
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)

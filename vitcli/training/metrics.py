@@ -1,29 +1,34 @@
-"""Answers and the truth into numbers: accuracy, each class, confusion, calibration, neighbours."""
+"""Answers and true classes into scores: accuracy, per class, confusion, calibration, neighbours."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-BINS = 15  # of the reliability diagram, as Guo et al. (arXiv 1706.04599)
-TEMPERATURE = 0.07  # of the neighbours' votes, as DINO's eval_knn.py
+BINS = 15  # in the reliability diagram, as in Guo et al. (arXiv 1706.04599)
+TEMPERATURE = 0.07  # for the votes of neighbours, as in DINO's eval_knn.py
 
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """The best classes of N images, best first, and the true one.
+    """The best k classes of N images, best first, and the true class of each.
 
-    best (N, k) class numbers, -1 where there is none; scores (N, k); truth (N,).
+    best (N, k) class numbers, -1 for no answer; scores (N, k); truth (N,).
     """
 
     best: NDArray[np.int64]
     scores: NDArray[np.float64]
     truth: NDArray[np.int64]
+
+    @property
+    def arrays(self) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+        return self.best, self.scores, self.truth
 
     @property
     def top1(self) -> NDArray[np.int64]:
@@ -38,7 +43,7 @@ class Answers:
         return float((self.best[:, :k] == self.truth[:, None]).any(axis=1).mean())
 
     def mistakes(self, count: int) -> list[int]:
-        """Places of wrong answers, the most confident first."""
+        """The places of the wrong answers, most confident first."""
         wrong = np.flatnonzero(~self.is_right)
         order = np.argsort(-self.scores[wrong, 0], kind="stable")
         return [int(place) for place in wrong[order][:count]]
@@ -46,7 +51,7 @@ class Answers:
 
 @dataclass(frozen=True, slots=True)
 class ClassScores:
-    """How one class fares: of `images` of it, and of those taken for it."""
+    """The counts of one class: its images, the images answered with it, and those that are both."""
 
     label: str
     images: int
@@ -68,7 +73,7 @@ class ClassScores:
 
 @dataclass(frozen=True, slots=True)
 class Confusion:
-    """How often each class (row) was taken for each (column): only classes that occur."""
+    """How often each class (row) was answered with each class (column), for classes that occur."""
 
     labels: tuple[str, ...]
     counts: NDArray[np.int64]
@@ -79,7 +84,7 @@ class Confusion:
         return [ClassScores(*row) for row in zip(self.labels, *columns, strict=True)]
 
     def pairs(self, count: int) -> list[tuple[str, str, int]]:
-        """(class, taken for, times), the most frequent first."""
+        """(true class, wrong answer, count), most frequent first."""
         off = self.counts - np.diag(self.counts.diagonal())
         order = np.argsort(-off, axis=None, kind="stable")[:count]
         rows, columns = np.unravel_index(order, off.shape)
@@ -88,7 +93,7 @@ class Confusion:
 
 
 def confusion(answers: Answers, labels: Sequence[str]) -> Confusion:
-    """Over the classes that are true or answered somewhere."""
+    """Count over the classes that are the truth or the answer of some image."""
     present = np.union1d(answers.truth, answers.top1)
     names = tuple(labels[i] if i >= 0 else "(no answer)" for i in present.tolist())
     rows, columns = (np.searchsorted(present, x) for x in (answers.truth, answers.top1))
@@ -99,7 +104,7 @@ def confusion(answers: Answers, labels: Sequence[str]) -> Confusion:
 
 @dataclass(frozen=True, slots=True)
 class Bin:
-    """Answers whose confidence is in (low, high]: how many, how sure, how often right."""
+    """The answers with a confidence in (low, high]: their count, mean confidence and accuracy."""
 
     low: float
     high: float
@@ -109,20 +114,20 @@ class Bin:
 
 
 def reliability(answers: Answers, bins: int = BINS) -> list[Bin]:
-    """Confidence against accuracy, in bins of equal width; empty ones too."""
-    sure, right = answers.scores[:, 0], answers.is_right
-    places = np.clip(np.ceil(sure * bins).astype(int) - 1, 0, bins - 1)
+    """Compare confidence with accuracy in bins of equal width, empty ones included."""
+    confidence, right = answers.scores[:, 0], answers.is_right
+    places = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     found = []
     for i in range(bins):
         inside = places == i
         count = int(inside.sum())
-        means = (float(x[inside].mean()) if count else 0.0 for x in (sure, right))
+        means = (float(x[inside].mean()) if count else 0.0 for x in (confidence, right))
         found.append(Bin(i / bins, (i + 1) / bins, count, *means))
     return found
 
 
 def calibration_error(bins: Sequence[Bin]) -> float:
-    """The expected calibration error: the mean distance of confidence and accuracy."""
+    """The expected calibration error: the mean distance between confidence and accuracy."""
     total = sum(b.count for b in bins)
     return sum(b.count * abs(b.confidence - b.accuracy) for b in bins) / max(total, 1)
 
@@ -131,10 +136,11 @@ def calibration_error(bins: Sequence[Bin]) -> float:
 def neighbours(
     queries: Tensor, gallery: Tensor, classes: Tensor, count: int, k: int, *, leave_out: bool
 ) -> tuple[Tensor, Tensor]:
-    """The classes that the k nearest vote for, a vote weighing exp(cosine / 0.07).
+    """Let the k nearest images of the gallery vote, each with weight exp(cosine / 0.07).
 
-    queries (N, D) and gallery (M, D) of unit length, classes (M,) below `count`. `leave_out`:
-    both are the same images, and none votes for itself.  -> shares and classes (N, count), sorted
+    queries (N, D) and gallery (M, D) have unit length, classes (M,) are below `count`. With
+    `leave_out`, both are the same images, and no image votes for itself.
+    -> shares and classes (N, count), sorted
     """
     k = min(k, len(gallery) - leave_out)
     one_hot = torch.nn.functional.one_hot(classes, count).float()

@@ -1,8 +1,8 @@
-"""Labels into targets, and neighbours of a batch into each other: mixup, CutMix, smoothing.
+"""Labels into targets, and pairs of images into mixtures: mixup, CutMix, label smoothing.
 
-Images 2i and 2i + 1 of a batch are mixed with each other and with nobody else, and what is drawn
-depends on (seed, step, i): however a batch is divided into even parts, among devices or into
-micro-batches, the pictures are the same.
+Images 2i and 2i + 1 of a batch are mixed only with each other, and the random draws depend on
+(seed, step, i). So the mixtures are the same however a batch is divided into even parts, among
+devices or into micro-batches.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mixing:
-    """Parameters of the Beta distributions; where both are above 0 each is taken half the time."""
+    """Parameters of the Beta distributions. If both are above 0, each is used half of the time."""
 
     mixup: float = 0.0  # arXiv 1710.09412
     cutmix: float = 0.0  # arXiv 1905.04899
@@ -30,7 +30,7 @@ class Mixing:
 
 
 def targets(labels: Tensor, classes: int, smoothing: float) -> Tensor:
-    """One-hot, with a share spread over all classes.  (B,) -> (B, K)"""
+    """One-hot targets with the share `smoothing` spread over all classes.  (B,) -> (B, K)"""
     one_hot = F.one_hot(labels, classes).float()
     return one_hot * (1 - smoothing) + smoothing / classes
 
@@ -38,7 +38,8 @@ def targets(labels: Tensor, classes: int, smoothing: float) -> Tensor:
 def mix(
     pixels: Tensor, target: Tensor, mixing: Mixing, seed: tuple[int, ...], first: int
 ) -> tuple[Tensor, Tensor]:
-    """(B, C, H, W), (B, K) -> the same, mixed; `first` is the place of the first in the batch"""
+    """Mix pairs of images and of targets; `first` is the place of the first image in the batch.
+    (B, C, H, W), (B, K) -> the same"""
     if not mixing.is_on:
         return pixels, target
     pixels, target = pixels.clone(), target.clone()
@@ -58,7 +59,8 @@ def mix(
 
 
 def _exchange(pair: Tensor, share: float, draw: np.random.Generator) -> float:
-    """Exchange a rectangle of two pictures; the share that stays.  (2, C, H, W), in place"""
+    """Exchange a rectangle between two images in place and return the share that stays.
+    (2, C, H, W) -> ()"""
     H, W = pair.shape[-2:]
     h, w = (round(side * math.sqrt(1 - share)) for side in (H, W))
     y, x = int(draw.integers(0, H)), int(draw.integers(0, W))
@@ -70,7 +72,7 @@ def _exchange(pair: Tensor, share: float, draw: np.random.Generator) -> float:
 
 
 def soft_cross_entropy(logits: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
-    """The mean over images; `weights` (K,) are factors of the classes.  (B, K) twice -> ()"""
+    """The mean cross entropy; `weights` (K,) are factors of the classes.  (B, K) twice -> ()"""
     if weights is not None:
         target = target * weights
     return torch.sum(-target * F.log_softmax(logits.float(), dim=-1), dim=-1).mean()

@@ -1,4 +1,4 @@
-"""What is learnt: classes of pictures, or what is hidden of them."""
+"""The objectives of a training: to classify images, or to reconstruct their hidden patches."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from vitcli.training.mixing import Mixing, mix, soft_cross_entropy, targets
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one part of a batch gave: its mean loss, and how many of its answers were right."""
+    """The mean loss of a part of a batch, and the number of its right answers."""
 
     loss: Tensor
     right: Tensor
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """What is said of held-out images: losses (B,), best classes and their probabilities (B, k)."""
+class HeldOutScores:
+    """The results on held-out images: losses (B,), best classes and their probabilities (B, k)."""
 
     losses: Tensor
     best: Tensor
@@ -35,21 +35,21 @@ class Verdict:
 
 
 class Objective(Protocol):
-    """Inputs into a loss. `module` is what trains, perhaps wrapped."""
+    """Computes the loss of inputs. `module` is the module that trains, perhaps wrapped."""
 
     def learn(self, module: nn.Module, step: Step, seed: int) -> Outcome: ...
 
     def judge(
         self, module: nn.Module, inputs: Tensor, labels: Tensor, places: Tensor
-    ) -> Verdict: ...
+    ) -> HeldOutScores: ...
 
 
 class Normalise:
-    """Moves inputs to their device, and normalises bytes; features stay unchanged."""
+    """Moves inputs to the device and normalises pixels; features pass unchanged."""
 
-    def __init__(self, plan: Preprocess, device: torch.device) -> None:
+    def __init__(self, preprocess: Preprocess, device: torch.device) -> None:
         self._device = device
-        self._pixels = Normalisation(plan, device)
+        self._pixels = Normalisation(preprocess, device)
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """uint8 (B, H, W, 3) -> (B, 3, H, W)"""
@@ -62,7 +62,7 @@ class Normalise:
 
 @dataclass(frozen=True, slots=True)
 class Classify:
-    """Cross entropy of classes."""
+    """Cross entropy over classes."""
 
     normalise: Normalise
     classes: int
@@ -79,17 +79,19 @@ class Classify:
         right = (logits.argmax(dim=-1) == target.argmax(dim=-1)).sum()
         return Outcome(soft_cross_entropy(logits, target, self.weights), right)
 
-    def judge(self, module: nn.Module, inputs: Tensor, labels: Tensor, places: Tensor) -> Verdict:
+    def judge(
+        self, module: nn.Module, inputs: Tensor, labels: Tensor, places: Tensor
+    ) -> HeldOutScores:
         logits = module(self.normalise(inputs)).float()
         target = targets(labels.to(logits.device), self.classes, 0.0)
         losses = -(target * logits.log_softmax(dim=-1)).sum(dim=-1)
         scores, best = logits.softmax(dim=-1).sort(dim=-1, descending=True, stable=True)
-        return Verdict(losses.cpu(), best[:, :5].cpu(), scores[:, :5].cpu())
+        return HeldOutScores(losses.cpu(), best[:, :5].cpu(), scores[:, :5].cpu())
 
 
 @dataclass(frozen=True, slots=True)
 class Reconstruct:
-    """The loss of masked pre-training: of SimMIM, or of a masked autoencoder."""
+    """The loss of masked pre-training, SimMIM's or a masked autoencoder's."""
 
     normalise: Normalise
     grid: Size
@@ -100,15 +102,17 @@ class Reconstruct:
         loss = module(pixels, self._mask((seed, step.epoch), step.places, pixels.device))
         return Outcome(loss, torch.zeros((), device=pixels.device))
 
-    def judge(self, module: nn.Module, inputs: Tensor, labels: Tensor, places: Tensor) -> Verdict:
+    def judge(
+        self, module: nn.Module, inputs: Tensor, labels: Tensor, places: Tensor
+    ) -> HeldOutScores:
         pixels = self.normalise(inputs)
         mask = self._mask((0, 0), places, pixels.device)
         loss = module(pixels, mask).float().cpu()
         nothing = torch.zeros(len(inputs), 1)
-        return Verdict(loss.expand(len(inputs)), nothing.long(), nothing)
+        return HeldOutScores(loss.expand(len(inputs)), nothing.long(), nothing)
 
     def _mask(self, seed: tuple[int, int], places: Tensor, device: torch.device) -> Tensor:
-        """What is hidden of each image, drawn by its place.  -> (B, h*w)"""
+        """Draw the hidden patches of each image by its place.  (B,) -> (B, h*w)"""
         count = self.grid[0] * self.grid[1]
         noise = np.stack(
             [np.random.default_rng((*seed, place)).random(count) for place in places.tolist()]
@@ -117,7 +121,7 @@ class Reconstruct:
 
 
 class WithLoss(nn.Module):
-    """A reconstruction whose forward pass ends in its loss, as DistributedDataParallel wants it."""
+    """A reconstruction whose forward pass returns its loss, as DistributedDataParallel needs."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What changes the weights: groups of parameters, schedule, clipping, averages."""
+"""The optimizer: parameter groups, learning-rate schedule, weight averages, class weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BETAS, EPS = (0.9, 0.999), 1e-8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Optimisation:
-    """AdamW's numbers. A layer's rate is `layer_decay` times that of the layer above it."""
+    """AdamW's options. A layer learns at `layer_decay` times the rate of the layer above it."""
 
     lr: float
     weight_decay: float = 0.05
@@ -28,12 +28,12 @@ class Optimisation:
 
 
 def parameter_groups(
-    parameters: Mapping[str, nn.Parameter], network: nn.Module, asked: Optimisation
+    parameters: Mapping[str, nn.Parameter], network: nn.Module, optimisation: Optimisation
 ) -> list[dict[str, Any]]:
-    """A group for each rate and decay, in a fixed order, with the names of its parameters.
+    """Group parameters by learning rate and weight decay, in a fixed order, with their names.
 
-    Weight decay is for matrices: not for biases, norms, scales, nor for the tokens and positions
-    that the network names. A head alone has no layers: all of it learns at the whole rate.
+    Weight decay applies to matrices, without the tokens and positions that the network names; it
+    spares biases, norms and scales. A head alone has no layers and learns at the full rate.
     """
     layered = network if isinstance(network, Layered) else None
     top = layered.num_blocks + 1 if layered else 0
@@ -46,34 +46,34 @@ def parameter_groups(
         {
             "params": [parameter for _, parameter in groups[level, decays]],
             "names": [name for name, _ in groups[level, decays]],
-            "lr": asked.lr * asked.layer_decay ** (top - level),
-            "weight_decay": asked.weight_decay if decays else 0.0,
+            "lr": optimisation.lr * optimisation.layer_decay ** (top - level),
+            "weight_decay": optimisation.weight_decay if decays else 0.0,
         }
         for level, decays in sorted(groups)
     ]
 
 
-def make_optimizer(groups: list[dict[str, Any]], asked: Optimisation) -> torch.optim.AdamW:
-    """AdamW whose step is one pass over the parameters."""
-    return torch.optim.AdamW(groups, lr=asked.lr, betas=BETAS, eps=EPS, fused=True)
+def make_optimizer(groups: list[dict[str, Any]], optimisation: Optimisation) -> torch.optim.AdamW:
+    """AdamW, fused: each step is one pass over the parameters."""
+    return torch.optim.AdamW(groups, lr=optimisation.lr, betas=BETAS, eps=EPS, fused=True)
 
 
 def make_schedule(
-    optimizer: torch.optim.Optimizer, asked: Optimisation
+    optimizer: torch.optim.Optimizer, optimisation: Optimisation
 ) -> torch.optim.lr_scheduler.LambdaLR:
-    """A line up, then half a cosine down: transformers' `get_cosine_schedule_with_warmup`."""
+    """Linear warm-up, then half a cosine: transformers' `get_cosine_schedule_with_warmup`."""
 
     def share(step: int) -> float:
-        if step < asked.warmup:
-            return step / max(1, asked.warmup)
-        done = (step - asked.warmup) / max(1, asked.steps - asked.warmup)
+        if step < optimisation.warmup:
+            return step / max(1, optimisation.warmup)
+        done = (step - optimisation.warmup) / max(1, optimisation.steps - optimisation.warmup)
         return max(0.0, 0.5 * (1 + math.cos(math.pi * done)))
 
     return torch.optim.lr_scheduler.LambdaLR(optimizer, share)
 
 
 class Average:
-    """The exponential moving average of parameters, which can take their places for a while."""
+    """The exponential moving average of parameters, which can be swapped with them."""
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float) -> None:
         self._parameters = parameters
@@ -82,14 +82,14 @@ class Average:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """After step number `step`, from 0; the first steps count for more."""
+        """Include the parameters after step number `step`, from 0; early steps weigh more."""
         decay = min(self.decay, (1 + step) / (10 + step))
         for name, value in self.values.items():
             value.lerp_(self._parameters[name], 1 - decay)
 
     @torch.no_grad()
     def swap(self) -> None:
-        """Put the average where the parameters are, and back."""
+        """Exchange the average and the parameters."""
         for name, value in self.values.items():
             parameter = self._parameters[name]
             kept = parameter.clone()
@@ -98,7 +98,7 @@ class Average:
 
 
 def class_weights(counts: Iterable[int]) -> Tensor:
-    """Weights that give each class the same say, of mean 1 over the images.  -> (K,)"""
+    """Weights with which every class counts equally, of mean 1 over the images.  -> (K,)"""
     numbers = torch.tensor(list(counts), dtype=torch.float32)
     weights = numbers.sum() / (len(numbers) * numbers.clamp(min=1))
     return torch.where(numbers > 0, weights, torch.ones(()))

@@ -1,5 +1,5 @@
-"""Tars and zips of images into what is known of each: its place, its folders, and its label where
-one lies beside it, as WebDataset's samples have it."""
+"""Tars and zips into the place, folders and label of each image; the label is in a file of the
+same name next to the image, as in WebDataset."""
 
 from __future__ import annotations
 
@@ -10,20 +10,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from vitcli.errors import InputError, is_utf8, printable
-from vitcli.images.archives import Archive, is_archive, key_of, opened
+from vitcli.images.archives import is_archive, key_of
 from vitcli.images.braces import expanded
+from vitcli.images.kinds import ImageError
+from vitcli.images.members import Archive, StreamedMember
 from vitcli.images.scan import Scan
-from vitcli.images.tables import LONGEST_PATH
+from vitcli.images.tables import MAX_PATH_CHARS
 from vitcli.records import Member
 
-BESIDE = (".cls", ".json", ".txt")  # whichever comes first holds the label
+LABEL_SUFFIXES = (".cls", ".json", ".txt")  # the first that exists holds the label
 JSON_KEYS = ("label", "class", "cls")
-LONGEST_LABEL = 1 << 16  # bytes; of JSON with much else
+MAX_LABEL_BYTES = 1 << 16  # of the file, which may be JSON with other fields
 
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """An image in an archive. `label` is what a file beside it says, None where none does."""
+    """An image in an archive. `label` is the content of the file next to it, None without one."""
 
     path: str
     member: Member
@@ -32,9 +34,9 @@ class Packed:
 
 
 def archives_of(data: str) -> list[str]:
-    """The archives in a folder, of a pattern, or the one that is named; none of what is none.
+    """The archives in a folder, of a pattern, or the named one; empty if `data` is something else.
 
-    Raises InputError where one of several that are named is missing.
+    Raises InputError if one of several named archives is missing.
     """
     if os.path.isdir(data):
         names = sorted(os.listdir(data), key=os.fsencode)
@@ -52,40 +54,40 @@ def archives_of(data: str) -> list[str]:
 
 
 def iter_packed(archive: str, scan: Scan) -> Iterator[Packed]:
-    """The images of an archive in its order. `scan` is told of what is damaged.
+    """Yield the images of an archive in its order; `scan` notes damage.
 
-    Raises InputError for what is no archive, and for one that is a stream: for training images are
-    read in another order, and again.
+    Raises InputError for a file that is not an archive, and for a compressed tar: training reads
+    images repeatedly and in random order.
     """
     images: list[tuple[str, Member]] = []
     labels: dict[str, dict[str, str]] = {}
-    both = replace(scan, members=scan.members | frozenset(BESIDE))
+    both = replace(scan, members=scan.members | frozenset(LABEL_SUFFIXES))
     file = Archive.at(archive)
-    for path, member in both.images(archive):
+    for path, member, _ in both.images(archive):
         if member is None:
             raise InputError(f"{printable(archive)} is neither a tar nor a zip")
-        if member.data is not None:
+        if isinstance(member, StreamedMember):
             raise InputError(
                 f"{printable(archive)} is compressed, so it can only be read front to back",
                 "decompress the tar: images hardly become smaller by it",
             )
         suffix = os.path.splitext(path)[1].lower()
-        if suffix in BESIDE:
+        if suffix in LABEL_SUFFIXES:
             if (label := _label(file, member, suffix)) is not None:
                 labels.setdefault(key_of(path), {})[suffix] = label
         elif path != archive:
             images.append((path, member))
     for path, member in images:
-        beside = labels.get(key_of(path), {})
-        label = next((beside[suffix] for suffix in BESIDE if suffix in beside), None)
+        own = labels.get(key_of(path), {})
+        label = next((own[suffix] for suffix in LABEL_SUFFIXES if suffix in own), None)
         *folders, _ = path.removeprefix(f"{archive}/").split("/")
         yield Packed(path, member, tuple(f for f in folders if f not in ("", ".")), label)
 
 
 def member_of(path: str, scan: Scan, known: dict[str, dict[str, Member]]) -> Member | None:
-    """The member that a path through an archive, `x.tar/a.jpg`, means; `known` are the archives
-    that were read already."""
-    for place, letter in enumerate(path[:LONGEST_PATH]):
+    """Find the member that a path through an archive means, as `x.tar/a.jpg`; `known` collects the
+    archives that have been read."""
+    for place, letter in enumerate(path[:MAX_PATH_CHARS]):
         if letter == "/" and is_archive(archive := path[:place]):
             if archive not in known:
                 known[archive] = {found.path: found.member for found in iter_packed(archive, scan)}
@@ -94,14 +96,14 @@ def member_of(path: str, scan: Scan, known: dict[str, dict[str, Member]]) -> Mem
 
 
 def _label(file: Archive, member: Member, suffix: str) -> str | None:
-    if member.fault is not None or member.size > LONGEST_LABEL:
+    if member.size > MAX_LABEL_BYTES:
         return None
     try:
-        text = opened(file, member).read().decode("utf-8-sig").strip()
+        text = member.open(lambda: file).read().decode("utf-8-sig").strip()
         if suffix != ".json":
             return text or None
         fields = json.loads(text)
-    except (OSError, ValueError, RecursionError):  # damage, no UTF-8, no JSON
+    except (ImageError, OSError, ValueError, RecursionError):  # damage, no UTF-8, no JSON
         return None
     values = [fields.get(key) for key in JSON_KEYS] if isinstance(fields, dict) else []
     label = next((str(v) for v in values if isinstance(v, str | int) and v != ""), None)

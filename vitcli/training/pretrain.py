@@ -1,4 +1,4 @@
-"""A plain encoder into one that learns to fill in what is hidden of a picture."""
+"""A plain encoder into a model that learns to reconstruct the hidden patches of an image."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from vitcli.training.recipe import filled
 
 
 def reconstruction_of(model: Model, seed: int) -> Model:
-    """The model with a decoder: its own where its file has one, else SimMIM's, drawn with the seed.
+    """Return the model with a decoder: its own, else SimMIM's with weights drawn with the seed.
 
-    Raises CheckpointError for what transformers' masked models cannot express.
+    Raises CheckpointError for a model that transformers' masked models cannot express.
     """
     if model.reconstruction is not None:
         return model
@@ -48,14 +48,14 @@ def reconstruction_of(model: Model, seed: int) -> Model:
 
 
 def fixed_of(model: Reconstruction) -> frozenset[str]:
-    """Parameters that are not learnt: a masked autoencoder's positions are sines."""
+    """The names of parameters that do not train: a masked autoencoder's positions are sines."""
     if isinstance(model, MaskedAutoencoder):
         return frozenset({"encoder.pos_embed", "decoder.pos_embed"})
     return frozenset()
 
 
 def copied(model: Reconstruction) -> Reconstruction:
-    """The model as it is now, on the CPU."""
+    """A copy of the model on the CPU."""
     encoder = filled(model.encoder, model.encoder.state_dict())
     assert isinstance(encoder, VisionTransformer)
     with torch.device("meta"):

@@ -1,4 +1,4 @@
-"""Which parameters of a network train, and how: head, last N blocks, low-rank additions, all."""
+"""The parameters of a network that train: head, last N blocks, low-rank additions, or all."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from vitcli.models.layers import DropPath
 from vitcli.models.network import Layered, Network, network_of
 from vitcli.models.training import twin_of, with_checkpoints, with_products
 
-Kind = Literal["head", "last", "lora", "full"]
-ADDED = ("lora_a", "lora_b")
+RecipeKind = Literal["head", "last", "lora", "full"]
+LORA_PARTS = ("lora_a", "lora_b")
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """`last` trains `blocks` blocks; `lora` adds products of rank `rank` to every linear map of
-    the blocks, times alpha / rank (arXiv 2106.09685)."""
+    """Which parameters train. `last` trains the last `blocks` blocks; `lora` adds a product of rank
+    `rank`, times alpha / rank, to every linear map of the blocks (arXiv 2106.09685)."""
 
-    kind: Kind
+    kind: RecipeKind
     blocks: int = 0
     rank: int = 8
     alpha: float = 16.0
@@ -38,7 +38,7 @@ class Recipe:
 
 
 def parse_recipe(text: str, rank: int, alpha: float) -> Recipe:
-    """`head`, `full`, `lora`, `last-2`. Raises UsageError."""
+    """Parse `head`, `full`, `lora` or `last-2`. Raises UsageError."""
     if found := re.fullmatch(r"last-(\d+)", text):
         if int(found[1]) < 1:
             raise UsageError("--train last-0 trains no block", "--train head trains the head alone")
@@ -49,9 +49,9 @@ def parse_recipe(text: str, rank: int, alpha: float) -> Recipe:
 
 
 def with_head(model: Model, classes: Sequence[str]) -> Model:
-    """The model with a head for these classes: its own where the classes are the same and an image
-    is of one of them, else one of zeros, in a form that transformers can express. Raises
-    CheckpointError where there is none."""
+    """Return the model with a head for these classes: its own softmax head if it has the same
+    classes, else a head of zeros in a form that transformers can express. Raises CheckpointError
+    if there is no such form."""
     is_same = set(classes) == set(model.labels) and len(set(classes)) == len(model.labels)
     if is_same and model.score_function == "softmax":
         return model
@@ -75,8 +75,8 @@ def with_head(model: Model, classes: Sequence[str]) -> Model:
     raise errors[0]
 
 
-def _forms(config: Config, classes: int) -> list[Config]:
-    """The same backbone with a classifier, the likeliest form first."""
+def _forms(config: Config, classes: int) -> Sequence[Config]:
+    """The configs of the backbone with a classifier, the likeliest first."""
     if not isinstance(config, ViTConfig):
         return [replace(config, num_classes=classes)]
     plain = replace(config, num_classes=classes, projection=0, dist_head=False, head_blocks=1)
@@ -86,11 +86,11 @@ def _forms(config: Config, classes: int) -> list[Config]:
     forms += [replace(form, head_norm=False) for form in forms]
     if config.class_token:
         forms.append(replace(plain, pool="cls+mean"))
-    return list(forms)
+    return forms
 
 
 def _headed(network: Network, config: Config) -> Network:
-    """A copy with the tensors that the new form has too, its head at zero."""
+    """A copy of the network in another form, with a head of zeros."""
     new = network_of(config)
     old = network.state_dict()
     tensors = {}
@@ -102,7 +102,7 @@ def _headed(network: Network, config: Config) -> Network:
 
 
 class LoraLinear(nn.Module):
-    """A frozen linear map and what is learnt beside it: x W' + (x A') B' * scale."""
+    """A frozen linear map plus a trained product of low rank: x W' + (x A') B' * scale."""
 
     def __init__(self, linear: nn.Linear, recipe: Recipe, seed: int) -> None:
         super().__init__()
@@ -121,15 +121,14 @@ class LoraLinear(nn.Module):
 
     @torch.no_grad()
     def merged(self, weight: Tensor) -> Tensor:
-        """The weight that does both.  (F, D) -> (F, D)"""
+        """The weight with the product added.  (F, D) -> (F, D)"""
         return weight + self.scale * (self.lora_b @ self.lora_a).to(weight.device)
 
 
 class Trained:
-    """A network and the module that trains in its place: they share their parameters.
+    """A network, and the module that trains in its place and shares its parameters.
 
-    `parameters` are those that train, by name. `tensors` are the network's as they are now, with
-    what was added merged into them.
+    `parameters` are those that train, by name.
     """
 
     def __init__(
@@ -145,7 +144,7 @@ class Trained:
         fixed: Collection[str] = (),
         wrap: Callable[[nn.Module], nn.Module] = lambda module: module,
     ) -> None:
-        """`fixed` names parameters that no recipe trains; `wrap` goes around it all."""
+        """`fixed` names parameters that no recipe trains; `wrap` is applied to the whole module."""
         self.network = network
         for name, parameter in network.named_parameters():
             trains = name not in fixed and _trains(name, recipe, network)
@@ -163,10 +162,11 @@ class Trained:
         self.module = wrap(module)
         names = {id(parameter): name for name, parameter in network.named_parameters()}
         for name, lora in self._added.items():
-            names |= {id(getattr(lora, part)): f"{name}.{part}" for part in ADDED}
+            names |= {id(getattr(lora, part)): f"{name}.{part}" for part in LORA_PARTS}
         self.parameters = {names[id(p)]: p for p in self.module.parameters() if p.requires_grad}
 
     def tensors(self) -> dict[str, Tensor]:
+        """The network's current tensors, with LoRA's products merged into the weights."""
         found = dict(self.network.state_dict())
         for name, lora in self._added.items():
             found[f"{name}.weight"] = lora.merged(found[f"{name}.weight"])
@@ -187,7 +187,7 @@ class Trained:
 
 
 def _trains(name: str, recipe: Recipe, network: nn.Module) -> bool:
-    if recipe.kind in ("full", "head"):  # of a head alone
+    if recipe.kind in ("full", "head"):  # for "head", the network is the head
         return True
     assert isinstance(network, Layered)
     if recipe.kind == "lora":
@@ -196,7 +196,7 @@ def _trains(name: str, recipe: Recipe, network: nn.Module) -> bool:
 
 
 def _with_drop_path(network: nn.Module, rate: float) -> nn.Module:
-    """Stochastic depth that grows with the depth, as every ViT is trained with it."""
+    """Add stochastic depth, whose rate grows linearly with the depth."""
     places = [name for name, inner in network.named_modules() if isinstance(inner, DropPath)]
     rates = dict(zip(places, torch.linspace(0, rate, max(1, len(places))).tolist(), strict=False))
 
@@ -207,14 +207,15 @@ def _with_drop_path(network: nn.Module, rate: float) -> nn.Module:
 
 
 def headless(network: Network) -> Network:
-    """The network whose answer is what its head would read.  pixels -> (B, D)"""
+    """The network without its head: it returns the features that the head reads.
+    (B, C, H, W) -> (B, D)"""
     twin = copy.copy(network)
     twin._modules = {**network._modules, "head": nn.Identity()}
     return twin
 
 
 def filled(network: Network, tensors: Mapping[str, Tensor]) -> Network:
-    """A copy of the network that holds these tensors, on the CPU."""
+    """A copy of the network with these tensors, on the CPU."""
     config = network.config
     with torch.device("meta"):
         twin = network_of(config)

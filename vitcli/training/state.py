@@ -1,4 +1,4 @@
-"""What a training needs to go on where it was, in one file that is whole or not there."""
+"""The state of a training to and from `state.pt`, which is replaced in one piece."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vitcli.files import explained, whole_file
 
 FILE = "state.pt"
 START_OVER = "the run cannot be resumed: --overwrite starts over"
-# What torch.load raises for files that it did not write.
+# torch.load raises these for files that it did not write.
 _DAMAGE = (
     OSError,
     RuntimeError,
@@ -34,7 +34,7 @@ _DAMAGE = (
 
 
 def save_state(folder: Path, state: Mapping[str, Any]) -> None:
-    """Write `folder`/state.pt. Raises WriteError, and leaves the earlier one, where it cannot."""
+    """Write `folder`/state.pt. On a failure, raises WriteError and leaves the earlier file."""
     with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with whole_file(folder / FILE) as file:
@@ -47,11 +47,11 @@ def save_state(folder: Path, state: Mapping[str, Any]) -> None:
 
 
 def read_state(folder: Path) -> dict[str, Any] | None:
-    """What an earlier run has saved; None where it had not come so far."""
+    """Read the state of an earlier run; None if it had not saved one."""
     file = folder / FILE
     if not os.path.lexists(file):
         return None
-    why = "it is no file" if not file.is_file() else "it holds something else"
+    why = "it is not a file" if not file.is_file() else "it holds something else"
     try:
         state = torch.load(file, map_location="cpu", weights_only=True) if file.is_file() else None
     except _DAMAGE as error:

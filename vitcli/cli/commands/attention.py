@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -24,34 +23,6 @@ if TYPE_CHECKING:
 FUSIONS = ("mean", "max", "min", "all")
 
 
-class Method(StrEnum):
-    RAW = "raw"
-    ROLLOUT = "rollout"
-    GRAD = "grad"
-    SIMILARITY = "similarity"
-
-
-class Style(StrEnum):
-    OVERLAY = "overlay"
-    HEATMAP = "heatmap"
-    PANEL = "panel"
-    GRID = "grid"
-    MASK = "mask"
-
-
-class Colours(StrEnum):
-    INFERNO = "inferno"
-    VIRIDIS = "viridis"
-    TURBO = "turbo"
-    HOT = "hot"
-    GRAY = "gray"
-
-
-class FileFormat(StrEnum):
-    PNG = "png"
-    JPG = "jpg"
-
-
 Out = Annotated[
     Path | None,
     typer.Option(
@@ -62,7 +33,7 @@ Out = Annotated[
     ),
 ]
 MethodOpt = Annotated[
-    Method,
+    Literal["raw", "rollout", "grad", "similarity"],
     typer.Option(
         "--method",
         help="raw: one layer's weights. rollout: those of all layers, multiplied. grad: what counts"
@@ -117,7 +88,7 @@ Discard = Annotated[
     ),
 ]
 StyleOpt = Annotated[
-    Style,
+    Literal["overlay", "heatmap", "panel", "grid", "mask"],
     typer.Option(
         "--style",
         help="What is drawn. panel: photo, heatmap and overlay. grid: all heads, layer by layer."
@@ -131,7 +102,8 @@ Mass = Annotated[
     typer.Option("--mass", help="Of --style mask: the share of attention.", min=0.0, max=1.0),
 ]
 ColoursOpt = Annotated[
-    Colours, typer.Option("--colormap", help="From little to much.", envvar="VIT_COLORMAP")
+    Literal["inferno", "viridis", "turbo", "hot", "gray"],
+    typer.Option("--colormap", help="From little to much.", envvar="VIT_COLORMAP"),
 ]
 SizeOpt = Annotated[
     int | None,
@@ -144,7 +116,8 @@ SizeOpt = Annotated[
     ),
 ]
 Format = Annotated[
-    FileFormat, typer.Option("--format", help="Of the pictures.", envvar="VIT_PICTURE_FORMAT")
+    Literal["png", "jpg"],
+    typer.Option("--format", help="Of the pictures.", envvar="VIT_PICTURE_FORMAT"),
 ]
 Raw = Annotated[
     bool, typer.Option("--raw", help="Write the maps too: .npy, float32, (heads, h, w).")
@@ -159,18 +132,18 @@ def attention(
     common: g.Common,
     model: o.ModelSpec = DEFAULT_MODEL,
     out: Out = None,
-    method: MethodOpt = Method.RAW,
+    method: MethodOpt = "raw",
     layer: LayerOpt = None,
     heads: HeadsOpt = None,
     query: QueryOpt = None,
     class_: Class = "top1",
     discard_ratio: Discard = 0.0,
-    style: StyleOpt = Style.OVERLAY,
+    style: StyleOpt = "overlay",
     alpha: Alpha = 0.5,
     mass: Mass = 0.6,
-    colormap: ColoursOpt = Colours.INFERNO,
+    colormap: ColoursOpt = "inferno",
     size: SizeOpt = None,
-    format: Format = FileFormat.PNG,
+    format: Format = "png",
     raw: Raw = False,
     html: o.Html = None,
     show: Show = False,
@@ -199,7 +172,7 @@ def attention(
         if heads is None and options.head is not None and is_heads(str(options.head)):
             heads, options = str(options.head), replace(options, head=None)
         asked = parse_heads(heads)
-        if asked is None and style is Style.GRID and method is Method.RAW:
+        if asked is None and style == "grid" and method == "raw":
             asked = "all"
         preview = Preview()
         if show and preview.room is None:
@@ -210,17 +183,15 @@ def attention(
             options=options,
             running=common.running,
             look=AttentionQuery(
-                method=method.value,
+                method=method,
                 layers=parse_layers(layer),
                 heads=asked,
                 query=parse_query(query),
                 target=class_,
                 discard=discard_ratio,
             ),
-            style=styles.Style(
-                name=style.value, colours=colormap.value, alpha=alpha, mass=mass, size=size
-            ),
-            file_format=format.value,
+            style=styles.Style(name=style, colours=colormap, alpha=alpha, mass=mass, size=size),
+            file_format=format,
             raw=raw,
             out=out,
             html=html,

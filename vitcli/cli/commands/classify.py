@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -14,20 +13,6 @@ from vitcli.cli.screen.exit import end, is_terminal, start_workers
 from vitcli.errors import UsageError
 from vitcli.jobs.job import DEFAULT_MODEL
 from vitcli.tasks.classify.select import parse
-
-
-class Scores(StrEnum):
-    PROB = "prob"
-    LOGIT = "logit"
-
-
-class Format(StrEnum):
-    JSONL = "jsonl"
-    PARQUET = "parquet"
-    CSV = "csv"
-    TSV = "tsv"
-    TABLE = "table"
-
 
 TopK = Annotated[
     int,
@@ -40,7 +25,7 @@ TopK = Annotated[
     ),
 ]
 ScoresOpt = Annotated[
-    Scores,
+    Literal["prob", "logit"],
     typer.Option(
         "--scores",
         help="Probabilities, or raw logits.",
@@ -65,7 +50,7 @@ Out = Annotated[
     ),
 ]
 FormatOpt = Annotated[
-    Format | None,
+    Literal["jsonl", "parquet", "csv", "tsv", "table"] | None,
     typer.Option(
         "--format",
         help="Format, where the suffix does not say. On a terminal: table; in a pipe: jsonl.",
@@ -98,7 +83,7 @@ def classify(
     top_k: TopK = 5,
     out: Out = None,
     format: FormatOpt = None,
-    scores: ScoresOpt = Scores.PROB,
+    scores: ScoresOpt = "prob",
     threshold: Threshold = None,
     select: SelectOpt = None,
     paths_only: PathsOnly = False,
@@ -114,11 +99,11 @@ def classify(
     """
     place = output_place(out)
     selection = parse(select) if select is not None else None
-    if format is Format.TABLE and place is not None:
+    if format == "table" and place is not None:
         raise UsageError("a table is for the terminal", "leave out --out, or use --format csv")
     if paths_only and format is not None:
         raise UsageError("--paths-only is a format of its own", "leave out --format")
-    as_table = format is Format.TABLE or (
+    as_table = format == "table" or (
         format is None and place is None and html is None and not paths_only and is_terminal()
     )
     if as_table and html is not None:
@@ -138,16 +123,16 @@ def classify(
             options=common.model,
             running=common.running,
             top_k=top_k,
-            scores=scores.value,
+            scores=scores,
             threshold=threshold,
             select=selection,
             paths_only=paths_only,
             out=place,
-            format=None if as_table or format is None else format.value,
+            format=None if as_table else format,
             html=html,
             overwrite=common.overwrite,
             resuming=common.resuming,
         )
-        table = TableSink(bars=scores is Scores.PROB) if as_table else None
+        table = TableSink(bars=scores == "prob") if as_table else None
         summary = share(job, screen, ray=common.ray, sink=table)
     end(screen, summary, place or html)

@@ -7,9 +7,8 @@ import re
 import shutil
 import textwrap
 from collections.abc import Iterator, Sequence
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -30,18 +29,6 @@ SHOWN = 3
 NAME = 10  # the column of what was done
 
 
-class To(StrEnum):
-    HF = "hf"
-    TIMM = "timm"
-    ONNX = "onnx"
-
-
-class Precision(StrEnum):
-    FP32 = "fp32"
-    FP16 = "fp16"
-    BF16 = "bf16"
-
-
 Source = Annotated[str, typer.Argument(metavar="SRC", help=o.MODEL_HELP, show_default=False)]
 Target = Annotated[
     Path,
@@ -50,12 +37,15 @@ Target = Annotated[
     ),
 ]
 ToOpt = Annotated[
-    To,
+    Literal["hf", "timm", "onnx"],
     typer.Option(
         "--to", help="What shall open it: transformers, timm or ONNX Runtime.", show_default=False
     ),
 ]
-DtypeOpt = Annotated[Precision, typer.Option("--dtype", help="Precision of the weights written.")]
+DtypeOpt = Annotated[
+    Literal["fp32", "fp16", "bf16"],
+    typer.Option("--dtype", help="Precision of the weights written."),
+]
 Verify = Annotated[
     bool,
     typer.Option("--verify", help="Load both and compare logits and hidden states, or fail."),
@@ -66,7 +56,7 @@ def convert(
     source: Source,
     target: Target,
     to: ToOpt,
-    dtype: DtypeOpt = Precision.FP32,
+    dtype: DtypeOpt = "fp32",
     verify: Verify = False,
     overwrite: o.Overwrite = False,
     layout: o.Layout = None,
@@ -101,15 +91,15 @@ def convert(
         job = ConvertJob(
             source=source,
             target=target,
-            to=to.value,
-            dtype=dtype.value,
+            to=to,
+            dtype=dtype,
             verify=verify,
             overwrite=overwrite,
             options=ModelOptions(
                 layout=layout,
                 labels=labels,
                 image_size=parse_image_size(image_size),
-                preprocess=preprocess.value if preprocess else None,
+                preprocess=preprocess,
                 num_heads=num_heads,
                 head=head,
                 sha256=sha256,
@@ -119,7 +109,7 @@ def convert(
         )
         done = run(job, screen.note)
     if not quiet:
-        lines = _report(done, source, target, dtype.value)
+        lines = _report(done, source, target, dtype)
         show("\n".join(map(_fitted, lines) if is_terminal() else lines))
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -13,29 +12,6 @@ from vitcli.cli.options.parse import output_place, parse_layers
 from vitcli.cli.screen.exit import end, is_terminal, start_workers
 from vitcli.errors import UsageError
 from vitcli.jobs.job import DEFAULT_MODEL
-
-
-class Pool(StrEnum):
-    CLS = "cls"
-    MEAN = "mean"
-    CLS_MEAN = "cls+mean"
-    MAP = "map"
-    PATCHES = "patches"
-    TOKENS = "tokens"
-
-
-class Store(StrEnum):
-    FP32 = "fp32"
-    FP16 = "fp16"
-
-
-class Format(StrEnum):
-    NPY = "npy"
-    NPZ = "npz"
-    SAFETENSORS = "safetensors"
-    JSONL = "jsonl"
-    PARQUET = "parquet"
-
 
 Layer = Annotated[
     int | None,
@@ -56,7 +32,7 @@ Layers = Annotated[
     ),
 ]
 PoolOpt = Annotated[
-    Pool | None,
+    Literal["cls", "mean", "cls+mean", "map", "patches", "tokens"] | None,
     typer.Option(
         "--pool",
         help="What becomes of the tokens; the model's own pooling where not given.",
@@ -77,7 +53,7 @@ L2 = Annotated[
     typer.Option("--l2", help="Scale vectors to length 1.", envvar="VIT_L2"),
 ]
 StoreOpt = Annotated[
-    Store,
+    Literal["fp32", "fp16"],
     typer.Option(
         "--store",
         help="Precision of what is written.",
@@ -94,7 +70,7 @@ Out = Annotated[
     ),
 ]
 FormatOpt = Annotated[
-    Format | None,
+    Literal["npy", "npz", "safetensors", "jsonl", "parquet"] | None,
     typer.Option(
         "--format",
         help="Format, where the suffix does not say. In a pipe: jsonl.",
@@ -114,7 +90,7 @@ def embed(
     l2: L2 = False,
     out: Out = None,
     format: FormatOpt = None,
-    store: StoreOpt = Store.FP32,
+    store: StoreOpt = "fp32",
 ) -> None:
     """Extract features: one vector, or one grid of tokens, for each image.
 
@@ -140,12 +116,12 @@ def embed(
             options=common.model,
             running=common.running,
             layers=asked,
-            pool=pool.value if pool else None,
+            pool=pool,
             norm=norm,
             l2=l2,
-            store=store.value,
+            store=store,
             out=place,
-            format=format.value if format else None,
+            format=format,
             overwrite=common.overwrite,
             resuming=common.resuming,
         )

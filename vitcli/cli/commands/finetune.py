@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -16,18 +15,7 @@ from vitcli.cli.options.parse import parse_workers
 from vitcli.cli.screen.exit import ended_with, start_workers
 from vitcli.errors import ExitCode
 from vitcli.jobs.job import DEFAULT_MODEL, Running
-
-
-class Augmentation(StrEnum):
-    NONE = "none"
-    LIGHT = "light"
-    MEDIUM = "medium"
-    STRONG = "strong"
-
-
-class Objective(StrEnum):
-    CLASSIFY = "classify"
-    MIM = "mim"
+from vitcli.processes import rank_of
 
 
 def _number(name: str, help: str, **rest: Any) -> Any:
@@ -53,7 +41,7 @@ ValSplit = Annotated[
     float, typer.Option("--val-split", help="Share of each class to hold out, where DATA has none.")
 ]
 ObjectiveOpt = Annotated[
-    Objective,
+    Literal["classify", "mim"],
     typer.Option("--objective", help="Learn classes, or (mim) to fill in what is hidden."),
 ]
 Train = Annotated[
@@ -86,7 +74,7 @@ Clip = Annotated[
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Of everything that is drawn.", min=0)]
 Augment = Annotated[
-    Augmentation | None,
+    Literal["none", "light", "medium", "strong"] | None,
     typer.Option("--augment", help="How much training images are changed.", show_default=False),
 ]
 Flip = Annotated[
@@ -133,7 +121,7 @@ def training_screen(
     summary: o.SummaryFile = None,
 ) -> TrainingScreen:
     """What is told of the run; of several processes the first tells."""
-    is_first = os.environ.get("RANK", "0") == "0"
+    is_first = rank_of(os.environ).is_first
     return TrainingScreen(
         quiet=quiet or not is_first,
         progress=not no_progress,
@@ -144,14 +132,12 @@ def training_screen(
 
 def training_device(
     device: o.Device = "auto",
-    dtype: o.DtypeOpt = o.Dtype.FP32,
+    dtype: o.DtypeOpt = "fp32",
     compile: o.Compile = False,
     workers: o.Workers = "auto",
 ) -> Running:
     """On what it is trained."""
-    return Running(
-        device=device, dtype=dtype.value, compile=compile, workers=parse_workers(workers)
-    )
+    return Running(device=device, dtype=dtype, compile=compile, workers=parse_workers(workers))
 
 
 @g.spelled_with(g.reading, g.model_options, training_device, training_screen)
@@ -162,7 +148,7 @@ def finetune(
     model: o.ModelSpec = DEFAULT_MODEL,
     val: Val = None,
     val_split: ValSplit = 0.2,
-    objective: ObjectiveOpt = Objective.CLASSIFY,
+    objective: ObjectiveOpt = "classify",
     train: Train = None,
     epochs: Epochs = None,
     lr: Lr = None,
@@ -208,10 +194,10 @@ def finetune(
     with screen:
         start_workers(common.running)
         from vitcli.tasks.finetune.finetune import finetune as run
-        from vitcli.tasks.finetune.job import FinetuneJob, Training
+        from vitcli.tasks.finetune.job import FinetuneJob, TrainingOptions
 
-        training = Training(
-            objective=objective.value,
+        training = TrainingOptions(
+            objective=objective,
             train=train,
             epochs=epochs,
             lr=lr,
@@ -223,7 +209,7 @@ def finetune(
             clip=clip,
             seed=seed,
             val_split=val_split,
-            augment=augment.value if augment else None,
+            augment=augment,
             flip=not no_flip,
             smoothing=label_smoothing,
             mixup=mixup,

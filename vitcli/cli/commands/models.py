@@ -6,8 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -21,16 +20,8 @@ if TYPE_CHECKING:
 app = typer.Typer(invoke_without_command=True)
 
 
-class For(StrEnum):
-    SPEED = "speed"
-    ACCURACY = "accuracy"
-    MEMORY = "memory"
-    RESOLUTION = "resolution"
-    FEATURES = "features"
-
-
 ForOpt = Annotated[
-    For | None,
+    Literal["speed", "accuracy", "memory", "resolution", "features"] | None,
     typer.Option("--for", help="What matters: the models that serve it, the best first."),
 ]
 HubId = Annotated[str, typer.Argument(metavar="ID", help="Hub id: org/name, or org/name@revision.")]
@@ -60,7 +51,7 @@ def models(context: typer.Context, purpose: ForOpt = None, as_json: o.Json = Fal
         return
     from vitcli.tasks.models import choose
 
-    choice = choose(purpose.value if purpose else None)
+    choice = choose(purpose)
     if choice.why:
         print(f"vit: {choice.why}", file=sys.stderr, flush=True)
     if as_json:

@@ -20,18 +20,14 @@ from vitcli.cli.options.options import (
     AllowOutside,
     BatchSizeOpt,
     Compile,
-    Decode,
-    Decoding,
+    DecodeOpt,
     Device,
     DevicesOpt,
     Drop,
-    Dtype,
     DtypeOpt,
-    Engine,
     EngineOpt,
     Ext,
     FilesFrom,
-    Formats,
     FormatsOpt,
     Head,
     ImageSize,
@@ -47,7 +43,6 @@ from vitcli.cli.options.options import (
     Null,
     NumHeads,
     Offline,
-    OnError,
     OnErrorOpt,
     Overwrite,
     Paths,
@@ -105,7 +100,7 @@ def resuming(
 
 
 def reading(
-    formats: FormatsOpt = Formats.COMMON,
+    formats: FormatsOpt = "common",
     ext: Ext = None,
     max_pixels: MaxPixels = "89.5M",
     image_timeout: ImageTimeout = 60.0,
@@ -115,7 +110,7 @@ def reading(
     if image_timeout > LONGEST_TIMEOUT:
         raise UsageError(f"--image-timeout {image_timeout:g}", "give seconds, such as 60")
     return Inputs(
-        formats=formats.value,
+        formats=formats,
         extensions=tuple(ext or ()),
         limits=Limits(parse_pixels(max_pixels), image_timeout),
         allow_outside=allow_outside,
@@ -126,13 +121,13 @@ def inputs(
     paths: Paths = None,
     files_from: FilesFrom = None,
     null: Null = False,
-    formats: FormatsOpt = Formats.COMMON,
+    formats: FormatsOpt = "common",
     ext: Ext = None,
     max_pixels: MaxPixels = "89.5M",
     image_timeout: ImageTimeout = 60.0,
     allow_outside: AllowOutside = False,
     max_errors: MaxErrors = None,
-    on_error: OnErrorOpt = OnError.SKIP,
+    on_error: OnErrorOpt = "skip",
 ) -> Inputs:
     """Which images."""
     return replace(
@@ -155,7 +150,7 @@ def model_options(
     sha256: Sha256 = None,
     drop: Drop = None,
     no_exif: NoExif = False,
-    decode: Decode = Decoding.EXACT,
+    decode: DecodeOpt = "exact",
     offline: Offline = False,
 ) -> ModelOptions:
     """What overrides the checkpoint's own word."""
@@ -163,21 +158,21 @@ def model_options(
         layout=layout,
         labels=labels,
         image_size=parse_image_size(image_size),
-        preprocess=preprocess.value if preprocess else None,
+        preprocess=preprocess,
         num_heads=num_heads,
         head=head,
         sha256=sha256,
         drop=tuple(drop or ()),
         exif=not no_exif,
-        decode=decode.value,
+        decode=decode,
         offline=offline,
     )
 
 
 def running(
     device: Device = "auto",
-    dtype: DtypeOpt = Dtype.FP32,
-    engine: EngineOpt = Engine.TORCH,
+    dtype: DtypeOpt = "fp32",
+    engine: EngineOpt = "torch",
     quantize: QuantizeOpt = None,
     compile: Compile = False,
     batch_size: BatchSizeOpt = str(DEFAULT_BATCH_SIZE),
@@ -186,9 +181,9 @@ def running(
     """On what, and how much at a time."""
     return Running(
         device=device,
-        dtype=dtype.value,
-        engine=engine.value,
-        quantize=quantize.value if quantize else None,
+        dtype=dtype,
+        engine=engine,
+        quantize=quantize,
         compile=compile,
         batch_size=parse_batch_size(batch_size),
         workers=parse_workers(workers),

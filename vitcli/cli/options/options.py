@@ -2,48 +2,13 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
-
-class Preprocessing(StrEnum):
-    HF = "hf"
-    TIMM = "timm"
-
-
-class Formats(StrEnum):
-    COMMON = "common"
-    ALL = "all"
-
-
-class Decoding(StrEnum):
-    EXACT = "exact"
-    FAST = "fast"
-
-
-class OnError(StrEnum):
-    SKIP = "skip"
-    STOP = "stop"
-
-
-class Dtype(StrEnum):
-    FP32 = "fp32"
-    BF16 = "bf16"
-    FP16 = "fp16"
-    AUTO = "auto"
-
-
-class Engine(StrEnum):
-    TORCH = "torch"
-    OPENVINO = "openvino"
-    ONNX = "onnx"
-
-
-class Quantize(StrEnum):
-    INT8 = "int8"
+from vitcli.engines import DtypeName, EngineName, Quantize
+from vitcli.records import Decode
 
 
 def _option(*names: str, help: str, env: str | None = None, **rest: Any) -> Any:
@@ -67,7 +32,7 @@ Null = Annotated[
     bool, _option("-0", "--null", help="Paths in a list, and those of --paths-only, end with NUL.")
 ]
 FormatsOpt = Annotated[
-    Formats,
+    Literal["common", "all"],
     _option("--formats", help="Image formats that are opened.", env="VIT_FORMATS"),
 ]
 Ext = Annotated[
@@ -116,6 +81,7 @@ MaxErrors = Annotated[
         metavar="N|P%",
     ),
 ]
+OnError = Literal["skip", "stop"]
 OnErrorOpt = Annotated[
     OnError,
     _option(
@@ -162,7 +128,7 @@ ImageSize = Annotated[
     ),
 ]
 Preprocess = Annotated[
-    Preprocessing | None,
+    Literal["hf", "timm"] | None,
     _option(
         "--preprocess",
         help="Preprocess as this library does, whatever the checkpoint says.",
@@ -198,8 +164,8 @@ NoExif = Annotated[
     bool,
     _option("--no-exif", help="Do not turn images as EXIF says.", env="VIT_NO_EXIF"),
 ]
-Decode = Annotated[
-    Decoding,
+DecodeOpt = Annotated[
+    Decode,
     _option(
         "--decode",
         help="fast reads large pictures at a fraction of their size: close pixels, not equal ones.",
@@ -234,7 +200,7 @@ RayOpt = Annotated[
     ),
 ]
 DtypeOpt = Annotated[
-    Dtype,
+    DtypeName,
     _option(
         "--dtype",
         help="Precision; fp32 gives the same numbers everywhere.",
@@ -242,7 +208,7 @@ DtypeOpt = Annotated[
     ),
 ]
 EngineOpt = Annotated[
-    Engine,
+    EngineName,
     _option(
         "--engine",
         help="What runs the model; openvino and onnx are extras, for CPUs.",

@@ -125,9 +125,9 @@ def parse_layers(text: str) -> tuple[int, ...]:
 
 def parse_tolerance(max_errors: str | None, on_error: OnError) -> Tolerance:
     """Stopping at the first failure is to bear none."""
-    if on_error is OnError.STOP and max_errors is not None:
+    if on_error == "stop" and max_errors is not None:
         raise UsageError("--max-errors and --on-error stop contradict each other", "use one")
-    if on_error is OnError.STOP:
+    if on_error == "stop":
         return Tolerance(count=0)
     return Tolerance.parse(max_errors) if max_errors is not None else Tolerance()
 

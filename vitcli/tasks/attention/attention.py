@@ -6,7 +6,7 @@ import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from vitcli.checkpoints.load import Model
 from vitcli.checkpoints.scoring import to_scores
 from vitcli.errors import UsageError
 from vitcli.files import PARTIAL
-from vitcli.images.decode import suffixes
+from vitcli.images.formats import suffixes
 from vitcli.images.scan import DRAWN
 from vitcli.images.workers import Decoded, WorkerPool
 from vitcli.jobs.drawing import Drawing, Request, check_page
@@ -33,7 +33,7 @@ from vitcli.jobs.job import (
     Summary,
 )
 from vitcli.jobs.loading import describe_model
-from vitcli.jobs.run import Destination, Ready, Run, Spec, row_options
+from vitcli.jobs.run import Destination, Ready, Run, Spec, row_defaults, row_options
 from vitcli.models.prepare import Prepared
 from vitcli.records import Attended, Batch, Failure, ImageRef, Maps, Prediction, Sink, Size
 from vitcli.render.heat import FileFormat
@@ -159,7 +159,8 @@ def attention(
                 out=out,
                 form=form,
                 command="attention",
-                options=_row_options(job),
+                options={"format": "jsonl and html" if job.html else "jsonl", **row_options(job)},
+                defaults=row_defaults(job),
                 overwrite=job.overwrite,
                 resuming=job.resuming,
                 elsewhere={PAGE: job.html} if job.html else {},
@@ -194,11 +195,6 @@ def _has_files(tree: PictureTree, is_page: bool, ref: ImageRef, text: bytes) -> 
 
 def _page(job: AttentionJob, meta: Mapping[str, object]) -> Page:
     return Page(f"vit attention, {meta['model']}", job.style)
-
-
-def _row_options(job: AttentionJob) -> dict[str, object]:
-    options = row_options(job, "jsonl and html" if job.html else "jsonl")
-    return {**options, "look": asdict(job.look), "style": asdict(job.style)}
 
 
 def _forward(

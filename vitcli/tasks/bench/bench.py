@@ -20,15 +20,16 @@ from vitcli.checkpoints.resolve import resolve
 from vitcli.engines import ENGINES, DtypeName, EngineName, Quantize, check_engine
 from vitcli.errors import DeviceError, InputError, Interrupted, UsageError, VitError
 from vitcli.images import sources
-from vitcli.images.decode import suffixes
-from vitcli.images.scan import Scan
-from vitcli.images.workers import DecodeJob, available_cpus, iter_decoded
+from vitcli.images.formats import suffixes
+from vitcli.images.scan import Omissions, Scan
+from vitcli.images.workers import DecodeJob, iter_decoded
 from vitcli.jobs.job import DEFAULT_MODEL, ModelOptions, NullReporter, Reporter
 from vitcli.jobs.loading import load_model
 from vitcli.models import onednn
 from vitcli.models.cost import cost
 from vitcli.models.limit import matmul_flops, share_of_limit
 from vitcli.models.prepare import choose_device
+from vitcli.processes import available_cpus
 from vitcli.records import Decode, ImageRef, Preprocess, Sample
 from vitcli.tasks.bench.protocol import (
     Candidate,
@@ -370,7 +371,7 @@ def _paths(on: str, note: Callable[[str], None]) -> tuple[str, ...]:
 
     Raises InputError for a folder or pattern without images.
     """
-    scan = Scan(suffixes("common"), note)
+    scan = Scan(suffixes("common"), Omissions(note))
     if on == "-":
         raise UsageError(
             "--on - is a list, and bench reads the files again and again", "name a folder"

@@ -10,28 +10,27 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing import Pipe
 from pathlib import Path
 from typing import IO, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vitcli import processes
 from vitcli.checkpoints import engines
 from vitcli.checkpoints.resolve import Checkpoint
 from vitcli.engines import DtypeName, EngineName, Quantize
-from vitcli.images.workers import fate
 from vitcli.jobs.job import ModelOptions
+from vitcli.processes import fate
 from vitcli.records import Decode, Limits
 
 Pixels: TypeAlias = NDArray[np.uint8]
 
-CODE = "from vitcli.tasks.bench.worker import main; main()"
+COMMAND = processes.command_of("vitcli.tasks.bench.worker:main")
 DYING = 5.0
 
 
@@ -153,17 +152,9 @@ def started(trial: Trial, folder: Path) -> Iterator[Callable[[float], Event]]:
     It has a session of its own: a Ctrl-C is ours, and what it has started ends with it. `folder`
     takes what it says on stderr.
     """
-    ours, theirs = Pipe()
-    with ours, (folder / "stderr").open("w+b") as stderr:
-        with theirs:
-            process = subprocess.Popen(
-                [*command(), str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=stderr,
-                start_new_session=True,
-            )
+    with (folder / "stderr").open("w+b") as stderr:
+        child = processes.start(COMMAND, stderr=stderr, has_session=True)
+        process, ours = child.process, child.pipe
 
         def next_event(until: float) -> Event:
             if not ours.poll(max(0.0, until - time.monotonic())):
@@ -184,12 +175,8 @@ def started(trial: Trial, folder: Path) -> Iterator[Callable[[float], Event]]:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+            ours.close()
             engines.discard(process.pid)
-
-
-def command() -> list[str]:
-    """-P: modules do not come from the working directory, among pictures from who knows where."""
-    return [sys.executable, "-P", "-c", CODE]
 
 
 def _last_line(file: IO[bytes]) -> str:

@@ -5,12 +5,9 @@
 
 from __future__ import annotations
 
-import os
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import replace
 from itertools import count, cycle
 from multiprocessing.connection import Connection
@@ -28,6 +25,7 @@ from vitcli.images.workers import DecodeJob
 from vitcli.jobs.loading import load_model
 from vitcli.models.engine import Engine, Judged, TorchEngine
 from vitcli.models.prepare import prepare
+from vitcli.processes import end_with_parent
 from vitcli.records import Batch, ImageRef
 from vitcli.tasks.bench.memory import family_peak, peak_memory
 from vitcli.tasks.bench.protocol import (
@@ -53,23 +51,16 @@ LONGEST_PASS, SHORTEST_PASS = 5.0, 1.5  # the same for reading files
 WARM = 3  # batches that are read ahead of the first
 
 
-def main() -> None:
+def main(pipe: Connection) -> None:
     """The process: a Trial in, events out."""
-    pipe = Connection(int(sys.argv[-1]))
     trial: Trial = pipe.recv()
-    threading.Thread(target=_end_with_parent, args=(pipe,), daemon=True).start()
+    end_with_parent(pipe)  # nothing more is sent through it
     try:
         _run(trial, pipe.send)
     except VitError as error:
         pipe.send(Ended(error.message))
     else:
         pipe.send(Ended())
-
-
-def _end_with_parent(pipe: Connection) -> None:
-    with suppress(EOFError, OSError):
-        pipe.recv()  # nothing more is sent
-    os._exit(1)
 
 
 def _run(trial: Trial, send: Callable[[Event], None]) -> None:

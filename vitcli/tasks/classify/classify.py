@@ -22,7 +22,7 @@ from vitcli.jobs.job import (
     Running,
     Summary,
 )
-from vitcli.jobs.run import Destination, Ready, Run, Spec, row_options
+from vitcli.jobs.run import Destination, Ready, Run, Spec, row_defaults, row_options
 from vitcli.pipeline import Forward
 from vitcli.records import Batch, Classified, Failure, Prediction, Row, Sink
 from vitcli.render.page import Page
@@ -125,9 +125,11 @@ def classify(
             form=replace(form, open=open_sink),
             command="classify",
             options={
-                **row_options(job, f"{format} and html" if job.html else format),
+                "format": f"{format} and html" if job.html else format,
+                **row_options(job),
                 "select": job.select and job.select.text,
             },
+            defaults=row_defaults(job),
             overwrite=job.overwrite,
             resuming=job.resuming,
             elsewhere={PAGE: job.html} if job.html else {},

@@ -1,18 +1,17 @@
-"""An expression over a row, such as `label == "cat" and score >= 0.8`, into a function of the row.
+"""Compile an expression over a row, such as `label == "cat" and score >= 0.8`, to a function.
 
-A parser of its own instead of `eval`: it knows the names below and nothing else.
-
-    either  = both ("or" both)*
-    both    = negated ("and" negated)*
-    negated = "not" negated | "(" either ")" | "any" "(" either ")" | compared
+    truth   = truth ("and" | "or") truth | "not" truth | "(" truth ")" | "any(" truth ")" | compared
     compared = value (("==" | "!=" | "<" | "<=" | ">" | ">=" | "~" | ["not"] "in") value)+
-    value   = NAME | NUMBER | STRING | "(" value ("," value)* ")"     the last behind "in"
+    value   = NAME | NUMBER | TEXT, and after "in" also "(" value ("," value)* ")"
 
-Names are those of the best prediction; within any(...), those of each one in turn.
+This module reads the tokens and checks their order; `ast.parse` finds the structure of what is
+left, in which `v` stands for every value and `<` for every `~`. Nothing is evaluated by Python.
+Names mean the best prediction; inside any(...) they mean each prediction in turn.
 """
 
 from __future__ import annotations
 
+import ast
 import fnmatch
 import operator
 import re
@@ -28,7 +27,7 @@ Kind = Literal["text", "number"]
 
 @dataclass(frozen=True, slots=True)
 class _Facts:
-    """What an expression is about: one prediction of an image, and the others beside it."""
+    """One prediction of an image, its rank, and all predictions of the image."""
 
     path: str
     prediction: Prediction
@@ -36,9 +35,9 @@ class _Facts:
     others: tuple[Prediction, ...]
 
 
-Value: TypeAlias = Callable[[_Facts], object]
+Value: TypeAlias = Callable[[_Facts], Any]
 Truth: TypeAlias = Callable[[_Facts], bool]
-Matches: TypeAlias = Callable[[str, str], bool]  # a label, and what it is compared with
+Matches: TypeAlias = Callable[[str, str], bool]  # a label, and the text that it is compared with
 
 NAMES: dict[str, tuple[Kind, Value]] = {
     "label": ("text", lambda facts: facts.prediction.label),
@@ -47,44 +46,76 @@ NAMES: dict[str, tuple[Kind, Value]] = {
     "rank": ("number", lambda facts: facts.rank),
     "path": ("text", lambda facts: facts.path),
 }
-_NOTHING = Prediction("", -1, float("-inf"))  # the top one, where --threshold has left none
+_NOTHING = Prediction("", -1, float("-inf"))  # the best one, where --threshold has left none
 
 _TOKEN = re.compile(
     r"""\s*(?:
         (?P<text>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')
       | (?P<number>[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)
+      | (?P<in>(?:not\s+)?in\b)
       | (?P<word>[A-Za-z_]\w*)
-      | (?P<sign>==|!=|<=|>=|<|>|~|\(|\)|,)
+      | (?P<sign>==|!=|<=|>=|<|>|~)
+      | (?P<bracket>[(),])
       | (?P<end>$)
     )""",
     re.VERBOSE,
 )
-_ORDER: dict[str, Callable[[Any, Any], bool]] = {
+MAX_DEPTH = 100  # brackets and nots inside each other
+_HINTS = {"=": "==", "&": "and", "|": "or", "!": "not", "/": "~ with a pattern"}
+_NO_VALUE = f"here a value should stand: {', '.join(NAMES)}, a number or a text in quotes"
+_NO_COMPARISON = 'a comparison is missing here, such as == "cat" or >= 0.8'
+_NO_END = "here it should end, or go on with and / or"
+_STARTS = {"value", "not", "any", "("}  # the first token of something true or false
+_FOLLOWS: dict[str, tuple[set[str], str]] = {  # which tokens may follow one, and the message if not
+    **dict.fromkeys(("start", "and", "or", "not", "("), (_STARTS, _NO_VALUE)),
+    "any": ({"("}, "( is missing here"),
+    "sign": ({"value"}, _NO_VALUE),
+    "first": ({"sign", "in"}, _NO_COMPARISON),  # the first value of a comparison
+    "in": ({"value", "("}, _NO_VALUE),
+    "list": ({"value"}, _NO_VALUE),  # the bracket after in
+    ",": ({"value", ")"}, _NO_VALUE),
+    "value": ({"sign", "in", "and", "or", ")", ",", "end"}, _NO_END),
+    ")": ({"and", "or", ")", "end"}, _NO_END),
+}
+_CODES = {"value": "v", "sign": "<", "end": ""}
+_WIDTH = len("not in ")  # of every token in the code, so that a column gives its number
+
+
+def _matches(text: str, pattern: str) -> bool:
+    """Whether a shell pattern matches; upper and lower case are the same."""
+    return fnmatch.fnmatchcase(text.lower(), pattern.lower())
+
+
+_COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
     "==": operator.eq,
     "!=": operator.ne,
     "<": operator.lt,
     "<=": operator.le,
     ">": operator.gt,
     ">=": operator.ge,
+    "~": _matches,
+    "in": lambda a, b: a in b,
+    "not in": lambda a, b: a not in b,
 }
-DEEPEST = 100  # brackets and nots within each other
-_MEANT = {"=": "==", "&": "and", "|": "or", "!": "not", "/": "~ with a pattern"}
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which rows are wanted. `labels` holds what the labels are compared with, to be checked."""
+    """The rows that are wanted. `labels` holds the texts that labels are compared with."""
 
     text: str
     truth: Truth
     labels: tuple[tuple[str, Matches], ...]
+
+    def __reduce__(self) -> tuple[Callable[[str], Selection], tuple[str]]:
+        return parse, (self.text,)
 
     def takes(self, row: Classified) -> bool:
         top = row.predictions[0] if row.predictions else _NOTHING
         return self.truth(_Facts(row.ref.path, top, 1, row.predictions))
 
     def check_labels(self, labels: Sequence[str]) -> None:
-        """Raise UsageError for a label that the model does not have: nothing would be selected."""
+        """Raise UsageError for a label that the model does not have: it would select nothing."""
         for text, matches in self.labels:
             if text and not any(matches(label, text) for label in labels):
                 part = text.strip("*?").lower()
@@ -131,196 +162,159 @@ class SelectSink:
 
 @dataclass(frozen=True, slots=True)
 class _Token:
+    """A word or sign of the expression and its offset. The kind of a name or literal is "value"."""
+
     kind: str
     text: str
     place: int
 
 
-def parse(text: str) -> Selection:
-    """Raises UsageError that points at the place where it cannot be understood."""
-    parser = _Parser(text)
-    truth = parser.either()
-    if parser.now.kind != "end":
-        parser.fail("here it should end, or go on with and / or")
-    return Selection(text, truth, tuple(parser.labels))
-
-
 @dataclass(frozen=True, slots=True)
 class _Operand:
-    """One side of a comparison. `literals` are what was written out: one, or a list in brackets."""
+    """One side of a comparison. `literals` holds the constants: one, or those of a list."""
 
     kind: Kind
     value: Value
     name: str = ""
-    literals: tuple[object, ...] = ()
+    literals: tuple[Any, ...] = ()
     is_list: bool = False
 
 
-class _Parser:
-    """Reads one token ahead, `now`."""
+def parse(text: str) -> Selection:
+    """Compile an expression. Raise UsageError that points at the first mistake."""
+    parser = _Parser(text)
+    truth = parser.truth(parser.structure())
+    return Selection(text, truth, tuple(parser.labels))
 
+
+class _Parser:
     def __init__(self, text: str) -> None:
         self.text = text
+        self.tokens: list[_Token] = []
         self.labels: list[tuple[str, Matches]] = []
-        self._is_in_any = False
-        self._depth = 0
-        self._tokens = self._scan()
-        self.now = next(self._tokens)
 
-    def _scan(self) -> Iterator[_Token]:
-        place = 0
-        while True:
+    def fail(self, reason: str, place: int) -> NoReturn:
+        raise UsageError(f"--select: {reason}", self.text, caret=place)
+
+    def scan(self) -> Iterator[_Token]:
+        place, kind = 0, ""
+        while kind != "end":
             found = _TOKEN.match(self.text, place)
             if found is None or found.lastgroup is None:
                 place += len(self.text[place:]) - len(self.text[place:].lstrip())
                 sign = self.text[place]
-                meant = f": write {_MEANT[sign]}" if sign in _MEANT else ""
-                unclosed = "this text has no end" if sign in "\"'" else "this is not understood"
-                self.fail(unclosed + meant, place)
-            place = found.end()
-            yield _Token(found.lastgroup, found[found.lastgroup], found.start(found.lastgroup))
+                hint = f": write {_HINTS[sign]}" if sign in _HINTS else ""
+                reason = "this text has no end" if sign in "\"'" else "this is not understood"
+                self.fail(reason + hint, place)
+            place, kind, word = found.end(), found.lastgroup, found[found.lastgroup]
+            if kind in ("text", "number") or word in NAMES:
+                yield _Token("value", word, found.start(kind))
+            elif kind == "in":
+                yield _Token("in", " ".join(word.split()), found.start(kind))
+            else:
+                is_own = kind == "bracket" or word in ("and", "or", "not", "any")
+                yield _Token(word if is_own else kind, word, found.start(kind))
 
-    def fail(self, reason: str, place: int | None = None) -> NoReturn:
-        place = self.now.place if place is None else place
-        raise UsageError(f"--select: {reason}", self.text, caret=place)
+    def structure(self) -> ast.expr:
+        """The syntax tree. Raise UsageError for a token that cannot follow the one before it."""
+        depth, before = 0, "start"
+        levels = [(before, depth)]  # for each open bracket, its kind and the depth inside
+        for token in self.scan():
+            self.tokens.append(token)
+            kind, (allowed, reason) = token.kind, _FOLLOWS[before]
+            is_outside = {")": len(levels) == 1, ",": levels[-1][0] != "list"}
+            if kind not in allowed or is_outside.get(kind, False):
+                self.fail(reason, token.place)
+            if kind == "end" and len(levels) > 1:
+                self.fail(") is missing here", token.place)
+            if allowed is _STARTS and depth >= MAX_DEPTH:
+                self.fail("this is nested too deeply", token.place)
+            depth += kind in ("not", "(")
+            if kind == "(":
+                before = "list" if before == "in" else kind
+                levels.append((before, depth))
+                continue
+            if kind == ")":
+                levels.pop()
+            if kind in (")", "and", "or"):
+                depth = levels[-1][1]
+            before = "first" if kind == "value" and allowed is _STARTS else kind
+        code = "".join(_CODES.get(t.kind, t.text).ljust(_WIDTH) for t in self.tokens)
+        return ast.parse(code, mode="eval").body
 
-    def take(self, *texts: str) -> str | None:
-        """The next token if it is one of these words or signs."""
-        if self.now.kind in ("word", "sign") and self.now.text in texts:
-            taken, self.now = self.now.text, next(self._tokens)
-            return taken
-        return None
+    def truth(self, node: ast.expr, *, in_any: bool = False) -> Truth:
+        match node:
+            case ast.BoolOp(op=op, values=values):
+                combine = all if isinstance(op, ast.And) else any
+                tests = [self.truth(value, in_any=in_any) for value in values]
+                return lambda facts: combine(test(facts) for test in tests)
+            case ast.UnaryOp(operand=operand):
+                inner = self.truth(operand, in_any=in_any)
+                return lambda facts: not inner(facts)
+            case ast.Call(args=[argument]):
+                if in_any:
+                    place = self.tokens[node.col_offset // _WIDTH].place
+                    self.fail("any within any: it asks for each prediction already", place)
+                inner = self.truth(argument, in_any=True)
+                return lambda facts: any(
+                    inner(replace(facts, prediction=prediction, rank=rank))
+                    for rank, prediction in enumerate(facts.others, start=1)
+                )
+            case ast.Compare(left=left, comparators=others):
+                return self.compared(self.value(left, in_any), others, in_any)
+        raise AssertionError(ast.dump(node))  # `structure` lets nothing else through
 
-    def need(self, text: str) -> None:
-        if self.take(text) is None:
-            self.fail(f"{text} is missing here")
-
-    def either(self) -> Truth:
-        tests = [self.both()]
-        while self.take("or"):
-            tests.append(self.both())
-        return tests[0] if len(tests) == 1 else lambda facts: any(test(facts) for test in tests)
-
-    def both(self) -> Truth:
-        tests = [self.negated()]
-        while self.take("and"):
-            tests.append(self.negated())
-        return tests[0] if len(tests) == 1 else lambda facts: all(test(facts) for test in tests)
-
-    def negated(self) -> Truth:
-        self._depth += 1
-        if self._depth > DEEPEST:
-            self.fail("this is nested too deeply")
-        found = self._negated()
-        self._depth -= 1
-        return found
-
-    def _negated(self) -> Truth:
-        if self.take("not"):
-            inner = self.negated()
-            return lambda facts: not inner(facts)
-        if self.take("("):
-            inner = self.either()
-            self.need(")")
-            return inner
-        place = self.now.place
-        if self.take("any"):
-            return self.any(place)
-        return self.compared()
-
-    def any(self, place: int) -> Truth:
-        """Whether it holds for one of the predictions of the row."""
-        if self._is_in_any:
-            self.fail("any within any: it asks for each prediction already", place)
-        self.need("(")
-        self._is_in_any = True
-        inner = self.either()
-        self._is_in_any = False
-        self.need(")")
-        return lambda facts: any(
-            inner(replace(facts, prediction=prediction, rank=rank))
-            for rank, prediction in enumerate(facts.others, start=1)
-        )
-
-    def compared(self) -> Truth:
+    def compared(self, left: _Operand, others: list[ast.expr], in_any: bool) -> Truth:
         """One comparison, or several that share their values: 0.2 < score < 0.8."""
-        left, tests = self.value(), []
-        while True:
-            place = self.now.place
-            sign = self.take(*_ORDER, "~", "in")
-            if sign is None and self.take("not"):
-                self.need("in")
-                sign = "not in"
-            if sign is None:
-                break
-            right = self.list() if sign.endswith("in") and self.take("(") else self.value()
-            tests.append(self.test(left, sign, right, place))
+        tests = []
+        for node in others:
+            start = node.col_offset // _WIDTH  # of a tuple it is the bracket
+            start -= not isinstance(node, ast.Tuple) and self.tokens[start - 1].kind == "("
+            is_list = self.tokens[start].kind == "("
+            right = self.list(node, in_any) if is_list else self.value(node, in_any)
+            tests.append(self.test(left, self.tokens[start - 1], right))
             left = right
-        if not tests:
-            self.fail('a comparison is missing here, such as == "cat" or >= 0.8')
-        return tests[0] if len(tests) == 1 else lambda facts: all(t(facts) for t in tests)
+        return lambda facts: all(test(facts) for test in tests)
 
-    def value(self) -> _Operand:
-        place = self.now.place
-        kind, text, self.now = self.now.kind, self.now.text, self._after()
-        if kind == "number":
-            number = float(text)
-            return _Operand("number", lambda facts: number, literals=(number,))
-        if kind == "text":
-            string = re.sub(r"\\(.)", r"\1", text[1:-1], flags=re.DOTALL)
-            return _Operand("text", lambda facts: string, literals=(string,))
-        if kind != "word" or text not in NAMES:
-            known = ", ".join(NAMES)
-            self.fail(f"here a value should stand: {known}, a number or a text in quotes", place)
-        if text == "rank" and not self._is_in_any:
-            self.fail("rank is 1 but in any(...), which asks for each prediction", place)
-        return _Operand(*NAMES[text], name=text)
+    def value(self, node: ast.expr, in_any: bool) -> _Operand:
+        token = self.tokens[node.col_offset // _WIDTH]
+        if not isinstance(node, ast.Name):
+            self.fail(_NO_VALUE, token.place)
+        if token.text == "rank" and not in_any:
+            self.fail("rank is 1 but in any(...), which asks for each prediction", token.place)
+        if token.text in NAMES:
+            return _Operand(*NAMES[token.text], name=token.text)
+        if token.text[0] in "\"'":
+            text = re.sub(r"\\(.)", r"\1", token.text[1:-1], flags=re.DOTALL)
+            return _Operand("text", lambda facts: text, literals=(text,))
+        number = float(token.text)
+        return _Operand("number", lambda facts: number, literals=(number,))
 
-    def list(self) -> _Operand:
-        """The rest of ("cat", "dog")."""
-        found = [self.value()]
-        while self.take(",") and self.now.text != ")":
-            found.append(self.value())
+    def list(self, node: ast.expr, in_any: bool) -> _Operand:
+        """The operand `("cat", "dog")`, or `("cat")`."""
+        nodes = node.elts if isinstance(node, ast.Tuple) else [node]
+        found = [self.value(one, in_any) for one in nodes]
         if len({one.kind for one in found}) > 1 or any(one.name for one in found):
-            self.fail("a list holds either texts or numbers")
-        self.need(")")
-        literals = tuple(literal for one in found for literal in one.literals)
+            end = nodes[-1].col_offset // _WIDTH + 1
+            self.fail("a list holds either texts or numbers", self.tokens[end].place)
+        literals = tuple(one.literals[0] for one in found)
         return _Operand(found[0].kind, lambda facts: literals, literals=literals, is_list=True)
 
-    def test(self, left: _Operand, sign: str, right: _Operand, place: int) -> Truth:
-        """The comparison itself; what the label is compared with is noted."""
-        if left.kind != right.kind or left.is_list:
-            self.fail("a text and a number are never equal", place)
-        a, b = left.value, right.value
-        if sign in _ORDER:
-            order = _ORDER[sign]
-            if sign in ("==", "!="):
-                self.note_labels(left.name, right.literals, operator.eq)
-                self.note_labels(right.name, left.literals, operator.eq)
-            return lambda facts: order(a(facts), b(facts))
-        if sign == "~":
-            if not (right.literals and right.kind == "text"):
-                self.fail('behind ~ there should be a pattern in quotes, such as "*cat*"', place)
-            self.note_labels(left.name, right.literals, _matches)
-            pattern = right.literals[0]
-            return lambda facts: _matches(a(facts), pattern)
-        if not right.is_list and right.kind != "text":
-            self.fail("behind in there should be a list in brackets, or a text", place)
-        if right.is_list:
-            self.note_labels(left.name, right.literals, operator.eq)
-        else:
-            self.note_labels(right.name, left.literals, operator.contains)
-        is_wanted = sign == "in"
-        return lambda facts: (a(facts) in b(facts)) is is_wanted  # type: ignore[operator]
-
-    def note_labels(self, name: str, literals: Sequence[object], matches: Matches) -> None:
-        if name == "label":
-            self.labels += [(str(literal), matches) for literal in literals]
-
-    def _after(self) -> _Token:
-        return next(self._tokens, self.now)
-
-
-def _matches(text: Any, pattern: Any) -> bool:
-    """As a shell's pattern, in any case."""
-    return fnmatch.fnmatchcase(text.lower(), pattern.lower())
+    def test(self, left: _Operand, sign: _Token, right: _Operand) -> Truth:
+        """One comparison. The texts that a label is compared with are collected."""
+        if left.kind != right.kind:
+            self.fail("a text and a number are never equal", sign.place)
+        if sign.text == "~" and not (right.literals and right.kind == "text"):
+            self.fail('after ~ there should be a pattern in quotes, such as "*cat*"', sign.place)
+        is_within = sign.kind == "in" and not right.is_list
+        if is_within and right.kind != "text":
+            self.fail("after in there should be a list in brackets, or a text", sign.place)
+        if sign.text not in ("<", "<=", ">", ">="):
+            equals = _matches if sign.text == "~" else operator.eq
+            matches = operator.contains if is_within else equals
+            sides = [(right.name, left.literals), (left.name, () if is_within else right.literals)]
+            self.labels += [
+                (text, matches) for name, texts in sides if name == "label" for text in texts
+            ]
+        compare, a, b = _COMPARISONS[sign.text], left.value, right.value
+        return lambda facts: compare(a(facts), b(facts))

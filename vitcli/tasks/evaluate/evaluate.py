@@ -20,7 +20,6 @@ from torch import Tensor
 from vitcli.checkpoints.load import Model
 from vitcli.checkpoints.scoring import ScoreFunction, to_scores
 from vitcli.errors import CheckpointError, InputError, UsageError, printable
-from vitcli.images.archives import Found
 from vitcli.images.sources import FoundSource
 from vitcli.jobs.finite import are_finite, overflow, with_failures
 from vitcli.jobs.job import (
@@ -34,7 +33,16 @@ from vitcli.jobs.job import (
 )
 from vitcli.jobs.run import Ready, Run
 from vitcli.models.engine import Engine, Features, Logits
-from vitcli.records import Batch, Classified, Embedded, ErrorType, Failure, ImageRef, Row
+from vitcli.records import (
+    Batch,
+    Classified,
+    Embedded,
+    ErrorType,
+    Failure,
+    FoundImage,
+    ImageRef,
+    Row,
+)
 from vitcli.sinks.memory import ListSink
 from vitcli.tasks.classify.classify import check_heads, top_k
 from vitcli.training.classes import class_names, match_answers, match_classes, match_one_class
@@ -86,13 +94,13 @@ class Evaluation:
 
     summary: Summary
     judged: tuple[Judged, ...]
-    images: tuple[Found, ...]
+    images: tuple[FoundImage, ...]
     failures: tuple[Failure, ...]
     slowest: tuple[tuple[float, str], ...] = ()
 
     @property
     def paths(self) -> tuple[str, ...]:
-        return tuple(path for path, _ in self.images)
+        return tuple(image.path for image in self.images)
 
 
 def evaluate(job: EvaluateJob, watcher: Reporter | None = None) -> Evaluation:
@@ -105,7 +113,7 @@ def evaluate(job: EvaluateJob, watcher: Reporter | None = None) -> Evaluation:
     examples = read_examples(
         job.data, run.scan(), watcher.note, allow_outside=job.inputs.allow_outside
     )
-    run.note_system()
+    run.omissions.note_system()
     if {e.split for e in examples} >= {"train", "val"}:
         asked = [e for e in examples if e.split == "val"]
         watcher.note(f"{len(asked):,} images of val are judged, those of train are not")

@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 
 from vitcli.errors import OutputError, printable
 from vitcli.files import write_whole
-from vitcli.images.archives import Found
 from vitcli.images.decode import decode
-from vitcli.records import ImageRef, Limits, Member, Preprocess, Sample
+from vitcli.records import FoundImage, ImageRef, Limits, Preprocess, Sample
 from vitcli.render.charts import confusion_png, reliability_svg
 from vitcli.render.report import Page, Section, Shot, html
 from vitcli.tasks.evaluate.evaluate import Evaluation, Judged
@@ -105,17 +104,17 @@ def confusion_csv(table: Confusion) -> str:
     return file.getvalue()
 
 
-def section(judged: Judged, images: Sequence[Found]) -> Section:
+def section(judged: Judged, images: Sequence[FoundImage]) -> Section:
     """A model's part of a page; thumbnails of its worst mistakes are read anew."""
     answers, labels = judged.answers, judged.labels
     table = confusion(answers, labels)
     worst = [
         Shot(
-            printable(images[place][0]),
+            printable(images[place].path),
             labels[answers.truth[place]],
             name_of(labels, answers.top1[place]),
             float(answers.scores[place, 0]),
-            _thumbnail(*images[place]),
+            _thumbnail(images[place]),
         )
         for place in answers.mistakes(WORST)
     ]
@@ -134,8 +133,8 @@ def _calibration(answers: Answers) -> tuple[str, str]:
     )
 
 
-def _thumbnail(path: str, member: Member | None) -> NDArray[np.uint8] | None:
-    decoded = decode(ImageRef(0, path, member=member), (THUMBNAIL,), Limits())
+def _thumbnail(image: FoundImage) -> NDArray[np.uint8] | None:
+    decoded = decode(ImageRef(0, image.path, member=image.member), (THUMBNAIL,), Limits())
     return decoded.pixels[0] if isinstance(decoded, Sample) else None
 
 

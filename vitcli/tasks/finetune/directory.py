@@ -1,4 +1,4 @@
-"""The directory of a training: the best model, what to go on with, and what was found."""
+"""The directory of a training: its best model, the state to resume from, metrics and a report."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ from vitcli.checkpoints.load import Model
 from vitcli.checkpoints.write import write_hf
 from vitcli.errors import CheckpointError, OutputError, printable
 from vitcli.files import explained, sync, write_whole
-from vitcli.images.archives import Found
 from vitcli.images.scan import Scan
 from vitcli.jobs.apart import Read, check_apart
-from vitcli.records import ErrorType, Failure, ImageRef
+from vitcli.records import ErrorType, Failure, FoundImage, ImageRef
 from vitcli.render.charts import Line, lines_svg
 from vitcli.render.report import Page, html
 from vitcli.tasks.evaluate.evaluate import Judged
@@ -30,64 +29,58 @@ from vitcli.training.pretrain import copied
 from vitcli.training.recipe import Trained, filled
 from vitcli.training.state import START_OVER, read_state, save_state
 
-RUN, METRICS, REPORT, LAST = (
-    "run.json",
-    "metrics.jsonl",
-    "report.html",
-    "last",
-)
-PARTIAL = ".best.partial"
-MODEL = ("config.json", "preprocessor_config.json", "model.safetensors")  # the weights last
-OURS = (RUN, SPLIT, METRICS, REPORT, LAST, PARTIAL, *MODEL)
+RUN, METRICS, REPORT, LAST = "run.json", "metrics.jsonl", "report.html", "last"
+PARTIAL_MODEL = ".best.partial"
+MODEL = ("config.json", "preprocessor_config.json", "model.safetensors")  # the weights come last
+FILES = (RUN, SPLIT, METRICS, REPORT, LAST, PARTIAL_MODEL, *MODEL)
 RECORDED = ("vitcli", "torch", "numpy", "pillow")
 
 
 @dataclass(frozen=True, slots=True)
-class Begun:
-    """An earlier run's images, and those that it could not read."""
+class EarlierRun:
+    """The examples of the run that is resumed, and the images that it could not read."""
 
     examples: list[Example]
     left_out: list[Failure]
 
 
 class RunDirectory:
-    """Files that are whole whenever somebody looks.
+    """The files of a run, each of which is whole at any moment.
 
-    `run.json` says what was asked, `split.jsonl` which image is in which part. The best model is
-    in the directory itself, `last/` has the state, `metrics.jsonl` a line for each epoch.
+    `run.json` holds the options, `split.jsonl` the part of each image, `metrics.jsonl` a line for
+    each epoch, and `last/` the state. The best model is in the directory itself.
     """
 
-    def __init__(self, folder: Path, asked: Mapping[str, object]) -> None:
+    def __init__(self, folder: Path, options: Mapping[str, object]) -> None:
         self.folder = folder
         self.is_resumed = False
-        self._asked: dict[str, Any] = json.loads(json.dumps(asked, default=str))
+        self._options: dict[str, Any] = json.loads(json.dumps(options, default=str))
 
     def open(
         self, scan: Scan, *, overwrite: bool, resume: bool, read: Iterable[Read] = ()
-    ) -> Begun | None:
-        """What the run to go on with has to do with; None for one that begins. `read` are the files
-        and folders that must stay as they are. Raises OutputError."""
+    ) -> EarlierRun | None:
+        """Prepare the directory, and return the run to resume; None for a new run. The run reads
+        the files and folders `read`, which must not be overwritten. Raises OutputError."""
         folder = self.folder
         if folder.exists() and not folder.is_dir():
-            raise OutputError(f"{folder} is no folder")
-        check_apart([folder, *(folder / name for name in OURS)], read)
-        begun = os.path.lexists(folder / RUN)
-        if resume and not begun and any((folder / n).exists() for n in (LAST, METRICS, *MODEL)):
+            raise OutputError(f"{folder} is not a folder")
+        check_apart([folder, *(folder / name for name in FILES)], read)
+        exists = os.path.lexists(folder / RUN)
+        if resume and not exists and any((folder / n).exists() for n in (LAST, METRICS, *MODEL)):
             raise CheckpointError(f"{printable(str(folder))} has no {RUN}", START_OVER)
-        if resume and begun:
+        if resume and exists:
             left_out = self._compare()
             self.is_resumed = True
-            return Begun(read_split(folder / SPLIT, scan), left_out)
+            return EarlierRun(read_split(folder / SPLIT, scan), left_out)
         with explained(folder):
             folder.mkdir(parents=True, exist_ok=True)
             if any(folder.iterdir()) and not overwrite and not resume:
-                hint = "--overwrite replaces its run, --resume goes on with it"
+                hint = "--overwrite replaces its run, --resume resumes it"
                 raise OutputError(f"{folder} is not empty", hint)
         return None
 
     def begin(self, examples: Sequence[Example], failures: Sequence[Failure]) -> None:
-        """Remove an earlier run, and write down what was asked and which image is where: the run
-        has begun."""
+        """Begin the run: remove an earlier one, and write the options and the split."""
         with explained(self.folder / SPLIT):
             self._clear()
             partial = self.folder / f"{SPLIT}.partial"
@@ -98,35 +91,34 @@ class RunDirectory:
             for f in failures
         ]
         described = {
-            "asked": self._asked,
+            "asked": self._options,
             "left_out": left_out,
             "versions": {name: version(name) for name in RECORDED},
         }
         write_whole(self.folder / RUN, (json.dumps(described, indent=2) + "\n").encode())
 
     def state(self) -> dict[str, Any] | None:
-        """What was saved last; None where the run had not come so far. Raises CheckpointError
-        where it had, and something is gone."""
+        """The last saved state; None if the run had not saved one. Raises CheckpointError if files
+        that the run had written are missing."""
         found = read_state(self.folder / LAST)
         if found is None:
-            gone = [LAST] if (self.folder / METRICS).exists() else []
+            missing = [LAST] if (self.folder / METRICS).exists() else []
         else:
-            gone = (
-                [n for n in MODEL if not (self.folder / n).is_file()] if found.get("epoch") else []
-            )
-        if gone:
-            raise CheckpointError(f"{printable(str(self.folder))} has no {gone[0]}", START_OVER)
+            names = MODEL if found.get("epoch") else ()
+            missing = [name for name in names if not (self.folder / name).is_file()]
+        if missing:
+            raise CheckpointError(f"{printable(str(self.folder))} has no {missing[0]}", START_OVER)
         return found
 
     def save(self, state: Mapping[str, Any]) -> None:
-        """Everything to go on with, and the epochs so far."""
+        """Save the state, and the metrics of the epochs so far."""
         save_state(self.folder / LAST, state)
         lines = "".join(json.dumps(row) + "\n" for row in state["history"])
         write_whole(self.folder / METRICS, lines.encode())
 
     def write_best(self, model: Model, trained: Trained) -> None:
-        """The model as it is now, in transformers' layout."""
-        partial = self.folder / PARTIAL
+        """Write the current model in transformers' layout."""
+        partial = self.folder / PARTIAL_MODEL
         with explained(partial):
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir()
@@ -141,11 +133,11 @@ class RunDirectory:
         model: Model,
         history: Sequence[Mapping[str, Any]],
         answers: Answers | None,
-        val: Sequence[Found],
+        val: Sequence[FoundImage],
         failures: Sequence[Failure],
         why: str,
     ) -> None:
-        """The page about it all."""
+        """Write the report."""
         best = [row for row in history if row["is_best"]][-1:]
         facts = [("model", model.spec), ("recipe", why)]
         if best and best[0]["val_top1"] is not None:
@@ -164,8 +156,8 @@ class RunDirectory:
         write_whole(self.folder / REPORT, html(page).encode("utf-8"))
 
     def _compare(self) -> list[Failure]:
-        """A run goes on as it was begun: without the images that it left out then. Raises
-        OutputError with what differs."""
+        """Compare the options with those in run.json, and return the images that the run left out.
+        Raises OutputError with the options that differ."""
         try:
             if not (self.folder / RUN).is_file():
                 raise ValueError("no file")
@@ -175,24 +167,24 @@ class RunDirectory:
                 _left_out(place, row) for place, row in enumerate(list(described["left_out"]))
             ]
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            file = printable(str(self.folder / RUN))
             raise CheckpointError(
-                f"cannot read {printable(str(self.folder / RUN))}: it is not as it was written",
-                START_OVER,
+                f"cannot read {file}: it has changed since it was written", START_OVER
             ) from None
-        now = self._asked
+        now = self._options
         names = [n for n in now if _plain(n, before.get(n)) != _plain(n, now[n])]
         if names:
-            said = ", ".join(
+            differences = ", ".join(
                 f"{option_of(name)} was {before.get(name)}, is {now[name]}" for name in names[:4]
             )
             raise OutputError(
-                f"{self.folder} holds another run: {said}",
-                "repeat its command with --resume, or begin anew with --overwrite",
+                f"{self.folder} holds another run: {differences}",
+                "repeat its command with --resume, or start over with --overwrite",
             )
         return left_out
 
     def _clear(self) -> None:
-        for name in OURS:
+        for name in FILES:
             path = self.folder / name
             if path.is_dir():
                 shutil.rmtree(path)
@@ -201,20 +193,21 @@ class RunDirectory:
 
 
 def _left_out(place: int, row: Any) -> Failure:
-    """Raises ValueError, KeyError or TypeError for what `begin` does not write."""
+    """Read an image that was left out, as `begin` wrote it. Raises ValueError, KeyError or
+    TypeError for anything else."""
     path, message = row["path"], row["error"]["message"]
     if not isinstance(path, str) or not isinstance(message, str):
-        raise ValueError("no words")
+        raise ValueError("not a text")
     return Failure(ImageRef(place, path), ErrorType(row["error"]["type"]), message)
 
 
 def snapshot(model: Model, trained: Trained) -> Model:
-    """A copy of the model with what has been learnt so far."""
+    """A copy of the model with its current weights."""
     if model.reconstruction is not None:
         reconstruction = copied(model.reconstruction)
         return replace(model, network=reconstruction.encoder, reconstruction=reconstruction)
     tensors = trained.tensors()
-    if trained.network is not model.network:  # the head alone
+    if trained.network is not model.network:  # it is the head
         tensors = {f"head.{name}": tensor for name, tensor in tensors.items()}
         tensors = model.network.state_dict() | tensors
     return replace(model, network=filled(model.network, tensors))
@@ -237,7 +230,7 @@ def _curves(history: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
 
 
 def _plain(name: str, value: object) -> object:
-    """A path without what does not matter in it, as a slash at its end."""
+    """A path in normal form, without a slash at its end; other values unchanged."""
     is_path = name in ("data", "val", "model") and isinstance(value, str)
     return os.path.normpath(str(value)) if is_path else value
 

@@ -1,4 +1,4 @@
-"""Examples into the feed of a training: those that can be read, as pixels or as features."""
+"""Examples into the feed of a training, as pixels or as features, without unreadable images."""
 
 from __future__ import annotations
 
@@ -15,25 +15,26 @@ from vitcli.jobs.run import Ready, Run
 from vitcli.records import Batch, Classified, Failure
 from vitcli.sinks.memory import ListSink
 from vitcli.tasks.finetune.features import features
-from vitcli.tasks.finetune.job import FinetuneJob, TrainingWatcher
-from vitcli.tasks.finetune.recipe_choice import Chosen
+from vitcli.tasks.finetune.job import FinetuneJob, TrainingReporter
+from vitcli.tasks.finetune.recipe_choice import ChosenRecipe
 from vitcli.training.example import Example
 from vitcli.training.feed import FeatureFeed, Feed, ImageFeed, Order
 from vitcli.training.group import Group
 
 
 @dataclass(frozen=True, slots=True)
-class Feeding:
-    """What the examples are read for. Of several processes each reads its part, and tells."""
+class FeedMaker:
+    """Reads the examples of a training; under torchrun each process reads its share, and all
+    gather the results."""
 
     job: FinetuneJob
-    watcher: TrainingWatcher
+    watcher: TrainingReporter
     group: Group
     model: Model
-    chosen: Chosen
+    chosen: ChosenRecipe
 
     def readable(self, examples: Sequence[Example]) -> tuple[list[Example], list[Failure]]:
-        """Decode every example once: those that can be read, and the failures of the others."""
+        """Decode every example once, and return the readable ones and the failures."""
         mine = self._mine(examples)
         run = self._run()
         run.listed = [FoundSource([examples[place].found for place in mine])]
@@ -51,7 +52,8 @@ class Feeding:
         return [e for place, e in enumerate(examples) if place not in broken], failures
 
     def of_features(self, examples: Sequence[Example]) -> tuple[Feed, list[Example], list[Failure]]:
-        """What a head reads of the images, the examples that can be read, and the failures."""
+        """Compute the features that a head reads. Return their feed, the readable examples, and the
+        failures."""
         mine = self._mine(examples)
         ours, failed = features(self._run(), self.model, [examples[place].found for place in mine])
         placed = {mine[place]: vector for place, vector in ours.items()}
@@ -74,11 +76,11 @@ class Feeding:
         return feed, examples, failures
 
     def of_images(self, examples: Sequence[Example]) -> Feed:
-        """The images themselves, augmented."""
+        """Return the feed of augmented images."""
         train = [e for e in examples if e.split == "train"]
         val = [e for e in examples if e.split == "val"]
         if not train:
-            raise InputError("none of the images to train on can be read")
+            raise InputError("none of the training images can be read")
         augment = LEVELS[self.chosen.augment]
         if augment is not None and not self.job.training.flip:
             augment = replace(augment, flip=0.0)
@@ -105,13 +107,13 @@ class Feeding:
         return range(self.group.rank, len(examples), self.group.size)
 
     def _gathered(self, failed: Sequence[Failure], mine: range) -> list[Failure]:
-        """The failures of all processes, in the order of the examples."""
+        """Gather the failures of all processes, in the order of the examples."""
         placed = [replace(f, ref=replace(f.ref, index=mine[f.ref.index])) for f in failed]
         every = [failure for part in self.group.gather(placed) for failure in part]
         return sorted(every, key=lambda failure: failure.ref.index)
 
     def _numbers(self, examples: Sequence[Example]) -> list[int]:
-        """The class numbers of the examples; 0 where there are no classes."""
+        """The class numbers of the examples; 0 without classes."""
         numbers = {label: number for number, label in enumerate(self.model.labels)}
         return [numbers.get(e.label, 0) for e in examples]
 

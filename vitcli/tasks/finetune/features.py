@@ -1,4 +1,4 @@
-"""Images into what a head reads of them, computed once and kept: by content and by fingerprint."""
+"""Images into the features that a head reads, cached on disk by the images' content."""
 
 from __future__ import annotations
 
@@ -20,36 +20,37 @@ from vitcli.cache import cache_folder, is_trusted
 from vitcli.checkpoints.load import Model
 from vitcli.checkpoints.npz import DAMAGE
 from vitcli.errors import OutputError
-from vitcli.images.archives import Archive, Found, opened
+from vitcli.images.kinds import ImageError
+from vitcli.images.members import Archive
 from vitcli.images.sources import FoundSource
 from vitcli.jobs.finite import are_finite, overflow, with_failures
 from vitcli.jobs.run import Ready, Run
 from vitcli.models.engine import Logits
-from vitcli.records import Batch, Embedded, Failure, Member, Row
+from vitcli.records import Batch, Embedded, Failure, FoundImage, Row
 from vitcli.stores import is_remote
 from vitcli.training.recipe import headless
 
-Known = dict[str, NDArray[np.float32]]
-KEEP_EVERY = 300.0  # seconds that a kill -9 may cost
+FeaturesByHash = dict[str, NDArray[np.float32]]
+SAVE_SECONDS = 300.0  # between writes of the cache: the most that a kill -9 loses
 
 
 def features(
-    run: Run, model: Model, images: Sequence[Found]
+    run: Run, model: Model, images: Sequence[FoundImage]
 ) -> tuple[dict[int, Tensor], list[Failure]]:
-    """What the head of the model would read of each image, by place; and the images that failed.
+    """Return the input of the model's head for each image, by its place, and the failures.
 
-    Images of the same bytes are computed once, also by a later run with the same weights: what
-    an interrupted run has come to is kept.
+    Images with the same bytes are computed once, over all runs with the same weights; an
+    interrupted run keeps what it has computed.
     """
     file = cache_folder() / "features" / f"{_fingerprint(run, model)}.npz"
     known = _read(file)
-    hashes = [_hash(*image) for image in images]
+    hashes = [_hash(image) for image in images]
     unknown: dict[str, int] = {}
     for place, digest in enumerate(hashes):
         if digest not in known:
             unknown.setdefault(digest, place)
     places = list(unknown.values())
-    sink = _Keeping(file, [hashes[place] for place in places])
+    sink = _FeatureCache(file, [hashes[place] for place in places])
     if places:
         run.listed = [FoundSource([images[place] for place in places])]
         engine = run.engine(replace(model, network=headless(model.network)), Logits())
@@ -63,25 +64,25 @@ def features(
         try:
             run.into(sink, Ready(plans=(model.preprocess,), forward=forward, meta={}))
         finally:
-            sink.keep()
+            sink.save()
     known |= sink.computed
     failures = sink.failures
     found = {p: torch.from_numpy(known[h]) for p, h in enumerate(hashes) if h in known}
     failed = [
-        replace(failures[h], ref=replace(failures[h].ref, index=p, path=images[p][0]))
+        replace(failures[h], ref=replace(failures[h].ref, index=p, path=images[p].path))
         for p, h in enumerate(hashes)
         if h in failures
     ]
     return found, failed
 
 
-class _Keeping:
-    """The rows of the images with these hashes, in a file from time to time."""
+class _FeatureCache:
+    """A sink that collects features by hash, and saves them every SAVE_SECONDS."""
 
     def __init__(self, file: Path, hashes: Sequence[str]) -> None:
         self._file, self._hashes = file, hashes
-        self._kept, self._saved = 0, time.monotonic()
-        self.computed: Known = {}
+        self._saved, self._saved_at = 0, time.monotonic()
+        self.computed: FeaturesByHash = {}
         self.failures: dict[str, Failure] = {}
 
     def write(self, rows: Sequence[Row]) -> None:
@@ -91,14 +92,14 @@ class _Keeping:
                 self.computed[digest] = row.embedding.astype(np.float32)
             elif isinstance(row, Failure):
                 self.failures[digest] = row
-        if time.monotonic() - self._saved > KEEP_EVERY:
-            self.keep()
+        if time.monotonic() - self._saved_at > SAVE_SECONDS:
+            self.save()
 
-    def keep(self) -> None:
-        """Write what is new beside what others have written meanwhile. Raises OutputError."""
-        if len(self.computed) > self._kept:
+    def save(self) -> None:
+        """Add the new features to those that the file holds by now. Raises OutputError."""
+        if len(self.computed) > self._saved:
             _write(self._file, _read(self._file) | self.computed)
-        self._kept, self._saved = len(self.computed), time.monotonic()
+        self._saved, self._saved_at = len(self.computed), time.monotonic()
 
     def finish(self, meta: Mapping[str, object]) -> None: ...
 
@@ -106,8 +107,8 @@ class _Keeping:
 
 
 def _fingerprint(run: Run, model: Model) -> str:
-    """Everything that the numbers depend on besides the image. The network counts with the size
-    that it was given, and the head with nothing."""
+    """A hash of everything that the features depend on besides the image: the network at its
+    current image size, without its head."""
     described = {
         "sha256": model.sha256,
         "config": repr(replace(model.config, num_classes=0)),
@@ -118,34 +119,34 @@ def _fingerprint(run: Run, model: Model) -> str:
     return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:32]
 
 
-def _hash(path: str, member: Member | None) -> str:
-    """The hash of the image's bytes, or of its name where they cannot be read: then it is tried."""
-    if member is not None and member.fault is not None:
-        return f"unreadable {path}"
+def _hash(image: FoundImage) -> str:
+    """The hash of the image's bytes; an unreadable image has its path, and is tried again."""
+    path, member, _ = image
     try:
         if member is None and not is_remote(path) and not stat.S_ISREG(os.stat(path).st_mode):
-            return f"unreadable {path}"  # a pipe, a device: whoever opens it for its row says so
-        with opened(Archive.at(member.archive), member) if member else open(path, "rb") as image:
-            return hashlib.file_digest(image, "sha256").hexdigest()  # type: ignore[arg-type]
-    except (OSError, ValueError):  # ValueError: damage in a zip
+            return f"unreadable {path}"  # a pipe or device: decoding it for its row reports it
+        file = member.open(lambda: Archive.at(member.archive)) if member else open(path, "rb")  # noqa: SIM115
+        with file:
+            return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+    except (ImageError, OSError, ValueError):  # ValueError: damage in a zip
         return f"unreadable {path}"
 
 
-def _read(file: Path) -> Known:
+def _read(file: Path) -> FeaturesByHash:
     if not is_trusted(file):
         return {}
     try:
         with np.load(file) as held:
             hashes, vectors = held["hashes"], held["features"]
     except DAMAGE:
-        return {}  # there is none, or it is damaged: it is computed again
+        return {}  # missing or damaged: the features are computed again
     is_whole = hashes.dtype.kind == "U" and vectors.ndim == 2 and vectors.dtype == np.float32
     if not is_whole or hashes.shape != vectors.shape[:1] or not np.isfinite(vectors).all():
         return {}
     return dict(zip(hashes.tolist(), vectors, strict=True))
 
 
-def _write(file: Path, known: Known) -> None:
+def _write(file: Path, known: FeaturesByHash) -> None:
     partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
     kept = {h: vector for h, vector in known.items() if not h.startswith("unreadable")}
     try:

@@ -1,4 +1,4 @@
-"""What is asked of a training and what is told of it: the nouns of `vit finetune`."""
+"""The nouns of `vit finetune`: its job, its options, its events and its result."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from vitcli.jobs.job import (
 )
 from vitcli.training.events import EpochDone, StepDone
 
-SPELLED = {
+OPTION_NAMES = {
     "smoothing": "label-smoothing",
     "checkpointing": "gradient-checkpointing",
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Training:
-    """How to train. None is chosen by the recipe, the model and the data, and said."""
+class TrainingOptions:
+    """How to train. An option that is None is chosen by recipe, model and data, and noted."""
 
     objective: Literal["classify", "mim"] = "classify"
     train: str | None = None
@@ -73,10 +73,10 @@ class Training:
 
 
 def option_of(name: str) -> str:
-    """How what is asked is spelled on the command line."""
+    """The command-line option of a field."""
     if name == "data":
         return "DATA"
-    return f"--{SPELLED.get(name, name).replace('_', '-')}"
+    return f"--{OPTION_NAMES.get(name, name).replace('_', '-')}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,26 +90,26 @@ class FinetuneJob:
     inputs: Inputs = Inputs()
     options: ModelOptions = ModelOptions()
     running: Running = Running()
-    training: Training = Training()
+    training: TrainingOptions = TrainingOptions()
     overwrite: bool = False
     resume: bool = False
 
 
-class TrainingWatcher(Reporter, Protocol):
-    """Somebody who looks on while a model is trained."""
+class TrainingReporter(Reporter, Protocol):
+    """A reporter that is told of every step and epoch, too."""
 
     def trained(self, event: StepDone | EpochDone, epochs: int) -> None: ...
 
 
 class NullTrainingReporter(NullReporter):
-    """Looks away."""
+    """Reports nothing."""
 
     def trained(self, event: StepDone | EpochDone, epochs: int) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Finetuned:
-    """How it ended: the best epoch and its score on held-out images, None where there are none."""
+    """The result: the best epoch, and its score on the held-out images (None without any)."""
 
     summary: Summary
     epochs: int

@@ -1,4 +1,4 @@
-"""What a training takes where nobody says: the recipe and its numbers, and why."""
+"""Training options, a model and its data into a recipe and its numbers, with the reason."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ import torch
 from vitcli.checkpoints.load import Model
 from vitcli.errors import UsageError
 from vitcli.images.augment import Level
-from vitcli.images.workers import available_cpus
 from vitcli.models.config import ViTConfig
 from vitcli.models.cost import cost
 from vitcli.models.mae import MaskedAutoencoder
-from vitcli.tasks.finetune.job import Training
+from vitcli.processes import available_cpus
+from vitcli.tasks.finetune.job import TrainingOptions
 from vitcli.training.example import Example
 from vitcli.training.recipe import Recipe, parse_recipe
 
-PATIENT = 20 * 60  # seconds that a training may take before the head alone is trained
-RATES = {"cpu": 60.0, "mps": 2_000.0, "cuda": 10_000.0}  # GFLOP/s, of one processor or one device
-FEW = 5  # images of a class, below which the features are left as they are
+MAX_FULL_SECONDS = 20 * 60  # for a training of the whole network; beyond, only the head trains
+GFLOPS_PER_SECOND = {"cpu": 60.0, "mps": 2_000.0, "cuda": 10_000.0}  # of one processor or device
+MIN_CLASS_IMAGES = 5  # for a training of the whole network; below, only the head trains
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
-    """Every number that is left open, and a sentence about them."""
+class ChosenRecipe:
+    """The recipe, every number of the training, and a sentence about them."""
 
     recipe: Recipe
     epochs: int
@@ -41,10 +41,16 @@ class Chosen:
     why: str
 
 
-def choose(
-    training: Training, model: Model, examples: Sequence[Example], device: torch.device
-) -> Chosen:
-    """Learning rates go with 1 / width, as in muP (arXiv 2203.03466): 1.3e-4 for ViT-B."""
+def choose_recipe(
+    training: TrainingOptions,
+    model: Model,
+    examples: Sequence[Example],
+    device: torch.device,
+) -> ChosenRecipe:
+    """Choose every number that the options leave open. Raises UsageError for contradictions.
+
+    Learning rates are proportional to 1 / width, as in muP (arXiv 2203.03466): 1.3e-4 for ViT-B.
+    """
     train = [e for e in examples if e.split == "train"]
     is_mim = training.objective == "mim"
     epochs = training.epochs or (100 if is_mim else 20)
@@ -52,11 +58,13 @@ def choose(
         recipe = parse_recipe(training.train, training.lora_rank, training.lora_alpha)
         why = "as asked"
     elif is_mim:
-        recipe, why = Recipe("full"), "masked images are learnt by the whole network"
+        recipe, why = Recipe("full"), "--objective mim trains the whole network"
     else:
         recipe, why = _recipe(model, train, epochs, device)
     if is_mim and recipe.kind != "full":
-        raise UsageError(f"--objective mim trains everything, not {recipe}", "leave out --train")
+        raise UsageError(
+            f"--objective mim trains the whole network, not {recipe}", "leave out --train"
+        )
     depth = model.network.num_blocks
     if recipe.blocks > depth:
         raise UsageError(
@@ -66,12 +74,12 @@ def choose(
     is_head = recipe.kind == "head"
     if is_head and training.augment not in (None, "none"):
         raise UsageError(
-            "--train head computes features once, of images as they are",
+            "--train head computes the features of each image once, without augmentation",
             "leave out --augment, or train last-1, lora or full",
         )
     if is_head and (training.mixup or training.cutmix or training.drop_path):
         raise UsageError(
-            "--train head has no use for mixup, cutmix or drop-path", "they need --train full"
+            "--train head does not use mixup, cutmix or drop-path", "they need --train full"
         )
     if is_head and training.epochs is None:
         epochs = 50
@@ -80,46 +88,45 @@ def choose(
     lr = {"head": 1e-3, "lora": 0.4 / width, "last": 0.1 / width, "full": 0.1 / width}[recipe.kind]
     decay = 0.75 if depth >= 12 else 0.9
     takes_all = is_mim or recipe.kind in ("head", "lora")
-    chosen = Chosen(
+    chosen = ChosenRecipe(
         recipe=recipe,
         epochs=epochs,
-        lr=_given(training.lr, lr),
-        weight_decay=_given(training.weight_decay, 1e-3 if is_head else 0.05),
-        layer_decay=_given(training.layer_decay, 1.0 if takes_all else decay),
-        warmup=_given(training.warmup, 0.05 * epochs),
+        lr=_or_default(training.lr, lr),
+        weight_decay=_or_default(training.weight_decay, 1e-3 if is_head else 0.05),
+        layer_decay=_or_default(training.layer_decay, 1.0 if takes_all else decay),
+        warmup=_or_default(training.warmup, 0.05 * epochs),
         batch_size=training.batch_size or (64 if is_head else 32),
         augment=training.augment or ("none" if is_head else "light"),
-        smoothing=_given(training.smoothing, 0.0 if is_head else 0.1),
+        smoothing=_or_default(training.smoothing, 0.0 if is_head else 0.1),
         mask_ratio=_mask_ratio(training, model),
         why="",
     )
     images = f"{len(train):,} images" + ("" if is_mim else f" of {len(model.labels):,} classes")
-    said = (
+    sentence = (
         f"--train {recipe} ({why}), {images}, {epochs} epochs, batches of {chosen.batch_size}, "
         f"lr {chosen.lr:.2g}, --augment {chosen.augment}"
     )
-    return replace(chosen, why=said)
+    return replace(chosen, why=sentence)
 
 
 def _recipe(
     model: Model, train: Sequence[Example], epochs: int, device: torch.device
 ) -> tuple[Recipe, str]:
     fewest = min(Counter(e.label for e in train).values(), default=0)
-    rate = RATES[device.type] * (available_cpus() if device.type == "cpu" else 1)
-    seconds = (
-        3 * 2 * cost(model.config).gflops * len(train) * epochs / rate
-    )  # forward, and twice back
+    rate = GFLOPS_PER_SECOND[device.type] * (available_cpus() if device.type == "cpu" else 1)
+    flops_per_image = 3 * 2 * cost(model.config).gflops  # one forward, and two for the gradients
+    seconds = flops_per_image * len(train) * epochs / rate
     about = f"about {seconds / 60:.0f} min" if seconds < 3600 else f"about {seconds / 3600:.1f} h"
     about = "less than a minute" if seconds < 60 else about
-    if fewest < FEW:
-        return Recipe("head"), f"a class has {fewest} images only"
-    if seconds > PATIENT:
+    if fewest < MIN_CLASS_IMAGES:
+        return Recipe("head"), f"a class has only {fewest} image{'s' * (fewest != 1)}"
+    if seconds > MAX_FULL_SECONDS:
         return Recipe("head"), f"the whole network would take {about} here"
     return Recipe("full"), f"it takes {about} here"
 
 
-def _mask_ratio(training: Training, model: Model) -> float:
-    """The checkpoint's own for a masked autoencoder, else SimMIM's."""
+def _mask_ratio(training: TrainingOptions, model: Model) -> float:
+    """The ratio of the option, else the checkpoint's for a masked autoencoder, else SimMIM's."""
     if training.mask_ratio is not None:
         return training.mask_ratio
     if isinstance(model.reconstruction, MaskedAutoencoder):
@@ -127,5 +134,5 @@ def _mask_ratio(training: Training, model: Model) -> float:
     return 0.6
 
 
-def _given(value: float | None, otherwise: float) -> float:
-    return otherwise if value is None else value
+def _or_default(value: float | None, default: float) -> float:
+    return default if value is None else value

@@ -1,0 +1,161 @@
+"""Processes: this one among those of torchrun, the processors it may use, and its children."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+if TYPE_CHECKING:  # `vit --help` starts no process
+    from multiprocessing.connection import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class Rank:
+    """This process among the `size` of torchrun, from 0; alone, it is the first of one."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int | None = None
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+
+def rank_of(environment: Mapping[str, str]) -> Rank:
+    """The rank that the environment tells, as torchrun sets it."""
+
+    def number(name: str) -> int | None:
+        value = environment.get(name, "")
+        return int(value) if value.isdecimal() else None
+
+    rank, size, local_rank = map(number, ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    if rank is None or size is None or size < 2:
+        rank, size = 0, 1
+    return Rank(rank, size, local_rank)
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """A process that this one has started, and our end of the pipe to it."""
+
+    process: subprocess.Popen[bytes]
+    pipe: Connection
+
+
+def command_of(entry: str) -> list[str]:
+    """The command that calls `entry`, "module:function", with its end of the pipe.
+
+    -P keeps Python from importing modules from the working directory.
+    """
+    module, _, function = entry.partition(":")
+    code = f"import sys; from multiprocessing.connection import Connection; from {module} import "
+    code += f"{function}; {function}(Connection(int(sys.argv[-1])))"
+    return [sys.executable, "-P", "-c", code]
+
+
+def start(
+    command: Sequence[str],
+    *,
+    stdin: int | IO[bytes] = subprocess.DEVNULL,
+    stderr: int | IO[bytes],
+    environment: Mapping[str, str] | None = None,
+    has_session: bool = False,
+) -> Child:
+    """Start a child whose last argument is the descriptor of its end of a pipe.
+
+    With `has_session` a Ctrl-C is not for it, and one signal ends it with all that it has started.
+    """
+    from multiprocessing import Pipe
+
+    ours, theirs = Pipe()
+    try:
+        with theirs:  # closed here: the pipe ends with the child
+            process = subprocess.Popen(
+                [*command, str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=stdin,
+                stdout=subprocess.DEVNULL,
+                stderr=stderr,
+                env=environment,
+                start_new_session=has_session,
+            )
+    except BaseException:
+        ours.close()
+        raise
+    return Child(process, ours)
+
+
+def end_with_parent(
+    pipe: Connection | int, end: Callable[[], object] = lambda: os._exit(1)
+) -> None:
+    """Call `end` once the parent is gone, even if it was killed: then the pipe is at its end."""
+    from multiprocessing.connection import wait
+
+    def watch() -> None:
+        wait([pipe])
+        end()
+
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
+
+
+def fate(exitcode: int | None) -> str:
+    """How a process ended: it exited, or a signal killed it."""
+    if exitcode is None:
+        return "stopped answering"
+    if exitcode >= 0:
+        return f"exited with {exitcode}"
+    try:
+        name = signal.Signals(-exitcode).name
+    except ValueError:
+        name = "?"
+    name += ": out of memory?" * (name == "SIGKILL")
+    return f"was killed by signal {-exitcode} ({name})"
+
+
+def available_cpus() -> int:
+    """The processors that this process may run on, or whose time its container may have."""
+    if hasattr(os, "sched_getaffinity"):
+        count = len(os.sched_getaffinity(0))
+    else:
+        count = os.cpu_count() or 1
+    return max(1, math.ceil(min(count, cpu_quota())))
+
+
+@cache
+def cpu_quota(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float:
+    """The processors whose time the control groups of this process may take (Linux, cgroups(7)):
+    infinite where nobody has set a limit."""
+    try:
+        lines = [line.split(":", 2) for line in own.read_text("utf-8").splitlines()]
+        places = {name: place for _, names, place in lines for name in names.split(",")}
+    except (OSError, ValueError):
+        return math.inf
+    least = math.inf
+    for folder in _upwards(root, places.get("", "/")):
+        with suppress(OSError, ValueError, ZeroDivisionError):  # `max 100000`
+            limit, period = (folder / "cpu.max").read_text("ascii").split()
+            least = min(least, int(limit) / int(period))
+    for folder in _upwards(root / "cpu", places.get("cpu", "/")):
+        with suppress(OSError, ValueError, ZeroDivisionError):
+            limit, period = (
+                (folder / f"cpu.cfs_{name}_us").read_text("ascii") for name in ("quota", "period")
+            )
+            least = min(least, int(limit) / int(period) if int(limit) > 0 else math.inf)
+    return least
+
+
+def _upwards(root: Path, place: str) -> list[Path]:
+    """The folder of a control group and those above it; in a container the root is its own."""
+    folder = root / place.strip("/")
+    return [folder, *(above for above in folder.parents if above.is_relative_to(root))]
