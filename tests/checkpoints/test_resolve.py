@@ -93,7 +93,7 @@ def test_an_adapter_is_no_model(folder: Path) -> None:
     name = "base_model.model.vit.encoder.layer.0.attention.attention.query.lora_A.weight"
     save_file({name: torch.ones(4, 32)}, folder / "adapter_model.safetensors")
     said = refusal(folder)
-    assert "this is a LoRA adapter, as PEFT saves it: what is added to a model, not one" in said
+    assert "this is a LoRA adapter, as PEFT saves it: an addition to a model" in said
     assert name in said
     assert "merge_and_unload" in said
 

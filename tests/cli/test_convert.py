@@ -154,7 +154,7 @@ def test_what_a_target_cannot_express_is_refused_by_name(
 ) -> None:
     ended = vit("convert", tiny_model("dinov2-classifier"), tmp_path / "o", "--to", "timm")
     assert (ended.code, ended.out) == (1, b"")
-    assert "class token beside the mean" in ended.err
+    assert "class token and the mean" in ended.err
     timm_folder("reg4_gap", tmp_path / "src")
     ended = vit("convert", tmp_path / "src", tmp_path / "o", "--to", "hf")
     assert ended.code == 1

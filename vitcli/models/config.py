@@ -145,7 +145,7 @@ class ViTConfig:
         pools = {
             "cls": "the class token",
             "mean": "the mean of the patches",
-            "cls+mean": "the class token beside the mean of the patches",
+            "cls+mean": "the class token and the mean of the patches",
             "map": "attention pooling",
         }
         place = "before" if self.final_norm == "tokens" else "after"
