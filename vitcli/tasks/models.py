@@ -1,4 +1,4 @@
-"""Which checkpoint to take for what: the catalogue filtered and sorted, and a download."""
+"""Which checkpoint to use for a purpose: the catalogue filtered and sorted; and a download."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Purpose = Literal["speed", "accuracy", "memory", "resolution", "features"]
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Entries in the order to try them, and in one line why these and why so."""
+    """Entries in the order to try them, and one line that explains choice and order."""
 
     entries: tuple[CatalogueEntry, ...]
     why: str = ""
@@ -22,14 +22,14 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Pulled:
-    """The folder of the cache that holds a checkpoint, and what a user should know of it."""
+    """The folder of the cache with a checkpoint, and notes for the user."""
 
     folder: Path
     notes: tuple[str, ...] = ()
 
 
-def choose(purpose: Purpose | None = None) -> Choice:
-    """All entries in the table's order, or those that serve a purpose, the best first."""
+def choose_models(purpose: Purpose | None = None) -> Choice:
+    """Choose all entries in the table's order, or those for a purpose, the best first."""
     every = entries()
     if purpose is None:
         return Choice(every)
@@ -56,16 +56,16 @@ def choose(purpose: Purpose | None = None) -> Choice:
 
 
 def grid(entry: CatalogueEntry) -> int:
-    """Patches on a side at the size that the positions were trained for."""
+    """The number of patches on a side, at the size that the positions were trained for."""
     return entry.stored // entry.patch
 
 
 def download(spec: str, *, offline: bool = False) -> Pulled:
-    """Fetch what is read of a hub id into the cache. It need not be in the catalogue.
+    """Fetch the files of a hub id, in the catalogue or not, into the cache.
 
     Raises ModelNotFound or CheckpointError.
     """
-    from vitcli.checkpoints.resolve import pull  # here: it brings torch, the table needs none
+    from vitcli.checkpoints.resolve import pull  # imports torch, which the table does not need
 
     snapshot = pull(spec, offline=offline)
     return Pulled(snapshot.folder, snapshot.notes)
@@ -82,7 +82,7 @@ def _best(found: Sequence[CatalogueEntry]) -> tuple[CatalogueEntry, ...]:
 def _frontier(
     found: Sequence[CatalogueEntry], price: Callable[[CatalogueEntry], float]
 ) -> tuple[CatalogueEntry, ...]:
-    """The cheapest first, each more accurate than all before it."""
+    """Keep the entries that no cheaper one matches in accuracy, the cheapest first."""
     kept: list[CatalogueEntry] = []
     best = 0.0
     for entry in sorted(found, key=lambda e: (price(e), -(e.accuracy or 0.0))):

@@ -49,9 +49,9 @@ def models(context: typer.Context, purpose: ForOpt = None, as_json: o.Json = Fal
     """
     if context.invoked_subcommand is not None:
         return
-    from vitcli.tasks.models import choose
+    from vitcli.tasks.models import choose_models
 
-    choice = choose(purpose)
+    choice = choose_models(purpose)
     if choice.why:
         print(f"vit: {choice.why}", file=sys.stderr, flush=True)
     if as_json:
