@@ -31,8 +31,8 @@ from vitcli.jobs.loading import load_model
 from vitcli.models.normalise import Normalisation
 from vitcli.records import Preprocess, Size
 
-# The allowed difference of logits and hidden states, relative to their largest value: by rounding the
-# weights, and by the epsilon of another library.
+# The allowed difference of logits and hidden states, relative to their largest value: by rounding
+# the weights, and by the epsilon of another library.
 TOLERANCE: dict[FileDtype, float] = {"fp32": 1e-5, "fp16": 1e-2, "bf16": 8e-2}
 EPSILON_TOLERANCE = 1e-3
 IMAGES = 2
