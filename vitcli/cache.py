@@ -1,4 +1,4 @@
-"""The folder for files that can be made again, and whether to trust what is in it."""
+"""The folder for files that can be made again, and whether its content can be trusted."""
 
 from __future__ import annotations
 

@@ -615,7 +615,7 @@ def test_an_index_that_points_elsewhere_is_refused(folder: Path, name: str) -> N
     index = as_shards(folder, "safetensors")
     index.write_text(json.dumps({"weight_map": {"a": name}}))
     said = refusal(folder)
-    assert "names a file that is not a shard beside it" in said
+    assert "names a file that is not a shard next to it" in said
     assert name in said
 
 

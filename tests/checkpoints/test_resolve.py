@@ -35,7 +35,7 @@ def test_a_single_file_of_weights_needs_no_usual_name(folder: Path, leftover: st
     model = loaded(folder)
     assert model.labels == loaded(file).labels == LABELS
     assert model.notes == (f"best.safetensors is taken, the only weight file in {folder}",)
-    assert loaded(file).notes == ("config.json beside best.safetensors is used",)
+    assert loaded(file).notes == ("config.json next to best.safetensors is used",)
 
 
 def test_of_several_files_one_has_to_be_named(folder: Path) -> None:

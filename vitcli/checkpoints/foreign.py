@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Foreign:
-    """What a model is, and what to do; `called` is searched in the name that a config gives it.
+    """A kind of model, and what to do; `called` is searched in the name that a config gives it.
 
     Each of `tensors` is a sign: names (regular expressions) that must all be there, and after `!`
     names that must not. `is_sure`: no model that vitcli reads has these signs.

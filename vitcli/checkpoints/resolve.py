@@ -223,7 +223,7 @@ def _file(path: Path, spec: str) -> Checkpoint:
     if path.name not in WEIGHTS and not any(key in config for key in MODEL_KEYS):
         return Checkpoint(spec, (path,))
     weights = _shards(path) if path.suffix == ".json" else (path,)
-    note = (f"{found.name} beside {path.name} is used",) if config else ()
+    note = (f"{found.name} next to {path.name} is used",) if config else ()
     return Checkpoint(spec, weights, config, read_json(path.parent / PROCESSOR), notes=note)
 
 
@@ -245,7 +245,7 @@ def _shards(index: Path) -> tuple[Path, ...]:
         parts = PurePosixPath(name).parts
         is_inside = not PurePosixPath(name).is_absolute() and ".." not in parts
         if not is_inside or "\\" in name or ":" in name or not name.endswith(suffix):
-            raise CheckpointError(f"{index} names a file that is not a shard beside it: {name}")
+            raise CheckpointError(f"{index} names a file that is not a shard next to it: {name}")
     shards = tuple(index.parent / name for name in names)
     for number, shard in enumerate(shards, start=1):
         if not shard.is_file():

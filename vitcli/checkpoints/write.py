@@ -30,7 +30,7 @@ HF_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What was written: the layout's name, notes on the changes, and what our tensors became."""
+    """The result of writing: the layout's name, notes on changes, and the names our tensors got."""
 
     layout: str
     notes: tuple[str, ...]
@@ -173,7 +173,7 @@ def _score_notes(model: Model) -> list[str]:
 
 
 def _made(layout: Layout, form: Expressed) -> dict[str, Made]:
-    """What our tensors became: what each would be made of if the file were read again."""
+    """The names our tensors got: the sources of each if the file were read again."""
     names = layout.strip(form.tensors)
     rules = layout.rules_with(layout.decoder_in(names), names)
     return to_ours({n: tensor.to("meta") for n, tensor in names.items()}, rules).made

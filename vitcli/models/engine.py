@@ -148,7 +148,7 @@ def _half(images: int, error: Exception) -> int:
     if images > 1:
         return images // 2
     asked = re.search(r"ried to allocate ([\d.]+) (\w+)", str(error))
-    need = f": {asked[1]} {asked[2]} more were asked for" if asked else ""
+    need = f": {asked[1]} {asked[2]} more were needed" if asked else ""
     raise DeviceError(
         f"there is not enough memory for one image{need}",
         "a smaller --image-size, --dtype bf16 or a smaller model takes less",

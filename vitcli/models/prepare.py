@@ -25,7 +25,7 @@ from vitcli.processes import rank_of
 from vitcli.records import Preprocess
 
 Ask: TypeAlias = Callable[[Network, Tensor], Tensor]
-"""Returns what is wanted of a network for its pixels: the logits, say, or some of its features."""
+"""An output of a network for its pixels: the logits, say, or some of its features."""
 Part = TypeVar("Part")
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -1,10 +1,10 @@
 """The Swin Transformer: normalised pixels into tokens of four resolutions, an embedding, or logits.
 
 arXiv 2103.14030. Attention stays within windows; every second block shifts them by half, so that
-neighbours meet. A merge between stages makes one patch of four. The numbers are those of
-transformers' `modeling_swin.py` or of timm's `swin_transformer.py`, which part ways where the
-windows do not fit the grid: `SwinConfig.window_rule` says whose they are.
-Parameter names are timm's, but a merge belongs to the stage that it ends, as in transformers.
+neighbouring windows are connected. A merge between stages makes one patch of four. The results are
+those of transformers' `modeling_swin.py` or timm's `swin_transformer.py`, which differ if the
+windows do not fit the grid (`SwinConfig.window_rule`). Parameter names are timm's, but a merge
+belongs to the stage before it, as in transformers.
 """
 
 from __future__ import annotations
@@ -183,8 +183,8 @@ class Stage(nn.Module):
 class SwinTransformer(nn.Module):
     """A Swin with the methods of `VisionTransformer`. It has no prefix tokens.
 
-    Layers count as transformers' `hidden_states` of Swin: 0 is the embedding, i the output of
-    stage i, merged already but for the last stage, whose output has the width and the grid of
+    Layers are numbered as transformers' `hidden_states` of Swin: 0 is the embedding, i the output
+    of stage i after its merge. The last stage has no merge, so its output has the width and grid of
     the layer before it.
     """
 
@@ -212,8 +212,8 @@ class SwinTransformer(nn.Module):
         return sum(self.config.depths)
 
     def block_of(self, name: str) -> int | None:
-        """`layers.1.blocks.0.attn.qkv` is in the block after those of stage 1; None outside of
-        the blocks."""
+        """The number of the block that has it, from 1 through all stages; None outside of the
+        blocks. `layers.1.blocks.0.attn.qkv` is in the first block of the second stage."""
         first, *rest = name.split(".")
         if first != "layers" or rest[1:2] != ["blocks"] or len(rest) < 3:
             return None
@@ -250,8 +250,8 @@ class SwinTransformer(nn.Module):
         return out
 
     def walk(self, pixels: Tensor) -> Iterator[Tokens]:
-        """The tokens stage by stage: what enters stage 1, what leaves it, and so on. A stage is
-        computed when its output is asked for.  (B, C, H, W) -> Tokens of layer 0, 1, ...
+        """The tokens by stage: the input of stage 1, its output, and so on. A stage is computed
+        when its output is taken.  (B, C, H, W) -> Tokens of layer 0, 1, ...
         """
         x, grid = self.embed(pixels), self.grid_of(pixels)
         yield Tokens(x, 0, grid)
@@ -261,26 +261,26 @@ class SwinTransformer(nn.Module):
             yield Tokens(x, 0, grid)
 
     def hidden_states(self, pixels: Tensor, layers: Sequence[int]) -> dict[int, Tokens]:
-        """The tokens after each asked layer, without the final norm.
+        """The tokens after each of `layers`, without the final norm.
         (B, C, H, W) -> {layer: Tokens}
 
-        Stages after the last asked one are not computed.
+        Stages after the last of them are not computed.
         """
         walked = zip(range(max(layers) + 1), self.walk(pixels))  # noqa: B905  # stops at the range
         return {number: tokens for number, tokens in walked if number in layers}
 
     def attention(self, pixels: Tensor, layers: Sequence[int]) -> dict[int, Tensor]:
-        """The weights in the last block of each asked stage, as transformers' `attentions`, by
-        image and window.  (B, C, H, W) -> {stage: (B, n, A, N, N)}
+        """The attention weights in the last block of each of these stages, counted from 1, as
+        transformers' `attentions`, by image and window.  (B, C, H, W) -> {stage: (B, n, A, N, N)}
 
-        Stages count from 1. A window may be shifted, and tokens that pad it are among its N.
+        A window may be shifted, and its N tokens include padding.
         """
         before = self.hidden_states(pixels, [layer - 1 for layer in layers])
         return {layer: self.stage_weights(layer, before[layer - 1])[0] for layer in layers}
 
     def stage_weights(self, layer: int, before: Tokens) -> tuple[Tensor, Windows]:
-        """The weights in the last block of a stage, from what enters the stage, and the windows
-        that they are in.  (B, h*w, D) -> (B, n, A, N, N)"""
+        """The attention weights in the last block of a stage, from the stage's input, and the
+        block's windows.  (B, h*w, D) -> (B, n, A, N, N)"""
         stage = self.stage(layer)
         windows = windows_of(self.config, layer - 1, before.grid, before.x)
         own = windows[(len(stage.blocks) - 1) % 2]
@@ -362,8 +362,8 @@ class SwinTransformer(nn.Module):
 
     @torch.no_grad()
     def resize(self, image_size: Size) -> None:
-        """Make `image_size` (height, width) the model's own. Where timm's windows shrink or grow
-        with it, their tables are resampled once; what else is learned stays."""
+        """Make `image_size` (height, width) the model's own: resample position embeddings once, and
+        the tables of timm's windows that shrink or grow with it."""
         old, new = self.config, replace(self.config, image_size=image_size)
         if old.absolute_positions:
             pos = resize_pos_embed(self.pos_embed, old.grid, new.grid, 0, old.pos_resize)

@@ -1,5 +1,6 @@
 """Hugging Face SigLIP, the vision tower: `transformers/models/siglip`, and SigLIP 2 of a fixed
-resolution, which has the same names. As CLIP's, without class token and norm before the blocks."""
+resolution, which has the same names. It is CLIP's without class token and norm before the
+blocks."""
 
 from __future__ import annotations
 
@@ -33,7 +34,7 @@ RULES = (
     rename("head.mlp.fc1.{p}", "attn_pool.mlp.fc1.{p}"),
     rename("head.mlp.fc2.{p}", "attn_pool.mlp.fc2.{p}"),
 )
-# SiglipForImageClassification averages the patches; the attention pooling stands by, unread.
+# SiglipForImageClassification averages the patches, and does not use the attention pooling.
 CLASSIFIER_RULES = (*TOWER, drop("head.{rest}", "the classifier reads the mean of the patches"))
 
 
@@ -105,7 +106,7 @@ def refusals(config: ViTConfig) -> list[str]:
 
 
 def write_config(config: ViTConfig) -> dict[str, Any]:
-    """`vision_use_head: false` where there is no attention pooling to write."""
+    """The config; `vision_use_head` is false without attention pooling."""
     tower = {
         **tower_config(config),
         "model_type": "siglip_vision_model",

@@ -154,7 +154,7 @@ class Layout:
 
     How to read them: `rules` is the table for one file (some names mean different things in
     different files). `read_config` gets the tensors in our names, the JSON, and the number of heads
-    that the user asked for; `num_heads` finds it where the tensors show it. `needs_config`: the
+    from the user or from `num_heads`, which finds it if the tensors show it. `needs_config`: the
     tensors do not say their sizes. `fields` are the JSON's names of our config's fields.
     `decoders` reads the decoder of masked pre-training.
 
