@@ -265,7 +265,7 @@ def test_a_folder_that_is_no_model_is_never_replaced(vit: Vit, tmp_path: Path) -
     (tmp_path / "home" / "letter.txt").write_text("dear")
     ended = vit("convert", "demo", "home", "--to", "hf", "--overwrite")
     assert ended.code == 1
-    assert "home is no model, it holds letter.txt" in ended.err
+    assert "home is not a model, it holds letter.txt" in ended.err
     assert (tmp_path / "home" / "letter.txt").read_text() == "dear"
     (tmp_path / "home" / "letter.txt").unlink()
     assert vit("convert", "demo", "home", "--to", "hf", "--overwrite").code == 0
