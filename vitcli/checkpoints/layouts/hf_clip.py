@@ -18,14 +18,12 @@ from vitcli.checkpoints.layouts.layout import (
     Layout,
     Tensors,
     Writer,
-    activation,
     activation_name,
     count_classes,
     image_pair,
     not_square,
-    pair,
+    read_sizes,
     shape,
-    unchanged,
 )
 from vitcli.checkpoints.published import CLIP
 from vitcli.models.config import ViTConfig
@@ -116,21 +114,13 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTCon
     is_projecting = "'CLIPModel'" in name or "WithProjection" in name
     projection = {**vision, **config}.get("projection_dim", 512) if is_projecting else 0
     return ViTConfig(
-        image_size=pair(vision.get("image_size", 224), "image_size"),
-        patch_size=pair(vision.get("patch_size", 32), "patch_size"),
-        in_chans=vision.get("num_channels", 3),
-        embed_dim=vision.get("hidden_size", 768),
-        depth=vision.get("num_hidden_layers", 12),
-        num_heads=num_heads or vision.get("num_attention_heads", 12),
-        hidden_dim=vision.get("intermediate_size", 3072),
+        **read_sizes(vision, num_heads, 32, "quick_gelu", 1e-5),
         num_classes=num_classes,
         projection=shape(tensors, "proj.weight", 2)[0] if "proj.weight" in tensors else projection,
         patch_bias=False,
         pre_norm=True,
-        act=activation(vision.get("hidden_act", "quick_gelu")),
         pool="mean" if num_classes else "cls",
         head_norm=num_classes == 0,
-        norm_eps=vision.get("layer_norm_eps", 1e-5),
     )
 
 
@@ -195,14 +185,7 @@ def write_config(config: ViTConfig) -> dict[str, Any]:
 
 
 WRITER = Writer(
-    "transformers",
-    ONLY,
-    refusals,
-    unchanged,
-    lambda config: RULES,
-    prefix,
-    write_config,
-    ViTConfig,
+    "transformers", ViTConfig, lambda config: RULES, write_config, ONLY, refusals, prefix=prefix
 )
 LAYOUT = Layout(
     "hf-clip",

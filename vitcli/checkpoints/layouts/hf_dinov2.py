@@ -17,13 +17,12 @@ from vitcli.checkpoints.layouts.layout import (
     Layout,
     Tensors,
     Writer,
-    activation,
     activation_name,
     count_classes,
     image_pair,
     not_square,
     number,
-    pair,
+    read_sizes,
     shape,
     with_positions,
 )
@@ -106,22 +105,14 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTCon
     if config.get("model_type") == "dinov2_with_registers":
         registers = config.get("num_register_tokens", 4)
     return ViTConfig(
-        image_size=pair(config.get("image_size", 224), "image_size"),
-        patch_size=pair(config.get("patch_size", 14), "patch_size"),
-        in_chans=config.get("num_channels", 3),
-        embed_dim=embed_dim,
-        depth=config.get("num_hidden_layers", 12),
-        num_heads=num_heads or config.get("num_attention_heads", 12),
-        hidden_dim=hidden_dim,
+        **{**read_sizes(config, num_heads, 14, "gelu", 1e-6), "hidden_dim": hidden_dim},
         num_classes=num_classes,
         num_registers=registers,
         pos_resize="bicubic-antialias" if registers else "bicubic",
         qkv_bias=config.get("qkv_bias", True),
         layer_scale=True,
         ffn="swiglu" if is_swiglu else "mlp",
-        act=activation(config.get("hidden_act", "gelu")),
         pool="cls+mean" if num_classes else "cls",
-        norm_eps=config.get("layer_norm_eps", 1e-6),
     )
 
 
@@ -212,7 +203,7 @@ def prefix(config: ViTConfig) -> str:
 
 
 WRITER = Writer(
-    "transformers", ONLY, refusals, adapt, rules_to_write, prefix, write_config, ViTConfig
+    "transformers", ViTConfig, rules_to_write, write_config, ONLY, refusals, adapt, prefix
 )
 LAYOUT = Layout(
     "hf-dinov2",

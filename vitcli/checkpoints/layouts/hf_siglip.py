@@ -15,11 +15,9 @@ from vitcli.checkpoints.layouts.layout import (
     Layout,
     Tensors,
     Writer,
-    activation,
     count_classes,
     not_square,
-    pair,
-    unchanged,
+    read_sizes,
 )
 from vitcli.checkpoints.published import SIGLIP
 from vitcli.errors import CheckpointError
@@ -66,19 +64,11 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTCon
     num_classes = count_classes(tensors)
     pools = bool(vision.get("vision_use_head", True)) and not num_classes
     return ViTConfig(
-        image_size=pair(vision.get("image_size", 224), "image_size"),
-        patch_size=pair(vision.get("patch_size", 16), "patch_size"),
-        in_chans=vision.get("num_channels", 3),
-        embed_dim=vision.get("hidden_size", 768),
-        depth=vision.get("num_hidden_layers", 12),
-        num_heads=num_heads or vision.get("num_attention_heads", 12),
-        hidden_dim=vision.get("intermediate_size", 3072),
+        **read_sizes(vision, num_heads, 16, "gelu_pytorch_tanh", 1e-6),
         num_classes=num_classes,
         class_token=False,
         pos_prefix=0,
-        act=activation(vision.get("hidden_act", "gelu_pytorch_tanh")),
         pool="map" if pools else "mean",
-        norm_eps=vision.get("layer_norm_eps", 1e-6),
     )
 
 
@@ -122,14 +112,7 @@ def write_config(config: ViTConfig) -> dict[str, Any]:
 
 
 WRITER = Writer(
-    "transformers",
-    ONLY,
-    refusals,
-    unchanged,
-    lambda config: RULES,
-    prefix,
-    write_config,
-    ViTConfig,
+    "transformers", ViTConfig, lambda config: RULES, write_config, ONLY, refusals, prefix=prefix
 )
 LAYOUT = Layout(
     "hf-siglip",

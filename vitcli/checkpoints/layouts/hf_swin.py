@@ -142,13 +142,12 @@ def prefix(config: SwinConfig) -> str:
 
 WRITER = Writer(
     "transformers",
-    {},
-    refusals,
-    lambda config, tensors: (under_rule(config, "hf"), dict(tensors)),
-    lambda config: RULES,
-    prefix,
-    write_config,
     SwinConfig,
+    lambda config: RULES,
+    write_config,
+    refusals=refusals,
+    adapt=lambda config, tensors: (under_rule(config, "hf"), dict(tensors)),
+    prefix=prefix,
 )
 LAYOUT = Layout(
     "hf-swin",

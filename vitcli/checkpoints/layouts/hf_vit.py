@@ -22,11 +22,10 @@ from vitcli.checkpoints.layouts.layout import (
     Layout,
     Tensors,
     Writer,
-    activation,
     activation_name,
     count_classes,
     image_pair,
-    pair,
+    read_sizes,
     with_positions,
 )
 from vitcli.models.config import ViTConfig
@@ -78,20 +77,12 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTCon
     """
     has_dist = "dist_token" in tensors or config.get("model_type") == "deit"
     return ViTConfig(
-        image_size=pair(config.get("image_size", 224), "image_size"),
-        patch_size=pair(config.get("patch_size", 16), "patch_size"),
-        in_chans=config.get("num_channels", 3),
-        embed_dim=config.get("hidden_size", 768),
-        depth=config.get("num_hidden_layers", 12),
-        num_heads=num_heads or config.get("num_attention_heads", 12),
-        hidden_dim=config.get("intermediate_size", 3072),
+        **read_sizes(config, num_heads, 16, "gelu", EPS.get(config.get("model_type", ""), 1e-12)),
         num_classes=count_classes(tensors),
         dist_token=has_dist,
         dist_head=any(name.startswith("head_dist.") for name in tensors),
         pos_prefix=2 if has_dist else 1,
         qkv_bias=config.get("qkv_bias", True),
-        act=activation(config.get("hidden_act", "gelu")),
-        norm_eps=config.get("layer_norm_eps", EPS.get(config.get("model_type", ""), 1e-12)),
     )
 
 
@@ -165,14 +156,13 @@ def notes(config: ViTConfig) -> tuple[str, ...]:
 
 WRITER = Writer(
     "transformers",
-    ONLY,
-    lambda config: [],
-    adapt,
-    rules_to_write,
-    prefix,
-    write_config,
     ViTConfig,
-    notes,
+    rules_to_write,
+    write_config,
+    ONLY,
+    adapt=adapt,
+    prefix=prefix,
+    notes=notes,
 )
 LAYOUT = Layout(
     "hf-vit",

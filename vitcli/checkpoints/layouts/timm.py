@@ -280,14 +280,12 @@ def _heads(name: str, width: int, depth: int) -> int:
 
 WRITER = Writer(
     "timm",
-    {},
-    refusals,
-    adapt,
-    lambda config: RULES,
-    lambda config: "",
-    write_config,
     ViTConfig,
-    notes,
+    lambda config: RULES,
+    write_config,
+    refusals=refusals,
+    adapt=adapt,
+    notes=notes,
 )
 LAYOUT = Layout(
     "timm",

@@ -83,14 +83,7 @@ def write_config(config: SwinConfig) -> dict[str, Any]:
 
 
 WRITER = Writer(
-    "timm",
-    {},
-    refusals,
-    adapt,
-    lambda config: RULES,
-    lambda config: "",
-    write_config,
-    SwinConfig,
+    "timm", SwinConfig, lambda config: RULES, write_config, refusals=refusals, adapt=adapt
 )
 LAYOUT = Layout(
     "timm-swin",
