@@ -24,7 +24,7 @@ from vitcli.models.attention import (
     similarity,
 )
 from vitcli.models.config import Config, ViTConfig
-from vitcli.models.engine import Thrift
+from vitcli.models.engine import BatchSplitter
 from vitcli.models.network import Network
 from vitcli.models.prepare import Prepared
 from vitcli.models.swin import SwinTransformer
@@ -89,7 +89,7 @@ class AttentionRunner:
         beside a picture."""
         self.model = model
         self._note = note
-        self._thrift = Thrift(note)
+        self._splitter = BatchSplitter(note)
         self.look = look
         config = model.config
         if look.method == "rollout" and isinstance(model.network, SwinTransformer):
@@ -114,7 +114,7 @@ class AttentionRunner:
     def __call__(self, prepared: Prepared, batch: Batch) -> AttentionMaps:
         """The maps of a batch, by layer, (B, n, h, w) each on the CPU; and logits if wanted."""
         points = self._points(batch)
-        network = prepared.exact if self.look.method == "grad" else prepared.runs
+        network = prepared.fp32_network if self.look.method == "grad" else prepared.fast_network
 
         def look(part: slice) -> AttentionMaps:
             some = None if points is None else points[part].to(prepared.device)
@@ -131,7 +131,7 @@ class AttentionRunner:
                 last - first,
             )
 
-        parts = self._thrift.each(fitting, len(batch.refs))
+        parts = self._splitter.each(fitting, len(batch.refs))
         found = [looked for part in parts for looked in part]
         logits = [looked.logits for looked in found if looked.logits is not None]
         return AttentionMaps(
@@ -177,7 +177,7 @@ class AttentionRunner:
             classes = None if target is None else torch.full((len(pixels),), target)
             return relevance(network, images, classes)
         with torch.inference_mode():
-            images = prepared.input_of(pixels)
+            images = prepared.fast_input(pixels)
             if look.method == "similarity":
                 return similarity(network, images, self.layers, points, wants_logits=wants)
             if look.method == "raw":
