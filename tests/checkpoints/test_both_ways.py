@@ -68,9 +68,9 @@ CANNOT = {
     },
     "timm": {
         "hf deit": "a distillation token without a classifier of its own",
-        "hf dinov2-classifier": "a classifier on the class token beside the mean",
-        "hf dinov2-reg-classifier": "a classifier on the class token beside the mean",
-        "open_clip_timm projected": "a projection to 24 behind a tower that is no CLIP's",
+        "hf dinov2-classifier": "a classifier on the class token and the mean",
+        "hf dinov2-reg-classifier": "a classifier on the class token and the mean",
+        "open_clip_timm projected": "a projection to 24 after a tower that is not CLIP's",
         "hf CLIPForImageClassification": "a classifier on tokens without the final norm",
     },
 }

@@ -569,7 +569,7 @@ def test_the_preprocessing_beside_the_weights_is_taken(
     assert model.notes == ()
     bare = load(str(folder / "open_clip_model.safetensors"))
     assert bare.preprocess == model.preprocess
-    assert bare.notes == ("open_clip_config.json beside open_clip_model.safetensors is used",)
+    assert bare.notes == ("open_clip_config.json next to open_clip_model.safetensors is used",)
 
 
 def test_of_a_folder_with_both_forms_each_file_has_its_own_config(

@@ -31,7 +31,7 @@ NAMED = {
     "vit_base_patch16_dinov3.lvd1689m": "a DINOv3",
     "eva02_base_patch14_224": "an EVA",
     "beitv2_base_patch16_224": "a BEiT",
-    "vit_base_patch16_rpn_224": "norms stand behind",
+    "vit_base_patch16_rpn_224": "norms come after",
     "vit_relpos_base_patch16_224": "relative positions",
     "samvit_base_patch16": "a SAM",
     "vit_base_patch16_18x2_224": "parallel",

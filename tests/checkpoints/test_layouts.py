@@ -206,7 +206,7 @@ def test_a_bare_file_takes_the_config_beside_it_where_no_other_file_can_be_meant
     folder = vit.save(tmp_path)
     model = load(str(folder / "model.safetensors"))
     assert model.config.image_size == (64, 48)
-    assert "config.json beside model.safetensors is used" in model.notes
+    assert "config.json next to model.safetensors is used" in model.notes
     (folder / "model.safetensors").rename(folder / "mine.safetensors")
     (folder / "model.bin").touch()
     assert "its image size is not in the file" in refusal(folder / "mine.safetensors")

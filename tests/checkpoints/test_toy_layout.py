@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from vitcli.checkpoints import layouts
 from vitcli.checkpoints.keymap import Rule
 from vitcli.checkpoints.layouts import timm
-from vitcli.checkpoints.layouts.layout import Json, Layout, Tensors, Writer, unchanged
+from vitcli.checkpoints.layouts.layout import Json, Layout, Tensors, Writer
 from vitcli.checkpoints.load import load
 from vitcli.checkpoints.published import Family, always
 from vitcli.checkpoints.write import write_timm
@@ -45,16 +45,7 @@ def write_config(config: ViTConfig) -> dict[str, Any]:
     return {"model_type": "toy"}
 
 
-WRITER = Writer(
-    "timm",
-    {"num_registers": (0,)},
-    lambda config: [],
-    unchanged,
-    lambda config: RULES,
-    lambda config: "",
-    write_config,
-    ViTConfig,
-)
+WRITER = Writer("timm", ViTConfig, lambda config: RULES, write_config, {"num_registers": (0,)})
 EVALUATION = always(crop_pct=0.5)
 LAYOUT = Layout(
     "toy",

@@ -183,7 +183,7 @@ def test_pictures_of_an_earlier_run_are_not_inputs(vit: Vit, look: Vit, folder: 
 
 def test_nobody_elses_files_are_touched(look: Vit, folder: Path) -> None:
     ended = look("in", "-m", "demo", "--out", "in/deep")
-    assert (ended.code, "holds files that are not of vit" in ended.err) == (1, True)
+    assert (ended.code, "holds files that vit has not written" in ended.err) == (1, True)
     (folder / "notes").write_text("mine")
     ended = look("in", "-m", "demo", "--out", "notes")
     assert (ended.code, "is not a folder" in ended.err) == (1, True)

@@ -19,7 +19,7 @@ from tests.faults.rules import DEMO, watched
 from tests.fixtures.forks import ForkServer
 from vitcli.images.archives import is_archive
 from vitcli.images.decode import decode
-from vitcli.images.formats import allowed_formats
+from vitcli.images.kinds import allowed_formats
 from vitcli.records import ImageRef, Limits, Preprocess, Sample
 
 SECONDS_TO_FETCH = 300

@@ -160,7 +160,7 @@ def test_shards_merge_into_one_run_and_again_when_images_come(
 
     assert "shard 2/4 is missing" in refused(shards[0], *shards[2:])
     assert "shard 1/4 is given twice" in refused(*shards, shards[0])
-    assert "is no shard" in refused(*shards[1:], one)
+    assert "is not a shard" in refused(*shards[1:], one)
 
 
 def test_options_that_need_a_file_or_a_resume_say_so(vits: ForkServer, some: Path) -> None:
@@ -214,7 +214,7 @@ def test_other_options_are_named_before_anything_is_loaded(
     before = out.read_bytes(), out.stat().st_mtime_ns
     refused = run(vits, *args, "--resume", *options)
     assert refused.err == (
-        f"vit: {out} was made with {said}\n  do as before, or --overwrite starts again\n"
+        f"vit: {out} was made with {said}\n  do as before, or --overwrite starts over\n"
     )
     assert (out.read_bytes(), out.stat().st_mtime_ns) == before
 

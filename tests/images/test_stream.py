@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
+from torch.utils.data._utils.pin_memory import pin_memory
 
 import vitcli
 from tests.fixtures.photos import Corpus
@@ -93,6 +94,13 @@ def test_a_run_reads_its_batches_uncopied_and_draws_no_random_number() -> None:
         for ours, theirs in zip(loaded(iter(batches), torch.device("cpu")), batches, strict=True)
     )
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_dataloader_pins_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor + 1)
+    [batch] = numbered(1)
+    pinned = pin_memory(batch)
+    assert pinned.refs == batch.refs and int(pinned.pixels[0].max()) == 1
 
 
 def test_each_copy_starts_before_the_one_before_it_is_used() -> None:

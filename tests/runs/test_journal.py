@@ -146,7 +146,7 @@ def test_a_damaged_journal_of_a_whole_output_is_told_and_may_be_overwritten(
     before = contents(out.parent)
     with pytest.raises(OutputError, match="has no whole record of its run") as caught:
         record(inputs, out, resume)
-    assert caught.value.hint == "--overwrite starts again"
+    assert caught.value.hint == "--overwrite starts over"
     assert contents(out.parent) == before
     record(inputs, out, overwrite=True)
     assert read_finished(journal)
@@ -227,12 +227,12 @@ def test_two_outputs_of_one_stem_do_not_share_an_index(inputs: Inputs, out: Path
     assert not list(out.parent.glob("*.lock"))
     record(inputs, out)
     before = contents(out.parent)
-    with pytest.raises(OutputError, match=r"is the one of .+feats.npy, and would be overwritten"):
+    with pytest.raises(OutputError, match=r"belongs to .+feats.npy, and would be overwritten"):
         record(inputs, other, overwrite=True)
-    with pytest.raises(OutputError, match=r"is the one of .+feats.npy, and would be overwritten"):
+    with pytest.raises(OutputError, match=r"belongs to .+feats.npy, and would be overwritten"):
         record(inputs, other, resume)
     out.with_name(".feats.npy.journal").unlink()
-    with pytest.raises(OutputError, match=r"is the one of .+feats.npy, and would be overwritten"):
+    with pytest.raises(OutputError, match=r"belongs to .+feats.npy, and would be overwritten"):
         record(inputs, other, overwrite=True)
     assert contents(out.parent) == before
     out.unlink()
@@ -247,7 +247,7 @@ def test_an_index_is_not_overwritten_by_an_output_of_its_name(inputs: Inputs, ou
     before = contents(out.parent)
     for journal in (True, False):
         for path in (index, meta):
-            with pytest.raises(OutputError, match=r"is the one of .+a.feats.npy, and would be"):
+            with pytest.raises(OutputError, match=r"belongs to .+a.feats.npy, and would be"):
                 Recording(lines(path), inputs.refs).__enter__()
         if journal:
             assert contents(out.parent) == before
@@ -260,9 +260,9 @@ def test_an_index_is_not_overwritten_by_an_output_of_its_name(inputs: Inputs, ou
 def test_the_index_of_an_interrupted_run_is_not_overwritten(inputs: Inputs, out: Path) -> None:
     assert is_killed(14, partial(record, inputs, out))
     before = contents(out.parent)
-    with pytest.raises(OutputError, match=r"may be of .+feats.npy, an interrupted run"):
+    with pytest.raises(OutputError, match=r"may belong to .+feats.npy, an interrupted run"):
         record(inputs, out.with_name("feats.npz"), overwrite=True)
-    with pytest.raises(OutputError, match=r"may be of .+feats.npy, an interrupted run"):
+    with pytest.raises(OutputError, match=r"may belong to .+feats.npy, an interrupted run"):
         Recording(lines(out.with_name("feats.index.jsonl")), inputs.refs).__enter__()
     assert contents(out.parent) == before
     record(inputs, out, resume)
@@ -324,9 +324,9 @@ def test_an_edited_output_of_the_same_size_is_not_trusted(
     file.write_bytes(data[:-3] + bytes([data[-3] ^ 1]) + data[-2:])
     if has_time:
         os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
-    with pytest.raises(OutputError, match=f"{name} is not as its run left it") as caught:
+    with pytest.raises(OutputError, match=f"{name} has changed since its run") as caught:
         record(inputs, out, resume)
-    assert "--overwrite starts again" in str(caught.value.hint)
+    assert "--overwrite starts over" in str(caught.value.hint)
     file.write_bytes(data)  # as a copy that is brought back
     assert record(inputs, out, resume).is_complete
 

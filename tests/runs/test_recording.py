@@ -493,7 +493,7 @@ def test_an_edited_output_is_not_trusted(inputs: Inputs, out: Path, format: str)
     record(inputs, out)
     with out.open("ab") as file:
         file.write(b"{}\n")
-    with pytest.raises(OutputError, match="is not as its run left it"):
+    with pytest.raises(OutputError, match="has changed since its run"):
         record(inputs, out, resume)
     (out.parent / ".feats.jsonl.journal").unlink()
     with pytest.raises(OutputError, match="has no record of its run"):

@@ -271,10 +271,10 @@ def test_the_format_is_the_one_asked_for_or_the_suffix(
 @pytest.mark.parametrize(
     ("out", "asked", "words"),
     [
-        ("out.xlsx", None, "the suffix of out.xlsx is no known format"),
-        ("out.csv", "yaml", "--format yaml is no known format"),
+        ("out.xlsx", None, "the suffix of out.xlsx is not a known format"),
+        ("out.csv", "yaml", "--format yaml is not a known format"),
         ("out.csv", None, "the suffix of out.csv"),
-        ("https://h/a.csv?sig=secret", None, "the suffix of a.csv?… is no known format"),
+        ("https://h/a.csv?sig=secret", None, "the suffix of a.csv?… is not a known format"),
     ],
 )
 def test_an_unknown_format_is_a_usage_error(out: str, asked: str | None, words: str) -> None:

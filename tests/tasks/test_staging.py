@@ -100,7 +100,7 @@ def test_what_is_wrong_is_found_before_the_model_is_loaded(
         ("s3://a.npy", 2, "s3://a.npy names no object\n  such as s3://bucket/folder/feats.npy"),
         ("s3://bkt/w/", 2, "s3://bkt/w/ names no object"),
         ("nothing://bkt/a.npy", 1, "nothing://bkt/a.npy: Protocol not known"),
-        ("s3://bkt/a.png", 2, "the suffix of a.png is no known format"),
+        ("s3://bkt/a.png", 2, "the suffix of a.png is not a known format"),
     ):
         words = ("--format", "npy") if url.endswith("/") else ()
         ended = vit("embed", "p", *NO_MODEL, "-o", url, *words)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Foreign:
-    """What a model is, and what to do; `called` is searched in the name that a config gives it.
+    """A kind of model, and what to do; `called` is searched in the name that a config gives it.
 
     Each of `tensors` is a sign: names (regular expressions) that must all be there, and after `!`
     names that must not. `is_sure`: no model that vitcli reads has these signs.
@@ -33,7 +33,7 @@ _HF_DINOV3 = (
 _OTHER_FILE = "the backbone is another file: give that one, and this one with --head"
 # The first row that fits is taken.
 ROWS: tuple[Foreign, ...] = (
-    # Files that are mistaken for a backbone.
+    # Files that people mistake for a backbone.
     Foreign(
         "a linear classifier alone, as DINO's evaluation trains it on the class tokens of a "
         "backbone's last blocks",
@@ -46,7 +46,7 @@ ROWS: tuple[Foreign, ...] = (
         hint=_OTHER_FILE,
     ),
     Foreign(
-        "a LoRA adapter, as PEFT saves it: what is added to a model, not one",
+        "a LoRA adapter, as PEFT saves it: an addition to a model, not a model",
         tensors=(r".*\.lora_[AB]\..*",),
         hint="merge it and save the model: merge_and_unload().save_pretrained(...)",
     ),
@@ -61,7 +61,7 @@ ROWS: tuple[Foreign, ...] = (
         hint="its ViT-S has 12 heads, which the file does not say: save base_encoder alone, and "
         "give it with --num-heads 12",
     ),
-    # Families of Vision Transformers that compute otherwise.
+    # Families of Vision Transformers that compute something else.
     Foreign("a ConvNeXt of DINOv3's, a convolutional network", "dinov3_?convnext"),
     Foreign(
         "a DINOv3 (or LingBot, EUPE): it has rotary positions (RoPE) instead of a table",
@@ -74,8 +74,8 @@ ROWS: tuple[Foreign, ...] = (
         ),
     ),
     Foreign(
-        "a Perception Encoder: it has rotary positions (RoPE), and its pooling has heads of its "
-        "own",
+        "a Perception Encoder: it has rotary positions (RoPE), and its pooling has its own "
+        "number of heads",
         r"^vit_pe_|(^|/)pe[-_](core|lang|spatial|vision)|perception_?(encoder|lm)|^pe_",
         (
             r"(visual\.)?attn_pool\.probe",
@@ -84,13 +84,13 @@ ROWS: tuple[Foreign, ...] = (
         ),
     ),
     Foreign(
-        "a Perception Encoder, by its pooling behind a norm before the blocks: it has rotary "
+        "a Perception Encoder, by its pooling and a norm before the blocks: it has rotary "
         "positions (RoPE), which leave no tensor",
         tensors=(
             r"(visual\.trunk\.)?attn_pool\.latent (visual\.trunk\.)?norm_pre\.weight "
             r"!(visual\.trunk\.)?patch_embed\.proj\.bias",
         ),
-        hint="if it is no Perception Encoder, --layout timm reads it as a plain ViT",
+        hint="if it is not a Perception Encoder, --layout timm reads it as a plain ViT",
         is_sure=False,
     ),
     Foreign(
@@ -156,7 +156,7 @@ ROWS: tuple[Foreign, ...] = (
     Foreign("an MLCD: a CLIP with rotary positions (RoPE)", "mlcd"),
     Foreign("a Pixio: it has eight class tokens", "pixio"),
     Foreign(
-        "a Swin Transformer V2, which computes its attention otherwise",
+        "a Swin Transformer V2, which computes its attention in another way",
         "swin_?v2|swinv2",
         (r".*\.(attn|attention|self)\.(logit_scale|(cpb|continuous_position_bias|meta)_mlp\..+)",),
         "give a Swin of the first version",
@@ -167,7 +167,7 @@ ROWS: tuple[Foreign, ...] = (
         ("(.*/)?conv_root/kernel", r"patch_embed\.backbone\..*"),
         "give a plain ViT",
     ),
-    Foreign("a ViT whose norms stand behind its sublayers", r"_rpn_"),
+    Foreign("a ViT whose norms come after its sublayers", r"_rpn_"),
     Foreign(
         "a ViT of parallel or other blocks", r"^vit_(\w+_)?(xp|18x2|pwee|dwee|dpwee|dlittle)(_|$)"
     ),
@@ -186,8 +186,11 @@ ROWS: tuple[Foreign, ...] = (
         "hiera",
         (r"(.*\.)?pos_embed_win(dow)?", r"(.*\.)?blocks\.\d+\.proj\.weight"),
     ),
-    Foreign("a CaiT: its heads talk, and its last blocks are the class token's", "^cait",
-            (r"blocks_token_only\..*",)),
+    Foreign(
+        "a CaiT: it has talking heads, and its last blocks update the class token alone",
+        "^cait",
+        (r"blocks_token_only\..*",),
+    ),
     Foreign(
         "a ConvNeXt, a convolutional network",
         "convnext",

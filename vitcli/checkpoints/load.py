@@ -44,7 +44,7 @@ from vitcli.records import Decode, Preprocess, Size
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Where the parts of a model came from, for `vit info` and `vit convert`: the source tensors of
+    """The sources of a model's parts, for `vit info` and `vit convert`: the source tensors of
     ours and the dropped ones, the source of the labels and of each step of the preprocessing, the
     dtypes on disk, the file's name of the architecture, and the image size that its position
     embeddings were stored for."""

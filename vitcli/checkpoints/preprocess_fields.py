@@ -1,4 +1,4 @@
-"""What the preprocessing JSON of all libraries has in common: numbers, filters, and origins."""
+"""The values that the preprocessing JSON of every library has: numbers, filters, origins."""
 
 from __future__ import annotations
 

@@ -63,8 +63,8 @@ PROCESSOR_OF = {
     "siglip_vision_model": "Siglip",
     "swin": "ViT",
 }
-# What every file of a family on the hub says, where that differs from the class's defaults; and the
-# size it is evaluated at, where that is not the model's.
+# The values in every file of a family on the hub that differ from the class's defaults; and the
+# size that the family is evaluated at, if that is not the model's.
 _IMAGENET = {"image_mean": IMAGENET_MEAN, "image_std": IMAGENET_STD}
 HUB: dict[str, dict[str, Any]] = {
     "deit": {**_SQUASH, **_IMAGENET},

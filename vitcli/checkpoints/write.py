@@ -23,21 +23,21 @@ from vitcli.checkpoints.scoring import DESCRIBED
 from vitcli.errors import CheckpointError
 from vitcli.models.config import Config, ViTConfig
 
-Dtype = Literal["fp32", "fp16", "bf16"]
+FileDtype = Literal["fp32", "fp16", "bf16"]
 TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 HF_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What was written: the layout's name, notes on the changes, and what our tensors became."""
+    """The result of writing: the layout's name, notes on changes, and the names our tensors got."""
 
     layout: str
     notes: tuple[str, ...]
     made: dict[str, Made]
 
 
-def write_hf(model: Model, folder: Path, dtype: Dtype) -> Written:
+def write_hf(model: Model, folder: Path, dtype: FileDtype) -> Written:
     """Write `config.json`, `preprocessor_config.json` and `model.safetensors`, with labels.
 
     Takes the first of transformers' layouts that can express the model. If none can, raises
@@ -85,7 +85,7 @@ def _hf_form(model: Model) -> tuple[Layout, Expressed, tuple[str, ...]]:
         return layout, form, (note,)
 
 
-def write_timm(model: Model, folder: Path, dtype: Dtype) -> Written:
+def write_timm(model: Model, folder: Path, dtype: FileDtype) -> Written:
     """Write `config.json` and `model.safetensors`, for `timm.create_model("local-dir:FOLDER")`."""
     layout, form = _expressed(model.config, model.network.state_dict(), "timm")
     values = form.json
@@ -101,7 +101,10 @@ def write_timm(model: Model, folder: Path, dtype: Dtype) -> Written:
     return Written(layout.name, notes, _made(layout, form))
 
 
-WRITERS: dict[str, Callable[[Model, Path, Dtype], Written]] = {"hf": write_hf, "timm": write_timm}
+WRITERS: dict[str, Callable[[Model, Path, FileDtype], Written]] = {
+    "hf": write_hf,
+    "timm": write_timm,
+}
 
 
 def _without_layer_scale(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -170,13 +173,13 @@ def _score_notes(model: Model) -> list[str]:
 
 
 def _made(layout: Layout, form: Expressed) -> dict[str, Made]:
-    """What our tensors became: what each would be made of if the file were read again."""
+    """The names our tensors got: the sources of each if the file were read again."""
     names = layout.strip(form.tensors)
     rules = layout.rules_with(layout.decoder_in(names), names)
     return to_ours({n: tensor.to("meta") for n, tensor in names.items()}, rules).made
 
 
-def _write_tensors(file: Path, state: Mapping[str, Tensor], dtype: Dtype) -> None:
+def _write_tensors(file: Path, state: Mapping[str, Tensor], dtype: FileDtype) -> None:
     kind = TORCH_DTYPES[dtype]
     cast = {name: tensor.to(kind).contiguous().clone() for name, tensor in state.items()}
     file.write_bytes(save(cast, metadata={"format": "pt"}))

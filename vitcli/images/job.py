@@ -1,4 +1,4 @@
-"""What a worker process does with each image, and the messages on its pipe."""
+"""The job that a worker process does for each image, and the messages on its pipe."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def receive(pipe: Connection, ref: ImageRef) -> Decoded:
 
 
 def _silence() -> None:
-    """Discard what libraries such as libtiff print: nobody sees it."""
+    """Discard the output of libraries such as libtiff, which nobody would see."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for descriptor in (1, 2):
         os.dup2(nowhere, descriptor)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
+from itertools import islice
 
 import numpy as np
 
@@ -33,32 +34,15 @@ def iter_batches(
         return BATCHES_AHEAD * batch_size()
 
     with closing(iter_decoded(refs, job, workers, ahead, note, keeps_data=keeps_data)) as decoded:
-        for group in _groups(decoded, batch_size):
+        while group := list(islice(decoded, batch_size())):
             yield collate(group)
 
 
-def _groups(items: Iterable[Decoded], batch_size: Callable[[], int]) -> Iterator[list[Decoded]]:
-    group: list[Decoded] = []
-    size = batch_size()
-    for item in items:
-        group.append(item)
-        if len(group) == size:
-            yield group
-            group, size = [], batch_size()
-    if group:
-        yield group
-
-
-def collate(group: Iterable[Decoded]) -> Batch:
+def collate(group: Sequence[Decoded]) -> Batch:
     """Stack the samples of a group.  Sample (H, W, 3) ... -> Batch (B, H, W, 3)"""
-    samples: list[Sample] = []
-    failures: list[Failure] = []
-    for item in group:
-        if isinstance(item, Sample):
-            samples.append(item)
-        else:
-            failures.append(item)
+    samples = [item for item in group if isinstance(item, Sample)]
+    failures = tuple(item for item in group if isinstance(item, Failure))
     pixels = tuple(np.stack(arrays) for arrays in zip(*(s.pixels for s in samples), strict=True))
     refs = tuple(s.ref for s in samples)
     sizes, seconds = tuple(s.size for s in samples), tuple(s.seconds for s in samples)
-    return Batch(refs, pixels, tuple(failures), sizes, seconds)
+    return Batch(refs, pixels, failures, sizes, seconds)

@@ -19,15 +19,12 @@ from vitcli.records import Batch, Limits, Preprocess
 T = TypeVar("T")
 
 
-def _ignore(text: str) -> None: ...  # a lambda could not go to another process
-
-
 class ImageStream(IterableDataset[Batch]):
     """The images of any inputs, decoded and preprocessed, in batches.
 
         model = vitcli.load("demo")
         for batch in vitcli.ImageStream("photos/", preprocess=model.preprocess, batch_size=32):
-            for ref, pixels in zip(batch.refs, batch.pixels[0]):
+            for ref, pixels in zip(batch.refs, *batch.pixels):
                 ...  # ref.path, and uint8 (H, W, 3) as the model takes them
             for failure in batch.failures:
                 ...  # failure.ref.path, failure.type, failure.message
@@ -35,11 +32,12 @@ class ImageStream(IterableDataset[Batch]):
     inputs: files, directories, glob patterns, tars, zips, Parquet tables, URLs of them, or "-".
     Every image is in one batch, in input order: among `refs`, or among `failures` with the reason.
     Images are decoded in `workers` processes, as in `vitcli.embed`; one that crashes or hangs costs
-    its image and no other. Each iteration lists the inputs again. `note` hears of what is left out.
+    its image and no other. Each iteration lists the inputs again. `note` is called with warnings.
 
     A DataLoader takes it with `batch_size=None`. With `num_workers=n` each of torch's workers lists
-    all inputs and decodes every n-th batch, in the order of one; it decodes in its own process,
-    which is not replaced if it crashes. Raises VitError for what cannot be read at all.
+    all inputs and decodes every n-th batch, so the batches and their order are the same; but it
+    decodes in its own process, and the DataLoader ends if that crashes.
+    Raises VitError for inputs that cannot be listed, or have no images.
     """
 
     def __init__(
@@ -53,10 +51,10 @@ class ImageStream(IterableDataset[Batch]):
         extensions: Sequence[str] = (),
         limits: Limits = Limits(),
         allow_outside: bool = False,
-        note: Callable[[str], None] = _ignore,
+        note: Callable[[str], None] | None = None,
     ) -> None:
         named = [inputs] if isinstance(inputs, str | os.PathLike) else inputs
-        self._omissions = Omissions(note)
+        self._omissions = Omissions(note) if note else Omissions()
         scan = choose_scan(
             *(formats, extensions, limits, self._omissions), allow_outside=allow_outside
         )
@@ -65,7 +63,7 @@ class ImageStream(IterableDataset[Batch]):
         opened = open_sources([os.fspath(path) for path in named], scan=scan)
         self._sources = [source.rereadable() for source in opened]
         self._job = DecodeJob((preprocess,), limits, formats)
-        self._batch_size, self._workers, self._note = batch_size, workers, note
+        self._batch_size, self._workers = batch_size, workers
 
     def __iter__(self) -> Generator[Batch, None, None]:
         self._omissions.clear()
@@ -74,7 +72,7 @@ class ImageStream(IterableDataset[Batch]):
             share, shares = info.id, info.num_workers
             refs = (ref for ref in refs if ref.index // size % shares == share)
             workers = 0  # a daemon may have no children
-        batches = iter_batches(refs, self._job, lambda: size, workers, self._note)
+        batches = iter_batches(refs, self._job, lambda: size, workers, self._omissions.note)
         with closing(batches):
             yield from batches
         self._omissions.note_system()
@@ -95,8 +93,8 @@ def loaded(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
     """Read batches through a DataLoader. On CUDA they are pinned, and each is copied to the device
     while the network runs on the one before it.
 
-    The DataLoader has no workers, as torch's may not die: the workers are those of the batches.
-    torch pins in a thread only if it has workers, so here the calling thread pins.
+    The DataLoader has no workers of its own: if one died, the run would end. So the batches are
+    pinned in this thread; torch has a thread for it only if it has workers.
     """
     on_cuda = device.type == "cuda"
     loader = DataLoader(

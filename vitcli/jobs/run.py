@@ -21,13 +21,7 @@ from vitcli.images.loader import iter_batches
 from vitcli.images.scan import Omissions
 from vitcli.images.sources import FoundSource
 from vitcli.interrupts import interrupts
-from vitcli.jobs.apart import (
-    check_apart,
-    read_of_inputs,
-    read_of_model,
-    read_of_options,
-    written_of,
-)
+from vitcli.jobs.apart import check_run
 from vitcli.jobs.batching import GrowingBatch
 from vitcli.jobs.job import Inputs, ModelOptions, Reporter, Running, Summary
 from vitcli.jobs.listing import Listing
@@ -102,7 +96,7 @@ class Run:
     def engine(self, model: Model, output: engines.Output) -> Engine:
         """Open the engine that runs the model: torch, or the one of the options."""
         from vitcli.checkpoints.engines import open_engine
-        from vitcli.models.engine import ThriftyEngine, TorchEngine
+        from vitcli.models.engine import SplittingEngine, TorchEngine
 
         running, note = self.running, self.watcher.note
         if running.engine == "torch":
@@ -110,7 +104,7 @@ class Run:
         else:
             chosen = running.engine, running.dtype, running.quantize
             engine = open_engine(model, output, *chosen, note)
-        return ThriftyEngine(engine, note, shares_ranges=running.quantize is not None)
+        return SplittingEngine(engine, note, shares_ranges=running.quantize is not None)
 
     def into(self, sink: Sink, work: Ready, takes: Callable[[Row], bool] | None = None) -> Summary:
         """Run, and write all rows, or those that `takes` accepts, to a sink. Such a run cannot be
@@ -136,29 +130,19 @@ class Run:
         A second round follows if rows of the interrupted run are out of date.
         """
         output.check()
-        target = output.target()
-        if target.is_special:
+        if output.is_special:
             work = make_ready(specs)
-            return self.into(output.open(target, work.meta), work, output.takes)
+            return self.into(output.open(work.meta), work, output.takes)
         if output.resuming.resume:
             self.listing.keep_stdin()
         with self._explaining(can_resume=True):
             found = [resolve(s, offline=offline) if isinstance(s, str) else s for s in specs]
             load_once = cache(lambda: make_ready(found))
             weights = [m.weights if isinstance(m, Checkpoint) else m.files for m in found]
-            self._check_apart(output, weights)
+            check_run(output.paths.values(), weights, output.options, self.inputs)
             while self._round(output, weights, load_once):
                 self.progress = Progress()
         return self.summary()
-
-    def _check_apart(self, output: Output, weights: Sequence[Sequence[Path]]) -> None:
-        """Raise OutputError if the run would overwrite a file that it reads."""
-        read = chain(
-            read_of_model([path for files in weights for path in files]),
-            read_of_options(output.options),
-            read_of_inputs(self.inputs),
-        )
-        check_apart(written_of(output.paths.values()), read)
 
     def _round(
         self, output: Output, weights: Sequence[Sequence[Path]], load_once: Callable[[], Ready]
@@ -175,8 +159,8 @@ class Run:
             if record.is_complete:
                 self.watcher.note(f"{output.target().out} is already complete")
                 return False
-            has_all = record.header is not None and not record.needs_model
-            work = _idle(record.header.meta) if record.header and has_all else load_once()
+            header = None if record.needs_model else record.header
+            work = load_once() if header is None else _idle(header.meta)
             sink = record.begin(work.meta, described, self._on_progress)
             with completing(sink):
                 self._pump(work, record.items(), sink)
@@ -272,7 +256,7 @@ def _idle(meta: Mapping[str, object]) -> Ready:
     """Replace the model in a run whose rows are all there."""
 
     def forward(batch: Batch) -> Sequence[Row]:
-        raise InputError(f"{printable(batch.refs[0].path)} has changed just now", "start again")
+        raise InputError(f"{printable(batch.refs[0].path)} has changed just now", "run it again")
 
     return Ready(forward=forward, meta=meta)
 

@@ -17,12 +17,12 @@ from vitcli.runs.journal import journal_of, read_finished, read_header, readline
 from vitcli.runs.journal_lines import Damaged, Entry, Whole
 from vitcli.runs.output import Output
 
-START_AGAIN = "--overwrite starts again"
+START_OVER = "--overwrite starts over"
 
 
 def unreadable(out: Path) -> OutputError:
     """The error for a journal that no run has left like this."""
-    return OutputError(f"{out} has no whole record of its run, {journal_of(out).name}", START_AGAIN)
+    return OutputError(f"{out} has no whole record of its run, {journal_of(out).name}", START_OVER)
 
 
 class Ahead:
@@ -40,7 +40,7 @@ class Ahead:
             try:
                 with open_regular(self._path) as file:
                     if start + length > file.seek(0, 2):
-                        raise OutputError(f"{self._path} has no row at {start:,}", START_AGAIN)
+                        raise OutputError(f"{self._path} has no row at {start:,}", START_OVER)
                     file.seek(start)
                     self._data = file.read(max(length, self._at_a_time))
             except OSError as error:
@@ -73,8 +73,8 @@ class Rows:
         for whole in finished:
             if not whole.is_at(named[whole.name], until=until):
                 raise OutputError(
-                    f"{named[whole.name]} is not as its run left it",
-                    f"restore it, or {START_AGAIN}",
+                    f"{named[whole.name]} has changed since its run",
+                    f"restore it, or {START_OVER}",
                 )
         text = paths[files.text]
         self._text, self._looked_up = Ahead(text, at_a_time), Ahead(text, at_a_time)
@@ -110,7 +110,7 @@ def _check_names(files: Sequence[Path], finished: Sequence[Whole]) -> None:
     if sorted(whole.name for whole in finished) != names:
         raise OutputError(
             f"{out} was not written along with {' and '.join(map(str, beside)) or 'nothing else'}",
-            f"do as before, or {START_AGAIN}",
+            f"do as before, or {START_OVER}",
         )
 
 

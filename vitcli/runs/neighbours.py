@@ -26,12 +26,12 @@ def check_neighbours(out: Path, beside: Sequence[Path]) -> None:
             begun = other.with_name(other.name + PARTIAL + JOURNAL)
             if path.exists() and other.exists() and _has(other, path):
                 raise OutputError(
-                    f"{path} is the one of {other}, and would be overwritten",
+                    f"{path} belongs to {other}, and would be overwritten",
                     f"give another name than {out.name}, or remove {other.name}",
                 )
             if partial.exists() and begun.exists() and not _is_begun(out):
                 raise OutputError(
-                    f"{partial} may be of {other}, an interrupted run, and would be overwritten",
+                    f"{partial} may belong to {other}, an interrupted run, and be overwritten",
                     f"give another name than {out.name}, or finish that run with --resume",
                 )
 

@@ -1,4 +1,4 @@
-"""One output of a command: its files, its format, and what becomes of those of an earlier run."""
+"""One output of a command: its files, its format, and what its rows depend on."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from vitcli.records import ImageRef, Row
 from vitcli.runs.fingerprint import Fingerprint, fingerprint
 from vitcli.runs.shard import Resuming
 from vitcli.sinks import FORMATS
-from vitcli.sinks.files import FileSet, Target
-from vitcli.sinks.format import DEFAULTS, JSONL, Format
+from vitcli.sinks.files import FileSet, Grown, Target
+from vitcli.sinks.format import JSONL, OPTION_DEFAULTS, Format
 from vitcli.sinks.page import PAGE, Page, PageSink
 from vitcli.sinks.sink import FileSink
 from vitcli.sinks.text import LineSink
@@ -24,10 +24,9 @@ from vitcli.sinks.text import LineSink
 class Output:
     """Where the rows of a command go, and how they are written.
 
-    `options` is what a row depends on besides its image, the weights and the format, and `defaults`
-    are the values of those that nobody gave. A page at `html`, which `page` makes from the meta,
-    stands next to `out`, or in its place. `takes` leaves out rows; `has_files` says whether the
-    files that a row's text names are there.
+    `options` are what a row depends on besides its image, the weights and the format; `defaults`
+    are their default values. `page` makes the page at `html` from the meta. `takes` selects rows;
+    `has_files` says whether the files that a row's text names exist.
     """
 
     out: Path | None
@@ -49,7 +48,7 @@ class Output:
 
     @property
     def files(self) -> FileSet:
-        """Which files there are."""
+        """The files of the format, and of a page."""
         match self.format.page:
             case "alone":
                 return FileSet()
@@ -59,12 +58,18 @@ class Output:
 
     @property
     def paths(self) -> dict[str, Path]:
-        """The files by suffix, where links lead to."""
+        """The real path of each file, by suffix."""
         target = self.target()
         return {suffix: real(target.path(suffix)) for suffix in ("", *self.files.beside)}
 
-    def target(self) -> Target:
-        """The place of the files. Raises UsageError for a shard that is not a file."""
+    @property
+    def is_special(self) -> bool:
+        """Whether it is standard output, a pipe or a device."""
+        return self.target().is_special
+
+    def target(self, grown: Mapping[str, Grown] | None = None) -> Target:
+        """The place of the files, which are continued where they have `grown`. Raises UsageError
+        for a shard that is not a file."""
         out, shard = self.html if self.format.page == "alone" else self.out, self.resuming.shard
         if shard is not None:
             if out is None or is_special(out):
@@ -72,7 +77,7 @@ class Output:
             out = shard.named(out)
         elsewhere = {PAGE: self.html} if self.html and self.format.page == "beside" else {}
         replaces = self.overwrite or self.resuming.resume
-        return Target(out, overwrite=replaces, elsewhere=elsewhere)
+        return Target(out, overwrite=replaces, elsewhere=elsewhere, grown=grown)
 
     def check(self) -> None:
         """Raise VitError for what can be seen to fail before the model is loaded."""
@@ -90,8 +95,9 @@ class Output:
         if target.is_special and self.resuming.resume:
             raise UsageError("a pipe cannot be resumed", "write to a file with --out")
 
-    def open(self, target: Target, meta: Mapping[str, Any]) -> FileSink:
-        """The sink of all files."""
+    def open(self, meta: Mapping[str, Any], grown: Mapping[str, Grown] | None = None) -> FileSink:
+        """Open the files; those that have `grown` are continued."""
+        target = self.target(grown)
         if self.page is None:
             return self.kind(target, meta, self.format)
         lines = None
@@ -106,5 +112,5 @@ class Output:
         """What its rows depend on."""
         shard = self.resuming.shard
         options = {**self.format.options, **self.options, "shard": shard and str(shard)}
-        defaults = {**DEFAULTS, **self.defaults, "shard": None}
+        defaults = {**OPTION_DEFAULTS, **self.defaults, "shard": None}
         return fingerprint(self.command, weights, options, defaults)

@@ -11,7 +11,7 @@ from vitcli.records import Failure, Kept, Progress, Row
 from vitcli.runs.journal import Commit
 from vitcli.runs.journal_lines import NOWHERE, Entry, Whole, json_bytes
 from vitcli.runs.kept import KeptRows
-from vitcli.sinks.files import FileSet, PartialFile, Target
+from vitcli.sinks.files import FileSet, PartialFile
 from vitcli.sinks.sink import FileSink
 
 SYNC_EVERY = 30.0  # seconds; only a loss of power needs it
@@ -24,7 +24,6 @@ class Recorded:
     def __init__(
         self,
         sink: FileSink,
-        target: Target,
         files: FileSet,
         journal: PartialFile,
         commit: Commit | None,
@@ -34,11 +33,11 @@ class Recorded:
         progress: Progress,
         on_progress: Callable[[Progress], None],
     ) -> None:
-        """`target` has the open files of the sink, `commit` is where an interrupted run left off.
-        Kept and selected rows are counted in `progress`."""
+        """`commit` is where an interrupted run left off. Kept and selected rows are counted in
+        `progress`."""
         self._sink, self._journal = sink, journal
-        self._text = target.files[files.text]
-        self._growing = [target.files[suffix] for suffix in files.growing]
+        self._text = sink.opened[files.text]
+        self._growing = [sink.opened[suffix] for suffix in files.growing]
         self._kept, self._takes = kept, takes
         self._progress, self._on_progress = progress, on_progress
         self._good = 0 if commit is None else commit.inputs - commit.failed

@@ -18,7 +18,7 @@ from vitcli.files import PARTIAL, explained, refuse_link, take_name
 from vitcli.records import ImageRef, Progress
 from vitcli.runs.comparison import Comparison
 from vitcli.runs.fingerprint import Fingerprint
-from vitcli.runs.finished import START_AGAIN, Ahead, Finished, unreadable
+from vitcli.runs.finished import START_OVER, Ahead, Finished, unreadable
 from vitcli.runs.journal import (
     JOURNAL,
     Commit,
@@ -127,8 +127,8 @@ class Recording:
                 self.progress.add_earlier(found.rows, found.failed)
             if self._output.kind.is_sealed and not self.is_complete:
                 raise OutputError(
-                    f"{self._out} is whole, and its rows cannot be taken over into another",
-                    f"write new images to a file of their own; or {START_AGAIN}",
+                    f"{self._out} is finished, and its rows cannot be taken over",
+                    f"write new images to a file of their own; or {START_OVER}",
                 )
         self._kept = KeptRows(self._old)
         self._left = self._inputs.entries(self._old)
@@ -157,18 +157,17 @@ class Recording:
     ) -> Recorded:
         """Open the sink where the interrupted run left off, or start over. It counts the kept rows
         that it writes in `progress`, and calls `on_progress` then."""
-        commit, target = self._commit, self._target
+        commit = self._commit
         at = None if commit is None else Grown(commit.end, commit.crc)
         journal = PartialFile(self._final_journal, at, self._journal, like=self._out)
+        grown: dict[str, Grown] = {}
         if commit is not None:
             grown = dict(zip(self._files.growing, commit.files, strict=True))
-            target = target.resumed(grown)
         else:
             header = Header(self._fingerprint, meta, weights, takes_over=self._old is not None)
             journal.write(header.line())
         return Recorded(
-            self._output.open(target, meta),
-            target,
+            self._output.open(meta, grown),
             self._files,
             journal,
             commit,
@@ -221,7 +220,7 @@ class Recording:
             return None
         if not self._final_journal.exists():
             raise OutputError(
-                f"{self._out} has no record of its run, {self._final_journal.name}", START_AGAIN
+                f"{self._out} has no record of its run, {self._final_journal.name}", START_OVER
             )
         header = read_header(self._final_journal)
         if header is None:
@@ -233,14 +232,14 @@ class Recording:
     def _check_fingerprint(self, header: Header, path: Path) -> None:
         differs = header.fingerprint.difference(self._fingerprint)
         if differs is not None:
-            raise OutputError(f"{path} was made with {differs}", f"do as before, or {START_AGAIN}")
+            raise OutputError(f"{path} was made with {differs}", f"do as before, or {START_OVER}")
 
     def _refuse_to_lose(self) -> None:
         commits = read_commits(self._journal)
         if commits and commits[-1].inputs:
             raise OutputError(
                 f"{self._partials['']} holds {commits[-1].inputs:,} images of an interrupted run",
-                f"--resume continues it, {START_AGAIN}",
+                f"--resume continues it, {START_OVER}",
             )
 
     def _verify(self, commit: Commit) -> None:
@@ -257,7 +256,7 @@ class Recording:
                 raise OutputError(
                     f"{self._partials['']} was made of other inputs: after {count:,} images came "
                     f"{printable(entry.path)}, and now {now}",
-                    f"give the same inputs (more may follow them); {START_AGAIN}",
+                    f"give the same inputs (more may follow them); {START_OVER}",
                 )
             self.progress.selected += entry.row is not None and entry.length > 0
             if entry.row is None and len(self.failed_before) < MAX_NAMED:

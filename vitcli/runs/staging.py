@@ -25,7 +25,7 @@ from vitcli import stores
 from vitcli.cache import cache_folder
 from vitcli.errors import Interrupted, OutputError, UsageError, in_bytes, printable
 from vitcli.files import PARTIAL, explained
-from vitcli.runs.finished import START_AGAIN
+from vitcli.runs.finished import START_OVER
 from vitcli.runs.journal import JOURNAL, journal_of, read_finished
 from vitcli.runs.lock import LOCK, Lock, holder
 from vitcli.runs.shard import Resuming, Shard
@@ -140,7 +140,7 @@ class _Stage:
         if local.exists():
             raise OutputError(
                 f"{local} is whole, and was not sent to {printable(self._store)}",
-                f"--resume sends it, {START_AGAIN}",
+                f"--resume sends it, {START_OVER}",
             )
         for path in (local, *map(Target(local).path, suffixes)):
             url = self._url(path.name)
@@ -249,7 +249,7 @@ def _fetched(url: str, folder: Path) -> Path:
             stores.get(f"{store}/{journal.name}", coming)
         except FileNotFoundError:
             raise OutputError(
-                f"{printable(url)} has no record of its run, {journal.name}", START_AGAIN
+                f"{printable(url)} has no record of its run, {journal.name}", START_OVER
             ) from None
         coming.replace(journal)
         for file in _files(local):

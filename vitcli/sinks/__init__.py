@@ -57,5 +57,7 @@ def choose_format(out: Place | None, asked: str | None, known: Formats) -> str:
     else:
         name, origin = "jsonl", ""
     if name not in known:
-        raise UsageError(f"{origin} is no known format", f"known are {', '.join(known)} (--format)")
+        raise UsageError(
+            f"{origin} is not a known format", f"known are {', '.join(known)} (--format)"
+        )
     return name

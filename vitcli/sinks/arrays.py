@@ -14,14 +14,13 @@ import os
 import shutil
 import zipfile
 from collections.abc import Mapping, Sequence
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 
 from vitcli.errors import OutputError
 from vitcli.records import Embedded, Failure, Kept, Row
-from vitcli.sinks.files import ZIPPED, FileSet, PartialFile, Target
-from vitcli.sinks.format import JSONL, Format
+from vitcli.sinks.files import ZIPPED, FileSet, PartialFile
 from vitcli.sinks.sink import FileSink
 from vitcli.sinks.text import META, error_field, json_line, meta_bytes, name_fields
 
@@ -34,15 +33,11 @@ class ArraySink(FileSink):
 
     files = FileSet(text=INDEX, data="", at_end=(META,))
 
-    def __init__(
-        self, target: Target, meta: Mapping[str, Any] | None = None, format: Format = JSONL
-    ) -> None:
-        super().__init__(target, meta, format)
-        described = meta or {}
-        self._row_shape = tuple(described["row_shape"])
-        self._dtype = np.dtype(described["array_dtype"])
+    def _open(self) -> None:
+        self._row_shape = tuple(self._meta["row_shape"])
+        self._dtype = np.dtype(self._meta["array_dtype"])
         self._count = 0
-        self._array, self._index = target.open(), target.open(INDEX)
+        self._array, self._index = self._target.open(), self._target.open(INDEX)
         grown = self._array.grown.size - len(self.header())
         self._count = max(grown, 0) // max(math.prod(self._row_shape) * self._dtype.itemsize, 1)
         self._array.write_header(self.header())

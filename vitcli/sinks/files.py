@@ -94,10 +94,6 @@ class Target:
         self._elsewhere, self._grown = elsewhere or {}, grown or {}
         self._overwrite = overwrite
 
-    def resumed(self, grown: Mapping[str, Grown]) -> Target:
-        """The same target, whose files are continued from these sizes."""
-        return Target(self.out, overwrite=self._overwrite, elsewhere=self._elsewhere, grown=grown)
-
     def check(self, *suffixes: str) -> None:
         """Raise OutputError for mistakes that can be seen before the model is loaded."""
         if self.out is None:

@@ -36,5 +36,5 @@ class Format:
 
 JSONL = Format()
 
-DEFAULTS: Mapping[str, object] = {"null": False, "html": False}
-"""The values of the options of a format where nobody gives them."""
+OPTION_DEFAULTS: Mapping[str, object] = {"null": False, "html": False}
+"""The default values of the options of a format, but for its name."""

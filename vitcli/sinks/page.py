@@ -34,11 +34,13 @@ class PageSink(FileSink):
     lines."""
 
     def __init__(self, target: Target, page: Page, lines: LineSink | None = None) -> None:
-        super().__init__(target)
         self._page, self._lines = page, lines
-        self._is_alone = not target.files  # the lines are in none of its files
-        self._file = target.open("" if self._is_alone else PAGE)
-        self._file.write_header(page.head())
+        super().__init__(target)
+
+    def _open(self) -> None:
+        self._is_alone = not self._target.files  # the lines are in none of its files
+        self._file = self._target.open("" if self._is_alone else PAGE)
+        self._file.write_header(self._page.head())
 
     def write(self, rows: Sequence[Row]) -> list[int]:
         if self._lines is not None:

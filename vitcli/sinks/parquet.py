@@ -94,7 +94,7 @@ def _exactly(file: Any, size: int) -> bytes:
     while len(data) < size:
         more = file.read(size - len(data))
         if not more:
-            raise OutputError("the array has lost its end", "--overwrite starts again")
+            raise OutputError("the array has been cut off", "--overwrite starts over")
         data += more
     return bytes(data)
 

@@ -72,13 +72,13 @@ class PictureTree:
             is_ours = any(path.exists() for path in (self._marker, *self._records))
         if not (is_ours or is_empty or self._overwrite):
             raise OutputError(
-                f"{self.out} holds files that are not of vit",
+                f"{self.out} holds files that vit has not written",
                 "give a new folder, or --overwrite to write into this one",
             )
         if not is_ours and (photo := next(self._photos(), None)) is not None:
             raise OutputError(
-                f"{self.out} holds images that are not of vit, such as {photo}, and would be left "
-                "out of every scan",
+                f"{self.out} holds images that vit has not written, such as {photo}, and every "
+                "scan would leave them out",
                 "give a folder of their own, such as --out maps",
             )
         if not os.access(self.out, os.W_OK):

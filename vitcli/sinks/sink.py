@@ -25,7 +25,16 @@ class FileSink:
         self, target: Target, meta: Mapping[str, Any] | None = None, format: Format = JSONL
     ) -> None:
         """The meta of an embedding has its `row_shape` and `array_dtype`."""
-        self._target = target
+        self._target, self._meta, self._format = target, meta or {}, format
+        self._open()
+
+    def _open(self) -> None:
+        """Open the files that grow with the rows."""
+
+    @property
+    def opened(self) -> Mapping[str, PartialFile]:
+        """The files that grow with the rows, by suffix."""
+        return self._target.files
 
     @staticmethod
     def check_installed() -> None:

@@ -24,8 +24,7 @@ from vitcli.records import (
     Prediction,
     Row,
 )
-from vitcli.sinks.files import FileSet, PartialFile, Target
-from vitcli.sinks.format import JSONL, Format
+from vitcli.sinks.files import FileSet, PartialFile
 from vitcli.sinks.sink import FileSink
 
 META = ".meta.json"
@@ -67,12 +66,9 @@ def meta_bytes(meta: Mapping[str, object]) -> bytes:
 class LineSink(FileSink):
     """Writes the lines that `lines` makes of each row, flushed after each batch."""
 
-    def __init__(
-        self, target: Target, meta: Mapping[str, Any] | None = None, format: Format = JSONL
-    ) -> None:
-        super().__init__(target, meta, format)
-        self._file = target.open()
-        self._echo = PartialFile(None) if format.echo else None
+    def _open(self) -> None:
+        self._file = self._target.open()
+        self._echo = PartialFile(None) if self._format.echo else None
         self._file.write_header(self.header())
 
     def line_of(self, ref: ImageRef, record: Mapping[str, Any]) -> bytes:
@@ -194,11 +190,9 @@ class VectorJsonlSink(LineSink):
 
     files = FileSet(at_end=(META,))
 
-    def __init__(
-        self, target: Target, meta: Mapping[str, Any] | None = None, format: Format = JSONL
-    ) -> None:
-        super().__init__(target, meta, format)
-        self._digits = 9 if (meta or {})["array_dtype"] == "float32" else 5
+    def _open(self) -> None:
+        super()._open()
+        self._digits = 9 if self._meta["array_dtype"] == "float32" else 5
 
     def lines(self, row: Row) -> bytes:
         record: dict[str, object] = dict(name_fields(row.ref))

@@ -129,9 +129,11 @@ def _read(path: Path) -> _Part:
         raise unreadable(out)
     values = header.fingerprint.values
     if values.get("--shard") is None:
-        raise OutputError(f"{path} is no shard, but a whole run", "leave it out")
+        raise OutputError(f"{path} is not a shard, but a whole output", "leave it out")
     try:
         output = Output(out=path, command=values["command"], format=Format.of(values))
+        if output.format.page != "none":  # no shard has a page
+            raise unreadable(out)
         output.kind.check_installed()
         return _Part(output, header, parse_shard(values["--shard"]))
     except (KeyError, TypeError, AttributeError, UsageError):

@@ -31,8 +31,9 @@ from vitcli.jobs.listing import list_inputs
 from vitcli.jobs.loading import load_model
 from vitcli.jobs.run import Ready, Run
 from vitcli.models.mae import MaskedAutoencoder, mask_of
+from vitcli.models.normalise import Normalisation
 from vitcli.models.prepare import DTYPES, Prepared, choose_device, choose_dtype
-from vitcli.records import Batch, Classified, Failure, Preprocess, Row
+from vitcli.records import Batch, Classified, Failure, Row
 from vitcli.render.panels import panels_png
 
 CAPTIONS = ("original", "masked", "reconstruction")
@@ -129,6 +130,7 @@ def _forward(
     reconstruction = reconstruction.to(device)
     own = reconstruction.mask_ratio if isinstance(reconstruction, MaskedAutoencoder) else 0.6
     ratio = own if job.mask_ratio is None else job.mask_ratio
+    normalisation = Normalisation(model.preprocess, device)
     prepared = Prepared(reconstruction.encoder, model.preprocess, device, dtype)
 
     @torch.inference_mode()
@@ -140,7 +142,7 @@ def _forward(
         picture = reconstruction.picture(pixels, reconstruction(pixels, mask))
         hidden = _spread(mask, grid, reconstruction.encoder.config.patch_size)
         good = are_finite(picture)
-        made = _bytes(picture.cpu(), model.preprocess)
+        made = normalisation.inverse(picture).permute(0, 2, 3, 1).cpu().numpy()
         originals = torch.as_tensor(batch.pixels[0]).numpy(force=True)
         images = zip(batch.refs, originals, made, hidden, strict=True)
         for ref, original, new, is_hidden in compress(images, good):
@@ -160,11 +162,3 @@ def _spread(mask: Tensor, grid: tuple[int, int], patch: tuple[int, int]) -> NDAr
     hidden = mask.cpu().numpy().reshape(len(mask), *grid)
     spread: NDArray[np.bool_] = hidden.repeat(patch[0], 1).repeat(patch[1], 2)[..., None]
     return spread
-
-
-def _bytes(pixels: Tensor, plan: Preprocess) -> NDArray[np.uint8]:
-    """Normalised pixels into bytes.  (B, 3, H, W) -> (B, H, W, 3)"""
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (plan.mean, plan.std))
-    values = (pixels.float() * std + mean) / plan.rescale
-    found: NDArray[np.uint8] = values.round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
-    return found

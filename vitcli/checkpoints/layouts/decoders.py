@@ -1,7 +1,7 @@
 """The decoders of masked pre-training: a masked autoencoder's (MAE), in transformers' names and in
 its own repository's, and `ViTForMaskedImageModeling`'s.
 
-A checkpoint that keeps its decoder can reconstruct what is hidden of an image. Our own names of its
+A model with its decoder can reconstruct the hidden part of an image. Our names of the decoder's
 tensors begin with `decoder.`.
 """
 

@@ -75,20 +75,23 @@ class Expressed:
 class Writer(Generic[C]):
     """How a layout is written, for `library` to open.
 
-    `only` lists the options of the config that the layout can express with these values alone;
-    `refusals` returns its other obstacles, in words. `adapt` brings config and tensors into the
-    layout's form, `rules` and `prefix` name the tensors, `config` is the JSON, and `notes` are for
-    the user. `kind` is the class of the configs.
+    `kind` is the class of the configs, `config` makes the JSON, `rules` and `prefix` name the
+    tensors. `only` lists the options of the config that the layout can express with these values
+    alone, `refusals` its other obstacles, in words. `adapt` brings config and tensors into the
+    layout's form, and `notes` are for the user.
     """
 
     library: Library
-    only: Mapping[str, tuple[object, ...]]
-    refusals: Callable[[C], list[str]]
-    adapt: Callable[[C, Tensors], tuple[C, dict[str, Tensor]]]
-    rules: Callable[[C], tuple[Rule, ...]]
-    prefix: Callable[[C], str]
-    config: Callable[[C], dict[str, Any]]
     kind: type[C]
+    rules: Callable[[C], tuple[Rule, ...]]
+    config: Callable[[C], dict[str, Any]]
+    only: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
+    refusals: Callable[[C], list[str]] = lambda config: []
+    adapt: Callable[[C, Tensors], tuple[C, dict[str, Tensor]]] = lambda c, tensors: (
+        c,
+        dict(tensors),
+    )
+    prefix: Callable[[C], str] = lambda config: ""
     notes: Callable[[C], tuple[str, ...]] = lambda config: ()
 
     def obstacles(self, config: Config) -> list[str]:
@@ -154,7 +157,7 @@ class Layout:
 
     How to read them: `rules` is the table for one file (some names mean different things in
     different files). `read_config` gets the tensors in our names, the JSON, and the number of heads
-    that the user asked for; `num_heads` finds it where the tensors show it. `needs_config`: the
+    from the user or from `num_heads`, which finds it if the tensors show it. `needs_config`: the
     tensors do not say their sizes. `fields` are the JSON's names of our config's fields.
     `decoders` reads the decoder of masked pre-training.
 
@@ -284,11 +287,6 @@ def with_positions(config: ViTConfig, tensors: Tensors, count: int) -> dict[str,
     return {**tensors, "pos_embed": placed}
 
 
-def unchanged(config: C, tensors: Tensors) -> tuple[C, dict[str, Tensor]]:
-    """Adapt nothing: the layout's form is ours."""
-    return config, dict(tensors)
-
-
 def not_square(config: ViTConfig) -> list[str]:
     """The obstacle for libraries that only know square images."""
     if config.image_size[0] == config.image_size[1] and config.grid[0] == config.grid[1]:
@@ -299,6 +297,24 @@ def not_square(config: ViTConfig) -> list[str]:
 def image_pair(size: Size) -> int | list[int]:
     """Write a square as one number, as the libraries do."""
     return size[0] if size[0] == size[1] else list(size)
+
+
+def read_sizes(
+    config: Json, num_heads: int | None, patch: int, act: str, eps: float
+) -> dict[str, Any]:
+    """Read the sizes that most of transformers' configs have, with their defaults for keys that are
+    left out; the last three differ from class to class."""
+    return {
+        "image_size": pair(config.get("image_size", 224), "image_size"),
+        "patch_size": pair(config.get("patch_size", patch), "patch_size"),
+        "in_chans": config.get("num_channels", 3),
+        "embed_dim": config.get("hidden_size", 768),
+        "depth": config.get("num_hidden_layers", 12),
+        "num_heads": num_heads or config.get("num_attention_heads", 12),
+        "hidden_dim": config.get("intermediate_size", 3072),
+        "act": activation(config.get("hidden_act", act)),
+        "norm_eps": config.get("layer_norm_eps", eps),
+    }
 
 
 def pair(value: object, name: str) -> Size:

@@ -1,5 +1,5 @@
 """torchvision's Vision Transformers: `torchvision/models/vision_transformer.py`. A plain ViT with
-epsilon 1e-6 and erf's GELU; the two linear maps of a block had numbers in the first version."""
+epsilon 1e-6 and erf's GELU; in the first version the two linear maps of a block had numbers."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def rules(names: Collection[str]) -> tuple[Rule, ...]:
 
 
 def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTConfig:
-    """Sizes from the tensors, as in a bare file of timm; torchvision has no JSON of its own."""
+    """Read sizes from the tensors, as for a bare file of timm; torchvision has no JSON."""
     return replace(timm.read_config(tensors, {}, num_heads), pos_resize="bicubic")
 
 

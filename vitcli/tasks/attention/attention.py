@@ -18,8 +18,8 @@ from vitcli.checkpoints.load import Model
 from vitcli.checkpoints.scoring import to_scores
 from vitcli.errors import UsageError
 from vitcli.files import PARTIAL
-from vitcli.images.formats import suffixes
 from vitcli.images.job import Decoded
+from vitcli.images.kinds import suffixes
 from vitcli.images.scan import DRAWN
 from vitcli.images.workers import WorkerPool
 from vitcli.jobs.drawing import Drawing, Request, check_page

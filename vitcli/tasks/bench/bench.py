@@ -22,8 +22,8 @@ from vitcli.checkpoints.resolve import resolve
 from vitcli.engines import ENGINES, DtypeName, EngineName, Quantize, check_engine
 from vitcli.errors import DeviceError, InputError, Interrupted, UsageError, VitError
 from vitcli.images import sources
-from vitcli.images.formats import suffixes
 from vitcli.images.job import DecodeJob
+from vitcli.images.kinds import suffixes
 from vitcli.images.scan import Omissions, Scan
 from vitcli.images.workers import iter_decoded
 from vitcli.jobs.job import DEFAULT_MODEL, ModelOptions, NullReporter, Reporter
