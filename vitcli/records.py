@@ -35,7 +35,7 @@ class ErrorType(StrEnum):
     TIMEOUT = "Timeout"
     WORKER_CRASH = "WorkerCrash"
     OUT_OF_MEMORY = "OutOfMemory"
-    NOT_FINITE = "NotFinite"  # NaN or infinity in what the model gives
+    NOT_FINITE = "NotFinite"  # the model returns NaN or infinity
 
 
 class Pieces(Protocol):
@@ -108,9 +108,11 @@ class ImageRef:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A decoded image: one uint8 array (H, W, 3) for each preprocessing of the run, the size of
-    the picture itself, upright, the seconds that it took to read, and what its user should know
-    of how it was read."""
+    """A decoded image.
+
+    `pixels` holds one uint8 array (H, W, 3) for each preprocessing of the run; `size` is the size
+    of the upright image before that; `seconds` is how long it took to read; `note` is for the user.
+    """
 
     ref: ImageRef
     pixels: tuple[NDArray[np.uint8], ...]
@@ -121,7 +123,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An image without a result. It keeps the place of its input, and is a row like any other."""
+    """An image without a result: a row like any other, in the place of its input."""
 
     ref: ImageRef
     type: ErrorType
@@ -171,12 +173,11 @@ class Embedded:
 
 @dataclass(frozen=True, slots=True)
 class Maps:
-    """Where a model looks, in one layer: (n, h, w), a map for each head or one of all. Layer 12 is
-    named "12", head 3 "3"; the attention pooling behind the blocks is "pool", and what is of no
-    layer alone is of "all".
+    """Where a model looks, in one layer: (n, h, w), a map for each head or one for all heads.
 
-    `box` is the part of the picture that they lie on, as shares of its height and width; it
-    reaches beyond 0 to 1 where the picture was padded.
+    Layer 12 is named "12" and head 3 "3"; the attention pooling after the blocks is "pool", and
+    "all" is a map that combines all layers. `box` is the part of the image that the maps cover, as
+    shares of its height and width; it reaches beyond 0 to 1 where the image was padded.
     """
 
     layer: str
@@ -187,10 +188,9 @@ class Maps:
 
 @dataclass(frozen=True, slots=True)
 class Attended:
-    """The row of `attention`: maps of each asked layer, how they were made, the files written.
+    """The row of `attention`: the maps of each layer, their method, and the files written.
 
-    `query` is the row and column of the patch that was asked about, `target` the class that
-    relevance is for.
+    `query` is the row and column of the query patch; `target` is the class of the gradients.
     """
 
     ref: ImageRef
@@ -205,7 +205,7 @@ class Attended:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A row as an earlier run wrote it: its text, and its part of the array if it has one."""
+    """A row of an earlier run: its text and, if it has one, its part of the array."""
 
     ref: ImageRef
     text: bytes
@@ -302,12 +302,13 @@ class Limits:
 
 @dataclass(slots=True)
 class Progress:
-    """Where a run stands: images done and failed, how many of both an earlier run had made, and
-    the first failure of each kind."""
+    """How far a run has come: images done and failed, how many of both an earlier run had made,
+    how many are `selected`, where not all are, and the first failure of each kind."""
 
     done: int = 0
     failed: int = 0
     earlier: int = 0
+    selected: int = 0
     kinds: dict[ErrorType, tuple[int, Failure]] = field(default_factory=dict)
 
     def add(self, done: int, failures: Sequence[Failure] = ()) -> None:

@@ -151,7 +151,7 @@ def test_an_interrupted_run_goes_on_to_the_same_files(
     (maps / "in" / "img-00009.jpg.png").unlink()
     (maps / "in" / "img-00007.jpg.png").write_bytes(b"half")
     refused = vit(*run, "maps")
-    assert refused.code == 1 and "--resume goes on with it" in refused.err
+    assert refused.code == 1 and "--resume continues it" in refused.err
     ended = vit(*run, "maps", "--resume")
     assert ended.code == 3, ended.err
     assert len(rows_of(ended.out)) == 6

@@ -12,10 +12,10 @@ from tests.fixtures.forks import ForkServer
 from tests.sinks.rows import classified, embedded, failed
 from vitcli.records import Failure, Row
 from vitcli.runs.fingerprint import Fingerprint
+from vitcli.runs.output import Output
 from vitcli.runs.recording import Recording
 from vitcli.runs.shard import Shard
-from vitcli.sinks import form_of
-from vitcli.sinks.files import Target
+from vitcli.sinks.format import Format
 from vitcli.tasks import merge
 
 COUNT, IMAGES, SHAPE = 30, 400, (3, 2)
@@ -32,16 +32,14 @@ def row(index: int, is_array: bool) -> Row:
 def write(out: Path, shard: Shard | None = None) -> Path:
     """What a run makes of 400 images, or its shard, without a model."""
     command = "classify" if out.suffix in (".jsonl", ".csv") else "embed"
-    form = form_of(command, out.suffix[1:])
-    meta = {"row_shape": SHAPE, "array_dtype": "float32"} if form.data_start else {}
+    meta = {"row_shape": SHAPE, "array_dtype": "float32"} if command == "embed" else {}
     rows = [row(index, bool(meta)) for index in range(IMAGES)]
     out = shard.named(out) if shard else out
-    target = Target(out)
-    with Recording(target, form.suffixes, lambda: iter(())) as record:
+    output = Output(out=out, command=command, format=Format(out.suffix[1:]))
+    with Recording(output, lambda: iter(())) as record:
         asked = {"--format": out.suffix[1:], "--shard": shard and str(shard)}
         record.plan(Fingerprint({"command": command, **asked}))
-        header = {"meta": meta, "weights": []}
-        sink = record.begin(lambda files: form.open(files, meta), header)
+        sink = record.begin(meta, [])
         sink.write([r for r in rows if shard is None or shard.has(r.ref.path)])
         failures = sum(isinstance(r, Failure) for r in rows)
         sink.finish({**meta, "images": len(rows) - failures, "failed": failures})

@@ -14,10 +14,12 @@ import pytest
 
 from tests.runs.test_recording import Inputs, contents, is_killed, record, resume
 from vitcli.errors import OutputError
-from vitcli.runs.journal import Damaged, Entry, Header, json_bytes, read_commits, read_finished
+from vitcli.runs.journal import read_commits, read_finished
+from vitcli.runs.journal_lines import Damaged, Entry, Header, json_bytes
 from vitcli.runs.lock import holder
+from vitcli.runs.output import Output
 from vitcli.runs.recording import Recording
-from vitcli.sinks.files import Target
+from vitcli.sinks.format import Format
 
 DEEP = b"[" * 100_000
 HEADERS: list[Any] = [
@@ -61,6 +63,19 @@ def inputs(tmp_path: Path) -> Inputs:
 def out(tmp_path: Path) -> Path:
     (tmp_path / "out").mkdir()
     return tmp_path / "out" / "feats.npy"
+
+
+def lines(out: Path) -> Output:
+    return Output(out=out, command="classify", overwrite=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "option"), [("paths -0", "--null"), ("csv and html", "--html"), ("csv", "--top-k")]
+)
+def test_a_format_is_read_as_the_first_version_wrote_it(text: str, option: str) -> None:
+    now = {"--format": text.split()[0], option: True}
+    then = {"--format": text, **({} if " " in text else {option: True})}
+    assert Header.of(json_bytes({"fingerprint": then})).fingerprint.values == now
 
 
 @pytest.mark.parametrize("value", HEADERS, ids=str)
@@ -205,8 +220,7 @@ def test_nothing_is_written_through_a_link(
 def test_two_outputs_of_one_stem_do_not_share_an_index(inputs: Inputs, out: Path) -> None:
     other = out.with_name("feats.safetensors")
     index = out.with_name("feats.index.jsonl")
-    suffixes = (".index.jsonl", ".meta.json")
-    with Recording(Target(out), suffixes, inputs.refs):
+    with Recording(Output(out=out, command="embed", format=Format("npy")), inputs.refs):
         with pytest.raises(OutputError, match=rf"feats.index.jsonl is being .+ {os.getpid()} on"):
             record(inputs, other)
         assert len(list(out.parent.glob("*.lock"))) == 3
@@ -234,12 +248,12 @@ def test_an_index_is_not_overwritten_by_an_output_of_its_name(inputs: Inputs, ou
     for journal in (True, False):
         for path in (index, meta):
             with pytest.raises(OutputError, match=r"is the one of .+a.feats.npy, and would be"):
-                Recording(Target(path), (), inputs.refs, overwrite=True).__enter__()
+                Recording(lines(path), inputs.refs).__enter__()
         if journal:
             assert contents(out.parent) == before
             out.with_name(".a.feats.npy.journal").unlink()
     out.unlink()
-    with Recording(Target(index), (), inputs.refs, overwrite=True):
+    with Recording(lines(index), inputs.refs):
         pass
 
 
@@ -249,7 +263,7 @@ def test_the_index_of_an_interrupted_run_is_not_overwritten(inputs: Inputs, out:
     with pytest.raises(OutputError, match=r"may be of .+feats.npy, an interrupted run"):
         record(inputs, out.with_name("feats.npz"), overwrite=True)
     with pytest.raises(OutputError, match=r"may be of .+feats.npy, an interrupted run"):
-        Recording(Target(out.with_name("feats.index.jsonl")), (), inputs.refs).__enter__()
+        Recording(lines(out.with_name("feats.index.jsonl")), inputs.refs).__enter__()
     assert contents(out.parent) == before
     record(inputs, out, resume)
 

@@ -21,19 +21,21 @@ from vitcli.errors import Interrupted, OutputError, WriteError
 from vitcli.interrupts import interrupts
 from vitcli.pipeline import run
 from vitcli.records import Batch, ImageRef, Row
-from vitcli.runs import recording
+from vitcli.runs import recorded, recording
 from vitcli.runs.fingerprint import Fingerprint
 from vitcli.runs.journal import read_commits
 from vitcli.runs.kept import KeptRows
-from vitcli.runs.recording import Recorded, Recording
+from vitcli.runs.output import Output
+from vitcli.runs.recorded import Recorded
+from vitcli.runs.recording import Recording
 from vitcli.runs.shard import Resuming
-from vitcli.sinks import EMBEDDINGS, PREDICTIONS, FileSink, files
-from vitcli.sinks.arrays import INDEX, NpySink, NpzSink, SafetensorsSink
-from vitcli.sinks.files import PartialFile, Target
+from vitcli.sinks import PREDICTIONS, files
+from vitcli.sinks.files import PartialFile
+from vitcli.sinks.format import Format
 from vitcli.sinks.text import META
 
 SHAPE = (3, 2)
-ARRAYS = {"npy": NpySink, "npz": NpzSink, "safetensors": SafetensorsSink}
+ARRAYS = ("npy", "npz", "safetensors")
 FORMATS = ("jsonl", "csv", "npy", "npz", "safetensors", "vectors.jsonl")
 formats = pytest.mark.parametrize("format", FORMATS)
 resume = Resuming(resume=True)
@@ -78,33 +80,26 @@ def record(
 ) -> Recording:
     """A whole run."""
     format = out.suffix[1:]
-    target = Target(out, overwrite=overwrite or asked.resume)
     is_vectors = out.name.endswith("vectors.jsonl")
     is_array = format in ARRAYS
     kind = "predictions" if format in PREDICTIONS and not is_vectors else "vectors"
 
-    def make_sink(target: Target) -> FileSink:
-        if is_array or is_vectors:
-            return EMBEDDINGS[format](target, SHAPE, "float32")
-        return PREDICTIONS[format](target)
-
-    suffixes = (INDEX, META) if is_array else (META,) if is_vectors else ()
-    recorded = Recording(
-        target,
-        suffixes,
-        inputs.refs,
-        asked=asked,
+    output = Output(
+        out=out,
+        command="embed" if is_array or is_vectors else "classify",
+        format=Format(format),
         overwrite=overwrite,
-        data_start=ARRAYS[format].data_start if is_array else None,
+        resuming=asked,
     )
-    with recorded:
-        recorded.plan(Fingerprint({"command": "test", **(fingerprint or {})}))
-        if recorded.is_complete:
-            return recorded
-        sink = recorded.begin(make_sink, {"meta": {"row_shape": SHAPE, "array_dtype": "float32"}})
+    made = Recording(output, inputs.refs)
+    with made:
+        made.plan(Fingerprint({"command": "test", **(fingerprint or {})}))
+        if made.is_complete:
+            return made
+        sink = made.begin({"row_shape": SHAPE, "array_dtype": "float32"}, [])
 
         def batches() -> Iterator[Batch]:
-            items = recorded.items()
+            items = made.items()
             while group := tuple(islice(items, batch)):
                 yield Batch(group, ())
 
@@ -112,13 +107,13 @@ def record(
             return [inputs.row(ref, kind) for ref in batch.refs]
 
         try:
-            run(batches(), forward, sink, progress=recorded.progress)
+            run(batches(), forward, sink, progress=made.progress)
             sink.write_kept()
-            sink.finish({"images": recorded.progress.seen})
+            sink.finish({"images": made.progress.seen})
         except BaseException:
             sink.abort()
             raise
-    return recorded
+    return made
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -568,7 +563,7 @@ def test_a_damaged_partial_goes_back_to_what_its_files_agree_on(
 
 @pytest.mark.parametrize("format", ["jsonl"])
 def test_the_second_writer_hears_who_the_first_is(inputs: Inputs, out: Path, format: str) -> None:
-    with Recording(Target(out), (), inputs.refs):
+    with Recording(Output(out=out, command="classify"), inputs.refs):
         ours = rf"feats.jsonl is being written by process {os.getpid()} on .+ \(since \d\d:\d\d\)"
         with pytest.raises(OutputError, match=ours):
             record(inputs, out)
@@ -597,7 +592,7 @@ def test_kept_rows_are_written_in_parts_and_between_them_a_run_may_be_interrupte
     whole = tmp_path / "whole" / out.name
     whole.parent.mkdir()
     record(inputs, whole)
-    monkeypatch.setattr(recording, "MAX_WRITTEN", 2)
+    monkeypatch.setattr(recorded, "MAX_WRITTEN", 2)
     write = Recorded._write
 
     def striking(self: Recorded, rows: Sequence[Row]) -> None:

@@ -50,6 +50,11 @@ def embedded(index: int, path: str, shape: Sequence[int], dtype: str = "float32"
     return Embedded(ImageRef(index, path), values)
 
 
+def array_meta(shape: Sequence[int], dtype: str = "float32") -> dict[str, Any]:
+    """What the meta of an embedding says of its rows."""
+    return {"row_shape": list(shape), "array_dtype": dtype}
+
+
 def lines_of(path: Path | bytes) -> list[dict[str, Any]]:
     """JSON Lines as strictly as any reader takes them: UTF-8, one value a line, no NaN."""
 

@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from tests.sinks.rows import META, NOT_UTF8, embedded, failed, lines_of
+from tests.sinks.rows import META, NOT_UTF8, array_meta, embedded, failed, lines_of
 from vitcli.errors import OutputError
 from vitcli.records import Embedded, Row
 from vitcli.sinks import EMBEDDINGS
@@ -25,7 +25,7 @@ formats = pytest.mark.parametrize("format", SINKS)
 
 
 def written(out: Path, shape: tuple[int, ...], rows: list[Row], dtype: str = "float32") -> None:
-    sink = SINKS[out.suffix[1:]](Target(out), shape, dtype)
+    sink = SINKS[out.suffix[1:]](Target(out), array_meta(shape, dtype))
     for start in range(0, len(rows), 3):
         sink.write(rows[start : start + 3])
     sink.finish(META)
@@ -90,7 +90,7 @@ def test_no_rows_are_an_array_of_no_rows(format: str, rows: list[Row], tmp_path:
 
 @pytest.mark.parametrize("sink", [NpySink, SafetensorsSink])
 def test_the_header_keeps_its_length_while_it_grows(sink: type[ArraySink], tmp_path: Path) -> None:
-    writer = sink(Target(tmp_path / "feats"), (197, 1024), "float32")
+    writer = sink(Target(tmp_path / "feats"), array_meta((197, 1024)))
     lengths = set()
     for count in (0, 1, 10**6, 10**15):
         writer._count = count
@@ -100,7 +100,7 @@ def test_the_header_keeps_its_length_while_it_grows(sink: type[ArraySink], tmp_p
 
 
 def test_an_npy_grows_on_disk_and_can_be_mapped(tmp_path: Path) -> None:
-    sink = NpySink(Target(tmp_path / "feats.npy"), (8,), "float32")
+    sink = NpySink(Target(tmp_path / "feats.npy"), array_meta((8,)))
     sizes = []
     for index in range(100):
         sink.write([embedded(index, "a.jpg", (8,))])
@@ -140,7 +140,7 @@ def test_nothing_but_the_three_files_is_left(format: str, tmp_path: Path) -> Non
 
 @formats
 def test_until_it_is_finished_there_are_only_partials(format: str, tmp_path: Path) -> None:
-    sink = SINKS[format](Target(tmp_path / f"feats.{format}"), (4,), "float32")
+    sink = SINKS[format](Target(tmp_path / f"feats.{format}"), array_meta((4,)))
     sink.write(mixed((4,)))
     sink.abort()
     assert all(path.name.endswith(".partial") for path in tmp_path.iterdir())
@@ -148,7 +148,7 @@ def test_until_it_is_finished_there_are_only_partials(format: str, tmp_path: Pat
 
 
 def test_a_row_of_another_shape_is_refused(tmp_path: Path) -> None:
-    sink = NpySink(Target(tmp_path / "feats.npy"), (4,), "float32")
+    sink = NpySink(Target(tmp_path / "feats.npy"), array_meta((4,)))
     with pytest.raises(OutputError, match=r"a row of \(5,\), not \(4,\)"):
         sink.write([embedded(0, "a.jpg", (5,))])
     sink.abort()
@@ -156,7 +156,7 @@ def test_a_row_of_another_shape_is_refused(tmp_path: Path) -> None:
 
 @formats
 def test_words_that_are_not_utf8_do_not_spoil_the_meta(format: str, tmp_path: Path) -> None:
-    sink = EMBEDDINGS[format](Target(tmp_path / f"feats.{format}"), (4,), "float32")
+    sink = EMBEDDINGS[format](Target(tmp_path / f"feats.{format}"), array_meta((4,)))
     sink.finish({"model": f"models/{NOT_UTF8}"})
     assert json.loads((tmp_path / "feats.meta.json").read_bytes())["model"] == "models/caf?.jpg"
 
@@ -167,7 +167,7 @@ def test_a_disk_that_fills_up_at_the_end_is_an_error_with_words(
     def no_space(*args: object, **options: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    sink = NpzSink(Target(tmp_path / "feats.npz"), (4,), "float32")
+    sink = NpzSink(Target(tmp_path / "feats.npz"), array_meta((4,)))
     sink.write(mixed((4,)))
     monkeypatch.setattr("shutil.copyfileobj", no_space)
     with pytest.raises(OutputError, match=r"feats\.npz\.partial: No space left on device"):

@@ -265,7 +265,7 @@ def test_a_closed_standard_output_is_said(monkeypatch: pytest.MonkeyPatch) -> No
 def test_the_format_is_the_one_asked_for_or_the_suffix(
     out: str | None, asked: str | None, expected: str
 ) -> None:
-    assert choose_format(Path(out) if out else None, asked, dict(PREDICTIONS)) == expected
+    assert choose_format(Path(out) if out else None, asked, PREDICTIONS) == expected
 
 
 @pytest.mark.parametrize(
@@ -279,13 +279,13 @@ def test_the_format_is_the_one_asked_for_or_the_suffix(
 )
 def test_an_unknown_format_is_a_usage_error(out: str, asked: str | None, words: str) -> None:
     with pytest.raises(UsageError) as caught:
-        choose_format(out, asked, dict(EMBEDDINGS))
+        choose_format(out, asked, EMBEDDINGS)
     assert caught.value.message.startswith(words)
     assert "npy, npz, safetensors, jsonl" in str(caught.value.hint)
 
 
 def test_every_format_is_reached_by_its_suffix(tmp_path: Path) -> None:
-    for known in (dict(PREDICTIONS), dict(EMBEDDINGS)):
+    for known in (PREDICTIONS, EMBEDDINGS):
         assert all(choose_format(Path(f"out.{name}"), None, known) == name for name in known)
 
 

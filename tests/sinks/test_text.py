@@ -11,7 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.sinks.rows import META, NAMES, NOT_UTF8, classified, embedded, failed, lines_of
+from tests.sinks.rows import (
+    META,
+    NAMES,
+    NOT_UTF8,
+    array_meta,
+    classified,
+    embedded,
+    failed,
+    lines_of,
+)
 from vitcli.errors import OutputError
 from vitcli.records import Classified, Embedded, ImageRef, Prediction, Row
 from vitcli.sinks.files import Target
@@ -130,7 +139,7 @@ def test_a_run_of_no_images_is_a_header(
 @pytest.mark.parametrize("shape", [(5,), (3, 4), (2, 3, 4)])
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_vectors_come_back_exactly(shape: tuple[int, ...], dtype: str, tmp_path: Path) -> None:
-    sink = VectorJsonlSink(Target(tmp_path / "out.jsonl"), shape, dtype)
+    sink = VectorJsonlSink(Target(tmp_path / "out.jsonl"), array_meta(shape, dtype))
     row = embedded(0, "a.jpg", shape, dtype)
     sink.write([row, failed(1, NOT_UTF8)])
     sink.finish(META)
@@ -142,7 +151,7 @@ def test_vectors_come_back_exactly(shape: tuple[int, ...], dtype: str, tmp_path:
 
 @pytest.mark.parametrize("value", [0.0, -0.0, 1e-45, 3.4028235e38, 1e-7, 0.1, -1 / 3, 123456.79])
 def test_every_float_comes_back_exactly(value: float, tmp_path: Path) -> None:
-    sink = VectorJsonlSink(Target(tmp_path / "out.jsonl"), (1,), "float32")
+    sink = VectorJsonlSink(Target(tmp_path / "out.jsonl"), array_meta((1,)))
     array = np.array([value], np.float32)
     sink.write([Embedded(ImageRef(0, "a"), array)])
     sink.finish({})
@@ -152,14 +161,14 @@ def test_every_float_comes_back_exactly(value: float, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_vectors_refuse_what_is_no_json(value: float, tmp_path: Path) -> None:
-    sink = VectorJsonlSink(Target(tmp_path / "out.jsonl"), (1,), "float32")
+    sink = VectorJsonlSink(Target(tmp_path / "out.jsonl"), array_meta((1,)))
     with pytest.raises(OutputError, match=r"a\.jpg holds NaN or infinity"):
         sink.write([Embedded(ImageRef(0, "a.jpg"), np.array([value], np.float32))])
     sink.abort()
 
 
 def test_no_meta_stands_beside_a_device() -> None:
-    sink = VectorJsonlSink(Target(Path("/dev/null")), (1,), "float32")
+    sink = VectorJsonlSink(Target(Path("/dev/null")), array_meta((1,)))
     sink.write([embedded(0, "a", (1,))])
     sink.finish(META)
     assert not Path("/dev/null.meta.json").exists() and not Path("/dev/null.partial").exists()

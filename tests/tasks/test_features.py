@@ -12,6 +12,7 @@ from vitcli.checkpoints.load import load
 from vitcli.errors import Interrupted
 from vitcli.interrupts import interrupts
 from vitcli.jobs.job import Inputs, NullReporter, Running
+from vitcli.jobs.listing import Listing
 from vitcli.jobs.run import Run
 from vitcli.models.engine import TorchEngine
 from vitcli.records import FoundImage, Progress
@@ -43,8 +44,7 @@ def test_features_of_an_interrupted_run_are_kept(
     monkeypatch.setattr(TorchEngine, "__call__", counted)
 
     def take(watcher: NullReporter) -> dict[int, torch.Tensor]:
-        run = Run(Inputs(), running, watcher)
-        run.list_inputs()
+        run = Run(Inputs(), running, watcher, Listing([]))
         found, failures = features(run, model, [FoundImage(path) for path in paths])
         assert not failures
         return found
@@ -72,6 +72,4 @@ def test_features_of_an_interrupted_run_are_kept(
 def _fresh(running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """A run that knows nothing."""
     monkeypatch.setenv("VIT_CACHE", str(tmp_path / "other"))
-    run = Run(Inputs(), running, NullReporter())
-    run.list_inputs()
-    return run
+    return Run(Inputs(), running, NullReporter(), Listing([]))

@@ -7,9 +7,11 @@ import pickle
 import pytest
 
 from vitcli.errors import UsageError
-from vitcli.records import Classified, Failure, ImageRef, Prediction, Row
+from vitcli.records import Classified, Failure, ImageRef, Prediction, Progress, Row
 from vitcli.sinks.memory import ListSink
-from vitcli.tasks.classify.select import SelectSink, parse
+from vitcli.sinks.select import SelectSink
+from vitcli.tasks.classify.classify import _selected
+from vitcli.tasks.classify.select import parse
 
 ROW = Classified(
     ImageRef(0, "in/two words.jpg"),
@@ -149,9 +151,10 @@ def test_failures_pass_and_the_selected_are_counted() -> None:
     other = Classified(ImageRef(2, "x.jpg"), (Prediction("Siamese cat", 284, 0.9),))
     rows: list[Row] = [ROW, failure, other]
     inner = ListSink()
-    sink = SelectSink(inner, parse("score > 0.8"))
+    progress = Progress()
+    sink = SelectSink(inner, _selected(parse("score > 0.8")), progress)
     sink.write(rows)
-    assert (inner.rows, sink.selected) == ([failure, other], 1)
+    assert (inner.rows, progress.selected) == ([failure, other], 1)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from tests.fixtures.store import Way
 from vitcli import stores
 from vitcli.errors import Interrupted, OutputError
 from vitcli.runs import staging
-from vitcli.runs.journal import json_bytes
+from vitcli.runs.journal_lines import json_bytes
 
 COMMON = ("-m", "demo", "-j", "0", "-b", "4")
 NO_MODEL = ("-m", "/no/such/model", "-j", "0")
@@ -116,7 +116,7 @@ def test_an_interrupted_run_goes_on_here(vit: Vit, reached: Way, cache: Path) ->
     assert vit(*words, "--max-errors", "0").code == 1
     assert "a.npy.partial" in left(cache) and there(reached, "i/").keys() == {"a.npy.partial"}
     ended = vit(*words)
-    assert "holds 8 images of an interrupted run\n  --resume goes on with it" in ended.err
+    assert "holds 8 images of an interrupted run\n  --resume continues it" in ended.err
     ended = vit(*words, "--resume")
     assert ended.code == 3 and "9 of 10 images done, 1 failed, 8 of them before" in ended.err
     assert there(reached, "i/")["a.npy"] == (cache.parent / "one.npy").read_bytes()

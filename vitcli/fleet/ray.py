@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vitcli.engines import check_engine
 from vitcli.errors import (
     DeviceError,
     Interrupted,
@@ -34,7 +35,7 @@ from vitcli.fleet.shards import CAN_RESUME, Division, begun, divided, is_complet
 from vitcli.images.path_list import copy_stdin
 from vitcli.images.workers import MOST_WORKERS
 from vitcli.jobs.job import NullReporter, Reporter, Summary
-from vitcli.jobs.run import Run
+from vitcli.jobs.listing import list_inputs
 from vitcli.records import Progress
 from vitcli.runs.shard import Shard
 from vitcli.stores import Url
@@ -68,9 +69,8 @@ def on_ray(address: str, job: Job, watcher: Reporter | None = None) -> Summary:
     there = _count(out, job)
     stdin = _stdin() if job.inputs.has_stdin else None
     if stdin is None:
-        run = Run(job.inputs, job.running, watcher)
-        run.list_inputs()
-        watcher.listing(run.count)
+        check_engine(job.running.engine)
+        watcher.listing(list_inputs(job.inputs, watcher.note).count)
     else:
         watcher.listing(lambda: None)
     with connected(address) as ray:

@@ -10,6 +10,7 @@ from vitcli.errors import OutputError, UsageError
 from vitcli.files import is_special
 from vitcli.jobs.job import Summary
 from vitcli.runs.shard import Resuming, Shard
+from vitcli.sinks import is_sealed
 from vitcli.tasks.merge import merge
 
 CAN_RESUME = "what is done is kept: repeat with --resume"
@@ -60,9 +61,10 @@ def divided(out: Path | None, asked: Resuming, option: str, unit: str) -> Path:
     """The output, if it is one that can be made in shards. Raises UsageError."""
     if out is None or is_special(out):
         raise UsageError(f"each {unit} writes a shard, which is a file", "name it with --out FILE")
-    if out.suffix.lower() == ".parquet" and asked.shard is None:
+    if is_sealed(out) and asked.shard is None:
+        name = out.suffix[1:].capitalize()
         raise UsageError(
-            f"{option} merges its shards, and Parquet files are not merged",
+            f"{option} merges its shards, and {name} files are not merged",
             "use another format, or --shard 1/1: the shards are a table together",
         )
     return out

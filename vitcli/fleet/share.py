@@ -15,7 +15,7 @@ from vitcli.fleet.actors import Job, task_of
 from vitcli.jobs.job import NullReporter, Reporter, Summary
 from vitcli.records import Progress
 from vitcli.runs.staging import staged
-from vitcli.sinks import EMBEDDINGS, PREDICTIONS, choose_format, form_of
+from vitcli.sinks import EMBEDDINGS, PREDICTIONS, choose_format
 from vitcli.stores import Url
 
 if TYPE_CHECKING:
@@ -64,11 +64,12 @@ def _suffixes(job: Job) -> tuple[str, ...]:
     """The suffixes of the files next to the output."""
     from vitcli.tasks.classify.classify import ClassifyJob
 
-    if not isinstance(job, ClassifyJob):
-        return form_of("embed", choose_format(job.out, job.format, dict(EMBEDDINGS))).suffixes
-    if not job.paths_only:
-        form_of("classify", choose_format(job.out, job.format, dict(PREDICTIONS)))
-    return ()
+    if isinstance(job, ClassifyJob) and job.paths_only:
+        return ()
+    known = PREDICTIONS if isinstance(job, ClassifyJob) else EMBEDDINGS
+    kind = known[choose_format(job.out, job.format, known)]
+    kind.check_installed()
+    return kind.files.beside
 
 
 @dataclass(frozen=True, slots=True)

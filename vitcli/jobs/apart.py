@@ -1,4 +1,4 @@
-"""The files that a run reads and those that it writes: none of them is both."""
+"""No run overwrites a file that it reads."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from vitcli.sinks.files import TABLE, ZIPPED
 from vitcli.stores import is_remote
 
 Read: TypeAlias = tuple[Path, str]
-"""A file, and what it is to the run."""
+"""A file, and its part in the run."""
 
 
 def read_of_inputs(inputs: Inputs) -> Iterator[Read]:
-    """What is named: images, archives, tables, the list. Folders are looked at as they are read."""
+    """The named inputs: images, archives, tables, the list. Files in folders are checked later."""
     if inputs.files_from is not None:
         yield Path(inputs.files_from), "the list of this run"
     for path in inputs.paths:
@@ -29,7 +29,7 @@ def read_of_inputs(inputs: Inputs) -> Iterator[Read]:
 
 
 def read_of_model(weights: Sequence[Path]) -> Iterator[Read]:
-    """The weights, and what may be read beside them."""
+    """The weights, and the files that may be read along with them."""
     yield from ((path, "the model of this run") for path in weights)
     for folder in dict.fromkeys(path.parent for path in weights):
         for name in dict.fromkeys((*JSONS, *WEIGHTS)):
@@ -38,14 +38,14 @@ def read_of_model(weights: Sequence[Path]) -> Iterator[Read]:
 
 
 def read_of_options(options: Mapping[str, object]) -> Iterator[Read]:
-    """Every file that an option names: `--labels`, `--head`."""
+    """Every file that an option names, such as `--labels`."""
     for name, value in options.items():
         if isinstance(value, Path):
             yield value, f"the file of --{name.replace('_', '-')}"
 
 
 def written_of(names: Iterable[Path]) -> list[Path]:
-    """All files that a run has in the place of its outputs, first to last."""
+    """All files that a run creates for its outputs, partial or whole."""
     found: list[Path] = []
     for name in map(real, names):
         partials = [name.with_name(name.name + PARTIAL + end) for end in ("", ZIPPED, TABLE)]
@@ -57,8 +57,8 @@ def written_of(names: Iterable[Path]) -> list[Path]:
 def check_apart(
     written: Iterable[Path], read: Iterable[Read], *, folder: Path | None = None
 ) -> None:
-    """Raises OutputError where a file that is read would be overwritten, by whatever name or link;
-    everything in `folder`, which is replaced as a whole, would be."""
+    """Raise OutputError if a file that is read would be overwritten, under any name or link. All
+    files in `folder` would be: it is replaced as a whole."""
     ours = {identity for path in written if (identity := identity_of(path)) is not None}
     within = None if folder is None else real(folder)
     for path, what in read:
@@ -72,7 +72,7 @@ def check_apart(
 
 
 def identity_of(path: Path) -> tuple[int, int] | None:
-    """The (device, inode) of a file, the same under all its names; None where there is no file."""
+    """The (device, inode) of a file, the same under all its names; None if it does not exist."""
     try:
         found = path.stat()
     except (OSError, ValueError):

@@ -1,1 +1,1 @@
-"""Runs that can be taken up again: what they are, how far they have come, what part is ours."""
+"""Runs that can be resumed: what they depend on, how far they have come, which shard they take."""

@@ -70,7 +70,7 @@ def _plain(value: object) -> object:
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a noun each by itself: `--style.alpha`."""
+    """Split nested values into their fields, such as `--style.alpha`."""
     found: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, dict):

@@ -1,10 +1,10 @@
-"""A finished output and its journal, as a store of rows that need not be computed again."""
+"""The rows of a finished output, found by its journal: they need not be computed again."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,34 +13,28 @@ import numpy as np
 from vitcli.errors import OutputError
 from vitcli.files import explained, open_regular
 from vitcli.records import ImageRef, Kept
-from vitcli.runs.journal import (
-    Damaged,
-    Entry,
-    Whole,
-    journal_of,
-    read_finished,
-    read_header,
-    readline,
-)
+from vitcli.runs.journal import journal_of, read_finished, read_header, readline
+from vitcli.runs.journal_lines import Damaged, Entry, Whole
+from vitcli.runs.output import Output
 
 START_AGAIN = "--overwrite starts again"
 
 
 def unreadable(out: Path) -> OutputError:
-    """A journal that is not as a run leaves it."""
+    """The error for a journal that no run has left like this."""
     return OutputError(f"{out} has no whole record of its run, {journal_of(out).name}", START_AGAIN)
 
 
 class Ahead:
-    """A file that is read forward, and is open only while some bytes are read ahead: there may be
-    any number of them."""
+    """A file that is read forward. It is open only while bytes are read ahead, so there may be any
+    number of them."""
 
     def __init__(self, path: Path, at_a_time: int) -> None:
         self._path, self._at_a_time = path, at_a_time
         self._start, self._data = 0, b""
 
     def read(self, start: int, length: int) -> bytes:
-        """Raises OutputError."""
+        """Return a part of the file. Raises OutputError if it is not there."""
         at = start - self._start
         if not 0 <= at <= len(self._data) - length:
             try:
@@ -55,48 +49,44 @@ class Ahead:
         found = self._data[at : at + length]
         if len(found) < length:
             raise OutputError(f"{self._path} has become shorter while it was read")
-        if at + length >= len(self._data):  # nothing is kept of what is larger
+        if at + length >= len(self._data):  # a large part is not held any longer
             self._data = b""
         return found
 
 
 class Rows:
-    """The rows of a finished output, by its journal. They are found without open files."""
+    """The rows of a finished output. No file stays open."""
 
-    def __init__(
-        self,
-        out: Path,
-        beside: Sequence[Path],
-        data_start: Callable[[BinaryIO], int] | None,
-        at_a_time: int = 1 << 16,
-    ) -> None:
-        """`beside` are the files that belong to it; `at_a_time` is how many bytes are read ahead
-        of each. Raises OutputError where the files are no longer those that its run has left."""
-        self._out, self._journal_path = out, journal_of(out)
+    def __init__(self, output: Output, at_a_time: int = 1 << 16) -> None:
+        """`at_a_time` is how many bytes of each file are read ahead. Raises OutputError if the
+        files have changed since their run."""
+        paths, files = output.paths, output.files
+        self._out = paths[""]
+        self._journal_path = journal_of(self._out)
         header, finished = read_header(self._journal_path), read_finished(self._journal_path)
         if header is None or finished is None:
-            raise unreadable(out)
-        paths = _ours([out, *beside], finished)
-        if data_start and (paths[0], paths[-1]) != (beside[0], out):
-            raise unreadable(out)
+            raise unreadable(self._out)
+        _check_names(list(paths.values()), finished)
         with explained(self._journal_path):
             until = self._journal_path.stat().st_ctime_ns
-        for path, whole in zip(paths, finished, strict=True):
-            if not whole.is_at(path, until=until):
+        named = {os.path.relpath(path, self._out.parent): path for path in paths.values()}
+        for whole in finished:
+            if not whole.is_at(named[whole.name], until=until):
                 raise OutputError(
-                    f"{path} is not as its run left it", f"restore it, or {START_AGAIN}"
+                    f"{named[whole.name]} is not as its run left it",
+                    f"restore it, or {START_AGAIN}",
                 )
-        self._text, self._looked_up = (
-            Ahead(paths[0 if data_start else -1], at_a_time) for _ in range(2)
-        )
-        self._array = Ahead(paths[-1], at_a_time) if data_start else None
-        self._data_start = 0
-        if data_start:
+        text = paths[files.text]
+        self._text, self._looked_up = Ahead(text, at_a_time), Ahead(text, at_a_time)
+        self._array: Ahead | None = None
+        if files.data is not None:
+            data = paths[files.data]
+            self._array = Ahead(data, at_a_time)
             try:
-                with explained(out), open_regular(out) as file:
-                    self._data_start = data_start(file)
+                with explained(data), open_regular(data) as file:
+                    self._data_start = output.kind.data_start(file)
             except ValueError:
-                raise unreadable(out) from None
+                raise unreadable(self._out) from None
         itemsize = np.dtype(header.meta.get("array_dtype", "float32")).itemsize
         self._row_bytes = math.prod(header.meta.get("row_shape", ())) * itemsize
 
@@ -105,7 +95,7 @@ class Rows:
         return self._looked_up.read(entry.start, entry.length)
 
     def row(self, ref: ImageRef, entry: Entry) -> Kept:
-        """The row itself, for another place in a run."""
+        """The row, in the place of `ref`."""
         text, data = self._text.read(entry.start, entry.length), None
         if self._array is not None and entry.row is not None:
             start = self._data_start + entry.row * self._row_bytes
@@ -113,37 +103,33 @@ class Rows:
         return Kept(ref, text, data, is_failed=entry.row is None)
 
 
-def _ours(files: Sequence[Path], finished: Sequence[Whole]) -> list[Path]:
-    """The files as the journal names them, which are ours. Raises OutputError."""
+def _check_names(files: Sequence[Path], finished: Sequence[Whole]) -> None:
+    """Raise OutputError if a run has written other files than these."""
     out, *beside = files
-    named = {os.path.relpath(path, out.parent): path for path in files}
-    names = [whole.name for whole in finished]
-    if sorted(names) != sorted(named):
+    names = sorted(os.path.relpath(path, out.parent) for path in files)
+    if sorted(whole.name for whole in finished) != names:
         raise OutputError(
             f"{out} was not written along with {' and '.join(map(str, beside)) or 'nothing else'}",
             f"do as before, or {START_AGAIN}",
         )
-    return [named[name] for name in names]
 
 
 class Finished(Rows):
     """Finds rows by path. Asked in the order in which they were written it reads straight through
     the journal; for a path out of that order it makes an index, of 32 bytes a row."""
 
-    def __init__(
-        self, out: Path, beside: Sequence[Path], data_start: Callable[[BinaryIO], int] | None
-    ) -> None:
-        super().__init__(out, beside, data_start)
+    def __init__(self, output: Output) -> None:
+        super().__init__(output)
         with explained(self._journal_path):
             self._journal = open_regular(self._journal_path)
-            self._second = open_regular(self._journal_path)  # follows behind the first
-        self._number = 0  # of the entry that comes next
+            self._second = open_regular(self._journal_path)  # follows the first
+        self._number = 0  # the number of the next entry
         self._next = self._read(self._journal)
         self._second_number = 0
         self._offsets: np.ndarray | None = None
 
     def find(self, path: str) -> tuple[int, Entry] | None:
-        """The entry of a path, and its number."""
+        """The entry of a path, and its number; None if there is none."""
         if self._next is None or self._next.path != path:
             number = self._number_of(path)
             if number is None:
@@ -159,14 +145,14 @@ class Finished(Rows):
         return found
 
     def entry(self, number: int) -> Entry:
-        """The entry of a number."""
+        """The entry with this number."""
         self._seek(number)
         assert self._next is not None
         return self._next
 
     def kept(self, number: int) -> Entry:
-        """The entry of a number, which `find` has passed. Rows that are asked for in their order
-        are read straight through."""
+        """The entry with this number, which `find` has passed. Ascending numbers are read straight
+        through."""
         if number < self._second_number:
             self._second.seek(self._index()[number])
             self._second_number = number
@@ -177,7 +163,7 @@ class Finished(Rows):
         raise unreadable(self._out)
 
     def count(self) -> int:
-        """How many entries there are."""
+        """The number of entries."""
         has_read_all = self._offsets is None and self._next is None
         return self._number if has_read_all else len(self._index())
 
@@ -204,7 +190,7 @@ class Finished(Rows):
             self._next = None
 
     def _index(self) -> np.ndarray:
-        """Where each entry begins; and the entries in the order of the hashes of their paths."""
+        """The offset of each entry. Sorts the entries by the hashes of their paths, too."""
         if self._offsets is None:
             try:
                 pairs = np.fromiter(self._hashed(), np.dtype((np.int64, 2)))

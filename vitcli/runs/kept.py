@@ -11,8 +11,8 @@ from vitcli.runs.finished import Finished
 
 
 class KeptRows:
-    """A queue of the numbers of old rows with their places among the inputs, of 16 bytes a row:
-    the images to compute are listed far ahead of the row that is being written."""
+    """A queue of old rows, by number and by place among the inputs: 16 bytes a row. It may become
+    long, because images are listed far ahead of the row that is written."""
 
     def __init__(self, old: Finished | None) -> None:
         self._old = old

@@ -18,10 +18,10 @@ LOCK = ".lock"
 
 
 class Lock:
-    """Held from the start until `release`, or until this process has died. The file says who."""
+    """A lock, held until `release` or the death of this process. Its file names the holder."""
 
     def __init__(self, path: Path, out: object) -> None:
-        """Raises OutputError, which names the holder, where it is held."""
+        """Raises OutputError, which names the holder, if another process holds it."""
         self._path = path
         with explained(path):
             self._file = self._locked(out)
@@ -42,7 +42,7 @@ class Lock:
                 os.close(file)
                 hint = "wait for it to end, or write to another file"
                 raise OutputError(f"{out} is being written by {other}", hint) from None
-            except OSError:  # a file system without locks: nobody can be told
+            except OSError:  # a file system without locks
                 return file
             try:
                 if os.path.samestat(os.fstat(file), self._path.stat()):
@@ -58,16 +58,16 @@ class Lock:
 
 @contextmanager
 def locked(files: Iterable[Path]) -> Iterator[None]:
-    """All of these outputs are ours. Raises OutputError where one of them is somebody else's."""
+    """Hold the locks of all these outputs. Raises OutputError if another process holds one."""
     with ExitStack() as locks:
-        for file in sorted(set(files)):  # in one order: no two processes wait for each other
+        for file in sorted(set(files)):  # in one order: no deadlock
             lock = Lock(file.with_name(file.name + PARTIAL + LOCK), file)
             locks.callback(lock.release)
         yield
 
 
 def holder(said: bytes) -> str:
-    """Who says so of itself; nothing is believed that another version may have meant otherwise."""
+    """Describe the holder from its lock file, which another version may have written."""
     try:
         me = json.loads(said)
         pid, host, since = me["pid"], me["host"], me["since"]

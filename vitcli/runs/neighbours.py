@@ -1,5 +1,5 @@
-"""Outputs of one stem in one folder: `feats.npy` and `feats.safetensors` have the same names for
-index and meta, which can be those of one of them only."""
+"""Outputs of one stem in one folder: `feats.npy` and `feats.safetensors` would share the names of
+index and meta, which can belong to one of them only."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from vitcli.errors import OutputError
 from vitcli.files import PARTIAL
 from vitcli.runs.journal import JOURNAL, journal_of, read_finished
 
-ARRAYS = (".npy", ".npz", ".safetensors")  # whose index is theirs, also where no journal says so
+ARRAYS = (".npy", ".npz", ".safetensors")  # have an index even without a journal
 SIDES = (".index.jsonl", ".meta.json")
 
 
 def check_neighbours(out: Path, beside: Sequence[Path]) -> None:
-    """Raises OutputError where an output, or one of the files beside it, is a part of another one,
-    whole or not."""
+    """Raise OutputError if an output, or a file next to it, belongs to another output, finished or
+    not."""
     is_side = out.name.endswith(SIDES)
     for path in (out, *beside) if is_side else beside:
         if path.parent != out.parent:
@@ -37,7 +37,7 @@ def check_neighbours(out: Path, beside: Sequence[Path]) -> None:
 
 
 def _others(out: Path) -> Iterator[Path]:
-    """The outputs of the same stem that there are or were, whole or not."""
+    """The other outputs of the same stem that exist or existed, finished or not."""
     try:
         names = sorted(entry.name for entry in out.parent.iterdir())
     except OSError:
@@ -55,7 +55,7 @@ def _others(out: Path) -> Iterator[Path]:
 
 
 def _stem(out: Path) -> str:
-    """The stem of an output, or of the one that a file is called after."""
+    """The stem of an output, or of the output that a file is named after."""
     for side in SIDES:
         if out.name.endswith(side):
             return out.name.removesuffix(side)
@@ -63,7 +63,7 @@ def _stem(out: Path) -> str:
 
 
 def _has(other: Path, path: Path) -> bool:
-    """Whether a file belongs to another output, as its journal says, or else its format."""
+    """Whether a file belongs to another output, by its journal or else by its format."""
     finished = read_finished(journal_of(other))
     if finished is None:
         return other.suffix in ARRAYS and path.name in [other.stem + side for side in SIDES]

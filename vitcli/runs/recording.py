@@ -1,115 +1,94 @@
-"""A run into files that can be taken up again: inputs in, and out come those that are left to do.
+"""An output that a later run can resume: it says which images are left to compute.
 
-While it runs there are `out.jsonl.partial`, its journal `out.jsonl.partial.journal`, and a lock.
-When it has finished the journal is `.out.jsonl.journal`; a later run takes rows over by it.
+During a run there are `out.jsonl.partial`, its journal `out.jsonl.partial.journal`, and a lock.
+After it the journal is `.out.jsonl.journal`, from which a later run takes rows over.
 """
 
 from __future__ import annotations
 
 import os
-import time
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from vitcli.errors import OutputError, printable
-from vitcli.files import PARTIAL, explained, real, refuse_link, take_name
-from vitcli.interrupts import interrupts
-from vitcli.records import Failure, ImageRef, Kept, Progress, Row
+from vitcli.files import PARTIAL, explained, refuse_link, take_name
+from vitcli.records import ImageRef, Progress
+from vitcli.runs.comparison import Comparison
 from vitcli.runs.fingerprint import Fingerprint
 from vitcli.runs.finished import START_AGAIN, Ahead, Finished, unreadable
 from vitcli.runs.journal import (
     JOURNAL,
     Commit,
-    Entry,
-    Header,
-    Whole,
     journal_of,
-    json_bytes,
-    last_agreed,
     read_commits,
     read_entries,
     read_finished,
     read_header,
+    read_interrupted,
 )
+from vitcli.runs.journal_lines import Entry, Header, Whole
 from vitcli.runs.kept import KeptRows
 from vitcli.runs.lock import locked
 from vitcli.runs.neighbours import check_neighbours
-from vitcli.runs.shard import Resuming
-from vitcli.sinks import FileSink
-from vitcli.sinks.files import TABLE, ZIPPED, Grown, PartialFile, Target
+from vitcli.runs.output import Output
+from vitcli.runs.recorded import Recorded
+from vitcli.sinks.files import TABLE, ZIPPED, Grown, PartialFile
 
-SYNC_EVERY = 30.0  # seconds; only a loss of power needs it
-NOWHERE = (-1, 0)  # the stamp of a file that is not there
-MAX_WRITTEN = 1024  # kept rows between two commits
-NAMED = 3  # images that failed before an interruption
+MAX_NAMED = 3  # images that failed before an interruption
 
 
 class Recording:
-    """One output while it is ours: a context, which holds the lock.
+    """One output while this process writes it: a context, which holds the locks.
 
-    After `plan`: `is_complete` if nothing has changed since the run that finished it;
-    `needs_model` if some image is to be computed; `is_stale` if rows of the interrupted run are
-    out of date, so that another run has to follow this one; `progress`, the rows that are there
-    already; `chosen`, how many of them are good and have a text; `failed_before`, the paths of the
-    first images that failed before the interruption; `header`, what the journal of the earlier run
-    says.
+    `plan` sets these:
+    is_complete: nothing has changed since the run that finished it.
+    needs_model: some image is to be computed.
+    is_stale: rows of the interrupted run are out of date, so another run has to follow this one.
+    progress: the rows that are there already.
+    failed_before: the paths of the first images that failed before the interruption.
+    header: the header of the earlier run's journal.
     """
 
     def __init__(
         self,
-        target: Target,
-        suffixes: Sequence[str],
+        output: Output,
         list_refs: Callable[[], Iterator[ImageRef]],
-        *,
-        asked: Resuming = Resuming(),
-        overwrite: bool = False,
-        data_start: Callable[[BinaryIO], int] | None = None,
-        is_sealed: bool = False,
         has_unlisted: Callable[[], bool] = lambda: False,
-        has_files: Callable[[ImageRef, bytes], bool] | None = None,
     ) -> None:
-        assert target.out is not None
+        """`has_unlisted` says whether a folder could not be listed."""
         self.is_complete = self.is_stale = False
         self.needs_model = True
         self.progress = Progress()
-        self.chosen = 0
         self.failed_before: list[str] = []
         self.header: Header | None = None
-        self._target, self._suffixes = target, suffixes
-        self._asked, self._overwrite = asked, overwrite
-        self._list_refs = list_refs
-        self._data_start = data_start
-        self._is_sealed = is_sealed
-        self._has_files = has_files
-        self._has_unlisted = has_unlisted  # a folder that cannot be read does not lose its rows
-        self._keeps_missing = asked.keep_missing
-        self._names = [real(path) for path in (target.out, *map(target.beside, suffixes))]
-        self._beside = [target.beside(suffix) for suffix in suffixes if target.is_beside(suffix)]
-        self._partials = [path.with_name(path.name + PARTIAL) for path in self._names]
-        self._out, partial = self._names[0], self._partials[0]
+        self._output, self._asked, self._files = output, output.resuming, output.files
+        self._target = output.target()
+        self._inputs = Comparison(output, list_refs, has_unlisted)
+        self._paths = output.paths
+        self._out = self._paths[""]
+        self._partials = {s: p.with_name(p.name + PARTIAL) for s, p in self._paths.items()}
+        partial = self._partials[""]
         self._journal = partial.with_name(partial.name + JOURNAL)
         self._final_journal = journal_of(self._out)
         self._locks = ExitStack()
         self._commit: Commit | None = None
         self._old: Finished | None = None
-        self._present = bytearray()  # for each old row: whether its path is listed
         self._left: Iterator[tuple[ImageRef, int | None]] = iter(())
         self._kept = KeptRows(None)
-        self._own = {(s.st_dev, s.st_ino) for s in map(_stat, self._names) if s is not None}
 
     def __enter__(self) -> Recording:
-        """Raises OutputError where another process writes one of its files, or one of them is
-        another output's."""
+        """Raises OutputError if another process writes one of its files, or if one of them is part
+        of another output."""
         with ExitStack() as locks:
-            locks.enter_context(locked(self._names))
-            for path in (*self._partials, self._journal, self._final_journal, *self._beside):
+            locks.enter_context(locked(self._paths.values()))
+            named = [s for s in self._files.beside if self._target.is_beside(s)]
+            beside = map(self._target.path, named)
+            for path in (*self._partials.values(), self._journal, self._final_journal, *beside):
                 refuse_link(path)
-            check_neighbours(self._out, self._names[1:])
+            check_neighbours(self._out, [self._paths[s] for s in self._files.beside])
             with explained(self._out):
                 self._name_what_is_whole()
             self._locks = locks.pop_all()
@@ -121,33 +100,38 @@ class Recording:
         self._locks.close()
 
     def known(self) -> Sequence[Mapping[str, Any]]:
-        """The weights of an earlier run, whether or not it is ours."""
+        """The weights of an earlier run, which may have had other options."""
         header = read_header(self._journal) or read_header(self._final_journal)
         return header.weights if header else ()
 
     def plan(self, fingerprint: Fingerprint) -> None:
-        """Find out what is there and what is left to do.
+        """Compare what is there with what is asked for.
 
-        Raises OutputError where there is something that is not to be touched: an output or a
-        partial without `resume` and `overwrite`, or one of another fingerprint or other inputs.
+        Raises OutputError for an output or a partial that may not be touched: without `resume` and
+        `overwrite`, or if its fingerprint or its inputs differ.
         """
         self._fingerprint = fingerprint
         if self._asked.resume:
             self._commit = self._interrupted()
             if self._commit is None or (self.header and self.header.takes_over):
                 self._old = self._finished()
-        elif not self._overwrite:
-            self._target.check(*self._suffixes)
+        elif not self._output.overwrite:
+            self._target.check(*self._files.beside)
             self._refuse_to_lose()
         if self._old is not None:
-            self._survey(self._old)
-            if self._is_sealed and not self.is_complete:
+            found = self._inputs.survey(self._old)
+            self.needs_model = found.fresh > 0
+            self.is_complete = found.is_same and not found.fresh and self._commit is None
+            if self.is_complete:
+                self.progress.selected = found.selected
+                self.progress.add_earlier(found.rows, found.failed)
+            if self._output.kind.is_sealed and not self.is_complete:
                 raise OutputError(
                     f"{self._out} is whole, and its rows cannot be taken over into another",
                     f"write new images to a file of their own; or {START_AGAIN}",
                 )
         self._kept = KeptRows(self._old)
-        self._left = self._stream()
+        self._left = self._inputs.entries(self._old)
         if self._commit is not None:
             self._verify(self._commit)
             self.progress.add_earlier(self._commit.inputs, self._commit.failed)
@@ -167,32 +151,36 @@ class Recording:
 
     def begin(
         self,
-        make_sink: Callable[[Target], FileSink],
-        header: Mapping[str, object],
+        meta: Mapping[str, Any],
+        weights: Sequence[Mapping[str, Any]],
         on_progress: Callable[[Progress], None] = lambda progress: None,
     ) -> Recorded:
-        """The sink, where the interrupted run left off or from the start. It counts the rows that
-        it takes over in `progress`, and calls `on_progress` then."""
-
-        def count(kept: Sequence[Kept]) -> None:
-            self.progress.add_earlier(len(kept), sum(row.is_failed for row in kept))
-            on_progress(self.progress)
-
-        at = None if self._commit is None else Grown(self._commit.end, self._commit.crc)
+        """Open the sink where the interrupted run left off, or start over. It counts the kept rows
+        that it writes in `progress`, and calls `on_progress` then."""
+        commit, target = self._commit, self._target
+        at = None if commit is None else Grown(commit.end, commit.crc)
         journal = PartialFile(self._final_journal, at, self._journal, like=self._out)
-        if self._commit is not None:
-            self._target.resumed = self._commit.files
-            sink = make_sink(self._target)
-            return Recorded(sink, self._target, journal, self._commit, self._kept, count)
-        takes_over = self._old is not None
-        of_run = {"fingerprint": self._fingerprint.values, "defaults": self._fingerprint.defaults}
-        journal.write(json_bytes({**of_run, "takes_over": takes_over, **header}))
-        sink = make_sink(self._target)
-        return Recorded(sink, self._target, journal, Commit(0, 0, 0, ()), self._kept, count)
+        if commit is not None:
+            grown = dict(zip(self._files.growing, commit.files, strict=True))
+            target = target.resumed(grown)
+        else:
+            header = Header(self._fingerprint, meta, weights, takes_over=self._old is not None)
+            journal.write(header.line())
+        return Recorded(
+            self._output.open(target, meta),
+            target,
+            self._files,
+            journal,
+            commit,
+            kept=self._kept,
+            takes=self._output.takes or (lambda row: True),
+            progress=self.progress,
+            on_progress=on_progress,
+        )
 
     def _name_what_is_whole(self) -> None:
-        """A run that was killed between its last row and the last name is finished now. Where a
-        file is gone, it is one that was interrupted."""
+        """Finish a run that was killed between its last row and the last name. If a file is gone,
+        the run counts as interrupted."""
         finished = read_finished(self._journal)
         if finished is None or {whole.name for whole in finished} != set(self._named()):
             return
@@ -205,11 +193,11 @@ class Recording:
         take_name(self._journal, self._final_journal)
 
     def _named(self) -> dict[str, Path]:
-        """Our files, by the names that our journal has for them."""
-        return {os.path.relpath(path, self._out.parent): path for path in self._names}
+        """The files, by their names in the journal."""
+        return {os.path.relpath(path, self._out.parent): path for path in self._paths.values()}
 
     def _partial_of(self, whole: Whole) -> Path | None:
-        """The partial that is to take the name of a file, if it is there and as a run leaves it."""
+        """The partial that has yet to take the name of a file, if there is one."""
         name = self._named()[whole.name]
         for suffix in ("", ZIPPED, TABLE):
             path = name.with_name(name.name + PARTIAL + suffix)
@@ -219,12 +207,11 @@ class Recording:
         return None
 
     def _interrupted(self) -> Commit | None:
-        """Where the interrupted run left off, as far as its files agree."""
-        header, commits = read_header(self._journal), read_commits(self._journal)
-        if not commits or header is None:
-            return None
-        self._check_fingerprint(header, self._partials[0])
-        commit = last_agreed(commits, self._partials[: len(commits[0].files)])
+        """The last batch of an interrupted run on which its files agree."""
+        files = [self._partials[suffix] for suffix in self._files.growing]
+        header, commit = read_interrupted(self._journal, files)
+        if header is not None:
+            self._check_fingerprint(header, self._partials[""])
         self.header = header if commit else None
         return commit
 
@@ -241,7 +228,7 @@ class Recording:
             raise unreadable(self._out)
         self._check_fingerprint(header, self._out)
         self.header = header
-        return Finished(self._out, self._names[1:], self._data_start)
+        return Finished(self._output)
 
     def _check_fingerprint(self, header: Header, path: Path) -> None:
         differs = header.fingerprint.difference(self._fingerprint)
@@ -252,75 +239,13 @@ class Recording:
         commits = read_commits(self._journal)
         if commits and commits[-1].inputs:
             raise OutputError(
-                f"{self._partials[0]} holds {commits[-1].inputs:,} images of an interrupted run",
-                f"--resume goes on with it, {START_AGAIN}",
+                f"{self._partials['']} holds {commits[-1].inputs:,} images of an interrupted run",
+                f"--resume continues it, {START_AGAIN}",
             )
-
-    def _survey(self, old: Finished) -> None:
-        """Compare the inputs with the finished output."""
-        fresh, reached, is_same, failed, chosen = 0, 0, True, 0, 0
-        for ref in self._listed():
-            found = old.find(ref.path)
-            number, entry = found or (-1, None)
-            fresh += not self._serves(entry, ref, old.text)
-            is_same = (
-                is_same and entry is not None and number >= reached and entry.place == ref.index
-            )
-            reached = number + 1
-            if entry is not None:
-                failed += entry.row is None
-                chosen += entry.row is not None and entry.length > 0
-                self._present.extend(bytes(max(0, number + 1 - len(self._present))))
-                self._present[number] = 1
-        self._present.extend(bytes(old.count() - len(self._present)))
-        self._keeps_missing = self._asked.keep_missing or self._has_unlisted()
-        is_same = is_same and (self._keeps_missing or all(self._present))
-        self.needs_model = fresh > 0
-        self.is_complete = is_same and not fresh and self._commit is None
-        if self.is_complete:
-            self.chosen = chosen
-            gone = (number for _, number in self._missing(old, 0, old.count(), -1))
-            failed += sum(old.entry(number).row is None for number in gone)
-            self.progress.add_earlier(old.count(), failed)
-
-    def _stream(self) -> Iterator[tuple[ImageRef, int | None]]:
-        """Every input, with the number of its old row where that serves; and those that are
-        gone."""
-        old, reached, index = self._old, 0, -1
-        for ref in self._listed():
-            found = old.find(ref.path) if old is not None else None
-            if old is None or found is None:
-                yield ref, None
-            else:
-                number, entry = found
-                yield from self._missing(old, reached, number, index)
-                reached = max(reached, number + 1)
-                yield ref, number if self._serves(entry, ref, old.text) else None
-            index = ref.index
-        if old is not None:
-            yield from self._missing(old, reached, old.count(), index)
-
-    def _missing(
-        self, old: Finished, start: int, stop: int, index: int
-    ) -> Iterator[tuple[ImageRef, int]]:
-        """The old rows from `start` to `stop` that stay although their files are gone. Each is
-        placed after the input `index`."""
-        for number in range(start, stop if self._keeps_missing else start):
-            if not self._present[number]:
-                entry = old.entry(number)
-                yield ImageRef(index, entry.path, entry.stamp), number
-
-    def _serves(self, entry: Entry | None, ref: ImageRef, text: Callable[[Entry], bytes]) -> bool:
-        """Whether an old row is still that of its image, and has the files that its text names."""
-        if entry is None or (self._asked.retry_failed and entry.row is None):
-            return False
-        if entry.stamp != ref.stamp:
-            return False
-        return self._has_files is None or self._has_files(ref, text(entry))
 
     def _verify(self, commit: Commit) -> None:
-        """The inputs must begin as those of the interrupted run did; more may follow."""
-        partial = Ahead(self._partials[len(commit.files) - 1], 1 << 16)
+        """Check that the inputs begin as those of the interrupted run did; more may follow."""
+        partial = Ahead(self._partials[self._files.text], 1 << 16)
 
         def text(entry: Entry) -> bytes:
             return partial.read(entry.start, entry.length)
@@ -330,128 +255,12 @@ class Recording:
             if ref is None or ref.path != entry.path:
                 now = "nothing follows" if ref is None else f"comes {printable(ref.path)}"
                 raise OutputError(
-                    f"{self._partials[0]} was made of other inputs: after {count:,} images came "
+                    f"{self._partials['']} was made of other inputs: after {count:,} images came "
                     f"{printable(entry.path)}, and now {now}",
                     f"give the same inputs (more may follow them); {START_AGAIN}",
                 )
-            self.chosen += entry.row is not None and entry.length > 0
-            if entry.row is None and len(self.failed_before) < NAMED:
+            self.progress.selected += entry.row is not None and entry.length > 0
+            if entry.row is None and len(self.failed_before) < MAX_NAMED:
                 self.failed_before.append(entry.path)
-            if ref.index != entry.place or not self._serves(entry, ref, text):
+            if ref.index != entry.place or not self._inputs.serves(entry, ref, text):
                 self.is_stale = True
-
-    def _listed(self) -> Iterator[ImageRef]:
-        """The inputs with their stamps. Raises OutputError for one that is an output too."""
-        for ref in self._list_refs():
-            if ref.stamp is not None:
-                yield ref
-                continue
-            found = _stat(ref.file)
-            if found is not None and (found.st_dev, found.st_ino) in self._own:
-                raise OutputError(
-                    f"{printable(ref.file)} is an input, and would be overwritten",
-                    "write to another file",
-                )
-            stamp = NOWHERE
-            if found is not None:
-                stamp = found.st_size, found.st_mtime_ns
-            if ref.member is not None:
-                version = ref.member.version
-                stamp = ref.member.size, stamp[1] if version is None else version[3]
-            yield replace(ref, stamp=stamp)
-
-
-class Recorded:
-    """A sink that journals its rows, batch by batch, and puts the kept rows between them."""
-
-    def __init__(
-        self,
-        sink: FileSink,
-        target: Target,
-        journal: PartialFile,
-        commit: Commit,
-        kept: KeptRows,
-        count: Callable[[Sequence[Kept]], None],
-    ) -> None:
-        """`count` is called with the kept rows that are written."""
-        self._kept, self._count = kept, count
-        self._sink, self._target, self._journal = sink, target, journal
-        self._text = target.files[-1]
-        self._good = commit.inputs - commit.failed
-        self._synced = time.monotonic()
-        if not commit.files:
-            self._commit([])
-        target.before_naming = self._all_is_written
-
-    def write(self, rows: Sequence[Row]) -> None:
-        """Write the rows of a batch, each after the kept rows that precede it.
-
-        Raises OutputError where a kept row is not there any more, and Interrupted where many kept
-        rows precede a row.
-        """
-        waiting: list[Row] = []
-        for row in rows:
-            for kept in self._kept.before(row.ref.index, MAX_WRITTEN):
-                waiting += kept
-                if len(waiting) >= MAX_WRITTEN:
-                    self._write(waiting)
-                    waiting = []
-                    interrupts.check()
-            waiting.append(row)
-        self._write(waiting)
-
-    def write_kept(self) -> None:
-        """Write the kept rows that follow the last batch. Raises Interrupted, OutputError."""
-        for kept in self._kept.before(None, MAX_WRITTEN):
-            with interrupts.held():
-                self._write(kept)
-            interrupts.check()
-
-    def _write(self, rows: Sequence[Row]) -> None:
-        start = self._text.grown.size
-        lines = []
-        for row, length in zip(rows, self._sink.write(rows), strict=True):
-            is_failed = row.is_failed if isinstance(row, Kept) else isinstance(row, Failure)
-            ref, number = row.ref, None if is_failed else self._good
-            stamp = ref.stamp or NOWHERE
-            lines.append(json_bytes(Entry(ref.index, ref.path, stamp, start, length, number)))
-            start += length
-            self._good += not is_failed
-        self._commit(lines)
-        if kept := [row for row in rows if isinstance(row, Kept)]:
-            self._count(kept)
-
-    def finish(self, meta: Mapping[str, object]) -> None:
-        self._sink.finish(meta)
-        self._journal.take_name()
-
-    def abort(self) -> None:
-        self._sink.abort()
-        self._journal.abort()
-
-    def _commit(self, lines: Sequence[bytes]) -> None:
-        """Data first, then the journal; so also on the disk, where a loss of power counts."""
-        is_due = time.monotonic() - self._synced > SYNC_EVERY
-        files = self._target.files
-        for file in files if is_due else ():
-            file.sync()
-        entries = b"".join(lines)
-        crc = zlib.crc32(entries, self._journal.grown.crc)
-        state = {"files": [[file.grown.size, file.grown.crc] for file in files], "crc": crc}
-        self._journal.write(entries + json_bytes(state))
-        if is_due:
-            self._journal.sync()
-            self._synced = time.monotonic()
-
-    def _all_is_written(self, files: Sequence[PartialFile]) -> None:
-        finished = [Whole.of(file, self._journal.real.parent) for file in files]
-        state = {"finished": finished, "crc": self._journal.grown.crc}
-        self._journal.write(json_bytes(state))
-        self._journal.sync()
-
-
-def _stat(path: str | Path) -> os.stat_result | None:
-    try:
-        return os.stat(path)
-    except (OSError, ValueError):
-        return None

@@ -1,4 +1,4 @@
-"""What may be asked of a run: to take up an earlier one, or to do only a part of the inputs."""
+"""Which part of the inputs a run takes, and whether it resumes an earlier one."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from vitcli.processes import rank_of
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """Part `number` of `count`, from 1. A path belongs to the same part for ever: files that come
-    later do not move it."""
+    """Part `number` of `count`, from 1. A path always belongs to the same part: new files do not
+    move it."""
 
     number: int
     count: int
@@ -39,7 +39,7 @@ class Shard:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resuming:
-    """What becomes of an earlier run into the same output, and which inputs are ours."""
+    """Whether and how to resume an earlier run, and which shard of the inputs to take."""
 
     resume: bool = False
     retry_failed: bool = False
@@ -56,7 +56,7 @@ class Resuming:
 
 
 def parse_shard(text: str) -> Shard:
-    """`1/4`."""
+    """Read a shard such as `1/4`. Raises UsageError."""
     match = re.fullmatch(r"(\d{1,5})/(\d{1,5})", text.strip())
     if match is None:
         raise UsageError(f"--shard {text}", "give I/N with I from 1 to N, such as 1/4")

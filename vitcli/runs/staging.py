@@ -142,7 +142,7 @@ class _Stage:
                 f"{local} is whole, and was not sent to {printable(self._store)}",
                 f"--resume sends it, {START_AGAIN}",
             )
-        for path in (local, *map(Target(local).beside, suffixes)):
+        for path in (local, *map(Target(local).path, suffixes)):
             url = self._url(path.name)
             with _refused(url):
                 is_there = stores.stamp(url) is not None
@@ -232,7 +232,7 @@ class _Stage:
 def _files(local: Path) -> list[Path]:
     """All of a finished output, itself last."""
     journal = journal_of(local)
-    known = [Target(local).beside(suffix).name for suffix in BESIDE]
+    known = [Target(local).path(suffix).name for suffix in BESIDE]
     names = [whole.name for whole in read_finished(journal) or [] if whole.name in known]
     return [*map(local.with_name, names), journal, local]
 

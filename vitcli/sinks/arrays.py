@@ -1,8 +1,8 @@
-"""Embeddings into an array file with its index and meta beside it: NPY, NPZ, safetensors.
+"""Embeddings into an array file with an index and a meta file: NPY, NPZ, safetensors.
 
-The array grows on disk, never in memory: its header is written with room to spare and written
-again when the number of rows is known. A failed image takes no row of the array; the index has
-one line for every input.
+The array grows on disk, not in memory: its header has room to spare, and is written again when the
+number of rows is known. A failed image takes no row of the array; the index has a line for every
+input.
 """
 
 from __future__ import annotations
@@ -14,41 +14,42 @@ import os
 import shutil
 import zipfile
 from collections.abc import Mapping, Sequence
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from vitcli.errors import OutputError
 from vitcli.records import Embedded, Failure, Kept, Row
-from vitcli.sinks.files import ZIPPED, Target
+from vitcli.sinks.files import ZIPPED, FileSet, PartialFile, Target
+from vitcli.sinks.format import JSONL, Format
+from vitcli.sinks.sink import FileSink
 from vitcli.sinks.text import META, error_field, json_line, meta_bytes, name_fields
 
 INDEX = ".index.jsonl"
 HEADER = 256  # bytes for a safetensors header, padded with the spaces that the format allows
 
 
-class ArraySink:
+class ArraySink(FileSink):
     """The array, `<stem>.index.jsonl` and `<stem>.meta.json`. Formats differ in their header."""
 
-    def __init__(self, target: Target, row_shape: tuple[int, ...], dtype: str) -> None:
-        self._target = target
-        self._row_shape = row_shape
-        self._dtype = np.dtype(dtype)
+    files = FileSet(text=INDEX, data="", at_end=(META,))
+
+    def __init__(
+        self, target: Target, meta: Mapping[str, Any] | None = None, format: Format = JSONL
+    ) -> None:
+        super().__init__(target, meta, format)
+        described = meta or {}
+        self._row_shape = tuple(described["row_shape"])
+        self._dtype = np.dtype(described["array_dtype"])
         self._count = 0
-        self._array = target.open()
-        self._index = target.open_beside(INDEX)
+        self._array, self._index = target.open(), target.open(INDEX)
         grown = self._array.grown.size - len(self.header())
-        self._count = max(grown, 0) // max(math.prod(row_shape) * self._dtype.itemsize, 1)
+        self._count = max(grown, 0) // max(math.prod(self._row_shape) * self._dtype.itemsize, 1)
         self._array.write_header(self.header())
 
     def header(self) -> bytes:
-        """The bytes before the data; the same length for any number of rows."""
+        """The bytes before the data; their number does not depend on the number of rows."""
         raise TypeError(f"{type(self).__name__} has no header")
-
-    @staticmethod
-    def data_start(file: BinaryIO) -> int:
-        """Where the rows begin in a finished file."""
-        raise NotImplementedError
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -83,20 +84,16 @@ class ArraySink:
             record["error"] = error_field(row)
         return json_line(record)
 
-    def finish(self, meta: Mapping[str, object]) -> None:
+    def complete(self, meta: Mapping[str, object]) -> list[PartialFile]:
         full = {**meta, "shape": list(self.shape), "array_dtype": self._dtype.name}
         self._array.write_header(self.header())
         with self._array.explained():
-            self.complete()
+            self.wrap()
         described = self._target.write_beside(META, meta_bytes(full))
-        self._target.finish(self._index, described, self._array)
+        return [self._index, described, self._array]
 
-    def complete(self) -> None:
-        """What a format needs besides its header."""
-
-    def abort(self) -> None:
-        for file in (self._array, self._index):
-            file.abort()
+    def wrap(self) -> None:
+        """Make the whole file of the array, where a format needs more than a header."""
 
 
 class NpySink(ArraySink):
@@ -122,8 +119,8 @@ class NpySink(ArraySink):
 class NpzSink(NpySink):
     """`embeddings` and the `paths` of its rows in one uncompressed `.npz`."""
 
-    def complete(self) -> None:
-        """Wrap the finished array: it is copied once, through a fixed-size buffer."""
+    def wrap(self) -> None:
+        """Copy the finished array into the archive, through a buffer of fixed size."""
         wrapped = self._array.rewrite(ZIPPED)
         with zipfile.ZipFile(wrapped, "w", allowZip64=True) as archive:
             with archive.open(_entry("embeddings.npy"), "w", force_zip64=True) as entry:

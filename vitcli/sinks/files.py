@@ -1,4 +1,4 @@
-"""Files that get their names only when they are whole: partials beside them, then a rename."""
+"""Files that grow with the rows, and take their names only when they are whole."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import io
 import os
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,13 +27,13 @@ from vitcli.files import (
     write_all,
 )
 
-BESIDE = (".index.jsonl", ".meta.json", ".html")  # files that may belong to an output
-ZIPPED, TABLE = ".zip", ".table"  # what is made of a partial at the end, and takes its name
+BESIDE = (".index.jsonl", ".meta.json", ".html")  # that may belong to an output
+ZIPPED, TABLE = ".zip", ".table"  # of files that replace a partial at the end
 
 
 @dataclass(frozen=True, slots=True)
 class Grown:
-    """How far a file has come: its bytes, and the CRC-32 of those behind its header."""
+    """How far a file has come: its bytes, and the CRC-32 of those after its header."""
 
     size: int
     crc: int
@@ -41,20 +41,42 @@ class Grown:
 
 @dataclass(frozen=True, slots=True)
 class Seal:
-    """The checksums of a whole file: the CRC-32 of its header, of `head` bytes, and
-    that of the rest."""
+    """The checksums of a whole file: the CRC-32 of its header, of `head` bytes, and of the rest."""
 
     head: int
     head_crc: int
     crc: int
 
 
+@dataclass(frozen=True, slots=True)
+class FileSet:
+    """The files of an output, by suffix; "" is the output itself.
+
+    `text` holds the text of each row, which a journal records; `data` is the array, if there is
+    one; `copies` repeat the text in another form; `at_end` are written when all rows are there.
+    """
+
+    text: str = ""
+    data: str | None = None
+    copies: tuple[str, ...] = ()
+    at_end: tuple[str, ...] = ()
+
+    @property
+    def growing(self) -> tuple[str, ...]:
+        """The files that grow with the rows, as a journal lists them: the text is the last."""
+        return (*(() if self.data is None else (self.data,)), *self.copies, self.text)
+
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """All files but the output itself."""
+        return tuple(suffix for suffix in (*self.growing, *self.at_end) if suffix)
+
+
 class Target:
     """Where an output goes: a path, which may stand for several files, or standard output.
 
-    `open` gives the main file; `open_beside(suffix)` one that belongs to it, such as its index.
-    Nothing is created before, and `check` says beforehand what would fail. `files` are those that
-    grow with the rows. Where `resumed` says how far each of them had come, they go on from there.
+    No file is created before `open`, and `check` raises what would fail then. `files` are the open
+    ones, by suffix.
     """
 
     def __init__(
@@ -63,24 +85,28 @@ class Target:
         *,
         overwrite: bool = False,
         elsewhere: Mapping[str, Path] | None = None,
+        grown: Mapping[str, Grown] | None = None,
     ) -> None:
-        """`elsewhere` names what does not stand beside it, by suffix."""
+        """`elsewhere` are the paths, by suffix, of files that do not stand next to the output.
+        A file that `grown` has is continued from there."""
         self.out = out
-        self._elsewhere = elsewhere or {}
-        self.files: list[PartialFile] = []
-        self.resumed: Sequence[Grown] = ()
-        self.before_naming: Callable[[Sequence[PartialFile]], None] = lambda files: None
+        self.files: dict[str, PartialFile] = {}
+        self._elsewhere, self._grown = elsewhere or {}, grown or {}
         self._overwrite = overwrite
 
+    def resumed(self, grown: Mapping[str, Grown]) -> Target:
+        """The same target, whose files are continued from these sizes."""
+        return Target(self.out, overwrite=self._overwrite, elsewhere=self._elsewhere, grown=grown)
+
     def check(self, *suffixes: str) -> None:
-        """Raise OutputError for what can be seen to be wrong before the model is loaded."""
+        """Raise OutputError for mistakes that can be seen before the model is loaded."""
         if self.out is None:
             if sys.stdout is None:
                 raise OutputError("standard output is closed", "use --out FILE")
             return
         if is_special(self.out):
             return
-        paths = (self.out, *map(self.beside, suffixes))
+        paths = (self.out, *map(self.path, suffixes))
         if len(set(map(real, paths))) < len(paths):
             raise UsageError(f"{self.out} is named for two outputs", "give each its own name")
         for path in paths:
@@ -103,52 +129,38 @@ class Target:
 
     @property
     def is_special(self) -> bool:
-        """Standard output, a pipe or a device: written as it is, with nothing beside it."""
+        """Whether it is standard output, a pipe or a device: those are written directly."""
         return self.out is None or is_special(self.out)
 
-    def beside(self, suffix: str) -> Path:
-        """`feats.index.jsonl` of `feats.npy`."""
+    def path(self, suffix: str) -> Path:
+        """`feats.index.jsonl` of `feats.npy`; "" is `feats.npy` itself."""
         assert self.out is not None
-        return self._elsewhere.get(suffix) or self.out.with_name(self.out.stem + suffix)
+        named = self.out.with_name(self.out.stem + suffix) if suffix else self.out
+        return self._elsewhere.get(suffix) or named
 
     def is_beside(self, suffix: str) -> bool:
-        """Whether a file has its name of the main one, and was not named by anybody."""
+        """Whether a file is named after the output, and not by the user."""
         return suffix not in self._elsewhere
 
-    def open(self) -> PartialFile:
-        """The main file, which grows with the rows."""
-        return self._grow(self.out)
-
-    def open_beside(self, suffix: str) -> PartialFile:
-        """A file that grows with the rows, beside the main one."""
-        return self._grow(self.beside(suffix))
-
-    def _grow(self, path: Path | None) -> PartialFile:
-        grown = self.resumed[len(self.files)] if self.resumed else None
-        self.files.append(PartialFile(path, grown, like=self.out))
-        return self.files[-1]
-
-    def finish(self, *files: PartialFile) -> None:
-        """Give whole files their names, in this order: the result itself comes last."""
-        for file in files:
-            file.sync()
-        self.before_naming(files)
-        for file in files:
-            file.take_name()
+    def open(self, suffix: str = "") -> PartialFile:
+        """Open a file that grows with the rows."""
+        path = None if self.out is None else self.path(suffix)
+        self.files[suffix] = PartialFile(path, self._grown.get(suffix), like=self.out)
+        return self.files[suffix]
 
     def write_beside(self, suffix: str, data: bytes) -> PartialFile:
-        """A small file that is written at the end, whole."""
-        file = PartialFile(self.beside(suffix), like=self.out)
+        """Write a small file as a whole, which has yet to take its name."""
+        file = PartialFile(self.path(suffix), like=self.out)
         file.write(data)
         return file
 
 
 class PartialFile:
     """A binary file that is `<path>.partial` until it takes its name. Standard output, pipes and
-    devices are written as they are. Failing writes raise WriteError that says where and why.
+    devices are written directly. A write that fails raises WriteError.
 
-    Nothing is buffered here: what `write` took survives the death of this process. Who may read
-    the file that is replaced may read the new one, and nobody else.
+    Nothing is buffered here: what was written survives the death of this process. The new file has
+    the owner and mode of the file that it replaces.
     """
 
     def __init__(
@@ -159,8 +171,8 @@ class PartialFile:
         *,
         like: Path | None = None,
     ) -> None:
-        """It goes on from `grown`. `partial` is another name for it until it is whole. Where it
-        replaces nothing, it has owner and mode of `like`, if that is there."""
+        """Continue the file from `grown`, or create it. `partial` is another name for it until it
+        is whole. If it replaces nothing, it gets the owner and mode of `like`, if that exists."""
         self.path = path
         self.is_direct = path is None or is_special(path)
         self.real = Path("-") if path is None else real(path)
@@ -175,7 +187,7 @@ class PartialFile:
             if self.is_direct:
                 self.file = path.open("wb", buffering=0)
                 return
-            # The name is known: it is the file of the old output, that of the journal is not.
+            # The name of an old output is known; that of its journal is not.
             names = (self.real, like) if partial is None else (like, self.real)
             replaced = next(filter(None, (regular(n) for n in names if n is not None)), None)
             if grown is None:
@@ -193,7 +205,7 @@ class PartialFile:
         self.seal = replace(self.seal, crc=self.grown.crc)
 
     def write_header(self, data: bytes) -> None:
-        """The first bytes, which may be written anew: of the same length, but with other counts."""
+        """Write the first bytes, or replace them by others of the same length."""
         self.seal = Seal(len(data), zlib.crc32(data), self.grown.crc)
         if not self.grown.size:
             self._write(data)
@@ -209,24 +221,24 @@ class PartialFile:
             write_all(self.file, data)
 
     def stat(self) -> os.stat_result:
-        """The status of the open file, whatever has become of its name."""
+        """The status of the open file, even if its name is gone."""
         with self.explained():
             return os.fstat(self.file.fileno())
 
     def flush(self) -> None:
-        """Standard output is the interpreter's, and buffered."""
+        """Flush standard output, which the interpreter buffers."""
         with self.explained():
             self.file.flush()
 
     def sync(self) -> None:
-        """Make it durable."""
+        """Wait until the file is on the disk."""
         with self.explained():
             self.file.flush()
             if not self.is_direct:
                 os.fsync(self.file.fileno())
 
     def take_name(self) -> None:
-        """Close it; its content is final."""
+        """Close the file and give it its name."""
         if self.path is None:
             return
         with self.explained():
@@ -239,31 +251,31 @@ class PartialFile:
                 take_name(self.partial, self.real)
 
     def rewrite(self, suffix: str) -> IO[bytes]:
-        """A new file beside this one, for what is made of it at the end."""
+        """Create a file next to this one, which is made of it at the end."""
         made = create(self.partial.with_name(self.partial.name + suffix), self.stat())
         return io.BufferedRandom(cast(io.RawIOBase, made))
 
     def replace_by(self, other: IO[bytes], suffix: str) -> None:
-        """Give the name to that file."""
+        """Let another file take the name."""
         with self.explained():
             self.file.close()
             self.partial = self.partial.with_name(self.partial.name + suffix)
             self.file = other
-            other.seek(0)  # which flushes it, too
+            other.seek(0)  # flushes it, too
             crc = 0
             while data := other.read(1 << 20):
                 crc = zlib.crc32(data, crc)
             self.seal = Seal(0, 0, crc)
 
     def abort(self) -> None:
-        """Stop writing; what is there stays under the partial name."""
+        """Close the file, which stays a partial."""
         if self.path is not None:
             with self.explained():
                 self.file.close()
 
     @contextmanager
     def explained(self) -> Iterator[None]:
-        """Turn what the system says into a WriteError."""
+        """Turn the system's errors into WriteError."""
         with explained(
             None if self.path is None else self.path if self.is_direct else self.partial
         ):

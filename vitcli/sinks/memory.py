@@ -1,4 +1,4 @@
-"""Rows into a list, for callers in Python; or nowhere."""
+"""Rows into a list, for callers in Python, or nowhere."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class ListSink:
         self.meta = meta
 
     def abort(self) -> None:
-        """The rows so far stay."""
+        """Keep the rows so far."""
 
 
 class NoSink:

@@ -1,19 +1,21 @@
-"""Rows into a page to look through, alone or beside another text output."""
+"""Rows into a page to look through, alone or next to an output of lines."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from dataclasses import replace
+from typing import Protocol
 
-from vitcli.records import Attended, Classified, ErrorType, Failure, Kept, Maps, Prediction, Row
+from vitcli.records import Attended, Classified, Kept, Maps, Row
 from vitcli.sinks.files import PartialFile, Target
+from vitcli.sinks.sink import FileSink
 from vitcli.sinks.text import LineSink, record_of
 
 PAGE = ".html"
 
 
 class Page(Protocol):
-    """What a page is made of, in order."""
+    """The parts of a page, in order."""
 
     def head(self) -> bytes: ...
 
@@ -26,51 +28,39 @@ class Page(Protocol):
     def record_in(self, row: bytes) -> dict[str, object]: ...
 
 
-class PageSink:
-    """The page holds what is said of each row, so that an earlier run's rows can be taken over for
-    `beside`, too: an output of lines, in files of the same target or on standard output."""
+class PageSink(FileSink):
+    """Writes a page. It holds the record of each row, so that the rows of an earlier run can be
+    taken over for `lines`, too: next to the page, or on standard output."""
 
-    def __init__(self, target: Target, page: Page, beside: LineSink | None = None) -> None:
-        self._target = target
-        self._page = page
-        self._beside = beside
-        is_alone = beside is None or beside.target is not target
-        self._file: PartialFile = target.open() if is_alone else target.open_beside(PAGE)
+    def __init__(self, target: Target, page: Page, lines: LineSink | None = None) -> None:
+        super().__init__(target)
+        self._page, self._lines = page, lines
+        self._is_alone = not target.files  # the lines are in none of its files
+        self._file = target.open("" if self._is_alone else PAGE)
         self._file.write_header(page.head())
 
     def write(self, rows: Sequence[Row]) -> list[int]:
-        if self._beside is not None:
-            self._beside.write([self._read(row) if isinstance(row, Kept) else row for row in rows])
-        texts = [row.text if isinstance(row, Kept) else self._line(row) for row in rows]
+        if self._lines is not None:
+            self._lines.write([self._read(row) if isinstance(row, Kept) else row for row in rows])
+        texts = [row.text if isinstance(row, Kept) else self._text(row) for row in rows]
         self._file.write(b"".join(texts))
         return list(map(len, texts))
 
-    def _line(self, row: Row) -> bytes:
+    def _text(self, row: Row) -> bytes:
         thumbnail = row.thumbnail if isinstance(row, Classified | Attended) else b""
         maps = row.maps if isinstance(row, Attended) else ()
         return self._page.row(record_of(row), thumbnail, maps)
 
-    def _read(self, row: Kept) -> Row:
-        """The row as a line beside would have it."""
-        record: Mapping[str, Any] = self._page.record_in(row.text) if row.text else {}
-        if "error" in record:
-            error = record["error"]
-            return Failure(row.ref, ErrorType(error["type"]), error["message"])
-        if "predictions" in record and "files" not in record:
-            return Classified(row.ref, tuple(Prediction(**p) for p in record["predictions"]))
-        assert self._beside is not None
-        return Kept(row.ref, self._beside.line_of(record), None, row.is_failed)
+    def _read(self, row: Kept) -> Kept:
+        """The row as the output of lines has it."""
+        assert self._lines is not None
+        return replace(row, text=self._lines.line_of(row.ref, self._page.record_in(row.text)))
 
-    def finish(self, meta: Mapping[str, object]) -> None:
+    def complete(self, meta: Mapping[str, object]) -> list[PartialFile]:
         self._file.write(self._page.tail())
-        files = [self._file]
-        if self._beside is not None and self._beside.target is self._target:
-            files.insert(0, self._beside.file)
-        elif self._beside is not None:
-            self._beside.finish(meta)
-        self._target.finish(*files)
-
-    def abort(self) -> None:
-        self._file.abort()
-        if self._beside is not None:
-            self._beside.abort()
+        if self._lines is None:
+            return [self._file]
+        if self._is_alone:
+            self._lines.finish(meta)
+            return [self._file]
+        return [*self._lines.complete(meta), self._file]

@@ -1,7 +1,8 @@
-"""Rows into Parquet: predictions, or embeddings with index and meta beside them.
+"""Rows into Parquet: predictions, or embeddings with an index and a meta file.
 
-Parquet has its table of contents at the end, so it is made when the run is: until then the rows are
-in a file that grows, and a run is taken up as for JSONL and NPY. Nothing is held but a row group.
+Parquet has its table of contents at the end, so the file is made when all rows are there. Until
+then they are in a file that grows, and a run is resumed as for JSONL and NPY. Memory holds one row
+group.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from vitcli.errors import OutputError
+from vitcli.errors import OutputError, check_installed
 from vitcli.sinks.arrays import NpySink
 from vitcli.sinks.files import TABLE, PartialFile
 from vitcli.sinks.text import JsonlSink
@@ -26,10 +27,17 @@ if TYPE_CHECKING:  # an extra
 GROUP_ROWS, GROUP_BYTES = 10_000, 64 << 20
 
 
-class ParquetSink(JsonlSink):
-    """The columns are the fields of a line of JSONL."""
+def _check_installed() -> None:
+    check_installed("Parquet", "pyarrow", extra="parquet", error=OutputError)
 
-    def finish(self, meta: Mapping[str, object]) -> None:
+
+class ParquetSink(JsonlSink):
+    """A table whose columns are the fields of a line of JSONL."""
+
+    is_sealed = True
+    check_installed = staticmethod(_check_installed)
+
+    def complete(self, meta: Mapping[str, object]) -> list[PartialFile]:
         import pyarrow as pa
 
         fields = (("label", pa.string()), ("index", pa.int32()), ("score", pa.float64()))
@@ -40,13 +48,16 @@ class ParquetSink(JsonlSink):
                 return pa.array([record.get("predictions") for record in records], kind)
 
             _write(self._file, lines, GROUP_ROWS, pa.field("predictions", kind), predictions)
-        super().finish(meta)
+        return super().complete(meta)
 
 
 class ParquetEmbeddingSink(NpySink):
-    """A column `embedding` of lists of fixed length, empty where there is an `error`."""
+    """A table with a column `embedding` of lists of fixed length, null next to an `error`."""
 
-    def complete(self) -> None:
+    is_sealed = True
+    check_installed = staticmethod(_check_installed)
+
+    def wrap(self) -> None:
         import pyarrow as pa
 
         kind = pa.from_numpy_dtype(self._dtype)
@@ -78,7 +89,7 @@ class ParquetEmbeddingSink(NpySink):
 
 
 def _exactly(file: Any, size: int) -> bytes:
-    """An unbuffered file may give less at a time."""
+    """Read `size` bytes: an unbuffered file may return fewer at a time. Raises OutputError."""
     data = bytearray()
     while len(data) < size:
         more = file.read(size - len(data))
@@ -95,7 +106,7 @@ def _write(
     field: pa.Field,
     column: Callable[[Sequence[Mapping[str, Any]]], pa.Array],
 ) -> None:
-    """Put a table in the place of `file`: what the lines say of each row, and a column of ours."""
+    """Replace `file` by a table of the rows in `lines`, with the values of `column` as `field`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -1,4 +1,4 @@
-"""Pictures and arrays into a folder whose tree is that of the inputs."""
+"""Images and arrays into a folder with the same tree as the inputs."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from vitcli.files import PARTIAL, create, explained, real, refuse_link, regular,
 from vitcli.records import ImageRef
 from vitcli.sinks.text import path_fields
 
-LONGEST_NAME = 255  # bytes, of every file system in use
-LONGEST_PATH = 3500  # bytes below the folder; Linux has 4096 for all
+MAX_NAME = 255  # bytes, of every file system in use
+MAX_PATH = 3500  # bytes below the folder; Linux has 4096 for all
 
-# What no folder can be called, or is there already, is called by underscores; those that are
-# somebody's own become four more. So no two inputs have one picture.
+# Parts of a path that cannot be names are written as underscores, and names that consist of
+# underscores get four more. So no two inputs share an image.
 HERE, ABOVE, ELSEWHERE, EMPTY = "_", "__", "___", "____"
 _SHORTENED = re.compile(r"~[0-9a-f]{32}$")
 
 
 class PictureTree:
-    """`out/photos/cat.jpg.png` of `photos/cat.jpg`. A file has its name when it is whole.
+    """Writes `out/photos/cat.jpg.png` for `photos/cat.jpg`. A file has its name when it is whole.
 
-    `marker` is a file in `out` that says whose the folder is, `records` those that say it of a run
-    of ours; `inputs` are paths of images and of their folders. `is_image` tells by its name what is
-    somebody's photograph. `is_absolute` says whether the first input is named from the root.
+    `marker` is a file that marks the folder as vitcli's, and so do the files `records`; `inputs`
+    are the paths of images and of their folders. `is_image` says of a file name whether it may be
+    a user's image, `is_absolute` whether the path of the first input is absolute.
     """
 
     def __init__(
@@ -52,8 +52,8 @@ class PictureTree:
         self._is_new = False
 
     def check(self) -> None:
-        """Make the folder. Raises OutputError for what can be seen to be wrong before the model is
-        loaded: among them a folder that holds something else."""
+        """Make the folder. Raises OutputError for mistakes that can be seen before the model is
+        loaded, such as a folder that holds other files."""
         taken = (Path.cwd(), Path(self.out.anchor or "/"), *map(Path, self._inputs))
         here = real(self.out)
         is_among = here in [real(folder) for folder in taken if folder.is_dir()]
@@ -85,39 +85,39 @@ class PictureTree:
             raise OutputError(f"cannot write to {self.out}: it is not writable")
 
     def _photos(self) -> Iterator[Path]:
-        """Somebody's images in the folder."""
+        """The user's images in the folder."""
         for folder, _, names in os.walk(self.out):
             yield from (Path(folder, name) for name in names if self._is_image(name))
 
     def begin(self) -> None:
-        """Mark the folder as ours: scans will leave it out."""
+        """Mark the folder, so that scans leave it out."""
         with explained(self._marker):
             self._marker.touch()
 
     def leave(self) -> None:
-        """Take away the folder again if nothing has come into it."""
+        """Remove the folder if it is new and empty."""
         if self._is_new:
             with suppress(OSError):
                 self.out.rmdir()
 
     def end(self) -> None:
-        """Make the names durable."""
+        """Wait until the names are on the disk."""
         with explained(self.out):
             sync(self.out)
 
     def path_of(self, ref: ImageRef, suffix: str) -> Path:
-        """Where a picture of an input goes, and of no other: below `out` as the input is below `/`
-        or here; `..` is written `__`."""
+        """The path of an input's file, which no other input shares: below `out` as the input is
+        below `/` or the current folder; `..` is written `__`."""
         room = suffix + PARTIAL
         raw = os.fsencode(ref.path)
-        if len(raw) > LONGEST_PATH or b"\0" in raw:
+        if len(raw) > MAX_PATH or b"\0" in raw:
             return self.out / (f"~{_digest(raw)}" + suffix)
         *folders, name = self._parts(ref) or ["image"]
         return self.out.joinpath(*(_short(f, "") for f in folders), _short(name, room) + suffix)
 
     def _parts(self, ref: ImageRef) -> list[str]:
-        """The folders and the name. In a file system `a/./b` and `a//b` are `a/b`; in an archive
-        and in a store they are others."""
+        """The folders and the name. `a/./b` and `a//b` are `a/b` in a file system, but not in an
+        archive or a store."""
         archive = ref.path if ref.member is None else ref.member.archive
         before = archive if ref.path.startswith(archive) else ""
         within = ref.path[len(before) :].removeprefix("/")
@@ -131,14 +131,14 @@ class PictureTree:
         return parts + [_name(part) for part in within.split("/") if within]
 
     def has_all(self, ref: ImageRef, files: object) -> bool:
-        """Whether the files that a row names of an input are there, and not empty."""
+        """Whether the files that the row of an input names exist and are not empty."""
         if not isinstance(files, list):
             return True  # a row without pictures
         plain = self.path_of(ref, "")
-        told = path_fields(plain.name)["path"]  # in a row it is UTF-8
+        shown = path_fields(plain.name)["path"]  # UTF-8, as in the row
         for file in files:
             name = str(file).rpartition("/")[2]
-            name = plain.name + name[len(told) :] if name.startswith(told) else name
+            name = plain.name + name[len(shown) :] if name.startswith(shown) else name
             try:
                 if not (plain.parent / name).stat().st_size:
                     return False
@@ -147,7 +147,7 @@ class PictureTree:
         return True
 
     def write(self, path: Path, data: bytes | memoryview) -> None:
-        """Raises WriteError."""
+        """Write a file, which has its name when it is whole. Raises WriteError."""
         partial = path.with_name(path.name + PARTIAL)
         with explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -161,15 +161,16 @@ class PictureTree:
 
 
 def _name(part: str) -> str:
-    """What a part of a path is called in the tree."""
+    """The name of a part of a path in the tree."""
     if part in ("", ".", ".."):
         return {"": EMPTY, ".": HERE, "..": ABOVE}[part]
     return part + EMPTY if not part.strip("_") else part
 
 
 def _short(name: str, suffix: str) -> str:
-    """A name that is too long with its suffix ends in a hash; so does one that looks like that."""
-    raw, room = os.fsencode(name), LONGEST_NAME - len(os.fsencode(suffix))
+    """Shorten a name that is too long with its suffix to end in a hash. A name that already looks
+    like that gets one, too."""
+    raw, room = os.fsencode(name), MAX_NAME - len(os.fsencode(suffix))
     if len(raw) <= room and not _SHORTENED.search(name):
         return name
     kept = raw[: room - 33]

@@ -8,19 +8,32 @@ import io
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from vitcli.errors import OutputError
-from vitcli.records import Attended, Classified, Embedded, Failure, ImageRef, Kept, Prediction, Row
-from vitcli.sinks.files import PartialFile, Target
+from vitcli.records import (
+    Attended,
+    Classified,
+    Embedded,
+    ErrorType,
+    Failure,
+    ImageRef,
+    Kept,
+    Prediction,
+    Row,
+)
+from vitcli.sinks.files import FileSet, PartialFile, Target
+from vitcli.sinks.format import JSONL, Format
+from vitcli.sinks.sink import FileSink
 
 META = ".meta.json"
 SCORE_DECIMALS = 6
 
 
 def path_fields(path: str) -> dict[str, str]:
-    """`path` as UTF-8; where its bytes are not, they stand beside it as base64 in `path_bytes`."""
+    """`path` in UTF-8; if its bytes are not, they follow as base64 in `path_bytes`."""
     raw = os.fsencode(path)
     try:
         return {"path": raw.decode("utf-8")}
@@ -30,44 +43,39 @@ def path_fields(path: str) -> dict[str, str]:
 
 
 def name_fields(ref: ImageRef) -> dict[str, str]:
-    """What a record says of where its image is: the path, and the key of a member of a tar."""
+    """The fields that name an image: its path, and the key of a WebDataset sample."""
     fields = path_fields(ref.path)
     return fields | {"__key__": path_fields(ref.key)["path"]} if ref.key else fields
 
 
 def error_field(failure: Failure) -> dict[str, str]:
-    """What a row says of an image that failed."""
+    """The field `error` of an image that failed."""
     return {"type": failure.type.value, "message": failure.message}
 
 
 def json_line(record: Mapping[str, object]) -> bytes:
-    """One line of JSON; NaN is refused, it would not be JSON."""
+    """One line of JSON. Raises ValueError for NaN, which is not JSON."""
     text = json.dumps(record, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.encode("utf-8", "replace") + b"\n"
 
 
 def meta_bytes(meta: Mapping[str, object]) -> bytes:
-    """The meta file: JSON for people too."""
+    """The content of a meta file: JSON that people can read."""
     return json.dumps(meta, indent=2, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
 
 
-class LineSink:
+class LineSink(FileSink):
     """Writes the lines that `lines` makes of each row, flushed after each batch."""
 
-    def __init__(self, target: Target) -> None:
-        self._target = target
-        self._file: PartialFile = target.open()
+    def __init__(
+        self, target: Target, meta: Mapping[str, Any] | None = None, format: Format = JSONL
+    ) -> None:
+        super().__init__(target, meta, format)
+        self._file = target.open()
+        self._echo = PartialFile(None) if format.echo else None
         self._file.write_header(self.header())
 
-    @property
-    def target(self) -> Target:
-        return self._target
-
-    @property
-    def file(self) -> PartialFile:
-        return self._file
-
-    def line_of(self, record: Mapping[str, object]) -> bytes:
+    def line_of(self, ref: ImageRef, record: Mapping[str, Any]) -> bytes:
         """The output line for a row, given its JSON record."""
         return json_line(record)
 
@@ -79,15 +87,13 @@ class LineSink:
 
     def write(self, rows: Sequence[Row]) -> list[int]:
         texts = [row.text if isinstance(row, Kept) else self.lines(row) for row in rows]
-        self._file.write(b"".join(texts))
-        self._file.flush()
+        for file in filter(None, (self._file, self._echo)):
+            file.write(b"".join(texts))
+            file.flush()
         return list(map(len, texts))
 
-    def finish(self, meta: Mapping[str, object]) -> None:
-        self._target.finish(self._file)
-
-    def abort(self) -> None:
-        self._file.abort()
+    def complete(self, meta: Mapping[str, object]) -> list[PartialFile]:
+        return [self._file]
 
 
 class JsonlSink(LineSink):
@@ -97,22 +103,8 @@ class JsonlSink(LineSink):
         return json_line(record_of(row))
 
 
-class EchoedJsonlSink(JsonlSink):
-    """Writes to standard output too."""
-
-    def __init__(self, target: Target) -> None:
-        super().__init__(target)
-        self._echo = PartialFile(None)
-
-    def write(self, rows: Sequence[Row]) -> list[int]:
-        lengths = super().write(rows)
-        self._echo.write(b"".join(r.text if isinstance(r, Kept) else self.lines(r) for r in rows))
-        self._echo.flush()
-        return lengths
-
-
 def record_of(row: Row) -> dict[str, object]:
-    """What JSON says of a row."""
+    """The JSON record of a row."""
     record: dict[str, object] = dict(name_fields(row.ref))
     match row:
         case Failure():
@@ -129,7 +121,7 @@ def _prediction(p: Prediction) -> dict[str, object]:
 
 
 def _attention(row: Attended) -> dict[str, object]:
-    """A value for each layer stands in a list where there are several."""
+    """The fields of attention maps: a list has a value for each layer, if there are several."""
     layers = [int(m.layer) if m.layer.isdecimal() else m.layer for m in row.maps]
     heads = [[int(h) if h.isdecimal() else h for h in m.heads] for m in row.maps]
     grids = [list(m.values.shape[1:]) for m in row.maps]
@@ -154,9 +146,9 @@ def _attention(row: Attended) -> dict[str, object]:
 
 
 class CsvSink(LineSink):
-    """One line a prediction, `path,rank,label,index,score,error`; one line for a failure.
+    """`path,rank,label,index,score,error`: a line for each prediction, and one for a failure.
 
-    Paths keep their bytes, also where those are not UTF-8.
+    Paths keep their bytes, even if they are not UTF-8.
     """
 
     dialect = "excel"
@@ -166,6 +158,11 @@ class CsvSink(LineSink):
 
     def lines(self, row: Row) -> bytes:
         return self._encode(self._records(row))
+
+    def line_of(self, ref: ImageRef, record: Mapping[str, Any]) -> bytes:
+        if (error := record.get("error")) is not None:
+            return self.lines(Failure(ref, ErrorType(error["type"]), error["message"]))
+        return self.lines(Classified(ref, tuple(Prediction(**p) for p in record["predictions"])))
 
     def _records(self, row: Row) -> Iterator[tuple[object, ...]]:
         path = row.ref.path
@@ -187,17 +184,21 @@ class CsvSink(LineSink):
 
 
 class TsvSink(CsvSink):
-    """As CSV, separated by tabs."""
+    """CSV, separated by tabs."""
 
     dialect = "excel-tab"
 
 
 class VectorJsonlSink(LineSink):
-    """`{"path":…,"embedding":[…]}` with as many digits as bring the float back exactly."""
+    """`{"path":…,"embedding":[…]}` with enough digits to restore each float exactly."""
 
-    def __init__(self, target: Target, row_shape: tuple[int, ...], dtype: str) -> None:
-        super().__init__(target)
-        self._digits = 9 if dtype == "float32" else 5
+    files = FileSet(at_end=(META,))
+
+    def __init__(
+        self, target: Target, meta: Mapping[str, Any] | None = None, format: Format = JSONL
+    ) -> None:
+        super().__init__(target, meta, format)
+        self._digits = 9 if (meta or {})["array_dtype"] == "float32" else 5
 
     def lines(self, row: Row) -> bytes:
         record: dict[str, object] = dict(name_fields(row.ref))
@@ -215,9 +216,7 @@ class VectorJsonlSink(LineSink):
             return b"[" + b",".join(map(self._array, values)) + b"]"
         return b"[" + b",".join(b"%.*g" % (self._digits, v) for v in values.tolist()) + b"]"
 
-    def finish(self, meta: Mapping[str, object]) -> None:
+    def complete(self, meta: Mapping[str, object]) -> list[PartialFile]:
         if self._target.is_special:
-            super().finish(meta)
-        else:
-            written = self._target.write_beside(META, meta_bytes(meta))
-            self._target.finish(written, self._file)
+            return [self._file]
+        return [self._target.write_beside(META, meta_bytes(meta)), self._file]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Literal
 
@@ -21,12 +22,15 @@ from vitcli.jobs.job import (
     Running,
     Summary,
 )
+from vitcli.jobs.listing import list_inputs
 from vitcli.jobs.loading import describe_model
-from vitcli.jobs.run import Destination, Ready, Run, Spec, row_defaults, row_options
+from vitcli.jobs.row_options import row_defaults, row_options
+from vitcli.jobs.run import Ready, Run, Spec
 from vitcli.records import Batch, Embedded, Failure, Sink
+from vitcli.runs.output import Output
 from vitcli.runs.shard import Resuming
-from vitcli.sinks import EMBEDDINGS, choose_format, form_of
-from vitcli.sinks.files import Target
+from vitcli.sinks import EMBEDDINGS, choose_format
+from vitcli.sinks.format import Format
 from vitcli.stores import Place, Url
 
 if TYPE_CHECKING:  # as in run.py
@@ -42,7 +46,7 @@ RECORDED = ("torch", "numpy", "pillow")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbedJob:
-    """One run of `vit embed`. `layers` count as Hugging Face's `hidden_states`: 0 is the
+    """One run of `vit embed`. `layers` are numbered like Hugging Face's `hidden_states`: 0 is the
     embedding output, i the output of block i, -1 the last. `pool=None` is the model's own."""
 
     inputs: Inputs
@@ -67,39 +71,21 @@ class EmbedJob:
 
 
 def embed(job: EmbedJob, watcher: Reporter | None = None, sink: Sink | None = None) -> Summary:
-    """Run the job. Rows go to `sink` where one is given, else to the job's output.
+    """Run the job. Rows go to `sink` if there is one, else to the job's output.
 
-    Raises VitError for what ends the run; an image that fails is a line of the index.
+    Raises VitError for errors that end the run; an image that fails is a line of the index.
     """
-    run = Run(job.inputs, job.running, watcher or NullReporter())
-    run.list_inputs()
-
-    def ready(specs: Sequence[Spec]) -> Ready:
-        from vitcli.models.engine import Features
-
-        model = run.load(specs[0], job.options)
-        layers = [_layer_number(layer, model.config) for layer in job.layers]
-        pool = job.pool or model.config.pool
-        engine = run.engine(model, Features(tuple(layers), pool, job.norm))
-        forward = _forward(engine, job)
-        return Ready(
-            plans=(model.preprocess,), forward=forward, meta=_meta(job, model, layers, pool)
-        )
-
+    watcher = watcher or NullReporter()
+    run = Run(job.inputs, job.running, watcher, list_inputs(job.inputs, watcher.note))
+    ready = partial(_ready, job, run)
     if sink is not None:
         return run.into(sink, ready([job.model]))
-    format = choose_format(job.out, job.format, dict(EMBEDDINGS))
-    form = form_of("embed", format)
     assert not isinstance(job.out, Url)  # fleet/share.py has staged it
-    if form.data_start and Target(job.out).is_special:
-        raise UsageError(
-            f"{format} cannot be written to a pipe", "use --format jsonl, or --out FILE"
-        )
-    output = Destination(
+    output = Output(
         out=job.out,
-        form=form,
         command="embed",
-        options={"format": format, **row_options(job)},
+        format=Format(choose_format(job.out, job.format, EMBEDDINGS)),
+        options=row_options(job),
         defaults=row_defaults(job),
         overwrite=job.overwrite,
         resuming=job.resuming,
@@ -107,8 +93,20 @@ def embed(job: EmbedJob, watcher: Reporter | None = None, sink: Sink | None = No
     return run.write(output, [job.model], ready, offline=job.options.offline)
 
 
+def _ready(job: EmbedJob, run: Run, specs: Sequence[Spec]) -> Ready:
+    """Load the model."""
+    from vitcli.models.engine import Features
+
+    model = run.load(specs[0], job.options)
+    layers = [_layer_number(layer, model.config) for layer in job.layers]
+    pool = job.pool or model.config.pool
+    engine = run.engine(model, Features(tuple(layers), pool, job.norm))
+    forward = _forward(engine, job)
+    return Ready(plans=(model.preprocess,), forward=forward, meta=_meta(job, model, layers, pool))
+
+
 def _meta(job: EmbedJob, model: Model, layers: Sequence[int], pool: Pooling) -> dict[str, object]:
-    """What the meta file says, before anything is known of the images."""
+    """The content of the meta file, except for how the run went."""
     return {
         **describe_model(model),
         "row_shape": list(model.network.features_shape(layers, pool)),
@@ -130,7 +128,7 @@ def _meta(job: EmbedJob, model: Model, layers: Sequence[int], pool: Pooling) -> 
 
 
 def _layer_number(layer: int, config: Config) -> int:
-    """-1 is the last; 0 to depth as they are. Raises UsageError beyond."""
+    """Count from the first layer. Raises UsageError for a layer that does not exist."""
     number = layer + config.depth + 1 if layer < 0 else layer
     if not 0 <= number <= config.depth:
         raise UsageError(
@@ -141,7 +139,7 @@ def _layer_number(layer: int, config: Config) -> int:
 
 
 def _forward(engine: Engine, job: EmbedJob) -> Callable[[Batch], list[Embedded | Failure]]:
-    """The function from a batch to its rows."""
+    """Return the function from a batch to its rows."""
     import torch
     from torch.nn import functional as F
 

@@ -1,4 +1,4 @@
-"""The outputs of all shards of a run into the one output that the run would have made."""
+"""Join the outputs of all shards of a run into the output of the whole run."""
 
 from __future__ import annotations
 
@@ -19,20 +19,13 @@ from vitcli.jobs.run import completing
 from vitcli.records import ImageRef, Kept
 from vitcli.runs.fingerprint import Fingerprint
 from vitcli.runs.finished import Rows, unreadable
-from vitcli.runs.journal import (
-    CHUNK,
-    Damaged,
-    Entry,
-    Header,
-    journal_of,
-    read_entries,
-    read_header,
-)
+from vitcli.runs.journal import journal_of, read_entries, read_header
+from vitcli.runs.journal_lines import CHUNK, Damaged, Entry, Header
+from vitcli.runs.output import Output
 from vitcli.runs.recording import Recording
 from vitcli.runs.shard import Shard, parse_shard
 from vitcli.runs.staging import brought, staged
-from vitcli.sinks import Form, form_of
-from vitcli.sinks.files import Target
+from vitcli.sinks.format import Format
 from vitcli.stores import Place
 
 AT_A_TIME = 1024  # rows
@@ -41,13 +34,20 @@ AHEAD = 256 << 20  # bytes, of the files of all shards together
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """One finished output, and what its journal says of it."""
+    """A finished shard, and the header of its journal."""
 
-    path: Path
-    journal: Path
+    output: Output
     header: Header
     shard: Shard
-    form: Form
+
+    @property
+    def path(self) -> Path:
+        assert self.output.out is not None
+        return self.output.out
+
+    @property
+    def journal(self) -> Path:
+        return journal_of(real(self.path))
 
     @property
     def fingerprint(self) -> Fingerprint:
@@ -61,16 +61,6 @@ class _Part:
         except Damaged:
             raise unreadable(real(self.path)) from None
 
-    @property
-    def files(self) -> list[Path]:
-        """Itself, its journal and what belongs to it."""
-        out = real(self.path)
-        return [out, self.journal, *map(Target(out).beside, self.form.suffixes)]
-
-    def rows(self, ahead: int) -> Rows:
-        out, _, *beside = self.files
-        return Rows(out, beside, self.form.data_start, ahead)
-
 
 def merge(
     shards: Sequence[Place],
@@ -79,10 +69,9 @@ def merge(
     overwrite: bool = False,
     watcher: Reporter | None = None,
 ) -> Summary:
-    """Write every row of every shard, in the order of the inputs.
+    """Write every row of every shard, in the order of the inputs. A URL may be a pattern.
 
-    A URL may be a pattern. Raises OutputError where a shard is
-    missing, given twice, or of another run.
+    Raises OutputError if a shard is missing, is named twice, or belongs to another run.
     """
     watcher = watcher or NullReporter()
     with (
@@ -97,30 +86,28 @@ def _merge(shards: Sequence[Path], out: Path, *, overwrite: bool, watcher: Repor
     started = time.monotonic()
     parts = _complete([_read(path) for path in shards])
     first = parts[0]
-    format = first.fingerprint.values["--format"]
-    form = first.form
-    if form.is_sealed:
+    format = first.output.format
+    if first.output.kind.is_sealed:
         raise UsageError(
-            f"{format} files are not merged", "read them together: a folder of them is one table"
+            f"{format.name} files are not merged",
+            "read them together: a folder of them is one table",
         )
-    if not format.startswith("paths") and out.suffix != first.path.suffix:
+    if first.output.kind.has_suffix and out.suffix != first.path.suffix:
         raise UsageError(
-            f"the shards are {format}", f"name the output {out.stem}{first.path.suffix}"
+            f"the shards are {format.name}", f"name the output {out.stem}{first.path.suffix}"
         )
     ahead = min(CHUNK, max(1, AHEAD // len(parts) // 3))  # journal, text and array
     key = _order(parts, ahead)
-    target = Target(out, overwrite=overwrite)
-    target.check(*form.suffixes)
-    names = (out, *map(target.beside, form.suffixes))
-    check_apart(written_of(names), ((file, "a shard") for part in parts for file in part.files))
-    with Recording(target, form.suffixes, lambda: iter(()), overwrite=True) as record:
+    output = Output(out=out, command=first.output.command, format=format, overwrite=overwrite)
+    output.check()
+    read = (path for part in parts for path in (*part.output.paths.values(), part.journal))
+    check_apart(written_of(output.paths.values()), ((file, "a shard") for file in read))
+    with Recording(replace(output, overwrite=True), lambda: iter(())) as record:
         record.plan(first.fingerprint)
-        stores = [part.rows(ahead) for part in parts]
+        stores = [Rows(part.output, ahead) for part in parts]
         meta = first.header.meta
-        header = {"meta": meta, "weights": first.header.weights}
         merged = _rows(parts, stores, key, ahead)
-        begun = record.begin(lambda files: form.open(files, meta), header, watcher.progress)
-        with completing(begun) as sink:
+        with completing(record.begin(meta, first.header.weights, watcher.progress)) as sink:
             while rows := list(islice(merged, AT_A_TIME)):
                 sink.write(rows)
             seconds = time.monotonic() - started
@@ -140,18 +127,19 @@ def _read(path: Path) -> _Part:
         raise OutputError(f"{path} has no record of its run, {journal.name}", "bring it along")
     if header is None:
         raise unreadable(out)
-    shard, command, format = map(header.fingerprint.values.get, ("--shard", "command", "--format"))
-    if shard is None:
+    values = header.fingerprint.values
+    if values.get("--shard") is None:
         raise OutputError(f"{path} is no shard, but a whole run", "leave it out")
     try:
-        form = form_of(command, format)  # type: ignore[arg-type]  # a KeyError for others
-        return _Part(path, journal, header, parse_shard(shard), form)
+        output = Output(out=path, command=values["command"], format=Format.of(values))
+        output.kind.check_installed()
+        return _Part(output, header, parse_shard(values["--shard"]))
     except (KeyError, TypeError, AttributeError, UsageError):
         raise unreadable(out) from None
 
 
 def _complete(parts: Sequence[_Part]) -> list[_Part]:
-    """In the order of their numbers, each there once, all of one run."""
+    """Sort the shards, and check that each is there once and that all are of one run."""
     found: dict[int, _Part] = {}
     for part in parts:
         differs = parts[0].fingerprint.difference(part.fingerprint)
@@ -173,8 +161,8 @@ def _complete(parts: Sequence[_Part]) -> list[_Part]:
 
 
 def _order(parts: Sequence[_Part], ahead: int) -> Callable[[Entry], Any]:
-    """What brings the rows of all shards into the order of the inputs: their places, or, where
-    the shards have seen different inputs, their paths, if that is the order of each shard."""
+    """The key that sorts the rows of all shards like the inputs: their places; or, if the shards
+    listed different inputs, their paths, provided that each shard has that order."""
     if _is_one_listing(parts, ahead):
         return lambda entry: entry.place
     for part in parts:
@@ -191,8 +179,8 @@ def _order(parts: Sequence[_Part], ahead: int) -> Callable[[Entry], Any]:
 
 
 def _is_one_listing(parts: Sequence[_Part], ahead: int) -> bool:
-    """Whether the places follow each other. The row of a file that is gone has that of the input
-    before it in its own shard."""
+    """Whether the places of all shards are those of one listing. A row kept for a deleted file
+    repeats the place before it in its own shard."""
     last = owner = -1
     streams = [
         ((entry.place, number) for entry in part.entries(ahead))

@@ -27,6 +27,7 @@ from vitcli.jobs.job import (
     Running,
     Summary,
 )
+from vitcli.jobs.listing import list_inputs
 from vitcli.jobs.loading import load_model
 from vitcli.jobs.run import Ready, Run
 from vitcli.models.mae import MaskedAutoencoder, mask_of
@@ -99,8 +100,8 @@ def reconstruct(job: ReconstructJob, watcher: Reporter | None = None) -> Summary
 
     Raises CheckpointError for a model without a decoder.
     """
-    run = Run(job.inputs, job.running, watcher or NullReporter())
-    run.list_inputs()
+    watcher = watcher or NullReporter()
+    run = Run(job.inputs, job.running, watcher, list_inputs(job.inputs, watcher.note))
     model = job.model if isinstance(job.model, Model) else _load(job, run.watcher)
     if model.reconstruction is None:
         raise CheckpointError(

@@ -1,4 +1,4 @@
-"""Where a model looks: maps for each image, and pictures of them in a tree like the inputs'."""
+"""Where a model looks: maps for each image, drawn into a folder with the tree of the inputs."""
 
 from __future__ import annotations
 
@@ -32,18 +32,19 @@ from vitcli.jobs.job import (
     Running,
     Summary,
 )
+from vitcli.jobs.listing import Listing, list_inputs
 from vitcli.jobs.loading import describe_model
-from vitcli.jobs.run import Destination, Ready, Run, Spec, row_defaults, row_options
+from vitcli.jobs.row_options import row_defaults, row_options
+from vitcli.jobs.run import Ready, Run, Spec
 from vitcli.models.prepare import Prepared
 from vitcli.records import Attended, Batch, Failure, ImageRef, Maps, Prediction, Sink, Size
 from vitcli.render.heat import FileFormat
 from vitcli.render.page import Page
 from vitcli.render.styles import Style
 from vitcli.runs.journal import JOURNAL, journal_of
+from vitcli.runs.output import Output
 from vitcli.runs.shard import Resuming
-from vitcli.sinks import Form, form_of, with_page
-from vitcli.sinks.files import Target
-from vitcli.sinks.page import PAGE
+from vitcli.sinks.format import Format
 from vitcli.sinks.pictures import PictureTree
 from vitcli.tasks.attention.query import AttentionQuery, check_running
 from vitcli.tasks.attention.runner import AttentionRunner
@@ -55,10 +56,10 @@ TOP_K = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionJob:
-    """One run of `vit attention`. Pictures in `style`, and with `raw` arrays, go into the folder
-    `out`, and a line for each image into a file there; `echo` writes the lines to standard output
-    too. `html` is a page of all images. `show` is the room for a preview of the first image,
-    (height, width) in pixels."""
+    """One run of `vit attention`. The folder `out` gets the maps drawn in `style`, arrays if `raw`,
+    and a file with a line for each image; `echo` writes the lines to standard output too. `html` is
+    a page of all images. `show` is the largest (height, width) in pixels of a preview of the first
+    image."""
 
     inputs: Inputs
     model: str | Model = DEFAULT_MODEL
@@ -95,98 +96,102 @@ def attention(
     sink: Sink | None = None,
     show: Callable[[NDArray[np.uint8]], None] = lambda pixels: None,
 ) -> Summary:
-    """Run the job. Rows go to `sink` where one is given, else to the job's output; `show` is given
-    the pixels of a preview.
+    """Run the job. Rows go to `sink` if there is one, else to the job's output; `show` is called
+    with the pixels of the preview.
 
-    Raises VitError for what ends the run; an image that fails is a row.
+    Raises VitError for errors that end the run; an image that fails is a row.
     """
-    run = Run(job.inputs, job.running, watcher or NullReporter())
-    run.list_inputs()
-    tree = None
-    if job.out is not None:
-        overwrite = job.overwrite or job.resuming.resume
-        run.is_once = True
-        tree = PictureTree(
-            job.out,
-            DRAWN,
-            job.inputs.paths,
-            overwrite=overwrite,
-            records=(ROWS, journal_of(Path(ROWS)).name, ROWS + PARTIAL + JOURNAL),
-            is_image=lambda name: name.lower().endswith(tuple(suffixes("common"))),
-            is_absolute=lambda: run.is_absolute,
-        )
-        tree.check()
+    watcher = watcher or NullReporter()
+    listing = list_inputs(job.inputs, watcher.note, is_once=job.out is not None)
+    run = Run(job.inputs, job.running, watcher, listing)
+    tree = None if job.out is None else _tree(job, job.out, listing)
     with ExitStack() as open_things:
         if tree is not None:
             open_things.callback(tree.leave)
-
-        def ready(specs: Sequence[Spec]) -> Ready:
-            model = run.load(specs[0], job.options)
-            has_caption = job.out is not None and job.style.name == "panel"
-            wants_logits = has_caption or job.html is not None
-            runner = AttentionRunner(
-                model, job.look, wants_logits=wants_logits, note=run.watcher.note
-            )
-            prepared = run.prepare(model)
-            forward = _forward(runner, prepared, job.running)
-            if tree is not None or job.html is not None or job.show is not None:
-                drawing = Drawing(
-                    plan=model.preprocess,
-                    limits=job.inputs.limits,
-                    formats=job.inputs.formats,
-                    style=job.style if tree else None,
-                    file_format=job.file_format,
-                    has_thumbnail=job.html is not None,
-                )
-                crew = open_things.enter_context(
-                    WorkerPool(drawing, job.running.workers, run.watcher.note)
-                )
-                forward = MapRenderer(job, crew, tree, show).after(forward)
-            if job.look.method == "grad" and (job.running.quantize or job.running.dtype != "fp32"):
-                run.watcher.note("gradients are computed in fp32, by PyTorch's own products")
-            if tree is not None:
-                tree.begin()
-            meta = describe_model(model)
-            plans = (model.preprocess,)
-            return Ready(plans=plans, forward=forward, meta=meta, reads_again=True)
-
+        ready = partial(_ready, job, run, tree, show, open_things)
         if sink is not None:
             summary = run.into(sink, ready([job.model]))
         else:
-            out, form = _form(job)
-            if tree is not None:
-                form = replace(form, has_files=partial(_has_files, tree, job.html is not None))
-            output = Destination(
-                out=out,
-                form=form,
-                command="attention",
-                options={"format": "jsonl and html" if job.html else "jsonl", **row_options(job)},
-                defaults=row_defaults(job),
-                overwrite=job.overwrite,
-                resuming=job.resuming,
-                elsewhere={PAGE: job.html} if job.html else {},
-            )
+            output = _output(job, tree)
             summary = run.write(output, [job.model], ready, offline=job.options.offline)
         if tree is not None:
             tree.end()
         return summary
 
 
-def _form(job: AttentionJob) -> tuple[Path | None, Form]:
-    """The file of lines, which is the page where there is no folder, and what is written."""
-    lines = form_of("attention", "jsonl, echoed" if job.echo and job.out else "jsonl")
-    out = None if job.out is None else job.out / ROWS
+def _tree(job: AttentionJob, out: Path, listing: Listing) -> PictureTree:
+    """The folder of the images. Raises OutputError for one that may not be used."""
+    tree = PictureTree(
+        out,
+        DRAWN,
+        job.inputs.paths,
+        overwrite=job.overwrite or job.resuming.resume,
+        records=(ROWS, journal_of(Path(ROWS)).name, ROWS + PARTIAL + JOURNAL),
+        is_image=lambda name: name.lower().endswith(tuple(suffixes("common"))),
+        is_absolute=lambda: listing.is_absolute,
+    )
+    tree.check()
+    return tree
+
+
+def _ready(
+    job: AttentionJob,
+    run: Run,
+    tree: PictureTree | None,
+    show: Callable[[NDArray[np.uint8]], None],
+    open_things: ExitStack,
+    specs: Sequence[Spec],
+) -> Ready:
+    """Load the model. The workers that draw run until `open_things` is closed."""
+    model = run.load(specs[0], job.options)
+    has_caption = job.out is not None and job.style.name == "panel"
+    wants_logits = has_caption or job.html is not None
+    runner = AttentionRunner(model, job.look, wants_logits=wants_logits, note=run.watcher.note)
+    prepared = run.prepare(model)
+    forward = _forward(runner, prepared, job.running)
+    if tree is not None or job.html is not None or job.show is not None:
+        drawing = Drawing(
+            plan=model.preprocess,
+            limits=job.inputs.limits,
+            formats=job.inputs.formats,
+            style=job.style if tree else None,
+            file_format=job.file_format,
+            has_thumbnail=job.html is not None,
+        )
+        crew = open_things.enter_context(WorkerPool(drawing, job.running.workers, run.watcher.note))
+        forward = MapRenderer(job, crew, tree, show).after(forward)
+    if job.look.method == "grad" and (job.running.quantize or job.running.dtype != "fp32"):
+        run.watcher.note("gradients are computed in fp32, by PyTorch's own products")
+    if tree is not None:
+        tree.begin()
+    meta = describe_model(model)
+    plans = (model.preprocess,)
+    return Ready(plans=plans, forward=forward, meta=meta, reads_again=True)
+
+
+def _output(job: AttentionJob, tree: PictureTree | None) -> Output:
+    return Output(
+        out=None if job.out is None else job.out / ROWS,
+        command="attention",
+        format=_format(job),
+        options=row_options(job),
+        defaults=row_defaults(job),
+        overwrite=job.overwrite,
+        resuming=job.resuming,
+        html=job.html,
+        page=partial(_page, job) if job.html else None,
+        has_files=partial(_has_files, tree, bool(job.html)) if tree else None,
+    )
+
+
+def _format(job: AttentionJob) -> Format:
     if job.html is None:
-        return out, lines
-    if out is None:
-        lines_on_stdout = Form(lambda target, meta: lines.open(Target(None), meta))
-        form = with_page(lines_on_stdout if job.echo else None, partial(_page, job))
-        return job.html, Form(form.open)
-    return out, with_page(lines, partial(_page, job))
+        return Format(echo=job.echo and job.out is not None)
+    return Format(echo=job.echo, page="alone" if job.out is None else "beside")
 
 
 def _has_files(tree: PictureTree, is_page: bool, ref: ImageRef, text: bytes) -> bool:
-    """Whether the pictures of a row are there, which is told in a line or in a page."""
+    """Whether the files that a row names exist; `text` is a line, or a part of a page."""
     try:
         record = Page("").record_in(text) if is_page else json.loads(text)
     except (ValueError, RecursionError):
@@ -201,7 +206,7 @@ def _page(job: AttentionJob, meta: Mapping[str, object]) -> Page:
 def _forward(
     runner: AttentionRunner, prepared: Prepared, running: Running
 ) -> Callable[[Batch], list[Attended | Failure]]:
-    """The function from a batch to its rows."""
+    """Return the function from a batch to its rows."""
     labels, function = runner.model.labels, runner.model.score_function
     query = runner.query
 
@@ -219,7 +224,7 @@ def _forward(
                 predictions=() if scores is None else _best(scores, labels),
             )
             if query.method == "grad" and logits is not None and scores is not None:
-                top = int(logits.argmax())  # the class of the gradients; scores may be equal at 1
+                top = int(logits.argmax())  # the class of the gradients; several scores may be 1
                 target = top if runner.target is None else runner.target
                 score = scores[target].item()
                 row = replace(row, target=Prediction(labels[target], target, score))
@@ -254,7 +259,7 @@ class MapRenderer:
     def after(
         self, forward: Callable[[Batch], list[Attended | Failure]]
     ) -> Callable[[Batch], list[Attended | Failure]]:
-        """`forward`, and then the pictures."""
+        """Run `forward`, and draw its rows."""
 
         def drawn(batch: Batch) -> list[Attended | Failure]:
             rows = forward(batch)
@@ -303,7 +308,7 @@ class MapRenderer:
 
 
 def _names(layers: Sequence[Maps]) -> list[str]:
-    """What tells the pictures of one image apart: layer and head, where there are several."""
+    """The part of each file name that names layer and head, if there are several."""
     return [
         layer + (f".head{head:0>2}" if len(maps.heads) > 1 else "")
         for maps, layer in zip(layers, _layer_names(layers), strict=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -22,17 +23,18 @@ from vitcli.jobs.job import (
     Running,
     Summary,
 )
-from vitcli.jobs.run import Destination, Ready, Run, Spec, row_defaults, row_options
+from vitcli.jobs.listing import list_inputs
+from vitcli.jobs.row_options import row_defaults, row_options
+from vitcli.jobs.run import Ready, Run, Spec
 from vitcli.pipeline import Forward
 from vitcli.records import Batch, Classified, Failure, Prediction, Row, Sink
 from vitcli.render.page import Page
+from vitcli.runs.output import Output
 from vitcli.runs.shard import Resuming
-from vitcli.sinks import PREDICTIONS, FileSink, Form, choose_format, form_of, with_page
-from vitcli.sinks.files import Target
-from vitcli.sinks.memory import ListSink
-from vitcli.sinks.page import PAGE
+from vitcli.sinks import PREDICTIONS, choose_format
+from vitcli.sinks.format import Format
 from vitcli.stores import Place, Url
-from vitcli.tasks.classify.select import Selection, SelectSink
+from vitcli.tasks.classify.select import Selection
 
 if TYPE_CHECKING:  # as in run.py
     from torch import Tensor
@@ -43,9 +45,9 @@ if TYPE_CHECKING:  # as in run.py
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassifyJob:
-    """One run of `vit classify`. Several models average their probabilities. `select` leaves out
-    the rows of other images; `paths_only` writes no more of a row than its path. `html` is a page
-    of all images, in the place of standard output or beside `out`."""
+    """One run of `vit classify`. The probabilities of several models are averaged. `select` writes
+    only the rows of selected images, `paths_only` only the paths. `html` is a page of all images,
+    instead of standard output or next to `out`."""
 
     inputs: Inputs
     models: tuple[str | Model, ...] = (DEFAULT_MODEL,)
@@ -79,90 +81,80 @@ class ClassifyJob:
 def classify(
     job: ClassifyJob, watcher: Reporter | None = None, sink: Sink | None = None
 ) -> Summary:
-    """Run the job. Rows go to `sink` where one is given, else to the job's output.
+    """Run the job. Rows go to `sink` if there is one, else to the job's output.
 
-    Raises VitError for what ends the run; an image that fails is a row.
+    Raises VitError for errors that end the run; an image that fails is a row.
     """
-    run = Run(job.inputs, job.running, watcher or NullReporter())
-    run.list_inputs()
-    open_things = ExitStack()
-
-    def ready(specs: Sequence[Spec]) -> Ready:
-        from vitcli.models.engine import Logits
-
-        models = [run.load(spec, job.options) for spec in specs]
-        check_heads(models, "its features are what there is: vit embed -m {}")
-        if job.select is not None:
-            job.select.check_labels(models[0].labels)
-        plans = tuple(dict.fromkeys(model.preprocess for model in models))  # each one once
-        members = [(run.engine(model, Logits()), plans.index(model.preprocess)) for model in models]
-        forward: Forward = _forward(members, models[0].labels, models[0].score_function, job)
-        if job.html is not None:
-            inputs = job.inputs
-            drawing = Drawing(
-                plan=plans[0], limits=inputs.limits, formats=inputs.formats, has_thumbnail=True
-            )
-            crew = open_things.enter_context(
-                WorkerPool(drawing, job.running.workers, run.watcher.note)
-            )
-            forward = _with_thumbnails(forward, crew)
-        return Ready(plans=plans, forward=forward, meta={}, reads_again=job.html is not None)
-
-    if sink is not None:
-        selecting = SelectSink(sink, job.select)
-        summary = run.into(selecting, ready(job.models))
-    else:
-        format = _format(job)
-        out, form = _form(job, format)
-        selecting = SelectSink(ListSink(), job.select)
-
-        def open_sink(target: Target, meta: Mapping[str, object]) -> FileSink:
-            selecting.sink, selecting.selected = form.open(target, meta), 0
-            return selecting
-
-        output = Destination(
-            out=out,
-            form=replace(form, open=open_sink),
-            command="classify",
-            options={
-                "format": f"{format} and html" if job.html else format,
-                **row_options(job),
-                "select": job.select and job.select.text,
-            },
-            defaults=row_defaults(job),
-            overwrite=job.overwrite,
-            resuming=job.resuming,
-            elsewhere={PAGE: job.html} if job.html else {},
-        )
-        with open_things:
+    watcher = watcher or NullReporter()
+    run = Run(job.inputs, job.running, watcher, list_inputs(job.inputs, watcher.note))
+    takes = None if job.select is None else _selected(job.select)
+    with ExitStack() as open_things:
+        ready = partial(_ready, job, run, open_things)
+        if sink is not None:
+            summary = run.into(sink, ready(job.models), takes)
+        else:
+            output = _output(job, takes)
             summary = run.write(output, job.models, ready, offline=job.options.offline)
-    if job.select is None:
-        return summary
-    return replace(summary, selected=run.chosen + selecting.selected)
+    return summary if takes is None else replace(summary, selected=run.progress.selected)
 
 
-def _format(job: ClassifyJob) -> str:
-    if job.paths_only:
-        return "paths -0" if job.inputs.null else "paths"
-    return choose_format(job.out, job.format, dict(PREDICTIONS))
-
-
-def _form(job: ClassifyJob, format: str) -> tuple[Path | None, Form]:
-    """The file of rows, which is the page where no other is asked for, and what is written."""
+def _output(job: ClassifyJob, takes: Callable[[Row], bool] | None) -> Output:
     assert not isinstance(job.out, Url)  # fleet/share.py has staged it
-    rows = form_of("classify", format)
-    if job.html is None:
-        return job.out, rows
-    if rows.is_sealed:
-        raise UsageError(f"a page beside {format}", "leave out --html, or write .jsonl")
     title = f"vit classify, {', '.join(m if isinstance(m, str) else m.spec for m in job.models)}"
-    if job.out is None:
-        return job.html, with_page(None, lambda meta: Page(title))
-    return job.out, with_page(rows, lambda meta: Page(title))
+    return Output(
+        out=job.out,
+        command="classify",
+        format=_format(job),
+        options={**row_options(job), "select": job.select and job.select.text},
+        defaults=row_defaults(job),
+        overwrite=job.overwrite,
+        resuming=job.resuming,
+        html=job.html,
+        page=(lambda meta: Page(title)) if job.html else None,
+        takes=takes,
+    )
+
+
+def _ready(job: ClassifyJob, run: Run, open_things: ExitStack, specs: Sequence[Spec]) -> Ready:
+    """Load the models. The workers that draw for a page run until `open_things` is closed."""
+    from vitcli.models.engine import Logits
+
+    models = [run.load(spec, job.options) for spec in specs]
+    check_heads(models, "its features are what there is: vit embed -m {}")
+    if job.select is not None:
+        job.select.check_labels(models[0].labels)
+    plans = tuple(dict.fromkeys(model.preprocess for model in models))  # each one once
+    members = [(run.engine(model, Logits()), plans.index(model.preprocess)) for model in models]
+    forward: Forward = _forward(members, models[0].labels, models[0].score_function, job)
+    if job.html is not None:
+        inputs = job.inputs
+        drawing = Drawing(
+            plan=plans[0], limits=inputs.limits, formats=inputs.formats, has_thumbnail=True
+        )
+        crew = open_things.enter_context(WorkerPool(drawing, job.running.workers, run.watcher.note))
+        forward = _with_thumbnails(forward, crew)
+    return Ready(plans=plans, forward=forward, meta={}, reads_again=job.html is not None)
+
+
+def _format(job: ClassifyJob) -> Format:
+    """Raises UsageError."""
+    if job.paths_only:
+        return Format("paths", null=job.inputs.null)
+    name = choose_format(job.out, job.format, PREDICTIONS)
+    if job.html is None:
+        return Format(name)
+    if PREDICTIONS[name].is_sealed:
+        raise UsageError(f"a page beside {name}", "leave out --html, or write .jsonl")
+    return Format(name, page="alone" if job.out is None else "beside")
+
+
+def _selected(selection: Selection) -> Callable[[Row], bool]:
+    """Whether a row is selected, or a failure, which no expression decides about."""
+    return lambda row: not isinstance(row, Classified) or selection.takes(row)
 
 
 def _with_thumbnails(forward: Forward, crew: WorkerPool) -> Forward:
-    """`forward`, and a small picture in each row, for the page."""
+    """Add a small image to each row of `forward`, for the page."""
 
     def with_thumbnails(batch: Batch) -> list[Row]:
         rows = forward(batch)
@@ -207,7 +199,7 @@ def _forward(
     function: ScoreFunction,
     job: ClassifyJob,
 ) -> Callable[[Batch], list[Classified | Failure]]:
-    """The function from a batch to its rows."""
+    """Return the function from a batch to its rows."""
     import torch
 
     asked: ScoreFunction = function if job.scores == "prob" else "none"

@@ -15,12 +15,12 @@ import ast
 import fnmatch
 import operator
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NoReturn, TypeAlias
 
 from vitcli.errors import UsageError, printable
-from vitcli.records import Classified, Kept, Prediction, Row, Sink
+from vitcli.records import Classified, Prediction
 
 Kind = Literal["text", "number"]
 
@@ -125,39 +125,6 @@ class Selection:
                     f"--select: no label is {printable(repr(text))}",
                     printable(f"{hint}; ~ '*{part}*' finds a part of a name"),
                 )
-
-
-@dataclass(slots=True)
-class SelectSink:
-    """Passes on the rows that are wanted, and the failures, which nobody has decided about.
-    Without a selection every row is."""
-
-    sink: Sink
-    selection: Selection | None
-    selected: int = 0
-
-    def write(self, rows: Sequence[Row]) -> list[int]:
-        """The bytes of text that each row has become: none for one that is not wanted."""
-        taken = [self._takes(row) for row in rows]
-        lengths = self.sink.write(
-            [row for row, is_taken in zip(rows, taken, strict=True) if is_taken]
-        )
-        left = iter(lengths if isinstance(lengths, list) else ())
-        return [next(left, 0) if is_taken else 0 for is_taken in taken]
-
-    def _takes(self, row: Row) -> bool:
-        """Whether a row is selected. One from an earlier run has text only if it was then."""
-        if self.selection is None or not isinstance(row, Classified | Kept):
-            return True
-        is_wanted = bool(row.text) if isinstance(row, Kept) else self.selection.takes(row)
-        self.selected += is_wanted and not (isinstance(row, Kept) and row.is_failed)
-        return is_wanted
-
-    def finish(self, meta: Mapping[str, object]) -> None:
-        self.sink.finish(meta)
-
-    def abort(self) -> None:
-        self.sink.abort()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from vitcli.checkpoints.load import Model
 from vitcli.errors import printable
+from vitcli.images.scan import Omissions
 from vitcli.jobs.job import NullReporter, Reporter
-from vitcli.jobs.run import Run
+from vitcli.jobs.listing import scan_of
 from vitcli.tasks.evaluate.classifiers import evaluate_classifiers
 from vitcli.tasks.evaluate.job import EvaluateJob, Evaluation
 from vitcli.tasks.evaluate.nearest import evaluate_neighbours
@@ -23,11 +24,10 @@ def evaluate(job: EvaluateJob, watcher: Reporter | None = None) -> Evaluation:
     Raises InputError for classes that a model does not have, and for data without labels.
     """
     watcher = watcher or NullReporter()
-    run = Run(job.inputs, job.running, watcher)
-    examples = read_examples(
-        job.data, run.scan(), watcher.note, allow_outside=job.inputs.allow_outside
-    )
-    run.omissions.note_system()
+    omissions = Omissions(watcher.note)
+    scan = scan_of(job.inputs, omissions)
+    examples = read_examples(job.data, scan, watcher.note, allow_outside=job.inputs.allow_outside)
+    omissions.note_system()
     asked = examples
     if {e.split for e in examples} >= {"train", "val"}:
         asked = [e for e in examples if e.split == "val"]

@@ -10,6 +10,7 @@ from vitcli.checkpoints.load import Model
 from vitcli.errors import InputError, UsageError, printable
 from vitcli.images.sources import FoundSource
 from vitcli.jobs.job import DEFAULT_MODEL, Inputs, ModelOptions, Reporter, Running, Summary
+from vitcli.jobs.listing import Listing
 from vitcli.jobs.run import Run
 from vitcli.records import Failure, FoundImage
 from vitcli.training.example import Example
@@ -67,10 +68,8 @@ class Evaluation:
 
 def run_on(job: EvaluateJob, examples: Sequence[Example], watcher: Reporter) -> Run:
     """A run over the images of examples, in their order."""
-    run = Run(job.inputs, job.running, watcher)
-    run.list_inputs()
-    run.listed = [FoundSource([example.found for example in examples])]
-    return run
+    listing = Listing([FoundSource([example.found for example in examples])])
+    return Run(job.inputs, job.running, watcher, listing)
 
 
 def check_any_read(done: Sequence[object], failures: Sequence[Failure]) -> None:

@@ -57,7 +57,7 @@ def evaluate_neighbours(
         models.append(ModelAnswers(f"{model.spec}, {knn} neighbours", labels, answers))
     done = [row for row in rows if isinstance(row, Embedded)]
     return Evaluation(
-        summary=run.summary(run.progress),
+        summary=run.summary(),
         models=tuple(models),
         images=tuple(asked[row.ref.index].found for row in done),
         failures=tuple(row for row in rows if isinstance(row, Failure)),

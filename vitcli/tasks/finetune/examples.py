@@ -11,8 +11,9 @@ from vitcli.checkpoints.load import Model
 from vitcli.errors import InputError, printable
 from vitcli.images.augment import LEVELS
 from vitcli.images.sources import FoundSource
+from vitcli.jobs.listing import Listing
 from vitcli.jobs.run import Ready, Run
-from vitcli.records import Batch, Classified, Failure
+from vitcli.records import Batch, Classified, Failure, FoundImage
 from vitcli.sinks.memory import ListSink
 from vitcli.tasks.finetune.features import features
 from vitcli.tasks.finetune.job import FinetuneJob, TrainingReporter
@@ -36,8 +37,7 @@ class FeedMaker:
     def readable(self, examples: Sequence[Example]) -> tuple[list[Example], list[Failure]]:
         """Decode every example once, and return the readable ones and the failures."""
         mine = self._mine(examples)
-        run = self._run()
-        run.listed = [FoundSource([examples[place].found for place in mine])]
+        run = self._run([examples[place].found for place in mine])
         sink = ListSink()
 
         def forward(batch: Batch) -> list[Classified]:
@@ -55,7 +55,9 @@ class FeedMaker:
         """Compute the features that a head reads. Return their feed, the readable examples, and the
         failures."""
         mine = self._mine(examples)
-        ours, failed = features(self._run(), self.model, [examples[place].found for place in mine])
+        ours, failed = features(
+            self._run([]), self.model, [examples[place].found for place in mine]
+        )
         placed = {mine[place]: vector for place, vector in ours.items()}
         every = {p: v for part in self.group.gather(placed) for p, v in part.items()}
         failures = self._gathered(failed, mine)
@@ -98,10 +100,8 @@ class FeedMaker:
             note=self.watcher.note,
         )
 
-    def _run(self) -> Run:
-        run = Run(self.job.inputs, self.job.running, self.watcher)
-        run.list_inputs()
-        return run
+    def _run(self, images: Sequence[FoundImage]) -> Run:
+        return Run(self.job.inputs, self.job.running, self.watcher, Listing([FoundSource(images)]))
 
     def _mine(self, examples: Sequence[Example]) -> range:
         return range(self.group.rank, len(examples), self.group.size)

@@ -22,7 +22,6 @@ from vitcli.checkpoints.npz import DAMAGE
 from vitcli.errors import OutputError
 from vitcli.images.kinds import ImageError
 from vitcli.images.members import Archive
-from vitcli.images.sources import FoundSource
 from vitcli.jobs.finite import are_finite, overflow, with_failures
 from vitcli.jobs.run import Ready, Run
 from vitcli.models.engine import Logits
@@ -52,7 +51,7 @@ def features(
     places = list(unknown.values())
     sink = _FeatureCache(file, [hashes[place] for place in places])
     if places:
-        run.listed = [FoundSource([images[place] for place in places])]
+        run = run.over([images[place] for place in places])
         engine = run.engine(replace(model, network=headless(model.network)), Logits())
 
         @torch.inference_mode()

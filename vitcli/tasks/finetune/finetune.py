@@ -14,11 +14,12 @@ import torch
 from vitcli.checkpoints.load import Model
 from vitcli.checkpoints.resolve import resolve
 from vitcli.errors import Interrupted, UsageError, printable
+from vitcli.images.scan import Omissions
 from vitcli.interrupts import interrupts
 from vitcli.jobs.apart import Read, read_of_model, read_of_options
 from vitcli.jobs.job import Summary
+from vitcli.jobs.listing import scan_of
 from vitcli.jobs.loading import load_model
-from vitcli.jobs.run import Run
 from vitcli.models.prepare import choose_device
 from vitcli.records import Failure
 from vitcli.tasks.finetune.build import make_objective, make_plan, make_trained, product_dtype
@@ -71,7 +72,7 @@ class _Session:
         directory = RunDirectory(job.out, self._options())
         earlier = None
         if group.is_first:
-            scan = Run(job.inputs, job.running, self.watcher).scan()
+            scan = scan_of(job.inputs, Omissions(self.watcher.note))
             earlier = directory.open(
                 scan, overwrite=job.overwrite, resume=job.resume, read=self._files_read()
             )
@@ -133,10 +134,10 @@ class _Session:
         job, training = self.job, self.job.training
         found: list[Example] = []
         if self.group.is_first:
-            run = Run(job.inputs, job.running, self.watcher)
+            omissions = Omissions(self.watcher.note)
             read = partial(
                 read_examples,
-                scan=run.scan(),
+                scan=scan_of(job.inputs, omissions),
                 note=self.watcher.note,
                 labelled=self._has_classes,
                 allow_outside=job.inputs.allow_outside,
@@ -148,7 +149,7 @@ class _Session:
                 found += [replace(e, split="val") for e in held]
             share, seed = training.val_split, training.seed
             found = divide(found, share, seed, self.watcher.note, labelled=self._has_classes)
-            run.omissions.note_system()
+            omissions.note_system()
         return self.group.gather(found)[0]
 
     def _model(self, examples: Sequence[Example]) -> Model:

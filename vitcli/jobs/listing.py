@@ -1,0 +1,93 @@
+"""The images of a run, in the order of its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain
+
+from vitcli.errors import printable
+from vitcli.images.members import UnreadableMember, unreadable
+from vitcli.images.scan import Omissions, Scan, choose_scan
+from vitcli.images.sources import Source, all_absent, count, iter_refs, open_sources
+from vitcli.jobs.job import Inputs
+from vitcli.records import ErrorType, ImageRef
+from vitcli.runs.shard import Shard
+
+SAME_NAME = "an image before it in the archive has the same name"
+
+
+@dataclass(slots=True)
+class Listing:
+    """The images of some sources: the same ones every time, of which a shard may take a part.
+
+    `is_once`: an archive has a name once. `notes_unread`: images in formats that are not read are
+    noted. `is_absolute`: the path of the first image was, when they were last listed.
+    """
+
+    sources: Sequence[Source]
+    omissions: Omissions = field(default_factory=Omissions)
+    shard: Shard | None = None
+    is_once: bool = False
+    notes_unread: bool = False
+    is_absolute: bool = False
+
+    def refs(self, *, stamped: bool = False) -> Iterator[ImageRef]:
+        """List the images of our shard, with their places among all."""
+        self.omissions.clear()
+        refs = iter_refs(self.sources, stamped=stamped)
+        first = next(refs, None)
+        self.is_absolute = first is not None and first.path.startswith("/")
+        refs = refs if first is None else chain((first,), refs)
+        for ref in once_each(refs) if self.is_once else refs:
+            if self.shard is None or self.shard.has(ref.path):
+                yield ref
+        self.omissions.note_system()
+        if self.notes_unread:
+            self.omissions.note_unread()
+
+    def count(self) -> int | None:
+        """Count the images; None where that would use them up, or for a shard."""
+        return count(self.sources) if self.shard is None else None
+
+    def keep_stdin(self) -> None:
+        """Keep the list on standard input, so that the images can be listed twice."""
+        self.sources = [source.rereadable() for source in self.sources]
+
+
+def list_inputs(inputs: Inputs, note: Callable[[str], None], *, is_once: bool = False) -> Listing:
+    """The images that are named. Raises InputError for a directory or pattern without images."""
+    omissions = Omissions(note)
+    scan = scan_of(inputs, omissions)
+    found = open_sources(
+        inputs.paths,
+        files_from=inputs.files_from,
+        null=inputs.null,
+        scan=scan if inputs.extensions else scan.with_archives,
+    )
+    if absent := all_absent(found):
+        more = f" (and {len(absent) - 1:,} more)" if len(absent) > 1 else ""
+        note(f"{printable(absent[0])} does not exist{more}: nothing can be read")
+    return Listing(found, omissions, is_once=is_once, notes_unread=not inputs.extensions)
+
+
+def scan_of(inputs: Inputs, omissions: Omissions) -> Scan:
+    """The scan that the inputs ask for."""
+    return choose_scan(
+        *(inputs.formats, inputs.extensions, inputs.limits, omissions),
+        allow_outside=inputs.allow_outside,
+    )
+
+
+def once_each(refs: Iterable[ImageRef]) -> Iterator[ImageRef]:
+    """Make a failure of the second image of one name in an archive: the files of both would have
+    one name. The names of one archive at a time are remembered, as hashes."""
+    archive, seen = "", set[int]()
+    for ref in refs:
+        if ref.member is not None:
+            if ref.member.archive != archive:
+                archive, seen = ref.member.archive, set()
+            if hash(ref.path) in seen and not isinstance(ref.member, UnreadableMember):
+                ref = replace(ref, member=unreadable(ref.member, ErrorType.UNREADABLE, SAME_NAME))
+            seen.add(hash(ref.path))
+        yield ref

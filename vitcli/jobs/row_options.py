@@ -1,0 +1,42 @@
+"""The options of a job that a row depends on besides its image and the weights."""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, Field, fields
+from typing import Protocol
+
+from vitcli.jobs.job import ModelOptions, Running
+
+NOT_IN_ROWS = frozenset(
+    {
+        *("inputs", "model", "models", "options", "running", "out", "overwrite", "resuming"),
+        *("offline", "device", "workers", "echo", "show"),
+        *("format", "html"),  # a Format has them
+    }
+)
+
+
+class Job(Protocol):
+    """What the jobs that write rows have in common: dataclasses with these and their own fields."""
+
+    @property
+    def options(self) -> ModelOptions: ...
+
+    @property
+    def running(self) -> Running: ...
+
+
+def row_options(job: Job) -> dict[str, object]:
+    """The values of all options but those in NOT_IN_ROWS: an option that is new counts."""
+    return {f.name: getattr(noun, f.name) for noun, f in _fields(job)}
+
+
+def row_defaults(job: Job) -> dict[str, object]:
+    """The default values of these options."""
+    return {f.name: f.default for _, f in _fields(job) if f.default is not MISSING}
+
+
+def _fields(job: Job) -> list[tuple[object, Field[object]]]:
+    nouns = (job.options, job.running, job)
+    found = [(noun, f) for noun in nouns for f in fields(noun)]  # type: ignore[arg-type]
+    return [(noun, f) for noun, f in found if f.name not in NOT_IN_ROWS]

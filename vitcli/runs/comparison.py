@@ -1,0 +1,133 @@
+"""The inputs of a run compared with the rows that earlier runs made of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from vitcli.errors import OutputError, printable
+from vitcli.records import ImageRef
+from vitcli.runs.finished import Finished
+from vitcli.runs.journal_lines import NOWHERE, Entry
+from vitcli.runs.output import Output
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """How a finished output compares with the inputs: whether its rows are those of the inputs, in
+    their order; the images to compute; and its rows, the failed ones and those with a text."""
+
+    is_same: bool
+    fresh: int
+    rows: int
+    failed: int
+    selected: int
+
+
+class Comparison:
+    """Walks the inputs, and finds the row of the finished output `old` for each of them."""
+
+    def __init__(
+        self,
+        output: Output,
+        list_refs: Callable[[], Iterator[ImageRef]],
+        has_unlisted: Callable[[], bool],
+    ) -> None:
+        self._output, self._asked = output, output.resuming
+        self._list_refs, self._has_unlisted = list_refs, has_unlisted
+        self._keeps_missing = self._asked.keep_missing
+        self._present = bytearray()  # for each old row: whether its path is listed
+        found = map(_stat, output.paths.values())
+        self._own = {(stat.st_dev, stat.st_ino) for stat in found if stat is not None}
+
+    def survey(self, old: Finished) -> Survey:
+        """Compare all inputs with the finished output, before `entries` is called."""
+        fresh, reached, is_same, failed, selected = 0, 0, True, 0, 0
+        for ref in self._stamped():
+            found = old.find(ref.path)
+            number, entry = found or (-1, None)
+            fresh += not self.serves(entry, ref, old.text)
+            is_same = (
+                is_same and entry is not None and number >= reached and entry.place == ref.index
+            )
+            reached = number + 1
+            if entry is not None:
+                failed += entry.row is None
+                selected += entry.row is not None and entry.length > 0
+                self._present.extend(bytes(max(0, number + 1 - len(self._present))))
+                self._present[number] = 1
+        count = old.count()
+        self._present.extend(bytes(count - len(self._present)))
+        # A folder that cannot be listed does not lose its rows.
+        self._keeps_missing = self._asked.keep_missing or self._has_unlisted()
+        is_same = is_same and (self._keeps_missing or all(self._present))
+        if is_same and not fresh:
+            gone = (number for _, number in self._missing(old, 0, count, -1))
+            failed += sum(old.entry(number).row is None for number in gone)
+        return Survey(is_same, fresh, count, failed, selected)
+
+    def entries(self, old: Finished | None) -> Iterator[tuple[ImageRef, int | None]]:
+        """Every input, with the number of its old row if that still serves; and between them the
+        old rows that are kept although their images are gone."""
+        reached, index = 0, -1
+        for ref in self._stamped():
+            found = old.find(ref.path) if old is not None else None
+            if old is None or found is None:
+                yield ref, None
+            else:
+                number, entry = found
+                yield from self._missing(old, reached, number, index)
+                reached = max(reached, number + 1)
+                yield ref, number if self.serves(entry, ref, old.text) else None
+            index = ref.index
+        if old is not None:
+            yield from self._missing(old, reached, old.count(), index)
+
+    def serves(self, entry: Entry | None, ref: ImageRef, text: Callable[[Entry], bytes]) -> bool:
+        """Whether an old row is still the row of its image, and the files that its text names are
+        there."""
+        if entry is None or (self._asked.retry_failed and entry.row is None):
+            return False
+        if entry.stamp != ref.stamp:
+            return False
+        has_files = self._output.has_files
+        return has_files is None or has_files(ref, text(entry))
+
+    def _missing(
+        self, old: Finished, start: int, stop: int, index: int
+    ) -> Iterator[tuple[ImageRef, int]]:
+        """The old rows from `start` to `stop` that are kept although their images are gone. Each is
+        placed after the input `index`."""
+        for number in range(start, stop if self._keeps_missing else start):
+            if not self._present[number]:
+                entry = old.entry(number)
+                yield ImageRef(index, entry.path, entry.stamp), number
+
+    def _stamped(self) -> Iterator[ImageRef]:
+        """The inputs with their stamps. Raises OutputError for one that is an output too."""
+        for ref in self._list_refs():
+            if ref.stamp is not None:
+                yield ref
+                continue
+            found = _stat(ref.file)
+            if found is not None and (found.st_dev, found.st_ino) in self._own:
+                raise OutputError(
+                    f"{printable(ref.file)} is an input, and would be overwritten",
+                    "write to another file",
+                )
+            stamp = NOWHERE
+            if found is not None:
+                stamp = found.st_size, found.st_mtime_ns
+            if ref.member is not None:
+                version = ref.member.version
+                stamp = ref.member.size, stamp[1] if version is None else version[3]
+            yield replace(ref, stamp=stamp)
+
+
+def _stat(path: str | Path) -> os.stat_result | None:
+    try:
+        return os.stat(path)
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,110 @@
+"""One output of a command: its files, its format, and what becomes of those of an earlier run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vitcli.errors import UsageError
+from vitcli.files import is_special, real
+from vitcli.records import ImageRef, Row
+from vitcli.runs.fingerprint import Fingerprint, fingerprint
+from vitcli.runs.shard import Resuming
+from vitcli.sinks import FORMATS
+from vitcli.sinks.files import FileSet, Target
+from vitcli.sinks.format import DEFAULTS, JSONL, Format
+from vitcli.sinks.page import PAGE, Page, PageSink
+from vitcli.sinks.sink import FileSink
+from vitcli.sinks.text import LineSink
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Output:
+    """Where the rows of a command go, and how they are written.
+
+    `options` is what a row depends on besides its image, the weights and the format, and `defaults`
+    are the values of those that nobody gave. A page at `html`, which `page` makes from the meta,
+    stands next to `out`, or in its place. `takes` leaves out rows; `has_files` says whether the
+    files that a row's text names are there.
+    """
+
+    out: Path | None
+    command: str
+    format: Format = JSONL
+    options: Mapping[str, object] = field(default_factory=dict)
+    defaults: Mapping[str, object] = field(default_factory=dict)
+    overwrite: bool = False
+    resuming: Resuming = Resuming()
+    html: Path | None = None
+    page: Callable[[Mapping[str, Any]], Page] | None = None
+    takes: Callable[[Row], bool] | None = None
+    has_files: Callable[[ImageRef, bytes], bool] | None = None
+
+    @property
+    def kind(self) -> type[FileSink]:
+        """The class of the format. Raises KeyError for an unknown name."""
+        return FORMATS[self.command][self.format.name]
+
+    @property
+    def files(self) -> FileSet:
+        """Which files there are."""
+        match self.format.page:
+            case "alone":
+                return FileSet()
+            case "beside":
+                return FileSet(text=PAGE, copies=("",))
+        return self.kind.files
+
+    @property
+    def paths(self) -> dict[str, Path]:
+        """The files by suffix, where links lead to."""
+        target = self.target()
+        return {suffix: real(target.path(suffix)) for suffix in ("", *self.files.beside)}
+
+    def target(self) -> Target:
+        """The place of the files. Raises UsageError for a shard that is not a file."""
+        out, shard = self.html if self.format.page == "alone" else self.out, self.resuming.shard
+        if shard is not None:
+            if out is None or is_special(out):
+                raise UsageError("a shard is a file", "name it with --out FILE")
+            out = shard.named(out)
+        elsewhere = {PAGE: self.html} if self.html and self.format.page == "beside" else {}
+        replaces = self.overwrite or self.resuming.resume
+        return Target(out, overwrite=replaces, elsewhere=elsewhere)
+
+    def check(self) -> None:
+        """Raise VitError for what can be seen to fail before the model is loaded."""
+        self.kind.check_installed()
+        target = self.target()
+        target.check(*self.files.beside)
+        if target.is_special and self.files.data is not None:
+            raise UsageError(
+                f"{self.format.name} cannot be written to a pipe",
+                "use --format jsonl, or --out FILE",
+            )
+        if target.is_special and self.kind.is_sealed:
+            name = self.format.name.capitalize()
+            raise UsageError(f"{name} cannot be written to a pipe", "name a file with --out")
+        if target.is_special and self.resuming.resume:
+            raise UsageError("a pipe cannot be resumed", "write to a file with --out")
+
+    def open(self, target: Target, meta: Mapping[str, Any]) -> FileSink:
+        """The sink of all files."""
+        if self.page is None:
+            return self.kind(target, meta, self.format)
+        lines = None
+        if self.format.page == "beside":
+            lines = self.kind(target, meta, self.format)
+        elif self.format.echo:
+            lines = self.kind(Target(None), meta)
+        assert lines is None or isinstance(lines, LineSink)
+        return PageSink(target, self.page(meta), lines)
+
+    def fingerprint(self, weights: Sequence[Mapping[str, Any]]) -> Fingerprint:
+        """What its rows depend on."""
+        shard = self.resuming.shard
+        options = {**self.format.options, **self.options, "shard": shard and str(shard)}
+        defaults = {**DEFAULTS, **self.defaults, "shard": None}
+        return fingerprint(self.command, weights, options, defaults)

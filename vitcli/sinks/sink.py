@@ -1,0 +1,59 @@
+"""What every sink that writes files has in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, BinaryIO, ClassVar
+
+from vitcli.records import Row
+from vitcli.sinks.files import FileSet, PartialFile, Target
+from vitcli.sinks.format import JSONL, Format
+
+
+class FileSink:
+    """Writes rows to the files of a target.
+
+    A format is such a class: it says which files it has, and whether its rows are sealed, which
+    a later run can neither take over nor merge once the file is whole.
+    """
+
+    files: ClassVar[FileSet] = FileSet()
+    is_sealed: ClassVar[bool] = False
+    has_suffix: ClassVar[bool] = True  # its files are named after it
+
+    def __init__(
+        self, target: Target, meta: Mapping[str, Any] | None = None, format: Format = JSONL
+    ) -> None:
+        """The meta of an embedding has its `row_shape` and `array_dtype`."""
+        self._target = target
+
+    @staticmethod
+    def check_installed() -> None:
+        """Raise OutputError where a library is missing."""
+
+    @staticmethod
+    def data_start(file: BinaryIO) -> int:
+        """The offset of the first row in a finished array."""
+        raise TypeError("this format has no array")
+
+    def write(self, rows: Sequence[Row]) -> list[int]:
+        """Write the rows, and return how many bytes of text each took."""
+        raise NotImplementedError
+
+    def complete(self, meta: Mapping[str, object]) -> list[PartialFile]:
+        """Write what follows the last row, and return the files in the order in which they are to
+        take their names: the output itself is the last."""
+        raise NotImplementedError
+
+    def finish(self, meta: Mapping[str, object]) -> None:
+        """Complete the files and give them their names."""
+        files = self.complete(meta)
+        for file in files:
+            file.sync()
+        for file in files:
+            file.take_name()
+
+    def abort(self) -> None:
+        """Close the files, which stay partial."""
+        for file in self._target.files.values():
+            file.abort()
