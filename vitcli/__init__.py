@@ -70,7 +70,7 @@ def load(
 ) -> Model:
     """Load a model: a hub id (`org/name`, `org/name@revision`), a directory, a file, or "demo".
 
-    decode="fast" reads large pictures at a fraction of their size: close pixels, not equal ones.
+    decode="fast" reads large images at a fraction of their size: close pixels, not equal ones.
     image_size is one number or (height, width); position embeddings are resampled for it. The
     network (`.network`) is in eval mode, fp32, on the CPU: pixels (B, 3, H, W) -> logits (B, K).
     drop leaves out tensors that are none of the model's, by pattern: "criterion.*".

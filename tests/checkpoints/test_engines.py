@@ -207,7 +207,7 @@ def test_an_export_that_has_changed_is_made_anew(cache: Path, stub: Stub) -> Non
         open_engine(load("demo"), Logits(), "onnx", note=said.append)
         open_engine(load("demo"), Logits(), "onnx")
         assert stub.exports == count
-    assert "is not what was exported: it is exported anew" in said[0]
+    assert "is not what was exported: it is exported again" in said[0]
 
 
 def test_what_another_user_owns_is_neither_run_nor_touched(
@@ -256,7 +256,7 @@ def test_an_export_that_cannot_be_run_is_named(
     with pytest.raises(DeviceError, match=r"\(not the word\)") as raised:
         open_engine(load("demo"), Logits(), "onnx")
     assert str(cache) in raised.value.message
-    assert raised.value.hint == "remove that folder to export anew"
+    assert raised.value.hint == "remove that folder to export again"
 
 
 @pytest.mark.slow

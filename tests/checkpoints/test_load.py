@@ -615,7 +615,7 @@ def test_an_index_that_points_elsewhere_is_refused(folder: Path, name: str) -> N
     index = as_shards(folder, "safetensors")
     index.write_text(json.dumps({"weight_map": {"a": name}}))
     said = refusal(folder)
-    assert "names a file that is not a shard beside it" in said
+    assert "names a file that is not a shard next to it" in said
     assert name in said
 
 
@@ -656,7 +656,7 @@ def test_an_index_without_a_weight_map_is_refused(folder: Path, weight_map: obje
         ({"hidden_act": "tanhshrink"}, "unknown activation 'tanhshrink'"),
         ({"id2label": "x"}, "id2label is str"),
         ({"id2label": {"a": "b"}}, "has keys that are not numbers"),
-        ({"num_channels": 1}, "reads 1 channels, and pictures have 3"),
+        ({"num_channels": 1}, "reads 1 channels, and images have 3"),
     ],
 )
 def test_a_config_that_lies_is_refused_at_once(

@@ -129,7 +129,7 @@ REFUSED: tuple[tuple[str, Spoil, str], ...] = (
     ("C8", packed, "is a tar archive"),
     ("C8", scripted, "is a TorchScript archive"),
     ("C8", pickled(lambda _: torch.nn.Linear(2, 2)), "is a whole pickled module"),
-    ("C9", indexed("../../etc/passwd"), "names a file that is not a shard beside it"),
+    ("C9", indexed("../../etc/passwd"), "names a file that is not a shard next to it"),
     ("C9", indexed("model-00001-of-00001.safetensors"), "shard 1 of 1 is missing"),
     ("C10", stated(lambda s: {n: t for n, t in s.items() if n != BIAS}), f"{BIAS} [7] is missing"),
     ("C10", stated(lambda s: s | {BIAS: torch.ones(9)}), f"{BIAS}: expected [7], found [9]"),

@@ -120,7 +120,7 @@ def test_what_was_done_before_an_end_is_taken_up(
     """As many shards as before, also where the cluster is another by now."""
     shared = ("classify", photos, *DEMO, "--ray", "-o", "two.jsonl")
     stopped = vit(*shared, "--on-error", "stop")
-    assert stopped.code == 1 and "images failed, and none may" in stopped.err
+    assert stopped.code == 1 and "images failed, and none is allowed" in stopped.err
     [*begun] = tmp_path.glob("two-*-of-00008.jsonl*")
     assert begun and not (tmp_path / "two.jsonl").exists()
     with pytest.MonkeyPatch.context() as patch:

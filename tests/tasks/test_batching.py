@@ -14,7 +14,7 @@ from torch import Tensor
 from tests.conftest import Vit
 from vitcli.errors import DeviceError
 from vitcli.jobs.batching import FIRST, MOST, GrowingBatch
-from vitcli.models.engine import ThriftyEngine
+from vitcli.models.engine import SplittingEngine
 from vitcli.records import Batch, ImageRef, Row
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -115,7 +115,7 @@ PIXELS = np.arange(10, dtype=np.uint8)[:, None]
 @pytest.mark.parametrize("most", [1, 2, 3, 10])
 def test_a_batch_that_does_not_fit_is_halved_and_keeps_every_row(most: int) -> None:
     engine, notes = Narrow(most), list[str]()
-    thrifty = ThriftyEngine(engine, notes.append)
+    thrifty = SplittingEngine(engine, notes.append)
     assert thrifty(PIXELS).flatten().tolist() == list(range(10))
     tried = len(engine.taken)
     assert thrifty(PIXELS).flatten().tolist() == list(range(10))
@@ -126,7 +126,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_keeps_every_row(most: int) -> N
 
 def test_a_single_image_that_does_not_fit_ends_the_run_and_says_what_was_asked_for() -> None:
     with pytest.raises(DeviceError, match=f"one image: {TOO_MUCH} bytes more") as caught:
-        ThriftyEngine(Narrow(0))(PIXELS)
+        SplittingEngine(Narrow(0))(PIXELS)
     assert caught.value.hint is not None and "--image-size" in caught.value.hint
 
 
@@ -135,4 +135,4 @@ def test_another_fault_of_an_engine_is_not_taken_for_it() -> None:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
     with pytest.raises(RuntimeError, match="mat1"):
-        ThriftyEngine(broken)(PIXELS)
+        SplittingEngine(broken)(PIXELS)

@@ -102,7 +102,7 @@ class Run:
     def engine(self, model: Model, output: engines.Output) -> Engine:
         """Open the engine that runs the model: torch, or the one of the options."""
         from vitcli.checkpoints.engines import open_engine
-        from vitcli.models.engine import ThriftyEngine, TorchEngine
+        from vitcli.models.engine import SplittingEngine, TorchEngine
 
         running, note = self.running, self.watcher.note
         if running.engine == "torch":
@@ -110,7 +110,7 @@ class Run:
         else:
             chosen = running.engine, running.dtype, running.quantize
             engine = open_engine(model, output, *chosen, note)
-        return ThriftyEngine(engine, note, shares_ranges=running.quantize is not None)
+        return SplittingEngine(engine, note, shares_ranges=running.quantize is not None)
 
     def into(self, sink: Sink, work: Ready, takes: Callable[[Row], bool] | None = None) -> Summary:
         """Run, and write all rows, or those that `takes` accepts, to a sink. Such a run cannot be

@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vitcli.checkpoints.layouts.decoders import Reconstruction
+from vitcli.checkpoints.layouts.layout import Reconstruction
 from vitcli.checkpoints.load import Model
-from vitcli.errors import CheckpointError, OutputError, UsageError
+from vitcli.errors import OutputError, UsageError
 from vitcli.files import explained, write_whole
 from vitcli.jobs.finite import are_finite, overflow, with_failures
 from vitcli.jobs.job import (
@@ -31,8 +31,9 @@ from vitcli.jobs.listing import list_inputs
 from vitcli.jobs.loading import load_model
 from vitcli.jobs.run import Ready, Run
 from vitcli.models.mae import MaskedAutoencoder, mask_of
+from vitcli.models.normalise import Normalisation
 from vitcli.models.prepare import DTYPES, Prepared, choose_device, choose_dtype
-from vitcli.records import Batch, Classified, Failure, Preprocess, Row
+from vitcli.records import Batch, Classified, Failure, Row
 from vitcli.render.panels import panels_png
 
 CAPTIONS = ("original", "masked", "reconstruction")
@@ -103,13 +104,8 @@ def reconstruct(job: ReconstructJob, watcher: Reporter | None = None) -> Summary
     watcher = watcher or NullReporter()
     run = Run(job.inputs, job.running, watcher, list_inputs(job.inputs, watcher.note))
     model = job.model if isinstance(job.model, Model) else _load(job, run.watcher)
-    if model.reconstruction is None:
-        raise CheckpointError(
-            f"{model.spec} has no decoder to reconstruct hidden patches",
-            "MAE's pre-training checkpoints have one, as do models of vit finetune --objective mim",
-        )
     sink = PanelSink(job.out, overwrite=job.overwrite)
-    forward = _forward(job, model, model.reconstruction, sink)
+    forward = _forward(job, model, model.with_decoder(), sink)
     return run.into(sink, Ready(plans=(model.preprocess,), forward=forward, meta={}))
 
 
@@ -134,6 +130,7 @@ def _forward(
     reconstruction = reconstruction.to(device)
     own = reconstruction.mask_ratio if isinstance(reconstruction, MaskedAutoencoder) else 0.6
     ratio = own if job.mask_ratio is None else job.mask_ratio
+    normalisation = Normalisation(model.preprocess, device)
     prepared = Prepared(reconstruction.encoder, model.preprocess, device, dtype)
 
     @torch.inference_mode()
@@ -145,7 +142,7 @@ def _forward(
         picture = reconstruction.picture(pixels, reconstruction(pixels, mask))
         hidden = _spread(mask, grid, reconstruction.encoder.config.patch_size)
         good = are_finite(picture)
-        made = _bytes(picture.cpu(), model.preprocess)
+        made = normalisation.inverse(picture).permute(0, 2, 3, 1).cpu().numpy()
         images = zip(batch.refs, batch.pixels[0], made, hidden, strict=True)
         for ref, original, new, is_hidden in compress(images, good):
             height, width = new.shape[:2]
@@ -164,11 +161,3 @@ def _spread(mask: Tensor, grid: tuple[int, int], patch: tuple[int, int]) -> NDAr
     hidden = mask.cpu().numpy().reshape(len(mask), *grid)
     spread: NDArray[np.bool_] = hidden.repeat(patch[0], 1).repeat(patch[1], 2)[..., None]
     return spread
-
-
-def _bytes(pixels: Tensor, preprocess: Preprocess) -> NDArray[np.uint8]:
-    """Convert normalised pixels to bytes.  (B, 3, H, W) -> (B, H, W, 3)"""
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (preprocess.mean, preprocess.std))
-    values = (pixels.float() * std + mean) / preprocess.rescale
-    found: NDArray[np.uint8] = values.round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
-    return found

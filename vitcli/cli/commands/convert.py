@@ -116,7 +116,8 @@ def convert(
 def _report(done: Conversion, source: str, target: Path, dtype: str) -> Iterator[str]:
     """What was detected, what became of the tensors and why, and how far the numbers moved."""
     model = done.source
-    named = f"{model.layout} ({model.architecture})" if model.architecture else model.layout
+    architecture = model.provenance.architecture
+    named = f"{model.layout} ({architecture})" if architecture else model.layout
     yield printable(f"{source} is {named}")
     yield printable(f"written as {done.written}, {dtype}, {in_bytes(done.bytes)}, to {target}")
     for kind in KINDS:
@@ -124,8 +125,9 @@ def _report(done: Conversion, source: str, target: Path, dtype: str) -> Iterator
         if found:
             more = ", ..." * (len(found) > 1)
             yield _line(kind, _count(found) + (_example(found[0]) + more) * (kind != "kept"))
-    for why in dict.fromkeys(model.dropped.values()):
-        names = [name for name, reason in model.dropped.items() if reason == why]
+    dropped = model.provenance.dropped
+    for why in dict.fromkeys(dropped.values()):
+        names = [name for name, reason in dropped.items() if reason == why]
         shown = ", ".join(names[:SHOWN]) + ", ..." * (len(names) > SHOWN)
         yield _line("dropped", f"{len(names)}: {shown} ({why})")
     for note in done.notes:

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vitcli.checkpoints.catalogue import Entry
+from vitcli.checkpoints.catalogue import CatalogueEntry
 from vitcli.errors import printable, shortened
 from vitcli.records import Classified, Failure, Row
 
@@ -67,7 +67,7 @@ def bar(score: float) -> str:
     return "█" * (eighths // 8) + EIGHTHS[eighths % 8].strip()
 
 
-def print_models(entries: Sequence[Entry]) -> None:
+def print_models(entries: Sequence[CatalogueEntry]) -> None:
     """The catalogue; what does not fit a narrow terminal is in the TSV and JSON."""
     console = Console(markup=False, highlight=False, emoji=False)
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")

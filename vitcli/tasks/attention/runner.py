@@ -22,7 +22,7 @@ from vitcli.models.attention import (
     similarity,
 )
 from vitcli.models.config import Config, ViTConfig
-from vitcli.models.engine import Thrift
+from vitcli.models.engine import BatchSplitter
 from vitcli.models.network import Network
 from vitcli.models.prepare import Prepared
 from vitcli.models.swin import SwinTransformer
@@ -50,7 +50,7 @@ class AttentionRunner:
         """Raises UsageError for a query that the model cannot answer; `note` is told of images
         whose query point the model does not see."""
         self.model, self.query = model, query
-        self._note, self._thrift = note, Thrift(note)
+        self._note, self._splitter = note, BatchSplitter(note)
         config = model.config
         if query.method == "rollout" and isinstance(model.network, SwinTransformer):
             raise UsageError(
@@ -74,7 +74,7 @@ class AttentionRunner:
     def __call__(self, prepared: Prepared, batch: Batch) -> AttentionMaps:
         """The maps of a batch by layer, (B, n, h, w) each on the CPU, and its logits if wanted."""
         points = self._points(batch)
-        network = prepared.exact if self.query.method == "grad" else prepared.runs
+        network = prepared.fp32_network if self.query.method == "grad" else prepared.fast_network
 
         def on_cpu(part: slice) -> AttentionMaps:
             some = None if points is None else points[part].to(prepared.device)
@@ -91,7 +91,7 @@ class AttentionRunner:
                 last - first,
             )
 
-        parts = [one for some in self._thrift.each(in_parts, len(batch.refs)) for one in some]
+        parts = [one for some in self._splitter.each(in_parts, len(batch.refs)) for one in some]
         logits = [part.logits for part in parts if part.logits is not None]
         return AttentionMaps(
             {layer: torch.cat([part.maps[layer] for part in parts]) for layer in parts[0].maps},
@@ -137,7 +137,7 @@ class AttentionRunner:
             classes = None if target is None else torch.full((len(pixels),), target)
             return relevance(network, prepared.normalised(pixels), classes)
         with torch.inference_mode():
-            images = prepared.input_of(pixels)
+            images = prepared.fast_input(pixels)
             if query.method == "similarity":
                 return similarity(network, images, self.layers, points, wants_logits=wants)
             if query.method == "raw":
