@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-import sys
 import tarfile
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -159,16 +158,6 @@ def test_kubernetes_with_a_bucket(run: Run, reached: Way, clean_env: dict[str, s
         f"s3://bucket/shards/train-{name}.tar" for name in ("000100", "000100", "000101", "000101")
     ]
     np.testing.assert_allclose(vectors, np.load(folder / "one.npy")[4:8], atol=1e-6)
-
-
-def test_the_simulation_prints_what_is_shown() -> None:
-    ended = subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / "deaths.py")],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert ended.stdout.strip() in SCALE
 
 
 def test_every_linked_file_exists() -> None:

@@ -208,7 +208,7 @@ def _page(job: AttentionJob, meta: Mapping[str, object]) -> Page:
 def _forward(
     runner: AttentionRunner, prepared: Prepared, running: Running
 ) -> Callable[[Batch], list[Attended | Failure]]:
-    """The function from a batch to its rows."""
+    """Return the function from a batch to its rows."""
     labels, function = runner.model.labels, runner.model.score_function
     query = runner.query
 
@@ -226,7 +226,7 @@ def _forward(
                 predictions=() if scores is None else _best(scores, labels),
             )
             if query.method == "grad" and logits is not None and scores is not None:
-                top = int(logits.argmax())  # the class of the gradients; scores may be equal at 1
+                top = int(logits.argmax())  # the class of the gradients; several scores may be 1
                 target = top if runner.target is None else runner.target
                 score = scores[target].item()
                 row = replace(row, target=Prediction(labels[target], target, score))

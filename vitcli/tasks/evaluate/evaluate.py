@@ -25,12 +25,8 @@ def evaluate(job: EvaluateJob, watcher: Reporter | None = None) -> Evaluation:
     """
     watcher = watcher or NullReporter()
     omissions = Omissions(watcher.note)
-    examples = read_examples(
-        job.data,
-        scan_of(job.inputs, omissions),
-        watcher.note,
-        allow_outside=job.inputs.allow_outside,
-    )
+    scan = scan_of(job.inputs, omissions)
+    examples = read_examples(job.data, scan, watcher.note, allow_outside=job.inputs.allow_outside)
     omissions.note_system()
     asked = examples
     if {e.split for e in examples} >= {"train", "val"}:
