@@ -228,7 +228,7 @@ class _Trials:
         until = min(now + seconds + PATIENCE, end)
         name = f"{trial.candidate}{step}"
         self.on_step(name)
-        with started(trial, trial.pictures.parent) as next_event:
+        with started(trial) as next_event:
             has_exported = False
             while True:
                 match next_event(until):

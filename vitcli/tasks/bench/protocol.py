@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TypeAlias, cast
+from typing import TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +24,6 @@ from vitcli.checkpoints import engines
 from vitcli.checkpoints.resolve import Checkpoint
 from vitcli.engines import DtypeName, EngineName, Quantize
 from vitcli.jobs.job import ModelOptions
-from vitcli.processes import fate
 from vitcli.records import Decode, Limits
 
 Pixels: TypeAlias = NDArray[np.uint8]
@@ -145,41 +143,29 @@ Event: TypeAlias = Note | Exporting | Exported | Timed | Read | Outputs | Skippe
 
 
 @contextmanager
-def started(trial: Trial, folder: Path) -> Iterator[Callable[[float], Event]]:
-    """A trial in a process of its own: a function that gives its next event, and `Ended` where
-    none comes until a time on the monotonic clock. At the end the process is killed.
+def started(trial: Trial) -> Iterator[Callable[[float], Event]]:
+    """Yield a function that returns the next event of a trial in a process of its own, and `Ended`
+    if none comes until a time on the monotonic clock. At the end the process is killed.
 
-    It has a session of its own: a Ctrl-C is ours, and what it has started ends with it. `folder`
-    takes what it says on stderr.
+    It has a session of its own: a Ctrl-C is ours, and what it has started ends with it.
     """
-    with (folder / "stderr").open("w+b") as stderr:
-        child = processes.start(COMMAND, stderr=stderr, has_session=True)
-        process, ours = child.process, child.pipe
+    child = processes.start(COMMAND, has_session=True)
 
-        def next_event(until: float) -> Event:
-            if not ours.poll(max(0.0, until - time.monotonic())):
-                return Ended("it did not come to an end in its time")
-            try:
-                return cast("Event", ours.recv())
-            except (EOFError, OSError):
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(DYING)
-                said = _last_line(stderr)
-                return Ended(f"it {fate(process.poll())}" + (f" ({said})" if said else ""))
-
+    def next_event(until: float) -> Event:
+        if not child.pipe.poll(max(0.0, until - time.monotonic())):
+            return Ended("it did not come to an end in its time")
         try:
-            with suppress(BrokenPipeError):  # dead already: the first event says so
-                ours.send(trial)
-            yield next_event
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            ours.close()
-            engines.discard(process.pid)
+            return cast("Event", child.pipe.recv())
+        except (EOFError, OSError):
+            return Ended(f"it {child.fate()}")
 
-
-def _last_line(file: IO[bytes]) -> str:
-    file.seek(0)
-    lines = file.read().decode("utf-8", "replace").strip().splitlines()
-    return lines[-1] if lines else ""
+    try:
+        with suppress(BrokenPipeError):  # dead already: the first event says so
+            child.pipe.send(trial)
+        yield next_event
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(child.process.pid, signal.SIGKILL)
+        child.process.wait()
+        child.close()
+        engines.discard(child.process.pid)
