@@ -13,12 +13,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import IO, TYPE_CHECKING
 
 if TYPE_CHECKING:  # `vit --help` starts no process
     from multiprocessing.connection import Connection
-
 
 SECONDS_TO_DIE = 5.0
 
@@ -37,7 +35,7 @@ class Rank:
 
 
 def rank_of(environment: Mapping[str, str]) -> Rank:
-    """The rank that the environment tells, as torchrun sets it."""
+    """Return the rank that torchrun has set in the environment."""
 
     def number(name: str) -> int | None:
         value = environment.get(name, "")
@@ -93,6 +91,7 @@ def start(
     With `has_session` a Ctrl-C is not for it, and one signal ends it with all that it has started.
     """
     from multiprocessing import Pipe
+    from tempfile import TemporaryFile
 
     ours, theirs = Pipe()
     stderr = TemporaryFile()  # noqa: SIM115  # open until `close`
