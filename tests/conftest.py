@@ -182,6 +182,22 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Way, Path]
         yield way, folder
 
 
+@pytest.fixture(scope="module")
+def two_workers(clean_env: dict[str, str]) -> Iterator[str]:
+    """The address of a Ray cluster of this machine with two processors. In this process `--ray`
+    goes to it."""
+    import ray
+
+    from vitcli.fleet import cluster
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {**cluster.QUIET, **clean_env}.items():
+            patch.setenv(name, value)
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="CRITICAL")
+        yield ray.get_runtime_context().gcs_address
+        ray.shutdown()
+
+
 @pytest.fixture
 def reached(
     store: tuple[Way, Path], clean_env: dict[str, str], monkeypatch: pytest.MonkeyPatch

@@ -93,11 +93,11 @@ def test_every_block_is_tried_here() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed: pip install '.[ray]'")
-def test_ray(run: Run) -> None:
-    said = run(block("# Ray: on any node"), RAY_ADDRESS="local")
+def test_ray(run: Run, two_workers: str) -> None:
+    said = run(block("# Ray: on any node"), RAY_ADDRESS=two_workers)
     assert said.startswith("vit: 10 images in ") and len(said.splitlines()) == 1
     assert_is_the_run(run, "ray.npy")
-    run(block("# Ray: one run for each part"), RAY_ADDRESS="local")
+    run(block("# Ray: one run for each part"), RAY_ADDRESS=two_workers)
     folder: Path = run.folder  # type: ignore[attr-defined]
     parts, one = np.load(folder / "ray-000.npy"), np.load(folder / "one.npy")
     np.testing.assert_allclose(parts, one[:4], atol=1e-6)

@@ -35,7 +35,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("list_on_stdin", [("-",), ("--files-from", "-")], ids=" ".join)
 def test_two_devices_give_the_rows_of_one(
-    vit: Vit, vit_process: Vit, photos: Path, tmp_path: Path, list_on_stdin: tuple[str, ...]
+    vit: Vit, photos: Path, tmp_path: Path, list_on_stdin: tuple[str, ...]
 ) -> None:
     listed = "\n".join(str(path) for path in sorted(photos.iterdir())).encode()
     two = (
@@ -48,7 +48,7 @@ def test_two_devices_give_the_rows_of_one(
         "-o",
         "two.jsonl",
     )
-    ended = vit_process("classify", *two, input=listed)
+    ended = vit("classify", *two, input=listed)
     assert ended.code == 3, ended.err
     assert "297 of 300 images done, 3 failed" in ended.err
     assert "NotAnImage" in ended.err and "DecodeError" in ended.err
@@ -61,14 +61,12 @@ def test_two_devices_give_the_rows_of_one(
         "two.jsonl",
     ]
     before = contents(tmp_path / "two.jsonl")
-    assert vit_process("classify", *two, input=listed).code == 1
+    assert vit("classify", *two, input=listed).code == 1
     assert contents(tmp_path / "two.jsonl") == before
 
 
 @pytest.mark.slow
-def test_what_a_process_has_done_is_kept(
-    vit: Vit, vit_process: Vit, photos: Path, tmp_path: Path
-) -> None:
+def test_what_a_process_has_done_is_kept(vit: Vit, photos: Path, tmp_path: Path) -> None:
     """An interruption is for all. One that is killed is replaced, and named when it was killed too
     often and the others have ended."""
     words = ("embed", str(photos), *DEMO, "-b", "1", "-o", "two.npy", "--devices", "cpu,cpu")
@@ -111,7 +109,7 @@ def test_what_a_process_has_done_is_kept(
     assert "repeat with --resume" in said
     assert (tmp_path / "two-00002-of-00002.npy").exists()
 
-    other = vit_process(*words[:-1], "cpu,cpu,cpu", "--resume")
+    other = vit(*words[:-1], "cpu,cpu,cpu", "--resume")
     assert other.code == 1 and "another number of devices" in other.err
     code, said = struck(1, "--resume")
     assert code == 3 and "of them before" in said

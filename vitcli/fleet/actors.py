@@ -10,7 +10,7 @@ from tempfile import TemporaryFile
 from typing import Any
 
 from vitcli.errors import DeviceError, VitError
-from vitcli.fleet.events import Advanced, Ended, Failed, Job, Note, Ready, Told, do_shard
+from vitcli.fleet.events import Ended, Failed, Job, Note, Ready, Told, do_shard
 from vitcli.runs.shard import Shard
 
 
@@ -18,19 +18,14 @@ class Board:
     """An actor that keeps what the workers tell until somebody reads it."""
 
     def __init__(self) -> None:
-        self._notes: list[Told] = []
-        self._advanced: dict[Shard, Told] = {}
+        self._told: list[Told] = []
 
     def tell(self, event: Told) -> None:
-        if isinstance(event, Advanced):
-            self._advanced[event.shard] = event
-        else:
-            self._notes.append(event)
+        self._told.append(event)
 
     def read(self) -> list[Told]:
         """Return what is new."""
-        new = [*self._advanced.values(), *self._notes]
-        self._advanced, self._notes = {}, []
+        new, self._told = self._told, []
         return new
 
 

@@ -68,27 +68,23 @@ class Lost:
 
 
 Told: TypeAlias = Note | Advanced
-Answer: TypeAlias = Ready | Ended | Failed | Lost
+Event: TypeAlias = Told | Ready | Ended | Failed | Lost
 
 
 def do_shard(job: Job, shard: Shard, attempt: int, tell: Callable[[Told], None]) -> Ended | Failed:
-    """Do a shard of the job. A later attempt resumes it where a worker was lost."""
-    reporter, sink = _Telling(tell, shard), ListSink()
-    try:
-        shard_job = _shard_of(job, shard, attempt)
-        summary = task_of(job)(shard_job, reporter, sink if job.out is None else None)
-    except VitError as error:
-        return Failed(error)
-    return Ended(summary, reporter.latest, tuple(sink.rows), sink.meta)
-
-
-def _shard_of(job: Job, shard: Shard, attempt: int) -> Job:
+    """Do a shard of the job. A later attempt resumes what a lost worker has done."""
     resumes = False
     if attempt > 1 and isinstance(job.out, Path):
         out = shard.named(job.out)
         resumes = not job.overwrite or out.with_name(out.name + PARTIAL).exists()
     resuming = replace(job.resuming, shard=shard, resume=job.resuming.resume or resumes)
-    return replace(job, resuming=resuming, overwrite=job.overwrite and not resumes)
+    reporter, sink = _Telling(tell, shard), ListSink()
+    try:
+        job = replace(job, resuming=resuming, overwrite=job.overwrite and not resumes)
+        summary = task_of(job)(job, reporter, sink if job.out is None else None)
+    except VitError as error:
+        return Failed(error)
+    return Ended(summary, reporter.latest, tuple(sink.rows), sink.meta)
 
 
 class _Telling:
@@ -112,7 +108,7 @@ class _Telling:
 
 
 def task_of(job: Job) -> Callable[[Any, Reporter | None, Sink | None], Summary]:
-    """The function that runs such a job in this process."""
+    """Return the function that runs such a job in this process."""
     from vitcli.tasks.classify.classify import ClassifyJob, classify
     from vitcli.tasks.embed import embed
 

@@ -13,15 +13,15 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from vitcli.errors import DeviceError, UsageError, check_installed
 from vitcli.fleet.actors import Board, Worker
 from vitcli.fleet.cluster import connected
-from vitcli.fleet.coordinate import TRIES
-from vitcli.fleet.events import Answer, Failed, Job, Lost, Note, Told
+from vitcli.fleet.coordinate import TICK, TRIES
+from vitcli.fleet.events import Event, Failed, Job, Lost, Note, Told
 from vitcli.fleet.shards import CAN_RESUME
 from vitcli.images.workers import MOST_WORKERS
 from vitcli.runs.shard import Shard
@@ -31,83 +31,56 @@ SHARDS_EACH = 4  # for a worker: the last of them to end keeps the others waitin
 MOST_SHARDS = 99_999
 SECONDS_TO_ANSWER = 10.0
 SECONDS_TO_DIE = 1.0
-SECONDS_TO_START = 15.0  # without any worker, before that is noted
+SECONDS_TO_START = 15.0  # before a note says why there is no worker
 
 
-@dataclass(frozen=True, slots=True)
-class RayCluster:
-    """One worker for each GPU of the cluster at an address, or else for each processor."""
-
-    address: str
-    option = "--ray"
-    unit = "worker"
-
-    def check(self, job: Job) -> None:
-        check_installed("--ray", "ray", extra="ray")
-        if job.running.device not in ("auto", "cpu", "cuda"):
-            raise UsageError(f"Ray says which device is whose, not --device {job.running.device}")
-        if isinstance(job.out, Url) and job.resuming.shard is not None:
-            raise UsageError("--ray with --shard writes to files", "leave out --shard")
-
-    def staged_shards(self, job: Job) -> list[Shard]:
-        return []
-
-    def alone(self, job: Job) -> Job:
-        return job
-
-    @contextmanager
-    def open(self, job: Job, stdin: Path | None) -> Iterator[_Actors]:
-        with connected(self.address) as ray:
-            actors = _Actors(ray, job, None if stdin is None else stdin.read_bytes())
-            try:
-                yield actors
-            finally:
-                actors.end()
+def check_ray(job: Job) -> None:
+    """Raise VitError for a job that cannot be done on Ray."""
+    check_installed("--ray", "ray", extra="ray")
+    if job.running.device not in ("auto", "cpu", "cuda"):
+        raise UsageError(f"Ray says which device is whose, not --device {job.running.device}")
+    if isinstance(job.out, Url) and job.resuming.shard is not None:
+        raise UsageError("--ray with --shard writes to files", "leave out --shard")
 
 
-@dataclass(frozen=True, slots=True)
-class _Needs:
-    """How many workers fit the cluster, and what each of them takes."""
-
-    slots: int
-    gpus: int
-    workers: int  # processes that decode
-
-
-def _needs(resources: Mapping[str, float], job: Job) -> _Needs:
-    """A worker for each GPU, or else for each processor."""
-    cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
-    has_gpus = gpus > 0 and job.running.device != "cpu" and job.running.engine == "torch"
-    if job.running.device == "cuda" and not has_gpus:
-        raise DeviceError("the Ray cluster has no GPU", "leave out --device")
-    slots = gpus if has_gpus else cpus
-    if slots < 1:
-        raise DeviceError("the Ray cluster has no processors", "see `ray status`")
-    share = max(1, min(MOST_WORKERS, cpus // slots))
-    workers = share if job.running.workers is None else job.running.workers
-    return _Needs(slots, int(has_gpus), workers)
+@contextmanager
+def actors(address: str, job: Job, stdin: Path | None) -> Iterator[_Actors]:
+    """Yield the workers on the cluster at an address: one for each GPU, or for each processor."""
+    with connected(address) as ray:
+        workers = _Actors(ray, job, None if stdin is None else stdin.read_bytes())
+        try:
+            yield workers
+        finally:
+            workers.end()
 
 
 class _Actors:
-    """The workers, and the board on which they tell."""
+    """The workers, with a GPU each or else a processor, and the board to which they tell."""
 
     def __init__(self, ray: Any, job: Job, stdin: bytes | None) -> None:
-        self._ray, self._needs = ray, _needs(ray.cluster_resources(), job)
+        self._ray, running, there = ray, job.running, ray.cluster_resources()
+        cpus, gpus = int(there.get("CPU", 0)), int(there.get("GPU", 0))
+        self._has_gpu = gpus > 0 and running.device != "cpu" and running.engine == "torch"
+        if running.device == "cuda" and not self._has_gpu:
+            raise DeviceError("the Ray cluster has no GPU", "leave out --device")
+        self.slots = gpus if self._has_gpu else cpus
+        if self.slots < 1:
+            raise DeviceError("the Ray cluster has no processors", "see `ray status`")
+        if running.workers is None:
+            share = max(1, min(MOST_WORKERS, cpus // self.slots))
+            job = replace(job, running=replace(running, workers=share))
+        self._order = ray.put((job, str(Path.cwd()), stdin))
         self._board = (
             ray.remote(Board).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
         )
         self._reading = self._board.read.remote()
-        job = replace(job, running=replace(job.running, workers=self._needs.workers))
-        self._order = ray.put((job, str(Path.cwd()), stdin))
         self._workers: dict[int, Any] = {}  # by slot
         self._doing: dict[Any, int] = {}  # the slot, by what is waited for
         self._starting: set[Any] = set()
-        self._last_answer = time.monotonic()
         self._lost_early = 0
-
-    @property
-    def slots(self) -> int:
-        return self._needs.slots
+        self._last_answer = time.monotonic()
+        # On a busy machine a process starts slowly: that is not a lack of processors.
+        self._patience = SECONDS_TO_START * (4 if self._has_room() else 1)
 
     def count(self, earlier: Mapping[int, Path], outer: int) -> int:
         for whole in earlier:  # as many as before, even if the cluster has changed
@@ -117,7 +90,7 @@ class _Actors:
     def start(self, slot: int) -> None:
         worker = (
             self._ray.remote(Worker)
-            .options(num_cpus=1, num_gpus=self._needs.gpus)
+            .options(num_cpus=1, num_gpus=int(self._has_gpu))
             .remote(self._order, self._board)
         )
         self._workers[slot] = worker
@@ -131,20 +104,16 @@ class _Actors:
     def release(self, slot: int) -> None:
         self._ray.kill(self._workers.pop(slot))
 
-    def poll(self, seconds: float) -> tuple[list[Told], list[tuple[int, Answer]]]:
+    def poll(self, seconds: float) -> list[tuple[int, Event]]:
         ready, _ = self._ray.wait(list(self._doing), timeout=seconds)
         answers = [(self._doing.pop(reference), self._answer(reference)) for reference in ready]
-        now = time.monotonic()
+        told, now = self._read(0.0), time.monotonic()
         if answers:
             self._last_answer = now
-        told = self._read(0.0)
-        is_idle = self._starting.issuperset(self._doing)
-        if is_idle and self._doing and now - self._last_answer > SECONDS_TO_START:
+            told += self._read(SECONDS_TO_ANSWER)  # what they told before
+        elif now - self._last_answer > self._patience and self._starting.issuperset(self._doing):
             told.append(Note(self._what_is_waited_for()))
-        return told, answers
-
-    def flush(self) -> list[Told]:
-        return self._read(SECONDS_TO_ANSWER)
+        return [*((0, event) for event in told), *answers]
 
     def end(self) -> None:
         """Kill the actors. Ray prints a call of a dead actor, so the board answers its last."""
@@ -153,8 +122,8 @@ class _Actors:
         self._ray.wait([self._reading], timeout=SECONDS_TO_DIE)
         self._ray.kill(self._board)
 
-    def _answer(self, reference: Any) -> Answer:
-        """What a worker has answered, or that it is lost."""
+    def _answer(self, reference: Any) -> Event:
+        """Return the event of a worker, which is Lost if it died."""
         is_early = reference in self._starting
         self._starting.discard(reference)
         try:
@@ -176,7 +145,7 @@ class _Actors:
             raise error.cause from None  # a mistake of ours
 
     def _read(self, seconds: float) -> list[Told]:
-        """What is new on the board."""
+        """Return what is new on the board."""
         if not self._ray.wait([self._reading], timeout=seconds)[0]:
             return []
         try:
@@ -190,9 +159,21 @@ class _Actors:
         self._reading = self._board.read.remote()
         return told
 
+    def _has_room(self) -> bool:
+        """Whether a worker gets what it needs at once. What an earlier run had is free soon."""
+        needed = ("CPU", "GPU") if self._has_gpu else ("CPU",)
+        end = time.monotonic() + SECONDS_TO_START / 10
+        while True:
+            free = self._ray.available_resources()
+            if all(free.get(name, 0) >= 1 for name in needed):
+                return True
+            if time.monotonic() > end:
+                return False
+            time.sleep(TICK)
+
     def _what_is_waited_for(self) -> str:
-        """Whoever has taken the processors, it is not a run that hangs."""
-        wanted = "a processor" + (" and a GPU" if self._needs.gpus else "")
+        """Describe what the workers wait for, so that the run does not seem to hang."""
+        wanted = "a processor" + (" and a GPU" if self._has_gpu else "")
         there, free = self._ray.cluster_resources(), self._ray.available_resources()
         has = ", ".join(
             f"{free.get(name, 0):g} of {there[name]:g} {name}s free"

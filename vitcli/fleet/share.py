@@ -8,14 +8,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
 from vitcli.engines import check_engine
 from vitcli.errors import OutputError, UsageError
-from vitcli.fleet.coordinate import Coordinator, Fleet, Outcome
-from vitcli.fleet.devices import Devices, device_names
-from vitcli.fleet.events import Job, task_of
+from vitcli.fleet.coordinate import Coordinator, Opening
+from vitcli.fleet.devices import device_names, processes
+from vitcli.fleet.events import Ended, Job, task_of
+from vitcli.fleet.ray import actors, check_ray
 from vitcli.fleet.shards import divided, divisions, is_complete, join, shards_of
 from vitcli.images.path_list import copy_stdin
 from vitcli.jobs.job import NullReporter, Reporter, Summary
@@ -42,74 +45,74 @@ def share(
     Rows go to `sink` where one is given, else to the job's output. Raises VitError for what ends
     the run.
     """
-    reporter = reporter or NullReporter()
+    reporter, shard = reporter or NullReporter(), job.resuming.shard
     if devices and ray is not None:
         raise UsageError("--devices is for one machine, --ray for a cluster", "use one")
-    fleet: Fleet | None = None
-    if ray is not None:
-        from vitcli.fleet.ray import RayCluster
-
-        fleet = RayCluster(ray)
-    elif devices:
-        names = Devices(device_names(devices))
-        fleet = names if len(names.names) > 1 else None
-        job = job if fleet else names.alone(job)
-    if fleet is None:
-        shard = job.resuming.shard
-        with _staged(job, reporter, [shard] if shard else []) as (here, naming):
+    names = device_names(devices)
+    if names:  # the first, for what is not shared
+        job = replace(job, running=replace(job.running, device=names[0]))
+    is_shared = ray is not None or len(names) > 1
+    if is_shared:
+        _check(job, ray)
+    staged_shards = shards_of(shard, max(1, len(names))) if shard else []
+    with _staged(job, reporter, staged_shards) as (here, naming):
+        if not is_shared:
             return task_of(here)(here, naming, sink)
-    fleet.check(job)
-    _check(job, fleet)
-    if sink is not None:
-        return _into(sink, fleet, job, reporter)
-    with _staged(job, reporter, fleet.staged_shards(job)) as (here, naming):
-        return _joined(fleet, here, naming)
+        if ray is None:
+            return _share(here, naming, sink, partial(processes, names), "--devices", "device")
+        return _share(here, naming, sink, partial(actors, ray), "--ray", "worker")
 
 
-def _check(job: Job, fleet: Fleet) -> None:
-    """Raise UsageError for what cannot be sent to a worker, or joined."""
-    models = job.models if hasattr(job, "models") else [job.model]
-    if loaded := [model for model in models if not isinstance(model, str)]:
-        raise UsageError(
-            f"{fleet.option} loads the model in each process, and {loaded[0].spec} is loaded here",
-            "name the model, do not load it",
-        )
-    if getattr(job, "html", None) is not None:
-        raise UsageError("a page is made of all images", f"leave out {fleet.option} or --html")
+def _check(job: Job, ray: str | None) -> None:
+    """Raise VitError for a job that cannot be sent to workers, or not joined."""
+    from vitcli.tasks.classify.classify import ClassifyJob
+
+    option = "--devices" if ray is None else "--ray"
+    if ray is not None:
+        check_ray(job)
+    for model in job.models if isinstance(job, ClassifyJob) else [job.model]:
+        if not isinstance(model, str):
+            raise UsageError(
+                f"{option} loads the model in each process, and {model.spec} is loaded here",
+                "name the model, do not load it",
+            )
+    if isinstance(job, ClassifyJob) and job.html is not None:
+        raise UsageError("a page is made of all images", f"leave out {option} or --html")
 
 
-def _joined(fleet: Fleet, job: Job, reporter: Reporter) -> Summary:
-    """Have the shards done in files, and join them."""
+def _share(
+    job: Job, reporter: Reporter, sink: Sink | None, opening: Opening, option: str, unit: str
+) -> Summary:
+    """Have the shards done by the workers, and join them: in a file, or in the sink."""
     asked, overwrite = job.resuming, job.overwrite
+    if sink is not None:
+        summary, ended = _coordinate(job, reporter, opening, {})
+        rows = chain.from_iterable(shard.rows for shard in ended.values())
+        sink.write(sorted(rows, key=lambda row: row.ref.index))
+        counts = {"images": summary.done, "failed": summary.failed}
+        [first, *_] = ended.values()
+        sink.finish({**first.meta, **counts, "seconds": round(summary.seconds, 3)})
+        return summary
     assert not isinstance(job.out, Url)
-    out = divided(job.out, asked, fleet.option, fleet.unit)
+    out = divided(job.out, asked, option, unit)
     if is_complete(out, asked, overwrite=overwrite):
         reporter.note(f"{out} is complete: what is new is done here alone")
-        return task_of(job)(fleet.alone(job), reporter, None)
-    outcome = _coordinate(fleet, job, reporter, divisions(out))
-    if asked.shard is not None:  # its shards are to be joined with those of other machines
-        return outcome.summary
-    return join(list(outcome.ended), out, outcome.summary, overwrite=overwrite or asked.resume)
+        return task_of(job)(job, reporter, None)
+    summary, ended = _coordinate(job, reporter, opening, divisions(out))
+    if asked.shard is not None:  # these shards are to be joined with those of other machines
+        return summary
+    return join(list(ended), out, summary, overwrite=overwrite or asked.resume)
 
 
-def _into(sink: Sink, fleet: Fleet, job: Job, reporter: Reporter) -> Summary:
-    """Have the shards done in memory, and write their rows into the sink."""
-    outcome = _coordinate(fleet, job, reporter, {})
-    rows, meta = outcome.rows()
-    sink.write(rows)
-    done = outcome.summary
-    counts = {"images": done.done, "failed": done.failed, "seconds": round(done.seconds, 3)}
-    sink.finish({**meta, **counts})
-    return done
-
-
-def _coordinate(fleet: Fleet, job: Job, reporter: Reporter, earlier: Mapping[int, Path]) -> Outcome:
-    """Have the shards done. `earlier` has a file of each division that an earlier run has made."""
+def _coordinate(
+    job: Job, reporter: Reporter, opening: Opening, earlier: Mapping[int, Path]
+) -> tuple[Summary, dict[Shard, Ended]]:
+    """Have the shards done. `earlier` is as `shards.divisions`."""
     asked, inputs = job.resuming, job.inputs
     if earlier and asked.shard is None and not (asked.resume or job.overwrite):
-        [*found] = earlier.values()
+        [first, *_] = earlier.values()
         hint = "--resume goes on with it, --overwrite starts again"
-        raise OutputError(f"{found[0]} is of an earlier run", hint)
+        raise OutputError(f"{first} is of an earlier run", hint)
     with ExitStack() as opened:
         stdin = None
         if inputs.has_stdin:
@@ -121,7 +124,7 @@ def _coordinate(fleet: Fleet, job: Job, reporter: Reporter, earlier: Mapping[int
             check_engine(job.running.engine)
             reporter.listing(list_inputs(inputs, reporter.note, shard=asked.shard).count)
         unlimited = replace(job, inputs=replace(inputs, tolerance=Tolerance()))
-        workers = opened.enter_context(fleet.open(unlimited, stdin))
+        workers = opened.enter_context(opening(unlimited, stdin))
         count = workers.count(earlier, asked.shard.count if asked.shard else 1)
         shards = shards_of(asked.shard, count)
         return Coordinator(workers, shards, inputs.tolerance, reporter).run()

@@ -241,7 +241,7 @@ class _Trials:
         until = min(now + seconds + GRACE_SECONDS, end)
         name = f"{trial.candidate}{step}"
         self.on_step(name)
-        with started(trial, trial.images.parent) as next_event:
+        with started(trial) as next_event:
             has_exported = False
             while True:
                 match next_event(until):

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TypeAlias, cast
+from typing import TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -148,42 +147,30 @@ Event: TypeAlias = Note | Exporting | Exported | Timed | Read | Outputs | Skippe
 
 
 @contextmanager
-def started(trial: Trial, folder: Path) -> Iterator[Callable[[float], Event]]:
-    """Start a trial, and kill it at the end. Yields a function that returns the next event, or
-    `Ended` if none comes until a time on the monotonic clock.
+def started(trial: Trial) -> Iterator[Callable[[float], Event]]:
+    """Start a trial in its own process, and kill it at the end. Yields a function that returns the
+    next event, or `Ended` if none comes until a time on the monotonic clock.
 
     The process has its own session: Ctrl-C does not reach it, and the processes it starts end with
-    it. Its stderr goes to a file in `folder`.
+    it.
     """
-    with (folder / "stderr").open("w+b") as stderr:
-        child = processes.start(COMMAND, stderr=stderr, has_session=True)
-        process, pipe = child.process, child.pipe
+    child = processes.start(COMMAND, has_session=True)
 
-        def next_event(until: float) -> Event:
-            if not pipe.poll(max(0.0, until - time.monotonic())):
-                return Ended("it did not finish in its time")
-            try:
-                return cast("Event", pipe.recv())
-            except (EOFError, OSError):
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(MAX_EXIT_SECONDS)
-                last = _last_line(stderr)
-                fate = processes.fate(process.poll())
-                return Ended(f"it {fate}" + (f" ({last})" if last else ""))
-
+    def next_event(until: float) -> Event:
+        if not child.pipe.poll(max(0.0, until - time.monotonic())):
+            return Ended("it did not finish in its time")
         try:
-            with suppress(BrokenPipeError):  # it has died: the first event says so
-                pipe.send(trial)
-            yield next_event
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            pipe.close()
-            engines.discard(process.pid)
+            return cast("Event", child.pipe.recv())
+        except (EOFError, OSError):
+            return Ended(f"it {child.fate()}")
 
-
-def _last_line(file: IO[bytes]) -> str:
-    file.seek(0)
-    lines = file.read().decode("utf-8", "replace").strip().splitlines()
-    return lines[-1] if lines else ""
+    try:
+        with suppress(BrokenPipeError):  # dead already: the first event says so
+            child.pipe.send(trial)
+        yield next_event
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(child.process.pid, signal.SIGKILL)
+        child.process.wait()
+        child.close()
+        engines.discard(child.process.pid)
