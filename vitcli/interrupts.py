@@ -38,7 +38,7 @@ class Interrupts:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """What is done inside is done whole."""
+        """Hold signals back until the block has ended."""
         self._is_held = True
         try:
             yield
@@ -59,8 +59,8 @@ class Interrupts:
             raise self._raised
 
     def cause(self, error: BaseException) -> BaseException:
-        """What has really ended the run: a library that is interrupted may make an error of its
-        own of it."""
+        """Return the real cause of the exit: a library may replace our Interrupted with an error
+        of its own."""
         return self._raised if self._raised and isinstance(error, Exception) else error
 
 

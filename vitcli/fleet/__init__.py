@@ -1,1 +1,1 @@
-"""Who runs a job: this process, several devices, or a Ray cluster."""
+"""Run a job in this process, on several devices, or on a Ray cluster."""

@@ -54,7 +54,7 @@ Opening: TypeAlias = Callable[[Job, Path | None], AbstractContextManager[Executo
 
 @dataclass(slots=True)
 class _Part:
-    """What is known of a shard. `earlier` counts the images of an earlier run."""
+    """The state of a shard. `earlier` counts the images that an earlier run had done."""
 
     progress: Progress = field(default_factory=Progress)
     earlier: int | None = None

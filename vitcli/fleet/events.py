@@ -1,4 +1,4 @@
-"""What travels between a shared run and its workers: a job to them, typed events back."""
+"""The messages between a shared run and its workers: a job to them, typed events back."""
 
 from __future__ import annotations
 

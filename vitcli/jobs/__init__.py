@@ -1,1 +1,1 @@
-"""What every command needs: the nouns of a job, and the run itself."""
+"""The parts that every command needs: the nouns of a job, and the run itself."""

@@ -1,4 +1,4 @@
-"""What is asked for: the nouns that the commands have in common. Nothing here imports torch."""
+"""The nouns of a job that the commands have in common. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Inputs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelOptions:
-    """What overrides the checkpoint's own word."""
+    """Options that override what the checkpoint says."""
 
     layout: str | None = None
     labels: Path | None = None
@@ -86,7 +86,7 @@ class Running:
 
 
 class Reporter(Protocol):
-    """Somebody who looks on: the terminal, or nobody."""
+    """Receives the notes and the progress of a run: the terminal, say."""
 
     def note(self, text: str) -> None: ...
 

@@ -1,4 +1,4 @@
-"""What the rows of a command are written as."""
+"""The format in which a command writes its rows."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What each subcommand means, as a library call: a frozen Job in, a Summary out."""
+"""Each command as a library call: a frozen Job in, a Summary out."""
