@@ -76,7 +76,7 @@ class RunningOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Embeddings:
-    """The result of `embed`: `embeddings[i]` belongs to `paths[i]`; failed images are in `failures`.
+    """The result of `embed`: `embeddings[i]` belongs to `paths[i]`; `failures` has the rest.
 
     embeddings: (images, D), or (images, N, D) for pool="patches" and "tokens".
     meta: model, sha256 of the weights, layers, pool, preprocessing, versions, counts, seconds.
