@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from vitcli.tasks.bench.bench import Bench
     from vitcli.tasks.bench.verdict import Advice, BenchRow
 
+LAST_COLUMNS = ("MB", "cosine", "top-1", "limit")
+
 
 @contextmanager
 def status(*, is_shown: bool) -> Iterator[Callable[[str], None]]:
@@ -41,11 +43,15 @@ def print_bench(found: Bench) -> None:
     console.print(f"maximum rate of matrix products, in GFLOP/s: {limits}\n", soft_wrap=True)
     ready = [row for row in found.rows if row.workers is None]
     if ready:
-        console.print(_ready(ready))
+        names = ("images/s, decoded images", "b", ready, lambda row: str(row.candidate))
+        console.print(_rates(*names, lambda row: row.batch_size, "ms", _latency))
     read = [row for row in found.rows if row.workers is not None]
     if read:
         console.print()
-        console.print(_read(read))
+        names = ("images/s, from files", "j", read, lambda row: f"{row.candidate}, {row.decode}")
+        console.print(
+            _rates(*names, lambda row: row.workers or 0, "batch", lambda row: str(row.batch_size))
+        )
     for command, group in _by_command(found.advice).items():
         console.print()
         for advice in group:
@@ -71,54 +77,32 @@ def _figure(advice: Advice) -> str:
             return f"{_rate(advice.row)} images/s"
 
 
-def _ready(rows: Sequence[BenchRow]) -> Table:
-    """Images per second for each batch size; the other columns belong to the best one."""
-    sizes = sorted({row.batch_size for row in rows})
-    table = _table("images/s, decoded images", [f"b{size}" for size in sizes])
-    for name in ("ms", "MB", "cosine", "top-1", "limit"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for _, group in groupby(rows, key=lambda row: row.candidate):
-        by_size = {row.batch_size: row for row in group}
+def _rates(
+    title: str,
+    prefix: str,
+    rows: Sequence[BenchRow],
+    name_of: Callable[[BenchRow], str],
+    size_of: Callable[[BenchRow], int],
+    extra: str,
+    extra_of: Callable[[BenchRow], str],
+) -> Table:
+    """Images a second of each candidate for each size; the last columns describe its best size."""
+    sizes = sorted({size_of(row) for row in rows})
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
+    table.add_column(title)
+    for column in (*(f"{prefix}{size}" for size in sizes), extra, *LAST_COLUMNS):
+        table.add_column(column, justify="right", no_wrap=True)
+    for name, group in groupby(rows, key=name_of):
+        by_size = {size_of(row): row for row in group}
         best = max(by_size.values(), key=lambda row: row.images_per_second)
         share = "" if best.limit_share is None else f"{best.limit_share:.0%}"
-        latency = "" if best.latency_ms is None else f"{best.latency_ms:,.1f}"
-        table.add_row(
-            str(best.candidate),
-            *(_cell(by_size.get(size), best) for size in sizes),
-            latency,
-            _megabytes(best),
-            *_likeness(best),
-            share,
-        )
+        cells = (_cell(by_size.get(size), best) for size in sizes)
+        table.add_row(name, *cells, extra_of(best), _megabytes(best), *_likeness(best), share)
     return table
 
 
-def _read(rows: Sequence[BenchRow]) -> Table:
-    """Images per second for each number of workers."""
-    counts = sorted({row.workers for row in rows if row.workers is not None})
-    table = _table("images/s, from files", [f"j{count}" for count in counts])
-    for name in ("batch", "MB", "cosine", "top-1", "limit"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for _, group in groupby(rows, key=lambda row: (row.candidate, row.decode)):
-        by_count = {row.workers: row for row in group}
-        best = max(by_count.values(), key=lambda row: row.images_per_second)
-        table.add_row(
-            f"{best.candidate}, {best.decode}",
-            *(_cell(by_count.get(count), best) for count in counts),
-            str(best.batch_size),
-            _megabytes(best),
-            *_likeness(best),
-            "" if best.limit_share is None else f"{best.limit_share:.0%}",
-        )
-    return table
-
-
-def _table(first: str, numbers: Sequence[str]) -> Table:
-    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
-    table.add_column(first)
-    for name in numbers:
-        table.add_column(name, justify="right", no_wrap=True)
-    return table
+def _latency(row: BenchRow) -> str:
+    return "" if row.latency_ms is None else f"{row.latency_ms:,.1f}"
 
 
 def _cell(row: BenchRow | None, best: BenchRow) -> Text:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,9 +72,9 @@ def run_on(job: EvaluateJob, examples: Sequence[Example], watcher: Reporter) -> 
     return Run(job.inputs, job.running, watcher, listing)
 
 
-def check_any_read(done: Sequence[object], failures: Sequence[Failure]) -> None:
+def check_any_read(done: Sized, failures: Sequence[Failure]) -> None:
     """Raise InputError if no image could be read."""
-    if not done:
+    if not len(done):
         first = failures[0]
         raise InputError(
             f"none of {len(failures)} images can be read; "

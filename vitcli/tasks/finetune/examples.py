@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 import torch
 
 from vitcli.checkpoints.load import Model
-from vitcli.errors import InputError, printable
+from vitcli.errors import InputError
 from vitcli.images.augment import LEVELS
 from vitcli.images.sources import FoundSource
 from vitcli.jobs.listing import Listing
 from vitcli.jobs.run import Ready, Run
 from vitcli.records import Batch, Classified, Failure, FoundImage
 from vitcli.sinks.memory import ListSink
+from vitcli.tasks.evaluate.job import check_any_read
 from vitcli.tasks.finetune.features import features
 from vitcli.tasks.finetune.job import FinetuneJob, TrainingReporter
 from vitcli.tasks.finetune.recipe_choice import ChosenRecipe
@@ -47,9 +48,9 @@ class FeedMaker:
         failed = [row for row in sink.rows if isinstance(row, Failure)]
         failures = self._gathered(failed, mine)
         broken = {failure.ref.index for failure in failures}
-        if len(broken) == len(examples):
-            raise _none_of(examples, failures)
-        return [e for place, e in enumerate(examples) if place not in broken], failures
+        readable = [e for place, e in enumerate(examples) if place not in broken]
+        check_any_read(readable, failures)
+        return readable, failures
 
     def of_features(self, examples: Sequence[Example]) -> tuple[Feed, list[Example], list[Failure]]:
         """Compute the features that a head reads. Return their feed, the readable examples, and the
@@ -61,8 +62,7 @@ class FeedMaker:
         placed = {mine[place]: vector for place, vector in ours.items()}
         every = {p: v for part in self.group.gather(placed) for p, v in part.items()}
         failures = self._gathered(failed, mine)
-        if not every:
-            raise _none_of(examples, failures)
+        check_any_read(every, failures)
         kept = sorted(every)
         examples = [examples[place] for place in kept]
         labels = torch.tensor(self._numbers(examples))
@@ -121,11 +121,3 @@ class FeedMaker:
         batch = min(self.chosen.batch_size * self.job.training.accumulate, count)
         batch = max(self.group.size, batch - batch % self.group.size)
         return Order(count, batch, self.job.training.seed, self.group)
-
-
-def _none_of(examples: Sequence[Example], failures: Sequence[Failure]) -> InputError:
-    first = failures[0]
-    return InputError(
-        f"none of {len(examples)} images can be read; the first, "
-        f"{printable(first.ref.path)}: {first.message}"
-    )
