@@ -55,7 +55,13 @@ class Listing:
         self.sources = [source.rereadable() for source in self.sources]
 
 
-def list_inputs(inputs: Inputs, note: Callable[[str], None], *, is_once: bool = False) -> Listing:
+def list_inputs(
+    inputs: Inputs,
+    note: Callable[[str], None],
+    *,
+    shard: Shard | None = None,
+    is_once: bool = False,
+) -> Listing:
     """The images that are named. Raises InputError for a directory or pattern without images."""
     omissions = Omissions(note)
     scan = scan_of(inputs, omissions)
@@ -68,7 +74,7 @@ def list_inputs(inputs: Inputs, note: Callable[[str], None], *, is_once: bool = 
     if absent := all_absent(found):
         more = f" (and {len(absent) - 1:,} more)" if len(absent) > 1 else ""
         note(f"{printable(absent[0])} does not exist{more}: nothing can be read")
-    return Listing(found, omissions, is_once=is_once, notes_unread=not inputs.extensions)
+    return Listing(found, omissions, shard, is_once, notes_unread=not inputs.extensions)
 
 
 def scan_of(inputs: Inputs, omissions: Omissions) -> Scan:

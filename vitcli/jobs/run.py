@@ -128,7 +128,6 @@ class Run:
 
         A second round follows if rows of the interrupted run are out of date.
         """
-        self.listing.shard = output.resuming.shard
         output.check()
         if output.is_special:
             work = make_ready(specs)

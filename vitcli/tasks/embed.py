@@ -76,7 +76,8 @@ def embed(job: EmbedJob, watcher: Reporter | None = None, sink: Sink | None = No
     Raises VitError for errors that end the run; an image that fails is a line of the index.
     """
     watcher = watcher or NullReporter()
-    run = Run(job.inputs, job.running, watcher, list_inputs(job.inputs, watcher.note))
+    listing = list_inputs(job.inputs, watcher.note, shard=job.resuming.shard)
+    run = Run(job.inputs, job.running, watcher, listing)
     ready = partial(_ready, job, run)
     if sink is not None:
         return run.into(sink, ready([job.model]))

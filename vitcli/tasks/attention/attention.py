@@ -101,7 +101,8 @@ def attention(
     Raises VitError for errors that end the run; an image that fails is a row.
     """
     watcher = watcher or NullReporter()
-    listing = list_inputs(job.inputs, watcher.note, is_once=job.out is not None)
+    shard, is_once = job.resuming.shard, job.out is not None
+    listing = list_inputs(job.inputs, watcher.note, shard=shard, is_once=is_once)
     run = Run(job.inputs, job.running, watcher, listing)
     tree = None if job.out is None else _tree(job, job.out, listing)
     with ExitStack() as open_things:

@@ -86,7 +86,8 @@ def classify(
     Raises VitError for errors that end the run; an image that fails is a row.
     """
     watcher = watcher or NullReporter()
-    run = Run(job.inputs, job.running, watcher, list_inputs(job.inputs, watcher.note))
+    listing = list_inputs(job.inputs, watcher.note, shard=job.resuming.shard)
+    run = Run(job.inputs, job.running, watcher, listing)
     takes = None if job.select is None else _selected(job.select)
     with ExitStack() as open_things:
         ready = partial(_ready, job, run, open_things)
