@@ -1,21 +1,21 @@
-"""How far `--dtype bf16` and `--quantize int8` are from fp32, on each engine.
+"""The agreement of `--dtype bf16` and `--quantize int8` with fp32, on each engine.
 
     apt-get download tuxpaint-stamps-default mate-backgrounds
     for package in *.deb; do dpkg -x $package photos; done
     python benchmarks/agreement.py --photos photos --folder /tmp/agreement
 
-prints a table in Markdown for each of
+prints a Markdown table for each of
 
-- the demo model, on the digits that it was not trained on;
+- the demo model, on the held-out digits;
 - a ViT of 2.8 million parameters, trained here (minutes on two idle processors) to tell
-  photographed things apart, on pictures that are held out. A picture is one of CLASSES cut-out
-  photographs (animals, fruit, tools, cars), turned, scaled and lit at random, in front of a part
-  of another photograph; those held out have parts of their own;
-- a ViT-B/16 of random weights, as transformers draws them, and with queries and keys so large that
-  attention has peaks, as it has in trained networks.
+  photographed things apart, on held-out images. An image shows one of CLASSES cut-out photographs
+  (animals, fruit, tools, cars), turned, scaled and lit at random, in front of a part of another
+  photograph; the held-out images use other parts;
+- a ViT-B/16 with random weights, as transformers draws them, and again with queries and keys that
+  are large enough for attention to have peaks, as in trained networks.
 
-Every number comes from the pictures' files through `vitcli.classify` and `vitcli.embed`. What is
-made stays in `--folder`, and a second run takes it from there.
+Every number comes from image files through `vitcli.classify` and `vitcli.embed`. The images and
+models stay in `--folder` for the next run.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ WAYS: tuple[dict[str, Any], ...] = (
 
 CLASSES, TRAINED_ON, HELD_OUT = 16, 3008, 1024
 DRAWN = {"cartoon", "symbols", "seasonal", "clothes", "town", "space", "people", "hobbies", "toys"}
-SIDE = 128  # of a picture's file
+SIDE = 128  # pixels of an image's file
 EPOCHS, WARMUP, BATCH = 12, 1.0, 64
 LEARNING_RATE, WEIGHT_DECAY, SMOOTHING = 1e-3, 0.05, 0.1
 CONFIG = ViTConfig(
@@ -96,7 +96,7 @@ def main() -> None:
 
 
 def compare(model: Path | str, folder: Path, *, classes: bool) -> None:
-    """A row for each way. The folder that a picture lies in has the name of its class."""
+    """Print a row for each way. The folder of an image has the name of its class."""
     loaded, paths = vitcli.load(str(model)), [str(path) for path in sorted(folder.rglob("*.*"))]
     truth = [Path(path).parent.name for path in paths]
     exact = Answers.of(loaded, paths, EXACT, classes)
@@ -121,7 +121,7 @@ def compare(model: Path | str, folder: Path, *, classes: bool) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What the commands give for the pictures."""
+    """The labels and embeddings of the images."""
 
     labels: list[str]
     embeddings: NDArray[np.float32]
@@ -137,7 +137,7 @@ class Answers:
         return Answers(labels, found.embeddings)
 
     def share(self, labels: Sequence[str]) -> float:
-        """Of the pictures that have these labels."""
+        """The share of images whose label is the one in `labels`."""
         return float(np.mean([a == b for a, b in zip(self.labels, labels, strict=True)]))
 
 
@@ -163,7 +163,7 @@ def digits(photos: Path, folder: Path) -> Parts:
 
 
 def things(photos: Path, folder: Path) -> Parts:
-    """Pictures and the model that is trained on others like them."""
+    """Make images, and the model that is trained on similar ones."""
     model, held_out = folder / "things", folder / "held-out"
     if not (model / "config.json").exists():
         names, pixels, labels = [path.stem for path in cut_outs(photos)], [], []
@@ -185,14 +185,14 @@ def things(photos: Path, folder: Path) -> Parts:
 
 
 def cut_outs(photos: Path) -> list[Path]:
-    """Photographs without their background; drawings are left out."""
+    """The photographs without background; drawings are left out."""
     found = (photos / "usr/share/tuxpaint/stamps").rglob("*.png")
     good = sorted(path for path in found if DRAWN.isdisjoint(path.parts))
     return [good[i * len(good) // CLASSES] for i in range(CLASSES)]
 
 
 def pictures(photos: Path, count: int, *, is_held_out: bool) -> Iterator[tuple[Image.Image, int]]:
-    """Things in front of scenes, and their numbers: the same ones in every run.
+    """Draw images of things in front of scenes, with class numbers, the same in every run.
 
     The right third of a scene is for the pictures that are held out.
     """
@@ -256,7 +256,7 @@ def fit(network: VisionTransformer, pixels: Tensor, labels: Tensor) -> None:
 
 
 def random_weights(photos: Path, folder: Path) -> Parts:
-    """ViT-B/16 for 64 of the held-out pictures."""
+    """Compare a ViT-B/16 on 64 of the held-out images."""
     from transformers import ViTConfig as HFConfig
     from transformers import ViTImageProcessorPil, ViTModel
 

@@ -1,11 +1,11 @@
-"""Images a second from files to JSON lines: vit and its peers in turn, as processes, in one run.
+"""Images a second from files to JSON lines: vit and its peers, each in its own process, in turn.
 
     python benchmarks/end_to_end.py CASE --material /tmp/material --peers /envs/peers/bin/python
 
-A case is a model and a folder of `material.py`; its contenders run one after the other, `--rounds`
-times. Time is counted from the row that ends the second batch, so that neither start-up nor what
-is decoded ahead counts, to the last; a ratio is that of one round, and of the ratios the median is
-told. Peak memory is that of the largest process. `--peers` is the Python that has them.
+A case is a model and a folder made by `material.py`. Its contenders run one after the other, for
+`--rounds` rounds. Time counts from the last row of the second batch to the last row, so that
+start-up and images decoded ahead do not count. Ratios are taken within a round, and their median is
+printed. Peak memory is that of the largest process. `--peers` is the Python with the peers.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 BATCH = 16
-SKIPPED = 2 * BATCH  # rows
+SKIPPED_ROWS = 2 * BATCH
 HERE = Path(__file__).parent
 PEERS = ("transformers", "timm", "openvino")
 HF, HF_FAST = ["transformers"], ["transformers", "--fast"]
@@ -30,8 +30,8 @@ OPENVINO = ["--engine", "openvino"]
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """Contenders by name; the first one is what the others are measured against. Those whose
-    arguments begin with a peer's name are run by `peers.py`, the rest by `vit classify`."""
+    """The contenders by name; the others are compared with the first one. `peers.py` runs those
+    whose arguments begin with a peer's name, `vit classify` the rest."""
 
     model: str
     folder: str
@@ -92,7 +92,7 @@ def command(case: Case, asked: list[str], material: Path, files: Path, peers: st
 
 
 def run(words: list[str], images: int) -> tuple[float, float, float]:
-    """Images a second, seconds of the whole process, and megabytes of its largest process."""
+    """Return images a second, seconds of the process, and megabytes of its largest process."""
     started = time.perf_counter()
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stderr is not None
@@ -102,7 +102,7 @@ def run(words: list[str], images: int) -> tuple[float, float, float]:
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode or len(at) != images:
         raise SystemExit(f"{' '.join(words)}\ngave {len(at)} of {images} rows\n{complaint}")
-    rate = (images - SKIPPED) / (at[-1] - at[SKIPPED - 1])
+    rate = (images - SKIPPED_ROWS) / (at[-1] - at[SKIPPED_ROWS - 1])
     return rate, time.perf_counter() - started, usage.ru_maxrss / 1024
 
 
@@ -137,7 +137,7 @@ def main() -> None:
 
 
 def links(photographs: list[Path], count: int) -> Path:
-    """A folder of `count` names for the photographs, in turn."""
+    """Make a folder of `count` links, in which the photographs repeat."""
     folder = photographs[0].parent.with_name(f"{photographs[0].parent.name}-{count}")
     folder.mkdir(exist_ok=True)
     for number in range(count):

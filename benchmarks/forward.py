@@ -1,11 +1,11 @@
-"""Images a second of the network alone, on ready tensors: vit's engines and the libraries' own.
+"""Images a second of the network alone, on ready tensors: vit's engines against the libraries'.
 
     python benchmarks/forward.py --material /tmp/material --model b --batch-size 16
 
-Each runs in turn, `--rounds` times; the median is told, and its share of the machine's own matrix
-product in the same precision (`vitcli.models.limit`), measured in the same run. transformers,
-ONNX Runtime and OpenVINO run what they make themselves of the same weights; their time is that of
-a batch of normalised fp32 pixels. vit's is that of the same batch as bytes.
+They take turns for `--rounds` rounds. It prints the median, and its share of the rate of the
+machine's matrix products in the same precision (`vitcli.models.limit`), measured in the same run.
+transformers, ONNX Runtime and OpenVINO convert the same weights themselves, and their time is for a
+batch of normalised fp32 pixels. vit's time is for the same batch as bytes.
 """
 
 from __future__ import annotations

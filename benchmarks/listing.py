@@ -1,9 +1,9 @@
-"""A tree of a million pictures: seconds to the first row, memory of every process of the run.
+"""A tree of a million images: seconds to the first row, and the memory of every process.
 
     python benchmarks/listing.py --files 1000000 --folder /tmp/million
 
-makes hard links to 40 small pictures, once in a single folder and once in folders of a thousand,
-runs `vit classify` over each with the network left out, and prints a table in Markdown. Linux.
+makes hard links to 40 small images, once in a single folder and once in folders of a thousand,
+runs `vit classify` on both without the network, and prints a Markdown table. Linux only.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from PIL import Image
 INODES = 40  # a file of ext4 has 65,000 names at most
 PER_FOLDER = 1000
 
-# The command itself, but for the network: every image gets the label 0.
+# The command without the network: every image gets the label 0.
 STUBBED = """
 import sys
 from vitcli import cli
 from vitcli.records import Classified, Prediction
-from vitcli.tasks.classify.classify import classify
+from vitcli.tasks.classify import classify
 
 found = (Prediction("0", 0, 1.0),)
 classify._forward = lambda *given: lambda batch: [Classified(ref, found) for ref in batch.refs]
 sys.exit(cli.main(sys.argv[1:]))
 """
-# The listing alone.
+# Only the listing.
 LISTED = """
 import resource, sys, time
 from vitcli.images.sources import count, iter_refs, open_sources
@@ -84,7 +84,7 @@ def make_seeds(folder: Path) -> list[Path]:
 
 
 def make_tree(tree: Path, seeds: list[Path], files: int, per_folder: int) -> None:
-    """Hard links, in an order that is not theirs."""
+    """Make hard links in random order."""
     for index in range(files):
         number = index * 7919 % files
         folder = tree / f"{number // per_folder:04}"
@@ -101,7 +101,7 @@ def listing(tree: Path) -> str:
 
 
 def run(tree: Path, files: int, workers: int) -> str:
-    """Times and memory of one run, as its reader sees them."""
+    """Measure times and memory of one run by reading its output."""
     command = [sys.executable, "-c", STUBBED, "classify", tree, "-m", "demo", "-k", "1", "-q"]
     started = time.perf_counter()
     with subprocess.Popen(
@@ -128,7 +128,7 @@ def session_of(leader: int) -> list[int]:
 
 
 def memory(pid: int, field: str) -> float:
-    """Megabytes, as the kernel counts them."""
+    """The memory of a process in megabytes, by a field of /proc/PID/status."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith(field + ":"):
             return int(line.split()[1]) / 1024

@@ -1,10 +1,10 @@
-"""Models and photographs for the other benchmarks: the same photographs give the same material.
+"""Make models and images for the other benchmarks; the same photographs give the same material.
 
     python benchmarks/material.py --photos ~/Pictures --folder /tmp/material
 
-Models: ViT-Ti/16, S/16 and B/16 of random weights, as transformers and timm write them, with a
-thousand labels. Photographs: crops of those in `--photos`, turned and scaled, `small` of 500x375
-(ImageNet's typical size) and `large` of 4000x3000 (a telephone's), as JPEG of quality 90.
+The models are ViT-Ti/16, S/16 and B/16 with random weights and a thousand labels, in the layouts of
+transformers and timm. The images are crops of `--photos`, turned and scaled: `small` of 500x375
+(typical of ImageNet) and `large` of 4000x3000 (a telephone's), as JPEG of quality 90.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def make_models(folder: Path) -> None:
 
 
 def make_photographs(sources: list[Path], folder: Path, size: tuple[int, int], count: int) -> None:
-    """`count` pictures, a crop of each source in turn, no smaller than half of `size`."""
+    """Make `count` images, each a crop of the next source, at least half as large as `size`."""
     draw = np.random.default_rng(0)
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(count):

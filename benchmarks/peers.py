@@ -1,13 +1,13 @@
-"""What vit is measured against, each as its own documentation has it: a folder in, JSON lines out.
+"""The peers of vit, each used as its documentation shows: a folder in, JSON lines out.
 
     python benchmarks/peers.py transformers MODEL FOLDER [--fast] [--dtype bf16] [--batch-size N]
     python benchmarks/peers.py timm MODEL FOLDER [--dtype bf16] [--batch-size N]
     python benchmarks/peers.py openvino MODEL FOLDER [--dtype bf16] [--batch-size N]
 
-`transformers` is its pipeline, with images preprocessed by Pillow, or with `--fast` by torchvision.
-`timm` is its dataset, loader and model, as its `inference.py` puts them together.
-`openvino` reads no files: it runs transformers' network on one batch that is ready, over and over.
-A line is flushed when it is there, so that whoever reads can tell the time.
+`transformers` runs its pipeline, which preprocesses with Pillow, or with torchvision for `--fast`.
+`timm` runs its dataset, loader and model as in its `inference.py`.
+`openvino` reads no files: it runs transformers' network repeatedly on one ready batch.
+Each line is flushed at once, so that the reader can measure the time.
 """
 
 from __future__ import annotations

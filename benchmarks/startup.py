@@ -1,10 +1,10 @@
-"""What one image costs with a local model: the whole process, against what it cannot do without.
+"""The time of a whole process for one image with a local model, against the least it could take.
 
     python benchmarks/startup.py --material /tmp/material --model b
 
-The floor is a Python that imports torch and reads the bytes of the weights once. Both run in turn,
-`--rounds` times, with the files in the system's cache; the medians are told, and that of the
-differences.
+The floor is a Python that imports torch and reads the bytes of the weights once. They take turns
+for `--rounds` rounds, with the files in the system's cache. It prints the medians of the times and
+of their differences.
 """
 
 from __future__ import annotations

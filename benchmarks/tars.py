@@ -1,12 +1,11 @@
-"""A tar beside the same images as files: images a second of both, and memory over a long tar.
+"""A tar against the same images as files: images a second of both, and memory during a long tar.
 
     python benchmarks/tars.py --photos /tmp/material/small-4000 --folder /tmp/tars [--cold]
 
-makes copies of the photographs, packs them, and runs `vit classify` with the network left out, as
-`listing.py` does, over both in turn. Time is counted as in `end_to_end.py`,
-and of the ratios of all rounds the median is told. `--cold` drops the page cache before each run
-(root, Linux). `--long 20000` runs once over a tar of as many members, and tells the memory of every
-process on the way.
+copies the images, packs them, and runs `vit classify` without the network, as `listing.py` does,
+on both in turn. It counts time as `end_to_end.py` does, and prints the median of the ratios of all
+rounds. `--cold` drops the page cache before each run (root, Linux). `--long 20000` runs once on a
+tar of that many members, and prints the memory of every process during the run.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from listing import STUBBED, memory, session_of
 
 VIT = [sys.executable, "-c", STUBBED, "classify"]
 DEMO = ["-m", "demo", "-k", "1", "-b", "16", "-q"]
-SHARES = (0.1, 0.5, 0.9)  # of a long tar
+SHARES = (0.1, 0.5, 0.9)  # of a long tar, at which the memory is measured
 
 
 def main() -> None:
@@ -38,7 +37,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--workers", default="2")
     parser.add_argument("--cold", action="store_true")
-    parser.add_argument("--long", type=int, help="members of a tar that is run over once instead")
+    parser.add_argument(
+        "--long", type=int, help="run once on a tar of N members instead", metavar="N"
+    )
     asked = parser.parse_args()
     photos = sorted(asked.photos.iterdir())
     asked.folder.mkdir()
@@ -48,7 +49,7 @@ def main() -> None:
     )
     try:
         if asked.long:
-            tell_memory(packed(asked.folder, photos, asked.long), asked.long, asked.workers)
+            print_memory(packed(asked.folder, photos, asked.long), asked.long, asked.workers)
         else:
             compare(asked, photos)
     finally:
@@ -56,7 +57,7 @@ def main() -> None:
 
 
 def packed(folder: Path, photos: list[Path], count: int) -> Path:
-    """A tar of the photographs, again and again, as Python's tarfile writes it."""
+    """Write a tar of `count` members, in which the photographs repeat."""
     archive = folder / "images.tar"
     with tarfile.open(archive, "w", dereference=True) as tar:
         for number in range(count):
@@ -93,7 +94,7 @@ def compare(asked: argparse.Namespace, photos: list[Path]) -> None:
     )
 
 
-def tell_memory(archive: Path, count: int, workers: str) -> None:
+def print_memory(archive: Path, count: int, workers: str) -> None:
     print("| images | main, MB | a worker, MB |\n|---|---|---|")
     marks = [round(count * share) for share in SHARES]
     with subprocess.Popen(

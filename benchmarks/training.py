@@ -1,12 +1,12 @@
-"""Seconds of a training step, and the memory it takes: vit's networks and transformers' own.
+"""Seconds and memory of a training step: vit's networks against transformers'.
 
     python benchmarks/training.py --material /tmp/material --model b --batch-size 8
     python benchmarks/training.py --material /tmp/material --memory
 
-All of them go through vit's own loop (`vitcli.training.loop.Trainer`): the same batch of pixels,
-the same loss, clipping, and AdamW with the same groups; only the network differs. They take turns,
-`--rounds` times; told are the median, the fastest, and the median of the shares of the first in
-the same round. `--memory` gives each a process of its own and tells its peak.
+All of them train in vit's loop (`vitcli.training.loop.Trainer`) with the same batch of pixels, the
+same loss, clipping, and AdamW with the same groups; only the network differs. They take turns for
+`--rounds` rounds. It prints the median, the fastest, and the median ratio to the first contender in
+the same round. `--memory` runs each in its own process and prints its peak.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ PLAN = Preprocess((224, 224), (224, 224))
 
 @dataclass(slots=True)
 class SameBatch:
-    """A feed that gives one batch of noise again and again."""
+    """A feed that repeats one batch of noise."""
 
     order: Order
 
@@ -56,7 +56,7 @@ class SameBatch:
 
 
 class TheirLogits(nn.Module):
-    """transformers' model as a function of pixels."""
+    """A module that returns the logits of transformers' model."""
 
     def __init__(self, folder: Path, checkpointing: bool) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class TheirLogits(nn.Module):
 
 
 def steps_of(name: str, folder: Path, batch: int, checkpointing: bool = False) -> Iterator[object]:
-    """An iterator that trains: something comes out after every step."""
+    """Train without end, and yield after every step."""
     whose, dtype = name.split()
     autocast = None
     if whose == "vit":
@@ -103,7 +103,7 @@ def steps_of(name: str, folder: Path, batch: int, checkpointing: bool = False) -
     events = trainer.run()
     while True:
         yield next(events)  # the step
-        next(events)  # the end of its epoch, in which nothing is judged
+        next(events)  # the end of its epoch, without held-out images
 
 
 def measure(folder: Path, batch: int, rounds: int) -> None:
@@ -147,8 +147,10 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--memory", action="store_true")
-    parser.add_argument("--alone", choices=CONTENDERS, help="two steps, then its peak in MB")
-    parser.add_argument("--checkpointing", action="store_true", help="of the one that is alone")
+    parser.add_argument(
+        "--alone", choices=CONTENDERS, help="run two steps and print the peak in MB"
+    )
+    parser.add_argument("--checkpointing", action="store_true", help="for --alone")
     args = parser.parse_args()
     folder = args.material / f"vit-{args.model}16"
     if args.alone:

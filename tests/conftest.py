@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 import pytest
 import torch
 
+from tests.fixtures.forks import ForkServer, fork_server
 from tests.fixtures.photos import Corpus, make_photos
 from tests.fixtures.tiny import tiny_hf
 from vitcli.cli import main
@@ -63,7 +63,7 @@ def vit(
     monkeypatch: pytest.MonkeyPatch,
     capfdbinary: pytest.CaptureFixture[bytes],
     clean_env: dict[str, str],
-    vit_process: Vit,
+    request: pytest.FixtureRequest,
 ) -> Vit:
     """Run `vit` through `main`, in this process, in `tmp_path`, without a terminal.
 
@@ -74,6 +74,7 @@ def vit(
         *args: str | Path, input: bytes | None = None, env: dict[str, str] | None = None
     ) -> Ended:
         if env is not None:
+            vit_process: Vit = request.getfixturevalue("vit_process")
             return vit_process(*args, input=input, env=env)
         monkeypatch.chdir(tmp_path)
         for name in os.environ.keys() - clean_env.keys():
@@ -89,22 +90,32 @@ def vit(
     return run
 
 
+@pytest.fixture(scope="session")
+def vits(
+    tmp_path_factory: pytest.TempPathFactory, clean_env: dict[str, str]
+) -> Iterator[ForkServer]:
+    """Processes of `vit` that start at once."""
+    with fork_server(tmp_path_factory.mktemp("vits"), clean_env) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def scripts(vits: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `vit` and `python`, to stand first on the PATH of a shell."""
+    folder = tmp_path_factory.mktemp("bin")
+    vits.write_scripts(folder)
+    return folder
+
+
 @pytest.fixture
-def vit_process(tmp_path: Path, clean_env: dict[str, str]) -> Vit:
+def vit_process(tmp_path: Path, vits: ForkServer, clean_env: dict[str, str]) -> Vit:
     """Run `vit` as a process of its own, in `tmp_path`, without a terminal."""
 
     def run(
         *args: str | Path, input: bytes | None = None, env: dict[str, str] | None = None
     ) -> Ended:
-        process = subprocess.run(
-            [sys.executable, "-m", "vitcli", *map(str, args)],
-            input=input or b"",
-            capture_output=True,
-            cwd=tmp_path,
-            env={**clean_env, **(env or {})},
-            timeout=120,
-        )
-        return ended(process.returncode, process.stdout, process.stderr)
+        child = vits.vit(*args, stdin=input or b"", cwd=tmp_path, env={**clean_env, **(env or {})})
+        return ended(child.wait(), child.out, child.errors.read_bytes())
 
     return run
 
@@ -171,12 +182,29 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Way, Path]
         yield way, folder
 
 
+@pytest.fixture(scope="module")
+def two_workers(clean_env: dict[str, str]) -> Iterator[str]:
+    """The address of a Ray cluster of this machine with two processors. In this process `--ray`
+    goes to it."""
+    import ray
+
+    from vitcli.fleet import cluster
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {**cluster.QUIET, **clean_env}.items():
+            patch.setenv(name, value)
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="CRITICAL")
+        yield ray.get_runtime_context().gcs_address
+        ray.shutdown()
+
+
 @pytest.fixture
 def reached(
     store: tuple[Way, Path], clean_env: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> Way:
+) -> Iterator[Way]:
     """The way to the bucket, without faults, for this process and those that it starts."""
-    from tests.fixtures.store import reach
+    from tests.fixtures.store import part, reach
 
     reach(store[0], clean_env, monkeypatch)
-    return store[0]
+    yield store[0]
+    part()

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,6 @@ from PIL import Image
 
 from tests.conftest import Vit
 from tests.fixtures.digits import make_digits
-from tests.fixtures.shell import scripts
 from vitcli.cli.completion import commands
 
 ROOT = Path(__file__).parents[1]
@@ -50,28 +49,50 @@ def without_scores(text: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, clean_env: dict[str, str]) -> Iterator[Path]:
-    """A fresh folder with the examples, and `vit` and `python` on its PATH."""
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh folder with the examples."""
     path = tmp_path_factory.mktemp("readme")
     shutil.copytree(ROOT / "examples", path / "examples")
-    with scripts(path / "bin", clean_env):
-        yield path
+    return path
 
 
-@pytest.mark.parametrize(("command", "expected"), steps())
+@pytest.fixture(scope="module")
+def ended(
+    folder: Path, scripts: Path, clean_env: dict[str, str]
+) -> Callable[[int], subprocess.CompletedProcess[str]]:
+    """How the command of a step ended, which was run once, after those of all steps before it."""
+    env = {**clean_env, "PATH": f"{scripts}:{clean_env['PATH']}"}
+    done: list[subprocess.CompletedProcess[str]] = []
+
+    def ended(number: int) -> subprocess.CompletedProcess[str]:
+        for command, _ in steps()[len(done) : number + 1]:
+            done.append(
+                subprocess.run(
+                    command,
+                    shell=True,
+                    cwd=folder,
+                    env=env,
+                    capture_output=True,
+                    text=True,
+                    timeout=120,
+                )
+            )
+        return done[number]
+
+    return ended
+
+
+@pytest.mark.parametrize("number", range(len(steps())), ids=[command for command, _ in steps()])
 def test_a_console_command_prints_what_the_readme_shows(
-    folder: Path, clean_env: dict[str, str], command: str, expected: str
+    ended: Callable[[int], subprocess.CompletedProcess[str]], number: int
 ) -> None:
-    env = {**clean_env, "PATH": f"{folder / 'bin'}:{clean_env['PATH']}"}
-    ended = subprocess.run(
-        command, shell=True, cwd=folder, env=env, capture_output=True, text=True, timeout=120
-    )
-    assert "Traceback" not in ended.stderr
+    done, (_, expected) = ended(number), steps()[number]
+    assert "Traceback" not in done.stderr
     if expected:
-        assert without_scores(ended.stdout) == without_scores(expected)
-        assert scores(ended.stdout) == pytest.approx(scores(expected), abs=1e-4)
+        assert without_scores(done.stdout) == without_scores(expected)
+        assert scores(done.stdout) == pytest.approx(scores(expected), abs=1e-4)
     else:
-        assert ended.returncode == 0, ended.stderr
+        assert done.returncode == 0, done.stderr
 
 
 def test_the_section_on_training_runs_as_written(
@@ -116,17 +137,16 @@ def test_the_python_example_runs(folder: Path, clean_env: dict[str, str]) -> Non
         [sys.executable, "-c", code], cwd=folder, env=clean_env, capture_output=True, text=True
     )
     assert ended.returncode == 0, ended.stderr
-    assert len(ended.stdout.splitlines()) == 2 + len(list((ROOT / "examples").glob("*.png")))
+    images = len(list((ROOT / "examples").glob("*.png")))
+    assert len(ended.stdout.splitlines()) == 2 * images + 2
 
 
 def test_the_picture_is_the_one_that_the_command_above_it_draws(
-    folder: Path, clean_env: dict[str, str]
+    folder: Path, ended: Callable[[int], subprocess.CompletedProcess[str]]
 ) -> None:
+    [number] = [n for n, (command, _) in enumerate(steps()) if command.startswith("vit attention")]
+    ended(number)
     made = folder / "looks" / "examples" / "digit-7-0007.png.png"
-    if not made.exists():
-        [command] = [command for command, _ in steps() if command.startswith("vit attention")]
-        env = {**clean_env, "PATH": f"{folder / 'bin'}:{clean_env['PATH']}"}
-        subprocess.run(command, shell=True, cwd=folder, env=env, check=True, capture_output=True)
     ours, shown = (
         np.asarray(Image.open(file).convert("RGB"), np.int16)
         for file in (made, ROOT / "docs" / "attention.png")
@@ -144,7 +164,9 @@ def test_every_option_that_is_named_exists() -> None:
             assert set(re.findall(r"(?<= )--?[a-z0][\w-]*", call)) <= known, call
 
 
-def test_the_crontab_line_does_its_work(folder: Path, clean_env: dict[str, str]) -> None:
+def test_the_crontab_line_does_its_work(
+    folder: Path, scripts: Path, clean_env: dict[str, str]
+) -> None:
     """Cron's own rules: five fields of time, and a percent sign is a newline unless escaped."""
     [block] = blocks("crontab")
     [line] = [line for line in block.splitlines() if not line.startswith("#")]
@@ -156,7 +178,7 @@ def test_the_crontab_line_does_its_work(folder: Path, clean_env: dict[str, str])
     for image in (ROOT / "examples").glob("*.png"):
         shutil.copy(image, folder / "srv" / "photos" / f"{image.stem}.jpg")
     command = command.replace("\\%", "%").replace("/srv/", f"{folder}/srv/")
-    env = {**clean_env, "PATH": f"{folder / 'bin'}:{clean_env['PATH']}", "VIT_MODEL": "demo"}
+    env = {**clean_env, "PATH": f"{scripts}:{clean_env['PATH']}", "VIT_MODEL": "demo"}
     ended = subprocess.run(
         ["/bin/sh", "-c", command], env=env, capture_output=True, text=True, timeout=120
     )

@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-import sys
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ import pytest
 import yaml
 
 from tests.faults.test_resume import assert_same_rows
-from tests.fixtures.shell import scripts
 from tests.fixtures.store import Way
 from tests.test_readme import ROOT
 
@@ -30,7 +28,7 @@ Run = Callable[..., str]
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, clean_env: dict[str, str]) -> Iterator[Run]:
+def run(tmp_path_factory: pytest.TempPathFactory, clean_env: dict[str, str], scripts: Path) -> Run:
     """A block's text in a shell, in a folder with ten images and some tars of two."""
     folder = tmp_path_factory.mktemp("scale")
     images = sorted(shutil.copytree(ROOT / "examples", folder / "photos").iterdir())
@@ -43,7 +41,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, clean_env: dict[str, str]) -> 
     def run(text: str, shell: str = "sh", **env: str) -> str:
         for large, small in SMALL.items():
             text = text.replace(large, small)
-        env = {"PATH": f"{folder / 'bin'}:{clean_env['PATH']}", "VIT_MODEL": "demo", **env}
+        env = {"PATH": f"{scripts}:{clean_env['PATH']}", "VIT_MODEL": "demo", **env}
         ended = subprocess.run(
             [shell, "-e", "-c", text],
             cwd=folder,
@@ -56,9 +54,8 @@ def run(tmp_path_factory: pytest.TempPathFactory, clean_env: dict[str, str]) -> 
         return ended.stderr
 
     run.folder = folder  # type: ignore[attr-defined]
-    with scripts(folder / "bin", clean_env):
-        run("vit embed photos -o one.npy")
-        yield run
+    run("vit embed photos -o one.npy")
+    return run
 
 
 def block(start: str) -> str:
@@ -96,11 +93,11 @@ def test_every_block_is_tried_here() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed: pip install '.[ray]'")
-def test_ray(run: Run) -> None:
-    said = run(block("# Ray: on any node"), RAY_ADDRESS="local")
+def test_ray(run: Run, two_workers: str) -> None:
+    said = run(block("# Ray: on any node"), RAY_ADDRESS=two_workers)
     assert said.startswith("vit: 10 images in ") and len(said.splitlines()) == 1
     assert_is_the_run(run, "ray.npy")
-    run(block("# Ray: one run for each part"), RAY_ADDRESS="local")
+    run(block("# Ray: one run for each part"), RAY_ADDRESS=two_workers)
     folder: Path = run.folder  # type: ignore[attr-defined]
     parts, one = np.load(folder / "ray-000.npy"), np.load(folder / "one.npy")
     np.testing.assert_allclose(parts, one[:4], atol=1e-6)
@@ -161,16 +158,6 @@ def test_kubernetes_with_a_bucket(run: Run, reached: Way, clean_env: dict[str, s
         f"s3://bucket/shards/train-{name}.tar" for name in ("000100", "000100", "000101", "000101")
     ]
     np.testing.assert_allclose(vectors, np.load(folder / "one.npy")[4:8], atol=1e-6)
-
-
-def test_the_simulation_prints_what_is_shown() -> None:
-    ended = subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / "deaths.py")],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert ended.stdout.strip() in SCALE
 
 
 def test_every_linked_file_exists() -> None:

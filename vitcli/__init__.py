@@ -18,7 +18,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
 
 from vitcli.engines import DtypeName, EngineName, Quantize
 from vitcli.errors import VitError
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from vitcli.checkpoints.load import Model
+    from vitcli.images.stream import ImageStream
     from vitcli.models.attention import Heads
     from vitcli.models.vit import Pooling
     from vitcli.records import Attended, Classified, Failure
@@ -36,9 +37,41 @@ if TYPE_CHECKING:
     from vitcli.tasks.attention.query import Layer, Method
 
 __version__ = "0.1.0"
-__all__ = ["Embeddings", "VitError", "__version__", "attention", "classify", "embed", "load"]
+__all__ = [
+    "Embeddings",
+    "ImageStream",
+    "VitError",
+    "__version__",
+    "attention",
+    "classify",
+    "embed",
+    "load",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Import ImageStream, a data set of torch, when it is needed."""
+    if name != "ImageStream":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from vitcli.images.stream import ImageStream
+
+    return ImageStream
+
 
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+
+
+class RunningOptions(TypedDict, total=False):
+    """How a model is run. Without `workers` one process for each processor decodes; workers=0
+    decodes in this process. `attention` runs on engine="torch" only."""
+
+    device: str  # "auto"
+    dtype: DtypeName  # "fp32"
+    engine: EngineName  # "torch"
+    quantize: Quantize | None
+    compile: bool
+    batch_size: int | Literal["auto"]  # 16
+    workers: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +103,7 @@ def load(
 ) -> Model:
     """Load a model: a hub id (`org/name`, `org/name@revision`), a directory, a file, or "demo".
 
-    decode="fast" reads large pictures at a fraction of their size: close pixels, not equal ones.
+    decode="fast" reads large images at a fraction of their size: close pixels, not equal ones.
     image_size is one number or (height, width); position embeddings are resampled for it. The
     network (`.network`) is in eval mode, fp32, on the CPU: pixels (B, 3, H, W) -> logits (B, K).
     drop leaves out tensors that are none of the model's, by pattern: "criterion.*".
@@ -100,45 +133,36 @@ def classify(
     model: str | Model | Sequence[str | Model] = "google/vit-base-patch16-224",
     top_k: int = 5,
     scores: Literal["prob", "logit"] = "prob",
-    device: str = "auto",
-    dtype: DtypeName = "fp32",
-    engine: EngineName = "torch",
-    quantize: Quantize | None = None,
-    compile: bool = False,
-    batch_size: int | Literal["auto"] = 16,
-    workers: int | None = None,
+    devices: Literal["all"] | Sequence[str] = (),
+    ray: str | None = None,
+    **running: Unpack[RunningOptions],
 ) -> list[Classified | Failure]:
     """The best labels of every image: one row for each, in input order.
 
     paths: files, directories (recursive) or glob patterns. A row is `Classified` with `ref.path`
     and `predictions`, or `Failure` with `type` and `message`. Several models average their
-    probabilities. workers=0 decodes in this process. Raises VitError for what ends the run.
+    probabilities. devices ("all", or ["cuda:0", "cuda:1"]) share the work in a process each, as do
+    the workers of a Ray cluster at the address `ray`: for them models are named, not loaded.
+    Raises VitError for what ends the run.
     """
+    from vitcli.fleet.share import share
     from vitcli.jobs.job import Inputs, Running
     from vitcli.records import Classified, Failure
     from vitcli.sinks.memory import ListSink
     from vitcli.tasks.classify.classify import ClassifyJob
-    from vitcli.tasks.classify.classify import classify as run
 
     several = isinstance(model, Sequence) and not isinstance(model, str)
-    running = Running(
-        device=device,
-        dtype=dtype,
-        engine=engine,
-        quantize=quantize,
-        compile=compile,
-        batch_size=batch_size,
-        workers=workers,
-    )
     sink = ListSink()
-    run(
+    share(
         ClassifyJob(
-            inputs=Inputs(paths=_paths(paths)),
+            inputs=Inputs(paths=_texts(paths)),
             models=tuple(model) if several else (model,),  # type: ignore[arg-type]
-            running=running,
+            running=Running(**running),
             top_k=top_k,
             scores=scores,
         ),
+        devices=_texts(devices),
+        ray=ray,
         sink=sink,
     )
     return [row for row in sink.rows if isinstance(row, Classified | Failure)]
@@ -152,48 +176,38 @@ def embed(
     pool: Pooling | None = None,
     norm: bool = True,
     l2: bool = False,
-    device: str = "auto",
-    dtype: DtypeName = "fp32",
-    engine: EngineName = "torch",
-    quantize: Quantize | None = None,
-    compile: bool = False,
-    batch_size: int | Literal["auto"] = 16,
-    workers: int | None = None,
+    devices: Literal["all"] | Sequence[str] = (),
+    ray: str | None = None,
+    **running: Unpack[RunningOptions],
 ) -> Embeddings:
     """One vector for every image that decodes, in input order, all in memory.
 
     layers: Hugging Face's `hidden_states` numbers (0 the embedding output, -1 the last); several
     are concatenated. pool: "cls", "mean", "cls+mean", "map", "patches", "tokens", or None for the
-    model's own. norm applies the model's final LayerNorm. Raises VitError for what ends the run.
+    model's own. norm applies the model's final LayerNorm. devices and ray are as in `classify`.
+    Raises VitError for what ends the run.
     """
     import numpy as np
 
+    from vitcli.fleet.share import share
     from vitcli.jobs.job import Inputs, Running
     from vitcli.records import Embedded, Failure
     from vitcli.sinks.memory import ListSink
     from vitcli.tasks.embed import EmbedJob
-    from vitcli.tasks.embed import embed as run
 
-    running = Running(
-        device=device,
-        dtype=dtype,
-        engine=engine,
-        quantize=quantize,
-        compile=compile,
-        batch_size=batch_size,
-        workers=workers,
-    )
     sink = ListSink()
-    run(
+    share(
         EmbedJob(
-            inputs=Inputs(paths=_paths(paths)),
+            inputs=Inputs(paths=_texts(paths)),
             model=model,
-            running=running,
+            running=Running(**running),
             layers=(layers,) if isinstance(layers, int) else tuple(layers),
             pool=pool,
             norm=norm,
             l2=l2,
         ),
+        devices=_texts(devices),
+        ray=ray,
         sink=sink,
     )
     good = [row for row in sink.rows if isinstance(row, Embedded)]
@@ -225,12 +239,7 @@ def attention(
     size: int | None = None,
     raw: bool = False,
     overwrite: bool = False,
-    device: str = "auto",
-    dtype: DtypeName = "fp32",
-    quantize: Quantize | None = None,
-    compile: bool = False,
-    batch_size: int | Literal["auto"] = 16,
-    workers: int | None = None,
+    **running: Unpack[RunningOptions],
 ) -> list[Attended | Failure]:
     """Where the model looks in every image: one row for each, in input order, all in memory.
 
@@ -256,16 +265,9 @@ def attention(
     sink = ListSink()
     run(
         AttentionJob(
-            inputs=Inputs(paths=_paths(paths)),
+            inputs=Inputs(paths=_texts(paths)),
             model=model,
-            running=Running(
-                device=device,
-                dtype=dtype,
-                quantize=quantize,
-                compile=compile,
-                batch_size=batch_size,
-                workers=workers,
-            ),
+            running=Running(**running),
             look=AttentionQuery(
                 method=method,
                 layers=(layers,) if isinstance(layers, int) else layers,
@@ -284,7 +286,7 @@ def attention(
     return [row for row in sink.rows if isinstance(row, Attended | Failure)]
 
 
-def _paths(paths: Paths) -> tuple[str, ...]:
+def _texts(paths: Paths) -> tuple[str, ...]:
     if isinstance(paths, str | os.PathLike):
         return (os.fspath(paths),)
     return tuple(os.fspath(path) for path in paths)

@@ -1,4 +1,4 @@
-"""Where what can be made again is kept, and whether what lies there may be believed."""
+"""The folder for files that can be made again, and whether its content can be trusted."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from pathlib import Path
 
 
 def cache_folder() -> Path:
-    """VIT_CACHE, else `vitcli` in the user's cache."""
+    """The folder of VIT_CACHE, else `vitcli` in the user's cache."""
     if own := os.environ.get("VIT_CACHE"):
         return Path(own)
     return user_cache()
 
 
 def user_cache() -> Path:
-    """`vitcli` in the user's own cache."""
+    """The folder `vitcli` in the user's own cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vitcli"
 
 
 def is_trusted(path: Path) -> bool:
-    """Whether only this user or root can have written it: a regular file or a folder, no link.
-    A folder that all may write to, such as /tmp, must keep others from renaming what is in it."""
+    """Whether only this user or root can have written a regular file or folder (links are not
+    trusted). A folder that everyone may write to must be sticky, like /tmp."""
     try:
         found = path.lstat()
     except OSError:

@@ -1,4 +1,4 @@
-"""What went wrong for a user: a message, a hint, and the exit code that goes with it."""
+"""The errors that users see: a message, a hint, and an exit code."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import re
 from enum import IntEnum
 from importlib.util import find_spec
 
-MOST_OF_MESSAGE, MOST_OF_HINT = 1200, 600  # bytes, as they are printed
-SHOWN = 400  # characters of a text with a caret
+MAX_MESSAGE, MAX_HINT = 1200, 600  # bytes, as printed
+MAX_CARET_TEXT = 400  # characters
 _LOGIN = re.compile(r"(\w://)[^/\s'\"]*@")
 _QUERY = re.compile(r"(\w://[^\s?'\"]*\?)[^\s'\"]+")
 
 
 class ExitCode(IntEnum):
-    """What `vit` tells the shell. Signals add 128 + N: 129 SIGHUP, 130 SIGINT, 143 SIGTERM."""
+    """The exit codes of `vit`. A signal N gives 128 + N: 129 SIGHUP, 130 SIGINT, 143 SIGTERM."""
 
     OK = 0
     FATAL = 1
@@ -24,7 +24,7 @@ class ExitCode(IntEnum):
 
 
 class VitError(Exception):
-    """A mistake or fault that a user can act on: what happened and where, and what to do."""
+    """An error that a user can act on: what happened, where, and what to do."""
 
     exit_code = ExitCode.FATAL
 
@@ -33,34 +33,34 @@ class VitError(Exception):
         super().__init__(self.message)
         if hint is not None and caret is not None:
             hint, caret = _around(hint, caret)
-        self.hint = hint and shortened(hint, MOST_OF_HINT)
-        self.caret = caret  # the place in the hint that is meant
-        self.is_told = False  # somebody has said it already
+        self.hint = hint and shortened(hint, MAX_HINT)
+        self.caret = caret  # the place in the hint that the error is about
+        self.is_told = False  # it has been printed already
 
     def __str__(self) -> str:
         return f"{self.message}\n  {self.hint}" if self.hint else self.message
 
 
 class UsageError(VitError):
-    """Options that contradict each other or the model."""
+    """Options contradict each other or the model."""
 
     exit_code = ExitCode.USAGE
 
 
 class InputError(VitError):
-    """The images asked for cannot be listed."""
+    """The inputs cannot be listed."""
 
 
 class TooManyErrors(VitError):
-    """More images have failed than the run was told to bear."""
+    """More images have failed than --max-errors allows."""
 
 
 class ModelNotFound(VitError):
-    """No checkpoint answers to what was given as the model."""
+    """There is no checkpoint for a model spec."""
 
 
 class CheckpointError(VitError):
-    """A checkpoint was found but cannot be used as it is."""
+    """A checkpoint was found but cannot be used."""
 
 
 class OutputError(VitError):
@@ -68,17 +68,17 @@ class OutputError(VitError):
 
 
 class WriteError(OutputError):
-    """The system refuses to write on: a full disk, a file too large, a device that fails."""
+    """A write has failed: a full disk, a file too large, a faulty device."""
 
 
 class ClosedPipe(OutputError):
-    """Whoever read our standard output has gone away: `| head`. Nothing to complain about."""
+    """The reader of standard output has gone away (`| head`). Not worth a message."""
 
     exit_code = ExitCode.CLOSED_PIPE
 
 
 class DeviceError(VitError):
-    """The device or dtype asked for is not there."""
+    """The device, dtype or engine is not available."""
 
 
 def check_installed(
@@ -91,27 +91,27 @@ def check_installed(
 
 
 class Interrupted(BaseException):
-    """A signal asked the run to end. Not an Exception, as KeyboardInterrupt is none."""
+    """A signal asked the run to end. Like KeyboardInterrupt, it is not an Exception."""
 
     def __init__(self, signal_number: int) -> None:
         super().__init__(signal_number)
         self.signal_number = signal_number
         self.is_told = False
-        self.after = ""  # what was done: "1,204 of 5,000 images"
+        self.after = ""  # the progress: "1,204 of 5,000 images"
         self.can_resume = False
 
 
 def printable(text: str) -> str:
-    """Text for a message: control characters, and bytes that are not UTF-8, escaped; what URLs
-    hold in secret left out."""
+    """Make text fit for a message: escape control characters and bytes that are not UTF-8, and hide
+    the secrets in URLs."""
     return "".join(
         c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode()
         for c in hidden(text)
     )
 
 
-def shortened(text: str, most: int = MOST_OF_MESSAGE) -> str:
-    """Text that takes at most so many bytes when it is printed; what is cut is its middle."""
+def shortened(text: str, most: int = MAX_MESSAGE) -> str:
+    """Cut the middle of a text so that it has at most `most` bytes when it is printed."""
     kept, size = text, most
     while len(kept) > most or len(printable(kept).encode("utf-8", "replace")) > most:
         size = size * 3 // 4
@@ -120,30 +120,29 @@ def shortened(text: str, most: int = MOST_OF_MESSAGE) -> str:
 
 
 def _around(text: str, caret: int) -> tuple[str, int]:
-    """The part of a long text where the caret is, and its place there."""
-    if len(text) <= SHOWN:
+    """The part of a long text around the caret, and the caret's place in it."""
+    if len(text) <= MAX_CARET_TEXT:
         return text, caret
-    start = max(0, min(caret - SHOWN // 2, len(text) - SHOWN))
-    stop = start + SHOWN
+    start = max(0, min(caret - MAX_CARET_TEXT // 2, len(text) - MAX_CARET_TEXT))
+    stop = start + MAX_CARET_TEXT
     before, after = "…" * (start > 0), "…" * (stop < len(text))
     return before + text[start:stop] + after, caret - start + len(before)
 
 
 def hidden(text: str) -> str:
-    """Text without the names, passwords and signatures of the URLs in it:
-    `https://***@host/a.jpg?…`."""
+    """Hide user names, passwords and signatures in URLs: `https://***@host/a.jpg?…`."""
     if "://" not in text:
         return text
     return _QUERY.sub(r"\1…", _LOGIN.sub(r"\1***@", text))
 
 
 def is_utf8(text: str) -> bool:
-    """Whether a text can be written as UTF-8: bytes that are not are surrogates in it."""
+    """Whether a text can be written as UTF-8: undecodable bytes are surrogates in it."""
     return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def in_bytes(size: float) -> str:
-    """A length in bytes for a message, in the unit that suits it: 346 MB."""
+    """Format a number of bytes for a message: 346 MB."""
     if size < 1000:
         return f"{size:.0f} bytes"
     for unit in ("kB", "MB", "GB"):

@@ -1,4 +1,4 @@
-"""The one loop: batches → rows → sink. Every input gives exactly one row, in input order.
+"""The main loop: batches → rows → sink. Every input has exactly one row, in input order.
 
 What differs between the commands is only `Forward`, the function from a batch to its rows.
 """
@@ -13,7 +13,7 @@ from vitcli.interrupts import interrupts
 from vitcli.records import Batch, Failure, Progress, Row, Sink
 
 Forward: TypeAlias = Callable[[Batch], Sequence[Row]]
-"""Rows for the refs of a batch that decoded, in their order. One may fail even now."""
+"""Returns a row for each ref of a batch, in order; it may be a Failure."""
 
 
 def run(
@@ -25,7 +25,7 @@ def run(
 ) -> Progress:
     """Take every batch through the model into the sink, failures in their places.
 
-    An interruption waits until the batch in flight is written. `progress` is what is done already.
+    An interruption waits until the current batch is written. `progress` counts earlier rows.
     """
     progress = progress or Progress()
     for batch in batches:
@@ -40,5 +40,5 @@ def run(
 
 
 def in_order(rows: Iterable[Row], failures: Iterable[Failure]) -> list[Row]:
-    """The results and failures of one batch, as the inputs came."""
+    """Sort the results and failures of a batch by input."""
     return sorted(chain(rows, failures), key=lambda row: row.ref.index)

@@ -18,6 +18,8 @@ from typing import IO, TYPE_CHECKING
 if TYPE_CHECKING:  # `vit --help` starts no process
     from multiprocessing.connection import Connection
 
+SECONDS_TO_DIE = 5.0
+
 
 @dataclass(frozen=True, slots=True)
 class Rank:
@@ -33,7 +35,7 @@ class Rank:
 
 
 def rank_of(environment: Mapping[str, str]) -> Rank:
-    """The rank that the environment tells, as torchrun sets it."""
+    """Return the rank that torchrun has set in the environment."""
 
     def number(name: str) -> int | None:
         value = environment.get(name, "")
@@ -47,10 +49,23 @@ def rank_of(environment: Mapping[str, str]) -> Rank:
 
 @dataclass(frozen=True, slots=True)
 class Child:
-    """A process that this one has started, and our end of the pipe to it."""
+    """A process that this one has started, our end of the pipe to it, and its stderr."""
 
     process: subprocess.Popen[bytes]
     pipe: Connection
+    stderr: IO[bytes]
+
+    def fate(self) -> str:
+        """Wait a moment for its death; return how it ended, and the last line on its stderr."""
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(SECONDS_TO_DIE)
+        self.stderr.seek(0)
+        lines = self.stderr.read().decode("utf-8", "replace").strip().splitlines()
+        return fate(self.process.poll()) + (f" ({lines[-1]})" if lines else "")
+
+    def close(self) -> None:
+        self.pipe.close()
+        self.stderr.close()
 
 
 def command_of(entry: str) -> list[str]:
@@ -67,24 +82,26 @@ def command_of(entry: str) -> list[str]:
 def start(
     command: Sequence[str],
     *,
-    stdin: int | IO[bytes] = subprocess.DEVNULL,
-    stderr: int | IO[bytes],
+    stdin: Path | None = None,
     environment: Mapping[str, str] | None = None,
     has_session: bool = False,
 ) -> Child:
-    """Start a child whose last argument is the descriptor of its end of a pipe.
+    """Start a child. Its last argument is the descriptor of its end of a pipe.
 
     With `has_session` a Ctrl-C is not for it, and one signal ends it with all that it has started.
     """
     from multiprocessing import Pipe
+    from tempfile import TemporaryFile
 
     ours, theirs = Pipe()
+    stderr = TemporaryFile()  # noqa: SIM115  # open until `close`
     try:
-        with theirs:  # closed here: the pipe ends with the child
+        # Ours is closed at once: the pipe is at its end when the child is.
+        with theirs, Path(stdin or os.devnull).open("rb") as file:
             process = subprocess.Popen(
                 [*command, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
-                stdin=stdin,
+                stdin=file,
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,
                 env=environment,
@@ -92,8 +109,9 @@ def start(
             )
     except BaseException:
         ours.close()
+        stderr.close()
         raise
-    return Child(process, ours)
+    return Child(process, ours, stderr)
 
 
 def end_with_parent(

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, BinaryIO, Literal, NamedTuple, Protocol, TypeAlias
 
 if TYPE_CHECKING:  # `vit --help` has no use for numpy
     import numpy as np
+    import torch
     from numpy.typing import NDArray
 
 Size: TypeAlias = tuple[int, int]  # always (height, width)
@@ -21,6 +22,8 @@ Version: TypeAlias = tuple[int, int, int, int]
 Stamp: TypeAlias = tuple[int, int]
 """(size, mtime in ns) of a file when it was listed. An object in a store has its ETag, as a number,
 instead of the time; a member has its own size and the second number of its archive."""
+Pixels: TypeAlias = "NDArray[np.uint8] | torch.Tensor"
+"""Images, uint8 (B, H, W, 3): an array, or a tensor in page-locked memory or on a CUDA device."""
 Box: TypeAlias = tuple[float, float, float, float]  # top, left, bottom, right
 
 
@@ -134,15 +137,28 @@ class Failure:
 class Batch:
     """Consecutive inputs: the refs that decoded, their pixels and sizes, the failures among them.
 
-    `pixels` holds one uint8 array (B, H, W, 3) for each preprocessing, B = len(refs); `seconds`
-    how long each image took to read.
+    `pixels` has one item (B, H, W, 3) for each preprocessing, B = len(refs); `seconds` is the time
+    that each image took to read.
     """
 
     refs: tuple[ImageRef, ...]
-    pixels: tuple[NDArray[np.uint8], ...]
+    pixels: tuple[Pixels, ...]
     failures: tuple[Failure, ...] = ()
     sizes: tuple[Size, ...] = ()
     seconds: tuple[float, ...] = ()
+
+    def pin_memory(self) -> Batch:
+        """Return the batch in page-locked memory, from which CUDA copies in the background."""
+        import torch
+
+        return replace(self, pixels=tuple(torch.as_tensor(p).pin_memory() for p in self.pixels))
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch on a device. A copy from page-locked memory may end later."""
+        import torch
+
+        moved = (torch.as_tensor(p).to(device, non_blocking=True) for p in self.pixels)
+        return replace(self, pixels=tuple(moved))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Objects in stores and on the web (`s3://`, `gs://`, `hf://`, `https://`), through fsspec.
 
-Credentials are those that its file systems find in their usual places. What fails is tried again,
-so that a dropped connection costs a moment and not a row.
+Its file systems look for credentials in their usual places. Requests that fail are tried again, so
+a dropped connection costs a moment and not a row.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias, TypeVar, cast
 
 from vitcli.errors import VitError, hidden, printable
+from vitcli.records import Stamp
 
-TRIES, WAIT = 5, 0.2  # seconds before the second try, and twice as long before each of the others
+TRIES = 5
+WAIT = 0.2  # seconds before the second try; twice as long before each later one
 UNTRUSTED = "its certificate is not trusted (SSL_CERT_FILE names an authority)"
 BLOCK = 4 << 20  # bytes of an open object that are read at a time
 
 _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+-]*://")
-_LOGIN = re.compile(r"[^\s'\"/:@=]+:[^\s'\"/@]+@")  # as a URL has it in front of its host
-_PASSING = (408, 425, 429)  # of the statuses that say that it is our fault, those that pass
+_LOGIN = re.compile(r"[^\s'\"/:@=]+:[^\s'\"/@]+@")  # in a URL, before its host
+_PASSING = (408, 425, 429)  # the 4xx statuses that are worth another try
 _VERSIONS = ("ETag", "etag", "md5Hash", "crc32c", "blob_id", "Last-Modified", "mtime", "updated")
 
 T = TypeVar("T")
-Stamp = tuple[int, int]
-"""An object's bytes, and a number that is another one when it has changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ def place_of(text: str) -> Place:
 
 
 def is_web(url: str) -> bool:
-    """Where a folder is a page, told by its slash alone, and nothing can be written."""
+    """Whether a URL is a web page's: only a slash tells a folder, and nothing can be written."""
     return url.lower().startswith(("http://", "https://"))
 
 
@@ -71,17 +71,15 @@ def check_readable(url: str, kind: type[VitError]) -> None:
 
 
 def read(url: str, start: int | None = None, end: int | None = None) -> bytes:
-    """An object, or a part of it. Raises FileNotFoundError, and OSError that says why it cannot be
-    had."""
+    """Read an object, or a part of it. Raises FileNotFoundError, or OSError with the reason."""
     file_system, path = _file_system(url)
     return cast(bytes, tried(lambda: file_system.cat_file(path, start=start, end=end)))
 
 
 def read_at_most(url: str, size: int) -> bytes:
-    """An object, or its first bytes, one more than `size`, where it is larger. Raises as `read`
-    does."""
+    """Read an object, but at most `size` + 1 bytes of it. Raises as `read` does."""
     file_system, path = _file_system(url)
-    if is_web(path):  # a server may send all of it, whatever range was asked for
+    if is_web(path):  # a server may ignore the range and send everything
         return tried(lambda: _received(file_system, path, size + 1))
 
     def once() -> bytes:
@@ -90,7 +88,7 @@ def read_at_most(url: str, size: int) -> bytes:
         try:
             return cast(bytes, file_system.cat_file(path, start=0, end=size + 1))
         except Exception as error:
-            if _status(error) == 416 or "InvalidRange" in str(error):  # of what is empty
+            if _status(error) == 416 or "InvalidRange" in str(error):  # the object is empty
                 return b""
             raise
 
@@ -103,7 +101,7 @@ def _is_device(file_system: Any, path: str) -> bool:
 
 
 def _received(file_system: Any, url: str, size: int) -> bytes:
-    """The first bytes of an answer over HTTP, with the file system's session and its settings."""
+    """Read the first bytes of an HTTP answer, with the file system's session and settings."""
     from fsspec.asyn import sync
 
     async def receive() -> bytes:
@@ -121,13 +119,13 @@ def _received(file_system: Any, url: str, size: int) -> bytes:
 
 
 def open_object(url: str) -> BinaryIO:
-    """An object as a file of ranged reads, which is closed like one. Raises as `read` does."""
+    """Open an object as a file that is read by ranges. Raises as `read` does."""
     file_system, path = _file_system(url)
     return cast(BinaryIO, _Tried(tried(lambda: file_system.open(path, "rb", block_size=BLOCK))))
 
 
 def stamp(url: str) -> Stamp | None:
-    """The stamp of one object; None where there is none. Raises OSError as `read` does."""
+    """The stamp of an object; None if there is none. Raises OSError as `read` does."""
     file_system, path = _file_system(url)
     file_system.invalidate_cache()
     try:
@@ -138,7 +136,7 @@ def stamp(url: str) -> Stamp | None:
 
 
 def modified(url: str) -> float:
-    """When an object was written, in seconds since 1970; 0 where the store does not say."""
+    """The time an object was written, in seconds since 1970; 0 if the store does not say."""
     file_system, path = _file_system(url)
     try:
         return float(tried(lambda: file_system.modified(path).timestamp()))
@@ -148,14 +146,14 @@ def modified(url: str) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """The URLs of a store that were asked for, in order, and their stamps."""
+    """The URLs of objects in a store, in order, and their stamps."""
 
     urls: list[str]
     stamps: array[int]  # two numbers for each
     left_out: tuple[str, ...] = ()  # folders
 
     def without(self, folder_of: Callable[[str], str | None]) -> Listing:
-        """What does not lie in one of those folders."""
+        """Leave out the objects in folders: `folder_of` returns the folder of a URL, or None."""
         folders = [folder_of(url) for url in self.urls]
         if not any(folders):
             return self
@@ -172,8 +170,8 @@ class Listing:
 
 
 def listing(url: str, suffixes: Collection[str] = ()) -> Listing | None:
-    """What is below a prefix, by its suffix, or what a pattern matches; None for what names one
-    object. Raises OSError where it cannot be listed."""
+    """List the objects below a prefix, with these suffixes, or those that match a pattern; None for
+    the URL of one object. Raises OSError if it cannot be listed."""
     file_system, path = _file_system(url)
     file_system.invalidate_cache()
     if is_pattern := "*" in path:
@@ -192,7 +190,7 @@ def listing(url: str, suffixes: Collection[str] = ()) -> Listing | None:
 
 
 def put(file: Path, url: str) -> None:
-    """Write an object, which has its name only when it is whole. Raises OSError."""
+    """Write a file to an object, which has its name only when it is whole. Raises OSError."""
     file_system, path = _file_system(url)
     tried(lambda: file_system.put_file(str(file), path))
     size = file.stat().st_size
@@ -203,28 +201,28 @@ def put(file: Path, url: str) -> None:
 
 
 def put_bytes(data: bytes, url: str) -> None:
-    """As `put`. Raises OSError."""
+    """Write bytes to an object, as `put` does. Raises OSError."""
     file_system, path = _file_system(url)
     tried(lambda: file_system.pipe_file(path, data))
 
 
 def get(url: str, file: Path) -> None:
-    """Bring an object here. Raises as `read` does."""
+    """Download an object. Raises as `read` does."""
     file_system, path = _file_system(url)
     tried(lambda: file_system.get_file(path, str(file)))
 
 
 def remove(url: str) -> None:
-    """Raises as `read` does."""
+    """Remove an object. Raises as `read` does."""
     file_system, path = _file_system(url)
     tried(lambda: file_system.rm_file(path))
 
 
 def tried(action: Callable[[], T]) -> T:
-    """What an action gives, be it at the fifth try. Raises FileNotFoundError, PermissionError, or
-    OSError with what was the matter.
+    """Run an action, up to TRIES times, and return its result. Raises FileNotFoundError,
+    PermissionError, or OSError with the reason.
 
-    The libraries of stores raise what they like, hence `Exception`.
+    The libraries of stores raise errors of any class, hence `Exception`.
     """
     for number in range(TRIES):
         try:
@@ -249,12 +247,12 @@ def tried(action: Callable[[], T]) -> T:
 
 
 def words_of(error: Exception) -> str:
-    """What a library says, in one line, without the secrets of its URLs, whole or cut out."""
+    """An error's message in one line, without the secrets in URLs or parts of them."""
     return _LOGIN.sub("***@", hidden(" ".join(str(error).split()))) or type(error).__name__
 
 
 def _status(error: Exception) -> int | None:
-    """HTTP's, where the library says it: aiohttp, gcsfs, and httpx under huggingface_hub."""
+    """The HTTP status, if the library says it: aiohttp, gcsfs, and httpx in huggingface_hub."""
     for holder, name in ((error, "status"), (error, "code"), (error, "response")):
         found = getattr(holder, name, None)
         found = getattr(found, "status_code", found)
@@ -264,7 +262,7 @@ def _status(error: Exception) -> int | None:
 
 
 class _Tried(io.RawIOBase):
-    """A file of fsspec's that is read again, from where it was, when a connection drops."""
+    """A file of fsspec that reads again from the same place after a dropped connection."""
 
     def __init__(self, file: Any) -> None:
         self._file = file
@@ -303,7 +301,7 @@ class _Tried(io.RawIOBase):
 
 
 def _stamp(details: Mapping[str, Any]) -> Stamp:
-    """What says most surely that an object has changed, as a number that a journal holds."""
+    """The stamp of an object: its most reliable sign of a change, as a number for a journal."""
     version = next((details[name] for name in _VERSIONS if details.get(name)), "")
     digest = hashlib.blake2b(str(version).encode(), digest_size=8).digest()
     size = details.get("size")
@@ -311,11 +309,11 @@ def _stamp(details: Mapping[str, Any]) -> Stamp:
 
 
 def _file_system(url: str) -> tuple[Any, str]:
-    """Raises OSError where there is none for a URL: the libraries raise what they like."""
+    """The file system and path of a URL. Raises OSError if no library opens it."""
     try:
         import fsspec
 
         found: tuple[Any, str] = fsspec.core.url_to_fs(url)
-    except Exception as error:  # see above
+    except Exception as error:  # libraries raise errors of any class
         raise OSError(words_of(error)) from None
     return found

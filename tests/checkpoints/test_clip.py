@@ -30,11 +30,13 @@ from tests.fixtures.clip import (
 )
 from tests.fixtures.tiny import LABELS
 from tests.fixtures.weights import photo, pixels
+from vitcli.checkpoints.detect import claims as claims_of
+from vitcli.checkpoints.detect import layout_of
 from vitcli.checkpoints.file_names import Spelling
 from vitcli.checkpoints.keymap import split, to_ours, to_theirs
-from vitcli.checkpoints.layouts import LAYOUTS, layout_of
 from vitcli.checkpoints.load import Model, load
-from vitcli.checkpoints.preprocessing import from_hf, from_open_clip
+from vitcli.checkpoints.preprocess_hf import from_hf
+from vitcli.checkpoints.preprocess_timm import from_open_clip
 from vitcli.checkpoints.published import CLIP_MEAN, CLIP_STD
 from vitcli.errors import CheckpointError, VitError
 from vitcli.images.preprocess import preprocess
@@ -182,7 +184,7 @@ def read(folder: Path) -> State:
 
 
 def claims(state: State) -> list[str]:
-    return [layout.name for layout in LAYOUTS if layout.detect(layout.strip(state))]
+    return [layout.name for layout in claims_of(state)]
 
 
 def rename(state: State) -> tuple[State, State, dict[str, str]]:
@@ -567,7 +569,7 @@ def test_the_preprocessing_beside_the_weights_is_taken(
     assert model.notes == ()
     bare = load(str(folder / "open_clip_model.safetensors"))
     assert bare.preprocess == model.preprocess
-    assert bare.notes == ("open_clip_config.json beside open_clip_model.safetensors is used",)
+    assert bare.notes == ("open_clip_config.json next to open_clip_model.safetensors is used",)
 
 
 def test_of_a_folder_with_both_forms_each_file_has_its_own_config(

@@ -37,6 +37,12 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
+@pytest.fixture
+def kept(clean_env: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cache of the session: what is exported once is read by every test."""
+    monkeypatch.setenv("VIT_CACHE", clean_env["VIT_CACHE"])
+
+
 def torch_engine(model: Model, output: Output) -> Engine:
     return TorchEngine(prepare(model.network, model.preprocess, "cpu"), output)
 
@@ -207,7 +213,7 @@ def test_an_export_that_has_changed_is_made_anew(cache: Path, stub: Stub) -> Non
         open_engine(load("demo"), Logits(), "onnx", note=said.append)
         open_engine(load("demo"), Logits(), "onnx")
         assert stub.exports == count
-    assert "is not what was exported: it is exported anew" in said[0]
+    assert "is not what was exported: it is exported again" in said[0]
 
 
 def test_what_another_user_owns_is_neither_run_nor_touched(
@@ -256,7 +262,7 @@ def test_an_export_that_cannot_be_run_is_named(
     with pytest.raises(DeviceError, match=r"\(not the word\)") as raised:
         open_engine(load("demo"), Logits(), "onnx")
     assert str(cache) in raised.value.message
-    assert raised.value.hint == "remove that folder to export anew"
+    assert raised.value.hint == "remove that folder to export again"
 
 
 @pytest.mark.slow

@@ -120,7 +120,7 @@ def test_a_head_of_another_backbone_is_refused(width: int, said: str, backbone: 
 
 
 def test_what_is_no_head_and_what_needs_none_is_refused(backbone: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="is no linear classifier alone"):
+    with pytest.raises(CheckpointError, match="is not a linear classifier alone"):
         loaded(backbone, backbone)
     tiny_hf("vit", tmp_path / "vit")
     with pytest.raises(CheckpointError, match="this model has a head of its own"):
@@ -162,7 +162,7 @@ def test_weights_can_be_held_to_their_hash(vit: Vit, tmp_path: Path, backbone: P
     assert load(str(backbone), sha256=digest.upper(), **options).sha256 == digest
     with pytest.raises(CheckpointError, match=f"the sha256 is {digest}, expected {'0' * 64}"):
         load(str(backbone), sha256="0" * 64, **options)
-    with pytest.raises(UsageError, match="is no SHA-256"):
+    with pytest.raises(UsageError, match="is not a SHA-256"):
         load(str(backbone), sha256="abc", **options)
     assert vit("info", backbone, "--num-heads", "4", "--sha256", digest).code == 0
     assert vit("info", backbone, "--num-heads", "4", "--sha256", "1" * 64).code == 1

@@ -403,7 +403,7 @@ def test_files_of_the_hub_are_not_trusted_either(
     save_file(state, folder / "model-00001-of-00001.safetensors")
     index.write_text(json.dumps({"weight_map": {"a": "../x.safetensors"}}))
     hub.fake.add("org/outside", folder)
-    assert "names a file that is not a shard beside it: ../x" in hub.fails("org/outside")[0]
+    assert "names a file that is not a shard next to it: ../x" in hub.fails("org/outside")[0]
 
 
 def test_shards_of_the_cache_are_links_to_its_blobs(

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from tests.fixtures.tiny import FAMILIES, tiny_hf
 from tests.models.goldens import NAMES, Golden
+from vitcli.checkpoints.detect import layout_of
 from vitcli.checkpoints.keymap import drop, fuse, rename, reshape, to_ours, to_theirs
-from vitcli.checkpoints.layouts import layout_of
 from vitcli.errors import CheckpointError
 
 State = dict[str, Tensor]

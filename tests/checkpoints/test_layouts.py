@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from tests.checkpoints.files import copied, edit_json, loaded, read_state, refusal
 from tests.fixtures.tiny import FAMILIES
 from tests.models.goldens import NAMES, Golden
-from vitcli.checkpoints.layouts import LAYOUTS, layout_of
+from vitcli.checkpoints.detect import claims as claims_of
+from vitcli.checkpoints.detect import layout_of
 from vitcli.checkpoints.layouts import timm as timm_layout
 from vitcli.checkpoints.load import load
 from vitcli.errors import CheckpointError
@@ -23,7 +24,7 @@ TinyModel = Callable[[str], Path]
 
 
 def claims(state: dict[str, torch.Tensor]) -> list[str]:
-    return [layout.name for layout in LAYOUTS if layout.detect(layout.strip(state))]
+    return [layout.name for layout in claims_of(state)]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -205,7 +206,7 @@ def test_a_bare_file_takes_the_config_beside_it_where_no_other_file_can_be_meant
     folder = vit.save(tmp_path)
     model = load(str(folder / "model.safetensors"))
     assert model.config.image_size == (64, 48)
-    assert "config.json beside model.safetensors is used" in model.notes
+    assert "config.json next to model.safetensors is used" in model.notes
     (folder / "model.safetensors").rename(folder / "mine.safetensors")
     (folder / "model.bin").touch()
     assert "its image size is not in the file" in refusal(folder / "mine.safetensors")

@@ -235,6 +235,9 @@ def test_torchvisions_names_are_read(tmp_path: Path) -> None:
     assert found.layout == "torchvision"
     assert same(found, expected)
     assert found.preprocess.resample == "bilinear"
+    published = loaded(tmp_path / "vision.pth", num_heads=2, preprocess="timm").preprocess
+    assert published.source == "--preprocess timm: torchvision as published"
+    assert (published.resample, published.resize) == ("bilinear", found.preprocess.resize)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -615,7 +618,7 @@ def test_an_index_that_points_elsewhere_is_refused(folder: Path, name: str) -> N
     index = as_shards(folder, "safetensors")
     index.write_text(json.dumps({"weight_map": {"a": name}}))
     said = refusal(folder)
-    assert "names a file that is not a shard beside it" in said
+    assert "names a file that is not a shard next to it" in said
     assert name in said
 
 
@@ -656,7 +659,7 @@ def test_an_index_without_a_weight_map_is_refused(folder: Path, weight_map: obje
         ({"hidden_act": "tanhshrink"}, "unknown activation 'tanhshrink'"),
         ({"id2label": "x"}, "id2label is str"),
         ({"id2label": {"a": "b"}}, "has keys that are not numbers"),
-        ({"num_channels": 1}, "reads 1 channels, and pictures have 3"),
+        ({"num_channels": 1}, "reads 1 channels, and images have 3"),
     ],
 )
 def test_a_config_that_lies_is_refused_at_once(

@@ -151,7 +151,7 @@ def test_chunks_that_count_their_blocks_anew_are_refused(tmp_path: Path) -> None
     expected = golden("bare_dinov2")
     state = {n.replace("blocks.1.", "blocks.1.0."): t for n, t in dinov2(expected.state).items()}
     state = {re.sub(r"^blocks\.0\.(?=\D)", "blocks.0.0.", n): t for n, t in state.items()}
-    with pytest.raises(CheckpointError, match="a block of one number"):
+    with pytest.raises(CheckpointError, match="a block of the same number"):
         load_made(state, expected, tmp_path, layout="dinov2")
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from tests.checkpoints.files import edit_json, read_state, refusal
 from tests.fixtures.golden import golden, largest_error
 from tests.fixtures.layouts import Source, open_clip_trunk
-from vitcli.checkpoints.layouts import LAYOUTS
+from vitcli.checkpoints.detect import claims
 from vitcli.checkpoints.load import Model, load
 from vitcli.models.vit import VisionTransformer
 
@@ -45,7 +45,7 @@ def test_it_gives_the_numbers_of_timm(siglip: Source) -> None:
     model = loaded(siglip)
     assert (model.layout, model.config.pool) == ("open-clip-timm", "map")
     assert error(model, "jax_stacked") < EXACT
-    assert set(model.dropped) == {
+    assert set(model.provenance.dropped) == {
         "text.transformer.resblocks.0.ln_1.weight",
         "text.ln_final.bias",
         "logit_scale",
@@ -113,7 +113,7 @@ def test_what_computes_otherwise_is_refused(
 )
 def test_exactly_one_layout_claims_it(make: Any, tmp_path: Path) -> None:
     state = _state(make(tmp_path))
-    assert [x.name for x in LAYOUTS if x.detect(x.strip(state))] == ["open-clip-timm"]
+    assert [layout.name for layout in claims(state)] == ["open-clip-timm"]
 
 
 def _state(source: Source) -> dict[str, Tensor]:

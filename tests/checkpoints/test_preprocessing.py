@@ -18,7 +18,8 @@ from tests.checkpoints.files import copied, edit_json, loaded, refusal
 from tests.fixtures.weights import photo
 from tests.models.goldens import Golden
 from vitcli.checkpoints.load import Model
-from vitcli.checkpoints.preprocessing import from_hf, from_timm
+from vitcli.checkpoints.preprocess_hf import from_hf
+from vitcli.checkpoints.preprocess_timm import from_timm
 from vitcli.checkpoints.published import (
     CLIP_MEAN,
     CLIP_STD,

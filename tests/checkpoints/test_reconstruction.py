@@ -18,7 +18,7 @@ from tests.fixtures.golden import golden
 from tests.fixtures.meta import mae_visualize
 from tests.fixtures.tiny import tiny_hf
 from tests.fixtures.weights import pixels
-from vitcli.checkpoints.load import load, load_reconstruction
+from vitcli.checkpoints.load import load
 from vitcli.errors import CheckpointError
 from vitcli.models.mae import MaskedAutoencoder, mask_of, patchify, unpatchify
 from vitcli.models.mim import MaskedImageModel
@@ -59,7 +59,7 @@ def test_mae_predicts_and_loses_what_transformers_does(
     size: tuple[int, int], norm_pix: bool, tmp_path: Path
 ) -> None:
     theirs = tiny_hf("mae-pretraining", tmp_path, mask_ratio=0.7, norm_pix_loss=norm_pix)
-    _, ours = load_reconstruction(str(tmp_path))
+    ours = load(str(tmp_path), keep_decoder=True).with_decoder()
     assert isinstance(ours, MaskedAutoencoder) and ours.norm_pix == norm_pix
     x = torch.from_numpy(pixels(2, *size))
     noise = torch.rand(2, size[0] * size[1] // 64, generator=torch.Generator().manual_seed(1))
@@ -81,7 +81,7 @@ def test_mim_predicts_and_loses_what_transformers_does(
 ) -> None:
     """Of images that are not square transformers can give the tokens alone."""
     theirs = tiny_hf("vit-mim", tmp_path)
-    _, ours = load_reconstruction(str(tmp_path))
+    ours = load(str(tmp_path), keep_decoder=True).with_decoder()
     assert isinstance(ours, MaskedImageModel)
     x = torch.from_numpy(pixels(2, *size))
     grid = (size[0] // 8, size[1] // 8)
@@ -156,7 +156,8 @@ def test_metas_file_predicts_the_same_and_reaches_transformers(vit: Vit, tmp_pat
     sizes = {"decoder_hidden_size": 64, "mask_ratio": 0.75, "layer_norm_eps": 1e-6}
     theirs = tiny_hf("mae-pretraining", tmp_path / "hf", **sizes)
     torch.save({"model": meta_mae(theirs.state_dict())}, tmp_path / "mae.pth")
-    model, ours = load_reconstruction(str(tmp_path / "mae.pth"), num_heads=4)
+    model = load(str(tmp_path / "mae.pth"), num_heads=4, keep_decoder=True)
+    ours = model.with_decoder()
     assert model.layout == "mae"
     x = torch.from_numpy(pixels(2, 64, 64))
     noise = torch.rand(2, 64)
@@ -181,7 +182,7 @@ def test_patches_lead_back_to_the_picture() -> None:
 @torch.inference_mode()
 def test_the_picture_of_normed_patches_has_the_light_of_the_image(tmp_path: Path) -> None:
     tiny_hf("mae-pretraining", tmp_path, norm_pix_loss=True)
-    _, model = load_reconstruction(str(tmp_path))
+    model = load(str(tmp_path), keep_decoder=True).with_decoder()
     x = torch.from_numpy(pixels(1, 64, 64)) + 3
     target = patchify(x, (8, 8))
     normed = (target - target.mean(-1, keepdim=True)) / (target.var(-1, keepdim=True) + 1e-6).sqrt()
@@ -193,14 +194,15 @@ def test_without_being_asked_for_the_decoder_is_left_out(tmp_path: Path) -> None
     model = load(str(tmp_path))
     assert model.reconstruction is None
     assert any("only reconstruction uses it" in note for note in model.notes)
-    kept, network = load_reconstruction(str(tmp_path))
-    assert kept.network is network.encoder and not kept.notes and not kept.dropped
+    kept = load(str(tmp_path), keep_decoder=True)
+    network = kept.with_decoder()
+    assert kept.network is network.encoder and not kept.notes and not kept.provenance.dropped
 
 
 def test_a_file_without_a_decoder_cannot_reconstruct(tmp_path: Path) -> None:
     tiny_hf("vit", tmp_path)
     with pytest.raises(CheckpointError, match="has no decoder: it cannot reconstruct"):
-        load_reconstruction(str(tmp_path))
+        load(str(tmp_path), keep_decoder=True).with_decoder()
 
 
 @pytest.mark.parametrize(
@@ -224,7 +226,7 @@ def test_a_decoder_that_does_not_fit_its_config_is_refused(
     tiny_hf(family, tmp_path)
     edit_json(tmp_path / "config.json", **changes)
     with pytest.raises(CheckpointError) as caught:
-        load_reconstruction(str(tmp_path))
+        load(str(tmp_path), keep_decoder=True).with_decoder()
     assert said in str(caught.value)
 
 
@@ -239,7 +241,7 @@ def test_one_tensor_of_a_decoder_missing_is_refused_by_name(family: str, tmp_pat
             continue
         torch.save({n: t for n, t in whole.items() if n != name}, file)
         with pytest.raises(CheckpointError) as caught:
-            load_reconstruction(str(tmp_path))
+            load(str(tmp_path), keep_decoder=True).with_decoder()
         assert name.removeprefix("vit.") in str(caught.value)
 
 
@@ -248,4 +250,4 @@ def test_a_visualisation_file_of_meta_says_what_of_its_decoder_is_missing(tmp_pa
     del made["model"]["decoder_blocks.0.mlp.fc1.weight"]
     torch.save(made, tmp_path / "mae.pth")
     with pytest.raises(CheckpointError, match=r"decoder_blocks\.0\.mlp\.fc1\.weight is missing"):
-        load_reconstruction(str(tmp_path / "mae.pth"), num_heads=4)
+        load(str(tmp_path / "mae.pth"), num_heads=4, keep_decoder=True).with_decoder()

@@ -35,7 +35,7 @@ def test_a_single_file_of_weights_needs_no_usual_name(folder: Path, leftover: st
     model = loaded(folder)
     assert model.labels == loaded(file).labels == LABELS
     assert model.notes == (f"best.safetensors is taken, the only weight file in {folder}",)
-    assert loaded(file).notes == ("config.json beside best.safetensors is used",)
+    assert loaded(file).notes == ("config.json next to best.safetensors is used",)
 
 
 def test_of_several_files_one_has_to_be_named(folder: Path) -> None:
@@ -93,7 +93,7 @@ def test_an_adapter_is_no_model(folder: Path) -> None:
     name = "base_model.model.vit.encoder.layer.0.attention.attention.query.lora_A.weight"
     save_file({name: torch.ones(4, 32)}, folder / "adapter_model.safetensors")
     said = refusal(folder)
-    assert "this is a LoRA adapter, as PEFT saves it: what is added to a model, not one" in said
+    assert "this is a LoRA adapter, as PEFT saves it: an addition to a model" in said
     assert name in said
     assert "merge_and_unload" in said
 

@@ -289,7 +289,7 @@ def test_somebodys_photographs_are_not_marked_as_drawn(look: Vit, vit: Vit, fold
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        ((), "nothing is asked for"),
+        ((), "no output is given"),
         (("--raw", "--show"), "--raw writes files"),
         (("--out", "x", "--layer", "5"), "the model has 4 blocks"),
         (("--out", "x", "--layer", "0"), "1 is the first block"),
@@ -303,7 +303,7 @@ def test_somebodys_photographs_are_not_marked_as_drawn(look: Vit, vit: Vit, fold
         (("--out", "x", "--class", "3"), "add --method grad"),
         (("--out", "x", "--discard-ratio", "0.5"), "add --method rollout"),
         (("--out", "x", "--query", "here"), "a place in pixels"),
-        (("--out", "x", "--query", "30%,130%"), "beyond the picture"),
+        (("--out", "x", "--query", "30%,130%"), "outside the image"),
         (("--out", "x", "--engine", "onnx"), "does not show its attention"),
         (("--out", "x", "--mass", "0.9"), "add --style mask"),
         (("--out", "x.png"), "named like a picture"),
@@ -365,7 +365,7 @@ def test_shards_into_one_folder_merge_into_the_lines_of_one_run(vit: Vit, folder
 def test_a_query_beside_the_picture_is_told(look: Vit, folder: Path) -> None:
     ended = look("in/a.png", "in/b.png", "-m", "demo", "--query", "70,900", "--raw", "--out", "x")
     assert [row["query"] for row in rows_of(ended.out)] == [[7, 7]] * 2
-    assert "--query is where the model does not see in/a.png: the nearest patch" in ended.err
+    assert "--query is outside of what the model sees of in/a.png: the nearest patch" in ended.err
     ended = look("in/a.png", "-m", "demo", "--query", "79,59", "--out", "y")
     assert "--query" not in ended.err
 
@@ -381,7 +381,7 @@ def test_head_means_heads_unless_it_is_a_file(look: Vit, folder: Path) -> None:
 def test_a_preview_without_a_terminal_is_told(look: Vit, folder: Path) -> None:
     ended = look("in/a.png", "-m", "demo", "--show")
     assert (ended.code, len(rows_of(ended.out))) == (0, 1)
-    assert "--show: there is no terminal here" in ended.err
+    assert "--show has no effect: there is no terminal" in ended.err
 
 
 def test_a_preview_is_drawn_in_half_blocks(vit: Vit, folder: Path) -> None:

@@ -64,7 +64,7 @@ def test_the_table_in_a_pipe_and_the_commands_on_stderr(
         "exact numbers",
         "fastest",
         "fastest that agrees with fp32 on 99 %",
-        "soonest with one image",
+        "lowest latency of one image",
         "least memory",
     ]
     for command in {command for _, _, command in advised}:
@@ -85,7 +85,7 @@ def test_json_has_what_the_table_has_and_more(
         *("model", "device", "threads", "images", "gflops", "limits_gflops", "rows", "best"),
         *("exports", "left_out", "seconds", "interrupted"),
     ]
-    assert found["images"] == "64 drawn pictures"
+    assert found["images"] == "64 drawn images"
     assert found["left_out"]["openvino"] == "not installed"
     assert found["interrupted"] is False
     assert found["limits_gflops"]["fp32"] > 0

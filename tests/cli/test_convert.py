@@ -154,7 +154,7 @@ def test_what_a_target_cannot_express_is_refused_by_name(
 ) -> None:
     ended = vit("convert", tiny_model("dinov2-classifier"), tmp_path / "o", "--to", "timm")
     assert (ended.code, ended.out) == (1, b"")
-    assert "class token beside the mean" in ended.err
+    assert "class token and the mean" in ended.err
     timm_folder("reg4_gap", tmp_path / "src")
     ended = vit("convert", tmp_path / "src", tmp_path / "o", "--to", "hf")
     assert ended.code == 1
@@ -265,7 +265,7 @@ def test_a_folder_that_is_no_model_is_never_replaced(vit: Vit, tmp_path: Path) -
     (tmp_path / "home" / "letter.txt").write_text("dear")
     ended = vit("convert", "demo", "home", "--to", "hf", "--overwrite")
     assert ended.code == 1
-    assert "home is no model, it holds letter.txt" in ended.err
+    assert "home is not a model, it holds letter.txt" in ended.err
     assert (tmp_path / "home" / "letter.txt").read_text() == "dear"
     (tmp_path / "home" / "letter.txt").unlink()
     assert vit("convert", "demo", "home", "--to", "hf", "--overwrite").code == 0
@@ -390,7 +390,7 @@ def test_weights_beyond_what_a_file_holds_stand_beside_it(
     monkeypatch.setattr("vitcli.checkpoints.onnx.MAX_FILE", 1000)
     ended = vit("convert", "demo", "out.onnx", "--to", "onnx", "--verify")
     assert ended.code == 0, ended.err
-    assert b"the weights are beside it, in out.onnx.data" in ended.out
+    assert b"the weights are next to it, in out.onnx.data" in ended.out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.onnx", "out.onnx.data"]
     session = onnxruntime.InferenceSession(str(tmp_path / "out.onnx"))
     pixels = weights.pixels(1, 32, 32)

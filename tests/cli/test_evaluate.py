@@ -35,6 +35,12 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_digits(tmp_path_factory.mktemp("digits"), train=200, val=120)
 
 
+@pytest.fixture
+def evaluate(vit: Vit) -> Vit:
+    """`vit evaluate` without workers."""
+    return lambda *args: vit("evaluate", *args, "-j", "0")
+
+
 def test_the_numbers_are_scikit_learns(vit: Vit, digits: Path, tmp_path: Path) -> None:
     done = vit("evaluate", digits, "-m", "demo", "--json", "-o", "out")
     assert done.code == 0, done.err
@@ -82,7 +88,7 @@ def test_the_calibration_error_by_hand() -> None:
 
 
 def test_several_models_are_judged_alone_and_together(
-    vit: Vit, digits: Path, tmp_path: Path
+    evaluate: Vit, digits: Path, tmp_path: Path
 ) -> None:
     """The ensemble is the mean of probabilities: of the demo, and of one that has lost a part."""
     demo = Path(vitcli.__file__).parent / "demo"
@@ -92,7 +98,7 @@ def test_several_models_are_judged_alone_and_together(
     tensors = load_file(demo / "model.safetensors")
     tensors["classifier.weight"][:, 20:] = 0
     save_file(tensors, tmp_path / "worse" / "model.safetensors")
-    found = json.loads(vit("evaluate", digits, "-m", "demo", "-m", "worse", "--json").out)
+    found = json.loads(evaluate(digits, "-m", "demo", "-m", "worse", "--json").out)
     models = ["demo", str(tmp_path / "worse")]
     files = [str(digits / "val")]
     rows = [vitcli.classify(files, model=model, top_k=10, workers=0) for model in models]
@@ -121,25 +127,25 @@ def test_several_models_are_judged_alone_and_together(
 
 
 def test_a_backbone_is_judged_by_its_neighbours_alone(
-    vit: Vit, digits: Path, tiny_model: Callable[[str], Path]
+    evaluate: Vit, digits: Path, tiny_model: Callable[[str], Path]
 ) -> None:
     backbone = tiny_model("dinov2")
-    done = vit("evaluate", digits, "-m", backbone)
+    done = evaluate(digits, "-m", backbone)
     assert done.code == 1 and "is a backbone without a classifier" in done.err
     assert "--knn 20" in done.err
-    assert vit("evaluate", digits, "-m", backbone, "--knn", "3", "--json").code == 0
-    done = vit("evaluate", digits, "--preds", "no.jsonl", "--knn", "3")
+    assert evaluate(digits, "-m", backbone, "--knn", "3", "--json").code == 0
+    done = evaluate(digits, "--preds", "no.jsonl", "--knn", "3")
     assert done.code == 2 and "--preds has no embeddings" in done.err
-    done = vit("evaluate", digits, "--preds", "no.jsonl")
+    done = evaluate(digits, "--preds", "no.jsonl")
     assert done.code == 1 and "cannot read no.jsonl: No such file or directory\n" in done.err
 
 
-def test_predictions_on_disk_score_as_the_model_does(vit: Vit, digits: Path) -> None:
+def test_predictions_on_disk_score_as_the_model_does(vit: Vit, evaluate: Vit, digits: Path) -> None:
     (digits / "val" / "3" / "broken.png").write_text("no image")
     try:
-        vit("classify", digits / "val", "-m", "demo", "-o", "preds.jsonl")
-        done = vit("evaluate", digits, "--preds", "preds.jsonl", "--json")
-        direct = vit("evaluate", digits, "-m", "demo", "--json")
+        vit("classify", digits / "val", "-m", "demo", "-o", "preds.jsonl", "-j", "0")
+        done = evaluate(digits, "--preds", "preds.jsonl", "--json")
+        direct = evaluate(digits, "-m", "demo", "--json")
     finally:
         (digits / "val" / "3" / "broken.png").unlink()
     assert (done.code, direct.code) == (3, 3)
@@ -163,27 +169,27 @@ def test_predictions_on_disk_score_as_the_model_does(vit: Vit, digits: Path) -> 
     ],
 )
 def test_predictions_of_something_else_are_refused(
-    vit: Vit, digits: Path, tmp_path: Path, fields: dict[str, object]
+    evaluate: Vit, digits: Path, tmp_path: Path, fields: dict[str, object]
 ) -> None:
     good = {"path": "a", "predictions": [{"label": "3", "index": 3, "score": 0.5}]}
     lines = [json.dumps(row) for row in (good, {"path": "b"} | fields)]
     (tmp_path / "odd.jsonl").write_text("\n".join(lines))
-    done = vit("evaluate", digits, "--preds", "odd.jsonl")
-    assert done.code == 1 and "odd.jsonl, line 2 is no row of vit classify" in done.err
+    done = evaluate(digits, "--preds", "odd.jsonl")
+    assert done.code == 1 and "odd.jsonl, line 2 is not a row of vit classify" in done.err
     (tmp_path / "odd.jsonl").write_text("[" * 100_000)
-    done = vit("evaluate", digits, "--preds", "odd.jsonl")
-    assert done.code == 1 and "odd.jsonl, line 1 is no row of vit classify" in done.err
+    done = evaluate(digits, "--preds", "odd.jsonl")
+    assert done.code == 1 and "odd.jsonl, line 1 is not a row of vit classify" in done.err
 
 
-def test_one_image_has_no_neighbours(vit: Vit, tmp_path: Path) -> None:
+def test_one_image_has_no_neighbours(evaluate: Vit, tmp_path: Path) -> None:
     (tmp_path / "one" / "a").mkdir(parents=True)
     Image.new("L", (8, 8)).save(tmp_path / "one" / "a" / "1.png")
-    done = vit("evaluate", "one", "-m", "demo", "--knn", "3")
+    done = evaluate("one", "-m", "demo", "--knn", "3")
     assert done.code == 1 and "one image has no neighbours" in done.err
 
 
-def test_neighbours_vote_as_scikit_learns(vit: Vit, digits: Path) -> None:
-    found = json.loads(vit("evaluate", digits, "-m", "demo", "--knn", "7", "--json").out)
+def test_neighbours_vote_as_scikit_learns(evaluate: Vit, digits: Path) -> None:
+    found = json.loads(evaluate(digits, "-m", "demo", "--knn", "7", "--json").out)
     known = vitcli.embed([str(digits / "train")], model="demo", l2=True, workers=0)
     asked = vitcli.embed([str(digits / "val")], model="demo", l2=True, workers=0)
     judge = KNeighborsClassifier(
@@ -196,8 +202,8 @@ def test_neighbours_vote_as_scikit_learns(vit: Vit, digits: Path) -> None:
     assert model["confusion"]["counts"] == confusion_matrix(truth, answers, labels=DIGITS).tolist()
 
 
-def test_without_train_each_image_asks_all_the_others(vit: Vit, digits: Path) -> None:
-    found = json.loads(vit("evaluate", digits / "val", "-m", "demo", "--knn", "1", "--json").out)
+def test_without_train_each_image_asks_all_the_others(evaluate: Vit, digits: Path) -> None:
+    found = json.loads(evaluate(digits / "val", "-m", "demo", "--knn", "1", "--json").out)
     vectors = vitcli.embed([str(digits / "val")], model="demo", l2=True, workers=0)
     truth = np.array([Path(p).parent.name for p in vectors.paths])
     near = vectors.embeddings @ vectors.embeddings.T
@@ -207,7 +213,9 @@ def test_without_train_each_image_asks_all_the_others(vit: Vit, digits: Path) ->
 
 
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl"])
-def test_a_table_of_paths_and_labels(vit: Vit, digits: Path, tmp_path: Path, suffix: str) -> None:
+def test_a_table_of_paths_and_labels(
+    evaluate: Vit, digits: Path, tmp_path: Path, suffix: str
+) -> None:
     files = sorted((digits / "val").rglob("*.png"))[:12]
     rows = [(str(file.relative_to(digits)), file.parent.name) for file in files]
     between = {"csv": ",", "tsv": "\t"}.get(suffix, "")
@@ -215,11 +223,13 @@ def test_a_table_of_paths_and_labels(vit: Vit, digits: Path, tmp_path: Path, suf
     if suffix == "jsonl":
         lines = [json.dumps({"path": path, "label": label}) for path, label in rows]
     (digits / f"table.{suffix}").write_text("\n".join(lines) + "\n")
-    done = vit("evaluate", digits / f"table.{suffix}", "-m", "demo", "--json")
+    done = evaluate(digits / f"table.{suffix}", "-m", "demo", "--json")
     assert json.loads(done.out)["images"] == 12, done.err
 
 
-def test_an_archive_is_judged_as_its_folder(vit: Vit, digits: Path, tmp_path: Path) -> None:
+def test_an_archive_is_judged_as_its_folder(
+    vit: Vit, evaluate: Vit, digits: Path, tmp_path: Path
+) -> None:
     """A zip of class folders, and a tar whose labels lie beside the images, one of them broken;
     also by neighbours, and by predictions that were made of the archive."""
     files = sorted((digits / "val").rglob("*.png"))
@@ -237,63 +247,64 @@ def test_an_archive_is_judged_as_its_folder(vit: Vit, digits: Path, tmp_path: Pa
                 info.size = len(content)
                 tar.addfile(info, io.BytesIO(content))
     for more in ((), ("--knn", "5")):
-        of_files = vit("evaluate", digits / "val", "-m", "demo", "--json", *more)
+        of_files = evaluate(digits / "val", "-m", "demo", "--json", *more)
         [expected] = json.loads(of_files.out)["models"]
         for archive in ("x.zip", "x.tar"):
-            done = vit("evaluate", archive, "-m", "demo", "--json", *more)
+            done = evaluate(archive, "-m", "demo", "--json", *more)
             assert done.code == 3, done.err
             [found] = json.loads(done.out)["models"]
             for name in ("top1", "top5", "confusion", "classes"):
                 assert found[name] == expected[name]
     pages = [
-        vit("evaluate", data, "-m", "demo", "--out", str(number)).code
+        evaluate(data, "-m", "demo", "--out", str(number)).code
         for number, data in enumerate((digits / "val", "x.zip"))
     ]
     assert pages == [0, 3]
     shown = [(tmp_path / name / "report.html").read_text().count("data:image/") for name in "01"]
     assert shown[0] == shown[1] > 0  # its worst mistakes
-    vit("classify", "x.tar", "-m", "demo", "-o", "preds.jsonl")
-    saved = vit("evaluate", "x.tar", "--preds", "preds.jsonl", "--json")
+    vit("classify", "x.tar", "-m", "demo", "-o", "preds.jsonl", "-j", "0")
+    saved = evaluate("x.tar", "--preds", "preds.jsonl", "--json")
     assert (
         json.loads(saved.out)["models"][0]["top1"]
-        == json.loads(vit("evaluate", "x.tar", "-m", "demo", "--json").out)["models"][0]["top1"]
+        == json.loads(evaluate("x.tar", "-m", "demo", "--json").out)["models"][0]["top1"]
     )
 
 
-def test_classes_that_the_model_does_not_have_are_named(vit: Vit, tmp_path: Path) -> None:
+def test_classes_that_the_model_does_not_have_are_named(evaluate: Vit, tmp_path: Path) -> None:
     for name in ("0", "sevn"):
         (tmp_path / "data" / name).mkdir(parents=True)
         Image.new("L", (8, 8)).save(tmp_path / "data" / name / "a.png")
-    done = vit("evaluate", "data", "-m", "demo")
+    done = evaluate("data", "-m", "demo")
     assert done.code == 1 and "demo has no class sevn" in done.err
-    done = vit("evaluate", "data/0", "-m", "demo")
+    done = evaluate("data/0", "-m", "demo")
     assert done.code == 1 and "no folders of classes" in done.err
-    done = vit("evaluate", "nowhere", "-m", "demo")
+    done = evaluate("nowhere", "-m", "demo")
     assert done.code == 1 and "no such folder" in done.err
 
 
 def test_images_that_a_model_was_trained_on_are_told(
-    vit: Vit, digits: Path, tmp_path: Path
+    vit: Vit, evaluate: Vit, tmp_path: Path
 ) -> None:
     """By their places, whatever way leads there; those that were held out are fair."""
+    digits = make_digits(tmp_path / "digits", train=40, val=10)
     args = ("--train", "head", "--epochs", "1", "-j", "0")
     assert vit("finetune", digits, "-m", "demo", "--out", "run", *args).code == 0
     (tmp_path / "way").symlink_to(digits)
     for data in (digits / "train", "way/train"):
-        done = vit("evaluate", data, "-m", "run", "-j", "0")
+        done = evaluate(data, "-m", "run")
         assert done.code == 0, done.err
         count = len(list((digits / "train").rglob("*.png")))
         assert f"{count} of {count} images are among those that run was trained on" in done.err
     for data in (digits, digits / "val"):
-        assert "trained on" not in vit("evaluate", data, "-m", "run", "-j", "0").err
-    assert "trained on" not in vit("evaluate", digits / "train", "-m", "demo", "-j", "0").err
+        assert "trained on" not in evaluate(data, "-m", "run").err
+    assert "trained on" not in evaluate(digits / "train", "-m", "demo").err
 
 
-def test_names_and_labels_without_end_are_told(vit: Vit, digits: Path, tmp_path: Path) -> None:
+def test_names_and_labels_without_end_are_told(evaluate: Vit, digits: Path, tmp_path: Path) -> None:
     image = next(digits.rglob("*.png"))
     (tmp_path / "t.csv").write_text(f"{image.name},{'1' * 5000}\n")
     shutil.copy(image, tmp_path)
-    long = vit("evaluate", digits, "-m", "x" * 5000)
+    long = evaluate(digits, "-m", "x" * 5000)
     assert long.code == 1 and len(long.err) < 4000
-    odd = vit("evaluate", "t.csv", "-m", "demo")
+    odd = evaluate("t.csv", "-m", "demo")
     assert odd.code == 1 and "demo has no class 111" in odd.err and len(odd.err) < 4000

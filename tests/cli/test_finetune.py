@@ -25,6 +25,7 @@ from safetensors.torch import load_file
 import vitcli
 from tests.conftest import Vit
 from tests.fixtures.digits import make_digits
+from tests.fixtures.forks import Child, ForkServer
 from tests.fixtures.ports import free_port
 from tests.fixtures.swin import tiny_swin
 from vitcli import files
@@ -41,7 +42,7 @@ FAST = ("--epochs", "2", "--batch-size", "16", "--no-flip", "-j", "0")
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_digits(tmp_path_factory.mktemp("digits"))
+    return make_digits(tmp_path_factory.mktemp("digits"), train=600, val=150)
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +102,7 @@ def test_digits_are_learnt_and_every_reader_agrees(vit: Vit, digits: Path, tmp_p
     shares = np.exp(logits) / np.exp(logits).sum()
     by_place = [ours[hf.config.id2label[n]] for n in range(10)]
     np.testing.assert_allclose(shares, by_place, atol=1e-5)
-    judged = json.loads(vit("evaluate", renamed, "-m", "run", "--json").out)["models"][0]
+    judged = json.loads(vit("evaluate", renamed, "-m", "run", "-j", "0", "--json").out)["models"][0]
     assert judged["top1"] == pytest.approx(
         max(
             json.loads(line)["val_top1"]
@@ -224,43 +225,25 @@ def test_what_a_swin_cannot_do_is_said_before_anything_is_written(
 
 @pytest.mark.slow
 def test_killed_in_mid_epoch_it_goes_on_to_the_same_bits(
-    vit: Vit, few: Path, tmp_path: Path, clean_env: dict[str, str]
+    vit: Vit, vits: ForkServer, few: Path, tmp_path: Path
 ) -> None:
     """kill -9 after some steps, then SIGTERM, then to the end; beside one run without a stop."""
     args = [str(few), "-m", "demo", "--train", "full", *FAST, "--epochs", "3"]
-    args += [
-        "--batch-size",
-        "32",
-        "--augment",
-        "strong",
-        "--ema",
-        "0.9",
-        "--mixup",
-        "0.2",
-        "--drop-path",
-        "0.1",
-        "--save-every",
-        "0.0",
-    ]
+    args += ["--batch-size", "32", "--augment", "strong", "--ema", "0.9", "--mixup", "0.2"]
+    args += ["--drop-path", "0.1", "--save-every", "0.0"]
     assert vit("finetune", *args, "--out", "whole").code == 0
-    command = [sys.executable, "-m", "vitcli", "finetune", *args, "--out", "cut", "--log-json"]
+    command = ["finetune", *args, "--out", "cut", "--log-json"]
     state = tmp_path / "cut" / "last" / "state.pt"
-
-    def start(*more: str) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            [*command, *more], cwd=tmp_path, env=clean_env, stderr=subprocess.DEVNULL
-        )
-
-    process = start()
-    wait_for(lambda: state.exists() and torch.load(state)["step"] > 2, process)
+    process = vits.start(*command, cwd=tmp_path)
+    wait_for(lambda: state.exists() and torch.load(state)["step"] > 2)
     process.kill()
-    process.wait()
+    assert process.wait() == -signal.SIGKILL
     killed = torch.load(state)
     assert killed["step"] > 0 and killed["epoch"] < 3
-    process = start("--resume")
-    wait_for(lambda: moved(state, killed), process)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(60) in (-signal.SIGTERM, 143)
+    process = vits.start(*command, "--resume", cwd=tmp_path)
+    wait_for(lambda: moved(state, killed))
+    process.kill(signal.SIGTERM)
+    assert process.wait() in (-signal.SIGTERM, 143)
     done = vit("finetune", *args, "--out", "cut", "--resume")
     assert done.code == 0, done.err
     assert same(tmp_path / "whole", tmp_path / "cut")
@@ -444,27 +427,27 @@ def moved(state: Path, before: dict[str, int]) -> bool:
     return (now["epoch"], now["step"]) > (before["epoch"], before["step"])
 
 
-def wait_for(fact: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+def wait_for(fact: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 120
     while not fact():
-        assert process.poll() is None and time.monotonic() < deadline
+        assert time.monotonic() < deadline
         time.sleep(0.02)
 
 
 @pytest.mark.slow
 def test_two_processes_train_as_one(
-    vit: Vit, few: Path, tmp_path: Path, clean_env: dict[str, str]
+    vit: Vit, vits: ForkServer, few: Path, tmp_path: Path, clean_env: dict[str, str]
 ) -> None:
     """Under torchrun; and when one of them is told to stop, both do, and go on to the same bits."""
     args = ["finetune", str(few), "-m", "demo", "--train", "full", *FAST, "--mixup", "0.3"]
     assert vit(*args, "--out", "one").code == 0
-    port, env = str(free_port()), {**clean_env, "OMP_NUM_THREADS": "1"}
+    port = str(free_port())
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     torchrun += ["--master-port", port, "-m", "vitcli"]
     done = subprocess.run(
         [*torchrun, *args, "--out", "two"],
         cwd=tmp_path,
-        env=env,
+        env={**clean_env, "OMP_NUM_THREADS": str(torch.get_num_threads())},  # as in the forks
         capture_output=True,
         text=True,
         timeout=240,
@@ -480,31 +463,27 @@ def test_two_processes_train_as_one(
         assert metrics[0][name] == pytest.approx(metrics[1][name], abs=1e-4)
     assert len((tmp_path / "two" / "metrics.jsonl").read_text().splitlines()) == 2
 
-    command = [sys.executable, "-m", "vitcli", *args, "--out", "cut", "--save-every", "0", "-q"]
-    env |= {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    env = {**clean_env, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    command = [*args, "--out", "cut", "--save-every", "0", "-q"]
 
-    def both(*more: str) -> list[subprocess.Popen[str]]:
+    def both(*more: str) -> list[Child]:
         return [
-            subprocess.Popen(
-                [*command, *more],
-                cwd=tmp_path,
-                env={**env, "RANK": rank},
-                stderr=subprocess.PIPE,
-                text=True,
-            )
+            vits.start(*command, *more, cwd=tmp_path, env={**env, "RANK": rank})
             for rank in ("0", "1")
         ]
 
     state = tmp_path / "cut" / "last" / "state.pt"
     processes = both()
-    wait_for(state.exists, processes[0])
-    processes[1].terminate()
-    said = [process.communicate(timeout=60)[1] for process in processes]
-    assert [process.returncode for process in processes] == [-signal.SIGTERM] * 2, said
+    wait_for(state.exists)
+    processes[1].kill(signal.SIGTERM)
+    codes = [process.wait() for process in processes]
+    said = [process.err for process in processes]
+    assert codes == [-signal.SIGTERM] * 2, said
     assert "continue with: the same command and --resume" in said[0] and said[1] == ""
     assert torch.load(state)["epoch"] < 2
-    said = [process.communicate(timeout=60)[1] for process in both("--resume")]
-    assert same(tmp_path / "two", tmp_path / "cut"), said
+    resumed = both("--resume")
+    assert [process.wait() for process in resumed] == [0, 0]
+    assert same(tmp_path / "two", tmp_path / "cut"), [process.err for process in resumed]
 
 
 @pytest.mark.parametrize("recipe", ["lora", "last-1"])
@@ -514,14 +493,14 @@ def test_other_recipes_end_in_a_plain_model(
     done = vit("finetune", few, "-m", "demo", "--train", recipe, "--out", "run", *FAST)
     assert done.code == 0, done.err
     assert load(str(tmp_path / "run")).labels == tuple("0123456789")
-    judged = json.loads(vit("evaluate", few, "-m", "run", "--json").out)["models"][0]
+    judged = json.loads(vit("evaluate", few, "-m", "run", "-j", "0", "--json").out)["models"][0]
     assert judged["top1"] == pytest.approx(last_line(tmp_path / "run")["val_top1"], abs=0.03)
 
 
 def test_a_split_is_drawn_written_down_and_obeyed(vit: Vit, few: Path, tmp_path: Path) -> None:
     args = ("finetune", few / "train", "-m", "demo", "--train", "head", "--val-split", "0.25")
     assert vit(*args, "--out", "one", "--seed", "5").code == 0
-    assert vit(*args, "--out", "two", "--seed", "5").code == 0
+    assert vit(*args, "--out", "two", "--seed", "5", "-j", "0").code == 0
     split = (tmp_path / "one" / "split.jsonl").read_text()
     assert split == (tmp_path / "two" / "split.jsonl").read_text()
     rows = [json.loads(line) for line in split.splitlines()]
@@ -530,7 +509,7 @@ def test_a_split_is_drawn_written_down_and_obeyed(vit: Vit, few: Path, tmp_path:
         assert of_class.count("val") == round(0.25 * len(of_class))
     again = ("finetune", "one/split.jsonl", "-m", "demo", "--train", "head", "--out", "three")
     assert "--allow-outside (VIT_ALLOW_OUTSIDE=1)" in vit(*again).err
-    again = vit(*again, "--allow-outside")
+    again = vit(*again, "--allow-outside", "-j", "0")
     assert again.code == 0, again.err
     assert same(tmp_path / "one", tmp_path / "three") or last_line(tmp_path / "three")["val_top1"]
 

@@ -77,7 +77,7 @@ def test_words_follow_the_config(vit: Vit, tiny_model: Models) -> None:
     assert "head of the distillation token averaged in" in distilled
     registers = "\n".join(lines(vit, tiny_model("dinov2-reg-classifier")))
     assert "69: class + 4 registers + 64 patches" in registers
-    assert "the class token beside the mean of the patches" in registers
+    assert "the class token and the mean of the patches" in registers
     assert "swiglu" in "\n".join(lines(vit, tiny_model("dinov2-swiglu")))
     assert "none: a backbone without a classifier" in "\n".join(lines(vit, tiny_model("dinov2")))
 

@@ -203,3 +203,16 @@ def test_a_pull_that_fails_says_why(
     ended = vit("models", "pull", spec, env=hub.env(tmp_path / "cache"))
     assert (ended.code, ended.out) == (1, b"")
     assert said in ended.err
+
+
+@pytest.mark.parametrize(
+    "args", [("models", "--for"), ("models", "pull", "a"), ("classify", "-k"), ()]
+)
+def test_a_mistake_in_the_command_line_is_told_in_few_words(
+    vit: Vit, args: tuple[str, ...]
+) -> None:
+    for word in ("x" * 30_000, "--" + "x" * 30_000):
+        ended = vit(*args, word)
+        assert ended.code == 2
+        assert "Error: " in ended.err
+        assert len(ended.err) < 2000

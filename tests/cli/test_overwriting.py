@@ -171,7 +171,7 @@ def test_a_folder_that_is_gone_is_told(
     monkeypatch.chdir(here / "gone")
     (here / "gone").rmdir()
     assert main(["classify", str(here / "in"), "-m", "demo"]) == 1
-    assert capfd.readouterr().err.startswith("vit: the working folder is not there any more\n")
+    assert capfd.readouterr().err.startswith("vit: the working folder no longer exists\n")
 
 
 def test_a_long_tmpdir_does_not_reach_the_socket(
@@ -181,17 +181,17 @@ def test_a_long_tmpdir_does_not_reach_the_socket(
     from multiprocessing import process
 
     from vitcli.errors import VitError
-    from vitcli.images import workers
+    from vitcli.images import worker_process
 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / ("t" * 110)))
     config: dict[str, object] = {}
     monkeypatch.setattr(process.current_process(), "_config", config)
-    workers._choose_socket_folder()
+    worker_process._choose_socket_folder()
     assert len(str(config["tempdir"])) < 90  # removed at the end
     assert tempfile.tempdir.endswith("ttt")
     monkeypatch.setattr(os, "access", lambda *args: False)
     with pytest.raises(VitError, match="TMPDIR is too long for a socket"):
-        workers._choose_socket_folder()
+        worker_process._choose_socket_folder()
 
 
 def test_two_outputs_of_one_name_are_refused(vit: Vit, here: Here) -> None:

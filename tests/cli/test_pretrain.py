@@ -16,8 +16,8 @@ from PIL import Image
 from tests.conftest import Vit
 from tests.fixtures.digits import make_digits
 from tests.fixtures.photos import Corpus
-from vitcli.checkpoints.load import load_reconstruction
-from vitcli.images.workers import DecodeJob
+from vitcli.checkpoints.load import load
+from vitcli.images.job import DecodeJob
 from vitcli.models.mae import mask_of
 from vitcli.models.prepare import prepare
 from vitcli.records import ImageRef
@@ -43,7 +43,7 @@ def test_simmim_from_a_classifier_loads_in_transformers(
     assert done.code == 0, done.err
     found = losses(tmp_path / "run")
     assert found[-1] < 0.85 * found[0]
-    _, ours = load_reconstruction(str(tmp_path / "run"))
+    ours = load(str(tmp_path / "run"), keep_decoder=True).with_decoder()
     hf = transformers.ViTForMaskedImageModeling.from_pretrained(tmp_path / "run").eval()
     pixels = torch.rand(2, 3, 32, 32) * 2 - 1
     mask = torch.cat([draw_mask(0, place, 64, 0.6) for place in range(2)])
@@ -67,7 +67,7 @@ def test_a_masked_autoencoder_goes_on_as_one(
         hf.vit.embeddings.position_embeddings, before.vit.embeddings.position_embeddings
     )
     assert not torch.equal(hf.decoder.decoder_pred.weight, before.decoder.decoder_pred.weight)
-    _, ours = load_reconstruction(str(tmp_path / "run"))
+    ours = load(str(tmp_path / "run"), keep_decoder=True).with_decoder()
     pixels, noise = torch.rand(2, 3, 64, 64), torch.rand(2, 64)
     hf.config.mask_ratio = 0.75
     with torch.no_grad():
@@ -88,7 +88,8 @@ def test_reconstruct_draws_what_the_model_predicts(
     assert file.name == f"{photo.name}.png"
     sheet = np.asarray(Image.open(io.BytesIO(file.read_bytes())))
     panels = [sheet[22 : 22 + 192, 8 + n * 200 : 200 + n * 200][1::3, 1::3] for n in range(3)]
-    model, reconstruction = load_reconstruction(str(tiny_model("vit-mim")))
+    model = load(str(tiny_model("vit-mim")), keep_decoder=True)
+    reconstruction = model.with_decoder()
     [bytes_] = DecodeJob((model.preprocess,))(ImageRef(0, str(photo))).pixels
     mask = draw_mask(3, 0, 64, 0.75)
     assert mask.sum() == 48

@@ -195,7 +195,7 @@ def test_an_interrupted_run_reports_where_it_was(tmp_path: Path, clean_env: dict
         (("--max-errors", "1"), 24, "2 of 24 images failed, --max-errors 1 (DecodeError: "),
         (("--max-errors", "2"), 32, "3 of 32 images failed, --max-errors 2"),
         (("--max-errors", "9%"), 40, "4 of 40 images failed, --max-errors 9%"),
-        (("--on-error", "stop"), 16, "1 of 16 images failed, and none may (DecodeError: "),
+        (("--on-error", "stop"), 16, "1 of 16 images failed, and none is allowed (DecodeError: "),
     ],
 )
 def test_too_many_errors_end_the_run_and_keep_what_was_written(

@@ -163,7 +163,7 @@ def test_evaluate_takes_the_best_label_of_a_multi_label_head(
     [found] = json.loads(ended.out)["models"]
     assert found["ece"] is None and found["reliability"] == []
     assert 0 <= found["top1"] <= 1
-    assert "scores each label alone" in ended.err
+    assert "scores each label independently" in ended.err
     assert "Confidence and accuracy" not in (tmp_path / "e" / "report.html").read_text()
 
 
@@ -195,7 +195,7 @@ def test_predictions_that_are_no_probabilities_have_no_calibration(
     assert json.loads(ended.out)["models"][0]["ece"] is None
     row = {"path": "x", "predictions": [{"label": "cat", "index": 0, "score": float("nan")}]}
     (tmp_path / "nan.jsonl").write_text(json.dumps(row) + "\n")
-    assert "is no row of vit classify" in vit("evaluate", data, "--preds", "nan.jsonl").err
+    assert "is not a row of vit classify" in vit("evaluate", data, "--preds", "nan.jsonl").err
 
 
 @pytest.mark.parametrize("names", [("cat", "dog"), LABELS])

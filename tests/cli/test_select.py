@@ -130,7 +130,7 @@ def test_a_mistake_has_a_caret_and_is_found_before_anything(vit: Vit) -> None:
 def test_a_label_that_is_not_there_is_found_before_any_image(vit: Vit, inbox: Path) -> None:
     ended = vit("classify", inbox, *DEMO, "--select", 'label == "seven"')
     assert (ended.code, ended.out) == (2, b"")
-    assert "no label is 'seven'" in ended.err
+    assert "the model has no label 'seven'" in ended.err
 
 
 def test_paths_are_a_format_of_their_own(vit: Vit, inbox: Path) -> None:

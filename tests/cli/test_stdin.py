@@ -18,7 +18,7 @@ from vitcli.errors import UsageError
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 LISTED = sorted(map(str, EXAMPLES.glob("digit-7*.png")))
-SAID = "no images are named: reading the list of paths on standard input"
+SAID = "no images are given: reading a list of paths from standard input"
 
 
 @pytest.mark.parametrize("separator", ["\n", "\0"])

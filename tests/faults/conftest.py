@@ -1,13 +1,11 @@
-"""What the fault tests share: photographs, a nursery of processes, and what `vit` did wrong."""
+"""What the fault tests share: their photographs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.fixtures.nursery import Nursery, nursery
 from tests.fixtures.photos import many_photos
 
 COUNT = 500
@@ -28,10 +26,3 @@ def ten(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ten")
     many_photos(folder, 10)
     return folder
-
-
-@pytest.fixture(scope="session")
-def vits(tmp_path_factory: pytest.TempPathFactory, clean_env: dict[str, str]) -> Iterator[Nursery]:
-    """Processes that start at once."""
-    with nursery(tmp_path_factory.mktemp("vits"), clean_env) as opened:
-        yield opened

@@ -11,11 +11,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tests.fixtures.nursery import Child, Nursery
+from tests.fixtures.forks import Child, ForkServer
+from tests.fixtures.processes import processes
 
 ROOT = Path(__file__).parents[2]
 SHM = Path("/dev/shm")
@@ -29,13 +30,14 @@ OBEYING = (
 
 @dataclass(frozen=True)
 class Finished:
-    """A run that kept the rules; `rows` where it wrote JSONL to stdout; peaks in MB."""
+    """A run that kept the rules; `rows` where it wrote JSONL to stdout; `peaks` in MB, of each
+    process, where it was watched."""
 
     code: int
     out: bytes
     err: str
     rows: list[dict[str, Any]]
-    peaks: dict[int, float]
+    peaks: dict[int, float] = field(default_factory=dict)
 
     @property
     def errors(self) -> dict[str, str]:
@@ -47,64 +49,63 @@ def vit(
     *args: str | Path,
     cwd: Path,
     inputs: Sequence[str | Path] | None = None,
-    made: Path | None = None,
-    stdin: bytes | None = b"",
     env: dict[str, str] | None = None,
     before: Sequence[str] = (),
-    timeout: float = 300,
-    **options: Any,
 ) -> Finished:
-    """Run `vit` in a session of its own, behind the words `before`, and check the rules.
+    """Run `vit` in an interpreter and a session of its own, with the words `before` it, and check
+    the rules.
 
-    `inputs` are the paths that must have a row each, in this order; `made` is the output.
+    `inputs` are the paths that must have a row each, in this order.
     """
     shared = segments()
     process = subprocess.Popen(
         [*before, sys.executable, "-m", "vitcli", *map(str, args)],
-        stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         cwd=cwd,
         env=environment() if env is None else env,
         start_new_session=True,
-        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
     )
-    peaks: dict[int, float] = {}
-    if stdin is not None:
-        assert process.stdin is not None
-        process.stdin.write(stdin)  # what fits a pipe
-        process.stdin.close()
-        process.stdin = None
-    end = time.monotonic() + timeout
-    while True:
-        try:
-            out, err = process.communicate(timeout=0.1)
-            break
-        except subprocess.TimeoutExpired:
-            assert time.monotonic() < end, f"still running after {timeout} s"
-            for pid in session(process.pid):
-                peaks[pid] = max(peaks.get(pid, 0), peak_memory(pid))
-    text = (err or b"").decode("utf-8", "replace")
-    found = check(process.returncode, out or b"", text, inputs, made, peaks)
+    out, err = process.communicate(timeout=300)
+    found = check(process.returncode, out, err.decode("utf-8", "replace"), inputs, None)
     assert until_gone(process.pid) == [], "R5: a process is left"
     assert segments() <= shared, "R5: shared memory is left"
     return found
 
 
 def run(
-    vits: Nursery,
+    vits: ForkServer,
     *args: str | Path,
     inputs: Sequence[str | Path] | None = None,
     made: Path | None = None,
     **how: Any,
 ) -> Finished:
-    """As `vit`, but by the nursery, in a tenth of the time."""
+    """As `vit`, but forked, in a tenth of the time. `made` is the output."""
     return ended(vits.start(*args, **how), inputs, made)
+
+
+def watched(
+    vits: ForkServer, *args: str | Path, inputs: Sequence[str | Path], **how: Any
+) -> Finished:
+    """As `run`, with an eye on the memory of its processes and on what they share."""
+    shared = segments()
+    child = vits.start(*args, **how)
+    peaks: dict[int, float] = {}
+    while Path(f"/proc/{child.pid}").exists():
+        for pid in (child.pid, *processes("session", child.pid)):
+            peaks[pid] = max(peaks.get(pid, 0), peak_memory(pid))
+        time.sleep(0.05)
+    found = replace(ended(child, inputs), peaks=peaks)
+    assert segments() <= shared, "R5: shared memory is left"
+    return found
 
 
 def ended(
     child: Child, inputs: Sequence[str | Path] | None = None, made: Path | None = None
 ) -> Finished:
-    """Wait for a process of the nursery, and check the rules."""
-    found = check(child.wait(), child.out, child.err, inputs, made, {})
+    """Wait for a forked process, and check the rules."""
+    found = check(child.wait(), child.out, child.err, inputs, made)
     assert until_gone(child.pid) == [], "R5: a process is left"
     return found
 
@@ -115,7 +116,6 @@ def check(
     err: str,
     inputs: Sequence[str | Path] | None,
     made: Path | None,
-    peaks: dict[int, float],
 ) -> Finished:
     lines = err.splitlines()
     assert "Traceback" not in err, f"R1: {err}"
@@ -138,7 +138,7 @@ def check(
     if code in (1, 2):
         assert 1 <= len(lines) <= 3, f"R6: {err}"
     assert code in (0, 1, 2, 3, 141) or -code in INTERRUPTS, f"{code}: {err}"
-    return Finished(code, out, err, rows, peaks)
+    return Finished(code, out, err, rows)
 
 
 def is_locked(out: Path) -> bool:
@@ -176,18 +176,9 @@ def segments() -> set[str]:
     return {path.name for path in SHM.iterdir()} if SHM.is_dir() else set()
 
 
-def session(leader: int) -> list[int]:
-    """The processes that one and its children make up, without those that are dead already."""
-    found = subprocess.run(
-        ["ps", "-s", str(leader), "-o", "pid=,stat="], capture_output=True, text=True
-    )
-    pairs = [line.split() for line in found.stdout.splitlines()]
-    return [int(pid) for pid, state in pairs if not state.startswith("Z")]
-
-
 def until_gone(leader: int, seconds: float = 5) -> list[int]:
     end = time.monotonic() + seconds
-    while (left := session(leader)) and time.monotonic() < end:
+    while (left := processes("session", leader)) and time.monotonic() < end:
         time.sleep(0.05)
     return left
 

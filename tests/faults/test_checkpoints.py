@@ -20,7 +20,7 @@ from torch import Tensor
 
 from tests.checkpoints.files import copied, edit_json, read_state, write_state
 from tests.faults.rules import contents, ended, run
-from tests.fixtures.nursery import Nursery, wait_for
+from tests.fixtures.forks import ForkServer, wait_for
 
 WEIGHTS = "model.safetensors"
 BIAS = "classifier.bias"
@@ -129,7 +129,7 @@ REFUSED: tuple[tuple[str, Spoil, str], ...] = (
     ("C8", packed, "is a tar archive"),
     ("C8", scripted, "is a TorchScript archive"),
     ("C8", pickled(lambda _: torch.nn.Linear(2, 2)), "is a whole pickled module"),
-    ("C9", indexed("../../etc/passwd"), "names a file that is not a shard beside it"),
+    ("C9", indexed("../../etc/passwd"), "names a file that is not a shard next to it"),
     ("C9", indexed("model-00001-of-00001.safetensors"), "shard 1 of 1 is missing"),
     ("C10", stated(lambda s: {n: t for n, t in s.items() if n != BIAS}), f"{BIAS} [7] is missing"),
     ("C10", stated(lambda s: s | {BIAS: torch.ones(9)}), f"{BIAS}: expected [7], found [9]"),
@@ -144,7 +144,7 @@ REFUSED: tuple[tuple[str, Spoil, str], ...] = (
 
 @pytest.mark.parametrize(("row", "spoil", "says"), REFUSED)
 def test_a_bad_checkpoint_is_one_error_before_an_image_is_read(
-    row: str, spoil: Spoil, says: str, folder: Path, vits: Nursery, ten: Path
+    row: str, spoil: Spoil, says: str, folder: Path, vits: ForkServer, ten: Path
 ) -> None:
     out = folder.parent / "out.jsonl"
     model = spoil(folder) or folder
@@ -156,7 +156,7 @@ def test_a_bad_checkpoint_is_one_error_before_an_image_is_read(
 
 
 def test_a_run_ends_with_the_weights_that_it_began_with(
-    folder: Path, vits: Nursery, many: Path, tmp_path: Path
+    folder: Path, vits: ForkServer, many: Path, tmp_path: Path
 ) -> None:
     """C16: replaced, cut short and gone. The hash in the meta file, too, is that of the old."""
 

@@ -13,7 +13,7 @@ import pytest
 
 from tests.faults.rules import DEMO, contents, ended, environment, run, until_gone, vit
 from tests.faults.test_resume import assert_same_rows
-from tests.fixtures.nursery import Nursery, wait_for
+from tests.fixtures.forks import ForkServer, wait_for
 
 SCRIPT = """
 import torch, vitcli
@@ -26,7 +26,7 @@ print(*(f"{{row.ref.path}} {{row.predictions[0].label}}" for row in rows), sep="
 
 @pytest.mark.parametrize(("command", "name"), [("classify", "o.jsonl"), ("embed", "o.npy")])
 def test_no_byte_depends_on_the_number_of_workers(
-    vits: Nursery, many: Path, tmp_path: Path, command: str, name: str
+    vits: ForkServer, many: Path, tmp_path: Path, command: str, name: str
 ) -> None:
     """K1: broken images and all. That workers overtake each other is seen to in tests/images."""
     made = []
@@ -40,7 +40,7 @@ def test_no_byte_depends_on_the_number_of_workers(
 
 @pytest.mark.parametrize(("command", "name"), [("classify", "o.jsonl"), ("embed", "o.npy")])
 def test_another_batch_size_gives_the_same_rows(
-    vits: Nursery, many: Path, tmp_path: Path, command: str, name: str
+    vits: ForkServer, many: Path, tmp_path: Path, command: str, name: str
 ) -> None:
     """K1: numbers within 1e-6."""
     outs = []
@@ -54,7 +54,9 @@ def test_another_batch_size_gives_the_same_rows(
     assert_same_rows(outs[0], outs[2])
 
 
-def test_shards_may_run_at_once_into_one_folder(vits: Nursery, many: Path, tmp_path: Path) -> None:
+def test_shards_may_run_at_once_into_one_folder(
+    vits: ForkServer, many: Path, tmp_path: Path
+) -> None:
     """K2: under torchrun, which tells each process its rank."""
     args = ("classify", many, "-m", "demo", "-j", "0")
     shards = [
@@ -69,7 +71,7 @@ def test_shards_may_run_at_once_into_one_folder(vits: Nursery, many: Path, tmp_p
 
 
 def test_the_shards_of_different_runs_are_not_merged(
-    vits: Nursery, ten: Path, tmp_path: Path
+    vits: ForkServer, ten: Path, tmp_path: Path
 ) -> None:
     """K2: of other models it is the same as of other options."""
     for number, top in (("1/2", "3"), ("2/2", "4")):
@@ -87,7 +89,7 @@ def test_the_shards_of_different_runs_are_not_merged(
 
 
 def test_the_second_of_two_processes_with_one_output_hears_of_the_first(
-    vits: Nursery, many: Path, tmp_path: Path
+    vits: ForkServer, many: Path, tmp_path: Path
 ) -> None:
     """O8: whatever it was told to do with it; the first is not disturbed."""
     out = tmp_path / "out.jsonl"
@@ -109,7 +111,7 @@ def test_the_second_of_two_processes_with_one_output_hears_of_the_first(
 
 
 def test_two_processes_share_the_machine_and_the_cache(
-    vits: Nursery, ten: Path, tmp_path: Path
+    vits: ForkServer, ten: Path, tmp_path: Path
 ) -> None:
     """K3: both finish, with the same rows; so do two that export one model for an engine."""
     args = ("classify", ten, *DEMO, "-j", "2", "--engine", "onnx")
@@ -122,7 +124,7 @@ def test_two_processes_share_the_machine_and_the_cache(
 
 @pytest.mark.parametrize("threads", ["1", "16"])
 def test_the_number_of_threads_changes_nothing(
-    vits: Nursery, ten: Path, tmp_path: Path, threads: str
+    vits: ForkServer, ten: Path, tmp_path: Path, threads: str
 ) -> None:
     """K4"""
     env = environment(OMP_NUM_THREADS=threads)
@@ -167,7 +169,7 @@ exec(compile(source, "/nowhere/program", "exec"), main.__dict__)
 
 
 @pytest.mark.slow
-def test_twenty_starts_do_not_block(vits: Nursery, ten: Path) -> None:
+def test_twenty_starts_do_not_block(vits: ForkServer, ten: Path) -> None:
     """K4: with workers, each of them from a process whose torch has been imported."""
     for start in range(20):
         found = run(vits, "classify", ten, *DEMO, "-j", str(1 + start % 3))

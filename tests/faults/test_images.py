@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from PIL import Image, PngImagePlugin
 
-from tests.faults.rules import DEMO, Finished, vit
+from tests.faults.rules import DEMO, Finished, watched
+from tests.fixtures.forks import ForkServer
 from tests.fixtures.photos import Corpus, bomb, many_photos, photo
 
 MEMORY = 1200  # MB that no process may need
@@ -24,6 +25,7 @@ MEMORY = 1200  # MB that no process may need
 class Neighbours:
     """Two good photographs, and the rows that they have alone."""
 
+    vits: ForkServer
     first: Path
     last: Path
     alone: list[list[Any]]
@@ -31,17 +33,18 @@ class Neighbours:
     def around(self, *files: Path, options: Sequence[str] = ()) -> Finished:
         """Classify the files between the two, whose rows stay what they are alone."""
         inputs = [self.first, *files, self.last]
-        ended = vit("classify", *inputs, *DEMO, *options, cwd=self.first.parent, inputs=inputs)
+        args = ("classify", *inputs, *DEMO, *options)
+        ended = watched(self.vits, *args, cwd=self.first.parent, inputs=inputs)
         assert predictions([ended.rows[0], ended.rows[-1]]) == self.alone
         return ended
 
 
 @pytest.fixture(scope="module")
-def neighbours(tmp_path_factory: pytest.TempPathFactory) -> Neighbours:
+def neighbours(tmp_path_factory: pytest.TempPathFactory, vits: ForkServer) -> Neighbours:
     folder = tmp_path_factory.mktemp("neighbours")
     first, last = many_photos(folder, 2)
-    rows = vit("classify", first, last, *DEMO, cwd=folder, inputs=[first, last]).rows
-    return Neighbours(first, last, predictions(rows))
+    rows = watched(vits, "classify", first, last, *DEMO, cwd=folder, inputs=[first, last]).rows
+    return Neighbours(vits, first, last, predictions(rows))
 
 
 def predictions(rows: Sequence[dict[str, Any]]) -> list[list[Any]]:
@@ -62,7 +65,7 @@ def test_every_bad_file_has_its_type_and_every_good_one_its_label(
     assert all(0 <= row["predictions"][0]["score"] <= 1 for row in ended.rows if "error" not in row)
 
 
-def test_nothing_that_an_image_says_is_run(tmp_path: Path) -> None:
+def test_nothing_that_an_image_says_is_run(vits: ForkServer, tmp_path: Path) -> None:
     """I6: EPS under its own name and under another."""
     script = tmp_path / "bin" / "gs"
     script.parent.mkdir()
@@ -72,7 +75,9 @@ def test_nothing_that_an_image_says_is_run(tmp_path: Path) -> None:
     for file in files:
         file.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n%%EOF\n")
     env = {**os.environ, "PATH": f"{script.parent}:{os.environ['PATH']}"}
-    ended = vit("classify", *files, *DEMO, "--formats", "all", cwd=tmp_path, inputs=files, env=env)
+    ended = watched(
+        vits, "classify", *files, *DEMO, "--formats", "all", cwd=tmp_path, inputs=files, env=env
+    )
     assert set(ended.errors.values()) == {"NotAnImage"}
     assert not (tmp_path / "canary").exists()
 
@@ -119,25 +124,29 @@ def test_a_picture_that_takes_for_ever_is_timed_out(neighbours: Neighbours, tmp_
     }
 
 
-def test_all_turns_of_a_picture_have_one_row(tmp_path: Path, photos: Corpus) -> None:
+def test_all_turns_of_a_picture_have_one_row(
+    vits: ForkServer, tmp_path: Path, photos: Corpus
+) -> None:
     """I12: exactly for PNG, the label for JPEG; and none of them with --no-exif."""
     files = [p for p in photos.good if p.name.startswith("turned-")]
-    rows = vit("classify", *files, *DEMO, "-b", "1", cwd=tmp_path, inputs=files).rows
+    rows = watched(vits, "classify", *files, *DEMO, "-b", "1", cwd=tmp_path, inputs=files).rows
     found = {path.suffix: [] for path in files}
     for path, row in zip(files, rows, strict=True):
         found[path.suffix].append(row["predictions"])
     assert found[".png"] == found[".png"][:1] * 8
     assert len({best["label"] for [best] in found[".jpg"]}) == 1
-    stored = vit("classify", *files, *DEMO, "--no-exif", "-b", "1", cwd=tmp_path, inputs=files)
+    stored = watched(
+        vits, "classify", *files, *DEMO, "--no-exif", "-b", "1", cwd=tmp_path, inputs=files
+    )
     assert len({row["predictions"][0]["score"] for row in stored.rows}) > 4
 
 
-def test_sixteen_bit_grey_is_not_white(tmp_path: Path, photos: Corpus) -> None:
+def test_sixteen_bit_grey_is_not_white(vits: ForkServer, tmp_path: Path, photos: Corpus) -> None:
     """I14"""
     files = [p for p in photos.good if p.name.startswith("grey16")]
     white = tmp_path / "white.png"
     Image.new("L", (96, 64), 255).save(white)
-    ended = vit("classify", *files, white, *DEMO, cwd=tmp_path, inputs=[*files, white])
+    ended = watched(vits, "classify", *files, white, *DEMO, cwd=tmp_path, inputs=[*files, white])
     *found, blank = [row["predictions"][0]["score"] for row in ended.rows]
     assert all(abs(score - blank) > 1e-4 for score in found)
     assert len(files) > 1
@@ -146,7 +155,9 @@ def test_sixteen_bit_grey_is_not_white(tmp_path: Path, photos: Corpus) -> None:
 
 
 @pytest.mark.parametrize("kind", ["icc", "xmp"])
-def test_metadata_that_make_no_sense_change_nothing(tmp_path: Path, kind: str) -> None:
+def test_metadata_that_make_no_sense_change_nothing(
+    vits: ForkServer, tmp_path: Path, kind: str
+) -> None:
     """I16: the pixels count."""
     picture = photo("metadata")
     picture.save(tmp_path / "plain.jpg")
@@ -155,7 +166,7 @@ def test_metadata_that_make_no_sense_change_nothing(tmp_path: Path, kind: str) -
     else:
         picture.save(tmp_path / "odd.jpg", xmp=b"<x:xmpmeta" * 6000)
     inputs = [tmp_path / "plain.jpg", tmp_path / "odd.jpg"]
-    ended = vit("classify", *inputs, *DEMO, "-b", "1", cwd=tmp_path, inputs=inputs)
+    ended = watched(vits, "classify", *inputs, *DEMO, "-b", "1", cwd=tmp_path, inputs=inputs)
     plain, odd = ended.rows
     assert plain["predictions"] == odd["predictions"]
     assert len(ended.err.splitlines()) == 1  # the summary
@@ -163,17 +174,19 @@ def test_metadata_that_make_no_sense_change_nothing(tmp_path: Path, kind: str) -
 
 @pytest.mark.parametrize("command", ["classify", "embed"])
 def test_a_run_of_failures_only_has_a_row_each(
-    tmp_path: Path, photos: Corpus, command: str
+    vits: ForkServer, tmp_path: Path, photos: Corpus, command: str
 ) -> None:
     """I18: batches without a single picture."""
     files = list(photos.bad)
     options = DEMO if command == "classify" else ("-m", "demo", "--format", "jsonl")
-    ended = vit(command, *files, *options, "-b", "4", cwd=tmp_path, inputs=files)
+    ended = watched(vits, command, *files, *options, "-b", "4", cwd=tmp_path, inputs=files)
     assert ended.errors == {str(path): kind for path, kind in photos.bad.items()}
     assert f"0 of {len(files)} images done, {len(files)} failed" in ended.err
 
 
-def test_a_file_that_changes_while_it_is_read_is_never_more_than_a_row(tmp_path: Path) -> None:
+def test_a_file_that_changes_while_it_is_read_is_never_more_than_a_row(
+    vits: ForkServer, tmp_path: Path
+) -> None:
     """K5: overwritten and cut short again and again beside the run."""
     [file] = many_photos(tmp_path / "photos", 1)
     whole, stopped = file.read_bytes(), threading.Event()
@@ -186,7 +199,7 @@ def test_a_file_that_changes_while_it_is_read_is_never_more_than_a_row(tmp_path:
     writer = threading.Thread(target=rewrite)
     writer.start()
     try:
-        ended = vit("classify", *[file] * 300, *DEMO, cwd=tmp_path, inputs=[file] * 300)
+        ended = watched(vits, "classify", *[file] * 300, *DEMO, cwd=tmp_path, inputs=[file] * 300)
     finally:
         stopped.set()
         writer.join()

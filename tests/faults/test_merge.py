@@ -8,7 +8,7 @@ import pytest
 
 from tests.conftest import Vit
 from tests.faults.rules import contents
-from tests.fixtures.nursery import Nursery
+from tests.fixtures.forks import ForkServer
 from tests.sinks.rows import classified, embedded, failed
 from vitcli.records import Failure, Row
 from vitcli.runs.fingerprint import Fingerprint
@@ -48,7 +48,7 @@ def write(out: Path, shard: Shard | None = None) -> Path:
 
 @outputs
 def test_there_may_be_more_shards_than_files_may_be_open(
-    vits: Nursery, tmp_path: Path, name: str
+    vits: ForkServer, tmp_path: Path, name: str
 ) -> None:
     shards = [write(tmp_path / name, Shard(n, COUNT)) for n in range(1, COUNT + 1)]
     (tmp_path / "merged").mkdir()

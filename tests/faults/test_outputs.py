@@ -14,13 +14,13 @@ from threading import Thread
 import pytest
 
 from tests.faults.rules import DEMO, OBEYING, contents, ended, environment, run, vit
-from tests.fixtures.nursery import Nursery, wait_for
+from tests.fixtures.forks import ForkServer, wait_for
 from tests.fixtures.photos import many_photos
 
 FORMS = pytest.mark.parametrize(
     ("command", "name"), [("classify", "out.jsonl"), ("embed", "out.npy")]
 )
-VIT = (sys.executable, "-m", "vitcli")
+PYTHON = f"{sys.executable} -m vitcli"  # what starts with closed descriptors is not forked
 
 
 def mount(*words: object) -> None:
@@ -43,11 +43,8 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def in_shell(script: str, cwd: Path, **env: str) -> tuple[list[int], bytes, str]:
-    """Run a pipeline of bash: the exit code of each of its parts, its output, its words.
-
-    `vit` is the command.
-    """
-    words = f'vit() {{ {" ".join(VIT)} "$@"; }}; {script}; echo " ${{PIPESTATUS[@]}}" >&2'
+    """Run a pipeline of bash: the exit code of each of its parts, its output, its words."""
+    words = f'{script}; echo " ${{PIPESTATUS[@]}}" >&2'
     done = subprocess.run(
         ["bash", "-c", words], cwd=cwd, env=environment(**env), capture_output=True, timeout=300
     )
@@ -62,7 +59,7 @@ def in_shell(script: str, cwd: Path, **env: str) -> tuple[list[int], bytes, str]
 
 @FORMS
 def test_a_full_disk_is_one_error_and_the_run_goes_on_when_there_is_room(
-    vits: Nursery, many: Path, tmp_path: Path, disk: Path, command: str, name: str
+    vits: ForkServer, many: Path, tmp_path: Path, disk: Path, command: str, name: str
 ) -> None:
     """O1"""
     args = (command, many, "-m", "demo", "-j", "0", "-o")
@@ -82,7 +79,7 @@ def test_a_full_disk_is_one_error_and_the_run_goes_on_when_there_is_room(
 
 
 def test_a_disk_that_is_full_of_pictures_is_one_error_and_the_run_goes_on(
-    vits: Nursery, tmp_path: Path, disk: Path
+    vits: ForkServer, tmp_path: Path, disk: Path
 ) -> None:
     """O1"""
     many_photos(tmp_path / "in", 40, broken=(3,))
@@ -113,7 +110,7 @@ def drawn(folder: Path) -> dict[str, bytes]:
 
 @FORMS
 def test_a_file_that_may_not_grow_is_an_error_and_no_signal(
-    vits: Nursery, many: Path, tmp_path: Path, command: str, name: str
+    vits: ForkServer, many: Path, tmp_path: Path, command: str, name: str
 ) -> None:
     """O10: RLIMIT_FSIZE, as a quota would do it."""
     args = (command, many, "-m", "demo", "-j", "0", "-o", tmp_path / name)
@@ -123,7 +120,7 @@ def test_a_file_that_may_not_grow_is_an_error_and_no_signal(
     assert run(vits, *args, "--resume", made=tmp_path / name).code == 3
 
 
-def test_a_full_standard_output_is_an_error(vits: Nursery, ten: Path) -> None:
+def test_a_full_standard_output_is_an_error(vits: ForkServer, ten: Path) -> None:
     """O3"""
     full = run(vits, "classify", ten, *DEMO, "-j", "0", stdout="/dev/full")
     assert (full.code, full.err) == (
@@ -142,7 +139,7 @@ def test_what_is_closed_at_the_start_disturbs_nothing(
 ) -> None:
     """O3, P11: the output must not get the number of a standard descriptor, nor the workers."""
     codes, out, err = in_shell(
-        f"vit classify {ten} {' '.join(DEMO)} -j 2 -o out.jsonl {closed}", tmp_path
+        f"{PYTHON} classify {ten} {' '.join(DEMO)} -j 2 -o out.jsonl {closed}", tmp_path
     )
     assert codes == [0]
     assert len((tmp_path / "out.jsonl").read_bytes().splitlines()) == 10
@@ -154,7 +151,7 @@ def test_without_standard_output_there_is_an_error_before_the_model(
     ten: Path, tmp_path: Path
 ) -> None:
     """O3"""
-    codes, out, err = in_shell(f"vit classify {ten} -m no/such >&-", tmp_path)
+    codes, out, err = in_shell(f"{PYTHON} classify {ten} -m no/such >&-", tmp_path)
     assert (codes, out) == ([1], b"")
     assert err == "vit: standard output is closed\n  use --out FILE\n"
 
@@ -162,11 +159,11 @@ def test_without_standard_output_there_is_an_error_before_the_model(
 @pytest.mark.parametrize("reader", ["head -n 1", "true"])
 @pytest.mark.parametrize("out", ["", "-o /dev/stdout"])
 def test_a_reader_that_goes_away_ends_the_run_quietly(
-    many: Path, tmp_path: Path, reader: str, out: str
+    scripts: Path, many: Path, tmp_path: Path, reader: str, out: str
 ) -> None:
     """O4"""
     codes, read, err = in_shell(
-        f"vit classify {many} {' '.join(DEMO)} -b 1 {out} | {reader}", tmp_path
+        f"{scripts}/vit classify {many} {' '.join(DEMO)} -b 1 {out} | {reader}", tmp_path
     )
     assert (codes, err) == ([141, 0], "")
     assert len(read.splitlines()) == (reader != "true")
@@ -174,14 +171,17 @@ def test_a_reader_that_goes_away_ends_the_run_quietly(
 
 @pytest.mark.parametrize("name", ["-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"])
 def test_standard_output_has_several_names(
-    vits: Nursery, ten: Path, tmp_path: Path, name: str
+    scripts: Path, ten: Path, tmp_path: Path, name: str
 ) -> None:
     """O7: where it is a file, that is written on, and not replaced."""
     log = tmp_path / "log"
     log.write_bytes(b"what was there\n")
     with log.open("ab") as file:
         code = subprocess.run(
-            [*VIT, "classify", ten, *DEMO, "-o", name], stdout=file, env=environment(), stderr=2
+            [scripts / "vit", "classify", ten, *DEMO, "-o", name],
+            stdout=file,
+            env=environment(),
+            stderr=2,
         ).returncode
     first, *rows = log.read_bytes().splitlines()
     assert (code, first, len(rows)) == (0, b"what was there", 10)
@@ -214,7 +214,7 @@ def test_what_cannot_be_written_is_found_before_the_model_is_loaded(
 
 
 def test_a_read_only_file_system_is_found_before_the_model_is_loaded(
-    vits: Nursery, ten: Path, disk: Path
+    vits: ForkServer, ten: Path, disk: Path
 ) -> None:
     """O5"""
     mount("-o", "remount,ro", disk)
@@ -227,7 +227,7 @@ def test_a_read_only_file_system_is_found_before_the_model_is_loaded(
 
 @FORMS
 def test_an_existing_output_is_whole_until_the_new_one_is(
-    vits: Nursery, many: Path, ten: Path, tmp_path: Path, command: str, name: str
+    vits: ForkServer, many: Path, ten: Path, tmp_path: Path, command: str, name: str
 ) -> None:
     """O6: refused without --overwrite; and killed half-way with it."""
     out = tmp_path / name
@@ -247,7 +247,9 @@ def test_an_existing_output_is_whole_until_the_new_one_is(
 
 
 @pytest.mark.parametrize("kind", ["name", "link", "hard link", "below"])
-def test_an_input_is_never_overwritten(vits: Nursery, ten: Path, tmp_path: Path, kind: str) -> None:
+def test_an_input_is_never_overwritten(
+    vits: ForkServer, ten: Path, tmp_path: Path, kind: str
+) -> None:
     """O7"""
     photo = tmp_path / "photos" / "a.jpg"
     photo.parent.mkdir()
@@ -271,7 +273,7 @@ def test_an_input_is_never_overwritten(vits: Nursery, ten: Path, tmp_path: Path,
 
 
 def test_links_pipes_and_devices_are_written_as_they_are(
-    vits: Nursery, ten: Path, tmp_path: Path
+    vits: ForkServer, ten: Path, tmp_path: Path
 ) -> None:
     """O7"""
     args = ("classify", ten, *DEMO, "-j", "0", "--format", "jsonl", "-o")
@@ -299,7 +301,7 @@ def test_links_pipes_and_devices_are_written_as_they_are(
 
 @FORMS
 def test_the_mode_obeys_the_umask_and_nothing_goes_through_tmp(
-    vits: Nursery, ten: Path, tmp_path: Path, disk: Path, command: str, name: str
+    vits: ForkServer, ten: Path, tmp_path: Path, disk: Path, command: str, name: str
 ) -> None:
     """O9: the output lies on another file system than /tmp."""
     for umask in (0o077, 0o022):
@@ -314,7 +316,7 @@ def test_the_mode_obeys_the_umask_and_nothing_goes_through_tmp(
 
 @FORMS
 def test_an_output_whose_file_system_goes_away_is_taken_up_when_it_is_back(
-    vits: Nursery, many: Path, tmp_path: Path, command: str, name: str
+    vits: ForkServer, many: Path, tmp_path: Path, command: str, name: str
 ) -> None:
     """A mount that vanishes takes the names away, not what was written."""
     real, seen = tmp_path / "real", tmp_path / "seen"

@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 
 from tests.faults.rules import DEMO, OBEYING, ended, environment, run, vit
-from tests.fixtures.nursery import Nursery, wait_for
+from tests.fixtures.forks import ForkServer, wait_for
 
 NAMES = [
     b"caf\xe9.jpg",
@@ -74,7 +74,7 @@ def path_of(row: dict[str, Any]) -> bytes:
     return os.fsencode(row["path"])
 
 
-def test_every_name_has_a_line_of_json(vits: Nursery, odd: Path) -> None:
+def test_every_name_has_a_line_of_json(vits: ForkServer, odd: Path) -> None:
     """P4: for Python and for jq."""
     found = run(vits, "classify", "odd", *DEMO, "-j", "2", cwd=odd.parent)
     assert [path_of(row) for row in found.rows] == listed(NAMES)
@@ -89,7 +89,7 @@ def test_every_name_has_a_line_of_json(vits: Nursery, odd: Path) -> None:
 
 @pytest.mark.parametrize("name", ["csv", "tsv"])
 def test_every_name_comes_back_from_a_table(
-    vits: Nursery, odd: Path, tmp_path: Path, name: str
+    vits: ForkServer, odd: Path, tmp_path: Path, name: str
 ) -> None:
     """P4: bytes and all."""
     out = tmp_path / f"out.{name}"
@@ -100,7 +100,9 @@ def test_every_name_comes_back_from_a_table(
     assert [os.fsencode(row["path"]) for row in rows] == listed(NAMES)
 
 
-def test_every_name_goes_in_and_out_between_nuls(vits: Nursery, odd: Path, tmp_path: Path) -> None:
+def test_every_name_goes_in_and_out_between_nuls(
+    vits: ForkServer, odd: Path, tmp_path: Path
+) -> None:
     """P4: `find -print0 | vit -0 - --paths-only`, of each name and of one that is not there."""
     wanted = [path for path in listed(NAMES) for _ in range(2)]
     stdin, out = tmp_path / "list", tmp_path / "out"
@@ -112,7 +114,7 @@ def test_every_name_goes_in_and_out_between_nuls(vits: Nursery, odd: Path, tmp_p
     assert "NotFound: odd/\\x1b[b].jpg: no such file" in found.err
 
 
-def test_the_index_of_an_array_has_every_name(vits: Nursery, odd: Path, tmp_path: Path) -> None:
+def test_the_index_of_an_array_has_every_name(vits: ForkServer, odd: Path, tmp_path: Path) -> None:
     """P4: and NPZ holds the paths themselves."""
     for name in ("one.npy", "two.npz"):
         args = ("embed", "odd", "-m", "demo", "-j", "0", "-o", tmp_path / name)
@@ -123,7 +125,9 @@ def test_the_index_of_an_array_has_every_name(vits: Nursery, odd: Path, tmp_path
     assert paths == [path.decode("utf-8", "replace") for path in listed(NAMES)]
 
 
-def test_a_name_that_looks_like_an_option_is_a_path_behind_dashes(vits: Nursery, odd: Path) -> None:
+def test_a_name_that_looks_like_an_option_is_a_path_behind_dashes(
+    vits: ForkServer, odd: Path
+) -> None:
     """P4"""
     for args in (("./-dash.jpg",), ("--", "-dash.jpg")):
         found = run(vits, "classify", *DEMO, "-j", "0", *args, cwd=odd)
@@ -188,7 +192,7 @@ def strange(tmp_path: Path, ten: Path) -> Iterator[Path]:
         yield folder
 
 
-def test_a_scan_takes_what_is_a_file_and_counts_the_rest(vits: Nursery, strange: Path) -> None:
+def test_a_scan_takes_what_is_a_file_and_counts_the_rest(vits: ForkServer, strange: Path) -> None:
     """P2"""
     inputs = ["strange/dangling.jpg", "strange/good.jpg", "strange/self.jpg"]
     found = run(vits, "classify", "strange", *DEMO, "-j", "0", cwd=strange.parent, inputs=inputs)
@@ -196,10 +200,10 @@ def test_a_scan_takes_what_is_a_file_and_counts_the_rest(vits: Nursery, strange:
         "strange/dangling.jpg": "NotFound",
         "strange/self.jpg": "Unreadable",
     }
-    assert ", 3 skipped that are no files, in" in found.err
+    assert ", 3 skipped that are not files, in" in found.err
 
 
-def test_what_is_named_is_tried_and_never_blocks(vits: Nursery, strange: Path) -> None:
+def test_what_is_named_is_tried_and_never_blocks(vits: ForkServer, strange: Path) -> None:
     """P2"""
     names = [f"strange/{n}.jpg" for n in ("pipe", "socket", "zero", "dangling", "good")]
     inputs = [*names, "/dev/zero", "strange/folder.jpg/none.jpg", "no\x7f.jpg"]
@@ -212,7 +216,7 @@ def test_what_is_named_is_tried_and_never_blocks(vits: Nursery, strange: Path) -
     assert "vit: NotFound: strange/dangling.jpg: no such file (and 2 more)" in found.err  # P6
 
 
-def test_links_that_go_round_are_entered_once(vits: Nursery, ten: Path, tmp_path: Path) -> None:
+def test_links_that_go_round_are_entered_once(vits: ForkServer, ten: Path, tmp_path: Path) -> None:
     """P1: two links to one folder are two folders."""
     (tmp_path / "a" / "b").mkdir(parents=True)
     shutil.copy(ten / "img-00001.jpg", tmp_path / "a" / "b" / "x.jpg")
@@ -240,7 +244,7 @@ def test_a_folder_that_cannot_be_listed_is_named_and_the_rest_is_done(
 
 
 def test_a_file_that_is_removed_after_it_was_listed_is_a_row(
-    vits: Nursery, ten: Path, tmp_path: Path
+    vits: ForkServer, ten: Path, tmp_path: Path
 ) -> None:
     """P6"""
     folder = tmp_path / "photos"
@@ -258,7 +262,7 @@ def test_a_file_that_is_removed_after_it_was_listed_is_a_row(
 # Lists
 
 
-def test_a_list_may_be_written_in_many_ways(vits: Nursery, ten: Path, tmp_path: Path) -> None:
+def test_a_list_may_be_written_in_many_ways(vits: ForkServer, ten: Path, tmp_path: Path) -> None:
     """P5: CRLF, blank lines, a folder, a path twice, one of 100 kB, no newline at the end."""
     (tmp_path / "photos").mkdir()
     for name in ("a.jpg", "b .jpg", "c.jpg "):
@@ -281,7 +285,7 @@ def test_a_list_may_be_written_in_many_ways(vits: Nursery, ten: Path, tmp_path: 
     assert by_pipe.errors == {long: "Unreadable"}
 
 
-def test_a_folder_without_images_says_what_is_there(vits: Nursery, tmp_path: Path) -> None:
+def test_a_folder_without_images_says_what_is_there(vits: ForkServer, tmp_path: Path) -> None:
     """P7"""
     (tmp_path / "x").mkdir()
     for name in ("a.foo", "b.foo", "c.txt"):
@@ -298,7 +302,7 @@ def test_a_folder_without_images_says_what_is_there(vits: Nursery, tmp_path: Pat
     [("classify", "o.jsonl"), ("classify", "o.csv"), ("embed", "o.npy"), ("embed", "o.npz")],
 )
 def test_an_empty_list_is_a_valid_run(
-    vits: Nursery, tmp_path: Path, command: str, name: str
+    vits: ForkServer, tmp_path: Path, command: str, name: str
 ) -> None:
     """P8: a night in which nothing is new."""
     out = tmp_path / name
@@ -331,10 +335,10 @@ def test_a_terminal_is_no_list(tmp_path: Path) -> None:
     ],
     ids=["C", "ascii", "nothing"],
 )
-def test_the_surroundings_change_no_byte(vits: Nursery, odd: Path, env: dict[str, str]) -> None:
+def test_the_surroundings_change_no_byte(vits: ForkServer, odd: Path, env: dict[str, str]) -> None:
     """P11: also without HOME, TERM, PATH and stdin, as cron starts programs."""
     expected = run(vits, "classify", "odd", *DEMO, "-j", "0", cwd=odd.parent).out
     kept = {} if "LC_ALL" not in env else {"PATH": os.environ["PATH"]}
     path = {"PYTHONPATH": environment()["PYTHONPATH"]}
-    found = vit("classify", "odd", *DEMO, cwd=odd.parent, stdin=None, env={**kept, **path, **env})
+    found = vit("classify", "odd", *DEMO, cwd=odd.parent, env={**kept, **path, **env})
     assert (found.code, found.out) == (0, expected)

@@ -15,10 +15,11 @@ import pillow_heif
 import pytest
 from PIL import Image
 
-from tests.faults.rules import vit
+from tests.faults.rules import DEMO, watched
+from tests.fixtures.forks import ForkServer
 from vitcli.images.archives import is_archive
 from vitcli.images.decode import decode
-from vitcli.images.formats import allowed_formats
+from vitcli.images.kinds import allowed_formats
 from vitcli.records import ImageRef, Limits, Preprocess, Sample
 
 SECONDS_TO_FETCH = 300
@@ -90,16 +91,14 @@ def by_pillow(path: Path) -> Image.Image | None:
 
 @pytest.mark.slow
 def test_the_corpus_has_a_row_each_where_pillow_reads_it_a_good_one(
-    corpus: Path, files: list[Path], capfd: pytest.CaptureFixture[str]
+    vits: ForkServer, corpus: Path, files: list[Path], capfd: pytest.CaptureFixture[str]
 ) -> None:
     """One run over all of it: no crash, no hang, bounded memory, and only Pillow's own failures.
 
     What Pillow reads, `decode` has pixel for pixel, but for deep images and TIFFs.
     """
     listed = b"".join(os.fsencode(path) + b"\0" for path in files)
-    ended = vit(
-        "classify", "-0", "-", "-m", "demo", "-k", "1", cwd=corpus, stdin=listed, inputs=files
-    )
+    ended = watched(vits, "classify", "-0", "-", *DEMO, cwd=corpus, stdin=listed, inputs=files)
     assert ended.code == 3
     assert max(ended.peaks.values()) < 1200, f"{ended.peaks} MB"
 

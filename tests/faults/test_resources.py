@@ -12,11 +12,11 @@ from tests.faults.rules import (
     DEMO,
     environment,
     run,
-    session,
     until_gone,
     vit,
 )
-from tests.fixtures.nursery import Nursery, wait_for
+from tests.fixtures.forks import ForkServer, wait_for
+from tests.fixtures.processes import processes
 
 # Imported by every Python with its folder on the path: a file of this name kills who opens it.
 DEADLY = """
@@ -52,11 +52,11 @@ def copies(ten: Path, folder: Path, *names: str) -> list[Path]:
 
 
 def test_a_worker_that_is_killed_once_costs_no_image(
-    ten: Path, tmp_path: Path, deadly: dict[str, str]
+    vits: ForkServer, ten: Path, tmp_path: Path, deadly: dict[str, str]
 ) -> None:
     """S10"""
     files = copies(ten, tmp_path, "a.jpg", "deadly-once.jpg", "z.jpg")
-    found = vit("classify", *files, *DEMO, cwd=tmp_path, env=deadly, inputs=files)
+    found = run(vits, "classify", *files, *DEMO, cwd=tmp_path, env=deadly, inputs=files)
     assert found.code == 0
     first, summary = found.err.splitlines()
     assert (
@@ -66,11 +66,11 @@ def test_a_worker_that_is_killed_once_costs_no_image(
 
 
 def test_a_file_that_kills_its_worker_each_time_is_the_only_one_to_fail(
-    ten: Path, tmp_path: Path, deadly: dict[str, str]
+    vits: ForkServer, ten: Path, tmp_path: Path, deadly: dict[str, str]
 ) -> None:
     """S11"""
     files = copies(ten, tmp_path, *"abcdefgh", "deadly.jpg", *"stuvwxyz")
-    found = vit("classify", *files, *DEMO, cwd=tmp_path, env=deadly, inputs=files)
+    found = run(vits, "classify", *files, *DEMO, cwd=tmp_path, env=deadly, inputs=files)
     assert found.errors == {str(tmp_path / "deadly.jpg"): "WorkerCrash"}
     message = found.rows[8]["error"]["message"]
     assert message == "its decoder was killed by signal 6 (SIGABRT), 2 times"
@@ -110,7 +110,7 @@ def test_little_shared_memory_is_enough(ten: Path, tmp_path: Path, size: int) ->
 
 
 def test_few_descriptors_are_enough_and_none_is_lost(
-    vits: Nursery, many: Path, tmp_path: Path
+    vits: ForkServer, many: Path, tmp_path: Path
 ) -> None:
     """S14: 20,000 images with 64 descriptors and eight workers."""
     paths = sorted(many.iterdir()) * 4
@@ -127,7 +127,7 @@ def test_few_descriptors_are_enough_and_none_is_lost(
 
 
 @pytest.mark.parametrize("descriptors", [10, 14, 18, 24, 30])
-def test_too_few_descriptors_are_one_error(vits: Nursery, ten: Path, descriptors: int) -> None:
+def test_too_few_descriptors_are_one_error(vits: ForkServer, ten: Path, descriptors: int) -> None:
     """S14: it names the limit, and the way out."""
     found = run(vits, "classify", ten, *DEMO, "-j", "8", limits={"NOFILE": descriptors})
     if found.code != 0:
@@ -141,14 +141,14 @@ def test_too_few_descriptors_are_one_error(vits: Nursery, ten: Path, descriptors
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_nothing_is_left_of_a_run_that_is_killed(
-    vits: Nursery, many: Path, tmp_path: Path, workers: int
+    vits: ForkServer, many: Path, tmp_path: Path, workers: int
 ) -> None:
     """S16: no process after five seconds, and the lock is free."""
     out = tmp_path / "out.jsonl"
     args = ("classify", many, *DEMO, "-b", "1", "-j", str(workers), "-o", out)
     child = vits.start(*args)
     wait_for(tmp_path / "out.jsonl.partial", 500)
-    assert len(session(child.pid)) >= 1 + workers
+    assert len(processes("session", child.pid)) >= 1 + workers
     child.kill(signal.SIGKILL)
     assert child.wait() == -signal.SIGKILL
     assert until_gone(child.pid) == []

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from tests.faults.rules import DEMO, contents, environment, run
-from tests.fixtures.nursery import Nursery
+from tests.fixtures.forks import ForkServer
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def shards(many: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_killed_at_random_moments_it_goes_on_to_the_same_bytes(
-    vits: Nursery,
+    vits: ForkServer,
     request: pytest.FixtureRequest,
     tmp_path: Path,
     pytestconfig: pytest.Config,
@@ -127,7 +127,7 @@ def assert_same_rows(one: Path, other: Path) -> None:
 
 @pytest.mark.parametrize(("command", "name"), [("classify", "out.jsonl"), ("embed", "out.npy")])
 def test_shards_merge_into_one_run_and_again_when_images_come(
-    vits: Nursery, many: Path, some: Path, tmp_path: Path, command: str, name: str
+    vits: ForkServer, many: Path, some: Path, tmp_path: Path, command: str, name: str
 ) -> None:
     args = (command, some, "-m", "demo", "-j", 0, "-o")
     shards = [
@@ -163,7 +163,7 @@ def test_shards_merge_into_one_run_and_again_when_images_come(
     assert "is not a shard" in refused(*shards[1:], one)
 
 
-def test_options_that_need_a_file_or_a_resume_say_so(vits: Nursery, some: Path) -> None:
+def test_options_that_need_a_file_or_a_resume_say_so(vits: ForkServer, some: Path) -> None:
     for args, said in (
         (("--resume",), "a pipe cannot be resumed"),
         (("--retry-failed",), "add --resume"),
@@ -176,7 +176,7 @@ def test_options_that_need_a_file_or_a_resume_say_so(vits: Nursery, some: Path) 
 
 @pytest.mark.parametrize(("command", "name"), [("classify", "o.jsonl"), ("embed", "o.npy")])
 def test_where_nothing_is_new_no_model_is_loaded(
-    vits: Nursery, many: Path, tmp_path: Path, command: str, name: str
+    vits: ForkServer, many: Path, tmp_path: Path, command: str, name: str
 ) -> None:
     """S8: and torch is not even imported; the exit code is that of the finished run."""
     args = (command, many, "-m", "demo", "-o", tmp_path / name, "--resume")
@@ -205,7 +205,7 @@ def test_where_nothing_is_new_no_model_is_loaded(
     ],
 )
 def test_other_options_are_named_before_anything_is_loaded(
-    vits: Nursery, ten: Path, tmp_path: Path, options: tuple[str, ...], said: str
+    vits: ForkServer, ten: Path, tmp_path: Path, options: tuple[str, ...], said: str
 ) -> None:
     """S6: the output is not touched."""
     out = tmp_path / "o.jsonl"
@@ -219,7 +219,9 @@ def test_other_options_are_named_before_anything_is_loaded(
     assert (out.read_bytes(), out.stat().st_mtime_ns) == before
 
 
-def test_failed_rows_are_done_again_where_asked(vits: Nursery, some: Path, tmp_path: Path) -> None:
+def test_failed_rows_are_done_again_where_asked(
+    vits: ForkServer, some: Path, tmp_path: Path
+) -> None:
     """S9"""
     out = tmp_path / "o.jsonl"
     args = ("classify", some, *DEMO, "-j", "0", "-o", out, "--resume")

@@ -19,7 +19,7 @@ import pytest
 from tests.conftest import Vit
 from tests.faults.conftest import COUNT
 from tests.faults.rules import DEMO, contents, ended, environment, run, until_gone
-from tests.fixtures.nursery import Child, Nursery, wait_for
+from tests.fixtures.forks import Child, ForkServer, wait_for
 from vitcli.checkpoints import load
 from vitcli.errors import CheckpointError
 
@@ -31,7 +31,7 @@ SIGNALS = pytest.mark.parametrize(
 
 
 def start(
-    vits: Nursery,
+    vits: ForkServer,
     many: Path,
     out: Path,
     *more: object,
@@ -59,7 +59,7 @@ def is_alive(pid: int) -> bool:
 @pytest.mark.parametrize("workers", [0, 2])
 @SIGNALS
 def test_a_signal_says_how_to_continue(
-    vits: Nursery,
+    vits: ForkServer,
     many: Path,
     tmp_path: Path,
     number: signal.Signals,
@@ -90,7 +90,7 @@ def test_a_signal_says_how_to_continue(
 
 @SIGNALS
 def test_python_says_the_exit_code(
-    vits: Nursery, many: Path, tmp_path: Path, number: signal.Signals, code: int
+    vits: ForkServer, many: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     """S1, S3: what a shell makes of the signal."""
     words = f"{sys.executable} -m vitcli classify {many} -m demo -b 1 -j 0 -o out.jsonl; echo $?"
@@ -116,7 +116,7 @@ def test_python_says_the_exit_code(
 
 
 def test_a_signal_in_the_last_batch_lets_the_run_finish_or_go_on(
-    vits: Nursery, many: Path, tmp_path: Path
+    vits: ForkServer, many: Path, tmp_path: Path
 ) -> None:
     """S1: the rows are all there, the names are taken or not."""
     clean = tmp_path / "clean" / "out.jsonl"
@@ -191,7 +191,7 @@ def test_a_signal_that_a_library_makes_something_else_of_is_still_a_signal(
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_two_signals_in_one_instant_are_one(
-    vits: Nursery, many: Path, tmp_path: Path, workers: int
+    vits: ForkServer, many: Path, tmp_path: Path, workers: int
 ) -> None:
     """S2: `timeout` and others signal the process, and then its group."""
     out = tmp_path / "out.jsonl"
@@ -208,7 +208,7 @@ def test_two_signals_in_one_instant_are_one(
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_second_signal_ends_a_run_that_cannot_finish_its_batch(
-    vits: Nursery, many: Path, tmp_path: Path, workers: int
+    vits: ForkServer, many: Path, tmp_path: Path, workers: int
 ) -> None:
     """S2: nobody reads the pipe that it writes to. What a death at any moment leaves of a
     partial is the business of tests/runs."""
@@ -231,7 +231,7 @@ def test_a_second_signal_ends_a_run_that_cannot_finish_its_batch(
 
 
 def test_signals_that_were_ignored_at_the_start_stay_ignored(
-    vits: Nursery, many: Path, tmp_path: Path
+    vits: ForkServer, many: Path, tmp_path: Path
 ) -> None:
     """S3: `nohup`, and a job in the background of a script."""
     out = tmp_path / "out.jsonl"
@@ -243,7 +243,7 @@ def test_signals_that_were_ignored_at_the_start_stay_ignored(
     assert ended(child, made=out).code == 3
 
 
-def test_hours_of_sleep_time_no_image_out(vits: Nursery, many: Path, tmp_path: Path) -> None:
+def test_hours_of_sleep_time_no_image_out(vits: ForkServer, many: Path, tmp_path: Path) -> None:
     """S15: stopped and continued, twice as long as an image may take."""
     out = tmp_path / "out.jsonl"
     child = start(vits, many, out, "--image-timeout", 1, workers=2)

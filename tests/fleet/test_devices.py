@@ -12,11 +12,14 @@ from pathlib import Path
 
 import pytest
 
+import vitcli
 from tests.conftest import Vit
 from tests.faults.rules import contents, environment
 from tests.faults.test_resume import assert_same_rows
 from tests.fixtures.photos import many_photos
 from tests.fixtures.ports import free_port
+from vitcli.errors import UsageError
+from vitcli.fleet.coordinate import TRIES
 
 DEMO = ("-m", "demo", "-j", "0", "-b", "8")
 
@@ -32,7 +35,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("list_on_stdin", [("-",), ("--files-from", "-")], ids=" ".join)
 def test_two_devices_give_the_rows_of_one(
-    vit: Vit, vit_process: Vit, photos: Path, tmp_path: Path, list_on_stdin: tuple[str, ...]
+    vit: Vit, photos: Path, tmp_path: Path, list_on_stdin: tuple[str, ...]
 ) -> None:
     listed = "\n".join(str(path) for path in sorted(photos.iterdir())).encode()
     two = (
@@ -45,7 +48,7 @@ def test_two_devices_give_the_rows_of_one(
         "-o",
         "two.jsonl",
     )
-    ended = vit_process("classify", *two, input=listed)
+    ended = vit("classify", *two, input=listed)
     assert ended.code == 3, ended.err
     assert "297 of 300 images done, 3 failed" in ended.err
     assert "NotAnImage" in ended.err and "DecodeError" in ended.err
@@ -58,19 +61,18 @@ def test_two_devices_give_the_rows_of_one(
         "two.jsonl",
     ]
     before = contents(tmp_path / "two.jsonl")
-    assert vit_process("classify", *two, input=listed).code == 1
+    assert vit("classify", *two, input=listed).code == 1
     assert contents(tmp_path / "two.jsonl") == before
 
 
 @pytest.mark.slow
-def test_what_a_process_has_done_is_kept(
-    vit: Vit, vit_process: Vit, photos: Path, tmp_path: Path
-) -> None:
-    """An interruption is for all; of one that is killed is told when the others have ended."""
+def test_what_a_process_has_done_is_kept(vit: Vit, photos: Path, tmp_path: Path) -> None:
+    """An interruption is for all. One that is killed is replaced, and named when it was killed too
+    often and the others have ended."""
     words = ("embed", str(photos), *DEMO, "-b", "1", "-o", "two.npy", "--devices", "cpu,cpu")
     journal = tmp_path / "two-00001-of-00002.npy.partial.journal"
 
-    def struck(who: str, *more: str) -> tuple[int, str]:
+    def struck(kills: int, *more: str) -> tuple[int, str]:
         done = journal.stat().st_size if journal.exists() else 0
         run = subprocess.Popen(
             [sys.executable, "-m", "vitcli", *words, *more],
@@ -82,29 +84,36 @@ def test_what_a_process_has_done_is_kept(
         while not journal.exists() or journal.stat().st_size < done + 2000:  # the first is at work
             assert run.poll() is None
             time.sleep(0.01)
-        if who == "one":
-            holder = json.loads(journal.with_suffix(".lock").read_bytes())
-            os.kill(holder["pid"], signal.SIGKILL)
-        else:
+        if not kills:
             run.send_signal(signal.SIGINT)
+        killed: set[int] = set()
+        while len(killed) < kills:
+            assert run.poll() is None
+            pid = holder(journal.with_suffix(".lock"))
+            if pid is not None and pid not in killed:
+                os.kill(pid, signal.SIGKILL)
+                killed.add(pid)
+            time.sleep(0.01)
         said = run.communicate(timeout=60)[1].decode()
         assert "Traceback" not in said
-        assert not (tmp_path / "two.npy").exists()
         return run.returncode, said
 
-    code, said = struck("all")
+    code, said = struck(0)
     assert code == -signal.SIGINT
     assert said.startswith("vit: interrupted after ") and "continue with: vit embed" in said
-    code, said = struck("one", "--resume")
-    assert code == 1
+    assert not (tmp_path / "two.npy").exists()
+    code, said = struck(TRIES, "--resume")
+    assert code == 1 and not (tmp_path / "two.npy").exists()
+    assert f"shard 1/2 was lost {TRIES} times" in said
     assert "the process on cpu has failed: it was killed by signal 9" in said
     assert "repeat with --resume" in said
     assert (tmp_path / "two-00002-of-00002.npy").exists()
 
-    other = vit_process(*words[:-1], "cpu,cpu,cpu", "--resume")
+    other = vit(*words[:-1], "cpu,cpu,cpu", "--resume")
     assert other.code == 1 and "another number of devices" in other.err
-    ended = vit_process(*words, "--resume")
-    assert ended.code == 3 and "of them before" in ended.err
+    code, said = struck(1, "--resume")
+    assert code == 3 and "of them before" in said
+    assert "was killed by signal 9" in said and "; shard 1/2 is resumed by another" in said
     assert vit("embed", photos, *DEMO, "-b", "1", "-o", "one.npy").code == 3
     assert_same_rows(tmp_path / "two.npy", tmp_path / "one.npy")
 
@@ -132,6 +141,14 @@ def test_no_process_outlives_the_one_that_shares(photos: Path, tmp_path: Path) -
     assert all(journal.exists() for journal in journals)  # they have not come to their end
 
 
+def holder(lock: Path) -> int | None:
+    """The process that writes an output."""
+    try:
+        return int(json.loads(lock.read_bytes())["pid"])
+    except (OSError, ValueError):
+        return None
+
+
 def is_alive(pid: int) -> bool:
     """A zombie is not."""
     try:
@@ -151,6 +168,19 @@ def test_mistakes_are_told_before_anything_starts(vit: Vit, photos: Path, tmp_pa
         assert (ended.code, said in ended.err) == (code, True), ended.err
     assert vit("classify", photos, *DEMO, "-q", "--devices", "cpu").code == 3
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_python_gets_the_rows_of_one_process(photos: Path) -> None:
+    paths = [str(path) for path in sorted(photos.iterdir())[:20]]
+    one = vitcli.embed(paths, model="demo", workers=0, batch_size=1)
+    two = vitcli.embed(paths, model="demo", workers=0, batch_size=1, devices=["cpu", "cpu"])
+    assert two.embeddings.tobytes() == one.embeddings.tobytes() and two.paths == one.paths
+    assert two.failures == one.failures and len(two.failures) == 1
+    assert two.meta.keys() == one.meta.keys() and two.meta["images"] == one.meta["images"] == 19
+    model = vitcli.load("demo")
+    with pytest.raises(UsageError, match="and demo is loaded here"):
+        vitcli.classify(paths, model=model, devices=["cpu", "cpu"])
 
 
 @pytest.mark.slow

@@ -37,7 +37,7 @@ from hypothesis import strategies as st
 from hypothesis.errors import Flaky
 
 from tests.faults.rules import Finished, check
-from tests.fixtures.nursery import import_all
+from tests.fixtures.forks import import_all
 from tests.fixtures.weights import photo
 from tests.fuzz.mutate import Draw
 from vitcli.cli import main

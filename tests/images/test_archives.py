@@ -25,7 +25,7 @@ from vitcli.errors import InputError
 from vitcli.images import archives, members
 from vitcli.images.braces import expanded
 from vitcli.images.decode import decode
-from vitcli.images.formats import suffixes
+from vitcli.images.kinds import suffixes
 from vitcli.images.members import StreamedMember, TarMember, UnreadableMember
 from vitcli.images.scan import Omissions, Scan
 from vitcli.images.sources import count, iter_refs, open_sources

@@ -22,7 +22,7 @@ from PIL import Image, ImageOps
 from tests.fixtures import photos as make
 from tests.fixtures.photos import BAD, EPS, GOOD, Corpus, bomb, photo
 from vitcli.images.decode import decode
-from vitcli.images.formats import FORMATS, NEVER, allowed_formats, suffixes
+from vitcli.images.kinds import FORMATS, NEVER, allowed_formats, suffixes
 from vitcli.records import ErrorType, Failure, ImageRef, Limits, Preprocess, Sample
 
 ROOT = Path(__file__).parents[2]

@@ -13,7 +13,7 @@ from PIL import Image
 from tests.conftest import Vit
 from tests.fixtures.photos import photo
 from vitcli.images import decode as decoding
-from vitcli.images import formats, kinds
+from vitcli.images import kinds
 from vitcli.images.decode import decode
 from vitcli.records import Failure, ImageRef, Limits, Preprocess, Sample
 
@@ -100,7 +100,7 @@ def test_what_a_scan_passes_over_is_told_in_a_line(
     folder.mkdir()
     for name in ("1.HEIC", "2.heic", "c.CR3", "d.NEF", "e.psd", "f.txt", ".g.nef"):
         (folder / name).write_bytes(b"x")
-    monkeypatch.setattr(formats, "reads_heif", lambda: False)
+    monkeypatch.setattr(kinds, "reads_heif", lambda: False)
     alone = vit("classify", "p", "-m", "demo", "-j", "0")
     assert alone.code == 1 and "2 .heic (pip install 'vitcli[heif]' reads them)" in alone.err
     photo("a").save(folder / "a.jpg")

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from tests.fixtures.photos import BAD, GOOD, Corpus
 from vitcli.images.decode import decode
+from vitcli.images.job import DecodeJob
 from vitcli.images.loader import collate, iter_batches
-from vitcli.images.workers import DecodeJob
 from vitcli.pipeline import in_order
 from vitcli.records import (
     Batch,
@@ -90,7 +90,7 @@ def test_a_run_made_only_of_failures_keeps_its_batches(paths: dict[str, str]) ->
 def test_samples_and_failures_are_parted_with_their_places(paths: dict[str, str]) -> None:
     names = ("grey.jpg", "text.jpg", "rgba.png")
     refs = [ImageRef(index, paths[name]) for index, name in enumerate(names)]
-    batch = collate(decode(ref, JOB.plans, Limits()) for ref in refs)
+    batch = collate([decode(ref, JOB.plans, Limits()) for ref in refs])
     assert batch.refs == (refs[0], refs[2])
     assert [failure.ref for failure in batch.failures] == [refs[1]]
     assert [array.shape for array in batch.pixels] == [(2, 20, 28, 3), (2, 8, 8, 3)]

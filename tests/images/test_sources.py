@@ -18,7 +18,7 @@ import pytest
 
 from vitcli.errors import InputError
 from vitcli.images import sources
-from vitcli.images.formats import suffixes
+from vitcli.images.kinds import suffixes
 from vitcli.images.path_list import READ_BYTES
 from vitcli.images.scan import Omissions, Scan
 from vitcli.images.sources import Source, count, iter_refs, open_sources
@@ -176,7 +176,7 @@ def test_a_folder_that_cannot_be_read_is_noted_and_the_rest_is_listed() -> None:
     script = (
         "import os, sys\n"
         "from vitcli.errors import VitError\n"
-        "from vitcli.images.formats import suffixes\n"
+        "from vitcli.images.kinds import suffixes\n"
         "from vitcli.images.sources import *\n"
         "from vitcli.images.scan import *\n"
         "os.chdir(sys.argv[1])\n"
@@ -365,7 +365,7 @@ def test_a_list_that_cannot_be_read_is_an_error(name: str) -> None:
 )
 def test_a_dash_is_a_list_on_standard_input(stdin: bytes | None, expected: str, asked: str) -> None:
     script = (
-        "from vitcli.images.formats import suffixes\n"
+        "from vitcli.images.kinds import suffixes\n"
         "from vitcli.images.sources import *\n"
         "from vitcli.images.scan import *\n"
         f"sources = open_sources({asked})\n"

@@ -23,13 +23,15 @@ import numpy as np
 import pytest
 
 from tests.fixtures.photos import Corpus, photo
+from tests.fixtures.processes import processes
 from tests.images import stubs
 from tests.images.stubs import Stub
 from vitcli.errors import InputError, VitError
-from vitcli.images import workers
+from vitcli.images import worker_process, workers
+from vitcli.images.job import DecodeJob
 from vitcli.images.loader import iter_batches
 from vitcli.images.members import StreamedMember
-from vitcli.images.workers import DecodeJob, iter_decoded
+from vitcli.images.workers import iter_decoded
 from vitcli.processes import cpu_quota
 from vitcli.records import ErrorType, Failure, ImageRef, Limits, Preprocess, Sample
 
@@ -39,7 +41,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(autouse=True)
 def _nothing_left() -> Iterator[None]:
     """No test leaves a process, a thread or a descriptor behind."""
-    workers.warm_up()
+    worker_process.warm_up()
     list(iter_decoded(refs("good"), Stub(), 1))  # what stays open for good is open now
     before = descriptors()
     yield
@@ -57,19 +59,6 @@ def short(seconds: float = 0.6) -> Any:
     return Stub(Limits(timeout=seconds))
 
 
-def processes(field: int, value: int) -> list[int]:
-    """Those with this value in a field of /proc/PID/stat: 4 the parent, 5 the process group."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            fields = (folder / "stat").read_text().rpartition(")")[2].split()
-        except OSError:  # gone meanwhile
-            continue
-        if int(fields[field - 3]) == value and fields[0] != "Z":
-            found.append(int(folder.name))
-    return found
-
-
 def descriptors() -> int:
     """Those that are open, not counting pipes that nobody refers to any more."""
     gc.collect()
@@ -77,7 +66,7 @@ def descriptors() -> int:
 
 
 def worker_pids() -> list[int]:
-    return processes(4, forkserver._forkserver._forkserver_pid)  # type: ignore[attr-defined]
+    return processes("parent", forkserver._forkserver._forkserver_pid)  # type: ignore[attr-defined]
 
 
 def until(condition: Callable[[], object], seconds: float = 5) -> bool:
@@ -147,7 +136,7 @@ def test_indices_may_begin_anywhere() -> None:
 def test_an_image_that_kills_its_worker_is_the_only_one_to_fail(verb: str, cause: str) -> None:
     asked = refs("good", "good", verb, "good", "good", "bad", "good")
     notices: list[str] = []
-    found = list(iter_decoded(asked, Stub(), 2, notice=notices.append))
+    found = list(iter_decoded(asked, Stub(), 2, note=notices.append))
     assert [item.ref for item in found] == asked
     assert found[2] == Failure(asked[2], ErrorType.WORKER_CRASH, f"its decoder {cause}, 2 times")
     assert [item.ref.index for item in found if isinstance(item, Failure)] == [2, 5]
@@ -162,7 +151,7 @@ def test_a_run_made_only_of_crashes_ends() -> None:
 def test_a_worker_that_is_killed_once_costs_no_image(tmp_path: Path) -> None:
     asked = refs("good", f"once {tmp_path / 'killed'}", *["good"] * 5)
     notices: list[str] = []
-    found = list(iter_decoded(asked, Stub(), 2, notice=notices.append))
+    found = list(iter_decoded(asked, Stub(), 2, note=notices.append))
     assert [item.ref for item in found] == asked
     assert all(isinstance(item, Sample) for item in found)
     assert notices == [
@@ -173,7 +162,7 @@ def test_a_worker_that_is_killed_once_costs_no_image(tmp_path: Path) -> None:
 def test_workers_that_are_killed_from_outside_cost_no_image() -> None:
     notices: list[str] = []
     asked = refs("good", *["sleep 0.3"] * 3, "good", "good")
-    found = iter_decoded(asked, Stub(), 2, notice=notices.append)
+    found = iter_decoded(asked, Stub(), 2, note=notices.append)
     results = [next(found)]
     assert until(lambda: len(worker_pids()) == 2)
     for pid in worker_pids():
@@ -285,7 +274,7 @@ def test_every_worker_has_something_to_do_however_small_the_batch() -> None:
 @pytest.mark.parametrize("verb", ["good", "hang", "spin", "kill"])
 def test_closing_early_ends_the_workers_at_once(verb: str) -> None:
     notices: list[str] = []
-    found = iter_decoded(refs("good", *[verb] * 50), Stub(), 3, notice=notices.append)
+    found = iter_decoded(refs("good", *[verb] * 50), Stub(), 3, note=notices.append)
     next(found)
     before = time.monotonic()
     found.close()
@@ -305,7 +294,7 @@ def test_what_the_refs_raise_reaches_the_consumer(count: int) -> None:
 
 
 def test_workers_that_cannot_start_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers, "_work", stubs.ends_at_once)
+    monkeypatch.setattr(worker_process, "serve", stubs.ends_at_once)
     with pytest.raises(VitError, match=r"workers cannot start \(exited with 9\)") as caught:
         list(iter_decoded(refs("good", "good"), Stub(), 2))
     assert "-j 0" in str(caught.value.hint)
@@ -318,7 +307,7 @@ def test_a_system_that_gives_no_process_is_an_error(
     def start(self: object) -> None:
         raise error
 
-    monkeypatch.setattr(workers._Pool, "_start", start)
+    monkeypatch.setattr(workers._Processes, "_start", start)
     with pytest.raises(VitError, match=r"cannot start \(gave up: (Too many|they cannot)"):
         list(iter_decoded(refs("good"), Stub(), 1))
 
@@ -326,7 +315,7 @@ def test_a_system_that_gives_no_process_is_an_error(
 def test_a_worker_that_is_not_started_leaves_no_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not even while somebody keeps the exception, as a future does."""
     before = descriptors()
-    pool = workers._Pool(Stub(), lambda text: None)
+    pool = workers._Processes(Stub(), lambda text: None)
     pool.stop()
     with pytest.raises(CancelledError) as stopped:
         pool._start()
@@ -336,7 +325,7 @@ def test_a_worker_that_is_not_started_leaves_no_descriptor(monkeypatch: pytest.M
 
     monkeypatch.setattr(BaseProcess, "start", start)
     with pytest.raises(OSError, match="Too many") as refused:
-        workers._Pool(Stub(), lambda text: None)._start()
+        workers._Processes(Stub(), lambda text: None)._start()
     assert descriptors() <= before  # one of an earlier test may close only now
     assert stopped.value is not refused.value  # both are still here
 
@@ -379,7 +368,7 @@ SLOW = """
 from tests.images.test_workers import *
 notices = []
 print("ready", flush=True)
-found = list(iter_decoded(refs(*["sleep 0.4"] * 4), short(1.0), 1, notice=notices.append))
+found = list(iter_decoded(refs(*["sleep 0.4"] * 4), short(1.0), 1, note=notices.append))
 print(sum(isinstance(item, Sample) for item in found), notices, flush=True)
 """
 
@@ -405,10 +394,10 @@ def test_time_in_which_everything_was_stopped_does_not_count() -> None:
 def test_workers_do_not_outlive_a_main_process_that_is_killed() -> None:
     process = python("-c", STUCK)
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
-    assert len(processes(5, process.pid)) >= 4  # main, the forkserver, two workers
+    assert len(processes("group", process.pid)) >= 4  # main, the forkserver, two workers
     process.kill()
     process.communicate()
-    assert until(lambda: not processes(5, process.pid)), processes(5, process.pid)
+    assert until(lambda: not processes("group", process.pid)), processes("group", process.pid)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -418,12 +407,12 @@ def test_a_signal_to_the_whole_group_makes_no_words(number: signal.Signals) -> N
         "from tests.images.test_workers import *\n"
         "from vitcli.errors import Interrupted\n"
         "from vitcli.interrupts import interruptible, interrupts\n"
-        "workers.warm_up()\n"
+        "worker_process.warm_up()\n"
         "print('ready', flush=True)\n"
         "asked = refs(*['sleep 0.05'] * 200)\n"
         "try:\n"
         "    with interruptible():\n"
-        "        for _ in iter_decoded(asked, Stub(), 2, notice=print):\n"
+        "        for _ in iter_decoded(asked, Stub(), 2, note=print):\n"
         "            with interrupts.held(): time.sleep(0.8)  # a batch that takes its time\n"
         "            interrupts.check()\n"
         "except Interrupted: print('interrupted')\n"
@@ -438,20 +427,20 @@ def test_a_signal_to_the_whole_group_makes_no_words(number: signal.Signals) -> N
 def test_a_program_that_leaves_its_workers_behind_ends() -> None:
     script = (
         "from tests.images.test_workers import *\n"
-        "workers.warm_up()\n"
+        "worker_process.warm_up()\n"
         "found = iter_decoded(refs('good', *['sleep 0.05'] * 50), Stub(), 2)\n"
         "next(found)\n"
     )
     process = python("-c", script)
     assert process.communicate(timeout=60) == ("", "")
-    assert until(lambda: not processes(5, process.pid))
+    assert until(lambda: not processes("group", process.pid))
 
 
 def test_ctrl_c_while_the_forkserver_starts_makes_no_words() -> None:
     script = (
         "import signal, time\n"
-        "from vitcli.images import workers\n"
-        "workers.warm_up()\n"
+        "from vitcli.images import worker_process\n"
+        "worker_process.warm_up()\n"
         "signal.signal(signal.SIGINT, lambda *_: print('interrupted', flush=True))\n"
         "print('ready', flush=True)\n"
         "time.sleep(1)\n"
@@ -547,7 +536,7 @@ def test_the_quota_of_a_container_counts(
 def test_images_that_travel_with_their_refs_are_bounded_by_bytes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(workers, "MOST_AHEAD", 2500)
+    monkeypatch.setattr(workers, "MAX_HELD_BYTES", 2500)
     taken = 0
 
     def refs() -> Iterator[ImageRef]:

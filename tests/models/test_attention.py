@@ -146,7 +146,7 @@ def test_the_weights_of_vit_base_are_transformers_on_the_network_that_runs(
     ).attentions
     for network, images in (
         (model.network, prepared.pixels(shown)),
-        (prepared.runs, prepared.input_of(shown)),
+        (prepared.fast_network, prepared.fast_input(shown)),
     ):
         found = network.attention(images, range(1, 13))
         for layer, expected in enumerate(answer, start=1):
@@ -165,7 +165,7 @@ def test_networks_of_low_precision_look_nearly_the_same(
     exact = raw(network, prepare(network, plan).pixels(shown), [1, 3], "all").maps
     low = prepare(network, plan, "cpu", dtype, quantize=quantize)
     with torch.inference_mode():
-        found = raw(low.runs, low.input_of(shown), [1, 3], "all").maps
+        found = raw(low.fast_network, low.fast_input(shown), [1, 3], "all").maps
     for layer, expected in exact.items():
         assert found[layer].dtype == torch.float32
         torch.testing.assert_close(found[layer], expected, atol=close, rtol=0.0)

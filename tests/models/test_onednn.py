@@ -152,7 +152,7 @@ def test_the_numbers_do_not_depend_on_how_a_batch_is_parted(
 ) -> None:
     prepared = prepare(make(), PLAN, "cpu")
     whole = prepared.run(logits, batch)
-    monkeypatch.setattr("vitcli.models.prepare.AT_ONCE", 1)
+    monkeypatch.setattr("vitcli.models.prepare.MAX_VALUES", 1)
     torch.testing.assert_close(prepared.run(logits, batch), whole, atol=1e-6, rtol=0)
 
 
@@ -160,7 +160,7 @@ def test_the_numbers_do_not_depend_on_how_a_batch_is_parted(
 def test_threads_of_their_own_give_the_numbers_of_one_and_the_same_bits_every_time(
     options: dict[str, Any], batch: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vitcli.models.prepare.AT_ONCE", 1)  # an image each
+    monkeypatch.setattr("vitcli.models.prepare.MAX_VALUES", 1)  # an image each
     prepared, before = prepare(make(), PLAN, "cpu", **options), torch.get_num_threads()
     found = []
     try:
@@ -234,7 +234,7 @@ def test_operators_that_are_missing_or_wrong_are_found_out(monkeypatch: pytest.M
 
 def test_int8_where_there_is_none_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onednn, "supports", lambda dtype, int8=False: False)
-    with pytest.raises(DeviceError, match="no int8 products"):
+    with pytest.raises(DeviceError, match="no int8 kernels"):
         prepare(make(), PLAN, "cpu", quantize="int8")
 
 

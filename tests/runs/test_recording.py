@@ -127,6 +127,12 @@ def identities(folder: Path) -> dict[str, tuple[int, int]]:
     return {p.name: (p.stat().st_ino, p.stat().st_mtime_ns) for p in folder.iterdir()}
 
 
+@pytest.fixture(autouse=True)
+def _no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do not wait for the disk: a process that is killed loses nothing that it has written."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
 @pytest.fixture
 def inputs(tmp_path: Path) -> Inputs:
     return Inputs(tmp_path / "in", "abcdxefyzgh")

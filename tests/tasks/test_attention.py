@@ -17,7 +17,8 @@ from vitcli.records import Attended, Preprocess
 from vitcli.render.styles import Style
 from vitcli.sinks.memory import ListSink
 from vitcli.tasks.attention.attention import AttentionJob, attention
-from vitcli.tasks.attention.query import AttentionQuery, AttentionRunner, Point
+from vitcli.tasks.attention.query import AttentionQuery, Point
+from vitcli.tasks.attention.runner import AttentionRunner
 
 PLANS = {
     "squash": Preprocess(size=(64, 64), resize=(64, 64)),
@@ -142,7 +143,7 @@ def test_a_batch_for_which_there_is_not_the_memory_is_halved(
         photo_with_square(200, 150, (20 * number, 30, 40)).save(folder / f"{number}.png")
     plan = PLANS["squash"]
     expected = run(folder, plan, look=AttentionQuery(method=method))
-    first, refused = AttentionRunner._look, list[int]()
+    first, refused = AttentionRunner._maps, list[int]()
 
     def narrow(self: AttentionRunner, prepared: Any, network: Any, pixels: Any, points: Any) -> Any:
         if len(pixels) > 2:
@@ -150,7 +151,7 @@ def test_a_batch_for_which_there_is_not_the_memory_is_halved(
             raise RuntimeError("not enough memory: you tried to allocate 1 GB: out of memory")
         return first(self, prepared, network, pixels, points)
 
-    monkeypatch.setattr(AttentionRunner, "_look", narrow)
+    monkeypatch.setattr(AttentionRunner, "_maps", narrow)
     found = run(folder, plan, look=AttentionQuery(method=method))
     assert refused == [5]
     assert [row.ref.path for row in found] == [row.ref.path for row in expected]

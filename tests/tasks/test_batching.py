@@ -13,8 +13,8 @@ from torch import Tensor
 
 from tests.conftest import Vit
 from vitcli.errors import DeviceError
-from vitcli.jobs.batching import FIRST, MOST, GrowingBatch
-from vitcli.models.engine import ThriftyEngine
+from vitcli.jobs.batching import FIRST_SIZE, MAX_SIZE, GrowingBatch
+from vitcli.models.engine import SplittingEngine
 from vitcli.records import Batch, ImageRef, Row
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -53,7 +53,7 @@ def sizes(seconds: Callable[[int], float], batches: int) -> tuple[list[int], lis
 
 def test_a_network_as_fast_with_any_batch_stays_at_the_first() -> None:
     taken, notes = sizes(lambda images: images * 0.1, 8)
-    assert taken == [FIRST, FIRST, 32, 32, FIRST, FIRST, FIRST, FIRST]
+    assert taken == [FIRST_SIZE, FIRST_SIZE, 32, 32, FIRST_SIZE, FIRST_SIZE, FIRST_SIZE, FIRST_SIZE]
     assert notes == ["--batch-size auto: 16 images at a time"]
 
 
@@ -66,7 +66,7 @@ def test_it_doubles_while_more_images_a_second_come_of_it() -> None:
 
 def test_it_does_not_grow_for_ever() -> None:
     taken, notes = sizes(lambda images: 1.0, 20)
-    assert max(taken) == taken[-1] == MOST
+    assert max(taken) == taken[-1] == MAX_SIZE
     assert len(notes) == 1
 
 
@@ -75,11 +75,11 @@ def test_batches_of_an_earlier_size_teach_nothing() -> None:
     growing = GrowingBatch(lambda text: None, clock)
     forward = growing.timed(clock.forward)
     for _ in range(2):
-        forward(batch_of(FIRST))
-    assert growing() == 2 * FIRST
+        forward(batch_of(FIRST_SIZE))
+    assert growing() == 2 * FIRST_SIZE
     for _ in range(5):
-        forward(batch_of(FIRST))  # decoded ahead, when the size was another
-    assert growing() == 2 * FIRST
+        forward(batch_of(FIRST_SIZE))  # decoded ahead, when the size was another
+    assert growing() == 2 * FIRST_SIZE
 
 
 def test_auto_gives_the_rows_of_any_other_batch_size(vit: Vit) -> None:
@@ -115,7 +115,7 @@ PIXELS = np.arange(10, dtype=np.uint8)[:, None]
 @pytest.mark.parametrize("most", [1, 2, 3, 10])
 def test_a_batch_that_does_not_fit_is_halved_and_keeps_every_row(most: int) -> None:
     engine, notes = Narrow(most), list[str]()
-    thrifty = ThriftyEngine(engine, notes.append)
+    thrifty = SplittingEngine(engine, notes.append)
     assert thrifty(PIXELS).flatten().tolist() == list(range(10))
     tried = len(engine.taken)
     assert thrifty(PIXELS).flatten().tolist() == list(range(10))
@@ -126,7 +126,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_keeps_every_row(most: int) -> N
 
 def test_a_single_image_that_does_not_fit_ends_the_run_and_says_what_was_asked_for() -> None:
     with pytest.raises(DeviceError, match=f"one image: {TOO_MUCH} bytes more") as caught:
-        ThriftyEngine(Narrow(0))(PIXELS)
+        SplittingEngine(Narrow(0))(PIXELS)
     assert caught.value.hint is not None and "--image-size" in caught.value.hint
 
 
@@ -135,4 +135,4 @@ def test_another_fault_of_an_engine_is_not_taken_for_it() -> None:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
     with pytest.raises(RuntimeError, match="mat1"):
-        ThriftyEngine(broken)(PIXELS)
+        SplittingEngine(broken)(PIXELS)

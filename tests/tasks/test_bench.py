@@ -94,29 +94,29 @@ def trial_of(folder: Path, seconds: float, **more: object) -> Trial:
         "options": ModelOptions(),
         "candidate": FP32,
         "device": "cpu",
-        "pictures": folder / "exact.npy",
+        "images": folder / "exact.npy",
         "batch_sizes": (1, 4),
         "deadline": time.monotonic() + seconds,
     }
     return Trial(**{**values, **more})  # type: ignore[arg-type]
 
 
-def events(trial: Trial, folder: Path) -> list[trials.Event]:
+def events(trial: Trial) -> list[trials.Event]:
     found: list[trials.Event] = []
-    with started(trial, folder) as next_event:
+    with started(trial) as next_event:
         while not found or not isinstance(found[-1], Ended):
             found.append(next_event(time.monotonic() + 600))
     return found
 
 
 def test_a_trial_times_every_batch_and_gives_what_the_network_gives(tmp_path: Path) -> None:
-    one, four, outputs, ended = events(trial_of(tmp_path, 600.0), tmp_path)
+    one, four, outputs, ended = events(trial_of(tmp_path, 600.0))
     assert isinstance(one, Timed) and isinstance(four, Timed) and isinstance(outputs, Outputs)
     assert (one.batch_size, four.batch_size, ended) == (1, 4, Ended(""))
     assert 0 < one.peak <= four.peak < 4e9, "bytes, of a process with torch in it"
     model = load("demo")
     engine = TorchEngine(prepare(model.network, model.preprocess, "cpu"), Judged())
-    assert outputs.pictures.tolist() == list(range(6))
+    assert outputs.images.tolist() == list(range(6))
     expected = engine(np.load(tmp_path / "exact.npy"))
     torch.testing.assert_close(torch.from_numpy(outputs.values), expected, atol=1e-5, rtol=1e-5)
 
@@ -125,7 +125,7 @@ def test_a_trial_reads_files_over_and_over_with_every_number_of_workers(tmp_path
     readings = (Reading("exact", 1), Reading("fast", 0))
     files = tuple(str(path) for path in sorted(EXAMPLES.glob("*.png"))[:2])
     trial = trial_of(tmp_path, 600.0, files=files, readings=readings, batch_sizes=(4,))
-    found = events(trial, tmp_path)
+    found = events(trial)
     assert [event.reading for event in found if isinstance(event, Read)] == list(readings)
     rates = [event.images_per_second for event in found if isinstance(event, Read)]
     assert all(rate > 0 for rate in rates)
@@ -169,7 +169,7 @@ def test_an_export_that_was_killed_leaves_nothing(
     code = STUB + "os.mkdir(f'{os.environ[\"VIT_CACHE\"]}/engines/.partial-{os.getpid()}-x')\n"
     code += "open(os.environ['VIT_CACHE'] + '/made', 'w'); time.sleep(600)"
     monkeypatch.setattr(trials, "COMMAND", [sys.executable, "-c", code])
-    with started(trial_of(tmp_path, 60), tmp_path) as next_event:
+    with started(trial_of(tmp_path, 60)) as next_event:
         for _ in range(600):
             if (tmp_path / "made").exists():
                 break
@@ -181,12 +181,12 @@ def test_an_export_that_was_killed_leaves_nothing(
 
 def test_pictures_of_a_folder_are_what_is_compared(one_candidate: None) -> None:
     found = bench(BenchJob(model="demo", on=str(EXAMPLES), seconds=600))
-    assert found.images == f"10 pictures of {EXAMPLES}"
+    assert found.images == f"10 images of {EXAMPLES}"
     assert {row.workers for row in found.rows} >= {None, 0, 1}
     assert {row.decode for row in found.rows} == {None, "exact"}, "too small for fast decoding"
     like = found.rows[0].likeness
     assert like is not None
-    assert (like.agreement, like.pictures) == (1.0, 10)
+    assert (like.agreement, like.images) == (1.0, 10)
     assert found.advice[0].row.command.startswith(f"vit classify {EXAMPLES} -m demo --engine torch")
 
 

@@ -74,30 +74,30 @@ def test_escapes_in_a_text() -> None:
         ('label == "a" && score > 1', 13, "write and"),
         ('label == "a" || score > 1', 13, "write or"),
         ("!(score > 1)", 0, "write not"),
-        ('label == "cat', 9, "no end"),
+        ('label == "cat', 9, "not closed"),
         ('name == "cat"', 0, "label, score, index, rank, path"),
-        ("score > high", 8, "here a value should stand"),
-        ("score >=", 8, "here a value should stand"),
-        ("", 0, "here a value should stand"),
+        ("score > high", 8, "a value is expected here"),
+        ("score >=", 8, "a value is expected here"),
+        ("", 0, "a value is expected here"),
         ("label", 5, "a comparison is missing"),
-        ("label == 3", 6, "a text and a number"),
+        ("label == 3", 6, "a text cannot be compared"),
         ("score in 0.3", 6, "a list in brackets"),
-        ('label in ("a", 3)', 16, "either texts or numbers"),
+        ('label in ("a", 3)', 16, "only texts or only numbers"),
         ("label ~ path", 6, "a pattern in quotes"),
         ("(score > 1", 10, ") is missing"),
-        ("score > 1)", 9, "here it should end"),
-        ('score > 1 label == "a"', 10, "here it should end"),
-        ("rank <= 3", 0, "rank is 1 but in any"),
+        ("score > 1)", 9, "the end, and / or is expected"),
+        ('score > 1 label == "a"', 10, "the end, and / or is expected"),
+        ("rank <= 3", 0, "rank is known only inside any"),
         ("any score > 1", 4, "( is missing"),
         ("score > 1 @", 10, "not understood"),
-        ("__import__('os')", 0, "here a value should stand"),
+        ("__import__('os')", 0, "a value is expected here"),
         ("score.real > 1", 5, "not understood"),
-        ("value == 3", 0, "here a value should stand"),
+        ("value == 3", 0, "a value is expected here"),
         ("(label) == 'x'", 6, "a comparison is missing"),
-        ("(score > 1) == 3", 12, "here it should end"),
-        ("label in ('a', ('b'))", 15, "here a value should stand"),
-        ("score == not index", 9, "here a value should stand"),
-        ('label == "a", score > 1', 12, "here it should end"),
+        ("(score > 1) == 3", 12, "the end, and / or is expected"),
+        ("label in ('a', ('b'))", 15, "a value is expected here"),
+        ("score == not index", 9, "a value is expected here"),
+        ('label == "a", score > 1', 12, "the end, and / or is expected"),
         ("score > 1 \0", 10, "not understood"),
     ],
 )
@@ -125,7 +125,7 @@ def test_no_expression_is_too_long_and_some_are_too_deep() -> None:
     ['label == "cat"', 'label != "cat"', 'any(label in ("Siamese cat", "x"))', 'label ~ "*lion*"'],
 )
 def test_a_label_that_the_model_does_not_have_is_a_mistake(text: str) -> None:
-    with pytest.raises(UsageError, match=r"--select: no label is '(cat|x|[*]lion[*])'"):
+    with pytest.raises(UsageError, match=r"--select: the model has no label '(cat|x|[*]lion[*])'"):
         parse(text).check_labels(LABELS)
 
 
@@ -160,8 +160,8 @@ def test_failures_pass_and_the_selected_are_counted() -> None:
 @pytest.mark.parametrize(
     ("text", "said", "place"),
     [
-        ("any(" * 8 + "score > 2" + ")" * 8, "any within any", 4),
-        ("any(not (any(rank > 2)))", "any within any", 9),
+        ("any(" * 8 + "score > 2" + ")" * 8, "inside any", 4),
+        ("any(not (any(rank > 2)))", "inside any", 9),
         ("(" * 90_000 + "score > 1", "nested too deeply", 100),
         ("not " * 20_000 + "score > 1", "nested too deeply", 400),
     ],

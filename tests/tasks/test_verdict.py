@@ -10,7 +10,15 @@ import pytest
 
 from vitcli.jobs.job import ModelOptions
 from vitcli.tasks.bench.protocol import Candidate, Outputs, Read, Reading, Timed
-from vitcli.tasks.bench.verdict import Likeness, Row, Tried, advise, command_of, likeness, table
+from vitcli.tasks.bench.verdict import (
+    BenchRow,
+    Likeness,
+    Measured,
+    advise,
+    command_of,
+    likeness,
+    table,
+)
 
 FP32 = Candidate("torch", "fp32")
 BF16 = Candidate("torch", "bf16")
@@ -32,7 +40,7 @@ def test_likeness_is_the_mean_cosine_and_the_part_with_the_same_label() -> None:
     assert like is not None
     assert like.cosine == pytest.approx((0 + 1 + 24 / 25) / 3, abs=1e-12)
     assert like.agreement == pytest.approx(2 / 3)
-    assert like.pictures == 3
+    assert like.images == 3
 
 
 def test_likeness_compares_the_same_pictures() -> None:
@@ -50,7 +58,7 @@ def test_a_backbone_has_no_labels_to_agree_on() -> None:
 
 
 def test_rows_tell_of_each_batch_and_each_way_to_read() -> None:
-    one = Tried(
+    one = Measured(
         BF16,
         [Timed(1, 0.1, 500), Timed(16, 0.8, 700)],
         outputs([0, 1], [2, 0, 9, 1, 1], [0, 2, 9, 1, 1]),
@@ -69,8 +77,8 @@ def test_rows_tell_of_each_batch_and_each_way_to_read() -> None:
     assert fast.likeness == Likeness(pytest.approx(0.0), 1.0, 1)  # type: ignore[arg-type]
 
 
-def row(candidate: Candidate, batch: int, rate: float, agreement: float | None = 1.0) -> Row:
-    return Row(
+def row(candidate: Candidate, batch: int, rate: float, agreement: float | None = 1.0) -> BenchRow:
+    return BenchRow(
         candidate=candidate,
         batch_size=batch,
         images_per_second=rate,
@@ -104,11 +112,11 @@ def test_without_labels_the_embeddings_have_to_be_alike() -> None:
 def test_files_decide_where_files_were_read() -> None:
     ready = [row(FP32, 1, 10), row(BF16, 1, 20)]
     read = [
-        Row(candidate=BF16, batch_size=4, workers=1, decode="exact", images_per_second=8),
-        Row(candidate=BF16, batch_size=4, workers=2, decode="fast", images_per_second=18),
-        Row(candidate=FP32, batch_size=4, workers=2, decode="fast", images_per_second=7),
-        Row(candidate=FP32, batch_size=4, workers=2, decode="exact", images_per_second=6),
-        Row(candidate=FP32, batch_size=4, workers=1, decode="exact", images_per_second=5.95),
+        BenchRow(candidate=BF16, batch_size=4, workers=1, decode="exact", images_per_second=8),
+        BenchRow(candidate=BF16, batch_size=4, workers=2, decode="fast", images_per_second=18),
+        BenchRow(candidate=FP32, batch_size=4, workers=2, decode="fast", images_per_second=7),
+        BenchRow(candidate=FP32, batch_size=4, workers=2, decode="exact", images_per_second=6),
+        BenchRow(candidate=FP32, batch_size=4, workers=1, decode="exact", images_per_second=5.95),
     ]
     found = {a.purpose: a.row for a in advise([*ready, *read])}
     assert found["fastest"] is read[1]
@@ -120,7 +128,7 @@ def test_a_command_has_everything_that_was_measured_and_asked_for() -> None:
     options = ModelOptions(
         layout="timm", labels=Path("my names.txt"), image_size=(224, 160), exif=False
     )
-    read = Row(candidate=INT8, batch_size=4, workers=0, decode="fast", images_per_second=1.0)
+    read = BenchRow(candidate=INT8, batch_size=4, workers=0, decode="fast", images_per_second=1.0)
     command = command_of(read, "my model", options, "cpu", "my photos", has_labels=True)
     assert shlex.split(command) == [
         *("vit", "classify", "my photos", "-m", "my model"),

@@ -13,7 +13,7 @@ import pytest
 from tests.fixtures.photos import many_photos
 from vitcli.errors import InputError
 from vitcli.images.decode import decode
-from vitcli.images.formats import suffixes
+from vitcli.images.kinds import suffixes
 from vitcli.images.scan import Omissions, Scan
 from vitcli.records import ImageRef, Limits, Preprocess, Sample
 from vitcli.training import packed

@@ -1,49 +1,59 @@
-"""Tensors in our names into a network that holds exactly them. What does not fit is refused by
-the names and shapes that the file has."""
+"""Tensors in our names into a network that holds exactly them. Errors use the file's own names and
+shapes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from vitcli.checkpoints.file_names import Shapes, Spelling
 from vitcli.checkpoints.keymap import NOT_WHOLE
-from vitcli.checkpoints.layouts import decoders
-from vitcli.checkpoints.layouts.decoders import Reconstruction
-from vitcli.checkpoints.layouts.layout import Json, MissingTensor
+from vitcli.checkpoints.layouts.layout import Decoder, Json, MissingTensor, Reconstruction
 from vitcli.errors import CheckpointError
 from vitcli.models.config import Config
 from vitcli.models.network import Network, network_of
 from vitcli.models.vit import VisionTransformer
 
 Module = TypeVar("Module", bound=nn.Module)
-SHOWN = 5
+MAX_LISTED = 5
+
+
+class _Uninitialised(TorchFunctionMode):
+    """Skips the random initialisation of layers: every parameter is filled from the file."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func in (nn.init.kaiming_uniform_, nn.init.uniform_, nn.init.trunc_normal_):
+            return (kwargs or {}).get("tensor", args[0] if args else None)
+        return func(*args, **(kwargs or {}))
 
 
 def build(
     config: Config, tensors: Mapping[str, Tensor], spelling: Spelling = Spelling()
 ) -> Network:
-    """The network. Nothing is allocated before the shapes agree, so a config that lies costs
-    nothing. Raises CheckpointError for tensors that are missing, misshapen or too many."""
-    with torch.device("meta"):
+    """Build the network. Nothing is allocated before the shapes agree, so a config that lies costs
+    nothing. Raises CheckpointError for tensors that are missing, misshapen or surplus."""
+    with torch.device("meta"), _Uninitialised():
         network = network_of(config)
     return _filled(network, tensors, spelling)
 
 
 def with_decoder(
     network: Network,
-    decoder: decoders.Decoder,
+    decoder: Decoder,
     tensors: Mapping[str, Tensor],
     json: Json,
     spelling: Spelling,
 ) -> Reconstruction:
-    """The network and its decoder, filled as strictly."""
+    """Join the network and its decoder, filled as strictly."""
     assert isinstance(network, VisionTransformer)  # no other layout has a decoder
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _Uninitialised():
             empty, join = decoder.parts(network.config, tensors, json)
     except MissingTensor as error:
         raise missing(error, spelling) from None
@@ -51,12 +61,12 @@ def with_decoder(
 
 
 def missing(error: MissingTensor, spelling: Spelling) -> CheckpointError:
-    """The same, in the file's words."""
+    """The error for a missing tensor, with the file's name of it."""
     return CheckpointError(f"{spelling.name(error.name)} is missing", NOT_WHOLE)
 
 
 def _filled(network: Module, tensors: Mapping[str, Tensor], spelling: Spelling) -> Module:
-    """A module on `meta` with exactly these tensors."""
+    """Fill a module on `meta` with exactly these tensors."""
     expected = {name: tuple(p.shape) for name, p in network.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     absent = {name: shape for name, shape in expected.items() if name not in found}
@@ -84,7 +94,7 @@ def _filled(network: Module, tensors: Mapping[str, Tensor], spelling: Spelling) 
 
 
 def _misfit(name: str, expected: Shapes, found: Shapes, spelling: Spelling) -> list[str]:
-    """What is wrong with the shape of one of our tensors, for each of the file's in it."""
+    """List the tensors of the file whose shapes make one of ours misshapen."""
     if expected[name] == found[name]:
         return []
     theirs = spelling.parts(name, expected[name])
@@ -97,13 +107,13 @@ def _misfit(name: str, expected: Shapes, found: Shapes, spelling: Spelling) -> l
 
 
 def _listed(shapes: Shapes, spelling: Spelling) -> tuple[str, int]:
-    """Names and shapes as in the file, the first ones, and how many there are."""
+    """The first names and shapes, as in the file, and the number of all."""
     parts: dict[str, tuple[int, ...]] = {}
     for name, shape in shapes.items():
         parts |= spelling.parts(name, shape)
     texts = [f"{name} {list(shape)}" for name, shape in parts.items()]
-    return _few(texts) + f" ({len(texts)} tensors)" * (len(texts) > SHOWN), len(texts)
+    return _few(texts) + f" ({len(texts)} tensors)" * (len(texts) > MAX_LISTED), len(texts)
 
 
 def _few(items: list[str]) -> str:
-    return ", ".join(items[:SHOWN]) + (", ..." if len(items) > SHOWN else "")
+    return ", ".join(items[:MAX_LISTED]) + (", ..." if len(items) > MAX_LISTED else "")

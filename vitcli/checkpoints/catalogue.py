@@ -1,6 +1,6 @@
-"""Well-known checkpoints and what is published of them: `catalogue.toml` into `Entry`s.
+"""Well-known checkpoints and their published figures: `catalogue.toml` into `CatalogueEntry`s.
 
-Parameters and GFLOPs are computed from a model's sizes, never written down.
+Parameters and GFLOPs are computed from a model's sizes.
 Nothing here imports torch.
 """
 
@@ -17,13 +17,13 @@ from vitcli.models.cost import multiply_adds, parameters
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class CatalogueEntry:
     """One checkpoint of the hub.
 
-    accuracy is in percent on ImageNet-1k, measured as `measure` says ("top-1" of the classifier
-    in the file, "linear" on frozen features, "zero-shot"); None where nothing is published for
-    these weights. `source` says by whom. `image` is the side in pixels that the costs are for,
-    `stored` the side that the position embeddings were trained at.
+    `accuracy` is in percent on ImageNet-1k, as published by `source`; None if nothing is published
+    for these weights. `measure` says what was measured: "top-1" of the classifier in the file,
+    "linear" on frozen features, or "zero-shot". `image` is the side in pixels that the costs are
+    for, `stored` the side that the position embeddings were trained at.
     """
 
     id: str
@@ -45,8 +45,8 @@ class Entry:
         return self.measure == "top-1"
 
 
-def entries() -> tuple[Entry, ...]:
-    """The table, in its own order: by family, then by size."""
+def entries() -> tuple[CatalogueEntry, ...]:
+    """Read the table, in its order: by family, then by size."""
     text = files("vitcli.checkpoints").joinpath("catalogue.toml").read_text("utf-8")
     table = tomllib.loads(text)
     return tuple(
@@ -55,7 +55,7 @@ def entries() -> tuple[Entry, ...]:
 
 
 def config_of(row: Mapping[str, Any], sizes: Mapping[str, Any]) -> Config:
-    """The config of a row that names one of the `sizes`, at the size of its stored positions."""
+    """The config of a row, at the image size of its position embeddings."""
     stored, patch = row.get("stored", row["image"]), row["patch"]
     options = {"num_classes": 1000 if row["measure"] == "top-1" else 0, **row.get("config", {})}
     options |= {"image_size": (stored, stored), "patch_size": (patch, patch)}
@@ -73,12 +73,14 @@ def config_of(row: Mapping[str, Any], sizes: Mapping[str, Any]) -> Config:
     )
 
 
-def _entry(row: Mapping[str, Any], family: Mapping[str, Any], sizes: Mapping[str, Any]) -> Entry:
-    """A row, what it leaves out taken from its family."""
+def _entry(
+    row: Mapping[str, Any], family: Mapping[str, Any], sizes: Mapping[str, Any]
+) -> CatalogueEntry:
+    """Read a row; the family has the values that it leaves out."""
     full = {**family, **row, "config": {**family.get("config", {}), **row.get("config", {})}}
     image, stored = full["image"], full.get("stored", full["image"])
     config = config_of(full, sizes)
-    return Entry(
+    return CatalogueEntry(
         id=full["id"],
         family=full["family"],
         parameters=parameters(config),

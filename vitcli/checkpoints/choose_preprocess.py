@@ -1,82 +1,88 @@
-"""Which preprocessing a checkpoint gets: its own, in whose words it is written, or another."""
+"""Which preprocessing a checkpoint gets: its own, in whichever library's words, or another."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from vitcli.checkpoints.layouts.layout import Json, Layout
 from vitcli.checkpoints.layouts.openai import model_config
 from vitcli.checkpoints.layouts.timm import image_size as timm_image_size
 from vitcli.checkpoints.layouts.timm import pretrained_cfg
-from vitcli.checkpoints.preprocessing import (
-    HF_KEYS,
-    TIMM_KEYS,
-    Found,
-    clamped,
-    from_hf,
-    from_open_clip,
-    from_timm,
-    origins,
-    own,
-    published,
-)
-from vitcli.checkpoints.published import HALF, OPEN_CLIP
+from vitcli.checkpoints.preprocess_fields import FoundPreprocess, origins
+from vitcli.checkpoints.preprocess_hf import HF_KEYS, from_hf, to_hf
+from vitcli.checkpoints.preprocess_timm import TIMM_KEYS, from_open_clip, from_timm, to_timm
+from vitcli.checkpoints.published import CLIP, DEIT, DINOV2, HALF, MAE, TIMM_DEFAULT, VIT, Family
 from vitcli.checkpoints.resolve import Checkpoint
 from vitcli.errors import UsageError
 from vitcli.models.config import Config
-from vitcli.records import Size
+from vitcli.records import Preprocess, Size
 
 MAX_SIDE = 16_384
 
 
-def choose(
+def choose_preprocess(
     checkpoint: Checkpoint,
     layout: Layout,
     config: Config,
     image_size: Size | None,
     override: str | None,
-) -> Found:
-    """The checkpoint's own preprocessing, or the one asked for ("hf" or "timm"), with the origin
-    of every step. Raises UsageError for an image size that does not fit the patches."""
-    found = _choose(checkpoint, layout, config, image_size, override)
-    if override == "hf":
-        found = replace(found, plan=clamped(found.plan))
+) -> FoundPreprocess:
+    """The checkpoint's own preprocessing, or the one the user named ("hf" or "timm"), with the
+    origin of every step. Raises UsageError for an image size that does not fit the patches."""
+    found = _found(checkpoint, layout, config, image_size, override)
+    if override == "hf":  # transformers clips 16-bit greyscale to white
+        found = replace(found, plan=replace(found.plan, grey16="clamp"))
     _check_size(found.plan.size, config, asked=image_size is not None)
     return replace(found, origins=_origins(found, asked=image_size is not None))
 
 
-def _choose(
+def as_written(plan: Preprocess, library: Literal["transformers", "timm"]) -> Preprocess:
+    """The preprocessing that a library reads from the JSON that is written for it. Raises
+    CheckpointError if the library cannot express it."""
+    if library == "timm":
+        return from_timm(to_timm(plan), plan.size, None, plan.source)
+    return from_hf(to_hf(plan), "vit", plan.size, None).plan
+
+
+def _found(
     checkpoint: Checkpoint,
     layout: Layout,
     config: Config,
     image_size: Size | None,
     override: str | None,
-) -> Found:
+) -> FoundPreprocess:
     json, size, family = checkpoint.config, config.image_size, _family(checkpoint, layout)
-    is_old_timm = layout.name == "swin" and json
-    words = "timm" if is_old_timm else layout.words
+    words = layout.json_words if json and layout.json_words else layout.words
     if override == "timm" and words != "timm":
-        source = f"--preprocess timm: {family} as published"
-        return Found(published(family, image_size or size, source))
+        source = f"--preprocess timm: {family.name} as published"
+        return FoundPreprocess(_published(family, image_size or size, source))
     if override == "hf" and words != "hf":
-        kind = family if family in ("dinov2", "clip", "swin") else "vit"
-        return from_hf({}, kind, size, image_size)
-    if words == "hf":
-        return _hf(checkpoint, family, size, image_size)
-    if words == "timm":
-        return _timm(json, family, size, image_size)
-    if words == "open_clip":
-        return _open_clip(json, layout, config, image_size)
-    return own(layout.name, size, image_size)
+        return from_hf({}, family.processor, size, image_size)
+    match words:
+        case "hf":
+            return _hf(checkpoint, family, size, image_size)
+        case "timm":
+            return _timm(json, layout.family, size, image_size)
+        case "open_clip":
+            return _open_clip(json, family, config, image_size)
+        case "own":
+            return _own(layout, size, image_size)
 
 
-def _hf(checkpoint: Checkpoint, family: str, size: Size, image_size: Size | None) -> Found:
+def _published(family: Family, size: Size, source: str) -> Preprocess:
+    return from_timm(family.evaluation(size), size, None, source)
+
+
+def _hf(
+    checkpoint: Checkpoint, family: Family, size: Size, image_size: Size | None
+) -> FoundPreprocess:
     processor, model_type = checkpoint.processor, str(checkpoint.config.get("model_type", ""))
     found = from_hf(processor, model_type, size, image_size)
     if not processor:
         note = f"no preprocessor_config.json: {found.plan.describe()} is taken"
-    elif family == "deit" and found.plan.mean == HALF:
+    elif family is DEIT and found.plan.mean == HALF:
         note = (
             "DeiT was trained with ImageNet's mean and std, this file says 0.5; "
             "the file is obeyed (--preprocess timm takes the published one)"
@@ -86,40 +92,55 @@ def _hf(checkpoint: Checkpoint, family: str, size: Size, image_size: Size | None
     return replace(found, notes=(*found.notes, note))
 
 
-def _timm(json: Json, family: str, size: Size, image_size: Size | None) -> Found:
+def _timm(
+    json: Json, family: Family | None, size: Size, image_size: Size | None
+) -> FoundPreprocess:
     cfg = pretrained_cfg(json)
     size = timm_image_size(json) or size
     if "mean" in cfg or "crop_pct" in cfg:
         source = "config.json: pretrained_cfg"
         plan = from_timm(cfg, size, image_size, source)
-        return Found(plan, origins=origins(TIMM_KEYS, cfg, source, "timm's default"))
-    if family == "swin":
-        plan = published("swin", image_size or size, "timm's Swin as published")
+        return FoundPreprocess(plan, origins=origins(TIMM_KEYS, cfg, source, "timm's default"))
+    if family is not None:
+        source = f"timm's {family.name.capitalize()} as published"
+        plan = _published(family, image_size or size, source)
     else:
-        plan = published("timm", image_size or size, "timm's default")
+        size = image_size or size
+        plan = from_timm(TIMM_DEFAULT(size), size, None, "timm's default")
     note = f"the file has no preprocessing: {plan.source} is taken: {plan.describe()}"
-    if not json and family != "swin":
+    if not json and family is None:
         note += "; a file of DINO, DeiT or MAE looks the same: --layout dino, deit or mae says so"
-    return Found(plan, (note,))
+    return FoundPreprocess(plan, (note,))
 
 
-def _open_clip(json: Json, layout: Layout, config: Config, image_size: Size | None) -> Found:
-    """open_clip's own; what is not said is said to be taken, the activation too."""
-    cfg, size, called = json.get("preprocess_cfg"), config.image_size, layout.family.upper()
+def _open_clip(
+    json: Json, family: Family, config: Config, image_size: Size | None
+) -> FoundPreprocess:
+    """Take open_clip's own; the notes name every value that no file says, the activation too."""
+    cfg, size, called = json.get("preprocess_cfg"), config.image_size, family.name.upper()
     source = "open_clip_config.json: preprocess_cfg" if cfg else f"{called}'s default"
-    plan = from_open_clip(cfg or OPEN_CLIP[layout.family], size, image_size, source)
+    plan = from_open_clip(cfg or family.open_clip, size, image_size, source)
     notes = []
     if not cfg:
         notes.append(f"the file has no preprocessing: {called}'s is taken: {plan.describe()}")
-    if "vision_cfg" not in model_config(json) and layout.family == "clip":
+    if "vision_cfg" not in model_config(json) and family is CLIP:
         names = {"quick_gelu": "QuickGELU, as OpenAI's weights have it"}
         taken = names.get(config.act, "GELU (--layout openai takes QuickGELU)")
         notes.append(f"no open_clip_config.json says the activation: {taken} is taken")
-    return Found(plan, tuple(notes))
+    return FoundPreprocess(plan, tuple(notes))
 
 
-def _origins(found: Found, *, asked: bool) -> dict[str, str]:
-    """Where each step of the preprocessing came from, by its name."""
+def _own(layout: Layout, model_size: Size, image_size: Size | None) -> FoundPreprocess:
+    """The evaluation of the layout's repository, with a note that says so."""
+    assert layout.evaluation is not None, f"{layout.name} has neither words nor an evaluation"
+    cfg, source = layout.evaluation(model_size), f"{layout.name}'s own evaluation"
+    plan = from_timm(cfg, cfg.get("size", model_size), image_size, source)
+    note = f"the file has no preprocessing: {plan.source} is taken: {plan.describe()}"
+    return FoundPreprocess(plan, (note,))
+
+
+def _origins(found: FoundPreprocess, *, asked: bool) -> dict[str, str]:
+    """The origin of each step of the preprocessing, by its name."""
     sources = {name: found.plan.source for name in HF_KEYS} | dict(found.origins)
     if asked:
         for name in ("resize", "center_crop"):
@@ -133,18 +154,18 @@ def _origins(found: Found, *, asked: bool) -> dict[str, str]:
     }
 
 
-def _family(checkpoint: Checkpoint, layout: Layout) -> str:
-    """Whose published preprocessing fits: told by the layout or the config, or by the name for
-    DeiT, whose plain models call themselves ViT."""
-    if layout.family:
+def _family(checkpoint: Checkpoint, layout: Layout) -> Family:
+    """The family whose published preprocessing fits. The layout or the config tells it; DeiT's
+    plain models call themselves ViT, so the name of the checkpoint tells theirs."""
+    if layout.family is not None:
         return layout.family
     config, called = checkpoint.config, Path(checkpoint.spec).name
     kind = f"{config.get('model_type', '')} {config.get('architecture', '')}"
     if "deit" in f"{called} {config.get('_name_or_path', '')} {kind}".lower():
-        return "deit"
+        return DEIT
     if "vit_mae" in kind:
-        return "mae"
-    return "dinov2" if "dinov2" in kind else "vit"
+        return MAE
+    return DINOV2 if "dinov2" in kind else VIT
 
 
 def _check_size(size: Size, config: Config, *, asked: bool) -> None:

@@ -1,4 +1,4 @@
-"""A loaded model on another engine than torch: exported once, kept in the cache, run from it."""
+"""A loaded model on another engine than torch: exported once, kept in the cache, run from there."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ def open_engine(
     quantize: str | None = None,
     note: Callable[[str], None] = lambda text: None,
 ) -> Engine:
-    """The engine for one output of a model. What it needs is exported where the cache has none.
+    """Open the engine for one output of a model, and export the model if the cache has no export.
 
-    Raises OutputError where the cache cannot be written, DeviceError for what it cannot read.
+    Raises OutputError if the cache cannot be written, DeviceError if the export cannot be read.
     """
     return open_exported(exported(model, output, name, quantize, note), name, dtype)
 
@@ -66,9 +66,8 @@ def exported(
     quantize: str | None = None,
     note: Callable[[str], None] = lambda text: None,
 ) -> Path:
-    """The folder with what an engine runs, made where the cache has none; `note` hears of it.
-
-    Raises OutputError where the cache cannot be written.
+    """The folder with the export that an engine runs, made if the cache has none; `note` tells the
+    user. Raises OutputError if the cache cannot be written.
     """
     described = _description(model, output, name, quantize)
     key = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:32]
@@ -79,8 +78,8 @@ def exported(
                 return folder
             if os.path.lexists(folder):
                 if not is_trusted(folder):
-                    continue  # another user's: neither run nor touched
-                note(f"{folder} is not what was exported: it is exported anew")
+                    continue  # another user's: not run, and left alone
+                note(f"{folder} is not what was exported: it is exported again")
                 shutil.rmtree(folder, ignore_errors=True)
             graph = graph or Graph(model.network, model.preprocess, output).eval()
             try:
@@ -100,8 +99,7 @@ def _export(name: EngineName, graph: Graph, int8: bool, folder: Path) -> None:
 
 
 def _places() -> Iterator[Path]:
-    """Where exports are kept: the cache, or, where that is in the hands of another user, this
-    user's own."""
+    """The folders for exports: the cache, or this user's own if another user controls the cache."""
     for cache in dict.fromkeys((cache_folder(), user_cache())):
         within = cache / "engines"
         if not os.path.lexists(within) or is_trusted(within):
@@ -109,8 +107,7 @@ def _places() -> Iterator[Path]:
 
 
 def _is_sound(folder: Path, described: dict[str, str]) -> bool:
-    """Whether it holds what was exported for this, byte for byte, and nobody else can have written
-    it."""
+    """Whether a folder holds this export, byte for byte, and nobody else can have written it."""
     about = folder / ABOUT
     try:
         if not is_trusted(folder) or not is_trusted(about):
@@ -128,18 +125,18 @@ def _is_sound(folder: Path, described: dict[str, str]) -> bool:
 
 
 def open_exported(folder: Path, name: EngineName, dtype: str = "fp32") -> Engine:
-    """Raises DeviceError for what the engine cannot read."""
+    """Open an export. Raises DeviceError if the engine cannot read it."""
     try:
         return _module(name).open_export(folder, "fp32" if dtype == "auto" else dtype)
     except RuntimeError as error:
         raise DeviceError(
             f"{name} cannot run {folder} ({_first_line(error)})",
-            "remove that folder to export anew",
+            "remove that folder to export again",
         ) from None
 
 
 def discard(pid: int) -> None:
-    """Remove what a process that was killed has left of an export."""
+    """Remove the unfinished exports of a process that was killed."""
     for within in _places():
         for left in within.glob(f"{_partial(pid)}*"):
             shutil.rmtree(left, ignore_errors=True)
@@ -152,7 +149,7 @@ def _partial(pid: int) -> str:
 def _description(
     model: Model, output: Output, name: EngineName, quantize: str | None
 ) -> dict[str, str]:
-    """Everything that shapes the exported file. The dtype is chosen when it is opened."""
+    """Everything that shapes the exported file. The dtype is chosen when that is opened."""
     packages = ("torch", *ENGINES[name].packages)
     return {
         "engine": name,
@@ -168,7 +165,7 @@ def _description(
 
 
 def _hash(network: torch.nn.Module) -> str:
-    """sha256 of the weights as loaded: resized positions and changes of the caller's count too."""
+    """The sha256 of the loaded weights, with resized positions and the caller's changes."""
     digest = hashlib.sha256()
     for name, tensor in network.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
@@ -177,9 +174,11 @@ def _hash(network: torch.nn.Module) -> str:
 
 
 def _write(folder: Path, export: Callable[[Path], None], described: dict[str, str]) -> None:
-    """Give `folder` its name when all of it is there. Two runs at once do not disturb each other:
-    what is the first to be complete stays. Others may read it, if the umask allows that, and not
-    write to it. Raises PermissionError where this user may write nothing there, else OutputError.
+    """Write an export that gets its name when it is complete.
+
+    Two runs do not disturb each other: the first complete export stays. Other users may read it, if
+    the umask allows that, but not write to it. Raises PermissionError if this user may not write
+    there, else OutputError.
     """
     made = folder.parent / f"{_partial(os.getpid())}{secrets.token_hex(8)}"
     try:

@@ -1,4 +1,4 @@
-"""Our names and shapes into those of a file, for messages."""
+"""Our names and shapes of tensors into those of a file, for messages."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True, slots=True)
 class Spelling:
-    """How a file, whose tensors are `theirs`, spells ours: for messages. `prefix` is what stands
-    before our names in the rules."""
+    """The names that a file with the tensors `theirs` gives to ours. `prefix` comes before our
+    names in the rules."""
 
     rules: tuple[Rule, ...] = ()
     theirs: Mapping[str, Tensor] = field(default_factory=dict)
     prefix: str = ""
 
     def of(self, prefix: str) -> Spelling:
-        """The same for those of our tensors that have this before their names."""
+        """The spelling of the tensors that have this prefix in the rules."""
         return replace(self, prefix=prefix)
 
     def name(self, ours: str) -> str:
-        """The file's name of one of our tensors, that of its first part."""
+        """The file's name of one of our tensors (of its first part, if it is fused)."""
         return self._find(ours)[1][0]
 
     def parts(self, ours: str, shape: Sequence[int]) -> dict[str, tuple[int, ...]]:
-        """The file's tensors that make one of ours of this shape, and their shapes."""
+        """The file's tensors that make one of ours of this shape, with their shapes."""
         rule, names = self._find(ours)
         whole = torch.empty(tuple(shape), device="meta")
         if rule is not None and rule.shares:
@@ -45,12 +45,11 @@ class Spelling:
         return {name: tuple(piece.shape) for name, piece in zip(names, pieces, strict=True)}
 
     def shape(self, theirs: str) -> tuple[int, ...] | None:
-        """The shape that a tensor has in the file, None where it is not there."""
+        """The shape of a tensor in the file; None if it is missing."""
         return tuple(self.theirs[theirs].shape) if theirs in self.theirs else None
 
     def _find(self, ours: str) -> tuple[Rule | None, Names]:
-        """The rule of one of our tensors, and what it is made of, in the spelling that is most
-        like the names of the file."""
+        """The rule of one of our tensors, and its parts, in the spelling most like the file's."""
         for rule in self.rules:
             for name in rule.our_names:
                 if match := regex_of(name).fullmatch(self.prefix + ours):
@@ -70,5 +69,5 @@ def _pattern_of(ours: str, rule: Rule) -> str:
 
 
 def _alike(one: str, other: str) -> int:
-    """How many characters two names begin with in common."""
+    """The length of the common start of two names."""
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))

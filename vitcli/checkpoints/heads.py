@@ -1,9 +1,9 @@
 """A linear classifier in a file of its own into the head of its backbone.
 
-DINO's `eval_linear.py` trains one on the normed class tokens of the last n blocks, side by side
+DINO's `eval_linear.py` trains one on the normed class tokens of the last n blocks, concatenated
 from the earliest (ViT-S: n=4), or (ViT-B) on the last class token and the mean of the last patches,
-whose numbers alternate there. DINOv2's (`hub/classifiers.py`) has the class tokens of one block or
-four, and behind them the mean of the last patches. How wide it is tells which.
+whose numbers alternate. DINOv2's (`hub/classifiers.py`) reads the class tokens of one block or
+four, then the mean of the last patches. The classifier's width tells them apart.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from vitcli.models.config import Config, ViTConfig
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The tensors of a head in our names, the config of a model that has it, and what it reads."""
+    """A head's tensors in our names, the config of a model with it, and a note on its input."""
 
     config: ViTConfig
     tensors: dict[str, Tensor]
@@ -29,14 +29,14 @@ class Head:
 
 
 def read_head(file: Path, backbone: Config) -> Head:
-    """The classifier in `file` for this backbone. Raises CheckpointError where they do not fit."""
+    """Read the classifier of a backbone. Raises CheckpointError if the two do not fit."""
     state = {n.removeprefix("module."): t for n, t in read_weights((file,)).tensors.items()}
     is_dino = "linear.weight" in state
     tensors = {re.sub(r"^linear\.", "", name): tensor for name, tensor in state.items()}
     if tensors.keys() != {"weight", "bias"} or tensors["weight"].ndim != 2:
         shown = ", ".join(list(state)[:3])
         raise CheckpointError(
-            f"{file} is no linear classifier alone: it has {shown}",
+            f"{file} is not a linear classifier alone: it has {shown}",
             "--head takes DINO's linearweights.pth, or a linear head of DINOv2",
         )
     what = ""

@@ -19,7 +19,7 @@ PROBES = ("config.json", "model.safetensors", "pytorch_model.bin")
 OTHER_WEIGHTS = (".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".npz")
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
 MAX_JSON = 10_000_000  # bytes
-# What a client raises that is given JSON of another shape, a page, or an address that is none.
+# The errors of a client that gets JSON of another shape, a web page, or an invalid address.
 ODD = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
 WEB_PAGE = re.compile(rb"\s*<(!doctype|html|\?xml)", re.IGNORECASE)
 PORTAL = "something between here and the hub answers in its place: a proxy, or a login page"
@@ -28,7 +28,7 @@ TIMEOUT = 5.0  # seconds for the first answer of the hub
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A folder of the cache, the commit it holds, and what a user should know of it."""
+    """A folder of the cache, the commit it holds, and notes for the user."""
 
     folder: Path
     revision: str
@@ -42,12 +42,12 @@ def download(
     *,
     offline: bool,
 ) -> Snapshot:
-    """Fetch what `choose` takes of the repository's files, or find it in the cache.
+    """Fetch the files of the repository that `choose` picks, or find them in the cache.
 
-    Raises ModelNotFound for a repository, revision or permission that is not there, and for a
-    hub that cannot be reached while nothing is cached.
+    Raises ModelNotFound for a missing repository, revision or permission, and if the hub cannot be
+    reached and nothing is cached.
     """
-    # Imported here: it brings an HTTP client along, which a local model does not need.
+    # Imported here: it brings an HTTP client, which a local model does not need.
     from huggingface_hub import HfApi, constants, errors, hf_hub_download, utils
 
     utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
@@ -73,8 +73,8 @@ def download(
                 if others
                 else "it may be of another library: look for one with model.safetensors",
             )
-        # The first by the name of the branch, which notes in the cache what that is; the others
-        # by commit, so that all are of one.
+        # The first file is fetched by branch, which records the branch's commit in the cache; the
+        # others by that commit, so that all files are of one.
         first, *others = chosen
 
         def fetch(name: str, revision: str | None) -> Path:
@@ -82,7 +82,7 @@ def download(
             if limit and (sizes[name] or 0) > limit:
                 raise _too_large(repo, name, in_bytes(sizes[name] or 0))
             bar = _bounded(repo, name, limit) if limit else None
-            with warnings.catch_warnings():  # it warns of a full disk, and what follows is told
+            with warnings.catch_warnings():  # a full disk: the error follows
                 warnings.simplefilter("ignore", UserWarning)
                 file = Path(hf_hub_download(repo, name, revision=revision, tqdm_class=bar))
             _check_fetched(file, sizes[name], repo, name)
@@ -105,8 +105,8 @@ def download(
         raise ModelNotFound(f"{repo} has no revision {revision}") from None
     except errors.HFValidationError as error:
         raise ModelNotFound(f"{repo} is not a hub id: {error}") from None
-    except (errors.HTTPError, OSError, *ODD) as error:  # type: ignore[attr-defined]  # also httpx's own
-        # Network trouble of every kind, and a server that answers with an error.
+    except (errors.HTTPError, OSError, *ODD) as error:  # type: ignore[attr-defined]  # httpx's too
+        # Any network failure, and a server that answers with an error.
         number = getattr(error, "errno", None)
         if isinstance(number, int) and number in NO_ROOM:
             raise OutputError(
@@ -124,7 +124,7 @@ def download(
 
 
 def _check_endpoint(endpoint: str) -> None:
-    """Raises ModelNotFound for a hub whose address is none."""
+    """Raise ModelNotFound if the hub's address is not a URL."""
     try:
         parts = urlsplit(endpoint)
         is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
@@ -138,18 +138,18 @@ def _check_endpoint(endpoint: str) -> None:
 
 
 def _bounded(repo: str, name: str, limit: int) -> Any:
-    """A bar that draws nothing and ends a download that goes beyond the limit, whatever length the
-    hub has announced."""
+    """A progress bar that draws nothing, and ends a download that exceeds the limit, whatever
+    length the hub announced."""
     from huggingface_hub.utils.tqdm import tqdm
 
     class Bounded(tqdm):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
-            self.came = 0
+            self.received = 0
             super().__init__(*args, **{**kwargs, "disable": True})  # type: ignore[no-untyped-call]
 
         def update(self, n: float | None = 1) -> bool | None:
-            self.came += int(n or 0)
-            if self.came > limit:
+            self.received += int(n or 0)
+            if self.received > limit:
                 raise _too_large(repo, name, f"more than {in_bytes(limit)}")
             return None
 
@@ -164,7 +164,7 @@ def _too_large(repo: str, name: str, size: str) -> CheckpointError:
 
 
 def _check_fetched(file: Path, size: int | None, repo: str, name: str) -> None:
-    """Raises ModelNotFound for what is not the file that the hub lists; it is not kept."""
+    """Delete a file that is not the one the hub lists, and raise ModelNotFound."""
     real = file.resolve()
     with real.open("rb") as stream:
         is_page = WEB_PAGE.match(stream.read(256)) is not None
@@ -178,7 +178,7 @@ def _check_fetched(file: Path, size: int | None, repo: str, name: str) -> None:
 
 
 def _cached(repo: str, revision: str | None) -> Snapshot | None:
-    """The snapshot that an earlier download left."""
+    """The snapshot of an earlier download."""
     from huggingface_hub import errors, try_to_load_from_cache
 
     for name in PROBES:
@@ -204,7 +204,7 @@ def _not_cached(repo: str, revision: str | None, why: str) -> ModelNotFound:
 
 
 def _reason(error: BaseException) -> str:
-    cause = error.__cause__ or error  # "not in the cache" hides why it was asked
+    cause = error.__cause__ or error  # "not in the cache" hides the reason
     if isinstance(cause, ODD) and not isinstance(cause, OSError):
         return f"what answers is not a hub: {PORTAL}"
     status = getattr(getattr(cause, "response", None), "status_code", None)

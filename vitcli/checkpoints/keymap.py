@@ -1,10 +1,9 @@
-"""Tensor names of one layout into ours and back, by rules that are data.
+"""A layout's tensor names into ours and back, by rules that are data.
 
 A rule names tensors with slots: `{s}` a stage, `{i}` a block, `{p}` weight or bias, `{rest}`
-anything.
-`rename` is one tensor for one, `fuse` joins several on dim 0 into one of ours, `split` cuts one
-into several of ours, `reshape` turns one or several joined, `drop` documents what is ignored.
-Other spellings of the same tensor (`also`) are read, never written.
+anything. `rename` maps one tensor to one, `fuse` joins several on dim 0 into one of ours, `split`
+cuts one into several of ours, `reshape` changes the shape of one or several joined, `drop` ignores
+one and says why. Other spellings of a tensor (`also`) are read, never written.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -34,8 +34,8 @@ _SLOTS = {
 class Rule:
     """`theirs` (one name, or the parts of a fused tensor in order) for `ours` (None: dropped).
 
-    `load` turns what theirs are when joined into ours, `save` turns it back. One that is split
-    has `shares`: each name of ours, `ours` first, and its share of the rows.
+    `load` maps the concatenation of `theirs` to our tensor; `save` inverts it. A split tensor has
+    `shares`: each name of ours, `ours` first, and its share of the rows.
     """
 
     theirs: Names
@@ -53,14 +53,14 @@ class Rule:
 
     @property
     def our_names(self) -> Names:
-        """None where it is dropped, several where it is split."""
+        """Our names: none of a dropped tensor, several of a split one."""
         if self.ours is None:
             return ()
         return tuple(name for name, _ in self.shares) or (self.ours,)
 
     def divide(self, name: str, tensor: Tensor) -> Sequence[Tensor]:
-        """What becomes of theirs, a part for each of our names. Raises CheckpointError, with the
-        tensor's name, where the rows do not come out even."""
+        """Turn their tensor into a part for each of our names. Raises CheckpointError, with the
+        tensor's name, if its rows cannot be divided by the shares."""
         if not self.shares:
             return (_reshaped(self.load, tensor, name) if self.load else tensor,)
         shares = [share for _, share in self.shares]
@@ -74,27 +74,27 @@ class Rule:
 
 
 def rename(theirs: str, ours: str, *also: str) -> Rule:
-    """One tensor under another name."""
+    """Map one tensor to another name."""
     return Rule((theirs,), ours, tuple((name,) for name in also))
 
 
 def fuse(theirs: Names, ours: str, *also: Names) -> Rule:
-    """Several tensors of theirs, joined on dim 0 in this order, for one of ours."""
+    """Join several of their tensors on dim 0, in this order, into one of ours."""
     return Rule(theirs, ours, also)
 
 
 def reshape(theirs: Names, ours: str, load: Reshape, save: Reshape, *also: Names) -> Rule:
-    """One tensor, or several joined, in another shape."""
+    """Change the shape of one tensor, or of several joined."""
     return Rule(theirs, ours, also, load, save)
 
 
 def split(theirs: str, *shares: tuple[str, int]) -> Rule:
-    """One tensor of theirs, cut on dim 0 into (name of ours, share) in this order."""
+    """Cut one of their tensors on dim 0 into (our name, share), in this order."""
     return Rule((theirs,), shares[0][0], shares=shares)
 
 
 def drop(theirs: str, why: str, *, is_told: bool = False) -> Rule:
-    """A tensor that is known and not needed, and why. `is_told`: a user should hear of it."""
+    """Ignore a known tensor, for the reason `why`. `is_told`: the user gets a note."""
     return Rule((theirs,), None, why=why, is_told=is_told)
 
 
@@ -108,8 +108,8 @@ class Made:
 
 @dataclass(frozen=True, slots=True)
 class Renamed:
-    """A state dict in our names, and what each is made of; what was dropped and why, by their
-    names; and what a user should hear of it."""
+    """A state dict in our names, and the source of each tensor; the dropped tensors, by their
+    names, and why; and notes for the user."""
 
     tensors: dict[str, Tensor]
     made: dict[str, Made]
@@ -118,14 +118,14 @@ class Renamed:
 
 
 def to_ours(state: Mapping[str, Tensor], rules: Iterable[Rule]) -> Renamed:
-    """Apply the rules to every tensor. Raises CheckpointError for a name that no rule knows,
-    for a fused tensor with a part missing, and for two tensors that claim one name."""
+    """Apply the rules to every tensor. Raises CheckpointError for an unknown name, a fused tensor
+    with a missing part, and two tensors that claim one name."""
     parts: dict[str, dict[int, str]] = {}  # ours -> position -> theirs
     rule_of: dict[str, tuple[Rule, Names, dict[str, str]]] = {}  # ours -> rule, its parts, slots
     dropped: dict[str, str] = {}
     told: dict[str, list[str]] = {}  # why -> names
     unknown = []
-    patterns = _compile(rules)
+    patterns = _compile(tuple(rules))
     for name in state:
         found = _match(name, patterns)
         if found is None:
@@ -175,7 +175,7 @@ def to_theirs(tensors: Mapping[str, Tensor], rules: Iterable[Rule]) -> dict[str,
     kept = [rule for rule in rules if rule.ours is not None]
     back = [replace(rule, theirs=rule.our_names, also=()) for rule in kept]
     forth = {rule.ours: rule for rule in reversed(kept)}
-    patterns = _compile(back)
+    patterns = _compile(tuple(back))
     groups: dict[str, dict[int, str]] = {}  # theirs -> position -> ours
     rule_of: dict[str, tuple[Rule, int, dict[str, str]]] = {}  # theirs -> rule, parts, slots
     unknown = []
@@ -206,8 +206,8 @@ def to_theirs(tensors: Mapping[str, Tensor], rules: Iterable[Rule]) -> dict[str,
 
 
 def knows(names: Iterable[str], rules: Iterable[Rule]) -> bool:
-    """Whether the rules know every name, and one of them is a block's."""
-    patterns = _compile(rules)
+    """Whether the rules know every name, and one of the names is a block's."""
+    patterns = _compile(tuple(rules))
     found = [_match(name, patterns) for name in names]
     return None not in found and any(match and "i" in match[3] for match in found)
 
@@ -215,8 +215,9 @@ def knows(names: Iterable[str], rules: Iterable[Rule]) -> bool:
 _Pattern = tuple[re.Pattern[str], Rule, int, Names]
 
 
-def _compile(rules: Iterable[Rule]) -> list[_Pattern]:
-    """(regular expression, rule, position among the parts, all parts) for each spelling."""
+@lru_cache(maxsize=64)
+def _compile(rules: tuple[Rule, ...]) -> list[_Pattern]:
+    """A regular expression for each spelling of each rule, with the position among the parts."""
     return [
         (regex_of(name), rule, position, names)
         for rule in rules
@@ -248,7 +249,7 @@ def fill(name: str, slots: Mapping[str, str]) -> str:
 
 
 def _joined(pieces: Mapping[str, Tensor]) -> Tensor:
-    """Equal tensors on dim 0. Raises CheckpointError, with their shapes, for unequal ones."""
+    """Join tensors on dim 0. Raises CheckpointError, with their shapes, if those differ."""
     tensors = list(pieces.values())
     if len({tensor.shape for tensor in tensors}) > 1:
         shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in pieces.items())
@@ -261,7 +262,7 @@ def _reshaped(load: Reshape, tensor: Tensor, name: str) -> Tensor:
         return load(tensor).contiguous()
     except (RuntimeError, IndexError, ValueError):
         shape = list(tensor.shape)
-        raise CheckpointError(f"{name} is of a shape that it cannot have ({shape})") from None
+        raise CheckpointError(f"{name} has a shape that it cannot have ({shape})") from None
 
 
 def _with_others(names: list[str]) -> str:

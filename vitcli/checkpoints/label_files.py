@@ -1,8 +1,8 @@
-"""A file of class names into the names by number, in the formats that people have.
+"""A file of class names into names by number, in any of the usual formats.
 
-One name a line, numbered or with synsets before it; JSON or Python text, a list or an object by
-number or by name; a table with a header; the names of a YAML file. What is in none of these
-formats is refused: source text is never a label.
+One name a line, with or without a number or a synset; JSON or Python text, a list or an object by
+number or by name; a table with a header; the names of a YAML file. Any other format is refused:
+source text is never a label.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _NAME_FIRST = re.compile(r"(.+?)\s*[,:;=|\t]\s*(\d{1,9}),?")
 _NAME_THEN_NUMBER = re.compile(r"(.+?)\s+(\d{1,9})")
 _SYNSET = re.compile(r"n\d{8}[\s,]+(.+)")
 _QUOTED = re.compile(r"""(["'])(.*)\1,?""")
-_COMMENT = re.compile(r"\s+#.*$")  # of YAML
+_COMMENT = re.compile(r"\s+#.*$")  # in YAML
 _FOREIGN = (
     (r"<(!doctype|html|\?xml|(ul|ol|table|div|body|annotation)\b)", "a web page or XML"),
     (r"item\s*\{", "a label map of TensorFlow's (.pbtxt)"),
@@ -43,7 +43,7 @@ _FOREIGN = (
 
 
 def names_from(file: Path) -> dict[int, str]:
-    """The names by number. Raises CheckpointError, which says what the file looks like."""
+    """Read the names by number. Raises CheckpointError, which says what the file looks like."""
     text = _text(file).strip()
     for sign, what in _FOREIGN:
         if re.match(sign, text, re.IGNORECASE):
@@ -54,7 +54,7 @@ def names_from(file: Path) -> dict[int, str]:
 
 
 def by_number(value: object, source: str) -> dict[int, str]:
-    """The names by number of a list, or of an object by number or by name."""
+    """Read names by number from a list, or from an object by number or by name."""
     if isinstance(value, Mapping):
         inner = next((value[key] for key in KEYS if isinstance(value.get(key), list | dict)), None)
         if inner is not None:
@@ -72,7 +72,7 @@ def by_number(value: object, source: str) -> dict[int, str]:
 
 
 def _by_id(entries: Sequence[object], names: Sequence[str], source: str) -> dict[int, str] | None:
-    """`[{"id": 2, "name": "cat"}, ...]`; None where no numbers say anything else than the order."""
+    """Read `[{"id": 2, "name": "cat"}, ...]`; None if the ids say no more than the order."""
     numbers = [entry.get("id") for entry in entries if isinstance(entry, Mapping)]
     pairs = [(n, name) for n, name in zip(numbers, names, strict=False) if type(n) is int]
     if len(pairs) < len(names) or len(dict(pairs)) < len(pairs) or pairs == sorted(pairs):
@@ -84,7 +84,7 @@ def _by_id(entries: Sequence[object], names: Sequence[str], source: str) -> dict
 
 
 def _turned(numbers: Mapping[Any, int], source: str) -> dict[int, str]:
-    """`class_to_idx`: the number of each name."""
+    """Invert `class_to_idx`, which has the number of each name."""
     if sorted(numbers.values()) != list(range(len(numbers))):
         raise CheckpointError(
             f"{source} gives names numbers that are not 0 to {len(numbers) - 1}, each once", HINT
@@ -93,7 +93,7 @@ def _turned(numbers: Mapping[Any, int], source: str) -> dict[int, str]:
 
 
 def _name(value: object, source: str) -> str:
-    """A name; of `["n01440764", "tench"]` the second."""
+    """Read a name; in `["n01440764", "tench"]` it is the second part."""
     match value:
         case str() | int() | float() | None:
             return str(value)
@@ -122,7 +122,7 @@ def _text(file: Path) -> str:
 
 
 def _parsed(text: str, file: Path) -> object:
-    """JSON, or the text of a Python list or dict."""
+    """Parse JSON, or the text of a Python list or dict."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -172,7 +172,7 @@ def _from_lines(lines: list[str], file: Path) -> dict[int, str]:
 
 
 def _numbered(pairs: list[tuple[int, str]]) -> dict[int, str] | None:
-    """Where the numbers are 0 to K-1, or 1 to K, each once."""
+    """The names by number, if the numbers are 0 to K-1 or 1 to K, each once."""
     numbers = sorted(number for number, _ in pairs)
     if numbers == list(range(len(pairs))):
         return dict(pairs)
@@ -182,13 +182,13 @@ def _numbered(pairs: list[tuple[int, str]]) -> dict[int, str] | None:
 
 
 def _unquoted(name: str) -> str:
-    """Without quotes, or the synset before a name."""
+    """Remove quotes, or the synset before a name."""
     match = _QUOTED.fullmatch(name) or _SYNSET.fullmatch(name)
     return match[match.lastindex or 0].strip() if match else name.strip()
 
 
 def _names_block(lines: list[str], file: Path) -> list[str]:
-    """What stands under `names:` in YAML, or behind it."""
+    """The lines under `names:` in YAML, or the rest of its line."""
     start = next(i for i, line in enumerate(lines) if re.match(r"names\s*:", line))
     inline = lines[start].partition(":")[2].strip()
     if inline:
@@ -207,7 +207,7 @@ def _names_block(lines: list[str], file: Path) -> list[str]:
 
 
 def _from_table(lines: list[str], file: Path) -> dict[int, str] | None:
-    """The rows under a header that names the columns; None where there is no such header."""
+    """Read the rows under a header that names the columns; None without one."""
     is_csv = file.suffix.lower() in (".csv", ".tsv")
     if not lines:
         return None

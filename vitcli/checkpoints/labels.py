@@ -1,4 +1,4 @@
-"""The names of a classifier's outputs: from the config, from a file, or ImageNet's own."""
+"""The names of a classifier's outputs: from the config, from a file, or ImageNet's."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """One name for each output of the head, where they came from, and what was odd about them."""
+    """One name for each output of the head, their source, and notes for the user."""
 
     names: tuple[str, ...]
     source: str
@@ -25,7 +25,8 @@ class Labels:
 
 
 def read_labels(config: Json, num_classes: int, file: Path | None) -> Labels:
-    """The labels of a head with `num_classes` outputs. Raises CheckpointError on another count."""
+    """Read the labels of a head with `num_classes` outputs. Raises CheckpointError for another
+    number of labels."""
     found = _read_labels(config, num_classes, file)
     return replace(found, names=tuple(map(_whole, found.names)))
 
@@ -40,7 +41,7 @@ def _read_labels(config: Json, num_classes: int, file: Path | None) -> Labels:
     for key in ("id2label", "label_names", "labels"):
         if config.get(key):
             found = _from_config(config[key], num_classes, f"config.json: {key}")
-            if found.names != unnamed:  # transformers writes placeholders where it knows no names
+            if found.names != unnamed:  # transformers writes these placeholders for unknown names
                 return found
     if num_classes == 1000 and "in1k" in _tag(config):
         return Labels(_imagenet_1k(), "ImageNet-1k, by the checkpoint's tag")
@@ -71,7 +72,7 @@ def _from_config(value: object, num_classes: int, source: str) -> Labels:
 
 
 def _whole(text: str) -> str:
-    """A name that can be written: half of a surrogate pair becomes U+FFFD."""
+    """Replace lone surrogates, which cannot be written, by U+FFFD."""
     return _SURROGATE.sub("\ufffd", text)
 
 
@@ -81,7 +82,7 @@ def _check_count(names: Sequence[str], num_classes: int, source: str) -> None:
 
 
 def _tag(config: Json) -> str:
-    """`augreg_in1k` of timm's config, whichever way it is written."""
+    """The tag of timm's config, such as `augreg_in1k`, wherever it is written."""
     inner = config.get("pretrained_cfg") or {}
     name = str(config.get("architecture", ""))
     return f"{inner.get('tag', '')} {config.get('tag', '')} {name.partition('.')[2]}"

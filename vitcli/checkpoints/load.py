@@ -1,4 +1,4 @@
-"""What was typed as the model into one that is ready to use: built, strictly filled, checked."""
+"""A model spec into a model that is ready to use: built, strictly filled, checked."""
 
 from __future__ import annotations
 
@@ -7,19 +7,25 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
 from vitcli.checkpoints.build import build, missing, with_decoder
-from vitcli.checkpoints.choose_preprocess import choose
+from vitcli.checkpoints.choose_preprocess import choose_preprocess
+from vitcli.checkpoints.detect import layout_of
 from vitcli.checkpoints.file_names import Spelling
 from vitcli.checkpoints.heads import read_head
 from vitcli.checkpoints.keymap import Made, Renamed, to_ours
 from vitcli.checkpoints.labels import Labels, read_labels
-from vitcli.checkpoints.layouts import decoders, layout_of
-from vitcli.checkpoints.layouts.decoders import Reconstruction
-from vitcli.checkpoints.layouts.layout import Json, Layout, MissingTensor, count_blocks
+from vitcli.checkpoints.layouts.decoders import without_decoder
+from vitcli.checkpoints.layouts.layout import (
+    Decoder,
+    Json,
+    Layout,
+    MissingTensor,
+    Reconstruction,
+    count_blocks,
+)
 from vitcli.checkpoints.layouts.swin import count_blocks as count_swin_blocks
 from vitcli.checkpoints.resolve import Checkpoint, check_sha256, resolve
 from vitcli.checkpoints.resolve import sha256 as sha256_of
@@ -36,15 +42,28 @@ from vitcli.models.network import Network
 from vitcli.records import Decode, Preprocess, Size
 
 
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """The sources of a model's parts, for `vit info` and `vit convert`: the source tensors of
+    ours and the dropped ones, the source of the labels and of each step of the preprocessing, the
+    dtypes on disk, the file's name of the architecture, and the image size that its position
+    embeddings were stored for."""
+
+    made: Mapping[str, Made] = field(default_factory=dict)
+    dropped: Mapping[str, str] = field(default_factory=dict)
+    labels: str = ""
+    steps: Mapping[str, str] = field(default_factory=dict)
+    dtypes: tuple[str, ...] = ()
+    architecture: str = ""
+    stored_size: Size | None = None
+
+
 @dataclass(frozen=True)
 class Model:
     """A network with everything that belongs to it. `labels` is empty without a classifier.
 
-    What stands last is told by `vit info`: where labels and steps of the preprocessing came from,
-    the precisions on disk, what the file calls its architecture, and the image size that its
-    position embeddings were stored for.
-    `reconstruction` is `network` with the decoder of masked pre-training, where it was kept.
-    `problem_type` is what the checkpoint says that its classifier was trained for.
+    `reconstruction` is `network` with the decoder of masked pre-training, if that was kept.
+    `problem_type` is what the checkpoint says its classifier was trained for.
     """
 
     spec: str
@@ -55,13 +74,7 @@ class Model:
     files: tuple[Path, ...]
     revision: str | None
     notes: tuple[str, ...]
-    made: Mapping[str, Made] = field(default_factory=dict)
-    dropped: Mapping[str, str] = field(default_factory=dict)
-    labels_source: str = ""
-    origins: Mapping[str, str] = field(default_factory=dict)
-    dtypes: tuple[str, ...] = ()
-    architecture: str = ""
-    stored_size: Size | None = None
+    provenance: Provenance = Provenance()
     reconstruction: Reconstruction | None = None
     problem_type: ProblemType | None = None
 
@@ -71,13 +84,23 @@ class Model:
 
     @property
     def score_function(self) -> ScoreFunction:
-        """What makes scores of the logits."""
+        """The function that turns the logits into scores."""
         return score_function(self.problem_type, self.config.num_classes)
 
     @cached_property
     def sha256(self) -> str:
-        """The hash of the weight files, computed when it is first asked for."""
+        """The hash of the weight files, computed when it is first needed."""
         return sha256_of(self.files)
+
+    def with_decoder(self) -> Reconstruction:
+        """The network with its decoder. Raises CheckpointError if it has none."""
+        if self.reconstruction is None:
+            raise CheckpointError(
+                f"{self.spec} has no decoder: it cannot reconstruct what is hidden",
+                "MAE's files for pre-training have one (ViTMAEForPreTraining), "
+                "ViTForMaskedImageModeling, and what vit finetune --objective mim makes",
+            )
+        return self.reconstruction
 
 
 def load(
@@ -97,48 +120,37 @@ def load(
     keep_grid: bool = False,
     keep_decoder: bool = False,
 ) -> Model:
-    """Load a checkpoint in fp32, in eval mode, on the CPU. Nothing is ever left at random.
+    """Load a checkpoint in fp32, in eval mode, on the CPU. No weight is ever left at random.
 
-    spec: hub id (`org/name`, `org/name@revision`), directory, weight file, or `demo`; or what
-    `resolve` has made of one.
-    layout, labels, image_size (height, width), preprocess ("hf" or "timm") and num_heads override
-    what the files say; exif and decode ("exact" or "fast") complete the preprocessing. Position
-    embeddings are resampled for its size, unless `keep_grid` asks for those of the file. `head` is
-    a linear classifier in a file of its own, `sha256` what the weight files of `spec` must have;
-    tensors that match a pattern of `drop` (`criterion.*`) are left out. `keep_decoder` keeps what
+    spec: hub id (`org/name`, `org/name@revision`), directory, weight file, `demo`, or the result of
+    `resolve`. layout, labels, image_size (height, width), preprocess ("hf" or "timm") and num_heads
+    override the files; exif and decode ("exact" or "fast") complete the preprocessing. Position
+    embeddings are resampled for its size, unless `keep_grid` keeps the file's. `head` is a linear
+    classifier in another file, `sha256` the hash that the weight files of `spec` must have; tensors
+    that match a pattern of `drop` (`criterion.*`) are left out. `keep_decoder` keeps the part that
     only masked pre-training uses, in `reconstruction`.
-    Raises ModelNotFound, CheckpointError (by name for every tensor that is unknown, missing or
-    misshapen) or UsageError.
+    Raises ModelNotFound, UsageError, or CheckpointError (which names every tensor that is unknown,
+    missing or misshapen).
     """
     checkpoint = resolve(spec, offline=offline) if isinstance(spec, str) else spec
-    spec = checkpoint.spec
-    with _speaking_of(spec):
+    with _naming(checkpoint.spec):
         if sha256 is not None:
             check_sha256(checkpoint.weights, sha256)
         weights = without(read_weights(checkpoint.weights), drop)
         bare = checkpoint.weights[0] if not checkpoint.config else None
         found = layout_of(weights.tensors, layout, checkpoint.config, bare)
         parts = _read(checkpoint, found, weights.tensors, num_heads, keep_decoder=keep_decoder)
-        config, tensors = parts.config, parts.tensors
         notes = [*checkpoint.notes, *weights.notes, *parts.renamed.notes]
-        if found.name == "deit" and bare is not None and layout is None:
-            notes.append(
-                "taken for a DeiT-III: a RoPE-ViT has the same tensors, and would compute otherwise"
-            )
+        if found.doubt and bare is not None and layout is None:
+            notes.append(found.doubt)
+        config, tensors = parts.config, parts.tensors
         if head is not None:
             with_head = read_head(head, config)
             config, tensors = with_head.config, tensors | with_head.tensors
             notes.append(with_head.note)
         network = build(config, tensors, parts.spelling)
-        reconstruction = None
-        if parts.decoder is not None:
-            decoding, json, of_decoder = (
-                parts.decoding,
-                checkpoint.config,
-                parts.spelling.of("decoder."),
-            )
-            reconstruction = with_decoder(network, parts.decoder, decoding, json, of_decoder)
-        chosen = choose(checkpoint, found, config, image_size, preprocess)
+        reconstruction = parts.join_decoder(network, checkpoint.config)
+        chosen = choose_preprocess(checkpoint, found, config, image_size, preprocess)
         plan = replace(chosen.plan, exif=exif, decode=decode)
         if plan.size != config.image_size and (image_size is not None or not keep_grid):
             network.resize(plan.size)
@@ -151,7 +163,7 @@ def load(
             if not tensors["head.weight"].any():
                 notes.append("the head is all zero: every class scores the same; train it")
     return Model(
-        spec=spec,
+        spec=checkpoint.spec,
         network=network,
         preprocess=plan,
         labels=named.names,
@@ -159,29 +171,38 @@ def load(
         files=(*checkpoint.weights, *([head] if head else [])),
         revision=checkpoint.revision,
         notes=tuple(notes),
-        made=parts.renamed.made,
-        dropped=parts.renamed.dropped,
-        labels_source=named.source,
-        origins=chosen.origins,
-        dtypes=weights.dtypes,
-        architecture=_architecture(checkpoint.config),
-        stored_size=config.image_size,
+        provenance=Provenance(
+            made=parts.renamed.made,
+            dropped=parts.renamed.dropped,
+            labels=named.source,
+            steps=chosen.origins,
+            dtypes=weights.dtypes,
+            architecture=_architecture(checkpoint.config),
+            stored_size=config.image_size,
+        ),
         reconstruction=reconstruction,
         problem_type=problem_type,
     )
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
-    """A checkpoint in our names: what its network is, its tensors and those of its decoder, and
-    how the file spells them."""
+class _Parts:
+    """A checkpoint in our names: the config of its network, its tensors and those of its decoder,
+    and the file's own names of them."""
 
     config: Config
     tensors: dict[str, Tensor]
     renamed: Renamed
     spelling: Spelling
-    decoder: decoders.Decoder | None
+    decoder: Decoder | None
     decoding: dict[str, Tensor]
+
+    def join_decoder(self, network: Network, json: Json) -> Reconstruction | None:
+        """The network and its decoder; None without a decoder."""
+        if self.decoder is None:
+            return None
+        spelling = self.spelling.of("decoder.")
+        return with_decoder(network, self.decoder, self.decoding, json, spelling)
 
 
 def _read(
@@ -191,22 +212,20 @@ def _read(
     num_heads: int | None,
     *,
     keep_decoder: bool,
-) -> Parts:
-    """The tensors by the layout's rules, and the config that they and the JSON make."""
-    names = layout.strip(tensors)
-    if layout.name.startswith("hf-") and not checkpoint.config:
+) -> _Parts:
+    """Rename the tensors by the layout's rules, and make the config from them and the JSON."""
+    if layout.needs_config and not checkpoint.config:
         raise CheckpointError(
             f"{checkpoint.spec} has no config.json, and {layout.name} tensors do not say their "
             "sizes",
             "give the folder that holds both; the weights are then called model.safetensors or "
             "pytorch_model.bin, or stand alone in it",
         )
-    rules = layout.rules(names)
-    decoder = decoders.decoder_of(layout.name, names) if keep_decoder else None
-    if decoder is not None:
-        rules = decoder.among(rules)
+    names = layout.strip(tensors)
+    decoder = layout.decoder_in(names) if keep_decoder else None
+    rules = layout.rules_with(decoder, names)
     renamed = to_ours(names, rules)
-    ours, decoding = decoders.without_decoder(renamed.tensors)
+    ours, decoding = without_decoder(renamed.tensors)
     spelling = Spelling(rules, names)
     heads = num_heads or layout.num_heads(names)
     try:
@@ -222,13 +241,13 @@ def _read(
     _check_depth(config, ours, layout)
     if config.in_chans != 3:
         raise CheckpointError(
-            f"{checkpoint.spec} reads {config.in_chans} channels, and pictures have 3"
+            f"{checkpoint.spec} reads {config.in_chans} channels, and images have 3"
         )
-    return Parts(config, ours, renamed, spelling, decoder, decoding)
+    return _Parts(config, ours, renamed, spelling, decoder, decoding)
 
 
 def _check_depth(config: Config, tensors: Mapping[str, Tensor], layout: Layout) -> None:
-    """Before a network of so many blocks is built."""
+    """Compare the number of blocks with the tensors, before a network of that depth is built."""
     if isinstance(config, SwinConfig):
         field, told, found = "depths", config.depths, count_swin_blocks(tensors)
     else:
@@ -243,8 +262,8 @@ def _check_depth(config: Config, tensors: Mapping[str, Tensor], layout: Layout) 
 
 
 @contextmanager
-def _speaking_of(spec: str) -> Iterator[None]:
-    """Errors say which model they are about."""
+def _naming(spec: str) -> Iterator[None]:
+    """Put the model's spec in front of error messages that do not have it."""
     try:
         yield
     except CheckpointError as error:
@@ -254,22 +273,7 @@ def _speaking_of(spec: str) -> Iterator[None]:
 
 
 def _architecture(config: Json) -> str:
-    """What the config calls the model: a class of transformers, or a model of timm."""
+    """The config's name of the model: a class of transformers, or an architecture of timm."""
     classes = config.get("architectures")
     first = classes[0] if isinstance(classes, list) and classes else ""
     return str(config.get("architecture") or first or config.get("model_type") or "")
-
-
-def load_reconstruction(spec: str, **options: Any) -> tuple[Model, Reconstruction]:
-    """A checkpoint of masked pre-training with its decoder, and what else `load` gives of it.
-
-    Takes the options of `load`. Raises CheckpointError, too, for a file without a decoder.
-    """
-    model = load(spec, **options, keep_decoder=True)
-    if model.reconstruction is None:
-        raise CheckpointError(
-            f"{spec} has no decoder: it cannot reconstruct what is hidden",
-            "MAE's files for pre-training and visualisation have one (ViTMAEForPreTraining), "
-            "and ViTForMaskedImageModeling",
-        )
-    return model, model.reconstruction

@@ -1,8 +1,8 @@
 """NumPy's `.npz` into tensors, without unpickling, and without allocating what a file only claims.
 
-An `.npz` is a zip of `.npy` members: a header with dtype and shape, then the numbers. Each claim
-is checked against the next one down before anything is read: the sum of the members against the
-file, the header's shape against its member.
+An `.npz` is a zip of `.npy` members: a header with dtype and shape, then the numbers. Every claim
+is checked before anything is read: the total of the members against the size of the file, the shape
+in a header against the size of its member.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from torch import Tensor
 from vitcli.errors import CheckpointError, in_bytes
 
 MAX_MEMBERS = 20_000
-# A deflated file may grow this far; past it, it is a bomb.
+# A file may inflate to this many times its size, plus the slack; beyond that it is a bomb.
 MAX_RATIO, MAX_SLACK = 4, 64_000_000
 
-BFLOAT16 = np.dtype("V2")  # numpy does not know it, and keeps its two bytes as they are
+BFLOAT16 = np.dtype("V2")  # numpy does not know it: it keeps the two bytes unchanged
 
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
-# What numpy and zipfile raise for a damaged or hostile file.
+# The errors of numpy and zipfile for a damaged or hostile file.
 DAMAGE = (
     *(ValueError, SyntaxError, TypeError, KeyError, RecursionError, MemoryError, EOFError),
     *(OSError, OverflowError, NotImplementedError, RuntimeError, tokenize.TokenError),
@@ -49,8 +49,8 @@ def is_npz(file: Path) -> bool:
 
 
 def read_npz(file: Path) -> dict[str, Tensor]:
-    """All arrays by name. Raises CheckpointError for one that is not plain numbers, that claims
-    more than the file has, or that is damaged."""
+    """Read all arrays by name. Raises CheckpointError for an array that is damaged, is not plain
+    numbers, or claims more than the file has."""
     tensors: dict[str, Tensor] = {}
     try:
         with zipfile.ZipFile(file) as archive:
@@ -79,7 +79,7 @@ def _check_members(members: list[zipfile.ZipInfo], file: Path) -> None:
 
 
 def _read_npy(stream: IO[bytes], size: int, name: str, file: Path) -> NDArray[np.generic]:
-    """One member of `size` bytes. Reading it to its end checks its CRC as well."""
+    """Read one member of `size` bytes. Reading to its end checks its CRC as well."""
     version = npy.read_magic(stream)
     if version not in _HEADERS:
         raise CheckpointError(f"{name} in {file} is in .npy format {version}, not plain numbers")
@@ -101,7 +101,7 @@ def _read_npy(stream: IO[bytes], size: int, name: str, file: Path) -> NDArray[np
 
 
 def _tensor(array: NDArray[np.generic]) -> Tensor:
-    """An array as a tensor, in this machine's order of bytes."""
+    """Convert an array to a tensor, in this machine's byte order."""
     if array.dtype == BFLOAT16:
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     native = array.astype(array.dtype.newbyteorder("="), order="C", copy=False)

@@ -1,4 +1,4 @@
-"""Models into ONNX files with a dynamic batch, and ONNX Runtime, which runs them."""
+"""Models into ONNX files with a dynamic batch, and ONNX Runtime to run them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from vitcli.checkpoints.keymap import Made
 from vitcli.checkpoints.load import Model
-from vitcli.checkpoints.preprocessing import to_hf, to_timm
+from vitcli.checkpoints.preprocess_hf import to_hf
+from vitcli.checkpoints.preprocess_timm import to_timm
 from vitcli.checkpoints.write import Written
 from vitcli.errors import CheckpointError
 from vitcli.models.engine import Engine, Graph
@@ -29,14 +30,14 @@ ERRORS_ONLY = 3  # the severity from which ONNX Runtime logs
 
 
 def write(model: Model, file: Path, dtype: str) -> Written:
-    """`pixel_values` (batch, 3, H, W), normalised -> `logits` (batch, K), or `embedding`.
+    """Write a file from normalised `pixel_values` (batch, 3, H, W) to `logits` (batch, K), or to
+    `embedding`.
 
-    The metadata hold `preprocess` (JSON of transformers, or of timm where that alone can say it),
-    `steps` (the same in words), `labels`, `scores` (what makes scores of the logits: softmax,
-    sigmoid, none) and `layout`. What is more than a file can hold stands
-    beside it, under its name and `.data`.
+    Its metadata have `preprocess` (JSON of transformers, or of timm if only that can express it),
+    `steps` (the same in words), `labels`, `scores` (the function for the logits: softmax, sigmoid
+    or none) and `layout`. Weights beyond a file's limit go into a second one, FILE.data.
     """
-    _onnxruntime()  # before the exporter, which loads it too
+    _onnxruntime()  # before the exporter, which imports it too
     network = copy.deepcopy(model.network)
     height, width = model.config.image_size
     pixels = torch.zeros(2, model.config.in_chans, height, width)
@@ -63,12 +64,12 @@ def write(model: Model, file: Path, dtype: str) -> Written:
         size = sum(parameter.nbytes for parameter in network.parameters())
         program.save(str(file), external_data=size > MAX_FILE)
     names = network.state_dict()
-    notes = [f"the weights are beside it, in {file.name}.data"] if size > MAX_FILE else []
+    notes = [f"the weights are next to it, in {file.name}.data"] if size > MAX_FILE else []
     return Written("onnx", tuple(notes), {name: Made((name,)) for name in names})
 
 
 def _preprocess(model: Model) -> dict[str, Any]:
-    """JSON of the library that crops as the model does, or of the one that alone can say it."""
+    """The JSON of the library that crops as the model does, or of the one that can express it."""
     says = {"hf": to_hf, "timm": to_timm}
     first = model.preprocess.crop
     for name in sorted(says, key=lambda name: name != first):
@@ -78,7 +79,7 @@ def _preprocess(model: Model) -> dict[str, Any]:
 
 
 def run(file: Path, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The first output of ONNX Runtime on the CPU, as fp32."""
+    """Run a file with ONNX Runtime on the CPU, and return its first output as fp32."""
     onnxruntime = _onnxruntime()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = ERRORS_ONLY
@@ -90,14 +91,14 @@ def run(file: Path, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def export(graph: Graph, folder: Path, int8: bool) -> None:
-    """`model.onnx`: `pixels`, uint8 (batch, H, W, 3) -> `output`.
+    """Write `model.onnx`, from `pixels`, uint8 (batch, H, W, 3), to `output`.
 
-    int8 is dynamic: the weights of every linear map are bytes, and activations are scaled batch by
-    batch, so nothing has to be calibrated.
+    int8 is dynamic: the weights of every linear map are bytes, and activations are scaled for each
+    batch, so no calibration is needed.
     """
     import onnx
 
-    _onnxruntime()  # before the exporter, which loads it too
+    _onnxruntime()  # before the exporter, which imports it too
     with _quiet():
         program: Any = torch.onnx.export(
             graph.traced(), input_names=["pixels"], output_names=["output"], verbose=False
@@ -118,8 +119,8 @@ def export(graph: Graph, folder: Path, int8: bool) -> None:
 
 
 def _onnxruntime() -> Any:
-    """The package, which would report its use to a server over the network: by the variable that it
-    reads when it is loaded, and, for versions without it, before the first session."""
+    """Import ONNX Runtime, and disable its reports to a server: by a variable that it reads when it
+    is loaded and, for older versions, by a call before the first session."""
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     import onnxruntime
 
@@ -149,7 +150,7 @@ def open_export(folder: Path, dtype: str) -> Engine:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter has much to say that is no user's business."""
+    """Silence the exporter's warnings and logs."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.disable(logging.WARNING)

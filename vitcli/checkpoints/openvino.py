@@ -1,4 +1,4 @@
-"""Models into OpenVINO's files with a dynamic batch, and OpenVINO, which runs them."""
+"""Models into OpenVINO files with a dynamic batch, and OpenVINO to run them."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from vitcli.records import Size
 
 FILE = "model.xml"
 HINTS = {"fp32": "f32", "bf16": "bf16"}
-CALIBRATION = 64  # pictures
+CALIBRATION = 64  # images
 
 
 def export(graph: Graph, folder: Path, int8: bool) -> None:
-    """`model.xml` and `model.bin`: uint8 (batch, H, W, 3) -> the graph's output.
+    """Write `model.xml` and `model.bin`, from uint8 (batch, H, W, 3) to the graph's output.
 
-    int8 is NNCF's quantisation after training: weights and activations of every matrix product
-    are bytes, with the ranges of activations calibrated on `calibration_pixels`.
+    int8 is NNCF's post-training quantisation: the weights and activations of every matrix product
+    are bytes, with the ranges of the activations calibrated on `calibration_pixels`.
     """
     ov = _openvino()
     with _quiet():
@@ -39,9 +39,11 @@ def export(graph: Graph, folder: Path, int8: bool) -> None:
 
 
 def _quantized(model: Any, pictures: NDArray[np.uint8]) -> Any:
-    """Ranges hold all that was seen: to clip outliers of activations costs a ViT its accuracy.
-    SmoothQuant (arXiv 2211.10438) shares such outliers evenly with the weights, as it was
-    published; NNCF's own 0.95 leaves them nearly all to the weights, and does worse here."""
+    """Quantise with ranges that hold every value: clipped outliers cost a ViT its accuracy.
+
+    SmoothQuant (arXiv 2211.10438) divides the outliers evenly between activations and weights, as
+    published; NNCF's default of 0.95 gives nearly all to the weights, and does worse here.
+    """
     import nncf
     from nncf.quantization.advanced_parameters import (
         AdvancedQuantizationParameters,
@@ -74,9 +76,9 @@ def open_export(folder: Path, dtype: str) -> Engine:
 
 
 def calibration_pixels(size: Size, count: int) -> NDArray[np.uint8]:
-    """Pictures like photographs, drawings and print, the same every time.  -> (count, H, W, 3)
+    """Draw images like photographs, drawings and print, the same every time.  -> (count, H, W, 3)
 
-    With the pictures of a run instead, its numbers would depend on which run was the first.
+    With the images of a run instead, the results would depend on which run came first.
     """
     rng = np.random.default_rng(0)
     pictures = []
@@ -91,10 +93,11 @@ def calibration_pixels(size: Size, count: int) -> NDArray[np.uint8]:
 
 
 def _texture(rng: np.random.Generator, size: Size) -> NDArray[np.float64]:
-    """Colours that go together, with the spectrum of natural images: amplitude as 1 / frequency."""
+    """Related colours with the spectrum of natural images: amplitude as 1 / frequency.  -> (H, W,
+    3)"""
     height, width = size
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
-    frequency[0, 0] = np.inf  # the mean is drawn apart
+    frequency[0, 0] = np.inf  # the mean is drawn separately
     noise = np.fft.rfft2(rng.standard_normal((4, *size))) / frequency
     fields = np.fft.irfft2(noise, s=size).transpose(1, 2, 0)  # (H, W, 4)
     texture = fields[..., :1] + 0.4 * fields[..., 1:]  # shared light, own colours
@@ -104,7 +107,7 @@ def _texture(rng: np.random.Generator, size: Size) -> NDArray[np.float64]:
 
 
 def _stroke(rng: np.random.Generator, size: Size) -> NDArray[np.bool_]:
-    """Where a narrow ellipse lies, turned at will.  -> (H, W)"""
+    """The mask of a narrow ellipse at a random angle.  -> (H, W)"""
     rows, columns = np.mgrid[: size[0], : size[1]] - (rng.random(2) * size)[:, None, None]
     turn = rng.uniform(0, np.pi)
     across = rows * np.cos(turn) + columns * np.sin(turn)
@@ -116,8 +119,8 @@ def _stroke(rng: np.random.Generator, size: Size) -> NDArray[np.bool_]:
 
 
 def _openvino() -> Any:
-    """The package, without the one that reports its use to a server over the network."""
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # "not installed"
+    """Import OpenVINO without the package that reports its use to a server."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # as if it were not installed
     import openvino
 
     return openvino
@@ -125,7 +128,7 @@ def _openvino() -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Standard output is for data, and NNCF draws its progress there."""
+    """Silence NNCF: it draws its progress on standard output, which is for data."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         logging.disable(logging.WARNING)

@@ -1,7 +1,7 @@
-"""What `torch.save` writes, `.bin`, `.pth` and `.pt`, into plain tensors: no code in it is run.
+"""Files of `torch.save` (`.bin`, `.pth`, `.pt`) into plain tensors, without running code in them.
 
-The archive's claims are checked against its size, and its checksums, before torch sees it. What
-torch says of a file is not for users: it tells them to allow code.
+The archive's claims are checked against its size, and its checksums, before torch opens it. torch's
+own errors are not shown: they tell users to allow code.
 """
 
 from __future__ import annotations
@@ -23,34 +23,35 @@ from torch import Tensor
 from vitcli.errors import CheckpointError, in_bytes
 
 MAX_ENTRIES = 20_000
-LEGACY_PICKLES = 5  # magic number, protocol, system, what was saved, the keys of the storages
-# Whose classes are whole networks; and what tensors, plain containers and old pickles are made of.
+LEGACY_PICKLES = 5  # magic number, protocol, system, the saved object, the storages' keys
+# Modules whose classes are whole networks; and the names in tensors, containers and old pickles.
 MODULES = ("torch.nn.modules.", "timm.", "transformers.", "torchvision.", "models.")
 PLAIN = (
     *("torch.", "collections.OrderedDict", "argparse.Namespace"),
     *("__builtin__.set", "builtins.set", "_codecs.encode"),
     *("copy_reg._reconstructor", "__builtin__.object"),
 )
-# Where training scripts put the weights, the best ones first. What is under another key is taken
-# where it is the only state dict, or the only averaged one; these keys hold no model's.
+# The keys where training scripts put the weights, the best first. Another key is taken if it holds
+# the only state dict, or the only averaged one. Keys that match NO_MODEL never hold a model.
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "teacher", "student")
 NO_MODEL = re.compile(
     r"optim|sched|scaler|rng|loss|criteri|callback|hyper|hparam|metric|config|(^|_)args?(_|$)"
 )
 AVERAGED = re.compile(r"(^|[_.-])(ema|swa)([_.-]|$)|EMA|average|shadow")
-SHOWN = 5
-MAX_DEPTH = 3  # of state dicts in dicts
+MAX_LISTED = 5
+MAX_DEPTH = 3  # dicts around a state dict
 AGAIN = "download it again"
 
 
 def read_pickle(file: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """The tensors of the state dict, and what a user should know of which was taken.
+    """Read the tensors of the state dict, and notes on which one was taken.
 
-    Raises CheckpointError for what holds more than plain tensors and containers, or less.
+    Raises CheckpointError for a file that holds other things than tensors and plain containers, or
+    no tensors.
     """
     try:
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pickle protocols: it loads, or it does not
+            warnings.simplefilter("ignore")  # about pickle protocols: it loads, or it does not
             loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=False)
     except Exception as error:  # a broken pickle can raise anything
         raise _refused(file, error) from None
@@ -60,8 +61,10 @@ def read_pickle(file: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
 
 
 def check_archive(file: Path) -> None:
-    """torch stores its entries as they are, each once; what is otherwise may be a bomb. The
-    checksums must hold. Raises CheckpointError."""
+    """Raise CheckpointError for an archive that torch did not write, or whose checksums differ.
+
+    torch stores every entry uncompressed, and once; any other archive may be a bomb.
+    """
     try:
         with zipfile.ZipFile(file) as archive:
             _check_entries(archive, file)
@@ -99,7 +102,8 @@ def _check_entries(archive: zipfile.ZipFile, file: Path) -> None:
 
 
 def _check_sizes(tensors: Mapping[str, Tensor], file: Path) -> None:
-    """No tensor is larger than what is on disk: strides can make a terabyte of one number."""
+    """Raise CheckpointError if the tensors are larger than the file: strides can turn one number
+    into a terabyte."""
     taken, limit = 0, file.stat().st_size
     for name, tensor in tensors.items():
         size = tensor.numel() * tensor.element_size()
@@ -112,14 +116,14 @@ def _check_sizes(tensors: Mapping[str, Tensor], file: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """What a file's pickles name of other modules, and whether they are all there."""
+    """The names in a file's pickles that are not tensors, and whether the pickles are whole."""
 
     names: tuple[str, ...]
     is_whole: bool
 
 
 def _refused(file: Path, error: Exception) -> CheckpointError:
-    """Why torch could not load it, in our words."""
+    """The error for a file that torch could not load."""
     scan = _scan(file)
     if scan.names:
         wanted = scan.names[0]
@@ -142,7 +146,7 @@ def _refused(file: Path, error: Exception) -> CheckpointError:
 
 
 def _scan(file: Path) -> Scan:
-    """Read the instructions of the pickles, without following them."""
+    """Read the instructions of the pickles without running them."""
     names: list[str] = []
     try:
         with _pickles(file) as stream:
@@ -160,7 +164,7 @@ def _is_more_than_tensors(name: str) -> bool:
 
 
 def _is_zip(file: Path) -> bool:
-    """Whether it has the end of an archive, be it an odd one."""
+    """Whether the file has the end record of an archive, even a malformed one."""
     try:
         return zipfile.is_zipfile(file)
     except zipfile.BadZipFile:
@@ -168,7 +172,7 @@ def _is_zip(file: Path) -> bool:
 
 
 def _pickles(file: Path) -> io.BufferedReader:
-    """The one in an archive, or those that a legacy file begins with."""
+    """Open the pickle in an archive, or those at the start of a legacy file."""
     if not _is_zip(file):
         return file.open("rb")
     with zipfile.ZipFile(file) as archive:
@@ -177,7 +181,7 @@ def _pickles(file: Path) -> io.BufferedReader:
 
 
 def _globals(stream: IO[bytes]) -> Iterator[str]:
-    """What one pickle names, as `module.name`. Raises ValueError where it is cut off."""
+    """The names in one pickle, as `module.name`. Raises ValueError if it is cut off."""
     texts: list[str] = []
     for operation, argument, _ in pickletools.genops(stream):
         if isinstance(argument, str):
@@ -189,7 +193,7 @@ def _globals(stream: IO[bytes]) -> Iterator[str]:
 
 
 def _unwrap(loaded: object, file: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """The state dict itself, out of what a training script saved around it."""
+    """Find the state dict in what a training script saved around it."""
     notes = []
     while isinstance(loaded, Mapping):
         found = [key for key in WRAPPERS if _is_state(loaded.get(key))]
@@ -212,8 +216,8 @@ def _unwrap(loaded: object, file: Path) -> tuple[dict[str, Tensor], tuple[str, .
 
 
 def _other_keys(loaded: Mapping[object, object], file: Path) -> list[str]:
-    """The keys whose value is a state dict, the one to take first; none where it is one itself.
-    Raises CheckpointError where nothing says which."""
+    """The keys whose values are state dicts, the one to take first; none if `loaded` is one itself.
+    Raises CheckpointError if nothing says which to take."""
     if any(isinstance(value, Tensor) and value.ndim for value in loaded.values()):
         return []
     found = [str(key) for key, value in loaded.items() if _holds_weights(key, value)]
@@ -222,7 +226,7 @@ def _other_keys(loaded: Mapping[object, object], file: Path) -> list[str]:
         plain = [key for key in found if not AVERAGED.search(key) and key.startswith("model")]
         averaged = plain if len(plain) == 1 else averaged
     if len(found) > 1 and len(averaged) != 1:
-        named = ", ".join(f"'{key}'" for key in found[:SHOWN])
+        named = ", ".join(f"'{key}'" for key in found[:MAX_LISTED])
         raise CheckpointError(
             f"{file} holds {len(found)} state dicts: {named}",
             f"save one of them alone: torch.save(torch.load(FILE)['{found[0]}'], 'model.pth')",
@@ -231,7 +235,7 @@ def _other_keys(loaded: Mapping[object, object], file: Path) -> list[str]:
 
 
 def _holds_weights(key: object, value: object, depth: int = MAX_DEPTH) -> bool:
-    """Whether it is a state dict, or has one in it."""
+    """Whether a value is a state dict, or contains one."""
     if not isinstance(key, str) or NO_MODEL.search(key.lower()) or not isinstance(value, Mapping):
         return False
     if not all(isinstance(name, str) for name in value):

@@ -1,10 +1,13 @@
-"""What the libraries take where a file is silent, and what the families were evaluated with."""
+"""The defaults of the libraries for keys that a file leaves out, and the published evaluation
+preprocessing of the model families."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from vitcli.records import Resample
+from vitcli.records import Resample, Size
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
@@ -21,7 +24,7 @@ RESAMPLE: dict[int, Resample] = {
     5: "hamming",
 }
 
-# What a processor class of transformers takes where the JSON is silent.
+# The defaults of transformers' processor classes.
 _SQUASH = {"size": {"height": 224, "width": 224}, "default_to_square": True}
 _SHORTEST = {"size": {"shortest_edge": 224}, "default_to_square": False}
 _CROP = {"do_center_crop": True, "crop_size": 224}
@@ -60,8 +63,8 @@ PROCESSOR_OF = {
     "siglip_vision_model": "Siglip",
     "swin": "ViT",
 }
-# What all of a family's files on the hub say, where the class's defaults are none of its own; and
-# the size that it is evaluated at, where that is not the model's.
+# The values in every file of a family on the hub that differ from the class's defaults; and the
+# size that the family is evaluated at, if that is not the model's.
 _IMAGENET = {"image_mean": IMAGENET_MEAN, "image_std": IMAGENET_STD}
 HUB: dict[str, dict[str, Any]] = {
     "deit": {**_SQUASH, **_IMAGENET},
@@ -72,50 +75,43 @@ HUB: dict[str, dict[str, Any]] = {
 }
 HUB_SIZE = {"dinov2": (224, 224), "dinov2_with_registers": (224, 224)}
 
-# The same for open_clip's models, in its words.
-OPEN_CLIP: dict[str, dict[str, Any]] = {
-    "clip": {},
-    "siglip": {"mean": HALF, "std": HALF, "resize_mode": "squash"},
-}
+# Preprocessing in timm's words, for a model of this image size.
+Evaluation = Callable[[Size], Mapping[str, Any]]
 
-# The families' published evaluation preprocessing in timm's words, for `--preprocess timm` and
-# for timm's files that carry none.
-PUBLISHED: dict[str, dict[str, Any]] = {
-    "vit": {"mean": HALF, "std": HALF, "interpolation": "bicubic", "crop_pct": 0.9},
-    "deit": {"interpolation": "bicubic", "crop_pct": 0.9},
-    "dino": {"interpolation": "bicubic", "crop_pct": 0.9},
-    "mae": {"interpolation": "bicubic", "crop_pct": 0.9},
-    "dinov2": {"interpolation": "bicubic", "crop_pct": 1.0},
-    "clip": {"mean": CLIP_MEAN, "std": CLIP_STD, "interpolation": "bicubic", "crop_pct": 1.0},
-    "siglip": {"mean": HALF, "std": HALF, "interpolation": "bicubic", "crop_pct": 0.9},
-    "swin": {"interpolation": "bicubic", "crop_pct": 0.9},
-    "swin at 384": {"interpolation": "bicubic", "crop_pct": 1.0},
-    "timm": {"interpolation": "bicubic", "crop_pct": 0.875},
-}
 
-# The evaluation of the repository that a layout comes from, in the same words, for its own files,
-# which carry none: DINO's `eval_knn.py`, DeiT's `datasets.py`, MAE's `util/datasets.py`, DINOv2's
-# `dinov2/data/transforms.py`, Swin's `data/build.py`, `vit_jax/input_pipeline.py`, and the
-# transforms of torchvision's weights. DINOv2
-# trains at 518 in the end and evaluates at 224. Swin's configs for 384 say `CROP: False`.
-_CROPPED = {"interpolation": "bicubic", "crop_pct": 0.875}
-OWN: dict[str, dict[str, Any]] = {
-    "dino": _CROPPED,
-    "deit": _CROPPED,
-    "mae": _CROPPED,
-    "dinov2": {**_CROPPED, "size": (224, 224)},
-    "swin": _CROPPED,
-    "swin at 384": {"interpolation": "bicubic", "crop_mode": "squash", "crop_pct": 1.0},
-    "torchvision": {"interpolation": "bilinear", "crop_pct": 0.875},
-    **{
-        f"torchvision at {size}": {"interpolation": "bicubic", "crop_pct": 1.0}
-        for size in (384, 512, 518)  # of SWAG's weights
-    },
-    "google": {
-        "mean": HALF,
-        "std": HALF,
-        "interpolation": "bilinear",
-        "crop_mode": "squash",
-        "crop_pct": 1.0,
-    },
-}
+def always(**words: Any) -> Evaluation:
+    """The same preprocessing for every image size."""
+    return lambda size: words
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """A family of models, and the preprocessing it was published with: for `--preprocess timm`, and
+    for files that carry none. `processor` is the `model_type` whose processor `--preprocess hf`
+    takes, `open_clip` the family's preprocessing in open_clip's words."""
+
+    name: str
+    evaluation: Evaluation
+    processor: str = "vit"
+    open_clip: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _swin(size: Size) -> Mapping[str, Any]:
+    return {"interpolation": "bicubic", "crop_pct": 1.0 if size[0] == 384 else 0.9}
+
+
+_CLIP = {"mean": CLIP_MEAN, "std": CLIP_STD}
+_HALF = {"mean": HALF, "std": HALF}
+VIT = Family("vit", always(**_HALF, interpolation="bicubic", crop_pct=0.9))
+DEIT = Family("deit", always(interpolation="bicubic", crop_pct=0.9))
+DINO = Family("dino", always(interpolation="bicubic", crop_pct=0.9))
+MAE = Family("mae", always(interpolation="bicubic", crop_pct=0.9))
+DINOV2 = Family("dinov2", always(interpolation="bicubic", crop_pct=1.0), "dinov2")
+CLIP = Family("clip", always(**_CLIP, interpolation="bicubic", crop_pct=1.0), "clip")
+SIGLIP = Family(
+    "siglip",
+    always(**_HALF, interpolation="bicubic", crop_pct=0.9),
+    open_clip={**_HALF, "resize_mode": "squash"},
+)
+SWIN = Family("swin", _swin, "swin")
+TIMM_DEFAULT = always(interpolation="bicubic", crop_pct=0.875)

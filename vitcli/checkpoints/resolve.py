@@ -1,4 +1,4 @@
-"""What was typed as the model into files: a hub id, a directory, a file, or `demo`."""
+"""A model spec (hub id, directory, file, or `demo`) into the files of a checkpoint."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:  # it imports torch
     from vitcli.checkpoints.layouts.layout import Json
 
 DEMO = "demo"
-MAX_JSON = hub.MAX_JSON  # of a model with 200,000 classes or tensors; parsed it takes 20 times that
+MAX_JSON = hub.MAX_JSON  # enough for 200,000 classes or tensors; parsed it takes 20 times as much
 
-# What holds the weights of a folder, the best first. An index names its shards.
+# The names of a folder's weights, the best first. An index names its shards.
 WEIGHTS = (
     "model.safetensors",
     "model.safetensors.index.json",
@@ -37,12 +37,12 @@ CONFIGS = ("config.json", "open_clip_config.json")
 PROCESSOR = "preprocessor_config.json"
 JSONS = (*CONFIGS, PROCESSOR)
 SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".npz")
-# What trainers leave beside the weights, under the same suffixes.
+# Files that trainers save next to the weights, under the same suffixes.
 NO_WEIGHTS = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state)[._].*")
-# What only the JSON of a model has: not every config.json is one.
+# Keys that only the JSON of a model has: config.json may be something else.
 MODEL_KEYS = ("model_type", "architectures", "architecture", "model_cfg", "vision_cfg")
-SHOWN = 5
-SHA = 64  # more than a commit's name has
+MAX_LISTED = 5
+MAX_SHA = 64  # characters; a commit's name has fewer
 
 _HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 _WRAPPED_ID = re.compile(
@@ -53,7 +53,7 @@ _WRAPPED_ID = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """The files of one checkpoint, and its JSON as read (empty where there is none)."""
+    """The files of one checkpoint, and its parsed JSON (empty without a file)."""
 
     spec: str
     weights: tuple[Path, ...]
@@ -64,15 +64,15 @@ class Checkpoint:
 
 
 def resolve(spec: str, *, offline: bool = False) -> Checkpoint:
-    """Find the files. What is there locally wins over the hub.
+    """Find the files of a checkpoint. Local files take precedence over the hub.
 
-    Raises ModelNotFound where there is nothing, CheckpointError where what is there has no
-    weights or an index that points elsewhere.
+    Raises ModelNotFound if there is nothing, CheckpointError for a folder without weights or an
+    index that points outside of its folder.
     """
     if spec == DEMO:
         return _folder(Path(str(files("vitcli.demo"))), spec)
-    # No shell has done it in VIT_MODEL or --model=~/vit; what is nobody's home stays as it is.
-    path = Path(os.path.expanduser(spec))  # noqa: PTH111 (Path's own raises for that)
+    # No shell expands VIT_MODEL or --model=~/vit; a name that is not a user's stays unchanged.
+    path = Path(os.path.expanduser(spec))  # noqa: PTH111 (Path.expanduser raises for those)
     try:
         if spec and path.is_dir():
             return _folder(path, spec)
@@ -96,7 +96,7 @@ def resolve(spec: str, *, offline: bool = False) -> Checkpoint:
 
 
 def pull(spec: str, *, offline: bool = False) -> hub.Snapshot:
-    """What is read of a hub id, in the cache. Raises ModelNotFound, also for what is no hub id."""
+    """Fetch the files of a hub id into the cache. Raises ModelNotFound, also for an invalid id."""
     match = _HUB_ID.fullmatch(spec)
     if match is None or not _is_hub_id(spec):
         raise ModelNotFound(
@@ -106,7 +106,7 @@ def pull(spec: str, *, offline: bool = False) -> hub.Snapshot:
 
 
 def _instead(spec: str) -> str:
-    """What to give instead of something that is neither here nor a hub id."""
+    """The hint for a spec that is neither a path nor a hub id."""
     if match := _WRAPPED_ID.fullmatch(spec):
         return f"give the hub id alone: {match['id']}" + f"@{match['revision']}" * bool(match[2])
     if spec.startswith(("http://", "https://")):
@@ -132,7 +132,7 @@ def _choose(names: list[str]) -> list[str]:
 
 
 def _folder(folder: Path, spec: str) -> Checkpoint:
-    """A directory, with weights of a usual name or a single file of weights."""
+    """The checkpoint in a directory: weights under a usual name, or a single weight file."""
     folder = _snapshot(folder, spec)
     found = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
     notes: tuple[str, ...] = ()
@@ -145,13 +145,14 @@ def _folder(folder: Path, spec: str) -> Checkpoint:
 
 
 def _snapshot(folder: Path, spec: str) -> Path:
-    """The snapshot of a folder of the hub's cache (`models--org--name`): that of `main`, or the
-    only one; any other folder as it is. Raises CheckpointError where there are several."""
+    """The snapshot in a folder of the hub's cache (`models--org--name`): that of `main`, or the
+    only one. Any other folder is returned unchanged. Raises CheckpointError if there are
+    several."""
     if not folder.name.startswith("models--") or not (folder / "snapshots").is_dir():
         return folder
     found = [path for path in _listed(folder / "snapshots") if path.is_dir()]
     with contextlib.suppress(OSError, ValueError):
-        main = (folder / "refs" / "main").read_text("utf-8")[:SHA].strip()
+        main = (folder / "refs" / "main").read_text("utf-8")[:MAX_SHA].strip()
         found = [path for path in found if path.name == main] or found
     if len(found) == 1:
         return found[0]
@@ -162,7 +163,8 @@ def _snapshot(folder: Path, spec: str) -> Path:
 
 
 def _only_weights(folder: Path, spec: str) -> Path:
-    """Raises CheckpointError, with what is there instead, for a folder with none or several."""
+    """The only weight file of a folder. Raises CheckpointError, which lists the files, for none or
+    several."""
     found = weight_files(folder)
     if any(re.search(r"-\d+-of-\d+\.", path.name) for path in found):
         raise CheckpointError(
@@ -191,7 +193,7 @@ def _only_weights(folder: Path, spec: str) -> Path:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """What looks like weights, by name."""
+    """The files whose names look like weights."""
     return [
         path
         for path in _listed(folder)
@@ -200,7 +202,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def _listed(folder: Path) -> list[Path]:
-    """What is in a folder; nothing where that cannot be seen."""
+    """The content of a folder; nothing if it cannot be read."""
     try:
         return sorted(folder.iterdir())
     except OSError:
@@ -208,11 +210,12 @@ def _listed(folder: Path) -> list[Path]:
 
 
 def _named(paths: Sequence[Path]) -> str:
-    return ", ".join(path.name for path in paths[:SHOWN]) + ", ..." * (len(paths) > SHOWN)
+    return ", ".join(path.name for path in paths[:MAX_LISTED]) + ", ..." * (len(paths) > MAX_LISTED)
 
 
 def _file(path: Path, spec: str) -> Checkpoint:
-    """A bare file. One with a standard name, or alone in its folder, takes the JSON beside it."""
+    """The checkpoint in one file. The JSON next to it is read if the file has a standard name, or
+    is the only weight file in its folder."""
     found = _config(path)
     if path.name not in WEIGHTS and weight_files(path.parent) != [path]:
         return Checkpoint(spec, (path,))
@@ -220,19 +223,19 @@ def _file(path: Path, spec: str) -> Checkpoint:
     if path.name not in WEIGHTS and not any(key in config for key in MODEL_KEYS):
         return Checkpoint(spec, (path,))
     weights = _shards(path) if path.suffix == ".json" else (path,)
-    note = (f"{found.name} beside {path.name} is used",) if config else ()
+    note = (f"{found.name} next to {path.name} is used",) if config else ()
     return Checkpoint(spec, weights, config, read_json(path.parent / PROCESSOR), notes=note)
 
 
 def _config(weights: Path) -> Path:
-    """The JSON that belongs to the weights: open_clip's files have one of their own."""
+    """The JSON of the weights: open_clip's files have one of their own."""
     names = CONFIGS[::-1] if weights.name.startswith("open_clip_") else CONFIGS
     found = [weights.parent / name for name in names if (weights.parent / name).is_file()]
     return found[0] if found else weights.parent / names[0]
 
 
 def _shards(index: Path) -> tuple[Path, ...]:
-    """The files an index names, all of them inside its folder, or in the hub's cache for it."""
+    """The files that an index names, all in its folder or linked to the hub's cache."""
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{index} has no weight_map")
@@ -242,7 +245,7 @@ def _shards(index: Path) -> tuple[Path, ...]:
         parts = PurePosixPath(name).parts
         is_inside = not PurePosixPath(name).is_absolute() and ".." not in parts
         if not is_inside or "\\" in name or ":" in name or not name.endswith(suffix):
-            raise CheckpointError(f"{index} names a file that is not a shard beside it: {name}")
+            raise CheckpointError(f"{index} names a file that is not a shard next to it: {name}")
     shards = tuple(index.parent / name for name in names)
     for number, shard in enumerate(shards, start=1):
         if not shard.is_file():
@@ -259,15 +262,15 @@ def _shards(index: Path) -> tuple[Path, ...]:
 
 
 def _is_beside(shard: Path, folder: Path) -> bool:
-    """Whether a file is really in the folder. The hub's cache has links to its own blobs."""
+    """Whether a file lies in the folder, links followed. The hub's cache links to its own blobs."""
     real = shard.resolve()
     in_cache = real.parent.name == "blobs" and real.parent.parent.name.startswith("models--")
     return in_cache or real.is_relative_to(folder.resolve())
 
 
 def sha256(files: Sequence[Path]) -> str:
-    """The hash of the bytes of the weight files, in the order of their names. Files that stay as
-    they are are read once."""
+    """The hash of the bytes of the weight files, in the order of their names. Unchanged files are
+    read once."""
     named = sorted(files, key=lambda path: path.name)
     return _sha256(tuple((path, _stamp(path)) for path in named))
 
@@ -288,9 +291,9 @@ def _sha256(stamped: tuple[tuple[Path, tuple[int, ...]], ...]) -> str:
 
 
 def check_sha256(files: Sequence[Path], expected: str) -> None:
-    """Raises CheckpointError where the files are others, UsageError for what is no such hash."""
+    """Raise CheckpointError if the files have another hash, UsageError for a malformed one."""
     if not re.fullmatch(r"[0-9a-fA-F]{64}", expected):
-        raise UsageError(f"--sha256 {expected} is no SHA-256", "it has 64 hexadecimal digits")
+        raise UsageError(f"--sha256 {expected} is not a SHA-256", "it has 64 hexadecimal digits")
     found = sha256(files)
     if found != expected.lower():
         named = f"{files[0]}" + f" and {len(files) - 1} more" * (len(files) > 1)
@@ -300,8 +303,8 @@ def check_sha256(files: Sequence[Path], expected: str) -> None:
 
 
 def read_bounded(path: Path) -> bytes:
-    """A small file. Raises OSError, and CheckpointError for what is not a regular file or more
-    than `MAX_JSON` bytes."""
+    """Read a small file. Raises OSError, and CheckpointError for a file that is not regular or has
+    more than `MAX_JSON` bytes."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         raise CheckpointError(f"{path} is not a regular file")
@@ -316,7 +319,7 @@ def read_bounded(path: Path) -> bytes:
 
 
 def read_json(path: Path) -> Mapping[str, Any]:
-    """A JSON object, or nothing where there is no file. Raises CheckpointError for other JSON."""
+    """Read a JSON object; {} without a file. Raises CheckpointError for other JSON."""
     try:
         value = json.loads(read_bounded(path).decode("utf-8"))
     except FileNotFoundError:

@@ -1,7 +1,7 @@
-"""safetensors into tensors: the header's claims checked, then every byte read once.
+"""safetensors into tensors: the header's claims are checked, then every byte is read once.
 
-The file is not mapped, as the format's own library does it: a map of a file that is cut short
-meanwhile ends the process, and one of a network drive is slow.
+The format's own library maps the file into memory; here it is read. If a mapped file is cut short
+meanwhile, the process dies; and maps of a network drive are slow.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from torch import Tensor
 
 from vitcli.errors import CheckpointError, in_bytes
 
-MAX_HEADER = 25_000_000  # bytes, far above that of any model
+MAX_HEADER = 25_000_000  # bytes, far more than any model has
 MAX_TENSORS = 20_000
 MAX_DIMS = 16
-READERS = 2  # memory that is new is slow to write to; more than two gain nothing
+READERS = 2  # new memory is slow to write to; more than two threads gain nothing
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -41,8 +41,8 @@ DTYPES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """What the header says of a tensor; it lies at bytes `start` to `end` behind the header."""
+class TensorEntry:
+    """A tensor in the header; its data are the bytes `start` to `end` after the header."""
 
     name: str
     dtype: torch.dtype
@@ -52,7 +52,7 @@ class Entry:
 
 
 def read_safetensors(file: Path) -> dict[str, Tensor]:
-    """All tensors, as they are on disk, in memory of their own. Raises CheckpointError."""
+    """Read all tensors, in their dtypes, each in memory of its own. Raises CheckpointError."""
     with file.open("rb", buffering=0) as stream, ThreadPoolExecutor(READERS) as readers:
         entries = _read_header(stream, file)
         begin = stream.tell()
@@ -60,7 +60,7 @@ def read_safetensors(file: Path) -> dict[str, Tensor]:
         return {entry.name: tensor for entry, tensor in zip(entries, tensors, strict=True)}
 
 
-def _read_tensor(stream: BinaryIO, begin: int, entry: Entry, file: Path) -> Tensor:
+def _read_tensor(stream: BinaryIO, begin: int, entry: TensorEntry, file: Path) -> Tensor:
     raw = torch.empty(entry.end - entry.start, dtype=torch.uint8)
     rest, place = raw.numpy().data, begin + entry.start
     while len(rest):
@@ -71,9 +71,9 @@ def _read_tensor(stream: BinaryIO, begin: int, entry: Entry, file: Path) -> Tens
     return raw.view(entry.dtype).reshape(entry.shape)
 
 
-def _read_header(stream: BinaryIO, file: Path) -> list[Entry]:
-    """The entries, which lie side by side and fill the file to its end, in the order of the file;
-    the stream is left behind the header."""
+def _read_header(stream: BinaryIO, file: Path) -> list[TensorEntry]:
+    """Read the entries, which must fill the file without gaps, in the order of the file; the stream
+    ends up after the header."""
     size = file.stat().st_size
     length = int.from_bytes(stream.read(8), "little")
     if size < 8 or length > min(MAX_HEADER, size - 8):
@@ -82,14 +82,14 @@ def _read_header(stream: BinaryIO, file: Path) -> list[Entry]:
             f"header says {length:,} bytes, file has {size:,}; at most {MAX_HEADER:,} are read",
         )
     raw = stream.read(length)
-    if (count := raw.count(b'"data_offsets"')) > MAX_TENSORS:  # cheaper than to parse them
+    if (count := raw.count(b'"data_offsets"')) > MAX_TENSORS:  # cheaper than parsing them
         raise CheckpointError(f"{file} claims {count:,} tensors, of which {MAX_TENSORS:,} are read")
     try:
         header = json.loads(raw, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise _invalid(file, f"header: {error}") from None
     if not isinstance(header, dict):
-        raise _invalid(file, "its header is no JSON object")
+        raise _invalid(file, "its header is not a JSON object")
     described = {name: value for name, value in header.items() if name != "__metadata__"}
     entries = [_entry(name, value, file) for name, value in described.items()]
     place, space = 0, size - 8 - length
@@ -108,7 +108,7 @@ def _read_header(stream: BinaryIO, file: Path) -> list[Entry]:
     return entries
 
 
-def _entry(name: str, value: object, file: Path) -> Entry:
+def _entry(name: str, value: object, file: Path) -> TensorEntry:
     match value:
         case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(start), int(end)]}:
             pass
@@ -123,7 +123,7 @@ def _entry(name: str, value: object, file: Path) -> Entry:
         raise _invalid(
             file, f"{name} {shape} of {dtype} takes {taken:,} bytes, it is at {start:,} to {end:,}"
         )
-    return Entry(name, DTYPES[dtype], tuple(shape), start, end)
+    return TensorEntry(name, DTYPES[dtype], tuple(shape), start, end)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

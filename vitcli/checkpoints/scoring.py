@@ -1,5 +1,5 @@
-"""Logits into scores: by what a classifier was trained for, as transformers' pipeline for image
-classification chooses (`pipelines/image_classification.py`, `postprocess`)."""
+"""Logits into scores, by the problem a classifier was trained for: the choice of transformers'
+image classification pipeline (`pipelines/image_classification.py`, `postprocess`)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from vitcli.errors import CheckpointError
 
-if TYPE_CHECKING:  # a run with nothing to do has no use for torch
+if TYPE_CHECKING:  # a run with nothing to do does not import torch
     from torch import Tensor
 
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
@@ -22,8 +22,8 @@ DESCRIBED: dict[ScoreFunction, str] = {
 
 
 def read_problem_type(config: Mapping[str, Any]) -> ProblemType | None:
-    """What the config says that the classifier was trained for. Raises CheckpointError for a word
-    that transformers does not know."""
+    """Read the problem that the classifier was trained for. Raises CheckpointError for a value that
+    transformers does not know."""
     found = config.get("problem_type")
     if found is None or found in get_args(ProblemType):
         return found
@@ -33,7 +33,7 @@ def read_problem_type(config: Mapping[str, Any]) -> ProblemType | None:
 
 
 def score_function(problem_type: ProblemType | None, num_classes: int) -> ScoreFunction:
-    """What makes scores of the logits of a classifier with so many outputs."""
+    """The function that turns the logits of a classifier into scores."""
     if problem_type == "regression":
         return "none"
     if problem_type == "multi_label_classification" or num_classes == 1:

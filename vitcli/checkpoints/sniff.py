@@ -1,4 +1,4 @@
-"""A file's first bytes into what it is. Its name counts only where the bytes say nothing."""
+"""The format of a weight file, by its first bytes. Its name counts only if those say nothing."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Literal
 
 from vitcli.errors import CheckpointError
 
-Kind = Literal["safetensors", "zip", "pickle"]
+FileKind = Literal["safetensors", "zip", "pickle"]
 
-# What people take for weights: how it begins, what it is, what to do.
+# Files that people mistake for weights: how they begin, what they are, what to do.
 FOREIGN = (
     (rb"version https://git-lfs", "a git-LFS pointer, not the weights", "git lfs pull"),
     (rb"\s*<(!doctype|html|\?xml)", "a web page, not weights", "download it again"),
@@ -24,12 +24,12 @@ FOREIGN = (
     (rb"GGUF", "a GGUF file", "ask for a .safetensors"),
     (rb"\x89PNG|\xff\xd8\xff|GIF8|RIFF....WEBP", "a picture, not a model", None),
 )
-TAR = slice(257, 262)
-OLD_PICKLE = 65_536  # bytes
+TAR = slice(257, 262)  # the place of a tar's magic number
+MAX_OLD_PICKLE = 65_536  # bytes
 
 
-def kind_of(file: Path) -> Kind:
-    """How to read it. Raises CheckpointError, which says what it is, for what holds no weights."""
+def kind_of(file: Path) -> FileKind:
+    """How to read a file. Raises CheckpointError, which says what it is, if it holds no weights."""
     if not stat.S_ISREG(file.stat().st_mode):
         raise CheckpointError(f"{file} is not a regular file")
     with file.open("rb") as stream:
@@ -60,9 +60,9 @@ def kind_of(file: Path) -> Kind:
 
 
 def _is_old_pickle(file: Path) -> bool:
-    """Whether a small file is a whole pickle of the first protocols, which have no sign."""
+    """Whether a small file is a whole pickle of the first protocols, which have no magic number."""
     with file.open("rb") as stream:
-        start = stream.read(OLD_PICKLE)
+        start = stream.read(MAX_OLD_PICKLE)
     try:
         return any(operation.name == "STOP" for operation, *_ in pickletools.genops(start))
     except ValueError:

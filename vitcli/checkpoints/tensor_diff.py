@@ -1,4 +1,4 @@
-"""What became of each tensor of a checkpoint on its way from one layout into another."""
+"""How the tensors of a checkpoint changed from one layout to another."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import Literal
 
 from vitcli.checkpoints.keymap import Made, Names
 
-Kind = Literal["kept", "renamed", "reshaped", "fused", "split", "merged", "added"]
+ChangeKind = Literal["kept", "renamed", "reshaped", "fused", "split", "merged", "added"]
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Tensors of one layout that are the same numbers as those of the other."""
+    """Tensors of one layout that hold the same numbers as some of the other."""
 
-    kind: Kind
+    kind: ChangeKind
     before: Names
     after: Names
 
 
 def changes(before: Mapping[str, Made], after: Mapping[str, Made]) -> list[Change]:
-    """Compare what our tensors were made of with what is made of them. *merged* tensors went into
-    others, *added* ones are not in the file."""
+    """Compare the sources of our tensors with what they become. *merged* tensors went into others,
+    *added* ones are not in the file."""
     found = []
     for ours in _together(before, after):
         old, new = (_names(side[name] for name in ours if name in side) for side in (before, after))
@@ -32,7 +32,7 @@ def changes(before: Mapping[str, Made], after: Mapping[str, Made]) -> list[Chang
 
 
 def _together(before: Mapping[str, Made], after: Mapping[str, Made]) -> list[list[str]]:
-    """Our names in groups, of those that share a tensor of either layout."""
+    """Group our names: those that share a tensor of either layout."""
     groups: list[list[str]] = []
     seen: dict[tuple[int, str], list[str]] = {}
     for ours in dict.fromkeys((*before, *after)):
@@ -55,7 +55,7 @@ def _is_turned(side: Mapping[str, Made], ours: str) -> bool:
     return ours in side and side[ours].is_reshaped
 
 
-def _kind(old: Names, new: Names, *, is_reshaped: bool) -> Kind:
+def _kind(old: Names, new: Names, *, is_reshaped: bool) -> ChangeKind:
     if old == new:
         return "kept"
     if not new:

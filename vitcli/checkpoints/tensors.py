@@ -1,8 +1,7 @@
-"""Weight files into a state dict of fp32 tensors, without running anything that is in them.
+"""Weight files into a state dict of fp32 tensors, without running code in them.
 
-Four layers, in this order: sniff what the file is, check its claims against its size, load plain
-tensors only, and accept only tensors that are dense, real and finite.
-"""
+There are four steps: detect the format, check the file's claims against its size, load plain
+tensors only, and accept only tensors that are dense, real and finite."""
 
 from __future__ import annotations
 
@@ -33,8 +32,8 @@ DTYPE_NAMES = {
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """All tensors of a checkpoint in fp32, the precisions of its floats on disk, the one of the
-    most numbers first, and what a user should know about which tensors were taken."""
+    """All tensors of a checkpoint in fp32, the dtypes of its floats on disk (the most frequent
+    first), and notes on which tensors were taken."""
 
     tensors: State
     dtypes: tuple[str, ...] = ()
@@ -42,9 +41,9 @@ class Weights:
 
 
 def read_weights(files: Sequence[Path]) -> Weights:
-    """All tensors of one checkpoint, from one file or its shards, in fp32 and memory of their own.
+    """Read all tensors of a checkpoint, from one file or its shards, each in memory of its own.
 
-    Raises CheckpointError, naming the file and the tensor, for whatever is not plain weights.
+    Raises CheckpointError, which names the file and the tensor, for anything but plain weights.
     """
     state: State = {}
     numbers: Counter[str] = Counter()
@@ -68,8 +67,8 @@ def read_weights(files: Sequence[Path]) -> Weights:
 
 
 def without(weights: Weights, patterns: Sequence[str]) -> Weights:
-    """The tensors that match none of the patterns (`criterion.*`). Raises CheckpointError for a
-    pattern that matches nothing, or everything."""
+    """Leave out the tensors that match a pattern (`criterion.*`). Raises CheckpointError for a
+    pattern that matches no tensor, or if none is left."""
     names = plain_names(weights.tensors)
     dropped: list[str] = []
     for pattern in patterns:
@@ -94,7 +93,7 @@ def without(weights: Weights, patterns: Sequence[str]) -> Weights:
 
 
 def _read(file: Path) -> tuple[State, tuple[str, ...]]:
-    """The tensors as they are on disk, and what a user should know of them."""
+    """Read the tensors of one file in their dtypes, and notes for the user."""
     try:
         kind = kind_of(file)
         if kind == "safetensors":
@@ -109,7 +108,7 @@ def _read(file: Path) -> tuple[State, tuple[str, ...]]:
 
 
 def _accept(name: str, tensor: Tensor, file: Path) -> Tensor:
-    """Dense, real, finite; in fp32 where it is a float."""
+    """A tensor, floats as fp32. Raises CheckpointError if it is not dense, real and finite."""
     if odd := _oddity(tensor):
         raise CheckpointError(f"{name} in {file} is {odd}", "only plain dense tensors are loaded")
     if not tensor.is_floating_point():
@@ -123,7 +122,7 @@ def _accept(name: str, tensor: Tensor, file: Path) -> Tensor:
 
 
 def _oddity(tensor: Tensor) -> str | None:
-    """What makes it no plain tensor of numbers."""
+    """The property that makes it more than a plain tensor; None for a plain one."""
     odd = {
         "quantised": tensor.is_quantized,
         "sparse": tensor.layout is not torch.strided,
@@ -134,8 +133,8 @@ def _oddity(tensor: Tensor) -> str | None:
 
 
 def _alone(tensor: Tensor, taken: set[int]) -> Tensor:
-    """The tensor, or a copy where it shares its memory, or holds on to more than its own.
-    `taken` are the addresses so far."""
+    """The tensor, or a copy if it shares its memory or keeps more than its own alive. `taken` has
+    the addresses so far."""
     storage = tensor.untyped_storage()
     is_alone = storage.nbytes() == tensor.nbytes and storage.data_ptr() not in taken
     taken.add(storage.data_ptr())

@@ -12,39 +12,44 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from vitcli.checkpoints import layouts
 from vitcli.checkpoints.keymap import Made, to_ours
-from vitcli.checkpoints.layouts import LAYOUTS, decoders
-from vitcli.checkpoints.layouts.layout import Expressed
+from vitcli.checkpoints.layouts.decoders import refuse_decoder
+from vitcli.checkpoints.layouts.layout import Expressed, Layout, Library
 from vitcli.checkpoints.load import Model
-from vitcli.checkpoints.preprocessing import to_hf, to_timm
+from vitcli.checkpoints.preprocess_hf import to_hf
+from vitcli.checkpoints.preprocess_timm import to_timm
 from vitcli.checkpoints.scoring import DESCRIBED
 from vitcli.errors import CheckpointError
 from vitcli.models.config import Config, ViTConfig
 
-Dtype = Literal["fp32", "fp16", "bf16"]
+FileDtype = Literal["fp32", "fp16", "bf16"]
 TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 HF_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What was written: the layout's name, what a user should know of the change, and what our
-    tensors became."""
+    """The result of writing: the layout's name, notes on changes, and the names our tensors got."""
 
     layout: str
     notes: tuple[str, ...]
     made: dict[str, Made]
 
 
-def write_hf(model: Model, folder: Path, dtype: Dtype) -> Written:
-    """`config.json`, `preprocessor_config.json`, `model.safetensors`, with labels.
+def write_hf(model: Model, folder: Path, dtype: FileDtype) -> Written:
+    """Write `config.json`, `preprocessor_config.json` and `model.safetensors`, with labels.
 
-    Takes the first of transformers' layouts that can express the model; raises CheckpointError,
-    with what stands in the way of the closest one, where none can.
+    Takes the first of transformers' layouts that can express the model. If none can, raises
+    CheckpointError with the obstacles of the closest one.
     """
     layout, form, notes = _hf_form(model)
     if model.reconstruction is not None:
-        form = decoders.express(model.reconstruction, layout, form)
+        express = layout.decoders.express if layout.decoders else None
+        if express is None:
+            refuse_decoder([f"a decoder behind {layout.name}"])
+        else:
+            form = express(model.reconstruction, form)
     values = form.json
     if model.labels:
         values["id2label"] = {str(i): label for i, label in enumerate(model.labels)}
@@ -55,34 +60,34 @@ def write_hf(model: Model, folder: Path, dtype: Dtype) -> Written:
     _write_json(folder / "preprocessor_config.json", to_hf(model.preprocess))
     _write_tensors(folder / "model.safetensors", form.tensors, dtype)
     notes = (*notes, *_notes(model.config, form.config, "transformers"), *form.notes)
-    return Written(layout, notes, _made(layout, form))
+    return Written(layout.name, notes, _made(layout, form))
 
 
 def check_hf(model: Model) -> None:
-    """Raise CheckpointError where `write_hf` would."""
+    """Raise CheckpointError if `write_hf` would."""
     _hf_form(model)
 
 
-def _hf_form(model: Model) -> tuple[str, Expressed, tuple[str, ...]]:
-    """The layout of transformers that can express a model, the model in it, and what changed."""
+def _hf_form(model: Model) -> tuple[Layout, Expressed, tuple[str, ...]]:
+    """The layout of transformers that can express a model, the model in its form, and notes."""
     config, tensors = model.config, model.network.state_dict()
     try:
-        return *_expressed(config, tensors, "transformers", "hf-"), ()
+        return *_expressed(config, tensors, "transformers"), ()
     except CheckpointError as error:
         if not isinstance(config, ViTConfig):
             raise
         config, tensors = replace(config, layer_scale=False), _without_layer_scale(tensors)
         try:
-            layout, form = _expressed(config, tensors, "transformers", "hf-")
+            layout, form = _expressed(config, tensors, "transformers")
         except CheckpointError:
             raise error from None
         note = "layer scale, which this layout lacks, is multiplied into the weights before it"
         return layout, form, (note,)
 
 
-def write_timm(model: Model, folder: Path, dtype: Dtype) -> Written:
-    """`config.json` and `model.safetensors`, for `timm.create_model("local-dir:FOLDER")`."""
-    layout, form = _expressed(model.config, model.network.state_dict(), "timm", "timm")
+def write_timm(model: Model, folder: Path, dtype: FileDtype) -> Written:
+    """Write `config.json` and `model.safetensors`, for `timm.create_model("local-dir:FOLDER")`."""
+    layout, form = _expressed(model.config, model.network.state_dict(), "timm")
     values = form.json
     cfg = {**to_timm(model.preprocess), "num_classes": form.config.num_classes}
     classifier = "head" if isinstance(form.config, ViTConfig) else "head.fc"
@@ -93,14 +98,17 @@ def write_timm(model: Model, folder: Path, dtype: Dtype) -> Written:
     _write_json(folder / "config.json", values)
     _write_tensors(folder / "model.safetensors", form.tensors, dtype)
     notes = (*_notes(model.config, form.config, "timm"), *form.notes, *_score_notes(model))
-    return Written(layout, notes, _made(layout, form))
+    return Written(layout.name, notes, _made(layout, form))
 
 
-WRITERS: dict[str, Callable[[Model, Path, Dtype], Written]] = {"hf": write_hf, "timm": write_timm}
+WRITERS: dict[str, Callable[[Model, Path, FileDtype], Written]] = {
+    "hf": write_hf,
+    "timm": write_timm,
+}
 
 
 def _without_layer_scale(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A factor a channel behind a linear map is the same map with its rows multiplied."""
+    """Multiply layer scales into the linear maps before them: one factor for each row."""
     kept = {name: tensor for name, tensor in tensors.items() if not name.endswith(".gamma")}
     for scale, ahead in (("ls1", "attn.proj"), ("ls2", "mlp.fc2")):
         for name, tensor in tensors.items():
@@ -112,17 +120,17 @@ def _without_layer_scale(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _expressed(
-    config: Config, tensors: Mapping[str, Tensor], library: str, prefix: str
-) -> tuple[str, Expressed]:
-    """The first layout of a library that can express the model, with the model in its form.
-    Raises CheckpointError with the words of the one that nearly can."""
+    config: Config, tensors: Mapping[str, Tensor], library: Library
+) -> tuple[Layout, Expressed]:
+    """The first layout of a library that can express the model, and the model in its form.
+    Raises CheckpointError, with the obstacles of the layout that comes closest."""
     obstacles: dict[str, list[str]] = {}
-    for layout in LAYOUTS:
+    for layout in layouts.LAYOUTS:
         writer = layout.writer
-        if writer and layout.name.startswith(prefix) and isinstance(config, writer.kind):
+        if writer and writer.library == library and isinstance(config, writer.kind):
             obstacles[layout.name] = writer.obstacles(config)
             if not obstacles[layout.name]:
-                return layout.name, writer.express(config, tensors)
+                return layout, writer.express(config, tensors)
     closest = min(obstacles, key=lambda name: len(obstacles[name]))
     if len(obstacles) == 1:
         raise CheckpointError(
@@ -150,31 +158,28 @@ def _notes(before: Config, after: Config, library: str) -> list[str]:
 
 
 def _problem_type(model: Model) -> dict[str, str]:
-    """As the checkpoint had it. transformers 5 refuses a single label of a single output."""
+    """The checkpoint's own. transformers 5 refuses a single label of a single output."""
     found = model.problem_type
     is_refused = found == "single_label_classification" and model.config.num_classes == 1
     return {} if found is None or is_refused else {"problem_type": found}
 
 
 def _score_notes(model: Model) -> list[str]:
-    """timm gives logits, and its users take the softmax of them."""
+    """Note a head that is not scored by softmax: timm's users would take that of its logits."""
     function = model.score_function
     if function == "softmax" or not model.labels:
         return []
     return [f"timm does not know how this head makes scores: {DESCRIBED[function]}"]
 
 
-def _made(name: str, form: Expressed) -> dict[str, Made]:
-    """What our tensors became: what they would be made of, were the file read again."""
-    [layout] = [layout for layout in LAYOUTS if layout.name == name]
+def _made(layout: Layout, form: Expressed) -> dict[str, Made]:
+    """The names our tensors got: the sources of each if the file were read again."""
     names = layout.strip(form.tensors)
-    rules, decoder = layout.rules(names), decoders.decoder_of(name, names)
-    if decoder is not None:
-        rules = decoder.among(rules)
+    rules = layout.rules_with(layout.decoder_in(names), names)
     return to_ours({n: tensor.to("meta") for n, tensor in names.items()}, rules).made
 
 
-def _write_tensors(file: Path, state: Mapping[str, Tensor], dtype: Dtype) -> None:
+def _write_tensors(file: Path, state: Mapping[str, Tensor], dtype: FileDtype) -> None:
     kind = TORCH_DTYPES[dtype]
     cast = {name: tensor.to(kind).contiguous().clone() for name, tensor in state.items()}
     file.write_bytes(save(cast, metadata={"format": "pt"}))

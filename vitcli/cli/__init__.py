@@ -1,4 +1,4 @@
-"""How it is spelled: the only room with typer, rich, print and exit."""
+"""The command line: the only room with typer, rich, print and exit."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from vitcli.errors import ClosedPipe, ExitCode, Interrupted, VitError, printable
 from vitcli.interrupts import SIGNALS, interruptible
 
-LONGEST_COMMAND = 2000
+MAX_COMMAND = 2000
 
 
 def entry() -> None:
-    """The `vit` command. Ends by the signal that interrupted it, so that shell loops stop too."""
+    """Run the `vit` command. End by the signal that interrupted it, so that shell loops stop."""
     _open_standard_descriptors()
     code = main()
     number = code - 128
@@ -28,14 +28,14 @@ def entry() -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and give its exit code. The only place where errors become words."""
+    """Run one command and return its exit code. Errors become messages only here."""
     # Torch's threads and the image workers share the processors. By default the threads spin
     # while they wait, and on a busy machine a small model then runs ten times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     is_debugging = bool(os.environ.get("VIT_DEBUG"))
     try:
         with interruptible():
-            # here: Ctrl-C may come before everything is imported
+            # imported here, since Ctrl-C may come before the imports are done
             from vitcli.cli.app import app
             from vitcli.cli.options.parse import with_address
 
@@ -70,31 +70,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         if is_debugging or not _is_short_of_memory(error):
             raise
         print("vit: there is not enough memory", file=sys.stderr)
-        print("  see the limits (ulimit -v, MemoryMax); -b 1 and -j 0 take less", file=sys.stderr)
+        print("  check the limits (ulimit -v, MemoryMax); -b 1 and -j 0 need less", file=sys.stderr)
         return ExitCode.FATAL
 
 
 def _check_folder() -> None:
-    """Raises VitError where the folder that we were started in has been removed: no relative path
-    means anything there, and no process starts."""
+    """Raise VitError if the working folder has been removed: relative paths would mean nothing, and
+    no process could start."""
     try:
         os.getcwd()  # noqa: PTH109  # pathlib is not imported yet
     except FileNotFoundError:
         raise VitError(
-            "the working folder is not there any more", "cd to a folder that is, and repeat"
+            "the working folder no longer exists", "cd to another folder, and repeat"
         ) from None
 
 
 def _is_short_of_memory(error: Exception) -> bool:
-    """Whether the system has given no more, be it only to load a library."""
+    """Whether the system refused memory, even if only to load a library."""
     is_refused = isinstance(error, OSError) and error.errno == errno.ENOMEM
     is_unmapped = isinstance(error, ImportError) and "failed to map segment" in str(error)
     return isinstance(error, MemoryError) or is_refused or is_unmapped
 
 
 def _open_standard_descriptors() -> None:
-    """What is closed when we are started (`>&-`) reads and writes nothing; else the next file that
-    is opened would be standard output to every library, and to the image workers."""
+    """Open /dev/null for each standard descriptor that is closed at the start (`>&-`). The
+    next file would get its number, and libraries and image workers would write into that file."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
@@ -103,16 +103,16 @@ def _open_standard_descriptors() -> None:
 
 
 def _again(words: Sequence[str]) -> str:
-    """The command with --resume, as a shell reads it; its user knows a very long one, and the
-    launcher before it (torchrun)."""
+    """The command with --resume, quoted for a shell. A very long one, or one that torchrun started,
+    is not repeated."""
     from vitcli.processes import rank_of
 
     command = shlex.join([*words, *(["--resume"] if "--resume" not in words else [])])
-    is_whole = len(command) < LONGEST_COMMAND and rank_of(os.environ).size == 1
+    is_whole = len(command) < MAX_COMMAND and rank_of(os.environ).size == 1
     return printable(command) if is_whole else "the same command and --resume"
 
 
 def _forget_stdout() -> None:
-    """Nothing more can be written; the interpreter must not try it at its end."""
+    """Discard standard output, so that the interpreter does not flush it at exit."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

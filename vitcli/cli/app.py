@@ -1,11 +1,13 @@
-"""The table of commands. It imports no torch: a command's work is imported when it runs."""
+"""The table of commands. It does not import torch: a command imports its task when it runs."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from vitcli import __version__
 from vitcli.cli.commands.attention import attention
@@ -21,19 +23,33 @@ from vitcli.cli.commands.models import app as models
 from vitcli.cli.commands.reconstruct import reconstruct
 from vitcli.errors import UsageError, shortened
 
-app = typer.Typer(
-    name="vit",
-    help="Classify folders of images and extract features from them with Vision Transformers.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+_UsageError: Any = typer.BadParameter.__base__  # every mistake in a command line is one
+
+
+@contextmanager
+def _shortened() -> Iterator[None]:
+    """Cut the message about a mistake in a command line: it repeats what was typed."""
+    try:
+        yield
+    except _UsageError as error:
+        error.message = shortened(error.message)
+        raise
+
+
+class Vit(TyperGroup):
+    """All commands, with messages of a limited length."""
+
+    def make_context(self, *args: Any, **options: Any) -> Any:
+        with _shortened():
+            return super().make_context(*args, **options)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _shortened():
+            return super().invoke(ctx)
 
 
 class Command(TyperCommand):
-    """Refuses a second model where a command takes one: the parser would take the last."""
+    """Refuses a second model for a command that takes one: the parser would take the last."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         *_, order = self.make_parser(ctx).parse_args(args=list(args))
@@ -43,11 +59,19 @@ class Command(TyperCommand):
                 f"-m is given {len(given)} times, and vit {self.name} takes one model",
                 "vit classify and vit evaluate average several",
             )
-        try:
-            return super().parse_args(ctx, args)
-        except typer.BadParameter as error:  # it repeats what was typed
-            error.message = shortened(error.message)
-            raise
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    name="vit",
+    cls=Vit,
+    help="Classify folders of images and extract features from them with Vision Transformers.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 
 
 def _version(asked: bool) -> None:

@@ -1,7 +1,7 @@
-"""The commands' signatures into completion scripts for bash, zsh and fish.
+"""Write completion scripts for bash, zsh and fish from the signatures of the commands.
 
-Typer's own scripts start `vit` at every TAB and offer no file names. These are plain text that
-the shell reads once. `make completions` writes them; a test compares them with the app.
+Typer's own scripts start `vit` at every TAB and do not complete file names. The shell reads these
+scripts once. `make completions` writes them; a test compares them with the app.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args, get_origin
 
@@ -22,7 +22,7 @@ FILE_METAVARS = ("FILE", "MODEL")
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One option: its spellings, what it says, and what may follow it."""
+    """One option: its names, its help, and the values that it takes."""
 
     names: tuple[str, ...]
     help: str
@@ -33,47 +33,51 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One subcommand; the name of one within another has both words."""
+    """One subcommand. The name of a nested one has both words."""
 
     name: str
     help: str
     options: tuple[Option, ...]
+
+    nested: tuple[str, ...] = ()
 
     @property
     def words(self) -> list[str]:
         return self.name.split()
 
 
-_ZSH_FILES = "            '*:inputs:_files' ;;"
 HELP = Option(("-h", "--help"), "Show this message and exit.")
 
 
 def commands() -> list[Command]:
-    """What the app offers, read from the functions that Typer itself reads."""
+    """All commands, read from the functions that Typer reads."""
     found = [_command(registered.callback) for registered in app.registered_commands]
     for group in app.registered_groups:
-        nested = group.typer_instance
-        assert nested is not None and nested.registered_callback is not None
-        found.append(_command(nested.registered_callback.callback))
-        found += [_command(inner.callback, found[-1]) for inner in nested.registered_commands]
+        typer = group.typer_instance
+        assert typer is not None and typer.registered_callback is not None
+        outer = _command(typer.registered_callback.callback)
+        inner = [_command(one.callback, outer.name) for one in typer.registered_commands]
+        found += [replace(outer, nested=tuple(one.words[-1] for one in inner)), *inner]
     return found
 
 
-def _command(function: Callable[..., object] | None, within: Command | None = None) -> Command:
+def _command(function: Callable[..., object] | None, *outer: str) -> Command:
     assert function is not None and function.__doc__ is not None
     parameters = inspect.signature(function, eval_str=True).parameters.values()
     options = (*filter(None, map(_option, parameters)), HELP)
-    name = f"{within.name} {function.__name__}" if within else function.__name__
-    return Command(name, function.__doc__.split("\n")[0], options)
+    return Command(" ".join([*outer, function.__name__]), function.__doc__.split("\n")[0], options)
 
 
 def _option(parameter: inspect.Parameter) -> Option | None:
-    """An annotated parameter; None for an argument."""
+    """The option of an annotated parameter; None for an argument."""
     kind, info, *_ = *get_args(parameter.annotation), None, None
     if not isinstance(info, OptionInfo):
         return None
     types = [kind, *get_args(kind)]
-    spellings = (info.default, *(info.param_decls or ()))  # Annotated: no default stands there
+    spellings = (
+        info.default,
+        *(info.param_decls or ()),
+    )  # in Annotated the first name is in `default`
     names = tuple(name for text in spellings for name in str(text).split("/"))
     return Option(
         names,
@@ -85,9 +89,9 @@ def _option(parameter: inspect.Parameter) -> Option | None:
 
 
 def bash() -> str:
-    """For `/usr/share/bash-completion/completions/vit`."""
-    outer, inner = _split(commands())
-    names = " ".join(command.name for command in outer)
+    """The script for `/usr/share/bash-completion/completions/vit`."""
+    found = commands()
+    names = " ".join(command.name for command in found if len(command.words) == 1)
     lines = [
         "# bash completion for vit. Made by `make completions`.",
         "_vit() {",
@@ -99,33 +103,26 @@ def bash() -> str:
         "    fi",
         '    local command="${COMP_WORDS[1]}"',
     ]
-    for name, nested in inner.items():
-        words = " ".join(command.words[-1] for command in nested)
+    for name, nested in ((command.name, command.nested) for command in found if command.nested):
         lines += [
             f'    if (( COMP_CWORD == 2 )) && [[ "$command" == {name} && "$cur" != -* ]]; then',
-            f'        COMPREPLY=($(compgen -W "{words}" -- "$cur"))',
+            f'        COMPREPLY=($(compgen -W "{" ".join(nested)}" -- "$cur"))',
             "        return",
             "    fi",
         ]
-        lines += [
-            f'    [[ "$command ${{COMP_WORDS[2]}}" == "{c.name}" ]] && command="{c.name}"'
-            for c in nested
-        ]
+    for name in (command.name for command in found if len(command.words) > 1):
+        lines.append(f'    [[ "$command ${{COMP_WORDS[2]}}" == "{name}" ]] && command="{name}"')
     lines += ['    case "$command $prev" in']
-    for command in commands():
-        for option in command.options:
-            if option.takes_value:
-                patterns = "|".join(f'"{command.name} {name}"' for name in option.names)
-                action = (
-                    f'COMPREPLY=($(compgen -W "{" ".join(option.choices)}" -- "$cur"))'
-                    if option.choices
-                    else "compopt -o default"
-                )
-                lines.append(f"        {patterns}) {action}; return ;;")
+    for command in found:
+        for option in filter(lambda option: option.takes_value, command.options):
+            patterns = "|".join(f'"{command.name} {name}"' for name in option.names)
+            choose = f'COMPREPLY=($(compgen -W "{" ".join(option.choices)}" -- "$cur"))'
+            action = choose if option.choices else "compopt -o default"
+            lines.append(f"        {patterns}) {action}; return ;;")
     lines += ["    esac", '    case "$command" in']
-    for command in commands():
+    for command in found:
         words = " ".join(name for option in command.options for name in option.names)
-        lines.append(f'        {_pattern(command)}) words="{words}" ;;')
+        lines.append(f'        "{command.name}") words="{words}" ;;')
     lines += [
         "    esac",
         '    if [[ "$cur" == -* ]]; then',
@@ -139,25 +136,12 @@ def bash() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _split(found: list[Command]) -> tuple[list[Command], dict[str, list[Command]]]:
-    """The commands of one word, and those within each of them."""
-    inner: dict[str, list[Command]] = {}
-    for command in found:
-        if len(command.words) > 1:
-            inner.setdefault(command.words[0], []).append(command)
-    return [command for command in found if len(command.words) == 1], inner
-
-
-def _pattern(command: Command) -> str:
-    return f'"{command.name}"' if len(command.words) > 1 else command.name
-
-
 def zsh() -> str:
-    """For a folder of `fpath`, as `_vit`."""
-    outer, inner = _split(commands())
+    """The script `_vit` for a folder of `fpath`."""
+    found = commands()
     lines = ["#compdef vit", "# zsh completion for vit. Made by `make completions`.", "_vit() {"]
     lines += ["    local -a commands", "    commands=("]
-    lines += [f"        {_quoted(f'{c.name}:{c.help}')}" for c in outer]
+    lines += [f"        {_quoted(f'{c.name}:{c.help}')}" for c in found if len(c.words) == 1]
     lines += [
         "    )",
         "    if (( CURRENT == 2 )); then",
@@ -169,20 +153,20 @@ def zsh() -> str:
         "    shift words",
         "    (( CURRENT-- ))",
     ]
-    for command in (c for nested in inner.values() for c in nested):
+    for name in (command.name for command in found if len(command.words) > 1):
         lines += [
-            f'    if [[ "$command ${{words[2]}}" == "{command.name}" ]] && (( CURRENT > 2 )); then',
-            f'        command="{command.name}"',
+            f'    if [[ "$command ${{words[2]}}" == "{name}" ]] && (( CURRENT > 2 )); then',
+            f'        command="{name}"',
             "        shift words",
             "        (( CURRENT-- ))",
             "    fi",
         ]
     lines += ['    case "$command" in']
-    for command in commands():
-        lines.append(f"        {_pattern(command)}) _arguments \\")
+    for command in found:
+        nested = f"1:command:({' '.join(command.nested)})"
+        lines.append(f'        "{command.name}") _arguments \\')
         lines += [f"            {_zsh_option(option)} \\" for option in command.options]
-        nested = " ".join(c.words[-1] for c in inner.get(command.name, []))
-        lines += [f"            '1:command:({nested})' ;;" if nested else _ZSH_FILES]
+        lines.append(f"            '{nested if command.nested else '*:inputs:_files'}' ;;")
     lines += ["    esac", "}", '_vit "$@"']
     return "\n".join(lines) + "\n"
 
@@ -200,16 +184,17 @@ def _zsh_option(option: Option) -> str:
 
 
 def fish() -> str:
-    """For `~/.config/fish/completions/vit.fish`."""
+    """The script for `~/.config/fish/completions/vit.fish`."""
     lines = ["# fish completion for vit. Made by `make completions`."]
     first = "__fish_use_subcommand"
-    for command in commands():
+    found = commands()
+    for command in found:
         *before, name = command.words
         when = _quoted(f"{_seen(before)}; and not {_seen([name])}") if before else first
         lines.append(f"complete -c vit -f -n {when} -a {name} -d {_quoted(command.help)}")
     lines.append(f"complete -c vit -n {first} -l version -d {_quoted('Print the version.')}")
     lines.append(f"complete -c vit -s h -l help -d {_quoted(HELP.help)}")
-    for command in commands():
+    for command in found:
         for option in command.options[:-1]:
             lines.append(" ".join(_fish_words(command, option)))
     return "\n".join(lines) + "\n"

@@ -1,10 +1,10 @@
-"""scikit-learn's handwritten digits into the model directory that `-m demo` opens.
+"""scikit-learn's handwritten digits into the model directory of `-m demo`.
 
     python -m vitcli.demo.train [--out DIR] [--examples DIR]
 
-writes config.json, preprocessor_config.json, model.safetensors and README.md, the model card,
-in Hugging Face's layout. One fifth of the digits is held out; the card says how many of them the
-written model gets right. The same machine and the same PyTorch give the same bytes.
+writes config.json, preprocessor_config.json, model.safetensors and the model card README.md in
+Hugging Face's layout. One fifth of the digits is held out, and the card has the accuracy on them.
+The same machine and the same PyTorch write the same bytes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from vitcli.checkpoints.keymap import to_theirs
 from vitcli.checkpoints.layouts import hf_vit
 from vitcli.checkpoints.load import Model, load
-from vitcli.checkpoints.preprocessing import from_hf
+from vitcli.checkpoints.preprocess_hf import from_hf
 from vitcli.images.preprocess import preprocess
 from vitcli.models.config import ViTConfig
 from vitcli.models.prepare import prepare
@@ -39,7 +39,7 @@ from vitcli.models.vit import VisionTransformer
 from vitcli.records import Preprocess
 
 SEED = 0
-RENDERED = 64  # the side of a picture, as a user would have it
+RENDERED = 64  # the side of an image in pixels, before preprocessing
 EPOCHS, WARMUP, BATCH = 120, 5, 64
 LEARNING_RATE, WEIGHT_DECAY, SMOOTHING, EMA = 1e-3, 0.05, 0.05, 0.99
 
@@ -69,13 +69,13 @@ Digits = Sequence[tuple[int, int]]  # (index in load_digits, label)
 
 @cache
 def digits() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """The values 0..16 of all digits, (1797, 8, 8), and their labels, (1797,)."""
+    """All digits with values 0..16, (1797, 8, 8), and their labels, (1797,)."""
     bunch = load_digits()
     return bunch.images, bunch.target
 
 
 def held_out() -> Digits:
-    """A fifth of each digit, drawn with SEED: never trained on."""
+    """The held-out digits: a fifth of each, drawn with SEED."""
     labels = digits()[1]
     draw = np.random.RandomState(SEED)  # its streams are frozen by numpy
     chosen: list[int] = []
@@ -86,37 +86,37 @@ def held_out() -> Digits:
 
 
 def training() -> Digits:
-    """All the others."""
+    """The digits to train on: all that are not held out."""
     out = set(held_out())
     return [pair for pair in enumerate(digits()[1].tolist()) if pair not in out]
 
 
 def examples() -> dict[str, Image.Image]:
-    """The first held-out picture of each digit, under its file name."""
+    """The first held-out image of each digit, by file name."""
     first = {label: index for index, label in reversed(held_out())}
     return {f"digit-{label}-{first[label]:04}.png": render(first[label]) for label in range(10)}
 
 
 def render(index: int) -> Image.Image:
-    """One digit as a picture: white ink on black, greyscale, RENDERED pixels square."""
+    """Render a digit as a greyscale image, white on black, RENDERED pixels square."""
     values = np.rint(digits()[0][index] * (255 / 16)).astype(np.uint8)
     return Image.fromarray(values).resize((RENDERED, RENDERED), Image.Resampling.BICUBIC)
 
 
 def pixels_of(pictures: Sequence[Image.Image], plan: Preprocess) -> NDArray[np.uint8]:
-    """What every command makes of such pictures.  -> (B, H, W, 3)"""
+    """Preprocess images as every command does.  -> (B, H, W, 3)"""
     return np.stack([preprocess(picture.convert("RGB"), plan) for picture in pictures])
 
 
 def augment(pixels: Tensor) -> Tensor:
-    """Turned, scaled and shifted, in another ink on another paper.  (B, C, H, W) -> the same"""
+    """Turn, scale and shift at random, and change contrast and polarity.  (B, C, H, W) -> same"""
     B = len(pixels)
     angle = math.radians(12) * _spread(B)
-    size = torch.exp(0.3 * _spread(B) - 0.15)  # of the digit: smaller rather than larger
+    size = torch.exp(0.3 * _spread(B) - 0.15)  # the digit shrinks more often than it grows
     cos, sin = angle.cos() / size, angle.sin() / size
     theta = torch.stack([cos, -sin, 0.2 * _spread(B), sin, cos, 0.2 * _spread(B)], dim=1)
     grid = F.affine_grid(theta.view(B, 2, 3), list(pixels.shape), align_corners=False)
-    ink = F.grid_sample((pixels + 1) / 2, grid, align_corners=False)  # beyond the edge: paper
+    ink = F.grid_sample((pixels + 1) / 2, grid, align_corners=False)  # background outside the edge
     dark, bright = 0.2 * torch.rand(B, 1, 1, 1), 1 - 0.3 * torch.rand(B, 1, 1, 1)
     ink = dark + (bright - dark) * ink
     is_inverted = torch.rand(B, 1, 1, 1) < 0.4
@@ -124,7 +124,7 @@ def augment(pixels: Tensor) -> Tensor:
 
 
 def _spread(count: int) -> Tensor:
-    """Uniform in -1..1."""
+    """Draw uniformly from -1..1."""
     return torch.rand(count) * 2 - 1
 
 
@@ -155,7 +155,7 @@ def fit(network: VisionTransformer, pixels: Tensor, labels: Tensor) -> VisionTra
 
 
 def _initialise(network: VisionTransformer) -> None:
-    """Small tokens, Glorot matrices, a head of zeros, as the ViT paper's code has them."""
+    """Initialise as the ViT paper's code: small tokens, Glorot matrices, a head of zeros."""
     for name, parameter in network.named_parameters():
         if name in ("cls_token", "pos_embed"):
             nn.init.normal_(parameter, std=0.02)
@@ -166,7 +166,7 @@ def _initialise(network: VisionTransformer) -> None:
 
 
 def _groups(network: nn.Module) -> list[dict[str, Any]]:
-    """Weight decay is for matrices: not for biases, norms, tokens and position embeddings."""
+    """Group parameters by weight decay, which only matrices have."""
     groups: dict[float, list[nn.Parameter]] = {WEIGHT_DECAY: [], 0.0: []}
     for name, parameter in network.named_parameters():
         is_matrix = name.endswith("weight") and parameter.ndim > 1
@@ -175,14 +175,14 @@ def _groups(network: nn.Module) -> list[dict[str, Any]]:
 
 
 def _rate(epoch: float) -> float:
-    """The share of the learning rate: a line up, then half a cosine down."""
+    """The share of the learning rate: linear warm-up, then half a cosine."""
     if epoch < WARMUP:
         return epoch / WARMUP
     return 0.5 * (1 + math.cos(math.pi * (epoch - WARMUP) / (EPOCHS - WARMUP)))
 
 
 def write(out: Path, network: VisionTransformer) -> None:
-    """The three files of a model directory, under Hugging Face's names."""
+    """Write the three files of a model directory, with Hugging Face's names."""
     tensors = to_theirs(network.state_dict(), hf_vit.RULES)
     named = {n if n.startswith("classifier.") else f"vit.{n}": t for n, t in tensors.items()}
     out.mkdir(parents=True, exist_ok=True)
@@ -215,7 +215,7 @@ def _config_json() -> dict[str, Any]:
 
 
 def mistakes(model: Model, *, inverted: bool = False) -> list[tuple[int, int, int]]:
-    """(index, label, answer) of each held-out digit that the model gets wrong."""
+    """(index, label, answer) of each held-out digit that the model answers wrongly."""
     pairs = held_out()
     pictures = [render(index) for index, _ in pairs]
     if inverted:
@@ -228,7 +228,7 @@ def mistakes(model: Model, *, inverted: bool = False) -> list[tuple[int, int, in
 
 
 def card(model: Model) -> str:
-    """The model card: what it is, how it was made, and what was measured."""
+    """The text of the model card: description, recipe and measurements."""
     c, count, wrong = CONFIG, len(held_out()), mistakes(model)
     right, dark = count - len(wrong), count - len(mistakes(model, inverted=True))
     parameters = sum(p.numel() for p in model.network.parameters())

@@ -1,4 +1,4 @@
-"""The connection to Ray: a cluster at an address, with its token, or one that is started for us."""
+"""The connection to Ray: to a cluster at an address, with its token, or to one started here."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ QUIET = {
 
 @contextmanager
 def connected(address: str) -> Iterator[Any]:
-    """Ray, connected and silent. A cluster that was started for us ends with us."""
+    """Yield Ray, connected and silent. A cluster that was started for this run ends with it."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    if address not in ("auto", "local"):  # one that is started for us may take longer
+    if address not in ("auto", "local"):  # starting one takes longer
         _reach(address)
         os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", TRIES_TO_REACH)
     import ray
@@ -50,19 +50,19 @@ def connected(address: str) -> Iterator[Any]:
         with suppress(ValueError):  # not in the main thread
             for number, handler in before.items():
                 signal.signal(number, handler)
-    try:
-        with _unprinted():
+    with _unprinted():
+        try:
             yield ray
-    finally:
-        ray.shutdown()
+        finally:
+            ray.shutdown()  # which prints what Ray has held back
 
 
 class _TokenWanted(OSError):
-    """The cluster wants to be shown a token, and has not been."""
+    """The cluster wants a token, and has not got one."""
 
 
 def _connect(ray: Any, address: str) -> None:
-    with _muted() as said:
+    with _muted() as output:
         try:
             ray.init(
                 address=None if address == "auto" else address,
@@ -71,15 +71,15 @@ def _connect(ray: Any, address: str) -> None:
                 logging_level=logging.CRITICAL,
             )
         except OSError as error:
-            said.seek(0)
-            if b"Unauthenticated" in said.read():
+            output.seek(0)
+            if b"Unauthenticated" in output.read():
                 raise _TokenWanted("it takes no one without its token") from error
             raise
 
 
 def _take_token(ray: Any) -> None:
-    """`ray start` asks for a token as soon as there is one on its machine. Who connects to an
-    address shows his only where RAY_AUTH_MODE says so, which Ray reads once."""
+    """Have Ray show the token of this machine. `ray start` asks for one if its machine has one, but
+    a client sends its own only if RAY_AUTH_MODE says so, which Ray reads once."""
     if "RAY_AUTH_MODE" in os.environ:
         raise _TokenWanted("it does not know the token of this process")
     os.environ["RAY_AUTH_MODE"] = "token"
@@ -87,7 +87,7 @@ def _take_token(ray: Any) -> None:
 
 
 def _reach(address: str) -> None:
-    """Raises DeviceError where nobody listens; Ray itself would try for minutes."""
+    """Raise DeviceError if nobody listens at the address; Ray itself would try for minutes."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if colon and port.isdecimal():
         try:
@@ -106,13 +106,13 @@ def _unreachable(address: str, why: str) -> DeviceError:
 
 @contextmanager
 def _muted() -> Iterator[IO[bytes]]:
-    """What Ray's library in C++ writes to descriptor 2 while it connects."""
+    """Yield a file with what Ray's library in C++ writes to descriptor 2 while it connects."""
     sys.stderr.flush()
     saved = os.dup(2)
-    with TemporaryFile() as said:
-        os.dup2(said.fileno(), 2)
+    with TemporaryFile() as output:
+        os.dup2(output.fileno(), 2)
         try:
-            yield said
+            yield output
         finally:
             os.dup2(saved, 2)
             os.close(saved)
@@ -120,6 +120,6 @@ def _muted() -> Iterator[IO[bytes]]:
 
 @contextmanager
 def _unprinted() -> Iterator[None]:
-    """Ray prints to standard output what it thinks of a worker that is lost."""
+    """Drop what Ray prints to standard output about actors that end."""
     with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
         yield

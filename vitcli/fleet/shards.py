@@ -1,9 +1,9 @@
-"""A run that several processes share: which shard is whose, and their outputs joined at the end."""
+"""The shards of a run that is shared: how many there are, and their outputs joined at the end."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from vitcli.errors import OutputError, UsageError
@@ -16,34 +16,23 @@ from vitcli.tasks.merge import merge
 CAN_RESUME = "what is done is kept: repeat with --resume"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Division:
-    """An output that is made in `count` shards; where `asked` is for a shard, in shards of it."""
+def shards_of(outer: Shard | None, count: int) -> list[Shard]:
+    """Return the `count` shards of a run, or of the shard that is asked for."""
+    outer = outer or Shard(1, 1)
+    first = (outer.number - 1) * count + 1
+    return [Shard(first + n, outer.count * count) for n in range(count)]
 
-    out: Path
-    asked: Resuming
-    overwrite: bool
-    count: int
 
-    @property
-    def shards(self) -> list[Shard]:
-        outer = self.asked.shard or Shard(1, 1)
-        first = (outer.number - 1) * self.count + 1
-        return [Shard(first + n, outer.count * self.count) for n in range(self.count)]
-
-    def join(self, summary: Summary) -> Summary:
-        """The one output in place of its shards; where a shard is asked for, they stay."""
-        if self.asked.shard is not None:
-            return summary
-        named = [shard.named(self.out) for shard in self.shards]
-        merged = merge(named, self.out, overwrite=self.overwrite or self.asked.resume)
-        for path in begun(self.out):
-            path.unlink(missing_ok=True)
-        return replace(summary, done=merged.done, failed=merged.failed)
+def join(shards: Sequence[Shard], out: Path, summary: Summary, *, overwrite: bool) -> Summary:
+    """Merge the shards into the output, and remove them."""
+    merged = merge([shard.named(out) for shard in shards], out, overwrite=overwrite)
+    for path in begun(out):
+        path.unlink(missing_ok=True)
+    return replace(summary, done=merged.done, failed=merged.failed)
 
 
 def total(parts: Sequence[Summary], seconds: float) -> Summary:
-    """The summaries of all shards combined. `unlisted` and `skipped` are maxima: each shard lists
+    """Combine the summaries of all shards. `unlisted` and `skipped` are maxima: each shard lists
     every folder."""
     chosen = [part.selected for part in parts if part.selected is not None]
     return Summary(
@@ -58,7 +47,7 @@ def total(parts: Sequence[Summary], seconds: float) -> Summary:
 
 
 def divided(out: Path | None, asked: Resuming, option: str, unit: str) -> Path:
-    """The output, if it is one that can be made in shards. Raises UsageError."""
+    """Return the output. Raise UsageError where it cannot be made in shards."""
     if out is None or is_special(out):
         raise UsageError(f"each {unit} writes a shard, which is a file", "name it with --out FILE")
     if is_sealed(out) and asked.shard is None:
@@ -71,7 +60,7 @@ def divided(out: Path | None, asked: Resuming, option: str, unit: str) -> Path:
 
 
 def is_complete(out: Path, asked: Resuming, *, overwrite: bool) -> bool:
-    """Whether there is nothing but what is new to do, for which there are no shards.
+    """Whether the output of an earlier run is whole: what is new has no shards.
 
     Raises OutputError for an output that may not be touched.
     """
@@ -83,12 +72,18 @@ def is_complete(out: Path, asked: Resuming, *, overwrite: bool) -> bool:
 
 
 def begun(out: Path) -> list[Path]:
-    """What shards of this output there are, whole or not, with all that belongs to them."""
+    """The shards of this output, whole or not, with all files that belong to them."""
     number = "[0-9]" * 5
     stem = f"{_literal(out.stem)}-{number}-of-{number}"
     return sorted(
         path for start in ("", ".") for path in out.parent.glob(f"{start}{stem}*") if path.is_file()
     )
+
+
+def divisions(out: Path) -> dict[int, Path]:
+    """The numbers of shards into which earlier runs have divided this output, with a file each."""
+    start = len(f"{out.stem}-00001-of-")
+    return {int(path.name.removeprefix(".")[start : start + 5]): path for path in begun(out)[::-1]}
 
 
 def _literal(name: str) -> str:

@@ -1,67 +1,156 @@
-"""The one door to a run: share(job) has it done here, by several devices, or by a Ray cluster.
+"""The one door to a run: `share` has a job done here, by several devices, or by a Ray cluster.
 
-Here too an output in a store is staged: the tasks write files only.
+An output in a store is staged here: the tasks write files only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from tempfile import NamedTemporaryFile
 
-from vitcli.fleet.actors import Job, task_of
+from vitcli.engines import check_engine
+from vitcli.errors import OutputError, UsageError
+from vitcli.fleet.coordinate import Coordinator, Opening
+from vitcli.fleet.devices import device_names, processes
+from vitcli.fleet.events import Ended, Job, task_of
+from vitcli.fleet.ray import actors, check_ray
+from vitcli.fleet.shards import divided, divisions, is_complete, join, shards_of
+from vitcli.images.path_list import copy_stdin
 from vitcli.jobs.job import NullReporter, Reporter, Summary
-from vitcli.records import Progress
+from vitcli.jobs.listing import list_inputs
+from vitcli.jobs.tolerance import Tolerance
+from vitcli.records import Progress, Sink
+from vitcli.runs.shard import Shard
 from vitcli.runs.staging import staged
 from vitcli.sinks import EMBEDDINGS, PREDICTIONS, choose_format
 from vitcli.stores import Url
 
-if TYPE_CHECKING:
-    from vitcli.records import Sink
-
 
 def share(
-    job: Job, reporter: Reporter | None = None, *, ray: str | None = None, sink: Sink | None = None
+    job: Job,
+    reporter: Reporter | None = None,
+    *,
+    devices: Sequence[str] = (),
+    ray: str | None = None,
+    sink: Sink | None = None,
 ) -> Summary:
-    """Run the job, here or on the Ray cluster at the address `ray`.
+    """Run the job: here, on several devices, or on the Ray cluster at the address `ray`, where
+    "auto" is the one that runs here, or else the processors of this machine.
 
     Rows go to `sink` where one is given, else to the job's output. Raises VitError for what ends
     the run.
     """
-    reporter = reporter or NullReporter()
-    if ray is not None:
-        from vitcli.fleet.ray import check_ray, on_ray
+    reporter, shard = reporter or NullReporter(), job.resuming.shard
+    if devices and ray is not None:
+        raise UsageError("--devices is for one machine, --ray for a cluster", "use one")
+    names = device_names(devices)
+    if names:  # the first, for what is not shared
+        job = replace(job, running=replace(job.running, device=names[0]))
+    is_shared = ray is not None or len(names) > 1
+    if is_shared:
+        _check(job, ray)
+    staged_shards = shards_of(shard, max(1, len(names))) if shard else []
+    with _staged(job, reporter, staged_shards) as (here, naming):
+        if not is_shared:
+            return task_of(here)(here, naming, sink)
+        if ray is None:
+            return _share(here, naming, sink, partial(processes, names), "--devices", "device")
+        return _share(here, naming, sink, partial(actors, ray), "--ray", "worker")
 
+
+def _check(job: Job, ray: str | None) -> None:
+    """Raise VitError for a job that cannot be sent to workers, or not joined."""
+    from vitcli.tasks.classify.classify import ClassifyJob
+
+    option = "--devices" if ray is None else "--ray"
+    if ray is not None:
         check_ray(job)
-        with _staged(job, reporter) as (here, naming):
-            return on_ray(ray, here, naming)
-    with _staged(job, reporter) as (here, naming):
-        return task_of(here)(here, naming, sink)
+    for model in job.models if isinstance(job, ClassifyJob) else [job.model]:
+        if not isinstance(model, str):
+            raise UsageError(
+                f"{option} loads the model in each process, and {model.spec} is loaded here",
+                "name the model, do not load it",
+            )
+    if isinstance(job, ClassifyJob) and job.html is not None:
+        raise UsageError("a page is made of all images", f"leave out {option} or --html")
+
+
+def _share(
+    job: Job, reporter: Reporter, sink: Sink | None, opening: Opening, option: str, unit: str
+) -> Summary:
+    """Have the shards done by the workers, and join them: in a file, or in the sink."""
+    asked, overwrite = job.resuming, job.overwrite
+    if sink is not None:
+        summary, ended = _coordinate(job, reporter, opening, {})
+        rows = chain.from_iterable(shard.rows for shard in ended.values())
+        sink.write(sorted(rows, key=lambda row: row.ref.index))
+        counts = {"images": summary.done, "failed": summary.failed}
+        [first, *_] = ended.values()
+        sink.finish({**first.meta, **counts, "seconds": round(summary.seconds, 3)})
+        return summary
+    assert not isinstance(job.out, Url)
+    out = divided(job.out, asked, option, unit)
+    if is_complete(out, asked, overwrite=overwrite):
+        reporter.note(f"{out} is complete: what is new is done here alone")
+        return task_of(job)(job, reporter, None)
+    summary, ended = _coordinate(job, reporter, opening, divisions(out))
+    if asked.shard is not None:  # these shards are to be joined with those of other machines
+        return summary
+    return join(list(ended), out, summary, overwrite=overwrite or asked.resume)
+
+
+def _coordinate(
+    job: Job, reporter: Reporter, opening: Opening, earlier: Mapping[int, Path]
+) -> tuple[Summary, dict[Shard, Ended]]:
+    """Have the shards done. `earlier` is as `shards.divisions`."""
+    asked, inputs = job.resuming, job.inputs
+    if earlier and asked.shard is None and not (asked.resume or job.overwrite):
+        [first, *_] = earlier.values()
+        hint = "--resume goes on with it, --overwrite starts again"
+        raise OutputError(f"{first} is of an earlier run", hint)
+    with ExitStack() as opened:
+        stdin = None
+        if inputs.has_stdin:
+            copy = opened.enter_context(NamedTemporaryFile(prefix="vit-list-"))
+            copy_stdin(copy)
+            stdin = Path(copy.name)
+            reporter.listing(lambda: None)
+        else:
+            check_engine(job.running.engine)
+            reporter.listing(list_inputs(inputs, reporter.note, shard=asked.shard).count)
+        unlimited = replace(job, inputs=replace(inputs, tolerance=Tolerance()))
+        workers = opened.enter_context(opening(unlimited, stdin))
+        count = workers.count(earlier, asked.shard.count if asked.shard else 1)
+        shards = shards_of(asked.shard, count)
+        return Coordinator(workers, shards, inputs.tolerance, reporter).run()
 
 
 @contextmanager
-def _staged(job: Job, reporter: Reporter) -> Iterator[tuple[Job, Reporter]]:
+def _staged(
+    job: Job, reporter: Reporter, shards: Sequence[Shard]
+) -> Iterator[tuple[Job, Reporter]]:
     """Yield the job with a file as its output, and a reporter that names the URL for it."""
-    url, shard = job.out, job.resuming.shard
-    if not isinstance(url, Url):
+    if not isinstance(job.out, Url):
         yield job, reporter
         return
+    resuming, overwrite = job.resuming, job.overwrite
     with staged(
-        url,
-        _suffixes(job),
-        job.resuming,
-        overwrite=job.overwrite,
+        *(job.out, _suffixes(job), resuming),
+        overwrite=overwrite,
         note=reporter.note,
-        shards=[shard] if shard else [],
+        shards=shards,
     ) as file:
         assert file is not None
-        yield replace(job, out=file), _Naming(reporter, file.parent, url)
+        yield replace(job, out=file), _Naming(reporter, file.parent, job.out)
 
 
 def _suffixes(job: Job) -> tuple[str, ...]:
-    """The suffixes of the files next to the output."""
+    """The suffixes of the files next to the output. Raise UsageError for an unknown format."""
     from vitcli.tasks.classify.classify import ClassifyJob
 
     if isinstance(job, ClassifyJob) and job.paths_only:
@@ -74,7 +163,7 @@ def _suffixes(job: Job) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class _Naming:
-    """A reporter whose notes name the URL, not the file in which its output is made."""
+    """A reporter whose notes name the store, not the folder in which its objects are made."""
 
     reporter: Reporter
     folder: Path

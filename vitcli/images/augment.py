@@ -1,7 +1,7 @@
-"""An RGB image into a random view of it: the pixels of training, the same for the same numbers.
+"""RGB images into random views of them, the pixels of training.
 
-What is drawn depends on (seed, epoch, place of the image) and on nothing else: neither on the
-number of workers, nor on the order in which they finish, nor on where a run was interrupted.
+The random numbers depend only on (seed, epoch, index of the image): not on the number of workers,
+the order in which they finish, or where a run was interrupted.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from vitcli.records import Failure, ImageRef, Limits, Preprocess, Sample
 
 Level = Literal["none", "light", "medium", "strong"]
 Draw = np.random.Generator
-TRIES = 10  # to find a crop inside the image, as torchvision's RandomResizedCrop
+MAX_TRIES = 10  # to find a crop inside the image, as torchvision's RandomResizedCrop
 GREY = (128, 128, 128)
 
 
 @dataclass(frozen=True, slots=True)
 class Augment:
-    """What is drawn for each image. `scale` is the share of the picture that a crop keeps and
-    `ratio` its shape; colours change by up to `jitter`, hue by `hue` of the circle; `rand` is
-    RandAugment's number of operations and their strength of 10; `erase` how often a rectangle is
-    overwritten."""
+    """The distribution of views. `scale` is the share of the image that a crop keeps, `ratio` its
+    shape. Colours change by at most `jitter`, the hue by at most `hue` of the circle. `rand` is
+    RandAugment's number of operations and their strength of 10; `erase` is the probability that a
+    rectangle is overwritten."""
 
     scale: tuple[float, float]
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
@@ -72,7 +72,7 @@ LEVELS: dict[Level, Augment | None] = {
 
 @dataclass(frozen=True, slots=True)
 class AugmentJob:
-    """What is done to every image of a training: `ref.index` is epoch * count + place."""
+    """Decode an image into its view of an epoch: `ref.index` is epoch * count + its index."""
 
     plan: Preprocess
     augment: Augment | None
@@ -94,9 +94,9 @@ class AugmentJob:
 def _crop(
     image: Image.Image, scale: tuple[float, float], ratio: tuple[float, float], draw: Draw
 ) -> tuple[float, float, float, float]:
-    """A random part of the picture; where none fits, the largest one of an allowed shape."""
+    """Draw a crop; if none fits, return the largest one of an allowed shape."""
     width, height = image.size
-    for _ in range(TRIES):
+    for _ in range(MAX_TRIES):
         area = width * height * draw.uniform(*scale)
         shape = math.exp(draw.uniform(math.log(ratio[0]), math.log(ratio[1])))
         w, h = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
@@ -109,7 +109,7 @@ def _crop(
 
 
 def _jitter(image: Image.Image, amount: float, hue: float, draw: Draw) -> Image.Image:
-    """Brightness, contrast and saturation in random order, then hue."""
+    """Change brightness, contrast and saturation in random order, then hue."""
     kinds = [ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color]
     for place in draw.permutation(len(kinds)):
         image = kinds[place](image).enhance(draw.uniform(1 - amount, 1 + amount))
@@ -152,7 +152,7 @@ OPERATIONS: tuple[Callable[[Image.Image, float], Image.Image], ...] = (
 
 
 def _rand_augment(image: Image.Image, number: int, strength: float, draw: Draw) -> Image.Image:
-    """`number` operations, half of them left out, of a strength around `strength` of 10."""
+    """Draw `number` operations of a strength around `strength` of 10, and apply half of them."""
     for place in draw.integers(0, len(OPERATIONS), number):
         amount = float(np.clip(draw.normal(strength, 0.5), 0, 10)) / 10
         sign = -1 if draw.random() < 0.5 else 1
@@ -162,7 +162,7 @@ def _rand_augment(image: Image.Image, number: int, strength: float, draw: Draw) 
 
 
 def _erase(pixels: NDArray[np.uint8], draw: Draw) -> None:
-    """Noise in a rectangle of 2 to 33 % of the picture (arXiv 1708.04896)."""
+    """Write noise into a rectangle of 2 to 33 % of the image (arXiv 1708.04896)."""
     H, W, _ = pixels.shape
     area = H * W * draw.uniform(0.02, 1 / 3)
     shape = math.exp(draw.uniform(math.log(0.3), math.log(1 / 0.3)))

@@ -1,4 +1,4 @@
-"""One text for many names: `train-{000..099}.tar`."""
+"""Texts with braces into many names: `train-{000..099}.tar`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ _RANGE = re.compile(r"(\d{1,9})\.\.(\d{1,9})(?:\.\.(\d{1,9}))?")
 
 
 def expanded(text: str) -> Iterator[str]:
-    """`train-{000..099}.tar` and `{a,b}/*.jpg` as a shell and WebDataset read them, where no file
-    is called so: lists, numbers as wide as the ends that begin with 0, one within another too."""
+    """Expand `train-{000..099}.tar` and `{a,b}/*.jpg` as a shell and WebDataset do, nested braces
+    and leading zeros, too; a text that is the name of a file is returned unchanged."""
     braces = None if os.path.lexists(text) else _first_braces(text)
     if braces is None:
         yield text
@@ -23,7 +23,7 @@ def expanded(text: str) -> Iterator[str]:
 
 
 def _first_braces(text: str) -> tuple[str, Iterable[str], str] | None:
-    """What stands before the first braces that hold a choice, the choices, and what follows."""
+    """Return the text before the first choice in braces, the choices, and the text after it."""
     for brace in re.finditer("{", text):
         depth, cuts = 0, [brace.start()]
         for place in range(brace.start(), len(text)):

@@ -1,4 +1,4 @@
-"""A path into an upright RGB image, or the reason why not."""
+"""Image refs into upright RGB images, and these into the pixels of a model, or into a Failure."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ from vitcli.errors import shortened
 from vitcli.images import tiff
 from vitcli.images.archives import max_file_bytes
 from vitcli.images.depth import to_rgb
-from vitcli.images.formats import allowed_formats
-from vitcli.images.kinds import ImageError, is_heif, reads_heif, unread
+from vitcli.images.kinds import ImageError, allowed_formats, is_heif, reads_heif, unread
 from vitcli.images.opening import open_ref
 from vitcli.images.preprocess import ACROSS, preprocess, preprocess_fast, stored_target
 from vitcli.records import (
@@ -34,7 +33,7 @@ from vitcli.records import (
     Size,
 )
 
-# Files that begin so are images, even where Pillow cannot make sense of what follows.
+# Files that begin with these bytes are images, even where Pillow does not understand the rest.
 _MAGIC = {
     b"\x89PNG\r\n": "PNG",
     b"\xff\xd8\xff": "JPEG",
@@ -44,9 +43,8 @@ _MAGIC = {
     b"\xff\x4f\xff\x51": "JPEG2000",
 }
 
-Picture: TypeAlias = Image.Image
-"""One that Pillow has opened."""
-NOTE = "vit: note"  # in its info: what is to be told of how it is read
+Picture: TypeAlias = Image.Image  # for modules that do not import Pillow
+NOTE = "vit: note"  # the key in an image's `info` of a note on how it was read
 _PILLOW_TIFF = logging.getLogger("PIL.TiffImagePlugin")
 _ORIENTATION = 0x0112
 _TURNS = {
@@ -71,9 +69,9 @@ def decode(
     formats: str = "common",
     finish: Finish = preprocess,
 ) -> Sample | Failure:
-    """Read, turn, convert and preprocess one image; whatever goes wrong is a Failure.
+    """Read, turn and convert one image, and preprocess it for each plan; any error is a Failure.
 
-    `finish` makes the model's pixels of the upright RGB image: in training, of a random view.
+    `finish` turns the upright RGB image into the model's pixels; in training, a random view of it.
     """
 
     def preprocessed(image: Image.Image) -> Sample:
@@ -83,7 +81,7 @@ def decode(
         pixels, notes = tuple(array for array, _ in made), [image.info.get(NOTE, "")]
         is_turned = turn in ACROSS and bool(plans) and plans[0].exif
         size = (full[1], full[0]) if is_turned else full
-        note = next(filter(None, (*notes, *(said for _, said in made))), "")
+        note = next(filter(None, (*notes, *(text for _, text in made))), "")
         return Sample(ref, pixels, size, note=note)
 
     return attempt(ref, limits, formats, preprocessed)
@@ -92,10 +90,10 @@ def decode(
 def attempt(
     ref: ImageRef, limits: Limits, formats: str, make: Callable[[Image.Image], Sample]
 ) -> Sample | Failure:
-    """What is made of one opened image; whatever goes wrong is a Failure.
+    """Open an image and call `make`; any error is a Failure.
 
-    It catches `Exception`, as nothing else here: Pillow's decoders raise a dozen kinds for broken
-    files (OSError, ValueError, SyntaxError, struct.error, ...), and one image must cost one row.
+    Only this function catches `Exception`: Pillow's decoders raise a dozen kinds for broken files
+    (OSError, ValueError, SyntaxError, struct.error, ...), and one image must cost one row.
     """
     try:
         with _open(ref, limits, formats) as image:
@@ -112,8 +110,10 @@ def attempt(
 
 
 def upright(image: Image.Image, plan: Preprocess, at_least: Size | None = None) -> Image.Image:
-    """The whole picture, RGB, turned as for the model. A JPEG is read at a fraction of its size as
-    long as that has twice the height and width of `at_least`."""
+    """Return the whole image, RGB, turned as for the model.
+
+    A JPEG may be read at a fraction of its size, but at twice the height and width of `at_least`.
+    """
     if at_least is not None and image.format in ("JPEG", "MPO"):
         image.draft(None, (2 * max(at_least), 2 * max(at_least)))
     image.load()
@@ -122,10 +122,10 @@ def upright(image: Image.Image, plan: Preprocess, at_least: Size | None = None) 
 
 
 def _load(image: Image.Image, plans: Sequence[Preprocess]) -> tuple[Size, int]:
-    """Decode the pixels: (height, width) of the whole picture, and to which fraction it was read.
+    """Decode the pixels. Return (height, width) of the whole image, and the divisor of its sides.
 
-    A JPEG holds its lower frequencies apart, so where all plans are *fast* it is read to a half,
-    a quarter or an eighth each way, as long as that stays FAST_GAP times larger than resized.
+    If all plans decode *fast*, a JPEG is read at a half, a quarter or an eighth of its sides, but
+    at FAST_GAP times the size to which it is resized.
     """
     full, scale = (image.height, image.width), 1
     if image.format in ("JPEG", "MPO") and all(plan.reduces for plan in plans):
@@ -137,7 +137,7 @@ def _load(image: Image.Image, plans: Sequence[Preprocess]) -> tuple[Size, int]:
         if drafted := image.draft(None, (width, height)):
             scale = round(full[1] / drafted[1][2])
     image.load()
-    if scale == 1:  # an icon and a turned TIFF say their size only now
+    if scale == 1:  # an icon or a turned TIFF shows its size only now
         full = image.height, image.width
     return full, scale
 
@@ -158,7 +158,7 @@ def _pixels(
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
-    """What the EXIF orientation asks for; metadata too damaged to read ask for nothing."""
+    """Return the turn of the EXIF orientation; None where the metadata are damaged."""
     try:
         return _TURNS.get(image.getexif().get(_ORIENTATION, 1))
     except (OSError, SyntaxError, ValueError, KeyError, TypeError, struct.error):
@@ -167,7 +167,7 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
 
 @contextmanager
 def _open(ref: ImageRef, limits: Limits, formats: str) -> Iterator[Image.Image]:
-    """The first frame of an image, its header read."""
+    """Open the first frame of an image and read its header."""
     with open_ref(ref, max_file_bytes(limits.max_pixels)) as file, _quiet_pillow():
         head = file.read(512)
         file.seek(0)
@@ -176,13 +176,13 @@ def _open(ref: ImageRef, limits: Limits, formats: str) -> Iterator[Image.Image]:
             if tiff.is_tiff(image) and (note := tiff.settle(image)):
                 image.info[NOTE] = note
             _check_pixels(image, limits)
-            Image.MAX_IMAGE_PIXELS = limits.max_pixels  # an icon may hold a picture of another size
+            Image.MAX_IMAGE_PIXELS = limits.max_pixels  # an icon may hold an image of another size
             with _quiet_libtiff() if image.format == "TIFF" else nullcontext():
                 yield image
 
 
 def _identified(file: BinaryIO, head: bytes, formats: str) -> Image.Image:
-    """What Pillow finds in a file. Raises ImageError where it finds nothing."""
+    """Open a file with Pillow. Raises ImageError, with a description of a file that is not read."""
     allowed = allowed_formats(formats)
     kind = next((k for magic, k in _MAGIC.items() if head.startswith(magic)), None)
     if is_heif(head) and reads_heif():
@@ -204,13 +204,13 @@ def _identified(file: BinaryIO, head: bytes, formats: str) -> Image.Image:
 
 
 def _unread(file: BinaryIO, kind: str) -> str | None:
-    """What is sound, but has a form that Pillow does not read; None where it is damaged."""
+    """Describe an intact file that Pillow does not read; return None if it is damaged."""
     if kind == "TIFF":
         return tiff.unread(file)
     try:
         file.seek(0)
         Image.OPEN[kind][0](file, b"")
-    except Exception as error:  # whatever it is, it says so again
+    except Exception as error:  # the one that Image.open has hidden
         words = _one_line(error)
         is_sound = words.startswith(("cannot handle", "unable to determine J2K"))
         return f"{kind}: {words}" if is_sound else None
@@ -219,10 +219,10 @@ def _unread(file: BinaryIO, kind: str) -> str | None:
 
 @contextmanager
 def _quiet_libtiff() -> Iterator[None]:
-    """libtiff writes its complaints to descriptor 2 itself, also where no worker has closed it."""
+    """Discard what libtiff writes to descriptor 2, in a process that is not a worker."""
     try:
         saved = os.dup(2)
-    except OSError:  # nobody hears it
+    except OSError:  # it is closed
         yield
         return
     nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
@@ -237,7 +237,7 @@ def _quiet_libtiff() -> Iterator[None]:
 
 @contextmanager
 def _quiet_pillow() -> Iterator[None]:
-    """Our own pixel limit instead of Pillow's, and no warnings about odd metadata, nor its log."""
+    """Turn off Pillow's pixel limit, which is ours, and its warnings and log of odd metadata."""
     saved, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     was_disabled, _PILLOW_TIFF.disabled = _PILLOW_TIFF.disabled, True
     try:

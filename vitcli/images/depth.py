@@ -1,4 +1,4 @@
-"""Pictures of any numbers into 8 bits RGB. What has no black and white to go by is refused."""
+"""Images of any depth into 8-bit RGB; numbers without a known black and white are refused."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from vitcli.records import ErrorType, Preprocess
 GREY16 = "16-bit grey is scaled to 8 bits (--preprocess hf clamps it, as transformers does)"
 GREY12 = "12-bit grey is scaled to 8 bits (v >> 4)"
 DARK = (
-    "an image of 16 bits uses the lowest 12 or fewer alone, and is nearly black: scale it to 16 "
-    "bits if that is not what it shows"
+    "a 16-bit image uses only its lowest 12 bits or fewer, and is nearly black: scale it to 16 "
+    "bits if it should not be"
 )
 UNIT_FLOATS = "floats from 0 to 1 are scaled to 0…255"
-BYTE_FLOATS = "floats from 0 to 255 are cut to whole numbers"
+BYTE_FLOATS = "floats from 0 to 255 are truncated to integers"
 
-_DARKEST = 16  # of 256: what has no value as large is nearly black
+_MIN_BRIGHTEST = 16  # of 256: an image without a value as large is nearly black
 # Formats whose 16-bit grey is unsigned, and those that have it in Pillow's 32-bit mode.
 _SHORT = ("PNG", "PPM", "TIFF", "JPEG2000")
 _SHORT_IN_I = ("PNG", "PPM")
 
 
 def to_rgb(image: Image.Image, plan: Preprocess) -> tuple[Image.Image, str]:
-    """RGB as `convert("RGB")` makes it (palettes looked up, alpha dropped, CMYK inverted), and what
-    a user should know of it. Raises ImageError for numbers without a range.
+    """Convert an image as `convert("RGB")` does, and return it with a note for the user, or "".
 
-    What has more than 8 bits differs. 16-bit greyscale is scaled to 8 bits (v >> 8), where Pillow
-    and with it transformers clamp all but the darkest 1/256 to white; `plan.grey16` chooses.
+    More than 8 bits are the exception. 16-bit grey is scaled to 8 bits (v >> 8), while Pillow and
+    transformers clamp all but the darkest 1/256 to white; `plan.grey16` chooses. Raises ImageError
+    for numbers without a known range.
     """
     mode = image.mode
     if mode == "RGB":
         return image, DARK if _is_dark(image) else ""
-    if mode == "La":  # Pillow has no way from here to RGB
+    if mode == "La":  # Pillow does not convert it to RGB directly
         image = image.convert("LA")
     if mode.startswith("I"):
         _refuse_without_range(image)
@@ -50,20 +50,20 @@ def _grey16(image: Image.Image) -> tuple[Image.Image, str]:
     values = np.clip(np.asarray(image), 0, 65535).astype(np.uint16)
     is_short = tiff.bits_of(image) == 12
     note = GREY12 if is_short else GREY16
-    if not is_short and 0 < values.max(initial=0) < _DARKEST << 8:
+    if not is_short and 0 < values.max(initial=0) < _MIN_BRIGHTEST << 8:
         note = DARK
     return _grey((values >> (4 if is_short else 8)).astype(np.uint8), image), note
 
 
 def _floats(image: Image.Image) -> tuple[Image.Image, str]:
-    """From 0 to 1, or from 0 to 255: what lies between could be either."""
+    """Scale floats that are clearly from 0 to 1 or from 0 to 255; others could be either."""
     values = np.asarray(image)
     if not np.isfinite(values).all():
         raise ImageError(ErrorType.UNREADABLE, "32-bit floats, some of which are not finite")
     low, high = float(values.min(initial=0)), float(values.max(initial=0))
     if low >= 0 and high <= 1:
         return _grey(np.rint(values * 255).astype(np.uint8), image), UNIT_FLOATS
-    if low >= 0 and _DARKEST <= high <= 255:
+    if low >= 0 and _MIN_BRIGHTEST <= high <= 255:
         return _grey(values.astype(np.uint8), image), BYTE_FLOATS
     message = f"32-bit floats from {low:g} to {high:g}: scale them to 0…1 or to 0…255"
     raise ImageError(ErrorType.UNREADABLE, message)
@@ -76,17 +76,17 @@ def _grey(values: NDArray[np.uint8], image: Image.Image) -> Image.Image:
 
 
 def _refuse_without_range(image: Image.Image) -> None:
-    """Pillow's mode I are signed numbers, which mostly have less than 32 bits, of any range."""
+    """Refuse Pillow's mode I, signed numbers of any range, where the format does not tell it."""
     is_short = image.format in (_SHORT if image.mode.startswith("I;16") else _SHORT_IN_I)
     if not is_short:
-        message = f"{image.format} of integers whose black and white nobody knows"
+        message = f"{image.format} of integers without a known black and white"
         raise ImageError(ErrorType.UNREADABLE, f"{message}: convert it to 8 bits")
 
 
 def _is_dark(image: Image.Image) -> bool:
-    """Whether colours of 16 bits use the lowest of them alone."""
+    """Whether a colour image of 16 bits uses only the lowest."""
     if tiff.bits_of(image) != 16:
         return False
     extrema = image.getextrema()
     tops = [top for _, top in extrema if isinstance(top, int)]  # type: ignore[misc]
-    return 0 < max(tops, default=0) < _DARKEST
+    return 0 < max(tops, default=0) < _MIN_BRIGHTEST

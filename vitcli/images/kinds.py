@@ -1,4 +1,4 @@
-"""What a file is that is not read as an image: by its first bytes, and in words."""
+"""Which image formats are read, and what other files are, by their first bytes and suffixes."""
 
 from __future__ import annotations
 
@@ -6,13 +6,32 @@ from collections.abc import Mapping
 from functools import cache
 from importlib.util import find_spec
 
+from PIL import Image
+
 from vitcli.records import ErrorType
 
+# Pillow's format names -> the suffixes that a directory scan takes. MPO is opened as JPEG.
+FORMATS: dict[str, tuple[str, ...]] = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
+    "PNG": (".png", ".apng"),
+    "WEBP": (".webp",),
+    "GIF": (".gif",),
+    "BMP": (".bmp", ".dib"),
+    "DIB": (),
+    "TIFF": (".tif", ".tiff"),
+    "AVIF": (".avif", ".avifs"),
+    "JPEG2000": (".jp2", ".j2k", ".jpf", ".jpx", ".j2c", ".jpc"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
+    "ICO": (".ico",),
+    "TGA": (".tga", ".icb", ".vda", ".vst"),
+}
+# Formats that run other programs, or only name an image, are not opened even with "all".
+NEVER = frozenset({"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG", "PDF", "PALM"})
 HEIF = (".heic", ".heif", ".hif", ".heics", ".heifs")
 HEIF_HINT = "pip install 'vitcli[heif]' reads it"
 EXPORT = "export it as JPEG or PNG"
 
-# Suffix -> what it is and who reads it: for images that a scan passes over.
+# Suffix -> what reads it, for images that a scan does not take.
 UNREAD: Mapping[str, str] = {
     **dict.fromkeys(HEIF, "pip install 'vitcli[heif]'"),
     **dict.fromkeys(
@@ -58,7 +77,7 @@ _PREFIXES: tuple[tuple[bytes, str, str], ...] = (
 
 
 class ImageError(Exception):
-    """Why one image has no pixels."""
+    """The reason why one image has no pixels."""
 
     def __init__(self, type: ErrorType, message: str) -> None:
         super().__init__(message)
@@ -72,8 +91,25 @@ def reads_heif() -> bool:
     return find_spec("pillow_heif") is not None
 
 
+def allowed_formats(formats: str) -> list[str]:
+    """Return the formats that may be opened, as Pillow calls them: "common" ones, or "all"."""
+    Image.init()
+    names = [*Image.OPEN] if formats == "all" else [*FORMATS]
+    return [name for name in names if name in Image.OPEN and name not in NEVER]
+
+
+def suffixes(formats: str) -> frozenset[str]:
+    """Return the lower-case suffixes of the images that a directory scan takes."""
+    heif = HEIF if reads_heif() else ()
+    if formats == "all":
+        names = set(allowed_formats("all"))
+        known = Image.registered_extensions().items()
+        return frozenset(heif).union(s for s, name in known if name in names)
+    return frozenset(suffix for group in (*FORMATS.values(), heif) for suffix in group)
+
+
 def passed_over(counts: Mapping[str, int]) -> str:
-    """How many files of which suffix were not looked at, and who reads them."""
+    """Describe the images that a scan did not take, by suffix, and what reads them."""
     readers: dict[str, list[str]] = {}
     for suffix, count in sorted(counts.items()):
         readers.setdefault(UNREAD[suffix], []).append(f"{count:,} {suffix}")
@@ -84,7 +120,7 @@ def passed_over(counts: Mapping[str, int]) -> str:
 
 
 def unread(head: bytes) -> str | None:
-    """What a file is that nothing here reads, and what to do; None where nobody knows."""
+    """Describe a file that is not read, and what to do; return None for an unknown kind."""
     for prefix, kind, hint in _PREFIXES:
         if head.startswith(prefix):
             return f"{kind}: {hint}"
@@ -99,7 +135,7 @@ def unread(head: bytes) -> str | None:
 
 
 def is_heif(head: bytes) -> bool:
-    """Whether the content is HEIC or another HEIF image, which is not AVIF."""
+    """Whether the content is HEIC or another HEIF image, but not AVIF."""
     brands = _brands(head)
     return not _is_avif(brands) and bool(_HEIF_BRANDS.intersection(brands))
 
@@ -127,7 +163,7 @@ def _is_hevc(brands: tuple[bytes, ...]) -> bool:
 
 
 def _brands(head: bytes) -> tuple[bytes, ...]:
-    """The major brand of an ISO file, and those that it is compatible with."""
+    """Return the major brand of an ISO file, and its compatible brands."""
     if head[4:8] != b"ftyp":
         return ()
     end = min(int.from_bytes(head[:4], "big"), len(head))

@@ -16,7 +16,7 @@ MAX_ENTRY_BYTES = 1 << 20  # paths and URLs are shorter
 def iter_paths(file: str | int, *, null: bool) -> Iterator[str]:
     """Read the paths of a file, or of a descriptor.
 
-    Raises InputError for a list that cannot be read, and for what is not a list.
+    Raises InputError where they cannot be read, or are not a list.
     """
     separator = b"\0" if null else b"\n"
     rest = b""

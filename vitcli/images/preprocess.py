@@ -1,6 +1,6 @@
-"""An RGB image into the uint8 pixels of a model, bit for bit as transformers and timm do it.
+"""RGB images into the uint8 pixels of a model, bit for bit as transformers and timm make them.
 
-Both libraries resize with Pillow on uint8, so the work here is their arithmetic of sizes and
+Both libraries resize with Pillow on uint8, so this module is their arithmetic of sizes and
 offsets: transformers' `image_transforms.py` and `image_processing_backends.py`, timm's
 `data/transforms_factory.py` and `data/transforms.py` with torchvision's `Resize` and `CenterCrop`.
 """
@@ -18,10 +18,10 @@ from vitcli.records import Box, Preprocess, Size
 # A strip of 1 x 50,000 pixels, resized to 224 by its shorter edge, would be 224 x 11 million.
 MAX_RESIZED_PIXELS = 256_000_000
 
-# Where a picture is reduced by whole numbers first, this much is left to the resize.
+# An image that is reduced by whole numbers first stays this many times larger than resized.
 REDUCING_GAP = 4.0
 
-# What makes a tall picture of a wide one.
+# The turns that exchange height and width.
 ACROSS = frozenset(
     {
         Image.Transpose.TRANSPOSE,
@@ -33,7 +33,7 @@ ACROSS = frozenset(
 
 
 def preprocess(image: Image.Image, plan: Preprocess) -> NDArray[np.uint8]:
-    """RGB image -> uint8 (H, W, 3) of `plan.size`. Raises ValueError where a side explodes."""
+    """RGB image -> uint8 (H, W, 3) of `plan.size`. Raises ValueError where a side is too long."""
     if plan.resize is not None:
         height, width = resized_size((image.height, image.width), plan)
         image = image.resize((width, height), _filter(plan))
@@ -41,16 +41,16 @@ def preprocess(image: Image.Image, plan: Preprocess) -> NDArray[np.uint8]:
 
 
 def preprocessed(pixels: NDArray[np.uint8], plan: Preprocess) -> NDArray[np.uint8]:
-    """The same for an array.  (h, w, 3) -> (H, W, 3)"""
+    """Preprocess an array.  (h, w, 3) -> (H, W, 3)"""
     return preprocess(Image.fromarray(pixels), plan).copy()
 
 
 def preprocess_fast(
     image: Image.Image, plan: Preprocess, turn: Image.Transpose | None, full: Size, scale: int
 ) -> NDArray[np.uint8]:
-    """The same, close but not equal: reduce, resize, and only then turn.  -> uint8 (H, W, 3)
+    """Make close, not equal pixels: reduce, resize, and only then turn.  -> uint8 (H, W, 3)
 
-    `image` is as it was stored, (height, width) = `full`, and decoded to one `scale`-th of that.
+    `image` is not turned; it has (height, width) = `full` divided by `scale`.
     """
     height, width = stored_target(full, plan, turn)
     box = (0, 0, full[1] / scale, full[0] / scale)
@@ -59,7 +59,7 @@ def preprocess_fast(
 
 
 def stored_target(full: Size, plan: Preprocess, turn: Image.Transpose | None) -> Size:
-    """The size to which a picture is resized, `full` and this before it is turned upright."""
+    """Return the size after resizing of an image of size `full`, both before it is turned."""
     if turn not in ACROSS:
         return resized_size(full, plan)
     height, width = resized_size((full[1], full[0]), plan)
@@ -67,8 +67,8 @@ def stored_target(full: Size, plan: Preprocess, turn: Image.Transpose | None) ->
 
 
 def seen(size: Size, plan: Preprocess) -> Box:
-    """The part of an upright picture (height, width) that the model's pixels show, as shares of its
-    sides: beyond 0 to 1 where it was padded."""
+    """Return the part of an upright image (height, width) that the model sees, as shares of its
+    sides; it is beyond 0 to 1 where the image was padded."""
     resized = size if plan.resize is None else resized_size(size, plan)
     offsets = [
         _offsets(length, target, plan.crop)
@@ -90,13 +90,13 @@ def _cut(image: Image.Image, plan: Preprocess) -> NDArray[np.uint8]:
 
 
 def resized_size(size: Size, plan: Preprocess) -> Size:
-    """The size after resizing and before the crop.  (height, width) -> (height, width)
+    """Return the size after resizing and before the crop.  (height, width) -> (height, width)
 
-    Raises ValueError where a side explodes.
+    Raises ValueError where a side is too long.
     """
     height, width = _fitted(size, plan)
     if height * width > MAX_RESIZED_PIXELS:
-        raise ValueError(f"a picture of {size[1]}x{size[0]} would be resized to {width}x{height}")
+        raise ValueError(f"an image of {size[1]}x{size[0]} would be resized to {width}x{height}")
     return height, width
 
 
@@ -120,7 +120,7 @@ def _fitted(size: Size, plan: Preprocess) -> Size:
 
 
 def _shortest_capped(size: Size, shortest: int, longest: int) -> Size:
-    """transformers' get_size_with_aspect_ratio: the cap shrinks the shorter edge too."""
+    """Compute transformers' get_size_with_aspect_ratio: the cap shrinks the shorter edge, too."""
     height, width = size
     short, long = float(min(size)), float(max(size))
     edge = float(shortest)
@@ -135,7 +135,7 @@ def _shortest_capped(size: Size, shortest: int, longest: int) -> Size:
 
 
 def _center(image: Image.Image, plan: Preprocess) -> Image.Image:
-    """Cut out the middle `plan.size`, padding a side that is too short."""
+    """Crop the middle `plan.size`, and pad a side that is too short."""
     top, bottom = _offsets(image.height, plan.size[0], plan.crop)
     left, right = _offsets(image.width, plan.size[1], plan.crop)
     if min(top, left) >= 0 and bottom <= image.height and right <= image.width:
@@ -146,10 +146,10 @@ def _center(image: Image.Image, plan: Preprocess) -> Image.Image:
 
 
 def _offsets(length: int, target: int, crop: str) -> tuple[int, int]:
-    """Where the crop begins and ends; a negative begin is padding.
+    """Return the begin and the end of the crop; a negative begin is padding.
 
-    transformers floors the offset; torchvision rounds it half to even when it cuts and floors
-    the padding's share on the first side.
+    transformers floors the offset. torchvision rounds it half to even when it crops, and floors
+    the padding on the first side.
     """
     if crop == "hf":
         begin = (length - target) // 2

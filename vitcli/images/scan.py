@@ -1,4 +1,4 @@
-"""Paths into images: which files of a directory count, and which images are in an archive."""
+"""Paths into images: the files of a directory that count, and the images in an archive."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from vitcli.images.archives import (
     iter_members,
     max_file_bytes,
 )
-from vitcli.images.formats import suffixes
-from vitcli.images.kinds import passed_over
+from vitcli.images.kinds import passed_over, suffixes
 from vitcli.images.members import UnreadableMember
 from vitcli.images.remote import has_many, iter_members_at
 from vitcli.images.system import system_folder
@@ -32,12 +31,12 @@ def _ignore(text: str) -> None: ...
 
 @dataclass(slots=True)
 class Omissions:
-    """What the scans of a run have left out.
+    """Files and folders that the scans of a run have left out.
 
     unlisted: folders and archives that could not be listed, and why.
     skipped: pipes, sockets and devices with the name of an image.
-    system: folders of the operating system or a network drive.
-    unread: the number of images in formats that are not read, by suffix.
+    system: folders of an operating system or a network drive.
+    unread: counts of images in formats that are not read, by suffix.
     """
 
     note: Callable[[str], None] = _ignore
@@ -76,7 +75,7 @@ class Omissions:
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """Which images count: in directories by `suffixes`, in archives by `members`.
+    """The images that count: in directories by `suffixes`, in archives by `members`.
 
     Without `members` archives and tables are files like others. An image that is held in memory
     has at most `max_bytes`. Tables may name files anywhere if `allow_outside`.
@@ -90,7 +89,7 @@ class Scan:
 
     @property
     def silent(self) -> Scan:
-        """The same scan, with omissions of its own that nobody reads."""
+        """The same scan, which records its omissions elsewhere."""
         return replace(self, omissions=Omissions())
 
     @property

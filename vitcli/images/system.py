@@ -1,5 +1,5 @@
-"""Folders that systems and network drives keep for themselves, which hold no photographs of
-anybody: thumbnails, snapshots, what was deleted."""
+"""Folders that systems and network drives keep for themselves: thumbnails, snapshots, deleted
+files."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ SYSTEM = frozenset(
 
 
 def is_system(name: str) -> bool:
-    """Whether a folder of this name is one, in any case. Hidden names are others' business."""
+    """Whether it is the name of such a folder, in upper or lower case."""
     return name.lower() in SYSTEM
 
 
 def system_folder(path: str) -> str | None:
-    """The first such folder on a path, with the path up to it."""
+    """Return the path up to its first such folder, or None."""
     lowered = path.lower().split("/")
     if SYSTEM.isdisjoint(lowered):
         return None

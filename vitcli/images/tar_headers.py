@@ -1,10 +1,9 @@
-"""The headers of a tar, one after the other: those of plain files at a glance, others by tarfile.
+"""The headers of a tar, one after the other: those of plain files by a pattern, others by tarfile.
 
-To read a header takes tarfile more time than all else that is done for an image in the main
-process. Nearly all of them are those of files with ASCII names, and have their numbers in octal;
-before each, a library may have put a pax header with a time in fractions of a second. Such headers
-are recognised as a whole. What differs in any byte, be it another kind, another way to write a
-number, or damage, is left to tarfile.
+tarfile's header parsing costs the main process more than everything else it does for an image.
+Nearly all headers are those of files with ASCII names and octal numbers, perhaps after a pax header
+with a time in fractions of a second. One pattern matches such headers. A header that differs in any
+byte, by its kind, its way to write numbers, or damage, is left to tarfile.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import tarfile
 import zlib
 from typing import BinaryIO
 
-LONGEST = 1 << 20  # bytes; of GNU's long names and of pax
+MAX_HEADER_BYTES = 1 << 20  # of GNU's long names and of pax
 
 _BLOCK = tarfile.BLOCKSIZE
 _EIGHT = rb"(?:[0-7]{7}[\0 ]|[0-7]{6}(?: \0|\0 )|\0{8})"
@@ -29,10 +28,10 @@ _TIME = re.compile(rb"([0-9]{1,3}) (?:mtime|atime|ctime)=-?[0-9]+(?:\.[0-9]+)?\n
 
 
 class TarHeaders:
-    """The headers of one file, from its current place. `descriptor` is that of a plain tar, None
-    where it can only be read from front to back. Raises what tarfile raises.
+    """The headers of a file from its current place. Raises what tarfile raises.
 
-    `offset` is where the next header is expected, `last` what tarfile has read last.
+    `descriptor` is None for a stream, which cannot seek. `offset` is where the next header is
+    expected, `last` the bytes that tarfile has read last.
     """
 
     def __init__(self, file: BinaryIO, descriptor: int | None) -> None:
@@ -54,35 +53,35 @@ class TarHeaders:
         return self._file.last
 
     def next(self) -> tarfile.TarInfo | None:
-        """None at the end, and at what is no header, other than the first."""
+        """Return the next header, or None at the end and where there is no header."""
         tar = self._tar
         if self._has_begun and self._descriptor is not None and not tar.pax_headers:
             blocks = os.pread(self._descriptor, 3 * _BLOCK, tar.offset)
-            if (info := _at_a_glance(blocks, tar.offset)) is not None:
+            if (info := _by_pattern(blocks, tar.offset)) is not None:
                 tar.offset = info.offset_data + -(-info.size // _BLOCK) * _BLOCK
                 return info
-        self._has_begun = True  # to open it, tarfile has read the first one
+        self._has_begun = True  # tarfile has read the first one, to open the file
         info = tar.next()
         tar.members.clear()  # type: ignore[attr-defined]  # it keeps all of them
         return info
 
 
 class _Headers:
-    """What tarfile reads, which is headers alone: none may be so long as to fill the memory."""
+    """The file that tarfile reads headers from, of which none may fill the memory."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.seek, self.tell, self._file = file.seek, file.tell, file
         self.last = b""
 
     def read(self, size: int) -> bytes:
-        if not 0 <= size <= LONGEST:
+        if not 0 <= size <= MAX_HEADER_BYTES:
             raise tarfile.ReadError(f"a header of {size} bytes")
         self.last = self._file.read(size)
         return self.last
 
 
-def _at_a_glance(blocks: bytes, offset: int) -> tarfile.TarInfo | None:
-    """The plain file whose header begins the blocks, which are from `offset` of the tar."""
+def _by_pattern(blocks: bytes, offset: int) -> tarfile.TarInfo | None:
+    """Parse the header of a plain file in three blocks, which are at `offset` of the tar."""
     block = blocks[:_BLOCK]
     if (found := _plain(block)) is None:
         return None
@@ -102,7 +101,7 @@ def _at_a_glance(blocks: bytes, offset: int) -> tarfile.TarInfo | None:
 
 
 def _plain(block: bytes) -> tuple[bytes, int] | None:
-    """The kind and the size that a header tells, where it is as headers are written today."""
+    """Return the kind and the size in a header that the pattern matches."""
     found = _HEADER.match(block)
     if found is None or len(block) != _BLOCK or not block.isascii():
         return None
@@ -115,7 +114,7 @@ def _plain(block: bytes) -> tuple[bytes, int] | None:
 
 
 def _is_times_alone(block: bytes, size: int) -> bool:
-    """Whether a pax header says nothing but when the file was changed and read."""
+    """Whether a pax header holds only times."""
     at = 0
     while (record := _TIME.match(block, at)) and len(record[0]) == int(record[1]):
         at = record.end()

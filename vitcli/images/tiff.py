@@ -1,5 +1,5 @@
-"""TIFFs as their tags describe them: the page that is the picture, what Pillow takes for something
-else mended, and what nothing here reads refused in words.
+"""TIFFs by their tags: choose the page with the image, correct what Pillow misreads, and describe
+the TIFFs that are not read.
 
 The tags are those of TIFF 6.0 (https://www.itu.int/itudoc/itu-t/com16/tiff-fx/docs/tiff6.pdf).
 """
@@ -15,14 +15,14 @@ from vitcli.images.kinds import EXPORT, ImageError
 from vitcli.records import ErrorType
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-SHALLOW_PALETTE = "a TIFF has a colour map of 8-bit values: they are taken as they are"
+SHALLOW_PALETTE = "a TIFF has a colour map of 8-bit values, which are taken unchanged"
 
 _PART = 254  # NewSubfileType: 1 a smaller version of another page, 4 a mask
 _BITS, _COMPRESSION, _PHOTOMETRIC = 258, 259, 262
 _SAMPLES, _PLANES, _COLOR_MAP, _SUB_IFDS, _FORMAT = 277, 284, 320, 330, 339
 _SUBSAMPLING, _DNG = 530, 50706
 _RGB, _YCBCR = 2, 6
-_MOST_PAGES = 100  # that are looked at for one that is not a thumbnail
+_MAX_PAGES = 100  # that are searched for one that is not a thumbnail
 _KINDS = {1: "unsigned integers", 2: "signed integers", 3: "floats", 5: "complex", 6: "complex"}
 _COLORS = {0: "white is 0", 1: "grey", 2: "RGB", 3: "palette", 5: "CMYK", 6: "YCbCr", 8: "Lab"}
 _MOSAIC = (32803, 34892)  # the colour filter of a sensor, and its linear values
@@ -33,18 +33,20 @@ def is_tiff(image: Image.Image) -> TypeGuard[TiffImageFile]:
 
 
 def is_white_zero(image: Image.Image) -> bool:
-    """Whether the darkest value is the brightest grey, and Pillow leaves it so: beyond 8 bits."""
+    """Whether 0 is white and Pillow does not invert it: it does up to 8 bits."""
     return is_tiff(image) and image.tag_v2.get(_PHOTOMETRIC) == 0 and image.mode[0] in "IF"
 
 
 def bits_of(image: Image.Image) -> int:
-    """Bits of a sample, as a TIFF says it; 0 for other images."""
+    """Return the bits of a sample of a TIFF; 0 for other images."""
     return _numbers(image.tag_v2, _BITS, 1)[0] if is_tiff(image) else 0
 
 
 def settle(image: TiffImageFile) -> str:
-    """Go to the page that is the picture, and have it read as it was meant: what a user should
-    know of that. Raises ImageError for numbers that have no black and white to go by."""
+    """Go to the page with the image, and correct how Pillow reads it. Return a note for the user.
+
+    Raises ImageError for numbers without a known black and white.
+    """
     _to_the_picture(image)
     tags = image.tag_v2
     if _DNG in tags:
@@ -66,7 +68,7 @@ def settle(image: TiffImageFile) -> str:
 
 
 def unread(file: BinaryIO) -> str | None:
-    """What a TIFF holds that Pillow does not read; None where it is damaged."""
+    """Describe a TIFF that Pillow does not read; return None where it is damaged."""
     reason: Exception | None = None
     try:
         file.seek(0)
@@ -83,17 +85,17 @@ def unread(file: BinaryIO) -> str | None:
             or _numbers(tags, _COMPRESSION, 1)[0] not in TiffImagePlugin.COMPRESSION_INFO
         ) and all(1 <= bits <= 64 for bits in _numbers(tags, _BITS, 1))
         return _described(tags) if is_sound else None
-    except Exception:  # of tags that make no sense Pillow raises a dozen kinds
+    except Exception:  # Pillow raises a dozen kinds for damaged tags
         return None
 
 
 def _to_the_picture(image: TiffImageFile) -> None:
-    """The first page that is neither a smaller version of another nor a mask, if there is one."""
+    """Go to the first page that is neither a smaller version of another nor a mask."""
     if not _is_part(image.tag_v2):
         return
     has_more = _SUB_IFDS in image.tag_v2
     try:
-        for page in range(1, _MOST_PAGES):
+        for page in range(1, _MAX_PAGES):
             image.seek(page)
             if not _is_part(image.tag_v2):
                 return
@@ -110,7 +112,7 @@ def _is_part(tags: ImageFileDirectory_v2) -> bool:
 
 
 def _read_planes(image: TiffImageFile, bits: int) -> None:
-    """Pillow reads planes as if each sample had a byte."""
+    """Have separate planes of 16 bits read as such: Pillow reads them as bytes."""
     if image.mode not in ("RGB", "RGBA", "CMYK", "LAB") or (bits == 16 and image.mode[:3] != "RGB"):
         raise _refused(image.tag_v2, "in separate planes")
     if bits == 16:
@@ -128,7 +130,7 @@ def _deep(args: object, order: str) -> tuple[object, ...]:
 
 
 def _read_palette(image: TiffImageFile) -> str:
-    """As libtiff does: a colour map without a value above 255 has 8 bits, whatever TIFF says."""
+    """Take a colour map without a value above 255 as 8 bits, like libtiff, not the standard."""
     colors = _numbers(image.tag_v2, _COLOR_MAP, 0)
     if not 0 < max(colors) < 256:
         return ""
@@ -142,7 +144,7 @@ def _refused(tags: ImageFileDirectory_v2, more: str = "") -> ImageError:
 
 
 def _described(tags: ImageFileDirectory_v2) -> str:
-    """`TIFF of 13 bands of 8-bit unsigned integers (grey)`."""
+    """Return, for example, "TIFF of 13 bands of 8-bit unsigned integers (grey)"."""
     bits, kinds = _numbers(tags, _BITS, 1), _numbers(tags, _FORMAT, 1)
     bands = _numbers(tags, _SAMPLES, 1)[0]
     color = _numbers(tags, _PHOTOMETRIC, 0)[0]

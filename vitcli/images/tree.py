@@ -1,4 +1,4 @@
-"""The files of a directory tree, in the order of their whole paths, and holding little of it."""
+"""A directory tree into the paths of its files, in the order of whole paths, in little memory."""
 
 from __future__ import annotations
 
@@ -16,43 +16,43 @@ from vitcli.images.system import is_system
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """What a pattern has between two slashes. `**` may stand for no name, and for many."""
+    """The part of a pattern between two slashes. `**` matches any number of names, also none."""
 
     match: Callable[[bytes], object]
     repeats: bool
     may_be_missing: bool
-    name: bytes | None = None  # of the one that it matches
+    name: bytes | None = None  # the only one that it matches
 
     @classmethod
     def of(cls, text: str) -> _Part:
         visible = "" if text.startswith(".") else r"(?!\.)"
         match = re.compile(os.fsencode(visible + fnmatch.translate(text))).match
         name = None if glob.has_magic(text) else os.fsencode(text)
-        return cls(match, text == "**", text in ("**", ""), name)  # "" stands behind a last slash
+        return cls(match, text == "**", text in ("**", ""), name)  # "" follows a last slash
 
 
-Places = frozenset[int]  # of the parts that the next name may match; behind the last: scanned
+Places = frozenset[int]  # the parts that the next name may match; after the last: a scan
 
 
 @dataclass(frozen=True, slots=True)
 class _Level:
-    """A folder on the way down, and the names in it that are still to come."""
+    """A folder on the way down, and the names in it that were not visited yet."""
 
-    prefix: bytes  # of its paths, up to and with the slash
+    prefix: bytes  # of its paths, with the slash
     places: Places
     identity: tuple[int, int]
     names: Iterator[bytes]
 
 
 def _in_order(names: Iterator[bytes]) -> Iterator[bytes]:
-    """Sorted; each is given up when it has had its turn."""
+    """Sort the names; each is released when it was visited."""
     waiting = sorted(names, reverse=True)
     while waiting:
         yield waiting.pop()
 
 
 def _folders_last(names: Iterator[bytes]) -> Iterator[bytes]:
-    """As they come; no name is held but those of folders."""
+    """Return files as they are listed, then folders; only the names of folders are held."""
     folders = []
     for name in names:
         if name.endswith(b"/"):
@@ -64,11 +64,11 @@ def _folders_last(names: Iterator[bytes]) -> Iterator[bytes]:
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """What `parts` match below `prefix`, and the images below each folder that they match.
+    """The files that `parts` match below `prefix`, and the images below the folders they match.
 
-    With `/` behind the names of folders, the sorted names of each folder give the order of the
-    whole paths. So nothing is held but the names in the folders on the way down: as bytes, about
-    60 of them for each name still to come.
+    The names of each folder are sorted, with `/` after those of folders, which gives the order of
+    whole paths. So memory holds only the names in the folders on the way down, about 60 bytes for
+    each.
     """
 
     prefix: bytes
@@ -82,14 +82,14 @@ class Tree:
 
     @classmethod
     def matching(cls, pattern: str, scan: Scan) -> Tree:
-        """`photos/*/a.jpg` is `*` and `a.jpg` below `photos/`."""
+        """Split a pattern: `photos/*/a.jpg` is `*` and `a.jpg` below `photos/`."""
         texts = pattern.split("/")
         plain = next(i for i, text in enumerate(texts) if glob.has_magic(text))
         prefix = "".join(text + "/" for text in texts[:plain])
         return cls(os.fsencode(prefix), tuple(map(_Part.of, texts[plain:])), scan)
 
     def walk(self) -> Iterator[str]:
-        """The paths. A folder that is on its own path already is not entered again."""
+        """List the paths. A folder that is already on its own path is not entered again."""
         levels = self._entered(self.prefix, {0})
         while levels:
             level = levels[-1]
@@ -112,7 +112,7 @@ class Tree:
     def _entered(
         self, prefix: bytes, places: Collection[int], above: Collection[_Level] = ()
     ) -> list[_Level]:
-        """The level of a folder, or none where it cannot be read or is one of those above."""
+        """Return the level of a folder; nothing if it cannot be read or is one of those above."""
         try:
             here = os.stat(prefix or b".")
         except OSError as error:
@@ -132,7 +132,7 @@ class Tree:
         return [_Level(prefix, frozenset(ahead), identity, names)]
 
     def _names(self, prefix: bytes, places: Places) -> Iterator[bytes]:
-        """What is wanted of one folder, as the system lists it; `/` behind folders."""
+        """List the names of a folder that may lead to a file, with `/` after folders."""
         try:
             with os.scandir(prefix or b".") as entries:
                 for entry in entries:
@@ -151,7 +151,7 @@ class Tree:
             self._unlisted(prefix, error)
 
     def _below(self, places: Places, name: bytes) -> set[int]:
-        """Where the pattern stands in a folder of this name."""
+        """Return the places of the pattern within a folder of this name."""
         end = len(self.parts)
         below = {end} if end in places and not name.startswith(b".") else set()
         for place in places - {end}:
@@ -161,11 +161,11 @@ class Tree:
         return below
 
     def _names_it(self, places: Places, name: bytes) -> bool:
-        """Whether the pattern spells a folder's name."""
+        """Whether the pattern names a folder without wildcards."""
         return any(self.parts[place].name == name for place in places if place < len(self.parts))
 
     def _takes(self, places: Places, prefix: bytes, entry: os.DirEntry[bytes]) -> bool:
-        """Whether a file is named by the last part, or is an image in a folder that is scanned."""
+        """Whether the last part matches a file, or it is an image in a scanned folder."""
         name, end = entry.name, len(self.parts)
         if end and end - 1 in places and self.parts[-1].match(name):
             return True
@@ -197,7 +197,7 @@ def _is_dir(entry: os.DirEntry[bytes]) -> bool:
 
 
 def _is_candidate(entry: os.DirEntry[bytes]) -> bool:
-    """A regular file, or a link to nowhere, which deserves a row. Never a FIFO or a device."""
+    """Whether it is a regular file, or a broken link, which has a row; not a FIFO or a device."""
     try:
         return entry.is_file() or not os.path.exists(entry)
     except OSError:

@@ -1,4 +1,4 @@
-"""Whether a path that a table names stays within the folder of that table."""
+"""Whether a path in a table stays within the folder of the table."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from vitcli.stores import is_remote
 
 
 def is_within(path: str, folder: str) -> bool:
-    """Whether `path` lies below `folder`, links and `..` followed. A URL lies below another one
-    that its whole beginning spells, and never below a local folder."""
+    """Whether `path` lies below `folder`, with links and `..` followed. A URL lies below another
+    URL if it begins with it, and never below a local folder."""
     if is_remote(folder):
         base = folder.rstrip("/") + "/"
         return path.startswith(base) and not _climbs(path.removeprefix(base))
@@ -20,7 +20,7 @@ def is_within(path: str, folder: str) -> bool:
 
 
 def _real(path: str) -> str:
-    """As os.path.realpath; the folders of a long table are looked at once."""
+    """Return os.path.realpath of a path; the links of each folder are followed once."""
     folder, name = os.path.split(path)
     if name in ("", ".", "..") or os.path.islink(path):
         return os.path.realpath(path)

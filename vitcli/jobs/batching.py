@@ -1,4 +1,4 @@
-"""How many images the network takes at once, where the run is to find that out."""
+"""The batch size that a run finds by itself: `--batch-size auto`."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from collections.abc import Callable, Sequence
 from vitcli.pipeline import Forward
 from vitcli.records import Batch, Row
 
-FIRST, MOST = 16, 1024
-GAIN = 1.05  # of images a second: less is not worth the memory
+FIRST_SIZE, MAX_SIZE = 16, 1024
+MIN_GAIN = 1.05  # in images a second: less is not worth the memory
 
 
 class GrowingBatch:
-    """A batch size that doubles as long as more images a second come of it, then stays the best.
+    """A batch size that doubles as long as that is faster, and then stays at the fastest.
 
-    Of each size the first batch warms up and the second is timed; the network alone counts, not
-    the images that it waits for.
+    The first batch of each size warms up and the second is timed. Only the time of the network
+    counts, not that of waiting for images.
     """
 
     def __init__(self, note: Callable[[str], None], clock: Callable[[], float] = time.monotonic):
-        self.size = FIRST
+        self.size = FIRST_SIZE
         self._note = note
         self._clock = clock
-        self._best = (0.0, FIRST)  # images a second, at which size
+        self._best = (0.0, FIRST_SIZE)  # images a second, and the size
         self._is_warm = self._is_settled = False
 
     def __call__(self) -> int:
-        """The size of the next batch."""
+        """Return the size of the next batch."""
         return self.size
 
     def timed(self, forward: Forward) -> Forward:
-        """The same function from a batch to its rows, from which the size learns."""
+        """Return the function that also measures its time, which decides the size."""
 
         def observed(batch: Batch) -> Sequence[Row]:
             before = self._clock()
@@ -42,15 +42,17 @@ class GrowingBatch:
         return observed
 
     def _observe(self, images: int, seconds: float) -> None:
-        if self._is_settled or images <= self.size // 2:  # of an earlier size, or most have failed
+        if (
+            self._is_settled or images <= self.size // 2
+        ):  # it had an earlier size, or most images failed
             return
         if not self._is_warm:
             self._is_warm = True
             return
         rate, (best, size) = images / max(seconds, 1e-9), self._best
-        if rate >= GAIN * best:
+        if rate >= MIN_GAIN * best:
             best, size = self._best = rate, self.size
-            if self.size < MOST:
+            if self.size < MAX_SIZE:
                 self.size, self._is_warm = 2 * self.size, False
                 return
         self.size, self._is_settled = size, True

@@ -1,8 +1,7 @@
-"""Pictures of what was computed, made by processes beside the one that computes.
+"""Results drawn over images and encoded as files, by worker processes.
 
-The photograph is read again there, in its own size: the pixels that the model has seen are too few,
-and a batch of whole photographs would be too much to keep. A worker answers with the bytes of the
-files. This module is what it imports: no torch.
+A worker reads the image again, in its own size: the model's pixels are too few, and a batch of
+whole images takes too much memory. It returns the bytes of the files. It imports no torch.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import numpy as np
 
 from vitcli.errors import UsageError
 from vitcli.images.decode import Picture, attempt, upright
-from vitcli.images.workers import Decoded
+from vitcli.images.job import Decoded
 from vitcli.records import ImageRef, Limits, Maps, Preprocess, Sample, Size
 from vitcli.render.heat import FileFormat, encoded, fitted
 from vitcli.render.styles import CELL, THUMBNAIL, Style, draw, preview, thumbnail
@@ -23,15 +22,15 @@ from vitcli.runs.shard import Resuming
 
 
 def check_page(html: Path | None, resuming: Resuming) -> None:
-    """Raises UsageError for a part of a page: parts cannot be merged."""
+    """Raise UsageError for a page of a shard: pages cannot be merged."""
     if html is not None and resuming.shard is not None:
         raise UsageError("a page is made of all images", "leave out --shard or --html")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What is to be drawn of one image: maps, what stands below them, and the room of a preview,
-    (height, width), if there is to be one."""
+    """What to draw for one image: maps, the texts below them, and the size (height, width) of a
+    preview, if any."""
 
     maps: tuple[Maps, ...] = ()
     caption: str = ""
@@ -41,7 +40,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drawing:
-    """What is drawn of every image of a run: pictures in a style, a thumbnail, or both."""
+    """A job that draws maps in a style, a thumbnail, or both."""
 
     plan: Preprocess
     limits: Limits
@@ -51,8 +50,8 @@ class Drawing:
     has_thumbnail: bool = False
 
     def __call__(self, ref: ImageRef, *more: Any) -> Decoded:
-        """The files as arrays of bytes: the pictures, the thumbnail (empty where there is none),
-        and the pixels of the preview (likewise)."""
+        """Return arrays: the bytes of each drawing, those of the thumbnail, and the pixels of the
+        preview; the last two may be empty."""
         request: Request = more[0]
 
         def drawn(image: Picture) -> Sample:
@@ -73,7 +72,7 @@ class Drawing:
         return attempt(ref, self.limits, self.formats, drawn)
 
     def _at_least(self, full: tuple[int, int], request: Request) -> Size | None:
-        """The size of the photo that is needed, where that is not its own."""
+        """Return the size at which the image is needed; None for its own size."""
         sizes = [THUMBNAIL] * self.has_thumbnail + [max(request.preview or (0,))]
         if self.style is not None and request.maps:
             size = self.style.size or (CELL if self.style.name == "grid" else None)

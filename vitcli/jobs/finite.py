@@ -1,4 +1,4 @@
-"""Results that are no numbers: an image whose result holds NaN or infinity has failed."""
+"""NaN and infinity in results: an image whose result has them counts as failed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ R = TypeVar("R", bound=Row)
 
 
 def are_finite(*results: Tensor) -> list[bool]:
-    """For each image of a batch, whether all of its results are numbers.  (B, ...) each"""
+    """Whether all results of each image of a batch are finite.  (B, ...) each"""
     if all(bool(found.isfinite().all()) for found in results):
         return [True] * len(results[0])
     each = [found.isfinite().flatten(1).all(dim=1).tolist() for found in results]
@@ -23,7 +23,7 @@ def are_finite(*results: Tensor) -> list[bool]:
 
 
 def overflow(running: Running) -> str:
-    """Why there may be no numbers, and what to do."""
+    """The message for such an image: the likely cause, and what to do."""
     what = "the model gives NaN or infinity for it"
     if running.quantize is not None:
         return f"{what}: leave out --quantize {running.quantize}"
@@ -33,7 +33,7 @@ def overflow(running: Running) -> str:
 
 
 def with_failures(rows: Sequence[R], good: Sequence[bool], why: str) -> list[R | Failure]:
-    """The rows, and a failure in the place of each one that is not good."""
+    """Replace each row that is not good by a failure."""
     return [
         row if is_good else Failure(row.ref, ErrorType.NOT_FINITE, why)
         for row, is_good in zip(rows, good, strict=True)

@@ -1,4 +1,4 @@
-"""A model as the options of a command ask for it, and what is told of it beside its rows."""
+"""A model loaded with a command's options, and its description for the meta file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from vitcli.checkpoints.resolve import Checkpoint
 from vitcli.jobs.job import ModelOptions
 
-if TYPE_CHECKING:  # it imports torch, for which a run with nothing to do does not wait
+if TYPE_CHECKING:  # imports torch, which a run with nothing to do does not need
     from vitcli.checkpoints.load import Model
 
 
@@ -20,7 +20,7 @@ def load_model(
     keep_grid: bool = False,
     keep_decoder: bool = False,
 ) -> Model:
-    """Load with the options of the command line; `note` hears what a user should know."""
+    """Load a model with the options of the command line, and pass its notes to `note`."""
     from vitcli.checkpoints.load import load
 
     model = load(
@@ -45,7 +45,7 @@ def load_model(
 
 
 def describe_model(model: Model) -> dict[str, object]:
-    """What the meta file says of the model."""
+    """The description of the model in the meta file."""
     return {
         "model": model.spec,
         "revision": model.revision,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
+from itertools import chain
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, TypeAlias
@@ -15,10 +16,10 @@ from vitcli import pipeline
 from vitcli.checkpoints.resolve import Checkpoint, resolve
 from vitcli.engines import check_engine
 from vitcli.errors import InputError, Interrupted, WriteError, printable
+from vitcli.images.job import DecodeJob
 from vitcli.images.loader import iter_batches
 from vitcli.images.scan import Omissions
 from vitcli.images.sources import FoundSource
-from vitcli.images.workers import DecodeJob
 from vitcli.interrupts import interrupts
 from vitcli.jobs.apart import check_run
 from vitcli.jobs.batching import GrowingBatch
@@ -95,7 +96,7 @@ class Run:
     def engine(self, model: Model, output: engines.Output) -> Engine:
         """Open the engine that runs the model: torch, or the one of the options."""
         from vitcli.checkpoints.engines import open_engine
-        from vitcli.models.engine import ThriftyEngine, TorchEngine
+        from vitcli.models.engine import SplittingEngine, TorchEngine
 
         running, note = self.running, self.watcher.note
         if running.engine == "torch":
@@ -103,7 +104,7 @@ class Run:
         else:
             chosen = running.engine, running.dtype, running.quantize
             engine = open_engine(model, output, *chosen, note)
-        return ThriftyEngine(engine, note, shares_ranges=running.quantize is not None)
+        return SplittingEngine(engine, note, shares_ranges=running.quantize is not None)
 
     def into(self, sink: Sink, work: Ready, takes: Callable[[Row], bool] | None = None) -> Summary:
         """Run, and write all rows, or those that `takes` accepts, to a sink. Such a run cannot be
@@ -170,13 +171,21 @@ class Run:
             return record.is_stale
 
     def _pump(self, work: Ready, refs: Iterable[ImageRef], sink: Sink) -> None:
-        job = DecodeJob(work.plans, self.inputs.limits, self.inputs.formats)
         self.watcher.listing(self.listing.count)
+        refs = iter(refs)
+        if (first := next(refs, None)) is None:
+            return  # without torch
+        from vitcli.images.stream import loaded
+        from vitcli.models.prepare import choose_device
+
+        device = choose_device(self.running.device if self.running.engine == "torch" else "cpu")
+        job = DecodeJob(work.plans, self.inputs.limits, self.inputs.formats)
         size, forward = self._batching(work.forward)
+        refs = chain((first,), refs)
         workers, note = self.running.workers, self.watcher.note
         batches = iter_batches(refs, job, size, workers, note, keeps_data=work.reads_again)
         with closing(batches):
-            pipeline.run(batches, forward, sink, self._on_progress, self.progress)
+            pipeline.run(loaded(batches, device), forward, sink, self._on_progress, self.progress)
 
     def _batching(self, forward: pipeline.Forward) -> tuple[Callable[[], int], pipeline.Forward]:
         """The function that returns the size of the next batch, and the one that runs it."""

@@ -1,4 +1,4 @@
-"""How many images may fail before a run is not worth going on with."""
+"""The number of images that may fail before a run stops."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from vitcli.errors import TooManyErrors, UsageError, printable
 from vitcli.records import Failure, Progress
 
-ENOUGH = 100  # images, before a share of them means something
+MIN_FOR_SHARE = 100  # images
 
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
     """The run stops when more than `count` images have failed, or more than `percent` of them.
 
-    The share is looked at from the hundredth image on, and at the end. `None` is no limit.
+    The percentage is checked from the hundredth image on, and at the end. `None` is no limit.
     """
 
     count: int | None = None
@@ -22,7 +22,7 @@ class Tolerance:
 
     @classmethod
     def parse(cls, text: str) -> Tolerance:
-        """`20` or `2.5%`."""
+        """Read `20` or `2.5%`."""
         number = text.strip().removesuffix("%")
         is_share = number != text.strip()
         try:
@@ -34,13 +34,13 @@ class Tolerance:
         return limit
 
     def check(self, progress: Progress, *, is_last: bool = False) -> None:
-        """Raise TooManyErrors where the limit is passed. What was written stays."""
+        """Raise TooManyErrors if the limit is exceeded. Rows that are written stay."""
         failed, seen = progress.failed, progress.seen
         if self.count is not None and failed > self.count:
-            limit = f"--max-errors {self.count:,}" if self.count else "and none may"
+            limit = f"--max-errors {self.count:,}" if self.count else "and none is allowed"
         elif (
             self.percent is not None
-            and (is_last or seen >= ENOUGH)
+            and (is_last or seen >= MIN_FOR_SHARE)
             and failed * 100 > self.percent * seen
         ):
             limit = f"--max-errors {self.percent:g}%"
@@ -53,6 +53,6 @@ class Tolerance:
 
 
 def _example(progress: Progress) -> str:
-    """The first failure of the kind that there is most of."""
+    """The first failure of the most frequent kind."""
     most: tuple[int, Failure] = max(progress.kinds.values(), key=lambda kind: kind[0])
     return f"{most[1].type}: {printable(most[1].ref.path)}: {most[1].message}"

@@ -1,9 +1,9 @@
 """Normalised pixels into maps of where a network looks: one value for each patch.
 
-A map is a row of weights over all tokens, of which the patches are kept; what falls on class,
-distillation and register tokens is left out. Whose row it is, is the query: the class token; where
-there is none the mean over all patches; or one patch. SigLIP's attention pooling has a query of its
-own, and counts as a layer behind the last block.
+A map is a row of weights over all tokens, with the class, distillation and register tokens left
+out. The row belongs to the query: the class token, one patch or, in a model without a class token,
+the mean of all patches. SigLIP's attention pooling has a query of its own, and counts as a layer
+after the last block.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ Heads: TypeAlias = Fusion | Literal["all"] | int
 
 @dataclass(frozen=True, slots=True)
 class AttentionMaps:
-    """Maps by layer, (B, n, h, w) each with one map for each head, or one of all; and the logits
-    where they were wanted, (B, K)."""
+    """Maps by layer, (B, n, h, w), one for each head or one for all; and the logits, (B, K), if
+    they were wanted."""
 
     maps: dict[int, Tensor]
     logits: Tensor | None = None
@@ -44,11 +44,11 @@ def raw(
     *,
     wants_logits: bool = False,
 ) -> AttentionMaps:
-    """The attention of the asked layers, as they are: blocks of a ViT, stages of a Swin (their last
-    blocks), and behind the last the attention pooling.  (B, C, H, W) -> AttentionMaps
+    """The raw attention of `layers`: blocks of a ViT, stages of a Swin (their last blocks), and
+    after the last block the attention pooling.  (B, C, H, W) -> AttentionMaps
 
     `points` (B, 2) are queries: places in the image, down and to the right, from 0 to 1. Only the
-    asked rows of the asked layers are computed, and of the network what comes before them.
+    rows of the queries are computed, and only the part of the network before the last layer.
     """
     depth = network.config.depth
     end = depth if wants_logits else max(layers) - 1
@@ -74,11 +74,11 @@ def rollout(
     discard: float = 0.0,
     wants_logits: bool = False,
 ) -> AttentionMaps:
-    """The attention of blocks 1 to each asked layer, multiplied.  (B, C, H, W) -> AttentionMaps
+    """The product of the attention of blocks 1 to each layer.  (B, C, H, W) -> AttentionMaps
 
-    Abnar & Zuidema, arXiv 2005.00928. Of each block the heads are fused, the `discard` share of
-    smallest weights is set to 0, the residual is added, and rows are normalised: they sum to 1,
-    over all tokens. One matrix is held, whatever the depth.
+    Abnar & Zuidema, arXiv 2005.00928. In each block the heads are fused, the smallest weights (the
+    share `discard`) are set to 0, the identity is added for the residual, and rows are normalised
+    to sum to 1 over all tokens. Only one matrix is kept, whatever the depth.
     """
     depth, prefix = network.config.depth, network.config.num_prefix
     end = depth if wants_logits else min(max(layers) - 1, depth)
@@ -114,8 +114,8 @@ def similarity(
     *,
     wants_logits: bool = False,
 ) -> AttentionMaps:
-    """The cosine of each patch with the query, in the output of each asked layer after the final
-    norm.  (B, C, H, W) -> AttentionMaps"""
+    """The cosine similarity of each patch and the query, in the output of each layer after the
+    final norm.  (B, C, H, W) -> AttentionMaps"""
     wanted = {*layers, *(network.head_layers if wants_logits else ())}
     states = network.hidden_states(pixels, sorted(wanted))
     maps = {}
@@ -138,11 +138,11 @@ def relevance(network: Network, pixels: Tensor, classes: Tensor | None = None) -
 
     Chefer et al., ICCV 2021, arXiv 2103.15679. `classes` is (B,); None takes the best class.
 
-    In each block the weights are multiplied by the gradient of the class with respect to them, what
-    is negative is dropped, the mean of the heads is taken and the residual added; the product over
-    all blocks, in the row of what the head reads, is the map. The row is taken from the last block
-    to the first, and each block is computed again when it is its turn: the weights of one are held
-    at a time. A merge of a Swin hands on a quarter of the relevance to each of its four patches.
+    In each block the weights are multiplied by the gradient of the class with respect to them,
+    negative values are set to 0, heads are averaged, and the identity is added for the residual.
+    The map is the row of the head's input in the product over all blocks. It is computed from the
+    last block to the first, and each block is computed again in its turn, so only one block's
+    weights are in memory. A merge of a Swin gives each of its four patches a quarter.
     """
     if isinstance(network, SwinTransformer):
         return _relevance_of_stages(network, pixels, classes)
@@ -178,7 +178,7 @@ def relevance(network: Network, pixels: Tensor, classes: Tensor | None = None) -
 def _relevance_of_stages(
     network: SwinTransformer, pixels: Tensor, classes: Tensor | None
 ) -> AttentionMaps:
-    """As `relevance`: rows are cut into windows as the tokens are."""
+    """`relevance` for a Swin, where rows are cut into windows as the tokens are."""
     with torch.no_grad():
         states = [Tokens(t.x, 0, t.grid) for t in network.walk(pixels)]
     depth = network.config.depth
@@ -211,12 +211,13 @@ def _relevance_of_stages(
 
 
 def has_class_token(network: Network) -> bool:
-    """Whether the query that stands for the whole image is a token of its own."""
+    """Whether a token represents the whole image, and can be the query."""
     return isinstance(network, VisionTransformer) and network.config.class_token
 
 
 def fused(maps: Tensor, heads: Heads) -> Tensor:
-    """One of all heads, one head by its number from 1, or all.  (B, A, ...) -> (B, 1 or A, ...)"""
+    """Fuse the heads, pick one by its number from 1, or keep all.  (B, A, ...) -> (B, 1 or A,
+    ...)"""
     match heads:
         case "all":
             return maps
@@ -231,7 +232,7 @@ def fused(maps: Tensor, heads: Heads) -> Tensor:
 
 
 def _looks(network: Network, layer: int, before: Tokens, points: Tensor | None) -> Tensor:
-    """The query's row in each head of a layer, from what enters it.  -> (B, A, h, w)"""
+    """The query's row in each head of a layer, from the layer's input.  -> (B, A, h, w)"""
     if isinstance(network, SwinTransformer):
         weights, windows = network.stage_weights(layer, before)
         row = torch.full_like(before.x[..., 0], 1 / before.x.shape[1])
@@ -250,7 +251,7 @@ def _looks(network: Network, layer: int, before: Tokens, points: Tensor | None) 
 
 
 def _rows(network: VisionTransformer, tokens: Tokens, points: Tensor | None) -> Tensor | None:
-    """Which row is the query's, (B,); None for the mean of all patches."""
+    """The number of the query's row, (B,); None for the mean of all patches."""
     if points is not None:
         return tokens.num_prefix + _index(points, tokens.grid)
     if network.config.class_token:
@@ -259,7 +260,7 @@ def _rows(network: VisionTransformer, tokens: Tokens, points: Tensor | None) -> 
 
 
 def _head_row(network: VisionTransformer, x: Tensor) -> Tensor:
-    """The shares of the tokens in what the head reads.  (B, N, D) -> (B, N)"""
+    """The share of each token in the input of the head.  (B, N, D) -> (B, N)"""
     config = network.config
     row = torch.zeros_like(x[..., 0])
     if "mean" in config.pool:
@@ -278,28 +279,28 @@ def _pooling(network: VisionTransformer, last: Tokens) -> Tensor:
 
 
 def _through(row: Tensor, weights: Tensor, windows: Windows) -> Tensor:
-    """A row over all patches times the weights of its windows: (B, h*w), (B, n, A, N, N) ->
-    (B, A, h*w)"""
+    """Multiply a row over all patches by the weights of its windows.
+    (B, h*w), (B, n, A, N, N) -> (B, A, h*w)"""
     cut = windows.cut(row[..., None])[:, :, None, None, :, 0]  # (B, n, 1, 1, N)
     looked = (cut @ weights)[:, :, :, 0].transpose(2, 3)  # (B, n, N, A)
     return windows.joined(looked).transpose(1, 2)
 
 
 def _handed_on(row: Tensor, merged: Size, grid: Size) -> Tensor:
-    """What a merge has made one is four again, a quarter each.  (B, h'*w') -> (B, h*w)"""
+    """Divide each merged patch's value among its four patches.  (B, h'*w') -> (B, h*w)"""
     spread = (row / 4).reshape(-1, *merged).repeat_interleave(2, 1).repeat_interleave(2, 2)
     return spread[:, : grid[0], : grid[1]].flatten(1)
 
 
 def _discarded(weights: Tensor, share: float) -> Tensor:
-    """The smallest weights of each image set to 0.  (B, N, N) -> (B, N, N)"""
+    """Set the smallest weights of each image to 0.  (B, N, N) -> (B, N, N)"""
     flat = weights.flatten(1)
     smallest = flat.topk(int(flat.shape[1] * share), largest=False).indices
     return flat.scatter(1, smallest, 0.0).view_as(weights)
 
 
 def _with_residual(weights: Tensor) -> Tensor:
-    """What goes past the block added to it; rows sum to 1.  (B, N, N) -> (B, N, N)"""
+    """Add the identity for the residual, and normalise the rows.  (B, N, N) -> (B, N, N)"""
     added = weights + torch.eye(weights.shape[-1], device=weights.device)
     return added / added.sum(dim=-1, keepdim=True)
 
@@ -311,7 +312,7 @@ def _gradients(logits: Tensor, classes: Tensor | None, of: Sequence[Tensor]) -> 
 
 
 def _positive(weights: Tensor, gradients: Tensor) -> Tensor:
-    """What raises the class, the mean of the heads.  (..., A, N, N) -> (..., N, N)"""
+    """The mean of the heads' positive contributions to the class.  (..., A, N, N) -> (..., N, N)"""
     return (weights.detach() * gradients).clamp(min=0).mean(dim=-3)
 
 
@@ -320,7 +321,7 @@ def _leaf(x: Tensor) -> Tensor:
 
 
 def _index(points: Tensor, grid: Size) -> Tensor:
-    """The patch that each place falls on.  (B, 2) -> (B,)"""
+    """The number of the patch at each place.  (B, 2) -> (B,)"""
     sides = torch.tensor(grid, device=points.device)
     down, across = (
         (points * sides).long().clamp(min=torch.zeros_like(sides), max=sides - 1).unbind(1)

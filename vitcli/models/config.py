@@ -1,4 +1,4 @@
-"""The sizes and options of a Vision Transformer and of a Swin, checked in sentences."""
+"""The sizes and options of a Vision Transformer and of a Swin; errors are whole sentences."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu"]
 Pool = Literal["cls", "mean", "cls+mean", "map"]
 PosResize = Literal["bicubic", "bicubic-antialias", "bicubic-offset", "bilinear"]
 
-# Far above any published ViT (22 B parameters: width 6144, depth 48); a config that claims more
-# is hostile or damaged, and must be refused before anything is allocated.
+# Far more than any published ViT has (22 B parameters: width 6144, depth 48). A config that claims
+# more is hostile or damaged, and is refused before anything is allocated.
 _LIMITS = {
     "embed_dim": 16_384,
     "depth": 512,
@@ -30,7 +30,7 @@ _MAX_CLASSES = 1_000_000
 
 
 class FieldError(CheckpointError):
-    """A field of a config holds what it cannot hold; `what` says it without the field's name."""
+    """A field of a config has an invalid value; `what` is the error without the field's name."""
 
     def __init__(self, field: str, what: str) -> None:
         super().__init__(f"{field} {what}")
@@ -40,10 +40,10 @@ class FieldError(CheckpointError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ViTConfig:
-    """Everything that shapes a `VisionTransformer`. Nothing is hard-wired to one published size.
+    """Everything that shapes a `VisionTransformer`.
 
-    Prefix tokens come in the order class, distillation, registers. `pos_prefix` says how many of
-    them, from the first, have a row of their own in the position embedding.
+    Prefix tokens come in the order class, distillation, registers. The first `pos_prefix` of them
+    have a row of their own in the position embedding.
     """
 
     image_size: Size
@@ -62,15 +62,15 @@ class ViTConfig:
     pos_prefix: int = 1
     pos_resize: PosResize = "bicubic"
     patch_bias: bool = True
-    pre_norm: bool = False  # a norm before the first block, as CLIP has it
+    pre_norm: bool = False  # a norm before the first block, as in CLIP
     qkv_bias: bool = True
     layer_scale: bool = False
     ffn: Literal["mlp", "swiglu"] = "mlp"
     act: Activation = "gelu"
     pool: Pool = "cls"
     final_norm: Literal["tokens", "pooled"] = "tokens"  # pooled: timm's fc_norm, after pooling
-    head_blocks: int = 1  # how many last blocks' class tokens the head reads, side by side
-    head_norm: bool = True  # False: the classifier reads the last layer unnormed, as HF's CLIP
+    head_blocks: int = 1  # the head reads the class tokens of this many last blocks, concatenated
+    head_norm: bool = True  # False: the classifier reads the last layer unnormed, as in HF's CLIP
     norm_eps: float = 1e-6
     dropout: float = 0.0
     attn_dropout: float = 0.0
@@ -105,7 +105,7 @@ class ViTConfig:
 
     @property
     def grid(self) -> Size:
-        """Patches (h, w) at `image_size`; a remainder smaller than a patch is not seen."""
+        """Patches (h, w) at `image_size`; a remainder smaller than a patch is ignored."""
         return self.image_size[0] // self.patch_size[0], self.image_size[1] // self.patch_size[1]
 
     @property
@@ -115,24 +115,29 @@ class ViTConfig:
 
     @property
     def pooled_dim(self) -> int:
-        """The length of what the head reads: D for each of its blocks, and D more for cls+mean."""
+        """The width of the head's input: D for each of its blocks, and D more for cls+mean."""
         return self.embed_dim * (self.head_blocks + (self.pool == "cls+mean"))
 
+    @property
+    def widest_layer(self) -> int:
+        """The number of values that the widest layer has for one image."""
+        return (self.num_prefix + self.grid[0] * self.grid[1]) * self.hidden_dim
+
     def layer_grid(self, layer: int) -> Size:
-        """Patches (h, w) of a hidden state: the same in all."""
+        """Patches (h, w) of a hidden state: the same for all."""
         return self.grid
 
     def layer_dim(self, layer: int) -> int:
-        """The width of a hidden state: the same in all."""
+        """The width of a hidden state: the same for all."""
         return self.embed_dim
 
     def sizes(self) -> dict[str, object]:
-        """Every field, and what follows from them, for machines."""
+        """Every field, and the sizes that follow from them, for machines."""
         tokens = self.num_prefix + self.grid[0] * self.grid[1]
         return {**asdict(self), "grid": self.grid, "num_tokens": tokens}
 
     def describe(self) -> dict[str, str]:
-        """The sizes and options in words, for people, as many lines as there are things to say."""
+        """The sizes and options in words, for people; one entry for each subject."""
         patches = self.grid[0] * self.grid[1]
         prefix = ["class"] * self.class_token + ["distillation"] * self.dist_token
         prefix += [f"{self.num_registers} registers"] * bool(self.num_registers)
@@ -140,7 +145,7 @@ class ViTConfig:
         pools = {
             "cls": "the class token",
             "mean": "the mean of the patches",
-            "cls+mean": "the class token beside the mean of the patches",
+            "cls+mean": "the class token and the mean of the patches",
             "map": "attention pooling",
         }
         place = "before" if self.final_norm == "tokens" else "after"
@@ -173,18 +178,18 @@ class ViTConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SwinConfig:
-    """Everything that shapes a `SwinTransformer`. The tuples have one entry a stage.
+    """Everything that shapes a `SwinTransformer`. The tuples have one entry for each stage.
 
     Each stage but the last ends in a merge: four neighbouring patches become one of twice the
-    width. `window_rule` says whose word counts where the windows do not fit the grid:
+    width. `window_rule` is the library whose rule applies if the windows do not fit the grid:
 
-    - hf (and Microsoft): one side decides; where the shorter side of the grid is no longer than
-      the window, the window is as long as that side and nothing is shifted. Tokens are padded,
-      then shifted. An image is padded to whole patches.
-    - timm: each side for itself, and a table is made for what its window shrinks to. Tokens are
-      shifted, then padded. What is left of an image beside whole patches is not seen.
+    - hf (and Microsoft): the shorter side of the grid decides. If it is not longer than the window,
+      the window shrinks to it, and nothing is shifted. Tokens are padded, then shifted. An image is
+      padded to whole patches.
+    - timm: each side shrinks on its own, and the table is made for the smaller window. Tokens are
+      shifted, then padded. The rest of an image beyond whole patches is ignored.
 
-    Where the grid is a multiple of the window on both sides the two are the same.
+    If the grid is a multiple of the window on both sides, the two are the same.
     """
 
     image_size: Size
@@ -233,7 +238,7 @@ class SwinConfig:
 
     @property
     def depth(self) -> int:
-        """How many hidden states follow the embedding: one a stage."""
+        """The number of hidden states after the embedding: one for each stage."""
         return len(self.depths)
 
     @property
@@ -243,8 +248,13 @@ class SwinConfig:
 
     @property
     def grid(self) -> Size:
-        """Patches (h, w) that enter the first stage at `image_size`."""
+        """Patches (h, w) of the first stage at `image_size`."""
         return self.grid_of(self.image_size)
+
+    @property
+    def widest_layer(self) -> int:
+        """The number of values that the widest layer has for one image."""
+        return self.grid[0] * self.grid[1] * self.hidden_dims[0]
 
     def grid_of(self, image_size: Size) -> Size:
         """Patches (h, w) of an image."""
@@ -255,24 +265,24 @@ class SwinConfig:
 
     @property
     def tables(self) -> tuple[Size, ...]:
-        """The window (h, w) that each stage's tables of relative positions are made for."""
+        """The window (h, w) that each stage's tables of relative positions are for."""
         if self.window_rule == "hf":
             return self.window_sizes
         return tuple(self.windows(stage, self.layer_grid(stage))[0] for stage in range(self.depth))
 
     def layer_grid(self, layer: int) -> Size:
-        """Patches (h, w) of a hidden state, which is also the grid of the stage after it."""
+        """Patches (h, w) of a hidden state, which is the grid of the next stage."""
         height, width = self.grid
         for _ in range(min(layer, self.depth - 1)):
             height, width = merged((height, width))
         return height, width
 
     def layer_dim(self, layer: int) -> int:
-        """The width of a hidden state: a stage's output is merged already, but the last's."""
+        """The width of a hidden state: every stage's output but the last's is merged already."""
         return self.dims[min(layer, self.depth - 1)]
 
     def windows(self, stage: int, grid: Size) -> tuple[Size, Size]:
-        """The window (h, w) of a stage on this grid, and how far every second block shifts it."""
+        """The window (h, w) of a stage on this grid, and its shift in every second block."""
         window = self.window_sizes[stage]
         if self.window_rule == "timm":
             height, width = (min(g, w) for g, w in zip(grid, window, strict=True))
@@ -283,7 +293,7 @@ class SwinConfig:
         return window, (window[0] // 2, window[1] // 2)
 
     def sizes(self) -> dict[str, object]:
-        """Every field, and what follows from them, for machines."""
+        """Every field, and the sizes that follow from them, for machines."""
         last = self.layer_grid(self.depth)
         return {
             **asdict(self),
@@ -295,7 +305,7 @@ class SwinConfig:
         }
 
     def describe(self) -> dict[str, str]:
-        """The sizes and options in words, for people, as many lines as there are things to say."""
+        """The sizes and options in words, for people; one entry for each subject."""
         stages = range(self.depth)
         grids = [self.layer_grid(stage) for stage in stages]
         plans = [self.windows(stage, grid) for stage, grid in zip(stages, grids, strict=True)]
@@ -325,7 +335,7 @@ Config: TypeAlias = ViTConfig | SwinConfig
 
 
 def merged(grid: Size) -> Size:
-    """The grid after a merge: halved, an odd side padded."""
+    """The grid after a merge: each side halved, rounded up."""
     return (grid[0] + 1) // 2, (grid[1] + 1) // 2
 
 
@@ -338,7 +348,7 @@ def _each(values: Iterable[object]) -> str:
 
 
 def _same(values: Iterable[str]) -> str:
-    """One where all are the same."""
+    """One value if all are the same, else all."""
     listed = list(values)
     return listed[0] if len(set(listed)) == 1 else _each(listed)
 

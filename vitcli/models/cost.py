@@ -1,12 +1,11 @@
-"""What a network costs, from its config alone: parameters, and work for one image.
+"""The cost of a network, from its config alone: parameters, and work for one image.
 
 Multiply-adds are counted once, as the papers count their "FLOPs": ViT-B/16 at 224x224 is 17.6 G.
-Counted: every matrix product, that is the patch projection, q, k, v and output projections, both
+Counted is every matrix product: the patch projection, the q, k, v and output projections, both
 products of attention (query with key, weights with value: 0.7 G of the 17.6), the feed-forward,
-attention pooling, Swin's merges and what pads its windows, and the heads. Not counted, for it is
+attention pooling, Swin's merges and the padding of its windows, and the heads. Not counted, because
 small: biases, norms, softmax, activations, layer scales, additions, resampled position embeddings.
-Who leaves out the products of attention, as some tools do, comes to 16.8 or 16.9 G for the same
-model.
+Tools that leave out the products of attention get 16.8 or 16.9 G for the same model.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from vitcli.models.config import Config, SwinConfig, ViTConfig, merged
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Learned numbers, and multiply-adds for one image at the config's `image_size`."""
+    """The number of parameters, and multiply-adds for one image at the config's `image_size`."""
 
     parameters: int
     multiply_adds: int
@@ -29,12 +28,12 @@ class Cost:
 
 
 def cost(config: Config) -> Cost:
-    """Exact for everything that `network_of` builds."""
+    """The exact cost of any network of `network_of`."""
     return Cost(parameters(config), multiply_adds(config))
 
 
 def parameters(config: Config) -> int:
-    """The length of all parameters together."""
+    """The number of parameters."""
     if isinstance(config, SwinConfig):
         return _swin_parameters(config)
     width, classes = config.embed_dim, config.num_classes
@@ -56,7 +55,7 @@ def parameters(config: Config) -> int:
 
 
 def multiply_adds(config: Config) -> int:
-    """The products of one forward pass with one image."""
+    """The multiply-adds of one forward pass with one image."""
     if isinstance(config, SwinConfig):
         return _swin_multiply_adds(config)
     width, hidden, patches = config.embed_dim, config.hidden_dim, _patches(config)

@@ -1,4 +1,4 @@
-"""What is asked of a network, and what runs it on a batch: torch, or an engine from a file."""
+"""The outputs that commands ask of a network, and the engines that compute them for a batch."""
 
 from __future__ import annotations
 
@@ -7,24 +7,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vitcli.errors import DeviceError
 from vitcli.models.network import Network
+from vitcli.models.normalise import Normalisation
 from vitcli.models.prepare import Prepared
 from vitcli.models.swin import SwinTransformer
 from vitcli.models.vit import Pooling
-from vitcli.records import Preprocess
+from vitcli.records import Pixels, Preprocess
 
 Part = TypeVar("Part")
 
 
 @dataclass(frozen=True, slots=True)
 class Logits:
-    """What `classify` asks for."""
+    """The output for `classify`."""
 
     def __call__(self, network: Network, pixels: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, K)"""
@@ -34,7 +33,7 @@ class Logits:
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """What `embed` asks for: pooled hidden states of these layers."""
+    """The output for `embed`: pooled hidden states of these layers."""
 
     layers: tuple[int, ...]
     pool: Pooling
@@ -47,7 +46,7 @@ class Features:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What `bench` compares: the embedding of an image and its logits, in one pass."""
+    """The output that `bench` compares: an image's embedding and its logits, in one pass."""
 
     def __call__(self, network: Network, pixels: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, D + K), K = 0 without a classifier"""
@@ -69,52 +68,50 @@ Output = Logits | Features | Judged
 class Engine(Protocol):
     """Runs a network on a batch, for one output."""
 
-    def __call__(self, pixels: NDArray[np.uint8]) -> Tensor:
+    def __call__(self, pixels: Pixels) -> Tensor:
         """uint8 (B, H, W, 3) -> fp32 on the CPU, (B, K) or (B, ..., n*D)"""
 
 
 class TorchEngine:
-    """A prepared network as it is."""
+    """Runs a prepared network."""
 
     def __init__(self, prepared: Prepared, output: Output) -> None:
         self._prepared = prepared
         self._output = output
 
-    def __call__(self, pixels: NDArray[np.uint8]) -> Tensor:
+    def __call__(self, pixels: Pixels) -> Tensor:
         """uint8 (B, H, W, 3) -> fp32 on the CPU, (B, ...)"""
         return self._prepared.run(self._output, pixels)
 
 
-class Thrift:
-    """Takes fewer images at once where there is not the memory for all of a batch."""
+class BatchSplitter:
+    """Splits batches that do not fit into memory, and remembers the size that does."""
 
     def __init__(self, note: Callable[[str], None] = lambda text: None) -> None:
         self._note = note
-        self._most: int | None = None
+        self._size: int | None = None
 
     def each(self, work: Callable[[slice], Part], count: int) -> list[Part]:
-        """`work` on as large parts of `count` images as fit, in their order.
-
-        Raises DeviceError where there is not the memory for a single one.
-        """
+        """Call `work` with parts of `count` images, as large as fit, and return its results in
+        order. Raises DeviceError if there is no memory for a single image."""
         done: list[Part] = []
         start = 0
         while start < count:
-            stop = min(count, start + (self._most or count))
+            stop = min(count, start + (self._size or count))
             try:
                 done.append(work(slice(start, stop)))
             except (MemoryError, RuntimeError) as error:
                 if not _is_out_of_memory(error):
                     raise
-                self._most = _half(stop - start, error)
-                self._note(f"not enough memory for {stop - start} images at once: {self._most}")
+                self._size = _half(stop - start, error)
+                self._note(f"not enough memory for {stop - start} images at once: {self._size}")
             else:
                 start = stop
         return done
 
 
-class ThriftyEngine:
-    """An engine that takes as many images at once as there is memory for."""
+class SplittingEngine:
+    """Halves the batches of an engine when memory runs out."""
 
     def __init__(
         self,
@@ -123,15 +120,15 @@ class ThriftyEngine:
         *,
         shares_ranges: bool = False,
     ) -> None:
-        """`shares_ranges`: the images of a batch have one range of int8, so that a single one that
-        overflows takes the others with it: they are then run one by one."""
+        """`shares_ranges`: the images of a batch share one int8 range, so an image that overflows
+        spoils the others; they are then run one by one."""
         self._engine = engine
-        self._thrift = Thrift(note)
+        self._splitter = BatchSplitter(note)
         self._shares_ranges = shares_ranges
 
-    def __call__(self, pixels: NDArray[np.uint8]) -> Tensor:
-        """uint8 (B, H, W, 3) -> fp32 on the CPU, (B, ...). Raises as `Thrift.each` does."""
-        parts = self._thrift.each(lambda part: self._engine(pixels[part]), len(pixels))
+    def __call__(self, pixels: Pixels) -> Tensor:
+        """uint8 (B, H, W, 3) -> fp32 on the CPU, (B, ...). Raises as `BatchSplitter.each` does."""
+        parts = self._splitter.each(lambda part: self._engine(pixels[part]), len(pixels))
         found = parts[0] if len(parts) == 1 else torch.cat(parts)
         if self._shares_ranges and len(pixels) > 1 and not bool(found.isfinite().all()):
             found = torch.cat([self._engine(pixels[i : i + 1]) for i in range(len(pixels))])
@@ -139,7 +136,7 @@ class ThriftyEngine:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """torch has an exception for it on GPUs; elsewhere, as in other engines, words must do."""
+    """torch has an exception for GPUs; on a CPU and in other engines only the message tells."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return re.search("out of memory|allocate memory|bad_alloc", str(error)) is not None
@@ -149,9 +146,9 @@ def _half(images: int, error: Exception) -> int:
     if images > 1:
         return images // 2
     asked = re.search(r"ried to allocate ([\d.]+) (\w+)", str(error))
-    need = f": {asked[1]} {asked[2]} more were asked for" if asked else ""
+    need = f": {asked[1]} {asked[2]} more were needed" if asked else ""
     raise DeviceError(
-        f"there is not the memory for one image{need}",
+        f"there is not enough memory for one image{need}",
         "a smaller --image-size, --dtype bf16 or a smaller model takes less",
     ) from None
 
@@ -159,25 +156,19 @@ def _half(images: int, error: Exception) -> int:
 class Graph(nn.Module):
     """A network with its normalisation, to be exported for another engine.
 
-    It takes the bytes of the pictures, so nothing float is copied on the way to the engine.
+    It takes the bytes of the images, so no floats are copied on the way to the engine.
     """
-
-    mean: Tensor
-    std: Tensor
 
     def __init__(self, network: Network, plan: Preprocess, output: Output) -> None:
         super().__init__()
         self.network = network
         self.output = output
         self.size = plan.size
-        self.scale = 1 / plan.rescale
-        self.register_buffer("mean", torch.tensor(plan.mean).view(3, 1, 1))
-        self.register_buffer("std", torch.tensor(plan.std).view(3, 1, 1))
+        self.normalise = Normalisation(plan)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """uint8 (B, H, W, 3) -> (B, ...)"""
-        x = pixels.permute(0, 3, 1, 2).float()
-        return self.output(self.network, (x / self.scale - self.mean) / self.std)
+        return self.output(self.network, self.normalise(pixels.permute(0, 3, 1, 2)))
 
     @torch.no_grad()
     def traced(self) -> torch.export.ExportedProgram:

@@ -20,7 +20,7 @@ ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
 
 
 class PatchEmbed(nn.Module):
-    """One linear map a patch, as a convolution whose stride is its kernel."""
+    """One linear map of each patch, as a convolution whose stride is its kernel size."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -57,13 +57,13 @@ class Attention(nn.Module):
         return out
 
     def weights(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
-        """How much each token looks at each, or those of `rows` (B, R) do; rows sum to 1.
+        """The attention weights of all tokens, or of the tokens `rows` (B, R); rows sum to 1.
         (B, N, D) -> (B, A, N or R, N)"""
         q, k, _ = self._heads(x)
         return attention_weights(q * q.shape[-1] ** -0.5, k, rows)
 
     def with_weights(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """What `forward` gives, by way of the weights, so that these have gradients.
+        """The result of `forward`, computed from the weights, so that these have gradients.
         (B, N, D) -> (B, N, D), (B, A, N, N)"""
         q, k, v = self._heads(x)
         weights = attention_weights(q * q.shape[-1] ** -0.5, k)
@@ -77,8 +77,8 @@ class Attention(nn.Module):
 
 
 def attention_weights(q: Tensor, k: Tensor, rows: Tensor | None = None) -> Tensor:
-    """The softmax of scaled queries with keys, in fp32; of the queries in `rows` (B, R) alone where
-    those are given.  (B, A, N, d) twice -> (B, A, N or R, N)"""
+    """The softmax of scaled queries with keys, in fp32, for all queries or for `rows` (B, R).
+    (B, A, N, d) twice -> (B, A, N or R, N)"""
     if rows is not None:
         images = torch.arange(len(q), device=q.device)[:, None]
         q = q.transpose(1, 2)[images, rows].transpose(1, 2)  # (B, A, R, d)
@@ -102,7 +102,7 @@ class Mlp(nn.Module):
 
 
 class SwiGLU(nn.Module):
-    """silu(gate) * up, gate in the first half of `fc1` (DINOv2's w12; arXiv 2002.05202)."""
+    """silu(gate) * up; `fc1` has the gate in its first half (DINOv2's w12; arXiv 2002.05202)."""
 
     def __init__(self, dim: int, hidden_dim: int, dropout: float = 0.0) -> None:
         super().__init__()
@@ -118,7 +118,7 @@ class SwiGLU(nn.Module):
 
 
 class LayerScale(nn.Module):
-    """A learned factor a channel (CaiT, arXiv 2103.17239)."""
+    """A learned factor for each channel (CaiT, arXiv 2103.17239)."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -145,7 +145,7 @@ class DropPath(nn.Module):
 
 
 class Block(nn.Module):
-    """A pre-norm transformer block: attention, then feed-forward, each beside a residual."""
+    """A pre-norm transformer block: attention, then feed-forward, each with a residual."""
 
     def __init__(self, config: ViTConfig, drop_path: float) -> None:
         super().__init__()
@@ -168,12 +168,12 @@ class Block(nn.Module):
         return self._joined(x, self.attn(self.norm1(x)))
 
     def weights(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
-        """The weights of its attention.  (B, N, D) -> (B, A, N or R, N)"""
+        """The attention weights.  (B, N, D) -> (B, A, N or R, N)"""
         weights: Tensor = self.attn.weights(self.norm1(x), rows)
         return weights
 
     def with_weights(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """What `forward` gives, by way of the weights.  (B, N, D) -> (B, N, D), (B, A, N, N)"""
+        """The result of `forward`, from the weights.  (B, N, D) -> (B, N, D), (B, A, N, N)"""
         attended, weights = self.attn.with_weights(self.norm1(x))
         return self._joined(x, attended), weights
 
@@ -203,13 +203,12 @@ class AttentionPool(nn.Module):
         return self._pooled(F.scaled_dot_product_attention(q, k, v))
 
     def weights(self, x: Tensor) -> Tensor:
-        """How much the learned query looks at each token; they sum to 1.
-        (B, N, D) -> (B, A, 1, N)"""
+        """The attention weights of the learned query; they sum to 1.  (B, N, D) -> (B, A, 1, N)"""
         q, k, _ = self._heads(x)
         return attention_weights(q * q.shape[-1] ** -0.5, k)
 
     def with_weights(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """What `forward` gives, by way of the weights.  (B, N, D) -> (B, D), (B, A, 1, N)"""
+        """The result of `forward`, from the weights.  (B, N, D) -> (B, D), (B, A, 1, N)"""
         q, k, v = self._heads(x)
         weights = attention_weights(q * q.shape[-1] ** -0.5, k)
         return self._pooled(weights @ v), weights

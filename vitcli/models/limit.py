@@ -1,4 +1,4 @@
-"""How many matrix products a machine does at the most: what no network can outrun on it."""
+"""The rate of large matrix products on a machine: the upper limit for any network on it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from vitcli.models.config import Config
 from vitcli.models.cost import cost
 from vitcli.models.prepare import choose_device, choose_dtype
 
-SIDE = 2048  # on a CPU: its three matrices stay in the caches, and it is large for the overhead
+SIDE = 2048  # on a CPU: large enough to hide the overhead, and the three matrices fit the caches
 SIDE_ON_GPU = 8192
-LEAST = 3  # products, however slow they are
+MIN_PRODUCTS = 3
 
 
 @torch.inference_mode()
@@ -27,32 +27,29 @@ def matmul_flops(
     quantize: Quantize | None = None,
     seconds: float = 0.5,
 ) -> float:
-    """Floating-point (or int8) operations a second of a large product, the best of many in a row.
+    """Return the floating-point (or int8) operations a second of the fastest of several products.
 
-    A multiply-add counts two. Weights are laid out beforehand, as `onednn` does it, and nothing
-    but the product is timed. The first product is not counted. With as many threads as torch has.
+    A multiply-add counts as two. Only the product is timed: weights are packed before, as in
+    `onednn`, and a first product warms up. It uses all of torch's threads.
 
-    Raises DeviceError for a device that is not here, RuntimeError where torch has no such product.
+    Raises DeviceError for a device that this machine lacks, RuntimeError if torch has no such
+    product.
     """
     target = choose_device(device)
-    kind = choose_dtype(dtype, target)
     side = SIDE if target.type == "cpu" else SIDE_ON_GPU
-    product = _product(kind, target, side, quantize)
-    wait = _waiting(target)
-    best, spent, rounds = float("inf"), -1.0, 0
-    while rounds <= LEAST or spent < seconds:
+    product = _product(choose_dtype(dtype, target), target, side, quantize)
+    wait = _synchronise(target)
+    times: list[float] = []
+    while len(times) <= MIN_PRODUCTS or sum(times[1:]) < seconds:
         started = time.perf_counter()
         product()
         wait()
-        took = time.perf_counter() - started
-        if rounds:
-            best, spent = min(best, took), max(spent, 0.0) + took
-        rounds += 1
-    return 2 * side**3 / best
+        times.append(time.perf_counter() - started)
+    return 2 * side**3 / min(times[1:])
 
 
 def share_of_limit(config: Config, images_per_second: float, flops: float) -> float:
-    """What part of `matmul_flops` a network uses that does so many images: 1 is all of it."""
+    """The share of `matmul_flops` that a network uses at a rate of images: 1 is all of it."""
     return 2 * cost(config).multiply_adds * images_per_second / flops
 
 
@@ -70,7 +67,7 @@ def _product(
 
 
 def _bytes_product(side: int) -> Callable[[], Tensor]:
-    """What `onednn.Int8Linear` does, without making bytes of its input."""
+    """The product of `onednn.Int8Linear`, without the quantisation of its input."""
     draw = torch.Generator().manual_seed(0)
     x = torch.randint(0, 255, (side, side), dtype=torch.uint8, generator=draw)
     weight = torch.randint(-127, 127, (side, side), dtype=torch.int8, generator=draw)
@@ -84,8 +81,8 @@ def _bytes_product(side: int) -> Callable[[], Tensor]:
     )
 
 
-def _waiting(device: torch.device) -> Callable[[], None]:
-    """Until the device has done what it was given."""
+def _synchronise(device: torch.device) -> Callable[[], None]:
+    """A function that waits until the device has finished its work."""
     if device.type == "cuda":
         return lambda: torch.cuda.synchronize(device)
     return torch.mps.synchronize if device.type == "mps" else lambda: None

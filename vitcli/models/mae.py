@@ -1,9 +1,9 @@
 """Masked autoencoder (arXiv 2111.06377): the visible patches into the pixels of the hidden ones.
 
-The encoder is a plain ViT that sees the visible patches alone; a small decoder sees its tokens in
-their places, with a mask token where a patch is hidden. As `models_mae.py` of facebookresearch/mae
-and `ViTMAEForPreTraining` of transformers, for images of any shape. A mask is (B, h*w), True where
-a patch is hidden, and hides as many patches of every image.
+The encoder is a plain ViT that sees only the visible patches; a small decoder sees the encoder's
+tokens in their places, and a mask token in the place of each hidden patch. Computes the same as
+`models_mae.py` of facebookresearch/mae and `ViTMAEForPreTraining` of transformers, for images of
+any shape. A mask is (B, h*w), True for hidden patches, and hides the same number in every image.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from vitcli.records import Size
 
 
 def mask_of(noise: Tensor, ratio: float) -> Tensor:
-    """Hide the patches of the highest noise, this share of them.  (B, h*w) -> (B, h*w)"""
+    """Hide the share `ratio` of the patches, those of highest noise.  (B, h*w) -> (B, h*w)"""
     visible = int(noise.shape[1] * (1 - ratio))
     rank: Tensor = noise.argsort(dim=1).argsort(dim=1)
     return rank >= visible
@@ -34,14 +34,14 @@ def patchify(pixels: Tensor, patch: Size) -> Tensor:
 
 
 def unpatchify(patches: Tensor, grid: Size, patch: Size) -> Tensor:
-    """The way back.  (B, h*w, P*P*C) -> (B, C, H, W)"""
+    """The image of the patches' pixels.  (B, h*w, P*P*C) -> (B, C, H, W)"""
     x = patches.reshape(len(patches), *grid, *patch, -1)  # (B, h, w, P, P, C)
     x = x.permute(0, 5, 1, 3, 2, 4)  # (B, C, h, P, w, P)
     return x.reshape(*x.shape[:2], grid[0] * patch[0], grid[1] * patch[1])
 
 
 class MAEDecoder(nn.Module):
-    """The encoder's tokens, and where they belong, into the pixels of every patch."""
+    """Turns the encoder's tokens and their places into the pixels of every patch."""
 
     def __init__(self, encoder: ViTConfig, config: ViTConfig) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class MAEDecoder(nn.Module):
 
 
 class MaskedAutoencoder(EncoderDecoder):
-    """An encoder and a decoder. `norm_pix`: each patch is learned with mean 0 and variance 1."""
+    """An encoder and a decoder. `norm_pix`: the target of each patch has mean 0 and variance 1."""
 
     def __init__(
         self,
@@ -105,8 +105,8 @@ class MaskedAutoencoder(EncoderDecoder):
         return (error * mask).sum() / mask.sum()
 
     def picture(self, pixels: Tensor, prediction: Tensor) -> Tensor:
-        """What is predicted, as pixels. Normed patches take their brightness and contrast from
-        the patches of `pixels`.  (B, C, H, W), (B, h*w, P*P*C) -> (B, C, H, W)"""
+        """The prediction as pixels. With `norm_pix`, patches get the brightness and contrast of
+        `pixels`.  (B, C, H, W), (B, h*w, P*P*C) -> (B, C, H, W)"""
         patch = self.encoder.config.patch_size
         if self.norm_pix:
             mean, deviation = _moments(patchify(pixels, patch))

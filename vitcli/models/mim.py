@@ -1,6 +1,7 @@
 """Masked image modelling (SimMIM, arXiv 2111.09886): a ViT that sees a mask token for every hidden
-patch, and one linear map from each of its tokens to pixels. As `ViTForMaskedImageModeling` of
-transformers, for images of any shape. A mask is (B, h*w), True where a patch is hidden.
+patch, and one linear map from each of its tokens to pixels. Computes the same as
+`ViTForMaskedImageModeling` of transformers, for images of any shape. A mask is (B, h*w), True for
+hidden patches.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from vitcli.models.vit import EncoderDecoder, VisionTransformer
 
 
 class MIMDecoder(nn.Module):
-    """A token of each patch into its pixels: a 1x1 convolution, then the channels spread out."""
+    """Turns each patch's token into pixels: a 1x1 convolution, then a pixel shuffle."""
 
     def __init__(self, encoder: ViTConfig) -> None:
         super().__init__()
@@ -28,14 +29,14 @@ class MIMDecoder(nn.Module):
 
 
 class MaskedImageModel(EncoderDecoder):
-    """An encoder that is told what is hidden, and a decoder."""
+    """An encoder that knows which patches are hidden, and a decoder."""
 
     def __init__(self, encoder: VisionTransformer, decoder: MIMDecoder) -> None:
         super().__init__(encoder)
         self.decoder = decoder
 
     def forward(self, pixels: Tensor, mask: Tensor) -> Tensor:
-        """The predicted picture.  (B, C, H, W), (B, h*w) -> (B, C, H, W)"""
+        """The predicted image.  (B, C, H, W), (B, h*w) -> (B, C, H, W)"""
         encoder, grid = self.encoder, self.encoder.grid_of(pixels)
         patches = encoder.patch_embed(pixels)
         patches = torch.where(mask[..., None], self.decoder.mask_token, patches)
@@ -55,5 +56,5 @@ class MaskedImageModel(EncoderDecoder):
         return error.sum() / (hidden.sum() + 1e-5) / pixels.shape[1]
 
     def picture(self, pixels: Tensor, prediction: Tensor) -> Tensor:
-        """What is predicted, as pixels: the prediction itself.  -> (B, C, H, W)"""
+        """The prediction as pixels: it is pixels already.  -> (B, C, H, W)"""
         return prediction

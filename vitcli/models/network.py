@@ -1,4 +1,4 @@
-"""A config into the network that it describes."""
+"""A config into its network."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ Network: TypeAlias = VisionTransformer | SwinTransformer
 
 @runtime_checkable
 class Layered(Protocol):
-    """A network that says where each parameter or module lies, by its name: timm's `group_matcher`
-    and `no_weight_decay`."""
+    """A network that knows the layer of each parameter or module by its name, as timm's
+    `group_matcher` and `no_weight_decay` do."""
 
     @property
     def num_blocks(self) -> int: ...
 
     def block_of(self, name: str) -> int | None:
-        """The number of the block that holds it, from 1; None outside of the blocks."""
+        """The number of the block that has it, from 1; None outside of the blocks."""
 
     def layer_of(self, name: str) -> int:
-        """0 for what makes the tokens, i for block i, `num_blocks` + 1 for what follows them."""
+        """0 before the blocks, i for block i, `num_blocks` + 1 after the blocks."""
 
     def is_undecayed(self, name: str) -> bool:
-        """Whether weight decay spares it, though it is no vector: a token or a position."""
+        """Whether weight decay leaves it out although it is not a vector: a token or a position."""
 
 
 def network_of(config: Config) -> Network:
-    """Parameters as PyTorch starts them, or on the meta device: they are to be loaded."""
+    """Build a network with PyTorch's initial parameters, or on the meta device."""
     return VisionTransformer(config) if isinstance(config, ViTConfig) else SwinTransformer(config)

@@ -1,10 +1,10 @@
-"""A network into one that computes the same in less time on a CPU, by oneDNN's own products.
+"""A network into one that computes the same in less time on a CPU, with oneDNN kernels.
 
-torch sends an fp32 `Linear` to MKL, which reaches half of oneDNN's rate on some processors, and
-lays the weights out anew for every call; its attention kernel is slow in bf16; and an activation
-reads and writes all that the product before it has just written. Here the weights are laid out
-once, activations are part of the product, and int8 products are there at all. The operators are
-those that `torch.compile` uses, and private: `supports` tries them before anybody relies on them.
+torch sends an fp32 `Linear` to MKL, which is half as fast as oneDNN on some processors, and
+reorders the weights in every call; its attention kernel is slow in bf16; and an activation reads
+and writes everything that the product before it has just written. Here the weights are reordered
+once, activations are part of the product, and int8 products exist. The operators are private ones
+of `torch.compile`: `supports` tries them before they are used.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Act: TypeAlias = Callable[[Tensor], Tensor]
 Product: TypeAlias = Callable[[Tensor, Tensor | None, Act | None], nn.Module]
 
 KEPT = frozenset({"patch_embed", "norm_pre", "attn_pool", "head", "head_dist", "proj"})
-"""What stays fp32 in a network of low precision: its first and last layers, 1 % of the work."""
+"""The layers that stay fp32 in a network of low precision: the first and last, 1 % of the work."""
 
 POST_OPS: dict[Act | None, tuple[str, list[float], str]] = {
     None: ("none", [], ""),
@@ -38,13 +38,13 @@ POST_OPS: dict[Act | None, tuple[str, list[float], str]] = {
 }
 QUICK = 1.702  # quick_gelu(x) = silu(1.702 x) / 1.702
 
-ROWS = 256  # for which the layout of the weights is chosen; it serves 50 and 5,000 as well
+ROWS = 256  # the weights are reordered for this many; the order suits 50 and 5,000 as well
 LAST_BITS = 1.5 * 2**23
 SCORES = 2 << 20  # attention scores at a time: 4 MB in bf16, which stay in the cache
 
 
 class PackedLinear(nn.Module):
-    """`Linear` in `dtype`, with an activation in the same pass."""
+    """`Linear` in `dtype`, with its activation in the same kernel."""
 
     def __init__(
         self, weight: Tensor, bias: Tensor | None, act: Act | None, dtype: torch.dtype
@@ -64,10 +64,11 @@ class PackedLinear(nn.Module):
 
 
 class Int8Linear(nn.Module):
-    """`Linear` of int8 weights, a scale for each output, and 8-bit inputs, a range for each call.
+    """`Linear` with int8 weights, one scale for each output, and 8-bit inputs, one range for each
+    call.
 
-    The product is exact in int32 and leaves in `dtype`. The range is the one that is met, so
-    nothing need be calibrated, and the same batch gives the same numbers in every run.
+    The product is exact in int32, its result in `dtype`. The range is that of the input, so no
+    calibration is needed, and a batch gives the same numbers in every run.
     """
 
     def __init__(
@@ -87,14 +88,19 @@ class Int8Linear(nn.Module):
         """(..., D) -> (..., F)"""
         low, high = (bound.item() for bound in torch.aminmax(x))
         low, high = min(low, 0.0), max(high, 0.0)
-        if not math.isfinite(high - low):  # there is no such range: nothing comes of it
+        if not math.isfinite(high - low):  # NaN or infinity: there is no range
             return torch.full((*x.shape[:-1], len(self.scales)), math.nan, dtype=self.dtype)
         scale = (high - low) / 253 or 1.0
-        zero = 1 + round(-low / scale)  # so that all bytes are 1 to 254, whichever way they round
+        zero = 1 + round(-low / scale)  # all bytes are 1 to 254, however they round
         out: Tensor = torch.ops.onednn.qlinear_pointwise(
             _bytes(x, scale, zero),
             *(scale, zero, self.packed, self.scales, self.zeros, self.bias),
-            *(1.0, 0, self.dtype, *self.post),  # the scale and zero of an 8-bit output: none here
+            *(
+                1.0,
+                0,
+                self.dtype,
+                *self.post,
+            ),  # the scale and zero of an 8-bit output, not used here
         )
         return out
 
@@ -102,11 +108,11 @@ class Int8Linear(nn.Module):
 def _bytes(x: Tensor, scale: float, zero: int) -> Tensor:
     """x / scale + zero, rounded.  (...) -> uint8 (...)
 
-    In an fp32 number as large as LAST_BITS the last bit counts 1: adding rounds, and the lowest
-    byte is the result. It takes a fifth of the time of `round` and `to(uint8)`.
+    In an fp32 number as large as LAST_BITS the last bit is worth 1: adding rounds, and the lowest
+    byte is the result. This takes a fifth of the time of `round` and `to(uint8)`.
     """
     wide = x.float()
-    out = None if wide is x else wide  # a copy of ours may be written over
+    out = None if wide is x else wide  # it may overwrite a copy
     return (
         torch.add(torch.tensor(LAST_BITS + zero), wide, alpha=1 / scale, out=out)
         .view(torch.int32)
@@ -115,7 +121,7 @@ def _bytes(x: Tensor, scale: float, zero: int) -> Tensor:
 
 
 class PackedMlp(nn.Module):
-    """`Mlp` whose activation is part of its first product."""
+    """`Mlp` with the activation in its first product."""
 
     def __init__(self, mlp: Mlp, product: Product) -> None:
         super().__init__()
@@ -132,7 +138,8 @@ class PackedMlp(nn.Module):
 
 
 class BatchedAttention(nn.Module):
-    """`Attention` as two batched products and a softmax, as many heads at once as stay in cache."""
+    """`Attention` as two batched products and a softmax, for as many heads at once as fit the
+    cache."""
 
     def __init__(self, attention: Attention, product: Product) -> None:
         super().__init__()
@@ -140,7 +147,7 @@ class BatchedAttention(nn.Module):
         qkv = copy.deepcopy(attention.qkv)
         dim = qkv.in_features
         for parameter in qkv.parameters():
-            parameter[:dim] *= (dim // self.num_heads) ** -0.5  # of the scores: into the queries
+            parameter[:dim] *= (dim // self.num_heads) ** -0.5  # scales the queries
         self.qkv = product(qkv.weight, qkv.bias, None)
         self.proj = product(attention.proj.weight, attention.proj.bias, None)
 
@@ -153,7 +160,7 @@ class BatchedAttention(nn.Module):
         return out
 
     def weights(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
-        """As `Attention.weights`.  (B, N, D) -> (B, A, N or R, N)"""
+        """See `Attention.weights`.  (B, N, D) -> (B, A, N or R, N)"""
         q, k, _ = self._heads(x).unbind(0)
         return attention_weights(q, k, rows)
 
@@ -165,21 +172,20 @@ class BatchedAttention(nn.Module):
 
 
 def heads_at_once(heads: int, tokens: int) -> Iterator[slice]:
-    """The heads of a batch in turn, as many as have scores that stay in cache."""
+    """Slices of a batch's heads, as many at a time as have scores that fit the cache."""
     some = max(1, SCORES // tokens**2)
     for first in range(0, heads, some):
         yield slice(first, first + some)
 
 
 def softmax_scores(q: Tensor, k: Tensor) -> Tensor:
-    """The attention of scaled queries.  (H, N, d) twice -> (H, N, N)"""
+    """The attention weights of scaled queries.  (H, N, d) twice -> (H, N, N)"""
     scores = q @ k.transpose(1, 2)
     return torch.softmax(scores, dim=-1, out=scores)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """The attention of scaled queries, and what it makes of the values.
-    (H, N, d) three times -> (H, N, d)"""
+    """Attention with scaled queries.  (H, N, d) three times -> (H, N, d)"""
     attended = torch.empty_like(q)
     for part in heads_at_once(len(q), q.shape[1]):
         torch.bmm(softmax_scores(q[part], k[part]), v[part], out=attended[part])
@@ -187,9 +193,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 class BytePatches(nn.Module):
-    """Normalisation and `PatchEmbed` as one product: what is linear is put into the weights.
+    """Normalisation and `PatchEmbed` as one product: both are linear, so the weights combine them.
 
-    Bytes enter as -128 to 127: sums of numbers around zero round less.
+    Bytes enter as -128 to 127: sums of numbers around zero have smaller rounding errors.
     """
 
     def __init__(self, embed: PatchEmbed, plan: Preprocess) -> None:
@@ -216,12 +222,11 @@ class BytePatches(nn.Module):
 def repacked(
     network: Network, plan: Preprocess, dtype: torch.dtype, *, int8: bool = False
 ) -> Network:
-    """The network in oneDNN's hands; the one that is given stays as it is.
+    """A twin of the network that runs on oneDNN kernels; the network itself stays unchanged.
 
-    It takes pixels as bytes (`takes_bytes`) where the image is so many whole patches: what is
-    beside them is cut off or padded by the network, which does so with normalised pixels.
-
-    What is not a product, and what is in KEPT, stays fp32, and so does the residual stream.
+    The twin takes pixels as bytes (`takes_bytes`) if the image is a multiple of the patch: a
+    network cuts off or pads the rest, and needs normalised pixels for that. Layers that are not
+    products, those in KEPT, and the residual stream stay in fp32.
     """
     exact = _product(PackedLinear, torch.float32)
     low = _product(Int8Linear if int8 else PackedLinear, dtype)
@@ -237,7 +242,7 @@ def repacked(
 
 
 def takes_bytes(network: Network) -> bool:
-    """Whether normalisation is part of the network."""
+    """Whether the network takes bytes, and normalises them itself."""
     return isinstance(network.patch_embed, BytePatches)
 
 
@@ -249,7 +254,7 @@ def _twin(module: nn.Module, product: Product, dtype: torch.dtype) -> nn.Module:
             return PackedMlp(module, product)
         case Attention() if dtype != torch.float32:
             return BatchedAttention(module, product)
-    twin = copy.copy(module)  # with its parameters, not with copies of them
+    twin = copy.copy(module)  # it shares its parameters
     twin._modules = {name: _twin(child, product, dtype) for name, child in module.named_children()}
     return twin
 
@@ -261,7 +266,7 @@ def _product(kind: Callable[..., nn.Module], dtype: torch.dtype) -> Product:
 @cache
 @torch.no_grad()
 def supports(dtype: torch.dtype, *, int8: bool = False) -> bool:
-    """Whether this PyTorch has the operators and they do what they should, on this processor."""
+    """Whether this PyTorch has the operators, and they give the right result on this processor."""
     if not torch.backends.cpu.get_cpu_capability().startswith("AVX"):
         return False
     draw = torch.Generator().manual_seed(0)
@@ -276,6 +281,6 @@ def supports(dtype: torch.dtype, *, int8: bool = False) -> bool:
 
 
 def has(*instructions: str) -> bool:
-    """Whether the processor has one of these, such as avx512_vnni."""
-    found: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # of torch 2.10 on
+    """Whether the processor has one of these instruction sets, such as avx512_vnni."""
+    found: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # torch >= 2.10
     return any(found.get(name) for name in instructions)

@@ -1,4 +1,4 @@
-"""What was learned of positions for one grid or window, resampled for another."""
+"""Position embeddings of one grid or window, resampled for another."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def resize_bias_table(table: Tensor, old: Size, new: Size) -> Tensor:
     """Resample a table of relative positions from one window to another, as timm's
     `resize_rel_pos_bias_table` does without SciPy.  ((2h-1)*(2w-1), A) -> ((2h'-1)*(2w'-1), A)
 
-    The old distances are placed so that they spread geometrically over the new ones, close
-    neighbours staying close; between them it is linear.
+    The old distances are spread geometrically over the new ones, so that close neighbours stay
+    close; values between them are interpolated linearly.
     """
     rows, columns = (
         _spread(before, after).to(table.device) for before, after in zip(old, new, strict=True)

@@ -1,5 +1,5 @@
 """A loaded network made ready to run: device, dtype, layout, quantisation, compilation, in this
-order and nowhere else; then uint8 pixels into what is asked of the network."""
+order and nowhere else; then uint8 pixels into its outputs."""
 
 from __future__ import annotations
 
@@ -11,33 +11,34 @@ from functools import cache, cached_property
 from threading import Barrier
 from typing import TypeAlias, TypeVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vitcli.engines import DtypeName, Quantize
 from vitcli.errors import DeviceError
 from vitcli.models import onednn
-from vitcli.models.config import Config, ViTConfig
 from vitcli.models.network import Network
+from vitcli.models.normalise import Normalisation
 from vitcli.processes import rank_of
-from vitcli.records import Preprocess
+from vitcli.records import Pixels, Preprocess
 
 Ask: TypeAlias = Callable[[Network, Tensor], Tensor]
-"""What is wanted of a network for its pixels: the logits, say, or some of its features."""
+"""An output of a network for its pixels: the logits, say, or some of its features."""
 Part = TypeVar("Part")
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-AT_ONCE = 5 << 18  # values in the widest layer: small enough for caches and for malloc to keep
+# In the widest layer of the images that a CPU takes at a time: few enough for its caches, and for
+# malloc to keep the memory.
+MAX_VALUES = 5 << 18
 
 
 class Prepared:
     """A network on its device, and the normalisation that its pixels need.
 
-    `run` is the way to results. `network` is the plain network in the same dtype, for who wants
-    to look inside; it takes what `pixels` makes.
+    Use `run` for results. `network` is the plain network in the run's dtype, for inspection: its
+    input comes from `pixels`. `fast_network` is the network that runs, with input from
+    `fast_input`, and `fp32_network` the plain network in fp32, for gradients.
     """
 
     def __init__(
@@ -47,102 +48,99 @@ class Prepared:
         device: torch.device,
         dtype: torch.dtype,
         *,
-        packed: Network | None = None,
+        on_onednn: Network | None = None,
         compile: bool = False,
     ) -> None:
+        """`on_onednn` is the network's twin on oneDNN kernels, which then runs in its place."""
         self.device = device
         self.dtype = dtype
-        self._given = network
-        self._packed = packed
+        self._loaded = network
+        self._on_onednn = on_onednn
         self._compile = compile
-        self._scale = 1 / plan.rescale  # a division, as torchvision's: 1/255 is not exact
-        self._mean = torch.tensor(plan.mean, device=device).view(3, 1, 1)
-        self._std = torch.tensor(plan.std, device=device).view(3, 1, 1)
+        self._normalise = Normalisation(plan, device)
 
     @cached_property
     def network(self) -> Network:
-        """The caller's own where device and dtype are those it has."""
-        first = next(self._given.parameters())
+        """The plain network; the caller's own if it has this device and dtype already."""
+        first = next(self._loaded.parameters())
         if (first.device, first.dtype) == (self.device, self.dtype) and not self._compile:
-            return self._given
-        network = copy.deepcopy(self._given).to(device=self.device, dtype=self.dtype)
-        if self.device.type == "cuda":  # as the pixels come, and as its convolutions like them
+            return self._loaded
+        network = copy.deepcopy(self._loaded).to(device=self.device, dtype=self.dtype)
+        if self.device.type == "cuda":  # the memory format of the pixels, fast for convolutions
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self._compile:
             compile_layers(network)
         return network
 
-    def pixels(self, batch: NDArray[np.uint8]) -> Tensor:
-        """Normalise in fp32, then cast.  uint8 (B, H, W, 3) -> (B, 3, H, W)
-
-        Equal, bit for bit, to transformers' Pillow backend and to timm's ToTensor + Normalize.
-        """
+    def pixels(self, batch: Pixels) -> Tensor:
+        """Normalise in fp32, then cast.  uint8 (B, H, W, 3) -> (B, 3, H, W)"""
         return self.normalised(batch).to(self.dtype)
 
     @torch.inference_mode()
-    def run(self, ask: Ask, batch: NDArray[np.uint8]) -> Tensor:
-        """What is asked, of a batch of any size, on the CPU in fp32.
+    def run(self, ask: Ask, batch: Pixels) -> Tensor:
+        """The answer for a batch of any size, in fp32 on the CPU.
         uint8 (B, H, W, 3) -> (B, ...)"""
-        network = self.runs
+        network = self.fast_network
 
-        @torch.inference_mode()  # of each thread
-        def asked(part: slice) -> Tensor:
-            return ask(network, self.input_of(batch[part])).float().cpu()
+        @torch.inference_mode()  # it is set for each thread
+        def answer(part: slice) -> Tensor:
+            return ask(network, self.fast_input(batch[part])).float().cpu()
 
-        return torch.cat(self.each(asked, len(batch)))
+        return torch.cat(self.each(answer, len(batch)))
 
     def each(self, work: Callable[[slice], Part], count: int) -> list[Part]:
-        """`work` on every part of a batch of `count` images, in their order.
+        """Call `work` with each part of a batch of `count` images, and return the results in order.
 
-        A CPU takes a few images at a time: what they need stays in its caches, and the memory of
-        one part serves the next. The parts of a batch depend on its size and the model alone.
-        Each is the work of one thread, as long as there are parts for all: threads that share
-        every operation wait for the last of them, the more so where images are decoded meanwhile.
+        A CPU takes a few images at a time: their values stay in its caches, and one part's memory
+        serves the next. The parts depend on the size of the batch and the model alone. If there is
+        a part for every thread, each is the work of one thread: threads that share every operation
+        wait for the slowest of them, most of all while images are decoded.
         """
-        some = _at_once(self._given.config) if self.device.type == "cpu" else count
-        parts = [slice(i, i + some) for i in range(0, count, some)]
+        size = count
+        if self.device.type == "cpu":
+            size = max(1, MAX_VALUES // self._loaded.config.widest_layer)
+        parts = [slice(i, i + size) for i in range(0, count, size)]
         threads = torch.get_num_threads()
         if self.device.type != "cpu" or not 1 < threads <= len(parts):
             return list(map(work, parts))
         return list(_single_threads(threads).map(work, parts))
 
     @property
-    def runs(self) -> Network:
-        """The network that runs: oneDNN's twin of it, or `network` itself. It takes what `input_of`
-        makes, and has no gradients."""
-        return self.network if self._packed is None else self._packed
+    def fast_network(self) -> Network:
+        """The network that runs: the twin on oneDNN kernels, or `network`. It has no gradients."""
+        return self.network if self._on_onednn is None else self._on_onednn
 
-    def input_of(self, batch: NDArray[np.uint8]) -> Tensor:
-        """What the network that runs takes.  uint8 (B, H, W, 3) -> (B, 3, H, W)"""
-        if self._packed is None:
+    def fast_input(self, batch: Pixels) -> Tensor:
+        """The input of `fast_network`.  uint8 (B, H, W, 3) -> (B, 3, H, W)"""
+        if self._on_onednn is None:
             return self.pixels(batch)
-        if onednn.takes_bytes(self._packed):
+        if onednn.takes_bytes(self._on_onednn):
             return self._moved(batch)
         return self.normalised(batch)
 
     @cached_property
-    def exact(self) -> Network:
+    def fp32_network(self) -> Network:
         """The plain network in fp32 on its device, for gradients."""
-        first = next(self._given.parameters())
+        first = next(self._loaded.parameters())
         if (first.device, first.dtype) == (self.device, torch.float32):
-            return self._given
-        return copy.deepcopy(self._given).to(device=self.device, dtype=torch.float32)
+            return self._loaded
+        return copy.deepcopy(self._loaded).to(device=self.device, dtype=torch.float32)
 
-    def normalised(self, batch: NDArray[np.uint8]) -> Tensor:
-        """In fp32, whatever the dtype of the network.  uint8 (B, H, W, 3) -> (B, 3, H, W)"""
-        x = self._moved(batch).float()
-        return x.div_(self._scale).sub_(self._mean).div_(self._std)
+    def normalised(self, batch: Pixels) -> Tensor:
+        """Normalise in fp32, whatever the network's dtype.  uint8 (B, H, W, 3) -> (B, 3, H, W)"""
+        found: Tensor = self._normalise(self._moved(batch))
+        return found
 
-    def _moved(self, batch: NDArray[np.uint8]) -> Tensor:
+    def _moved(self, batch: Pixels) -> Tensor:
         """uint8 (B, H, W, 3) -> uint8 (B, 3, H, W) on the device, channels last in memory"""
-        x = torch.from_numpy(batch)
-        if self.device.type == "cuda":
+        x = torch.as_tensor(batch)
+        if self.device.type == "cuda" and x.device.type == "cpu":
             x = x.pin_memory()
         return x.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
 
 
 def compile_layers(network: nn.Module) -> None:
-    """Compile each layer of its lists of layers: they are alike, and one compilation serves all."""
+    """Compile each layer of the network's lists: they are alike, so one compilation serves all."""
     for layers in network.children():
         if isinstance(layers, nn.ModuleList):
             for layer in layers:
@@ -159,20 +157,22 @@ def prepare(
     compile: bool = False,
     note: Callable[[str], None] = lambda text: None,
 ) -> Prepared:
-    """Raises DeviceError for what this machine or this PyTorch does not have; `note` hears what
-    was asked for in vain."""
+    """Make a network ready to run; `note` is told which options have no effect.
+
+    Raises DeviceError for a device, dtype or kernel that this machine or PyTorch does not have.
+    """
     target = choose_device(device)
     kind = choose_dtype(dtype, target)
-    if quantize or _packs(target, kind, note):
-        packed = _packed(network, plan, target, kind, quantize, note)
+    if quantize or _uses_onednn(target, kind, note):
+        twin = _on_onednn(network, plan, target, kind, quantize, note)
         if compile:
-            note("--compile: on this CPU the network is made of oneDNN's products, as it would be")
-        return Prepared(network, plan, target, kind, packed=packed)
+            note("--compile has no effect: on this CPU the network already runs on oneDNN kernels")
+        return Prepared(network, plan, target, kind, on_onednn=twin)
     return Prepared(network, plan, target, kind, compile=compile and can_compile(target, note))
 
 
-def _packs(device: torch.device, dtype: torch.dtype, note: Callable[[str], None]) -> bool:
-    """Whether the network runs on oneDNN's products."""
+def _uses_onednn(device: torch.device, dtype: torch.dtype, note: Callable[[str], None]) -> bool:
+    """Whether the network runs on oneDNN kernels."""
     if device.type != "cpu":
         return False
     native = {torch.bfloat16: ("avx512_bf16", "amx_bf16", "bf16"), torch.float16: ("avx512_fp16",)}
@@ -182,12 +182,12 @@ def _packs(device: torch.device, dtype: torch.dtype, note: Callable[[str], None]
     if dtype == torch.float16:
         return False
     if not onednn.supports(dtype):
-        note("this PyTorch or CPU lacks oneDNN's products: the run is slower than it could be")
+        note("this PyTorch or CPU lacks the oneDNN kernels: the run is slower than it could be")
         return False
     return True
 
 
-def _packed(
+def _on_onednn(
     network: Network,
     plan: Preprocess,
     device: torch.device,
@@ -205,7 +205,7 @@ def _packed(
         )
     if not onednn.supports(between, int8=True):
         raise DeviceError(
-            f"PyTorch {torch.__version__} has no int8 products for this CPU",
+            f"PyTorch {torch.__version__} has no int8 kernels for this CPU",
             "leave out --quantize int8",
         )
     if not onednn.has("avx512_vnni", "avx_vnni", "amx_int8"):
@@ -214,27 +214,24 @@ def _packed(
 
 
 def can_compile(device: torch.device, note: Callable[[str], None]) -> bool:
-    """Whether `torch.compile` finds what it needs, such as a C++ compiler: tried on a trifle."""
+    """Whether `torch.compile` works here (it needs a C++ compiler), tried on a tiny function."""
     try:
         torch.compile(lambda x: x + 1)(torch.zeros(8, device=device))
     except RuntimeError as error:
-        note(f"--compile cannot be done here, and the run goes on without: {_first_line(error)}")
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        note(f"--compile cannot be done here, and the run goes on without: {reason}")
         return False
     return True
 
 
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
-
-
 @cache
 def _single_threads(count: int) -> ThreadPoolExecutor:
-    """Threads in each of which torch works alone; what it does elsewhere stays as it is."""
+    """Threads that each run torch on one thread; elsewhere torch keeps its number of threads."""
     threads = ThreadPoolExecutor(count, "network")
     all_are_there = Barrier(count)
 
     def alone(_: int) -> None:
-        torch.set_num_threads(1)  # of this thread, and of those to come
+        torch.set_num_threads(1)  # for this thread, and for threads started later
         all_are_there.wait()
 
     list(threads.map(alone, range(count)))
@@ -242,16 +239,9 @@ def _single_threads(count: int) -> ThreadPoolExecutor:
     return threads
 
 
-def _at_once(config: Config) -> int:
-    """Images that a CPU takes together."""
-    tokens = config.grid[0] * config.grid[1]
-    if isinstance(config, ViTConfig):
-        return max(1, AT_ONCE // ((config.num_prefix + tokens) * config.hidden_dim))
-    return max(1, AT_ONCE // (tokens * config.hidden_dims[0]))
-
-
 def choose_device(name: str) -> torch.device:
-    """auto: CUDA, else Apple's MPS, else the CPU; under torchrun each process has its own CUDA."""
+    """Choose a device; "auto" is CUDA, else Apple's MPS, else the CPU. Under torchrun each process
+    gets a CUDA device of its own."""
     has_cuda, has_mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if name == "auto":
         name = "cuda" if has_cuda else "mps" if has_mps else "cpu"
@@ -271,7 +261,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_dtype(name: DtypeName, device: torch.device) -> torch.dtype:
-    """auto: half precision where the device is made for it, fp32 on a CPU."""
+    """Choose a dtype; "auto" is half precision on a GPU, fp32 on a CPU."""
     if name == "auto":
         name = {"cuda": "fp16", "mps": "fp16"}.get(device.type, "fp32")  # type: ignore[assignment]
     return DTYPES[name]

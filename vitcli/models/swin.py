@@ -1,10 +1,10 @@
 """The Swin Transformer: normalised pixels into tokens of four resolutions, an embedding, or logits.
 
 arXiv 2103.14030. Attention stays within windows; every second block shifts them by half, so that
-neighbours meet. A merge between stages makes one patch of four. The numbers are those of
-transformers' `modeling_swin.py` or of timm's `swin_transformer.py`, which part ways where the
-windows do not fit the grid: `SwinConfig.window_rule` says whose they are.
-Parameter names are timm's, but a merge belongs to the stage that it ends, as in transformers.
+neighbouring windows are connected. A merge between stages makes one patch of four. The results are
+those of transformers' `modeling_swin.py` or timm's `swin_transformer.py`, which differ if the
+windows do not fit the grid (`SwinConfig.window_rule`). Parameter names are timm's, but a merge
+belongs to the stage before it, as in transformers.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ class WindowAttention(nn.Module):
         return projected
 
     def weights(self, x: Tensor, windows: Windows) -> Tensor:
-        """How much each token looks at each of its window; rows sum to 1.
+        """The attention weights within each window; rows sum to 1.
         (B, n, N, D) -> (B, n, A, N, N)"""
         return self._looked(x, windows)[0]
 
     def with_weights(self, x: Tensor, windows: Windows) -> tuple[Tensor, Tensor]:
-        """What `forward` gives, by way of the weights, so that these have gradients.
+        """The result of `forward`, computed from the weights, so that these have gradients.
         (B, n, N, D) -> (B, n, N, D), (B, n, A, N, N)"""
         weights, v = self._looked(x, windows)
         return self.proj((weights @ v).transpose(2, 3).reshape(x.shape)), weights
@@ -71,7 +71,7 @@ class WindowAttention(nn.Module):
         return weights.view(*images, *weights.shape[1:]), v.reshape(*images, *v.shape[1:])
 
     def _heads(self, x: Tensor, windows: Windows) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """q, k, v: (B*n, A, N, d), and what is added to the scores: (1 or B*n, A, N, N)"""
+        """q, k, v: (B*n, A, N, d), and the bias of the scores: (1 or B*n, A, N, N)"""
         qkv: Tensor = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # (B, n, N, 3, A, d)
         q, k, v = qkv.permute(3, 0, 1, 4, 2, 5).flatten(1, 2).unbind(0)
         bias = self.bias(windows.size)
@@ -82,15 +82,15 @@ class WindowAttention(nn.Module):
 
     @torch.no_grad()
     def fit(self, window: Size) -> None:
-        """Make the table one for this window."""
+        """Resample the table for this window."""
         if window != self.window:
             table = resize_bias_table(self.relative_position_bias_table, self.window, window)
             self.relative_position_bias_table = nn.Parameter(table)
             self.window = window
 
     def bias(self, window: Size) -> Tensor:
-        """What is added to the scores of a window, which may be smaller than the table's: then
-        timm resamples the table, and otherwise its inner part serves.  (1, A, N, N)"""
+        """The bias of the scores of a window. For a window smaller than the table's, timm resamples
+        the table; otherwise its inner part is taken.  (1, A, N, N)"""
         table: Tensor = self.relative_position_bias_table
         of = self.window
         if self.is_resampled and window != of:
@@ -105,7 +105,7 @@ class WindowAttention(nn.Module):
 
 
 class SwinBlock(nn.Module):
-    """A pre-norm block: attention within windows, then feed-forward, each beside a residual."""
+    """A pre-norm block: attention within windows, then feed-forward, each with a residual."""
 
     def __init__(self, config: SwinConfig, stage: int, drop_path: float) -> None:
         super().__init__()
@@ -122,11 +122,11 @@ class SwinBlock(nn.Module):
         return self._joined(x, self.attn(windows.cut(self.norm1(x)), windows), windows)
 
     def weights(self, x: Tensor, windows: Windows) -> Tensor:
-        """The weights of its attention.  (B, h*w, D) -> (B, n, A, N, N)"""
+        """The attention weights.  (B, h*w, D) -> (B, n, A, N, N)"""
         return self.attn.weights(windows.cut(self.norm1(x)), windows)
 
     def with_weights(self, x: Tensor, windows: Windows) -> tuple[Tensor, Tensor]:
-        """What `forward` gives, by way of the weights.
+        """The result of `forward`, computed from the weights.
         (B, h*w, D) -> (B, h*w, D), (B, n, A, N, N)"""
         attended, weights = self.attn.with_weights(windows.cut(self.norm1(x)), windows)
         return self._joined(x, attended, windows), weights
@@ -138,7 +138,8 @@ class SwinBlock(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """Four neighbouring patches become one of twice the width; an odd side is padded with zeros."""
+    """Merges four neighbouring patches into one of twice the width; odd sides get a row of
+    zeros."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -154,7 +155,8 @@ class PatchMerging(nn.Module):
 
 
 class Stage(nn.Module):
-    """Blocks on one grid, every second with shifted windows; then a merge, but for the last."""
+    """Blocks on one grid, every second with shifted windows; then, but in the last stage, a
+    merge."""
 
     def __init__(self, config: SwinConfig, stage: int, drop_path: Sequence[float]) -> None:
         super().__init__()
@@ -170,7 +172,7 @@ class Stage(nn.Module):
         return x if self.is_last else self.downsample(x, windows[0].grid)
 
     def last_block(self, x: Tensor, windows: tuple[Windows, Windows]) -> tuple[SwinBlock, Tensor]:
-        """The last block and what enters it.  (B, h*w, D) -> (B, h*w, D)"""
+        """The last block and its input.  (B, h*w, D) -> (B, h*w, D)"""
         *earlier, last = self.blocks
         assert isinstance(last, SwinBlock)
         for number, block in enumerate(earlier):
@@ -181,8 +183,8 @@ class Stage(nn.Module):
 class SwinTransformer(nn.Module):
     """A Swin with the methods of `VisionTransformer`. It has no prefix tokens.
 
-    Layers count as transformers' `hidden_states` of Swin: 0 is the embedding, i the output of
-    stage i, merged already but for the last stage, whose output has the width and the grid of
+    Layers are numbered as transformers' `hidden_states` of Swin: 0 is the embedding, i the output
+    of stage i after its merge. The last stage has no merge, so its output has the width and grid of
     the layer before it.
     """
 
@@ -206,20 +208,20 @@ class SwinTransformer(nn.Module):
 
     @property
     def num_blocks(self) -> int:
-        """How many blocks all stages have together."""
+        """The number of blocks in all stages."""
         return sum(self.config.depths)
 
     def block_of(self, name: str) -> int | None:
-        """`layers.1.blocks.0.attn.qkv` is in the block after those of stage 1; None outside of
-        the blocks."""
+        """The number of the block that has it, from 1 through all stages; None outside of the
+        blocks. `layers.1.blocks.0.attn.qkv` is in the first block of the second stage."""
         first, *rest = name.split(".")
         if first != "layers" or rest[1:2] != ["blocks"] or len(rest) < 3:
             return None
         return sum(self.config.depths[: int(rest[0])]) + int(rest[2]) + 1
 
     def layer_of(self, name: str) -> int:
-        """0 for what makes the tokens, i for block i, `num_blocks` + 1 for what follows them. A
-        merge counts with the block after it, as in timm, whose stages begin with it."""
+        """0 before the blocks, i for block i, `num_blocks` + 1 after the blocks. A merge belongs to
+        the block after it, as in timm, whose stages begin with it."""
         first, *rest = name.split(".")
         if first == "layers" and rest[1:2] == ["downsample"]:
             return sum(self.config.depths[: int(rest[0]) + 1]) + 1
@@ -227,11 +229,12 @@ class SwinTransformer(nn.Module):
         return self.block_of(name) or after
 
     def is_undecayed(self, name: str) -> bool:
-        """Whether weight decay spares it, though it is no vector: positions and their tables."""
+        """Whether weight decay leaves it out although it is not a vector: positions and their
+        tables."""
         return name == "pos_embed" or name.endswith(".relative_position_bias_table")
 
     def embed(self, pixels: Tensor) -> Tensor:
-        """The tokens that enter stage 1.  (B, C, H, W) -> (B, h*w, D)"""
+        """The input of stage 1.  (B, C, H, W) -> (B, h*w, D)"""
         config = self.config
         if config.window_rule == "hf":
             below, beside = (
@@ -247,8 +250,8 @@ class SwinTransformer(nn.Module):
         return out
 
     def walk(self, pixels: Tensor) -> Iterator[Tokens]:
-        """The tokens stage by stage: what enters stage 1, what leaves it, and so on. A stage is
-        computed when its output is asked for.  (B, C, H, W) -> Tokens of layer 0, 1, ...
+        """The tokens by stage: the input of stage 1, its output, and so on. A stage is computed
+        when its output is taken.  (B, C, H, W) -> Tokens of layer 0, 1, ...
         """
         x, grid = self.embed(pixels), self.grid_of(pixels)
         yield Tokens(x, 0, grid)
@@ -258,26 +261,26 @@ class SwinTransformer(nn.Module):
             yield Tokens(x, 0, grid)
 
     def hidden_states(self, pixels: Tensor, layers: Sequence[int]) -> dict[int, Tokens]:
-        """The tokens after each asked layer, without the final norm.
+        """The tokens after each of `layers`, without the final norm.
         (B, C, H, W) -> {layer: Tokens}
 
-        Stages after the last asked one are not computed.
+        Stages after the last of them are not computed.
         """
         walked = zip(range(max(layers) + 1), self.walk(pixels))  # noqa: B905  # stops at the range
         return {number: tokens for number, tokens in walked if number in layers}
 
     def attention(self, pixels: Tensor, layers: Sequence[int]) -> dict[int, Tensor]:
-        """The weights in the last block of each asked stage, as transformers' `attentions`, by
-        image and window.  (B, C, H, W) -> {stage: (B, n, A, N, N)}
+        """The attention weights in the last block of each of these stages, counted from 1, as
+        transformers' `attentions`, by image and window.  (B, C, H, W) -> {stage: (B, n, A, N, N)}
 
-        Stages count from 1. A window may be shifted, and tokens that pad it are among its N.
+        A window may be shifted, and its N tokens include padding.
         """
         before = self.hidden_states(pixels, [layer - 1 for layer in layers])
         return {layer: self.stage_weights(layer, before[layer - 1])[0] for layer in layers}
 
     def stage_weights(self, layer: int, before: Tokens) -> tuple[Tensor, Windows]:
-        """The weights in the last block of a stage, from what enters the stage, and the windows
-        that they are in.  (B, h*w, D) -> (B, n, A, N, N)"""
+        """The attention weights in the last block of a stage, from the stage's input, and the
+        block's windows.  (B, h*w, D) -> (B, n, A, N, N)"""
         stage = self.stage(layer)
         windows = windows_of(self.config, layer - 1, before.grid, before.x)
         own = windows[(len(stage.blocks) - 1) % 2]
@@ -297,7 +300,7 @@ class SwinTransformer(nn.Module):
         return replace(tokens, x=self.norm(tokens.x))
 
     def pool(self, tokens: Tokens, how: Pooling) -> Tensor:
-        """One vector an image, (B, D), for mean; (B, N, D) for patches and tokens."""
+        """One vector for each image, (B, D), for mean; (B, N, D) for patches and tokens."""
         return tokens.x.mean(dim=1) if how == "mean" else tokens.x
 
     def features(
@@ -348,7 +351,7 @@ class SwinTransformer(nn.Module):
         return range(self.config.depth, self.config.depth + 1)
 
     def logits(self, states: Mapping[int, Tokens]) -> Tensor:
-        """What the head makes of the last layer, not yet normed.  {layer: Tokens} -> (B, K)"""
+        """Apply the head to the last layer, not yet normed.  {layer: Tokens} -> (B, K)"""
         logits: Tensor = self.head(self.norm(states[self.config.depth].x).mean(dim=1))
         return logits
 
@@ -359,8 +362,8 @@ class SwinTransformer(nn.Module):
 
     @torch.no_grad()
     def resize(self, image_size: Size) -> None:
-        """Make `image_size` (height, width) the model's own. Where timm's windows shrink or grow
-        with it, their tables are resampled once; what else is learned stays."""
+        """Make `image_size` (height, width) the model's own: resample position embeddings once, and
+        the tables of timm's windows that shrink or grow with it."""
         old, new = self.config, replace(self.config, image_size=image_size)
         if old.absolute_positions:
             pos = resize_pos_embed(self.pos_embed, old.grid, new.grid, 0, old.pos_resize)

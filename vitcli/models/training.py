@@ -1,9 +1,9 @@
-"""A network that trains as fast as this processor can: the same parameters, products of oneDNN.
+"""A network into one that trains faster on a CPU: the same parameters, with oneDNN kernels.
 
-torch sends an fp32 `Linear` and its gradients to MKL, which reaches half of oneDNN's rate on some
-processors; in bf16 under autocast it casts every weight anew for every pass, and its attention
-takes three times as long as its products for the gradients. Here a network is given a twin that
-holds the very same parameters, whose products go to oneDNN in all three passes.
+torch sends an fp32 `Linear` and its gradients to MKL, which is half as fast as oneDNN on some
+processors. In bf16 under autocast it casts every weight in every pass, and the gradients of its
+attention take three times as long as their products alone. Here a network gets a twin that shares
+its parameters, and whose products use oneDNN in the forward pass and for both gradients.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ Swap = Callable[[nn.Module, str], nn.Module | None]
 
 
 class Product(torch.autograd.Function):
-    """x @ weight.T + bias, of operands in one dtype. Its result and the gradient of x have it too;
-    the gradients of weight and bias are as their parameters are."""
+    """x @ weight.T + bias in one dtype, which the result and the gradient of x have too; the
+    gradients of weight and bias have the dtypes of their parameters."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, low: Tensor) -> Tensor:
@@ -50,7 +50,7 @@ class Product(torch.autograd.Function):
             columns = x.reshape(-1, x.shape[-1])  # (M, D)
             if low.dtype == torch.float32:
                 dw = _product(rows.t(), columns.t(), None)
-            else:  # this is oneDNN's too, and takes them as they lie
+            else:  # torch sends this one to oneDNN too, and transposes nothing
                 dw = (rows.t() @ columns).to(of_weight)
         if ctx.needs_input_grad[2]:
             db = rows.sum(dim=0).to(of_bias)
@@ -63,7 +63,7 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 class TrainedLinear(nn.Module):
-    """A `Linear` of the same parameters, whose products are oneDNN's, in `dtype`."""
+    """A `Linear` with the same parameters, whose products use oneDNN in `dtype`."""
 
     def __init__(self, linear: nn.Linear, dtype: torch.dtype) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class TrainedLinear(nn.Module):
         return out
 
     def _cast(self) -> Tensor:
-        """The weight in the product's dtype, made once for each of its values."""
+        """The weight in the product's dtype, cast once after each change."""
         if self.weight.dtype == self.dtype:
             return self.weight.detach()
         version = self.weight._version
@@ -87,8 +87,8 @@ class TrainedLinear(nn.Module):
 
 
 class Attend(torch.autograd.Function):
-    """softmax(q k^T) v in low precision, by batched products of heads that stay in cache. The
-    weights are computed again for the gradients (as in FlashAttention, arXiv 2205.14135)."""
+    """softmax(q k^T) v in low precision, by batched products of as many heads as fit the cache. The
+    weights are computed again for the gradients, as in FlashAttention (arXiv 2205.14135)."""
 
     @staticmethod
     def forward(ctx: Any, qkv: Tensor) -> Tensor:
@@ -116,7 +116,7 @@ class Attend(torch.autograd.Function):
 
 
 class TrainedAttention(nn.Module):
-    """An `Attention` of low precision; `products` gives it its linear maps."""
+    """An `Attention` in low precision; `products` makes its linear maps."""
 
     def __init__(self, attention: Attention, products: Callable[[nn.Module], nn.Module]) -> None:
         super().__init__()
@@ -134,7 +134,7 @@ class TrainedAttention(nn.Module):
 
 
 class Checkpointed(nn.Module):
-    """A layer that forgets what it computed and computes it again when gradients ask for it."""
+    """A layer that discards what it computed, and computes it again for the gradients."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
@@ -145,7 +145,7 @@ class Checkpointed(nn.Module):
 
 
 def twin_of(module: nn.Module, swap: Swap, name: str = "") -> nn.Module:
-    """A copy of the tree of modules that holds the same parameters, with some modules swapped."""
+    """Copy a tree of modules, with the same parameters, and replace some modules by `swap`."""
     swapped = swap(module, name)
     if swapped is not None:
         return swapped
@@ -158,9 +158,9 @@ def twin_of(module: nn.Module, swap: Swap, name: str = "") -> nn.Module:
 
 
 def with_products(network: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """The network in oneDNN's hands, or itself where this PyTorch or processor lacks them.
+    """The network's twin on oneDNN kernels; the network itself if this machine has none.
 
-    What is in `KEPT`, the first and last layers, stays as it is, as everything that is no product.
+    The first and last layers (`KEPT`), and all layers that are not products, stay unchanged.
     """
     if not supports(dtype):
         return network
@@ -177,7 +177,7 @@ def with_products(network: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 
 def with_checkpoints(network: nn.Module) -> nn.Module:
-    """The network, every layer of its lists of layers keeping its input alone for the backward."""
+    """The network's twin whose layers keep only their inputs for the backward pass."""
 
     def swap(module: nn.Module, name: str) -> nn.Module | None:
         if isinstance(module, nn.ModuleList):

@@ -3,7 +3,7 @@
 One model for ViT (arXiv 2010.11929), DeiT (2012.12877), DINOv2 with and without registers
 (2304.07193, 2309.16588), MAE's, CLIP's (2103.00020) and SigLIP's (2303.15343) towers: the
 differences are options of `ViTConfig`.
-Parameter names follow timm's `vision_transformer.py`, where most checkpoints feel at home.
+Parameter names are those of timm's `vision_transformer.py`, which most checkpoints have.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Pooling = Pool | Literal["patches", "tokens"]
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """What a layer gives: `x` (B, T + h*w, D), its prefix length T and its grid (h, w)."""
+    """The output of a layer: `x` (B, T + h*w, D), its prefix length T and its grid (h, w)."""
 
     x: Tensor
     num_prefix: int
@@ -46,7 +46,7 @@ class Tokens:
 
 
 class VisionTransformer(nn.Module):
-    """A ViT whose features are asked for by method, never by a flag of `forward`."""
+    """A ViT. Each kind of feature has its method; `forward` has no flags."""
 
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
@@ -87,23 +87,23 @@ class VisionTransformer(nn.Module):
         return int(rest[0]) + 1 if first == "blocks" and rest else None
 
     def layer_of(self, name: str) -> int:
-        """0 for what makes the tokens, i for block i, `num_blocks` + 1 for what follows them."""
+        """0 before the blocks, i for block i, `num_blocks` + 1 after the blocks."""
         after = 0 if name.split(".")[0] in STEM else self.num_blocks + 1
         return self.block_of(name) or after
 
     def is_undecayed(self, name: str) -> bool:
-        """Whether weight decay spares it, though it is no vector: a token or a position."""
+        """Whether weight decay leaves it out although it is not a vector: a token or a position."""
         return name in (*TOKENS, "pos_embed", "attn_pool.latent")
 
     def embed(self, pixels: Tensor) -> Tensor:
-        """The residual stream that enters block 1.  (B, C, H, W) -> (B, T + h*w, D)
+        """The input of block 1.  (B, C, H, W) -> (B, T + h*w, D)
 
         The image may have any size from one patch up: position embeddings are resampled for it.
         """
         return self.place(self.patch_embed(pixels), self.grid_of(pixels))
 
     def place(self, patches: Tensor, grid: Size) -> Tensor:
-        """Embedded patches with their positions, behind the prefix tokens.
+        """Add positions to embedded patches, and put the prefix tokens before them.
 
         (B, h*w, D) -> (B, T + h*w, D)
         """
@@ -122,8 +122,8 @@ class VisionTransformer(nn.Module):
         return out
 
     def walk(self, pixels: Tensor) -> Iterator[Tokens]:
-        """The raw residual stream layer by layer: what enters block 1, what leaves it, and so on.
-        A block is computed when its output is asked for.  (B, C, H, W) -> Tokens of layer 0, 1, ...
+        """The raw residual stream by layer: the input of block 1, its output, and so on. A block is
+        computed when its output is taken.  (B, C, H, W) -> Tokens of layer 0, 1, ...
         """
         x = self.embed(pixels)
         yield self._tokens(x, pixels)
@@ -132,19 +132,17 @@ class VisionTransformer(nn.Module):
             yield self._tokens(x, pixels)
 
     def hidden_states(self, pixels: Tensor, layers: Sequence[int]) -> dict[int, Tokens]:
-        """The raw residual stream after each asked layer.  (B, C, H, W) -> {layer: Tokens}
+        """The raw residual stream after each of `layers`.  (B, C, H, W) -> {layer: Tokens}
 
-        Layers count as Hugging Face's `hidden_states` do: 0 is the embedding, i the output of
-        block i. Blocks after the last asked one are not computed.
+        Layers are numbered as Hugging Face's `hidden_states`: 0 is the embedding, i the output of
+        block i. Blocks after the last of them are not computed.
         """
         walked = zip(range(max(layers) + 1), self.walk(pixels))  # noqa: B905  # stops at the range
         return {number: tokens for number, tokens in walked if number in layers}
 
     def attention(self, pixels: Tensor, layers: Sequence[int]) -> dict[int, Tensor]:
-        """How much each token looks at each in the asked blocks, as Hugging Face's `attentions`;
-        rows sum to 1.  (B, C, H, W) -> {block: (B, A, N, N)}
-
-        Blocks count from 1. Only the asked ones compute their weights.
+        """The attention weights of blocks, counted from 1, as Hugging Face's `attentions`; rows sum
+        to 1. Other blocks do not compute theirs.  (B, C, H, W) -> {block: (B, A, N, N)}
         """
         states = self.hidden_states(pixels, [layer - 1 for layer in layers])
         return {layer: self.block(layer).weights(states[layer - 1].x) for layer in layers}
@@ -158,15 +156,15 @@ class VisionTransformer(nn.Module):
     def tokens(self, pixels: Tensor) -> Tokens:
         """The last layer after the final norm.  (B, C, H, W) -> Tokens
 
-        A model whose norm comes after pooling (`final_norm="pooled"`) gives them unnormed.
+        They stay unnormed in a model whose norm comes after pooling (`final_norm="pooled"`).
         """
         tokens = self._last(pixels)
         return replace(tokens, x=self.norm(tokens.x))
 
     def pool(self, tokens: Tokens, how: Pooling) -> Tensor:
-        """One vector an image, (B, D); (B, 2*D) for cls+mean; (B, N', D) for patches and tokens.
+        """One vector for each image, (B, D); (B, 2*D) for cls+mean; (B, N', D) for patches, tokens.
 
-        `mean` and `patches` are over patch tokens only, never class, distillation or registers.
+        `mean` and `patches` take patch tokens only, no class, distillation or register tokens.
         """
         match how:
             case "cls":
@@ -186,10 +184,11 @@ class VisionTransformer(nn.Module):
     def features(
         self, pixels: Tensor, layers: Sequence[int], pool: Pooling, norm: bool = True
     ) -> Tensor:
-        """Pooled hidden states, concatenated as `layers` says.  (B, C, H, W) -> (B, ..., n*D)
+        """Pooled hidden states, concatenated in the order of `layers`.  (B, C, H, W) -> (B, ...,
+        n*D)
 
-        `norm` applies the model's own final norm to each layer: before pooling, or after it
-        where the model has that order (then patches and tokens stay unnormed).
+        `norm` applies the model's final norm to each layer, before or after pooling as the model
+        does (after pooling, patches and tokens stay unnormed).
         """
         states = self.hidden_states(pixels, layers)
         parts = []
@@ -207,7 +206,7 @@ class VisionTransformer(nn.Module):
     def features_shape(self, layers: Sequence[int], pool: Pooling) -> tuple[int, ...]:
         """The shape of one image's features at `config.image_size`: (n*D,) or (N', n*D).
 
-        Raises UsageError where the model lacks the token that `pool` asks for.
+        Raises UsageError if the model does not have the token that `pool` needs.
         """
         config = self.config
         if "cls" in pool and not config.class_token:
@@ -229,8 +228,8 @@ class VisionTransformer(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """Logits; without a classifier the pooled embedding.  (B, C, H, W) -> (B, K)
 
-        A CLIP tower with its projection gives the projected embedding, (B, projection): HF's
-        `image_embeds`, not scaled to unit length. `features` stop before the projection.
+        A CLIP tower with its projection returns the projected embedding, (B, projection): HF's
+        `image_embeds`, not scaled to unit length. `features` leave out the projection.
         """
         return self.logits(self.hidden_states(pixels, self.head_layers))
 
@@ -241,8 +240,8 @@ class VisionTransformer(nn.Module):
         return range(depth - self.config.head_blocks + 1, depth + 1)
 
     def logits(self, states: Mapping[int, Tokens], pooled: Tensor | None = None) -> Tensor:
-        """What the head makes of the raw hidden states of `head_layers`: of the class tokens of all
-        but the last, and of what is pooled of the last (or of `pooled`).  {layer: Tokens} -> (B, K)
+        """Apply the head to the raw hidden states of `head_layers`: to the class tokens of all but
+        the last, and to the last one pooled (or to `pooled`).  {layer: Tokens} -> (B, K)
         """
         *earlier, last = (self.before_head(states[layer]) for layer in self.head_layers)
         if pooled is None:
@@ -254,7 +253,7 @@ class VisionTransformer(nn.Module):
         return logits
 
     def before_head(self, tokens: Tokens) -> Tokens:
-        """A raw hidden state as pooling and head read it: normed, where the model has it so."""
+        """The input of pooling and head for a raw hidden state: normed, if the model norms it."""
         return replace(tokens, x=self.norm(tokens.x)) if self.config.head_norm else tokens
 
     def grid_of(self, pixels: Tensor) -> Size:
@@ -264,7 +263,8 @@ class VisionTransformer(nn.Module):
 
     @torch.no_grad()
     def resize(self, image_size: Size) -> None:
-        """Make `image_size` (height, width) the model's own: position embeddings resampled once."""
+        """Make `image_size` (height, width) the model's own: resample the position embeddings
+        once."""
         new = replace(self.config, image_size=image_size)
         pos = resize_pos_embed(
             self.pos_embed, self.config.grid, new.grid, new.pos_prefix, new.pos_resize
@@ -281,14 +281,13 @@ class VisionTransformer(nn.Module):
         return Tokens(x, self.config.num_prefix, self.grid_of(pixels))
 
     def _prefix(self) -> Tensor | None:
-        """Class, distillation and register tokens, as far as there are.  (1, T, D)"""
+        """The class, distillation and register tokens that the model has.  (1, T, D)"""
         found = [getattr(self, name) for name in TOKENS if hasattr(self, name)]
         return torch.cat(found, dim=1) if found else None
 
 
 class EncoderDecoder(nn.Module):
-    """A Vision Transformer with a decoder of masked pre-training, whose layers are those of the
-    encoder."""
+    """A Vision Transformer with a decoder of masked pre-training. Its layers are the encoder's."""
 
     def __init__(self, encoder: VisionTransformer) -> None:
         super().__init__()
@@ -299,17 +298,17 @@ class EncoderDecoder(nn.Module):
         return self.encoder.num_blocks
 
     def block_of(self, name: str) -> int | None:
-        """A block of the encoder; None in the decoder."""
+        """The block of the encoder that has it; None in the decoder."""
         part, _, name = name.partition(".")
         return self.encoder.block_of(name) if part == "encoder" else None
 
     def layer_of(self, name: str) -> int:
-        """A layer of the encoder; the decoder follows its blocks."""
+        """The layer of the encoder that has it; the decoder comes after the blocks."""
         part, _, name = name.partition(".")
         return self.encoder.layer_of(name) if part == "encoder" else self.num_blocks + 1
 
     def is_undecayed(self, name: str) -> bool:
-        """Whether weight decay spares it, though it is no vector: a token or a position."""
+        """Whether weight decay leaves it out although it is not a vector: a token or a position."""
         part, _, name = name.partition(".")
         of_decoder = name in ("mask_token", "pos_embed")
         return self.encoder.is_undecayed(name) if part == "encoder" else of_decoder

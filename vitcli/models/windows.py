@@ -1,7 +1,7 @@
-"""How a Swin cuts a grid of patches into windows, shifts them by half, and puts it together again.
+"""Cut a Swin's grid of patches into windows, shifted or not, and join it again.
 
-arXiv 2103.14030, section 3.2. Where windows do not fit the grid, transformers pads it before it
-is shifted and timm after: `pads_first` says which.
+arXiv 2103.14030, section 3.2. If the windows do not fit the grid, transformers pads it before the
+shift (`pads_first`), timm after it.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from torch import Tensor
 from vitcli.models.config import SwinConfig
 from vitcli.records import Size
 
-FAR = -100.0  # what is added to the score of a pair that the shift alone has brought together
+FAR = -100.0  # added to the score of two tokens that are neighbours through the shift alone
 
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """How a grid (h, w) is cut into n windows of N tokens: their size, and how far they are shifted
-    down and to the right; then `mask` (n, N, N) keeps apart what only the shift brought together.
+    """How a grid (h, w) is cut into n windows of N tokens: their size, and their shift down and to
+    the right. With a shift, `mask` (n, N, N) separates tokens that only the shift made neighbours.
     """
 
     grid: Size
@@ -31,7 +31,8 @@ class Windows:
     pads_first: bool
 
     def cut(self, x: Tensor) -> Tensor:
-        """Padded with zeros to whole windows.  (B, h*w, D) -> (B, n, N, D)"""
+        """Cut the grid into windows, padded with zeros to whole ones.  (B, h*w, D) -> (B, n, N,
+        D)"""
         below, beside = self._padding
         back = (-self.shift[0], -self.shift[1])
         x = on_grid(x, self.grid)
@@ -42,7 +43,7 @@ class Windows:
         return partitioned(x, self.size)
 
     def joined(self, x: Tensor) -> Tensor:
-        """The way back.  (B, n, N, D) -> (B, h*w, D)"""
+        """Join the windows to the grid.  (B, n, N, D) -> (B, h*w, D)"""
         (height, width), (down, across) = self.grid, self.size
         below, beside = self._padding
         count = (height + below) // down, (width + beside) // across
@@ -54,7 +55,7 @@ class Windows:
 
     @property
     def _padding(self) -> Size:
-        """Rows below and columns beside the grid."""
+        """The rows below and the columns to the right of the grid."""
         (height, width), (down, across) = self.grid, self.size
         return -height % down, -width % across
 
@@ -70,9 +71,9 @@ def windows_of(config: SwinConfig, stage: int, grid: Size, like: Tensor) -> tupl
 
 
 def shift_mask(grid: Size, window: Size, shift: Size, like: Tensor) -> Tensor:
-    """What keeps apart the tokens of a window that only the shift brought together.  (n, N, N)
+    """The mask that separates tokens of a window that only the shift made neighbours.  (n, N, N)
 
-    Rolled, the last window of a row or column holds tokens of both edges.
+    After the shift, the last window of a row or column has tokens of both edges of the grid.
     """
     regions = torch.zeros((), device=like.device)
     for side, long, step in zip(grid, window, shift, strict=True):
@@ -89,7 +90,7 @@ def padded(x: Tensor, below: int, beside: int) -> Tensor:
 
 
 def _rolled(x: Tensor, shift: Size) -> Tensor:
-    """The grid of (B, h, w, D) moved around its edges."""
+    """Roll the grid of (B, h, w, D) around its edges."""
     return x.roll(shift, dims=(1, 2)) if any(shift) else x
 
 

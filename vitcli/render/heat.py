@@ -1,4 +1,4 @@
-"""A map of a few hundred values into a heat map that lies on a photograph where it belongs."""
+"""A map of a few hundred values into a heat map, drawn at its place on the image."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Colours: TypeAlias = Literal["inferno", "viridis", "turbo", "hot", "gray"]
 FileFormat: TypeAlias = Literal["png", "jpg"]
 Map: TypeAlias = NDArray[np.float32]
 
-UNSEEN = 0.35  # of the contrast is left where the model has not looked at all
-SHADE = 0.25  # of the brightness is left outside a mask
+UNSEEN = 0.35  # contrast of the parts that the model does not see
+SHADE = 0.25  # brightness outside a mask
 
 
 @cache
 def tables() -> dict[str, bytes]:
-    """256 colours of three bytes for each name."""
+    """The colour tables by name: 256 colours of three bytes."""
     text = files("vitcli.render").joinpath("colours.txt").read_text("ascii")
     lines = (line.split() for line in text.splitlines() if not line.startswith("#"))
     return {name: bytes.fromhex(colours) for name, colours in lines}
@@ -32,15 +32,15 @@ def tables() -> dict[str, bytes]:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a map lies on a picture of `size` (width, height): on `box` (left, top, right, bottom)
-    in its pixels, which may reach beyond it."""
+    """The place of a map on an image of `size` (width, height): `box` (left, top, right, bottom) in
+    pixels, which may extend beyond the image."""
 
     size: tuple[int, int]
     box: tuple[int, int, int, int]
 
     @classmethod
     def of(cls, size: tuple[int, int], shares: Box) -> Place:
-        """`shares` is the box in shares of height and width: top, left, bottom, right."""
+        """The place for a box in fractions of height and width: top, left, bottom, right."""
         top, left, bottom, right = shares
         width, height = size
         begin = round(left * width), round(top * height)
@@ -49,14 +49,14 @@ class Place:
 
     @property
     def inside(self) -> tuple[int, int, int, int]:
-        """What of the box is on the picture."""
+        """The part of the box that is on the image."""
         left, top, right, bottom = self.box
         return max(0, left), max(0, top), min(self.size[0], right), min(self.size[1], bottom)
 
     def spread(self, levels: Image.Image, how: Image.Resampling) -> Image.Image:
-        """A map's pixels over what is inside."""
+        """Resize the pixels of a map to the part of the box that is on the image."""
         left, top, right, bottom = self.box
-        # Only what is inside is made: a strip of a picture may be padded to a thousand times it.
+        # The box can be a thousand times as large: a narrow image is padded to a square.
         inside = self.inside
         size = inside[2] - inside[0], inside[3] - inside[1]
         across, down = levels.width / (right - left), levels.height / (bottom - top)
@@ -70,14 +70,14 @@ class Place:
 
 
 def levels_of(values: Map) -> Image.Image:
-    """From the smallest value to the largest, 0 to 255.  (h, w) -> L"""
+    """Scale the values from their minimum and maximum to 0 and 255.  (h, w) -> L"""
     low, high = float(values.min()), float(values.max())
     scaled = (values - low) * (255 / (high - low)) if high > low else np.zeros_like(values)
     return Image.fromarray(np.rint(scaled).astype(np.uint8))
 
 
 def heated(values: Map, place: Place, colours: Colours) -> Image.Image:
-    """The map in colours, as large as what it lies on.  (h, w) -> RGB"""
+    """The map in colours, in the size of its part of the image.  (h, w) -> RGB"""
     spread = place.spread(levels_of(values), Image.Resampling.BICUBIC)
     spread.putpalette(tables()[colours])
     return spread.convert("RGB")
@@ -86,7 +86,7 @@ def heated(values: Map, place: Place, colours: Colours) -> Image.Image:
 def overlay(
     photo: Image.Image, values: Map, place: Place, colours: Colours, alpha: float
 ) -> Image.Image:
-    """The map on the photo, with `alpha` of it seen; what the model did not see is grey."""
+    """The map on the image with opacity `alpha`; parts that the model did not see are grey."""
     heat = heated(values, place, colours)
     blended = Image.blend(photo.crop(place.inside), heat, alpha)
     if blended.size == photo.size:
@@ -97,20 +97,20 @@ def overlay(
 
 
 def heatmap(values: Map, place: Place, colours: Colours) -> Image.Image:
-    """The map alone; grey where the model did not see."""
+    """The map alone; parts that the model did not see are grey."""
     out = Image.new("RGB", place.size, (128, 128, 128))
     out.paste(heated(values, place, colours), place.inside)
     return out
 
 
 def unseen(photo: Image.Image) -> Image.Image:
-    """Without colours, and pale."""
+    """The image in pale grey."""
     grey = photo.convert("L").convert("RGB")
     return Image.blend(Image.new("RGB", photo.size, (128, 128, 128)), grey, UNSEEN)
 
 
 def mask(photo: Image.Image, values: Map, place: Place, mass: float) -> Image.Image:
-    """The photo where the patches are that hold `mass` of all attention; the rest is dark."""
+    """The image, dark outside the patches that hold `mass` of the attention."""
     kept = Image.fromarray(heaviest(values, mass).astype(np.uint8) * 255)
     light = Image.new("L", photo.size, 0)
     light.paste(place.spread(kept, Image.Resampling.NEAREST), place.inside)
@@ -119,8 +119,8 @@ def mask(photo: Image.Image, values: Map, place: Place, mass: float) -> Image.Im
 
 
 def heaviest(values: Map, mass: float) -> NDArray[np.bool_]:
-    """The fewest patches that hold `mass` of the sum, as DINO's `visualize_attention.py` has it;
-    the one that crosses the line is in.  (h, w) -> (h, w)"""
+    """The fewest patches that hold at least `mass` of the sum, as in DINO's
+    `visualize_attention.py`.  (h, w) -> (h, w)"""
     flat = values.ravel().astype(np.float64) - min(0.0, float(values.min()))
     order = np.argsort(-flat, kind="stable")
     before = np.cumsum(flat[order]) - flat[order]
@@ -130,7 +130,7 @@ def heaviest(values: Map, mass: float) -> NDArray[np.bool_]:
 
 
 def fitted(size: tuple[int, int], longest: int | None) -> tuple[int, int]:
-    """(width, height) with `longest` as its longer side."""
+    """Scale (width, height) so that the longer side is `longest`."""
     if longest is None:
         return size
     scale = longest / max(size)
@@ -138,7 +138,7 @@ def fitted(size: tuple[int, int], longest: int | None) -> tuple[int, int]:
 
 
 def encoded(image: Image.Image, format: FileFormat) -> bytes:
-    """The bytes of a file."""
+    """Encode an image as a file."""
     stream = io.BytesIO()
     if format == "png":
         image.save(stream, "PNG", compress_level=1)  # four times as fast as 6, a tenth larger

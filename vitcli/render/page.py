@@ -1,4 +1,4 @@
-"""Rows into one HTML page to look through: thumbnails, labels, maps.
+"""Rows into one HTML page to browse: thumbnails, labels, maps.
 
 The page grows with the rows: a head, two script elements of data for each row, and at the end the
 script that reads them. A map of 14x14 patches takes 261 characters. The browser colours it and

@@ -1,4 +1,4 @@
-"""Pictures side by side under captions."""
+"""Images next to each other, under captions."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-GAP, CAPTION, SMALLEST = 8, 22, 224
+GAP, CAPTION, MIN_SIDE = 8, 22, 224  # pixels
 
 
 def panels_png(pictures: Sequence[NDArray[np.uint8]], captions: Sequence[str]) -> bytes:
-    """uint8 (H, W, 3) of one size, each under its caption, small ones enlarged by whole numbers."""
+    """A PNG of images of one size, uint8 (H, W, 3). Small images are enlarged by a whole factor."""
     height, width = pictures[0].shape[:2]
-    factor = max(1, SMALLEST // max(height, width))
+    factor = max(1, MIN_SIDE // max(height, width))
     height, width = height * factor, width * factor
     step = width + GAP
     sheet = Image.new("RGB", (step * len(pictures) + GAP, height + CAPTION + GAP), "white")

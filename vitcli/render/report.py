@@ -70,7 +70,7 @@ class Section:
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class ReportPage:
     """Facts, charts as (caption, SVG), sections of answers, the slowest images as (time, path), and
     failed images as (path, reason)."""
 
@@ -82,6 +82,6 @@ class Page:
     failures: Sequence[tuple[str, str]] = ()
 
 
-def html(page: Page) -> str:
+def html(page: ReportPage) -> str:
     """The page as one HTML file."""
     return render("report.html", title=page.title, page=page)

@@ -1,4 +1,4 @@
-"""Pictures beside each other, with what they show written to them: panels and contact sheets."""
+"""Images next to each other, with captions: panels and contact sheets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def panel(images: Sequence[Image.Image], caption: str, note: str) -> Image.Image:
-    """Pictures of one size in a row, and below them a caption and what is to be known of it."""
+    """A row of images of one size, with a caption and a note below."""
     width, height = images[0].size
     gap = max(2, width // 60)
     size = max(11, min(width, height) // 16)
@@ -33,8 +33,8 @@ def panel(images: Sequence[Image.Image], caption: str, note: str) -> Image.Image
 def contact_sheet(
     cells: Sequence[Sequence[Image.Image]], rows: Sequence[str], columns: Sequence[str]
 ) -> Image.Image:
-    """Rows of pictures of one size, with names to the left of the rows and above the columns; an
-    empty name takes no room where all are empty."""
+    """Rows of images of one size, with names to the left of the rows and above the columns. If all
+    names are empty, they take no room."""
     width, height = cells[0][0].size
     gap = max(2, min(width, height) // 40)
     size = max(11, min(16, min(width, height) // 9))
@@ -58,7 +58,7 @@ def contact_sheet(
 
 
 def labelled(image: Image.Image, name: str) -> Image.Image:
-    """A picture with its name in a band below it."""
+    """An image with its name below."""
     size = max(10, min(16, min(image.size) // 9))
     sheet = Image.new("RGB", (image.width, image.height + round(1.5 * size)), PAPER)
     sheet.paste(image, (0, 0))
@@ -74,14 +74,14 @@ def _write(
     ink: tuple[int, int, int],
     room: int,
 ) -> None:
-    """One line, cut with an ellipsis where there is no room for it."""
+    """Draw one line of text, cut to fit the room."""
     font = ImageFont.load_default(size)
     ImageDraw.Draw(sheet).text(at, cut(text, font, room), ink, font)
 
 
 def cut(text: str, font: Font, room: float) -> str:
-    """Text that is no longer than so many pixels, with an ellipsis where some of it is left out."""
-    text = text[: int(room) + 1]  # a letter has a pixel or more
+    """The text, cut with an ellipsis if it is wider than `room` pixels."""
+    text = text[: int(room) + 1]  # a letter is at least a pixel wide
     if font.getlength(text) <= room:
         return text
     fitting = bisect_right(range(len(text)), room, key=lambda n: font.getlength(text[:n] + "…"))

@@ -1,4 +1,4 @@
-"""What `vit attention` draws of one photograph: its styles, its files, a thumbnail, a preview."""
+"""The pictures of `vit attention` for one image: styles, thumbnail, preview."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from vitcli.render.heat import Colours, Map, Place, fitted, heatmap, mask, overl
 from vitcli.render.sheet import contact_sheet, labelled, panel
 
 StyleName: TypeAlias = Literal["overlay", "heatmap", "panel", "grid", "mask"]
-CELL = 192  # pixels of the longer side of a picture on a contact sheet, unless a size is asked for
+CELL = 192  # default longer side of an image on a contact sheet, in pixels
 THUMBNAIL = 384
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Style:
-    """How a map becomes a picture. `size` is the longer side, None the photo's own."""
+    """How a map is drawn. `size` is the longer side in pixels; None keeps that of the image."""
 
     name: StyleName = "overlay"
     colours: Colours = "inferno"
@@ -31,8 +31,8 @@ class Style:
 def draw(
     photo: Image.Image, layers: Sequence[Maps], style: Style, caption: str = "", note: str = ""
 ) -> list[Image.Image]:
-    """One picture for each map, layer by layer; of a grid one for all. `caption` and `note` are
-    written below a panel, the names of layer and head before the note."""
+    """Draw one picture per map, layer by layer, or one for all maps in style grid. A panel shows
+    `caption` below, and under it the names of layer and head and `note`."""
     if style.name == "grid":
         return [_grid(photo, layers, style)]
     photo = sized(photo, style.size)
@@ -46,13 +46,13 @@ def draw(
 
 
 def layer_name(maps: Maps) -> str:
-    """As it is written to its maps."""
+    """The name of a layer in a caption."""
     names = {"pool": "attention pooling", "all": "all layers"}
     return names.get(maps.layer, f"layer {maps.layer}")
 
 
 def head_name(head: str) -> str:
-    """As it is written to its map."""
+    """The name of a head in a caption."""
     return f"head {head}" if head.isdecimal() else f"{head} of heads" if head else ""
 
 
@@ -73,7 +73,7 @@ def _one(
 
 
 def _grid(photo: Image.Image, layers: Sequence[Maps], style: Style) -> Image.Image:
-    """A row for each layer with its heads; where there is one of either, rows of up to six."""
+    """Draw a row of heads per layer; with a single layer or head, rows of up to six maps."""
     photo = sized(photo, style.size or CELL)
 
     def drawn(maps: Maps) -> list[Image.Image]:
@@ -95,23 +95,23 @@ def _grid(photo: Image.Image, layers: Sequence[Maps], style: Style) -> Image.Ima
 
 
 def _columns(count: int) -> int:
-    """As near to a square as divides without a rest, up to six columns."""
+    """The number of columns, up to six: the largest that fills all rows."""
     return next((n for n in (6, 5, 4, 3) if count % n == 0 and count > n), min(count, 6))
 
 
 def sized(photo: Image.Image, longest: int | None) -> Image.Image:
-    """With a longer side of so many pixels."""
+    """Resize an image so that its longer side is `longest`."""
     size = fitted(photo.size, longest)
     return photo if size == photo.size else photo.resize(size, Image.Resampling.LANCZOS)
 
 
 def thumbnail(photo: Image.Image) -> Image.Image:
-    """For a page; a photo that is small already stays as it is."""
+    """A thumbnail for a page; a small image is returned unchanged."""
     return sized(photo, THUMBNAIL) if max(photo.size) > THUMBNAIL else photo
 
 
 def preview(photo: Image.Image, maps: Maps, style: Style, room: Size) -> Image.Image:
-    """The overlay in as many pixels as a terminal has room for, (height, width); an even number of
+    """The overlay, scaled to fit `room` (height, width) of a terminal, with an even number of
     rows."""
     scale = min(room[0] / photo.height, room[1] / photo.width)
     across = max(1, round(photo.width * scale))

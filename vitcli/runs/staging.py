@@ -1,10 +1,10 @@
 """An output in a store: made in files here, and sent when it is whole.
 
-An object cannot grow, nor be locked. So partial, journal and lock are files, in a folder of the
-cache that is named after the URL, and a run into a store is atomic and resumed as one into a file.
-At its end the files are sent, the output itself last, and removed here. While that goes on
-`<url>.partial` says who is at it: to write it is to find out, before a model is loaded, whether
-the store lets us.
+An object cannot grow or be locked. So partial, journal and lock are files in a folder of the cache,
+named after the URL, and a run into a store is as atomic as one into a file, and resumed like it.
+At its end the files are sent, the output itself last, and removed here. During the run
+`<url>.partial` names the process that writes. Writing it shows, before a model is loaded, whether
+the store allows it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _OBJECT = re.compile(r"[^:]+://[^/]+/(?:.*/)?[^/*?]+")
 
 
 def check_place(url: str) -> None:
-    """Raises UsageError for what names no object that could be written."""
+    """Raise UsageError for a URL that does not name an object that can be written."""
     if stores.is_web(url):
         hint = "write to a file, or to s3://, gs:// or hf://"
         raise UsageError(f"{printable(url)}: nothing can be written to an address of the web", hint)
@@ -57,11 +57,11 @@ def staged(
     note: Callable[[str], None],
     shards: Sequence[Shard] = (),
 ) -> Iterator[Path | None]:
-    """The file to write in the place of `out`: itself, unless that is a URL. Where `shards` are
-    given, they are what is written.
+    """Yield the file to write instead of `out`, which is `out` itself unless that is a URL. Where
+    `shards` are given, they are written in its place, and sent.
 
-    Raises UsageError for a URL that cannot be written to, OutputError where there is something that
-    may not be touched, or where the store refuses.
+    Raises UsageError for a URL that cannot be written, and OutputError if an object exists that may
+    not be replaced, or if the store refuses.
     """
     if not isinstance(out, Url):
         yield out
@@ -96,8 +96,8 @@ def staged(
 
 @contextmanager
 def brought(places: Sequence[Place]) -> Iterator[list[Path]]:
-    """Finished outputs as files: those in stores, and what patterns there match, are fetched for as
-    long as they are wanted. Raises OutputError."""
+    """Yield finished outputs as files. URLs and what their patterns match are fetched, and removed
+    at the end. Raises OutputError."""
     if all(isinstance(place, Path) for place in places):
         yield [place for place in places if isinstance(place, Path)]
         return
@@ -119,7 +119,7 @@ def brought(places: Sequence[Place]) -> Iterator[list[Path]]:
 
 
 class _Stage:
-    """The folder here, and the one in the store."""
+    """A folder of the cache, and the folder in the store to which its files go."""
 
     def __init__(self, out: str, note: Callable[[str], None], shards: Sequence[Shard]) -> None:
         self._store, _, self.name = out.rpartition("/")
@@ -133,7 +133,7 @@ class _Stage:
         self._claimed: list[str] = []
 
     def check(self, name: str, suffixes: Sequence[str], *, replaces: bool) -> None:
-        """Raises OutputError for what is there, here and in the store, and may not be touched."""
+        """Raise OutputError for a file here, or an object, that may not be replaced."""
         if replaces:
             return
         local = self.folder / name
@@ -151,17 +151,18 @@ class _Stage:
                 raise OutputError(f"{printable(url)} exists", hint)
 
     def claim(self, name: str, *, replaces: bool) -> None:
-        """Put our name there. Raises OutputError where somebody else's is, or ours is refused."""
+        """Write the name of this process to the store. Raises OutputError if another process has
+        written its own, or if the store refuses."""
         url = self._url(name)
         me = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
         with _refused(url):
-            said = self._said(name)
-            if said and (said.get("host"), said.get("folder")) != (me["host"], str(self.folder)):
-                other = holder(json.dumps(said).encode())
+            named = self._holder(name)
+            if named and (named.get("host"), named.get("folder")) != (me["host"], str(self.folder)):
+                other = holder(json.dumps(named).encode())
                 if not replaces:
                     raise OutputError(
                         f"{printable(url)} was begun by {other}",
-                        "--resume there goes on with it; --resume here begins anew",
+                        "--resume there goes on with it; --resume here starts over",
                     )
                 if not self._partial(name).exists():
                     self._note(f"{url} was begun by {other}: what it has done is not here")
@@ -169,7 +170,7 @@ class _Stage:
             self._claimed.append(name)
 
     def fetch(self, name: str) -> None:
-        """Bring the finished output here, unless what is here is newer."""
+        """Fetch the finished output, unless the one here is newer."""
         url, local = self._url(name), self.folder / name
         with _refused(url):
             if stores.stamp(url) is None:
@@ -179,7 +180,7 @@ class _Stage:
         self._fetched[name] = _identity(_fetched(url, self.folder))
 
     def deliver(self, name: str) -> None:
-        """Send what is new: what stands beside the output, its journal, and the output itself."""
+        """Send what is new: the files next to the output, its journal, and the output itself."""
         url, local = self._url(name), self.folder / name
         files = _files(local) if local.exists() else []
         try:
@@ -199,7 +200,7 @@ class _Stage:
         self._forget(name, files)
 
     def leave(self) -> None:
-        """The run has not come to its end: what it has done stays, and our name with it."""
+        """Keep what an unfinished run has done, here, and the name of this process in the store."""
         for name in self._claimed:
             local = self.folder / name
             if name in self._fetched and not self._partial(name).exists():
@@ -209,18 +210,18 @@ class _Stage:
                 self._forget(name, [])
 
     def _forget(self, name: str, files: Sequence[Path]) -> None:
-        with suppress(OSError):  # the right to remove is not given to everybody
+        with suppress(OSError):  # not everybody may remove
             stores.remove(self._url(name) + PARTIAL)
         for file in files:
             file.unlink(missing_ok=True)
 
-    def _said(self, name: str) -> Mapping[str, Any]:
-        """Whose name is there."""
+    def _holder(self, name: str) -> Mapping[str, Any]:
+        """The process that is named in the store; empty where none is."""
         try:
-            said = json.loads(stores.read(self._url(name) + PARTIAL))
+            named = json.loads(stores.read(self._url(name) + PARTIAL))
         except (FileNotFoundError, ValueError):
             return {}
-        return said if isinstance(said, dict) else {}
+        return named if isinstance(named, dict) else {}
 
     def _partial(self, name: str) -> Path:
         return self.folder / (name + PARTIAL + JOURNAL)
@@ -230,7 +231,7 @@ class _Stage:
 
 
 def _files(local: Path) -> list[Path]:
-    """All of a finished output, itself last."""
+    """All files of a finished output, itself last."""
     journal = journal_of(local)
     known = [Target(local).path(suffix).name for suffix in BESIDE]
     names = [whole.name for whole in read_finished(journal) or [] if whole.name in known]
@@ -238,8 +239,8 @@ def _files(local: Path) -> list[Path]:
 
 
 def _fetched(url: str, folder: Path) -> Path:
-    """A finished output with all that belongs to it, brought into a folder; itself last, so that it
-    is there only when all is. Raises OutputError."""
+    """Fetch a finished output with all its files into a folder, itself last: if it is there, so are
+    the others. Raises OutputError."""
     store, _, name = url.rpartition("/")
     local = folder / name
     journal = journal_of(local)
@@ -276,7 +277,7 @@ def _identity(file: Path) -> tuple[int, ...]:
 
 @contextmanager
 def _refused(url: str, what: str = "cannot write to") -> Iterator[None]:
-    """Turn what a store says into OutputError."""
+    """Turn the errors of a store into OutputError."""
     try:
         yield
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Rows into a page to look through, alone or next to an output of lines."""
+"""Rows into an HTML page, alone or together with another text output."""
 
 from __future__ import annotations
 
@@ -29,8 +29,9 @@ class Page(Protocol):
 
 
 class PageSink(FileSink):
-    """Writes a page. It holds the record of each row, so that the rows of an earlier run can be
-    taken over for `lines`, too: next to the page, or on standard output."""
+    """Writes the page and, with `lines`, another text output: in files of the same target, or on
+    standard output. The page holds the record of each row, from which a resumed run restores the
+    lines."""
 
     def __init__(self, target: Target, page: Page, lines: LineSink | None = None) -> None:
         self._page, self._lines = page, lines
@@ -54,7 +55,7 @@ class PageSink(FileSink):
         return self._page.row(record_of(row), thumbnail, maps)
 
     def _read(self, row: Kept) -> Kept:
-        """The row as the output of lines has it."""
+        """The kept row, as the other output expects it."""
         assert self._lines is not None
         return replace(row, text=self._lines.line_of(row.ref, self._page.record_in(row.text)))
 

@@ -16,26 +16,27 @@ from torch import Tensor
 
 from vitcli.checkpoints import onnx
 from vitcli.checkpoints.build import build
+from vitcli.checkpoints.choose_preprocess import as_written
 from vitcli.checkpoints.load import Model, load
-from vitcli.checkpoints.preprocessing import written_plan
 from vitcli.checkpoints.replace import replacing
 from vitcli.checkpoints.resolve import resolve
 from vitcli.checkpoints.tensor_diff import Change, changes
-from vitcli.checkpoints.write import WRITERS, Dtype, Written
+from vitcli.checkpoints.write import WRITERS, FileDtype, Written
 from vitcli.engines import ENGINES
 from vitcli.errors import CheckpointError, OutputError, UsageError, check_installed
 from vitcli.images.preprocess import preprocessed, resized_size, seen
 from vitcli.jobs.apart import check_apart, read_of_model, read_of_options
 from vitcli.jobs.job import ModelOptions
 from vitcli.jobs.loading import load_model
+from vitcli.models.normalise import Normalisation
 from vitcli.records import Preprocess, Size
 
-# What rounding of the weights may do to logits and hidden states, relative to their largest, and
-# what the epsilon of another library may do.
-TOLERANCE: dict[Dtype, float] = {"fp32": 1e-5, "fp16": 1e-2, "bf16": 8e-2}
+# The allowed difference of logits and hidden states, relative to their largest value: by rounding
+# the weights, and by the epsilon of another library.
+TOLERANCE: dict[FileDtype, float] = {"fp32": 1e-5, "fp16": 1e-2, "bf16": 8e-2}
 EPSILON_TOLERANCE = 1e-3
 IMAGES = 2
-# Sizes (height, width) of images, of which both preprocessings are compared.
+# The sizes (height, width) of images for which two preprocessings are compared.
 SIZES = tuple((height, width) for height in range(211, 700, 37) for width in range(224, 900, 41))
 
 
@@ -46,7 +47,7 @@ class ConvertJob:
     source: str
     target: Path
     to: Literal["hf", "timm", "onnx"]
-    dtype: Dtype = "fp32"
+    dtype: FileDtype = "fp32"
     verify: bool = False
     overwrite: bool = False
     options: ModelOptions = ModelOptions()
@@ -54,7 +55,7 @@ class ConvertJob:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """The largest difference between the model and what was written, and what is allowed."""
+    """The largest difference between the model and its conversion, and the allowed one."""
 
     what: str
     found: float
@@ -63,8 +64,8 @@ class Delta:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conversion:
-    """What happened: `source` was read, `written` is the name of the layout written, `changes`
-    say what became of every tensor, `deltas` how far the numbers moved, where that was asked."""
+    """The result: the model that was read, the name of the layout that was written, the changes of
+    its tensors, and, with `verify`, the differences of its outputs."""
 
     source: Model
     written: str
@@ -74,9 +75,9 @@ class Conversion:
     deltas: tuple[Delta, ...]
 
 
-def convert(job: ConvertJob, say: Callable[[str], None] = lambda text: None) -> Conversion:
-    """Run the job. Raises CheckpointError for what the target cannot express, and, with
-    `verify`, for a difference above the tolerance; then nothing is left under the target's name."""
+def convert(job: ConvertJob, note: Callable[[str], None] = lambda text: None) -> Conversion:
+    """Run the job. Raises CheckpointError if the target cannot express the model or, with `verify`,
+    if a difference exceeds the tolerance; then nothing is written."""
     _check(job)
     is_file = job.to == "onnx"
     if job.target.exists():
@@ -86,7 +87,7 @@ def convert(job: ConvertJob, say: Callable[[str], None] = lambda text: None) -> 
         check_apart([job.target], read, folder=None if is_file else job.target)
     with replacing(job.target, is_file=is_file) as partial:
         keep = job.to == "hf"
-        model = load_model(job.source, job.options, say, keep_grid=True, keep_decoder=keep)
+        model = load_model(job.source, job.options, note, keep_grid=True, keep_decoder=keep)
         written = _write(job, model, partial)
         deltas = _verify(job, model, partial) if job.verify else []
         moved = _moved(job, model)
@@ -98,16 +99,16 @@ def convert(job: ConvertJob, say: Callable[[str], None] = lambda text: None) -> 
         source=model,
         written=written.layout,
         bytes=size,
-        changes=tuple(changes(model.made, written.made)),
+        changes=tuple(changes(model.provenance.made, written.made)),
         notes=(*written.notes, *([moved.note] if moved else [])),
         deltas=tuple(deltas),
     )
 
 
 def _check(job: ConvertJob) -> None:
-    """What can be seen to be wrong before anything is loaded."""
+    """Raise an error for everything that can be wrong before a model is loaded."""
     if job.to == "onnx" and job.target.suffix != ".onnx":
-        raise UsageError(f"{job.target} is no ONNX file", "give a name that ends in .onnx")
+        raise UsageError(f"{job.target} is not an ONNX file", "give a name that ends in .onnx")
     if job.to != "onnx" and job.target.suffix == ".onnx":
         raise UsageError(f"{job.target} would be a folder", "--to onnx writes an ONNX file")
     if job.to == "onnx" and job.dtype == "bf16":
@@ -125,8 +126,8 @@ def _write(job: ConvertJob, model: Model, partial: Path) -> Written:
 
 
 def _verify(job: ConvertJob, model: Model, partial: Path) -> list[Delta]:
-    """How far what was written is from the model. Where the target's epsilon is another, the model
-    is compared as it is with that one, and apart from it what the epsilon changes."""
+    """The differences between the model and its conversion. If the target has another epsilon, the
+    model is compared with that epsilon, and the epsilon's own effect is listed separately."""
     allowed = TOLERANCE[job.dtype]
     if job.to == "onnx":
         deltas = _deltas(_compare_onnx(model, partial), allowed)
@@ -146,8 +147,8 @@ def _verify(job: ConvertJob, model: Model, partial: Path) -> list[Delta]:
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """The plan that the target's library follows, the size (height, width) of an image of which it
-    makes other pixels than the model's own, and that in words."""
+    """The preprocessing of the target's library, the size (height, width) of an image for which it
+    differs from the model's, and a note that says so."""
 
     plan: Preprocess
     size: Size
@@ -155,18 +156,18 @@ class Moved:
 
 
 def _moved(job: ConvertJob, model: Model) -> Moved | None:
-    """Whether the target's library preprocesses otherwise, by what both make of images of many
-    sizes; None where it does not."""
+    """How the target's library preprocesses differently, found by comparing images of many sizes;
+    None if it does not."""
     plan = model.preprocess
     names: tuple[Literal["transformers", "timm"], ...] = ("transformers",)
     if job.to == "timm":
         names = ("timm",)
     elif job.to == "onnx":
-        names = ("transformers", "timm")  # whichever can say it
+        names = ("transformers", "timm")  # the metadata are of one that can express it
     found: list[Moved | None] = []
     for name in names:
         with contextlib.suppress(CheckpointError):
-            found.append(_difference(plan, written_plan(plan, name), name))
+            found.append(_difference(plan, as_written(plan, name), name))
     return None if None in found or not found else found[0]
 
 
@@ -183,7 +184,7 @@ def _difference(plan: Preprocess, other: Preprocess, library: str) -> Moved | No
     (mine, at), (theirs, beside) = _place(moved[0], plan), _place(moved[0], other)
     if mine == theirs:
         steps = max(abs(a - b) for a, b in zip(at, beside, strict=True))
-        how = f"cuts the middle {steps} pixel beside this model's"
+        how = f"cuts the middle {steps} pixel away from this model's"
     else:
         how = f"resizes to {theirs[1]}x{theirs[0]}, this model to {mine[1]}x{mine[0]}"
     share = 100 * len(moved) / len(SIZES)
@@ -203,14 +204,13 @@ def _place(size: Size, plan: Preprocess) -> tuple[Size, tuple[int, int]]:
 
 @torch.inference_mode()
 def _by_preprocessing(model: Model, moved: Moved) -> Delta:
-    """What the other preprocessing does to the output, for noise of a size where they differ. It
-    is told, not held against the target."""
+    """The effect of the other preprocessing on the output, for noise of a size where they differ.
+    It is reported, and any difference is allowed."""
     noise = np.random.default_rng(0).integers(0, 256, (*moved.size, 3), dtype=np.uint8)
     outputs = []
     for plan in (model.preprocess, moved.plan):
-        pixels = torch.from_numpy(preprocessed(noise, plan)).permute(2, 0, 1)[None].float()
-        mean, std = (torch.tensor(values)[:, None, None] for values in (plan.mean, plan.std))
-        outputs.append(model.network((pixels * plan.rescale - mean) / std))
+        pixels = torch.from_numpy(preprocessed(noise, plan)).permute(2, 0, 1)[None]
+        outputs.append(model.network(Normalisation(plan)(pixels)))
     what = f"{_output(model)}, by the preprocessing of {moved.size[1]}x{moved.size[0]} pixels alone"
     return Delta(what, _delta(*outputs), math.inf)
 
@@ -220,7 +220,7 @@ def _deltas(found: dict[str, float], allowed: float, why: str = "") -> list[Delt
 
 
 def _with_epsilon(model: Model, eps: float) -> Model:
-    """The same tensors in a network of this epsilon."""
+    """The model with another epsilon."""
     if model.config.norm_eps == eps:
         return model
     config = replace(model.config, norm_eps=eps)
@@ -236,8 +236,8 @@ def synthetic_pixels(model: Model) -> Tensor:
 
 @torch.inference_mode()
 def compare(one: Model, other: Model) -> dict[str, float]:
-    """The largest difference of the logits or the embedding, and of each hidden state, relative to
-    the largest value there."""
+    """The largest differences of the logits or the embedding, and of the hidden states, relative to
+    their largest values."""
     pixels = synthetic_pixels(one)
     layers = range(one.config.depth + 1)
     first, second = (model.network.hidden_states(pixels, layers) for model in (one, other))

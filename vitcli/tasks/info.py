@@ -1,4 +1,4 @@
-"""What a checkpoint is: its sizes, its cost, its preprocessing, its labels, and who says so."""
+"""The facts about a checkpoint: sizes, cost, preprocessing, labels, and the source of each."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vitcli.jobs.loading import load_model
 from vitcli.models.config import SwinConfig
 from vitcli.models.cost import cost
 
-SHOWN_LABELS = 5
+MAX_LABELS = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +25,7 @@ class InfoJob:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step of the preprocessing, and where it came from."""
+    """One step of the preprocessing, and its source."""
 
     step: str
     source: str
@@ -33,7 +33,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class WeightFile:
-    """One file of the weights, by name, and its length in bytes."""
+    """One weight file: its name, and its length in bytes."""
 
     name: str
     bytes: int
@@ -41,11 +41,11 @@ class WeightFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelInfo:
-    """Everything that is known of a model, ready for printing.
+    """Everything that is known about a model, ready for printing.
 
-    `sizes` is the config for machines, `described` the same for people. `scores` is the
-    function that makes scores of the logits: softmax, sigmoid or none. `gflops` are 10^9
-    multiply-adds for one image at this resolution (`vitcli.models.cost` says what counts).
+    `sizes` is the config for machines, `described` the same for people. `scores` is the function
+    that turns logits into scores: softmax, sigmoid or none. `gflops` are 10^9 multiply-adds for one
+    image at this resolution (see `vitcli.models.cost`).
     """
 
     model: str
@@ -69,7 +69,7 @@ class ModelInfo:
 
 
 def info(job: InfoJob) -> ModelInfo:
-    """Load the model and tell of it; it must load to be believed. Raises VitError."""
+    """Load the model, so that every fact is checked, and describe it. Raises VitError."""
     model = job.model if isinstance(job.model, Model) else load_model(job.model, job.options)
     price = cost(model.config)
     plan = model.preprocess
@@ -77,21 +77,21 @@ def info(job: InfoJob) -> ModelInfo:
         model=model.spec,
         revision=model.revision,
         layout=model.layout,
-        architecture=printable(model.architecture),
+        architecture=printable(model.provenance.architecture),
         parameters=price.parameters,
         gflops=price.gflops,
-        dtypes=model.dtypes,
+        dtypes=model.provenance.dtypes,
         files=tuple(WeightFile(file.name, file.stat().st_size) for file in model.files),
         sha256=model.sha256,
         sizes=model.config.sizes(),
         described=model.config.describe(),
         num_labels=len(model.labels),
-        labels=model.labels[:SHOWN_LABELS],
-        labels_source=model.labels_source,
+        labels=model.labels[:MAX_LABELS],
+        labels_source=model.provenance.labels,
         problem_type=model.problem_type,
         scores=model.score_function if model.labels else None,
         preprocess=tuple(
-            Step(step, model.origins.get(step.partition("(")[0], plan.source))
+            Step(step, model.provenance.steps.get(step.partition("(")[0], plan.source))
             for step in plan.steps()
         ),
         notes=(*model.notes, *_resampled(model)),
@@ -99,7 +99,7 @@ def info(job: InfoJob) -> ModelInfo:
 
 
 def _resampled(model: Model) -> list[str]:
-    stored, now = model.stored_size, model.config.image_size
+    stored, now = model.provenance.stored_size, model.config.image_size
     if stored is None or stored == now:
         return []
     sizes = f"{stored[0]}x{stored[1]} pixels", f"{now[0]}x{now[1]}"

@@ -1,4 +1,4 @@
-"""Which checkpoint to take for what: the catalogue filtered and sorted, and a download."""
+"""Which checkpoint to use for a purpose: the catalogue filtered and sorted; and a download."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from vitcli.checkpoints.catalogue import Entry, entries
+from vitcli.checkpoints.catalogue import CatalogueEntry, entries
 
 Purpose = Literal["speed", "accuracy", "memory", "resolution", "features"]
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Entries in the order to try them, and in one line why these and why so."""
+    """Entries in the order to try them, and one line that explains choice and order."""
 
-    entries: tuple[Entry, ...]
+    entries: tuple[CatalogueEntry, ...]
     why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Pulled:
-    """The folder of the cache that holds a checkpoint, and what a user should know of it."""
+    """The folder of the cache with a checkpoint, and notes for the user."""
 
     folder: Path
     notes: tuple[str, ...] = ()
 
 
-def choose(purpose: Purpose | None = None) -> Choice:
-    """All entries in the table's order, or those that serve a purpose, the best first."""
+def choose_models(purpose: Purpose | None = None) -> Choice:
+    """Choose all entries in the table's order, or those for a purpose, the best first."""
     every = entries()
     if purpose is None:
         return Choice(every)
@@ -55,33 +55,35 @@ def choose(purpose: Purpose | None = None) -> Choice:
             return Choice((*_best(linear), *_best(others)), why)
 
 
-def grid(entry: Entry) -> int:
-    """Patches on a side at the size that the positions were trained for."""
+def grid(entry: CatalogueEntry) -> int:
+    """The number of patches on a side, at the size that the positions were trained for."""
     return entry.stored // entry.patch
 
 
 def download(spec: str, *, offline: bool = False) -> Pulled:
-    """Fetch what is read of a hub id into the cache. It need not be in the catalogue.
+    """Fetch the files of a hub id, in the catalogue or not, into the cache.
 
     Raises ModelNotFound or CheckpointError.
     """
-    from vitcli.checkpoints.resolve import pull  # here: it brings torch, the table needs none
+    from vitcli.checkpoints.resolve import pull  # imports torch, which the table does not need
 
     snapshot = pull(spec, offline=offline)
     return Pulled(snapshot.folder, snapshot.notes)
 
 
-def _classifiers(found: Sequence[Entry]) -> list[Entry]:
+def _classifiers(found: Sequence[CatalogueEntry]) -> list[CatalogueEntry]:
     return [e for e in found if e.has_classifier and e.accuracy is not None]
 
 
-def _best(found: Sequence[Entry]) -> tuple[Entry, ...]:
+def _best(found: Sequence[CatalogueEntry]) -> tuple[CatalogueEntry, ...]:
     return tuple(sorted(found, key=lambda e: (-(e.accuracy or 0.0), e.gflops)))
 
 
-def _frontier(found: Sequence[Entry], price: Callable[[Entry], float]) -> tuple[Entry, ...]:
-    """The cheapest first, each more accurate than all before it."""
-    kept: list[Entry] = []
+def _frontier(
+    found: Sequence[CatalogueEntry], price: Callable[[CatalogueEntry], float]
+) -> tuple[CatalogueEntry, ...]:
+    """Keep the entries that no cheaper one matches in accuracy, the cheapest first."""
+    kept: list[CatalogueEntry] = []
     best = 0.0
     for entry in sorted(found, key=lambda e: (price(e), -(e.accuracy or 0.0))):
         if (entry.accuracy or 0.0) > best:

@@ -1,4 +1,4 @@
-"""What a model of masked pre-training makes of pictures of which it sees a part."""
+"""Images into their reconstructions by a masked model that sees only a part of the patches."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vitcli.checkpoints.layouts.decoders import Reconstruction
+from vitcli.checkpoints.layouts.layout import Reconstruction
 from vitcli.checkpoints.load import Model
-from vitcli.errors import CheckpointError, OutputError, UsageError
+from vitcli.errors import OutputError, UsageError
 from vitcli.files import explained, write_whole
 from vitcli.jobs.finite import are_finite, overflow, with_failures
 from vitcli.jobs.job import (
@@ -31,18 +31,19 @@ from vitcli.jobs.listing import list_inputs
 from vitcli.jobs.loading import load_model
 from vitcli.jobs.run import Ready, Run
 from vitcli.models.mae import MaskedAutoencoder, mask_of
+from vitcli.models.normalise import Normalisation
 from vitcli.models.prepare import DTYPES, Prepared, choose_device, choose_dtype
-from vitcli.records import Batch, Classified, Failure, Preprocess, Row
+from vitcli.records import Batch, Classified, Failure, Row
 from vitcli.render.panels import panels_png
 
 CAPTIONS = ("original", "masked", "reconstruction")
-HIDDEN = 128  # the grey of a patch that is not shown
+HIDDEN_GREY = 128  # of a hidden patch in the masked panel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReconstructJob:
-    """One run of `vit reconstruct`. `mask_ratio=None` is the model's own. `paste` keeps the
-    patches that were seen as they are."""
+    """One run of `vit reconstruct`. `mask_ratio=None` is the model's own. With `paste`, the patches
+    that the model saw are shown unchanged."""
 
     inputs: Inputs
     out: Path
@@ -60,7 +61,7 @@ class ReconstructJob:
 
 
 class PanelSink:
-    """A PNG for each image, under the image's own path below the folder. A failure has none."""
+    """Writes a PNG for each image, at the image's path below the folder; none for a failure."""
 
     def __init__(self, folder: Path, *, overwrite: bool) -> None:
         self._folder = folder
@@ -82,7 +83,7 @@ class PanelSink:
     def abort(self) -> None: ...
 
     def _named(self, path: str) -> Path:
-        """`DIR/photos/cat.jpg.png`; never outside of DIR, never twice the same."""
+        """The file for an image, as `DIR/photos/cat.jpg.png`: below DIR, and unique."""
         parts = [part for part in Path(os.path.normpath(path)).parts if part not in ("/", "..")]
         file = self._folder.joinpath(*parts)
         name, number = file.with_name(f"{file.name}.png"), 1
@@ -96,20 +97,15 @@ class PanelSink:
 
 
 def reconstruct(job: ReconstructJob, watcher: Reporter | None = None) -> Summary:
-    """Run the job: original | masked | reconstruction for every image that decodes.
+    """Run the job: draw original, masked image and reconstruction of every image that decodes.
 
     Raises CheckpointError for a model without a decoder.
     """
     watcher = watcher or NullReporter()
     run = Run(job.inputs, job.running, watcher, list_inputs(job.inputs, watcher.note))
     model = job.model if isinstance(job.model, Model) else _load(job, run.watcher)
-    if model.reconstruction is None:
-        raise CheckpointError(
-            f"{model.spec} has no decoder: it cannot reconstruct what is hidden",
-            "MAE's files for pre-training have one, and what vit finetune --objective mim makes",
-        )
     sink = PanelSink(job.out, overwrite=job.overwrite)
-    forward = _forward(job, model, model.reconstruction, sink)
+    forward = _forward(job, model, model.with_decoder(), sink)
     return run.into(sink, Ready(plans=(model.preprocess,), forward=forward, meta={}))
 
 
@@ -119,7 +115,7 @@ def _load(job: ReconstructJob, watcher: Reporter) -> Model:
 
 
 def draw_mask(seed: int, place: int, patches: int, ratio: float) -> Tensor:
-    """What is hidden of an image: the same for the same seed and place.  -> (1, h*w)"""
+    """Draw the hidden patches of an image by the seed and its place.  -> (1, h*w)"""
     noise = np.random.default_rng((seed, place)).random(patches)
     return mask_of(torch.from_numpy(noise)[None], ratio)
 
@@ -130,10 +126,11 @@ def _forward(
     device = choose_device(job.running.device)
     dtype = choose_dtype(job.running.dtype, device)
     if dtype != DTYPES["fp32"]:
-        raise UsageError("pictures are reconstructed in fp32", "leave out --dtype")
+        raise UsageError("images are reconstructed in fp32", "leave out --dtype")
     reconstruction = reconstruction.to(device)
     own = reconstruction.mask_ratio if isinstance(reconstruction, MaskedAutoencoder) else 0.6
     ratio = own if job.mask_ratio is None else job.mask_ratio
+    normalisation = Normalisation(model.preprocess, device)
     prepared = Prepared(reconstruction.encoder, model.preprocess, device, dtype)
 
     @torch.inference_mode()
@@ -145,12 +142,13 @@ def _forward(
         picture = reconstruction.picture(pixels, reconstruction(pixels, mask))
         hidden = _spread(mask, grid, reconstruction.encoder.config.patch_size)
         good = are_finite(picture)
-        made = _bytes(picture.cpu(), model.preprocess)
-        images = zip(batch.refs, batch.pixels[0], made, hidden, strict=True)
+        made = normalisation.inverse(picture).permute(0, 2, 3, 1).cpu().numpy()
+        originals = torch.as_tensor(batch.pixels[0]).numpy(force=True)
+        images = zip(batch.refs, originals, made, hidden, strict=True)
         for ref, original, new, is_hidden in compress(images, good):
             height, width = new.shape[:2]
             original = original[:height, :width]
-            masked = np.where(is_hidden, np.uint8(HIDDEN), original)
+            masked = np.where(is_hidden, np.uint8(HIDDEN_GREY), original)
             shown = np.where(is_hidden, new, original) if job.paste else new
             sink.pictures[ref.index] = panels_png((original, masked, shown), CAPTIONS)
         rows = [Classified(ref, ()) for ref in batch.refs]
@@ -160,15 +158,7 @@ def _forward(
 
 
 def _spread(mask: Tensor, grid: tuple[int, int], patch: tuple[int, int]) -> NDArray[np.bool_]:
-    """Patches into pixels.  (B, h*w) -> (B, H, W, 1)"""
+    """Expand a mask of patches to pixels.  (B, h*w) -> (B, H, W, 1)"""
     hidden = mask.cpu().numpy().reshape(len(mask), *grid)
     spread: NDArray[np.bool_] = hidden.repeat(patch[0], 1).repeat(patch[1], 2)[..., None]
     return spread
-
-
-def _bytes(pixels: Tensor, plan: Preprocess) -> NDArray[np.uint8]:
-    """Normalised pixels into bytes.  (B, 3, H, W) -> (B, H, W, 3)"""
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (plan.mean, plan.std))
-    values = (pixels.float() * std + mean) / plan.rescale
-    found: NDArray[np.uint8] = values.round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
-    return found

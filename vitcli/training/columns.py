@@ -97,9 +97,9 @@ class Header:
             rest = [n for n in range(len(names)) if n not in (path, split)]
             one_hot = [n for n in rest if self._all(n, lambda cell: _flag(cell) is not None)]
             if len(one_hot) > 1 and len(one_hot) >= len(names) - 2:
-                told = ", ".join(printable(first[n].strip()) for n in one_hot[:5])
+                shown = ", ".join(printable(first[n].strip()) for n in one_hot[:5])
                 more = ", ..." if len(one_hot) > 5 else ""
-                self._note(f"one column for each class: {told}{more}")
+                self._note(f"one column for each class: {shown}{more}")
                 return Columns(first, path, None, None, tuple(one_hot))
             if len(rest) == 1 and not self.is_image(first[path]):
                 label = rest[0]
@@ -144,11 +144,11 @@ class Header:
             len(cells) > 1 and cells[1].strip() == label for cells in self._body()
         )
         if is_known or (is_unique and second and self.is_image(second[0])):
-            told = ", ".join(printable(cell.strip()[:50]) for cell in first[:6])
+            shown = ", ".join(printable(cell.strip()[:50]) for cell in first[:6])
             more = ", ..." if len(first) > 6 else ""
             raise self.file.fault(
                 line,
-                f": the header is not understood: {told}{more}",
+                f": the header is not understood: {shown}{more}",
                 f"{UNDERSTOOD}; if it is not a header, there is no such file",
             )
         if is_unique and label:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from vitcli.models.mae import MaskedAutoencoder, mask_of
 from vitcli.models.mim import MaskedImageModel
+from vitcli.models.normalise import Normalisation
 from vitcli.records import Preprocess, Size
 from vitcli.training.feed import Step
 from vitcli.training.mixing import Mixing, mix, soft_cross_entropy, targets
@@ -48,17 +49,15 @@ class Normalise:
 
     def __init__(self, preprocess: Preprocess, device: torch.device) -> None:
         self._device = device
-        self._scale = 1 / preprocess.rescale
-        self._mean = torch.tensor(preprocess.mean, device=device).view(3, 1, 1)
-        self._std = torch.tensor(preprocess.std, device=device).view(3, 1, 1)
+        self._pixels = Normalisation(preprocess, device)
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """uint8 (B, H, W, 3) -> (B, 3, H, W)"""
         x = inputs.to(self._device, non_blocking=True)
         if x.dtype != torch.uint8:
             return x
-        x = x.permute(0, 3, 1, 2).float().contiguous()
-        return x.div_(self._scale).sub_(self._mean).div_(self._std)
+        pixels: Tensor = self._pixels(x.permute(0, 3, 1, 2).contiguous())
+        return pixels
 
 
 @dataclass(frozen=True, slots=True)

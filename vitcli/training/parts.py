@@ -133,8 +133,8 @@ def parts_of(
             note(f"{printable(os.path.join(data, folder.name))} is left out: {reason}")
     if [f.name for _, f in used] not in (["train", "val"], ["train"]):
         meant = {"train": "trained on", "val": "held out", None: "used as all of the data"}
-        told = ", ".join(f"{printable(f.name)}/ is {meant[split]}" for split, f in used)
-        note(f"{where}: {told}")
+        meanings = ", ".join(f"{printable(f.name)}/ is {meant[split]}" for split, f in used)
+        note(f"{where}: {meanings}")
     return [(split, folder.name) for split, folder in used]
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from vitcli.checkpoints.layouts.decoders import Reconstruction
+from vitcli.checkpoints.layouts.layout import Reconstruction
 from vitcli.checkpoints.load import Model
 from vitcli.checkpoints.write import check_hf
 from vitcli.errors import CheckpointError

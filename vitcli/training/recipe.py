@@ -64,7 +64,7 @@ def with_head(model: Model, classes: Sequence[str]) -> Model:
             labels=tuple(classes),
             problem_type=None,
             reconstruction=None,
-            labels_source="data",
+            provenance=replace(model.provenance, labels="data"),
         )
         try:
             check_hf(found)

@@ -1,22 +1,26 @@
-"""What stands beside a ViT in the files of masked pre-training: the decoder of a masked
-autoencoder (`ViTMAEForPreTraining`, Meta's MAE), or mask token and decoder of
-`ViTForMaskedImageModeling`. In our names it is all under `decoder.`.
+"""The decoders of masked pre-training: a masked autoencoder's (MAE), in transformers' names and in
+its own repository's, and `ViTForMaskedImageModeling`'s.
+
+A model with its decoder can reconstruct the hidden part of an image. Our names of the decoder's
+tensors begin with `decoder.`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from vitcli.checkpoints.keymap import Rule, rename, to_theirs
-from vitcli.checkpoints.layouts import hf_vit
-from vitcli.checkpoints.layouts.hf_vit import L4, L5, B
 from vitcli.checkpoints.layouts.layout import (
+    Decoder,
+    Decoders,
     Expressed,
     Json,
+    Parts,
+    Reconstruction,
     Tensors,
     count_blocks,
     not_square,
@@ -27,80 +31,100 @@ from vitcli.errors import CheckpointError
 from vitcli.models.config import FieldError, ViTConfig
 from vitcli.models.mae import MAEDecoder, MaskedAutoencoder
 from vitcli.models.mim import MaskedImageModel, MIMDecoder
-from vitcli.models.vit import VisionTransformer
 
-Reconstruction = MaskedAutoencoder | MaskedImageModel
-# An empty decoder, and the model of an encoder and it once it is filled.
-Parts = tuple[nn.Module, Callable[[VisionTransformer, Any], Reconstruction]]
 D = "decoder."
 LAYERS, LAYERS_ON_DISK = "decoder.decoder_layers.{i}.", "decoder.decoder_encoder.layer.{i}."
-
-
-def _of_decoder(rule: Rule) -> Rule:
-    """A block's rule for the decoder's: as 4.x and the hub have it, as 5.x saves it, and as a 5.x
-    model holds it in memory."""
-    old, *new = rule.spellings
-    spelled = [
-        *(tuple(name.replace(L4, at) for name in old) for at in (LAYERS, LAYERS_ON_DISK)),
-        *(tuple(name.replace(L5, LAYERS) for name in names) for names in new),
-    ]
-    theirs, *also = dict.fromkeys(spelled)
-    return replace(rule, theirs=theirs, also=tuple(also), ours=f"{D}{rule.ours}")
-
-
-_BLOCK = [rule for rule in hf_vit.RULES if rule.ours and rule.ours.startswith(B)]
-HF_MAE = (
-    rename("decoder.decoder_embed.{p}", D + "embed.{p}"),
-    rename("decoder.mask_token", D + "mask_token"),
-    rename("decoder.decoder_pos_embed", D + "pos_embed"),
-    *map(_of_decoder, _BLOCK),
-    rename("decoder.decoder_norm.{p}", D + "norm.{p}"),
-    rename("decoder.decoder_pred.{p}", D + "pred.{p}"),
-)
 HF_MIM = (
     rename("embeddings.mask_token", D + "mask_token"),
     rename("decoder.0.{p}", D + "pred.{p}"),
 )
-META_MAE = (
-    rename("mask_token", D + "mask_token"),
-    *(rename(f"decoder_{part}.{{p}}", f"{D}{part}.{{p}}") for part in ("embed", "norm", "pred")),
-    rename("decoder_pos_embed", D + "pos_embed"),
-    *(rename(f"decoder_{rule.ours}", f"{D}{rule.ours}") for rule in _BLOCK),
-)
-# What `ViTMAEConfig` calls the decoder's sizes, and what it takes where they are left out.
+# The names and defaults of the decoder's sizes in `ViTMAEConfig`.
 HF_SIZES = {
     "embed_dim": ("decoder_hidden_size", 512),
     "depth": ("decoder_num_hidden_layers", 8),
     "num_heads": ("decoder_num_attention_heads", 16),
     "hidden_dim": ("decoder_intermediate_size", 2048),
 }
-MAE_HEAD_WIDTH = 32  # of every published decoder
+MAE_HEAD_WIDTH = 32  # in every published decoder
 
 
-@dataclass(frozen=True, slots=True)
-class Decoder:
-    """A kind of decoder: its rules, what takes the place of the rules that leave it out, and the
-    parts that its tensors (in our names, without `decoder.`) and the JSON ask for."""
+def hf_decoders(blocks: Sequence[Rule], old: str, new: str) -> Decoders:
+    """The decoders in files of transformers, whose encoder has these rules for its blocks; `old`
+    and `new` are what the names of a block begin with in versions 4 and 5."""
+    mae = (
+        rename("decoder.decoder_embed.{p}", D + "embed.{p}"),
+        rename("decoder.mask_token", D + "mask_token"),
+        rename("decoder.decoder_pos_embed", D + "pos_embed"),
+        *(_of_decoder(rule, old, new) for rule in blocks),
+        rename("decoder.decoder_norm.{p}", D + "norm.{p}"),
+        rename("decoder.decoder_pred.{p}", D + "pred.{p}"),
+    )
 
-    rules: tuple[Rule, ...]
-    parts: Callable[[ViTConfig, Tensors, Json], Parts]
+    def find(names: Collection[str]) -> Decoder | None:
+        if any(name.startswith("decoder.decoder_") for name in names):
+            return Decoder(mae, _hf_mae)
+        if any(name.startswith("decoder.0.") for name in names):
+            return Decoder(HF_MIM, _mim)
+        return None
 
-    def among(self, rules: Collection[Rule]) -> tuple[Rule, ...]:
-        """The rules of the encoder's layout, with nothing of the decoder left out."""
-        starts = ("decoder", "mask_token", "embeddings.mask_token")
-        kept = (rule for rule in rules if rule.ours or not rule.theirs[0].startswith(starts))
-        return (*kept, *self.rules)
+    def express(model: Reconstruction, encoder: Expressed) -> Expressed:
+        """Raises CheckpointError for a model that transformers has no class for."""
+        config = encoder.config
+        assert isinstance(config, ViTConfig)
+        obstacles = not_square(config)
+        if config.dist_token or config.num_classes:
+            obstacles.append("a decoder next to a classifier or a distillation token")
+        refuse_decoder(obstacles)
+        rules = HF_MIM if isinstance(model, MaskedImageModel) else mae
+        ours = {D + name: tensor for name, tensor in model.decoder.state_dict().items()}
+        theirs = encoder.tensors | to_theirs(ours, rules)
+        named = {name if name.startswith(D) else "vit." + name: t for name, t in theirs.items()}
+        # These classes have no pooler, so the encoder's note about it does not apply.
+        return Expressed(config, named, encoder.json | _hf_values(model))
+
+    return Decoders(find, express)
 
 
-def decoder_of(layout: str, names: Collection[str]) -> Decoder | None:
-    """The decoder in a file of this layout; None where there is none."""
-    if layout == "hf-vit" and any(name.startswith("decoder.decoder_") for name in names):
-        return Decoder(HF_MAE, _hf_mae)
-    if layout == "hf-vit" and any(name.startswith("decoder.0.") for name in names):
-        return Decoder(HF_MIM, _mim)
-    if layout == "mae" and any(name.startswith("decoder_") for name in names):
-        return Decoder(META_MAE, _meta_mae)
-    return None
+def refuse_decoder(obstacles: Collection[str]) -> None:
+    """Raise CheckpointError if there are obstacles to writing a model with its decoder."""
+    if obstacles:
+        raise CheckpointError(f"transformers' masked models cannot express {', '.join(obstacles)}")
+
+
+def meta_decoders(blocks: Sequence[Rule]) -> Decoders:
+    """The decoder in files of MAE's repository, whose blocks have the names that these rules give
+    to ours."""
+    mae = (
+        rename("mask_token", D + "mask_token"),
+        *(rename(f"decoder_{x}.{{p}}", f"{D}{x}.{{p}}") for x in ("embed", "norm", "pred")),
+        rename("decoder_pos_embed", D + "pos_embed"),
+        *(rename(f"decoder_{rule.ours}", f"{D}{rule.ours}") for rule in blocks),
+    )
+
+    def find(names: Collection[str]) -> Decoder | None:
+        has_decoder = any(name.startswith("decoder_") for name in names)
+        return Decoder(mae, _meta_mae) if has_decoder else None
+
+    return Decoders(find)
+
+
+def without_decoder(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Split the tensors into the encoder's, and the decoder's without `decoder.`."""
+    encoder = {name: tensor for name, tensor in tensors.items() if not name.startswith(D)}
+    decoder = {n.removeprefix(D): t for n, t in tensors.items() if n.startswith(D)}
+    return encoder, decoder
+
+
+def _of_decoder(rule: Rule, old: str, new: str) -> Rule:
+    """Turn a block's rule into the decoder's: in the names of 4.x and the hub, in those that 5.x
+    saves, and in those of a 5.x model in memory."""
+    first, *others = rule.spellings
+    spelled = [
+        *(tuple(name.replace(old, at) for name in first) for at in (LAYERS, LAYERS_ON_DISK)),
+        *(tuple(name.replace(new, LAYERS) for name in names) for names in others),
+    ]
+    theirs, *also = dict.fromkeys(spelled)
+    return replace(rule, theirs=theirs, also=tuple(also), ours=f"{D}{rule.ours}")
 
 
 def _hf_mae(encoder: ViTConfig, tensors: Tensors, config: Json) -> Parts:
@@ -150,42 +174,18 @@ def _mim(encoder: ViTConfig, tensors: Tensors, config: Json) -> Parts:
     return MIMDecoder(encoder), MaskedImageModel
 
 
-def express(model: Reconstruction, layout: str, encoder: Expressed) -> Expressed:
-    """The encoder, as a layout of transformers has it, with its decoder: the class that has both.
-    Raises CheckpointError where transformers has none."""
-    config = encoder.config
-    assert isinstance(config, ViTConfig)
-    obstacles = not_square(config)
-    if layout != "hf-vit" or config.dist_token or config.num_classes:
-        obstacles.append(f"a decoder behind {layout}")
-    if obstacles:
-        raise CheckpointError(f"transformers' masked models cannot express {', '.join(obstacles)}")
-    rules, values = _words(model)
-    ours = {D + name: tensor for name, tensor in model.decoder.state_dict().items()}
-    theirs = encoder.tensors | to_theirs(ours, rules)
-    named = {name if name.startswith(D) else "vit." + name: t for name, t in theirs.items()}
-    return Expressed(config, named, encoder.json | values)  # no pooler, and no note of it
-
-
-def _words(model: Reconstruction) -> tuple[tuple[Rule, ...], dict[str, Any]]:
-    """The rules of a decoder in transformers' names, and what is said of it in the config."""
+def _hf_values(model: Reconstruction) -> dict[str, Any]:
+    """The decoder's part of transformers' config."""
     if isinstance(model, MaskedImageModel):
-        return HF_MIM, {
+        return {
             "architectures": ["ViTForMaskedImageModeling"],
             "encoder_stride": model.decoder.stride,
         }
     decoder = model.decoder.config
-    return HF_MAE, {
+    return {
         "architectures": ["ViTMAEForPreTraining"],
         "model_type": "vit_mae",
         **{theirs: getattr(decoder, ours) for ours, (theirs, _) in HF_SIZES.items()},
         "mask_ratio": model.mask_ratio,
         "norm_pix_loss": model.norm_pix,
     }
-
-
-def without_decoder(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The encoder's tensors, and the decoder's without `decoder.`."""
-    encoder = {name: tensor for name, tensor in tensors.items() if not name.startswith(D)}
-    decoder = {n.removeprefix(D): t for n, t in tensors.items() if n.startswith(D)}
-    return encoder, decoder

@@ -1,27 +1,29 @@
 """Google's JAX checkpoints, `.npz`: the first ViTs and augreg of `vision_transformer`, and
 `big_vision`, which renumbers the modules of a block and may stack all blocks in one array.
 
-flax keeps kernels as (in, out), with the heads apart: (D, A, d) into attention, (A, d, D) out of
-it. That shows the number of heads. Its GELU is the tanh approximation; timm and transformers run
-these weights with erf, and so it is done here.
+flax stores kernels as (in, out), with an axis for the heads: (D, A, d) into attention, (A, d, D)
+out of it, which shows the number of heads. Its GELU is the tanh approximation; timm and
+transformers run these weights with erf, and so does vitcli.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
+from functools import lru_cache
 
 from torch import Tensor
 
 from vitcli.checkpoints.keymap import Reshape, Rule, drop, rename, reshape
 from vitcli.checkpoints.layouts import timm
 from vitcli.checkpoints.layouts.layout import Json, Layout, Tensors
+from vitcli.checkpoints.published import HALF, VIT, always
 from vitcli.errors import CheckpointError
 from vitcli.models.config import ViTConfig
 
 STACKED, MAX_STACK = "Transformer/encoderblock/", 512
 E, B = "Transformer/encoderblock_{i}/", "blocks.{i}."
-# Each module of a block as the first repository numbers it, and as big_vision does.
+# The modules of a block, as numbered in the first repository and in big_vision.
 ATTENTION = (E + "MultiHeadDotProductAttention_1/", E + "MultiHeadDotProductAttention_0/")
 MLP = (E + "MlpBlock_3/", E + "MlpBlock_0/")
 NORM2 = (E + "LayerNorm_2", E + "LayerNorm_1")
@@ -29,8 +31,9 @@ MAP = "MAPHead_0/"
 MAP_ATTENTION = (MAP + "MultiHeadDotProductAttention_0/",)
 
 
+@lru_cache
 def table(heads: int, *, has_hidden: bool = False) -> tuple[Rule, ...]:
-    """The rules for a model of so many heads. `has_hidden`: a tanh layer stands before its head."""
+    """The rules for a model of `heads` heads. `has_hidden`: it has a tanh layer before its head."""
     head = (
         drop("head/{rest}", "it reads a hidden layer, pre_logits, that no later model has",
              is_told=True),
@@ -90,7 +93,7 @@ def _transpose(x: Tensor) -> Tensor:
 
 
 def _into(ours: str, parts: tuple[str, ...], heads: int, *theirs: str) -> tuple[Rule, ...]:
-    """Joined n * (D, A, d) -> (n*A*d, D), and n * (A, d) -> (n*A*d,)"""
+    """n joined (D, A, d) -> (n*A*d, D), and n joined (A, d) -> (n*A*d,)"""
     n = len(parts)
     kernels, biases = (
         [tuple(f"{at}{part}/{leaf}" for part in parts) for at in theirs]
@@ -141,7 +144,7 @@ def detect(names: Collection[str]) -> bool:
 
 
 def unstack(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """`encoderblock/x` (L, ...) -> `encoderblock_0/x`, `encoderblock_1/x`, ..."""
+    """Unstack `encoderblock/x` (L, ...) into `encoderblock_0/x`, `encoderblock_1/x`, ..."""
     apart: dict[str, Tensor] = {}
     for name, tensor in state.items():
         if not name.startswith(STACKED) or tensor.ndim == 0:
@@ -157,7 +160,7 @@ def unstack(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def num_heads(state: Tensors) -> int | None:
-    """A of a query kernel (D, A, d)."""
+    """The number of heads: A of a query kernel (D, A, d)."""
     for name, tensor in state.items():
         if name.endswith("/query/kernel") and tensor.ndim == 3:
             return tensor.shape[1]
@@ -169,8 +172,8 @@ def rules(state: Tensors) -> tuple[Rule, ...]:
 
 
 def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTConfig:
-    """Sizes from the tensors. Without a class token the patches are averaged, or pooled by MAP;
-    positions cover the class token in the first repository, not in big_vision."""
+    """Read sizes from the tensors. Without a class token the patches are averaged, or pooled by
+    MAP. Positions cover the class token in the first repository, not in big_vision."""
     return replace(timm.read_config(tensors, {}, num_heads), pos_resize="bilinear")
 
 
@@ -182,6 +185,8 @@ LAYOUT = Layout(
     read_config,
     unpack=unstack,
     num_heads=num_heads,
-    words="own",
-    family="vit",
+    evaluation=always(
+        mean=HALF, std=HALF, interpolation="bilinear", crop_mode="squash", crop_pct=1.0
+    ),  # vit_jax/input_pipeline.py
+    family=VIT,
 )

@@ -1,7 +1,7 @@
-"""Hugging Face CLIP, the vision tower: `transformers/models/clip`, alone or beside its text tower.
+"""Hugging Face CLIP, the vision tower: `transformers/models/clip`, with or without its text tower.
 
-4.x and 5.x use the same names. `CLIPVisionModel` of 5.x leaves out the prefix `vision_model.`
-(`conversion_mapping.py`, "CLIPVisionModel"); the other classes and 4.x have it.
+4.x and 5.x use the same names, but `CLIPVisionModel` of 5.x leaves out the prefix `vision_model.`
+(`conversion_mapping.py`, "CLIPVisionModel").
 """
 
 from __future__ import annotations
@@ -18,15 +18,14 @@ from vitcli.checkpoints.layouts.layout import (
     Layout,
     Tensors,
     Writer,
-    activation,
     activation_name,
-    as_it_is,
     count_classes,
     image_pair,
     not_square,
-    pair,
+    read_sizes,
     shape,
 )
+from vitcli.checkpoints.published import CLIP
 from vitcli.models.config import ViTConfig
 
 L, B = "encoder.layers.{i}.", "blocks.{i}."
@@ -53,7 +52,7 @@ def lower_token(tensor: Tensor) -> Tensor:
     return tensor[0, 0]
 
 
-# What SigLIP's tower has too.
+# The rules that SigLIP's tower shares.
 TOWER = (
     reshape(("embeddings.position_embedding.weight",), "pos_embed", lift, lower),
     rename("embeddings.patch_embedding.{p}", "patch_embed.proj.{p}"),
@@ -91,9 +90,10 @@ def rules(names: Collection[str]) -> tuple[Rule, ...]:
 
 
 def vision_config(config: Json) -> Json:
-    """The tower's part of a config of two towers, or the config of a tower alone.
+    """The tower's part of a config of two towers, or the config of one tower.
 
-    Old files have `vision_config_dict`, which wins over `vision_config`, as in `CLIPConfig`.
+    Old files have `vision_config_dict`, which takes precedence over `vision_config`, as in
+    `CLIPConfig`.
     """
     for key in ("vision_config_dict", "vision_config"):
         if isinstance(config.get(key), dict):
@@ -103,10 +103,10 @@ def vision_config(config: Json) -> Json:
 
 
 def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTConfig:
-    """`CLIPVisionConfig` of transformers; its defaults where a key is left out.
+    """Read `CLIPVisionConfig` of transformers, with its defaults for keys that are left out.
 
-    `CLIPForImageClassification` reads the mean of the patches of the last layer as it is: its
-    `post_layernorm` is in the file, and stands before the class token's embedding only.
+    `CLIPForImageClassification` reads the mean of the last layer's patches unnormed: its
+    `post_layernorm` is in the file, but applies to the class token's embedding only.
     """
     vision = vision_config(config)
     num_classes = count_classes(tensors)
@@ -114,21 +114,13 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTCon
     is_projecting = "'CLIPModel'" in name or "WithProjection" in name
     projection = {**vision, **config}.get("projection_dim", 512) if is_projecting else 0
     return ViTConfig(
-        image_size=pair(vision.get("image_size", 224), "image_size"),
-        patch_size=pair(vision.get("patch_size", 32), "patch_size"),
-        in_chans=vision.get("num_channels", 3),
-        embed_dim=vision.get("hidden_size", 768),
-        depth=vision.get("num_hidden_layers", 12),
-        num_heads=num_heads or vision.get("num_attention_heads", 12),
-        hidden_dim=vision.get("intermediate_size", 3072),
+        **read_sizes(vision, num_heads, 32, "quick_gelu", 1e-5),
         num_classes=num_classes,
         projection=shape(tensors, "proj.weight", 2)[0] if "proj.weight" in tensors else projection,
         patch_bias=False,
         pre_norm=True,
-        act=activation(vision.get("hidden_act", "quick_gelu")),
         pool="mean" if num_classes else "cls",
         head_norm=num_classes == 0,
-        norm_eps=vision.get("layer_norm_eps", 1e-5),
     )
 
 
@@ -148,7 +140,7 @@ ONLY: dict[str, tuple[object, ...]] = {
 
 
 def refusals(config: ViTConfig) -> list[str]:
-    """transformers' classifier reads the mean of the patches, without the final norm."""
+    """The obstacles: transformers' classifier reads the mean of the patches, unnormed."""
     found = not_square(config)
     if config.num_classes and (config.pool != "mean" or config.head_norm):
         found.append(f"a classifier on pool={config.pool}")
@@ -158,12 +150,12 @@ def refusals(config: ViTConfig) -> list[str]:
 
 
 def prefix(config: ViTConfig) -> str:
-    """Only `CLIPVisionModel` and `SiglipVisionModel` are the tower itself."""
+    """The prefix of the tower: only `CLIPVisionModel` and `SiglipVisionModel` have none."""
     return "vision_model." if config.num_classes or config.projection else ""
 
 
 def tower_config(config: ViTConfig) -> dict[str, Any]:
-    """What the configs of both towers call the sizes."""
+    """The sizes, in the words of CLIP's and SigLIP's configs."""
     return {
         "image_size": image_pair(config.image_size),
         "patch_size": image_pair(config.patch_size),
@@ -192,7 +184,9 @@ def write_config(config: ViTConfig) -> dict[str, Any]:
     return {"architectures": [name], **tower}
 
 
-WRITER = Writer(ONLY, refusals, as_it_is, lambda config: RULES, prefix, write_config, ViTConfig)
+WRITER = Writer(
+    "transformers", ViTConfig, lambda config: RULES, write_config, ONLY, refusals, prefix=prefix
+)
 LAYOUT = Layout(
     "hf-clip",
     ("vision_model.",),
@@ -200,6 +194,14 @@ LAYOUT = Layout(
     rules,
     read_config,
     WRITER,
-    family="clip",
+    needs_config=True,
+    model_types=(
+        *("clip", "clip_vision_model", "metaclip_2", "metaclip_2_vision_model"),
+        *("clipseg", "clipseg_vision_model", "altclip", "altclip_vision_model"),
+        *("chinese_clip", "chinese_clip_vision_model", "vision-text-dual-encoder"),
+    ),
+    classes="CLIP|MetaClip2|ChineseCLIP|AltCLIP",
+    words="hf",
+    family=CLIP,
     fields={**HF_FIELDS, "projection": "projection_dim"},
 )

@@ -1,5 +1,5 @@
-"""Hugging Face DINOv2, with and without registers: `transformers/models/dinov2*`, as the hub and
-4.x spell it and as a 5.x model holds it in memory (`conversion_mapping.py`, "Dinov2Model")."""
+"""Hugging Face DINOv2, with and without registers: `transformers/models/dinov2*`, in the names of
+the hub and 4.x, and in those of a 5.x model in memory (`conversion_mapping.py`, "Dinov2Model")."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from vitcli.checkpoints.layouts.layout import (
     Layout,
     Tensors,
     Writer,
-    activation,
     activation_name,
     count_classes,
     image_pair,
     not_square,
     number,
-    pair,
+    read_sizes,
     shape,
     with_positions,
 )
+from vitcli.checkpoints.published import DINOV2
 from vitcli.models.config import ViTConfig
 
 L, B = "encoder.layer.{i}.", "blocks.{i}."
@@ -58,7 +58,7 @@ RULES = (
     rename("classifier.{p}", "head.{p}"),
     drop("embeddings.mask_token", "only pre-training uses it"),
 )
-# SwiGLU stands under the same names of ours as the plain feed-forward, so it has its own table.
+# A SwiGLU has the same names of ours as a plain feed-forward, so it has a table of its own.
 SWIGLU_RULES = (
     *(rule for rule in RULES if rule.ours is None or ".mlp." not in rule.ours),
     rename(L + "mlp.weights_in.{p}", B + "mlp.fc1.{p}"),
@@ -87,11 +87,11 @@ def rules(names: Collection[str]) -> tuple[Rule, ...]:
 
 
 def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTConfig:
-    """`Dinov2Config` of transformers; its defaults where a key is left out.
+    """Read `Dinov2Config` of transformers, with its defaults for keys that are left out.
 
-    The classifier reads the class token beside the mean of the patches (without registers).
-    Position embeddings cover class and patches; registers come in after them. Without registers
-    they are resampled plainly, with registers with antialiasing.
+    The classifier reads the class token and the mean of the patches, without registers. Position
+    embeddings cover class token and patches, not registers. They are resampled with antialiasing
+    only in models with registers.
     """
     embed_dim = config.get("hidden_size", 768)
     hidden_dim = int(
@@ -105,22 +105,14 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTCon
     if config.get("model_type") == "dinov2_with_registers":
         registers = config.get("num_register_tokens", 4)
     return ViTConfig(
-        image_size=pair(config.get("image_size", 224), "image_size"),
-        patch_size=pair(config.get("patch_size", 14), "patch_size"),
-        in_chans=config.get("num_channels", 3),
-        embed_dim=embed_dim,
-        depth=config.get("num_hidden_layers", 12),
-        num_heads=num_heads or config.get("num_attention_heads", 12),
-        hidden_dim=hidden_dim,
+        **{**read_sizes(config, num_heads, 14, "gelu", 1e-6), "hidden_dim": hidden_dim},
         num_classes=num_classes,
         num_registers=registers,
         pos_resize="bicubic-antialias" if registers else "bicubic",
         qkv_bias=config.get("qkv_bias", True),
         layer_scale=True,
         ffn="swiglu" if is_swiglu else "mlp",
-        act=activation(config.get("hidden_act", "gelu")),
         pool="cls+mean" if num_classes else "cls",
-        norm_eps=config.get("layer_norm_eps", 1e-6),
     )
 
 
@@ -144,14 +136,14 @@ def refusals(config: ViTConfig) -> list[str]:
         found.append(f"pool={config.pool}")
     ratio = config.hidden_dim // config.embed_dim
     if config.ffn == "mlp" and ratio * config.embed_dim != config.hidden_dim:
-        found.append(f"hidden_dim={config.hidden_dim}, no multiple of {config.embed_dim}")
+        found.append(f"hidden_dim={config.hidden_dim}, not a multiple of {config.embed_dim}")
     if config.ffn == "swiglu" and _swiglu_ratio(config) is None:
         found.append(f"hidden_dim={config.hidden_dim} of a SwiGLU")
     return found
 
 
 def _swiglu_dim(hidden_dim: int) -> int:
-    """transformers keeps two thirds of the feed-forward width, rounded up to a multiple of 8."""
+    """transformers' width: two thirds of the feed-forward's, rounded up to a multiple of 8."""
     return (int(hidden_dim * 2 / 3) + 7) // 8 * 8
 
 
@@ -161,8 +153,8 @@ def _swiglu_ratio(config: ViTConfig) -> int | None:
 
 
 def adapt(config: ViTConfig, tensors: Tensors) -> tuple[ViTConfig, dict[str, Tensor]]:
-    """The class token has a position here. With registers, transformers also wants the mask
-    token of pre-training in every file: it gets the zeros that transformers would start with."""
+    """Give the class token a position. With registers, transformers also expects the mask token of
+    pre-training in every file: write zeros, its initial value."""
     placed = with_positions(config, tensors, 1)
     if config.num_registers:
         placed["mask_token"] = torch.zeros(1, config.embed_dim)
@@ -204,13 +196,15 @@ def write_config(config: ViTConfig) -> dict[str, Any]:
 
 
 def prefix(config: ViTConfig) -> str:
-    """A model with a head holds its backbone under a name; a bare backbone does not."""
+    """The prefix of the backbone in a model with a head; a bare backbone has none."""
     if not config.num_classes:
         return ""
     return "dinov2_with_registers." if config.num_registers else "dinov2."
 
 
-WRITER = Writer(ONLY, refusals, adapt, rules_to_write, prefix, write_config, ViTConfig)
+WRITER = Writer(
+    "transformers", ViTConfig, rules_to_write, write_config, ONLY, refusals, adapt, prefix
+)
 LAYOUT = Layout(
     "hf-dinov2",
     ("dinov2.", "dinov2_with_registers."),
@@ -218,6 +212,10 @@ LAYOUT = Layout(
     rules,
     read_config,
     WRITER,
-    family="dinov2",
+    needs_config=True,
+    model_types=("dinov2", "dinov2_with_registers"),
+    classes="Dinov2",
+    words="hf",
+    family=DINOV2,
     fields={**HF_FIELDS, "hidden_dim": "mlp_ratio times hidden_size"},
 )

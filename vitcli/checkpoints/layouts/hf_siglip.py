@@ -1,5 +1,6 @@
 """Hugging Face SigLIP, the vision tower: `transformers/models/siglip`, and SigLIP 2 of a fixed
-resolution, which has the same names. As CLIP's, without class token and norm before the blocks."""
+resolution, which has the same names. It is CLIP's without class token and norm before the
+blocks."""
 
 from __future__ import annotations
 
@@ -14,12 +15,11 @@ from vitcli.checkpoints.layouts.layout import (
     Layout,
     Tensors,
     Writer,
-    activation,
-    as_it_is,
     count_classes,
     not_square,
-    pair,
+    read_sizes,
 )
+from vitcli.checkpoints.published import SIGLIP
 from vitcli.errors import CheckpointError
 from vitcli.models.config import ViTConfig
 
@@ -32,7 +32,7 @@ RULES = (
     rename("head.mlp.fc1.{p}", "attn_pool.mlp.fc1.{p}"),
     rename("head.mlp.fc2.{p}", "attn_pool.mlp.fc2.{p}"),
 )
-# SiglipForImageClassification averages the patches; the attention pooling stands by, unread.
+# SiglipForImageClassification averages the patches, and does not use the attention pooling.
 CLASSIFIER_RULES = (*TOWER, drop("head.{rest}", "the classifier reads the mean of the patches"))
 
 
@@ -64,19 +64,11 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTCon
     num_classes = count_classes(tensors)
     pools = bool(vision.get("vision_use_head", True)) and not num_classes
     return ViTConfig(
-        image_size=pair(vision.get("image_size", 224), "image_size"),
-        patch_size=pair(vision.get("patch_size", 16), "patch_size"),
-        in_chans=vision.get("num_channels", 3),
-        embed_dim=vision.get("hidden_size", 768),
-        depth=vision.get("num_hidden_layers", 12),
-        num_heads=num_heads or vision.get("num_attention_heads", 12),
-        hidden_dim=vision.get("intermediate_size", 3072),
+        **read_sizes(vision, num_heads, 16, "gelu_pytorch_tanh", 1e-6),
         num_classes=num_classes,
         class_token=False,
         pos_prefix=0,
-        act=activation(vision.get("hidden_act", "gelu_pytorch_tanh")),
         pool="map" if pools else "mean",
-        norm_eps=vision.get("layer_norm_eps", 1e-6),
     )
 
 
@@ -104,7 +96,7 @@ def refusals(config: ViTConfig) -> list[str]:
 
 
 def write_config(config: ViTConfig) -> dict[str, Any]:
-    """`vision_use_head: false` where there is no attention pooling to write."""
+    """The config; `vision_use_head` is false without attention pooling."""
     tower = {
         **tower_config(config),
         "model_type": "siglip_vision_model",
@@ -119,7 +111,9 @@ def write_config(config: ViTConfig) -> dict[str, Any]:
     return {"architectures": ["SiglipVisionModel"], **tower}
 
 
-WRITER = Writer(ONLY, refusals, as_it_is, lambda config: RULES, prefix, write_config, ViTConfig)
+WRITER = Writer(
+    "transformers", ViTConfig, lambda config: RULES, write_config, ONLY, refusals, prefix=prefix
+)
 LAYOUT = Layout(
     "hf-siglip",
     ("vision_model.",),
@@ -127,6 +121,10 @@ LAYOUT = Layout(
     rules,
     read_config,
     WRITER,
-    family="siglip",
+    needs_config=True,
+    model_types=("siglip", "siglip_vision_model"),
+    classes="Siglip",
+    words="hf",
+    family=SIGLIP,
     fields=HF_FIELDS,
 )

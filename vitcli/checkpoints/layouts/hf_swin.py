@@ -1,7 +1,7 @@
-"""Hugging Face Swin: `transformers/models/swin`, as 4.x and the hub spell it and as a 5.x model
-holds it in memory (`conversion_mapping.py`, "swin").
+"""Hugging Face Swin: `transformers/models/swin`, in the names of 4.x and the hub, and in those of a
+5.x model in memory (`conversion_mapping.py`, "swin").
 
-`SwinForMaskedImageModeling` is read as the plain Swin that it is: nothing is masked.
+`SwinForMaskedImageModeling` is read as a plain Swin: nothing is masked.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from vitcli.checkpoints.layouts.layout import (
     pair,
 )
 from vitcli.checkpoints.layouts.swin import INDEX, refuse_heads, under_rule, windows_that_differ
+from vitcli.checkpoints.published import SWIN
 from vitcli.models.config import SwinConfig
 
 L, B = "encoder.layers.{s}.blocks.{i}.", "layers.{s}.blocks.{i}."
@@ -73,7 +74,7 @@ def rules(names: Collection[str]) -> tuple[Rule, ...]:
 
 
 def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> SwinConfig:
-    """`SwinConfig` of transformers; its defaults where a key is left out."""
+    """Read `SwinConfig` of transformers, with its defaults for keys that are left out."""
     refuse_heads(num_heads)
     depths = numbers(config.get("depths", [2, 2, 6, 2]), "depths")
     [embed_dim] = numbers([config.get("embed_dim", 96)], "embed_dim")
@@ -107,7 +108,7 @@ def refusals(config: SwinConfig) -> list[str]:
 
 
 def _ratio(config: SwinConfig) -> float | None:
-    """The one ratio of feed-forward to width that gives all stages theirs."""
+    """The ratio of feed-forward to width, if one fits all stages."""
     ratio = config.hidden_dims[0] / config.embed_dim
     is_one = all(int(ratio * d) == h for d, h in zip(config.dims, config.hidden_dims, strict=True))
     return ratio if is_one else None
@@ -135,18 +136,18 @@ def write_config(config: SwinConfig) -> dict[str, Any]:
 
 
 def prefix(config: SwinConfig) -> str:
-    """A model with a head holds its backbone under a name; a bare backbone does not."""
+    """The prefix of the backbone in a model with a head; a bare backbone has none."""
     return "swin." if config.num_classes else ""
 
 
 WRITER = Writer(
-    {},
-    refusals,
-    lambda config, tensors: (under_rule(config, "hf"), dict(tensors)),
-    lambda config: RULES,
-    prefix,
-    write_config,
+    "transformers",
     SwinConfig,
+    lambda config: RULES,
+    write_config,
+    refusals=refusals,
+    adapt=lambda config, tensors: (under_rule(config, "hf"), dict(tensors)),
+    prefix=prefix,
 )
 LAYOUT = Layout(
     "hf-swin",
@@ -155,6 +156,10 @@ LAYOUT = Layout(
     rules,
     read_config,
     WRITER,
-    family="swin",
+    needs_config=True,
+    model_types=("swin",),
+    classes="Swin",
+    words="hf",
+    family=SWIN,
     fields={"in_chans": "num_channels", "norm_eps": "layer_norm_eps"},
 )

@@ -1,8 +1,9 @@
-"""Hugging Face ViT, DeiT, MAE and MSN: `transformers/models/{vit,deit,vit_mae,vit_msn}`, as 4.x and
-the hub spell it and as a 5.x model holds it in memory (`conversion_mapping.py`, "ViTModel").
+"""Hugging Face ViT, DeiT, MAE and MSN: `transformers/models/{vit,deit,vit_mae,vit_msn}`, in the
+names of 4.x and the hub, and in those of a 5.x model in memory (`conversion_mapping.py`,
+"ViTModel").
 
-The encoder of a masked autoencoder (`ViTMAEModel`, `ViTMAEForPreTraining`, and
-`ViTForMaskedImageModeling`) is read as the plain ViT that it is: nothing is masked or shuffled.
+The encoder of a masked autoencoder (`ViTMAEModel`, `ViTMAEForPreTraining`,
+`ViTForMaskedImageModeling`) is read as a plain ViT: nothing is masked or shuffled.
 """
 
 from __future__ import annotations
@@ -14,17 +15,17 @@ from typing import Any
 from torch import Tensor
 
 from vitcli.checkpoints.keymap import Rule, drop, fuse, rename
+from vitcli.checkpoints.layouts.decoders import hf_decoders
 from vitcli.checkpoints.layouts.layout import (
     HF_FIELDS,
     Json,
     Layout,
     Tensors,
     Writer,
-    activation,
     activation_name,
     count_classes,
     image_pair,
-    pair,
+    read_sizes,
     with_positions,
 )
 from vitcli.models.config import ViTConfig
@@ -49,11 +50,11 @@ RULES = (
     rename("layernorm.{p}", "norm.{p}"),
     rename("classifier.{p}", "head.{p}", "cls_classifier.{p}"),
     rename("distillation_classifier.{p}", "head_dist.{p}"),
-    drop("pooler.dense.{p}", "trained in few files, and no part of a plain ViT"),
+    drop("pooler.dense.{p}", "trained in few files, and not part of a plain ViT"),
     drop("embeddings.mask_token", "only masked image modelling uses it"),
     drop("decoder.{rest}", "the decoder: only reconstruction uses it", is_told=True),
 )
-EPS = {"vit_msn": 1e-6}  # where layer_norm_eps is left out; 1e-12 in the others
+EPS = {"vit_msn": 1e-6}  # the default of layer_norm_eps; 1e-12 for the others
 
 
 def detect(names: Collection[str]) -> bool:
@@ -68,28 +69,20 @@ def rules(names: Collection[str]) -> tuple[Rule, ...]:
 
 
 def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTConfig:
-    """`ViTConfig`, `DeiTConfig`, `ViTMAEConfig` and `ViTMSNConfig` of transformers; their
-    defaults where a key is left out.
+    """Read `ViTConfig`, `DeiTConfig`, `ViTMAEConfig` and `ViTMSNConfig` of transformers, with their
+    defaults for keys that are left out.
 
-    `DeiTForImageClassification` reads the class token alone; with a teacher's head the logits
-    are the mean of both.
+    `DeiTForImageClassification` reads the class token alone; with a teacher's head the logits are
+    the mean of both heads.
     """
     has_dist = "dist_token" in tensors or config.get("model_type") == "deit"
     return ViTConfig(
-        image_size=pair(config.get("image_size", 224), "image_size"),
-        patch_size=pair(config.get("patch_size", 16), "patch_size"),
-        in_chans=config.get("num_channels", 3),
-        embed_dim=config.get("hidden_size", 768),
-        depth=config.get("num_hidden_layers", 12),
-        num_heads=num_heads or config.get("num_attention_heads", 12),
-        hidden_dim=config.get("intermediate_size", 3072),
+        **read_sizes(config, num_heads, 16, "gelu", EPS.get(config.get("model_type", ""), 1e-12)),
         num_classes=count_classes(tensors),
         dist_token=has_dist,
         dist_head=any(name.startswith("head_dist.") for name in tensors),
         pos_prefix=2 if has_dist else 1,
         qkv_bias=config.get("qkv_bias", True),
-        act=activation(config.get("hidden_act", "gelu")),
-        norm_eps=config.get("layer_norm_eps", EPS.get(config.get("model_type", ""), 1e-12)),
     )
 
 
@@ -114,7 +107,7 @@ def adapt(config: ViTConfig, tensors: Tensors) -> tuple[ViTConfig, dict[str, Ten
 
 
 def rules_to_write(config: ViTConfig) -> tuple[Rule, ...]:
-    """A model with a teacher's head has two classifiers, by other names."""
+    """The rules: the two classifiers of a model with a teacher's head have other names."""
     if not config.dist_head:
         return RULES
     teacher = rename("cls_classifier.{p}", "head.{p}")
@@ -145,7 +138,7 @@ def write_config(config: ViTConfig) -> dict[str, Any]:
 
 
 def prefix(config: ViTConfig) -> str:
-    """A model with a head holds its backbone under a name; a bare backbone does not."""
+    """The prefix of the backbone in a model with a head; a bare backbone has none."""
     if not config.num_classes:
         return ""
     return "deit." if config.dist_token else "vit."
@@ -156,12 +149,32 @@ def notes(config: ViTConfig) -> tuple[str, ...]:
         return ()
     name = "DeiTModel" if config.dist_token else "ViTModel"
     return (
-        f"transformers' {name} has a pooler too, which this model has not: it makes one at random, "
+        f"transformers' {name} has a pooler, which this model lacks: it initialises one at random, "
         "and pooler_output means nothing",
     )
 
 
 WRITER = Writer(
-    ONLY, lambda config: [], adapt, rules_to_write, prefix, write_config, ViTConfig, notes
+    "transformers",
+    ViTConfig,
+    rules_to_write,
+    write_config,
+    ONLY,
+    adapt=adapt,
+    prefix=prefix,
+    notes=notes,
 )
-LAYOUT = Layout("hf-vit", ("vit.", "deit."), detect, rules, read_config, WRITER, fields=HF_FIELDS)
+LAYOUT = Layout(
+    "hf-vit",
+    ("vit.", "deit."),
+    detect,
+    rules,
+    read_config,
+    WRITER,
+    needs_config=True,
+    model_types=("vit", "deit", "vit_mae", "vit_msn"),
+    classes="ViT|DeiT",
+    decoders=hf_decoders([r for r in RULES if r.ours and r.ours.startswith(B)], L4, L5),
+    words="hf",
+    fields=HF_FIELDS,
+)

@@ -1,29 +1,37 @@
-"""What a layout is: how to recognise it, its tensor names, and how its config reads."""
+"""The type of a layout, and the functions that layouts read tensors and configs with."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import takewhile
 from typing import Any, Generic, Literal, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vitcli.checkpoints.keymap import Rule, to_theirs
+from vitcli.checkpoints.published import Evaluation, Family
 from vitcli.errors import CheckpointError
 from vitcli.models.config import Activation, Config, SwinConfig, ViTConfig
+from vitcli.models.mae import MaskedAutoencoder
+from vitcli.models.mim import MaskedImageModel
+from vitcli.models.vit import VisionTransformer
 from vitcli.records import Size
 
 Json = Mapping[str, Any]
 Tensors = Mapping[str, Tensor]
+Reconstruction = MaskedAutoencoder | MaskedImageModel
+Library = Literal["transformers", "timm"]
+Words = Literal["hf", "timm", "open_clip", "own"]
 C = TypeVar("C", ViTConfig, SwinConfig)
 
 MAX_STAGES = 8
 
-# What PyTorch's wrappers (DataParallel, compile, FSDP, activation checkpointing) put into names, at
-# any depth; and what people write around a model to train it, before every name.
+# The parts that PyTorch's wrappers (DataParallel, compile, FSDP, activation checkpointing) put into
+# names, at any depth; and the prefixes that training scripts put before every name.
 INNER = frozenset(
     (
         *("module", "_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"),
@@ -31,7 +39,7 @@ INNER = frozenset(
     )
 )
 WRAPPERS = ("module.", "_orig_mod.", "model.", "backbone.", "net.", "timm_model.")
-# The tensor that every model of a layout has under no prefix but that of the user's own module.
+# Every model of a layout has one of these tensors, under no prefix but that of a user's own module.
 ANCHORS = (
     "patch_embed.proj.weight",
     "embeddings.patch_embeddings.projection.weight",
@@ -39,7 +47,7 @@ ANCHORS = (
     "conv_proj.weight",
 )
 TOWERS = ("visual.", "student.", "teacher.", "momentum_", "base_encoder.", "target_")
-# What transformers calls the sizes that most of its configs have.
+# transformers' names of the sizes that most of its configs have.
 HF_FIELDS = {
     "in_chans": "num_channels",
     "embed_dim": "hidden_size",
@@ -48,14 +56,14 @@ HF_FIELDS = {
     "hidden_dim": "intermediate_size",
     "norm_eps": "layer_norm_eps",
 }
-# A model with a head holds its backbone under a name of its own; these stand beside it.
+# A model with a head keeps its backbone under a prefix; these tensors do not have it.
 HEADS = ("classifier", "cls_classifier", "distillation_classifier", "visual_projection")
 
 
 @dataclass(frozen=True, slots=True)
 class Expressed:
-    """A model in the form of a layout: its config then, its tensors by their names, its JSON, and
-    what a user should know of it."""
+    """A model in the form of a layout: its config, its tensors under the layout's names, its JSON,
+    and notes for the user."""
 
     config: Config
     tensors: dict[str, Tensor]
@@ -65,25 +73,29 @@ class Expressed:
 
 @dataclass(frozen=True, slots=True)
 class Writer(Generic[C]):
-    """How a layout is written.
+    """How a layout is written, for `library` to open.
 
-    `only` names the options of the config that it can express with a single value, or with one
-    of several; `refusals` what else stands in the way, in words. `adapt` brings tensors and
-    config into the layout's form, `rules` and `prefix` name them, `config` is the JSON.
-    `kind` is the class of the configs that it is for, `notes` what a user should know.
+    `kind` is the class of the configs, `config` makes the JSON, `rules` and `prefix` name the
+    tensors. `only` lists the options of the config that the layout can express with these values
+    alone, `refusals` its other obstacles, in words. `adapt` brings config and tensors into the
+    layout's form, and `notes` are for the user.
     """
 
-    only: Mapping[str, tuple[object, ...]]
-    refusals: Callable[[C], list[str]]
-    adapt: Callable[[C, Tensors], tuple[C, dict[str, Tensor]]]
-    rules: Callable[[C], tuple[Rule, ...]]
-    prefix: Callable[[C], str]
-    config: Callable[[C], dict[str, Any]]
+    library: Library
     kind: type[C]
+    rules: Callable[[C], tuple[Rule, ...]]
+    config: Callable[[C], dict[str, Any]]
+    only: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
+    refusals: Callable[[C], list[str]] = lambda config: []
+    adapt: Callable[[C, Tensors], tuple[C, dict[str, Tensor]]] = lambda c, tensors: (
+        c,
+        dict(tensors),
+    )
+    prefix: Callable[[C], str] = lambda config: ""
     notes: Callable[[C], tuple[str, ...]] = lambda config: ()
 
     def obstacles(self, config: Config) -> list[str]:
-        """What of this model the layout cannot express; empty where it can."""
+        """List the parts of this model that the layout cannot express."""
         assert isinstance(config, self.kind)
         fixed = [
             f"{name}={getattr(config, name)}"
@@ -93,7 +105,7 @@ class Writer(Generic[C]):
         return fixed + self.refusals(config)
 
     def express(self, config: Config, tensors: Tensors) -> Expressed:
-        """The model under the layout's names. Only for a model without obstacles."""
+        """Bring a model without obstacles into the layout's form."""
         assert isinstance(config, self.kind)
         adapted, ours = self.adapt(config, tensors)
         prefix = self.prefix(adapted)
@@ -104,18 +116,54 @@ class Writer(Generic[C]):
         return Expressed(adapted, theirs, self.config(adapted), self.notes(adapted))
 
 
+# An empty decoder, and the function that joins it, once it is filled, to its encoder.
+Parts = tuple[nn.Module, Callable[[VisionTransformer, Any], Reconstruction]]
+
+
+@dataclass(frozen=True, slots=True)
+class Decoder:
+    """One kind of decoder of masked pre-training: its rules, and the function that builds its parts
+    from its tensors (in our names, without `decoder.`) and the JSON."""
+
+    rules: tuple[Rule, ...]
+    parts: Callable[[ViTConfig, Tensors, Json], Parts]
+
+    def among(self, rules: Collection[Rule]) -> tuple[Rule, ...]:
+        """Replace the rules that drop the decoder by the decoder's own."""
+        starts = ("decoder", "mask_token", "embeddings.mask_token")
+        kept = (rule for rule in rules if rule.ours or not rule.theirs[0].startswith(starts))
+        return (*kept, *self.rules)
+
+
+@dataclass(frozen=True, slots=True)
+class Decoders:
+    """The decoders that a layout's files may have: `find` one by its tensor names; `express` a
+    model with its decoder, given the encoder in the layout's form."""
+
+    find: Callable[[Collection[str]], Decoder | None]
+    express: Callable[[Reconstruction, Expressed], Expressed] | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Layout:
     """One naming scheme.
 
-    `prefixes` may stand before any name, as PyTorch's own may, and are taken off first; `unpack`
-    undoes what else was done to all names, such as blocks stacked in one tensor. `detect` sees the
-    names after that.
-    `rules` gives the table for one file (a few names mean different things in different files).
-    `read_config` sees the tensors in *our* names, the JSON beside them, and a number of heads
-    that overrides what it would take; `num_heads` finds it where their shapes show it.
-    `words` says how the JSON tells of the preprocessing (`own`: not at all), and `family` whose it
-    is, where all files of the layout are of one. `fields` are the JSON's names of a config's.
+    How to recognise its files: `detect` looks at tensor names, without `prefixes` and unpacked (by
+    `unpack`, where blocks are stacked in one tensor); where several layouts claim a file,
+    `is_general` ones yield. `model_types` and `classes` (a regular expression for the start of a
+    class name) of transformers, and `architectures` (a regular expression) of timm, are the names
+    that a config may give its models. `doubt` is a note for bare files, whose names fit another
+    model as well.
+
+    How to read them: `rules` is the table for one file (some names mean different things in
+    different files). `read_config` gets the tensors in our names, the JSON, and the number of heads
+    from the user or from `num_heads`, which finds it if the tensors show it. `needs_config`: the
+    tensors do not say their sizes. `fields` are the JSON's names of our config's fields.
+    `decoders` reads the decoder of masked pre-training.
+
+    How to preprocess for them: `words` is the library whose words the JSON uses, `json_words` the
+    one where there is a JSON at all. "own" means none: `evaluation` is what the layout's repository
+    does. `family` is the family of its files, if all are of one.
     """
 
     name: str
@@ -126,13 +174,21 @@ class Layout:
     writer: Writer[ViTConfig] | Writer[SwinConfig] | None = None
     unpack: Callable[[dict[str, Tensor]], dict[str, Tensor]] = lambda state: state
     num_heads: Callable[[Tensors], int | None] = lambda state: None
-    words: Literal["hf", "timm", "open_clip", "own"] = "hf"
-    family: str = ""
+    needs_config: bool = False
+    is_general: bool = False
+    model_types: tuple[str, ...] = ()
+    classes: str = ""
+    architectures: str = ""
+    doubt: str = ""
+    decoders: Decoders | None = None
+    words: Words = "own"
+    json_words: Words | None = None
+    evaluation: Evaluation | None = None
+    family: Family | None = None
     fields: Mapping[str, str] = field(default_factory=dict)
 
     def strip(self, state: Tensors) -> dict[str, Tensor]:
-        """Plain names, without the layout's prefixes and packing. Raises CheckpointError where
-        two become one."""
+        """Remove the prefixes and the packing. Raises CheckpointError if two names become one."""
         stripped: dict[str, Tensor] = {}
         for name, plain in plain_names(state, self.prefixes).items():
             if plain in stripped:
@@ -140,37 +196,55 @@ class Layout:
             stripped[plain] = state[name]
         return self.unpack(stripped)
 
+    def decoder_in(self, names: Collection[str]) -> Decoder | None:
+        """The decoder of masked pre-training in a file with these names."""
+        return self.decoders.find(names) if self.decoders else None
 
-def plain_names(names: Collection[str], prefixes: Sequence[str] = ()) -> dict[str, str]:
-    """Each name without what wrappers have put around it: PyTorch's at any depth, and before it
-    the usual ones, `prefixes`, and the one that the model has in a module of the user's own."""
-    plain = {name: _unwrapped(name, (*WRAPPERS, *prefixes)) for name in names}
+    def rules_with(self, decoder: Decoder | None, names: Tensors) -> tuple[Rule, ...]:
+        """The rules for one file, with those of its decoder, if that is kept."""
+        rules = self.rules(names)
+        return rules if decoder is None else decoder.among(rules)
+
+
+def plain_names(names: Collection[str], prefixes: tuple[str, ...] = ()) -> Mapping[str, str]:
+    """Map each name to the name without what wrappers put around it: PyTorch's at any depth, the
+    usual prefixes and `prefixes`, and the prefix of a user's own module."""
+    return _plain_names(tuple(names), (*WRAPPERS, *prefixes))
+
+
+@lru_cache(maxsize=32)  # many layouts have the same prefixes
+def _plain_names(names: tuple[str, ...], starts: tuple[str, ...]) -> Mapping[str, str]:
+    plain = {name: _unwrapped(name, starts) for name in names}
     outer = {
         found.removesuffix(anchor)
         for found in plain.values()
+        if found.endswith(ANCHORS)
         for anchor in ANCHORS
         if found == anchor or found.endswith("." + anchor)
     }
     own = outer.pop() if len(outer) == 1 else ""
     if not own or own.startswith(TOWERS):
         return plain
-    path = own.split(".")[:-1]
+    path = tuple(own.split(".")[:-1])
     return {name: _below(found, path) for name, found in plain.items()}
 
 
-def _below(name: str, path: Sequence[str]) -> str:
-    """A name without the modules that it has in common with a path: a head may stand beside the
-    backbone, in the module that holds both."""
+@lru_cache(maxsize=1 << 16)
+def _below(name: str, path: tuple[str, ...]) -> str:
+    """A name without the modules it shares with a path: a head may stand next to the backbone, in
+    the module that holds both."""
     parts = name.split(".")
     common = takewhile(lambda pair: pair[0] == pair[1], zip(parts[:-1], path, strict=False))
     return ".".join(parts[sum(1 for _ in common) :])
 
 
-def _unwrapped(name: str, prefixes: Sequence[str]) -> str:
+@lru_cache(maxsize=1 << 16)
+def _unwrapped(name: str, prefixes: tuple[str, ...]) -> str:
     *path, last = name.split(".")
-    name = ".".join((*(part for part in path if part not in INNER), last))
-    while prefix := next((p for p in prefixes if name.startswith(p)), None):
-        name = name.removeprefix(prefix)
+    if not INNER.isdisjoint(path):
+        name = ".".join((*(part for part in path if part not in INNER), last))
+    while name.startswith(prefixes):
+        name = name.removeprefix(next(p for p in prefixes if name.startswith(p)))
     return name
 
 
@@ -188,7 +262,7 @@ ACTIVATION_NAMES: dict[str, Activation] = {
 
 
 def activation(name: object) -> Activation:
-    """The activation that a config names. Raises CheckpointError for one that is not known."""
+    """The activation that a config names. Raises CheckpointError for an unknown one."""
     try:
         return ACTIVATION_NAMES[str(name)]
     except KeyError:
@@ -197,13 +271,13 @@ def activation(name: object) -> Activation:
 
 
 def activation_name(act: Activation) -> str:
-    """The way back: transformers' and timm's name of an activation."""
+    """The name that transformers and timm give an activation."""
     return {"gelu_tanh": "gelu_pytorch_tanh"}.get(act, act)
 
 
 def with_positions(config: ViTConfig, tensors: Tensors, count: int) -> dict[str, Tensor]:
-    """Give the first `count` prefix tokens a row in the position embedding: of zeros, where they
-    had none. The same numbers, in the form of a layout that has those rows."""
+    """Give the first `count` prefix tokens a row in the position embedding, zeros where they had
+    none: the same numbers, in the form of a layout that has those rows."""
     pos = tensors["pos_embed"]
     missing = count - config.pos_prefix
     if missing <= 0:
@@ -213,25 +287,38 @@ def with_positions(config: ViTConfig, tensors: Tensors, count: int) -> dict[str,
     return {**tensors, "pos_embed": placed}
 
 
-def as_it_is(config: C, tensors: Tensors) -> tuple[C, dict[str, Tensor]]:
-    """For a layout whose form is ours."""
-    return config, dict(tensors)
-
-
 def not_square(config: ViTConfig) -> list[str]:
-    """The obstacle for libraries that know square images only."""
+    """The obstacle for libraries that only know square images."""
     if config.image_size[0] == config.image_size[1] and config.grid[0] == config.grid[1]:
         return []
     return [f"an image of {config.image_size[0]}x{config.image_size[1]}, which is not square"]
 
 
 def image_pair(size: Size) -> int | list[int]:
-    """A square as one number, as the libraries write it."""
+    """Write a square as one number, as the libraries do."""
     return size[0] if size[0] == size[1] else list(size)
 
 
+def read_sizes(
+    config: Json, num_heads: int | None, patch: int, act: str, eps: float
+) -> dict[str, Any]:
+    """Read the sizes that most of transformers' configs have, with their defaults for keys that are
+    left out; the last three differ from class to class."""
+    return {
+        "image_size": pair(config.get("image_size", 224), "image_size"),
+        "patch_size": pair(config.get("patch_size", patch), "patch_size"),
+        "in_chans": config.get("num_channels", 3),
+        "embed_dim": config.get("hidden_size", 768),
+        "depth": config.get("num_hidden_layers", 12),
+        "num_heads": num_heads or config.get("num_attention_heads", 12),
+        "hidden_dim": config.get("intermediate_size", 3072),
+        "act": activation(config.get("hidden_act", act)),
+        "norm_eps": config.get("layer_norm_eps", eps),
+    }
+
+
 def pair(value: object, name: str) -> Size:
-    """A config's int, [n] or [height, width] as (height, width)."""
+    """Read an int, [n] or [height, width] of a config as (height, width)."""
     sides = value if isinstance(value, list | tuple) else (value,)
     if len(sides) in (1, 2) and all(isinstance(s, int) and s > 0 for s in sides):
         return sides[0], sides[-1]
@@ -239,14 +326,14 @@ def pair(value: object, name: str) -> Size:
 
 
 def number(value: object, name: str) -> float:
-    """A config's number: neither text, nor nothing, nor NaN, nor beyond all sense."""
+    """Read a number of a config. Raises CheckpointError for text, null, NaN and absurd values."""
     if isinstance(value, int | float) and abs(value) <= 1e9:
         return value
     raise CheckpointError(f"{name} is {value!r}: expected a number")
 
 
 def numbers(value: object, name: str) -> tuple[int, ...]:
-    """A config's list of positive whole numbers, one a stage."""
+    """Read a config's list of positive integers, one for each stage."""
     listed = value if isinstance(value, list | tuple) else ()
     if 0 < len(listed) <= MAX_STAGES and all(isinstance(n, int) and n > 0 for n in listed):
         return tuple(listed)
@@ -254,7 +341,7 @@ def numbers(value: object, name: str) -> tuple[int, ...]:
 
 
 class MissingTensor(CheckpointError):
-    """A tensor, by our name, that every file of the layout has."""
+    """A tensor that every file of the layout has is not there; `name` is our name of it."""
 
     def __init__(self, name: str) -> None:
         super().__init__(f"{name} is missing")
@@ -272,7 +359,7 @@ def shape(tensors: Tensors, name: str, dims: int) -> tuple[int, ...]:
 
 
 def count_classes(tensors: Tensors) -> int:
-    """The outputs of the classifier, 0 where there is none."""
+    """The number of outputs of the classifier, 0 without one."""
     for name, dims in (("head.weight", 2), ("head.bias", 1)):
         if name in tensors:
             return shape(tensors, name, dims)[0]
@@ -280,13 +367,13 @@ def count_classes(tensors: Tensors) -> int:
 
 
 def count_blocks(tensors: Tensors) -> int:
-    """How many blocks the names speak of."""
+    """The number of blocks, by the names."""
     numbers = {int(name.split(".")[1]) for name in tensors if name.startswith("blocks.")}
     return 1 + max(numbers, default=-1)
 
 
 def grid_of(positions: int, like: Size | None) -> Size:
-    """The grid of so many patch positions: `like` where it fits, else the square."""
+    """The grid of a number of patch positions: `like` if it fits, else the square."""
     if like is not None and like[0] * like[1] == positions:
         return like
     side = math.isqrt(positions)

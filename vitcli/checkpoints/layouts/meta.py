@@ -1,13 +1,13 @@
 """The `.pth` files of DINO, DeiT, MAE and DINOv2 as their own repositories publish them:
 `facebookresearch/{dino,deit,mae,dinov2}`.
 
-All four are built on timm's Vision Transformer and have its tensor names, so a bare backbone of
-DINO, DeiT or MAE is, name by name, a timm model, and `timm` reads it: with the right numbers, for
-the models are the same. A family is recognised by what only its files have (`families.py`): DINO's
-projection head, MAE's decoder, DeiT-III's `gamma_1`, DINOv2's `register_tokens` and `mask_token`.
-The key around the state dict ("model", "teacher") is no sign, everyone's scripts write it. What a
-family changes beyond the names is how positions are resampled for another image size, and the
-preprocessing; `--layout dino|deit|mae|dinov2` asks for it where the file cannot say.
+All four are built on timm's Vision Transformer and use its tensor names, so a bare backbone of
+DINO, DeiT or MAE is, name by name, a timm model. The `timm` layout reads it with the right numbers:
+the models are the same. A family is recognised by names that only its files have: DINO's projection
+head, MAE's decoder, DeiT-III's `gamma_1`, DINOv2's `register_tokens` and `mask_token`. The key
+around the state dict ("model", "teacher") says nothing: everyone's scripts write it. Beyond the
+names, a family only changes the preprocessing, and how positions are resampled for another image
+size; `--layout dino|deit|mae|dinov2` asks for that if the file does not say it.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from torch import Tensor
 
 from vitcli.checkpoints.keymap import Rule, drop, rename
 from vitcli.checkpoints.layouts import timm
-from vitcli.checkpoints.layouts.families import PREFIXES, family_of
-from vitcli.checkpoints.layouts.layout import Json, Layout, Tensors
+from vitcli.checkpoints.layouts.decoders import meta_decoders
+from vitcli.checkpoints.layouts.layout import Decoders, Json, Layout, Tensors
+from vitcli.checkpoints.published import DEIT, DINO, DINOV2, MAE, Evaluation, Family, always
 from vitcli.errors import CheckpointError
 from vitcli.models.config import PosResize, ViTConfig
 
@@ -47,7 +48,7 @@ DINOV2_RULES = (
         for part in ("dino_head", "ibot_head", "dino_loss", "ibot_patch_loss")
     ),
 )
-# SwiGLU stands under the same names of ours as the plain feed-forward, so it has its own table.
+# A SwiGLU has the same names of ours as a plain feed-forward, so it has a table of its own.
 SWIGLU_RULES = (
     *(rule for rule in DINOV2_RULES if rule.ours is None or ".mlp." not in rule.ours),
     rename(B + "mlp.w12.{p}", B + "mlp.fc1.{p}"),
@@ -60,50 +61,102 @@ def dinov2_rules(names: Collection[str]) -> tuple[Rule, ...]:
 
 
 def unchunk(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """`blocks.{chunk}.{i}.` of sharded training: the inner number already counts all blocks."""
+    """Rename `blocks.{chunk}.{i}.` of sharded training, where `i` already counts all blocks."""
     apart = {re.sub(r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.", n): t for n, t in state.items()}
     if len(apart) < len(state):
-        raise CheckpointError("two chunks of blocks hold a block of one number")
+        raise CheckpointError("two chunks of blocks hold a block of the same number")
     return apart
 
 
 def plain(tensors: Tensors) -> PosResize:
-    """Resize to a size, as `interpolate_pos_embed` in MAE's `util/pos_embed.py` and DeiT's
+    """Resample to a size, as `interpolate_pos_embed` in MAE's `util/pos_embed.py` and DeiT's
     `main.py` do."""
     return "bicubic"
 
 
 def offset(tensors: Tensors) -> PosResize:
-    """`interpolate_pos_encoding` in DINO's `vision_transformer.py`."""
+    """Resample as `interpolate_pos_encoding` in DINO's `vision_transformer.py` does."""
     return "bicubic-offset"
 
 
 def offset_or_antialias(tensors: Tensors) -> PosResize:
-    """`dinov2/hub/backbones.py`: the models with registers have another default."""
+    """Resample as `dinov2/hub/backbones.py` does: models with registers have another default."""
     return "bicubic-antialias" if "register_tokens" in tensors else "bicubic-offset"
 
 
+# `eval_knn.py` of DINO, `datasets.py` of DeiT and `util/datasets.py` of MAE; DINOv2's
+# `dinov2/data/transforms.py` evaluates at 224, though its training ends at 518.
+CROPPED = always(interpolation="bicubic", crop_pct=0.875)
+CROPPED_AT_224 = always(interpolation="bicubic", crop_pct=0.875, size=(224, 224))
+
+
 def _layout(
-    name: str,
+    family: Family,
+    signs: Collection[frozenset[str]],
     rules: Callable[[Tensors], tuple[Rule, ...]],
     pos_resize: Callable[[Tensors], PosResize],
+    evaluation: Evaluation = CROPPED,
     unpack: Callable[[dict[str, Tensor]], dict[str, Tensor]] = lambda state: state,
+    decoders: Decoders | None = None,
+    doubt: str = "",
 ) -> Layout:
+    """The layout of a family; its files have all names of one of the `signs`."""
+
     def detect(names: Collection[str]) -> bool:
-        return family_of(names) == name
+        return timm.detect(names) and any(sign.issubset(names) for sign in signs)
 
     def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTConfig:
         found = timm.read_config(tensors, config, num_heads)
         return replace(found, pos_resize=pos_resize(tensors))
 
     return Layout(
-        name, PREFIXES, detect, rules, read_config, unpack=unpack, words="own", family=name
+        family.name,
+        timm.PREFIXES,
+        detect,
+        rules,
+        read_config,
+        unpack=unpack,
+        decoders=decoders,
+        doubt=doubt,
+        evaluation=evaluation,
+        family=family,
     )
 
 
+def _signs(*names: str) -> tuple[frozenset[str], ...]:
+    """Signs of one name, or of several with spaces between."""
+    return tuple(frozenset(name.split()) for name in names)
+
+
 LAYOUTS = (
-    _layout("dino", lambda names: DINO_RULES, offset),
-    _layout("deit", lambda names: timm.RULES, plain),
-    _layout("mae", lambda names: MAE_RULES, plain),
-    _layout("dinov2", dinov2_rules, offset_or_antialias, unchunk),
+    _layout(
+        DINO,
+        _signs("head.mlp.0.weight", "head.mlp.weight", "head.last_layer.weight_v"),
+        lambda names: DINO_RULES,
+        offset,
+    ),
+    _layout(
+        DEIT,
+        _signs("blocks.0.gamma_1"),
+        lambda names: timm.RULES,
+        plain,
+        doubt="taken for a DeiT-III: a RoPE-ViT has the same tensors, and would compute otherwise",
+    ),
+    _layout(
+        MAE,
+        _signs("decoder_embed.weight", "decoder_pred.weight"),
+        lambda names: MAE_RULES,
+        plain,
+        decoders=meta_decoders(
+            [r for r in timm.RULES if r.ours and r.ours.startswith(B) and "gamma" not in r.ours]
+        ),
+    ),
+    _layout(
+        DINOV2,
+        _signs("register_tokens", "mask_token blocks.0.ls1.gamma", "blocks.0.mlp.w12.weight"),
+        dinov2_rules,
+        offset_or_antialias,
+        CROPPED_AT_224,
+        unchunk,
+    ),
 )

@@ -1,7 +1,7 @@
-"""open_clip with a tower of timm's, as SigLIP's models there have it: `open_clip/timm_model.py`.
+"""open_clip with a tower of timm, as in its SigLIP models: `open_clip/timm_model.py`.
 
-The tower has timm's names under `visual.trunk.`; a projection, where there is one, stands behind it
-as `visual.head.proj`. Which model of timm's it is, and how it pools, is in open_clip's JSON alone.
+The tower has timm's names under `visual.trunk.`, and may have a projection, `visual.head.proj`.
+Only open_clip's JSON says which model of timm it is, and how it pools.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import replace
 from vitcli.checkpoints.keymap import Rule, rename
 from vitcli.checkpoints.layouts import openai, timm
 from vitcli.checkpoints.layouts.layout import Json, Layout, Tensors
+from vitcli.checkpoints.published import SIGLIP
 from vitcli.errors import CheckpointError
 from vitcli.models.config import ViTConfig
 
@@ -41,8 +42,8 @@ def rules(state: Tensors) -> tuple[Rule, ...]:
 
 
 def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTConfig:
-    """As timm reads the model that the JSON names. Without the JSON a SigLIP is taken, whose
-    pooling the tensors show."""
+    """Read the config as timm's, for the model that the JSON names. Without a JSON it is taken for
+    a SigLIP, whose pooling the tensors show."""
     model = openai.model_config(config)
     vision = dict(model.get("vision_cfg") or {})
     pool = vision.get("timm_pool") or None
@@ -63,5 +64,5 @@ LAYOUT = Layout(
     rules,
     read_config,
     words="open_clip",
-    family="siglip",
+    family=SIGLIP,
 )

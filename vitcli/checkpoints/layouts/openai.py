@@ -1,11 +1,12 @@
 """OpenAI's CLIP and open_clip, the vision tower: `clip/model.py`, `open_clip/transformer.py`.
 
-A whole CLIP has the tower under `visual.` beside a text tower of the same names without it, so
-the prefix cannot simply be taken off: it makes another table.
+A whole CLIP has the tower under `visual.`, and a text tower with the same names without it. So the
+prefix cannot be removed: it needs a table of its own.
 
-The two differ in the activation, which is not in the tensors: QuickGELU in OpenAI's weights, erf's
-GELU in most of open_clip's, whose JSON tells. Of a bare file, what OpenAI's archives keep among
-the tensors tells; without it the file is taken for open_clip's, and `--layout openai` says else.
+The two differ in the activation, which the tensors do not show: QuickGELU in OpenAI's weights,
+erf's GELU in most of open_clip's, whose JSON says which. A bare file is taken for OpenAI's if it
+has the settings that OpenAI's archives keep among the tensors, else for open_clip's; `--layout
+openai` overrides that.
 """
 
 from __future__ import annotations
@@ -26,13 +27,14 @@ from vitcli.checkpoints.layouts.layout import (
     pair,
     shape,
 )
+from vitcli.checkpoints.published import CLIP
 from vitcli.errors import CheckpointError
 from vitcli.models.config import ViTConfig
 
 HEAD_WIDTH = 64
 VISUAL = "visual."
-# The fields of open_clip's `CLIPVisionCfg` that are read here or in the tensors, or that only
-# training uses.
+# The fields of open_clip's `CLIPVisionCfg` that are read here, follow from the tensors, or matter
+# only in training.
 READ = (
     *("layers", "width", "head_width", "mlp_ratio", "patch_size", "image_size", "ls_init_value"),
     *("patch_dropout", "no_ln_pre", "output_tokens", "norm_kwargs", "attn_pooler_queries"),
@@ -44,12 +46,12 @@ OPENAI_ONLY = ("input_resolution", "context_length", "vocab_size")
 
 
 def turn(tensor: Tensor) -> Tensor:
-    """(D, E) -> (E, D), and back."""
+    """(D, E) -> (E, D)"""
     return tensor.transpose(0, -1).contiguous()
 
 
 def _tower(at: str) -> tuple[Rule, ...]:
-    """The table of a tower whose names begin with `at`."""
+    """The rules of a tower whose names begin with `at`."""
     block, ours = at + "transformer.resblocks.{i}.", "blocks.{i}."
     return (
         rename(at + "conv1.weight", "patch_embed.proj.weight"),
@@ -70,7 +72,7 @@ def _tower(at: str) -> tuple[Rule, ...]:
 
 
 RULES = _tower("")
-# The text tower beside it, in open_clip's newer models under `text.`
+# The text tower, which newer models of open_clip have under `text.`.
 TEXT_RULES = (
     drop("text.{rest}", TEXT),
     drop("transformer.resblocks.{rest}", TEXT),
@@ -102,7 +104,7 @@ def rules(names: Collection[str]) -> tuple[Rule, ...]:
 
 
 def model_config(config: Json) -> Json:
-    """open_clip's model: `model_cfg` of `open_clip_config.json`, or the whole of a model's JSON."""
+    """open_clip's description of the model: `model_cfg` of the JSON, or the whole JSON."""
     found: Json = config.get("model_cfg") or config
     return found
 
@@ -110,7 +112,7 @@ def model_config(config: Json) -> Json:
 def _read_config(
     tensors: Tensors, config: Json, num_heads: int | None, is_openai: bool
 ) -> ViTConfig:
-    """Sizes from the tensors, heads of 64 channels; open_clip's JSON says what is otherwise."""
+    """Read sizes from the tensors, with heads of 64 channels; open_clip's JSON overrides that."""
     model = model_config(config)
     vision = dict(model.get("vision_cfg") or {})
     _refuse_variants(vision)
@@ -139,7 +141,7 @@ def _read_config(
 
 
 def _refuse_variants(vision: Json) -> None:
-    """Options of open_clip's `CLIPVisionCfg` under which the same tensors compute otherwise."""
+    """Raise CheckpointError for options of `CLIPVisionCfg` that change the results."""
     allowed: dict[str, tuple[object, ...]] = {
         "pool_type": ("tok", "avg"),
         "final_ln_after_pool": (False,),
@@ -162,7 +164,7 @@ OPENAI, OPEN_CLIP = (
         rules,
         partial(_read_config, is_openai=is_openai),
         words="open_clip",
-        family="clip",
+        family=CLIP,
     )
     for name, is_openai in (("openai", True), ("open-clip", False))
 )

@@ -1,18 +1,18 @@
-"""Microsoft's Swin, `microsoft/Swin-Transformer`, and the files of timm before 0.9, which took over
-its names: a merge ends its stage, and the classifier is `head`.
+"""Microsoft's Swin, `microsoft/Swin-Transformer`, and the files of timm before 0.9, which use its
+names: a merge ends its stage, and the classifier is `head`.
 
-Files from Microsoft's trainers have the model under "model"; SimMIM's pre-training has it under
-`encoder.` beside a decoder. The sizes are all in the tensors but the image's, and every published
-model has windows as large as the grid of its last stage: that is taken.
+Files of Microsoft's trainers have the model under "model"; SimMIM's pre-training has it under
+`encoder.`, next to a decoder. The tensors show every size but the image's. Every published model
+has windows as large as the grid of its last stage, so the image size follows from the windows.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -27,6 +27,7 @@ from vitcli.checkpoints.layouts.layout import (
     shape,
 )
 from vitcli.checkpoints.layouts.timm import architecture, image_size, model_args
+from vitcli.checkpoints.published import SWIN
 from vitcli.errors import CheckpointError, UsageError
 from vitcli.models.config import SwinConfig
 from vitcli.records import Size
@@ -65,8 +66,8 @@ def is_swin(names: Collection[str]) -> bool:
 
 
 def merges_at_the_end(names: Collection[str]) -> bool:
-    """Microsoft's files and the old ones of timm, told from timm's by where the first merge
-    stands; by the classifier where there is one stage."""
+    """Whether these are Microsoft's files or old ones of timm: the first merge is in stage 0 (with
+    one stage, the classifier is `head`)."""
     return any(name.startswith("layers.0.downsample.") for name in names) or "head.weight" in names
 
 
@@ -79,14 +80,15 @@ def rules(names: Collection[str]) -> tuple[Rule, ...]:
 
 
 def unpack(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """SimMIM's `encoder.` taken off."""
+    """Remove SimMIM's prefix `encoder.`."""
     if not any(name.startswith("encoder.patch_embed.") for name in state):
         return state
     return {name.removeprefix("encoder."): tensor for name, tensor in state.items()}
 
 
 def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> SwinConfig:
-    """Sizes from the tensors. A `config.json` of timm says that timm's rule for windows holds."""
+    """Read sizes from the tensors. With a `config.json` of timm, timm's rule for windows
+    applies."""
     refuse_heads(num_heads)
     args = model_args(config)
     for name in ("head_dim", "always_partition"):
@@ -102,7 +104,7 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> SwinCo
         _window(tensors, stage, asked, grid)
         for stage, asked in enumerate(_asked_windows(config, len(depths)))
     )
-    side = patch[0] << (len(depths) - 1)  # of a patch in the last stage, in pixels
+    side = patch[0] << (len(depths) - 1)  # a patch of the last stage, in pixels
     return SwinConfig(
         image_size=size or (windows[-1][0] * side, windows[-1][1] * side),
         patch_size=(patch[0], patch[1]),
@@ -120,7 +122,7 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> SwinCo
 
 
 def count_blocks(tensors: Tensors) -> tuple[int, ...]:
-    """How many blocks the names speak of, by stage. Raises CheckpointError for a gap."""
+    """The number of blocks of each stage, by the names. Raises CheckpointError for a gap."""
     found: dict[int, int] = {}
     for name in tensors:
         if match := re.match(r"layers\.(\d+)\.blocks\.(\d+)\.", name):
@@ -132,8 +134,8 @@ def count_blocks(tensors: Tensors) -> tuple[int, ...]:
 
 
 def _window(tensors: Tensors, stage: int, asked: Size | None, grid: Size | None) -> Size:
-    """The window of a stage: the one that was asked for, if within the grid of the image it gives
-    as many relative positions as the table has; else the square."""
+    """The window of a stage: the config's, if it fits the table within the grid of the image; else
+    the square that fits the table."""
     name = B.format(s=stage, i=0) + TABLE
     length = shape(tensors, name, 2)[0]
     if asked and grid:
@@ -143,14 +145,15 @@ def _window(tensors: Tensors, stage: int, asked: Size | None, grid: Size | None)
     side = math.isqrt(length)
     if side * side != length or side % 2 == 0:
         raise CheckpointError(
-            f"{name} has {length} relative positions, which is no square window",
+            f"{name} has {length} relative positions, which is not a square window",
             "and config.json names none that fits",
         )
     return (side + 1) // 2, (side + 1) // 2
 
 
 def _asked_windows(config: Json, stages: int) -> list[Size | None]:
-    """What timm was asked for, where its config says so: one for all, or one for each stage."""
+    """The window of each stage in timm's config, which has one for all or one for each; else
+    None."""
     named = re.search(r"window(\d+)", architecture(config))
     asked = model_args(config).get("window_size", int(named[1]) if named else None)
     if asked is None:
@@ -168,15 +171,15 @@ def refuse_heads(num_heads: int | None) -> None:
 
 
 def under_rule(config: SwinConfig, rule: Literal["hf", "timm"]) -> SwinConfig:
-    """The same tables under another library's rule."""
+    """The config of the same tables under a library's rule."""
     if config.window_rule == rule:
         return config
     return replace(config, window_rule=rule, window_sizes=config.tables)
 
 
 def windows_that_differ(config: SwinConfig, rule: Literal["hf", "timm"]) -> list[str]:
-    """What a library does otherwise at the model's own size, or not at all: transformers runs no
-    grid that is smaller than the window."""
+    """The obstacles to a library's rule at the model's own size: windows that differ, or, in
+    transformers, a grid smaller than the window."""
     other = under_rule(config, rule)
     if other.grid != config.grid:
         return [f"an image of {config.image_size} in patches of {config.patch_size}"]
@@ -193,4 +196,21 @@ def windows_that_differ(config: SwinConfig, rule: Literal["hf", "timm"]) -> list
     return []
 
 
-LAYOUT = Layout("swin", (), detect, rules, read_config, unpack=unpack, words="own", family="swin")
+def evaluation(size: Size) -> Mapping[str, Any]:
+    """The preprocessing of Swin's `data/build.py`; its configs for 384 say `CROP: False`."""
+    if size[0] == 384:
+        return {"interpolation": "bicubic", "crop_mode": "squash", "crop_pct": 1.0}
+    return {"interpolation": "bicubic", "crop_pct": 0.875}
+
+
+LAYOUT = Layout(
+    "swin",
+    (),
+    detect,
+    rules,
+    read_config,
+    unpack=unpack,
+    json_words="timm",
+    evaluation=evaluation,
+    family=SWIN,
+)

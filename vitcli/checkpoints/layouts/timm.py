@@ -1,8 +1,9 @@
 """timm's Vision Transformers: `timm/models/vision_transformer.py` and `deit.py`.
 
-Our own names are timm's, so most rules rename a tensor to itself. What the tensors do not say
-(activation, epsilon, where the norm stands) follows the architecture's name, as in timm's code.
-Research repositories use the same names: `families.py` tells their files apart.
+Our own names are timm's, so most rules rename a tensor to itself. What the tensors do not show
+(activation, epsilon, the place of the norm) follows from the architecture's name, as in timm.
+Research repositories use the same names: their layouts (`meta.py`) know their own files by names
+that timm never has, and timm takes the rest.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from vitcli.checkpoints.keymap import Rule, drop, rename
-from vitcli.checkpoints.layouts.families import PREFIXES, family_of
 from vitcli.checkpoints.layouts.layout import (
     Json,
     Layout,
@@ -31,6 +31,23 @@ from vitcli.errors import CheckpointError
 from vitcli.models.config import Activation, Pool, ViTConfig
 
 B = "blocks.{i}."
+# DINO and DINOv2 train a student next to the teacher: the teacher is the model, and the tensors
+# under `student.` keep their prefix and are dropped.
+PREFIXES = ("teacher.",)
+# timm's architectures that compute as our network does, as of timm 1.0.31, and older names.
+_SIZES = (
+    "tiny|xsmall|small|base|large|huge|giant|gigantic|giantopt|wee|little|medium|mediumd|betwixt|"
+    r"so\d+m\d?"
+)
+_PARTS = (
+    r"\d+(x1)?|clip|quickgelu|siglip|gap|map|reg\d+|plus|dinov2|tipsv2|miil|distilled|"
+    "in21k|in1k|in21ft1k|dino|sam|mae|laion2b"
+)
+ARCHITECTURES = (
+    rf"vit_(deit_)?({_SIZES})(_distilled)?_patch\d+(_({_PARTS}))*"
+    rf"|deit3?_({_SIZES})(_distilled)?_patch\d+_\d+(_in21ft1k)?"
+    r"|flexivit_(small|base|large)|eva_large_patch14_(196|336)|test_vit[23]?"
+)
 
 RULES = (
     *(rename(name, name) for name in ("cls_token", "dist_token", "pos_embed")),
@@ -57,15 +74,15 @@ RULES = (
     drop("pre_logits.fc.{p}", "a leftover of the first in21k files"),
     drop("mask_token", "only DINOv2's pre-training uses it"),
 )
-# timm calls CLIP's projection into the space of images and texts the head, with a bias of zeros.
+# timm calls CLIP's projection to the space of images and texts the head, with a bias of zeros.
 PROJECTION_RULES = (
     *(rule for rule in RULES if rule.ours != "head.{p}"),
     rename("head.weight", "proj.weight"),
     drop("head.bias", "zeros: CLIP's projection has no bias"),
 )
 
-# Heads are not in the tensors. These (width, depth) are published, read off timm 1.0.31's
-# models; where two models share a pair, the architecture's name decides.
+# The tensors do not show the number of heads. These are the (width, depth) of timm 1.0.31's models;
+# if two models share a pair, the architecture's name decides.
 NUM_HEADS = {
     (64, 6): 2,
     (64, 8): 2,
@@ -94,8 +111,8 @@ HEADS_BY_NAME = {"vit_base_patch16_gap_224": 16, "vit_giantopt_": 16}
 TANH_GELU = re.compile(
     r"vit_(base_patch32|large_patch16_siglip_(gap_)?512|so400m_patch16|giantopt_patch16)"
 )
-# The arguments of timm's `VisionTransformer` that are read here or in the tensors, or that only
-# training uses; and those that change nothing at this value. With others it computes otherwise.
+# The arguments of timm's `VisionTransformer` that are read here, follow from the tensors, or matter
+# only in training; and those that change nothing with this value. Others change the results.
 READ = re.compile(
     r"img_size|patch_size|in_chans|embed_dim|depth|num_heads|mlp_ratio|qkv_bias|init_values|"
     r"class_token|no_embed_class|reg_tokens|pre_norm|fc_norm|global_pool|act_layer|num_classes|"
@@ -106,11 +123,11 @@ NEUTRAL = {"final_norm": True, "pos_embed": "learn", "use_fc_norm": None}
 
 
 def detect(names: Collection[str]) -> bool:
-    return family_of(names) == "timm"
+    return "patch_embed.proj.weight" in names and "blocks.0.attn.qkv.weight" in names
 
 
 def rules(state: Tensors) -> tuple[Rule, ...]:
-    """The head of a CLIP tower that nobody has trained on is its projection."""
+    """The rules: an untrained head of a CLIP tower is its projection."""
     bias = state.get("head.bias")
     if "norm_pre.weight" in state and bias is not None and not bias.any():
         return PROJECTION_RULES
@@ -118,7 +135,7 @@ def rules(state: Tensors) -> tuple[Rule, ...]:
 
 
 def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTConfig:
-    """Sizes from the tensors; the rest from `config.json` (either generation) and the name."""
+    """Read sizes from the tensors, and the rest from `config.json` (old or new) and the name."""
     args = model_args(config)
     name = architecture(config)
     _check_args(args)
@@ -127,7 +144,7 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTCon
     class_token, dist_token = "cls_token" in tensors, "dist_token" in tensors
     if "register_tokens" in tensors:
         registers = shape(tensors, "register_tokens", 3)[1]
-    else:  # of the name when the file should have them, and does not
+    else:  # by the name, if the file lacks tensors it should have
         named = re.search(r"_reg(\d+)_", name)
         told = args.get("reg_tokens", int(named[1]) if named else 0)
         registers = int(number(told, "reg_tokens"))
@@ -170,7 +187,7 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTCon
 
 
 def _check_args(args: dict[str, Any]) -> None:
-    """Raise CheckpointError for an argument that changes what the tensors compute."""
+    """Raise CheckpointError for an argument that changes the results."""
     for name, value in args.items():
         if not READ.fullmatch(name) and value and value != NEUTRAL.get(name):
             raise CheckpointError(f"config.json: timm's {name}={value!r} is not supported")
@@ -186,17 +203,17 @@ def architecture(config: Json) -> str:
 
 
 def pretrained_cfg(config: Json) -> dict[str, Any]:
-    """The preprocessing and origin; old files have these keys at the top."""
+    """The preprocessing and the tag; old files have these keys at the top level."""
     return {**config, **_section(config, "pretrained_cfg")}
 
 
 def model_args(config: Json) -> dict[str, Any]:
-    """What the architecture was created with beyond its name."""
+    """The arguments that the architecture was created with."""
     return _section(config, "model_args")
 
 
 def image_size(config: Json) -> tuple[int, int] | None:
-    """(height, width) that the file says, None where it does not."""
+    """The file's (height, width); None if it has none."""
     size = model_args(config).get("img_size")
     if size is None:
         found = pretrained_cfg(config).get("input_size")
@@ -212,8 +229,8 @@ def _section(config: Json, key: str) -> dict[str, Any]:
 
 
 def _pos_prefix(positions: int, counts: tuple[int, ...], like: tuple[int, int] | None) -> int:
-    """How many prefix tokens have a position, of the `counts` there may be: all; the class token
-    alone, as in DINOv2's own files; or, with no_embed_class, none."""
+    """The number of prefix tokens with a position, one of `counts`: all; the class token alone, as
+    in DINOv2's own files; or, with no_embed_class, none."""
     if like is not None and positions - like[0] * like[1] in counts:
         return positions - like[0] * like[1]
     for count in counts:
@@ -262,6 +279,24 @@ def _heads(name: str, width: int, depth: int) -> int:
 
 
 WRITER = Writer(
-    {}, refusals, adapt, lambda config: RULES, lambda config: "", write_config, ViTConfig, notes
+    "timm",
+    ViTConfig,
+    lambda config: RULES,
+    write_config,
+    refusals=refusals,
+    adapt=adapt,
+    notes=notes,
 )
-LAYOUT = Layout("timm", PREFIXES, detect, rules, read_config, WRITER, words="timm")
+LAYOUT = Layout(
+    "timm",
+    PREFIXES,
+    detect,
+    rules,
+    read_config,
+    WRITER,
+    is_general=True,
+    model_types=("timm_wrapper",),
+    classes="Timm",
+    architectures=ARCHITECTURES,
+    words="timm",
+)

@@ -1,5 +1,5 @@
-"""timm's Swin since 0.9: `timm/models/swin_transformer.py`. A merge begins the stage after it, and
-the classifier is `head.fc`; the rest is as in Microsoft's files (`swin.py`)."""
+"""timm's Swin since 0.9: `timm/models/swin_transformer.py`. A merge is in the stage after it, and
+the classifier is `head.fc`; the other names are those of Microsoft's files (`swin.py`)."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from vitcli.checkpoints.layouts.swin import (
     windows_that_differ,
 )
 from vitcli.checkpoints.layouts.swin import read_config as read_swin
+from vitcli.checkpoints.published import SWIN
 from vitcli.models.config import SwinConfig
 
 EPS = 1e-5
@@ -42,14 +43,14 @@ def rules(names: Collection[str]) -> tuple[Rule, ...]:
 
 
 def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> SwinConfig:
-    """As Microsoft's; timm's rule for windows holds with a `config.json` and without."""
+    """Read the config as Microsoft's; timm's rule for windows always applies."""
     return replace(read_swin(tensors, config, num_heads), window_rule="timm")
 
 
 def refusals(config: SwinConfig) -> list[str]:
     found = windows_that_differ(config, "timm")
     if config.absolute_positions:
-        found.append("position embeddings beside the relative ones")
+        found.append("position embeddings along with the relative ones")
     if config.act != "gelu":
         found.append(f"act={config.act}")
     return found
@@ -60,7 +61,7 @@ def adapt(config: SwinConfig, tensors: Tensors) -> tuple[SwinConfig, dict[str, T
 
 
 def write_config(config: SwinConfig) -> dict[str, Any]:
-    """An architecture of timm, and all sizes as `model_args`."""
+    """The config: an architecture of timm, and all sizes as `model_args`."""
     ratios = [h / d for h, d in zip(config.hidden_dims, config.dims, strict=True)]
     return {
         "architecture": "swin_tiny_patch4_window7_224",
@@ -82,12 +83,18 @@ def write_config(config: SwinConfig) -> dict[str, Any]:
 
 
 WRITER = Writer(
-    {},
-    refusals,
-    adapt,
-    lambda config: RULES,
-    lambda config: "",
-    write_config,
-    SwinConfig,
+    "timm", SwinConfig, lambda config: RULES, write_config, refusals=refusals, adapt=adapt
 )
-LAYOUT = Layout("timm-swin", (), detect, rules, read_config, WRITER, words="timm", family="swin")
+LAYOUT = Layout(
+    "timm-swin",
+    (),
+    detect,
+    rules,
+    read_config,
+    WRITER,
+    architectures=(
+        r"swin_(tiny|small|base|large)_patch\d+_window\d+_\d+(_in22k|_in22ft1k)?|swin_s3_\w+_224"
+    ),
+    words="timm",
+    family=SWIN,
+)

@@ -1,4 +1,4 @@
-"""A ViT in timm's form: what stands in the way, and the name and arguments it is built by."""
+"""A ViT in timm's form: obstacles, tensors, and the name and arguments that timm builds it from."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from vitcli.checkpoints.layouts.layout import Tensors
 from vitcli.models.config import ViTConfig
 
-CLIP = "vit_base_patch16_clip_224"  # the base of models with epsilon 1e-5
+CLIP = "vit_base_patch16_clip_224"  # the base for models with epsilon 1e-5
 
 
 def refusals(config: ViTConfig) -> list[str]:
@@ -19,23 +19,24 @@ def refusals(config: ViTConfig) -> list[str]:
     if config.head_blocks > 1:
         found.append(f"a classifier on the last {config.head_blocks} blocks")
     if config.pool == "cls+mean" and config.num_classes:
-        found.append("a classifier on the class token beside the mean of the patches")
+        found.append("a classifier on the class token and the mean of the patches")
     if config.dist_token and config.num_classes and not config.dist_head:
         found.append("a distillation token without a classifier of its own")
     if config.dist_token and config.num_registers:
-        found.append("a distillation token beside registers")
+        found.append("a distillation token along with registers")
     if config.num_classes and not config.head_norm:
         found.append("a classifier on tokens without the final norm")
     if config.projection and not config.pre_norm:  # it would be read as a classifier
-        found.append(f"a projection to {config.projection} behind a tower that is no CLIP's")
+        found.append(f"a projection to {config.projection} after a tower that is not CLIP's")
     if config.final_norm == "pooled" and config.pool != "mean":
         found.append(f"a norm after pooling {config.pool}")
     return found
 
 
 def adapt(config: ViTConfig, tensors: Tensors) -> tuple[ViTConfig, dict[str, Tensor]]:
-    """timm gives a position to all prefix tokens or to none: what a class token had is added to
-    it once, as timm does with DINOv2's files. The architecture's name decides the epsilon."""
+    """Bring the model into timm's form. timm gives a position to all prefix tokens or to none: the
+    class token's is added to the token, as timm does with DINOv2's files. The architecture's name
+    decides the epsilon."""
     is_clip = _base_architecture(config) == CLIP
     config = replace(config, norm_eps=1e-5 if is_clip else 1e-6)
     if config.projection:  # timm calls it the head, and gives it a bias
@@ -61,7 +62,7 @@ def notes(config: ViTConfig) -> tuple[str, ...]:
 
 
 def write_config(config: ViTConfig) -> dict[str, Any]:
-    """The base of the family by name, all its sizes as `model_args`: timm builds from both."""
+    """The config: timm builds a model from a base architecture and all sizes as `model_args`."""
     ratio = config.hidden_dim / config.embed_dim * (2 if config.ffn == "swiglu" else 1)
     pool = {"mean": "avg", "map": "map"}.get(config.pool, "token")
     args: dict[str, Any] = {
@@ -93,7 +94,7 @@ def write_config(config: ViTConfig) -> dict[str, Any]:
 
 
 def _base_architecture(config: ViTConfig) -> str:
-    """An architecture of timm with the parts that `model_args` cannot ask for."""
+    """An architecture of timm with the parts that `model_args` cannot express."""
     if config.dist_token:
         return "deit_base_distilled_patch16_224"
     if config.ffn == "swiglu":

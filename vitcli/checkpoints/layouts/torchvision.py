@@ -1,15 +1,18 @@
 """torchvision's Vision Transformers: `torchvision/models/vision_transformer.py`. A plain ViT with
-epsilon 1e-6 and erf's GELU; the two linear maps of a block had numbers in the first version."""
+epsilon 1e-6 and erf's GELU; in the first version the two linear maps of a block had numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
+from typing import Any
 
 from vitcli.checkpoints.keymap import Rule, rename
 from vitcli.checkpoints.layouts import timm
 from vitcli.checkpoints.layouts.layout import Json, Layout, Tensors
+from vitcli.checkpoints.published import Family
 from vitcli.models.config import ViTConfig
+from vitcli.records import Size
 
 L, B = "encoder.layers.encoder_layer_{i}.", "blocks.{i}."
 
@@ -37,8 +40,16 @@ def rules(names: Collection[str]) -> tuple[Rule, ...]:
 
 
 def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTConfig:
-    """Sizes from the tensors, as in a bare file of timm; torchvision has no JSON of its own."""
+    """Read sizes from the tensors, as for a bare file of timm; torchvision has no JSON."""
     return replace(timm.read_config(tensors, {}, num_heads), pos_resize="bicubic")
 
 
-LAYOUT = Layout("torchvision", (), detect, rules, read_config, words="own", family="torchvision")
+def evaluation(size: Size) -> Mapping[str, Any]:
+    """The transforms of torchvision's weights; SWAG's have other sizes than 224."""
+    if size[0] in (384, 512, 518):
+        return {"interpolation": "bicubic", "crop_pct": 1.0}
+    return {"interpolation": "bilinear", "crop_pct": 0.875}
+
+
+FAMILY = Family("torchvision", evaluation)
+LAYOUT = Layout("torchvision", (), detect, rules, read_config, evaluation=evaluation, family=FAMILY)

@@ -16,11 +16,10 @@ from vitcli.errors import UsageError
 from vitcli.jobs.job import DEFAULT_MODEL
 
 if TYPE_CHECKING:
-    from vitcli.models.attention import Heads
+    from vitcli.models.attention import Fusion, Heads
     from vitcli.tasks.attention.query import Layer, Query
 
-
-FUSIONS = ("mean", "max", "min", "all")
+NAMED_HEADS: tuple[Fusion | Literal["all"], ...] = ("mean", "max", "min", "all")
 
 
 Out = Annotated[
@@ -28,7 +27,7 @@ Out = Annotated[
     typer.Option(
         "-o",
         "--out",
-        help="Folder for the pictures, in a tree like that of the inputs.",
+        help="Folder for the maps, with the same tree as the inputs.",
         metavar="DIR",
     ),
 ]
@@ -36,8 +35,8 @@ MethodOpt = Annotated[
     Literal["raw", "rollout", "grad", "similarity"],
     typer.Option(
         "--method",
-        help="raw: one layer's weights. rollout: those of all layers, multiplied. grad: what counts"
-        " for a class. similarity: patches like the query.",
+        help="raw: the weights of one layer. rollout: all layers multiplied. grad: relevance for a"
+        " class. similarity: of patches to the query.",
         envvar="VIT_METHOD",
     ),
 ]
@@ -45,18 +44,19 @@ LayerOpt = Annotated[
     str | None,
     typer.Option(
         "--layer",
-        help="Block 1, 2, ... or -1, the last; several (3,6,-1); all; pool, an attention pooling.",
+        help="A block: 1, 2, ... or -1, the last; several, such as 3,6,-1; all; or pool, the"
+        " attention pooling.",
         envvar="VIT_LAYER",
         metavar="N|all",
-        show_default="-1, or pool where there is one",
+        show_default="-1; pool if the model has one",
     ),
 ]
 HeadsOpt = Annotated[
     str | None,
     typer.Option(
         "--heads",
-        help="mean, max or min of the heads; all of them, or one by its number from 1. --head does"
-        " as well, unless that is a file.",
+        help="mean, max or min over the heads; all of them; or one, by its number"
+        " from 1. --head does the same.",
         metavar="mean|max|min|all|N",
         show_default="mean; all for --style grid",
     ),
@@ -65,7 +65,7 @@ QueryOpt = Annotated[
     str | None,
     typer.Option(
         "--query",
-        help="Who looks: cls, or the patch at X,Y in pixels of the picture or as 30%,70%.",
+        help="The query: cls, or the patch at X,Y in pixels of the image or as 30%,70%.",
         metavar="cls|X,Y",
         show_default="cls, or the mean of all patches",
     ),
@@ -74,7 +74,7 @@ Class = Annotated[
     str,
     typer.Option(
         "--class",
-        help="Of --method grad: a label, its number, or top1, the best of each image.",
+        help="With --method grad: a label, its number, or top1, the best label of each image.",
         metavar="LABEL|N|top1",
     ),
 ]
@@ -82,7 +82,7 @@ Discard = Annotated[
     float,
     typer.Option(
         "--discard-ratio",
-        help="Of --method rollout: the share of smallest weights that is left out.",
+        help="With --method rollout: the share of weights to leave out, smallest first.",
         min=0.0,
         max=0.999,
     ),
@@ -91,39 +91,41 @@ StyleOpt = Annotated[
     Literal["overlay", "heatmap", "panel", "grid", "mask"],
     typer.Option(
         "--style",
-        help="What is drawn. panel: photo, heatmap and overlay. grid: all heads, layer by layer."
-        " mask: what holds --mass of the attention.",
+        help="panel: image, heatmap and overlay. grid: all heads, layer by layer. mask: only the"
+        " patches that hold --mass of the attention.",
         envvar="VIT_STYLE",
     ),
 ]
-Alpha = Annotated[float, typer.Option("--alpha", help="How much the map covers.", min=0.0, max=1.0)]
+Alpha = Annotated[float, typer.Option("--alpha", help="Opacity of the map.", min=0.0, max=1.0)]
 Mass = Annotated[
     float,
-    typer.Option("--mass", help="Of --style mask: the share of attention.", min=0.0, max=1.0),
+    typer.Option(
+        "--mass", help="With --style mask: the share of the attention to show.", min=0.0, max=1.0
+    ),
 ]
 ColoursOpt = Annotated[
     Literal["inferno", "viridis", "turbo", "hot", "gray"],
-    typer.Option("--colormap", help="From little to much.", envvar="VIT_COLORMAP"),
+    typer.Option("--colormap", help="Colours of the map.", envvar="VIT_COLORMAP"),
 ]
 SizeOpt = Annotated[
     int | None,
     typer.Option(
         "--size",
-        help="Pixels of the longer side of a picture.",
+        help="Longer side of the written images, in pixels.",
         min=8,
         max=16384,
-        show_default="the photo's own",
+        show_default="that of the input",
     ),
 ]
 Format = Annotated[
     Literal["png", "jpg"],
-    typer.Option("--format", help="Of the pictures.", envvar="VIT_PICTURE_FORMAT"),
+    typer.Option("--format", help="Format of the written images.", envvar="VIT_PICTURE_FORMAT"),
 ]
 Raw = Annotated[
-    bool, typer.Option("--raw", help="Write the maps too: .npy, float32, (heads, h, w).")
+    bool, typer.Option("--raw", help="Also write the maps as .npy: float32, (heads, h, w).")
 ]
 Show = Annotated[
-    bool, typer.Option("--show", help="Show the overlay of the first image in the terminal.")
+    bool, typer.Option("--show", help="Show the first image with its map in the terminal.")
 ]
 
 
@@ -148,36 +150,35 @@ def attention(
     html: o.Html = None,
     show: Show = False,
 ) -> None:
-    """See where the model looks: a map for each image, drawn on it.
+    """Draw where the model looks, as a map on each image.
 
-    photos/cat.jpg becomes DIR/photos/cat.jpg.png; DIR/attention.jsonl has a line for every input,
-    and so has standard output, unless it is a terminal.
+    The map of photos/cat.jpg is DIR/photos/cat.jpg.png. DIR/attention.jsonl has a line for every
+    input; standard output has the same lines, unless it is a terminal.
 
     Example:  vit attention ./photos --out maps
     """
     if out is None and html is None and not show:
         raise UsageError(
-            "nothing is asked for", "name a folder with --out DIR or a page with --html, or --show"
+            "no output is given", "name a folder with --out DIR or a page with --html, or --show"
         )
     with common.screen as screen:
         start_workers(common.running)
         from vitcli.cli.screen.preview import Preview
         from vitcli.render import styles
         from vitcli.sinks.memory import NoSink
-        from vitcli.tasks.attention.attention import AttentionJob
-        from vitcli.tasks.attention.attention import attention as run
+        from vitcli.tasks.attention import attention as task
         from vitcli.tasks.attention.query import AttentionQuery
 
         options = common.model
-        if heads is None and options.head is not None and is_heads(str(options.head)):
+        if heads is None and options.head is not None and _is_heads(str(options.head)):
             heads, options = str(options.head), replace(options, head=None)
         asked = parse_heads(heads)
         if asked is None and style == "grid" and method == "raw":
             asked = "all"
         preview = Preview()
         if show and preview.room is None:
-            screen.note("--show: there is no terminal here")
-        job = AttentionJob(
+            screen.note("--show has no effect: there is no terminal")
+        job = task.AttentionJob(
             inputs=common.inputs,
             model=model,
             options=options,
@@ -201,15 +202,17 @@ def attention(
             resuming=common.resuming,
         )
         nowhere = NoSink() if out is None and html is None and is_terminal() else None
-        summary = run(job, screen, nowhere, preview.show)
+        summary = task.attention(job, screen, nowhere, preview.show)
     preview.print()
     end(screen, summary, out or html)
 
 
 def parse_layers(text: str | None) -> tuple[Layer, ...] | Literal["all"] | None:
-    """`3,6,-1`, `all`, `pool`."""
-    if text is None or text == "all":
-        return text  # type: ignore[return-value]  # it is "all"
+    """Read `3,6,-1`, `all` or `pool`."""
+    if text is None:
+        return None
+    if text == "all":
+        return "all"
     try:
         return tuple("pool" if part == "pool" else int(part) for part in text.split(","))
     except ValueError:
@@ -218,25 +221,28 @@ def parse_layers(text: str | None) -> tuple[Layer, ...] | Literal["all"] | None:
 
 
 def parse_heads(text: str | None) -> Heads | None:
-    """`mean`, `max`, `min`, `all`, or a number from 1."""
-    if text is None or text in FUSIONS:
-        return text  # type: ignore[return-value]  # one of these
-    if not is_heads(text):
+    """Read `mean`, `max`, `min`, `all`, or a number from 1."""
+    named = next((name for name in NAMED_HEADS if name == text), None)
+    if text is None or named is not None:
+        return named
+    if not text.isdecimal():
         raise UsageError(f"--heads {text}", "give mean, max, min, all, or a number from 1")
     return int(text)
 
 
-def is_heads(text: str) -> bool:
-    """Whether it says which heads are meant, and names no file."""
-    return text in FUSIONS or text.isdecimal()
+def _is_heads(text: str) -> bool:
+    """Whether the value of --head selects heads and does not name a file."""
+    return text in NAMED_HEADS or text.isdecimal()
 
 
 def parse_query(text: str | None) -> Query:
-    """`cls`, `120,80` or `30%,70%`."""
+    """Read `cls`, `120,80` or `30%,70%`."""
     from vitcli.tasks.attention.query import Point
 
-    if text is None or text == "cls":
-        return text  # type: ignore[return-value]  # it is "cls"
+    if text is None:
+        return None
+    if text == "cls":
+        return "cls"
     number = r"(\d{1,9}(?:\.\d{1,9})?)"
     match = re.fullmatch(rf"{number}(%?)\s*,\s*{number}(%?)", text.strip())
     hint = "give cls, a place in pixels such as 120,80, or 30%,70%"
@@ -244,6 +250,6 @@ def parse_query(text: str | None) -> Query:
         raise UsageError(f"--query {text}", hint)
     x, y, is_share = float(match[1]), float(match[3]), bool(match[2])
     if is_share and max(x, y) > 100:
-        raise UsageError(f"--query {text} is beyond the picture", hint)
+        raise UsageError(f"--query {text} is outside the image", hint)
     scale = 100 if is_share else 1
     return Point(x / scale, y / scale, is_share)

@@ -20,13 +20,13 @@ from vitcli.jobs.job import DEFAULT_MODEL, ModelOptions
 
 if TYPE_CHECKING:
     from vitcli.tasks.bench.bench import Bench
-    from vitcli.tasks.bench.verdict import Row
+    from vitcli.tasks.bench.verdict import BenchRow
 
 On = Annotated[
     Path | None,
     typer.Option(
         "--on",
-        help="Measure end to end over the images of DIR, with workers and --decode; repeatedly.",
+        help="Also measure end to end on the images of DIR, with workers and --decode.",
         metavar="DIR",
     ),
 ]
@@ -34,7 +34,7 @@ Seconds = Annotated[
     float,
     typer.Option(
         "--seconds",
-        help="All of it takes no longer; what was left out is said.",
+        help="Time limit for the whole benchmark; skipped candidates are reported.",
         min=1,
         metavar="N",
         envvar="VIT_BENCH_SECONDS",
@@ -70,20 +70,20 @@ def bench(
     quiet: o.Quiet = False,
     no_progress: o.NoProgress = False,
 ) -> None:
-    """Find what is fastest here: engine, dtype, quantisation, batch size and workers.
+    """Find the fastest way to run a model on this machine.
 
-    A table on a terminal, tab-separated in a pipe, and commands to paste. Each way runs in a
-    process of its own; Ctrl-C ends the search and prints what there is.
+    Measures engines, dtypes, quantisation, batch sizes and workers, each in a separate process.
+    Prints a table on a terminal, tab-separated lines in a pipe, and the best commands. Ctrl-C ends
+    the search and prints the results so far.
 
     Example:  vit bench google/vit-base-patch16-224 --on ./photos --seconds 180
     """
     began = time.monotonic()
     with Screen(quiet=quiet, progress=False) as screen:
         from vitcli.cli.commands.bench_table import print_bench, status
-        from vitcli.tasks.bench.bench import BenchJob
-        from vitcli.tasks.bench.bench import bench as run
+        from vitcli.tasks.bench import bench as task
 
-        job = BenchJob(
+        job = task.BenchJob(
             model=model,
             options=options,
             on=str(on) if on is not None else None,
@@ -91,7 +91,7 @@ def bench(
             seconds=seconds,
         )
         with status(is_shown=not quiet and not no_progress) as on_step:
-            found = run(job, screen, on_step, began=began)
+            found = task.bench(job, screen, on_step, began=began)
         for line in _notes(found):
             screen.note(line)
     if as_json:
@@ -109,9 +109,9 @@ def bench(
 
 
 def _notes(found: Bench) -> Iterator[str]:
-    """What the table does not tell."""
+    """Notes on what the table does not show."""
     for name, seconds in found.exports.items():
-        yield f"{name}: its export took {seconds:.1f} s; it is kept, and not in the figures"
+        yield f"{name}: its export took {seconds:.1f} s, not counted in its rate; it is kept"
     from vitcli.tasks.bench.bench import OUT_OF_TIME
 
     late = [name for name, why in found.left_out.items() if why == OUT_OF_TIME]
@@ -136,7 +136,7 @@ def _report(found: Bench) -> dict[str, object]:
     }
 
 
-def _record(row: Row) -> dict[str, object]:
+def _record(row: BenchRow) -> dict[str, object]:
     like = row.likeness
     values = (
         row.candidate.engine,
@@ -151,7 +151,7 @@ def _record(row: Row) -> dict[str, object]:
         _megabytes(row.device_peak),
         _rounded(like.cosine if like else None, 6),
         _rounded(like.agreement if like else None, 4),
-        like.pictures if like else None,
+        like.images if like else None,
         _rounded(row.limit_share, 3),
         row.command,
     )

@@ -1,4 +1,4 @@
-"""What `vit bench` draws on a terminal: one line for each way to run the model."""
+"""The tables of `vit bench` on a terminal: a line for each way to run the model."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from vitcli.errors import printable
 
 if TYPE_CHECKING:
     from vitcli.tasks.bench.bench import Bench
-    from vitcli.tasks.bench.verdict import Advice, Row
+    from vitcli.tasks.bench.verdict import Advice, BenchRow
 
 
 @contextmanager
 def status(*, is_shown: bool) -> Iterator[Callable[[str], None]]:
-    """What is being done, at the bottom of a terminal; nothing elsewhere."""
+    """Show the current step at the bottom of a terminal, and nothing elsewhere."""
     console = Console(stderr=True, markup=False, highlight=False, emoji=False)
     if not is_shown or not console.is_terminal:
         yield lambda text: None
@@ -30,7 +30,7 @@ def status(*, is_shown: bool) -> Iterator[Callable[[str], None]]:
 
 
 def print_bench(found: Bench) -> None:
-    """The figures, and the commands that are best."""
+    """Print the measurements and the best commands."""
     console = Console(markup=False, highlight=False, emoji=False)
     limits = ", ".join(f"{name} {rate / 1e9:,.0f}" for name, rate in found.limits.items())
     console.print(
@@ -38,7 +38,7 @@ def print_bench(found: Bench) -> None:
         f"{printable(found.images)}; {found.gflops:.3g} GFLOPs an image",
         soft_wrap=True,
     )
-    console.print(f"matrix products at the most, in GFLOP/s: {limits}\n", soft_wrap=True)
+    console.print(f"maximum rate of matrix products, in GFLOP/s: {limits}\n", soft_wrap=True)
     ready = [row for row in found.rows if row.workers is None]
     if ready:
         console.print(_ready(ready))
@@ -54,7 +54,7 @@ def print_bench(found: Bench) -> None:
 
 
 def _by_command(advice: Sequence[Advice]) -> dict[str, list[Advice]]:
-    """One command may be the best for several purposes."""
+    """The advice for each command: one command may be the best for several purposes."""
     found: dict[str, list[Advice]] = {}
     for one in advice:
         found.setdefault(one.row.command, []).append(one)
@@ -71,10 +71,10 @@ def _figure(advice: Advice) -> str:
             return f"{_rate(advice.row)} images/s"
 
 
-def _ready(rows: Sequence[Row]) -> Table:
-    """Images a second for each batch size; the rest is of the best one."""
+def _ready(rows: Sequence[BenchRow]) -> Table:
+    """Images per second for each batch size; the other columns belong to the best one."""
     sizes = sorted({row.batch_size for row in rows})
-    table = _table("images/s, ready pictures", [f"b{size}" for size in sizes])
+    table = _table("images/s, decoded images", [f"b{size}" for size in sizes])
     for name in ("ms", "MB", "cosine", "top-1", "limit"):
         table.add_column(name, justify="right", no_wrap=True)
     for _, group in groupby(rows, key=lambda row: row.candidate):
@@ -93,8 +93,8 @@ def _ready(rows: Sequence[Row]) -> Table:
     return table
 
 
-def _read(rows: Sequence[Row]) -> Table:
-    """Images a second for each number of workers."""
+def _read(rows: Sequence[BenchRow]) -> Table:
+    """Images per second for each number of workers."""
     counts = sorted({row.workers for row in rows if row.workers is not None})
     table = _table("images/s, from files", [f"j{count}" for count in counts])
     for name in ("batch", "MB", "cosine", "top-1", "limit"):
@@ -121,22 +121,22 @@ def _table(first: str, numbers: Sequence[str]) -> Table:
     return table
 
 
-def _cell(row: Row | None, best: Row) -> Text:
+def _cell(row: BenchRow | None, best: BenchRow) -> Text:
     return Text("-" if row is None else _rate(row), style="bold green" if row is best else "")
 
 
-def _rate(row: Row) -> str:
+def _rate(row: BenchRow) -> str:
     rate = row.images_per_second
     return f"{rate:.1f}" if rate < 100 else f"{rate:,.0f}"
 
 
-def _megabytes(row: Row) -> str:
-    """The peak memory, that of the GPU where there is one."""
+def _megabytes(row: BenchRow) -> str:
+    """The peak memory: of the GPU, if there is one."""
     count = row.peak if row.device_peak is None else row.device_peak
     return "" if count is None else f"{count / 1e6:,.0f}"
 
 
-def _likeness(row: Row) -> tuple[str, str]:
+def _likeness(row: BenchRow) -> tuple[str, str]:
     like = row.likeness
     if like is None:
         return "", ""

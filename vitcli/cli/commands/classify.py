@@ -11,7 +11,6 @@ from vitcli.cli.options import options as o
 from vitcli.cli.options.parse import output_place
 from vitcli.cli.screen.exit import end, is_terminal, start_workers
 from vitcli.errors import UsageError
-from vitcli.jobs.job import DEFAULT_MODEL
 from vitcli.tasks.classify.select import parse
 
 TopK = Annotated[
@@ -19,7 +18,7 @@ TopK = Annotated[
     typer.Option(
         "-k",
         "--top-k",
-        help="Labels for each image.",
+        help="Number of labels per image.",
         min=1,
         envvar="VIT_TOP_K",
     ),
@@ -28,7 +27,7 @@ ScoresOpt = Annotated[
     Literal["prob", "logit"],
     typer.Option(
         "--scores",
-        help="Probabilities, or raw logits.",
+        help="Write probabilities, or raw logits.",
         envvar="VIT_SCORES",
     ),
 ]
@@ -36,7 +35,7 @@ Threshold = Annotated[
     float | None,
     typer.Option(
         "--threshold",
-        help="Leave out labels that score less.",
+        help="Leave out labels with a lower score.",
         envvar="VIT_THRESHOLD",
     ),
 ]
@@ -45,7 +44,7 @@ Out = Annotated[
     typer.Option(
         "-o",
         "--out",
-        help="Write to FILE: .jsonl, .csv, .tsv or .parquet; or to a URL, s3://...",
+        help="Write to FILE (.jsonl, .csv, .tsv, .parquet) or to a URL (s3://...).",
         metavar="FILE",
     ),
 ]
@@ -53,7 +52,7 @@ FormatOpt = Annotated[
     Literal["jsonl", "parquet", "csv", "tsv", "table"] | None,
     typer.Option(
         "--format",
-        help="Format, where the suffix does not say. On a terminal: table; in a pipe: jsonl.",
+        help="Format, if no suffix says it. On a terminal: table; in a pipe: jsonl.",
         show_default=False,
     ),
 ]
@@ -63,7 +62,7 @@ SelectOpt = Annotated[
     str | None,
     typer.Option(
         "--select",
-        help='Leave out images unless this holds: label == "cat" and score >= 0.8.',
+        help='Keep only images for which EXPR holds: label == "cat" and score >= 0.8.',
         metavar="EXPR",
     ),
 ]
@@ -71,7 +70,7 @@ PathsOnly = Annotated[
     bool,
     typer.Option(
         "--paths-only",
-        help="Write the paths alone, for xargs; NUL-separated with -0.",
+        help="Write only the paths, for xargs; with -0, each ends with NUL.",
     ),
 ]
 
@@ -79,7 +78,7 @@ PathsOnly = Annotated[
 @g.with_devices
 def classify(
     common: g.Common,
-    model: o.ModelSpecs = (DEFAULT_MODEL,),  # type: ignore[assignment]  # typer makes it a list
+    model: o.ModelSpecs = o.DEFAULT_MODELS,
     top_k: TopK = 5,
     out: Out = None,
     format: FormatOpt = None,
@@ -89,29 +88,33 @@ def classify(
     paths_only: PathsOnly = False,
     html: o.Html = None,
 ) -> None:
-    """Label images: the top-k classes of each, one row for every input.
+    """Label images with their top-k classes, one row per input.
 
-    An expression for --select compares label, score, index and path of the best prediction with
-    == != < <= > >=, in (...), ~ (a pattern such as "*cat*") and joins with and, or, not.
-    any(...) asks for each of the top-k, whose rank it knows: any(label == "cat" and rank <= 3).
+    --select compares the best prediction's label, score and index, and the path, with == != < <=
+    > >=, in (...) and ~ (a pattern such as "*cat*"), joined by and, or, not. any(...) tests each
+    of the top-k, and knows its rank: any(label == "cat" and rank <= 3).
 
     Example:  vit classify ./photos --top-k 5 -o labels.jsonl
     """
     place = output_place(out)
     selection = parse(select) if select is not None else None
     if format == "table" and place is not None:
-        raise UsageError("a table is for the terminal", "leave out --out, or use --format csv")
+        raise UsageError(
+            "--format table is only for a terminal", "leave out --out, or use --format csv"
+        )
     if paths_only and format is not None:
-        raise UsageError("--paths-only is a format of its own", "leave out --format")
+        raise UsageError("--paths-only and --format exclude each other", "leave out --format")
     as_table = format == "table" or (
         format is None and place is None and html is None and not paths_only and is_terminal()
     )
     if as_table and html is not None:
-        raise UsageError("a table and a page are two outputs", "leave out --format or --html")
+        raise UsageError(
+            "--format table and --html exclude each other", "leave out --format or --html"
+        )
     if place is None and html is None and is_terminal():
         common.screen.share_terminal(shows_failures=not paths_only)
     with common.screen as screen:
-        if common.ray is None:
+        if not common.is_shared:
             start_workers(common.running)
         from vitcli.cli.screen.table import TableSink
         from vitcli.fleet.share import share
@@ -133,6 +136,7 @@ def classify(
             overwrite=common.overwrite,
             resuming=common.resuming,
         )
-        table = TableSink(bars=scores == "prob") if as_table else None
-        summary = share(job, screen, ray=common.ray, sink=table)
+        is_here = as_table and not common.is_shared
+        table = TableSink(bars=scores == "prob") if is_here else None
+        summary = share(job, screen, devices=common.devices, ray=common.ray, sink=table)
     end(screen, summary, place or html)

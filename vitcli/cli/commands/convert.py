@@ -26,29 +26,31 @@ if TYPE_CHECKING:
 KINDS = ("kept", "renamed", "reshaped", "fused", "split", "merged", "added")
 SIDES = ("before", "after")
 SHOWN = 3
-NAME = 10  # the column of what was done
+NAME_WIDTH = 10  # of the first column
 
 
 Source = Annotated[str, typer.Argument(metavar="SRC", help=o.MODEL_HELP, show_default=False)]
 Target = Annotated[
     Path,
     typer.Argument(
-        metavar="DST", help="Directory to make, or a file that ends in .onnx.", show_default=False
+        metavar="DST", help="New folder, or a file that ends in .onnx.", show_default=False
     ),
 ]
 ToOpt = Annotated[
     Literal["hf", "timm", "onnx"],
     typer.Option(
-        "--to", help="What shall open it: transformers, timm or ONNX Runtime.", show_default=False
+        "--to",
+        help="Library that will open it: transformers, timm or ONNX Runtime.",
+        show_default=False,
     ),
 ]
 DtypeOpt = Annotated[
     Literal["fp32", "fp16", "bf16"],
-    typer.Option("--dtype", help="Precision of the weights written."),
+    typer.Option("--dtype", help="Precision of the written weights."),
 ]
 Verify = Annotated[
     bool,
-    typer.Option("--verify", help="Load both and compare logits and hidden states, or fail."),
+    typer.Option("--verify", help="Load both, and fail if logits or hidden states differ."),
 ]
 
 
@@ -70,7 +72,7 @@ def convert(
     offline: o.Offline = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Rewrite a checkpoint for another library, with its labels and preprocessing.
+    """Convert a checkpoint, with labels and preprocessing.
 
     Examples:
 
@@ -85,10 +87,9 @@ def convert(
     vit convert google/vit-large-patch16-224 half/ --to hf --dtype fp16
     """
     with Screen(quiet=quiet, progress=False) as screen:
-        from vitcli.tasks.convert import ConvertJob
-        from vitcli.tasks.convert import convert as run
+        from vitcli.tasks import convert as task
 
-        job = ConvertJob(
+        job = task.ConvertJob(
             source=source,
             target=target,
             to=to,
@@ -107,16 +108,17 @@ def convert(
                 offline=offline,
             ),
         )
-        done = run(job, screen.note)
+        done = task.convert(job, screen.note)
     if not quiet:
         lines = _report(done, source, target, dtype)
         show("\n".join(map(_fitted, lines) if is_terminal() else lines))
 
 
 def _report(done: Conversion, source: str, target: Path, dtype: str) -> Iterator[str]:
-    """What was detected, what became of the tensors and why, and how far the numbers moved."""
+    """The detected layout, the changes to the tensors, and the differences in the numbers."""
     model = done.source
-    named = f"{model.layout} ({model.architecture})" if model.architecture else model.layout
+    architecture = model.provenance.architecture
+    named = f"{model.layout} ({architecture})" if architecture else model.layout
     yield printable(f"{source} is {named}")
     yield printable(f"written as {done.written}, {dtype}, {in_bytes(done.bytes)}, to {target}")
     for kind in KINDS:
@@ -124,36 +126,37 @@ def _report(done: Conversion, source: str, target: Path, dtype: str) -> Iterator
         if found:
             more = ", ..." * (len(found) > 1)
             yield _line(kind, _count(found) + (_example(found[0]) + more) * (kind != "kept"))
-    for why in dict.fromkeys(model.dropped.values()):
-        names = [name for name, reason in model.dropped.items() if reason == why]
+    dropped = model.provenance.dropped
+    for why in dict.fromkeys(dropped.values()):
+        names = [name for name, reason in dropped.items() if reason == why]
         shown = ", ".join(names[:SHOWN]) + ", ..." * (len(names) > SHOWN)
         yield _line("dropped", f"{len(names)}: {shown} ({why})")
     for note in done.notes:
         yield _line("note", note)
     for delta in done.deltas:
-        said = f"{delta.what}: max |Δ| {delta.found:.2g}"
+        text = f"{delta.what}: max |Δ| {delta.found:.2g}"
         is_held = math.isfinite(delta.allowed)
-        said += f", allowed {delta.allowed:g}" * is_held
-        yield _line("verified" if is_held else "told", said)
+        text += f", allowed {delta.allowed:g}" * is_held
+        yield _line("verified" if is_held else "measured", text)
 
 
 def _fitted(line: str) -> str:
-    """A line in the width of the terminal, what goes on below what was said; names stay whole."""
+    """Wrap a line to the width of the terminal and indent its rest; names stay whole."""
     return textwrap.fill(
         line,
         shutil.get_terminal_size().columns,
-        subsequent_indent=" " * (2 + NAME),
+        subsequent_indent=" " * (2 + NAME_WIDTH),
         break_long_words=False,
         break_on_hyphens=False,
     )
 
 
 def _line(name: str, text: str) -> str:
-    return printable(f"  {name:<{NAME}}{text}")
+    return printable(f"  {name:<{NAME_WIDTH}}{text}")
 
 
 def _count(found: Sequence[Change]) -> str:
-    """How many tensors; and how many they have become, where that is another number."""
+    """The number of tensors, and the number after the change if it differs."""
     before, after = (sum(len(getattr(change, side)) for change in found) for side in SIDES)
     if not before or not after or before == after:
         return f"{before or after}"
@@ -161,12 +164,12 @@ def _count(found: Sequence[Change]) -> str:
 
 
 def _example(change: Change) -> str:
-    """`: query, key, value → qkv`."""
+    """Format a change: `: query, key, value → qkv`."""
     return ": " + " → ".join(_braced(side) for side in (change.before, change.after) if side)
 
 
 def _braced(names: Sequence[str]) -> str:
-    """`attn.{q,k,v}.weight` of several names that differ in one place."""
+    """Write names that differ in one part as one: `attn.{q,k,v}.weight`."""
     parts = [re.split(r"([./])", name) for name in names]
     if len({len(words) for words in parts}) > 1:
         return ", ".join(names)

@@ -17,7 +17,7 @@ Layer = Annotated[
     int | None,
     typer.Option(
         "--layer",
-        help="Layer: 0 is the embedding output, i block i, -1 the last.",
+        help="Layer to use: 0 is the embedding output, i is block i, -1 is the last block.",
         envvar="VIT_LAYER",
         show_default="-1",
     ),
@@ -26,7 +26,7 @@ Layers = Annotated[
     str | None,
     typer.Option(
         "--layers",
-        help="Several layers, concatenated in this order: 3,6,-1.",
+        help="Several layers, concatenated in this order, such as 3,6,-1.",
         envvar="VIT_LAYERS",
         metavar="N,N,...",
     ),
@@ -35,9 +35,9 @@ PoolOpt = Annotated[
     Literal["cls", "mean", "cls+mean", "map", "patches", "tokens"] | None,
     typer.Option(
         "--pool",
-        help="What becomes of the tokens; the model's own pooling where not given.",
+        help="How tokens become a vector; patches and tokens keep them.",
         envvar="VIT_POOL",
-        show_default=False,
+        show_default="the model's own",
     ),
 ]
 Norm = Annotated[
@@ -56,7 +56,7 @@ StoreOpt = Annotated[
     Literal["fp32", "fp16"],
     typer.Option(
         "--store",
-        help="Precision of what is written.",
+        help="Precision of the output.",
         envvar="VIT_STORE",
     ),
 ]
@@ -65,7 +65,7 @@ Out = Annotated[
     typer.Option(
         "-o",
         "--out",
-        help="Write to FILE: .npy, .npz, .safetensors, .parquet or .jsonl; or to a URL, s3://...",
+        help="Write to FILE (.npy, .npz, .safetensors, .parquet, .jsonl) or to a URL (s3://...).",
         metavar="FILE",
     ),
 ]
@@ -73,7 +73,7 @@ FormatOpt = Annotated[
     Literal["npy", "npz", "safetensors", "jsonl", "parquet"] | None,
     typer.Option(
         "--format",
-        help="Format, where the suffix does not say. In a pipe: jsonl.",
+        help="Format, if no suffix says it. In a pipe: jsonl.",
         show_default=False,
     ),
 ]
@@ -92,9 +92,9 @@ def embed(
     format: FormatOpt = None,
     store: StoreOpt = "fp32",
 ) -> None:
-    """Extract features: one vector, or one grid of tokens, for each image.
+    """Extract features: a vector or a grid of tokens per image.
 
-    Beside feats.npy stand feats.index.jsonl, a line for every input, and feats.meta.json.
+    With feats.npy come feats.index.jsonl, a line for every input, and feats.meta.json.
 
     Example:  vit embed ./photos --layer -1 --out feats.npy
     """
@@ -102,10 +102,10 @@ def embed(
     if layer is not None and layers is not None:
         raise UsageError("--layer and --layers are both given", "use one of them")
     if place is None and is_terminal():
-        raise UsageError("vectors are nothing to look at", "use --out feats.npy, or a pipe")
+        raise UsageError("features are not printed on a terminal", "use --out feats.npy, or a pipe")
     asked = parse_layers(layers) if layers is not None else (-1 if layer is None else layer,)
     with common.screen as screen:
-        if common.ray is None:
+        if not common.is_shared:
             start_workers(common.running)
         from vitcli.fleet.share import share
         from vitcli.tasks.embed import EmbedJob
@@ -125,5 +125,5 @@ def embed(
             overwrite=common.overwrite,
             resuming=common.resuming,
         )
-        summary = share(job, screen, ray=common.ray)
+        summary = share(job, screen, devices=common.devices, ray=common.ray)
     end(screen, summary, place)

@@ -1,4 +1,4 @@
-"""The live display of a training: the epoch's bar, the whole run's, and its numbers."""
+"""The live display of a training: bars for the epoch and the run, and the current numbers."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ class Epochs:
         self._live.start()
 
     def show(self, done: StepDone) -> None:
-        """A step."""
+        """Show a finished step."""
         before = (done.epoch - 1) * done.steps
-        if done.epoch != self._shown:  # else what is finished once stays so, and has no ETA
+        if done.epoch != self._shown:  # a finished bar would have no ETA
             self._shown = done.epoch
             self._progress.reset(self._epoch)
         self._progress.update(
@@ -62,8 +62,8 @@ class Epochs:
             f"{done.images_per_second:,.1f} images/s"
         )
 
-    def say(self, line: str) -> None:
-        """A line above."""
+    def print(self, line: str) -> None:
+        """Print a line above the display."""
         self._live.console.print(line, soft_wrap=True)
 
     def stop(self) -> None:

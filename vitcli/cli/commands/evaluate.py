@@ -14,18 +14,17 @@ from vitcli.cli.options import groups as g
 from vitcli.cli.options import options as o
 from vitcli.cli.screen.exit import end, show, start_workers
 from vitcli.errors import OutputError, UsageError, printable, shortened
-from vitcli.jobs.job import DEFAULT_MODEL
 
 if TYPE_CHECKING:
-    from vitcli.tasks.evaluate.evaluate import Evaluation, Judged
+    from vitcli.tasks.evaluate.job import Evaluation, ModelAnswers
 
 Data = Annotated[
     str,
     typer.Argument(
         metavar="DATA",
         show_default=False,
-        help="Folder, tars or zip with a folder for each class, tars with .cls beside the images, "
-        "or a .csv, .tsv or .jsonl of path and label.",
+        help="Folder, tars or zip with a folder per class, tars with a .cls per image, or a .csv, "
+        ".tsv or .jsonl of path and label.",
     ),
 ]
 ModelSpecs = Annotated[
@@ -33,7 +32,7 @@ ModelSpecs = Annotated[
     typer.Option(
         "-m",
         "--model",
-        help=f"{o.MODEL_HELP} Several are judged each alone, and averaged.",
+        help=f"{o.MODEL_HELP} Repeat it to compare several, and their average.",
         envvar="VIT_MODEL",
         metavar="MODEL",
     ),
@@ -42,7 +41,7 @@ Knn = Annotated[
     int | None,
     typer.Option(
         "--knn",
-        help="Judge embeddings by their N nearest neighbours, without any training.",
+        help="Evaluate embeddings: label an image by its N nearest neighbours.",
         min=1,
         metavar="N",
     ),
@@ -51,7 +50,7 @@ Preds = Annotated[
     Path | None,
     typer.Option(
         "--preds",
-        help="Judge what vit classify -o FILE.jsonl has written; no model is run.",
+        help="Evaluate the output of vit classify -o FILE.jsonl, without running a model.",
         metavar="FILE",
     ),
 ]
@@ -60,11 +59,11 @@ Out = Annotated[
     typer.Option(
         "-o",
         "--out",
-        help="Folder for metrics.json, report.html, and a confusion.csv and .png.",
+        help="Folder for metrics.json, report.html, confusion.csv and confusion.png.",
         metavar="DIR",
     ),
 ]
-LONGEST_NAME = 60  # bytes of a label that is shown
+MAX_NAME = 60  # bytes of a label
 SHOWN = 40  # classes in the table on a terminal
 WRONG, PAIRS = 5, 5
 
@@ -73,17 +72,17 @@ WRONG, PAIRS = 5, 5
 def evaluate(
     common: g.WithData,
     data: Data,
-    model: ModelSpecs = (DEFAULT_MODEL,),  # type: ignore[assignment]  # typer makes it a list
+    model: ModelSpecs = o.DEFAULT_MODELS,
     knn: Knn = None,
     preds: Preds = None,
     as_json: o.Json = False,
     out: Out = None,
     overwrite: o.Overwrite = False,
 ) -> None:
-    """Judge models on labelled images: accuracy, each class, confusion, calibration.
+    """Measure accuracy and confusion on labelled images.
 
-    Where DATA has train and val, val is judged. An image that cannot be read counts for nobody,
-    and the exit code is 3.
+    If DATA has train and val, val is used. An image that cannot be read is not counted, and the
+    exit code is 3.
 
     Examples:
 
@@ -96,12 +95,12 @@ def evaluate(
     if out is not None and out.exists() and not overwrite:
         raise OutputError(f"{out} exists", "--overwrite replaces its files")
     if out is not None and out.exists() and not out.is_dir():
-        raise UsageError(f"{out} is no folder")
+        raise UsageError(f"{out} is not a folder")
     with common.screen as screen:
         if preds is None:
             start_workers(common.running)
-        from vitcli.tasks.evaluate.evaluate import EvaluateJob
-        from vitcli.tasks.evaluate.evaluate import evaluate as run
+        from vitcli.tasks.evaluate import evaluate as task
+        from vitcli.tasks.evaluate.job import EvaluateJob
         from vitcli.tasks.evaluate.scores import numbers, write_files
 
         job = EvaluateJob(
@@ -113,7 +112,7 @@ def evaluate(
             knn=knn,
             preds=preds,
         )
-        found = run(job, screen)
+        found = task.evaluate(job, screen)
         if out is not None:
             write_files(out, found, data)
     if as_json:
@@ -124,33 +123,33 @@ def evaluate(
 
 
 def _lines(found: Evaluation) -> Iterator[str]:
-    width = max(5, *(len(judged.name) for judged in found.judged))
+    width = max(5, *(len(judged.name) for judged in found.models))
     yield f"{'model':<{width}}  {'top-1':>7}  {'top-5':>7}  {'by class':>8}  {'ECE':>6}"
-    from vitcli.tasks.evaluate.scores import judged_numbers
+    from vitcli.tasks.evaluate.scores import model_numbers
 
-    for judged in found.judged:
-        said = judged_numbers(judged, found.paths)
-        top5 = f"{said['top5']:.2%}" if said["top5"] is not None else "-"
-        ece = f"{said['ece']:.3f}" if said["ece"] is not None else "-"
+    for judged in found.models:
+        values = model_numbers(judged, found.paths)
+        top5 = f"{values['top5']:.2%}" if values["top5"] is not None else "-"
+        ece = f"{values['ece']:.3f}" if values["ece"] is not None else "-"
         yield (
-            f"{printable(judged.name):<{width}}  {said['top1']:>7.2%}  {top5:>7}  "
-            f"{said['mean_class_accuracy']:>8.2%}  {ece:>6}"
+            f"{printable(judged.name):<{width}}  {values['top1']:>7.2%}  {top5:>7}  "
+            f"{values['mean_class_accuracy']:>8.2%}  {ece:>6}"
         )
-    for judged in found.judged[-1:]:
+    for judged in found.models[-1:]:
         yield from _of_model(judged, found)
     for failure in found.failures[:WRONG]:
         yield f"not read: {printable(failure.ref.path)}: {printable(failure.message)}"
 
 
-def _of_model(judged: Judged, found: Evaluation) -> Iterator[str]:
-    """The classes, the worst first, what is confused, and what is most confidently wrong."""
+def _of_model(judged: ModelAnswers, found: Evaluation) -> Iterator[str]:
+    """The classes (the worst, if there are many), confused pairs and confident mistakes."""
     from vitcli.tasks.evaluate.scores import name_of
     from vitcli.training.metrics import confusion
 
     table = confusion(judged.answers, judged.labels)
     classes = [c for c in table.per_class() if c.images]
     shown = sorted(classes, key=lambda c: c.f1)[:SHOWN] if len(classes) > SHOWN else classes
-    shown = [replace(c, label=shortened(c.label, LONGEST_NAME)) for c in shown]
+    shown = [replace(c, label=shortened(c.label, MAX_NAME)) for c in shown]
     width = max(5, *(len(c.label) for c in shown))
     more = f", the worst {SHOWN} of {len(classes)}" if len(classes) > SHOWN else ""
     yield ""
@@ -164,14 +163,14 @@ def _of_model(judged: Judged, found: Evaluation) -> Iterator[str]:
         yield ""
         yield "most often confused"
         for truth, answer, times in pairs:
-            names = (printable(shortened(name, LONGEST_NAME)) for name in (truth, answer))
+            names = (printable(shortened(name, MAX_NAME)) for name in (truth, answer))
             yield f"  {' taken for '.join(names)}: {times:,}"
     if worst := judged.answers.mistakes(WRONG):
         yield ""
         yield "most confidently wrong"
         for place in worst:
             answer = name_of(judged.labels, int(judged.answers.top1[place]))
-            answer = shortened(answer, LONGEST_NAME)
+            answer = shortened(answer, MAX_NAME)
             yield (
                 f"  {judged.answers.scores[place, 0]:.3f} {printable(answer)}: "
                 f"{printable(found.paths[place])}"

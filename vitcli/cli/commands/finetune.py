@@ -27,78 +27,99 @@ Data = Annotated[
     typer.Argument(
         metavar="DATA",
         show_default=False,
-        help="Folder, tars or zip with a folder for each class (or train/ and val/ with such "
-        "folders), tars with .cls beside the images, or a .csv, .tsv or .jsonl of path, label and "
-        "perhaps split.",
+        help="Folder, tars or zip with a folder per class (or train/ and val/ with such folders), "
+        "tars with a .cls per image, or a .csv, .tsv or .jsonl of path, label and, optionally, "
+        "split.",
     ),
 ]
-Out = Annotated[Path, typer.Option("-o", "--out", help="Directory for the model.", metavar="DIR")]
+Out = Annotated[Path, typer.Option("-o", "--out", help="Folder for the model.", metavar="DIR")]
 Val = Annotated[
     str | None,
-    typer.Option("--val", help="Images to hold out, in a folder, archive or table of their own."),
+    typer.Option("--val", help="Images to hold out, from another folder, archive or table."),
 ]
 ValSplit = Annotated[
-    float, typer.Option("--val-split", help="Share of each class to hold out, where DATA has none.")
+    float, typer.Option("--val-split", help="Share of each class to hold out, if DATA has no val.")
 ]
 ObjectiveOpt = Annotated[
     Literal["classify", "mim"],
-    typer.Option("--objective", help="Learn classes, or (mim) to fill in what is hidden."),
+    typer.Option(
+        "--objective",
+        help="classify learns the labels; mim learns to fill in hidden patches, without labels.",
+    ),
 ]
 Train = Annotated[
     str | None,
     typer.Option(
         "--train",
-        help="What is trained: head, last-N blocks, lora, or full. Chosen by data and machine.",
+        help="Parts to train: head, last-N blocks, lora, or full.",
         metavar="head|last-N|lora|full",
         show_default=False,
     ),
 ]
-Epochs = Annotated[int | None, _number("--epochs", "Times that every image is seen.", min=1)]
+Epochs = Annotated[int | None, _number("--epochs", "Number of passes over the images.", min=1)]
 Lr = Annotated[float | None, _number("--lr", "Learning rate of the last layer.", min=0.0)]
-Decay = Annotated[float | None, _number("--weight-decay", "AdamW's, on matrices only.", min=0.0)]
+Decay = Annotated[
+    float | None, _number("--weight-decay", "Weight decay of AdamW, on matrices only.", min=0.0)
+]
 LayerDecay = Annotated[
     float | None,
-    _number("--layer-decay", "Factor of the learning rate from a block to the one below it."),
+    _number(
+        "--layer-decay", "Factor between the learning rates of a block and of the block before it."
+    ),
 ]
 Warmup = Annotated[
-    float | None, _number("--warmup", "Epochs until the learning rate is reached.", min=0.0)
+    float | None, _number("--warmup", "Epochs until the full learning rate.", min=0.0)
 ]
 BatchSize = Annotated[
-    int | None, _number("--batch-size", "Images of a batch, on all devices together.", min=1)
+    int | None, _number("--batch-size", "Images per batch, over all devices together.", min=1)
 ]
 Accumulate = Annotated[
-    int, typer.Option("--accumulate", help="Batches whose gradients make one step.", min=1)
+    int, typer.Option("--accumulate", help="Batches per step: their gradients are added.", min=1)
 ]
 Clip = Annotated[
-    float, typer.Option("--clip", help="Largest norm of the gradients; 0 leaves them.", min=0.0)
+    float,
+    typer.Option("--clip", help="Maximum norm of the gradients; 0 turns clipping off.", min=0.0),
 ]
-Seed = Annotated[int, typer.Option("--seed", help="Of everything that is drawn.", min=0)]
+Seed = Annotated[int, typer.Option("--seed", help="Random seed.", min=0)]
 Augment = Annotated[
     Literal["none", "light", "medium", "strong"] | None,
-    typer.Option("--augment", help="How much training images are changed.", show_default=False),
+    typer.Option(
+        "--augment", help="Strength of the random changes to training images.", show_default=False
+    ),
 ]
 Flip = Annotated[
     bool,
-    typer.Option("--no-flip", help="Do not mirror images: for text, digits, left and right."),
+    typer.Option("--no-flip", help="Do not mirror images: for digits, text, or left and right."),
 ]
-Smoothing = Annotated[float | None, _number("--label-smoothing", "Share spread over all classes.")]
-Mixup = Annotated[float, typer.Option("--mixup", help="Alpha of mixup; 0 is off.", min=0.0)]
-Cutmix = Annotated[float, typer.Option("--cutmix", help="Alpha of CutMix; 0 is off.", min=0.0)]
+Smoothing = Annotated[
+    float | None,
+    _number("--label-smoothing", "Share of the target that is spread over all classes."),
+]
+Mixup = Annotated[float, typer.Option("--mixup", help="Alpha of mixup; 0 turns it off.", min=0.0)]
+Cutmix = Annotated[
+    float, typer.Option("--cutmix", help="Alpha of CutMix; 0 turns it off.", min=0.0)
+]
 DropPath = Annotated[
-    float, typer.Option("--drop-path", help="Stochastic depth: rate of the last block.", min=0.0)
+    float,
+    typer.Option("--drop-path", help="Stochastic depth: drop rate of the last block.", min=0.0),
 ]
 Ema = Annotated[
-    float | None, _number("--ema", "Average the weights with this decay, and keep the average.")
+    float | None,
+    _number("--ema", "Decay of a moving average of the weights; the average is saved."),
 ]
 Patience = Annotated[
-    int | None, _number("--patience", "Stop after N epochs that are not better.", min=1)
+    int | None, _number("--patience", "Stop after N epochs without improvement.", min=1)
 ]
 ClassWeights = Annotated[
-    bool, typer.Option("--class-weights", help="Give every class the same say.")
+    bool,
+    typer.Option("--class-weights", help="Weight the loss so that every class counts equally."),
 ]
 Checkpointing = Annotated[
     bool,
-    typer.Option("--gradient-checkpointing", help="Less memory for more time, the same gradients."),
+    typer.Option(
+        "--gradient-checkpointing",
+        help="Save memory by computing activations twice; the gradients are the same.",
+    ),
 ]
 Rank = Annotated[int, typer.Option("--lora-rank", help="Rank of --train lora.", min=1)]
 Alpha = Annotated[float, typer.Option("--lora-alpha", help="Scale of --train lora.", min=0.0)]
@@ -107,10 +128,10 @@ MaskRatio = Annotated[
 ]
 SaveEvery = Annotated[
     float,
-    typer.Option("--save-every", help="Minutes after which the state is saved within an epoch."),
+    typer.Option("--save-every", help="Minutes between two saves within an epoch."),
 ]
 Resume = Annotated[
-    bool, typer.Option("--resume", help="Go on with an interrupted run.", envvar="VIT_RESUME")
+    bool, typer.Option("--resume", help="Continue an interrupted run.", envvar="VIT_RESUME")
 ]
 
 
@@ -120,7 +141,7 @@ def training_screen(
     log_json: o.LogJson = False,
     summary: o.SummaryFile = None,
 ) -> TrainingScreen:
-    """What is told of the run; of several processes the first tells."""
+    """How to report on the run: under torchrun, only the first process reports."""
     is_first = rank_of(os.environ).is_first
     return TrainingScreen(
         quiet=quiet or not is_first,
@@ -136,7 +157,7 @@ def training_device(
     compile: o.Compile = False,
     workers: o.Workers = "auto",
 ) -> Running:
-    """On what it is trained."""
+    """How to run the training: device and precision."""
     return Running(device=device, dtype=dtype, compile=compile, workers=parse_workers(workers))
 
 
@@ -176,10 +197,10 @@ def finetune(
     overwrite: o.Overwrite = False,
     resume: Resume = False,
 ) -> None:
-    """Train a model on your labels: a folder for each class in, a model directory out.
+    """Train a model on your own labels.
 
-    What is not said is chosen by the data and the machine, and said. Several devices:
-    torchrun --nproc-per-node N -m vitcli finetune ...
+    Options without a default are chosen for the data and the machine, and the choice is printed.
+    With several devices: torchrun --nproc-per-node N -m vitcli finetune ...
 
     Examples:
 
@@ -193,7 +214,7 @@ def finetune(
     assert isinstance(screen, TrainingScreen)
     with screen:
         start_workers(common.running)
-        from vitcli.tasks.finetune.finetune import finetune as run
+        from vitcli.tasks.finetune import finetune as task
         from vitcli.tasks.finetune.job import FinetuneJob, TrainingOptions
 
         training = TrainingOptions(
@@ -236,7 +257,7 @@ def finetune(
             overwrite=overwrite,
             resume=resume,
         )
-        done = run(job, screen)
+        done = task.finetune(job, screen)
         screen.ended(done, out)
     if (code := ended_with(done.summary)) is not ExitCode.OK:
         raise typer.Exit(code)

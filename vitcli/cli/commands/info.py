@@ -18,22 +18,21 @@ if TYPE_CHECKING:
     from vitcli.tasks.info import ModelInfo
 
 WIDTH = 80
-NAME = 14  # the column of names
-STEP = 34  # the column of steps, beside where each came from
+NAME_WIDTH = 14
+STEP_WIDTH = 34  # of a preprocessing step; its source follows
 
 
 @g.with_model
 def info(
     options: ModelOptions, model: o.ModelArgument = DEFAULT_MODEL, as_json: o.Json = False
 ) -> None:
-    """Tell what a model is: sizes, cost, labels, preprocessing, and where each came from.
+    """Show a model's sizes, cost, labels and preprocessing.
 
     Example:  vit info facebook/dinov2-base --image-size 448
     """
-    from vitcli.tasks.info import InfoJob
-    from vitcli.tasks.info import info as run
+    from vitcli.tasks import info as task
 
-    found = run(InfoJob(model=model, options=options))
+    found = task.info(task.InfoJob(model=model, options=options))
     if as_json:
         record = {name: value for name, value in asdict(found).items() if name != "described"}
         show(json.dumps(record, ensure_ascii=False))
@@ -42,7 +41,7 @@ def info(
 
 
 def _facts(found: ModelInfo) -> Iterator[tuple[str, str]]:
-    """Names and what stands beside them; a line break is kept."""
+    """Names and values; line breaks are kept."""
     yield "model", found.model + (f" at {found.revision}" if found.revision else "")
     yield "layout", found.layout + (f", {found.architecture}" if found.architecture else "")
     yield from found.described.items()
@@ -64,7 +63,7 @@ def _facts(found: ModelInfo) -> Iterator[tuple[str, str]]:
 
 
 def _scores(found: ModelInfo) -> str:
-    """How scores are made of logits, and who says so."""
+    """How scores are computed from logits, and where that is specified."""
     from vitcli.checkpoints.scoring import DESCRIBED
 
     assert found.scores is not None
@@ -74,20 +73,20 @@ def _scores(found: ModelInfo) -> str:
 
 
 def _step(step: str, source: str) -> str:
-    if len(step) >= STEP:
-        return f"{step}\n{' ' * STEP}{source}"
-    return f"{step:<{STEP}}{source}"
+    if len(step) >= STEP_WIDTH:
+        return f"{step}\n{' ' * STEP_WIDTH}{source}"
+    return f"{step:<{STEP_WIDTH}}{source}"
 
 
 def _lines(name: str, text: str) -> Iterator[str]:
-    """`name` once, the text beside it in lines of up to WIDTH; long words stay whole."""
+    """The name, and the text next to it in lines of up to WIDTH; long words stay whole."""
     for part in map(printable, text.split("\n")):
-        column = STEP if part[STEP - 2 : STEP] == "  " else 0
+        column = STEP_WIDTH if part[STEP_WIDTH - 2 : STEP_WIDTH] == "  " else 0
         yield from textwrap.wrap(
             part,
             WIDTH,
-            initial_indent=f"{name:<{NAME}}",
-            subsequent_indent=" " * (NAME + column),
+            initial_indent=f"{name:<{NAME_WIDTH}}",
+            subsequent_indent=" " * (NAME_WIDTH + column),
             break_long_words=False,
             break_on_hyphens=False,
             drop_whitespace=True,

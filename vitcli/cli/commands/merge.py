@@ -14,7 +14,7 @@ Shards = Annotated[
     list[str],
     typer.Argument(
         metavar="SHARDS...",
-        help="The outputs of all shards: files, URLs, or quoted patterns of URLs.",
+        help="Outputs of all shards: files, URLs, or quoted patterns of URLs.",
         show_default=False,
     ),
 ]
@@ -23,14 +23,14 @@ Out = Annotated[
     typer.Option(
         "-o",
         "--out",
-        help="Write to FILE, in the format of the shards; or to a URL, s3://...",
+        help="Write to FILE, in the format of the shards, or to a URL (s3://...).",
         metavar="FILE",
     ),
 ]
 
 
 def merge(shards: Shards, out: Out, overwrite: o.Overwrite = False, quiet: o.Quiet = False) -> None:
-    """Join the outputs of --shard 1/N ... N/N into that of one run.
+    """Join the outputs of all shards, as if one run had made them.
 
     Example:  vit merge feats-*-of-00004.npy -o feats.npy
     """

@@ -15,14 +15,14 @@ from vitcli.cli.screen.exit import is_terminal, show
 from vitcli.errors import printable
 
 if TYPE_CHECKING:
-    from vitcli.checkpoints.catalogue import Entry
+    from vitcli.checkpoints.catalogue import CatalogueEntry
 
 app = typer.Typer(invoke_without_command=True)
 
 
 ForOpt = Annotated[
     Literal["speed", "accuracy", "memory", "resolution", "features"] | None,
-    typer.Option("--for", help="What matters: the models that serve it, the best first."),
+    typer.Option("--for", help="Show only models that are good at this, the best first."),
 ]
 HubId = Annotated[str, typer.Argument(metavar="ID", help="Hub id: org/name, or org/name@revision.")]
 COLUMNS = (
@@ -41,17 +41,18 @@ COLUMNS = (
 
 @app.callback()
 def models(context: typer.Context, purpose: ForOpt = None, as_json: o.Json = False) -> None:
-    """List well-known models: sizes, cost and published accuracy, and what to pick.
+    """List well-known models, with cost and accuracy.
 
-    A table on a terminal, tab-separated in a pipe. Accuracy is in percent on ImageNet-1k.
+    Prints a table on a terminal, tab-separated lines in a pipe. Accuracy is published, in percent
+    on ImageNet-1k.
 
     Example:  vit models --for speed
     """
     if context.invoked_subcommand is not None:
         return
-    from vitcli.tasks.models import choose
+    from vitcli.tasks.models import choose_models
 
-    choice = choose(purpose)
+    choice = choose_models(purpose)
     if choice.why:
         print(f"vit: {choice.why}", file=sys.stderr, flush=True)
     if as_json:
@@ -78,12 +79,12 @@ def pull(hub_id: HubId, offline: o.Offline = False) -> None:
     show(str(pulled.folder))
 
 
-def _record(entry: Entry) -> dict[str, object]:
+def _record(entry: CatalogueEntry) -> dict[str, object]:
     values = {**asdict(entry), "gflops": round(entry.gflops, 2)}
     return {name: values[name] for name in (*COLUMNS, "layout", "patch", "stored")}
 
 
-def _tsv(entries: Sequence[Entry]) -> str:
+def _tsv(entries: Sequence[CatalogueEntry]) -> str:
     rows = ["\t".join(_cell(record[name]) for name in COLUMNS) for record in map(_record, entries)]
     return "\n".join(["\t".join(COLUMNS), *rows])
 

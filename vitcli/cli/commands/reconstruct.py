@@ -14,22 +14,22 @@ from vitcli.jobs.job import DEFAULT_MODEL
 
 Out = Annotated[
     Path,
-    typer.Option("-o", "--out", help="Folder for a PNG of each image.", metavar="DIR"),
+    typer.Option("-o", "--out", help="Folder for a PNG per image.", metavar="DIR"),
 ]
 MaskRatio = Annotated[
     float | None,
     typer.Option(
         "--mask-ratio",
-        help="Share of patches to hide; the model's own, or 0.6.",
-        show_default=False,
+        help="Share of patches to hide.",
+        show_default="the model's own, or 0.6",
         min=0.0,
         max=1.0,
     ),
 ]
-Seed = Annotated[int, typer.Option("--seed", help="Of which patches are hidden.", min=0)]
+Seed = Annotated[int, typer.Option("--seed", help="Random seed of the hidden patches.", min=0)]
 NoPaste = Annotated[
     bool,
-    typer.Option("--no-paste", help="Show what is predicted of visible patches, too."),
+    typer.Option("--no-paste", help="Also show the model's prediction of the visible patches."),
 ]
 
 
@@ -42,16 +42,17 @@ def reconstruct(
     seed: Seed = 0,
     no_paste: NoPaste = False,
 ) -> None:
-    """Hide patches and let a masked autoencoder fill them in: original | masked | reconstruction.
+    """Hide patches and let a masked autoencoder fill them in.
+
+    Each PNG shows the original, the masked image and the reconstruction.
 
     Example:  vit reconstruct photos/ -m facebook/vit-mae-base --mask-ratio 0.75 --out mae/
     """
     with common.screen as screen:
         start_workers(common.running)
-        from vitcli.tasks.reconstruct import ReconstructJob
-        from vitcli.tasks.reconstruct import reconstruct as run
+        from vitcli.tasks import reconstruct as task
 
-        job = ReconstructJob(
+        job = task.ReconstructJob(
             inputs=common.inputs,
             out=out,
             model=model,
@@ -62,5 +63,5 @@ def reconstruct(
             paste=not no_paste,
             overwrite=common.overwrite,
         )
-        summary = run(job, screen)
+        summary = task.reconstruct(job, screen)
     end(screen, summary, out)

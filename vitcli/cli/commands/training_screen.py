@@ -1,9 +1,8 @@
-"""What is said of a training on stderr: a live display on a terminal, lines elsewhere."""
+"""The progress of a training on stderr: a live display on a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
 import math
-import sys
 import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -12,30 +11,31 @@ from vitcli.cli.screen import report
 from vitcli.cli.screen.exit import ended_with
 from vitcli.cli.screen.screen import LOG_EVERY, Screen
 from vitcli.errors import printable
+from vitcli.training.events import EpochDone, StepDone
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from types import TracebackType
 
     from vitcli.cli.commands.epochs import Epochs
     from vitcli.jobs.job import Summary
     from vitcli.stores import Place
     from vitcli.tasks.finetune.job import Finetuned
-    from vitcli.training.events import EpochDone, StepDone
 
 
 class TrainingScreen(Screen):
-    """A screen that hears of steps and epochs, too."""
+    """A screen that also shows steps and epochs."""
 
     _epochs: Epochs | None = None
-    _told = 0.0
+    _step_logged = 0.0
     _done: Finetuned | None = None
 
     def trained(self, event: StepDone | EpochDone, epochs: int) -> None:
-        """One step, or one epoch."""
-        is_epoch = hasattr(event, "is_best")
+        """Show that one step or one epoch is done."""
+        is_epoch = isinstance(event, EpochDone)
         if self._logs:
-            if is_epoch or time.monotonic() - self._told >= LOG_EVERY:
-                self._told = time.monotonic()
+            if is_epoch or time.monotonic() - self._step_logged >= LOG_EVERY:
+                self._step_logged = time.monotonic()
                 fields = {
                     name: None if isinstance(value, float) and not math.isfinite(value) else value
                     for name, value in asdict(event).items()
@@ -43,25 +43,30 @@ class TrainingScreen(Screen):
                 report.log("epoch" if is_epoch else "step", {**fields, "epochs": epochs})
         elif self._bar is not None or self._epochs is not None:
             self._draw(event, epochs)
-        elif is_epoch and not self._quiet and sys.stderr is not None:
-            print(epoch_line(event, epochs), file=sys.stderr, flush=True)  # type: ignore[arg-type]
+        elif isinstance(event, EpochDone) and not self._quiet:
+            self._print(epoch_line(event, epochs))
 
     def stop(self) -> None:
-        """The display goes away; what follows are lines."""
+        """Remove the display and the bar; lines follow."""
         if self._epochs is not None:
             self._epochs.stop()
             self._epochs = None
-
-    def __exit__(self, *error: object) -> None:
-        self.stop()
-        super().__exit__(*error)  # type: ignore[arg-type]
-
-    def ended(self, done: Finetuned, out: Path) -> None:
-        """How it went: the best epoch and what it scored."""
-        self.stop()
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+        super().__exit__(kind, error, trace)
+
+    def ended(self, done: Finetuned, out: Path) -> None:
+        """Show the best epoch and its score."""
+        self.stop()
         self._done = done
         self.summary(done.summary, out, ended_with(done.summary))
 
@@ -70,13 +75,13 @@ class TrainingScreen(Screen):
         done, score = self._done, ""
         if done.score is not None:
             score = f": {done.score:.2%} of {done.held_out:,} held-out images"
-        self._say(
+        self._print(
             f"vit: {done.epochs} epochs, the best is {done.best_epoch}{score} "
             f"-> {printable(str(out))}"
         )
 
     def _counts(self, summary: Summary | None = None) -> dict[str, object]:
-        """The summary of the images trained on, where the training has ended."""
+        """The counts of the images trained on, once the training has ended."""
         found = super()._counts(summary)
         if self._done is None:
             return found
@@ -97,25 +102,23 @@ class TrainingScreen(Screen):
         from vitcli.cli.commands.epochs import Epochs  # here: `vit --help` draws nothing
 
         if self._epochs is None:
-            if self._bar is not None:
-                self._bar.stop()
-                self._bar = None
+            self.stop()
             self._epochs = Epochs(epochs)
-        if hasattr(event, "is_best"):
-            self._epochs.say(epoch_line(event, epochs))  # type: ignore[arg-type]
+        if isinstance(event, EpochDone):
+            self._epochs.print(epoch_line(event, epochs))
         else:
             self._epochs.show(event)
 
-    def _say(self, line: str) -> None:
+    def _print(self, line: str) -> None:
         if self._epochs is not None:
-            self._epochs.say(line)
+            self._epochs.print(line)
         else:
-            super()._say(line)
+            super()._print(line)
 
 
 def epoch_line(event: EpochDone, epochs: int) -> str:
     """`epoch  3/20  loss 0.4123  91.2%  val 0.3052  95.83%  31.2 images/s  12.0 s  best`: loss and
-    accuracy of what is trained on and of what is held out, in 80 columns."""
+    accuracy on the training images and on the held-out images, in 80 columns."""
     parts = [f"epoch {event.epoch:>{len(str(epochs))}}/{epochs}", f"loss {event.train_loss:.4f}"]
     if event.train_accuracy is not None:
         parts.append(f"{event.train_accuracy:.1%}")

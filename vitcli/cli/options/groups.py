@@ -1,12 +1,11 @@
-"""The shared options in groups, each read into one noun: a command's signature is a list of nouns
-and what it has of its own. The defaults stand here."""
+"""The shared options and their defaults, in groups. Each group is read into one object, so that a
+command takes these objects and its own options."""
 
 from __future__ import annotations
 
 import functools
 import inspect
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -16,47 +15,7 @@ from typing import Any, get_args
 from typer.models import OptionInfo
 
 from vitcli.checkpoints.resolve import WEIGHTS
-from vitcli.cli.options.options import (
-    AllowOutside,
-    BatchSizeOpt,
-    Compile,
-    DecodeOpt,
-    Device,
-    DevicesOpt,
-    Drop,
-    DtypeOpt,
-    EngineOpt,
-    Ext,
-    FilesFrom,
-    FormatsOpt,
-    Head,
-    ImageSize,
-    ImageTimeout,
-    KeepMissing,
-    Labels,
-    Layout,
-    LogJson,
-    MaxErrors,
-    MaxPixels,
-    NoExif,
-    NoProgress,
-    Null,
-    NumHeads,
-    Offline,
-    OnErrorOpt,
-    Overwrite,
-    Paths,
-    Preprocess,
-    QuantizeOpt,
-    Quiet,
-    RayOpt,
-    Resume,
-    RetryFailed,
-    Sha256,
-    ShardOpt,
-    SummaryFile,
-    Workers,
-)
+from vitcli.cli.options import options as o
 from vitcli.cli.options.parse import (
     check_number,
     check_paths,
@@ -76,21 +35,21 @@ from vitcli.jobs.job import DEFAULT_BATCH_SIZE, Inputs, ModelOptions, Running
 from vitcli.records import Limits
 from vitcli.runs.shard import Resuming, parse_shard, shard_of_environment
 
-LONGEST_TIMEOUT = 1_000_000  # seconds; what waits for a worker counts milliseconds
+MAX_TIMEOUT = 1_000_000  # seconds; poll takes milliseconds in 32 bits
 
 
-def overwrite(overwrite: Overwrite = False) -> bool:
+def overwrite(overwrite: o.Overwrite = False) -> bool:
     """Whether an existing output is replaced."""
     return overwrite
 
 
 def resuming(
-    resume: Resume = False,
-    retry_failed: RetryFailed = False,
-    keep_missing: KeepMissing = False,
-    shard: ShardOpt = None,
+    resume: o.Resume = False,
+    retry_failed: o.RetryFailed = False,
+    keep_missing: o.KeepMissing = False,
+    shard: o.ShardOpt = None,
 ) -> Resuming:
-    """What becomes of an earlier run, and which part of the inputs is ours."""
+    """How to treat an earlier run, and which shard of the inputs to process."""
     return Resuming(
         resume=resume,
         retry_failed=retry_failed,
@@ -100,14 +59,14 @@ def resuming(
 
 
 def reading(
-    formats: FormatsOpt = "common",
-    ext: Ext = None,
-    max_pixels: MaxPixels = "89.5M",
-    image_timeout: ImageTimeout = 60.0,
-    allow_outside: AllowOutside = False,
+    formats: o.FormatsOpt = "common",
+    ext: o.Ext = None,
+    max_pixels: o.MaxPixels = "89.5M",
+    image_timeout: o.ImageTimeout = 60.0,
+    allow_outside: o.AllowOutside = False,
 ) -> Inputs:
-    """How the images of a data set are found and read."""
-    if image_timeout > LONGEST_TIMEOUT:
+    """How to find and read the images of a data set."""
+    if image_timeout > MAX_TIMEOUT:
         raise UsageError(f"--image-timeout {image_timeout:g}", "give seconds, such as 60")
     return Inputs(
         formats=formats,
@@ -118,18 +77,18 @@ def reading(
 
 
 def inputs(
-    paths: Paths = None,
-    files_from: FilesFrom = None,
-    null: Null = False,
-    formats: FormatsOpt = "common",
-    ext: Ext = None,
-    max_pixels: MaxPixels = "89.5M",
-    image_timeout: ImageTimeout = 60.0,
-    allow_outside: AllowOutside = False,
-    max_errors: MaxErrors = None,
-    on_error: OnErrorOpt = "skip",
+    paths: o.Paths = None,
+    files_from: o.FilesFrom = None,
+    null: o.Null = False,
+    formats: o.FormatsOpt = "common",
+    ext: o.Ext = None,
+    max_pixels: o.MaxPixels = "89.5M",
+    image_timeout: o.ImageTimeout = 60.0,
+    allow_outside: o.AllowOutside = False,
+    max_errors: o.MaxErrors = None,
+    on_error: o.OnErrorOpt = "skip",
 ) -> Inputs:
-    """Which images."""
+    """Which images to read, and how."""
     return replace(
         reading(formats, ext, max_pixels, image_timeout, allow_outside),
         paths=check_paths(paths, files_from),
@@ -141,19 +100,19 @@ def inputs(
 
 
 def model_options(
-    layout: Layout = None,
-    labels: Labels = None,
-    image_size: ImageSize = None,
-    preprocess: Preprocess = None,
-    num_heads: NumHeads = None,
-    head: Head = None,
-    sha256: Sha256 = None,
-    drop: Drop = None,
-    no_exif: NoExif = False,
-    decode: DecodeOpt = "exact",
-    offline: Offline = False,
+    layout: o.Layout = None,
+    labels: o.Labels = None,
+    image_size: o.ImageSize = None,
+    preprocess: o.Preprocess = None,
+    num_heads: o.NumHeads = None,
+    head: o.Head = None,
+    sha256: o.Sha256 = None,
+    drop: o.Drop = None,
+    no_exif: o.NoExif = False,
+    decode: o.DecodeOpt = "exact",
+    offline: o.Offline = False,
 ) -> ModelOptions:
-    """What overrides the checkpoint's own word."""
+    """How to read the checkpoint, where it differs from what the checkpoint says."""
     return ModelOptions(
         layout=layout,
         labels=labels,
@@ -170,15 +129,15 @@ def model_options(
 
 
 def running(
-    device: Device = "auto",
-    dtype: DtypeOpt = "fp32",
-    engine: EngineOpt = "torch",
-    quantize: QuantizeOpt = None,
-    compile: Compile = False,
-    batch_size: BatchSizeOpt = str(DEFAULT_BATCH_SIZE),
-    workers: Workers = "auto",
+    device: o.Device = "auto",
+    dtype: o.DtypeOpt = "fp32",
+    engine: o.EngineOpt = "torch",
+    quantize: o.QuantizeOpt = None,
+    compile: o.Compile = False,
+    batch_size: o.BatchSizeOpt = str(DEFAULT_BATCH_SIZE),
+    workers: o.Workers = "auto",
 ) -> Running:
-    """On what, and how much at a time."""
+    """How to run the model: device, precision, batches."""
     return Running(
         device=device,
         dtype=dtype,
@@ -190,31 +149,31 @@ def running(
     )
 
 
-def devices(devices: DevicesOpt = None) -> tuple[str, ...]:
-    """Which devices share the run; none where it is this process alone."""
+def devices(devices: o.DevicesOpt = None) -> tuple[str, ...]:
+    """The devices that share the run; empty for this process alone."""
     return parse_devices(devices) if devices else ()
 
 
-def ray(ray: RayOpt = None) -> str | None:
-    """The address of the Ray cluster that shares the run; None where none does."""
+def ray(ray: o.RayOpt = None) -> str | None:
+    """The address of the Ray cluster that shares the run, or None."""
     if ray and not is_address(ray):
         raise UsageError(f"--ray {ray}", "give HOST:PORT, ray://HOST:PORT, local, or nothing")
     return ray or None
 
 
 def screen(
-    quiet: Quiet = False,
-    no_progress: NoProgress = False,
-    log_json: LogJson = False,
-    summary: SummaryFile = None,
+    quiet: o.Quiet = False,
+    no_progress: o.NoProgress = False,
+    log_json: o.LogJson = False,
+    summary: o.SummaryFile = None,
 ) -> Screen:
-    """What is told of the run."""
+    """How to report on the run."""
     return Screen(quiet=quiet, progress=not no_progress, log_json=log_json, report=summary)
 
 
 @dataclass(frozen=True, slots=True)
 class WithData:
-    """The options of a command that takes labelled images, read."""
+    """The shared options of a command that takes labelled images."""
 
     inputs: Inputs
     model: ModelOptions
@@ -224,7 +183,7 @@ class WithData:
 
 @dataclass(frozen=True, slots=True)
 class Common:
-    """The options of a command that takes images, read: one noun for each group of them."""
+    """The shared options of a command that takes images, one field for each group."""
 
     overwrite: bool
     inputs: Inputs
@@ -235,55 +194,47 @@ class Common:
     devices: tuple[str, ...] = ()
     ray: str | None = None
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether other processes do the work."""
+        return self.ray is not None or len(self.devices) > 1
+
     def __post_init__(self) -> None:
-        if self.inputs.is_implied:  # before it is read: a pipe may have nobody at its other end
-            self.screen.note("no images are named: reading the list of paths on standard input")
+        if self.inputs.is_implied:  # before reading, since a pipe may stay silent
+            self.screen.note("no images are given: reading a list of paths from standard input")
 
 
 def with_common(command: Callable[..., None]) -> Callable[..., None]:
-    """A command whose first argument is `Common`, spelled with all the shared options."""
+    """Give a command, whose first argument is `Common`, all the shared options."""
     return _spelled(command, (overwrite, inputs, model_options, running, screen), Common)
 
 
 def with_resuming(command: Callable[..., None]) -> Callable[..., None]:
-    """As `with_common`, for a command whose output a later run can take up."""
+    """As `with_common`, for a command that can resume."""
     groups = (overwrite, inputs, model_options, running, screen, resuming)
     return _spelled(command, groups, Common)
 
 
 def with_devices(command: Callable[..., None]) -> Callable[..., None]:
-    """As `with_resuming`, for a command that several devices may share."""
-
-    @functools.wraps(command)
-    def shared(common: Common, **values: Any) -> None:
-        left: Common | None = common
-        if common.devices and common.ray:
-            raise UsageError("--devices is for one machine, --ray for a cluster", "use one")
-        if common.devices:
-            from vitcli.cli.devices import spread
-
-            left = spread(common, sys.argv[1:], output_place(values["out"]))
-        if left is not None:
-            command(left, **values)
-
+    """As `with_resuming`, for a command that several devices can share."""
     groups = (overwrite, inputs, model_options, running, screen, resuming, devices, ray)
-    return _spelled(shared, groups, Common)
+    return _spelled(command, groups, Common)
 
 
 def with_data(command: Callable[..., None]) -> Callable[..., None]:
-    """A command whose first argument is `WithData`, spelled with all its options."""
+    """Give a command, whose first argument is `WithData`, its shared options."""
     return _spelled(command, (reading, model_options, running, screen), WithData)
 
 
 def spelled_with(
     *groups: Callable[..., object],
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """As `with_data`, with groups of options of the command's own."""
+    """As `with_data`, with the given groups of options."""
     return lambda command: _spelled(command, groups, WithData)
 
 
 def with_model(command: Callable[..., None]) -> Callable[..., None]:
-    """A command whose first argument is `ModelOptions`, spelled with those options."""
+    """Give a command, whose first argument is `ModelOptions`, those options."""
     return _spelled(command, (model_options,), lambda options: options)
 
 
@@ -292,10 +243,12 @@ def _spelled(
     groups: Sequence[Callable[..., object]],
     gather: Callable[..., object],
 ) -> Callable[..., None]:
-    """A command whose first argument is what `gather` makes of the groups of shared options.
+    """Give a command the options of some groups. Its first argument is what `gather` returns for
+    the values of the groups.
 
-    Typer reads a signature: this writes the one that holds them all, so that the options of
-    every command are declared once. A mistake is found before anything is imported or loaded.
+    Typer reads the options from a signature. This function builds a signature with the command's
+    own options and those of the groups, so that each shared option is declared once. Mistakes are
+    found before anything is imported or loaded.
     """
     shared = [inspect.signature(group, eval_str=True).parameters for group in groups]
     own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
@@ -320,31 +273,32 @@ def _spelled(
     ]
     spelled.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     spelled.__annotations__ = {p.name: p.annotation for p in parameters}
-    del spelled.__wrapped__  # it would be asked for its signature
+    del spelled.__wrapped__  # inspect.signature would prefer it
     return spelled
 
 
 def _check_summary(common: Common | WithData, values: Mapping[str, object]) -> None:
-    """Raises OutputError for a report in the place of a file of its run."""
+    """Raise OutputError if --summary names a file that the run reads or writes."""
     if common.screen.report is None:
         return
     from vitcli.jobs.apart import read_of_inputs, read_of_model, read_of_options
 
-    out, html = values.get("out"), values.get("html")
-    place = output_place(out) if isinstance(out, str) else out  # as a Path it is a folder
-    place = place if isinstance(place, Path) else None
-    if place is not None and isinstance(common, Common) and common.resuming.shard is not None:
+    models, out, html = values.get("model"), values.get("out"), values.get("html")
+    place = output_place(out) if isinstance(out, str) else out  # a folder is a Path already
+    if isinstance(place, Path) and isinstance(common, Common) and common.resuming.shard:
         place = common.resuming.shard.named(place)
-    models = values.get("model") or ()
-    folders = [Path(str(model)) for model in ([models] if isinstance(models, str) else models)]  # type: ignore[attr-defined]  # typer's list
-    named = {name: Path(v) for name, v in values.items() if isinstance(v, str | Path)}
-    read = chain(
-        read_of_inputs(common.inputs),
-        read_of_options({"labels": common.model.labels, "head": common.model.head}),
-        read_of_options({name: v for name, v in named.items() if name not in ("out", "html")}),
-        read_of_model([path / WEIGHTS[0] if path.is_dir() else path for path in folders]),
+    specs = [Path(str(spec)) for spec in (models if isinstance(models, list) else [models])]
+    own = {name: Path(value) for name, value in values.items() if isinstance(value, str | Path)}
+    options = {**own, "labels": common.model.labels, "head": common.model.head}
+    report.check_apart(
+        common.screen.report,
+        [path for path in (place, html) if isinstance(path, Path)],
+        chain(
+            read_of_inputs(common.inputs),
+            read_of_options({k: v for k, v in options.items() if k not in ("out", "html")}),
+            read_of_model([path / WEIGHTS[0] if path.is_dir() else path for path in specs]),
+        ),
     )
-    report.check_apart(common.screen.report, place, html if isinstance(html, Path) else None, read)
 
 
 def _is_option(parameter: inspect.Parameter) -> bool:

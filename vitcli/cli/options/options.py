@@ -1,4 +1,4 @@
-"""The options that commands share, each spelled once. `vitcli.cli.options.groups` gathers them."""
+"""The options that commands share, each declared once. `groups` combines them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from vitcli.engines import DtypeName, EngineName, Quantize
+from vitcli.jobs.job import DEFAULT_MODEL
 from vitcli.records import Decode
 
 
@@ -20,26 +21,35 @@ Paths = Annotated[
     typer.Argument(
         metavar="INPUTS...",
         show_default=False,
-        help="Files, directories (recursive), tars, zips, URLs, quoted globs and {000..099}, or - "
-        "for a list of paths on stdin; where none is given, what is piped in is the list.",
+        help="Files, folders (recursive), tars, zips, URLs, quoted globs and {000..099}. With -, "
+        "or without arguments in a pipe, paths are read from stdin.",
     ),
 ]
 FilesFrom = Annotated[
     str | None,
-    _option("--files-from", help="Read paths from FILE, one a line; - is stdin.", metavar="FILE"),
+    _option("--files-from", help="Read paths from FILE, one per line; - is stdin.", metavar="FILE"),
 ]
 Null = Annotated[
-    bool, _option("-0", "--null", help="Paths in a list, and those of --paths-only, end with NUL.")
+    bool,
+    _option(
+        "-0",
+        "--null",
+        help="Paths end with NUL, not newline: in input lists and with --paths-only.",
+    ),
 ]
 FormatsOpt = Annotated[
     Literal["common", "all"],
-    _option("--formats", help="Image formats that are opened.", env="VIT_FORMATS"),
+    _option(
+        "--formats",
+        help="Image formats to open: the common ones, or all that Pillow knows.",
+        env="VIT_FORMATS",
+    ),
 ]
 Ext = Annotated[
     list[str] | None,
     _option(
         "--ext",
-        help="Suffix to take from directories, instead of the usual ones; repeatable.",
+        help="Take files with this suffix from folders, instead of all images; repeatable.",
         metavar="EXT",
     ),
 ]
@@ -47,8 +57,7 @@ AllowOutside = Annotated[
     bool,
     _option(
         "--allow-outside",
-        help="Also open files outside the table's folder, and URLs, that a table or Parquet file "
-        "names.",
+        help="Let a table or Parquet file name URLs, and files outside its own folder.",
         env="VIT_ALLOW_OUTSIDE",
     ),
 ]
@@ -56,7 +65,7 @@ MaxPixels = Annotated[
     str,
     _option(
         "--max-pixels",
-        help="Refuse images of more pixels, such as 89.5M.",
+        help="Refuse images with more than N pixels.",
         env="VIT_MAX_PIXELS",
         metavar="N",
     ),
@@ -65,7 +74,7 @@ ImageTimeout = Annotated[
     float,
     _option(
         "--image-timeout",
-        help="Seconds one image may take to decode.",
+        help="Time limit for decoding one image.",
         env="VIT_IMAGE_TIMEOUT",
         min=0.001,
         metavar="SECONDS",
@@ -76,7 +85,7 @@ MaxErrors = Annotated[
     str | None,
     _option(
         "--max-errors",
-        help="Stop when more images than N, or more than P% of them, have failed.",
+        help="Stop when more than N images, or more than P% of them, have failed.",
         env="VIT_MAX_ERRORS",
         metavar="N|P%",
     ),
@@ -86,34 +95,35 @@ OnErrorOpt = Annotated[
     OnError,
     _option(
         "--on-error",
-        help="skip goes on, with a row that says why; stop ends at the first image that fails.",
+        help="After a failed image: skip writes a row with the reason, stop ends the run.",
         env="VIT_ON_ERROR",
     ),
 ]
 
-MODEL_HELP = "Hub id (org/name, org/name@revision), directory, weight file, or demo."
+MODEL_HELP = "Hub id (org/name, org/name@revision), folder, weight file, or demo."
 ModelSpec = Annotated[
     str, _option("-m", "--model", help=MODEL_HELP, env="VIT_MODEL", metavar="MODEL")
 ]
+DEFAULT_MODELS = [DEFAULT_MODEL]
 ModelSpecs = Annotated[
     list[str],
     _option(
         "-m",
         "--model",
-        help=f"{MODEL_HELP} Several are averaged.",
+        help=f"{MODEL_HELP} Repeat it to average several.",
         env="VIT_MODEL",
         metavar="MODEL",
     ),
 ]
 Layout = Annotated[
     str | None,
-    _option("--layout", help="Naming scheme of the tensors, where it is not recognised."),
+    _option("--layout", help="Naming scheme of the tensors, if it is not recognised."),
 ]
 Labels = Annotated[
     Path | None,
     _option(
         "--labels",
-        help="Names of the classes: one a line (numbered or not), JSON, or a table.",
+        help="Class names: one per line (numbered or not), JSON, or a table.",
         env="VIT_LABELS",
         metavar="FILE",
     ),
@@ -131,60 +141,62 @@ Preprocess = Annotated[
     Literal["hf", "timm"] | None,
     _option(
         "--preprocess",
-        help="Preprocess as this library does, whatever the checkpoint says.",
+        help="Preprocess like this library, instead of as the checkpoint says.",
         env="VIT_PREPROCESS",
     ),
 ]
 NumHeads = Annotated[
     int | None,
-    _option("--num-heads", help="Attention heads, where a bare file does not tell.", min=1),
+    _option(
+        "--num-heads", help="Number of attention heads, if the weight file does not say.", min=1
+    ),
 ]
 Head = Annotated[
     Path | None,
     _option(
         "--head",
-        help="A linear classifier in a file of its own, as DINO's linearweights.pth.",
+        help="Linear classifier from another file, such as DINO's linearweights.pth.",
         metavar="FILE",
     ),
 ]
 Sha256 = Annotated[
     str | None,
-    _option("--sha256", help="Refuse weights that do not have this hash.", metavar="HEX"),
+    _option("--sha256", help="Refuse weights whose SHA-256 differs.", metavar="HEX"),
 ]
 Drop = Annotated[
     list[str] | None,
     _option(
         "--drop",
-        help="Leave out tensors that are none of the model's, such as 'criterion.*'; repeatable.",
+        help="Ignore tensors that are not part of the model, such as 'criterion.*'; repeatable.",
         env="VIT_DROP",
         metavar="PATTERN",
     ),
 ]
 NoExif = Annotated[
     bool,
-    _option("--no-exif", help="Do not turn images as EXIF says.", env="VIT_NO_EXIF"),
+    _option("--no-exif", help="Ignore the orientation in EXIF.", env="VIT_NO_EXIF"),
 ]
 DecodeOpt = Annotated[
     Decode,
     _option(
         "--decode",
-        help="fast reads large pictures at a fraction of their size: close pixels, not equal ones.",
+        help="fast decodes large images at a reduced size: similar pixels, not identical ones.",
         env="VIT_DECODE",
     ),
 ]
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP, envvar="VIT_MODEL")]
 Json = Annotated[bool, _option("--json", help="Print JSON.")]
-Offline = Annotated[bool, _option("--offline", help="Never touch the network.", env="VIT_OFFLINE")]
+Offline = Annotated[bool, _option("--offline", help="Do not use the network.", env="VIT_OFFLINE")]
 
 Device = Annotated[
     str,
-    _option("--device", help="auto, cpu, cuda, cuda:N or mps.", env="VIT_DEVICE"),
+    _option("--device", help="Device to run on: auto, cpu, cuda, cuda:N or mps.", env="VIT_DEVICE"),
 ]
 DevicesOpt = Annotated[
     str | None,
     _option(
         "--devices",
-        help="A process for each of several devices: all, or 0,1 of CUDA; then they are merged.",
+        help="Run a process on each CUDA device, all or 0,1, and merge their outputs.",
         env="VIT_DEVICES",
         metavar="all|N,N,...",
     ),
@@ -193,8 +205,8 @@ RayOpt = Annotated[
     str | None,
     _option(
         "--ray",
-        help="Share the run among the workers of a Ray cluster, HOST:PORT, or of this machine; "
-        "then they are merged.",
+        help="Share the run among the workers of a Ray cluster, HOST:PORT, or of this machine, and "
+        "merge their outputs.",
         env="VIT_RAY",
         metavar="[ADDRESS]",
     ),
@@ -203,7 +215,7 @@ DtypeOpt = Annotated[
     DtypeName,
     _option(
         "--dtype",
-        help="Precision; fp32 gives the same numbers everywhere.",
+        help="Precision; fp32 gives the same numbers on every machine.",
         env="VIT_DTYPE",
     ),
 ]
@@ -211,18 +223,18 @@ EngineOpt = Annotated[
     EngineName,
     _option(
         "--engine",
-        help="What runs the model; openvino and onnx are extras, for CPUs.",
+        help="Library that runs the model; openvino and onnx are extras, for CPUs.",
         env="VIT_ENGINE",
     ),
 ]
 Compile = Annotated[
-    bool, _option("--compile", help="torch.compile, for long runs on a GPU.", env="VIT_COMPILE")
+    bool, _option("--compile", help="Use torch.compile, for long runs on a GPU.", env="VIT_COMPILE")
 ]
 QuantizeOpt = Annotated[
     Quantize | None,
     _option(
         "--quantize",
-        help="Matrix products on bytes: faster, and nearly the same numbers.",
+        help="Multiply matrices in int8: faster, and almost the same numbers.",
         env="VIT_QUANTIZE",
         show_default=False,
     ),
@@ -232,7 +244,7 @@ BatchSizeOpt = Annotated[
     _option(
         "-b",
         "--batch-size",
-        help="Images at a time; auto grows for as long as that is faster.",
+        help="Images per batch; auto increases it as long as that is faster.",
         env="VIT_BATCH_SIZE",
         metavar="N|auto",
     ),
@@ -242,28 +254,30 @@ Workers = Annotated[
     _option(
         "-j",
         "--workers",
-        help="Processes that decode, or auto; 0 decodes in the main one.",
+        help="Processes that decode images; 0 decodes in the main process.",
         env="VIT_WORKERS",
         metavar="N|auto",
     ),
 ]
 Quiet = Annotated[
     bool,
-    _option("-q", "--quiet", help="No progress, notes or summary.", env="VIT_QUIET"),
+    _option("-q", "--quiet", help="Print no progress, notes or summary.", env="VIT_QUIET"),
 ]
 NoProgress = Annotated[
-    bool, _option("--no-progress", help="No progress bar.", env="VIT_NO_PROGRESS")
+    bool, _option("--no-progress", help="Show no progress bar.", env="VIT_NO_PROGRESS")
 ]
 
 LogJson = Annotated[
     bool,
-    _option("--log-json", help="Progress, notes and summary as JSON lines.", env="VIT_LOG_JSON"),
+    _option(
+        "--log-json", help="Print progress, notes and summary as JSON lines.", env="VIT_LOG_JSON"
+    ),
 ]
 SummaryFile = Annotated[
     Path | None,
     _option(
         "--summary",
-        help="Write counts, speed, failures by kind and exit code to FILE, as JSON.",
+        help="Write counts, speed, failures by type and the exit code to FILE, as JSON.",
         env="VIT_SUMMARY",
         metavar="FILE",
     ),
@@ -279,7 +293,7 @@ Resume = Annotated[
     bool,
     _option(
         "--resume",
-        help="Go on with an interrupted run; of a finished one, do only new and changed images.",
+        help="Continue an interrupted run; update a finished one with new and changed images.",
         env="VIT_RESUME",
     ),
 ]
@@ -287,7 +301,7 @@ RetryFailed = Annotated[
     bool,
     _option(
         "--retry-failed",
-        help="With --resume: try the images again that had failed.",
+        help="With --resume: try failed images again.",
         env="VIT_RETRY_FAILED",
     ),
 ]
@@ -295,7 +309,7 @@ KeepMissing = Annotated[
     bool,
     _option(
         "--keep-missing",
-        help="With --resume: keep the rows of images that are gone.",
+        help="With --resume: keep the rows of deleted images.",
         env="VIT_KEEP_MISSING",
     ),
 ]
@@ -303,7 +317,7 @@ ShardOpt = Annotated[
     str | None,
     _option(
         "--shard",
-        help="Do part I of N only, into FILE-0000I-of-0000N; vit merge joins them.",
+        help="Process only part I of N, into FILE-0000I-of-0000N; vit merge joins the parts.",
         env="VIT_SHARD",
         metavar="I/N",
     ),
@@ -314,7 +328,7 @@ Html = Annotated[
     Path | None,
     _option(
         "--html",
-        help="Write a page to look through, of one file that needs no network.",
+        help="Write an HTML page to browse the results, in one file.",
         metavar="FILE",
     ),
 ]

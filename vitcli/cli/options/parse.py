@@ -1,4 +1,4 @@
-"""What is typed for an option, read. Each raises UsageError for what cannot be meant."""
+"""Parse the values of options. Each function raises UsageError for a value without a meaning."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ from vitcli.jobs.job import BatchSize
 from vitcli.jobs.tolerance import Tolerance
 from vitcli.stores import Place, place_of
 
-MOST_PIXELS = 1e15
-LONGEST_SIDE = 16_384  # pixels that a model is run at
-MOST_NUMBER, MOST_SEED = 1 << 31, 1 << 63
+MAX_PIXELS = 1e15
+MAX_SIDE = 16_384  # pixels that a model is run at
+MAX_NUMBER, MAX_SEED = 1 << 31, 1 << 63
 STANDARD_OUTPUT = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 
 
 def shorten(text: str) -> str:
-    """What was typed, for a message."""
+    """Cut a value for a message."""
     return text if len(text) <= 40 else text[:40] + "…"
 
 
 def check_number(name: str, value: object) -> None:
-    """Raises UsageError for a number that nothing can be asked for: NaN, infinity, 10 ** 30."""
-    limit = MOST_SEED if name == "seed" else MOST_NUMBER
+    """Raise UsageError for a number that no option can mean: NaN, infinity, 10 ** 30."""
+    limit = MAX_SEED if name == "seed" else MAX_NUMBER
     is_wrong = isinstance(value, int | float) and not -limit <= value <= limit
-    if is_wrong:  # of NaN no comparison holds
+    if is_wrong:  # no comparison holds for NaN
         option = f"--{name.strip('_').replace('_', '-')}"
-        raise UsageError(f"{option} {shorten(f'{value:g}')}", "give a number of a usual size")
+        raise UsageError(f"{option} {shorten(f'{value:g}')}", "this number is out of range")
 
 
 def output_place(out: str | None) -> Place | None:
-    """As `place_of`. None for standard output, under whatever name: a file behind it is
-    written on, as the shell has opened it, and not replaced."""
+    """As `place_of`; None for standard output under any of its names, since the shell has opened
+    its file and it must not be replaced."""
     if out is None or str(Path(out)) in STANDARD_OUTPUT:
         return None
     return place_of(out)
 
 
 def parse_pixels(text: str) -> int:
-    """`89.5M`, `2e6`, `1G` -> a number of pixels."""
+    """Parse `89.5M`, `2e6` or `1G` to a number of pixels."""
     match = re.fullmatch(r"([\d.]+(?:e\d+)?)\s*([kMG]?)", text.strip())
     try:
         number = float(match[1]) if match else 0.0
@@ -52,27 +52,27 @@ def parse_pixels(text: str) -> int:
         number = 0.0
     if match is not None:
         number *= {"": 1, "k": 1e3, "M": 1e6, "G": 1e9}[match[2]]
-    if not 1 <= number <= MOST_PIXELS:
+    if not 1 <= number <= MAX_PIXELS:
         raise UsageError(f"--max-pixels {shorten(text)}", "give a number such as 89.5M")
     return int(number)
 
 
 def parse_image_size(text: str | None) -> tuple[int, int] | None:
-    """`384` or `224x160` (height x width) -> (height, width)."""
+    """Parse `384` or `224x160` (height x width) to (height, width)."""
     if text is None:
         return None
     match = re.fullmatch(r"(\d{1,9})(?:[xX](\d{1,9}))?", text.strip())
     sides = [int(side) for side in match.groups() if side] if match else []
-    if not sides or not all(0 < side <= LONGEST_SIDE for side in sides):
+    if not sides or not all(0 < side <= MAX_SIDE for side in sides):
         raise UsageError(
             f"--image-size {shorten(text)}",
-            f"give a number, or HEIGHTxWIDTH such as 224x160, of at most {LONGEST_SIDE:,}",
+            f"give a number, or HEIGHTxWIDTH such as 224x160, of at most {MAX_SIDE:,}",
         )
     return sides[0], sides[-1]
 
 
 def parse_batch_size(text: str) -> BatchSize:
-    """`auto`, or a number."""
+    """Parse `auto` or a number."""
     if text == "auto":
         return "auto"
     if not re.fullmatch(r"0*\d{1,7}", text):
@@ -81,7 +81,7 @@ def parse_batch_size(text: str) -> BatchSize:
 
 
 def parse_devices(text: str) -> tuple[str, ...]:
-    """`0,1` -> ("0", "1")."""
+    """Parse `0,1` to ("0", "1")."""
     names = tuple(name.strip() for name in text.split(",") if name.strip())
     if not names:
         raise UsageError(f"--devices {text}", "give all, or numbers such as 0,1")
@@ -89,7 +89,7 @@ def parse_devices(text: str) -> tuple[str, ...]:
 
 
 def parse_workers(text: str) -> int | None:
-    """`auto` -> None, or a number."""
+    """Parse a number, or `auto` to None."""
     if text == "auto":
         return None
     if not re.fullmatch(r"0*\d{1,4}", text):
@@ -98,13 +98,12 @@ def parse_workers(text: str) -> int | None:
 
 
 def is_address(text: str) -> bool:
-    """Whether it names a Ray cluster: HOST:PORT, ray://..., local, auto."""
+    """Whether a text names a Ray cluster: HOST:PORT, ray://..., local, auto."""
     return re.fullmatch(r"auto|local|ray://\S+|[\w.-]+:\d+|\[[\da-fA-F:]+\]:\d+", text) is not None
 
 
 def with_address(words: Sequence[str]) -> list[str]:
-    """`--ray` may stand alone, which typer does not know: what follows it is taken for an address
-    only if it is one."""
+    """Add `auto` after a `--ray` that no address follows: Typer does not know optional values."""
     found: list[str] = []
     for number, word in enumerate(words):
         found.append(word)
@@ -116,7 +115,7 @@ def with_address(words: Sequence[str]) -> list[str]:
 
 
 def parse_layers(text: str) -> tuple[int, ...]:
-    """`3,6,-1` -> (3, 6, -1)."""
+    """Parse `3,6,-1` to (3, 6, -1)."""
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
@@ -124,7 +123,7 @@ def parse_layers(text: str) -> tuple[int, ...]:
 
 
 def parse_tolerance(max_errors: str | None, on_error: OnError) -> Tolerance:
-    """Stopping at the first failure is to bear none."""
+    """Parse --max-errors; `--on-error stop` is a limit of 0."""
     if on_error == "stop" and max_errors is not None:
         raise UsageError("--max-errors and --on-error stop contradict each other", "use one")
     if on_error == "stop":
@@ -133,8 +132,8 @@ def parse_tolerance(max_errors: str | None, on_error: OnError) -> Tolerance:
 
 
 def check_paths(paths: list[str] | None, files_from: str | None) -> tuple[str, ...]:
-    """There must be something to read, and a terminal is no list of paths. Where nothing is named,
-    the list is what is piped or redirected to standard input."""
+    """The paths, or `-` if there are none and standard input is a pipe or a file. Raise UsageError
+    if there is nothing to read, or if a list would be read from a terminal."""
     if not paths and files_from is None:
         if _has_list():
             return ("-",)
@@ -149,7 +148,7 @@ def check_paths(paths: list[str] | None, files_from: str | None) -> tuple[str, .
 
 
 def _has_list() -> bool:
-    """Whether standard input is a pipe or a file, and no terminal, device or socket."""
+    """Whether standard input is a pipe or a file, not a terminal, device or socket."""
     try:
         mode = os.fstat(0).st_mode
     except OSError:

@@ -1,1 +1,1 @@
-"""What a person sees of a run: the bar, notes, tables, reports."""
+"""The output for people: progress bar, notes, tables, reports."""

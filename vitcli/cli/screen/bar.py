@@ -1,4 +1,4 @@
-"""The progress bar on a terminal: images done, failed, images a second, time that remains."""
+"""The progress bar on a terminal: images done and failed, images per second, remaining time."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from vitcli import records
 
 
 class Rate(ProgressColumn):
-    """Images a second."""
+    """The column of images per second."""
 
     def render(self, task: Task) -> Text:
         return Text(f"{task.speed:.1f} images/s" if task.speed else "", style="cyan")
 
 
 class Bar:
-    """One line at the bottom of the terminal that goes away at the end."""
+    """One line at the bottom of the terminal, removed at the end."""
 
     def __init__(self, description: str) -> None:
         self._progress = Progress(
@@ -54,8 +54,8 @@ class Bar:
         failed = f"{progress.failed:,} failed" if progress.failed else ""
         self._progress.update(self._task, completed=progress.seen, failed=failed)
 
-    def say(self, line: str) -> None:
-        """A line above the bar."""
+    def print(self, line: str) -> None:
+        """Print a line above the bar."""
         self._progress.console.print(line, soft_wrap=True)
 
     def stop(self) -> None:

@@ -1,4 +1,4 @@
-"""How every command begins and ends, as far as the shell is concerned."""
+"""The begin and end of every command: workers, results, exit codes."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from vitcli.stores import Place
 
 
 def start_workers(running: Running) -> None:
-    """Let the process that forks the workers start beside the import of torch."""
+    """Start the process that forks the workers, while this process imports torch."""
     if running.workers != 0:
-        from vitcli.images.workers import warm_up
+        from vitcli.images.worker_process import warm_up
 
         warm_up()
 
 
 def end(screen: Screen, summary: Summary, out: Place | None) -> None:
-    """Say how it went; exit 3 where an image or a folder could not be read."""
+    """Print the summary; exit with 3 if an image or a folder could not be read."""
     code = ended_with(summary)
     screen.summary(summary, out, code)
     if code is not ExitCode.OK:
@@ -29,18 +29,18 @@ def end(screen: Screen, summary: Summary, out: Place | None) -> None:
 
 
 def ended_with(summary: Summary) -> ExitCode:
-    """The exit code of a run that came to its end."""
+    """The exit code of a finished run."""
     some_failed = summary.failed or summary.unlisted
     return ExitCode.SOME_FAILED if some_failed else ExitCode.OK
 
 
 def is_terminal() -> bool:
-    """Whether a person reads standard output."""
+    """Whether standard output is a terminal."""
     return sys.stdout is not None and sys.stdout.isatty()
 
 
 def show(text: str) -> None:
-    """Print the result of a command that has no rows. Raises OutputError where nobody takes it."""
+    """Print the result of a command without rows. Raise OutputError if it cannot be written."""
     try:
         sys.stdout.buffer.write(text.encode("utf-8", "replace") + b"\n")
         sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""A picture in the terminal, two pixels a character."""
+"""An image in the terminal, two pixels per character."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
-HALF = "▀"  # the upper pixel in front, the lower one behind
-WIDEST = 96
+HALF = "▀"  # foreground: the upper pixel; background: the lower one
+MAX_WIDTH = 96
 
 
 class Preview:
-    """Keeps the picture until the bar is gone. It goes to the terminal, wherever that is: rows of
-    JSON on standard output are not to be disturbed. `room` is (height, width) in pixels, None
-    without a terminal."""
+    """Keeps the image until the progress bar is gone, then prints it to the terminal, whether that
+    is standard output or standard error. `room` is (height, width) in pixels, None without a
+    terminal."""
 
     def __init__(self) -> None:
         files = (f for f in (sys.stdout, sys.stderr) if f is not None and f.isatty())
         self._terminal = next(files, None)
         cells = shutil.get_terminal_size()
-        room = 2 * max(8, cells.lines - 2), max(16, min(WIDEST, cells.columns - 1))
+        room = 2 * max(8, cells.lines - 2), max(16, min(MAX_WIDTH, cells.columns - 1))
         self.room = room if self._terminal is not None else None
         self._pixels: NDArray[np.uint8] | None = None
 
     def show(self, pixels: NDArray[np.uint8]) -> None:
-        """uint8 (2 * lines, columns, 3)"""
+        """Keep an image: uint8 (2 * lines, columns, 3)."""
         self._pixels = pixels
 
     def print(self) -> None:

@@ -1,4 +1,4 @@
-"""A run for machines: a line of JSON for each thing that happens, and one object at the end."""
+"""Reports for machines: a JSON line for each event, and a JSON summary at the end."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import platform
 import re
 import stat
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -22,13 +22,13 @@ from vitcli.errors import ExitCode, Interrupted, OutputError, VitError, hidden
 from vitcli.jobs.job import Summary
 from vitcli.records import Progress
 
-if TYPE_CHECKING:  # it imports numpy, as the sinks do: not for `vit --help`
+if TYPE_CHECKING:  # it imports numpy, which `vit --help` does not need
     from vitcli.jobs.apart import Read
 
 VERSIONS = ("vitcli", "torch", "numpy", "pillow")
 REPORTED = ("exit_code", "error", "started", "ended", "versions")  # in every report
-LONGEST = 1 << 20  # bytes of a report
-ATTENTION = "attention.jsonl"  # in the folder of vit attention
+MAX_BYTES = 1 << 20  # bytes of a report
+ATTENTION = "attention.jsonl"  # in the output folder of vit attention
 
 
 def now() -> str:
@@ -37,14 +37,14 @@ def now() -> str:
 
 
 def log(event: str, fields: Mapping[str, object]) -> None:
-    """One line on stderr."""
+    """Print one event on stderr."""
     if sys.stderr is not None:
         line = json.dumps({"time": now(), "event": event, **fields}, allow_nan=False)
         print(hidden(line), file=sys.stderr, flush=True)
 
 
 def counts(progress: Progress, seconds: float) -> dict[str, object]:
-    """Where a run stands."""
+    """The counts and the speed of a run so far."""
     return {
         "images": progress.seen,
         "done": progress.done,
@@ -56,7 +56,7 @@ def counts(progress: Progress, seconds: float) -> dict[str, object]:
 
 
 def extras(summary: Summary) -> dict[str, object]:
-    """What only a run that has come to its end knows."""
+    """The counts that are known only at the end of a run."""
     return {
         "unlisted": summary.unlisted,
         "skipped": summary.skipped,
@@ -66,7 +66,7 @@ def extras(summary: Summary) -> dict[str, object]:
 
 
 def outcome(error: BaseException | None) -> dict[str, object]:
-    """How a run ended: its exit code, and the words of the error that ended it."""
+    """The exit code of a run, and the message of the error that ended it."""
     words: dict[str, object] | None = None
     match error:
         case None:
@@ -90,8 +90,8 @@ def versions() -> dict[str, str]:
 
 
 def check(path: Path) -> None:
-    """Raise OutputError, before anything is loaded, where no report can be written, or where it
-    would take the place of something else: `--summary *.jpg` must not cost a photograph."""
+    """Raise OutputError, before anything is loaded, if the report cannot be written, or if it would
+    replace a file that is not a report: `--summary *.jpg` must not destroy an image."""
     from vitcli.jobs.apart import identity_of
 
     folder, reason = path.parent, ""
@@ -109,47 +109,42 @@ def check(path: Path) -> None:
         raise OutputError(f"cannot write the summary to {path}: {reason}")
 
 
-def check_apart(path: Path, out: Path | None, html: Path | None, read: Iterable[Read]) -> None:
-    """Raise OutputError where the report would take the place of a file of its run, be it one that
-    is not there yet. `out` is a file, or a folder of many."""
+def check_apart(path: Path, written: Sequence[Path], read: Iterable[Read]) -> None:
+    """Raise OutputError if the report would replace a file that its run reads or writes, or will
+    write. Each of `written` is a file, or a folder of many files."""
     from vitcli.files import is_special, real
     from vitcli.jobs.apart import identity_of, written_of
     from vitcli.sinks.files import BESIDE
 
-    names = [name for name in (out, html) if name is not None]
-    if out is not None:
-        names += [out.with_name(out.stem + suffix) for suffix in BESIDE]
-        names.append(out / ATTENTION)
-    place, identity = real(path), identity_of(path)
-    what = None
     if _descriptor(path) is not None or is_special(path):
         return
-    if place in written_of(names) or _is_part(place, out):
-        what = "a file that this run writes"
-    for file, is_what in read:
-        if identity is not None and identity_of(file) == identity:
-            what = is_what
-    if what is not None:
-        raise OutputError(f"cannot write the summary to {path}: it is {what}", "give another name")
+    names = [name for out in written for name in (out, out / ATTENTION)]
+    names += [out.with_name(out.stem + suffix) for out in written for suffix in BESIDE]
+    place, identity = real(path), identity_of(path)
+    is_written = place in written_of(names) or any(_is_part(place, real(out)) for out in written)
+    whats = [what for file, what in read if identity and identity_of(file) == identity]
+    whats += ["a file that this run writes"] * is_written
+    if whats:
+        raise OutputError(
+            f"cannot write the summary to {path}: it is {whats[0]}", "give another name"
+        )
 
 
-def _is_part(place: Path, out: Path | None) -> bool:
-    """Whether a name in an output folder is one of the run's: a `.json` with a name of its own is
-    not."""
-    from vitcli.files import real
-
-    if out is None or not place.is_relative_to(real(out)) or place == real(out):
+def _is_part(place: Path, out: Path) -> bool:
+    """Whether a path in an output folder is a file of the run: any but a `.json` with another
+    name."""
+    if place == out or not place.is_relative_to(out):
         return False
     return place.suffix != ".json" or place.name in (*JSONS, *WEIGHTS, "run.json", "metrics.json")
 
 
 def _is_report(path: Path) -> bool:
-    """Whether an existing file is an earlier report, whole; an empty one may become it."""
+    """Whether a file is a complete report or empty."""
     from vitcli.files import open_regular
 
     try:
         with open_regular(path) as file:
-            data = file.read(LONGEST)
+            data = file.read(MAX_BYTES)
         value = json.loads(data) if data else {name: {} for name in REPORTED}
     except (OSError, ValueError, RecursionError):
         return False
@@ -158,14 +153,14 @@ def _is_report(path: Path) -> bool:
 
 
 def _descriptor(path: Path) -> int | None:
-    """The descriptor behind /dev/stderr and its like: output is appended to it as it was opened."""
+    """The descriptor that a path such as /dev/stderr names; output is appended to it."""
     names = {"/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2}
     match = re.fullmatch(r"/(?:dev|proc/self)/fd/(\d{1,9})", str(path))
     return int(match[1]) if match else names.get(str(path))
 
 
 def _is_open(descriptor: int) -> bool:
-    """Whether it can be written to."""
+    """Whether a descriptor can be written to."""
     try:
         return fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
     except OSError:
@@ -173,13 +168,13 @@ def _is_open(descriptor: int) -> bool:
 
 
 def _standard() -> set[tuple[int, int]]:
-    """The files behind standard output and standard error; a terminal or /dev/null is none."""
+    """The regular files that standard output and standard error write to."""
     found = [os.fstat(descriptor) for descriptor in (1, 2) if _is_open(descriptor)]
     return {(one.st_dev, one.st_ino) for one in found if stat.S_ISREG(one.st_mode)}
 
 
 def write(path: Path, report: Mapping[str, object]) -> None:
-    """Put the report in the place of an earlier one, whole or not at all."""
+    """Write the report, completely or not at all, replacing an earlier one."""
     from vitcli.files import write_whole
 
     text = hidden(json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)) + "\n"

@@ -1,4 +1,4 @@
-"""What is said of a run on stderr: progress while it goes on, notes, and one summary at the end."""
+"""The messages of a run on stderr: progress, notes, and a summary at the end."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ LOG_EVERY = 10.0  # seconds between two lines of progress
 
 
 class Screen:
-    """The watcher of a run. Progress is drawn only on a terminal; notes and summary are lines:
-    for people, or with `log_json` for machines. `report` is the file that tells how it ended."""
+    """Reports on a run. Progress is drawn only on a terminal. Notes and summary are lines of text,
+    or of JSON with `log_json`. `report` is the file of --summary."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class Screen:
             and sys.stderr is not None
             and sys.stderr.isatty()
         ):
-            from vitcli.cli.screen.bar import Bar  # here: `vit --help` draws no bar
+            from vitcli.cli.screen.bar import Bar  # imported here: `vit --help` needs no bar
 
             self._bar = Bar("loading the model")
         return self
@@ -79,28 +79,28 @@ class Screen:
         if self._bar is not None:
             self._bar.stop()
         if error is None:
-            return  # `summary` has the last word
+            return  # `summary` writes the report
         error = interrupts.cause(error)
         if self._log_json:
             report.log("error", {**self._counts(), **report.outcome(error)})
             if isinstance(error, VitError | Interrupted):
                 error.is_told = True
-        with suppress(VitError):  # what ended the run is what its user has to hear
+        with suppress(VitError):  # the error that ended the run is more important
             self._write_report(report.outcome(error))
 
     def share_terminal(self, *, shows_failures: bool = True) -> None:
-        """The rows themselves go to the terminal: no bar between them, no failure said twice."""
+        """Draw no bar, since the rows go to the terminal; do not repeat failures shown there."""
         self._has_rows, self._shows_failures = True, shows_failures
 
     def note(self, text: str) -> None:
-        """Each note once, however many images it is about."""
+        """Print a note, once."""
         text = shortened(text)
         if not self._quiet and text not in self._notes:
             self._notes.add(text)
             if self._logs:
                 report.log("note", {"message": text})
             else:
-                self._say(f"vit: {printable(text)}")
+                self._print(f"vit: {printable(text)}")
 
     def listing(self, count: Callable[[], int | None]) -> None:
         self._count = count if self._logs or self._bar is not None else None
@@ -114,12 +114,12 @@ class Screen:
         if self._logs and (not self._logged or time.monotonic() - self._logged >= LOG_EVERY):
             self._logged = time.monotonic()
             report.log("progress", {**self._counts(), "total": self._total})
-        if self._count is not None:  # only now: the first images do not wait for it
+        if self._count is not None:  # not earlier, so that the first images do not wait for it
             threading.Thread(target=self._expect, args=(self._count,), daemon=True).start()
             self._count = None
 
     def summary(self, summary: Summary, out: Place | None, code: ExitCode = ExitCode.OK) -> None:
-        """How the run went: one line for each kind of failure, and one for the run."""
+        """Print a line for each type of failure, and one for the run."""
         ended = {**report.extras(summary), "exit_code": int(code), "error": None}
         if self._logs:
             for kind, (times, first) in self._latest.kinds.items():
@@ -136,7 +136,7 @@ class Screen:
         for kind, (times, first) in kinds.items():
             where = printable(first.ref.path)
             more = f" (and {times - 1:,} more)" if times > 1 else ""
-            self._say(
+            self._print(
                 f"vit: {kind}: {shortened(where)}: {shortened(printable(first.message))}{more}"
             )
         fresh = summary.total - summary.earlier
@@ -148,10 +148,10 @@ class Screen:
         )
         earlier = f", {summary.earlier:,} of them before" if summary.earlier else ""
         chosen = f", {summary.selected:,} selected" if summary.selected is not None else ""
-        skipped = f", {summary.skipped:,} skipped that are no files" if summary.skipped else ""
+        skipped = f", {summary.skipped:,} skipped that are not files" if summary.skipped else ""
         of_them = f"{earlier}{chosen}{skipped}," if earlier or chosen or skipped else ""
         target = f" -> {printable(str(out))}" if out else ""
-        self._say(f"vit: {done}{of_them} in {summary.seconds:.1f} s{rate}{target}")
+        self._print(f"vit: {done}{of_them} in {summary.seconds:.1f} s{rate}{target}")
 
     def _counts(self, summary: Summary | None = None) -> dict[str, object]:
         seconds = summary.seconds if summary else time.monotonic() - self._started
@@ -164,14 +164,14 @@ class Screen:
             report.write(self._report, whole)
 
     def _expect(self, count: Callable[[], int | None]) -> None:
-        """Count the inputs beside the run, for the time that remains."""
-        with suppress(VitError):  # a list that is gone is the business of the run
+        """Count the inputs during the run, to estimate the remaining time."""
+        with suppress(VitError):  # the run itself reports a missing list
             self._total = count()
         if self._bar is not None:
             self._bar.expect(self._total)
 
-    def _say(self, line: str) -> None:
+    def _print(self, line: str) -> None:
         if self._bar is not None:
-            self._bar.say(line)
+            self._bar.print(line)
         elif sys.stderr is not None:
             print(line, file=sys.stderr, flush=True)

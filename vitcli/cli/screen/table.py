@@ -1,4 +1,4 @@
-"""Predictions as a table on a terminal, batch by batch as they come."""
+"""Predictions as a table on a terminal, printed batch by batch."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vitcli.checkpoints.catalogue import Entry
+from vitcli.checkpoints.catalogue import CatalogueEntry
 from vitcli.errors import printable, shortened
 from vitcli.records import Classified, Failure, Row
 
-LONGEST_NAME = 200  # bytes of a label that is shown
+MAX_NAME = 200  # bytes of a label
 BAR = 12  # characters of a full bar
 EIGHTHS = " ▏▎▍▌▋▊▉"
 
 
 class TableSink:
-    """One line a prediction, the path beside the first."""
+    """A line for each prediction; the first has the path."""
 
     def __init__(self, *, bars: bool = True) -> None:
         self._console = Console(markup=False, highlight=False, emoji=False)
@@ -38,10 +38,10 @@ class TableSink:
         self._console.print(table)
 
     def finish(self, meta: Mapping[str, object]) -> None:
-        """Nothing is left to write."""
+        """Do nothing: every row is printed already."""
 
     def abort(self) -> None:
-        """What was printed stays."""
+        """Do nothing: printed rows stay."""
 
     def _add(self, table: Table, row: Row) -> None:
         path = Text(printable(row.ref.path))
@@ -52,7 +52,7 @@ class TableSink:
             for rank, p in enumerate(row.predictions):
                 cells = [Text(bar(p.score), style="cyan")] if self._bars else []
                 name = Text(
-                    printable(shortened(p.label, LONGEST_NAME)), style="bold" if rank == 0 else ""
+                    printable(shortened(p.label, MAX_NAME)), style="bold" if rank == 0 else ""
                 )
                 table.add_row(path if rank == 0 else "", Text(f"{p.score:.4f}"), *cells, name)
             if not row.predictions:
@@ -62,13 +62,13 @@ class TableSink:
 
 
 def bar(score: float) -> str:
-    """A probability as a bar of up to BAR characters."""
+    """Draw a probability as a bar of up to BAR characters."""
     eighths = round(max(0.0, min(1.0, score)) * BAR * 8)
     return "█" * (eighths // 8) + EIGHTHS[eighths % 8].strip()
 
 
-def print_models(entries: Sequence[Entry]) -> None:
-    """The catalogue; what does not fit a narrow terminal is in the TSV and JSON."""
+def print_models(entries: Sequence[CatalogueEntry]) -> None:
+    """Print the catalogue. A narrow terminal gets fewer columns; TSV and JSON have all."""
     console = Console(markup=False, highlight=False, emoji=False)
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
     table.add_column("model", overflow="fold", ratio=1)
@@ -93,6 +93,6 @@ def print_models(entries: Sequence[Entry]) -> None:
 
 
 def _millions(count: int) -> str:
-    """86.6M, 304M, 1136M."""
+    """A count in millions: 86.6M, 304M, 1136M."""
     millions = count / 1e6
     return f"{millions:.1f}M" if millions < 100 else f"{millions:.0f}M"

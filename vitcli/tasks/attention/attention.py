@@ -18,9 +18,10 @@ from vitcli.checkpoints.load import Model
 from vitcli.checkpoints.scoring import to_scores
 from vitcli.errors import UsageError
 from vitcli.files import PARTIAL
-from vitcli.images.formats import suffixes
+from vitcli.images.job import Decoded
+from vitcli.images.kinds import suffixes
 from vitcli.images.scan import DRAWN
-from vitcli.images.workers import Decoded, WorkerPool
+from vitcli.images.workers import WorkerPool
 from vitcli.jobs.drawing import Drawing, Request, check_page
 from vitcli.jobs.finite import are_finite, overflow, with_failures
 from vitcli.jobs.job import (
@@ -46,7 +47,8 @@ from vitcli.runs.output import Output
 from vitcli.runs.shard import Resuming
 from vitcli.sinks.format import Format
 from vitcli.sinks.pictures import PictureTree
-from vitcli.tasks.attention.query import AttentionQuery, AttentionRunner, check_running
+from vitcli.tasks.attention.query import AttentionQuery, check_running
+from vitcli.tasks.attention.runner import AttentionRunner
 from vitcli.tasks.classify.classify import predictions_of, top_k
 
 ROWS = "attention.jsonl"  # in the folder of the pictures: a line for each image
@@ -146,9 +148,9 @@ def _ready(
     model = run.load(specs[0], job.options)
     has_caption = job.out is not None and job.style.name == "panel"
     wants_logits = has_caption or job.html is not None
-    looker = AttentionRunner(model, job.look, wants_logits=wants_logits, note=run.watcher.note)
+    runner = AttentionRunner(model, job.look, wants_logits=wants_logits, note=run.watcher.note)
     prepared = run.prepare(model)
-    forward = _forward(looker, prepared, job.running)
+    forward = _forward(runner, prepared, job.running)
     if tree is not None or job.html is not None or job.show is not None:
         drawing = Drawing(
             plan=model.preprocess,
@@ -204,31 +206,32 @@ def _page(job: AttentionJob, meta: Mapping[str, object]) -> Page:
 
 
 def _forward(
-    looker: AttentionRunner, prepared: Prepared, running: Running
+    runner: AttentionRunner, prepared: Prepared, running: Running
 ) -> Callable[[Batch], list[Attended | Failure]]:
     """Return the function from a batch to its rows."""
-    labels, function = looker.model.labels, looker.model.score_function
+    labels, function = runner.model.labels, runner.model.score_function
+    query = runner.query
 
     def forward(batch: Batch) -> list[Attended | Failure]:
-        looked = looker(prepared, batch)
+        found = runner(prepared, batch)
         rows: list[Attended] = []
         for image, (ref, size) in enumerate(zip(batch.refs, batch.sizes, strict=True)):
-            logits = None if looked.logits is None else looked.logits[image]
+            logits = None if found.logits is None else found.logits[image]
             scores = None if logits is None else to_scores(logits, function)
             row = Attended(
                 ref,
-                looker.maps_of(looked, image, size),
-                looker.look.method,
-                looker.query_of(looked, image, batch),
+                runner.maps_of(found, image, size),
+                query.method,
+                runner.patch_of(found, size),
                 predictions=() if scores is None else _best(scores, labels),
             )
-            if looker.look.method == "grad" and logits is not None and scores is not None:
+            if query.method == "grad" and logits is not None and scores is not None:
                 top = int(logits.argmax())  # the class of the gradients; several scores may be 1
-                target = top if looker.target is None else looker.target
+                target = top if runner.target is None else runner.target
                 score = scores[target].item()
                 row = replace(row, target=Prediction(labels[target], target, score))
             rows.append(row)
-        results = [*looked.maps.values(), *([] if looked.logits is None else [looked.logits])]
+        results = [*found.maps.values(), *([] if found.logits is None else [found.logits])]
         return with_failures(rows, are_finite(*results), overflow(running))
 
     return forward

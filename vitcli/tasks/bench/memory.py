@@ -1,4 +1,4 @@
-"""How much memory processes have held at their most."""
+"""The peak memory of processes."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 
 
 def peak_memory() -> int:
-    """The most bytes that this process has held. (Linux: `ru_maxrss` begins with what the parent
-    had when it started us.)"""
+    """The peak memory of this process in bytes. (On Linux, `ru_maxrss` starts at the memory that
+    the parent had.)"""
     try:
         return _high_water("self")
     except OSError:
@@ -20,7 +20,7 @@ def peak_memory() -> int:
 
 
 def family_peak() -> int | None:
-    """With all processes that we have started, in bytes: shared pages count in each of them."""
+    """The sum of the peaks of this process and its descendants, each with its shared pages."""
     parents: dict[int, int] = {}
     for entry in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):  # it has just ended
@@ -36,7 +36,7 @@ def family_peak() -> int | None:
 
 
 def _high_water(pid: str) -> int:
-    """VmHWM of a process, in bytes. Raises OSError where there is no /proc, or no such process."""
+    """VmHWM of a process in bytes. Raises OSError without /proc or without such a process."""
     for line in Path("/proc", pid, "status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return 1024 * int(line.split()[1])

@@ -1,21 +1,19 @@
-"""One candidate of a bench, measured in a process of its own: its memory, its engine, its threads
-and its crashes concern nobody else.
+"""The two ends of a trial: one candidate measured in its own process, and the events it sends.
 
-Here are the words that go through the pipe, and our end of it; `vitcli.tasks.bench.worker` is the
-other.
+A separate process isolates the candidate's memory, engine, threads and crashes. Its other end is
+`vitcli.tasks.bench.worker`.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TypeAlias, cast
+from typing import TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,13 +23,12 @@ from vitcli.checkpoints import engines
 from vitcli.checkpoints.resolve import Checkpoint
 from vitcli.engines import DtypeName, EngineName, Quantize
 from vitcli.jobs.job import ModelOptions
-from vitcli.processes import fate
 from vitcli.records import Decode, Limits
 
 Pixels: TypeAlias = NDArray[np.uint8]
 
 COMMAND = processes.command_of("vitcli.tasks.bench.worker:main")
-DYING = 5.0
+MAX_EXIT_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +42,11 @@ class Candidate:
     @property
     def is_exact(self) -> bool:
         return self.dtype == "fp32" and self.quantize is None
+
+    @property
+    def precision(self) -> str:
+        """The precision of its matrix products."""
+        return self.quantize or self.dtype
 
     def __str__(self) -> str:
         if self.quantize is None:
@@ -66,14 +68,14 @@ class Reading:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """What one process has to measure: ready pictures in `batch_sizes`, and then files, if there
-    are `readings`, in batches of the last of these. `deadline` is on the monotonic clock."""
+    """The task of one process: to time the images of the file `images` in each of `batch_sizes`, or
+    to read `files` in each of `readings`. `deadline` is on the monotonic clock."""
 
     checkpoint: Checkpoint
     options: ModelOptions
     candidate: Candidate
     device: str
-    pictures: Path
+    images: Path
     batch_sizes: tuple[int, ...]
     deadline: float
     files: tuple[str, ...] = ()
@@ -83,26 +85,26 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Something that a user should know."""
+    """A warning for the user."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Exporting:
-    """The engine has no files yet, and making them takes its time."""
+    """The engine has no files yet; it makes them now."""
 
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """They are made. `Ended` follows: a process that has not done that is to be measured."""
+    """The engine's files are made. `Ended` follows: a new process measures them."""
 
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Timed:
-    """Ready pictures. `seconds` is the median for one batch, `peak` in bytes up to now."""
+    """A batch size. `seconds` is the median time of a batch, `peak` the peak memory so far."""
 
     batch_size: int
     seconds: float
@@ -112,7 +114,7 @@ class Timed:
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """Files. `peak` holds the workers too, where the system tells."""
+    """Files read in one way. `peak` includes the workers, where the system tells it."""
 
     reading: Reading
     images_per_second: float
@@ -121,22 +123,22 @@ class Read:
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """What came out for some of the pictures.  (n,) numbers of pictures, (n, D + K)"""
+    """The outputs for some of the images.  numbers of images (n,), values (n, D + K)"""
 
-    pictures: NDArray[np.int64]
+    images: NDArray[np.int64]
     values: NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """What there was no time for."""
+    """Measurements that there was no time for."""
 
     what: str
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The last event; `why` where it did not end well."""
+    """The last event; `why` is empty if all went well."""
 
     why: str = ""
 
@@ -145,41 +147,30 @@ Event: TypeAlias = Note | Exporting | Exported | Timed | Read | Outputs | Skippe
 
 
 @contextmanager
-def started(trial: Trial, folder: Path) -> Iterator[Callable[[float], Event]]:
-    """A trial in a process of its own: a function that gives its next event, and `Ended` where
-    none comes until a time on the monotonic clock. At the end the process is killed.
+def started(trial: Trial) -> Iterator[Callable[[float], Event]]:
+    """Start a trial in its own process, and kill it at the end. Yields a function that returns the
+    next event, or `Ended` if none comes until a time on the monotonic clock.
 
-    It has a session of its own: a Ctrl-C is ours, and what it has started ends with it. `folder`
-    takes what it says on stderr.
+    The process has its own session: Ctrl-C does not reach it, and the processes it starts end with
+    it.
     """
-    with (folder / "stderr").open("w+b") as stderr:
-        child = processes.start(COMMAND, stderr=stderr, has_session=True)
-        process, ours = child.process, child.pipe
+    child = processes.start(COMMAND, has_session=True)
 
-        def next_event(until: float) -> Event:
-            if not ours.poll(max(0.0, until - time.monotonic())):
-                return Ended("it did not come to an end in its time")
-            try:
-                return cast("Event", ours.recv())
-            except (EOFError, OSError):
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(DYING)
-                said = _last_line(stderr)
-                return Ended(f"it {fate(process.poll())}" + (f" ({said})" if said else ""))
-
+    def next_event(until: float) -> Event:
+        if not child.pipe.poll(max(0.0, until - time.monotonic())):
+            return Ended("it did not finish in its time")
         try:
-            with suppress(BrokenPipeError):  # dead already: the first event says so
-                ours.send(trial)
-            yield next_event
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            ours.close()
-            engines.discard(process.pid)
+            return cast("Event", child.pipe.recv())
+        except (EOFError, OSError):
+            return Ended(f"it {child.fate()}")
 
-
-def _last_line(file: IO[bytes]) -> str:
-    file.seek(0)
-    lines = file.read().decode("utf-8", "replace").strip().splitlines()
-    return lines[-1] if lines else ""
+    try:
+        with suppress(BrokenPipeError):  # dead already: the first event says so
+            child.pipe.send(trial)
+        yield next_event
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(child.process.pid, signal.SIGKILL)
+        child.process.wait()
+        child.close()
+        engines.discard(child.process.pid)

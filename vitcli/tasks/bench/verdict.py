@@ -1,4 +1,4 @@
-"""What was measured into a table, and the table into advice."""
+"""Measurements into the rows of a table, and the rows into advice."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ PURPOSES: Mapping[Purpose, str] = {
     "exact": "exact numbers",
     "fastest": "fastest",
     "close": "fastest that agrees with fp32 on 99 %",
-    "latency": "soonest with one image",
+    "latency": "lowest latency of one image",
     "memory": "least memory",
 }
-AGREES = 0.99  # top-1
-RESEMBLES = 0.995  # cosine, where there are no labels
-NOISE = 0.02  # a smaller batch that is not slower by more is as good
+MIN_AGREEMENT = 0.99  # of the top-1 labels
+MIN_COSINE = 0.995  # of the embeddings, for models without labels
+NOISE = 0.02  # rates that differ by less count as equal
 
 
 @dataclass(slots=True)
-class Tried:
-    """What is known of one candidate. `fast` came out for the pictures as `--decode fast` reads
-    them."""
+class Measured:
+    """The measurements of one candidate. `fast` are its outputs for images that were decoded with
+    `--decode fast`."""
 
     candidate: Candidate
     timed: list[Timed] = field(default_factory=list)
@@ -41,31 +41,37 @@ class Tried:
 
     @property
     def best(self) -> Timed:
-        """The batch with the most images a second; a smaller one where it makes no difference."""
+        """The smallest batch that reaches the highest rate within the noise."""
         most = max(t.batch_size / t.seconds for t in self.timed)
         return next(t for t in self.timed if t.batch_size / t.seconds >= most * (1 - NOISE))
 
     @property
-    def latency(self) -> float | None:
-        """Seconds for a batch of one."""
-        return next((t.seconds for t in self.timed if t.batch_size == 1), None)
+    def latency_ms(self) -> float | None:
+        """Milliseconds for a batch of one."""
+        return next((1e3 * t.seconds for t in self.timed if t.batch_size == 1), None)
 
 
 @dataclass(frozen=True, slots=True)
 class Likeness:
-    """How near something is to fp32 on the same pictures: the mean cosine of their embeddings,
-    the part of them with the same first label (None without labels), and how many there were."""
+    """The agreement with fp32 on the same images: mean cosine of the embeddings, share with the
+    same top-1 label (None without labels), and the number of images."""
 
     cosine: float
     agreement: float | None
-    pictures: int
+    images: int
+
+    @property
+    def is_close(self) -> bool:
+        if self.agreement is None:
+            return self.cosine >= MIN_COSINE
+        return self.agreement >= MIN_AGREEMENT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One line of the table. Without `workers` and `decode` the pictures were ready; with them
-    they were files. Memory is in bytes, `limit_share` of the largest rate of matrix products;
-    `command` runs the model like this."""
+class BenchRow:
+    """One line of the table. Rows with `workers` and `decode` were measured on files, the others on
+    ready images. Memory is in bytes; `limit_share` is the share of the machine's rate of matrix
+    products; `command` runs the model in this way."""
 
     candidate: Candidate
     batch_size: int
@@ -83,13 +89,17 @@ class Row:
     def is_exact(self) -> bool:
         return self.candidate.is_exact and self.decode != "fast"
 
+    @property
+    def is_close(self) -> bool:
+        return self.likeness is not None and self.likeness.is_close
+
 
 @dataclass(frozen=True, slots=True)
 class Advice:
     """The best row for a purpose."""
 
     purpose: Purpose
-    row: Row
+    row: BenchRow
 
     @property
     def words(self) -> str:
@@ -97,8 +107,8 @@ class Advice:
 
 
 def likeness(reference: Outputs, found: Outputs, dim: int) -> Likeness | None:
-    """Compare the images that both have; None where there are none.  (n, D + K) each, D = dim"""
-    _, ours, theirs = np.intersect1d(reference.pictures, found.pictures, return_indices=True)
+    """Compare the images that both have; None without any.  (n, D + K) each, D = dim"""
+    _, ours, theirs = np.intersect1d(reference.images, found.images, return_indices=True)
     if not len(ours):
         return None
     a, b = reference.values[ours].astype(np.float64), found.values[theirs].astype(np.float64)
@@ -117,53 +127,53 @@ def _cosines(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float
 
 
 def table(
-    tried: Iterable[Tried], reference: Outputs | None, dim: int, shares: Mapping[Candidate, float]
-) -> Iterator[Row]:
-    """The rows of all candidates. `shares` is what part of the limit one image a second is."""
-    for one in tried:
-        like = _like(reference, one.outputs, dim)
-        share = shares.get(one.candidate)
+    measured: Iterable[Measured],
+    reference: Outputs | None,
+    dim: int,
+    shares: Mapping[Candidate, float],
+) -> Iterator[BenchRow]:
+    """The rows of all candidates. `shares` is the share of the limit that one image a second is."""
+
+    def compared(outputs: Outputs | None) -> Likeness | None:
+        return likeness(reference, outputs, dim) if reference and outputs else None
+
+    for one in measured:
+        exact, fast, share = compared(one.outputs), compared(one.fast), shares.get(one.candidate)
         for timed in one.timed:
             rate = timed.batch_size / timed.seconds
-            yield Row(
+            yield BenchRow(
                 candidate=one.candidate,
+                latency_ms=one.latency_ms,
                 batch_size=timed.batch_size,
                 images_per_second=rate,
-                latency_ms=None if one.latency is None else 1e3 * one.latency,
                 peak=timed.peak,
                 device_peak=timed.device_peak,
-                likeness=like,
+                likeness=exact,
                 limit_share=None if share is None else rate * share,
             )
         for read in one.reads:
-            is_fast = read.reading.decode == "fast"
-            yield Row(
+            yield BenchRow(
                 candidate=one.candidate,
+                latency_ms=one.latency_ms,
                 batch_size=one.read_batch,
                 workers=read.reading.workers,
                 decode=read.reading.decode,
                 images_per_second=read.images_per_second,
-                latency_ms=None if one.latency is None else 1e3 * one.latency,
                 peak=read.peak,
-                likeness=_like(reference, one.fast, dim) if is_fast else like,
+                likeness=fast if read.reading.decode == "fast" else exact,
                 limit_share=None if share is None else read.images_per_second * share,
             )
 
 
-def _like(reference: Outputs | None, found: Outputs | None, dim: int) -> Likeness | None:
-    return likeness(reference, found, dim) if reference is not None and found is not None else None
-
-
-def advise(rows: Sequence[Row]) -> Iterator[Advice]:
-    """The best row for each purpose that has one. Where files were read, speed is that of files."""
-    end_to_end = [row for row in rows if row.workers is not None]
+def advise(rows: Sequence[BenchRow]) -> Iterator[Advice]:
+    """The best row for each purpose. If files were read, speed is that of reading files."""
     ready = [row for row in rows if row.workers is None]
-    speed = end_to_end or ready
+    speed = [row for row in rows if row.workers is not None] or ready
     singles = [row for row in ready if row.batch_size == 1]
-    chosen: dict[Purpose, Row | None] = {
+    chosen: dict[Purpose, BenchRow | None] = {
         "exact": _fastest([row for row in speed if row.is_exact]),
         "fastest": _fastest(speed),
-        "close": _fastest([row for row in speed if _agrees(row)]),
+        "close": _fastest([row for row in speed if row.is_close]),
         "latency": min(singles, key=lambda row: row.latency_ms or 0.0, default=None),
         "memory": min(ready, key=lambda row: row.device_peak or row.peak or 0, default=None),
     }
@@ -172,8 +182,8 @@ def advise(rows: Sequence[Row]) -> Iterator[Advice]:
             yield Advice(purpose, row)
 
 
-def _fastest(rows: Sequence[Row]) -> Row | None:
-    """A smaller batch and fewer workers where they make no difference."""
+def _fastest(rows: Sequence[BenchRow]) -> BenchRow | None:
+    """The fastest row, with the smallest batch and the fewest workers that are as fast."""
     if not rows:
         return None
     best = max(rows, key=lambda row: row.images_per_second)
@@ -186,37 +196,25 @@ def _fastest(rows: Sequence[Row]) -> Row | None:
     return min(as_good, key=lambda row: (row.batch_size, row.workers or 0))
 
 
-def _agrees(row: Row) -> bool:
-    like = row.likeness
-    if like is None:
-        return False
-    return like.cosine >= RESEMBLES if like.agreement is None else like.agreement >= AGREES
-
-
 def command_of(
-    row: Row, model: str, options: ModelOptions, device: str, inputs: str, has_labels: bool
+    row: BenchRow, model: str, options: ModelOptions, device: str, inputs: str, has_labels: bool
 ) -> str:
-    """What runs `model` as this row was measured, as a shell reads it. A backbone is for embed."""
-    return shlex.join(_words(row, model, options, device, inputs, has_labels))
-
-
-def _words(
-    row: Row, model: str, options: ModelOptions, device: str, inputs: str, has_labels: bool
-) -> Iterator[str]:
+    """The shell command that runs `model` as this row was measured; `vit embed` for a backbone."""
     way = row.candidate
-    yield from ("vit", "classify" if has_labels else "embed", inputs, "-m", model)
-    yield from _model_words(options)
-    yield from () if device == "auto" else ("--device", device)
-    yield from ("--engine", way.engine, "--dtype", way.dtype)
-    yield from ("--quantize", way.quantize) if way.quantize else ()
-    yield from ("-b", str(row.batch_size))
-    yield from () if row.workers is None else ("-j", str(row.workers))
-    yield from () if row.decode is None else ("--decode", row.decode)
-    yield from () if has_labels else ("-o", "features.npy")
+    words = ["vit", "classify" if has_labels else "embed", inputs, "-m", model]
+    words += _model_words(options)
+    words += [] if device == "auto" else ["--device", device]
+    words += ["--engine", way.engine, "--dtype", way.dtype]
+    words += ["--quantize", way.quantize] if way.quantize else []
+    words += ["-b", str(row.batch_size)]
+    words += [] if row.workers is None else ["-j", str(row.workers)]
+    words += [] if row.decode is None else ["--decode", row.decode]
+    words += [] if has_labels else ["-o", "features.npy"]
+    return shlex.join(words)
 
 
 def _model_words(options: ModelOptions) -> Iterator[str]:
-    """The options of the model that are not the defaults, but for `--decode`."""
+    """The model's options that differ from the defaults, without `--decode`."""
     size = options.image_size
     values = {
         "--layout": options.layout,

@@ -1,6 +1,6 @@
-"""The process of a trial: one candidate of a bench, timed on ready pictures and on files.
+"""The process of a trial: one candidate, timed on ready images or on files.
 
-`vitcli.tasks.bench.protocol` is the other end of its pipe.
+It is the other end of `vitcli.tasks.bench.protocol`.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from vitcli.checkpoints import engines
 from vitcli.checkpoints.load import Model
 from vitcli.errors import VitError
+from vitcli.images.job import DecodeJob
 from vitcli.images.loader import iter_batches
-from vitcli.images.workers import DecodeJob
 from vitcli.jobs.loading import load_model
 from vitcli.models.engine import Engine, Judged, TorchEngine
 from vitcli.models.prepare import prepare
@@ -42,19 +42,23 @@ from vitcli.tasks.bench.protocol import (
     Trial,
 )
 
-Found: TypeAlias = dict[int, NDArray[np.float32]]
-"""What came out for each picture that was taken: (D + K,)"""
+OutputsByImage: TypeAlias = dict[int, NDArray[np.float32]]  # (D + K,) each
+Send: TypeAlias = Callable[[Event], None]
 
-LONGEST = 2.0  # seconds for one batch size
-RUNS, SHORTEST = 10, 0.25  # so many runs in so many seconds are enough for a median
-LONGEST_PASS, SHORTEST_PASS = 5.0, 1.5  # the same for reading files
-WARM = 3  # batches that are read ahead of the first
+MAX_SECONDS = 2.0  # for one batch size
+MIN_RUNS, MIN_SECONDS = 10, 0.25  # enough for a median
+MAX_READ_SECONDS, MIN_READ_SECONDS = 5.0, 1.5  # for one way to read files
+WARMUP_BATCHES = 3  # read before the time counts
+
+
+class EngineFault(VitError):
+    """An engine failed at its smallest batch size."""
 
 
 def main(pipe: Connection) -> None:
-    """The process: a Trial in, events out."""
+    """Receive a Trial and send its events."""
     trial: Trial = pipe.recv()
-    end_with_parent(pipe)  # nothing more is sent through it
+    end_with_parent(pipe)  # nothing more arrives through it
     try:
         _run(trial, pipe.send)
     except VitError as error:
@@ -63,73 +67,64 @@ def main(pipe: Connection) -> None:
         pipe.send(Ended())
 
 
-def _run(trial: Trial, send: Callable[[Event], None]) -> None:
+def _run(trial: Trial, send: Send) -> None:
     model = load_model(trial.checkpoint, trial.options)
     engine = _engine(trial, model, send)
     if engine is None:
         return
-    pictures: Pixels = np.load(trial.pictures)
+    images: Pixels = np.load(trial.images)
     if trial.readings:
-        _read(trial, engine, model, pictures, send)
+        _read(trial, engine, model, images, send)
         return
-    outputs: Found = {}
-    size = _time(trial, engine, pictures, outputs, send)
-    _complete(engine, pictures, outputs, size, trial.deadline)
+    outputs: OutputsByImage = {}
+    size = _time(trial, engine, images, outputs, send)
+    _complete(engine, images, outputs, size, trial.deadline)
     send(_outputs(outputs))
 
 
-def _engine(trial: Trial, model: Model, send: Callable[[Event], None]) -> Engine | None:
-    """None where it had to be exported first."""
-    name, dtype, quantize = (
-        trial.candidate.engine,
-        trial.candidate.dtype,
-        trial.candidate.quantize,
-    )
-    if name == "torch":
+def _engine(trial: Trial, model: Model, send: Send) -> Engine | None:
+    """Open the candidate's engine; export it and return None if it has no files yet."""
+    candidate = trial.candidate
+    if candidate.engine == "torch":
         prepared = prepare(
             model.network,
             model.preprocess,
             trial.device,
-            dtype,
-            quantize=quantize,
+            candidate.dtype,
+            quantize=candidate.quantize,
             note=lambda text: send(Note(text)),
         )
         return TorchEngine(prepared, Judged())
-    began, heard = time.monotonic(), list[str]()
+    began, notes = time.monotonic(), list[str]()
 
-    def note(text: str) -> None:
-        heard.append(text)
+    def note(text: str) -> None:  # called before an export only
+        notes.append(text)
         send(Exporting())
 
-    folder = engines.exported(model, Judged(), name, quantize, note)
-    if heard:
+    folder = engines.exported(model, Judged(), candidate.engine, candidate.quantize, note)
+    if notes:
         send(Exported(time.monotonic() - began))
         return None
-    return engines.open_exported(folder, name, dtype)
+    return engines.open_exported(folder, candidate.engine, candidate.dtype)
 
 
-def _time(
-    trial: Trial,
-    engine: Engine,
-    pictures: Pixels,
-    outputs: Found,
-    send: Callable[[Event], None],
-) -> int:
-    """Every batch size, smallest first, so that the peak of memory is that of the last one: the
-    first run of each is not counted. The largest that was timed."""
+def _time(trial: Trial, engine: Engine, images: Pixels, outputs: OutputsByImage, send: Send) -> int:
+    """Time every batch size and return the largest that was timed. The smallest comes first, so
+    that the peak of memory is that of the current size."""
     per_image, largest = 0.0, trial.batch_sizes[0]
     for place, size in enumerate(trial.batch_sizes):
         left = trial.deadline - time.monotonic()
         if place and (size - 1 + size) * per_image > left:
-            send(Skipped(_batches(trial.batch_sizes[place:])))
+            send(Skipped(f"batch {', '.join(map(str, trial.batch_sizes[place:]))}"))
             break
-        share = min(LONGEST, left / (len(trial.batch_sizes) - place))
+        share = min(MAX_SECONDS, left / (len(trial.batch_sizes) - place))
         try:
-            times = list(_times(engine, pictures, size, share, outputs))
+            times = list(_times(engine, images, size, share, outputs))
         except (MemoryError, RuntimeError) as error:
+            why = str(error).strip().partition("\n")[0] or type(error).__name__
             if not place:
-                raise DeviceFault(error) from None
-            send(Note(f"{trial.candidate}, batch {size}: {_first_line(error)}"))
+                raise EngineFault(why) from None
+            send(Note(f"{trial.candidate}, batch {size}: {why}"))
             break
         median = float(np.median(times))
         per_image, largest = median / size, size
@@ -137,25 +132,14 @@ def _time(
     return largest
 
 
-class DeviceFault(VitError):
-    """An engine that fails at its work."""
-
-    def __init__(self, error: Exception) -> None:
-        super().__init__(_first_line(error))
-
-
 def _times(
-    engine: Engine,
-    pictures: Pixels,
-    size: int,
-    seconds: float,
-    outputs: Found,
+    engine: Engine, images: Pixels, size: int, seconds: float, outputs: OutputsByImage
 ) -> Iterator[float]:
-    """Seconds of each run but the first, two runs or more, as many as fit."""
+    """Yield the seconds of at least one run, and of as many as fit; an earlier run warms up."""
     began = time.monotonic()
-    for number in count():  # the first is not counted
-        places = np.arange(number * size, (number + 1) * size) % len(pictures)
-        batch = pictures[places]
+    for number in count():
+        places = np.arange(number * size, (number + 1) * size) % len(images)
+        batch = images[places]
         started = time.perf_counter()
         found = engine(batch)
         took = time.perf_counter() - started
@@ -163,32 +147,32 @@ def _times(
         if number:
             yield took
             spent = time.monotonic() - began
-            if spent + took > seconds or (number >= RUNS and spent > SHORTEST):
+            if spent + took > seconds or (number >= MIN_RUNS and spent > MIN_SECONDS):
                 return
 
 
-def _complete(engine: Engine, pictures: Pixels, outputs: Found, size: int, deadline: float) -> None:
-    """The pictures that timing did not come to, while there is time."""
-    missing = [number for number in range(len(pictures)) if number not in outputs]
+def _complete(
+    engine: Engine, images: Pixels, outputs: OutputsByImage, size: int, deadline: float
+) -> None:
+    """Compute the outputs that are still missing, until the deadline."""
+    missing = [number for number in range(len(images)) if number not in outputs]
     for start in range(0, len(missing), size):
         if time.monotonic() > deadline:
             return
         places = missing[start : start + size]
-        outputs.update(zip(places, engine(pictures[places]).numpy(), strict=True))
+        outputs.update(zip(places, engine(images[places]).numpy(), strict=True))
 
 
-def _outputs(found: Found) -> Outputs:
+def _outputs(found: OutputsByImage) -> Outputs:
     numbers = sorted(found)
     return Outputs(np.array(numbers, dtype=np.int64), np.stack([found[n] for n in numbers]))
 
 
-def _read(
-    trial: Trial, engine: Engine, model: Model, pictures: Pixels, send: Callable[[Event], None]
-) -> None:
-    """Files over and over again, as `vit classify` reads them, one way after the other; and what
-    comes of `pictures`, which were read fast."""
+def _read(trial: Trial, engine: Engine, model: Model, images: Pixels, send: Send) -> None:
+    """Read the files repeatedly, as `vit classify` does, in each way; `images` were decoded fast,
+    and their outputs are sent once."""
     [size], per_batch = trial.batch_sizes, 0.0
-    is_judged = False
+    is_compared = False
     for place, reading in enumerate(trial.readings):
         left = trial.deadline - time.monotonic()
         if left < 2 * per_batch or (place and left <= 0):
@@ -196,26 +180,24 @@ def _read(
                 send(Skipped(str(later)))
             return
         share = left / (len(trial.readings) - place)
-        if reading.decode == "fast" and not is_judged:
-            outputs: Found = {}
-            _complete(engine, pictures, outputs, size, time.monotonic() + share / 2)
+        if reading.decode == "fast" and not is_compared:
+            outputs: OutputsByImage = {}
+            _complete(engine, images, outputs, size, time.monotonic() + share / 2)
             send(_outputs(outputs))
-            is_judged = True
-        plan = replace(model.preprocess, decode=reading.decode)
+            is_compared = True
         refs = (ImageRef(number, path) for number, path in enumerate(cycle(trial.files)))
-        job = DecodeJob((plan,), trial.limits)
+        job = DecodeJob((replace(model.preprocess, decode=reading.decode),), trial.limits)
         batches = iter_batches(
             refs, job, lambda: size, reading.workers, lambda text: send(Note(text))
         )
         with closing(batches):
-            rate, per_batch = _pump(engine, batches, min(LONGEST_PASS, share))
+            rate, per_batch = _pump(engine, batches, min(MAX_READ_SECONDS, share))
             peak = family_peak() if reading.workers else peak_memory()
         send(Read(reading, rate, peak))
 
 
 def _pump(engine: Engine, batches: Iterable[Batch], seconds: float) -> tuple[float, float]:
-    """(images a second, seconds for a batch) once the run is under way: what was read ahead of the
-    first batch is not counted."""
+    """Run batches for a time and return (images a second, seconds a batch), without warm-up."""
     began, started, first, images = time.monotonic(), 0.0, 0, 0
     for number, batch in enumerate(batches, start=1):
         if batch.refs:
@@ -223,22 +205,16 @@ def _pump(engine: Engine, batches: Iterable[Batch], seconds: float) -> tuple[flo
         images += len(batch.refs) + len(batch.failures)
         now = time.monotonic()
         if not started:
-            if number == WARM or now - began > seconds / 3:
+            if number == WARMUP_BATCHES or now - began > seconds / 3:
                 started, first = now, images
-        elif (spent := now - began) > seconds or (number > RUNS + WARM and spent > SHORTEST_PASS):
+            continue
+        spent, is_enough = now - began, number > MIN_RUNS + WARMUP_BATCHES
+        if spent > seconds or (is_enough and spent > MIN_READ_SECONDS):
             return (images - first) / (now - started), (now - began) / number
-    raise AssertionError("files do not end")
+    raise AssertionError("the files never end")
 
 
 def _device_peak(device: str) -> int | None:
-    """The peak memory of a GPU in bytes, as far as torch reports it."""
+    """The peak memory of a GPU in bytes, if torch reports it."""
     is_cuda = device.startswith("cuda")
     return torch.cuda.max_memory_allocated(device) if is_cuda else None
-
-
-def _batches(sizes: tuple[int, ...]) -> str:
-    return f"batch {', '.join(map(str, sizes))}"
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__

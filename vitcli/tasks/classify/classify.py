@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Literal
 
 from vitcli.checkpoints.scoring import DESCRIBED, ScoreFunction, to_scores
 from vitcli.errors import CheckpointError, UsageError
-from vitcli.images.workers import Decoded, WorkerPool
+from vitcli.images.job import Decoded
+from vitcli.images.workers import WorkerPool
 from vitcli.jobs.drawing import Drawing, Request, check_page
 from vitcli.jobs.finite import are_finite, overflow, with_failures
 from vitcli.jobs.job import (

@@ -62,9 +62,9 @@ _TOKEN = re.compile(
 )
 MAX_DEPTH = 100  # brackets and nots inside each other
 _HINTS = {"=": "==", "&": "and", "|": "or", "!": "not", "/": "~ with a pattern"}
-_NO_VALUE = f"here a value should stand: {', '.join(NAMES)}, a number or a text in quotes"
+_NO_VALUE = f"a value is expected here: {', '.join(NAMES)}, a number or a text in quotes"
 _NO_COMPARISON = 'a comparison is missing here, such as == "cat" or >= 0.8'
-_NO_END = "here it should end, or go on with and / or"
+_NO_END = "the end, and / or is expected here"
 _STARTS = {"value", "not", "any", "("}  # the first token of something true or false
 _FOLLOWS: dict[str, tuple[set[str], str]] = {  # which tokens may follow one, and the message if not
     **dict.fromkeys(("start", "and", "or", "not", "("), (_STARTS, _NO_VALUE)),
@@ -122,7 +122,7 @@ class Selection:
                 close = [label for label in labels if part in label.lower()][:3]
                 hint = "the model has " + (", ".join(map(repr, close)) or f"{labels[0]!r} and such")
                 raise UsageError(
-                    f"--select: no label is {printable(repr(text))}",
+                    f"--select: the model has no label {printable(repr(text))}",
                     printable(f"{hint}; ~ '*{part}*' finds a part of a name"),
                 )
 
@@ -171,7 +171,7 @@ class _Parser:
                 place += len(self.text[place:]) - len(self.text[place:].lstrip())
                 sign = self.text[place]
                 hint = f": write {_HINTS[sign]}" if sign in _HINTS else ""
-                reason = "this text has no end" if sign in "\"'" else "this is not understood"
+                reason = "this text is not closed" if sign in "\"'" else "this is not understood"
                 self.fail(reason + hint, place)
             place, kind, word = found.end(), found.lastgroup, found[found.lastgroup]
             if kind in ("text", "number") or word in NAMES:
@@ -221,7 +221,7 @@ class _Parser:
             case ast.Call(args=[argument]):
                 if in_any:
                     place = self.tokens[node.col_offset // _WIDTH].place
-                    self.fail("any within any: it asks for each prediction already", place)
+                    self.fail("any(...) cannot be inside any(...)", place)
                 inner = self.truth(argument, in_any=True)
                 return lambda facts: any(
                     inner(replace(facts, prediction=prediction, rank=rank))
@@ -248,7 +248,7 @@ class _Parser:
         if not isinstance(node, ast.Name):
             self.fail(_NO_VALUE, token.place)
         if token.text == "rank" and not in_any:
-            self.fail("rank is 1 but in any(...), which asks for each prediction", token.place)
+            self.fail("rank is known only inside any(...)", token.place)
         if token.text in NAMES:
             return _Operand(*NAMES[token.text], name=token.text)
         if token.text[0] in "\"'":
@@ -263,19 +263,19 @@ class _Parser:
         found = [self.value(one, in_any) for one in nodes]
         if len({one.kind for one in found}) > 1 or any(one.name for one in found):
             end = nodes[-1].col_offset // _WIDTH + 1
-            self.fail("a list holds either texts or numbers", self.tokens[end].place)
+            self.fail("a list must hold only texts or only numbers", self.tokens[end].place)
         literals = tuple(one.literals[0] for one in found)
         return _Operand(found[0].kind, lambda facts: literals, literals=literals, is_list=True)
 
     def test(self, left: _Operand, sign: _Token, right: _Operand) -> Truth:
         """One comparison. The texts that a label is compared with are collected."""
         if left.kind != right.kind:
-            self.fail("a text and a number are never equal", sign.place)
+            self.fail("a text cannot be compared with a number", sign.place)
         if sign.text == "~" and not (right.literals and right.kind == "text"):
-            self.fail('after ~ there should be a pattern in quotes, such as "*cat*"', sign.place)
+            self.fail('~ needs a pattern in quotes, such as "*cat*"', sign.place)
         is_within = sign.kind == "in" and not right.is_list
         if is_within and right.kind != "text":
-            self.fail("after in there should be a list in brackets, or a text", sign.place)
+            self.fail("in needs a list in brackets, or a text", sign.place)
         if sign.text not in ("<", "<=", ">", ">="):
             equals = _matches if sign.text == "~" else operator.eq
             matches = operator.contains if is_within else equals

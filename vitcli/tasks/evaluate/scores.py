@@ -1,4 +1,4 @@
-"""An evaluation into what is read of it: numbers for machines, a CSV, a picture, a page."""
+"""An evaluation into JSON, a CSV and an image of its confusion matrix, and a report."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from vitcli.files import write_whole
 from vitcli.images.decode import decode
 from vitcli.records import FoundImage, ImageRef, Limits, Preprocess, Sample
 from vitcli.render.charts import confusion_png, reliability_svg
-from vitcli.render.report import Page, Section, Shot, html
-from vitcli.tasks.evaluate.evaluate import Evaluation, Judged
+from vitcli.render.report import ReportPage, Section, Shot, html
+from vitcli.tasks.evaluate.job import Evaluation, ModelAnswers
 from vitcli.training.metrics import Answers, Confusion, calibration_error, confusion, reliability
 
 THUMBNAIL = Preprocess(size=(192, 192), resize=(192, 192), fit="contain", decode="fast")
-WORST = 24
+MAX_MISTAKES = 24
 
 
 def numbers(evaluation: Evaluation) -> dict[str, Any]:
-    """Everything, as JSON has it."""
+    """The whole evaluation as JSON."""
     return {
         "images": evaluation.summary.done,
         "failed": evaluation.summary.failed,
         "seconds": round(evaluation.summary.seconds, 3),
-        "models": [judged_numbers(judged, evaluation.paths) for judged in evaluation.judged],
+        "models": [model_numbers(model, evaluation.paths) for model in evaluation.models],
         "slowest": [
             {"path": printable(path), "seconds": round(seconds, 4)}
             for seconds, path in evaluation.slowest
@@ -43,18 +43,18 @@ def numbers(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def judged_numbers(judged: Judged, paths: Sequence[str]) -> dict[str, Any]:
-    """The numbers of one model."""
-    answers, labels = judged.answers, judged.labels
+def model_numbers(model: ModelAnswers, paths: Sequence[str]) -> dict[str, Any]:
+    """The scores of one model as JSON."""
+    answers, labels = model.answers, model.labels
     table = confusion(answers, labels)
-    bins = reliability(answers) if judged.are_shares else []
+    bins = reliability(answers) if model.are_shares else []
     per_class = table.per_class()
     return {
-        "model": judged.name,
+        "model": model.name,
         "top1": round(answers.accuracy(), 6),
         "top5": round(answers.accuracy(5), 6) if answers.best.shape[1] >= 5 else None,
         "mean_class_accuracy": round(float(np.mean([c.recall for c in per_class if c.images])), 6),
-        "ece": round(calibration_error(bins), 6) if judged.are_shares else None,
+        "ece": round(calibration_error(bins), 6) if model.are_shares else None,
         "reliability": [
             {
                 "low": round(b.low, 6),
@@ -84,18 +84,18 @@ def judged_numbers(judged: Judged, paths: Sequence[str]) -> dict[str, Any]:
                 "predicted": name_of(labels, answers.top1[place]),
                 "score": round(float(answers.scores[place, 0]), 6),
             }
-            for place in answers.mistakes(WORST)
+            for place in answers.mistakes(MAX_MISTAKES)
         ],
     }
 
 
 def name_of(labels: Sequence[str], number: int) -> str:
-    """A label, or that there was none."""
+    """The label of a class number, or "(no answer)"."""
     return labels[number] if number >= 0 else "(no answer)"
 
 
 def confusion_csv(table: Confusion) -> str:
-    """True labels in the first column, answered ones in the first row."""
+    """The table as CSV: true labels in the first column, answers in the first row."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["true \\ answered", *table.labels])
@@ -104,9 +104,9 @@ def confusion_csv(table: Confusion) -> str:
     return file.getvalue()
 
 
-def section(judged: Judged, images: Sequence[FoundImage]) -> Section:
-    """A model's part of a page; thumbnails of its worst mistakes are read anew."""
-    answers, labels = judged.answers, judged.labels
+def section(model: ModelAnswers, images: Sequence[FoundImage]) -> Section:
+    """The section of a model in a report; the images of its worst mistakes are read again."""
+    answers, labels = model.answers, model.labels
     table = confusion(answers, labels)
     worst = [
         Shot(
@@ -116,15 +116,15 @@ def section(judged: Judged, images: Sequence[FoundImage]) -> Section:
             float(answers.scores[place, 0]),
             _thumbnail(images[place]),
         )
-        for place in answers.mistakes(WORST)
+        for place in answers.mistakes(MAX_MISTAKES)
     ]
     rows = [(c.label, c.precision, c.recall, c.f1, c.images) for c in table.per_class()]
-    charts = (_calibration(answers),) if judged.are_shares else ()
-    return Section(judged.name, table.labels, table.counts, rows, worst, charts)
+    charts = (_calibration(answers),) if model.are_shares else ()
+    return Section(model.name, table.labels, table.counts, rows, worst, charts)
 
 
 def _calibration(answers: Answers) -> tuple[str, str]:
-    """A caption and a diagram."""
+    """The caption and the reliability diagram."""
     bins = reliability(answers)
     chart = reliability_svg([(b.low, b.high, b.count, b.accuracy) for b in bins])
     return (
@@ -138,15 +138,15 @@ def _thumbnail(image: FoundImage) -> NDArray[np.uint8] | None:
     return decoded.pixels[0] if isinstance(decoded, Sample) else None
 
 
-def page(evaluation: Evaluation, data: str) -> Page:
+def page(evaluation: Evaluation, data: str) -> ReportPage:
     """The page of `vit evaluate`."""
     facts = [("data", printable(data)), ("images", f"{evaluation.summary.done:,}")]
-    for judged in evaluation.judged:
-        facts.append((judged.name, f"top-1 {judged.answers.accuracy():.2%}"))
-    return Page(
+    for model in evaluation.models:
+        facts.append((model.name, f"top-1 {model.answers.accuracy():.2%}"))
+    return ReportPage(
         title=f"Evaluation on {printable(data)}",
         facts=facts,
-        sections=[section(judged, evaluation.images) for judged in evaluation.judged],
+        sections=[section(model, evaluation.images) for model in evaluation.models],
         slowest=[
             (f"{1000 * seconds:.0f} ms", printable(path)) for seconds, path in evaluation.slowest
         ],
@@ -155,8 +155,8 @@ def page(evaluation: Evaluation, data: str) -> Page:
 
 
 def write_files(folder: Path, evaluation: Evaluation, data: str) -> None:
-    """metrics.json, report.html, and the confusion of the last model as CSV and PNG."""
-    last = evaluation.judged[-1]
+    """Write metrics.json, report.html, and the last model's confusion as CSV and PNG."""
+    last = evaluation.models[-1]
     table = confusion(last.answers, last.labels)
     metrics = json.dumps(numbers(evaluation), indent=2, ensure_ascii=False)
     try:

@@ -139,7 +139,6 @@ def _micro_batch(
     part = -(-order.share // training.accumulate)
     config = model.config
     if device.type == "cpu" and isinstance(config, ViTConfig):
-        tokens = config.num_prefix + config.grid[0] * config.grid[1]
-        fitting = max(1, MAX_MICRO_VALUES // (tokens * config.hidden_dim))
+        fitting = max(1, MAX_MICRO_VALUES // config.widest_layer)
         part = min(part, max(2, fitting - fitting % 2))
     return part

@@ -19,8 +19,8 @@ from vitcli.images.scan import Scan
 from vitcli.jobs.apart import Read, check_apart
 from vitcli.records import ErrorType, Failure, FoundImage, ImageRef
 from vitcli.render.charts import Line, lines_svg
-from vitcli.render.report import Page, html
-from vitcli.tasks.evaluate.evaluate import Judged
+from vitcli.render.report import ReportPage, html
+from vitcli.tasks.evaluate.job import ModelAnswers
 from vitcli.tasks.evaluate.scores import section
 from vitcli.tasks.finetune.job import option_of
 from vitcli.training.example import SPLIT, Example, read_split, write_split
@@ -145,8 +145,8 @@ class RunDirectory:
             facts.append(("best epoch", f"{best[0]['epoch']}: {score}"))
         sections = []
         if answers is not None and model.labels:
-            sections.append(section(Judged("Held-out images", model.labels, answers), val))
-        page = Page(
+            sections.append(section(ModelAnswers("Held-out images", model.labels, answers), val))
+        page = ReportPage(
             title=f"Training of {self.folder.resolve().name}",
             facts=facts,
             charts=_curves(history),

@@ -1,0 +1,32 @@
+"""report.html: whatever labels and paths hold, it is text, and one file without a script."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from vitcli.render.charts import Line, lines_svg, reliability_svg
+from vitcli.render.report import ReportPage, Section, Shot, html
+
+HOSTILE = "</td></style></svg><script>alert('\"&')</script>\udcff"
+
+
+@pytest.mark.parametrize("classes", [2, 50])
+def test_labels_and_paths_stay_text(classes: int) -> None:
+    labels = [HOSTILE] * classes
+    pixels = np.zeros((4, 4, 3), np.uint8)
+    charts = [(HOSTILE, lines_svg(HOSTILE, [Line(HOSTILE, (1, 2), (0.5, float("nan")))]))]
+    section = Section(
+        HOSTILE,
+        labels,
+        np.eye(classes, dtype=np.int64),
+        [(label, 1.0, 1.0, 1.0, 1) for label in labels],
+        [Shot(HOSTILE, HOSTILE, HOSTILE, 0.9, pixels), Shot(HOSTILE, "a", "b", 0.9, None)],
+        [("", reliability_svg([(0.0, 0.5, 3, 0.25), (0.5, 1.0, 0, 0.0)]))],
+    )
+    rows = [(HOSTILE, HOSTILE)]
+    text = html(ReportPage(HOSTILE, rows, charts, [section], rows, rows))
+    assert "<script" not in text and "\udcff" not in text
+    assert text.count("<svg") == text.count("</svg>") == 2
+    assert text.count("</style>") == 1
+    assert text.count("&lt;script&gt;alert(&#39;&#34;&amp;&#39;)&lt;/script&gt;?") >= 12

@@ -1,0 +1,216 @@
+"""Models that no layout reads: how a config or the tensors show them, and what the user can do.
+
+Some differ from a plain ViT in something that leaves no tensor (rotary positions, the heads of a
+pooling, an epsilon), so the name that a config gives its model is looked up before the tensors are.
+To support a family, remove its row and add its name to its layout.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Foreign:
+    """A kind of model, and what to do; `called` is searched in the name that a config gives it.
+
+    Each of `tensors` is a sign: names (regular expressions) that must all be there, and after `!`
+    names that must not. `is_sure`: no model that vitcli reads has these signs.
+    """
+
+    what: str
+    called: str = ""
+    tensors: tuple[str, ...] = ()
+    hint: str = "it is not supported yet; vit models lists some that are"
+    is_sure: bool = True
+
+
+_NORMS = r"!norm\.(weight|bias) !fc_norm\.(weight|bias)"
+_HF_DINOV3 = (
+    r"(.*\.)?embeddings\.patch_embeddings\.weight "
+    r"(.*\.)?layer\.0\.attention\.q_proj\.weight"
+)
+_OTHER_FILE = "the backbone is another file: give that one, and this one with --head"
+# The first row that fits is taken.
+ROWS: tuple[Foreign, ...] = (
+    # Files that people mistake for a backbone.
+    Foreign(
+        "a linear classifier alone, as DINO's evaluation trains it on the class tokens of a "
+        "backbone's last blocks",
+        tensors=(r"linear\.weight",),
+        hint=_OTHER_FILE,
+    ),
+    Foreign(
+        "one layer alone, such as DINOv2's linear heads",
+        tensors=("weight",),
+        hint=_OTHER_FILE,
+    ),
+    Foreign(
+        "a LoRA adapter, as PEFT saves it: an addition to a model, not a model",
+        tensors=(r".*\.lora_[AB]\..*",),
+        hint="merge it and save the model: merge_and_unload().save_pretrained(...)",
+    ),
+    Foreign(
+        "MAE's linear probe: a batch norm stands before its classifier",
+        tensors=(r"head\.0\.running_mean",),
+        hint="give the pre-trained or the fine-tuned file",
+    ),
+    Foreign(
+        "a checkpoint of MoCo v3's pre-training (an encoder, its momentum encoder and a predictor)",
+        tensors=(r"(base|momentum)_encoder\..*",),
+        hint="its ViT-S has 12 heads, which the file does not say: save base_encoder alone, and "
+        "give it with --num-heads 12",
+    ),
+    # Families of Vision Transformers that compute something else.
+    Foreign("a ConvNeXt of DINOv3's, a convolutional network", "dinov3_?convnext"),
+    Foreign(
+        "a DINOv3 (or LingBot, EUPE): it has rotary positions (RoPE) instead of a table",
+        "dinov3|lingbot|eupe",
+        (
+            "storage_tokens",
+            r"rope_embed\.periods",
+            r"reg_token blocks\.0\.gamma_1 !pos_embed",
+            _HF_DINOV3,
+        ),
+    ),
+    Foreign(
+        "a Perception Encoder: it has rotary positions (RoPE), and its pooling has its own "
+        "number of heads",
+        r"^vit_pe_|(^|/)pe[-_](core|lang|spatial|vision)|perception_?(encoder|lm)|^pe_",
+        (
+            r"(visual\.)?attn_pool\.probe",
+            r"(visual\.)?class_embedding (visual\.)?ln_pre\.weight !(visual\.)?ln_post\.weight"
+            r" !(visual\.)?proj",
+        ),
+    ),
+    Foreign(
+        "a Perception Encoder, by its pooling and a norm before the blocks: it has rotary "
+        "positions (RoPE), which leave no tensor",
+        tensors=(
+            r"(visual\.trunk\.)?attn_pool\.latent (visual\.trunk\.)?norm_pre\.weight "
+            r"!(visual\.trunk\.)?patch_embed\.proj\.bias",
+        ),
+        hint="if it is not a Perception Encoder, --layout timm reads it as a plain ViT",
+        is_sure=False,
+    ),
+    Foreign(
+        "a Vision Transformer with rotary positions (RoPE-ViT)",
+        r"(^|_)rope(_|$|vit)",
+        (r"rope\.freqs", r"freqs patch_embed\.proj\.weight", "freqs_cis"),
+    ),
+    Foreign(
+        "an AIMv2: it has RMS norms and no biases",
+        "aimv2",
+        (
+            r"patch_embed\.norm\.weight blocks\.0\.mlp\.fc1_g\.weight",
+            r"(.*\.)?embeddings\.rms_norm\.weight",
+            r"preprocessor\.patchifier\..*",
+        ),
+    ),
+    Foreign(
+        "an EVA: its attention has other biases, EVA-02 also rotary positions (RoPE)",
+        r"^eva(0\d|_|-?clip|$)|^EVA0",
+        (
+            r"(.*\.)?blocks\.0\.mlp\.fc1_g\.weight",
+            r"(.*\.)?blocks\.0\.mlp\.w1\.weight",
+            r"(.*\.)?rope\.freqs_cos",
+            r"(.*\.)?blocks\.0\.attn\.q_bias !(.*\.)?blocks\.0\.attn\.relative_position_bias_table"
+            r" !(.*\.)?rel_pos_bias\.relative_position_bias_table",
+        ),
+    ),
+    Foreign(
+        "a BEiT or data2vec: it adds a table of relative positions to its attention",
+        "beit|data2vec|^dit$",
+        (
+            r"(.*\.)?encoder\.layer\.0\.lambda_1 (.*\.)?encoder\.layer\.0\.lambda_2",
+            r"blocks\.0\.attn\.relative_position_bias_table",
+            r"rel_pos_bias\.relative_position_bias_table",
+            r"blocks\.0\.attn\.norm\.weight blocks\.0\.mlp\.norm\.weight",
+        ),
+    ),
+    Foreign("an I-JEPA: a ViT without class token", "i_?jepa"),
+    Foreign("a V-JEPA, a model of videos", "v_?jepa|^vjepa"),
+    Foreign(
+        "a RADIO: it has several class tokens and no final norm",
+        "radio",
+        (r"(.*\.)?patch_generator\..*",),
+    ),
+    Foreign(
+        "an InternViT: it has no final norm",
+        r"intern_?vit|vit_intern|intern_?vl",
+        (r"(.*\.)?encoder\.layers\.0\.ls1 (.*\.)?encoder\.layers\.0\.attn\.qkv\.weight",),
+    ),
+    Foreign(
+        "a ViT without a final norm, as RADIO, InternViT and PE-Spatial are",
+        tensors=(rf"patch_embed\.proj\.weight blocks\.0\.attn\.qkv\.weight {_NORMS}",),
+        hint="it is not supported; if the model has a norm, the file is not whole",
+        is_sure=False,
+    ),
+    Foreign("a TIPSv2 in transformers' names", "tips", hint="timm/vit_base_patch14_reg1_tipsv2"),
+    Foreign(
+        "a model with images of any shape (NaFlex)",
+        "naflex|siglip2",
+        (r"embeds\.proj\.weight",),
+        "SigLIP 2's models of a fixed resolution are: google/siglip2-base-patch16-224",
+    ),
+    Foreign("an MLCD: a CLIP with rotary positions (RoPE)", "mlcd"),
+    Foreign("a Pixio: it has eight class tokens", "pixio"),
+    Foreign(
+        "a Swin Transformer V2, which computes its attention in another way",
+        "swin_?v2|swinv2",
+        (r".*\.(attn|attention|self)\.(logit_scale|(cpb|continuous_position_bias|meta)_mlp\..+)",),
+        "give a Swin of the first version",
+    ),
+    Foreign(
+        "a hybrid: a ResNet stands before the Vision Transformer (R50+ViT)",
+        r"^vit_\w+_(r\d+_s\d+|resnet\d+d)_|vit[-_]hybrid",
+        ("(.*/)?conv_root/kernel", r"patch_embed\.backbone\..*"),
+        "give a plain ViT",
+    ),
+    Foreign("a ViT whose norms come after its sublayers", r"_rpn_"),
+    Foreign(
+        "a ViT of parallel or other blocks", r"^vit_(\w+_)?(xp|18x2|pwee|dwee|dpwee|dlittle)(_|$)"
+    ),
+    Foreign(
+        "a ViT with relative positions",
+        "^vit_s?relpos",
+        (r"blocks\.0\.attn\.rel_pos\..*", r"rel_pos\.relative_position_bias_table"),
+    ),
+    Foreign(
+        "the image encoder of a SAM: it has windows and relative positions",
+        r"^sam(\d|_|vit|$)|edgetam",
+        (r"(.*\.)?(blocks|layers)\.0\.attn\.rel_pos_[hw]",),
+    ),
+    Foreign(
+        "a Hiera: it pools its tokens stage by stage",
+        "hiera",
+        (r"(.*\.)?pos_embed_win(dow)?", r"(.*\.)?blocks\.\d+\.proj\.weight"),
+    ),
+    Foreign(
+        "a CaiT: it has talking heads, and its last blocks update the class token alone",
+        "^cait",
+        (r"blocks_token_only\..*",),
+    ),
+    Foreign(
+        "a ConvNeXt, a convolutional network",
+        "convnext",
+        (
+            r"(.*\.)?stages\.0\.blocks\.0\.(conv_)?dw(conv)?\.weight",
+            r"(.*\.)?stages\.0\.layers\.0\.dwconv\.weight",
+            r"(.*\.)?downsample_layers\.0\.0\.weight",
+        ),
+    ),
+    Foreign(
+        "a ResNet, a convolutional network",
+        r"^resnet|^(wide_|se_?)?resnext?|regnet|^bit$",
+        (
+            r"(.*\.)?layer1\.0\.conv1\.weight",
+            r"(.*\.)?encoder\.stages\.0\.layers\.0\.layer\.0\.convolution\.weight",
+        ),
+    ),
+    Foreign(
+        "a convolutional network",
+        "efficientnet|mobilenet|densenet|^vgg|inception|ghostnet",
+        (r"(.*\.)?conv_stem\.weight", r"(.*\.)?features\.0(\.0)?\.weight"),
+    ),
+)  # fmt: skip

@@ -1,0 +1,168 @@
+"""transformers' `preprocessor_config.json` into a `Preprocess`, and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vitcli.checkpoints.layouts.layout import Json, pair
+from vitcli.checkpoints.preprocess_fields import (
+    FoundPreprocess,
+    origins,
+    positive,
+    positive_triple,
+    resample,
+    triple,
+)
+from vitcli.checkpoints.published import HUB, HUB_SIZE, PROCESSOR_OF, PROCESSORS, RESAMPLE
+from vitcli.errors import CheckpointError
+from vitcli.records import Fit, Preprocess, Size
+
+# The keys that each step is read from.
+HF_KEYS = {
+    "resize": ("size", "resample"),
+    "center_crop": ("crop_size",),
+    "rescale": ("rescale_factor",),
+    "normalize": ("image_mean", "image_std"),
+}
+
+
+def from_hf(
+    processor: Json, model_type: str, model_size: Size, image_size: Size | None
+) -> FoundPreprocess:
+    """Read any generation of `preprocessor_config.json`; `image_size` overrides its size.
+
+    If there is no file, the defaults are scaled to the model's size, or to the size that the family
+    is evaluated at. The first generation has sizes as integers, the second adds
+    `feature_extractor_type`, the third has `image_processor_type` and sizes as objects. An integer
+    means a square for ViT and DeiT, the shortest edge for BiT and CLIP.
+    """
+    kind = _processor_kind(processor, model_type)
+    known = {k: v for k, v in processor.items() if v is not None}
+    hub = HUB.get(model_type, {}) if not processor else {}
+    values = {**PROCESSORS[kind], **hub, **known}
+    crop = _crop_size(values)
+    resize: Size | None
+    resize, fit, longest = _resize(values)
+    if not values.get("do_resize", True):
+        resize = None
+    if crop is None and (resize is None or fit == "shortest"):
+        crop = model_size
+    size = crop or resize or model_size
+    if not processor and image_size is None:
+        image_size = HUB_SIZE.get(model_type, model_size)
+    if image_size is not None:
+        if resize is not None:
+            resize, fit = _scaled(resize, size, image_size, fit)
+        size, longest = image_size, None
+    mean, std = values["image_mean"], values["image_std"]
+    if not values.get("do_normalize", True):
+        mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    notes = []
+    rescale = positive(values.get("rescale_factor", 1 / 255), "rescale_factor")
+    if not values.get("do_rescale", True):
+        rescale = 1.0
+        notes.append("preprocessor_config.json says do_rescale: false; pixels stay 0 to 255")
+    default = f"{model_type} on the hub" if hub else f"{kind}ImageProcessor's default"
+    sources = origins(HF_KEYS, processor, "preprocessor_config.json", default)
+    if not values.get("do_center_crop", False):
+        sources["center_crop"] = "config.json: image_size"
+    plan = Preprocess(
+        size=size,
+        resize=resize,
+        fit=fit,
+        longest=longest,
+        resample=resample(values["resample"]),
+        rescale=rescale,
+        mean=triple(mean, "image_mean"),
+        std=positive_triple(std, "image_std"),
+        source="preprocessor_config.json" if processor else f"{default}s" if not hub else default,
+    )
+    return FoundPreprocess(plan, tuple(notes), sources)
+
+
+def _processor_kind(processor: Json, model_type: str) -> str:
+    name = str(
+        processor.get("image_processor_type") or processor.get("feature_extractor_type") or ""
+    )
+    for suffix in ("Fast", "Pil", "ImageProcessor", "FeatureExtractor"):
+        name = name.removesuffix(suffix)
+    if not name:
+        return PROCESSOR_OF.get(model_type, "ViT")
+    if name not in PROCESSORS:
+        known = ", ".join(PROCESSORS)
+        raise CheckpointError(
+            f"preprocessor_config.json asks for a {name} image processor",
+            f"known are {known}; --preprocess timm overrides it",
+        )
+    return name
+
+
+def _resize(values: Json) -> tuple[Size, Fit, int | None]:
+    """Read any generation's `size` as (target, fit, limit of the longer edge)."""
+    size = values["size"]
+    if isinstance(size, int):
+        size = (
+            {"height": size, "width": size}
+            if values["default_to_square"]
+            else {"shortest_edge": size}
+        )
+    if isinstance(size, list | tuple):
+        return pair(size, "size"), "squash", None
+    if isinstance(size, dict):
+        size = {k: v for k, v in size.items() if v is not None}
+        if {"height", "width"} <= size.keys():
+            return pair([size["height"], size["width"]], "size"), "squash", None
+        if "shortest_edge" in size:
+            longest = size.get("longest_edge")
+            cap = None if longest is None else pair(longest, "longest_edge")[0]
+            return pair(size["shortest_edge"], "size"), "shortest", cap
+    raise CheckpointError(f"preprocessor_config.json: size is {size!r}, which is not supported")
+
+
+def _crop_size(values: Json) -> Size | None:
+    if not values.get("do_center_crop", False):
+        return None
+    crop = values.get("crop_size", 224)
+    if isinstance(crop, dict):
+        if "shortest_edge" in crop:
+            return pair(crop["shortest_edge"], "crop_size")
+        return pair([crop.get("height"), crop.get("width")], "crop_size")
+    return pair(crop, "crop_size")
+
+
+def _scaled(resize: Size, size: Size, new: Size, fit: Fit) -> tuple[Size, Fit]:
+    """Scale the resize with the crop, so that the crop ratio stays."""
+    scaled = resize[0] * new[0] // size[0], resize[1] * new[1] // size[1]
+    if fit == "shortest" and scaled[0] != scaled[1]:
+        return scaled, "cover"
+    return scaled, fit
+
+
+def to_hf(plan: Preprocess) -> dict[str, Any]:
+    """Make a `preprocessor_config.json`. Raises CheckpointError if no processor can express it."""
+    height, width = plan.size
+    target = {"height": height, "width": width}
+    values: dict[str, Any] = {
+        "image_processor_type": "ViTImageProcessor",
+        "do_resize": plan.resize is not None,
+        "do_rescale": True,
+        "rescale_factor": plan.rescale,
+        "do_normalize": True,
+        "image_mean": list(plan.mean),
+        "image_std": list(plan.std),
+        "resample": next(n for n, name in RESAMPLE.items() if name == plan.resample),
+        "size": target,
+    }
+    if plan.resize is not None and plan.fit == "squash":
+        values["size"] = {"height": plan.resize[0], "width": plan.resize[1]}
+        if plan.resize == plan.size:
+            return values
+        return {**values, "image_processor_type": "DeiTImageProcessor", **_cropped(target)}
+    if plan.fit == "shortest" and plan.resize is not None and plan.longest is None:
+        values["size"] = {"shortest_edge": plan.resize[0]}
+        return {**values, "image_processor_type": "BitImageProcessor", **_cropped(target)}
+    raise CheckpointError(f"transformers has no image processor for: {plan.describe()}")
+
+
+def _cropped(target: dict[str, int]) -> dict[str, Any]:
+    return {"do_center_crop": True, "crop_size": target}

@@ -1,0 +1,115 @@
+"""What travels between a shared run and its workers: a job to them, typed events back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from vitcli.errors import VitError
+from vitcli.files import PARTIAL
+from vitcli.jobs.job import Reporter, Summary
+from vitcli.records import Progress, Row, Sink
+from vitcli.runs.shard import Shard
+from vitcli.sinks.memory import ListSink
+
+if TYPE_CHECKING:
+    from vitcli.tasks.classify.classify import ClassifyJob
+    from vitcli.tasks.embed import EmbedJob
+
+Job: TypeAlias = "ClassifyJob | EmbedJob"
+SECONDS_BETWEEN = 0.5  # two reports of progress
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Something that a user should know."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Advanced:
+    """The progress of a shard."""
+
+    shard: Shard
+    progress: Progress
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The worker can take a shard."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The worker has done its shard. Where the job names no output, here are the rows."""
+
+    summary: Summary
+    progress: Progress
+    rows: tuple[Row, ...] = ()
+    meta: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """An error that ends the run."""
+
+    error: VitError
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The worker has died, and can be replaced."""
+
+    why: str
+
+
+Told: TypeAlias = Note | Advanced
+Event: TypeAlias = Told | Ready | Ended | Failed | Lost
+
+
+def do_shard(job: Job, shard: Shard, attempt: int, tell: Callable[[Told], None]) -> Ended | Failed:
+    """Do a shard of the job. A later attempt resumes what a lost worker has done."""
+    resumes = False
+    if attempt > 1 and isinstance(job.out, Path):
+        out = shard.named(job.out)
+        resumes = not job.overwrite or out.with_name(out.name + PARTIAL).exists()
+    resuming = replace(job.resuming, shard=shard, resume=job.resuming.resume or resumes)
+    reporter, sink = _Telling(tell, shard), ListSink()
+    try:
+        job = replace(job, resuming=resuming, overwrite=job.overwrite and not resumes)
+        summary = task_of(job)(job, reporter, sink if job.out is None else None)
+    except VitError as error:
+        return Failed(error)
+    return Ended(summary, reporter.latest, tuple(sink.rows), sink.meta)
+
+
+class _Telling:
+    """The reporter of a shard. It does not tell the progress of every batch."""
+
+    def __init__(self, tell: Callable[[Told], None], shard: Shard) -> None:
+        self.latest = Progress()
+        self._tell, self._shard = tell, shard
+        self._last = -SECONDS_BETWEEN
+
+    def note(self, text: str) -> None:
+        self._tell(Note(text))
+
+    def listing(self, count: Callable[[], int | None]) -> None: ...
+
+    def progress(self, progress: Progress) -> None:
+        self.latest = progress
+        if time.monotonic() - self._last >= SECONDS_BETWEEN:
+            self._last = time.monotonic()
+            self._tell(Advanced(self._shard, progress))
+
+
+def task_of(job: Job) -> Callable[[Any, Reporter | None, Sink | None], Summary]:
+    """Return the function that runs such a job in this process."""
+    from vitcli.tasks.classify.classify import ClassifyJob, classify
+    from vitcli.tasks.embed import embed
+
+    return classify if isinstance(job, ClassifyJob) else embed

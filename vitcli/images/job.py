@@ -1,0 +1,91 @@
+"""The job that a worker process does for each image, and the messages on its pipe."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
+from typing import Any, Protocol
+
+import numpy as np
+
+from vitcli.images.decode import decode
+from vitcli.processes import end_with_parent
+from vitcli.records import Failure, ImageRef, Limits, Preprocess, Sample
+
+Decoded = Sample | Failure
+
+
+class ImageJob(Protocol):
+    """A function of an image and of further arguments. Each worker process receives it once."""
+
+    @property
+    def limits(self) -> Limits: ...
+
+    def __call__(self, ref: ImageRef, *more: Any) -> Decoded: ...
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeJob:
+    """Decode and preprocess an image, and measure the time."""
+
+    plans: tuple[Preprocess, ...]
+    limits: Limits = Limits()
+    formats: str = "common"
+
+    def __call__(self, ref: ImageRef, *more: Any) -> Decoded:
+        started = time.perf_counter()
+        decoded = decode(ref, self.plans, self.limits, self.formats)
+        if isinstance(decoded, Failure):
+            return decoded
+        return replace(decoded, seconds=time.perf_counter() - started)
+
+
+def serve(pipe: Connection, job: ImageJob) -> None:
+    """Run a worker process: receive (ref, ...), and send a Failure, or the facts of a Sample and
+    then the bytes of each of its arrays."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process decides when to stop
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        end_with_parent(parent.sentinel)
+    _be_first_out_of_memory()
+    _silence()
+    with suppress(EOFError, OSError):  # the main process has ended, or closed the pipe
+        pipe.send("ready")
+        while True:
+            result = job(*pipe.recv())
+            if isinstance(result, Failure):
+                pipe.send(result)
+            else:
+                shapes = [array.shape for array in result.pixels]
+                pipe.send((shapes, result.size, result.seconds, result.note))
+                for array in result.pixels:
+                    pipe.send_bytes(np.ascontiguousarray(array).reshape(-1).data)
+
+
+def receive(pipe: Connection, ref: ImageRef) -> Decoded:
+    """Read the answer of `serve`, which leaves out the ref."""
+    answer = pipe.recv()
+    if isinstance(answer, Failure):
+        return replace(answer, ref=ref)
+    shapes, size, seconds, note = answer
+    arrays = (np.frombuffer(pipe.recv_bytes(), np.uint8).reshape(shape) for shape in shapes)
+    return Sample(ref, tuple(arrays), size, seconds, note)
+
+
+def _silence() -> None:
+    """Discard the output of libraries such as libtiff, which nobody would see."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in (1, 2):
+        os.dup2(nowhere, descriptor)
+
+
+def _be_first_out_of_memory() -> None:
+    """Have Linux kill this process, which costs one row at most, and not the largest one, which
+    is the main process with its model. See proc(5)."""
+    with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write("1000")
