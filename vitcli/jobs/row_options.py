@@ -17,7 +17,7 @@ NOT_IN_ROWS = frozenset(
 
 
 class Job(Protocol):
-    """What the jobs that write rows have in common: dataclasses with these and their own fields."""
+    """A job that writes rows: a dataclass with these and its own fields."""
 
     @property
     def options(self) -> ModelOptions: ...

@@ -109,7 +109,7 @@ class Output:
         return PageSink(target, self.page(meta), lines)
 
     def fingerprint(self, weights: Sequence[Mapping[str, Any]]) -> Fingerprint:
-        """What its rows depend on."""
+        """The fingerprint of its rows."""
         shard = self.resuming.shard
         options = {**self.format.options, **self.options, "shard": shard and str(shard)}
         defaults = {**OPTION_DEFAULTS, **self.defaults, "shard": None}

@@ -1,4 +1,4 @@
-"""What the rows of a command are written as."""
+"""The format of an output: a name, and its options."""
 
 from __future__ import annotations
 

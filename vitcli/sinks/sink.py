@@ -1,4 +1,4 @@
-"""What every sink that writes files has in common."""
+"""The base class of sinks that write files."""
 
 from __future__ import annotations
 
