@@ -255,7 +255,7 @@ class Preprocess:
 
     `fit` says how `resize` (height, width) is met: *squash* exactly, *shortest* by the shorter
     edge (the longer is truncated and, with `longest`, capped), *cover* and *contain* by the ratio
-    of the tighter and the wider edge. `None` leaves the image as it is. Then the middle `size` is
+    of the tighter and the wider edge. `None` leaves the image unchanged. Then the middle `size` is
     cut out (padded with `fill` where the image is smaller) with the rounding of `crop`'s library,
     and (pixel * rescale - mean) / std makes the floats. *fast* decoding gives pixels that are
     close, not equal: a large picture is reduced by a whole number before it is resized.
@@ -282,7 +282,7 @@ class Preprocess:
         return self.decode == "fast" and self.resize is not None and self.resample != "nearest"
 
     def steps(self) -> list[str]:
-        """The steps in order; a step's name stands before its bracket."""
+        """The steps in order; the name of a step is before its bracket."""
         steps = [f"reduced_decode(>= {FAST_GAP:g}x)"] if self.reduces else []
         steps += ["exif_turn"] if self.exif else []
         steps += ["rgb"] if self.grey16 == "scale" else ["rgb(grey16 clamped)"]
@@ -310,7 +310,7 @@ def _numbers(values: Sequence[float]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Limits for one image: pixels (width x height) and seconds of decoding."""
+    """Limits of one image: pixels (width x height) and seconds of decoding."""
 
     max_pixels: int = 89_500_000
     timeout: float = 60.0

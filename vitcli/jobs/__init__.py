@@ -1,1 +1,1 @@
-"""The parts that every command needs: the nouns of a job, and the run itself."""
+"""Parts that every command needs: the nouns of a job, and the run itself."""

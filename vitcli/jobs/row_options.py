@@ -17,7 +17,7 @@ NOT_IN_ROWS = frozenset(
 
 
 class Job(Protocol):
-    """A job that writes rows: a dataclass with these fields and its own."""
+    """A job that writes rows: a dataclass with these and its own fields."""
 
     @property
     def options(self) -> ModelOptions: ...

@@ -1,4 +1,4 @@
-"""The options and weights that rows depend on: runs of one fingerprint write the same rows."""
+"""Fingerprints of runs: two runs with the same one make the same row of an image."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_SHOWN = 8  # values of a list in a message
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """The values that a row depends on besides its image, by the names that users know, as JSON.
+    """Everything that a row depends on besides its image: JSON values by the names that users know.
 
     `values` leaves out the options that have their default value, and `defaults` records those
     values. An option that a later version adds is in neither: the earlier run had its default.

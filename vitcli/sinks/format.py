@@ -1,4 +1,4 @@
-"""The format in which a command writes its rows."""
+"""The format of an output: a name, and its options."""
 
 from __future__ import annotations
 

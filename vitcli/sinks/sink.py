@@ -1,4 +1,4 @@
-"""The base class of all sinks that write files."""
+"""The base class of sinks that write files."""
 
 from __future__ import annotations
 
