@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -144,9 +146,72 @@ def test_what_is_not_needed_is_not_imported(code: str, absent: tuple[str, ...]) 
     assert out.stdout.splitlines()[-1] == "[]", out.stdout
 
 
-def test_a_docstring_begins_with_a_verb_or_with_what_is_returned() -> None:
-    for path in MODULES:
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
-                first = (ast.get_docstring(node) or "").split(" ")[0]
-                assert first not in ("Of", "Those", "That", "By"), f"{path}: {node.body[0].lineno}"
+# A docstring begins with a verb, or with the noun that is returned.
+FIRST_WORDS = re.compile(
+    r"(Of|Those|That|By|What|Who|Whom|Whose|Whoever|Whatever|Be|It|They|Or|So|Nobody|Somebody)\b"
+)
+# A phrase that is to be read twice, and plain English for it.
+PHRASES = {
+    r"\bso (many|few)\b(?! that\b)": "at most N, N times, the number of",
+    r"\banew\b": "again, or start over",
+    r"\bbe it\b(?!s)": "whether",
+    r"\bgoes on with\b": "resumes",
+    r"\bwhich see\b": "see",
+    r"\bof (its|their) own accord\b": "by itself",
+    r"\bthere is said\b": "the message says",
+    r"(?<!there )\bis no (?!longer|more|less|larger|smaller|better|worse|such)": "is not",
+}
+MOST_FILES = 25  # of a folder, beside its __init__
+
+
+def docstrings_of(path: Path) -> Iterator[tuple[int, str]]:
+    """Line and text."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            text = ast.get_docstring(node)
+            if text:
+                yield node.body[0].lineno, text
+
+
+def comments_of(path: Path) -> Iterator[tuple[int, str]]:
+    """Line and text; the lines of one comment together."""
+    lines: list[str] = []
+    start = last = 0
+    with path.open("rb") as file:
+        for token in tokenize.tokenize(file.readline):
+            if token.type != tokenize.COMMENT:
+                continue
+            if lines and token.start[0] != last + 1:
+                yield start, " ".join(lines)
+                lines = []
+            start = start if lines else token.start[0]
+            last = token.start[0]
+            lines.append(token.string.lstrip("#! "))
+    if lines:
+        yield start, " ".join(lines)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_a_docstring_begins_with_a_verb_or_with_what_is_returned(path: Path) -> None:
+    found = [
+        f"{path}:{line}: {text[:60]}"
+        for line, text in docstrings_of(path)
+        if FIRST_WORDS.match(text)
+    ]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_docstrings_and_comments_are_plain_english(path: Path) -> None:
+    found = [
+        f"{path}:{line}: {match[0]!r}: {plain}"
+        for line, text in (*docstrings_of(path), *comments_of(path))
+        for phrase, plain in PHRASES.items()
+        if (match := re.search(phrase, " ".join(text.split()), re.IGNORECASE))
+    ]
+    assert not found, "\n".join(found)
+
+
+def test_no_folder_has_more_modules_than_a_reader_can_survey() -> None:
+    for folder in {path.parent for path in MODULES}:
+        assert len(list(folder.glob("[!_]*.py"))) <= MOST_FILES, folder
