@@ -139,7 +139,7 @@ class Box:
         skipped = (*usage * (code == 2), *('{"time": ',) * is_json)
         text = "\n".join(line for line in lines if not line.startswith(skipped))
         text = text or "vit: told otherwise" * (code == 2 or (code == 1 and is_json))
-        done = check(code, out, text, command.inputs, None, {})
+        done = check(code, out, text, command.inputs, None)
         assert code in (0, 1, 2, 3), f"exit code {code}"
         assert len(err) < 4000, "R6: long words"
         assert "not enough memory" not in text, f"R8: memory: {text}"
