@@ -35,9 +35,9 @@ from vitcli.checkpoints.detect import layout_of
 from vitcli.checkpoints.file_names import Spelling
 from vitcli.checkpoints.keymap import split, to_ours, to_theirs
 from vitcli.checkpoints.load import Model, load
-from vitcli.checkpoints.preprocess_hf import from_hf
-from vitcli.checkpoints.preprocess_timm import from_open_clip
-from vitcli.checkpoints.published import CLIP_MEAN, CLIP_STD
+from vitcli.checkpoints.preprocess.hf import from_hf
+from vitcli.checkpoints.preprocess.published import CLIP_MEAN, CLIP_STD
+from vitcli.checkpoints.preprocess.timm import from_open_clip
 from vitcli.errors import CheckpointError, VitError
 from vitcli.images.preprocess import preprocess
 from vitcli.models.prepare import prepare

@@ -18,9 +18,8 @@ from tests.checkpoints.files import copied, edit_json, loaded, refusal
 from tests.fixtures.weights import photo
 from tests.models.goldens import Golden
 from vitcli.checkpoints.load import Model
-from vitcli.checkpoints.preprocess_hf import from_hf
-from vitcli.checkpoints.preprocess_timm import from_timm
-from vitcli.checkpoints.published import (
+from vitcli.checkpoints.preprocess.hf import from_hf
+from vitcli.checkpoints.preprocess.published import (
     CLIP_MEAN,
     CLIP_STD,
     HALF,
@@ -28,6 +27,7 @@ from vitcli.checkpoints.published import (
     IMAGENET_STD,
     RESAMPLE,
 )
+from vitcli.checkpoints.preprocess.timm import from_timm
 from vitcli.errors import CheckpointError
 from vitcli.images.preprocess import preprocess
 from vitcli.models.prepare import prepare

@@ -16,7 +16,7 @@ from vitcli.checkpoints.keymap import Rule
 from vitcli.checkpoints.layouts import timm
 from vitcli.checkpoints.layouts.layout import Json, Layout, Tensors, Writer
 from vitcli.checkpoints.load import load
-from vitcli.checkpoints.published import Family, always
+from vitcli.checkpoints.preprocess.published import Family, always
 from vitcli.checkpoints.write import write_timm
 from vitcli.models.config import ViTConfig
 

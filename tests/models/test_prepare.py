@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-from vitcli.checkpoints.published import (
+from vitcli.checkpoints.preprocess.published import (
     CLIP_MEAN,
     CLIP_STD,
     HALF,

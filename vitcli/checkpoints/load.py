@@ -11,7 +11,6 @@ from pathlib import Path
 from torch import Tensor
 
 from vitcli.checkpoints.build import build, missing, with_decoder
-from vitcli.checkpoints.choose_preprocess import choose_preprocess
 from vitcli.checkpoints.detect import layout_of
 from vitcli.checkpoints.file_names import Spelling
 from vitcli.checkpoints.heads import read_head
@@ -27,6 +26,7 @@ from vitcli.checkpoints.layouts.layout import (
     count_blocks,
 )
 from vitcli.checkpoints.layouts.swin import count_blocks as count_swin_blocks
+from vitcli.checkpoints.preprocess.choose import choose_preprocess
 from vitcli.checkpoints.resolve import Checkpoint, check_sha256, resolve
 from vitcli.checkpoints.resolve import sha256 as sha256_of
 from vitcli.checkpoints.scoring import (

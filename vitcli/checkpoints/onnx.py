@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from vitcli.checkpoints.keymap import Made
 from vitcli.checkpoints.load import Model
-from vitcli.checkpoints.preprocess_hf import to_hf
-from vitcli.checkpoints.preprocess_timm import to_timm
+from vitcli.checkpoints.preprocess.hf import to_hf
+from vitcli.checkpoints.preprocess.timm import to_timm
 from vitcli.checkpoints.write import Written
 from vitcli.errors import CheckpointError
 from vitcli.models.engine import Engine, Graph

@@ -17,8 +17,8 @@ from vitcli.checkpoints.keymap import Made, to_ours
 from vitcli.checkpoints.layouts.decoders import refuse_decoder
 from vitcli.checkpoints.layouts.layout import Expressed, Layout, Library
 from vitcli.checkpoints.load import Model
-from vitcli.checkpoints.preprocess_hf import to_hf
-from vitcli.checkpoints.preprocess_timm import to_timm
+from vitcli.checkpoints.preprocess.hf import to_hf
+from vitcli.checkpoints.preprocess.timm import to_timm
 from vitcli.checkpoints.scoring import DESCRIBED
 from vitcli.errors import CheckpointError
 from vitcli.models.config import Config, ViTConfig

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from vitcli.checkpoints.keymap import to_theirs
 from vitcli.checkpoints.layouts import hf_vit
 from vitcli.checkpoints.load import Model, load
-from vitcli.checkpoints.preprocess_hf import from_hf
+from vitcli.checkpoints.preprocess.hf import from_hf
 from vitcli.images.preprocess import preprocess
 from vitcli.models.config import ViTConfig
 from vitcli.models.prepare import prepare

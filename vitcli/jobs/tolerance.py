@@ -14,7 +14,7 @@ MIN_FOR_SHARE = 100  # images
 class Tolerance:
     """The run stops when more than `count` images have failed, or more than `percent` of them.
 
-    The percentage is checked from the hundredth image on, and at the end. `None` sets no limit.
+    The percentage is checked from the hundredth image on, and at the end. `None` means no limit.
     """
 
     count: int | None = None

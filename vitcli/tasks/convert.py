@@ -16,8 +16,8 @@ from torch import Tensor
 
 from vitcli.checkpoints import onnx
 from vitcli.checkpoints.build import build
-from vitcli.checkpoints.choose_preprocess import as_written
 from vitcli.checkpoints.load import Model, load
+from vitcli.checkpoints.preprocess.choose import as_written
 from vitcli.checkpoints.replace import replacing
 from vitcli.checkpoints.resolve import resolve
 from vitcli.checkpoints.tensor_diff import Change, changes

@@ -17,7 +17,7 @@ from torch import Tensor
 from vitcli.checkpoints.keymap import Reshape, Rule, drop, rename, reshape
 from vitcli.checkpoints.layouts import timm
 from vitcli.checkpoints.layouts.layout import Json, Layout, Tensors
-from vitcli.checkpoints.published import HALF, VIT, always
+from vitcli.checkpoints.preprocess.published import HALF, VIT, always
 from vitcli.errors import CheckpointError
 from vitcli.models.config import ViTConfig
 

@@ -25,7 +25,7 @@ from vitcli.checkpoints.layouts.layout import (
     read_sizes,
     shape,
 )
-from vitcli.checkpoints.published import CLIP
+from vitcli.checkpoints.preprocess.published import CLIP
 from vitcli.models.config import ViTConfig
 
 L, B = "encoder.layers.{i}.", "blocks.{i}."

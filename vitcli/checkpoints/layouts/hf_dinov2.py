@@ -26,7 +26,7 @@ from vitcli.checkpoints.layouts.layout import (
     shape,
     with_positions,
 )
-from vitcli.checkpoints.published import DINOV2
+from vitcli.checkpoints.preprocess.published import DINOV2
 from vitcli.models.config import ViTConfig
 
 L, B = "encoder.layer.{i}.", "blocks.{i}."

@@ -19,7 +19,7 @@ from vitcli.checkpoints.layouts.layout import (
     not_square,
     read_sizes,
 )
-from vitcli.checkpoints.published import SIGLIP
+from vitcli.checkpoints.preprocess.published import SIGLIP
 from vitcli.errors import CheckpointError
 from vitcli.models.config import ViTConfig
 

@@ -24,7 +24,7 @@ from vitcli.checkpoints.layouts.layout import (
     pair,
 )
 from vitcli.checkpoints.layouts.swin import INDEX, refuse_heads, under_rule, windows_that_differ
-from vitcli.checkpoints.published import SWIN
+from vitcli.checkpoints.preprocess.published import SWIN
 from vitcli.models.config import SwinConfig
 
 L, B = "encoder.layers.{s}.blocks.{i}.", "layers.{s}.blocks.{i}."

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vitcli.checkpoints.keymap import Rule, to_theirs
-from vitcli.checkpoints.published import Evaluation, Family
+from vitcli.checkpoints.preprocess.published import Evaluation, Family
 from vitcli.errors import CheckpointError
 from vitcli.models.config import Activation, Config, SwinConfig, ViTConfig
 from vitcli.models.mae import MaskedAutoencoder

@@ -22,7 +22,15 @@ from vitcli.checkpoints.keymap import Rule, drop, rename
 from vitcli.checkpoints.layouts import timm
 from vitcli.checkpoints.layouts.decoders import meta_decoders
 from vitcli.checkpoints.layouts.layout import Decoders, Json, Layout, Tensors
-from vitcli.checkpoints.published import DEIT, DINO, DINOV2, MAE, Evaluation, Family, always
+from vitcli.checkpoints.preprocess.published import (
+    DEIT,
+    DINO,
+    DINOV2,
+    MAE,
+    Evaluation,
+    Family,
+    always,
+)
 from vitcli.errors import CheckpointError
 from vitcli.models.config import PosResize, ViTConfig
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from vitcli.checkpoints.keymap import Rule, rename
 from vitcli.checkpoints.layouts import openai, timm
 from vitcli.checkpoints.layouts.layout import Json, Layout, Tensors
-from vitcli.checkpoints.published import SIGLIP
+from vitcli.checkpoints.preprocess.published import SIGLIP
 from vitcli.errors import CheckpointError
 from vitcli.models.config import ViTConfig
 

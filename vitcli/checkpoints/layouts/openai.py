@@ -27,7 +27,7 @@ from vitcli.checkpoints.layouts.layout import (
     pair,
     shape,
 )
-from vitcli.checkpoints.published import CLIP
+from vitcli.checkpoints.preprocess.published import CLIP
 from vitcli.errors import CheckpointError
 from vitcli.models.config import ViTConfig
 

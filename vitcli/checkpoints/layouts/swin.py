@@ -27,7 +27,7 @@ from vitcli.checkpoints.layouts.layout import (
     shape,
 )
 from vitcli.checkpoints.layouts.timm import architecture, image_size, model_args
-from vitcli.checkpoints.published import SWIN
+from vitcli.checkpoints.preprocess.published import SWIN
 from vitcli.errors import CheckpointError, UsageError
 from vitcli.models.config import SwinConfig
 from vitcli.records import Size

@@ -19,7 +19,7 @@ from vitcli.checkpoints.layouts.swin import (
     windows_that_differ,
 )
 from vitcli.checkpoints.layouts.swin import read_config as read_swin
-from vitcli.checkpoints.published import SWIN
+from vitcli.checkpoints.preprocess.published import SWIN
 from vitcli.models.config import SwinConfig
 
 EPS = 1e-5

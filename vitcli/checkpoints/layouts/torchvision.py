@@ -10,7 +10,7 @@ from typing import Any
 from vitcli.checkpoints.keymap import Rule, rename
 from vitcli.checkpoints.layouts import timm
 from vitcli.checkpoints.layouts.layout import Json, Layout, Tensors
-from vitcli.checkpoints.published import Family
+from vitcli.checkpoints.preprocess.published import Family
 from vitcli.models.config import ViTConfig
 from vitcli.records import Size
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from vitcli.checkpoints.layouts.layout import Json, number
-from vitcli.checkpoints.published import RESAMPLE
+from vitcli.checkpoints.preprocess.published import RESAMPLE
 from vitcli.errors import CheckpointError
 from vitcli.records import Preprocess, Resample
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from vitcli.checkpoints.layouts.layout import Json, pair
-from vitcli.checkpoints.preprocess_fields import (
+from vitcli.checkpoints.preprocess.fields import (
     FoundPreprocess,
     origins,
     positive,
@@ -13,7 +13,13 @@ from vitcli.checkpoints.preprocess_fields import (
     resample,
     triple,
 )
-from vitcli.checkpoints.published import HUB, HUB_SIZE, PROCESSOR_OF, PROCESSORS, RESAMPLE
+from vitcli.checkpoints.preprocess.published import (
+    HUB,
+    HUB_SIZE,
+    PROCESSOR_OF,
+    PROCESSORS,
+    RESAMPLE,
+)
 from vitcli.errors import CheckpointError
 from vitcli.records import Fit, Preprocess, Size
 

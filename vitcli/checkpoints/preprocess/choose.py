@@ -10,10 +10,19 @@ from vitcli.checkpoints.layouts.layout import Json, Layout
 from vitcli.checkpoints.layouts.openai import model_config
 from vitcli.checkpoints.layouts.timm import image_size as timm_image_size
 from vitcli.checkpoints.layouts.timm import pretrained_cfg
-from vitcli.checkpoints.preprocess_fields import FoundPreprocess, origins
-from vitcli.checkpoints.preprocess_hf import HF_KEYS, from_hf, to_hf
-from vitcli.checkpoints.preprocess_timm import TIMM_KEYS, from_open_clip, from_timm, to_timm
-from vitcli.checkpoints.published import CLIP, DEIT, DINOV2, HALF, MAE, TIMM_DEFAULT, VIT, Family
+from vitcli.checkpoints.preprocess.fields import FoundPreprocess, origins
+from vitcli.checkpoints.preprocess.hf import HF_KEYS, from_hf, to_hf
+from vitcli.checkpoints.preprocess.published import (
+    CLIP,
+    DEIT,
+    DINOV2,
+    HALF,
+    MAE,
+    TIMM_DEFAULT,
+    VIT,
+    Family,
+)
+from vitcli.checkpoints.preprocess.timm import TIMM_KEYS, from_open_clip, from_timm, to_timm
 from vitcli.checkpoints.resolve import Checkpoint
 from vitcli.errors import UsageError
 from vitcli.models.config import Config

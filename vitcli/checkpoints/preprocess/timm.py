@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from vitcli.checkpoints.layouts.layout import Json, pair
-from vitcli.checkpoints.preprocess_fields import positive, positive_triple, resample, triple
-from vitcli.checkpoints.published import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD
+from vitcli.checkpoints.preprocess.fields import positive, positive_triple, resample, triple
+from vitcli.checkpoints.preprocess.published import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD
 from vitcli.errors import CheckpointError
 from vitcli.records import Preprocess, Size
 
