@@ -282,7 +282,7 @@ class Preprocess:
         return self.decode == "fast" and self.resize is not None and self.resample != "nearest"
 
     def steps(self) -> list[str]:
-        """What is done, in order; the name of a step stands before its bracket."""
+        """Return the steps in order; each begins with its name, before any bracket."""
         steps = [f"reduced_decode(>= {FAST_GAP:g}x)"] if self.reduces else []
         steps += ["exif_turn"] if self.exif else []
         steps += ["rgb"] if self.grey16 == "scale" else ["rgb(grey16 clamped)"]
@@ -310,7 +310,7 @@ def _numbers(values: Sequence[float]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one image may cost: pixels (width x height) and seconds of decoding."""
+    """The most that one image may cost: pixels (width x height) and seconds of decoding."""
 
     max_pixels: int = 89_500_000
     timeout: float = 60.0

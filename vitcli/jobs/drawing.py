@@ -29,7 +29,7 @@ def check_page(html: Path | None, resuming: Resuming) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What to draw for one image: maps, the texts below them, and the size (height, width) of a
+    """The drawing of one image: its maps, the texts below them, and the size (height, width) of a
     preview, if any."""
 
     maps: tuple[Maps, ...] = ()
