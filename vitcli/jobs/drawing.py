@@ -29,8 +29,8 @@ def check_page(html: Path | None, resuming: Resuming) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """A drawing to make for one image: maps, the texts below them, and the size (height, width) of
-    a preview, if any."""
+    """The drawing of one image: its maps, the texts below them, and the size (height, width) of a
+    preview, if any."""
 
     maps: tuple[Maps, ...] = ()
     caption: str = ""
