@@ -146,9 +146,9 @@ def test_an_error_is_an_event_and_not_said_twice(vit: Vit, mixed: Path) -> None:
 
 
 def test_notes_are_events(capsys: pytest.CaptureFixture[str]) -> None:
-    with screen.Screen(log_json=True) as watcher:
-        watcher.note("a \x1b note")
-        watcher.note("a \x1b note")
+    with screen.Screen(log_json=True) as reporter:
+        reporter.note("a \x1b note")
+        reporter.note("a \x1b note")
     [event] = events(Ended(0, b"", capsys.readouterr().err))
     assert (event["event"], event["message"]) == ("note", "a \x1b note")
 

@@ -43,8 +43,8 @@ def test_features_of_an_interrupted_run_are_kept(
 
     monkeypatch.setattr(TorchEngine, "__call__", counted)
 
-    def take(watcher: NullReporter) -> dict[int, torch.Tensor]:
-        run = Run(Inputs(), running, watcher, Listing([]))
+    def take(reporter: NullReporter) -> dict[int, torch.Tensor]:
+        run = Run(Inputs(), running, reporter, Listing([]))
         found, failures = features(run, model, [FoundImage(path) for path in paths])
         assert not failures
         return found

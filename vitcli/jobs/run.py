@@ -60,7 +60,7 @@ class Run:
 
     inputs: Inputs
     running: Running
-    watcher: Reporter
+    reporter: Reporter
     listing: Listing
     progress: Progress = field(default_factory=Progress)
     started: float = field(default_factory=time.monotonic)
@@ -70,13 +70,13 @@ class Run:
 
     def over(self, images: Sequence[FoundImage]) -> Run:
         """The same run over other images."""
-        listing = Listing([FoundSource(images)], Omissions(self.watcher.note))
-        return Run(self.inputs, self.running, self.watcher, listing)
+        listing = Listing([FoundSource(images)], Omissions(self.reporter.note))
+        return Run(self.inputs, self.running, self.reporter, listing)
 
     def load(self, spec: Spec, options: ModelOptions) -> Model:
         """Load a model; a loaded one is returned unchanged."""
         if isinstance(spec, str | Checkpoint):
-            return load_model(spec, options, self.watcher.note)
+            return load_model(spec, options, self.reporter.note)
         return spec
 
     def prepare(self, model: Model) -> Prepared:
@@ -90,7 +90,7 @@ class Run:
             running.dtype,
             quantize=running.quantize,
             compile=running.compile,
-            note=self.watcher.note,
+            note=self.reporter.note,
         )
 
     def engine(self, model: Model, output: engines.Output) -> Engine:
@@ -98,7 +98,7 @@ class Run:
         from vitcli.checkpoints.engines import open_engine
         from vitcli.models.engine import SplittingEngine, TorchEngine
 
-        running, note = self.running, self.watcher.note
+        running, note = self.running, self.reporter.note
         if running.engine == "torch":
             engine: Engine = TorchEngine(self.prepare(model), output)
         else:
@@ -153,11 +153,11 @@ class Run:
             described = describe_weights(weights, record.known())
             record.plan(output.fingerprint(described))
             self.progress = record.progress
-            self.watcher.progress(self.progress)
+            self.reporter.progress(self.progress)
             if record.failed_before and not record.is_stale:
-                self.watcher.note(_failed_before(record.failed_before, self.progress.failed))
+                self.reporter.note(_failed_before(record.failed_before, self.progress.failed))
             if record.is_complete:
-                self.watcher.note(f"{output.target().out} is already complete")
+                self.reporter.note(f"{output.target().out} is already complete")
                 return False
             header = None if record.needs_model else record.header
             work = load_once() if header is None else _idle(header.meta)
@@ -171,7 +171,7 @@ class Run:
             return record.is_stale
 
     def _pump(self, work: Ready, refs: Iterable[ImageRef], sink: Sink) -> None:
-        self.watcher.listing(self.listing.count)
+        self.reporter.listing(self.listing.count)
         refs = iter(refs)
         if (first := next(refs, None)) is None:
             return  # without torch
@@ -182,7 +182,7 @@ class Run:
         job = DecodeJob(work.plans, self.inputs.limits, self.inputs.formats)
         size, forward = self._batching(work.forward)
         refs = chain((first,), refs)
-        workers, note = self.running.workers, self.watcher.note
+        workers, note = self.running.workers, self.reporter.note
         batches = iter_batches(refs, job, size, workers, note, keeps_data=work.reads_again)
         with closing(batches):
             pipeline.run(loaded(batches, device), forward, sink, self._on_progress, self.progress)
@@ -192,7 +192,7 @@ class Run:
         size = self.running.batch_size
         if size != "auto":
             return lambda: size, forward
-        growing = GrowingBatch(self.watcher.note)
+        growing = GrowingBatch(self.reporter.note)
         return growing, growing.timed(forward)
 
     def _meta(self, work: Ready) -> dict[str, object]:
@@ -241,7 +241,7 @@ class Run:
         return f" of {found[0]:,}" if found and found[0] is not None else ""
 
     def _on_progress(self, progress: Progress) -> None:
-        self.watcher.progress(progress)
+        self.reporter.progress(progress)
         self.inputs.tolerance.check(progress)
 
 

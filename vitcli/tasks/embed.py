@@ -70,14 +70,14 @@ class EmbedJob:
             raise UsageError(f"--l2 is for vectors, and --pool {self.pool} gives tokens")
 
 
-def embed(job: EmbedJob, watcher: Reporter | None = None, sink: Sink | None = None) -> Summary:
+def embed(job: EmbedJob, reporter: Reporter | None = None, sink: Sink | None = None) -> Summary:
     """Run the job. Rows go to `sink` if there is one, else to the job's output.
 
     Raises VitError for errors that end the run; an image that fails is a line of the index.
     """
-    watcher = watcher or NullReporter()
-    listing = list_inputs(job.inputs, watcher.note, shard=job.resuming.shard)
-    run = Run(job.inputs, job.running, watcher, listing)
+    reporter = reporter or NullReporter()
+    listing = list_inputs(job.inputs, reporter.note, shard=job.resuming.shard)
+    run = Run(job.inputs, job.running, reporter, listing)
     ready = partial(_ready, job, run)
     if sink is not None:
         return run.into(sink, ready([job.model]))

@@ -67,22 +67,22 @@ def merge(
     out: Place,
     *,
     overwrite: bool = False,
-    watcher: Reporter | None = None,
+    reporter: Reporter | None = None,
 ) -> Summary:
     """Write every row of every shard, in the order of the inputs. A URL may be a pattern.
 
     Raises OutputError if a shard is missing, is named twice, or belongs to another run.
     """
-    watcher = watcher or NullReporter()
+    reporter = reporter or NullReporter()
     with (
-        staged(out, overwrite=overwrite, note=watcher.note) as file,
+        staged(out, overwrite=overwrite, note=reporter.note) as file,
         brought(shards) as files,
     ):
         assert file is not None
-        return _merge(files, file, overwrite=overwrite, watcher=watcher)
+        return _merge(files, file, overwrite=overwrite, reporter=reporter)
 
 
-def _merge(shards: Sequence[Path], out: Path, *, overwrite: bool, watcher: Reporter) -> Summary:
+def _merge(shards: Sequence[Path], out: Path, *, overwrite: bool, reporter: Reporter) -> Summary:
     started = time.monotonic()
     parts = _complete([_read(path) for path in shards])
     first = parts[0]
@@ -107,7 +107,7 @@ def _merge(shards: Sequence[Path], out: Path, *, overwrite: bool, watcher: Repor
         stores = [Rows(part.output, ahead) for part in parts]
         meta = first.header.meta
         merged = _rows(parts, stores, key, ahead)
-        with completing(record.begin(meta, first.header.weights, watcher.progress)) as sink:
+        with completing(record.begin(meta, first.header.weights, reporter.progress)) as sink:
             while rows := list(islice(merged, AT_A_TIME)):
                 sink.write(rows)
             seconds = time.monotonic() - started

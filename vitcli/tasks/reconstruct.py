@@ -96,22 +96,22 @@ class PanelSink:
         return name
 
 
-def reconstruct(job: ReconstructJob, watcher: Reporter | None = None) -> Summary:
+def reconstruct(job: ReconstructJob, reporter: Reporter | None = None) -> Summary:
     """Run the job: draw original, masked image and reconstruction of every image that decodes.
 
     Raises CheckpointError for a model without a decoder.
     """
-    watcher = watcher or NullReporter()
-    run = Run(job.inputs, job.running, watcher, list_inputs(job.inputs, watcher.note))
-    model = job.model if isinstance(job.model, Model) else _load(job, run.watcher)
+    reporter = reporter or NullReporter()
+    run = Run(job.inputs, job.running, reporter, list_inputs(job.inputs, reporter.note))
+    model = job.model if isinstance(job.model, Model) else _load(job, run.reporter)
     sink = PanelSink(job.out, overwrite=job.overwrite)
     forward = _forward(job, model, model.with_decoder(), sink)
     return run.into(sink, Ready(plans=(model.preprocess,), forward=forward, meta={}))
 
 
-def _load(job: ReconstructJob, watcher: Reporter) -> Model:
+def _load(job: ReconstructJob, reporter: Reporter) -> Model:
     assert isinstance(job.model, str)
-    return load_model(job.model, job.options, watcher.note, keep_decoder=True)
+    return load_model(job.model, job.options, reporter.note, keep_decoder=True)
 
 
 def draw_mask(seed: int, place: int, patches: int, ratio: float) -> Tensor:

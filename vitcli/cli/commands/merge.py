@@ -40,6 +40,6 @@ def merge(shards: Shards, out: Out, overwrite: o.Overwrite = False, quiet: o.Qui
     place = place_of(out)
     with Screen(quiet=quiet, progress=False) as screen:
         summary = run(
-            [place_of(shard) for shard in shards], place, overwrite=overwrite, watcher=screen
+            [place_of(shard) for shard in shards], place, overwrite=overwrite, reporter=screen
         )
     end(screen, summary, place)

@@ -93,7 +93,7 @@ class AttentionJob:
 
 def attention(
     job: AttentionJob,
-    watcher: Reporter | None = None,
+    reporter: Reporter | None = None,
     sink: Sink | None = None,
     show: Callable[[NDArray[np.uint8]], None] = lambda pixels: None,
 ) -> Summary:
@@ -102,10 +102,10 @@ def attention(
 
     Raises VitError for errors that end the run; an image that fails is a row.
     """
-    watcher = watcher or NullReporter()
+    reporter = reporter or NullReporter()
     shard, is_once = job.resuming.shard, job.out is not None
-    listing = list_inputs(job.inputs, watcher.note, shard=shard, is_once=is_once)
-    run = Run(job.inputs, job.running, watcher, listing)
+    listing = list_inputs(job.inputs, reporter.note, shard=shard, is_once=is_once)
+    run = Run(job.inputs, job.running, reporter, listing)
     tree = None if job.out is None else _tree(job, job.out, listing)
     with ExitStack() as open_things:
         if tree is not None:
@@ -148,7 +148,7 @@ def _ready(
     model = run.load(specs[0], job.options)
     has_caption = job.out is not None and job.style.name == "panel"
     wants_logits = has_caption or job.html is not None
-    runner = AttentionRunner(model, job.look, wants_logits=wants_logits, note=run.watcher.note)
+    runner = AttentionRunner(model, job.look, wants_logits=wants_logits, note=run.reporter.note)
     prepared = run.prepare(model)
     forward = _forward(runner, prepared, job.running)
     if tree is not None or job.html is not None or job.show is not None:
@@ -160,10 +160,12 @@ def _ready(
             file_format=job.file_format,
             has_thumbnail=job.html is not None,
         )
-        crew = open_things.enter_context(WorkerPool(drawing, job.running.workers, run.watcher.note))
-        forward = MapRenderer(job, crew, tree, show).after(forward)
+        worker_pool = open_things.enter_context(
+            WorkerPool(drawing, job.running.workers, run.reporter.note)
+        )
+        forward = MapRenderer(job, worker_pool, tree, show).after(forward)
     if job.look.method == "grad" and (job.running.quantize or job.running.dtype != "fp32"):
-        run.watcher.note("gradients are computed in fp32, by PyTorch's own products")
+        run.reporter.note("gradients are computed in fp32, by PyTorch's own products")
     if tree is not None:
         tree.begin()
     meta = describe_model(model)
@@ -248,12 +250,12 @@ class MapRenderer:
     def __init__(
         self,
         job: AttentionJob,
-        crew: WorkerPool,
+        worker_pool: WorkerPool,
         tree: PictureTree | None,
         show: Callable[[NDArray[np.uint8]], None],
     ) -> None:
         self._job = job
-        self._crew = crew
+        self._worker_pool = worker_pool
         self._tree = tree
         self._show = show
         self._has_shown = job.show is None
@@ -283,7 +285,7 @@ class MapRenderer:
             row = replace(rows[number], thumbnail=thumbnail.tobytes())
             return self._written(row, pictures) if self._tree is not None else row
 
-        return self._crew.each(tasks, written)
+        return self._worker_pool.each(tasks, written)
 
     def _request(self, row: Attended, *, is_first: bool) -> Request:
         best = row.target or next(iter(row.predictions), None)

@@ -108,7 +108,7 @@ class Bench:
 
 def bench(
     job: BenchJob,
-    watcher: Reporter | None = None,
+    reporter: Reporter | None = None,
     on_step: Callable[[str], None] = lambda text: None,
     *,
     began: float | None = None,
@@ -120,7 +120,7 @@ def bench(
     measured, along with the signal.
     """
     began = time.monotonic() if began is None else began
-    return _Trials(job, watcher or NullReporter(), on_step, began).run()
+    return _Trials(job, reporter or NullReporter(), on_step, began).run()
 
 
 @dataclass(slots=True)
@@ -128,7 +128,7 @@ class _Trials:
     """The steps of a bench, and the measurements so far."""
 
     job: BenchJob
-    watcher: Reporter
+    reporter: Reporter
     on_step: Callable[[str], None]
     began: float
     measured: dict[Candidate, Measured] = field(default_factory=dict)
@@ -138,12 +138,12 @@ class _Trials:
 
     def run(self) -> Bench:
         job = self.job
-        paths = _paths(job.on, self.watcher.note) if job.on is not None else ()
+        paths = _paths(job.on, self.reporter.note) if job.on is not None else ()
         device = choose_device(job.device)
         checkpoint = resolve(job.model, offline=job.options.offline)
         self.on_step("loading the model")
         options = replace(job.options, decode="exact")  # the reference
-        model = load_model(checkpoint, options, self.watcher.note)
+        model = load_model(checkpoint, options, self.reporter.note)
         interrupted = None
         with tempfile.TemporaryDirectory(prefix="vit-bench-", ignore_cleanup_errors=True) as made:
             folder = Path(made)
@@ -203,7 +203,7 @@ class _Trials:
             except DeviceError as error:
                 missing.add(name)
                 self.left_out[name] = NOT_INSTALLED
-                self.watcher.note(f"left out: {error.message}")
+                self.reporter.note(f"left out: {error.message}")
         present = [name for name in exporting if name not in missing]
         dtypes: list[DtypeName] = ["bf16", "fp32"] if has_bf16 else ["fp32"]
         order: list[tuple[list[EngineName], Quantize | None]]
@@ -246,7 +246,7 @@ class _Trials:
             while True:
                 match next_event(until):
                     case Note(text):
-                        self.watcher.note(text)
+                        self.reporter.note(text)
                     case Exporting():
                         self.on_step(f"{name}: exporting the model, once")
                         until = end
@@ -274,7 +274,7 @@ class _Trials:
             self.left_out[f"the rest of {name}" if one.timed else name] = OUT_OF_TIME
         elif why:
             self.left_out[name] = why
-            self.watcher.note(f"{name}: {why}")
+            self.reporter.note(f"{name}: {why}")
 
     def _read_files(self, trial: Trial, model: Model, images: Pixels) -> None:
         """Measure the best candidates end to end on the files."""

@@ -80,15 +80,15 @@ class ClassifyJob:
 
 
 def classify(
-    job: ClassifyJob, watcher: Reporter | None = None, sink: Sink | None = None
+    job: ClassifyJob, reporter: Reporter | None = None, sink: Sink | None = None
 ) -> Summary:
     """Run the job. Rows go to `sink` if there is one, else to the job's output.
 
     Raises VitError for errors that end the run; an image that fails is a row.
     """
-    watcher = watcher or NullReporter()
-    listing = list_inputs(job.inputs, watcher.note, shard=job.resuming.shard)
-    run = Run(job.inputs, job.running, watcher, listing)
+    reporter = reporter or NullReporter()
+    listing = list_inputs(job.inputs, reporter.note, shard=job.resuming.shard)
+    run = Run(job.inputs, job.running, reporter, listing)
     takes = None if job.select is None else _selected(job.select)
     with ExitStack() as open_things:
         ready = partial(_ready, job, run, open_things)
@@ -133,8 +133,10 @@ def _ready(job: ClassifyJob, run: Run, open_things: ExitStack, specs: Sequence[S
         drawing = Drawing(
             plan=plans[0], limits=inputs.limits, formats=inputs.formats, has_thumbnail=True
         )
-        crew = open_things.enter_context(WorkerPool(drawing, job.running.workers, run.watcher.note))
-        forward = _with_thumbnails(forward, crew)
+        worker_pool = open_things.enter_context(
+            WorkerPool(drawing, job.running.workers, run.reporter.note)
+        )
+        forward = _with_thumbnails(forward, worker_pool)
     return Ready(plans=plans, forward=forward, meta={}, reads_again=job.html is not None)
 
 
@@ -155,7 +157,7 @@ def _selected(selection: Selection) -> Callable[[Row], bool]:
     return lambda row: not isinstance(row, Classified) or selection.takes(row)
 
 
-def _with_thumbnails(forward: Forward, crew: WorkerPool) -> Forward:
+def _with_thumbnails(forward: Forward, worker_pool: WorkerPool) -> Forward:
     """Add a small image to each row of `forward`, for the page."""
 
     def with_thumbnails(batch: Batch) -> list[Row]:
@@ -167,7 +169,7 @@ def _with_thumbnails(forward: Forward, crew: WorkerPool) -> Forward:
                 return answer
             return replace(good[number], thumbnail=answer.pixels[0].tobytes())
 
-        done = iter(crew.each([(row.ref, Request()) for row in good], pictured))
+        done = iter(worker_pool.each([(row.ref, Request()) for row in good], pictured))
         return [next(done) if isinstance(row, Classified) else row for row in rows]
 
     return with_thumbnails

@@ -36,21 +36,21 @@ MAX_SLOWEST = 10
 
 
 def evaluate_classifiers(
-    job: EvaluateJob, examples: Sequence[Example], watcher: Reporter
+    job: EvaluateJob, examples: Sequence[Example], reporter: Reporter
 ) -> Evaluation:
     """Classify the images of the examples with every model.
 
     Raises InputError for classes that the models do not have, CheckpointError for models that
     cannot be averaged or do not classify.
     """
-    run = run_on(job, examples, watcher)
+    run = run_on(job, examples, reporter)
     models = [run.load(spec, job.options) for spec in job.models]
     check_heads(models, "--knn 20 evaluates its embeddings")
     function = models[0].score_function
     labels, numbers = _classes(models[0], class_names(examples))
     are_shares = function == "softmax" or models[0].config.num_classes == 1
     if not are_shares:
-        watcher.note(
+        reporter.note(
             f"{models[0].spec} scores each label independently: the highest score is the answer, "
             "and calibration is left out"
         )

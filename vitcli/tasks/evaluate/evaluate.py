@@ -18,30 +18,30 @@ from vitcli.training.data import read_examples
 from vitcli.training.example import SPLIT, Example, place_of, trained_on
 
 
-def evaluate(job: EvaluateJob, watcher: Reporter | None = None) -> Evaluation:
+def evaluate(job: EvaluateJob, reporter: Reporter | None = None) -> Evaluation:
     """Run the job. An image that cannot be read counts for no model and is listed.
 
     Raises InputError for classes that a model does not have, and for data without labels.
     """
-    watcher = watcher or NullReporter()
-    omissions = Omissions(watcher.note)
+    reporter = reporter or NullReporter()
+    omissions = Omissions(reporter.note)
     scan = scan_of(job.inputs, omissions)
-    examples = read_examples(job.data, scan, watcher.note, allow_outside=job.inputs.allow_outside)
+    examples = read_examples(job.data, scan, reporter.note, allow_outside=job.inputs.allow_outside)
     omissions.note_system()
     asked = examples
     if {e.split for e in examples} >= {"train", "val"}:
         asked = [e for e in examples if e.split == "val"]
-        watcher.note(f"{len(asked):,} images of val are evaluated, those of train are not")
+        reporter.note(f"{len(asked):,} images of val are evaluated, those of train are not")
     if job.preds is not None:
-        return evaluate_predictions(job.preds, asked, watcher)
-    _note_trained(job.models, asked, watcher)
+        return evaluate_predictions(job.preds, asked, reporter)
+    _note_trained(job.models, asked, reporter)
     if job.knn is not None:
-        return evaluate_neighbours(job, job.knn, examples, asked, watcher)
-    return evaluate_classifiers(job, asked, watcher)
+        return evaluate_neighbours(job, job.knn, examples, asked, reporter)
+    return evaluate_classifiers(job, asked, reporter)
 
 
 def _note_trained(
-    models: Sequence[str | Model], asked: Sequence[Example], watcher: Reporter
+    models: Sequence[str | Model], asked: Sequence[Example], reporter: Reporter
 ) -> None:
     """Note how many of the images each model was trained on."""
     for model in models:
@@ -49,7 +49,7 @@ def _note_trained(
         split = _split_of(spec)
         known = trained_on(split) if split is not None else set()
         if known and (seen := sum(place_of(example.path) in known for example in asked)):
-            watcher.note(
+            reporter.note(
                 f"{seen:,} of {len(asked):,} images are among those that {printable(str(spec))} "
                 f"was trained on (see its {SPLIT}): scores on them say little about new images"
             )

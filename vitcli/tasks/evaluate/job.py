@@ -66,10 +66,10 @@ class Evaluation:
         return tuple(image.path for image in self.images)
 
 
-def run_on(job: EvaluateJob, examples: Sequence[Example], watcher: Reporter) -> Run:
+def run_on(job: EvaluateJob, examples: Sequence[Example], reporter: Reporter) -> Run:
     """A run over the images of examples, in their order."""
     listing = Listing([FoundSource([example.found for example in examples])])
-    return Run(job.inputs, job.running, watcher, listing)
+    return Run(job.inputs, job.running, reporter, listing)
 
 
 def check_any_read(done: Sized, failures: Sequence[Failure]) -> None:

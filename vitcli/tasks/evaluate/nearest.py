@@ -35,21 +35,21 @@ def evaluate_neighbours(
     knn: int,
     examples: Sequence[Example],
     asked: Sequence[Example],
-    watcher: Reporter,
+    reporter: Reporter,
 ) -> Evaluation:
     """Answer for each of `asked` with the vote of its neighbours among the training examples, or
     among all the others if there is no training part."""
     known = [e for e in examples if e.split == "train"]
     labels = class_names(examples)
     numbers = {label: number for number, label in enumerate(labels)}
-    loaded = [run_on(job, asked, watcher).load(spec, job.options) for spec in job.models]
+    loaded = [run_on(job, asked, reporter).load(spec, job.options) for spec in job.models]
     models: list[ModelAnswers] = []
     for model in loaded:
-        run = run_on(job, asked, watcher)
+        run = run_on(job, asked, reporter)
         queries, truth, rows = _embedded(run, model, asked, numbers)
         gallery, classes = queries, truth
         if known:
-            gallery, classes, _ = _embedded(run_on(job, known, watcher), model, known, numbers)
+            gallery, classes, _ = _embedded(run_on(job, known, reporter), model, known, numbers)
         if not known and len(queries) == 1:
             raise InputError("one image has no neighbours", "--knn needs two or more")
         scores, order = neighbours(queries, gallery, classes, len(labels), knn, leave_out=not known)

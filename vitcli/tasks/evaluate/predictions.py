@@ -23,7 +23,9 @@ MAX_CLASSES = 1 << 17
 ROUNDING = 1e-3  # in the sum of scores with six decimals
 
 
-def evaluate_predictions(preds: Path, examples: Sequence[Example], watcher: Reporter) -> Evaluation:
+def evaluate_predictions(
+    preds: Path, examples: Sequence[Example], reporter: Reporter
+) -> Evaluation:
     """Find the row of each example by its path. Raises InputError for a file of other rows."""
     started = time.monotonic()
     rows = _read_rows(preds)
@@ -55,7 +57,7 @@ def evaluate_predictions(preds: Path, examples: Sequence[Example], watcher: Repo
     truth = np.array([numbers[examples[place].label] for place in done], np.int64)
     are_shares = bool((scores >= 0).all() and (scores.sum(axis=1) < 1 + ROUNDING).all())
     if not are_shares:
-        watcher.note(f"{preds}: scores are not probabilities of classes, calibration is left out")
+        reporter.note(f"{preds}: scores are not probabilities of classes, calibration is left out")
     answers = Answers(best[done], scores[done], truth)
     return Evaluation(
         summary=Summary(len(done), len(failures), time.monotonic() - started),

@@ -30,7 +30,7 @@ class FeedMaker:
     gather the results."""
 
     job: FinetuneJob
-    watcher: TrainingReporter
+    reporter: TrainingReporter
     group: Group
     model: Model
     chosen: ChosenRecipe
@@ -97,11 +97,11 @@ class FeedMaker:
             self.job.running.workers,
             self.job.inputs.limits,
             self.job.inputs.formats,
-            note=self.watcher.note,
+            note=self.reporter.note,
         )
 
     def _run(self, images: Sequence[FoundImage]) -> Run:
-        return Run(self.job.inputs, self.job.running, self.watcher, Listing([FoundSource(images)]))
+        return Run(self.job.inputs, self.job.running, self.reporter, Listing([FoundSource(images)]))
 
     def _mine(self, examples: Sequence[Example]) -> range:
         return range(self.group.rank, len(examples), self.group.size)

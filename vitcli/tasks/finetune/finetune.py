@@ -42,7 +42,7 @@ from vitcli.training.pretrain import reconstruction_of
 from vitcli.training.recipe import with_head
 
 
-def finetune(job: FinetuneJob, watcher: TrainingReporter | None = None) -> Finetuned:
+def finetune(job: FinetuneJob, reporter: TrainingReporter | None = None) -> Finetuned:
     """Run the job. Raises InputError for data that cannot be learnt, OutputError for a run
     directory that is in use, and Interrupted, which says how to resume."""
     device = choose_device(job.running.device)
@@ -50,7 +50,7 @@ def finetune(job: FinetuneJob, watcher: TrainingReporter | None = None) -> Finet
         if device.type == "cuda" and group.size > 1:
             device = torch.device("cuda", group.local_rank)
             torch.cuda.set_device(device)
-        return _Session(job, watcher or NullTrainingReporter(), device, group).run()
+        return _Session(job, reporter or NullTrainingReporter(), device, group).run()
 
 
 @dataclass(slots=True)
@@ -58,7 +58,7 @@ class _Session:
     """The steps of a finetuning, ordered so that mistakes are found early."""
 
     job: FinetuneJob
-    watcher: TrainingReporter
+    reporter: TrainingReporter
     device: torch.device
     group: Group
 
@@ -72,7 +72,7 @@ class _Session:
         directory = RunDirectory(job.out, self._options())
         earlier = None
         if group.is_first:
-            scan = scan_of(job.inputs, Omissions(self.watcher.note))
+            scan = scan_of(job.inputs, Omissions(self.reporter.note))
             earlier = directory.open(
                 scan, overwrite=job.overwrite, resume=job.resume, read=self._files_read()
             )
@@ -82,9 +82,9 @@ class _Session:
         model = self._model(examples)
         chosen = choose_recipe(job.training, model, examples, self.device)
         if earlier is None:
-            self.watcher.note(f"recipe: {chosen.why}")
+            self.reporter.note(f"recipe: {chosen.why}")
         self._check_batch(chosen)
-        maker = FeedMaker(job, self.watcher, group, model, chosen)
+        maker = FeedMaker(job, self.reporter, group, model, chosen)
         if chosen.recipe.kind == "head":
             feed, examples, broken = maker.of_features(examples)
             failures = [*failures, *broken]
@@ -94,12 +94,12 @@ class _Session:
             feed = maker.of_images(examples)
         for failure in failures:
             path, why = printable(failure.ref.path), printable(failure.message)
-            self.watcher.note(f"left out: {path}: {why}")
+            self.reporter.note(f"left out: {path}: {why}")
         if earlier is None and group.is_first:
             if self._has_classes:
                 for name in sorted({*model.labels} - {e.label for e in examples}, key=os.fsencode):
-                    self.watcher.note(f"no image of class {printable(name)} can be read")
-                check_learnable(examples, self.watcher.note)
+                    self.reporter.note(f"no image of class {printable(name)} can be read")
+                check_learnable(examples, self.reporter.note)
             directory.begin(examples, failures)
         return self._train(directory, model, feed, examples, chosen, failures)
 
@@ -134,11 +134,11 @@ class _Session:
         job, training = self.job, self.job.training
         found: list[Example] = []
         if self.group.is_first:
-            omissions = Omissions(self.watcher.note)
+            omissions = Omissions(self.reporter.note)
             read = partial(
                 read_examples,
                 scan=scan_of(job.inputs, omissions),
-                note=self.watcher.note,
+                note=self.reporter.note,
                 labelled=self._has_classes,
                 allow_outside=job.inputs.allow_outside,
             )
@@ -148,7 +148,7 @@ class _Session:
                 found = [replace(e, split="train") for e in found]
                 found += [replace(e, split="val") for e in held]
             share, seed = training.val_split, training.seed
-            found = divide(found, share, seed, self.watcher.note, labelled=self._has_classes)
+            found = divide(found, share, seed, self.reporter.note, labelled=self._has_classes)
             omissions.note_system()
         return self.group.gather(found)[0]
 
@@ -157,7 +157,7 @@ class _Session:
         job, model = self.job, self.job.model
         if isinstance(model, str):
             keeps = not self._has_classes
-            model = load_model(model, job.options, self.watcher.note, keep_decoder=keeps)
+            model = load_model(model, job.options, self.reporter.note, keep_decoder=keeps)
         if self._has_classes:
             return with_head(model, class_names(examples))
         return reconstruction_of(model, job.training.seed)
@@ -179,7 +179,7 @@ class _Session:
         failures: Sequence[Failure],
     ) -> Finetuned:
         job, group, device = self.job, self.group, self.device
-        trained = make_trained(job, model, chosen.recipe, device, self.watcher.note)
+        trained = make_trained(job, model, chosen.recipe, device, self.reporter.note)
         trainer = Trainer(
             trained,
             feed,
@@ -211,16 +211,16 @@ class _Session:
         if state is not None:
             trainer.restore(state)
             if trainer.epoch:
-                self.watcher.note(f"resuming after epoch {trainer.epoch}, step {trainer.step}")
+                self.reporter.note(f"resuming after epoch {trainer.epoch}, step {trainer.step}")
         elif directory.is_resumed:
-            self.watcher.note("the earlier run had not saved anything yet: training starts over")
+            self.reporter.note("the earlier run had not saved anything yet: training starts over")
 
     def _watch(self, trainer: Trainer, epochs: int) -> None:
         """Train. A signal takes effect after the step, once every process has stopped and the state
         is saved."""
         with interrupts.held():
             for event in trainer.run():
-                self.watcher.trained(event, epochs)
+                self.reporter.trained(event, epochs)
         if trainer.is_stopped:
             try:
                 interrupts.check()
