@@ -18,7 +18,7 @@ from tests.fixtures.hub import FakeHub
 from vitcli.checkpoints.catalogue import config_of, entries
 from vitcli.checkpoints.layouts import LAYOUTS
 from vitcli.models.network import network_of
-from vitcli.tasks.models import Purpose, choose
+from vitcli.tasks.models import Purpose, choose_models
 
 Models = Callable[[str], Path]
 PURPOSES: tuple[Purpose, ...] = ("speed", "accuracy", "memory", "resolution", "features")
@@ -102,14 +102,14 @@ def test_computed_costs_are_the_published_ones() -> None:
 
 @pytest.mark.parametrize("purpose", PURPOSES)
 def test_a_purpose_takes_what_this_version_loads_and_says_why(purpose: Purpose) -> None:
-    choice = choose(purpose)
+    choice = choose_models(purpose)
     assert choice.entries
     assert choice.why
     assert "\n" not in choice.why
 
 
 def test_purposes_mean_what_they_say() -> None:
-    speed, memory = choose("speed").entries, choose("memory").entries
+    speed, memory = choose_models("speed").entries, choose_models("memory").entries
     for frontier, costs in (
         (speed, [e.gflops for e in speed]),
         (memory, [e.parameters for e in memory]),
@@ -118,13 +118,13 @@ def test_purposes_mean_what_they_say() -> None:
         accuracies = [e.accuracy for e in frontier]
         assert accuracies == sorted(accuracies)
         assert len(set(accuracies)) == len(accuracies)
-    ranked = [e.accuracy or 0 for e in choose("accuracy").entries]
+    ranked = [e.accuracy or 0 for e in choose_models("accuracy").entries]
     assert ranked == sorted(ranked, reverse=True)
-    assert {e.measure for e in choose("accuracy").entries} == {"top-1"}
-    grids = [e.stored // e.patch for e in choose("resolution").entries]
+    assert {e.measure for e in choose_models("accuracy").entries} == {"top-1"}
+    grids = [e.stored // e.patch for e in choose_models("resolution").entries]
     assert grids == sorted(grids, reverse=True)
     assert min(grids) > 16
-    assert "top-1" not in {e.measure for e in choose("features").entries}
+    assert "top-1" not in {e.measure for e in choose_models("features").entries}
 
 
 def test_a_pipe_gets_tsv_and_json(vit: Vit) -> None:
@@ -142,7 +142,7 @@ def test_why_goes_to_stderr(vit: Vit) -> None:
     ended = vit("models", "--for", "speed")
     assert ended.code == 0
     assert ended.err.startswith("vit: fewest GFLOPs first")
-    assert len(ended.out.splitlines()) == 1 + len(choose("speed").entries)
+    assert len(ended.out.splitlines()) == 1 + len(choose_models("speed").entries)
     wrong = vit("models", "--for", "beauty")
     assert (wrong.code, wrong.out) == (2, b"")
 
