@@ -1,4 +1,4 @@
-"""The inputs of a run compared with the rows that earlier runs made of them."""
+"""The inputs of a run, compared with the rows of earlier runs."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ from vitcli.runs.output import Output
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """How a finished output compares with the inputs: whether its rows are those of the inputs, in
-    their order; the images to compute; and its rows, the failed ones and those with a text."""
+    """How a finished output compares with the inputs.
+
+    `is_same`: its rows are those of the inputs, in the same order. `fresh` counts the images to
+    compute, `rows` the rows, `failed` the failed ones, `selected` the others that have a text.
+    """
 
     is_same: bool
     fresh: int
@@ -27,7 +30,7 @@ class Survey:
 
 
 class Comparison:
-    """Walks the inputs, and finds the row of the finished output `old` for each of them."""
+    """Finds the row of a finished output, `old`, for each input."""
 
     def __init__(
         self,
@@ -39,8 +42,8 @@ class Comparison:
         self._list_refs, self._has_unlisted = list_refs, has_unlisted
         self._keeps_missing = self._asked.keep_missing
         self._present = bytearray()  # for each old row: whether its path is listed
-        found = map(_stat, output.paths.values())
-        self._own = {(stat.st_dev, stat.st_ino) for stat in found if stat is not None}
+        stats = map(_stat, output.paths.values())
+        self._own = {(stat.st_dev, stat.st_ino) for stat in stats if stat is not None}
 
     def survey(self, old: Finished) -> Survey:
         """Compare all inputs with the finished output, before `entries` is called."""
@@ -69,8 +72,8 @@ class Comparison:
         return Survey(is_same, fresh, count, failed, selected)
 
     def entries(self, old: Finished | None) -> Iterator[tuple[ImageRef, int | None]]:
-        """Every input, with the number of its old row if that still serves; and between them the
-        old rows that are kept although their images are gone."""
+        """Yield every input, with the number of its old row if that is still valid; and between
+        them the old rows that are kept although their images are gone."""
         reached, index = 0, -1
         for ref in self._stamped():
             found = old.find(ref.path) if old is not None else None
@@ -86,8 +89,8 @@ class Comparison:
             yield from self._missing(old, reached, old.count(), index)
 
     def serves(self, entry: Entry | None, ref: ImageRef, text: Callable[[Entry], bytes]) -> bool:
-        """Whether an old row is still the row of its image, and the files that its text names are
-        there."""
+        """Whether an old row is still valid: its image is unchanged, and the files that its text
+        names exist."""
         if entry is None or (self._asked.retry_failed and entry.row is None):
             return False
         if entry.stamp != ref.stamp:
@@ -106,20 +109,20 @@ class Comparison:
                 yield ImageRef(index, entry.path, entry.stamp), number
 
     def _stamped(self) -> Iterator[ImageRef]:
-        """The inputs with their stamps. Raises OutputError for one that is an output too."""
+        """Yield the inputs with their stamps. Raises OutputError for one that is also an output."""
         for ref in self._list_refs():
             if ref.stamp is not None:
                 yield ref
                 continue
-            found = _stat(ref.file)
-            if found is not None and (found.st_dev, found.st_ino) in self._own:
+            status = _stat(ref.file)
+            if status is not None and (status.st_dev, status.st_ino) in self._own:
                 raise OutputError(
                     f"{printable(ref.file)} is an input, and would be overwritten",
                     "write to another file",
                 )
             stamp = NOWHERE
-            if found is not None:
-                stamp = found.st_size, found.st_mtime_ns
+            if status is not None:
+                stamp = status.st_size, status.st_mtime_ns
             if ref.member is not None:
                 version = ref.member.version
                 stamp = ref.member.size, stamp[1] if version is None else version[3]

@@ -1,4 +1,4 @@
-"""Fingerprints of runs: two runs with the same one make the same row of an image."""
+"""The fingerprint of a run: runs with equal fingerprints make equal rows from the same image."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from vitcli.checkpoints.resolve import JSONS, sha256
 
-ROWS = 1  # the version of what a row looks like and how its numbers are made
+ROWS = 1  # the version of the rows: their form, and the computation of their numbers
 MAX_SHOWN = 8  # values of a list in a message
 
 
@@ -19,15 +19,15 @@ MAX_SHOWN = 8  # values of a list in a message
 class Fingerprint:
     """Everything that a row depends on besides its image: JSON values by the names that users know.
 
-    `values` leaves out the options that have their default value, and `defaults` records those
-    values. An option that a later version adds is in neither: the earlier run had its default.
+    `values` omits options that have their default value; `defaults` records the defaults. An option
+    that a later version adds is in neither, and counts as having its default.
     """
 
     values: Mapping[str, Any]
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
     def difference(self, now: Fingerprint) -> str | None:
-        """Describe the first value that differs from that of the run `now`."""
+        """Describe the first value that differs in the fingerprint `now`; None if none does."""
         usual_then, usual_now = _flat(self.defaults), _flat(now.defaults)
         then = {**usual_now, **usual_then, **_flat(self.values)}
         today = {**usual_then, **usual_now, **_flat(now.values)}
@@ -43,7 +43,7 @@ def fingerprint(
     options: Mapping[str, object],
     defaults: Mapping[str, object],
 ) -> Fingerprint:
-    """The fingerprint of a run with these options, of which some have defaults."""
+    """The fingerprint of a run. `defaults` has the default values of some of its options."""
     given, usual = _flat(_named(options)), _flat(_named(defaults))
     values = {
         "command": command,
@@ -56,7 +56,7 @@ def fingerprint(
 
 
 def _named(options: Mapping[str, object]) -> dict[str, Any]:
-    """Options as JSON has them, by the names of the command line; a file counts by its content."""
+    """Options as JSON values, by their names on the command line. A file counts by its content."""
     plain = {f"--{name.replace('_', '-')}": _plain(value) for name, value in options.items()}
     return json.loads(json.dumps(plain))  # type: ignore[no-any-return]
 
@@ -71,17 +71,17 @@ def _plain(value: object) -> object:
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
     """Split nested values into their fields, such as `--style.alpha`."""
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, dict):
-            found |= {f"{name}.{field}": inner for field, inner in value.items()}
+            flat |= {f"{name}.{field}": inner for field, inner in value.items()}
         else:
-            found[name] = value
-    return found
+            flat[name] = value
+    return flat
 
 
 def _short(value: object) -> str:
-    """Shorten a value of a journal to what a line can show."""
+    """Describe a value of a fingerprint in a few words."""
     if isinstance(value, list):
         few = value[:MAX_SHOWN]
         return ", ".join(map(_short, few)) + ", …" * (len(value) > len(few)) or "none"
@@ -96,15 +96,15 @@ def describe_weights(
 ) -> list[dict[str, Any]]:
     """Describe each model: its files, the sha256 of all of them, and that of their JSON configs.
 
-    Files that have not changed since an earlier run described them, `known`, are not read again.
+    `known` are the descriptions of an earlier run. Files that are unchanged since are not read.
     """
     hashes = {json.dumps(model["files"]): model["sha256"] for model in known}
     described = []
     for files in models:
         stats = [(file.resolve(), file.stat()) for file in files]
         stamps = [[str(path), stat.st_size, stat.st_mtime_ns] for path, stat in stats]
-        found = hashes.get(json.dumps(stamps)) or sha256(files)
-        beside = [files[0].with_name(name) for name in JSONS]
-        config = sha256([path for path in beside if path.is_file()])
-        described.append({"files": stamps, "sha256": found, "config": config})
+        digest = hashes.get(json.dumps(stamps)) or sha256(files)
+        configs = [files[0].with_name(name) for name in JSONS]
+        config = sha256([path for path in configs if path.is_file()])
+        described.append({"files": stamps, "sha256": digest, "config": config})
     return described

@@ -1,4 +1,4 @@
-"""The rows of a finished output, found by its journal: they need not be computed again."""
+"""The rows of a finished output, found by its journal, so that a later run can take them over."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ START_OVER = "--overwrite starts over"
 
 
 def unreadable(out: Path) -> OutputError:
-    """The error for a journal that no run has left like this."""
+    """The error for a journal that is missing or damaged."""
     return OutputError(f"{out} has no whole record of its run, {journal_of(out).name}", START_OVER)
 
 
 class Ahead:
-    """A file that is read forward. It is open only while bytes are read ahead, so there may be any
-    number of them."""
+    """A file that is read forward, many bytes at a time. It is open only during such a read, so any
+    number of files can be read at once."""
 
     def __init__(self, path: Path, at_a_time: int) -> None:
         self._path, self._at_a_time = path, at_a_time
         self._start, self._data = 0, b""
 
     def read(self, start: int, length: int) -> bytes:
-        """Return a part of the file. Raises OutputError if it is not there."""
+        """Return `length` bytes at `start`. Raises OutputError if the file is too short."""
         at = start - self._start
         if not 0 <= at <= len(self._data) - length:
             try:
@@ -46,12 +46,12 @@ class Ahead:
             except OSError as error:
                 raise OutputError(f"cannot read {self._path}: {error.strerror}") from None
             self._start, at = start, 0
-        found = self._data[at : at + length]
-        if len(found) < length:
+        part = self._data[at : at + length]
+        if len(part) < length:
             raise OutputError(f"{self._path} has become shorter while it was read")
-        if at + length >= len(self._data):  # a large part is not held any longer
+        if at + length >= len(self._data):  # all of it is used: free the memory
             self._data = b""
-        return found
+        return part
 
 
 class Rows:
@@ -91,11 +91,11 @@ class Rows:
         self._row_bytes = math.prod(header.meta.get("row_shape", ())) * itemsize
 
     def text(self, entry: Entry) -> bytes:
-        """The text of a row, looked up ahead of the rows that are taken over."""
+        """The text of a row. Look-ups run ahead of `row`, and so read the file separately."""
         return self._looked_up.read(entry.start, entry.length)
 
     def row(self, ref: ImageRef, entry: Entry) -> Kept:
-        """The row, in the place of `ref`."""
+        """The row of an entry, in the place of `ref`."""
         text, data = self._text.read(entry.start, entry.length), None
         if self._array is not None and entry.row is not None:
             start = self._data_start + entry.row * self._row_bytes
@@ -104,45 +104,43 @@ class Rows:
 
 
 def _check_names(files: Sequence[Path], finished: Sequence[Whole]) -> None:
-    """Raise OutputError if a run has written other files than these."""
+    """Raise OutputError unless the run has written exactly these files."""
     out, *beside = files
     names = sorted(os.path.relpath(path, out.parent) for path in files)
     if sorted(whole.name for whole in finished) != names:
-        raise OutputError(
-            f"{out} was not written along with {' and '.join(map(str, beside)) or 'nothing else'}",
-            f"do as before, or {START_OVER}",
-        )
+        with_others = f"along with {' and '.join(map(str, beside))}" if beside else "alone"
+        raise OutputError(f"{out} was not written {with_others}", f"do as before, or {START_OVER}")
 
 
 class Finished(Rows):
-    """Finds rows by path. Asked in the order in which they were written it reads straight through
-    the journal; for a path out of that order it makes an index, of 32 bytes a row."""
+    """Finds rows by path. For paths in the order of the rows it reads straight through the journal;
+    for a path out of that order it builds an index, of 32 bytes a row."""
 
     def __init__(self, output: Output) -> None:
         super().__init__(output)
         with explained(self._journal_path):
             self._journal = open_regular(self._journal_path)
-            self._second = open_regular(self._journal_path)  # follows the first
+            self._second = open_regular(self._journal_path)  # a position of its own, for `kept`
         self._number = 0  # the number of the next entry
         self._next = self._read(self._journal)
         self._second_number = 0
         self._offsets: np.ndarray | None = None
 
     def find(self, path: str) -> tuple[int, Entry] | None:
-        """The entry of a path, and its number; None if there is none."""
+        """The number and the entry of a path; None if it has no row."""
         if self._next is None or self._next.path != path:
             number = self._number_of(path)
             if number is None:
                 return None
             self._seek(number)
         assert self._next is not None
-        found = self._number, self._next
+        result = self._number, self._next
         if self._offsets is None:
             self._number += 1
             self._next = self._read(self._journal)
-        else:  # the index has moved the file
+        else:  # the position in the journal has changed
             self._seek(self._number + 1)
-        return found
+        return result
 
     def entry(self, number: int) -> Entry:
         """The entry with this number."""
@@ -151,8 +149,8 @@ class Finished(Rows):
         return self._next
 
     def kept(self, number: int) -> Entry:
-        """The entry with this number, which `find` has passed. Ascending numbers are read straight
-        through."""
+        """The entry with this number, read at a position of its own. Ascending numbers are read
+        straight through."""
         if number < self._second_number:
             self._second.seek(self._index()[number])
             self._second_number = number
@@ -190,7 +188,7 @@ class Finished(Rows):
             self._next = None
 
     def _index(self) -> np.ndarray:
-        """The offset of each entry. Sorts the entries by the hashes of their paths, too."""
+        """The offset of each entry. The first call also sorts the hashes of the paths."""
         if self._offsets is None:
             try:
                 pairs = np.fromiter(self._hashed(), np.dtype((np.int64, 2)))

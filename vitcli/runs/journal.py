@@ -1,16 +1,16 @@
-"""How far a run has come: a file of JSON lines next to its output, a few for every batch.
+"""The journal of a run: JSON lines next to the output, a few for each batch that is written.
 
     {"fingerprint":{…},"defaults":{…},"meta":{…},…}    the run: see Header
-    {"files":[[128,0],[0,0]],"crc":3735928559}             the files after their headers
+    {"files":[[128,0],[0,0]],"crc":3735928559}             the headers are written
     [0,"a.jpg",[1204,1700000000000000000],0,86,0]          an input and its row: see Entry
-    [1,"b.jpg",[77,1700000000000000000],86,120,null]       one that failed
+    [1,"b.jpg",[77,1700000000000000000],86,120,null]       an input that failed
     {"files":[[384,2774023],[206,913]],"crc":195936478}    a batch is written: bytes, CRC-32
     {"finished":[["out.jsonl.partial","out.jsonl",206,…]],"crc":7}    the run is finished: see Whole
 
-`files` are those that grow with the rows; the one with their text is the last. The lines of a batch
-are written after its rows, so the files may be ahead of the journal, but never the other way round.
-To resume, the files are cut to the last batch on which they agree with the journal. `crc` is the
-CRC-32 of the journal up to that line.
+`files` has the size and the CRC-32 of each file that grows with the rows; the last holds the rows'
+text. The lines of a batch are written after its rows, so the files may be ahead of the journal, but
+the journal is never ahead of the files. To resume, a run truncates the files to the last batch at
+which they agree with the journal. `crc` is the CRC-32 of the journal before that line.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from vitcli.runs.journal_lines import CHUNK, MAX_COUNT, Damaged, Entry, Header, 
 from vitcli.sinks.files import Grown
 
 JOURNAL = ".journal"
-MAX_LINE = 16 << 20  # bytes: the header, or a path
+MAX_LINE = 16 << 20  # bytes, enough for a header or a path
 
 
 def journal_of(out: Path) -> Path:
-    """The path of a finished output's journal: a hidden file next to it."""
+    """The path of a finished output's journal: a hidden file next to the output."""
     return out.with_name(f".{out.name}{JOURNAL}")
 
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """A batch that is written: the offset of the end of its line in the journal, the number of
-    inputs and of failures so far, how far each file had come, and the CRC-32 of the journal."""
+    """A batch that the journal records as written: the offset `end` after its last line, the inputs
+    and the failures so far, the state of each file, and the CRC-32 of the journal up to `end`."""
 
     end: int
     inputs: int
@@ -56,7 +56,7 @@ def read_header(journal: Path) -> Header | None:
 
 
 def read_finished(journal: Path) -> list[Whole] | None:
-    """The files of a finished run; None if the run or its journal is not whole."""
+    """The files of a finished run; None if the run has not finished or its journal is damaged."""
     try:
         with open_regular(journal) as file:
             tail_at = max(0, file.seek(0, 2) - CHUNK)
@@ -66,16 +66,16 @@ def read_finished(journal: Path) -> list[Whole] | None:
             last = parse(tail[start:]) if tail.endswith(b"\n") and (start or not tail_at) else None
             if not isinstance(last, dict) or not isinstance(last.get("finished"), list):
                 return None
-            found = [Whole.read(value) for value in last["finished"]]
+            files = [Whole.read(value) for value in last["finished"]]
             file.seek(0)
             is_whole = last.get("crc") == crc_of(file, tail_at + start)
-            return found if found and is_whole else None
+            return files if files and is_whole else None
     except (OSError, Damaged):
         return None
 
 
 def read_commits(journal: Path) -> list[Commit]:
-    """Read the batches of a journal, up to the first damage."""
+    """Read the batches of a journal, up to the first damaged line."""
     commits: list[Commit] = []
     end = inputs = good = crc = 0
     at = None  # the offset of the next row's text
@@ -104,7 +104,7 @@ def read_commits(journal: Path) -> list[Commit]:
 
 
 def _files(value: Any, crc: int, earlier: Sequence[Commit]) -> tuple[Grown, ...]:
-    """Parse how far the files had come. Raises Damaged."""
+    """Parse the state of each file after a batch. Raises Damaged."""
     try:
         found = tuple(Grown(size, crc) for size, crc in value["files"])
         numbers = [number for grown in found for number in (grown.size, grown.crc)]
@@ -121,7 +121,7 @@ def _files(value: Any, crc: int, earlier: Sequence[Commit]) -> tuple[Grown, ...]
 
 
 def read_interrupted(journal: Path, files: Sequence[Path]) -> tuple[Header | None, Commit | None]:
-    """The header of an interrupted run, and the last batch on which its files agree."""
+    """The header of an interrupted run, and the last batch at which its files agree with it."""
     header, commits = read_header(journal), read_commits(journal)
     if header is None or not commits:
         return None, None
@@ -129,7 +129,7 @@ def read_interrupted(journal: Path, files: Sequence[Path]) -> tuple[Header | Non
 
 
 def read_entries(journal: Path, end: int, at_a_time: int = CHUNK) -> Iterator[Entry]:
-    """Read the inputs up to an offset in the journal, which is open only while `at_a_time` bytes
+    """Read the entries before the offset `end`. The journal is open only while `at_a_time` bytes
     are read. Raises Damaged."""
     at = 0
     while at < end:
@@ -148,7 +148,7 @@ def read_entries(journal: Path, end: int, at_a_time: int = CHUNK) -> Iterator[En
 
 
 def readline(file: BinaryIO) -> bytes:
-    """Read a line. Raises Damaged for one that is longer than a run writes."""
+    """Read a line. Raises Damaged if it is longer than any line that a run writes."""
     line = file.readline(MAX_LINE)
     if len(line) == MAX_LINE:
         raise Damaged("a line without end")
@@ -156,7 +156,7 @@ def readline(file: BinaryIO) -> bytes:
 
 
 def last_agreed(commits: Sequence[Commit], files: Sequence[Path]) -> Commit | None:
-    """The last batch on which the bytes of every file agree with the journal."""
+    """The last batch at which every file agrees with the journal."""
     if not commits or any(len(commit.files) != len(files) for commit in commits):
         return None
     good = len(commits)
@@ -170,7 +170,7 @@ def last_agreed(commits: Sequence[Commit], files: Sequence[Path]) -> Commit | No
 
 
 def _count_good(file: BinaryIO, states: Sequence[Grown]) -> int:
-    """Count the states, in order, that agree with the bytes of the file."""
+    """Count the states, from the first on, that agree with the bytes of the file."""
     at, crc = states[0].size, 0
     if file.seek(0, 2) < at:
         return 0

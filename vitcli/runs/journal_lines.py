@@ -1,7 +1,7 @@
-"""The lines of a journal: what they say, and the checks of what was read.
+"""The lines of a journal, and the checks on lines that are read.
 
 A journal may come from anywhere: a clone, a download, a shared disk. Nothing in it is trusted: a
-line that no run writes raises Damaged, and names are compared before they are used.
+line that no run writes raises Damaged, and a file name counts only if it is one of the output's.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ DTYPES = ("float32", "float16")
 
 
 class Damaged(ValueError):
-    """A line that no run writes."""
+    """The line is not one that a run writes."""
 
 
 class Entry(NamedTuple):
-    """An input and its row: `length` bytes of text from `start`, and the number of the row among
-    the good ones; None if the image failed.
+    """An input and its row: `length` bytes of text at `start`. `row` is the number of the row among
+    those that have not failed, or None if the image failed.
 
     `stamp` is (size, mtime in ns) of the file when it was listed. `place` is the index among all
-    inputs. It never decreases; a row kept for a deleted file repeats the place before it.
+    inputs. It never decreases: a row kept for a deleted file repeats the previous place.
     """
 
     place: int
@@ -68,9 +68,9 @@ class Entry(NamedTuple):
 
 
 class Whole(NamedTuple):
-    """A file of a finished run: its names before and after, relative to the folder of the journal,
-    and its `size`; the CRC-32 of its first `head` bytes, and of the rest; its mtime in ns, and its
-    inode."""
+    """A file of a finished run: its `partial` and its final `name`, relative to the folder of the
+    journal; its size; the CRC-32 of its first `head` bytes, and that of the rest; its mtime in ns,
+    and its inode."""
 
     partial: str
     name: str
@@ -83,22 +83,22 @@ class Whole(NamedTuple):
 
     @staticmethod
     def of(file: PartialFile, folder: Path) -> Whole:
-        """Describe a file that has yet to take its name."""
-        found, seal = file.stat(), file.seal
+        """Describe a complete file before it takes its name."""
+        status, seal = file.stat(), file.seal
         return Whole(
             os.path.relpath(file.partial, folder),
             os.path.relpath(file.real, folder),
-            found.st_size,
+            status.st_size,
             seal.head,
             seal.head_crc,
             seal.crc,
-            found.st_mtime_ns,
-            found.st_ino,
+            status.st_mtime_ns,
+            status.st_ino,
         )
 
     @staticmethod
     def read(value: object) -> Whole:
-        """Check the JSON list of a file. Raises Damaged."""
+        """Parse the JSON list that describes a file. Raises Damaged."""
         if not isinstance(value, list) or len(value) != len(Whole._fields):
             raise Damaged("a file")
         whole = Whole(*value)
@@ -113,16 +113,16 @@ class Whole(NamedTuple):
     def is_at(self, path: Path, *, until: int | None = None) -> bool:
         """Whether the file at `path` is this one.
 
-        It is not read if its inode and mtime are the same and it has not changed since `until`, the
-        time in ns when the run had named its files.
+        Its content is not read if its inode and mtime are the same and its ctime is not after
+        `until`, the time in ns at which the run had named all its files.
         """
         try:
             with open_regular(path) as file:
-                found = os.fstat(file.fileno())
-                if found.st_size != self.size:
+                status = os.fstat(file.fileno())
+                if status.st_size != self.size:
                     return False
-                stamps = found.st_mtime_ns, found.st_ino
-                if until is not None and stamps == self[-2:] and found.st_ctime_ns <= until:
+                stamps = status.st_mtime_ns, status.st_ino
+                if until is not None and stamps == self[-2:] and status.st_ctime_ns <= until:
                     return True
                 return (crc_of(file, self.head), crc_of(file)) == (self.head_crc, self.crc)
         except OSError:
@@ -131,11 +131,11 @@ class Whole(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The first line: what the run is.
+    """The first line of a journal, which describes the run.
 
-    `weights` is what describe_weights returns; `meta` describes the run in its files, and has
-    `row_shape` and `array_dtype` if there is an array; `takes_over` says whether the run takes over
-    rows of an earlier output.
+    `weights` comes from describe_weights. `meta` is the description that the output's files carry;
+    it has `row_shape` and `array_dtype` if there is an array. `takes_over` says whether the run
+    takes over rows of an earlier output.
     """
 
     fingerprint: Fingerprint
@@ -179,8 +179,8 @@ class Header:
 
 
 def _spelled(values: Any) -> Any:
-    """The values of a fingerprint. The first version wrote a format and its option in one text:
-    `paths -0`, `csv and html`."""
+    """The values of a fingerprint, with an option of the format as a value of its own. The first
+    version wrote both in one text: `paths -0`, `csv and html`."""
     format = values.get("--format") if isinstance(values, dict) else None
     name, _, option = format.partition(" ") if isinstance(format, str) else ("", "", "")
     if option not in ("-0", "and html"):
@@ -189,7 +189,7 @@ def _spelled(values: Any) -> Any:
 
 
 def _is_array(meta: Mapping[str, Any]) -> bool:
-    """Whether the row shape and the dtype of an array, if there is one, are possible."""
+    """Whether the row shape and the dtype in a meta, if it has them, are valid."""
     shape, dtype = meta.get("row_shape", []), meta.get("array_dtype", DTYPES[0])
     if not isinstance(shape, list) or dtype not in DTYPES or len(shape) > 8:
         return False
@@ -199,7 +199,7 @@ def _is_array(meta: Mapping[str, Any]) -> bool:
 
 
 def _is_model(value: object) -> bool:
-    """Whether a value has the form of a model in describe_weights."""
+    """Whether a value has the form of an item that describe_weights returns."""
     if not isinstance(value, dict) or not isinstance(value.get("files"), list):
         return False
     hashes = (value.get("sha256"), value.get("config"))

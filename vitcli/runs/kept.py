@@ -1,4 +1,4 @@
-"""The rows of an earlier output that a run takes over, until their turn comes."""
+"""The queue of the rows that a run takes over from an earlier output."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from vitcli.runs.finished import Finished
 
 
 class KeptRows:
-    """A queue of old rows, by number and by place among the inputs: 16 bytes a row. It may become
-    long, because images are listed far ahead of the row that is written."""
+    """A queue of old rows: the number and the place of each, in 16 bytes. It may become long,
+    because images are listed far ahead of the row that is written."""
 
     def __init__(self, old: Finished | None) -> None:
         self._old = old
@@ -24,8 +24,8 @@ class KeptRows:
         self._places.append(place)
 
     def before(self, place: int | None, at_once: int) -> Iterator[list[Kept]]:
-        """Remove the rows that come before a place, or all, and yield them in lists of `at_once`.
-        Raises OutputError where a row is not there any more."""
+        """Yield the rows before a place, or all, in lists of `at_once`; then remove them. Raises
+        OutputError if a row no longer exists."""
         places = self._places
         count = len(places) if place is None else bisect_left(places, place)
         for start in range(0, count, at_once):

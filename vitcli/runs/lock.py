@@ -1,4 +1,4 @@
-"""One process at a time writes an output."""
+"""Locks, so that only one process at a time writes an output."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Lock:
     """A lock, held until `release` or the death of this process. Its file names the holder."""
 
     def __init__(self, path: Path, out: object) -> None:
-        """Raises OutputError, which names the holder, if another process holds it."""
+        """Take the lock. Raises OutputError, which names the holder, if another process has it."""
         self._path = path
         with explained(path):
             self._file = self._locked(out)
@@ -49,7 +49,7 @@ class Lock:
                     return file
             except FileNotFoundError:
                 pass
-            os.close(file)  # the holder has just removed it
+            os.close(file)  # its last holder has just removed it: try again
 
     def release(self) -> None:
         self._path.unlink(missing_ok=True)
@@ -58,19 +58,19 @@ class Lock:
 
 @contextmanager
 def locked(files: Iterable[Path]) -> Iterator[None]:
-    """Hold the locks of all these outputs. Raises OutputError if another process holds one."""
+    """Hold the locks of these files. Raises OutputError if another process holds one."""
     with ExitStack() as locks:
-        for file in sorted(set(files)):  # in one order: no deadlock
+        for file in sorted(set(files)):  # always in the same order: no deadlock
             lock = Lock(file.with_name(file.name + PARTIAL + LOCK), file)
             locks.callback(lock.release)
         yield
 
 
-def holder(said: bytes) -> str:
+def holder(content: bytes) -> str:
     """Describe the holder from its lock file, which another version may have written."""
     try:
-        me = json.loads(said)
-        pid, host, since = me["pid"], me["host"], me["since"]
+        owner = json.loads(content)
+        pid, host, since = owner["pid"], owner["host"], owner["since"]
         if type(pid) is not int or type(host) is not str or type(since) not in (int, float):
             return "another process"
         when = time.strftime("%H:%M", time.localtime(since))

@@ -1,5 +1,5 @@
-"""Outputs of one stem in one folder: `feats.npy` and `feats.safetensors` would share the names of
-index and meta, which can belong to one of them only."""
+"""Outputs of one stem in one folder: `feats.npy` and `feats.safetensors` would share the index and
+the meta file, which can belong to only one of them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from vitcli.errors import OutputError
 from vitcli.files import PARTIAL
 from vitcli.runs.journal import JOURNAL, journal_of, read_finished
 
-ARRAYS = (".npy", ".npz", ".safetensors")  # have an index even without a journal
+ARRAYS = (".npy", ".npz", ".safetensors")  # outputs that have an index, even without a journal
 SIDES = (".index.jsonl", ".meta.json")
 
 
 def check_neighbours(out: Path, beside: Sequence[Path]) -> None:
-    """Raise OutputError if an output, or a file next to it, belongs to another output, finished or
-    not."""
+    """Raise OutputError if an output, or a file next to it, belongs to another output, whether that
+    is finished or interrupted."""
     is_side = out.name.endswith(SIDES)
     for path in (out, *beside) if is_side else beside:
         if path.parent != out.parent:
@@ -37,21 +37,21 @@ def check_neighbours(out: Path, beside: Sequence[Path]) -> None:
 
 
 def _others(out: Path) -> Iterator[Path]:
-    """The other outputs of the same stem that exist or existed, finished or not."""
+    """Yield the other outputs of the same stem that exist or have a journal."""
     try:
         names = sorted(entry.name for entry in out.parent.iterdir())
     except OSError:
         return
     start = _stem(out) + "."
-    found = set()
+    outputs = set()
     for name in names:
         if name.startswith("." + start) and name.endswith(JOURNAL):
-            found.add(name[1:].removesuffix(JOURNAL))
+            outputs.add(name[1:].removesuffix(JOURNAL))
         elif name.startswith(start) and name.endswith(PARTIAL + JOURNAL):
-            found.add(name.removesuffix(PARTIAL + JOURNAL))
+            outputs.add(name.removesuffix(PARTIAL + JOURNAL))
         elif name.startswith(start) and name.endswith(ARRAYS):
-            found.add(name)
-    yield from (out.with_name(name) for name in sorted(found - {out.name}))
+            outputs.add(name)
+    yield from (out.with_name(name) for name in sorted(outputs - {out.name}))
 
 
 def _stem(out: Path) -> str:
@@ -63,7 +63,7 @@ def _stem(out: Path) -> str:
 
 
 def _has(other: Path, path: Path) -> bool:
-    """Whether a file belongs to another output, by its journal or else by its format."""
+    """Whether a file belongs to another output, according to its journal or else its format."""
     finished = read_finished(journal_of(other))
     if finished is None:
         return other.suffix in ARRAYS and path.name in [other.stem + side for side in SIDES]

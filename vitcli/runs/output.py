@@ -24,8 +24,8 @@ from vitcli.sinks.text import LineSink
 class Output:
     """Where the rows of a command go, and how they are written.
 
-    `options` are what a row depends on besides its image, the weights and the format; `defaults`
-    are their default values. `page` makes the page at `html` from the meta. `takes` selects rows;
+    `options` has the options that a row depends on, apart from those of the format; `defaults` has
+    their default values. `page` makes the page at `html` from the meta. `takes` selects rows;
     `has_files` says whether the files that a row's text names exist.
     """
 
@@ -68,8 +68,8 @@ class Output:
         return self.target().is_special
 
     def target(self, grown: Mapping[str, Grown] | None = None) -> Target:
-        """The place of the files, which are continued where they have `grown`. Raises UsageError
-        for a shard that is not a file."""
+        """The target of the files. Those in `grown` are continued. Raises UsageError for a shard
+        that would not be a file."""
         out, shard = self.html if self.format.page == "alone" else self.out, self.resuming.shard
         if shard is not None:
             if out is None or is_special(out):
@@ -80,7 +80,7 @@ class Output:
         return Target(out, overwrite=replaces, elsewhere=elsewhere, grown=grown)
 
     def check(self) -> None:
-        """Raise VitError for what can be seen to fail before the model is loaded."""
+        """Raise VitError for mistakes that can be seen before the model is loaded."""
         self.kind.check_installed()
         target = self.target()
         target.check(*self.files.beside)
@@ -96,7 +96,7 @@ class Output:
             raise UsageError("a pipe cannot be resumed", "write to a file with --out")
 
     def open(self, meta: Mapping[str, Any], grown: Mapping[str, Grown] | None = None) -> FileSink:
-        """Open the files; those that have `grown` are continued."""
+        """Open the files. Those in `grown` are continued."""
         target = self.target(grown)
         if self.page is None:
             return self.kind(target, meta, self.format)

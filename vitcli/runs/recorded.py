@@ -14,12 +14,12 @@ from vitcli.runs.kept import KeptRows
 from vitcli.sinks.files import FileSet, PartialFile
 from vitcli.sinks.sink import FileSink
 
-SYNC_EVERY = 30.0  # seconds; only a loss of power needs it
+SYNC_EVERY = 30.0  # seconds between two writes to the disk, in case of a power failure
 MAX_WRITTEN = 1024  # kept rows between two commits
 
 
 class Recorded:
-    """Writes the rows of a run and, between them, the rows that it keeps of an earlier one."""
+    """Writes the rows of a run and, between them, the rows that it keeps from an earlier run."""
 
     def __init__(
         self,
@@ -48,8 +48,8 @@ class Recorded:
     def write(self, rows: Sequence[Row]) -> None:
         """Write the rows of a batch, each after the kept rows that precede it.
 
-        Raises OutputError if a kept row has disappeared, and Interrupted between two parts of many
-        kept rows.
+        Raises OutputError if a kept row no longer exists. An interruption during many kept rows
+        raises Interrupted.
         """
         waiting: list[Row] = []
         for row in rows:
@@ -94,8 +94,8 @@ class Recorded:
             self._on_progress(self._progress)
 
     def finish(self, meta: Mapping[str, object]) -> None:
-        """Complete the files, and give them their names: a run that is killed from here on is
-        finished by the next one."""
+        """Complete the files, record them, and give them their names. If the process is killed
+        while it does so, the next run gives the other files their names."""
         files = self._sink.complete(meta)
         for file in files:
             file.sync()
@@ -111,8 +111,8 @@ class Recorded:
         self._journal.abort()
 
     def _commit(self, lines: Sequence[bytes]) -> None:
-        """Write to the journal what the files hold by now. Where a loss of power counts, the files
-        go to the disk first, then the journal."""
+        """Record the rows and the sizes of the files in the journal. Every SYNC_EVERY seconds the
+        files are synced to the disk, and the journal after them."""
         is_due = time.monotonic() - self._synced > SYNC_EVERY
         for file in self._growing if is_due else ():
             file.sync()

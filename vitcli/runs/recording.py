@@ -1,7 +1,7 @@
-"""An output that a later run can resume: it says which images are left to compute.
+"""An output that a later run can resume, and the images that are left to compute.
 
 During a run there are `out.jsonl.partial`, its journal `out.jsonl.partial.journal`, and a lock.
-After it the journal is `.out.jsonl.journal`, from which a later run takes rows over.
+Afterwards the journal is `.out.jsonl.journal`, by which a later run finds the rows to take over.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ MAX_NAMED = 3  # images that failed before an interruption
 
 
 class Recording:
-    """One output while this process writes it: a context, which holds the locks.
+    """An output while this process writes it. The context holds the locks.
 
     `plan` sets these:
-    is_complete: nothing has changed since the run that finished it.
-    needs_model: some image is to be computed.
-    is_stale: rows of the interrupted run are out of date, so another run has to follow this one.
-    progress: the rows that are there already.
+    is_complete: nothing has changed since the run that finished the output.
+    needs_model: at least one image has to be computed.
+    is_stale: rows of the interrupted run are out of date, so another round has to follow.
+    progress: the counts of the rows that exist already.
     failed_before: the paths of the first images that failed before the interruption.
     header: the header of the earlier run's journal.
     """
@@ -80,8 +80,8 @@ class Recording:
         self._kept = KeptRows(None)
 
     def __enter__(self) -> Recording:
-        """Raises OutputError if another process writes one of its files, or if one of them is part
-        of another output."""
+        """Take the locks. Raises OutputError if another process writes one of the files, or if one
+        of them belongs to another output."""
         with ExitStack() as locks:
             locks.enter_context(locked(self._paths.values()))
             named = [s for s in self._files.beside if self._target.is_beside(s)]
@@ -90,7 +90,7 @@ class Recording:
                 refuse_link(path)
             check_neighbours(self._out, [self._paths[s] for s in self._files.beside])
             with explained(self._out):
-                self._name_what_is_whole()
+                self._finish_naming()
             self._locks = locks.pop_all()
         return self
 
@@ -100,15 +100,15 @@ class Recording:
         self._locks.close()
 
     def known(self) -> Sequence[Mapping[str, Any]]:
-        """The weights of an earlier run, which may have had other options."""
+        """The weights that an earlier run described, whatever its options."""
         header = read_header(self._journal) or read_header(self._final_journal)
         return header.weights if header else ()
 
     def plan(self, fingerprint: Fingerprint) -> None:
-        """Compare what is there with what is asked for.
+        """Find the rows that exist already, and the images that are left to compute.
 
-        Raises OutputError for an output or a partial that may not be touched: without `resume` and
-        `overwrite`, or if its fingerprint or its inputs differ.
+        Raises OutputError if an output or a partial exists and neither `resume` nor `overwrite` is
+        set, or if its fingerprint or its inputs differ.
         """
         self._fingerprint = fingerprint
         if self._asked.resume:
@@ -119,12 +119,12 @@ class Recording:
             self._target.check(*self._files.beside)
             self._refuse_to_lose()
         if self._old is not None:
-            found = self._inputs.survey(self._old)
-            self.needs_model = found.fresh > 0
-            self.is_complete = found.is_same and not found.fresh and self._commit is None
+            survey = self._inputs.survey(self._old)
+            self.needs_model = survey.fresh > 0
+            self.is_complete = survey.is_same and not survey.fresh and self._commit is None
             if self.is_complete:
-                self.progress.selected = found.selected
-                self.progress.add_earlier(found.rows, found.failed)
+                self.progress.selected = survey.selected
+                self.progress.add_earlier(survey.rows, survey.failed)
             if self._output.kind.is_sealed and not self.is_complete:
                 raise OutputError(
                     f"{self._out} is finished, and its rows cannot be taken over",
@@ -141,8 +141,8 @@ class Recording:
             self._left = chain(() if first is None else (first,), self._left)
 
     def items(self) -> Iterator[ImageRef]:
-        """The images that are left to compute, in input order. The rows between them that an
-        earlier run made are noted, and the sink of `begin` writes them when their turn comes."""
+        """Yield the images that are left to compute, in input order. Rows of an earlier run between
+        them are queued, and the sink that `begin` returns writes them in their places."""
         for ref, number in self._left:
             if number is None:
                 yield ref
@@ -155,8 +155,8 @@ class Recording:
         weights: Sequence[Mapping[str, Any]],
         on_progress: Callable[[Progress], None] = lambda progress: None,
     ) -> Recorded:
-        """Open the sink where the interrupted run left off, or start over. It counts the kept rows
-        that it writes in `progress`, and calls `on_progress` then."""
+        """Open the sink where the interrupted run left off, or start over. When the sink writes
+        kept rows, it adds them to `progress` and calls `on_progress`."""
         commit = self._commit
         at = None if commit is None else Grown(commit.end, commit.crc)
         journal = PartialFile(self._final_journal, at, self._journal, like=self._out)
@@ -177,16 +177,16 @@ class Recording:
             on_progress=on_progress,
         )
 
-    def _name_what_is_whole(self) -> None:
-        """Finish a run that was killed between its last row and the last name. If a file is gone,
+    def _finish_naming(self) -> None:
+        """Finish a run that was killed before all its files had their names. If a file is missing,
         the run counts as interrupted."""
         finished = read_finished(self._journal)
         if finished is None or {whole.name for whole in finished} != set(self._named()):
             return
-        found = [(self._partial_of(whole), self._named()[whole.name], whole) for whole in finished]
-        if not all(whole.is_at(partial or name) for partial, name, whole in found):
+        files = [(self._partial_of(whole), self._named()[whole.name], whole) for whole in finished]
+        if not all(whole.is_at(partial or name) for partial, name, whole in files):
             return
-        for partial, name, _ in sorted(found, key=lambda file: file[1] == self._out):
+        for partial, name, _ in sorted(files, key=lambda file: file[1] == self._out):
             if partial is not None:
                 take_name(partial, name)
         take_name(self._journal, self._final_journal)
@@ -196,7 +196,7 @@ class Recording:
         return {os.path.relpath(path, self._out.parent): path for path in self._paths.values()}
 
     def _partial_of(self, whole: Whole) -> Path | None:
-        """The partial that has yet to take the name of a file, if there is one."""
+        """The partial that is to become this file, if it still exists."""
         name = self._named()[whole.name]
         for suffix in ("", ZIPPED, TABLE):
             path = name.with_name(name.name + PARTIAL + suffix)
@@ -206,7 +206,7 @@ class Recording:
         return None
 
     def _interrupted(self) -> Commit | None:
-        """The last batch of an interrupted run on which its files agree."""
+        """The last batch at which the files of an interrupted run agree with its journal."""
         files = [self._partials[suffix] for suffix in self._files.growing]
         header, commit = read_interrupted(self._journal, files)
         if header is not None:
@@ -243,7 +243,7 @@ class Recording:
             )
 
     def _verify(self, commit: Commit) -> None:
-        """Check that the inputs begin as those of the interrupted run did; more may follow."""
+        """Check that the inputs begin with those of the interrupted run; more may follow."""
         partial = Ahead(self._partials[self._files.text], 1 << 16)
 
         def text(entry: Entry) -> bytes:

@@ -1,4 +1,4 @@
-"""Which part of the inputs a run takes, and whether it resumes an earlier one."""
+"""The part of the inputs that a run takes, and whether it resumes an earlier run."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from vitcli.processes import rank_of
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """Part `number` of `count`, from 1. A path always belongs to the same part: new files do not
-    move it."""
+    """Part `number` of `count`, counted from 1. The part of a path depends on the path alone, so
+    new files do not move others to another part."""
 
     number: int
     count: int
@@ -64,6 +64,6 @@ def parse_shard(text: str) -> Shard:
 
 
 def shard_of_environment(env: Mapping[str, str]) -> Shard | None:
-    """The shard of this process under torchrun; None for a process that is alone."""
-    ours = rank_of(env)
-    return Shard(ours.rank + 1, ours.size) if ours.size > 1 else None
+    """The shard of this process under torchrun; None if the process is alone."""
+    place = rank_of(env)
+    return Shard(place.rank + 1, place.size) if place.size > 1 else None

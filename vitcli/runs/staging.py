@@ -1,10 +1,10 @@
-"""An output in a store: made in files here, and sent when it is whole.
+"""Outputs in a store: written to local files first, and sent when they are complete.
 
-An object cannot grow or be locked. So partial, journal and lock are files in a folder of the cache,
-named after the URL, and a run into a store is as atomic as one into a file, and resumed like it.
-At its end the files are sent, the output itself last, and removed here. During the run
-`<url>.partial` names the process that writes. Writing it shows, before a model is loaded, whether
-the store allows it.
+An object can neither grow nor be locked. So partial, journal and lock are local files, in a folder
+of the cache named after the URL. A run into a store is as atomic as one into a file, and is resumed
+in the same way. At its end the files are sent, the output itself last, and removed here. During the
+run the object `<url>.partial` names the process that writes. Creating that object shows, before a
+model is loaded, whether the store can be written to.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _OBJECT = re.compile(r"[^:]+://[^/]+/(?:.*/)?[^/*?]+")
 
 
 def check_place(url: str) -> None:
-    """Raise UsageError for a URL that does not name an object that can be written."""
+    """Raise UsageError for a URL that does not name a writable object."""
     if stores.is_web(url):
         hint = "write to a file, or to s3://, gs:// or hf://"
         raise UsageError(f"{printable(url)}: nothing can be written to an address of the web", hint)
@@ -57,8 +57,8 @@ def staged(
     note: Callable[[str], None],
     shards: Sequence[Shard] = (),
 ) -> Iterator[Path | None]:
-    """Yield the file to write instead of `out`, which is `out` itself unless that is a URL. Where
-    `shards` are given, they are written in its place, and sent.
+    """Yield the file to write: `out` itself, or a local file if `out` is a URL. With `shards`, the
+    caller writes the files of these shards instead, and they are sent.
 
     Raises UsageError for a URL that cannot be written, and OutputError if an object exists that may
     not be replaced, or if the store refuses.
@@ -81,7 +81,7 @@ def staged(
                 stage.claim(name, replaces=overwrite or asked.resume)
                 if asked.resume:
                     stage.fetch(name)
-            note(f"{out} is made in {stage.folder}, and sent when it is whole")
+            note(f"{out} is written to {stage.folder} first, and sent when it is complete")
             yield stage.folder / stage.name
         except BaseException:
             stage.leave()
@@ -90,14 +90,14 @@ def staged(
             stage.deliver(name)
     finally:
         lock.release()
-        with suppress(OSError):  # something is left in it
+        with suppress(OSError):  # it is not empty
             stage.folder.rmdir()
 
 
 @contextmanager
 def brought(places: Sequence[Place]) -> Iterator[list[Path]]:
-    """Yield finished outputs as files. URLs and what their patterns match are fetched, and removed
-    at the end. Raises OutputError."""
+    """Yield finished outputs as local files. Objects at URLs, which may be patterns, are fetched,
+    and removed at the end. Raises OutputError."""
     if all(isinstance(place, Path) for place in places):
         yield [place for place in places if isinstance(place, Path)]
         return
@@ -151,8 +151,8 @@ class _Stage:
                 raise OutputError(f"{printable(url)} exists", hint)
 
     def claim(self, name: str, *, replaces: bool) -> None:
-        """Write the name of this process to the store. Raises OutputError if another process has
-        written its own, or if the store refuses."""
+        """Name this process in the store. Raises OutputError if another process is named there, or
+        if the store refuses."""
         url = self._url(name)
         me = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
         with _refused(url):
@@ -162,7 +162,7 @@ class _Stage:
                 if not replaces:
                     raise OutputError(
                         f"{printable(url)} was begun by {other}",
-                        "--resume there goes on with it; --resume here starts over",
+                        "--resume there continues it; --resume here starts over",
                     )
                 if not self._partial(name).exists():
                     self._note(f"{url} was begun by {other}: what it has done is not here")
@@ -170,7 +170,7 @@ class _Stage:
             self._claimed.append(name)
 
     def fetch(self, name: str) -> None:
-        """Fetch the finished output, unless the one here is newer."""
+        """Fetch the finished output, unless the local one is newer."""
         url, local = self._url(name), self.folder / name
         with _refused(url):
             if stores.stamp(url) is None:
@@ -180,7 +180,7 @@ class _Stage:
         self._fetched[name] = _identity(_fetched(url, self.folder))
 
     def deliver(self, name: str) -> None:
-        """Send what is new: the files next to the output, its journal, and the output itself."""
+        """Send the output if it has changed: first the files next to it and its journal."""
         url, local = self._url(name), self.folder / name
         files = _files(local) if local.exists() else []
         try:
@@ -200,7 +200,8 @@ class _Stage:
         self._forget(name, files)
 
     def leave(self) -> None:
-        """Keep what an unfinished run has done, here, and the name of this process in the store."""
+        """End an unfinished run: keep its files, and the name of this process in the store. If it
+        has done nothing, remove both."""
         for name in self._claimed:
             local = self.folder / name
             if name in self._fetched and not self._partial(name).exists():
@@ -210,13 +211,13 @@ class _Stage:
                 self._forget(name, [])
 
     def _forget(self, name: str, files: Sequence[Path]) -> None:
-        with suppress(OSError):  # not everybody may remove
+        with suppress(OSError):  # permission to write does not imply permission to remove
             stores.remove(self._url(name) + PARTIAL)
         for file in files:
             file.unlink(missing_ok=True)
 
     def _holder(self, name: str) -> Mapping[str, Any]:
-        """The process that is named in the store; empty where none is."""
+        """The process that is named in the store; empty if none is."""
         try:
             named = json.loads(stores.read(self._url(name) + PARTIAL))
         except (FileNotFoundError, ValueError):
@@ -231,7 +232,7 @@ class _Stage:
 
 
 def _files(local: Path) -> list[Path]:
-    """All files of a finished output, itself last."""
+    """All files of a finished output; the output itself is the last."""
     journal = journal_of(local)
     known = [Target(local).path(suffix).name for suffix in BESIDE]
     names = [whole.name for whole in read_finished(journal) or [] if whole.name in known]
@@ -239,8 +240,8 @@ def _files(local: Path) -> list[Path]:
 
 
 def _fetched(url: str, folder: Path) -> Path:
-    """Fetch a finished output with all its files into a folder, itself last: if it is there, so are
-    the others. Raises OutputError."""
+    """Fetch a finished output with all its files into a folder. The output itself is the last: if
+    it exists, so do the others. Raises OutputError."""
     store, _, name = url.rpartition("/")
     local = folder / name
     journal = journal_of(local)
@@ -263,16 +264,16 @@ def _fetched(url: str, folder: Path) -> Path:
 
 def _matching(url: str) -> list[str]:
     with _refused(url, "cannot list"):
-        found = stores.listing(url) if "*" in url else None
-    if found is not None and not found.urls:
+        listing = stores.listing(url) if "*" in url else None
+    if listing is not None and not listing.urls:
         raise OutputError(f"no object matches {printable(url)}")
-    return [url] if found is None else found.urls
+    return [url] if listing is None else listing.urls
 
 
 def _identity(file: Path) -> tuple[int, ...]:
-    """The version of a file, which differs once the file has been written again."""
-    found = file.stat()
-    return found.st_ino, found.st_size, found.st_mtime_ns
+    """The version of a file: it differs after the file has been written again."""
+    status = file.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 @contextmanager
