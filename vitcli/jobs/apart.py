@@ -47,12 +47,12 @@ def read_of_options(options: Mapping[str, object]) -> Iterator[Read]:
 
 def written_of(names: Iterable[Path]) -> list[Path]:
     """All files that a run creates for its outputs, partial or whole."""
-    found: list[Path] = []
+    files: list[Path] = []
     for name in map(real, names):
         partials = [name.with_name(name.name + PARTIAL + end) for end in ("", ZIPPED, TABLE)]
         hidden = [name.with_name(name.name + PARTIAL + end) for end in (JOURNAL, LOCK)]
-        found += [name, *partials, *hidden, journal_of(name)]
-    return found
+        files += [name, *partials, *hidden, journal_of(name)]
+    return files
 
 
 def check_run(
@@ -70,14 +70,14 @@ def check_run(
 def check_apart(
     written: Iterable[Path], read: Iterable[Read], *, folder: Path | None = None
 ) -> None:
-    """Raise OutputError if a file that is read would be overwritten, under any name or link. All
-    files in `folder` would be: it is replaced as a whole."""
-    ours = {identity for path in written if (identity := identity_of(path)) is not None}
+    """Raise OutputError if a file that is read would be overwritten, under any name or link. This
+    includes every file in `folder`, which is replaced as a whole."""
+    overwritten = {identity for path in written if (identity := identity_of(path)) is not None}
     within = None if folder is None else real(folder)
     for path, what in read:
         identity = identity_of(path)
         is_within = within is not None and real(path).is_relative_to(within)
-        if identity is not None and (identity in ours or is_within):
+        if identity is not None and (identity in overwritten or is_within):
             raise OutputError(
                 f"{printable(str(path))} is {what}, and would be overwritten",
                 "write to another file" if within is None else "write to another folder",
@@ -87,7 +87,7 @@ def check_apart(
 def identity_of(path: Path) -> tuple[int, int] | None:
     """The (device, inode) of a file, the same under all its names; None if it does not exist."""
     try:
-        found = path.stat()
+        status = path.stat()
     except (OSError, ValueError):
         return None
-    return found.st_dev, found.st_ino
+    return status.st_dev, status.st_ino

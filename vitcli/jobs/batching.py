@@ -15,8 +15,8 @@ MIN_GAIN = 1.05  # in images a second: less is not worth the memory
 class GrowingBatch:
     """A batch size that doubles as long as that is faster, and then stays at the fastest.
 
-    The first batch of each size warms up and the second is timed. Only the time of the network
-    counts, not that of waiting for images.
+    The first batch of each size is a warm-up, and the second is timed. Only the time of the network
+    counts, not the wait for images.
     """
 
     def __init__(self, note: Callable[[str], None], clock: Callable[[], float] = time.monotonic):
@@ -31,7 +31,7 @@ class GrowingBatch:
         return self.size
 
     def timed(self, forward: Forward) -> Forward:
-        """Return the function that also measures its time, which decides the size."""
+        """Return `forward`, timed: its times decide the size."""
 
         def observed(batch: Batch) -> Sequence[Row]:
             before = self._clock()
@@ -42,9 +42,8 @@ class GrowingBatch:
         return observed
 
     def _observe(self, images: int, seconds: float) -> None:
-        if (
-            self._is_settled or images <= self.size // 2
-        ):  # it had an earlier size, or most images failed
+        is_small = images <= self.size // 2  # it had an earlier size, or most images failed
+        if self._is_settled or is_small:
             return
         if not self._is_warm:
             self._is_warm = True

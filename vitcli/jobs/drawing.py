@@ -1,7 +1,7 @@
 """Results drawn over images and encoded as files, by worker processes.
 
-A worker reads the image again, in its own size: the model's pixels are too few, and a batch of
-whole images takes too much memory. It returns the bytes of the files. It imports no torch.
+A worker reads the image again, at its original size: the model's input is too small, and a batch of
+original images takes too much memory. It returns the bytes of the files. It imports no torch.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from vitcli.runs.shard import Resuming
 
 
 def check_page(html: Path | None, resuming: Resuming) -> None:
-    """Raise UsageError for a page of a shard: pages cannot be merged."""
+    """Raise UsageError for the page of a shard, since pages cannot be merged."""
     if html is not None and resuming.shard is not None:
         raise UsageError("a page is made of all images", "leave out --shard or --html")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """The drawing of one image: its maps, the texts below them, and the size (height, width) of a
-    preview, if any."""
+    """A request to draw one image: its maps, the texts below them, and the size (height, width) of
+    the preview, if there is one."""
 
     maps: tuple[Maps, ...] = ()
     caption: str = ""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 from vitcli.jobs.job import Running
 from vitcli.records import ErrorType, Failure, Row
 
-if TYPE_CHECKING:  # as in run.py
+if TYPE_CHECKING:  # imports torch, which a run with nothing to do does not need
     from torch import Tensor
 
 R = TypeVar("R", bound=Row)
@@ -16,14 +16,14 @@ R = TypeVar("R", bound=Row)
 
 def are_finite(*results: Tensor) -> list[bool]:
     """Whether all results of each image of a batch are finite.  (B, ...) each"""
-    if all(bool(found.isfinite().all()) for found in results):
+    if all(bool(result.isfinite().all()) for result in results):
         return [True] * len(results[0])
-    each = [found.isfinite().flatten(1).all(dim=1).tolist() for found in results]
+    each = [result.isfinite().flatten(1).all(dim=1).tolist() for result in results]
     return [all(image) for image in zip(*each, strict=True)]
 
 
 def overflow(running: Running) -> str:
-    """The message for such an image: the likely cause, and what to do."""
+    """The message for an image with NaN or infinity: the likely cause, and what to do."""
     what = "the model gives NaN or infinity for it"
     if running.quantize is not None:
         return f"{what}: leave out --quantize {running.quantize}"

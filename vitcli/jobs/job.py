@@ -19,8 +19,8 @@ BatchSize = int | Literal["auto"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inputs:
-    """Which images: paths, directories, globs, `-`, how they may be read, how many may fail.
-    `is_implied`: nothing was named, and standard input is the list."""
+    """The images of a run (paths, directories, globs, or `-`), how they may be read, and how many
+    may fail. `is_implied`: no input was named, so standard input is the list."""
 
     paths: tuple[str, ...] = ()
     is_implied: bool = False
@@ -34,7 +34,7 @@ class Inputs:
 
     @property
     def has_stdin(self) -> bool:
-        """Whether a list of paths comes through standard input."""
+        """Whether a list of paths is read from standard input."""
         return "-" in (*self.paths, self.files_from)
 
 
@@ -57,8 +57,8 @@ class ModelOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Running:
-    """On what, and how much at a time. `workers=None` takes one for each processor,
-    `batch_size="auto"` grows for as long as that is faster."""
+    """The device and the engine of a run, and its batch size. `workers=None` starts one for each
+    processor; `batch_size="auto"` doubles as long as that is faster."""
 
     device: str = "auto"
     dtype: DtypeName = "fp32"
@@ -82,22 +82,22 @@ class Running:
         if self.engine != "torch" and self.device not in ("auto", "cpu"):
             raise UsageError(f"--engine {self.engine} runs on the CPU", "leave out --device")
         if self.engine != "torch" and self.compile:
-            raise UsageError("--compile is PyTorch's", "leave out --engine")
+            raise UsageError("--compile is for PyTorch only", "leave out --engine")
 
 
 class Reporter(Protocol):
-    """Receives the notes and the progress of a run: the terminal, say."""
+    """Receives the notes and the progress of a run: the terminal, for example."""
 
     def note(self, text: str) -> None: ...
 
     def listing(self, count: Callable[[], int | None]) -> None:
-        """The inputs are known; `count` walks them to say how many, None where it cannot."""
+        """Receive `count`, which counts the inputs and returns None where it cannot."""
 
     def progress(self, progress: Progress) -> None: ...
 
 
 class NullReporter:
-    """Looks away."""
+    """Ignores notes and progress."""
 
     def note(self, text: str) -> None: ...
 
@@ -108,8 +108,8 @@ class NullReporter:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """How a run ended. `unlisted` counts folders that could not be read, `skipped` the pipes,
-    sockets and devices in them that are named like images, `selected` the images of --select,
+    """How a run ended. `unlisted` counts folders that could not be read; `skipped` pipes, sockets
+    and devices in folders that are named like images; `selected` the images that --select took;
     `earlier` those that an earlier run had done."""
 
     done: int

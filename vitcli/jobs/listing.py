@@ -19,10 +19,11 @@ SAME_NAME = "an image before it in the archive has the same name"
 
 @dataclass(slots=True)
 class Listing:
-    """The images of some sources: the same ones every time, of which a shard may take a part.
+    """The images of some sources, or of one shard of them: the same images each time.
 
-    `is_once`: an archive has a name once. `notes_unread`: images in formats that are not read are
-    noted. `is_absolute`: the path of the first image was, when they were last listed.
+    `is_once`: the second image of one name in an archive is a failure. `notes_unread`: images in
+    formats that are not read are noted. `is_absolute`: the first path of the last listing was
+    absolute.
     """
 
     sources: Sequence[Source]
@@ -33,7 +34,7 @@ class Listing:
     is_absolute: bool = False
 
     def refs(self, *, stamped: bool = False) -> Iterator[ImageRef]:
-        """List the images of our shard, with their places among all."""
+        """Yield the images of the shard, with their places among all images."""
         self.omissions.clear()
         refs = iter_refs(self.sources, stamped=stamped)
         first = next(refs, None)
@@ -62,19 +63,19 @@ def list_inputs(
     shard: Shard | None = None,
     is_once: bool = False,
 ) -> Listing:
-    """The images that are named. Raises InputError for a directory or pattern without images."""
+    """The listing of the inputs. Raises InputError for a folder or pattern without images."""
     omissions = Omissions(note)
     scan = scan_of(inputs, omissions)
-    found = open_sources(
+    sources = open_sources(
         inputs.paths,
         files_from=inputs.files_from,
         null=inputs.null,
         scan=scan if inputs.extensions else scan.with_archives,
     )
-    if absent := all_absent(found):
+    if absent := all_absent(sources):
         more = f" (and {len(absent) - 1:,} more)" if len(absent) > 1 else ""
         note(f"{printable(absent[0])} does not exist{more}: nothing can be read")
-    return Listing(found, omissions, shard, is_once, notes_unread=not inputs.extensions)
+    return Listing(sources, omissions, shard, is_once, notes_unread=not inputs.extensions)
 
 
 def scan_of(inputs: Inputs, omissions: Omissions) -> Scan:
@@ -86,8 +87,8 @@ def scan_of(inputs: Inputs, omissions: Omissions) -> Scan:
 
 
 def once_each(refs: Iterable[ImageRef]) -> Iterator[ImageRef]:
-    """Make a failure of the second image of one name in an archive: the files of both would have
-    one name. The names of one archive at a time are remembered, as hashes."""
+    """Yield the images, but the second of one name in an archive as a failure: the files of both
+    would have one name. Memory holds the names of one archive at a time, as hashes."""
     archive, seen = "", set[int]()
     for ref in refs:
         if ref.member is not None:

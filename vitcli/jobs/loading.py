@@ -45,7 +45,7 @@ def load_model(
 
 
 def describe_model(model: Model) -> dict[str, object]:
-    """The description of the model in the meta file."""
+    """Describe a model for the meta file."""
     return {
         "model": model.spec,
         "revision": model.revision,

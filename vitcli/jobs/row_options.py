@@ -11,7 +11,7 @@ NOT_IN_ROWS = frozenset(
     {
         *("inputs", "model", "models", "options", "running", "out", "overwrite", "resuming"),
         *("offline", "device", "workers", "echo", "show"),
-        *("format", "html"),  # a Format has them
+        *("format", "html"),  # part of the Format
     }
 )
 
@@ -27,7 +27,7 @@ class Job(Protocol):
 
 
 def row_options(job: Job) -> dict[str, object]:
-    """The values of all options but those in NOT_IN_ROWS: an option that is new counts."""
+    """The values of all options except those in NOT_IN_ROWS, so that a new option counts."""
     return {f.name: getattr(noun, f.name) for noun, f in _fields(job)}
 
 
@@ -38,5 +38,5 @@ def row_defaults(job: Job) -> dict[str, object]:
 
 def _fields(job: Job) -> list[tuple[object, Field[object]]]:
     nouns = (job.options, job.running, job)
-    found = [(noun, f) for noun in nouns for f in fields(noun)]  # type: ignore[arg-type]
-    return [(noun, f) for noun, f in found if f.name not in NOT_IN_ROWS]
+    pairs = [(noun, f) for noun in nouns for f in fields(noun)]  # type: ignore[arg-type]
+    return [(noun, f) for noun, f in pairs if f.name not in NOT_IN_ROWS]

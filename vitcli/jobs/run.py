@@ -1,4 +1,4 @@
-"""A run: the images of a listing through a model into an output."""
+"""A run: read the images of a listing, pass them through a model, and write the rows."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ MAX_COUNTING = 1.0  # seconds to count the images for a message
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ready:
     """A loaded model: its preprocessing, the function from a batch to its rows, and the meta that
-    describes it. `reads_again`: `forward` reads the images themselves."""
+    describes it. `reads_again`: `forward` opens the images once more."""
 
     plans: tuple[Preprocess, ...] = ()
     forward: pipeline.Forward
@@ -55,7 +55,7 @@ class Ready:
 
 @dataclass(slots=True)
 class Run:
-    """Takes the images of a listing through a model. Raises DeviceError for an engine that is not
+    """Runs a model over the images of a listing. Raises DeviceError for an engine that is not
     installed."""
 
     inputs: Inputs
@@ -136,9 +136,9 @@ class Run:
         if output.resuming.resume:
             self.listing.keep_stdin()
         with self._explaining(can_resume=True):
-            found = [resolve(s, offline=offline) if isinstance(s, str) else s for s in specs]
-            load_once = cache(lambda: make_ready(found))
-            weights = [m.weights if isinstance(m, Checkpoint) else m.files for m in found]
+            models = [resolve(s, offline=offline) if isinstance(s, str) else s for s in specs]
+            load_once = cache(lambda: make_ready(models))
+            weights = [m.weights if isinstance(m, Checkpoint) else m.files for m in models]
             check_run(output.paths.values(), weights, output.options, self.inputs)
             while self._round(output, weights, load_once):
                 self.progress = Progress()
@@ -174,7 +174,7 @@ class Run:
         self.reporter.listing(self.listing.count)
         refs = iter(refs)
         if (first := next(refs, None)) is None:
-            return  # without torch
+            return  # and import no torch
         from vitcli.images.stream import loaded
         from vitcli.models.prepare import choose_device
 
@@ -233,12 +233,12 @@ class Run:
             raise
 
     def _of_all(self) -> str:
-        """` of 5,000`, if the images can be counted soon."""
-        found: list[int | None] = []
-        counting = Thread(target=lambda: found.append(self.listing.count()), daemon=True)
+        """` of 5,000`, if the images can be counted within MAX_COUNTING."""
+        counts: list[int | None] = []
+        counting = Thread(target=lambda: counts.append(self.listing.count()), daemon=True)
         counting.start()
         counting.join(MAX_COUNTING)
-        return f" of {found[0]:,}" if found and found[0] is not None else ""
+        return f" of {counts[0]:,}" if counts and counts[0] is not None else ""
 
     def _on_progress(self, progress: Progress) -> None:
         self.reporter.progress(progress)
@@ -246,14 +246,14 @@ class Run:
 
 
 def _failed_before(paths: Sequence[str], count: int) -> str:
-    """Describe the images that failed before the interruption, which were not reported then."""
+    """Describe the images that failed before the interruption, which that run did not report."""
     more = f" and {count - len(paths):,} more" if count > len(paths) else ""
     named = ", ".join(map(printable, paths))
     return f"failed before the interruption: {named}{more}; the row of each says why"
 
 
 def _idle(meta: Mapping[str, object]) -> Ready:
-    """Replace the model in a run whose rows are all there."""
+    """Return a stand-in for the model, for a run that has no image to compute."""
 
     def forward(batch: Batch) -> Sequence[Row]:
         raise InputError(f"{printable(batch.refs[0].path)} has changed just now", "run it again")
@@ -263,7 +263,7 @@ def _idle(meta: Mapping[str, object]) -> Ready:
 
 @contextmanager
 def completing(sink: Sink) -> Iterator[Sink]:
-    """Abort the sink if the run does not come to its end."""
+    """Abort the sink if the run does not finish."""
     try:
         yield sink
     except BaseException:
