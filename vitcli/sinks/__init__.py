@@ -1,4 +1,4 @@
-"""Rows into files: one class a format, chosen by suffix, final only when the run has finished.
+"""Rows into files: one class for each format, chosen by the suffix of the output.
 
 A new format is one class and one row in `PREDICTIONS` or `EMBEDDINGS`.
 """
@@ -42,13 +42,13 @@ FORMATS: Mapping[str, Formats] = {
 
 
 def is_sealed(out: Path) -> bool:
-    """Whether a suffix is that of a format whose rows are sealed."""
+    """Whether the suffix is that of a sealed format."""
     name = out.suffix[1:].lower()
     return any(name in known and known[name].is_sealed for known in FORMATS.values())
 
 
 def choose_format(out: Place | None, asked: str | None, known: Formats) -> str:
-    """The name asked for, else the suffix of the output, else JSONL. Raises UsageError."""
+    """The name in `asked`, else the suffix of the output, else JSONL. Raises UsageError."""
     if asked is not None:
         name, origin = asked, f"--format {asked}"
     elif out is not None and (path := PurePosixPath(str(out))).suffix:

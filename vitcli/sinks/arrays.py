@@ -1,8 +1,7 @@
 """Embeddings into an array file with an index and a meta file: NPY, NPZ, safetensors.
 
-The array grows on disk, not in memory: its header has room to spare, and is written again when the
-number of rows is known. A failed image takes no row of the array; the index has a line for every
-input.
+The array grows on disk, not in memory: its header is padded, and is written again when the number
+of rows is known. A failed image has no row in the array; the index has a line for every input.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ class ArraySink(FileSink):
         self._array.write_header(self.header())
 
     def header(self) -> bytes:
-        """The bytes before the data; their number does not depend on the number of rows."""
+        """The bytes before the data. Their length does not depend on the number of rows."""
         raise TypeError(f"{type(self).__name__} has no header")
 
     @property
@@ -88,7 +87,7 @@ class ArraySink(FileSink):
         return [self._index, described, self._array]
 
     def wrap(self) -> None:
-        """Make the whole file of the array, where a format needs more than a header."""
+        """Turn the array into the final file, for formats that need more than a header."""
 
 
 class NpySink(ArraySink):
@@ -127,7 +126,7 @@ class NpzSink(NpySink):
 
     @staticmethod
     def data_start(file: BinaryIO) -> int:
-        head = file.read(30)  # of the first entry, the array; then its name and extra field
+        head = file.read(30)  # the first entry is the array; its name and extra field follow
         file.seek(int.from_bytes(head[26:28], "little"), os.SEEK_CUR)
         file.seek(int.from_bytes(head[28:30], "little"), os.SEEK_CUR)
         return NpySink.data_start(file)
@@ -154,4 +153,4 @@ class SafetensorsSink(ArraySink):
 
 
 def _entry(name: str) -> zipfile.ZipInfo:
-    return zipfile.ZipInfo(name)  # the format's first date: the same bytes on every run
+    return zipfile.ZipInfo(name)  # with a fixed date: the same bytes on every run

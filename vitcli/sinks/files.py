@@ -1,4 +1,4 @@
-"""Files that grow with the rows, and take their names only when they are whole."""
+"""Files that grow with the rows, and take their names only when they are complete."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from vitcli.files import (
     write_all,
 )
 
-BESIDE = (".index.jsonl", ".meta.json", ".html")  # that may belong to an output
-ZIPPED, TABLE = ".zip", ".table"  # of files that replace a partial at the end
+BESIDE = (".index.jsonl", ".meta.json", ".html")  # suffixes of files next to an output
+ZIPPED, TABLE = ".zip", ".table"  # suffixes of files that replace a partial at the end
 
 
 @dataclass(frozen=True, slots=True)
 class Grown:
-    """How far a file has come: its bytes, and the CRC-32 of those after its header."""
+    """The state of a growing file: its size, and the CRC-32 of the bytes after its header."""
 
     size: int
     crc: int
@@ -41,7 +41,7 @@ class Grown:
 
 @dataclass(frozen=True, slots=True)
 class Seal:
-    """The checksums of a whole file: the CRC-32 of its header, of `head` bytes, and of the rest."""
+    """The checksums of a complete file: the CRC-32 of its first `head` bytes, and of the rest."""
 
     head: int
     head_crc: int
@@ -52,8 +52,8 @@ class Seal:
 class FileSet:
     """The files of an output, by suffix; "" is the output itself.
 
-    `text` holds the text of each row, which a journal records; `data` is the array, if there is
-    one; `copies` repeat the text in another form; `at_end` are written when all rows are there.
+    `text` holds the text of each row, whose place a journal records; `data` is the array, if there
+    is one; `copies` repeat the text in another form; `at_end` are written after the last row.
     """
 
     text: str = ""
@@ -63,7 +63,7 @@ class FileSet:
 
     @property
     def growing(self) -> tuple[str, ...]:
-        """The files that grow with the rows, as a journal lists them: the text is the last."""
+        """The files that grow with the rows, in the order of a journal: the text is the last."""
         return (*(() if self.data is None else (self.data,)), *self.copies, self.text)
 
     @property
@@ -75,8 +75,8 @@ class FileSet:
 class Target:
     """Where an output goes: a path, which may stand for several files, or standard output.
 
-    No file is created before `open`, and `check` raises what would fail then. `files` are the open
-    ones, by suffix.
+    No file is created before `open`; `check` raises the errors that can be foreseen. `files` has
+    the open files, by suffix.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Target:
         grown: Mapping[str, Grown] | None = None,
     ) -> None:
         """`elsewhere` are the paths, by suffix, of files that do not stand next to the output.
-        A file that `grown` has is continued from there."""
+        A file in `grown` is continued from that state."""
         self.out = out
         self.files: dict[str, PartialFile] = {}
         self._elsewhere, self._grown = elsewhere or {}, grown or {}
@@ -108,7 +108,7 @@ class Target:
         for path in paths:
             try:
                 is_dir, exists = path.is_dir(), path.exists()
-            except OSError as error:  # a name too long, a folder that may not be entered
+            except OSError as error:  # the name is too long, or a folder may not be entered
                 raise OutputError(f"cannot write to {path}: {error.strerror}") from None
             if is_dir:
                 raise OutputError(f"cannot write to {path}: it is a directory")
@@ -145,7 +145,7 @@ class Target:
         return self.files[suffix]
 
     def write_beside(self, suffix: str, data: bytes) -> PartialFile:
-        """Write a small file as a whole, which has yet to take its name."""
+        """Write a small file in one piece. It keeps its partial name until it takes its own."""
         file = PartialFile(self.path(suffix), like=self.out)
         file.write(data)
         return file
@@ -155,7 +155,7 @@ class PartialFile:
     """A binary file that is `<path>.partial` until it takes its name. Standard output, pipes and
     devices are written directly. A write that fails raises WriteError.
 
-    Nothing is buffered here: what was written survives the death of this process. The new file has
+    Nothing is buffered here: the written bytes survive the death of this process. The new file has
     the owner and mode of the file that it replaces.
     """
 
@@ -167,8 +167,9 @@ class PartialFile:
         *,
         like: Path | None = None,
     ) -> None:
-        """Continue the file from `grown`, or create it. `partial` is another name for it until it
-        is whole. If it replaces nothing, it gets the owner and mode of `like`, if that exists."""
+        """Continue the file from `grown`, or create it. `partial` is its name until it takes its
+        own, if not `<path>.partial`. If it replaces no file, it gets the owner and mode of `like`.
+        """
         self.path = path
         self.is_direct = path is None or is_special(path)
         self.real = Path("-") if path is None else real(path)
@@ -183,7 +184,7 @@ class PartialFile:
             if self.is_direct:
                 self.file = path.open("wb", buffering=0)
                 return
-            # The name of an old output is known; that of its journal is not.
+            # A journal, which has a `partial`, is hidden: it gets the mode of its output.
             names = (self.real, like) if partial is None else (like, self.real)
             replaced = next(filter(None, (regular(n) for n in names if n is not None)), None)
             if grown is None:
@@ -247,17 +248,17 @@ class PartialFile:
                 take_name(self.partial, self.real)
 
     def rewrite(self, suffix: str) -> IO[bytes]:
-        """Create a file next to this one, which is made of it at the end."""
+        """Create the file that is to replace this one at the end, next to it."""
         made = create(self.partial.with_name(self.partial.name + suffix), self.stat())
         return io.BufferedRandom(cast(io.RawIOBase, made))
 
     def replace_by(self, other: IO[bytes], suffix: str) -> None:
-        """Let another file take the name."""
+        """Replace this file by the one that `rewrite` created, once that is complete."""
         with self.explained():
             self.file.close()
             self.partial = self.partial.with_name(self.partial.name + suffix)
             self.file = other
-            other.seek(0)  # flushes it, too
+            other.seek(0)  # this flushes it, too
             crc = 0
             while data := other.read(1 << 20):
                 crc = zlib.crc32(data, crc)

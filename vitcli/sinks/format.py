@@ -37,4 +37,4 @@ class Format:
 JSONL = Format()
 
 OPTION_DEFAULTS: Mapping[str, object] = {"null": False, "html": False}
-"""The default values of the options of a format, but for its name."""
+"""The default values of the options of a format, except its name."""

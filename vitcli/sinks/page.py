@@ -38,7 +38,7 @@ class PageSink(FileSink):
         super().__init__(target)
 
     def _open(self) -> None:
-        self._is_alone = not self._target.files  # the lines are in none of its files
+        self._is_alone = not self._target.files  # no file of the target holds the lines
         self._file = self._target.open("" if self._is_alone else PAGE)
         self._file.write_header(self._page.head())
 
@@ -55,7 +55,7 @@ class PageSink(FileSink):
         return self._page.row(record_of(row), thumbnail, maps)
 
     def _read(self, row: Kept) -> Kept:
-        """The kept row, as the other output expects it."""
+        """The kept row in the form of the other output."""
         assert self._lines is not None
         return replace(row, text=self._lines.line_of(row.ref, self._page.record_in(row.text)))
 

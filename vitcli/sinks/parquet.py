@@ -1,8 +1,8 @@
 """Rows into Parquet: predictions, or embeddings with an index and a meta file.
 
-Parquet has its table of contents at the end, so the file is made when all rows are there. Until
-then they are in a file that grows, and a run is resumed as for JSONL and NPY. Memory holds one row
-group.
+A Parquet file ends with its table of contents, so it is written after the last row. Until then the
+rows are in the growing files of JSONL or NPY, from which a run is resumed. Memory holds one row
+group at a time.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from vitcli.sinks.arrays import NpySink
 from vitcli.sinks.files import TABLE, PartialFile
 from vitcli.sinks.text import JsonlSink
 
-if TYPE_CHECKING:  # an extra
+if TYPE_CHECKING:  # an optional dependency
     import pyarrow as pa
 
 GROUP_ROWS, GROUP_BYTES = 10_000, 64 << 20

@@ -14,8 +14,8 @@ from vitcli.files import PARTIAL, create, explained, real, refuse_link, regular,
 from vitcli.records import ImageRef
 from vitcli.sinks.text import path_fields
 
-MAX_NAME = 255  # bytes, of every file system in use
-MAX_PATH = 3500  # bytes below the folder; Linux has 4096 for all
+MAX_NAME = 255  # bytes, the limit of common file systems
+MAX_PATH = 3500  # bytes below the folder; Linux allows 4096 for a whole path
 
 # Parts of a path that cannot be names are written as underscores, and names that consist of
 # underscores get four more. So no two inputs share an image.
@@ -24,11 +24,11 @@ _SHORTENED = re.compile(r"~[0-9a-f]{32}$")
 
 
 class PictureTree:
-    """Writes `out/photos/cat.jpg.png` for `photos/cat.jpg`. A file has its name when it is whole.
+    """Writes `out/photos/cat.jpg.png` for `photos/cat.jpg`, completely or not at all.
 
-    `marker` is a file that marks the folder as vitcli's, and so do the files `records`; `inputs`
-    are the paths of images and of their folders. `is_image` says of a file name whether it may be
-    a user's image, `is_absolute` whether the path of the first input is absolute.
+    The file `marker`, or one of the files `records`, marks the folder as written by vitcli.
+    `inputs` are the paths of images and of their folders. `is_image` tells whether a file name may
+    be that of a user's image, `is_absolute` whether the path of the first input is absolute.
     """
 
     def __init__(
@@ -69,13 +69,13 @@ class PictureTree:
             self.out.mkdir(parents=True, exist_ok=True)
             refuse_link(self._marker)
             is_empty = not any(self.out.iterdir())
-            is_ours = any(path.exists() for path in (self._marker, *self._records))
-        if not (is_ours or is_empty or self._overwrite):
+            is_marked = any(path.exists() for path in (self._marker, *self._records))
+        if not (is_marked or is_empty or self._overwrite):
             raise OutputError(
                 f"{self.out} holds files that vit has not written",
                 "give a new folder, or --overwrite to write into this one",
             )
-        if not is_ours and (photo := next(self._photos(), None)) is not None:
+        if not is_marked and (photo := next(self._photos(), None)) is not None:
             raise OutputError(
                 f"{self.out} holds images that vit has not written, such as {photo}, and every "
                 "scan would leave them out",
@@ -106,8 +106,8 @@ class PictureTree:
             sync(self.out)
 
     def path_of(self, ref: ImageRef, suffix: str) -> Path:
-        """The path of an input's file, which no other input shares: below `out` as the input is
-        below `/` or the current folder; `..` is written `__`."""
+        """The path of an input's file, which no other input shares. It lies below `out` as the
+        input lies below `/` or the current folder; `..` becomes `__`."""
         room = suffix + PARTIAL
         raw = os.fsencode(ref.path)
         if len(raw) > MAX_PATH or b"\0" in raw:
@@ -116,13 +116,13 @@ class PictureTree:
         return self.out.joinpath(*(_short(f, "") for f in folders), _short(name, room) + suffix)
 
     def _parts(self, ref: ImageRef) -> list[str]:
-        """The folders and the name. `a/./b` and `a//b` are `a/b` in a file system, but not in an
-        archive or a store."""
+        """The folders and the name of an input's file. `a/./b` and `a//b` are `a/b` in a file
+        system, but not in an archive or a store."""
         archive = ref.path if ref.member is None else ref.member.archive
         before = archive if ref.path.startswith(archive) else ""
         within = ref.path[len(before) :].removeprefix("/")
-        scheme, found, rest = before.partition("://")
-        if found:
+        scheme, separator, rest = before.partition("://")
+        if separator:
             parts = [scheme + ":", *(_name(part) for part in rest.split("/"))]
         else:
             parts = [_name(part) for part in before.split("/") if part not in ("", ".")]
@@ -147,7 +147,7 @@ class PictureTree:
         return True
 
     def write(self, path: Path, data: bytes | memoryview) -> None:
-        """Write a file, which has its name when it is whole. Raises WriteError."""
+        """Write a file, completely or not at all. Raises WriteError."""
         partial = path.with_name(path.name + PARTIAL)
         with explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -161,21 +161,21 @@ class PictureTree:
 
 
 def _name(part: str) -> str:
-    """The name of a part of a path in the tree."""
+    """The name in the tree for a part of a path."""
     if part in ("", ".", ".."):
         return {"": EMPTY, ".": HERE, "..": ABOVE}[part]
     return part + EMPTY if not part.strip("_") else part
 
 
 def _short(name: str, suffix: str) -> str:
-    """Shorten a name that is too long with its suffix to end in a hash. A name that already looks
-    like that gets one, too."""
+    """Shorten a name that is too long with its suffix, and end it in a hash. A name that looks as
+    if it were shortened gets a hash, too."""
     raw, room = os.fsencode(name), MAX_NAME - len(os.fsencode(suffix))
     if len(raw) <= room and not _SHORTENED.search(name):
         return name
     kept = raw[: room - 33]
     while len(kept) < len(raw) and kept and (raw[len(kept)] & 0xC0) == 0x80:
-        kept = kept[:-1]  # not in the middle of a UTF-8 character
+        kept = kept[:-1]  # do not cut a UTF-8 character
     return os.fsdecode(kept) + "~" + _digest(raw)
 
 

@@ -1,4 +1,4 @@
-"""Only the rows that are wanted into a sink."""
+"""A sink for selected rows."""
 
 from __future__ import annotations
 

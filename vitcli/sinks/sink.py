@@ -13,18 +13,18 @@ from vitcli.sinks.format import JSONL, Format
 class FileSink:
     """Writes rows to the files of a target.
 
-    A format is such a class: it says which files it has, and whether its rows are sealed, which
-    a later run can neither take over nor merge once the file is whole.
+    Each format is a subclass. `files` are its files; `is_sealed` says that a complete file can be
+    neither extended nor merged.
     """
 
     files: ClassVar[FileSet] = FileSet()
     is_sealed: ClassVar[bool] = False
-    has_suffix: ClassVar[bool] = True  # its files are named after it
+    has_suffix: ClassVar[bool] = True  # the suffix of an output names the format
 
     def __init__(
         self, target: Target, meta: Mapping[str, Any] | None = None, format: Format = JSONL
     ) -> None:
-        """The meta of an embedding has its `row_shape` and `array_dtype`."""
+        """Open the files. The meta of an embedding has its `row_shape` and `array_dtype`."""
         self._target, self._meta, self._format = target, meta or {}, format
         self._open()
 
@@ -38,7 +38,7 @@ class FileSink:
 
     @staticmethod
     def check_installed() -> None:
-        """Raise OutputError where a library is missing."""
+        """Raise OutputError if a library of the format is missing."""
 
     @staticmethod
     def data_start(file: BinaryIO) -> int:
@@ -50,8 +50,8 @@ class FileSink:
         raise NotImplementedError
 
     def complete(self, meta: Mapping[str, object]) -> list[PartialFile]:
-        """Write what follows the last row, and return the files in the order in which they are to
-        take their names: the output itself is the last."""
+        """Write the end of the files, and return them in the order in which they take their names:
+        the output itself is the last."""
         raise NotImplementedError
 
     def finish(self, meta: Mapping[str, object]) -> None:
@@ -63,6 +63,6 @@ class FileSink:
             file.take_name()
 
     def abort(self) -> None:
-        """Close the files, which stay partial."""
+        """Close the files, which keep their partial names."""
         for file in self._target.files.values():
             file.abort()

@@ -32,7 +32,7 @@ SCORE_DECIMALS = 6
 
 
 def path_fields(path: str) -> dict[str, str]:
-    """`path` in UTF-8; if its bytes are not, they follow as base64 in `path_bytes`."""
+    """`path` in UTF-8; if its bytes are not UTF-8, `path_bytes` has them as base64."""
     raw = os.fsencode(path)
     try:
         return {"path": raw.decode("utf-8")}
