@@ -1,4 +1,4 @@
-"""The actors on the nodes of a Ray cluster: the workers, and the board on which they write."""
+"""The actors on the nodes of a Ray cluster: the workers, and the board with their messages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vitcli.runs.shard import Shard
 
 
 class Board:
-    """An actor that keeps what the workers tell until somebody reads it."""
+    """An actor that keeps the messages of the workers until they are read."""
 
     def __init__(self) -> None:
         self._told: list[Told] = []
@@ -24,13 +24,13 @@ class Board:
         self._told.append(event)
 
     def read(self) -> list[Told]:
-        """Return what is new."""
+        """Return the messages since the last call."""
         new, self._told = self._told, []
         return new
 
 
 class Worker:
-    """An actor that loads the model once, and then does one shard after another."""
+    """An actor that loads the model once, and then runs one shard after another."""
 
     def __init__(self, order: tuple[Job, str, bytes | None], board: Any) -> None:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in the `vit` process
@@ -60,7 +60,7 @@ class Worker:
         return Ready()
 
     def do(self, shard: Shard, attempt: int) -> Ended | Failed:
-        """Do a shard with the models that are loaded."""
+        """Run a shard with the loaded models."""
         if self._stdin is not None:
             self._stdin.seek(0, io.SEEK_SET)
             os.dup2(self._stdin.fileno(), 0)

@@ -16,19 +16,19 @@ from typing import IO, Any
 from vitcli.errors import DeviceError
 
 REACHED_WITHIN = 10.0  # seconds
-TRIES_TO_REACH = "4"  # of a second each, by Ray
+TRIES_TO_REACH = "4"  # Ray makes one a second
 QUIET = {
-    "RAY_USAGE_STATS_ENABLED": "0",  # nothing goes over the network but the work
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # else a warning
+    "RAY_USAGE_STATS_ENABLED": "0",  # send nothing over the network but the work
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # without it Ray prints a warning
 }
 
 
 @contextmanager
 def connected(address: str) -> Iterator[Any]:
-    """Yield Ray, connected and silent. A cluster that was started for this run ends with it."""
+    """Yield the connected module `ray`. A cluster that is started for this run ends with it."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    if address not in ("auto", "local"):  # starting one takes longer
+    if address not in ("auto", "local"):  # those may start a cluster, which takes longer
         _reach(address)
         os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", TRIES_TO_REACH)
     import ray
@@ -54,11 +54,11 @@ def connected(address: str) -> Iterator[Any]:
         try:
             yield ray
         finally:
-            ray.shutdown()  # which prints what Ray has held back
+            ray.shutdown()  # prints output that Ray has delayed
 
 
 class _TokenWanted(OSError):
-    """The cluster wants a token, and has not got one."""
+    """The cluster requires a token, and this process sent none, or another."""
 
 
 def _connect(ray: Any, address: str) -> None:
@@ -73,21 +73,21 @@ def _connect(ray: Any, address: str) -> None:
         except OSError as error:
             output.seek(0)
             if b"Unauthenticated" in output.read():
-                raise _TokenWanted("it takes no one without its token") from error
+                raise _TokenWanted("it requires its token") from error
             raise
 
 
 def _take_token(ray: Any) -> None:
-    """Have Ray show the token of this machine. `ray start` asks for one if its machine has one, but
+    """Have Ray send the token of this machine. A cluster requires one if `ray start` found one, but
     a client sends its own only if RAY_AUTH_MODE says so, which Ray reads once."""
     if "RAY_AUTH_MODE" in os.environ:
-        raise _TokenWanted("it does not know the token of this process")
+        raise _TokenWanted("it does not accept the token of this process")
     os.environ["RAY_AUTH_MODE"] = "token"
     ray._raylet.Config.initialize("")
 
 
 def _reach(address: str) -> None:
-    """Raise DeviceError if nobody listens at the address; Ray itself would try for minutes."""
+    """Raise DeviceError if nothing listens at the address; Ray itself would try for minutes."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if colon and port.isdecimal():
         try:
@@ -99,14 +99,14 @@ def _reach(address: str) -> None:
 def _unreachable(address: str, why: str) -> DeviceError:
     return DeviceError(
         f"no Ray cluster at {address}: {why}",
-        "`ray start --head` starts one; the token of one that wants it is taken from"
-        " RAY_AUTH_TOKEN or ~/.ray/auth_token",
+        "`ray start --head` starts one; if it requires a token, set RAY_AUTH_TOKEN or write the"
+        " token to ~/.ray/auth_token",
     )
 
 
 @contextmanager
 def _muted() -> Iterator[IO[bytes]]:
-    """Yield a file with what Ray's library in C++ writes to descriptor 2 while it connects."""
+    """Redirect descriptor 2, to which Ray's C++ library writes, to the file that is yielded."""
     sys.stderr.flush()
     saved = os.dup(2)
     with TemporaryFile() as output:
@@ -120,6 +120,6 @@ def _muted() -> Iterator[IO[bytes]]:
 
 @contextmanager
 def _unprinted() -> Iterator[None]:
-    """Drop what Ray prints to standard output about actors that end."""
+    """Discard the lines that Ray prints to standard output about actors that end."""
     with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
         yield

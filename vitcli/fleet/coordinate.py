@@ -1,7 +1,7 @@
 """The shards of a run on several workers: one loop for processes and for a Ray cluster.
 
-A worker gets the next shard when it has done one, so a slow worker holds up nobody. A shard whose
-worker dies is resumed by another, and may lose TRIES workers. An error ends the run.
+A worker gets the next shard when it has done one, so a slow worker does not delay the others. If a
+worker dies, another resumes its shard, which may lose TRIES workers. An error ends the run.
 """
 
 from __future__ import annotations
@@ -33,16 +33,17 @@ class Executor(Protocol):
     def slots(self) -> int: ...
 
     def count(self, earlier: Mapping[int, Path], outer: int) -> int:
-        """How many shards to make of each of `outer`. `earlier` is as `shards.divisions`."""
+        """Return the number of shards into which each of `outer` shards is divided. `earlier` is
+        what `shards.divisions` returns."""
 
     def start(self, slot: int) -> None:
-        """Start a worker, whose event is Ready."""
+        """Start a worker. Its first event is Ready."""
 
     def do(self, slot: int, shard: Shard, attempt: int) -> None:
-        """Have a worker do a shard. Its last event is Ended, Failed or Lost."""
+        """Have a worker run a shard. Its last event is Ended, Failed or Lost."""
 
     def release(self, slot: int) -> None:
-        """Let a worker end: there is no shard for it."""
+        """End a worker: no shard is left for it."""
 
     def poll(self, seconds: float) -> list[tuple[int, Event]]:
         """Return the new events and their slots; wait for the first of them."""
@@ -62,9 +63,9 @@ class _Part:
 
 
 class Coordinator:
-    """The shards of a run: those left, those that workers do, and what is known of each.
+    """Gives the shards of a run to workers, and keeps the state of each.
 
-    The tolerance is for all shards together.
+    The tolerance applies to all shards together.
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class Coordinator:
         self._lost: OutputError | None = None
 
     def run(self) -> tuple[Summary, dict[Shard, Ended]]:
-        """Have all shards done. Raise VitError for what ends one of them."""
+        """Have workers run all shards. Raise the VitError that ends one of them."""
         started = time.monotonic()
         try:
             for slot in range(min(self._executor.slots, len(self._left))):
@@ -102,7 +103,8 @@ class Coordinator:
         progress = self._progress()
         self._tolerance.check(progress, is_last=True)
         ended = {shard: part.ended for shard, part in self._parts.items() if part.ended}
-        summary = total([one.summary for one in ended.values()], time.monotonic() - started)
+        summaries = [event.summary for event in ended.values()]
+        summary = total(summaries, time.monotonic() - started)
         return replace(summary, earlier=progress.earlier), ended
 
     def _start(self, slot: int) -> None:
@@ -140,7 +142,7 @@ class Coordinator:
             self._executor.release(slot)
 
     def _replace(self, slot: int, why: str) -> None:
-        """Start another worker in the place of a lost one."""
+        """Replace a lost worker, unless its shard has lost too many."""
         shard = self._doing.pop(slot)
         if shard is not None and self._tries[shard] >= TRIES:
             self._lost = OutputError(
@@ -156,11 +158,11 @@ class Coordinator:
 
     def _progress(self) -> Progress:
         """The progress of all shards combined, with the first failure of each kind."""
-        found = Progress()
+        whole = Progress()
         for part in self._parts.values():
-            found.done += part.progress.done
-            found.failed += part.progress.failed
-            found.earlier += part.earlier or 0
+            whole.done += part.progress.done
+            whole.failed += part.progress.failed
+            whole.earlier += part.earlier or 0
             for times, example in part.progress.kinds.values():
-                found.count(example, times)
-        return found
+                whole.count(example, times)
+        return whole

@@ -1,4 +1,4 @@
-"""The devices of this machine: each shard in an interpreter of its own, with one CUDA context."""
+"""Workers on devices of this machine: a process for each shard, with one CUDA context."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CHUNK = 1 << 16  # bytes
 
 
 def device_names(asked: Sequence[str]) -> list[str]:
-    """Return the names as --device has them, for `all`, numbers of CUDA devices, or names."""
+    """Return names such as --device takes, for `all`, numbers of CUDA devices, or names."""
     if list(asked) != ["all"]:
         return [f"cuda:{name}" if name.isdecimal() else name for name in asked]
     import torch
@@ -37,8 +37,8 @@ def device_names(asked: Sequence[str]) -> list[str]:
 
 @contextmanager
 def processes(names: Sequence[str], job: Job, stdin: Path | None) -> Iterator[_Processes]:
-    """Yield the workers. A signal that interrupts this process is theirs too: they finish what is
-    in flight."""
+    """Yield the workers. A signal that interrupts this process is sent to them, too: they finish
+    the batches in flight."""
     workers = _Processes(names, job, stdin)
     try:
         yield workers
@@ -65,8 +65,8 @@ class _Processes:
         for whole, path in earlier.items():
             if whole != self.slots * outer:
                 raise OutputError(
-                    f"{path} is of a run with another number of devices",
-                    "give as many as then, or remove it",
+                    f"{path} is from a run with another number of devices",
+                    "give the same number, or remove the file",
                 )
         return self.slots
 
@@ -83,7 +83,7 @@ class _Processes:
         job = replace(self.job, running=replace(self.job.running, device=device, workers=workers))
         child = start(COMMAND, stdin=self.stdin, environment=environment)
         self._running[slot] = child
-        with suppress(BrokenPipeError):  # dead already: `poll` finds it
+        with suppress(BrokenPipeError):  # the process is dead, as `poll` will find
             child.pipe.send((job, shard, attempt))
 
     def release(self, slot: int) -> None: ...
@@ -111,16 +111,16 @@ class _Processes:
             self._end(slot)
 
     def _death(self, slot: int) -> Lost | Failed:
-        """Return the event of a process that died without one: Lost if a signal killed it."""
+        """Return the event for a process that died without one: Lost if a signal killed it."""
         child = self._running[slot]
         why = f"the process on {self.names[slot]} has failed: it {child.fate()}"
         code = child.process.returncode
-        child.process.kill()  # if it lives on without a pipe
-        is_ours = code is not None and code >= 0  # an error, which it would meet again
-        return Failed(OutputError(why, CAN_RESUME)) if is_ours else Lost(why)
+        child.process.kill()  # it may be alive, without a pipe
+        is_error = code is not None and code >= 0  # another attempt would end in the same way
+        return Failed(OutputError(why, CAN_RESUME)) if is_error else Lost(why)
 
     def _end(self, slot: int) -> None:
-        """Wait for a process, which must not wait for a reader of its events."""
+        """Wait for a process. Read its events meanwhile, since a full pipe would block it."""
         child = self._running.pop(slot)
         with suppress(OSError):
             while os.read(child.pipe.fileno(), CHUNK):
@@ -130,7 +130,7 @@ class _Processes:
 
 
 def main(pipe: Connection) -> None:
-    """Do one shard, in a process of its own: the job in, events out."""
+    """Run one shard in this process: read the job from the pipe, and send events."""
     sending = threading.Lock()  # notes come from threads
 
     def send(event: Event) -> None:

@@ -25,7 +25,7 @@ SECONDS_BETWEEN = 0.5  # two reports of progress
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Something that a user should know."""
+    """A note for the user."""
 
     text: str
 
@@ -45,7 +45,7 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The worker has done its shard. Where the job names no output, here are the rows."""
+    """The worker has done its shard. `rows` has the rows if the job has no output."""
 
     summary: Summary
     progress: Progress
@@ -72,13 +72,13 @@ Event: TypeAlias = Told | Ready | Ended | Failed | Lost
 
 
 def do_shard(job: Job, shard: Shard, attempt: int, tell: Callable[[Told], None]) -> Ended | Failed:
-    """Do a shard of the job. A later attempt resumes what a lost worker has done."""
+    """Run a shard of the job. A later attempt resumes the shard of a lost worker."""
     resumes = False
     if attempt > 1 and isinstance(job.out, Path):
         out = shard.named(job.out)
         resumes = not job.overwrite or out.with_name(out.name + PARTIAL).exists()
     resuming = replace(job.resuming, shard=shard, resume=job.resuming.resume or resumes)
-    reporter, sink = _Telling(tell, shard), ListSink()
+    reporter, sink = _ShardReporter(tell, shard), ListSink()
     try:
         job = replace(job, resuming=resuming, overwrite=job.overwrite and not resumes)
         summary = task_of(job)(job, reporter, sink if job.out is None else None)
@@ -87,8 +87,8 @@ def do_shard(job: Job, shard: Shard, attempt: int, tell: Callable[[Told], None])
     return Ended(summary, reporter.latest, tuple(sink.rows), sink.meta)
 
 
-class _Telling:
-    """The reporter of a shard. It does not tell the progress of every batch."""
+class _ShardReporter:
+    """Sends the notes and the progress of a shard, but not the progress of every batch."""
 
     def __init__(self, tell: Callable[[Told], None], shard: Shard) -> None:
         self.latest = Progress()

@@ -1,11 +1,12 @@
 """A Ray cluster: each worker is an actor, which loads the model once.
 
-There are several shards for each worker, so that the last of them to end keeps nobody waiting for
-long. All nodes see one file system.
+There are several shards for each worker, so that the wait for the last one is short. All nodes
+share one file system.
 
-These are actors and not Ray Data: its unit of work is a block of rows that is computed again from
-the beginning and comes back through the object store, while a shard is resumed in its middle and
-stays in its files; and its reading tasks and its own actors wait for processors that ours hold.
+Ray Data would not do. Its unit of work is a block of rows, which is computed again from its
+beginning after a failure, and returns through the object store. A shard is resumed where it
+stopped, and stays in its files. The reading tasks and actors of Ray Data would also wait for the
+processors that the workers here occupy.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from vitcli.images.workers import MOST_WORKERS
 from vitcli.runs.shard import Shard
 from vitcli.stores import Url
 
-SHARDS_EACH = 4  # for a worker: the last of them to end keeps the others waiting for a quarter
+SHARDS_EACH = 4  # per worker: the others wait for the last one a quarter of its time at most
 MOST_SHARDS = 99_999
 SECONDS_TO_ANSWER = 10.0
 SECONDS_TO_DIE = 1.0
@@ -35,12 +36,15 @@ SECONDS_TO_START = 15.0  # before a note says why there is no worker
 
 
 def check_ray(job: Job) -> None:
-    """Raise VitError for a job that cannot be done on Ray."""
+    """Raise VitError for a job that cannot run on Ray."""
     check_installed("--ray", "ray", extra="ray")
     if job.running.device not in ("auto", "cpu", "cuda"):
-        raise UsageError(f"Ray says which device is whose, not --device {job.running.device}")
+        raise UsageError(
+            f"--device {job.running.device} cannot be chosen: Ray assigns the devices",
+            "leave out --device",
+        )
     if isinstance(job.out, Url) and job.resuming.shard is not None:
-        raise UsageError("--ray with --shard writes to files", "leave out --shard")
+        raise UsageError("--ray with --shard writes files, not to a store", "leave out --shard")
 
 
 @contextmanager
@@ -55,7 +59,7 @@ def actors(address: str, job: Job, stdin: Path | None) -> Iterator[_Actors]:
 
 
 class _Actors:
-    """The workers, with a GPU each or else a processor, and the board to which they tell."""
+    """The workers, each with a GPU or else a processor, and the board with their messages."""
 
     def __init__(self, ray: Any, job: Job, stdin: bytes | None) -> None:
         self._ray, running, there = ray, job.running, ray.cluster_resources()
@@ -75,15 +79,15 @@ class _Actors:
         )
         self._reading = self._board.read.remote()
         self._workers: dict[int, Any] = {}  # by slot
-        self._doing: dict[Any, int] = {}  # the slot, by what is waited for
+        self._doing: dict[Any, int] = {}  # the slot, by the call that is awaited
         self._starting: set[Any] = set()
         self._lost_early = 0
         self._last_answer = time.monotonic()
-        # On a busy machine a process starts slowly: that is not a lack of processors.
+        # With processors free, a worker that is late only starts slowly, as on a busy machine.
         self._patience = SECONDS_TO_START * (4 if self._has_room() else 1)
 
     def count(self, earlier: Mapping[int, Path], outer: int) -> int:
-        for whole in earlier:  # as many as before, even if the cluster has changed
+        for whole in earlier:  # the same number as before, even if the cluster has changed
             return max(1, whole // outer)
         return max(1, min(self.slots * SHARDS_EACH, MOST_SHARDS // outer))
 
@@ -107,23 +111,24 @@ class _Actors:
     def poll(self, seconds: float) -> list[tuple[int, Event]]:
         ready, _ = self._ray.wait(list(self._doing), timeout=seconds)
         answers = [(self._doing.pop(reference), self._answer(reference)) for reference in ready]
-        told, now = self._read(0.0), time.monotonic()
+        messages, now = self._read(0.0), time.monotonic()
         if answers:
             self._last_answer = now
-            told += self._read(SECONDS_TO_ANSWER)  # what they told before
+            messages += self._read(SECONDS_TO_ANSWER)  # sent before these answers
         elif now - self._last_answer > self._patience and self._starting.issuperset(self._doing):
-            told.append(Note(self._what_is_waited_for()))
-        return [*((0, event) for event in told), *answers]
+            messages.append(Note(self._describe_wait()))
+        return [*((0, event) for event in messages), *answers]
 
     def end(self) -> None:
-        """Kill the actors. Ray prints a call of a dead actor, so the board answers its last."""
+        """Kill the actors. Wait for the last answer of the board before: Ray prints an error for a
+        call of a dead actor."""
         for worker in self._workers.values():
             self._ray.kill(worker)
         self._ray.wait([self._reading], timeout=SECONDS_TO_DIE)
         self._ray.kill(self._board)
 
     def _answer(self, reference: Any) -> Event:
-        """Return the event of a worker, which is Lost if it died."""
+        """Return the event of a worker: Lost if it died."""
         is_early = reference in self._starting
         self._starting.discard(reference)
         try:
@@ -142,25 +147,26 @@ class _Actors:
                 return Failed(DeviceError(why, CAN_RESUME))
             return Lost("a worker of the Ray cluster was lost")
         except self._ray.exceptions.RayTaskError as error:
-            raise error.cause from None  # a mistake of ours
+            raise error.cause from None  # a bug in vitcli
 
     def _read(self, seconds: float) -> list[Told]:
-        """Return what is new on the board."""
+        """Return the new messages on the board."""
         if not self._ray.wait([self._reading], timeout=seconds)[0]:
             return []
         try:
-            told: list[Told] = self._ray.get(self._reading)
+            messages: list[Told] = self._ray.get(self._reading)
         except self._ray.exceptions.RayActorError as error:
             raise DeviceError(
                 "the Ray cluster cannot start a process for this run: "
                 + " ".join(str(error).split("\n")[-1].split()),
-                "if it was started without tokens, RAY_AUTH_MODE=disabled",
+                "if it was started without tokens, set RAY_AUTH_MODE=disabled",
             ) from None
         self._reading = self._board.read.remote()
-        return told
+        return messages
 
     def _has_room(self) -> bool:
-        """Whether a worker gets what it needs at once. What an earlier run had is free soon."""
+        """Whether the cluster has room for a worker. The resources of an earlier run may take a
+        moment to become free."""
         needed = ("CPU", "GPU") if self._has_gpu else ("CPU",)
         end = time.monotonic() + SECONDS_TO_START / 10
         while True:
@@ -171,8 +177,8 @@ class _Actors:
                 return False
             time.sleep(TICK)
 
-    def _what_is_waited_for(self) -> str:
-        """Describe what the workers wait for, so that the run does not seem to hang."""
+    def _describe_wait(self) -> str:
+        """Describe the resources that the workers wait for: the run must not seem to hang."""
         wanted = "a processor" + (" and a GPU" if self._has_gpu else "")
         there, free = self._ray.cluster_resources(), self._ray.available_resources()
         has = ", ".join(

@@ -1,4 +1,4 @@
-"""The shards of a run that is shared: how many there are, and their outputs joined at the end."""
+"""The shards of a shared run: their number, and the merge of their outputs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CAN_RESUME = "what is done is kept: repeat with --resume"
 
 
 def shards_of(outer: Shard | None, count: int) -> list[Shard]:
-    """Return the `count` shards of a run, or of the shard that is asked for."""
+    """Return the `count` shards of a run, or of its shard `outer`."""
     outer = outer or Shard(1, 1)
     first = (outer.number - 1) * count + 1
     return [Shard(first + n, outer.count * count) for n in range(count)]
@@ -47,32 +47,32 @@ def total(parts: Sequence[Summary], seconds: float) -> Summary:
 
 
 def divided(out: Path | None, asked: Resuming, option: str, unit: str) -> Path:
-    """Return the output. Raise UsageError where it cannot be made in shards."""
+    """Return the output. Raise UsageError if it cannot be divided into shards."""
     if out is None or is_special(out):
         raise UsageError(f"each {unit} writes a shard, which is a file", "name it with --out FILE")
     if is_sealed(out) and asked.shard is None:
         name = out.suffix[1:].capitalize()
         raise UsageError(
             f"{option} merges its shards, and {name} files are not merged",
-            "use another format, or --shard 1/1: the shards are a table together",
+            "use another format, or add --shard 1/1 and read the shards together as one table",
         )
     return out
 
 
 def is_complete(out: Path, asked: Resuming, *, overwrite: bool) -> bool:
-    """Whether the output of an earlier run is whole: what is new has no shards.
+    """Whether an earlier run has finished the output: then new images are not sharded.
 
-    Raises OutputError for an output that may not be touched.
+    Raises OutputError if the output exists and may not be changed.
     """
     if asked.shard is not None or not out.exists() or overwrite:
         return False
     if not asked.resume:
-        raise OutputError(f"{out} exists", "--overwrite replaces it, --resume goes on with it")
+        raise OutputError(f"{out} exists", "--overwrite replaces it, --resume brings it up to date")
     return not begun(out)
 
 
 def begun(out: Path) -> list[Path]:
-    """The shards of this output, whole or not, with all files that belong to them."""
+    """The files of all shards of this output, finished or not."""
     number = "[0-9]" * 5
     stem = f"{_literal(out.stem)}-{number}-of-{number}"
     return sorted(
@@ -81,7 +81,7 @@ def begun(out: Path) -> list[Path]:
 
 
 def divisions(out: Path) -> dict[int, Path]:
-    """The numbers of shards into which earlier runs have divided this output, with a file each."""
+    """The numbers of shards into which earlier runs divided this output, each with a file of it."""
     start = len(f"{out.stem}-00001-of-")
     return {int(path.name.removeprefix(".")[start : start + 5]): path for path in begun(out)[::-1]}
 

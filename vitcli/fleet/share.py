@@ -1,6 +1,6 @@
-"""The one door to a run: `share` has a job done here, by several devices, or by a Ray cluster.
+"""Run a job: in this process, on several devices, or on a Ray cluster.
 
-An output in a store is staged here: the tasks write files only.
+An output in a store is staged here, so that the tasks write only files.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ def share(
     ray: str | None = None,
     sink: Sink | None = None,
 ) -> Summary:
-    """Run the job: here, on several devices, or on the Ray cluster at the address `ray`, where
-    "auto" is the one that runs here, or else the processors of this machine.
+    """Run the job: in this process, on several devices, or on the Ray cluster at the address `ray`.
+    "auto" is the cluster of this machine, or a new one with its processors.
 
-    Rows go to `sink` where one is given, else to the job's output. Raises VitError for what ends
-    the run.
+    The rows go to `sink` if there is one, else to the job's output. Raises VitError if the run
+    cannot finish.
     """
     reporter, shard = reporter or NullReporter(), job.resuming.shard
     if devices and ray is not None:
         raise UsageError("--devices is for one machine, --ray for a cluster", "use one")
     names = device_names(devices)
-    if names:  # the first, for what is not shared
+    if names:  # used unless the run is shared
         job = replace(job, running=replace(job.running, device=names[0]))
     is_shared = ray is not None or len(names) > 1
     if is_shared:
@@ -64,7 +64,7 @@ def share(
 
 
 def _check(job: Job, ray: str | None) -> None:
-    """Raise VitError for a job that cannot be sent to workers, or not joined."""
+    """Raise VitError for a job that workers cannot run, or whose shards cannot be joined."""
     from vitcli.tasks.classify.classify import ClassifyJob
 
     option = "--devices" if ray is None else "--ray"
@@ -74,7 +74,7 @@ def _check(job: Job, ray: str | None) -> None:
         if not isinstance(model, str):
             raise UsageError(
                 f"{option} loads the model in each process, and {model.spec} is loaded here",
-                "name the model, do not load it",
+                "pass the name of the model instead",
             )
     if isinstance(job, ClassifyJob) and job.html is not None:
         raise UsageError("a page is made of all images", f"leave out {option} or --html")
@@ -83,7 +83,7 @@ def _check(job: Job, ray: str | None) -> None:
 def _share(
     job: Job, reporter: Reporter, sink: Sink | None, opening: Opening, option: str, unit: str
 ) -> Summary:
-    """Have the shards done by the workers, and join them: in a file, or in the sink."""
+    """Have workers run the shards, and join them: in a file, or in the sink."""
     asked, overwrite = job.resuming, job.overwrite
     if sink is not None:
         summary, ended = _coordinate(job, reporter, opening, {})
@@ -96,10 +96,10 @@ def _share(
     assert not isinstance(job.out, Url)
     out = divided(job.out, asked, option, unit)
     if is_complete(out, asked, overwrite=overwrite):
-        reporter.note(f"{out} is complete: what is new is done here alone")
+        reporter.note(f"{out} is complete: this process alone adds new images")
         return task_of(job)(job, reporter, None)
     summary, ended = _coordinate(job, reporter, opening, divisions(out))
-    if asked.shard is not None:  # these shards are to be joined with those of other machines
+    if asked.shard is not None:  # they are merged later, with the shards of other machines
         return summary
     return join(list(ended), out, summary, overwrite=overwrite or asked.resume)
 
@@ -107,12 +107,12 @@ def _share(
 def _coordinate(
     job: Job, reporter: Reporter, opening: Opening, earlier: Mapping[int, Path]
 ) -> tuple[Summary, dict[Shard, Ended]]:
-    """Have the shards done. `earlier` is as `shards.divisions`."""
+    """Have workers run the shards. `earlier` is what `divisions` returns."""
     asked, inputs = job.resuming, job.inputs
     if earlier and asked.shard is None and not (asked.resume or job.overwrite):
         [first, *_] = earlier.values()
-        hint = "--resume goes on with it, --overwrite starts again"
-        raise OutputError(f"{first} is of an earlier run", hint)
+        hint = "--resume continues it, --overwrite starts over"
+        raise OutputError(f"{first} is from an earlier run", hint)
     with ExitStack() as opened:
         stdin = None
         if inputs.has_stdin:
@@ -134,7 +134,7 @@ def _coordinate(
 def _staged(
     job: Job, reporter: Reporter, shards: Sequence[Shard]
 ) -> Iterator[tuple[Job, Reporter]]:
-    """Yield the job with a file as its output, and a reporter that names the URL for it."""
+    """Yield the job with a local file as its output, and a reporter that shows the URL instead."""
     if not isinstance(job.out, Url):
         yield job, reporter
         return
@@ -146,7 +146,7 @@ def _staged(
         shards=shards,
     ) as file:
         assert file is not None
-        yield replace(job, out=file), _Naming(reporter, file.parent, job.out)
+        yield replace(job, out=file), _StoreReporter(reporter, file.parent, job.out)
 
 
 def _suffixes(job: Job) -> tuple[str, ...]:
@@ -162,8 +162,8 @@ def _suffixes(job: Job) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Naming:
-    """A reporter whose notes name the store, not the folder in which its objects are made."""
+class _StoreReporter:
+    """A reporter whose notes name the store instead of the local folder."""
 
     reporter: Reporter
     folder: Path
