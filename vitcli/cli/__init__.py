@@ -1,4 +1,4 @@
-"""The command line: the only room with typer, rich, print and exit."""
+"""The command line: the only package that uses typer, rich, print and exit."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     is_debugging = bool(os.environ.get("VIT_DEBUG"))
     try:
         with interruptible():
-            # imported here, since Ctrl-C may come before the imports are done
+            # imported here, so that Ctrl-C during the imports is handled, too
             from vitcli.cli.app import app
             from vitcli.cli.options.parse import with_address
 
@@ -103,8 +103,8 @@ def _open_standard_descriptors() -> None:
 
 
 def _again(words: Sequence[str]) -> str:
-    """The command with --resume, quoted for a shell. A very long one, or one that torchrun started,
-    is not repeated."""
+    """The command with --resume, quoted for a shell. A very long command, or one that torchrun
+    started, is not repeated."""
     from vitcli.processes import rank_of
 
     command = shlex.join([*words, *(["--resume"] if "--resume" not in words else [])])

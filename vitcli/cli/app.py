@@ -23,12 +23,12 @@ from vitcli.cli.commands.models import app as models
 from vitcli.cli.commands.reconstruct import reconstruct
 from vitcli.errors import UsageError, shortened
 
-_UsageError: Any = typer.BadParameter.__base__  # every mistake in a command line is one
+_UsageError: Any = typer.BadParameter.__base__  # the base of all errors in a command line
 
 
 @contextmanager
 def _shortened() -> Iterator[None]:
-    """Cut the message about a mistake in a command line: it repeats what was typed."""
+    """Shorten the message of a usage error, which repeats the user's arguments."""
     try:
         yield
     except _UsageError as error:

@@ -33,7 +33,7 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One subcommand. The name of a nested one has both words."""
+    """One subcommand. The name of a nested one has two words."""
 
     name: str
     help: str
@@ -56,8 +56,8 @@ def commands() -> list[Command]:
         typer = group.typer_instance
         assert typer is not None and typer.registered_callback is not None
         outer = _command(typer.registered_callback.callback)
-        inner = [_command(one.callback, outer.name) for one in typer.registered_commands]
-        found += [replace(outer, nested=tuple(one.words[-1] for one in inner)), *inner]
+        inner = [_command(nested.callback, outer.name) for nested in typer.registered_commands]
+        found += [replace(outer, nested=tuple(command.words[-1] for command in inner)), *inner]
     return found
 
 
@@ -74,10 +74,8 @@ def _option(parameter: inspect.Parameter) -> Option | None:
     if not isinstance(info, OptionInfo):
         return None
     types = [kind, *get_args(kind)]
-    spellings = (
-        info.default,
-        *(info.param_decls or ()),
-    )  # in Annotated the first name is in `default`
+    # Inside Annotated, `default` holds the first name.
+    spellings = (info.default, *(info.param_decls or ()))
     names = tuple(name for text in spellings for name in str(text).split("/"))
     return Option(
         names,

@@ -1,4 +1,4 @@
-"""The begin and end of every command: workers, results, exit codes."""
+"""The start and the end of every command: workers, results, exit codes."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ ATTENTION = "attention.jsonl"  # in the output folder of vit attention
 
 
 def now() -> str:
-    """`2026-11-25T04:05:06.789Z`"""
+    """The current time, such as `2026-11-25T04:05:06.789Z`."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
@@ -56,7 +56,7 @@ def counts(progress: Progress, seconds: float) -> dict[str, object]:
 
 
 def extras(summary: Summary) -> dict[str, object]:
-    """The counts that are known only at the end of a run."""
+    """The counts of a finished run that its progress does not have."""
     return {
         "unlisted": summary.unlisted,
         "skipped": summary.skipped,
@@ -110,8 +110,8 @@ def check(path: Path) -> None:
 
 
 def check_apart(path: Path, written: Sequence[Path], read: Iterable[Read]) -> None:
-    """Raise OutputError if the report would replace a file that its run reads or writes, or will
-    write. Each of `written` is a file, or a folder of many files."""
+    """Raise OutputError if the report would replace a file that its run reads or writes. Each of
+    `written` is a file, or a folder of many files."""
     from vitcli.files import is_special, real
     from vitcli.jobs.apart import identity_of, written_of
     from vitcli.sinks.files import BESIDE
@@ -122,17 +122,17 @@ def check_apart(path: Path, written: Sequence[Path], read: Iterable[Read]) -> No
     names += [out.with_name(out.stem + suffix) for out in written for suffix in BESIDE]
     place, identity = real(path), identity_of(path)
     is_written = place in written_of(names) or any(_is_part(place, real(out)) for out in written)
-    whats = [what for file, what in read if identity and identity_of(file) == identity]
-    whats += ["a file that this run writes"] * is_written
-    if whats:
+    roles = [role for file, role in read if identity and identity_of(file) == identity]
+    roles += ["a file that this run writes"] * is_written
+    if roles:
         raise OutputError(
-            f"cannot write the summary to {path}: it is {whats[0]}", "give another name"
+            f"cannot write the summary to {path}: it is {roles[0]}", "give another name"
         )
 
 
 def _is_part(place: Path, out: Path) -> bool:
-    """Whether a path in an output folder is a file of the run: any but a `.json` with another
-    name."""
+    """Whether a path in an output folder may be a file of the run. A `.json` is one only if it has
+    a name that runs use."""
     if place == out or not place.is_relative_to(out):
         return False
     return place.suffix != ".json" or place.name in (*JSONS, *WEIGHTS, "run.json", "metrics.json")
@@ -153,7 +153,7 @@ def _is_report(path: Path) -> bool:
 
 
 def _descriptor(path: Path) -> int | None:
-    """The descriptor that a path such as /dev/stderr names; output is appended to it."""
+    """The descriptor that a path such as /dev/stderr names: the report is appended there."""
     names = {"/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2}
     match = re.fullmatch(r"/(?:dev|proc/self)/fd/(\d{1,9})", str(path))
     return int(match[1]) if match else names.get(str(path))
@@ -169,8 +169,8 @@ def _is_open(descriptor: int) -> bool:
 
 def _standard() -> set[tuple[int, int]]:
     """The regular files that standard output and standard error write to."""
-    found = [os.fstat(descriptor) for descriptor in (1, 2) if _is_open(descriptor)]
-    return {(one.st_dev, one.st_ino) for one in found if stat.S_ISREG(one.st_mode)}
+    files = [os.fstat(descriptor) for descriptor in (1, 2) if _is_open(descriptor)]
+    return {(file.st_dev, file.st_ino) for file in files if stat.S_ISREG(file.st_mode)}
 
 
 def write(path: Path, report: Mapping[str, object]) -> None:

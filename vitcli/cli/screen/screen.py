@@ -25,8 +25,8 @@ LOG_EVERY = 10.0  # seconds between two lines of progress
 
 
 class Screen:
-    """Reports on a run. Progress is drawn only on a terminal. Notes and summary are lines of text,
-    or of JSON with `log_json`. `report` is the file of --summary."""
+    """Shows how a run goes. Progress is drawn only on a terminal. Notes and summary are lines of
+    text, or of JSON with `log_json`. `report` is the file of --summary."""
 
     def __init__(
         self,
@@ -89,7 +89,8 @@ class Screen:
             self._write_report(report.outcome(error))
 
     def share_terminal(self, *, shows_failures: bool = True) -> None:
-        """Draw no bar, since the rows go to the terminal; do not repeat failures shown there."""
+        """Draw no bar, since the rows go to the terminal. With `shows_failures` the rows show the
+        failures, so that the summary does not repeat them."""
         self._has_rows, self._shows_failures = True, shows_failures
 
     def note(self, text: str) -> None:

@@ -18,7 +18,7 @@ EIGHTHS = " ▏▎▍▌▋▊▉"
 
 
 class TableSink:
-    """A line for each prediction; the first has the path."""
+    """Prints a line for each prediction. The first one of an image has the path."""
 
     def __init__(self, *, bars: bool = True) -> None:
         self._console = Console(markup=False, highlight=False, emoji=False)
