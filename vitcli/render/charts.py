@@ -17,7 +17,7 @@ from vitcli.render.sheet import cut
 
 COLOURS = ("#2563eb", "#dc2626", "#059669", "#d97706", "#7c3aed", "#0891b2")
 ACROSS, DOWN = (52, 448), (228, 16)  # pixels of the axes in a chart
-INK = (37, 99, 235)  # of a full cell
+INK = (37, 99, 235)  # colour of a full cell
 MAX_NUMBERED = 40  # classes of a matrix with names and numbers
 MAX_SIDE = 1600  # pixels of a matrix without them
 MAX_NAME = 236  # pixels of a class name next to its row
@@ -74,8 +74,8 @@ def lines_svg(title: str, lines: Sequence[Line], *, x_label: str = "epoch") -> s
 
 
 def reliability_svg(bins: Sequence[tuple[float, float, int, float]]) -> str:
-    """Accuracy against confidence: (low, high, images, accuracy) of each bin. On the diagonal both
-    are equal; a bar with more images is darker."""
+    """A chart of accuracy against confidence. Each bin is (low, high, images, accuracy). On the
+    diagonal both are equal; a bar with more images is darker."""
     ticks = (0, 0.2, 0.4, 0.6, 0.8, 1)
     return render(
         "chart.svg",
@@ -105,8 +105,8 @@ def _ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
 
 
 def confusion_png(labels: Sequence[str], counts: NDArray[np.int64]) -> bytes:
-    """A confusion matrix: true labels in rows, answers in columns, shaded by the share of a row. Up
-    to MAX_NUMBERED classes are shown with names and numbers."""
+    """A confusion matrix: true labels in rows, predicted labels in columns, shaded by the share of
+    the row. Up to MAX_NUMBERED classes are shown with names and numbers."""
     K = len(labels)
     is_numbered = K <= MAX_NUMBERED
     cell = 34 if is_numbered else max(1, min(12, MAX_SIDE // K))
@@ -136,7 +136,7 @@ def confusion_png(labels: Sequence[str], counts: NDArray[np.int64]) -> bytes:
 
 
 def _shades(shares: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """White to INK; the smallest share differs from none."""
+    """Colour shares from white to INK. Even the smallest share above zero is visible."""
     seen = np.where(shares > 0, 0.08 + 0.92 * shares, 0.0)[..., None]
     return (255 + (np.array(INK) - 255) * seen).astype(np.uint8)
 

@@ -1,4 +1,4 @@
-"""Templates into HTML and SVG that need no network: styles and scripts are inside."""
+"""Templates into HTML and SVG that need no network: they contain their styles and scripts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_NAME = 200  # bytes of a label
 
 
 def render(name: str, **values: object) -> str:
-    """Fill in a template of the folder `templates`. Every value is escaped."""
+    """Fill in a template of the folder `templates`. All values are escaped."""
     text = _environment().get_template(name).render(values)
     return text.encode("utf-8", "replace").decode()
 

@@ -1,4 +1,4 @@
-"""A map of a few hundred values into a heat map, drawn at its place on the image."""
+"""Maps of a few hundred values into heat maps, drawn at their places on the image."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Place:
     def spread(self, levels: Image.Image, how: Image.Resampling) -> Image.Image:
         """Resize the pixels of a map to the part of the box that is on the image."""
         left, top, right, bottom = self.box
-        # The box can be a thousand times as large: a narrow image is padded to a square.
+        # The box can be a thousand times as large as the image: a narrow one is padded to a square.
         inside = self.inside
         size = inside[2] - inside[0], inside[3] - inside[1]
         across, down = levels.width / (right - left), levels.height / (bottom - top)
@@ -138,7 +138,7 @@ def fitted(size: tuple[int, int], longest: int | None) -> tuple[int, int]:
 
 
 def encoded(image: Image.Image, format: FileFormat) -> bytes:
-    """Encode an image as a file."""
+    """Return the bytes of an image file."""
     stream = io.BytesIO()
     if format == "png":
         image.save(stream, "PNG", compress_level=1)  # four times as fast as 6, a tenth larger

@@ -2,7 +2,7 @@
 
 The page grows with the rows: a head, two script elements of data for each row, and at the end the
 script that reads them. A map of 14x14 patches takes 261 characters. The browser colours it and
-draws it on the thumbnail, so that layer, head and colours can be chosen there.
+draws it on the thumbnail, so that users can choose layer, head and colours there.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ class Page:
     def row(
         self, record: Mapping[str, object], thumbnail: bytes, layers: Sequence[Maps] = ()
     ) -> bytes:
-        """A row's JSON record, and its pictures, which the page's script parses when needed."""
+        """The script elements of a row: its JSON record, and its thumbnail and maps, which the
+        page parses only when it shows them."""
         data: dict[str, object] = {"thumbnail": encoded(thumbnail)}
         if layers:
             data["layers"] = [_layer(maps) for maps in layers]
@@ -58,8 +59,8 @@ class Page:
 
     def record_in(self, row: bytes) -> dict[str, object]:
         """The JSON record of a row that `row` returned."""
-        found: dict[str, object] = json.loads(row[len(ROW) : row.index(ROW_END)])
-        return found
+        record: dict[str, object] = json.loads(row[len(ROW) : row.index(ROW_END)])
+        return record
 
 
 def _layer(maps: Maps) -> dict[str, object]:
@@ -74,6 +75,6 @@ def _layer(maps: Maps) -> dict[str, object]:
 
 
 def _inert(value: object) -> str:
-    """JSON that cannot end the script element that holds it."""
+    """JSON without `<`, so that it cannot end the script element that holds it."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c")

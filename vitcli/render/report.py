@@ -1,4 +1,4 @@
-"""The findings of a training or an evaluation into one HTML page that needs no other file."""
+"""The results of a training or an evaluation as one HTML page that needs no other file."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ RIGHT, WRONG = "37,99,235", "220,38,38"  # red, green and blue of a cell
 
 @dataclass(frozen=True, slots=True)
 class Shot:
-    """A wrong answer: the image's path, its true label, the answer and its score, and a thumbnail
-    (H, W, 3)."""
+    """A wrong prediction: the image's path, its true label, the predicted label and its score, and
+    a thumbnail (H, W, 3)."""
 
     path: str
     truth: str
@@ -37,8 +37,8 @@ class Shot:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A model's answers: the confusion of `labels` (true labels in rows); label, precision, recall,
-    F1 and images of each class; and the worst mistakes."""
+    """The predictions of a model: the confusion of `labels` (true labels in rows); label,
+    precision, recall, F1 and images of each class; and the worst mistakes."""
 
     title: str
     labels: Sequence[str]
@@ -53,11 +53,11 @@ class Section:
         return len(self.labels) > MAX_NUMBERED
 
     def picture(self) -> str:
-        """The confusion as a URL."""
+        """The picture of the confusion as a URL."""
         return data_url("png", confusion_png(self.labels, self.counts))
 
     def rows(self) -> Iterator[tuple[str, list[tuple[str, int, str]]]]:
-        """For each true label: each answer, how often it was given, and the colour of its cell."""
+        """Yield each true label with (predicted label, count, colour of the cell) of its row."""
         for number, (label, counts) in enumerate(
             zip(self.labels, self.counts.tolist(), strict=True)
         ):
@@ -71,8 +71,8 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class ReportPage:
-    """Facts, charts as (caption, SVG), sections of answers, the slowest images as (time, path), and
-    failed images as (path, reason)."""
+    """A report: facts as (name, value), charts as (caption, SVG), a section for each model, the
+    slowest images as (time, path), and the failed images as (path, reason)."""
 
     title: str
     facts: Sequence[tuple[str, str]]

@@ -1,4 +1,4 @@
-"""The pictures of `vit attention` for one image: styles, thumbnail, preview."""
+"""The drawings of `vit attention` for one image: styles, thumbnail, preview."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def _grid(photo: Image.Image, layers: Sequence[Maps], style: Style) -> Image.Ima
 
 
 def _columns(count: int) -> int:
-    """The number of columns, up to six: the largest that fills all rows."""
+    """The number of columns: the largest from 3 to 6 that fills two rows or more, else up to 6."""
     return next((n for n in (6, 5, 4, 3) if count % n == 0 and count > n), min(count, 6))
 
 
