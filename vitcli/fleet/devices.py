@@ -120,7 +120,7 @@ class _Processes:
         return Failed(OutputError(why, CAN_RESUME)) if is_error else Lost(why)
 
     def _end(self, slot: int) -> None:
-        """Wait for a process. Read its events meanwhile, since a full pipe would block it."""
+        """Wait for a process. Discard its events meanwhile, since a full pipe would block it."""
         child = self._running.pop(slot)
         with suppress(OSError):
             while os.read(child.pipe.fileno(), CHUNK):

@@ -3,7 +3,7 @@
 There are several shards for each worker, so that the wait for the last one is short. All nodes
 share one file system.
 
-Ray Data would not do. Its unit of work is a block of rows, which is computed again from its
+Ray Data does not fit. Its unit of work is a block of rows, which is computed again from its
 beginning after a failure, and returns through the object store. A shard is resumed where it
 stopped, and stays in its files. The reading tasks and actors of Ray Data would also wait for the
 processors that the workers here occupy.

@@ -31,7 +31,7 @@ class GrowingBatch:
         return self.size
 
     def timed(self, forward: Forward) -> Forward:
-        """Return `forward`, timed: its times decide the size."""
+        """Return a `forward` that measures its time, which decides the next size."""
 
         def observed(batch: Batch) -> Sequence[Row]:
             before = self._clock()

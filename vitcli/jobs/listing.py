@@ -87,8 +87,8 @@ def scan_of(inputs: Inputs, omissions: Omissions) -> Scan:
 
 
 def once_each(refs: Iterable[ImageRef]) -> Iterator[ImageRef]:
-    """Yield the images, but the second of one name in an archive as a failure: the files of both
-    would have one name. Memory holds the names of one archive at a time, as hashes."""
+    """Yield the images. The second one of a name in an archive becomes a failure, since the files
+    of both would have one name. Memory holds the names of one archive at a time, as hashes."""
     archive, seen = "", set[int]()
     for ref in refs:
         if ref.member is not None:

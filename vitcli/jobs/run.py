@@ -256,7 +256,9 @@ def _idle(meta: Mapping[str, object]) -> Ready:
     """Return a stand-in for the model, for a run that has no image to compute."""
 
     def forward(batch: Batch) -> Sequence[Row]:
-        raise InputError(f"{printable(batch.refs[0].path)} has changed just now", "run it again")
+        raise InputError(
+            f"{printable(batch.refs[0].path)} has changed during the run", "run it again"
+        )
 
     return Ready(forward=forward, meta=meta)
 

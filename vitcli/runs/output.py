@@ -73,7 +73,7 @@ class Output:
         out, shard = self.html if self.format.page == "alone" else self.out, self.resuming.shard
         if shard is not None:
             if out is None or is_special(out):
-                raise UsageError("a shard is a file", "name it with --out FILE")
+                raise UsageError("a shard has to be written to a file", "name it with --out FILE")
             out = shard.named(out)
         elsewhere = {PAGE: self.html} if self.html and self.format.page == "beside" else {}
         replaces = self.overwrite or self.resuming.resume

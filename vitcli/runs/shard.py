@@ -52,7 +52,7 @@ class Resuming:
             (self.keep_missing, "--keep-missing"),
         ):
             if is_on and not self.resume:
-                raise UsageError(f"{name} is about the rows of an earlier run", "add --resume")
+                raise UsageError(f"{name} has no effect without --resume", "add --resume")
 
 
 def parse_shard(text: str) -> Shard:
