@@ -50,7 +50,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """Import ImageStream, a data set of torch, when it is needed."""
+    """Import ImageStream, a torch dataset, when it is needed."""
     if name != "ImageStream":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from vitcli.images.stream import ImageStream

@@ -112,11 +112,11 @@ def printable(text: str) -> str:
 
 def shortened(text: str, most: int = MAX_MESSAGE) -> str:
     """Cut out the middle of a text, so that it prints as at most `most` bytes."""
-    kept, size = text, most
-    while len(kept) > most or len(printable(kept).encode("utf-8", "replace")) > most:
+    short, size = text, most
+    while len(short) > most or len(printable(short).encode("utf-8", "replace")) > most:
         size = size * 3 // 4
-        kept = f"{text[: size * 2 // 3]} … {text[-size // 3 :]}"
-    return kept
+        short = f"{text[: size * 2 // 3]} … {text[-size // 3 :]}"
+    return short
 
 
 def _around(text: str, caret: int) -> tuple[str, int]:

@@ -18,7 +18,7 @@ ONE_SIGNAL = 0.3  # seconds: two signals within this time count as one
 
 
 class Interrupts:
-    """Delays the end that a signal asks for until no batch is running. Signals belong to the
+    """Lets a signal end the run after the current batch, never inside it. Signals belong to the
     process, so there is only one instance."""
 
     def __init__(self) -> None:

@@ -56,7 +56,7 @@ class Child:
     stderr: IO[bytes]
 
     def fate(self) -> str:
-        """Wait SECONDS_TO_DIE for its end; describe how it ended, with its last line on stderr."""
+        """Wait a moment for its end; describe how it ended, with its last line on stderr."""
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(SECONDS_TO_DIE)
         self.stderr.seek(0)

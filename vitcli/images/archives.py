@@ -38,7 +38,7 @@ from vitcli.images.members import (
 from vitcli.images.tar_headers import TarHeaders
 from vitcli.records import ErrorType, FoundImage, Member, Version
 
-ARCHIVES = frozenset((".tar", ".tgz", ".zip"))  # in a scan of a directory
+ARCHIVES = frozenset((".tar", ".tgz", ".zip"))  # taken by a directory scan
 NAMES = (*ARCHIVES, ".tar.gz", ".tar.bz2", ".tar.xz")
 MAX_IMAGE_BYTES = 1 << 30  # of one image that is held in memory
 BYTES_PER_PIXEL = 8  # at most: four channels of 16 bits, not compressed
@@ -98,17 +98,17 @@ def iter_members(
             if plain is file:
                 yield from iter_tar(archive, plain, suffixes, version[2], version)
                 return
-            for found in iter_tar(archive, plain, suffixes, None, version, max_bytes):
+            for image in iter_tar(archive, plain, suffixes, None, version, max_bytes):
                 if version_of(os.fstat(file.fileno())) != version:
                     yield broken(archive, ErrorType.UNREADABLE, CHANGED, version)
                     return
-                yield found
+                yield image
     except OSError:  # the worker that opens it gives the reason
         yield FoundImage(archive)
 
 
 def decompressed(file: BinaryIO) -> BinaryIO:
-    """Return a reader of the plain content if a file's first bytes show that it is compressed."""
+    """Return the file, or a reader that unpacks it if its first bytes show a compression."""
     head = file.read(8)
     file.seek(0)
     for magic, opener in _DECOMPRESSORS.items():

@@ -19,7 +19,7 @@ DARK = (
 UNIT_FLOATS = "floats from 0 to 1 are scaled to 0…255"
 BYTE_FLOATS = "floats from 0 to 255 are truncated to integers"
 
-_MIN_BRIGHTEST = 16  # of 256: an image whose largest value is below is nearly black
+_MIN_BRIGHTEST = 16  # of 256: an image whose largest value is below it is nearly black
 # Formats whose 16-bit grey is unsigned, and those that Pillow opens in its 32-bit mode.
 _SHORT = ("PNG", "PPM", "TIFF", "JPEG2000")
 _SHORT_IN_I = ("PNG", "PPM")

@@ -85,7 +85,7 @@ def _silence() -> None:
 
 
 def _be_first_out_of_memory() -> None:
-    """Have Linux, when out of memory, kill this process, which costs at most one row, before the
-    main process, which is larger. See proc(5)."""
+    """Make this process the first that Linux kills when out of memory: its death costs at most one
+    row, that of the larger main process the run. See proc(5)."""
     with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")

@@ -113,10 +113,10 @@ def passed_over(counts: Mapping[str, int]) -> str:
     readers: dict[str, list[str]] = {}
     for suffix, count in sorted(counts.items()):
         readers.setdefault(UNREAD[suffix], []).append(f"{count:,} {suffix}")
-    parts = [f"{', '.join(found)} ({reader} reads them)" for reader, found in readers.items()]
+    parts = [f"{', '.join(counted)} ({reader} reads them)" for reader, counted in readers.items()]
     total = sum(counts.values())
-    many = f"{total:,} image files were" if total > 1 else "1 image file was"
-    return f"{many} not looked at: {'; '.join(parts)}"
+    subject = f"{total:,} image files were" if total > 1 else "1 image file was"
+    return f"{subject} not looked at: {'; '.join(parts)}"
 
 
 def unread(head: bytes) -> str | None:

@@ -33,7 +33,7 @@ ACROSS = frozenset(
 
 
 def preprocess(image: Image.Image, plan: Preprocess) -> NDArray[np.uint8]:
-    """RGB image -> uint8 (H, W, 3) of `plan.size`. Raises ValueError if it gets too large."""
+    """RGB image -> uint8 (H, W, 3) of `plan.size`. Raises ValueError if a resize gets too large."""
     if plan.resize is not None:
         height, width = resized_size((image.height, image.width), plan)
         image = image.resize((width, height), _filter(plan))

@@ -100,22 +100,23 @@ class Scan:
     def images(self, path: str) -> Iterator[FoundImage]:
         """List the images in an archive or a table, or the file itself."""
         if self.members and is_table(path):
-            found = iter_rows(path, self.max_bytes, allow_outside=self.allow_outside)
+            images = iter_rows(path, self.max_bytes, allow_outside=self.allow_outside)
         elif self.members and is_remote(path) and has_many(path):
             members = iter_members_at(path, self.members, self.max_bytes)
-            found = self._without_system(path, members)
+            images = self._without_system(path, members)
         elif self.members and is_archive(path):
-            found = self._without_system(path, iter_members(path, self.members, self.max_bytes))
+            members = iter_members(path, self.members, self.max_bytes)
+            images = self._without_system(path, members)
         else:
-            found = iter((FoundImage(path),))
-        for image in found:
+            images = iter((FoundImage(path),))
+        for image in images:
             if image.path == path and isinstance(image.member, UnreadableMember):
                 self.omissions.add_unlisted(path, image.member.why)
             yield image
 
-    def _without_system(self, archive: str, found: Iterator[FoundImage]) -> Iterator[FoundImage]:
+    def _without_system(self, archive: str, images: Iterator[FoundImage]) -> Iterator[FoundImage]:
         noted = ""
-        for image in found:
+        for image in images:
             folder = system_folder(image.path[len(archive) :])
             if folder is None:
                 yield image

@@ -102,7 +102,7 @@ def loaded(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
         batch_size=None,
         collate_fn=_same,  # type: ignore[arg-type]  # without a batch size it gets one item
         pin_memory=on_cuda,
-        generator=torch.Generator(),  # by default it draws from the user's
+        generator=torch.Generator(),  # by default it draws from torch's global one
     )
     return one_ahead(loader, CudaCopies(device)) if on_cuda else iter(loader)
 

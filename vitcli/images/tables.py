@@ -228,7 +228,7 @@ class _Row:
         return FoundImage(place, StreamedMember(self.table, len(data), "", self.version, data))
 
     def _named(self, name: str) -> FoundImage:
-        """Return a file that the table names, relative to the folder of the table."""
+        """Return the file at a path in the table, relative to the folder of the table."""
         if stores.is_remote(self.table):
             folder = self.table.partition("?")[0].rpartition("/")[0]
         else:

@@ -67,7 +67,7 @@ class TarHeaders:
 
 
 class _Headers:
-    """The file from which tarfile reads headers; a header of any size would fill the memory."""
+    """The file from which tarfile reads headers, with a limit on their size in memory."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.seek, self.tell, self._file = file.seek, file.tell, file

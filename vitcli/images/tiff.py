@@ -17,7 +17,7 @@ from vitcli.records import ErrorType
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 SHALLOW_PALETTE = "a TIFF has a colour map of 8-bit values, which are taken unchanged"
 
-_PART = 254  # NewSubfileType: 1 a smaller version of another page, 4 a mask
+_PART = 254  # NewSubfileType, bits: 1 a smaller version of another page, 4 a mask
 _BITS, _COMPRESSION, _PHOTOMETRIC = 258, 259, 262
 _SAMPLES, _PLANES, _COLOR_MAP, _SUB_IFDS, _FORMAT = 277, 284, 320, 330, 339
 _SUBSAMPLING, _DNG = 530, 50706

@@ -1,4 +1,4 @@
-"""Whether a path in a table stays within the folder of the table."""
+"""Check whether a path in a table stays within the folder of the table."""
 
 from __future__ import annotations
 
