@@ -50,7 +50,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """Import ImageStream, a data set of torch, when it is needed."""
+    """Import ImageStream, a torch dataset, when it is needed."""
     if name != "ImageStream":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from vitcli.images.stream import ImageStream
@@ -62,8 +62,8 @@ Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 
 
 class RunningOptions(TypedDict, total=False):
-    """How a model is run. Without `workers` one process for each processor decodes; workers=0
-    decodes in this process. `attention` runs on engine="torch" only."""
+    """Options of running a model. By default one worker process for each processor decodes, at most
+    8; with workers=0 this process does. `attention` runs on engine="torch" only."""
 
     device: str  # "auto"
     dtype: DtypeName  # "fp32"
@@ -76,7 +76,7 @@ class RunningOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Embeddings:
-    """The result of `embed`: `embeddings[i]` belongs to `paths[i]`; `failures` has the rest.
+    """The result of `embed`: `embeddings[i]` belongs to `paths[i]`; other images are in `failures`.
 
     embeddings: (images, D), or (images, N, D) for pool="patches" and "tokens".
     meta: model, sha256 of the weights, layers, pool, preprocessing, versions, counts, seconds.
@@ -106,7 +106,7 @@ def load(
     decode="fast" reads large images at a fraction of their size: close pixels, not equal ones.
     image_size is one number or (height, width); position embeddings are resampled for it. The
     network (`.network`) is in eval mode, fp32, on the CPU: pixels (B, 3, H, W) -> logits (B, K).
-    drop leaves out tensors that are none of the model's, by pattern: "criterion.*".
+    drop ignores tensors that do not belong to the model, by pattern: "criterion.*".
     Raises VitError: ModelNotFound, CheckpointError with the tensor's name, or UsageError.
     """
     from pathlib import Path
@@ -137,13 +137,13 @@ def classify(
     ray: str | None = None,
     **running: Unpack[RunningOptions],
 ) -> list[Classified | Failure]:
-    """The best labels of every image: one row for each, in input order.
+    """Return the best labels of every image: one row for each, in input order.
 
     paths: files, directories (recursive) or glob patterns. A row is `Classified` with `ref.path`
-    and `predictions`, or `Failure` with `type` and `message`. Several models average their
-    probabilities. devices ("all", or ["cuda:0", "cuda:1"]) share the work in a process each, as do
-    the workers of a Ray cluster at the address `ray`: for them models are named, not loaded.
-    Raises VitError for what ends the run.
+    and `predictions`, or `Failure` with `type` and `message`. The probabilities of several models
+    are averaged. devices ("all", or ["cuda:0", "cuda:1"]): one process for each shares the work.
+    ray: the address of a Ray cluster whose workers share it. Both need names of models, not loaded
+    ones. Raises VitError for an error that ends the run.
     """
     from vitcli.fleet.share import share
     from vitcli.jobs.job import Inputs, Running
@@ -180,12 +180,12 @@ def embed(
     ray: str | None = None,
     **running: Unpack[RunningOptions],
 ) -> Embeddings:
-    """One vector for every image that decodes, in input order, all in memory.
+    """Return a vector for every image that decodes, in input order, all in memory.
 
     layers: Hugging Face's `hidden_states` numbers (0 the embedding output, -1 the last); several
     are concatenated. pool: "cls", "mean", "cls+mean", "map", "patches", "tokens", or None for the
     model's own. norm applies the model's final LayerNorm. devices and ray are as in `classify`.
-    Raises VitError for what ends the run.
+    Raises VitError for an error that ends the run.
     """
     import numpy as np
 
@@ -241,16 +241,16 @@ def attention(
     overwrite: bool = False,
     **running: Unpack[RunningOptions],
 ) -> list[Attended | Failure]:
-    """Where the model looks in every image: one row for each, in input order, all in memory.
+    """Return the attention maps of every image: one row for each, in input order, all in memory.
 
-    A row is `Failure`, or `Attended` with `ref.path` and `maps`: of each layer `values`, float32
-    (heads, h, w), a value for each patch, and `box`, the part of the upright photo that they lie
-    on, (top, left, bottom, right) in shares of its sides. Layers count from 1, -1 is the last,
-    ["pool"] an attention pooling; heads are fused ("mean", "max", "min"), "all", or one by its
-    number from 1. query: who looks, "cls" or the patch at (x, y) in pixels of the photo. target:
-    the class of method="grad", a label, its number, or "top1". With a folder `out`, pictures are
-    drawn into it in a `style`, with `raw` the values written beside them, and `files` names all.
-    Raises VitError for what ends the run.
+    A row is `Failure`, or `Attended` with `ref.path` and `maps`. The maps of a layer have `values`,
+    float32 (heads, h, w), one for each patch, and `box`, the part of the upright image that they
+    cover: (top, left, bottom, right) as fractions of its sides.
+    layers: numbers from 1, -1 for the last, or ["pool"] for an attention pooling. heads: "mean",
+    "max" or "min" fuses them; "all", or a number from 1. query: "cls", or the patch at (x, y) in
+    pixels of the image. target: the class of method="grad" by its label or number, or "top1".
+    out: a folder for drawings of the maps in a `style`, and with `raw` for their values; the
+    `files` of a row are their names. Raises VitError for an error that ends the run.
     """
     from pathlib import Path
 

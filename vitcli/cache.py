@@ -1,4 +1,4 @@
-"""The folder for files that can be made again, and whether its content can be trusted."""
+"""The folder for files that can be made again, and whether a file in it can be trusted."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from pathlib import Path
 
 
 def cache_folder() -> Path:
-    """The folder of VIT_CACHE, else `vitcli` in the user's cache."""
-    if own := os.environ.get("VIT_CACHE"):
-        return Path(own)
+    """Return the folder that VIT_CACHE names, or else `vitcli` in the user's cache."""
+    if folder := os.environ.get("VIT_CACHE"):
+        return Path(folder)
     return user_cache()
 
 
 def user_cache() -> Path:
-    """The folder `vitcli` in the user's own cache."""
+    """Return the folder `vitcli` in the user's own cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vitcli"
 
 
 def is_trusted(path: Path) -> bool:
-    """Whether only this user or root can have written a regular file or folder (links are not
-    trusted). A folder that everyone may write to must be sticky, like /tmp."""
+    """Whether a path is a regular file or folder, not a link, that only this user or root can have
+    written. A folder that everyone may write to must be sticky, like /tmp."""
     try:
-        found = path.lstat()
+        status = path.lstat()
     except OSError:
         return False
-    is_plain = stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)
-    is_open = found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX
-    return is_plain and found.st_uid in (os.geteuid(), 0) and not is_open
+    is_plain = stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)
+    is_open = status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX
+    return is_plain and status.st_uid in (os.geteuid(), 0) and not is_open

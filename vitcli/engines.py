@@ -1,6 +1,6 @@
-"""The engines that run a network, the names of dtypes, and what each engine needs.
+"""The engines that run a network, with the dtypes and packages of each.
 
-Nothing here imports an engine: that is left to the one run that uses it.
+Nothing here imports an engine; only a run that uses one does.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ Quantize = Literal["int8"]
 
 @dataclass(frozen=True, slots=True)
 class EngineRow:
-    """The dtypes that an engine runs. An engine other than torch has a `module` that exports a
-    model and opens its export, and needs `packages`, which the extra of its name installs."""
+    """The dtypes that an engine runs; for all but torch, the `module` that exports a model and
+    opens the export, and the `packages` that it needs, which the extra of its name installs."""
 
     dtypes: tuple[DtypeName, ...]
     module: str | None = None

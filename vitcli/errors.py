@@ -34,8 +34,8 @@ class VitError(Exception):
         if hint is not None and caret is not None:
             hint, caret = _around(hint, caret)
         self.hint = hint and shortened(hint, MAX_HINT)
-        self.caret = caret  # the place in the hint that the error is about
-        self.is_told = False  # it has been printed already
+        self.caret = caret  # the index in the hint at which a ^ points
+        self.is_told = False  # whether it has been printed
 
     def __str__(self) -> str:
         return f"{self.message}\n  {self.hint}" if self.hint else self.message
@@ -72,7 +72,7 @@ class WriteError(OutputError):
 
 
 class ClosedPipe(OutputError):
-    """The reader of standard output has gone away (`| head`). Not worth a message."""
+    """The reader of standard output has closed it (`| head`): no message is printed."""
 
     exit_code = ExitCode.CLOSED_PIPE
 
@@ -102,7 +102,7 @@ class Interrupted(BaseException):
 
 
 def printable(text: str) -> str:
-    """Make text fit for a message: escape control characters and bytes that are not UTF-8, and hide
+    """Prepare text for a message: escape control characters and bytes that are not UTF-8, and hide
     the secrets in URLs."""
     return "".join(
         c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode()
@@ -111,16 +111,16 @@ def printable(text: str) -> str:
 
 
 def shortened(text: str, most: int = MAX_MESSAGE) -> str:
-    """Cut the middle of a text so that it has at most `most` bytes when it is printed."""
-    kept, size = text, most
-    while len(kept) > most or len(printable(kept).encode("utf-8", "replace")) > most:
+    """Cut out the middle of a text, so that it prints as at most `most` bytes."""
+    short, size = text, most
+    while len(short) > most or len(printable(short).encode("utf-8", "replace")) > most:
         size = size * 3 // 4
-        kept = f"{text[: size * 2 // 3]} … {text[-size // 3 :]}"
-    return kept
+        short = f"{text[: size * 2 // 3]} … {text[-size // 3 :]}"
+    return short
 
 
 def _around(text: str, caret: int) -> tuple[str, int]:
-    """The part of a long text around the caret, and the caret's place in it."""
+    """Return the part of a long text around the caret, and the index of the caret in it."""
     if len(text) <= MAX_CARET_TEXT:
         return text, caret
     start = max(0, min(caret - MAX_CARET_TEXT // 2, len(text) - MAX_CARET_TEXT))
@@ -137,7 +137,7 @@ def hidden(text: str) -> str:
 
 
 def is_utf8(text: str) -> bool:
-    """Whether a text can be written as UTF-8: undecodable bytes are surrogates in it."""
+    """Whether a text can be written as UTF-8; surrogates, which stand for odd bytes, cannot."""
     return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 

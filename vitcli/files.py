@@ -1,4 +1,4 @@
-"""Files that take their names only when they are whole, and the errors of writing them."""
+"""Write files that get their names only when they are whole."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ PARTIAL = ".partial"
 
 
 def write_whole(path: Path, data: bytes | memoryview) -> None:
-    """Write a file that has its name only when it is whole and on the disk. Raises WriteError."""
+    """Write a file that gets its name only when it is whole and on the disk. Raises WriteError."""
     with whole_file(path) as file:
         file.write(data)
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[IO[bytes]]:
-    """Open `<path>.partial`, and rename it to `path` when all is on the disk.
+    """Open `<path>.partial`, and rename it to `path` once it is whole and on the disk.
 
     The new file keeps the owner and mode of the one it replaces. After an error the partial file
-    is removed, and the old one stays. A pipe or a device is written directly. Raises WriteError.
+    is removed, and the old file stays. A pipe or a device is written directly. Raises WriteError.
     """
     if is_special(path):
         with explained(path), path.open("wb") as file:
@@ -60,7 +60,7 @@ def write_all(file: IO[bytes], data: bytes | memoryview) -> None:
 
 @contextmanager
 def explained(path: Path | None) -> Iterator[None]:
-    """Turn the system's errors in writing a file, or standard output, into WriteError."""
+    """Turn OSErrors in writing a file, or standard output if `path` is None, into WriteErrors."""
     try:
         yield
     except BrokenPipeError:
@@ -75,8 +75,8 @@ def explained(path: Path | None) -> Iterator[None]:
 def create(path: Path, like: os.stat_result | None = None) -> IO[bytes]:
     """Create a file to write and read, with the owner and mode of `like`.
 
-    A file of that name is removed first. A symbolic link is refused: it may point to anything, and
-    vitcli makes none. Raises WriteError, OSError.
+    An existing file is removed first. A symbolic link is refused: vitcli makes none, so it may
+    point anywhere. Raises WriteError, OSError.
     """
     if path.is_symlink():
         raise _linked(path)
@@ -90,7 +90,7 @@ def create(path: Path, like: os.stat_result | None = None) -> IO[bytes]:
 
 
 def open_again(path: Path) -> IO[bytes]:
-    """Open a file that an earlier run created. Raises WriteError for a link to another file."""
+    """Open a file that an earlier run created. Raises WriteError for a symbolic or hard link."""
     if path.is_symlink():
         raise _linked(path)
     descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -99,21 +99,22 @@ def open_again(path: Path) -> IO[bytes]:
 
 
 def check_own(descriptor: int, path: Path) -> None:
-    """Close an open file and raise WriteError if it is not regular, or has a second name."""
-    found = os.fstat(descriptor)
-    if stat.S_ISREG(found.st_mode) and found.st_nlink <= 1:
+    """Close an open file and raise WriteError if it is not regular, or has a second hard link."""
+    status = os.fstat(descriptor)
+    is_regular = stat.S_ISREG(status.st_mode)
+    if is_regular and status.st_nlink <= 1:
         return
     os.close(descriptor)
-    what = "no regular file" if not stat.S_ISREG(found.st_mode) else "a file of another name, too"
-    raise WriteError(f"{path} is {what}, and would be overwritten", "remove it")
+    why = "has another name, too (a hard link)" if is_regular else "is not a regular file"
+    raise WriteError(f"{path} {why}, and would be overwritten", "remove it")
 
 
 def check_ours(descriptor: int, path: Path) -> None:
-    """Raise WriteError if `path` is not the open file any more."""
+    """Raise WriteError if `path` is no longer the open file."""
     if not os.path.samestat(os.fstat(descriptor), os.lstat(path)):
         raise WriteError(
-            f"{path} is not the file any more that this run has written",
-            "something else writes there: give another name",
+            f"{path} is no longer the file that this run has written",
+            "another program writes there: give another name",
         )
 
 
@@ -131,33 +132,33 @@ def _linked(path: Path) -> WriteError:
 
 def keep_owner(descriptor: int, like: os.stat_result) -> None:
     """Give an open file the mode of `like`, and its owner and group where the system allows it."""
-    ours = os.fstat(descriptor)
-    if (ours.st_uid, ours.st_gid) != (like.st_uid, like.st_gid):
+    status = os.fstat(descriptor)
+    if (status.st_uid, status.st_gid) != (like.st_uid, like.st_gid):
         with suppress(OSError):
             os.fchown(descriptor, like.st_uid, like.st_gid)
     os.fchmod(descriptor, stat.S_IMODE(like.st_mode) & 0o777)
 
 
 def regular(path: Path) -> os.stat_result | None:
-    """The status of a regular file; None for anything else."""
+    """Return the status of a regular file; None for anything else."""
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return None
-    return found if stat.S_ISREG(found.st_mode) else None
+    return status if stat.S_ISREG(status.st_mode) else None
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open a file to read. Raises OSError for a pipe or a device too: it may never end."""
+    """Open a file to read. Raises OSError also for a pipe or a device, which may never end."""
     file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(file).st_mode):
         os.close(file)
-        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
     return cast(BinaryIO, os.fdopen(file, "rb"))
 
 
 def is_special(path: Path) -> bool:
-    """Whether it is a pipe or a device: it can be written, but not replaced."""
+    """Whether a path is a pipe or a device, which can be written but not replaced."""
     try:
         mode = path.stat().st_mode
     except OSError:
@@ -166,12 +167,12 @@ def is_special(path: Path) -> bool:
 
 
 def real(path: Path) -> Path:
-    """The path without symbolic links: a link stays, and the file it points to is replaced."""
+    """Resolve symbolic links: a link stays, and the file it points to is replaced."""
     return Path(os.path.realpath(path))
 
 
 def take_name(partial: Path, real: Path) -> None:
-    """Rename a whole file, and remove the partial file that it was made of."""
+    """Rename a whole file from `partial` to `real`, and remove `<real>.partial` if it is left."""
     partial.replace(real)
     real.with_name(real.name + PARTIAL).unlink(missing_ok=True)
     sync(real.parent)

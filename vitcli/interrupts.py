@@ -14,31 +14,31 @@ from vitcli.errors import Interrupted
 SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 )
-ONE_SIGNAL = 0.3  # seconds within which a signal that comes twice is one
+ONE_SIGNAL = 0.3  # seconds: two signals within this time count as one
 
 
 class Interrupts:
-    """Lets a signal end the run between two batches, never inside one. Signals belong to the
-    process, so there is one of these."""
+    """Lets a signal end the run after the current batch, never inside it. Signals belong to the
+    process, so there is only one instance."""
 
     def __init__(self) -> None:
         self.forget()
 
     def forget(self) -> None:
-        """A new program begins."""
+        """Forget the signals of an earlier program in this process."""
         self._is_held = False
         self._number: int | None = None
         self._raised: Interrupted | None = None
 
     def strike(self, number: int) -> None:
-        """A signal has come: raise Interrupted, now or at the next `check`."""
+        """Record a signal. Raise Interrupted now, or at the next `check` if signals are held."""
         self._number = number
         if not self._is_held:
             self.check()
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Hold signals back until the block has ended."""
+        """Hold signals back until the block ends and `check` is called."""
         self._is_held = True
         try:
             yield
@@ -47,11 +47,11 @@ class Interrupts:
 
     @property
     def is_struck(self) -> bool:
-        """Whether a signal has come that nobody has heard of yet."""
+        """Whether a signal has come for which Interrupted was not raised yet."""
         return self._number is not None
 
     def check(self) -> None:
-        """Raise Interrupted if a signal has come; again, if somebody has swallowed it."""
+        """Raise Interrupted if a signal has come; again, if a library has swallowed the first."""
         number, self._number = self._number, None
         if number is not None:
             self._raised = Interrupted(number)
@@ -59,8 +59,8 @@ class Interrupts:
             raise self._raised
 
     def cause(self, error: BaseException) -> BaseException:
-        """Return the real cause of the exit: a library may replace our Interrupted with an error
-        of its own."""
+        """Return the Interrupted that a library may have replaced with an error of its own; or else
+        the error."""
         return self._raised if self._raised and isinstance(error, Exception) else error
 
 
@@ -69,10 +69,10 @@ interrupts = Interrupts()
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Let SIGINT, SIGTERM and SIGHUP end what is inside between two batches, and the second of
-    them at once. A signal that was ignored before (nohup, a background job) stays ignored.
+    """Let SIGINT, SIGTERM and SIGHUP end the block between two batches; a second one ends it at
+    once. A signal that was ignored before (nohup, a background job) stays ignored.
 
-    `timeout` and others signal a process and then its whole group: that is one signal.
+    `timeout` and others signal a process and then its group: both count as one signal.
     """
     first = 0.0
 

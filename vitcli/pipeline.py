@@ -1,6 +1,6 @@
 """The main loop: batches → rows → sink. Every input has exactly one row, in input order.
 
-What differs between the commands is only `Forward`, the function from a batch to its rows.
+The commands differ only in `Forward`, the function from a batch to its rows.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from vitcli.interrupts import interrupts
 from vitcli.records import Batch, Failure, Progress, Row, Sink
 
 Forward: TypeAlias = Callable[[Batch], Sequence[Row]]
-"""Returns a row for each ref of a batch, in order; it may be a Failure."""
+"""Maps a batch to one row for each of its refs, in order; a row may be a Failure."""
 
 
 def run(
@@ -23,9 +23,10 @@ def run(
     on_progress: Callable[[Progress], None] = lambda progress: None,
     progress: Progress | None = None,
 ) -> Progress:
-    """Take every batch through the model into the sink, failures in their places.
+    """Run `forward` on each batch and write its rows to the sink, failures in their places.
 
-    An interruption waits until the current batch is written. `progress` counts earlier rows.
+    An interruption waits until the current batch is written. `progress` starts with the rows of an
+    earlier run.
     """
     progress = progress or Progress()
     for batch in batches:

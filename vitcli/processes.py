@@ -1,4 +1,4 @@
-"""Processes: this one among those of torchrun, the processors it may use, and its children."""
+"""The rank of this process under torchrun, the processors it may use, and its children."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SECONDS_TO_DIE = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Rank:
-    """This process among the `size` of torchrun, from 0; alone, it is the first of one."""
+    """The rank of this process among the `size` processes of torchrun; without it, 0 of 1."""
 
     rank: int = 0
     size: int = 1
@@ -49,14 +49,14 @@ def rank_of(environment: Mapping[str, str]) -> Rank:
 
 @dataclass(frozen=True, slots=True)
 class Child:
-    """A process that this one has started, our end of the pipe to it, and its stderr."""
+    """A child process, the parent's end of the pipe to it, and its stderr."""
 
     process: subprocess.Popen[bytes]
     pipe: Connection
     stderr: IO[bytes]
 
     def fate(self) -> str:
-        """Wait a moment for its death; return how it ended, and the last line on its stderr."""
+        """Wait a moment for its end; describe how it ended, with its last line on stderr."""
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(SECONDS_TO_DIE)
         self.stderr.seek(0)
@@ -69,7 +69,7 @@ class Child:
 
 
 def command_of(entry: str) -> list[str]:
-    """The command that calls `entry`, "module:function", with its end of the pipe.
+    """Return the command that calls `entry`, "module:function", with the child's end of the pipe.
 
     -P keeps Python from importing modules from the working directory.
     """
@@ -86,21 +86,22 @@ def start(
     environment: Mapping[str, str] | None = None,
     has_session: bool = False,
 ) -> Child:
-    """Start a child. Its last argument is the descriptor of its end of a pipe.
+    """Start a child. The last argument of its command is the descriptor of its end of a pipe.
 
-    With `has_session` a Ctrl-C is not for it, and one signal ends it with all that it has started.
+    With `has_session` it gets its own session: Ctrl-C does not reach it, and one signal to its
+    process group ends it with its own children.
     """
     from multiprocessing import Pipe
     from tempfile import TemporaryFile
 
-    ours, theirs = Pipe()
+    parent_end, child_end = Pipe()
     stderr = TemporaryFile()  # noqa: SIM115  # open until `close`
     try:
-        # Ours is closed at once: the pipe is at its end when the child is.
-        with theirs, Path(stdin or os.devnull).open("rb") as file:
+        # Only the child keeps its end open, so the pipe ends when the child does.
+        with child_end, Path(stdin or os.devnull).open("rb") as file:
             process = subprocess.Popen(
-                [*command, str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
+                [*command, str(child_end.fileno())],
+                pass_fds=[child_end.fileno()],
                 stdin=file,
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,
@@ -108,16 +109,16 @@ def start(
                 start_new_session=has_session,
             )
     except BaseException:
-        ours.close()
+        parent_end.close()
         stderr.close()
         raise
-    return Child(process, ours, stderr)
+    return Child(process, parent_end, stderr)
 
 
 def end_with_parent(
     pipe: Connection | int, end: Callable[[], object] = lambda: os._exit(1)
 ) -> None:
-    """Call `end` once the parent is gone, even if it was killed: then the pipe is at its end."""
+    """Call `end` once the parent has ended, even if it was killed: the pipe from it ends then."""
     from multiprocessing.connection import wait
 
     def watch() -> None:
@@ -128,7 +129,7 @@ def end_with_parent(
 
 
 def fate(exitcode: int | None) -> str:
-    """How a process ended: it exited, or a signal killed it."""
+    """Describe how a process ended: it exited, or a signal killed it."""
     if exitcode is None:
         return "stopped answering"
     if exitcode >= 0:
@@ -142,7 +143,7 @@ def fate(exitcode: int | None) -> str:
 
 
 def available_cpus() -> int:
-    """The processors that this process may run on, or whose time its container may have."""
+    """Count the processors that this process may use, by its affinity and its CPU quota."""
     if hasattr(os, "sched_getaffinity"):
         count = len(os.sched_getaffinity(0))
     else:
@@ -152,8 +153,8 @@ def available_cpus() -> int:
 
 @cache
 def cpu_quota(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float:
-    """The processors whose time the control groups of this process may take (Linux, cgroups(7)):
-    infinite where nobody has set a limit."""
+    """Return the CPU quota of this process in processors, from its control groups (Linux,
+    cgroups(7)); infinity without a quota."""
     try:
         lines = [line.split(":", 2) for line in own.read_text("utf-8").splitlines()]
         places = {name: place for _, names, place in lines for name in names.split(",")}
@@ -161,7 +162,7 @@ def cpu_quota(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/
         return math.inf
     least = math.inf
     for folder in _upwards(root, places.get("", "/")):
-        with suppress(OSError, ValueError, ZeroDivisionError):  # `max 100000`
+        with suppress(OSError, ValueError, ZeroDivisionError):  # no quota: `max 100000`
             limit, period = (folder / "cpu.max").read_text("ascii").split()
             least = min(least, int(limit) / int(period))
     for folder in _upwards(root / "cpu", places.get("cpu", "/")):
@@ -174,6 +175,6 @@ def cpu_quota(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/
 
 
 def _upwards(root: Path, place: str) -> list[Path]:
-    """The folder of a control group and those above it; in a container the root is its own."""
+    """Return the folders of a control group and its parents; a container may see only `root`."""
     folder = root / place.strip("/")
     return [folder, *(above for above in folder.parents if above.is_relative_to(root))]

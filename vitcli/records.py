@@ -1,4 +1,4 @@
-"""The nouns: what travels from a path to a row. Nothing here computes.
+"""The records that travel from a path to a row.
 
 inputs ─sources─▶ ImageRef ─decode─▶ Sample | Failure ─batch─▶ Batch ─model─▶ Row ─▶ sink
 """
@@ -11,24 +11,24 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, BinaryIO, Literal, NamedTuple, Protocol, TypeAlias
 
-if TYPE_CHECKING:  # `vit --help` has no use for numpy
+if TYPE_CHECKING:  # `vit --help` does not import numpy
     import numpy as np
     import torch
     from numpy.typing import NDArray
 
 Size: TypeAlias = tuple[int, int]  # always (height, width)
 Version: TypeAlias = tuple[int, int, int, int]
-"""An open file: its device, inode, size and mtime in ns."""
+"""(device, inode, size, mtime in ns) of an open file."""
 Stamp: TypeAlias = tuple[int, int]
-"""(size, mtime in ns) of a file when it was listed. An object in a store has its ETag, as a number,
-instead of the time; a member has its own size and the second number of its archive."""
+"""(size, mtime in ns) of a file when it was listed. For an object in a store, a hash of its ETag
+replaces the mtime; a member has its own size and the second number of its archive."""
 Pixels: TypeAlias = "NDArray[np.uint8] | torch.Tensor"
-"""Images, uint8 (B, H, W, 3): an array, or a tensor in page-locked memory or on a CUDA device."""
+"""Images as uint8 (B, H, W, 3): an array, or a tensor in page-locked memory or on a CUDA device."""
 Box: TypeAlias = tuple[float, float, float, float]  # top, left, bottom, right
 
 
 class ErrorType(StrEnum):
-    """Why an image has no result: a closed set, so that users can group by it."""
+    """The reasons why an image has no result: a closed set, so that users can group by it."""
 
     NOT_FOUND = "NotFound"
     UNREADABLE = "Unreadable"
@@ -42,7 +42,7 @@ class ErrorType(StrEnum):
 
 
 class Pieces(Protocol):
-    """An archive that is open: it returns any of its bytes."""
+    """An open archive, which is read at any offset."""
 
     def pread(self, size: int, offset: int, /) -> bytes: ...
 
@@ -51,8 +51,8 @@ class Pieces(Protocol):
 class Member(ABC):
     """An image in an archive or a table; `images/members.py` has one class for each kind.
 
-    `key` is what the files of one sample share in WebDataset's layout. `version` is the archive's
-    when it was listed: in another version something else may be at the same place.
+    `key` is the name that the files of one sample share in WebDataset's layout. `version` is the
+    archive's when it was listed: another version may hold other bytes at the same offset.
     """
 
     archive: str
@@ -62,26 +62,26 @@ class Member(ABC):
 
     @abstractmethod
     def open(self, archive: Callable[[], Pieces]) -> BinaryIO:
-        """Return the image as a file; `archive` opens the archive, where its bytes are needed."""
+        """Open the image as a file; `archive` opens the archive, if its bytes are needed."""
 
     @property
     def held(self) -> int:
-        """The bytes of the image that travel with it."""
+        """The number of bytes of the image that the member carries."""
         return 0
 
     def released(self) -> Member:
-        """Return the member without the bytes that travel with it."""
+        """Return the member without the bytes that it carries."""
         return self
 
     def __reduce__(self) -> tuple[type[Member], tuple[object, ...]]:
-        """Pickle the fields in order, in half the time of a dataclass: every image is pickled."""
+        """Pickle the fields in order, twice as fast as a dataclass: every image is pickled."""
         return type(self), tuple([getattr(self, name) for name in self.__match_args__])
 
 
 class FoundImage(NamedTuple):
     """An image that a source lists: the path of its row, its place in an archive, its stamp.
 
-    A path that is not UTF-8 carries its odd bytes as surrogates, as os.fsdecode makes them.
+    Bytes of a path that are not UTF-8 are surrogates, as os.fsdecode makes them.
     """
 
     path: str
@@ -91,7 +91,7 @@ class FoundImage(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ImageRef:
-    """One input: its index in the run, and what FoundImage says of it."""
+    """One input: its index in the run, and the fields of its FoundImage."""
 
     index: int
     path: str
@@ -105,7 +105,7 @@ class ImageRef:
 
     @property
     def key(self) -> str:
-        """WebDataset's `__key__`, or an empty text."""
+        """WebDataset's `__key__`, or an empty string."""
         return "" if self.member is None else self.member.key
 
 
@@ -113,8 +113,9 @@ class ImageRef:
 class Sample:
     """A decoded image.
 
-    `pixels` holds one uint8 array (H, W, 3) for each preprocessing of the run; `size` is the size
-    of the upright image before that; `seconds` is how long it took to read; `note` is for the user.
+    `pixels` has one uint8 array (H, W, 3) for each preprocessing of the run; `size` is the size of
+    the upright image before preprocessing; `seconds` is the time to read it; `note` is a note for
+    the user, or "".
     """
 
     ref: ImageRef
@@ -154,7 +155,7 @@ class Batch:
         return replace(self, pixels=tuple(torch.as_tensor(p).pin_memory() for p in self.pixels))
 
     def to(self, device: torch.device) -> Batch:
-        """Return the batch on a device. A copy from page-locked memory may end later."""
+        """Return the batch on a device. A copy from page-locked memory may still run."""
         import torch
 
         moved = (torch.as_tensor(p).to(device, non_blocking=True) for p in self.pixels)
@@ -172,7 +173,7 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Classified:
-    """The row of `classify`: the best labels first; and a small JPEG, for a page."""
+    """The row of `classify`: the predictions, best first, and a small JPEG for the HTML page."""
 
     ref: ImageRef
     predictions: tuple[Prediction, ...]
@@ -189,11 +190,11 @@ class Embedded:
 
 @dataclass(frozen=True, slots=True)
 class Maps:
-    """Where a model looks, in one layer: (n, h, w), a map for each head or one for all heads.
+    """The attention maps of one layer: `values` (n, h, w), a map for each head or one for all.
 
     Layer 12 is named "12" and head 3 "3"; the attention pooling after the blocks is "pool", and
     "all" is a map that combines all layers. `box` is the part of the image that the maps cover, as
-    shares of its height and width; it reaches beyond 0 to 1 where the image was padded.
+    fractions of its height and width; below 0 and above 1 is padding.
     """
 
     layer: str
@@ -221,7 +222,7 @@ class Attended:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A row of an earlier run: its text and, if it has one, its part of the array."""
+    """A row of an earlier run: its text and, if there is an array, its bytes in it."""
 
     ref: ImageRef
     text: bytes
@@ -246,19 +247,21 @@ Resample = Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"
 Fit = Literal["squash", "shortest", "cover", "contain"]
 Decode = Literal["exact", "fast"]
 
-FAST_GAP = 2.5  # times larger than resized: nearer to 1 the scaled JPEG shows through
+# *fast* reads a JPEG at this many times its resized size, or more: below, its scaling is visible.
+FAST_GAP = 2.5
 
 
 @dataclass(frozen=True, slots=True)
 class Preprocess:
-    """How an RGB image becomes the model's pixels, as the checkpoint's source library does it.
+    """The steps from an RGB image to the model's pixels, as in the checkpoint's source library.
 
-    `fit` says how `resize` (height, width) is met: *squash* exactly, *shortest* by the shorter
-    edge (the longer is truncated and, with `longest`, capped), *cover* and *contain* by the ratio
-    of the tighter and the wider edge. `None` leaves the image unchanged. Then the middle `size` is
-    cut out (padded with `fill` where the image is smaller) with the rounding of `crop`'s library,
-    and (pixel * rescale - mean) / std makes the floats. *fast* decoding gives pixels that are
-    close, not equal: a large picture is reduced by a whole number before it is resized.
+    The image is resized to `resize` (height, width), or not at all if that is None. `fit` says how:
+    *squash* to exactly this size; *shortest* by the shorter edge (the longer is rounded down, and
+    at most `longest`); *cover* to the smallest size that covers it; *contain* to the largest that
+    fits into it. Then the center of `size` is cropped with the rounding of `crop`'s library, padded
+    with `fill` where the image is smaller. The floats are (pixel * rescale - mean) / std. *fast*
+    decoding reduces a large image by a whole number before the resize: the pixels are close, not
+    equal.
     """
 
     size: Size
@@ -278,11 +281,11 @@ class Preprocess:
 
     @property
     def reduces(self) -> bool:
-        """Whether a large picture may be read at a fraction of its size."""
+        """Whether a large image may be read at a fraction of its size."""
         return self.decode == "fast" and self.resize is not None and self.resample != "nearest"
 
     def steps(self) -> list[str]:
-        """The steps in order; the name of a step is before its bracket."""
+        """Return the steps in order, each as `name` or `name(details)`."""
         steps = [f"reduced_decode(>= {FAST_GAP:g}x)"] if self.reduces else []
         steps += ["exif_turn"] if self.exif else []
         steps += ["rgb"] if self.grey16 == "scale" else ["rgb(grey16 clamped)"]
@@ -299,7 +302,7 @@ class Preprocess:
         return steps
 
     def describe(self) -> str:
-        """The steps in one line."""
+        """Return the steps in one line."""
         return " | ".join(self.steps())
 
 
@@ -310,7 +313,7 @@ def _numbers(values: Sequence[float]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Limits of one image: pixels (width x height) and seconds of decoding."""
+    """The limits of one image: pixels (width x height) and seconds to decode."""
 
     max_pixels: int = 89_500_000
     timeout: float = 60.0
@@ -318,8 +321,8 @@ class Limits:
 
 @dataclass(slots=True)
 class Progress:
-    """How far a run has come: images done and failed, how many of both an earlier run had made,
-    how many are `selected`, where not all are, and the first failure of each kind."""
+    """The progress of a run: images `done` and `failed`, how many of both are from an `earlier`
+    run, how many --select has `selected`, and of each type of failure the count and the first."""
 
     done: int = 0
     failed: int = 0
@@ -334,12 +337,12 @@ class Progress:
             self.count(failure)
 
     def count(self, failure: Failure, times: int = 1) -> None:
-        """Under its kind, of which the first example stays."""
+        """Count a failure under its type, which keeps its first failure as the example."""
         before, first = self.kinds.get(failure.type, (0, failure))
         self.kinds[failure.type] = before + times, first
 
     def add_earlier(self, rows: int, failed: int) -> None:
-        """Rows that are there already."""
+        """Add the rows of an earlier run."""
         self.done += rows - failed
         self.failed += failed
         self.earlier += rows

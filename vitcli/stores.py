@@ -1,7 +1,7 @@
 """Objects in stores and on the web (`s3://`, `gs://`, `hf://`, `https://`), through fsspec.
 
-Its file systems look for credentials in their usual places. Requests that fail are tried again, so
-a dropped connection costs a moment and not a row.
+Its file systems find credentials in their usual places. A failed request is retried, so a dropped
+connection does not cost a row.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from vitcli.records import Stamp
 
 TRIES = 5
 WAIT = 0.2  # seconds before the second try; twice as long before each later one
-UNTRUSTED = "its certificate is not trusted (SSL_CERT_FILE names an authority)"
+UNTRUSTED = "its certificate is not trusted (name its authority in SSL_CERT_FILE)"
 BLOCK = 4 << 20  # bytes of an open object that are read at a time
 
 _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+-]*://")
-_LOGIN = re.compile(r"[^\s'\"/:@=]+:[^\s'\"/@]+@")  # in a URL, before its host
-_PASSING = (408, 425, 429)  # the 4xx statuses that are worth another try
+_LOGIN = re.compile(r"[^\s'\"/:@=]+:[^\s'\"/@]+@")  # before the host of a URL
+_PASSING = (408, 425, 429)  # the 4xx statuses that are retried
 _VERSIONS = ("ETag", "etag", "md5Hash", "crc32c", "blob_id", "Last-Modified", "mtime", "updated")
 
 T = TypeVar("T")
@@ -52,17 +52,17 @@ def is_remote(path: str) -> bool:
 
 
 def place_of(text: str) -> Place:
-    """The file or the URL that a text names."""
+    """Return the file or the URL that a text names."""
     return Url(text) if is_remote(text) else Path(text)
 
 
 def is_web(url: str) -> bool:
-    """Whether a URL is a web page's: only a slash tells a folder, and nothing can be written."""
+    """Whether a URL is http(s): only a last slash marks a folder, and nothing can be written."""
     return url.lower().startswith(("http://", "https://"))
 
 
 def check_readable(url: str, kind: type[VitError]) -> None:
-    """Raise `kind` if no file system that is installed reads this kind of URL."""
+    """Raise `kind` if no installed file system reads this kind of URL."""
     try:
         _file_system(url)
     except OSError as error:
@@ -77,12 +77,12 @@ def read(url: str, start: int | None = None, end: int | None = None) -> bytes:
 
 
 def read_at_most(url: str, size: int) -> bytes:
-    """Read an object, but at most `size` + 1 bytes of it. Raises as `read` does."""
+    """Read at most `size` + 1 bytes of an object. Raises as `read` does."""
     file_system, path = _file_system(url)
     if is_web(path):  # a server may ignore the range and send everything
-        return tried(lambda: _received(file_system, path, size + 1))
+        return tried(lambda: _read_http(file_system, path, size + 1))
 
-    def once() -> bytes:
+    def read_range() -> bytes:
         if _is_device(file_system, path):
             raise PermissionError("not a regular file")
         try:
@@ -92,7 +92,7 @@ def read_at_most(url: str, size: int) -> bytes:
                 return b""
             raise
 
-    return tried(once)
+    return tried(read_range)
 
 
 def _is_device(file_system: Any, path: str) -> bool:
@@ -100,16 +100,16 @@ def _is_device(file_system: Any, path: str) -> bool:
     return "file" in file_system.protocol and Path(path).exists() and not Path(path).is_file()
 
 
-def _received(file_system: Any, url: str, size: int) -> bytes:
-    """Read the first bytes of an HTTP answer, with the file system's session and settings."""
+def _read_http(file_system: Any, url: str, size: int) -> bytes:
+    """Read the first bytes of an HTTP response, with the file system's session and settings."""
     from fsspec.asyn import sync
 
     async def receive() -> bytes:
         session = await file_system.set_session()
         data = bytearray()
-        async with session.get(file_system.encode_url(url), **file_system.kwargs) as answer:
-            file_system._raise_not_found_for_status(answer, url)
-            async for chunk in answer.content.iter_chunked(1 << 20):
+        async with session.get(file_system.encode_url(url), **file_system.kwargs) as response:
+            file_system._raise_not_found_for_status(response, url)
+            async for chunk in response.content.iter_chunked(1 << 20):
                 data += chunk
                 if len(data) >= size:
                     break
@@ -121,11 +121,13 @@ def _received(file_system: Any, url: str, size: int) -> bytes:
 def open_object(url: str) -> BinaryIO:
     """Open an object as a file that is read by ranges. Raises as `read` does."""
     file_system, path = _file_system(url)
-    return cast(BinaryIO, _Tried(tried(lambda: file_system.open(path, "rb", block_size=BLOCK))))
+    return cast(
+        BinaryIO, _RetryingFile(tried(lambda: file_system.open(path, "rb", block_size=BLOCK)))
+    )
 
 
 def stamp(url: str) -> Stamp | None:
-    """The stamp of an object; None if there is none. Raises OSError as `read` does."""
+    """Return the stamp of an object; None if it does not exist. Raises OSError as `read` does."""
     file_system, path = _file_system(url)
     file_system.invalidate_cache()
     try:
@@ -136,7 +138,7 @@ def stamp(url: str) -> Stamp | None:
 
 
 def modified(url: str) -> float:
-    """The time an object was written, in seconds since 1970; 0 if the store does not say."""
+    """Return when an object was written, in seconds since 1970; 0 if the store does not say."""
     file_system, path = _file_system(url)
     try:
         return float(tried(lambda: file_system.modified(path).timestamp()))
@@ -157,51 +159,53 @@ class Listing:
         folders = [folder_of(url) for url in self.urls]
         if not any(folders):
             return self
-        kept = [place for place, folder in enumerate(folders) if folder is None]
-        stamps = (number for at in kept for number in self.stamps[2 * at : 2 * at + 2])
+        kept = [index for index, folder in enumerate(folders) if folder is None]
+        stamps = (number for index in kept for number in self.stamps[2 * index : 2 * index + 2])
         left_out = tuple(dict.fromkeys(folder for folder in folders if folder))
-        return Listing([self.urls[at] for at in kept], array("q", stamps), left_out)
+        return Listing([self.urls[index] for index in kept], array("q", stamps), left_out)
 
     def stamp(self, url: str) -> Stamp | None:
-        place = bisect_left(self.urls, url)
-        if place == len(self.urls) or self.urls[place] != url:
+        index = bisect_left(self.urls, url)
+        if index == len(self.urls) or self.urls[index] != url:
             return None
-        return self.stamps[2 * place], self.stamps[2 * place + 1]
+        return self.stamps[2 * index], self.stamps[2 * index + 1]
 
 
 def listing(url: str, suffixes: Collection[str] = ()) -> Listing | None:
-    """List the objects below a prefix, with these suffixes, or those that match a pattern; None for
-    the URL of one object. Raises OSError if it cannot be listed."""
+    """List the objects below a prefix that have these suffixes, or all that match a pattern.
+
+    Return None for the URL of one object. Raises OSError if it cannot be listed.
+    """
     file_system, path = _file_system(url)
     file_system.invalidate_cache()
     if is_pattern := "*" in path:
-        found = tried(lambda: file_system.glob(path, detail=True))
+        objects = tried(lambda: file_system.glob(path, detail=True))
     elif url.endswith("/") or (not is_web(url) and tried(lambda: file_system.isdir(path))):
-        found = tried(lambda: file_system.find(path, detail=True))
+        objects = tried(lambda: file_system.find(path, detail=True))
     else:
         return None
-    wanted = {}
-    for name, details in found.items():
+    stamps = {}
+    for name, details in objects.items():
         full = file_system.unstrip_protocol(name)
         if is_pattern or full.lower().endswith(tuple(suffixes)):
-            wanted[full] = _stamp(details)
-    urls = sorted(wanted)
-    return Listing(urls, array("q", (number for name in urls for number in wanted[name])))
+            stamps[full] = _stamp(details)
+    urls = sorted(stamps)
+    return Listing(urls, array("q", (number for name in urls for number in stamps[name])))
 
 
 def put(file: Path, url: str) -> None:
-    """Write a file to an object, which has its name only when it is whole. Raises OSError."""
+    """Upload a file as an object, which exists only when it is whole. Raises OSError."""
     file_system, path = _file_system(url)
     tried(lambda: file_system.put_file(str(file), path))
     size = file.stat().st_size
-    there = stamp(url)
-    if there is None or there[0] != size:
-        found = "nothing is" if there is None else f"{there[0]:,} bytes are"
-        raise OSError(f"{found} there, not the {size:,} that were sent")
+    uploaded = stamp(url)
+    if uploaded is None or uploaded[0] != size:
+        content = "no object" if uploaded is None else f"{uploaded[0]:,} bytes"
+        raise OSError(f"after the upload of {size:,} bytes, the store has {content}")
 
 
 def put_bytes(data: bytes, url: str) -> None:
-    """Write bytes to an object, as `put` does. Raises OSError."""
+    """Upload bytes as an object. Raises OSError."""
     file_system, path = _file_system(url)
     tried(lambda: file_system.pipe_file(path, data))
 
@@ -219,7 +223,7 @@ def remove(url: str) -> None:
 
 
 def tried(action: Callable[[], T]) -> T:
-    """Run an action, up to TRIES times, and return its result. Raises FileNotFoundError,
+    """Return the result of an action, which is run up to TRIES times. Raises FileNotFoundError,
     PermissionError, or OSError with the reason.
 
     The libraries of stores raise errors of any class, hence `Exception`.
@@ -247,22 +251,22 @@ def tried(action: Callable[[], T]) -> T:
 
 
 def words_of(error: Exception) -> str:
-    """An error's message in one line, without the secrets in URLs or parts of them."""
+    """Return an error's message in one line, without the secrets in URLs or parts of them."""
     return _LOGIN.sub("***@", hidden(" ".join(str(error).split()))) or type(error).__name__
 
 
 def _status(error: Exception) -> int | None:
-    """The HTTP status, if the library says it: aiohttp, gcsfs, and httpx in huggingface_hub."""
+    """Return the HTTP status in an error of aiohttp, gcsfs or httpx (of huggingface_hub)."""
     for holder, name in ((error, "status"), (error, "code"), (error, "response")):
-        found = getattr(holder, name, None)
-        found = getattr(found, "status_code", found)
-        if str(found).isdecimal():
-            return int(str(found))
+        status = getattr(holder, name, None)
+        status = getattr(status, "status_code", status)
+        if str(status).isdecimal():
+            return int(str(status))
     return None
 
 
-class _Tried(io.RawIOBase):
-    """A file of fsspec that reads again from the same place after a dropped connection."""
+class _RetryingFile(io.RawIOBase):
+    """A file of fsspec that retries a failed read at the same offset."""
 
     def __init__(self, file: Any) -> None:
         self._file = file
@@ -270,12 +274,12 @@ class _Tried(io.RawIOBase):
     def read(self, size: int = -1) -> bytes:
         at = self._file.tell()
 
-        def once() -> bytes:
+        def read_here() -> bytes:
             if self._file.tell() != at:
                 self._file.seek(at)
             return cast(bytes, self._file.read(size))
 
-        return tried(once)
+        return tried(read_here)
 
     def readinto(self, buffer: Any) -> int:
         data = self.read(len(buffer))
@@ -301,7 +305,7 @@ class _Tried(io.RawIOBase):
 
 
 def _stamp(details: Mapping[str, Any]) -> Stamp:
-    """The stamp of an object: its most reliable sign of a change, as a number for a journal."""
+    """Return the size of an object and a hash of its version, by the first of _VERSIONS it has."""
     version = next((details[name] for name in _VERSIONS if details.get(name)), "")
     digest = hashlib.blake2b(str(version).encode(), digest_size=8).digest()
     size = details.get("size")
@@ -309,11 +313,11 @@ def _stamp(details: Mapping[str, Any]) -> Stamp:
 
 
 def _file_system(url: str) -> tuple[Any, str]:
-    """The file system and path of a URL. Raises OSError if no library opens it."""
+    """Return the file system and path of a URL. Raises OSError if no library opens it."""
     try:
         import fsspec
 
-        found: tuple[Any, str] = fsspec.core.url_to_fs(url)
+        opened: tuple[Any, str] = fsspec.core.url_to_fs(url)
     except Exception as error:  # libraries raise errors of any class
         raise OSError(words_of(error)) from None
-    return found
+    return opened

@@ -210,7 +210,7 @@ def test_nothing_is_written_through_a_link(
     if kind == "hard" and not name.endswith(".lock"):
         record(inputs, out, overwrite=True)  # by a file of its own
     else:
-        words = "is a symbolic link" if kind != "hard" else "a file of another name, too"
+        words = "is a symbolic link" if kind != "hard" else "has another name, too"
         with pytest.raises(OutputError, match=words):
             record(inputs, out, overwrite=True)
     assert victim.read_text() == "precious"
@@ -281,7 +281,7 @@ def test_a_partial_that_somebody_has_exchanged_takes_no_name(
         return make(ref, kind)
 
     monkeypatch.setattr(inputs, "row", exchange)
-    with pytest.raises(OutputError, match="is not the file any more that this run has written"):
+    with pytest.raises(OutputError, match="is no longer the file that this run has written"):
         record(inputs, out)
     assert not out.exists()
 

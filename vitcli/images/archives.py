@@ -1,14 +1,14 @@
-"""Tars and zips into their images: where each one lies. Nothing is unpacked.
+"""List the images of tars and zips, each with its offset. Nothing is unpacked.
 
-Headers are read only as far as images are needed, and each worker reads its image at its place in
-the file. So an archive is read once from front to back, no image passes through the main process,
-memory does not grow, and a run resumes in the middle of an archive as it does between two files.
-All workers are in one archive at a time: if each had its own, as in WebDataset, the rows of all but
-the first would have to wait. A compressed tar, or one in a store, is a stream: its images travel
-with their refs.
+The main process reads headers only as far as images are needed, and each worker reads its image at
+its offset. So an archive is read once from front to back, no image passes through the main process,
+memory does not grow, and a run can resume in the middle of an archive. All workers read the same
+archive: rows are written in order, so if each worker had its own, as in WebDataset, all rows but
+those of the first archive would have to wait. A compressed tar, or one in a store, is a stream: the
+refs carry the bytes of their images.
 
 Members are named as in WebDataset: in `train-000.tar/a/b.jpg` the key is `a/b`, the name up to the
-first dot. A name in an archive never names a file on this machine, and links are not followed.
+first dot. A name in an archive is never opened as a file, and links are not followed.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from vitcli.images.members import (
 from vitcli.images.tar_headers import TarHeaders
 from vitcli.records import ErrorType, FoundImage, Member, Version
 
-ARCHIVES = frozenset((".tar", ".tgz", ".zip"))  # that a scan of a directory takes
+ARCHIVES = frozenset((".tar", ".tgz", ".zip"))  # taken by a directory scan
 NAMES = (*ARCHIVES, ".tar.gz", ".tar.bz2", ".tar.xz")
 MAX_IMAGE_BYTES = 1 << 30  # of one image that is held in memory
 BYTES_PER_PIXEL = 8  # at most: four channels of 16 bits, not compressed
@@ -50,7 +50,7 @@ _DECOMPRESSORS: dict[bytes, Callable[[BinaryIO], Any]] = {
     b"\xfd7zXZ": lzma.LZMAFile,
 }
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-# What tarfile and zipfile raise for files that they did not write.
+# The errors of tarfile and zipfile for damaged files.
 _DAMAGE = (
     tarfile.TarError,
     zipfile.BadZipFile,
@@ -84,9 +84,9 @@ def is_archive(path: str) -> bool:
 def iter_members(
     archive: str, suffixes: Collection[str], max_bytes: int = MAX_IMAGE_BYTES
 ) -> Iterator[FoundImage]:
-    """List the images of an archive in its order, by their suffixes and without hidden names.
+    """List the images of an archive in its order: members with these suffixes that are not hidden.
 
-    An archive that cannot be read, or not to its end, has a row itself, the last one.
+    An archive that cannot be read to its end has a row itself, the last one.
     """
     try:
         with open(archive, "rb") as file:
@@ -98,17 +98,17 @@ def iter_members(
             if plain is file:
                 yield from iter_tar(archive, plain, suffixes, version[2], version)
                 return
-            for found in iter_tar(archive, plain, suffixes, None, version, max_bytes):
+            for image in iter_tar(archive, plain, suffixes, None, version, max_bytes):
                 if version_of(os.fstat(file.fileno())) != version:
                     yield broken(archive, ErrorType.UNREADABLE, CHANGED, version)
                     return
-                yield found
-    except OSError:  # the worker that opens it for its row says why
+                yield image
+    except OSError:  # the worker that opens it gives the reason
         yield FoundImage(archive)
 
 
 def decompressed(file: BinaryIO) -> BinaryIO:
-    """Return what a compressed file holds, detected by its first bytes; others unchanged."""
+    """Return the file, or a reader that unpacks it if its first bytes show a compression."""
     head = file.read(8)
     file.seek(0)
     for magic, opener in _DECOMPRESSORS.items():
@@ -126,7 +126,7 @@ def iter_tar(
     max_bytes: int = MAX_IMAGE_BYTES,
 ) -> Iterator[FoundImage]:
     """List the images of a tar of `size` bytes. `size` is None for a stream: its images are read
-    here, and travel with their refs."""
+    here, and the refs carry their bytes."""
     end, last = 0, ""
     try:
         headers = TarHeaders(file, None if size is None else file.fileno())
@@ -135,7 +135,7 @@ def iter_tar(
             why = "damaged compressed tar: nothing can be read"
             yield broken(archive, ErrorType.DECODE_ERROR, why, version)
         else:
-            yield FoundImage(archive)  # not a tar, in spite of its name
+            yield FoundImage(archive)  # not a tar, despite its name
         return
     try:
         while info := headers.next():
@@ -206,7 +206,7 @@ def _tar_member(
 
 
 def key_of(name: str) -> str:
-    """Return the name up to its first dot, which the files of one sample share."""
+    """Return the name up to the first dot after its folder: the files of a sample share it."""
     folder, slash, base = name.rpartition("/")
     return folder + slash + base.partition(".")[0]
 
@@ -256,7 +256,7 @@ def _zip_member(
 
 
 def broken(archive: str, type: ErrorType, why: str, version: Version | None = None) -> FoundImage:
-    """Return the row of an archive that cannot be read itself."""
+    """Return the row of a whole archive that cannot be read."""
     return FoundImage(archive, UnreadableMember(archive, 0, "", version, type, why))
 
 
@@ -265,7 +265,7 @@ def _name(raw: bytes) -> str:
 
 
 def _is_wanted(name: str, suffixes: Collection[str]) -> bool:
-    """Whether a scan takes a name, as in a directory: by its suffix, and nothing hidden."""
+    """Whether a scan takes a member, as in a directory: by its suffix, unless it is hidden."""
     base = name[name.rfind("/") + 1 :]
     if base[base.rfind(".") :].lower() not in suffixes:
         return False

@@ -1,4 +1,4 @@
-"""RGB images into random views of them, the pixels of training.
+"""Make random views of RGB images, the pixels of training.
 
 The random numbers depend only on (seed, epoch, index of the image): not on the number of workers,
 the order in which they finish, or where a run was interrupted.
@@ -28,10 +28,10 @@ GREY = (128, 128, 128)
 
 @dataclass(frozen=True, slots=True)
 class Augment:
-    """The distribution of views. `scale` is the share of the image that a crop keeps, `ratio` its
-    shape. Colours change by at most `jitter`, the hue by at most `hue` of the circle. `rand` is
-    RandAugment's number of operations and their strength of 10; `erase` is the probability that a
-    rectangle is overwritten."""
+    """The distribution of views. A crop keeps a fraction of the image in the range `scale`, with a
+    width / height in the range `ratio`. Colours change by at most `jitter`, the hue by at most
+    `hue` of the circle. `rand` is RandAugment's number of operations and their strength, at most
+    10; `flip` and `erase` are the probabilities of a flip and of noise in a rectangle."""
 
     scale: tuple[float, float]
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
@@ -72,7 +72,7 @@ LEVELS: dict[Level, Augment | None] = {
 
 @dataclass(frozen=True, slots=True)
 class AugmentJob:
-    """Decode an image into its view of an epoch: `ref.index` is epoch * count + its index."""
+    """Decode an image into its view in an epoch: `ref.index` is epoch * count + image index."""
 
     plan: Preprocess
     augment: Augment | None
@@ -94,7 +94,7 @@ class AugmentJob:
 def _crop(
     image: Image.Image, scale: tuple[float, float], ratio: tuple[float, float], draw: Draw
 ) -> tuple[float, float, float, float]:
-    """Draw a crop; if none fits, return the largest one of an allowed shape."""
+    """Draw a crop; if none fits, return the largest central one of an allowed shape."""
     width, height = image.size
     for _ in range(MAX_TRIES):
         area = width * height * draw.uniform(*scale)
@@ -152,7 +152,7 @@ OPERATIONS: tuple[Callable[[Image.Image, float], Image.Image], ...] = (
 
 
 def _rand_augment(image: Image.Image, number: int, strength: float, draw: Draw) -> Image.Image:
-    """Draw `number` operations of a strength around `strength` of 10, and apply half of them."""
+    """Draw `number` operations with strengths around `strength`, at most 10; apply about half."""
     for place in draw.integers(0, len(OPERATIONS), number):
         amount = float(np.clip(draw.normal(strength, 0.5), 0, 10)) / 10
         sign = -1 if draw.random() < 0.5 else 1

@@ -1,4 +1,4 @@
-"""Texts with braces into many names: `train-{000..099}.tar`."""
+"""Expand names with braces: `train-{000..099}.tar`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ _RANGE = re.compile(r"(\d{1,9})\.\.(\d{1,9})(?:\.\.(\d{1,9}))?")
 
 
 def expanded(text: str) -> Iterator[str]:
-    """Expand `train-{000..099}.tar` and `{a,b}/*.jpg` as a shell and WebDataset do, nested braces
-    and leading zeros, too; a text that is the name of a file is returned unchanged."""
+    """Expand `train-{000..099}.tar` and `{a,b}/*.jpg` as a shell and WebDataset do, with nested
+    braces and leading zeros; return the name of an existing file unchanged."""
     braces = None if os.path.lexists(text) else _first_braces(text)
     if braces is None:
         yield text
@@ -33,8 +33,8 @@ def _first_braces(text: str) -> tuple[str, Iterable[str], str] | None:
                 choices = [text[start + 1 : end] for start, end in pairwise(cuts)]
                 numbers = _RANGE.fullmatch(choices[0])
                 if len(choices) > 1 or numbers:
-                    found = _numbers(*numbers.groups("1")) if numbers else choices
-                    return text[: cuts[0]], found, text[place + 1 :]
+                    names = _numbers(*numbers.groups("1")) if numbers else choices
+                    return text[: cuts[0]], names, text[place + 1 :]
                 break
             if depth == 1 and text[place] == ",":
                 cuts.append(place)

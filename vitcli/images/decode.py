@@ -1,4 +1,4 @@
-"""Image refs into upright RGB images, and these into the pixels of a model, or into a Failure."""
+"""Decode an image ref into an upright RGB image, and that into a model's pixels, or a Failure."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from vitcli.records import (
     Size,
 )
 
-# Files that begin with these bytes are images, even where Pillow does not understand the rest.
+# Files that begin with these bytes are images, even if Pillow cannot read the rest.
 _MAGIC = {
     b"\x89PNG\r\n": "PNG",
     b"\xff\xd8\xff": "JPEG",
@@ -44,7 +44,7 @@ _MAGIC = {
 }
 
 Picture: TypeAlias = Image.Image  # for modules that do not import Pillow
-NOTE = "vit: note"  # the key in an image's `info` of a note on how it was read
+NOTE = "vit: note"  # key in the `info` of an image, for a note on how it was read
 _PILLOW_TIFF = logging.getLogger("PIL.TiffImagePlugin")
 _ORIENTATION = 0x0112
 _TURNS = {
@@ -59,7 +59,7 @@ _TURNS = {
 
 
 Finish: TypeAlias = Callable[[Image.Image, Preprocess], NDArray[np.uint8]]
-"""An upright RGB image into uint8 pixels (H, W, 3)."""
+"""Turns an upright RGB image into uint8 pixels (H, W, 3)."""
 
 
 def decode(
@@ -71,7 +71,7 @@ def decode(
 ) -> Sample | Failure:
     """Read, turn and convert one image, and preprocess it for each plan; any error is a Failure.
 
-    `finish` turns the upright RGB image into the model's pixels; in training, a random view of it.
+    `finish` makes the model's pixels from the upright RGB image; in training, from a random view.
     """
 
     def preprocessed(image: Image.Image) -> Sample:
@@ -110,9 +110,10 @@ def attempt(
 
 
 def upright(image: Image.Image, plan: Preprocess, at_least: Size | None = None) -> Image.Image:
-    """Return the whole image, RGB, turned as for the model.
+    """Return the whole image in RGB, turned as for the model.
 
-    A JPEG may be read at a fraction of its size, but at twice the height and width of `at_least`.
+    With `at_least`, a JPEG may be read at a fraction of its size, but with sides of at least twice
+    the longer one of `at_least`.
     """
     if at_least is not None and image.format in ("JPEG", "MPO"):
         image.draft(None, (2 * max(at_least), 2 * max(at_least)))
@@ -122,10 +123,10 @@ def upright(image: Image.Image, plan: Preprocess, at_least: Size | None = None) 
 
 
 def _load(image: Image.Image, plans: Sequence[Preprocess]) -> tuple[Size, int]:
-    """Decode the pixels. Return (height, width) of the whole image, and the divisor of its sides.
+    """Decode the pixels. Return the full (height, width), and the divisor by which it was reduced.
 
-    If all plans decode *fast*, a JPEG is read at a half, a quarter or an eighth of its sides, but
-    at FAST_GAP times the size to which it is resized.
+    If all plans decode *fast*, a JPEG is reduced by 2, 4 or 8, but to no less than FAST_GAP times
+    the size to which it is resized.
     """
     full, scale = (image.height, image.width), 1
     if image.format in ("JPEG", "MPO") and all(plan.reduces for plan in plans):
@@ -137,7 +138,7 @@ def _load(image: Image.Image, plans: Sequence[Preprocess]) -> tuple[Size, int]:
         if drafted := image.draft(None, (width, height)):
             scale = round(full[1] / drafted[1][2])
     image.load()
-    if scale == 1:  # an icon or a turned TIFF shows its size only now
+    if scale == 1:  # an icon or a turned TIFF has its true size only now
         full = image.height, image.width
     return full, scale
 
@@ -171,7 +172,7 @@ def _open(ref: ImageRef, limits: Limits, formats: str) -> Iterator[Image.Image]:
     with open_ref(ref, max_file_bytes(limits.max_pixels)) as file, _quiet_pillow():
         head = file.read(512)
         file.seek(0)
-        _refuse_impostors(head)
+        _refuse_non_images(head)
         with _identified(file, head, formats) as image:
             if tiff.is_tiff(image) and (note := tiff.settle(image)):
                 image.info[NOTE] = note
@@ -182,7 +183,7 @@ def _open(ref: ImageRef, limits: Limits, formats: str) -> Iterator[Image.Image]:
 
 
 def _identified(file: BinaryIO, head: bytes, formats: str) -> Image.Image:
-    """Open a file with Pillow. Raises ImageError, with a description of a file that is not read."""
+    """Open a file with Pillow. Raises ImageError, which describes a file that it cannot open."""
     allowed = allowed_formats(formats)
     kind = next((k for magic, k in _MAGIC.items() if head.startswith(magic)), None)
     if is_heif(head) and reads_heif():
@@ -210,7 +211,7 @@ def _unread(file: BinaryIO, kind: str) -> str | None:
     try:
         file.seek(0)
         Image.OPEN[kind][0](file, b"")
-    except Exception as error:  # the one that Image.open has hidden
+    except Exception as error:  # Image.open has hidden it
         words = _one_line(error)
         is_sound = words.startswith(("cannot handle", "unable to determine J2K"))
         return f"{kind}: {words}" if is_sound else None
@@ -219,7 +220,7 @@ def _unread(file: BinaryIO, kind: str) -> str | None:
 
 @contextmanager
 def _quiet_libtiff() -> Iterator[None]:
-    """Discard what libtiff writes to descriptor 2, in a process that is not a worker."""
+    """Discard what libtiff writes to descriptor 2: outside a worker, that is the user's stderr."""
     try:
         saved = os.dup(2)
     except OSError:  # it is closed
@@ -237,7 +238,8 @@ def _quiet_libtiff() -> Iterator[None]:
 
 @contextmanager
 def _quiet_pillow() -> Iterator[None]:
-    """Turn off Pillow's pixel limit, which is ours, and its warnings and log of odd metadata."""
+    """Turn off Pillow's pixel limit, which `_check_pixels` replaces, and its warnings and log about
+    odd metadata."""
     saved, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     was_disabled, _PILLOW_TIFF.disabled = _PILLOW_TIFF.disabled, True
     try:
@@ -258,7 +260,7 @@ def _check_pixels(image: Image.Image, limits: Limits) -> None:
         )
 
 
-def _refuse_impostors(head: bytes) -> None:
+def _refuse_non_images(head: bytes) -> None:
     if not head:
         raise ImageError(ErrorType.NOT_AN_IMAGE, "empty file")
     if head.startswith(b"version https://git-lfs"):

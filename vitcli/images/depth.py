@@ -1,4 +1,4 @@
-"""Images of any depth into 8-bit RGB; numbers without a known black and white are refused."""
+"""Convert images of any depth to 8-bit RGB; refuse numbers without a known black and white."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ DARK = (
 UNIT_FLOATS = "floats from 0 to 1 are scaled to 0…255"
 BYTE_FLOATS = "floats from 0 to 255 are truncated to integers"
 
-_MIN_BRIGHTEST = 16  # of 256: an image without a value as large is nearly black
-# Formats whose 16-bit grey is unsigned, and those that have it in Pillow's 32-bit mode.
+_MIN_BRIGHTEST = 16  # of 256: an image whose largest value is below it is nearly black
+# Formats whose 16-bit grey is unsigned, and those that Pillow opens in its 32-bit mode.
 _SHORT = ("PNG", "PPM", "TIFF", "JPEG2000")
 _SHORT_IN_I = ("PNG", "PPM")
 
@@ -28,9 +28,9 @@ _SHORT_IN_I = ("PNG", "PPM")
 def to_rgb(image: Image.Image, plan: Preprocess) -> tuple[Image.Image, str]:
     """Convert an image as `convert("RGB")` does, and return it with a note for the user, or "".
 
-    More than 8 bits are the exception. 16-bit grey is scaled to 8 bits (v >> 8), while Pillow and
-    transformers clamp all but the darkest 1/256 to white; `plan.grey16` chooses. Raises ImageError
-    for numbers without a known range.
+    Images of more than 8 bits differ. 16-bit grey is scaled to 8 bits (v >> 8), unless
+    `plan.grey16` is "clamp": Pillow and transformers clamp it, so all but the darkest 1/256 is
+    white. Raises ImageError for numbers without a known range.
     """
     mode = image.mode
     if mode == "RGB":
@@ -76,7 +76,7 @@ def _grey(values: NDArray[np.uint8], image: Image.Image) -> Image.Image:
 
 
 def _refuse_without_range(image: Image.Image) -> None:
-    """Refuse Pillow's mode I, signed numbers of any range, where the format does not tell it."""
+    """Refuse Pillow's mode I, integers of any range, unless the format implies their range."""
     is_short = image.format in (_SHORT if image.mode.startswith("I;16") else _SHORT_IN_I)
     if not is_short:
         message = f"{image.format} of integers without a known black and white"
@@ -84,7 +84,7 @@ def _refuse_without_range(image: Image.Image) -> None:
 
 
 def _is_dark(image: Image.Image) -> bool:
-    """Whether a colour image of 16 bits uses only the lowest."""
+    """Whether a 16-bit colour image uses only its lowest bits."""
     if tiff.bits_of(image) != 16:
         return False
     extrema = image.getextrema()

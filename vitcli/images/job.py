@@ -21,7 +21,7 @@ Decoded = Sample | Failure
 
 
 class ImageJob(Protocol):
-    """A function of an image and of further arguments. Each worker process receives it once."""
+    """A function of an image ref and further arguments. Each worker process receives it once."""
 
     @property
     def limits(self) -> Limits: ...
@@ -46,7 +46,7 @@ class DecodeJob:
 
 
 def serve(pipe: Connection, job: ImageJob) -> None:
-    """Run a worker process: receive (ref, ...), and send a Failure, or the facts of a Sample and
+    """Run a worker process: receive (ref, ...), and send a Failure, or the fields of a Sample and
     then the bytes of each of its arrays."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process decides when to stop
     parent = multiprocessing.parent_process()
@@ -68,7 +68,7 @@ def serve(pipe: Connection, job: ImageJob) -> None:
 
 
 def receive(pipe: Connection, ref: ImageRef) -> Decoded:
-    """Read the answer of `serve`, which leaves out the ref."""
+    """Receive an answer of `serve`, which does not send the ref back."""
     answer = pipe.recv()
     if isinstance(answer, Failure):
         return replace(answer, ref=ref)
@@ -78,14 +78,14 @@ def receive(pipe: Connection, ref: ImageRef) -> Decoded:
 
 
 def _silence() -> None:
-    """Discard the output of libraries such as libtiff, which nobody would see."""
+    """Discard what libraries such as libtiff print."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for descriptor in (1, 2):
         os.dup2(nowhere, descriptor)
 
 
 def _be_first_out_of_memory() -> None:
-    """Have Linux kill this process, which costs one row at most, and not the largest one, which
-    is the main process with its model. See proc(5)."""
+    """Make this process the first that Linux kills when out of memory: its death costs at most one
+    row, that of the larger main process the run. See proc(5)."""
     with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")

@@ -1,4 +1,4 @@
-"""Which image formats are read, and what other files are, by their first bytes and suffixes."""
+"""The image formats that are read, and descriptions of other files by first bytes and suffix."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ FORMATS: dict[str, tuple[str, ...]] = {
     "ICO": (".ico",),
     "TGA": (".tga", ".icb", ".vda", ".vst"),
 }
-# Formats that run other programs, or only name an image, are not opened even with "all".
+# Not opened even with "all": formats that run other programs, or that Pillow only identifies.
 NEVER = frozenset({"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG", "PDF", "PALM"})
 HEIF = (".heic", ".heif", ".hif", ".heics", ".heifs")
 HEIF_HINT = "pip install 'vitcli[heif]' reads it"
 EXPORT = "export it as JPEG or PNG"
 
-# Suffix -> what reads it, for images that a scan does not take.
+# Suffix -> a program that reads such images, which a scan does not take.
 UNREAD: Mapping[str, str] = {
     **dict.fromkeys(HEIF, "pip install 'vitcli[heif]'"),
     **dict.fromkeys(
@@ -109,18 +109,18 @@ def suffixes(formats: str) -> frozenset[str]:
 
 
 def passed_over(counts: Mapping[str, int]) -> str:
-    """Describe the images that a scan did not take, by suffix, and what reads them."""
+    """Describe the images that a scan did not take, by suffix, and the programs that read them."""
     readers: dict[str, list[str]] = {}
     for suffix, count in sorted(counts.items()):
         readers.setdefault(UNREAD[suffix], []).append(f"{count:,} {suffix}")
-    parts = [f"{', '.join(found)} ({reader} reads them)" for reader, found in readers.items()]
+    parts = [f"{', '.join(counted)} ({reader} reads them)" for reader, counted in readers.items()]
     total = sum(counts.values())
-    many = f"{total:,} image files were" if total > 1 else "1 image file was"
-    return f"{many} not looked at: {'; '.join(parts)}"
+    subject = f"{total:,} image files were" if total > 1 else "1 image file was"
+    return f"{subject} not looked at: {'; '.join(parts)}"
 
 
 def unread(head: bytes) -> str | None:
-    """Describe a file that is not read, and what to do; return None for an unknown kind."""
+    """Describe a file that is not read, and say what to do; return None for an unknown kind."""
     for prefix, kind, hint in _PREFIXES:
         if head.startswith(prefix):
             return f"{kind}: {hint}"
@@ -135,7 +135,7 @@ def unread(head: bytes) -> str | None:
 
 
 def is_heif(head: bytes) -> bool:
-    """Whether the content is HEIC or another HEIF image, but not AVIF."""
+    """Whether a file's first bytes are those of HEIC or another HEIF image, but not AVIF."""
     brands = _brands(head)
     return not _is_avif(brands) and bool(_HEIF_BRANDS.intersection(brands))
 

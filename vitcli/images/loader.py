@@ -1,4 +1,4 @@
-"""Image refs into batches: decoded ahead by workers, stacked, failures in their places."""
+"""Image refs into batches: workers decode them ahead, and failures keep their places."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def iter_batches(
 ) -> Generator[Batch, None, None]:
     """Decode consecutive inputs into batches; `batch_size` is called as each one begins.
 
-    Failures count, so a batch has the same inputs whatever happens to them. The last batch may be
-    smaller. `workers`, `note` and `keeps_data` are as for `iter_decoded`.
+    A batch counts its failures, so the same inputs make a batch whether or not they decode. The
+    last batch may be smaller. `workers`, `note` and `keeps_data` are as for `iter_decoded`.
     """
 
     def ahead() -> int:

@@ -14,11 +14,11 @@ from typing import Any, BinaryIO
 from vitcli.images.kinds import ImageError
 from vitcli.records import ErrorType, Member, Pieces, Version
 
-MAX_BYTES_AT_ONCE = 16 << 20  # a larger image of a tar is read as it is needed
+MAX_BYTES_AT_ONCE = 16 << 20  # a larger image of a tar is read piece by piece
 CHANGED = "the archive has changed since it was listed"
 ZIP_HEADER = b"PK\x03\x04"
 _HEADER_BYTES = 30
-_NAME_BYTES = 1 << 10  # of a zip's file name and extra field, nearly always
+_NAME_BYTES = 1 << 10  # nearly always enough for a zip's file name and extra field
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class ZipMember(Member):
         return io.BytesIO(data)
 
     def _data(self, archive: Pieces) -> bytes:
-        """Read the header and the data together: from a store, that is one request."""
+        """Read the header and the data together, which takes one request to a store."""
         block = archive.pread(_HEADER_BYTES + _NAME_BYTES + self.packed, self.start)
         if len(block) < _HEADER_BYTES or not block.startswith(ZIP_HEADER):
             raise ValueError("damaged zip: no image where its directory says")
@@ -64,7 +64,7 @@ class ZipMember(Member):
 
 @dataclass(frozen=True, slots=True)
 class StreamedMember(Member):
-    """An image that can be read only once, from a stream or a table: its bytes travel with it."""
+    """An image of a stream or a table, which is read only once: the member carries its bytes."""
 
     data: bytes = field(repr=False)
 
@@ -81,7 +81,7 @@ class StreamedMember(Member):
 
 @dataclass(frozen=True, slots=True)
 class UnreadableMember(Member):
-    """A member without an image, or a whole archive that is damaged, and the reason."""
+    """A member that cannot be read, or a whole damaged archive, with the reason."""
 
     type: ErrorType
     why: str
@@ -91,7 +91,7 @@ class UnreadableMember(Member):
 
 
 def unreadable(member: Member, type: ErrorType, why: str) -> UnreadableMember:
-    """Return a member that has a reason instead of its image."""
+    """Return the member with a reason instead of its image."""
     return UnreadableMember(member.archive, member.size, member.key, member.version, type, why)
 
 
@@ -101,7 +101,7 @@ def version_of(status: os.stat_result) -> Version:
 
 
 class Archive:
-    """A local archive, open until nobody refers to it."""
+    """A local archive, closed with the last reference to it."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor

@@ -55,7 +55,7 @@ def _archive(member: Member) -> Pieces:
         version = version_of(_stat(path))
         if member.version not in (None, version):
             raise ImageError(ErrorType.UNREADABLE, CHANGED)
-        return _kept(path, version)
+        return _local_archive(path, version)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class _Object:
 
 
 @lru_cache(maxsize=1)
-def _kept(path: str, version: Version) -> Archive:
+def _local_archive(path: str, version: Version) -> Archive:
     archive = Archive(_descriptor(path))
     if archive.version() != version:
         raise ImageError(ErrorType.UNREADABLE, CHANGED)
@@ -78,11 +78,11 @@ def _kept(path: str, version: Version) -> Archive:
 
 
 def _stat(path: str) -> os.stat_result:
-    """Return the status of a regular file. A FIFO or a device would block for ever."""
-    found = os.stat(path)
-    if not stat.S_ISREG(found.st_mode):
+    """Return the status of a regular file; refuse others: a FIFO or a device may block forever."""
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
         raise ImageError(ErrorType.UNREADABLE, "not a regular file")
-    return found
+    return status
 
 
 def _descriptor(path: str) -> int:
@@ -92,7 +92,7 @@ def _descriptor(path: str) -> int:
 
 @contextmanager
 def _reasons(path: str) -> Iterator[None]:
-    """Turn the errors of the system into ImageErrors."""
+    """Turn OSErrors and ValueErrors into ImageErrors with a reason."""
     try:
         yield
     except (FileNotFoundError, NotADirectoryError) as error:

@@ -1,4 +1,4 @@
-"""Lists of paths in a file or on standard input into paths: one a line, or separated by NUL."""
+"""Read lists of paths from files or standard input: a path a line, or separated by NUL."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ MAX_ENTRY_BYTES = 1 << 20  # paths and URLs are shorter
 
 
 def iter_paths(file: str | int, *, null: bool) -> Iterator[str]:
-    """Read the paths of a file, or of a descriptor.
+    """Read the paths in a file, or from a descriptor.
 
-    Raises InputError where they cannot be read, or are not a list.
+    Raises InputError if it cannot be read, or is not a list.
     """
     separator = b"\0" if null else b"\n"
     rest = b""
@@ -35,7 +35,7 @@ def iter_paths(file: str | int, *, null: bool) -> Iterator[str]:
 
 
 def copy_stdin(copy: IO[bytes]) -> None:
-    """Copy the list on standard input: a pipe can be read once. Raises InputError."""
+    """Copy the list on standard input, which can be read only once. Raises InputError."""
     for chunk in _chunks(0):
         copy.write(chunk)
     copy.flush()
@@ -61,7 +61,7 @@ def _chunks(file: str | int) -> Iterator[bytes]:
 
 
 def _is_endless(descriptor: int) -> bool:
-    """Whether it is a device such as /dev/zero: neither a terminal nor /dev/null."""
-    found = os.fstat(descriptor)
-    is_device = stat.S_ISCHR(found.st_mode) and not os.isatty(descriptor)
-    return is_device and found.st_rdev != os.stat(os.devnull).st_rdev
+    """Whether a descriptor is a device such as /dev/zero, but not a terminal or /dev/null."""
+    status = os.fstat(descriptor)
+    is_device = stat.S_ISCHR(status.st_mode) and not os.isatty(descriptor)
+    return is_device and status.st_rdev != os.stat(os.devnull).st_rdev

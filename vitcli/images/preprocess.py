@@ -1,7 +1,7 @@
-"""RGB images into the uint8 pixels of a model, bit for bit as transformers and timm make them.
+"""Make a model's uint8 pixels from RGB images, bit for bit as transformers and timm do.
 
-Both libraries resize with Pillow on uint8, so this module is their arithmetic of sizes and
-offsets: transformers' `image_transforms.py` and `image_processing_backends.py`, timm's
+Both libraries resize with Pillow on uint8, so this module repeats their arithmetic of sizes
+and offsets: transformers' `image_transforms.py` and `image_processing_backends.py`, timm's
 `data/transforms_factory.py` and `data/transforms.py` with torchvision's `Resize` and `CenterCrop`.
 """
 
@@ -18,10 +18,10 @@ from vitcli.records import Box, Preprocess, Size
 # A strip of 1 x 50,000 pixels, resized to 224 by its shorter edge, would be 224 x 11 million.
 MAX_RESIZED_PIXELS = 256_000_000
 
-# An image that is reduced by whole numbers first stays this many times larger than resized.
+# Pillow first reduces an image by whole numbers, to no less than this many times the target.
 REDUCING_GAP = 4.0
 
-# The turns that exchange height and width.
+# The turns that swap height and width.
 ACROSS = frozenset(
     {
         Image.Transpose.TRANSPOSE,
@@ -33,7 +33,7 @@ ACROSS = frozenset(
 
 
 def preprocess(image: Image.Image, plan: Preprocess) -> NDArray[np.uint8]:
-    """RGB image -> uint8 (H, W, 3) of `plan.size`. Raises ValueError where a side is too long."""
+    """RGB image -> uint8 (H, W, 3) of `plan.size`. Raises ValueError if a resize gets too large."""
     if plan.resize is not None:
         height, width = resized_size((image.height, image.width), plan)
         image = image.resize((width, height), _filter(plan))
@@ -48,9 +48,9 @@ def preprocessed(pixels: NDArray[np.uint8], plan: Preprocess) -> NDArray[np.uint
 def preprocess_fast(
     image: Image.Image, plan: Preprocess, turn: Image.Transpose | None, full: Size, scale: int
 ) -> NDArray[np.uint8]:
-    """Make close, not equal pixels: reduce, resize, and only then turn.  -> uint8 (H, W, 3)
+    """Preprocess faster, to pixels that are close, not equal: reduce, resize, then turn.
 
-    `image` is not turned; it has (height, width) = `full` divided by `scale`.
+    -> uint8 (H, W, 3). `image` is not turned yet; its (height, width) is `full` divided by `scale`.
     """
     height, width = stored_target(full, plan, turn)
     box = (0, 0, full[1] / scale, full[0] / scale)
@@ -59,7 +59,7 @@ def preprocess_fast(
 
 
 def stored_target(full: Size, plan: Preprocess, turn: Image.Transpose | None) -> Size:
-    """Return the size after resizing of an image of size `full`, both before it is turned."""
+    """Return the resized size of an image of size `full`, both as stored, before the turn."""
     if turn not in ACROSS:
         return resized_size(full, plan)
     height, width = resized_size((full[1], full[0]), plan)
@@ -67,8 +67,8 @@ def stored_target(full: Size, plan: Preprocess, turn: Image.Transpose | None) ->
 
 
 def seen(size: Size, plan: Preprocess) -> Box:
-    """Return the part of an upright image (height, width) that the model sees, as shares of its
-    sides; it is beyond 0 to 1 where the image was padded."""
+    """Return the part of an upright image (height, width) that the model sees, as fractions of its
+    sides; below 0 and above 1 is padding."""
     resized = size if plan.resize is None else resized_size(size, plan)
     offsets = [
         _offsets(length, target, plan.crop)
@@ -92,7 +92,7 @@ def _cut(image: Image.Image, plan: Preprocess) -> NDArray[np.uint8]:
 def resized_size(size: Size, plan: Preprocess) -> Size:
     """Return the size after resizing and before the crop.  (height, width) -> (height, width)
 
-    Raises ValueError where a side is too long.
+    Raises ValueError if it is too large.
     """
     height, width = _fitted(size, plan)
     if height * width > MAX_RESIZED_PIXELS:
@@ -146,15 +146,15 @@ def _center(image: Image.Image, plan: Preprocess) -> Image.Image:
 
 
 def _offsets(length: int, target: int, crop: str) -> tuple[int, int]:
-    """Return the begin and the end of the crop; a negative begin is padding.
+    """Return the start and the end of the crop; a negative start is padding.
 
     transformers floors the offset. torchvision rounds it half to even when it crops, and floors
     the padding on the first side.
     """
     if crop == "hf":
-        begin = (length - target) // 2
+        start = (length - target) // 2
     elif length >= target:
-        begin = round((length - target) / 2)
+        start = round((length - target) / 2)
     else:
-        begin = -((target - length) // 2)
-    return begin, begin + target
+        start = -((target - length) // 2)
+    return start, start + target

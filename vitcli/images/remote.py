@@ -1,5 +1,5 @@
-"""URLs of stores and the web into images: prefixes and patterns are listed once, zips are read by
-ranges, tars as streams from front to back."""
+"""List the images at URLs of stores and the web: prefixes and patterns are listed once, zips are
+read by ranges, tars as streams from front to back."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ MANY = (*TARS, ".zip", TABLE)
 
 @cache
 def listing(url: str, suffixes: frozenset[str]) -> Listing | None:
-    """Return the objects of a prefix or a pattern, None for a URL of one object.
+    """Return the objects of a prefix or a pattern; None for the URL of one object.
 
     Raises InputError where it cannot be listed, or has no images.
     """
     try:
-        found = stores.listing(url, suffixes)
+        objects = stores.listing(url, suffixes)
     except OSError as error:
         hint = "are the name and the credentials right?"
         raise InputError(f"cannot list {printable(url)}: {error}", hint) from None
-    if found is not None and system_folder(url) is None:
-        found = found.without(system_folder)
-    if found is not None and not found.urls:
+    if objects is not None and system_folder(url) is None:
+        objects = objects.without(system_folder)
+    if objects is not None and not objects.urls:
         looked = " ".join(sorted(suffixes))
         raise InputError(f"no images in {printable(url)}", f"looked there for {looked}")
-    return found
+    return objects
 
 
 @cache
 def stamp(url: str) -> Stamp | None:
-    """Ask for the stamp of one object; return None where it has none."""
+    """Return the stamp of one object; None if the store gives none."""
     try:
         return stores.stamp(url)
     except OSError:

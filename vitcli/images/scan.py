@@ -1,4 +1,4 @@
-"""Paths into images: the files of a directory that count, and the images in an archive."""
+"""Choose the images of a run: files in directories by suffix, and images in archives and tables."""
 
 from __future__ import annotations
 
@@ -75,10 +75,10 @@ class Omissions:
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """The images that count: in directories by `suffixes`, in archives by `members`.
+    """The suffixes of the files that a run takes: `suffixes` in directories, `members` in archives.
 
-    Without `members` archives and tables are files like others. An image that is held in memory
-    has at most `max_bytes`. Tables may name files anywhere if `allow_outside`.
+    Without `members`, archives and tables are not opened. `max_bytes` limits an image that is held
+    in memory. With `allow_outside`, tables may name files anywhere.
     """
 
     suffixes: frozenset[str]
@@ -89,33 +89,34 @@ class Scan:
 
     @property
     def silent(self) -> Scan:
-        """The same scan, which records its omissions elsewhere."""
+        """Return the same scan, without notes of its omissions."""
         return replace(self, omissions=Omissions())
 
     @property
     def with_archives(self) -> Scan:
-        """The same scan, which takes archives from directories, too."""
+        """Return the same scan, which takes archives from directories, too."""
         return replace(self, suffixes=self.suffixes | ARCHIVES)
 
     def images(self, path: str) -> Iterator[FoundImage]:
         """List the images in an archive or a table, or the file itself."""
         if self.members and is_table(path):
-            found = iter_rows(path, self.max_bytes, allow_outside=self.allow_outside)
+            images = iter_rows(path, self.max_bytes, allow_outside=self.allow_outside)
         elif self.members and is_remote(path) and has_many(path):
             members = iter_members_at(path, self.members, self.max_bytes)
-            found = self._without_system(path, members)
+            images = self._without_system(path, members)
         elif self.members and is_archive(path):
-            found = self._without_system(path, iter_members(path, self.members, self.max_bytes))
+            members = iter_members(path, self.members, self.max_bytes)
+            images = self._without_system(path, members)
         else:
-            found = iter((FoundImage(path),))
-        for image in found:
+            images = iter((FoundImage(path),))
+        for image in images:
             if image.path == path and isinstance(image.member, UnreadableMember):
                 self.omissions.add_unlisted(path, image.member.why)
             yield image
 
-    def _without_system(self, archive: str, found: Iterator[FoundImage]) -> Iterator[FoundImage]:
+    def _without_system(self, archive: str, images: Iterator[FoundImage]) -> Iterator[FoundImage]:
         noted = ""
-        for image in found:
+        for image in images:
             folder = system_folder(image.path[len(archive) :])
             if folder is None:
                 yield image
@@ -124,7 +125,7 @@ class Scan:
                 self.omissions.system.append(archive + folder)
 
     def count(self, paths: Iterable[str]) -> int:
-        """Count the images of all paths, and note nothing."""
+        """Count the images of all paths, without notes."""
         silent = self.silent
         return sum(
             count_rows(path)
@@ -142,13 +143,13 @@ def choose_scan(
     *,
     allow_outside: bool = False,
 ) -> Scan:
-    """Return the scan for these formats, or for these file extensions instead."""
-    known = suffixes(formats)
-    asked = frozenset("." + e.lower().removeprefix(".") for e in extensions) or known
+    """Return the scan for these formats, or only for these file extensions if there are any."""
+    of_formats = suffixes(formats)
+    taken = frozenset("." + e.lower().removeprefix(".") for e in extensions) or of_formats
     return Scan(
-        asked,
+        taken,
         omissions or Omissions(),
-        asked - ARCHIVES or known,
+        taken - ARCHIVES or of_formats,
         max_file_bytes(limits.max_pixels),
         allow_outside,
     )

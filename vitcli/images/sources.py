@@ -22,21 +22,21 @@ from vitcli.images.tree import Tree
 from vitcli.records import FoundImage, ImageRef, Stamp
 from vitcli.stores import Listing, is_remote
 
-MAX_FILES_NAMED = 100_000  # of a directory without images, in the error
+MAX_FILES_NAMED = 100_000  # for the error about a directory without images
 
 
 class Source(Protocol):
     """Something that lists images, in the same order every time."""
 
     def images(self, *, stamped: bool = False) -> Iterator[FoundImage]:
-        """List the images; with `stamped`, objects in stores have their stamps."""
+        """List the images; with `stamped`, those in stores have their stamps."""
 
     def check(self) -> None:
         """Raise InputError for a mistake that can be seen before the run begins."""
         return None
 
     def count(self) -> int | None:
-        """Count the images and note nothing; return None where counting would use them up."""
+        """Count the images without notes; return None if they can be listed only once."""
         return None
 
     def rereadable(self) -> Source:
@@ -46,8 +46,8 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class FileSource(Source):
-    """A file or an archive that was named explicitly. It is always tried, also when it is missing
-    or has an odd name."""
+    """A file or an archive that was named explicitly. It is always tried, even if it is missing or
+    has an unknown suffix."""
 
     path: str
     scan: Scan
@@ -56,7 +56,7 @@ class FileSource(Source):
         return self.scan.images(self.path)
 
     def check(self) -> None:
-        """Raise InputError for an archive without images; a missing file has a row."""
+        """Raise InputError for an archive without images; a missing file gets a row."""
         if next(self.scan.silent.images(self.path), None) is None:
             looked = " ".join(sorted(self.scan.members))
             raise InputError(
@@ -72,7 +72,7 @@ class FileSource(Source):
 
 @dataclass(frozen=True, slots=True)
 class FoundSource(Source):
-    """Images that were found before: files and members of archives."""
+    """Images that are listed already: files and members of archives."""
 
     found: Sequence[FoundImage]
 
@@ -85,8 +85,8 @@ class FoundSource(Source):
 
 @dataclass(frozen=True, slots=True)
 class RemoteSource(Source):
-    """An object in a store or on the web, which is always tried; or the objects below a prefix, or
-    that match a pattern, which are listed once."""
+    """One object in a store or on the web, which is always tried; or all objects below a prefix or
+    matching a pattern, which are listed once."""
 
     url: str
     scan: Scan
@@ -123,7 +123,7 @@ class RemoteSource(Source):
 
 @dataclass(frozen=True, slots=True)
 class TreeSource(Source):
-    """The images of a directory or a pattern, in the order of their whole paths."""
+    """The images of a directory or a pattern, in the order of their full paths."""
 
     path: str
     scan: Scan
@@ -132,7 +132,7 @@ class TreeSource(Source):
         raise NotImplementedError
 
     def paths(self) -> Iterator[str]:
-        """List the files, archives among them."""
+        """List the files, including archives."""
         return self.tree(self.scan).walk()
 
     def images(self, *, stamped: bool = False) -> Iterator[FoundImage]:
@@ -165,8 +165,8 @@ class DirectorySource(TreeSource):
 
 @dataclass(frozen=True, slots=True)
 class GlobSource(TreeSource):
-    """A quoted pattern. A file that it matches counts as named explicitly, whatever its suffix;
-    a directory that it matches is scanned. `**` stands for any number of directories."""
+    """A glob pattern. A file that it matches counts as named explicitly, whatever its suffix;
+    a directory that it matches is scanned. `**` matches any number of directories."""
 
     def tree(self, scan: Scan) -> Tree:
         return Tree.matching(self.path, scan)
@@ -183,13 +183,13 @@ class ListSource(Source):
     file: str | int
     null: bool
     scan: Scan
-    copy: IO[bytes] | None = None  # of standard input: it is deleted when nobody refers to it
+    copy: IO[bytes] | None = None  # of standard input, deleted with this source
 
     def images(self, *, stamped: bool = False) -> Iterator[FoundImage]:
         return chain.from_iterable(source.images() for source in self._sources())
 
     def check(self) -> None:
-        """Raise InputError for a list that does not exist; others are checked as they are read."""
+        """Raise InputError for a list that does not exist; the rest is checked when it is read."""
         if isinstance(self.file, str) and not os.path.exists(self.file):
             raise InputError(
                 f"no such file: {printable(self.file)}", "it was given as a list of paths"
@@ -233,8 +233,8 @@ def open_sources(
     null: bool = False,
     scan: Scan | None = None,
 ) -> list[Source]:
-    """Return the source of each input, checked. `-` is a list on standard input, also for
-    `files_from`.
+    """Choose the source of each input, and check it. `-`, as an input or as `files_from`, is a
+    list on standard input.
 
     Raises InputError for a directory without images and for a pattern without matches.
     """
@@ -244,7 +244,7 @@ def open_sources(
         if text == "-":
             sources.append(ListSource(0, null, scan))
         else:
-            sources.append(next(kind for is_named, kind in SOURCES if is_named(text))(text, scan))
+            sources.append(next(kind for matches, kind in SOURCES if matches(text))(text, scan))
     if files_from is not None:
         sources.append(ListSource(0 if files_from == "-" else files_from, null, scan))
     for source in sources:
@@ -253,7 +253,7 @@ def open_sources(
 
 
 def all_absent(sources: Sequence[Source]) -> list[str]:
-    """Return the paths of all sources if they are files and none exists, or nothing."""
+    """Return the paths of all sources if all are files and none exists; else an empty list."""
     named = [source.path for source in sources if isinstance(source, FileSource)]
     if len(named) < len(sources) or any(map(os.path.lexists, named)):
         return []
@@ -261,31 +261,31 @@ def all_absent(sources: Sequence[Source]) -> list[str]:
 
 
 def iter_refs(sources: Sequence[Source], *, stamped: bool = False) -> Iterator[ImageRef]:
-    """Number the images of all sources in order; with `stamped`, objects have their stamps."""
+    """Number the images of all sources in order; with `stamped`, those in stores have stamps."""
     images = (image for source in sources for image in source.images(stamped=stamped))
     for index, (path, member, stamp) in enumerate(images):
         yield ImageRef(index, path, stamp, member)
 
 
 def count(sources: Iterable[Source]) -> int | None:
-    """Count the images of all sources; return None where counting would use a list up."""
+    """Count the images of all sources; return None if one can be listed only once."""
     total = 0
     for source in sources:
-        if (found := source.count()) is None:
+        if (images := source.count()) is None:
             return None
-        total += found
+        total += images
     return total
 
 
 def _others(folder: str) -> str:
     """Describe the files of a folder without images, by suffix."""
-    everything = (
+    suffixes = (
         os.path.splitext(name)[1].lower() or "no suffix"
         for _, _, names in os.walk(folder)
         for name in names
     )
-    found = Counter(islice(everything, MAX_FILES_NAMED))
-    if not found:
+    counts = Counter(islice(suffixes, MAX_FILES_NAMED))
+    if not counts:
         return " (it is empty)"
-    kinds = ", ".join(f"{suffix} {n}" for suffix, n in found.most_common(3))
-    return f" ({found.total()} other files: {kinds})"
+    kinds = ", ".join(f"{suffix} {n}" for suffix, n in counts.most_common(3))
+    return f" ({counts.total()} other files: {kinds})"

@@ -1,4 +1,4 @@
-"""Batches as torch's data sets: for the run, and for a loop of a user's own."""
+"""Batches as torch datasets: `ImageStream` for a user's own loop, `loaded` for a run."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class ImageStream(IterableDataset[Batch]):
 
     inputs: files, directories, glob patterns, tars, zips, Parquet tables, URLs of them, or "-".
     Every image is in one batch, in input order: among `refs`, or among `failures` with the reason.
-    Images are decoded in `workers` processes, as in `vitcli.embed`; one that crashes or hangs costs
-    its image and no other. Each iteration lists the inputs again. `note` is called with warnings.
+    Images are decoded in `workers` processes, as in `vitcli.embed`; a crash or a hang costs only
+    the image that caused it. Each iteration lists the inputs again. `note` is called with warnings.
 
     A DataLoader takes it with `batch_size=None`. With `num_workers=n` each of torch's workers lists
     all inputs and decodes every n-th batch, so the batches and their order are the same; but it
-    decodes in its own process, and the DataLoader ends if that crashes.
+    decodes in its own process, and a crash of that ends the DataLoader.
     Raises VitError for inputs that cannot be listed, or have no images.
     """
 
@@ -71,7 +71,7 @@ class ImageStream(IterableDataset[Batch]):
         if (info := get_worker_info()) is not None:
             share, shares = info.id, info.num_workers
             refs = (ref for ref in refs if ref.index // size % shares == share)
-            workers = 0  # a daemon may have no children
+            workers = 0  # a daemonic process cannot start others
         batches = iter_batches(refs, self._job, lambda: size, workers, self._omissions.note)
         with closing(batches):
             yield from batches
@@ -91,18 +91,18 @@ class _Once(IterableDataset[Batch]):
 
 def loaded(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
     """Read batches through a DataLoader. On CUDA they are pinned, and each is copied to the device
-    while the network runs on the one before it.
+    while the network runs on the previous one.
 
-    The DataLoader has no workers of its own: if one died, the run would end. So the batches are
-    pinned in this thread; torch has a thread for it only if it has workers.
+    The DataLoader has no workers, because the death of one would end the run. Without workers torch
+    has no thread for pinning, so the batches are pinned in this thread.
     """
     on_cuda = device.type == "cuda"
     loader = DataLoader(
         _Once(batches),
         batch_size=None,
-        collate_fn=_same,  # type: ignore[arg-type]  # not of a list, without a batch size
+        collate_fn=_same,  # type: ignore[arg-type]  # without a batch size it gets one item
         pin_memory=on_cuda,
-        generator=torch.Generator(),  # or it would draw from the user's
+        generator=torch.Generator(),  # by default it draws from torch's global one
     )
     return one_ahead(loader, CudaCopies(device)) if on_cuda else iter(loader)
 
@@ -112,20 +112,20 @@ def _same(batch: Batch) -> Batch:
 
 
 def one_ahead(items: Iterable[T], start: Callable[[T], Callable[[], T]]) -> Iterator[T]:
-    """Start the copy of each item before the one before it is used; `start` returns a function
-    that returns the copy."""
-    arrived: Callable[[], T] | None = None
+    """Start to copy each item before the previous one is yielded; `start` returns a function that
+    waits for the copy and returns it."""
+    wait: Callable[[], T] | None = None
     for item in items:
-        following = start(item)
-        if arrived is not None:
-            yield arrived()
-        arrived = following
-    if arrived is not None:
-        yield arrived()
+        wait_for_next = start(item)
+        if wait is not None:
+            yield wait()
+        wait = wait_for_next
+    if wait is not None:
+        yield wait()
 
 
 class CudaCopies:
-    """Copies of pinned batches on a CUDA device, on a stream next to the network's."""
+    """Copy pinned batches to a CUDA device, on another stream than the network's."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -137,13 +137,13 @@ class CudaCopies:
                 copied = batch.to(self._device)
                 done = self._stream.record_event()
         except torch.OutOfMemoryError:
-            return lambda: batch  # the network takes it in parts
+            return lambda: batch  # still on the CPU: the network takes it in parts
 
-        def arrived() -> Batch:
+        def wait() -> Batch:
             network = torch.cuda.current_stream(self._device)
             network.wait_event(done)
             for pixels in copied.pixels:
                 torch.as_tensor(pixels).record_stream(network)
             return copied
 
-        return arrived
+        return wait

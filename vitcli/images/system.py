@@ -1,5 +1,4 @@
-"""Folders that systems and network drives keep for themselves: thumbnails, snapshots, deleted
-files."""
+"""System folders, in which systems and network drives keep thumbnails, snapshots, deleted files."""
 
 from __future__ import annotations
 
@@ -29,14 +28,14 @@ SYSTEM = frozenset(
 
 
 def is_system(name: str) -> bool:
-    """Whether it is the name of such a folder, in upper or lower case."""
+    """Whether a name is that of a system folder, in upper or lower case."""
     return name.lower() in SYSTEM
 
 
 def system_folder(path: str) -> str | None:
-    """Return the path up to its first such folder, or None."""
+    """Return the path up to its first system folder, or None."""
     lowered = path.lower().split("/")
     if SYSTEM.isdisjoint(lowered):
         return None
-    place = next(n for n, name in enumerate(lowered) if name in SYSTEM)
-    return "/".join(path.split("/")[: place + 1])
+    index = next(n for n, name in enumerate(lowered) if name in SYSTEM)
+    return "/".join(path.split("/")[: index + 1])

@@ -1,6 +1,6 @@
-"""Parquet tables into images: from a column of paths, or of image files as in data sets on the hub.
+"""List the images of Parquet tables: a column of paths, or of image files as in hub datasets.
 
-Row groups are read one after the other, as far as images are needed.
+Row groups are read in order, as far as images are needed.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ if TYPE_CHECKING:  # an extra
     import pyarrow.parquet as pq
 
 TABLE = ".parquet"
-MAX_BATCH_ROWS = 64  # that are read at once,
-MAX_BATCH_BYTES = 32 << 20  # and their size, at the average of their row group
+MAX_BATCH_ROWS = 64  # read at once
+MAX_BATCH_BYTES = 32 << 20  # read at once, by the average row of the row group
 MAX_PATH_CHARS = 4096  # a longer text does not name a file
-# A row group that is larger than both, unpacked and relative to its size in the file, is refused.
+# A row group is refused if it unpacks to more than this size and this multiple of its packed size.
 MAX_GROUP_BYTES, MAX_GROUP_RATIO = 256 << 20, 20
 ABSOLUTE = "a table names an absolute path: --allow-outside opens it"
 OUTSIDE = "outside the table's folder: --allow-outside opens it"
@@ -35,7 +35,7 @@ PATHS = ("path", "file", "file_name", "filename", "image_path", "image")
 
 
 def is_table(path: str) -> bool:
-    """Whether a file exists, or is in a store, and has the name of a table."""
+    """Whether a path has a table's suffix, and is a file or a URL of a store."""
     is_remote = stores.is_remote(path)
     name = path.partition("?")[0] if is_remote else path
     return name.lower().endswith(TABLE) and (is_remote or os.path.isfile(path))
@@ -44,9 +44,9 @@ def is_table(path: str) -> bool:
 def iter_rows(
     table: str, max_bytes: int = MAX_IMAGE_BYTES, *, allow_outside: bool = False
 ) -> Iterator[FoundImage]:
-    """List the images of a table in its order. Their paths are `train.parquet/a.jpg`, or the
-    number of the row where it has no path. A row with a path alone is that file, relative to the
-    table; it must lie below the table's folder, unless `allow_outside`.
+    """List the images of a table in its order. The path of an image in the table is
+    `train.parquet/a.jpg`, or `train.parquet/7` if row 7 has no path. A row with only a path is that
+    file, relative to the table's folder; it must be below this folder, unless `allow_outside`.
 
     Raises InputError without pyarrow, and where no column has images.
     """
@@ -92,7 +92,7 @@ def _opened(table: str) -> Iterator[BinaryIO]:
 
 
 def _version(file: BinaryIO) -> Version | None:
-    """Return the version of a file, None for an object, which has a stamp."""
+    """Return the version of a file; None for an object in a store, which has a stamp."""
     try:
         return version_of(os.fstat(file.fileno()))
     except OSError:
@@ -154,7 +154,7 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _value(scalar: pa.Scalar | None) -> pa.Scalar | None:
-    """Return the value that an extension or a dictionary stores; None where it is null."""
+    """Return the value that an extension or a dictionary stores; None if it is null."""
     import pyarrow as pa
 
     while isinstance(scalar, pa.ExtensionScalar | pa.DictionaryScalar) and scalar.is_valid:
@@ -163,11 +163,11 @@ def _value(scalar: pa.Scalar | None) -> pa.Scalar | None:
 
 
 def _parts(file: pq.ParquetFile, column: str) -> Iterator[pa.RecordBatch | Iterator[str]]:
-    """Read the rows of a column, a few at a time where they are large; for a row group that is
+    """Read the rows of a column, only a few at once if they are large. For a row group that is
     refused, return the reason for each row.
 
-    Arrow unpacks a page at once, and a page may be the whole row group. Images hardly compress: a
-    row group that is much larger unpacked does not hold any.
+    Arrow unpacks a page at once, and a page may be the whole row group. Images hardly compress, so
+    a row group that is much larger unpacked holds none.
     """
     for number in range(file.num_row_groups):
         group = file.metadata.row_group(number)
@@ -190,7 +190,7 @@ def _parts(file: pq.ParquetFile, column: str) -> Iterator[pa.RecordBatch | Itera
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """One row of a table, and the limits that hold for it."""
+    """One row of a table, and the limits for it."""
 
     table: str
     number: int
@@ -199,7 +199,7 @@ class _Row:
     allow_outside: bool
 
     def found(self, value: pa.Scalar | str) -> FoundImage:
-        """Return the image of a value; a text is the reason why the row was refused."""
+        """Return the image of a value; a string is the reason why the row is refused."""
         import pyarrow as pa
 
         if isinstance(value, str):
@@ -228,17 +228,18 @@ class _Row:
         return FoundImage(place, StreamedMember(self.table, len(data), "", self.version, data))
 
     def _named(self, name: str) -> FoundImage:
-        """Return a file that the table names, relative to the folder of the table."""
-        is_far = stores.is_remote(self.table)
-        folder = self.table.partition("?")[0] if is_far else self.table
-        folder = folder.rpartition("/")[0] if is_far else os.path.dirname(folder)
-        whole = name if stores.is_remote(name) else os.path.join(folder, name)
+        """Return the file at a path in the table, relative to the folder of the table."""
+        if stores.is_remote(self.table):
+            folder = self.table.partition("?")[0].rpartition("/")[0]
+        else:
+            folder = os.path.dirname(self.table)
+        path = name if stores.is_remote(name) else os.path.join(folder, name)
         if not self.allow_outside:
             if os.path.isabs(name):
-                return self._refused(whole, ErrorType.UNREADABLE, ABSOLUTE)
-            if "::" in name or not is_within(whole, folder):  # fsspec chains URLs by ::
-                return self._refused(whole, ErrorType.UNREADABLE, OUTSIDE)
-        return FoundImage(whole)
+                return self._refused(path, ErrorType.UNREADABLE, ABSOLUTE)
+            if "::" in name or not is_within(path, folder):  # fsspec chains URLs by ::
+                return self._refused(path, ErrorType.UNREADABLE, OUTSIDE)
+        return FoundImage(path)
 
     def _refused(self, path: str, type: ErrorType, why: str) -> FoundImage:
         return FoundImage(path, UnreadableMember(self.table, 0, "", self.version, type, why))

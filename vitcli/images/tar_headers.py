@@ -1,9 +1,9 @@
-"""The headers of a tar, one after the other: those of plain files by a pattern, others by tarfile.
+"""Read the headers of a tar in order: those of plain files by a pattern, others by tarfile.
 
-tarfile's header parsing costs the main process more than everything else it does for an image.
-Nearly all headers are those of files with ASCII names and octal numbers, perhaps after a pax header
-with a time in fractions of a second. One pattern matches such headers. A header that differs in any
-byte, by its kind, its way to write numbers, or damage, is left to tarfile.
+tarfile's parsing of a header costs the main process more than all else it does for an image. Nearly
+all headers are of files with ASCII names and octal numbers, perhaps after a pax header with a time
+in fractions of a second. One pattern matches such headers. tarfile parses all others: other kinds,
+other ways to write numbers, damage.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _TIME = re.compile(rb"([0-9]{1,3}) (?:mtime|atime|ctime)=-?[0-9]+(?:\.[0-9]+)?\n
 
 
 class TarHeaders:
-    """The headers of a file from its current place. Raises what tarfile raises.
+    """The headers of a tar from the current offset of its file. Raises the errors of tarfile.
 
     `descriptor` is None for a stream, which cannot seek. `offset` is where the next header is
-    expected, `last` the bytes that tarfile has read last.
+    expected, `last` the last bytes that tarfile has read.
     """
 
     def __init__(self, file: BinaryIO, descriptor: int | None) -> None:
@@ -67,7 +67,7 @@ class TarHeaders:
 
 
 class _Headers:
-    """The file that tarfile reads headers from, of which none may fill the memory."""
+    """The file from which tarfile reads headers, with a limit on their size in memory."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.seek, self.tell, self._file = file.seek, file.tell, file
@@ -81,17 +81,17 @@ class _Headers:
 
 
 def _by_pattern(blocks: bytes, offset: int) -> tarfile.TarInfo | None:
-    """Parse the header of a plain file in three blocks, which are at `offset` of the tar."""
+    """Parse the header of a plain file in three blocks at `offset`; return None for another."""
     block = blocks[:_BLOCK]
-    if (found := _plain(block)) is None:
+    if (header := _plain(block)) is None:
         return None
-    kind, size = found
+    kind, size = header
     if kind == b"x":
         times, offset = blocks[_BLOCK : 2 * _BLOCK], offset + 2 * _BLOCK
         block = blocks[2 * _BLOCK :]
-        if not _is_times_alone(times, size) or (found := _plain(block)) is None:
+        if not _is_times_alone(times, size) or (header := _plain(block)) is None:
             return None
-        kind, size = found
+        kind, size = header
     name, prefix = (field.partition(b"\0")[0].decode() for field in (block[:100], block[345:500]))
     if kind == b"x" or (kind == b"\0" and name.endswith("/")):
         return None
@@ -101,11 +101,11 @@ def _by_pattern(blocks: bytes, offset: int) -> tarfile.TarInfo | None:
 
 
 def _plain(block: bytes) -> tuple[bytes, int] | None:
-    """Return the kind and the size in a header that the pattern matches."""
-    found = _HEADER.match(block)
-    if found is None or len(block) != _BLOCK or not block.isascii():
+    """Return the kind and the size in a header that the pattern matches, or else None."""
+    match = _HEADER.match(block)
+    if match is None or len(block) != _BLOCK or not block.isascii():
         return None
-    size, checksum, kind = found.groups()
+    size, checksum, kind = match.groups()
     # The lower half of Adler-32 is 1 and the sum of the bytes, which is below 512 * 128.
     total = (zlib.adler32(block) & 0xFFFF) - 1 - sum(checksum) + 8 * ord(" ")
     if total != int(checksum.strip(b"\0 ") or b"0", 8):

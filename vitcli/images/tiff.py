@@ -1,5 +1,5 @@
-"""TIFFs by their tags: choose the page with the image, correct what Pillow misreads, and describe
-the TIFFs that are not read.
+"""Use the tags of a TIFF to choose the page with the image, to correct Pillow where it misreads
+them, and to describe a TIFF that is not read.
 
 The tags are those of TIFF 6.0 (https://www.itu.int/itudoc/itu-t/com16/tiff-fx/docs/tiff6.pdf).
 """
@@ -17,15 +17,15 @@ from vitcli.records import ErrorType
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 SHALLOW_PALETTE = "a TIFF has a colour map of 8-bit values, which are taken unchanged"
 
-_PART = 254  # NewSubfileType: 1 a smaller version of another page, 4 a mask
+_PART = 254  # NewSubfileType, bits: 1 a smaller version of another page, 4 a mask
 _BITS, _COMPRESSION, _PHOTOMETRIC = 258, 259, 262
 _SAMPLES, _PLANES, _COLOR_MAP, _SUB_IFDS, _FORMAT = 277, 284, 320, 330, 339
 _SUBSAMPLING, _DNG = 530, 50706
 _RGB, _YCBCR = 2, 6
-_MAX_PAGES = 100  # that are searched for one that is not a thumbnail
+_MAX_PAGES = 100  # searched for one that is not a thumbnail
 _KINDS = {1: "unsigned integers", 2: "signed integers", 3: "floats", 5: "complex", 6: "complex"}
 _COLORS = {0: "white is 0", 1: "grey", 2: "RGB", 3: "palette", 5: "CMYK", 6: "YCbCr", 8: "Lab"}
-_MOSAIC = (32803, 34892)  # the colour filter of a sensor, and its linear values
+_MOSAIC = (32803, 34892)  # a raw photograph: CFA, LinearRaw
 
 
 def is_tiff(image: Image.Image) -> TypeGuard[TiffImageFile]:
@@ -33,7 +33,7 @@ def is_tiff(image: Image.Image) -> TypeGuard[TiffImageFile]:
 
 
 def is_white_zero(image: Image.Image) -> bool:
-    """Whether 0 is white and Pillow does not invert it: it does up to 8 bits."""
+    """Whether 0 is white and Pillow has not inverted it, as it does up to 8 bits."""
     return is_tiff(image) and image.tag_v2.get(_PHOTOMETRIC) == 0 and image.mode[0] in "IF"
 
 
@@ -47,7 +47,7 @@ def settle(image: TiffImageFile) -> str:
 
     Raises ImageError for numbers without a known black and white.
     """
-    _to_the_picture(image)
+    _to_main_page(image)
     tags = image.tag_v2
     if _DNG in tags:
         raise ImageError(ErrorType.UNREADABLE, f"DNG, a raw photograph: {EXPORT}")
@@ -59,7 +59,7 @@ def settle(image: TiffImageFile) -> str:
         and not image.use_load_libtiff
         and _numbers(tags, _SUBSAMPLING, 2)[:2] != (1, 1)
     ):
-        raise _refused(tags, "with colours of half the size, not compressed")
+        raise _refused(tags, "with subsampled colours, not compressed")
     if _numbers(tags, _PLANES, 1)[0] == 2 and not image.use_load_libtiff:
         _read_planes(image, bits[0])
     if image.mode in ("P", "PA"):
@@ -89,11 +89,11 @@ def unread(file: BinaryIO) -> str | None:
         return None
 
 
-def _to_the_picture(image: TiffImageFile) -> None:
+def _to_main_page(image: TiffImageFile) -> None:
     """Go to the first page that is neither a smaller version of another nor a mask."""
     if not _is_part(image.tag_v2):
         return
-    has_more = _SUB_IFDS in image.tag_v2
+    has_sub_ifds = _SUB_IFDS in image.tag_v2
     try:
         for page in range(1, _MAX_PAGES):
             image.seek(page)
@@ -101,7 +101,7 @@ def _to_the_picture(image: TiffImageFile) -> None:
                 return
     except EOFError:
         pass
-    if has_more:
+    if has_sub_ifds:
         message = f"TIFF whose first page is a thumbnail; a raw photograph? {EXPORT}"
         raise ImageError(ErrorType.UNREADABLE, message)
     image.seek(0)
@@ -112,7 +112,7 @@ def _is_part(tags: ImageFileDirectory_v2) -> bool:
 
 
 def _read_planes(image: TiffImageFile, bits: int) -> None:
-    """Have separate planes of 16 bits read as such: Pillow reads them as bytes."""
+    """Make Pillow read separate planes of 16 bits as such; it would read them as bytes."""
     if image.mode not in ("RGB", "RGBA", "CMYK", "LAB") or (bits == 16 and image.mode[:3] != "RGB"):
         raise _refused(image.tag_v2, "in separate planes")
     if bits == 16:
@@ -130,7 +130,7 @@ def _deep(args: object, order: str) -> tuple[object, ...]:
 
 
 def _read_palette(image: TiffImageFile) -> str:
-    """Take a colour map without a value above 255 as 8 bits, like libtiff, not the standard."""
+    """Read a colour map without a value above 255 as 8 bits, as libtiff does, not as 16."""
     colors = _numbers(image.tag_v2, _COLOR_MAP, 0)
     if not 0 < max(colors) < 256:
         return ""
@@ -169,6 +169,6 @@ def _tags(file: BinaryIO) -> ImageFileDirectory_v2:
 
 
 def _numbers(tags: ImageFileDirectory_v2, tag: int, default: int) -> tuple[int, ...]:
-    found = tags.get(tag, default)
-    several = found if isinstance(found, tuple) else (found,)
-    return tuple(n for n in several if isinstance(n, int)) or (default,)
+    value = tags.get(tag, default)
+    values = value if isinstance(value, tuple) else (value,)
+    return tuple(n for n in values if isinstance(n, int)) or (default,)

@@ -1,4 +1,4 @@
-"""A directory tree into the paths of its files, in the order of whole paths, in little memory."""
+"""Walk a directory tree in the order of full paths, in little memory."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from vitcli.images.system import is_system
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """The part of a pattern between two slashes. `**` matches any number of names, also none."""
+    """The part of a pattern between two slashes. `**` matches any number of names, even none."""
 
     match: Callable[[bytes], object]
     repeats: bool
     may_be_missing: bool
-    name: bytes | None = None  # the only one that it matches
+    name: bytes | None = None  # the only name it matches; None with wildcards
 
     @classmethod
     def of(cls, text: str) -> _Part:
@@ -31,12 +31,12 @@ class _Part:
         return cls(match, text == "**", text in ("**", ""), name)  # "" follows a last slash
 
 
-Places = frozenset[int]  # the parts that the next name may match; after the last: a scan
+Places = frozenset[int]  # indices of the parts that the next name may match; len(parts): a scan
 
 
 @dataclass(frozen=True, slots=True)
 class _Level:
-    """A folder on the way down, and the names in it that were not visited yet."""
+    """A folder on the current path, and the names in it that are still to visit."""
 
     prefix: bytes  # of its paths, with the slash
     places: Places
@@ -45,14 +45,14 @@ class _Level:
 
 
 def _in_order(names: Iterator[bytes]) -> Iterator[bytes]:
-    """Sort the names; each is released when it was visited."""
+    """Return the names in order, and free each once it is visited."""
     waiting = sorted(names, reverse=True)
     while waiting:
         yield waiting.pop()
 
 
 def _folders_last(names: Iterator[bytes]) -> Iterator[bytes]:
-    """Return files as they are listed, then folders; only the names of folders are held."""
+    """Return files as they are listed, then folders; only the names of folders take memory."""
     folders = []
     for name in names:
         if name.endswith(b"/"):
@@ -66,9 +66,9 @@ def _folders_last(names: Iterator[bytes]) -> Iterator[bytes]:
 class Tree:
     """The files that `parts` match below `prefix`, and the images below the folders they match.
 
-    The names of each folder are sorted, with `/` after those of folders, which gives the order of
-    whole paths. So memory holds only the names in the folders on the way down, about 60 bytes for
-    each.
+    The names in each folder are sorted, those of folders with a `/` at the end, which gives the
+    order of full paths. So only the names in the folders on the current path take memory, about 60
+    bytes each.
     """
 
     prefix: bytes
@@ -89,7 +89,7 @@ class Tree:
         return cls(os.fsencode(prefix), tuple(map(_Part.of, texts[plain:])), scan)
 
     def walk(self) -> Iterator[str]:
-        """List the paths. A folder that is already on its own path is not entered again."""
+        """List the paths. A link to a folder above it is not followed."""
         levels = self._entered(self.prefix, {0})
         while levels:
             level = levels[-1]
@@ -112,7 +112,8 @@ class Tree:
     def _entered(
         self, prefix: bytes, places: Collection[int], above: Collection[_Level] = ()
     ) -> list[_Level]:
-        """Return the level of a folder; nothing if it cannot be read or is one of those above."""
+        """Return the level of a folder; nothing if it cannot be read, is one of those above, or
+        holds images that vit has drawn."""
         try:
             here = os.stat(prefix or b".")
         except OSError as error:
@@ -132,7 +133,7 @@ class Tree:
         return [_Level(prefix, frozenset(ahead), identity, names)]
 
     def _names(self, prefix: bytes, places: Places) -> Iterator[bytes]:
-        """List the names of a folder that may lead to a file, with `/` after folders."""
+        """List the names in a folder that may lead to a file, with a `/` after those of folders."""
         try:
             with os.scandir(prefix or b".") as entries:
                 for entry in entries:
@@ -151,7 +152,7 @@ class Tree:
             self._unlisted(prefix, error)
 
     def _below(self, places: Places, name: bytes) -> set[int]:
-        """Return the places of the pattern within a folder of this name."""
+        """Return the places for the names in a folder of this name."""
         end = len(self.parts)
         below = {end} if end in places and not name.startswith(b".") else set()
         for place in places - {end}:
@@ -165,7 +166,7 @@ class Tree:
         return any(self.parts[place].name == name for place in places if place < len(self.parts))
 
     def _takes(self, places: Places, prefix: bytes, entry: os.DirEntry[bytes]) -> bool:
-        """Whether the last part matches a file, or it is an image in a scanned folder."""
+        """Whether the last part matches a file, or the file is an image in a scanned folder."""
         name, end = entry.name, len(self.parts)
         if end and end - 1 in places and self.parts[-1].match(name):
             return True
@@ -197,7 +198,7 @@ def _is_dir(entry: os.DirEntry[bytes]) -> bool:
 
 
 def _is_candidate(entry: os.DirEntry[bytes]) -> bool:
-    """Whether it is a regular file, or a broken link, which has a row; not a FIFO or a device."""
+    """Whether an entry is a regular file, or a broken link, which gets a row; not a device."""
     try:
         return entry.is_file() or not os.path.exists(entry)
     except OSError:

@@ -1,4 +1,4 @@
-"""Whether a path in a table stays within the folder of the table."""
+"""Check whether a path in a table stays within the folder of the table."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from vitcli.stores import is_remote
 
 
 def is_within(path: str, folder: str) -> bool:
-    """Whether `path` lies below `folder`, with links and `..` followed. A URL lies below another
+    """Whether `path` is below `folder` once links and `..` are resolved. A URL is below another
     URL if it begins with it, and never below a local folder."""
     if is_remote(folder):
         base = folder.rstrip("/") + "/"
@@ -20,7 +20,7 @@ def is_within(path: str, folder: str) -> bool:
 
 
 def _real(path: str) -> str:
-    """Return os.path.realpath of a path; the links of each folder are followed once."""
+    """Return os.path.realpath of a path; the links of each folder are resolved once."""
     folder, name = os.path.split(path)
     if name in ("", ".", "..") or os.path.islink(path):
         return os.path.realpath(path)

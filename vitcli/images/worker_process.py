@@ -1,5 +1,5 @@
-"""The process that forks the workers: it is started once, and imports neither torch nor what lies
-in the working directory."""
+"""The fork server, a process that forks the workers. It starts once, and imports neither torch nor
+modules in the working directory."""
 
 from __future__ import annotations
 
@@ -20,52 +20,55 @@ from multiprocessing.process import BaseProcess
 from vitcli.errors import VitError, printable
 from vitcli.images.job import ImageJob, serve
 
-START_DESCRIPTORS = 12  # that the start of a worker takes for a moment
-MAX_FOLDER_CHARS = 70  # of the 107 of a socket's path
+START_DESCRIPTORS = 12  # open while a worker starts
+MAX_FOLDER_CHARS = 70  # a socket's path has at most 107
 _END_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
-lock = threading.Lock()  # multiprocessing starts and reaps for one thread at a time
+lock = threading.Lock()  # held to start or reap a process: multiprocessing does not lock
 
 
 def warm_up() -> None:
-    """Start the process that forks the workers, so that it is ready when they are needed.
+    """Start the fork server early, so that it is ready when workers are needed.
 
-    Only a program that is all ours calls this: that process and the workers ignore the signals
-    with which a terminal or systemd ends all processes of a program. They end with the main one.
+    Only `vit` calls this, not the library: the server and the workers block the signals that a
+    terminal or systemd sends to all processes of a program. They end with the main process.
     """
-    _context()  # sets what the server imports
+    _context()  # sets the modules that the server imports
     with lock, _clean_start():
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _END_SIGNALS)
         try:
             resource_tracker.ensure_running()
-            signal.pthread_sigmask(signal.SIG_BLOCK, _END_SIGNALS)  # it has unblocked some
+            signal.pthread_sigmask(
+                signal.SIG_BLOCK, _END_SIGNALS
+            )  # ensure_running has unblocked some
             forkserver.ensure_running()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def start_worker(job: ImageJob) -> tuple[BaseProcess, Connection]:
-    """Fork a worker process, and return our end of its pipe. The caller holds `lock`.
+    """Fork a worker process; return it and the pool's end of its pipe. The caller holds `lock`.
 
     Raises OSError where there are no more processes or descriptors.
     """
     _check_descriptors()
     context = _context()
-    ours, theirs = context.Pipe()
+    pool_end, worker_end = context.Pipe()
     try:
-        with theirs, _clean_start():  # closed here: the worker's death closes the pipe
+        # Only the worker keeps its end open, so the pipe ends when the worker does.
+        with worker_end, _clean_start():
             process = context.Process(
-                target=serve, args=(theirs, job), name="vit-decode", daemon=True
+                target=serve, args=(worker_end, job), name="vit-decode", daemon=True
             )
             process.start()
     except BaseException:
-        ours.close()  # a future keeps the exception, and the exception this frame
+        pool_end.close()  # a future keeps the exception, and with it this frame
         raise
-    return process, ours
+    return process, pool_end
 
 
 def _check_descriptors() -> None:
-    """Raise OSError before a start that would fail: the process that forks would die of it."""
+    """Raise OSError if the start of a worker would fail: that would kill the fork server."""
     spare: list[int] = []
     try:
         while len(spare) < START_DESCRIPTORS:
@@ -76,8 +79,7 @@ def _check_descriptors() -> None:
 
 
 def _context() -> ForkServerContext:
-    """Return the forkserver context: the workers are not forked from a process with torch's
-    threads."""
+    """Return the forkserver context: a process with torch's threads cannot be forked safely."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([serve.__module__])
     _choose_socket_folder()
@@ -85,8 +87,10 @@ def _context() -> ForkServerContext:
 
 
 def _choose_socket_folder() -> None:
-    """Put the socket of the forkserver into a folder of the system where TMPDIR is too long for
-    the path of a socket. Raises VitError if there is no such folder."""
+    """Put the fork server's socket into a system folder if TMPDIR is too long for its path.
+
+    Raises VitError if no such folder is writable.
+    """
     before = tempfile.tempdir
     if len(os.fsencode(tempfile.gettempdir())) <= MAX_FOLDER_CHARS:
         return
@@ -98,19 +102,19 @@ def _choose_socket_folder() -> None:
         )
     try:
         tempfile.tempdir = short[0]
-        util.get_temp_dir()  # made once, and removed at the end
+        util.get_temp_dir()  # created once, and removed at exit
     finally:
         tempfile.tempdir = before
 
 
 @contextmanager
 def _clean_start() -> Iterator[None]:
-    """Start a process that runs neither the caller's script nor what lies in this folder.
+    """Start processes that import neither the caller's script nor modules in this folder.
 
     multiprocessing imports `__main__` in its children. The workers do not need it, and a script
-    that calls `vitcli.embed` without an `if __name__ == "__main__"` would start itself again. And
-    multiprocessing starts Python with `-c`, which looks for modules in the working directory
-    first: among images of unknown origin.
+    that calls `vitcli.embed` without `if __name__ == "__main__"` would run again in them. Also,
+    multiprocessing starts Python with `-c`, which imports from the working directory first: that
+    may be a folder of untrusted files.
     """
     main, safe_path = sys.modules["__main__"], os.environ.get("PYTHONSAFEPATH")
     sys.modules["__main__"] = types.ModuleType("__main__")

@@ -1,10 +1,10 @@
-"""Image refs into decoded samples, in order, by processes that may die.
+"""Decode image refs into samples, in order, in worker processes that may crash.
 
-If a worker of torch's DataLoader dies, the run ends and no file is named: one file that crashes its
-decoder is enough, or one visit of the out-of-memory killer. Here a thread gives a worker process
-one image at a time, so it is clear which image did it. After a crash the image is tried once more,
-in a new process; a second crash, or a time-out, costs that image its row and no other. The workers
-import Pillow and numpy only, so they start in a tenth of a second and take tens of megabytes.
+If a worker of torch's DataLoader dies, the run ends without naming the file: a crash of one decoder
+or the out-of-memory killer is enough. Here a thread sends a worker one image at a time, so it knows
+which image crashed it. That image is retried once, in a new process; after a second crash, or a
+time-out, its row is a Failure. The workers import only Pillow and numpy, so they start in a tenth
+of a second and take tens of megabytes.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from vitcli.processes import available_cpus, fate
 from vitcli.records import ErrorType, Failure, ImageRef, Sample
 
 MOST_WORKERS = 8
-MAX_STARTS = 3  # of a worker that does not get ready
+MAX_STARTS = 3  # of a worker before the run gives up
 MAX_CRASHES = 2  # for one image
-MAX_HELD_BYTES = 256 << 20  # of images that travel with their refs
+MAX_HELD_BYTES = 256 << 20  # of images that refs carry
 START_SECONDS = 60.0
 EXIT_SECONDS = 5.0
 POLL_SECONDS = 0.25
-MAX_POLL_SECONDS = 0.5  # a machine that sleeps must not cause time-outs
+MAX_POLL_SECONDS = 0.5  # counted for one poll: a suspended machine must not cause time-outs
 IN_PROCESS = (
     "images are decoded in this process, without a time limit: a daemonic process (of a Pool, of "
-    "Celery) may start no others"
+    "Celery) cannot start others"
 )
 
 Result = TypeVar("Result")
@@ -54,10 +54,10 @@ def iter_decoded(
     *,
     keeps_data: bool = True,
 ) -> Generator[Decoded, None, None]:
-    """Return one result for each ref, in order; about `ahead()` refs are read in advance.
+    """Return one result for each ref, in order; about `ahead()` refs are decoded in advance.
 
-    `workers` is as for WorkerPool. Without `keeps_data`, results do not hold the bytes that
-    travelled with their refs. `note` is called from other threads, when a worker was replaced.
+    `workers` is as for WorkerPool. Without `keeps_data`, the refs of the results do not carry the
+    bytes of their images. `note` is also called from other threads, when a worker is replaced.
     """
 
     def finished(result: Decoded) -> Decoded:
@@ -90,15 +90,15 @@ def iter_decoded(
 
 
 def _held(ref: ImageRef) -> int:
-    """Return how many bytes of an image travel with its ref."""
+    """Return how many bytes of its image a ref carries."""
     return 0 if ref.member is None else ref.member.held
 
 
 class WorkerPool:
-    """`size` worker processes for a job: a context, within which any thread may use them.
+    """A pool of `size` worker processes for a job: a context manager that any thread may use.
 
-    `workers=None` takes one for each processor, at most MOST_WORKERS. With `workers=0` the job runs
-    in this process, without protection from crashes and without time-outs.
+    `workers=None` starts one for each processor, at most MOST_WORKERS. With `workers=0` the job
+    runs in this process, without protection from crashes and without time-outs.
     """
 
     def __init__(
@@ -127,8 +127,8 @@ class WorkerPool:
     def each(
         self, tasks: Sequence[tuple[ImageRef, Any]], then: Callable[[int, Decoded], Result]
     ) -> list[Result]:
-        """Run the job for each task, and return `then(index of the task, its result)` of each, in
-        order; `then` is called as soon as the result is there."""
+        """Run the job for each task, call `then(index of the task, its result)` as soon as the
+        result arrives, and return the values of `then` in the order of the tasks."""
 
         def done(number: int) -> Result:
             run = self._processes.run if self.size else self._job
@@ -140,14 +140,14 @@ class WorkerPool:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Worker:
-    """One process and our end of its pipe."""
+    """A worker process and the pool's end of its pipe."""
 
     process: BaseProcess
     pipe: Connection
 
 
 class _Processes:
-    """The processes of a pool. A thread that calls `run` takes an idle one, or starts one."""
+    """The processes of a pool. Each call of `run` takes an idle one, or starts one."""
 
     def __init__(self, job: ImageJob, note: Callable[[str], None]) -> None:
         self._job = job
@@ -155,11 +155,11 @@ class _Processes:
         self._alive: set[_Worker] = set()
         self._idle: list[_Worker] = []
         self._stopped = threading.Event()
-        # At exit multiprocessing terminates its children, but ours may ignore the signal.
+        # At exit multiprocessing sends its children SIGTERM, which the workers may block.
         atexit.register(self.stop)
 
     def run(self, ref: ImageRef, *more: Any) -> Decoded:
-        """Run the job for an image in a worker, twice if it crashes."""
+        """Run the job for an image in a worker; after a crash, once more in a new one."""
         cause = ""
         for crashes in range(MAX_CRASHES):
             if crashes:
@@ -175,7 +175,7 @@ class _Processes:
                 result = receive(worker.pipe, ref)
             except (EOFError, OSError):
                 cause = self._end(worker, EXIT_SECONDS)
-                # A signal to the whole process group ends the workers, and then the run.
+                # A signal to the process group ends the workers, and soon afterwards the run.
                 if self._stopped.wait(POLL_SECONDS):
                     raise CancelledError from None
             else:
@@ -185,26 +185,26 @@ class _Processes:
         return Failure(ref, ErrorType.WORKER_CRASH, message)
 
     def stop(self) -> None:
-        """Kill the workers, which wakes the threads that wait for them, and start no more."""
+        """Kill the workers, which wakes the threads that wait for them; no new ones start."""
         with worker_process.lock:
             self._stopped.set()
             for worker in self._alive:
                 worker.process.kill()
 
     def close(self) -> None:
-        """Release what is left, when no thread is in `run`."""
+        """End the remaining workers. No thread may be in `run`."""
         for worker in list(self._alive):
             self._end(worker)
         atexit.unregister(self.stop)
 
     def _take(self) -> _Worker:
-        """Return an idle worker, or a new one that has said that it is ready."""
+        """Return an idle worker, or start one and wait until it is ready."""
         with suppress(IndexError):
             return self._idle.pop()
         for _ in range(MAX_STARTS):
             try:
                 worker = self._start()
-            except (EOFError, OSError) as error:  # no more processes or descriptors for us
+            except (EOFError, OSError) as error:  # out of processes or descriptors
                 cause = f"gave up: {getattr(error, 'strerror', None) or 'they cannot be forked'}"
                 continue
             with suppress(EOFError, OSError):
@@ -225,21 +225,21 @@ class _Processes:
         return worker
 
     def _end(self, worker: _Worker, seconds: float = 0.0) -> str:
-        """End a worker, which has some seconds to exit by itself, and return its fate."""
+        """Kill a worker if it does not exit within `seconds`, and describe how it ended."""
         with worker_process.lock:
             worker.process.join(seconds)
             worker.process.kill()
             worker.process.join(EXIT_SECONDS)
             cause = fate(worker.process.exitcode)
             worker.pipe.close()
-            with suppress(ValueError):  # not even SIGKILL has ended it
+            with suppress(ValueError):  # it has survived SIGKILL
                 worker.process.close()
             self._alive.discard(worker)
         return cause
 
 
 def _answers(pipe: Connection, seconds: float) -> bool:
-    """Whether an answer comes in time, not counting the time in which this process was stopped."""
+    """Whether an answer comes in time; the time in which this process is stopped does not count."""
     while seconds > 0:
         before = time.monotonic()
         if pipe.poll(min(POLL_SECONDS, seconds)):
