@@ -1,4 +1,4 @@
-"""Which checkpoint to use for a purpose: the catalogue filtered and sorted; and a download."""
+"""Choose checkpoints of the catalogue for a purpose, and download one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Purpose = Literal["speed", "accuracy", "memory", "resolution", "features"]
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Entries in the order to try them, and one line that explains choice and order."""
+    """Entries in the order to try them, and one line that explains the choice and the order."""
 
     entries: tuple[CatalogueEntry, ...]
     why: str = ""
@@ -22,14 +22,14 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Pulled:
-    """The folder of the cache with a checkpoint, and notes for the user."""
+    """The cache folder of a downloaded checkpoint, and notes for the user."""
 
     folder: Path
     notes: tuple[str, ...] = ()
 
 
 def choose_models(purpose: Purpose | None = None) -> Choice:
-    """Choose all entries in the table's order, or those for a purpose, the best first."""
+    """Choose all entries in the catalogue's order, or those for a purpose, the best first."""
     every = entries()
     if purpose is None:
         return Choice(every)
@@ -56,7 +56,7 @@ def choose_models(purpose: Purpose | None = None) -> Choice:
 
 
 def grid(entry: CatalogueEntry) -> int:
-    """The number of patches on a side, at the size that the positions were trained for."""
+    """The number of patches on a side, at the size for which the positions were trained."""
     return entry.stored // entry.patch
 
 

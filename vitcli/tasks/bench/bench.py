@@ -232,7 +232,7 @@ class _Trials:
                 candidate.dtype, device, quantize=candidate.quantize, seconds=LIMIT_SECONDS
             )
 
-    def _try(self, trial: Trial, one: Measured, seconds: float, step: str = "") -> None:
+    def _try(self, trial: Trial, result: Measured, seconds: float, step: str = "") -> None:
         """Run a trial for about `seconds` and collect its events. An export may take all the
         remaining time; after it, the trial runs again."""
         end = self.began + self.job.seconds
@@ -255,23 +255,23 @@ class _Trials:
                         exported = trial.candidate
                         self.exports[f"{exported.engine} {exported.quantize or 'fp32'}"] = took
                     case Timed() as timed:
-                        self.measured[trial.candidate] = one  # kept even if interrupted
-                        one.timed.append(timed)
+                        self.measured[trial.candidate] = result  # kept even if interrupted
+                        result.timed.append(timed)
                     case Outputs() as outputs if trial.readings:
-                        one.fast = outputs
+                        result.fast = outputs
                     case Outputs() as outputs:
-                        one.outputs = outputs
+                        result.outputs = outputs
                     case Read() as read:
-                        one.reads.append(read)
+                        result.reads.append(read)
                     case Skipped(what):
                         self.left_out[f"{name}: {what}"] = OUT_OF_TIME
                     case Ended(why):
                         break
         left = self._end() - time.monotonic()
         if has_exported and left > MIN_SECONDS / 2:
-            self._try(trial, one, max(seconds, MIN_SECONDS), step)
+            self._try(trial, result, max(seconds, MIN_SECONDS), step)
         elif has_exported or (why and time.monotonic() >= end):
-            self.left_out[f"the rest of {name}" if one.timed else name] = OUT_OF_TIME
+            self.left_out[f"the rest of {name}" if result.timed else name] = OUT_OF_TIME
         elif why:
             self.left_out[name] = why
             self.reporter.note(f"{name}: {why}")
@@ -290,16 +290,16 @@ class _Trials:
             if left < MIN_SECONDS / 2:
                 self.left_out[f"{candidate} from files"] = OUT_OF_TIME
                 continue
-            one = self.measured[candidate]
-            one.read_batch = one.best.batch_size
+            result = self.measured[candidate]
+            result.read_batch = result.best.batch_size
             reading = replace(
                 trial,
                 candidate=candidate,
-                batch_sizes=(one.read_batch,),
+                batch_sizes=(result.read_batch,),
                 readings=readings,
                 images=fast,
             )
-            self._try(reading, one, left / (len(chosen) - place), " from files")
+            self._try(reading, result, left / (len(chosen) - place), " from files")
 
     def _decodings(
         self, trial: Trial, preprocess: Preprocess, images: Pixels

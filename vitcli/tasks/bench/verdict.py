@@ -137,13 +137,17 @@ def table(
     def compared(outputs: Outputs | None) -> Likeness | None:
         return likeness(reference, outputs, dim) if reference and outputs else None
 
-    for one in measured:
-        exact, fast, share = compared(one.outputs), compared(one.fast), shares.get(one.candidate)
-        for timed in one.timed:
+    for result in measured:
+        exact, fast, share = (
+            compared(result.outputs),
+            compared(result.fast),
+            shares.get(result.candidate),
+        )
+        for timed in result.timed:
             rate = timed.batch_size / timed.seconds
             yield BenchRow(
-                candidate=one.candidate,
-                latency_ms=one.latency_ms,
+                candidate=result.candidate,
+                latency_ms=result.latency_ms,
                 batch_size=timed.batch_size,
                 images_per_second=rate,
                 peak=timed.peak,
@@ -151,11 +155,11 @@ def table(
                 likeness=exact,
                 limit_share=None if share is None else rate * share,
             )
-        for read in one.reads:
+        for read in result.reads:
             yield BenchRow(
-                candidate=one.candidate,
-                latency_ms=one.latency_ms,
-                batch_size=one.read_batch,
+                candidate=result.candidate,
+                latency_ms=result.latency_ms,
+                batch_size=result.read_batch,
                 workers=read.reading.workers,
                 decode=read.reading.decode,
                 images_per_second=read.images_per_second,
