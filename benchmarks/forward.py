@@ -1,11 +1,11 @@
-"""Images a second of the network alone, on ready tensors: vit's engines against the libraries'.
+"""Measure images per second of the network alone, on ready tensors: vit against other libraries.
 
     python benchmarks/forward.py --material /tmp/material --model b --batch-size 16
 
-They take turns for `--rounds` rounds. It prints the median, and its share of the rate of the
-machine's matrix products in the same precision (`vitcli.models.limit`), measured in the same run.
-transformers, ONNX Runtime and OpenVINO convert the same weights themselves, and their time is for a
-batch of normalised fp32 pixels. vit's time is for the same batch as bytes.
+The engines take turns for `--rounds` rounds. The script prints the median of each, and its share of
+the rate of the machine's matrix products in the same precision (`vitcli.models.limit`), measured in
+the same run. transformers, ONNX Runtime and OpenVINO convert the same weights themselves, and get a
+batch of normalised fp32 pixels. vit gets the same batch as bytes.
 """
 
 from __future__ import annotations

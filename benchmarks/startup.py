@@ -1,10 +1,10 @@
-"""The time of a whole process for one image with a local model, against the least it could take.
+"""Measure the time of a whole process for one image with a local model, against a lower bound.
 
     python benchmarks/startup.py --material /tmp/material --model b
 
-The floor is a Python that imports torch and reads the bytes of the weights once. They take turns
-for `--rounds` rounds, with the files in the system's cache. It prints the medians of the times and
-of their differences.
+The lower bound (the floor) is a Python that imports torch and reads the bytes of the weights once. The commands
+take turns for `--rounds` rounds, with the files in the system's cache. The script prints the
+medians of the times and of their differences.
 """
 
 from __future__ import annotations

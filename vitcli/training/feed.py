@@ -72,7 +72,7 @@ class Feed(Protocol):
         """Yield the steps from step `step` of epoch `epoch` to the end of the last of `epochs`."""
 
     def held_out(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Yield this process's share of the held-out images, in batches of inputs, labels, places."""
+        """Yield this process's share of the held-out images as batches: inputs, labels, places."""
 
 
 @dataclass(slots=True)

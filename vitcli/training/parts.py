@@ -1,4 +1,4 @@
-"""The folders of a data set into what they mean: classes, or parts such as train and val."""
+"""Decide whether the folders of a data set are classes, or parts such as train and val."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vitcli.errors import InputError, printable
 
 Split = Literal["train", "val"]
 DataPart = Literal["train", "val", "test"]
-WORDS: dict[str, DataPart] = {  # the first of several folders for one part is used
+WORDS: dict[str, DataPart] = {  # if several folders are one part, the first word here is used
     "train": "train",
     "training": "train",
     "trn": "train",
@@ -72,7 +72,7 @@ def is_same_part(name: str, inner: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class DataFolder:
-    """A folder of a data set: its subfolders that hold images, whether images lie directly in it,
+    """A folder of a data set: the subfolders that hold images, whether images lie directly in it,
     and whether its images have label files or lie in archives."""
 
     name: str
@@ -88,9 +88,9 @@ class DataFolder:
 def parts_of(
     data: str, found: Sequence[DataFolder], note: Callable[[str], None]
 ) -> list[tuple[Split | None, str]] | None:
-    """The folders to use and the split of each; None where every folder is a class.
+    """The folders to use and the split of each; None if every folder is a class.
 
-    Raises InputError, which says how the folders were understood, for a mixture of both.
+    Raises InputError for a mixture of parts and classes.
     """
     where = printable(data)
     marked = {f.name: part for f in found if (part := part_named(f.name)) is not None}
@@ -139,8 +139,8 @@ def parts_of(
 
 
 def _check_not_parts(where: str, found: Sequence[DataFolder]) -> None:
-    """Raise InputError where all folders hold the same subfolders, which then are the classes, and
-    where one holds only folders and the others only images: a labelled and an unlabelled part."""
+    """Raise InputError if the folders seem to be parts despite their names: if all hold the same
+    subfolders, or if one holds only folders and the others only images."""
     if len(found) < 2 or any(f.is_labelled for f in found):
         return
     nested = [f for f in found if len(f.folders) > 1 and not f.has_images]
@@ -168,7 +168,7 @@ def _check_not_parts(where: str, found: Sequence[DataFolder]) -> None:
 
 
 def _rank(name: str) -> tuple[int, int, bytes]:
-    """Sort train before val before test; within a part, words of WORDS before other spellings."""
+    """The sort key for train, val, test; within a part, in the order of WORDS, then other names."""
     plain = name.casefold()
     place = list(WORDS).index(plain) if plain in WORDS else len(WORDS)
     return ("train", "val", "test", None).index(part_named(name)), place, os.fsencode(name)
@@ -179,6 +179,6 @@ def _looks_like_parts(count: int) -> str:
 
 
 def first_few(names: Sequence[str]) -> str:
-    """The first five names in words, and how many more there are."""
+    """The first five names, and the number of the others."""
     named = ", ".join(printable(name) for name in names[:5])
     return f"{named} and {len(names) - 5} more" if len(names) > 5 else named

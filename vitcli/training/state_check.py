@@ -1,4 +1,4 @@
-"""Whether a saved state fits a training, whoever wrote the file."""
+"""Check that a saved state fits a training; the file may come from anywhere."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def misfit(
     epochs: int,
     steps: int,
 ) -> str | None:
-    """Say in words why `state` cannot be restored where `ours` is the current state; None if it
-    can. `parameters` are in the order of the optimizer."""
+    """The reason why `state` cannot replace `ours`, the current state; None if it can. `parameters`
+    are in the order of the optimizer."""
     if missing := sorted(ours.keys() - state.keys()):
         return f"it has no {missing[0]}"
     for name, most in (("epoch", epochs), ("step", steps), ("best_epoch", epochs)):
@@ -80,7 +80,7 @@ def _misfit_of_answers(answers: object) -> str | None:
 
 
 def _is_like(ours: object, theirs: object) -> bool:
-    """Whether a value has the type and shape of ours, down to the values within it."""
+    """Whether `theirs` has the same type and shape as `ours`, and so have all values in it."""
     match ours:
         case Tensor():
             return (

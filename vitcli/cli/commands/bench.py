@@ -109,14 +109,14 @@ def bench(
 
 
 def _notes(found: Bench) -> Iterator[str]:
-    """Notes on what the table does not show."""
+    """Notes on exports and on candidates that are missing in the table."""
     for name, seconds in found.exports.items():
         yield f"{name}: its export took {seconds:.1f} s, not counted in its rate; it is kept"
     from vitcli.tasks.bench.bench import OUT_OF_TIME
 
     late = [name for name, why in found.left_out.items() if why == OUT_OF_TIME]
     if late:
-        yield f"left out for time: {'; '.join(late)} (give more --seconds)"
+        yield f"left out for lack of time: {'; '.join(late)} (give more --seconds)"
 
 
 def _report(found: Bench) -> dict[str, object]:

@@ -115,7 +115,7 @@ def convert(
 
 
 def _report(done: Conversion, source: str, target: Path, dtype: str) -> Iterator[str]:
-    """The detected layout, the changes to the tensors, and the differences in the numbers."""
+    """Yield the detected layout, the changes of the tensors, and the differences of the outputs."""
     model = done.source
     architecture = model.provenance.architecture
     named = f"{model.layout} ({architecture})" if architecture else model.layout
@@ -141,7 +141,7 @@ def _report(done: Conversion, source: str, target: Path, dtype: str) -> Iterator
 
 
 def _fitted(line: str) -> str:
-    """Wrap a line to the width of the terminal and indent its rest; names stay whole."""
+    """Wrap a line to the width of the terminal, and indent the rest; names stay whole."""
     return textwrap.fill(
         line,
         shutil.get_terminal_size().columns,

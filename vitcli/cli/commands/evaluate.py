@@ -142,7 +142,7 @@ def _lines(found: Evaluation) -> Iterator[str]:
 
 
 def _of_model(judged: ModelAnswers, found: Evaluation) -> Iterator[str]:
-    """The classes (the worst, if there are many), confused pairs and confident mistakes."""
+    """Yield the classes (the worst, if there are many), confused pairs and confident mistakes."""
     from vitcli.tasks.evaluate.scores import name_of
     from vitcli.training.metrics import confusion
 

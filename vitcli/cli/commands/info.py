@@ -41,7 +41,7 @@ def info(
 
 
 def _facts(found: ModelInfo) -> Iterator[tuple[str, str]]:
-    """Names and values; line breaks are kept."""
+    """Yield names and values; a value may have several lines."""
     yield "model", found.model + (f" at {found.revision}" if found.revision else "")
     yield "layout", found.layout + (f", {found.architecture}" if found.architecture else "")
     yield from found.described.items()
@@ -63,7 +63,7 @@ def _facts(found: ModelInfo) -> Iterator[tuple[str, str]]:
 
 
 def _scores(found: ModelInfo) -> str:
-    """How scores are computed from logits, and where that is specified."""
+    """How scores are computed from logits, and which setting decides it."""
     from vitcli.checkpoints.scoring import DESCRIBED
 
     assert found.scores is not None
@@ -79,7 +79,7 @@ def _step(step: str, source: str) -> str:
 
 
 def _lines(name: str, text: str) -> Iterator[str]:
-    """The name, and the text next to it in lines of up to WIDTH; long words stay whole."""
+    """Yield the name and the text next to it, in lines of up to WIDTH; long words stay whole."""
     for part in map(printable, text.split("\n")):
         column = STEP_WIDTH if part[STEP_WIDTH - 2 : STEP_WIDTH] == "  " else 0
         yield from textwrap.wrap(
