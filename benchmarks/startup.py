@@ -2,9 +2,9 @@
 
     python benchmarks/startup.py --material /tmp/material --model b
 
-The lower bound (the floor) is a Python that imports torch and reads the bytes of the weights once. The commands
-take turns for `--rounds` rounds, with the files in the system's cache. The script prints the
-medians of the times and of their differences.
+The lower bound (the floor) is a Python that imports torch and reads the bytes of the weights once.
+The commands take turns for `--rounds` rounds, with the files in the system's cache. The script
+prints the medians of the times and of their differences.
 """
 
 from __future__ import annotations
