@@ -134,9 +134,9 @@ class Answers:
         for row in vitcli.classify(paths, model=model, top_k=1, **way) if classes else ():
             assert isinstance(row, Classified), row
             labels.append(row.predictions[0].label)
-        found = vitcli.embed(paths, model=model, **way)
-        assert not found.failures, found.failures
-        return Answers(labels, found.embeddings)
+        features = vitcli.embed(paths, model=model, **way)
+        assert not features.failures, features.failures
+        return Answers(labels, features.embeddings)
 
     def share(self, labels: Sequence[str]) -> float:
         """The share of images whose label equals the one in `labels`."""
@@ -149,10 +149,10 @@ def title_of(way: dict[str, Any]) -> str:
 
 def cosines(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
     a, b = a.astype(np.float64), b.astype(np.float64)
-    found: NDArray[np.float64] = (a * b).sum(axis=1) / (
+    similarity: NDArray[np.float64] = (a * b).sum(axis=1) / (
         np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     )
-    return found
+    return similarity
 
 
 Parts = Iterator[tuple[str, Path | str, Path]]  # a title, a model, a folder of images
@@ -188,8 +188,8 @@ def things(photos: Path, folder: Path) -> Parts:
 
 def cut_outs(photos: Path) -> list[Path]:
     """CLASSES photographs without background, no drawings."""
-    found = (photos / "usr/share/tuxpaint/stamps").rglob("*.png")
-    good = sorted(path for path in found if DRAWN.isdisjoint(path.parts))
+    stamps = (photos / "usr/share/tuxpaint/stamps").rglob("*.png")
+    good = sorted(path for path in stamps if DRAWN.isdisjoint(path.parts))
     return [good[i * len(good) // CLASSES] for i in range(CLASSES)]
 
 

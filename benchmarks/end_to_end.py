@@ -121,18 +121,20 @@ def main() -> None:
     files = links(sorted((args.material / case.folder).iterdir()), images)
     first, *others = case.contenders
     names = [first, *(name for name in others if not args.only or name in args.only)]
-    found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in names}
+    results_of: dict[str, list[tuple[float, float, float]]] = {name: [] for name in names}
     for number in range(args.rounds):
         for name in names:
             asked = case.contenders[name]
             words = command(case, asked, args.material, files, args.peers)
             if number == 0 and "--engine" in words:
                 run(words, images)  # exports the model
-            found[name].append(run(words, images))
+            results_of[name].append(run(words, images))
     print(f"{args.case}: {images} images, {args.rounds} rounds, medians\n")
     print("| | images/s | against the first | process, s | MB |\n|---|---|---|---|---|")
-    for name, results in found.items():
-        ratio = statistics.median(a[0] / b[0] for a, b in zip(results, found[first], strict=True))
+    for name, results in results_of.items():
+        ratio = statistics.median(
+            a[0] / b[0] for a, b in zip(results, results_of[first], strict=True)
+        )
         rate, whole, memory = (statistics.median(column) for column in zip(*results, strict=True))
         print(f"| {name} | {rate:.1f} | {ratio:.2f}x | {whole:.1f} | {memory:.0f} |", flush=True)
 

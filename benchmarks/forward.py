@@ -118,15 +118,15 @@ def main() -> None:
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     limits: dict[str, list[float]] = {"fp32": [], "bf16": [], "int8": []}
     for _ in range(args.rounds):
-        for kind, found in limits.items():
-            found.append(matmul_flops("bf16" if kind == "int8" else kind, **_int8(kind)))
+        for kind, rates in limits.items():
+            rates.append(matmul_flops("bf16" if kind == "int8" else kind, **_int8(kind)))
         for name, (run, _) in contenders.items():
             run()
             started = time.perf_counter()
             run()
             seconds[name].append(time.perf_counter() - started)
     config = load(str(folder)).config
-    best = {kind: max(found) for kind, found in limits.items()}
+    best = {kind: max(rates) for kind, rates in limits.items()}
     print(", ".join(f"{kind} product {flops / 1e9:.0f} Gop/s" for kind, flops in best.items()))
     print("\n| | images/s | of the limit |\n|---|---|---|")
     for name, (_, kind) in contenders.items():

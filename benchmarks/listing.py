@@ -95,10 +95,10 @@ def make_tree(tree: Path, seeds: list[Path], files: int, per_folder: int) -> Non
 
 
 def listing(tree: Path) -> str:
-    found = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", LISTED, tree], capture_output=True, text=True, check=True
     )
-    files, seconds, size = map(float, found.stdout.split())
+    files, seconds, size = map(float, process.stdout.split())
     return f"{seconds:.1f} s | {size / files:.0f}"
 
 
@@ -125,8 +125,8 @@ def run(tree: Path, files: int, workers: int) -> str:
 
 
 def session_of(leader: int) -> list[int]:
-    found = subprocess.run(["pgrep", "-s", str(leader)], capture_output=True, text=True)
-    return [int(pid) for pid in found.stdout.split() if int(pid) != leader]
+    process = subprocess.run(["pgrep", "-s", str(leader)], capture_output=True, text=True)
+    return [int(pid) for pid in process.stdout.split() if int(pid) != leader]
 
 
 def memory(pid: int, field: str) -> float:

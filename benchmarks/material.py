@@ -67,10 +67,10 @@ def main() -> None:
     parser.add_argument("--small", type=int, default=400)
     parser.add_argument("--large", type=int, default=64)
     args = parser.parse_args()
-    found = sorted(p for p in args.photos.rglob("*") if p.suffix.lower() in SUFFIXES)
+    photographs = sorted(p for p in args.photos.rglob("*") if p.suffix.lower() in SUFFIXES)
     make_models(args.folder)
-    make_photographs(found, args.folder / "small", SMALL, args.small)
-    make_photographs(found, args.folder / "large", LARGE, args.large)
+    make_photographs(photographs, args.folder / "small", SMALL, args.small)
+    make_photographs(photographs, args.folder / "large", LARGE, args.large)
 
 
 if __name__ == "__main__":

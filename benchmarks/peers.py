@@ -34,8 +34,8 @@ def run_transformers(args: argparse.Namespace) -> Iterable[dict[str, object]]:
     )
     paths = sorted(str(path) for path in args.folder.iterdir())
     results = classify((path for path in paths), top_k=5, batch_size=args.batch_size)
-    for path, found in zip(paths, results, strict=True):
-        yield {"path": path, "predictions": found}
+    for path, predictions in zip(paths, results, strict=True):
+        yield {"path": path, "predictions": predictions}
 
 
 @torch.inference_mode()

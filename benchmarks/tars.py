@@ -89,7 +89,7 @@ def compare(asked: argparse.Namespace, photos: list[Path]) -> None:
         tar / files for tar, files in zip(rates["tar"], rates["files"], strict=True)
     )
     kind = "cold" if asked.cold else "hot"
-    medians = ", ".join(f"{name} {statistics.median(found):.0f}/s" for name, found in rates.items())
+    medians = ", ".join(f"{name} {statistics.median(own):.0f}/s" for name, own in rates.items())
     print(
         f"{asked.images} images, {asked.rounds} rounds, {kind} cache: {medians}; "
         f"tar against files {statistics.median(ratios):.2f} ({low:.2f} to {high:.2f})"

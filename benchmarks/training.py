@@ -119,10 +119,10 @@ def measure(folder: Path, batch: int, rounds: int) -> None:
                 seconds[name].append(took)
     first = seconds[CONTENDERS[0]]
     print("| | median, s | fastest, s | of the first |\n|---|---|---|---|")
-    for name, found in seconds.items():
-        shares = [mine / theirs for mine, theirs in zip(found, first, strict=True)]
-        middle = statistics.median(found)
-        print(f"| {name} | {middle:.2f} | {min(found):.2f} | {statistics.median(shares):.3f} |")
+    for name, times in seconds.items():
+        shares = [mine / theirs for mine, theirs in zip(times, first, strict=True)]
+        middle = statistics.median(times)
+        print(f"| {name} | {middle:.2f} | {min(times):.2f} | {statistics.median(shares):.3f} |")
 
 
 def measure_memory(arguments: list[str]) -> None:

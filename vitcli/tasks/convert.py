@@ -217,8 +217,8 @@ def _by_preprocessing(model: Model, moved: Moved) -> Delta:
     return Delta(what, _delta(*outputs), math.inf)
 
 
-def _deltas(found: dict[str, float], allowed: float, why: str = "") -> list[Delta]:
-    return [Delta(what + why, delta, allowed) for what, delta in found.items()]
+def _deltas(differences: dict[str, float], allowed: float, why: str = "") -> list[Delta]:
+    return [Delta(what + why, delta, allowed) for what, delta in differences.items()]
 
 
 def _with_epsilon(model: Model, eps: float) -> Model:
@@ -256,13 +256,13 @@ def compare(one: Model, other: Model) -> dict[str, float]:
 @torch.inference_mode()
 def _compare_onnx(model: Model, file: Path) -> dict[str, float]:
     pixels = synthetic_pixels(model)
-    found = torch.from_numpy(onnx.run(file, pixels.numpy()))
-    return {_output(model): _delta(model.network(pixels), found)}
+    converted = torch.from_numpy(onnx.run(file, pixels.numpy()))
+    return {_output(model): _delta(model.network(pixels), converted)}
 
 
 def _output(model: Model) -> str:
     return "logits" if model.config.num_classes else "embedding"
 
 
-def _delta(expected: Tensor, found: Tensor) -> float:
-    return float((expected - found).abs().max() / expected.abs().max().clamp(min=1))
+def _delta(expected: Tensor, actual: Tensor) -> float:
+    return float((expected - actual).abs().max() / expected.abs().max().clamp(min=1))

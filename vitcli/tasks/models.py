@@ -71,21 +71,21 @@ def download(spec: str, *, offline: bool = False) -> Pulled:
     return Pulled(snapshot.folder, snapshot.notes)
 
 
-def _classifiers(found: Sequence[CatalogueEntry]) -> list[CatalogueEntry]:
-    return [e for e in found if e.has_classifier and e.accuracy is not None]
+def _classifiers(catalogue: Sequence[CatalogueEntry]) -> list[CatalogueEntry]:
+    return [e for e in catalogue if e.has_classifier and e.accuracy is not None]
 
 
-def _best(found: Sequence[CatalogueEntry]) -> tuple[CatalogueEntry, ...]:
-    return tuple(sorted(found, key=lambda e: (-(e.accuracy or 0.0), e.gflops)))
+def _best(catalogue: Sequence[CatalogueEntry]) -> tuple[CatalogueEntry, ...]:
+    return tuple(sorted(catalogue, key=lambda e: (-(e.accuracy or 0.0), e.gflops)))
 
 
 def _frontier(
-    found: Sequence[CatalogueEntry], price: Callable[[CatalogueEntry], float]
+    catalogue: Sequence[CatalogueEntry], price: Callable[[CatalogueEntry], float]
 ) -> tuple[CatalogueEntry, ...]:
     """Keep the entries that no cheaper one matches in accuracy, the cheapest first."""
     kept: list[CatalogueEntry] = []
     best = 0.0
-    for entry in sorted(found, key=lambda e: (price(e), -(e.accuracy or 0.0))):
+    for entry in sorted(catalogue, key=lambda e: (price(e), -(e.accuracy or 0.0))):
         if (entry.accuracy or 0.0) > best:
             best = entry.accuracy or 0.0
             kept.append(entry)

@@ -26,11 +26,11 @@ def read_folder(data: str, scan: Scan, note: Callable[[str], None]) -> list[Exam
         inner = printable(os.path.relpath(root, data))
         note(f"{printable(data)} holds only {inner}: it is used")
     _note_system(root, scan)
-    found = _data_folders(root, scan)
-    for name in set(subfolders(root)) - {folder.name for folder in found}:
+    folders = _data_folders(root, scan)
+    for name in set(subfolders(root)) - {folder.name for folder in folders}:
         if part_named(name) is not None:
             note(f"{printable(os.path.join(root, name))} is left out: it has no images")
-    parts = parts_of(root, found, note)
+    parts = parts_of(root, folders, note)
     if parts is None:
         return list(_classes(root, None, scan, note))
     return [
@@ -57,12 +57,12 @@ def _root(data: str, scan: Scan) -> str:
     """The folder that holds the parts; `data` unless a chain of single folders leads there."""
     inner = data
     for _ in range(MAX_NESTING):
-        found = _data_folders(inner, scan)
-        if any(part_named(folder.name) and folder.has_classes for folder in found):
+        folders = _data_folders(inner, scan)
+        if any(part_named(folder.name) and folder.has_classes for folder in folders):
             return inner
-        if len(found) != 1 or part_named(found[0].name):
+        if len(folders) != 1 or part_named(folders[0].name):
             return data
-        inner = os.path.join(inner, found[0].name)
+        inner = os.path.join(inner, folders[0].name)
     return data
 
 

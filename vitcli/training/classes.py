@@ -98,9 +98,9 @@ def match_classes(names: Sequence[str], labels: Sequence[str], model: str) -> di
 
     Raises InputError, with the closest label, for a class that the model does not have.
     """
-    found, known = _by_name(names, labels)
-    missing = [name for name in names if name not in found]
-    if not found and all(_is_number(name) and int(name) < len(labels) for name in names):
+    numbers, known = _by_name(names, labels)
+    missing = [name for name in names if name not in numbers]
+    if not numbers and all(_is_number(name) and int(name) < len(labels) for name in names):
         return {name: int(name) for name in names}
     if missing:
         near = difflib.get_close_matches(_plain(missing[0]), known, 1, 0.5)
@@ -110,7 +110,7 @@ def match_classes(names: Sequence[str], labels: Sequence[str], model: str) -> di
             f"{model} has no class {first_few(missing)}",
             "; ".join(filter(None, (closest, f"its {len(labels)} labels are {few}"))),
         )
-    return found
+    return numbers
 
 
 def match_answers(
@@ -118,15 +118,15 @@ def match_answers(
 ) -> tuple[dict[str, int], tuple[str, ...]]:
     """As `match_classes`, but `labels` are those that occur in answers: any other class gets the
     next number. Return the numbers and all labels."""
-    found, _ = _by_name(names, labels)
+    numbers, _ = _by_name(names, labels)
     known = list(labels)
     for name in names:
-        if name not in found and _is_number(name) and int(name) < len(labels):
-            found[name] = int(name)
-        elif name not in found:
-            found[name] = len(known)
+        if name not in numbers and _is_number(name) and int(name) < len(labels):
+            numbers[name] = int(name)
+        elif name not in numbers:
+            numbers[name] = len(known)
             known.append(name)
-    return found, tuple(known)
+    return numbers, tuple(known)
 
 
 def _by_name(names: Sequence[str], labels: Sequence[str]) -> tuple[dict[str, int], list[str]]:

@@ -89,7 +89,7 @@ def member_of(path: str, scan: Scan, known: dict[str, dict[str, Member]]) -> Mem
     for place, letter in enumerate(path[:MAX_PATH_CHARS]):
         if letter == "/" and is_archive(archive := path[:place]):
             if archive not in known:
-                known[archive] = {found.path: found.member for found in iter_packed(archive, scan)}
+                known[archive] = {image.path: image.member for image in iter_packed(archive, scan)}
             return known[archive].get(path)
     return None
 

@@ -40,10 +40,10 @@ class Recipe:
 
 def parse_recipe(text: str, rank: int, alpha: float) -> Recipe:
     """Parse `head`, `full`, `lora` or `last-2`. Raises UsageError."""
-    if found := re.fullmatch(r"last-(\d+)", text):
-        if int(found[1]) < 1:
+    if match := re.fullmatch(r"last-(\d+)", text):
+        if int(match[1]) < 1:
             raise UsageError("--train last-0 trains no block", "--train head trains the head alone")
-        return Recipe("last", int(found[1]))
+        return Recipe("last", int(match[1]))
     if text not in ("head", "full", "lora"):
         raise UsageError(f"--train {text}", "known are head, full, lora, and last-N")
     return Recipe(text, rank=rank, alpha=alpha)  # type: ignore[arg-type]

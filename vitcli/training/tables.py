@@ -142,12 +142,12 @@ class LabelTable:
         if is_remote(text):
             path = text
         else:
-            found = self._files(named)
-            if len(found) > 1:
-                names = " or ".join(printable(os.path.basename(file)) for file in found[:3])
+            files = self._files(named)
+            if len(files) > 1:
+                names = " or ".join(printable(os.path.basename(file)) for file in files[:3])
                 what = f": {printable(os.path.basename(text))} may be {names}"
                 raise self.file.fault(line, what)
-            path = found[0] if found else os.path.join(self.file.folder, text)
+            path = files[0] if files else os.path.join(self.file.folder, text)
         if not self.allow_outside and not is_within(path, self.file.folder):
             raise self.file.fault(
                 line,

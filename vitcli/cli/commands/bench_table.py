@@ -31,28 +31,28 @@ def status(*, is_shown: bool) -> Iterator[Callable[[str], None]]:
         yield lambda text: shown.update(Text(text))
 
 
-def print_bench(found: Bench) -> None:
+def print_bench(result: Bench) -> None:
     """Print the measurements and the best commands."""
     console = Console(markup=False, highlight=False, emoji=False)
-    limits = ", ".join(f"{name} {rate / 1e9:,.0f}" for name, rate in found.limits.items())
+    limits = ", ".join(f"{name} {rate / 1e9:,.0f}" for name, rate in result.limits.items())
     console.print(
-        f"{printable(found.model)} on {found.device}, {found.threads} threads; "
-        f"{printable(found.images)}; {found.gflops:.3g} GFLOPs an image",
+        f"{printable(result.model)} on {result.device}, {result.threads} threads; "
+        f"{printable(result.images)}; {result.gflops:.3g} GFLOPs an image",
         soft_wrap=True,
     )
     console.print(f"maximum rate of matrix products, in GFLOP/s: {limits}\n", soft_wrap=True)
-    ready = [row for row in found.rows if row.workers is None]
+    ready = [row for row in result.rows if row.workers is None]
     if ready:
         names = ("images/s, decoded images", "b", ready, lambda row: str(row.candidate))
         console.print(_rates(*names, lambda row: row.batch_size, "ms", _latency))
-    read = [row for row in found.rows if row.workers is not None]
+    read = [row for row in result.rows if row.workers is not None]
     if read:
         console.print()
         names = ("images/s, from files", "j", read, lambda row: f"{row.candidate}, {row.decode}")
         console.print(
             _rates(*names, lambda row: row.workers or 0, "batch", lambda row: str(row.batch_size))
         )
-    for command, group in _by_command(found.advice).items():
+    for command, group in _by_command(result.advice).items():
         console.print()
         for advice in group:
             console.print(Text(f"{advice.words}: {_figure(advice)}", style="bold"))

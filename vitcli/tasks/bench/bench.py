@@ -175,12 +175,12 @@ class _Trials:
             drawn = calibration_pixels(preprocess.size, CALIBRATION + MAX_IMAGES)[CALIBRATION:]
             return drawn, f"{MAX_IMAGES} drawn images"
         self.on_step("reading images")
-        found = _decoded(paths, preprocess, self._end(SHARE_FOR_READY) / 4)
-        if not len(found):
+        decoded = _decoded(paths, preprocess, self._end(SHARE_FOR_READY) / 4)
+        if not len(decoded):
             raise InputError(
                 f"no image of {self.job.on} can be read", f"see why: vit classify {self.job.on}"
             )
-        return found, f"{len(found)} images of {self.job.on}"
+        return decoded, f"{len(decoded)} images of {self.job.on}"
 
     def _candidates(self, device: torch.device) -> Iterator[Candidate]:
         """The candidates of this machine, the most promising first, exported engines last."""
@@ -307,19 +307,19 @@ class _Trials:
         """The values of --decode that give different pixels here, and the file of the last one's
         pixels."""
         fast = replace(preprocess, decode="fast")
-        found = _decoded(trial.files, fast, FAST_DECODE_SECONDS) if fast.reduces else images
-        if np.array_equal(found, images):  # too small to be reduced
+        decoded = _decoded(trial.files, fast, FAST_DECODE_SECONDS) if fast.reduces else images
+        if np.array_equal(decoded, images):  # too small to be reduced
             return ("exact",), trial.images
         file = trial.images.with_name("fast.npy")
-        np.save(file, found[: len(images)])
+        np.save(file, decoded[: len(images)])
         return (("fast",) if self.job.options.decode == "fast" else ("exact", "fast")), file
 
     def _reference(self, model: Model) -> tuple[Outputs | None, int]:
         """The outputs of fp32, and the number of columns of the embedding."""
         config = model.config
-        found = self.measured.get(Candidate("torch", "fp32"))
+        exact = self.measured.get(Candidate("torch", "fp32"))
         [dim] = model.network.features_shape((config.depth,), config.pool)
-        return found.outputs if found else None, dim
+        return exact.outputs if exact else None, dim
 
     def _result(
         self, model: Model, device: torch.device, source: str, interrupted: int | None
@@ -383,11 +383,11 @@ def _decoded(paths: Sequence[str], preprocess: Preprocess, seconds: float) -> Pi
     until = time.monotonic() + seconds
     step = max(1, len(paths) // MAX_IMAGES)
     refs = [ImageRef(number, path) for number, path in enumerate(paths[::step])]
-    found = []
+    images = []
     with closing(iter_decoded(refs, DecodeJob((preprocess,)), available_cpus())) as decoded:
         for item in decoded:
             if isinstance(item, Sample):
-                found.append(item.pixels[0])
-            if len(found) == MAX_IMAGES or time.monotonic() > until:
+                images.append(item.pixels[0])
+            if len(images) == MAX_IMAGES or time.monotonic() > until:
                 break
-    return np.stack(found) if found else np.zeros((0, *preprocess.size, 3), np.uint8)
+    return np.stack(images) if images else np.zeros((0, *preprocess.size, 3), np.uint8)

@@ -28,7 +28,6 @@ from vitcli.records import Decode, Limits
 Pixels: TypeAlias = NDArray[np.uint8]
 
 COMMAND = processes.command_of("vitcli.tasks.bench.worker:main")
-MAX_EXIT_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,12 +106,12 @@ class Advice:
         return PURPOSES[self.purpose]
 
 
-def likeness(reference: Outputs, found: Outputs, dim: int) -> Likeness | None:
+def likeness(reference: Outputs, other: Outputs, dim: int) -> Likeness | None:
     """Compare the outputs for common images, (n, D + K) with D = dim; None if there are none."""
-    common, first, second = np.intersect1d(reference.images, found.images, return_indices=True)
+    common, first, second = np.intersect1d(reference.images, other.images, return_indices=True)
     if not len(common):
         return None
-    a, b = reference.values[first].astype(np.float64), found.values[second].astype(np.float64)
+    a, b = reference.values[first].astype(np.float64), other.values[second].astype(np.float64)
     has_labels = a.shape[1] > dim
     same = a[:, dim:].argmax(axis=1) == b[:, dim:].argmax(axis=1) if has_labels else None
     with np.errstate(invalid="ignore", over="ignore"):

@@ -142,9 +142,9 @@ def _times(
         places = np.arange(number * size, (number + 1) * size) % len(images)
         batch = images[places]
         started = time.perf_counter()
-        found = engine(batch)
+        output = engine(batch)
         took = time.perf_counter() - started
-        outputs.update(zip(places.tolist(), found.numpy(), strict=True))
+        outputs.update(zip(places.tolist(), output.numpy(), strict=True))
         if number:
             yield took
             spent = time.monotonic() - began
@@ -164,9 +164,9 @@ def _complete(
         outputs.update(zip(places, engine(images[places]).numpy(), strict=True))
 
 
-def _outputs(found: OutputsByImage) -> Outputs:
-    numbers = sorted(found)
-    return Outputs(np.array(numbers, dtype=np.int64), np.stack([found[n] for n in numbers]))
+def _outputs(outputs: OutputsByImage) -> Outputs:
+    numbers = sorted(outputs)
+    return Outputs(np.array(numbers, dtype=np.int64), np.stack([outputs[n] for n in numbers]))
 
 
 def _read(trial: Trial, engine: Engine, model: Model, images: Pixels, send: Send) -> None:
