@@ -165,7 +165,7 @@ def _moved(job: ConvertJob, model: Model) -> Moved | None:
     if job.to == "timm":
         names = ("timm",)
     elif job.to == "onnx":
-        names = ("transformers", "timm")  # the file holds the first that can express it
+        names = ("transformers", "timm")  # the metadata fit one of them
     differences: list[Moved | None] = []
     for name in names:
         with contextlib.suppress(CheckpointError):

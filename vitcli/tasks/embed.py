@@ -40,7 +40,7 @@ if TYPE_CHECKING:  # as in run.py
     from vitcli.models.vit import Pooling
 
 NUMPY_DTYPE = {"fp32": "float32", "fp16": "float16"}
-TOO_LARGE = "the features are too large for --store fp16: use --store fp32"
+TOO_LARGE = "the features are too large for --store fp16: --store fp32 has room for them"
 RECORDED = ("torch", "numpy", "pillow")
 
 

@@ -12,7 +12,7 @@ from vitcli.errors import InputError, printable
 
 Split = Literal["train", "val"]
 DataPart = Literal["train", "val", "test"]
-WORDS: dict[str, DataPart] = {  # if several folders are one part, the first word here is used
+WORDS: dict[str, DataPart] = {  # of several folders for a part, the first is used
     "train": "train",
     "training": "train",
     "trn": "train",

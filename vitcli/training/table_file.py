@@ -19,8 +19,8 @@ OPEN_QUOTE = "is a quote not closed there?"
 
 @dataclass(frozen=True, slots=True)
 class TableFile:
-    """A table, which every method reads from the beginning. Every method raises InputError, with
-    the line at fault."""
+    """A table. Every method reads it from the beginning, and raises InputError with the line at
+    fault."""
 
     path: str
 

@@ -133,7 +133,7 @@ def parse_tolerance(max_errors: str | None, on_error: OnError) -> Tolerance:
 
 def check_paths(paths: list[str] | None, files_from: str | None) -> tuple[str, ...]:
     """Return the paths, or `-` if there are none and standard input is a pipe or a file. Raise
-    UsageError if there is nothing to read, or if a terminal would have to give the list."""
+    UsageError if there is nothing to read, or if the list would come from a terminal."""
     if not paths and files_from is None:
         if _has_list():
             return ("-",)

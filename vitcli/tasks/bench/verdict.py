@@ -138,11 +138,8 @@ def table(
         return likeness(reference, outputs, dim) if reference and outputs else None
 
     for result in measured:
-        exact, fast, share = (
-            compared(result.outputs),
-            compared(result.fast),
-            shares.get(result.candidate),
-        )
+        exact, fast = compared(result.outputs), compared(result.fast)
+        share = shares.get(result.candidate)
         for timed in result.timed:
             rate = timed.batch_size / timed.seconds
             yield BenchRow(

@@ -131,7 +131,7 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class _Token:
-    """A word or sign of the expression and its offset. The kind of a name or literal is "value"."""
+    """A word or sign of the expression and its offset. Names and literals are of kind "value"."""
 
     kind: str
     text: str
@@ -181,8 +181,8 @@ class _Parser:
             elif kind == "in":
                 yield _Token("in", " ".join(word.split()), match.start(kind))
             else:
-                is_own = kind == "bracket" or word in ("and", "or", "not", "any")
-                yield _Token(word if is_own else kind, word, match.start(kind))
+                is_fixed = kind == "bracket" or word in ("and", "or", "not", "any")
+                yield _Token(word if is_fixed else kind, word, match.start(kind))
 
     def structure(self) -> ast.expr:
         """The syntax tree. Raise UsageError for a token that cannot follow the one before it."""

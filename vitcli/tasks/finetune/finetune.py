@@ -68,9 +68,7 @@ class _Session:
 
     def run(self) -> Finetuned:
         job, group = self.job, self.group
-        product_dtype(
-            job.running.dtype, self.device
-        )  # refuses fp16 on a CPU before anything is written
+        product_dtype(job.running.dtype, self.device)  # refuses fp16 before the run writes files
         directory = RunDirectory(job.out, self._options())
         earlier = None
         if group.is_first:
