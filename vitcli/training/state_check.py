@@ -19,7 +19,7 @@ def misfit(
     epochs: int,
     steps: int,
 ) -> str | None:
-    """The reason why `state` cannot replace the `current` state; None if it can. `parameters` are in
+    """The reason why `state` cannot replace the `current` one; None if it can. `parameters` are in
     the order of the optimizer."""
     if missing := sorted(current.keys() - state.keys()):
         return f"it has no {missing[0]}"
