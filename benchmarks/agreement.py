@@ -1,4 +1,4 @@
-"""The agreement of `--dtype bf16` and `--quantize int8` with fp32, on each engine.
+"""Measure the agreement of `--dtype bf16` and `--quantize int8` with fp32, on each engine.
 
     apt-get download tuxpaint-stamps-default mate-backgrounds
     for package in *.deb; do dpkg -x $package photos; done
@@ -7,12 +7,12 @@
 prints a Markdown table for each of
 
 - the demo model, on the held-out digits;
-- a ViT of 2.8 million parameters, trained here (minutes on two idle processors) to tell
-  photographed things apart, on held-out images. An image shows one of CLASSES cut-out photographs
+- a ViT of 2.8 million parameters on held-out images. It is trained here (minutes on two idle
+  processors) to classify photographed things. An image shows one of CLASSES cut-out photographs
   (animals, fruit, tools, cars), turned, scaled and lit at random, in front of a part of another
   photograph; the held-out images use other parts;
-- a ViT-B/16 with random weights, as transformers draws them, and again with queries and keys that
-  are large enough for attention to have peaks, as in trained networks.
+- a ViT-B/16 with random weights, as transformers draws them, and the same with larger queries and
+  keys, so that attention has peaks, as in trained networks.
 
 Every number comes from image files through `vitcli.classify` and `vitcli.embed`. The images and
 models stay in `--folder` for the next run.
@@ -74,13 +74,15 @@ CONFIG = ViTConfig(
     num_classes=CLASSES,
 )
 PLAN = Preprocess(size=CONFIG.image_size, resize=CONFIG.image_size)
-PEAKS = 4.0  # times the queries and the keys, so the scores are 16 times as large
+PEAKS = 4.0  # factor of queries and keys; attention scores become 16 times as large
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--photos", type=Path, required=True, help="where the packages lie")
-    parser.add_argument("--folder", type=Path, required=True, help="for all that is made")
+    parser.add_argument(
+        "--photos", type=Path, required=True, help="folder of the unpacked packages"
+    )
+    parser.add_argument("--folder", type=Path, required=True, help="folder for images and models")
     parser.add_argument("--only", choices=("demo", "things", "random"), nargs="*")
     asked = parser.parse_args()
     os.environ["VIT_CACHE"] = str(asked.folder / "cache")
@@ -90,18 +92,18 @@ def main() -> None:
     print(platform.platform(terse=True))
     parts = {"demo": digits, "things": things, "random": random_weights}
     for name in asked.only or parts:
-        for title, model, pictures in parts[name](asked.photos, asked.folder):
+        for title, model, images in parts[name](asked.photos, asked.folder):
             print(f"\n{title}\n")
-            compare(model, pictures, classes=name != "random")
+            compare(model, images, classes=name != "random")
 
 
 def compare(model: Path | str, folder: Path, *, classes: bool) -> None:
-    """Print a row for each way. The folder of an image has the name of its class."""
+    """Print a row for each of WAYS. The folder of an image has the name of its class."""
     loaded, paths = vitcli.load(str(model)), [str(path) for path in sorted(folder.rglob("*.*"))]
     truth = [Path(path).parent.name for path in paths]
     exact = Answers.of(loaded, paths, EXACT, classes)
     unlike = cosines(exact.embeddings, np.roll(exact.embeddings, 1, axis=0)).mean()
-    print(f"{len(paths)} pictures; the mean cosine of one with the next is {unlike:.3f}\n")
+    print(f"{len(paths)} images; the mean cosine of one with the next is {unlike:.3f}\n")
     if classes:
         print("| | same label as fp32 | accuracy | lost | cosine, mean | least |")
         print("|---|---|---|---|---|---|")
@@ -109,13 +111,13 @@ def compare(model: Path | str, folder: Path, *, classes: bool) -> None:
     else:
         print("| | cosine, mean | least |\n|---|---|---|")
     for way in WAYS:
-        found = Answers.of(loaded, paths, way, classes)
+        answers = Answers.of(loaded, paths, way, classes)
         cells = [title_of(way)]
         if classes:
-            lost = 100 * (exact.share(truth) - found.share(truth))
-            same, right = found.share(exact.labels), found.share(truth)
+            lost = 100 * (exact.share(truth) - answers.share(truth))
+            same, right = answers.share(exact.labels), answers.share(truth)
             cells += [f"{same:.2%}", f"{right:.2%}", f"{lost + 0.0:.2f}"]
-        alike = cosines(found.embeddings, exact.embeddings)
+        alike = cosines(answers.embeddings, exact.embeddings)
         print("|", " | ".join([*cells, f"{alike.mean():.5f}", f"{alike.min():.5f}"]), "|")
 
 
@@ -132,12 +134,12 @@ class Answers:
         for row in vitcli.classify(paths, model=model, top_k=1, **way) if classes else ():
             assert isinstance(row, Classified), row
             labels.append(row.predictions[0].label)
-        found = vitcli.embed(paths, model=model, **way)
-        assert not found.failures, found.failures
-        return Answers(labels, found.embeddings)
+        features = vitcli.embed(paths, model=model, **way)
+        assert not features.failures, features.failures
+        return Answers(labels, features.embeddings)
 
     def share(self, labels: Sequence[str]) -> float:
-        """The share of images whose label is the one in `labels`."""
+        """The share of images whose label equals the one in `labels`."""
         return float(np.mean([a == b for a, b in zip(self.labels, labels, strict=True)]))
 
 
@@ -147,13 +149,13 @@ def title_of(way: dict[str, Any]) -> str:
 
 def cosines(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
     a, b = a.astype(np.float64), b.astype(np.float64)
-    found: NDArray[np.float64] = (a * b).sum(axis=1) / (
+    similarity: NDArray[np.float64] = (a * b).sum(axis=1) / (
         np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     )
-    return found
+    return similarity
 
 
-Parts = Iterator[tuple[str, Path | str, Path]]  # a title, a model, a folder of pictures
+Parts = Iterator[tuple[str, Path | str, Path]]  # a title, a model, a folder of images
 
 
 def digits(photos: Path, folder: Path) -> Parts:
@@ -163,7 +165,7 @@ def digits(photos: Path, folder: Path) -> Parts:
 
 
 def things(photos: Path, folder: Path) -> Parts:
-    """Make images, and the model that is trained on similar ones."""
+    """Make the held-out images, and train the model on similar images."""
     model, held_out = folder / "things", folder / "held-out"
     if not (model / "config.json").exists():
         names, pixels, labels = [path.stem for path in cut_outs(photos)], [], []
@@ -185,16 +187,16 @@ def things(photos: Path, folder: Path) -> Parts:
 
 
 def cut_outs(photos: Path) -> list[Path]:
-    """The photographs without background; drawings are left out."""
-    found = (photos / "usr/share/tuxpaint/stamps").rglob("*.png")
-    good = sorted(path for path in found if DRAWN.isdisjoint(path.parts))
+    """CLASSES photographs without background, no drawings."""
+    stamps = (photos / "usr/share/tuxpaint/stamps").rglob("*.png")
+    good = sorted(path for path in stamps if DRAWN.isdisjoint(path.parts))
     return [good[i * len(good) // CLASSES] for i in range(CLASSES)]
 
 
 def pictures(photos: Path, count: int, *, is_held_out: bool) -> Iterator[tuple[Image.Image, int]]:
-    """Draw images of things in front of scenes, with class numbers, the same in every run.
+    """Yield images of things in front of scenes, with class numbers, the same in every run.
 
-    The right third of a scene is for the pictures that are held out.
+    The held-out images use the right third of a scene, the others the rest.
     """
     rng = np.random.default_rng([0, is_held_out])
     stamps = [Image.open(path).convert("RGBA") for path in cut_outs(photos)]
@@ -256,7 +258,7 @@ def fit(network: VisionTransformer, pixels: Tensor, labels: Tensor) -> None:
 
 
 def random_weights(photos: Path, folder: Path) -> Parts:
-    """Compare a ViT-B/16 on 64 of the held-out images."""
+    """Make 64 images, and a ViT-B/16 with random weights in two forms."""
     from transformers import ViTConfig as HFConfig
     from transformers import ViTImageProcessorPil, ViTModel
 

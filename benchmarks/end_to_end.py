@@ -1,11 +1,12 @@
-"""Images a second from files to JSON lines: vit and its peers, each in its own process, in turn.
+"""Measure images per second from files to JSON lines, for vit and its peers in turn.
 
     python benchmarks/end_to_end.py CASE --material /tmp/material --peers /envs/peers/bin/python
 
-A case is a model and a folder made by `material.py`. Its contenders run one after the other, for
-`--rounds` rounds. Time counts from the last row of the second batch to the last row, so that
-start-up and images decoded ahead do not count. Ratios are taken within a round, and their median is
-printed. Peak memory is that of the largest process. `--peers` is the Python with the peers.
+A case is a model and a folder made by `material.py`. Its contenders run one after the other, each
+in its own process, for `--rounds` rounds. The time runs from the last row of the second batch to
+the last row, so it includes neither start-up nor images decoded ahead. Ratios compare runs of the
+same round, and their median is printed. Peak memory is that of the largest process. `--peers` is
+the Python with the peers.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ OPENVINO = ["--engine", "openvino"]
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """The contenders by name; the others are compared with the first one. `peers.py` runs those
-    whose arguments begin with a peer's name, `vit classify` the rest."""
+    """A model, a folder, and the contenders by name; all are compared with the first. `peers.py`
+    runs those whose arguments begin with the name of a peer, `vit classify` the others."""
 
     model: str
     folder: str
@@ -92,16 +93,16 @@ def command(case: Case, asked: list[str], material: Path, files: Path, peers: st
 
 
 def run(words: list[str], images: int) -> tuple[float, float, float]:
-    """Return images a second, seconds of the process, and megabytes of its largest process."""
+    """Return images per second, seconds of the process, and megabytes of the largest process."""
     started = time.perf_counter()
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stderr is not None
         at = [time.perf_counter() for _ in process.stdout]
-        complaint = process.stderr.read().decode(errors="replace")
+        errors = process.stderr.read().decode(errors="replace")
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode or len(at) != images:
-        raise SystemExit(f"{' '.join(words)}\ngave {len(at)} of {images} rows\n{complaint}")
+        raise SystemExit(f"{' '.join(words)}\ngave {len(at)} of {images} rows\n{errors}")
     rate = (images - SKIPPED_ROWS) / (at[-1] - at[SKIPPED_ROWS - 1])
     return rate, time.perf_counter() - started, usage.ru_maxrss / 1024
 
@@ -112,32 +113,34 @@ def main() -> None:
     parser.add_argument("--material", type=Path, required=True)
     parser.add_argument("--peers", default=sys.executable)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--images", type=int, help="as many links to the case's photographs")
-    parser.add_argument("--only", nargs="*", default=[], help="contenders, besides the first")
+    parser.add_argument("--images", type=int, help="number of links to the case's images")
+    parser.add_argument("--only", nargs="*", default=[], help="contenders to run with the first")
     args = parser.parse_args()
     case = CASES[args.case]
     images = args.images or case.images
     files = links(sorted((args.material / case.folder).iterdir()), images)
     first, *others = case.contenders
     names = [first, *(name for name in others if not args.only or name in args.only)]
-    found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in names}
+    results_of: dict[str, list[tuple[float, float, float]]] = {name: [] for name in names}
     for number in range(args.rounds):
         for name in names:
             asked = case.contenders[name]
             words = command(case, asked, args.material, files, args.peers)
             if number == 0 and "--engine" in words:
-                run(words, images)  # exported once
-            found[name].append(run(words, images))
+                run(words, images)  # exports the model
+            results_of[name].append(run(words, images))
     print(f"{args.case}: {images} images, {args.rounds} rounds, medians\n")
     print("| | images/s | against the first | process, s | MB |\n|---|---|---|---|---|")
-    for name, results in found.items():
-        ratio = statistics.median(a[0] / b[0] for a, b in zip(results, found[first], strict=True))
+    for name, results in results_of.items():
+        ratio = statistics.median(
+            a[0] / b[0] for a, b in zip(results, results_of[first], strict=True)
+        )
         rate, whole, memory = (statistics.median(column) for column in zip(*results, strict=True))
         print(f"| {name} | {rate:.1f} | {ratio:.2f}x | {whole:.1f} | {memory:.0f} |", flush=True)
 
 
 def links(photographs: list[Path], count: int) -> Path:
-    """Make a folder of `count` links, in which the photographs repeat."""
+    """Make a folder of `count` links to the photographs in turn."""
     folder = photographs[0].parent.with_name(f"{photographs[0].parent.name}-{count}")
     folder.mkdir(exist_ok=True)
     for number in range(count):

@@ -1,11 +1,11 @@
-"""Images a second of the network alone, on ready tensors: vit's engines against the libraries'.
+"""Measure images per second of the network alone, on ready tensors: vit against other libraries.
 
     python benchmarks/forward.py --material /tmp/material --model b --batch-size 16
 
-They take turns for `--rounds` rounds. It prints the median, and its share of the rate of the
-machine's matrix products in the same precision (`vitcli.models.limit`), measured in the same run.
-transformers, ONNX Runtime and OpenVINO convert the same weights themselves, and their time is for a
-batch of normalised fp32 pixels. vit's time is for the same batch as bytes.
+The engines take turns for `--rounds` rounds. The script prints the median of each, and its share of
+the rate of the machine's matrix products in the same precision (`vitcli.models.limit`), measured in
+the same run. transformers, ONNX Runtime and OpenVINO convert the same weights themselves, and get a
+batch of normalised fp32 pixels. vit gets the same batch as bytes.
 """
 
 from __future__ import annotations
@@ -118,15 +118,15 @@ def main() -> None:
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     limits: dict[str, list[float]] = {"fp32": [], "bf16": [], "int8": []}
     for _ in range(args.rounds):
-        for kind, found in limits.items():
-            found.append(matmul_flops("bf16" if kind == "int8" else kind, **_int8(kind)))
+        for kind, rates in limits.items():
+            rates.append(matmul_flops("bf16" if kind == "int8" else kind, **_int8(kind)))
         for name, (run, _) in contenders.items():
             run()
             started = time.perf_counter()
             run()
             seconds[name].append(time.perf_counter() - started)
     config = load(str(folder)).config
-    best = {kind: max(found) for kind, found in limits.items()}
+    best = {kind: max(rates) for kind, rates in limits.items()}
     print(", ".join(f"{kind} product {flops / 1e9:.0f} Gop/s" for kind, flops in best.items()))
     print("\n| | images/s | of the limit |\n|---|---|---|")
     for name, (_, kind) in contenders.items():

@@ -1,9 +1,9 @@
-"""A tree of a million images: seconds to the first row, and the memory of every process.
+"""Measure the time to the first row and the memory of every process, for a million images.
 
     python benchmarks/listing.py --files 1000000 --folder /tmp/million
 
-makes hard links to 40 small images, once in a single folder and once in folders of a thousand,
-runs `vit classify` on both without the network, and prints a Markdown table. Linux only.
+makes hard links to 40 small images, once in a single folder and once in folders of a thousand. It
+runs `vit classify` without the network on both, and prints a Markdown table. Linux only.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-INODES = 40  # a file of ext4 has 65,000 names at most
+INODES = 40  # ext4 allows at most 65,000 links to a file
 PER_FOLDER = 1000
 
-# The command without the network: every image gets the label 0.
+# `vit` without the network: every image gets the label 0.
 STUBBED = """
 import sys
 from vitcli import cli
@@ -35,7 +35,7 @@ found = (Prediction("0", 0, 1.0),)
 classify._forward = lambda *given: lambda batch: [Classified(ref, found) for ref in batch.refs]
 sys.exit(cli.main(sys.argv[1:]))
 """
-# Only the listing.
+# Only the listing, with its time and memory.
 LISTED = """
 import resource, sys, time
 from vitcli.images.sources import count, iter_refs, open_sources
@@ -50,7 +50,9 @@ print(files, time.perf_counter() - started, (used() - before) * 1024)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--files", type=int, default=1_000_000)
-    parser.add_argument("--folder", type=Path, required=True, help="made, and deleted at the end")
+    parser.add_argument(
+        "--folder", type=Path, required=True, help="is created, and deleted at the end"
+    )
     parser.add_argument("--workers", type=int, default=2)
     asked = parser.parse_args()
     asked.folder.mkdir()
@@ -84,7 +86,7 @@ def make_seeds(folder: Path) -> list[Path]:
 
 
 def make_tree(tree: Path, seeds: list[Path], files: int, per_folder: int) -> None:
-    """Make hard links in random order."""
+    """Make hard links, not in the order of their names."""
     for index in range(files):
         number = index * 7919 % files
         folder = tree / f"{number // per_folder:04}"
@@ -93,15 +95,15 @@ def make_tree(tree: Path, seeds: list[Path], files: int, per_folder: int) -> Non
 
 
 def listing(tree: Path) -> str:
-    found = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", LISTED, tree], capture_output=True, text=True, check=True
     )
-    files, seconds, size = map(float, found.stdout.split())
+    files, seconds, size = map(float, process.stdout.split())
     return f"{seconds:.1f} s | {size / files:.0f}"
 
 
 def run(tree: Path, files: int, workers: int) -> str:
-    """Measure times and memory of one run by reading its output."""
+    """Measure the times and the memory of one run while reading its output."""
     command = [sys.executable, "-c", STUBBED, "classify", tree, "-m", "demo", "-k", "1", "-q"]
     started = time.perf_counter()
     with subprocess.Popen(
@@ -123,8 +125,8 @@ def run(tree: Path, files: int, workers: int) -> str:
 
 
 def session_of(leader: int) -> list[int]:
-    found = subprocess.run(["pgrep", "-s", str(leader)], capture_output=True, text=True)
-    return [int(pid) for pid in found.stdout.split() if int(pid) != leader]
+    process = subprocess.run(["pgrep", "-s", str(leader)], capture_output=True, text=True)
+    return [int(pid) for pid in process.stdout.split() if int(pid) != leader]
 
 
 def memory(pid: int, field: str) -> float:

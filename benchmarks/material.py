@@ -3,8 +3,9 @@
     python benchmarks/material.py --photos ~/Pictures --folder /tmp/material
 
 The models are ViT-Ti/16, S/16 and B/16 with random weights and a thousand labels, in the layouts of
-transformers and timm. The images are crops of `--photos`, turned and scaled: `small` of 500x375
-(typical of ImageNet) and `large` of 4000x3000 (a telephone's), as JPEG of quality 90.
+transformers and timm. The images are crops of `--photos`, some mirrored, scaled to
+500x375 (`small`, typical of ImageNet) and 4000x3000 (`large`, typical of a phone), as JPEG of
+quality 90.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def make_models(folder: Path) -> None:
 
 
 def make_photographs(sources: list[Path], folder: Path, size: tuple[int, int], count: int) -> None:
-    """Make `count` images, each a crop of the next source, at least half as large as `size`."""
+    """Make `count` images of `size`, each a random crop of the next source."""
     draw = np.random.default_rng(0)
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(count):
@@ -62,14 +63,14 @@ def make_photographs(sources: list[Path], folder: Path, size: tuple[int, int], c
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--photos", type=Path, required=True, help="a folder of photographs")
-    parser.add_argument("--folder", type=Path, required=True, help="where everything goes")
+    parser.add_argument("--folder", type=Path, required=True, help="folder for models and images")
     parser.add_argument("--small", type=int, default=400)
     parser.add_argument("--large", type=int, default=64)
     args = parser.parse_args()
-    found = sorted(p for p in args.photos.rglob("*") if p.suffix.lower() in SUFFIXES)
+    photographs = sorted(p for p in args.photos.rglob("*") if p.suffix.lower() in SUFFIXES)
     make_models(args.folder)
-    make_photographs(found, args.folder / "small", SMALL, args.small)
-    make_photographs(found, args.folder / "large", LARGE, args.large)
+    make_photographs(photographs, args.folder / "small", SMALL, args.small)
+    make_photographs(photographs, args.folder / "large", LARGE, args.large)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""The peers of vit, each used as its documentation shows: a folder in, JSON lines out.
+"""Run the peers of vit, each used as its documentation shows: a folder in, JSON lines out.
 
     python benchmarks/peers.py transformers MODEL FOLDER [--fast] [--dtype bf16] [--batch-size N]
     python benchmarks/peers.py timm MODEL FOLDER [--dtype bf16] [--batch-size N]
     python benchmarks/peers.py openvino MODEL FOLDER [--dtype bf16] [--batch-size N]
 
 `transformers` runs its pipeline, which preprocesses with Pillow, or with torchvision for `--fast`.
-`timm` runs its dataset, loader and model as in its `inference.py`.
+`timm` runs its dataset, loader and model like its `inference.py`.
 `openvino` reads no files: it runs transformers' network repeatedly on one ready batch.
-Each line is flushed at once, so that the reader can measure the time.
+Each line is flushed immediately, so that the reader can measure the time.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def run_transformers(args: argparse.Namespace) -> Iterable[dict[str, object]]:
     )
     paths = sorted(str(path) for path in args.folder.iterdir())
     results = classify((path for path in paths), top_k=5, batch_size=args.batch_size)
-    for path, found in zip(paths, results, strict=True):
-        yield {"path": path, "predictions": found}
+    for path, predictions in zip(paths, results, strict=True):
+        yield {"path": path, "predictions": predictions}
 
 
 @torch.inference_mode()
@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--fast", action="store_true", help="transformers with torchvision")
     parser.add_argument("--dtype", choices=DTYPES, default="fp32")
     parser.add_argument("--batch-size", type=int, default=1, help="1 is the pipeline's default")
-    parser.add_argument("--workers", type=int, default=2, help="of timm's loader")
+    parser.add_argument("--workers", type=int, default=2, help="processes of timm's loader")
     args = parser.parse_args()
     run = {"transformers": run_transformers, "timm": run_timm, "openvino": run_openvino}[args.peer]
     for row in run(args):

@@ -1,10 +1,10 @@
-"""The time of a whole process for one image with a local model, against the least it could take.
+"""Measure the time of a whole process for one image with a local model, against a lower bound.
 
     python benchmarks/startup.py --material /tmp/material --model b
 
-The floor is a Python that imports torch and reads the bytes of the weights once. They take turns
-for `--rounds` rounds, with the files in the system's cache. It prints the medians of the times and
-of their differences.
+The lower bound (the floor) is a Python that imports torch and reads the bytes of the weights once.
+The commands take turns for `--rounds` rounds, with the files in the system's cache. The script
+prints the medians of the times and of their differences.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ def main() -> None:
         "vit classify -j 0": [*vit, "-j", "0"],
         "vit --help": [sys.executable, "-m", "vitcli", "--help"],
     }
-    found: dict[str, list[float]] = {name: [] for name in commands}
+    times_of: dict[str, list[float]] = {name: [] for name in commands}
     for _ in range(args.rounds + 1):
         for name, words in commands.items():
-            found[name].append(seconds(words))
-    floor = next(iter(found.values()))
+            times_of[name].append(seconds(words))
+    floor = next(iter(times_of.values()))
     print("| | s | above the floor |\n|---|---|---|")
-    for name, times in found.items():
+    for name, times in times_of.items():
         above = statistics.median(a - b for a, b in zip(times[1:], floor[1:], strict=True))
         print(f"| {name} | {statistics.median(times[1:]):.2f} | {above:+.2f} |")
 

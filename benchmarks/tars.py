@@ -1,11 +1,11 @@
-"""A tar against the same images as files: images a second of both, and memory during a long tar.
+"""Compare a tar with the same images as files: images per second, and memory during a long tar.
 
     python benchmarks/tars.py --photos /tmp/material/small-4000 --folder /tmp/tars [--cold]
 
-copies the images, packs them, and runs `vit classify` without the network, as `listing.py` does,
-on both in turn. It counts time as `end_to_end.py` does, and prints the median of the ratios of all
+copies the images, packs them, and runs `vit classify` on both in turn, without the network (see
+`listing.py`). It measures time like `end_to_end.py`, and prints the median of the ratios of all
 rounds. `--cold` drops the page cache before each run (root, Linux). `--long 20000` runs once on a
-tar of that many members, and prints the memory of every process during the run.
+tar of 20,000 members, and prints the memory of every process during the run.
 """
 
 from __future__ import annotations
@@ -26,13 +26,15 @@ from listing import STUBBED, memory, session_of
 
 VIT = [sys.executable, "-c", STUBBED, "classify"]
 DEMO = ["-m", "demo", "-k", "1", "-b", "16", "-q"]
-SHARES = (0.1, 0.5, 0.9)  # of a long tar, at which the memory is measured
+SHARES = (0.1, 0.5, 0.9)  # of the members of a long tar, after which memory is measured
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--photos", type=Path, required=True)
-    parser.add_argument("--folder", type=Path, required=True, help="made, and deleted at the end")
+    parser.add_argument(
+        "--folder", type=Path, required=True, help="is created, and deleted at the end"
+    )
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--workers", default="2")
@@ -57,7 +59,7 @@ def main() -> None:
 
 
 def packed(folder: Path, photos: list[Path], count: int) -> Path:
-    """Write a tar of `count` members, in which the photographs repeat."""
+    """Write a tar of `count` members, with the photographs in turn."""
     archive = folder / "images.tar"
     with tarfile.open(archive, "w", dereference=True) as tar:
         for number in range(count):
@@ -87,7 +89,7 @@ def compare(asked: argparse.Namespace, photos: list[Path]) -> None:
         tar / files for tar, files in zip(rates["tar"], rates["files"], strict=True)
     )
     kind = "cold" if asked.cold else "hot"
-    medians = ", ".join(f"{name} {statistics.median(found):.0f}/s" for name, found in rates.items())
+    medians = ", ".join(f"{name} {statistics.median(own):.0f}/s" for name, own in rates.items())
     print(
         f"{asked.images} images, {asked.rounds} rounds, {kind} cache: {medians}; "
         f"tar against files {statistics.median(ratios):.2f} ({low:.2f} to {high:.2f})"

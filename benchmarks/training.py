@@ -1,12 +1,12 @@
-"""Seconds and memory of a training step: vit's networks against transformers'.
+"""Measure seconds and memory of a training step: vit's networks against transformers'.
 
     python benchmarks/training.py --material /tmp/material --model b --batch-size 8
     python benchmarks/training.py --material /tmp/material --memory
 
-All of them train in vit's loop (`vitcli.training.loop.Trainer`) with the same batch of pixels, the
-same loss, clipping, and AdamW with the same groups; only the network differs. They take turns for
-`--rounds` rounds. It prints the median, the fastest, and the median ratio to the first contender in
-the same round. `--memory` runs each in its own process and prints its peak.
+All networks train in vit's loop (`vitcli.training.loop.Trainer`) with the same batch of pixels, the
+same loss, the same clipping, and AdamW with the same groups. They take turns for `--rounds` rounds.
+The script prints the median, the fastest, and the median ratio to the first contender in the same
+round. `--memory` runs each in its own process and prints its peak memory.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class TheirLogits(nn.Module):
 
 
 def steps_of(name: str, folder: Path, batch: int, checkpointing: bool = False) -> Iterator[object]:
-    """Train without end, and yield after every step."""
+    """Train without end; yield after every step."""
     whose, dtype = name.split()
     autocast = None
     if whose == "vit":
@@ -115,14 +115,14 @@ def measure(folder: Path, batch: int, rounds: int) -> None:
             next(steps)
             took = time.perf_counter() - started
             print(f"round {number}, {name}: {took:.2f} s", file=sys.stderr, flush=True)
-            if number:  # the first round makes buffers and states
+            if number:  # the first round allocates buffers and states
                 seconds[name].append(took)
     first = seconds[CONTENDERS[0]]
     print("| | median, s | fastest, s | of the first |\n|---|---|---|---|")
-    for name, found in seconds.items():
-        shares = [mine / theirs for mine, theirs in zip(found, first, strict=True)]
-        middle = statistics.median(found)
-        print(f"| {name} | {middle:.2f} | {min(found):.2f} | {statistics.median(shares):.3f} |")
+    for name, times in seconds.items():
+        shares = [mine / theirs for mine, theirs in zip(times, first, strict=True)]
+        middle = statistics.median(times)
+        print(f"| {name} | {middle:.2f} | {min(times):.2f} | {statistics.median(shares):.3f} |")
 
 
 def measure_memory(arguments: list[str]) -> None:

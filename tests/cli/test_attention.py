@@ -304,7 +304,7 @@ def test_somebodys_photographs_are_not_marked_as_drawn(look: Vit, vit: Vit, fold
         (("--out", "x", "--discard-ratio", "0.5"), "add --method rollout"),
         (("--out", "x", "--query", "here"), "a place in pixels"),
         (("--out", "x", "--query", "30%,130%"), "outside the image"),
-        (("--out", "x", "--engine", "onnx"), "does not show its attention"),
+        (("--out", "x", "--engine", "onnx"), "does not return attention weights"),
         (("--out", "x", "--mass", "0.9"), "add --style mask"),
         (("--out", "x.png"), "named like a picture"),
         (("--out", "x", "--head", "5"), "there are 4 heads"),

@@ -125,7 +125,7 @@ def test_models_whose_scores_differ_are_not_averaged(
     for command in (("classify", picture), ("evaluate", classes(tmp_path, "cat", "dog"))):
         ended = vit(*command, "-m", heads(MULTI), "-m", other, "-j", "0")
         assert ended.code == 1
-        assert "do not make scores alike: softmax over the labels, and sigmoid" in ended.err
+        assert "compute scores differently: softmax over the labels, and sigmoid" in ended.err
 
 
 def test_a_page_and_a_panel_show_the_sigmoid(

@@ -1,10 +1,10 @@
-"""scikit-learn's handwritten digits into the model directory of `-m demo`.
+"""Train the model of `-m demo` on scikit-learn's handwritten digits.
 
     python -m vitcli.demo.train [--out DIR] [--examples DIR]
 
 writes config.json, preprocessor_config.json, model.safetensors and the model card README.md in
-Hugging Face's layout. One fifth of the digits is held out, and the card has the accuracy on them.
-The same machine and the same PyTorch write the same bytes.
+Hugging Face's layout. One fifth of the digits is held out, and the card has the accuracy on it.
+The same machine with the same PyTorch writes the same bytes.
 """
 
 from __future__ import annotations
@@ -86,9 +86,9 @@ def held_out() -> Digits:
 
 
 def training() -> Digits:
-    """The digits to train on: all that are not held out."""
-    out = set(held_out())
-    return [pair for pair in enumerate(digits()[1].tolist()) if pair not in out]
+    """The digits to train on: all except the held-out digits."""
+    excluded = set(held_out())
+    return [pair for pair in enumerate(digits()[1].tolist()) if pair not in excluded]
 
 
 def examples() -> dict[str, Image.Image]:
@@ -104,15 +104,15 @@ def render(index: int) -> Image.Image:
 
 
 def pixels_of(pictures: Sequence[Image.Image], plan: Preprocess) -> NDArray[np.uint8]:
-    """Preprocess images as every command does.  -> (B, H, W, 3)"""
+    """Preprocess images like every command.  -> (B, H, W, 3)"""
     return np.stack([preprocess(picture.convert("RGB"), plan) for picture in pictures])
 
 
 def augment(pixels: Tensor) -> Tensor:
-    """Turn, scale and shift at random, and change contrast and polarity.  (B, C, H, W) -> same"""
+    """Turn, scale, shift, change contrast and invert at random.  (B, C, H, W) -> same"""
     B = len(pixels)
     angle = math.radians(12) * _spread(B)
-    size = torch.exp(0.3 * _spread(B) - 0.15)  # the digit shrinks more often than it grows
+    size = torch.exp(0.3 * _spread(B) - 0.15)  # digits shrink more often than they grow
     cos, sin = angle.cos() / size, angle.sin() / size
     theta = torch.stack([cos, -sin, 0.2 * _spread(B), sin, cos, 0.2 * _spread(B)], dim=1)
     grid = F.affine_grid(theta.view(B, 2, 3), list(pixels.shape), align_corners=False)
@@ -129,7 +129,8 @@ def _spread(count: int) -> Tensor:
 
 
 def fit(network: VisionTransformer, pixels: Tensor, labels: Tensor) -> VisionTransformer:
-    """Train on normalised pixels (N, C, H, W) and labels (N,).  -> a copy with averaged weights"""
+    """Train on normalised pixels (N, C, H, W) and labels (N,), and return a copy of the network
+    with averaged weights."""
     _initialise(network)
     average = copy.deepcopy(network).requires_grad_(False)
     optimizer = torch.optim.AdamW(_groups(network), lr=LEARNING_RATE)
@@ -155,7 +156,7 @@ def fit(network: VisionTransformer, pixels: Tensor, labels: Tensor) -> VisionTra
 
 
 def _initialise(network: VisionTransformer) -> None:
-    """Initialise as the ViT paper's code: small tokens, Glorot matrices, a head of zeros."""
+    """Initialise like the ViT paper's code: small tokens, Glorot matrices, a head of zeros."""
     for name, parameter in network.named_parameters():
         if name in ("cls_token", "pos_embed"):
             nn.init.normal_(parameter, std=0.02)
@@ -175,18 +176,20 @@ def _groups(network: nn.Module) -> list[dict[str, Any]]:
 
 
 def _rate(epoch: float) -> float:
-    """The share of the learning rate: linear warm-up, then half a cosine."""
+    """The factor of the learning rate: linear warm-up, then half a cosine."""
     if epoch < WARMUP:
         return epoch / WARMUP
     return 0.5 * (1 + math.cos(math.pi * (epoch - WARMUP) / (EPOCHS - WARMUP)))
 
 
 def write(out: Path, network: VisionTransformer) -> None:
-    """Write the three files of a model directory, with Hugging Face's names."""
+    """Write the three files of a model directory in Hugging Face's layout."""
     tensors = to_theirs(network.state_dict(), hf_vit.RULES)
     named = {n if n.startswith("classifier.") else f"vit.{n}": t for n, t in tensors.items()}
     out.mkdir(parents=True, exist_ok=True)
-    weights = save(named, metadata={"format": "pt"})  # save_file would make it readable to us alone
+    weights = save(
+        named, metadata={"format": "pt"}
+    )  # save_file makes it readable by its owner only
     (out / "model.safetensors").write_bytes(weights)
     for name, value in (("config", _config_json()), ("preprocessor_config", PROCESSOR)):
         (out / f"{name}.json").write_text(json.dumps(value, indent=2) + "\n", "utf-8")
@@ -249,15 +252,15 @@ has Hugging Face's layout: `ViTForImageClassification.from_pretrained` of transf
 | **held-out accuracy** | **{100 * right / count:.2f} %** ({right} of {count}) |
 | the same digits as dark ink on white | {100 * dark / count:.2f} % ({dark} of {count}) |
 
-Held-out digits that it gets wrong, by their index in `load_digits`: {", ".join(missed) or "none"}.
+Held-out digits with a wrong answer, by their index in `load_digits`: {", ".join(missed) or "none"}.
 
 ## Data
 
 scikit-learn's `load_digits`: 1,797 digits of 8x8 pixels in 17 levels, a copy of the test set of
 E. Alpaydin and C. Kaynak, *Optical Recognition of Handwritten Digits*, UCI Machine Learning
-Repository, 1998, https://doi.org/10.24432/C50P49, licensed under CC BY 4.0. Each is rendered as a
-picture of {RENDERED}x{RENDERED} pixels, white ink on black: values * 255/16, enlarged bicubically.
-The pictures in `examples/` are the first held-out one of each digit.
+Repository, 1998, https://doi.org/10.24432/C50P49, licensed under CC BY 4.0. Each is rendered with
+{RENDERED}x{RENDERED} pixels, white ink on black: values * 255/16, enlarged bicubically.
+The images in `examples/` are the first held-out image of each digit.
 
 A fifth of each digit, {count} in all, is held out with seed {SEED} (`vitcli.demo.train.held_out`);
 the other {len(training())} are trained on.
@@ -267,15 +270,15 @@ the other {len(training())} are trained on.
 `python -m vitcli.demo.train` writes this directory, and this card with its numbers. AdamW for
 {EPOCHS} epochs in batches of {BATCH}; learning rate {LEARNING_RATE:g} with {WARMUP} epochs of
 warm-up, then a cosine; weight decay {WEIGHT_DECAY:g} on matrices; label smoothing {SMOOTHING:g};
-weights averaged with decay {EMA:g} a step. The pictures are turned, scaled, shifted, changed in
+weights averaged with decay {EMA:g} a step. The images are turned, scaled, shifted, changed in
 contrast, and inverted four times in ten.
-The recipe was chosen on a fifth of the training digits; the held-out ones had no part in it.
+The recipe was chosen on a fifth of the training digits, without the held-out digits.
 
 ## Limits
 
-A toy. It knows one centred digit in thick strokes on a plain ground, and answers with a digit
-whatever it is shown; digits that fill much less of the picture than these are read less well.
-The split is by picture, not by writer: expect less than the number above from other hands.
+A toy. It reads one centred digit in thick strokes on a plain background, and answers with a digit
+for any image. It reads digits that fill much less of the image less well. The split is by image,
+not by writer: expect a lower accuracy on the digits of other writers.
 """
 
 

@@ -1,4 +1,4 @@
-"""A checkpoint of any layout into a directory for transformers or timm, or an ONNX file."""
+"""Convert a checkpoint of any layout to a directory for transformers or timm, or to ONNX."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from vitcli.jobs.loading import load_model
 from vitcli.models.normalise import Normalisation
 from vitcli.records import Preprocess, Size
 
-# The allowed difference of logits and hidden states, relative to their largest value: by rounding
-# the weights, and by the epsilon of another library.
+# The allowed difference of logits and hidden states, relative to their largest value: TOLERANCE for
+# rounding the weights, EPSILON_TOLERANCE for the epsilon of another library.
 TOLERANCE: dict[FileDtype, float] = {"fp32": 1e-5, "fp16": 1e-2, "bf16": 8e-2}
 EPSILON_TOLERANCE = 1e-3
 IMAGES = 2
-# The sizes (height, width) of images for which two preprocessings are compared.
+# The image sizes (height, width) for which two preprocessings are compared.
 SIZES = tuple((height, width) for height in range(211, 700, 37) for width in range(224, 900, 41))
 
 
@@ -55,7 +55,7 @@ class ConvertJob:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """The largest difference between the model and its conversion, and the allowed one."""
+    """The largest difference between the model and its conversion, and the allowed difference."""
 
     what: str
     found: float
@@ -64,8 +64,8 @@ class Delta:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conversion:
-    """The result: the model that was read, the name of the layout that was written, the changes of
-    its tensors, and, with `verify`, the differences of its outputs."""
+    """The result: the model that was read, the name of the written layout, the changes of the
+    tensors, and, with `verify`, the differences of the outputs."""
 
     source: Model
     written: str
@@ -106,7 +106,7 @@ def convert(job: ConvertJob, note: Callable[[str], None] = lambda text: None) ->
 
 
 def _check(job: ConvertJob) -> None:
-    """Raise an error for everything that can be wrong before a model is loaded."""
+    """Raise an error for every mistake that can be seen before the model is loaded."""
     if job.to == "onnx" and job.target.suffix != ".onnx":
         raise UsageError(f"{job.target} is not an ONNX file", "give a name that ends in .onnx")
     if job.to != "onnx" and job.target.suffix == ".onnx":
@@ -127,7 +127,9 @@ def _write(job: ConvertJob, model: Model, partial: Path) -> Written:
 
 def _verify(job: ConvertJob, model: Model, partial: Path) -> list[Delta]:
     """The differences between the model and its conversion. If the target has another epsilon, the
-    model is compared with that epsilon, and the epsilon's own effect is listed separately."""
+    model is first given that epsilon, and the effect of the epsilon is listed separately.
+
+    Raises CheckpointError if a difference exceeds the tolerance."""
     allowed = TOLERANCE[job.dtype]
     if job.to == "onnx":
         deltas = _deltas(_compare_onnx(model, partial), allowed)
@@ -148,7 +150,7 @@ def _verify(job: ConvertJob, model: Model, partial: Path) -> list[Delta]:
 @dataclass(frozen=True, slots=True)
 class Moved:
     """The preprocessing of the target's library, the size (height, width) of an image for which it
-    differs from the model's, and a note that says so."""
+    differs from the model's, and a note about the difference."""
 
     plan: Preprocess
     size: Size
@@ -156,19 +158,19 @@ class Moved:
 
 
 def _moved(job: ConvertJob, model: Model) -> Moved | None:
-    """How the target's library preprocesses differently, found by comparing images of many sizes;
-    None if it does not."""
+    """Compare the preprocessing of the target's library with the model's for images of many sizes;
+    None if they are equal."""
     plan = model.preprocess
     names: tuple[Literal["transformers", "timm"], ...] = ("transformers",)
     if job.to == "timm":
         names = ("timm",)
     elif job.to == "onnx":
-        names = ("transformers", "timm")  # the metadata are of one that can express it
-    found: list[Moved | None] = []
+        names = ("transformers", "timm")  # the metadata fit one of them
+    differences: list[Moved | None] = []
     for name in names:
         with contextlib.suppress(CheckpointError):
-            found.append(_difference(plan, as_written(plan, name), name))
-    return None if None in found or not found else found[0]
+            differences.append(_difference(plan, as_written(plan, name), name))
+    return None if None in differences or not differences else differences[0]
 
 
 def _difference(plan: Preprocess, other: Preprocess, library: str) -> Moved | None:
@@ -181,22 +183,22 @@ def _difference(plan: Preprocess, other: Preprocess, library: str) -> Moved | No
     if not moved:
         return None
     height, width = moved[0]
-    (mine, at), (theirs, beside) = _place(moved[0], plan), _place(moved[0], other)
+    (mine, corner), (theirs, other_corner) = _place(moved[0], plan), _place(moved[0], other)
     if mine == theirs:
-        steps = max(abs(a - b) for a, b in zip(at, beside, strict=True))
+        steps = max(abs(a - b) for a, b in zip(corner, other_corner, strict=True))
         how = f"cuts the middle {steps} pixel away from this model's"
     else:
         how = f"resizes to {theirs[1]}x{theirs[0]}, this model to {mine[1]}x{mine[0]}"
     share = 100 * len(moved) / len(SIZES)
     note = (
-        f"{library}'s preprocessing is not quite this model's: of an image of {width}x{height} it "
-        f"{how}; so in {share:.0f} % of the sizes tried"
+        f"{library}'s preprocessing is not quite this model's: for an image of {width}x{height} it "
+        f"{how}; it differs for {share:.0f} % of the sizes tried"
     )
     return Moved(other, moved[0], note)
 
 
 def _place(size: Size, plan: Preprocess) -> tuple[Size, tuple[int, int]]:
-    """The size of an image after the resize, and where the crop begins."""
+    """The size of an image after the resize, and the top left corner of the crop."""
     resized = size if plan.resize is None else resized_size(size, plan)
     top, left, _, _ = seen(size, plan)
     return resized, (round(top * resized[0]), round(left * resized[1]))
@@ -204,8 +206,8 @@ def _place(size: Size, plan: Preprocess) -> tuple[Size, tuple[int, int]]:
 
 @torch.inference_mode()
 def _by_preprocessing(model: Model, moved: Moved) -> Delta:
-    """The effect of the other preprocessing on the output, for noise of a size where they differ.
-    It is reported, and any difference is allowed."""
+    """The effect of the other preprocessing on the output, for noise of a size where the two
+    differ. It is reported only: any difference is allowed."""
     noise = np.random.default_rng(0).integers(0, 256, (*moved.size, 3), dtype=np.uint8)
     outputs = []
     for plan in (model.preprocess, moved.plan):
@@ -215,8 +217,8 @@ def _by_preprocessing(model: Model, moved: Moved) -> Delta:
     return Delta(what, _delta(*outputs), math.inf)
 
 
-def _deltas(found: dict[str, float], allowed: float, why: str = "") -> list[Delta]:
-    return [Delta(what + why, delta, allowed) for what, delta in found.items()]
+def _deltas(differences: dict[str, float], allowed: float, why: str = "") -> list[Delta]:
+    return [Delta(what + why, delta, allowed) for what, delta in differences.items()]
 
 
 def _with_epsilon(model: Model, eps: float) -> Model:
@@ -228,7 +230,7 @@ def _with_epsilon(model: Model, eps: float) -> Model:
 
 
 def synthetic_pixels(model: Model) -> Tensor:
-    """Normalised noise, the same on every run.  -> (2, 3, H, W)"""
+    """Normalised noise, the same in every run.  -> (2, C, H, W)"""
     generator = torch.Generator().manual_seed(0)
     height, width = model.config.image_size
     return torch.randn(IMAGES, model.config.in_chans, height, width, generator=generator)
@@ -236,8 +238,8 @@ def synthetic_pixels(model: Model) -> Tensor:
 
 @torch.inference_mode()
 def compare(one: Model, other: Model) -> dict[str, float]:
-    """The largest differences of the logits or the embedding, and of the hidden states, relative to
-    their largest values."""
+    """The largest differences of the hidden states, of the logits or the embedding, and of the
+    reconstruction if both have one, relative to their largest values."""
     pixels = synthetic_pixels(one)
     layers = range(one.config.depth + 1)
     first, second = (model.network.hidden_states(pixels, layers) for model in (one, other))
@@ -254,13 +256,13 @@ def compare(one: Model, other: Model) -> dict[str, float]:
 @torch.inference_mode()
 def _compare_onnx(model: Model, file: Path) -> dict[str, float]:
     pixels = synthetic_pixels(model)
-    found = torch.from_numpy(onnx.run(file, pixels.numpy()))
-    return {_output(model): _delta(model.network(pixels), found)}
+    converted = torch.from_numpy(onnx.run(file, pixels.numpy()))
+    return {_output(model): _delta(model.network(pixels), converted)}
 
 
 def _output(model: Model) -> str:
     return "logits" if model.config.num_classes else "embedding"
 
 
-def _delta(expected: Tensor, found: Tensor) -> float:
-    return float((expected - found).abs().max() / expected.abs().max().clamp(min=1))
+def _delta(expected: Tensor, actual: Tensor) -> float:
+    return float((expected - actual).abs().max() / expected.abs().max().clamp(min=1))

@@ -1,4 +1,4 @@
-"""One vector for each image, or one for each of its tokens, from any layer of a model."""
+"""Extract a vector for each image, or for each of its tokens, from any layer of a model."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def _ready(job: EmbedJob, run: Run, specs: Sequence[Spec]) -> Ready:
 
 
 def _meta(job: EmbedJob, model: Model, layers: Sequence[int], pool: Pooling) -> dict[str, object]:
-    """The content of the meta file, except for how the run went."""
+    """The content of the meta file, without the counts and the time of the run."""
     return {
         **describe_model(model),
         "row_shape": list(model.network.features_shape(layers, pool)),
@@ -129,7 +129,7 @@ def _meta(job: EmbedJob, model: Model, layers: Sequence[int], pool: Pooling) -> 
 
 
 def _layer_number(layer: int, config: Config) -> int:
-    """Count from the first layer. Raises UsageError for a layer that does not exist."""
+    """The number of a layer, counted from the first. Raises UsageError if it does not exist."""
     number = layer + config.depth + 1 if layer < 0 else layer
     if not 0 <= number <= config.depth:
         raise UsageError(
@@ -151,7 +151,7 @@ def _forward(engine: Engine, job: EmbedJob) -> Callable[[Batch], list[Embedded |
         vectors = engine(batch.pixels[0])
         good = are_finite(vectors)
         if job.l2:
-            good = are_finite(vectors.norm(dim=-1, keepdim=True))  # its square may overflow alone
+            good = are_finite(vectors.norm(dim=-1, keepdim=True))  # only the square may overflow
             vectors = F.normalize(vectors, dim=-1)
         with np.errstate(over="ignore"):
             arrays = vectors.numpy().astype(dtype)

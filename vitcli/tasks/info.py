@@ -1,4 +1,4 @@
-"""The facts about a checkpoint: sizes, cost, preprocessing, labels, and the source of each."""
+"""Describe a checkpoint: its sizes, cost, preprocessing and labels, and their sources."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class WeightFile:
 class ModelInfo:
     """Everything that is known about a model, ready for printing.
 
-    `sizes` is the config for machines, `described` the same for people. `scores` is the function
+    `sizes` is the config for programs, `described` the same for people. `scores` is the function
     that turns logits into scores: softmax, sigmoid or none. `gflops` are 10^9 multiply-adds for one
     image at this resolution (see `vitcli.models.cost`).
     """

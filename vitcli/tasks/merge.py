@@ -29,7 +29,7 @@ from vitcli.sinks.format import Format
 from vitcli.stores import Place
 
 AT_A_TIME = 1024  # rows
-AHEAD = 256 << 20  # bytes, of the files of all shards together
+AHEAD = 256 << 20  # bytes to read ahead, for the files of all shards together
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,9 +122,11 @@ def _read(path: Path) -> _Part:
     journal = journal_of(out)
     header = read_header(journal)
     if not out.exists():
-        raise OutputError(f"there is no {path}", "a shard that was interrupted: --resume it first")
+        raise OutputError(f"there is no {path}", "if the shard was interrupted, --resume it first")
     if not journal.exists():
-        raise OutputError(f"{path} has no record of its run, {journal.name}", "bring it along")
+        raise OutputError(
+            f"{path} has no record of its run, {journal.name}", "copy it along with the shard"
+        )
     if header is None:
         raise unreadable(out)
     values = header.fingerprint.values
@@ -141,8 +143,9 @@ def _read(path: Path) -> _Part:
 
 
 def _complete(parts: Sequence[_Part]) -> list[_Part]:
-    """Sort the shards, and check that each is there once and that all are of one run."""
-    found: dict[int, _Part] = {}
+    """Return the shards in order. Raises OutputError if one is missing or named twice, or if they
+    belong to different runs."""
+    by_number: dict[int, _Part] = {}
     for part in parts:
         differs = parts[0].fingerprint.difference(part.fingerprint)
         if differs is None and part.shard.count != parts[0].shard.count:
@@ -151,20 +154,20 @@ def _complete(parts: Sequence[_Part]) -> list[_Part]:
             raise OutputError(
                 f"{part.path} is of another run than {parts[0].path}, which was made with {differs}"
             )
-        twice = found.setdefault(part.shard.number, part)
-        if twice is not part:
-            raise OutputError(f"shard {part.shard} is given twice: {twice.path} and {part.path}")
+        earlier = by_number.setdefault(part.shard.number, part)
+        if earlier is not part:
+            raise OutputError(f"shard {part.shard} is given twice: {earlier.path} and {part.path}")
     count = parts[0].shard.count
-    missing = [Shard(n, count) for n in range(1, count + 1) if n not in found]
+    missing = [Shard(n, count) for n in range(1, count + 1) if n not in by_number]
     if missing:
         names = ", ".join(map(str, missing[:5])) + ", ..." * (len(missing) > 5)
         raise OutputError(f"shard {names} is missing", "give the outputs of all shards")
-    return [found[number] for number in sorted(found)]
+    return [by_number[number] for number in sorted(by_number)]
 
 
 def _order(parts: Sequence[_Part], ahead: int) -> Callable[[Entry], Any]:
-    """The key that sorts the rows of all shards like the inputs: their places; or, if the shards
-    listed different inputs, their paths, provided that each shard has that order."""
+    """The key that sorts the rows of all shards like the inputs: the place of a row, or its path if
+    the shards listed different inputs. Raises OutputError if a shard is not sorted by that path."""
     if _is_one_listing(parts, ahead):
         return lambda entry: entry.place
     for part in parts:
@@ -173,7 +176,7 @@ def _order(parts: Sequence[_Part], ahead: int) -> Callable[[Entry], Any]:
             path = os.fsencode(entry.path)
             if path < last:
                 raise OutputError(
-                    "the shards have seen different inputs, and not in the order of their paths",
+                    "the shards listed different inputs, and not in the order of their paths",
                     "run each of them again, with --resume",
                 )
             last = path
@@ -181,7 +184,7 @@ def _order(parts: Sequence[_Part], ahead: int) -> Callable[[Entry], Any]:
 
 
 def _is_one_listing(parts: Sequence[_Part], ahead: int) -> bool:
-    """Whether the places of all shards are those of one listing. A row kept for a deleted file
+    """Whether all shards took their places from one listing. A row that is kept for a deleted file
     repeats the place before it in its own shard."""
     last = owner = -1
     streams = [

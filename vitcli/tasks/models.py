@@ -1,4 +1,4 @@
-"""Which checkpoint to use for a purpose: the catalogue filtered and sorted; and a download."""
+"""Choose checkpoints of the catalogue for a purpose, and download one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Purpose = Literal["speed", "accuracy", "memory", "resolution", "features"]
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Entries in the order to try them, and one line that explains choice and order."""
+    """Entries in the order to try them, and one line that explains the choice and the order."""
 
     entries: tuple[CatalogueEntry, ...]
     why: str = ""
@@ -22,14 +22,14 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Pulled:
-    """The folder of the cache with a checkpoint, and notes for the user."""
+    """The cache folder of a downloaded checkpoint, and notes for the user."""
 
     folder: Path
     notes: tuple[str, ...] = ()
 
 
 def choose_models(purpose: Purpose | None = None) -> Choice:
-    """Choose all entries in the table's order, or those for a purpose, the best first."""
+    """Choose all entries in the catalogue's order, or those for a purpose, the best first."""
     every = entries()
     if purpose is None:
         return Choice(every)
@@ -56,7 +56,7 @@ def choose_models(purpose: Purpose | None = None) -> Choice:
 
 
 def grid(entry: CatalogueEntry) -> int:
-    """The number of patches on a side, at the size that the positions were trained for."""
+    """The number of patches on a side, at the size for which the positions were trained."""
     return entry.stored // entry.patch
 
 
@@ -71,21 +71,21 @@ def download(spec: str, *, offline: bool = False) -> Pulled:
     return Pulled(snapshot.folder, snapshot.notes)
 
 
-def _classifiers(found: Sequence[CatalogueEntry]) -> list[CatalogueEntry]:
-    return [e for e in found if e.has_classifier and e.accuracy is not None]
+def _classifiers(catalogue: Sequence[CatalogueEntry]) -> list[CatalogueEntry]:
+    return [e for e in catalogue if e.has_classifier and e.accuracy is not None]
 
 
-def _best(found: Sequence[CatalogueEntry]) -> tuple[CatalogueEntry, ...]:
-    return tuple(sorted(found, key=lambda e: (-(e.accuracy or 0.0), e.gflops)))
+def _best(catalogue: Sequence[CatalogueEntry]) -> tuple[CatalogueEntry, ...]:
+    return tuple(sorted(catalogue, key=lambda e: (-(e.accuracy or 0.0), e.gflops)))
 
 
 def _frontier(
-    found: Sequence[CatalogueEntry], price: Callable[[CatalogueEntry], float]
+    catalogue: Sequence[CatalogueEntry], price: Callable[[CatalogueEntry], float]
 ) -> tuple[CatalogueEntry, ...]:
     """Keep the entries that no cheaper one matches in accuracy, the cheapest first."""
     kept: list[CatalogueEntry] = []
     best = 0.0
-    for entry in sorted(found, key=lambda e: (price(e), -(e.accuracy or 0.0))):
+    for entry in sorted(catalogue, key=lambda e: (price(e), -(e.accuracy or 0.0))):
         if (entry.accuracy or 0.0) > best:
             best = entry.accuracy or 0.0
             kept.append(entry)

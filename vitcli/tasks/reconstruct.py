@@ -1,4 +1,4 @@
-"""Images into their reconstructions by a masked model that sees only a part of the patches."""
+"""Reconstruct images with a masked model that sees only a part of the patches."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ HIDDEN_GREY = 128  # of a hidden patch in the masked panel
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReconstructJob:
-    """One run of `vit reconstruct`. `mask_ratio=None` is the model's own. With `paste`, the patches
-    that the model saw are shown unchanged."""
+    """One run of `vit reconstruct`. `mask_ratio=None` is the model's own. With `paste`, the panels
+    show the visible patches unchanged."""
 
     inputs: Inputs
     out: Path
@@ -61,7 +61,7 @@ class ReconstructJob:
 
 
 class PanelSink:
-    """Writes a PNG for each image, at the image's path below the folder; none for a failure."""
+    """Writes a PNG for each image to its path below the folder. A failure has no file."""
 
     def __init__(self, folder: Path, *, overwrite: bool) -> None:
         self._folder = folder
@@ -83,7 +83,7 @@ class PanelSink:
     def abort(self) -> None: ...
 
     def _named(self, path: str) -> Path:
-        """The file for an image, as `DIR/photos/cat.jpg.png`: below DIR, and unique."""
+        """The file for an image, such as `DIR/photos/cat.jpg.png`: below DIR, and unique."""
         parts = [part for part in Path(os.path.normpath(path)).parts if part not in ("/", "..")]
         file = self._folder.joinpath(*parts)
         name, number = file.with_name(f"{file.name}.png"), 1
@@ -115,7 +115,7 @@ def _load(job: ReconstructJob, reporter: Reporter) -> Model:
 
 
 def draw_mask(seed: int, place: int, patches: int, ratio: float) -> Tensor:
-    """Draw the hidden patches of an image by the seed and its place.  -> (1, h*w)"""
+    """Draw the hidden patches of an image from the seed and its place.  -> (1, h*w)"""
     noise = np.random.default_rng((seed, place)).random(patches)
     return mask_of(torch.from_numpy(noise)[None], ratio)
 

@@ -1,1 +1,1 @@
-"""LABELLED IMAGES → A MODEL: data · metrics · recipes · optim · mixing · events · loop · state."""
+"""LABELLED IMAGES → A MODEL: data · feed · recipe · objective · optim · loop · state · metrics."""

@@ -1,4 +1,4 @@
-"""A folder of class folders, or of parts (train, val) that hold them, into examples."""
+"""Read examples from a folder of class folders, or of parts (train, val) that hold them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vitcli.training.labelled_archives import EXPECTED, read_archives
 from vitcli.training.packed import archives_of
 from vitcli.training.parts import DataFolder, Split, is_same_part, part_named, parts_of
 
-MAX_NESTING = 4  # folders around the folder with the parts
+MAX_NESTING = 4  # of folders around the one that holds the parts
 
 
 def read_folder(data: str, scan: Scan, note: Callable[[str], None]) -> list[Example]:
@@ -26,11 +26,11 @@ def read_folder(data: str, scan: Scan, note: Callable[[str], None]) -> list[Exam
         inner = printable(os.path.relpath(root, data))
         note(f"{printable(data)} holds only {inner}: it is used")
     _note_system(root, scan)
-    found = _data_folders(root, scan)
-    for name in set(subfolders(root)) - {folder.name for folder in found}:
+    folders = _data_folders(root, scan)
+    for name in set(subfolders(root)) - {folder.name for folder in folders}:
         if part_named(name) is not None:
             note(f"{printable(os.path.join(root, name))} is left out: it has no images")
-    parts = parts_of(root, found, note)
+    parts = parts_of(root, folders, note)
     if parts is None:
         return list(_classes(root, None, scan, note))
     return [
@@ -54,20 +54,20 @@ def subfolders(folder: str) -> list[str]:
 
 
 def _root(data: str, scan: Scan) -> str:
-    """The folder with the parts; `data` itself unless it holds a single folder that has them."""
+    """The folder that holds the parts; `data` unless a chain of single folders leads there."""
     inner = data
     for _ in range(MAX_NESTING):
-        found = _data_folders(inner, scan)
-        if any(part_named(folder.name) and folder.has_classes for folder in found):
+        folders = _data_folders(inner, scan)
+        if any(part_named(folder.name) and folder.has_classes for folder in folders):
             return inner
-        if len(found) != 1 or part_named(found[0].name):
+        if len(folders) != 1 or part_named(folders[0].name):
             return data
-        inner = os.path.join(inner, found[0].name)
+        inner = os.path.join(inner, folders[0].name)
     return data
 
 
 def _innermost(folder: str) -> str:
-    """The folder with the classes: `seg_train/seg_train` for a `seg_train` that holds only that."""
+    """The folder that holds the classes: if `seg_train` holds only `seg_train`, the inner one."""
     names = subfolders(folder)
     is_twice = len(names) == 1 and is_same_part(os.path.basename(folder), names[0])
     return os.path.join(folder, names[0]) if is_twice else folder
@@ -81,7 +81,7 @@ def _note_system(folder: str, scan: Scan) -> None:
 def _data_folders(data: str, scan: Scan) -> list[DataFolder]:
     """The folders in a folder that hold images."""
     scan = scan.silent
-    found: list[DataFolder] = []
+    folders: list[DataFolder] = []
     for name in subfolders(data):
         path, is_part = os.path.join(data, name), part_named(name) is not None
         try:
@@ -90,14 +90,14 @@ def _data_folders(data: str, scan: Scan) -> list[DataFolder]:
         except OSError as error:
             if is_part:
                 raise InputError(f"cannot list {printable(path)}: {error.strerror}") from None
-            found.append(DataFolder(name, has_images=True))
+            folders.append(DataFolder(name, has_images=True))
             continue
         if is_part:
             inner = subfolders(path := _innermost(path))
             inner = [n for n in inner if not Tree.below(os.path.join(path, n), scan).is_empty()]
         if has_images or packed or (inner and not Tree.below(path, scan).is_empty()):
-            found.append(DataFolder(name, tuple(inner), has_images, packed))
-    return found
+            folders.append(DataFolder(name, tuple(inner), has_images, packed))
+    return folders
 
 
 def _has_images(folder: str, scan: Scan) -> bool:

@@ -1,5 +1,5 @@
-"""The classes of examples: how they are split, whether they can be learnt, and which of a model's
-labels they are."""
+"""The classes of examples: split them, check that they can be learnt, and match them with the
+labels of a model."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def divide(
     *,
     labelled: bool = True,
 ) -> list[Example]:
-    """Return every example with a split: the data's own, else one drawn at random with the same
-    share of each class, and at least one image of each class of two or more.
+    """Return every example with a split: the data's own, else a random one that holds out the same
+    share of each class, and at least one image of a class with two or more.
 
     Raises InputError for data that cannot be learnt.
     """
@@ -55,7 +55,7 @@ def _drawn(examples: Sequence[Example], share: float, seed: int) -> list[Example
 
 
 def check_learnable(examples: Sequence[Example], note: Callable[[str], None]) -> None:
-    """Raise InputError for classes that cannot be learnt; note classes that are not tested."""
+    """Raise InputError for classes that cannot be learnt; note classes without held-out images."""
     if foreign := [label for label in {e.label for e in examples} if not is_utf8(label)]:
         raise InputError(
             f"the name of class {printable(min(foreign))} is not UTF-8",
@@ -77,15 +77,15 @@ def check_learnable(examples: Sequence[Example], note: Callable[[str], None]) ->
             "the folders of train and val must have the same names",
         )
     if untested := [label for label in train if val and label not in val]:
-        ones = [label for label in untested if train[label] == 1]
-        if ones:
-            note(f"{first_few(ones)}: one image each, trained on and never tested")
-        if others := [label for label in untested if label not in ones]:
+        singles = [label for label in untested if train[label] == 1]
+        if singles:
+            note(f"{first_few(singles)}: one image each, trained on and never tested")
+        if others := [label for label in untested if label not in singles]:
             note(f"val has no images of {first_few(others)}: never tested")
 
 
 def class_names(examples: Iterable[Example]) -> tuple[str, ...]:
-    """The classes in the order of their numbers: by value if all are numbers, else bytewise."""
+    """The names by class number: sorted by value if all are numbers, else bytewise."""
     names = {example.label for example in examples}
     if all(map(_is_number, names)):
         return tuple(sorted(names, key=lambda name: (int(name), name)))
@@ -93,14 +93,14 @@ def class_names(examples: Iterable[Example]) -> tuple[str, ...]:
 
 
 def match_classes(names: Sequence[str], labels: Sequence[str], model: str) -> dict[str, int]:
-    """Find the model's number of each class of the data: by name; by name ignoring case, `_` and
-    `-`, or one of the synonyms in ImageNet's labels; else by number.
+    """Find the model's number of each class of the data: by the exact name, else by the name or a
+    synonym of ImageNet's labels without regard to case, `_` and `-`, else by the number.
 
-    Raises InputError with the closest label of the model.
+    Raises InputError, with the closest label, for a class that the model does not have.
     """
-    found, known = _by_name(names, labels)
-    missing = [name for name in names if name not in found]
-    if not found and all(_is_number(name) and int(name) < len(labels) for name in names):
+    numbers, known = _by_name(names, labels)
+    missing = [name for name in names if name not in numbers]
+    if not numbers and all(_is_number(name) and int(name) < len(labels) for name in names):
         return {name: int(name) for name in names}
     if missing:
         near = difflib.get_close_matches(_plain(missing[0]), known, 1, 0.5)
@@ -110,45 +110,45 @@ def match_classes(names: Sequence[str], labels: Sequence[str], model: str) -> di
             f"{model} has no class {first_few(missing)}",
             "; ".join(filter(None, (closest, f"its {len(labels)} labels are {few}"))),
         )
-    return found
+    return numbers
 
 
 def match_answers(
     names: Sequence[str], labels: Sequence[str]
 ) -> tuple[dict[str, int], tuple[str, ...]]:
-    """As `match_classes`, for `labels` that come from answers: a class that is not among them gets
-    the next number. Return the numbers and all labels."""
-    found, _ = _by_name(names, labels)
+    """As `match_classes`, but `labels` are those that occur in answers: any other class gets the
+    next number. Return the numbers and all labels."""
+    numbers, _ = _by_name(names, labels)
     known = list(labels)
     for name in names:
-        if name not in found and _is_number(name) and int(name) < len(labels):
-            found[name] = int(name)
-        elif name not in found:
-            found[name] = len(known)
+        if name not in numbers and _is_number(name) and int(name) < len(labels):
+            numbers[name] = int(name)
+        elif name not in numbers:
+            numbers[name] = len(known)
             known.append(name)
-    return found, tuple(known)
+    return numbers, tuple(known)
 
 
 def _by_name(names: Sequence[str], labels: Sequence[str]) -> tuple[dict[str, int], list[str]]:
-    """The number of each name that equals a label or resembles exactly one; and the spellings that
-    names are compared with."""
+    """The number of each name that equals a label or resembles exactly one, and the normalised
+    labels."""
     exact = {label: index for index, label in reversed(list(enumerate(labels)))}
     loose: dict[str, set[int]] = {}
     for index, label in enumerate(labels):
         for synonym in {label, *label.split(",")}:
             loose.setdefault(_plain(synonym), set()).add(index)
-    found = {}
+    numbers = {}
     for name in names:
         places = loose.get(_plain(name), set())
         if name in exact:
-            found[name] = exact[name]
+            numbers[name] = exact[name]
         elif len(places) == 1:
-            found[name] = next(iter(places))
-    return found, list(loose)
+            numbers[name] = next(iter(places))
+    return numbers, list(loose)
 
 
 def _is_number(name: str) -> bool:
-    """Whether a name is a class number: digits, but not too many of them."""
+    """Whether a name is a class number: fewer than 20 digits."""
     return name.isdecimal() and len(name) < 20
 
 
@@ -164,7 +164,7 @@ def match_one_class(
         raise InputError(
             f"{model} tells {printable(label)} from everything else, and the data have "
             f"{first_few(names)}",
-            f"expected a class {printable(label)} and one of all other images; --labels FILE "
+            f"expected a class {printable(label)} and a class of all other images; --labels FILE "
             "gives the output another name",
         )
     other = others[0] if others else f"not {label}"

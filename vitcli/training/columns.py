@@ -1,4 +1,4 @@
-"""The header of a table into its columns of path, label and split, by their usual names."""
+"""Find the columns of path, label and split in the header of a table, by their usual names."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LABELS = (
     *("class_label", "classes", "cls", "tag", "variety", "y", "class_id", "label_id"),
 )
 SPLITS = ("split",)
-POSSIBLE_SPLITS = ("set", "data_set", "dataset", "subset", "partition")  # if every row names a part
+POSSIBLE_SPLITS = ("set", "data_set", "dataset", "subset", "partition")  # if all cells name parts
 UNDERSTOOD = (
     "columns that are understood: path, filename, image_id or the like; "
     "label, class, target or the like; and split"
@@ -32,7 +32,7 @@ UNDERSTOOD = (
 @dataclass(frozen=True, slots=True)
 class Columns:
     """The numbers of the columns of a CSV. `one_hot` are columns of 0 and 1, one for each class,
-    which replace the column of labels. Without a header, the first row is data."""
+    that replace the column of labels. If `has_header` is False, the first row is data."""
 
     header: Sequence[str]
     path: int | None = 0
@@ -42,14 +42,14 @@ class Columns:
     has_header: bool = True
 
     def fields(self, file: TableFile, line: int, cells: Sequence[str]) -> dict[str, object]:
-        """The path, label and split of a row, as far as it has them."""
+        """The path, label and split of a row, where it has them."""
         places = {"path": self.path, "label": self.label, "split": self.split}
-        found: dict[str, object] = {
+        values: dict[str, object] = {
             name: cells[n] for name, n in places.items() if n is not None and n < len(cells)
         }
         if self.one_hot:
-            found["label"] = self._class(file, line, cells)
-        return found
+            values["label"] = self._class(file, line, cells)
+        return values
 
     def _class(self, file: TableFile, line: int, cells: Sequence[str]) -> str:
         """The class whose column is 1."""
@@ -63,7 +63,7 @@ class Columns:
 
 
 def record_fields(record: dict[str, object]) -> dict[str, object]:
-    """The path, label and split of a JSON object, as far as it has them."""
+    """The path, label and split of a JSON object, where it has them."""
     names, values = [plain_name(name) for name in record], list(record.values())
     places = {"path": place(names, PATHS), "label": place(names, LABELS)}
     places["split"] = place(names, SPLITS)
@@ -72,7 +72,7 @@ def record_fields(record: dict[str, object]) -> dict[str, object]:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The first row of a CSV that is being understood, along with the rows below it."""
+    """The first row of a CSV, which is usually a header, and the rows below it."""
 
     file: TableFile
     is_labelled: bool
@@ -129,13 +129,13 @@ class Header:
         return (cells for _, cells in self.file.rows(self._separator, 1))
 
     def _all(self, column: int | None, is_so: Callable[[str], bool]) -> bool:
-        """Whether `is_so` holds for the cell of every row in a column."""
+        """Whether `is_so` holds for every cell of a column."""
         return column is not None and all(
             column < len(cells) and is_so(cells[column]) for cells in self._body()
         )
 
     def _check_is_data(self, line: int, first: Sequence[str], second: Sequence[str] | None) -> None:
-        """Raise InputError where the first row is a header that is not understood."""
+        """Raise InputError if the first row seems to be a header with unknown names."""
         if self.is_image_name(first[0]) or self.is_image(first[0]):
             return
         is_known = any(plain_name(cell) in (*PATHS, *LABELS) for cell in first)
@@ -160,7 +160,7 @@ class Header:
             )
 
     def _separator(self, head: str) -> str:
-        """The separator of cells that the first line shows."""
+        """The separator of cells, found in the first line."""
         if self.file.path.lower().endswith(".tsv"):
             return "\t"
         if head.lower().startswith("sep=") and len(head.strip()) == 5:
@@ -173,16 +173,16 @@ class Header:
 
 
 def plain_name(cell: object) -> str:
-    """The name of a column without quotes, case, and the kind of its spaces."""
+    """The name of a column without quotes, in lower case, and with `_` for spaces and hyphens."""
     return "_".join(str(cell).strip().strip("\"'").casefold().replace("-", " ").split())
 
 
 def place(names: Sequence[str], known: Sequence[str]) -> int | None:
-    """The column whose name comes first in `known`; names of classes come before their numbers."""
-    found = [name for name in known if name in names]
-    if known is LABELS and (named := [name for name in found if name in NAMED]):
-        found = named
-    return names.index(found[0]) if found else None
+    """The column whose name comes first in `known`; of label columns, names before numbers."""
+    present = [name for name in known if name in names]
+    if known is LABELS and (named := [name for name in present if name in NAMED]):
+        present = named
+    return names.index(present[0]) if present else None
 
 
 def _flag(cell: str) -> bool | None:

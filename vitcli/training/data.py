@@ -1,4 +1,4 @@
-"""A labelled data set into examples, whether it is a folder, archives or a table."""
+"""Read the examples of a data set: a folder, archives or a table."""
 
 from __future__ import annotations
 
@@ -31,8 +31,9 @@ def read_examples(
     """Read the examples of `data`, in the order in which they are found.
 
     `data` is a folder `DATA/<class>/*`, or `DATA/train/<class>/*` with or without `DATA/val/...`;
-    a tar or zip, a folder or a pattern of them; or a CSV, TSV or JSONL of path, label and perhaps
-    split, whose paths are relative to the table's folder and below it unless `allow_outside`.
+    a tar or zip, or a folder or pattern of them; or a CSV, TSV or JSONL of path, label and
+    optionally split. The paths in a table are relative to its folder, and must be below it unless
+    `allow_outside`.
     Without `labelled`, every image below the folder is an example. Raises InputError for data
     without labels.
     """

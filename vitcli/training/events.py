@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class StepDone:
-    """One step. `loss` and `accuracy` are means over the epoch so far and over all processes; a
-    training without classes has no accuracy."""
+    """The end of a step. `loss` and `accuracy` are means over the epoch so far and over all
+    processes; a training without classes has no accuracy."""
 
     epoch: int
     step: int
@@ -21,7 +21,8 @@ class StepDone:
 
 @dataclass(frozen=True, slots=True)
 class EpochDone:
-    """One epoch, a line of metrics.jsonl. The `val_` numbers are None if no images are held out."""
+    """The end of an epoch, and a line of metrics.jsonl. `val_` fields are None if no images are
+    held out."""
 
     epoch: int
     step: int

@@ -1,4 +1,4 @@
-"""A labelled image, and `split.jsonl`: the table of the images that a run was trained on."""
+"""A labelled image, and `split.jsonl`, the table of the images of a training."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ SPLIT = "split.jsonl"  # in the directory of a run
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One image, the name of its class (empty without labels), its part of the data, and its place
-    in an archive."""
+    """One image, the name of its class (empty without labels), its split, and its place in an
+    archive."""
 
     path: str
     label: str
@@ -36,14 +36,14 @@ class Example:
 
 
 def write_split(file: Path, examples: Iterable[Example]) -> None:
-    """Write a table that `read_split` and `read_examples` read, with absolute paths."""
+    """Write a table with absolute paths, which `read_split` and `read_examples` can read."""
     rows = ({"path": _absolute(e), "label": e.label, "split": e.split} for e in examples)
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     file.write_text(text, "utf-8", errors="surrogateescape")
 
 
 def _absolute(example: Example) -> str:
-    """The absolute path; the part within an archive is left as the archive spells it."""
+    """The absolute path; the path within an archive stays unchanged."""
     if example.member is None:
         return os.path.abspath(example.path)
     archive = example.member.archive
@@ -51,9 +51,9 @@ def _absolute(example: Example) -> str:
 
 
 def read_split(file: Path, scan: Scan) -> list[Example]:
-    """Read the table of `write_split`. Raises CheckpointError for anything else."""
+    """Read the table that `write_split` wrote. Raises CheckpointError for any other file."""
     archives: dict[str, dict[str, Member]] = {}
-    found: list[Example] = []
+    examples: list[Example] = []
     number = 0
     try:
         if not file.is_file():
@@ -64,33 +64,34 @@ def read_split(file: Path, scan: Scan) -> list[Example]:
             match json.loads(line):
                 case {"path": str(path), "label": str(label), "split": "train" | "val" as split}:
                     member = member_of(path, scan, archives)
-                    found.append(Example(path, label, split, member))
+                    examples.append(Example(path, label, split, member))
                 case _:
                     raise ValueError("another shape")
-        if not found or not text.endswith("\n"):
+        if not examples or not text.endswith("\n"):
             raise ValueError("cut off")
     except (OSError, ValueError, RecursionError) as error:
         why = getattr(error, "strerror", None) or f"line {number} has changed since it was written"
         raise CheckpointError(f"cannot read {printable(str(file))}: {why}", START_OVER) from None
-    return found
+    return examples
 
 
 def trained_on(file: Path) -> set[str]:
-    """The identities (`place_of`) of a split table's training images; none if it is damaged."""
-    found: set[str] = set()
+    """The real paths (see `place_of`) of the training images in a split table; empty if the table
+    is damaged."""
+    places: set[str] = set()
     try:
         with file.open(encoding="utf-8", errors="surrogateescape") as lines:
             for line in lines:
                 row = json.loads(line)
                 if isinstance(row, dict) and row.get("split") == "train":
-                    found.add(place_of(str(row.get("path"))))
+                    places.add(place_of(str(row.get("path"))))
     except (OSError, ValueError, RecursionError):
         return set()
-    return found
+    return places
 
 
 def place_of(path: str) -> str:
-    """The path of an image with all symbolic links resolved; a folder is resolved once."""
+    """The path of an image without symbolic links; each folder is resolved only once."""
     folder, name = os.path.split(path)
     return os.path.realpath(path) if os.path.islink(path) else f"{_real_folder(folder)}/{name}"
 

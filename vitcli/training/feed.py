@@ -1,4 +1,4 @@
-"""Examples into the steps of a training, with the same order and the same pixels in every run."""
+"""Turn examples into the steps of a training: the same order and the same pixels in every run."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from vitcli.images.loader import iter_batches
 from vitcli.records import FoundImage, ImageRef, Limits, Preprocess
 from vitcli.training.group import Group
 
-MAX_KEPT_BYTES = 512 << 20  # pixels of held-out images that are kept in memory
+MAX_KEPT_BYTES = 512 << 20  # of held-out pixels to keep in memory
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """This process's share of one step: pixels (B, H, W, 3) as bytes or features (B, D), class
-    numbers (B,), and places (B,) among the examples. `first` is the place of the share's first
-    image in the whole batch."""
+    """This process's share of one step: `inputs` are uint8 pixels (B, H, W, 3) or features (B, D),
+    `labels` class numbers (B,), `places` the places (B,) among the examples. `first` is the place
+    of the share in the whole batch."""
 
     epoch: int
     number: int  # in the epoch
@@ -37,8 +37,8 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """The examples of each step: a random order for each epoch, drawn with the seed. The examples
-    that do not fill a last batch are left out of the epoch."""
+    """The order of the examples: random for each epoch, drawn with the seed. An epoch leaves out
+    the examples that do not fill a last batch."""
 
     count: int
     batch: int  # images of a step, over all devices
@@ -52,11 +52,11 @@ class Order:
 
     @property
     def share(self) -> int:
-        """The number of images that this process takes of a step."""
+        """The number of images in this process's share of a step."""
         return max(1, min(self.batch, self.count) // self.group.size)
 
     def places(self, epoch: int, step: int) -> NDArray[np.int64]:
-        """The places of the images that this process takes of a step."""
+        """The places of the images in this process's share of a step."""
         order = np.random.default_rng((self.seed, epoch)).permutation(self.count)
         first = step * min(self.batch, self.count) + self.group.rank * self.share
         return order[first : first + self.share]
@@ -69,10 +69,10 @@ class Feed(Protocol):
     def order(self) -> Order: ...
 
     def steps(self, epoch: int, step: int, epochs: int) -> Iterator[Step]:
-        """The steps from one of an epoch to the end of the last epoch."""
+        """Yield the steps from step `step` of epoch `epoch` to the end of the last of `epochs`."""
 
     def held_out(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """This process's share of the held-out images: inputs, labels, places."""
+        """Yield this process's share of the held-out images as batches: inputs, labels, places."""
 
 
 @dataclass(slots=True)
@@ -110,7 +110,7 @@ class ImageFeed:
                 for failure in batch.failures:
                     raise InputError(
                         f"{printable(failure.ref.path)} cannot be read any more: {failure.message}",
-                        "repeat with --resume when it is there again",
+                        "restore the image, and repeat with --resume",
                     )
                 places = torch.tensor([ref.index % order.count for ref in batch.refs])
                 labels = torch.tensor([self.train_labels[i] for i in places.tolist()])
@@ -118,8 +118,8 @@ class ImageFeed:
                 yield Step(e, s, torch.from_numpy(batch.pixels[0]), labels, places, first)
 
     def _refs(self, steps: Sequence[tuple[int, int]]) -> Iterator[ImageRef]:
-        """The images of steps, given by epoch and number. The index of an image gives its epoch
-        and place, on which its augmentation depends."""
+        """Yield the images of steps, given as (epoch, number). The index of an image encodes its
+        epoch and place, on which its augmentation depends."""
         count = self.order.count
         for epoch, step in steps:
             for place in self.order.places(epoch, step).tolist():
@@ -145,17 +145,17 @@ class ImageFeed:
                 )
             places = torch.tensor([ref.index for ref in batch.refs])
             labels = torch.tensor([self.val_labels[i] for i in places.tolist()])
-            found = (torch.from_numpy(batch.pixels[0]), labels, places)
+            held = (torch.from_numpy(batch.pixels[0]), labels, places)
             if keeps:
-                kept.append(found)
-            yield found
+                kept.append(held)
+            yield held
         if keeps:
             self._kept = kept
 
 
 @dataclass(slots=True)
 class FeatureFeed:
-    """Features (N, D) that are computed once, before the training."""
+    """Features (N, D) that were computed before the training."""
 
     train: Tensor
     train_labels: Tensor

@@ -1,4 +1,4 @@
-"""The processes that train one model together, and what they exchange."""
+"""The processes that train one model together, and the exchange between them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The place of this process among those of `torchrun`; a single process is rank 0 of 1."""
+    """The rank of this process among those of `torchrun`; a single process is rank 0 of 1."""
 
     rank: int = 0
     size: int = 1
@@ -32,12 +32,12 @@ class Group:
         return self.rank == 0
 
     def gather(self, thing: T) -> list[T]:
-        """Return the `thing` of every process, in their order, to all of them."""
+        """Return the `thing` of every process, in the order of the ranks, to all processes."""
         if self.size == 1:
             return [thing]
-        found: list[T] = [thing] * self.size
-        dist.all_gather_object(found, thing)
-        return found
+        things: list[T] = [thing] * self.size
+        dist.all_gather_object(things, thing)
+        return things
 
     def any(self, fact: bool, device: torch.device) -> bool:
         """Whether `fact` holds in any of the processes."""
@@ -56,7 +56,7 @@ class Group:
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[Group]:
-    """Connect the processes: with nccl between CUDA devices, otherwise with gloo."""
+    """Connect the processes, with nccl on CUDA devices and with gloo otherwise."""
     rank = rank_of(os.environ)
     if rank.size == 1:
         yield Group()

@@ -1,4 +1,4 @@
-"""Tars and zips into examples, labelled by the file next to each image or by its folder."""
+"""Read examples from tars and zips, labelled by the file next to each image or by its folder."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def read_archives(
 ) -> list[Example]:
     """Read the examples of archives.
 
-    A label is the content of the file next to the image, else the image's first folder, ignoring a
-    folder that holds all images, and `train` and `val` where both exist. Raises InputError for
+    A label is the content of the file next to the image, else the name of its first folder. Folders
+    that hold all images do not count, nor do parts such as `train` and `val`. Raises InputError for
     archives without images or labels.
     """
     named = {part_of_archive(archive) for archive in archives}
@@ -72,7 +72,7 @@ def read_archives(
 def _of_shards(
     data: str, archives: Sequence[str], scan: Scan, note: Callable[[str], None]
 ) -> list[Example]:
-    """The examples of archives named after parts: `train-000.tar` and `val-000.tar`."""
+    """Read archives that are named after parts: `train-000.tar` and `val-000.tar`."""
     of_part: dict[DataPart | None, list[str]] = {}
     for archive in archives:
         of_part.setdefault(part_of_archive(archive), []).append(archive)
@@ -92,7 +92,7 @@ def _of_shards(
 
 
 def _without_common(images: Sequence[Packed]) -> list[Folders]:
-    """The folders of each image, without those that hold all images."""
+    """The folders of each image, without the folders that hold all images."""
     folders = [image.folders for image in images]
     while len({names[:1] for names in folders}) == 1 and _are_labelled_below(images, folders):
         folders = [names[1:] for names in folders]
@@ -100,17 +100,17 @@ def _without_common(images: Sequence[Packed]) -> list[Folders]:
 
 
 def _are_labelled_below(images: Sequence[Packed], folders: Sequence[Folders]) -> bool:
-    """Whether every image has a label without its first folder."""
+    """Whether every image still has a label if its first folder is removed."""
     pairs = zip(images, folders, strict=True)
     return all(len(names) > (image.label is None) for image, names in pairs)
 
 
 def _top_folders(images: Sequence[Packed], folders: Sequence[Folders]) -> list[DataFolder]:
-    """The first folders, and what they hold."""
-    found: dict[str, tuple[set[str], list[Packed]]] = {}
+    """The first folders of the images, and their content."""
+    tops: dict[str, tuple[set[str], list[Packed]]] = {}
     for image, names in zip(images, folders, strict=True):
         if names:
-            inner, loose = found.setdefault(names[0], (set(), []))
+            inner, loose = tops.setdefault(names[0], (set(), []))
             inner.update(names[1:2])
             if len(names) == 1:
                 loose.append(image)
@@ -121,5 +121,5 @@ def _top_folders(images: Sequence[Packed], folders: Sequence[Folders]) -> list[D
             has_images=bool(loose),
             is_labelled=any(image.label is not None for image in loose),
         )
-        for name, (inner, loose) in found.items()
+        for name, (inner, loose) in tops.items()
     ]

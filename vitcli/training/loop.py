@@ -1,7 +1,7 @@
 """The training loop: a generator that takes the steps and yields an event after each.
 
-Every random draw depends only on the seed and the number of the step, so a resumed run ends with
-the same weights, bit for bit, as one that was never interrupted.
+Every random draw depends only on the seed and the number of the step. So a resumed run ends with
+the same weights, bit for bit, as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -41,8 +41,9 @@ ADVICE = "a lower --lr, a longer --warmup, or --dtype fp32 may help"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingPlan:
-    """How long and how to train. `micro` images go through the network at a time; `autocast` is
-    its dtype, None where the module itself chooses one; `save_every` is in seconds."""
+    """The length, the optimisation and the saves of a training. `micro` images go through the
+    network at a time, None for all; `autocast` is the dtype of torch.autocast, None for fp32 or if
+    the module casts by itself; `save_every` is in seconds."""
 
     epochs: int
     seed: int
@@ -141,7 +142,7 @@ class Trainer:
                 saved = time.monotonic()
 
     def _take(self, step: Step) -> float:
-        """Take one step of the optimizer and return its learning rate."""
+        """Take one optimizer step and return its learning rate."""
         plan, clip = self.plan, self.plan.optimisation.clip
         torch.manual_seed(_seed_of(plan.seed, step.epoch, step.number, self.group.rank))
         self._optimizer.zero_grad(set_to_none=True)
@@ -242,8 +243,8 @@ class Trainer:
         return done
 
     def _check_finite(self, held_out_loss: float) -> None:
-        """Raise Diverged for a model that the last step of the epoch has broken, before it is kept
-        as the best one."""
+        """Raise Diverged if the last step of the epoch broke the model, before it is saved as the
+        best one."""
         if not math.isfinite(held_out_loss):
             what = f"the loss of the held-out images is {held_out_loss}"
         elif not all(bool(p.isfinite().all()) for p in self.trained.parameters.values()):
@@ -254,17 +255,17 @@ class Trainer:
 
     @torch.no_grad()
     def evaluate(self) -> tuple[float, Answers | None]:
-        """Return the loss and the answers on the held-out images; every process does its share."""
+        """Return the loss and the answers on the held-out images; each process computes a share."""
         module = self.trained.module
         module.eval()
-        ours: list[tuple[NDArray[Any], ...]] = []
+        own: list[tuple[NDArray[Any], ...]] = []
         for inputs, labels, places in self.feed.held_out():
             with self._cast():
                 judged = self.objective.judge(module, inputs, labels, places)
             parts = (places, labels, judged.losses, judged.best, judged.scores)
-            ours.append(tuple(part.numpy() for part in parts))
+            own.append(tuple(part.numpy() for part in parts))
         module.train()
-        batches = [batch for part in self.group.gather(ours) for batch in part]
+        batches = [batch for part in self.group.gather(own) for batch in part]
         if not any(len(batch[0]) for batch in batches):
             return math.nan, None
         columns = [np.concatenate(column) for column in zip(*batches, strict=True)]
@@ -282,7 +283,7 @@ class Trainer:
             self.save(self.state())
 
     def state(self) -> dict[str, Any]:
-        """Everything that `restore` needs."""
+        """The state that `restore` reads."""
         return {
             "epoch": self.epoch,
             "step": self.step,
@@ -301,8 +302,8 @@ class Trainer:
     @torch.no_grad()
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from an earlier `state`. Raises CheckpointError for the state of another run."""
-        ours = [p.detach() for group in self._optimizer.param_groups for p in group["params"]]
-        why = misfit(self.state(), state, ours, self.plan.epochs, self.feed.order.steps)
+        parameters = [p.detach() for g in self._optimizer.param_groups for p in g["params"]]
+        why = misfit(self.state(), state, parameters, self.plan.epochs, self.feed.order.steps)
         if why is not None:
             raise CheckpointError(f"last/{FILE} is not the state of this run: {why}", START_OVER)
         for name, value in state["parameters"].items():
@@ -338,5 +339,5 @@ def _parts(step: Step, size: int | None) -> list[Step]:
 
 
 def _seed_of(*parts: int) -> int:
-    """One seed made of several numbers."""
+    """Combine several numbers into one seed."""
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)

@@ -1,4 +1,4 @@
-"""Answers and true classes into scores: accuracy, per class, confusion, calibration, neighbours."""
+"""Score answers against true classes: accuracy, per class, confusion, calibration, neighbours."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TEMPERATURE = 0.07  # for the votes of neighbours, as in DINO's eval_knn.py
 class Answers:
     """The best k classes of N images, best first, and the true class of each.
 
-    best (N, k) class numbers, -1 for no answer; scores (N, k); truth (N,).
+    best (N, k) has class numbers, -1 for no answer; scores (N, k); truth (N,).
     """
 
     best: NDArray[np.int64]
@@ -51,7 +51,7 @@ class Answers:
 
 @dataclass(frozen=True, slots=True)
 class ClassScores:
-    """The counts of one class: its images, the images answered with it, and those that are both."""
+    """The counts of one class: its images, the answers with it, and the right ones among them."""
 
     label: str
     images: int
@@ -73,7 +73,8 @@ class ClassScores:
 
 @dataclass(frozen=True, slots=True)
 class Confusion:
-    """How often each class (row) was answered with each class (column), for classes that occur."""
+    """The number of images of each class (row) that got each answer (column). Classes that are
+    neither the truth nor the answer of an image have no row and no column."""
 
     labels: tuple[str, ...]
     counts: NDArray[np.int64]
@@ -88,12 +89,12 @@ class Confusion:
         off = self.counts - np.diag(self.counts.diagonal())
         order = np.argsort(-off, axis=None, kind="stable")[:count]
         rows, columns = np.unravel_index(order, off.shape)
-        found = zip(rows.tolist(), columns.tolist(), off[rows, columns].tolist(), strict=True)
-        return [(self.labels[r], self.labels[c], n) for r, c, n in found if n]
+        cells = zip(rows.tolist(), columns.tolist(), off[rows, columns].tolist(), strict=True)
+        return [(self.labels[r], self.labels[c], n) for r, c, n in cells if n]
 
 
 def confusion(answers: Answers, labels: Sequence[str]) -> Confusion:
-    """Count over the classes that are the truth or the answer of some image."""
+    """Count the answers for each class."""
     present = np.union1d(answers.truth, answers.top1)
     names = tuple(labels[i] if i >= 0 else "(no answer)" for i in present.tolist())
     rows, columns = (np.searchsorted(present, x) for x in (answers.truth, answers.top1))
@@ -114,16 +115,16 @@ class Bin:
 
 
 def reliability(answers: Answers, bins: int = BINS) -> list[Bin]:
-    """Compare confidence with accuracy in bins of equal width, empty ones included."""
+    """Compare confidence with accuracy in bins of equal width, including empty bins."""
     confidence, right = answers.scores[:, 0], answers.is_right
     places = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    found = []
+    filled = []
     for i in range(bins):
         inside = places == i
         count = int(inside.sum())
         means = (float(x[inside].mean()) if count else 0.0 for x in (confidence, right))
-        found.append(Bin(i / bins, (i + 1) / bins, count, *means))
-    return found
+        filled.append(Bin(i / bins, (i + 1) / bins, count, *means))
+    return filled
 
 
 def calibration_error(bins: Sequence[Bin]) -> float:
@@ -138,9 +139,9 @@ def neighbours(
 ) -> tuple[Tensor, Tensor]:
     """Let the k nearest images of the gallery vote, each with weight exp(cosine / 0.07).
 
-    queries (N, D) and gallery (M, D) have unit length, classes (M,) are below `count`. With
-    `leave_out`, both are the same images, and no image votes for itself.
-    -> shares and classes (N, count), sorted
+    queries (N, D) and gallery (M, D) have unit length; classes (M,) are below `count`. With
+    `leave_out`, the gallery is the queries, and no image votes for itself.
+    -> shares of the votes and classes, (N, count) each, the largest share first
     """
     k = min(k, len(gallery) - leave_out)
     one_hot = torch.nn.functional.one_hot(classes, count).float()

@@ -1,8 +1,8 @@
-"""Labels into targets, and pairs of images into mixtures: mixup, CutMix, label smoothing.
+"""Label smoothing, and mixtures of images: mixup and CutMix.
 
-Images 2i and 2i + 1 of a batch are mixed only with each other, and the random draws depend on
-(seed, step, i). So the mixtures are the same however a batch is divided into even parts, among
-devices or into micro-batches.
+Images 2i and 2i + 1 of a batch are mixed only with each other, and the random draws depend only on
+(seed, step, i). So the mixtures stay the same when a batch is divided into even parts, for devices
+or micro-batches.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mixing:
-    """Parameters of the Beta distributions. If both are above 0, each is used half of the time."""
+    """The parameters of the Beta distributions, and of smoothing. If mixup and CutMix are both on,
+    each is used for half of the pairs."""
 
     mixup: float = 0.0  # arXiv 1710.09412
     cutmix: float = 0.0  # arXiv 1905.04899
@@ -30,7 +31,7 @@ class Mixing:
 
 
 def targets(labels: Tensor, classes: int, smoothing: float) -> Tensor:
-    """One-hot targets with the share `smoothing` spread over all classes.  (B,) -> (B, K)"""
+    """One-hot targets, with the share `smoothing` spread over all classes.  (B,) -> (B, K)"""
     one_hot = F.one_hot(labels, classes).float()
     return one_hot * (1 - smoothing) + smoothing / classes
 
@@ -38,7 +39,7 @@ def targets(labels: Tensor, classes: int, smoothing: float) -> Tensor:
 def mix(
     pixels: Tensor, target: Tensor, mixing: Mixing, seed: tuple[int, ...], first: int
 ) -> tuple[Tensor, Tensor]:
-    """Mix pairs of images and of targets; `first` is the place of the first image in the batch.
+    """Mix pairs of images and their targets; `first` is the place of the first image in the batch.
     (B, C, H, W), (B, K) -> the same"""
     if not mixing.is_on:
         return pixels, target
@@ -59,7 +60,7 @@ def mix(
 
 
 def _exchange(pair: Tensor, share: float, draw: np.random.Generator) -> float:
-    """Exchange a rectangle between two images in place and return the share that stays.
+    """Exchange a rectangle between two images in place, and return the share that stays.
     (2, C, H, W) -> ()"""
     H, W = pair.shape[-2:]
     h, w = (round(side * math.sqrt(1 - share)) for side in (H, W))
@@ -72,7 +73,7 @@ def _exchange(pair: Tensor, share: float, draw: np.random.Generator) -> float:
 
 
 def soft_cross_entropy(logits: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
-    """The mean cross entropy; `weights` (K,) are factors of the classes.  (B, K) twice -> ()"""
+    """The mean cross entropy, each class weighted by `weights` (K,).  (B, K) twice -> ()"""
     if weights is not None:
         target = target * weights
     return torch.sum(-target * F.log_softmax(logits.float(), dim=-1), dim=-1).mean()

@@ -1,4 +1,4 @@
-"""The objectives of a training: to classify images, or to reconstruct their hidden patches."""
+"""The objectives of a training: classify images, or reconstruct their hidden patches."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vitcli.training.mixing import Mixing, mix, soft_cross_entropy, targets
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The mean loss of a part of a batch, and the number of its right answers."""
+    """The mean loss of a part of a batch, and the number of right answers in it."""
 
     loss: Tensor
     right: Tensor
@@ -35,7 +35,7 @@ class HeldOutScores:
 
 
 class Objective(Protocol):
-    """Computes the loss of inputs. `module` is the module that trains, perhaps wrapped."""
+    """Computes the loss of inputs. `module` is the trained module, perhaps in a wrapper."""
 
     def learn(self, module: nn.Module, step: Step, seed: int) -> Outcome: ...
 
@@ -45,7 +45,7 @@ class Objective(Protocol):
 
 
 class Normalise:
-    """Moves inputs to the device and normalises pixels; features pass unchanged."""
+    """Moves inputs to the device and normalises pixels; features stay unchanged."""
 
     def __init__(self, preprocess: Preprocess, device: torch.device) -> None:
         self._device = device
@@ -91,7 +91,7 @@ class Classify:
 
 @dataclass(frozen=True, slots=True)
 class Reconstruct:
-    """The loss of masked pre-training, SimMIM's or a masked autoencoder's."""
+    """The loss of masked pre-training, as in SimMIM or in a masked autoencoder."""
 
     normalise: Normalise
     grid: Size
@@ -112,7 +112,7 @@ class Reconstruct:
         return HeldOutScores(loss.expand(len(inputs)), nothing.long(), nothing)
 
     def _mask(self, seed: tuple[int, int], places: Tensor, device: torch.device) -> Tensor:
-        """Draw the hidden patches of each image by its place.  (B,) -> (B, h*w)"""
+        """Draw the hidden patches of each image from its place.  (B,) -> (B, h*w)"""
         count = self.grid[0] * self.grid[1]
         noise = np.stack(
             [np.random.default_rng((*seed, place)).random(count) for place in places.tolist()]
@@ -121,7 +121,7 @@ class Reconstruct:
 
 
 class WithLoss(nn.Module):
-    """A reconstruction whose forward pass returns its loss, as DistributedDataParallel needs."""
+    """A reconstruction model whose forward pass returns the loss, for DistributedDataParallel."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

@@ -32,16 +32,16 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Group parameters by learning rate and weight decay, in a fixed order, with their names.
 
-    Weight decay applies to matrices, without the tokens and positions that the network names; it
-    spares biases, norms and scales. A head alone has no layers and learns at the full rate.
+    Weight decay applies to matrices, but not to biases, norms, scales, nor to the tokens and
+    positions that the network names. A head alone has no layers and learns at the full rate.
     """
     layered = network if isinstance(network, Layered) else None
     top = layered.num_blocks + 1 if layered else 0
     groups: dict[tuple[int, bool], list[tuple[str, nn.Parameter]]] = {}
     for name, parameter in parameters.items():
         level = layered.layer_of(name) if layered else top
-        is_spared = parameter.ndim < 2 or (layered is not None and layered.is_undecayed(name))
-        groups.setdefault((level, not is_spared), []).append((name, parameter))
+        is_undecayed = parameter.ndim < 2 or (layered is not None and layered.is_undecayed(name))
+        groups.setdefault((level, not is_undecayed), []).append((name, parameter))
     return [
         {
             "params": [parameter for _, parameter in groups[level, decays]],
@@ -54,14 +54,14 @@ def parameter_groups(
 
 
 def make_optimizer(groups: list[dict[str, Any]], optimisation: Optimisation) -> torch.optim.AdamW:
-    """AdamW, fused: each step is one pass over the parameters."""
+    """Return a fused AdamW: each step is one pass over the parameters."""
     return torch.optim.AdamW(groups, lr=optimisation.lr, betas=BETAS, eps=EPS, fused=True)
 
 
 def make_schedule(
     optimizer: torch.optim.Optimizer, optimisation: Optimisation
 ) -> torch.optim.lr_scheduler.LambdaLR:
-    """Linear warm-up, then half a cosine: transformers' `get_cosine_schedule_with_warmup`."""
+    """Linear warm-up, then half a cosine, as transformers' `get_cosine_schedule_with_warmup`."""
 
     def share(step: int) -> float:
         if step < optimisation.warmup:
@@ -82,7 +82,7 @@ class Average:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Include the parameters after step number `step`, from 0; early steps weigh more."""
+        """Include the parameters after step number `step`, from 0. Early steps weigh more."""
         decay = min(self.decay, (1 + step) / (10 + step))
         for name, value in self.values.items():
             value.lerp_(self._parameters[name], 1 - decay)
@@ -98,7 +98,7 @@ class Average:
 
 
 def class_weights(counts: Iterable[int]) -> Tensor:
-    """Weights with which every class counts equally, of mean 1 over the images.  -> (K,)"""
+    """Weights that make all classes count equally; their mean over the images is 1.  -> (K,)"""
     numbers = torch.tensor(list(counts), dtype=torch.float32)
     weights = numbers.sum() / (len(numbers) * numbers.clamp(min=1))
     return torch.where(numbers > 0, weights, torch.ones(()))

@@ -1,4 +1,4 @@
-"""Tars and zips into the place, folders and label of each image; the label is in a file of the
+"""Read the place, folders and label of each image in tars and zips. The label is in a file of the
 same name next to the image, as in WebDataset."""
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Packed:
 
 
 def archives_of(data: str) -> list[str]:
-    """The archives in a folder, of a pattern, or the named one; empty if `data` is something else.
+    """The archives in a folder, of a pattern, or `data` itself; empty if `data` is something else.
 
     Raises InputError if one of several named archives is missing.
     """
@@ -45,8 +45,7 @@ def archives_of(data: str) -> list[str]:
     paths = []
     for text in expanded(data):
         is_pattern = glob.has_magic(text) and not os.path.exists(text)
-        found = sorted(glob.glob(text), key=os.fsencode) if is_pattern else [text]
-        paths += found
+        paths += sorted(glob.glob(text), key=os.fsencode) if is_pattern else [text]
     archives = [path for path in paths if is_archive(path)]
     if archives and (missing := [path for path in paths if path not in archives]):
         raise InputError(f"no such tar or zip: {printable(missing[0])}")
@@ -54,7 +53,7 @@ def archives_of(data: str) -> list[str]:
 
 
 def iter_packed(archive: str, scan: Scan) -> Iterator[Packed]:
-    """Yield the images of an archive in its order; `scan` notes damage.
+    """Yield the images of an archive, in its order; `scan` notes damage.
 
     Raises InputError for a file that is not an archive, and for a compressed tar: training reads
     images repeatedly and in random order.
@@ -69,7 +68,7 @@ def iter_packed(archive: str, scan: Scan) -> Iterator[Packed]:
         if isinstance(member, StreamedMember):
             raise InputError(
                 f"{printable(archive)} is compressed, so it can only be read front to back",
-                "decompress the tar: images hardly become smaller by it",
+                "decompress the tar: compression hardly makes images smaller",
             )
         suffix = os.path.splitext(path)[1].lower()
         if suffix in LABEL_SUFFIXES:
@@ -85,12 +84,12 @@ def iter_packed(archive: str, scan: Scan) -> Iterator[Packed]:
 
 
 def member_of(path: str, scan: Scan, known: dict[str, dict[str, Member]]) -> Member | None:
-    """Find the member that a path through an archive means, as `x.tar/a.jpg`; `known` collects the
+    """Find the member for a path through an archive, such as `x.tar/a.jpg`; `known` caches the
     archives that have been read."""
     for place, letter in enumerate(path[:MAX_PATH_CHARS]):
         if letter == "/" and is_archive(archive := path[:place]):
             if archive not in known:
-                known[archive] = {found.path: found.member for found in iter_packed(archive, scan)}
+                known[archive] = {image.path: image.member for image in iter_packed(archive, scan)}
             return known[archive].get(path)
     return None
 
@@ -103,7 +102,7 @@ def _label(file: Archive, member: Member, suffix: str) -> str | None:
         if suffix != ".json":
             return text or None
         fields = json.loads(text)
-    except (ImageError, OSError, ValueError, RecursionError):  # damage, no UTF-8, no JSON
+    except (ImageError, OSError, ValueError, RecursionError):  # damaged, not UTF-8, or not JSON
         return None
     values = [fields.get(key) for key in JSON_KEYS] if isinstance(fields, dict) else []
     label = next((str(v) for v in values if isinstance(v, str | int) and v != ""), None)

@@ -1,4 +1,4 @@
-"""The folders of a data set into what they mean: classes, or parts such as train and val."""
+"""Decide whether the folders of a data set are classes, or parts such as train and val."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vitcli.errors import InputError, printable
 
 Split = Literal["train", "val"]
 DataPart = Literal["train", "val", "test"]
-WORDS: dict[str, DataPart] = {  # the first of several folders for one part is used
+WORDS: dict[str, DataPart] = {  # of several folders for a part, the first is used
     "train": "train",
     "training": "train",
     "trn": "train",
@@ -72,7 +72,7 @@ def is_same_part(name: str, inner: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class DataFolder:
-    """A folder of a data set: its subfolders that hold images, whether images lie directly in it,
+    """A folder of a data set: the subfolders that hold images, whether images lie directly in it,
     and whether its images have label files or lie in archives."""
 
     name: str
@@ -86,24 +86,24 @@ class DataFolder:
 
 
 def parts_of(
-    data: str, found: Sequence[DataFolder], note: Callable[[str], None]
+    data: str, folders: Sequence[DataFolder], note: Callable[[str], None]
 ) -> list[tuple[Split | None, str]] | None:
-    """The folders to use and the split of each; None where every folder is a class.
+    """The folders to use and the split of each; None if every folder is a class.
 
-    Raises InputError, which says how the folders were understood, for a mixture of both.
+    Raises InputError for a mixture of parts and classes.
     """
     where = printable(data)
-    marked = {f.name: part for f in found if (part := part_named(f.name)) is not None}
-    if any(f.name.casefold() == "invalid" for f in found):  # then "valid" is a class, too
+    marked = {f.name: part for f in folders if (part := part_named(f.name)) is not None}
+    if any(f.name.casefold() == "invalid" for f in folders):  # then "valid" is a class, too
         marked = {name: part for name, part in marked.items() if name.casefold() != "valid"}
     if not marked:
-        _check_not_parts(where, found)
+        _check_not_parts(where, folders)
         return None
-    known = sorted((f for f in found if f.name in marked), key=lambda f: _rank(f.name))
-    usable = [f for f in known if f.has_classes]
+    parts = sorted((f for f in folders if f.name in marked), key=lambda f: _rank(f.name))
+    usable = [f for f in parts if f.has_classes]
     train = [f for f in usable if marked[f.name] == "train"]
     held = [f for f in usable if marked[f.name] != "train"]
-    others = [f.name for f in found if f.name not in marked]
+    others = [f.name for f in folders if f.name not in marked]
     looks = f"{where}: {first_few(list(marked))} {_looks_like_parts(len(marked))} of the data"
     if others and not (train and held):
         raise InputError(
@@ -114,7 +114,7 @@ def parts_of(
         )
     if not usable:
         raise InputError(f"{looks}, but without folders of classes", _FORMS)
-    why: dict[str, str] = {f.name: "its images are not in folders of classes" for f in known}
+    why: dict[str, str] = {f.name: "its images are not in folders of classes" for f in parts}
     used: list[tuple[Split | None, DataFolder]] = []
     if train:
         why |= {f.name: f"{train[0].name}/ is used" for f in train}
@@ -127,7 +127,7 @@ def parts_of(
     if held:
         why |= {f.name: f"{held[0].name}/ is used" for f in held}
         used = [("train", train[0]), ("val", held[0])] if train else [(None, held[0])]
-    for folder in found:
+    for folder in folders:
         if folder not in [f for _, f in used]:
             reason = why.get(folder.name, "its name is neither train nor val")
             note(f"{printable(os.path.join(data, folder.name))} is left out: {reason}")
@@ -138,29 +138,29 @@ def parts_of(
     return [(split, folder.name) for split, folder in used]
 
 
-def _check_not_parts(where: str, found: Sequence[DataFolder]) -> None:
-    """Raise InputError where all folders hold the same subfolders, which then are the classes, and
-    where one holds only folders and the others only images: a labelled and an unlabelled part."""
-    if len(found) < 2 or any(f.is_labelled for f in found):
+def _check_not_parts(where: str, folders: Sequence[DataFolder]) -> None:
+    """Raise InputError if the folders seem to be parts despite their names: if all hold the same
+    subfolders, or if one holds only folders and the others only images."""
+    if len(folders) < 2 or any(f.is_labelled for f in folders):
         return
-    nested = [f for f in found if len(f.folders) > 1 and not f.has_images]
-    flat = [f for f in found if f.has_images and not f.folders]
+    nested = [f for f in folders if len(f.folders) > 1 and not f.has_images]
+    flat = [f for f in folders if f.has_images and not f.folders]
     has_parts = any(part_named(name) is not None for f in nested for name in f.folders)
-    if (len(nested), len(flat)) == (1, len(found) - 1) and (has_parts or len(found) == 2):
+    if (len(nested), len(flat)) == (1, len(folders) - 1) and (has_parts or len(folders) == 2):
         raise InputError(
             f"{where}: {first_few([f.name for f in nested])} holds folders, "
             f"{first_few(sorted(nested[0].folders, key=os.fsencode))}, and "
             f"{first_few([f.name for f in flat])} only images: which are the classes?",
             f"name the folder to use; {_FORMS}",
         )
-    if any(f.has_images for f in found):
+    if any(f.has_images for f in folders):
         return
-    every = [set(f.folders) for f in found]
+    every = [set(f.folders) for f in folders]
     common = set.intersection(*every)
     are_parts = bool(common) and all(part_named(name) is not None for name in common)
     if not are_parts and (len(common) < 2 or 2 * len(common) < len(set.union(*every))):
         return
-    names, shared = first_few([f.name for f in found]), first_few(sorted(common, key=os.fsencode))
+    names, shared = first_few([f.name for f in folders]), first_few(sorted(common, key=os.fsencode))
     guess = (
         "the parts of the data lie within the classes" if are_parts else "are these the classes?"
     )
@@ -168,7 +168,7 @@ def _check_not_parts(where: str, found: Sequence[DataFolder]) -> None:
 
 
 def _rank(name: str) -> tuple[int, int, bytes]:
-    """Sort train before val before test; within a part, words of WORDS before other spellings."""
+    """The sort key for train, val, test; within a part, in the order of WORDS, then other names."""
     plain = name.casefold()
     place = list(WORDS).index(plain) if plain in WORDS else len(WORDS)
     return ("train", "val", "test", None).index(part_named(name)), place, os.fsencode(name)
@@ -179,6 +179,6 @@ def _looks_like_parts(count: int) -> str:
 
 
 def first_few(names: Sequence[str]) -> str:
-    """The first five names in words, and how many more there are."""
+    """The first five names, and the number of the others."""
     named = ", ".join(printable(name) for name in names[:5])
     return f"{named} and {len(names) - 5} more" if len(names) > 5 else named

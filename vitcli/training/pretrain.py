@@ -1,4 +1,4 @@
-"""A plain encoder into a model that learns to reconstruct the hidden patches of an image."""
+"""Turn a plain encoder into a model that learns to reconstruct the hidden patches of images."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ def reconstruction_of(model: Model, seed: int) -> Model:
     with torch.no_grad():
         decoder.pred.weight.normal_(0, 0.02, generator=draw)
         nn.init.zeros_(decoder.pred.bias)  # type: ignore[arg-type]
-    found = replace(
+    reconstructing = replace(
         model,
         network=encoder.eval(),
         labels=(),
         reconstruction=MaskedImageModel(encoder, decoder).eval(),
     )
-    check_hf(found)
-    return found
+    check_hf(reconstructing)
+    return reconstructing
 
 
 def fixed_of(model: Reconstruction) -> frozenset[str]:
-    """The names of parameters that do not train: a masked autoencoder's positions are sines."""
+    """The names of the fixed parameters: the sine positions of a masked autoencoder."""
     if isinstance(model, MaskedAutoencoder):
         return frozenset({"encoder.pos_embed", "decoder.pos_embed"})
     return frozenset()

@@ -1,4 +1,4 @@
-"""The parameters of a network that train: head, last N blocks, low-rank additions, or all."""
+"""Choose which parameters of a network train: head, last N blocks, LoRA, or all."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ LORA_PARTS = ("lora_a", "lora_b")
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Which parameters train. `last` trains the last `blocks` blocks; `lora` adds a product of rank
-    `rank`, times alpha / rank, to every linear map of the blocks (arXiv 2106.09685)."""
+    """The choice of parameters to train. `last` trains the last `blocks` blocks; `lora` adds a
+    product of rank `rank`, times alpha / rank, to every linear map of the blocks (arXiv
+    2106.09685). Both train the head, too."""
 
     kind: RecipeKind
     blocks: int = 0
@@ -39,10 +40,10 @@ class Recipe:
 
 def parse_recipe(text: str, rank: int, alpha: float) -> Recipe:
     """Parse `head`, `full`, `lora` or `last-2`. Raises UsageError."""
-    if found := re.fullmatch(r"last-(\d+)", text):
-        if int(found[1]) < 1:
+    if match := re.fullmatch(r"last-(\d+)", text):
+        if int(match[1]) < 1:
             raise UsageError("--train last-0 trains no block", "--train head trains the head alone")
-        return Recipe("last", int(found[1]))
+        return Recipe("last", int(match[1]))
     if text not in ("head", "full", "lora"):
         raise UsageError(f"--train {text}", "known are head, full, lora, and last-N")
     return Recipe(text, rank=rank, alpha=alpha)  # type: ignore[arg-type]
@@ -50,15 +51,15 @@ def parse_recipe(text: str, rank: int, alpha: float) -> Recipe:
 
 def with_head(model: Model, classes: Sequence[str]) -> Model:
     """Return the model with a head for these classes: its own softmax head if it has the same
-    classes, else a head of zeros in a form that transformers can express. Raises CheckpointError
-    if there is no such form."""
+    classes, else a new head of zeros. Raises CheckpointError if transformers cannot express the
+    model with a new head."""
     is_same = set(classes) == set(model.labels) and len(set(classes)) == len(model.labels)
     if is_same and model.score_function == "softmax":
         return model
     errors = []
     for config in _forms(model.config, len(classes)):
         network = _headed(model.network, config)
-        found = replace(
+        headed = replace(
             model,
             network=network,
             labels=tuple(classes),
@@ -67,16 +68,16 @@ def with_head(model: Model, classes: Sequence[str]) -> Model:
             provenance=replace(model.provenance, labels="data"),
         )
         try:
-            check_hf(found)
+            check_hf(headed)
         except CheckpointError as error:
             errors.append(error)
         else:
-            return found
+            return headed
     raise errors[0]
 
 
 def _forms(config: Config, classes: int) -> Sequence[Config]:
-    """The configs of the backbone with a classifier, the likeliest first."""
+    """The configs of the backbone with a classifier, in the order to try them."""
     if not isinstance(config, ViTConfig):
         return [replace(config, num_classes=classes)]
     plain = replace(config, num_classes=classes, projection=0, dist_head=False, head_blocks=1)
@@ -90,7 +91,7 @@ def _forms(config: Config, classes: int) -> Sequence[Config]:
 
 
 def _headed(network: Network, config: Config) -> Network:
-    """A copy of the network in another form, with a head of zeros."""
+    """A copy of the network with another config and a head of zeros."""
     new = network_of(config)
     old = network.state_dict()
     tensors = {}
@@ -102,7 +103,7 @@ def _headed(network: Network, config: Config) -> Network:
 
 
 class LoraLinear(nn.Module):
-    """A frozen linear map plus a trained product of low rank: x W' + (x A') B' * scale."""
+    """A frozen linear map plus a trained low-rank product: x W' + (x A') B' * scale."""
 
     def __init__(self, linear: nn.Linear, recipe: Recipe, seed: int) -> None:
         super().__init__()
@@ -128,7 +129,7 @@ class LoraLinear(nn.Module):
 class Trained:
     """A network, and the module that trains in its place and shares its parameters.
 
-    `parameters` are those that train, by name.
+    `parameters` are the trained ones, by name.
     """
 
     def __init__(
@@ -144,7 +145,7 @@ class Trained:
         fixed: Collection[str] = (),
         wrap: Callable[[nn.Module], nn.Module] = lambda module: module,
     ) -> None:
-        """`fixed` names parameters that no recipe trains; `wrap` is applied to the whole module."""
+        """`fixed` names parameters that no recipe trains; `wrap` wraps the whole module."""
         self.network = network
         for name, parameter in network.named_parameters():
             trains = name not in fixed and _trains(name, recipe, network)
@@ -167,10 +168,10 @@ class Trained:
 
     def tensors(self) -> dict[str, Tensor]:
         """The network's current tensors, with LoRA's products merged into the weights."""
-        found = dict(self.network.state_dict())
+        tensors = dict(self.network.state_dict())
         for name, lora in self._added.items():
-            found[f"{name}.weight"] = lora.merged(found[f"{name}.weight"])
-        return found
+            tensors[f"{name}.weight"] = lora.merged(tensors[f"{name}.weight"])
+        return tensors
 
     def _with_lora(self, module: nn.Module, recipe: Recipe, seed: int) -> nn.Module:
         assert isinstance(module, Layered)
@@ -207,7 +208,7 @@ def _with_drop_path(network: nn.Module, rate: float) -> nn.Module:
 
 
 def headless(network: Network) -> Network:
-    """The network without its head: it returns the features that the head reads.
+    """The network without its head; its output is the features that the head reads.
     (B, C, H, W) -> (B, D)"""
     twin = copy.copy(network)
     twin._modules = {**network._modules, "head": nn.Identity()}

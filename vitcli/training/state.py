@@ -1,4 +1,4 @@
-"""The state of a training to and from `state.pt`, which is replaced in one piece."""
+"""Write and read the state of a training, `state.pt`, which is replaced atomically."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _DAMAGE = (
 
 
 def save_state(folder: Path, state: Mapping[str, Any]) -> None:
-    """Write `folder`/state.pt. On a failure, raises WriteError and leaves the earlier file."""
+    """Write `folder`/state.pt. Raises WriteError on a failure, and then the earlier file stays."""
     with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with whole_file(folder / FILE) as file:
@@ -47,7 +47,7 @@ def save_state(folder: Path, state: Mapping[str, Any]) -> None:
 
 
 def read_state(folder: Path) -> dict[str, Any] | None:
-    """Read the state of an earlier run; None if it had not saved one."""
+    """Read the state of an earlier run; None if it had not saved one. Raises CheckpointError."""
     file = folder / FILE
     if not os.path.lexists(file):
         return None

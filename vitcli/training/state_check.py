@@ -1,4 +1,4 @@
-"""Whether a saved state fits a training, whoever wrote the file."""
+"""Check that a saved state fits a training; the file may come from anywhere."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from vitcli.training.events import EpochDone
 
 
 def misfit(
-    ours: Mapping[str, Any],
+    current: Mapping[str, Any],
     state: Mapping[str, Any],
     parameters: Sequence[Tensor],
     epochs: int,
     steps: int,
 ) -> str | None:
-    """Say in words why `state` cannot be restored where `ours` is the current state; None if it
-    can. `parameters` are in the order of the optimizer."""
-    if missing := sorted(ours.keys() - state.keys()):
+    """The reason why `state` cannot replace the `current` one; None if it can. `parameters` are in
+    the order of the optimizer."""
+    if missing := sorted(current.keys() - state.keys()):
         return f"it has no {missing[0]}"
     for name, most in (("epoch", epochs), ("step", steps), ("best_epoch", epochs)):
         if type(state[name]) is not int or not 0 <= state[name] <= most:
             return f"{name} is {str(state[name])[:40]}, at most {most}"
     for name in ("parameters", "schedule", "scaler", "sums", "ema", "best_score"):
-        if not _is_like(ours[name], state[name]):
+        if not _is_like(current[name], state[name]):
             return f"its {name} have another shape"
     return (
         _misfit_of_history(state["history"], state["epoch"])
-        or _misfit_of_optimizer(ours["optimizer"], state["optimizer"], parameters)
+        or _misfit_of_optimizer(current["optimizer"], state["optimizer"], parameters)
         or _misfit_of_answers(state["answers"])
     )
 
@@ -48,10 +48,10 @@ def _misfit_of_history(history: object, epochs: int) -> str | None:
 
 
 def _misfit_of_optimizer(
-    ours: Mapping[str, Any], optimizer: object, parameters: Sequence[Tensor]
+    current: Mapping[str, Any], optimizer: object, parameters: Sequence[Tensor]
 ) -> str | None:
     if not isinstance(optimizer, dict) or not _is_like(
-        ours["param_groups"], optimizer.get("param_groups")
+        current["param_groups"], optimizer.get("param_groups")
     ):
         return "its optimizer has another shape"
     moments = optimizer.get("state")
@@ -79,27 +79,27 @@ def _misfit_of_answers(answers: object) -> str | None:
     return "its answers have another shape"
 
 
-def _is_like(ours: object, theirs: object) -> bool:
-    """Whether a value has the type and shape of ours, down to the values within it."""
-    match ours:
+def _is_like(expected: object, value: object) -> bool:
+    """Whether `value` has the same type and shape as `expected`, and so have all values in it."""
+    match expected:
         case Tensor():
             return (
-                isinstance(theirs, Tensor)
-                and theirs.shape == ours.shape
-                and theirs.dtype == ours.dtype
+                isinstance(value, Tensor)
+                and value.shape == expected.shape
+                and value.dtype == expected.dtype
             )
         case dict():
             return (
-                isinstance(theirs, dict)
-                and ours.keys() == theirs.keys()
-                and all(_is_like(value, theirs[name]) for name, value in ours.items())
+                isinstance(value, dict)
+                and expected.keys() == value.keys()
+                and all(_is_like(inner, value[name]) for name, inner in expected.items())
             )
         case list() | tuple():
             return (
-                isinstance(theirs, list | tuple)
-                and len(ours) == len(theirs)
-                and all(map(_is_like, ours, theirs))
+                isinstance(value, list | tuple)
+                and len(expected) == len(value)
+                and all(map(_is_like, expected, value))
             )
-        case int() | float() if not isinstance(ours, bool):
-            return isinstance(theirs, int | float) and not isinstance(theirs, bool)
-    return type(ours) is type(theirs)
+        case int() | float() if not isinstance(expected, bool):
+            return isinstance(value, int | float) and not isinstance(value, bool)
+    return type(expected) is type(value)

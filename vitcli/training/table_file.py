@@ -1,4 +1,4 @@
-"""The file of a table (CSV, TSV, JSONL) into rows of cells or records, with line numbers."""
+"""Read the file of a table (CSV, TSV, JSONL) as cells or records, with line numbers."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ OPEN_QUOTE = "is a quote not closed there?"
 
 @dataclass(frozen=True, slots=True)
 class TableFile:
-    """A table that is read from its beginning on every call. Every method raises InputError, with
-    the line at fault."""
+    """A table. Every method reads it from the beginning, and raises InputError with the line at
+    fault."""
 
     path: str
 
@@ -33,11 +33,11 @@ class TableFile:
         return self.path.lower().endswith(("jsonl", "ndjson"))
 
     def fault(self, line: int, what: str, hint: str | None = None) -> InputError:
-        """An error that names a line."""
+        """Return an error that names a line."""
         return InputError(f"{printable(self.path)}, line {line}{what}", hint)
 
     def records(self) -> Iterator[tuple[int, dict[str, object]]]:
-        """The objects of a JSONL file, by line."""
+        """Yield the line number and the object of each line of a JSONL file."""
         for line, text in enumerate(self.lines(), start=1):
             if not text.strip():
                 continue
@@ -47,15 +47,17 @@ class TableFile:
                 record = None
             if not isinstance(record, dict):
                 raise self.fault(
-                    line, " is not a JSON object", "expected an object with path and label a line"
+                    line,
+                    " is not a JSON object",
+                    "expected one object with path and label per line",
                 )
             yield line, record
 
     def rows(
         self, separator: Callable[[str], str], start: int = 0
     ) -> Iterator[tuple[int, list[str]]]:
-        """The cells of the rows of a CSV that are not empty, each with its first line; `separator`
-        is chosen by the first line of the file."""
+        """Yield the first line number and the cells of each row of a CSV that is not empty.
+        `separator` returns the separator for the first line of the file."""
         return islice(self._rows(separator), start, None)
 
     def _rows(self, separator: Callable[[str], str]) -> Iterator[tuple[int, list[str]]]:
@@ -80,7 +82,7 @@ class TableFile:
                 yield line, cells
 
     def lines(self) -> Iterator[str]:
-        """The lines of text, with their line ends."""
+        """Yield the lines of text, with their line ends."""
         name = printable(self.path)
         try:
             if not stat.S_ISREG(os.stat(self.path).st_mode):
@@ -110,7 +112,7 @@ class TableFile:
 
 
 def _encoding(head: bytes) -> str | None:
-    """The encoding that the first bytes show; None for binary data."""
+    """The encoding, found in the first bytes; None for binary data."""
     if head.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
         return "utf-32"
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):

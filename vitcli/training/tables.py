@@ -1,6 +1,6 @@
-"""The rows of a table of labels (CSV, TSV, JSONL) into image files, labels and parts, all checked.
+"""Read and check the rows of a table of labels (CSV, TSV, JSONL): image files, labels and parts.
 
-A row that is not understood is refused with its line; it never becomes an image or a class.
+An invalid row is refused with its line number; it never becomes an image or a class.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class TableRow:
 
 @dataclass(frozen=True, slots=True)
 class LabelTable:
-    """A table and how to read it. `suffixes` are those that an image's id may lack."""
+    """A table and how to read it. `suffixes` are those of images; a table may omit them."""
 
     path: str
     suffixes: Collection[str]
@@ -47,7 +47,8 @@ class LabelTable:
         return TableFile(self.path)
 
     def rows(self) -> list[TableRow]:
-        """Read the lines, each image and part once. Raises InputError with the line at fault."""
+        """Read the rows, without repeats of an image in a part. Raises InputError with the line at
+        fault."""
         kept: list[TableRow] = []
         first: dict[str, TableRow] = {}
         seen: set[tuple[str, DataPart | None]] = set()
@@ -141,12 +142,12 @@ class LabelTable:
         if is_remote(text):
             path = text
         else:
-            found = self._files(named)
-            if len(found) > 1:
-                names = " or ".join(printable(os.path.basename(file)) for file in found[:3])
+            files = self._files(named)
+            if len(files) > 1:
+                names = " or ".join(printable(os.path.basename(file)) for file in files[:3])
                 what = f": {printable(os.path.basename(text))} may be {names}"
                 raise self.file.fault(line, what)
-            path = found[0] if found else os.path.join(self.file.folder, text)
+            path = files[0] if files else os.path.join(self.file.folder, text)
         if not self.allow_outside and not is_within(path, self.file.folder):
             raise self.file.fault(
                 line,
@@ -159,7 +160,7 @@ class LabelTable:
         """Whether a cell names an existing file."""
         try:
             return bool(named.strip()) and bool(self._files(named))
-        except ValueError:  # NUL, or what is not Unicode
+        except ValueError:  # NUL, or not Unicode
             return False
 
     def _has_suffix(self, named: str) -> bool:
@@ -182,13 +183,13 @@ class LabelTable:
     def _images_by_stem(self, folder: str) -> dict[str, list[str]]:
         """The images of a folder by their names without suffixes."""
         if folder not in self._stems:
-            found = self._stems[folder] = {}
+            stems = self._stems[folder] = {}
             try:
                 names = sorted(os.listdir(folder or "."))
             except OSError:
                 names = []
             for name in filter(self._has_suffix, names):
-                found.setdefault(os.path.splitext(name)[0], []).append(name)
+                stems.setdefault(os.path.splitext(name)[0], []).append(name)
         return self._stems[folder]
 
 

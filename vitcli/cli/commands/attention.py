@@ -208,7 +208,7 @@ def attention(
 
 
 def parse_layers(text: str | None) -> tuple[Layer, ...] | Literal["all"] | None:
-    """Read `3,6,-1`, `all` or `pool`."""
+    """Parse `3,6,-1`, `all` or `pool`."""
     if text is None:
         return None
     if text == "all":
@@ -221,7 +221,7 @@ def parse_layers(text: str | None) -> tuple[Layer, ...] | Literal["all"] | None:
 
 
 def parse_heads(text: str | None) -> Heads | None:
-    """Read `mean`, `max`, `min`, `all`, or a number from 1."""
+    """Parse `mean`, `max`, `min`, `all`, or a number from 1."""
     named = next((name for name in NAMED_HEADS if name == text), None)
     if text is None or named is not None:
         return named
@@ -231,12 +231,12 @@ def parse_heads(text: str | None) -> Heads | None:
 
 
 def _is_heads(text: str) -> bool:
-    """Whether the value of --head selects heads and does not name a file."""
+    """Whether the value of --head selects attention heads; otherwise it names a file."""
     return text in NAMED_HEADS or text.isdecimal()
 
 
 def parse_query(text: str | None) -> Query:
-    """Read `cls`, `120,80` or `30%,70%`."""
+    """Parse `cls`, `120,80` or `30%,70%`."""
     from vitcli.tasks.attention.query import Point
 
     if text is None:

@@ -91,48 +91,48 @@ def bench(
             seconds=seconds,
         )
         with status(is_shown=not quiet and not no_progress) as on_step:
-            found = task.bench(job, screen, on_step, began=began)
-        for line in _notes(found):
+            result = task.bench(job, screen, on_step, began=began)
+        for line in _notes(result):
             screen.note(line)
     if as_json:
-        show(json.dumps(_report(found), ensure_ascii=False, allow_nan=False))
+        show(json.dumps(_report(result), ensure_ascii=False, allow_nan=False))
     elif is_terminal():
-        print_bench(found)
+        print_bench(result)
     else:
-        show("\n".join("\t".join(line) for line in _tsv(found)))
-        for advice in found.advice if not quiet else ():
+        show("\n".join("\t".join(line) for line in _tsv(result)))
+        for advice in result.advice if not quiet else ():
             print(f"{advice.words}: {printable(advice.row.command)}", file=sys.stderr)
-    if found.interrupted is not None:
-        interrupted = Interrupted(found.interrupted)
-        interrupted.after = f"{len({row.candidate for row in found.rows})} candidates"
+    if result.interrupted is not None:
+        interrupted = Interrupted(result.interrupted)
+        interrupted.after = f"{len({row.candidate for row in result.rows})} candidates"
         raise interrupted
 
 
-def _notes(found: Bench) -> Iterator[str]:
-    """Notes on what the table does not show."""
-    for name, seconds in found.exports.items():
+def _notes(result: Bench) -> Iterator[str]:
+    """Notes on exports and on candidates that are missing in the table."""
+    for name, seconds in result.exports.items():
         yield f"{name}: its export took {seconds:.1f} s, not counted in its rate; it is kept"
     from vitcli.tasks.bench.bench import OUT_OF_TIME
 
-    late = [name for name, why in found.left_out.items() if why == OUT_OF_TIME]
+    late = [name for name, why in result.left_out.items() if why == OUT_OF_TIME]
     if late:
-        yield f"left out for time: {'; '.join(late)} (give more --seconds)"
+        yield f"left out for lack of time: {'; '.join(late)} (give more --seconds)"
 
 
-def _report(found: Bench) -> dict[str, object]:
+def _report(result: Bench) -> dict[str, object]:
     return {
-        "model": found.model,
-        "device": found.device,
-        "threads": found.threads,
-        "images": found.images,
-        "gflops": round(found.gflops, 3),
-        "limits_gflops": {name: round(rate / 1e9, 1) for name, rate in found.limits.items()},
-        "rows": [_record(row) for row in found.rows],
-        "best": {advice.purpose: _record(advice.row) for advice in found.advice},
-        "exports": {name: round(seconds, 1) for name, seconds in found.exports.items()},
-        "left_out": found.left_out,
-        "seconds": round(found.seconds, 1),
-        "interrupted": found.interrupted is not None,
+        "model": result.model,
+        "device": result.device,
+        "threads": result.threads,
+        "images": result.images,
+        "gflops": round(result.gflops, 3),
+        "limits_gflops": {name: round(rate / 1e9, 1) for name, rate in result.limits.items()},
+        "rows": [_record(row) for row in result.rows],
+        "best": {advice.purpose: _record(advice.row) for advice in result.advice},
+        "exports": {name: round(seconds, 1) for name, seconds in result.exports.items()},
+        "left_out": result.left_out,
+        "seconds": round(result.seconds, 1),
+        "interrupted": result.interrupted is not None,
     }
 
 
@@ -158,9 +158,9 @@ def _record(row: BenchRow) -> dict[str, object]:
     return dict(zip(COLUMNS, values, strict=True))
 
 
-def _tsv(found: Bench) -> Iterator[list[str]]:
+def _tsv(result: Bench) -> Iterator[list[str]]:
     yield list(COLUMNS)
-    for row in found.rows:
+    for row in result.rows:
         yield ["" if value is None else str(value) for value in _record(row).values()]
 
 

@@ -1,4 +1,4 @@
-"""The tables of `vit bench` on a terminal: a line for each way to run the model."""
+"""Print the tables of `vit bench` on a terminal, a line for each candidate."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LAST_COLUMNS = ("MB", "cosine", "top-1", "limit")
 
 @contextmanager
 def status(*, is_shown: bool) -> Iterator[Callable[[str], None]]:
-    """Show the current step at the bottom of a terminal, and nothing elsewhere."""
+    """Show the current step at the bottom of a terminal; elsewhere, show nothing."""
     console = Console(stderr=True, markup=False, highlight=False, emoji=False)
     if not is_shown or not console.is_terminal:
         yield lambda text: None
@@ -31,28 +31,28 @@ def status(*, is_shown: bool) -> Iterator[Callable[[str], None]]:
         yield lambda text: shown.update(Text(text))
 
 
-def print_bench(found: Bench) -> None:
+def print_bench(result: Bench) -> None:
     """Print the measurements and the best commands."""
     console = Console(markup=False, highlight=False, emoji=False)
-    limits = ", ".join(f"{name} {rate / 1e9:,.0f}" for name, rate in found.limits.items())
+    limits = ", ".join(f"{name} {rate / 1e9:,.0f}" for name, rate in result.limits.items())
     console.print(
-        f"{printable(found.model)} on {found.device}, {found.threads} threads; "
-        f"{printable(found.images)}; {found.gflops:.3g} GFLOPs an image",
+        f"{printable(result.model)} on {result.device}, {result.threads} threads; "
+        f"{printable(result.images)}; {result.gflops:.3g} GFLOPs an image",
         soft_wrap=True,
     )
     console.print(f"maximum rate of matrix products, in GFLOP/s: {limits}\n", soft_wrap=True)
-    ready = [row for row in found.rows if row.workers is None]
+    ready = [row for row in result.rows if row.workers is None]
     if ready:
         names = ("images/s, decoded images", "b", ready, lambda row: str(row.candidate))
         console.print(_rates(*names, lambda row: row.batch_size, "ms", _latency))
-    read = [row for row in found.rows if row.workers is not None]
+    read = [row for row in result.rows if row.workers is not None]
     if read:
         console.print()
         names = ("images/s, from files", "j", read, lambda row: f"{row.candidate}, {row.decode}")
         console.print(
             _rates(*names, lambda row: row.workers or 0, "batch", lambda row: str(row.batch_size))
         )
-    for command, group in _by_command(found.advice).items():
+    for command, group in _by_command(result.advice).items():
         console.print()
         for advice in group:
             console.print(Text(f"{advice.words}: {_figure(advice)}", style="bold"))
@@ -60,11 +60,11 @@ def print_bench(found: Bench) -> None:
 
 
 def _by_command(advice: Sequence[Advice]) -> dict[str, list[Advice]]:
-    """The advice for each command: one command may be the best for several purposes."""
-    found: dict[str, list[Advice]] = {}
-    for one in advice:
-        found.setdefault(one.row.command, []).append(one)
-    return found
+    """The advice by command: one command may be the best for several purposes."""
+    by_command: dict[str, list[Advice]] = {}
+    for item in advice:
+        by_command.setdefault(item.row.command, []).append(item)
+    return by_command
 
 
 def _figure(advice: Advice) -> str:
@@ -86,7 +86,7 @@ def _rates(
     extra: str,
     extra_of: Callable[[BenchRow], str],
 ) -> Table:
-    """Images a second of each candidate for each size; the last columns describe its best size."""
+    """The images per second of each candidate by size; the last columns describe the best size."""
     sizes = sorted({size_of(row) for row in rows})
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
     table.add_column(title)
@@ -115,7 +115,7 @@ def _rate(row: BenchRow) -> str:
 
 
 def _megabytes(row: BenchRow) -> str:
-    """The peak memory: of the GPU, if there is one."""
+    """The peak memory of the GPU if there is one, else of the process."""
     count = row.peak if row.device_peak is None else row.device_peak
     return "" if count is None else f"{count / 1e6:,.0f}"
 

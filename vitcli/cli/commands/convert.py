@@ -115,17 +115,17 @@ def convert(
 
 
 def _report(done: Conversion, source: str, target: Path, dtype: str) -> Iterator[str]:
-    """The detected layout, the changes to the tensors, and the differences in the numbers."""
+    """Yield the detected layout, the changes of the tensors, and the differences of the outputs."""
     model = done.source
     architecture = model.provenance.architecture
     named = f"{model.layout} ({architecture})" if architecture else model.layout
     yield printable(f"{source} is {named}")
     yield printable(f"written as {done.written}, {dtype}, {in_bytes(done.bytes)}, to {target}")
     for kind in KINDS:
-        found = [change for change in done.changes if change.kind == kind]
-        if found:
-            more = ", ..." * (len(found) > 1)
-            yield _line(kind, _count(found) + (_example(found[0]) + more) * (kind != "kept"))
+        changes = [change for change in done.changes if change.kind == kind]
+        if changes:
+            more = ", ..." * (len(changes) > 1)
+            yield _line(kind, _count(changes) + (_example(changes[0]) + more) * (kind != "kept"))
     dropped = model.provenance.dropped
     for why in dict.fromkeys(dropped.values()):
         names = [name for name, reason in dropped.items() if reason == why]
@@ -141,7 +141,7 @@ def _report(done: Conversion, source: str, target: Path, dtype: str) -> Iterator
 
 
 def _fitted(line: str) -> str:
-    """Wrap a line to the width of the terminal and indent its rest; names stay whole."""
+    """Wrap a line to the width of the terminal, and indent the rest; names stay whole."""
     return textwrap.fill(
         line,
         shutil.get_terminal_size().columns,
@@ -155,9 +155,9 @@ def _line(name: str, text: str) -> str:
     return printable(f"  {name:<{NAME_WIDTH}}{text}")
 
 
-def _count(found: Sequence[Change]) -> str:
+def _count(changes: Sequence[Change]) -> str:
     """The number of tensors, and the number after the change if it differs."""
-    before, after = (sum(len(getattr(change, side)) for change in found) for side in SIDES)
+    before, after = (sum(len(getattr(change, side)) for change in changes) for side in SIDES)
     if not before or not after or before == after:
         return f"{before or after}"
     return f"{before} into {after}"

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Epochs:
-    """Three lines at the bottom of the terminal; finished epochs are lines above them."""
+    """Three lines at the bottom of the terminal, below the lines of finished epochs."""
 
     def __init__(self, epochs: int) -> None:
         self._epochs = epochs

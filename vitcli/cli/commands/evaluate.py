@@ -112,41 +112,41 @@ def evaluate(
             knn=knn,
             preds=preds,
         )
-        found = task.evaluate(job, screen)
+        evaluation = task.evaluate(job, screen)
         if out is not None:
-            write_files(out, found, data)
+            write_files(out, evaluation, data)
     if as_json:
-        show(json.dumps(numbers(found), ensure_ascii=False))
+        show(json.dumps(numbers(evaluation), ensure_ascii=False))
     else:
-        show("\n".join(_lines(found)))
-    end(screen, found.summary, out)
+        show("\n".join(_lines(evaluation)))
+    end(screen, evaluation.summary, out)
 
 
-def _lines(found: Evaluation) -> Iterator[str]:
-    width = max(5, *(len(judged.name) for judged in found.models))
+def _lines(evaluation: Evaluation) -> Iterator[str]:
+    width = max(5, *(len(model.name) for model in evaluation.models))
     yield f"{'model':<{width}}  {'top-1':>7}  {'top-5':>7}  {'by class':>8}  {'ECE':>6}"
     from vitcli.tasks.evaluate.scores import model_numbers
 
-    for judged in found.models:
-        values = model_numbers(judged, found.paths)
+    for model in evaluation.models:
+        values = model_numbers(model, evaluation.paths)
         top5 = f"{values['top5']:.2%}" if values["top5"] is not None else "-"
         ece = f"{values['ece']:.3f}" if values["ece"] is not None else "-"
         yield (
-            f"{printable(judged.name):<{width}}  {values['top1']:>7.2%}  {top5:>7}  "
+            f"{printable(model.name):<{width}}  {values['top1']:>7.2%}  {top5:>7}  "
             f"{values['mean_class_accuracy']:>8.2%}  {ece:>6}"
         )
-    for judged in found.models[-1:]:
-        yield from _of_model(judged, found)
-    for failure in found.failures[:WRONG]:
+    for model in evaluation.models[-1:]:
+        yield from _of_model(model, evaluation)
+    for failure in evaluation.failures[:WRONG]:
         yield f"not read: {printable(failure.ref.path)}: {printable(failure.message)}"
 
 
-def _of_model(judged: ModelAnswers, found: Evaluation) -> Iterator[str]:
-    """The classes (the worst, if there are many), confused pairs and confident mistakes."""
+def _of_model(model: ModelAnswers, evaluation: Evaluation) -> Iterator[str]:
+    """Yield the classes (the worst, if there are many), confused pairs and confident mistakes."""
     from vitcli.tasks.evaluate.scores import name_of
     from vitcli.training.metrics import confusion
 
-    table = confusion(judged.answers, judged.labels)
+    table = confusion(model.answers, model.labels)
     classes = [c for c in table.per_class() if c.images]
     shown = sorted(classes, key=lambda c: c.f1)[:SHOWN] if len(classes) > SHOWN else classes
     shown = [replace(c, label=shortened(c.label, MAX_NAME)) for c in shown]
@@ -165,18 +165,18 @@ def _of_model(judged: ModelAnswers, found: Evaluation) -> Iterator[str]:
         for truth, answer, times in pairs:
             names = (printable(shortened(name, MAX_NAME)) for name in (truth, answer))
             yield f"  {' taken for '.join(names)}: {times:,}"
-    if worst := judged.answers.mistakes(WRONG):
+    if worst := model.answers.mistakes(WRONG):
         yield ""
         yield "most confidently wrong"
         for place in worst:
-            answer = name_of(judged.labels, int(judged.answers.top1[place]))
+            answer = name_of(model.labels, int(model.answers.top1[place]))
             answer = shortened(answer, MAX_NAME)
             yield (
-                f"  {judged.answers.scores[place, 0]:.3f} {printable(answer)}: "
-                f"{printable(found.paths[place])}"
+                f"  {model.answers.scores[place, 0]:.3f} {printable(answer)}: "
+                f"{printable(evaluation.paths[place])}"
             )
-    if found.slowest:
+    if evaluation.slowest:
         yield ""
         yield "slowest to read"
-        for seconds, path in found.slowest[:3]:
+        for seconds, path in evaluation.slowest[:3]:
             yield f"  {1000 * seconds:.0f} ms {printable(path)}"

@@ -32,44 +32,44 @@ def info(
     """
     from vitcli.tasks import info as task
 
-    found = task.info(task.InfoJob(model=model, options=options))
+    facts = task.info(task.InfoJob(model=model, options=options))
     if as_json:
-        record = {name: value for name, value in asdict(found).items() if name != "described"}
+        record = {name: value for name, value in asdict(facts).items() if name != "described"}
         show(json.dumps(record, ensure_ascii=False))
     else:
-        show("\n".join(line for name, text in _facts(found) for line in _lines(name, text)))
+        show("\n".join(line for name, text in _facts(facts) for line in _lines(name, text)))
 
 
-def _facts(found: ModelInfo) -> Iterator[tuple[str, str]]:
-    """Names and values; line breaks are kept."""
-    yield "model", found.model + (f" at {found.revision}" if found.revision else "")
-    yield "layout", found.layout + (f", {found.architecture}" if found.architecture else "")
-    yield from found.described.items()
-    yield "parameters", f"{found.parameters:,}"
-    yield "cost", f"{found.gflops:.3g} GFLOPs an image (multiply-adds)"
-    total = in_bytes(sum(file.bytes for file in found.files))
-    count = f" in {len(found.files)} files" if len(found.files) > 1 else ""
-    yield "weights", f"{total}{count}, {' and '.join(found.dtypes)}: {found.files[0].name}"
-    yield "sha256", found.sha256
-    if found.num_labels:
-        names = ", ".join(found.labels) + (", ..." if found.num_labels > len(found.labels) else "")
-        yield "labels", f"{found.num_labels:,}, from {found.labels_source}\n{names}"
-        yield "scores", _scores(found)
+def _facts(facts: ModelInfo) -> Iterator[tuple[str, str]]:
+    """Yield names and values; a value may have several lines."""
+    yield "model", facts.model + (f" at {facts.revision}" if facts.revision else "")
+    yield "layout", facts.layout + (f", {facts.architecture}" if facts.architecture else "")
+    yield from facts.described.items()
+    yield "parameters", f"{facts.parameters:,}"
+    yield "cost", f"{facts.gflops:.3g} GFLOPs an image (multiply-adds)"
+    total = in_bytes(sum(file.bytes for file in facts.files))
+    count = f" in {len(facts.files)} files" if len(facts.files) > 1 else ""
+    yield "weights", f"{total}{count}, {' and '.join(facts.dtypes)}: {facts.files[0].name}"
+    yield "sha256", facts.sha256
+    if facts.num_labels:
+        names = ", ".join(facts.labels) + (", ..." if facts.num_labels > len(facts.labels) else "")
+        yield "labels", f"{facts.num_labels:,}, from {facts.labels_source}\n{names}"
+        yield "scores", _scores(facts)
     else:
         yield "labels", "none: a backbone without a classifier, for vit embed"
-    yield "preprocess", "\n".join(_step(step.step, step.source) for step in found.preprocess)
-    for note in found.notes:
+    yield "preprocess", "\n".join(_step(step.step, step.source) for step in facts.preprocess)
+    for note in facts.notes:
         yield "note", note
 
 
-def _scores(found: ModelInfo) -> str:
-    """How scores are computed from logits, and where that is specified."""
+def _scores(facts: ModelInfo) -> str:
+    """How scores are computed from logits, and which setting decides it."""
     from vitcli.checkpoints.scoring import DESCRIBED
 
-    assert found.scores is not None
-    if found.problem_type is not None:
-        return f"{DESCRIBED[found.scores]}, by config.json: problem_type {found.problem_type}"
-    return DESCRIBED[found.scores] + ", the only one" * (found.scores == "sigmoid")
+    assert facts.scores is not None
+    if facts.problem_type is not None:
+        return f"{DESCRIBED[facts.scores]}, by config.json: problem_type {facts.problem_type}"
+    return DESCRIBED[facts.scores] + ", the only one" * (facts.scores == "sigmoid")
 
 
 def _step(step: str, source: str) -> str:
@@ -79,7 +79,7 @@ def _step(step: str, source: str) -> str:
 
 
 def _lines(name: str, text: str) -> Iterator[str]:
-    """The name, and the text next to it in lines of up to WIDTH; long words stay whole."""
+    """Yield the name and the text next to it, in lines of up to WIDTH; long words stay whole."""
     for part in map(printable, text.split("\n")):
         column = STEP_WIDTH if part[STEP_WIDTH - 2 : STEP_WIDTH] == "  " else 0
         yield from textwrap.wrap(

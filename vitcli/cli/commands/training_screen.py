@@ -1,4 +1,4 @@
-"""The progress of a training on stderr: a live display on a terminal, lines elsewhere."""
+"""Show the progress of a training on stderr: a live display on a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class TrainingScreen(Screen):
     _done: Finetuned | None = None
 
     def trained(self, event: StepDone | EpochDone, epochs: int) -> None:
-        """Show that one step or one epoch is done."""
+        """Show the end of a step or an epoch."""
         is_epoch = isinstance(event, EpochDone)
         if self._logs:
             if is_epoch or time.monotonic() - self._step_logged >= LOG_EVERY:
@@ -47,7 +47,7 @@ class TrainingScreen(Screen):
             self._print(epoch_line(event, epochs))
 
     def stop(self) -> None:
-        """Remove the display and the bar; lines follow."""
+        """Remove the display and the bar, so that lines can follow."""
         if self._epochs is not None:
             self._epochs.stop()
             self._epochs = None
@@ -81,13 +81,13 @@ class TrainingScreen(Screen):
         )
 
     def _counts(self, summary: Summary | None = None) -> dict[str, object]:
-        """The counts of the images trained on, once the training has ended."""
-        found = super()._counts(summary)
+        """The counts of the training images, when the training has ended."""
+        counts = super()._counts(summary)
         if self._done is None:
-            return found
+            return counts
         done, seconds = self._done, self._done.summary.seconds
         seen = done.summary.total * done.epochs
-        return found | {
+        return counts | {
             "images": done.summary.total,
             "done": done.summary.done,
             "failed": done.summary.failed,

@@ -1,4 +1,4 @@
-"""The shared options and their defaults, in groups. Each group is read into one object, so that a
+"""The shared options and their defaults, in groups. A function reads each group into one object; a
 command takes these objects and its own options."""
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from vitcli.jobs.job import DEFAULT_BATCH_SIZE, Inputs, ModelOptions, Running
 from vitcli.records import Limits
 from vitcli.runs.shard import Resuming, parse_shard, shard_of_environment
 
-MAX_TIMEOUT = 1_000_000  # seconds; poll takes milliseconds in 32 bits
+MAX_TIMEOUT = 1_000_000  # seconds; poll takes milliseconds as 32 bits
 
 
 def overwrite(overwrite: o.Overwrite = False) -> bool:
-    """Whether an existing output is replaced."""
+    """Whether to replace an existing output."""
     return overwrite
 
 
@@ -112,7 +112,7 @@ def model_options(
     decode: o.DecodeOpt = "exact",
     offline: o.Offline = False,
 ) -> ModelOptions:
-    """How to read the checkpoint, where it differs from what the checkpoint says."""
+    """How to read the checkpoint: options that override its own settings."""
     return ModelOptions(
         layout=layout,
         labels=labels,
@@ -150,7 +150,7 @@ def running(
 
 
 def devices(devices: o.DevicesOpt = None) -> tuple[str, ...]:
-    """The devices that share the run; empty for this process alone."""
+    """The devices that share the run; empty if this process runs alone."""
     return parse_devices(devices) if devices else ()
 
 
@@ -196,45 +196,45 @@ class Common:
 
     @property
     def is_shared(self) -> bool:
-        """Whether other processes do the work."""
+        """Whether other processes run the model."""
         return self.ray is not None or len(self.devices) > 1
 
     def __post_init__(self) -> None:
-        if self.inputs.is_implied:  # before reading, since a pipe may stay silent
+        if self.inputs.is_implied:  # before reading: a pipe may stay silent
             self.screen.note("no images are given: reading a list of paths from standard input")
 
 
 def with_common(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command, whose first argument is `Common`, all the shared options."""
+    """Add all shared options to a command, whose first argument is a `Common`."""
     return _spelled(command, (overwrite, inputs, model_options, running, screen), Common)
 
 
 def with_resuming(command: Callable[..., None]) -> Callable[..., None]:
-    """As `with_common`, for a command that can resume."""
+    """Like `with_common`, for a command that can resume."""
     groups = (overwrite, inputs, model_options, running, screen, resuming)
     return _spelled(command, groups, Common)
 
 
 def with_devices(command: Callable[..., None]) -> Callable[..., None]:
-    """As `with_resuming`, for a command that several devices can share."""
+    """Like `with_resuming`, for a command that several devices can share."""
     groups = (overwrite, inputs, model_options, running, screen, resuming, devices, ray)
     return _spelled(command, groups, Common)
 
 
 def with_data(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command, whose first argument is `WithData`, its shared options."""
+    """Add the shared options to a command on labelled images; its first argument is `WithData`."""
     return _spelled(command, (reading, model_options, running, screen), WithData)
 
 
 def spelled_with(
     *groups: Callable[..., object],
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """As `with_data`, with the given groups of options."""
+    """Like `with_data`, with the given groups of options."""
     return lambda command: _spelled(command, groups, WithData)
 
 
 def with_model(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command, whose first argument is `ModelOptions`, those options."""
+    """Add the model's options to a command, whose first argument is a `ModelOptions`."""
     return _spelled(command, (model_options,), lambda options: options)
 
 
@@ -243,12 +243,12 @@ def _spelled(
     groups: Sequence[Callable[..., object]],
     gather: Callable[..., object],
 ) -> Callable[..., None]:
-    """Give a command the options of some groups. Its first argument is what `gather` returns for
-    the values of the groups.
+    """Add the options of `groups` to a command. `gather` turns the values of the groups into the
+    command's first argument.
 
-    Typer reads the options from a signature. This function builds a signature with the command's
-    own options and those of the groups, so that each shared option is declared once. Mistakes are
-    found before anything is imported or loaded.
+    Typer reads the options from a signature. This function builds a signature from the command's
+    own options and those of the groups, so that each shared option is declared once. It finds
+    mistakes before anything is imported or loaded.
     """
     shared = [inspect.signature(group, eval_str=True).parameters for group in groups]
     own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]

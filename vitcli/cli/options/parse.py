@@ -1,4 +1,4 @@
-"""Parse the values of options. Each function raises UsageError for a value without a meaning."""
+"""Parse the values of options. The functions raise UsageError for an invalid value."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from vitcli.jobs.tolerance import Tolerance
 from vitcli.stores import Place, place_of
 
 MAX_PIXELS = 1e15
-MAX_SIDE = 16_384  # pixels that a model is run at
+MAX_SIDE = 16_384  # pixels of a model's input
 MAX_NUMBER, MAX_SEED = 1 << 31, 1 << 63
 STANDARD_OUTPUT = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 
 
 def shorten(text: str) -> str:
-    """Cut a value for a message."""
+    """Shorten a value for a message."""
     return text if len(text) <= 40 else text[:40] + "…"
 
 
 def check_number(name: str, value: object) -> None:
-    """Raise UsageError for a number that no option can mean: NaN, infinity, 10 ** 30."""
+    """Raise UsageError for a number that is too large for every option, infinite or NaN."""
     limit = MAX_SEED if name == "seed" else MAX_NUMBER
     is_wrong = isinstance(value, int | float) and not -limit <= value <= limit
-    if is_wrong:  # no comparison holds for NaN
+    if is_wrong:  # also for NaN, for which no comparison holds
         option = f"--{name.strip('_').replace('_', '-')}"
         raise UsageError(f"{option} {shorten(f'{value:g}')}", "this number is out of range")
 
 
 def output_place(out: str | None) -> Place | None:
-    """As `place_of`; None for standard output under any of its names, since the shell has opened
-    its file and it must not be replaced."""
+    """As `place_of`, but None for any name of standard output: the shell has opened its file, so it
+    must not be replaced."""
     if out is None or str(Path(out)) in STANDARD_OUTPUT:
         return None
     return place_of(out)
@@ -98,20 +98,20 @@ def parse_workers(text: str) -> int | None:
 
 
 def is_address(text: str) -> bool:
-    """Whether a text names a Ray cluster: HOST:PORT, ray://..., local, auto."""
+    """Whether a text is the address of a Ray cluster: HOST:PORT, ray://..., local, auto."""
     return re.fullmatch(r"auto|local|ray://\S+|[\w.-]+:\d+|\[[\da-fA-F:]+\]:\d+", text) is not None
 
 
 def with_address(words: Sequence[str]) -> list[str]:
-    """Add `auto` after a `--ray` that no address follows: Typer does not know optional values."""
-    found: list[str] = []
+    """Add `auto` after a `--ray` without an address: Typer has no optional values."""
+    complete: list[str] = []
     for number, word in enumerate(words):
-        found.append(word)
+        complete.append(word)
         if word == "--":
-            return [*found, *words[number + 1 :]]
+            return [*complete, *words[number + 1 :]]
         if word == "--ray" and not is_address("".join(words[number + 1 : number + 2])):
-            found.append("auto")
-    return found
+            complete.append("auto")
+    return complete
 
 
 def parse_layers(text: str) -> tuple[int, ...]:
@@ -123,7 +123,7 @@ def parse_layers(text: str) -> tuple[int, ...]:
 
 
 def parse_tolerance(max_errors: str | None, on_error: OnError) -> Tolerance:
-    """Parse --max-errors; `--on-error stop` is a limit of 0."""
+    """Parse --max-errors; `--on-error stop` is the same as a limit of 0."""
     if on_error == "stop" and max_errors is not None:
         raise UsageError("--max-errors and --on-error stop contradict each other", "use one")
     if on_error == "stop":
@@ -132,8 +132,8 @@ def parse_tolerance(max_errors: str | None, on_error: OnError) -> Tolerance:
 
 
 def check_paths(paths: list[str] | None, files_from: str | None) -> tuple[str, ...]:
-    """The paths, or `-` if there are none and standard input is a pipe or a file. Raise UsageError
-    if there is nothing to read, or if a list would be read from a terminal."""
+    """Return the paths, or `-` if there are none and standard input is a pipe or a file. Raise
+    UsageError if there is nothing to read, or if the list would come from a terminal."""
     if not paths and files_from is None:
         if _has_list():
             return ("-",)

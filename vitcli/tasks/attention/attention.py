@@ -1,4 +1,4 @@
-"""Where a model looks: maps for each image, drawn into a folder with the tree of the inputs."""
+"""Draw attention maps of images into a folder that has the same tree as the inputs."""
 
 from __future__ import annotations
 
@@ -51,15 +51,15 @@ from vitcli.tasks.attention.query import AttentionQuery, check_running
 from vitcli.tasks.attention.runner import AttentionRunner
 from vitcli.tasks.classify.classify import predictions_of, top_k
 
-ROWS = "attention.jsonl"  # in the folder of the pictures: a line for each image
+ROWS = "attention.jsonl"  # in the output folder: a line for each image
 TOP_K = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionJob:
     """One run of `vit attention`. The folder `out` gets the maps drawn in `style`, arrays if `raw`,
-    and a file with a line for each image; `echo` writes the lines to standard output too. `html` is
-    a page of all images. `show` is the largest (height, width) in pixels of a preview of the first
+    and a file with a line for each image; `echo` also writes the lines to stdout. `html` is a page
+    of all images. `show` is the largest (height, width) in pixels for a preview of the first
     image."""
 
     inputs: Inputs
@@ -83,11 +83,11 @@ class AttentionJob:
             raise UsageError("--raw writes files", "name a folder for them with --out DIR")
         if self.out is not None and self.out.suffix.lower() in suffixes("common"):
             raise UsageError(
-                f"--out {self.out}: a folder is named here, and this is named like a picture",
-                "give --out maps, and photos/cat.jpg becomes maps/photos/cat.jpg.png",
+                f"--out {self.out} names a folder, and this is named like a picture",
+                "with --out maps, photos/cat.jpg becomes maps/photos/cat.jpg.png",
             )
         if self.style.mass != Style().mass and self.style.name != "mask":
-            raise UsageError("--mass is of --style mask", "add --style mask")
+            raise UsageError("--mass has no effect without --style mask", "add --style mask")
         check_page(self.html, self.resuming)
 
 
@@ -122,7 +122,7 @@ def attention(
 
 
 def _tree(job: AttentionJob, out: Path, listing: Listing) -> PictureTree:
-    """The folder of the images. Raises OutputError for one that may not be used."""
+    """Return the output folder. Raises OutputError if the run must not write to it."""
     tree = PictureTree(
         out,
         DRAWN,
@@ -144,7 +144,7 @@ def _ready(
     open_things: ExitStack,
     specs: Sequence[Spec],
 ) -> Ready:
-    """Load the model. The workers that draw run until `open_things` is closed."""
+    """Load the model. The drawing workers run until `open_things` is closed."""
     model = run.load(specs[0], job.options)
     has_caption = job.out is not None and job.style.name == "panel"
     wants_logits = has_caption or job.html is not None
@@ -165,7 +165,9 @@ def _ready(
         )
         forward = MapRenderer(job, worker_pool, tree, show).after(forward)
     if job.look.method == "grad" and (job.running.quantize or job.running.dtype != "fp32"):
-        run.reporter.note("gradients are computed in fp32, by PyTorch's own products")
+        run.reporter.note(
+            "--method grad runs in fp32 on PyTorch: --dtype and --quantize have no effect"
+        )
     if tree is not None:
         tree.begin()
     meta = describe_model(model)
@@ -195,7 +197,7 @@ def _format(job: AttentionJob) -> Format:
 
 
 def _has_files(tree: PictureTree, is_page: bool, ref: ImageRef, text: bytes) -> bool:
-    """Whether the files that a row names exist; `text` is a line, or a part of a page."""
+    """Whether all files of a row exist; `text` is the row's line, or its part of the page."""
     try:
         record = Page("").record_in(text) if is_page else json.loads(text)
     except (ValueError, RecursionError):
@@ -215,25 +217,27 @@ def _forward(
     query = runner.query
 
     def forward(batch: Batch) -> list[Attended | Failure]:
-        found = runner(prepared, batch)
+        attended = runner(prepared, batch)
         rows: list[Attended] = []
         for image, (ref, size) in enumerate(zip(batch.refs, batch.sizes, strict=True)):
-            logits = None if found.logits is None else found.logits[image]
+            logits = None if attended.logits is None else attended.logits[image]
             scores = None if logits is None else to_scores(logits, function)
             row = Attended(
                 ref,
-                runner.maps_of(found, image, size),
+                runner.maps_of(attended, image, size),
                 query.method,
-                runner.patch_of(found, size),
+                runner.patch_of(attended, size),
                 predictions=() if scores is None else _best(scores, labels),
             )
             if query.method == "grad" and logits is not None and scores is not None:
-                top = int(logits.argmax())  # the class of the gradients; several scores may be 1
+                top = int(logits.argmax())  # by logits: several scores may round to 1
                 target = top if runner.target is None else runner.target
                 score = scores[target].item()
                 row = replace(row, target=Prediction(labels[target], target, score))
             rows.append(row)
-        results = [*found.maps.values(), *([] if found.logits is None else [found.logits])]
+        results = [*attended.maps.values()]
+        if attended.logits is not None:
+            results.append(attended.logits)
         return with_failures(rows, are_finite(*results), overflow(running))
 
     return forward
@@ -263,7 +267,7 @@ class MapRenderer:
     def after(
         self, forward: Callable[[Batch], list[Attended | Failure]]
     ) -> Callable[[Batch], list[Attended | Failure]]:
-        """Run `forward`, and draw its rows."""
+        """Return a function that runs `forward` and draws its rows."""
 
         def drawn(batch: Batch) -> list[Attended | Failure]:
             rows = forward(batch)
@@ -312,7 +316,7 @@ class MapRenderer:
 
 
 def _names(layers: Sequence[Maps]) -> list[str]:
-    """The part of each file name that names layer and head, if there are several."""
+    """The part of each file name for its layer and head; empty where there is only one."""
     return [
         layer + (f".head{head:0>2}" if len(maps.heads) > 1 else "")
         for maps, layer in zip(layers, _layer_names(layers), strict=True)

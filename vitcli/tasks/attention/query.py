@@ -1,4 +1,4 @@
-"""The question that `vit attention` asks a model, checked against the model."""
+"""The options that choose the maps of `vit attention`, and their checks against the model."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ Layer: TypeAlias = int | Literal["pool"]
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A place in an upright image: pixels from its left and top, or shares of its sides."""
+    """A point of an upright image: pixels from its left and top, or shares of width and height."""
 
     x: float
     y: float
     is_share: bool = False
 
     def shares(self, size: Size) -> tuple[float, float]:
-        """The shares of width and height, in an image of (height, width)."""
+        """The point as shares of the width and height of an image of `size`."""
         if self.is_share:
             return self.x, self.y
         return (self.x + 0.5) / size[1], (self.y + 0.5) / size[0]
@@ -93,7 +93,7 @@ def layers_of(query: AttentionQuery, config: Config) -> tuple[int, ...]:
 
 
 def check_head(head: int, config: Config, layers: Sequence[int]) -> None:
-    """Raise UsageError for a head that some of the layers lack."""
+    """Raise UsageError if one of the layers does not have this head."""
     heads = config.num_heads
     counts = [heads] if isinstance(heads, int) else [heads[layer - 1] for layer in layers]
     if not 1 <= head <= min(counts):
@@ -127,14 +127,14 @@ def class_number(target: str | int, model: Model) -> int | None:
     near = [name for name in names if asked in name] or difflib.get_close_matches(asked, names)
     hint = f"did you mean {' or '.join(near[:3])}?"
     if not near:
-        some = ", ".join(labels[:3]) + ", ..." * (len(labels) > 3)
-        hint = f"its {len(labels):,} classes are {some}; a number is understood, too"
+        first = ", ".join(labels[:3]) + ", ..." * (len(labels) > 3)
+        hint = f"its {len(labels):,} classes are {first}; a class number works, too"
     raise UsageError(f"--class {target}: {model.spec} has no such class", hint)
 
 
 def check_running(running: Running) -> None:
-    """Raise UsageError for an engine that does not give its attention."""
+    """Raise UsageError for an engine that does not return attention weights."""
     if running.engine != "torch":
         raise UsageError(
-            f"--engine {running.engine} does not give its attention", "leave out --engine"
+            f"--engine {running.engine} does not return attention weights", "leave out --engine"
         )

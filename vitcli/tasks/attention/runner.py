@@ -1,8 +1,9 @@
-"""Batches of pixels into attention maps, each with the part of the image that it covers."""
+"""Turn batches of pixels into attention maps, each with the part of the image that it covers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -45,8 +46,8 @@ class AttentionRunner:
         wants_logits: bool,
         note: Callable[[str], None],
     ) -> None:
-        """Raises UsageError for a query that the model cannot answer; `note` is told of images
-        whose query point the model does not see."""
+        """Raises UsageError for a query that the model cannot answer. `note` gets a message for
+        each image whose query point the model does not see."""
         self.model, self.query = model, query
         self._note, self._splitter = note, BatchSplitter(note)
         config = model.config
@@ -70,34 +71,34 @@ class AttentionRunner:
         self.wants_logits = wants_logits and bool(config.num_classes)
 
     def __call__(self, prepared: Prepared, batch: Batch) -> AttentionMaps:
-        """The maps of a batch by layer, (B, n, h, w) each on the CPU, and its logits if wanted."""
+        """The maps of a batch by layer, each (B, n, h, w) on the CPU, and the logits if wanted."""
         points = self._points(batch)
         network = prepared.fp32_network if self.query.method == "grad" else prepared.fast_network
 
         def on_cpu(part: slice) -> AttentionMaps:
-            some = None if points is None else points[part].to(prepared.device)
-            found = self._maps(prepared, network, batch.pixels[0][part], some)
+            own = None if points is None else points[part].to(prepared.device)
+            computed = self._maps(prepared, network, batch.pixels[0][part], own)
             return AttentionMaps(
-                {layer: maps.cpu() for layer, maps in found.maps.items()},
-                None if found.logits is None else found.logits.float().cpu(),
+                {layer: maps.cpu() for layer, maps in computed.maps.items()},
+                None if computed.logits is None else computed.logits.float().cpu(),
             )
 
-        def in_parts(some: slice) -> list[AttentionMaps]:
-            first, last = some.start, some.stop
+        def in_parts(images: slice) -> list[AttentionMaps]:
+            first, last = images.start, images.stop
             return prepared.each(
                 lambda part: on_cpu(slice(first + part.start, min(first + part.stop, last))),
                 last - first,
             )
 
-        parts = [one for some in self._splitter.each(in_parts, len(batch.refs)) for one in some]
+        parts = list(chain.from_iterable(self._splitter.each(in_parts, len(batch.refs))))
         logits = [part.logits for part in parts if part.logits is not None]
         return AttentionMaps(
             {layer: torch.cat([part.maps[layer] for part in parts]) for layer in parts[0].maps},
             torch.cat(logits) if logits else None,
         )
 
-    def maps_of(self, found: AttentionMaps, image: int, size: Size) -> tuple[Maps, ...]:
-        """The maps of one image of the batch; `size` is that of the file's image."""
+    def maps_of(self, attended: AttentionMaps, image: int, size: Size) -> tuple[Maps, ...]:
+        """The maps of one image of the batch; `size` is its size before preprocessing."""
         return tuple(
             Maps(
                 self._layer_name(layer),
@@ -105,16 +106,16 @@ class AttentionRunner:
                 maps[image].numpy(),
                 self._box(size, (maps.shape[2], maps.shape[3])),
             )
-            for layer, maps in found.maps.items()
+            for layer, maps in attended.maps.items()
         )
 
-    def patch_of(self, found: AttentionMaps, size: Size) -> tuple[int, int] | None:
+    def patch_of(self, attended: AttentionMaps, size: Size) -> tuple[int, int] | None:
         """The row and column of the query's patch in an image, on the grid of the first layer; None
         for a query that is not a point."""
         point = self._point(size)
         if point is None:
             return None
-        grid = next(iter(found.maps.values())).shape[2:]
+        grid = next(iter(attended.maps.values())).shape[2:]
         row, column = (
             min(max(int(share * side), 0), side - 1)
             for share, side in zip(torch.tensor(point).tolist(), grid, strict=True)
@@ -128,7 +129,7 @@ class AttentionRunner:
         pixels: Pixels,
         points: Tensor | None,
     ) -> AttentionMaps:
-        """The maps of some images by the query's method."""
+        """Compute the maps of images with the query's method."""
         query, wants = self.query, self.wants_logits
         if query.method == "grad":
             target = self.target
@@ -153,7 +154,7 @@ class AttentionRunner:
             )
 
     def _points(self, batch: Batch) -> Tensor | None:
-        """The query point of each image, down and across its patches from 0 to 1.  -> (B, 2)"""
+        """The query points, as shares of the height and width that patches cover.  -> (B, 2)"""
         points = []
         for ref, size in zip(batch.refs, batch.sizes, strict=True):
             point = self._point(size)
@@ -176,8 +177,8 @@ class AttentionRunner:
         return (y - top) / (bottom - top), (x - left) / (right - left)
 
     def _box(self, size: Size, grid: Size) -> Box:
-        """The part of an image that the patches of a grid cover, in shares of its sides. Rows and
-        columns that do not fill a patch are left out, and padding lies outside of the image."""
+        """The part of an image that the patches of a grid cover, in shares of its sides. It leaves
+        out rows and columns that do not fill a patch; padding makes it larger than the image."""
         top, left, bottom, right = seen(size, self.model.preprocess)
         down, across = _covered(self.model.config, grid)
         return top, left, top + (bottom - top) * down, left + (right - left) * across

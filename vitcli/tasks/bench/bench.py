@@ -1,4 +1,4 @@
-"""A model into the engine, dtype, batch size and workers that are best for it on this machine.
+"""Find the engine, dtype, batch size and workers that run a model best on this machine.
 
 Each candidate is measured in its own process, for a limited time.
 """
@@ -53,13 +53,13 @@ from vitcli.tasks.bench.verdict import Advice, BenchRow, Measured, advise, comma
 
 BATCH_SIZES = (1, 4, 16, 32)
 MAX_IMAGES = 64  # compared with fp32
-MAX_LISTED, MAX_FILES = 5000, 512  # of --on: MAX_FILES are spread over the first MAX_LISTED
+MAX_LISTED, MAX_FILES = 5000, 512  # --on reads MAX_FILES, spread over the first MAX_LISTED
 MAX_WORKERS = 16
-WORKERS = (8, 4, 2, 1, 0)  # next to one for each processor
-SHARE_OF_TIME = 0.93  # in which trials run; the rest is for ending them
-SHARE_FOR_READY = 0.6  # of it for ready images, if files follow
-MIN_SECONDS = 6.0  # for a candidate, which takes half of them to start
-GRACE_SECONDS = 10.0  # beyond its time, after which a candidate is given up
+WORKERS = (8, 4, 2, 1, 0)  # tried after one worker for each processor
+SHARE_OF_TIME = 0.93  # for running the trials; the rest is for ending them
+SHARE_FOR_READY = 0.6  # of that share, for ready images if files follow
+MIN_SECONDS = 6.0  # for a candidate, half of them for its start
+GRACE_SECONDS = 10.0  # beyond its time, before a candidate is stopped
 LIMIT_SECONDS = 0.4  # to measure the rate of matrix products
 FAST_DECODE_SECONDS = 5.0  # to read the images again with --decode fast
 OUT_OF_TIME = "no time was left"
@@ -69,8 +69,8 @@ NOT_INSTALLED = "not installed"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchJob:
     """One run of `vit bench`. `on` names images (a folder, a file, a glob) to read end to end;
-    without it the images are drawn. `seconds` limits the whole run, with the loading of the
-    model."""
+    without it the images are synthetic. `seconds` limits the whole run, including the loading of
+    the model."""
 
     model: str = DEFAULT_MODEL
     options: ModelOptions = ModelOptions()
@@ -88,9 +88,9 @@ class BenchJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bench:
-    """The result. `limits` are the operations a second of large matrix products, by precision;
-    `exports` the seconds of each export; `left_out` the reasons for missing rows. `interrupted` is
-    the signal that ended the run early."""
+    """The result. `limits` are the operations per second of large matrix products, by precision;
+    `exports` are the seconds of each export; `left_out` has the reasons for missing rows.
+    `interrupted` is the signal that ended the run early."""
 
     model: str
     device: str
@@ -113,11 +113,11 @@ def bench(
     *,
     began: float | None = None,
 ) -> Bench:
-    """Measure the candidates, the most promising first; `on_step` is told which one is running.
-    The time counts from `began` on the monotonic clock.
+    """Measure the candidates, the most promising first; `on_step` gets the name of the
+    running one. The time counts from `began` on the monotonic clock.
 
-    Raises VitError, also if nothing could be measured. After an interruption it returns what was
-    measured, along with the signal.
+    Raises VitError, also if nothing could be measured. After an interruption, returns the
+    measurements so far, along with the signal.
     """
     began = time.monotonic() if began is None else began
     return _Trials(job, reporter or NullReporter(), on_step, began).run()
@@ -170,17 +170,17 @@ class _Trials:
         return self._result(model, device, source, interrupted)
 
     def _images(self, paths: Sequence[str], preprocess: Preprocess) -> tuple[Pixels, str]:
-        """The images that every candidate runs on, and what they are: (n, H, W, 3)"""
-        if not paths:  # other images than those that calibrate int8
+        """The images that every candidate runs on, (n, H, W, 3), and their description."""
+        if not paths:  # not the images that calibrate int8
             drawn = calibration_pixels(preprocess.size, CALIBRATION + MAX_IMAGES)[CALIBRATION:]
             return drawn, f"{MAX_IMAGES} drawn images"
         self.on_step("reading images")
-        found = _decoded(paths, preprocess, self._end(SHARE_FOR_READY) / 4)
-        if not len(found):
+        decoded = _decoded(paths, preprocess, self._end(SHARE_FOR_READY) / 4)
+        if not len(decoded):
             raise InputError(
                 f"no image of {self.job.on} can be read", f"see why: vit classify {self.job.on}"
             )
-        return found, f"{len(found)} images of {self.job.on}"
+        return decoded, f"{len(decoded)} images of {self.job.on}"
 
     def _candidates(self, device: torch.device) -> Iterator[Candidate]:
         """The candidates of this machine, the most promising first, exported engines last."""
@@ -232,9 +232,9 @@ class _Trials:
                 candidate.dtype, device, quantize=candidate.quantize, seconds=LIMIT_SECONDS
             )
 
-    def _try(self, trial: Trial, one: Measured, seconds: float, step: str = "") -> None:
-        """Run a trial for about `seconds` and collect its events. An export may take all the time
-        that is left; the trial is then run again."""
+    def _try(self, trial: Trial, result: Measured, seconds: float, step: str = "") -> None:
+        """Run a trial for about `seconds` and collect its events. An export may take all the
+        remaining time; after it, the trial runs again."""
         end = self.began + self.job.seconds
         now = time.monotonic()
         trial = replace(trial, deadline=min(now + seconds, self._end()))
@@ -252,26 +252,26 @@ class _Trials:
                         until = end
                     case Exported(took):
                         has_exported = True
-                        way = trial.candidate
-                        self.exports[f"{way.engine} {way.quantize or 'fp32'}"] = took
+                        exported = trial.candidate
+                        self.exports[f"{exported.engine} {exported.quantize or 'fp32'}"] = took
                     case Timed() as timed:
-                        self.measured[trial.candidate] = one  # kept even if interrupted
-                        one.timed.append(timed)
+                        self.measured[trial.candidate] = result  # kept even if interrupted
+                        result.timed.append(timed)
                     case Outputs() as outputs if trial.readings:
-                        one.fast = outputs
+                        result.fast = outputs
                     case Outputs() as outputs:
-                        one.outputs = outputs
+                        result.outputs = outputs
                     case Read() as read:
-                        one.reads.append(read)
+                        result.reads.append(read)
                     case Skipped(what):
                         self.left_out[f"{name}: {what}"] = OUT_OF_TIME
                     case Ended(why):
                         break
         left = self._end() - time.monotonic()
         if has_exported and left > MIN_SECONDS / 2:
-            self._try(trial, one, max(seconds, MIN_SECONDS), step)
+            self._try(trial, result, max(seconds, MIN_SECONDS), step)
         elif has_exported or (why and time.monotonic() >= end):
-            self.left_out[f"the rest of {name}" if one.timed else name] = OUT_OF_TIME
+            self.left_out[f"the rest of {name}" if result.timed else name] = OUT_OF_TIME
         elif why:
             self.left_out[name] = why
             self.reporter.note(f"{name}: {why}")
@@ -290,35 +290,36 @@ class _Trials:
             if left < MIN_SECONDS / 2:
                 self.left_out[f"{candidate} from files"] = OUT_OF_TIME
                 continue
-            one = self.measured[candidate]
-            one.read_batch = one.best.batch_size
+            result = self.measured[candidate]
+            result.read_batch = result.best.batch_size
             reading = replace(
                 trial,
                 candidate=candidate,
-                batch_sizes=(one.read_batch,),
+                batch_sizes=(result.read_batch,),
                 readings=readings,
                 images=fast,
             )
-            self._try(reading, one, left / (len(chosen) - place), " from files")
+            self._try(reading, result, left / (len(chosen) - place), " from files")
 
     def _decodings(
         self, trial: Trial, preprocess: Preprocess, images: Pixels
     ) -> tuple[tuple[Decode, ...], Path]:
-        """The ways to decode that give different pixels here, and the file of the last one's."""
+        """The values of --decode that give different pixels here, and the file of the last one's
+        pixels."""
         fast = replace(preprocess, decode="fast")
-        found = _decoded(trial.files, fast, FAST_DECODE_SECONDS) if fast.reduces else images
-        if np.array_equal(found, images):  # too small to be reduced
+        decoded = _decoded(trial.files, fast, FAST_DECODE_SECONDS) if fast.reduces else images
+        if np.array_equal(decoded, images):  # too small to be reduced
             return ("exact",), trial.images
         file = trial.images.with_name("fast.npy")
-        np.save(file, found[: len(images)])
+        np.save(file, decoded[: len(images)])
         return (("fast",) if self.job.options.decode == "fast" else ("exact", "fast")), file
 
     def _reference(self, model: Model) -> tuple[Outputs | None, int]:
-        """The outputs of fp32, and how many of their columns are the embedding."""
+        """The outputs of fp32, and the number of columns of the embedding."""
         config = model.config
-        found = self.measured.get(Candidate("torch", "fp32"))
+        exact = self.measured.get(Candidate("torch", "fp32"))
         [dim] = model.network.features_shape((config.depth,), config.pool)
-        return found.outputs if found else None, dim
+        return exact.outputs if exact else None, dim
 
     def _result(
         self, model: Model, device: torch.device, source: str, interrupted: int | None
@@ -351,16 +352,17 @@ class _Trials:
         )
 
     def _nothing_measured(self) -> VitError:
-        """The error for a bench without rows, with a reason."""
+        """The error if no candidate could be measured, with a reason."""
         for name, why in self.left_out.items():
             if why not in (OUT_OF_TIME, NOT_INSTALLED):
                 return VitError(f"nothing could be measured: {name}: {why}")
         return VitError(
-            f"nothing could be measured in {self.job.seconds:g} s", "give it more: --seconds 60"
+            f"nothing could be measured in {self.job.seconds:g} s",
+            "give it more time: --seconds 60",
         )
 
     def _end(self, part: float = 1.0) -> float:
-        """The time on the monotonic clock at which a part of the trials ends."""
+        """The end of a part of the trials, on the monotonic clock."""
         return self.began + self.job.seconds * SHARE_OF_TIME * part
 
 
@@ -377,15 +379,15 @@ def _paths(on: str, note: Callable[[str], None]) -> tuple[str, ...]:
 
 
 def _decoded(paths: Sequence[str], preprocess: Preprocess, seconds: float) -> Pixels:
-    """Decode up to MAX_IMAGES images in a time.  -> (n, H, W, 3)"""
+    """Decode up to MAX_IMAGES images for at most `seconds`.  -> (n, H, W, 3)"""
     until = time.monotonic() + seconds
     step = max(1, len(paths) // MAX_IMAGES)
     refs = [ImageRef(number, path) for number, path in enumerate(paths[::step])]
-    found = []
+    images = []
     with closing(iter_decoded(refs, DecodeJob((preprocess,)), available_cpus())) as decoded:
         for item in decoded:
             if isinstance(item, Sample):
-                found.append(item.pixels[0])
-            if len(found) == MAX_IMAGES or time.monotonic() > until:
+                images.append(item.pixels[0])
+            if len(images) == MAX_IMAGES or time.monotonic() > until:
                 break
-    return np.stack(found) if found else np.zeros((0, *preprocess.size, 3), np.uint8)
+    return np.stack(images) if images else np.zeros((0, *preprocess.size, 3), np.uint8)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 
 def peak_memory() -> int:
-    """The peak memory of this process in bytes. (On Linux, `ru_maxrss` starts at the memory that
-    the parent had.)"""
+    """The peak memory of this process in bytes. (Without /proc it is `ru_maxrss`, which on Linux
+    starts at the parent's memory.)"""
     try:
         return _high_water("self")
     except OSError:
@@ -20,7 +20,8 @@ def peak_memory() -> int:
 
 
 def family_peak() -> int | None:
-    """The sum of the peaks of this process and its descendants, each with its shared pages."""
+    """The sum of the peak memory of this process and its descendants; pages that they share count
+    for each. None without /proc."""
     parents: dict[int, int] = {}
     for entry in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):  # it has just ended

@@ -1,6 +1,6 @@
-"""The two ends of a trial: one candidate measured in its own process, and the events it sends.
+"""Start the trial of one candidate in its own process, and receive its events.
 
-A separate process isolates the candidate's memory, engine, threads and crashes. Its other end is
+A separate process isolates the candidate's memory, engine, threads and crashes. It runs
 `vitcli.tasks.bench.worker`.
 """
 
@@ -28,7 +28,6 @@ from vitcli.records import Decode, Limits
 Pixels: TypeAlias = NDArray[np.uint8]
 
 COMMAND = processes.command_of("vitcli.tasks.bench.worker:main")
-MAX_EXIT_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +67,8 @@ class Reading:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """The task of one process: to time the images of the file `images` in each of `batch_sizes`, or
-    to read `files` in each of `readings`. `deadline` is on the monotonic clock."""
+    """The task of one process: time the images of the file `images` in each of `batch_sizes`, or
+    read `files` in each of `readings`. `deadline` is on the monotonic clock."""
 
     checkpoint: Checkpoint
     options: ModelOptions
@@ -92,19 +91,19 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class Exporting:
-    """The engine has no files yet; it makes them now."""
+    """The engine has no exported files yet and starts to write them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """The engine's files are made. `Ended` follows: a new process measures them."""
+    """The engine's files are written. `Ended` follows, and a new process measures them."""
 
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Timed:
-    """A batch size. `seconds` is the median time of a batch, `peak` the peak memory so far."""
+    """The timing of a batch size: the median seconds of a batch, and the peak memory so far."""
 
     batch_size: int
     seconds: float
@@ -114,7 +113,7 @@ class Timed:
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """Files read in one way. `peak` includes the workers, where the system tells it."""
+    """The rate of reading files in one way. `peak` includes the workers, None if unknown."""
 
     reading: Reading
     images_per_second: float
@@ -123,7 +122,7 @@ class Read:
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """The outputs for some of the images.  numbers of images (n,), values (n, D + K)"""
+    """The outputs for some of the images: their numbers (n,) and values (n, D + K)."""
 
     images: NDArray[np.int64]
     values: NDArray[np.float32]
@@ -131,7 +130,7 @@ class Outputs:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """Measurements that there was no time for."""
+    """Measurements that the time did not allow."""
 
     what: str
 
@@ -148,8 +147,8 @@ Event: TypeAlias = Note | Exporting | Exported | Timed | Read | Outputs | Skippe
 
 @contextmanager
 def started(trial: Trial) -> Iterator[Callable[[float], Event]]:
-    """Start a trial in its own process, and kill it at the end. Yields a function that returns the
-    next event, or `Ended` if none comes until a time on the monotonic clock.
+    """Start a trial in its own process, and kill it at the end. Yield a function that returns the
+    next event, or `Ended` if none arrives by the given time of the monotonic clock.
 
     The process has its own session: Ctrl-C does not reach it, and the processes it starts end with
     it.
@@ -158,14 +157,14 @@ def started(trial: Trial) -> Iterator[Callable[[float], Event]]:
 
     def next_event(until: float) -> Event:
         if not child.pipe.poll(max(0.0, until - time.monotonic())):
-            return Ended("it did not finish in its time")
+            return Ended("it did not finish in time")
         try:
             return cast("Event", child.pipe.recv())
         except (EOFError, OSError):
             return Ended(f"it {child.fate()}")
 
     try:
-        with suppress(BrokenPipeError):  # dead already: the first event says so
+        with suppress(BrokenPipeError):  # it has ended: the first event reports that
             child.pipe.send(trial)
         yield next_event
     finally:

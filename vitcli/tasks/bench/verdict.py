@@ -1,4 +1,4 @@
-"""Measurements into the rows of a table, and the rows into advice."""
+"""Turn measurements into table rows, and rows into advice."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NOISE = 0.02  # rates that differ by less count as equal
 
 @dataclass(slots=True)
 class Measured:
-    """The measurements of one candidate. `fast` are its outputs for images that were decoded with
+    """The measurements of one candidate. `fast` holds its outputs for images decoded with
     `--decode fast`."""
 
     candidate: Candidate
@@ -47,14 +47,14 @@ class Measured:
 
     @property
     def latency_ms(self) -> float | None:
-        """Milliseconds for a batch of one."""
+        """The milliseconds for a batch of one."""
         return next((1e3 * t.seconds for t in self.timed if t.batch_size == 1), None)
 
 
 @dataclass(frozen=True, slots=True)
 class Likeness:
-    """The agreement with fp32 on the same images: mean cosine of the embeddings, share with the
-    same top-1 label (None without labels), and the number of images."""
+    """The agreement with fp32 on the same images: the mean cosine of the embeddings, the share of
+    equal top-1 labels (None without labels), and the number of images."""
 
     cosine: float
     agreement: float | None
@@ -71,7 +71,7 @@ class Likeness:
 class BenchRow:
     """One line of the table. Rows with `workers` and `decode` were measured on files, the others on
     ready images. Memory is in bytes; `limit_share` is the share of the machine's rate of matrix
-    products; `command` runs the model in this way."""
+    products that is reached; `command` runs the model in this way."""
 
     candidate: Candidate
     batch_size: int
@@ -106,17 +106,17 @@ class Advice:
         return PURPOSES[self.purpose]
 
 
-def likeness(reference: Outputs, found: Outputs, dim: int) -> Likeness | None:
-    """Compare the images that both have; None without any.  (n, D + K) each, D = dim"""
-    _, ours, theirs = np.intersect1d(reference.images, found.images, return_indices=True)
-    if not len(ours):
+def likeness(reference: Outputs, other: Outputs, dim: int) -> Likeness | None:
+    """Compare the outputs for common images, (n, D + K) with D = dim; None if there are none."""
+    common, first, second = np.intersect1d(reference.images, other.images, return_indices=True)
+    if not len(common):
         return None
-    a, b = reference.values[ours].astype(np.float64), found.values[theirs].astype(np.float64)
+    a, b = reference.values[first].astype(np.float64), other.values[second].astype(np.float64)
     has_labels = a.shape[1] > dim
     same = a[:, dim:].argmax(axis=1) == b[:, dim:].argmax(axis=1) if has_labels else None
     with np.errstate(invalid="ignore", over="ignore"):
         cosine = np.nan_to_num(_cosines(a[:, :dim], b[:, :dim]), nan=0.0).mean()
-    return Likeness(float(cosine), None if same is None else float(same.mean()), len(ours))
+    return Likeness(float(cosine), None if same is None else float(same.mean()), len(common))
 
 
 def _cosines(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -132,18 +132,19 @@ def table(
     dim: int,
     shares: Mapping[Candidate, float],
 ) -> Iterator[BenchRow]:
-    """The rows of all candidates. `shares` is the share of the limit that one image a second is."""
+    """Yield the rows of all candidates. `shares` is the share of the limit per image a second."""
 
     def compared(outputs: Outputs | None) -> Likeness | None:
         return likeness(reference, outputs, dim) if reference and outputs else None
 
-    for one in measured:
-        exact, fast, share = compared(one.outputs), compared(one.fast), shares.get(one.candidate)
-        for timed in one.timed:
+    for result in measured:
+        exact, fast = compared(result.outputs), compared(result.fast)
+        share = shares.get(result.candidate)
+        for timed in result.timed:
             rate = timed.batch_size / timed.seconds
             yield BenchRow(
-                candidate=one.candidate,
-                latency_ms=one.latency_ms,
+                candidate=result.candidate,
+                latency_ms=result.latency_ms,
                 batch_size=timed.batch_size,
                 images_per_second=rate,
                 peak=timed.peak,
@@ -151,11 +152,11 @@ def table(
                 likeness=exact,
                 limit_share=None if share is None else rate * share,
             )
-        for read in one.reads:
+        for read in result.reads:
             yield BenchRow(
-                candidate=one.candidate,
-                latency_ms=one.latency_ms,
-                batch_size=one.read_batch,
+                candidate=result.candidate,
+                latency_ms=result.latency_ms,
+                batch_size=result.read_batch,
                 workers=read.reading.workers,
                 decode=read.reading.decode,
                 images_per_second=read.images_per_second,
@@ -166,7 +167,7 @@ def table(
 
 
 def advise(rows: Sequence[BenchRow]) -> Iterator[Advice]:
-    """The best row for each purpose. If files were read, speed is that of reading files."""
+    """Yield the best row for each purpose. If files were read, their rows decide the speed."""
     ready = [row for row in rows if row.workers is None]
     speed = [row for row in rows if row.workers is not None] or ready
     singles = [row for row in ready if row.batch_size == 1]
@@ -183,7 +184,8 @@ def advise(rows: Sequence[BenchRow]) -> Iterator[Advice]:
 
 
 def _fastest(rows: Sequence[BenchRow]) -> BenchRow | None:
-    """The fastest row, with the smallest batch and the fewest workers that are as fast."""
+    """The row of the fastest candidate with the smallest batch and the fewest workers, within
+    the noise."""
     if not rows:
         return None
     best = max(rows, key=lambda row: row.images_per_second)
@@ -199,13 +201,13 @@ def _fastest(rows: Sequence[BenchRow]) -> BenchRow | None:
 def command_of(
     row: BenchRow, model: str, options: ModelOptions, device: str, inputs: str, has_labels: bool
 ) -> str:
-    """The shell command that runs `model` as this row was measured; `vit embed` for a backbone."""
-    way = row.candidate
+    """The shell command that runs `model` in the way of this row; `vit embed` for a backbone."""
+    candidate = row.candidate
     words = ["vit", "classify" if has_labels else "embed", inputs, "-m", model]
     words += _model_words(options)
     words += [] if device == "auto" else ["--device", device]
-    words += ["--engine", way.engine, "--dtype", way.dtype]
-    words += ["--quantize", way.quantize] if way.quantize else []
+    words += ["--engine", candidate.engine, "--dtype", candidate.dtype]
+    words += ["--quantize", candidate.quantize] if candidate.quantize else []
     words += ["-b", str(row.batch_size)]
     words += [] if row.workers is None else ["-j", str(row.workers)]
     words += [] if row.decode is None else ["--decode", row.decode]
@@ -214,7 +216,7 @@ def command_of(
 
 
 def _model_words(options: ModelOptions) -> Iterator[str]:
-    """The model's options that differ from the defaults, without `--decode`."""
+    """Yield the model's options that differ from the defaults, except `--decode`."""
     size = options.image_size
     values = {
         "--layout": options.layout,

@@ -1,6 +1,6 @@
-"""The process of a trial: one candidate, timed on ready images or on files.
+"""Time one candidate on ready images or on files, in the process of its trial.
 
-It is the other end of `vitcli.tasks.bench.protocol`.
+`vitcli.tasks.bench.protocol` starts the process and receives its events.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ WARMUP_BATCHES = 3  # read before the time counts
 
 
 class EngineFault(VitError):
-    """An engine failed at its smallest batch size."""
+    """An engine that failed at the smallest batch size."""
 
 
 def main(pipe: Connection) -> None:
-    """Receive a Trial and send its events."""
+    """Receive a trial, run it and send its events."""
     trial: Trial = pipe.recv()
     end_with_parent(pipe)  # nothing more arrives through it
     try:
@@ -97,7 +97,7 @@ def _engine(trial: Trial, model: Model, send: Send) -> Engine | None:
         return TorchEngine(prepared, Judged())
     began, notes = time.monotonic(), list[str]()
 
-    def note(text: str) -> None:  # called before an export only
+    def note(text: str) -> None:  # called only before an export
         notes.append(text)
         send(Exporting())
 
@@ -109,8 +109,8 @@ def _engine(trial: Trial, model: Model, send: Send) -> Engine | None:
 
 
 def _time(trial: Trial, engine: Engine, images: Pixels, outputs: OutputsByImage, send: Send) -> int:
-    """Time every batch size and return the largest that was timed. The smallest comes first, so
-    that the peak of memory is that of the current size."""
+    """Time every batch size and return the largest that was timed. Sizes ascend, so the peak
+    memory so far belongs to the current size."""
     per_image, largest = 0.0, trial.batch_sizes[0]
     for place, size in enumerate(trial.batch_sizes):
         left = trial.deadline - time.monotonic()
@@ -135,15 +135,16 @@ def _time(trial: Trial, engine: Engine, images: Pixels, outputs: OutputsByImage,
 def _times(
     engine: Engine, images: Pixels, size: int, seconds: float, outputs: OutputsByImage
 ) -> Iterator[float]:
-    """Yield the seconds of at least one run, and of as many as fit; an earlier run warms up."""
+    """Yield the seconds of each run after a warm-up: at least one run, and more while time is
+    left."""
     began = time.monotonic()
     for number in count():
         places = np.arange(number * size, (number + 1) * size) % len(images)
         batch = images[places]
         started = time.perf_counter()
-        found = engine(batch)
+        output = engine(batch)
         took = time.perf_counter() - started
-        outputs.update(zip(places.tolist(), found.numpy(), strict=True))
+        outputs.update(zip(places.tolist(), output.numpy(), strict=True))
         if number:
             yield took
             spent = time.monotonic() - began
@@ -163,14 +164,14 @@ def _complete(
         outputs.update(zip(places, engine(images[places]).numpy(), strict=True))
 
 
-def _outputs(found: OutputsByImage) -> Outputs:
-    numbers = sorted(found)
-    return Outputs(np.array(numbers, dtype=np.int64), np.stack([found[n] for n in numbers]))
+def _outputs(outputs: OutputsByImage) -> Outputs:
+    numbers = sorted(outputs)
+    return Outputs(np.array(numbers, dtype=np.int64), np.stack([outputs[n] for n in numbers]))
 
 
 def _read(trial: Trial, engine: Engine, model: Model, images: Pixels, send: Send) -> None:
-    """Read the files repeatedly, as `vit classify` does, in each way; `images` were decoded fast,
-    and their outputs are sent once."""
+    """Read the files over and over in each way, as `vit classify` does. Before the first reading
+    with `--decode fast`, send the outputs for `images`, which were decoded so."""
     [size], per_batch = trial.batch_sizes, 0.0
     is_compared = False
     for place, reading in enumerate(trial.readings):
@@ -197,7 +198,8 @@ def _read(trial: Trial, engine: Engine, model: Model, images: Pixels, send: Send
 
 
 def _pump(engine: Engine, batches: Iterable[Batch], seconds: float) -> tuple[float, float]:
-    """Run batches for a time and return (images a second, seconds a batch), without warm-up."""
+    """Run batches for about `seconds`. Return images per second, without the warm-up, and seconds
+    per batch."""
     began, started, first, images = time.monotonic(), 0.0, 0, 0
     for number, batch in enumerate(batches, start=1):
         if batch.refs:

@@ -46,9 +46,9 @@ if TYPE_CHECKING:  # as in run.py
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassifyJob:
-    """One run of `vit classify`. The probabilities of several models are averaged. `select` writes
-    only the rows of selected images, `paths_only` only the paths. `html` is a page of all images,
-    instead of standard output or next to `out`."""
+    """One run of `vit classify`. The probabilities of several models are averaged. With `select`,
+    only selected images get a row; `paths_only` writes only their paths. `html` is a page of all
+    images, which replaces standard output or accompanies `out`."""
 
     inputs: Inputs
     models: tuple[str | Model, ...] = (DEFAULT_MODEL,)
@@ -122,10 +122,10 @@ def _ready(job: ClassifyJob, run: Run, open_things: ExitStack, specs: Sequence[S
     from vitcli.models.engine import Logits
 
     models = [run.load(spec, job.options) for spec in specs]
-    check_heads(models, "its features are what there is: vit embed -m {}")
+    check_heads(models, "vit embed -m {} computes its features")
     if job.select is not None:
         job.select.check_labels(models[0].labels)
-    plans = tuple(dict.fromkeys(model.preprocess for model in models))  # each one once
+    plans = tuple(dict.fromkeys(model.preprocess for model in models))  # without repeats
     members = [(run.engine(model, Logits()), plans.index(model.preprocess)) for model in models]
     forward: Forward = _forward(members, models[0].labels, models[0].score_function, job)
     if job.html is not None:
@@ -141,19 +141,19 @@ def _ready(job: ClassifyJob, run: Run, open_things: ExitStack, specs: Sequence[S
 
 
 def _format(job: ClassifyJob) -> Format:
-    """Raises UsageError."""
+    """The format of the output. Raises UsageError for options that contradict each other."""
     if job.paths_only:
         return Format("paths", null=job.inputs.null)
     name = choose_format(job.out, job.format, PREDICTIONS)
     if job.html is None:
         return Format(name)
     if PREDICTIONS[name].is_sealed:
-        raise UsageError(f"a page beside {name}", "leave out --html, or write .jsonl")
+        raise UsageError(f"--html does not go with {name}", "leave out --html, or write .jsonl")
     return Format(name, page="alone" if job.out is None else "beside")
 
 
 def _selected(selection: Selection) -> Callable[[Row], bool]:
-    """Whether a row is selected, or a failure, which no expression decides about."""
+    """Return the test of the rows to write: selected images and all failures."""
     return lambda row: not isinstance(row, Classified) or selection.takes(row)
 
 
@@ -176,8 +176,8 @@ def _with_thumbnails(forward: Forward, worker_pool: WorkerPool) -> Forward:
 
 
 def check_heads(models: Sequence[Model], instead: str) -> None:
-    """Raise CheckpointError for a backbone, and for heads that cannot be averaged; `instead` says
-    what a backbone is for."""
+    """Raise CheckpointError for a backbone, and for heads that cannot be averaged; `instead` is the
+    hint for a backbone."""
     first = models[0]
     for model in models:
         if not model.config.num_classes:
@@ -191,7 +191,7 @@ def check_heads(models: Sequence[Model], instead: str) -> None:
             )
         if model.score_function != first.score_function:
             raise CheckpointError(
-                f"{model.spec} and {first.spec} do not make scores alike: "
+                f"{model.spec} and {first.spec} compute scores differently: "
                 f"{DESCRIBED[model.score_function]}, and {DESCRIBED[first.score_function]}",
                 "only models with the same problem_type can be averaged",
             )
@@ -206,18 +206,18 @@ def _forward(
     """Return the function from a batch to its rows."""
     import torch
 
-    asked: ScoreFunction = function if job.scores == "prob" else "none"
+    applied: ScoreFunction = function if job.scores == "prob" else "none"
 
     @torch.inference_mode()
     def forward(batch: Batch) -> list[Classified | Failure]:
         logits = [engine(batch.pixels[plan]) for engine, plan in members]
-        scores = [to_scores(found, asked) for found in logits]
+        scores = [to_scores(output, applied) for output in logits]
         mean = scores[0] if len(scores) == 1 else torch.stack(scores).mean(dim=0)
         best, indices = top_k(mean, job.top_k)
-        found = zip(batch.refs, best.tolist(), indices.tolist(), strict=True)
+        images = zip(batch.refs, best.tolist(), indices.tolist(), strict=True)
         rows = [
             Classified(ref, tuple(predictions_of(values, places, labels, job.threshold)))
-            for ref, values, places in found
+            for ref, values, places in images
         ]
         return with_failures(rows, are_finite(*logits), overflow(job.running))
 
@@ -225,7 +225,8 @@ def _forward(
 
 
 def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The best k and their indices, the lower index first among equals.  (B, K) -> (B, k) twice"""
+    """The k best scores and their indices; of equal scores, the lower index first.
+    (B, K) -> (B, k) twice"""
     best, indices = scores.sort(dim=-1, descending=True, stable=True)
     return best[:, :k], indices[:, :k]
 

@@ -4,9 +4,9 @@
     compared = value (("==" | "!=" | "<" | "<=" | ">" | ">=" | "~" | ["not"] "in") value)+
     value   = NAME | NUMBER | TEXT, and after "in" also "(" value ("," value)* ")"
 
-This module reads the tokens and checks their order; `ast.parse` finds the structure of what is
-left, in which `v` stands for every value and `<` for every `~`. Nothing is evaluated by Python.
-Names mean the best prediction; inside any(...) they mean each prediction in turn.
+This module reads the tokens and checks their order. `ast.parse` then finds the structure of the
+expression, in which `v` replaces every value and `<` every sign of a comparison. Python evaluates
+nothing. Names mean the best prediction; inside any(...) they mean each prediction in turn.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class _Facts:
 
 Value: TypeAlias = Callable[[_Facts], Any]
 Truth: TypeAlias = Callable[[_Facts], bool]
-Matches: TypeAlias = Callable[[str, str], bool]  # a label, and the text that it is compared with
+Matches: TypeAlias = Callable[[str, str], bool]  # (label, text it is compared with)
 
 NAMES: dict[str, tuple[Kind, Value]] = {
     "label": ("text", lambda facts: facts.prediction.label),
@@ -46,7 +46,7 @@ NAMES: dict[str, tuple[Kind, Value]] = {
     "rank": ("number", lambda facts: facts.rank),
     "path": ("text", lambda facts: facts.path),
 }
-_NOTHING = Prediction("", -1, float("-inf"))  # the best one, where --threshold has left none
+_NOTHING = Prediction("", -1, float("-inf"))  # the best prediction if --threshold removed all
 
 _TOKEN = re.compile(
     r"""\s*(?:
@@ -60,13 +60,13 @@ _TOKEN = re.compile(
     )""",
     re.VERBOSE,
 )
-MAX_DEPTH = 100  # brackets and nots inside each other
+MAX_DEPTH = 100  # of nested brackets and nots
 _HINTS = {"=": "==", "&": "and", "|": "or", "!": "not", "/": "~ with a pattern"}
 _NO_VALUE = f"a value is expected here: {', '.join(NAMES)}, a number or a text in quotes"
 _NO_COMPARISON = 'a comparison is missing here, such as == "cat" or >= 0.8'
 _NO_END = "the end, and / or is expected here"
 _STARTS = {"value", "not", "any", "("}  # the first token of something true or false
-_FOLLOWS: dict[str, tuple[set[str], str]] = {  # which tokens may follow one, and the message if not
+_FOLLOWS: dict[str, tuple[set[str], str]] = {  # the tokens that may follow, else the message
     **dict.fromkeys(("start", "and", "or", "not", "("), (_STARTS, _NO_VALUE)),
     "any": ({"("}, "( is missing here"),
     "sign": ({"value"}, _NO_VALUE),
@@ -78,7 +78,7 @@ _FOLLOWS: dict[str, tuple[set[str], str]] = {  # which tokens may follow one, an
     ")": ({"and", "or", ")", "end"}, _NO_END),
 }
 _CODES = {"value": "v", "sign": "<", "end": ""}
-_WIDTH = len("not in ")  # of every token in the code, so that a column gives its number
+_WIDTH = len("not in ")  # of each token in the code: column // _WIDTH is its number
 
 
 def _matches(text: str, pattern: str) -> bool:
@@ -101,7 +101,7 @@ _COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The rows that are wanted. `labels` holds the texts that labels are compared with."""
+    """A compiled expression. `labels` holds the texts that it compares labels with, and how."""
 
     text: str
     truth: Truth
@@ -120,7 +120,9 @@ class Selection:
             if text and not any(matches(label, text) for label in labels):
                 part = text.strip("*?").lower()
                 close = [label for label in labels if part in label.lower()][:3]
-                hint = "the model has " + (", ".join(map(repr, close)) or f"{labels[0]!r} and such")
+                hint = "the model has " + (
+                    ", ".join(map(repr, close)) or f"labels such as {labels[0]!r}"
+                )
                 raise UsageError(
                     f"--select: the model has no label {printable(repr(text))}",
                     printable(f"{hint}; ~ '*{part}*' finds a part of a name"),
@@ -129,7 +131,7 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class _Token:
-    """A word or sign of the expression and its offset. The kind of a name or literal is "value"."""
+    """A word or sign of the expression and its offset. Names and literals are of kind "value"."""
 
     kind: str
     text: str
@@ -166,21 +168,21 @@ class _Parser:
     def scan(self) -> Iterator[_Token]:
         place, kind = 0, ""
         while kind != "end":
-            found = _TOKEN.match(self.text, place)
-            if found is None or found.lastgroup is None:
+            match = _TOKEN.match(self.text, place)
+            if match is None or match.lastgroup is None:
                 place += len(self.text[place:]) - len(self.text[place:].lstrip())
                 sign = self.text[place]
                 hint = f": write {_HINTS[sign]}" if sign in _HINTS else ""
                 reason = "this text is not closed" if sign in "\"'" else "this is not understood"
                 self.fail(reason + hint, place)
-            place, kind, word = found.end(), found.lastgroup, found[found.lastgroup]
+            place, kind, word = match.end(), match.lastgroup, match[match.lastgroup]
             if kind in ("text", "number") or word in NAMES:
-                yield _Token("value", word, found.start(kind))
+                yield _Token("value", word, match.start(kind))
             elif kind == "in":
-                yield _Token("in", " ".join(word.split()), found.start(kind))
+                yield _Token("in", " ".join(word.split()), match.start(kind))
             else:
-                is_own = kind == "bracket" or word in ("and", "or", "not", "any")
-                yield _Token(word if is_own else kind, word, found.start(kind))
+                is_fixed = kind == "bracket" or word in ("and", "or", "not", "any")
+                yield _Token(word if is_fixed else kind, word, match.start(kind))
 
     def structure(self) -> ast.expr:
         """The syntax tree. Raise UsageError for a token that cannot follow the one before it."""
@@ -229,13 +231,13 @@ class _Parser:
                 )
             case ast.Compare(left=left, comparators=others):
                 return self.compared(self.value(left, in_any), others, in_any)
-        raise AssertionError(ast.dump(node))  # `structure` lets nothing else through
+        raise AssertionError(ast.dump(node))  # `structure` refuses everything else
 
     def compared(self, left: _Operand, others: list[ast.expr], in_any: bool) -> Truth:
-        """One comparison, or several that share their values: 0.2 < score < 0.8."""
+        """Compile a comparison, or a chain of them: 0.2 < score < 0.8."""
         tests = []
         for node in others:
-            start = node.col_offset // _WIDTH  # of a tuple it is the bracket
+            start = node.col_offset // _WIDTH  # a tuple starts at its bracket
             start -= not isinstance(node, ast.Tuple) and self.tokens[start - 1].kind == "("
             is_list = self.tokens[start].kind == "("
             right = self.list(node, in_any) if is_list else self.value(node, in_any)
@@ -260,15 +262,15 @@ class _Parser:
     def list(self, node: ast.expr, in_any: bool) -> _Operand:
         """The operand `("cat", "dog")`, or `("cat")`."""
         nodes = node.elts if isinstance(node, ast.Tuple) else [node]
-        found = [self.value(one, in_any) for one in nodes]
-        if len({one.kind for one in found}) > 1 or any(one.name for one in found):
+        operands = [self.value(item, in_any) for item in nodes]
+        if len({o.kind for o in operands}) > 1 or any(o.name for o in operands):
             end = nodes[-1].col_offset // _WIDTH + 1
             self.fail("a list must hold only texts or only numbers", self.tokens[end].place)
-        literals = tuple(one.literals[0] for one in found)
-        return _Operand(found[0].kind, lambda facts: literals, literals=literals, is_list=True)
+        literals = tuple(o.literals[0] for o in operands)
+        return _Operand(operands[0].kind, lambda facts: literals, literals=literals, is_list=True)
 
     def test(self, left: _Operand, sign: _Token, right: _Operand) -> Truth:
-        """One comparison. The texts that a label is compared with are collected."""
+        """Compile one comparison, and collect the texts that it compares labels with."""
         if left.kind != right.kind:
             self.fail("a text cannot be compared with a number", sign.place)
         if sign.text == "~" and not (right.literals and right.kind == "text"):

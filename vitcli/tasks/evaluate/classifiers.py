@@ -1,4 +1,4 @@
-"""Classifiers into their answers on labelled images, each alone and averaged."""
+"""Evaluate classifiers on labelled images, each alone and all averaged."""
 
 from __future__ import annotations
 
@@ -73,8 +73,8 @@ def evaluate_classifiers(
     return Evaluation(
         summary=summary,
         models=tuple(
-            ModelAnswers(name, labels, of, are_shares)
-            for name, of in zip(names, answers, strict=True)
+            ModelAnswers(name, labels, own, are_shares)
+            for name, own in zip(names, answers, strict=True)
         ),
         images=tuple(examples[place].found for place in sink.places),
         failures=tuple(sink.failures),
@@ -84,7 +84,7 @@ def evaluate_classifiers(
 
 @dataclass(slots=True)
 class _AnswerSink:
-    """Collects the answers of each model on the images that can be read, and the failures."""
+    """Collects the answers of each model on the readable images, and the failures."""
 
     best: list[list[Tensor]]
     scores: list[list[Tensor]]
@@ -113,17 +113,17 @@ class _AnswerSink:
 
 
 def _forward(
-    members: Sequence[tuple[Engine, int]], function: ScoreFunction, sink: _AnswerSink, why: str
+    members: Sequence[tuple[Engine, int]], function: ScoreFunction, sink: _AnswerSink, reason: str
 ) -> Callable[[Batch], list[Classified | Failure]]:
     @torch.inference_mode()
     def forward(batch: Batch) -> list[Classified | Failure]:
         logits = [engine(batch.pixels[plan]) for engine, plan in members]
         good = are_finite(*logits)
-        probabilities = [_probabilities(found, function) for found in logits]
+        probabilities = [_probabilities(output, function) for output in logits]
         if len(probabilities) > 1:
             probabilities.append(torch.stack(probabilities).mean(dim=0))
         sink.add(batch, probabilities, good)
-        return with_failures([Classified(ref, ()) for ref in batch.refs], good, why)
+        return with_failures([Classified(ref, ()) for ref in batch.refs], good, reason)
 
     return forward
 
@@ -135,7 +135,7 @@ def _probabilities(logits: Tensor, function: ScoreFunction) -> Tensor:
 
 
 def _classes(model: Model, names: Sequence[str]) -> tuple[tuple[str, ...], dict[str, int]]:
-    """The classes of a model, and the number of each class of the data among them.
+    """The classes of a model, and the number that each class of the data has among them.
 
     Raises CheckpointError for a regression model, InputError for classes that the model does not
     have.

@@ -1,4 +1,4 @@
-"""Models on labelled images into an Evaluation, by one of three ways to answer."""
+"""Evaluate models on labelled images: as classifiers, by neighbours, or from written rows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vitcli.training.example import SPLIT, Example, place_of, trained_on
 
 
 def evaluate(job: EvaluateJob, reporter: Reporter | None = None) -> Evaluation:
-    """Run the job. An image that cannot be read counts for no model and is listed.
+    """Run the job. An unreadable image is listed, and counts for no model.
 
     Raises InputError for classes that a model does not have, and for data without labels.
     """
@@ -28,37 +28,37 @@ def evaluate(job: EvaluateJob, reporter: Reporter | None = None) -> Evaluation:
     scan = scan_of(job.inputs, omissions)
     examples = read_examples(job.data, scan, reporter.note, allow_outside=job.inputs.allow_outside)
     omissions.note_system()
-    asked = examples
+    evaluated = examples
     if {e.split for e in examples} >= {"train", "val"}:
-        asked = [e for e in examples if e.split == "val"]
-        reporter.note(f"{len(asked):,} images of val are evaluated, those of train are not")
+        evaluated = [e for e in examples if e.split == "val"]
+        reporter.note(f"{len(evaluated):,} images of val are evaluated, those of train are not")
     if job.preds is not None:
-        return evaluate_predictions(job.preds, asked, reporter)
-    _note_trained(job.models, asked, reporter)
+        return evaluate_predictions(job.preds, evaluated, reporter)
+    _note_trained(job.models, evaluated, reporter)
     if job.knn is not None:
-        return evaluate_neighbours(job, job.knn, examples, asked, reporter)
-    return evaluate_classifiers(job, asked, reporter)
+        return evaluate_neighbours(job, job.knn, examples, evaluated, reporter)
+    return evaluate_classifiers(job, evaluated, reporter)
 
 
 def _note_trained(
-    models: Sequence[str | Model], asked: Sequence[Example], reporter: Reporter
+    models: Sequence[str | Model], examples: Sequence[Example], reporter: Reporter
 ) -> None:
-    """Note how many of the images each model was trained on."""
+    """Note how many of the images are among those that a model was trained on."""
     for model in models:
         spec = Path(model if isinstance(model, str) else model.spec)
         split = _split_of(spec)
         known = trained_on(split) if split is not None else set()
-        if known and (seen := sum(place_of(example.path) in known for example in asked)):
+        if known and (seen := sum(place_of(example.path) in known for example in examples)):
             reporter.note(
-                f"{seen:,} of {len(asked):,} images are among those that {printable(str(spec))} "
+                f"{seen:,} of {len(examples):,} images are among those that {printable(str(spec))} "
                 f"was trained on (see its {SPLIT}): scores on them say little about new images"
             )
 
 
 def _split_of(spec: Path) -> Path | None:
-    """The split table in the folder of a model; None without one."""
+    """The split table in the folder of a model; None if there is none."""
     try:
         splits = (spec / SPLIT, spec.parent / SPLIT) if spec.exists() else ()
         return next((file for file in splits if file.is_file()), None)
-    except (OSError, ValueError):  # not the name of a file: loading the model reports it
+    except (OSError, ValueError):  # not a file name: loading the model reports it
         return None

@@ -16,13 +16,13 @@ from vitcli.records import Failure, FoundImage
 from vitcli.training.example import Example
 from vitcli.training.metrics import Answers
 
-TOP = 5  # classes that are kept of each answer
+TOP = 5  # the number of classes kept for each image
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluateJob:
     """One run of `vit evaluate`. Several models are evaluated each alone and averaged. `knn`
-    evaluates embeddings by that many neighbours, `preds` the JSONL that `vit classify` wrote."""
+    is the number of neighbours that label an embedding; `preds` is a JSONL of `vit classify`."""
 
     data: str
     inputs: Inputs = Inputs()
@@ -41,8 +41,8 @@ class EvaluateJob:
 
 @dataclass(frozen=True, slots=True)
 class ModelAnswers:
-    """The answers of one model or of an ensemble. `are_shares`: the scores of an image are
-    probabilities that add up to 1, so that calibration can be measured."""
+    """The answers of one model or of an ensemble. With `are_shares`, the scores of an image are
+    probabilities that add up to 1, and calibration is measured."""
 
     name: str
     labels: tuple[str, ...]
@@ -52,8 +52,8 @@ class ModelAnswers:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """The result: each model's answers on `images`, the images that failed, and the slowest to
-    read as (seconds, path)."""
+    """The result: the answers of each model on `images`, the images that failed, and the slowest
+    images to read, as (seconds, path)."""
 
     summary: Summary
     models: tuple[ModelAnswers, ...]
@@ -67,7 +67,7 @@ class Evaluation:
 
 
 def run_on(job: EvaluateJob, examples: Sequence[Example], reporter: Reporter) -> Run:
-    """A run over the images of examples, in their order."""
+    """Return a run over the images of the examples, in their order."""
     listing = Listing([FoundSource([example.found for example in examples])])
     return Run(job.inputs, job.running, reporter, listing)
 

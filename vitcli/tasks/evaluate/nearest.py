@@ -1,4 +1,4 @@
-"""Embeddings into answers by their nearest neighbours, without any training."""
+"""Classify embeddings by their nearest neighbours, without training."""
 
 from __future__ import annotations
 
@@ -34,32 +34,32 @@ def evaluate_neighbours(
     job: EvaluateJob,
     knn: int,
     examples: Sequence[Example],
-    asked: Sequence[Example],
+    evaluated: Sequence[Example],
     reporter: Reporter,
 ) -> Evaluation:
-    """Answer for each of `asked` with the vote of its neighbours among the training examples, or
-    among all the others if there is no training part."""
-    known = [e for e in examples if e.split == "train"]
+    """Let the neighbours of each image in `evaluated` vote for its class. They are taken from the
+    training examples, or from all other images if there are none."""
+    train = [e for e in examples if e.split == "train"]
     labels = class_names(examples)
     numbers = {label: number for number, label in enumerate(labels)}
-    loaded = [run_on(job, asked, reporter).load(spec, job.options) for spec in job.models]
+    loaded = [run_on(job, evaluated, reporter).load(spec, job.options) for spec in job.models]
     models: list[ModelAnswers] = []
     for model in loaded:
-        run = run_on(job, asked, reporter)
-        queries, truth, rows = _embedded(run, model, asked, numbers)
+        run = run_on(job, evaluated, reporter)
+        queries, truth, rows = _embedded(run, model, evaluated, numbers)
         gallery, classes = queries, truth
-        if known:
-            gallery, classes, _ = _embedded(run_on(job, known, reporter), model, known, numbers)
-        if not known and len(queries) == 1:
+        if train:
+            gallery, classes, _ = _embedded(run_on(job, train, reporter), model, train, numbers)
+        if not train and len(queries) == 1:
             raise InputError("one image has no neighbours", "--knn needs two or more")
-        scores, order = neighbours(queries, gallery, classes, len(labels), knn, leave_out=not known)
+        scores, order = neighbours(queries, gallery, classes, len(labels), knn, leave_out=not train)
         answers = Answers(order[:, :TOP].numpy(), scores[:, :TOP].double().numpy(), truth.numpy())
         models.append(ModelAnswers(f"{model.spec}, {knn} neighbours", labels, answers))
     done = [row for row in rows if isinstance(row, Embedded)]
     return Evaluation(
         summary=run.summary(),
         models=tuple(models),
-        images=tuple(asked[row.ref.index].found for row in done),
+        images=tuple(evaluated[row.ref.index].found for row in done),
         failures=tuple(row for row in rows if isinstance(row, Failure)),
     )
 
@@ -67,17 +67,16 @@ def evaluate_neighbours(
 def _embedded(
     run: Run, model: Model, examples: Sequence[Example], numbers: Mapping[str, int]
 ) -> tuple[Tensor, Tensor, list[Row]]:
-    """The embeddings of unit length (N, D) and classes (N,) of the images that can be read, and the
-    rows of all."""
-    features = Features((model.config.depth,), model.config.pool, True)
-    engine = run.engine(model, features)
+    """The embeddings (N, D) of unit length and the classes (N,) of the readable images, and the
+    rows of all images."""
+    engine = run.engine(model, Features((model.config.depth,), model.config.pool, True))
 
     @torch.inference_mode()
     def forward(batch: Batch) -> list[Embedded | Failure]:
-        found = engine(batch.pixels[0])
-        vectors = F.normalize(found, dim=-1).numpy()
+        features = engine(batch.pixels[0])
+        vectors = F.normalize(features, dim=-1).numpy()
         rows = [Embedded(ref, v) for ref, v in zip(batch.refs, vectors, strict=True)]
-        good = are_finite(found.norm(dim=-1, keepdim=True))  # the square may overflow alone
+        good = are_finite(features.norm(dim=-1, keepdim=True))  # only the square may overflow
         return with_failures(rows, good, overflow(run.running))
 
     sink = ListSink()

@@ -1,4 +1,4 @@
-"""The JSONL rows of `vit classify` into answers, without running a model."""
+"""Evaluate the JSONL rows of `vit classify`, without running a model."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from vitcli.training.example import Example
 from vitcli.training.metrics import Answers
 
 MAX_CLASSES = 1 << 17
-ROUNDING = 1e-3  # in the sum of scores with six decimals
+ROUNDING = 1e-3  # the error of a sum of scores with six decimals
 
 
 def evaluate_predictions(
     preds: Path, examples: Sequence[Example], reporter: Reporter
 ) -> Evaluation:
-    """Find the row of each example by its path. Raises InputError for a file of other rows."""
+    """Evaluate the row of each example, found by its path. Raises InputError for other rows."""
     started = time.monotonic()
     rows = _read_rows(preds)
-    named = {
+    label_of = {
         p["index"]: str(p["label"]) for row in rows.values() for p in row.get("predictions", ())
     }
-    if not named:
+    if not label_of:
         raise InputError(f"{printable(str(preds))} has no predictions")
-    known = [named.get(index, f"LABEL_{index}") for index in range(max(named) + 1)]
+    known = [label_of.get(index, f"LABEL_{index}") for index in range(max(label_of) + 1)]
     numbers, labels = match_answers(class_names(examples), known)
     width = max(1, *(len(row.get("predictions", ())) for row in rows.values()))
     best = np.full((len(examples), width), -1, np.int64)
@@ -68,24 +68,24 @@ def evaluate_predictions(
 
 
 def _read_rows(file: Path) -> dict[Path, dict[str, Any]]:
-    """The rows by their absolute paths; classify writes paths relative to its working directory."""
+    """Read the rows by absolute path; relative paths start at the working directory."""
     try:
         text = file.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or error
         raise InputError(f"cannot read {printable(str(file))}: {why}") from None
-    found: dict[Path, dict[str, Any]] = {}
+    rows: dict[Path, dict[str, Any]] = {}
     for number, line in enumerate(text.removesuffix("\n").split("\n"), start=1):
         try:
             row = json.loads(line)
             _check_row(row)
-            found[Path(row["path"]).resolve()] = row
+            rows[Path(row["path"]).resolve()] = row
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError, RuntimeError):
             raise InputError(
                 f"{printable(str(file))}, line {number} is not a row of vit classify",
                 "--preds reads the JSONL that vit classify -o preds.jsonl writes",
             ) from None
-    return found
+    return rows
 
 
 def _check_row(row: dict[str, Any]) -> None:

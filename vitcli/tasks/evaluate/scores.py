@@ -1,4 +1,4 @@
-"""An evaluation into JSON, a CSV and an image of its confusion matrix, and a report."""
+"""Write an evaluation as JSON and as a report, and its confusion matrix as CSV and PNG."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def confusion_csv(table: Confusion) -> str:
 
 
 def section(model: ModelAnswers, images: Sequence[FoundImage]) -> Section:
-    """The section of a model in a report; the images of its worst mistakes are read again."""
+    """The section of a model in a report. The images of its worst mistakes are read again."""
     answers, labels = model.answers, model.labels
     table = confusion(answers, labels)
     worst = [
@@ -124,7 +124,7 @@ def section(model: ModelAnswers, images: Sequence[FoundImage]) -> Section:
 
 
 def _calibration(answers: Answers) -> tuple[str, str]:
-    """The caption and the reliability diagram."""
+    """The reliability diagram and its caption, caption first."""
     bins = reliability(answers)
     chart = reliability_svg([(b.low, b.high, b.count, b.accuracy) for b in bins])
     return (
@@ -139,7 +139,7 @@ def _thumbnail(image: FoundImage) -> NDArray[np.uint8] | None:
 
 
 def page(evaluation: Evaluation, data: str) -> ReportPage:
-    """The page of `vit evaluate`."""
+    """The report page of `vit evaluate`."""
     facts = [("data", printable(data)), ("images", f"{evaluation.summary.done:,}")]
     for model in evaluation.models:
         facts.append((model.name, f"top-1 {model.answers.accuracy():.2%}"))
@@ -155,7 +155,7 @@ def page(evaluation: Evaluation, data: str) -> ReportPage:
 
 
 def write_files(folder: Path, evaluation: Evaluation, data: str) -> None:
-    """Write metrics.json, report.html, and the last model's confusion as CSV and PNG."""
+    """Write metrics.json, report.html, and the last model's confusion matrix as CSV and PNG."""
     last = evaluation.models[-1]
     table = confusion(last.answers, last.labels)
     metrics = json.dumps(numbers(evaluation), indent=2, ensure_ascii=False)

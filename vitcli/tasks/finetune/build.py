@@ -1,4 +1,4 @@
-"""The options of a finetuning and its recipe into the parts of a Trainer."""
+"""Build the parts of a Trainer from the options of a finetuning and its recipe."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from vitcli.training.optim import Optimisation, class_weights
 from vitcli.training.pretrain import fixed_of
 from vitcli.training.recipe import Recipe, Trained
 
-MAX_MICRO_VALUES = 10 << 20  # in the widest layer, for the images that a CPU takes at a time
+MAX_MICRO_VALUES = 10 << 20  # in the widest layer, for the images that a CPU computes at a time
 
 
 def make_trained(
@@ -34,7 +34,7 @@ def make_trained(
     device: torch.device,
     note: Callable[[str], None],
 ) -> Trained:
-    """Return the network that trains: the head alone, or the whole network, on its device."""
+    """Return the network to train, on its device: the head alone, or the whole network."""
     training, dtype = job.training, product_dtype(job.running.dtype, device)
     on_cpu, checkpointing = device.type == "cpu", training.checkpointing
     model.network.to(device)
@@ -86,7 +86,7 @@ def make_objective(
     chosen: ChosenRecipe,
     device: torch.device,
 ) -> Objective:
-    """Return the objective: to classify, or to reconstruct hidden patches."""
+    """Return the objective: classification, or the reconstruction of hidden patches."""
     normalise = Normalise(model.preprocess, device)
     if training.objective == "mim":
         assert isinstance(model.config, ViTConfig)
@@ -102,7 +102,7 @@ def make_objective(
 def make_plan(
     job: FinetuneJob, model: Model, chosen: ChosenRecipe, order: Order, device: torch.device
 ) -> TrainingPlan:
-    """Return how long and how to train."""
+    """Return the plan of the training: its length, its optimisation and its saves."""
     training, dtype = job.training, product_dtype(job.running.dtype, device)
     has_own_dtype = device.type == "cpu" and onednn.supports(dtype)
     return TrainingPlan(
@@ -132,8 +132,8 @@ def _micro_batch(
     order: Order,
     device: torch.device,
 ) -> int | None:
-    """The images that go through the network at a time: `--accumulate` divides a step, and a CPU
-    takes as many as fit its caches."""
+    """The number of images that go through the network at a time: `--accumulate` divides a step,
+    and a CPU takes as many as fit its caches. None for all images of a step."""
     if chosen.recipe.kind == "head":
         return None
     part = -(-order.share // training.accumulate)

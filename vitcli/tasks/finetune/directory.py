@@ -1,4 +1,4 @@
-"""The directory of a training: its best model, the state to resume from, metrics and a report."""
+"""The directory of a training: the best model, the state to resume from, metrics and a report."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ class EarlierRun:
 
 
 class RunDirectory:
-    """The files of a run, each of which is whole at any moment.
+    """The files of a run, each of which is complete at any moment.
 
-    `run.json` holds the options, `split.jsonl` the part of each image, `metrics.jsonl` a line for
+    `run.json` holds the options, `split.jsonl` the split of each image, `metrics.jsonl` a line for
     each epoch, and `last/` the state. The best model is in the directory itself.
     """
 
@@ -59,8 +59,8 @@ class RunDirectory:
     def open(
         self, scan: Scan, *, overwrite: bool, resume: bool, read: Iterable[Read] = ()
     ) -> EarlierRun | None:
-        """Prepare the directory, and return the run to resume; None for a new run. The run reads
-        the files and folders `read`, which must not be overwritten. Raises OutputError."""
+        """Prepare the directory, and return the run to resume; None for a new run. Raises
+        OutputError, also if the run would overwrite a file or folder of `read`."""
         folder = self.folder
         if folder.exists() and not folder.is_dir():
             raise OutputError(f"{folder} is not a folder")
@@ -80,7 +80,7 @@ class RunDirectory:
         return None
 
     def begin(self, examples: Sequence[Example], failures: Sequence[Failure]) -> None:
-        """Begin the run: remove an earlier one, and write the options and the split."""
+        """Remove the files of an earlier run, and write the options and the split."""
         with explained(self.folder / SPLIT):
             self._clear()
             partial = self.folder / f"{SPLIT}.partial"
@@ -98,17 +98,17 @@ class RunDirectory:
         write_whole(self.folder / RUN, (json.dumps(described, indent=2) + "\n").encode())
 
     def state(self) -> dict[str, Any] | None:
-        """The last saved state; None if the run had not saved one. Raises CheckpointError if files
-        that the run had written are missing."""
-        found = read_state(self.folder / LAST)
-        if found is None:
+        """The last saved state; None if the run had not saved one. Raises CheckpointError if a file
+        that the run had written is missing."""
+        state = read_state(self.folder / LAST)
+        if state is None:
             missing = [LAST] if (self.folder / METRICS).exists() else []
         else:
-            names = MODEL if found.get("epoch") else ()
+            names = MODEL if state.get("epoch") else ()
             missing = [name for name in names if not (self.folder / name).is_file()]
         if missing:
             raise CheckpointError(f"{printable(str(self.folder))} has no {missing[0]}", START_OVER)
-        return found
+        return state
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Save the state, and the metrics of the epochs so far."""
@@ -156,8 +156,8 @@ class RunDirectory:
         write_whole(self.folder / REPORT, html(page).encode("utf-8"))
 
     def _compare(self) -> list[Failure]:
-        """Compare the options with those in run.json, and return the images that the run left out.
-        Raises OutputError with the options that differ."""
+        """Compare the options with run.json, and return the images that the run left out. Raises
+        OutputError with the options that differ, CheckpointError for a damaged file."""
         try:
             if not (self.folder / RUN).is_file():
                 raise ValueError("no file")
@@ -194,7 +194,7 @@ class RunDirectory:
 
 def _left_out(place: int, row: Any) -> Failure:
     """Read an image that was left out, as `begin` wrote it. Raises ValueError, KeyError or
-    TypeError for anything else."""
+    TypeError for any other row."""
     path, message = row["path"], row["error"]["message"]
     if not isinstance(path, str) or not isinstance(message, str):
         raise ValueError("not a text")
@@ -207,7 +207,7 @@ def snapshot(model: Model, trained: Trained) -> Model:
         reconstruction = copied(model.reconstruction)
         return replace(model, network=reconstruction.encoder, reconstruction=reconstruction)
     tensors = trained.tensors()
-    if trained.network is not model.network:  # it is the head
+    if trained.network is not model.network:  # only the head trained
         tensors = {f"head.{name}": tensor for name, tensor in tensors.items()}
         tensors = model.network.state_dict() | tensors
     return replace(model, network=filled(model.network, tensors))

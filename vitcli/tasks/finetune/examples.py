@@ -1,4 +1,4 @@
-"""Examples into the feed of a training, as pixels or as features, without unreadable images."""
+"""Turn the readable examples into the feed of a training, as pixels or as features."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from vitcli.training.group import Group
 
 @dataclass(frozen=True, slots=True)
 class FeedMaker:
-    """Reads the examples of a training; under torchrun each process reads its share, and all
-    gather the results."""
+    """Reads the examples of a training. Under torchrun, each process reads its share, and all
+    processes gather the results."""
 
     job: FinetuneJob
     reporter: TrainingReporter
@@ -53,13 +53,13 @@ class FeedMaker:
         return readable, failures
 
     def of_features(self, examples: Sequence[Example]) -> tuple[Feed, list[Example], list[Failure]]:
-        """Compute the features that a head reads. Return their feed, the readable examples, and the
+        """Compute the features that a head reads. Return their feed, the readable examples and the
         failures."""
         mine = self._mine(examples)
-        ours, failed = features(
+        vectors_of, failed = features(
             self._run([]), self.model, [examples[place].found for place in mine]
         )
-        placed = {mine[place]: vector for place, vector in ours.items()}
+        placed = {mine[place]: vector for place, vector in vectors_of.items()}
         every = {p: v for part in self.group.gather(placed) for p, v in part.items()}
         failures = self._gathered(failed, mine)
         check_any_read(every, failures)
@@ -113,7 +113,7 @@ class FeedMaker:
         return sorted(every, key=lambda failure: failure.ref.index)
 
     def _numbers(self, examples: Sequence[Example]) -> list[int]:
-        """The class numbers of the examples; 0 without classes."""
+        """The class numbers of the examples; zeros without classes."""
         numbers = {label: number for number, label in enumerate(self.model.labels)}
         return [numbers.get(e.label, 0) for e in examples]
 

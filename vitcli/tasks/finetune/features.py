@@ -1,4 +1,4 @@
-"""Images into the features that a head reads, cached on disk by the images' content."""
+"""Compute the features that a head reads, cached on disk by the content of the images."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from vitcli.stores import is_remote
 from vitcli.training.recipe import headless
 
 FeaturesByHash = dict[str, NDArray[np.float32]]
-SAVE_SECONDS = 300.0  # between writes of the cache: the most that a kill -9 loses
+SAVE_SECONDS = 300.0  # between writes of the cache; kill -9 loses at most these
 
 
 def features(
@@ -38,8 +38,8 @@ def features(
 ) -> tuple[dict[int, Tensor], list[Failure]]:
     """Return the input of the model's head for each image, by its place, and the failures.
 
-    Images with the same bytes are computed once, over all runs with the same weights; an
-    interrupted run keeps what it has computed.
+    Images with the same bytes are computed once for all runs with the same weights. An interrupted
+    run keeps the features that it has computed.
     """
     file = cache_folder() / "features" / f"{_fingerprint(run, model)}.npz"
     known = _read(file)
@@ -56,9 +56,9 @@ def features(
 
         @torch.inference_mode()
         def forward(batch: Batch) -> list[Embedded | Failure]:
-            found = engine(batch.pixels[0])
-            rows = [Embedded(ref, v) for ref, v in zip(batch.refs, found.numpy(), strict=True)]
-            return with_failures(rows, are_finite(found), overflow(run.running))
+            vectors = engine(batch.pixels[0])
+            rows = [Embedded(ref, v) for ref, v in zip(batch.refs, vectors.numpy(), strict=True)]
+            return with_failures(rows, are_finite(vectors), overflow(run.running))
 
         try:
             run.into(sink, Ready(plans=(model.preprocess,), forward=forward, meta={}))
@@ -66,17 +66,17 @@ def features(
             sink.save()
     known |= sink.computed
     failures = sink.failures
-    found = {p: torch.from_numpy(known[h]) for p, h in enumerate(hashes) if h in known}
+    vectors = {p: torch.from_numpy(known[h]) for p, h in enumerate(hashes) if h in known}
     failed = [
         replace(failures[h], ref=replace(failures[h].ref, index=p, path=images[p].path))
         for p, h in enumerate(hashes)
         if h in failures
     ]
-    return found, failed
+    return vectors, failed
 
 
 class _FeatureCache:
-    """A sink that collects features by hash, and saves them every SAVE_SECONDS."""
+    """A sink that collects features by hash and saves them every SAVE_SECONDS."""
 
     def __init__(self, file: Path, hashes: Sequence[str]) -> None:
         self._file, self._hashes = file, hashes
@@ -95,7 +95,7 @@ class _FeatureCache:
             self.save()
 
     def save(self) -> None:
-        """Add the new features to those that the file holds by now. Raises OutputError."""
+        """Add the new features to the current content of the file. Raises OutputError."""
         if len(self.computed) > self._saved:
             _write(self._file, _read(self._file) | self.computed)
         self._saved, self._saved_at = len(self.computed), time.monotonic()
@@ -106,7 +106,7 @@ class _FeatureCache:
 
 
 def _fingerprint(run: Run, model: Model) -> str:
-    """A hash of everything that the features depend on besides the image: the network at its
+    """A hash of everything besides the image that determines the features: the network at its
     current image size, without its head."""
     described = {
         "sha256": model.sha256,
@@ -119,15 +119,15 @@ def _fingerprint(run: Run, model: Model) -> str:
 
 
 def _hash(image: FoundImage) -> str:
-    """The hash of the image's bytes; an unreadable image has its path, and is tried again."""
+    """The hash of the image's bytes. For an unreadable image, its path, which is not cached."""
     path, member, _ = image
     try:
         if member is None and not is_remote(path) and not stat.S_ISREG(os.stat(path).st_mode):
-            return f"unreadable {path}"  # a pipe or device: decoding it for its row reports it
+            return f"unreadable {path}"  # a pipe or device: decoding reports the failure
         file = member.open(lambda: Archive.at(member.archive)) if member else open(path, "rb")  # noqa: SIM115
         with file:
             return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
-    except (ImageError, OSError, ValueError):  # ValueError: damage in a zip
+    except (ImageError, OSError, ValueError):  # ValueError: a damaged zip
         return f"unreadable {path}"
 
 

@@ -1,4 +1,4 @@
-"""Labelled (or plain) images and a model into a finetuned model in a directory."""
+"""Finetune a model on labelled or plain images, into a directory."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ from vitcli.training.recipe import with_head
 
 
 def finetune(job: FinetuneJob, reporter: TrainingReporter | None = None) -> Finetuned:
-    """Run the job. Raises InputError for data that cannot be learnt, OutputError for a run
-    directory that is in use, and Interrupted, which says how to resume."""
+    """Run the job. Raises InputError for data that cannot be learnt, OutputError for a
+    directory with another run, and Interrupted, which says how to resume."""
     device = choose_device(job.running.device)
     with joined(device) as group:
         if device.type == "cuda" and group.size > 1:
@@ -55,7 +55,7 @@ def finetune(job: FinetuneJob, reporter: TrainingReporter | None = None) -> Fine
 
 @dataclass(slots=True)
 class _Session:
-    """The steps of a finetuning, ordered so that mistakes are found early."""
+    """The steps of a finetuning, in an order that finds mistakes early."""
 
     job: FinetuneJob
     reporter: TrainingReporter
@@ -68,7 +68,7 @@ class _Session:
 
     def run(self) -> Finetuned:
         job, group = self.job, self.group
-        product_dtype(job.running.dtype, self.device)  # refuses fp16 before anything is written
+        product_dtype(job.running.dtype, self.device)  # refuses fp16 before the run writes files
         directory = RunDirectory(job.out, self._options())
         earlier = None
         if group.is_first:
@@ -109,7 +109,7 @@ class _Session:
         yield Path(job.data), "the data of this run"
         if job.val is not None:
             yield Path(job.val), "the data of --val"
-        if job.out.is_dir() and any(job.out.iterdir()):  # else nothing can be overwritten
+        if job.out.is_dir() and any(job.out.iterdir()):  # otherwise nothing can be overwritten
             if isinstance(job.model, str):
                 offline = job.options.offline
                 yield from read_of_model(resolve(job.model, offline=offline).weights)
@@ -119,20 +119,20 @@ class _Session:
             yield from read_of_options(options)
 
     def _options(self) -> dict[str, object]:
-        """The options that a resumed run must share with the interrupted one."""
+        """The options that must be equal in a resumed run and in the interrupted one."""
         job = self.job
         model = job.model if isinstance(job.model, str) else job.model.spec
-        found: dict[str, object] = {"data": job.data, "model": model, "val": job.val}
-        found |= {f.name: getattr(job.training, f.name) for f in fields(job.training)}
-        found |= {"dtype": job.running.dtype, "image_size": job.options.image_size}
-        found["no_flip"] = not found.pop("flip")
-        del found["save_every"]
-        return found
+        options: dict[str, object] = {"data": job.data, "model": model, "val": job.val}
+        options |= {f.name: getattr(job.training, f.name) for f in fields(job.training)}
+        options |= {"dtype": job.running.dtype, "image_size": job.options.image_size}
+        options["no_flip"] = not options.pop("flip")
+        del options["save_every"]
+        return options
 
     def _divided(self) -> list[Example]:
-        """The examples with their splits; the first process lists them for all."""
+        """The examples with their splits; the first process reads them for all processes."""
         job, training = self.job, self.job.training
-        found: list[Example] = []
+        examples: list[Example] = []
         if self.group.is_first:
             omissions = Omissions(self.reporter.note)
             read = partial(
@@ -142,15 +142,15 @@ class _Session:
                 labelled=self._has_classes,
                 allow_outside=job.inputs.allow_outside,
             )
-            found = read(job.data)
+            examples = read(job.data)
             if job.val is not None:
-                held = read(job.val)
-                found = [replace(e, split="train") for e in found]
-                found += [replace(e, split="val") for e in held]
+                held_out = read(job.val)
+                examples = [replace(e, split="train") for e in examples]
+                examples += [replace(e, split="val") for e in held_out]
             share, seed = training.val_split, training.seed
-            found = divide(found, share, seed, self.reporter.note, labelled=self._has_classes)
+            examples = divide(examples, share, seed, self.reporter.note, labelled=self._has_classes)
             omissions.note_system()
-        return self.group.gather(found)[0]
+        return self.group.gather(examples)[0]
 
     def _model(self, examples: Sequence[Example]) -> Model:
         """The model with the head or decoder that the objective needs."""
@@ -206,7 +206,7 @@ class _Session:
         )
 
     def _restore(self, trainer: Trainer, directory: RunDirectory) -> None:
-        """Give the trainer the state of the run that is resumed, if it had saved one."""
+        """Restore the state of the resumed run, if it had saved one."""
         state = self.group.gather(directory.state() if self.group.is_first else None)[0]
         if state is not None:
             trainer.restore(state)
@@ -216,8 +216,8 @@ class _Session:
             self.reporter.note("the earlier run had not saved anything yet: training starts over")
 
     def _watch(self, trainer: Trainer, epochs: int) -> None:
-        """Train. A signal takes effect after the step, once every process has stopped and the state
-        is saved."""
+        """Train, and report each event. A signal takes effect after the current step, when all
+        processes have stopped and the state is saved."""
         with interrupts.held():
             for event in trainer.run():
                 self.reporter.trained(event, epochs)

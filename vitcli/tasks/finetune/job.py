@@ -1,4 +1,4 @@
-"""The nouns of `vit finetune`: its job, its options, its events and its result."""
+"""The nouns of `vit finetune`: its job, its options, its reporter and its result."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OPTION_NAMES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingOptions:
-    """How to train. An option that is None is chosen by recipe, model and data, and noted."""
+    """How to train. An option that is None follows from recipe, model and data, with a note."""
 
     objective: Literal["classify", "mim"] = "classify"
     train: str | None = None
@@ -96,7 +96,7 @@ class FinetuneJob:
 
 
 class TrainingReporter(Reporter, Protocol):
-    """A reporter that is told of every step and epoch, too."""
+    """A reporter that also receives every step and epoch."""
 
     def trained(self, event: StepDone | EpochDone, epochs: int) -> None: ...
 

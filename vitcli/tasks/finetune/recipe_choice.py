@@ -1,4 +1,4 @@
-"""Training options, a model and its data into a recipe and its numbers, with the reason."""
+"""Choose a recipe and its numbers from the options, the model and the data, with a reason."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from vitcli.tasks.finetune.job import TrainingOptions
 from vitcli.training.example import Example
 from vitcli.training.recipe import Recipe, parse_recipe
 
-MAX_FULL_SECONDS = 20 * 60  # for a training of the whole network; beyond, only the head trains
+MAX_FULL_SECONDS = 20 * 60  # to train the whole network; above, only the head trains
 GFLOPS_PER_SECOND = {"cpu": 60.0, "mps": 2_000.0, "cuda": 10_000.0}  # of one processor or device
-MIN_CLASS_IMAGES = 5  # for a training of the whole network; below, only the head trains
+MIN_CLASS_IMAGES = 5  # to train the whole network; below, only the head trains
 
 
 @dataclass(frozen=True, slots=True)
 class ChosenRecipe:
-    """The recipe, every number of the training, and a sentence about them."""
+    """The recipe, every number of the training, and a sentence that describes them."""
 
     recipe: Recipe
     epochs: int
@@ -114,7 +114,7 @@ def _recipe(
 ) -> tuple[Recipe, str]:
     fewest = min(Counter(e.label for e in train).values(), default=0)
     rate = GFLOPS_PER_SECOND[device.type] * (available_cpus() if device.type == "cpu" else 1)
-    flops_per_image = 3 * 2 * cost(model.config).gflops  # one forward, and two for the gradients
+    flops_per_image = 3 * 2 * cost(model.config).gflops  # 2 per multiply-add, 3 forward passes
     seconds = flops_per_image * len(train) * epochs / rate
     about = f"about {seconds / 60:.0f} min" if seconds < 3600 else f"about {seconds / 3600:.1f} h"
     about = "less than a minute" if seconds < 60 else about
@@ -126,7 +126,7 @@ def _recipe(
 
 
 def _mask_ratio(training: TrainingOptions, model: Model) -> float:
-    """The ratio of the option, else the checkpoint's for a masked autoencoder, else SimMIM's."""
+    """The ratio of the option, else of the masked autoencoder's checkpoint, else of SimMIM."""
     if training.mask_ratio is not None:
         return training.mask_ratio
     if isinstance(model.reconstruction, MaskedAutoencoder):
