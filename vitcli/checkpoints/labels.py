@@ -72,7 +72,7 @@ def _from_config(value: object, num_classes: int, source: str) -> Labels:
 
 
 def _whole(text: str) -> str:
-    """Replace lone surrogates, which cannot be written, by U+FFFD."""
+    """Replace lone surrogates, which UTF-8 cannot encode, by U+FFFD."""
     return _SURROGATE.sub("\ufffd", text)
 
 
@@ -82,7 +82,7 @@ def _check_count(names: Sequence[str], num_classes: int, source: str) -> None:
 
 
 def _tag(config: Json) -> str:
-    """The tag of timm's config, such as `augreg_in1k`, wherever it is written."""
+    """The tag of a timm config, such as `augreg_in1k`, from each key that may hold it."""
     inner = config.get("pretrained_cfg") or {}
     name = str(config.get("architecture", ""))
     return f"{inner.get('tag', '')} {config.get('tag', '')} {name.partition('.')[2]}"

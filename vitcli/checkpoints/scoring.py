@@ -1,5 +1,5 @@
-"""Logits into scores, by the problem a classifier was trained for: the choice of transformers'
-image classification pipeline (`pipelines/image_classification.py`, `postprocess`)."""
+"""Turn logits into scores by the problem that the classifier was trained for, as transformers'
+image classification pipeline does (`pipelines/image_classification.py`, `postprocess`)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def read_problem_type(config: Mapping[str, Any]) -> ProblemType | None:
 
 
 def score_function(problem_type: ProblemType | None, num_classes: int) -> ScoreFunction:
-    """The function that turns the logits of a classifier into scores."""
+    """Choose the function that turns the logits of a classifier into scores."""
     if problem_type == "regression":
         return "none"
     if problem_type == "multi_label_classification" or num_classes == 1:

@@ -108,7 +108,7 @@ def refusals(config: SwinConfig) -> list[str]:
 
 
 def _ratio(config: SwinConfig) -> float | None:
-    """The ratio of feed-forward to width, if one fits all stages."""
+    """The ratio of feed-forward to width; None if it differs between stages."""
     ratio = config.hidden_dims[0] / config.embed_dim
     is_one = all(int(ratio * d) == h for d, h in zip(config.dims, config.hidden_dims, strict=True))
     return ratio if is_one else None

@@ -1,1 +1,2 @@
-"""Preprocessing JSON of transformers, timm and open_clip into a `Preprocess`, and back."""
+"""Read the preprocessing JSON of transformers, timm and open_clip as a `Preprocess`, and write
+it."""
