@@ -94,8 +94,8 @@ def rollout(
             product = step if product is None else step @ product
             if number + 1 in layers:
                 rows = _rows(network, tokens, points)
-                at = torch.arange(len(product))
-                row = product[:, prefix:].mean(dim=1) if rows is None else product[at, rows]
+                images = torch.arange(len(product))
+                row = product[:, prefix:].mean(dim=1) if rows is None else product[images, rows]
                 maps[number + 1] = _on_grid(row[:, None, prefix:], tokens.grid)
         if number == depth and depth + 1 in layers:
             assert product is not None
@@ -217,8 +217,8 @@ def has_class_token(network: Network) -> bool:
 
 
 def fused(maps: Tensor, heads: Heads) -> Tensor:
-    """Fuse the heads, pick one by its number from 1, or keep all.  (B, A, ...) -> (B, 1 or A,
-    ...)"""
+    """Fuse the heads, pick one by its number from 1, or keep all.
+    (B, A, ...) -> (B, 1 or A, ...)"""
     match heads:
         case "all":
             return maps

@@ -219,9 +219,11 @@ class SwinConfig:
         _check_flags(self)
         _check_count("the number of stages", len(self.depths), 1, _LIMITS["stages"])
         for name in ("num_heads", "hidden_dims", "window_sizes"):
-            found = list(getattr(self, name))
-            if len(found) != len(self.depths):
-                raise CheckpointError(f"{name} is {found}, and there are {len(self.depths)} stages")
+            values = list(getattr(self, name))
+            if len(values) != len(self.depths):
+                raise CheckpointError(
+                    f"{name} is {values}, and there are {len(self.depths)} stages"
+                )
         _check_count("embed_dim", self.embed_dim, 1, _LIMITS["embed_dim"])
         _check_count("embed_dim of the last stage", self.dims[-1], 1, _LIMITS["embed_dim"])
         _check_count("in_chans", self.in_chans, 1, _LIMITS["in_chans"])

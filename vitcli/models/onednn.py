@@ -279,5 +279,6 @@ def supports(dtype: torch.dtype, *, int8: bool = False) -> bool:
 
 def has(*instructions: str) -> bool:
     """Whether the processor has one of these instruction sets, such as avx512_vnni."""
-    known: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # torch >= 2.10
-    return any(known.get(name) for name in instructions)
+    read = getattr(torch.cpu, "get_capabilities", dict)  # torch >= 2.10
+    capabilities: Mapping[str, object] = read()
+    return any(capabilities.get(name) for name in instructions)

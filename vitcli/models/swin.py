@@ -308,8 +308,8 @@ class SwinTransformer(nn.Module):
     def features(
         self, pixels: Tensor, layers: Sequence[int], pool: Pooling, norm: bool = True
     ) -> Tensor:
-        """Pooled hidden states, concatenated in the order of `layers`.  (B, C, H, W) -> (B, ...,
-        sum of D)
+        """Pooled hidden states, concatenated in the order of `layers`.
+        (B, C, H, W) -> (B, ..., sum of D)
 
         `norm` applies the final norm to the last layer, the only one that it was trained for.
         """

@@ -186,8 +186,8 @@ class VisionTransformer(nn.Module):
     def features(
         self, pixels: Tensor, layers: Sequence[int], pool: Pooling, norm: bool = True
     ) -> Tensor:
-        """Pooled hidden states, concatenated in the order of `layers`.  (B, C, H, W) -> (B, ...,
-        n*D)
+        """Pooled hidden states, concatenated in the order of `layers`.
+        (B, C, H, W) -> (B, ..., n*D)
 
         `norm` applies the model's final norm to each layer, before or after pooling as in the
         model. If the model's norm comes after pooling, `patches` and `tokens` stay unnormed.

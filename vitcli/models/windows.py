@@ -32,8 +32,7 @@ class Windows:
     pads_first: bool
 
     def cut(self, x: Tensor) -> Tensor:
-        """Cut the grid into windows, padded with zeros to whole ones.  (B, h*w, D) -> (B, n, N,
-        D)"""
+        """Pad the grid with zeros to whole windows, and cut it.  (B, h*w, D) -> (B, n, N, D)"""
         bottom, right = self._padding
         back = (-self.shift[0], -self.shift[1])
         x = on_grid(x, self.grid)
@@ -79,11 +78,11 @@ def shift_mask(grid: Size, window: Size, shift: Size, like: Tensor) -> Tensor:
     """
     regions = torch.zeros((), device=like.device)
     for side, long, step in zip(grid, window, shift, strict=True):
-        at = torch.arange(side + -side % long, device=like.device)
-        regions = 2 * regions[..., None] + (at >= len(at) - step)
+        positions = torch.arange(side + -side % long, device=like.device)
+        regions = 2 * regions[..., None] + (positions >= len(positions) - step)
     ids = partitioned(regions[None, ..., None], window).squeeze(-1)[0]  # (n, N)
-    apart = ids[:, :, None] != ids[:, None, :]
-    return torch.zeros_like(apart, dtype=like.dtype).masked_fill(apart, FAR)
+    separated = ids[:, :, None] != ids[:, None, :]
+    return torch.zeros_like(separated, dtype=like.dtype).masked_fill(separated, FAR)
 
 
 def padded(x: Tensor, bottom: int, right: int) -> Tensor:
