@@ -38,16 +38,16 @@ def layout_of(
     check_tensors(state, is_named=is_named, forced=forced)
     if name is not None:
         return _named(name)
-    found = _claiming(state)
+    detected = _claiming(state)
     if file is not None and not is_named:
-        _check_file(file, found.strip(state))
+        _check_file(file, detected.strip(state))
     kind = str((config or {}).get("model_type", ""))
-    if kind and found.model_types and kind not in found.model_types:
+    if kind and detected.model_types and kind not in detected.model_types:
         raise CheckpointError(
-            f"model_type is {kind}, and the tensors are those of {found.name}",
+            f"model_type is {kind}, and the tensors are those of {detected.name}",
             "config and weights are of two models; --layout forces one",
         )
-    return found
+    return detected
 
 
 def claims(state: Mapping[str, Tensor]) -> list[Layout]:
@@ -57,11 +57,11 @@ def claims(state: Mapping[str, Tensor]) -> list[Layout]:
 
 
 def _claiming(state: Mapping[str, Tensor]) -> Layout:
-    found = claims(state)
-    if len(found) == 1:
-        return found[0]
-    if found:
-        several = " and ".join(layout.name for layout in found)
+    claiming = claims(state)
+    if len(claiming) == 1:
+        return claiming[0]
+    if claiming:
+        several = " and ".join(layout.name for layout in claiming)
         raise CheckpointError(f"these tensors could be {several}", "choose one with --layout")
     for layout in layouts.LAYOUTS:
         names = layout.strip(state)
@@ -160,10 +160,10 @@ def check_tensors(
         if (is_named or forced) and not row.is_sure:
             continue
         for signs in row.tensors:
-            found = _shown(signs, lines)
-            if found is not None:
-                shape = list(state[stripped[found]].shape)
-                raise CheckpointError(f"this is {row.what} ({stripped[found]} {shape})", row.hint)
+            matched = _shown(signs, lines)
+            if matched is not None:
+                shape = list(state[stripped[matched]].shape)
+                raise CheckpointError(f"this is {row.what} ({stripped[matched]} {shape})", row.hint)
 
 
 def _shown(signs: str, names: str) -> str | None:
@@ -171,10 +171,10 @@ def _shown(signs: str, names: str) -> str | None:
     one name a line."""
     shown = None
     for sign in signs.split():
-        found = _line(sign.removeprefix("!")).search(names)
-        if (found is None) != sign.startswith("!"):
+        match = _line(sign.removeprefix("!")).search(names)
+        if (match is None) != sign.startswith("!"):
             return None
-        shown = shown or (found and found[0])
+        shown = shown or (match and match[0])
     return shown
 
 

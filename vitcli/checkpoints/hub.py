@@ -169,12 +169,12 @@ def _check_fetched(file: Path, size: int | None, repo: str, name: str) -> None:
     real = file.resolve()
     with real.open("rb") as stream:
         is_page = WEB_PAGE.match(stream.read(256)) is not None
-    found = real.stat().st_size
-    if not is_page and size in (None, found):
+    length = real.stat().st_size
+    if not is_page and size in (None, length):
         return
     file.unlink(missing_ok=True)
     real.unlink(missing_ok=True)
-    received = "a web page" if is_page else f"{in_bytes(found)} of {in_bytes(size or 0)}"
+    received = "a web page" if is_page else f"{in_bytes(length)} of {in_bytes(size or 0)}"
     raise ModelNotFound(f"{repo}: {received} came for {name}", PORTAL)
 
 
@@ -184,11 +184,11 @@ def _cached(repo: str, revision: str | None) -> Snapshot | None:
 
     for name in PROBES:
         try:
-            found = try_to_load_from_cache(repo, name, revision=revision)
+            path = try_to_load_from_cache(repo, name, revision=revision)
         except (errors.HFValidationError, ValueError):
             return None
-        if isinstance(found, str):
-            folder = Path(found).parent
+        if isinstance(path, str):
+            folder = Path(path).parent
             return Snapshot(folder, folder.name)
     return None
 
@@ -196,11 +196,11 @@ def _cached(repo: str, revision: str | None) -> Snapshot | None:
 def _not_cached(repo: str, revision: str | None, why: str) -> ModelNotFound:
     from huggingface_hub import constants
 
-    named = f"{repo}@{revision}" if revision else repo
-    at = f" --revision {revision}" if revision else ""
+    requested = f"{repo}@{revision}" if revision else repo
+    option = f" --revision {revision}" if revision else ""
     return ModelNotFound(
-        f"{named} is not in the cache ({constants.HF_HUB_CACHE}) and {why}",
-        f"on a connected machine: hf download {repo}{at}",
+        f"{requested} is not in the cache ({constants.HF_HUB_CACHE}) and {why}",
+        f"on a connected machine: hf download {repo}{option}",
     )
 
 

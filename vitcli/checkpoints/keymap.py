@@ -129,11 +129,11 @@ def to_ours(state: Mapping[str, Tensor], rules: Iterable[Rule]) -> Renamed:
     unknown = []
     patterns = _compile(tuple(rules))
     for name in state:
-        found = _match(name, patterns)
-        if found is None:
+        match = _match(name, patterns)
+        if match is None:
             unknown.append(name)
             continue
-        rule, position, spelled, slots = found
+        rule, position, spelled, slots = match
         if rule.ours is None:
             dropped[name] = rule.why
             if rule.is_told:
@@ -175,19 +175,19 @@ def to_theirs(tensors: Mapping[str, Tensor], rules: Iterable[Rule]) -> dict[str,
     """Rename every tensor from vitcli's name to the layout's. Raises CheckpointError, with their
     names, for tensors that the layout cannot express."""
     kept = [rule for rule in rules if rule.ours is not None]
-    back = [replace(rule, theirs=rule.our_names, also=()) for rule in kept]
-    forth = {rule.ours: rule for rule in reversed(kept)}
-    patterns = _compile(tuple(back))
+    inverse = [replace(rule, theirs=rule.our_names, also=()) for rule in kept]
+    rule_for = {rule.ours: rule for rule in reversed(kept)}
+    patterns = _compile(tuple(inverse))
     groups: dict[str, dict[int, str]] = {}  # theirs -> position -> ours
     rule_of: dict[str, tuple[Rule, int, dict[str, str]]] = {}  # theirs -> rule, parts, slots
     unknown = []
     for name in tensors:
-        found = _match(name, patterns)
-        if found is None:
+        match = _match(name, patterns)
+        if match is None:
             unknown.append(name)
             continue
-        matched, position, parts, slots = found
-        rule = forth[matched.ours]
+        matched, position, parts, slots = match
+        rule = rule_for[matched.ours]
         theirs = fill(rule.theirs[0], slots)
         groups.setdefault(theirs, {})[position] = name
         rule_of[theirs] = (rule, len(parts), slots)
@@ -210,8 +210,8 @@ def to_theirs(tensors: Mapping[str, Tensor], rules: Iterable[Rule]) -> dict[str,
 def knows(names: Iterable[str], rules: Iterable[Rule]) -> bool:
     """Whether the rules know every name, and at least one name belongs to a block."""
     patterns = _compile(tuple(rules))
-    found = [_match(name, patterns) for name in names]
-    return None not in found and any(match and "i" in match[3] for match in found)
+    matches = [_match(name, patterns) for name in names]
+    return None not in matches and any(match and "i" in match[3] for match in matches)
 
 
 _Pattern = tuple[re.Pattern[str], Rule, int, Names]

@@ -154,8 +154,8 @@ def _from_lines(lines: list[str], file: Path) -> dict[int, str]:
         (_NAME_FIRST, 2, 1),
         (_NAME_THEN_NUMBER, 2, 1),
     ):
-        found = [pattern.fullmatch(line) for line in lines]
-        pairs = [(int(match[number]), _unquoted(match[name])) for match in found if match]
+        matches = [pattern.fullmatch(line) for line in lines]
+        pairs = [(int(match[number]), _unquoted(match[name])) for match in matches if match]
         if pattern is _NAME_THEN_NUMBER and len({name for _, name in pairs}) < len(pairs):
             continue  # "class 1", "class 2"
         if len(pairs) == len(lines) > 1 and (table := _numbered(pairs)) is not None:
@@ -219,10 +219,10 @@ def _from_table(lines: list[str], file: Path) -> dict[int, str] | None:
             raise _refused(file, f"is not a table ({error})") from None
         return None
     head = [cell.lower().replace(" ", "_") for cell in rows[0]]
-    named = [i for i, cell in enumerate(head) if cell in NAME]
-    numbered = [i for i, cell in enumerate(head) if cell in INDEX]
-    if len(head) > 1 and numbered and named:
-        number, name = numbered[0], named[-1] if len(named) == 1 else named[0]
+    name_columns = [i for i, cell in enumerate(head) if cell in NAME]
+    number_columns = [i for i, cell in enumerate(head) if cell in INDEX]
+    if len(head) > 1 and number_columns and name_columns:
+        number, name = number_columns[0], name_columns[0]
         if any(
             len(row) <= max(number, name) or not re.fullmatch(r"\d{1,9}", row[number])
             for row in rows[1:]

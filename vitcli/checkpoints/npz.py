@@ -1,4 +1,4 @@
-"""Read NumPy's `.npz` files as tensors. Nothing is unpickled, and no false claim is allocated.
+"""Read NumPy's `.npz` files as tensors, without unpickling, and without memory for false claims.
 
 An `.npz` is a zip of `.npy` members: a header with dtype and shape, then the numbers. Every claim
 is checked before anything is read: the total of the members against the size of the file, the shape

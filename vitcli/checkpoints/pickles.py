@@ -221,18 +221,18 @@ def _other_keys(loaded: Mapping[object, object], file: Path) -> list[str]:
     state dict. Raises CheckpointError if it is unclear which one to take."""
     if any(isinstance(value, Tensor) and value.ndim for value in loaded.values()):
         return []
-    found = [str(key) for key, value in loaded.items() if _holds_weights(key, value)]
-    averaged = [key for key in found if AVERAGED.search(key)]
-    if len(found) > 1 and len(averaged) != 1:
-        plain = [key for key in found if not AVERAGED.search(key) and key.startswith("model")]
+    keys = [str(key) for key, value in loaded.items() if _holds_weights(key, value)]
+    averaged = [key for key in keys if AVERAGED.search(key)]
+    if len(keys) > 1 and len(averaged) != 1:
+        plain = [key for key in keys if not AVERAGED.search(key) and key.startswith("model")]
         averaged = plain if len(plain) == 1 else averaged
-    if len(found) > 1 and len(averaged) != 1:
-        named = ", ".join(f"'{key}'" for key in found[:MAX_LISTED])
+    if len(keys) > 1 and len(averaged) != 1:
+        listed = ", ".join(f"'{key}'" for key in keys[:MAX_LISTED])
         raise CheckpointError(
-            f"{file} holds {len(found)} state dicts: {named}",
-            f"save one of them alone: torch.save(torch.load(FILE)['{found[0]}'], 'model.pth')",
+            f"{file} holds {len(keys)} state dicts: {listed}",
+            f"save one of them alone: torch.save(torch.load(FILE)['{keys[0]}'], 'model.pth')",
         )
-    return [*averaged, *(key for key in found if key not in averaged)] if averaged else found
+    return [*averaged, *(key for key in keys if key not in averaged)] if averaged else keys
 
 
 def _holds_weights(key: object, value: object, depth: int = MAX_DEPTH) -> bool:

@@ -134,13 +134,13 @@ def _choose(names: list[str]) -> list[str]:
 def _folder(folder: Path, spec: str) -> Checkpoint:
     """The checkpoint in a directory: weights under a standard name, or the only weight file."""
     folder = _snapshot(folder, spec)
-    found = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+    file = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
     notes: tuple[str, ...] = ()
-    if found is None:
-        found = _only_weights(folder, spec)
-        notes = (f"{found.name} is taken, the only weight file in {spec}",)
-    weights = _shards(found) if found.suffix == ".json" else (found,)
-    config, processor = read_json(_config(found)), read_json(folder / PROCESSOR)
+    if file is None:
+        file = _only_weights(folder, spec)
+        notes = (f"{file.name} is taken, the only weight file in {spec}",)
+    weights = _shards(file) if file.suffix == ".json" else (file,)
+    config, processor = read_json(_config(file)), read_json(folder / PROCESSOR)
     return Checkpoint(spec, weights, config, processor, notes=notes)
 
 
@@ -149,33 +149,33 @@ def _snapshot(folder: Path, spec: str) -> Path:
     only one; for any other folder, the folder itself. Raises CheckpointError for several."""
     if not folder.name.startswith("models--") or not (folder / "snapshots").is_dir():
         return folder
-    found = [path for path in _listed(folder / "snapshots") if path.is_dir()]
+    snapshots = [path for path in _listed(folder / "snapshots") if path.is_dir()]
     with contextlib.suppress(OSError, ValueError):
         main = (folder / "refs" / "main").read_text("utf-8")[:MAX_SHA].strip()
-        found = [path for path in found if path.name == main] or found
-    if len(found) == 1:
-        return found[0]
+        snapshots = [path for path in snapshots if path.name == main] or snapshots
+    if len(snapshots) == 1:
+        return snapshots[0]
     raise CheckpointError(
-        f"{spec} is a folder of the hub's cache with {len(found)} snapshots",
-        f"give one of them: {found[0]}" if found else "download the model again",
+        f"{spec} is a folder of the hub's cache with {len(snapshots)} snapshots",
+        f"give one of them: {snapshots[0]}" if snapshots else "download the model again",
     )
 
 
 def _only_weights(folder: Path, spec: str) -> Path:
     """The only weight file of a folder. Raises CheckpointError, with a list of the files, for none
     or several."""
-    found = weight_files(folder)
-    if any(re.search(r"-\d+-of-\d+\.", path.name) for path in found):
+    candidates = weight_files(folder)
+    if any(re.search(r"-\d+-of-\d+\.", path.name) for path in candidates):
         raise CheckpointError(
-            f"{spec} holds shards ({_named(found)}), but not the index that names them",
+            f"{spec} holds shards ({_named(candidates)}), but not the index that names them",
             "download model.safetensors.index.json or pytorch_model.bin.index.json, too",
         )
-    if len(found) == 1:
-        return found[0]
-    if found:
+    if len(candidates) == 1:
+        return candidates[0]
+    if candidates:
         raise CheckpointError(
-            f"{spec} holds {len(found)} weight files: {_named(found)}",
-            f"give one of them: {Path(spec) / found[0].name}",
+            f"{spec} holds {len(candidates)} weight files: {_named(candidates)}",
+            f"give one of them: {Path(spec) / candidates[0].name}",
         )
     inner = [path for path in _listed(folder) if path.is_dir() and weight_files(path)]
     if inner:
@@ -215,22 +215,22 @@ def _named(paths: Sequence[Path]) -> str:
 def _file(path: Path, spec: str) -> Checkpoint:
     """The checkpoint in one file. The JSON next to it is read if the file has a standard name, or
     is the only weight file in its folder."""
-    found = _config(path)
+    config_file = _config(path)
     if path.name not in WEIGHTS and weight_files(path.parent) != [path]:
         return Checkpoint(spec, (path,))
-    config = read_json(found)
+    config = read_json(config_file)
     if path.name not in WEIGHTS and not any(key in config for key in MODEL_KEYS):
         return Checkpoint(spec, (path,))
     weights = _shards(path) if path.suffix == ".json" else (path,)
-    note = (f"{found.name} next to {path.name} is used",) if config else ()
+    note = (f"{config_file.name} next to {path.name} is used",) if config else ()
     return Checkpoint(spec, weights, config, read_json(path.parent / PROCESSOR), notes=note)
 
 
 def _config(weights: Path) -> Path:
     """The path of the weights' JSON; open_clip's weights prefer open_clip's JSON."""
     names = CONFIGS[::-1] if weights.name.startswith("open_clip_") else CONFIGS
-    found = [weights.parent / name for name in names if (weights.parent / name).is_file()]
-    return found[0] if found else weights.parent / names[0]
+    existing = [weights.parent / name for name in names if (weights.parent / name).is_file()]
+    return existing[0] if existing else weights.parent / names[0]
 
 
 def _shards(index: Path) -> tuple[Path, ...]:
@@ -271,8 +271,8 @@ def _is_local(shard: Path, folder: Path) -> bool:
 def sha256(files: Sequence[Path]) -> str:
     """The hash of the bytes of the weight files, in the order of their names. It is cached while
     the files stay unchanged."""
-    named = sorted(files, key=lambda path: path.name)
-    return _sha256(tuple((path, _stamp(path)) for path in named))
+    ordered = sorted(files, key=lambda path: path.name)
+    return _sha256(tuple((path, _stamp(path)) for path in ordered))
 
 
 def _stamp(file: Path) -> tuple[int, ...]:
@@ -294,11 +294,11 @@ def check_sha256(files: Sequence[Path], expected: str) -> None:
     """Raise CheckpointError if the files have another hash, UsageError for a malformed one."""
     if not re.fullmatch(r"[0-9a-fA-F]{64}", expected):
         raise UsageError(f"--sha256 {expected} is not a SHA-256", "it has 64 hexadecimal digits")
-    found = sha256(files)
-    if found != expected.lower():
-        named = f"{files[0]}" + f" and {len(files) - 1} more" * (len(files) > 1)
+    actual = sha256(files)
+    if actual != expected.lower():
+        listed = f"{files[0]}" + f" and {len(files) - 1} more" * (len(files) > 1)
         raise CheckpointError(
-            f"{named}: the sha256 is {found}, expected {expected.lower()}", "it is another file"
+            f"{listed}: the sha256 is {actual}, expected {expected.lower()}", "it is another file"
         )
 
 

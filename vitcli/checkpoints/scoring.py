@@ -24,11 +24,11 @@ DESCRIBED: dict[ScoreFunction, str] = {
 def read_problem_type(config: Mapping[str, Any]) -> ProblemType | None:
     """Read the problem that the classifier was trained for. Raises CheckpointError for a value that
     transformers does not know."""
-    found = config.get("problem_type")
-    if found is None or found in get_args(ProblemType):
-        return found
+    problem = config.get("problem_type")
+    if problem is None or problem in get_args(ProblemType):
+        return problem
     raise CheckpointError(
-        f"config.json: problem_type is {found!r}", f"known are {', '.join(get_args(ProblemType))}"
+        f"config.json: problem_type is {problem!r}", f"known are {', '.join(get_args(ProblemType))}"
     )
 
 

@@ -48,7 +48,7 @@ def _together(before: Mapping[str, Made], after: Mapping[str, Made]) -> list[lis
 
 
 def _names(made: Iterable[Made]) -> Names:
-    return tuple(dict.fromkeys(name for one in made for name in one.of))
+    return tuple(dict.fromkeys(name for source in made for name in source.of))
 
 
 def _is_reshaped(side: Mapping[str, Made], ours: str) -> bool:

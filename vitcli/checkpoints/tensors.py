@@ -72,15 +72,15 @@ def without(weights: Weights, patterns: Sequence[str]) -> Weights:
     names = plain_names(weights.tensors)
     dropped: list[str] = []
     for pattern in patterns:
-        found = [
+        matching = [
             n for n, plain in names.items() if any(fnmatchcase(x, pattern) for x in (n, plain))
         ]
-        if not found:
+        if not matching:
             shown = ", ".join(list(weights.tensors)[:3])
             raise CheckpointError(
                 f"--drop {pattern} matches no tensor", f"the file has tensors such as {shown}"
             )
-        dropped += found
+        dropped += matching
     if not dropped:
         return weights
     kept = {name: t for name, t in weights.tensors.items() if name not in set(dropped)}
@@ -114,12 +114,12 @@ def _accept(name: str, tensor: Tensor, file: Path) -> Tensor:
         raise CheckpointError(f"{name} in {file} is {odd}", "only plain dense tensors are loaded")
     if not tensor.is_floating_point():
         return tensor
-    found = tensor.to(torch.float32).contiguous()
-    if not bool(found.sum().isfinite()) and not bool(found.isfinite().all()):
-        nan = int(found.isnan().sum())
-        kind = f"{nan} NaN" if nan else f"{int(found.isinf().sum())} infinite values"
+    floats = tensor.to(torch.float32).contiguous()
+    if not bool(floats.sum().isfinite()) and not bool(floats.isfinite().all()):
+        nan = int(floats.isnan().sum())
+        kind = f"{nan} NaN" if nan else f"{int(floats.isinf().sum())} infinite values"
         raise CheckpointError(f"{name} holds {kind}: {file} is damaged", "download it again")
-    return found
+    return floats
 
 
 def _oddity(tensor: Tensor) -> str | None:

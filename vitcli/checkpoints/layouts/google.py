@@ -145,18 +145,18 @@ def detect(names: Collection[str]) -> bool:
 
 def unstack(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Unstack `encoderblock/x` (L, ...) into `encoderblock_0/x`, `encoderblock_1/x`, ..."""
-    apart: dict[str, Tensor] = {}
+    unstacked: dict[str, Tensor] = {}
     for name, tensor in state.items():
         if not name.startswith(STACKED) or tensor.ndim == 0:
-            apart[name] = tensor
+            unstacked[name] = tensor
             continue
         if len(tensor) > MAX_STACK:
             raise CheckpointError(
                 f"{name} {list(tensor.shape)} stacks more than {MAX_STACK} blocks"
             )
         inner = name.removeprefix(STACKED)
-        apart |= {E.format(i=i) + inner: part for i, part in enumerate(tensor)}
-    return apart
+        unstacked |= {E.format(i=i) + inner: part for i, part in enumerate(tensor)}
+    return unstacked
 
 
 def num_heads(state: Tensors) -> int | None:

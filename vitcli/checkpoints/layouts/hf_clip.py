@@ -96,8 +96,8 @@ def vision_config(config: Json) -> Json:
     """
     for key in ("vision_config_dict", "vision_config"):
         if isinstance(config.get(key), dict):
-            found: Json = config[key]
-            return found
+            section: Json = config[key]
+            return section
     return config
 
 
@@ -140,12 +140,12 @@ ONLY: dict[str, tuple[object, ...]] = {
 
 def refusals(config: ViTConfig) -> list[str]:
     """The obstacles: transformers' classifier reads the mean of the patches, unnormed."""
-    found = not_square(config)
+    obstacles = not_square(config)
     if config.num_classes and (config.pool != "mean" or config.head_norm):
-        found.append(f"a classifier on pool={config.pool}")
+        obstacles.append(f"a classifier on pool={config.pool}")
     if not config.num_classes and config.pool != "cls":
-        found.append(f"pool={config.pool}")
-    return found
+        obstacles.append(f"pool={config.pool}")
+    return obstacles
 
 
 def prefix(config: ViTConfig) -> str:

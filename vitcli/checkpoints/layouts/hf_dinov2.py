@@ -129,16 +129,16 @@ ONLY: dict[str, tuple[object, ...]] = {
 
 
 def refusals(config: ViTConfig) -> list[str]:
-    found = not_square(config)
+    obstacles = not_square(config)
     pool = "cls+mean" if config.num_classes else "cls"
     if config.pool != pool:
-        found.append(f"pool={config.pool}")
+        obstacles.append(f"pool={config.pool}")
     ratio = config.hidden_dim // config.embed_dim
     if config.ffn == "mlp" and ratio * config.embed_dim != config.hidden_dim:
-        found.append(f"hidden_dim={config.hidden_dim}, not a multiple of {config.embed_dim}")
+        obstacles.append(f"hidden_dim={config.hidden_dim}, not a multiple of {config.embed_dim}")
     if config.ffn == "swiglu" and _swiglu_ratio(config) is None:
-        found.append(f"hidden_dim={config.hidden_dim} of a SwiGLU")
-    return found
+        obstacles.append(f"hidden_dim={config.hidden_dim} of a SwiGLU")
+    return obstacles
 
 
 def _swiglu_dim(hidden_dim: int) -> int:

@@ -89,10 +89,10 @@ ONLY: dict[str, tuple[object, ...]] = {
 
 
 def refusals(config: ViTConfig) -> list[str]:
-    found = not_square(config)
+    obstacles = not_square(config)
     if config.num_classes and config.pool != "mean":
-        found.append(f"a classifier on pool={config.pool}")
-    return found
+        obstacles.append(f"a classifier on pool={config.pool}")
+    return obstacles
 
 
 def write_config(config: ViTConfig) -> dict[str, Any]:

@@ -99,12 +99,12 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> SwinCo
 
 
 def refusals(config: SwinConfig) -> list[str]:
-    found = windows_that_differ(config, "hf")
+    obstacles = windows_that_differ(config, "hf")
     if len({side for window in config.tables for side in window}) > 1:
-        found.append("windows of several sizes")
+        obstacles.append("windows of several sizes")
     if _ratio(config) is None:
-        found.append(f"feed-forward widths of {', '.join(map(str, config.hidden_dims))}")
-    return found
+        obstacles.append(f"feed-forward widths of {', '.join(map(str, config.hidden_dims))}")
+    return obstacles
 
 
 def _ratio(config: SwinConfig) -> float | None:

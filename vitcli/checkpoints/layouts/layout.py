@@ -353,10 +353,10 @@ def shape(tensors: Tensors, name: str, dims: int) -> tuple[int, ...]:
     """The shape of a tensor that the layout requires. Raises MissingTensor without it."""
     if name not in tensors:
         raise MissingTensor(name)
-    found = tuple(tensors[name].shape)
-    if len(found) != dims or 0 in found:
-        raise CheckpointError(f"{name} has shape {list(found)}: expected {dims} dimensions")
-    return found
+    sizes = tuple(tensors[name].shape)
+    if len(sizes) != dims or 0 in sizes:
+        raise CheckpointError(f"{name} has shape {list(sizes)}: expected {dims} dimensions")
+    return sizes
 
 
 def count_classes(tensors: Tensors) -> int:

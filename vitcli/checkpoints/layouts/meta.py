@@ -70,10 +70,10 @@ def dinov2_rules(names: Collection[str]) -> tuple[Rule, ...]:
 
 def unchunk(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Rename `blocks.{chunk}.{i}.` of sharded training, where `i` already counts all blocks."""
-    apart = {re.sub(r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.", n): t for n, t in state.items()}
-    if len(apart) < len(state):
+    renamed = {re.sub(r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.", n): t for n, t in state.items()}
+    if len(renamed) < len(state):
         raise CheckpointError("two chunks of blocks hold a block of the same number")
-    return apart
+    return renamed
 
 
 def plain(tensors: Tensors) -> PosResize:

@@ -105,8 +105,8 @@ def rules(names: Collection[str]) -> tuple[Rule, ...]:
 
 def model_config(config: Json) -> Json:
     """open_clip's description of the model: `model_cfg` of the JSON, or the whole JSON."""
-    found: Json = config.get("model_cfg") or config
-    return found
+    section: Json = config.get("model_cfg") or config
+    return section
 
 
 def _read_config(

@@ -124,14 +124,14 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> SwinCo
 def count_blocks(tensors: Tensors) -> tuple[int, ...]:
     """The number of blocks of each stage, from the tensor names. Raises CheckpointError if the
     stages have gaps."""
-    found: dict[int, int] = {}
+    counts: dict[int, int] = {}
     for name in tensors:
         if match := re.match(r"layers\.(\d+)\.blocks\.(\d+)\.", name):
             stage, block = int(match[1]), int(match[2])
-            found[stage] = max(found.get(stage, 0), block + 1)
-    if sorted(found) != list(range(len(found))) or len(found) > MAX_STAGES:
-        raise CheckpointError(f"the file has blocks of stages {sorted(found)[: MAX_STAGES + 1]}")
-    return tuple(found[stage] for stage in range(len(found)))
+            counts[stage] = max(counts.get(stage, 0), block + 1)
+    if sorted(counts) != list(range(len(counts))) or len(counts) > MAX_STAGES:
+        raise CheckpointError(f"the file has blocks of stages {sorted(counts)[: MAX_STAGES + 1]}")
+    return tuple(counts[stage] for stage in range(len(counts)))
 
 
 def _window(tensors: Tensors, stage: int, asked: Size | None, grid: Size | None) -> Size:
@@ -155,15 +155,15 @@ def _window(tensors: Tensors, stage: int, asked: Size | None, grid: Size | None)
 def _asked_windows(config: Json, stages: int) -> list[Size | None]:
     """The window of each stage in timm's config, which has one for all stages or one for each; None
     if it has none."""
-    named = re.search(r"window(\d+)", architecture(config))
-    asked = model_args(config).get("window_size", int(named[1]) if named else None)
+    match = re.search(r"window(\d+)", architecture(config))
+    asked = model_args(config).get("window_size", int(match[1]) if match else None)
     if asked is None:
         return [None] * stages
     is_one = not isinstance(asked, list) or (len(asked) == 2 and isinstance(asked[0], int))
-    each = [asked] * stages if is_one else asked
-    if len(each) != stages:
+    windows = [asked] * stages if is_one else asked
+    if len(windows) != stages:
         raise CheckpointError(f"window_size is {asked!r}: expected one for each stage")
-    return [pair(one, "window_size") for one in each]
+    return [pair(window, "window_size") for window in windows]
 
 
 def refuse_heads(num_heads: int | None) -> None:
@@ -192,8 +192,8 @@ def windows_that_differ(config: SwinConfig, rule: Literal["hf", "timm"]) -> list
         if config.depths[stage] > 1 and rule != config.window_rule:
             is_same &= other.windows(stage, grid)[1] == shift and (is_whole or not any(shift))
         if not is_same:
-            of = f"{window[0]}x{window[1]} on a grid of {grid[0]}x{grid[1]}"
-            return [f"windows of {of} (stage {stage + 1}) as this model has them"]
+            described = f"{window[0]}x{window[1]} on a grid of {grid[0]}x{grid[1]}"
+            return [f"windows of {described} (stage {stage + 1}) as this model has them"]
     return []
 
 

@@ -34,7 +34,7 @@ B = "blocks.{i}."
 # DINO and DINOv2 train a student next to the teacher: the teacher is the model, and the tensors
 # under `student.` keep their prefix and are dropped.
 PREFIXES = ("teacher.",)
-# timm's architectures that compute as our network does, as of timm 1.0.31, and older names.
+# The architectures of timm 1.0.31, and older names, that vitcli's network can compute.
 _SIZES = (
     "tiny|xsmall|small|base|large|huge|giant|gigantic|giantopt|wee|little|medium|mediumd|betwixt|"
     r"so\d+m\d?"
@@ -145,8 +145,8 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTCon
     if "register_tokens" in tensors:
         registers = shape(tensors, "register_tokens", 3)[1]
     else:  # the config or the name may show that the file lacks them
-        named = re.search(r"_reg(\d+)_", name)
-        claimed = args.get("reg_tokens", int(named[1]) if named else 0)
+        match = re.search(r"_reg(\d+)_", name)
+        claimed = args.get("reg_tokens", int(match[1]) if match else 0)
         registers = int(number(claimed, "reg_tokens"))
     prefix = int(class_token) + int(dist_token) + registers
     size = image_size(config)
@@ -216,8 +216,8 @@ def image_size(config: Json) -> tuple[int, int] | None:
     """The image size in the config; None if it has none."""
     size = model_args(config).get("img_size")
     if size is None:
-        found = pretrained_cfg(config).get("input_size")
-        size = list(found)[1:] if isinstance(found, list | tuple) else None
+        input_size = pretrained_cfg(config).get("input_size")
+        size = list(input_size)[1:] if isinstance(input_size, list | tuple) else None
     return None if size is None else pair(size, "img_size")
 
 

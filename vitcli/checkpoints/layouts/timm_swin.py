@@ -48,12 +48,12 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> SwinCo
 
 
 def refusals(config: SwinConfig) -> list[str]:
-    found = windows_that_differ(config, "timm")
+    obstacles = windows_that_differ(config, "timm")
     if config.absolute_positions:
-        found.append("position embeddings along with the relative ones")
+        obstacles.append("position embeddings along with the relative ones")
     if config.act != "gelu":
-        found.append(f"act={config.act}")
-    return found
+        obstacles.append(f"act={config.act}")
+    return obstacles
 
 
 def adapt(config: SwinConfig, tensors: Tensors) -> tuple[SwinConfig, dict[str, Tensor]]:

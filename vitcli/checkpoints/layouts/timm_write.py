@@ -16,22 +16,22 @@ CLIP = "vit_base_patch16_clip_224"  # the base for models with epsilon 1e-5
 
 
 def refusals(config: ViTConfig) -> list[str]:
-    found = []
+    obstacles = []
     if config.head_blocks > 1:
-        found.append(f"a classifier on the last {config.head_blocks} blocks")
+        obstacles.append(f"a classifier on the last {config.head_blocks} blocks")
     if config.pool == "cls+mean" and config.num_classes:
-        found.append("a classifier on the class token and the mean of the patches")
+        obstacles.append("a classifier on the class token and the mean of the patches")
     if config.dist_token and config.num_classes and not config.dist_head:
-        found.append("a distillation token without a classifier of its own")
+        obstacles.append("a distillation token without a classifier of its own")
     if config.dist_token and config.num_registers:
-        found.append("a distillation token along with registers")
+        obstacles.append("a distillation token along with registers")
     if config.num_classes and not config.head_norm:
-        found.append("a classifier on tokens without the final norm")
+        obstacles.append("a classifier on tokens without the final norm")
     if config.projection and not config.pre_norm:  # it would be read as a classifier
-        found.append(f"a projection to {config.projection} after a tower that is not CLIP's")
+        obstacles.append(f"a projection to {config.projection} after a tower that is not CLIP's")
     if config.final_norm == "pooled" and config.pool != "mean":
-        found.append(f"a norm after pooling {config.pool}")
-    return found
+        obstacles.append(f"a norm after pooling {config.pool}")
+    return obstacles
 
 
 def adapt(config: ViTConfig, tensors: Tensors) -> tuple[ViTConfig, dict[str, Tensor]]:

@@ -1,2 +1,1 @@
-"""Read the preprocessing JSON of transformers, timm and open_clip as a `Preprocess`, and write
-it."""
+"""Read the preprocessing JSON of transformers, timm and open_clip; write that of the first two."""

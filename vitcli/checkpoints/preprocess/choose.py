@@ -1,4 +1,4 @@
-"""Choose a checkpoint's preprocessing: from its own JSON, of whichever library, or as the user
+"""Choose a checkpoint's preprocessing: from its JSON, as published for its family, or as the user
 asks."""
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ def choose_preprocess(
 ) -> FoundPreprocess:
     """The checkpoint's own preprocessing, or the one the user named ("hf" or "timm"), with the
     origin of every step. Raises UsageError for an image size that does not fit the patches."""
-    found = _found(checkpoint, layout, config, image_size, override)
+    chosen = _found(checkpoint, layout, config, image_size, override)
     if override == "hf":  # transformers clips 16-bit greyscale to white
-        found = replace(found, plan=replace(found.plan, grey16="clamp"))
-    _check_size(found.plan.size, config, asked=image_size is not None)
-    return replace(found, origins=_origins(found, asked=image_size is not None))
+        chosen = replace(chosen, plan=replace(chosen.plan, grey16="clamp"))
+    _check_size(chosen.plan.size, config, asked=image_size is not None)
+    return replace(chosen, origins=_origins(chosen, asked=image_size is not None))
 
 
 def as_written(plan: Preprocess, library: Literal["transformers", "timm"]) -> Preprocess:

@@ -60,8 +60,8 @@ def triple(value: object, name: str) -> tuple[float, float, float]:
 def positive_triple(value: object, name: str) -> tuple[float, float, float]:
     """Read three positive numbers."""
     numbers = triple(value, name)
-    for each in numbers:
-        positive(each, name)
+    for element in numbers:
+        positive(element, name)
     return numbers
 
 
