@@ -213,7 +213,7 @@ def test_an_export_that_has_changed_is_made_anew(cache: Path, stub: Stub) -> Non
         open_engine(load("demo"), Logits(), "onnx", note=said.append)
         open_engine(load("demo"), Logits(), "onnx")
         assert stub.exports == count
-    assert "is not what was exported: it is exported again" in said[0]
+    assert "is incomplete or was changed: it is exported again" in said[0]
 
 
 def test_what_another_user_owns_is_neither_run_nor_touched(

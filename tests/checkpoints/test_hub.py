@@ -454,7 +454,7 @@ def test_weights_under_another_name_are_told(hub: Hub, tmp_path: Path) -> None:
     (tmp_path / "repo" / "README.md").touch()
     hub.fake.add("org/none", tmp_path / "repo")
     message, hint = hub.fails("org/none")
-    assert message == "vit: org/none on the hub has no weights under a name that is looked for"
+    assert message == "vit: org/none on the hub has no weights under a standard name"
     assert "another library" in hint
     (tmp_path / "repo" / "dino_small.pth").touch()
     hub.fake.add("org/other", tmp_path / "repo")

@@ -177,7 +177,7 @@ def test_heads_are_known_by_width_depth_and_name(
 def test_an_unknown_pair_of_width_and_depth_asks_for_the_heads(vit: Golden) -> None:
     with pytest.raises(CheckpointError, match="width 24 and 3 blocks") as caught:
         read(vit, {})
-    assert caught.value.hint == "say it with --num-heads"
+    assert caught.value.hint == "give it with --num-heads"
     assert read(vit, {}, num_heads=2).num_heads == 2
 
 

@@ -109,7 +109,7 @@ def test_a_bare_file_takes_the_evaluation_of_its_repository(
 
 def test_heads_are_asked_for_where_no_published_model_has_the_size(tmp_path: Path) -> None:
     expected = golden("bare_vit")
-    with pytest.raises(CheckpointError, match="say it with --num-heads"):
+    with pytest.raises(CheckpointError, match="give it with --num-heads"):
         load_made(dino_training(expected.state), expected, tmp_path, num_heads=None)
 
 

@@ -1,5 +1,5 @@
-"""Files into models: find a checkpoint, read its tensors, recognise its layout, build and check.
+"""Load models from files.
 
-resolve (spec → files) → tensors (files → state dict) → layouts (whose names are these?) →
-keymap (their names → ours) → load (build, check, ready to use).
+resolve (spec → files) → tensors (files → state dict) → detect (state dict → layout) →
+keymap (the layout's names → vitcli's) → build (state dict → network) → load (all of it).
 """

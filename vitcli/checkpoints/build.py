@@ -1,5 +1,4 @@
-"""Tensors in our names into a network that holds exactly them. Errors use the file's own names and
-shapes."""
+"""Build a network that holds exactly the given tensors. Errors use the file's names and shapes."""
 
 from __future__ import annotations
 
@@ -36,8 +35,8 @@ class _Uninitialised(TorchFunctionMode):
 def build(
     config: Config, tensors: Mapping[str, Tensor], spelling: Spelling = Spelling()
 ) -> Network:
-    """Build the network. Nothing is allocated before the shapes agree, so a config that lies costs
-    nothing. Raises CheckpointError for tensors that are missing, misshapen or surplus."""
+    """Build the network. Nothing is allocated before the shapes agree, so a config with false sizes
+    costs nothing. Raises CheckpointError for missing, misshapen or surplus tensors."""
     with torch.device("meta"), _Uninitialised():
         network = network_of(config)
     return _filled(network, tensors, spelling)
@@ -50,7 +49,7 @@ def with_decoder(
     json: Json,
     spelling: Spelling,
 ) -> Reconstruction:
-    """Join the network and its decoder, filled as strictly."""
+    """Build the decoder, fill it as strictly, and join it to the network."""
     assert isinstance(network, VisionTransformer)  # no other layout has a decoder
     try:
         with torch.device("meta"), _Uninitialised():
@@ -61,7 +60,7 @@ def with_decoder(
 
 
 def missing(error: MissingTensor, spelling: Spelling) -> CheckpointError:
-    """The error for a missing tensor, with the file's name of it."""
+    """The error for a missing tensor, with its name in the file."""
     return CheckpointError(f"{spelling.name(error.name)} is missing", NOT_WHOLE)
 
 
@@ -78,23 +77,23 @@ def _filled(network: Module, tensors: Mapping[str, Tensor], spelling: Spelling) 
         listed, count = _listed(surplus, spelling)
         raise CheckpointError(
             f"{listed} {'has' if count == 1 else 'have'} no place in the model",
-            "what is not known is not left out: it may change the numbers",
+            "an unknown tensor may change the numbers, so it is not ignored",
         )
     wrong = [text for name in expected for text in _misfit(name, expected, found, spelling)]
     if wrong:
         raise CheckpointError(
             f"tensors of the wrong shape: {_few(wrong)}", "config and weights are of two models"
         )
-    whole = {n: shape for n, shape in expected.items() if not tensors[n].is_floating_point()}
-    if whole:
-        listed, count = _listed(whole, spelling)
+    integers = {n: shape for n, shape in expected.items() if not tensors[n].is_floating_point()}
+    if integers:
+        listed, count = _listed(integers, spelling)
         raise CheckpointError(f"{listed} holds whole numbers, not weights")
     network.load_state_dict(dict(tensors), assign=True)
     return network.requires_grad_(False).eval()
 
 
 def _misfit(name: str, expected: Shapes, found: Shapes, spelling: Spelling) -> list[str]:
-    """List the tensors of the file whose shapes make one of ours misshapen."""
+    """List the file's tensors that give a tensor of the network the wrong shape."""
     if expected[name] == found[name]:
         return []
     theirs = spelling.parts(name, expected[name])
@@ -107,7 +106,7 @@ def _misfit(name: str, expected: Shapes, found: Shapes, spelling: Spelling) -> l
 
 
 def _listed(shapes: Shapes, spelling: Spelling) -> tuple[str, int]:
-    """The first names and shapes, as in the file, and the number of all."""
+    """The first names and shapes, as in the file, and the total number."""
     parts: dict[str, tuple[int, ...]] = {}
     for name, shape in shapes.items():
         parts |= spelling.parts(name, shape)

@@ -1,7 +1,6 @@
-"""Well-known checkpoints and their published figures: `catalogue.toml` into `CatalogueEntry`s.
+"""Read `catalogue.toml`: well-known checkpoints and their published figures.
 
-Parameters and GFLOPs are computed from a model's sizes.
-Nothing here imports torch.
+Parameters and GFLOPs are computed from a model's sizes, without importing torch.
 """
 
 from __future__ import annotations
@@ -76,7 +75,7 @@ def config_of(row: Mapping[str, Any], sizes: Mapping[str, Any]) -> Config:
 def _entry(
     row: Mapping[str, Any], family: Mapping[str, Any], sizes: Mapping[str, Any]
 ) -> CatalogueEntry:
-    """Read a row; the family has the values that it leaves out."""
+    """Read a row, with its family's values for the keys that it leaves out."""
     full = {**family, **row, "config": {**family.get("config", {}), **row.get("config", {})}}
     image, stored = full["image"], full.get("stored", full["image"])
     config = config_of(full, sizes)

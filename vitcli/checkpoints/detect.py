@@ -1,4 +1,5 @@
-"""Which layout a checkpoint has: what its config calls the model decides, then its tensor names."""
+"""Detect a checkpoint's layout by its tensor names, and refuse the models that no layout reads, by
+their name in the config or by their tensors."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from vitcli.checkpoints.keymap import knows
 from vitcli.checkpoints.layouts.layout import Json, Layout, plain_names
 from vitcli.errors import CheckpointError
 
-# File names of models whose tensors are those of a plain ViT.
+# File names of unsupported models whose tensor names are those of a plain ViT.
 _FILES = re.compile(r"(^|[_-])(pe[_-]?(core|lang|spatial)|vit[_-]pe|rope)([_-]|$)", re.IGNORECASE)
 
 
@@ -27,40 +28,41 @@ def layout_of(
 ) -> Layout:
     """Return the one layout that claims these tensors, or the one the user named.
 
-    If no layout claims the tensors, one that knows all their names is taken: it will say what is
-    missing. `file` is a file without a config, whose name may say what its tensors do not.
-    Raises CheckpointError if none or several claim them, and for models that no layout reads.
+    If no layout claims the tensors, the first one that knows all their names is used, and its rules
+    report the missing tensors. `file` is a weight file without a config, whose name may show an
+    unsupported model. Raises CheckpointError if none or several layouts claim the tensors, and for
+    models that no layout reads.
     """
     forced = name is not None
     is_named = check_named(config or {}, forced=forced)
     check_tensors(state, is_named=is_named, forced=forced)
     if name is not None:
         return _named(name)
-    found = _claiming(state)
+    detected = _claiming(state)
     if file is not None and not is_named:
-        _check_file(file, found.strip(state))
+        _check_file(file, detected.strip(state))
     kind = str((config or {}).get("model_type", ""))
-    if kind and found.model_types and kind not in found.model_types:
+    if kind and detected.model_types and kind not in detected.model_types:
         raise CheckpointError(
-            f"model_type is {kind}, and the tensors are those of {found.name}",
+            f"model_type is {kind}, and the tensors are those of {detected.name}",
             "config and weights are of two models; --layout forces one",
         )
-    return found
+    return detected
 
 
 def claims(state: Mapping[str, Tensor]) -> list[Layout]:
-    """The layouts that claim these tensors; a general one yields to the others."""
-    found = [layout for layout in layouts.LAYOUTS if layout.detect(layout.strip(state))]
-    return [layout for layout in found if not layout.is_general] or found
+    """The layouts that claim these tensors; a general one only if no other does."""
+    claiming = [layout for layout in layouts.LAYOUTS if layout.detect(layout.strip(state))]
+    return [layout for layout in claiming if not layout.is_general] or claiming
 
 
 def _claiming(state: Mapping[str, Tensor]) -> Layout:
-    found = claims(state)
-    if len(found) == 1:
-        return found[0]
-    if found:
-        both = " and ".join(layout.name for layout in found)
-        raise CheckpointError(f"these tensors could be {both}", "choose one with --layout")
+    claiming = claims(state)
+    if len(claiming) == 1:
+        return claiming[0]
+    if claiming:
+        several = " and ".join(layout.name for layout in claiming)
+        raise CheckpointError(f"these tensors could be {several}", "choose one with --layout")
     for layout in layouts.LAYOUTS:
         names = layout.strip(state)
         if knows(names, layout.rules(names)):
@@ -109,7 +111,7 @@ def check_named(config: Json, *, forced: bool = False) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Name:
-    """A name that a field of a config gives its model."""
+    """The model's name in one field of a config."""
 
     field: str
     name: str
@@ -117,6 +119,7 @@ class _Name:
 
 
 def _names(config: Json) -> Iterator[_Name]:
+    """Iterate over the model's names in a config of timm, open_clip or transformers."""
     section = config.get("model_cfg") or config
     vision = section.get("vision_cfg") if isinstance(section, Mapping) else None
     trunk = vision.get("timm_model_name") if isinstance(vision, Mapping) else None
@@ -148,8 +151,8 @@ def check_tensors(
 ) -> None:
     """Raise CheckpointError for the tensors of a model that no layout reads.
 
-    Tensors that only may be such a model pass if a config names the model (`is_named`) or the user
-    chose the layout (`forced`).
+    Signs that are not sure are ignored if a config names the model (`is_named`) or the user chose
+    the layout (`forced`).
     """
     stripped = {plain: name for name, plain in plain_names(state).items()}
     lines = "\n".join(stripped)
@@ -157,20 +160,21 @@ def check_tensors(
         if (is_named or forced) and not row.is_sure:
             continue
         for signs in row.tensors:
-            found = _shown(signs, lines)
-            if found is not None:
-                shape = list(state[stripped[found]].shape)
-                raise CheckpointError(f"this is {row.what} ({stripped[found]} {shape})", row.hint)
+            matched = _shown(signs, lines)
+            if matched is not None:
+                shape = list(state[stripped[matched]].shape)
+                raise CheckpointError(f"this is {row.what} ({stripped[matched]} {shape})", row.hint)
 
 
 def _shown(signs: str, names: str) -> str | None:
-    """The first name that a sign matches, if the whole sign applies; `names` has one a line."""
+    """The first name that a sign matches; None if a part of the sign does not apply. `names` has
+    one name a line."""
     shown = None
     for sign in signs.split():
-        found = _line(sign.removeprefix("!")).search(names)
-        if (found is None) != sign.startswith("!"):
+        match = _line(sign.removeprefix("!")).search(names)
+        if (match is None) != sign.startswith("!"):
             return None
-        shown = shown or (found and found[0])
+        shown = shown or (match and match[0])
     return shown
 
 
@@ -180,8 +184,9 @@ def _line(pattern: str) -> re.Pattern[str]:
 
 
 def _check_file(file: Path, names: Collection[str]) -> None:
-    """Raise CheckpointError for a file without a config that may be another model than its tensors
-    show: by its name, or with DeiT-III's tensors in a format that DeiT-III is not published in."""
+    """Raise CheckpointError for a file without a config whose tensors fit two models: if its name
+    is that of the other model, or if it has DeiT-III's tensors in a format in which DeiT-III is not
+    published."""
     if match := _FILES.search(file.stem):
         raise CheckpointError(
             f"{file.name} is called {match[2]}: its model may have rotary positions (RoPE), which "

@@ -1,4 +1,5 @@
-"""A loaded model on another engine than torch: exported once, kept in the cache, run from there."""
+"""Run a loaded model on another engine than torch: export it once into the cache, open the export
+from there."""
 
 from __future__ import annotations
 
@@ -24,8 +25,8 @@ from vitcli.engines import ENGINES, EngineName
 from vitcli.errors import CheckpointError, DeviceError, OutputError
 from vitcli.models.engine import Engine, Graph, Output
 
-ABOUT = "about.json"  # what an export was made from, and the hashes of its files
-READABLE = 0o755  # as far as the umask allows
+ABOUT = "about.json"  # the description of an export's source, and the hashes of its files
+READABLE = 0o755  # the umask may remove bits
 
 
 class EngineModule(Protocol):
@@ -52,7 +53,7 @@ def open_engine(
     quantize: str | None = None,
     note: Callable[[str], None] = lambda text: None,
 ) -> Engine:
-    """Open the engine for one output of a model, and export the model if the cache has no export.
+    """Open an engine for one output of a model. Export the model first if the cache has no export.
 
     Raises OutputError if the cache cannot be written, DeviceError if the export cannot be read.
     """
@@ -66,9 +67,8 @@ def exported(
     quantize: str | None = None,
     note: Callable[[str], None] = lambda text: None,
 ) -> Path:
-    """The folder with the export that an engine runs, made if the cache has none; `note` tells the
-    user. Raises OutputError if the cache cannot be written.
-    """
+    """The folder of a model's export for an engine. Export the model, and note that, if the cache
+    has none. Raises OutputError if the cache cannot be written."""
     described = _description(model, output, name, quantize)
     key = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:32]
     graph: Graph | None = None
@@ -78,8 +78,8 @@ def exported(
                 return folder
             if os.path.lexists(folder):
                 if not is_trusted(folder):
-                    continue  # another user's: not run, and left alone
-                note(f"{folder} is not what was exported: it is exported again")
+                    continue  # another user's export is neither run nor removed
+                note(f"{folder} is incomplete or was changed: it is exported again")
                 shutil.rmtree(folder, ignore_errors=True)
             graph = graph or Graph(model.network, model.preprocess, output).eval()
             try:
@@ -99,7 +99,8 @@ def _export(name: EngineName, graph: Graph, int8: bool, folder: Path) -> None:
 
 
 def _places() -> Iterator[Path]:
-    """The folders for exports: the cache, or this user's own if another user controls the cache."""
+    """The folders for exports, in order of preference: in the cache, then in this user's own cache.
+    Folders that another user controls are left out."""
     for cache in dict.fromkeys((cache_folder(), user_cache())):
         within = cache / "engines"
         if not os.path.lexists(within) or is_trusted(within):
@@ -107,18 +108,18 @@ def _places() -> Iterator[Path]:
 
 
 def _is_sound(folder: Path, described: dict[str, str]) -> bool:
-    """Whether a folder holds this export, byte for byte, and nobody else can have written it."""
+    """Whether a folder holds this export, byte for byte, and no other user could write to it."""
     about = folder / ABOUT
     try:
         if not is_trusted(folder) or not is_trusted(about):
             return False
-        told = json.loads(read_bounded(about))
+        recorded = json.loads(read_bounded(about))
         files = {path.name: path for path in folder.iterdir() if path.name != ABOUT}
         return (
-            isinstance(told, dict)
-            and told == {**described, "files": told.get("files")}
+            isinstance(recorded, dict)
+            and recorded == {**described, "files": recorded.get("files")}
             and all(map(is_trusted, files.values()))
-            and {name: sha256((path,)) for name, path in files.items()} == told["files"]
+            and {name: sha256((path,)) for name, path in files.items()} == recorded["files"]
         )
     except (OSError, ValueError, RecursionError, CheckpointError):
         return False
@@ -138,8 +139,8 @@ def open_exported(folder: Path, name: EngineName, dtype: str = "fp32") -> Engine
 def discard(pid: int) -> None:
     """Remove the unfinished exports of a process that was killed."""
     for within in _places():
-        for left in within.glob(f"{_partial(pid)}*"):
-            shutil.rmtree(left, ignore_errors=True)
+        for unfinished in within.glob(f"{_partial(pid)}*"):
+            shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _partial(pid: int) -> str:
@@ -149,7 +150,7 @@ def _partial(pid: int) -> str:
 def _description(
     model: Model, output: Output, name: EngineName, quantize: str | None
 ) -> dict[str, str]:
-    """Everything that shapes the exported file. The dtype is chosen when that is opened."""
+    """Everything that shapes the exported file. The dtype is chosen when the file is opened."""
     packages = ("torch", *ENGINES[name].packages)
     return {
         "engine": name,
@@ -165,7 +166,8 @@ def _description(
 
 
 def _hash(network: torch.nn.Module) -> str:
-    """The sha256 of the loaded weights, with resized positions and the caller's changes."""
+    """The sha256 of the weights in memory, which include resized positions and the caller's
+    changes."""
     digest = hashlib.sha256()
     for name, tensor in network.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
@@ -174,11 +176,11 @@ def _hash(network: torch.nn.Module) -> str:
 
 
 def _write(folder: Path, export: Callable[[Path], None], described: dict[str, str]) -> None:
-    """Write an export that gets its name when it is complete.
+    """Write an export under a partial name, and rename it to `folder` when it is complete.
 
-    Two runs do not disturb each other: the first complete export stays. Other users may read it, if
-    the umask allows that, but not write to it. Raises PermissionError if this user may not write
-    there, else OutputError.
+    If two runs export at the same time, the first complete export stays. Other users may read it,
+    if the umask allows that, but not write to it. Raises PermissionError if this user may not write
+    to the cache, OutputError for any other failure.
     """
     made = folder.parent / f"{_partial(os.getpid())}{secrets.token_hex(8)}"
     try:

@@ -1,4 +1,4 @@
-"""Our names and shapes of tensors into those of a file, for messages."""
+"""Translate vitcli's tensor names and shapes into a file's, for messages."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True, slots=True)
 class Spelling:
-    """The names that a file with the tensors `theirs` gives to ours. `prefix` comes before our
-    names in the rules."""
+    """Translates vitcli's names into those of a file with the tensors `theirs`. `prefix` is the
+    part that vitcli's names have only in the rules, such as `decoder.`"""
 
     rules: tuple[Rule, ...] = ()
     theirs: Mapping[str, Tensor] = field(default_factory=dict)
@@ -28,11 +28,11 @@ class Spelling:
         return replace(self, prefix=prefix)
 
     def name(self, ours: str) -> str:
-        """The file's name of one of our tensors (of its first part, if it is fused)."""
+        """The file's name of a tensor; for a fused one, the name of its first part."""
         return self._find(ours)[1][0]
 
     def parts(self, ours: str, shape: Sequence[int]) -> dict[str, tuple[int, ...]]:
-        """The file's tensors that make one of ours of this shape, with their shapes."""
+        """The names and shapes of the file's tensors that make a tensor of this shape."""
         rule, names = self._find(ours)
         whole = torch.empty(tuple(shape), device="meta")
         if rule is not None and rule.shares:
@@ -49,7 +49,8 @@ class Spelling:
         return tuple(self.theirs[theirs].shape) if theirs in self.theirs else None
 
     def _find(self, ours: str) -> tuple[Rule | None, Names]:
-        """The rule of one of our tensors, and its parts, in the spelling most like the file's."""
+        """The rule for a tensor, and the names of its parts in the spelling closest to the
+        file's."""
         for rule in self.rules:
             for name in rule.our_names:
                 if match := regex_of(name).fullmatch(self.prefix + ours):
@@ -69,5 +70,5 @@ def _pattern_of(ours: str, rule: Rule) -> str:
 
 
 def _alike(one: str, other: str) -> int:
-    """The length of the common start of two names."""
+    """The length of the common prefix of two names."""
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))

@@ -1,8 +1,8 @@
-"""Models that no layout reads: how a config or the tensors show them, and what the user can do.
+"""Models that no layout reads: how to recognise them, and a hint for the user.
 
-Some differ from a plain ViT in something that leaves no tensor (rotary positions, the heads of a
-pooling, an epsilon), so the name that a config gives its model is looked up before the tensors are.
-To support a family, remove its row and add its name to its layout.
+Some differ from a plain ViT only in parts without tensors (rotary positions, the number of heads of
+a pooling, an epsilon), so the model's name in the config is checked before the tensors. To support
+a family, remove its row and add its name to its layout.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Foreign:
-    """A kind of model, and what to do; `called` is searched in the name that a config gives it.
+    """A kind of model and its signs. `called` is a regular expression for its name in a config.
 
-    Each of `tensors` is a sign: names (regular expressions) that must all be there, and after `!`
-    names that must not. `is_sure`: no model that vitcli reads has these signs.
+    Each of `tensors` is a sign: regular expressions that must each match a tensor name, or with `!`
+    match none. `is_sure`: no model that vitcli reads has these signs.
     """
 
     what: str
@@ -31,7 +31,7 @@ _HF_DINOV3 = (
     r"(.*\.)?layer\.0\.attention\.q_proj\.weight"
 )
 _OTHER_FILE = "the backbone is another file: give that one, and this one with --head"
-# The first row that fits is taken.
+# The first row that matches is used.
 ROWS: tuple[Foreign, ...] = (
     # Files that people mistake for a backbone.
     Foreign(

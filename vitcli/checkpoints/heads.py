@@ -1,9 +1,9 @@
-"""A linear classifier in a file of its own into the head of its backbone.
+"""Read a linear classifier from its own file as the head of its backbone.
 
-DINO's `eval_linear.py` trains one on the normed class tokens of the last n blocks, concatenated
-from the earliest (ViT-S: n=4), or (ViT-B) on the last class token and the mean of the last patches,
-whose numbers alternate. DINOv2's (`hub/classifiers.py`) reads the class tokens of one block or
-four, then the mean of the last patches. The classifier's width tells them apart.
+DINO's `eval_linear.py` trains two kinds. For ViT-S, the classifier reads the normed class tokens of
+the last n blocks (n=4), the earliest first. For ViT-B, it reads the last class token and the mean
+of the last patch tokens, interleaved. DINOv2's (`hub/classifiers.py`) reads the class tokens of one
+block or four, then the mean of the last patch tokens. The classifier's width tells them apart.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from vitcli.models.config import Config, ViTConfig
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """A head's tensors in our names, the config of a model with it, and a note on its input."""
+    """A head's tensors in vitcli's names, the config of a model with it, and a note on its
+    input."""
 
     config: ViTConfig
     tensors: dict[str, Tensor]
@@ -39,13 +40,15 @@ def read_head(file: Path, backbone: Config) -> Head:
             f"{file} is not a linear classifier alone: it has {shown}",
             "--head takes DINO's linearweights.pth, or a linear head of DINOv2",
         )
-    what = ""
+    obstacle = ""
     if not isinstance(backbone, ViTConfig) or not backbone.class_token:
-        what = "no class token"
+        obstacle = "no class token"
     elif backbone.num_classes or backbone.projection:
-        what = "a head of its own"
-    if what or not isinstance(backbone, ViTConfig):
-        raise CheckpointError(f"--head {file} needs a plain backbone, and this model has {what}")
+        obstacle = "a head of its own"
+    if obstacle or not isinstance(backbone, ViTConfig):
+        raise CheckpointError(
+            f"--head {file} needs a plain backbone, and this model has {obstacle}"
+        )
     weight, dim = tensors["weight"], backbone.embed_dim
     classes, width = weight.shape
     blocks, rest = divmod(width, dim)

@@ -1,4 +1,5 @@
-"""A hub id into a local folder, through huggingface_hub: cache, token, revision, offline."""
+"""Download a repository of the hub into a local folder through huggingface_hub, which provides the
+cache, the token, revisions and offline mode."""
 
 from __future__ import annotations
 
@@ -15,15 +16,15 @@ from urllib.parse import urlsplit
 
 from vitcli.errors import CheckpointError, ModelNotFound, OutputError, in_bytes
 
-PROBES = ("config.json", "model.safetensors", "pytorch_model.bin")
+PROBES = ("config.json", "model.safetensors", "pytorch_model.bin")  # one is in every snapshot
 OTHER_WEIGHTS = (".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".npz")
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
 MAX_JSON = 10_000_000  # bytes
-# The errors of a client that gets JSON of another shape, a web page, or an invalid address.
+# The errors of huggingface_hub for JSON of another shape, a web page, or an invalid address.
 ODD = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
 WEB_PAGE = re.compile(rb"\s*<(!doctype|html|\?xml)", re.IGNORECASE)
-PORTAL = "something between here and the hub answers in its place: a proxy, or a login page"
-TIMEOUT = 5.0  # seconds for the first answer of the hub
+PORTAL = "a proxy or a login page answers in place of the hub"
+TIMEOUT = 5.0  # seconds until the hub's first answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ def download(
     cached = _cached(repo, revision)
     if offline or constants.HF_HUB_OFFLINE:
         if cached is None:
-            raise _not_cached(repo, revision, "--offline forbids to ask the hub")
+            raise _not_cached(repo, revision, "--offline forbids asking the hub")
         return cached
     _check_endpoint(constants.ENDPOINT)
     try:
@@ -67,14 +68,14 @@ def download(
         if not any(name.endswith((".safetensors", ".bin")) for name in chosen):
             others = sorted(name for name in names if name.endswith(OTHER_WEIGHTS))
             raise CheckpointError(
-                f"{repo} on the hub has no weights under a name that is looked for",
+                f"{repo} on the hub has no weights under a standard name",
                 f"it has {', '.join(others[:5])}; download one and give the file: "
                 f"hf download {repo} {others[0]}"
                 if others
-                else "it may be of another library: look for one with model.safetensors",
+                else "it may be for another library: look for one with model.safetensors",
             )
-        # The first file is fetched by branch, which records the branch's commit in the cache; the
-        # others by that commit, so that all files are of one.
+        # The first file is fetched by branch, which records the branch's commit in the cache. The
+        # others are fetched by that commit, so that all files belong to it.
         first, *others = chosen
 
         def fetch(name: str, revision: str | None) -> Path:
@@ -82,7 +83,7 @@ def download(
             if limit and (sizes[name] or 0) > limit:
                 raise _too_large(repo, name, in_bytes(sizes[name] or 0))
             bar = _bounded(repo, name, limit) if limit else None
-            with warnings.catch_warnings():  # a full disk: the error follows
+            with warnings.catch_warnings():  # about a full disk: an error follows
                 warnings.simplefilter("ignore", UserWarning)
                 file = Path(hf_hub_download(repo, name, revision=revision, tqdm_class=bar))
             _check_fetched(file, sizes[name], repo, name)
@@ -105,8 +106,8 @@ def download(
         raise ModelNotFound(f"{repo} has no revision {revision}") from None
     except errors.HFValidationError as error:
         raise ModelNotFound(f"{repo} is not a hub id: {error}") from None
-    except (errors.HTTPError, OSError, *ODD) as error:  # type: ignore[attr-defined]  # httpx's too
-        # Any network failure, and a server that answers with an error.
+    except (errors.HTTPError, OSError, *ODD) as error:  # type: ignore[attr-defined]
+        # Any network failure (HTTPError is httpx's), and a server that answers with an error.
         number = getattr(error, "errno", None)
         if isinstance(number, int) and number in NO_ROOM:
             raise OutputError(
@@ -138,8 +139,8 @@ def _check_endpoint(endpoint: str) -> None:
 
 
 def _bounded(repo: str, name: str, limit: int) -> Any:
-    """A progress bar that draws nothing, and ends a download that exceeds the limit, whatever
-    length the hub announced."""
+    """The class of a progress bar that draws nothing, and aborts a download beyond the limit,
+    whatever length the hub announced."""
     from huggingface_hub.utils.tqdm import tqdm
 
     class Bounded(tqdm):
@@ -164,17 +165,17 @@ def _too_large(repo: str, name: str, size: str) -> CheckpointError:
 
 
 def _check_fetched(file: Path, size: int | None, repo: str, name: str) -> None:
-    """Delete a file that is not the one the hub lists, and raise ModelNotFound."""
+    """Delete a file that differs from the hub's listing, and raise ModelNotFound."""
     real = file.resolve()
     with real.open("rb") as stream:
         is_page = WEB_PAGE.match(stream.read(256)) is not None
-    found = real.stat().st_size
-    if not is_page and size in (None, found):
+    length = real.stat().st_size
+    if not is_page and size in (None, length):
         return
     file.unlink(missing_ok=True)
     real.unlink(missing_ok=True)
-    what = "a web page" if is_page else f"{in_bytes(found)} of {in_bytes(size or 0)}"
-    raise ModelNotFound(f"{repo}: {what} came for {name}", PORTAL)
+    received = "a web page" if is_page else f"{in_bytes(length)} of {in_bytes(size or 0)}"
+    raise ModelNotFound(f"{repo}: {received} came for {name}", PORTAL)
 
 
 def _cached(repo: str, revision: str | None) -> Snapshot | None:
@@ -183,11 +184,11 @@ def _cached(repo: str, revision: str | None) -> Snapshot | None:
 
     for name in PROBES:
         try:
-            found = try_to_load_from_cache(repo, name, revision=revision)
+            path = try_to_load_from_cache(repo, name, revision=revision)
         except (errors.HFValidationError, ValueError):
             return None
-        if isinstance(found, str):
-            folder = Path(found).parent
+        if isinstance(path, str):
+            folder = Path(path).parent
             return Snapshot(folder, folder.name)
     return None
 
@@ -195,18 +196,18 @@ def _cached(repo: str, revision: str | None) -> Snapshot | None:
 def _not_cached(repo: str, revision: str | None, why: str) -> ModelNotFound:
     from huggingface_hub import constants
 
-    named = f"{repo}@{revision}" if revision else repo
-    at = f" --revision {revision}" if revision else ""
+    requested = f"{repo}@{revision}" if revision else repo
+    option = f" --revision {revision}" if revision else ""
     return ModelNotFound(
-        f"{named} is not in the cache ({constants.HF_HUB_CACHE}) and {why}",
-        f"on a connected machine: hf download {repo}{at}",
+        f"{requested} is not in the cache ({constants.HF_HUB_CACHE}) and {why}",
+        f"on a connected machine: hf download {repo}{option}",
     )
 
 
 def _reason(error: BaseException) -> str:
-    cause = error.__cause__ or error  # "not in the cache" hides the reason
+    cause = error.__cause__ or error  # the outer error may only say "not in the cache"
     if isinstance(cause, ODD) and not isinstance(cause, OSError):
-        return f"what answers is not a hub: {PORTAL}"
+        return f"the server is not a hub: {PORTAL}"
     status = getattr(getattr(cause, "response", None), "status_code", None)
     if status is not None:
         return f"it answers {status}"

@@ -1,9 +1,10 @@
-"""A layout's tensor names into ours and back, by rules that are data.
+"""Rename a layout's tensors to vitcli's names and back, by rules that are data.
 
-A rule names tensors with slots: `{s}` a stage, `{i}` a block, `{p}` weight or bias, `{rest}`
-anything. `rename` maps one tensor to one, `fuse` joins several on dim 0 into one of ours, `split`
-cuts one into several of ours, `reshape` changes the shape of one or several joined, `drop` ignores
-one and says why. Other spellings of a tensor (`also`) are read, never written.
+A rule names tensors with slots: `{s}` is a stage, `{i}` a block, `{p}` weight or bias, `{rest}`
+anything. `rename` maps one tensor to one name, `fuse` joins several on dim 0, `split` cuts one into
+several, `reshape` changes the shape of one or several joined, `drop` ignores one for a reason. In
+the code, `theirs` are the layout's names and `ours` vitcli's. Other spellings of a layout's name
+(`also`) are read, never written.
 """
 
 from __future__ import annotations
@@ -32,10 +33,11 @@ _SLOTS = {
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """`theirs` (one name, or the parts of a fused tensor in order) for `ours` (None: dropped).
+    """Maps `theirs` (one name, or the parts of a fused tensor in order) to `ours` (None: dropped).
 
-    `load` maps the concatenation of `theirs` to our tensor; `save` inverts it. A split tensor has
-    `shares`: each name of ours, `ours` first, and its share of the rows.
+    `load` reshapes the concatenation of `theirs`; `save` inverts it. `shares` are the parts of a
+    split tensor, `ours` first: vitcli's name and the share of the rows. `why` is the reason to drop
+    a tensor, and a note for the user if `is_told`.
     """
 
     theirs: Names
@@ -53,14 +55,14 @@ class Rule:
 
     @property
     def our_names(self) -> Names:
-        """Our names: none of a dropped tensor, several of a split one."""
+        """vitcli's names: none for a dropped tensor, several for a split one."""
         if self.ours is None:
             return ()
         return tuple(name for name, _ in self.shares) or (self.ours,)
 
     def divide(self, name: str, tensor: Tensor) -> Sequence[Tensor]:
-        """Turn their tensor into a part for each of our names. Raises CheckpointError, with the
-        tensor's name, if its rows cannot be divided by the shares."""
+        """Reshape or split the layout's tensor `name` into a tensor for each of `our_names`. Raises
+        CheckpointError, with its name, if the shares do not divide its rows."""
         if not self.shares:
             return (_reshaped(self.load, tensor, name) if self.load else tensor,)
         shares = [share for _, share in self.shares]
@@ -79,7 +81,7 @@ def rename(theirs: str, ours: str, *also: str) -> Rule:
 
 
 def fuse(theirs: Names, ours: str, *also: Names) -> Rule:
-    """Join several of their tensors on dim 0, in this order, into one of ours."""
+    """Join several of the layout's tensors on dim 0, in this order, into one."""
     return Rule(theirs, ours, also)
 
 
@@ -89,18 +91,18 @@ def reshape(theirs: Names, ours: str, load: Reshape, save: Reshape, *also: Names
 
 
 def split(theirs: str, *shares: tuple[str, int]) -> Rule:
-    """Cut one of their tensors on dim 0 into (our name, share), in this order."""
+    """Cut one of the layout's tensors on dim 0 into (vitcli's name, share), in this order."""
     return Rule((theirs,), shares[0][0], shares=shares)
 
 
 def drop(theirs: str, why: str, *, is_told: bool = False) -> Rule:
-    """Ignore a known tensor, for the reason `why`. `is_told`: the user gets a note."""
+    """Ignore a known tensor, for the reason `why`; with `is_told`, the user gets a note."""
     return Rule((theirs,), None, why=why, is_told=is_told)
 
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """The source tensors of one of our tensors, and whether they were reshaped."""
+    """The source tensors of a tensor, and whether they were reshaped."""
 
     of: Names
     is_reshaped: bool = False
@@ -108,8 +110,8 @@ class Made:
 
 @dataclass(frozen=True, slots=True)
 class Renamed:
-    """A state dict in our names, and the source of each tensor; the dropped tensors, by their
-    names, and why; and notes for the user."""
+    """A state dict in vitcli's names, the sources of each tensor, the reason for each dropped
+    tensor, and notes for the user."""
 
     tensors: dict[str, Tensor]
     made: dict[str, Made]
@@ -118,24 +120,24 @@ class Renamed:
 
 
 def to_ours(state: Mapping[str, Tensor], rules: Iterable[Rule]) -> Renamed:
-    """Apply the rules to every tensor. Raises CheckpointError for an unknown name, a fused tensor
-    with a missing part, and two tensors that claim one name."""
+    """Rename every tensor to vitcli's name. Raises CheckpointError for an unknown name, a fused
+    tensor with a missing part, and two tensors that claim one name."""
     parts: dict[str, dict[int, str]] = {}  # ours -> position -> theirs
     rule_of: dict[str, tuple[Rule, Names, dict[str, str]]] = {}  # ours -> rule, its parts, slots
     dropped: dict[str, str] = {}
-    told: dict[str, list[str]] = {}  # why -> names
+    noted: dict[str, list[str]] = {}  # why -> names
     unknown = []
     patterns = _compile(tuple(rules))
     for name in state:
-        found = _match(name, patterns)
-        if found is None:
+        match = _match(name, patterns)
+        if match is None:
             unknown.append(name)
             continue
-        rule, position, spelled, slots = found
+        rule, position, spelled, slots = match
         if rule.ours is None:
             dropped[name] = rule.why
             if rule.is_told:
-                told.setdefault(rule.why, []).append(name)
+                noted.setdefault(rule.why, []).append(name)
             continue
         ours = fill(rule.ours, slots)
         taken = parts.setdefault(ours, {})
@@ -146,8 +148,8 @@ def to_ours(state: Mapping[str, Tensor], rules: Iterable[Rule]) -> Renamed:
     if unknown:
         raise CheckpointError(
             f"{_count(unknown, 'tensor')} of unknown name: {_first(unknown, state)}",
-            "what is not known is not left out: it may change the numbers; if it is no part of the "
-            f"model, --drop '{unknown[0].rpartition('.')[0] or unknown[0]}.*' leaves it out",
+            "an unknown tensor may change the numbers, so it is not ignored; if it is not part of "
+            f"the model, --drop '{unknown[0].rpartition('.')[0] or unknown[0]}.*' leaves it out",
         )
     tensors: dict[str, Tensor] = {}
     made: dict[str, Made] = {}
@@ -161,31 +163,31 @@ def to_ours(state: Mapping[str, Tensor], rules: Iterable[Rule]) -> Renamed:
                 NOT_WHOLE,
             )
         tensor = _joined({names[position]: state[names[position]] for position in sorted(names)})
-        of = Made(tuple(names[position] for position in sorted(names)), rule.load is not None)
+        source = Made(tuple(names[position] for position in sorted(names)), rule.load is not None)
         for part, name in zip(rule.divide(names[0], tensor), rule.our_names, strict=True):
             tensors[fill(name, slots)] = part
-            made[fill(name, slots)] = of
-    notes = [f"left out: {_with_others(names)} ({why})" for why, names in told.items()]
+            made[fill(name, slots)] = source
+    notes = [f"left out: {_with_others(names)} ({why})" for why, names in noted.items()]
     return Renamed(tensors, made, dropped, tuple(notes))
 
 
 def to_theirs(tensors: Mapping[str, Tensor], rules: Iterable[Rule]) -> dict[str, Tensor]:
-    """The way back: our tensors under the layout's own names. Raises CheckpointError, by name,
-    for what the layout cannot express."""
+    """Rename every tensor from vitcli's name to the layout's. Raises CheckpointError, with their
+    names, for tensors that the layout cannot express."""
     kept = [rule for rule in rules if rule.ours is not None]
-    back = [replace(rule, theirs=rule.our_names, also=()) for rule in kept]
-    forth = {rule.ours: rule for rule in reversed(kept)}
-    patterns = _compile(tuple(back))
+    inverse = [replace(rule, theirs=rule.our_names, also=()) for rule in kept]
+    rule_for = {rule.ours: rule for rule in reversed(kept)}
+    patterns = _compile(tuple(inverse))
     groups: dict[str, dict[int, str]] = {}  # theirs -> position -> ours
     rule_of: dict[str, tuple[Rule, int, dict[str, str]]] = {}  # theirs -> rule, parts, slots
     unknown = []
     for name in tensors:
-        found = _match(name, patterns)
-        if found is None:
+        match = _match(name, patterns)
+        if match is None:
             unknown.append(name)
             continue
-        matched, position, parts, slots = found
-        rule = forth[matched.ours]
+        matched, position, parts, slots = match
+        rule = rule_for[matched.ours]
         theirs = fill(rule.theirs[0], slots)
         groups.setdefault(theirs, {})[position] = name
         rule_of[theirs] = (rule, len(parts), slots)
@@ -206,10 +208,10 @@ def to_theirs(tensors: Mapping[str, Tensor], rules: Iterable[Rule]) -> dict[str,
 
 
 def knows(names: Iterable[str], rules: Iterable[Rule]) -> bool:
-    """Whether the rules know every name, and one of the names is a block's."""
+    """Whether the rules know every name, and at least one name belongs to a block."""
     patterns = _compile(tuple(rules))
-    found = [_match(name, patterns) for name in names]
-    return None not in found and any(match and "i" in match[3] for match in found)
+    matches = [_match(name, patterns) for name in names]
+    return None not in matches and any(match and "i" in match[3] for match in matches)
 
 
 _Pattern = tuple[re.Pattern[str], Rule, int, Names]
@@ -262,7 +264,7 @@ def _reshaped(load: Reshape, tensor: Tensor, name: str) -> Tensor:
         return load(tensor).contiguous()
     except (RuntimeError, IndexError, ValueError):
         shape = list(tensor.shape)
-        raise CheckpointError(f"{name} has a shape that it cannot have ({shape})") from None
+        raise CheckpointError(f"{name} has the wrong shape ({shape})") from None
 
 
 def _with_others(names: list[str]) -> str:

@@ -1,8 +1,8 @@
-"""A file of class names into names by number, in any of the usual formats.
+"""Read class names by number from a file in any of the usual formats.
 
-One name a line, with or without a number or a synset; JSON or Python text, a list or an object by
-number or by name; a table with a header; the names of a YAML file. Any other format is refused:
-source text is never a label.
+These are: one name a line, with or without a number or a synset; a list, or an object by number or
+by name, in JSON or Python; a table with a header; `names` in YAML. Any other format is refused, so
+that its source text does not become labels.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ _FOREIGN = (
     (r"(import|from) \w+|def \w+\(|\"\"\"|#!", "Python source"),
     (r"(module\.)?exports\b|(export|const|let|var|static|#include)\s.*[\[{(<]", "source code"),
     (r"\|.*\|\s*\n\|[-: |]+\|", "a table of Markdown"),
-    (r"PK\x03\x04|\x89PNG|%PDF", "no text"),
+    (r"PK\x03\x04|\x89PNG|%PDF", "a binary file"),
 )
 
 
 def names_from(file: Path) -> dict[int, str]:
-    """Read the names by number. Raises CheckpointError, which says what the file looks like."""
+    """Read the names by number. Raises CheckpointError, with a description of the file."""
     text = _text(file).strip()
     for sign, what in _FOREIGN:
         if re.match(sign, text, re.IGNORECASE):
@@ -72,7 +72,7 @@ def by_number(value: object, source: str) -> dict[int, str]:
 
 
 def _by_id(entries: Sequence[object], names: Sequence[str], source: str) -> dict[int, str] | None:
-    """Read `[{"id": 2, "name": "cat"}, ...]`; None if the ids say no more than the order."""
+    """Read `[{"id": 2, "name": "cat"}, ...]`; None if the ids are in order, repeated or missing."""
     numbers = [entry.get("id") for entry in entries if isinstance(entry, Mapping)]
     pairs = [(n, name) for n, name in zip(numbers, names, strict=False) if type(n) is int]
     if len(pairs) < len(names) or len(dict(pairs)) < len(pairs) or pairs == sorted(pairs):
@@ -84,7 +84,7 @@ def _by_id(entries: Sequence[object], names: Sequence[str], source: str) -> dict
 
 
 def _turned(numbers: Mapping[Any, int], source: str) -> dict[int, str]:
-    """Invert `class_to_idx`, which has the number of each name."""
+    """Invert `class_to_idx`, which maps names to numbers."""
     if sorted(numbers.values()) != list(range(len(numbers))):
         raise CheckpointError(
             f"{source} gives names numbers that are not 0 to {len(numbers) - 1}, each once", HINT
@@ -93,7 +93,7 @@ def _turned(numbers: Mapping[Any, int], source: str) -> dict[int, str]:
 
 
 def _name(value: object, source: str) -> str:
-    """Read a name; in `["n01440764", "tench"]` it is the second part."""
+    """Read a name: text, a number, `["n01440764", "tench"]` or `{"name": "tench"}`."""
     match value:
         case str() | int() | float() | None:
             return str(value)
@@ -154,8 +154,8 @@ def _from_lines(lines: list[str], file: Path) -> dict[int, str]:
         (_NAME_FIRST, 2, 1),
         (_NAME_THEN_NUMBER, 2, 1),
     ):
-        found = [pattern.fullmatch(line) for line in lines]
-        pairs = [(int(match[number]), _unquoted(match[name])) for match in found if match]
+        matches = [pattern.fullmatch(line) for line in lines]
+        pairs = [(int(match[number]), _unquoted(match[name])) for match in matches if match]
         if pattern is _NAME_THEN_NUMBER and len({name for _, name in pairs}) < len(pairs):
             continue  # "class 1", "class 2"
         if len(pairs) == len(lines) > 1 and (table := _numbered(pairs)) is not None:
@@ -182,7 +182,7 @@ def _numbered(pairs: list[tuple[int, str]]) -> dict[int, str] | None:
 
 
 def _unquoted(name: str) -> str:
-    """Remove quotes, or the synset before a name."""
+    """Remove the quotes around a name, or the synset before it."""
     match = _QUOTED.fullmatch(name) or _SYNSET.fullmatch(name)
     return match[match.lastindex or 0].strip() if match else name.strip()
 
@@ -207,7 +207,7 @@ def _names_block(lines: list[str], file: Path) -> list[str]:
 
 
 def _from_table(lines: list[str], file: Path) -> dict[int, str] | None:
-    """Read the rows under a header that names the columns; None without one."""
+    """Read the rows under a header that names the columns; None without such a header."""
     is_csv = file.suffix.lower() in (".csv", ".tsv")
     if not lines:
         return None
@@ -216,13 +216,13 @@ def _from_table(lines: list[str], file: Path) -> dict[int, str] | None:
         rows = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=comma)]
     except csv.Error as error:
         if is_csv:
-            raise _refused(file, f"is no table ({error})") from None
+            raise _refused(file, f"is not a table ({error})") from None
         return None
     head = [cell.lower().replace(" ", "_") for cell in rows[0]]
-    named = [i for i, cell in enumerate(head) if cell in NAME]
-    numbered = [i for i, cell in enumerate(head) if cell in INDEX]
-    if len(head) > 1 and numbered and named:
-        number, name = numbered[0], named[-1] if len(named) == 1 else named[0]
+    name_columns = [i for i, cell in enumerate(head) if cell in NAME]
+    number_columns = [i for i, cell in enumerate(head) if cell in INDEX]
+    if len(head) > 1 and number_columns and name_columns:
+        number, name = number_columns[0], name_columns[0]
         if any(
             len(row) <= max(number, name) or not re.fullmatch(r"\d{1,9}", row[number])
             for row in rows[1:]

@@ -25,24 +25,24 @@ class Labels:
 
 
 def read_labels(config: Json, num_classes: int, file: Path | None) -> Labels:
-    """Read the labels of a head with `num_classes` outputs. Raises CheckpointError for another
-    number of labels."""
-    found = _read_labels(config, num_classes, file)
-    return replace(found, names=tuple(map(_whole, found.names)))
+    """Read the labels of a head with `num_classes` outputs. Raises CheckpointError if there is
+    another number of labels."""
+    labels = _read_labels(config, num_classes, file)
+    return replace(labels, names=tuple(map(_whole, labels.names)))
 
 
 def _read_labels(config: Json, num_classes: int, file: Path | None) -> Labels:
     if file is not None:
-        named = names_from(file)
-        names = tuple(named.get(i, f"LABEL_{i}") for i in range(max(named, default=-1) + 1))
+        by_index = names_from(file)
+        names = tuple(by_index.get(i, f"LABEL_{i}") for i in range(max(by_index, default=-1) + 1))
         _check_count(names, num_classes, str(file))
         return Labels(names, str(file))
     unnamed = tuple(f"LABEL_{i}" for i in range(num_classes))
     for key in ("id2label", "label_names", "labels"):
         if config.get(key):
-            found = _from_config(config[key], num_classes, f"config.json: {key}")
-            if found.names != unnamed:  # transformers writes these placeholders for unknown names
-                return found
+            labels = _from_config(config[key], num_classes, f"config.json: {key}")
+            if labels.names != unnamed:  # transformers writes these placeholders for unknown names
+                return labels
     if num_classes == 1000 and "in1k" in _tag(config):
         return Labels(_imagenet_1k(), "ImageNet-1k, by the checkpoint's tag")
     if num_classes == 1000 and not config:
@@ -72,7 +72,7 @@ def _from_config(value: object, num_classes: int, source: str) -> Labels:
 
 
 def _whole(text: str) -> str:
-    """Replace lone surrogates, which cannot be written, by U+FFFD."""
+    """Replace lone surrogates, which UTF-8 cannot encode, by U+FFFD."""
     return _SURROGATE.sub("\ufffd", text)
 
 
@@ -82,7 +82,7 @@ def _check_count(names: Sequence[str], num_classes: int, source: str) -> None:
 
 
 def _tag(config: Json) -> str:
-    """The tag of timm's config, such as `augreg_in1k`, wherever it is written."""
+    """The tag of a timm config, such as `augreg_in1k`, from each key that may hold it."""
     inner = config.get("pretrained_cfg") or {}
     name = str(config.get("architecture", ""))
     return f"{inner.get('tag', '')} {config.get('tag', '')} {name.partition('.')[2]}"

@@ -1,4 +1,4 @@
-"""A model spec into a model that is ready to use: built, strictly filled, checked."""
+"""Load a model from a spec: build the network, fill it strictly, check it."""
 
 from __future__ import annotations
 
@@ -44,10 +44,13 @@ from vitcli.records import Decode, Preprocess, Size
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """The sources of a model's parts, for `vit info` and `vit convert`: the source tensors of
-    ours and the dropped ones, the source of the labels and of each step of the preprocessing, the
-    dtypes on disk, the file's name of the architecture, and the image size that its position
-    embeddings were stored for."""
+    """The origin of each part of a model, for `vit info` and `vit convert`.
+
+    `made` has the source tensors of each tensor, `dropped` the reason for each tensor left out,
+    `labels` and `steps` the sources of the labels and of each preprocessing step. `dtypes` are the
+    dtypes on disk, `architecture` the model's name in the config, and `stored_size` the image size
+    of the stored position embeddings.
+    """
 
     made: Mapping[str, Made] = field(default_factory=dict)
     dropped: Mapping[str, str] = field(default_factory=dict)
@@ -62,8 +65,8 @@ class Provenance:
 class Model:
     """A network with everything that belongs to it. `labels` is empty without a classifier.
 
-    `reconstruction` is `network` with the decoder of masked pre-training, if that was kept.
-    `problem_type` is what the checkpoint says its classifier was trained for.
+    `reconstruction` is `network` with the decoder of masked pre-training, if the decoder was kept.
+    `problem_type` comes from the config: the problem that the classifier was trained for.
     """
 
     spec: str
@@ -96,9 +99,9 @@ class Model:
         """The network with its decoder. Raises CheckpointError if it has none."""
         if self.reconstruction is None:
             raise CheckpointError(
-                f"{self.spec} has no decoder: it cannot reconstruct what is hidden",
-                "MAE's files for pre-training have one (ViTMAEForPreTraining), "
-                "ViTForMaskedImageModeling, and what vit finetune --objective mim makes",
+                f"{self.spec} has no decoder: it cannot reconstruct hidden patches",
+                "MAE's pre-training files (ViTMAEForPreTraining), ViTForMaskedImageModeling, and "
+                "the models of vit finetune --objective mim have one",
             )
         return self.reconstruction
 
@@ -120,15 +123,15 @@ def load(
     keep_grid: bool = False,
     keep_decoder: bool = False,
 ) -> Model:
-    """Load a checkpoint in fp32, in eval mode, on the CPU. No weight is ever left at random.
+    """Load a checkpoint in fp32, in eval mode, on the CPU. Every weight comes from a file.
 
     spec: hub id (`org/name`, `org/name@revision`), directory, weight file, `demo`, or the result of
     `resolve`. layout, labels, image_size (height, width), preprocess ("hf" or "timm") and num_heads
     override the files; exif and decode ("exact" or "fast") complete the preprocessing. Position
-    embeddings are resampled for its size, unless `keep_grid` keeps the file's. `head` is a linear
-    classifier in another file, `sha256` the hash that the weight files of `spec` must have; tensors
-    that match a pattern of `drop` (`criterion.*`) are left out. `keep_decoder` keeps the part that
-    only masked pre-training uses, in `reconstruction`.
+    embeddings are resampled for the preprocessing's size; with `keep_grid`, only if `image_size` is
+    given. `head` is a linear classifier in another file, `sha256` the hash that the weight files of
+    `spec` must have. Tensors that match a pattern of `drop` (`criterion.*`) are left out.
+    `keep_decoder` keeps the decoder of masked pre-training, in `reconstruction`.
     Raises ModelNotFound, UsageError, or CheckpointError (which names every tensor that is unknown,
     missing or misshapen).
     """
@@ -138,11 +141,11 @@ def load(
             check_sha256(checkpoint.weights, sha256)
         weights = without(read_weights(checkpoint.weights), drop)
         bare = checkpoint.weights[0] if not checkpoint.config else None
-        found = layout_of(weights.tensors, layout, checkpoint.config, bare)
-        parts = _read(checkpoint, found, weights.tensors, num_heads, keep_decoder=keep_decoder)
+        detected = layout_of(weights.tensors, layout, checkpoint.config, bare)
+        parts = _read(checkpoint, detected, weights.tensors, num_heads, keep_decoder=keep_decoder)
         notes = [*checkpoint.notes, *weights.notes, *parts.renamed.notes]
-        if found.doubt and bare is not None and layout is None:
-            notes.append(found.doubt)
+        if detected.doubt and bare is not None and layout is None:
+            notes.append(detected.doubt)
         config, tensors = parts.config, parts.tensors
         if head is not None:
             with_head = read_head(head, config)
@@ -150,31 +153,31 @@ def load(
             notes.append(with_head.note)
         network = build(config, tensors, parts.spelling)
         reconstruction = parts.join_decoder(network, checkpoint.config)
-        chosen = choose_preprocess(checkpoint, found, config, image_size, preprocess)
+        chosen = choose_preprocess(checkpoint, detected, config, image_size, preprocess)
         plan = replace(chosen.plan, exif=exif, decode=decode)
         if plan.size != config.image_size and (image_size is not None or not keep_grid):
             network.resize(plan.size)
         notes += chosen.notes
-        named, problem_type = Labels((), "no classifier"), None
+        class_labels, problem_type = Labels((), "no classifier"), None
         if config.num_classes:
             problem_type = read_problem_type(checkpoint.config) if head is None else None
-            named = read_labels(checkpoint.config, config.num_classes, labels)
-            notes += named.notes
+            class_labels = read_labels(checkpoint.config, config.num_classes, labels)
+            notes += class_labels.notes
             if not tensors["head.weight"].any():
                 notes.append("the head is all zero: every class scores the same; train it")
     return Model(
         spec=checkpoint.spec,
         network=network,
         preprocess=plan,
-        labels=named.names,
-        layout=found.name,
+        labels=class_labels.names,
+        layout=detected.name,
         files=(*checkpoint.weights, *([head] if head else [])),
         revision=checkpoint.revision,
         notes=tuple(notes),
         provenance=Provenance(
             made=parts.renamed.made,
             dropped=parts.renamed.dropped,
-            labels=named.source,
+            labels=class_labels.source,
             steps=chosen.origins,
             dtypes=weights.dtypes,
             architecture=_architecture(checkpoint.config),
@@ -187,8 +190,8 @@ def load(
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """A checkpoint in our names: the config of its network, its tensors and those of its decoder,
-    and the file's own names of them."""
+    """A checkpoint in vitcli's names: the config of its network, its tensors, the tensors of its
+    decoder (`decoding`), and the spelling of their names in the file."""
 
     config: Config
     tensors: dict[str, Tensor]
@@ -218,8 +221,8 @@ def _read(
         raise CheckpointError(
             f"{checkpoint.spec} has no config.json, and {layout.name} tensors do not say their "
             "sizes",
-            "give the folder that holds both; the weights are then called model.safetensors or "
-            "pytorch_model.bin, or stand alone in it",
+            "give the folder that holds both; there, call the weights model.safetensors or "
+            "pytorch_model.bin, or keep no other weights",
         )
     names = layout.strip(tensors)
     decoder = layout.decoder_in(names) if keep_decoder else None
@@ -234,10 +237,10 @@ def _read(
         raise missing(error, spelling) from None
     except FieldError as error:
         field = layout.fields.get(error.field)
-        said = f"config.json: {field}" if field else error.field
+        source = f"config.json: {field}" if field else error.field
         if num_heads and error.field == "num_heads":
-            said = "--num-heads"
-        raise CheckpointError(f"{said} {error.what}") from None
+            source = "--num-heads"
+        raise CheckpointError(f"{source} {error.what}") from None
     _check_depth(config, ours, layout)
     if config.in_chans != 3:
         raise CheckpointError(
@@ -247,16 +250,17 @@ def _read(
 
 
 def _check_depth(config: Config, tensors: Mapping[str, Tensor], layout: Layout) -> None:
-    """Compare the number of blocks with the tensors, before a network of that depth is built."""
+    """Raise CheckpointError if the file has another number of blocks than the config, before a
+    network of the config's depth is built."""
     if isinstance(config, SwinConfig):
-        field, told, found = "depths", config.depths, count_swin_blocks(tensors)
+        field, claimed, counted = "depths", config.depths, count_swin_blocks(tensors)
     else:
         field = layout.fields.get("depth", "depth")
-        told, found = (config.depth,), (count_blocks(tensors),)
-    if told != found:
+        claimed, counted = (config.depth,), (count_blocks(tensors),)
+    if claimed != counted:
         raise CheckpointError(
-            f"{field} is {', '.join(map(str, told))}, the file has "
-            f"{', '.join(map(str, found))} blocks",
+            f"{field} is {', '.join(map(str, claimed))}, the file has "
+            f"{', '.join(map(str, counted))} blocks",
             "config and weights are of two models, or the file is not whole",
         )
 
@@ -273,7 +277,7 @@ def _naming(spec: str) -> Iterator[None]:
 
 
 def _architecture(config: Json) -> str:
-    """The config's name of the model: a class of transformers, or an architecture of timm."""
+    """The model's name in the config: a class of transformers, or an architecture of timm."""
     classes = config.get("architectures")
     first = classes[0] if isinstance(classes, list) and classes else ""
     return str(config.get("architecture") or first or config.get("model_type") or "")

@@ -1,4 +1,4 @@
-"""NumPy's `.npz` into tensors, without unpickling, and without allocating what a file only claims.
+"""Read NumPy's `.npz` files as tensors, without unpickling, and without memory for false claims.
 
 An `.npz` is a zip of `.npy` members: a header with dtype and shape, then the numbers. Every claim
 is checked before anything is read: the total of the members against the size of the file, the shape
@@ -27,7 +27,7 @@ MAX_MEMBERS = 20_000
 # A file may inflate to this many times its size, plus the slack; beyond that it is a bomb.
 MAX_RATIO, MAX_SLACK = 4, 64_000_000
 
-BFLOAT16 = np.dtype("V2")  # numpy does not know it: it keeps the two bytes unchanged
+BFLOAT16 = np.dtype("V2")  # numpy has no bfloat16, and reads two raw bytes
 
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 # The errors of numpy and zipfile for a damaged or hostile file.

@@ -1,4 +1,4 @@
-"""Models into ONNX files with a dynamic batch, and ONNX Runtime to run them."""
+"""Write models as ONNX files with a dynamic batch, and run them with ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from vitcli.errors import CheckpointError
 from vitcli.models.engine import Engine, Graph
 
 FILE = "model.onnx"
-MAX_FILE = 1_900_000_000  # bytes of weights: a file of protobuf ends at 2 GiB
-ERRORS_ONLY = 3  # the severity from which ONNX Runtime logs
+MAX_FILE = 1_900_000_000  # bytes of weights; a protobuf file cannot exceed 2 GiB
+ERRORS_ONLY = 3  # the lowest severity that ONNX Runtime logs
 
 
 def write(model: Model, file: Path, dtype: str) -> Written:
-    """Write a file from normalised `pixel_values` (batch, 3, H, W) to `logits` (batch, K), or to
-    `embedding`.
+    """Write a model that maps normalised `pixel_values` (batch, 3, H, W) to `logits` (batch, K), or
+    to `embedding` without a classifier.
 
-    Its metadata have `preprocess` (JSON of transformers, or of timm if only that can express it),
-    `steps` (the same in words), `labels`, `scores` (the function for the logits: softmax, sigmoid
-    or none) and `layout`. Weights beyond a file's limit go into a second one, FILE.data.
+    The file's metadata are `preprocess` (JSON of transformers or timm), `steps` (the same in
+    words), `labels`, `scores` (the function for the logits: softmax, sigmoid or none) and `layout`.
+    Weights of more than MAX_FILE bytes go into a second file, FILE.data.
     """
     _onnxruntime()  # before the exporter, which imports it too
     network = copy.deepcopy(model.network)
@@ -69,12 +69,13 @@ def write(model: Model, file: Path, dtype: str) -> Written:
 
 
 def _preprocess(model: Model) -> dict[str, Any]:
-    """The JSON of the library that crops as the model does, or of the one that can express it."""
-    says = {"hf": to_hf, "timm": to_timm}
+    """The JSON of the library whose crop the model uses, else of the other; {} if neither can
+    express the preprocessing."""
+    writers = {"hf": to_hf, "timm": to_timm}
     first = model.preprocess.crop
-    for name in sorted(says, key=lambda name: name != first):
+    for name in sorted(writers, key=lambda name: name != first):
         with suppress(CheckpointError):
-            return says[name](model.preprocess)
+            return writers[name](model.preprocess)
     return {}
 
 
@@ -86,15 +87,15 @@ def run(file: Path, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
     session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     kind = session.get_inputs()[0].type
     cast = pixels.astype(np.float16 if "float16" in kind else np.float32)
-    found: NDArray[np.float32] = session.run(None, {"pixel_values": cast})[0].astype(np.float32)
-    return found
+    result: NDArray[np.float32] = session.run(None, {"pixel_values": cast})[0].astype(np.float32)
+    return result
 
 
 def export(graph: Graph, folder: Path, int8: bool) -> None:
-    """Write `model.onnx`, from `pixels`, uint8 (batch, H, W, 3), to `output`.
+    """Write `model.onnx`, which maps `pixels`, uint8 (batch, H, W, 3), to `output`.
 
-    int8 is dynamic: the weights of every linear map are bytes, and activations are scaled for each
-    batch, so no calibration is needed.
+    int8 quantisation is dynamic: the weights of every linear map are bytes, and activations are
+    scaled for each batch, so no calibration is needed.
     """
     import onnx
 
@@ -119,8 +120,8 @@ def export(graph: Graph, folder: Path, int8: bool) -> None:
 
 
 def _onnxruntime() -> Any:
-    """Import ONNX Runtime, and disable its reports to a server: by a variable that it reads when it
-    is loaded and, for older versions, by a call before the first session."""
+    """Import ONNX Runtime with its telemetry disabled: by a variable that it reads at import and,
+    for older versions, by a call before the first session."""
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     import onnxruntime
 
@@ -136,7 +137,7 @@ def open_export(folder: Path, dtype: str) -> Engine:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = ERRORS_ONLY
-    # Its threads share the processors with the image workers, and must not spin.
+    # The threads share the processors with the image workers, and must not spin.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     broken = tuple(getattr(state, name) for name in ("Fail", "InvalidProtobuf", "NoSuchFile"))
     try:

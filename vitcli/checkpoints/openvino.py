@@ -1,4 +1,4 @@
-"""Models into OpenVINO files with a dynamic batch, and OpenVINO to run them."""
+"""Write models as OpenVINO files with a dynamic batch, and run them with OpenVINO."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ CALIBRATION = 64  # images
 
 
 def export(graph: Graph, folder: Path, int8: bool) -> None:
-    """Write `model.xml` and `model.bin`, from uint8 (batch, H, W, 3) to the graph's output.
+    """Write `model.xml` and `model.bin`, which map uint8 (batch, H, W, 3) to the graph's output.
 
     int8 is NNCF's post-training quantisation: the weights and activations of every matrix product
-    are bytes, with the ranges of the activations calibrated on `calibration_pixels`.
+    are bytes, and the ranges of the activations are calibrated on `calibration_pixels`.
     """
     ov = _openvino()
     with _quiet():
-        found = ov.convert_model(graph.traced())
-        found.reshape([-1, *graph.size, 3])
+        model = ov.convert_model(graph.traced())
+        model.reshape([-1, *graph.size, 3])
         if int8:
-            found = _quantized(found, calibration_pixels(graph.size, CALIBRATION))
-        ov.save_model(found, folder / FILE, compress_to_fp16=False)
+            model = _quantized(model, calibration_pixels(graph.size, CALIBRATION))
+        ov.save_model(model, folder / FILE, compress_to_fp16=False)
 
 
-def _quantized(model: Any, pictures: NDArray[np.uint8]) -> Any:
+def _quantized(model: Any, images: NDArray[np.uint8]) -> Any:
     """Quantise with ranges that hold every value: clipped outliers cost a ViT its accuracy.
 
     SmoothQuant (arXiv 2211.10438) divides the outliers evenly between activations and weights, as
@@ -53,9 +53,9 @@ def _quantized(model: Any, pictures: NDArray[np.uint8]) -> Any:
 
     return nncf.quantize(
         model,
-        nncf.Dataset([picture[None] for picture in pictures]),
+        nncf.Dataset([image[None] for image in images]),
         model_type=nncf.ModelType.TRANSFORMER,
-        subset_size=len(pictures),
+        subset_size=len(images),
         advanced_parameters=AdvancedQuantizationParameters(
             activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX,
             smooth_quant_alphas=AdvancedSmoothQuantParameters(matmul=0.5),
@@ -66,10 +66,10 @@ def _quantized(model: Any, pictures: NDArray[np.uint8]) -> Any:
 def open_export(folder: Path, dtype: str) -> Engine:
     """Run what `export` wrote with OpenVINO, on as many threads as torch has."""
     config = {
-        "INFERENCE_PRECISION_HINT": HINTS[dtype],  # by default it runs fp32 in bf16
+        "INFERENCE_PRECISION_HINT": HINTS[dtype],  # the default runs fp32 models in bf16
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "PERFORMANCE_HINT": "LATENCY",
-        "ENABLE_CPU_PINNING": False,  # the image workers want the processors too
+        "ENABLE_CPU_PINNING": False,  # the image workers need the processors, too
     }
     compiled = _openvino().Core().compile_model(folder / FILE, "CPU", config)
     return lambda pixels: torch.from_numpy(compiled(pixels, share_inputs=True)[0])
@@ -78,29 +78,28 @@ def open_export(folder: Path, dtype: str) -> Engine:
 def calibration_pixels(size: Size, count: int) -> NDArray[np.uint8]:
     """Draw images like photographs, drawings and print, the same every time.  -> (count, H, W, 3)
 
-    With the images of a run instead, the results would depend on which run came first.
+    If a run's own images calibrated the model, results would depend on which run came first.
     """
     rng = np.random.default_rng(0)
-    pictures = []
+    images = []
     for number in range(count):
         texture, paper = _texture(rng, size), rng.choice([0, 255, rng.uniform(0, 255)])
-        picture = texture if number % 4 < 2 else np.full_like(texture, paper)
+        image = texture if number % 4 < 2 else np.full_like(texture, paper)
         for _ in range(rng.integers(2, 9) * (number % 4 > 0)):
             ink = rng.uniform(0, 255, 3) if number % 4 < 3 else rng.choice([0, 255])
-            picture[_stroke(rng, size)] = ink
-        pictures.append(picture)
-    return np.clip(np.stack(pictures), 0, 255).astype(np.uint8)
+            image[_stroke(rng, size)] = ink
+        images.append(image)
+    return np.clip(np.stack(images), 0, 255).astype(np.uint8)
 
 
 def _texture(rng: np.random.Generator, size: Size) -> NDArray[np.float64]:
-    """Related colours with the spectrum of natural images: amplitude as 1 / frequency.  -> (H, W,
-    3)"""
+    """A texture with the spectrum of natural images, amplitude 1 / frequency.  -> (H, W, 3)"""
     height, width = size
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
     frequency[0, 0] = np.inf  # the mean is drawn separately
     noise = np.fft.rfft2(rng.standard_normal((4, *size))) / frequency
     fields = np.fft.irfft2(noise, s=size).transpose(1, 2, 0)  # (H, W, 4)
-    texture = fields[..., :1] + 0.4 * fields[..., 1:]  # shared light, own colours
+    texture = fields[..., :1] + 0.4 * fields[..., 1:]  # brightness, and a tint for each channel
     texture *= rng.uniform(10, 70) / (texture.std() + 1e-6)
     texture += rng.uniform(60, 200) + rng.normal(0, 15, 3)
     return texture
@@ -119,7 +118,7 @@ def _stroke(rng: np.random.Generator, size: Size) -> NDArray[np.bool_]:
 
 
 def _openvino() -> Any:
-    """Import OpenVINO without the package that reports its use to a server."""
+    """Import OpenVINO without its telemetry package."""
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # as if it were not installed
     import openvino
 
@@ -128,7 +127,7 @@ def _openvino() -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence NNCF: it draws its progress on standard output, which is for data."""
+    """Silence warnings, logs, and NNCF's progress bar on standard output, which is for data."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         logging.disable(logging.WARNING)

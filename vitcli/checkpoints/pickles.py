@@ -1,7 +1,7 @@
-"""Files of `torch.save` (`.bin`, `.pth`, `.pt`) into plain tensors, without running code in them.
+"""Read files of `torch.save` (`.bin`, `.pth`, `.pt`) as plain tensors, without running their code.
 
-The archive's claims are checked against its size, and its checksums, before torch opens it. torch's
-own errors are not shown: they tell users to allow code.
+Before torch opens an archive, its checksums are verified, and its claims compared with its size.
+torch's own errors are not shown, because they advise users to allow code.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from vitcli.errors import CheckpointError, in_bytes
 
 MAX_ENTRIES = 20_000
 LEGACY_PICKLES = 5  # magic number, protocol, system, the saved object, the storages' keys
-# Modules whose classes are whole networks; and the names in tensors, containers and old pickles.
+# Modules whose classes are whole networks; and the names that tensors, containers and old pickles
+# use.
 MODULES = ("torch.nn.modules.", "timm.", "transformers.", "torchvision.", "models.")
 PLAIN = (
     *("torch.", "collections.OrderedDict", "argparse.Namespace"),
@@ -46,12 +47,12 @@ AGAIN = "download it again"
 def read_pickle(file: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """Read the tensors of the state dict, and notes on which one was taken.
 
-    Raises CheckpointError for a file that holds other things than tensors and plain containers, or
-    no tensors.
+    Raises CheckpointError for a file without tensors, or with anything but tensors and plain
+    containers.
     """
     try:
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about pickle protocols: it loads, or it does not
+            warnings.simplefilter("ignore")  # about pickle protocols, which do not matter here
             loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=False)
     except Exception as error:  # a broken pickle can raise anything
         raise _refused(file, error) from None
@@ -193,18 +194,18 @@ def _globals(stream: IO[bytes]) -> Iterator[str]:
 
 
 def _unwrap(loaded: object, file: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Find the state dict in what a training script saved around it."""
+    """Find the state dict in the dicts that a training script saved around it; note a choice."""
     notes = []
     while isinstance(loaded, Mapping):
-        found = [key for key in WRAPPERS if _is_state(loaded.get(key))]
-        if not found:
-            found = _other_keys(loaded, file)
-        if not found:
+        keys = [key for key in WRAPPERS if _is_state(loaded.get(key))]
+        if not keys:
+            keys = _other_keys(loaded, file)
+        if not keys:
             break
-        if len(found) > 1:
-            there = ", ".join(f"'{key}'" for key in loaded if key in found)
-            notes.append(f"took '{found[0]}' of {there}")
-        loaded = loaded[found[0]]
+        if len(keys) > 1:
+            listed = ", ".join(f"'{key}'" for key in loaded if key in keys)
+            notes.append(f"took '{keys[0]}' of {listed}")
+        loaded = loaded[keys[0]]
     if not _is_state(loaded):
         raise CheckpointError(
             f"{file} holds {type(loaded).__name__}, not a state dict",
@@ -216,22 +217,22 @@ def _unwrap(loaded: object, file: Path) -> tuple[dict[str, Tensor], tuple[str, .
 
 
 def _other_keys(loaded: Mapping[object, object], file: Path) -> list[str]:
-    """The keys whose values are state dicts, the one to take first; none if `loaded` is one itself.
-    Raises CheckpointError if nothing says which to take."""
+    """The keys whose values are state dicts, the one to take first; empty if `loaded` is itself a
+    state dict. Raises CheckpointError if it is unclear which one to take."""
     if any(isinstance(value, Tensor) and value.ndim for value in loaded.values()):
         return []
-    found = [str(key) for key, value in loaded.items() if _holds_weights(key, value)]
-    averaged = [key for key in found if AVERAGED.search(key)]
-    if len(found) > 1 and len(averaged) != 1:
-        plain = [key for key in found if not AVERAGED.search(key) and key.startswith("model")]
+    keys = [str(key) for key, value in loaded.items() if _holds_weights(key, value)]
+    averaged = [key for key in keys if AVERAGED.search(key)]
+    if len(keys) > 1 and len(averaged) != 1:
+        plain = [key for key in keys if not AVERAGED.search(key) and key.startswith("model")]
         averaged = plain if len(plain) == 1 else averaged
-    if len(found) > 1 and len(averaged) != 1:
-        named = ", ".join(f"'{key}'" for key in found[:MAX_LISTED])
+    if len(keys) > 1 and len(averaged) != 1:
+        listed = ", ".join(f"'{key}'" for key in keys[:MAX_LISTED])
         raise CheckpointError(
-            f"{file} holds {len(found)} state dicts: {named}",
-            f"save one of them alone: torch.save(torch.load(FILE)['{found[0]}'], 'model.pth')",
+            f"{file} holds {len(keys)} state dicts: {listed}",
+            f"save one of them alone: torch.save(torch.load(FILE)['{keys[0]}'], 'model.pth')",
         )
-    return [*averaged, *(key for key in found if key not in averaged)] if averaged else found
+    return [*averaged, *(key for key in keys if key not in averaged)] if averaged else keys
 
 
 def _holds_weights(key: object, value: object, depth: int = MAX_DEPTH) -> bool:

@@ -1,4 +1,4 @@
-"""A converted file or folder that replaces an old one only when it is whole."""
+"""Replace a model's file or folder by a converted one only when the new one is complete."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from vitcli.checkpoints.resolve import CONFIGS, WEIGHTS
 from vitcli.errors import OutputError
 from vitcli.files import PARTIAL, real, sync
 
-OURS = (*CONFIGS, *WEIGHTS)
+MODEL_FILES = (*CONFIGS, *WEIGHTS)
 MAX_LISTED = 3
 
 
 @contextmanager
 def replacing(target: Path, *, is_file: bool) -> Iterator[Path]:
-    """Give a folder to fill, or the file to write, which replaces `target` when it is whole.
+    """Yield a folder to fill, or a file to write, and let it replace `target` at the end.
 
-    Files written next to that file are moved along with it. After an error nothing new remains,
-    and an old target is untouched. Raises OutputError, before anything is written for a folder
-    that is not a model.
+    Files written next to that file are moved along with it. After an error, nothing new remains,
+    and an old target is unchanged. Raises OutputError if writing fails, and before anything is
+    written if `target` is a folder without a model.
     """
     place = real(target)
     partial, old = place.with_name(place.name + PARTIAL), place.with_name(f"{place.name}.old")
@@ -56,7 +56,7 @@ def replacing(target: Path, *, is_file: bool) -> Iterator[Path]:
 def _check_old(place: Path, target: Path) -> None:
     """Raise OutputError for a folder that holds other things than a model."""
     names = sorted(path.name for path in place.iterdir()) if place.is_dir() else []
-    if names and not any(name in OURS for name in names):
+    if names and not any(name in MODEL_FILES for name in names):
         shown = ", ".join(names[:MAX_LISTED]) + ", ..." * (len(names) > MAX_LISTED)
         raise OutputError(
             f"{target} is not a model, it holds {shown}",

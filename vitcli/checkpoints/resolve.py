@@ -1,4 +1,4 @@
-"""A model spec (hub id, directory, file, or `demo`) into the files of a checkpoint."""
+"""Find the files of a checkpoint from a model spec: a hub id, directory, file, or `demo`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # it imports torch
     from vitcli.checkpoints.layouts.layout import Json
 
 DEMO = "demo"
-MAX_JSON = hub.MAX_JSON  # enough for 200,000 classes or tensors; parsed it takes 20 times as much
+MAX_JSON = hub.MAX_JSON  # enough for 200,000 classes or tensors; parsing takes 20 times the memory
 
 # The names of a folder's weights, the best first. An index names its shards.
 WEIGHTS = (
@@ -39,10 +39,10 @@ JSONS = (*CONFIGS, PROCESSOR)
 SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".npz")
 # Files that trainers save next to the weights, under the same suffixes.
 NO_WEIGHTS = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state)[._].*")
-# Keys that only the JSON of a model has: config.json may be something else.
+# A config.json with one of these keys is a model's; others may be of another program.
 MODEL_KEYS = ("model_type", "architectures", "architecture", "model_cfg", "vision_cfg")
 MAX_LISTED = 5
-MAX_SHA = 64  # characters; a commit's name has fewer
+MAX_SHA = 64  # characters; a commit hash has 40
 
 _HUB_ID = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 _WRAPPED_ID = re.compile(
@@ -66,12 +66,12 @@ class Checkpoint:
 def resolve(spec: str, *, offline: bool = False) -> Checkpoint:
     """Find the files of a checkpoint. Local files take precedence over the hub.
 
-    Raises ModelNotFound if there is nothing, CheckpointError for a folder without weights or an
-    index that points outside of its folder.
+    Raises ModelNotFound if there are none, CheckpointError for a folder without weights or an
+    index that points outside its folder.
     """
     if spec == DEMO:
         return _folder(Path(str(files("vitcli.demo"))), spec)
-    # No shell expands VIT_MODEL or --model=~/vit; a name that is not a user's stays unchanged.
+    # Shells do not expand ~ in VIT_MODEL or --model=~/vit. ~name stays if there is no such user.
     path = Path(os.path.expanduser(spec))  # noqa: PTH111 (Path.expanduser raises for those)
     try:
         if spec and path.is_dir():
@@ -120,7 +120,7 @@ def _is_hub_id(spec: str) -> bool:
 
 
 def _choose(names: list[str]) -> list[str]:
-    """Choose which files of a repository to download: safetensors before pickles."""
+    """Choose the files of a repository to download: safetensors before pickles."""
     wanted = [name for name in JSONS if name in names]
     for name in WEIGHTS:
         if name in names:
@@ -132,51 +132,50 @@ def _choose(names: list[str]) -> list[str]:
 
 
 def _folder(folder: Path, spec: str) -> Checkpoint:
-    """The checkpoint in a directory: weights under a usual name, or a single weight file."""
+    """The checkpoint in a directory: weights under a standard name, or the only weight file."""
     folder = _snapshot(folder, spec)
-    found = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+    file = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
     notes: tuple[str, ...] = ()
-    if found is None:
-        found = _only_weights(folder, spec)
-        notes = (f"{found.name} is taken, the only weight file in {spec}",)
-    weights = _shards(found) if found.suffix == ".json" else (found,)
-    config, processor = read_json(_config(found)), read_json(folder / PROCESSOR)
+    if file is None:
+        file = _only_weights(folder, spec)
+        notes = (f"{file.name} is taken, the only weight file in {spec}",)
+    weights = _shards(file) if file.suffix == ".json" else (file,)
+    config, processor = read_json(_config(file)), read_json(folder / PROCESSOR)
     return Checkpoint(spec, weights, config, processor, notes=notes)
 
 
 def _snapshot(folder: Path, spec: str) -> Path:
-    """The snapshot in a folder of the hub's cache (`models--org--name`): that of `main`, or the
-    only one. Any other folder is returned unchanged. Raises CheckpointError if there are
-    several."""
+    """The snapshot in a folder of the hub's cache (`models--org--name`): the one of `main`, or the
+    only one; for any other folder, the folder itself. Raises CheckpointError for several."""
     if not folder.name.startswith("models--") or not (folder / "snapshots").is_dir():
         return folder
-    found = [path for path in _listed(folder / "snapshots") if path.is_dir()]
+    snapshots = [path for path in _listed(folder / "snapshots") if path.is_dir()]
     with contextlib.suppress(OSError, ValueError):
         main = (folder / "refs" / "main").read_text("utf-8")[:MAX_SHA].strip()
-        found = [path for path in found if path.name == main] or found
-    if len(found) == 1:
-        return found[0]
+        snapshots = [path for path in snapshots if path.name == main] or snapshots
+    if len(snapshots) == 1:
+        return snapshots[0]
     raise CheckpointError(
-        f"{spec} is a folder of the hub's cache with {len(found)} snapshots",
-        f"give one of them: {found[0]}" if found else "download the model again",
+        f"{spec} is a folder of the hub's cache with {len(snapshots)} snapshots",
+        f"give one of them: {snapshots[0]}" if snapshots else "download the model again",
     )
 
 
 def _only_weights(folder: Path, spec: str) -> Path:
-    """The only weight file of a folder. Raises CheckpointError, which lists the files, for none or
-    several."""
-    found = weight_files(folder)
-    if any(re.search(r"-\d+-of-\d+\.", path.name) for path in found):
+    """The only weight file of a folder. Raises CheckpointError, with a list of the files, for none
+    or several."""
+    candidates = weight_files(folder)
+    if any(re.search(r"-\d+-of-\d+\.", path.name) for path in candidates):
         raise CheckpointError(
-            f"{spec} holds shards ({_named(found)}), but not the index that names them",
+            f"{spec} holds shards ({_named(candidates)}), but not the index that names them",
             "download model.safetensors.index.json or pytorch_model.bin.index.json, too",
         )
-    if len(found) == 1:
-        return found[0]
-    if found:
+    if len(candidates) == 1:
+        return candidates[0]
+    if candidates:
         raise CheckpointError(
-            f"{spec} holds {len(found)} weight files: {_named(found)}",
-            f"give one of them: {Path(spec) / found[0].name}",
+            f"{spec} holds {len(candidates)} weight files: {_named(candidates)}",
+            f"give one of them: {Path(spec) / candidates[0].name}",
         )
     inner = [path for path in _listed(folder) if path.is_dir() and weight_files(path)]
     if inner:
@@ -202,7 +201,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def _listed(folder: Path) -> list[Path]:
-    """The content of a folder; nothing if it cannot be read."""
+    """The contents of a folder; empty if it cannot be read."""
     try:
         return sorted(folder.iterdir())
     except OSError:
@@ -216,26 +215,27 @@ def _named(paths: Sequence[Path]) -> str:
 def _file(path: Path, spec: str) -> Checkpoint:
     """The checkpoint in one file. The JSON next to it is read if the file has a standard name, or
     is the only weight file in its folder."""
-    found = _config(path)
+    config_file = _config(path)
     if path.name not in WEIGHTS and weight_files(path.parent) != [path]:
         return Checkpoint(spec, (path,))
-    config = read_json(found)
+    config = read_json(config_file)
     if path.name not in WEIGHTS and not any(key in config for key in MODEL_KEYS):
         return Checkpoint(spec, (path,))
     weights = _shards(path) if path.suffix == ".json" else (path,)
-    note = (f"{found.name} next to {path.name} is used",) if config else ()
+    note = (f"{config_file.name} next to {path.name} is used",) if config else ()
     return Checkpoint(spec, weights, config, read_json(path.parent / PROCESSOR), notes=note)
 
 
 def _config(weights: Path) -> Path:
-    """The JSON of the weights: open_clip's files have one of their own."""
+    """The path of the weights' JSON; open_clip's weights prefer open_clip's JSON."""
     names = CONFIGS[::-1] if weights.name.startswith("open_clip_") else CONFIGS
-    found = [weights.parent / name for name in names if (weights.parent / name).is_file()]
-    return found[0] if found else weights.parent / names[0]
+    existing = [weights.parent / name for name in names if (weights.parent / name).is_file()]
+    return existing[0] if existing else weights.parent / names[0]
 
 
 def _shards(index: Path) -> tuple[Path, ...]:
-    """The files that an index names, all in its folder or linked to the hub's cache."""
+    """The files that an index names. Raises CheckpointError for a file that is missing or outside
+    the index's folder."""
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{index} has no weight_map")
@@ -252,7 +252,7 @@ def _shards(index: Path) -> tuple[Path, ...]:
             raise CheckpointError(
                 f"shard {number} of {len(shards)} is missing: {shard}", "download the model again"
             )
-        if not _is_beside(shard, index.parent):
+        if not _is_local(shard, index.parent):
             raise CheckpointError(
                 f"{index} names a file outside of its folder: {shard} is a link to "
                 f"{shard.resolve()}",
@@ -261,23 +261,23 @@ def _shards(index: Path) -> tuple[Path, ...]:
     return shards
 
 
-def _is_beside(shard: Path, folder: Path) -> bool:
-    """Whether a file lies in the folder, links followed. The hub's cache links to its own blobs."""
+def _is_local(shard: Path, folder: Path) -> bool:
+    """Whether a file, with links resolved, is in the folder or a blob of the hub's cache."""
     real = shard.resolve()
     in_cache = real.parent.name == "blobs" and real.parent.parent.name.startswith("models--")
     return in_cache or real.is_relative_to(folder.resolve())
 
 
 def sha256(files: Sequence[Path]) -> str:
-    """The hash of the bytes of the weight files, in the order of their names. Unchanged files are
-    read once."""
-    named = sorted(files, key=lambda path: path.name)
-    return _sha256(tuple((path, _stamp(path)) for path in named))
+    """The hash of the bytes of the weight files, in the order of their names. It is cached while
+    the files stay unchanged."""
+    ordered = sorted(files, key=lambda path: path.name)
+    return _sha256(tuple((path, _stamp(path)) for path in ordered))
 
 
 def _stamp(file: Path) -> tuple[int, ...]:
-    found = file.stat()
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+    status = file.stat()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 @functools.lru_cache
@@ -294,11 +294,11 @@ def check_sha256(files: Sequence[Path], expected: str) -> None:
     """Raise CheckpointError if the files have another hash, UsageError for a malformed one."""
     if not re.fullmatch(r"[0-9a-fA-F]{64}", expected):
         raise UsageError(f"--sha256 {expected} is not a SHA-256", "it has 64 hexadecimal digits")
-    found = sha256(files)
-    if found != expected.lower():
-        named = f"{files[0]}" + f" and {len(files) - 1} more" * (len(files) > 1)
+    actual = sha256(files)
+    if actual != expected.lower():
+        listed = f"{files[0]}" + f" and {len(files) - 1} more" * (len(files) > 1)
         raise CheckpointError(
-            f"{named}: the sha256 is {found}, expected {expected.lower()}", "it is another file"
+            f"{listed}: the sha256 is {actual}, expected {expected.lower()}", "it is another file"
         )
 
 
@@ -327,8 +327,8 @@ def read_json(path: Path) -> Mapping[str, Any]:
     except UnicodeDecodeError:
         raise CheckpointError(f"{path} is not UTF-8 text") from None
     except (OSError, ValueError, RecursionError) as error:
-        said = getattr(error, "strerror", None) or error
-        raise CheckpointError(f"cannot read {path}: {said}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"cannot read {path}: {reason}") from None
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} is not a JSON object")
     return value

@@ -1,7 +1,7 @@
-"""safetensors into tensors: the header's claims are checked, then every byte is read once.
+"""Read safetensors files: check the header's claims, then read every byte once.
 
-The format's own library maps the file into memory; here it is read. If a mapped file is cut short
-meanwhile, the process dies; and maps of a network drive are slow.
+The format's own library maps the file into memory instead. If a mapped file is cut short meanwhile,
+the process dies; and maps of a network drive are slow.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from vitcli.errors import CheckpointError, in_bytes
 MAX_HEADER = 25_000_000  # bytes, far more than any model has
 MAX_TENSORS = 20_000
 MAX_DIMS = 16
-READERS = 2  # new memory is slow to write to; more than two threads gain nothing
+READERS = 2  # threads; more gain nothing, as the first write to new memory is the slow part
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -52,7 +52,7 @@ class TensorEntry:
 
 
 def read_safetensors(file: Path) -> dict[str, Tensor]:
-    """Read all tensors, in their dtypes, each in memory of its own. Raises CheckpointError."""
+    """Read all tensors, in the file's dtypes, each into its own memory. Raises CheckpointError."""
     with file.open("rb", buffering=0) as stream, ThreadPoolExecutor(READERS) as readers:
         entries = _read_header(stream, file)
         begin = stream.tell()
@@ -72,8 +72,8 @@ def _read_tensor(stream: BinaryIO, begin: int, entry: TensorEntry, file: Path) -
 
 
 def _read_header(stream: BinaryIO, file: Path) -> list[TensorEntry]:
-    """Read the entries, which must fill the file without gaps, in the order of the file; the stream
-    ends up after the header."""
+    """Read the entries, in the order of the file, and leave the stream after the header. Raises
+    CheckpointError unless they fill the file without gaps."""
     size = file.stat().st_size
     length = int.from_bytes(stream.read(8), "little")
     if size < 8 or length > min(MAX_HEADER, size - 8):
@@ -127,10 +127,10 @@ def _entry(name: str, value: object, file: Path) -> TensorEntry:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    values = dict(pairs)
+    if len(values) != len(pairs):
         raise ValueError("a name is there twice")
-    return found
+    return values
 
 
 def _invalid(file: Path, why: str) -> CheckpointError:

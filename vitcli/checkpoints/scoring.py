@@ -1,5 +1,5 @@
-"""Logits into scores, by the problem a classifier was trained for: the choice of transformers'
-image classification pipeline (`pipelines/image_classification.py`, `postprocess`)."""
+"""Turn logits into scores by the problem that the classifier was trained for, as transformers'
+image classification pipeline does (`pipelines/image_classification.py`, `postprocess`)."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ DESCRIBED: dict[ScoreFunction, str] = {
 def read_problem_type(config: Mapping[str, Any]) -> ProblemType | None:
     """Read the problem that the classifier was trained for. Raises CheckpointError for a value that
     transformers does not know."""
-    found = config.get("problem_type")
-    if found is None or found in get_args(ProblemType):
-        return found
+    problem = config.get("problem_type")
+    if problem is None or problem in get_args(ProblemType):
+        return problem
     raise CheckpointError(
-        f"config.json: problem_type is {found!r}", f"known are {', '.join(get_args(ProblemType))}"
+        f"config.json: problem_type is {problem!r}", f"known are {', '.join(get_args(ProblemType))}"
     )
 
 
 def score_function(problem_type: ProblemType | None, num_classes: int) -> ScoreFunction:
-    """The function that turns the logits of a classifier into scores."""
+    """Choose the function that turns the logits of a classifier into scores."""
     if problem_type == "regression":
         return "none"
     if problem_type == "multi_label_classification" or num_classes == 1:

@@ -1,4 +1,4 @@
-"""The format of a weight file, by its first bytes. Its name counts only if those say nothing."""
+"""Detect the format of a weight file by its first bytes, and by its name if they are ambiguous."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vitcli.errors import CheckpointError
 
 FileKind = Literal["safetensors", "zip", "pickle"]
 
-# Files that people mistake for weights: how they begin, what they are, what to do.
+# Files that people mistake for weights: the first bytes, a description, and a hint.
 FOREIGN = (
     (rb"version https://git-lfs", "a git-LFS pointer, not the weights", "git lfs pull"),
     (rb"\s*<(!doctype|html|\?xml)", "a web page, not weights", "download it again"),
@@ -24,12 +24,13 @@ FOREIGN = (
     (rb"GGUF", "a GGUF file", "ask for a .safetensors"),
     (rb"\x89PNG|\xff\xd8\xff|GIF8|RIFF....WEBP", "a picture, not a model", None),
 )
-TAR = slice(257, 262)  # the place of a tar's magic number
+TAR = slice(257, 262)  # the bytes of a tar's magic number
 MAX_OLD_PICKLE = 65_536  # bytes
 
 
 def kind_of(file: Path) -> FileKind:
-    """How to read a file. Raises CheckpointError, which says what it is, if it holds no weights."""
+    """Return the format of a weight file. Raises CheckpointError, with a description, for another
+    kind of file."""
     if not stat.S_ISREG(file.stat().st_mode):
         raise CheckpointError(f"{file} is not a regular file")
     with file.open("rb") as stream:

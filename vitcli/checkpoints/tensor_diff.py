@@ -1,4 +1,4 @@
-"""How the tensors of a checkpoint changed from one layout to another."""
+"""Compare the tensors of a checkpoint in two layouts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ChangeKind = Literal["kept", "renamed", "reshaped", "fused", "split", "merged", 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Tensors of one layout that hold the same numbers as some of the other."""
+    """Tensors of one layout, and the tensors of the other that hold the same numbers."""
 
     kind: ChangeKind
     before: Names
@@ -21,18 +21,18 @@ class Change:
 
 
 def changes(before: Mapping[str, Made], after: Mapping[str, Made]) -> list[Change]:
-    """Compare the sources of our tensors with what they become. *merged* tensors went into others,
-    *added* ones are not in the file."""
-    found = []
+    """List the changes between two layouts, given the file's tensors of each tensor of the model in
+    either. *merged* tensors were multiplied into others, *added* ones are not in the old file."""
+    listed = []
     for ours in _together(before, after):
         old, new = (_names(side[name] for name in ours if name in side) for side in (before, after))
-        turned = [name for name in ours if _is_turned(before, name) != _is_turned(after, name)]
-        found.append(Change(_kind(old, new, is_reshaped=bool(turned)), old, new))
-    return found
+        is_reshaped = any(_is_reshaped(before, name) != _is_reshaped(after, name) for name in ours)
+        listed.append(Change(_kind(old, new, is_reshaped=is_reshaped), old, new))
+    return listed
 
 
 def _together(before: Mapping[str, Made], after: Mapping[str, Made]) -> list[list[str]]:
-    """Group our names: those that share a tensor of either layout."""
+    """Group the model's tensors that share a tensor of the file in either layout."""
     groups: list[list[str]] = []
     seen: dict[tuple[int, str], list[str]] = {}
     for ours in dict.fromkeys((*before, *after)):
@@ -48,10 +48,10 @@ def _together(before: Mapping[str, Made], after: Mapping[str, Made]) -> list[lis
 
 
 def _names(made: Iterable[Made]) -> Names:
-    return tuple(dict.fromkeys(name for one in made for name in one.of))
+    return tuple(dict.fromkeys(name for source in made for name in source.of))
 
 
-def _is_turned(side: Mapping[str, Made], ours: str) -> bool:
+def _is_reshaped(side: Mapping[str, Made], ours: str) -> bool:
     return ours in side and side[ours].is_reshaped
 
 

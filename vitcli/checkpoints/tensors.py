@@ -1,4 +1,4 @@
-"""Weight files into a state dict of fp32 tensors, without running code in them.
+"""Read weight files as a state dict of fp32 tensors, without running their code.
 
 There are four steps: detect the format, check the file's claims against its size, load plain
 tensors only, and accept only tensors that are dense, real and finite."""
@@ -41,7 +41,7 @@ class Weights:
 
 
 def read_weights(files: Sequence[Path]) -> Weights:
-    """Read all tensors of a checkpoint, from one file or its shards, each in memory of its own.
+    """Read all tensors of a checkpoint, from one file or its shards, each into its own memory.
 
     Raises CheckpointError, which names the file and the tensor, for anything but plain weights.
     """
@@ -50,12 +50,12 @@ def read_weights(files: Sequence[Path]) -> Weights:
     notes: list[str] = []
     taken: set[int] = set()
     for file in files:
-        found, told = _read(file)
-        notes += told
-        for name in list(found):
+        tensors, file_notes = _read(file)
+        notes += file_notes
+        for name in list(tensors):
             if name in state:
                 raise CheckpointError(f"{name} is in two shards, also in {file}")
-            tensor = found.pop(name)
+            tensor = tensors.pop(name)
             state[name] = _alone(_accept(name, tensor, file), taken)
             if tensor.is_floating_point():
                 kind = DTYPE_NAMES.get(tensor.dtype, str(tensor.dtype).removeprefix("torch."))
@@ -68,24 +68,24 @@ def read_weights(files: Sequence[Path]) -> Weights:
 
 def without(weights: Weights, patterns: Sequence[str]) -> Weights:
     """Leave out the tensors that match a pattern (`criterion.*`). Raises CheckpointError for a
-    pattern that matches no tensor, or if none is left."""
+    pattern that matches no tensor, or if no tensor is left."""
     names = plain_names(weights.tensors)
     dropped: list[str] = []
     for pattern in patterns:
-        found = [
+        matching = [
             n for n, plain in names.items() if any(fnmatchcase(x, pattern) for x in (n, plain))
         ]
-        if not found:
+        if not matching:
             shown = ", ".join(list(weights.tensors)[:3])
             raise CheckpointError(
                 f"--drop {pattern} matches no tensor", f"the file has tensors such as {shown}"
             )
-        dropped += found
+        dropped += matching
     if not dropped:
         return weights
     kept = {name: t for name, t in weights.tensors.items() if name not in set(dropped)}
     if not kept:
-        raise CheckpointError("--drop leaves nothing of the file")
+        raise CheckpointError("--drop leaves out all tensors")
     dropped = list(dict.fromkeys(dropped))
     shown = ", ".join(dropped[:3]) + ", ..." * (len(dropped) > 3)
     note = f"--drop leaves out {len(dropped)} of {len(weights.tensors)} tensors: {shown}"
@@ -93,7 +93,7 @@ def without(weights: Weights, patterns: Sequence[str]) -> Weights:
 
 
 def _read(file: Path) -> tuple[State, tuple[str, ...]]:
-    """Read the tensors of one file in their dtypes, and notes for the user."""
+    """Read the tensors of one file in the file's dtypes, and notes for the user."""
     try:
         kind = kind_of(file)
         if kind == "safetensors":
@@ -108,33 +108,34 @@ def _read(file: Path) -> tuple[State, tuple[str, ...]]:
 
 
 def _accept(name: str, tensor: Tensor, file: Path) -> Tensor:
-    """A tensor, floats as fp32. Raises CheckpointError if it is not dense, real and finite."""
+    """The tensor, in fp32 if it has floats. Raises CheckpointError if it is not dense, real and
+    finite."""
     if odd := _oddity(tensor):
         raise CheckpointError(f"{name} in {file} is {odd}", "only plain dense tensors are loaded")
     if not tensor.is_floating_point():
         return tensor
-    found = tensor.to(torch.float32).contiguous()
-    if not bool(found.sum().isfinite()) and not bool(found.isfinite().all()):
-        nan = int(found.isnan().sum())
-        kind = f"{nan} NaN" if nan else f"{int(found.isinf().sum())} infinite values"
+    floats = tensor.to(torch.float32).contiguous()
+    if not bool(floats.sum().isfinite()) and not bool(floats.isfinite().all()):
+        nan = int(floats.isnan().sum())
+        kind = f"{nan} NaN" if nan else f"{int(floats.isinf().sum())} infinite values"
         raise CheckpointError(f"{name} holds {kind}: {file} is damaged", "download it again")
-    return found
+    return floats
 
 
 def _oddity(tensor: Tensor) -> str | None:
-    """The property that makes it more than a plain tensor; None for a plain one."""
+    """The property that a plain dense tensor does not have; None for a plain one."""
     odd = {
         "quantised": tensor.is_quantized,
         "sparse": tensor.layout is not torch.strided,
         "without numbers (it is on the meta device)": tensor.is_meta,
         "complex": tensor.is_complex(),
     }
-    return next((what for what, is_so in odd.items() if is_so), None)
+    return next((name for name, is_so in odd.items() if is_so), None)
 
 
 def _alone(tensor: Tensor, taken: set[int]) -> Tensor:
-    """The tensor, or a copy if it shares its memory or keeps more than its own alive. `taken` has
-    the addresses so far."""
+    """The tensor, or a copy if its storage is shared with another tensor or larger than itself.
+    `taken` collects the addresses of the storages."""
     storage = tensor.untyped_storage()
     is_alone = storage.nbytes() == tensor.nbytes and storage.data_ptr() not in taken
     taken.add(storage.data_ptr())

@@ -1,4 +1,4 @@
-"""A loaded model into a directory that transformers or timm opens."""
+"""Write a loaded model into a directory that transformers or timm opens."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ HF_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """The result of writing: the layout's name, notes on changes, and the names our tensors got."""
+    """The result of writing: the layout's name, notes on changes, and for each tensor of the model
+    the written tensors that hold it."""
 
     layout: str
     notes: tuple[str, ...]
@@ -47,7 +48,7 @@ def write_hf(model: Model, folder: Path, dtype: FileDtype) -> Written:
     if model.reconstruction is not None:
         express = layout.decoders.express if layout.decoders else None
         if express is None:
-            refuse_decoder([f"a decoder behind {layout.name}"])
+            refuse_decoder([f"a decoder after an encoder of {layout.name}"])
         else:
             form = express(model.reconstruction, form)
     values = form.json
@@ -69,7 +70,10 @@ def check_hf(model: Model) -> None:
 
 
 def _hf_form(model: Model) -> tuple[Layout, Expressed, tuple[str, ...]]:
-    """The layout of transformers that can express a model, the model in its form, and notes."""
+    """The layout of transformers that can express a model, the model in its form, and notes.
+
+    If only layer scale is an obstacle, it is multiplied into the weights.
+    """
     config, tensors = model.config, model.network.state_dict()
     try:
         return *_expressed(config, tensors, "transformers"), ()
@@ -108,14 +112,14 @@ WRITERS: dict[str, Callable[[Model, Path, FileDtype], Written]] = {
 
 
 def _without_layer_scale(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Multiply layer scales into the linear maps before them: one factor for each row."""
+    """Multiply each layer scale into the linear map before it: one factor for each row."""
     kept = {name: tensor for name, tensor in tensors.items() if not name.endswith(".gamma")}
-    for scale, ahead in (("ls1", "attn.proj"), ("ls2", "mlp.fc2")):
+    for scale, linear in (("ls1", "attn.proj"), ("ls2", "mlp.fc2")):
         for name, tensor in tensors.items():
             if name.endswith(f".{scale}.gamma"):
-                at = name.removesuffix(f"{scale}.gamma") + ahead
-                kept[at + ".weight"] = kept[at + ".weight"] * tensor[:, None]
-                kept[at + ".bias"] = kept[at + ".bias"] * tensor
+                scaled = name.removesuffix(f"{scale}.gamma") + linear
+                kept[scaled + ".weight"] = kept[scaled + ".weight"] * tensor[:, None]
+                kept[scaled + ".bias"] = kept[scaled + ".bias"] * tensor
     return kept
 
 
@@ -123,7 +127,7 @@ def _expressed(
     config: Config, tensors: Mapping[str, Tensor], library: Library
 ) -> tuple[Layout, Expressed]:
     """The first layout of a library that can express the model, and the model in its form.
-    Raises CheckpointError, with the obstacles of the layout that comes closest."""
+    Raises CheckpointError, with the obstacles of the closest layout."""
     obstacles: dict[str, list[str]] = {}
     for layout in layouts.LAYOUTS:
         writer = layout.writer
@@ -158,14 +162,15 @@ def _notes(before: Config, after: Config, library: str) -> list[str]:
 
 
 def _problem_type(model: Model) -> dict[str, str]:
-    """The checkpoint's own. transformers 5 refuses a single label of a single output."""
-    found = model.problem_type
-    is_refused = found == "single_label_classification" and model.config.num_classes == 1
-    return {} if found is None or is_refused else {"problem_type": found}
+    """The checkpoint's `problem_type`, for the written config. transformers 5 refuses
+    single-label classification with one output, so the key is left out there."""
+    problem = model.problem_type
+    is_refused = problem == "single_label_classification" and model.config.num_classes == 1
+    return {} if problem is None or is_refused else {"problem_type": problem}
 
 
 def _score_notes(model: Model) -> list[str]:
-    """Note a head that is not scored by softmax: timm's users would take that of its logits."""
+    """A note for timm's users, who would apply softmax, if the head's scores are not softmax's."""
     function = model.score_function
     if function == "softmax" or not model.labels:
         return []
@@ -173,7 +178,7 @@ def _score_notes(model: Model) -> list[str]:
 
 
 def _made(layout: Layout, form: Expressed) -> dict[str, Made]:
-    """The names our tensors got: the sources of each if the file were read again."""
+    """The written tensors that hold each tensor of the model, found by reading the names back."""
     names = layout.strip(form.tensors)
     rules = layout.rules_with(layout.decoder_in(names), names)
     return to_ours({n: tensor.to("meta") for n, tensor in names.items()}, rules).made

@@ -1,4 +1,4 @@
-"""Pixels into tensors: one Vision Transformer for every family of checkpoints.
+"""The networks: one Vision Transformer for every family of ViT checkpoints, and a Swin.
 
 Legend of the shapes in this package:
 B batch · C channels · H, W pixels · P patch · h, w grid (h = H // P) · T prefix tokens ·

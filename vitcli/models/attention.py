@@ -1,9 +1,9 @@
-"""Normalised pixels into maps of where a network looks: one value for each patch.
+"""Maps of where a network looks, from normalised pixels: one value for each patch.
 
-A map is a row of weights over all tokens, with the class, distillation and register tokens left
-out. The row belongs to the query: the class token, one patch or, in a model without a class token,
-the mean of all patches. SigLIP's attention pooling has a query of its own, and counts as a layer
-after the last block.
+A map is the query's row of weights over all tokens, without the class, distillation and register
+tokens. The query is the class token, one patch or, in a model without a class token, the mean of
+all patches. SigLIP's attention pooling has its own query, and counts as a layer after the last
+block.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Heads: TypeAlias = Fusion | Literal["all"] | int
 @dataclass(frozen=True, slots=True)
 class AttentionMaps:
     """Maps by layer, (B, n, h, w), one for each head or one for all; and the logits, (B, K), if
-    they were wanted."""
+    requested."""
 
     maps: dict[int, Tensor]
     logits: Tensor | None = None
@@ -44,11 +44,11 @@ def raw(
     *,
     wants_logits: bool = False,
 ) -> AttentionMaps:
-    """The raw attention of `layers`: blocks of a ViT, stages of a Swin (their last blocks), and
-    after the last block the attention pooling.  (B, C, H, W) -> AttentionMaps
+    """The raw attention of `layers`: of a ViT's blocks, of the last block of a Swin's stages, or of
+    the attention pooling, which follows the last block.  (B, C, H, W) -> AttentionMaps
 
     `points` (B, 2) are queries: places in the image, down and to the right, from 0 to 1. Only the
-    rows of the queries are computed, and only the part of the network before the last layer.
+    queries' rows are computed, and without `wants_logits` only the network before the last layer.
     """
     depth = network.config.depth
     end = depth if wants_logits else max(layers) - 1
@@ -56,7 +56,7 @@ def raw(
     states: dict[int, Tokens] = {}
     for number, tokens in zip(range(end + 1), network.walk(pixels)):  # noqa: B905  # the range ends
         if number + 1 in layers:
-            maps[number + 1] = fused(_looks(network, number + 1, tokens, points), heads)
+            maps[number + 1] = fused(_query_rows(network, number + 1, tokens, points), heads)
         if wants_logits and number in network.head_layers:
             states[number] = tokens
     return AttentionMaps(
@@ -94,8 +94,8 @@ def rollout(
             product = step if product is None else step @ product
             if number + 1 in layers:
                 rows = _rows(network, tokens, points)
-                at = torch.arange(len(product))
-                row = product[:, prefix:].mean(dim=1) if rows is None else product[at, rows]
+                images = torch.arange(len(product))
+                row = product[:, prefix:].mean(dim=1) if rows is None else product[images, rows]
                 maps[number + 1] = _on_grid(row[:, None, prefix:], tokens.grid)
         if number == depth and depth + 1 in layers:
             assert product is not None
@@ -114,7 +114,7 @@ def similarity(
     *,
     wants_logits: bool = False,
 ) -> AttentionMaps:
-    """The cosine similarity of each patch and the query, in the output of each layer after the
+    """The cosine similarity between each patch and the query, in each layer's output after the
     final norm.  (B, C, H, W) -> AttentionMaps"""
     wanted = {*layers, *(network.head_layers if wants_logits else ())}
     states = network.hidden_states(pixels, sorted(wanted))
@@ -134,15 +134,16 @@ def similarity(
 
 
 def relevance(network: Network, pixels: Tensor, classes: Tensor | None = None) -> AttentionMaps:
-    """The share of each patch in a class, by gradient and attention. (B, C, H, W) -> AttentionMaps
+    """The relevance of each patch to a class, from gradients and attention.
+    (B, C, H, W) -> AttentionMaps
 
-    Chefer et al., ICCV 2021, arXiv 2103.15679. `classes` is (B,); None takes the best class.
+    Chefer et al., ICCV 2021, arXiv 2103.15679. `classes` is (B,); None means the best class.
 
-    In each block the weights are multiplied by the gradient of the class with respect to them,
-    negative values are set to 0, heads are averaged, and the identity is added for the residual.
-    The map is the row of the head's input in the product over all blocks. It is computed from the
-    last block to the first, and each block is computed again in its turn, so only one block's
-    weights are in memory. A merge of a Swin gives each of its four patches a quarter.
+    In each block the weights are multiplied by the gradient of the class's logit with respect to
+    them, negative values are set to 0, heads are averaged, and the identity is added for the
+    residual. The map is the row of the head's input in the product over all blocks. The product is
+    computed from the last block to the first, and each block is recomputed in its turn, so only one
+    block's weights are in memory. A merge of a Swin gives each of its four patches a quarter.
     """
     if isinstance(network, SwinTransformer):
         return _relevance_of_stages(network, pixels, classes)
@@ -199,7 +200,7 @@ def _relevance_of_stages(
             with torch.enable_grad():
                 merged = stage.downsample(x, grid)
             [gradient] = torch.autograd.grad(merged, (x,), gradient)
-            row = _handed_on(row, states[number + 1].grid, grid)
+            row = _unmerged(row, states[number + 1].grid, grid)
         for place in reversed(range(len(stage.blocks))):
             x, own, block = _leaf(inputs[place]), windows[place % 2], stage.blocks[place]
             assert isinstance(block, SwinBlock)
@@ -211,13 +212,13 @@ def _relevance_of_stages(
 
 
 def has_class_token(network: Network) -> bool:
-    """Whether a token represents the whole image, and can be the query."""
+    """Whether the network has a class token, which can be the query."""
     return isinstance(network, VisionTransformer) and network.config.class_token
 
 
 def fused(maps: Tensor, heads: Heads) -> Tensor:
-    """Fuse the heads, pick one by its number from 1, or keep all.  (B, A, ...) -> (B, 1 or A,
-    ...)"""
+    """Fuse the heads, pick one by its number from 1, or keep all.
+    (B, A, ...) -> (B, 1 or A, ...)"""
     match heads:
         case "all":
             return maps
@@ -231,7 +232,7 @@ def fused(maps: Tensor, heads: Heads) -> Tensor:
             return maps[:, heads - 1 : heads]
 
 
-def _looks(network: Network, layer: int, before: Tokens, points: Tensor | None) -> Tensor:
+def _query_rows(network: Network, layer: int, before: Tokens, points: Tensor | None) -> Tensor:
     """The query's row in each head of a layer, from the layer's input.  -> (B, A, h, w)"""
     if isinstance(network, SwinTransformer):
         weights, windows = network.stage_weights(layer, before)
@@ -244,14 +245,14 @@ def _looks(network: Network, layer: int, before: Tokens, points: Tensor | None) 
     block = network.block(layer)
     rows = _rows(network, before, points)
     if rows is None:
-        looked = block.weights(before.x)[:, :, before.num_prefix :].mean(dim=2)
+        row = block.weights(before.x)[:, :, before.num_prefix :].mean(dim=2)
     else:
-        looked = block.weights(before.x, rows[:, None])[:, :, 0]
-    return _on_grid(looked[..., before.num_prefix :], before.grid)
+        row = block.weights(before.x, rows[:, None])[:, :, 0]
+    return _on_grid(row[..., before.num_prefix :], before.grid)
 
 
 def _rows(network: VisionTransformer, tokens: Tokens, points: Tensor | None) -> Tensor | None:
-    """The number of the query's row, (B,); None for the mean of all patches."""
+    """The index of the query's row, (B,); None for the mean of all patches."""
     if points is not None:
         return tokens.num_prefix + _index(points, tokens.grid)
     if network.config.class_token:
@@ -282,11 +283,11 @@ def _through(row: Tensor, weights: Tensor, windows: Windows) -> Tensor:
     """Multiply a row over all patches by the weights of its windows.
     (B, h*w), (B, n, A, N, N) -> (B, A, h*w)"""
     cut = windows.cut(row[..., None])[:, :, None, None, :, 0]  # (B, n, 1, 1, N)
-    looked = (cut @ weights)[:, :, :, 0].transpose(2, 3)  # (B, n, N, A)
-    return windows.joined(looked).transpose(1, 2)
+    product = (cut @ weights)[:, :, :, 0].transpose(2, 3)  # (B, n, N, A)
+    return windows.joined(product).transpose(1, 2)
 
 
-def _handed_on(row: Tensor, merged: Size, grid: Size) -> Tensor:
+def _unmerged(row: Tensor, merged: Size, grid: Size) -> Tensor:
     """Divide each merged patch's value among its four patches.  (B, h'*w') -> (B, h*w)"""
     spread = (row / 4).reshape(-1, *merged).repeat_interleave(2, 1).repeat_interleave(2, 2)
     return spread[:, : grid[0], : grid[1]].flatten(1)
@@ -306,13 +307,13 @@ def _with_residual(weights: Tensor) -> Tensor:
 
 
 def _gradients(logits: Tensor, classes: Tensor | None, of: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """The gradients of the logit of each image's class."""
+    """The gradients of each image's class logit with respect to the tensors `of`."""
     chosen = logits.argmax(dim=1) if classes is None else classes.to(logits.device)
     return torch.autograd.grad(logits.gather(1, chosen[:, None]).sum(), of)
 
 
 def _positive(weights: Tensor, gradients: Tensor) -> Tensor:
-    """The mean of the heads' positive contributions to the class.  (..., A, N, N) -> (..., N, N)"""
+    """The heads' mean positive contribution to the class.  (..., A, N, N) -> (..., N, N)"""
     return (weights.detach() * gradients).clamp(min=0).mean(dim=-3)
 
 
@@ -321,7 +322,7 @@ def _leaf(x: Tensor) -> Tensor:
 
 
 def _index(points: Tensor, grid: Size) -> Tensor:
-    """The number of the patch at each place.  (B, 2) -> (B,)"""
+    """The index of the patch at each point.  (B, 2) -> (B,)"""
     sides = torch.tensor(grid, device=points.device)
     down, across = (
         (points * sides).long().clamp(min=torch.zeros_like(sides), max=sides - 1).unbind(1)

@@ -1,4 +1,4 @@
-"""The sizes and options of a Vision Transformer and of a Swin; errors are whole sentences."""
+"""The sizes and options of a Vision Transformer and of a Swin, validated."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu"]
 Pool = Literal["cls", "mean", "cls+mean", "map"]
 PosResize = Literal["bicubic", "bicubic-antialias", "bicubic-offset", "bilinear"]
 
-# Far more than any published ViT has (22 B parameters: width 6144, depth 48). A config that claims
+# Far beyond the largest published ViT (22 B parameters: width 6144, depth 48). A config that claims
 # more is hostile or damaged, and is refused before anything is allocated.
 _LIMITS = {
     "embed_dim": 16_384,
@@ -30,7 +30,7 @@ _MAX_CLASSES = 1_000_000
 
 
 class FieldError(CheckpointError):
-    """A field of a config has an invalid value; `what` is the error without the field's name."""
+    """A field of a config has an invalid value; `what` is the message without the field's name."""
 
     def __init__(self, field: str, what: str) -> None:
         super().__init__(f"{field} {what}")
@@ -53,7 +53,7 @@ class ViTConfig:
     num_heads: int
     hidden_dim: int
     num_classes: int = 0
-    projection: int = 0  # the width of CLIP's space of images and texts
+    projection: int = 0  # the width of CLIP's joint space of images and texts
     in_chans: int = 3
     class_token: bool = True
     dist_token: bool = False
@@ -132,12 +132,12 @@ class ViTConfig:
         return self.embed_dim
 
     def sizes(self) -> dict[str, object]:
-        """Every field, and the sizes that follow from them, for machines."""
+        """Every field, and the sizes that follow from them, for JSON."""
         tokens = self.num_prefix + self.grid[0] * self.grid[1]
         return {**asdict(self), "grid": self.grid, "num_tokens": tokens}
 
     def describe(self) -> dict[str, str]:
-        """The sizes and options in words, for people; one entry for each subject."""
+        """The sizes and options in words, one entry for each subject."""
         patches = self.grid[0] * self.grid[1]
         prefix = ["class"] * self.class_token + ["distillation"] * self.dist_token
         prefix += [f"{self.num_registers} registers"] * bool(self.num_registers)
@@ -157,7 +157,7 @@ class ViTConfig:
             "no patch bias": not self.patch_bias,
             "head of the distillation token averaged in": self.dist_head,
         }
-        said = {
+        described = {
             "image": f"{_by(self.image_size)}, patches of {_by(self.patch_size)}, "
             f"grid {_by(self.grid)}",
             "tokens": f"{self.num_prefix + patches}: {counted}",
@@ -170,10 +170,10 @@ class ViTConfig:
             "positions": f"{covered}, resampled {self.pos_resize} for another grid",
         }
         if self.head_blocks > 1:
-            said["head"] = f"reads the class tokens of the last {self.head_blocks} blocks"
+            described["head"] = f"reads the class tokens of the last {self.head_blocks} blocks"
         if any(odd.values()):
-            said["also"] = ", ".join(text for text, is_so in odd.items() if is_so)
-        return said
+            described["also"] = ", ".join(text for text, is_so in odd.items() if is_so)
+        return described
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,7 +181,7 @@ class SwinConfig:
     """Everything that shapes a `SwinTransformer`. The tuples have one entry for each stage.
 
     Each stage but the last ends in a merge: four neighbouring patches become one of twice the
-    width. `window_rule` is the library whose rule applies if the windows do not fit the grid:
+    width. `window_rule` is the library whose rule applies where the windows do not fit the grid:
 
     - hf (and Microsoft): the shorter side of the grid decides. If it is not longer than the window,
       the window shrinks to it, and nothing is shifted. Tokens are padded, then shifted. An image is
@@ -189,7 +189,7 @@ class SwinConfig:
     - timm: each side shrinks on its own, and the table is made for the smaller window. Tokens are
       shifted, then padded. The rest of an image beyond whole patches is ignored.
 
-    If the grid is a multiple of the window on both sides, the two are the same.
+    If the grid is a multiple of the window on both sides, both rules give the same windows.
     """
 
     image_size: Size
@@ -206,7 +206,7 @@ class SwinConfig:
     pos_resize: PosResize = "bicubic"
     window_rule: Literal["hf", "timm"] = "hf"
     act: Activation = "gelu"
-    norm_eps: float = 1e-5  # of the blocks and the final norm; the others have 1e-5
+    norm_eps: float = 1e-5  # of the blocks and the final norm; other norms always have 1e-5
     dropout: float = 0.0
     attn_dropout: float = 0.0
     drop_path: float = 0.0
@@ -219,9 +219,11 @@ class SwinConfig:
         _check_flags(self)
         _check_count("the number of stages", len(self.depths), 1, _LIMITS["stages"])
         for name in ("num_heads", "hidden_dims", "window_sizes"):
-            found = list(getattr(self, name))
-            if len(found) != len(self.depths):
-                raise CheckpointError(f"{name} is {found}, and there are {len(self.depths)} stages")
+            values = list(getattr(self, name))
+            if len(values) != len(self.depths):
+                raise CheckpointError(
+                    f"{name} is {values}, and there are {len(self.depths)} stages"
+                )
         _check_count("embed_dim", self.embed_dim, 1, _LIMITS["embed_dim"])
         _check_count("embed_dim of the last stage", self.dims[-1], 1, _LIMITS["embed_dim"])
         _check_count("in_chans", self.in_chans, 1, _LIMITS["in_chans"])
@@ -238,7 +240,7 @@ class SwinConfig:
 
     @property
     def depth(self) -> int:
-        """The number of hidden states after the embedding: one for each stage."""
+        """The number of stages, and of hidden states after the embedding."""
         return len(self.depths)
 
     @property
@@ -265,20 +267,20 @@ class SwinConfig:
 
     @property
     def tables(self) -> tuple[Size, ...]:
-        """The window (h, w) that each stage's tables of relative positions are for."""
+        """The window (h, w) of each stage's tables of relative positions."""
         if self.window_rule == "hf":
             return self.window_sizes
         return tuple(self.windows(stage, self.layer_grid(stage))[0] for stage in range(self.depth))
 
     def layer_grid(self, layer: int) -> Size:
-        """Patches (h, w) of a hidden state, which is the grid of the next stage."""
+        """Patches (h, w) of a hidden state: the grid of the next stage."""
         height, width = self.grid
         for _ in range(min(layer, self.depth - 1)):
             height, width = merged((height, width))
         return height, width
 
     def layer_dim(self, layer: int) -> int:
-        """The width of a hidden state: every stage's output but the last's is merged already."""
+        """The width of a hidden state: the next stage's, or for the last state, its own stage's."""
         return self.dims[min(layer, self.depth - 1)]
 
     def windows(self, stage: int, grid: Size) -> tuple[Size, Size]:
@@ -313,7 +315,7 @@ class SwinConfig:
         per_head = {dim // heads for dim, heads in zip(self.dims, self.num_heads, strict=True)}
         also = {"no q, k, v bias": not self.qkv_bias}
         absolute = ", and absolute ones on the patches" * self.absolute_positions
-        said = {
+        described = {
             "image": f"{_by(self.image_size)}, patches of {_by(self.patch_size)}",
             "tokens": f"{_each(map(_by, grids))} patches",
             "width": _each(self.dims),
@@ -327,8 +329,8 @@ class SwinConfig:
             "positions": f"relative within a window, a table a block{absolute}",
         }
         if any(also.values()):
-            said["also"] = ", ".join(text for text, is_so in also.items() if is_so)
-        return said
+            described["also"] = ", ".join(text for text, is_so in also.items() if is_so)
+        return described
 
 
 Config: TypeAlias = ViTConfig | SwinConfig

@@ -1,11 +1,11 @@
 """The cost of a network, from its config alone: parameters, and work for one image.
 
-Multiply-adds are counted once, as the papers count their "FLOPs": ViT-B/16 at 224x224 is 17.6 G.
-Counted is every matrix product: the patch projection, the q, k, v and output projections, both
-products of attention (query with key, weights with value: 0.7 G of the 17.6), the feed-forward,
-attention pooling, Swin's merges and the padding of its windows, and the heads. Not counted, because
-small: biases, norms, softmax, activations, layer scales, additions, resampled position embeddings.
-Tools that leave out the products of attention get 16.8 or 16.9 G for the same model.
+A multiply-add counts as one, as in the "FLOPs" of the papers: ViT-B/16 at 224x224 has 17.6 G. Every
+matrix product counts: the patch projection, the q, k, v and output projections, both products of
+attention (query with key, weights with value: 0.7 G of the 17.6), the feed-forward, attention
+pooling, Swin's merges and the padding of its windows, and the heads. Small parts do not count:
+biases, norms, softmax, activations, layer scales, additions, resampled position embeddings. Tools
+that leave out the products of attention report 16.8 or 16.9 G for the same model.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Cost:
 
 
 def cost(config: Config) -> Cost:
-    """The exact cost of any network of `network_of`."""
+    """The cost of the network that `network_of` builds for a config."""
     return Cost(parameters(config), multiply_adds(config))
 
 
@@ -55,7 +55,7 @@ def parameters(config: Config) -> int:
 
 
 def multiply_adds(config: Config) -> int:
-    """The multiply-adds of one forward pass with one image."""
+    """The number of multiply-adds in a forward pass for one image."""
     if isinstance(config, SwinConfig):
         return _swin_multiply_adds(config)
     width, hidden, patches = config.embed_dim, config.hidden_dim, _patches(config)

@@ -1,4 +1,4 @@
-"""The outputs that commands ask of a network, and the engines that compute them for a batch."""
+"""The outputs of a network that commands need, and the engines that compute them for a batch."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Judged:
             return torch.cat([pooled, network.head(pooled)], dim=-1)
         config = network.config
         if config.head_blocks > 1 or config.dist_head or not config.head_norm:
-            return torch.cat([pooled, network(pixels)], dim=-1)  # its head reads something else
+            return torch.cat([pooled, network(pixels)], dim=-1)  # the head's input is not `pooled`
         return torch.cat([pooled, network.head(network.proj(pooled))], dim=-1)
 
 
@@ -85,7 +85,7 @@ class TorchEngine:
 
 
 class BatchSplitter:
-    """Splits batches that do not fit into memory, and remembers the size that does."""
+    """Splits batches that do not fit into memory, and remembers the size that fits."""
 
     def __init__(self, note: Callable[[str], None] = lambda text: None) -> None:
         self._note = note
@@ -121,7 +121,7 @@ class SplittingEngine:
         shares_ranges: bool = False,
     ) -> None:
         """`shares_ranges`: the images of a batch share one int8 range, so an image that overflows
-        spoils the others; they are then run one by one."""
+        spoils the others. Such a batch is run again, one image at a time."""
         self._engine = engine
         self._splitter = BatchSplitter(note)
         self._shares_ranges = shares_ranges
@@ -129,20 +129,22 @@ class SplittingEngine:
     def __call__(self, pixels: Pixels) -> Tensor:
         """uint8 (B, H, W, 3) -> fp32 on the CPU, (B, ...). Raises as `BatchSplitter.each` does."""
         parts = self._splitter.each(lambda part: self._engine(pixels[part]), len(pixels))
-        found = parts[0] if len(parts) == 1 else torch.cat(parts)
-        if self._shares_ranges and len(pixels) > 1 and not bool(found.isfinite().all()):
-            found = torch.cat([self._engine(pixels[i : i + 1]) for i in range(len(pixels))])
-        return found
+        output = parts[0] if len(parts) == 1 else torch.cat(parts)
+        if self._shares_ranges and len(pixels) > 1 and not bool(output.isfinite().all()):
+            output = torch.cat([self._engine(pixels[i : i + 1]) for i in range(len(pixels))])
+        return output
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """torch has an exception for GPUs; on a CPU and in other engines only the message tells."""
+    """Whether memory ran out. On GPUs torch raises its own exception; on a CPU and in other
+    engines, only the message shows it."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return re.search("out of memory|allocate memory|bad_alloc", str(error)) is not None
 
 
 def _half(images: int, error: Exception) -> int:
+    """Halve the number of images. Raises DeviceError if there is only one."""
     if images > 1:
         return images // 2
     asked = re.search(r"ried to allocate ([\d.]+) (\w+)", str(error))
@@ -154,9 +156,9 @@ def _half(images: int, error: Exception) -> int:
 
 
 class Graph(nn.Module):
-    """A network with its normalisation, to be exported for another engine.
+    """A network with its normalisation, for export to another engine.
 
-    It takes the bytes of the images, so no floats are copied on the way to the engine.
+    Its input is the bytes of the images, so no floats are copied to the engine.
     """
 
     def __init__(self, network: Network, plan: Preprocess, output: Output) -> None:
@@ -172,7 +174,7 @@ class Graph(nn.Module):
 
     @torch.no_grad()
     def traced(self) -> torch.export.ExportedProgram:
-        """Its operations, for a batch of any size."""
+        """Trace the operations, for a batch of any size."""
         pixels = torch.zeros(2, *self.size, 3, dtype=torch.uint8)
         return torch.export.export(
             self, (pixels,), dynamic_shapes=({0: torch.export.Dim("batch")},)

@@ -130,7 +130,8 @@ class LayerScale(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Stochastic depth: training leaves out a residual branch of some images (arXiv 1603.09382)."""
+    """Stochastic depth: in training, skips a residual branch of random images (arXiv
+    1603.09382)."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()

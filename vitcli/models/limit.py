@@ -1,4 +1,4 @@
-"""The rate of large matrix products on a machine: the upper limit for any network on it."""
+"""Measure the rate of large matrix products on this machine: the upper limit for any network."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vitcli.models.config import Config
 from vitcli.models.cost import cost
 from vitcli.models.prepare import choose_device, choose_dtype
 
-SIDE = 2048  # on a CPU: large enough to hide the overhead, and the three matrices fit the caches
+SIDE = 2048  # on a CPU: large enough to hide the overhead, and three matrices fit the caches
 SIDE_ON_GPU = 8192
 MIN_PRODUCTS = 3
 
@@ -27,10 +27,10 @@ def matmul_flops(
     quantize: Quantize | None = None,
     seconds: float = 0.5,
 ) -> float:
-    """Return the floating-point (or int8) operations a second of the fastest of several products.
+    """Return the floating-point (or int8) operations per second of the fastest of several products.
 
     A multiply-add counts as two. Only the product is timed: weights are packed before, as in
-    `onednn`, and a first product warms up. It uses all of torch's threads.
+    `onednn`, and the first product is a warm-up. Each product uses all of torch's threads.
 
     Raises DeviceError for a device that this machine lacks, RuntimeError if torch has no such
     product.
@@ -49,7 +49,7 @@ def matmul_flops(
 
 
 def share_of_limit(config: Config, images_per_second: float, flops: float) -> float:
-    """The share of `matmul_flops` that a network uses at a rate of images: 1 is all of it."""
+    """The share of `matmul_flops` that a network uses at a rate of images; 1 means all of it."""
     return 2 * cost(config).multiply_adds * images_per_second / flops
 
 
@@ -82,7 +82,7 @@ def _bytes_product(side: int) -> Callable[[], Tensor]:
 
 
 def _synchronise(device: torch.device) -> Callable[[], None]:
-    """A function that waits until the device has finished its work."""
+    """A function that waits until the device has finished."""
     if device.type == "cuda":
         return lambda: torch.cuda.synchronize(device)
     return torch.mps.synchronize if device.type == "mps" else lambda: None

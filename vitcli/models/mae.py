@@ -1,7 +1,8 @@
-"""Masked autoencoder (arXiv 2111.06377): the visible patches into the pixels of the hidden ones.
+"""Masked autoencoder (arXiv 2111.06377): predicts the pixels of hidden patches from the visible
+ones.
 
 The encoder is a plain ViT that sees only the visible patches; a small decoder sees the encoder's
-tokens in their places, and a mask token in the place of each hidden patch. Computes the same as
+tokens in their places, and a mask token in the place of each hidden patch. The results are those of
 `models_mae.py` of facebookresearch/mae and `ViTMAEForPreTraining` of transformers, for images of
 any shape. A mask is (B, h*w), True for hidden patches, and hides the same number in every image.
 """
@@ -19,7 +20,7 @@ from vitcli.records import Size
 
 
 def mask_of(noise: Tensor, ratio: float) -> Tensor:
-    """Hide the share `ratio` of the patches, those of highest noise.  (B, h*w) -> (B, h*w)"""
+    """Hide the patches with the highest noise, a share of `ratio`.  (B, h*w) -> (B, h*w)"""
     visible = int(noise.shape[1] * (1 - ratio))
     rank: Tensor = noise.argsort(dim=1).argsort(dim=1)
     return rank >= visible
@@ -34,7 +35,7 @@ def patchify(pixels: Tensor, patch: Size) -> Tensor:
 
 
 def unpatchify(patches: Tensor, grid: Size, patch: Size) -> Tensor:
-    """The image of the patches' pixels.  (B, h*w, P*P*C) -> (B, C, H, W)"""
+    """Join the patches' pixels to images.  (B, h*w, P*P*C) -> (B, C, H, W)"""
     x = patches.reshape(len(patches), *grid, *patch, -1)  # (B, h, w, P, P, C)
     x = x.permute(0, 5, 1, 3, 2, 4)  # (B, C, h, P, w, P)
     return x.reshape(*x.shape[:2], grid[0] * patch[0], grid[1] * patch[1])

@@ -1,5 +1,5 @@
-"""Masked image modelling (SimMIM, arXiv 2111.09886): a ViT that sees a mask token for every hidden
-patch, and one linear map from each of its tokens to pixels. Computes the same as
+"""Masked image modelling (SimMIM, arXiv 2111.09886): a ViT sees a mask token for every hidden
+patch, and one linear map turns each of its tokens into pixels. The results are those of
 `ViTForMaskedImageModeling` of transformers, for images of any shape. A mask is (B, h*w), True for
 hidden patches.
 """
@@ -29,7 +29,7 @@ class MIMDecoder(nn.Module):
 
 
 class MaskedImageModel(EncoderDecoder):
-    """An encoder that knows which patches are hidden, and a decoder."""
+    """An encoder that sees which patches are hidden, and a decoder."""
 
     def __init__(self, encoder: VisionTransformer, decoder: MIMDecoder) -> None:
         super().__init__(encoder)
@@ -56,5 +56,5 @@ class MaskedImageModel(EncoderDecoder):
         return error.sum() / (hidden.sum() + 1e-5) / pixels.shape[1]
 
     def picture(self, pixels: Tensor, prediction: Tensor) -> Tensor:
-        """The prediction as pixels: it is pixels already.  -> (B, C, H, W)"""
+        """The prediction, which already is pixels.  -> (B, C, H, W)"""
         return prediction

@@ -1,4 +1,4 @@
-"""A config into its network."""
+"""Build the network of a config."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ class Layered(Protocol):
     def num_blocks(self) -> int: ...
 
     def block_of(self, name: str) -> int | None:
-        """The number of the block that has it, from 1; None outside of the blocks."""
+        """The block of a parameter or module, counted from 1; None outside the blocks."""
 
     def layer_of(self, name: str) -> int:
-        """0 before the blocks, i for block i, `num_blocks` + 1 after the blocks."""
+        """The layer of a parameter or module: 0 before the blocks, i in block i, `num_blocks` + 1
+        after the blocks."""
 
     def is_undecayed(self, name: str) -> bool:
-        """Whether weight decay leaves it out although it is not a vector: a token or a position."""
+        """Whether weight decay skips a parameter that is not a vector: a token or a position."""
 
 
 def network_of(config: Config) -> Network:

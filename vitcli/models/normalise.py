@@ -1,4 +1,4 @@
-"""Pixels from bytes to the numbers a network was trained on, and back."""
+"""Normalise pixels from bytes to the numbers that a network was trained on, and invert it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Normalisation(nn.Module):
     def __init__(self, plan: Preprocess, device: torch.device | None = None) -> None:
         super().__init__()
         self.rescale = plan.rescale
-        self.scale = 1 / plan.rescale  # divided by, as torchvision does: 1/255 is not exact
+        self.scale = 1 / plan.rescale  # a divisor, as in torchvision: 1/255 is not exact
         self.register_buffer("mean", torch.tensor(plan.mean, device=device).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(plan.std, device=device).view(3, 1, 1))
 

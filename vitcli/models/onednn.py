@@ -1,10 +1,10 @@
-"""A network into one that computes the same in less time on a CPU, with oneDNN kernels.
+"""Copy a network into a twin that computes the same in less time on a CPU, with oneDNN kernels.
 
 torch sends an fp32 `Linear` to MKL, which is half as fast as oneDNN on some processors, and
-reorders the weights in every call; its attention kernel is slow in bf16; and an activation reads
-and writes everything that the product before it has just written. Here the weights are reordered
-once, activations are part of the product, and int8 products exist. The operators are private ones
-of `torch.compile`: `supports` tries them before they are used.
+reorders the weights in every call. torch's attention kernel is slow in bf16, and an activation
+reads and writes again all that the product before it has written. In the twin, the weights are
+reordered once, activations are part of the kernels, and products may be int8. The operators are
+private to `torch.compile`, so `supports` tries them first.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ Act: TypeAlias = Callable[[Tensor], Tensor]
 Product: TypeAlias = Callable[[Tensor, Tensor | None, Act | None], nn.Module]
 
 KEPT = frozenset({"patch_embed", "norm_pre", "attn_pool", "head", "head_dist", "proj"})
-"""The layers that stay fp32 in a network of low precision: the first and last, 1 % of the work."""
+"""The layers that stay fp32 in a network of lower precision: the first and last, 1 % of the
+work."""
 
 POST_OPS: dict[Act | None, tuple[str, list[float], str]] = {
     None: ("none", [], ""),
@@ -38,9 +39,9 @@ POST_OPS: dict[Act | None, tuple[str, list[float], str]] = {
 }
 QUICK = 1.702  # quick_gelu(x) = silu(1.702 x) / 1.702
 
-ROWS = 256  # the weights are reordered for this many; the order suits 50 and 5,000 as well
+ROWS = 256  # weights are reordered for an input with this many; the order suits 50 and 5,000, too
 LAST_BITS = 1.5 * 2**23
-SCORES = 2 << 20  # attention scores at a time: 4 MB in bf16, which stay in the cache
+SCORES = 2 << 20  # the attention scores at a time: 4 MB in bf16, which fit the cache
 
 
 class PackedLinear(nn.Module):
@@ -88,19 +89,15 @@ class Int8Linear(nn.Module):
         """(..., D) -> (..., F)"""
         low, high = (bound.item() for bound in torch.aminmax(x))
         low, high = min(low, 0.0), max(high, 0.0)
-        if not math.isfinite(high - low):  # NaN or infinity: there is no range
+        if not math.isfinite(high - low):  # NaN and infinity have no range
             return torch.full((*x.shape[:-1], len(self.scales)), math.nan, dtype=self.dtype)
         scale = (high - low) / 253 or 1.0
         zero = 1 + round(-low / scale)  # all bytes are 1 to 254, however they round
         out: Tensor = torch.ops.onednn.qlinear_pointwise(
             _bytes(x, scale, zero),
             *(scale, zero, self.packed, self.scales, self.zeros, self.bias),
-            *(
-                1.0,
-                0,
-                self.dtype,
-                *self.post,
-            ),  # the scale and zero of an 8-bit output, not used here
+            # 1.0 and 0 are the scale and zero of an 8-bit output, not used here.
+            *(1.0, 0, self.dtype, *self.post),
         )
         return out
 
@@ -108,11 +105,11 @@ class Int8Linear(nn.Module):
 def _bytes(x: Tensor, scale: float, zero: int) -> Tensor:
     """x / scale + zero, rounded.  (...) -> uint8 (...)
 
-    In an fp32 number as large as LAST_BITS the last bit is worth 1: adding rounds, and the lowest
-    byte is the result. This takes a fifth of the time of `round` and `to(uint8)`.
+    In an fp32 number as large as LAST_BITS the last bit is worth 1: the addition rounds, and the
+    lowest byte is the result. This takes a fifth of the time of `round` and `to(uint8)`.
     """
     wide = x.float()
-    out = None if wide is x else wide  # it may overwrite a copy
+    out = None if wide is x else wide  # overwrite a copy, but not the input
     return (
         torch.add(torch.tensor(LAST_BITS + zero), wide, alpha=1 / scale, out=out)
         .view(torch.int32)
@@ -138,7 +135,7 @@ class PackedMlp(nn.Module):
 
 
 class BatchedAttention(nn.Module):
-    """`Attention` as two batched products and a softmax, for as many heads at once as fit the
+    """`Attention` as two batched products and a softmax, for as many heads at a time as fit the
     cache."""
 
     def __init__(self, attention: Attention, product: Product) -> None:
@@ -172,10 +169,10 @@ class BatchedAttention(nn.Module):
 
 
 def heads_at_once(heads: int, tokens: int) -> Iterator[slice]:
-    """Slices of a batch's heads, as many at a time as have scores that fit the cache."""
-    some = max(1, SCORES // tokens**2)
-    for first in range(0, heads, some):
-        yield slice(first, first + some)
+    """Iterate over slices of a batch's heads whose scores fit the cache."""
+    count = max(1, SCORES // tokens**2)
+    for first in range(0, heads, count):
+        yield slice(first, first + count)
 
 
 def softmax_scores(q: Tensor, k: Tensor) -> Tensor:
@@ -193,9 +190,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 class BytePatches(nn.Module):
-    """Normalisation and `PatchEmbed` as one product: both are linear, so the weights combine them.
+    """Normalisation and `PatchEmbed` in one product, whose weights combine both linear maps.
 
-    Bytes enter as -128 to 127: sums of numbers around zero have smaller rounding errors.
+    Bytes are shifted to -128 to 127: sums of numbers around zero have smaller rounding errors.
     """
 
     def __init__(self, embed: PatchEmbed, plan: Preprocess) -> None:
@@ -222,11 +219,11 @@ class BytePatches(nn.Module):
 def repacked(
     network: Network, plan: Preprocess, dtype: torch.dtype, *, int8: bool = False
 ) -> Network:
-    """A twin of the network that runs on oneDNN kernels; the network itself stays unchanged.
+    """Make a twin of the network that runs on oneDNN kernels; the network itself stays unchanged.
 
-    The twin takes pixels as bytes (`takes_bytes`) if the image is a multiple of the patch: a
-    network cuts off or pads the rest, and needs normalised pixels for that. Layers that are not
-    products, those in KEPT, and the residual stream stay in fp32.
+    The twin takes pixels as bytes (`takes_bytes`) if the image consists of whole patches; otherwise
+    the network crops or pads it, which needs normalised pixels. Layers that are not products, those
+    in KEPT, and the residual stream stay in fp32.
     """
     exact = _product(PackedLinear, torch.float32)
     low = _product(Int8Linear if int8 else PackedLinear, dtype)
@@ -242,7 +239,7 @@ def repacked(
 
 
 def takes_bytes(network: Network) -> bool:
-    """Whether the network takes bytes, and normalises them itself."""
+    """Whether the network takes bytes and normalises them itself."""
     return isinstance(network.patch_embed, BytePatches)
 
 
@@ -254,7 +251,7 @@ def _twin(module: nn.Module, product: Product, dtype: torch.dtype) -> nn.Module:
             return PackedMlp(module, product)
         case Attention() if dtype != torch.float32:
             return BatchedAttention(module, product)
-    twin = copy.copy(module)  # it shares its parameters
+    twin = copy.copy(module)  # the twin shares the parameters
     twin._modules = {name: _twin(child, product, dtype) for name, child in module.named_children()}
     return twin
 
@@ -266,21 +263,22 @@ def _product(kind: Callable[..., nn.Module], dtype: torch.dtype) -> Product:
 @cache
 @torch.no_grad()
 def supports(dtype: torch.dtype, *, int8: bool = False) -> bool:
-    """Whether this PyTorch has the operators, and they give the right result on this processor."""
+    """Whether this PyTorch has the operators, and they compute correctly on this processor."""
     if not torch.backends.cpu.get_cpu_capability().startswith("AVX"):
         return False
     draw = torch.Generator().manual_seed(0)
     x, weight, bias = (torch.randn(shape, generator=draw) for shape in ((9, 64), (32, 64), (32,)))
     expected = F.gelu(F.linear(x, weight, bias))
     try:
-        ours = (Int8Linear if int8 else PackedLinear)(weight, bias, F.gelu, dtype)(x).float()
+        result = (Int8Linear if int8 else PackedLinear)(weight, bias, F.gelu, dtype)(x).float()
     except (AttributeError, RuntimeError, TypeError):
         return False
     allowed = 0.05 if int8 else 0.03 if dtype != torch.float32 else 1e-5
-    return bool((ours - expected).norm() <= allowed * expected.norm())
+    return bool((result - expected).norm() <= allowed * expected.norm())
 
 
 def has(*instructions: str) -> bool:
     """Whether the processor has one of these instruction sets, such as avx512_vnni."""
-    found: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()  # torch >= 2.10
-    return any(found.get(name) for name in instructions)
+    read = getattr(torch.cpu, "get_capabilities", dict)  # torch >= 2.10
+    capabilities: Mapping[str, object] = read()
+    return any(capabilities.get(name) for name in instructions)

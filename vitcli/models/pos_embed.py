@@ -1,4 +1,4 @@
-"""Position embeddings of one grid or window, resampled for another."""
+"""Resample position embeddings from one grid or window to another."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vitcli.records import Size
 
 
 def resize_pos_embed(pos: Tensor, old: Size, new: Size, prefix: int, how: PosResize) -> Tensor:
-    """Resample the patch part, keep the prefix.  (1, prefix + h*w, D) -> (1, prefix + h'*w', D)
+    """Resample the patches' part, keep the prefix.  (1, prefix + h*w, D) -> (1, prefix + h'*w', D)
 
     The libraries differ, and the difference is visible in the numbers:
 

@@ -1,5 +1,5 @@
-"""A loaded network made ready to run: device, dtype, layout, quantisation, compilation, in this
-order and nowhere else; then uint8 pixels into its outputs."""
+"""Make a loaded network ready to run (device, dtype, memory layout, quantisation, compilation), and
+run it on uint8 pixels."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from vitcli.processes import rank_of
 from vitcli.records import Pixels, Preprocess
 
 Ask: TypeAlias = Callable[[Network, Tensor], Tensor]
-"""An output of a network for its pixels: the logits, say, or some of its features."""
+"""Computes an output of a network, such as its logits or features, from normalised pixels."""
 Part = TypeVar("Part")
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-# In the widest layer of the images that a CPU takes at a time: few enough for its caches, and for
-# malloc to keep the memory.
+# The values in the widest layer, for the images that a CPU takes at a time: few enough to fit its
+# caches, and for malloc to keep the memory.
 MAX_VALUES = 5 << 18
 
 
 class Prepared:
-    """A network on its device, and the normalisation that its pixels need.
+    """A network on its device, and the normalisation of its pixels.
 
-    Use `run` for results. `network` is the plain network in the run's dtype, for inspection: its
-    input comes from `pixels`. `fast_network` is the network that runs, with input from
-    `fast_input`, and `fp32_network` the plain network in fp32, for gradients.
+    `run` computes results, with `fast_network` and its input from `fast_input`. `network` is the
+    plain network in the run's dtype, for inspection, with its input from `pixels`. `fp32_network`
+    is the plain network in fp32, for gradients.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Prepared:
         on_onednn: Network | None = None,
         compile: bool = False,
     ) -> None:
-        """`on_onednn` is the network's twin on oneDNN kernels, which then runs in its place."""
+        """`on_onednn` is a twin of the network on oneDNN kernels, which runs in its place."""
         self.device = device
         self.dtype = dtype
         self._loaded = network
@@ -61,7 +61,7 @@ class Prepared:
 
     @cached_property
     def network(self) -> Network:
-        """The plain network; the caller's own if it has this device and dtype already."""
+        """The plain network; the loaded one itself if it already has this device and dtype."""
         first = next(self._loaded.parameters())
         if (first.device, first.dtype) == (self.device, self.dtype) and not self._compile:
             return self._loaded
@@ -78,23 +78,23 @@ class Prepared:
 
     @torch.inference_mode()
     def run(self, ask: Ask, batch: Pixels) -> Tensor:
-        """The answer for a batch of any size, in fp32 on the CPU.
+        """The output for a batch of any size, in fp32 on the CPU.
         uint8 (B, H, W, 3) -> (B, ...)"""
         network = self.fast_network
 
-        @torch.inference_mode()  # it is set for each thread
-        def answer(part: slice) -> Tensor:
+        @torch.inference_mode()  # the mode is set per thread
+        def output(part: slice) -> Tensor:
             return ask(network, self.fast_input(batch[part])).float().cpu()
 
-        return torch.cat(self.each(answer, len(batch)))
+        return torch.cat(self.each(output, len(batch)))
 
     def each(self, work: Callable[[slice], Part], count: int) -> list[Part]:
         """Call `work` with each part of a batch of `count` images, and return the results in order.
 
-        A CPU takes a few images at a time: their values stay in its caches, and one part's memory
-        serves the next. The parts depend on the size of the batch and the model alone. If there is
-        a part for every thread, each is the work of one thread: threads that share every operation
-        wait for the slowest of them, most of all while images are decoded.
+        A CPU takes a few images at a time: their values stay in its caches, and each part reuses
+        the memory of the one before. The parts depend on the batch size and the model alone. If
+        there are at least as many parts as threads, each part runs on one thread: threads that
+        share an operation wait for the slowest of them, especially while images are decoded.
         """
         size = count
         if self.device.type == "cpu":
@@ -128,8 +128,8 @@ class Prepared:
 
     def normalised(self, batch: Pixels) -> Tensor:
         """Normalise in fp32, whatever the network's dtype.  uint8 (B, H, W, 3) -> (B, 3, H, W)"""
-        found: Tensor = self._normalise(self._moved(batch))
-        return found
+        normalised: Tensor = self._normalise(self._moved(batch))
+        return normalised
 
     def _moved(self, batch: Pixels) -> Tensor:
         """uint8 (B, H, W, 3) -> uint8 (B, 3, H, W) on the device, channels last in memory"""
@@ -140,7 +140,7 @@ class Prepared:
 
 
 def compile_layers(network: nn.Module) -> None:
-    """Compile each layer of the network's lists: they are alike, so one compilation serves all."""
+    """Compile each block or stage of a network. A ViT's are alike: one compilation serves all."""
     for layers in network.children():
         if isinstance(layers, nn.ModuleList):
             for layer in layers:
@@ -157,9 +157,9 @@ def prepare(
     compile: bool = False,
     note: Callable[[str], None] = lambda text: None,
 ) -> Prepared:
-    """Make a network ready to run; `note` is told which options have no effect.
+    """Make a network ready to run; `note` gets a message for each option that has no effect.
 
-    Raises DeviceError for a device, dtype or kernel that this machine or PyTorch does not have.
+    Raises DeviceError for a device, dtype or kernel that this machine or PyTorch lacks.
     """
     target = choose_device(device)
     kind = choose_dtype(dtype, target)
@@ -219,22 +219,22 @@ def can_compile(device: torch.device, note: Callable[[str], None]) -> bool:
         torch.compile(lambda x: x + 1)(torch.zeros(8, device=device))
     except RuntimeError as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        note(f"--compile cannot be done here, and the run goes on without: {reason}")
+        note(f"--compile does not work here, and the run continues without it: {reason}")
         return False
     return True
 
 
 @cache
 def _single_threads(count: int) -> ThreadPoolExecutor:
-    """Threads that each run torch on one thread; elsewhere torch keeps its number of threads."""
+    """A pool of threads that each run torch on one thread. Other threads keep torch's number."""
     threads = ThreadPoolExecutor(count, "network")
-    all_are_there = Barrier(count)
+    all_started = Barrier(count)
 
-    def alone(_: int) -> None:
+    def limit(_: int) -> None:
         torch.set_num_threads(1)  # for this thread, and for threads started later
-        all_are_there.wait()
+        all_started.wait()
 
-    list(threads.map(alone, range(count)))
+    list(threads.map(limit, range(count)))
     torch.set_num_threads(count)
     return threads
 

@@ -1,8 +1,9 @@
-"""The Swin Transformer: normalised pixels into tokens of four resolutions, an embedding, or logits.
+"""The Swin Transformer: normalised pixels into tokens of several resolutions, an embedding, or
+logits.
 
 arXiv 2103.14030. Attention stays within windows; every second block shifts them by half, so that
-neighbouring windows are connected. A merge between stages makes one patch of four. The results are
-those of transformers' `modeling_swin.py` or timm's `swin_transformer.py`, which differ if the
+neighbouring windows are connected. A merge between stages turns four patches into one. The results
+are those of transformers' `modeling_swin.py` or timm's `swin_transformer.py`, which differ if the
 windows do not fit the grid (`SwinConfig.window_rule`). Parameter names are timm's, but a merge
 belongs to the stage before it, as in transformers.
 """
@@ -55,16 +56,16 @@ class WindowAttention(nn.Module):
     def weights(self, x: Tensor, windows: Windows) -> Tensor:
         """The attention weights within each window; rows sum to 1.
         (B, n, N, D) -> (B, n, A, N, N)"""
-        return self._looked(x, windows)[0]
+        return self._weights_and_values(x, windows)[0]
 
     def with_weights(self, x: Tensor, windows: Windows) -> tuple[Tensor, Tensor]:
         """The result of `forward`, computed from the weights, so that these have gradients.
         (B, n, N, D) -> (B, n, N, D), (B, n, A, N, N)"""
-        weights, v = self._looked(x, windows)
+        weights, v = self._weights_and_values(x, windows)
         return self.proj((weights @ v).transpose(2, 3).reshape(x.shape)), weights
 
-    def _looked(self, x: Tensor, windows: Windows) -> tuple[Tensor, Tensor]:
-        """The weights: (B, n, A, N, N), and v: (B, n, A, N, d)"""
+    def _weights_and_values(self, x: Tensor, windows: Windows) -> tuple[Tensor, Tensor]:
+        """(B, n, N, D) -> weights: (B, n, A, N, N), v: (B, n, A, N, d)"""
         q, k, v, bias = self._heads(x, windows)
         weights = (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1) + bias).softmax(dim=-1)
         images = x.shape[:2]
@@ -89,18 +90,18 @@ class WindowAttention(nn.Module):
             self.window = window
 
     def bias(self, window: Size) -> Tensor:
-        """The bias of the scores of a window. For a window smaller than the table's, timm resamples
-        the table; otherwise its inner part is taken.  (1, A, N, N)"""
+        """The bias of the scores in a window. For a window smaller than the table's, timm resamples
+        the table; transformers uses its inner part.  -> (1, A, N, N)"""
         table: Tensor = self.relative_position_bias_table
-        of = self.window
-        if self.is_resampled and window != of:
-            table, of = resize_bias_table(table, of, window), window
+        size = self.window
+        if self.is_resampled and window != size:
+            table, size = resize_bias_table(table, size, window), window
         height, width = window
         rows = torch.arange(height, device=table.device).repeat_interleave(width)
         columns = torch.arange(width, device=table.device).repeat(height)
-        down = rows[:, None] - rows + of[0] - 1  # (N, N)
-        right = columns[:, None] - columns + of[1] - 1
-        pairs = table[down * (2 * of[1] - 1) + right]  # (N, N, A)
+        down = rows[:, None] - rows + size[0] - 1  # (N, N)
+        right = columns[:, None] - columns + size[1] - 1
+        pairs = table[down * (2 * size[1] - 1) + right]  # (N, N, A)
         return pairs.permute(2, 0, 1)[None]
 
 
@@ -138,7 +139,7 @@ class SwinBlock(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """Merges four neighbouring patches into one of twice the width; odd sides get a row of
+    """Merges four neighbouring patches into one of twice the width; odd sides are padded with
     zeros."""
 
     def __init__(self, dim: int) -> None:
@@ -149,13 +150,13 @@ class PatchMerging(nn.Module):
     def forward(self, x: Tensor, grid: Size) -> Tensor:
         """(B, h*w, D) -> (B, ceil(h/2)*ceil(w/2), 2*D)"""
         x = partitioned(padded(on_grid(x, grid), grid[0] % 2, grid[1] % 2), (2, 2))
-        x = x[:, :, [0, 2, 1, 3]].flatten(2)  # down the columns first
+        x = x[:, :, [0, 2, 1, 3]].flatten(2)  # the four patches column by column
         out: Tensor = self.reduction(self.norm(x))
         return out
 
 
 class Stage(nn.Module):
-    """Blocks on one grid, every second with shifted windows; then, but in the last stage, a
+    """Blocks on one grid, every second one with shifted windows. All stages but the last end in a
     merge."""
 
     def __init__(self, config: SwinConfig, stage: int, drop_path: Sequence[float]) -> None:
@@ -212,7 +213,7 @@ class SwinTransformer(nn.Module):
         return sum(self.config.depths)
 
     def block_of(self, name: str) -> int | None:
-        """The number of the block that has it, from 1 through all stages; None outside of the
+        """The block of a parameter or module, counted from 1 through all stages; None outside the
         blocks. `layers.1.blocks.0.attn.qkv` is in the first block of the second stage."""
         first, *rest = name.split(".")
         if first != "layers" or rest[1:2] != ["blocks"] or len(rest) < 3:
@@ -220,8 +221,9 @@ class SwinTransformer(nn.Module):
         return sum(self.config.depths[: int(rest[0])]) + int(rest[2]) + 1
 
     def layer_of(self, name: str) -> int:
-        """0 before the blocks, i for block i, `num_blocks` + 1 after the blocks. A merge belongs to
-        the block after it, as in timm, whose stages begin with it."""
+        """The layer of a parameter or module: 0 before the blocks, i in block i, `num_blocks` + 1
+        after the blocks. A merge belongs to the block after it, as in timm, where it begins the
+        next stage."""
         first, *rest = name.split(".")
         if first == "layers" and rest[1:2] == ["downsample"]:
             return sum(self.config.depths[: int(rest[0]) + 1]) + 1
@@ -229,7 +231,7 @@ class SwinTransformer(nn.Module):
         return self.block_of(name) or after
 
     def is_undecayed(self, name: str) -> bool:
-        """Whether weight decay leaves it out although it is not a vector: positions and their
+        """Whether weight decay skips a parameter that is not a vector: positions and their
         tables."""
         return name == "pos_embed" or name.endswith(".relative_position_bias_table")
 
@@ -237,11 +239,11 @@ class SwinTransformer(nn.Module):
         """The input of stage 1.  (B, C, H, W) -> (B, h*w, D)"""
         config = self.config
         if config.window_rule == "hf":
-            below, beside = (
+            bottom, right = (
                 -side % patch
                 for side, patch in zip(pixels.shape[-2:], config.patch_size, strict=True)
             )
-            pixels = F.pad(pixels, (0, beside, 0, below)) if below or beside else pixels
+            pixels = F.pad(pixels, (0, right, 0, bottom)) if bottom or right else pixels
         x = self.patch_norm(self.patch_embed(pixels))
         if config.absolute_positions:
             grid = self.grid_of(pixels)
@@ -250,8 +252,8 @@ class SwinTransformer(nn.Module):
         return out
 
     def walk(self, pixels: Tensor) -> Iterator[Tokens]:
-        """The tokens by stage: the input of stage 1, its output, and so on. A stage is computed
-        when its output is taken.  (B, C, H, W) -> Tokens of layer 0, 1, ...
+        """Iterate over the tokens by stage: the input of stage 1, its output, and so on. Each stage
+        is computed when its output is requested.  (B, C, H, W) -> Tokens of layer 0, 1, ...
         """
         x, grid = self.embed(pixels), self.grid_of(pixels)
         yield Tokens(x, 0, grid)
@@ -264,16 +266,16 @@ class SwinTransformer(nn.Module):
         """The tokens after each of `layers`, without the final norm.
         (B, C, H, W) -> {layer: Tokens}
 
-        Stages after the last of them are not computed.
+        Stages after the last requested layer are not computed.
         """
         walked = zip(range(max(layers) + 1), self.walk(pixels))  # noqa: B905  # stops at the range
         return {number: tokens for number, tokens in walked if number in layers}
 
     def attention(self, pixels: Tensor, layers: Sequence[int]) -> dict[int, Tensor]:
-        """The attention weights in the last block of each of these stages, counted from 1, as
-        transformers' `attentions`, by image and window.  (B, C, H, W) -> {stage: (B, n, A, N, N)}
+        """The attention weights in the last block of these stages, counted from 1: transformers'
+        `attentions`, by image and window.  (B, C, H, W) -> {stage: (B, n, A, N, N)}
 
-        A window may be shifted, and its N tokens include padding.
+        Windows may be shifted, and their N tokens include padding.
         """
         before = self.hidden_states(pixels, [layer - 1 for layer in layers])
         return {layer: self.stage_weights(layer, before[layer - 1])[0] for layer in layers}
@@ -306,9 +308,10 @@ class SwinTransformer(nn.Module):
     def features(
         self, pixels: Tensor, layers: Sequence[int], pool: Pooling, norm: bool = True
     ) -> Tensor:
-        """Pooled hidden states, concatenated as `layers` says.  (B, C, H, W) -> (B, ..., sum of D)
+        """Pooled hidden states, concatenated in the order of `layers`.
+        (B, C, H, W) -> (B, ..., sum of D)
 
-        `norm` applies the final norm to the last layer; it is made for no other.
+        `norm` applies the final norm to the last layer, the only one that it was trained for.
         """
         states = self.hidden_states(pixels, layers)
         last = self.config.depth
@@ -347,7 +350,7 @@ class SwinTransformer(nn.Module):
 
     @property
     def head_layers(self) -> range:
-        """The layer that the head reads: the last."""
+        """The layer that the head reads: the last one."""
         return range(self.config.depth, self.config.depth + 1)
 
     def logits(self, states: Mapping[int, Tokens]) -> Tensor:
@@ -362,8 +365,8 @@ class SwinTransformer(nn.Module):
 
     @torch.no_grad()
     def resize(self, image_size: Size) -> None:
-        """Make `image_size` (height, width) the model's own: resample position embeddings once, and
-        the tables of timm's windows that shrink or grow with it."""
+        """Change the model's image size to (height, width), and resample for it the position
+        embeddings and, under timm's rule, the tables of windows that shrink or grow."""
         old, new = self.config, replace(self.config, image_size=image_size)
         if old.absolute_positions:
             pos = resize_pos_embed(self.pos_embed, old.grid, new.grid, 0, old.pos_resize)

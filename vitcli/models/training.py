@@ -1,9 +1,9 @@
-"""A network into one that trains faster on a CPU: the same parameters, with oneDNN kernels.
+"""Make a twin of a network that trains faster on a CPU: the same parameters, with oneDNN kernels.
 
 torch sends an fp32 `Linear` and its gradients to MKL, which is half as fast as oneDNN on some
-processors. In bf16 under autocast it casts every weight in every pass, and the gradients of its
-attention take three times as long as their products alone. Here a network gets a twin that shares
-its parameters, and whose products use oneDNN in the forward pass and for both gradients.
+processors. In bf16 under autocast, torch casts every weight in every pass, and the gradients of its
+attention take three times as long as their products alone. The twin's products use oneDNN in the
+forward pass and for both gradients.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Swap = Callable[[nn.Module, str], nn.Module | None]
 
 
 class Product(torch.autograd.Function):
-    """x @ weight.T + bias in one dtype, which the result and the gradient of x have too; the
+    """x @ weight.T + bias in one dtype, which is also that of the result and of x's gradient. The
     gradients of weight and bias have the dtypes of their parameters."""
 
     @staticmethod
@@ -40,7 +40,7 @@ class Product(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, low = ctx.saved_tensors
-        of_weight, of_bias = ctx.dtypes
+        weight_dtype, bias_dtype = ctx.dtypes
         dy = dy.to(low.dtype)
         rows = dy.reshape(-1, dy.shape[-1])  # (M, F)
         dx = dw = db = None
@@ -50,10 +50,10 @@ class Product(torch.autograd.Function):
             columns = x.reshape(-1, x.shape[-1])  # (M, D)
             if low.dtype == torch.float32:
                 dw = _product(rows.t(), columns.t(), None)
-            else:  # torch sends this one to oneDNN too, and transposes nothing
-                dw = (rows.t() @ columns).to(of_weight)
+            else:  # torch also sends this product to oneDNN, and transposes nothing
+                dw = (rows.t() @ columns).to(weight_dtype)
         if ctx.needs_input_grad[2]:
-            db = rows.sum(dim=0).to(of_bias)
+            db = rows.sum(dim=0).to(bias_dtype)
         return dx, dw, db, None
 
 
@@ -77,7 +77,7 @@ class TrainedLinear(nn.Module):
         return out
 
     def _cast(self) -> Tensor:
-        """The weight in the product's dtype, cast once after each change."""
+        """The weight in the product's dtype, cast again only after a change."""
         if self.weight.dtype == self.dtype:
             return self.weight.detach()
         version = self.weight._version
@@ -87,8 +87,8 @@ class TrainedLinear(nn.Module):
 
 
 class Attend(torch.autograd.Function):
-    """softmax(q k^T) v in low precision, by batched products of as many heads as fit the cache. The
-    weights are computed again for the gradients, as in FlashAttention (arXiv 2205.14135)."""
+    """softmax(q k^T) v in low precision, in batched products of as many heads as fit the cache. The
+    weights are recomputed for the gradients, as in FlashAttention (arXiv 2205.14135)."""
 
     @staticmethod
     def forward(ctx: Any, qkv: Tensor) -> Tensor:
@@ -102,17 +102,17 @@ class Attend(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> Tensor:
         q, k, v = ctx.saved_tensors
-        of_qkv = torch.empty(3, *q.shape, dtype=q.dtype)
-        dq, dk, dv = of_qkv
+        dqkv = torch.empty(3, *q.shape, dtype=q.dtype)
+        dq, dk, dv = dqkv
         for part in heads_at_once(len(q), q.shape[1]):
             weights = softmax_scores(q[part], k[part])
             torch.bmm(weights.transpose(1, 2), dy[part], out=dv[part])
-            of_weights = dy[part] @ v[part].transpose(1, 2)
-            of_scores = torch._softmax_backward_data(of_weights, weights, -1, weights.dtype)
-            torch.bmm(of_scores, k[part], out=dq[part])
-            torch.bmm(of_scores.transpose(1, 2), q[part], out=dk[part])
+            dweights = dy[part] @ v[part].transpose(1, 2)
+            dscores = torch._softmax_backward_data(dweights, weights, -1, weights.dtype)
+            torch.bmm(dscores, k[part], out=dq[part])
+            torch.bmm(dscores.transpose(1, 2), q[part], out=dk[part])
         dq *= q.shape[-1] ** -0.5
-        return of_qkv
+        return dqkv
 
 
 class TrainedAttention(nn.Module):
@@ -134,7 +134,7 @@ class TrainedAttention(nn.Module):
 
 
 class Checkpointed(nn.Module):
-    """A layer that discards what it computed, and computes it again for the gradients."""
+    """A layer that discards its activations, and recomputes them for the gradients."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
@@ -145,7 +145,7 @@ class Checkpointed(nn.Module):
 
 
 def twin_of(module: nn.Module, swap: Swap, name: str = "") -> nn.Module:
-    """Copy a tree of modules, with the same parameters, and replace some modules by `swap`."""
+    """Copy a tree of modules that shares its parameters; `swap` may replace a module by another."""
     swapped = swap(module, name)
     if swapped is not None:
         return swapped

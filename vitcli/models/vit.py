@@ -1,9 +1,9 @@
 """The Vision Transformer: normalised pixels into tokens, an embedding, or logits.
 
-One model for ViT (arXiv 2010.11929), DeiT (2012.12877), DINOv2 with and without registers
-(2304.07193, 2309.16588), MAE's, CLIP's (2103.00020) and SigLIP's (2303.15343) towers: the
-differences are options of `ViTConfig`.
-Parameter names are those of timm's `vision_transformer.py`, which most checkpoints have.
+One class for ViT (arXiv 2010.11929), DeiT (2012.12877), DINOv2 with and without registers
+(2304.07193, 2309.16588), MAE's encoder, and the vision towers of CLIP (2103.00020) and SigLIP
+(2303.15343): the differences are options of `ViTConfig`. Parameter names are those of timm's
+`vision_transformer.py`, which most checkpoints have.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Pooling = Pool | Literal["patches", "tokens"]
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """The output of a layer: `x` (B, T + h*w, D), its prefix length T and its grid (h, w)."""
+    """The output of a layer: `x` (B, T + h*w, D), the prefix length T and the grid (h, w)."""
 
     x: Tensor
     num_prefix: int
@@ -46,7 +46,7 @@ class Tokens:
 
 
 class VisionTransformer(nn.Module):
-    """A ViT. Each kind of feature has its method; `forward` has no flags."""
+    """A ViT. Each kind of feature has its own method; `forward` has no flags."""
 
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
@@ -82,17 +82,19 @@ class VisionTransformer(nn.Module):
         return self.config.depth
 
     def block_of(self, name: str) -> int | None:
-        """`blocks.0.attn.qkv` is in block 1; None outside of the blocks."""
+        """The block of a parameter or module: 1 for `blocks.0.attn.qkv`, None outside the
+        blocks."""
         first, *rest = name.split(".")
         return int(rest[0]) + 1 if first == "blocks" and rest else None
 
     def layer_of(self, name: str) -> int:
-        """0 before the blocks, i for block i, `num_blocks` + 1 after the blocks."""
+        """The layer of a parameter or module: 0 before the blocks, i in block i, `num_blocks` + 1
+        after the blocks."""
         after = 0 if name.split(".")[0] in STEM else self.num_blocks + 1
         return self.block_of(name) or after
 
     def is_undecayed(self, name: str) -> bool:
-        """Whether weight decay leaves it out although it is not a vector: a token or a position."""
+        """Whether weight decay skips a parameter that is not a vector: a token or a position."""
         return name in (*TOKENS, "pos_embed", "attn_pool.latent")
 
     def embed(self, pixels: Tensor) -> Tensor:
@@ -122,8 +124,8 @@ class VisionTransformer(nn.Module):
         return out
 
     def walk(self, pixels: Tensor) -> Iterator[Tokens]:
-        """The raw residual stream by layer: the input of block 1, its output, and so on. A block is
-        computed when its output is taken.  (B, C, H, W) -> Tokens of layer 0, 1, ...
+        """Iterate over the raw residual stream: the input of block 1, its output, and so on. Each
+        block is computed when its output is requested.  (B, C, H, W) -> Tokens of layer 0, 1, ...
         """
         x = self.embed(pixels)
         yield self._tokens(x, pixels)
@@ -135,14 +137,14 @@ class VisionTransformer(nn.Module):
         """The raw residual stream after each of `layers`.  (B, C, H, W) -> {layer: Tokens}
 
         Layers are numbered as Hugging Face's `hidden_states`: 0 is the embedding, i the output of
-        block i. Blocks after the last of them are not computed.
+        block i. Blocks after the last requested layer are not computed.
         """
         walked = zip(range(max(layers) + 1), self.walk(pixels))  # noqa: B905  # stops at the range
         return {number: tokens for number, tokens in walked if number in layers}
 
     def attention(self, pixels: Tensor, layers: Sequence[int]) -> dict[int, Tensor]:
-        """The attention weights of blocks, counted from 1, as Hugging Face's `attentions`; rows sum
-        to 1. Other blocks do not compute theirs.  (B, C, H, W) -> {block: (B, A, N, N)}
+        """The attention weights of these blocks, counted from 1: Hugging Face's `attentions`. Rows
+        sum to 1.  (B, C, H, W) -> {block: (B, A, N, N)}
         """
         states = self.hidden_states(pixels, [layer - 1 for layer in layers])
         return {layer: self.block(layer).weights(states[layer - 1].x) for layer in layers}
@@ -156,7 +158,7 @@ class VisionTransformer(nn.Module):
     def tokens(self, pixels: Tensor) -> Tokens:
         """The last layer after the final norm.  (B, C, H, W) -> Tokens
 
-        They stay unnormed in a model whose norm comes after pooling (`final_norm="pooled"`).
+        In a model whose norm comes after pooling (`final_norm="pooled"`), they stay unnormed.
         """
         tokens = self._last(pixels)
         return replace(tokens, x=self.norm(tokens.x))
@@ -164,7 +166,7 @@ class VisionTransformer(nn.Module):
     def pool(self, tokens: Tokens, how: Pooling) -> Tensor:
         """One vector for each image, (B, D); (B, 2*D) for cls+mean; (B, N', D) for patches, tokens.
 
-        `mean` and `patches` take patch tokens only, no class, distillation or register tokens.
+        `mean`, `map` and `patches` use the patch tokens alone.
         """
         match how:
             case "cls":
@@ -184,11 +186,11 @@ class VisionTransformer(nn.Module):
     def features(
         self, pixels: Tensor, layers: Sequence[int], pool: Pooling, norm: bool = True
     ) -> Tensor:
-        """Pooled hidden states, concatenated in the order of `layers`.  (B, C, H, W) -> (B, ...,
-        n*D)
+        """Pooled hidden states, concatenated in the order of `layers`.
+        (B, C, H, W) -> (B, ..., n*D)
 
-        `norm` applies the model's final norm to each layer, before or after pooling as the model
-        does (after pooling, patches and tokens stay unnormed).
+        `norm` applies the model's final norm to each layer, before or after pooling as in the
+        model. If the model's norm comes after pooling, `patches` and `tokens` stay unnormed.
         """
         states = self.hidden_states(pixels, layers)
         parts = []
@@ -228,8 +230,8 @@ class VisionTransformer(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """Logits; without a classifier the pooled embedding.  (B, C, H, W) -> (B, K)
 
-        A CLIP tower with its projection returns the projected embedding, (B, projection): HF's
-        `image_embeds`, not scaled to unit length. `features` leave out the projection.
+        A CLIP tower with its projection returns the projected embedding, (B, projection), not
+        scaled to unit length: HF's `image_embeds`. `features` omits the projection.
         """
         return self.logits(self.hidden_states(pixels, self.head_layers))
 
@@ -240,8 +242,8 @@ class VisionTransformer(nn.Module):
         return range(depth - self.config.head_blocks + 1, depth + 1)
 
     def logits(self, states: Mapping[int, Tokens], pooled: Tensor | None = None) -> Tensor:
-        """Apply the head to the raw hidden states of `head_layers`: to the class tokens of all but
-        the last, and to the last one pooled (or to `pooled`).  {layer: Tokens} -> (B, K)
+        """Apply the head to the raw hidden states of `head_layers`: to the pooled last layer (or to
+        `pooled`), after the class tokens of the earlier ones.  {layer: Tokens} -> (B, K)
         """
         *earlier, last = (self.before_head(states[layer]) for layer in self.head_layers)
         if pooled is None:
@@ -253,7 +255,7 @@ class VisionTransformer(nn.Module):
         return logits
 
     def before_head(self, tokens: Tokens) -> Tokens:
-        """The input of pooling and head for a raw hidden state: normed, if the model norms it."""
+        """The input of pooling and head: the hidden state, normed if `head_norm` is set."""
         return replace(tokens, x=self.norm(tokens.x)) if self.config.head_norm else tokens
 
     def grid_of(self, pixels: Tensor) -> Size:
@@ -263,8 +265,8 @@ class VisionTransformer(nn.Module):
 
     @torch.no_grad()
     def resize(self, image_size: Size) -> None:
-        """Make `image_size` (height, width) the model's own: resample the position embeddings
-        once."""
+        """Change the model's image size to (height, width), and resample the position embeddings
+        for it."""
         new = replace(self.config, image_size=image_size)
         pos = resize_pos_embed(
             self.pos_embed, self.config.grid, new.grid, new.pos_prefix, new.pos_resize
@@ -282,8 +284,8 @@ class VisionTransformer(nn.Module):
 
     def _prefix(self) -> Tensor | None:
         """The class, distillation and register tokens that the model has.  (1, T, D)"""
-        found = [getattr(self, name) for name in TOKENS if hasattr(self, name)]
-        return torch.cat(found, dim=1) if found else None
+        tokens = [getattr(self, name) for name in TOKENS if hasattr(self, name)]
+        return torch.cat(tokens, dim=1) if tokens else None
 
 
 class EncoderDecoder(nn.Module):
@@ -298,17 +300,18 @@ class EncoderDecoder(nn.Module):
         return self.encoder.num_blocks
 
     def block_of(self, name: str) -> int | None:
-        """The block of the encoder that has it; None in the decoder."""
+        """The encoder's block of a parameter or module; None in the decoder."""
         part, _, name = name.partition(".")
         return self.encoder.block_of(name) if part == "encoder" else None
 
     def layer_of(self, name: str) -> int:
-        """The layer of the encoder that has it; the decoder comes after the blocks."""
+        """The encoder's layer of a parameter or module; the decoder comes after the blocks."""
         part, _, name = name.partition(".")
         return self.encoder.layer_of(name) if part == "encoder" else self.num_blocks + 1
 
     def is_undecayed(self, name: str) -> bool:
-        """Whether weight decay leaves it out although it is not a vector: a token or a position."""
+        """Whether weight decay skips a parameter that is not a vector: a token or a position."""
         part, _, name = name.partition(".")
-        of_decoder = name in ("mask_token", "pos_embed")
-        return self.encoder.is_undecayed(name) if part == "encoder" else of_decoder
+        if part == "encoder":
+            return self.encoder.is_undecayed(name)
+        return name in ("mask_token", "pos_embed")

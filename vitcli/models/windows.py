@@ -1,4 +1,4 @@
-"""Cut a Swin's grid of patches into windows, shifted or not, and join it again.
+"""Cut a Swin's grid of patches into windows, shifted or not, and join the windows again.
 
 arXiv 2103.14030, section 3.2. If the windows do not fit the grid, transformers pads it before the
 shift (`pads_first`), timm after it.
@@ -20,8 +20,9 @@ FAR = -100.0  # added to the score of two tokens that are neighbours through the
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """How a grid (h, w) is cut into n windows of N tokens: their size, and their shift down and to
-    the right. With a shift, `mask` (n, N, N) separates tokens that only the shift made neighbours.
+    """The n windows of N tokens that a grid (h, w) is cut into: their size, and their shift down
+    and to the right. With a shift, `mask` (n, N, N) separates tokens that only the shift made
+    neighbours.
     """
 
     grid: Size
@@ -31,24 +32,23 @@ class Windows:
     pads_first: bool
 
     def cut(self, x: Tensor) -> Tensor:
-        """Cut the grid into windows, padded with zeros to whole ones.  (B, h*w, D) -> (B, n, N,
-        D)"""
-        below, beside = self._padding
+        """Pad the grid with zeros to whole windows, and cut it.  (B, h*w, D) -> (B, n, N, D)"""
+        bottom, right = self._padding
         back = (-self.shift[0], -self.shift[1])
         x = on_grid(x, self.grid)
         if self.pads_first:
-            x = _rolled(padded(x, below, beside), back)
+            x = _rolled(padded(x, bottom, right), back)
         else:
-            x = padded(_rolled(x, back), below, beside)
+            x = padded(_rolled(x, back), bottom, right)
         return partitioned(x, self.size)
 
     def joined(self, x: Tensor) -> Tensor:
         """Join the windows to the grid.  (B, n, N, D) -> (B, h*w, D)"""
         (height, width), (down, across) = self.grid, self.size
-        below, beside = self._padding
-        count = (height + below) // down, (width + beside) // across
+        bottom, right = self._padding
+        count = (height + bottom) // down, (width + right) // across
         x = x.reshape(x.shape[0], *count, down, across, x.shape[-1])
-        x = x.transpose(2, 3).flatten(3, 4).flatten(1, 2)  # (B, h + below, w + beside, D)
+        x = x.transpose(2, 3).flatten(3, 4).flatten(1, 2)  # (B, h + bottom, w + right, D)
         if self.pads_first:
             return _rolled(x, self.shift)[:, :height, :width].flatten(1, 2)
         return _rolled(x[:, :height, :width], self.shift).flatten(1, 2)
@@ -61,13 +61,14 @@ class Windows:
 
 
 def windows_of(config: SwinConfig, stage: int, grid: Size, like: Tensor) -> tuple[Windows, Windows]:
-    """The unshifted windows of a stage's odd blocks and the shifted ones of its even blocks."""
+    """The unshifted windows of a stage's first, third, ... block, and the shifted ones of the
+    others."""
     size, shift = config.windows(stage, grid)
     pads_first = config.window_rule == "hf"
-    still = Windows(grid, size, (0, 0), None, pads_first)
+    unshifted = Windows(grid, size, (0, 0), None, pads_first)
     if not any(shift):
-        return still, still
-    return still, replace(still, shift=shift, mask=shift_mask(grid, size, shift, like))
+        return unshifted, unshifted
+    return unshifted, replace(unshifted, shift=shift, mask=shift_mask(grid, size, shift, like))
 
 
 def shift_mask(grid: Size, window: Size, shift: Size, like: Tensor) -> Tensor:
@@ -77,16 +78,16 @@ def shift_mask(grid: Size, window: Size, shift: Size, like: Tensor) -> Tensor:
     """
     regions = torch.zeros((), device=like.device)
     for side, long, step in zip(grid, window, shift, strict=True):
-        at = torch.arange(side + -side % long, device=like.device)
-        regions = 2 * regions[..., None] + (at >= len(at) - step)
+        positions = torch.arange(side + -side % long, device=like.device)
+        regions = 2 * regions[..., None] + (positions >= len(positions) - step)
     ids = partitioned(regions[None, ..., None], window).squeeze(-1)[0]  # (n, N)
-    apart = ids[:, :, None] != ids[:, None, :]
-    return torch.zeros_like(apart, dtype=like.dtype).masked_fill(apart, FAR)
+    separated = ids[:, :, None] != ids[:, None, :]
+    return torch.zeros_like(separated, dtype=like.dtype).masked_fill(separated, FAR)
 
 
-def padded(x: Tensor, below: int, beside: int) -> Tensor:
-    """(B, h, w, D) -> (B, h + below, w + beside, D)"""
-    return F.pad(x, (0, 0, 0, beside, 0, below)) if below or beside else x
+def padded(x: Tensor, bottom: int, right: int) -> Tensor:
+    """(B, h, w, D) -> (B, h + bottom, w + right, D)"""
+    return F.pad(x, (0, 0, 0, right, 0, bottom)) if bottom or right else x
 
 
 def _rolled(x: Tensor, shift: Size) -> Tensor:

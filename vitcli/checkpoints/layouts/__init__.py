@@ -1,4 +1,4 @@
-"""The naming schemes of the checkpoints people have: one file each, one row each in `LAYOUTS`."""
+"""The naming schemes of published checkpoints: a file and a row of `LAYOUTS` for each."""
 
 from __future__ import annotations
 

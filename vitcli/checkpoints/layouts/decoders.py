@@ -1,8 +1,8 @@
-"""The decoders of masked pre-training: a masked autoencoder's (MAE), in transformers' names and in
-its own repository's, and `ViTForMaskedImageModeling`'s.
+"""The decoders of masked pre-training: MAE's, in the names of transformers and of its own
+repository, and that of transformers' `ViTForMaskedImageModeling`.
 
-A model with its decoder can reconstruct the hidden part of an image. Our names of the decoder's
-tensors begin with `decoder.`.
+A model with its decoder can reconstruct the hidden part of an image. vitcli's names of the
+decoder's tensors begin with `decoder.`.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ MAE_HEAD_WIDTH = 32  # in every published decoder
 
 
 def hf_decoders(blocks: Sequence[Rule], old: str, new: str) -> Decoders:
-    """The decoders in files of transformers, whose encoder has these rules for its blocks; `old`
-    and `new` are what the names of a block begin with in versions 4 and 5."""
+    """The decoders in files of transformers. `blocks` are the rules for the encoder's blocks, `old`
+    and `new` the prefixes of a block's names in versions 4 and 5."""
     mae = (
         rename("decoder.decoder_embed.{p}", D + "embed.{p}"),
         rename("decoder.mask_token", D + "mask_token"),
@@ -68,7 +68,8 @@ def hf_decoders(blocks: Sequence[Rule], old: str, new: str) -> Decoders:
         return None
 
     def express(model: Reconstruction, encoder: Expressed) -> Expressed:
-        """Raises CheckpointError for a model that transformers has no class for."""
+        """Express the model for one of transformers' classes. Raises CheckpointError if none
+        fits."""
         config = encoder.config
         assert isinstance(config, ViTConfig)
         obstacles = not_square(config)
@@ -92,8 +93,8 @@ def refuse_decoder(obstacles: Collection[str]) -> None:
 
 
 def meta_decoders(blocks: Sequence[Rule]) -> Decoders:
-    """The decoder in files of MAE's repository, whose blocks have the names that these rules give
-    to ours."""
+    """The decoder in files of MAE's repository. `blocks` are the rules for the encoder's blocks;
+    the decoder's have vitcli's names after `decoder_`."""
     mae = (
         rename("mask_token", D + "mask_token"),
         *(rename(f"decoder_{x}.{{p}}", f"{D}{x}.{{p}}") for x in ("embed", "norm", "pred")),
@@ -116,8 +117,8 @@ def without_decoder(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], d
 
 
 def _of_decoder(rule: Rule, old: str, new: str) -> Rule:
-    """Turn a block's rule into the decoder's: in the names of 4.x and the hub, in those that 5.x
-    saves, and in those of a 5.x model in memory."""
+    """Turn a rule for the encoder's blocks into one for the decoder's: in the names of 4.x and the
+    hub, in those that 5.x saves, and in those of a 5.x model in memory."""
     first, *others = rule.spellings
     spelled = [
         *(tuple(name.replace(old, at) for name in first) for at in (LAYERS, LAYERS_ON_DISK)),
@@ -169,7 +170,7 @@ def _mim(encoder: ViTConfig, tensors: Tensors, config: Json) -> Parts:
     if encoder.patch_size != (stride, stride):
         raise CheckpointError(
             f"encoder_stride is {stride!r}, patches are {list(encoder.patch_size)}: "
-            "only where they are the same is every patch reconstructed"
+            "they must be the same for every patch to be reconstructed"
         )
     return MIMDecoder(encoder), MaskedImageModel
 

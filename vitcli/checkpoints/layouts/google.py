@@ -2,8 +2,8 @@
 `big_vision`, which renumbers the modules of a block and may stack all blocks in one array.
 
 flax stores kernels as (in, out), with an axis for the heads: (D, A, d) into attention, (A, d, D)
-out of it, which shows the number of heads. Its GELU is the tanh approximation; timm and
-transformers run these weights with erf, and so does vitcli.
+out of it. So the tensors show the number of heads. flax's GELU is the tanh approximation, but timm
+and transformers run these weights with the exact GELU, and so does vitcli.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MAP_ATTENTION = (MAP + "MultiHeadDotProductAttention_0/",)
 
 @lru_cache
 def table(heads: int, *, has_hidden: bool = False) -> tuple[Rule, ...]:
-    """The rules for a model of `heads` heads. `has_hidden`: it has a tanh layer before its head."""
+    """The rules for a model with `heads` heads. `has_hidden`: a tanh layer precedes the head."""
     head = (
         drop("head/{rest}", "it reads a hidden layer, pre_logits, that no later model has",
              is_told=True),
@@ -145,18 +145,18 @@ def detect(names: Collection[str]) -> bool:
 
 def unstack(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Unstack `encoderblock/x` (L, ...) into `encoderblock_0/x`, `encoderblock_1/x`, ..."""
-    apart: dict[str, Tensor] = {}
+    unstacked: dict[str, Tensor] = {}
     for name, tensor in state.items():
         if not name.startswith(STACKED) or tensor.ndim == 0:
-            apart[name] = tensor
+            unstacked[name] = tensor
             continue
         if len(tensor) > MAX_STACK:
             raise CheckpointError(
                 f"{name} {list(tensor.shape)} stacks more than {MAX_STACK} blocks"
             )
         inner = name.removeprefix(STACKED)
-        apart |= {E.format(i=i) + inner: part for i, part in enumerate(tensor)}
-    return apart
+        unstacked |= {E.format(i=i) + inner: part for i, part in enumerate(tensor)}
+    return unstacked
 
 
 def num_heads(state: Tensors) -> int | None:

@@ -52,7 +52,7 @@ def lower_token(tensor: Tensor) -> Tensor:
     return tensor[0, 0]
 
 
-# The rules that SigLIP's tower shares.
+# The rules that CLIP's and SigLIP's towers share.
 TOWER = (
     reshape(("embeddings.position_embedding.weight",), "pos_embed", lift, lower),
     rename("embeddings.patch_embedding.{p}", "patch_embed.proj.{p}"),
@@ -90,23 +90,22 @@ def rules(names: Collection[str]) -> tuple[Rule, ...]:
 
 
 def vision_config(config: Json) -> Json:
-    """The tower's part of a config of two towers, or the config of one tower.
+    """The vision tower's part of a config of two towers, or the config of one tower.
 
-    Old files have `vision_config_dict`, which takes precedence over `vision_config`, as in
-    `CLIPConfig`.
+    The `vision_config_dict` of old files takes precedence over `vision_config`, as in `CLIPConfig`.
     """
     for key in ("vision_config_dict", "vision_config"):
         if isinstance(config.get(key), dict):
-            found: Json = config[key]
-            return found
+            section: Json = config[key]
+            return section
     return config
 
 
 def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTConfig:
     """Read `CLIPVisionConfig` of transformers, with its defaults for keys that are left out.
 
-    `CLIPForImageClassification` reads the mean of the last layer's patches unnormed: its
-    `post_layernorm` is in the file, but applies to the class token's embedding only.
+    `CLIPForImageClassification` reads the mean of the last layer's patches, unnormed: the file has
+    its `post_layernorm`, which only applies to the class token's embedding.
     """
     vision = vision_config(config)
     num_classes = count_classes(tensors)
@@ -141,16 +140,16 @@ ONLY: dict[str, tuple[object, ...]] = {
 
 def refusals(config: ViTConfig) -> list[str]:
     """The obstacles: transformers' classifier reads the mean of the patches, unnormed."""
-    found = not_square(config)
+    obstacles = not_square(config)
     if config.num_classes and (config.pool != "mean" or config.head_norm):
-        found.append(f"a classifier on pool={config.pool}")
+        obstacles.append(f"a classifier on pool={config.pool}")
     if not config.num_classes and config.pool != "cls":
-        found.append(f"pool={config.pool}")
-    return found
+        obstacles.append(f"pool={config.pool}")
+    return obstacles
 
 
 def prefix(config: ViTConfig) -> str:
-    """The prefix of the tower: only `CLIPVisionModel` and `SiglipVisionModel` have none."""
+    """The prefix of the tower's names; `CLIPVisionModel` and `SiglipVisionModel` have none."""
     return "vision_model." if config.num_classes or config.projection else ""
 
 

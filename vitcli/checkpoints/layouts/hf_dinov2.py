@@ -58,7 +58,7 @@ RULES = (
     rename("classifier.{p}", "head.{p}"),
     drop("embeddings.mask_token", "only pre-training uses it"),
 )
-# A SwiGLU has the same names of ours as a plain feed-forward, so it has a table of its own.
+# vitcli gives a SwiGLU and a plain feed-forward the same names, so each has its own table.
 SWIGLU_RULES = (
     *(rule for rule in RULES if rule.ours is None or ".mlp." not in rule.ours),
     rename(L + "mlp.weights_in.{p}", B + "mlp.fc1.{p}"),
@@ -89,9 +89,8 @@ def rules(names: Collection[str]) -> tuple[Rule, ...]:
 def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTConfig:
     """Read `Dinov2Config` of transformers, with its defaults for keys that are left out.
 
-    The classifier reads the class token and the mean of the patches, without registers. Position
-    embeddings cover class token and patches, not registers. They are resampled with antialiasing
-    only in models with registers.
+    The classifier reads the class token and the mean of the patches. Registers have no position
+    embeddings. Position embeddings are resampled with antialiasing only in models with registers.
     """
     embed_dim = config.get("hidden_size", 768)
     hidden_dim = int(
@@ -130,20 +129,21 @@ ONLY: dict[str, tuple[object, ...]] = {
 
 
 def refusals(config: ViTConfig) -> list[str]:
-    found = not_square(config)
+    obstacles = not_square(config)
     pool = "cls+mean" if config.num_classes else "cls"
     if config.pool != pool:
-        found.append(f"pool={config.pool}")
+        obstacles.append(f"pool={config.pool}")
     ratio = config.hidden_dim // config.embed_dim
     if config.ffn == "mlp" and ratio * config.embed_dim != config.hidden_dim:
-        found.append(f"hidden_dim={config.hidden_dim}, not a multiple of {config.embed_dim}")
+        obstacles.append(f"hidden_dim={config.hidden_dim}, not a multiple of {config.embed_dim}")
     if config.ffn == "swiglu" and _swiglu_ratio(config) is None:
-        found.append(f"hidden_dim={config.hidden_dim} of a SwiGLU")
-    return found
+        obstacles.append(f"hidden_dim={config.hidden_dim} of a SwiGLU")
+    return obstacles
 
 
 def _swiglu_dim(hidden_dim: int) -> int:
-    """transformers' width: two thirds of the feed-forward's, rounded up to a multiple of 8."""
+    """transformers' width of a SwiGLU: two thirds of `hidden_dim`, rounded up to a multiple of
+    8."""
     return (int(hidden_dim * 2 / 3) + 7) // 8 * 8
 
 
@@ -153,8 +153,8 @@ def _swiglu_ratio(config: ViTConfig) -> int | None:
 
 
 def adapt(config: ViTConfig, tensors: Tensors) -> tuple[ViTConfig, dict[str, Tensor]]:
-    """Give the class token a position. With registers, transformers also expects the mask token of
-    pre-training in every file: write zeros, its initial value."""
+    """Give the class token a position. For models with registers, transformers also expects the
+    mask token of pre-training: write zeros, its initial value."""
     placed = with_positions(config, tensors, 1)
     if config.num_registers:
         placed["mask_token"] = torch.zeros(1, config.embed_dim)

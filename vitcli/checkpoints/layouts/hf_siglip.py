@@ -1,6 +1,6 @@
 """Hugging Face SigLIP, the vision tower: `transformers/models/siglip`, and SigLIP 2 of a fixed
-resolution, which has the same names. It is CLIP's without class token and norm before the
-blocks."""
+resolution, which has the same names. The tower is CLIP's without the class token and the norm
+before the blocks."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ def rules(names: Collection[str]) -> tuple[Rule, ...]:
 
 
 def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTConfig:
-    """`SiglipVisionConfig` of transformers; its defaults where a key is left out.
+    """Read `SiglipVisionConfig` of transformers, with its defaults for keys that are left out.
 
-    Without its attention pooling (`vision_use_head: false`) the tower has no pooled embedding of
-    its own, and the mean of its patches is taken.
+    Without attention pooling (`vision_use_head: false`) the tower itself pools nothing, and the
+    mean of its patches is the embedding.
     """
     vision = vision_config(config)
     patches = tensors.get("patch_embed.proj.weight")
@@ -89,10 +89,10 @@ ONLY: dict[str, tuple[object, ...]] = {
 
 
 def refusals(config: ViTConfig) -> list[str]:
-    found = not_square(config)
+    obstacles = not_square(config)
     if config.num_classes and config.pool != "mean":
-        found.append(f"a classifier on pool={config.pool}")
-    return found
+        obstacles.append(f"a classifier on pool={config.pool}")
+    return obstacles
 
 
 def write_config(config: ViTConfig) -> dict[str, Any]:

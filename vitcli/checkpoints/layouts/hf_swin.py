@@ -99,16 +99,16 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> SwinCo
 
 
 def refusals(config: SwinConfig) -> list[str]:
-    found = windows_that_differ(config, "hf")
+    obstacles = windows_that_differ(config, "hf")
     if len({side for window in config.tables for side in window}) > 1:
-        found.append("windows of several sizes")
+        obstacles.append("windows of several sizes")
     if _ratio(config) is None:
-        found.append(f"feed-forward widths of {', '.join(map(str, config.hidden_dims))}")
-    return found
+        obstacles.append(f"feed-forward widths of {', '.join(map(str, config.hidden_dims))}")
+    return obstacles
 
 
 def _ratio(config: SwinConfig) -> float | None:
-    """The ratio of feed-forward to width, if one fits all stages."""
+    """The ratio of feed-forward to width; None if it differs between stages."""
     ratio = config.hidden_dims[0] / config.embed_dim
     is_one = all(int(ratio * d) == h for d, h in zip(config.dims, config.hidden_dims, strict=True))
     return ratio if is_one else None

@@ -107,7 +107,7 @@ def adapt(config: ViTConfig, tensors: Tensors) -> tuple[ViTConfig, dict[str, Ten
 
 
 def rules_to_write(config: ViTConfig) -> tuple[Rule, ...]:
-    """The rules: the two classifiers of a model with a teacher's head have other names."""
+    """The rules for writing: with a teacher's head, the two classifiers have other names."""
     if not config.dist_head:
         return RULES
     teacher = rename("cls_classifier.{p}", "head.{p}")

@@ -1,4 +1,4 @@
-"""The type of a layout, and the functions that layouts read tensors and configs with."""
+"""The type of a layout, and functions with which layouts read tensors and configs."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ INNER = frozenset(
     )
 )
 WRAPPERS = ("module.", "_orig_mod.", "model.", "backbone.", "net.", "timm_model.")
-# Every model of a layout has one of these tensors, under no prefix but that of a user's own module.
+# Every model has one of these tensors. A prefix that is left before it is a user's own module,
+# unless it begins with one of TOWERS, which tell the networks in a file apart.
 ANCHORS = (
     "patch_embed.proj.weight",
     "embeddings.patch_embeddings.projection.weight",
@@ -73,12 +74,12 @@ class Expressed:
 
 @dataclass(frozen=True, slots=True)
 class Writer(Generic[C]):
-    """How a layout is written, for `library` to open.
+    """The functions that write a layout's files, which `library` opens.
 
     `kind` is the class of the configs, `config` makes the JSON, `rules` and `prefix` name the
-    tensors. `only` lists the options of the config that the layout can express with these values
-    alone, `refusals` its other obstacles, in words. `adapt` brings config and tensors into the
-    layout's form, and `notes` are for the user.
+    tensors. `only` lists the values of the config's fields that the layout can express, `refusals`
+    returns the other obstacles in words. `adapt` brings config and tensors into the layout's form,
+    `notes` returns notes for the user.
     """
 
     library: Library
@@ -122,14 +123,14 @@ Parts = tuple[nn.Module, Callable[[VisionTransformer, Any], Reconstruction]]
 
 @dataclass(frozen=True, slots=True)
 class Decoder:
-    """One kind of decoder of masked pre-training: its rules, and the function that builds its parts
-    from its tensors (in our names, without `decoder.`) and the JSON."""
+    """A kind of decoder of masked pre-training: its rules, and the function that builds its parts
+    from the encoder's config, its tensors (in vitcli's names without `decoder.`) and the JSON."""
 
     rules: tuple[Rule, ...]
     parts: Callable[[ViTConfig, Tensors, Json], Parts]
 
     def among(self, rules: Collection[Rule]) -> tuple[Rule, ...]:
-        """Replace the rules that drop the decoder by the decoder's own."""
+        """Replace the rules that drop the decoder by the decoder's rules."""
         starts = ("decoder", "mask_token", "embeddings.mask_token")
         kept = (rule for rule in rules if rule.ours or not rule.theirs[0].startswith(starts))
         return (*kept, *self.rules)
@@ -137,8 +138,8 @@ class Decoder:
 
 @dataclass(frozen=True, slots=True)
 class Decoders:
-    """The decoders that a layout's files may have: `find` one by its tensor names; `express` a
-    model with its decoder, given the encoder in the layout's form."""
+    """The decoders that a layout's files may have. `find` finds one by the tensor names; `express`
+    brings a model with a decoder into the layout's form, given the encoder in that form."""
 
     find: Callable[[Collection[str]], Decoder | None]
     express: Callable[[Reconstruction, Expressed], Expressed] | None = None
@@ -148,22 +149,22 @@ class Decoders:
 class Layout:
     """One naming scheme.
 
-    How to recognise its files: `detect` looks at tensor names, without `prefixes` and unpacked (by
-    `unpack`, where blocks are stacked in one tensor); where several layouts claim a file,
-    `is_general` ones yield. `model_types` and `classes` (a regular expression for the start of a
-    class name) of transformers, and `architectures` (a regular expression) of timm, are the names
-    that a config may give its models. `doubt` is a note for bare files, whose names fit another
-    model as well.
+    To recognise its files: `detect` checks the tensor names, without `prefixes` and after `unpack`,
+    which renames tensors or unstacks blocks. If several layouts claim a file, those with
+    `is_general` yield. A config may name a model of the layout by `model_types` or `classes` (a
+    regular expression for the start of a class name) of transformers, or by `architectures` (a
+    regular expression) of timm. `doubt` is a note for files without a config, whose names fit
+    another model as well.
 
-    How to read them: `rules` is the table for one file (some names mean different things in
-    different files). `read_config` gets the tensors in our names, the JSON, and the number of heads
-    from the user or from `num_heads`, which finds it if the tensors show it. `needs_config`: the
-    tensors do not say their sizes. `fields` are the JSON's names of our config's fields.
-    `decoders` reads the decoder of masked pre-training.
+    To read them: `rules` returns the table for one file, as some names mean different things in
+    different files. `read_config` gets the tensors in vitcli's names, the JSON, and the number of
+    heads from the user or from `num_heads`, which reads it from the tensors if they show it.
+    `needs_config`: the tensors do not show all sizes. `fields` maps the fields of vitcli's config
+    to the JSON's keys. `decoders` reads the decoder of masked pre-training.
 
-    How to preprocess for them: `words` is the library whose words the JSON uses, `json_words` the
-    one where there is a JSON at all. "own" means none: `evaluation` is what the layout's repository
-    does. `family` is the family of its files, if all are of one.
+    To preprocess for them: `words` is the library whose words the JSON uses, `json_words` another
+    one for files with a JSON. "own" means that no JSON is read: `evaluation` is the preprocessing
+    of the layout's repository. `family` is the family of its files, if all belong to one.
     """
 
     name: str
@@ -188,7 +189,7 @@ class Layout:
     fields: Mapping[str, str] = field(default_factory=dict)
 
     def strip(self, state: Tensors) -> dict[str, Tensor]:
-        """Remove the prefixes and the packing. Raises CheckpointError if two names become one."""
+        """Remove the prefixes, and unpack. Raises CheckpointError if two names become one."""
         stripped: dict[str, Tensor] = {}
         for name, plain in plain_names(state, self.prefixes).items():
             if plain in stripped:
@@ -201,14 +202,14 @@ class Layout:
         return self.decoders.find(names) if self.decoders else None
 
     def rules_with(self, decoder: Decoder | None, names: Tensors) -> tuple[Rule, ...]:
-        """The rules for one file, with those of its decoder, if that is kept."""
+        """The rules for one file, including the decoder's if the decoder is kept."""
         rules = self.rules(names)
         return rules if decoder is None else decoder.among(rules)
 
 
 def plain_names(names: Collection[str], prefixes: tuple[str, ...] = ()) -> Mapping[str, str]:
-    """Map each name to the name without what wrappers put around it: PyTorch's at any depth, the
-    usual prefixes and `prefixes`, and the prefix of a user's own module."""
+    """Map each name to its plain form: without PyTorch's wrappers at any depth, the usual prefixes
+    and `prefixes`, and the prefix of a user's own module."""
     return _plain_names(tuple(names), (*WRAPPERS, *prefixes))
 
 
@@ -231,8 +232,8 @@ def _plain_names(names: tuple[str, ...], starts: tuple[str, ...]) -> Mapping[str
 
 @lru_cache(maxsize=1 << 16)
 def _below(name: str, path: tuple[str, ...]) -> str:
-    """A name without the modules it shares with a path: a head may stand next to the backbone, in
-    the module that holds both."""
+    """A name without the modules that it shares with a path: a head may be next to the backbone,
+    in the module that holds both."""
     parts = name.split(".")
     common = takewhile(lambda pair: pair[0] == pair[1], zip(parts[:-1], path, strict=False))
     return ".".join(parts[sum(1 for _ in common) :])
@@ -262,7 +263,7 @@ ACTIVATION_NAMES: dict[str, Activation] = {
 
 
 def activation(name: object) -> Activation:
-    """The activation that a config names. Raises CheckpointError for an unknown one."""
+    """Read the name of an activation. Raises CheckpointError for an unknown one."""
     try:
         return ACTIVATION_NAMES[str(name)]
     except KeyError:
@@ -276,8 +277,8 @@ def activation_name(act: Activation) -> str:
 
 
 def with_positions(config: ViTConfig, tensors: Tensors, count: int) -> dict[str, Tensor]:
-    """Give the first `count` prefix tokens a row in the position embedding, zeros where they had
-    none: the same numbers, in the form of a layout that has those rows."""
+    """Add rows of zeros to the position embedding until the first `count` prefix tokens have one,
+    as some layouts expect. The results stay the same."""
     pos = tensors["pos_embed"]
     missing = count - config.pos_prefix
     if missing <= 0:
@@ -302,8 +303,8 @@ def image_pair(size: Size) -> int | list[int]:
 def read_sizes(
     config: Json, num_heads: int | None, patch: int, act: str, eps: float
 ) -> dict[str, Any]:
-    """Read the sizes that most of transformers' configs have, with their defaults for keys that are
-    left out; the last three differ from class to class."""
+    """Read the sizes that most of transformers' configs have. Keys that are left out get their
+    defaults; `patch`, `act` and `eps` are the defaults that differ from class to class."""
     return {
         "image_size": pair(config.get("image_size", 224), "image_size"),
         "patch_size": pair(config.get("patch_size", patch), "patch_size"),
@@ -341,7 +342,7 @@ def numbers(value: object, name: str) -> tuple[int, ...]:
 
 
 class MissingTensor(CheckpointError):
-    """A tensor that every file of the layout has is not there; `name` is our name of it."""
+    """A file lacks a tensor that its layout requires; `name` is vitcli's name."""
 
     def __init__(self, name: str) -> None:
         super().__init__(f"{name} is missing")
@@ -349,13 +350,13 @@ class MissingTensor(CheckpointError):
 
 
 def shape(tensors: Tensors, name: str, dims: int) -> tuple[int, ...]:
-    """The shape of a tensor that every file of the layout has."""
+    """The shape of a tensor that the layout requires. Raises MissingTensor without it."""
     if name not in tensors:
         raise MissingTensor(name)
-    found = tuple(tensors[name].shape)
-    if len(found) != dims or 0 in found:
-        raise CheckpointError(f"{name} has shape {list(found)}: expected {dims} dimensions")
-    return found
+    sizes = tuple(tensors[name].shape)
+    if len(sizes) != dims or 0 in sizes:
+        raise CheckpointError(f"{name} has shape {list(sizes)}: expected {dims} dimensions")
+    return sizes
 
 
 def count_classes(tensors: Tensors) -> int:
@@ -367,13 +368,13 @@ def count_classes(tensors: Tensors) -> int:
 
 
 def count_blocks(tensors: Tensors) -> int:
-    """The number of blocks, by the names."""
+    """The number of blocks, from the tensor names."""
     numbers = {int(name.split(".")[1]) for name in tensors if name.startswith("blocks.")}
     return 1 + max(numbers, default=-1)
 
 
 def grid_of(positions: int, like: Size | None) -> Size:
-    """The grid of a number of patch positions: `like` if it fits, else the square."""
+    """The grid that has this number of patches: `like` if it fits, else a square."""
     if like is not None and like[0] * like[1] == positions:
         return like
     side = math.isqrt(positions)

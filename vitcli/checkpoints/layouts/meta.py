@@ -1,13 +1,13 @@
-"""The `.pth` files of DINO, DeiT, MAE and DINOv2 as their own repositories publish them:
+"""The `.pth` files of DINO, DeiT, MAE and DINOv2 from their own repositories:
 `facebookresearch/{dino,deit,mae,dinov2}`.
 
-All four are built on timm's Vision Transformer and use its tensor names, so a bare backbone of
-DINO, DeiT or MAE is, name by name, a timm model. The `timm` layout reads it with the right numbers:
-the models are the same. A family is recognised by names that only its files have: DINO's projection
-head, MAE's decoder, DeiT-III's `gamma_1`, DINOv2's `register_tokens` and `mask_token`. The key
-around the state dict ("model", "teacher") says nothing: everyone's scripts write it. Beyond the
-names, a family only changes the preprocessing, and how positions are resampled for another image
-size; `--layout dino|deit|mae|dinov2` asks for that if the file does not say it.
+All four use the tensor names of timm's Vision Transformer, so a bare backbone of DINO, DeiT or MAE
+looks like a timm model, and the `timm` layout reads it with the right numbers. A family is
+recognised by names that only its files have: DINO's projection head, MAE's decoder, DeiT-III's
+`gamma_1`, DINOv2's `register_tokens` and `mask_token`. The key around the state dict ("model",
+"teacher") proves nothing, as many training scripts use it. Apart from names, a family only changes
+the preprocessing, and how positions are resampled for another image size. If a file does not show
+its family, `--layout dino|deit|mae|dinov2` selects it.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ DINOV2_RULES = (
         for part in ("dino_head", "ibot_head", "dino_loss", "ibot_patch_loss")
     ),
 )
-# A SwiGLU has the same names of ours as a plain feed-forward, so it has a table of its own.
+# vitcli gives a SwiGLU and a plain feed-forward the same names, so each has its own table.
 SWIGLU_RULES = (
     *(rule for rule in DINOV2_RULES if rule.ours is None or ".mlp." not in rule.ours),
     rename(B + "mlp.w12.{p}", B + "mlp.fc1.{p}"),
@@ -70,15 +70,14 @@ def dinov2_rules(names: Collection[str]) -> tuple[Rule, ...]:
 
 def unchunk(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Rename `blocks.{chunk}.{i}.` of sharded training, where `i` already counts all blocks."""
-    apart = {re.sub(r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.", n): t for n, t in state.items()}
-    if len(apart) < len(state):
+    renamed = {re.sub(r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.", n): t for n, t in state.items()}
+    if len(renamed) < len(state):
         raise CheckpointError("two chunks of blocks hold a block of the same number")
-    return apart
+    return renamed
 
 
 def plain(tensors: Tensors) -> PosResize:
-    """Resample to a size, as `interpolate_pos_embed` in MAE's `util/pos_embed.py` and DeiT's
-    `main.py` do."""
+    """Resample to a size, as MAE's `util/pos_embed.py` and DeiT's `main.py` do."""
     return "bicubic"
 
 
@@ -92,8 +91,8 @@ def offset_or_antialias(tensors: Tensors) -> PosResize:
     return "bicubic-antialias" if "register_tokens" in tensors else "bicubic-offset"
 
 
-# `eval_knn.py` of DINO, `datasets.py` of DeiT and `util/datasets.py` of MAE; DINOv2's
-# `dinov2/data/transforms.py` evaluates at 224, though its training ends at 518.
+# From `eval_knn.py` of DINO, `datasets.py` of DeiT and `util/datasets.py` of MAE. DINOv2's
+# `dinov2/data/transforms.py` evaluates at 224, although its training ends at 518.
 CROPPED = always(interpolation="bicubic", crop_pct=0.875)
 CROPPED_AT_224 = always(interpolation="bicubic", crop_pct=0.875, size=(224, 224))
 
@@ -108,14 +107,14 @@ def _layout(
     decoders: Decoders | None = None,
     doubt: str = "",
 ) -> Layout:
-    """The layout of a family; its files have all names of one of the `signs`."""
+    """The layout of a family, whose files have all names of one of the `signs`."""
 
     def detect(names: Collection[str]) -> bool:
         return timm.detect(names) and any(sign.issubset(names) for sign in signs)
 
     def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTConfig:
-        found = timm.read_config(tensors, config, num_heads)
-        return replace(found, pos_resize=pos_resize(tensors))
+        read = timm.read_config(tensors, config, num_heads)
+        return replace(read, pos_resize=pos_resize(tensors))
 
     return Layout(
         family.name,
@@ -132,7 +131,7 @@ def _layout(
 
 
 def _signs(*names: str) -> tuple[frozenset[str], ...]:
-    """Signs of one name, or of several with spaces between."""
+    """Split each sign into its names, which are separated by spaces."""
     return tuple(frozenset(name.split()) for name in names)
 
 
@@ -148,7 +147,7 @@ LAYOUTS = (
         _signs("blocks.0.gamma_1"),
         lambda names: timm.RULES,
         plain,
-        doubt="taken for a DeiT-III: a RoPE-ViT has the same tensors, and would compute otherwise",
+        doubt="read as a DeiT-III; a RoPE-ViT has the same tensors, but computes something else",
     ),
     _layout(
         MAE,

@@ -1,7 +1,7 @@
-"""open_clip with a tower of timm, as in its SigLIP models: `open_clip/timm_model.py`.
+"""open_clip with a vision tower of timm, as in its SigLIP models: `open_clip/timm_model.py`.
 
 The tower has timm's names under `visual.trunk.`, and may have a projection, `visual.head.proj`.
-Only open_clip's JSON says which model of timm it is, and how it pools.
+Only open_clip's JSON has the name of the timm model, and how it pools.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ def rules(state: Tensors) -> tuple[Rule, ...]:
 
 
 def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTConfig:
-    """Read the config as timm's, for the model that the JSON names. Without a JSON it is taken for
-    a SigLIP, whose pooling the tensors show."""
+    """Read the config as timm's, for the model that the JSON names. A file without a JSON is read
+    as a SigLIP, whose pooling the tensors show."""
     model = openai.model_config(config)
     vision = dict(model.get("vision_cfg") or {})
     pool = vision.get("timm_pool") or None
@@ -51,10 +51,10 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTCon
         raise CheckpointError(f"open_clip's timm_pool={pool!r} is not supported")
     args = {"img_size": vision["image_size"]} if "image_size" in vision else {}
     named = {"architecture": vision.get("timm_model_name", ""), "model_args": args}
-    found = timm.read_config(tensors, named | ({"global_pool": pool} if pool else {}), num_heads)
-    if found.projection or not vision or vision.get("timm_proj", "linear") == "none":
-        return found
-    return replace(found, projection=model.get("embed_dim", 0))  # the file lacks it
+    tower = timm.read_config(tensors, named | ({"global_pool": pool} if pool else {}), num_heads)
+    if tower.projection or not vision or vision.get("timm_proj", "linear") == "none":
+        return tower
+    return replace(tower, projection=model.get("embed_dim", 0))  # `build` reports it as missing
 
 
 LAYOUT = Layout(

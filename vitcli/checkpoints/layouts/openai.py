@@ -1,12 +1,12 @@
 """OpenAI's CLIP and open_clip, the vision tower: `clip/model.py`, `open_clip/transformer.py`.
 
-A whole CLIP has the tower under `visual.`, and a text tower with the same names without it. So the
-prefix cannot be removed: it needs a table of its own.
+A whole CLIP has its vision tower under `visual.`, and a text tower with the same names without a
+prefix. So `visual.` cannot be removed, and whole models have a table of their own.
 
-The two differ in the activation, which the tensors do not show: QuickGELU in OpenAI's weights,
-erf's GELU in most of open_clip's, whose JSON says which. A bare file is taken for OpenAI's if it
-has the settings that OpenAI's archives keep among the tensors, else for open_clip's; `--layout
-openai` overrides that.
+The two differ in the activation, which the tensors do not show: QuickGELU in OpenAI's weights, the
+exact GELU in most of open_clip's, whose JSON names it. A bare file is read as OpenAI's if it has
+the settings that OpenAI's archives keep among the tensors, else as open_clip's; `--layout openai`
+overrides that.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def _tower(at: str) -> tuple[Rule, ...]:
 
 
 RULES = _tower("")
-# The text tower, which newer models of open_clip have under `text.`.
+# The text tower; newer models of open_clip have it under `text.`.
 TEXT_RULES = (
     drop("text.{rest}", TEXT),
     drop("transformer.resblocks.{rest}", TEXT),
@@ -105,14 +105,15 @@ def rules(names: Collection[str]) -> tuple[Rule, ...]:
 
 def model_config(config: Json) -> Json:
     """open_clip's description of the model: `model_cfg` of the JSON, or the whole JSON."""
-    found: Json = config.get("model_cfg") or config
-    return found
+    section: Json = config.get("model_cfg") or config
+    return section
 
 
 def _read_config(
     tensors: Tensors, config: Json, num_heads: int | None, is_openai: bool
 ) -> ViTConfig:
-    """Read sizes from the tensors, with heads of 64 channels; open_clip's JSON overrides that."""
+    """Read sizes from the tensors, with 64 channels for each head unless open_clip's JSON has
+    another number."""
     model = model_config(config)
     vision = dict(model.get("vision_cfg") or {})
     _refuse_variants(vision)

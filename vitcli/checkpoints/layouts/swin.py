@@ -1,9 +1,9 @@
 """Microsoft's Swin, `microsoft/Swin-Transformer`, and the files of timm before 0.9, which use its
 names: a merge ends its stage, and the classifier is `head`.
 
-Files of Microsoft's trainers have the model under "model"; SimMIM's pre-training has it under
-`encoder.`, next to a decoder. The tensors show every size but the image's. Every published model
-has windows as large as the grid of its last stage, so the image size follows from the windows.
+Microsoft's training scripts save the model under "model"; SimMIM's pre-training has it under
+`encoder.`, next to a decoder. The tensors show every size except the image's. In every published
+model, the windows are as large as the grid of the last stage, so the image size follows from them.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ def is_swin(names: Collection[str]) -> bool:
 
 
 def merges_at_the_end(names: Collection[str]) -> bool:
-    """Whether these are Microsoft's files or old ones of timm: the first merge is in stage 0 (with
-    one stage, the classifier is `head`)."""
+    """Whether the first merge is in stage 0, as in Microsoft's files and old ones of timm. With one
+    stage there is no merge, but the classifier is `head`."""
     return any(name.startswith("layers.0.downsample.") for name in names) or "head.weight" in names
 
 
@@ -122,20 +122,21 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> SwinCo
 
 
 def count_blocks(tensors: Tensors) -> tuple[int, ...]:
-    """The number of blocks of each stage, by the names. Raises CheckpointError for a gap."""
-    found: dict[int, int] = {}
+    """The number of blocks of each stage, from the tensor names. Raises CheckpointError if the
+    stages have gaps."""
+    counts: dict[int, int] = {}
     for name in tensors:
         if match := re.match(r"layers\.(\d+)\.blocks\.(\d+)\.", name):
             stage, block = int(match[1]), int(match[2])
-            found[stage] = max(found.get(stage, 0), block + 1)
-    if sorted(found) != list(range(len(found))) or len(found) > MAX_STAGES:
-        raise CheckpointError(f"the file has blocks of stages {sorted(found)[: MAX_STAGES + 1]}")
-    return tuple(found[stage] for stage in range(len(found)))
+            counts[stage] = max(counts.get(stage, 0), block + 1)
+    if sorted(counts) != list(range(len(counts))) or len(counts) > MAX_STAGES:
+        raise CheckpointError(f"the file has blocks of stages {sorted(counts)[: MAX_STAGES + 1]}")
+    return tuple(counts[stage] for stage in range(len(counts)))
 
 
 def _window(tensors: Tensors, stage: int, asked: Size | None, grid: Size | None) -> Size:
-    """The window of a stage: the config's, if it fits the table within the grid of the image; else
-    the square that fits the table."""
+    """The window of a stage: the config's if, clipped to the grid, it fits the table of relative
+    positions; else the square that fits the table."""
     name = B.format(s=stage, i=0) + TABLE
     length = shape(tensors, name, 2)[0]
     if asked and grid:
@@ -152,17 +153,17 @@ def _window(tensors: Tensors, stage: int, asked: Size | None, grid: Size | None)
 
 
 def _asked_windows(config: Json, stages: int) -> list[Size | None]:
-    """The window of each stage in timm's config, which has one for all or one for each; else
-    None."""
-    named = re.search(r"window(\d+)", architecture(config))
-    asked = model_args(config).get("window_size", int(named[1]) if named else None)
+    """The window of each stage in timm's config, which has one for all stages or one for each; None
+    if it has none."""
+    match = re.search(r"window(\d+)", architecture(config))
+    asked = model_args(config).get("window_size", int(match[1]) if match else None)
     if asked is None:
         return [None] * stages
     is_one = not isinstance(asked, list) or (len(asked) == 2 and isinstance(asked[0], int))
-    each = [asked] * stages if is_one else asked
-    if len(each) != stages:
+    windows = [asked] * stages if is_one else asked
+    if len(windows) != stages:
         raise CheckpointError(f"window_size is {asked!r}: expected one for each stage")
-    return [pair(one, "window_size") for one in each]
+    return [pair(window, "window_size") for window in windows]
 
 
 def refuse_heads(num_heads: int | None) -> None:
@@ -171,15 +172,15 @@ def refuse_heads(num_heads: int | None) -> None:
 
 
 def under_rule(config: SwinConfig, rule: Literal["hf", "timm"]) -> SwinConfig:
-    """The config of the same tables under a library's rule."""
+    """The config with a library's window rule, for the same tables of relative positions."""
     if config.window_rule == rule:
         return config
     return replace(config, window_rule=rule, window_sizes=config.tables)
 
 
 def windows_that_differ(config: SwinConfig, rule: Literal["hf", "timm"]) -> list[str]:
-    """The obstacles to a library's rule at the model's own size: windows that differ, or, in
-    transformers, a grid smaller than the window."""
+    """The obstacles to a library's window rule at the model's image size: windows that differ, or,
+    in transformers, a grid smaller than the window."""
     other = under_rule(config, rule)
     if other.grid != config.grid:
         return [f"an image of {config.image_size} in patches of {config.patch_size}"]
@@ -191,8 +192,8 @@ def windows_that_differ(config: SwinConfig, rule: Literal["hf", "timm"]) -> list
         if config.depths[stage] > 1 and rule != config.window_rule:
             is_same &= other.windows(stage, grid)[1] == shift and (is_whole or not any(shift))
         if not is_same:
-            of = f"{window[0]}x{window[1]} on a grid of {grid[0]}x{grid[1]}"
-            return [f"windows of {of} (stage {stage + 1}) as this model has them"]
+            described = f"{window[0]}x{window[1]} on a grid of {grid[0]}x{grid[1]}"
+            return [f"windows of {described} (stage {stage + 1}) as this model has them"]
     return []
 
 

@@ -1,9 +1,9 @@
 """timm's Vision Transformers: `timm/models/vision_transformer.py` and `deit.py`.
 
-Our own names are timm's, so most rules rename a tensor to itself. What the tensors do not show
-(activation, epsilon, the place of the norm) follows from the architecture's name, as in timm.
-Research repositories use the same names: their layouts (`meta.py`) know their own files by names
-that timm never has, and timm takes the rest.
+vitcli's names are timm's, so most rules rename a tensor to itself. The activation and epsilon,
+which the tensors do not show, follow from the architecture's name, as in timm. Research
+repositories use the same names. Their layouts (`meta.py`) recognise their files by names that timm
+never has; this layout reads the others.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ B = "blocks.{i}."
 # DINO and DINOv2 train a student next to the teacher: the teacher is the model, and the tensors
 # under `student.` keep their prefix and are dropped.
 PREFIXES = ("teacher.",)
-# timm's architectures that compute as our network does, as of timm 1.0.31, and older names.
+# The architectures of timm 1.0.31, and older names, that vitcli's network can compute.
 _SIZES = (
     "tiny|xsmall|small|base|large|huge|giant|gigantic|giantopt|wee|little|medium|mediumd|betwixt|"
     r"so\d+m\d?"
@@ -74,7 +74,7 @@ RULES = (
     drop("pre_logits.fc.{p}", "a leftover of the first in21k files"),
     drop("mask_token", "only DINOv2's pre-training uses it"),
 )
-# timm calls CLIP's projection to the space of images and texts the head, with a bias of zeros.
+# In timm, CLIP's projection to the space of images and texts is the head, with a bias of zeros.
 PROJECTION_RULES = (
     *(rule for rule in RULES if rule.ours != "head.{p}"),
     rename("head.weight", "proj.weight"),
@@ -111,8 +111,8 @@ HEADS_BY_NAME = {"vit_base_patch16_gap_224": 16, "vit_giantopt_": 16}
 TANH_GELU = re.compile(
     r"vit_(base_patch32|large_patch16_siglip_(gap_)?512|so400m_patch16|giantopt_patch16)"
 )
-# The arguments of timm's `VisionTransformer` that are read here, follow from the tensors, or matter
-# only in training; and those that change nothing with this value. Others change the results.
+# READ: arguments of timm's `VisionTransformer` that are read here, follow from the tensors, or
+# matter only in training. NEUTRAL: values that change nothing. Other arguments change the results.
 READ = re.compile(
     r"img_size|patch_size|in_chans|embed_dim|depth|num_heads|mlp_ratio|qkv_bias|init_values|"
     r"class_token|no_embed_class|reg_tokens|pre_norm|fc_norm|global_pool|act_layer|num_classes|"
@@ -127,7 +127,7 @@ def detect(names: Collection[str]) -> bool:
 
 
 def rules(state: Tensors) -> tuple[Rule, ...]:
-    """The rules: an untrained head of a CLIP tower is its projection."""
+    """The rules for one file: in a CLIP tower, a head with a bias of zeros is the projection."""
     bias = state.get("head.bias")
     if "norm_pre.weight" in state and bias is not None and not bias.any():
         return PROJECTION_RULES
@@ -144,10 +144,10 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTCon
     class_token, dist_token = "cls_token" in tensors, "dist_token" in tensors
     if "register_tokens" in tensors:
         registers = shape(tensors, "register_tokens", 3)[1]
-    else:  # by the name, if the file lacks tensors it should have
-        named = re.search(r"_reg(\d+)_", name)
-        told = args.get("reg_tokens", int(named[1]) if named else 0)
-        registers = int(number(told, "reg_tokens"))
+    else:  # the config or the name may show that the file lacks them
+        match = re.search(r"_reg(\d+)_", name)
+        claimed = args.get("reg_tokens", int(match[1]) if match else 0)
+        registers = int(number(claimed, "reg_tokens"))
     prefix = int(class_token) + int(dist_token) + registers
     size = image_size(config)
     like = (size[0] // patch[0], size[1] // patch[1]) if size else None
@@ -203,7 +203,7 @@ def architecture(config: Json) -> str:
 
 
 def pretrained_cfg(config: Json) -> dict[str, Any]:
-    """The preprocessing and the tag; old files have these keys at the top level."""
+    """The object with the preprocessing and the tag; old files have its keys at the top level."""
     return {**config, **_section(config, "pretrained_cfg")}
 
 
@@ -213,11 +213,11 @@ def model_args(config: Json) -> dict[str, Any]:
 
 
 def image_size(config: Json) -> tuple[int, int] | None:
-    """The file's (height, width); None if it has none."""
+    """The image size in the config; None if it has none."""
     size = model_args(config).get("img_size")
     if size is None:
-        found = pretrained_cfg(config).get("input_size")
-        size = list(found)[1:] if isinstance(found, list | tuple) else None
+        input_size = pretrained_cfg(config).get("input_size")
+        size = list(input_size)[1:] if isinstance(input_size, list | tuple) else None
     return None if size is None else pair(size, "img_size")
 
 
@@ -274,7 +274,7 @@ def _heads(name: str, width: int, depth: int) -> int:
         raise CheckpointError(
             f"no published model has width {width} and {depth} blocks, "
             "and the number of heads is not in the file",
-            "say it with --num-heads",
+            "give it with --num-heads",
         ) from None
 
 

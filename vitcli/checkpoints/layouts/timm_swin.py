@@ -1,5 +1,5 @@
-"""timm's Swin since 0.9: `timm/models/swin_transformer.py`. A merge is in the stage after it, and
-the classifier is `head.fc`; the other names are those of Microsoft's files (`swin.py`)."""
+"""timm's Swin since 0.9: `timm/models/swin_transformer.py`. A merge belongs to the stage after it,
+and the classifier is `head.fc`; the other names are those of Microsoft's files (`swin.py`)."""
 
 from __future__ import annotations
 
@@ -43,17 +43,17 @@ def rules(names: Collection[str]) -> tuple[Rule, ...]:
 
 
 def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> SwinConfig:
-    """Read the config as Microsoft's; timm's rule for windows always applies."""
+    """Read the sizes as for Microsoft's files; timm's rule for windows always applies."""
     return replace(read_swin(tensors, config, num_heads), window_rule="timm")
 
 
 def refusals(config: SwinConfig) -> list[str]:
-    found = windows_that_differ(config, "timm")
+    obstacles = windows_that_differ(config, "timm")
     if config.absolute_positions:
-        found.append("position embeddings along with the relative ones")
+        obstacles.append("position embeddings along with the relative ones")
     if config.act != "gelu":
-        found.append(f"act={config.act}")
-    return found
+        obstacles.append(f"act={config.act}")
+    return obstacles
 
 
 def adapt(config: SwinConfig, tensors: Tensors) -> tuple[SwinConfig, dict[str, Tensor]]:

@@ -1,4 +1,5 @@
-"""A ViT in timm's form: obstacles, tensors, and the name and arguments that timm builds it from."""
+"""Bring a ViT into timm's form: its obstacles, its tensors, and the architecture and arguments from
+which timm builds it."""
 
 from __future__ import annotations
 
@@ -15,28 +16,28 @@ CLIP = "vit_base_patch16_clip_224"  # the base for models with epsilon 1e-5
 
 
 def refusals(config: ViTConfig) -> list[str]:
-    found = []
+    obstacles = []
     if config.head_blocks > 1:
-        found.append(f"a classifier on the last {config.head_blocks} blocks")
+        obstacles.append(f"a classifier on the last {config.head_blocks} blocks")
     if config.pool == "cls+mean" and config.num_classes:
-        found.append("a classifier on the class token and the mean of the patches")
+        obstacles.append("a classifier on the class token and the mean of the patches")
     if config.dist_token and config.num_classes and not config.dist_head:
-        found.append("a distillation token without a classifier of its own")
+        obstacles.append("a distillation token without a classifier of its own")
     if config.dist_token and config.num_registers:
-        found.append("a distillation token along with registers")
+        obstacles.append("a distillation token along with registers")
     if config.num_classes and not config.head_norm:
-        found.append("a classifier on tokens without the final norm")
+        obstacles.append("a classifier on tokens without the final norm")
     if config.projection and not config.pre_norm:  # it would be read as a classifier
-        found.append(f"a projection to {config.projection} after a tower that is not CLIP's")
+        obstacles.append(f"a projection to {config.projection} after a tower that is not CLIP's")
     if config.final_norm == "pooled" and config.pool != "mean":
-        found.append(f"a norm after pooling {config.pool}")
-    return found
+        obstacles.append(f"a norm after pooling {config.pool}")
+    return obstacles
 
 
 def adapt(config: ViTConfig, tensors: Tensors) -> tuple[ViTConfig, dict[str, Tensor]]:
-    """Bring the model into timm's form. timm gives a position to all prefix tokens or to none: the
-    class token's is added to the token, as timm does with DINOv2's files. The architecture's name
-    decides the epsilon."""
+    """Bring the model into timm's form. timm gives positions to all prefix tokens or to none, so a
+    position of the class token alone is added to the token, as timm does with DINOv2's files. The
+    architecture's name decides the epsilon."""
     is_clip = _base_architecture(config) == CLIP
     config = replace(config, norm_eps=1e-5 if is_clip else 1e-6)
     if config.projection:  # timm calls it the head, and gives it a bias
@@ -62,7 +63,7 @@ def notes(config: ViTConfig) -> tuple[str, ...]:
 
 
 def write_config(config: ViTConfig) -> dict[str, Any]:
-    """The config: timm builds a model from a base architecture and all sizes as `model_args`."""
+    """The config: a base architecture of timm, and all sizes as `model_args`."""
     ratio = config.hidden_dim / config.embed_dim * (2 if config.ffn == "swiglu" else 1)
     pool = {"mean": "avg", "map": "map"}.get(config.pool, "token")
     args: dict[str, Any] = {
@@ -94,7 +95,7 @@ def write_config(config: ViTConfig) -> dict[str, Any]:
 
 
 def _base_architecture(config: ViTConfig) -> str:
-    """An architecture of timm with the parts that `model_args` cannot express."""
+    """An architecture of timm that has the parts that `model_args` cannot express."""
     if config.dist_token:
         return "deit_base_distilled_patch16_224"
     if config.ffn == "swiglu":

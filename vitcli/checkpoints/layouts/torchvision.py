@@ -1,5 +1,5 @@
-"""torchvision's Vision Transformers: `torchvision/models/vision_transformer.py`. A plain ViT with
-epsilon 1e-6 and erf's GELU; in the first version the two linear maps of a block had numbers."""
+"""torchvision's Vision Transformers: `torchvision/models/vision_transformer.py`. They are plain
+ViTs with epsilon 1e-6 and the exact GELU; the first version numbers a block's linear maps."""
 
 from __future__ import annotations
 

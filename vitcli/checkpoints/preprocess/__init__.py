@@ -1,1 +1,1 @@
-"""Preprocessing JSON of transformers, timm and open_clip into a `Preprocess`, and back."""
+"""Read the preprocessing JSON of transformers, timm and open_clip; write that of the first two."""

@@ -1,4 +1,5 @@
-"""Which preprocessing a checkpoint gets: its own, in whichever library's words, or another."""
+"""Choose a checkpoint's preprocessing: from its JSON, as published for its family, or as the user
+asks."""
 
 from __future__ import annotations
 
@@ -40,15 +41,15 @@ def choose_preprocess(
 ) -> FoundPreprocess:
     """The checkpoint's own preprocessing, or the one the user named ("hf" or "timm"), with the
     origin of every step. Raises UsageError for an image size that does not fit the patches."""
-    found = _found(checkpoint, layout, config, image_size, override)
+    chosen = _found(checkpoint, layout, config, image_size, override)
     if override == "hf":  # transformers clips 16-bit greyscale to white
-        found = replace(found, plan=replace(found.plan, grey16="clamp"))
-    _check_size(found.plan.size, config, asked=image_size is not None)
-    return replace(found, origins=_origins(found, asked=image_size is not None))
+        chosen = replace(chosen, plan=replace(chosen.plan, grey16="clamp"))
+    _check_size(chosen.plan.size, config, asked=image_size is not None)
+    return replace(chosen, origins=_origins(chosen, asked=image_size is not None))
 
 
 def as_written(plan: Preprocess, library: Literal["transformers", "timm"]) -> Preprocess:
-    """The preprocessing that a library reads from the JSON that is written for it. Raises
+    """The preprocessing that a library reads from the JSON that vitcli writes for it. Raises
     CheckpointError if the library cannot express it."""
     if library == "timm":
         return from_timm(to_timm(plan), plan.size, None, plan.source)
@@ -94,7 +95,7 @@ def _hf(
     elif family is DEIT and found.plan.mean == HALF:
         note = (
             "DeiT was trained with ImageNet's mean and std, this file says 0.5; "
-            "the file is obeyed (--preprocess timm takes the published one)"
+            "0.5 is used (--preprocess timm uses the published values)"
         )
     else:
         return found
@@ -125,22 +126,23 @@ def _timm(
 def _open_clip(
     json: Json, family: Family, config: Config, image_size: Size | None
 ) -> FoundPreprocess:
-    """Take open_clip's own; the notes name every value that no file says, the activation too."""
-    cfg, size, called = json.get("preprocess_cfg"), config.image_size, family.name.upper()
-    source = "open_clip_config.json: preprocess_cfg" if cfg else f"{called}'s default"
+    """Read open_clip's preprocessing. The notes list every value that no file has, including the
+    activation."""
+    cfg, size, name = json.get("preprocess_cfg"), config.image_size, family.name.upper()
+    source = "open_clip_config.json: preprocess_cfg" if cfg else f"{name}'s default"
     plan = from_open_clip(cfg or family.open_clip, size, image_size, source)
     notes = []
     if not cfg:
-        notes.append(f"the file has no preprocessing: {called}'s is taken: {plan.describe()}")
+        notes.append(f"the file has no preprocessing: {name}'s is taken: {plan.describe()}")
     if "vision_cfg" not in model_config(json) and family is CLIP:
         names = {"quick_gelu": "QuickGELU, as OpenAI's weights have it"}
-        taken = names.get(config.act, "GELU (--layout openai takes QuickGELU)")
-        notes.append(f"no open_clip_config.json says the activation: {taken} is taken")
+        activation = names.get(config.act, "GELU (--layout openai takes QuickGELU)")
+        notes.append(f"no open_clip_config.json says the activation: {activation} is taken")
     return FoundPreprocess(plan, tuple(notes))
 
 
 def _own(layout: Layout, model_size: Size, image_size: Size | None) -> FoundPreprocess:
-    """The evaluation of the layout's repository, with a note that says so."""
+    """The evaluation preprocessing of the layout's repository, with a note."""
     assert layout.evaluation is not None, f"{layout.name} has neither words nor an evaluation"
     cfg, source = layout.evaluation(model_size), f"{layout.name}'s own evaluation"
     plan = from_timm(cfg, cfg.get("size", model_size), image_size, source)
@@ -164,13 +166,13 @@ def _origins(found: FoundPreprocess, *, asked: bool) -> dict[str, str]:
 
 
 def _family(checkpoint: Checkpoint, layout: Layout) -> Family:
-    """The family whose published preprocessing fits. The layout or the config tells it; DeiT's
-    plain models call themselves ViT, so the name of the checkpoint tells theirs."""
+    """The family whose published preprocessing applies, from the layout or the config. The configs
+    of DeiT's plain models say ViT, so the checkpoint's name may also say DeiT."""
     if layout.family is not None:
         return layout.family
-    config, called = checkpoint.config, Path(checkpoint.spec).name
+    config, name = checkpoint.config, Path(checkpoint.spec).name
     kind = f"{config.get('model_type', '')} {config.get('architecture', '')}"
-    if "deit" in f"{called} {config.get('_name_or_path', '')} {kind}".lower():
+    if "deit" in f"{name} {config.get('_name_or_path', '')} {kind}".lower():
         return DEIT
     if "vit_mae" in kind:
         return MAE

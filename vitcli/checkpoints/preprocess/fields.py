@@ -1,4 +1,4 @@
-"""The values that the preprocessing JSON of every library has: numbers, filters, origins."""
+"""Read the values that the preprocessing JSON of every library has: numbers, filters, origins."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from vitcli.records import Preprocess, Resample
 
 @dataclass(frozen=True, slots=True)
 class FoundPreprocess:
-    """A preprocessing, notes for the user, and the origin of its steps by name (`plan.source` for a
-    step that is not named)."""
+    """A preprocessing, notes for the user, and the origin of each step by its name (if absent,
+    `plan.source`)."""
 
     plan: Preprocess
     notes: tuple[str, ...] = ()
@@ -26,21 +26,21 @@ def origins(
     keys: Mapping[str, Sequence[str]], given: Json, file: str, default: str
 ) -> dict[str, str]:
     """The origin of each step: the file, a default, or both for different keys."""
-    found = {}
+    sources = {}
     for step, names in keys.items():
-        silent = [name for name in names if given.get(name) is None]
-        if len(silent) == len(names):
-            found[step] = default
+        absent = [name for name in names if given.get(name) is None]
+        if len(absent) == len(names):
+            sources[step] = default
         else:
-            found[step] = f"{file}; {', '.join(silent)}: {default}" if silent else file
-    return found
+            sources[step] = f"{file}; {', '.join(absent)}: {default}" if absent else file
+    return sources
 
 
 def resample(value: object) -> Resample:
-    """Read the name of a filter, or Pillow's number of it."""
+    """Read a resampling filter: its name, or Pillow's number."""
     if isinstance(value, int) and value in RESAMPLE:
         return RESAMPLE[value]
-    if value == "random":  # timm: in the augmentation of its training
+    if value == "random":  # of timm's training augmentation
         return "bilinear"
     if value in RESAMPLE.values():
         return cast(Resample, value)
@@ -49,7 +49,7 @@ def resample(value: object) -> Resample:
 
 
 def triple(value: object, name: str) -> tuple[float, float, float]:
-    """Read three numbers, or one for all channels."""
+    """Read three numbers, or one number for all three channels."""
     numbers: list[Any] = list(value) if isinstance(value, list | tuple) else [value] * 3
     if len(numbers) != 3:
         raise CheckpointError(f"{name} is {value!r}: expected three numbers")
@@ -58,15 +58,15 @@ def triple(value: object, name: str) -> tuple[float, float, float]:
 
 
 def positive_triple(value: object, name: str) -> tuple[float, float, float]:
-    """Read three numbers to divide by."""
+    """Read three positive numbers."""
     numbers = triple(value, name)
-    for each in numbers:
-        positive(each, name)
+    for element in numbers:
+        positive(element, name)
     return numbers
 
 
 def positive(value: object, name: str) -> float:
-    """Read a number to divide by."""
+    """Read a positive number."""
     found = number(value, name)
     if found <= 0:
         raise CheckpointError(f"{name} is {value!r}: expected a positive number")

@@ -1,4 +1,4 @@
-"""transformers' `preprocessor_config.json` into a `Preprocess`, and back."""
+"""Read transformers' `preprocessor_config.json` as a `Preprocess`, and write it."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def from_hf(
 ) -> FoundPreprocess:
     """Read any generation of `preprocessor_config.json`; `image_size` overrides its size.
 
-    If there is no file, the defaults are scaled to the model's size, or to the size that the family
-    is evaluated at. The first generation has sizes as integers, the second adds
+    Without a file, the defaults are scaled to the family's evaluation size, or to the model's size
+    if it has none. The first generation has sizes as integers, the second adds
     `feature_extractor_type`, the third has `image_processor_type` and sizes as objects. An integer
     means a square for ViT and DeiT, the shortest edge for BiT and CLIP.
     """
@@ -145,7 +145,7 @@ def _scaled(resize: Size, size: Size, new: Size, fit: Fit) -> tuple[Size, Fit]:
 
 
 def to_hf(plan: Preprocess) -> dict[str, Any]:
-    """Make a `preprocessor_config.json`. Raises CheckpointError if no processor can express it."""
+    """Write a `preprocessor_config.json`. Raises CheckpointError if no processor can express it."""
     height, width = plan.size
     target = {"height": height, "width": width}
     values: dict[str, Any] = {

@@ -63,8 +63,8 @@ PROCESSOR_OF = {
     "siglip_vision_model": "Siglip",
     "swin": "ViT",
 }
-# The values in every file of a family on the hub that differ from the class's defaults; and the
-# size that the family is evaluated at, if that is not the model's.
+# The values that differ from the class's defaults in every file of a family on the hub; and the
+# size that the family is evaluated at, if it is not the model's.
 _IMAGENET = {"image_mean": IMAGENET_MEAN, "image_std": IMAGENET_STD}
 HUB: dict[str, dict[str, Any]] = {
     "deit": {**_SQUASH, **_IMAGENET},
@@ -75,7 +75,7 @@ HUB: dict[str, dict[str, Any]] = {
 }
 HUB_SIZE = {"dinov2": (224, 224), "dinov2_with_registers": (224, 224)}
 
-# Preprocessing in timm's words, for a model of this image size.
+# Maps a model's image size to its preprocessing, in timm's words.
 Evaluation = Callable[[Size], Mapping[str, Any]]
 
 
@@ -86,9 +86,9 @@ def always(**words: Any) -> Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """A family of models, and the preprocessing it was published with: for `--preprocess timm`, and
-    for files that carry none. `processor` is the `model_type` whose processor `--preprocess hf`
-    takes, `open_clip` the family's preprocessing in open_clip's words."""
+    """A family of models and its published preprocessing, for `--preprocess timm` and for files
+    without one. `processor` is the `model_type` whose processor `--preprocess hf` uses, `open_clip`
+    the family's preprocessing in open_clip's words."""
 
     name: str
     evaluation: Evaluation

@@ -1,4 +1,4 @@
-"""The preprocessing JSON of timm and open_clip into a `Preprocess`, and back into timm's."""
+"""Read the preprocessing JSON of timm and open_clip as a `Preprocess`, and write timm's."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ _CROP_MODES = {"shortest": "center", "squash": "squash", "longest": "border"}
 def from_open_clip(cfg: Json, model_size: Size, image_size: Size | None, source: str) -> Preprocess:
     """Read open_clip's `preprocess_cfg` as the evaluation that its `image_transform` builds.
 
-    The steps are timm's without a crop ratio; only the colour of the border differs.
+    The steps are timm's with a crop ratio of 1; only the colour of the border differs.
     """
     cfg = {key: value for key, value in cfg.items() if value is not None}
     mode = cfg.get("resize_mode", "shortest")
@@ -72,7 +72,7 @@ def from_open_clip(cfg: Json, model_size: Size, image_size: Size | None, source:
 
 
 def to_timm(plan: Preprocess) -> dict[str, Any]:
-    """Make timm's `pretrained_cfg`. Raises CheckpointError if timm has no such transform."""
+    """Write timm's `pretrained_cfg`. Raises CheckpointError if timm has no such transform."""
     modes = {"squash": "squash", "shortest": "center", "cover": "center", "contain": "border"}
     cfg = {
         "input_size": [3, *plan.size],
