@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Ended, Vit
+from tests.fixtures.processes import processes
 from vitcli import errors
 from vitcli.cli.commands.bench import COLUMNS
 from vitcli.models import onednn
@@ -126,7 +127,7 @@ def test_ctrl_c_prints_what_there_is(tmp_path: Path, clean_env: dict[str, str]) 
         cwd=tmp_path,
         env={**clean_env, "TMPDIR": str(tmp_path)},
     )
-    while not list(tmp_path.glob("vit-bench-*/stderr")):  # the first candidate is at work
+    while not processes("parent", process.pid):  # the first candidate is at work
         assert process.poll() is None
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGINT)
@@ -140,10 +141,12 @@ def test_ctrl_c_prints_what_there_is(tmp_path: Path, clean_env: dict[str, str]) 
 
 @pytest.mark.slow
 def test_another_engine_is_exported_first_and_then_measured(
-    vit: Vit, monkeypatch: pytest.MonkeyPatch
+    vit: Vit, monkeypatch: pytest.MonkeyPatch, clean_env: dict[str, str], tmp_path: Path
 ) -> None:
     from vitcli.tasks.bench import bench as task
     from vitcli.tasks.bench.protocol import Candidate
+
+    monkeypatch.setitem(clean_env, "VIT_CACHE", str(tmp_path / "cache"))  # nothing is exported yet
 
     ways = [Candidate("torch", "fp32"), Candidate("onnx", "fp32")]
     monkeypatch.setattr(task._Trials, "_candidates", lambda self, device: iter(ways))
