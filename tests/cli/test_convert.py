@@ -295,7 +295,7 @@ def test_what_became_of_every_tensor_is_told(vit: Vit, tiny_model: Models, tmp_p
     ]
     back = vit("convert", tmp_path / "o", tmp_path / "back", "--to", "hf").out.decode()
     assert "  split     6 into 18: blocks.0.attn.qkv.bias → encoder.layer.0.attention." in back
-    assert "  note      transformers' ViTModel has a pooler too, which this model has not" in back
+    assert "  note      transformers' ViTModel has a pooler, which this model lacks" in back
     same = vit("convert", tiny_model("vit"), tmp_path / "same", "--to", "hf").out.decode()
     assert "  kept      56\n" in same
 
