@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING
 # Before torch: its threads must not spin while the image workers want the processors.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+# The suite starts hundreds of interpreters: they must not compile every module again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 import pytest
-import torch
 
 from tests.fixtures.forks import ForkServer, fork_server
 from tests.fixtures.photos import Corpus, make_photos
-from tests.fixtures.tiny import tiny_hf
 from vitcli.cli import main
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ Vit = Callable[..., Ended]
 @pytest.fixture(autouse=True)
 def _untouched_torch() -> Iterator[None]:
     """No test leaves another default dtype behind."""
+    import torch  # here: the controller of -n needs none
+
     dtype = torch.get_default_dtype()
     yield
     torch.set_default_dtype(dtype)
@@ -155,6 +158,8 @@ def clean_env(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The folder of a tiny random model of transformers, made once a session."""
+    from tests.fixtures.tiny import tiny_hf  # here: transformers is slow to import
+
     made: dict[str, Path] = {}
 
     def folder(family: str) -> Path:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -352,25 +354,54 @@ RUNS = {
 }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("run", RUNS)
-def test_no_engine_asks_the_network(run: str, tmp_path: Path, clean_env: dict[str, str]) -> None:
-    """Neither OpenVINO's packages nor ONNX Runtime report their use to a server, or look for one:
-    a name is asked for over a socket that connects, too."""
+# Runs each of the commands in turn. Where one begins, a socket that connects nowhere names it.
+TRACED = """
+import json, socket, sys
+from vitcli.cli import main
+for name, words in json.loads(sys.argv[1]).items():
+    socket.socket(socket.AF_UNIX).connect_ex("\\0vit " + name)
+    code = main(words)
+    print(name, code, sep="\\t")
+"""
+
+
+@pytest.fixture(scope="module")
+def calls(
+    tmp_path_factory: pytest.TempPathFactory, clean_env: dict[str, str]
+) -> dict[str, list[str]]:
+    """The calls of each run that send over a socket or connect one. The exports are new."""
     if shutil.which("strace") is None:
         pytest.skip("strace is not installed")
-    command, *options = RUNS[run]
-    image = Path(__file__).parents[2] / "examples" / "digit-7-0007.png"
-    inputs = [str(image), "-m", "demo", "-j", "0"] if command == "classify" else []
-    traced = ("strace", "-f", "-qq", "-e", "trace=connect,sendto,sendmsg,sendmmsg", "-o", "calls")
-    vit = (sys.executable, "-m", "vitcli", command, *options, *inputs, "--offline", "-q")
-    env = clean_env | {"VIT_CACHE": str(tmp_path / "cache")}
-    done = subprocess.run([*traced, *vit], cwd=tmp_path, env=env, capture_output=True, text=True)
+    folder = tmp_path_factory.mktemp("traced")
+    commands = {}
+    for run, (command, *options) in RUNS.items():
+        inputs = [str(EXAMPLES / "digit-7-0007.png"), "-m", "demo", "-j", "0"]
+        more = [*inputs, "-o", f"{run}.jsonl"] if command == "classify" else []
+        commands[run] = [command, *options, *more, "--offline", "-q"]
+    traced = ("strace", "-f", "-qq", "--seccomp-bpf", "-o", "calls")
+    traced += ("-e", "trace=connect,sendto,sendmsg,sendmmsg")
+    words = (sys.executable, "-c", TRACED, json.dumps(commands))
+    env = clean_env | {"VIT_CACHE": str(folder / "cache")}
+    done = subprocess.run([*traced, *words], cwd=folder, env=env, capture_output=True, text=True)
     if "ptrace" in done.stderr:
         pytest.skip("strace may not trace here")
     assert done.returncode == 0, done.stderr
-    calls = (tmp_path / "calls").read_text().splitlines()
-    assert [call for call in calls if "AF_INET" in call] == []
+    assert done.stdout.splitlines() == [f"{run}\t0" for run in RUNS], done.stderr
+    found: dict[str, list[str]] = {}
+    for line in (folder / "calls").read_text().splitlines():
+        if begins := re.search(r'sun_path=@"vit ([^"]+)"', line):
+            found[begins[1]] = []
+        elif found:
+            [*found.values()][-1].append(line)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("run", RUNS)
+def test_no_engine_asks_the_network(run: str, calls: dict[str, list[str]]) -> None:
+    """Neither OpenVINO's packages nor ONNX Runtime report their use to a server, or look for one:
+    a name is asked for over a socket that connects, too."""
+    assert [call for call in calls[run] if "AF_INET" in call] == []
 
 
 @pytest.mark.slow
