@@ -192,12 +192,15 @@ def two_workers(clean_env: dict[str, str]) -> Iterator[str]:
     """The address of a Ray cluster of this machine with two processors. In this process `--ray`
     goes to it."""
     import ray
+    from ray._private.node import Node
 
     from vitcli.fleet import cluster
 
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {**cluster.QUIET, **clean_env}.items():
             patch.setenv(name, value)
+        for unused in ("start_api_server", "start_log_monitor", "start_monitor"):
+            patch.setattr(Node, unused, lambda *_, **__: None)  # each is an interpreter
         ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="CRITICAL")
         yield ray.get_runtime_context().gcs_address
         ray.shutdown()
