@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vitcli.checkpoints.keymap import Made
-from vitcli.checkpoints.tensor_diff import Change, Kind, changes
+from vitcli.checkpoints.tensor_diff import Change, ChangeKind, changes
 
 Side = dict[str, Made]
 
@@ -19,7 +19,7 @@ def side(**made: str) -> Side:
 
 
 # kind, by what of theirs ours were made, what is made of ours, the names before and after
-CASES: tuple[tuple[Kind, Side, Side, str, str], ...] = (
+CASES: tuple[tuple[ChangeKind, Side, Side, str, str], ...] = (
     ("kept", side(a="x"), side(a="x"), "x", "x"),
     ("renamed", side(a="x"), side(a="y"), "x", "y"),
     ("reshaped", side(a="x"), side(a="y/"), "x", "y"),
@@ -40,7 +40,7 @@ CASES: tuple[tuple[Kind, Side, Side, str, str], ...] = (
 
 @pytest.mark.parametrize(("kind", "before", "after", "old", "new"), CASES)
 def test_a_change_has_its_kind_and_its_names(
-    kind: Kind, before: Side, after: Side, old: str, new: str
+    kind: ChangeKind, before: Side, after: Side, old: str, new: str
 ) -> None:
     assert changes(before, after) == [Change(kind, tuple(old.split()), tuple(new.split()))]
 

@@ -119,12 +119,6 @@ def test_mistakes_are_told_before_anything_is_tried(
     assert said in ended.err
 
 
-def is_measuring(pid: int) -> bool:
-    """Whether the process of a candidate is at work."""
-    commands = (Path(f"/proc/{child}/cmdline") for child in processes("parent", pid))
-    return any(b"vitcli.tasks.bench.worker" in command.read_bytes() for command in commands)
-
-
 def test_ctrl_c_prints_what_there_is(tmp_path: Path, clean_env: dict[str, str]) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "vitcli", "bench", "demo", "--seconds", "600", "--json"],
@@ -133,7 +127,7 @@ def test_ctrl_c_prints_what_there_is(tmp_path: Path, clean_env: dict[str, str]) 
         cwd=tmp_path,
         env={**clean_env, "TMPDIR": str(tmp_path)},
     )
-    while not is_measuring(process.pid):
+    while not processes("parent", process.pid):  # the first candidate is at work
         assert process.poll() is None
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGINT)
@@ -147,10 +141,12 @@ def test_ctrl_c_prints_what_there_is(tmp_path: Path, clean_env: dict[str, str]) 
 
 @pytest.mark.slow
 def test_another_engine_is_exported_first_and_then_measured(
-    vit: Vit, monkeypatch: pytest.MonkeyPatch
+    vit: Vit, monkeypatch: pytest.MonkeyPatch, clean_env: dict[str, str], tmp_path: Path
 ) -> None:
     from vitcli.tasks.bench import bench as task
     from vitcli.tasks.bench.protocol import Candidate
+
+    monkeypatch.setitem(clean_env, "VIT_CACHE", str(tmp_path / "cache"))  # nothing is exported yet
 
     ways = [Candidate("torch", "fp32"), Candidate("onnx", "fp32")]
     monkeypatch.setattr(task._Trials, "_candidates", lambda self, device: iter(ways))

@@ -290,12 +290,12 @@ def test_what_became_of_every_tensor_is_told(vit: Vit, tiny_model: Models, tmp_p
         "  renamed   36: embeddings.cls_token → cls_token, ...",
         "  fused     18 into 6: encoder.layer.0.attention.attention.{query,key,value}.bias → "
         "blocks.0.attn.qkv.bias, ...",
-        "  dropped   2: pooler.dense.bias, pooler.dense.weight (trained in few files, and no part "
+        "  dropped   2: pooler.dense.bias, pooler.dense.weight (trained in few files, and not part "
         "of a plain ViT)",
     ]
     back = vit("convert", tmp_path / "o", tmp_path / "back", "--to", "hf").out.decode()
     assert "  split     6 into 18: blocks.0.attn.qkv.bias → encoder.layer.0.attention." in back
-    assert "  note      transformers' ViTModel has a pooler too, which this model has not" in back
+    assert "  note      transformers' ViTModel has a pooler, which this model lacks" in back
     same = vit("convert", tiny_model("vit"), tmp_path / "same", "--to", "hf").out.decode()
     assert "  kept      56\n" in same
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import transformers
 from PIL import Image
-from vitcli.checkpoints.preprocessing import from_timm
 
 from tests.fixtures.weights import MODES, photo
+from vitcli.checkpoints.preprocess.timm import from_timm
 from vitcli.images.decode import decode
 from vitcli.images.preprocess import preprocess, resized_size
 from vitcli.records import ImageRef, Limits, Preprocess, Sample

@@ -80,7 +80,7 @@ def bench(
     """
     began = time.monotonic()
     with Screen(quiet=quiet, progress=False) as screen:
-        from vitcli.cli.commands.bench_table import print_bench, status
+        from vitcli.cli.screen.bench_table import print_bench, status
         from vitcli.tasks.bench import bench as task
 
         job = task.BenchJob(

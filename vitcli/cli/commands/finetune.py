@@ -8,11 +8,11 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from vitcli.cli.commands.training_screen import TrainingScreen
 from vitcli.cli.options import groups as g
 from vitcli.cli.options import options as o
 from vitcli.cli.options.parse import parse_workers
 from vitcli.cli.screen.exit import ended_with, start_workers
+from vitcli.cli.screen.training import TrainingScreen
 from vitcli.errors import ExitCode
 from vitcli.jobs.job import DEFAULT_MODEL, Running
 from vitcli.processes import rank_of

@@ -35,6 +35,7 @@ from vitcli.jobs.job import (
 )
 from vitcli.jobs.listing import Listing, list_inputs
 from vitcli.jobs.loading import describe_model
+from vitcli.jobs.predictions import predictions_of, top_k
 from vitcli.jobs.row_options import row_defaults, row_options
 from vitcli.jobs.run import Ready, Run, Spec
 from vitcli.models.prepare import Prepared
@@ -49,7 +50,6 @@ from vitcli.sinks.format import Format
 from vitcli.sinks.pictures import PictureTree
 from vitcli.tasks.attention.query import AttentionQuery, check_running
 from vitcli.tasks.attention.runner import AttentionRunner
-from vitcli.tasks.classify.classify import predictions_of, top_k
 
 ROWS = "attention.jsonl"  # in the output folder: a line for each image
 TOP_K = 5

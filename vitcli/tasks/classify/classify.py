@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from vitcli.checkpoints.scoring import DESCRIBED, ScoreFunction, to_scores
-from vitcli.errors import CheckpointError, UsageError
+from vitcli.checkpoints.scoring import ScoreFunction, to_scores
+from vitcli.errors import UsageError
 from vitcli.images.job import Decoded
 from vitcli.images.workers import WorkerPool
 from vitcli.jobs.drawing import Drawing, Request, check_page
@@ -25,10 +25,11 @@ from vitcli.jobs.job import (
     Summary,
 )
 from vitcli.jobs.listing import list_inputs
+from vitcli.jobs.predictions import check_heads, predictions_of, top_k
 from vitcli.jobs.row_options import row_defaults, row_options
 from vitcli.jobs.run import Ready, Run, Spec
 from vitcli.pipeline import Forward
-from vitcli.records import Batch, Classified, Failure, Prediction, Row, Sink
+from vitcli.records import Batch, Classified, Failure, Row, Sink
 from vitcli.render.page import Page
 from vitcli.runs.output import Output
 from vitcli.runs.shard import Resuming
@@ -38,8 +39,6 @@ from vitcli.stores import Place, Url
 from vitcli.tasks.classify.select import Selection
 
 if TYPE_CHECKING:  # as in run.py
-    from torch import Tensor
-
     from vitcli.checkpoints.load import Model
     from vitcli.models.engine import Engine
 
@@ -175,28 +174,6 @@ def _with_thumbnails(forward: Forward, worker_pool: WorkerPool) -> Forward:
     return with_thumbnails
 
 
-def check_heads(models: Sequence[Model], instead: str) -> None:
-    """Raise CheckpointError for a backbone, and for heads that cannot be averaged; `instead` is the
-    hint for a backbone."""
-    first = models[0]
-    for model in models:
-        if not model.config.num_classes:
-            raise CheckpointError(
-                f"{model.spec} is a backbone without a classifier", instead.format(model.spec)
-            )
-        if model.labels != first.labels:
-            raise CheckpointError(
-                f"{model.spec} and {first.spec} do not have the same labels",
-                "only models of the same classes can be averaged",
-            )
-        if model.score_function != first.score_function:
-            raise CheckpointError(
-                f"{model.spec} and {first.spec} compute scores differently: "
-                f"{DESCRIBED[model.score_function]}, and {DESCRIBED[first.score_function]}",
-                "only models with the same problem_type can be averaged",
-            )
-
-
 def _forward(
     members: Sequence[tuple[Engine, int]],
     labels: Sequence[str],
@@ -222,20 +199,3 @@ def _forward(
         return with_failures(rows, are_finite(*logits), overflow(job.running))
 
     return forward
-
-
-def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k best scores and their indices; of equal scores, the lower index first.
-    (B, K) -> (B, k) twice"""
-    best, indices = scores.sort(dim=-1, descending=True, stable=True)
-    return best[:, :k], indices[:, :k]
-
-
-def predictions_of(
-    values: Sequence[float], places: Sequence[int], labels: Sequence[str], threshold: float | None
-) -> list[Prediction]:
-    return [
-        Prediction(labels[place], place, value)
-        for value, place in zip(values, places, strict=True)
-        if threshold is None or value >= threshold
-    ]

@@ -16,10 +16,10 @@ from vitcli.checkpoints.scoring import ScoreFunction, to_scores
 from vitcli.errors import CheckpointError
 from vitcli.jobs.finite import are_finite, overflow, with_failures
 from vitcli.jobs.job import Reporter
+from vitcli.jobs.predictions import check_heads, top_k
 from vitcli.jobs.run import Ready
 from vitcli.models.engine import Engine, Logits
 from vitcli.records import Batch, Classified, Failure, Row
-from vitcli.tasks.classify.classify import check_heads, top_k
 from vitcli.tasks.evaluate.job import (
     TOP,
     EvaluateJob,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    from vitcli.cli.commands.epochs import Epochs
+    from vitcli.cli.screen.epochs import Epochs
     from vitcli.jobs.job import Summary
     from vitcli.stores import Place
     from vitcli.tasks.finetune.job import Finetuned
@@ -99,7 +99,7 @@ class TrainingScreen(Screen):
         }
 
     def _draw(self, event: StepDone | EpochDone, epochs: int) -> None:
-        from vitcli.cli.commands.epochs import Epochs  # here: `vit --help` draws nothing
+        from vitcli.cli.screen.epochs import Epochs  # here: `vit --help` draws nothing
 
         if self._epochs is None:
             self.stop()

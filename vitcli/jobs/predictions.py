@@ -1,0 +1,55 @@
+"""The scores of a classifier as predictions: the best labels of each image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from vitcli.checkpoints.scoring import DESCRIBED
+from vitcli.errors import CheckpointError
+from vitcli.records import Prediction
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vitcli.checkpoints.load import Model
+
+
+def check_heads(models: Sequence[Model], instead: str) -> None:
+    """Raise CheckpointError for a backbone, and for heads that cannot be averaged; `instead` is the
+    hint for a backbone."""
+    first = models[0]
+    for model in models:
+        if not model.config.num_classes:
+            raise CheckpointError(
+                f"{model.spec} is a backbone without a classifier", instead.format(model.spec)
+            )
+        if model.labels != first.labels:
+            raise CheckpointError(
+                f"{model.spec} and {first.spec} do not have the same labels",
+                "only models of the same classes can be averaged",
+            )
+        if model.score_function != first.score_function:
+            raise CheckpointError(
+                f"{model.spec} and {first.spec} compute scores differently: "
+                f"{DESCRIBED[model.score_function]}, and {DESCRIBED[first.score_function]}",
+                "only models with the same problem_type can be averaged",
+            )
+
+
+def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k best scores and their indices; of equal scores, the lower index first.
+    (B, K) -> (B, k) twice"""
+    best, indices = scores.sort(dim=-1, descending=True, stable=True)
+    return best[:, :k], indices[:, :k]
+
+
+def predictions_of(
+    values: Sequence[float], places: Sequence[int], labels: Sequence[str], threshold: float | None
+) -> list[Prediction]:
+    """The labels of the scores at or above the threshold, in their order."""
+    return [
+        Prediction(labels[place], place, value)
+        for value, place in zip(values, places, strict=True)
+        if threshold is None or value >= threshold
+    ]
