@@ -87,7 +87,7 @@ def held_out(model: Model) -> np.ndarray:
     [("openvino", "fp32", 0.99), ("openvino", "bf16", 0.99), ("onnx", "fp32", 0.998)],
 )
 def test_int8_names_the_digits_that_fp32_names(
-    cache: Path, name: EngineName, dtype: str, cosine: float
+    kept: None, name: EngineName, dtype: str, cosine: float
 ) -> None:
     model = load("demo")
     images = held_out(model)
