@@ -16,6 +16,7 @@ import vitcli
 from tests.conftest import Vit
 from tests.faults.rules import contents, environment
 from tests.faults.test_resume import assert_same_rows
+from tests.fixtures.forks import ForkServer
 from tests.fixtures.photos import many_photos
 from tests.fixtures.ports import free_port
 from vitcli.errors import UsageError
@@ -66,7 +67,9 @@ def test_two_devices_give_the_rows_of_one(
 
 
 @pytest.mark.slow
-def test_what_a_process_has_done_is_kept(vit: Vit, photos: Path, tmp_path: Path) -> None:
+def test_what_a_process_has_done_is_kept(
+    vit: Vit, vits: ForkServer, photos: Path, tmp_path: Path
+) -> None:
     """An interruption is for all. One that is killed is replaced, and named when it was killed too
     often and the others have ended."""
     words = ("embed", str(photos), *DEMO, "-b", "1", "-o", "two.npy", "--devices", "cpu,cpu")
@@ -74,29 +77,23 @@ def test_what_a_process_has_done_is_kept(vit: Vit, photos: Path, tmp_path: Path)
 
     def struck(kills: int, *more: str) -> tuple[int, str]:
         done = journal.stat().st_size if journal.exists() else 0
-        run = subprocess.Popen(
-            [sys.executable, "-m", "vitcli", *words, *more],
-            cwd=tmp_path,
-            env=environment(),
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
+        run = vits.start(*words, *more, cwd=tmp_path)
         while not journal.exists() or journal.stat().st_size < done + 2000:  # the first is at work
-            assert run.poll() is None
+            assert is_alive(run.pid), run.err
             time.sleep(0.01)
         if not kills:
-            run.send_signal(signal.SIGINT)
+            run.kill(signal.SIGINT)
         killed: set[int] = set()
         while len(killed) < kills:
-            assert run.poll() is None
+            assert is_alive(run.pid), run.err
             pid = holder(journal.with_suffix(".lock"))
             if pid is not None and pid not in killed:
                 os.kill(pid, signal.SIGKILL)
                 killed.add(pid)
             time.sleep(0.01)
-        said = run.communicate(timeout=60)[1].decode()
-        assert "Traceback" not in said
-        return run.returncode, said
+        code = run.wait()
+        assert "Traceback" not in run.err
+        return code, run.err
 
     code, said = struck(0)
     assert code == -signal.SIGINT
@@ -119,17 +116,14 @@ def test_what_a_process_has_done_is_kept(vit: Vit, photos: Path, tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_no_process_outlives_the_one_that_shares(photos: Path, tmp_path: Path) -> None:
+def test_no_process_outlives_the_one_that_shares(
+    vits: ForkServer, photos: Path, tmp_path: Path
+) -> None:
     words = ("embed", str(photos), *DEMO, "-b", "1", "-o", "two.npy", "--devices", "cpu,cpu")
-    run = subprocess.Popen(
-        [sys.executable, "-m", "vitcli", *words],
-        cwd=tmp_path,
-        env=environment(),
-        stderr=subprocess.DEVNULL,
-    )
+    run = vits.start(*words, cwd=tmp_path)
     journals = [tmp_path / f"two-0000{n}-of-00002.npy.partial.journal" for n in (1, 2)]
     while not all(j.exists() and j.stat().st_size > 1000 for j in journals):
-        assert run.poll() is None
+        assert is_alive(run.pid), run.err
         time.sleep(0.005)
     pids = [json.loads(j.with_suffix(".lock").read_bytes())["pid"] for j in journals]
     run.kill()
