@@ -175,7 +175,7 @@ class Run:
         refs = iter(refs)
         if (first := next(refs, None)) is None:
             return  # and import no torch
-        from vitcli.images.stream import loaded
+        from vitcli.images.stream import iter_loaded
         from vitcli.models.prepare import choose_device
 
         device = choose_device(self.running.device if self.running.engine == "torch" else "cpu")
@@ -185,7 +185,9 @@ class Run:
         workers, note = self.running.workers, self.reporter.note
         batches = iter_batches(refs, job, size, workers, note, keeps_data=work.reads_again)
         with closing(batches):
-            pipeline.run(loaded(batches, device), forward, sink, self._on_progress, self.progress)
+            pipeline.run(
+                iter_loaded(batches, device), forward, sink, self._on_progress, self.progress
+            )
 
     def _batching(self, forward: pipeline.Forward) -> tuple[Callable[[], int], pipeline.Forward]:
         """The function that returns the size of the next batch, and the one that runs it."""
