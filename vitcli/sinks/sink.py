@@ -13,8 +13,8 @@ from vitcli.sinks.format import JSONL, Format
 class FileSink:
     """Writes rows to the files of a target.
 
-    Each format is a subclass. `files` are its files; `is_sealed` says that a complete file can be
-    neither extended nor merged.
+    Each format is a subclass. `files` lists the files of the format; `is_sealed` says that a
+    complete file can be neither extended nor merged.
     """
 
     files: ClassVar[FileSet] = FileSet()
