@@ -143,8 +143,8 @@ class Recording:
             self._left = chain(() if first is None else (first,), self._left)
 
     def items(self) -> Iterator[ImageRef]:
-        """Yield the images that are left to compute, in input order. The rows to
-        take over are queued, and the sink that `begin` returns writes them in their places."""
+        """Yield the images that are left to compute, in input order. The rows to take
+        over are queued, and the sink that `begin` returns writes them in their places."""
         for ref, number in self._left:
             if number is None:
                 yield ref

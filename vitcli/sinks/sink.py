@@ -19,7 +19,7 @@ class FileSink:
 
     files: ClassVar[FileSet] = FileSet()
     is_sealed: ClassVar[bool] = False
-    has_suffix: ClassVar[bool] = True  # the suffix of an output names the format
+    has_suffix: ClassVar[bool] = True  # whether a suffix of an output stands for the format
 
     def __init__(
         self, target: Target, meta: Mapping[str, Any] | None = None, format: Format = JSONL
