@@ -166,7 +166,8 @@ def cpu_quota(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/
         return math.inf
     least = math.inf
     for folder in _upwards(root, places.get("", "/")):
-        with suppress(OSError, ValueError, ZeroDivisionError):  # without a quota: `max`
+        # `max 100000` means no quota, and int() raises ValueError.
+        with suppress(OSError, ValueError, ZeroDivisionError):
             limit, period = (folder / "cpu.max").read_text("ascii").split()
             least = min(least, int(limit) / int(period))
     for folder in _upwards(root / "cpu", places.get("cpu", "/")):
