@@ -15,10 +15,10 @@ from functools import cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-if TYPE_CHECKING:  # `vit --help` starts no process
+if TYPE_CHECKING:  # for types only: `vit --help` need not import multiprocessing
     from multiprocessing.connection import Connection
 
-SECONDS_TO_DIE = 5.0
+EXIT_SECONDS = 5.0  # to wait for a child to exit
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +56,10 @@ class Child:
     stderr: IO[bytes]
 
     def fate(self) -> str:
-        """Wait a moment for its end; describe how it ended, with its last line on stderr."""
+        """Wait up to EXIT_SECONDS for the child to exit, and describe how it ended, with the last
+        line of its stderr."""
         with suppress(subprocess.TimeoutExpired):
-            self.process.wait(SECONDS_TO_DIE)
+            self.process.wait(EXIT_SECONDS)
         self.stderr.seek(0)
         lines = self.stderr.read().decode("utf-8", "replace").strip().splitlines()
         return fate(self.process.poll()) + (f" ({lines[-1]})" if lines else "")
@@ -69,7 +70,8 @@ class Child:
 
 
 def command_of(entry: str) -> list[str]:
-    """Return the command that calls `entry`, "module:function", with the child's end of the pipe.
+    """Return the command that calls `entry` ("module:function"). `start` appends the descriptor
+    of the pipe, which the function gets as a Connection.
 
     -P keeps Python from importing modules from the working directory.
     """
@@ -84,12 +86,12 @@ def start(
     *,
     stdin: Path | None = None,
     environment: Mapping[str, str] | None = None,
-    has_session: bool = False,
+    own_session: bool = False,
 ) -> Child:
-    """Start a child. The last argument of its command is the descriptor of its end of a pipe.
+    """Start a child, with the descriptor of its end of a new pipe appended to `command`.
 
-    With `has_session` it gets its own session: Ctrl-C does not reach it, and one signal to its
-    process group ends it with its own children.
+    With `own_session`, Ctrl-C does not reach the child, and one signal to its process group ends
+    the child and the child's own children.
     """
     from multiprocessing import Pipe
     from tempfile import TemporaryFile
@@ -97,7 +99,7 @@ def start(
     parent_end, child_end = Pipe()
     stderr = TemporaryFile()  # noqa: SIM115  # open until `close`
     try:
-        # Only the child keeps its end open, so the pipe ends when the child does.
+        # The parent closes the child's end, so the pipe closes when the child exits.
         with child_end, Path(stdin or os.devnull).open("rb") as file:
             process = subprocess.Popen(
                 [*command, str(child_end.fileno())],
@@ -106,7 +108,7 @@ def start(
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,
                 env=environment,
-                start_new_session=has_session,
+                start_new_session=own_session,
             )
     except BaseException:
         parent_end.close()
@@ -118,7 +120,8 @@ def start(
 def end_with_parent(
     pipe: Connection | int, end: Callable[[], object] = lambda: os._exit(1)
 ) -> None:
-    """Call `end` once the parent has ended, even if it was killed: the pipe from it ends then."""
+    """Call `end` when the parent exits or is killed, which closes `pipe` (or makes a sentinel
+    ready). The parent must send nothing more on `pipe`."""
     from multiprocessing.connection import wait
 
     def watch() -> None:
@@ -129,7 +132,8 @@ def end_with_parent(
 
 
 def fate(exitcode: int | None) -> str:
-    """Describe how a process ended: it exited, or a signal killed it."""
+    """Describe how a process ended: it exited, or a signal killed it. None is the exit code of a
+    process that still runs: it stopped answering."""
     if exitcode is None:
         return "stopped answering"
     if exitcode >= 0:
@@ -162,7 +166,8 @@ def cpu_quota(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/
         return math.inf
     least = math.inf
     for folder in _upwards(root, places.get("", "/")):
-        with suppress(OSError, ValueError, ZeroDivisionError):  # no quota: `max 100000`
+        # `max 100000` means no quota, and int() raises ValueError.
+        with suppress(OSError, ValueError, ZeroDivisionError):
             limit, period = (folder / "cpu.max").read_text("ascii").split()
             least = min(least, int(limit) / int(period))
     for folder in _upwards(root / "cpu", places.get("cpu", "/")):
@@ -175,6 +180,7 @@ def cpu_quota(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/
 
 
 def _upwards(root: Path, place: str) -> list[Path]:
-    """Return the folders of a control group and its parents; a container may see only `root`."""
+    """Return the folders of a control group and of its parents, up to `root`. In a container the
+    group's own folder may be missing, and only `root` can be read."""
     folder = root / place.strip("/")
     return [folder, *(above for above in folder.parents if above.is_relative_to(root))]

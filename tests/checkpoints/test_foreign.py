@@ -75,7 +75,7 @@ TYPES = {
     "tipsv2": "a TIPSv2",
     "vit-hybrid": "a hybrid",
     "my_vit": "model_type is my_vit, which no layout knows",
-    "dinov2": "config and weights are of two models",
+    "dinov2": "the config and the weights belong to different models",
 }
 
 

@@ -163,4 +163,4 @@ def test_another_engine_is_exported_first_and_then_measured(
     assert len(onnx) == 4
     assert all(row["cosine"] > 0.99999 and row["top1_agreement"] == 1 for row in onnx)
     assert found["exports"]["onnx fp32"] > 0
-    assert "onnx fp32: its export took" in ended.err
+    assert "onnx fp32: the export took" in ended.err

@@ -214,7 +214,8 @@ def test_other_options_are_named_before_anything_is_loaded(
     before = out.read_bytes(), out.stat().st_mtime_ns
     refused = run(vits, *args, "--resume", *options)
     assert refused.err == (
-        f"vit: {out} was made with {said}\n  do as before, or --overwrite starts over\n"
+        f"vit: {out} was made with {said}\n"
+        "  give the same model and options; --overwrite starts over\n"
     )
     assert (out.read_bytes(), out.stat().st_mtime_ns) == before
 

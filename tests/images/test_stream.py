@@ -19,7 +19,7 @@ from vitcli.images import stream
 from vitcli.images.job import DecodeJob
 from vitcli.images.loader import iter_batches
 from vitcli.images.sources import iter_refs, open_sources
-from vitcli.images.stream import CudaCopies, loaded, one_ahead
+from vitcli.images.stream import CudaCopies, iter_loaded, one_ahead
 from vitcli.records import Batch, ImageRef, Preprocess
 
 PLAN = Preprocess((20, 28), (24, 30), "shortest")
@@ -91,7 +91,9 @@ def test_a_run_reads_its_batches_uncopied_and_draws_no_random_number() -> None:
     batches = numbered(3)
     assert all(
         ours is theirs
-        for ours, theirs in zip(loaded(iter(batches), torch.device("cpu")), batches, strict=True)
+        for ours, theirs in zip(
+            iter_loaded(iter(batches), torch.device("cpu")), batches, strict=True
+        )
     )
     assert torch.equal(before, torch.get_rng_state())
 

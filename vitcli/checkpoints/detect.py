@@ -16,8 +16,10 @@ from vitcli.checkpoints.keymap import knows
 from vitcli.checkpoints.layouts.layout import Json, Layout, plain_names
 from vitcli.errors import CheckpointError
 
-# File names of unsupported models whose tensor names are those of a plain ViT.
-_FILES = re.compile(r"(^|[_-])(pe[_-]?(core|lang|spatial)|vit[_-]pe|rope)([_-]|$)", re.IGNORECASE)
+# Matches the file names of unsupported models whose tensor names are those of a plain ViT.
+_ROPE_FILE = re.compile(
+    r"(^|[_-])(pe[_-]?(core|lang|spatial)|vit[_-]pe|rope)([_-]|$)", re.IGNORECASE
+)
 
 
 def layout_of(
@@ -26,18 +28,18 @@ def layout_of(
     config: Json | None = None,
     file: Path | None = None,
 ) -> Layout:
-    """Return the one layout that claims these tensors, or the one the user named.
+    """Return the layout whose `detect` claims these tensors, or the layout that the user named.
 
-    If no layout claims the tensors, the first one that knows all their names is used, and its rules
-    report the missing tensors. `file` is a weight file without a config, whose name may show an
-    unsupported model. Raises CheckpointError if none or several layouts claim the tensors, and for
-    models that no layout reads.
+    If no layout claims the tensors, the first layout whose rules know all their names is returned;
+    the rules then report the missing tensors. `file` is a weight file without a config, whose name
+    may show an unsupported model. Raises CheckpointError if several layouts claim the tensors, if
+    none does and none knows all the names, and for models that no layout reads.
     """
     forced = name is not None
     is_named = check_named(config or {}, forced=forced)
     check_tensors(state, is_named=is_named, forced=forced)
     if name is not None:
-        return _named(name)
+        return _layout_named(name)
     detected = _claiming(state)
     if file is not None and not is_named:
         _check_file(file, detected.strip(state))
@@ -45,13 +47,15 @@ def layout_of(
     if kind and detected.model_types and kind not in detected.model_types:
         raise CheckpointError(
             f"model_type is {kind}, and the tensors are those of {detected.name}",
-            "config and weights are of two models; --layout forces one",
+            "the config and the weights belong to different models; choose how to read the weights "
+            "with --layout NAME",
         )
     return detected
 
 
 def claims(state: Mapping[str, Tensor]) -> list[Layout]:
-    """The layouts that claim these tensors; a general one only if no other does."""
+    """The layouts whose `detect` claims these tensors. A layout marked `is_general` counts only if
+    no other claims them."""
     claiming = [layout for layout in layouts.LAYOUTS if layout.detect(layout.strip(state))]
     return [layout for layout in claiming if not layout.is_general] or claiming
 
@@ -69,12 +73,12 @@ def _claiming(state: Mapping[str, Tensor]) -> Layout:
             return layout
     shown = ", ".join(list(state)[:3])
     raise CheckpointError(
-        f"no known layout has tensors such as {shown}",
-        f"known are {_all_names()}; --layout forces one",
+        f"no layout knows all of this file's tensors, which start with {shown}",
+        f"known are {_all_names()}; choose how to read the tensors with --layout NAME",
     )
 
 
-def _named(name: str) -> Layout:
+def _layout_named(name: str) -> Layout:
     for layout in layouts.LAYOUTS:
         if layout.name == name:
             return layout
@@ -86,31 +90,31 @@ def _all_names() -> str:
 
 
 def check_named(config: Json, *, forced: bool = False) -> bool:
-    """Whether the config names a model that a layout reads; False if it names none.
+    """Whether the config names a model at all.
 
-    Raises CheckpointError for a model that no layout reads and, unless the user chose the layout
-    (`forced`), for an unknown name.
+    Raises CheckpointError for a model listed in `foreign.ROWS` and, unless the user chose the
+    layout (`forced`), for a name that neither a layout nor `foreign.ROWS` has.
     """
-    names = list(_names(config))
-    for named in names:
-        if named.is_known:
+    models = list(_models_named(config))
+    for model in models:
+        if model.is_known:
             continue
         for row in foreign.ROWS:
-            if row.called and re.search(row.called, named.name, re.IGNORECASE):
+            if row.called and re.search(row.called, model.name, re.IGNORECASE):
                 raise CheckpointError(
-                    f"{named.field} is {named.name}: this is {row.what}", row.hint
+                    f"{model.field} is {model.name}: this is {row.what}", row.hint
                 )
         if not forced:
             raise CheckpointError(
-                f"{named.field} is {named.name}, which no layout knows",
-                "its tensors alone do not say how it computes; if it computes as a plain model of "
-                "a layout does, --layout NAME reads it as that",
+                f"{model.field} is {model.name}, which no layout knows",
+                "tensors do not show how a model computes; if this one computes like a known one, "
+                "name its layout with --layout NAME",
             )
-    return bool(names)
+    return bool(models)
 
 
 @dataclass(frozen=True, slots=True)
-class _Name:
+class _ModelName:
     """The model's name in one field of a config."""
 
     field: str
@@ -118,7 +122,7 @@ class _Name:
     is_known: bool
 
 
-def _names(config: Json) -> Iterator[_Name]:
+def _models_named(config: Json) -> Iterator[_ModelName]:
     """Iterate over the model's names in a config of timm, open_clip or transformers."""
     section = config.get("model_cfg") or config
     vision = section.get("vision_cfg") if isinstance(section, Mapping) else None
@@ -129,15 +133,15 @@ def _names(config: Json) -> Iterator[_Name]:
     for field, value in (("architecture", named), ("timm_model_name", trunk)):
         if isinstance(value, str) and value:
             name = value.removeprefix("hf-hub:").removeprefix("timm/").split(".")[0]
-            yield _Name(field, name, is_architecture(name))
+            yield _ModelName(field, name, is_architecture(name))
     kind, classes = config.get("model_type"), config.get("architectures")
     if isinstance(kind, str) and kind:
         is_known = any(kind in layout.model_types for layout in layouts.LAYOUTS)
-        yield _Name("model_type", kind, is_known)
+        yield _ModelName("model_type", kind, is_known)
     elif isinstance(classes, list) and classes and not config.get("architecture"):
         name = str(classes[0])
         known = "|".join(layout.classes for layout in layouts.LAYOUTS if layout.classes)
-        yield _Name("architectures", name, re.match(f"({known})[A-Z]", name) is not None)
+        yield _ModelName("architectures", name, re.match(f"({known})[A-Z]", name) is not None)
 
 
 def is_architecture(name: str) -> bool:
@@ -151,47 +155,51 @@ def check_tensors(
 ) -> None:
     """Raise CheckpointError for the tensors of a model that no layout reads.
 
-    Signs that are not sure are ignored if a config names the model (`is_named`) or the user chose
-    the layout (`forced`).
+    Rows of `foreign.ROWS` that are not sure (`is_sure`) are skipped if a config names the model
+    (`is_named`) or the user chose the layout (`forced`).
     """
-    stripped = {plain: name for name, plain in plain_names(state).items()}
-    lines = "\n".join(stripped)
+    full_names = {plain: name for name, plain in plain_names(state).items()}
+    lines = "\n".join(full_names)
     for row in foreign.ROWS:
         if (is_named or forced) and not row.is_sure:
             continue
         for signs in row.tensors:
-            matched = _shown(signs, lines)
+            matched = _first_match(signs, lines)
             if matched is not None:
-                shape = list(state[stripped[matched]].shape)
-                raise CheckpointError(f"this is {row.what} ({stripped[matched]} {shape})", row.hint)
+                name = full_names[matched]
+                shape = list(state[name].shape)
+                raise CheckpointError(f"this is {row.what} ({name} {shape})", row.hint)
 
 
-def _shown(signs: str, names: str) -> str | None:
-    """The first name that a sign matches; None if a part of the sign does not apply. `names` has
-    one name a line."""
-    shown = None
+def _first_match(signs: str, names: str) -> str | None:
+    """Return the first matched name, or None if a pattern fails.
+
+    `signs` are patterns separated by spaces. Each must match a name or, if it starts with `!`,
+    none. `names` has one name a line.
+    """
+    first = None
     for sign in signs.split():
-        match = _line(sign.removeprefix("!")).search(names)
+        match = _line_pattern(sign.removeprefix("!")).search(names)
         if (match is None) != sign.startswith("!"):
             return None
-        shown = shown or (match and match[0])
-    return shown
+        first = first or (match and match[0])
+    return first
 
 
 @cache
-def _line(pattern: str) -> re.Pattern[str]:
+def _line_pattern(pattern: str) -> re.Pattern[str]:
     return re.compile(rf"^(?:{pattern})$", re.MULTILINE)
 
 
 def _check_file(file: Path, names: Collection[str]) -> None:
-    """Raise CheckpointError for a file without a config whose tensors fit two models: if its name
-    is that of the other model, or if it has DeiT-III's tensors in a format in which DeiT-III is not
-    published."""
-    if match := _FILES.search(file.stem):
+    """Raise CheckpointError for a file without a config that may be an unsupported RoPE model: its
+    name says so, or it has DeiT-III's tensors but is .safetensors or .bin. DeiT-III is published in
+    neither."""
+    if match := _ROPE_FILE.search(file.stem):
         raise CheckpointError(
-            f"{file.name} is called {match[2]}: its model may have rotary positions (RoPE), which "
-            "leave no tensor",
-            "if it is a plain ViT, --layout timm reads it (or deit, dinov2)",
+            f"the name {file.name} contains {match[2]}: the model may have rotary positions "
+            "(RoPE), which do not show in the tensors",
+            "if the model is a plain ViT, name its layout with --layout (timm, deit or dinov2)",
         )
     if "blocks.0.gamma_1" in names and file.suffix in (".safetensors", ".bin"):
         raise CheckpointError(

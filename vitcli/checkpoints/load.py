@@ -261,7 +261,7 @@ def _check_depth(config: Config, tensors: Mapping[str, Tensor], layout: Layout) 
         raise CheckpointError(
             f"{field} is {', '.join(map(str, claimed))}, the file has "
             f"{', '.join(map(str, counted))} blocks",
-            "config and weights are of two models, or the file is not whole",
+            "the config and the weights belong to different models, or the file is not whole",
         )
 
 

@@ -43,7 +43,7 @@ class Worker:
             self._stdin.flush()
 
     def load(self) -> Ready | Failed:
-        """Enter the folder of the run and load its models."""
+        """Enter the folder of the run, and load the models of the job."""
         try:
             os.chdir(self._folder)
         except OSError as error:
@@ -71,7 +71,7 @@ class Worker:
 
 
 def _loaded(job: Job, note: Callable[[str], None]) -> Job:
-    """The job with its models in memory."""
+    """Return the job with its models loaded."""
     from vitcli.jobs.loading import load_model
     from vitcli.tasks.classify.classify import ClassifyJob
 

@@ -1,4 +1,4 @@
-"""The connection to Ray: to a cluster at an address, with its token, or to one started here."""
+"""Connect to a Ray cluster at an address, with a token, or start a cluster on this machine."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ QUIET = {
 
 @contextmanager
 def connected(address: str) -> Iterator[Any]:
-    """Yield the connected module `ray`. A cluster that is started for this run ends with it."""
+    """Yield the connected module `ray`. A cluster that was started for this run ends with the
+    context."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     if address not in ("auto", "local"):  # those may start a cluster, which takes longer
@@ -58,7 +59,7 @@ def connected(address: str) -> Iterator[Any]:
 
 
 class _TokenWanted(OSError):
-    """The cluster requires a token, and this process sent none, or another."""
+    """The cluster requires a token, and this process sent none or a wrong one."""
 
 
 def _connect(ray: Any, address: str) -> None:
@@ -78,8 +79,11 @@ def _connect(ray: Any, address: str) -> None:
 
 
 def _take_token(ray: Any) -> None:
-    """Have Ray send the token of this machine. A cluster requires one if `ray start` found one, but
-    a client sends its own only if RAY_AUTH_MODE says so, which Ray reads once."""
+    """Make Ray send the token of this machine.
+
+    A cluster requires a token if `ray start` found one, but a client sends its token only if
+    RAY_AUTH_MODE is "token". Ray reads that variable once, so this makes Ray read it again.
+    """
     if "RAY_AUTH_MODE" in os.environ:
         raise _TokenWanted("it does not accept the token of this process")
     os.environ["RAY_AUTH_MODE"] = "token"

@@ -1,7 +1,8 @@
-"""The shards of a run on several workers: one loop for processes and for a Ray cluster.
+"""Run the shards of a job on several workers, which are processes or actors of Ray.
 
-A worker gets the next shard when it has done one, so a slow worker does not delay the others. If a
-worker dies, another resumes its shard, which may lose TRIES workers. An error ends the run.
+A worker that has done a shard gets the next one, so a slow worker does not delay the others. If a
+worker dies, another worker resumes the shard. If TRIES workers have died on the same shard, or a
+worker reports an error, the run fails.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from vitcli.jobs.tolerance import Tolerance
 from vitcli.records import Progress
 from vitcli.runs.shard import Shard
 
-TRIES = 3  # workers that one shard may lose
+TRIES = 3  # workers for one shard, if they die
 TICK = 0.1  # seconds
 
 
@@ -63,7 +64,7 @@ class _Part:
 
 
 class Coordinator:
-    """Gives the shards of a run to workers, and keeps the state of each.
+    """Gives the shards of a run to workers, and keeps the state of each shard.
 
     The tolerance applies to all shards together.
     """
@@ -151,7 +152,7 @@ class Coordinator:
             )
             self._left.clear()  # the other workers finish their shards
         elif shard is not None:
-            self._reporter.note(f"{why}; shard {shard} is resumed by another")
+            self._reporter.note(f"{why}; shard {shard} is resumed by another worker")
             self._left.appendleft(shard)
         if self._lost is None:
             self._start(slot)

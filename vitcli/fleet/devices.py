@@ -25,7 +25,8 @@ CHUNK = 1 << 16  # bytes
 
 
 def device_names(asked: Sequence[str]) -> list[str]:
-    """Return names such as --device takes, for `all`, numbers of CUDA devices, or names."""
+    """Return the devices by their names for --device. `asked` is `all`, or has numbers of CUDA
+    devices, or names."""
     if list(asked) != ["all"]:
         return [f"cuda:{name}" if name.isdecimal() else name for name in asked]
     import torch
@@ -37,8 +38,8 @@ def device_names(asked: Sequence[str]) -> list[str]:
 
 @contextmanager
 def processes(names: Sequence[str], job: Job, stdin: Path | None) -> Iterator[_Processes]:
-    """Yield the workers. A signal that interrupts this process is sent to them, too: they finish
-    the batches in flight."""
+    """Yield the workers. If a signal interrupts this process, the workers get the same signal, and
+    finish the batches in flight. After another error they get SIGTERM."""
     workers = _Processes(names, job, stdin)
     try:
         yield workers
@@ -62,8 +63,8 @@ class _Processes:
         return len(self.names)
 
     def count(self, earlier: Mapping[int, Path], outer: int) -> int:
-        for whole, path in earlier.items():
-            if whole != self.slots * outer:
+        for number, path in earlier.items():
+            if number != self.slots * outer:
                 raise OutputError(
                     f"{path} is from a run with another number of devices",
                     "give the same number, or remove the file",
@@ -111,12 +112,13 @@ class _Processes:
             self._end(slot)
 
     def _death(self, slot: int) -> Lost | Failed:
-        """Return the event for a process that died without one: Lost if a signal killed it."""
+        """Return the event for a process whose pipe closed before the last event: Failed if the
+        process exited, since another attempt would exit in the same way, else Lost."""
         child = self._running[slot]
         why = f"the process on {self.names[slot]} has failed: it {child.fate()}"
         code = child.process.returncode
-        child.process.kill()  # it may be alive, without a pipe
-        is_error = code is not None and code >= 0  # another attempt would end in the same way
+        child.process.kill()  # it may be alive, but has closed the pipe
+        is_error = code is not None and code >= 0
         return Failed(OutputError(why, CAN_RESUME)) if is_error else Lost(why)
 
     def _end(self, slot: int) -> None:

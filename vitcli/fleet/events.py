@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from vitcli.tasks.embed import EmbedJob
 
 Job: TypeAlias = "ClassifyJob | EmbedJob"
-SECONDS_BETWEEN = 0.5  # two reports of progress
+SECONDS_BETWEEN = 0.5  # between two reports of progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ def do_shard(job: Job, shard: Shard, attempt: int, tell: Callable[[Told], None])
 
 
 class _ShardReporter:
-    """Sends the notes and the progress of a shard, but not the progress of every batch."""
+    """Sends the notes of a shard, and its progress, but not more often than SECONDS_BETWEEN."""
 
     def __init__(self, tell: Callable[[Told], None], shard: Shard) -> None:
         self.latest = Progress()
@@ -108,7 +108,7 @@ class _ShardReporter:
 
 
 def task_of(job: Job) -> Callable[[Any, Reporter | None, Sink | None], Summary]:
-    """Return the function that runs such a job in this process."""
+    """Return the function that runs a job of this type in this process."""
     from vitcli.tasks.classify.classify import ClassifyJob, classify
     from vitcli.tasks.embed import embed
 

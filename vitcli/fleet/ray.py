@@ -28,7 +28,7 @@ from vitcli.images.workers import MOST_WORKERS
 from vitcli.runs.shard import Shard
 from vitcli.stores import Url
 
-SHARDS_EACH = 4  # per worker: the others wait for the last one a quarter of its time at most
+SHARDS_EACH = 4  # per worker: at the end, the others wait for a quarter of its work at most
 MOST_SHARDS = 99_999
 SECONDS_TO_ANSWER = 10.0
 SECONDS_TO_DIE = 1.0
@@ -62,8 +62,8 @@ class _Actors:
     """The workers, each with a GPU or else a processor, and the board with their messages."""
 
     def __init__(self, ray: Any, job: Job, stdin: bytes | None) -> None:
-        self._ray, running, there = ray, job.running, ray.cluster_resources()
-        cpus, gpus = int(there.get("CPU", 0)), int(there.get("GPU", 0))
+        self._ray, running, total = ray, job.running, ray.cluster_resources()
+        cpus, gpus = int(total.get("CPU", 0)), int(total.get("GPU", 0))
         self._has_gpu = gpus > 0 and running.device != "cpu" and running.engine == "torch"
         if running.device == "cuda" and not self._has_gpu:
             raise DeviceError("the Ray cluster has no GPU", "leave out --device")
@@ -83,12 +83,12 @@ class _Actors:
         self._starting: set[Any] = set()
         self._lost_early = 0
         self._last_answer = time.monotonic()
-        # With processors free, a worker that is late only starts slowly, as on a busy machine.
+        # If processors are free, a late worker is only slow to start, as on a busy machine.
         self._patience = SECONDS_TO_START * (4 if self._has_room() else 1)
 
     def count(self, earlier: Mapping[int, Path], outer: int) -> int:
-        for whole in earlier:  # the same number as before, even if the cluster has changed
-            return max(1, whole // outer)
+        for number in earlier:  # the same number as before, even if the cluster has changed
+            return max(1, number // outer)
         return max(1, min(self.slots * SHARDS_EACH, MOST_SHARDS // outer))
 
     def start(self, slot: int) -> None:
@@ -120,15 +120,15 @@ class _Actors:
         return [*((0, event) for event in messages), *answers]
 
     def end(self) -> None:
-        """Kill the actors. Wait for the last answer of the board before: Ray prints an error for a
-        call of a dead actor."""
+        """Kill the actors. First wait for the last answer of the board, since Ray prints an error
+        for a call of a dead actor."""
         for worker in self._workers.values():
             self._ray.kill(worker)
         self._ray.wait([self._reading], timeout=SECONDS_TO_DIE)
         self._ray.kill(self._board)
 
     def _answer(self, reference: Any) -> Event:
-        """Return the event of a worker: Lost if it died."""
+        """Return the event that a call of a worker returned, or Lost if the worker died."""
         is_early = reference in self._starting
         self._starting.discard(reference)
         try:
@@ -180,10 +180,10 @@ class _Actors:
     def _describe_wait(self) -> str:
         """Describe the resources that the workers wait for: the run must not seem to hang."""
         wanted = "a processor" + (" and a GPU" if self._has_gpu else "")
-        there, free = self._ray.cluster_resources(), self._ray.available_resources()
+        total, free = self._ray.cluster_resources(), self._ray.available_resources()
         has = ", ".join(
-            f"{free.get(name, 0):g} of {there[name]:g} {name}s free"
+            f"{free.get(name, 0):g} of {total[name]:g} {name}s free"
             for name in ("CPU", "GPU")
-            if name in there
+            if name in total
         )
         return f"waiting for {wanted} on the Ray cluster, which has {has or 'none'}"

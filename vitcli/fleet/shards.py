@@ -60,7 +60,8 @@ def divided(out: Path | None, asked: Resuming, option: str, unit: str) -> Path:
 
 
 def is_complete(out: Path, asked: Resuming, *, overwrite: bool) -> bool:
-    """Whether an earlier run has finished the output: then new images are not sharded.
+    """Whether an earlier run has finished the output and removed its shards. Then this process
+    alone adds new images.
 
     Raises OutputError if the output exists and may not be changed.
     """
@@ -81,7 +82,8 @@ def begun(out: Path) -> list[Path]:
 
 
 def divisions(out: Path) -> dict[int, Path]:
-    """The numbers of shards into which earlier runs divided this output, each with a file of it."""
+    """The numbers of shards into which earlier runs divided this output, each with the file of one
+    such shard."""
     start = len(f"{out.stem}-00001-of-")
     return {int(path.name.removeprefix(".")[start : start + 5]): path for path in begun(out)[::-1]}
 

@@ -1,6 +1,6 @@
 """Run a job: in this process, on several devices, or on a Ray cluster.
 
-An output in a store is staged here, so that the tasks write only files.
+An output in a store is staged here: the tasks write a local file, which is uploaded at the end.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def share(
     sink: Sink | None = None,
 ) -> Summary:
     """Run the job: in this process, on several devices, or on the Ray cluster at the address `ray`.
-    "auto" is the cluster of this machine, or a new one with its processors.
+    "auto" is the cluster of this machine, or else a new cluster on it.
 
     The rows go to `sink` if there is one, else to the job's output. Raises VitError if the run
     cannot finish.
@@ -83,7 +83,7 @@ def _check(job: Job, ray: str | None) -> None:
 def _share(
     job: Job, reporter: Reporter, sink: Sink | None, opening: Opening, option: str, unit: str
 ) -> Summary:
-    """Have workers run the shards, and join them: in a file, or in the sink."""
+    """Have workers run the shards, and join their rows in one file or in the sink."""
     asked, overwrite = job.resuming, job.overwrite
     if sink is not None:
         summary, ended = _coordinate(job, reporter, opening, {})
@@ -99,7 +99,7 @@ def _share(
         reporter.note(f"{out} is complete: this process alone adds new images")
         return task_of(job)(job, reporter, None)
     summary, ended = _coordinate(job, reporter, opening, divisions(out))
-    if asked.shard is not None:  # they are merged later, with the shards of other machines
+    if asked.shard is not None:  # `vit merge` joins them later with the shards of other machines
         return summary
     return join(list(ended), out, summary, overwrite=overwrite or asked.resume)
 

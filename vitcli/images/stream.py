@@ -1,4 +1,5 @@
-"""Batches as torch datasets: `ImageStream` for a user's own loop, `loaded` for a run."""
+"""Batches through torch's data API: the dataset `ImageStream` for a user's own loop, and
+`iter_loaded` for the runs of vit."""
 
 from __future__ import annotations
 
@@ -29,14 +30,16 @@ class ImageStream(IterableDataset[Batch]):
             for failure in batch.failures:
                 ...  # failure.ref.path, failure.type, failure.message
 
-    inputs: files, directories, glob patterns, tars, zips, Parquet tables, URLs of them, or "-".
-    Every image is in one batch, in input order: among `refs`, or among `failures` with the reason.
+    inputs: files, directories, glob patterns, tars, zips, Parquet tables, URLs of them, or "-" for
+    a list of paths on standard input.
+    Each image appears exactly once, in input order: in a batch's `refs`, or in its `failures` with
+    the reason.
     Images are decoded in `workers` processes, as in `vitcli.embed`; a crash or a hang costs only
     the image that caused it. Each iteration lists the inputs again. `note` is called with warnings.
 
     A DataLoader takes it with `batch_size=None`. With `num_workers=n` each of torch's workers lists
-    all inputs and decodes every n-th batch, so the batches and their order are the same; but it
-    decodes in its own process, and a crash of that ends the DataLoader.
+    all inputs and decodes every n-th batch, so the batches and their order are the same. But a
+    torch worker decodes inside itself, so an image that crashes the worker ends the DataLoader.
     Raises VitError for inputs that cannot be listed, or have no images.
     """
 
@@ -89,20 +92,20 @@ class _Once(IterableDataset[Batch]):
         return self._batches
 
 
-def loaded(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
-    """Read batches through a DataLoader. On CUDA they are pinned, and each is copied to the device
-    while the network runs on the previous one.
+def iter_loaded(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+    """Read batches through a DataLoader. For CUDA it pins them, and each batch is copied to the
+    device while the network runs on the previous one.
 
-    The DataLoader has no workers, because the death of one would end the run. Without workers torch
-    has no thread for pinning, so the batches are pinned in this thread.
+    The DataLoader has no workers, because the death of a worker would end the run. Without workers
+    it pins the batches in this thread.
     """
     on_cuda = device.type == "cuda"
     loader = DataLoader(
         _Once(batches),
         batch_size=None,
-        collate_fn=_same,  # type: ignore[arg-type]  # without a batch size it gets one item
+        collate_fn=_same,  # type: ignore[arg-type]  # with batch_size=None it gets one Batch
         pin_memory=on_cuda,
-        generator=torch.Generator(),  # by default it draws from torch's global one
+        generator=torch.Generator(),  # its own, so that torch's global random state stays
     )
     return one_ahead(loader, CudaCopies(device)) if on_cuda else iter(loader)
 
@@ -137,7 +140,7 @@ class CudaCopies:
                 copied = batch.to(self._device)
                 done = self._stream.record_event()
         except torch.OutOfMemoryError:
-            return lambda: batch  # still on the CPU: the network takes it in parts
+            return lambda: batch  # on the CPU: the engine splits it and copies the parts
 
         def wait() -> Batch:
             network = torch.cuda.current_stream(self._device)

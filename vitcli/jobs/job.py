@@ -1,4 +1,4 @@
-"""The nouns of a job that the commands have in common. Nothing here imports torch."""
+"""The parts of a job that the commands share. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BatchSize = int | Literal["auto"]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inputs:
     """The images of a run (paths, directories, globs, or `-`), how they may be read, and how many
-    may fail. `is_implied`: no input was named, so standard input is the list."""
+    may fail. With `is_implied` the user named no input, and paths are read from standard input."""
 
     paths: tuple[str, ...] = ()
     is_implied: bool = False
@@ -57,8 +57,8 @@ class ModelOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Running:
-    """The device and the engine of a run, and its batch size. `workers=None` starts one for each
-    processor; `batch_size="auto"` doubles as long as that is faster."""
+    """The device, the engine and the batch size of a run. `workers=None` starts a worker for each
+    processor; `batch_size="auto"` doubles the batches as long as that makes the run faster."""
 
     device: str = "auto"
     dtype: DtypeName = "fp32"
@@ -108,8 +108,8 @@ class NullReporter:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """How a run ended. `unlisted` counts folders that could not be read; `skipped` pipes, sockets
-    and devices in folders that are named like images; `selected` the images that --select took;
+    """The counts of a run. `unlisted` counts folders that could not be read; `skipped` pipes,
+    sockets and devices that are named like images; `selected` the images that --select took;
     `earlier` those that an earlier run had done."""
 
     done: int

@@ -19,11 +19,11 @@ SAME_NAME = "an image before it in the archive has the same name"
 
 @dataclass(slots=True)
 class Listing:
-    """The images of some sources, or of one shard of them: the same images each time.
+    """The images of some sources, or of one shard of them. Each call of `refs` lists them again.
 
-    `is_once`: the second image of one name in an archive is a failure. `notes_unread`: images in
-    formats that are not read are noted. `is_absolute`: the first path of the last listing was
-    absolute.
+    With `is_once`, an image is a failure if an image before it in its archive has the same name.
+    With `notes_unread`, a note counts the images in formats that are not read. `is_absolute` says
+    whether the first path of the last listing was absolute.
     """
 
     sources: Sequence[Source]
@@ -34,7 +34,7 @@ class Listing:
     is_absolute: bool = False
 
     def refs(self, *, stamped: bool = False) -> Iterator[ImageRef]:
-        """Yield the images of the shard, with their places among all images."""
+        """Yield the images of the shard. `index` is the place of an image among all images."""
         self.omissions.clear()
         refs = iter_refs(self.sources, stamped=stamped)
         first = next(refs, None)
@@ -48,7 +48,7 @@ class Listing:
             self.omissions.note_unread()
 
     def count(self) -> int | None:
-        """Count the images; None where that would use them up, or for a shard."""
+        """Count the images. None for a shard, or if counting would use up the list of paths."""
         return count(self.sources) if self.shard is None else None
 
     def keep_stdin(self) -> None:
@@ -79,7 +79,7 @@ def list_inputs(
 
 
 def scan_of(inputs: Inputs, omissions: Omissions) -> Scan:
-    """The scan that the inputs ask for."""
+    """The scan of folders with the options of the inputs."""
     return choose_scan(
         *(inputs.formats, inputs.extensions, inputs.limits, omissions),
         allow_outside=inputs.allow_outside,
@@ -87,8 +87,9 @@ def scan_of(inputs: Inputs, omissions: Omissions) -> Scan:
 
 
 def once_each(refs: Iterable[ImageRef]) -> Iterator[ImageRef]:
-    """Yield the images. The second one of a name in an archive becomes a failure, since the files
-    of both would have one name. Memory holds the names of one archive at a time, as hashes."""
+    """Yield the images. An image becomes a failure if an image before it in its archive has its
+    name, since the files made of both would have the same name. Only the names of one archive are
+    in memory, as hashes."""
     archive, seen = "", set[int]()
     for ref in refs:
         if ref.member is not None:

@@ -32,7 +32,7 @@ from vitcli.runs.output import Output
 from vitcli.runs.recording import Recording
 from vitcli.sinks.select import SelectSink
 
-if TYPE_CHECKING:  # they import torch, which a run with nothing to do does not need
+if TYPE_CHECKING:  # for types only: a run with nothing to do need not import torch
     from vitcli.checkpoints.load import Model
     from vitcli.models import engine as engines
     from vitcli.models.engine import Engine
@@ -44,8 +44,8 @@ MAX_COUNTING = 1.0  # seconds to count the images for a message
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ready:
-    """A loaded model: its preprocessing, the function from a batch to its rows, and the meta that
-    describes it. `reads_again`: `forward` opens the images once more."""
+    """The loaded models of a run. `plans` preprocess each image, `forward` turns a batch into rows,
+    and `meta` describes the models. With `reads_again`, `forward` reads the images once more."""
 
     plans: tuple[Preprocess, ...] = ()
     forward: pipeline.Forward
@@ -69,12 +69,12 @@ class Run:
         check_engine(self.running.engine)
 
     def over(self, images: Sequence[FoundImage]) -> Run:
-        """The same run over other images."""
+        """Return a run with the same options over other images."""
         listing = Listing([FoundSource(images)], Omissions(self.reporter.note))
         return Run(self.inputs, self.running, self.reporter, listing)
 
     def load(self, spec: Spec, options: ModelOptions) -> Model:
-        """Load a model; a loaded one is returned unchanged."""
+        """Load a model, or return a model that is already loaded."""
         if isinstance(spec, str | Checkpoint):
             return load_model(spec, options, self.reporter.note)
         return spec
@@ -94,7 +94,7 @@ class Run:
         )
 
     def engine(self, model: Model, output: engines.Output) -> Engine:
-        """Open the engine that runs the model: torch, or the one of the options."""
+        """Open the model in the engine that the options name."""
         from vitcli.checkpoints.engines import open_engine
         from vitcli.models.engine import SplittingEngine, TorchEngine
 
@@ -107,8 +107,8 @@ class Run:
         return SplittingEngine(engine, note, shares_ranges=running.quantize is not None)
 
     def into(self, sink: Sink, work: Ready, takes: Callable[[Row], bool] | None = None) -> Summary:
-        """Run, and write all rows, or those that `takes` accepts, to a sink. Such a run cannot be
-        resumed."""
+        """Compute all rows, and write those that `takes` accepts (by default all) to a sink. Such a
+        run cannot be resumed."""
         if takes is not None:
             sink = SelectSink(sink, takes, self.progress)
         with completing(sink), self._explaining(can_resume=False):
@@ -125,9 +125,11 @@ class Run:
         *,
         offline: bool = False,
     ) -> Summary:
-        """Run, and write the rows to an output that can be resumed.
+        """Compute the rows that are missing in the output, and write them.
 
-        A second round follows if rows of the interrupted run are out of date.
+        `make_ready` loads the models, at most once and only if an image has to be computed. If
+        rows of an interrupted run are out of date, a second round replaces them. A pipe or a device
+        gets all rows, and cannot be resumed.
         """
         output.check()
         if output.is_special:
@@ -174,8 +176,8 @@ class Run:
         self.reporter.listing(self.listing.count)
         refs = iter(refs)
         if (first := next(refs, None)) is None:
-            return  # and import no torch
-        from vitcli.images.stream import loaded
+            return  # without importing torch
+        from vitcli.images.stream import iter_loaded
         from vitcli.models.prepare import choose_device
 
         device = choose_device(self.running.device if self.running.engine == "torch" else "cpu")
@@ -185,10 +187,12 @@ class Run:
         workers, note = self.running.workers, self.reporter.note
         batches = iter_batches(refs, job, size, workers, note, keeps_data=work.reads_again)
         with closing(batches):
-            pipeline.run(loaded(batches, device), forward, sink, self._on_progress, self.progress)
+            pipeline.run(
+                iter_loaded(batches, device), forward, sink, self._on_progress, self.progress
+            )
 
     def _batching(self, forward: pipeline.Forward) -> tuple[Callable[[], int], pipeline.Forward]:
-        """The function that returns the size of the next batch, and the one that runs it."""
+        """Return two functions: one returns the size of the next batch, the other runs a batch."""
         size = self.running.batch_size
         if size != "auto":
             return lambda: size, forward
@@ -196,7 +200,7 @@ class Run:
         return growing, growing.timed(forward)
 
     def _meta(self, work: Ready) -> dict[str, object]:
-        """The meta of the model, and how the run went."""
+        """The meta of the models, with the counts and the seconds of the run."""
         summary = self.summary()
         return {
             **work.meta,
@@ -206,7 +210,7 @@ class Run:
         }
 
     def summary(self) -> Summary:
-        """How far the run has come."""
+        """The counts and the seconds of the run so far."""
         progress = self.progress
         return Summary(
             progress.done,
@@ -219,7 +223,7 @@ class Run:
 
     @contextmanager
     def _explaining(self, *, can_resume: bool) -> Iterator[None]:
-        """Add to an interruption or a write error how far the run had come."""
+        """Add the number of images done to an interruption or a write error."""
         try:
             yield
         except Interrupted as interrupted:
@@ -233,7 +237,7 @@ class Run:
             raise
 
     def _of_all(self) -> str:
-        """` of 5,000`, if the images can be counted within MAX_COUNTING."""
+        """Return ` of 5,000` if the images can be counted within MAX_COUNTING seconds, else ""."""
         counts: list[int | None] = []
         counting = Thread(target=lambda: counts.append(self.listing.count()), daemon=True)
         counting.start()
@@ -246,14 +250,15 @@ class Run:
 
 
 def _failed_before(paths: Sequence[str], count: int) -> str:
-    """Describe the images that failed before the interruption, which that run did not report."""
+    """Describe the `count` images that failed before the interruption; `paths` are the first."""
     more = f" and {count - len(paths):,} more" if count > len(paths) else ""
     named = ", ".join(map(printable, paths))
     return f"failed before the interruption: {named}{more}; the row of each says why"
 
 
 def _idle(meta: Mapping[str, object]) -> Ready:
-    """Return a stand-in for the model, for a run that has no image to compute."""
+    """Return a stand-in for the models, for a run that has no image to compute. If it has one after
+    all, the run ends."""
 
     def forward(batch: Batch) -> Sequence[Row]:
         raise InputError(

@@ -38,9 +38,9 @@ class Comparison:
         list_refs: Callable[[], Iterator[ImageRef]],
         has_unlisted: Callable[[], bool],
     ) -> None:
-        self._output, self._asked = output, output.resuming
+        self._output, self._resuming = output, output.resuming
         self._list_refs, self._has_unlisted = list_refs, has_unlisted
-        self._keeps_missing = self._asked.keep_missing
+        self._keeps_missing = self._resuming.keep_missing
         self._present = bytearray()  # for each old row: whether its path is listed
         stats = map(_stat, output.paths.values())
         self._own = {(stat.st_dev, stat.st_ino) for stat in stats if stat is not None}
@@ -49,8 +49,7 @@ class Comparison:
         """Compare all inputs with the finished output, before `entries` is called."""
         fresh, reached, is_same, failed, selected = 0, 0, True, 0, 0
         for ref in self._stamped():
-            found = old.find(ref.path)
-            number, entry = found or (-1, None)
+            number, entry = old.find(ref.path) or (-1, None)
             fresh += not self.serves(entry, ref, old.text)
             is_same = (
                 is_same and entry is not None and number >= reached and entry.place == ref.index
@@ -63,8 +62,8 @@ class Comparison:
                 self._present[number] = 1
         count = old.count()
         self._present.extend(bytes(count - len(self._present)))
-        # A folder that cannot be listed does not lose its rows.
-        self._keeps_missing = self._asked.keep_missing or self._has_unlisted()
+        # The rows of a folder that cannot be listed are kept.
+        self._keeps_missing = self._resuming.keep_missing or self._has_unlisted()
         is_same = is_same and (self._keeps_missing or all(self._present))
         if is_same and not fresh:
             gone = (number for _, number in self._missing(old, 0, count, -1))
@@ -72,15 +71,15 @@ class Comparison:
         return Survey(is_same, fresh, count, failed, selected)
 
     def entries(self, old: Finished | None) -> Iterator[tuple[ImageRef, int | None]]:
-        """Yield every input, with the number of its old row if that is still valid; and between
-        them the old rows that are kept although their images are gone."""
+        """Yield every input, with the number of its old row, or None if there is no valid one.
+        Between them, yield the old rows that are kept although their images are gone."""
         reached, index = 0, -1
         for ref in self._stamped():
-            found = old.find(ref.path) if old is not None else None
-            if old is None or found is None:
+            row = old.find(ref.path) if old is not None else None
+            if old is None or row is None:
                 yield ref, None
             else:
-                number, entry = found
+                number, entry = row
                 yield from self._missing(old, reached, number, index)
                 reached = max(reached, number + 1)
                 yield ref, number if self.serves(entry, ref, old.text) else None
@@ -89,9 +88,9 @@ class Comparison:
             yield from self._missing(old, reached, old.count(), index)
 
     def serves(self, entry: Entry | None, ref: ImageRef, text: Callable[[Entry], bytes]) -> bool:
-        """Whether an old row is still valid: its image is unchanged, and the files that its text
-        names exist."""
-        if entry is None or (self._asked.retry_failed and entry.row is None):
+        """Whether an old row is still valid: the image is unchanged, the files that the row names
+        exist, and the row is not a failure that is to be tried again."""
+        if entry is None or (self._resuming.retry_failed and entry.row is None):
             return False
         if entry.stamp != ref.stamp:
             return False

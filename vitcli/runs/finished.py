@@ -1,4 +1,4 @@
-"""The rows of a finished output, found by its journal, so that a later run can take them over."""
+"""Find the rows of a finished output in its journal, so that a later run can take them over."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Ahead:
 
 
 class Rows:
-    """The rows of a finished output. No file stays open."""
+    """Reads the rows of a finished output. No file stays open."""
 
     def __init__(self, output: Output, at_a_time: int = 1 << 16) -> None:
         """`at_a_time` is how many bytes of each file are read ahead. Raises OutputError if the
@@ -74,7 +74,7 @@ class Rows:
             if not whole.is_at(named[whole.name], until=until):
                 raise OutputError(
                     f"{named[whole.name]} has changed since its run",
-                    f"restore it, or {START_OVER}",
+                    f"restore it; {START_OVER}",
                 )
         text = paths[files.text]
         self._text, self._looked_up = Ahead(text, at_a_time), Ahead(text, at_a_time)
@@ -91,11 +91,12 @@ class Rows:
         self._row_bytes = math.prod(header.meta.get("row_shape", ())) * itemsize
 
     def text(self, entry: Entry) -> bytes:
-        """The text of a row. Look-ups run ahead of `row`, and so read the file separately."""
+        """The text of a row. This is called for later rows than `row`, so each reads the file at a
+        position of its own."""
         return self._looked_up.read(entry.start, entry.length)
 
     def row(self, ref: ImageRef, entry: Entry) -> Kept:
-        """The row of an entry, in the place of `ref`."""
+        """The row of an entry, for the input `ref`."""
         text, data = self._text.read(entry.start, entry.length), None
         if self._array is not None and entry.row is not None:
             start = self._data_start + entry.row * self._row_bytes
@@ -109,7 +110,9 @@ def _check_names(files: Sequence[Path], finished: Sequence[Whole]) -> None:
     names = sorted(os.path.relpath(path, out.parent) for path in files)
     if sorted(whole.name for whole in finished) != names:
         with_others = f"along with {' and '.join(map(str, beside))}" if beside else "alone"
-        raise OutputError(f"{out} was not written {with_others}", f"do as before, or {START_OVER}")
+        raise OutputError(
+            f"{out} was not written {with_others}", f"name the same files as before; {START_OVER}"
+        )
 
 
 class Finished(Rows):
@@ -149,8 +152,8 @@ class Finished(Rows):
         return self._next
 
     def kept(self, number: int) -> Entry:
-        """The entry with this number, read at a position of its own. Ascending numbers are read
-        straight through."""
+        """The entry with this number, from the journal opened a second time. Ascending numbers are
+        read straight through."""
         if number < self._second_number:
             self._second.seek(self._index()[number])
             self._second_number = number

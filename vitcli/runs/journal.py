@@ -106,22 +106,23 @@ def read_commits(journal: Path) -> list[Commit]:
 def _files(value: Any, crc: int, earlier: Sequence[Commit]) -> tuple[Grown, ...]:
     """Parse the state of each file after a batch. Raises Damaged."""
     try:
-        found = tuple(Grown(size, crc) for size, crc in value["files"])
-        numbers = [number for grown in found for number in (grown.size, grown.crc)]
+        states = tuple(Grown(size, crc) for size, crc in value["files"])
+        numbers = [number for grown in states for number in (grown.size, grown.crc)]
         is_right = all(type(number) is int and 0 <= number < MAX_COUNT for number in numbers)
-        before = earlier[-1].files if earlier else found
-        grows = len(before) == len(found) and all(
-            old.size <= new.size for old, new in zip(before, found, strict=True)
+        before = earlier[-1].files if earlier else states
+        grows = len(before) == len(states) and all(
+            old.size <= new.size for old, new in zip(before, states, strict=True)
         )
-        if not found or not is_right or not grows or value["crc"] != crc:
+        if not states or not is_right or not grows or value["crc"] != crc:
             raise Damaged("a batch")
     except (TypeError, ValueError, KeyError):
         raise Damaged("a batch") from None
-    return found
+    return states
 
 
 def read_interrupted(journal: Path, files: Sequence[Path]) -> tuple[Header | None, Commit | None]:
-    """The header of an interrupted run, and the last batch at which its files agree with it."""
+    """The header of an interrupted run, and the last batch at which the files agree with the
+    journal."""
     header, commits = read_header(journal), read_commits(journal)
     if header is None or not commits:
         return None, None

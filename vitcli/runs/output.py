@@ -1,4 +1,4 @@
-"""One output of a command: its files, its format, and what its rows depend on."""
+"""One output of a command: its files, its format, and the options that its rows depend on."""
 
 from __future__ import annotations
 
@@ -64,11 +64,11 @@ class Output:
 
     @property
     def is_special(self) -> bool:
-        """Whether it is standard output, a pipe or a device."""
+        """Whether the output is standard output, a pipe or a device."""
         return self.target().is_special
 
     def target(self, grown: Mapping[str, Grown] | None = None) -> Target:
-        """The target of the files. Those in `grown` are continued. Raises UsageError for a shard
+        """The target of the files. Files in `grown` are continued. Raises UsageError for a shard
         that would not be a file."""
         out, shard = self.html if self.format.page == "alone" else self.out, self.resuming.shard
         if shard is not None:
@@ -96,7 +96,7 @@ class Output:
             raise UsageError("a pipe cannot be resumed", "write to a file with --out")
 
     def open(self, meta: Mapping[str, Any], grown: Mapping[str, Grown] | None = None) -> FileSink:
-        """Open the files. Those in `grown` are continued."""
+        """Open the files. Files in `grown` are continued from that state."""
         target = self.target(grown)
         if self.page is None:
             return self.kind(target, meta, self.format)
@@ -109,7 +109,7 @@ class Output:
         return PageSink(target, self.page(meta), lines)
 
     def fingerprint(self, weights: Sequence[Mapping[str, Any]]) -> Fingerprint:
-        """The fingerprint of its rows."""
+        """The fingerprint of the command, the weights and the options that the rows depend on."""
         shard = self.resuming.shard
         options = {**self.format.options, **self.options, "shard": shard and str(shard)}
         defaults = {**OPTION_DEFAULTS, **self.defaults, "shard": None}

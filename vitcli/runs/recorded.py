@@ -19,7 +19,8 @@ MAX_WRITTEN = 1024  # kept rows between two commits
 
 
 class Recorded:
-    """Writes the rows of a run and, between them, the rows that it keeps from an earlier run."""
+    """Writes the rows of a run and, between them, the kept rows: those taken over from an earlier
+    run."""
 
     def __init__(
         self,
@@ -95,7 +96,7 @@ class Recorded:
 
     def finish(self, meta: Mapping[str, object]) -> None:
         """Complete the files, record them, and give them their names. If the process is killed
-        while it does so, the next run gives the other files their names."""
+        while it names them, the next run names the others."""
         files = self._sink.complete(meta)
         for file in files:
             file.sync()

@@ -1,7 +1,8 @@
 """An output that a later run can resume, and the images that are left to compute.
 
 During a run there are `out.jsonl.partial`, its journal `out.jsonl.partial.journal`, and a lock.
-Afterwards the journal is `.out.jsonl.journal`, by which a later run finds the rows to take over.
+Afterwards the journal is `.out.jsonl.journal`. In it a later run finds the rows to take over: to
+copy instead of computing them again.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class Recording:
         self.progress = Progress()
         self.failed_before: list[str] = []
         self.header: Header | None = None
-        self._output, self._asked, self._files = output, output.resuming, output.files
+        self._output, self._resuming, self._files = output, output.resuming, output.files
         self._target = output.target()
         self._inputs = Comparison(output, list_refs, has_unlisted)
         self._paths = output.paths
@@ -100,7 +101,7 @@ class Recording:
         self._locks.close()
 
     def known(self) -> Sequence[Mapping[str, Any]]:
-        """The weights that an earlier run described, whatever its options."""
+        """The weights in the journal of an earlier run; its options may differ."""
         header = read_header(self._journal) or read_header(self._final_journal)
         return header.weights if header else ()
 
@@ -108,10 +109,11 @@ class Recording:
         """Find the rows that exist already, and the images that are left to compute.
 
         Raises OutputError if an output or a partial exists and neither `resume` nor `overwrite` is
-        set, or if its fingerprint or its inputs differ.
+        set, if the fingerprint or the inputs of the earlier run differ, or if a finished output of
+        a sealed format would have to change.
         """
         self._fingerprint = fingerprint
-        if self._asked.resume:
+        if self._resuming.resume:
             self._commit = self._interrupted()
             if self._commit is None or (self.header and self.header.takes_over):
                 self._old = self._finished()
@@ -135,14 +137,14 @@ class Recording:
         if self._commit is not None:
             self._verify(self._commit)
             self.progress.add_earlier(self._commit.inputs, self._commit.failed)
-        if self._asked.resume and self._old is None and self._commit is not None:
+        if self._resuming.resume and self._old is None and self._commit is not None:
             first = next(self._left, None)
             self.needs_model = first is not None
             self._left = chain(() if first is None else (first,), self._left)
 
     def items(self) -> Iterator[ImageRef]:
-        """Yield the images that are left to compute, in input order. Rows of an earlier run between
-        them are queued, and the sink that `begin` returns writes them in their places."""
+        """Yield the images that are left to compute, in input order. The rows to take
+        over are queued, and the sink that `begin` returns writes them in their places."""
         for ref, number in self._left:
             if number is None:
                 yield ref
@@ -232,7 +234,9 @@ class Recording:
     def _check_fingerprint(self, header: Header, path: Path) -> None:
         differs = header.fingerprint.difference(self._fingerprint)
         if differs is not None:
-            raise OutputError(f"{path} was made with {differs}", f"do as before, or {START_OVER}")
+            raise OutputError(
+                f"{path} was made with {differs}", f"give the same model and options; {START_OVER}"
+            )
 
     def _refuse_to_lose(self) -> None:
         commits = read_commits(self._journal)

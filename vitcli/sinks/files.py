@@ -52,8 +52,9 @@ class Seal:
 class FileSet:
     """The files of an output, by suffix; "" is the output itself.
 
-    `text` holds the text of each row, whose place a journal records; `data` is the array, if there
-    is one; `copies` repeat the text in another form; `at_end` are written after the last row.
+    `text` is the file with the text of each row: a journal records where each text begins. `data`
+    is the array, if there is one; `copies` repeat the text in another form; `at_end` are written
+    after the last row.
     """
 
     text: str = ""
@@ -145,7 +146,7 @@ class Target:
         return self.files[suffix]
 
     def write_beside(self, suffix: str, data: bytes) -> PartialFile:
-        """Write a small file in one piece. It keeps its partial name until it takes its own."""
+        """Write a small file next to the output in one piece, under its partial name."""
         file = PartialFile(self.path(suffix), like=self.out)
         file.write(data)
         return file
@@ -167,8 +168,8 @@ class PartialFile:
         *,
         like: Path | None = None,
     ) -> None:
-        """Continue the file from `grown`, or create it. `partial` is its name until it takes its
-        own, if not `<path>.partial`. If it replaces no file, it gets the owner and mode of `like`.
+        """Continue the file from `grown`, or create it. `partial` replaces the partial name
+        `<path>.partial`. A file that replaces none gets the owner and mode of `like`.
         """
         self.path = path
         self.is_direct = path is None or is_special(path)
@@ -243,7 +244,7 @@ class PartialFile:
                 if not self.is_direct:
                     check_ours(self.file.fileno(), self.partial)
             finally:
-                self.file.close()  # a pipe too: its reader sees the end
+                self.file.close()  # of a pipe, too, so that its reader sees the end
             if not self.is_direct:
                 take_name(self.partial, self.real)
 

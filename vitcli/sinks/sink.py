@@ -13,13 +13,13 @@ from vitcli.sinks.format import JSONL, Format
 class FileSink:
     """Writes rows to the files of a target.
 
-    Each format is a subclass. `files` are its files; `is_sealed` says that a complete file can be
-    neither extended nor merged.
+    Each format is a subclass. `files` lists the files of the format; `is_sealed` says that a
+    complete file can be neither extended nor merged.
     """
 
     files: ClassVar[FileSet] = FileSet()
     is_sealed: ClassVar[bool] = False
-    has_suffix: ClassVar[bool] = True  # the suffix of an output names the format
+    has_suffix: ClassVar[bool] = True  # whether a suffix of an output stands for the format
 
     def __init__(
         self, target: Target, meta: Mapping[str, Any] | None = None, format: Format = JSONL

@@ -33,7 +33,7 @@ from vitcli.sinks import EMBEDDINGS, choose_format
 from vitcli.sinks.format import Format
 from vitcli.stores import Place, Url
 
-if TYPE_CHECKING:  # as in run.py
+if TYPE_CHECKING:  # for types only: importing these is slow
     from vitcli.checkpoints.load import Model
     from vitcli.models.config import Config
     from vitcli.models.engine import Engine
@@ -41,13 +41,15 @@ if TYPE_CHECKING:  # as in run.py
 
 NUMPY_DTYPE = {"fp32": "float32", "fp16": "float16"}
 TOO_LARGE = "the features are too large for --store fp16: --store fp32 has room for them"
+# Packages whose versions are in the meta file.
 RECORDED = ("torch", "numpy", "pillow")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbedJob:
     """One run of `vit embed`. `layers` are numbered like Hugging Face's `hidden_states`: 0 is the
-    embedding output, i the output of block i, -1 the last. `pool=None` is the model's own."""
+    embedding output, i the output of block i, -1 that of the last. `pool=None` pools as the model
+    does."""
 
     inputs: Inputs
     model: str | Model = DEFAULT_MODEL
@@ -81,7 +83,7 @@ def embed(job: EmbedJob, reporter: Reporter | None = None, sink: Sink | None = N
     ready = partial(_ready, job, run)
     if sink is not None:
         return run.into(sink, ready([job.model]))
-    assert not isinstance(job.out, Url)  # fleet/share.py has staged it
+    assert not isinstance(job.out, Url)  # fleet/share.py gives a local file, and uploads it later
     output = Output(
         out=job.out,
         command="embed",
@@ -95,7 +97,7 @@ def embed(job: EmbedJob, reporter: Reporter | None = None, sink: Sink | None = N
 
 
 def _ready(job: EmbedJob, run: Run, specs: Sequence[Spec]) -> Ready:
-    """Load the model."""
+    """Load the model, and build the function that the run calls."""
     from vitcli.models.engine import Features
 
     model = run.load(specs[0], job.options)
@@ -151,13 +153,15 @@ def _forward(engine: Engine, job: EmbedJob) -> Callable[[Batch], list[Embedded |
         vectors = engine(batch.pixels[0])
         good = are_finite(vectors)
         if job.l2:
-            good = are_finite(vectors.norm(dim=-1, keepdim=True))  # only the square may overflow
+            good = are_finite(
+                vectors.norm(dim=-1, keepdim=True)
+            )  # finite values may have an infinite norm
             vectors = F.normalize(vectors, dim=-1)
         with np.errstate(over="ignore"):
             arrays = vectors.numpy().astype(dtype)
-        made = [Embedded(ref, array) for ref, array in zip(batch.refs, arrays, strict=True)]
+        embedded = [Embedded(ref, array) for ref, array in zip(batch.refs, arrays, strict=True)]
         fitting = are_finite(torch.from_numpy(arrays)) if job.store == "fp16" else good
-        rows = with_failures(made, fitting, TOO_LARGE)
+        rows = with_failures(embedded, fitting, TOO_LARGE)
         return with_failures(rows, good, overflow(job.running))
 
     return forward

@@ -44,7 +44,7 @@ LayerOpt = Annotated[
     str | None,
     typer.Option(
         "--layer",
-        help="A block: 1, 2, ... or -1, the last; several, such as 3,6,-1; all; or pool, the"
+        help="Block: 1, 2, ... or -1 for the last; several, such as 3,6,-1; all; or pool for the"
         " attention pooling.",
         envvar="VIT_LAYER",
         metavar="N|all",
@@ -55,8 +55,8 @@ HeadsOpt = Annotated[
     str | None,
     typer.Option(
         "--heads",
-        help="mean, max or min over the heads; all of them; or one, by its number"
-        " from 1. --head does the same.",
+        help="mean, max or min over the heads; all heads, a map for each; or the number of one"
+        " head, from 1. --head takes the same values.",
         metavar="mean|max|min|all|N",
         show_default="mean; all for --style grid",
     ),

@@ -109,9 +109,9 @@ def bench(
 
 
 def _notes(result: Bench) -> Iterator[str]:
-    """Notes on exports and on candidates that are missing in the table."""
+    """Yield notes on exports, and on candidates that are missing in the table."""
     for name, seconds in result.exports.items():
-        yield f"{name}: its export took {seconds:.1f} s, not counted in its rate; it is kept"
+        yield f"{name}: the export took {seconds:.1f} s, not counted in the rate; it is kept"
     from vitcli.tasks.bench.bench import OUT_OF_TIME
 
     late = [name for name, why in result.left_out.items() if why == OUT_OF_TIME]

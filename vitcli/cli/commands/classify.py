@@ -52,7 +52,7 @@ FormatOpt = Annotated[
     Literal["jsonl", "parquet", "csv", "tsv", "table"] | None,
     typer.Option(
         "--format",
-        help="Format, if no suffix says it. On a terminal: table; in a pipe: jsonl.",
+        help="Format, if the suffix of FILE names none. On a terminal: table; in a pipe: jsonl.",
         show_default=False,
     ),
 ]
@@ -92,7 +92,7 @@ def classify(
 
     --select compares the best prediction's label, score and index, and the path, with == != < <=
     > >=, in (...) and ~ (a pattern such as "*cat*"), joined by and, or, not. any(...) tests each
-    of the top-k, and knows its rank: any(label == "cat" and rank <= 3).
+    of the top-k, which have a rank, too: any(label == "cat" and rank <= 3).
 
     Example:  vit classify ./photos --top-k 5 -o labels.jsonl
     """

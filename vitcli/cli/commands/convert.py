@@ -40,7 +40,7 @@ ToOpt = Annotated[
     Literal["hf", "timm", "onnx"],
     typer.Option(
         "--to",
-        help="Library that will open it: transformers, timm or ONNX Runtime.",
+        help="Library that will open the result: transformers, timm or ONNX Runtime.",
         show_default=False,
     ),
 ]
@@ -50,7 +50,7 @@ DtypeOpt = Annotated[
 ]
 Verify = Annotated[
     bool,
-    typer.Option("--verify", help="Load both, and fail if logits or hidden states differ."),
+    typer.Option("--verify", help="Load SRC and DST, and fail if logits or hidden states differ."),
 ]
 
 

@@ -35,7 +35,7 @@ PoolOpt = Annotated[
     Literal["cls", "mean", "cls+mean", "map", "patches", "tokens"] | None,
     typer.Option(
         "--pool",
-        help="How tokens become a vector; patches and tokens keep them.",
+        help="How to pool tokens into a vector; patches and tokens keep a vector for each.",
         envvar="VIT_POOL",
         show_default="the model's own",
     ),
@@ -73,7 +73,7 @@ FormatOpt = Annotated[
     Literal["npy", "npz", "safetensors", "jsonl", "parquet"] | None,
     typer.Option(
         "--format",
-        help="Format, if no suffix says it. In a pipe: jsonl.",
+        help="Format, if the suffix of FILE names none. In a pipe: jsonl.",
         show_default=False,
     ),
 ]
@@ -94,7 +94,8 @@ def embed(
 ) -> None:
     """Extract features: a vector or a grid of tokens per image.
 
-    With feats.npy come feats.index.jsonl, a line for every input, and feats.meta.json.
+    feats.index.jsonl, with a line for every input, and feats.meta.json are written next to
+    feats.npy.
 
     Example:  vit embed ./photos --layer -1 --out feats.npy
     """

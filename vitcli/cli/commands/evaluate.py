@@ -23,8 +23,8 @@ Data = Annotated[
     typer.Argument(
         metavar="DATA",
         show_default=False,
-        help="Folder, tars or zip with a folder per class, tars with a .cls per image, or a .csv, "
-        ".tsv or .jsonl of path and label.",
+        help="A folder, zip or tars with one folder per class; tars with a .cls file (the class) "
+        "next to each image; or a .csv, .tsv or .jsonl with the columns path and label.",
     ),
 ]
 ModelSpecs = Annotated[
@@ -32,7 +32,7 @@ ModelSpecs = Annotated[
     typer.Option(
         "-m",
         "--model",
-        help=f"{o.MODEL_HELP} Repeat it to compare several, and their average.",
+        help=f"{o.MODEL_HELP} Repeat -m to compare several models and their average.",
         envvar="VIT_MODEL",
         metavar="MODEL",
     ),
@@ -81,8 +81,8 @@ def evaluate(
 ) -> None:
     """Measure accuracy and confusion on labelled images.
 
-    If DATA has train and val, val is used. An image that cannot be read is not counted, and the
-    exit code is 3.
+    If DATA has train and val, val is used. Images that cannot be read are not counted; if there
+    are any, the exit code is 3.
 
     Examples:
 
@@ -168,12 +168,12 @@ def _of_model(model: ModelAnswers, evaluation: Evaluation) -> Iterator[str]:
     if worst := model.answers.mistakes(WRONG):
         yield ""
         yield "most confidently wrong"
-        for place in worst:
-            answer = name_of(model.labels, int(model.answers.top1[place]))
+        for index in worst:
+            answer = name_of(model.labels, int(model.answers.top1[index]))
             answer = shortened(answer, MAX_NAME)
             yield (
-                f"  {model.answers.scores[place, 0]:.3f} {printable(answer)}: "
-                f"{printable(evaluation.paths[place])}"
+                f"  {model.answers.scores[index, 0]:.3f} {printable(answer)}: "
+                f"{printable(evaluation.paths[index])}"
             )
     if evaluation.slowest:
         yield ""

@@ -27,18 +27,22 @@ Data = Annotated[
     typer.Argument(
         metavar="DATA",
         show_default=False,
-        help="Folder, tars or zip with a folder per class (or train/ and val/ with such folders), "
-        "tars with a .cls per image, or a .csv, .tsv or .jsonl of path, label and, optionally, "
-        "split.",
+        help="A folder, zip or tars with one folder per class (optionally under train/ and val/); "
+        "tars with a .cls file (the class) next to each image; or a .csv, .tsv or .jsonl with the "
+        "columns path, label and optionally split.",
     ),
 ]
 Out = Annotated[Path, typer.Option("-o", "--out", help="Folder for the model.", metavar="DIR")]
 Val = Annotated[
     str | None,
-    typer.Option("--val", help="Images to hold out, from another folder, archive or table."),
+    typer.Option("--val", help="Validation images: another folder, archive or table."),
 ]
 ValSplit = Annotated[
-    float, typer.Option("--val-split", help="Share of each class to hold out, if DATA has no val.")
+    float,
+    typer.Option(
+        "--val-split",
+        help="Fraction of each class used for validation, if neither DATA nor --val has any.",
+    ),
 ]
 ObjectiveOpt = Annotated[
     Literal["classify", "mim"],
@@ -57,14 +61,23 @@ Train = Annotated[
     ),
 ]
 Epochs = Annotated[int | None, _number("--epochs", "Number of passes over the images.", min=1)]
-Lr = Annotated[float | None, _number("--lr", "Learning rate of the last layer.", min=0.0)]
+Lr = Annotated[
+    float | None,
+    _number(
+        "--lr",
+        "Peak learning rate, of the head; --layer-decay lowers it for earlier blocks.",
+        min=0.0,
+    ),
+]
 Decay = Annotated[
-    float | None, _number("--weight-decay", "Weight decay of AdamW, on matrices only.", min=0.0)
+    float | None,
+    _number("--weight-decay", "Weight decay of AdamW; biases and norms have none.", min=0.0),
 ]
 LayerDecay = Annotated[
     float | None,
     _number(
-        "--layer-decay", "Factor between the learning rates of a block and of the block before it."
+        "--layer-decay",
+        "Each block's learning rate is this factor times that of the block after it.",
     ),
 ]
 Warmup = Annotated[
@@ -74,7 +87,12 @@ BatchSize = Annotated[
     int | None, _number("--batch-size", "Images per batch, over all devices together.", min=1)
 ]
 Accumulate = Annotated[
-    int, typer.Option("--accumulate", help="Batches per step: their gradients are added.", min=1)
+    int,
+    typer.Option(
+        "--accumulate",
+        help="Batches per optimizer step; the effective batch is this times --batch-size.",
+        min=1,
+    ),
 ]
 Clip = Annotated[
     float,
@@ -89,7 +107,10 @@ Augment = Annotated[
 ]
 Flip = Annotated[
     bool,
-    typer.Option("--no-flip", help="Do not mirror images: for digits, text, or left and right."),
+    typer.Option(
+        "--no-flip",
+        help="Do not mirror images; for digits, text, or classes that differ in left and right.",
+    ),
 ]
 Smoothing = Annotated[
     float | None,
@@ -108,7 +129,12 @@ Ema = Annotated[
     _number("--ema", "Decay of a moving average of the weights; the average is saved."),
 ]
 Patience = Annotated[
-    int | None, _number("--patience", "Stop after N epochs without improvement.", min=1)
+    int | None,
+    _number(
+        "--patience",
+        "Stop after N epochs without a better validation accuracy; with mim, loss.",
+        min=1,
+    ),
 ]
 ClassWeights = Annotated[
     bool,
@@ -122,7 +148,12 @@ Checkpointing = Annotated[
     ),
 ]
 Rank = Annotated[int, typer.Option("--lora-rank", help="Rank of --train lora.", min=1)]
-Alpha = Annotated[float, typer.Option("--lora-alpha", help="Scale of --train lora.", min=0.0)]
+Alpha = Annotated[
+    float,
+    typer.Option(
+        "--lora-alpha", help="Alpha of LoRA: its update is scaled by alpha / rank.", min=0.0
+    ),
+]
 MaskRatio = Annotated[
     float | None, _number("--mask-ratio", "Share of patches that --objective mim hides.")
 ]
@@ -141,7 +172,7 @@ def training_screen(
     log_json: o.LogJson = False,
     summary: o.SummaryFile = None,
 ) -> TrainingScreen:
-    """How to report on the run: under torchrun, only the first process reports."""
+    """Return the screen of the run. Under torchrun, only the first process reports."""
     is_first = rank_of(os.environ).is_first
     return TrainingScreen(
         quiet=quiet or not is_first,
@@ -157,7 +188,7 @@ def training_device(
     compile: o.Compile = False,
     workers: o.Workers = "auto",
 ) -> Running:
-    """How to run the training: device and precision."""
+    """Return the device, precision, compilation and workers of the training."""
     return Running(device=device, dtype=dtype, compile=compile, workers=parse_workers(workers))
 
 

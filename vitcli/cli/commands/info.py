@@ -63,7 +63,7 @@ def _facts(facts: ModelInfo) -> Iterator[tuple[str, str]]:
 
 
 def _scores(facts: ModelInfo) -> str:
-    """How scores are computed from logits, and which setting decides it."""
+    """Describe how scores are computed from logits, and which setting decides this."""
     from vitcli.checkpoints.scoring import DESCRIBED
 
     assert facts.scores is not None

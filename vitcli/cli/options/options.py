@@ -34,7 +34,7 @@ Null = Annotated[
     _option(
         "-0",
         "--null",
-        help="Paths end with NUL, not newline: in input lists and with --paths-only.",
+        help="Paths end with NUL instead of newline, in input lists and with --paths-only.",
     ),
 ]
 FormatsOpt = Annotated[
@@ -110,14 +110,14 @@ ModelSpecs = Annotated[
     _option(
         "-m",
         "--model",
-        help=f"{MODEL_HELP} Repeat it to average several.",
+        help=f"{MODEL_HELP} Repeat -m to average several models.",
         env="VIT_MODEL",
         metavar="MODEL",
     ),
 ]
 Layout = Annotated[
     str | None,
-    _option("--layout", help="Naming scheme of the tensors, if it is not recognised."),
+    _option("--layout", help="Naming scheme of the tensors, if vit does not recognise the scheme."),
 ]
 Labels = Annotated[
     Path | None,
@@ -141,14 +141,14 @@ Preprocess = Annotated[
     Literal["hf", "timm"] | None,
     _option(
         "--preprocess",
-        help="Preprocess like this library, instead of as the checkpoint says.",
+        help="Preprocess as this library does, not as the checkpoint says.",
         env="VIT_PREPROCESS",
     ),
 ]
 NumHeads = Annotated[
     int | None,
     _option(
-        "--num-heads", help="Number of attention heads, if the weight file does not say.", min=1
+        "--num-heads", help="Number of attention heads, if the weight file does not show it.", min=1
     ),
 ]
 Head = Annotated[
@@ -196,7 +196,7 @@ DevicesOpt = Annotated[
     str | None,
     _option(
         "--devices",
-        help="Run a process on each CUDA device, all or 0,1, and merge their outputs.",
+        help="Run a process on each CUDA device of a list (all, or 0,1), and merge the outputs.",
         env="VIT_DEVICES",
         metavar="all|N,N,...",
     ),
@@ -205,8 +205,8 @@ RayOpt = Annotated[
     str | None,
     _option(
         "--ray",
-        help="Share the run among the workers of a Ray cluster, HOST:PORT, or of this machine, and "
-        "merge their outputs.",
+        help="Run on the workers of a Ray cluster, at HOST:PORT or on this machine, and merge the "
+        "outputs.",
         env="VIT_RAY",
         metavar="[ADDRESS]",
     ),
@@ -223,7 +223,7 @@ EngineOpt = Annotated[
     EngineName,
     _option(
         "--engine",
-        help="Library that runs the model; openvino and onnx are extras, for CPUs.",
+        help="Library that runs the model; openvino and onnx are optional packages, for CPUs.",
         env="VIT_ENGINE",
     ),
 ]

@@ -144,7 +144,8 @@ def _ready(
     open_things: ExitStack,
     specs: Sequence[Spec],
 ) -> Ready:
-    """Load the model. The drawing workers run until `open_things` is closed."""
+    """Load the model, and build the function that the run calls. The workers that draw run until
+    `open_things` is closed."""
     model = run.load(specs[0], job.options)
     has_caption = job.out is not None and job.style.name == "panel"
     wants_logits = has_caption or job.html is not None
@@ -230,7 +231,7 @@ def _forward(
                 predictions=() if scores is None else _best(scores, labels),
             )
             if query.method == "grad" and logits is not None and scores is not None:
-                top = int(logits.argmax())  # by logits: several scores may round to 1
+                top = int(logits.argmax())  # not by scores, of which several may round to 1
                 target = top if runner.target is None else runner.target
                 score = scores[target].item()
                 row = replace(row, target=Prediction(labels[target], target, score))
@@ -316,7 +317,7 @@ class MapRenderer:
 
 
 def _names(layers: Sequence[Maps]) -> list[str]:
-    """The part of each file name for its layer and head; empty where there is only one."""
+    """The parts of the file names for layer and head. A single layer or head has none."""
     return [
         layer + (f".head{head:0>2}" if len(maps.heads) > 1 else "")
         for maps, layer in zip(layers, _layer_names(layers), strict=True)

@@ -20,7 +20,8 @@ Layer: TypeAlias = int | Literal["pool"]
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A point of an upright image: pixels from its left and top, or shares of width and height."""
+    """A point of an image as EXIF rotates it: in pixels from the left and the top, or in shares of
+    the width and the height."""
 
     x: float
     y: float
@@ -39,8 +40,9 @@ Query: TypeAlias = Literal["cls"] | Point | None
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionQuery:
     """The attention to compute. `layers` are numbers from 1 (-1 is the last) or "pool" for the
-    attention pooling; None is the model's default. `query` is the token that attends; `target` is
-    the class for gradients, by name or number, or the top-1 class of each image."""
+    attention pooling; None is the model's default. `query` is the token that attends. `target` is
+    the class whose gradients are taken: its name, its number, or "top1", the best class of each
+    image."""
 
     method: Method = "raw"
     layers: Sequence[Layer] | Literal["all"] | None = None
@@ -51,7 +53,9 @@ class AttentionQuery:
 
     def __post_init__(self) -> None:
         if self.heads is not None and self.method in ("grad", "similarity"):
-            raise UsageError(f"--heads does not go with --method {self.method}", "leave it out")
+            raise UsageError(
+                f"--heads does not go with --method {self.method}", "leave out --heads"
+            )
         if self.method == "rollout" and self.heads not in (None, "mean", "max", "min"):
             raise UsageError(
                 "rollout needs one matrix for each layer",
@@ -66,7 +70,8 @@ class AttentionQuery:
 
 
 def layers_of(query: AttentionQuery, config: Config) -> tuple[int, ...]:
-    """The numbers of the layers, from 1; the attention pooling has depth + 1. Raises UsageError."""
+    """The numbers of the layers, from 1. The attention pooling has the number depth + 1. Raises
+    UsageError for a layer that the model does not have."""
     depth, pool = config.depth, config.depth + 1
     pools = isinstance(config, ViTConfig) and config.pool == "map"
     may_read_pool = pools and query.method in ("raw", "rollout") and query.query is None

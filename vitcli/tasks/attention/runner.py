@@ -62,7 +62,9 @@ class AttentionRunner:
                 "use --method raw, rollout or similarity",
             )
         if query.query == "cls" and not has_class_token(model.network):
-            raise UsageError(f"{model.spec} has no class token", "use --query X,Y, or leave it out")
+            raise UsageError(
+                f"{model.spec} has no class token", "use --query X,Y, or leave out --query"
+            )
         self.layers = layers_of(query, config)
         self.heads: Heads = query.heads or "mean"
         if isinstance(self.heads, int):
@@ -76,8 +78,8 @@ class AttentionRunner:
         network = prepared.fp32_network if self.query.method == "grad" else prepared.fast_network
 
         def on_cpu(part: slice) -> AttentionMaps:
-            own = None if points is None else points[part].to(prepared.device)
-            computed = self._maps(prepared, network, batch.pixels[0][part], own)
+            of_part = None if points is None else points[part].to(prepared.device)
+            computed = self._maps(prepared, network, batch.pixels[0][part], of_part)
             return AttentionMaps(
                 {layer: maps.cpu() for layer, maps in computed.maps.items()},
                 None if computed.logits is None else computed.logits.float().cpu(),
@@ -177,8 +179,9 @@ class AttentionRunner:
         return (y - top) / (bottom - top), (x - left) / (right - left)
 
     def _box(self, size: Size, grid: Size) -> Box:
-        """The part of an image that the patches of a grid cover, in shares of its sides. It leaves
-        out rows and columns that do not fill a patch; padding makes it larger than the image."""
+        """The part of an image that the patches of a grid cover, in shares of its sides. The
+        box leaves out rows and columns that do not fill a patch. With padding, the box is larger
+        than the image."""
         top, left, bottom, right = seen(size, self.model.preprocess)
         down, across = _covered(self.model.config, grid)
         return top, left, top + (bottom - top) * down, left + (right - left) * across

@@ -153,7 +153,7 @@ def started(trial: Trial) -> Iterator[Callable[[float], Event]]:
     The process has its own session: Ctrl-C does not reach it, and the processes it starts end with
     it.
     """
-    child = processes.start(COMMAND, has_session=True)
+    child = processes.start(COMMAND, own_session=True)
 
     def next_event(until: float) -> Event:
         if not child.pipe.poll(max(0.0, until - time.monotonic())):

@@ -38,16 +38,19 @@ from vitcli.sinks.format import Format
 from vitcli.stores import Place, Url
 from vitcli.tasks.classify.select import Selection
 
-if TYPE_CHECKING:  # as in run.py
+if TYPE_CHECKING:  # for types only: importing these is slow
     from vitcli.checkpoints.load import Model
     from vitcli.models.engine import Engine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassifyJob:
-    """One run of `vit classify`. The probabilities of several models are averaged. With `select`,
-    only selected images get a row; `paths_only` writes only their paths. `html` is a page of all
-    images, which replaces standard output or accompanies `out`."""
+    """One run of `vit classify`.
+
+    The probabilities of several models are averaged. With `select`, only selected images and
+    failures get a row; `paths_only` writes only the paths of the rows. `html` is a page of the
+    rows, written along with `out`, or without `out` instead of standard output.
+    """
 
     inputs: Inputs
     models: tuple[str | Model, ...] = (DEFAULT_MODEL,)
@@ -74,7 +77,10 @@ class ClassifyJob:
                 "several models are averaged as probabilities", "leave out --scores logit"
             )
         if self.html is not None and self.paths_only:
-            raise UsageError("a page shows more than paths", "leave out --html or --paths-only")
+            raise UsageError(
+                "--html shows labels, and --paths-only writes none",
+                "leave out --html or --paths-only",
+            )
         check_page(self.html, self.resuming)
 
 
@@ -100,7 +106,7 @@ def classify(
 
 
 def _output(job: ClassifyJob, takes: Callable[[Row], bool] | None) -> Output:
-    assert not isinstance(job.out, Url)  # fleet/share.py has staged it
+    assert not isinstance(job.out, Url)  # fleet/share.py gives a local file, and uploads it later
     title = f"vit classify, {', '.join(m if isinstance(m, str) else m.spec for m in job.models)}"
     return Output(
         out=job.out,
@@ -117,7 +123,10 @@ def _output(job: ClassifyJob, takes: Callable[[Row], bool] | None) -> Output:
 
 
 def _ready(job: ClassifyJob, run: Run, open_things: ExitStack, specs: Sequence[Spec]) -> Ready:
-    """Load the models. The workers that draw for a page run until `open_things` is closed."""
+    """Load the models, and build the function that the run calls.
+
+    With `html`, the workers that make thumbnails run until `open_things` is closed.
+    """
     from vitcli.models.engine import Logits
 
     models = [run.load(spec, job.options) for spec in specs]
@@ -193,8 +202,8 @@ def _forward(
         best, indices = top_k(mean, job.top_k)
         images = zip(batch.refs, best.tolist(), indices.tolist(), strict=True)
         rows = [
-            Classified(ref, tuple(predictions_of(values, places, labels, job.threshold)))
-            for ref, values, places in images
+            Classified(ref, tuple(predictions_of(values, classes, labels, job.threshold)))
+            for ref, values, classes in images
         ]
         return with_failures(rows, are_finite(*logits), overflow(job.running))
 
