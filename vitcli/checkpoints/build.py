@@ -82,7 +82,8 @@ def _filled(network: Module, tensors: Mapping[str, Tensor], spelling: Spelling) 
     wrong = [text for name in expected for text in _misfit(name, expected, found, spelling)]
     if wrong:
         raise CheckpointError(
-            f"tensors of the wrong shape: {_few(wrong)}", "config and weights are of two models"
+            f"tensors of the wrong shape: {_few(wrong)}",
+            "the config and the weights belong to different models",
         )
     integers = {n: shape for n, shape in expected.items() if not tensors[n].is_floating_point()}
     if integers:

@@ -220,10 +220,10 @@ def _read(
     """Rename the tensors by the layout's rules, and read the config from tensors and JSON."""
     if layout.needs_config and not checkpoint.config:
         raise CheckpointError(
-            f"{checkpoint.spec} has no config.json, and {layout.name} tensors do not say their "
-            "sizes",
-            "give the folder that holds both; there, call the weights model.safetensors or "
-            "pytorch_model.bin, or keep no other weights",
+            f"{checkpoint.spec} has no config.json, "
+            f"and {layout.name} tensors do not show all sizes",
+            "give a folder with both: the weights named model.safetensors or pytorch_model.bin, or "
+            "without other weight files",
         )
     stripped = layout.strip(tensors)
     decoder = layout.decoder_in(stripped) if keep_decoder else None
@@ -262,7 +262,7 @@ def _check_depth(config: Config, tensors: Mapping[str, Tensor], layout: Layout) 
         raise CheckpointError(
             f"{field} is {', '.join(map(str, claimed))}, the file has "
             f"{', '.join(map(str, counted))} blocks",
-            "config and weights are of two models, or the file is not whole",
+            "the config and the weights belong to different models, or the file is incomplete",
         )
 
 

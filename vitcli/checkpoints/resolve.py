@@ -139,7 +139,7 @@ def _folder(folder: Path, spec: str) -> Checkpoint:
     notes: tuple[str, ...] = ()
     if file is None:
         file = _only_weights(folder, spec)
-        notes = (f"{file.name} is taken, the only weight file in {spec}",)
+        notes = (f"{file.name} is used: it is the only weight file in {spec}",)
     weights = _shards(file) if file.suffix == ".json" else (file,)
     config, processor = read_json(_config(file)), read_json(folder / PROCESSOR)
     return Checkpoint(spec, weights, config, processor, notes=notes)
@@ -183,7 +183,7 @@ def _only_weights(folder: Path, spec: str) -> Path:
     if inner:
         newest = max(inner, key=lambda path: (path.stat().st_mtime_ns, path.name))
         raise CheckpointError(
-            f"no weights in {spec}, but in folders of it: {_named(inner)}",
+            f"no weights in {spec} itself, but in its folders: {_named(inner)}",
             f"give one of them: {Path(spec) / newest.name}",
         )
     others = [path for path in _listed(folder) if path.is_file()]

@@ -104,7 +104,9 @@ class BatchSplitter:
                 if not _is_out_of_memory(error):
                     raise
                 self._size = _half(stop - start, error)
-                self._note(f"not enough memory for {stop - start} images at once: {self._size}")
+                self._note(
+                    f"not enough memory for {stop - start} images at once: {self._size} are tried"
+                )
             else:
                 start = stop
         return done

@@ -31,7 +31,9 @@ def evaluate(job: EvaluateJob, reporter: Reporter | None = None) -> Evaluation:
     evaluated = examples
     if {e.split for e in examples} >= {"train", "val"}:
         evaluated = [e for e in examples if e.split == "val"]
-        reporter.note(f"{len(evaluated):,} images of val are evaluated, those of train are not")
+        reporter.note(
+            f"{len(evaluated):,} images of val are evaluated; the images of train are not"
+        )
     if job.preds is not None:
         return evaluate_predictions(job.preds, evaluated, reporter)
     _note_trained(job.models, evaluated, reporter)

@@ -58,7 +58,7 @@ def evaluate_predictions(
     truth = np.array([numbers[examples[place].label] for place in done], np.int64)
     are_shares = bool((scores >= 0).all() and (scores.sum(axis=1) < 1 + ROUNDING).all())
     if not are_shares:
-        reporter.note(f"{preds}: scores are not probabilities of classes, calibration is left out")
+        reporter.note(f"{preds}: the scores are not probabilities, so calibration is left out")
     answers = Answers(best[done], scores[done], truth)
     return Evaluation(
         summary=Summary(len(done), len(failures), time.monotonic() - started),

@@ -114,9 +114,8 @@ def _recipe(
 ) -> tuple[Recipe, str]:
     fewest = min(Counter(e.label for e in train).values(), default=0)
     rate = GFLOPS_PER_SECOND[device.type] * (available_cpus() if device.type == "cpu" else 1)
-    flops_per_image = (
-        3 * 2 * cost(model.config).gflops
-    )  # 2 per multiply-add; a step takes 3 forwards
+    # 2 per multiply-add; forward and backward together cost 3 forward passes.
+    flops_per_image = 3 * 2 * cost(model.config).gflops
     seconds = flops_per_image * len(train) * epochs / rate
     about = f"about {seconds / 60:.0f} min" if seconds < 3600 else f"about {seconds / 3600:.1f} h"
     about = "less than a minute" if seconds < 60 else about
