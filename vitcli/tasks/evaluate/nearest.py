@@ -42,9 +42,9 @@ def evaluate_neighbours(
     train = [e for e in examples if e.split == "train"]
     labels = class_names(examples)
     numbers = {label: number for number, label in enumerate(labels)}
-    networks = [run_on(job, evaluated, reporter).load(spec, job.options) for spec in job.models]
+    loaded = [run_on(job, evaluated, reporter).load(spec, job.options) for spec in job.models]
     models: list[ModelAnswers] = []
-    for model in networks:
+    for model in loaded:
         run = run_on(job, evaluated, reporter)
         queries, truth, rows = _embedded(run, model, evaluated, numbers)
         gallery, classes = queries, truth
