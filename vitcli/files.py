@@ -1,4 +1,4 @@
-"""Write files that get their names only when they are whole."""
+"""Write files that get their names only when they are complete."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ PARTIAL = ".partial"
 
 
 def write_whole(path: Path, data: bytes | memoryview) -> None:
-    """Write a file that gets its name only when it is whole and on the disk. Raises WriteError."""
+    """Write a file that gets its name only when it is complete and on the disk. Raises
+    WriteError."""
     with whole_file(path) as file:
         file.write(data)
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[IO[bytes]]:
-    """Open `<path>.partial`, and rename it to `path` once it is whole and on the disk.
+    """Open `<path>.partial`, and rename it to `path` once it is complete and on the disk.
 
     The new file keeps the owner and mode of the one it replaces. After an error the partial file
     is removed, and the old file stays. A pipe or a device is written directly. Raises WriteError.
@@ -60,7 +61,8 @@ def write_all(file: IO[bytes], data: bytes | memoryview) -> None:
 
 @contextmanager
 def explained(path: Path | None) -> Iterator[None]:
-    """Turn OSErrors in writing a file, or standard output if `path` is None, into WriteErrors."""
+    """Turn the OSErrors of writing a file, or standard output if `path` is None, into WriteErrors,
+    and a broken pipe into ClosedPipe."""
     try:
         yield
     except BrokenPipeError:
@@ -167,12 +169,12 @@ def is_special(path: Path) -> bool:
 
 
 def real(path: Path) -> Path:
-    """Resolve symbolic links: a link stays, and the file it points to is replaced."""
+    """Resolve symbolic links, so that the target of a link is replaced, not the link."""
     return Path(os.path.realpath(path))
 
 
 def take_name(partial: Path, real: Path) -> None:
-    """Rename a whole file from `partial` to `real`, and remove `<real>.partial` if it is left."""
+    """Rename a complete file to `real`, and remove a `<real>.partial` of an earlier run."""
     partial.replace(real)
     real.with_name(real.name + PARTIAL).unlink(missing_ok=True)
     sync(real.parent)

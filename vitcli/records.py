@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, BinaryIO, Literal, NamedTuple, Protocol, TypeAlias
 
-if TYPE_CHECKING:  # `vit --help` does not import numpy
+if TYPE_CHECKING:  # for types only: `vit --help` need not import numpy
     import numpy as np
     import torch
     from numpy.typing import NDArray
@@ -20,8 +20,9 @@ Size: TypeAlias = tuple[int, int]  # always (height, width)
 Version: TypeAlias = tuple[int, int, int, int]
 """(device, inode, size, mtime in ns) of an open file."""
 Stamp: TypeAlias = tuple[int, int]
-"""(size, mtime in ns) of a file when it was listed. For an object in a store, a hash of its ETag
-replaces the mtime; a member has its own size and the second number of its archive."""
+"""(size, mtime in ns) of a file when it was listed. For an object in a store, a hash of the ETag
+replaces the mtime. For a member of an archive, the size is the member's, the mtime or hash the
+archive's."""
 Pixels: TypeAlias = "NDArray[np.uint8] | torch.Tensor"
 """Images as uint8 (B, H, W, 3): an array, or a tensor in page-locked memory or on a CUDA device."""
 Box: TypeAlias = tuple[float, float, float, float]  # top, left, bottom, right
@@ -42,7 +43,7 @@ class ErrorType(StrEnum):
 
 
 class Pieces(Protocol):
-    """An open archive, which is read at any offset."""
+    """An open archive that can be read at any offset."""
 
     def pread(self, size: int, offset: int, /) -> bytes: ...
 
@@ -52,7 +53,7 @@ class Member(ABC):
     """An image in an archive or a table; `images/members.py` has one class for each kind.
 
     `key` is the name that the files of one sample share in WebDataset's layout. `version` is the
-    archive's when it was listed: another version may hold other bytes at the same offset.
+    archive's version when it was listed: another may have other bytes at the same offset.
     """
 
     archive: str
@@ -62,7 +63,7 @@ class Member(ABC):
 
     @abstractmethod
     def open(self, archive: Callable[[], Pieces]) -> BinaryIO:
-        """Open the image as a file; `archive` opens the archive, if its bytes are needed."""
+        """Open the image as a file. `archive` opens the archive; it is called only if needed."""
 
     @property
     def held(self) -> int:
@@ -74,7 +75,7 @@ class Member(ABC):
         return self
 
     def __reduce__(self) -> tuple[type[Member], tuple[object, ...]]:
-        """Pickle the fields in order, twice as fast as a dataclass: every image is pickled."""
+        """Pickle the fields in order: twice as fast as by default, and every ref is pickled."""
         return type(self), tuple([getattr(self, name) for name in self.__match_args__])
 
 
@@ -127,7 +128,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An image without a result: a row like any other, in the place of its input."""
+    """An image without a result. Its row is written in input order, like any other."""
 
     ref: ImageRef
     type: ErrorType
@@ -222,7 +223,8 @@ class Attended:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A row of an earlier run: its text and, if there is an array, its bytes in it."""
+    """A row of an earlier run: its text and, if the run also writes an array, its part of the
+    array as bytes."""
 
     ref: ImageRef
     text: bytes
@@ -247,7 +249,8 @@ Resample = Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"
 Fit = Literal["squash", "shortest", "cover", "contain"]
 Decode = Literal["exact", "fast"]
 
-# *fast* reads a JPEG at this many times its resized size, or more: below, its scaling is visible.
+# *fast* decoding reduces a JPEG to no less than this many times the size to which it is resized:
+# below that, the result differs visibly.
 FAST_GAP = 2.5
 
 
@@ -255,7 +258,7 @@ FAST_GAP = 2.5
 class Preprocess:
     """The steps from an RGB image to the model's pixels, as in the checkpoint's source library.
 
-    The image is resized to `resize` (height, width), or not at all if that is None. `fit` says how:
+    The image is resized to `resize` (height, width); None means no resize. `fit` says how:
     *squash* to exactly this size; *shortest* by the shorter edge (the longer is rounded down, and
     at most `longest`); *cover* to the smallest size that covers it; *contain* to the largest that
     fits into it. Then the center of `size` is cropped with the rounding of `crop`'s library, padded
@@ -321,8 +324,11 @@ class Limits:
 
 @dataclass(slots=True)
 class Progress:
-    """The progress of a run: images `done` and `failed`, how many of both are from an `earlier`
-    run, how many --select has `selected`, and of each type of failure the count and the first."""
+    """The progress of a run.
+
+    `done` and `failed` count images, `earlier` those of both that an earlier run wrote, `selected`
+    those that --select chose. `kinds` has the count and the first example of each type of failure.
+    """
 
     done: int = 0
     failed: int = 0

@@ -1,7 +1,7 @@
 """Objects in stores and on the web (`s3://`, `gs://`, `hf://`, `https://`), through fsspec.
 
-Its file systems find credentials in their usual places. A failed request is retried, so a dropped
-connection does not cost a row.
+fsspec's file systems find credentials in the usual places of each store. A failed request is
+retried, so a dropped connection does not cost a row.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ def place_of(text: str) -> Place:
 
 
 def is_web(url: str) -> bool:
-    """Whether a URL is http(s): only a last slash marks a folder, and nothing can be written."""
+    """Whether a URL is http(s). There, only a slash at the end marks a folder, and nothing can be
+    written."""
     return url.lower().startswith(("http://", "https://"))
 
 
@@ -77,7 +78,8 @@ def read(url: str, start: int | None = None, end: int | None = None) -> bytes:
 
 
 def read_at_most(url: str, size: int) -> bytes:
-    """Read at most `size` + 1 bytes of an object. Raises as `read` does."""
+    """Read at most `size` + 1 bytes of an object: one more than `size` shows that it is larger.
+    Raises as `read` does."""
     file_system, path = _file_system(url)
     if is_web(path):  # a server may ignore the range and send everything
         return tried(lambda: _read_http(file_system, path, size + 1))
@@ -96,7 +98,7 @@ def read_at_most(url: str, size: int) -> bytes:
 
 
 def _is_device(file_system: Any, path: str) -> bool:
-    """Whether a URL names a device or a pipe of this machine, which never ends."""
+    """Whether a URL names a local path that is not a regular file: a device may never end."""
     return "file" in file_system.protocol and Path(path).exists() and not Path(path).is_file()
 
 
@@ -155,7 +157,8 @@ class Listing:
     left_out: tuple[str, ...] = ()  # folders
 
     def without(self, folder_of: Callable[[str], str | None]) -> Listing:
-        """Leave out the objects in folders: `folder_of` returns the folder of a URL, or None."""
+        """Leave out the objects for which `folder_of` returns a folder, and list the folders in
+        `left_out`."""
         folders = [folder_of(url) for url in self.urls]
         if not any(folders):
             return self
@@ -174,7 +177,7 @@ class Listing:
 def listing(url: str, suffixes: Collection[str] = ()) -> Listing | None:
     """List the objects below a prefix that have these suffixes, or all that match a pattern.
 
-    Return None for the URL of one object. Raises OSError if it cannot be listed.
+    Return None for the URL of one object. Raises OSError if the store cannot list the objects.
     """
     file_system, path = _file_system(url)
     file_system.invalidate_cache()
@@ -194,7 +197,7 @@ def listing(url: str, suffixes: Collection[str] = ()) -> Listing | None:
 
 
 def put(file: Path, url: str) -> None:
-    """Upload a file as an object, which exists only when it is whole. Raises OSError."""
+    """Upload a file as an object, which appears only when it is complete. Raises OSError."""
     file_system, path = _file_system(url)
     tried(lambda: file_system.put_file(str(file), path))
     size = file.stat().st_size
@@ -226,7 +229,7 @@ def tried(action: Callable[[], T]) -> T:
     """Return the result of an action, which is run up to TRIES times. Raises FileNotFoundError,
     PermissionError, or OSError with the reason.
 
-    The libraries of stores raise errors of any class, hence `Exception`.
+    `Exception` is caught because the libraries of stores raise errors of any class.
     """
     for number in range(TRIES):
         try:
@@ -251,7 +254,7 @@ def tried(action: Callable[[], T]) -> T:
 
 
 def words_of(error: Exception) -> str:
-    """Return an error's message in one line, without the secrets in URLs or parts of them."""
+    """Return an error's message in one line, without the secrets in URLs, even incomplete ones."""
     return _LOGIN.sub("***@", hidden(" ".join(str(error).split()))) or type(error).__name__
 
 
@@ -305,7 +308,7 @@ class _RetryingFile(io.RawIOBase):
 
 
 def _stamp(details: Mapping[str, Any]) -> Stamp:
-    """Return the size of an object and a hash of its version, by the first of _VERSIONS it has."""
+    """Return the size of an object, and a hash of the first of _VERSIONS that the store gives."""
     version = next((details[name] for name in _VERSIONS if details.get(name)), "")
     digest = hashlib.blake2b(str(version).encode(), digest_size=8).digest()
     size = details.get("size")

@@ -217,7 +217,7 @@ def test_a_folder_of_transformers_without_config_is_refused(
 ) -> None:
     folder = copied(tiny_model("vit"), tmp_path)
     (folder / "config.json").unlink()
-    assert "has no config.json, and hf-vit tensors do not say their sizes" in refusal(folder)
+    assert "has no config.json, and hf-vit tensors do not show all sizes" in refusal(folder)
 
 
 def test_keys_that_a_config_leaves_out_are_transformers_defaults(

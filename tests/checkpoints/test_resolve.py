@@ -34,7 +34,7 @@ def test_a_single_file_of_weights_needs_no_usual_name(folder: Path, leftover: st
     (folder / leftover).write_bytes(b"never read")
     model = loaded(folder)
     assert model.labels == loaded(file).labels == LABELS
-    assert model.notes == (f"best.safetensors is taken, the only weight file in {folder}",)
+    assert model.notes == (f"best.safetensors is used: it is the only weight file in {folder}",)
     assert loaded(file).notes == ("config.json next to best.safetensors is used",)
 
 
@@ -69,7 +69,7 @@ def test_a_folder_of_checkpoints_names_them(folder: Path, tmp_path: Path) -> Non
         copied(folder, tmp_path / "run" / f"checkpoint-{step}")
         os.utime(tmp_path / "run" / f"checkpoint-{step}", (when, when))
     said = refusal(tmp_path / "run")
-    assert "in folders of it: checkpoint-1000, checkpoint-500, checkpoint-900" in said
+    assert "in its folders: checkpoint-1000, checkpoint-500, checkpoint-900" in said
     assert f"give one of them: {tmp_path}/run/checkpoint-1000" in said
 
 

@@ -96,7 +96,7 @@ REFUSED = {
     "float between": (GREY.astype("f4") / 100, FLOAT, "from 0 to 2.55"),
     "nan": (np.full((8, 32), np.nan, "f4"), FLOAT, "not finite"),
     "13 bands": (np.stack([GREY] * 13), {284: [1]}, "13 bands of 8-bit"),
-    "subsampled": (COLOR, {262: [6], 284: [1]}, "colours of half the size"),
+    "subsampled": (COLOR, {262: [6], 284: [1]}, "with subsampled colours"),
     "compression": (GREY, {259: [34713]}, "compression 34713"),
     "sensor": (GREY.astype("u2"), {262: [32803]}, "a raw photograph"),
     "thumbnail of a raw photograph": (GREY, {254: [1], 330: [8]}, "a raw photograph"),

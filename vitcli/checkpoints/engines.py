@@ -1,5 +1,5 @@
-"""Run a loaded model on another engine than torch: export it once into the cache, open the export
-from there."""
+"""Run a loaded model on an engine other than torch, from an export in the cache. The first run
+writes the export."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from vitcli.engines import ENGINES, EngineName
 from vitcli.errors import CheckpointError, DeviceError, OutputError
 from vitcli.models.engine import Engine, Graph, Output
 
-ABOUT = "about.json"  # the description of an export's source, and the hashes of its files
+ABOUT = "about.json"  # what determines an export (`_description`), and the hashes of its files
 READABLE = 0o755  # the umask may remove bits
 
 
 class EngineModule(Protocol):
-    """A module of ENGINES."""
+    """The functions of each module in ENGINES."""
 
     def export(self, graph: Graph, folder: Path, int8: bool) -> None:
         """Write a graph into an empty folder."""
 
     def open_export(self, folder: Path, dtype: str) -> Engine:
-        """Run what `export` wrote. Raises RuntimeError for a folder that it cannot read."""
+        """Open an export as an engine. Raises RuntimeError for a folder that cannot be read."""
 
 
 def _module(name: EngineName) -> EngineModule:
@@ -67,8 +67,8 @@ def exported(
     quantize: str | None = None,
     note: Callable[[str], None] = lambda text: None,
 ) -> Path:
-    """The folder of a model's export for an engine. Export the model, and note that, if the cache
-    has none. Raises OutputError if the cache cannot be written."""
+    """The folder of a model's export for an engine. If the cache has no sound export, export the
+    model, with a note. Raises OutputError if the cache cannot be written."""
     described = _description(model, output, name, quantize)
     key = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:32]
     graph: Graph | None = None
@@ -108,7 +108,7 @@ def _places() -> Iterator[Path]:
 
 
 def _is_sound(folder: Path, described: dict[str, str]) -> bool:
-    """Whether a folder holds this export, byte for byte, and no other user could write to it."""
+    """Whether a folder holds this export, unchanged, and no other user can write to it."""
     about = folder / ABOUT
     try:
         if not is_trusted(folder) or not is_trusted(about):
@@ -150,7 +150,7 @@ def _partial(pid: int) -> str:
 def _description(
     model: Model, output: Output, name: EngineName, quantize: str | None
 ) -> dict[str, str]:
-    """Everything that shapes the exported file. The dtype is chosen when the file is opened."""
+    """Everything that determines an export. The dtype does not: it is chosen when opening one."""
     packages = ("torch", *ENGINES[name].packages)
     return {
         "engine": name,
@@ -178,9 +178,9 @@ def _hash(network: torch.nn.Module) -> str:
 def _write(folder: Path, export: Callable[[Path], None], described: dict[str, str]) -> None:
     """Write an export under a partial name, and rename it to `folder` when it is complete.
 
-    If two runs export at the same time, the first complete export stays. Other users may read it,
-    if the umask allows that, but not write to it. Raises PermissionError if this user may not write
-    to the cache, OutputError for any other failure.
+    If two runs export at the same time, the first complete export stays. Other users may read an
+    export, if the umask allows that, but not write to it. Raises PermissionError if this user may
+    not create folders in the cache, OutputError for any other failure to write.
     """
     made = folder.parent / f"{_partial(os.getpid())}{secrets.token_hex(8)}"
     try:

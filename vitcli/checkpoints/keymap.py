@@ -1,10 +1,10 @@
 """Rename a layout's tensors to vitcli's names and back, by rules that are data.
 
-A rule names tensors with slots: `{s}` is a stage, `{i}` a block, `{p}` weight or bias, `{rest}`
-anything. `rename` maps one tensor to one name, `fuse` joins several on dim 0, `split` cuts one into
-several, `reshape` changes the shape of one or several joined, `drop` ignores one for a reason. In
-the code, `theirs` are the layout's names and `ours` vitcli's. Other spellings of a layout's name
-(`also`) are read, never written.
+A rule names tensors by patterns with slots: `{s}` is a stage, `{i}` a block, `{p}` weight or bias,
+`{rest}` anything. `rename` maps a tensor to another name, `fuse` joins several tensors on dim 0,
+`split` cuts a tensor into several, `reshape` changes the shape of one tensor or of several joined,
+`drop` ignores a tensor for a reason. In the code, `theirs` are the layout's names and `ours`
+vitcli's. `also` lists other spellings of the layout's names, which are read but never written.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ _SLOTS = {
 class Rule:
     """Maps `theirs` (one name, or the parts of a fused tensor in order) to `ours` (None: dropped).
 
-    `load` reshapes the concatenation of `theirs`; `save` inverts it. `shares` are the parts of a
-    split tensor, `ours` first: vitcli's name and the share of the rows. `why` is the reason to drop
-    a tensor, and a note for the user if `is_told`.
+    `load` reshapes the tensors of `theirs`, joined on dim 0; `save` is its inverse. `shares` has
+    vitcli's name and the share of the rows for each part of a split tensor; the first name is
+    `ours`. `why` is the reason to drop a tensor, and a note for the user if `is_told`.
     """
 
     theirs: Names
@@ -61,8 +61,8 @@ class Rule:
         return tuple(name for name, _ in self.shares) or (self.ours,)
 
     def divide(self, name: str, tensor: Tensor) -> Sequence[Tensor]:
-        """Reshape or split the layout's tensor `name` into a tensor for each of `our_names`. Raises
-        CheckpointError, with its name, if the shares do not divide its rows."""
+        """Return a tensor for each of `our_names`, by reshaping or splitting the layout's tensor.
+        Raises CheckpointError, with `name`, for a tensor whose shape does not permit that."""
         if not self.shares:
             return (_reshaped(self.load, tensor, name) if self.load else tensor,)
         shares = [share for _, share in self.shares]
@@ -102,7 +102,7 @@ def drop(theirs: str, why: str, *, is_told: bool = False) -> Rule:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """The source tensors of a tensor, and whether they were reshaped."""
+    """The names of the tensors (`of`) from which a tensor was made, and whether it was reshaped."""
 
     of: Names
     is_reshaped: bool = False
@@ -120,8 +120,8 @@ class Renamed:
 
 
 def to_ours(state: Mapping[str, Tensor], rules: Iterable[Rule]) -> Renamed:
-    """Rename every tensor to vitcli's name. Raises CheckpointError for an unknown name, a fused
-    tensor with a missing part, and two tensors that claim one name."""
+    """Rename every tensor to vitcli's name. Raises CheckpointError for a name that no rule matches,
+    a fused tensor with a missing part, and two tensors that would get the same name."""
     parts: dict[str, dict[int, str]] = {}  # ours -> position -> theirs
     rule_of: dict[str, tuple[Rule, Names, dict[str, str]]] = {}  # ours -> rule, its parts, slots
     dropped: dict[str, str] = {}
@@ -208,7 +208,7 @@ def to_theirs(tensors: Mapping[str, Tensor], rules: Iterable[Rule]) -> dict[str,
 
 
 def knows(names: Iterable[str], rules: Iterable[Rule]) -> bool:
-    """Whether the rules know every name, and at least one name belongs to a block."""
+    """Whether the rules match every name, and at least one of the names belongs to a block."""
     patterns = _compile(tuple(rules))
     matches = [_match(name, patterns) for name in names]
     return None not in matches and any(match and "i" in match[3] for match in matches)
@@ -219,7 +219,8 @@ _Pattern = tuple[re.Pattern[str], Rule, int, Names]
 
 @lru_cache(maxsize=64)
 def _compile(rules: tuple[Rule, ...]) -> list[_Pattern]:
-    """A regular expression for each spelling of each rule, with the position among the parts."""
+    """A pattern for each name in each spelling of each rule: its regular expression, the rule, the
+    position of the name in the spelling, and the spelling."""
     return [
         (regex_of(name), rule, position, names)
         for rule in rules
@@ -251,7 +252,7 @@ def fill(name: str, slots: Mapping[str, str]) -> str:
 
 
 def _joined(pieces: Mapping[str, Tensor]) -> Tensor:
-    """Join tensors on dim 0. Raises CheckpointError, with their shapes, if those differ."""
+    """Join tensors on dim 0. Raises CheckpointError, which lists the shapes, if they differ."""
     tensors = list(pieces.values())
     if len({tensor.shape for tensor in tensors}) > 1:
         shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in pieces.items())

@@ -1,4 +1,4 @@
-"""Load a model from a spec: build the network, fill it strictly, check it."""
+"""Load a model from a spec: find its files, rename their tensors, and build the network of them."""
 
 from __future__ import annotations
 
@@ -92,11 +92,11 @@ class Model:
 
     @cached_property
     def sha256(self) -> str:
-        """The hash of the weight files, computed when it is first needed."""
+        """The hash of the weight files, computed on first use."""
         return sha256_of(self.files)
 
     def with_decoder(self) -> Reconstruction:
-        """The network with its decoder. Raises CheckpointError if it has none."""
+        """The network with its decoder. Raises CheckpointError if the model has no decoder."""
         if self.reconstruction is None:
             raise CheckpointError(
                 f"{self.spec} has no decoder: it cannot reconstruct hidden patches",
@@ -127,11 +127,12 @@ def load(
 
     spec: hub id (`org/name`, `org/name@revision`), directory, weight file, `demo`, or the result of
     `resolve`. layout, labels, image_size (height, width), preprocess ("hf" or "timm") and num_heads
-    override the files; exif and decode ("exact" or "fast") complete the preprocessing. Position
-    embeddings are resampled for the preprocessing's size; with `keep_grid`, only if `image_size` is
-    given. `head` is a linear classifier in another file, `sha256` the hash that the weight files of
-    `spec` must have. Tensors that match a pattern of `drop` (`criterion.*`) are left out.
-    `keep_decoder` keeps the decoder of masked pre-training, in `reconstruction`.
+    override the files. `exif` (whether to turn images by EXIF) and `decode` ("exact" or "fast")
+    complete the preprocessing. Position embeddings are resampled for the preprocessing's size; with
+    `keep_grid`, only if `image_size` is given. `head` is a linear classifier in another file,
+    `sha256` the hash that the weight files of `spec` must have. Tensors that match a pattern of
+    `drop` (`criterion.*`) are left out. `keep_decoder` keeps the decoder of masked pre-training, in
+    `reconstruction`.
     Raises ModelNotFound, UsageError, or CheckpointError (which names every tensor that is unknown,
     missing or misshapen).
     """
@@ -190,8 +191,8 @@ def load(
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """A checkpoint in vitcli's names: the config of its network, its tensors, the tensors of its
-    decoder (`decoding`), and the spelling of their names in the file."""
+    """A checkpoint in vitcli's names: the network's config and tensors, the decoder and its
+    tensors (`decoding`), and the `spelling` of the names in the file, for messages."""
 
     config: Config
     tensors: dict[str, Tensor]
@@ -216,21 +217,21 @@ def _read(
     *,
     keep_decoder: bool,
 ) -> _Parts:
-    """Rename the tensors by the layout's rules, and make the config from them and the JSON."""
+    """Rename the tensors by the layout's rules, and read the config from tensors and JSON."""
     if layout.needs_config and not checkpoint.config:
         raise CheckpointError(
-            f"{checkpoint.spec} has no config.json, and {layout.name} tensors do not say their "
-            "sizes",
-            "give the folder that holds both; there, call the weights model.safetensors or "
-            "pytorch_model.bin, or keep no other weights",
+            f"{checkpoint.spec} has no config.json, "
+            f"and {layout.name} tensors do not show all sizes",
+            "give a folder with both: the weights named model.safetensors or pytorch_model.bin, or "
+            "without other weight files",
         )
-    names = layout.strip(tensors)
-    decoder = layout.decoder_in(names) if keep_decoder else None
-    rules = layout.rules_with(decoder, names)
-    renamed = to_ours(names, rules)
+    stripped = layout.strip(tensors)
+    decoder = layout.decoder_in(stripped) if keep_decoder else None
+    rules = layout.rules_with(decoder, stripped)
+    renamed = to_ours(stripped, rules)
     ours, decoding = without_decoder(renamed.tensors)
-    spelling = Spelling(rules, names)
-    heads = num_heads or layout.num_heads(names)
+    spelling = Spelling(rules, stripped)
+    heads = num_heads or layout.num_heads(stripped)
     try:
         config = layout.read_config(ours, checkpoint.config, heads)
     except MissingTensor as error:
@@ -250,8 +251,8 @@ def _read(
 
 
 def _check_depth(config: Config, tensors: Mapping[str, Tensor], layout: Layout) -> None:
-    """Raise CheckpointError if the file has another number of blocks than the config, before a
-    network of the config's depth is built."""
+    """Raise CheckpointError if the file and the config differ in the number of blocks. This comes
+    before `build`, as a wrong config could ask for a huge network."""
     if isinstance(config, SwinConfig):
         field, claimed, counted = "depths", config.depths, count_swin_blocks(tensors)
     else:
@@ -261,13 +262,13 @@ def _check_depth(config: Config, tensors: Mapping[str, Tensor], layout: Layout) 
         raise CheckpointError(
             f"{field} is {', '.join(map(str, claimed))}, the file has "
             f"{', '.join(map(str, counted))} blocks",
-            "the config and the weights belong to different models, or the file is not whole",
+            "the config and the weights belong to different models, or the file is incomplete",
         )
 
 
 @contextmanager
 def _naming(spec: str) -> Iterator[None]:
-    """Put the model's spec in front of error messages that do not have it."""
+    """Prefix the messages of CheckpointErrors with the model's spec, unless they contain it."""
     try:
         yield
     except CheckpointError as error:

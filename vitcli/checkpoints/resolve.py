@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 from vitcli.checkpoints import hub
 from vitcli.errors import CheckpointError, ModelNotFound, UsageError, in_bytes
 
-if TYPE_CHECKING:  # it imports torch
+if TYPE_CHECKING:  # for types only: this module imports torch
     from vitcli.checkpoints.layouts.layout import Json
 
 DEMO = "demo"
 MAX_JSON = hub.MAX_JSON  # enough for 200,000 classes or tensors; parsing takes 20 times the memory
 
-# The names of a folder's weights, the best first. An index names its shards.
+# The standard names of weights, in order of preference. An index lists the files of its shards.
 WEIGHTS = (
     "model.safetensors",
     "model.safetensors.index.json",
@@ -37,9 +37,9 @@ CONFIGS = ("config.json", "open_clip_config.json")
 PROCESSOR = "preprocessor_config.json"
 JSONS = (*CONFIGS, PROCESSOR)
 SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".npz")
-# Files that trainers save next to the weights, under the same suffixes.
+# Files with the same suffixes that trainers save next to the weights.
 NO_WEIGHTS = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state)[._].*")
-# A config.json with one of these keys is a model's; others may be of another program.
+# A config.json without any of these keys may belong to another program.
 MODEL_KEYS = ("model_type", "architectures", "architecture", "model_cfg", "vision_cfg")
 MAX_LISTED = 5
 MAX_SHA = 64  # characters; a commit hash has 40
@@ -66,13 +66,13 @@ class Checkpoint:
 def resolve(spec: str, *, offline: bool = False) -> Checkpoint:
     """Find the files of a checkpoint. Local files take precedence over the hub.
 
-    Raises ModelNotFound if there are none, CheckpointError for a folder without weights or an
-    index that points outside its folder.
+    Raises ModelNotFound for a spec that names nothing, CheckpointError for a folder without weights
+    or an index that points outside its folder.
     """
     if spec == DEMO:
         return _folder(Path(str(files("vitcli.demo"))), spec)
     # Shells do not expand ~ in VIT_MODEL or --model=~/vit. ~name stays if there is no such user.
-    path = Path(os.path.expanduser(spec))  # noqa: PTH111 (Path.expanduser raises for those)
+    path = Path(os.path.expanduser(spec))  # noqa: PTH111 (Path.expanduser raises for unknown users)
     try:
         if spec and path.is_dir():
             return _folder(path, spec)
@@ -120,7 +120,8 @@ def _is_hub_id(spec: str) -> bool:
 
 
 def _choose(names: list[str]) -> list[str]:
-    """Choose the files of a repository to download: safetensors before pickles."""
+    """Choose the files of a repository to download: its JSON, and the first of WEIGHTS, with its
+    shards."""
     wanted = [name for name in JSONS if name in names]
     for name in WEIGHTS:
         if name in names:
@@ -138,15 +139,16 @@ def _folder(folder: Path, spec: str) -> Checkpoint:
     notes: tuple[str, ...] = ()
     if file is None:
         file = _only_weights(folder, spec)
-        notes = (f"{file.name} is taken, the only weight file in {spec}",)
+        notes = (f"{file.name} is used: it is the only weight file in {spec}",)
     weights = _shards(file) if file.suffix == ".json" else (file,)
     config, processor = read_json(_config(file)), read_json(folder / PROCESSOR)
     return Checkpoint(spec, weights, config, processor, notes=notes)
 
 
 def _snapshot(folder: Path, spec: str) -> Path:
-    """The snapshot in a folder of the hub's cache (`models--org--name`): the one of `main`, or the
-    only one; for any other folder, the folder itself. Raises CheckpointError for several."""
+    """The snapshot of `main`, or the only snapshot, in a folder of the hub's cache
+    (`models--org--name`). Raises CheckpointError for none or several. Any other folder is returned
+    unchanged."""
     if not folder.name.startswith("models--") or not (folder / "snapshots").is_dir():
         return folder
     snapshots = [path for path in _listed(folder / "snapshots") if path.is_dir()]
@@ -162,8 +164,8 @@ def _snapshot(folder: Path, spec: str) -> Path:
 
 
 def _only_weights(folder: Path, spec: str) -> Path:
-    """The only weight file of a folder. Raises CheckpointError, with a list of the files, for none
-    or several."""
+    """The only weight file of a folder. Raises CheckpointError, which lists the files, for none,
+    several, or shards without an index."""
     candidates = weight_files(folder)
     if any(re.search(r"-\d+-of-\d+\.", path.name) for path in candidates):
         raise CheckpointError(
@@ -181,7 +183,7 @@ def _only_weights(folder: Path, spec: str) -> Path:
     if inner:
         newest = max(inner, key=lambda path: (path.stat().st_mtime_ns, path.name))
         raise CheckpointError(
-            f"no weights in {spec}, but in folders of it: {_named(inner)}",
+            f"no weights in {spec} itself, but in its folders: {_named(inner)}",
             f"give one of them: {Path(spec) / newest.name}",
         )
     others = [path for path in _listed(folder) if path.is_file()]
@@ -213,8 +215,8 @@ def _named(paths: Sequence[Path]) -> str:
 
 
 def _file(path: Path, spec: str) -> Checkpoint:
-    """The checkpoint in one file. The JSON next to it is read if the file has a standard name, or
-    is the only weight file in its folder."""
+    """The checkpoint in one file. The JSON next to it is read if the file has a standard name;
+    or if it is the only weight file in its folder, and the JSON has one of MODEL_KEYS."""
     config_file = _config(path)
     if path.name not in WEIGHTS and weight_files(path.parent) != [path]:
         return Checkpoint(spec, (path,))
@@ -227,7 +229,7 @@ def _file(path: Path, spec: str) -> Checkpoint:
 
 
 def _config(weights: Path) -> Path:
-    """The path of the weights' JSON; open_clip's weights prefer open_clip's JSON."""
+    """The path of the config next to the weights. open_clip's weights prefer open_clip's config."""
     names = CONFIGS[::-1] if weights.name.startswith("open_clip_") else CONFIGS
     existing = [weights.parent / name for name in names if (weights.parent / name).is_file()]
     return existing[0] if existing else weights.parent / names[0]
@@ -269,8 +271,8 @@ def _is_local(shard: Path, folder: Path) -> bool:
 
 
 def sha256(files: Sequence[Path]) -> str:
-    """The hash of the bytes of the weight files, in the order of their names. It is cached while
-    the files stay unchanged."""
+    """The hash of the bytes of the weight files, in the order of their names. The result is cached
+    while the files stay unchanged."""
     ordered = sorted(files, key=lambda path: path.name)
     return _sha256(tuple((path, _stamp(path)) for path in ordered))
 

@@ -3,9 +3,9 @@
 The main process reads headers only as far as images are needed, and each worker reads its image at
 its offset. So an archive is read once from front to back, no image passes through the main process,
 memory does not grow, and a run can resume in the middle of an archive. All workers read the same
-archive: rows are written in order, so if each worker had its own, as in WebDataset, all rows but
-those of the first archive would have to wait. A compressed tar, or one in a store, is a stream: the
-refs carry the bytes of their images.
+archive, because rows are written in input order: if each worker read its own, as in WebDataset, all
+rows but those of the first archive would have to wait. A compressed tar, or a tar in a store, is
+read as a stream, and its refs carry the bytes of their images.
 
 Members are named as in WebDataset: in `train-000.tar/a/b.jpg` the key is `a/b`, the name up to the
 first dot. A name in an archive is never opened as a file, and links are not followed.
@@ -38,9 +38,9 @@ from vitcli.images.members import (
 from vitcli.images.tar_headers import TarHeaders
 from vitcli.records import ErrorType, FoundImage, Member, Version
 
-ARCHIVES = frozenset((".tar", ".tgz", ".zip"))  # taken by a directory scan
+ARCHIVES = frozenset((".tar", ".tgz", ".zip"))  # in a directory, a scan takes these
 NAMES = (*ARCHIVES, ".tar.gz", ".tar.bz2", ".tar.xz")
-MAX_IMAGE_BYTES = 1 << 30  # of one image that is held in memory
+MAX_IMAGE_BYTES = 1 << 30  # of an image that is read into memory
 BYTES_PER_PIXEL = 8  # at most: four channels of 16 bits, not compressed
 METADATA_BYTES = 16 << 20  # at most, in addition to the pixels
 
@@ -86,7 +86,7 @@ def iter_members(
 ) -> Iterator[FoundImage]:
     """List the images of an archive in its order: members with these suffixes that are not hidden.
 
-    An archive that cannot be read to its end has a row itself, the last one.
+    An archive that cannot be read to its end gets a row of its own, after its images.
     """
     try:
         with open(archive, "rb") as file:
@@ -103,12 +103,12 @@ def iter_members(
                     yield broken(archive, ErrorType.UNREADABLE, CHANGED, version)
                     return
                 yield image
-    except OSError:  # the worker that opens it gives the reason
+    except OSError:  # a worker opens the archive, too, and reports the reason
         yield FoundImage(archive)
 
 
 def decompressed(file: BinaryIO) -> BinaryIO:
-    """Return the file, or a reader that unpacks it if its first bytes show a compression."""
+    """Return the file, or a decompressing reader if its first bytes are those of a compression."""
     head = file.read(8)
     file.seek(0)
     for magic, opener in _DECOMPRESSORS.items():
@@ -125,8 +125,8 @@ def iter_tar(
     version: Version | None = None,
     max_bytes: int = MAX_IMAGE_BYTES,
 ) -> Iterator[FoundImage]:
-    """List the images of a tar of `size` bytes. `size` is None for a stream: its images are read
-    here, and the refs carry their bytes."""
+    """List the images of a tar of `size` bytes. `size` is None for a stream, whose images are read
+    here, into their members."""
     end, last = 0, ""
     try:
         headers = TarHeaders(file, None if size is None else file.fileno())
@@ -178,7 +178,7 @@ def _is_at_end(error: Exception, offset: int, size: int | None) -> bool:
 def _fault(
     info: tarfile.TarInfo, max_bytes: int | None, *, is_cut: bool
 ) -> tuple[ErrorType, str] | None:
-    """Return why a member of a tar cannot be read, or None."""
+    """Return why a member of a tar cannot be read; None if it can."""
     if info.issym() or info.islnk():
         return ErrorType.UNREADABLE, f"a link to {printable(info.linkname)}, which is not followed"
     if not info.isreg():
@@ -206,7 +206,7 @@ def _tar_member(
 
 
 def key_of(name: str) -> str:
-    """Return the name up to the first dot after its folder: the files of a sample share it."""
+    """Return the name up to the first dot of its last part. A sample's files share it."""
     folder, slash, base = name.rpartition("/")
     return folder + slash + base.partition(".")[0]
 
@@ -265,7 +265,7 @@ def _name(raw: bytes) -> str:
 
 
 def _is_wanted(name: str, suffixes: Collection[str]) -> bool:
-    """Whether a scan takes a member, as in a directory: by its suffix, unless it is hidden."""
+    """Whether a member has one of the suffixes, and neither it nor a folder above it is hidden."""
     base = name[name.rfind("/") + 1 :]
     if base[base.rfind(".") :].lower() not in suffixes:
         return False

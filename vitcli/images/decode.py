@@ -1,4 +1,4 @@
-"""Decode an image ref into an upright RGB image, and that into a model's pixels, or a Failure."""
+"""Decode an image ref into the pixels of each preprocessing, or into a Failure."""
 
 from __future__ import annotations
 
@@ -69,9 +69,10 @@ def decode(
     formats: str = "common",
     finish: Finish = preprocess,
 ) -> Sample | Failure:
-    """Read, turn and convert one image, and preprocess it for each plan; any error is a Failure.
+    """Read, turn and convert one image, and preprocess it for each plan. Errors become a Failure.
 
-    `finish` makes the model's pixels from the upright RGB image; in training, from a random view.
+    `finish` turns the upright RGB image into the model's pixels; in training, it augments the image
+    first. Plans that decode *fast* do not use `finish`.
     """
 
     def preprocessed(image: Image.Image) -> Sample:
@@ -90,10 +91,10 @@ def decode(
 def attempt(
     ref: ImageRef, limits: Limits, formats: str, make: Callable[[Image.Image], Sample]
 ) -> Sample | Failure:
-    """Open an image and call `make`; any error is a Failure.
+    """Open an image and call `make`. Errors become a Failure.
 
-    Only this function catches `Exception`: Pillow's decoders raise a dozen kinds for broken files
-    (OSError, ValueError, SyntaxError, struct.error, ...), and one image must cost one row.
+    `Exception` is caught because Pillow's decoders raise a dozen kinds for broken files (OSError,
+    ValueError, SyntaxError, struct.error, ...), and a broken image must not end the run.
     """
     try:
         with _open(ref, limits, formats) as image:
@@ -110,10 +111,10 @@ def attempt(
 
 
 def upright(image: Image.Image, plan: Preprocess, at_least: Size | None = None) -> Image.Image:
-    """Return the whole image in RGB, turned as for the model.
+    """Return the whole image in RGB, turned by its EXIF orientation if the plan does that.
 
-    With `at_least`, a JPEG may be read at a fraction of its size, but with sides of at least twice
-    the longer one of `at_least`.
+    With `at_least`, a large JPEG may be decoded at a fraction of its size, but each side stays at
+    least twice as long as the longer side of `at_least`.
     """
     if at_least is not None and image.format in ("JPEG", "MPO"):
         image.draft(None, (2 * max(at_least), 2 * max(at_least)))
@@ -123,10 +124,10 @@ def upright(image: Image.Image, plan: Preprocess, at_least: Size | None = None) 
 
 
 def _load(image: Image.Image, plans: Sequence[Preprocess]) -> tuple[Size, int]:
-    """Decode the pixels. Return the full (height, width), and the divisor by which it was reduced.
+    """Decode the pixels. Return the full (height, width), and the divisor of the decoded size.
 
-    If all plans decode *fast*, a JPEG is reduced by 2, 4 or 8, but to no less than FAST_GAP times
-    the size to which it is resized.
+    If all plans decode *fast*, a large JPEG is decoded at 1/2, 1/4 or 1/8 of its size, but at no
+    less than FAST_GAP times the size to which it is resized. The divisor is 1 otherwise.
     """
     full, scale = (image.height, image.width), 1
     if image.format in ("JPEG", "MPO") and all(plan.reduces for plan in plans):
@@ -159,7 +160,7 @@ def _pixels(
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
-    """Return the turn of the EXIF orientation; None where the metadata are damaged."""
+    """Return the turn of the EXIF orientation; None for no turn or damaged metadata."""
     try:
         return _TURNS.get(image.getexif().get(_ORIENTATION, 1))
     except (OSError, SyntaxError, ValueError, KeyError, TypeError, struct.error):
@@ -177,13 +178,13 @@ def _open(ref: ImageRef, limits: Limits, formats: str) -> Iterator[Image.Image]:
             if tiff.is_tiff(image) and (note := tiff.settle(image)):
                 image.info[NOTE] = note
             _check_pixels(image, limits)
-            Image.MAX_IMAGE_PIXELS = limits.max_pixels  # an icon may hold an image of another size
+            Image.MAX_IMAGE_PIXELS = limits.max_pixels  # an icon may be larger than its header says
             with _quiet_libtiff() if image.format == "TIFF" else nullcontext():
                 yield image
 
 
 def _identified(file: BinaryIO, head: bytes, formats: str) -> Image.Image:
-    """Open a file with Pillow. Raises ImageError, which describes a file that it cannot open."""
+    """Open a file with Pillow. Raises ImageError, which describes the file, if Pillow cannot."""
     allowed = allowed_formats(formats)
     kind = next((k for magic, k in _MAGIC.items() if head.startswith(magic)), None)
     if is_heif(head) and reads_heif():
@@ -205,13 +206,13 @@ def _identified(file: BinaryIO, head: bytes, formats: str) -> Image.Image:
 
 
 def _unread(file: BinaryIO, kind: str) -> str | None:
-    """Describe an intact file that Pillow does not read; return None if it is damaged."""
+    """Describe an intact file of a variant that Pillow does not read; None for a damaged file."""
     if kind == "TIFF":
         return tiff.unread(file)
     try:
         file.seek(0)
         Image.OPEN[kind][0](file, b"")
-    except Exception as error:  # Image.open has hidden it
+    except Exception as error:  # Image.open hides this error
         words = _one_line(error)
         is_sound = words.startswith(("cannot handle", "unable to determine J2K"))
         return f"{kind}: {words}" if is_sound else None
@@ -223,7 +224,7 @@ def _quiet_libtiff() -> Iterator[None]:
     """Discard what libtiff writes to descriptor 2: outside a worker, that is the user's stderr."""
     try:
         saved = os.dup(2)
-    except OSError:  # it is closed
+    except OSError:  # descriptor 2 is closed
         yield
         return
     nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
@@ -238,8 +239,8 @@ def _quiet_libtiff() -> Iterator[None]:
 
 @contextmanager
 def _quiet_pillow() -> Iterator[None]:
-    """Turn off Pillow's pixel limit, which `_check_pixels` replaces, and its warnings and log about
-    odd metadata."""
+    """Turn off Pillow's warnings and log about odd metadata, and its pixel limit, which
+    `_check_pixels` replaces."""
     saved, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     was_disabled, _PILLOW_TIFF.disabled = _PILLOW_TIFF.disabled, True
     try:

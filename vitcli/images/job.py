@@ -21,7 +21,7 @@ Decoded = Sample | Failure
 
 
 class ImageJob(Protocol):
-    """A function of an image ref and further arguments. Each worker process receives it once."""
+    """A function of an image ref and further arguments. It is sent once to each worker process."""
 
     @property
     def limits(self) -> Limits: ...
@@ -31,7 +31,7 @@ class ImageJob(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class DecodeJob:
-    """Decode and preprocess an image, and measure the time."""
+    """Decode and preprocess an image, and measure how long that takes."""
 
     plans: tuple[Preprocess, ...]
     limits: Limits = Limits()
@@ -46,8 +46,8 @@ class DecodeJob:
 
 
 def serve(pipe: Connection, job: ImageJob) -> None:
-    """Run a worker process: receive (ref, ...), and send a Failure, or the fields of a Sample and
-    then the bytes of each of its arrays."""
+    """Run a worker process. For each (ref, ...) received, send a Failure; or the fields of a
+    Sample, then the bytes of each array."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process decides when to stop
     parent = multiprocessing.parent_process()
     if parent is not None:
@@ -68,7 +68,7 @@ def serve(pipe: Connection, job: ImageJob) -> None:
 
 
 def receive(pipe: Connection, ref: ImageRef) -> Decoded:
-    """Receive an answer of `serve`, which does not send the ref back."""
+    """Receive one answer of `serve`, and add the ref, which `serve` does not send back."""
     answer = pipe.recv()
     if isinstance(answer, Failure):
         return replace(answer, ref=ref)
@@ -78,14 +78,14 @@ def receive(pipe: Connection, ref: ImageRef) -> Decoded:
 
 
 def _silence() -> None:
-    """Discard what libraries such as libtiff print."""
+    """Discard the output of libraries such as libtiff."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for descriptor in (1, 2):
         os.dup2(nowhere, descriptor)
 
 
 def _be_first_out_of_memory() -> None:
-    """Make this process the first that Linux kills when out of memory: its death costs at most one
-    row, that of the larger main process the run. See proc(5)."""
+    """Make this process the first that Linux kills when out of memory. A dead worker costs at most
+    one row; a dead main process, which is larger, costs the run. See proc(5)."""
     with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")

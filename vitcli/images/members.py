@@ -1,4 +1,4 @@
-"""The kinds of members of archives, and how the image of each is read."""
+"""The kinds of archive members, and how each opens its image."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from typing import Any, BinaryIO
 from vitcli.images.kinds import ImageError
 from vitcli.records import ErrorType, Member, Pieces, Version
 
-MAX_BYTES_AT_ONCE = 16 << 20  # a larger image of a tar is read piece by piece
+MAX_BYTES_AT_ONCE = 16 << 20  # a larger image in a tar is read piece by piece
 CHANGED = "the archive has changed since it was listed"
 ZIP_HEADER = b"PK\x03\x04"
 _HEADER_BYTES = 30
-_NAME_BYTES = 1 << 10  # nearly always enough for a zip's file name and extra field
+_NAME_BYTES = 1 << 10  # nearly always enough for the file name and extra field of a zip's member
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class TarMember(Member):
 
 @dataclass(frozen=True, slots=True)
 class ZipMember(Member):
-    """A file in a zip: its local header is at `start`, its data are `packed` bytes."""
+    """A file in a zip: its header begins at `start`, its compressed data have `packed` bytes."""
 
     start: int
     packed: int
@@ -43,7 +43,7 @@ class ZipMember(Member):
     crc: int
 
     def open(self, archive: Callable[[], Pieces]) -> BinaryIO:
-        """Return the image, unpacked. Raises ValueError where the zip is damaged."""
+        """Return the image, unpacked. Raises ValueError if the zip is damaged."""
         data = self._data(archive())
         if self.method == zipfile.ZIP_DEFLATED:
             data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, self.size + 1)
@@ -52,7 +52,7 @@ class ZipMember(Member):
         return io.BytesIO(data)
 
     def _data(self, archive: Pieces) -> bytes:
-        """Read the header and the data together, which takes one request to a store."""
+        """Read the header and the data in one request, for archives in a store."""
         block = archive.pread(_HEADER_BYTES + _NAME_BYTES + self.packed, self.start)
         if len(block) < _HEADER_BYTES or not block.startswith(ZIP_HEADER):
             raise ValueError("damaged zip: no image where its directory says")
@@ -64,7 +64,7 @@ class ZipMember(Member):
 
 @dataclass(frozen=True, slots=True)
 class StreamedMember(Member):
-    """An image of a stream or a table, which is read only once: the member carries its bytes."""
+    """An image in a stream or a table. These are read only once, so it carries its bytes."""
 
     data: bytes = field(repr=False)
 
@@ -101,7 +101,7 @@ def version_of(status: os.stat_result) -> Version:
 
 
 class Archive:
-    """A local archive, closed with the last reference to it."""
+    """A local archive, closed when the last reference to this object is gone."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor

@@ -1,4 +1,4 @@
-"""Image refs into open files: a local file, an object in a store, or a member of an archive."""
+"""Open image refs as files: a local file, an object in a store, or a member of an archive."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from vitcli.stores import is_remote
 def open_ref(ref: ImageRef, max_bytes: int) -> Iterator[BinaryIO]:
     """Open an image, wherever it is; an object in a store is read whole, up to `max_bytes`.
 
-    Raises ImageError with the reason where it cannot be opened.
+    Raises ImageError with the reason if the image cannot be opened.
     """
     if ref.member is not None:
         with ref.member.open(partial(_archive, ref.member)) as file:
@@ -47,7 +47,7 @@ def _file(path: str, max_bytes: int) -> BinaryIO:
 
 
 def _archive(member: Member) -> Pieces:
-    """Open the archive of a member. A local one stays open until another one is needed."""
+    """Open the archive of a member. A local archive stays open until another is needed."""
     path = member.archive
     if is_remote(path):
         return _Object(path)
@@ -78,7 +78,7 @@ def _local_archive(path: str, version: Version) -> Archive:
 
 
 def _stat(path: str) -> os.stat_result:
-    """Return the status of a regular file; refuse others: a FIFO or a device may block forever."""
+    """Return the status of a regular file; refuse others, which may block forever."""
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):
         raise ImageError(ErrorType.UNREADABLE, "not a regular file")
@@ -92,7 +92,7 @@ def _descriptor(path: str) -> int:
 
 @contextmanager
 def _reasons(path: str) -> Iterator[None]:
-    """Turn OSErrors and ValueErrors into ImageErrors with a reason."""
+    """Turn OSErrors and ValueErrors into ImageErrors that give the reason."""
     try:
         yield
     except (FileNotFoundError, NotADirectoryError) as error:

@@ -22,7 +22,7 @@ from vitcli.images.tables import count_rows, is_table, iter_rows
 from vitcli.records import FoundImage, Limits
 from vitcli.stores import is_remote
 
-# A folder with a file of this name holds images that `vit` has drawn: scans do not enter it.
+# A file of this name marks a folder of images that `vit` has drawn. Scans skip the folder.
 DRAWN = ".drawn-by-vit"
 
 
@@ -33,7 +33,7 @@ def _ignore(text: str) -> None: ...
 class Omissions:
     """Files and folders that the scans of a run have left out.
 
-    unlisted: folders and archives that could not be listed, and why.
+    unlisted: messages about folders and archives that could not be listed.
     skipped: pipes, sockets and devices with the name of an image.
     system: folders of an operating system or a network drive.
     unread: counts of images in formats that are not read, by suffix.
@@ -59,7 +59,7 @@ class Omissions:
         self.note(f"{printable(folder)} holds images that vit has drawn: left out")
 
     def note_system(self) -> None:
-        """Note which folders of the system were left out."""
+        """Report which system folders were left out."""
         if count := len(self.system):
             names = sorted({folder.rpartition("/")[2] for folder in self.system})
             self.note(
@@ -68,7 +68,7 @@ class Omissions:
             )
 
     def note_unread(self) -> None:
-        """Note which images are in formats that are not read."""
+        """Report how many images are in formats that are not read."""
         if self.unread:
             self.note(passed_over(self.unread))
 
@@ -77,8 +77,8 @@ class Omissions:
 class Scan:
     """The suffixes of the files that a run takes: `suffixes` in directories, `members` in archives.
 
-    Without `members`, archives and tables are not opened. `max_bytes` limits an image that is held
-    in memory. With `allow_outside`, tables may name files anywhere.
+    Without `members`, archives and tables are not opened. `max_bytes` limits an image that is read
+    into memory. With `allow_outside`, tables may name files anywhere.
     """
 
     suffixes: frozenset[str]
@@ -89,12 +89,12 @@ class Scan:
 
     @property
     def silent(self) -> Scan:
-        """Return the same scan, without notes of its omissions."""
+        """Return the same scan, but one that does not report omissions."""
         return replace(self, omissions=Omissions())
 
     @property
     def with_archives(self) -> Scan:
-        """Return the same scan, which takes archives from directories, too."""
+        """Return the same scan, but one that also takes archives in directories."""
         return replace(self, suffixes=self.suffixes | ARCHIVES)
 
     def images(self, path: str) -> Iterator[FoundImage]:
@@ -125,7 +125,7 @@ class Scan:
                 self.omissions.system.append(archive + folder)
 
     def count(self, paths: Iterable[str]) -> int:
-        """Count the images of all paths, without notes."""
+        """Count the images of all paths, without reporting omissions."""
         silent = self.silent
         return sum(
             count_rows(path)
@@ -143,7 +143,7 @@ def choose_scan(
     *,
     allow_outside: bool = False,
 ) -> Scan:
-    """Return the scan for these formats, or only for these file extensions if there are any."""
+    """Return the scan for these file extensions or, without any, for the formats."""
     of_formats = suffixes(formats)
     taken = frozenset("." + e.lower().removeprefix(".") for e in extensions) or of_formats
     return Scan(

@@ -1,4 +1,4 @@
-"""Inputs into image refs, in order: files, directories, globs, URLs and lists of paths."""
+"""Turn inputs into image refs, in order: files, directories, globs, URLs and lists of paths."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ class Source(Protocol):
     """Something that lists images, in the same order every time."""
 
     def images(self, *, stamped: bool = False) -> Iterator[FoundImage]:
-        """List the images; with `stamped`, those in stores have their stamps."""
+        """List the images; with `stamped`, images in stores get their stamps."""
 
     def check(self) -> None:
         """Raise InputError for a mistake that can be seen before the run begins."""
         return None
 
     def count(self) -> int | None:
-        """Count the images without notes; return None if they can be listed only once."""
+        """Count the images, without notes of omissions; None if they can be listed only once."""
         return None
 
     def rereadable(self) -> Source:
@@ -72,7 +72,7 @@ class FileSource(Source):
 
 @dataclass(frozen=True, slots=True)
 class FoundSource(Source):
-    """Images that are listed already: files and members of archives."""
+    """Images that have been listed before: files and members of archives."""
 
     found: Sequence[FoundImage]
 
@@ -85,8 +85,8 @@ class FoundSource(Source):
 
 @dataclass(frozen=True, slots=True)
 class RemoteSource(Source):
-    """One object in a store or on the web, which is always tried; or all objects below a prefix or
-    matching a pattern, which are listed once."""
+    """One object in a store or on the web; or the objects below a prefix or matching a pattern,
+    which are listed once. A single object is always tried."""
 
     url: str
     scan: Scan
@@ -105,7 +105,7 @@ class RemoteSource(Source):
                 yield image
 
     def check(self) -> None:
-        """Raise InputError where a prefix cannot be listed, or has no images."""
+        """Raise InputError for a URL that cannot be read, or a prefix or pattern without images."""
         stores.check_readable(self.url, InputError)
         self._listing()
 
@@ -178,12 +178,12 @@ class GlobSource(TreeSource):
 
 @dataclass(frozen=True, slots=True)
 class ListSource(Source):
-    """Files, archives and directories that a list names; the list may be empty."""
+    """The files, archives and directories in a list of paths, which may be empty."""
 
     file: str | int
     null: bool
     scan: Scan
-    copy: IO[bytes] | None = None  # of standard input, deleted with this source
+    copy: IO[bytes] | None = None  # a copy of standard input, deleted with this source
 
     def images(self, *, stamped: bool = False) -> Iterator[FoundImage]:
         return chain.from_iterable(source.images() for source in self._sources())
@@ -236,7 +236,7 @@ def open_sources(
     """Choose the source of each input, and check it. `-`, as an input or as `files_from`, is a
     list on standard input.
 
-    Raises InputError for a directory without images and for a pattern without matches.
+    Raises InputError for a source that fails its check, such as a directory without images.
     """
     scan = scan or choose_scan()
     sources: list[Source] = []
@@ -253,7 +253,7 @@ def open_sources(
 
 
 def all_absent(sources: Sequence[Source]) -> list[str]:
-    """Return the paths of all sources if all are files and none exists; else an empty list."""
+    """Return the paths of all sources if each names one local file and none exists; else []."""
     named = [source.path for source in sources if isinstance(source, FileSource)]
     if len(named) < len(sources) or any(map(os.path.lexists, named)):
         return []
@@ -261,14 +261,14 @@ def all_absent(sources: Sequence[Source]) -> list[str]:
 
 
 def iter_refs(sources: Sequence[Source], *, stamped: bool = False) -> Iterator[ImageRef]:
-    """Number the images of all sources in order; with `stamped`, those in stores have stamps."""
+    """Number the images of all sources in order; with `stamped`, images in stores get stamps."""
     images = (image for source in sources for image in source.images(stamped=stamped))
     for index, (path, member, stamp) in enumerate(images):
         yield ImageRef(index, path, stamp, member)
 
 
 def count(sources: Iterable[Source]) -> int | None:
-    """Count the images of all sources; return None if one can be listed only once."""
+    """Count the images of all sources; None if a source can be listed only once."""
     total = 0
     for source in sources:
         if (images := source.count()) is None:
@@ -278,7 +278,7 @@ def count(sources: Iterable[Source]) -> int | None:
 
 
 def _others(folder: str) -> str:
-    """Describe the files of a folder without images, by suffix."""
+    """Count the files of a folder without images by suffix, in words."""
     suffixes = (
         os.path.splitext(name)[1].lower() or "no suffix"
         for _, _, names in os.walk(folder)

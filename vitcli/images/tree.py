@@ -16,36 +16,38 @@ from vitcli.images.system import is_system
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """The part of a pattern between two slashes. `**` matches any number of names, even none."""
+    """The part of a pattern between two slashes. The part `**` matches zero or more folders."""
 
     match: Callable[[bytes], object]
     repeats: bool
     may_be_missing: bool
-    name: bytes | None = None  # the only name it matches; None with wildcards
+    name: bytes | None = None  # the only name that the part matches; None with wildcards
 
     @classmethod
     def of(cls, text: str) -> _Part:
         visible = "" if text.startswith(".") else r"(?!\.)"
         match = re.compile(os.fsencode(visible + fnmatch.translate(text))).match
         name = None if glob.has_magic(text) else os.fsencode(text)
-        return cls(match, text == "**", text in ("**", ""), name)  # "" follows a last slash
+        return cls(match, text == "**", text in ("**", ""), name)  # "" follows a slash at the end
 
 
-Places = frozenset[int]  # indices of the parts that the next name may match; len(parts): a scan
+Places = frozenset[int]
+"""Indices of the parts that the next name may match. len(parts) means that all parts have matched,
+and every image below is taken."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Level:
     """A folder on the current path, and the names in it that are still to visit."""
 
-    prefix: bytes  # of its paths, with the slash
+    prefix: bytes  # the path of the folder, with a slash at the end
     places: Places
     identity: tuple[int, int]
     names: Iterator[bytes]
 
 
 def _in_order(names: Iterator[bytes]) -> Iterator[bytes]:
-    """Return the names in order, and free each once it is visited."""
+    """Return the names in order, and free the memory of each name once it is visited."""
     waiting = sorted(names, reverse=True)
     while waiting:
         yield waiting.pop()
@@ -64,11 +66,11 @@ def _folders_last(names: Iterator[bytes]) -> Iterator[bytes]:
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """The files that `parts` match below `prefix`, and the images below the folders they match.
+    """The files that `parts` match below `prefix`, and the images in the folders that they match.
 
-    The names in each folder are sorted, those of folders with a `/` at the end, which gives the
-    order of full paths. So only the names in the folders on the current path take memory, about 60
-    bytes each.
+    The names in each folder are sorted, with a `/` after the names of folders: this gives the order
+    of full paths without sorting all paths. Only the names in the folders on the current path take
+    memory, about 60 bytes each.
     """
 
     prefix: bytes
@@ -89,7 +91,7 @@ class Tree:
         return cls(os.fsencode(prefix), tuple(map(_Part.of, texts[plain:])), scan)
 
     def walk(self) -> Iterator[str]:
-        """List the paths. A link to a folder above it is not followed."""
+        """List the paths. A link to one of the folders that contain it is not followed."""
         levels = self._entered(self.prefix, {0})
         while levels:
             level = levels[-1]
@@ -112,8 +114,8 @@ class Tree:
     def _entered(
         self, prefix: bytes, places: Collection[int], above: Collection[_Level] = ()
     ) -> list[_Level]:
-        """Return the level of a folder; nothing if it cannot be read, is one of those above, or
-        holds images that vit has drawn."""
+        """Return the level of a folder; [] if the folder cannot be read, is already one of `above`,
+        or is marked as drawn by vit."""
         try:
             here = os.stat(prefix or b".")
         except OSError as error:
@@ -152,7 +154,7 @@ class Tree:
             self._unlisted(prefix, error)
 
     def _below(self, places: Places, name: bytes) -> set[int]:
-        """Return the places for the names in a folder of this name."""
+        """Return the places for the names in the folder `name`, which is itself at `places`."""
         end = len(self.parts)
         below = {end} if end in places and not name.startswith(b".") else set()
         for place in places - {end}:
@@ -162,11 +164,12 @@ class Tree:
         return below
 
     def _names_it(self, places: Places, name: bytes) -> bool:
-        """Whether the pattern names a folder without wildcards."""
+        """Whether the pattern spells out the name of a folder, without wildcards."""
         return any(self.parts[place].name == name for place in places if place < len(self.parts))
 
     def _takes(self, places: Places, prefix: bytes, entry: os.DirEntry[bytes]) -> bool:
-        """Whether the last part matches a file, or the file is an image in a scanned folder."""
+        """Whether the last part of the pattern matches a file, or the file is an image in a folder
+        that the pattern matches."""
         name, end = entry.name, len(self.parts)
         if end and end - 1 in places and self.parts[-1].match(name):
             return True
@@ -198,7 +201,7 @@ def _is_dir(entry: os.DirEntry[bytes]) -> bool:
 
 
 def _is_candidate(entry: os.DirEntry[bytes]) -> bool:
-    """Whether an entry is a regular file, or a broken link, which gets a row; not a device."""
+    """Whether an entry is a regular file or a broken link (which gets a row), not a device."""
     try:
         return entry.is_file() or not os.path.exists(entry)
     except OSError:

@@ -1,4 +1,4 @@
-"""The fork server, a process that forks the workers. It starts once, and imports neither torch nor
+"""The fork server: a process, started once, that forks the workers. It imports neither torch nor
 modules in the working directory."""
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from multiprocessing.process import BaseProcess
 from vitcli.errors import VitError, printable
 from vitcli.images.job import ImageJob, serve
 
-START_DESCRIPTORS = 12  # open while a worker starts
+START_DESCRIPTORS = 12  # that must be free to start a worker
 MAX_FOLDER_CHARS = 70  # a socket's path has at most 107
 _END_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
@@ -30,17 +30,16 @@ lock = threading.Lock()  # held to start or reap a process: multiprocessing does
 def warm_up() -> None:
     """Start the fork server early, so that it is ready when workers are needed.
 
-    Only `vit` calls this, not the library: the server and the workers block the signals that a
-    terminal or systemd sends to all processes of a program. They end with the main process.
+    Only `vit` calls this, not the library. The server and the workers then block the signals that
+    a terminal or systemd sends to all processes of a program: they end when the main process does.
     """
     _context()  # sets the modules that the server imports
     with lock, _clean_start():
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _END_SIGNALS)
         try:
             resource_tracker.ensure_running()
-            signal.pthread_sigmask(
-                signal.SIG_BLOCK, _END_SIGNALS
-            )  # ensure_running has unblocked some
+            # ensure_running has unblocked some of them.
+            signal.pthread_sigmask(signal.SIG_BLOCK, _END_SIGNALS)
             forkserver.ensure_running()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -49,7 +48,7 @@ def warm_up() -> None:
 def start_worker(job: ImageJob) -> tuple[BaseProcess, Connection]:
     """Fork a worker process; return it and the pool's end of its pipe. The caller holds `lock`.
 
-    Raises OSError where there are no more processes or descriptors.
+    Raises OSError if the system has no more processes or descriptors.
     """
     _check_descriptors()
     context = _context()
@@ -68,7 +67,7 @@ def start_worker(job: ImageJob) -> tuple[BaseProcess, Connection]:
 
 
 def _check_descriptors() -> None:
-    """Raise OSError if the start of a worker would fail: that would kill the fork server."""
+    """Raise OSError if too few descriptors are free: the fork server would die of that."""
     spare: list[int] = []
     try:
         while len(spare) < START_DESCRIPTORS:
@@ -79,7 +78,8 @@ def _check_descriptors() -> None:
 
 
 def _context() -> ForkServerContext:
-    """Return the forkserver context: a process with torch's threads cannot be forked safely."""
+    """Return multiprocessing's forkserver context. Forking this process would be unsafe,
+    because torch has threads in it."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([serve.__module__])
     _choose_socket_folder()
@@ -109,12 +109,12 @@ def _choose_socket_folder() -> None:
 
 @contextmanager
 def _clean_start() -> Iterator[None]:
-    """Start processes that import neither the caller's script nor modules in this folder.
+    """Start processes that import neither the caller's script nor modules in the working directory.
 
     multiprocessing imports `__main__` in its children. The workers do not need it, and a script
     that calls `vitcli.embed` without `if __name__ == "__main__"` would run again in them. Also,
-    multiprocessing starts Python with `-c`, which imports from the working directory first: that
-    may be a folder of untrusted files.
+    multiprocessing starts Python with `-c`, which imports from the working directory first, where
+    files may be untrusted.
     """
     main, safe_path = sys.modules["__main__"], os.environ.get("PYTHONSAFEPATH")
     sys.modules["__main__"] = types.ModuleType("__main__")

@@ -30,9 +30,9 @@ from vitcli.processes import available_cpus, fate
 from vitcli.records import ErrorType, Failure, ImageRef, Sample
 
 MOST_WORKERS = 8
-MAX_STARTS = 3  # of a worker before the run gives up
+MAX_STARTS = 3  # failed starts of a worker before the run ends
 MAX_CRASHES = 2  # for one image
-MAX_HELD_BYTES = 256 << 20  # of images that refs carry
+MAX_HELD_BYTES = 256 << 20  # of image data in the refs that wait for results
 START_SECONDS = 60.0
 EXIT_SECONDS = 5.0
 POLL_SECONDS = 0.25
@@ -56,8 +56,8 @@ def iter_decoded(
 ) -> Generator[Decoded, None, None]:
     """Return one result for each ref, in order; about `ahead()` refs are decoded in advance.
 
-    `workers` is as for WorkerPool. Without `keeps_data`, the refs of the results do not carry the
-    bytes of their images. `note` is also called from other threads, when a worker is replaced.
+    `workers` is as for WorkerPool. Without `keeps_data`, the refs of the results do not carry image
+    data. `note` is also called from other threads, when a worker is replaced.
     """
 
     def finished(result: Decoded) -> Decoded:
@@ -78,7 +78,7 @@ def iter_decoded(
             size = _held(ref)
             pending.append((pool.submit(ref), size))
             held += size
-            del ref  # it may be large
+            del ref  # its image data may be large
             most = max(ahead(), 2 * pool.size)
             while pending and (len(pending) >= most or held > MAX_HELD_BYTES):
                 first, size = pending.popleft()
@@ -90,7 +90,7 @@ def iter_decoded(
 
 
 def _held(ref: ImageRef) -> int:
-    """Return how many bytes of its image a ref carries."""
+    """Return the number of bytes of image data that a ref carries."""
     return 0 if ref.member is None else ref.member.held
 
 
@@ -147,7 +147,7 @@ class _Worker:
 
 
 class _Processes:
-    """The processes of a pool. Each call of `run` takes an idle one, or starts one."""
+    """The processes of a pool. Each call of `run` takes an idle process, or starts one."""
 
     def __init__(self, job: ImageJob, note: Callable[[str], None]) -> None:
         self._job = job
@@ -159,7 +159,7 @@ class _Processes:
         atexit.register(self.stop)
 
     def run(self, ref: ImageRef, *more: Any) -> Decoded:
-        """Run the job for an image in a worker; after a crash, once more in a new one."""
+        """Run the job for an image in a worker. After a crash, try once more in a new worker."""
         cause = ""
         for crashes in range(MAX_CRASHES):
             if crashes:
@@ -185,7 +185,7 @@ class _Processes:
         return Failure(ref, ErrorType.WORKER_CRASH, message)
 
     def stop(self) -> None:
-        """Kill the workers, which wakes the threads that wait for them; no new ones start."""
+        """Kill the workers, and start no new ones. Threads that wait for a worker wake up."""
         with worker_process.lock:
             self._stopped.set()
             for worker in self._alive:
@@ -232,14 +232,14 @@ class _Processes:
             worker.process.join(EXIT_SECONDS)
             cause = fate(worker.process.exitcode)
             worker.pipe.close()
-            with suppress(ValueError):  # it has survived SIGKILL
+            with suppress(ValueError):  # the process has survived SIGKILL
                 worker.process.close()
             self._alive.discard(worker)
         return cause
 
 
 def _answers(pipe: Connection, seconds: float) -> bool:
-    """Whether an answer comes in time; the time in which this process is stopped does not count."""
+    """Whether an answer comes in time. The time while this process is suspended does not count."""
     while seconds > 0:
         before = time.monotonic()
         if pipe.poll(min(POLL_SECONDS, seconds)):

@@ -104,7 +104,9 @@ class BatchSplitter:
                 if not _is_out_of_memory(error):
                     raise
                 self._size = _half(stop - start, error)
-                self._note(f"not enough memory for {stop - start} images at once: {self._size}")
+                self._note(
+                    f"not enough memory for {stop - start} images at once: {self._size} are tried"
+                )
             else:
                 start = stop
         return done
@@ -120,8 +122,8 @@ class SplittingEngine:
         *,
         shares_ranges: bool = False,
     ) -> None:
-        """`shares_ranges`: the images of a batch share one int8 range, so an image that overflows
-        spoils the others. Such a batch is run again, one image at a time."""
+        """With `shares_ranges`, the images of a batch share one int8 range, so an image that
+        overflows spoils the others. Such a batch is run again, one image at a time."""
         self._engine = engine
         self._splitter = BatchSplitter(note)
         self._shares_ranges = shares_ranges
@@ -144,7 +146,7 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 def _half(images: int, error: Exception) -> int:
-    """Halve the number of images. Raises DeviceError if there is only one."""
+    """Halve the number of images. Raises DeviceError for a single image."""
     if images > 1:
         return images // 2
     asked = re.search(r"ried to allocate ([\d.]+) (\w+)", str(error))
@@ -158,7 +160,7 @@ def _half(images: int, error: Exception) -> int:
 class Graph(nn.Module):
     """A network with its normalisation, for export to another engine.
 
-    Its input is the bytes of the images, so no floats are copied to the engine.
+    It takes uint8 pixels, so that no floats are copied to the engine.
     """
 
     def __init__(self, network: Network, plan: Preprocess, output: Output) -> None:

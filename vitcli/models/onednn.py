@@ -1,10 +1,10 @@
 """Copy a network into a twin that computes the same in less time on a CPU, with oneDNN kernels.
 
-torch sends an fp32 `Linear` to MKL, which is half as fast as oneDNN on some processors, and
-reorders the weights in every call. torch's attention kernel is slow in bf16, and an activation
-reads and writes again all that the product before it has written. In the twin, the weights are
+torch computes an fp32 `Linear` with MKL, which is half as fast as oneDNN on some processors, and
+which reorders the weights in every call. torch's attention kernel is slow in bf16, and an
+activation reads and writes the whole result of the product before it. In the twin, the weights are
 reordered once, activations are part of the kernels, and products may be int8. The operators are
-private to `torch.compile`, so `supports` tries them first.
+torch's private ones for `torch.compile`, so `supports` tries them first.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ Act: TypeAlias = Callable[[Tensor], Tensor]
 Product: TypeAlias = Callable[[Tensor, Tensor | None, Act | None], nn.Module]
 
 KEPT = frozenset({"patch_embed", "norm_pre", "attn_pool", "head", "head_dist", "proj"})
-"""The layers that stay fp32 in a network of lower precision: the first and last, 1 % of the
-work."""
+"""The layers that stay fp32 in a network of lower precision: the first and the last ones, which are
+1 % of the work."""
 
 POST_OPS: dict[Act | None, tuple[str, list[float], str]] = {
     None: ("none", [], ""),
@@ -39,9 +39,9 @@ POST_OPS: dict[Act | None, tuple[str, list[float], str]] = {
 }
 QUICK = 1.702  # quick_gelu(x) = silu(1.702 x) / 1.702
 
-ROWS = 256  # weights are reordered for an input with this many; the order suits 50 and 5,000, too
-LAST_BITS = 1.5 * 2**23
-SCORES = 2 << 20  # the attention scores at a time: 4 MB in bf16, which fit the cache
+ROWS = 256  # weights are reordered for inputs of this many rows, which suits 50 and 5,000, too
+LAST_BITS = 1.5 * 2**23  # see `_bytes`
+SCORES = 2 << 20  # attention scores to compute at a time: 4 MB in bf16, which fit the cache
 
 
 class PackedLinear(nn.Module):
@@ -68,8 +68,8 @@ class Int8Linear(nn.Module):
     """`Linear` with int8 weights, one scale for each output, and 8-bit inputs, one range for each
     call.
 
-    The product is exact in int32, its result in `dtype`. The range is that of the input, so no
-    calibration is needed, and a batch gives the same numbers in every run.
+    The product is exact in int32; its result is rounded to `dtype`. The range is measured on the
+    input, so no calibration is needed, and a batch gives the same numbers in every run.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Int8Linear(nn.Module):
         if not math.isfinite(high - low):  # NaN and infinity have no range
             return torch.full((*x.shape[:-1], len(self.scales)), math.nan, dtype=self.dtype)
         scale = (high - low) / 253 or 1.0
-        zero = 1 + round(-low / scale)  # all bytes are 1 to 254, however they round
+        zero = 1 + round(-low / scale)  # rounding cannot push a byte out of 0 to 255
         out: Tensor = torch.ops.onednn.qlinear_pointwise(
             _bytes(x, scale, zero),
             *(scale, zero, self.packed, self.scales, self.zeros, self.bias),

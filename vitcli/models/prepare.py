@@ -28,8 +28,8 @@ Part = TypeVar("Part")
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-# The values in the widest layer, for the images that a CPU takes at a time: few enough to fit its
-# caches, and for malloc to keep the memory.
+# The images that a CPU computes at a time have at most this many values in the widest layer. These
+# fit the caches, and malloc reuses their memory.
 MAX_VALUES = 5 << 18
 
 
@@ -61,7 +61,8 @@ class Prepared:
 
     @cached_property
     def network(self) -> Network:
-        """The plain network; the loaded one itself if it already has this device and dtype."""
+        """The plain network: the loaded one if it has this device and dtype and is not compiled,
+        else a copy."""
         first = next(self._loaded.parameters())
         if (first.device, first.dtype) == (self.device, self.dtype) and not self._compile:
             return self._loaded
@@ -140,7 +141,7 @@ class Prepared:
 
 
 def compile_layers(network: nn.Module) -> None:
-    """Compile each block or stage of a network. A ViT's are alike: one compilation serves all."""
+    """Compile each block or stage of a network. A ViT's blocks share one compilation."""
     for layers in network.children():
         if isinstance(layers, nn.ModuleList):
             for layer in layers:
@@ -172,7 +173,7 @@ def prepare(
 
 
 def _uses_onednn(device: torch.device, dtype: torch.dtype, note: Callable[[str], None]) -> bool:
-    """Whether the network runs on oneDNN kernels."""
+    """Whether the network can run on oneDNN kernels."""
     if device.type != "cpu":
         return False
     native = {torch.bfloat16: ("avx512_bf16", "amx_bf16", "bf16"), torch.float16: ("avx512_fp16",)}
@@ -197,20 +198,20 @@ def _on_onednn(
 ) -> Network:
     if quantize is None:
         return onednn.repacked(network, plan, dtype)
-    between = torch.bfloat16 if onednn.has("avx512_bf16", "amx_bf16") else torch.float32
+    result_dtype = torch.bfloat16 if onednn.has("avx512_bf16", "amx_bf16") else torch.float32
     if device.type != "cpu":
         raise DeviceError(
             f"--quantize int8 is for a CPU, and this is {device}",
             "use --dtype fp16, or --device cpu",
         )
-    if not onednn.supports(between, int8=True):
+    if not onednn.supports(result_dtype, int8=True):
         raise DeviceError(
             f"PyTorch {torch.__version__} has no int8 kernels for this CPU",
             "leave out --quantize int8",
         )
     if not onednn.has("avx512_vnni", "avx_vnni", "amx_int8"):
         note("this CPU has no int8 instructions (VNNI): --quantize int8 is not faster here")
-    return onednn.repacked(network, plan, between, int8=True)
+    return onednn.repacked(network, plan, result_dtype, int8=True)
 
 
 def can_compile(device: torch.device, note: Callable[[str], None]) -> bool:
@@ -226,7 +227,8 @@ def can_compile(device: torch.device, note: Callable[[str], None]) -> bool:
 
 @cache
 def _single_threads(count: int) -> ThreadPoolExecutor:
-    """A pool of threads that each run torch on one thread. Other threads keep torch's number."""
+    """A pool of threads that each run torch on one thread. Other threads keep torch's number
+    of threads."""
     threads = ThreadPoolExecutor(count, "network")
     all_started = Barrier(count)
 

@@ -59,7 +59,8 @@ class WindowAttention(nn.Module):
         return self._weights_and_values(x, windows)[0]
 
     def with_weights(self, x: Tensor, windows: Windows) -> tuple[Tensor, Tensor]:
-        """The result of `forward`, computed from the weights, so that these have gradients.
+        """The result of `forward`, and the weights, from which it is computed here: so they have
+        gradients.
         (B, n, N, D) -> (B, n, N, D), (B, n, A, N, N)"""
         weights, v = self._weights_and_values(x, windows)
         return self.proj((weights @ v).transpose(2, 3).reshape(x.shape)), weights
@@ -83,15 +84,15 @@ class WindowAttention(nn.Module):
 
     @torch.no_grad()
     def fit(self, window: Size) -> None:
-        """Resample the table for this window."""
+        """Resample the bias table for windows of this size."""
         if window != self.window:
             table = resize_bias_table(self.relative_position_bias_table, self.window, window)
             self.relative_position_bias_table = nn.Parameter(table)
             self.window = window
 
     def bias(self, window: Size) -> Tensor:
-        """The bias of the scores in a window. For a window smaller than the table's, timm resamples
-        the table; transformers uses its inner part.  -> (1, A, N, N)"""
+        """The bias of the scores in a window. For a smaller window than the table's, timm resamples
+        the table; transformers uses the inner part of it.  -> (1, A, N, N)"""
         table: Tensor = self.relative_position_bias_table
         size = self.window
         if self.is_resampled and window != size:
@@ -127,7 +128,7 @@ class SwinBlock(nn.Module):
         return self.attn.weights(windows.cut(self.norm1(x)), windows)
 
     def with_weights(self, x: Tensor, windows: Windows) -> tuple[Tensor, Tensor]:
-        """The result of `forward`, computed from the weights.
+        """The result of `forward`, and the weights, from which it is computed here.
         (B, h*w, D) -> (B, h*w, D), (B, n, A, N, N)"""
         attended, weights = self.attn.with_weights(windows.cut(self.norm1(x)), windows)
         return self._joined(x, attended, windows), weights
@@ -231,8 +232,8 @@ class SwinTransformer(nn.Module):
         return self.block_of(name) or after
 
     def is_undecayed(self, name: str) -> bool:
-        """Whether weight decay skips a parameter that is not a vector: positions and their
-        tables."""
+        """Whether a parameter holds positions or relative positions, which weight decay skips
+        although it is not a vector."""
         return name == "pos_embed" or name.endswith(".relative_position_bias_table")
 
     def embed(self, pixels: Tensor) -> Tensor:
@@ -252,8 +253,8 @@ class SwinTransformer(nn.Module):
         return out
 
     def walk(self, pixels: Tensor) -> Iterator[Tokens]:
-        """Iterate over the tokens by stage: the input of stage 1, its output, and so on. Each stage
-        is computed when its output is requested.  (B, C, H, W) -> Tokens of layer 0, 1, ...
+        """Iterate over the tokens: the input of stage 1, then the output of each stage, which is
+        computed when it is requested.  (B, C, H, W) -> Tokens of layer 0, 1, ...
         """
         x, grid = self.embed(pixels), self.grid_of(pixels)
         yield Tokens(x, 0, grid)
@@ -290,7 +291,7 @@ class SwinTransformer(nn.Module):
         return block.weights(x, own), own
 
     def stage(self, layer: int) -> Stage:
-        """Stage 1, 2, ..."""
+        """Return a stage by its number, counted from 1."""
         stage = self.layers[layer - 1]
         assert isinstance(stage, Stage)
         return stage
@@ -311,7 +312,7 @@ class SwinTransformer(nn.Module):
         """Pooled hidden states, concatenated in the order of `layers`.
         (B, C, H, W) -> (B, ..., sum of D)
 
-        `norm` applies the final norm to the last layer, the only one that it was trained for.
+        `norm` applies the final norm to the last layer, the only one for which it was trained.
         """
         states = self.hidden_states(pixels, layers)
         last = self.config.depth
@@ -350,7 +351,7 @@ class SwinTransformer(nn.Module):
 
     @property
     def head_layers(self) -> range:
-        """The layer that the head reads: the last one."""
+        """The layers that the head reads: only the last."""
         return range(self.config.depth, self.config.depth + 1)
 
     def logits(self, states: Mapping[int, Tokens]) -> Tensor:
@@ -365,8 +366,8 @@ class SwinTransformer(nn.Module):
 
     @torch.no_grad()
     def resize(self, image_size: Size) -> None:
-        """Change the model's image size to (height, width), and resample for it the position
-        embeddings and, under timm's rule, the tables of windows that shrink or grow."""
+        """Change the model's image size to (height, width). Resample the position embeddings and,
+        under timm's window rule, the bias tables of windows whose size changes."""
         old, new = self.config, replace(self.config, image_size=image_size)
         if old.absolute_positions:
             pos = resize_pos_embed(self.pos_embed, old.grid, new.grid, 0, old.pos_resize)

@@ -46,7 +46,7 @@ class Tokens:
 
 
 class VisionTransformer(nn.Module):
-    """A ViT. Each kind of feature has its own method; `forward` has no flags."""
+    """A ViT. Each kind of feature has a method of its own, so `forward` needs no flags."""
 
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
@@ -94,7 +94,8 @@ class VisionTransformer(nn.Module):
         return self.block_of(name) or after
 
     def is_undecayed(self, name: str) -> bool:
-        """Whether weight decay skips a parameter that is not a vector: a token or a position."""
+        """Whether a parameter is a token or position embedding, which weight decay skips although
+        it is not a vector."""
         return name in (*TOKENS, "pos_embed", "attn_pool.latent")
 
     def embed(self, pixels: Tensor) -> Tensor:
@@ -124,8 +125,8 @@ class VisionTransformer(nn.Module):
         return out
 
     def walk(self, pixels: Tensor) -> Iterator[Tokens]:
-        """Iterate over the raw residual stream: the input of block 1, its output, and so on. Each
-        block is computed when its output is requested.  (B, C, H, W) -> Tokens of layer 0, 1, ...
+        """Iterate over the raw residual stream: the input of block 1, then the output of each
+        block, computed when it is requested.  (B, C, H, W) -> Tokens of layer 0, 1, ...
         """
         x = self.embed(pixels)
         yield self._tokens(x, pixels)
@@ -150,7 +151,7 @@ class VisionTransformer(nn.Module):
         return {layer: self.block(layer).weights(states[layer - 1].x) for layer in layers}
 
     def block(self, layer: int) -> Block:
-        """Block 1, 2, ..."""
+        """Return a block by its number, counted from 1."""
         block = self.blocks[layer - 1]
         assert isinstance(block, Block)
         return block
@@ -158,7 +159,7 @@ class VisionTransformer(nn.Module):
     def tokens(self, pixels: Tensor) -> Tokens:
         """The last layer after the final norm.  (B, C, H, W) -> Tokens
 
-        In a model whose norm comes after pooling (`final_norm="pooled"`), they stay unnormed.
+        In a model whose norm comes after pooling (`final_norm="pooled"`), the tokens stay unnormed.
         """
         tokens = self._last(pixels)
         return replace(tokens, x=self.norm(tokens.x))
@@ -242,8 +243,8 @@ class VisionTransformer(nn.Module):
         return range(depth - self.config.head_blocks + 1, depth + 1)
 
     def logits(self, states: Mapping[int, Tokens], pooled: Tensor | None = None) -> Tensor:
-        """Apply the head to the raw hidden states of `head_layers`: to the pooled last layer (or to
-        `pooled`), after the class tokens of the earlier ones.  {layer: Tokens} -> (B, K)
+        """Apply the head to the raw hidden states of `head_layers`. It reads the class tokens of
+        the earlier layers, then the pooled last layer (or `pooled`).  {layer: Tokens} -> (B, K)
         """
         *earlier, last = (self.before_head(states[layer]) for layer in self.head_layers)
         if pooled is None:
@@ -255,7 +256,7 @@ class VisionTransformer(nn.Module):
         return logits
 
     def before_head(self, tokens: Tokens) -> Tokens:
-        """The input of pooling and head: the hidden state, normed if `head_norm` is set."""
+        """The hidden state as pooling and head read it: normed if `head_norm` is set."""
         return replace(tokens, x=self.norm(tokens.x)) if self.config.head_norm else tokens
 
     def grid_of(self, pixels: Tensor) -> Size:
@@ -310,7 +311,8 @@ class EncoderDecoder(nn.Module):
         return self.encoder.layer_of(name) if part == "encoder" else self.num_blocks + 1
 
     def is_undecayed(self, name: str) -> bool:
-        """Whether weight decay skips a parameter that is not a vector: a token or a position."""
+        """Whether a parameter is a token or position embedding, which weight decay skips although
+        it is not a vector."""
         part, _, name = name.partition(".")
         if part == "encoder":
             return self.encoder.is_undecayed(name)

@@ -18,14 +18,14 @@ from vitcli.images.loader import iter_batches
 from vitcli.records import FoundImage, ImageRef, Limits, Preprocess
 from vitcli.training.group import Group
 
-MAX_KEPT_BYTES = 512 << 20  # of held-out pixels to keep in memory
+MAX_KEPT_BYTES = 512 << 20  # held-out pixels are kept in memory if they take no more
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
     """This process's share of one step: `inputs` are uint8 pixels (B, H, W, 3) or features (B, D),
-    `labels` class numbers (B,), `places` the places (B,) among the examples. `first` is the place
-    of the share in the whole batch."""
+    `labels` class numbers (B,), `places` indices (B,) of the training examples. `first` is the
+    index, in the batch of all processes, of this share's first image."""
 
     epoch: int
     number: int  # in the epoch
@@ -37,8 +37,8 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """The order of the examples: random for each epoch, drawn with the seed. An epoch leaves out
-    the examples that do not fill a last batch."""
+    """The order of the examples: shuffled for each epoch, depending on the seed. Examples that do
+    not fill a last batch are left out of the epoch."""
 
     count: int
     batch: int  # images of a step, over all devices
@@ -56,7 +56,7 @@ class Order:
         return max(1, min(self.batch, self.count) // self.group.size)
 
     def places(self, epoch: int, step: int) -> NDArray[np.int64]:
-        """The places of the images in this process's share of a step."""
+        """The indices of the training examples in this process's share of a step."""
         order = np.random.default_rng((self.seed, epoch)).permutation(self.count)
         first = step * min(self.batch, self.count) + self.group.rank * self.share
         return order[first : first + self.share]
@@ -72,7 +72,7 @@ class Feed(Protocol):
         """Yield the steps from step `step` of epoch `epoch` to the end of the last of `epochs`."""
 
     def held_out(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Yield this process's share of the held-out images as batches: inputs, labels, places."""
+        """Yield this process's share of the held-out images as (inputs, labels, indices)."""
 
 
 @dataclass(slots=True)
@@ -118,8 +118,8 @@ class ImageFeed:
                 yield Step(e, s, torch.from_numpy(batch.pixels[0]), labels, places, first)
 
     def _refs(self, steps: Sequence[tuple[int, int]]) -> Iterator[ImageRef]:
-        """Yield the images of steps, given as (epoch, number). The index of an image encodes its
-        epoch and place, on which its augmentation depends."""
+        """Yield the images of steps, given as (epoch, number). AugmentJob reads the epoch and the
+        example from the index of each ref, and draws the augmentation with them."""
         count = self.order.count
         for epoch, step in steps:
             for place in self.order.places(epoch, step).tolist():
@@ -134,9 +134,9 @@ class ImageFeed:
         keeps = len(self.val) * height * width * 3 <= MAX_KEPT_BYTES
         kept: list[tuple[Tensor, Tensor, Tensor]] = []
         group = self.order.group
-        mine = range(group.rank, len(self.val), group.size)
+        share = range(group.rank, len(self.val), group.size)
         job = AugmentJob(self.preprocess, None, 0, max(1, len(self.val)), self.limits, self.formats)
-        images = ((place, self.val[place]) for place in mine)
+        images = ((place, self.val[place]) for place in share)
         refs = (ImageRef(place, image.path, member=image.member) for place, image in images)
         for batch in iter_batches(refs, job, lambda: self.val_batch, self.workers, self.note):
             for failure in batch.failures:
@@ -172,6 +172,6 @@ class FeatureFeed:
                 yield Step(e, s, self.train[places], self.train_labels[places], places, first)
 
     def held_out(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        mine = torch.arange(self.order.group.rank, len(self.val), self.order.group.size)
-        for places in mine.split(4096):  # type: ignore[no-untyped-call]
+        share = torch.arange(self.order.group.rank, len(self.val), self.order.group.size)
+        for places in share.split(4096):  # type: ignore[no-untyped-call]
             yield self.val[places], self.val_labels[places], places

@@ -1,6 +1,6 @@
-"""The training loop: a generator that takes the steps and yields an event after each.
+"""The training loop: a generator that yields an event after each step and each epoch.
 
-Every random draw depends only on the seed and the number of the step. So a resumed run ends with
+Every random draw depends only on the seed and the number of the step, so a resumed run ends with
 the same weights, bit for bit, as an uninterrupted one.
 """
 
@@ -75,7 +75,8 @@ class Trainer:
     """Trains `trained.module` on the steps of `feed`.
 
     The first process calls `save` with the state after each epoch and every `plan.save_every`
-    seconds, and `best` after each epoch whose score on the held-out images is the best so far.
+    seconds, and `best` after each epoch whose score on the held-out images is the best so far. The
+    score is the accuracy, or without `higher_is_better` minus the loss.
     """
 
     trained: Trained
@@ -181,7 +182,7 @@ class Trainer:
 
     @property
     def _global_step(self) -> int:
-        """The number of the step since the beginning of the training."""
+        """The number of the step, counted from 0 at the beginning of the training."""
         return self.epoch * self.feed.order.steps + self.step
 
     def _unsynced(self, is_unsynced: bool) -> AbstractContextManager[None]:
@@ -207,7 +208,7 @@ class Trainer:
         )
 
     def _accuracy(self) -> float | None:
-        """The accuracy on the augmented training images of this epoch so far."""
+        """The accuracy so far on this epoch's augmented training images; None without classes."""
         return self._sums.right / self._sums.images if self.higher_is_better else None
 
     def _end_epoch(self) -> EpochDone:
@@ -255,7 +256,8 @@ class Trainer:
 
     @torch.no_grad()
     def evaluate(self) -> tuple[float, Answers | None]:
-        """Return the loss and the answers on the held-out images; each process computes a share."""
+        """Return the loss and the answers on the held-out images, or NaN and None without any. Each
+        process computes a share of them."""
         module = self.trained.module
         module.eval()
         own: list[tuple[NDArray[Any], ...]] = []

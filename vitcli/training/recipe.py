@@ -26,8 +26,8 @@ LORA_PARTS = ("lora_a", "lora_b")
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """The choice of parameters to train. `last` trains the last `blocks` blocks; `lora` adds a
-    product of rank `rank`, times alpha / rank, to every linear map of the blocks (arXiv
-    2106.09685). Both train the head, too."""
+    product of two matrices of rank `rank`, times alpha / rank, to every linear map of the blocks
+    (arXiv 2106.09685). Both train the head, too."""
 
     kind: RecipeKind
     blocks: int = 0
@@ -50,9 +50,8 @@ def parse_recipe(text: str, rank: int, alpha: float) -> Recipe:
 
 
 def with_head(model: Model, classes: Sequence[str]) -> Model:
-    """Return the model with a head for these classes: its own softmax head if it has the same
-    classes, else a new head of zeros. Raises CheckpointError if transformers cannot express the
-    model with a new head."""
+    """Return the model unchanged if it has a softmax head for these classes, else with a new head
+    of zeros. Raises CheckpointError if transformers' layout cannot express the new model."""
     is_same = set(classes) == set(model.labels) and len(set(classes)) == len(model.labels)
     if is_same and model.score_function == "softmax":
         return model
@@ -77,7 +76,8 @@ def with_head(model: Model, classes: Sequence[str]) -> Model:
 
 
 def _forms(config: Config, classes: int) -> Sequence[Config]:
-    """The configs of the backbone with a classifier, in the order to try them."""
+    """Configs of the backbone with a new classifier, in the order to try them: transformers' layout
+    cannot express all of them."""
     if not isinstance(config, ViTConfig):
         return [replace(config, num_classes=classes)]
     plain = replace(config, num_classes=classes, projection=0, dist_head=False, head_blocks=1)
@@ -122,14 +122,14 @@ class LoraLinear(nn.Module):
 
     @torch.no_grad()
     def merged(self, weight: Tensor) -> Tensor:
-        """The weight with the product added.  (F, D) -> (F, D)"""
+        """Add the trained product to a weight.  (F, D) -> (F, D)"""
         return weight + self.scale * (self.lora_b @ self.lora_a).to(weight.device)
 
 
 class Trained:
-    """A network, and the module that trains in its place and shares its parameters.
+    """A network, and the `module` that trains in its place and shares its parameters.
 
-    `parameters` are the trained ones, by name.
+    `parameters` maps names to the parameters that train.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class Trained:
         fixed: Collection[str] = (),
         wrap: Callable[[nn.Module], nn.Module] = lambda module: module,
     ) -> None:
-        """`fixed` names parameters that no recipe trains; `wrap` wraps the whole module."""
+        """`fixed` has the names of parameters that never train; `wrap` wraps the whole module."""
         self.network = network
         for name, parameter in network.named_parameters():
             trains = name not in fixed and _trains(name, recipe, network)

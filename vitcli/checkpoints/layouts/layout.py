@@ -1,4 +1,4 @@
-"""The type of a layout, and functions with which layouts read tensors and configs."""
+"""The class `Layout`, and the functions with which layouts read and write tensors and configs."""
 
 from __future__ import annotations
 
@@ -30,17 +30,18 @@ C = TypeVar("C", ViTConfig, SwinConfig)
 
 MAX_STAGES = 8
 
-# The parts that PyTorch's wrappers (DataParallel, compile, FSDP, activation checkpointing) put into
-# names, at any depth; and the prefixes that training scripts put before every name.
+# Parts that PyTorch's wrappers (DataParallel, compile, FSDP, activation checkpointing) put into
+# names, at any depth.
 INNER = frozenset(
     (
         *("module", "_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"),
         *("_forward_module", "_ddp_params_and_buffers"),
     )
 )
+# Prefixes that wrappers and training scripts put before every name.
 WRAPPERS = ("module.", "_orig_mod.", "model.", "backbone.", "net.", "timm_model.")
-# Every model has one of these tensors. A prefix that is left before it is a user's own module,
-# unless it begins with one of TOWERS, which tell the networks in a file apart.
+# Every model has one of these tensors. A prefix that remains before its name is a user's own
+# module, unless the prefix begins with one of TOWERS, which distinguish the networks in one file.
 ANCHORS = (
     "patch_embed.proj.weight",
     "embeddings.patch_embeddings.projection.weight",
@@ -48,7 +49,7 @@ ANCHORS = (
     "conv_proj.weight",
 )
 TOWERS = ("visual.", "student.", "teacher.", "momentum_", "base_encoder.", "target_")
-# transformers' names of the sizes that most of its configs have.
+# vitcli's fields, and the keys that most of transformers' configs have for them.
 HF_FIELDS = {
     "in_chans": "num_channels",
     "embed_dim": "hidden_size",
@@ -57,7 +58,7 @@ HF_FIELDS = {
     "hidden_dim": "intermediate_size",
     "norm_eps": "layer_norm_eps",
 }
-# A model with a head keeps its backbone under a prefix; these tensors do not have it.
+# In a model with a head, the names of the backbone have a prefix, but not those of these modules.
 HEADS = ("classifier", "cls_classifier", "distillation_classifier", "visual_projection")
 
 
@@ -74,12 +75,12 @@ class Expressed:
 
 @dataclass(frozen=True, slots=True)
 class Writer(Generic[C]):
-    """The functions that write a layout's files, which `library` opens.
+    """The functions that write a model in a layout, in files that `library` opens.
 
-    `kind` is the class of the configs, `config` makes the JSON, `rules` and `prefix` name the
-    tensors. `only` lists the values of the config's fields that the layout can express, `refusals`
-    returns the other obstacles in words. `adapt` brings config and tensors into the layout's form,
-    `notes` returns notes for the user.
+    `kind` is the class of the configs that the layout can express. `config` makes the JSON; `rules`
+    and `prefix` name the tensors. `only` lists the possible values of some fields of the config;
+    `refusals` returns all other obstacles, in words. `adapt` changes config and tensors into those
+    to write. `notes` returns notes for the user.
     """
 
     library: Library
@@ -117,7 +118,7 @@ class Writer(Generic[C]):
         return Expressed(adapted, theirs, self.config(adapted), self.notes(adapted))
 
 
-# An empty decoder, and the function that joins it, once it is filled, to its encoder.
+# A decoder without weights, and the function that joins encoder and decoder once it has weights.
 Parts = tuple[nn.Module, Callable[[VisionTransformer, Any], Reconstruction]]
 
 
@@ -130,7 +131,7 @@ class Decoder:
     parts: Callable[[ViTConfig, Tensors, Json], Parts]
 
     def among(self, rules: Collection[Rule]) -> tuple[Rule, ...]:
-        """Replace the rules that drop the decoder by the decoder's rules."""
+        """Return `rules` with those of the decoder instead of those that drop it."""
         starts = ("decoder", "mask_token", "embeddings.mask_token")
         kept = (rule for rule in rules if rule.ours or not rule.theirs[0].startswith(starts))
         return (*kept, *self.rules)
@@ -138,8 +139,8 @@ class Decoder:
 
 @dataclass(frozen=True, slots=True)
 class Decoders:
-    """The decoders that a layout's files may have. `find` finds one by the tensor names; `express`
-    brings a model with a decoder into the layout's form, given the encoder in that form."""
+    """The decoders that a layout's files may have. `find` recognises a decoder by the tensor
+    names, or returns None. `express` adds the decoder to the encoder in the layout's form."""
 
     find: Callable[[Collection[str]], Decoder | None]
     express: Callable[[Reconstruction, Expressed], Expressed] | None = None
@@ -147,24 +148,24 @@ class Decoders:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """One naming scheme.
+    """The names and sizes of one library's or repository's checkpoints.
 
-    To recognise its files: `detect` checks the tensor names, without `prefixes` and after `unpack`,
-    which renames tensors or unstacks blocks. If several layouts claim a file, those with
-    `is_general` yield. A config may name a model of the layout by `model_types` or `classes` (a
-    regular expression for the start of a class name) of transformers, or by `architectures` (a
-    regular expression) of timm. `doubt` is a note for files without a config, whose names fit
-    another model as well.
+    To recognise its files: `detect` returns whether the tensor names are the layout's (the layout
+    "claims" them), without `prefixes` and after `unpack`, which renames tensors or unstacks blocks.
+    A layout with `is_general` counts only if no other claims the file. A config may name a model of
+    the layout by `model_types` or `classes` (a regular expression for the start of a class name) of
+    transformers, or by `architectures` (a regular expression) of timm. `doubt` is a note for files
+    without a config, because their names also fit another model.
 
-    To read them: `rules` returns the table for one file, as some names mean different things in
-    different files. `read_config` gets the tensors in vitcli's names, the JSON, and the number of
-    heads from the user or from `num_heads`, which reads it from the tensors if they show it.
-    `needs_config`: the tensors do not show all sizes. `fields` maps the fields of vitcli's config
-    to the JSON's keys. `decoders` reads the decoder of masked pre-training.
+    To read its files: `rules` returns the rules for one file, as some names mean different things
+    in different files. `read_config` gets the tensors in vitcli's names, the JSON, and the number
+    of heads if the user gives it or `num_heads` reads it from the tensors. With `needs_config`, a
+    file needs a config because its tensors do not show all sizes. `fields` maps the fields of
+    vitcli's config to the JSON's keys. `decoders` are those of masked pre-training.
 
-    To preprocess for them: `words` is the library whose words the JSON uses, `json_words` another
-    one for files with a JSON. "own" means that no JSON is read: `evaluation` is the preprocessing
-    of the layout's repository. `family` is the family of its files, if all belong to one.
+    To preprocess: `words` is the library whose keys the JSON has; `json_words`, if given, replaces
+    it for files with a JSON. "own" means that no JSON is read, and that `evaluation`, from the
+    layout's repository, is the preprocessing. `family` is set if all its files belong to one.
     """
 
     name: str
@@ -189,7 +190,7 @@ class Layout:
     fields: Mapping[str, str] = field(default_factory=dict)
 
     def strip(self, state: Tensors) -> dict[str, Tensor]:
-        """Remove the prefixes, and unpack. Raises CheckpointError if two names become one."""
+        """Remove the prefixes, and unpack. Raises CheckpointError if two names become equal."""
         stripped: dict[str, Tensor] = {}
         for name, plain in plain_names(state, self.prefixes).items():
             if plain in stripped:
@@ -201,9 +202,9 @@ class Layout:
         """The decoder of masked pre-training in a file with these names."""
         return self.decoders.find(names) if self.decoders else None
 
-    def rules_with(self, decoder: Decoder | None, names: Tensors) -> tuple[Rule, ...]:
-        """The rules for one file, including the decoder's if the decoder is kept."""
-        rules = self.rules(names)
+    def rules_with(self, decoder: Decoder | None, tensors: Tensors) -> tuple[Rule, ...]:
+        """The rules for one file, including those of its decoder, if one is given."""
+        rules = self.rules(tensors)
         return rules if decoder is None else decoder.among(rules)
 
 
@@ -232,8 +233,8 @@ def _plain_names(names: tuple[str, ...], starts: tuple[str, ...]) -> Mapping[str
 
 @lru_cache(maxsize=1 << 16)
 def _below(name: str, path: tuple[str, ...]) -> str:
-    """A name without the modules that it shares with a path: a head may be next to the backbone,
-    in the module that holds both."""
+    """Remove the modules that a name has in common with `path`, the prefix of the backbone. A head
+    next to the backbone has only some of them."""
     parts = name.split(".")
     common = takewhile(lambda pair: pair[0] == pair[1], zip(parts[:-1], path, strict=False))
     return ".".join(parts[sum(1 for _ in common) :])
@@ -277,8 +278,8 @@ def activation_name(act: Activation) -> str:
 
 
 def with_positions(config: ViTConfig, tensors: Tensors, count: int) -> dict[str, Tensor]:
-    """Add rows of zeros to the position embedding until the first `count` prefix tokens have one,
-    as some layouts expect. The results stay the same."""
+    """Add rows of zeros to the position embedding, so that each of the first `count` prefix tokens
+    has a row, as some layouts expect. The model's results stay the same."""
     pos = tensors["pos_embed"]
     missing = count - config.pos_prefix
     if missing <= 0:
@@ -289,14 +290,14 @@ def with_positions(config: ViTConfig, tensors: Tensors, count: int) -> dict[str,
 
 
 def not_square(config: ViTConfig) -> list[str]:
-    """The obstacle for libraries that only know square images."""
+    """The obstacle for libraries that support only square images and grids, if this is not one."""
     if config.image_size[0] == config.image_size[1] and config.grid[0] == config.grid[1]:
         return []
     return [f"an image of {config.image_size[0]}x{config.image_size[1]}, which is not square"]
 
 
 def image_pair(size: Size) -> int | list[int]:
-    """Write a square as one number, as the libraries do."""
+    """The JSON of a size: one number for a square, as the libraries write it."""
     return size[0] if size[0] == size[1] else list(size)
 
 
@@ -327,7 +328,7 @@ def pair(value: object, name: str) -> Size:
 
 
 def number(value: object, name: str) -> float:
-    """Read a number of a config. Raises CheckpointError for text, null, NaN and absurd values."""
+    """Read a number of a config. Raises CheckpointError for text, null, NaN and beyond 1e9."""
     if isinstance(value, int | float) and abs(value) <= 1e9:
         return value
     raise CheckpointError(f"{name} is {value!r}: expected a number")
@@ -350,7 +351,8 @@ class MissingTensor(CheckpointError):
 
 
 def shape(tensors: Tensors, name: str, dims: int) -> tuple[int, ...]:
-    """The shape of a tensor that the layout requires. Raises MissingTensor without it."""
+    """The shape of a required tensor. Raises MissingTensor if there is none, CheckpointError for
+    another number of dimensions or an empty tensor."""
     if name not in tensors:
         raise MissingTensor(name)
     sizes = tuple(tensors[name].shape)
@@ -360,7 +362,7 @@ def shape(tensors: Tensors, name: str, dims: int) -> tuple[int, ...]:
 
 
 def count_classes(tensors: Tensors) -> int:
-    """The number of outputs of the classifier, 0 without one."""
+    """The number of outputs of the classifier; 0 without a classifier."""
     for name, dims in (("head.weight", 2), ("head.bias", 1)):
         if name in tensors:
             return shape(tensors, name, dims)[0]
@@ -374,7 +376,8 @@ def count_blocks(tensors: Tensors) -> int:
 
 
 def grid_of(positions: int, like: Size | None) -> Size:
-    """The grid that has this number of patches: `like` if it fits, else a square."""
+    """The grid with this number of patches: `like` if it has that number, else a square. Raises
+    CheckpointError if neither fits."""
     if like is not None and like[0] * like[1] == positions:
         return like
     side = math.isqrt(positions)

@@ -1,4 +1,4 @@
-"""Evaluate models on labelled images: as classifiers, by neighbours, or from written rows."""
+"""Evaluate models on labelled images: as classifiers, by neighbours, or by earlier predictions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vitcli.training.example import SPLIT, Example, place_of, trained_on
 
 
 def evaluate(job: EvaluateJob, reporter: Reporter | None = None) -> Evaluation:
-    """Run the job. An unreadable image is listed, and counts for no model.
+    """Run the job. Unreadable images are listed, but not part of any score.
 
     Raises InputError for classes that a model does not have, and for data without labels.
     """
@@ -31,7 +31,9 @@ def evaluate(job: EvaluateJob, reporter: Reporter | None = None) -> Evaluation:
     evaluated = examples
     if {e.split for e in examples} >= {"train", "val"}:
         evaluated = [e for e in examples if e.split == "val"]
-        reporter.note(f"{len(evaluated):,} images of val are evaluated, those of train are not")
+        reporter.note(
+            f"{len(evaluated):,} images of val are evaluated; the images of train are not"
+        )
     if job.preds is not None:
         return evaluate_predictions(job.preds, evaluated, reporter)
     _note_trained(job.models, evaluated, reporter)

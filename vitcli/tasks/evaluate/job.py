@@ -1,4 +1,4 @@
-"""The nouns of `vit evaluate`: its job, the answers of each model, and its result."""
+"""The types of `vit evaluate`: its job, the answers of each model, and the result."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ TOP = 5  # the number of classes kept for each image
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluateJob:
-    """One run of `vit evaluate`. Several models are evaluated each alone and averaged. `knn`
-    is the number of neighbours that label an embedding; `preds` is a JSONL of `vit classify`."""
+    """One run of `vit evaluate`. Several models are evaluated each alone and averaged. With `knn`,
+    this many neighbours vote for the class; with `preds`, rows of `vit classify` are evaluated."""
 
     data: str
     inputs: Inputs = Inputs()

@@ -37,8 +37,8 @@ def evaluate_neighbours(
     evaluated: Sequence[Example],
     reporter: Reporter,
 ) -> Evaluation:
-    """Let the neighbours of each image in `evaluated` vote for its class. They are taken from the
-    training examples, or from all other images if there are none."""
+    """Let the neighbours of each image in `evaluated` vote for its class. The neighbours are
+    training examples or, if there are none, the other evaluated images."""
     train = [e for e in examples if e.split == "train"]
     labels = class_names(examples)
     numbers = {label: number for number, label in enumerate(labels)}
@@ -67,8 +67,8 @@ def evaluate_neighbours(
 def _embedded(
     run: Run, model: Model, examples: Sequence[Example], numbers: Mapping[str, int]
 ) -> tuple[Tensor, Tensor, list[Row]]:
-    """The embeddings (N, D) of unit length and the classes (N,) of the readable images, and the
-    rows of all images."""
+    """The unit embeddings (N, D) and the classes (N,) of the readable images, and the rows of all
+    images."""
     engine = run.engine(model, Features((model.config.depth,), model.config.pool, True))
 
     @torch.inference_mode()
@@ -76,7 +76,7 @@ def _embedded(
         features = engine(batch.pixels[0])
         vectors = F.normalize(features, dim=-1).numpy()
         rows = [Embedded(ref, v) for ref, v in zip(batch.refs, vectors, strict=True)]
-        good = are_finite(features.norm(dim=-1, keepdim=True))  # only the square may overflow
+        good = are_finite(features.norm(dim=-1, keepdim=True))  # the norm itself may overflow
         return with_failures(rows, good, overflow(run.running))
 
     sink = ListSink()

@@ -20,13 +20,14 @@ from vitcli.training.example import Example
 from vitcli.training.metrics import Answers
 
 MAX_CLASSES = 1 << 17
-ROUNDING = 1e-3  # the error of a sum of scores with six decimals
+ROUNDING = 1e-3  # the largest error of a sum of scores that are rounded to six decimals
 
 
 def evaluate_predictions(
     preds: Path, examples: Sequence[Example], reporter: Reporter
 ) -> Evaluation:
-    """Evaluate the row of each example, found by its path. Raises InputError for other rows."""
+    """Evaluate the rows in `preds` whose paths are those of the examples. Raises InputError if a
+    line is not a row of `vit classify`."""
     started = time.monotonic()
     rows = _read_rows(preds)
     label_of = {
@@ -34,8 +35,8 @@ def evaluate_predictions(
     }
     if not label_of:
         raise InputError(f"{printable(str(preds))} has no predictions")
-    known = [label_of.get(index, f"LABEL_{index}") for index in range(max(label_of) + 1)]
-    numbers, labels = match_answers(class_names(examples), known)
+    answered = [label_of.get(index, f"LABEL_{index}") for index in range(max(label_of) + 1)]
+    numbers, labels = match_answers(class_names(examples), answered)
     width = max(1, *(len(row.get("predictions", ())) for row in rows.values()))
     best = np.full((len(examples), width), -1, np.int64)
     scores = np.zeros((len(examples), width))
@@ -57,7 +58,7 @@ def evaluate_predictions(
     truth = np.array([numbers[examples[place].label] for place in done], np.int64)
     are_shares = bool((scores >= 0).all() and (scores.sum(axis=1) < 1 + ROUNDING).all())
     if not are_shares:
-        reporter.note(f"{preds}: scores are not probabilities of classes, calibration is left out")
+        reporter.note(f"{preds}: the scores are not probabilities, so calibration is left out")
     answers = Answers(best[done], scores[done], truth)
     return Evaluation(
         summary=Summary(len(done), len(failures), time.monotonic() - started),
@@ -68,7 +69,7 @@ def evaluate_predictions(
 
 
 def _read_rows(file: Path) -> dict[Path, dict[str, Any]]:
-    """Read the rows by absolute path; relative paths start at the working directory."""
+    """Read the rows, by absolute path. Relative paths start at the working directory."""
     try:
         text = file.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -90,12 +90,12 @@ def model_numbers(model: ModelAnswers, paths: Sequence[str]) -> dict[str, Any]:
 
 
 def name_of(labels: Sequence[str], number: int) -> str:
-    """The label of a class number, or "(no answer)"."""
+    """The label of a class number; "(no answer)" for -1."""
     return labels[number] if number >= 0 else "(no answer)"
 
 
 def confusion_csv(table: Confusion) -> str:
-    """The table as CSV: true labels in the first column, answers in the first row."""
+    """The table as CSV: the first column has the true labels, the first row the answers."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["true \\ answered", *table.labels])
@@ -105,7 +105,7 @@ def confusion_csv(table: Confusion) -> str:
 
 
 def section(model: ModelAnswers, images: Sequence[FoundImage]) -> Section:
-    """The section of a model in a report. The images of its worst mistakes are read again."""
+    """The section of a report on one model. The images of the worst mistakes are read again."""
     answers, labels = model.answers, model.labels
     table = confusion(answers, labels)
     worst = [
@@ -124,7 +124,7 @@ def section(model: ModelAnswers, images: Sequence[FoundImage]) -> Section:
 
 
 def _calibration(answers: Answers) -> tuple[str, str]:
-    """The reliability diagram and its caption, caption first."""
+    """The caption of the reliability diagram, and the diagram."""
     bins = reliability(answers)
     chart = reliability_svg([(b.low, b.high, b.count, b.accuracy) for b in bins])
     return (

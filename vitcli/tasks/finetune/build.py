@@ -24,7 +24,8 @@ from vitcli.training.optim import Optimisation, class_weights
 from vitcli.training.pretrain import fixed_of
 from vitcli.training.recipe import Recipe, Trained
 
-MAX_MICRO_VALUES = 10 << 20  # in the widest layer, for the images that a CPU computes at a time
+# The images that a CPU computes at a time have at most this many values in the widest layer.
+MAX_MICRO_VALUES = 10 << 20
 
 
 def make_trained(
@@ -102,7 +103,7 @@ def make_objective(
 def make_plan(
     job: FinetuneJob, model: Model, chosen: ChosenRecipe, order: Order, device: torch.device
 ) -> TrainingPlan:
-    """Return the plan of the training: its length, its optimisation and its saves."""
+    """Return the plan of the training: its length, optimisation and saves."""
     training, dtype = job.training, product_dtype(job.running.dtype, device)
     has_own_dtype = device.type == "cpu" and onednn.supports(dtype)
     return TrainingPlan(
@@ -132,8 +133,8 @@ def _micro_batch(
     order: Order,
     device: torch.device,
 ) -> int | None:
-    """The number of images that go through the network at a time: `--accumulate` divides a step,
-    and a CPU takes as many as fit its caches. None for all images of a step."""
+    """The number of images to compute at a time; None for all images of a step. `--accumulate`
+    divides a step, and a CPU computes no more images at a time than fit its caches."""
     if chosen.recipe.kind == "head":
         return None
     part = -(-order.share // training.accumulate)

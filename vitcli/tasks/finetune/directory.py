@@ -38,14 +38,14 @@ RECORDED = ("vitcli", "torch", "numpy", "pillow")
 
 @dataclass(frozen=True, slots=True)
 class EarlierRun:
-    """The examples of the run that is resumed, and the images that it could not read."""
+    """The examples of the run to resume, and the images that this run could not read."""
 
     examples: list[Example]
     left_out: list[Failure]
 
 
 class RunDirectory:
-    """The files of a run, each of which is complete at any moment.
+    """The files of a run. Each file is complete whenever it has its name.
 
     `run.json` holds the options, `split.jsonl` the split of each image, `metrics.jsonl` a line for
     each epoch, and `last/` the state. The best model is in the directory itself.
@@ -60,7 +60,7 @@ class RunDirectory:
         self, scan: Scan, *, overwrite: bool, resume: bool, read: Iterable[Read] = ()
     ) -> EarlierRun | None:
         """Prepare the directory, and return the run to resume; None for a new run. Raises
-        OutputError, also if the run would overwrite a file or folder of `read`."""
+        OutputError, also if the run would overwrite a file or folder in `read`."""
         folder = self.folder
         if folder.exists() and not folder.is_dir():
             raise OutputError(f"{folder} is not a folder")
@@ -193,8 +193,8 @@ class RunDirectory:
 
 
 def _left_out(place: int, row: Any) -> Failure:
-    """Read an image that was left out, as `begin` wrote it. Raises ValueError, KeyError or
-    TypeError for any other row."""
+    """Read an item of `left_out` in run.json. Raises ValueError, KeyError or TypeError for an item
+    that `begin` does not write."""
     path, message = row["path"], row["error"]["message"]
     if not isinstance(path, str) or not isinstance(message, str):
         raise ValueError("not a text")
@@ -202,7 +202,7 @@ def _left_out(place: int, row: Any) -> Failure:
 
 
 def snapshot(model: Model, trained: Trained) -> Model:
-    """A copy of the model with its current weights."""
+    """A copy of the model with the current weights of the training."""
     if model.reconstruction is not None:
         reconstruction = copied(model.reconstruction)
         return replace(model, network=reconstruction.encoder, reconstruction=reconstruction)
@@ -230,7 +230,7 @@ def _curves(history: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
 
 
 def _plain(name: str, value: object) -> object:
-    """A path in normal form, without a slash at its end; other values unchanged."""
+    """Normalise the value of an option that is a path; return other values unchanged."""
     is_path = name in ("data", "val", "model") and isinstance(value, str)
     return os.path.normpath(str(value)) if is_path else value
 

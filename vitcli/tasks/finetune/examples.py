@@ -26,8 +26,8 @@ from vitcli.training.group import Group
 
 @dataclass(frozen=True, slots=True)
 class FeedMaker:
-    """Reads the examples of a training. Under torchrun, each process reads its share, and all
-    processes gather the results."""
+    """Makes the feed of a training from its examples. Under torchrun, each process reads a share of
+    the examples, and all processes gather the results."""
 
     job: FinetuneJob
     reporter: TrainingReporter

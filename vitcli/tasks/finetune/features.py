@@ -30,16 +30,17 @@ from vitcli.stores import is_remote
 from vitcli.training.recipe import headless
 
 FeaturesByHash = dict[str, NDArray[np.float32]]
-SAVE_SECONDS = 300.0  # between writes of the cache; kill -9 loses at most these
+SAVE_SECONDS = 300.0  # between writes of the cache: a killed run loses no more than this
 
 
 def features(
     run: Run, model: Model, images: Sequence[FoundImage]
 ) -> tuple[dict[int, Tensor], list[Failure]]:
-    """Return the input of the model's head for each image, by its place, and the failures.
+    """Return the input of the model's head for each readable image, by the image's index, and the
+    failures.
 
-    Images with the same bytes are computed once for all runs with the same weights. An interrupted
-    run keeps the features that it has computed.
+    The cache serves images with the same bytes in all runs with the same weights and preprocessing.
+    An interrupted run saves the features that it has computed.
     """
     file = cache_folder() / "features" / f"{_fingerprint(run, model)}.npz"
     known = _read(file)
@@ -106,8 +107,8 @@ class _FeatureCache:
 
 
 def _fingerprint(run: Run, model: Model) -> str:
-    """A hash of everything besides the image that determines the features: the network at its
-    current image size, without its head."""
+    """A hash of everything but the image that determines the features: the network without its
+    head, the image size, the preprocessing, the dtype and torch."""
     described = {
         "sha256": model.sha256,
         "config": repr(replace(model.config, num_classes=0)),
@@ -119,7 +120,7 @@ def _fingerprint(run: Run, model: Model) -> str:
 
 
 def _hash(image: FoundImage) -> str:
-    """The hash of the image's bytes. For an unreadable image, its path, which is not cached."""
+    """The hash of the image's bytes; for an unreadable image, a text that `_write` leaves out."""
     path, member, _ = image
     try:
         if member is None and not is_remote(path) and not stat.S_ISREG(os.stat(path).st_mode):

@@ -130,7 +130,7 @@ class _Session:
         return options
 
     def _divided(self) -> list[Example]:
-        """The examples with their splits; the first process reads them for all processes."""
+        """The examples with their splits, which the first process reads for all processes."""
         job, training = self.job, self.job.training
         examples: list[Example] = []
         if self.group.is_first:

@@ -1,4 +1,4 @@
-"""The nouns of `vit finetune`: its job, its options, its reporter and its result."""
+"""The types of `vit finetune`: its job, options, reporter and result."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OPTION_NAMES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingOptions:
-    """How to train. An option that is None follows from recipe, model and data, with a note."""
+    """How to train. For None, `choose_recipe` chooses a value; `ema` and `patience` are off."""
 
     objective: Literal["classify", "mim"] = "classify"
     train: str | None = None
@@ -109,7 +109,8 @@ class NullTrainingReporter(NullReporter):
 
 @dataclass(frozen=True, slots=True)
 class Finetuned:
-    """The result: the best epoch, and its score on the held-out images (None without any)."""
+    """The result. `score` is the accuracy of the best epoch on the `held_out` images; None without
+    held-out images or classes."""
 
     summary: Summary
     epochs: int

@@ -1,4 +1,4 @@
-"""Choose a recipe and its numbers from the options, the model and the data, with a reason."""
+"""Choose the recipe and the numbers of a training from the options, the model and the data."""
 
 from __future__ import annotations
 
@@ -114,7 +114,8 @@ def _recipe(
 ) -> tuple[Recipe, str]:
     fewest = min(Counter(e.label for e in train).values(), default=0)
     rate = GFLOPS_PER_SECOND[device.type] * (available_cpus() if device.type == "cpu" else 1)
-    flops_per_image = 3 * 2 * cost(model.config).gflops  # 2 per multiply-add, 3 forward passes
+    # 2 per multiply-add; forward and backward together cost 3 forward passes.
+    flops_per_image = 3 * 2 * cost(model.config).gflops
     seconds = flops_per_image * len(train) * epochs / rate
     about = f"about {seconds / 60:.0f} min" if seconds < 3600 else f"about {seconds / 3600:.1f} h"
     about = "less than a minute" if seconds < 60 else about
@@ -126,7 +127,7 @@ def _recipe(
 
 
 def _mask_ratio(training: TrainingOptions, model: Model) -> float:
-    """The ratio of the option, else of the masked autoencoder's checkpoint, else of SimMIM."""
+    """The ratio in the options, else that of a masked autoencoder's checkpoint, else SimMIM's."""
     if training.mask_ratio is not None:
         return training.mask_ratio
     if isinstance(model.reconstruction, MaskedAutoencoder):
