@@ -87,7 +87,7 @@ def test_evaluate_counts_an_image_that_overflows_for_nobody(
             folder = tmp_path / "data" / name
             folder.mkdir(parents=True, exist_ok=True)
             (folder / f"{number}{file.name}").write_bytes(file.read_bytes())
-    for more in ((), ("--knn", "1")):
+    for more in ((), ("--knn", "1"), ("-m", "demo", "--knn", "1")):
         ended = vit("evaluate", "data", "-m", broken, "-j", "0", "--json", *more)
         assert ended.code == 3, ended.err
         found = json.loads(ended.out)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -15,7 +15,7 @@ from vitcli.jobs.finite import are_finite, overflow, with_failures
 from vitcli.jobs.job import Reporter
 from vitcli.jobs.run import Ready, Run
 from vitcli.models.engine import Features
-from vitcli.records import Batch, Embedded, Failure, Row
+from vitcli.records import Batch, Embedded, Failure
 from vitcli.sinks.memory import ListSink
 from vitcli.tasks.evaluate.job import (
     TOP,
@@ -43,32 +43,40 @@ def evaluate_neighbours(
     labels = class_names(examples)
     numbers = {label: number for number, label in enumerate(labels)}
     loaded = [run_on(job, evaluated, reporter).load(spec, job.options) for spec in job.models]
-    models: list[ModelAnswers] = []
+    queries: list[dict[int, Tensor]] = []
+    failures: dict[int, Failure] = {}
     for model in loaded:
         run = run_on(job, evaluated, reporter)
-        queries, truth, rows = _embedded(run, model, evaluated, numbers)
-        gallery, classes = queries, truth
+        vectors, failed = _embedded(run, model)
+        queries.append(vectors)
+        failures |= failed
+    places = [place for place in queries[0] if place not in failures]  # every model has them
+    check_any_read(places, list(failures.values()))
+    if not train and len(places) == 1:
+        raise InputError("one image has no neighbours", "--knn needs two or more")
+    truth = torch.tensor([numbers[evaluated[place].label] for place in places])
+    models: list[ModelAnswers] = []
+    for model, vectors in zip(loaded, queries, strict=True):
+        asked = gallery = torch.stack([vectors[place] for place in places])
+        classes = truth
         if train:
-            gallery, classes, _ = _embedded(run_on(job, train, reporter), model, train, numbers)
-        if not train and len(queries) == 1:
-            raise InputError("one image has no neighbours", "--knn needs two or more")
-        scores, order = neighbours(queries, gallery, classes, len(labels), knn, leave_out=not train)
+            known, failed = _embedded(run_on(job, train, reporter), model)
+            check_any_read(known, list(failed.values()))
+            gallery = torch.stack(list(known.values()))
+            classes = torch.tensor([numbers[train[place].label] for place in known])
+        scores, order = neighbours(asked, gallery, classes, len(labels), knn, leave_out=not train)
         answers = Answers(order[:, :TOP].numpy(), scores[:, :TOP].double().numpy(), truth.numpy())
         models.append(ModelAnswers(f"{model.spec}, {knn} neighbours", labels, answers))
-    done = [row for row in rows if isinstance(row, Embedded)]
     return Evaluation(
-        summary=run.summary(),
+        summary=replace(run.summary(), done=len(places), failed=len(failures)),
         models=tuple(models),
-        images=tuple(evaluated[row.ref.index].found for row in done),
-        failures=tuple(row for row in rows if isinstance(row, Failure)),
+        images=tuple(evaluated[place].found for place in places),
+        failures=tuple(failures[place] for place in sorted(failures)),
     )
 
 
-def _embedded(
-    run: Run, model: Model, examples: Sequence[Example], numbers: Mapping[str, int]
-) -> tuple[Tensor, Tensor, list[Row]]:
-    """The unit embeddings (N, D) and the classes (N,) of the readable images, and the rows of all
-    images."""
+def _embedded(run: Run, model: Model) -> tuple[dict[int, Tensor], dict[int, Failure]]:
+    """The unit embeddings (D,) of the images of a run and its failures, by the image's place."""
     engine = run.engine(model, Features((model.config.depth,), model.config.pool, True))
 
     @torch.inference_mode()
@@ -81,8 +89,11 @@ def _embedded(
 
     sink = ListSink()
     run.into(sink, Ready(plans=(model.preprocess,), forward=forward, meta={}))
-    done = [row for row in sink.rows if isinstance(row, Embedded)]
-    check_any_read(done, [row for row in sink.rows if isinstance(row, Failure)])
-    vectors = torch.from_numpy(np.stack([row.embedding for row in done])).float()
-    classes = torch.tensor([numbers[examples[row.ref.index].label] for row in done])
-    return vectors, classes, sink.rows
+    embeddings: dict[int, Tensor] = {}
+    failures: dict[int, Failure] = {}
+    for row in sink.rows:
+        if isinstance(row, Embedded):
+            embeddings[row.ref.index] = torch.from_numpy(row.embedding).float()
+        elif isinstance(row, Failure):
+            failures[row.ref.index] = row
+    return embeddings, failures
