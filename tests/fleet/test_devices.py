@@ -120,6 +120,7 @@ def test_no_process_outlives_the_one_that_shares(
     vits: ForkServer, photos: Path, tmp_path: Path
 ) -> None:
     words = ("embed", str(photos), *DEMO, "-b", "1", "-o", "two.npy", "--devices", "cpu,cpu")
+    words += ("--image-size", "160")  # so that no process ends before the other has begun
     run = vits.start(*words, cwd=tmp_path)
     journals = [tmp_path / f"two-0000{n}-of-00002.npy.partial.journal" for n in (1, 2)]
     while not all(j.exists() and j.stat().st_size > 1000 for j in journals):

@@ -172,7 +172,7 @@ def test_a_page_is_taken_up_again_and_stands_beside_a_table(vit: Vit, tmp_path: 
 
 @pytest.mark.parametrize(
     ("args", "said"),
-    [(("--paths-only",), "more than paths"), (("--shard", "1/2"), "made of all images")],
+    [(("--paths-only",), "--paths-only writes none"), (("--shard", "1/2"), "made of all images")],
 )
 def test_what_a_page_cannot_be_is_said(
     vit: Vit, tmp_path: Path, args: tuple[str, ...], said: str
