@@ -27,7 +27,7 @@ from vitcli.jobs.tolerance import Tolerance
 from vitcli.records import Progress, Sink
 from vitcli.runs.shard import Shard
 from vitcli.runs.staging import staged
-from vitcli.sinks import EMBEDDINGS, PREDICTIONS, choose_format
+from vitcli.sinks import FORMATS
 from vitcli.stores import Url
 
 
@@ -151,12 +151,7 @@ def _staged(
 
 def _suffixes(job: Job) -> tuple[str, ...]:
     """The suffixes of the files next to the output. Raise UsageError for an unknown format."""
-    from vitcli.tasks.classify.classify import ClassifyJob
-
-    if isinstance(job, ClassifyJob) and job.paths_only:
-        return ()
-    known = PREDICTIONS if isinstance(job, ClassifyJob) else EMBEDDINGS
-    kind = known[choose_format(job.out, job.format, known)]
+    kind = FORMATS[job.command][job.output_format().name]
     kind.check_installed()
     return kind.files.beside
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
@@ -51,6 +51,8 @@ class EmbedJob:
     embedding output, i the output of block i, -1 that of the last. `pool=None` pools as the model
     does."""
 
+    command: ClassVar = "embed"
+
     inputs: Inputs
     model: str | Model = DEFAULT_MODEL
     options: ModelOptions = ModelOptions()
@@ -71,6 +73,10 @@ class EmbedJob:
         if self.l2 and self.pool in ("patches", "tokens"):
             raise UsageError(f"--l2 is for vectors, and --pool {self.pool} gives tokens")
 
+    def output_format(self) -> Format:
+        """The format of the output. Raises UsageError for an unknown one."""
+        return Format(choose_format(self.out, self.format, EMBEDDINGS))
+
 
 def embed(job: EmbedJob, reporter: Reporter | None = None, sink: Sink | None = None) -> Summary:
     """Run the job. Rows go to `sink` if there is one, else to the job's output.
@@ -86,8 +92,8 @@ def embed(job: EmbedJob, reporter: Reporter | None = None, sink: Sink | None = N
     assert not isinstance(job.out, Url)  # fleet/share.py gives a local file, and uploads it later
     output = Output(
         out=job.out,
-        command="embed",
-        format=Format(choose_format(job.out, job.format, EMBEDDINGS)),
+        command=job.command,
+        format=job.output_format(),
         options=row_options(job),
         defaults=row_defaults(job),
         overwrite=job.overwrite,

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from vitcli.checkpoints.scoring import ScoreFunction, to_scores
 from vitcli.errors import UsageError
@@ -52,6 +52,8 @@ class ClassifyJob:
     rows, written along with `out`, or without `out` instead of standard output.
     """
 
+    command: ClassVar = "classify"
+
     inputs: Inputs
     models: tuple[str | Model, ...] = (DEFAULT_MODEL,)
     options: ModelOptions = ModelOptions()
@@ -83,6 +85,17 @@ class ClassifyJob:
             )
         check_page(self.html, self.resuming)
 
+    def output_format(self) -> Format:
+        """The format of the output. Raises UsageError for options that contradict each other."""
+        if self.paths_only:
+            return Format("paths", null=self.inputs.null)
+        name = choose_format(self.out, self.format, PREDICTIONS)
+        if self.html is None:
+            return Format(name)
+        if PREDICTIONS[name].is_sealed:
+            raise UsageError(f"--html does not go with {name}", "leave out --html, or write .jsonl")
+        return Format(name, page="alone" if self.out is None else "beside")
+
 
 def classify(
     job: ClassifyJob, reporter: Reporter | None = None, sink: Sink | None = None
@@ -110,8 +123,8 @@ def _output(job: ClassifyJob, takes: Callable[[Row], bool] | None) -> Output:
     title = f"vit classify, {', '.join(m if isinstance(m, str) else m.spec for m in job.models)}"
     return Output(
         out=job.out,
-        command="classify",
-        format=_format(job),
+        command=job.command,
+        format=job.output_format(),
         options={**row_options(job), "select": job.select and job.select.text},
         defaults=row_defaults(job),
         overwrite=job.overwrite,
@@ -146,18 +159,6 @@ def _ready(job: ClassifyJob, run: Run, open_things: ExitStack, specs: Sequence[S
         )
         forward = _with_thumbnails(forward, worker_pool)
     return Ready(plans=plans, forward=forward, meta={}, reads_again=job.html is not None)
-
-
-def _format(job: ClassifyJob) -> Format:
-    """The format of the output. Raises UsageError for options that contradict each other."""
-    if job.paths_only:
-        return Format("paths", null=job.inputs.null)
-    name = choose_format(job.out, job.format, PREDICTIONS)
-    if job.html is None:
-        return Format(name)
-    if PREDICTIONS[name].is_sealed:
-        raise UsageError(f"--html does not go with {name}", "leave out --html, or write .jsonl")
-    return Format(name, page="alone" if job.out is None else "beside")
 
 
 def _selected(selection: Selection) -> Callable[[Row], bool]:
