@@ -9,9 +9,9 @@ from itertools import chain
 from vitcli.errors import printable
 from vitcli.images.members import UnreadableMember, unreadable
 from vitcli.images.scan import Omissions, Scan, choose_scan
-from vitcli.images.sources import Source, all_absent, count, iter_refs, open_sources
+from vitcli.images.sources import FoundSource, Source, all_absent, count, iter_refs, open_sources
 from vitcli.jobs.job import Inputs
-from vitcli.records import ErrorType, ImageRef
+from vitcli.records import ErrorType, FoundImage, ImageRef
 from vitcli.runs.shard import Shard
 
 SAME_NAME = "an image before it in the archive has the same name"
@@ -76,6 +76,11 @@ def list_inputs(
         more = f" (and {len(absent) - 1:,} more)" if len(absent) > 1 else ""
         note(f"{printable(absent[0])} does not exist{more}: nothing can be read")
     return Listing(sources, omissions, shard, is_once, notes_unread=not inputs.extensions)
+
+
+def list_images(images: Sequence[FoundImage]) -> Listing:
+    """The listing of known images, in their order."""
+    return Listing([FoundSource(images)])
 
 
 def scan_of(inputs: Inputs, omissions: Omissions) -> Scan:

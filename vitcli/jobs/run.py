@@ -18,13 +18,11 @@ from vitcli.engines import check_engine
 from vitcli.errors import InputError, Interrupted, WriteError, printable
 from vitcli.images.job import DecodeJob
 from vitcli.images.loader import iter_batches
-from vitcli.images.scan import Omissions
-from vitcli.images.sources import FoundSource
 from vitcli.interrupts import interrupts
 from vitcli.jobs.apart import check_run
 from vitcli.jobs.batching import GrowingBatch
 from vitcli.jobs.job import Inputs, ModelOptions, Reporter, Running, Summary
-from vitcli.jobs.listing import Listing
+from vitcli.jobs.listing import Listing, list_images
 from vitcli.jobs.loading import load_model
 from vitcli.records import Batch, FoundImage, ImageRef, Preprocess, Progress, Row, Sink
 from vitcli.runs.fingerprint import describe_weights
@@ -70,8 +68,7 @@ class Run:
 
     def over(self, images: Sequence[FoundImage]) -> Run:
         """Return a run with the same options over other images."""
-        listing = Listing([FoundSource(images)], Omissions(self.reporter.note))
-        return Run(self.inputs, self.running, self.reporter, listing)
+        return Run(self.inputs, self.running, self.reporter, list_images(images))
 
     def load(self, spec: Spec, options: ModelOptions) -> Model:
         """Load a model, or return a model that is already loaded."""

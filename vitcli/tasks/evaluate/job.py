@@ -8,9 +8,8 @@ from pathlib import Path
 
 from vitcli.checkpoints.load import Model
 from vitcli.errors import InputError, UsageError, printable
-from vitcli.images.sources import FoundSource
 from vitcli.jobs.job import DEFAULT_MODEL, Inputs, ModelOptions, Reporter, Running, Summary
-from vitcli.jobs.listing import Listing
+from vitcli.jobs.listing import list_images
 from vitcli.jobs.run import Run
 from vitcli.records import Failure, FoundImage
 from vitcli.training.example import Example
@@ -68,7 +67,7 @@ class Evaluation:
 
 def run_on(job: EvaluateJob, examples: Sequence[Example], reporter: Reporter) -> Run:
     """Return a run over the images of the examples, in their order."""
-    listing = Listing([FoundSource([example.found for example in examples])])
+    listing = list_images([example.found for example in examples])
     return Run(job.inputs, job.running, reporter, listing)
 
 

@@ -10,8 +10,7 @@ import torch
 from vitcli.checkpoints.load import Model
 from vitcli.errors import InputError
 from vitcli.images.augment import LEVELS
-from vitcli.images.sources import FoundSource
-from vitcli.jobs.listing import Listing
+from vitcli.jobs.listing import list_images
 from vitcli.jobs.run import Ready, Run
 from vitcli.records import Batch, Classified, Failure, FoundImage
 from vitcli.sinks.memory import ListSink
@@ -101,7 +100,7 @@ class FeedMaker:
         )
 
     def _run(self, images: Sequence[FoundImage]) -> Run:
-        return Run(self.job.inputs, self.job.running, self.reporter, Listing([FoundSource(images)]))
+        return Run(self.job.inputs, self.job.running, self.reporter, list_images(images))
 
     def _mine(self, examples: Sequence[Example]) -> range:
         return range(self.group.rank, len(examples), self.group.size)
