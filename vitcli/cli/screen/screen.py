@@ -76,8 +76,7 @@ class Screen:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        self.stop()
         if error is None:
             return  # `summary` writes the report
         error = interrupts.cause(error)
@@ -87,6 +86,11 @@ class Screen:
                 error.is_told = True
         with suppress(VitError):  # the error that ended the run is more important
             self._write_report(report.outcome(error))
+
+    def stop(self) -> None:
+        """Remove the bar, so that lines can follow."""
+        if self._bar is not None:
+            self._bar.stop()
 
     def share_terminal(self, *, shows_failures: bool = True) -> None:
         """Draw no bar, since the rows go to the terminal. With `shows_failures` the rows show the

@@ -15,7 +15,6 @@ from vitcli.training.events import EpochDone, StepDone
 
 if TYPE_CHECKING:
     from pathlib import Path
-    from types import TracebackType
 
     from vitcli.cli.screen.epochs import Epochs
     from vitcli.jobs.job import Summary
@@ -51,18 +50,8 @@ class TrainingScreen(Screen):
         if self._epochs is not None:
             self._epochs.stop()
             self._epochs = None
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()
-        super().__exit__(kind, error, trace)
+        super().stop()
+        self._bar = None
 
     def ended(self, done: Finetuned, out: Path) -> None:
         """Show the best epoch and its score."""
