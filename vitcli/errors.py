@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from enum import IntEnum
 from importlib.util import find_spec
 
@@ -139,6 +140,11 @@ def hidden(text: str) -> str:
 def is_utf8(text: str) -> bool:
     """Whether a text can be written as UTF-8; surrogates, which stand for odd bytes, cannot."""
     return not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def listed(names: Sequence[str], most: int) -> str:
+    """List the first names for a message: a, b, ..."""
+    return ", ".join(names[:most]) + ", ..." * (len(names) > most)
 
 
 def in_bytes(size: float) -> str:

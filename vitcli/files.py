@@ -80,8 +80,7 @@ def create(path: Path, like: os.stat_result | None = None) -> IO[bytes]:
     An existing file is removed first. A symbolic link is refused: vitcli makes none, so it may
     point anywhere. Raises WriteError, OSError.
     """
-    if path.is_symlink():
-        raise _linked(path)
+    refuse_link(path)
     path.unlink(missing_ok=True)
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(path, flags, 0o666 if like is None else 0o600)
@@ -93,8 +92,7 @@ def create(path: Path, like: os.stat_result | None = None) -> IO[bytes]:
 
 def open_again(path: Path) -> IO[bytes]:
     """Open a file that an earlier run created. Raises WriteError for a symbolic or hard link."""
-    if path.is_symlink():
-        raise _linked(path)
+    refuse_link(path)
     descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     check_own(descriptor, path)
     return os.fdopen(descriptor, "r+b", 0)
@@ -123,13 +121,9 @@ def check_ours(descriptor: int, path: Path) -> None:
 def refuse_link(path: Path) -> None:
     """Raise WriteError if `path` is a symbolic link."""
     if path.is_symlink():
-        raise _linked(path)
-
-
-def _linked(path: Path) -> WriteError:
-    return WriteError(
-        f"{path} is a symbolic link, and what it points to would be overwritten", "remove it"
-    )
+        raise WriteError(
+            f"{path} is a symbolic link, and what it points to would be overwritten", "remove it"
+        )
 
 
 def keep_owner(descriptor: int, like: os.stat_result) -> None:

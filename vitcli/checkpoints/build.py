@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 from vitcli.checkpoints.file_names import Shapes, Spelling
 from vitcli.checkpoints.keymap import NOT_WHOLE
 from vitcli.checkpoints.layouts.layout import Decoder, Json, MissingTensor, Reconstruction
-from vitcli.errors import CheckpointError
+from vitcli.errors import CheckpointError, listed
 from vitcli.models.config import Config
 from vitcli.models.network import Network, network_of
 from vitcli.models.vit import VisionTransformer
@@ -70,25 +70,25 @@ def _filled(network: Module, tensors: Mapping[str, Tensor], spelling: Spelling) 
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     absent = {name: shape for name, shape in expected.items() if name not in found}
     if absent:
-        listed, count = _listed(absent, spelling)
-        raise CheckpointError(f"{listed} {'is' if count == 1 else 'are'} missing", NOT_WHOLE)
+        shown, count = _listed(absent, spelling)
+        raise CheckpointError(f"{shown} {'is' if count == 1 else 'are'} missing", NOT_WHOLE)
     surplus = {name: shape for name, shape in found.items() if name not in expected}
     if surplus:
-        listed, count = _listed(surplus, spelling)
+        shown, count = _listed(surplus, spelling)
         raise CheckpointError(
-            f"{listed} {'has' if count == 1 else 'have'} no place in the model",
+            f"{shown} {'has' if count == 1 else 'have'} no place in the model",
             "an unknown tensor may change the numbers, so it is not ignored",
         )
     wrong = [text for name in expected for text in _misfit(name, expected, found, spelling)]
     if wrong:
         raise CheckpointError(
-            f"tensors of the wrong shape: {_few(wrong)}",
+            f"tensors of the wrong shape: {listed(wrong, MAX_LISTED)}",
             "the config and the weights belong to different models",
         )
     integers = {n: shape for n, shape in expected.items() if not tensors[n].is_floating_point()}
     if integers:
-        listed, count = _listed(integers, spelling)
-        raise CheckpointError(f"{listed} holds whole numbers, not weights")
+        shown, count = _listed(integers, spelling)
+        raise CheckpointError(f"{shown} holds whole numbers, not weights")
     network.load_state_dict(dict(tensors), assign=True)
     return network.requires_grad_(False).eval()
 
@@ -112,8 +112,5 @@ def _listed(shapes: Shapes, spelling: Spelling) -> tuple[str, int]:
     for name, shape in shapes.items():
         parts |= spelling.parts(name, shape)
     texts = [f"{name} {list(shape)}" for name, shape in parts.items()]
-    return _few(texts) + f" ({len(texts)} tensors)" * (len(texts) > MAX_LISTED), len(texts)
-
-
-def _few(items: list[str]) -> str:
-    return ", ".join(items[:MAX_LISTED]) + (", ..." if len(items) > MAX_LISTED else "")
+    total = f" ({len(texts)} tensors)" * (len(texts) > MAX_LISTED)
+    return listed(texts, MAX_LISTED) + total, len(texts)

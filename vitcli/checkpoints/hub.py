@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from vitcli.errors import CheckpointError, ModelNotFound, OutputError, in_bytes
 
 PROBES = ("config.json", "model.safetensors", "pytorch_model.bin")  # one is in every snapshot
-OTHER_WEIGHTS = (".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".npz")
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".npz")
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
 MAX_JSON = 10_000_000  # bytes
 # The errors of huggingface_hub for JSON of another shape, a web page, or an invalid address.
@@ -66,7 +66,7 @@ def download(
         names = list(sizes)
         chosen = choose(names)
         if not any(name.endswith((".safetensors", ".bin")) for name in chosen):
-            others = sorted(name for name in names if name.endswith(OTHER_WEIGHTS))
+            others = sorted(name for name in names if name.endswith(WEIGHT_SUFFIXES))
             raise CheckpointError(
                 f"{repo} on the hub has no weights under a standard name",
                 f"it has {', '.join(others[:5])}; download one and give the file: "

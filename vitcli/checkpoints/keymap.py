@@ -17,7 +17,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from vitcli.errors import CheckpointError
+from vitcli.errors import CheckpointError, listed
 
 Names = tuple[str, ...]
 Reshape = Callable[[Tensor], Tensor]
@@ -277,5 +277,4 @@ def _count(names: list[str], noun: str) -> str:
 
 
 def _first(names: list[str], state: Mapping[str, Tensor]) -> str:
-    shown = ", ".join(f"{name} {list(state[name].shape)}" for name in names[:5])
-    return shown + (", ..." if len(names) > 5 else "")
+    return listed([f"{name} {list(state[name].shape)}" for name in names], 5)

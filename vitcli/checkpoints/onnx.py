@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
-import logging
 import os
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +19,7 @@ from vitcli.checkpoints.preprocess.hf import to_hf
 from vitcli.checkpoints.preprocess.timm import to_timm
 from vitcli.checkpoints.write import Written
 from vitcli.errors import CheckpointError
-from vitcli.models.engine import Engine, Graph
+from vitcli.models.engine import Engine, Graph, quiet
 
 FILE = "model.onnx"
 MAX_FILE = 1_900_000_000  # bytes of weights; a protobuf file cannot exceed 2 GiB
@@ -44,7 +41,7 @@ def write(model: Model, file: Path, dtype: str) -> Written:
     if dtype == "fp16":
         network, pixels = network.half(), pixels.half()
     output = "logits" if model.config.num_classes else "embedding"
-    with _quiet():
+    with quiet():
         program: Any = torch.onnx.export(
             network,
             (pixels,),
@@ -100,7 +97,7 @@ def export(graph: Graph, folder: Path, int8: bool) -> None:
     import onnx
 
     _onnxruntime()  # before the exporter, which imports it too
-    with _quiet():
+    with quiet():
         program: Any = torch.onnx.export(
             graph.traced(), input_names=["pixels"], output_names=["output"], verbose=False
         )
@@ -147,15 +144,3 @@ def open_export(folder: Path, dtype: str) -> Engine:
     except broken as error:  # ONNX Runtime's exceptions have no common base
         raise RuntimeError(str(error)) from None
     return lambda pixels: torch.from_numpy(session.run(None, {"pixels": pixels})[0])
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the exporter's warnings and logs."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        logging.disable(logging.WARNING)
-        try:
-            yield
-        finally:
-            logging.disable(logging.NOTSET)

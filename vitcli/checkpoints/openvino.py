@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-import logging
 import sys
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vitcli.models.engine import Engine, Graph
+from vitcli.models.engine import Engine, Graph, quiet
 from vitcli.records import Size
 
 FILE = "model.xml"
@@ -128,10 +126,5 @@ def _openvino() -> Any:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Silence warnings, logs, and NNCF's progress bar on standard output, which is for data."""
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        logging.disable(logging.WARNING)
-        try:
-            yield
-        finally:
-            logging.disable(logging.NOTSET)
+    with quiet(), contextlib.redirect_stdout(io.StringIO()):
+        yield

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from vitcli.checkpoints.resolve import CONFIGS, WEIGHTS
-from vitcli.errors import OutputError
+from vitcli.errors import OutputError, listed
 from vitcli.files import PARTIAL, real, sync
 
 MODEL_FILES = (*CONFIGS, *WEIGHTS)
@@ -57,9 +57,8 @@ def _check_old(place: Path, target: Path) -> None:
     """Raise OutputError for a folder that holds other things than a model."""
     names = sorted(path.name for path in place.iterdir()) if place.is_dir() else []
     if names and not any(name in MODEL_FILES for name in names):
-        shown = ", ".join(names[:MAX_LISTED]) + ", ..." * (len(names) > MAX_LISTED)
         raise OutputError(
-            f"{target} is not a model, it holds {shown}",
+            f"{target} is not a model, it holds {listed(names, MAX_LISTED)}",
             "give another name, or remove it yourself",
         )
 

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from vitcli.checkpoints import hub
-from vitcli.errors import CheckpointError, ModelNotFound, UsageError, in_bytes
+from vitcli.errors import CheckpointError, ModelNotFound, UsageError, in_bytes, listed
 
 if TYPE_CHECKING:  # for types only: this module imports torch
     from vitcli.checkpoints.layouts.layout import Json
@@ -36,7 +36,6 @@ WEIGHTS = (
 CONFIGS = ("config.json", "open_clip_config.json")
 PROCESSOR = "preprocessor_config.json"
 JSONS = (*CONFIGS, PROCESSOR)
-SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".npz")
 # Files with the same suffixes that trainers save next to the weights.
 NO_WEIGHTS = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state)[._].*")
 # A config.json without any of these keys may belong to another program.
@@ -115,7 +114,7 @@ def _instead(spec: str) -> str:
 
 
 def _is_hub_id(spec: str) -> bool:
-    is_file = Path(spec).suffix in SUFFIXES or spec.startswith((".", "/", "~"))
+    is_file = Path(spec).suffix in hub.WEIGHT_SUFFIXES or spec.startswith((".", "/", "~"))
     return not is_file and _HUB_ID.fullmatch(spec) is not None
 
 
@@ -187,7 +186,7 @@ def _only_weights(folder: Path, spec: str) -> Path:
             f"give one of them: {Path(spec) / newest.name}",
         )
     others = [path for path in _listed(folder) if path.is_file()]
-    looked = f"looked for {', '.join(WEIGHTS)}, or a single {' '.join(SUFFIXES)}"
+    looked = f"looked for {', '.join(WEIGHTS)}, or a single {' '.join(hub.WEIGHT_SUFFIXES)}"
     raise CheckpointError(
         f"no weights in {spec}", looked + f"; there is {_named(others)}" * bool(others)
     )
@@ -198,7 +197,9 @@ def weight_files(folder: Path) -> list[Path]:
     return [
         path
         for path in _listed(folder)
-        if path.suffix in SUFFIXES and not NO_WEIGHTS.fullmatch(path.name) and path.is_file()
+        if path.suffix in hub.WEIGHT_SUFFIXES
+        and not NO_WEIGHTS.fullmatch(path.name)
+        and path.is_file()
     ]
 
 
@@ -211,7 +212,7 @@ def _listed(folder: Path) -> list[Path]:
 
 
 def _named(paths: Sequence[Path]) -> str:
-    return ", ".join(path.name for path in paths[:MAX_LISTED]) + ", ..." * (len(paths) > MAX_LISTED)
+    return listed([path.name for path in paths], MAX_LISTED)
 
 
 def _file(path: Path, spec: str) -> Checkpoint:
@@ -298,9 +299,9 @@ def check_sha256(files: Sequence[Path], expected: str) -> None:
         raise UsageError(f"--sha256 {expected} is not a SHA-256", "it has 64 hexadecimal digits")
     actual = sha256(files)
     if actual != expected.lower():
-        listed = f"{files[0]}" + f" and {len(files) - 1} more" * (len(files) > 1)
+        shown = f"{files[0]}" + f" and {len(files) - 1} more" * (len(files) > 1)
         raise CheckpointError(
-            f"{listed}: the sha256 is {actual}, expected {expected.lower()}", "it is another file"
+            f"{shown}: the sha256 is {actual}, expected {expected.lower()}", "it is another file"
         )
 
 

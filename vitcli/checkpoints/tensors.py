@@ -19,7 +19,7 @@ from vitcli.checkpoints.npz import is_npz, read_npz
 from vitcli.checkpoints.pickles import check_archive, read_pickle
 from vitcli.checkpoints.safetensors import read_safetensors
 from vitcli.checkpoints.sniff import kind_of
-from vitcli.errors import CheckpointError
+from vitcli.errors import CheckpointError, listed
 
 State = dict[str, Tensor]
 DTYPE_NAMES = {
@@ -87,8 +87,8 @@ def without(weights: Weights, patterns: Sequence[str]) -> Weights:
     if not kept:
         raise CheckpointError("--drop leaves out all tensors")
     dropped = list(dict.fromkeys(dropped))
-    shown = ", ".join(dropped[:3]) + ", ..." * (len(dropped) > 3)
-    note = f"--drop leaves out {len(dropped)} of {len(weights.tensors)} tensors: {shown}"
+    count = f"{len(dropped)} of {len(weights.tensors)}"
+    note = f"--drop leaves out {count} tensors: {listed(dropped, 3)}"
     return replace(weights, tensors=kept, notes=(*weights.notes, note))
 
 

@@ -39,7 +39,8 @@ from vitcli.images.tar_headers import TarHeaders
 from vitcli.records import ErrorType, FoundImage, Member, Version
 
 ARCHIVES = frozenset((".tar", ".tgz", ".zip"))  # in a directory, a scan takes these
-NAMES = (*ARCHIVES, ".tar.gz", ".tar.bz2", ".tar.xz")
+TARS = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
+NAMES = (*TARS, ".zip")
 MAX_IMAGE_BYTES = 1 << 30  # of an image that is read into memory
 BYTES_PER_PIXEL = 8  # at most: four channels of 16 bits, not compressed
 METADATA_BYTES = 16 << 20  # at most, in addition to the pixels

@@ -145,7 +145,7 @@ def _by_brands(head: bytes) -> str | None:
     if brands and brands[0] == b"crx ":
         return f"CR3, {_RAW}: {EXPORT}"
     if is_heif(head):
-        name = "HEIC" if any(brand.startswith(b"he") for brand in brands) else "HEIF"
+        name = "HEIC" if _is_hevc(brands) else "HEIF"
         return f"{name}: {HEIF_HINT}"
     if brands and (brands[0] in _VIDEO_BRANDS or brands[0] == b"qt  "):
         return "a video: extract its frames"

@@ -8,14 +8,21 @@ from functools import cache
 
 from vitcli import stores
 from vitcli.errors import InputError, printable
-from vitcli.images.archives import MAX_IMAGE_BYTES, broken, decompressed, iter_tar, iter_zip
+from vitcli.images.archives import (
+    MAX_IMAGE_BYTES,
+    NAMES,
+    TARS,
+    broken,
+    decompressed,
+    iter_tar,
+    iter_zip,
+)
 from vitcli.images.system import system_folder
 from vitcli.images.tables import TABLE
 from vitcli.records import ErrorType, FoundImage, Stamp
 from vitcli.stores import Listing
 
-TARS = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
-MANY = (*TARS, ".zip", TABLE)
+MANY = (*NAMES, TABLE)
 
 
 @cache

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -181,3 +184,15 @@ class Graph(nn.Module):
         return torch.export.export(
             self, (pixels,), dynamic_shapes=({0: torch.export.Dim("batch")},)
         )
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence the warnings and logs of an exporter."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(logging.NOTSET)

@@ -17,6 +17,11 @@ from vitcli.files import PARTIAL, check_own, explained, refuse_link
 LOCK = ".lock"
 
 
+def this_process() -> dict[str, object]:
+    """Describe this process to others, as `holder` reads it."""
+    return {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
+
+
 class Lock:
     """A lock, held until `release` or the death of this process. Its file names the holder."""
 
@@ -25,9 +30,8 @@ class Lock:
         self._path = path
         with explained(path):
             self._file = self._locked(out)
-            me = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
             os.ftruncate(self._file, 0)
-            os.pwrite(self._file, json.dumps(me).encode(), 0)
+            os.pwrite(self._file, json.dumps(this_process()).encode(), 0)
 
     def _locked(self, out: object) -> int:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC

@@ -11,11 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import socket
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,7 +24,7 @@ from vitcli.errors import Interrupted, OutputError, UsageError, in_bytes, printa
 from vitcli.files import PARTIAL, explained
 from vitcli.runs.finished import START_OVER
 from vitcli.runs.journal import JOURNAL, journal_of, read_finished
-from vitcli.runs.lock import LOCK, Lock, holder
+from vitcli.runs.lock import LOCK, Lock, holder, this_process
 from vitcli.runs.shard import Resuming, Shard
 from vitcli.sinks.files import BESIDE, Target
 from vitcli.stores import Place, Url
@@ -154,7 +151,7 @@ class _Stage:
         """Name this process in the store. Raises OutputError if another process is named there, or
         if the store refuses."""
         url = self._url(name)
-        me = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
+        me = this_process()
         with _refused(url):
             named = self._holder(name)
             if named and (named.get("host"), named.get("folder")) != (me["host"], str(self.folder)):

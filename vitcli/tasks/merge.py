@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from vitcli.errors import OutputError, UsageError
+from vitcli.errors import OutputError, UsageError, listed
 from vitcli.files import real
 from vitcli.jobs.apart import check_apart, written_of
 from vitcli.jobs.job import NullReporter, Reporter, Summary
@@ -160,7 +160,7 @@ def _complete(parts: Sequence[_Part]) -> list[_Part]:
     count = parts[0].shard.count
     missing = [Shard(n, count) for n in range(1, count + 1) if n not in by_number]
     if missing:
-        names = ", ".join(map(str, missing[:5])) + ", ..." * (len(missing) > 5)
+        names = listed([str(shard) for shard in missing], 5)
         raise OutputError(f"shard {names} is missing", "give the outputs of all shards")
     return [by_number[number] for number in sorted(by_number)]
 

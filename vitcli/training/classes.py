@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from vitcli.errors import InputError, is_utf8, printable
+from vitcli.errors import InputError, is_utf8, listed, printable
 from vitcli.training.example import Example
 from vitcli.training.parts import first_few
 
@@ -105,7 +105,7 @@ def match_classes(names: Sequence[str], labels: Sequence[str], model: str) -> di
     if missing:
         near = difflib.get_close_matches(_plain(missing[0]), known, 1, 0.5)
         closest = f"the closest to {printable(missing[0])} is {near[0]!r}" if near else ""
-        few = ", ".join(labels[:4]) + (", ..." if len(labels) > 4 else "")
+        few = listed(labels, 4)
         raise InputError(
             f"{model} has no class {first_few(missing)}",
             "; ".join(filter(None, (closest, f"its {len(labels)} labels are {few}"))),

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from vitcli.errors import printable
+from vitcli.errors import listed, printable
 from vitcli.training.parts import part_named
 from vitcli.training.table_file import TableFile
 
@@ -97,9 +97,8 @@ class Header:
             rest = [n for n in range(len(names)) if n not in (path, split)]
             one_hot = [n for n in rest if self._all(n, lambda cell: _flag(cell) is not None)]
             if len(one_hot) > 1 and len(one_hot) >= len(names) - 2:
-                shown = ", ".join(printable(first[n].strip()) for n in one_hot[:5])
-                more = ", ..." if len(one_hot) > 5 else ""
-                self._note(f"one column for each class: {shown}{more}")
+                shown = listed([printable(first[n].strip()) for n in one_hot], 5)
+                self._note(f"one column for each class: {shown}")
                 return Columns(first, path, None, None, tuple(one_hot))
             if len(rest) == 1 and not self.is_image(first[path]):
                 label = rest[0]

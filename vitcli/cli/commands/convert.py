@@ -16,7 +16,7 @@ from vitcli.cli.options import options as o
 from vitcli.cli.options.parse import parse_image_size
 from vitcli.cli.screen.exit import is_terminal, show
 from vitcli.cli.screen.screen import Screen
-from vitcli.errors import in_bytes, printable
+from vitcli.errors import in_bytes, listed, printable
 from vitcli.jobs.job import ModelOptions
 
 if TYPE_CHECKING:
@@ -129,8 +129,7 @@ def _report(done: Conversion, source: str, target: Path, dtype: str) -> Iterator
     dropped = model.provenance.dropped
     for why in dict.fromkeys(dropped.values()):
         names = [name for name, reason in dropped.items() if reason == why]
-        shown = ", ".join(names[:SHOWN]) + ", ..." * (len(names) > SHOWN)
-        yield _line("dropped", f"{len(names)}: {shown} ({why})")
+        yield _line("dropped", f"{len(names)}: {listed(names, SHOWN)} ({why})")
     for note in done.notes:
         yield _line("note", note)
     for delta in done.deltas:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from vitcli.checkpoints.load import Model
-from vitcli.errors import UsageError
+from vitcli.errors import UsageError, listed
 from vitcli.jobs.job import Running
 from vitcli.models.attention import Heads
 from vitcli.models.config import Config, ViTConfig
@@ -132,8 +132,7 @@ def class_number(target: str | int, model: Model) -> int | None:
     near = [name for name in names if asked in name] or difflib.get_close_matches(asked, names)
     hint = f"did you mean {' or '.join(near[:3])}?"
     if not near:
-        first = ", ".join(labels[:3]) + ", ..." * (len(labels) > 3)
-        hint = f"its {len(labels):,} classes are {first}; a class number works, too"
+        hint = f"its {len(labels):,} classes are {listed(labels, 3)}; a class number works, too"
     raise UsageError(f"--class {target}: {model.spec} has no such class", hint)
 
 
