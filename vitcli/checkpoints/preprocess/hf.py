@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from vitcli.checkpoints.layouts.layout import Json, pair
@@ -14,6 +15,8 @@ from vitcli.checkpoints.preprocess.fields import (
     triple,
 )
 from vitcli.checkpoints.preprocess.published import (
+    FLOAT_FILTERS,
+    FLOATS,
     HUB,
     HUB_SIZE,
     PROCESSOR_OF,
@@ -83,7 +86,29 @@ def from_hf(
         std=positive_triple(std, "image_std"),
         source="preprocessor_config.json" if processor else f"{default}s" if not hub else default,
     )
+    if kind in FLOATS and resize is not None:
+        plan = _on_floats(plan)
     return FoundPreprocess(plan, tuple(notes), sources)
+
+
+def _on_floats(plan: Preprocess) -> Preprocess:
+    """The plan with a resize of floats. Raises CheckpointError for other filters, and for a crop
+    that needs padding, which transformers' backend for floats places differently."""
+    assert plan.resize is not None
+    if plan.resample not in FLOAT_FILTERS:
+        known = ", ".join(FLOAT_FILTERS)
+        raise CheckpointError(
+            f"preprocessor_config.json: a {plan.resample} resize of floats is not supported",
+            f"known are {known}; --preprocess timm overrides it",
+        )
+    if any(map(int.__lt__, plan.resize, plan.size)):
+        (height, width), (rows, columns) = plan.resize, plan.size
+        raise CheckpointError(
+            f"preprocessor_config.json: a crop of {rows}x{columns} after a resize of floats to "
+            f"{height}x{width} is not supported",
+            "--preprocess timm overrides it",
+        )
+    return replace(plan, floats=True)
 
 
 def _processor_kind(processor: Json, model_type: str) -> str:
@@ -159,14 +184,17 @@ def to_hf(plan: Preprocess) -> dict[str, Any]:
         "resample": next(n for n, name in RESAMPLE.items() if name == plan.resample),
         "size": target,
     }
+    floats = {"image_processor_type": "DINOv3ViTImageProcessor"} if plan.floats else {}
     if plan.resize is not None and plan.fit == "squash":
         values["size"] = {"height": plan.resize[0], "width": plan.resize[1]}
         if plan.resize == plan.size:
-            return values
-        return {**values, "image_processor_type": "DeiTImageProcessor", **_cropped(target)}
+            return values | floats
+        values["image_processor_type"] = "DeiTImageProcessor"
+        return values | _cropped(target) | floats
     if plan.fit == "shortest" and plan.resize is not None and plan.longest is None:
         values["size"] = {"shortest_edge": plan.resize[0]}
-        return {**values, "image_processor_type": "BitImageProcessor", **_cropped(target)}
+        values["image_processor_type"] = "BitImageProcessor"
+        return values | _cropped(target) | floats
     raise CheckpointError(f"transformers has no image processor for: {plan.describe()}")
 
 

@@ -11,6 +11,7 @@ from vitcli.records import Resample, Size
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
+ZERO, ONE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -47,7 +48,25 @@ PROCESSORS: dict[str, dict[str, Any]] = {
         "image_mean": HALF,
         "image_std": HALF,
     },
+    "Beit": {**_SQUASH, "resample": 3, "image_mean": HALF, "image_std": HALF},
+    "DINOv3ViT": {
+        **_SQUASH,
+        "resample": 2,
+        "image_mean": IMAGENET_MEAN,
+        "image_std": IMAGENET_STD,
+    },
+    "Tipsv2": {
+        "size": {"height": 448, "width": 448},
+        "default_to_square": True,
+        "resample": 2,
+        "do_normalize": False,
+        "image_mean": ZERO,
+        "image_std": ONE,
+    },
 }
+# The processors that resize floats, and do not round them to bytes.
+FLOATS = frozenset({"DINOv3ViT"})
+FLOAT_FILTERS: tuple[Resample, ...] = ("bilinear", "bicubic")
 PROCESSOR_OF = {
     "vit": "ViT",
     "deit": "DeiT",
@@ -62,6 +81,18 @@ PROCESSOR_OF = {
     "siglip": "Siglip",
     "siglip_vision_model": "Siglip",
     "swin": "ViT",
+    "swinv2": "ViT",
+    "dinov3_vit": "DINOv3ViT",
+    "beit": "Beit",
+    "data2vec-vision": "Beit",
+    "tipsv2": "Tipsv2",
+    "tipsv2_vision_model": "Tipsv2",
+    "ijepa": "ViT",
+    "pixio": "Bit",
+    "mlcd": "CLIP",
+    "mlcd_vision_model": "CLIP",
+    "aimv2": "CLIP",
+    "aimv2_vision_model": "CLIP",
 }
 # The values that differ from the class's defaults in every file of a family on the hub; and the
 # size that the family is evaluated at, if it is not the model's.
