@@ -267,7 +267,7 @@ class Preprocess:
     with `fill` where the image is smaller. The floats are (pixel * rescale - mean) / std.
 
     Libraries resize bytes and round the result to bytes. With `floats`, the resize computes floats,
-    as transformers does for DINOv3: bilinear or bicubic, equal to torch's within 1e-6 of the range.
+    as transformers does for DINOv3: bilinear or bicubic, equal to torch's up to rounding.
     *fast* decoding reduces a large image by a whole number before the resize: the pixels are close,
     not equal.
     """
