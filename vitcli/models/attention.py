@@ -240,7 +240,7 @@ def fused(maps: Tensor, heads: Heads) -> Tensor:
 
 
 def _positions(network: Network, pixels: Tensor) -> list[Position]:
-    """What each block's attention adds for the places of its tokens; nothing for a Swin."""
+    """The positions of each block; none for a Swin."""
     if isinstance(network, SwinTransformer):
         return []
     return list(network.positions(network.grid_of(pixels), pixels.device))

@@ -142,7 +142,7 @@ class VisionTransformer(nn.Module):
         return out
 
     def positions(self, grid: Size, device: torch.device) -> Iterator[Position]:
-        """What each block's attention adds for the places of a grid's tokens. Rotations that all
+        """The positions of a grid's tokens for the attention of each block. Rotations that all
         blocks share are computed once."""
         config = self.config
         rotations: Iterator[Rotation | None] = repeat(None)
