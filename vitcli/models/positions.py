@@ -22,7 +22,7 @@ tokens have the angle 0."""
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """The places of a block's tokens, as its attention reads them. `bias` is (A, N, N), added to the
+    """The places of a block's tokens, as its attention reads them. `bias` (A, N, N) is added to the
     scaled scores before the softmax."""
 
     rotation: Rotation | None = None
