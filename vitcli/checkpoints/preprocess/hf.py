@@ -36,22 +36,27 @@ HF_KEYS = {
 
 
 def from_hf(
-    processor: Json, model_type: str, model_size: Size, image_size: Size | None
+    processor: Json,
+    model_type: str,
+    model_size: Size,
+    image_size: Size | None,
+    file: str = "preprocessor_config.json",
 ) -> FoundPreprocess:
-    """Read any generation of `preprocessor_config.json`; `image_size` overrides its size.
+    """Read any generation of `preprocessor_config.json`; `image_size` overrides its size. Other
+    files may hold the same object.
 
     Without a file, the defaults are scaled to the family's evaluation size, or to the model's size
     if it has none. The first generation has sizes as integers, the second adds
     `feature_extractor_type`, the third has `image_processor_type` and sizes as objects. An integer
     means a square for ViT and DeiT, the shortest edge for BiT and CLIP.
     """
-    kind = _processor_kind(processor, model_type)
+    kind = _processor_kind(processor, model_type, file)
     known = {k: v for k, v in processor.items() if v is not None}
     hub = HUB.get(model_type, {}) if not processor else {}
     values = {**PROCESSORS[kind], **hub, **known}
     crop = _crop_size(values)
     resize: Size | None
-    resize, fit, longest = _resize(values)
+    resize, fit, longest = _resize(values, file)
     if not values.get("do_resize", True):
         resize = None
     if crop is None and (resize is None or fit == "shortest"):
@@ -70,9 +75,9 @@ def from_hf(
     rescale = positive(values.get("rescale_factor", 1 / 255), "rescale_factor")
     if not values.get("do_rescale", True):
         rescale = 1.0
-        notes.append("preprocessor_config.json says do_rescale: false; pixels stay 0 to 255")
+        notes.append(f"{file} says do_rescale: false; pixels stay 0 to 255")
     default = f"{model_type} on the hub" if hub else f"{kind}ImageProcessor's default"
-    sources = origins(HF_KEYS, processor, "preprocessor_config.json", default)
+    sources = origins(HF_KEYS, processor, file, default)
     if not values.get("do_center_crop", False):
         sources["center_crop"] = "config.json: image_size"
     plan = Preprocess(
@@ -84,34 +89,34 @@ def from_hf(
         rescale=rescale,
         mean=triple(mean, "image_mean"),
         std=positive_triple(std, "image_std"),
-        source="preprocessor_config.json" if processor else f"{default}s" if not hub else default,
+        source=file if processor else f"{default}s" if not hub else default,
     )
     if kind in FLOATS and resize is not None:
-        plan = _on_floats(plan)
+        plan = _on_floats(plan, file)
     return FoundPreprocess(plan, tuple(notes), sources)
 
 
-def _on_floats(plan: Preprocess) -> Preprocess:
+def _on_floats(plan: Preprocess, file: str) -> Preprocess:
     """The plan with a resize of floats. Raises CheckpointError for other filters, and for a crop
     that needs padding, which transformers' backend for floats places differently."""
     assert plan.resize is not None
     if plan.resample not in FLOAT_FILTERS:
         known = ", ".join(FLOAT_FILTERS)
         raise CheckpointError(
-            f"preprocessor_config.json: a {plan.resample} resize of floats is not supported",
+            f"{file}: a {plan.resample} resize of floats is not supported",
             f"known are {known}; --preprocess timm overrides it",
         )
     if any(map(int.__lt__, plan.resize, plan.size)):
         (height, width), (rows, columns) = plan.resize, plan.size
         raise CheckpointError(
-            f"preprocessor_config.json: a crop of {rows}x{columns} after a resize of floats to "
+            f"{file}: a crop of {rows}x{columns} after a resize of floats to "
             f"{height}x{width} is not supported",
             "--preprocess timm overrides it",
         )
     return replace(plan, floats=True)
 
 
-def _processor_kind(processor: Json, model_type: str) -> str:
+def _processor_kind(processor: Json, model_type: str, file: str) -> str:
     name = str(
         processor.get("image_processor_type") or processor.get("feature_extractor_type") or ""
     )
@@ -122,13 +127,13 @@ def _processor_kind(processor: Json, model_type: str) -> str:
     if name not in PROCESSORS:
         known = ", ".join(PROCESSORS)
         raise CheckpointError(
-            f"preprocessor_config.json asks for a {name} image processor",
+            f"{file} asks for a {name} image processor",
             f"known are {known}; --preprocess timm overrides it",
         )
     return name
 
 
-def _resize(values: Json) -> tuple[Size, Fit, int | None]:
+def _resize(values: Json, file: str) -> tuple[Size, Fit, int | None]:
     """Read any generation's `size` as (target, fit, limit of the longer edge)."""
     size = values["size"]
     if isinstance(size, int):
@@ -147,7 +152,7 @@ def _resize(values: Json) -> tuple[Size, Fit, int | None]:
             longest = size.get("longest_edge")
             cap = None if longest is None else pair(longest, "longest_edge")[0]
             return pair(size["shortest_edge"], "size"), "shortest", cap
-    raise CheckpointError(f"preprocessor_config.json: size is {size!r}, which is not supported")
+    raise CheckpointError(f"{file}: size is {size!r}, which is not supported")
 
 
 def _crop_size(values: Json) -> Size | None:
