@@ -310,6 +310,12 @@ def test_a_file_that_does_not_rescale_is_obeyed_and_said(
     assert any("do_rescale: false" in note for note in model.notes)
 
 
+def test_tiles_that_are_not_cut_are_said() -> None:
+    processor = {"image_processor_type": "GotOcr2ImageProcessorFast", "crop_to_patches": True}
+    (note,) = from_hf(processor, "internvl_vision", (448, 448), None).notes
+    assert note.startswith("preprocessor_config.json says crop_to_patches: true")
+
+
 def test_without_a_file_the_defaults_are_taken_at_the_models_size_and_said(
     tiny_model: TinyModel, tmp_path: Path
 ) -> None:
@@ -403,6 +409,7 @@ def test_a_description_is_one_line_of_steps(tiny_model: TinyModel) -> None:
         ({"image_std": [0.5, 0.5, float("nan")]}, "image_std is nan"),
         ({"rescale_factor": 0}, "rescale_factor is 0"),
         ({"rescale_factor": "x"}, "rescale_factor is 'x'"),
+        ({"do_pad": True, "pad_size": {"height": 80, "width": 80}}, "do_pad is not supported"),
     ],
     ids=str,
 )

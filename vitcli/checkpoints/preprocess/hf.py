@@ -77,6 +77,10 @@ def from_hf(
         rescale = 1.0
         notes.append(f"{file} says do_rescale: false; pixels stay 0 to 255")
     default = f"{model_type} on the hub" if hub else f"{kind}ImageProcessor's default"
+    if values.get("crop_to_patches"):
+        notes.append(f"{file} says crop_to_patches: true; the whole image is one of its tiles here")
+    if values.get("do_pad") and values.get("pad_size"):
+        raise CheckpointError(f"{file}: do_pad is not supported", "--preprocess timm overrides it")
     sources = origins(HF_KEYS, processor, file, default)
     if not values.get("do_center_crop", False):
         sources["center_crop"] = "config.json: image_size"
