@@ -100,6 +100,10 @@ def _swin(size: Size) -> Mapping[str, Any]:
     return {"interpolation": "bicubic", "crop_pct": 1.0 if size[0] == 384 else 0.9}
 
 
+def _eva(size: Size) -> Mapping[str, Any]:
+    return {**_CLIP, "interpolation": "bicubic", "crop_pct": 0.9 if size[0] == 224 else 1.0}
+
+
 _CLIP = {"mean": CLIP_MEAN, "std": CLIP_STD}
 _HALF = {"mean": HALF, "std": HALF}
 VIT = Family("vit", always(**_HALF, interpolation="bicubic", crop_pct=0.9))
@@ -112,6 +116,13 @@ SIGLIP = Family(
     "siglip",
     always(**_HALF, interpolation="bicubic", crop_pct=0.9),
     open_clip={**_HALF, "resize_mode": "squash"},
+)
+DINOV3 = Family("dinov3", always(interpolation="bicubic", crop_pct=1.0))
+EVA = Family("eva", _eva)
+PE = Family(
+    "pe",
+    always(**_HALF, interpolation="bicubic", crop_pct=1.0),
+    open_clip={**_HALF, "resize_mode": "squash", "interpolation": "bilinear"},
 )
 SWIN = Family("swin", _swin, "swin")
 TIMM_DEFAULT = always(interpolation="bicubic", crop_pct=0.875)
