@@ -14,6 +14,7 @@ from vitcli.checkpoints.layouts import (
     openai,
     swin,
     timm,
+    timm_eva,
     timm_swin,
     torchvision,
 )
@@ -29,6 +30,7 @@ LAYOUTS: tuple[Layout, ...] = (
     openai.OPEN_CLIP,
     open_clip_timm.LAYOUT,
     timm.LAYOUT,
+    timm_eva.LAYOUT,
     *meta.LAYOUTS,
     timm_swin.LAYOUT,
     swin.LAYOUT,
