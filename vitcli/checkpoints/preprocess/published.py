@@ -62,6 +62,7 @@ PROCESSOR_OF = {
     "siglip": "Siglip",
     "siglip_vision_model": "Siglip",
     "swin": "ViT",
+    "swinv2": "ViT",
 }
 # The values that differ from the class's defaults in every file of a family on the hub; and the
 # size that the family is evaluated at, if it is not the model's.
@@ -72,6 +73,7 @@ HUB: dict[str, dict[str, Any]] = {
     "dinov2": {"size": {"shortest_edge": 256}, **_IMAGENET},
     "dinov2_with_registers": {"size": {"shortest_edge": 256}, **_IMAGENET},
     "swin": {"resample": 3, **_IMAGENET},
+    "swinv2": {"resample": 3, **_IMAGENET},
 }
 HUB_SIZE = {"dinov2": (224, 224), "dinov2_with_registers": (224, 224)}
 
