@@ -115,7 +115,7 @@ ROWS: tuple[Foreign, ...] = (
             r"(.*\.)?blocks\.0\.mlp\.w1\.weight",
             r"(.*\.)?rope\.freqs_cos",
             r"(.*\.)?blocks\.0\.attn\.q_bias !(.*\.)?blocks\.0\.attn\.relative_position_bias_table"
-            r" !(.*\.)?rel_pos_bias\.relative_position_bias_table",
+            r" !(.*\.)?rel_pos_bias\.relative_position_bias_table !.*\.attn\.logit_scale",
         ),
     ),
     Foreign(

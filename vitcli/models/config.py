@@ -332,6 +332,12 @@ class SwinConfig:
             return (min(grid), min(grid)), (0, 0)
         return window, (window[0] // 2, window[1] // 2)
 
+    @property
+    def far(self) -> float:
+        """The number that is added to the score of two tokens that are neighbours through the shift
+        alone. transformers' Swin V2 adds -100 twice."""
+        return -200.0 if self.window_rule == "hf-v2" else -100.0
+
     def sizes(self) -> dict[str, object]:
         """Every field, and the sizes that follow from them, for machines."""
         last = self.layer_grid(self.depth)

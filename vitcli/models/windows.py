@@ -15,11 +15,6 @@ from torch import Tensor
 from vitcli.models.config import SwinConfig
 from vitcli.records import Size
 
-# Added to the score of two tokens that are neighbours through the shift alone. transformers' Swin
-# V2 adds -100 twice, which makes a difference because its scores are as large as 116.
-FAR = -100.0
-FAR_TWICE = -200.0
-
 
 @dataclass(frozen=True, slots=True)
 class Windows:
@@ -71,12 +66,11 @@ def windows_of(config: SwinConfig, stage: int, grid: Size, like: Tensor) -> tupl
     unshifted = Windows(grid, size, (0, 0), None, pads_first)
     if not any(shift):
         return unshifted, unshifted
-    far = FAR_TWICE if config.window_rule == "hf-v2" else FAR
-    mask = shift_mask(grid, size, shift, like, far)
+    mask = shift_mask(grid, size, shift, like, config.far)
     return unshifted, replace(unshifted, shift=shift, mask=mask)
 
 
-def shift_mask(grid: Size, window: Size, shift: Size, like: Tensor, far: float = FAR) -> Tensor:
+def shift_mask(grid: Size, window: Size, shift: Size, like: Tensor, far: float) -> Tensor:
     """The mask that separates tokens of a window that only the shift made neighbours.  (n, N, N)
 
     After the shift, the last window of a row or column has tokens of both edges of the grid.
