@@ -25,8 +25,8 @@ from vitcli.models.config import Config, SwinConfig, ViTConfig
 
 FileDtype = Literal["fp32", "fp16", "bf16"]
 TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-# Scores of a Swin V2 differ by at most twice the scale of its cosines and 16 of the bias. Up to this
-# scale, a mask of -100 leaves a masked token less than 2e-8 of the weight of another.
+# Scores of a Swin V2 differ by at most twice the scale of its cosines and 16 of the bias. Up to
+# this scale, a mask of -100 leaves a masked token less than 2e-8 of the weight of another.
 MAX_MASKED_SCALE = 33.0
 HF_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
