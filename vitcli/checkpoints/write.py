@@ -170,16 +170,27 @@ def _mask_notes(model: Model, after: Config) -> list[str]:
     """A note if a Swin V2 has such large scores that the other library's mask may let tokens attend
     across the edges of a shifted grid, or no longer."""
     before = model.config
-    if not (isinstance(before, SwinConfig) and isinstance(after, SwinConfig)):
+    if not isinstance(before, SwinConfig) or not isinstance(after, SwinConfig):
         return []
-    scales = [t.exp().max() for n, t in model.network.state_dict().items() if "logit_scale" in n]
-    scale = min(max(map(float, scales), default=0.0), 100.0)
+    scales = [
+        min(float(tensor.exp().max()), 100.0)
+        for name, tensor in model.network.state_dict().items()
+        if name.endswith(".logit_scale") and _is_shifted(before, name)
+    ]
+    scale = max(scales, default=0.0)
     if before.far == after.far or scale <= MAX_MASKED_SCALE:
         return []
     return [
         f"shifted windows are separated by {after.far:g} there, by {before.far:g} in this model: "
         f"with cosines scaled by {scale:.0f} the results may differ (--verify compares them)"
     ]
+
+
+def _is_shifted(config: SwinConfig, name: str) -> bool:
+    """Whether a tensor is in a block with shifted windows."""
+    _, stage, _, block, *_ = name.split(".")
+    shift = config.windows(int(stage), config.layer_grid(int(stage)))[1]
+    return int(block) % 2 == 1 and any(shift)
 
 
 def _problem_type(model: Model) -> dict[str, str]:
