@@ -110,7 +110,7 @@ def unpack(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def buffers(tensors: Tensors) -> Json:
     """The sizes that only the buffers of Microsoft's Swin V2 show, in timm's words; {} without
     them. A table of distances has the size of the window, and its values the window of
-    pre-training."""
+    pre-training. Microsoft's windows have one size, and shrink to the grids of the image."""
     tables: list[Tensor] = []
     while (name := B.format(s=len(tables), i=0) + DISTANCES) in tensors:
         tables.append(tensors[name])
@@ -119,9 +119,14 @@ def buffers(tensors: Tensors) -> Json:
     windows = [_window_of(table) for table in tables]
     patch = shape(tensors, "patch_embed.proj.weight", 4)[2:]
     grid = _shifted_grid(tensors, windows) or [side << (len(tables) - 1) for side in windows[-1]]
+    largest = [max(sides) for sides in zip(*windows, strict=True)]
+    shrunk = [
+        [min(side >> stage, most) for side, most in zip(grid, largest, strict=True)]
+        for stage in range(len(windows))
+    ]
     return {
         "img_size": [side * length for side, length in zip(grid, patch, strict=True)],
-        "window_size": windows,
+        "window_size": [largest] * len(windows) if shrunk == windows else windows,
         "pretrained_window_sizes": [
             _pretrained_window(*found) for found in zip(tables, windows, strict=True)
         ],
