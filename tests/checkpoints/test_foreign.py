@@ -119,6 +119,8 @@ def test_tensors_of_other_families_are_told() -> None:
         "patch_embed.proj.weight blocks.0.attn.qkv.weight": "without a final norm",
         "module.base_encoder.cls_token": "MoCo v3",
         "blocks_token_only.0.gamma_1": "a CaiT",
+        "stages.0.blocks.0.attn.meta_mlp.fc1.weight": "timm's own variant of Swin V2",
+        "features.0.0.weight features.1.0.attn.relative_position_index": "torchvision's names",
         "layer1.0.conv1.weight": "a ResNet",
         "stages.0.blocks.0.conv_dw.weight": "a ConvNeXt",
     }.items():
@@ -158,6 +160,7 @@ def test_names_of_the_published_models_are_known() -> None:
         "deit3_base_patch16_224_in21ft1k",
         "deit_tiny_patch16_224",
         "swin_base_patch4_window12_384_in22k",
+        "swinv2_large_window12to24_192to384_22kft1k",
         "vit_large_patch14_224_clip_laion2b",
         "flexivit_small",
         "vit_base_patch14_reg1_tipsv2",

@@ -26,7 +26,7 @@ import timm
 import torch
 from timm.data import create_transform
 from timm.layers import resample_abs_pos_embed, resize_rel_pos_bias_table
-from timm.models.swin_transformer import checkpoint_filter_fn
+from timm.models import swin_transformer, swin_transformer_v2
 from timm.models.vision_transformer import _load_weights
 from torch import nn
 
@@ -215,13 +215,21 @@ def write_case(case: Case, folder: Path = GOLDEN) -> None:
 @dataclass(frozen=True)
 class SwinCase:
     """One tiny Swin. `stored` is the size of the model that the weights are for, where timm is to
-    fit them into one of another size."""
+    fit them into one of another size. A name that starts with v2 is a Swin V2."""
 
     name: str
     img_size: tuple[int, int] = (64, 64)
     num_classes: int = 7
     args: dict[str, Any] = field(default_factory=dict)
     stored: tuple[int, int] | None = None
+
+    @property
+    def is_v2(self) -> bool:
+        return self.name.startswith("v2")
+
+    @property
+    def architecture(self) -> str:
+        return "swinv2_tiny_window8_256" if self.is_v2 else "swin_tiny_patch4_window7_224"
 
 
 # Grids of 16x16, 8x8 and 4x4 at 64x64.
@@ -244,6 +252,13 @@ SWIN_CASES = (
     SwinCase("smaller", (48, 40), stored=(64, 64)),
     SwinCase("larger", (96, 64), stored=(64, 64)),
     SwinCase("regrown", (96, 96), stored=(64, 64), args={"window_size": 6}),
+    SwinCase("v2"),
+    SwinCase("v2_headless", num_classes=0, args={"mlp_ratio": 3.0, "qkv_bias": False}),
+    SwinCase("v2_pretrained", args={"window_size": 8, "pretrained_window_sizes": (6, 6, 3)}),
+    SwinCase("v2_padded", (72, 104)),
+    SwinCase("v2_remainder", (67, 81), args={"pretrained_window_sizes": ((3, 5), 0, 1)}),
+    SwinCase("v2_partition", (64, 48), args={"always_partition": True}),
+    SwinCase("v2_smaller", (48, 40), stored=(64, 64), args={"window_size": ((4, 8), 3, (2, 4))}),
 )
 
 
@@ -254,36 +269,41 @@ def write_swin(case: SwinCase) -> None:
     - `hidden_i`: 0 is the embedding, i what enters stage i + 1, after the merge; the last is the
       output of the last stage, before the norm;
     - `features`, `pre_logits` and `logits` as for a ViT.
+
+    A Swin V2 computes in float64, because its sharp weights magnify rounding.
     """
     args = {**SMALL_SWIN, **case.args}
 
     def build(img_size: tuple[int, int]) -> nn.Module:
         made = timm.create_model(
-            "swin_tiny_patch4_window7_224", num_classes=case.num_classes, img_size=img_size, **args
+            case.architecture, num_classes=case.num_classes, img_size=img_size, **args
         )
         return made.eval()
 
     state = build(case.stored or case.img_size).state_dict()
     weights = {name: torch.from_numpy(value) for name, value in fill(state).items()}
     model = build(case.img_size)
-    model.load_state_dict(checkpoint_filter_fn(weights, model))
+    code = swin_transformer_v2 if case.is_v2 else swin_transformer
+    model.load_state_dict(code.checkpoint_filter_fn(weights, model))
+    dtype = torch.float64 if case.is_v2 else torch.float32
+    model.to(dtype)
 
     hidden: list[torch.Tensor] = []
     for stage in model.layers:
-        stage.blocks.register_forward_pre_hook(lambda _, inputs: hidden.append(inputs[0]))
+        stage.blocks[0].register_forward_pre_hook(lambda _, inputs: hidden.append(inputs[0]))
     model.layers.register_forward_hook(lambda _module, _inputs, output: hidden.append(output))
 
     height, width = case.img_size
     inputs = {"batch": 2, "height": height, "width": width, "seed": len(case.name)}
-    features = model.forward_features(torch.from_numpy(pixels(**inputs)))
-    arrays = {f"hidden_{i}": x.flatten(1, 2).numpy() for i, x in enumerate(hidden)}
+    features = model.forward_features(torch.from_numpy(pixels(**inputs)).to(dtype))
+    arrays = {f"hidden_{i}": x.flatten(1, 2).float().numpy() for i, x in enumerate(hidden)}
     arrays |= {
-        "features": features.flatten(1, 2).numpy(),
-        "pre_logits": model.forward_head(features, pre_logits=True).numpy(),
-        "logits": model.forward_head(features).numpy(),
+        "features": features.flatten(1, 2).float().numpy(),
+        "pre_logits": model.forward_head(features, pre_logits=True).float().numpy(),
+        "logits": model.forward_head(features).float().numpy(),
     }
     config = {
-        "architecture": "swin_tiny_patch4_window7_224",
+        "architecture": case.architecture,
         "model_args": args,
         "num_classes": case.num_classes,
         "num_features": model.num_features,

@@ -159,10 +159,16 @@ ROWS: tuple[Foreign, ...] = (
     Foreign("an MLCD: a CLIP with rotary positions (RoPE)", "mlcd"),
     Foreign("a Pixio: it has eight class tokens", "pixio"),
     Foreign(
-        "a Swin Transformer V2, which computes its attention in another way",
-        "swin_?v2|swinv2",
-        (r".*\.(attn|attention|self)\.(logit_scale|(cpb|continuous_position_bias|meta)_mlp\..+)",),
-        "give a Swin of the first version",
+        "timm's own variant of Swin V2, which computes its biases and norms in another way",
+        "swin_?v2_cr",
+        (r".*\.attn\.meta_mlp\..+",),
+        "give a Swin V2 of Microsoft's weights: swinv2_tiny_window8_256.ms_in1k",
+    ),
+    Foreign(
+        "a Swin in torchvision's names",
+        "^swin_(v2_)?[tsbl]$",
+        (r"(.*\.)?features\.1\.0\.attn\.relative_position_index",),
+        "timm and transformers have the same models: timm/swinv2_tiny_window8_256.ms_in1k",
     ),
     Foreign(
         "a hybrid: a ResNet stands before the Vision Transformer (R50+ViT)",

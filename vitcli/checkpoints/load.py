@@ -234,7 +234,7 @@ def _read(
     spelling = Spelling(rules, stripped)
     heads = num_heads or layout.num_heads(stripped)
     try:
-        config = layout.read_config(ours, checkpoint.config, heads)
+        config = layout.read_config(ours, checkpoint.config or layout.buffers(stripped), heads)
     except MissingTensor as error:
         raise missing(error, spelling) from None
     except FieldError as error:

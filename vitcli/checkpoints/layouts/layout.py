@@ -184,7 +184,8 @@ class Layout:
 
     To read its files: `rules` returns the rules for one file, as some names mean different things
     in different files. `read_config` gets the tensors in vitcli's names, the JSON, and the number
-    of heads if the user gives it or `num_heads` reads it from the tensors. With `needs_config`, a
+    of heads if the user gives it or `num_heads` reads it from the tensors. Without a JSON, it gets
+    that of `buffers`: sizes that only dropped tensors show. With `needs_config`, a
     file needs a config because its tensors do not show all sizes. `fields` maps the fields of
     vitcli's config to the JSON's keys. `decoders` are those of masked pre-training.
     `notes` returns notes for the user.
@@ -203,6 +204,7 @@ class Layout:
     writer: Writer[ViTConfig] | Writer[SwinConfig] | None = None
     unpack: Callable[[dict[str, Tensor]], dict[str, Tensor]] = lambda state: state
     num_heads: Callable[[Tensors], int | None] = lambda state: None
+    buffers: Callable[[Tensors], Json] = lambda state: {}
     needs_config: bool = False
     is_general: bool = False
     model_types: tuple[str, ...] = ()
