@@ -26,10 +26,6 @@ class Foreign:
 
 
 _NORMS = r"!norm\.(weight|bias) !fc_norm\.(weight|bias)"
-_HF_DINOV3 = (
-    r"(.*\.)?embeddings\.patch_embeddings\.weight "
-    r"(.*\.)?layer\.0\.attention\.q_proj\.weight"
-)
 _OTHER_FILE = "the backbone is another file: give that one, and this one with --head"
 # The first row that matches is used.
 ROWS: tuple[Foreign, ...] = (
@@ -66,12 +62,16 @@ ROWS: tuple[Foreign, ...] = (
     Foreign(
         "a DINOv3 (or LingBot, EUPE): it has rotary positions (RoPE) instead of a table",
         "dinov3|lingbot|eupe",
-        (
-            "storage_tokens",
-            r"rope_embed\.periods",
-            r"reg_token blocks\.0\.gamma_1 !pos_embed",
-            _HF_DINOV3,
-        ),
+        (r"reg_token blocks\.0\.gamma_1 !pos_embed",),
+    ),
+    Foreign(
+        "a DINOv3 whose class token and patches have norms of their own",
+        tensors=(r"cls_norm\.weight rope_embed\.periods",),
+    ),
+    Foreign(
+        "a Sapiens2: it has other norms and attention than a DINOv3",
+        "sapiens",
+        (r"storage_tokens blocks\.0\.attn\.wq\.weight",),
     ),
     Foreign(
         "a Perception Encoder: it has rotary positions (RoPE), and its pooling has its own "
@@ -112,7 +112,7 @@ ROWS: tuple[Foreign, ...] = (
         r"^eva(0\d|_|-?clip|$)|^EVA0",
         (
             r"(.*\.)?blocks\.0\.mlp\.fc1_g\.weight",
-            r"(.*\.)?blocks\.0\.mlp\.w1\.weight",
+            r"(.*\.)?blocks\.0\.mlp\.w1\.weight !(.*\.)?rope_embed\.periods",
             r"(.*\.)?rope\.freqs_cos",
             r"(.*\.)?blocks\.0\.attn\.q_bias !(.*\.)?blocks\.0\.attn\.relative_position_bias_table"
             r" !(.*\.)?rel_pos_bias\.relative_position_bias_table",
@@ -196,7 +196,7 @@ ROWS: tuple[Foreign, ...] = (
         "convnext",
         (
             r"(.*\.)?stages\.0\.blocks\.0\.(conv_)?dw(conv)?\.weight",
-            r"(.*\.)?stages\.0\.layers\.0\.dwconv\.weight",
+            r"(.*\.)?stages\.0\.layers\.0\.(dw|depthwise_)conv\.weight",
             r"(.*\.)?downsample_layers\.0\.0\.weight",
         ),
     ),
