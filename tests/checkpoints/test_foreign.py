@@ -61,7 +61,9 @@ def test_the_name_in_timms_inner_config_decides_too(vit: Golden, tmp_path: Path)
 
 
 TYPES = {
-    "dinov3_vit": "a DINOv3",
+    "dinov3_vit": "the config and the weights belong to different models",
+    "dinov3_convnext": "a ConvNeXt of DINOv3's",
+    "sapiens2": "a Sapiens2",
     "ijepa": "an I-JEPA",
     "radio": "a RADIO",
     "intern_vit_6b": "an InternViT",
@@ -109,8 +111,9 @@ def test_an_argument_of_timms_that_changes_the_numbers_is_refused(
 
 def test_tensors_of_other_families_are_told() -> None:
     for names, said in {
-        "storage_tokens patch_embed.proj.weight": "a DINOv3",
-        "layer.0.attention.q_proj.weight embeddings.patch_embeddings.weight": "a DINOv3",
+        "storage_tokens blocks.0.attn.wq.weight": "a Sapiens2",
+        "rope_embed.periods cls_norm.weight": "norms of their own",
+        "stages.0.layers.0.depthwise_conv.weight": "a ConvNeXt",
         "visual.attn_pool.probe": "a Perception Encoder",
         "attn_pool.latent norm_pre.weight": "a Perception Encoder",
         "blocks.0.attn.q_bias blocks.0.mlp.w1.weight": "an EVA",

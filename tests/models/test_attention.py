@@ -83,9 +83,7 @@ def test_the_weights_of_every_layer_are_transformers_eager_attentions(
         theirs = architecture.from_pretrained(
             tiny_model(family), attn_implementation="eager"
         ).eval()
-        options = (
-            {} if "dinov2" in family or size == (64, 64) else {"interpolate_pos_encoding": True}
-        )
+        options = {} if "dino" in family or size == (64, 64) else {"interpolate_pos_encoding": True}
         images = torch.from_numpy(pixels(2, *size))
         answer = theirs(images, output_attentions=True, **options).attentions
         ours = load(str(tiny_model(family)))

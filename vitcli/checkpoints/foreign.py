@@ -26,10 +26,6 @@ class Foreign:
 
 
 _NORMS = r"!norm\.(weight|bias) !fc_norm\.(weight|bias)"
-_HF_DINOV3 = (
-    r"(.*\.)?embeddings\.patch_embeddings\.weight "
-    r"(.*\.)?layer\.0\.attention\.q_proj\.weight"
-)
 _OTHER_FILE = "the backbone is another file: give that one, and this one with --head"
 # The first row that matches is used.
 ROWS: tuple[Foreign, ...] = (
@@ -66,11 +62,15 @@ ROWS: tuple[Foreign, ...] = (
     Foreign(
         "a DINOv3 (or LingBot, EUPE): it has rotary positions (RoPE) instead of a table",
         "dinov3|lingbot|eupe",
-        (
-            "storage_tokens",
-            r"rope_embed\.periods",
-            _HF_DINOV3,
-        ),
+    ),
+    Foreign(
+        "a DINOv3 whose class token and patches have norms of their own",
+        tensors=(r"cls_norm\.weight rope_embed\.periods",),
+    ),
+    Foreign(
+        "a Sapiens2: it has other norms and attention than a DINOv3",
+        "sapiens",
+        (r"storage_tokens blocks\.0\.attn\.wq\.weight",),
     ),
     Foreign(
         "a Perception Encoder: it has rotary positions (RoPE), and its pooling has its own "
@@ -116,7 +116,7 @@ ROWS: tuple[Foreign, ...] = (
         "an EVA: its attention has other biases, EVA-02 also rotary positions (RoPE)",
         r"^eva(0\d|_|-?clip|$)|^EVA0",
         (
-            r"(.*\.)?blocks\.0\.mlp\.w1\.weight",
+            r"(.*\.)?blocks\.0\.mlp\.w1\.weight !(.*\.)?rope_embed\.periods",
             r"(.*\.)?rope\.freqs_cos",
         ),
     ),
@@ -205,7 +205,7 @@ ROWS: tuple[Foreign, ...] = (
         "convnext",
         (
             r"(.*\.)?stages\.0\.blocks\.0\.(conv_)?dw(conv)?\.weight",
-            r"(.*\.)?stages\.0\.layers\.0\.dwconv\.weight",
+            r"(.*\.)?stages\.0\.layers\.0\.(dw|depthwise_)conv\.weight",
             r"(.*\.)?downsample_layers\.0\.0\.weight",
         ),
     ),

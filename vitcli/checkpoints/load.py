@@ -243,12 +243,24 @@ def _read(
         if num_heads and error.field == "num_heads":
             source = "--num-heads"
         raise CheckpointError(f"{source} {error.what}") from None
+    ours, renamed = _without(layout.config_tensors, ours, renamed)
     _check_depth(config, ours, layout)
     if config.in_chans != 3:
         raise CheckpointError(
             f"{checkpoint.spec} reads {config.in_chans} channels, and images have 3"
         )
     return _Parts(config, ours, renamed, spelling, decoder, decoding)
+
+
+def _without(
+    names: frozenset[str], tensors: dict[str, Tensor], renamed: Renamed
+) -> tuple[dict[str, Tensor], Renamed]:
+    """Leave out the tensors that are now part of the config."""
+    made = {name: source for name, source in renamed.made.items() if name not in names}
+    read = {name: "it is part of the config" for n in names & renamed.made.keys()
+            for name in renamed.made[n].of}  # fmt: skip
+    kept = {name: tensor for name, tensor in tensors.items() if name not in names}
+    return kept, replace(renamed, made=made, dropped={**renamed.dropped, **read})
 
 
 def _check_depth(config: Config, tensors: Mapping[str, Tensor], layout: Layout) -> None:

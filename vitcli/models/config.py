@@ -73,13 +73,24 @@ class Rope:
         if not all(isinstance(n, int | float) and 0 < n <= 1e9 for n in numbers):
             raise CheckpointError("the rotary positions need positive periods")
 
+    @property
+    def rounding(self) -> float:
+        """The largest relative difference between `periods` and the periods of `theta`."""
+        count = len(self.periods)
+        powers = (self.theta ** (i / count) for i in range(count))
+        pairs = zip(self.periods, powers, strict=True)
+        return max((abs(period / power - 1) for period, power in pairs), default=0.0)
+
     def describe(self) -> str:
         """The rotary positions in words."""
         if self.mixed:
             return "rotary, frequencies learned in each block and head"
         scaled = f", scaled to {_by(self.reference)}" if self.reference else ""
         places = {"centred": "centres from -1 to 1", "index": f"indices from {self.offset}{scaled}"}
-        return f"rotary, {places[self.coordinates]}, theta {self.theta:g}"
+        periods = f"theta {self.theta:g}"
+        if self.periods:
+            periods = f"periods from {self.periods[0]:g} to {self.periods[-1]:g}"
+        return f"rotary, {places[self.coordinates]}, {periods}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from vitcli.checkpoints.layouts import (
+    dinov3,
     google,
     hf_clip,
     hf_dinov2,
+    hf_dinov3,
     hf_siglip,
     hf_swin,
     hf_vit,
@@ -23,6 +25,7 @@ from vitcli.checkpoints.layouts.layout import Layout
 LAYOUTS: tuple[Layout, ...] = (
     hf_vit.LAYOUT,
     hf_dinov2.LAYOUT,
+    hf_dinov3.LAYOUT,
     hf_clip.LAYOUT,
     hf_siglip.LAYOUT,
     hf_swin.LAYOUT,
@@ -32,6 +35,7 @@ LAYOUTS: tuple[Layout, ...] = (
     timm.LAYOUT,
     timm_eva.LAYOUT,
     *meta.LAYOUTS,
+    dinov3.LAYOUT,
     timm_swin.LAYOUT,
     swin.LAYOUT,
     google.LAYOUT,

@@ -45,6 +45,7 @@ WRAPPERS = ("module.", "_orig_mod.", "model.", "backbone.", "net.", "timm_model.
 ANCHORS = (
     "patch_embed.proj.weight",
     "embeddings.patch_embeddings.projection.weight",
+    "embeddings.patch_embeddings.weight",
     "embeddings.patch_embedding.weight",
     "conv_proj.weight",
 )
@@ -185,10 +186,11 @@ class Layout:
     To read its files: `rules` returns the rules for one file, as some names mean different things
     in different files. `read_config` gets the tensors in vitcli's names, the JSON, and the number
     of heads if the user gives it or `num_heads` reads it from the tensors. Without a JSON, it gets
-    that of `buffers`: sizes that only dropped tensors show. With `needs_config`, a
-    file needs a config because its tensors do not show all sizes. `fields` maps the fields of
-    vitcli's config to the JSON's keys. `decoders` are those of masked pre-training.
-    `notes` returns notes for the user.
+    that of `buffers`: sizes that only dropped tensors show. With `needs_config`, a file needs a
+    config because its tensors do not show all sizes. `config_tensors` are vitcli's names for
+    tensors that only `read_config` reads: they become part of the config, and not of the network.
+    `fields` maps the fields of vitcli's config to the JSON's keys. `decoders` are those of masked
+    pre-training. `notes` returns notes for the user.
 
     To preprocess: `words` is the library whose keys the JSON has; `json_words`, if given, replaces
     it for files with a JSON. "own" means that no JSON is read, and that `evaluation`, from the
@@ -206,6 +208,7 @@ class Layout:
     num_heads: Callable[[Tensors], int | None] = lambda state: None
     buffers: Callable[[Tensors], Json] = lambda state: {}
     needs_config: bool = False
+    config_tensors: frozenset[str] = frozenset()
     is_general: bool = False
     model_types: tuple[str, ...] = ()
     classes: str = ""
