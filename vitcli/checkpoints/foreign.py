@@ -119,14 +119,9 @@ ROWS: tuple[Foreign, ...] = (
         ),
     ),
     Foreign(
-        "a BEiT or data2vec: it adds a table of relative positions to its attention",
-        "beit|data2vec|^dit$",
-        (
-            r"(.*\.)?encoder\.layer\.0\.lambda_1 (.*\.)?encoder\.layer\.0\.lambda_2",
-            r"blocks\.0\.attn\.relative_position_bias_table",
-            r"rel_pos_bias\.relative_position_bias_table",
-            r"blocks\.0\.attn\.norm\.weight blocks\.0\.mlp\.norm\.weight",
-        ),
+        "a BEiT-3: it has norms inside attention and feed-forward",
+        "beit-?3",
+        (r"blocks\.0\.attn\.norm\.weight blocks\.0\.mlp\.norm\.weight",),
     ),
     Foreign("an I-JEPA: a ViT without class token", "i_?jepa"),
     Foreign("a V-JEPA, a model of videos", "v_?jepa|^vjepa"),

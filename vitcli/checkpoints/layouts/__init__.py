@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from vitcli.checkpoints.layouts import (
     google,
+    hf_beit,
     hf_clip,
     hf_dinov2,
     hf_siglip,
@@ -14,6 +15,7 @@ from vitcli.checkpoints.layouts import (
     openai,
     swin,
     timm,
+    timm_beit,
     timm_swin,
     torchvision,
 )
@@ -21,6 +23,7 @@ from vitcli.checkpoints.layouts.layout import Layout
 
 LAYOUTS: tuple[Layout, ...] = (
     hf_vit.LAYOUT,
+    hf_beit.LAYOUT,
     hf_dinov2.LAYOUT,
     hf_clip.LAYOUT,
     hf_siglip.LAYOUT,
@@ -29,6 +32,7 @@ LAYOUTS: tuple[Layout, ...] = (
     openai.OPEN_CLIP,
     open_clip_timm.LAYOUT,
     timm.LAYOUT,
+    timm_beit.LAYOUT,
     *meta.LAYOUTS,
     timm_swin.LAYOUT,
     swin.LAYOUT,

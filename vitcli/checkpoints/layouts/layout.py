@@ -58,6 +58,24 @@ HF_FIELDS = {
     "hidden_dim": "intermediate_size",
     "norm_eps": "layer_norm_eps",
 }
+# The values that a plain ViT has for the options of newer families.
+PLAIN: Mapping[str, tuple[object, ...]] = {
+    "pos_embed": (True,),
+    "rope": (None,),
+    "rel_bias": ("none",),
+    "fixed_grid": (False,),
+    "patch_norm": (False,),
+    "norm": ("layer",),
+    "qv_bias": (False,),
+    "attn_norm": (False,),
+    "proj_bias": (True,),
+    "ffn_bias": (True,),
+    "ffn_norm": (False,),
+    "pool_heads": (0,),
+    "pool_hidden_dim": (0,),
+    "pool_prefix": (False,),
+    "final_norm": ("tokens", "pooled"),
+}
 # In a model with a head, the names of the backbone have a prefix, but not those of these modules.
 HEADS = ("classifier", "cls_classifier", "distillation_classifier", "visual_projection")
 

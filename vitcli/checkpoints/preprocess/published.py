@@ -113,5 +113,6 @@ SIGLIP = Family(
     always(**_HALF, interpolation="bicubic", crop_pct=0.9),
     open_clip={**_HALF, "resize_mode": "squash"},
 )
+BEIT = Family("beit", always(**_HALF, interpolation="bicubic", crop_pct=0.9), "beit")
 SWIN = Family("swin", _swin, "swin")
 TIMM_DEFAULT = always(interpolation="bicubic", crop_pct=0.875)
