@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ from tests.fixtures.tiny import FAMILIES
 from tests.models.goldens import NAMES, Golden
 from vitcli.checkpoints.detect import claims as claims_of
 from vitcli.checkpoints.detect import layout_of
+from vitcli.checkpoints.layouts import LAYOUTS
 from vitcli.checkpoints.layouts import timm as timm_layout
+from vitcli.checkpoints.layouts.layout import RARE
 from vitcli.checkpoints.load import load
 from vitcli.errors import CheckpointError
-from vitcli.models.config import ViTConfig
+from vitcli.models.config import Rope, ViTConfig
 
 TinyModel = Callable[[str], Path]
 
@@ -38,6 +41,29 @@ def test_exactly_one_layout_claims_a_family_of_transformers(
 @pytest.mark.parametrize("name", NAMES)
 def test_exactly_one_layout_claims_a_model_of_timm(name: str) -> None:
     assert claims(Golden.read(name).state) == ["timm"]
+
+
+# A value of each field of `RARE` that is not the usual one.
+ODD: dict[str, Any] = {
+    "pos_embed": False,
+    "rope": Rope(),
+    "rel_bias": "shared",
+    "norm": "rms",
+    "pool_heads": 1,
+    "pool_hidden_dim": 8,
+}
+
+
+@pytest.mark.parametrize("field", RARE)
+def test_a_rare_part_is_an_obstacle_in_words_to_every_layout_that_lacks_it(field: str) -> None:
+    config = ViTConfig(
+        image_size=(8, 8), patch_size=(4, 4), embed_dim=8, depth=1, num_heads=2, hidden_dim=16
+    )
+    usual, obstacle = RARE[field]
+    odd = {"pos_prefix": 0, "rope": Rope(), "qkv_bias": False, field: ODD.get(field, not usual)}
+    for layout in LAYOUTS:
+        if layout.writer and layout.writer.kind is ViTConfig and field not in layout.writer.rare:
+            assert obstacle in layout.writer.obstacles(replace(config, **odd)), layout.name
 
 
 def test_names_that_no_layout_knows_are_shown() -> None:

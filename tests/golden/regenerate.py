@@ -36,6 +36,7 @@ from fixtures.weights import MODES, fill, photo, pixels, weight
 
 GOLDEN = Path(__file__).resolve().parent / "timm"
 SWIN = Path(__file__).resolve().parent / "timm_swin"
+BEIT = Path(__file__).resolve().parent / "timm_beit"
 LABELS = Path(__file__).resolve().parents[2] / "vitcli" / "checkpoints" / "imagenet_1k.txt"
 
 
@@ -115,8 +116,8 @@ def traits(model: nn.Module) -> dict[str, Any]:
     return {
         "num_heads": model.blocks[0].attn.num_heads,
         "num_prefix_tokens": model.num_prefix_tokens,
-        "num_reg_tokens": model.num_reg_tokens,
-        "no_embed_class": model.no_embed_class,
+        "num_reg_tokens": getattr(model, "num_reg_tokens", 0),
+        "no_embed_class": getattr(model, "no_embed_class", False),
         "eps": model.blocks[0].norm1.eps,
         "act": gate + ("gelu_tanh" if tanh else {"QuickGELU": "quick_gelu"}.get(act, act.lower())),
     }
@@ -134,7 +135,7 @@ def by_npz(model: nn.Module, style: str) -> None:
 
 
 @torch.inference_mode()
-def write_case(case: Case) -> None:
+def write_case(case: Case, folder: Path = GOLDEN) -> None:
     """One tiny model and everything it answers, (B, ...) float32:
 
     - `hidden_states` (depth + 1, B, N, D): 0 is the input of the first block, after the position
@@ -178,7 +179,17 @@ def write_case(case: Case) -> None:
         "keys": {name: list(value.shape) for name, value in state.items()},
         "timm": timm.__version__,
     }
-    save_npz(GOLDEN / f"{case.name}.npz", arrays, config)
+    save_npz(folder / f"{case.name}.npz", arrays, config)
+
+
+SHARED = {"use_rel_pos_bias": False, "use_shared_rel_pos_bias": True, "init_values": None}
+BEIT_CASES = (
+    Case("blocks", "beit_base_patch16_224", args=SMALL),
+    Case("headless", "beitv2_large_patch16_224", (48, 80), 0, {**DEEPER, "mlp_ratio": 3.0}),
+    Case("shared", "beit_base_patch16_224", (64, 64), 7, {**SMALL, **SHARED}),
+    Case("token", "beit_base_patch16_224", args={**SMALL, "global_pool": "token"}),
+    Case("table", "beit_base_patch16_224", (48, 64), 5, {**SMALL, "use_abs_pos_emb": True}),
+)
 
 
 @dataclass(frozen=True)
@@ -402,6 +413,9 @@ def main() -> None:
     for case in CASES:
         write_case(case)
     write_pos_embed()
+    BEIT.mkdir(exist_ok=True)
+    for case in BEIT_CASES:
+        write_case(case, BEIT)
     SWIN.mkdir(exist_ok=True)
     for swin in SWIN_CASES:
         write_swin(swin)

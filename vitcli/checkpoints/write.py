@@ -119,7 +119,8 @@ def _without_layer_scale(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             if name.endswith(f".{scale}.gamma"):
                 scaled = name.removesuffix(f"{scale}.gamma") + linear
                 kept[scaled + ".weight"] = kept[scaled + ".weight"] * tensor[:, None]
-                kept[scaled + ".bias"] = kept[scaled + ".bias"] * tensor
+                if scaled + ".bias" in kept:
+                    kept[scaled + ".bias"] = kept[scaled + ".bias"] * tensor
     return kept
 
 

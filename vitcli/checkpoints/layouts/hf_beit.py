@@ -13,7 +13,6 @@ from typing import Any, Literal
 from vitcli.checkpoints.keymap import Rule, drop, fuse, rename
 from vitcli.checkpoints.layouts.layout import (
     HF_FIELDS,
-    PLAIN,
     Json,
     Layout,
     Tensors,
@@ -132,9 +131,6 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTCon
 
 
 ONLY: dict[str, tuple[object, ...]] = {
-    **PLAIN,
-    "pos_embed": (True, False),
-    "rel_bias": ("none", "block", "shared"),
     "class_token": (True,),
     "dist_token": (False,),
     "num_registers": (0,),
@@ -193,7 +189,14 @@ def prefix(config: ViTConfig) -> str:
 
 
 WRITER = Writer(
-    "transformers", ViTConfig, rules_to_write, write_config, ONLY, refusals, prefix=prefix
+    "transformers",
+    ViTConfig,
+    rules_to_write,
+    write_config,
+    ONLY,
+    refusals,
+    prefix=prefix,
+    rare=("pos_embed", "rel_bias", "qv_bias"),
 )
 LAYOUT = Layout(
     "hf-beit",

@@ -58,23 +58,22 @@ HF_FIELDS = {
     "hidden_dim": "intermediate_size",
     "norm_eps": "layer_norm_eps",
 }
-# The values that a plain ViT has for the options of newer families.
-PLAIN: Mapping[str, tuple[object, ...]] = {
-    "pos_embed": (True,),
-    "rope": (None,),
-    "rel_bias": ("none",),
-    "fixed_grid": (False,),
-    "patch_norm": (False,),
-    "norm": ("layer",),
-    "qv_bias": (False,),
-    "attn_norm": (False,),
-    "proj_bias": (True,),
-    "ffn_bias": (True,),
-    "ffn_norm": (False,),
-    "pool_heads": (0,),
-    "pool_hidden_dim": (0,),
-    "pool_prefix": (False,),
-    "final_norm": ("tokens", "pooled"),
+# The fields of a ViT that few layouts can express: the usual value, and the obstacle in words.
+RARE: dict[str, tuple[object, str]] = {
+    "pos_embed": (True, "no table of positions"),
+    "rope": (None, "rotary positions"),
+    "rel_bias": ("none", "relative positions"),
+    "fixed_grid": (False, "positions for one grid alone"),
+    "patch_norm": (False, "a norm of the embedded patches"),
+    "norm": ("layer", "RMS norms"),
+    "qv_bias": (False, "biases of q and v without one of k"),
+    "attn_norm": (False, "a norm inside attention"),
+    "proj_bias": (True, "no bias after attention"),
+    "ffn_bias": (True, "no biases in the feed-forward"),
+    "ffn_norm": (False, "a norm inside the feed-forward"),
+    "pool_heads": (0, "another number of heads in the attention pooling"),
+    "pool_hidden_dim": (0, "another width of the feed-forward in the attention pooling"),
+    "pool_prefix": (False, "attention pooling that reads prefix tokens"),
 }
 # In a model with a head, the names of the backbone have a prefix, but not those of these modules.
 HEADS = ("classifier", "cls_classifier", "distillation_classifier", "visual_projection")
@@ -96,9 +95,10 @@ class Writer(Generic[C]):
     """The functions that write a model in a layout, in files that `library` opens.
 
     `kind` is the class of the configs that the layout can express. `config` makes the JSON; `rules`
-    and `prefix` name the tensors. `only` lists the possible values of some fields of the config;
-    `refusals` returns all other obstacles, in words. `adapt` changes config and tensors into those
-    to write. `notes` returns notes for the user.
+    and `prefix` name the tensors. `only` lists the possible values of some fields of the config,
+    `rare` the fields of `RARE` that the layout can express; `refusals` returns all other obstacles,
+    in words. `adapt` changes config and tensors into those to write. `notes` returns notes for the
+    user.
     """
 
     library: Library
@@ -113,6 +113,7 @@ class Writer(Generic[C]):
     )
     prefix: Callable[[C], str] = lambda config: ""
     notes: Callable[[C], tuple[str, ...]] = lambda config: ()
+    rare: tuple[str, ...] = ()
 
     def obstacles(self, config: Config) -> list[str]:
         """List the parts of this model that the layout cannot express."""
@@ -122,7 +123,12 @@ class Writer(Generic[C]):
             for name, values in self.only.items()
             if getattr(config, name) not in values
         ]
-        return fixed + self.refusals(config)
+        rare = [
+            obstacle
+            for name, (usual, obstacle) in RARE.items()
+            if name not in self.rare and getattr(config, name, usual) != usual
+        ]
+        return fixed + rare + self.refusals(config)
 
     def express(self, config: Config, tensors: Tensors) -> Expressed:
         """Bring a model without obstacles into the layout's form."""

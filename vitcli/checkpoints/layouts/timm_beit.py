@@ -14,7 +14,6 @@ from vitcli.checkpoints.keymap import Rule, drop, rename
 from vitcli.checkpoints.layouts import timm
 from vitcli.checkpoints.layouts.hf_beit import TABLE
 from vitcli.checkpoints.layouts.layout import (
-    PLAIN,
     Json,
     Layout,
     Tensors,
@@ -126,8 +125,6 @@ def _grid(rows: int, like: tuple[int, int] | None) -> tuple[int, int]:
 
 
 ONLY: dict[str, tuple[object, ...]] = {
-    **PLAIN,
-    "pos_embed": (True, False),
     "rel_bias": ("block", "shared"),
     "class_token": (True,),
     "dist_token": (False,),
@@ -189,7 +186,16 @@ def rules_to_write(config: ViTConfig) -> tuple[Rule, ...]:
     return (*(scales.get(rule.ours or "", rule) for rule in RULES), table)
 
 
-WRITER = Writer("timm", ViTConfig, rules_to_write, write_config, ONLY, refusals, adapt)
+WRITER = Writer(
+    "timm",
+    ViTConfig,
+    rules_to_write,
+    write_config,
+    ONLY,
+    refusals,
+    adapt,
+    rare=("pos_embed", "rel_bias", "qv_bias"),
+)
 LAYOUT = Layout(
     "timm-beit",
     timm.PREFIXES,

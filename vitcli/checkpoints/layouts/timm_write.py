@@ -31,6 +31,8 @@ def refusals(config: ViTConfig) -> list[str]:
         obstacles.append(f"a projection to {config.projection} after a tower that is not CLIP's")
     if config.final_norm == "pooled" and config.pool != "mean":
         obstacles.append(f"a norm after pooling {config.pool}")
+    if config.final_norm == "none":
+        obstacles.append("no final norm")
     return obstacles
 
 
