@@ -16,6 +16,8 @@ from tests.fixtures.weights import fill, pixels
 
 FOLDER = Path(__file__).parents[1] / "golden" / "timm"
 SWIN = FOLDER.with_name("timm_swin")
+BEIT = FOLDER.with_name("timm_beit")
+BEIT_NAMES = tuple(sorted(p.stem for p in BEIT.glob("*.npz")))
 SWIN_NAMES = tuple(sorted(p.stem for p in SWIN.glob("*.npz") if p.stem != "bias_tables"))
 NAMES = tuple(sorted(p.stem for p in FOLDER.glob("*.npz") if p.stem != "pos_embed"))
 
