@@ -18,6 +18,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+from tests.checkpoints.files import copied
 from tests.conftest import Vit
 from tests.fixtures import weights
 from vitcli.checkpoints.load import load
@@ -369,6 +370,20 @@ def test_a_preprocessing_that_the_target_cuts_otherwise_is_told(
     shown = ended.out.decode()
     assert is_told == ("timm's preprocessing is not quite this model's" in shown)
     assert is_told == ("pixels alone: max" in shown)
+
+
+def test_pixels_that_timm_rounds_to_bytes_are_told(
+    vit: Vit, tiny_model: Models, tmp_path: Path
+) -> None:
+    folder = copied(tiny_model("vit"), tmp_path / "floats")
+    processor = {"image_processor_type": "DINOv3ViTImageProcessor", "size": 64}
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+    ended = vit("convert", folder, "out", "--to", "timm", "--verify")
+    assert ended.code == 0, ended.err
+    assert b"timm rounds the resized pixels to bytes" in ended.out
+    assert b"pixels alone: max" in ended.out
+    back = load(str(tmp_path / "out")).preprocess
+    assert (back.floats, back.resample, back.fit) == (False, "bilinear", "squash")
 
 
 @pytest.mark.slow

@@ -101,14 +101,17 @@ def test_results_keep_the_order_of_the_refs(count: int) -> None:
 def test_batches_are_the_same_for_any_number_of_workers(count: int, photos: Corpus) -> None:
     paths = sorted((*photos.good, *photos.bad))
     asked = refs(*map(str, paths), "missing.jpg", "a\0b.jpg", "caf\udce9.jpg")
-    job = DecodeJob((Preprocess((32, 24), (32, 24)), Preprocess((8, 8), (9, 9), "shortest")))
+    floats = Preprocess((8, 8), (8, 8), floats=True)
+    job = DecodeJob(
+        (Preprocess((32, 24), (32, 24)), Preprocess((8, 8), (9, 9), "shortest"), floats)
+    )
     alone, several = (list(iter_batches(asked, job, lambda: 7, n)) for n in (0, count))
     assert len(alone) == len(several)
     for one, other in zip(alone, several, strict=True):
         assert one.refs == other.refs
         assert one.failures == other.failures
         for a, b in zip(one.pixels, other.pixels, strict=True):
-            np.testing.assert_array_equal(a, b)
+            np.testing.assert_array_equal(a, b, strict=True)
 
 
 @pytest.mark.parametrize("count", [0, 2])

@@ -26,7 +26,7 @@ class ImageStream(IterableDataset[Batch]):
         model = vitcli.load("demo")
         for batch in vitcli.ImageStream("photos/", preprocess=model.preprocess, batch_size=32):
             for ref, pixels in zip(batch.refs, *batch.pixels):
-                ...  # ref.path, and uint8 (H, W, 3) as the model takes them
+                ...  # ref.path, and `model.preprocess.dtype` (H, W, 3) as the model takes them
             for failure in batch.failures:
                 ...  # failure.ref.path, failure.type, failure.message
 

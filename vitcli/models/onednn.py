@@ -211,10 +211,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tenso
     return attended
 
 
-class BytePatches(nn.Module):
+class PixelPatches(nn.Module):
     """Normalisation and `PatchEmbed` in one product, whose weights combine both linear maps.
 
-    Bytes are shifted to -128 to 127: sums of numbers around zero have smaller rounding errors.
+    Pixels are shifted to -128 to 127: sums of numbers around zero have smaller rounding errors.
     """
 
     def __init__(self, embed: PatchEmbed, plan: Preprocess) -> None:
@@ -230,11 +230,13 @@ class BytePatches(nn.Module):
         self.product = PackedLinear(weight, bias, None, torch.float32)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """uint8 (B, C, H, W), channels last in memory -> (B, h*w, D)"""
+        """uint8 or fp32 (B, C, H, W), channels last in memory -> (B, h*w, D)"""
         (P, Q), (B, C, H, W) = self.patch_size, pixels.shape
         x = pixels.permute(0, 2, 3, 1).reshape(B, H // P, P, W // Q, Q, C).transpose(2, 3)
-        x = x.flatten(3).flatten(1, 2).bitwise_xor(128).view(torch.int8)
-        out: Tensor = self.norm(self.product(x.float()))
+        x = x.flatten(3).flatten(1, 2)
+        is_bytes = x.dtype == torch.uint8
+        shifted = x.bitwise_xor(128).view(torch.int8).float() if is_bytes else x - 128
+        out: Tensor = self.norm(self.product(shifted))
         return out
 
 
@@ -258,8 +260,8 @@ def repacked(
 ) -> Network:
     """Make a twin of the network that runs on oneDNN kernels; the network itself stays unchanged.
 
-    The twin takes pixels as bytes (`takes_bytes`) if the image consists of whole patches; otherwise
-    the network crops or pads it, which needs normalised pixels. Layers that are not products, those
+    The twin takes pixels (`takes_pixels`) if the image consists of whole patches; otherwise the
+    network crops or pads it, which needs normalised pixels. Layers that are not products, those
     in KEPT, and the residual stream stay in fp32.
     """
     exact = _product(PackedLinear, torch.float32)
@@ -273,13 +275,13 @@ def repacked(
         twin._modules["rel_pos"] = ConstantPositions(network.rel_pos, network.config)
     sides = zip(network.config.image_size, network.config.patch_size, strict=True)
     if not any(side % patch for side, patch in sides):
-        twin.patch_embed = BytePatches(network.patch_embed, plan)  # type: ignore[assignment]
+        twin.patch_embed = PixelPatches(network.patch_embed, plan)  # type: ignore[assignment]
     return twin
 
 
-def takes_bytes(network: Network) -> bool:
-    """Whether the network takes bytes and normalises them itself."""
-    return isinstance(network.patch_embed, BytePatches)
+def takes_pixels(network: Network) -> bool:
+    """Whether the network takes pixels and normalises them itself."""
+    return isinstance(network.patch_embed, PixelPatches)
 
 
 def _twin(module: nn.Module, product: Product, dtype: torch.dtype) -> nn.Module:

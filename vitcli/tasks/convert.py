@@ -179,6 +179,9 @@ def _difference(plan: Preprocess, other: Preprocess, library: str) -> Moved | No
         if not np.allclose(mine, theirs) if what != "resample" else mine != theirs:
             note = f"{library}'s preprocessing has {what} {theirs}, this model {mine}"
             return Moved(other, SIZES[0], note)
+    if plan.floats and not other.floats:
+        note = f"{library} rounds the resized pixels to bytes, this model's preprocessing does not"
+        return Moved(other, SIZES[0], note)
     moved = [size for size in SIZES if _place(size, plan) != _place(size, other)]
     if not moved:
         return None

@@ -143,7 +143,7 @@ def _forward(
         hidden = _spread(mask, grid, reconstruction.encoder.config.patch_size)
         good = are_finite(picture)
         made = normalisation.inverse(picture).permute(0, 2, 3, 1).cpu().numpy()
-        originals = torch.as_tensor(batch.pixels[0]).numpy(force=True)
+        originals = normalisation.inverse(pixels).permute(0, 2, 3, 1).cpu().numpy()
         images = zip(batch.refs, originals, made, hidden, strict=True)
         for ref, original, new, is_hidden in compress(images, good):
             height, width = new.shape[:2]

@@ -23,7 +23,7 @@ MAX_KEPT_BYTES = 512 << 20  # held-out pixels are kept in memory if they take no
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """This process's share of one step: `inputs` are uint8 pixels (B, H, W, 3) or features (B, D),
+    """This process's share of one step: `inputs` are pixels (B, H, W, 3) or features (B, D),
     `labels` class numbers (B,), `places` indices (B,) of the training examples. `first` is the
     index, in the batch of all processes, of this share's first image."""
 
@@ -130,8 +130,8 @@ class ImageFeed:
         if self._kept is not None:
             yield from self._kept
             return
-        height, width = self.preprocess.size
-        keeps = len(self.val) * height * width * 3 <= MAX_KEPT_BYTES
+        held_bytes = len(self.val) * np.prod(self.preprocess.size) * 3
+        keeps = held_bytes * np.dtype(self.preprocess.dtype).itemsize <= MAX_KEPT_BYTES
         kept: list[tuple[Tensor, Tensor, Tensor]] = []
         group = self.order.group
         share = range(group.rank, len(self.val), group.size)

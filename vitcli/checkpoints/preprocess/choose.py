@@ -3,9 +3,10 @@ asks."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from vitcli.checkpoints.layouts.layout import Json, Layout
 from vitcli.checkpoints.layouts.openai import model_config
@@ -67,29 +68,34 @@ def _found(
     words = layout.json_words if json and layout.json_words else layout.words
     if override == "timm" and words != "timm":
         source = f"--preprocess timm: {family.name} as published"
-        return FoundPreprocess(_published(family, image_size or size, source))
+        cfg = _worded(checkpoint, family, family.evaluation(image_size or size))
+        return FoundPreprocess(from_timm(cfg, image_size or size, None, source))
     if override == "hf" and words != "hf":
         return from_hf({}, family.processor, size, image_size)
     match words:
         case "hf":
             return _hf(checkpoint, family, size, image_size)
         case "timm":
-            return _timm(json, layout.family, size, image_size)
+            return _timm(checkpoint, layout.family, size, image_size)
         case "open_clip":
             return _open_clip(json, family, config, image_size)
         case "own":
-            return _own(layout, size, image_size)
+            return _own(checkpoint, layout, size, image_size)
 
 
-def _published(family: Family, size: Size, source: str) -> Preprocess:
-    return from_timm(family.evaluation(size), size, None, source)
+def _worded(checkpoint: Checkpoint, family: Family | None, words: Mapping[str, Any]) -> Json:
+    """The words of an evaluation, with those of the variant that the model's name or the config's
+    architecture names."""
+    name = f"{Path(checkpoint.spec).name} {checkpoint.config.get('architecture', '')}".lower()
+    variants = family.variants if family else {}
+    return {**words, **next((v for key, v in variants.items() if key in name), {})}
 
 
 def _hf(
     checkpoint: Checkpoint, family: Family, size: Size, image_size: Size | None
 ) -> FoundPreprocess:
     processor, model_type = checkpoint.processor, str(checkpoint.config.get("model_type", ""))
-    found = from_hf(processor, model_type, size, image_size)
+    found = from_hf(processor, model_type, size, image_size, checkpoint.processor_file)
     if not processor:
         note = f"no preprocessor_config.json: {found.plan.describe()} is taken"
     elif family is DEIT and found.plan.mean == HALF:
@@ -103,9 +109,9 @@ def _hf(
 
 
 def _timm(
-    json: Json, family: Family | None, size: Size, image_size: Size | None
+    checkpoint: Checkpoint, family: Family | None, size: Size, image_size: Size | None
 ) -> FoundPreprocess:
-    cfg = pretrained_cfg(json)
+    json, cfg = checkpoint.config, pretrained_cfg(checkpoint.config)
     size = timm_image_size(json) or size
     if "mean" in cfg or "crop_pct" in cfg:
         source = "config.json: pretrained_cfg"
@@ -113,7 +119,8 @@ def _timm(
         return FoundPreprocess(plan, origins=origins(TIMM_KEYS, cfg, source, "timm's default"))
     if family is not None:
         source = f"timm's {family.name.capitalize()} as published"
-        plan = _published(family, image_size or size, source)
+        size = image_size or size
+        plan = from_timm(_worded(checkpoint, family, family.evaluation(size)), size, None, source)
     else:
         size = image_size or size
         plan = from_timm(TIMM_DEFAULT(size), size, None, "timm's default")
@@ -141,10 +148,13 @@ def _open_clip(
     return FoundPreprocess(plan, tuple(notes))
 
 
-def _own(layout: Layout, model_size: Size, image_size: Size | None) -> FoundPreprocess:
+def _own(
+    checkpoint: Checkpoint, layout: Layout, model_size: Size, image_size: Size | None
+) -> FoundPreprocess:
     """The evaluation preprocessing of the layout's repository, with a note."""
     assert layout.evaluation is not None, f"{layout.name} has neither words nor an evaluation"
-    cfg, source = layout.evaluation(model_size), f"{layout.name}'s own evaluation"
+    cfg = _worded(checkpoint, layout.family, layout.evaluation(model_size))
+    source = f"{layout.name}'s own evaluation"
     plan = from_timm(cfg, cfg.get("size", model_size), image_size, source)
     note = f"the file has no preprocessing: {plan.source} is taken: {plan.describe()}"
     return FoundPreprocess(plan, (note,))

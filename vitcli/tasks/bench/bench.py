@@ -33,7 +33,7 @@ from vitcli.models.cost import cost
 from vitcli.models.limit import matmul_flops, share_of_limit
 from vitcli.models.prepare import choose_device
 from vitcli.processes import available_cpus
-from vitcli.records import Decode, ImageRef, Preprocess, Sample
+from vitcli.records import Decode, ImageRef, PixelArray, Preprocess, Sample
 from vitcli.tasks.bench.protocol import (
     Candidate,
     Ended,
@@ -41,7 +41,6 @@ from vitcli.tasks.bench.protocol import (
     Exporting,
     Note,
     Outputs,
-    Pixels,
     Read,
     Reading,
     Skipped,
@@ -169,11 +168,11 @@ class _Trials:
             raise self._nothing_measured()
         return self._result(model, device, source, interrupted)
 
-    def _images(self, paths: Sequence[str], preprocess: Preprocess) -> tuple[Pixels, str]:
+    def _images(self, paths: Sequence[str], preprocess: Preprocess) -> tuple[PixelArray, str]:
         """The images that every candidate runs on, (n, H, W, 3), and their description."""
         if not paths:  # not the images that calibrate int8
             drawn = calibration_pixels(preprocess.size, CALIBRATION + MAX_IMAGES)[CALIBRATION:]
-            return drawn, f"{MAX_IMAGES} drawn images"
+            return drawn.astype(preprocess.dtype), f"{MAX_IMAGES} drawn images"
         self.on_step("reading images")
         decoded = _decoded(paths, preprocess, self._end(SHARE_FOR_READY) / 4)
         if not len(decoded):
@@ -276,7 +275,7 @@ class _Trials:
             self.left_out[name] = why
             self.reporter.note(f"{name}: {why}")
 
-    def _read_files(self, trial: Trial, model: Model, images: Pixels) -> None:
+    def _read_files(self, trial: Trial, model: Model, images: PixelArray) -> None:
         """Measure the best candidates end to end on the files."""
         rows = list(table(self.measured.values(), *self._reference(model), {}))
         purposes = ("fastest", "close", "exact")
@@ -302,7 +301,7 @@ class _Trials:
             self._try(reading, result, left / (len(chosen) - place), " from files")
 
     def _decodings(
-        self, trial: Trial, preprocess: Preprocess, images: Pixels
+        self, trial: Trial, preprocess: Preprocess, images: PixelArray
     ) -> tuple[tuple[Decode, ...], Path]:
         """The values of --decode that give different pixels here, and the file of the last one's
         pixels."""
@@ -378,7 +377,7 @@ def _paths(on: str, note: Callable[[str], None]) -> tuple[str, ...]:
     return tuple(listed[:: max(1, -(-len(listed) // MAX_FILES))])
 
 
-def _decoded(paths: Sequence[str], preprocess: Preprocess, seconds: float) -> Pixels:
+def _decoded(paths: Sequence[str], preprocess: Preprocess, seconds: float) -> PixelArray:
     """Decode up to MAX_IMAGES images for at most `seconds`.  -> (n, H, W, 3)"""
     until = time.monotonic() + seconds
     step = max(1, len(paths) // MAX_IMAGES)
@@ -390,4 +389,4 @@ def _decoded(paths: Sequence[str], preprocess: Preprocess, seconds: float) -> Pi
                 images.append(item.pixels[0])
             if len(images) == MAX_IMAGES or time.monotonic() > until:
                 break
-    return np.stack(images) if images else np.zeros((0, *preprocess.size, 3), np.uint8)
+    return np.stack(images) if images else np.zeros((0, *preprocess.size, 3), preprocess.dtype)
