@@ -63,11 +63,6 @@ def test_a_table_of_an_image_that_is_not_square_is_refused(tmp_path: Path) -> No
     assert "48x64, which is not square is not supported" in refusal(tmp_path)
 
 
-def test_tables_of_both_kinds_are_refused(tmp_path: Path) -> None:
-    tiny_beit("beit", tmp_path, use_shared_relative_position_bias=True)
-    assert "relative positions both of each block and of all" in refusal(tmp_path)
-
-
 @pytest.mark.parametrize("name", BEIT_NAMES)
 @torch.inference_mode()
 def test_states_and_outputs_are_those_of_timm(name: str, tmp_path: Path) -> None:

@@ -92,8 +92,8 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTCon
     """Read `BeitConfig` and `Data2VecVisionConfig` of transformers, with their defaults for keys
     that are left out.
 
-    Raises CheckpointError for two kinds of tables in one model, and for images that are not square:
-    transformers reads the table of such an image with its sides swapped.
+    Raises CheckpointError for images that are not square: transformers reads the table of such an
+    image with its sides swapped.
     """
     of_blocks = bool(config.get("use_relative_position_bias", False))
     is_shared = bool(config.get("use_shared_relative_position_bias", False))

@@ -179,7 +179,6 @@ SIGLIP = Family(
     always(**_HALF, interpolation="bicubic", crop_pct=0.9),
     open_clip={**_HALF, "resize_mode": "squash"},
 )
-BEIT = Family("beit", always(**_HALF, interpolation="bicubic", crop_pct=0.9), "beit")
 SWIN = Family("swin", _swin, "swin")
 _SAT = {"mean": SAT_MEAN, "std": SAT_STD}
 _LINGBOT = {"interpolation": "bilinear", "crop_mode": "squash"}
