@@ -37,6 +37,7 @@ from fixtures.weights import MODES, fill, photo, pixels, weight
 GOLDEN = Path(__file__).resolve().parent / "timm"
 EVA = Path(__file__).resolve().parent / "timm_eva"
 SWIN = Path(__file__).resolve().parent / "timm_swin"
+BEIT = Path(__file__).resolve().parent / "timm_beit"
 LABELS = Path(__file__).resolve().parents[2] / "vitcli" / "checkpoints" / "imagenet_1k.txt"
 
 
@@ -138,12 +139,13 @@ def traits(model: nn.Module) -> dict[str, Any]:
     mlp = model.blocks[0].mlp
     gate = "gated_" if hasattr(mlp, "gate_last") or hasattr(mlp, "fc1_g") else ""
     act = type(mlp.act).__name__
+    registers = getattr(model, "reg_token", None)
     tanh = act == "GELUTanh" or getattr(mlp.act, "approximate", "none") == "tanh"
     return {
         "num_heads": model.blocks[0].attn.num_heads,
         "num_prefix_tokens": model.num_prefix_tokens,
-        "num_reg_tokens": 0 if model.reg_token is None else model.reg_token.shape[1],
-        "no_embed_class": model.no_embed_class,
+        "num_reg_tokens": 0 if registers is None else registers.shape[1],
+        "no_embed_class": getattr(model, "no_embed_class", False),
         "eps": model.blocks[0].norm1.eps,
         "act": gate + ("gelu_tanh" if tanh else {"QuickGELU": "quick_gelu"}.get(act, act.lower())),
     }
@@ -210,6 +212,16 @@ def write_case(case: Case, folder: Path = GOLDEN) -> None:
         "timm": timm.__version__,
     }
     save_npz(folder / f"{case.name}.npz", arrays, config)
+
+
+SHARED = {"use_rel_pos_bias": False, "use_shared_rel_pos_bias": True, "init_values": None}
+BEIT_CASES = (
+    Case("blocks", "beit_base_patch16_224", args=SMALL),
+    Case("headless", "beitv2_large_patch16_224", (48, 80), 0, {**DEEPER, "mlp_ratio": 3.0}),
+    Case("shared", "beit_base_patch16_224", (64, 64), 7, {**SMALL, **SHARED}),
+    Case("token", "beit_base_patch16_224", args={**SMALL, "global_pool": "token"}),
+    Case("table", "beit_base_patch16_224", (48, 64), 5, {**SMALL, "use_abs_pos_emb": True}),
+)
 
 
 @dataclass(frozen=True)
@@ -456,6 +468,9 @@ def main() -> None:
     for case in EVA_CASES:
         write_case(case, EVA)
     write_pos_embed()
+    BEIT.mkdir(exist_ok=True)
+    for case in BEIT_CASES:
+        write_case(case, BEIT)
     SWIN.mkdir(exist_ok=True)
     for swin in SWIN_CASES:
         write_swin(swin)

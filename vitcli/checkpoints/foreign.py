@@ -121,12 +121,9 @@ ROWS: tuple[Foreign, ...] = (
         ),
     ),
     Foreign(
-        "a BEiT or data2vec: it adds a table of relative positions to its attention",
-        "beit|data2vec|^dit$",
+        "a BEiT-3: it has norms inside attention and feed-forward",
+        "beit-?3",
         (
-            r"(.*\.)?encoder\.layer\.0\.lambda_1 (.*\.)?encoder\.layer\.0\.lambda_2",
-            r"blocks\.0\.attn\.relative_position_bias_table",
-            r"rel_pos_bias\.relative_position_bias_table",
             r"blocks\.0\.attn\.norm\.weight blocks\.0\.mlp\.norm\.weight"
             r" !blocks\.0\.mlp\.fc1_g\.weight",
         ),

@@ -181,8 +181,6 @@ class ViTConfig:
 
     def _check_positions(self) -> None:
         width = self.embed_dim // self.num_heads
-        if not (self.pos_embed or self.rope or self.rel_bias != "none"):
-            raise CheckpointError("the model has no positions: no table, no rotation and no bias")
         if self.pos_prefix and not self.pos_embed:
             raise CheckpointError("prefix tokens need a table for their positions")
         if self.rope and width % 4:
@@ -278,7 +276,7 @@ class ViTConfig:
             "feed-forward": f"{self.hidden_dim}, {'swiglu' if self.ffn == 'swiglu' else self.act}",
             "pooling": f"{pools[self.pool]}, {norm}",
             "norm": f"{_NORMS[self.norm]}, eps {self.norm_eps:g}".replace("e-0", "e-"),
-            "positions": "; ".join(self._positions()),
+            "positions": "; ".join(self._positions()) or "none",
         }
         if self.head_blocks > 1:
             described["head"] = f"reads the class tokens of the last {self.head_blocks} blocks"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from vitcli.checkpoints.layouts import (
     dinov3,
     google,
+    hf_beit,
     hf_clip,
     hf_dinov2,
     hf_dinov3,
@@ -16,6 +17,7 @@ from vitcli.checkpoints.layouts import (
     openai,
     swin,
     timm,
+    timm_beit,
     timm_eva,
     timm_swin,
     torchvision,
@@ -24,6 +26,7 @@ from vitcli.checkpoints.layouts.layout import Layout
 
 LAYOUTS: tuple[Layout, ...] = (
     hf_vit.LAYOUT,
+    hf_beit.LAYOUT,
     hf_dinov2.LAYOUT,
     hf_dinov3.LAYOUT,
     hf_clip.LAYOUT,
@@ -33,6 +36,7 @@ LAYOUTS: tuple[Layout, ...] = (
     openai.OPEN_CLIP,
     open_clip_timm.LAYOUT,
     timm.LAYOUT,
+    timm_beit.LAYOUT,
     timm_eva.LAYOUT,
     *meta.LAYOUTS,
     dinov3.LAYOUT,

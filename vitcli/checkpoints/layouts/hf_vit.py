@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from vitcli.checkpoints.keymap import Rule, drop, fuse, rename
+from vitcli.checkpoints.layouts import hf_beit
 from vitcli.checkpoints.layouts.decoders import hf_decoders
 from vitcli.checkpoints.layouts.layout import (
     HF_FIELDS,
@@ -58,9 +59,13 @@ EPS = {"vit_msn": 1e-6}  # the default of layer_norm_eps; 1e-12 for the others
 
 
 def detect(names: Collection[str]) -> bool:
-    return "embeddings.patch_embeddings.projection.weight" in names and (
-        "encoder.layer.0.layernorm_before.weight" in names
-        or "layers.0.layernorm_before.weight" in names
+    return (
+        "embeddings.patch_embeddings.projection.weight" in names
+        and (
+            "encoder.layer.0.layernorm_before.weight" in names
+            or "layers.0.layernorm_before.weight" in names
+        )
+        and not hf_beit.detect(names)
     )
 
 

@@ -145,7 +145,7 @@ LAYOUTS = (
     ),
     _layout(
         DEIT,
-        _signs("blocks.0.gamma_1"),
+        _signs("blocks.0.gamma_1 blocks.0.attn.qkv.bias pos_embed"),
         lambda names: timm.RULES,
         plain,
         doubt="read as a DeiT-III; a RoPE-ViT has the same tensors, but computes something else",
