@@ -123,7 +123,6 @@ ROWS: tuple[Foreign, ...] = (
         "beit-?3",
         (r"blocks\.0\.attn\.norm\.weight blocks\.0\.mlp\.norm\.weight",),
     ),
-    Foreign("an I-JEPA: a ViT without class token", "i_?jepa"),
     Foreign("a V-JEPA, a model of videos", "v_?jepa|^vjepa"),
     Foreign(
         "a RADIO: it has several class tokens and no final norm",
@@ -141,7 +140,6 @@ ROWS: tuple[Foreign, ...] = (
         hint="it is not supported; if the model has a norm, the file is not whole",
         is_sure=False,
     ),
-    Foreign("a TIPSv2 in transformers' names", "tips", hint="timm/vit_base_patch14_reg1_tipsv2"),
     Foreign(
         "a model with images of any shape (NaFlex)",
         "naflex|siglip2",

@@ -11,7 +11,9 @@ from vitcli.records import Size
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu"]
 Pool = Literal["cls", "mean", "cls+mean", "map"]
-PosResize = Literal["bicubic", "bicubic-antialias", "bicubic-offset", "bilinear"]
+PosResize = Literal[
+    "bicubic", "bicubic-antialias", "bicubic-offset", "bilinear", "bilinear-antialias"
+]
 RelResize = Literal["geometric", "bilinear"]
 
 # Far beyond the largest published ViT (22 B parameters: width 6144, depth 48). A config that claims
