@@ -147,7 +147,6 @@ ROWS: tuple[Foreign, ...] = (
         "SigLIP 2's models of a fixed resolution are: google/siglip2-base-patch16-224",
     ),
     Foreign("an MLCD: a CLIP with rotary positions (RoPE)", "mlcd"),
-    Foreign("a Pixio: it has eight class tokens", "pixio"),
     Foreign(
         "a Swin Transformer V2, which computes its attention in another way",
         "swin_?v2|swinv2",
