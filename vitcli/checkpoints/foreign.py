@@ -128,7 +128,6 @@ ROWS: tuple[Foreign, ...] = (
             r" !blocks\.0\.mlp\.fc1_g\.weight",
         ),
     ),
-    Foreign("an I-JEPA: a ViT without class token", "i_?jepa"),
     Foreign("a V-JEPA, a model of videos", "v_?jepa|^vjepa"),
     Foreign(
         "a RADIO: it has several class tokens and no final norm",
@@ -146,7 +145,6 @@ ROWS: tuple[Foreign, ...] = (
         hint="it is not supported; if the model has a norm, the file is not whole",
         is_sure=False,
     ),
-    Foreign("a TIPSv2 in transformers' names", "tips", hint="timm/vit_base_patch14_reg1_tipsv2"),
     Foreign(
         "a model with images of any shape (NaFlex)",
         "naflex|siglip2",
@@ -154,7 +152,6 @@ ROWS: tuple[Foreign, ...] = (
         "SigLIP 2's models of a fixed resolution are: google/siglip2-base-patch16-224",
     ),
     Foreign("an MLCD: a CLIP with rotary positions (RoPE)", "mlcd"),
-    Foreign("a Pixio: it has eight class tokens", "pixio"),
     Foreign(
         "timm's own variant of Swin V2, which computes its biases and norms in another way",
         "swin_?v2_cr",

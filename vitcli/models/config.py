@@ -11,7 +11,9 @@ from vitcli.records import Size
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu"]
 Pool = Literal["cls", "mean", "cls+mean", "map"]
-PosResize = Literal["bicubic", "bicubic-antialias", "bicubic-offset", "bilinear"]
+PosResize = Literal[
+    "bicubic", "bicubic-antialias", "bicubic-offset", "bilinear", "bilinear-antialias"
+]
 WindowRule = Literal["hf", "timm", "hf-v2"]
 RelResize = Literal["geometric", "bilinear"]
 
@@ -113,6 +115,7 @@ class ViTConfig:
     projection_bias: bool = False
     in_chans: int = 3
     class_token: bool = True
+    num_class_tokens: int = 1  # with several, cls is their mean, as in Pixio
     dist_token: bool = False
     dist_head: bool = False  # logits are the mean of head(class token) and head_dist(dist. token)
     num_registers: int = 0
@@ -155,6 +158,7 @@ class ViTConfig:
         for name in ("embed_dim", "depth", "num_heads", "hidden_dim", "in_chans"):
             _check_count(name, getattr(self, name), 1, _LIMITS[name])
         _check_count("num_registers", self.num_registers, 0, _LIMITS["num_registers"])
+        _check_count("num_class_tokens", self.num_class_tokens, 1, _LIMITS["num_registers"])
         _check_count("projection", self.projection, 0, _LIMITS["embed_dim"])
         _check_count("num_classes", self.num_classes, 0, _MAX_CLASSES)
         _check_image(self.image_size, self.patch_size)
@@ -214,7 +218,8 @@ class ViTConfig:
     @property
     def num_prefix(self) -> int:
         """Prefix tokens T: class, distillation and register tokens."""
-        return int(self.class_token) + int(self.dist_token) + self.num_registers
+        classes = self.num_class_tokens if self.class_token else 0
+        return classes + int(self.dist_token) + self.num_registers
 
     @property
     def pooled_dim(self) -> int:
@@ -242,11 +247,12 @@ class ViTConfig:
     def describe(self) -> dict[str, str]:
         """The sizes and options in words, one entry for each subject."""
         patches = self.grid[0] * self.grid[1]
-        prefix = ["class"] * self.class_token + ["distillation"] * self.dist_token
+        several = f"{self.num_class_tokens} " if self.num_class_tokens > 1 else ""
+        prefix = [f"{several}class"] * self.class_token + ["distillation"] * self.dist_token
         prefix += [f"{self.num_registers} registers"] * bool(self.num_registers)
         counted = " + ".join([*prefix, f"{patches} patches"])
         pools = {
-            "cls": "the class token",
+            "cls": "the mean of the class tokens" if several else "the class token",
             "mean": "the mean of the patches",
             "cls+mean": "the class token and the mean of the patches",
             "map": "attention pooling",

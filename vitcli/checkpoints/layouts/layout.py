@@ -61,6 +61,7 @@ HF_FIELDS = {
 }
 # The fields of a ViT that few layouts can express: the usual value, and the obstacle in words.
 RARE: dict[str, tuple[object, str]] = {
+    "num_class_tokens": (1, "several class tokens"),
     "pos_embed": (True, "no table of positions"),
     "rope": (None, "rotary positions"),
     "rel_bias": ("none", "relative positions"),

@@ -19,7 +19,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from vitcli.checkpoints.keymap import Rule, drop, rename
-from vitcli.checkpoints.layouts import dinov3, timm, timm_eva
+from vitcli.checkpoints.layouts import dinov3, hf_tips, timm, timm_eva
 from vitcli.checkpoints.layouts.decoders import meta_decoders
 from vitcli.checkpoints.layouts.layout import Decoders, Json, Layout, Tensors
 from vitcli.checkpoints.preprocess.published import (
@@ -111,7 +111,8 @@ def _layout(
 
     def detect(names: Collection[str]) -> bool:
         is_ours = any(sign.issubset(names) for sign in signs) and timm.detect(names)
-        return is_ours and not timm_eva.detect(names) and not dinov3.is_named(names)
+        is_other = dinov3.is_named(names) or timm_eva.detect(names) or hf_tips.detect(names)
+        return is_ours and not is_other
 
     def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTConfig:
         read = timm.read_config(tensors, config, num_heads)
