@@ -28,6 +28,11 @@ Pixels: TypeAlias = "NDArray[np.uint8] | torch.Tensor"
 Box: TypeAlias = tuple[float, float, float, float]  # top, left, bottom, right
 
 
+def by(size: Size) -> str:
+    """Write a size as `224x160`: height x width."""
+    return f"{size[0]}x{size[1]}"
+
+
 class ErrorType(StrEnum):
     """The reasons why an image has no result: a closed set, so that users can group by it."""
 
@@ -298,7 +303,7 @@ class Preprocess:
             cap = f" <= {self.longest}" if self.longest else ""
             steps.append(f"resize({self.fit} {edge}{cap}, {self.resample})")
         if self.fit != "squash" or self.resize != self.size:
-            steps.append(f"center_crop({self.size[0]}x{self.size[1]})")
+            steps.append(f"center_crop({by(self.size)})")
         if abs(self.rescale * 255 - 1) > 1e-6:
             steps.append(f"rescale({self.rescale:g})")
         steps.append(f"normalize(mean={_numbers(self.mean)}, std={_numbers(self.std)})")
