@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitcli.models.config import PosResize
+from vitcli.errors import UsageError
+from vitcli.models.config import PosResize, ViTConfig
 from vitcli.models.network import Network
-from vitcli.records import Size
+from vitcli.records import Size, by
 
 
 @torch.no_grad()
@@ -18,10 +19,18 @@ def change_patch_size(network: Network, patch_size: Size, image_size: Size) -> N
     """Change the sizes of the network's patches and images, both (height, width). Resample the
     patch embedding, and once, for the new grid, everything that depends on the grid.
 
-    Raises CheckpointError for an image that is smaller than a patch.
+    Raises CheckpointError for an image that is smaller than a patch, UsageError for a grid for
+    which the model has no positions.
     """
-    height, width = network.config.patch_size
-    down, across = replace(network.config, patch_size=patch_size, image_size=image_size).grid
+    config = network.config
+    (height, width), own = config.patch_size, config.grid
+    down, across = replace(config, patch_size=patch_size, image_size=image_size).grid
+    if isinstance(config, ViTConfig) and config.fixed_grid and own != (down, across):
+        fitting = own[0] * patch_size[0], own[1] * patch_size[1]
+        raise UsageError(
+            f"this model has positions for a grid of {by(own)} patches alone",
+            f"with --patch-size {by(patch_size)}, use --image-size {by(fitting)}",
+        )
     network.resize((down * height, across * width))  # the new grid, still of the old patches
     embed = network.patch_embed.proj
     weight = resample_patch_embed(embed.weight, patch_size, network.config.pos_resize)
