@@ -166,7 +166,7 @@ def test_a_model_of_one_grid_keeps_it() -> None:
     sizes = {"image_size": (16, 24), "patch_size": (8, 8), "embed_dim": 8, "depth": 1}
     config = ViTConfig(**sizes, num_heads=2, hidden_dim=8, fixed_grid=True)
     network = VisionTransformer(config)
-    with pytest.raises(UsageError, match="a grid of 2x3 .* alone\n.* --image-size 8x12"):
+    with pytest.raises(UsageError, match=r"a grid of 2x3 .* alone\n.* --image-size 8x12"):
         change_patch_size(network, (4, 4), (16, 24))
     change_patch_size(network, (4, 4), (8, 12))
     assert network(torch.zeros(1, 3, 8, 12)).shape == (1, 8)
