@@ -165,6 +165,7 @@ def test_a_model_is_exported_once_for_each_thing_that_shapes_the_file(
         lambda: open_engine(model, Features((2,), "cls"), "onnx"),
         lambda: open_engine(load(folder, image_size=(64, 48)), Logits(), "onnx"),
         lambda: open_engine(floats, Logits(), "onnx"),
+        lambda: open_engine(load(folder, patch_size=(8, 4)), Logits(), "onnx"),
     ]
     for count, case in enumerate(cases, start=1):
         case()

@@ -202,6 +202,7 @@ def test_where_nothing_is_new_no_model_is_loaded(
         (("--decode", "fast"), "--decode exact (now fast)"),
         (("-b", "8"), "--batch-size 16 (now 8)"),
         (("--format", "csv"), "--format jsonl (now csv)"),
+        (("--patch-size", "8x2"), "--patch-size none (now 8, 2)"),
     ],
 )
 def test_other_options_are_named_before_anything_is_loaded(

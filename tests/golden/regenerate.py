@@ -25,7 +25,11 @@ import numpy as np
 import timm
 import torch
 from timm.data import create_transform
-from timm.layers import resample_abs_pos_embed, resize_rel_pos_bias_table
+from timm.layers import (
+    resample_abs_pos_embed,
+    resample_patch_embed,
+    resize_rel_pos_bias_table,
+)
 from timm.models import swin_transformer, swin_transformer_v2
 from timm.models.vision_transformer import _load_weights
 from torch import nn
@@ -38,6 +42,7 @@ GOLDEN = Path(__file__).resolve().parent / "timm"
 EVA = Path(__file__).resolve().parent / "timm_eva"
 SWIN = Path(__file__).resolve().parent / "timm_swin"
 BEIT = Path(__file__).resolve().parent / "timm_beit"
+PATCHES = Path(__file__).resolve().parent / "timm_patches"
 LABELS = Path(__file__).resolve().parents[2] / "vitcli" / "checkpoints" / "imagenet_1k.txt"
 
 
@@ -379,6 +384,106 @@ def write_pos_embed() -> None:
     )
 
 
+# (old patch, new patch, channels, dtype); the input is weight("patch_embed.proj.weight", ...).
+KERNELS: tuple[tuple[tuple[int, int], tuple[int, int], int, str], ...] = (
+    *(((16, 16), (side, side), 3, "float32") for side in (8, 15, 32)),
+    *(((14, 14), (side, side), 3, "float32") for side in (7, 16)),
+    *(((16, 8), new, 3, "float32") for new in ((8, 16), (15, 15), (20, 6))),
+    *(((8, 8), (side, side), 1, "float32") for side in (1, 5, 12)),
+    *(((8, 8), (6, 11), 3, dtype) for dtype in ("bfloat16", "float16")),
+)
+HOW = {"bicubic-antialias": ("bicubic", True), "bilinear": ("bilinear", False)}
+
+
+def write_kernels() -> None:
+    """Patch embeddings of width 2 resampled for other patches, under the `key`, as float32."""
+    arrays, records = {}, []
+    for (old, new, channels, dtype), how in itertools.product(KERNELS, HOW):
+        if how == "bilinear" and (old, dtype) != ((16, 8), "float32"):
+            continue
+        kernel = torch.from_numpy(weight("patch_embed.proj.weight", (2, channels, *old)))
+        key = f"{old[0]}x{old[1]}_{new[0]}x{new[1]}_{channels}_{dtype}_{how}"
+        kernel = kernel.to(getattr(torch, dtype))
+        arrays[key] = resample_patch_embed(kernel, list(new), *HOW[how]).float().numpy()
+        records.append(
+            {"key": key, "old": old, "new": new, "in_chans": channels, "dtype": dtype, "how": how}
+        )
+    save_npz(PATCHES / "kernels.npz", arrays, {"cases": records, "timm": timm.__version__})
+
+
+@dataclass(frozen=True)
+class PatchCase(Case):
+    """A tiny model of `img_size` whose images and patches timm then gives other sizes."""
+
+    new_img: tuple[int, int] = (0, 0)
+    new_patch: tuple[int, int] = (0, 0)
+
+
+SMALL_PATCHES = {**THREE_HEADS, "patch_size": 8}
+PATCH_CASES = (
+    PatchCase("flexivit", "flexivit_small", (48, 32), 7, SMALL_PATCHES, "", (60, 48), (12, 8)),
+    PatchCase(
+        "clip", "vit_base_patch16_clip_224", (32, 48), 7, SMALL_PATCHES, "", (32, 48), (4, 6)
+    ),
+    PatchCase(
+        "swin", "swin_tiny_patch4_window7_224", (32, 48), 7, SMALL_SWIN, "", (32, 48), (2, 3)
+    ),
+)
+
+
+def loaded(case: PatchCase, weights: dict[str, torch.Tensor]) -> nn.Module:
+    """The model of the new sizes, with the weights of the old ones as timm loads its own files."""
+    classes = {"num_classes": case.num_classes}
+    sizes = {"img_size": case.new_img, "patch_size": case.new_patch}
+    stored = {"custom_load": False, "input_size": (3, *case.img_size)}
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "weights.pth"
+        torch.save(weights, file)
+        return timm.create_model(
+            case.architecture,
+            pretrained=True,
+            pretrained_cfg_overlay={"file": str(file), **stored, **classes},
+            **classes | case.args | sizes,
+        )
+
+
+@torch.inference_mode()
+def write_resampled(case: PatchCase) -> None:
+    """The features and logits of a tiny model after a change of its patches."""
+    model = timm.create_model(
+        case.architecture, num_classes=case.num_classes, img_size=case.img_size, **case.args
+    )
+    state = model.state_dict()
+    weights = {name: torch.from_numpy(value) for name, value in fill(state).items()}
+    if case.name == "swin":  # timm resamples its patch embedding only in a model
+        model.load_state_dict(weights)
+        window = case.args["window_size"]
+        model.set_input_size(case.new_img, case.new_patch, window_size=window)
+    else:
+        model = loaded(case, weights)
+    height, width = case.new_img
+    inputs = {"batch": 1, "height": height, "width": width, "seed": len(case.name)}
+    features = model.eval().forward_features(torch.from_numpy(pixels(**inputs)))
+    arrays = {
+        "features": (features.flatten(1, 2) if features.ndim == 4 else features).numpy(),
+        "logits": model.forward_head(features).numpy(),
+    }
+    config = {
+        "architecture": case.architecture,
+        "model_args": case.args,
+        "num_classes": case.num_classes,
+        "num_features": model.num_features,
+        "global_pool": model.global_pool,
+        "img_size": case.new_img,
+        "stored": case.img_size,
+        "patch_size": case.new_patch,
+        "pixels": inputs,
+        "keys": {name: list(value.shape) for name, value in state.items()},
+        "timm": timm.__version__,
+    }
+    save_npz(PATCHES / f"{case.name}.npz", arrays, config)
+
+
 SIZES = (
     *((1, 1), (3, 1), (1, 50), (4000, 37), (37, 4000), (500, 375), (375, 500)),
     *((224, 224), (225, 223), (227, 231), (640, 481), (33, 1000)),
@@ -475,6 +580,10 @@ def main() -> None:
     for swin in SWIN_CASES:
         write_swin(swin)
     write_bias_tables()
+    PATCHES.mkdir(exist_ok=True)
+    write_kernels()
+    for patches in PATCH_CASES:
+        write_resampled(patches)
     write_preprocess()
 
 

@@ -45,6 +45,7 @@ class ModelOptions:
     layout: str | None = None
     labels: Path | None = None
     image_size: Size | None = None
+    patch_size: Size | None = None
     preprocess: str | None = None
     num_heads: int | None = None
     head: Path | None = None

@@ -28,6 +28,7 @@ def load_model(
         layout=options.layout,
         labels=options.labels,
         image_size=options.image_size,
+        patch_size=options.patch_size,
         preprocess=options.preprocess,
         num_heads=options.num_heads,
         head=options.head,
@@ -45,7 +46,9 @@ def load_model(
 
 
 def describe_model(model: Model) -> dict[str, object]:
-    """Describe a model for the meta file."""
+    """Describe a model for the meta file, and its patches if they are not those of the file."""
+    stored, patch = model.provenance.stored_patch, model.config.patch_size
+    resampled = {"patch_size": patch, "stored_patch_size": stored}
     return {
         "model": model.spec,
         "revision": model.revision,
@@ -53,4 +56,5 @@ def describe_model(model: Model) -> dict[str, object]:
         "layout": model.layout,
         "preprocess": model.preprocess.describe(),
         "preprocess_source": model.preprocess.source,
+        **(resampled if stored not in (None, patch) else {}),
     }

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal, TypeAlias
 
 from vitcli.errors import CheckpointError
 from vitcli.records import Size
+from vitcli.records import by as _by
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu"]
 Pool = Literal["cls", "mean", "cls+mean", "map"]
@@ -518,10 +519,6 @@ Config: TypeAlias = ViTConfig | SwinConfig
 def merged(grid: Size) -> Size:
     """The grid after a merge: each side halved, rounded up."""
     return (grid[0] + 1) // 2, (grid[1] + 1) // 2
-
-
-def _by(size: Size) -> str:
-    return f"{size[0]}x{size[1]}"
 
 
 def _each(values: Iterable[object]) -> str:

@@ -19,7 +19,7 @@ from vitcli.models.config import Activation, Config, SwinConfig, ViTConfig
 from vitcli.models.mae import MaskedAutoencoder
 from vitcli.models.mim import MaskedImageModel
 from vitcli.models.vit import VisionTransformer
-from vitcli.records import Size
+from vitcli.records import Size, by
 
 Json = Mapping[str, Any]
 Tensors = Mapping[str, Tensor]
@@ -325,10 +325,13 @@ def with_positions(config: ViTConfig, tensors: Tensors, count: int) -> dict[str,
 
 
 def not_square(config: ViTConfig) -> list[str]:
-    """The obstacle for libraries that support only square images and grids, if this is not one."""
+    """The obstacle for libraries that support only square images, grids and patches, if this has
+    others."""
+    if config.patch_size[0] != config.patch_size[1]:
+        return [f"patches of {by(config.patch_size)}, which are not square"]
     if config.image_size[0] == config.image_size[1] and config.grid[0] == config.grid[1]:
         return []
-    return [f"an image of {config.image_size[0]}x{config.image_size[1]}, which is not square"]
+    return [f"an image of {by(config.image_size)}, which is not square"]
 
 
 def image_pair(size: Size) -> int | list[int]:

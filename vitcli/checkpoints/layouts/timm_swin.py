@@ -11,7 +11,14 @@ from typing import Any
 from torch import Tensor
 
 from vitcli.checkpoints.keymap import Rule, rename
-from vitcli.checkpoints.layouts.layout import MAX_STAGES, Json, Layout, Tensors, Writer
+from vitcli.checkpoints.layouts.layout import (
+    MAX_STAGES,
+    Json,
+    Layout,
+    Tensors,
+    Writer,
+    image_pair,
+)
 from vitcli.checkpoints.layouts.swin import (
     BLOCKS,
     is_swin,
@@ -77,7 +84,7 @@ def write_config(config: SwinConfig) -> dict[str, Any]:
         "global_pool": "avg",
         "model_args": {
             "img_size": list(config.image_size),
-            "patch_size": config.patch_size[0],
+            "patch_size": image_pair(config.patch_size),
             "in_chans": config.in_chans,
             "embed_dim": config.embed_dim,
             "depths": list(config.depths),

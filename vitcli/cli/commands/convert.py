@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from vitcli.cli.options import options as o
-from vitcli.cli.options.parse import parse_image_size
+from vitcli.cli.options.parse import parse_size
 from vitcli.cli.screen.exit import is_terminal, show
 from vitcli.cli.screen.screen import Screen
 from vitcli.errors import in_bytes, listed, printable
@@ -64,6 +64,7 @@ def convert(
     layout: o.Layout = None,
     labels: o.Labels = None,
     image_size: o.ImageSize = None,
+    patch_size: o.PatchSize = None,
     preprocess: o.Preprocess = None,
     num_heads: o.NumHeads = None,
     head: o.Head = None,
@@ -99,7 +100,8 @@ def convert(
             options=ModelOptions(
                 layout=layout,
                 labels=labels,
-                image_size=parse_image_size(image_size),
+                image_size=parse_size("--image-size", image_size),
+                patch_size=parse_size("--patch-size", patch_size),
                 preprocess=preprocess,
                 num_heads=num_heads,
                 head=head,

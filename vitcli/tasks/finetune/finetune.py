@@ -125,6 +125,7 @@ class _Session:
         options: dict[str, object] = {"data": job.data, "model": model, "val": job.val}
         options |= {f.name: getattr(job.training, f.name) for f in fields(job.training)}
         options |= {"dtype": job.running.dtype, "image_size": job.options.image_size}
+        options["patch_size"] = job.options.patch_size
         options["no_flip"] = not options.pop("flip")
         del options["save_every"]
         return options
