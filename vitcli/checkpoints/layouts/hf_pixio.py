@@ -1,5 +1,5 @@
 """Pixio (arXiv 2512.15715) of transformers: `transformers/models/pixio`, a ViT with several class
-tokens, in the names of the hub."""
+tokens, in the names of the hub and in those of a 5.x model in memory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ from vitcli.models.config import ViTConfig
 
 L, B = "encoder.layer.{i}.", "blocks.{i}."
 RULES = (
-    *(rename(L + f"norm{n}.{{p}}", B + f"norm{n}.{{p}}") for n in (1, 2)),
+    rename(L + "norm1.{p}", B + "norm1.{p}", "layers.{i}.layernorm_before.{p}"),
+    rename(L + "norm2.{p}", B + "norm2.{p}", "layers.{i}.layernorm_after.{p}"),
     *(
         rule
         for rule in hf_vit.RULES
@@ -37,7 +38,7 @@ RULES = (
 
 
 def detect(names: Collection[str]) -> bool:
-    """A norm named as DINOv2's without its layer scale. (The names in memory are a ViT's.)"""
+    """A norm named as DINOv2's without its layer scale. The names in memory are a ViT's, so the config decides."""
     return (
         "embeddings.patch_embeddings.projection.weight" in names
         and "encoder.layer.0.norm1.weight" in names
