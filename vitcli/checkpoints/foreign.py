@@ -60,18 +60,12 @@ ROWS: tuple[Foreign, ...] = (
     # Families of Vision Transformers that compute something else.
     Foreign("a ConvNeXt of DINOv3's, a convolutional network", "dinov3_?convnext"),
     Foreign(
-        "a DINOv3 (or LingBot, EUPE): it has rotary positions (RoPE) instead of a table",
+        "a DINOv3 (or LingBot, EUPE) of a kind that no layout reads",
         "dinov3|lingbot|eupe",
-        (r"reg_token blocks\.0\.gamma_1 !pos_embed",),
     ),
     Foreign(
         "a DINOv3 whose class token and patches have norms of their own",
         tensors=(r"cls_norm\.weight rope_embed\.periods",),
-    ),
-    Foreign(
-        "a Sapiens2: it has other norms and attention than a DINOv3",
-        "sapiens",
-        (r"storage_tokens blocks\.0\.attn\.wq\.weight",),
     ),
     Foreign(
         "a Perception Encoder: it has rotary positions (RoPE), and its pooling has its own "
@@ -96,7 +90,7 @@ ROWS: tuple[Foreign, ...] = (
     Foreign(
         "a Vision Transformer with rotary positions (RoPE-ViT)",
         r"(^|_)rope(_|$|vit)",
-        (r"rope\.freqs", r"freqs patch_embed\.proj\.weight", "freqs_cis"),
+        (r"freqs patch_embed\.proj\.weight", "freqs_cis"),
     ),
     Foreign(
         "an AIMv2: it has RMS norms and no biases",
@@ -107,15 +101,21 @@ ROWS: tuple[Foreign, ...] = (
             r"preprocessor\.patchifier\..*",
         ),
     ),
+    Foreign("an EVA-02 E, whose norms come after its sublayers", r"^eva02_enormous"),
+    Foreign(
+        "a Sapiens2: it has norms of queries and keys, and grouped keys",
+        "sapiens2",
+        (
+            r"blocks\.0\.attn\.q_norm\.weight reg_token",
+            r"storage_tokens blocks\.0\.attn\.wq\.weight",
+        ),
+    ),
     Foreign(
         "an EVA: its attention has other biases, EVA-02 also rotary positions (RoPE)",
         r"^eva(0\d|_|-?clip|$)|^EVA0",
         (
-            r"(.*\.)?blocks\.0\.mlp\.fc1_g\.weight",
             r"(.*\.)?blocks\.0\.mlp\.w1\.weight !(.*\.)?rope_embed\.periods",
             r"(.*\.)?rope\.freqs_cos",
-            r"(.*\.)?blocks\.0\.attn\.q_bias !(.*\.)?blocks\.0\.attn\.relative_position_bias_table"
-            r" !(.*\.)?rel_pos_bias\.relative_position_bias_table",
         ),
     ),
     Foreign(
@@ -125,7 +125,8 @@ ROWS: tuple[Foreign, ...] = (
             r"(.*\.)?encoder\.layer\.0\.lambda_1 (.*\.)?encoder\.layer\.0\.lambda_2",
             r"blocks\.0\.attn\.relative_position_bias_table",
             r"rel_pos_bias\.relative_position_bias_table",
-            r"blocks\.0\.attn\.norm\.weight blocks\.0\.mlp\.norm\.weight",
+            r"blocks\.0\.attn\.norm\.weight blocks\.0\.mlp\.norm\.weight"
+            r" !blocks\.0\.mlp\.fc1_g\.weight",
         ),
     ),
     Foreign("an I-JEPA: a ViT without class token", "i_?jepa"),

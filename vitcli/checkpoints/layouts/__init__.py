@@ -16,6 +16,7 @@ from vitcli.checkpoints.layouts import (
     openai,
     swin,
     timm,
+    timm_eva,
     timm_swin,
     torchvision,
 )
@@ -32,6 +33,7 @@ LAYOUTS: tuple[Layout, ...] = (
     openai.OPEN_CLIP,
     open_clip_timm.LAYOUT,
     timm.LAYOUT,
+    timm_eva.LAYOUT,
     *meta.LAYOUTS,
     dinov3.LAYOUT,
     timm_swin.LAYOUT,

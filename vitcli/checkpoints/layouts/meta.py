@@ -19,7 +19,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from vitcli.checkpoints.keymap import Rule, drop, rename
-from vitcli.checkpoints.layouts import dinov3, timm
+from vitcli.checkpoints.layouts import dinov3, timm, timm_eva
 from vitcli.checkpoints.layouts.decoders import meta_decoders
 from vitcli.checkpoints.layouts.layout import Decoders, Json, Layout, Tensors
 from vitcli.checkpoints.preprocess.published import (
@@ -110,8 +110,9 @@ def _layout(
     """The layout of a family, whose files have all names of one of the `signs`."""
 
     def detect(names: Collection[str]) -> bool:
-        is_family = any(sign.issubset(names) for sign in signs)
-        return timm.detect(names) and is_family and not dinov3.is_named(names)
+        is_ours = any(sign.issubset(names) for sign in signs)
+        is_rotary = timm_eva.detect(names) or dinov3.is_named(names)
+        return is_ours and timm.detect(names) and not is_rotary
 
     def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTConfig:
         read = timm.read_config(tensors, config, num_heads)
