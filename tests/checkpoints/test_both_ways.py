@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +61,17 @@ CANNOT = {
         "timm vit_no_qkv_bias": "cannot express class_token=False, layer_scale=True, pool=mean",
         "timm vit_patch8": "no image processor for",
         "open_clip_timm projected": "cannot express projection=24",
-        **{f"timm eva {name}": "rotary positions" for name in EVA_NAMES},
+        **{f"timm eva {name}": "rotary positions" for name in EVA_NAMES if name != "lingbot"},
+        "timm eva dinov3": "no image processor for",
+        "timm eva dinov3_head": "a classifier after a DINOv3",
+        "timm eva dinov3_swiglu": "no image processor for",
         "timm eva eva_giant": "biases of q and v without one of k",
+        "timm beit blocks": "64x48, which is not square",
+        "timm beit headless": "48x80, which is not square",
+        "timm beit table": "48x64, which is not square",
+        "timm beit token": "64x48, which is not square",
+        "hf beit-mim": "pool=mean with the final norm of tokens",
+        "hf data2vec": "pool=mean with the final norm of none",
         "timm swin padded": "windows of 4x4 on a grid of 18x26 (stage 1) as this model has them",
         "timm swin remainder": "an image of (67, 81) in patches of (4, 4)",
         "timm swin shrunk": "windows of 4x4 on a grid of 8x6 (stage 2)",
@@ -75,10 +85,9 @@ CANNOT = {
         "hf deit": "a distillation token without a classifier of its own",
         "hf dinov2-classifier": "a classifier on the class token and the mean",
         "hf dinov2-reg-classifier": "a classifier on the class token and the mean",
-        "hf dinov3": "rotary positions",
-        "hf dinov3-7b": "rotary positions",
-        "meta dinov3": "rotary positions",
         "open_clip_timm projected": "a projection to 24 after a tower that is not CLIP's",
+        "hf data2vec": "no final norm",
+        "hf pixio": "several class tokens",
         "hf CLIPForImageClassification": "a classifier on tokens without the final norm",
     },
 }
@@ -152,7 +161,8 @@ def test_what_is_written_gives_the_same_numbers(
     source, back = _load(made(name)), _load(Source(written(name, to)))
     assert max(compare(source, back).values()) < EXACT
     assert back.labels == source.labels
-    assert back.preprocess.describe() == source.preprocess.describe()
+    rounded = replace(source.preprocess, floats=source.preprocess.floats and to != "timm")
+    assert back.preprocess.describe() == rounded.describe()
 
 
 @pytest.mark.parametrize("name", [name for name, to in PAIRS if to == "hf"])
@@ -218,7 +228,10 @@ def test_every_tensor_on_disk_comes_back_bit_for_bit(
     source = _load(made(name))
     before = load_file(made(name).path / "model.safetensors")
     after = load_file(written(name, to) / "model.safetensors")
-    prefix = re.compile(r"^(vit|deit|dinov2|dinov2_with_registers|swin|swinv2|vision_model)\.")
+    prefix = re.compile(
+        r"^(vit|deit|dinov2|dinov2_with_registers|swin|swinv2|vision_model|beit|data2vec_vision"
+        r"|ijepa|pixio|vision_encoder)\."
+    )
     old, new = "decoder.decoder_encoder.layer.", "decoder.decoder_layers."  # as 4.x and the hub
     bare, found = (
         {prefix.sub("", n).replace(old, new): t for n, t in state.items()}

@@ -60,17 +60,12 @@ ROWS: tuple[Foreign, ...] = (
     # Families of Vision Transformers that compute something else.
     Foreign("a ConvNeXt of DINOv3's, a convolutional network", "dinov3_?convnext"),
     Foreign(
-        "a DINOv3 (or LingBot, EUPE): it has rotary positions (RoPE) instead of a table",
+        "a DINOv3 (or LingBot, EUPE) of a kind that no layout reads",
         "dinov3|lingbot|eupe",
     ),
     Foreign(
         "a DINOv3 whose class token and patches have norms of their own",
         tensors=(r"cls_norm\.weight rope_embed\.periods",),
-    ),
-    Foreign(
-        "a Sapiens2: it has other norms and attention than a DINOv3",
-        "sapiens",
-        (r"storage_tokens blocks\.0\.attn\.wq\.weight",),
     ),
     Foreign(
         "a Perception Encoder: it has rotary positions (RoPE), and its pooling has its own "
@@ -110,7 +105,10 @@ ROWS: tuple[Foreign, ...] = (
     Foreign(
         "a Sapiens2: it has norms of queries and keys, and grouped keys",
         "sapiens2",
-        (r"blocks\.0\.attn\.q_norm\.weight reg_token",),
+        (
+            r"blocks\.0\.attn\.q_norm\.weight reg_token",
+            r"storage_tokens blocks\.0\.attn\.wq\.weight",
+        ),
     ),
     Foreign(
         "an EVA: its attention has other biases, EVA-02 also rotary positions (RoPE)",

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vitcli.checkpoints.keymap import Rule, drop, fuse, rename, split
 from vitcli.checkpoints.layouts import timm
-from vitcli.checkpoints.layouts.layout import Json, Layout, Tensors, count_blocks, shape
+from vitcli.checkpoints.layouts.layout import BF16, Json, Layout, Tensors, count_blocks, shape
 from vitcli.checkpoints.preprocess.published import DINOV3, DINOV3_OWN
 from vitcli.errors import CheckpointError
 from vitcli.models.config import Rope, ViTConfig
@@ -24,8 +24,7 @@ from vitcli.models.config import Rope, ViTConfig
 B = timm.B
 PERIODS = "rope.periods"
 SIGNS = ("rope_embed.periods", "storage_tokens")
-BF16 = 2**-8  # the largest relative error of a rounding to bf16
-FP32 = 2**-22  # that of a power computed in fp32
+FP32 = 2**-22  # the largest relative error of a power computed in fp32
 
 RULES = (
     rename("cls_token", "cls_token"),

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from vitcli.checkpoints.keymap import Reshape, Rule, drop, fuse, rename, reshape
-from vitcli.checkpoints.layouts.dinov3 import BF16
 from vitcli.checkpoints.layouts.layout import (
+    BF16,
     HF_FIELDS,
     Json,
     Layout,
@@ -24,6 +24,7 @@ from vitcli.checkpoints.layouts.layout import (
     number,
     read_sizes,
 )
+from vitcli.checkpoints.layouts.timm_eva_write import FAR_PERIODS
 from vitcli.checkpoints.preprocess.published import DINOV3
 from vitcli.errors import CheckpointError
 from vitcli.models.config import Rope, ViTConfig
@@ -187,7 +188,7 @@ def refusals(config: ViTConfig) -> list[str]:
     elif rope != Rope(theta=rope.theta, periods=rope.periods):
         obstacles.append("rotary positions other than DINOv3's")
     elif rope.rounding > BF16:
-        obstacles.append("rotary periods that are not powers of one number")
+        obstacles.append(FAR_PERIODS)
     return obstacles
 
 

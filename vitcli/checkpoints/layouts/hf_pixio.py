@@ -38,7 +38,8 @@ RULES = (
 
 
 def detect(names: Collection[str]) -> bool:
-    """A norm named as DINOv2's without its layer scale. The names in memory are a ViT's, so the config decides."""
+    """DINOv2's names of the norms, without its layer scale. In memory the names are a ViT's, and
+    the config decides."""
     return (
         "embeddings.patch_embeddings.projection.weight" in names
         and "encoder.layer.0.norm1.weight" in names

@@ -144,9 +144,12 @@ EPS = 1e-6
 
 
 def refusals(config: ViTConfig) -> list[str]:
+    obstacles = []
     if config.pos_embed and config.pos_prefix != 1:
-        return ["a class token without a position"]
-    return []
+        obstacles.append("a class token without a position")
+    if config.final_norm == "none":
+        obstacles.append("no final norm")
+    return obstacles
 
 
 def adapt(config: ViTConfig, tensors: Tensors) -> tuple[ViTConfig, dict[str, Tensor]]:
