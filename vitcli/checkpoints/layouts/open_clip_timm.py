@@ -34,8 +34,9 @@ def detect(names: Collection[str]) -> bool:
 def rules(state: Tensors) -> tuple[Rule, ...]:
     """The rules of the tower, whose head is a projection. Those of timm's `Eva` know all names of
     its plain ViTs, too."""
-    bias = state.get(TRUNK + "head.bias")
-    head = timm_eva.PROJECTION if bias is None or bias.any() else timm_eva.UNBIASED_PROJECTION
+    weight, bias = (state.get(f"{TRUNK}head.{part}") for part in ("weight", "bias"))
+    is_unbiased = weight is not None and bias is not None and not bias.any()
+    head = timm_eva.UNBIASED_PROJECTION if is_unbiased else timm_eva.PROJECTION
     trunk = {name.removeprefix(TRUNK): tensor for name, tensor in state.items()}
     return (
         *map(_under_trunk, (*timm_eva.body_rules(trunk), *head)),
