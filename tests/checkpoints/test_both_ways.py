@@ -60,6 +60,8 @@ CANNOT = {
         "timm vit_no_qkv_bias": "cannot express class_token=False, layer_scale=True, pool=mean",
         "timm vit_patch8": "no image processor for",
         "open_clip_timm projected": "cannot express projection=24",
+        "open_clip_timm pe_core": "rotary positions",
+        "open_clip_timm eva02_clip": "rotary positions",
         **{f"timm eva {name}": "rotary positions" for name in EVA_NAMES},
         "timm eva eva_giant": "biases of q and v without one of k",
         "timm swin padded": "windows of 4x4 on a grid of 18x26 (stage 1) as this model has them",
