@@ -61,6 +61,8 @@ CANNOT = {
         "timm vit_no_qkv_bias": "cannot express class_token=False, layer_scale=True, pool=mean",
         "timm vit_patch8": "no image processor for",
         "open_clip_timm projected": "cannot express projection=24",
+        "open_clip_timm pe_core": "rotary positions",
+        "open_clip_timm eva02_clip": "rotary positions",
         **{f"timm eva {name}": "rotary positions" for name in EVA_NAMES if name != "lingbot"},
         "timm eva dinov3": "no image processor for",
         "timm eva dinov3_head": "a classifier after a DINOv3",

@@ -123,7 +123,7 @@ ROWS: tuple[Foreign, ...] = (
         "beit-?3",
         (
             r"blocks\.0\.attn\.norm\.weight blocks\.0\.mlp\.norm\.weight"
-            r" !blocks\.0\.mlp\.fc1_g\.weight",
+            r" !blocks\.0\.(mlp\.fc1_[gx]\.weight|attn\.q_bias)",
         ),
     ),
     Foreign("a V-JEPA, a model of videos", "v_?jepa|^vjepa"),

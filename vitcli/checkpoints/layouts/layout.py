@@ -187,7 +187,7 @@ class Layout:
 
     To read its files: `rules` returns the rules for one file, as some names mean different things
     in different files. `read_config` gets the tensors in vitcli's names, the JSON, and the number
-        of heads if the user gives it or `num_heads` reads it from the tensors. Without a JSON, it gets
+    of heads if the user gives it or `num_heads` reads it from the tensors. Without a JSON, it gets
     that of `buffers`: sizes that only dropped tensors show. With `needs_config`, a file needs a
     config because its tensors do not show all sizes. `config_tensors` are vitcli's names for
     tensors that only `read_config` reads: they become part of the config, and not of the network.

@@ -205,13 +205,21 @@ def rules(state: Tensors) -> tuple[Rule, ...]:
 
 def body_rules(state: Tensors) -> tuple[Rule, ...]:
     """The rules for one file, without those of the head."""
-    separate = KEYS_BIASED if "blocks.0.attn.k_proj.bias" in state else SEPARATE
-    return separate + GATED + TABLE
+    table = TABLE
+    if any(".mlp.fc1_g." in name or ".mlp.fc1_x." in name for name in state):
+        table = GATED + table
+    if any(re.search(r"\.attn\.[qkv]_proj\.", name) for name in state):
+        table = (KEYS_BIASED if "blocks.0.attn.k_proj.bias" in state else SEPARATE) + table
+    return table
 
 
 def _head_rules(state: Tensors) -> tuple[Rule, ...]:
     bias = state.get("head.bias")
-    if bias is None or "blocks.0.gamma_1" in state or "norm.weight" not in state:
+    if (
+        bias is None
+        or "blocks.0.gamma_1" in state
+        or not {"norm.weight", "head.weight"} <= {*state}
+    ):
         return HEAD
     is_eva = "blocks.0.attn.q_bias" in state or "blocks.0.attn.q_proj.bias" in state
     is_encoder = "norm_pre.weight" in state and "attn_pool.latent" in state
@@ -262,7 +270,7 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTCon
         like = size[0] // patch[0], size[1] // patch[1]
         grid = grid_of(shape(tensors, "pos_embed", 3)[1] - prefix * covers, like)
         size = size if grid == like else (grid[0] * patch[0], grid[1] * patch[1])
-    hidden = shape(tensors, "blocks.0.mlp.fc2.weight", 2)[1]
+    hidden = shape(tensors, "blocks.0.mlp.fc1.weight", 2)[0] // (1 + args["swiglu_mlp"])
     pool_hidden = 0
     if args["global_pool"] == "map":
         pool_hidden = shape(tensors, "attn_pool.mlp.fc1.weight", 2)[0]
