@@ -297,6 +297,7 @@ V2_REFUSALS: list[tuple[dict[str, Any], str]] = [
     ({"pretrained_window_sizes": [6, 1, 6]}, "has a 1, by which transformers divides"),
     ({"pretrained_window_sizes": [6, 6]}, r"is \[6, 6\]: expected one for each of 3 stages"),
     ({"pretrained_window_sizes": [6, -6, 6]}, "pretrained_window_sizes is -6"),
+    ({"model_type": "swin"}, "model_type is swin, the tensors are a swinv2's"),
     ({"image_size": 15}, "has 3 rows of patches, too few to be halved for 3 stages"),
 ]
 
@@ -335,6 +336,7 @@ def test_what_timms_swin_v2_does_otherwise_is_refused(tmp_path: Path) -> None:
         load(str(folder))
     for changes, said in (
         ({"architecture": "swinv2_cr_tiny_224"}, "timm's own variant of Swin V2"),
+        ({"architecture": "swin_tiny_patch4_window7_224"}, "the tensors are a V2's"),
         ({"global_pool": "max"}, "timm's global_pool='max' is not supported for Swin"),
         ({"model_args": {"norm_layer": "rmsnorm"}}, "timm's norm_layer='rmsnorm'"),
     ):

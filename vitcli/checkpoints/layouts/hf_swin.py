@@ -117,7 +117,10 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> SwinCo
     has_positions = bool(config.get("use_absolute_embeddings", False))
     image = pair(config.get("image_size", 224), "image_size")
     version_2: dict[str, Any] = {}
-    if is_swin_v2(tensors):
+    kind = "swinv2" if is_swin_v2(tensors) else "swin"
+    if config.get("model_type") in {"swin", "swinv2"} - {kind}:
+        raise CheckpointError(f"model_type is {config['model_type']}, the tensors are a {kind}'s")
+    if kind == "swinv2":
         if has_positions:
             raise CheckpointError(
                 "use_absolute_embeddings is true: transformers itself cannot run such a Swin V2, "

@@ -146,6 +146,8 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> SwinCo
     firsts = [B.format(s=stage, i=0) for stage in range(len(depths))]
     size, asked = image_size(config), _asked_windows(config, len(depths))
     version: Literal[1, 2] = 2 if is_v2(tensors) else 1
+    if _name(config).startswith("swin_" if version == 2 else "swinv2"):
+        raise CheckpointError(f"architecture is {_name(config)}, the tensors are a V{version}'s")
     if version == 2:
         size = size or _named_size(config)
         if size is None or None in asked:
