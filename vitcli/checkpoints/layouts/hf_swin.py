@@ -99,7 +99,7 @@ def detect(names: Collection[str]) -> bool:
 
 
 def is_v2(names: Collection[str]) -> bool:
-    return L.format(s=0, i=0) + SCALE in names
+    return any(name.endswith(SCALE) for name in names)
 
 
 def rules(names: Collection[str]) -> tuple[Rule, ...]:

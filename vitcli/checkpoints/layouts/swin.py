@@ -82,8 +82,8 @@ def is_swin(names: Collection[str]) -> bool:
 
 
 def is_v2(names: Collection[str]) -> bool:
-    """Whether these are tensors of a Swin V2: its first block scales its cosines."""
-    return B.format(s=0, i=0) + SCALE in names
+    """Whether these are tensors of a Swin V2: its blocks scale their cosines."""
+    return any(name.startswith("layers.") and name.endswith(SCALE) for name in names)
 
 
 def merges_at_the_end(names: Collection[str]) -> bool:
@@ -166,12 +166,7 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> SwinCo
         in_chans=chans,
         embed_dim=embed_dim,
         depths=depths,
-        num_heads=tuple(
-            shape(tensors, first + SCALE, 3)[0]
-            if version == 2
-            else shape(tensors, first + TABLE, 2)[1]
-            for first in firsts
-        ),
+        num_heads=tuple(_heads(tensors, first, version) for first in firsts),
         hidden_dims=tuple(shape(tensors, first + "mlp.fc1.weight", 2)[0] for first in firsts),
         window_sizes=windows,
         num_classes=count_classes(tensors),
@@ -183,6 +178,16 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> SwinCo
         pretrained_windows=_pretrained_windows(config, len(depths)) if version == 2 else (),
         act=activation(args.get("act_layer") or "gelu"),
     )
+
+
+def _heads(tensors: Tensors, block: str, version: Literal[1, 2]) -> int:
+    """The number of heads of a block, from its table or its scales of cosines, (A, 1, 1)."""
+    if version == 1:
+        return shape(tensors, block + TABLE, 2)[1]
+    heads, *ones = shape(tensors, block + SCALE, 3)
+    if ones != [1, 1]:
+        raise CheckpointError(f"{block}{SCALE} has shape {[heads, *ones]}: expected heads, 1, 1")
+    return heads
 
 
 def check_args(config: Json) -> dict[str, Any]:
