@@ -454,7 +454,7 @@ def notes(config: Config, json: Json) -> tuple[str, ...]:
     if not averages or config.pool != "cls" or config.num_classes:
         return ()
     return (
-        "pooled by the class token, as its authors do; timm's mean of the patches: --pool mean",
+        "the pooling is its authors', the class token; --pool mean gives timm's mean of the patches",
     )
 
 
