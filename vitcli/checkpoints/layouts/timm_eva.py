@@ -455,9 +455,7 @@ def notes(config: Config, json: Json) -> tuple[str, ...]:
     averages = timm.model_args(json).get("global_pool", json.get("global_pool")) == "avg"
     if not averages or config.pool != "cls" or config.num_classes:
         return ()
-    return (
-        "the pooling is the class token, as its authors do; --pool mean gives timm's mean of patches",
-    )
+    return ("pooled by the class token, as its authors do; timm averages patches (--pool mean)",)
 
 
 def rules_to_write(config: ViTConfig) -> tuple[Rule, ...]:
