@@ -169,6 +169,11 @@ def _notes(before: Config, after: Config, library: str) -> list[str]:
             notes.append("prefix tokens had no position of their own: they get one of zeros")
         elif after.pos_prefix < before.pos_prefix:
             notes.append("the class token's position is added to the token itself")
+        if before.rope and before.rope.periods and after.rope and not after.rope.periods:
+            notes.append(
+                f"{library} computes the rotary periods exactly, this model has them rounded: the "
+                "results differ slightly (--verify measures it)"
+            )
     return notes
 
 

@@ -113,6 +113,6 @@ def _resampled(model: Model) -> list[str]:
         notes = [f"the patch embedding of {by(patch)} pixels is resampled for {now}"]
     if old == new:
         return notes
-    if isinstance(config, SwinConfig) or not config.pos_embed:
+    if isinstance(config, SwinConfig) or not (config.pos_embed or config.rel_bias != "none"):
         return [*notes, f"made for {by(old)} {unit}, run at {by(new)}"]
     return [*notes, f"position embeddings of {by(old)} {unit} are resampled for {by(new)}"]
