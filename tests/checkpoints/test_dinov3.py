@@ -128,6 +128,12 @@ def test_periods_are_computed_from_theta_where_they_are_its_powers() -> None:
     assert rope_of(exact) == Rope(theta=100.0)
     assert rope_of(rounded) == Rope(theta=100.0, periods=rounded)
     assert 0 < rope_of(rounded).rounding <= 2**-8
+    assert (
+        rope_of(
+            tuple(torch.tensor([30.0 ** (i / 16) for i in range(16)]).bfloat16().tolist())
+        ).theta
+        == 30
+    )
     other_theta = rope_of(tuple(9.0 ** (i / 16) for i in range(16)))
     assert math.isclose(other_theta.theta, 9.0) and not other_theta.periods
     assert rope_of((0.5, 2.0, 30.0)).rounding > 2**-8
@@ -154,7 +160,7 @@ def test_a_bare_file_is_prepared_as_the_readme_does_by_its_name(tmp_path: Path) 
 def test_rounded_periods_are_computed_after_a_conversion_and_the_difference_is_told(
     tmp_path: Path,
 ) -> None:
-    _, state = tiny_meta(tmp_path / "theirs")
+    _, state = tiny_meta(tmp_path / "theirs", num_attention_heads=2)
     torch.save(state, tmp_path / "model.pth")
     job = ConvertJob(
         source=str(tmp_path / "model.pth"), target=tmp_path / "hf", to="hf", verify=True
