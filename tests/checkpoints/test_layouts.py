@@ -61,7 +61,8 @@ def test_a_rare_part_is_an_obstacle_in_words_to_every_layout_that_lacks_it(field
         image_size=(8, 8), patch_size=(4, 4), embed_dim=8, depth=1, num_heads=2, hidden_dim=16
     )
     usual, obstacle = RARE[field]
-    odd = {"pos_prefix": 0, "rope": Rope(), "qkv_bias": False, field: ODD.get(field, not usual)}
+    odd = {"pos_prefix": 0, "rope": Rope(), "qkv_bias": False, "projection": 8}
+    odd[field] = ODD.get(field, not usual)
     for layout in LAYOUTS:
         if layout.writer and layout.writer.kind is ViTConfig and field not in layout.writer.rare:
             assert obstacle in layout.writer.obstacles(replace(config, **odd)), layout.name

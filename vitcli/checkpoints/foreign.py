@@ -126,7 +126,7 @@ ROWS: tuple[Foreign, ...] = (
             r"blocks\.0\.attn\.relative_position_bias_table",
             r"rel_pos_bias\.relative_position_bias_table",
             r"blocks\.0\.attn\.norm\.weight blocks\.0\.mlp\.norm\.weight"
-            r" !blocks\.0\.mlp\.fc1_g\.weight",
+            r" !blocks\.0\.(mlp\.fc1_[gx]\.weight|attn\.q_bias)",
         ),
     ),
     Foreign("an I-JEPA: a ViT without class token", "i_?jepa"),

@@ -127,9 +127,9 @@ def _write(job: ConvertJob, model: Model, partial: Path) -> Written:
 
 
 def _verify(job: ConvertJob, model: Model, partial: Path) -> list[Delta]:
-    """The differences between the model and its conversion. If the target has another epsilon or
-    computes the rotary periods, the model is first given those, and the effect of each is listed
-    separately. Any effect of the periods is allowed: it is that of their rounding.
+    """The differences between the model and its conversion. If the target has another epsilon, or
+    exact rotary periods instead of rounded ones, the model is first given those, and their effect
+    is listed separately.
 
     Raises CheckpointError if a difference exceeds the tolerance."""
     allowed = TOLERANCE[job.dtype]
@@ -137,14 +137,14 @@ def _verify(job: ConvertJob, model: Model, partial: Path) -> list[Delta]:
         deltas = _deltas(_compare_onnx(model, partial), allowed)
     else:
         back = load(str(partial.resolve()), keep_grid=True, keep_decoder=True)
-        even = _with_epsilon(model, back.config.norm_eps)
-        alike = _with_periods(even, back.config)
+        exact = _with_periods(model, back.config)
+        alike = _with_epsilon(exact, back.config.norm_eps)
         deltas = _deltas(compare(alike, back), allowed)
-        if even is not model:
-            moved = compare(model, even)
+        if alike is not exact:
+            moved = compare(exact, alike)
             deltas += _deltas(moved, EPSILON_TOLERANCE, ", by the epsilon alone")
-        if alike is not even:
-            deltas += _deltas(compare(even, alike), math.inf, ", by the rotary periods alone")
+        if exact is not model:
+            deltas += _deltas(compare(model, exact), math.inf, ", by the rotary periods alone")
     wrong = [delta for delta in deltas if not delta.found <= delta.allowed]
     if wrong:
         listed = ", ".join(f"{d.what} differ by {d.found:.2g} of {d.allowed:g}" for d in wrong)
@@ -229,22 +229,23 @@ def _deltas(differences: dict[str, float], allowed: float, why: str = "") -> lis
     return [Delta(what + why, delta, allowed) for what, delta in differences.items()]
 
 
-def _with_epsilon(model: Model, eps: float) -> Model:
-    """The model with another epsilon."""
-    if model.config.norm_eps == eps:
-        return model
-    config = replace(model.config, norm_eps=eps)
-    return replace(model, network=build(config, model.network.state_dict()), reconstruction=None)
-
-
 def _with_periods(model: Model, other: Config) -> Model:
-    """The model with the rotary periods of another config."""
+    """The model with the rotary periods of `other`, if those are its own but for rounding: the
+    writers refuse a model with other periods."""
     config = model.config
     if not isinstance(config, ViTConfig) or not isinstance(other, ViTConfig):
         return model
     if config.rope is None or other.rope is None or config.rope.periods == other.rope.periods:
         return model
     config = replace(config, rope=replace(config.rope, periods=other.rope.periods))
+    return replace(model, network=build(config, model.network.state_dict()), reconstruction=None)
+
+
+def _with_epsilon(model: Model, eps: float) -> Model:
+    """The model with another epsilon."""
+    if model.config.norm_eps == eps:
+        return model
+    config = replace(model.config, norm_eps=eps)
     return replace(model, network=build(config, model.network.state_dict()), reconstruction=None)
 
 

@@ -181,7 +181,7 @@ ONLY: dict[str, tuple[object, ...]] = {
 def refusals(config: ViTConfig) -> list[str]:
     obstacles = []
     if config.num_classes:
-        obstacles.append("a classifier after a DINOv3")
+        obstacles.append("a classifier: it has no DINOv3 with one, and --to timm writes it")
     rope = config.rope
     if rope is None:
         obstacles.append("a model without rotary positions")
