@@ -166,7 +166,7 @@ def test_rounded_periods_are_computed_after_a_conversion_and_the_difference_is_t
         source=str(tmp_path / "model.pth"), target=tmp_path / "hf", to="hf", verify=True
     )
     done = convert(job)
-    assert any("rotary periods" in note and "up to 0." in note for note in done.notes)
+    assert any("has them rounded by up to 0." in note for note in done.notes)
     alone = {d.what: d for d in done.deltas}["embedding, by the rotary periods alone"]
     assert alone.found > 1e-4 and alone.allowed == math.inf
     written = read_state(tmp_path / "hf")

@@ -190,8 +190,8 @@ def _notes(before: Config, after: Config, library: str) -> list[str]:
             notes.append("the class token's position is added to the token itself")
         if before.rope and before.rope.periods and after.rope and not after.rope.periods:
             notes.append(
-                f"{library} computes the rotary periods exactly, this model has them rounded, by up "
-                f"to {before.rope.rounding:.2%}: the results differ slightly (--verify measures it)"
+                f"{library} computes the rotary periods exactly, this model has them rounded by up "
+                f"to {before.rope.rounding:.2%}: results differ slightly (--verify measures it)"
             )
     return notes
 
