@@ -99,6 +99,7 @@ def test_width_and_depth_say_how_many_heads_a_bare_file_has() -> None:
         ("rope_grid_indexing", "yx"),
         ("rope_grid_offset", 0.5),
         ("swiglu_mlp", "yes"),
+        ("use_fc_norm", "no"),
     ],
 )
 def test_an_argument_that_changes_the_numbers_is_refused(

@@ -251,6 +251,8 @@ class ViTConfig:
             "cls+mean": "the class token and the mean of the patches",
             "map": "attention pooling",
         }
+        if self.pool_heads:
+            pools["map"] += f" of {self.pool_heads} heads"
         norms = {"tokens": "final norm before it", "pooled": "final norm after it"}
         norm = norms.get(self.final_norm, "no final norm")
         odd = {

@@ -103,6 +103,7 @@ def _resampled(model: Model) -> list[str]:
     if stored is None or stored == now:
         return []
     sizes = f"{stored[0]}x{stored[1]} pixels", f"{now[0]}x{now[1]}"
-    if isinstance(model.config, SwinConfig):
+    config = model.config
+    if isinstance(config, SwinConfig) or not (config.pos_embed or config.rel_bias != "none"):
         return [f"made for {sizes[0]}, run at {sizes[1]}"]
     return [f"position embeddings of {sizes[0]} are resampled for {sizes[1]}"]

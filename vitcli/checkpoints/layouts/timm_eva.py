@@ -159,6 +159,7 @@ IGNORED = re.compile(
     r"features_only|scriptable|exportable"
 )
 KINDS = {"global_pool": ("avg", "token", "map"), "attn_type": ("eva", "rope")}
+NORMS = ("use_fc_norm", "use_post_transformer_norm")
 POOLS: dict[str, Pool] = {"avg": "mean", "token": "cls"}
 # The width and depth of models whose number of heads timm's plain ViTs do not have.
 NUM_HEADS = timm.NUM_HEADS | {
@@ -266,7 +267,7 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTCon
     registers = int(number(args["num_reg_tokens"], "num_reg_tokens"))
     prefix = int(bool(args["class_token"])) + registers
     has_table, covers = args["use_abs_pos_emb"], not args["no_embed_class"]
-    size = timm.image_size(config) or pair(args.get("img_size", 224), "img_size")
+    size = timm.image_size(config) or pair(args.get("img_size") or 224, "img_size")
     if has_table:
         like = size[0] // patch[0], size[1] // patch[1]
         grid = grid_of(shape(tensors, "pos_embed", 3)[1] - prefix * covers, like)
@@ -370,7 +371,8 @@ def _check_args(args: Mapping[str, Any], given: Json) -> None:
     for name, value in args.items():
         is_known = name in DEFAULTS or IGNORED.fullmatch(name)
         is_refused = bool(value) and (not is_known or (name == "eps" and name in given))
-        is_wrong = isinstance(DEFAULTS.get(name), bool) and not isinstance(value, bool)
+        is_flag = isinstance(DEFAULTS.get(name), bool) or (name in NORMS and value is not None)
+        is_wrong = is_flag and not isinstance(value, bool)
         if is_refused or is_wrong or value not in KINDS.get(name, (value,)):
             raise CheckpointError(f"config.json: timm's {name}={value!r} is not supported")
 
@@ -454,9 +456,7 @@ def notes(config: Config, json: Json) -> tuple[str, ...]:
     averages = timm.model_args(json).get("global_pool", json.get("global_pool")) == "avg"
     if not averages or config.pool != "cls" or config.num_classes:
         return ()
-    return (
-        "pooled by the class token, as its authors do; timm's mean of the patches: --pool mean",
-    )
+    return ("pooled by the class token, as its authors do; timm averages patches (--pool mean)",)
 
 
 def rules_to_write(config: ViTConfig) -> tuple[Rule, ...]:
