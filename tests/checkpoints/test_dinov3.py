@@ -71,6 +71,7 @@ def test_a_file_of_the_repository_has_its_own_rounded_periods(name: str, tmp_pat
 def test_a_teacher_is_taken_from_a_pre_training(tmp_path: Path) -> None:
     theirs, state = tiny_meta(tmp_path)
     state |= extra(local_cls_norm__weight=(32,), local_cls_norm__bias=(32,))
+    state |= extra(projectors__0__weight=(8, 32))  # EUPE's
     heads = extra(dino_head__mlp__0__weight=(8, 32), ibot_head__last_layer__weight_v=(8, 8))
     network = {**under("backbone.", state), **heads}
     whole = {**under("student.", other(network)), **under("teacher.", network)}
@@ -85,6 +86,8 @@ def test_a_file_in_memory_under_a_users_own_module_loads(tmp_path: Path) -> None
     state = {**under("encoder.dino.", theirs.state_dict()), "encoder.unused": torch.zeros(1)}
     write_state(tmp_path, {n: t.clone() for n, t in state.items() if n != "encoder.unused"})
     assert largest_error(load(str(tmp_path), keep_grid=True), theirs) < EXACT
+    edit_json(tmp_path / "config.json", model_type=..., architectures=["DINOv3ViTBackbone"])
+    assert load(str(tmp_path)).layout == "hf-dinov3"
 
 
 def test_what_differs_from_the_repositorys_network_is_refused_by_name(tmp_path: Path) -> None:
