@@ -65,7 +65,7 @@ CANNOT = {
         "open_clip_timm eva02_clip": "rotary positions",
         **{f"timm eva {name}": "rotary positions" for name in EVA_NAMES if name != "lingbot"},
         "timm eva dinov3": "no image processor for",
-        "timm eva dinov3_head": "a classifier after a DINOv3",
+        "timm eva dinov3_head": "a classifier: it has no DINOv3 with one",
         "timm eva dinov3_swiglu": "no image processor for",
         "timm eva eva_giant": "biases of q and v without one of k",
         "timm beit blocks": "64x48, which is not square",

@@ -71,6 +71,7 @@ def test_a_file_of_the_repository_has_its_own_rounded_periods(name: str, tmp_pat
 def test_a_teacher_is_taken_from_a_pre_training(tmp_path: Path) -> None:
     theirs, state = tiny_meta(tmp_path)
     state |= extra(local_cls_norm__weight=(32,), local_cls_norm__bias=(32,))
+    state |= extra(projectors__0__weight=(8, 32))  # EUPE's
     heads = extra(dino_head__mlp__0__weight=(8, 32), ibot_head__last_layer__weight_v=(8, 8))
     network = {**under("backbone.", state), **heads}
     whole = {**under("student.", other(network)), **under("teacher.", network)}
@@ -85,6 +86,8 @@ def test_a_file_in_memory_under_a_users_own_module_loads(tmp_path: Path) -> None
     state = {**under("encoder.dino.", theirs.state_dict()), "encoder.unused": torch.zeros(1)}
     write_state(tmp_path, {n: t.clone() for n, t in state.items() if n != "encoder.unused"})
     assert largest_error(load(str(tmp_path), keep_grid=True), theirs) < EXACT
+    edit_json(tmp_path / "config.json", model_type=..., architectures=["DINOv3ViTBackbone"])
+    assert load(str(tmp_path)).layout == "hf-dinov3"
 
 
 def test_what_differs_from_the_repositorys_network_is_refused_by_name(tmp_path: Path) -> None:
@@ -128,6 +131,12 @@ def test_periods_are_computed_from_theta_where_they_are_its_powers() -> None:
     assert rope_of(exact) == Rope(theta=100.0)
     assert rope_of(rounded) == Rope(theta=100.0, periods=rounded)
     assert 0 < rope_of(rounded).rounding <= 2**-8
+    assert (
+        rope_of(
+            tuple(torch.tensor([30.0 ** (i / 16) for i in range(16)]).bfloat16().tolist())
+        ).theta
+        == 30
+    )
     other_theta = rope_of(tuple(9.0 ** (i / 16) for i in range(16)))
     assert math.isclose(other_theta.theta, 9.0) and not other_theta.periods
     assert rope_of((0.5, 2.0, 30.0)).rounding > 2**-8
@@ -154,13 +163,13 @@ def test_a_bare_file_is_prepared_as_the_readme_does_by_its_name(tmp_path: Path) 
 def test_rounded_periods_are_computed_after_a_conversion_and_the_difference_is_told(
     tmp_path: Path,
 ) -> None:
-    _, state = tiny_meta(tmp_path / "theirs")
+    _, state = tiny_meta(tmp_path / "theirs", num_attention_heads=2)
     torch.save(state, tmp_path / "model.pth")
     job = ConvertJob(
         source=str(tmp_path / "model.pth"), target=tmp_path / "hf", to="hf", verify=True
     )
     done = convert(job)
-    assert any("rotary periods" in note and "up to 0." in note for note in done.notes)
+    assert any("has them rounded by up to 0." in note for note in done.notes)
     alone = {d.what: d for d in done.deltas}["embedding, by the rotary periods alone"]
     assert alone.found > 1e-4 and alone.allowed == math.inf
     written = read_state(tmp_path / "hf")

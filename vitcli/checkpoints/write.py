@@ -48,12 +48,6 @@ def write_hf(model: Model, folder: Path, dtype: FileDtype) -> Written:
     CheckpointError with the obstacles of the closest one.
     """
     layout, form, notes = _hf_form(model)
-    if model.reconstruction is not None:
-        express = layout.decoders.express if layout.decoders else None
-        if express is None:
-            refuse_decoder([f"a decoder after an encoder of {layout.name}"])
-        else:
-            form = express(model.reconstruction, form)
     values = form.json
     if model.labels:
         values["id2label"] = {str(i): label for i, label in enumerate(model.labels)}
@@ -69,33 +63,70 @@ def write_hf(model: Model, folder: Path, dtype: FileDtype) -> Written:
 
 
 def check_hf(model: Model) -> None:
-    """Raise CheckpointError if `write_hf` would."""
+    """Raise CheckpointError if no layout of transformers can express a model and its decoder."""
     _hf_form(model)
 
 
 def _hf_form(model: Model) -> tuple[Layout, Expressed, tuple[str, ...]]:
-    """The layout of transformers that can express a model, the model in its form, and notes.
+    """The layout of transformers that can express a model, the model in its form, and notes."""
+    layout, config = _hf_layout(model.config)
+    tensors, notes = model.network.state_dict(), []
+    if config != model.config:
+        tensors = _without_layer_scale(tensors)
+        notes.append(
+            "layer scale, which this layout lacks, is multiplied into the weights before it"
+        )
+    assert layout.writer is not None
+    form = layout.writer.express(config, tensors)
+    if model.reconstruction is not None:
+        express = layout.decoders.express if layout.decoders else None
+        if express is None:
+            refuse_decoder([f"a decoder after an encoder of {layout.name}"])
+        else:
+            form = express(model.reconstruction, form)
+    return layout, form, tuple(notes)
 
-    If only layer scale is an obstacle, it is multiplied into the weights.
-    """
-    config, tensors = model.config, model.network.state_dict()
+
+def _hf_layout(config: Config) -> tuple[Layout, Config]:
+    """The layout of transformers that can express a config, and the config. If only layer scale is
+    an obstacle, the config is one without it."""
     try:
-        return *_expressed(config, tensors, "transformers"), ()
+        return _layout_for(config, "transformers"), config
     except CheckpointError as error:
         if not isinstance(config, ViTConfig):
             raise
-        config, tensors = replace(config, layer_scale=False), _without_layer_scale(tensors)
+        folded = replace(config, layer_scale=False)
         try:
-            layout, form = _expressed(config, tensors, "transformers")
+            return _layout_for(folded, "transformers"), folded
         except CheckpointError:
             raise error from None
-        note = "layer scale, which this layout lacks, is multiplied into the weights before it"
-        return layout, form, (note,)
+
+
+def library_for(config: Config) -> Library:
+    """The library that a trained model is written for: transformers, or timm if transformers has no
+    class for the model. Raises CheckpointError, with transformers' obstacles, if neither has."""
+    try:
+        _hf_layout(config)
+    except CheckpointError as error:
+        try:
+            _layout_for(config, "timm")
+        except CheckpointError:
+            raise error from None
+        return "timm"
+    return "transformers"
+
+
+def write_trained(model: Model, folder: Path) -> Written:
+    """Write a model for the library of `library_for`, in fp32."""
+    write = write_hf if library_for(model.config) == "transformers" else write_timm
+    return write(model, folder, "fp32")
 
 
 def write_timm(model: Model, folder: Path, dtype: FileDtype) -> Written:
     """Write `config.json` and `model.safetensors`, for `timm.create_model("local-dir:FOLDER")`."""
-    layout, form = _expressed(model.config, model.network.state_dict(), "timm")
+    layout = _layout_for(model.config, "timm")
+    assert layout.writer is not None
+    form = layout.writer.express(model.config, model.network.state_dict())
     values = form.json
     cfg = {**to_timm(model.preprocess), "num_classes": form.config.num_classes}
     classifier = "head" if isinstance(form.config, ViTConfig) else "head.fc"
@@ -129,18 +160,16 @@ def _without_layer_scale(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return kept
 
 
-def _expressed(
-    config: Config, tensors: Mapping[str, Tensor], library: Library
-) -> tuple[Layout, Expressed]:
-    """The first layout of a library that can express the model, and the model in its form.
-    Raises CheckpointError, with the obstacles of the closest layout."""
+def _layout_for(config: Config, library: Library) -> Layout:
+    """The first layout of a library that can express a config. Raises CheckpointError, with the
+    obstacles of the closest layout."""
     obstacles: dict[str, list[str]] = {}
     for layout in layouts.LAYOUTS:
         writer = layout.writer
         if writer and writer.library == library and isinstance(config, writer.kind):
             obstacles[layout.name] = writer.obstacles(config)
             if not obstacles[layout.name]:
-                return layout, writer.express(config, tensors)
+                return layout
     closest = min(obstacles, key=lambda name: len(obstacles[name]))
     if len(obstacles) == 1:
         raise CheckpointError(
@@ -160,19 +189,14 @@ def _notes(before: Config, after: Config, library: str) -> list[str]:
             f"{library}'s LayerNorm has epsilon {after.norm_eps:g}, this model {before.norm_eps:g}"
         )
     if isinstance(before, ViTConfig) and isinstance(after, ViTConfig):
-        if before.rope and after.rope and before.rope.periods != after.rope.periods:
-            notes.append(
-                f"{library} computes the rotary periods from theta {after.rope.theta:g}: the "
-                f"model's own, which are rounded, differ by up to {before.rope.rounding:.2%}"
-            )
         if after.pos_prefix > before.pos_prefix:
             notes.append("prefix tokens had no position of their own: they get one of zeros")
         elif after.pos_prefix < before.pos_prefix:
             notes.append("the class token's position is added to the token itself")
         if before.rope and before.rope.periods and after.rope and not after.rope.periods:
             notes.append(
-                f"{library} computes the rotary periods exactly, this model has them rounded: the "
-                "results differ slightly (--verify measures it)"
+                f"{library} computes the rotary periods exactly, this model has them rounded by up "
+                f"to {before.rope.rounding:.2%}: results differ slightly (--verify measures it)"
             )
     return notes
 

@@ -91,7 +91,8 @@ def _hides_keys(mask: Tensor) -> bool:
 
 def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTConfig:
     """Read the sizes from the tensors: the number of periods shows the width of a head. The epsilon
-    is that of all published models (`layernormbf16` in `dinov3/hub/backbones.py`)."""
+    is that of all published models (`layernormbf16` in `dinov3/hub/backbones.py`), the image size
+    that of the README."""
     width, chans, *patch = shape(tensors, "patch_embed.proj.weight", 4)
     (count,) = shape(tensors, PERIODS, 1)
     if num_heads is None and width % (4 * count):
@@ -106,7 +107,7 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTCon
         return any(tensor.endswith(name) for tensor in tensors)
 
     return ViTConfig(
-        image_size=(224 // patch[0] * patch[0], 224 // patch[1] * patch[1]),
+        image_size=(256 // patch[0] * patch[0], 256 // patch[1] * patch[1]),
         patch_size=(patch[0], patch[1]),
         in_chans=chans,
         embed_dim=width,
@@ -130,12 +131,17 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTCon
 
 
 def rope_of(periods: tuple[float, ...]) -> Rope:
-    """The rotary positions with these periods, and with the theta whose powers they are, if there
-    is one. Periods that are those of theta in fp32 are left to be computed."""
-    rope = Rope(theta=100.0, periods=periods)
-    if rope.rounding > BF16 and len(periods) > 1:
-        rope = Rope(theta=periods[-1] ** (len(periods) / (len(periods) - 1)), periods=periods)
-    return Rope(theta=rope.theta) if rope.rounding < FP32 else rope
+    """The rotary positions with these periods, and with the theta whose powers they are, rounded or
+    not. Periods that are those of theta in fp32 are left to be computed."""
+    count = len(periods)
+    fitted = periods[-1] ** (count / (count - 1)) if count > 1 else 100.0
+    ropes = [
+        Rope(theta=theta, periods=periods)
+        for theta in (100.0, max(1.0, float(round(fitted))), fitted)
+    ]
+    computed = [Rope(theta=rope.theta) for rope in ropes if rope.rounding < FP32]
+    rounded = [rope for rope in ropes if rope.rounding <= BF16]
+    return (computed + rounded + ropes[-1:])[0]
 
 
 LAYOUT = Layout(

@@ -181,7 +181,7 @@ ONLY: dict[str, tuple[object, ...]] = {
 def refusals(config: ViTConfig) -> list[str]:
     obstacles = []
     if config.num_classes:
-        obstacles.append("a classifier after a DINOv3")
+        obstacles.append("a classifier: it has no DINOv3 with one, and --to timm writes it")
     rope = config.rope
     if rope is None:
         obstacles.append("a model without rotary positions")
@@ -225,7 +225,7 @@ def write_config(config: ViTConfig) -> dict[str, Any]:
         "hidden_act": "silu" if is_swiglu else activation_name(config.act),
         "layer_norm_eps": config.norm_eps,
         "num_register_tokens": config.num_registers,
-        "rope_theta": config.rope.theta,
+        "rope_theta": float(config.rope.theta),
         "query_bias": config.qkv_bias or config.qv_bias,
         "key_bias": config.qkv_bias,
         "value_bias": config.qkv_bias or config.qv_bias,

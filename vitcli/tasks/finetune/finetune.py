@@ -13,6 +13,7 @@ import torch
 
 from vitcli.checkpoints.load import Model
 from vitcli.checkpoints.resolve import resolve
+from vitcli.checkpoints.write import library_for
 from vitcli.errors import Interrupted, UsageError, printable
 from vitcli.images.scan import Omissions
 from vitcli.interrupts import interrupts
@@ -160,7 +161,12 @@ class _Session:
             keeps = not self._has_classes
             model = load_model(model, job.options, self.reporter.note, keep_decoder=keeps)
         if self._has_classes:
-            return with_head(model, class_names(examples))
+            headed = with_head(model, class_names(examples))
+            if library_for(headed.config) == "timm":
+                self.reporter.note(
+                    "the model is written for timm: transformers has no class for it with a head"
+                )
+            return headed
         return reconstruction_of(model, job.training.seed)
 
     def _check_batch(self, chosen: ChosenRecipe) -> None:
