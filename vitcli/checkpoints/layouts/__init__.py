@@ -29,12 +29,12 @@ from vitcli.checkpoints.layouts.layout import Layout
 LAYOUTS: tuple[Layout, ...] = (
     hf_vit.LAYOUT,
     hf_beit.LAYOUT,
+    hf_tips.LAYOUT,
     hf_dinov2.LAYOUT,
     hf_dinov3.LAYOUT,
     hf_clip.LAYOUT,
     hf_siglip.LAYOUT,
     hf_swin.LAYOUT,
-    hf_tips.LAYOUT,
     hf_pixio.LAYOUT,
     openai.OPENAI,
     openai.OPEN_CLIP,

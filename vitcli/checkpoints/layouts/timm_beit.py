@@ -118,7 +118,7 @@ def _grid(rows: int, like: tuple[int, int] | None) -> tuple[int, int]:
     side = math.isqrt(max(rows - 3, 0))
     if side * side != rows - 3 or side % 2 == 0:
         raise CheckpointError(
-            f"a table of {rows} relative positions is not that of a square grid",
+            f"a relative_position_bias_table of {rows} rows is not that of a square grid",
             "its image size is not in the file",
         )
     return (side + 1) // 2, (side + 1) // 2
