@@ -10,7 +10,7 @@ from functools import cache, partial
 from itertools import chain
 from pathlib import Path
 from threading import Thread
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from vitcli import pipeline
 from vitcli.checkpoints.resolve import Checkpoint, resolve
@@ -21,9 +21,9 @@ from vitcli.images.loader import iter_batches
 from vitcli.interrupts import interrupts
 from vitcli.jobs.apart import check_run
 from vitcli.jobs.batching import GrowingBatch
-from vitcli.jobs.job import Inputs, ModelOptions, Reporter, Running, Summary
+from vitcli.jobs.job import Inputs, Reporter, Running, Summary
 from vitcli.jobs.listing import Listing, list_images
-from vitcli.jobs.loading import load_model
+from vitcli.jobs.loading import Spec
 from vitcli.records import Batch, FoundImage, ImageRef, Preprocess, Progress, Row, Sink
 from vitcli.runs.fingerprint import describe_weights
 from vitcli.runs.output import Output
@@ -32,11 +32,7 @@ from vitcli.sinks.select import SelectSink
 
 if TYPE_CHECKING:  # for types only: a run with nothing to do need not import torch
     from vitcli.checkpoints.load import Model
-    from vitcli.models import engine as engines
-    from vitcli.models.engine import Engine
-    from vitcli.models.prepare import Prepared
 
-Spec: TypeAlias = "str | Checkpoint | Model"
 MAX_COUNTING = 1.0  # seconds to count the images for a message
 
 
@@ -69,39 +65,6 @@ class Run:
     def over(self, images: Sequence[FoundImage]) -> Run:
         """Return a run with the same options over other images."""
         return Run(self.inputs, self.running, self.reporter, list_images(images))
-
-    def load(self, spec: Spec, options: ModelOptions) -> Model:
-        """Load a model, or return a model that is already loaded."""
-        if isinstance(spec, str | Checkpoint):
-            return load_model(spec, options, self.reporter.note)
-        return spec
-
-    def prepare(self, model: Model) -> Prepared:
-        from vitcli.models.prepare import prepare
-
-        running = self.running
-        return prepare(
-            model.network,
-            model.preprocess,
-            running.device,
-            running.dtype,
-            quantize=running.quantize,
-            compile=running.compile,
-            note=self.reporter.note,
-        )
-
-    def engine(self, model: Model, output: engines.Output) -> Engine:
-        """Open the model in the engine that the options name."""
-        from vitcli.checkpoints.engines import open_engine
-        from vitcli.models.engine import SplittingEngine, TorchEngine
-
-        running, note = self.running, self.reporter.note
-        if running.engine == "torch":
-            engine: Engine = TorchEngine(self.prepare(model), output)
-        else:
-            chosen = running.engine, running.dtype, running.quantize
-            engine = open_engine(model, output, *chosen, note)
-        return SplittingEngine(engine, note, shares_ranges=running.quantize is not None)
 
     def into(self, sink: Sink, work: Ready, takes: Callable[[Row], bool] | None = None) -> Summary:
         """Compute all rows, and write those that `takes` accepts (by default all) to a sink. Such a

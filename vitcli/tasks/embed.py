@@ -23,9 +23,9 @@ from vitcli.jobs.job import (
     Summary,
 )
 from vitcli.jobs.listing import list_inputs
-from vitcli.jobs.loading import describe_model
+from vitcli.jobs.loading import Spec, describe_model, load_model, open_model
 from vitcli.jobs.row_options import row_defaults, row_options
-from vitcli.jobs.run import Ready, Run, Spec
+from vitcli.jobs.run import Ready, Run
 from vitcli.records import Batch, Embedded, Failure, Sink
 from vitcli.runs.output import Output
 from vitcli.runs.shard import Resuming
@@ -106,10 +106,11 @@ def _ready(job: EmbedJob, run: Run, specs: Sequence[Spec]) -> Ready:
     """Load the model, and build the function that the run calls."""
     from vitcli.models.engine import Features
 
-    model = run.load(specs[0], job.options)
+    note = run.reporter.note
+    model = load_model(specs[0], job.options, note)
     layers = [_layer_number(layer, model.config) for layer in job.layers]
     pool = job.pool or model.config.pool
-    engine = run.engine(model, Features(tuple(layers), pool, job.norm))
+    engine = open_model(model, Features(tuple(layers), pool, job.norm), job.running, note)
     forward = _forward(engine, job)
     return Ready(plans=(model.preprocess,), forward=forward, meta=_meta(job, model, layers, pool))
 

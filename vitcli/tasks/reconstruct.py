@@ -103,15 +103,10 @@ def reconstruct(job: ReconstructJob, reporter: Reporter | None = None) -> Summar
     """
     reporter = reporter or NullReporter()
     run = Run(job.inputs, job.running, reporter, list_inputs(job.inputs, reporter.note))
-    model = job.model if isinstance(job.model, Model) else _load(job, run.reporter)
+    model = load_model(job.model, job.options, reporter.note, keep_decoder=True)
     sink = PanelSink(job.out, overwrite=job.overwrite)
     forward = _forward(job, model, model.with_decoder(), sink)
     return run.into(sink, Ready(plans=(model.preprocess,), forward=forward, meta={}))
-
-
-def _load(job: ReconstructJob, reporter: Reporter) -> Model:
-    assert isinstance(job.model, str)
-    return load_model(job.model, job.options, reporter.note, keep_decoder=True)
 
 
 def draw_mask(seed: int, place: int, patches: int, ratio: float) -> Tensor:

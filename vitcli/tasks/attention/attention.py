@@ -34,10 +34,10 @@ from vitcli.jobs.job import (
     Summary,
 )
 from vitcli.jobs.listing import Listing, list_inputs
-from vitcli.jobs.loading import describe_model
+from vitcli.jobs.loading import Spec, describe_model, load_model, prepare_model
 from vitcli.jobs.predictions import predictions_of, top_k
 from vitcli.jobs.row_options import row_defaults, row_options
-from vitcli.jobs.run import Ready, Run, Spec
+from vitcli.jobs.run import Ready, Run
 from vitcli.models.prepare import Prepared
 from vitcli.records import Attended, Batch, Failure, ImageRef, Maps, Prediction, Sink, Size
 from vitcli.render.heat import FileFormat
@@ -146,11 +146,12 @@ def _ready(
 ) -> Ready:
     """Load the model, and build the function that the run calls. The workers that draw run until
     `open_things` is closed."""
-    model = run.load(specs[0], job.options)
+    note = run.reporter.note
+    model = load_model(specs[0], job.options, note)
     has_caption = job.out is not None and job.style.name == "panel"
     wants_logits = has_caption or job.html is not None
-    runner = AttentionRunner(model, job.look, wants_logits=wants_logits, note=run.reporter.note)
-    prepared = run.prepare(model)
+    runner = AttentionRunner(model, job.look, wants_logits=wants_logits, note=note)
+    prepared = prepare_model(model, job.running, note)
     forward = _forward(runner, prepared, job.running)
     if tree is not None or job.html is not None or job.show is not None:
         drawing = Drawing(
@@ -166,9 +167,7 @@ def _ready(
         )
         forward = MapRenderer(job, worker_pool, tree, show).after(forward)
     if job.look.method == "grad" and (job.running.quantize or job.running.dtype != "fp32"):
-        run.reporter.note(
-            "--method grad runs in fp32 on PyTorch: --dtype and --quantize have no effect"
-        )
+        note("--method grad runs in fp32 on PyTorch: --dtype and --quantize have no effect")
     if tree is not None:
         tree.begin()
     meta = describe_model(model)

@@ -25,9 +25,10 @@ from vitcli.jobs.job import (
     Summary,
 )
 from vitcli.jobs.listing import list_inputs
+from vitcli.jobs.loading import Spec, load_model, open_model
 from vitcli.jobs.predictions import check_heads, predictions_of, top_k
 from vitcli.jobs.row_options import row_defaults, row_options
-from vitcli.jobs.run import Ready, Run, Spec
+from vitcli.jobs.run import Ready, Run
 from vitcli.pipeline import Forward
 from vitcli.records import Batch, Classified, Failure, Row, Sink
 from vitcli.render.page import Page
@@ -142,12 +143,15 @@ def _ready(job: ClassifyJob, run: Run, open_things: ExitStack, specs: Sequence[S
     """
     from vitcli.models.engine import Logits
 
-    models = [run.load(spec, job.options) for spec in specs]
+    models = [load_model(spec, job.options, run.reporter.note) for spec in specs]
     check_heads(models, "vit embed -m {} computes its features")
     if job.select is not None:
         job.select.check_labels(models[0].labels)
     plans = tuple(dict.fromkeys(model.preprocess for model in models))  # without repeats
-    members = [(run.engine(model, Logits()), plans.index(model.preprocess)) for model in models]
+    engines = [open_model(model, Logits(), job.running, run.reporter.note) for model in models]
+    members = [
+        (engine, plans.index(m.preprocess)) for engine, m in zip(engines, models, strict=True)
+    ]
     forward: Forward = _forward(members, models[0].labels, models[0].score_function, job)
     if job.html is not None:
         inputs = job.inputs

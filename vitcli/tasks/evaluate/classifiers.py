@@ -16,6 +16,7 @@ from vitcli.checkpoints.scoring import ScoreFunction, to_scores
 from vitcli.errors import CheckpointError
 from vitcli.jobs.finite import are_finite, overflow, with_failures
 from vitcli.jobs.job import Reporter
+from vitcli.jobs.loading import load_model, open_model
 from vitcli.jobs.predictions import check_heads, top_k
 from vitcli.jobs.run import Ready
 from vitcli.models.engine import Engine, Logits
@@ -44,7 +45,7 @@ def evaluate_classifiers(
     cannot be averaged or do not classify.
     """
     run = run_on(job, examples, reporter)
-    models = [run.load(spec, job.options) for spec in job.models]
+    models = [load_model(spec, job.options, reporter.note) for spec in job.models]
     check_heads(models, "--knn 20 evaluates its embeddings")
     function = models[0].score_function
     labels, numbers = _classes(models[0], class_names(examples))
@@ -55,7 +56,10 @@ def evaluate_classifiers(
             "and calibration is left out"
         )
     plans = tuple(dict.fromkeys(model.preprocess for model in models))
-    members = [(run.engine(model, Logits()), plans.index(model.preprocess)) for model in models]
+    engines = [open_model(model, Logits(), job.running, reporter.note) for model in models]
+    members = [
+        (engine, plans.index(m.preprocess)) for engine, m in zip(engines, models, strict=True)
+    ]
     names = [model.spec for model in models] + ["all, averaged"] * (len(models) > 1)
     sink = _AnswerSink([[] for _ in names], [[] for _ in names])
     forward = _forward(members, function, sink, overflow(job.running))

@@ -23,6 +23,7 @@ from vitcli.errors import OutputError
 from vitcli.images.kinds import ImageError
 from vitcli.images.members import Archive
 from vitcli.jobs.finite import are_finite, overflow, with_failures
+from vitcli.jobs.loading import open_model
 from vitcli.jobs.run import Ready, Run
 from vitcli.models.engine import Logits
 from vitcli.records import Batch, Embedded, Failure, FoundImage, Row
@@ -53,7 +54,8 @@ def features(
     sink = _FeatureCache(file, [hashes[place] for place in places])
     if places:
         run = run.over([images[place] for place in places])
-        engine = run.engine(replace(model, network=headless(model.network)), Logits())
+        network = replace(model, network=headless(model.network))
+        engine = open_model(network, Logits(), run.running, run.reporter.note)
 
         @torch.inference_mode()
         def forward(batch: Batch) -> list[Embedded | Failure]:

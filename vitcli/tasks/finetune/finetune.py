@@ -154,10 +154,8 @@ class _Session:
 
     def _model(self, examples: Sequence[Example]) -> Model:
         """The model with the head or decoder that the objective needs."""
-        job, model = self.job, self.job.model
-        if isinstance(model, str):
-            keeps = not self._has_classes
-            model = load_model(model, job.options, self.reporter.note, keep_decoder=keeps)
+        job, keeps = self.job, not self._has_classes
+        model = load_model(job.model, job.options, self.reporter.note, keep_decoder=keeps)
         if self._has_classes:
             return with_head(model, class_names(examples))
         return reconstruction_of(model, job.training.seed)
