@@ -25,7 +25,8 @@ from vitcli.jobs.job import (
 from vitcli.jobs.listing import list_inputs
 from vitcli.jobs.loading import Spec, describe_model, load_model, open_model
 from vitcli.jobs.row_options import row_defaults, row_options
-from vitcli.jobs.run import Ready, Run
+from vitcli.jobs.run import Computation, Run
+from vitcli.jobs.writing import write_rows
 from vitcli.records import Batch, Embedded, Failure, Sink
 from vitcli.runs.output import Output
 from vitcli.runs.shard import Resuming
@@ -86,9 +87,6 @@ def embed(job: EmbedJob, reporter: Reporter | None = None, sink: Sink | None = N
     reporter = reporter or NullReporter()
     listing = list_inputs(job.inputs, reporter.note, shard=job.resuming.shard)
     run = Run(job.inputs, job.running, reporter, listing)
-    ready = partial(_ready, job, run)
-    if sink is not None:
-        return run.into(sink, ready([job.model]))
     assert not isinstance(job.out, Url)  # fleet/share.py gives a local file, and uploads it later
     output = Output(
         out=job.out,
@@ -99,10 +97,11 @@ def embed(job: EmbedJob, reporter: Reporter | None = None, sink: Sink | None = N
         overwrite=job.overwrite,
         resuming=job.resuming,
     )
-    return run.write(output, [job.model], ready, offline=job.options.offline)
+    load, offline = partial(_computation, job, run), job.options.offline
+    return write_rows(run, output, [job.model], load, sink=sink, offline=offline)
 
 
-def _ready(job: EmbedJob, run: Run, specs: Sequence[Spec]) -> Ready:
+def _computation(job: EmbedJob, run: Run, specs: Sequence[Spec]) -> Computation:
     """Load the model, and build the function that the run calls."""
     from vitcli.models.engine import Features
 
@@ -112,7 +111,9 @@ def _ready(job: EmbedJob, run: Run, specs: Sequence[Spec]) -> Ready:
     pool = job.pool or model.config.pool
     engine = open_model(model, Features(tuple(layers), pool, job.norm), job.running, note)
     forward = _forward(engine, job)
-    return Ready(plans=(model.preprocess,), forward=forward, meta=_meta(job, model, layers, pool))
+    return Computation(
+        plans=(model.preprocess,), forward=forward, meta=_meta(job, model, layers, pool)
+    )
 
 
 def _meta(job: EmbedJob, model: Model, layers: Sequence[int], pool: Pooling) -> dict[str, object]:

@@ -29,7 +29,7 @@ from vitcli.jobs.job import (
 )
 from vitcli.jobs.listing import list_inputs
 from vitcli.jobs.loading import load_model
-from vitcli.jobs.run import Ready, Run
+from vitcli.jobs.run import Computation, Run
 from vitcli.models.mae import MaskedAutoencoder, mask_of
 from vitcli.models.normalise import Normalisation
 from vitcli.models.prepare import DTYPES, Prepared, choose_device, choose_dtype
@@ -106,7 +106,7 @@ def reconstruct(job: ReconstructJob, reporter: Reporter | None = None) -> Summar
     model = load_model(job.model, job.options, reporter.note, keep_decoder=True)
     sink = PanelSink(job.out, overwrite=job.overwrite)
     forward = _forward(job, model, model.with_decoder(), sink)
-    return run.into(sink, Ready(plans=(model.preprocess,), forward=forward, meta={}))
+    return run.into(sink, Computation(plans=(model.preprocess,), forward=forward, meta={}))
 
 
 def draw_mask(seed: int, place: int, patches: int, ratio: float) -> Tensor:

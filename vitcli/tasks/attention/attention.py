@@ -37,7 +37,8 @@ from vitcli.jobs.listing import Listing, list_inputs
 from vitcli.jobs.loading import Spec, describe_model, load_model, prepare_model
 from vitcli.jobs.predictions import predictions_of, top_k
 from vitcli.jobs.row_options import row_defaults, row_options
-from vitcli.jobs.run import Ready, Run
+from vitcli.jobs.run import Computation, Run
+from vitcli.jobs.writing import write_rows
 from vitcli.models.prepare import Prepared
 from vitcli.records import Attended, Batch, Failure, ImageRef, Maps, Prediction, Sink, Size
 from vitcli.render.heat import FileFormat
@@ -110,12 +111,9 @@ def attention(
     with ExitStack() as open_things:
         if tree is not None:
             open_things.callback(tree.leave)
-        ready = partial(_ready, job, run, tree, show, open_things)
-        if sink is not None:
-            summary = run.into(sink, ready([job.model]))
-        else:
-            output = _output(job, tree)
-            summary = run.write(output, [job.model], ready, offline=job.options.offline)
+        load = partial(_computation, job, run, tree, show, open_things)
+        output, offline = _output(job, tree), job.options.offline
+        summary = write_rows(run, output, [job.model], load, sink=sink, offline=offline)
         if tree is not None:
             tree.end()
         return summary
@@ -136,14 +134,14 @@ def _tree(job: AttentionJob, out: Path, listing: Listing) -> PictureTree:
     return tree
 
 
-def _ready(
+def _computation(
     job: AttentionJob,
     run: Run,
     tree: PictureTree | None,
     show: Callable[[NDArray[np.uint8]], None],
     open_things: ExitStack,
     specs: Sequence[Spec],
-) -> Ready:
+) -> Computation:
     """Load the model, and build the function that the run calls. The workers that draw run until
     `open_things` is closed."""
     note = run.reporter.note
@@ -172,7 +170,7 @@ def _ready(
         tree.begin()
     meta = describe_model(model)
     plans = (model.preprocess,)
-    return Ready(plans=plans, forward=forward, meta=meta, reads_again=True)
+    return Computation(plans=plans, forward=forward, meta=meta, reads_again=True)
 
 
 def _output(job: AttentionJob, tree: PictureTree | None) -> Output:

@@ -28,7 +28,8 @@ from vitcli.jobs.listing import list_inputs
 from vitcli.jobs.loading import Spec, load_model, open_model
 from vitcli.jobs.predictions import check_heads, predictions_of, top_k
 from vitcli.jobs.row_options import row_defaults, row_options
-from vitcli.jobs.run import Ready, Run
+from vitcli.jobs.run import Computation, Run
+from vitcli.jobs.writing import write_rows
 from vitcli.pipeline import Forward
 from vitcli.records import Batch, Classified, Failure, Row, Sink
 from vitcli.render.page import Page
@@ -108,18 +109,13 @@ def classify(
     reporter = reporter or NullReporter()
     listing = list_inputs(job.inputs, reporter.note, shard=job.resuming.shard)
     run = Run(job.inputs, job.running, reporter, listing)
-    takes = None if job.select is None else _selected(job.select)
     with ExitStack() as open_things:
-        ready = partial(_ready, job, run, open_things)
-        if sink is not None:
-            summary = run.into(sink, ready(job.models), takes)
-        else:
-            output = _output(job, takes)
-            summary = run.write(output, job.models, ready, offline=job.options.offline)
-    return summary if takes is None else replace(summary, selected=run.progress.selected)
+        load = partial(_computation, job, run, open_things)
+        offline = job.options.offline
+        return write_rows(run, _output(job), job.models, load, sink=sink, offline=offline)
 
 
-def _output(job: ClassifyJob, takes: Callable[[Row], bool] | None) -> Output:
+def _output(job: ClassifyJob) -> Output:
     assert not isinstance(job.out, Url)  # fleet/share.py gives a local file, and uploads it later
     title = f"vit classify, {', '.join(m if isinstance(m, str) else m.spec for m in job.models)}"
     return Output(
@@ -132,11 +128,13 @@ def _output(job: ClassifyJob, takes: Callable[[Row], bool] | None) -> Output:
         resuming=job.resuming,
         html=job.html,
         page=(lambda meta: Page(title)) if job.html else None,
-        takes=takes,
+        takes=None if job.select is None else _selected(job.select),
     )
 
 
-def _ready(job: ClassifyJob, run: Run, open_things: ExitStack, specs: Sequence[Spec]) -> Ready:
+def _computation(
+    job: ClassifyJob, run: Run, open_things: ExitStack, specs: Sequence[Spec]
+) -> Computation:
     """Load the models, and build the function that the run calls.
 
     With `html`, the workers that make thumbnails run until `open_things` is closed.
@@ -162,7 +160,7 @@ def _ready(job: ClassifyJob, run: Run, open_things: ExitStack, specs: Sequence[S
             WorkerPool(drawing, job.running.workers, run.reporter.note)
         )
         forward = _with_thumbnails(forward, worker_pool)
-    return Ready(plans=plans, forward=forward, meta={}, reads_again=job.html is not None)
+    return Computation(plans=plans, forward=forward, meta={}, reads_again=job.html is not None)
 
 
 def _selected(selection: Selection) -> Callable[[Row], bool]:

@@ -18,7 +18,7 @@ from vitcli.jobs.finite import are_finite, overflow, with_failures
 from vitcli.jobs.job import Reporter
 from vitcli.jobs.loading import load_model, open_model
 from vitcli.jobs.predictions import check_heads, top_k
-from vitcli.jobs.run import Ready
+from vitcli.jobs.run import Computation
 from vitcli.models.engine import Engine, Logits
 from vitcli.records import Batch, Classified, Failure, Row
 from vitcli.tasks.evaluate.job import (
@@ -63,7 +63,7 @@ def evaluate_classifiers(
     names = [model.spec for model in models] + ["all, averaged"] * (len(models) > 1)
     sink = _AnswerSink([[] for _ in names], [[] for _ in names])
     forward = _forward(members, function, sink, overflow(job.running))
-    summary = run.into(sink, Ready(plans=plans, forward=forward, meta={}))
+    summary = run.into(sink, Computation(plans=plans, forward=forward, meta={}))
     check_any_read(sink.places, sink.failures)
     truth = np.array([numbers[examples[place].label] for place in sink.places], np.int64)
     answers = [

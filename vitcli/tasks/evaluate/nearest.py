@@ -15,7 +15,7 @@ from vitcli.errors import InputError
 from vitcli.jobs.finite import are_finite, overflow, with_failures
 from vitcli.jobs.job import Reporter
 from vitcli.jobs.loading import load_model, open_model
-from vitcli.jobs.run import Ready, Run
+from vitcli.jobs.run import Computation, Run
 from vitcli.models.engine import Features
 from vitcli.records import Batch, Embedded, Failure
 from vitcli.sinks.memory import ListSink
@@ -92,7 +92,7 @@ def _embedded(run: Run, model: Model) -> tuple[dict[int, Tensor], dict[int, Fail
         return with_failures(rows, good, overflow(run.running))
 
     sink = ListSink()
-    run.into(sink, Ready(plans=(model.preprocess,), forward=forward, meta={}))
+    run.into(sink, Computation(plans=(model.preprocess,), forward=forward, meta={}))
     embeddings: dict[int, Tensor] = {}
     failures: dict[int, Failure] = {}
     for row in sink.rows:

@@ -24,7 +24,7 @@ from vitcli.images.kinds import ImageError
 from vitcli.images.members import Archive
 from vitcli.jobs.finite import are_finite, overflow, with_failures
 from vitcli.jobs.loading import open_model
-from vitcli.jobs.run import Ready, Run
+from vitcli.jobs.run import Computation, Run
 from vitcli.models.engine import Logits
 from vitcli.records import Batch, Embedded, Failure, FoundImage, Row
 from vitcli.stores import is_remote
@@ -64,7 +64,7 @@ def features(
             return with_failures(rows, are_finite(vectors), overflow(run.running))
 
         try:
-            run.into(sink, Ready(plans=(model.preprocess,), forward=forward, meta={}))
+            run.into(sink, Computation(plans=(model.preprocess,), forward=forward, meta={}))
         finally:
             sink.save()
     known |= sink.computed
