@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,11 +19,10 @@ from vitcli.checkpoints.load import Model
 from vitcli.checkpoints.scoring import to_scores
 from vitcli.errors import UsageError
 from vitcli.files import PARTIAL
-from vitcli.images.job import Decoded
 from vitcli.images.kinds import suffixes
 from vitcli.images.scan import DRAWN
 from vitcli.images.workers import WorkerPool
-from vitcli.jobs.drawing import Drawing, Request, check_page
+from vitcli.jobs.drawing import Drawing, Request, check_page, draw_rows
 from vitcli.jobs.finite import are_finite, overflow, with_failures
 from vitcli.jobs.job import (
     DEFAULT_MODEL,
@@ -54,6 +54,7 @@ from vitcli.tasks.attention.runner import AttentionRunner
 
 ROWS = "attention.jsonl"  # in the output folder: a line for each image
 TOP_K = 5
+AttendBatch: TypeAlias = Callable[[Batch], list[Attended | Failure]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,10 +161,8 @@ def _computation(
             file_format=job.file_format,
             has_thumbnail=job.html is not None,
         )
-        worker_pool = open_things.enter_context(
-            WorkerPool(drawing, job.running.workers, run.reporter.note)
-        )
-        forward = MapRenderer(job, worker_pool, tree, show).after(forward)
+        pool = open_things.enter_context(WorkerPool(drawing, job.running.workers, note))
+        forward = MapRenderer(job, pool, tree, show).after(forward)
     if job.look.method == "grad" and (job.running.quantize or job.running.dtype != "fp32"):
         note("--method grad runs in fp32 on PyTorch: --dtype and --quantize have no effect")
     if tree is not None:
@@ -207,9 +206,7 @@ def _page(job: AttentionJob, meta: Mapping[str, object]) -> Page:
     return Page(f"vit attention, {meta['model']}", job.style)
 
 
-def _forward(
-    runner: AttentionRunner, prepared: Prepared, running: Running
-) -> Callable[[Batch], list[Attended | Failure]]:
+def _forward(runner: AttentionRunner, prepared: Prepared, running: Running) -> AttendBatch:
     """Return the function from a batch to its rows."""
     labels, function = runner.model.labels, runner.model.score_function
     query = runner.query
@@ -252,52 +249,34 @@ class MapRenderer:
     def __init__(
         self,
         job: AttentionJob,
-        worker_pool: WorkerPool,
+        pool: WorkerPool,
         tree: PictureTree | None,
         show: Callable[[NDArray[np.uint8]], None],
     ) -> None:
         self._job = job
-        self._worker_pool = worker_pool
+        self._pool = pool
         self._tree = tree
         self._show = show
         self._has_shown = job.show is None
 
-    def after(
-        self, forward: Callable[[Batch], list[Attended | Failure]]
-    ) -> Callable[[Batch], list[Attended | Failure]]:
+    def after(self, forward: AttendBatch) -> AttendBatch:
         """Return a function that runs `forward` and draws its rows."""
+        return lambda batch: draw_rows(self._pool, forward(batch), self._request, self._written)
 
-        def drawn(batch: Batch) -> list[Attended | Failure]:
-            rows = forward(batch)
-            done = iter(self._drawn([row for row in rows if isinstance(row, Attended)]))
-            return [next(done) if isinstance(row, Attended) else row for row in rows]
-
-        return drawn
-
-    def _drawn(self, rows: Sequence[Attended]) -> list[Attended | Failure]:
-        tasks = [(row.ref, self._request(row, is_first=not n)) for n, row in enumerate(rows)]
-
-        def written(number: int, answer: Decoded) -> Attended | Failure:
-            if isinstance(answer, Failure):
-                return answer
-            *pictures, thumbnail, shown = answer.pixels
-            if len(shown):
-                self._has_shown = True
-                self._show(shown)
-            row = replace(rows[number], thumbnail=thumbnail.tobytes())
-            return self._written(row, pictures) if self._tree is not None else row
-
-        return self._worker_pool.each(tasks, written)
-
-    def _request(self, row: Attended, *, is_first: bool) -> Request:
+    def _request(self, number: int, row: Attended) -> Request:
         best = row.target or next(iter(row.predictions), None)
         caption = f"{best.label}  {best.score:.2f}" if best else ""
-        shows = is_first and not self._has_shown
-        preview = self._job.show if shows else None
+        preview = self._job.show if number == 0 and not self._has_shown else None
         return Request(maps=row.maps, caption=caption, note=row.method, preview=preview)
 
-    def _written(self, row: Attended, pictures: Sequence[NDArray[np.uint8]]) -> Attended:
-        assert self._tree is not None
+    def _written(self, row: Attended, arrays: Sequence[NDArray[np.uint8]]) -> Attended:
+        *pictures, thumbnail, preview = arrays
+        if len(preview):
+            self._has_shown = True
+            self._show(preview)
+        row = replace(row, thumbnail=thumbnail.tobytes())
+        if self._tree is None:
+            return row
         suffix = f".{self._job.file_format}"
         is_sheet = self._job.style.name == "grid"
         names = [suffix] if is_sheet else [name + suffix for name in _names(row.maps)]

@@ -7,13 +7,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 from vitcli.checkpoints.scoring import ScoreFunction, to_scores
 from vitcli.errors import UsageError
-from vitcli.images.job import Decoded
 from vitcli.images.workers import WorkerPool
-from vitcli.jobs.drawing import Drawing, Request, check_page
+from vitcli.jobs.drawing import Drawing, Request, check_page, draw_rows
 from vitcli.jobs.finite import are_finite, overflow, with_failures
 from vitcli.jobs.job import (
     DEFAULT_MODEL,
@@ -30,7 +29,6 @@ from vitcli.jobs.predictions import check_heads, predictions_of, top_k
 from vitcli.jobs.row_options import row_defaults, row_options
 from vitcli.jobs.run import Computation, Run
 from vitcli.jobs.writing import write_rows
-from vitcli.pipeline import Forward
 from vitcli.records import Batch, Classified, Failure, Row, Sink
 from vitcli.render.page import Page
 from vitcli.runs.output import Output
@@ -41,8 +39,13 @@ from vitcli.stores import Place, Url
 from vitcli.tasks.classify.select import Selection
 
 if TYPE_CHECKING:  # for types only: importing these is slow
+    import numpy as np
+    from numpy.typing import NDArray
+
     from vitcli.checkpoints.load import Model
     from vitcli.models.engine import Engine
+
+ClassifyBatch: TypeAlias = Callable[[Batch], list[Classified | Failure]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,16 +153,12 @@ def _computation(
     members = [
         (engine, plans.index(m.preprocess)) for engine, m in zip(engines, models, strict=True)
     ]
-    forward: Forward = _forward(members, models[0].labels, models[0].score_function, job)
+    forward = _forward(members, models[0].labels, models[0].score_function, job)
     if job.html is not None:
-        inputs = job.inputs
-        drawing = Drawing(
-            plan=plans[0], limits=inputs.limits, formats=inputs.formats, has_thumbnail=True
-        )
-        worker_pool = open_things.enter_context(
-            WorkerPool(drawing, job.running.workers, run.reporter.note)
-        )
-        forward = _with_thumbnails(forward, worker_pool)
+        limits, formats = job.inputs.limits, job.inputs.formats
+        drawing = Drawing(plan=plans[0], limits=limits, formats=formats, has_thumbnail=True)
+        pool = WorkerPool(drawing, job.running.workers, run.reporter.note)
+        forward = _with_thumbnails(forward, open_things.enter_context(pool))
     return Computation(plans=plans, forward=forward, meta={}, reads_again=job.html is not None)
 
 
@@ -168,22 +167,13 @@ def _selected(selection: Selection) -> Callable[[Row], bool]:
     return lambda row: not isinstance(row, Classified) or selection.takes(row)
 
 
-def _with_thumbnails(forward: Forward, worker_pool: WorkerPool) -> Forward:
+def _with_thumbnails(forward: ClassifyBatch, pool: WorkerPool) -> ClassifyBatch:
     """Add a small image to each row of `forward`, for the page."""
 
-    def with_thumbnails(batch: Batch) -> list[Row]:
-        rows = forward(batch)
-        good = [row for row in rows if isinstance(row, Classified)]
+    def add(row: Classified, pixels: Sequence[NDArray[np.uint8]]) -> Classified:
+        return replace(row, thumbnail=pixels[0].tobytes())
 
-        def pictured(number: int, answer: Decoded) -> Row:
-            if isinstance(answer, Failure):
-                return answer
-            return replace(good[number], thumbnail=answer.pixels[0].tobytes())
-
-        done = iter(worker_pool.each([(row.ref, Request()) for row in good], pictured))
-        return [next(done) if isinstance(row, Classified) else row for row in rows]
-
-    return with_thumbnails
+    return lambda batch: draw_rows(pool, forward(batch), lambda number, row: Request(), add)
 
 
 def _forward(
@@ -191,7 +181,7 @@ def _forward(
     labels: Sequence[str],
     function: ScoreFunction,
     job: ClassifyJob,
-) -> Callable[[Batch], list[Classified | Failure]]:
+) -> ClassifyBatch:
     """Return the function from a batch to its rows."""
     import torch
 
