@@ -22,6 +22,7 @@ from vitcli.jobs.job import (
     Running,
     Summary,
 )
+from vitcli.jobs.layers import layer_number
 from vitcli.jobs.listing import list_inputs
 from vitcli.jobs.loading import Spec, describe_model, load_model, open_model
 from vitcli.jobs.row_options import row_defaults, row_options
@@ -36,7 +37,6 @@ from vitcli.stores import Place, Url
 
 if TYPE_CHECKING:  # for types only: importing these is slow
     from vitcli.checkpoints.load import Model
-    from vitcli.models.config import Config
     from vitcli.models.engine import Engine
     from vitcli.models.vit import Pooling
 
@@ -107,7 +107,7 @@ def _computation(job: EmbedJob, run: Run, specs: Sequence[Spec]) -> Computation:
 
     note = run.reporter.note
     model = load_model(specs[0], job.options, note)
-    layers = [_layer_number(layer, model.config) for layer in job.layers]
+    layers = [layer_number(layer, model.config, first=0) for layer in job.layers]
     pool = job.pool or model.config.pool
     engine = open_model(model, Features(tuple(layers), pool, job.norm), job.running, note)
     forward = _forward(engine, job)
@@ -136,17 +136,6 @@ def _meta(job: EmbedJob, model: Model, layers: Sequence[int], pool: Pooling) -> 
             **{name: version(name) for name in ("vitcli", *RECORDED)},
         },
     }
-
-
-def _layer_number(layer: int, config: Config) -> int:
-    """The number of a layer, counted from the first. Raises UsageError if it does not exist."""
-    number = layer + config.depth + 1 if layer < 0 else layer
-    if not 0 <= number <= config.depth:
-        raise UsageError(
-            f"--layer {layer}: the model has {config.depth} {config.layer_name}s",
-            f"0 is the embedding output, 1 to {config.depth} a {config.layer_name}, -1 the last",
-        )
-    return number
 
 
 def _forward(engine: Engine, job: EmbedJob) -> Callable[[Batch], list[Embedded | Failure]]:
