@@ -17,7 +17,7 @@ from vitcli.engines import check_engine
 from vitcli.errors import OutputError, UsageError
 from vitcli.fleet.coordinate import Coordinator, Opening
 from vitcli.fleet.devices import device_names, processes
-from vitcli.fleet.events import Ended, Job, task_of
+from vitcli.fleet.events import Ended, SharedJob, task_of
 from vitcli.fleet.ray import actors, check_ray
 from vitcli.fleet.shards import divided, divisions, is_complete, join, shards_of
 from vitcli.images.path_list import copy_stdin
@@ -32,7 +32,7 @@ from vitcli.stores import Url
 
 
 def share(
-    job: Job,
+    job: SharedJob,
     reporter: Reporter | None = None,
     *,
     devices: Sequence[str] = (),
@@ -63,7 +63,7 @@ def share(
         return _share(here, naming, sink, partial(actors, ray), "--ray", "worker")
 
 
-def _check(job: Job, ray: str | None) -> None:
+def _check(job: SharedJob, ray: str | None) -> None:
     """Raise VitError for a job that workers cannot run, or whose shards cannot be joined."""
     from vitcli.tasks.classify.classify import ClassifyJob
 
@@ -81,7 +81,7 @@ def _check(job: Job, ray: str | None) -> None:
 
 
 def _share(
-    job: Job, reporter: Reporter, sink: Sink | None, opening: Opening, option: str, unit: str
+    job: SharedJob, reporter: Reporter, sink: Sink | None, opening: Opening, option: str, unit: str
 ) -> Summary:
     """Have workers run the shards, and join their rows in one file or in the sink."""
     asked, overwrite = job.resuming, job.overwrite
@@ -105,7 +105,7 @@ def _share(
 
 
 def _coordinate(
-    job: Job, reporter: Reporter, opening: Opening, earlier: Mapping[int, Path]
+    job: SharedJob, reporter: Reporter, opening: Opening, earlier: Mapping[int, Path]
 ) -> tuple[Summary, dict[Shard, Ended]]:
     """Have workers run the shards. `earlier` is what `divisions` returns."""
     asked, inputs = job.resuming, job.inputs
@@ -132,8 +132,8 @@ def _coordinate(
 
 @contextmanager
 def _staged(
-    job: Job, reporter: Reporter, shards: Sequence[Shard]
-) -> Iterator[tuple[Job, Reporter]]:
+    job: SharedJob, reporter: Reporter, shards: Sequence[Shard]
+) -> Iterator[tuple[SharedJob, Reporter]]:
     """Yield the job with a local file as its output, and a reporter that shows the URL instead."""
     if not isinstance(job.out, Url):
         yield job, reporter
@@ -149,7 +149,7 @@ def _staged(
         yield replace(job, out=file), _StoreReporter(reporter, file.parent, job.out)
 
 
-def _suffixes(job: Job) -> tuple[str, ...]:
+def _suffixes(job: SharedJob) -> tuple[str, ...]:
     """The suffixes of the files next to the output. Raise UsageError for an unknown format."""
     kind = FORMATS[job.command][job.output_format().name]
     kind.check_installed()
