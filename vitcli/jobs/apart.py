@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-from vitcli.checkpoints.resolve import CONFIGS, JSONS, WEIGHTS
+from vitcli.checkpoints.resolve import CONFIGS, JSONS, WEIGHTS, resolve
 from vitcli.errors import OutputError, printable
 from vitcli.files import PARTIAL, real
-from vitcli.jobs.job import Inputs
+from vitcli.jobs.job import Inputs, ModelOptions
 from vitcli.runs.journal import JOURNAL, journal_of
 from vitcli.runs.lock import LOCK
 from vitcli.sinks.files import TABLE, ZIPPED
 from vitcli.stores import is_remote
+
+if TYPE_CHECKING:  # imports torch, which a run with nothing to do does not need
+    from vitcli.checkpoints.load import Model
 
 Read: TypeAlias = tuple[Path, str]
 """A file, and its part in the run."""
@@ -36,6 +39,16 @@ def read_of_model(weights: Sequence[Path]) -> Iterator[Read]:
         for name in dict.fromkeys((*JSONS, *WEIGHTS)):
             what = "the config" if name in CONFIGS else "a file of the model"
             yield folder / name, f"{what} of this run"
+
+
+def read_of_models(models: Sequence[str | Model], options: ModelOptions) -> Iterator[Read]:
+    """The files of models, and those that their options name. Raises ModelNotFound."""
+    for model in models:
+        if isinstance(model, str):
+            yield from read_of_model(resolve(model, offline=options.offline).weights)
+        else:
+            yield from read_of_model(model.files)
+    yield from read_of_options({name: getattr(options, name) for name in ("labels", "head")})
 
 
 def read_of_options(options: Mapping[str, object]) -> Iterator[Read]:

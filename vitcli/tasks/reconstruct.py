@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import compress
+from itertools import chain, compress
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from vitcli.checkpoints.layouts.layout import Reconstruction
 from vitcli.checkpoints.load import Model
 from vitcli.errors import OutputError, UsageError
 from vitcli.files import explained, write_whole
+from vitcli.jobs.apart import check_apart, read_of_inputs, read_of_models
 from vitcli.jobs.finite import are_finite, overflow, with_failures
 from vitcli.jobs.job import (
     DEFAULT_MODEL,
@@ -99,9 +100,13 @@ class PanelSink:
 def reconstruct(job: ReconstructJob, reporter: Reporter | None = None) -> Summary:
     """Run the job: draw original, masked image and reconstruction of every image that decodes.
 
-    Raises CheckpointError for a model without a decoder.
+    Raises CheckpointError for a model without a decoder, OutputError for a folder with files that
+    the run reads, if it may overwrite them.
     """
     reporter = reporter or NullReporter()
+    if job.overwrite:
+        read = chain(read_of_inputs(job.inputs), read_of_models([job.model], job.options))
+        check_apart([], read, folder=job.out)
     run = Run(job.inputs, job.running, reporter, list_inputs(job.inputs, reporter.note))
     model = load_model(job.model, job.options, reporter.note, keep_decoder=True)
     sink = PanelSink(job.out, overwrite=job.overwrite)

@@ -101,7 +101,7 @@ def evaluate(
             start_workers(common.running)
         from vitcli.tasks.evaluate import evaluate as task
         from vitcli.tasks.evaluate.job import EvaluateJob
-        from vitcli.tasks.evaluate.scores import numbers, write_files
+        from vitcli.tasks.evaluate.scores import check_files, numbers, write_files
 
         job = EvaluateJob(
             data=data,
@@ -112,6 +112,8 @@ def evaluate(
             knn=knn,
             preds=preds,
         )
+        if out is not None:
+            check_files(out, job)
         evaluation = task.evaluate(job, screen)
         if out is not None:
             write_files(out, evaluation, data)

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,16 @@ from numpy.typing import NDArray
 from vitcli.errors import OutputError, printable
 from vitcli.files import write_whole
 from vitcli.images.decode import decode
+from vitcli.jobs.apart import check_apart, read_of_models, written_of
 from vitcli.records import FoundImage, ImageRef, Limits, Preprocess, Sample
 from vitcli.render.charts import confusion_png, reliability_svg
 from vitcli.render.report import ReportPage, Section, Shot, html
-from vitcli.tasks.evaluate.job import Evaluation, ModelAnswers
+from vitcli.tasks.evaluate.job import EvaluateJob, Evaluation, ModelAnswers
 from vitcli.training.metrics import Answers, Confusion, calibration_error, confusion, reliability
 
 THUMBNAIL = Preprocess(size=(192, 192), resize=(192, 192), fit="contain", decode="fast")
 MAX_MISTAKES = 24
+FILES = ("metrics.json", "report.html", "confusion.csv", "confusion.png")
 
 
 def numbers(evaluation: Evaluation) -> dict[str, Any]:
@@ -154,19 +157,30 @@ def page(evaluation: Evaluation, data: str) -> ReportPage:
     )
 
 
+def check_files(folder: Path, job: EvaluateJob) -> None:
+    """Raise OutputError if `write_files` would overwrite a file that the evaluation reads."""
+    data = (Path(job.data), "the data of this run")
+    if job.preds is not None:
+        read = iter([(job.preds, "the file of --preds")])
+    else:
+        read = read_of_models(job.models, job.options)
+    check_apart(written_of(folder / name for name in FILES), chain([data], read))
+
+
 def write_files(folder: Path, evaluation: Evaluation, data: str) -> None:
     """Write metrics.json, report.html, and the last model's confusion matrix as CSV and PNG."""
     last = evaluation.models[-1]
     table = confusion(last.answers, last.labels)
     metrics = json.dumps(numbers(evaluation), indent=2, ensure_ascii=False)
+    contents = (
+        f"{metrics}\n".encode("utf-8", "replace"),
+        html(page(evaluation, data)).encode("utf-8"),
+        confusion_csv(table).encode("utf-8", "replace"),
+        confusion_png(table.labels, table.counts),
+    )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, content in {
-            "metrics.json": f"{metrics}\n".encode("utf-8", "replace"),
-            "report.html": html(page(evaluation, data)).encode("utf-8"),
-            "confusion.csv": confusion_csv(table).encode("utf-8", "replace"),
-            "confusion.png": confusion_png(table.labels, table.counts),
-        }.items():
+        for name, content in zip(FILES, contents, strict=True):
             write_whole(folder / name, content)
     except OSError as error:
         raise OutputError(f"cannot write to {folder}: {error.strerror}") from None
