@@ -25,11 +25,10 @@ from vitcli.jobs.job import (
 from vitcli.jobs.layers import layer_number
 from vitcli.jobs.listing import list_inputs
 from vitcli.jobs.loading import Spec, describe_model, load_model, open_model
-from vitcli.jobs.row_options import row_defaults, row_options
+from vitcli.jobs.outputs import output_of
 from vitcli.jobs.run import Computation, Run
 from vitcli.jobs.writing import write_rows
 from vitcli.records import Batch, Embedded, Failure, Sink
-from vitcli.runs.output import Output
 from vitcli.runs.shard import Resuming
 from vitcli.sinks import EMBEDDINGS, choose_format
 from vitcli.sinks.format import Format
@@ -52,7 +51,7 @@ class EmbedJob:
     embedding output, i the output of block i, -1 that of the last. `pool=None` pools as the model
     does."""
 
-    command: ClassVar = "embed"
+    command: ClassVar[str] = "embed"
 
     inputs: Inputs
     model: str | Model = DEFAULT_MODEL
@@ -88,15 +87,7 @@ def embed(job: EmbedJob, reporter: Reporter | None = None, sink: Sink | None = N
     listing = list_inputs(job.inputs, reporter.note, shard=job.resuming.shard)
     run = Run(job.inputs, job.running, reporter, listing)
     assert not isinstance(job.out, Url)  # fleet/share.py gives a local file, and uploads it later
-    output = Output(
-        out=job.out,
-        command=job.command,
-        format=job.output_format(),
-        options=row_options(job),
-        defaults=row_defaults(job),
-        overwrite=job.overwrite,
-        resuming=job.resuming,
-    )
+    output = output_of(job, job.out, job.output_format())
     load, offline = partial(_computation, job, run), job.options.offline
     return write_rows(run, output, [job.model], load, sink=sink, offline=offline)
 

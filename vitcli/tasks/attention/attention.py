@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,8 +35,8 @@ from vitcli.jobs.job import (
 )
 from vitcli.jobs.listing import Listing, list_inputs
 from vitcli.jobs.loading import Spec, describe_model, load_model, prepare_model
+from vitcli.jobs.outputs import output_of
 from vitcli.jobs.predictions import predictions_of, top_k
-from vitcli.jobs.row_options import row_defaults, row_options
 from vitcli.jobs.run import Computation, Run
 from vitcli.jobs.writing import write_rows
 from vitcli.models.prepare import Prepared
@@ -63,6 +63,8 @@ class AttentionJob:
     and a file with a line for each image; `echo` also writes the lines to stdout. `html` is a page
     of all images. `show` is the largest (height, width) in pixels for a preview of the first
     image."""
+
+    command: ClassVar[str] = "attention"
 
     inputs: Inputs
     model: str | Model = DEFAULT_MODEL
@@ -91,6 +93,12 @@ class AttentionJob:
         if self.style.mass != Style().mass and self.style.name != "mask":
             raise UsageError("--mass has no effect without --style mask", "add --style mask")
         check_page(self.html, self.resuming)
+
+    def output_format(self) -> Format:
+        """The format of the rows."""
+        if self.html is None:
+            return Format(echo=self.echo and self.out is not None)
+        return Format(echo=self.echo, page="alone" if self.out is None else "beside")
 
 
 def attention(
@@ -173,24 +181,12 @@ def _computation(
 
 
 def _output(job: AttentionJob, tree: PictureTree | None) -> Output:
-    return Output(
-        out=None if job.out is None else job.out / ROWS,
-        command="attention",
-        format=_format(job),
-        options=row_options(job),
-        defaults=row_defaults(job),
-        overwrite=job.overwrite,
-        resuming=job.resuming,
+    return replace(
+        output_of(job, None if job.out is None else job.out / ROWS, job.output_format()),
         html=job.html,
         page=partial(_page, job) if job.html else None,
         has_files=partial(_has_files, tree, bool(job.html)) if tree else None,
     )
-
-
-def _format(job: AttentionJob) -> Format:
-    if job.html is None:
-        return Format(echo=job.echo and job.out is not None)
-    return Format(echo=job.echo, page="alone" if job.out is None else "beside")
 
 
 def _has_files(tree: PictureTree, is_page: bool, ref: ImageRef, text: bytes) -> bool:

@@ -25,8 +25,8 @@ from vitcli.jobs.job import (
 )
 from vitcli.jobs.listing import list_inputs
 from vitcli.jobs.loading import Spec, load_model, open_model
+from vitcli.jobs.outputs import output_of
 from vitcli.jobs.predictions import check_heads, predictions_of, top_k
-from vitcli.jobs.row_options import row_defaults, row_options
 from vitcli.jobs.run import Computation, Run
 from vitcli.jobs.writing import write_rows
 from vitcli.records import Batch, Classified, Failure, Row, Sink
@@ -57,7 +57,7 @@ class ClassifyJob:
     rows, written along with `out`, or without `out` instead of standard output.
     """
 
-    command: ClassVar = "classify"
+    command: ClassVar[str] = "classify"
 
     inputs: Inputs
     models: tuple[str | Model, ...] = (DEFAULT_MODEL,)
@@ -121,14 +121,10 @@ def classify(
 def _output(job: ClassifyJob) -> Output:
     assert not isinstance(job.out, Url)  # fleet/share.py gives a local file, and uploads it later
     title = f"vit classify, {', '.join(m if isinstance(m, str) else m.spec for m in job.models)}"
-    return Output(
-        out=job.out,
-        command=job.command,
-        format=job.output_format(),
-        options={**row_options(job), "select": job.select and job.select.text},
-        defaults=row_defaults(job),
-        overwrite=job.overwrite,
-        resuming=job.resuming,
+    output = output_of(job, job.out, job.output_format())
+    return replace(
+        output,
+        options={**output.options, "select": job.select and job.select.text},
         html=job.html,
         page=(lambda meta: Page(title)) if job.html else None,
         takes=None if job.select is None else _selected(job.select),
