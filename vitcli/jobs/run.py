@@ -29,7 +29,7 @@ class Computation:
 
     plans: tuple[Preprocess, ...] = ()
     forward: pipeline.Forward
-    meta: Mapping[str, object]
+    meta: Mapping[str, object] = field(default_factory=dict)
     reads_again: bool = False
 
 

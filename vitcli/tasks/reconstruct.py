@@ -111,7 +111,7 @@ def reconstruct(job: ReconstructJob, reporter: Reporter | None = None) -> Summar
     model = load_model(job.model, job.options, reporter.note, keep_decoder=True)
     sink = PanelSink(job.out, overwrite=job.overwrite)
     forward = _forward(job, model, model.with_decoder(), sink)
-    return run.into(sink, Computation(plans=(model.preprocess,), forward=forward, meta={}))
+    return run.into(sink, Computation(plans=(model.preprocess,), forward=forward))
 
 
 def draw_mask(seed: int, place: int, patches: int, ratio: float) -> Tensor:

@@ -155,7 +155,7 @@ def _computation(
         drawing = Drawing(plan=plans[0], limits=limits, formats=formats, has_thumbnail=True)
         pool = WorkerPool(drawing, job.running.workers, run.reporter.note)
         forward = _with_thumbnails(forward, open_things.enter_context(pool))
-    return Computation(plans=plans, forward=forward, meta={}, reads_again=job.html is not None)
+    return Computation(plans=plans, forward=forward, reads_again=job.html is not None)
 
 
 def _selected(selection: Selection) -> Callable[[Row], bool]:

@@ -63,7 +63,7 @@ def evaluate_classifiers(
     names = [model.spec for model in models] + ["all, averaged"] * (len(models) > 1)
     sink = _AnswerSink([[] for _ in names], [[] for _ in names])
     forward = _forward(members, function, sink, overflow(job.running))
-    summary = run.into(sink, Computation(plans=plans, forward=forward, meta={}))
+    summary = run.into(sink, Computation(plans=plans, forward=forward))
     check_any_read(sink.places, sink.failures)
     truth = np.array([numbers[examples[place].label] for place in sink.places], np.int64)
     answers = [

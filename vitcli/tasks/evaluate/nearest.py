@@ -92,7 +92,7 @@ def _embedded(run: Run, model: Model) -> tuple[dict[int, Tensor], dict[int, Fail
         return with_failures(rows, good, overflow(run.running))
 
     sink = ListSink()
-    run.into(sink, Computation(plans=(model.preprocess,), forward=forward, meta={}))
+    run.into(sink, Computation(plans=(model.preprocess,), forward=forward))
     embeddings: dict[int, Tensor] = {}
     failures: dict[int, Failure] = {}
     for row in sink.rows:

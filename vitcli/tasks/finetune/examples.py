@@ -43,7 +43,7 @@ class FeedMaker:
         def forward(batch: Batch) -> list[Classified]:
             return [Classified(ref, ()) for ref in batch.refs]
 
-        run.into(sink, Computation(plans=(self.model.preprocess,), forward=forward, meta={}))
+        run.into(sink, Computation(plans=(self.model.preprocess,), forward=forward))
         failed = [row for row in sink.rows if isinstance(row, Failure)]
         failures = self._gathered(failed, mine)
         broken = {failure.ref.index for failure in failures}

@@ -64,7 +64,7 @@ def features(
             return with_failures(rows, are_finite(vectors), overflow(run.running))
 
         try:
-            run.into(sink, Computation(plans=(model.preprocess,), forward=forward, meta={}))
+            run.into(sink, Computation(plans=(model.preprocess,), forward=forward))
         finally:
             sink.save()
     known |= sink.computed
