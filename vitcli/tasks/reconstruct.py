@@ -35,7 +35,8 @@ from vitcli.models.mae import MaskedAutoencoder, mask_of
 from vitcli.models.normalise import Normalisation
 from vitcli.models.prepare import DTYPES, Prepared, choose_device, choose_dtype
 from vitcli.records import Batch, Classified, Failure, Row
-from vitcli.render.panels import panels_png
+from vitcli.render.heat import file_bytes
+from vitcli.render.sheet import captioned
 
 CAPTIONS = ("original", "masked", "reconstruction")
 HIDDEN_GREY = 128  # of a hidden patch in the masked panel
@@ -150,7 +151,8 @@ def _forward(
             original = original[:height, :width]
             masked = np.where(is_hidden, np.uint8(HIDDEN_GREY), original)
             shown = np.where(is_hidden, new, original) if job.paste else new
-            sink.pictures[ref.index] = panels_png((original, masked, shown), CAPTIONS)
+            panels = captioned((original, masked, shown), CAPTIONS)
+            sink.pictures[ref.index] = file_bytes(panels, "PNG")
         rows = [Classified(ref, ()) for ref in batch.refs]
         return with_failures(rows, good, overflow(job.running))
 
