@@ -1,8 +1,8 @@
 """An output that a later run can resume, and the images that are left to compute.
 
 During a run there are `out.jsonl.partial`, its journal `out.jsonl.partial.journal`, and a lock.
-Afterwards the journal is `.out.jsonl.journal`. In it a later run finds the rows to take over: to
-copy instead of computing them again.
+Afterwards the journal is `.out.jsonl.journal`. A later run finds in it the rows that it copies
+instead of computing them again.
 """
 
 from __future__ import annotations

@@ -85,7 +85,7 @@ class Confusion:
         return [ClassScores(*row) for row in zip(self.labels, *columns, strict=True)]
 
     def pairs(self, count: int) -> list[tuple[str, str, int]]:
-        """(true class, wrong answer, count), most frequent first."""
+        """The most frequent mistakes, as (true class, wrong answer, count)."""
         off = self.counts - np.diag(self.counts.diagonal())
         order = np.argsort(-off, axis=None, kind="stable")[:count]
         rows, columns = np.unravel_index(order, off.shape)
