@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain, compress
 from pathlib import Path
@@ -37,6 +37,7 @@ from vitcli.models.prepare import DTYPES, Prepared, choose_device, choose_dtype
 from vitcli.records import Batch, Classified, Failure, Row
 from vitcli.render.heat import file_bytes
 from vitcli.render.sheet import captioned
+from vitcli.sinks.memory import NoSink
 
 CAPTIONS = ("original", "masked", "reconstruction")
 HIDDEN_GREY = 128  # of a hidden patch in the masked panel
@@ -62,7 +63,7 @@ class ReconstructJob:
             raise UsageError(f"--mask-ratio {self.mask_ratio:g}", "give a share between 0 and 1")
 
 
-class PanelSink:
+class PanelSink(NoSink):
     """Writes a PNG for each image to its path below the folder. A failure has no file."""
 
     def __init__(self, folder: Path, *, overwrite: bool) -> None:
@@ -79,10 +80,6 @@ class PanelSink:
                 with explained(file.parent):
                     file.parent.mkdir(parents=True, exist_ok=True)
                 write_whole(file, picture)
-
-    def finish(self, meta: Mapping[str, object]) -> None: ...
-
-    def abort(self) -> None: ...
 
     def _named(self, path: str) -> Path:
         """The file for an image, such as `DIR/photos/cat.jpg.png`: below DIR, and unique."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import compress
 
@@ -21,6 +21,7 @@ from vitcli.jobs.predictions import check_heads, top_k
 from vitcli.jobs.run import Computation
 from vitcli.models.engine import Engine, Logits
 from vitcli.records import Batch, Classified, Failure, Row
+from vitcli.sinks.memory import NoSink
 from vitcli.tasks.evaluate.job import (
     TOP,
     EvaluateJob,
@@ -87,7 +88,7 @@ def evaluate_classifiers(
 
 
 @dataclass(slots=True)
-class _AnswerSink:
+class _AnswerSink(NoSink):
     """Collects the answers of each model on the readable images, and the failures."""
 
     best: list[list[Tensor]]
@@ -110,10 +111,6 @@ class _AnswerSink:
 
     def write(self, rows: Sequence[Row]) -> None:
         self.failures += [row for row in rows if isinstance(row, Failure)]
-
-    def finish(self, meta: Mapping[str, object]) -> None: ...
-
-    def abort(self) -> None: ...
 
 
 def _forward(

@@ -7,7 +7,7 @@ import json
 import os
 import stat
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from vitcli.jobs.loading import open_model
 from vitcli.jobs.run import Computation, Run
 from vitcli.models.engine import Logits
 from vitcli.records import Batch, Embedded, Failure, FoundImage, Row
+from vitcli.sinks.memory import NoSink
 from vitcli.stores import is_remote
 from vitcli.training.recipe import headless
 
@@ -78,7 +79,7 @@ def features(
     return vectors, failed
 
 
-class _FeatureCache:
+class _FeatureCache(NoSink):
     """A sink that collects features by hash and saves them every SAVE_SECONDS."""
 
     def __init__(self, file: Path, hashes: Sequence[str]) -> None:
@@ -102,10 +103,6 @@ class _FeatureCache:
         if len(self.computed) > self._saved:
             _write(self._file, _read(self._file) | self.computed)
         self._saved, self._saved_at = len(self.computed), time.monotonic()
-
-    def finish(self, meta: Mapping[str, object]) -> None: ...
-
-    def abort(self) -> None: ...
 
 
 def _fingerprint(run: Run, model: Model) -> str:
