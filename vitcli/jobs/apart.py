@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -66,18 +65,6 @@ def written_of(names: Iterable[Path]) -> list[Path]:
         hidden = [name.with_name(name.name + PARTIAL + end) for end in (JOURNAL, LOCK)]
         files += [name, *partials, *hidden, journal_of(name)]
     return files
-
-
-def check_run(
-    written: Iterable[Path],
-    weights: Sequence[Sequence[Path]],
-    options: Mapping[str, object],
-    inputs: Inputs,
-) -> None:
-    """Raise OutputError if a run would overwrite a file that it reads."""
-    models = read_of_model([path for files in weights for path in files])
-    read = chain(models, read_of_options(options), read_of_inputs(inputs))
-    check_apart(written_of(written), read)
 
 
 def check_apart(

@@ -5,13 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vitcli.checkpoints.resolve import Checkpoint, resolve
 from vitcli.errors import InputError, printable
 from vitcli.interrupts import interrupts
-from vitcli.jobs.apart import check_run
+from vitcli.jobs.apart import (
+    check_apart,
+    read_of_inputs,
+    read_of_model,
+    read_of_options,
+    written_of,
+)
 from vitcli.jobs.job import Summary
 from vitcli.jobs.loading import Spec
 from vitcli.jobs.run import Computation, Run, completing
@@ -68,7 +75,8 @@ def _write_missing(
         models = [resolve(s, offline=offline) if isinstance(s, str) else s for s in specs]
         load_once = cache(lambda: load(models))
         weights = [m.weights if isinstance(m, Checkpoint) else m.files for m in models]
-        check_run(output.paths.values(), weights, output.options, run.inputs)
+        read = (*read_of_model(list(chain(*weights))), *read_of_options(output.options))
+        check_apart(written_of(output.paths.values()), (*read, *read_of_inputs(run.inputs)))
         while _round(run, output, weights, load_once):
             continue
 
