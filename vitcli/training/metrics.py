@@ -105,11 +105,11 @@ def confusion(answers: Answers, labels: Sequence[str]) -> Confusion:
 
 @dataclass(frozen=True, slots=True)
 class Bin:
-    """The answers with a confidence in (low, high]: their count, mean confidence and accuracy."""
+    """The answers with a confidence in (low, high]: their number, mean confidence and accuracy."""
 
     low: float
     high: float
-    count: int
+    images: int
     confidence: float
     accuracy: float
 
@@ -129,8 +129,8 @@ def reliability(answers: Answers, bins: int = BINS) -> list[Bin]:
 
 def calibration_error(bins: Sequence[Bin]) -> float:
     """The expected calibration error: the mean distance between confidence and accuracy."""
-    total = sum(b.count for b in bins)
-    return sum(b.count * abs(b.confidence - b.accuracy) for b in bins) / max(total, 1)
+    total = sum(b.images for b in bins)
+    return sum(b.images * abs(b.confidence - b.accuracy) for b in bins) / max(total, 1)
 
 
 @torch.inference_mode()

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ from vitcli.errors import OutputError, printable
 from vitcli.files import write_whole
 from vitcli.images.decode import decode
 from vitcli.jobs.apart import check_apart, read_of_models, written_of
-from vitcli.records import FoundImage, ImageRef, Limits, Preprocess, Sample
+from vitcli.records import Failure, FoundImage, ImageRef, Limits, Preprocess, Sample
 from vitcli.render.charts import confusion_png, reliability_svg
 from vitcli.render.report import ReportPage, Section, Shot, html
+from vitcli.sinks.text import error_field
 from vitcli.tasks.evaluate.job import EvaluateJob, Evaluation, ModelAnswers
 from vitcli.training.metrics import Answers, Confusion, calibration_error, confusion, reliability
 
@@ -39,11 +41,13 @@ def numbers(evaluation: Evaluation) -> dict[str, Any]:
             {"path": printable(path), "seconds": round(seconds, 4)}
             for seconds, path in evaluation.slowest
         ],
-        "failures": [
-            {"path": printable(f.ref.path), "error": {"type": f.type, "message": f.message}}
-            for f in evaluation.failures
-        ],
+        "failures": list(map(failure_record, evaluation.failures)),
     }
+
+
+def failure_record(failure: Failure) -> dict[str, Any]:
+    """The path and the error of an image that failed, as JSON."""
+    return {"path": printable(failure.ref.path), "error": error_field(failure)}
 
 
 def model_numbers(model: ModelAnswers, paths: Sequence[str]) -> dict[str, Any]:
@@ -58,16 +62,7 @@ def model_numbers(model: ModelAnswers, paths: Sequence[str]) -> dict[str, Any]:
         "top5": round(answers.accuracy(5), 6) if answers.best.shape[1] >= 5 else None,
         "mean_class_accuracy": round(float(np.mean([c.recall for c in per_class if c.images])), 6),
         "ece": round(calibration_error(bins), 6) if model.are_shares else None,
-        "reliability": [
-            {
-                "low": round(b.low, 6),
-                "high": round(b.high, 6),
-                "images": b.count,
-                "confidence": round(b.confidence, 6),
-                "accuracy": round(b.accuracy, 6),
-            }
-            for b in bins
-        ],
+        "reliability": [{name: round(n, 6) for name, n in asdict(b).items()} for b in bins],
         "classes": [
             {
                 "label": c.label,
@@ -129,7 +124,7 @@ def section(model: ModelAnswers, images: Sequence[FoundImage]) -> Section:
 def _calibration(answers: Answers) -> tuple[str, str]:
     """The caption of the reliability diagram, and the diagram."""
     bins = reliability(answers)
-    chart = reliability_svg([(b.low, b.high, b.count, b.accuracy) for b in bins])
+    chart = reliability_svg([(b.low, b.high, b.images, b.accuracy) for b in bins])
     return (
         f"Confidence and accuracy: expected calibration error {calibration_error(bins):.3f}",
         chart,
