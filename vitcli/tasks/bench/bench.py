@@ -39,9 +39,9 @@ from vitcli.tasks.bench.protocol import (
     Ended,
     Exported,
     Exporting,
+    Images,
     Note,
     Outputs,
-    Pixels,
     Read,
     Reading,
     Skipped,
@@ -169,7 +169,7 @@ class _Trials:
             raise self._nothing_measured()
         return self._result(model, device, source, interrupted)
 
-    def _images(self, paths: Sequence[str], preprocess: Preprocess) -> tuple[Pixels, str]:
+    def _images(self, paths: Sequence[str], preprocess: Preprocess) -> tuple[Images, str]:
         """The images that every candidate runs on, (n, H, W, 3), and their description."""
         if not paths:  # not the images that calibrate int8
             drawn = calibration_pixels(preprocess.size, CALIBRATION + MAX_IMAGES)[CALIBRATION:]
@@ -276,7 +276,7 @@ class _Trials:
             self.left_out[name] = why
             self.reporter.note(f"{name}: {why}")
 
-    def _read_files(self, trial: Trial, model: Model, images: Pixels) -> None:
+    def _read_files(self, trial: Trial, model: Model, images: Images) -> None:
         """Measure the best candidates end to end on the files."""
         rows = list(table(self.measured.values(), *self._reference(model), {}))
         purposes = ("fastest", "close", "exact")
@@ -302,7 +302,7 @@ class _Trials:
             self._try(reading, result, left / (len(chosen) - place), " from files")
 
     def _decodings(
-        self, trial: Trial, preprocess: Preprocess, images: Pixels
+        self, trial: Trial, preprocess: Preprocess, images: Images
     ) -> tuple[tuple[Decode, ...], Path]:
         """The values of --decode that give different pixels here, and the file of the last one's
         pixels."""
@@ -378,7 +378,7 @@ def _paths(on: str, note: Callable[[str], None]) -> tuple[str, ...]:
     return tuple(listed[:: max(1, -(-len(listed) // MAX_FILES))])
 
 
-def _decoded(paths: Sequence[str], preprocess: Preprocess, seconds: float) -> Pixels:
+def _decoded(paths: Sequence[str], preprocess: Preprocess, seconds: float) -> Images:
     """Decode up to MAX_IMAGES images for at most `seconds`.  -> (n, H, W, 3)"""
     until = time.monotonic() + seconds
     step = max(1, len(paths) // MAX_IMAGES)

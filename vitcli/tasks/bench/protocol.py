@@ -25,7 +25,7 @@ from vitcli.engines import DtypeName, EngineName, Quantize
 from vitcli.jobs.job import ModelOptions
 from vitcli.records import Decode, Limits
 
-Pixels: TypeAlias = NDArray[np.uint8]
+Images: TypeAlias = NDArray[np.uint8]
 
 COMMAND = processes.command_of("vitcli.tasks.bench.worker:main")
 

@@ -33,9 +33,9 @@ from vitcli.tasks.bench.protocol import (
     Event,
     Exported,
     Exporting,
+    Images,
     Note,
     Outputs,
-    Pixels,
     Read,
     Skipped,
     Timed,
@@ -72,7 +72,7 @@ def _run(trial: Trial, send: Send) -> None:
     engine = _engine(trial, model, send)
     if engine is None:
         return
-    images: Pixels = np.load(trial.images)
+    images: Images = np.load(trial.images)
     if trial.readings:
         _read(trial, engine, model, images, send)
         return
@@ -102,7 +102,7 @@ def _engine(trial: Trial, model: Model, send: Send) -> Engine | None:
     return engines.open_exported(folder, candidate.engine, candidate.dtype)
 
 
-def _time(trial: Trial, engine: Engine, images: Pixels, outputs: OutputsByImage, send: Send) -> int:
+def _time(trial: Trial, engine: Engine, images: Images, outputs: OutputsByImage, send: Send) -> int:
     """Time every batch size and return the largest that was timed. Sizes ascend, so the peak
     memory so far belongs to the current size."""
     per_image, largest = 0.0, trial.batch_sizes[0]
@@ -127,7 +127,7 @@ def _time(trial: Trial, engine: Engine, images: Pixels, outputs: OutputsByImage,
 
 
 def _times(
-    engine: Engine, images: Pixels, size: int, seconds: float, outputs: OutputsByImage
+    engine: Engine, images: Images, size: int, seconds: float, outputs: OutputsByImage
 ) -> Iterator[float]:
     """Yield the seconds of each run after a warm-up: at least one run, and more while time is
     left."""
@@ -147,7 +147,7 @@ def _times(
 
 
 def _complete(
-    engine: Engine, images: Pixels, outputs: OutputsByImage, size: int, deadline: float
+    engine: Engine, images: Images, outputs: OutputsByImage, size: int, deadline: float
 ) -> None:
     """Compute the outputs that are still missing, until the deadline."""
     missing = [number for number in range(len(images)) if number not in outputs]
@@ -163,7 +163,7 @@ def _outputs(outputs: OutputsByImage) -> Outputs:
     return Outputs(np.array(numbers, dtype=np.int64), np.stack([outputs[n] for n in numbers]))
 
 
-def _read(trial: Trial, engine: Engine, model: Model, images: Pixels, send: Send) -> None:
+def _read(trial: Trial, engine: Engine, model: Model, images: Images, send: Send) -> None:
     """Read the files over and over in each way, as `vit classify` does. Before the first reading
     with `--decode fast`, send the outputs for `images`, which were decoded so."""
     [size], per_batch = trial.batch_sizes, 0.0
