@@ -56,29 +56,18 @@ def write_rows(
             sink if output.takes is None else SelectSink(sink, output.takes, run.progress), work
         )
     else:
-        _write_missing(run, output, specs, load, offline=offline)
+        if output.resuming.resume:
+            run.listing.keep_stdin()
+        with run.explaining(can_resume=True):
+            models = [resolve(s, offline=offline) if isinstance(s, str) else s for s in specs]
+            load_once = cache(lambda: load(models))
+            weights = [m.weights if isinstance(m, Checkpoint) else m.files for m in models]
+            read = (*read_of_model(list(chain(*weights))), *read_of_options(output.options))
+            check_apart(written_of(output.paths.values()), (*read, *read_of_inputs(run.inputs)))
+            while _round(run, output, weights, load_once):
+                continue
     summary = run.summary()
     return summary if output.takes is None else replace(summary, selected=run.progress.selected)
-
-
-def _write_missing(
-    run: Run,
-    output: Output,
-    specs: Sequence[str | Model],
-    load: Callable[[Sequence[Spec]], Computation],
-    *,
-    offline: bool,
-) -> None:
-    if output.resuming.resume:
-        run.listing.keep_stdin()
-    with run.explaining(can_resume=True):
-        models = [resolve(s, offline=offline) if isinstance(s, str) else s for s in specs]
-        load_once = cache(lambda: load(models))
-        weights = [m.weights if isinstance(m, Checkpoint) else m.files for m in models]
-        read = (*read_of_model(list(chain(*weights))), *read_of_options(output.options))
-        check_apart(written_of(output.paths.values()), (*read, *read_of_inputs(run.inputs)))
-        while _round(run, output, weights, load_once):
-            continue
 
 
 def _round(
