@@ -109,7 +109,7 @@ class _ShardReporter:
             self._send(Advanced(self._shard, progress))
 
 
-def task_of(job: SharedJob) -> Callable[[Any, Reporter | None, Sink | None], Summary]:
+def task_of(job: SharedJob) -> Callable[[Any, Reporter, Sink | None], Summary]:
     """Return the function that runs a job of this type in this process."""
     from vitcli.tasks.classify.classify import ClassifyJob, classify
     from vitcli.tasks.embed import embed

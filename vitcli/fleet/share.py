@@ -21,7 +21,7 @@ from vitcli.fleet.events import Ended, SharedJob, task_of
 from vitcli.fleet.ray import actors, check_ray
 from vitcli.fleet.shards import divided, divisions, is_complete, join, shards_of
 from vitcli.images.path_list import copy_stdin
-from vitcli.jobs.job import NullReporter, Reporter, Summary
+from vitcli.jobs.job import SILENT, Reporter, Summary
 from vitcli.jobs.listing import list_inputs
 from vitcli.jobs.tolerance import Tolerance
 from vitcli.records import Progress, Sink
@@ -33,7 +33,7 @@ from vitcli.stores import Url
 
 def share(
     job: SharedJob,
-    reporter: Reporter | None = None,
+    reporter: Reporter = SILENT,
     *,
     devices: Sequence[str] = (),
     ray: str | None = None,
@@ -45,7 +45,7 @@ def share(
     The rows go to `sink` if there is one, else to the job's output. Raises VitError if the run
     cannot finish.
     """
-    reporter, shard = reporter or NullReporter(), job.resuming.shard
+    shard = job.resuming.shard
     if devices and ray is not None:
         raise UsageError("--devices is for one machine, --ray for a cluster", "use one")
     names = device_names(devices)

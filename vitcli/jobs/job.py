@@ -106,6 +106,9 @@ class NullReporter:
     def progress(self, progress: Progress) -> None: ...
 
 
+SILENT: Reporter = NullReporter()
+
+
 @dataclass(frozen=True, slots=True)
 class Summary:
     """The counts of a run. `unlisted` counts folders that could not be read; `skipped` pipes,

@@ -13,15 +13,7 @@ import numpy as np
 
 from vitcli.errors import UsageError
 from vitcli.jobs.finite import are_finite, overflow, with_failures
-from vitcli.jobs.job import (
-    DEFAULT_MODEL,
-    Inputs,
-    ModelOptions,
-    NullReporter,
-    Reporter,
-    Running,
-    Summary,
-)
+from vitcli.jobs.job import DEFAULT_MODEL, SILENT, Inputs, ModelOptions, Reporter, Running, Summary
 from vitcli.jobs.layers import layer_number
 from vitcli.jobs.listing import list_inputs
 from vitcli.jobs.loading import Spec, describe_model, load_model, open_model
@@ -78,12 +70,11 @@ class EmbedJob:
         return Format(choose_format(self.out, self.format, EMBEDDINGS))
 
 
-def embed(job: EmbedJob, reporter: Reporter | None = None, sink: Sink | None = None) -> Summary:
+def embed(job: EmbedJob, reporter: Reporter = SILENT, sink: Sink | None = None) -> Summary:
     """Run the job. Rows go to `sink` if there is one, else to the job's output.
 
     Raises VitError for errors that end the run; an image that fails is a line of the index.
     """
-    reporter = reporter or NullReporter()
     listing = list_inputs(job.inputs, reporter.note, shard=job.resuming.shard)
     run = Run(job.inputs, job.running, reporter, listing)
     assert not isinstance(job.out, Url)  # fleet/share.py gives a local file, and uploads it later

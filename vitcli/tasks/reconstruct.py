@@ -19,15 +19,7 @@ from vitcli.errors import OutputError, UsageError
 from vitcli.files import explained, write_whole
 from vitcli.jobs.apart import check_apart, read_of_inputs, read_of_models
 from vitcli.jobs.finite import are_finite, overflow, with_failures
-from vitcli.jobs.job import (
-    DEFAULT_MODEL,
-    Inputs,
-    ModelOptions,
-    NullReporter,
-    Reporter,
-    Running,
-    Summary,
-)
+from vitcli.jobs.job import DEFAULT_MODEL, SILENT, Inputs, ModelOptions, Reporter, Running, Summary
 from vitcli.jobs.listing import list_inputs
 from vitcli.jobs.loading import load_model
 from vitcli.jobs.run import Computation, Run
@@ -95,13 +87,12 @@ class PanelSink(NoSink):
         return name
 
 
-def reconstruct(job: ReconstructJob, reporter: Reporter | None = None) -> Summary:
+def reconstruct(job: ReconstructJob, reporter: Reporter = SILENT) -> Summary:
     """Run the job: draw original, masked image and reconstruction of every image that decodes.
 
     Raises CheckpointError for a model without a decoder, OutputError for a folder with files that
     the run reads, if it may overwrite them.
     """
-    reporter = reporter or NullReporter()
     if job.overwrite:
         read = chain(read_of_inputs(job.inputs), read_of_models([job.model], job.options))
         check_apart([], read, folder=job.out)

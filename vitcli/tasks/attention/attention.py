@@ -24,15 +24,7 @@ from vitcli.images.scan import DRAWN
 from vitcli.images.workers import WorkerPool
 from vitcli.jobs.drawing import Drawing, Request, check_page, draw_rows
 from vitcli.jobs.finite import are_finite, overflow, with_failures
-from vitcli.jobs.job import (
-    DEFAULT_MODEL,
-    Inputs,
-    ModelOptions,
-    NullReporter,
-    Reporter,
-    Running,
-    Summary,
-)
+from vitcli.jobs.job import DEFAULT_MODEL, SILENT, Inputs, ModelOptions, Reporter, Running, Summary
 from vitcli.jobs.listing import Listing, list_inputs
 from vitcli.jobs.loading import Spec, describe_model, load_model, prepare_model
 from vitcli.jobs.outputs import output_of
@@ -103,7 +95,7 @@ class AttentionJob:
 
 def attention(
     job: AttentionJob,
-    reporter: Reporter | None = None,
+    reporter: Reporter = SILENT,
     sink: Sink | None = None,
     show: Callable[[NDArray[np.uint8]], None] = lambda pixels: None,
 ) -> Summary:
@@ -112,7 +104,6 @@ def attention(
 
     Raises VitError for errors that end the run; an image that fails is a row.
     """
-    reporter = reporter or NullReporter()
     shard, is_once = job.resuming.shard, job.out is not None
     listing = list_inputs(job.inputs, reporter.note, shard=shard, is_once=is_once)
     run = Run(job.inputs, job.running, reporter, listing)

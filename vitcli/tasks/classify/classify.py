@@ -14,15 +14,7 @@ from vitcli.errors import UsageError
 from vitcli.images.workers import WorkerPool
 from vitcli.jobs.drawing import Drawing, Request, check_page, draw_rows
 from vitcli.jobs.finite import are_finite, overflow, with_failures
-from vitcli.jobs.job import (
-    DEFAULT_MODEL,
-    Inputs,
-    ModelOptions,
-    NullReporter,
-    Reporter,
-    Running,
-    Summary,
-)
+from vitcli.jobs.job import DEFAULT_MODEL, SILENT, Inputs, ModelOptions, Reporter, Running, Summary
 from vitcli.jobs.listing import list_inputs
 from vitcli.jobs.loading import Spec, load_model, open_model
 from vitcli.jobs.outputs import output_of
@@ -102,14 +94,11 @@ class ClassifyJob:
         return Format(name, page="alone" if self.out is None else "beside")
 
 
-def classify(
-    job: ClassifyJob, reporter: Reporter | None = None, sink: Sink | None = None
-) -> Summary:
+def classify(job: ClassifyJob, reporter: Reporter = SILENT, sink: Sink | None = None) -> Summary:
     """Run the job. Rows go to `sink` if there is one, else to the job's output.
 
     Raises VitError for errors that end the run; an image that fails is a row.
     """
-    reporter = reporter or NullReporter()
     listing = list_inputs(job.inputs, reporter.note, shard=job.resuming.shard)
     run = Run(job.inputs, job.running, reporter, listing)
     with ExitStack() as open_things:
