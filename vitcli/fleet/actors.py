@@ -10,7 +10,8 @@ from tempfile import TemporaryFile
 from typing import Any
 
 from vitcli.errors import DeviceError, VitError
-from vitcli.fleet.events import Ended, Failed, Message, Note, Ready, SharedJob, do_shard
+from vitcli.fleet.events import Ended, Failed, Message, Ready, SharedJob, do_shard
+from vitcli.jobs.job import Note
 from vitcli.runs.shard import Shard
 
 

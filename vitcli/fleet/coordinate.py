@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Protocol, TypeAlias
 
 from vitcli.errors import Interrupted, OutputError
-from vitcli.fleet.events import Advanced, Ended, Event, Failed, Lost, Note, SharedJob
+from vitcli.fleet.events import Advanced, Ended, Event, Failed, Lost, SharedJob
 from vitcli.fleet.shards import CAN_RESUME, total
-from vitcli.jobs.job import Reporter, Summary
+from vitcli.jobs.job import Note, Reporter, Summary
 from vitcli.jobs.tolerance import Tolerance
 from vitcli.records import Progress
 from vitcli.runs.shard import Shard

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from vitcli.errors import VitError
 from vitcli.files import PARTIAL
-from vitcli.jobs.job import Reporter, Summary
+from vitcli.jobs.job import Note, Reporter, Summary
 from vitcli.records import Progress, Row, Sink
 from vitcli.runs.shard import Shard
 from vitcli.sinks.memory import ListSink
@@ -21,13 +21,6 @@ if TYPE_CHECKING:
 
 SharedJob: TypeAlias = "ClassifyJob | EmbedJob"
 SECONDS_BETWEEN = 0.5  # between two reports of progress
-
-
-@dataclass(frozen=True, slots=True)
-class Note:
-    """A note for the user."""
-
-    text: str
 
 
 @dataclass(frozen=True, slots=True)

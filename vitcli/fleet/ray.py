@@ -22,9 +22,10 @@ from vitcli.errors import DeviceError, UsageError, check_installed
 from vitcli.fleet.actors import Board, Worker
 from vitcli.fleet.cluster import connected
 from vitcli.fleet.coordinate import TICK, TRIES
-from vitcli.fleet.events import Event, Failed, Lost, Message, Note, SharedJob
+from vitcli.fleet.events import Event, Failed, Lost, Message, SharedJob
 from vitcli.fleet.shards import CAN_RESUME
 from vitcli.images.workers import MOST_WORKERS
+from vitcli.jobs.job import Note
 from vitcli.runs.shard import Shard
 from vitcli.stores import Url
 

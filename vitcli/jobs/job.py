@@ -110,6 +110,13 @@ SILENT: Reporter = NullReporter()
 
 
 @dataclass(frozen=True, slots=True)
+class Note:
+    """A note for the user, sent by another process."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Summary:
     """The counts of a run. `unlisted` counts folders that could not be read; `skipped` pipes,
     sockets and devices that are named like images; `selected` the images that --select took;

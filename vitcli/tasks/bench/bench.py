@@ -26,7 +26,7 @@ from vitcli.images.job import DecodeJob
 from vitcli.images.kinds import suffixes
 from vitcli.images.scan import Omissions, Scan
 from vitcli.images.workers import iter_decoded
-from vitcli.jobs.job import DEFAULT_MODEL, SILENT, ModelOptions, Reporter
+from vitcli.jobs.job import DEFAULT_MODEL, SILENT, ModelOptions, Note, Reporter
 from vitcli.jobs.loading import load_model
 from vitcli.models import onednn
 from vitcli.models.cost import cost
@@ -40,7 +40,6 @@ from vitcli.tasks.bench.protocol import (
     Exported,
     Exporting,
     Images,
-    Note,
     Outputs,
     Read,
     Reading,

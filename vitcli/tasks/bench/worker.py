@@ -22,7 +22,7 @@ from vitcli.checkpoints.load import Model
 from vitcli.errors import VitError
 from vitcli.images.job import DecodeJob
 from vitcli.images.loader import iter_batches
-from vitcli.jobs.job import Running
+from vitcli.jobs.job import Note, Running
 from vitcli.jobs.loading import load_model, prepare_model
 from vitcli.models.engine import Engine, Judged, TorchEngine
 from vitcli.processes import end_with_parent
@@ -34,7 +34,6 @@ from vitcli.tasks.bench.protocol import (
     Exported,
     Exporting,
     Images,
-    Note,
     Outputs,
     Read,
     Skipped,
