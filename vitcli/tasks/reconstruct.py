@@ -93,10 +93,10 @@ def reconstruct(job: ReconstructJob, reporter: Reporter = SILENT) -> Summary:
     Raises CheckpointError for a model without a decoder, OutputError for a folder with files that
     the run reads, if it may overwrite them.
     """
-    if job.overwrite:
+    run = Run(job.inputs, job.running, reporter, list_inputs(job.inputs, reporter.note))
+    if job.overwrite and job.out.is_dir():
         read = chain(read_of_inputs(job.inputs), read_of_models([job.model], job.options))
         check_apart([], read, folder=job.out)
-    run = Run(job.inputs, job.running, reporter, list_inputs(job.inputs, reporter.note))
     model = load_model(job.model, job.options, reporter.note, keep_decoder=True)
     sink = PanelSink(job.out, overwrite=job.overwrite)
     forward = _forward(job, model, model.with_decoder(), sink)

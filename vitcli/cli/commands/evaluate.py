@@ -112,7 +112,7 @@ def evaluate(
             knn=knn,
             preds=preds,
         )
-        if out is not None:
+        if out is not None and out.is_dir():
             check_files(out, job)
         evaluation = task.evaluate(job, screen)
         if out is not None:
