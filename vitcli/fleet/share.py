@@ -89,9 +89,8 @@ def _share(
         summary, ended = _coordinate(job, reporter, opening, {})
         rows = chain.from_iterable(shard.rows for shard in ended.values())
         sink.write(sorted(rows, key=lambda row: row.ref.index))
-        counts = {"images": summary.done, "failed": summary.failed}
         [first, *_] = ended.values()
-        sink.finish({**first.meta, **counts, "seconds": round(summary.seconds, 3)})
+        sink.finish({**first.meta, **summary.counts})
         return summary
     assert not isinstance(job.out, Url)
     out = divided(job.out, asked, option, unit)

@@ -133,3 +133,8 @@ class Summary:
     @property
     def total(self) -> int:
         return self.done + self.failed
+
+    @property
+    def counts(self) -> dict[str, object]:
+        """The counts and the seconds, as files of results have them."""
+        return {"images": self.done, "failed": self.failed, "seconds": round(self.seconds, 3)}

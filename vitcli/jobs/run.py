@@ -61,7 +61,7 @@ class Run:
         with completing(sink), self.explaining(can_resume=False):
             self.compute(work, self.listing.refs(), sink)
             self.inputs.tolerance.check(self.progress, is_last=True)
-            sink.finish(self.meta(work))
+            sink.finish({**work.meta, **self.summary().counts})
         return self.summary()
 
     def compute(self, work: Computation, refs: Iterable[ImageRef], sink: Sink) -> None:
@@ -89,16 +89,6 @@ class Run:
             return lambda: size, forward
         growing = GrowingBatch(self.reporter.note)
         return growing, growing.timed(forward)
-
-    def meta(self, work: Computation) -> dict[str, object]:
-        """The meta of the models, with the counts and the seconds of the run."""
-        summary = self.summary()
-        return {
-            **work.meta,
-            "images": summary.done,
-            "failed": summary.failed,
-            "seconds": round(summary.seconds, 3),
-        }
 
     def summary(self) -> Summary:
         """The counts and the seconds of the run so far."""

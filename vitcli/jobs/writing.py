@@ -52,9 +52,9 @@ def write_rows(
     if sink is not None or output.is_special:
         work = load(specs)
         sink = output.open(work.meta) if sink is None else sink
-        run.into(
-            sink if output.takes is None else SelectSink(sink, output.takes, run.progress), work
-        )
+        if output.takes is not None:
+            sink = SelectSink(sink, output.takes, run.progress)
+        run.into(sink, work)
     else:
         if output.resuming.resume:
             run.listing.keep_stdin()
@@ -96,7 +96,7 @@ def _round(
             sink.write_kept()
             run.inputs.tolerance.check(record.progress, is_last=True)
             with interrupts.held():
-                sink.finish(run.meta(work))
+                sink.finish({**work.meta, **run.summary().counts})
         return record.is_stale
 
 

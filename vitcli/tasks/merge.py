@@ -109,11 +109,10 @@ def _merge(shards: Sequence[Path], out: Path, *, overwrite: bool, reporter: Repo
         with completing(record.begin(meta, first.header.weights, reporter.progress)) as sink:
             while rows := list(islice(merged, AT_A_TIME)):
                 sink.write(rows)
-            seconds = time.monotonic() - started
-            progress = record.progress
-            counts = {"images": progress.done, "failed": progress.failed}
-            sink.finish({**meta, **counts, "seconds": round(seconds, 3)})
-    return Summary(progress.done, progress.failed, seconds)
+            progress, seconds = record.progress, time.monotonic() - started
+            summary = Summary(progress.done, progress.failed, seconds)
+            sink.finish({**meta, **summary.counts})
+    return summary
 
 
 def _read(path: Path) -> _Part:

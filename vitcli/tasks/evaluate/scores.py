@@ -33,9 +33,7 @@ FILES = ("metrics.json", "report.html", "confusion.csv", "confusion.png")
 def numbers(evaluation: Evaluation) -> dict[str, Any]:
     """The whole evaluation as JSON."""
     return {
-        "images": evaluation.summary.done,
-        "failed": evaluation.summary.failed,
-        "seconds": round(evaluation.summary.seconds, 3),
+        **evaluation.summary.counts,
         "models": [model_numbers(model, evaluation.paths) for model in evaluation.models],
         "slowest": [
             {"path": printable(path), "seconds": round(seconds, 4)}
