@@ -16,9 +16,9 @@ from vitcli.jobs.drawing import Drawing, Request, check_page, draw_rows
 from vitcli.jobs.finite import are_finite, overflow, with_failures
 from vitcli.jobs.job import DEFAULT_MODEL, SILENT, Inputs, ModelOptions, Reporter, Running, Summary
 from vitcli.jobs.listing import list_inputs
-from vitcli.jobs.loading import Spec, load_model, open_model
+from vitcli.jobs.loading import Spec, load_model
 from vitcli.jobs.outputs import output_of
-from vitcli.jobs.predictions import check_heads, predictions_of, top_k
+from vitcli.jobs.predictions import check_heads, open_classifiers, predictions_of, top_k
 from vitcli.jobs.run import Computation, Run
 from vitcli.jobs.writing import write_rows
 from vitcli.records import Batch, Classified, Failure, Row, Sink
@@ -33,9 +33,9 @@ from vitcli.tasks.classify.select import Selection
 if TYPE_CHECKING:  # for types only: importing these is slow
     import numpy as np
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from vitcli.checkpoints.load import Model
-    from vitcli.models.engine import Engine
 
 ClassifyBatch: TypeAlias = Callable[[Batch], list[Classified | Failure]]
 
@@ -127,18 +127,12 @@ def _computation(
 
     With `html`, the workers that make thumbnails run until `open_things` is closed.
     """
-    from vitcli.models.engine import Logits
-
     models = [load_model(spec, job.options, run.reporter.note) for spec in specs]
     check_heads(models, "vit embed -m {} computes its features")
     if job.select is not None:
         job.select.check_labels(models[0].labels)
-    plans = tuple(dict.fromkeys(model.preprocess for model in models))  # without repeats
-    engines = [open_model(model, Logits(), job.running, run.reporter.note) for model in models]
-    members = [
-        (engine, plans.index(m.preprocess)) for engine, m in zip(engines, models, strict=True)
-    ]
-    forward = _forward(members, models[0].labels, models[0].score_function, job)
+    plans, logits_of = open_classifiers(models, job.running, run.reporter.note)
+    forward = _forward(logits_of, models[0].labels, models[0].score_function, job)
     if job.html is not None:
         limits, formats = job.inputs.limits, job.inputs.formats
         drawing = Drawing(plan=plans[0], limits=limits, formats=formats, has_thumbnail=True)
@@ -162,7 +156,7 @@ def _with_thumbnails(forward: ClassifyBatch, pool: WorkerPool) -> ClassifyBatch:
 
 
 def _forward(
-    members: Sequence[tuple[Engine, int]],
+    logits_of: Callable[[Batch], list[Tensor]],
     labels: Sequence[str],
     function: ScoreFunction,
     job: ClassifyJob,
@@ -174,7 +168,7 @@ def _forward(
 
     @torch.inference_mode()
     def forward(batch: Batch) -> list[Classified | Failure]:
-        logits = [engine(batch.pixels[plan]) for engine, plan in members]
+        logits = logits_of(batch)
         scores = [to_scores(output, applied) for output in logits]
         mean = scores[0] if len(scores) == 1 else torch.stack(scores).mean(dim=0)
         best, indices = top_k(mean, job.top_k)

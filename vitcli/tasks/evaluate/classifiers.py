@@ -16,10 +16,9 @@ from vitcli.checkpoints.scoring import ScoreFunction, to_scores
 from vitcli.errors import CheckpointError
 from vitcli.jobs.finite import are_finite, overflow, with_failures
 from vitcli.jobs.job import Reporter
-from vitcli.jobs.loading import load_model, open_model
-from vitcli.jobs.predictions import check_heads, top_k
+from vitcli.jobs.loading import load_model
+from vitcli.jobs.predictions import check_heads, open_classifiers, top_k
 from vitcli.jobs.run import Computation
-from vitcli.models.engine import Engine, Logits
 from vitcli.records import Batch, Classified, Failure, Row
 from vitcli.sinks.memory import NoSink
 from vitcli.tasks.evaluate.job import (
@@ -56,14 +55,10 @@ def evaluate_classifiers(
             f"{models[0].spec} scores each label independently: the highest score is the answer, "
             "and calibration is left out"
         )
-    plans = tuple(dict.fromkeys(model.preprocess for model in models))
-    engines = [open_model(model, Logits(), job.running, reporter.note) for model in models]
-    members = [
-        (engine, plans.index(m.preprocess)) for engine, m in zip(engines, models, strict=True)
-    ]
+    plans, logits_of = open_classifiers(models, job.running, reporter.note)
     names = [model.spec for model in models] + ["all, averaged"] * (len(models) > 1)
     sink = _AnswerSink([[] for _ in names], [[] for _ in names])
-    forward = _forward(members, function, sink, overflow(job.running))
+    forward = _forward(logits_of, function, sink, overflow(job.running))
     summary = run.into(sink, Computation(plans=plans, forward=forward))
     check_any_read(sink.places, sink.failures)
     truth = np.array([numbers[examples[place].label] for place in sink.places], np.int64)
@@ -114,11 +109,14 @@ class _AnswerSink(NoSink):
 
 
 def _forward(
-    members: Sequence[tuple[Engine, int]], function: ScoreFunction, sink: _AnswerSink, reason: str
+    logits_of: Callable[[Batch], list[Tensor]],
+    function: ScoreFunction,
+    sink: _AnswerSink,
+    reason: str,
 ) -> Callable[[Batch], list[Classified | Failure]]:
     @torch.inference_mode()
     def forward(batch: Batch) -> list[Classified | Failure]:
-        logits = [engine(batch.pixels[plan]) for engine, plan in members]
+        logits = logits_of(batch)
         good = are_finite(*logits)
         probabilities = [_probabilities(output, function) for output in logits]
         if len(probabilities) > 1:
