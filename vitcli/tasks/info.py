@@ -71,7 +71,7 @@ class ModelInfo:
 
 def info(job: InfoJob) -> ModelInfo:
     """Load the model, so that every fact is checked, and describe it. Raises VitError."""
-    model = job.model if isinstance(job.model, Model) else load_model(job.model, job.options)
+    model = load_model(job.model, job.options)
     price = cost(model.config)
     plan = model.preprocess
     return ModelInfo(

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 KINDS = ("kept", "renamed", "reshaped", "fused", "split", "merged", "added")
 SIDES = ("before", "after")
-SHOWN = 3
+MAX_NAMED = 3  # dropped tensors
 NAME_WIDTH = 10  # of the first column
 
 
@@ -131,7 +131,7 @@ def _report(done: Conversion, source: str, target: Path, dtype: str) -> Iterator
     dropped = model.provenance.dropped
     for why in dict.fromkeys(dropped.values()):
         names = [name for name, reason in dropped.items() if reason == why]
-        yield _line("dropped", f"{len(names)}: {listed(names, SHOWN)} ({why})")
+        yield _line("dropped", f"{len(names)}: {listed(names, MAX_NAMED)} ({why})")
     for note in done.notes:
         yield _line("note", note)
     for delta in done.deltas:

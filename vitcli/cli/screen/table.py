@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -11,13 +11,14 @@ from rich.text import Text
 from vitcli.checkpoints.catalogue import CatalogueEntry
 from vitcli.errors import printable, shortened
 from vitcli.records import Classified, Failure, Row
+from vitcli.sinks.memory import NoSink
 
 MAX_NAME = 200  # bytes of a label
 BAR = 12  # characters of a full bar
 EIGHTHS = " ▏▎▍▌▋▊▉"
 
 
-class TableSink:
+class TableSink(NoSink):
     """Prints a line for each prediction. The first one of an image has the path."""
 
     def __init__(self, *, bars: bool = True) -> None:
@@ -36,12 +37,6 @@ class TableSink:
             self._add(table, row)
         self._is_empty = False
         self._console.print(table)
-
-    def finish(self, meta: Mapping[str, object]) -> None:
-        """Do nothing: every row is printed already."""
-
-    def abort(self) -> None:
-        """Do nothing: printed rows stay."""
 
     def _add(self, table: Table, row: Row) -> None:
         path = Text(printable(row.ref.path))
