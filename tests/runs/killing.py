@@ -85,6 +85,8 @@ def killing() -> Iterator[IsKilled]:
 
 def serve(pipe: Connection) -> None:
     """Fork for each action, and send how its child ends, until the pipe is closed."""
+    import numpy.random  # noqa: F401  # or each fork imports it, for the rows of an array
+
     while True:
         try:
             number, action = pipe.recv()
