@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vitcli.models.network import Network
+from vitcli.models.positions import Position
 from vitcli.models.swin import SwinBlock, SwinTransformer
 from vitcli.models.vit import Tokens, VisionTransformer
 from vitcli.models.windows import Windows, windows_of
@@ -54,9 +55,11 @@ def raw(
     end = depth if wants_logits else max(layers) - 1
     maps: dict[int, Tensor] = {}
     states: dict[int, Tokens] = {}
+    positions = _positions(network, pixels)
     for number, tokens in zip(range(end + 1), network.walk(pixels)):  # noqa: B905  # the range ends
         if number + 1 in layers:
-            maps[number + 1] = fused(_query_rows(network, number + 1, tokens, points), heads)
+            rows = _query_rows(network, number + 1, tokens, points, positions)
+            maps[number + 1] = fused(rows, heads)
         if wants_logits and number in network.head_layers:
             states[number] = tokens
     return AttentionMaps(
@@ -85,12 +88,13 @@ def rollout(
     maps: dict[int, Tensor] = {}
     states: dict[int, Tokens] = {}
     product: Tensor | None = None
+    positions = _positions(network, pixels)
     for number, tokens in zip(range(end + 1), network.walk(pixels)):  # noqa: B905  # the range ends
         if wants_logits and number in network.head_layers:
             states[number] = tokens
         if number < depth and number < max(layers):
-            weights = fused(network.block(number + 1).weights(tokens.x), heads)[:, 0]
-            step = _with_residual(_discarded(weights, discard))
+            weights = network.block(number + 1).weights(tokens.x, positions[number])
+            step = _with_residual(_discarded(fused(weights, heads)[:, 0], discard))
             product = step if product is None else step @ product
             if number + 1 in layers:
                 rows = _rows(network, tokens, points)
@@ -99,7 +103,8 @@ def rollout(
                 maps[number + 1] = _on_grid(row[:, None, prefix:], tokens.grid)
         if number == depth and depth + 1 in layers:
             assert product is not None
-            pooled = fused(_pooling(network, tokens), heads)[:, 0] @ product[:, prefix:]
+            pooling = fused(_pooling(network, tokens), heads)[:, 0]
+            pooled = pooling @ product[:, -pooling.shape[-1] :]
             maps[depth + 1] = _on_grid(pooled[..., prefix:], tokens.grid)
     return AttentionMaps(
         {layer: maps[layer] for layer in layers}, network.logits(states) if wants_logits else None
@@ -155,20 +160,22 @@ def relevance(network: Network, pixels: Tensor, classes: Tensor | None = None) -
     with torch.enable_grad():
         if network.config.pool == "map":
             normed = network.before_head(states[depth])
-            pooled, pooling = network.attn_pool.with_weights(normed.patches)
+            pooled, pooling = network.attn_pool.with_weights(network.pooled_tokens(normed))
             logits = network.logits(states, pooled)
             *gradients, on_pooling = _gradients(logits, classes, [*leaves, pooling])
-            row = F.pad(_positive(pooling, on_pooling)[:, 0], (prefix, 0))
+            unread = len(inputs[depth][0]) - pooling.shape[-1]  # prefix tokens
+            row = F.pad(_positive(pooling, on_pooling)[:, 0], (unread, 0))
         else:
             logits = network.logits(states)
             gradients = [*_gradients(logits, classes, leaves)]
             row = _head_row(network, inputs[depth])
     of_head = dict(zip(states, gradients, strict=True))
     gradient = of_head[depth]
+    positions = _positions(network, pixels)
     for number in reversed(range(depth)):
         x = _leaf(inputs[number])
         with torch.enable_grad():
-            out, weights = network.block(number + 1).with_weights(x)
+            out, weights = network.block(number + 1).with_weights(x, positions[number])
         gradient, on_weights = torch.autograd.grad(out, (x, weights), gradient)
         row = row + (row[:, None] @ _positive(weights, on_weights))[:, 0]
         if number in of_head:  # a head that reads several blocks
@@ -232,7 +239,20 @@ def fused(maps: Tensor, heads: Heads) -> Tensor:
             return maps[:, heads - 1 : heads]
 
 
-def _query_rows(network: Network, layer: int, before: Tokens, points: Tensor | None) -> Tensor:
+def _positions(network: Network, pixels: Tensor) -> list[Position]:
+    """The positions of each block; none for a Swin."""
+    if isinstance(network, SwinTransformer):
+        return []
+    return list(network.positions(network.grid_of(pixels), pixels.device))
+
+
+def _query_rows(
+    network: Network,
+    layer: int,
+    before: Tokens,
+    points: Tensor | None,
+    positions: Sequence[Position],
+) -> Tensor:
     """The query's row in each head of a layer, from the layer's input.  -> (B, A, h, w)"""
     if isinstance(network, SwinTransformer):
         weights, windows = network.stage_weights(layer, before)
@@ -241,13 +261,14 @@ def _query_rows(network: Network, layer: int, before: Tokens, points: Tensor | N
             row = F.one_hot(_index(points, before.grid), row.shape[1]).to(row.dtype)
         return _on_grid(_through(row, weights, windows), before.grid)
     if layer > network.config.depth:
-        return _on_grid(_pooling(network, before)[:, :, 0], before.grid)
-    block = network.block(layer)
+        patches = before.grid[0] * before.grid[1]
+        return _on_grid(_pooling(network, before)[:, :, 0, -patches:], before.grid)
+    block, position = network.block(layer), positions[layer - 1]
     rows = _rows(network, before, points)
     if rows is None:
-        row = block.weights(before.x)[:, :, before.num_prefix :].mean(dim=2)
+        row = block.weights(before.x, position)[:, :, before.num_prefix :].mean(dim=2)
     else:
-        row = block.weights(before.x, rows[:, None])[:, :, 0]
+        row = block.weights(before.x, position, rows[:, None])[:, :, 0]
     return _on_grid(row[..., before.num_prefix :], before.grid)
 
 
@@ -274,8 +295,8 @@ def _head_row(network: VisionTransformer, x: Tensor) -> Tensor:
 
 
 def _pooling(network: VisionTransformer, last: Tokens) -> Tensor:
-    """The weights of the attention pooling, from the last layer.  -> (B, A, 1, h*w)"""
-    weights: Tensor = network.attn_pool.weights(network.before_head(last).patches)
+    """The weights of the attention pooling, from the last layer.  -> (B, A, 1, N)"""
+    weights: Tensor = network.attn_pool.weights(network.pooled_tokens(network.before_head(last)))
     return weights
 
 

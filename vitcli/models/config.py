@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from typing import ClassVar, Literal, TypeAlias
 
@@ -12,6 +12,7 @@ from vitcli.records import Size
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu"]
 Pool = Literal["cls", "mean", "cls+mean", "map"]
 PosResize = Literal["bicubic", "bicubic-antialias", "bicubic-offset", "bilinear"]
+RelResize = Literal["geometric", "bilinear"]
 
 # Far beyond the largest published ViT (22 B parameters: width 6144, depth 48). A config that claims
 # more is hostile or damaged, and is refused before anything is allocated.
@@ -26,6 +27,7 @@ _LIMITS = {
     "window": 512,
 }
 _MAX_IMAGE_SIDE = 16_384
+_NORMS = {"layer": "LayerNorm", "rms": "RMSNorm"}
 _MAX_CLASSES = 1_000_000
 
 
@@ -39,11 +41,52 @@ class FieldError(CheckpointError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Rope:
+    """Rotary positions: each block rotates the queries and keys of patches, by angles that depend
+    on row and column (RoFormer, arXiv 2104.09864). Prefix tokens are not rotated.
+
+    A head of width d has d/4 frequencies, `theta ** (-4i / d)`, or the inverse of `periods`, and
+    two axes. An angle is a frequency times a coordinate. The coordinates are:
+
+    - centred: the patches' centres, from -1 to 1 on each side, times 2 pi (DINOv3).
+    - index: the number of the row or column plus `offset`, and scaled to a grid of `reference`
+      patches, if one is given (EVA-02, Perception Encoder).
+
+    An angle rotates two channels: i and i + d/2 with `halves`, else 2i and 2i + 1. With `mixed`,
+    each block and head has d/2 learned frequencies for rows and as many for columns, and an angle
+    is the sum of both products (RoPE-ViT, arXiv 2403.13298).
+    """
+
+    theta: float = 100.0
+    coordinates: Literal["centred", "index"] = "centred"
+    offset: int = 0
+    reference: Size | None = None
+    columns_first: bool = False  # the first half of the angles is the columns'
+    halves: bool = True
+    mixed: bool = False
+    periods: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        numbers = (self.theta, *self.periods)
+        if not all(isinstance(n, int | float) and 0 < n <= 1e9 for n in numbers):
+            raise CheckpointError("the rotary positions need positive periods")
+
+    def describe(self) -> str:
+        """The rotary positions in words."""
+        if self.mixed:
+            return "rotary, frequencies learned in each block and head"
+        scaled = f", scaled to {_by(self.reference)}" if self.reference else ""
+        places = {"centred": "centres from -1 to 1", "index": f"indices from {self.offset}{scaled}"}
+        return f"rotary, {places[self.coordinates]}, theta {self.theta:g}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ViTConfig:
     """Everything that shapes a `VisionTransformer`.
 
     Prefix tokens come in the order class, distillation, registers. The first `pos_prefix` of them
-    have a row of their own in the position embedding.
+    have a row of their own in the position embedding. Positions are a learned table
+    (`pos_embed`), rotations (`rope`), biases of the attention (`rel_bias`), or several of these.
     """
 
     image_size: Size
@@ -59,16 +102,31 @@ class ViTConfig:
     dist_token: bool = False
     dist_head: bool = False  # logits are the mean of head(class token) and head_dist(dist. token)
     num_registers: int = 0
+    pos_embed: bool = True
     pos_prefix: int = 1
     pos_resize: PosResize = "bicubic"
+    rope: Rope | None = None
+    rel_bias: Literal["none", "block", "shared"] = "none"  # BEiT's: a table a block, or one for all
+    rel_resize: RelResize = "geometric"
+    fixed_grid: bool = False  # positions are defined for `grid` alone
     patch_bias: bool = True
+    patch_norm: bool = False  # a norm of the embedded patches, as in AIMv2
     pre_norm: bool = False  # a norm before the first block, as in CLIP
+    norm: Literal["layer", "rms"] = "layer"
     qkv_bias: bool = True
+    qv_bias: bool = False  # queries and values have a bias, keys have none
+    attn_norm: bool = False  # a norm of the attended values, before the output projection
+    proj_bias: bool = True
     layer_scale: bool = False
     ffn: Literal["mlp", "swiglu"] = "mlp"
+    ffn_bias: bool = True
+    ffn_norm: bool = False  # a norm before the feed-forward's last product
     act: Activation = "gelu"
     pool: Pool = "cls"
-    final_norm: Literal["tokens", "pooled"] = "tokens"  # pooled: timm's fc_norm, after pooling
+    pool_heads: int = 0  # of the attention pooling; 0: as many as in the blocks
+    pool_hidden_dim: int = 0  # of the attention pooling; 0: as in the blocks
+    pool_prefix: bool = False  # the attention pooling reads prefix tokens, too
+    final_norm: Literal["tokens", "pooled", "none"] = "tokens"  # pooled: timm's fc_norm
     head_blocks: int = 1  # the head reads the class tokens of this many last blocks, concatenated
     head_norm: bool = True  # False: the classifier reads the last layer unnormed, as in HF's CLIP
     norm_eps: float = 1e-6
@@ -88,13 +146,15 @@ class ViTConfig:
         _check_image(self.image_size, self.patch_size)
         _check_eps(self.norm_eps)
         _check_heads(self.num_heads, self.embed_dim)
+        self._check_positions()
+        self._check_pool()
         if not 0 <= self.pos_prefix <= self.num_prefix:
             raise CheckpointError(
                 f"the position embedding covers {self.pos_prefix} prefix tokens, "
                 f"the model has {self.num_prefix}"
             )
-        if "cls" in self.pool and not self.class_token:
-            raise CheckpointError(f"pool={self.pool} needs a class token, this model has none")
+        if self.qkv_bias and self.qv_bias:
+            raise CheckpointError("q and v have a bias of their own, and one with k, too")
         _check_count("head_blocks", self.head_blocks, 1, self.depth)
         if self.head_blocks > 1 and "cls" not in self.pool:
             raise CheckpointError(f"a head on {self.head_blocks} blocks needs their class tokens")
@@ -102,6 +162,35 @@ class ViTConfig:
             raise CheckpointError("a distillation head needs a distillation token")
         if self.projection and self.num_classes:
             raise CheckpointError("a projection and a classifier do not go together")
+
+    def _check_positions(self) -> None:
+        width = self.embed_dim // self.num_heads
+        if not (self.pos_embed or self.rope or self.rel_bias != "none"):
+            raise CheckpointError("the model has no positions: no table, no rotation and no bias")
+        if self.pos_prefix and not self.pos_embed:
+            raise CheckpointError("prefix tokens need a table for their positions")
+        if self.rope and width % 4:
+            raise CheckpointError(
+                f"rotary positions need heads of a width that 4 divides, this model's have {width}"
+            )
+        if self.rope and len(self.rope.periods) not in (0, width // 4):
+            raise CheckpointError(
+                f"heads of width {width} need {width // 4} rotary periods, "
+                f"this model has {len(self.rope.periods)}"
+            )
+        if self.rel_bias != "none" and not (self.class_token and self.num_prefix == 1):
+            raise CheckpointError("a table of relative positions needs a class token and no others")
+
+    def _check_pool(self) -> None:
+        if "cls" in self.pool and not self.class_token:
+            raise CheckpointError(f"pool={self.pool} needs a class token, this model has none")
+        _check_count("pool_heads", self.pool_heads, 0, _LIMITS["num_heads"])
+        _check_count("pool_hidden_dim", self.pool_hidden_dim, 0, _LIMITS["hidden_dim"])
+        if self.pool_heads and self.embed_dim % self.pool_heads:
+            raise FieldError(
+                "pool_heads",
+                f"is {self.pool_heads}, which does not divide the width {self.embed_dim}",
+            )
 
     @property
     def grid(self) -> Size:
@@ -148,12 +237,18 @@ class ViTConfig:
             "cls+mean": "the class token and the mean of the patches",
             "map": "attention pooling",
         }
-        place = "before" if self.final_norm == "tokens" else "after"
-        covered = "patches only" if not self.pos_prefix else f"{self.pos_prefix + patches}"
+        norms = {"tokens": "final norm before it", "pooled": "final norm after it"}
+        norm = norms.get(self.final_norm, "no final norm")
         odd = {
             "layer scale": self.layer_scale,
+            "norm of the embedded patches": self.patch_norm,
             "norm before the first block": self.pre_norm,
-            "no q, k, v bias": not self.qkv_bias,
+            "norm inside attention": self.attn_norm,
+            "norm inside the feed-forward": self.ffn_norm,
+            "no k bias": self.qv_bias,
+            "no q, k, v bias": not self.qkv_bias and not self.qv_bias,
+            "no output bias": not self.proj_bias,
+            "no feed-forward bias": not self.ffn_bias,
             "no patch bias": not self.patch_bias,
             "head of the distillation token averaged in": self.dist_head,
         }
@@ -165,15 +260,31 @@ class ViTConfig:
             "depth": f"{self.depth} blocks",
             "heads": f"{self.num_heads} of {self.embed_dim // self.num_heads}",
             "feed-forward": f"{self.hidden_dim}, {'swiglu' if self.ffn == 'swiglu' else self.act}",
-            "pooling": f"{pools[self.pool]}, final norm {place} it",
-            "norm": f"LayerNorm, eps {self.norm_eps:g}".replace("e-0", "e-"),
-            "positions": f"{covered}, resampled {self.pos_resize} for another grid",
+            "pooling": f"{pools[self.pool]}, {norm}",
+            "norm": f"{_NORMS[self.norm]}, eps {self.norm_eps:g}".replace("e-0", "e-"),
+            "positions": "; ".join(self._positions()),
         }
         if self.head_blocks > 1:
             described["head"] = f"reads the class tokens of the last {self.head_blocks} blocks"
         if any(odd.values()):
             described["also"] = ", ".join(text for text, is_so in odd.items() if is_so)
         return described
+
+    def _positions(self) -> Iterator[str]:
+        """The kinds of positions in words."""
+        patches = self.grid[0] * self.grid[1]
+        covered = "patches only" if not self.pos_prefix else f"{self.pos_prefix + patches}"
+        if self.pos_embed:
+            again = "" if self.fixed_grid else f", resampled {self.pos_resize} for another grid"
+            yield covered + again
+        if self.rope:
+            yield self.rope.describe()
+        if self.rel_bias != "none":
+            tables = "a table a block" if self.rel_bias == "block" else "one table"
+            again = "" if self.fixed_grid else f", resampled {self.rel_resize} for another grid"
+            yield f"relative, {tables}{again}"
+        if self.fixed_grid:
+            yield f"for a grid of {_by(self.grid)} alone"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

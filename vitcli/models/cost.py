@@ -36,22 +36,40 @@ def parameters(config: Config) -> int:
     """The number of parameters."""
     if isinstance(config, SwinConfig):
         return _swin_parameters(config)
-    width, classes = config.embed_dim, config.num_classes
-    norm = 2 * width
+    width, hidden, classes = config.embed_dim, config.hidden_dim, config.num_classes
+    of_norm = 1 if config.norm == "rms" else 2  # parameters for each value
+    norm = of_norm * width
     inputs = config.in_chans * config.patch_size[0] * config.patch_size[1]
-    patch_embed = width * inputs + width * config.patch_bias
-    tokens = width * (config.num_prefix + config.pos_prefix + _patches(config))
-    attention = 3 * width * (width + config.qkv_bias) + _linear(width, width)
-    scales = 2 * width * config.layer_scale
-    block = norm + attention + norm + _feed_forward(config, config.ffn == "swiglu") + scales
+    patch_embed = width * inputs + width * config.patch_bias + norm * config.patch_norm
+    tokens = width * (config.num_prefix + config.pos_embed * (config.pos_prefix + _patches(config)))
+    attention = 3 * width * (width + config.qkv_bias) + 2 * width * config.qv_bias
+    attention += width * (width + config.proj_bias) + norm * config.attn_norm
+    gated = config.ffn == "swiglu"
+    feed_forward = hidden * (1 + gated) * (width + config.ffn_bias)
+    feed_forward += width * (hidden + config.ffn_bias) + of_norm * hidden * config.ffn_norm
+    block = norm + attention + norm + feed_forward + 2 * width * config.layer_scale
     projection = config.pooled_dim * config.projection
     pooling = 0
     if config.pool == "map":
         projections = _linear(width, width) + _linear(width, 2 * width) + _linear(width, width)
-        pooling = width + projections + norm + _feed_forward(config, gated=False)
+        hidden = config.pool_hidden_dim or hidden
+        pooling = width + projections + norm + _linear(width, hidden) + _linear(hidden, width)
     heads = _linear(config.pooled_dim, classes) + _linear(width, classes) * config.dist_head
-    outside = patch_embed + tokens + norm * config.pre_norm + norm + pooling + heads + projection
-    return outside + config.depth * block
+    norms = norm * config.pre_norm + norm * (config.final_norm != "none")
+    outside = patch_embed + tokens + norms + pooling + heads + projection
+    return outside + config.depth * block + _positions(config)
+
+
+def _positions(config: ViTConfig) -> int:
+    """The parameters of positions that act inside attention."""
+    total = 0
+    if config.rope and config.rope.mixed:
+        total += config.depth * config.embed_dim
+    if config.rel_bias != "none":
+        height, width = config.grid
+        table = ((2 * height - 1) * (2 * width - 1) + 3) * config.num_heads
+        total += table * (config.depth if config.rel_bias == "block" else 1)
+    return total
 
 
 def multiply_adds(config: Config) -> int:
@@ -66,7 +84,9 @@ def multiply_adds(config: Config) -> int:
     feed_forward = length * width * hidden * (3 if config.ffn == "swiglu" else 2)
     pooling = 0
     if config.pool == "map":
-        pooling = 2 * (1 + patches) * width * width + 2 * patches * width + 2 * width * hidden
+        read = length if config.pool_prefix else patches
+        pooling = 2 * (1 + read) * width * width + 2 * read * width
+        pooling += 2 * width * (config.pool_hidden_dim or hidden)
     heads = config.pooled_dim * (config.num_classes + config.projection)
     heads += width * config.dist_head * config.num_classes
     blocks = config.depth * (projections + products + feed_forward)
@@ -113,8 +133,3 @@ def _patches(config: Config) -> int:
 
 def _linear(inputs: int, outputs: int) -> int:
     return (inputs + 1) * outputs
-
-
-def _feed_forward(config: ViTConfig, gated: bool) -> int:
-    width, hidden = config.embed_dim, config.hidden_dim
-    return _linear(width, hidden * (1 + gated)) + _linear(hidden, width)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitcli.models.config import Activation, Config, ViTConfig
+from vitcli.models.positions import NOWHERE, Position, rotate
 
 ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -17,6 +18,13 @@ ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "silu": F.silu,
 }
+
+
+def norm_of(config: ViTConfig, dim: int, *, is_there: bool = True) -> nn.Module:
+    """The config's kind of norm; the identity if `is_there` is False."""
+    if not is_there:
+        return nn.Identity()
+    return (nn.RMSNorm if config.norm == "rms" else nn.LayerNorm)(dim, config.norm_eps)
 
 
 class PatchEmbed(nn.Module):
@@ -31,89 +39,138 @@ class PatchEmbed(nn.Module):
             stride=config.patch_size,
             bias=config.patch_bias,
         )
+        self.norm: nn.Module = nn.Identity()
+        if isinstance(config, ViTConfig) and config.patch_norm:
+            self.norm = norm_of(config, config.embed_dim)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, h*w, D)"""
         x: Tensor = self.proj(pixels)
-        return x.flatten(2).transpose(1, 2)
+        x = self.norm(x.flatten(2).transpose(1, 2))
+        return x
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with one fused projection for q, k and v."""
+    """Multi-head self-attention with one fused projection for q, k and v.
+
+    With `qv_bias`, q and v have biases of their own, and k has none, as in BEiT (arXiv 2106.08254).
+    """
 
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
+        dim = config.embed_dim
         self.num_heads = config.num_heads
         self.dropout = config.attn_dropout
-        self.qkv = nn.Linear(config.embed_dim, 3 * config.embed_dim, bias=config.qkv_bias)
-        self.proj = nn.Linear(config.embed_dim, config.embed_dim)
+        self.halves = config.rope is not None and config.rope.halves
+        self.qkv = nn.Linear(dim, 3 * dim, bias=config.qkv_bias)
+        self.q_bias = nn.Parameter(torch.zeros(dim)) if config.qv_bias else None
+        self.v_bias = nn.Parameter(torch.zeros(dim)) if config.qv_bias else None
+        self.norm = norm_of(config, dim, is_there=config.attn_norm)
+        self.proj = nn.Linear(dim, dim, bias=config.proj_bias)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, position: Position = NOWHERE) -> Tensor:
         """(B, N, D) -> (B, N, D)"""
-        q, k, v = self._heads(x)
+        q, k, v = self.heads(x, position)
         dropout = self.dropout if self.training else 0.0
-        x = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)  # (B, A, N, d)
-        out: Tensor = self.proj(x.transpose(1, 2).flatten(2))
-        return out
+        bias = None if position.bias is None else position.bias.to(q.dtype)
+        return self.joined(F.scaled_dot_product_attention(q, k, v, bias, dropout_p=dropout))
 
-    def weights(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
+    def weights(
+        self, x: Tensor, position: Position = NOWHERE, rows: Tensor | None = None
+    ) -> Tensor:
         """The attention weights of all tokens, or of the tokens `rows` (B, R); rows sum to 1.
         (B, N, D) -> (B, A, N or R, N)"""
-        q, k, _ = self._heads(x)
-        return attention_weights(q * q.shape[-1] ** -0.5, k, rows)
+        q, k, _ = self.heads(x, position)
+        return attention_weights(q * q.shape[-1] ** -0.5, k, position.bias, rows)
 
-    def with_weights(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def with_weights(self, x: Tensor, position: Position = NOWHERE) -> tuple[Tensor, Tensor]:
         """The result of `forward`, computed from the weights, so that these have gradients.
         (B, N, D) -> (B, N, D), (B, A, N, N)"""
-        q, k, v = self._heads(x)
-        weights = attention_weights(q * q.shape[-1] ** -0.5, k)
-        return self.proj((weights @ v).transpose(1, 2).flatten(2)), weights
+        q, k, v = self.heads(x, position)
+        weights = attention_weights(q * q.shape[-1] ** -0.5, k, position.bias)
+        return self.joined(weights @ v), weights
 
-    def _heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, N, D) -> q, k, v: (B, A, N, d) each"""
-        qkv: Tensor = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # (B, N, 3, A, d)
+    def heads(self, x: Tensor, position: Position) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, rotated.  (B, N, D) -> (B, A, N, d) three times"""
+        qkv: Tensor = self.qkv(x)
+        if self.q_bias is not None and self.v_bias is not None:
+            bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+            qkv = qkv + bias.to(qkv.dtype)
+        qkv = qkv.view(*x.shape[:2], 3, self.num_heads, -1)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        if position.rotation is not None:
+            q, k = (rotate(t, position.rotation, halves=self.halves) for t in (q, k))
         return q, k, v
 
+    def joined(self, heads: Tensor) -> Tensor:
+        """The output of the attended values.  (B, A, N, d) -> (B, N, D)"""
+        out: Tensor = self.proj(self.norm(heads.transpose(1, 2).flatten(2)))
+        return out
 
-def attention_weights(q: Tensor, k: Tensor, rows: Tensor | None = None) -> Tensor:
-    """The softmax of scaled queries with keys, in fp32, for all queries or for `rows` (B, R).
-    (B, A, N, d) twice -> (B, A, N or R, N)"""
+
+def attention_weights(
+    q: Tensor, k: Tensor, bias: Tensor | None = None, rows: Tensor | None = None
+) -> Tensor:
+    """The softmax of scaled queries with keys, plus a bias (A, N, N), in fp32, for all queries or
+    for `rows` (B, R).  (B, A, N, d) twice -> (B, A, N or R, N)"""
     if rows is not None:
         images = torch.arange(len(q), device=q.device)[:, None]
         q = q.transpose(1, 2)[images, rows].transpose(1, 2)  # (B, A, R, d)
-    return (q.float() @ k.float().transpose(-2, -1)).softmax(dim=-1)
+    scores = q.float() @ k.float().transpose(-2, -1)
+    if bias is not None:
+        scores = scores + (bias if rows is None else bias[:, rows].transpose(0, 1)).float()
+    return scores.softmax(dim=-1)
 
 
 class Mlp(nn.Module):
-    """Two linear maps with an activation between."""
+    """Two linear maps with an activation between, and for some models a norm after it."""
 
-    def __init__(self, dim: int, hidden_dim: int, act: Activation, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        dim: int,
+        hidden_dim: int,
+        act: Activation,
+        dropout: float = 0.0,
+        *,
+        bias: bool = True,
+        norm: nn.Module | None = None,
+    ) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.fc1 = nn.Linear(dim, hidden_dim, bias)
         self.act = ACTIVATIONS[act]
-        self.fc2 = nn.Linear(hidden_dim, dim)
+        self.norm = norm or nn.Identity()
+        self.fc2 = nn.Linear(hidden_dim, dim, bias)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, D) -> (B, N, D)"""
-        out: Tensor = self.fc2(self.dropout(self.act(self.fc1(x))))
+        out: Tensor = self.fc2(self.norm(self.dropout(self.act(self.fc1(x)))))
         return out
 
 
 class SwiGLU(nn.Module):
-    """silu(gate) * up; `fc1` has the gate in its first half (DINOv2's w12; arXiv 2002.05202)."""
+    """silu(gate) * up, and for some models a norm after it; `fc1` has the gate in its first half
+    (DINOv2's w12; arXiv 2002.05202)."""
 
-    def __init__(self, dim: int, hidden_dim: int, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        dim: int,
+        hidden_dim: int,
+        dropout: float = 0.0,
+        *,
+        bias: bool = True,
+        norm: nn.Module | None = None,
+    ) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(dim, 2 * hidden_dim)
-        self.fc2 = nn.Linear(hidden_dim, dim)
+        self.fc1 = nn.Linear(dim, 2 * hidden_dim, bias)
+        self.norm = norm or nn.Identity()
+        self.fc2 = nn.Linear(hidden_dim, dim, bias)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, D) -> (B, N, D)"""
         gate, up = self.fc1(x).chunk(2, dim=-1)  # (B, N, F) each
-        out: Tensor = self.fc2(self.dropout(F.silu(gate) * up))
+        out: Tensor = self.fc2(self.norm(self.dropout(F.silu(gate) * up)))
         return out
 
 
@@ -150,32 +207,35 @@ class Block(nn.Module):
 
     def __init__(self, config: ViTConfig, drop_path: float) -> None:
         super().__init__()
-        dim, eps = config.embed_dim, config.norm_eps
-        self.norm1 = nn.LayerNorm(dim, eps)
+        dim, hidden = config.embed_dim, config.hidden_dim
+        self.norm1 = norm_of(config, dim)
         self.attn = Attention(config)
         self.ls1 = LayerScale(dim) if config.layer_scale else nn.Identity()
-        self.norm2 = nn.LayerNorm(dim, eps)
+        self.norm2 = norm_of(config, dim)
+        inner = norm_of(config, hidden, is_there=config.ffn_norm)
         self.mlp = (
-            SwiGLU(dim, config.hidden_dim, config.dropout)
+            SwiGLU(dim, hidden, config.dropout, bias=config.ffn_bias, norm=inner)
             if config.ffn == "swiglu"
-            else Mlp(dim, config.hidden_dim, config.act, config.dropout)
+            else Mlp(dim, hidden, config.act, config.dropout, bias=config.ffn_bias, norm=inner)
         )
         self.ls2 = LayerScale(dim) if config.layer_scale else nn.Identity()
         self.dropout = nn.Dropout(config.dropout)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, position: Position = NOWHERE) -> Tensor:
         """(B, N, D) -> (B, N, D)"""
-        return self._joined(x, self.attn(self.norm1(x)))
+        return self._joined(x, self.attn(self.norm1(x), position))
 
-    def weights(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
+    def weights(
+        self, x: Tensor, position: Position = NOWHERE, rows: Tensor | None = None
+    ) -> Tensor:
         """The attention weights.  (B, N, D) -> (B, A, N or R, N)"""
-        weights: Tensor = self.attn.weights(self.norm1(x), rows)
+        weights: Tensor = self.attn.weights(self.norm1(x), position, rows)
         return weights
 
-    def with_weights(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def with_weights(self, x: Tensor, position: Position = NOWHERE) -> tuple[Tensor, Tensor]:
         """The result of `forward`, from the weights.  (B, N, D) -> (B, N, D), (B, A, N, N)"""
-        attended, weights = self.attn.with_weights(self.norm1(x))
+        attended, weights = self.attn.with_weights(self.norm1(x), position)
         return self._joined(x, attended), weights
 
     def _joined(self, x: Tensor, attended: Tensor) -> Tensor:
@@ -190,13 +250,13 @@ class AttentionPool(nn.Module):
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
         dim = config.embed_dim
-        self.num_heads = config.num_heads
+        self.num_heads = config.pool_heads or config.num_heads
         self.latent = nn.Parameter(torch.zeros(1, 1, dim))
         self.q = nn.Linear(dim, dim)
         self.kv = nn.Linear(dim, 2 * dim)
         self.proj = nn.Linear(dim, dim)
-        self.norm = nn.LayerNorm(dim, config.norm_eps)
-        self.mlp = Mlp(dim, config.hidden_dim, config.act)
+        self.norm = norm_of(config, dim)
+        self.mlp = Mlp(dim, config.pool_hidden_dim or config.hidden_dim, config.act)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, D) -> (B, D)"""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from vitcli.errors import CheckpointError
 from vitcli.models.config import ViTConfig
 from vitcli.models.layers import Block
 from vitcli.models.pos_embed import resize_pos_embed
@@ -82,6 +83,8 @@ class MaskedAutoencoder(EncoderDecoder):
         norm_pix: bool = False,
     ) -> None:
         super().__init__(encoder)
+        if encoder.config.rope or encoder.config.rel_bias != "none":
+            raise CheckpointError("a masked autoencoder needs a table of positions alone")
         self.decoder = decoder
         self.mask_ratio = mask_ratio
         self.norm_pix = norm_pix

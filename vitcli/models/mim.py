@@ -41,8 +41,7 @@ class MaskedImageModel(EncoderDecoder):
         patches = encoder.patch_embed(pixels)
         patches = torch.where(mask[..., None], self.decoder.mask_token, patches)
         x = encoder.place(patches, grid)
-        for block in encoder.blocks:
-            x = block(x)
+        *_, x = encoder.through(x, grid)
         x = encoder.norm(x)[:, encoder.config.num_prefix :]
         out: Tensor = self.decoder(x.transpose(1, 2).reshape(len(x), -1, *grid))
         return out

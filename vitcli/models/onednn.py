@@ -19,9 +19,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vitcli.models.config import RelResize, ViTConfig
 from vitcli.models.layers import ACTIVATIONS, Attention, Mlp, PatchEmbed, attention_weights
 from vitcli.models.network import Network
-from vitcli.records import Preprocess
+from vitcli.models.positions import NOWHERE, Position, RelativePositions, rotate
+from vitcli.models.vit import VisionTransformer
+from vitcli.records import Preprocess, Size
 
 Act: TypeAlias = Callable[[Tensor], Tensor]
 Product: TypeAlias = Callable[[Tensor, Tensor | None, Act | None], nn.Module]
@@ -125,7 +128,7 @@ class PackedMlp(nn.Module):
         weight, bias, act, factor = mlp.fc1.weight, mlp.fc1.bias, mlp.act, 1.0
         if act is ACTIVATIONS["quick_gelu"]:
             act, factor = ACTIVATIONS["silu"], QUICK
-        self.fc1 = product(weight * factor, bias * factor, act)
+        self.fc1 = product(weight * factor, None if bias is None else bias * factor, act)
         self.fc2 = product(mlp.fc2.weight / factor, mlp.fc2.bias, None)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -140,52 +143,71 @@ class BatchedAttention(nn.Module):
 
     def __init__(self, attention: Attention, product: Product) -> None:
         super().__init__()
-        self.num_heads = attention.num_heads
-        qkv = copy.deepcopy(attention.qkv)
-        dim = qkv.in_features
-        for parameter in qkv.parameters():
+        self.num_heads, self.halves = attention.num_heads, attention.halves
+        weight, bias = attention.qkv.weight.clone(), bias_of(attention)
+        dim = attention.qkv.in_features
+        for parameter in (weight,) if bias is None else (weight, bias):
             parameter[:dim] *= (dim // self.num_heads) ** -0.5  # scales the queries
-        self.qkv = product(qkv.weight, qkv.bias, None)
+        self.qkv = product(weight, bias, None)
+        self.norm = attention.norm
         self.proj = product(attention.proj.weight, attention.proj.bias, None)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, position: Position = NOWHERE) -> Tensor:
         """(B, N, D) -> (B, N, D)"""
         B, N, _ = x.shape
-        q, k, v = self._heads(x).flatten(1, 2).unbind(0)  # (B*A, N, d)
-        joined = attend(q, k, v).view(B, self.num_heads, N, -1).transpose(1, 2).flatten(2)
+        q, k, v = (heads.flatten(0, 1) for heads in self._heads(x, position))  # (B*A, N, d)
+        heads = attend(q, k, v, position.bias).view(B, self.num_heads, N, -1)
+        joined = self.norm(heads.transpose(1, 2).flatten(2))
         out: Tensor = self.proj(joined)
         return out
 
-    def weights(self, x: Tensor, rows: Tensor | None = None) -> Tensor:
+    def weights(
+        self, x: Tensor, position: Position = NOWHERE, rows: Tensor | None = None
+    ) -> Tensor:
         """See `Attention.weights`.  (B, N, D) -> (B, A, N or R, N)"""
-        q, k, _ = self._heads(x).unbind(0)
-        return attention_weights(q, k, rows)
+        q, k, _ = self._heads(x, position)
+        return attention_weights(q, k, position.bias, rows)
 
-    def _heads(self, x: Tensor) -> Tensor:
-        """(B, N, D) -> (3, B, A, N, d)"""
+    def _heads(self, x: Tensor, position: Position) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, N, D) -> q, k, v: (B, A, N, d) each"""
         B, N, _ = x.shape
         qkv: Tensor = self.qkv(x).view(B, N, 3, self.num_heads, -1)
-        return qkv.permute(2, 0, 3, 1, 4)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        if position.rotation is not None:
+            q, k = (rotate(t, position.rotation, halves=self.halves) for t in (q, k))
+        return q, k, v
+
+
+def bias_of(attention: Attention) -> Tensor | None:
+    """A new tensor with the bias of q, k and v; None without one."""
+    q, v, fused = attention.q_bias, attention.v_bias, attention.qkv.bias
+    if q is not None and v is not None:
+        return torch.cat([q, torch.zeros_like(q), v])
+    return None if fused is None else fused.clone()
 
 
 def heads_at_once(heads: int, tokens: int) -> Iterator[slice]:
     """Iterate over slices of a batch's heads whose scores fit the cache."""
     count = max(1, SCORES // tokens**2)
     for first in range(0, heads, count):
-        yield slice(first, first + count)
+        yield slice(first, min(first + count, heads))
 
 
-def softmax_scores(q: Tensor, k: Tensor) -> Tensor:
+def softmax_scores(q: Tensor, k: Tensor, bias: Tensor | None = None) -> Tensor:
     """The attention weights of scaled queries.  (H, N, d) twice -> (H, N, N)"""
     scores = q @ k.transpose(1, 2)
+    if bias is not None:
+        scores += bias
     return torch.softmax(scores, dim=-1, out=scores)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention with scaled queries.  (H, N, d) three times -> (H, N, d)"""
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Attention with scaled queries, and a bias (A, N, N) for the heads of each image.
+    (H, N, d) three times -> (H, N, d)"""
     attended = torch.empty_like(q)
     for part in heads_at_once(len(q), q.shape[1]):
-        torch.bmm(softmax_scores(q[part], k[part]), v[part], out=attended[part])
+        own = None if bias is None else bias[torch.arange(part.start, part.stop) % len(bias)]
+        torch.bmm(softmax_scores(q[part], k[part], own), v[part], out=attended[part])
     return attended
 
 
@@ -204,6 +226,7 @@ class BytePatches(nn.Module):
             bias += embed.proj.bias
         weight = (weight * plan.rescale).permute(0, 2, 3, 1).flatten(1)
         self.patch_size = embed.proj.kernel_size
+        self.norm = embed.norm
         self.product = PackedLinear(weight, bias, None, torch.float32)
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -211,8 +234,22 @@ class BytePatches(nn.Module):
         (P, Q), (B, C, H, W) = self.patch_size, pixels.shape
         x = pixels.permute(0, 2, 3, 1).reshape(B, H // P, P, W // Q, Q, C).transpose(2, 3)
         x = x.flatten(3).flatten(1, 2).bitwise_xor(128).view(torch.int8)
-        out: Tensor = self.product(x.float())
+        out: Tensor = self.norm(self.product(x.float()))
         return out
+
+
+class ConstantPositions(nn.Module):
+    """The biases of `RelativePositions` for the network's own grid, computed once."""
+
+    def __init__(self, positions: RelativePositions, config: ViTConfig) -> None:
+        super().__init__()
+        grid = config.grid
+        self.constants = list(positions.biases(grid, grid, config.rel_resize))
+
+    def biases(self, old: Size, new: Size, how: RelResize) -> Iterator[Tensor]:
+        """-> (A, N, N), ..."""
+        assert old == new
+        return iter(self.constants)
 
 
 @torch.no_grad()
@@ -232,6 +269,8 @@ def repacked(
         name: _twin(child, *((exact, torch.float32) if name in KEPT else (low, dtype)))
         for name, child in network.named_children()
     }
+    if isinstance(network, VisionTransformer) and network.config.rel_bias != "none":
+        twin._modules["rel_pos"] = ConstantPositions(network.rel_pos, network.config)
     sides = zip(network.config.image_size, network.config.patch_size, strict=True)
     if not any(side % patch for side, patch in sides):
         twin.patch_embed = BytePatches(network.patch_embed, plan)  # type: ignore[assignment]
@@ -247,12 +286,26 @@ def _twin(module: nn.Module, product: Product, dtype: torch.dtype) -> nn.Module:
     match module:
         case nn.Linear():
             return product(module.weight, module.bias, None)
-        case Mlp():
+        case Mlp() if isinstance(module.norm, nn.Identity):
             return PackedMlp(module, product)
         case Attention() if dtype != torch.float32:
             return BatchedAttention(module, product)
+        case Attention() if module.q_bias is not None:
+            return _with_one_bias(module, product)
     twin = copy.copy(module)  # the twin shares the parameters
     twin._modules = {name: _twin(child, product, dtype) for name, child in module.named_children()}
+    return twin
+
+
+def _with_one_bias(attention: Attention, product: Product) -> Attention:
+    """A twin whose product of q, k and v adds their biases."""
+    twin = copy.copy(attention)
+    twin._parameters = {"q_bias": None, "v_bias": None}
+    twin._modules = {
+        "qkv": product(attention.qkv.weight, bias_of(attention), None),
+        "norm": attention.norm,
+        "proj": product(attention.proj.weight, attention.proj.bias, None),
+    }
     return twin
 
 

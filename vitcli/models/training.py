@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from vitcli.models.layers import Attention
 from vitcli.models.onednn import KEPT, attend, heads_at_once, softmax_scores, supports
+from vitcli.models.positions import NOWHERE, Position
 
 Swap = Callable[[nn.Module, str], nn.Module | None]
 
@@ -120,17 +121,17 @@ class TrainedAttention(nn.Module):
 
     def __init__(self, attention: Attention, products: Callable[[nn.Module], nn.Module]) -> None:
         super().__init__()
-        self.num_heads = attention.num_heads
-        self.qkv, self.proj = products(attention.qkv), products(attention.proj)
+        self.plain = copy.copy(attention)
+        self.plain._modules = {n: products(child) for n, child in attention.named_children()}
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, position: Position = NOWHERE) -> Tensor:
         """(B, N, D) -> (B, N, D)"""
-        B, N, _ = x.shape
-        qkv: Tensor = self.qkv(x).view(B, N, 3, self.num_heads, -1)
-        heads = qkv.permute(2, 0, 3, 1, 4).reshape(3, B * self.num_heads, N, -1)
+        if position.bias is not None:  # `Attend` has no gradient for it
+            out: Tensor = self.plain(x, position)
+            return out
+        heads = torch.stack(self.plain.heads(x, position)).flatten(1, 2)  # (3, B*A, N, d)
         attended: Tensor = Attend.apply(heads)  # type: ignore[no-untyped-call]
-        out: Tensor = self.proj(attended.view(B, self.num_heads, N, -1).transpose(1, 2).flatten(2))
-        return out
+        return self.plain.joined(attended.view(len(x), -1, *attended.shape[1:]))
 
 
 class Checkpointed(nn.Module):

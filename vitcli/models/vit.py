@@ -1,7 +1,8 @@
 """The Vision Transformer: normalised pixels into tokens, an embedding, or logits.
 
 One class for ViT (arXiv 2010.11929), DeiT (2012.12877), DINOv2 with and without registers
-(2304.07193, 2309.16588), MAE's encoder, and the vision towers of CLIP (2103.00020) and SigLIP
+(2304.07193, 2309.16588), DINOv3 (2508.10104), MAE's encoder, BEiT (2106.08254), EVA-02
+(2303.11331), Perception Encoder (2504.13181), and the vision towers of CLIP (2103.00020) and SigLIP
 (2303.15343): the differences are options of `ViTConfig`. Parameter names are those of timm's
 `vision_transformer.py`, which most checkpoints have.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import cycle, repeat
 from typing import Literal
 
 import torch
@@ -17,12 +19,19 @@ from torch import Tensor, nn
 
 from vitcli.errors import UsageError
 from vitcli.models.config import Pool, ViTConfig
-from vitcli.models.layers import AttentionPool, Block, PatchEmbed
+from vitcli.models.layers import AttentionPool, Block, PatchEmbed, norm_of
 from vitcli.models.pos_embed import resize_pos_embed
+from vitcli.models.positions import (
+    Position,
+    RelativePositions,
+    RotaryEmbedding,
+    Rotation,
+    resize_relative,
+)
 from vitcli.records import Size
 
 TOKENS = ("cls_token", "dist_token", "register_tokens")  # in this order
-STEM = ("patch_embed", "norm_pre", "pos_embed", *TOKENS)
+STEM = ("patch_embed", "norm_pre", "pos_embed", "rope", "rel_pos", *TOKENS)
 Pooling = Pool | Literal["patches", "tokens"]
 
 
@@ -51,7 +60,7 @@ class VisionTransformer(nn.Module):
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
         self.config = config
-        dim, eps = config.embed_dim, config.norm_eps
+        dim = config.embed_dim
         self.patch_embed = PatchEmbed(config)
         if config.class_token:
             self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
@@ -60,16 +69,21 @@ class VisionTransformer(nn.Module):
         if config.num_registers:
             self.register_tokens = nn.Parameter(torch.zeros(1, config.num_registers, dim))
         positions = config.pos_prefix + config.grid[0] * config.grid[1]
-        self.pos_embed = nn.Parameter(torch.zeros(1, positions, dim))
+        if config.pos_embed:
+            self.pos_embed = nn.Parameter(torch.zeros(1, positions, dim))
+        if config.rope:
+            heads = config.num_heads
+            self.rope = RotaryEmbedding(config.rope, config.depth, heads, dim // heads)
+        if config.rel_bias != "none":
+            self.rel_pos = RelativePositions(config)
         self.pos_dropout = nn.Dropout(config.dropout)
-        self.norm_pre = nn.LayerNorm(dim, eps) if config.pre_norm else nn.Identity()
+        self.norm_pre = norm_of(config, dim, is_there=config.pre_norm)
         rates = torch.linspace(0, config.drop_path, config.depth, device="cpu").tolist()
         self.blocks = nn.ModuleList(Block(config, rate) for rate in rates)
-        after_pooling = config.final_norm == "pooled"
-        self.norm = nn.Identity() if after_pooling else nn.LayerNorm(dim, eps)
+        self.norm = norm_of(config, dim, is_there=config.final_norm == "tokens")
         if config.pool == "map":
             self.attn_pool = AttentionPool(config)
-        self.fc_norm = nn.LayerNorm(dim, eps) if after_pooling else nn.Identity()
+        self.fc_norm = norm_of(config, dim, is_there=config.final_norm == "pooled")
         classes = config.num_classes
         self.head = nn.Linear(config.pooled_dim, classes) if classes else nn.Identity()
         width = config.projection
@@ -82,10 +96,11 @@ class VisionTransformer(nn.Module):
         return self.config.depth
 
     def block_of(self, name: str) -> int | None:
-        """The block of a parameter or module: 1 for `blocks.0.attn.qkv`, None outside the
-        blocks."""
+        """The block of a parameter or module: 1 for `blocks.0.attn.qkv` and for the first block's
+        table of relative positions, None outside the blocks."""
         first, *rest = name.split(".")
-        return int(rest[0]) + 1 if first == "blocks" and rest else None
+        of_blocks = ("blocks", "rel_pos") if self.config.rel_bias == "block" else ("blocks",)
+        return int(rest[0]) + 1 if first in of_blocks and rest else None
 
     def layer_of(self, name: str) -> int:
         """The layer of a parameter or module: 0 before the blocks, i in block i, `num_blocks` + 1
@@ -96,7 +111,8 @@ class VisionTransformer(nn.Module):
     def is_undecayed(self, name: str) -> bool:
         """Whether a parameter is a token or position embedding, which weight decay skips although
         it is not a vector."""
-        return name in (*TOKENS, "pos_embed", "attn_pool.latent")
+        undecayed = (*TOKENS, "pos_embed", "rope.freqs", "attn_pool.latent")
+        return name in undecayed or name.startswith("rel_pos.")
 
     def embed(self, pixels: Tensor) -> Tensor:
         """The input of block 1.  (B, C, H, W) -> (B, T + h*w, D)
@@ -110,19 +126,41 @@ class VisionTransformer(nn.Module):
 
         (B, h*w, D) -> (B, T + h*w, D)
         """
-        config = self.config
-        pos = resize_pos_embed(
-            self.pos_embed, config.grid, grid, config.pos_prefix, config.pos_resize
-        )
-        x = patches + pos[:, config.pos_prefix :]
-        prefix = self._prefix()
+        x, prefix = patches, self._prefix()
+        if self.config.pos_embed:
+            pos = self._positions_for(grid)
+            covered = self.config.pos_prefix
+            x = x + pos[:, covered:]
+            if prefix is not None and covered:
+                placed = prefix[:, :covered] + pos[:, :covered]
+                prefix = torch.cat([placed, prefix[:, covered:]], dim=1)
+        elif self.config.fixed_grid:
+            self._check_grid(grid)
         if prefix is not None:
-            if config.pos_prefix:
-                placed = prefix[:, : config.pos_prefix] + pos[:, : config.pos_prefix]
-                prefix = torch.cat([placed, prefix[:, config.pos_prefix :]], dim=1)
             x = torch.cat([prefix.expand(x.shape[0], -1, -1), x], dim=1)
         out: Tensor = self.norm_pre(self.pos_dropout(x))
         return out
+
+    def positions(self, grid: Size, device: torch.device) -> Iterator[Position]:
+        """The positions of a grid's tokens for the attention of each block. Rotations that all
+        blocks share are computed once."""
+        config = self.config
+        rotations: Iterator[Rotation | None] = repeat(None)
+        biases: Iterator[Tensor | None] = repeat(None)
+        if config.rope:
+            rotations = cycle(self.rope(grid, config.num_prefix, device))
+        if config.rel_bias != "none":
+            biases = self.rel_pos.biases(config.grid, grid, config.rel_resize)
+        if config.rel_bias == "shared":
+            biases = repeat(next(biases))
+        return (Position(next(rotations), next(biases)) for _ in range(config.depth))
+
+    def through(self, x: Tensor, grid: Size) -> Iterator[Tensor]:
+        """Iterate over the output of each block, computed when it is requested.
+        (B, T + h*w, D) -> (B, T + h*w, D), ..."""
+        for block, position in zip(self.blocks, self.positions(grid, x.device), strict=True):
+            x = block(x, position)
+            yield x
 
     def walk(self, pixels: Tensor) -> Iterator[Tokens]:
         """Iterate over the raw residual stream: the input of block 1, then the output of each
@@ -130,9 +168,8 @@ class VisionTransformer(nn.Module):
         """
         x = self.embed(pixels)
         yield self._tokens(x, pixels)
-        for block in self.blocks:
-            x = block(x)
-            yield self._tokens(x, pixels)
+        for out in self.through(x, self.grid_of(pixels)):
+            yield self._tokens(out, pixels)
 
     def hidden_states(self, pixels: Tensor, layers: Sequence[int]) -> dict[int, Tokens]:
         """The raw residual stream after each of `layers`.  (B, C, H, W) -> {layer: Tokens}
@@ -148,7 +185,11 @@ class VisionTransformer(nn.Module):
         sum to 1.  (B, C, H, W) -> {block: (B, A, N, N)}
         """
         states = self.hidden_states(pixels, [layer - 1 for layer in layers])
-        return {layer: self.block(layer).weights(states[layer - 1].x) for layer in layers}
+        positions = list(self.positions(self.grid_of(pixels), pixels.device))
+        return {
+            layer: self.block(layer).weights(states[layer - 1].x, positions[layer - 1])
+            for layer in layers
+        }
 
     def block(self, layer: int) -> Block:
         """Return a block by its number, counted from 1."""
@@ -167,7 +208,8 @@ class VisionTransformer(nn.Module):
     def pool(self, tokens: Tokens, how: Pooling) -> Tensor:
         """One vector for each image, (B, D); (B, 2*D) for cls+mean; (B, N', D) for patches, tokens.
 
-        `mean`, `map` and `patches` use the patch tokens alone.
+        `mean`, `map` and `patches` use the patch tokens alone; `map` also the prefix tokens if the
+        config's `pool_prefix` is set.
         """
         match how:
             case "cls":
@@ -177,12 +219,16 @@ class VisionTransformer(nn.Module):
             case "cls+mean":
                 return torch.cat([tokens.x[:, 0], tokens.patches.mean(dim=1)], dim=-1)
             case "map":
-                pooled: Tensor = self.attn_pool(tokens.patches)
+                pooled: Tensor = self.attn_pool(self.pooled_tokens(tokens))
                 return pooled
             case "patches":
                 return tokens.patches
             case "tokens":
                 return tokens.x
+
+    def pooled_tokens(self, tokens: Tokens) -> Tensor:
+        """The tokens that the attention pooling reads.  (B, N', D)"""
+        return tokens.x if self.config.pool_prefix else tokens.patches
 
     def features(
         self, pixels: Tensor, layers: Sequence[int], pool: Pooling, norm: bool = True
@@ -269,11 +315,35 @@ class VisionTransformer(nn.Module):
         """Change the model's image size to (height, width), and resample the position embeddings
         for it."""
         new = replace(self.config, image_size=image_size)
-        pos = resize_pos_embed(
-            self.pos_embed, self.config.grid, new.grid, new.pos_prefix, new.pos_resize
-        )
-        self.pos_embed = nn.Parameter(pos.clone())
+        if self.config.pos_embed:
+            self.pos_embed = nn.Parameter(self._positions_for(new.grid).clone())
+        elif self.config.fixed_grid:
+            self._check_grid(new.grid)
+        if self.config.rel_bias != "none":
+            old, how = self.config.grid, self.config.rel_resize
+            for number, table in enumerate(self.rel_pos):
+                resized = resize_relative(table, old, new.grid, how)
+                self.rel_pos[number] = nn.Parameter(resized.clone())
         self.config = new
+
+    def _positions_for(self, grid: Size) -> Tensor:
+        """The table of positions for a grid.  -> (1, pos_prefix + h*w, D)"""
+        config = self.config
+        self._check_grid(grid)
+        return resize_pos_embed(
+            self.pos_embed, config.grid, grid, config.pos_prefix, config.pos_resize
+        )
+
+    def _check_grid(self, grid: Size) -> None:
+        """Raise UsageError for a grid for which this model has no positions."""
+        own = self.config.grid
+        if self.config.fixed_grid and grid != own:
+            height, width = (n * p for n, p in zip(own, self.config.patch_size, strict=True))
+            raise UsageError(
+                f"this model has positions for images of {height}x{width} alone: the libraries "
+                "disagree about other sizes",
+                f"leave out --image-size, or give {height}x{width}",
+            )
 
     def _last(self, pixels: Tensor) -> Tokens:
         """The last layer before the final norm.  (B, C, H, W) -> Tokens"""
