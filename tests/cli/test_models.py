@@ -62,7 +62,7 @@ def test_a_row_is_whole(name: str) -> None:
 def test_a_model_is_of_a_layout_that_reads_it(name: str) -> None:
     entry = BY_ID[name]
     layout = next(layout for layout in LAYOUTS if layout.name == entry.layout)
-    architecture = name.removeprefix("timm/").partition(".")[0]
+    architecture = name.partition("/")[2].partition(".")[0]
     if layout.words == "open_clip":  # its configs have no names
         assert not entry.model_type
     elif entry.model_type:
@@ -96,15 +96,17 @@ def test_models_have_the_parameters_that_they_are_said_to_have() -> None:
 
 @pytest.mark.parametrize("name", BY_ID)
 def test_costs_are_those_of_the_original_library(name: str) -> None:
-    """timm's CLIPs have a projection with a bias, of zeros."""
+    """timm's CLIPs have a projection with a bias, of zeros; its Swin V2 computes the biases of its
+    windows again for each batch, which `models/cost.py` does not count."""
     entry = BY_ID[name]
     assert entry.gflops == pytest.approx(GFLOPS.get(name, entry.gflops), rel=0.01)
     if (timms := TIMM.get(name)) is None:
-        assert not name.startswith("timm/vit_")
+        assert not name.startswith(("timm/vit_", "timm/eva", "timm/beit", "timm/swinv2"))
         return
     assert entry.image == timms["image"]
     assert entry.parameters == pytest.approx(timms["parameters"], rel=1e-4)
-    assert entry.gflops == pytest.approx(timms["multiply_adds"] / 1e9, rel=1e-3)
+    close = 0.01 if entry.family == "SwinV2" else 1e-3
+    assert entry.gflops == pytest.approx(timms["multiply_adds"] / 1e9, rel=close)
 
 
 @pytest.mark.parametrize("purpose", PURPOSES)

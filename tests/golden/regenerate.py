@@ -4,7 +4,6 @@ Run by hand, in an environment with timm and torchvision, after a change of what
 
     python tests/golden/regenerate.py             # every file under tests/golden
     python tests/golden/regenerate.py --labels    # the names of the ImageNet-1k classes
-    python tests/golden/regenerate.py --costs     # what the catalogue's models cost in timm
 
 The tests themselves run without timm. Weights, pixels and pictures are not stored: both sides
 make them with `tests/fixtures/weights.py`.
@@ -17,7 +16,6 @@ import itertools
 import json
 import sys
 import tempfile
-import tomllib
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -31,7 +29,6 @@ from timm.layers import resample_abs_pos_embed, resize_rel_pos_bias_table
 from timm.models.swin_transformer import checkpoint_filter_fn
 from timm.models.vision_transformer import _load_weights
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from fixtures.jax import STYLES, jax_arrays
@@ -39,10 +36,7 @@ from fixtures.weights import MODES, fill, photo, pixels, weight
 
 GOLDEN = Path(__file__).resolve().parent / "timm"
 SWIN = Path(__file__).resolve().parent / "timm_swin"
-COSTS = GOLDEN.with_name("costs.json")
-CHECKPOINTS = Path(__file__).resolve().parents[2] / "vitcli" / "checkpoints"
-LABELS = CHECKPOINTS / "imagenet_1k.txt"
-CATALOGUE = CHECKPOINTS / "catalogue.toml"
+LABELS = Path(__file__).resolve().parents[2] / "vitcli" / "checkpoints" / "imagenet_1k.txt"
 
 
 @dataclass(frozen=True)
@@ -397,40 +391,11 @@ def write_labels() -> None:
     print(f"{LABELS.name}: {len(synsets)} classes")
 
 
-def cost(architecture: str) -> dict[str, int]:
-    """What a model of timm's costs at its own image size: its parameters, and multiply-adds."""
-    with torch.device("meta"):
-        model = timm.create_model(architecture).eval().requires_grad_(False)
-        image = torch.empty(1, *model.pretrained_cfg["input_size"])
-    with FlopCounterMode(display=False) as counter:
-        model(image)
-    parameters = sum(p.numel() for p in model.parameters())
-    flops = counter.get_total_flops()  # two for each multiply-add
-    return {
-        "image": image.shape[-1],
-        "parameters": parameters,
-        "multiply_adds": flops // 2,
-    }
-
-
-def write_costs() -> None:
-    """The costs of timm's models in the catalogue."""
-    families = tomllib.loads(CATALOGUE.read_text("utf-8"))["models"].values()
-    names = [name for models in families for name in models]
-    architectures = {name: name.partition("/")[2] for name in names if name.startswith("timm/")}
-    costs = {n: cost(a) for n, a in architectures.items() if timm.is_model(a.partition(".")[0])}
-    lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(c)}" for name, c in costs.items())
-    COSTS.write_text(f"{{\n{lines}\n}}\n", encoding="utf-8", newline="\n")
-    print(f"{COSTS.name}: {len(costs)} models")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write the golden files from timm's answers.")
     parser.add_argument("--labels", action="store_true", help="write only the ImageNet-1k names")
-    parser.add_argument("--costs", action="store_true", help="write only the catalogue's costs")
-    asked = parser.parse_args()
-    if asked.labels or asked.costs:
-        write_labels() if asked.labels else write_costs()
+    if parser.parse_args().labels:
+        write_labels()
         return
     torch.set_num_threads(1)
     GOLDEN.mkdir(exist_ok=True)
@@ -442,7 +407,6 @@ def main() -> None:
         write_swin(swin)
     write_bias_tables()
     write_preprocess()
-    write_costs()
 
 
 if __name__ == "__main__":

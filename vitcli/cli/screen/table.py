@@ -87,7 +87,7 @@ def print_models(entries: Sequence[CatalogueEntry]) -> None:
             _millions(e.parameters),
             f"{e.gflops:.1f}",
             str(e.image),
-            "" if e.accuracy is None else f"{e.accuracy:.1f}",
+            "-" if e.accuracy is None else f"{e.accuracy:.1f}",
             *(cells[name] for name in shown),
         )
     console.print(table)
