@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from importlib.resources import files
 from typing import Any
 
-from vitcli.models.config import Config, SwinConfig, ViTConfig
+from vitcli.models.config import Config, Rope, SwinConfig, ViTConfig
 from vitcli.models.cost import multiply_adds, parameters
 
 # What was measured, and in which order `vit models --for features` lists it.
@@ -81,6 +81,8 @@ def config_of(row: Mapping[str, Any], sizes: Mapping[str, Any]) -> Config:
     stored, patch = row.get("stored", row["image"]), row["patch"]
     options = {"num_classes": 1000 if row["measure"] == "top-1" else 0, **row["config"]}
     options |= {"image_size": (stored, stored), "patch_size": (patch, patch)}
+    if "rope" in options:
+        options["rope"] = Rope(**options["rope"])
     size = sizes[row["size"]]
     if "depths" not in size:
         return ViTConfig(**{**size, **options})
@@ -130,10 +132,10 @@ def _entry(
         measure=row["measure"],
         source=row["source"],
         licence=row["licence"],
-        is_gated=name in twins,
+        is_gated=row.get("gated", name in twins),
         twin=twins.get(name),
         advice=row["advice"],
         layout=row["layout"],
-        model_type="" if name.startswith("timm/") else row.get("model_type", ""),
+        model_type=row["model_type"] if row["layout"].startswith("hf-") else "",
         is_of_today=row.get("today", False),
     )
