@@ -69,19 +69,20 @@ def print_models(entries: Sequence[CatalogueEntry]) -> None:
     table.add_column("model", overflow="fold", ratio=1)
     for name in ("params", "GFLOPs", "px", "acc"):
         table.add_column(name, justify="right", no_wrap=True)
-    extra = [(None, "of"), (92, "advice"), (108, "licence"), (160, "source")]
+    extra = [(None, "of"), (92, "gated"), (106, "advice"), (124, "licence"), (190, "source")]
     shown = [name for width, name in extra if width is None or console.width >= width]
     for name in shown:
         table.add_column(name, no_wrap=True)
     for e in entries:
         of = {"zero-shot": "0-shot"}.get(e.measure, e.measure)
-        cells = {"of": of, "advice": e.advice, "licence": e.licence, "source": e.source}
+        cells = {"of": of, "gated": "gated" if e.is_gated else "open", "advice": e.advice}
+        cells |= {"licence": e.licence, "source": e.source}
         table.add_row(
             e.id,
             _millions(e.parameters),
             f"{e.gflops:.1f}",
             str(e.image),
-            "" if e.accuracy is None else f"{e.accuracy:.1f}",
+            "-" if e.accuracy is None else f"{e.accuracy:.1f}",
             *(cells[name] for name in shown),
         )
     console.print(table)
