@@ -40,9 +40,10 @@ def layout_of(
     forced = name is not None
     is_named = check_named(config or {}, forced=forced)
     check_tensors(state, is_named=is_named, forced=forced)
+    by_architecture = _of_architecture(config or {})
     if name is not None:
-        return _layout_named(name)
-    detected = _detected(state, _of_architecture(config or {}))
+        return _layout_named(name, by_architecture)
+    detected = _detected(state, by_architecture)
     if file is not None and not is_named and detected.name in MAY_ROTATE:
         _check_file(file, detected.strip(state))
     kind = str((config or {}).get("model_type", ""))
@@ -103,10 +104,19 @@ def _knows_all(layout: Layout, state: Mapping[str, Tensor]) -> bool:
     return knows(names, layout.rules(names))
 
 
-def _layout_named(name: str) -> Layout:
+def _layout_named(name: str, by_architecture: Layout | None = None) -> Layout:
+    """The layout of this name. Raises CheckpointError for an unknown one, and for one that would
+    leave out the rotations of the architecture in the config."""
     for layout in layouts.LAYOUTS:
-        if layout.name == name:
-            return layout
+        if layout.name != name:
+            continue
+        if by_architecture and by_architecture.name not in MAY_ROTATE and name in MAY_ROTATE:
+            raise CheckpointError(
+                f"the config names an architecture of the layout {by_architecture.name}, which "
+                f"{name} computes in another way",
+                f"leave out --layout {name}",
+            )
+        return layout
     raise CheckpointError(f"unknown layout {name!r}", f"known are {_all_names()}")
 
 
