@@ -29,7 +29,6 @@ from vitcli.checkpoints.layouts.layout import Layout
 LAYOUTS: tuple[Layout, ...] = (
     hf_vit.LAYOUT,
     hf_beit.LAYOUT,
-    hf_tips.LAYOUT,
     hf_dinov2.LAYOUT,
     hf_dinov3.LAYOUT,
     hf_clip.LAYOUT,
@@ -48,4 +47,5 @@ LAYOUTS: tuple[Layout, ...] = (
     swin.LAYOUT,
     google.LAYOUT,
     torchvision.LAYOUT,
+    hf_tips.LAYOUT,
 )
