@@ -30,6 +30,7 @@ from vitcli.checkpoints.layouts.layout import (
     shape,
 )
 from vitcli.checkpoints.layouts.timm_eva_write import (
+    CLIP_WIDTHS,
     ONLY,
     RARE_PARTS,
     adapt,
@@ -168,8 +169,6 @@ NUM_HEADS = timm.NUM_HEADS | {
     (1536, 47): 16,
     (1536, 50): 16,
 }
-CLIP_WIDTHS = (512, 768, 1024)  # of the joint space of images and texts in EVA's CLIPs
-
 
 # Separate projections of queries, keys and values, whose keys have no bias; and with one for all.
 SEPARATE = (
@@ -216,11 +215,8 @@ def body_rules(state: Tensors) -> tuple[Rule, ...]:
 
 def _head_rules(state: Tensors) -> tuple[Rule, ...]:
     bias = state.get("head.bias")
-    if (
-        bias is None
-        or "blocks.0.gamma_1" in state
-        or not {"norm.weight", "head.weight"} <= {*state}
-    ):
+    is_clip = "norm.weight" in state and "blocks.0.gamma_1" not in state
+    if bias is None or "head.weight" not in state or not is_clip:
         return HEAD
     is_eva = "blocks.0.attn.q_bias" in state or "blocks.0.attn.q_proj.bias" in state
     is_encoder = "norm_pre.weight" in state and "attn_pool.latent" in state
@@ -405,15 +401,15 @@ def _rope(args: Mapping[str, Any]) -> Rope | None:
 
 
 def _pool(args: Mapping[str, Any], given: Json, config: Json, num_classes: int) -> Pool:
-    """The pooling: as the config says, but the class token in a DINOv3 without a classifier whose
-    arguments name no pooling."""
+    """The pooling: as the config says, but the class token in a DINOv3 without a classifier, as
+    timm writes its own default into each config."""
     pooling = given.get("global_pool") or config.get("global_pool") or args["global_pool"]
     if args["global_pool"] == "map" or pooling == "map":
         return "map"
     if pooling not in POOLS:
         raise CheckpointError(f"config.json: timm's global_pool={pooling!r} is not supported")
     is_dino = args["rope_type"] == "dinov3" and args["use_rot_pos_emb"] and args["class_token"]
-    if is_dino and not num_classes and not given.get("global_pool"):
+    if is_dino and not num_classes:
         return "cls"
     return POOLS[pooling]
 
