@@ -78,9 +78,9 @@ def test_the_name_says_how_many_heads(name: str) -> None:
 
 
 def test_width_and_depth_say_how_many_heads_a_bare_file_has() -> None:
-    assert (timm_eva._heads(1280, 32), timm_eva._heads(4096, 40)) == (20, 32)
+    assert (timm_eva.heads_of(1280, 32), timm_eva.heads_of(4096, 40)) == (20, 32)
     with pytest.raises(CheckpointError, match="width 48 and 2 blocks"):
-        timm_eva._heads(48, 2)
+        timm_eva.heads_of(48, 2)
 
 
 @pytest.mark.parametrize(
