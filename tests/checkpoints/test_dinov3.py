@@ -99,7 +99,7 @@ def test_what_differs_from_the_repositorys_network_is_refused_by_name(tmp_path: 
         "rope_embed.periods is missing": {n: t for n, t in state.items() if "rope" not in n},
         "norms of their own": {**state, **extra(cls_norm__weight=(32,), cls_norm__bias=(32,))},
         "has 3 periods": {**state, "rope_embed.periods": torch.ones(3)},
-        "need positive periods": {**state, "rope_embed.periods": torch.zeros(2)},
+        "need positive periods": {**state, "rope_embed.periods": torch.tensor([1.0, -2.0])},
     }
     for said, changed in odd.items():
         torch.save(changed, tmp_path / "model.pth")
@@ -111,7 +111,8 @@ def test_what_differs_from_transformers_network_is_refused_by_name(tmp_path: Pat
     tiny_hf("dinov3", tmp_path / "k", key_bias=True)
     config = tmp_path / "config.json"
     for said, changes in {
-        "hidden_act is gelu, and use_gated_mlp is true": {"use_gated_mlp": True},
+        "config.json: num_register_tokens is None": {"num_register_tokens": None},
+        "layer.0.mlp.up_proj.weight": {"use_gated_mlp": True},
         "value_bias is 'no': expected true or false": {"value_bias": "no"},
         "rope_theta is None: expected a number": {"rope_theta": None},
         "need positive periods": {"rope_theta": 0},

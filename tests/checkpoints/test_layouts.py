@@ -50,6 +50,7 @@ ODD: dict[str, Any] = {
     "rope": Rope(),
     "rel_bias": "shared",
     "norm": "rms",
+    "gate_act": "gelu",
     "pool_heads": 1,
     "pool_hidden_dim": 8,
 }

@@ -95,7 +95,7 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTCon
     that of the README."""
     width, chans, *patch = shape(tensors, "patch_embed.proj.weight", 4)
     (count,) = shape(tensors, PERIODS, 1)
-    if num_heads is None and width % (4 * count):
+    if width % (4 * count):
         raise CheckpointError(
             f"rope_embed.periods has {count} periods, and the width is {width}: "
             f"{4 * count} does not divide it"
@@ -133,12 +133,10 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTCon
 def rope_of(periods: tuple[float, ...]) -> Rope:
     """The rotary positions with these periods, and with the theta whose powers they are, rounded or
     not. Periods that are those of theta in fp32 are left to be computed."""
-    count = len(periods)
+    published, count = Rope(theta=100.0, periods=periods), len(periods)
     fitted = periods[-1] ** (count / (count - 1)) if count > 1 else 100.0
-    ropes = [
-        Rope(theta=theta, periods=periods)
-        for theta in (100.0, max(1.0, float(round(fitted))), fitted)
-    ]
+    others = (max(1.0, float(round(fitted))), fitted)
+    ropes = [published, *(Rope(theta=theta, periods=periods) for theta in others)]
     computed = [Rope(theta=rope.theta) for rope in ropes if rope.rounding < FP32]
     rounded = [rope for rope in ropes if rope.rounding <= BF16]
     return (computed + rounded + ropes[-1:])[0]
