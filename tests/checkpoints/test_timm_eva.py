@@ -109,6 +109,14 @@ def test_an_argument_that_changes_the_numbers_is_refused(
     assert f"timm's {argument}={value!r} is not supported" in refusal(folder)
 
 
+def test_the_name_may_be_in_the_inner_config(tmp_path: Path) -> None:
+    golden = Golden.read("rope_ape", EVA)
+    json = {key: value for key, value in golden.json.items() if key != "architecture"}
+    json["pretrained_cfg"] = json["pretrained_cfg"] | {"architecture": golden.json["architecture"]}
+    inner, outer = loaded(golden.save(tmp_path / "i", json)), loaded(golden.save(tmp_path / "o"))
+    assert (inner.layout, inner.config) == ("timm-eva", outer.config)
+
+
 def test_two_final_norms_are_refused(dino: Golden, tmp_path: Path) -> None:
     args = {"use_fc_norm": True, "use_post_transformer_norm": True}
     folder = dino.save(tmp_path / "m", with_args(dino, **args))
