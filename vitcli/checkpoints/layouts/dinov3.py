@@ -86,7 +86,7 @@ def rules(state: Tensors) -> tuple[Rule, ...]:
 def _hides_keys(mask: Tensor) -> bool:
     """Whether a mask is 1 for queries and values, and 0 for keys."""
     third = torch.ones(len(mask) // 3) if mask.ndim else torch.ones(0)
-    return torch.equal(mask, torch.cat([third, 0 * third, third]))
+    return torch.equal(mask.float(), torch.cat([third, 0 * third, third]))
 
 
 def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTConfig:
@@ -107,7 +107,7 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTCon
         return any(tensor.endswith(name) for tensor in tensors)
 
     return ViTConfig(
-        image_size=(256 // patch[0] * patch[0], 256 // patch[1] * patch[1]),
+        image_size=(max(1, 256 // patch[0]) * patch[0], max(1, 256 // patch[1]) * patch[1]),
         patch_size=(patch[0], patch[1]),
         in_chans=chans,
         embed_dim=width,
