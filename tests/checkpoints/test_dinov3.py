@@ -145,20 +145,14 @@ def test_periods_are_computed_from_theta_where_they_are_its_powers() -> None:
 
 def test_a_bare_file_is_prepared_as_the_readme_does_by_its_name(tmp_path: Path) -> None:
     _, state = tiny_meta(tmp_path)
-    steps = "resize(squash 256x256, bilinear) | normalize(mean="
-    for name, mean in {
-        "dinov3_vits16_pretrain_lvd1689m-08c60483.pth": "0.485/0.456/0.406",
-        "dinov3_vitl16_pretrain_sat493m-eadcf0ff.pth": "0.43/0.411/0.296",
+    steps = "resize(squash 256x256, bilinear, bytes with torch) | normalize"
+    for name, numbers in {
+        "dinov3_vits16_pretrain_lvd1689m-08c60483.pth": "0.485/0.456/0.406, std=0.229/0.224/0.225",
+        "dinov3_vitl16_pretrain_sat493m-eadcf0ff.pth": "0.43/0.411/0.296, std=0.213/0.156/0.143",
     }.items():
         torch.save(state, tmp_path / name)
-        assert (
-            load(str(tmp_path / name))
-            .preprocess.describe()
-            .endswith(
-                f"{steps}{mean}, std="
-                + ("0.229/0.224/0.225)" if "lvd" in name else "0.213/0.156/0.143)")
-            )
-        )
+        plan = load(str(tmp_path / name)).preprocess
+        assert plan.describe().endswith(f"{steps}(mean={numbers})")
 
 
 def test_rounded_periods_are_computed_after_a_conversion_and_the_difference_is_told(
