@@ -51,11 +51,11 @@ def ours(golden: Golden) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("name", EVA_NAMES)
 def test_the_tensors_of_a_bare_file_show_the_family(name: str) -> None:
-    """Not of a Perception Encoder and of a RoPE-ViT with a table, which are not guessed: they are
-    only read so if the user says it."""
+    """Not of a Perception Encoder and of a RoPE-ViT whose rotations are not learned, which are not
+    guessed: they are only read so if the user says it."""
     golden = Golden.read(name, EVA)
     is_claimed = [layout.name for layout in claims(golden.state)] == ["timm-eva"]
-    assert is_claimed == (name not in (*ENCODERS, "rope_ape"))
+    assert is_claimed == (name not in (*ENCODERS, "rope_ape", "rope_axial"))
     size = {"model_args": {"img_size": golden.config.get("stored", golden.config["img_size"])}}
     heads = golden.config["traits"]["num_heads"]
     named = timm_eva.read_config(ours(golden), golden.json, heads)
@@ -66,8 +66,9 @@ def test_the_tensors_of_a_bare_file_show_the_family(name: str) -> None:
     assert bare == named
 
 
-def test_a_bare_rope_vit_with_a_table_is_not_guessed(tmp_path: Path) -> None:
-    golden = Golden.read("rope_ape", EVA)
+@pytest.mark.parametrize("name", ["rope_ape", "rope_axial"])
+def test_a_bare_rope_vit_is_not_guessed(name: str, tmp_path: Path) -> None:
+    golden = Golden.read(name, EVA)
     save_file(golden.state, tmp_path / "model.safetensors")
     assert "may be a DeiT-III or a RoPE-ViT" in refusal(tmp_path / "model.safetensors", num_heads=2)
 

@@ -151,13 +151,14 @@ class Mlp(nn.Module):
 
 
 class SwiGLU(nn.Module):
-    """silu(gate) * up, and for some models a norm after it; `fc1` has the gate in its first half
-    (DINOv2's w12; arXiv 2002.05202)."""
+    """act(gate) * up, and for some models a norm after it; `fc1` has the gate in its first half
+    (DINOv2's w12; arXiv 2002.05202). The activation is silu, in other gated variants another."""
 
     def __init__(
         self,
         dim: int,
         hidden_dim: int,
+        act: Activation = "silu",
         dropout: float = 0.0,
         *,
         bias: bool = True,
@@ -165,6 +166,7 @@ class SwiGLU(nn.Module):
     ) -> None:
         super().__init__()
         self.fc1 = nn.Linear(dim, 2 * hidden_dim, bias)
+        self.act = ACTIVATIONS[act]
         self.norm = norm or nn.Identity()
         self.fc2 = nn.Linear(hidden_dim, dim, bias)
         self.dropout = nn.Dropout(dropout)
@@ -172,7 +174,7 @@ class SwiGLU(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, D) -> (B, N, D)"""
         gate, up = self.fc1(x).chunk(2, dim=-1)  # (B, N, F) each
-        out: Tensor = self.fc2(self.norm(self.dropout(F.silu(gate) * up)))
+        out: Tensor = self.fc2(self.norm(self.dropout(self.act(gate) * up)))
         return out
 
 
@@ -216,7 +218,7 @@ class Block(nn.Module):
         self.norm2 = norm_of(config, dim)
         inner = norm_of(config, hidden, is_there=config.ffn_norm)
         self.mlp = (
-            SwiGLU(dim, hidden, config.dropout, bias=config.ffn_bias, norm=inner)
+            SwiGLU(dim, hidden, config.gate_act, config.dropout, bias=config.ffn_bias, norm=inner)
             if config.ffn == "swiglu"
             else Mlp(dim, hidden, config.act, config.dropout, bias=config.ffn_bias, norm=inner)
         )

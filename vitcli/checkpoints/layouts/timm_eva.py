@@ -228,7 +228,7 @@ def _head_rules(state: Tensors) -> tuple[Rule, ...]:
 
 def detect(names: Collection[str]) -> bool:
     """Whether the tensors can be no other's: biases of q and v alone without a table of relative
-    positions, a gate of its own, learned rotations, or no positions at all."""
+    positions, a gate of its own, learned rotations, or registers and no positions."""
     if "patch_embed.proj.weight" not in names or "patch_embed.norm.weight" in names:
         return False
     block = "blocks.0."
@@ -240,7 +240,9 @@ def detect(names: Collection[str]) -> bool:
     )
     has_attention = block + "attn.qkv.weight" in names or block + "attn.q_proj.weight" in names
     is_eva = block + "attn.q_bias" in names or block + "mlp.fc1_g.weight" in names
-    is_placeless = "pos_embed" not in names and block + "gamma_1" in names
+    # With a class token and no registers, it may also be a DeiT-III without its positions.
+    is_other = "reg_token" in names or "cls_token" not in names
+    is_placeless = "pos_embed" not in names and block + "gamma_1" in names and is_other
     is_rotary = "rope.freqs" in names or is_placeless
     return has_attention and not has_table and not is_original and (is_eva or is_rotary)
 
