@@ -20,11 +20,19 @@ ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
 }
 
 
+class RMSNorm(nn.RMSNorm):
+    """`nn.RMSNorm` in the dtype of its weights, as torch's fused kernel wants it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., D)"""
+        return super().forward(x.to(self.weight.dtype))
+
+
 def norm_of(config: ViTConfig, dim: int, *, is_there: bool = True) -> nn.Module:
     """The config's kind of norm; the identity if `is_there` is False."""
     if not is_there:
         return nn.Identity()
-    return (nn.RMSNorm if config.norm == "rms" else nn.LayerNorm)(dim, config.norm_eps)
+    return (RMSNorm if config.norm == "rms" else nn.LayerNorm)(dim, config.norm_eps)
 
 
 class PatchEmbed(nn.Module):
