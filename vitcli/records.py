@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, BinaryIO, Literal, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple, Protocol, TypeAlias
 
 if TYPE_CHECKING:  # for types only: `vit --help` need not import numpy
     import numpy as np
@@ -23,9 +23,16 @@ Stamp: TypeAlias = tuple[int, int]
 """(size, mtime in ns) of a file when it was listed. For an object in a store, a hash of the ETag
 replaces the mtime. For a member of an archive, the size is the member's, the mtime or hash the
 archive's."""
-Pixels: TypeAlias = "NDArray[np.uint8] | torch.Tensor"
-"""Images as uint8 (B, H, W, 3): an array, or a tensor in page-locked memory or on a CUDA device."""
+PixelArray: TypeAlias = "NDArray[np.uint8] | NDArray[np.float32]"
+Pixels: TypeAlias = "PixelArray | torch.Tensor"
+"""Images (B, H, W, 3) of the range 0 to 255, with the dtype of their preprocessing: an array, or a
+tensor in page-locked memory or on a CUDA device."""
 Box: TypeAlias = tuple[float, float, float, float]  # top, left, bottom, right
+
+
+def by(size: Size) -> str:
+    """Write a size as `224x160`: height x width."""
+    return f"{size[0]}x{size[1]}"
 
 
 class ErrorType(StrEnum):
@@ -114,13 +121,13 @@ class ImageRef:
 class Sample:
     """A decoded image.
 
-    `pixels` has one uint8 array (H, W, 3) for each preprocessing of the run; `size` is the size of
-    the upright image before preprocessing; `seconds` is the time to read it; `note` is a note for
-    the user, or "".
+    `pixels` has an array (H, W, 3) for each preprocessing of the run, of its dtype; `size` is the
+    size of the upright image before preprocessing; `seconds` is the time to read it; `note` is a
+    note for the user, or "".
     """
 
     ref: ImageRef
-    pixels: tuple[NDArray[np.uint8], ...]
+    pixels: tuple[NDArray[Any], ...]
     size: Size = (0, 0)
     seconds: float = 0.0
     note: str = ""
@@ -248,6 +255,12 @@ class Sink(Protocol):
 Resample = Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"]
 Fit = Literal["squash", "shortest", "cover", "contain"]
 Decode = Literal["exact", "fast"]
+Resizer = Literal["pillow", "torch", "floats"]
+RESIZERS: dict[Resizer, str] = {
+    "pillow": "bytes with Pillow",
+    "torch": "bytes with torch",
+    "floats": "floats with torch",
+}
 
 # *fast* decoding reduces a JPEG to no less than this many times the size to which it is resized:
 # below that, the result differs visibly.
@@ -262,9 +275,13 @@ class Preprocess:
     *squash* to exactly this size; *shortest* by the shorter edge (the longer is rounded down, and
     at most `longest`); *cover* to the smallest size that covers it; *contain* to the largest that
     fits into it. Then the center of `size` is cropped with the rounding of `crop`'s library, padded
-    with `fill` where the image is smaller. The floats are (pixel * rescale - mean) / std. *fast*
-    decoding reduces a large image by a whole number before the resize: the pixels are close, not
-    equal.
+    with `fill` where the image is smaller. The floats are (pixel * rescale - mean) / std.
+
+    `resizer` says whose arithmetic resizes: *pillow*, as in timm and most of transformers; *torch*
+    on bytes, which differs by 1 of 255 in some pixels; or torch on *floats*, as transformers does
+    for DINOv3, which leaves the pixels unrounded.
+    *fast* decoding reduces a large image by a whole number before the resize: the pixels are close,
+    not equal.
     """
 
     size: Size
@@ -272,6 +289,7 @@ class Preprocess:
     fit: Fit = "squash"
     longest: int | None = None
     resample: Resample = "bilinear"
+    resizer: Resizer = "pillow"
     crop: Literal["hf", "timm"] = "hf"
     fill: tuple[int, int, int] = (0, 0, 0)
     rescale: float = 1 / 255
@@ -281,6 +299,11 @@ class Preprocess:
     grey16: Literal["scale", "clamp"] = "scale"
     decode: Decode = "exact"
     source: str = "given"
+
+    @property
+    def dtype(self) -> Literal["uint8", "float32"]:
+        """The dtype of the pixels, before they are normalised."""
+        return "float32" if self.resizer == "floats" else "uint8"
 
     @property
     def reduces(self) -> bool:
@@ -296,9 +319,10 @@ class Preprocess:
             height, width = self.resize
             edge = f"{height}" if self.fit == "shortest" else f"{height}x{width}"
             cap = f" <= {self.longest}" if self.longest else ""
-            steps.append(f"resize({self.fit} {edge}{cap}, {self.resample})")
+            how = "" if self.resizer == "pillow" else f", {RESIZERS[self.resizer]}"
+            steps.append(f"resize({self.fit} {edge}{cap}, {self.resample}{how})")
         if self.fit != "squash" or self.resize != self.size:
-            steps.append(f"center_crop({self.size[0]}x{self.size[1]})")
+            steps.append(f"center_crop({by(self.size)})")
         if abs(self.rescale * 255 - 1) > 1e-6:
             steps.append(f"rescale({self.rescale:g})")
         steps.append(f"normalize(mean={_numbers(self.mean)}, std={_numbers(self.std)})")

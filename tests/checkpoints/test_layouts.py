@@ -34,7 +34,8 @@ def claims(state: dict[str, torch.Tensor]) -> list[str]:
 def test_exactly_one_layout_claims_a_family_of_transformers(
     family: str, tiny_model: TinyModel
 ) -> None:
-    expected = "hf-dinov2" if family.startswith("dinov2") else "hf-vit"
+    named = (f"hf-{name}" for name in ("dinov2", "dinov3") if family.startswith(name))
+    expected = next(named, "hf-vit")
     assert claims(read_state(tiny_model(family))) == [expected]
 
 
@@ -49,6 +50,7 @@ ODD: dict[str, Any] = {
     "rope": Rope(),
     "rel_bias": "shared",
     "norm": "rms",
+    "num_class_tokens": 2,
     "pool_heads": 1,
     "pool_hidden_dim": 8,
 }

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,11 @@ from transformers import AutoImageProcessor
 from tests.checkpoints.files import copied, edit_json, loaded, refusal
 from tests.fixtures.weights import photo
 from tests.models.goldens import Golden
+from vitcli.checkpoints.layouts import LAYOUTS
 from vitcli.checkpoints.load import Model
-from vitcli.checkpoints.preprocess.hf import from_hf
+from vitcli.checkpoints.preprocess import published as p
+from vitcli.checkpoints.preprocess.choose import choose_preprocess
+from vitcli.checkpoints.preprocess.hf import from_hf, to_hf
 from vitcli.checkpoints.preprocess.published import (
     CLIP_MEAN,
     CLIP_STD,
@@ -27,11 +31,13 @@ from vitcli.checkpoints.preprocess.published import (
     IMAGENET_STD,
     RESAMPLE,
 )
-from vitcli.checkpoints.preprocess.timm import from_timm
+from vitcli.checkpoints.preprocess.timm import from_timm, to_timm
+from vitcli.checkpoints.resolve import resolve
 from vitcli.errors import CheckpointError
 from vitcli.images.preprocess import preprocess
+from vitcli.models.normalise import Normalisation
 from vitcli.models.prepare import prepare
-from vitcli.records import Size
+from vitcli.records import Preprocess, Size
 
 TinyModel = Callable[[str], Path]
 Json = dict[str, Any]
@@ -121,6 +127,15 @@ PROCESSORS: dict[str, tuple[str, Json]] = {
         "vit",
         {"image_processor_type": "SiglipImageProcessor", "size": {"height": 64, "width": 64}},
     ),
+    "BeitImageProcessor": (
+        "vit",
+        {"image_processor_type": "BeitImageProcessor", "do_reduce_labels": True, "resample": 2},
+    ),
+    "BeitFeatureExtractor": (
+        "vit",
+        {"feature_extractor_type": "BeitFeatureExtractor", "size": 64, "do_center_crop": False},
+    ),
+    "GotOcr2ImageProcessorFast": ("vit", {"image_processor_type": "GotOcr2ImageProcessorFast"}),
     "no normalisation": ("vit", {"do_normalize": False, "size": 64}),
     "no rescaling": ("vit", {"do_rescale": False, "size": 64}),
     "crop of a squash": (
@@ -152,6 +167,24 @@ def test_pixels_are_bit_for_bit_those_of_the_processor(
     for width, height in PICTURES:
         expected = theirs(photo(width, height), return_tensors="pt").pixel_values
         assert torch.equal(pixels(model, width, height), expected)
+
+
+def test_the_processor_of_images_and_texts_holds_one_of_images(
+    tiny_model: TinyModel, tmp_path: Path
+) -> None:
+    """transformers 5 saves it in there, and reads that first."""
+    folder = copied(tiny_model("vit"), tmp_path)
+    nested = {"image_processor_type": "SiglipImageProcessor", "size": {"height": 64, "width": 32}}
+    for processor, file in (
+        ({"processor_class": "CLIPProcessor"}, "preprocessor_config.json"),
+        ({"image_processor": nested}, "processor_config.json"),
+    ):
+        (folder / "processor_config.json").write_text(json.dumps(processor))
+        theirs = AutoImageProcessor.from_pretrained(folder, backend="pil")
+        model = loaded(folder)
+        expected = theirs(photo(90, 70), return_tensors="pt").pixel_values
+        assert torch.equal(pixels(model, 90, 70), expected)
+        assert model.preprocess.source == file
 
 
 def scaled(size: Size, pct: float) -> Size:
@@ -277,6 +310,12 @@ def test_a_file_that_does_not_rescale_is_obeyed_and_said(
     assert any("do_rescale: false" in note for note in model.notes)
 
 
+def test_tiles_that_are_not_cut_are_said() -> None:
+    processor = {"image_processor_type": "GotOcr2ImageProcessorFast", "crop_to_patches": True}
+    (note,) = from_hf(processor, "internvl_vision", (448, 448), None).notes
+    assert note.startswith("preprocessor_config.json says crop_to_patches: true")
+
+
 def test_without_a_file_the_defaults_are_taken_at_the_models_size_and_said(
     tiny_model: TinyModel, tmp_path: Path
 ) -> None:
@@ -370,6 +409,7 @@ def test_a_description_is_one_line_of_steps(tiny_model: TinyModel) -> None:
         ({"image_std": [0.5, 0.5, float("nan")]}, "image_std is nan"),
         ({"rescale_factor": 0}, "rescale_factor is 0"),
         ({"rescale_factor": "x"}, "rescale_factor is 'x'"),
+        ({"do_pad": True, "pad_size": {"height": 80, "width": 80}}, "do_pad is not supported"),
     ],
     ids=str,
 )
@@ -389,3 +429,97 @@ def test_one_number_stands_for_three_channels() -> None:
 def test_an_unknown_crop_mode_is_refused() -> None:
     with pytest.raises(CheckpointError, match="crop_mode is 'corner'"):
         from_timm({"crop_mode": "corner"}, (224, 224), None, "test")
+
+
+@pytest.mark.parametrize(
+    ("family", "size", "described"),
+    [
+        (p.DINOV3, 256, "shortest 256, bicubic, imagenet"),
+        (p.PE, 336, "shortest 336, bicubic, half"),
+        (p.EVA02, 224, "shortest 248, bicubic, clip"),
+        (p.EVA02, 336, "shortest 336, bicubic, clip"),
+        (p.EVA02, 448, "squash 448, bicubic, clip"),
+        (p.BEIT, 224, "shortest 248, bicubic, half"),
+        (p.BEIT, 384, "shortest 384, bicubic, half"),
+        (p.TIPS, 448, "shortest 448, bicubic, zero"),
+        (p.RADIO, 512, "shortest 512, bicubic, clip"),
+        (p.INTERNVIT, 448, "shortest 448, bicubic, imagenet"),
+        (p.AIMV2, 224, "shortest 224, bicubic, clip"),
+        (p.IJEPA, 224, "shortest 248, bicubic, imagenet"),
+        (p.IJEPA, 448, "shortest 448, bicubic, imagenet"),
+        (p.SWIN, 256, "shortest 284, bicubic, imagenet"),
+    ],
+    ids=lambda value: value.name if isinstance(value, p.Family) else str(value),
+)
+def test_a_family_is_evaluated_as_timm_publishes_it(
+    family: p.Family, size: int, described: str
+) -> None:
+    """As the `pretrained_cfg` of timm 1.0.31's models of this size."""
+    plan = from_timm(family.evaluation((size, size)), (size, size), None, "test")
+    assert described == words_of(plan)
+
+
+def words_of(plan: Preprocess) -> str:
+    named = {IMAGENET_MEAN: "imagenet", HALF: "half", CLIP_MEAN: "clip", p.ZERO: "zero"}
+    assert plan.resize is not None
+    return f"{plan.fit} {plan.resize[0]}, {plan.resample}, {named.get(plan.mean, plan.mean)}"
+
+
+@pytest.mark.parametrize(
+    ("name", "family", "described"),
+    [
+        ("beit_base", p.BEIT, "shortest 71, bicubic, half"),
+        ("beitv2_base.pth", p.BEIT, "shortest 71, bicubic, imagenet"),
+        ("BEiT3_large", p.BEIT, "shortest 64, bicubic, imagenet"),
+        ("vitl16_sat493m.pth", p.DINOV3, f"shortest 64, bicubic, {p.SAT_MEAN}"),
+        ("lingbot-vision", p.DINOV3, "squash 64, bilinear, imagenet"),
+    ],
+)
+def test_a_files_name_tells_the_variant_of_a_family(
+    name: str, family: p.Family, described: str, tiny_model: TinyModel, tmp_path: Path
+) -> None:
+    model = tiny_model("vit")
+    checkpoint = replace(resolve(str(model)), spec=str(tmp_path / name))
+    layout = replace(LAYOUTS[0], words="hf", json_words="hf", family=family)
+    config = replace(loaded(model).config, image_size=(64, 64))
+    plan = choose_preprocess(checkpoint, layout, config, None, "timm").plan
+    assert words_of(plan) == described
+
+
+@pytest.mark.parametrize(
+    ("model_type", "described"),
+    [
+        ("dinov3_vit", "squash 224, bilinear, imagenet"),
+        ("beit", "squash 224, bilinear, half"),
+        ("data2vec-vision", "squash 224, bicubic, half"),
+        ("tipsv2_vision_model", "squash 448, bilinear, zero"),
+        ("ijepa", "squash 224, bilinear, imagenet"),
+        ("pixio", "squash 256, bicubic, imagenet"),
+        ("swinv2", "squash 224, bicubic, imagenet"),
+        ("aimv2", "shortest 224, bicubic, clip"),
+        ("mlcd_vision_model", "shortest 224, bicubic, clip"),
+        ("intern_vit_6b", "shortest 448, bicubic, imagenet"),
+    ],
+)
+def test_a_family_of_transformers_has_a_processor(model_type: str, described: str) -> None:
+    side = {"tipsv2_vision_model": 448, "intern_vit_6b": 448, "pixio": 256}.get(model_type, 224)
+    plan = from_hf({}, model_type, (side, side), None).plan
+    assert plan.size == (side, side)
+    assert words_of(plan) == described
+    own = {"dinov3_vit": "floats", "tipsv2_vision_model": "torch"}
+    assert plan.resizer == own.get(model_type, "pillow")
+
+
+def test_pixels_without_statistics_are_zero_to_one() -> None:
+    plan = from_hf(
+        {"image_processor_type": "Tipsv2ImageProcessor"}, "tipsv2", (448, 448), None
+    ).plan
+    assert plan.describe().endswith("bytes with torch) | normalize(mean=0, std=1)")
+    for written in (
+        from_hf(to_hf(plan), "vit", (448, 448), None).plan,
+        from_timm(to_timm(plan), (448, 448), None, "test"),
+    ):
+        assert (written.mean, written.std) == (p.ZERO, p.ONE)
+    x = torch.randint(0, 256, (1, 3, 8, 8), dtype=torch.uint8)
+    assert torch.equal(Normalisation(plan)(x), x / 255)
+    assert torch.equal(Normalisation(plan).inverse(x / 255), x)

@@ -18,6 +18,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+from tests.checkpoints.files import copied
 from tests.conftest import Vit
 from tests.fixtures import weights
 from vitcli.checkpoints.load import load
@@ -369,6 +370,23 @@ def test_a_preprocessing_that_the_target_cuts_otherwise_is_told(
     shown = ended.out.decode()
     assert is_told == ("timm's preprocessing is not quite this model's" in shown)
     assert is_told == ("pixels alone: max" in shown)
+
+
+def test_a_resize_that_timm_does_otherwise_is_told(
+    vit: Vit, tiny_model: Models, tmp_path: Path
+) -> None:
+    folder = copied(tiny_model("vit"), tmp_path / "floats")
+    processor = {"image_processor_type": "DINOv3ViTImageProcessor", "size": 64}
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+    ended = vit("convert", folder, "out", "--to", "timm", "--verify")
+    assert ended.code == 0, ended.err
+    assert (
+        b"timm's preprocessing resizes bytes with Pillow, this model's floats with torch"
+        in ended.out
+    )
+    assert b"pixels alone: max" in ended.out
+    back = load(str(tmp_path / "out")).preprocess
+    assert (back.resizer, back.resample, back.fit) == ("pillow", "bilinear", "squash")
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from vitcli.models.network import Network
 from vitcli.models.prepare import Prepared, prepare
 from vitcli.models.swin import SwinTransformer
 from vitcli.models.vit import VisionTransformer
-from vitcli.records import Preprocess
+from vitcli.records import PixelArray, Preprocess
 
 SIZE = (48, 40)
 PLAN = Preprocess(
@@ -53,6 +54,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "cls+mean": {"pool": "cls+mean", "num_classes": 0},
     "norm-after-pooling": {"pool": "mean", "final_norm": "pooled"},
     "swin": SWIN,
+    "swin-v2": {**SWIN, "version": 2, "pretrained_windows": ((6, 6), (0, 0), (2, 2))},
     "swin-timm-remainder": {**SWIN, "window_rule": "timm", "patch_size": (7, 9)},
     "swin-hf-remainder": {**SWIN, "patch_size": (7, 9)},
 }
@@ -96,7 +98,7 @@ def logits(network: Network, pixels: Tensor) -> Tensor:
     return network(pixels)
 
 
-def expected(network: Network, batch: NDArray[np.uint8]) -> Tensor:
+def expected(network: Network, batch: PixelArray) -> Tensor:
     with torch.inference_mode():
         return network(prepare(network, PLAN, "cpu").pixels(batch))
 
@@ -110,6 +112,16 @@ def test_fp32_logits_are_those_of_the_plain_network(
 ) -> None:
     ours = prepare(network, PLAN, "cpu").run(logits, batch)
     torch.testing.assert_close(ours, expected(network, batch), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("options", [{}, {"patch_size": (7, 9)}], ids=["whole", "remainder"])
+def test_pixels_that_were_resized_as_floats_are_taken(options: dict[str, Any]) -> None:
+    network, plan = make(**options), replace(PLAN, resizer="floats")
+    batch = np.random.default_rng(0).uniform(0, 255, (3, *SIZE, 3)).astype(np.float32)
+    kept = batch.copy()
+    ours = prepare(network, plan, "cpu").run(logits, batch)
+    torch.testing.assert_close(ours, expected(network, batch), atol=1e-5, rtol=0)
+    np.testing.assert_array_equal(batch, kept)
 
 
 def test_the_fp32_residual_stream_is_that_of_the_plain_network(

@@ -159,6 +159,7 @@ def _description(
         "preprocess": model.preprocess.steps()[-1],
         "size": repr(model.preprocess.size),
         "rescale": repr(model.preprocess.rescale),
+        "pixels": model.preprocess.dtype,
         "output": repr(output),
         "quantize": repr(quantize),
         "versions": " ".join([f"vitcli {__version__}", *(f"{p} {version(p)}" for p in packages)]),

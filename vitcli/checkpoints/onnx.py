@@ -89,7 +89,7 @@ def run(file: Path, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def export(graph: Graph, folder: Path, int8: bool) -> None:
-    """Write `model.onnx`, which maps `pixels`, uint8 (batch, H, W, 3), to `output`.
+    """Write `model.onnx`, which maps `pixels` (batch, H, W, 3) to `output`.
 
     int8 quantisation is dynamic: the weights of every linear map are bytes, and activations are
     scaled for each batch, so no calibration is needed.

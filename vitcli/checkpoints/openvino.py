@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from vitcli.models.engine import Engine, Graph, quiet
-from vitcli.records import Size
+from vitcli.records import PixelArray, Size
 
 FILE = "model.xml"
 HINTS = {"fp32": "f32", "bf16": "bf16"}
@@ -22,7 +22,7 @@ CALIBRATION = 64  # images
 
 
 def export(graph: Graph, folder: Path, int8: bool) -> None:
-    """Write `model.xml` and `model.bin`, which map uint8 (batch, H, W, 3) to the graph's output.
+    """Write `model.xml` and `model.bin`, which map pixels (batch, H, W, 3) to the graph's output.
 
     int8 is NNCF's post-training quantisation: the weights and activations of every matrix product
     are bytes, and the ranges of the activations are calibrated on `calibration_pixels`.
@@ -32,11 +32,13 @@ def export(graph: Graph, folder: Path, int8: bool) -> None:
         model = ov.convert_model(graph.traced())
         model.reshape([-1, *graph.size, 3])
         if int8:
-            model = _quantized(model, calibration_pixels(graph.size, CALIBRATION))
+            model = _quantized(
+                model, calibration_pixels(graph.size, CALIBRATION).astype(graph.dtype)
+            )
         ov.save_model(model, folder / FILE, compress_to_fp16=False)
 
 
-def _quantized(model: Any, images: NDArray[np.uint8]) -> Any:
+def _quantized(model: Any, images: PixelArray) -> Any:
     """Quantise with ranges that hold every value: clipped outliers cost a ViT its accuracy.
 
     SmoothQuant (arXiv 2211.10438) divides the outliers evenly between activations and weights, as

@@ -34,8 +34,8 @@ WEIGHTS = (
     "open_clip_pytorch_model.bin",
 )
 CONFIGS = ("config.json", "open_clip_config.json")
-PROCESSOR = "preprocessor_config.json"
-JSONS = (*CONFIGS, PROCESSOR)
+PROCESSOR, NESTED = "preprocessor_config.json", "processor_config.json"
+JSONS = (*CONFIGS, PROCESSOR, NESTED)
 # Files with the same suffixes that trainers save next to the weights.
 NO_WEIGHTS = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state)[._].*")
 # A config.json without any of these keys may belong to another program.
@@ -58,6 +58,7 @@ class Checkpoint:
     weights: tuple[Path, ...]
     config: Json = field(default_factory=dict)
     processor: Json = field(default_factory=dict)
+    processor_file: str = PROCESSOR
     revision: str | None = None
     notes: tuple[str, ...] = ()
 
@@ -140,8 +141,7 @@ def _folder(folder: Path, spec: str) -> Checkpoint:
         file = _only_weights(folder, spec)
         notes = (f"{file.name} is used: it is the only weight file in {spec}",)
     weights = _shards(file) if file.suffix == ".json" else (file,)
-    config, processor = read_json(_config(file)), read_json(folder / PROCESSOR)
-    return Checkpoint(spec, weights, config, processor, notes=notes)
+    return Checkpoint(spec, weights, read_json(_config(file)), *_processor(folder), notes=notes)
 
 
 def _snapshot(folder: Path, spec: str) -> Path:
@@ -226,7 +226,16 @@ def _file(path: Path, spec: str) -> Checkpoint:
         return Checkpoint(spec, (path,))
     weights = _shards(path) if path.suffix == ".json" else (path,)
     note = (f"{config_file.name} next to {path.name} is used",) if config else ()
-    return Checkpoint(spec, weights, config, read_json(path.parent / PROCESSOR), notes=note)
+    return Checkpoint(spec, weights, config, *_processor(path.parent), notes=note)
+
+
+def _processor(folder: Path) -> tuple[Json, str]:
+    """Read the image processor, and return it with the name of its file. As in transformers 5, the
+    processor of a model of images and texts, which holds an image processor, comes first."""
+    nested = read_json(folder / NESTED).get("image_processor")
+    if isinstance(nested, dict):
+        return nested, NESTED
+    return read_json(folder / PROCESSOR), PROCESSOR
 
 
 def _config(weights: Path) -> Path:

@@ -18,7 +18,7 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from vitcli.images.decode import decode
 from vitcli.images.preprocess import preprocess
-from vitcli.records import Failure, ImageRef, Limits, Preprocess, Sample
+from vitcli.records import Failure, ImageRef, Limits, PixelArray, Preprocess, Sample
 
 Level = Literal["none", "light", "medium", "strong"]
 Draw = np.random.Generator
@@ -82,7 +82,7 @@ class AugmentJob:
     formats: str = "common"
 
     def __call__(self, ref: ImageRef, *more: Any) -> Sample | Failure:
-        finish: Callable[[Image.Image, Preprocess], NDArray[np.uint8]] = preprocess
+        finish: Callable[[Image.Image, Preprocess], PixelArray] = preprocess
         if self.augment is not None:
             epoch, place = divmod(ref.index, self.count)
             draw = np.random.default_rng((self.seed, epoch, place))

@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import BinaryIO, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from vitcli.errors import shortened
@@ -28,6 +26,7 @@ from vitcli.records import (
     Failure,
     ImageRef,
     Limits,
+    PixelArray,
     Preprocess,
     Sample,
     Size,
@@ -58,8 +57,8 @@ _TURNS = {
 }
 
 
-Finish: TypeAlias = Callable[[Image.Image, Preprocess], NDArray[np.uint8]]
-"""Turns an upright RGB image into uint8 pixels (H, W, 3)."""
+Finish: TypeAlias = Callable[[Image.Image, Preprocess], PixelArray]
+"""Turns an upright RGB image into pixels (H, W, 3)."""
 
 
 def decode(
@@ -151,7 +150,7 @@ def _pixels(
     full: Size,
     scale: int,
     finish: Finish,
-) -> tuple[NDArray[np.uint8], str]:
+) -> tuple[PixelArray, str]:
     rgb, note = to_rgb(image, plan)
     turn = turn if plan.exif else None
     if plan.reduces:

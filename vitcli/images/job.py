@@ -61,10 +61,10 @@ def serve(pipe: Connection, job: ImageJob) -> None:
             if isinstance(result, Failure):
                 pipe.send(result)
             else:
-                shapes = [array.shape for array in result.pixels]
-                pipe.send((shapes, result.size, result.seconds, result.note))
+                kinds = [(array.dtype.str, array.shape) for array in result.pixels]
+                pipe.send((kinds, result.size, result.seconds, result.note))
                 for array in result.pixels:
-                    pipe.send_bytes(np.ascontiguousarray(array).reshape(-1).data)
+                    pipe.send_bytes(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
 
 def receive(pipe: Connection, ref: ImageRef) -> Decoded:
@@ -72,8 +72,8 @@ def receive(pipe: Connection, ref: ImageRef) -> Decoded:
     answer = pipe.recv()
     if isinstance(answer, Failure):
         return replace(answer, ref=ref)
-    shapes, size, seconds, note = answer
-    arrays = (np.frombuffer(pipe.recv_bytes(), np.uint8).reshape(shape) for shape in shapes)
+    kinds, size, seconds, note = answer
+    arrays = (np.frombuffer(pipe.recv_bytes(), dtype).reshape(shape) for dtype, shape in kinds)
     return Sample(ref, tuple(arrays), size, seconds, note)
 
 

@@ -1,19 +1,19 @@
-"""Make a model's uint8 pixels from RGB images, bit for bit as transformers and timm do.
+"""Make a model's pixels from RGB images, bit for bit as transformers and timm do.
 
 Both libraries resize with Pillow on uint8, so this module repeats their arithmetic of sizes
 and offsets: transformers' `image_transforms.py` and `image_processing_backends.py`, timm's
 `data/transforms_factory.py` and `data/transforms.py` with torchvision's `Resize` and `CenterCrop`.
+`torch_resize` is for processors that resize tensors.
 """
 
 from __future__ import annotations
-
-from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vitcli.records import Box, Preprocess, Size
+from vitcli.images.torch_resize import resize_bytes, resize_floats
+from vitcli.records import Box, PixelArray, Preprocess, Size
 
 # A strip of 1 x 50,000 pixels, resized to 224 by its shorter edge, would be 224 x 11 million.
 MAX_RESIZED_PIXELS = 256_000_000
@@ -32,30 +32,37 @@ ACROSS = frozenset(
 )
 
 
-def preprocess(image: Image.Image, plan: Preprocess) -> NDArray[np.uint8]:
-    """RGB image -> uint8 (H, W, 3) of `plan.size`. Raises ValueError if a resize gets too large."""
+def preprocess(image: Image.Image, plan: Preprocess) -> PixelArray:
+    """RGB image -> `plan.dtype` (H, W, 3) of `plan.size`
+
+    Raises ValueError if a resize gets too large.
+    """
     if plan.resize is not None:
         height, width = resized_size((image.height, image.width), plan)
+        if plan.resizer != "pillow":
+            resize = resize_floats if plan.resizer == "floats" else resize_bytes
+            return _cut(resize(np.asarray(image), (height, width), plan.resample), plan)
         image = image.resize((width, height), _filter(plan))
-    return _cut(image, plan)
+    return _cut(np.asarray(image), plan)
 
 
-def preprocessed(pixels: NDArray[np.uint8], plan: Preprocess) -> NDArray[np.uint8]:
+def preprocessed(pixels: NDArray[np.uint8], plan: Preprocess) -> PixelArray:
     """Preprocess an array.  (h, w, 3) -> (H, W, 3)"""
     return preprocess(Image.fromarray(pixels), plan).copy()
 
 
 def preprocess_fast(
     image: Image.Image, plan: Preprocess, turn: Image.Transpose | None, full: Size, scale: int
-) -> NDArray[np.uint8]:
-    """Preprocess faster, to pixels that are close, not equal: reduce, resize, then turn.
+) -> PixelArray:
+    """Preprocess faster, to pixels that are close, not equal: reduce, resize bytes, then turn.
 
-    -> uint8 (H, W, 3). `image` is not turned yet; its (height, width) is `full` divided by `scale`.
+    -> `plan.dtype` (H, W, 3). `image` is not turned yet; its (height, width) is `full` divided by
+    `scale`.
     """
     height, width = stored_target(full, plan, turn)
     box = (0, 0, full[1] / scale, full[0] / scale)
     image = image.resize((width, height), _filter(plan), box, REDUCING_GAP)
-    return _cut(image if turn is None else image.transpose(turn), plan)
+    return _cut(np.asarray(image if turn is None else image.transpose(turn)), plan)
 
 
 def stored_target(full: Size, plan: Preprocess, turn: Image.Transpose | None) -> Size:
@@ -83,10 +90,16 @@ def _filter(plan: Preprocess) -> Image.Resampling:
     return Image.Resampling[plan.resample.upper()]
 
 
-def _cut(image: Image.Image, plan: Preprocess) -> NDArray[np.uint8]:
-    if (image.height, image.width) != plan.size:
-        image = _center(image, plan)
-    return cast(NDArray[np.uint8], np.asarray(image))
+def _cut(pixels: PixelArray, plan: Preprocess) -> PixelArray:
+    """Crop the middle `plan.size`, and pad a side that is too short.  (h, w, 3) -> (H, W, 3)"""
+    (height, width), sides = plan.size, zip(pixels.shape, plan.size, strict=False)
+    (top, bottom), (left, right) = (_offsets(*side, plan.crop) for side in sides)
+    inside = pixels[max(0, top) : bottom, max(0, left) : right]
+    if inside.shape[:2] != plan.size:
+        canvas = np.full((height, width, 3), plan.fill, pixels.dtype)
+        canvas[max(0, -top) :, max(0, -left) :][: inside.shape[0], : inside.shape[1]] = inside
+        inside = canvas
+    return np.ascontiguousarray(inside, plan.dtype)
 
 
 def resized_size(size: Size, plan: Preprocess) -> Size:
@@ -132,17 +145,6 @@ def _shortest_capped(size: Size, shortest: int, longest: int) -> Size:
     if width < height:
         return int(edge * height / width), shortest
     return shortest, int(edge * width / height)
-
-
-def _center(image: Image.Image, plan: Preprocess) -> Image.Image:
-    """Crop the middle `plan.size`, and pad a side that is too short."""
-    top, bottom = _offsets(image.height, plan.size[0], plan.crop)
-    left, right = _offsets(image.width, plan.size[1], plan.crop)
-    if min(top, left) >= 0 and bottom <= image.height and right <= image.width:
-        return image.crop((left, top, right, bottom))
-    canvas = Image.new("RGB", (plan.size[1], plan.size[0]), plan.fill)
-    canvas.paste(image, (-left, -top))
-    return canvas
 
 
 def _offsets(length: int, target: int, crop: str) -> tuple[int, int]:

@@ -26,7 +26,7 @@ class ImageStream(IterableDataset[Batch]):
         model = vitcli.load("demo")
         for batch in vitcli.ImageStream("photos/", preprocess=model.preprocess, batch_size=32):
             for ref, pixels in zip(batch.refs, *batch.pixels):
-                ...  # ref.path, and uint8 (H, W, 3) as the model takes them
+                ...  # ref.path, and `model.preprocess.dtype` (H, W, 3) as the model takes them
             for failure in batch.failures:
                 ...  # failure.ref.path, failure.type, failure.message
 
@@ -82,7 +82,7 @@ class ImageStream(IterableDataset[Batch]):
         self._omissions.note_unread()
 
 
-class _Once(IterableDataset[Batch]):
+class _BatchDataset(IterableDataset[Batch]):
     """The batches of a run, which are read once."""
 
     def __init__(self, batches: Iterator[Batch]) -> None:
@@ -101,7 +101,7 @@ def iter_loaded(batches: Iterator[Batch], device: torch.device) -> Iterator[Batc
     """
     on_cuda = device.type == "cuda"
     loader = DataLoader(
-        _Once(batches),
+        _BatchDataset(batches),
         batch_size=None,
         collate_fn=_same,  # type: ignore[arg-type]  # with batch_size=None it gets one Batch
         pin_memory=on_cuda,

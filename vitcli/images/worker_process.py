@@ -22,6 +22,7 @@ from vitcli.images.job import ImageJob, serve
 
 START_DESCRIPTORS = 12  # that must be free to start a worker
 MAX_FOLDER_CHARS = 70  # a socket's path has at most 107
+_ENVIRONMENT = {"PYTHONSAFEPATH": "1", "OPENBLAS_NUM_THREADS": "1"}
 _END_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
 lock = threading.Lock()  # held to start or reap a process: multiprocessing does not lock
@@ -114,16 +115,17 @@ def _clean_start() -> Iterator[None]:
     multiprocessing imports `__main__` in its children. The workers do not need it, and a script
     that calls `vitcli.embed` without `if __name__ == "__main__"` would run again in them. Also,
     multiprocessing starts Python with `-c`, which imports from the working directory first, where
-    files may be untrusted.
+    files may be untrusted. Each worker computes on one thread.
     """
-    main, safe_path = sys.modules["__main__"], os.environ.get("PYTHONSAFEPATH")
+    main, before = sys.modules["__main__"], {name: os.environ.get(name) for name in _ENVIRONMENT}
     sys.modules["__main__"] = types.ModuleType("__main__")
-    os.environ["PYTHONSAFEPATH"] = "1"
+    os.environ |= _ENVIRONMENT
     try:
         yield
     finally:
         sys.modules["__main__"] = main
-        if safe_path is None:
-            del os.environ["PYTHONSAFEPATH"]
-        else:
-            os.environ["PYTHONSAFEPATH"] = safe_path
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

@@ -72,7 +72,7 @@ class Engine(Protocol):
     """Runs a network on a batch, for one output."""
 
     def __call__(self, pixels: Pixels) -> Tensor:
-        """uint8 (B, H, W, 3) -> fp32 on the CPU, (B, K) or (B, ..., n*D)"""
+        """(B, H, W, 3) -> fp32 on the CPU, (B, K) or (B, ..., n*D)"""
 
 
 class TorchEngine:
@@ -83,7 +83,7 @@ class TorchEngine:
         self._output = output
 
     def __call__(self, pixels: Pixels) -> Tensor:
-        """uint8 (B, H, W, 3) -> fp32 on the CPU, (B, ...)"""
+        """(B, H, W, 3) -> fp32 on the CPU, (B, ...)"""
         return self._prepared.run(self._output, pixels)
 
 
@@ -132,7 +132,7 @@ class SplittingEngine:
         self._shares_ranges = shares_ranges
 
     def __call__(self, pixels: Pixels) -> Tensor:
-        """uint8 (B, H, W, 3) -> fp32 on the CPU, (B, ...). Raises as `BatchSplitter.each` does."""
+        """(B, H, W, 3) -> fp32 on the CPU, (B, ...). Raises as `BatchSplitter.each` does."""
         parts = self._splitter.each(lambda part: self._engine(pixels[part]), len(pixels))
         output = parts[0] if len(parts) == 1 else torch.cat(parts)
         if self._shares_ranges and len(pixels) > 1 and not bool(output.isfinite().all()):
@@ -163,24 +163,24 @@ def _half(images: int, error: Exception) -> int:
 class Graph(nn.Module):
     """A network with its normalisation, for export to another engine.
 
-    It takes uint8 pixels, so that no floats are copied to the engine.
+    It takes pixels of `dtype`, mostly uint8, so that no floats are copied to the engine.
     """
 
     def __init__(self, network: Network, plan: Preprocess, output: Output) -> None:
         super().__init__()
         self.network = network
         self.output = output
-        self.size = plan.size
+        self.size, self.dtype = plan.size, plan.dtype
         self.normalise = Normalisation(plan)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """uint8 (B, H, W, 3) -> (B, ...)"""
+        """`dtype` (B, H, W, 3) -> (B, ...)"""
         return self.output(self.network, self.normalise(pixels.permute(0, 3, 1, 2)))
 
     @torch.no_grad()
     def traced(self) -> torch.export.ExportedProgram:
         """Trace the operations, for a batch of any size."""
-        pixels = torch.zeros(2, *self.size, 3, dtype=torch.uint8)
+        pixels = torch.zeros(2, *self.size, 3, dtype=getattr(torch, self.dtype))
         return torch.export.export(
             self, (pixels,), dynamic_shapes=({0: torch.export.Dim("batch")},)
         )

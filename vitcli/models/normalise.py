@@ -1,4 +1,4 @@
-"""Normalise pixels from bytes to the numbers that a network was trained on, and invert it."""
+"""Normalise pixels from 0 to 255 to the numbers that a network was trained on, and invert it."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ class Normalisation(nn.Module):
         self.register_buffer("std", torch.tensor(plan.std, device=device).view(3, 1, 1))
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """uint8 (B, 3, H, W) -> fp32 (B, 3, H, W)"""
-        return pixels.float().div_(self.scale).sub_(self.mean).div_(self.std)
+        """uint8 or fp32 (B, 3, H, W) -> fp32 (B, 3, H, W)"""
+        pixels = pixels.to(torch.float32, copy=True)
+        return pixels.div_(self.scale).sub_(self.mean).div_(self.std)
 
     def inverse(self, pixels: Tensor) -> Tensor:
         """fp32 (B, 3, H, W) -> uint8 (B, 3, H, W)"""

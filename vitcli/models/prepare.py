@@ -1,5 +1,5 @@
 """Make a loaded network ready to run (device, dtype, memory layout, quantisation, compilation), and
-run it on uint8 pixels."""
+run it on pixels."""
 
 from __future__ import annotations
 
@@ -74,13 +74,13 @@ class Prepared:
         return network
 
     def pixels(self, batch: Pixels) -> Tensor:
-        """Normalise in fp32, then cast.  uint8 (B, H, W, 3) -> (B, 3, H, W)"""
+        """Normalise in fp32, then cast.  (B, H, W, 3) -> (B, 3, H, W)"""
         return self.normalised(batch).to(self.dtype)
 
     @torch.inference_mode()
     def run(self, ask: Ask, batch: Pixels) -> Tensor:
         """The output for a batch of any size, in fp32 on the CPU.
-        uint8 (B, H, W, 3) -> (B, ...)"""
+        (B, H, W, 3) -> (B, ...)"""
         network = self.fast_network
 
         @torch.inference_mode()  # the mode is set per thread
@@ -112,10 +112,10 @@ class Prepared:
         return self.network if self._on_onednn is None else self._on_onednn
 
     def fast_input(self, batch: Pixels) -> Tensor:
-        """The input of `fast_network`.  uint8 (B, H, W, 3) -> (B, 3, H, W)"""
+        """The input of `fast_network`.  (B, H, W, 3) -> (B, 3, H, W)"""
         if self._on_onednn is None:
             return self.pixels(batch)
-        if onednn.takes_bytes(self._on_onednn):
+        if onednn.takes_pixels(self._on_onednn):
             return self._moved(batch)
         return self.normalised(batch)
 
@@ -128,12 +128,12 @@ class Prepared:
         return copy.deepcopy(self._loaded).to(device=self.device, dtype=torch.float32)
 
     def normalised(self, batch: Pixels) -> Tensor:
-        """Normalise in fp32, whatever the network's dtype.  uint8 (B, H, W, 3) -> (B, 3, H, W)"""
+        """Normalise in fp32, whatever the network's dtype.  (B, H, W, 3) -> (B, 3, H, W)"""
         normalised: Tensor = self._normalise(self._moved(batch))
         return normalised
 
     def _moved(self, batch: Pixels) -> Tensor:
-        """uint8 (B, H, W, 3) -> uint8 (B, 3, H, W) on the device, channels last in memory"""
+        """(B, H, W, 3) -> (B, 3, H, W) of the same dtype on the device, channels last in memory"""
         x = torch.as_tensor(batch)
         if self.device.type == "cuda" and x.device.type == "cpu":
             x = x.pin_memory()

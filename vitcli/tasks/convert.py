@@ -6,7 +6,6 @@ import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -19,18 +18,17 @@ from vitcli.checkpoints.build import build
 from vitcli.checkpoints.load import Model, load
 from vitcli.checkpoints.preprocess.choose import as_written
 from vitcli.checkpoints.replace import replacing
-from vitcli.checkpoints.resolve import resolve
 from vitcli.checkpoints.tensor_diff import Change, changes
 from vitcli.checkpoints.write import WRITERS, FileDtype, Written
 from vitcli.engines import ENGINES
 from vitcli.errors import CheckpointError, OutputError, UsageError, check_installed
 from vitcli.images.preprocess import preprocessed, resized_size, seen
-from vitcli.jobs.apart import check_apart, read_of_model, read_of_options
+from vitcli.jobs.apart import check_apart, read_of_models
 from vitcli.jobs.job import ModelOptions
 from vitcli.jobs.loading import load_model
 from vitcli.models.config import Config, ViTConfig
 from vitcli.models.normalise import Normalisation
-from vitcli.records import Preprocess, Size
+from vitcli.records import RESIZERS, Preprocess, Size
 
 # The allowed difference of logits and hidden states, relative to their largest value: TOLERANCE for
 # rounding the weights, EPSILON_TOLERANCE for the epsilon of another library.
@@ -82,9 +80,7 @@ def convert(job: ConvertJob, note: Callable[[str], None] = lambda text: None) ->
     _check(job)
     is_file = job.to == "onnx"
     if job.target.exists():
-        files = resolve(job.source, offline=job.options.offline).weights
-        options = {name: getattr(job.options, name) for name in ("labels", "head")}
-        read = chain(read_of_model(files), read_of_options(options))
+        read = read_of_models([job.source], job.options)
         check_apart([job.target], read, folder=None if is_file else job.target)
     with replacing(job.target, is_file=is_file) as partial:
         keep = job.to == "hf"
@@ -184,6 +180,10 @@ def _difference(plan: Preprocess, other: Preprocess, library: str) -> Moved | No
         if not np.allclose(mine, theirs) if what != "resample" else mine != theirs:
             note = f"{library}'s preprocessing has {what} {theirs}, this model {mine}"
             return Moved(other, SIZES[0], note)
+    if plan.resizer != other.resizer:
+        mine, theirs = RESIZERS[plan.resizer], RESIZERS[other.resizer]
+        note = f"{library}'s preprocessing resizes {theirs}, this model's {mine}"
+        return Moved(other, SIZES[0], note)
     moved = [size for size in SIZES if _place(size, plan) != _place(size, other)]
     if not moved:
         return None

@@ -52,9 +52,9 @@ class Normalise:
         self._pixels = Normalisation(preprocess, device)
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        """uint8 (B, H, W, 3) -> (B, 3, H, W)"""
+        """(B, H, W, 3) -> (B, 3, H, W), or (B, D) -> (B, D)"""
         x = inputs.to(self._device, non_blocking=True)
-        if x.dtype != torch.uint8:
+        if x.ndim == 2:
             return x
         pixels: Tensor = self._pixels(x.permute(0, 3, 1, 2).contiguous())
         return pixels

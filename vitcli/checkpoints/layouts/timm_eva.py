@@ -39,7 +39,8 @@ from vitcli.checkpoints.layouts.timm_eva_write import (
     refusals,
     write_config,
 )
-from vitcli.checkpoints.preprocess.published import DINOV3, EVA, PE, Family
+from vitcli.checkpoints.preprocess.published import DINOV3, PE, Family
+from vitcli.checkpoints.preprocess.published import EVA02 as EVA
 from vitcli.errors import CheckpointError
 from vitcli.models.config import Config, Pool, Rope, ViTConfig
 

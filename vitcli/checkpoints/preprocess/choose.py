@@ -3,9 +3,10 @@ asks."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from vitcli.checkpoints.layouts.layout import Json, Layout
 from vitcli.checkpoints.layouts.openai import model_config
@@ -27,7 +28,7 @@ from vitcli.checkpoints.preprocess.timm import TIMM_KEYS, from_open_clip, from_t
 from vitcli.checkpoints.resolve import Checkpoint
 from vitcli.errors import UsageError
 from vitcli.models.config import Config
-from vitcli.records import Preprocess, Size
+from vitcli.records import Preprocess, Size, by
 
 MAX_SIDE = 16_384
 
@@ -38,13 +39,16 @@ def choose_preprocess(
     config: Config,
     image_size: Size | None,
     override: str | None,
+    *,
+    patch_size: Size | None = None,
 ) -> FoundPreprocess:
     """The checkpoint's own preprocessing, or the one the user named ("hf" or "timm"), with the
-    origin of every step. Raises UsageError for an image size that does not fit the patches."""
+    origin of every step. Raises UsageError for an image size that does not fit the patches, which
+    have the size in the config, or `patch_size`."""
     chosen = _found(checkpoint, layout, config, image_size, override)
     if override == "hf":  # transformers clips 16-bit greyscale to white
         chosen = replace(chosen, plan=replace(chosen.plan, grey16="clamp"))
-    _check_size(chosen.plan.size, config, asked=image_size is not None)
+    _check_size(chosen.plan.size, patch_size or config.patch_size, asked=image_size is not None)
     return replace(chosen, origins=_origins(chosen, asked=image_size is not None))
 
 
@@ -69,29 +73,34 @@ def _found(
     words = layout.json_words if json and layout.json_words else layout.words
     if override == "timm" and words != "timm":
         source = f"--preprocess timm: {family.name} as published"
-        return FoundPreprocess(_published(family, image_size or size, source))
+        cfg = _worded(checkpoint, family, family.evaluation(image_size or size))
+        return FoundPreprocess(from_timm(cfg, image_size or size, None, source))
     if override == "hf" and words != "hf":
         return from_hf({}, family.processor, size, image_size)
     match words:
         case "hf":
             return _hf(checkpoint, family, size, image_size)
         case "timm":
-            return _timm(json, own, size, image_size)
+            return _timm(checkpoint, own, size, image_size)
         case "open_clip":
             return _open_clip(json, family, config, image_size)
         case "own":
-            return _own(layout, size, image_size)
+            return _own(checkpoint, layout, size, image_size)
 
 
-def _published(family: Family, size: Size, source: str) -> Preprocess:
-    return from_timm(family.evaluation(size), size, None, source)
+def _worded(checkpoint: Checkpoint, family: Family | None, words: Mapping[str, Any]) -> Json:
+    """The words of an evaluation, with those of the variant that the model's name or the config's
+    architecture names."""
+    name = f"{Path(checkpoint.spec).name} {checkpoint.config.get('architecture', '')}".lower()
+    variants = family.variants if family else {}
+    return {**words, **next((v for key, v in variants.items() if key in name), {})}
 
 
 def _hf(
     checkpoint: Checkpoint, family: Family, size: Size, image_size: Size | None
 ) -> FoundPreprocess:
     processor, model_type = checkpoint.processor, str(checkpoint.config.get("model_type", ""))
-    found = from_hf(processor, model_type, size, image_size)
+    found = from_hf(processor, model_type, size, image_size, checkpoint.processor_file)
     if not processor:
         note = f"no preprocessor_config.json: {found.plan.describe()} is taken"
     elif family is DEIT and found.plan.mean == HALF:
@@ -105,9 +114,9 @@ def _hf(
 
 
 def _timm(
-    json: Json, family: Family | None, size: Size, image_size: Size | None
+    checkpoint: Checkpoint, family: Family | None, size: Size, image_size: Size | None
 ) -> FoundPreprocess:
-    cfg = pretrained_cfg(json)
+    json, cfg = checkpoint.config, pretrained_cfg(checkpoint.config)
     size = timm_image_size(json) or size
     if "mean" in cfg or "crop_pct" in cfg:
         source = "config.json: pretrained_cfg"
@@ -115,7 +124,8 @@ def _timm(
         return FoundPreprocess(plan, origins=origins(TIMM_KEYS, cfg, source, "timm's default"))
     if family is not None:
         source = f"timm's {family.name.capitalize()} as published"
-        plan = _published(family, image_size or size, source)
+        size = image_size or size
+        plan = from_timm(_worded(checkpoint, family, family.evaluation(size)), size, None, source)
     else:
         size = image_size or size
         plan = from_timm(TIMM_DEFAULT(size), size, None, "timm's default")
@@ -143,11 +153,15 @@ def _open_clip(
     return FoundPreprocess(plan, tuple(notes))
 
 
-def _own(layout: Layout, model_size: Size, image_size: Size | None) -> FoundPreprocess:
+def _own(
+    checkpoint: Checkpoint, layout: Layout, model_size: Size, image_size: Size | None
+) -> FoundPreprocess:
     """The evaluation preprocessing of the layout's repository, with a note."""
     assert layout.evaluation is not None, f"{layout.name} has neither words nor an evaluation"
-    cfg, source = layout.evaluation(model_size), f"{layout.name}'s own evaluation"
+    cfg = _worded(checkpoint, layout.family, layout.evaluation(model_size))
+    source = f"{layout.name}'s own evaluation"
     plan = from_timm(cfg, cfg.get("size", model_size), image_size, source)
+    plan = replace(plan, resizer=cfg.get("resizer", "pillow"))
     note = f"the file has no preprocessing: {plan.source} is taken: {plan.describe()}"
     return FoundPreprocess(plan, (note,))
 
@@ -179,15 +193,20 @@ def _family(checkpoint: Checkpoint) -> Family:
     return DINOV2 if "dinov2" in kind else VIT
 
 
-def _check_size(size: Size, config: Config, *, asked: bool) -> None:
-    patch = config.patch_size
+def _check_size(size: Size, patch: Size, *, asked: bool) -> None:
+    patches = str(patch[0]) if patch[0] == patch[1] else by(patch)
+    if min(patch) < 1:
+        raise UsageError(f"--patch-size {by(patch)}", "give a number of pixels, such as 16")
     if size[0] < patch[0] or size[1] < patch[1]:
-        raise UsageError(f"an image of {size[0]}x{size[1]} is smaller than one patch of {patch[0]}")
+        raise UsageError(
+            f"an image of {by(size)} is smaller than one patch of {patches}",
+            "give a larger --image-size or a smaller --patch-size",
+        )
     if asked and (size[0] % patch[0] or size[1] % patch[1]):
         near = [max(1, round(s / p)) * p for s, p in zip(size, patch, strict=True)]
         raise UsageError(
-            f"--image-size {size[0]}x{size[1]} is not a multiple of the patch size {patch[0]}",
+            f"--image-size {by(size)} is not a multiple of the patch size {patches}",
             f"the nearest is {near[0]}x{near[1]}",
         )
     if max(size) > MAX_SIDE:
-        raise UsageError(f"an image of {size[0]}x{size[1]} is too large for a model")
+        raise UsageError(f"an image of {by(size)} is too large for a model")

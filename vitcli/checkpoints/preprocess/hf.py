@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from vitcli.checkpoints.layouts.layout import Json, pair
@@ -19,9 +20,11 @@ from vitcli.checkpoints.preprocess.published import (
     PROCESSOR_OF,
     PROCESSORS,
     RESAMPLE,
+    RESIZER_OF,
+    TORCH_FILTERS,
 )
 from vitcli.errors import CheckpointError
-from vitcli.records import Fit, Preprocess, Size
+from vitcli.records import Fit, Preprocess, Resizer, Size
 
 # The keys that each step is read from.
 HF_KEYS = {
@@ -33,22 +36,27 @@ HF_KEYS = {
 
 
 def from_hf(
-    processor: Json, model_type: str, model_size: Size, image_size: Size | None
+    processor: Json,
+    model_type: str,
+    model_size: Size,
+    image_size: Size | None,
+    file: str = "preprocessor_config.json",
 ) -> FoundPreprocess:
-    """Read any generation of `preprocessor_config.json`; `image_size` overrides its size.
+    """Read any generation of `preprocessor_config.json`; `image_size` overrides its size. Other
+    files may hold the same object.
 
     Without a file, the defaults are scaled to the family's evaluation size, or to the model's size
     if it has none. The first generation has sizes as integers, the second adds
     `feature_extractor_type`, the third has `image_processor_type` and sizes as objects. An integer
     means a square for ViT and DeiT, the shortest edge for BiT and CLIP.
     """
-    kind = _processor_kind(processor, model_type)
+    kind = _processor_kind(processor, model_type, file)
     known = {k: v for k, v in processor.items() if v is not None}
     hub = HUB.get(model_type, {}) if not processor else {}
     values = {**PROCESSORS[kind], **hub, **known}
     crop = _crop_size(values)
     resize: Size | None
-    resize, fit, longest = _resize(values)
+    resize, fit, longest = _resize(values, file)
     if not values.get("do_resize", True):
         resize = None
     if crop is None and (resize is None or fit == "shortest"):
@@ -67,9 +75,13 @@ def from_hf(
     rescale = positive(values.get("rescale_factor", 1 / 255), "rescale_factor")
     if not values.get("do_rescale", True):
         rescale = 1.0
-        notes.append("preprocessor_config.json says do_rescale: false; pixels stay 0 to 255")
+        notes.append(f"{file} says do_rescale: false; pixels stay 0 to 255")
     default = f"{model_type} on the hub" if hub else f"{kind}ImageProcessor's default"
-    sources = origins(HF_KEYS, processor, "preprocessor_config.json", default)
+    if values.get("crop_to_patches"):
+        notes.append(f"{file} says crop_to_patches: true; the whole image is one of its tiles here")
+    if values.get("do_pad") and values.get("pad_size"):
+        raise CheckpointError(f"{file}: do_pad is not supported", "--preprocess timm overrides it")
+    sources = origins(HF_KEYS, processor, file, default)
     if not values.get("do_center_crop", False):
         sources["center_crop"] = "config.json: image_size"
     plan = Preprocess(
@@ -81,12 +93,34 @@ def from_hf(
         rescale=rescale,
         mean=triple(mean, "image_mean"),
         std=positive_triple(std, "image_std"),
-        source="preprocessor_config.json" if processor else f"{default}s" if not hub else default,
+        source=file if processor else f"{default}s" if not hub else default,
     )
+    if kind in RESIZER_OF and resize is not None:
+        plan = _by_torch(plan, RESIZER_OF[kind], file)
     return FoundPreprocess(plan, tuple(notes), sources)
 
 
-def _processor_kind(processor: Json, model_type: str) -> str:
+def _by_torch(plan: Preprocess, resizer: Resizer, file: str) -> Preprocess:
+    """The plan with another resizer. Raises CheckpointError for other filters, and for a crop that
+    needs padding, which transformers' backend for tensors places differently."""
+    assert plan.resize is not None
+    if plan.resample not in TORCH_FILTERS:
+        known = ", ".join(TORCH_FILTERS)
+        raise CheckpointError(
+            f"{file}: a {plan.resample} resize of tensors is not supported",
+            f"known are {known}; --preprocess timm overrides it",
+        )
+    if any(map(int.__lt__, plan.resize, plan.size)):
+        (height, width), (rows, columns) = plan.resize, plan.size
+        raise CheckpointError(
+            f"{file}: a crop of {rows}x{columns} after a resize of tensors to "
+            f"{height}x{width} is not supported",
+            "--preprocess timm overrides it",
+        )
+    return replace(plan, resizer=resizer)
+
+
+def _processor_kind(processor: Json, model_type: str, file: str) -> str:
     name = str(
         processor.get("image_processor_type") or processor.get("feature_extractor_type") or ""
     )
@@ -97,13 +131,13 @@ def _processor_kind(processor: Json, model_type: str) -> str:
     if name not in PROCESSORS:
         known = ", ".join(PROCESSORS)
         raise CheckpointError(
-            f"preprocessor_config.json asks for a {name} image processor",
+            f"{file} asks for a {name} image processor",
             f"known are {known}; --preprocess timm overrides it",
         )
     return name
 
 
-def _resize(values: Json) -> tuple[Size, Fit, int | None]:
+def _resize(values: Json, file: str) -> tuple[Size, Fit, int | None]:
     """Read any generation's `size` as (target, fit, limit of the longer edge)."""
     size = values["size"]
     if isinstance(size, int):
@@ -122,7 +156,7 @@ def _resize(values: Json) -> tuple[Size, Fit, int | None]:
             longest = size.get("longest_edge")
             cap = None if longest is None else pair(longest, "longest_edge")[0]
             return pair(size["shortest_edge"], "size"), "shortest", cap
-    raise CheckpointError(f"preprocessor_config.json: size is {size!r}, which is not supported")
+    raise CheckpointError(f"{file}: size is {size!r}, which is not supported")
 
 
 def _crop_size(values: Json) -> Size | None:
@@ -159,14 +193,18 @@ def to_hf(plan: Preprocess) -> dict[str, Any]:
         "resample": next(n for n, name in RESAMPLE.items() if name == plan.resample),
         "size": target,
     }
+    kinds = {resizer: f"{name}ImageProcessor" for name, resizer in RESIZER_OF.items()}
+    by_torch = {"image_processor_type": kinds[plan.resizer]} if plan.resizer in kinds else {}
     if plan.resize is not None and plan.fit == "squash":
         values["size"] = {"height": plan.resize[0], "width": plan.resize[1]}
         if plan.resize == plan.size:
-            return values
-        return {**values, "image_processor_type": "DeiTImageProcessor", **_cropped(target)}
+            return values | by_torch
+        values["image_processor_type"] = "DeiTImageProcessor"
+        return values | _cropped(target) | by_torch
     if plan.fit == "shortest" and plan.resize is not None and plan.longest is None:
         values["size"] = {"shortest_edge": plan.resize[0]}
-        return {**values, "image_processor_type": "BitImageProcessor", **_cropped(target)}
+        values["image_processor_type"] = "BitImageProcessor"
+        return values | _cropped(target) | by_torch
     raise CheckpointError(f"transformers has no image processor for: {plan.describe()}")
 
 

@@ -26,22 +26,20 @@ from vitcli.images.job import DecodeJob
 from vitcli.images.kinds import suffixes
 from vitcli.images.scan import Omissions, Scan
 from vitcli.images.workers import iter_decoded
-from vitcli.jobs.job import DEFAULT_MODEL, ModelOptions, NullReporter, Reporter
+from vitcli.jobs.job import DEFAULT_MODEL, SILENT, ModelOptions, Note, Reporter
 from vitcli.jobs.loading import load_model
 from vitcli.models import onednn
 from vitcli.models.cost import cost
 from vitcli.models.limit import matmul_flops, share_of_limit
 from vitcli.models.prepare import choose_device
 from vitcli.processes import available_cpus
-from vitcli.records import Decode, ImageRef, Preprocess, Sample
+from vitcli.records import Decode, ImageRef, PixelArray, Preprocess, Sample
 from vitcli.tasks.bench.protocol import (
     Candidate,
     Ended,
     Exported,
     Exporting,
-    Note,
     Outputs,
-    Pixels,
     Read,
     Reading,
     Skipped,
@@ -108,7 +106,7 @@ class Bench:
 
 def bench(
     job: BenchJob,
-    reporter: Reporter | None = None,
+    reporter: Reporter = SILENT,
     on_step: Callable[[str], None] = lambda text: None,
     *,
     began: float | None = None,
@@ -120,7 +118,7 @@ def bench(
     measurements so far, along with the signal.
     """
     began = time.monotonic() if began is None else began
-    return _Trials(job, reporter or NullReporter(), on_step, began).run()
+    return _Trials(job, reporter, on_step, began).run()
 
 
 @dataclass(slots=True)
@@ -169,11 +167,11 @@ class _Trials:
             raise self._nothing_measured()
         return self._result(model, device, source, interrupted)
 
-    def _images(self, paths: Sequence[str], preprocess: Preprocess) -> tuple[Pixels, str]:
+    def _images(self, paths: Sequence[str], preprocess: Preprocess) -> tuple[PixelArray, str]:
         """The images that every candidate runs on, (n, H, W, 3), and their description."""
         if not paths:  # not the images that calibrate int8
             drawn = calibration_pixels(preprocess.size, CALIBRATION + MAX_IMAGES)[CALIBRATION:]
-            return drawn, f"{MAX_IMAGES} drawn images"
+            return drawn.astype(preprocess.dtype), f"{MAX_IMAGES} drawn images"
         self.on_step("reading images")
         decoded = _decoded(paths, preprocess, self._end(SHARE_FOR_READY) / 4)
         if not len(decoded):
@@ -276,7 +274,7 @@ class _Trials:
             self.left_out[name] = why
             self.reporter.note(f"{name}: {why}")
 
-    def _read_files(self, trial: Trial, model: Model, images: Pixels) -> None:
+    def _read_files(self, trial: Trial, model: Model, images: PixelArray) -> None:
         """Measure the best candidates end to end on the files."""
         rows = list(table(self.measured.values(), *self._reference(model), {}))
         purposes = ("fastest", "close", "exact")
@@ -302,7 +300,7 @@ class _Trials:
             self._try(reading, result, left / (len(chosen) - place), " from files")
 
     def _decodings(
-        self, trial: Trial, preprocess: Preprocess, images: Pixels
+        self, trial: Trial, preprocess: Preprocess, images: PixelArray
     ) -> tuple[tuple[Decode, ...], Path]:
         """The values of --decode that give different pixels here, and the file of the last one's
         pixels."""
@@ -378,7 +376,7 @@ def _paths(on: str, note: Callable[[str], None]) -> tuple[str, ...]:
     return tuple(listed[:: max(1, -(-len(listed) // MAX_FILES))])
 
 
-def _decoded(paths: Sequence[str], preprocess: Preprocess, seconds: float) -> Pixels:
+def _decoded(paths: Sequence[str], preprocess: Preprocess, seconds: float) -> PixelArray:
     """Decode up to MAX_IMAGES images for at most `seconds`.  -> (n, H, W, 3)"""
     until = time.monotonic() + seconds
     step = max(1, len(paths) // MAX_IMAGES)
@@ -390,4 +388,4 @@ def _decoded(paths: Sequence[str], preprocess: Preprocess, seconds: float) -> Pi
                 images.append(item.pixels[0])
             if len(images) == MAX_IMAGES or time.monotonic() > until:
                 break
-    return np.stack(images) if images else np.zeros((0, *preprocess.size, 3), np.uint8)
+    return np.stack(images) if images else np.zeros((0, *preprocess.size, 3), preprocess.dtype)

@@ -22,20 +22,18 @@ from vitcli.checkpoints.load import Model
 from vitcli.errors import VitError
 from vitcli.images.job import DecodeJob
 from vitcli.images.loader import iter_batches
-from vitcli.jobs.loading import load_model
+from vitcli.jobs.job import Note, Running
+from vitcli.jobs.loading import load_model, prepare_model
 from vitcli.models.engine import Engine, Judged, TorchEngine
-from vitcli.models.prepare import prepare
 from vitcli.processes import end_with_parent
-from vitcli.records import Batch, ImageRef
+from vitcli.records import Batch, ImageRef, PixelArray
 from vitcli.tasks.bench.memory import family_peak, peak_memory
 from vitcli.tasks.bench.protocol import (
     Ended,
     Event,
     Exported,
     Exporting,
-    Note,
     Outputs,
-    Pixels,
     Read,
     Skipped,
     Timed,
@@ -72,7 +70,7 @@ def _run(trial: Trial, send: Send) -> None:
     engine = _engine(trial, model, send)
     if engine is None:
         return
-    images: Pixels = np.load(trial.images)
+    images: PixelArray = np.load(trial.images)
     if trial.readings:
         _read(trial, engine, model, images, send)
         return
@@ -86,14 +84,8 @@ def _engine(trial: Trial, model: Model, send: Send) -> Engine | None:
     """Open the candidate's engine; export it and return None if it has no files yet."""
     candidate = trial.candidate
     if candidate.engine == "torch":
-        prepared = prepare(
-            model.network,
-            model.preprocess,
-            trial.device,
-            candidate.dtype,
-            quantize=candidate.quantize,
-            note=lambda text: send(Note(text)),
-        )
+        running = Running(device=trial.device, dtype=candidate.dtype, quantize=candidate.quantize)
+        prepared = prepare_model(model, running, lambda text: send(Note(text)))
         return TorchEngine(prepared, Judged())
     began, notes = time.monotonic(), list[str]()
 
@@ -108,7 +100,9 @@ def _engine(trial: Trial, model: Model, send: Send) -> Engine | None:
     return engines.open_exported(folder, candidate.engine, candidate.dtype)
 
 
-def _time(trial: Trial, engine: Engine, images: Pixels, outputs: OutputsByImage, send: Send) -> int:
+def _time(
+    trial: Trial, engine: Engine, images: PixelArray, outputs: OutputsByImage, send: Send
+) -> int:
     """Time every batch size and return the largest that was timed. Sizes ascend, so the peak
     memory so far belongs to the current size."""
     per_image, largest = 0.0, trial.batch_sizes[0]
@@ -133,7 +127,7 @@ def _time(trial: Trial, engine: Engine, images: Pixels, outputs: OutputsByImage,
 
 
 def _times(
-    engine: Engine, images: Pixels, size: int, seconds: float, outputs: OutputsByImage
+    engine: Engine, images: PixelArray, size: int, seconds: float, outputs: OutputsByImage
 ) -> Iterator[float]:
     """Yield the seconds of each run after a warm-up: at least one run, and more while time is
     left."""
@@ -153,7 +147,7 @@ def _times(
 
 
 def _complete(
-    engine: Engine, images: Pixels, outputs: OutputsByImage, size: int, deadline: float
+    engine: Engine, images: PixelArray, outputs: OutputsByImage, size: int, deadline: float
 ) -> None:
     """Compute the outputs that are still missing, until the deadline."""
     missing = [number for number in range(len(images)) if number not in outputs]
@@ -169,7 +163,7 @@ def _outputs(outputs: OutputsByImage) -> Outputs:
     return Outputs(np.array(numbers, dtype=np.int64), np.stack([outputs[n] for n in numbers]))
 
 
-def _read(trial: Trial, engine: Engine, model: Model, images: Pixels, send: Send) -> None:
+def _read(trial: Trial, engine: Engine, model: Model, images: PixelArray, send: Send) -> None:
     """Read the files over and over in each way, as `vit classify` does. Before the first reading
     with `--decode fast`, send the outputs for `images`, which were decoded so."""
     [size], per_batch = trial.batch_sizes, 0.0
