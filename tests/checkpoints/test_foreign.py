@@ -24,12 +24,12 @@ def vit() -> Golden:
 
 # Their tensors can be those of a plain ViT.
 NAMED = {
-    "vit_pe_core_tiny_patch16_384.fb": "a Perception Encoder",
-    "vit_pe_spatial_base_patch16_512": "a Perception Encoder",
-    "vit_base_patch16_rope_ape_224.naver_in1k": "rotary positions (RoPE-ViT)",
-    "vit_betwixt_patch16_rope_reg4_gap_256": "rotary positions (RoPE-ViT)",
-    "vit_base_patch16_dinov3.lvd1689m": "a DINOv3",
-    "eva02_base_patch14_224": "an EVA",
+    "vit_pe_video_tiny_patch16_384.fb": "a Perception Encoder",
+    "vit_base_patch16_rope_other_224.naver_in1k": "rotary positions (RoPE-ViT)",
+    "vit_base_patch32_dinov3.lvd1689m": "a DINOv3",
+    "eva03_base_patch14_224": "an EVA",
+    "eva02_enormous_patch14_clip_224.laion2b": "norms come after",
+    "vit_base_patch16_sapiens2": "a Sapiens2",
     "beitv2_base_patch16_224": "a BEiT",
     "vit_base_patch16_rpn_224": "norms come after",
     "vit_relpos_base_patch16_224": "relative positions",
@@ -55,7 +55,7 @@ def test_timms_name_decides_before_the_tensors(name: str, vit: Golden, tmp_path:
 
 
 def test_the_name_in_timms_inner_config_decides_too(vit: Golden, tmp_path: Path) -> None:
-    inner = vit.json["pretrained_cfg"] | {"architecture": "vit_pe_core_tiny_patch16_384.fb"}
+    inner = vit.json["pretrained_cfg"] | {"architecture": "vit_pe_video_tiny_patch16_384.fb"}
     json = {k: v for k, v in vit.json.items() if k != "architecture"} | {"pretrained_cfg": inner}
     assert "a Perception Encoder" in refusal(vit.save(tmp_path / "m", json))
 
@@ -110,11 +110,10 @@ def test_an_argument_of_timms_that_changes_the_numbers_is_refused(
 def test_tensors_of_other_families_are_told() -> None:
     for names, said in {
         "storage_tokens patch_embed.proj.weight": "a DINOv3",
-        "reg_token blocks.0.gamma_1": "a DINOv3",
         "layer.0.attention.q_proj.weight embeddings.patch_embeddings.weight": "a DINOv3",
         "visual.attn_pool.probe": "a Perception Encoder",
         "attn_pool.latent norm_pre.weight": "a Perception Encoder",
-        "blocks.0.attn.q_bias blocks.0.mlp.fc1_g.weight": "an EVA",
+        "blocks.0.attn.q_bias blocks.0.mlp.w1.weight": "an EVA",
         "blocks.0.attn.relative_position_bias_table blocks.0.gamma_1": "a BEiT",
         "radio_model.model.patch_generator.embedder.weight": "a RADIO",
         "patch_embed.proj.weight blocks.0.attn.qkv.weight": "without a final norm",

@@ -35,6 +35,7 @@ from fixtures.jax import STYLES, jax_arrays
 from fixtures.weights import MODES, fill, photo, pixels, weight
 
 GOLDEN = Path(__file__).resolve().parent / "timm"
+EVA = Path(__file__).resolve().parent / "timm_eva"
 SWIN = Path(__file__).resolve().parent / "timm_swin"
 BEIT = Path(__file__).resolve().parent / "timm_beit"
 LABELS = Path(__file__).resolve().parents[2] / "vitcli" / "checkpoints" / "imagenet_1k.txt"
@@ -42,7 +43,8 @@ LABELS = Path(__file__).resolve().parents[2] / "vitcli" / "checkpoints" / "image
 
 @dataclass(frozen=True)
 class Case:
-    """One tiny model: an architecture of timm's, made small by the arguments."""
+    """One tiny model: an architecture of timm's, made small by the arguments. `larger` is the size
+    that it is then changed to; `zeros` are tensors of zeros."""
 
     name: str
     architecture: str
@@ -50,6 +52,8 @@ class Case:
     num_classes: int = 7
     args: dict[str, Any] = field(default_factory=dict)
     jax: str = ""  # one of STYLES: the weights come to timm by an `.npz` of that style
+    larger: tuple[int, int] | None = None
+    zeros: tuple[str, ...] = ()
 
 
 SMALL = {"embed_dim": 32, "depth": 2, "num_heads": 4}
@@ -101,6 +105,29 @@ CASES = (
 )
 
 
+WIDE = {"embed_dim": 48, "depth": 2, "num_heads": 3}
+TWO_HEADS = {"embed_dim": 32, "depth": 3, "num_heads": 2}
+POOLED = {**WIDE, "attn_pool_num_heads": 8}
+
+EVA_CASES = (
+    Case("dinov3", "vit_small_patch16_dinov3_qkvb", num_classes=0, args=WIDE, larger=(96, 80)),
+    Case("dinov3_swiglu", "vit_huge_plus_patch16_dinov3", num_classes=0, args=TWO_HEADS),
+    Case("dinov3_head", "vit_base_patch16_dinov3", num_classes=5, args=TWO_HEADS),
+    Case("lingbot", "vit_giant_patch16_lingbot", (48, 64), num_classes=0, args=WIDE),
+    Case("pe_core", "vit_pe_core_small_patch16_384", (48, 64), 12, POOLED, zeros=("head.bias",)),
+    Case("pe_lang", "vit_pe_lang_large_patch14_448", (42, 56), num_classes=0, args=WIDE),
+    Case("pe_spatial", "vit_pe_spatial_gigantic_patch14_448", (56, 42), 0, args=TWO_HEADS),
+    Case("eva02_packed", "eva02_tiny_patch14_224", (42, 56), args=WIDE, larger=(70, 84)),
+    Case("eva02", "eva02_base_patch14_448", (56, 42), args=TWO_HEADS),
+    Case("eva02_clip", "eva02_base_patch16_clip_224", (48, 64), num_classes=512, args=TWO_HEADS),
+    Case("eva_giant", "eva_giant_patch14_224", (56, 42), args=WIDE),
+    Case("rope_axial", "vit_small_patch16_rope_224", (48, 64), args=WIDE, larger=(80, 96)),
+    Case("rope_mixed", "vit_small_patch16_rope_mixed_224", args=TWO_HEADS, larger=(96, 80)),
+    Case("rope_ape", "vit_base_patch16_rope_ape_224", (48, 64), num_classes=0, args=TWO_HEADS),
+    Case("rope_gap", "vit_betwixt_patch16_rope_reg4_gap_256", args=WIDE, larger=(96, 80)),
+)
+
+
 def save_npz(path: Path, arrays: dict[str, np.ndarray], config: dict[str, Any]) -> None:
     """The arrays, and the config as JSON text; uncompressed, so that equal data are equal bytes."""
     np.savez(path, allow_pickle=False, **arrays, config=np.array(json.dumps(config)))
@@ -110,7 +137,7 @@ def save_npz(path: Path, arrays: dict[str, np.ndarray], config: dict[str, Any]) 
 def traits(model: nn.Module) -> dict[str, Any]:
     """What the architecture decided and the state dict's shapes do not show."""
     mlp = model.blocks[0].mlp
-    gate = "gated_" if hasattr(mlp, "gate_last") else ""
+    gate = "gated_" if hasattr(mlp, "gate_last") or hasattr(mlp, "fc1_g") else ""
     act = type(mlp.act).__name__
     tanh = act == "GELUTanh" or getattr(mlp.act, "approximate", "none") == "tanh"
     return {
@@ -148,17 +175,20 @@ def write_case(case: Case, folder: Path = GOLDEN) -> None:
         case.architecture, num_classes=case.num_classes, img_size=case.img_size, **case.args
     ).eval()
     state = model.state_dict()
-    model.load_state_dict({name: torch.from_numpy(value) for name, value in fill(state).items()})
+    weights = {name: torch.from_numpy(value) for name, value in fill(state).items()}
+    model.load_state_dict(weights | {name: torch.zeros_like(weights[name]) for name in case.zeros})
 
     if case.jax:
         by_npz(model, case.jax)
+    if case.larger:
+        model.set_input_size(case.larger)
 
     hidden: list[torch.Tensor] = []
     model.blocks[0].register_forward_pre_hook(lambda _, inputs: hidden.append(inputs[0]))
     for block in model.blocks:
         block.register_forward_hook(lambda _module, _inputs, output: hidden.append(output))
 
-    height, width = case.img_size
+    height, width = case.larger or case.img_size
     inputs = {"batch": 2, "height": height, "width": width, "seed": len(case.name)}
     features = model.forward_features(torch.from_numpy(pixels(**inputs)))
     arrays = {
@@ -177,6 +207,7 @@ def write_case(case: Case, folder: Path = GOLDEN) -> None:
         "pixels": inputs,
         "traits": traits(model),
         "keys": {name: list(value.shape) for name, value in state.items()},
+        **({"zeros": case.zeros} if case.zeros else {}),
         "timm": timm.__version__,
     }
     save_npz(folder / f"{case.name}.npz", arrays, config)
@@ -412,6 +443,9 @@ def main() -> None:
     GOLDEN.mkdir(exist_ok=True)
     for case in CASES:
         write_case(case)
+    EVA.mkdir(exist_ok=True)
+    for case in EVA_CASES:
+        write_case(case, EVA)
     write_pos_embed()
     BEIT.mkdir(exist_ok=True)
     for case in BEIT_CASES:

@@ -15,10 +15,11 @@ from torch import Tensor
 from tests.fixtures.weights import fill, pixels
 
 FOLDER = Path(__file__).parents[1] / "golden" / "timm"
-SWIN = FOLDER.with_name("timm_swin")
+SWIN, EVA = FOLDER.with_name("timm_swin"), FOLDER.with_name("timm_eva")
 BEIT = FOLDER.with_name("timm_beit")
 BEIT_NAMES = tuple(sorted(p.stem for p in BEIT.glob("*.npz")))
 SWIN_NAMES = tuple(sorted(p.stem for p in SWIN.glob("*.npz") if p.stem != "bias_tables"))
+EVA_NAMES = tuple(sorted(p.stem for p in EVA.glob("*.npz")))
 NAMES = tuple(sorted(p.stem for p in FOLDER.glob("*.npz") if p.stem != "pos_embed"))
 
 
@@ -42,7 +43,8 @@ class Golden:
 
     @property
     def state(self) -> dict[str, Tensor]:
-        return {name: torch.from_numpy(value) for name, value in fill(self.config["keys"]).items()}
+        filled = {n: torch.from_numpy(value) for n, value in fill(self.config["keys"]).items()}
+        return filled | {n: torch.zeros_like(filled[n]) for n in self.config.get("zeros", ())}
 
     @property
     def pixels(self) -> Tensor:

@@ -16,6 +16,8 @@ from vitcli.checkpoints.keymap import knows
 from vitcli.checkpoints.layouts.layout import Json, Layout, plain_names
 from vitcli.errors import CheckpointError
 
+# Layouts that also fit the tensors of models with rotary positions.
+MAY_ROTATE = ("timm", "deit", "dino", "mae", "dinov2", "openai", "open-clip")
 # Matches the file names of unsupported models whose tensor names are those of a plain ViT.
 _ROPE_FILE = re.compile(
     r"(^|[_-])(pe[_-]?(core|lang|spatial)|vit[_-]pe|rope)([_-]|$)", re.IGNORECASE
@@ -40,8 +42,8 @@ def layout_of(
     check_tensors(state, is_named=is_named, forced=forced)
     if name is not None:
         return _layout_named(name)
-    detected = _claiming(state)
-    if file is not None and not is_named:
+    detected = _detected(state, _of_architecture(config or {}))
+    if file is not None and not is_named and detected.name in MAY_ROTATE:
         _check_file(file, detected.strip(state))
     kind = str((config or {}).get("model_type", ""))
     if kind and detected.model_types and kind not in detected.model_types:
@@ -51,6 +53,25 @@ def layout_of(
             "with --layout NAME",
         )
     return detected
+
+
+def _detected(state: Mapping[str, Tensor], named: Layout | None) -> Layout:
+    """The layout of these tensors. `named` is the one of the architecture in the config: it decides
+    if it knows all names, and if the tensors do not show a rotation that the architecture has."""
+    if named is not None and _knows_all(named, state):
+        return named
+    detected = _claiming(state)
+    hides_rotation = detected.name in MAY_ROTATE and named and named.name not in MAY_ROTATE
+    return named if named and hides_rotation else detected
+
+
+def _of_architecture(config: Json) -> Layout | None:
+    """The layout of the architecture that the config names."""
+    for model in _models_named(config):
+        for layout in layouts.LAYOUTS:
+            if layout.architectures and re.fullmatch(layout.architectures, model.name):
+                return layout
+    return None
 
 
 def claims(state: Mapping[str, Tensor]) -> list[Layout]:
@@ -68,14 +89,18 @@ def _claiming(state: Mapping[str, Tensor]) -> Layout:
         several = " and ".join(layout.name for layout in claiming)
         raise CheckpointError(f"these tensors could be {several}", "choose one with --layout")
     for layout in layouts.LAYOUTS:
-        names = layout.strip(state)
-        if knows(names, layout.rules(names)):
+        if _knows_all(layout, state):
             return layout
     shown = ", ".join(list(state)[:3])
     raise CheckpointError(
         f"no layout knows all of this file's tensors, which start with {shown}",
         f"known are {_all_names()}; choose how to read the tensors with --layout NAME",
     )
+
+
+def _knows_all(layout: Layout, state: Mapping[str, Tensor]) -> bool:
+    names = layout.strip(state)
+    return knows(names, layout.rules(names))
 
 
 def _layout_named(name: str) -> Layout:

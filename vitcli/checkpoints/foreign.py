@@ -69,7 +69,6 @@ ROWS: tuple[Foreign, ...] = (
         (
             "storage_tokens",
             r"rope_embed\.periods",
-            r"reg_token blocks\.0\.gamma_1 !pos_embed",
             _HF_DINOV3,
         ),
     ),
@@ -96,7 +95,7 @@ ROWS: tuple[Foreign, ...] = (
     Foreign(
         "a Vision Transformer with rotary positions (RoPE-ViT)",
         r"(^|_)rope(_|$|vit)",
-        (r"rope\.freqs", r"freqs patch_embed\.proj\.weight", "freqs_cis"),
+        (r"freqs patch_embed\.proj\.weight", "freqs_cis"),
     ),
     Foreign(
         "an AIMv2: it has RMS norms and no biases",
@@ -107,21 +106,24 @@ ROWS: tuple[Foreign, ...] = (
             r"preprocessor\.patchifier\..*",
         ),
     ),
+    Foreign("an EVA-02 E, whose norms come after its sublayers", r"^eva02_enormous"),
+    Foreign(
+        "a Sapiens2: it has norms of queries and keys, and grouped keys",
+        "sapiens2",
+        (r"blocks\.0\.attn\.q_norm\.weight reg_token",),
+    ),
     Foreign(
         "an EVA: its attention has other biases, EVA-02 also rotary positions (RoPE)",
         r"^eva(0\d|_|-?clip|$)|^EVA0",
         (
-            r"(.*\.)?blocks\.0\.mlp\.fc1_g\.weight",
             r"(.*\.)?blocks\.0\.mlp\.w1\.weight",
             r"(.*\.)?rope\.freqs_cos",
-            r"(.*\.)?blocks\.0\.attn\.q_bias !(.*\.)?blocks\.0\.attn\.relative_position_bias_table"
-            r" !(.*\.)?rel_pos_bias\.relative_position_bias_table",
         ),
     ),
     Foreign(
         "a BEiT-3: it has norms inside attention and feed-forward",
         "beit-?3",
-        (r"blocks\.0\.attn\.norm\.weight blocks\.0\.mlp\.norm\.weight",),
+        (r"blocks\.0\.attn\.norm\.weight blocks\.0\.mlp\.norm\.weight !blocks\.0\.mlp\.fc1_g\.weight",),
     ),
     Foreign("a V-JEPA, a model of videos", "v_?jepa|^vjepa"),
     Foreign(

@@ -148,6 +148,7 @@ def load(
         if detected.doubt and bare is not None and layout is None:
             notes.append(detected.doubt)
         config, tensors = parts.config, parts.tensors
+        notes += detected.notes(config, checkpoint.config)
         if head is not None:
             with_head = read_head(head, config)
             config, tensors = with_head.config, tensors | with_head.tensors

@@ -99,6 +99,7 @@ class ViTConfig:
     hidden_dim: int
     num_classes: int = 0
     projection: int = 0  # the width of CLIP's joint space of images and texts
+    projection_bias: bool = False
     in_chans: int = 3
     class_token: bool = True
     dist_token: bool = False
@@ -162,6 +163,8 @@ class ViTConfig:
             raise CheckpointError(f"a head on {self.head_blocks} blocks needs their class tokens")
         if self.dist_head and not self.dist_token:
             raise CheckpointError("a distillation head needs a distillation token")
+        if self.projection_bias and not self.projection:
+            raise CheckpointError("a bias of the projection needs a projection")
         if self.projection and self.num_classes:
             raise CheckpointError("a projection and a classifier do not go together")
 

@@ -48,7 +48,7 @@ def parameters(config: Config) -> int:
     feed_forward = hidden * (1 + gated) * (width + config.ffn_bias)
     feed_forward += width * (hidden + config.ffn_bias) + of_norm * hidden * config.ffn_norm
     block = norm + attention + norm + feed_forward + 2 * width * config.layer_scale
-    projection = config.pooled_dim * config.projection
+    projection = (config.pooled_dim + config.projection_bias) * config.projection
     pooling = 0
     if config.pool == "map":
         projections = _linear(width, width) + _linear(width, 2 * width) + _linear(width, width)

@@ -87,7 +87,8 @@ class VisionTransformer(nn.Module):
         classes = config.num_classes
         self.head = nn.Linear(config.pooled_dim, classes) if classes else nn.Identity()
         width = config.projection
-        self.proj = nn.Linear(config.pooled_dim, width, bias=False) if width else nn.Identity()
+        bias = config.projection_bias
+        self.proj = nn.Linear(config.pooled_dim, width, bias) if width else nn.Identity()
         if config.dist_head:
             self.head_dist = nn.Linear(dim, classes)
 

@@ -28,7 +28,9 @@ def reconstruction_of(model: Model, seed: int) -> Model:
         raise CheckpointError(
             f"{model.spec} is a Swin: masked pre-training is for plain Vision Transformers"
         )
-    config = replace(model.network.config, num_classes=0, projection=0, dist_head=False)
+    config = replace(
+        model.network.config, num_classes=0, projection=0, projection_bias=False, dist_head=False
+    )
     encoder = VisionTransformer(config)
     tensors = model.network.state_dict()
     encoder.load_state_dict({name: tensors[name].clone() for name in encoder.state_dict()})

@@ -80,7 +80,14 @@ def _forms(config: Config, classes: int) -> Sequence[Config]:
     cannot express all of them."""
     if not isinstance(config, ViTConfig):
         return [replace(config, num_classes=classes)]
-    plain = replace(config, num_classes=classes, projection=0, dist_head=False, head_blocks=1)
+    plain = replace(
+        config,
+        num_classes=classes,
+        projection=0,
+        projection_bias=False,
+        dist_head=False,
+        head_blocks=1,
+    )
     forms = [plain]
     if config.pool != "mean":
         forms.append(replace(plain, pool="mean"))

@@ -17,6 +17,7 @@ from vitcli.checkpoints.layouts import (
     swin,
     timm,
     timm_beit,
+    timm_eva,
     timm_swin,
     torchvision,
 )
@@ -35,6 +36,7 @@ LAYOUTS: tuple[Layout, ...] = (
     open_clip_timm.LAYOUT,
     timm.LAYOUT,
     timm_beit.LAYOUT,
+    timm_eva.LAYOUT,
     *meta.LAYOUTS,
     timm_swin.LAYOUT,
     swin.LAYOUT,

@@ -74,6 +74,7 @@ RARE: dict[str, tuple[object, str]] = {
     "pool_heads": (0, "another number of heads in the attention pooling"),
     "pool_hidden_dim": (0, "another width of the feed-forward in the attention pooling"),
     "pool_prefix": (False, "attention pooling that reads prefix tokens"),
+    "projection_bias": (False, "a projection with a bias"),
 }
 # In a model with a head, the names of the backbone have a prefix, but not those of these modules.
 HEADS = ("classifier", "cls_classifier", "distillation_classifier", "visual_projection")
@@ -186,10 +187,12 @@ class Layout:
     of heads if the user gives it or `num_heads` reads it from the tensors. With `needs_config`, a
     file needs a config because its tensors do not show all sizes. `fields` maps the fields of
     vitcli's config to the JSON's keys. `decoders` are those of masked pre-training.
+    `notes` returns notes for the user.
 
     To preprocess: `words` is the library whose keys the JSON has; `json_words`, if given, replaces
     it for files with a JSON. "own" means that no JSON is read, and that `evaluation`, from the
-    layout's repository, is the preprocessing. `family` is set if all its files belong to one.
+    layout's repository, is the preprocessing. `family` is set if all its files belong to one,
+    but for those of `family_of`.
     """
 
     name: str
@@ -207,10 +210,12 @@ class Layout:
     architectures: str = ""
     doubt: str = ""
     decoders: Decoders | None = None
+    notes: Callable[[Config, Json], tuple[str, ...]] = lambda config, json: ()
     words: Words = "own"
     json_words: Words | None = None
     evaluation: Evaluation | None = None
     family: Family | None = None
+    family_of: Callable[[Config], Family | None] = lambda config: None
     fields: Mapping[str, str] = field(default_factory=dict)
 
     def strip(self, state: Tensors) -> dict[str, Tensor]:

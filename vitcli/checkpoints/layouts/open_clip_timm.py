@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
+from typing import Any
 
 from vitcli.checkpoints.keymap import Rule, rename
-from vitcli.checkpoints.layouts import openai, timm
+from vitcli.checkpoints.layouts import openai, timm, timm_eva
 from vitcli.checkpoints.layouts.layout import Json, Layout, Tensors
 from vitcli.checkpoints.preprocess.published import SIGLIP
 from vitcli.errors import CheckpointError
@@ -24,21 +25,23 @@ def _under_trunk(rule: Rule) -> Rule:
     return replace(rule, theirs=spelled[0], also=tuple(spelled[1:]))
 
 
-RULES = (
-    *map(_under_trunk, timm.RULES),
-    rename(openai.VISUAL + "head.proj.weight", "proj.weight"),
-    *openai.TEXT_RULES,
-)
-
-
 def detect(names: Collection[str]) -> bool:
-    return (
-        TRUNK + "patch_embed.proj.weight" in names and TRUNK + "blocks.0.attn.qkv.weight" in names
+    return TRUNK + "patch_embed.proj.weight" in names and any(
+        f"{TRUNK}blocks.0.attn.{part}.weight" in names for part in ("qkv", "q_proj")
     )
 
 
 def rules(state: Tensors) -> tuple[Rule, ...]:
-    return RULES
+    """The rules of the tower, whose head is a projection. Those of timm's `Eva` know all names of
+    its plain ViTs, too."""
+    bias = state.get(TRUNK + "head.bias")
+    head = timm_eva.PROJECTION if bias is None or bias.any() else timm_eva.UNBIASED_PROJECTION
+    trunk = {name.removeprefix(TRUNK): tensor for name, tensor in state.items()}
+    return (
+        *map(_under_trunk, (*timm_eva.body_rules(trunk), *head)),
+        rename(openai.VISUAL + "head.proj.weight", "proj.weight"),
+        *openai.TEXT_RULES,
+    )
 
 
 def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTConfig:
@@ -49,9 +52,16 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTCon
     pool = vision.get("timm_pool") or None
     if pool not in (None, "token", "avg", "map"):
         raise CheckpointError(f"open_clip's timm_pool={pool!r} is not supported")
-    args = {"img_size": vision["image_size"]} if "image_size" in vision else {}
-    named = {"architecture": vision.get("timm_model_name", ""), "model_args": args}
-    tower = timm.read_config(tensors, named | ({"global_pool": pool} if pool else {}), num_heads)
+    args: dict[str, Any] = {"img_size": vision["image_size"]} if "image_size" in vision else {}
+    named: dict[str, Any] = {"architecture": vision.get("timm_model_name", ""), "model_args": args}
+    # Without a projection of its own, open_clip builds the tower with its pooling; else it changes
+    # the pooling of the finished tower, whose norms remain.
+    is_changed = vision.get("timm_proj", "linear") in ("linear", "mlp")
+    if pool:
+        (named if is_changed else args)["global_pool"] = pool
+    is_eva = timm_eva.is_named(named) or timm_eva.detect(tensors)
+    read = timm_eva.read_config if is_eva else timm.read_config
+    tower = read(tensors, named, num_heads)
     if tower.projection or not vision or vision.get("timm_proj", "linear") == "none":
         return tower
     return replace(tower, projection=model.get("embed_dim", 0))  # `build` reports it as missing
@@ -65,4 +75,5 @@ LAYOUT = Layout(
     read_config,
     words="open_clip",
     family=SIGLIP,
+    family_of=timm_eva.family,
 )

@@ -64,7 +64,9 @@ def _found(
     image_size: Size | None,
     override: str | None,
 ) -> FoundPreprocess:
-    json, size, family = checkpoint.config, config.image_size, _family(checkpoint, layout)
+    json, size = checkpoint.config, config.image_size
+    own = layout.family_of(config) or layout.family
+    family = own or _family(checkpoint)
     words = layout.json_words if json and layout.json_words else layout.words
     if override == "timm" and words != "timm":
         source = f"--preprocess timm: {family.name} as published"
@@ -175,11 +177,9 @@ def _origins(found: FoundPreprocess, *, asked: bool) -> dict[str, str]:
     }
 
 
-def _family(checkpoint: Checkpoint, layout: Layout) -> Family:
-    """The family whose published preprocessing applies, from the layout or the config. The configs
-    of DeiT's plain models say ViT, so the checkpoint's name may also say DeiT."""
-    if layout.family is not None:
-        return layout.family
+def _family(checkpoint: Checkpoint) -> Family:
+    """The family whose published preprocessing applies, from the config. The configs of DeiT's
+    plain models say ViT, so the checkpoint's name may also say DeiT."""
     config, name = checkpoint.config, Path(checkpoint.spec).name
     kind = f"{config.get('model_type', '')} {config.get('architecture', '')}"
     if "deit" in f"{name} {config.get('_name_or_path', '')} {kind}".lower():

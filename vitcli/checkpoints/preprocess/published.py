@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from vitcli.records import Resample, Size
+from vitcli.records import Resample, Resizer, Size
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
@@ -72,9 +72,9 @@ PROCESSORS: dict[str, dict[str, Any]] = {
         "image_std": ONE,
     },
 }
-# The processors that resize floats, and do not round them to bytes.
-FLOATS = frozenset({"DINOv3ViT"})
-FLOAT_FILTERS: tuple[Resample, ...] = ("bilinear", "bicubic")
+# The processors that exist for torch's tensors only, and the filters of those.
+RESIZER_OF: dict[str, Resizer] = {"DINOv3ViT": "floats", "Tipsv2": "torch"}
+TORCH_FILTERS: tuple[Resample, ...] = ("bilinear", "bicubic")
 PROCESSOR_OF = {
     "vit": "ViT",
     "deit": "DeiT",
@@ -209,7 +209,9 @@ IJEPA = Family("ijepa", _whole_if_large(), "ijepa")
 # The evaluations of the repositories of Meta and Google, for their own files, where they differ
 # from timm's: DINOv3's README, `core/vision_encoder/transforms.py` of Perception Encoder, Pixio's
 # README, TIPSv2's model card.
-DINOV3_OWN = always(interpolation="bilinear", crop_pct=1.0, crop_mode="squash", size=(256, 256))
+DINOV3_OWN = always(
+    interpolation="bilinear", crop_pct=1.0, crop_mode="squash", size=(256, 256), resizer="torch"
+)
 PE_OWN = always(**_HALF, interpolation="bilinear", crop_pct=1.0, crop_mode="squash")
 PIXIO_OWN = always(interpolation="bicubic", crop_pct=1.0, crop_mode="squash", size=(256, 256))
 TIPS_OWN = always(

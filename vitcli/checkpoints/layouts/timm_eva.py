@@ -1,0 +1,479 @@
+"""timm's class `Eva` (`timm/models/eva.py`): EVA and EVA-02, their CLIP towers, DINOv3, EUPE,
+LingBot-Vision, Perception Encoder, RoPE-ViT, and timm's own ViTs with rotary positions.
+
+Rotary positions leave no tensor in the file. They, the epsilon and the pooling follow from the
+architecture's name and from `model_args`, as in timm. Of a file without a config, the tensors show
+the family, except for a Perception Encoder and a RoPE-ViT with a table of positions.
+
+DINOv3, EUPE and LingBot-Vision are pooled by their class token, as their authors do. timm averages
+the patches of the first two.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from typing import Any, Literal
+
+from vitcli.checkpoints.keymap import Rule, drop, fuse, rename
+from vitcli.checkpoints.layouts import timm
+from vitcli.checkpoints.layouts.layout import (
+    Json,
+    Layout,
+    Tensors,
+    Writer,
+    count_blocks,
+    count_classes,
+    grid_of,
+    number,
+    pair,
+    shape,
+)
+from vitcli.checkpoints.layouts.timm_eva_write import (
+    ONLY,
+    RARE_PARTS,
+    adapt,
+    is_gate_apart,
+    is_separate,
+    refusals,
+    write_config,
+)
+from vitcli.checkpoints.preprocess.published import DINOV3, EVA02, PE, Family
+from vitcli.errors import CheckpointError
+from vitcli.models.config import Config, Pool, Rope, ViTConfig
+
+B = timm.B
+ARCHITECTURES = (
+    r"eva_giant_patch14_(clip_)?\d+|eva02_(tiny|small|base|large)_patch\d+_(clip_)?\d+"
+    r"|vit_(tiny|small|small_plus|base|large|huge_plus|7b)_patch16_dinov3(_qkvb)?"
+    r"|vit_(small|base|large|giant)_patch16_lingbot"
+    r"|vit_pe_(core|lang|spatial)_(tiny|small|base|large|gigantic)_patch\d+_\d+"
+    r"|vit_(small|base|large)_patch16_rope(_mixed)?(_ape)?_\d+"
+    r"|vit_(medium|mediumd|betwixt|base)_patch16_rope_reg\d_gap_\d+"
+)
+
+# The arguments of timm's `Eva` that change its results and do not follow from the tensors, with
+# their defaults. `eps` is the epsilon of `norm_layer`.
+DEFAULTS: dict[str, Any] = {
+    "eps": 1e-6,
+    "global_pool": "avg",
+    "class_token": True,
+    "num_reg_tokens": 0,
+    "no_embed_class": False,
+    "use_abs_pos_emb": True,
+    "use_rot_pos_emb": False,
+    "rope_type": "cat",
+    "rope_grid_offset": 0,
+    "rope_grid_indexing": "ij",
+    "rope_temperature": 10_000,
+    "rope_rotate_half": False,
+    "ref_feat_shape": None,
+    "attn_type": "eva",
+    "qkv_bias": True,
+    "swiglu_mlp": False,
+    "scale_mlp": False,
+    "scale_attn_inner": False,
+    "init_values": None,
+    "use_pre_transformer_norm": False,
+    "use_post_transformer_norm": None,
+    "use_fc_norm": None,
+    "attn_pool_num_heads": None,
+}
+DINO: dict[str, Any] = {
+    "eps": 1e-5,
+    "num_reg_tokens": 4,
+    "use_abs_pos_emb": False,
+    "use_rot_pos_emb": True,
+    "rope_type": "dinov3",
+    "rope_temperature": 100,
+    "rope_rotate_half": True,
+    "init_values": 1e-5,
+    "use_fc_norm": False,
+    "img_size": 256,
+}
+EVA02 = {"swiglu_mlp": True, "use_rot_pos_emb": True, "ref_feat_shape": (16, 16)}
+GAP = {
+    "class_token": False,
+    "use_abs_pos_emb": False,
+    "use_rot_pos_emb": True,
+    "ref_feat_shape": (16, 16),
+    "init_values": 1e-5,
+    "img_size": 256,
+}
+ENCODER = {
+    "eps": 1e-5,
+    "attn_type": "rope",
+    "use_rot_pos_emb": True,
+    "rope_grid_indexing": "xy",
+    "rope_grid_offset": 1,
+    "use_pre_transformer_norm": True,
+}
+UNNORMED = {"use_post_transformer_norm": False, "use_fc_norm": False}
+NAVER = {
+    "global_pool": "token",
+    "attn_type": "rope",
+    "use_abs_pos_emb": False,
+    "use_rot_pos_emb": True,
+    "rope_grid_indexing": "xy",
+    "rope_temperature": 100,
+    "init_values": 1e-5,
+}
+# The arguments with which timm's functions build the architectures whose name matches. Later rows
+# override earlier ones.
+ROWS: tuple[tuple[str, dict[str, Any]], ...] = (
+    *(
+        (rf"\w+?_{word}_\w+", {"num_heads": heads})
+        for word, heads in {
+            **{"tiny": 3, "small": 6, "medium": 8, "mediumd": 8, "betwixt": 10, "base": 12},
+            **{"large": 16, "giant": 16, "gigantic": 16, "huge": 20, "7b": 32},
+        }.items()
+    ),
+    (r"eva02_\w+", EVA02),
+    (r"eva02_(base|large)_\w+", {"scale_mlp": True}),
+    (r"eva\w+_clip_\w+", {"global_pool": "token"}),
+    (r"eva02_\w+_clip_\w+", {"scale_attn_inner": True}),
+    (r"vit_\w+_(dinov3\w*|lingbot)", DINO),
+    (r"vit_\w+_dinov3|vit_giant_\w+_lingbot", {"qkv_bias": False}),
+    (r"vit_(small_plus|huge_plus|7b)_\w+|vit_giant_\w+_lingbot", {"swiglu_mlp": True}),
+    (r"vit_\w+_lingbot", {"global_pool": "token", "img_size": 512}),
+    (r"vit_giant_\w+_lingbot", {"num_heads": 24}),
+    (r"vit_pe_\w+", ENCODER),
+    (r"vit_pe_core_\w+", {"global_pool": "map", "attn_pool_num_heads": 8}),
+    (r"vit_pe_(lang|spatial)_\w+", UNNORMED),
+    (r"vit_pe_(lang_\w+|spatial_gigantic_\w+)", {"init_values": 0.1}),
+    (r"vit_pe_\w+_gigantic_\w+", {"class_token": False, "rope_grid_offset": 0}),
+    (r"vit_\w+_rope_(\d+|mixed\w+|ape\w+)", NAVER),
+    (r"vit_\w+_rope_mixed\w+", {"rope_type": "mixed", "rope_temperature": 10}),
+    (r"vit_\w+_ape_\d+", {"use_abs_pos_emb": True, "no_embed_class": True}),
+    (r"vit_\w+_rope_reg\d_gap_\d+", GAP),
+    *((rf"vit_\w+_rope_reg{n}_gap_\d+", {"num_reg_tokens": n}) for n in range(1, 10)),
+    (r"vit_mediumd_\w+", {"qkv_bias": False}),
+)
+# Arguments that follow from the tensors or matter only in training, and values that change nothing.
+IGNORED = re.compile(
+    r"img_size|patch_size|in_chans|num_classes|embed_dim|depth|num_heads|mlp_ratio|qkv_fused|"
+    r"swiglu_align_to|attn_pool_mlp_ratio|rope_(shift|jitter|rescale)_coords|\w*drop\w*|"
+    r"dynamic_img_(size|pad)|strict_img_size|head_init_scale|weight_init|fix_init|pretrained\w*|"
+    r"features_only|scriptable|exportable"
+)
+KINDS = {"global_pool": ("avg", "token", "map"), "attn_type": ("eva", "rope")}
+POOLS: dict[str, Pool] = {"avg": "mean", "token": "cls"}
+# The width and depth of models whose number of heads timm's plain ViTs do not have.
+NUM_HEADS = timm.NUM_HEADS | {
+    (1280, 32): 20,
+    (4096, 40): 32,
+    (1024, 23): 16,
+    (1536, 47): 16,
+    (1536, 50): 16,
+}
+CLIP_WIDTHS = (512, 768, 1024)  # of the joint space of images and texts in EVA's CLIPs
+
+
+# Separate projections of queries, keys and values, whose keys have no bias; and with one for all.
+SEPARATE = (
+    fuse(tuple(f"{B}attn.{x}_proj.weight" for x in "qkv"), B + "attn.qkv.weight"),
+    *(rename(f"{B}attn.{x}_proj.bias", f"{B}attn.{x}_bias") for x in "qv"),
+)
+KEYS_BIASED = (fuse(tuple(f"{B}attn.{x}_proj.{{p}}" for x in "qkv"), B + "attn.qkv.{p}"),)
+GATED = (fuse((B + "mlp.fc1_g.{p}", B + "mlp.fc1_x.{p}"), B + "mlp.fc1.{p}"),)
+TABLE = (
+    *(
+        rule
+        for rule in timm.RULES
+        if rule.ours is None or not (rule.ours.endswith(".gamma") or rule.ours.startswith("head"))
+    ),
+    *(rename(f"{B}gamma_{n}", f"{B}ls{n}.gamma", f"{B}ls{n}.gamma") for n in (1, 2)),
+    *(rename(f"{B}attn.{x}_bias", f"{B}attn.{x}_bias") for x in "qv"),
+    *(rename(f"{B}{part}.norm.{{p}}", f"{B}{part}.norm.{{p}}") for part in ("attn", "mlp")),
+    rename("rope.freqs", "rope.freqs"),
+)
+HEAD = (rename("head.{p}", "head.{p}"),)
+PROJECTION = (rename("head.{p}", "proj.{p}"),)
+UNBIASED_PROJECTION = (
+    rename("head.weight", "proj.weight"),
+    drop("head.bias", "zeros: the projection has no bias"),
+)
+
+
+def rules(state: Tensors) -> tuple[Rule, ...]:
+    """The rules for one file. The head of a CLIP tower is its projection to the space of images and
+    texts: in a Perception Encoder if its bias is zero, in an EVA that reads the class token also if
+    it has a width of EVA's CLIPs."""
+    return body_rules(state) + _head_rules(state)
+
+
+def body_rules(state: Tensors) -> tuple[Rule, ...]:
+    """The rules for one file, without those of the head."""
+    separate = KEYS_BIASED if "blocks.0.attn.k_proj.bias" in state else SEPARATE
+    return separate + GATED + TABLE
+
+
+def _head_rules(state: Tensors) -> tuple[Rule, ...]:
+    bias = state.get("head.bias")
+    if bias is None or "blocks.0.gamma_1" in state or "norm.weight" not in state:
+        return HEAD
+    is_eva = "blocks.0.attn.q_bias" in state or "blocks.0.attn.q_proj.bias" in state
+    is_encoder = "norm_pre.weight" in state and "attn_pool.latent" in state
+    if (is_eva or is_encoder) and not bias.any():
+        return UNBIASED_PROJECTION
+    return PROJECTION if is_eva and bias.numel() in CLIP_WIDTHS else HEAD
+
+
+def detect(names: Collection[str]) -> bool:
+    """Whether the tensors can be no other's: biases of q and v alone without a table of relative
+    positions, a gate of its own, learned rotations, or no positions at all."""
+    if "patch_embed.proj.weight" not in names or "patch_embed.norm.weight" in names:
+        return False
+    block = "blocks.0."
+    has_table = block + "attn.relative_position_bias_table" in names or any(
+        name.startswith("rel_pos_bias.") for name in names
+    )
+    is_original = "rope.freqs_cos" in names or any(
+        block + f"mlp.{gate}.weight" in names for gate in ("w1", "w12")
+    )
+    has_attention = block + "attn.qkv.weight" in names or block + "attn.q_proj.weight" in names
+    is_eva = block + "attn.q_bias" in names or block + "mlp.fc1_g.weight" in names
+    is_placeless = "pos_embed" not in names and block + "gamma_1" in names
+    is_rotary = "rope.freqs" in names or is_placeless
+    return has_attention and not has_table and not is_original and (is_eva or is_rotary)
+
+
+def is_named(config: Json) -> bool:
+    """Whether the config names an architecture of this layout."""
+    return re.fullmatch(ARCHITECTURES, timm.architecture(config)) is not None
+
+
+def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTConfig:
+    """Read sizes from the tensors, and the rest from the architecture's name and `model_args`."""
+    name = timm.architecture(config)
+    given = timm.model_args(config)
+    is_published = is_named(config)
+    args = DEFAULTS | (_published(name) if is_published else _shown(tensors)) | given
+    _check_args(args, given)
+    width, chans, *patch = shape(tensors, "patch_embed.proj.weight", 4)
+    depth = args.get("depth") or count_blocks(tensors)
+    heads = num_heads or args.get("num_heads") or _heads(width, depth)
+    registers = int(number(args["num_reg_tokens"], "num_reg_tokens"))
+    prefix = int(bool(args["class_token"])) + registers
+    has_table, covers = args["use_abs_pos_emb"], not args["no_embed_class"]
+    size = timm.image_size(config) or pair(args.get("img_size", 224), "img_size")
+    if has_table:
+        like = size[0] // patch[0], size[1] // patch[1]
+        grid = grid_of(shape(tensors, "pos_embed", 3)[1] - prefix * covers, like)
+        size = size if grid == like else (grid[0] * patch[0], grid[1] * patch[1])
+    hidden = shape(tensors, "blocks.0.mlp.fc2.weight", 2)[1]
+    pool_hidden = 0
+    if args["global_pool"] == "map":
+        pool_hidden = shape(tensors, "attn_pool.mlp.fc1.weight", 2)[0]
+    pool_heads = args["attn_pool_num_heads"] or 0
+    has_bias, of_rope = args["qkv_bias"], args["attn_type"] == "rope"
+    pre_norm = bool(args["use_pre_transformer_norm"])
+    return ViTConfig(
+        image_size=size,
+        patch_size=(patch[0], patch[1]),
+        in_chans=chans,
+        embed_dim=width,
+        depth=depth,
+        num_heads=heads,
+        hidden_dim=hidden,
+        num_classes=count_classes(tensors),
+        projection=shape(tensors, "proj.weight", 2)[0] if "proj.weight" in tensors else 0,
+        projection_bias="proj.bias" in tensors,
+        class_token=args["class_token"],
+        num_registers=registers,
+        pos_embed=has_table,
+        pos_prefix=prefix * covers if has_table else 0,
+        pos_resize="bicubic-antialias",
+        rope=_rope(args),
+        fixed_grid=name.startswith("vit_pe_") or (not is_published and pre_norm),
+        patch_bias=not pre_norm,
+        pre_norm=pre_norm,
+        qkv_bias=has_bias and of_rope,
+        qv_bias=has_bias and not of_rope,
+        attn_norm=args["scale_attn_inner"],
+        layer_scale=args["init_values"] is not None,
+        ffn="swiglu" if args["swiglu_mlp"] else "mlp",
+        ffn_norm=args["scale_mlp"],
+        pool=_pool(args, given, config, count_classes(tensors)),
+        pool_heads=0 if pool_heads == heads else pool_heads,
+        pool_hidden_dim=0 if pool_hidden == hidden else pool_hidden,
+        pool_prefix=args["global_pool"] == "map",
+        final_norm=_final_norm(args),
+        norm_eps=args["eps"],
+    )
+
+
+def _published(name: str) -> dict[str, Any]:
+    """The arguments of a published architecture. A Perception Encoder's reference is its grid."""
+    args: dict[str, Any] = {}
+    for pattern, values in ROWS:
+        if re.fullmatch(pattern, name):
+            args |= values
+    if match := re.fullmatch(r"\w+_patch(\d+)_(?:\w+_)?(\d+)", name):
+        args["img_size"] = int(match[2])
+    if match and name.startswith("vit_pe_"):
+        args["ref_feat_shape"] = int(match[2]) // int(match[1])
+    return args
+
+
+def _shown(tensors: Tensors) -> dict[str, Any]:
+    """The arguments that the tensors show, for a file without a config."""
+    block = "blocks.0."
+    has_table, has_scale = "pos_embed" in tensors, block + "ls1.gamma" in tensors
+    is_eva = block + "attn.q_bias" in tensors
+    gate, out = (shape(tensors, block + f"mlp.{fc}.weight", 2) for fc in ("fc1", "fc2"))
+    is_gated = gate[0] == 2 * out[1]
+    registers = shape(tensors, "register_tokens", 3)[1] if "register_tokens" in tensors else 0
+    has_class = "cls_token" in tensors
+    if "norm_pre.weight" in tensors:
+        family = ENCODER | ({} if has_class else {"rope_grid_offset": 0})
+    elif registers and not has_table:
+        family = DINO if has_class else GAP
+    elif has_scale and not is_eva:
+        family = NAVER | {"no_embed_class": True}
+        if "rope.freqs" in tensors:
+            family |= {"rope_type": "mixed", "rope_temperature": 10}
+    else:
+        family = EVA02 if is_gated else {}
+    pool = "avg" if "fc_norm.weight" in tensors or "norm.weight" not in tensors else "token"
+    return family | {
+        "global_pool": "map" if "attn_pool.latent" in tensors else pool,
+        "attn_pool_num_heads": 8 if "norm_pre.weight" in tensors else None,
+        "class_token": has_class,
+        "num_reg_tokens": registers,
+        "use_abs_pos_emb": has_table,
+        "qkv_bias": is_eva or block + "attn.qkv.bias" in tensors,
+        "attn_type": "rope" if block + "attn.qkv.bias" in tensors else "eva",
+        "swiglu_mlp": is_gated,
+        "scale_mlp": block + "mlp.norm.weight" in tensors,
+        "scale_attn_inner": block + "attn.norm.weight" in tensors,
+        "init_values": 1e-5 if has_scale else None,
+        "use_post_transformer_norm": "norm.weight" in tensors,
+        "use_fc_norm": "fc_norm.weight" in tensors,
+    }
+
+
+def _check_args(args: Mapping[str, Any], given: Json) -> None:
+    """Raise CheckpointError for an argument that changes the results, and for a value of the wrong
+    kind."""
+    for name, value in args.items():
+        is_known = name in DEFAULTS or IGNORED.fullmatch(name)
+        is_refused = bool(value) and (not is_known or (name == "eps" and name in given))
+        is_wrong = isinstance(DEFAULTS.get(name), bool) and not isinstance(value, bool)
+        if is_refused or is_wrong or value not in KINDS.get(name, (value,)):
+            raise CheckpointError(f"config.json: timm's {name}={value!r} is not supported")
+
+
+def _rope(args: Mapping[str, Any]) -> Rope | None:
+    """Read the rotary positions. Raises CheckpointError for values that timm's kinds of rotations
+    do not have, or vitcli does not."""
+    if not args["use_rot_pos_emb"]:
+        return None
+    kind, indexing = args["rope_type"], args["rope_grid_indexing"]
+    offset, halves = number(args["rope_grid_offset"], "rope_grid_offset"), args["rope_rotate_half"]
+    is_allowed = {
+        "rope_type": kind in ("cat", "dinov3", "mixed"),
+        "rope_grid_indexing": indexing in ("ij", "xy"),
+        "rope_grid_offset": offset == (0 if kind == "dinov3" else int(offset)),
+        "rope_rotate_half": not (kind == "mixed" and halves),
+    }
+    for name, is_so in is_allowed.items():
+        if not is_so:
+            raise CheckpointError(f"config.json: timm's {name}={args[name]!r} is not supported")
+    reference, is_scaled = args["ref_feat_shape"], kind == "cat" and args["ref_feat_shape"]
+    return Rope(
+        theta=number(args["rope_temperature"], "rope_temperature"),
+        coordinates="centred" if kind == "dinov3" else "index",
+        offset=int(offset) if kind == "cat" else 0,
+        reference=pair(reference, "ref_feat_shape") if is_scaled else None,
+        columns_first=indexing == "xy",
+        halves=halves,
+        mixed=kind == "mixed",
+    )
+
+
+def _pool(args: Mapping[str, Any], given: Json, config: Json, num_classes: int) -> Pool:
+    """The pooling: as the config says, but the class token in a DINOv3 without a classifier whose
+    arguments name no pooling."""
+    pooling = given.get("global_pool") or config.get("global_pool") or args["global_pool"]
+    if args["global_pool"] == "map" or pooling == "map":
+        return "map"
+    if pooling not in POOLS:
+        raise CheckpointError(f"config.json: timm's global_pool={pooling!r} is not supported")
+    is_dino = args["rope_type"] == "dinov3" and args["use_rot_pos_emb"] and args["class_token"]
+    if is_dino and not num_classes and not given.get("global_pool"):
+        return "cls"
+    return POOLS[pooling]
+
+
+def _final_norm(args: Mapping[str, Any]) -> Literal["tokens", "pooled", "none"]:
+    """The final norm: as timm decides it, from the pooling where no argument does."""
+    pooled, tokens = args["use_fc_norm"], args["use_post_transformer_norm"]
+    pooled = args["global_pool"] == "avg" if pooled is None else pooled
+    tokens = not pooled if tokens is None else tokens
+    if pooled and tokens:
+        raise CheckpointError("config.json: a norm before pooling and one after it: not supported")
+    return "pooled" if pooled else "tokens" if tokens else "none"
+
+
+def _heads(width: int, depth: int) -> int:
+    try:
+        return NUM_HEADS[width, depth]
+    except KeyError:
+        raise CheckpointError(
+            f"no published model has width {width} and {depth} blocks, "
+            "and the number of heads is not in the file",
+            "give it with --num-heads",
+        ) from None
+
+
+def family(config: Config) -> Family | None:
+    """The family whose preprocessing applies to a file that says none."""
+    if not isinstance(config, ViTConfig):
+        return None
+    if config.rope and config.rope.coordinates == "centred":
+        return DINOV3
+    if config.fixed_grid:
+        return PE
+    return EVA02 if config.qv_bias else None
+
+
+def notes(config: Config, json: Json) -> tuple[str, ...]:
+    """A note where timm pools in another way."""
+    averages = timm.model_args(json).get("global_pool", json.get("global_pool")) == "avg"
+    if not averages or config.pool != "cls" or config.num_classes:
+        return ()
+    return (
+        "pooled by the class token, as its authors do; timm's mean of the patches: --pool mean",
+    )
+
+
+def rules_to_write(config: ViTConfig) -> tuple[Rule, ...]:
+    """The rules for writing: the tensors that timm's class has for the arguments written."""
+    separate = SEPARATE if is_separate(config) else ()
+    return separate + (GATED if is_gate_apart(config) else ()) + TABLE + HEAD
+
+
+WRITER = Writer(
+    "timm",
+    ViTConfig,
+    rules_to_write,
+    write_config,
+    ONLY,
+    refusals,
+    adapt,
+    rare=RARE_PARTS,
+)
+LAYOUT = Layout(
+    "timm-eva",
+    timm.PREFIXES,
+    detect,
+    rules,
+    read_config,
+    WRITER,
+    architectures=ARCHITECTURES,
+    doubt="no config says which rotary positions the model has: the tensors' names decide",
+    words="timm",
+    family_of=family,
+    notes=notes,
+)
