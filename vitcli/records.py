@@ -250,6 +250,12 @@ class Sink(Protocol):
 Resample = Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"]
 Fit = Literal["squash", "shortest", "cover", "contain"]
 Decode = Literal["exact", "fast"]
+Resizer = Literal["pillow", "torch", "floats"]
+RESIZERS: dict[Resizer, str] = {
+    "pillow": "bytes with Pillow",
+    "torch": "bytes with torch",
+    "floats": "floats with torch",
+}
 
 # *fast* decoding reduces a JPEG to no less than this many times the size to which it is resized:
 # below that, the result differs visibly.
@@ -266,8 +272,9 @@ class Preprocess:
     fits into it. Then the center of `size` is cropped with the rounding of `crop`'s library, padded
     with `fill` where the image is smaller. The floats are (pixel * rescale - mean) / std.
 
-    Libraries resize bytes and round the result to bytes. With `floats`, the resize computes floats,
-    as transformers does for DINOv3: bilinear or bicubic, equal to torch's up to rounding.
+    `resizer` says whose arithmetic resizes: *pillow*, as in timm and most of transformers; *torch*
+    on bytes, which differs by 1 of 255 in some pixels; or torch on *floats*, as transformers does
+    for DINOv3, which leaves the pixels unrounded.
     *fast* decoding reduces a large image by a whole number before the resize: the pixels are close,
     not equal.
     """
@@ -277,7 +284,7 @@ class Preprocess:
     fit: Fit = "squash"
     longest: int | None = None
     resample: Resample = "bilinear"
-    floats: bool = False
+    resizer: Resizer = "pillow"
     crop: Literal["hf", "timm"] = "hf"
     fill: tuple[int, int, int] = (0, 0, 0)
     rescale: float = 1 / 255
@@ -291,7 +298,7 @@ class Preprocess:
     @property
     def dtype(self) -> Literal["uint8", "float32"]:
         """The dtype of the pixels, before they are normalised."""
-        return "float32" if self.floats else "uint8"
+        return "float32" if self.resizer == "floats" else "uint8"
 
     @property
     def reduces(self) -> bool:
@@ -307,8 +314,8 @@ class Preprocess:
             height, width = self.resize
             edge = f"{height}" if self.fit == "shortest" else f"{height}x{width}"
             cap = f" <= {self.longest}" if self.longest else ""
-            kind = ", floats" if self.floats else ""
-            steps.append(f"resize({self.fit} {edge}{cap}, {self.resample}{kind})")
+            how = "" if self.resizer == "pillow" else f", {RESIZERS[self.resizer]}"
+            steps.append(f"resize({self.fit} {edge}{cap}, {self.resample}{how})")
         if self.fit != "squash" or self.resize != self.size:
             steps.append(f"center_crop({self.size[0]}x{self.size[1]})")
         if abs(self.rescale * 255 - 1) > 1e-6:

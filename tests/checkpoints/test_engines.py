@@ -72,7 +72,7 @@ def test_another_engine_gives_the_numbers_of_torch_for_any_batch(
 ) -> None:
     model = load(str(tiny_model("vit" if family == "floats" else family)), image_size=(64, 48))
     if family == "floats":  # pixels of DINOv3's image processor
-        model = replace(model, preprocess=replace(model.preprocess, floats=True))
+        model = replace(model, preprocess=replace(model.preprocess, resizer="floats"))
     engine, expected = open_engine(model, output, name), torch_engine(model, output)
     for batch in (1, 5):
         images = pixels(model, batch)
@@ -156,7 +156,7 @@ def test_a_model_is_exported_once_for_each_thing_that_shapes_the_file(
 ) -> None:
     folder = str(tiny_model("vit"))
     model, said = load(folder), []
-    floats = replace(model, preprocess=replace(model.preprocess, floats=True))
+    floats = replace(model, preprocess=replace(model.preprocess, resizer="floats"))
     cases = [
         lambda: open_engine(model, Logits(), "onnx", note=said.append),
         lambda: open_engine(model, Logits(), "openvino"),

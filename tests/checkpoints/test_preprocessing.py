@@ -506,14 +506,15 @@ def test_a_family_of_transformers_has_a_processor(model_type: str, described: st
     plan = from_hf({}, model_type, (side, side), None).plan
     assert plan.size == (side, side)
     assert words_of(plan) == described
-    assert plan.floats == (model_type == "dinov3_vit")
+    own = {"dinov3_vit": "floats", "tipsv2_vision_model": "torch"}
+    assert plan.resizer == own.get(model_type, "pillow")
 
 
 def test_pixels_without_statistics_are_zero_to_one() -> None:
     plan = from_hf(
         {"image_processor_type": "Tipsv2ImageProcessor"}, "tipsv2", (448, 448), None
     ).plan
-    assert plan.describe().endswith("resize(squash 448x448, bilinear) | normalize(mean=0, std=1)")
+    assert plan.describe().endswith("bytes with torch) | normalize(mean=0, std=1)")
     for written in (
         from_hf(to_hf(plan), "vit", (448, 448), None).plan,
         from_timm(to_timm(plan), (448, 448), None, "test"),

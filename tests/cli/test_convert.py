@@ -372,7 +372,7 @@ def test_a_preprocessing_that_the_target_cuts_otherwise_is_told(
     assert is_told == ("pixels alone: max" in shown)
 
 
-def test_pixels_that_timm_rounds_to_bytes_are_told(
+def test_a_resize_that_timm_does_otherwise_is_told(
     vit: Vit, tiny_model: Models, tmp_path: Path
 ) -> None:
     folder = copied(tiny_model("vit"), tmp_path / "floats")
@@ -380,10 +380,13 @@ def test_pixels_that_timm_rounds_to_bytes_are_told(
     (folder / "preprocessor_config.json").write_text(json.dumps(processor))
     ended = vit("convert", folder, "out", "--to", "timm", "--verify")
     assert ended.code == 0, ended.err
-    assert b"timm rounds the resized pixels to bytes" in ended.out
+    assert (
+        b"timm's preprocessing resizes bytes with Pillow, this model's floats with torch"
+        in ended.out
+    )
     assert b"pixels alone: max" in ended.out
     back = load(str(tmp_path / "out")).preprocess
-    assert (back.floats, back.resample, back.fit) == (False, "bilinear", "squash")
+    assert (back.resizer, back.resample, back.fit) == ("pillow", "bilinear", "squash")
 
 
 @pytest.mark.slow

@@ -101,7 +101,7 @@ def test_results_keep_the_order_of_the_refs(count: int) -> None:
 def test_batches_are_the_same_for_any_number_of_workers(count: int, photos: Corpus) -> None:
     paths = sorted((*photos.good, *photos.bad))
     asked = refs(*map(str, paths), "missing.jpg", "a\0b.jpg", "caf\udce9.jpg")
-    floats = Preprocess((8, 8), (8, 8), floats=True)
+    floats = Preprocess((8, 8), (8, 8), resizer="floats")
     job = DecodeJob(
         (Preprocess((32, 24), (32, 24)), Preprocess((8, 8), (9, 9), "shortest"), floats)
     )

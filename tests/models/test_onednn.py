@@ -115,7 +115,7 @@ def test_fp32_logits_are_those_of_the_plain_network(
 
 @pytest.mark.parametrize("options", [{}, {"patch_size": (7, 9)}], ids=["whole", "remainder"])
 def test_pixels_that_were_resized_as_floats_are_taken(options: dict[str, Any]) -> None:
-    network, plan = make(**options), replace(PLAN, floats=True)
+    network, plan = make(**options), replace(PLAN, resizer="floats")
     batch = np.random.default_rng(0).uniform(0, 255, (3, *SIZE, 3)).astype(np.float32)
     kept = batch.copy()
     ours = prepare(network, plan, "cpu").run(logits, batch)

@@ -3,7 +3,7 @@
 Both libraries resize with Pillow on uint8, so this module repeats their arithmetic of sizes
 and offsets: transformers' `image_transforms.py` and `image_processing_backends.py`, timm's
 `data/transforms_factory.py` and `data/transforms.py` with torchvision's `Resize` and `CenterCrop`.
-`float_resize` is for the one processor that resizes floats.
+`torch_resize` is for processors that resize tensors.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vitcli.images.float_resize import resize_floats
+from vitcli.images.torch_resize import resize_bytes, resize_floats
 from vitcli.records import Box, PixelArray, Preprocess, Size
 
 # A strip of 1 x 50,000 pixels, resized to 224 by its shorter edge, would be 224 x 11 million.
@@ -39,8 +39,9 @@ def preprocess(image: Image.Image, plan: Preprocess) -> PixelArray:
     """
     if plan.resize is not None:
         height, width = resized_size((image.height, image.width), plan)
-        if plan.floats:
-            return _cut(resize_floats(np.asarray(image), (height, width), plan.resample), plan)
+        if plan.resizer != "pillow":
+            resize = resize_floats if plan.resizer == "floats" else resize_bytes
+            return _cut(resize(np.asarray(image), (height, width), plan.resample), plan)
         image = image.resize((width, height), _filter(plan))
     return _cut(np.asarray(image), plan)
 

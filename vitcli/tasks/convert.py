@@ -29,7 +29,7 @@ from vitcli.jobs.apart import check_apart, read_of_model, read_of_options
 from vitcli.jobs.job import ModelOptions
 from vitcli.jobs.loading import load_model
 from vitcli.models.normalise import Normalisation
-from vitcli.records import Preprocess, Size
+from vitcli.records import RESIZERS, Preprocess, Size
 
 # The allowed difference of logits and hidden states, relative to their largest value: TOLERANCE for
 # rounding the weights, EPSILON_TOLERANCE for the epsilon of another library.
@@ -179,8 +179,9 @@ def _difference(plan: Preprocess, other: Preprocess, library: str) -> Moved | No
         if not np.allclose(mine, theirs) if what != "resample" else mine != theirs:
             note = f"{library}'s preprocessing has {what} {theirs}, this model {mine}"
             return Moved(other, SIZES[0], note)
-    if plan.floats and not other.floats:
-        note = f"{library} rounds the resized pixels to bytes, this model's preprocessing does not"
+    if plan.resizer != other.resizer:
+        mine, theirs = RESIZERS[plan.resizer], RESIZERS[other.resizer]
+        note = f"{library}'s preprocessing resizes {theirs}, this model's {mine}"
         return Moved(other, SIZES[0], note)
     moved = [size for size in SIZES if _place(size, plan) != _place(size, other)]
     if not moved:

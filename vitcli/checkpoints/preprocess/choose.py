@@ -158,6 +158,7 @@ def _own(
     cfg = _worded(checkpoint, layout.family, layout.evaluation(model_size))
     source = f"{layout.name}'s own evaluation"
     plan = from_timm(cfg, cfg.get("size", model_size), image_size, source)
+    plan = replace(plan, resizer=cfg.get("resizer", "pillow"))
     note = f"the file has no preprocessing: {plan.source} is taken: {plan.describe()}"
     return FoundPreprocess(plan, (note,))
 

@@ -15,16 +15,16 @@ from vitcli.checkpoints.preprocess.fields import (
     triple,
 )
 from vitcli.checkpoints.preprocess.published import (
-    FLOAT_FILTERS,
-    FLOATS,
     HUB,
     HUB_SIZE,
     PROCESSOR_OF,
     PROCESSORS,
     RESAMPLE,
+    RESIZER_OF,
+    TORCH_FILTERS,
 )
 from vitcli.errors import CheckpointError
-from vitcli.records import Fit, Preprocess, Size
+from vitcli.records import Fit, Preprocess, Resizer, Size
 
 # The keys that each step is read from.
 HF_KEYS = {
@@ -95,29 +95,29 @@ def from_hf(
         std=positive_triple(std, "image_std"),
         source=file if processor else f"{default}s" if not hub else default,
     )
-    if kind in FLOATS and resize is not None:
-        plan = _on_floats(plan, file)
+    if kind in RESIZER_OF and resize is not None:
+        plan = _by_torch(plan, RESIZER_OF[kind], file)
     return FoundPreprocess(plan, tuple(notes), sources)
 
 
-def _on_floats(plan: Preprocess, file: str) -> Preprocess:
-    """The plan with a resize of floats. Raises CheckpointError for other filters, and for a crop
-    that needs padding, which transformers' backend for floats places differently."""
+def _by_torch(plan: Preprocess, resizer: Resizer, file: str) -> Preprocess:
+    """The plan with another resizer. Raises CheckpointError for other filters, and for a crop that
+    needs padding, which transformers' backend for tensors places differently."""
     assert plan.resize is not None
-    if plan.resample not in FLOAT_FILTERS:
-        known = ", ".join(FLOAT_FILTERS)
+    if plan.resample not in TORCH_FILTERS:
+        known = ", ".join(TORCH_FILTERS)
         raise CheckpointError(
-            f"{file}: a {plan.resample} resize of floats is not supported",
+            f"{file}: a {plan.resample} resize of tensors is not supported",
             f"known are {known}; --preprocess timm overrides it",
         )
     if any(map(int.__lt__, plan.resize, plan.size)):
         (height, width), (rows, columns) = plan.resize, plan.size
         raise CheckpointError(
-            f"{file}: a crop of {rows}x{columns} after a resize of floats to "
+            f"{file}: a crop of {rows}x{columns} after a resize of tensors to "
             f"{height}x{width} is not supported",
             "--preprocess timm overrides it",
         )
-    return replace(plan, floats=True)
+    return replace(plan, resizer=resizer)
 
 
 def _processor_kind(processor: Json, model_type: str, file: str) -> str:
@@ -193,17 +193,18 @@ def to_hf(plan: Preprocess) -> dict[str, Any]:
         "resample": next(n for n, name in RESAMPLE.items() if name == plan.resample),
         "size": target,
     }
-    floats = {"image_processor_type": "DINOv3ViTImageProcessor"} if plan.floats else {}
+    kinds = {resizer: f"{name}ImageProcessor" for name, resizer in RESIZER_OF.items()}
+    by_torch = {"image_processor_type": kinds[plan.resizer]} if plan.resizer in kinds else {}
     if plan.resize is not None and plan.fit == "squash":
         values["size"] = {"height": plan.resize[0], "width": plan.resize[1]}
         if plan.resize == plan.size:
-            return values | floats
+            return values | by_torch
         values["image_processor_type"] = "DeiTImageProcessor"
-        return values | _cropped(target) | floats
+        return values | _cropped(target) | by_torch
     if plan.fit == "shortest" and plan.resize is not None and plan.longest is None:
         values["size"] = {"shortest_edge": plan.resize[0]}
         values["image_processor_type"] = "BitImageProcessor"
-        return values | _cropped(target) | floats
+        return values | _cropped(target) | by_torch
     raise CheckpointError(f"transformers has no image processor for: {plan.describe()}")
 
 

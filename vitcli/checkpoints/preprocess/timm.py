@@ -72,7 +72,7 @@ def from_open_clip(cfg: Json, model_size: Size, image_size: Size | None, source:
 
 
 def to_timm(plan: Preprocess) -> dict[str, Any]:
-    """Write timm's `pretrained_cfg`, which rounds resized pixels to bytes. Raises CheckpointError
+    """Write timm's `pretrained_cfg`, with which timm resizes as Pillow does. Raises CheckpointError
     if timm has no such transform."""
     modes = {"squash": "squash", "shortest": "center", "cover": "center", "contain": "border"}
     cfg = {

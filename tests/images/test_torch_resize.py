@@ -1,7 +1,8 @@
-"""A resize of floats is that of torch, which torchvision and so transformers call."""
+"""The resize of torch, which torchvision calls for tensors and so transformers."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,12 @@ from torch.nn import functional as F
 
 from tests.fixtures.weights import MODES, photo
 from vitcli.checkpoints.preprocess.hf import from_hf, to_hf
-from vitcli.checkpoints.preprocess.published import FLOAT_FILTERS, IMAGENET_MEAN, IMAGENET_STD
+from vitcli.checkpoints.preprocess.published import IMAGENET_MEAN, IMAGENET_STD, TORCH_FILTERS
 from vitcli.errors import CheckpointError
 from vitcli.images.decode import decode
-from vitcli.images.float_resize import CURVES, resize_floats
 from vitcli.images.loader import collate
 from vitcli.images.preprocess import preprocess
+from vitcli.images.torch_resize import CURVES, resize_bytes, resize_floats
 from vitcli.models.normalise import Normalisation
 from vitcli.records import ImageRef, Limits, Preprocess, Sample, Size
 
@@ -52,6 +53,26 @@ def test_noise_is_resized_as_by_torch(shape: Size, mode: Any) -> None:
     assert np.abs(found - expected).max() < (1e-6 if mode == "bilinear" else 2e-6)
 
 
+@pytest.mark.parametrize("mode", CURVES)
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: f"{shape[0]}x{shape[1]}")
+def test_bytes_are_resized_as_by_torch(shape: Size, mode: Any) -> None:
+    x = torch.from_numpy(noise(shape)).permute(2, 0, 1)[None].contiguous()
+    made = F.interpolate(x, (97, 160), mode=mode, antialias=True, align_corners=False)
+    found = resize_bytes(noise(shape), (97, 160), mode)
+    np.testing.assert_array_equal(found, made[0].permute(1, 2, 0).numpy(), strict=True)
+
+
+def test_tipsv2s_processor_resizes_bytes_with_torch() -> None:
+    plan = from_hf({}, "tipsv2", (448, 448), None).plan
+    assert plan.describe().endswith("bytes with torch) | normalize(mean=0, std=1)")
+    image = photo(300, 200)
+    found = preprocess(image, plan)
+    np.testing.assert_array_equal(found, resize_bytes(np.array(image), (448, 448), "bilinear"))
+    assert found.dtype == np.uint8
+    back = from_hf(to_hf(plan), "vit", (448, 448), None).plan
+    assert back == replace(plan, source="preprocessor_config.json")
+
+
 @pytest.mark.parametrize("shape", [(375, 500), (40, 30), (1, 1)], ids=str)
 def test_dinov3s_pixels_are_those_of_its_processor(shape: Size) -> None:
     """The processor rescales, resizes and then normalises."""
@@ -66,7 +87,7 @@ def test_dinov3s_pixels_are_those_of_its_processor(shape: Size) -> None:
 
 def test_the_plan_says_floats_and_is_written_as_it_is_read() -> None:
     assert DINOV3.describe() == (
-        "exif_turn | rgb | resize(squash 224x224, bilinear, floats) | "
+        "exif_turn | rgb | resize(squash 224x224, bilinear, floats with torch) | "
         "normalize(mean=0.485/0.456/0.406, std=0.229/0.224/0.225)"
     )
     crop = {"do_center_crop": True, "crop_size": 64}
@@ -76,29 +97,29 @@ def test_the_plan_says_floats_and_is_written_as_it_is_read() -> None:
         written = to_hf(plan)
         assert written["image_processor_type"] == "DINOv3ViTImageProcessor"
         assert from_hf(written, "dinov3_vit", (64, 64), None).plan == plan
-        assert plan.floats
+        assert plan.resizer == "floats"
 
 
 def test_without_a_resize_pixels_stay_bytes() -> None:
     plan = from_hf({"do_resize": False}, "dinov3_vit", (64, 64), None).plan
-    assert (plan.floats, plan.dtype) == (False, "uint8")
+    assert (plan.resizer, plan.dtype) == ("pillow", "uint8")
 
 
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({"resample": 1}, "a lanczos resize of floats is not supported"),
+        ({"resample": 1}, "a lanczos resize of tensors is not supported"),
         ({"size": 64, "do_center_crop": True, "crop_size": 65}, "a crop of 65x65 after a resize"),
     ],
     ids=str,
 )
-def test_what_floats_do_not_know_is_refused(values: dict[str, Any], says: str) -> None:
+def test_what_tensors_do_not_know_is_refused(values: dict[str, Any], says: str) -> None:
     with pytest.raises(CheckpointError, match=says):
         from_hf(values, "dinov3_vit", (64, 64), None)
 
 
 def test_the_filters_of_a_plan_are_those_of_the_resize() -> None:
-    assert set(FLOAT_FILTERS) == set(CURVES)
+    assert set(TORCH_FILTERS) == set(CURVES)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -115,7 +136,7 @@ def test_every_mode_is_resized_as_rgb(mode: str, tmp_path: Path) -> None:
 
 
 def test_a_crop_of_floats_is_the_middle(tmp_path: Path) -> None:
-    plan = Preprocess((64, 48), (80, 73), floats=True)
+    plan = Preprocess((64, 48), (80, 73), resizer="floats")
     expected = by_torch(pixels_of(100, 90), (80, 73))[:, 8:72, 12:60]
     found = preprocess(photo(100, 90), plan) / 255
     assert np.abs(found - expected.permute(1, 2, 0).numpy()).max() < 1e-6
