@@ -18,7 +18,7 @@ from torch import Tensor
 from tests.fixtures.layouts import MAKERS, Source
 from tests.fixtures.swin import CLASSES
 from tests.fixtures.tiny import FAMILIES
-from tests.models.goldens import EVA_NAMES
+from tests.models.goldens import EVA_NAMES, PE_NAMES
 from vitcli.checkpoints import load as loading
 from vitcli.checkpoints.layouts.layout import Reconstruction
 from vitcli.checkpoints.load import Model, load
@@ -61,6 +61,7 @@ CANNOT = {
         "timm vit_patch8": "no image processor for",
         "open_clip_timm projected": "cannot express projection=24",
         **{f"timm eva {name}": "rotary positions" for name in EVA_NAMES},
+        **{f"meta pe {name}": "rotary positions" for name in PE_NAMES},
         "timm eva eva_giant": "biases of q and v without one of k",
         "timm swin padded": "windows of 4x4 on a grid of 18x26 (stage 1) as this model has them",
         "timm swin remainder": "an image of (67, 81) in patches of (4, 4)",
@@ -287,6 +288,7 @@ IN_OTHER_WORDS = {
     "dist_token": ("pos_embed",),
     "cls": ("pos_embed", "class token"),
     "pos_embedding": ("pos_embed",),
+    "positional_embedding": ("pos_embed", "class_embedding"),
 }
 
 

@@ -73,14 +73,8 @@ ROWS: tuple[Foreign, ...] = (
         ),
     ),
     Foreign(
-        "a Perception Encoder: it has rotary positions (RoPE), and its pooling has its own "
-        "number of heads",
+        "a Perception Encoder of a kind that is not known, or a part of one for language or video",
         r"^vit_pe_|(^|/)pe[-_](core|lang|spatial|vision)|perception_?(encoder|lm)|^pe_",
-        (
-            r"(visual\.)?attn_pool\.probe",
-            r"(visual\.)?class_embedding (visual\.)?ln_pre\.weight !(visual\.)?ln_post\.weight"
-            r" !(visual\.)?proj",
-        ),
     ),
     Foreign(
         "a Perception Encoder, by its pooling and a norm before the blocks: it has rotary "

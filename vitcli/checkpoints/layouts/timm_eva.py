@@ -38,7 +38,8 @@ from vitcli.checkpoints.layouts.timm_eva_write import (
     refusals,
     write_config,
 )
-from vitcli.checkpoints.preprocess.published import DINOV3, EVA02, PE, Family
+from vitcli.checkpoints.preprocess.published import DINOV3, PE, Family
+from vitcli.checkpoints.preprocess.published import EVA02 as EVA
 from vitcli.errors import CheckpointError
 from vitcli.models.config import Config, Pool, Rope, ViTConfig
 
@@ -252,7 +253,7 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTCon
     _check_args(args, given)
     width, chans, *patch = shape(tensors, "patch_embed.proj.weight", 4)
     depth = args.get("depth") or count_blocks(tensors)
-    heads = num_heads or args.get("num_heads") or _heads(width, depth)
+    heads = num_heads or args.get("num_heads") or heads_of(width, depth)
     registers = int(number(args["num_reg_tokens"], "num_reg_tokens"))
     prefix = int(bool(args["class_token"])) + registers
     has_table, covers = args["use_abs_pos_emb"], not args["no_embed_class"]
@@ -416,7 +417,9 @@ def _final_norm(args: Mapping[str, Any]) -> Literal["tokens", "pooled", "none"]:
     return "pooled" if pooled else "tokens" if tokens else "none"
 
 
-def _heads(width: int, depth: int) -> int:
+def heads_of(width: int, depth: int) -> int:
+    """The number of heads of the published models of this width and depth. Raises CheckpointError
+    if there is none."""
     try:
         return NUM_HEADS[width, depth]
     except KeyError:
@@ -435,7 +438,7 @@ def family(config: Config) -> Family | None:
         return DINOV3
     if config.fixed_grid:
         return PE
-    return EVA02 if config.qv_bias else None
+    return EVA if config.qv_bias else None
 
 
 def notes(config: Config, json: Json) -> tuple[str, ...]:
