@@ -61,6 +61,9 @@ CANNOT = {
         "timm vit_patch8": "no image processor for",
         "open_clip_timm projected": "cannot express projection=24",
         **{f"timm eva {name}": "rotary positions" for name in EVA_NAMES},
+        "timm aimv2 backbone": "42x56, which is not square",
+        "timm aimv2 head": "cannot express num_classes=5",
+        "timm aimv2 square": "a bias of q, k and v without one after attention",
         **{f"meta pe {name}": "rotary positions" for name in PE_NAMES},
         "timm eva eva_giant": "biases of q and v without one of k",
         "timm swin padded": "windows of 4x4 on a grid of 18x26 (stage 1) as this model has them",
@@ -71,6 +74,7 @@ CANNOT = {
         "timm swin regrown": "windows of several sizes",
     },
     "timm": {
+        "hf aimv2-biases": "cannot express norm_eps=0.001",
         "hf deit": "a distillation token without a classifier of its own",
         "hf dinov2-classifier": "a classifier on the class token and the mean",
         "hf dinov2-reg-classifier": "a classifier on the class token and the mean",

@@ -91,15 +91,7 @@ ROWS: tuple[Foreign, ...] = (
         r"(^|_)rope(_|$|vit)",
         (r"freqs patch_embed\.proj\.weight", "freqs_cis"),
     ),
-    Foreign(
-        "an AIMv2: it has RMS norms and no biases",
-        "aimv2",
-        (
-            r"patch_embed\.norm\.weight blocks\.0\.mlp\.fc1_g\.weight",
-            r"(.*\.)?embeddings\.rms_norm\.weight",
-            r"preprocessor\.patchifier\..*",
-        ),
-    ),
+    Foreign("an AIMv2 of a kind that is not known", "aimv2"),
     Foreign("an EVA-02 E, whose norms come after its sublayers", r"^eva02_enormous"),
     Foreign(
         "a Sapiens2: it has norms of queries and keys, and grouped keys",
