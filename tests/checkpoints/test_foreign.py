@@ -35,7 +35,6 @@ NAMED = {
     "samvit_base_patch16": "a SAM",
     "vit_base_patch16_18x2_224": "parallel",
     "vit_base_patch16_radio_v3": "a RADIO",
-    "vit_intern300m_patch14_448": "an InternViT",
     "naflexvit_base_patch16_siglip": "NaFlex",
     "hiera_base_224": "a Hiera",
     "cait_s24_224": "a CaiT",
@@ -61,7 +60,6 @@ def test_the_name_in_timms_inner_config_decides_too(vit: Golden, tmp_path: Path)
 TYPES = {
     "dinov3_vit": "a DINOv3",
     "radio": "a RADIO",
-    "intern_vit_6b": "an InternViT",
     "perception_encoder": "a Perception Encoder",
     "vjepa2": "a V-JEPA",
     "sam_vision_model": "a SAM",
@@ -91,11 +89,11 @@ def test_a_class_of_ones_own_and_any_tag_load(vit: Golden, tiny_model: Any, tmp_
     assert loaded(vit.save(tmp_path / "timm", vit.json | {"architecture": name})).layout == "timm"
 
 
-@pytest.mark.parametrize("argument", ["qk_norm", "pool_include_prefix", "pos_embed", "final_norm"])
+@pytest.mark.parametrize("argument", ["qk_norm", "pool_include_prefix", "pos_embed"])
 def test_an_argument_of_timms_that_changes_the_numbers_is_refused(
     argument: str, vit: Golden, tmp_path: Path
 ) -> None:
-    value = {"pos_embed": "rope", "final_norm": False}.get(argument, True)
+    value = {"pos_embed": "rope"}.get(argument, True)
     json = vit.json | {"model_args": vit.json["model_args"] | {argument: value}}
     assert f"timm's {argument}=" in refusal(vit.save(tmp_path / "m", json))
 

@@ -109,7 +109,10 @@ ROWS: tuple[Foreign, ...] = (
     Foreign(
         "a BEiT-3: it has norms inside attention and feed-forward",
         "beit-?3",
-        (r"blocks\.0\.attn\.norm\.weight blocks\.0\.mlp\.norm\.weight !blocks\.0\.mlp\.fc1_g\.weight",),
+        (
+            r"blocks\.0\.attn\.norm\.weight blocks\.0\.mlp\.norm\.weight"
+            r" !blocks\.0\.mlp\.fc1_g\.weight",
+        ),
     ),
     Foreign("a V-JEPA, a model of videos", "v_?jepa|^vjepa"),
     Foreign(
@@ -117,11 +120,7 @@ ROWS: tuple[Foreign, ...] = (
         "radio",
         (r"(.*\.)?patch_generator\..*",),
     ),
-    Foreign(
-        "an InternViT: it has no final norm",
-        r"intern_?vit|vit_intern|intern_?vl",
-        (r"(.*\.)?encoder\.layers\.0\.ls1 (.*\.)?encoder\.layers\.0\.attn\.qkv\.weight",),
-    ),
+    Foreign("an InternViT of a kind that is not known", r"intern_?vit|vit_intern|intern_?vl"),
     Foreign(
         "a ViT without a final norm, as RADIO, InternViT and PE-Spatial are",
         tensors=(rf"patch_embed\.proj\.weight blocks\.0\.attn\.qkv\.weight {_NORMS}",),

@@ -11,6 +11,7 @@ from collections.abc import Collection
 from typing import Any, Literal
 
 from vitcli.checkpoints.keymap import Rule, drop, fuse, rename
+from vitcli.checkpoints.layouts import hf_internvit
 from vitcli.checkpoints.layouts.layout import (
     HF_FIELDS,
     Json,
@@ -80,7 +81,8 @@ def detect(names: Collection[str]) -> bool:
         name.endswith(".layernorm_before.weight") for name in names
     )
     biased = {name.rsplit(".", 2)[-2] for name in names if name.endswith(BIASES)}
-    return is_vit and biased in ({"query"}, {"q_proj"})
+    is_beit = is_vit and biased in ({"query"}, {"q_proj"})
+    return is_beit and not hf_internvit.detect(names)
 
 
 def rules(names: Collection[str]) -> tuple[Rule, ...]:

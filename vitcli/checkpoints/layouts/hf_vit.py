@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from vitcli.checkpoints.keymap import Rule, drop, fuse, rename
-from vitcli.checkpoints.layouts import hf_beit
+from vitcli.checkpoints.layouts import hf_beit, hf_internvit
 from vitcli.checkpoints.layouts.decoders import hf_decoders
 from vitcli.checkpoints.layouts.layout import (
     HF_FIELDS,
@@ -66,6 +66,7 @@ def detect(names: Collection[str]) -> bool:
             or "layers.0.layernorm_before.weight" in names
         )
         and not hf_beit.detect(names)
+        and not hf_internvit.detect(names)
     )
 
 
@@ -78,7 +79,8 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTCon
     transformers, with their defaults for keys that are left out.
 
     `DeiTForImageClassification` reads the class token alone; with a teacher's head the logits are
-    the mean of both heads. An I-JEPA has no class token, and its head reads the mean of the patches.
+    the mean of both heads. An I-JEPA has no class token: its head reads the mean of the
+    patches.
     """
     has_dist = "dist_token" in tensors or config.get("model_type") == "deit"
     is_ijepa = config.get("model_type") == "ijepa"

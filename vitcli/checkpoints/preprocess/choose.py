@@ -78,7 +78,7 @@ def _found(
         case "hf":
             return _hf(checkpoint, family, size, image_size)
         case "timm":
-            return _timm(checkpoint, layout.family, size, image_size)
+            return _timm(checkpoint, own, size, image_size)
         case "open_clip":
             return _open_clip(json, family, config, image_size)
         case "own":
