@@ -1,4 +1,5 @@
-"""BEiT and data2vec-vision: the numbers of transformers, live, and those of timm, stored."""
+"""BEiT, data2vec-vision, I-JEPA, Pixio and TIPSv2: the numbers of transformers, live, and those of
+timm's BEiT, stored."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tests.checkpoints.files import refusal
-from tests.fixtures.beit import BEITS, tiny_beit
+from tests.fixtures.encoders import BEITS, OTHERS, tiny_encoder
 from tests.fixtures.weights import pixels
 from tests.models.goldens import BEIT, BEIT_NAMES, Golden
 from vitcli.checkpoints.load import load
@@ -24,7 +25,7 @@ def off(ours: Tensor, theirs: Tensor) -> float:
 @pytest.mark.parametrize("name", BEITS)
 @torch.inference_mode()
 def test_states_tokens_and_outputs_are_those_of_transformers(name: str, tmp_path: Path) -> None:
-    theirs = tiny_beit(name, tmp_path)
+    theirs = tiny_encoder(name, tmp_path)
     network = load(str(tmp_path)).network
     assert isinstance(network, VisionTransformer)
     backbone = getattr(theirs, theirs.base_model_prefix, theirs)
@@ -46,9 +47,31 @@ def test_states_tokens_and_outputs_are_those_of_transformers(name: str, tmp_path
             assert off(network(x), last.pooler_output) < 1e-5
 
 
+@pytest.mark.parametrize("name", OTHERS)
+@torch.inference_mode()
+def test_tokens_and_outputs_of_other_encoders_are_those_of_transformers(
+    name: str, tmp_path: Path
+) -> None:
+    theirs = tiny_encoder(name, tmp_path)
+    network = load(str(tmp_path)).network
+    assert isinstance(network, VisionTransformer)
+    for height, width in ((48, 48), (40, 64), (80, 56)):
+        x = torch.from_numpy(pixels(2, height, width))
+        is_told = name.startswith("ijepa") and (height, width) != (48, 48)
+        resized = {"interpolate_pos_encoding": True} if is_told else {}
+        tokens = theirs.base_model(x, **resized).last_hidden_state
+        assert off(network.tokens(x).x, tokens) < 1e-5
+        expected = tokens[:, : network.config.num_class_tokens].mean(dim=1)
+        if name.startswith("ijepa"):
+            expected = tokens.mean(dim=1)
+        if name == "ijepa-classifier":
+            expected = theirs(x, **resized).logits
+        assert off(network(x), expected) < 1e-5
+
+
 @torch.inference_mode()
 def test_attention_is_that_of_transformers(tmp_path: Path) -> None:
-    theirs = tiny_beit("beit", tmp_path)
+    theirs = tiny_encoder("beit", tmp_path)
     network = load(str(tmp_path)).network
     assert isinstance(network, VisionTransformer)
     x = torch.from_numpy(pixels(2, 48, 48))
@@ -59,7 +82,7 @@ def test_attention_is_that_of_transformers(tmp_path: Path) -> None:
 
 def test_a_table_of_an_image_that_is_not_square_is_refused(tmp_path: Path) -> None:
     """transformers reads such a table with its sides swapped."""
-    tiny_beit("beit", tmp_path, image_size=(48, 64))
+    tiny_encoder("beit", tmp_path, image_size=(48, 64))
     assert "48x64, which is not square is not supported" in refusal(tmp_path)
 
 

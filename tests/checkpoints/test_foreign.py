@@ -30,6 +30,7 @@ NAMED = {
     "eva03_base_patch14_224": "an EVA",
     "eva02_enormous_patch14_clip_224.laion2b": "norms come after",
     "vit_base_patch16_sapiens2": "a Sapiens2",
+    "beit3_base_patch16_224": "a BEiT-3",
     "vit_base_patch16_rpn_224": "norms come after",
     "vit_relpos_base_patch16_224": "relative positions",
     "samvit_base_patch16": "a SAM",
@@ -58,12 +59,18 @@ def test_the_name_in_timms_inner_config_decides_too(vit: Golden, tmp_path: Path)
 
 
 TYPES = {
-    "dinov3_vit": "a DINOv3",
+    "dinov3_vit": "the config and the weights belong to different models",
+    "dinov3_convnext": "a ConvNeXt of DINOv3's",
+    "sapiens2": "a Sapiens2",
+    "ijepa": "has no place in the model",
     "radio": "a RADIO",
+    "beit": "the config and the weights belong to different models",
+    "data2vec-vision": "the config and the weights belong to different models",
     "perception_encoder": "a Perception Encoder",
     "vjepa2": "a V-JEPA",
     "sam_vision_model": "a SAM",
     "siglip2_vision_model": "NaFlex",
+    "tipsv2": "the config and the weights belong to different models",
     "vit-hybrid": "a hybrid",
     "my_vit": "model_type is my_vit, which no layout knows",
     "dinov2": "the config and the weights belong to different models",
@@ -100,14 +107,18 @@ def test_an_argument_of_timms_that_changes_the_numbers_is_refused(
 
 def test_tensors_of_other_families_are_told() -> None:
     for names, said in {
-        "storage_tokens patch_embed.proj.weight": "a DINOv3",
-        "layer.0.attention.q_proj.weight embeddings.patch_embeddings.weight": "a DINOv3",
+        "storage_tokens blocks.0.attn.wq.weight": "a Sapiens2",
+        "rope_embed.periods cls_norm.weight": "norms of their own",
+        "stages.0.layers.0.depthwise_conv.weight": "a ConvNeXt",
         "attn_pool.latent norm_pre.weight": "a Perception Encoder",
         "blocks.0.attn.q_bias blocks.0.mlp.w1.weight": "an EVA",
+        "blocks.0.attn.norm.weight blocks.0.mlp.norm.weight": "a BEiT-3",
         "radio_model.model.patch_generator.embedder.weight": "a RADIO",
         "patch_embed.proj.weight blocks.0.attn.qkv.weight": "without a final norm",
         "module.base_encoder.cls_token": "MoCo v3",
         "blocks_token_only.0.gamma_1": "a CaiT",
+        "stages.0.blocks.0.attn.meta_mlp.fc1.weight": "timm's own variant of Swin V2",
+        "features.0.0.weight features.1.0.attn.relative_position_index": "torchvision's names",
         "layer1.0.conv1.weight": "a ResNet",
         "stages.0.blocks.0.conv_dw.weight": "a ConvNeXt",
     }.items():
@@ -147,6 +158,7 @@ def test_names_of_the_published_models_are_known() -> None:
         "deit3_base_patch16_224_in21ft1k",
         "deit_tiny_patch16_224",
         "swin_base_patch4_window12_384_in22k",
+        "swinv2_large_window12to24_192to384_22kft1k",
         "vit_large_patch14_224_clip_laion2b",
         "flexivit_small",
         "vit_base_patch14_reg1_tipsv2",

@@ -34,7 +34,8 @@ def claims(state: dict[str, torch.Tensor]) -> list[str]:
 def test_exactly_one_layout_claims_a_family_of_transformers(
     family: str, tiny_model: TinyModel
 ) -> None:
-    expected = "hf-dinov2" if family.startswith("dinov2") else "hf-vit"
+    named = (f"hf-{name}" for name in ("dinov2", "dinov3") if family.startswith(name))
+    expected = next(named, "hf-vit")
     assert claims(read_state(tiny_model(family))) == [expected]
 
 
@@ -49,6 +50,7 @@ ODD: dict[str, Any] = {
     "rope": Rope(),
     "rel_bias": "shared",
     "norm": "rms",
+    "num_class_tokens": 2,
     "pool_heads": 1,
     "pool_hidden_dim": 8,
 }
@@ -60,7 +62,8 @@ def test_a_rare_part_is_an_obstacle_in_words_to_every_layout_that_lacks_it(field
         image_size=(8, 8), patch_size=(4, 4), embed_dim=8, depth=1, num_heads=2, hidden_dim=16
     )
     usual, obstacle = RARE[field]
-    odd = {"pos_prefix": 0, "rope": Rope(), "qkv_bias": False, field: ODD.get(field, not usual)}
+    odd = {"pos_prefix": 0, "rope": Rope(), "qkv_bias": False, "projection": 8}
+    odd[field] = ODD.get(field, not usual)
     for layout in LAYOUTS:
         if layout.writer and layout.writer.kind is ViTConfig and field not in layout.writer.rare:
             assert obstacle in layout.writer.obstacles(replace(config, **odd)), layout.name

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from tests.checkpoints.files import edit_json, read_state, refusal
-from tests.fixtures.golden import golden, largest_error
-from tests.fixtures.layouts import Source, open_clip_trunk
+from tests.fixtures.golden import EVA, golden, largest_error
+from tests.fixtures.layouts import Source, open_clip_eva, open_clip_trunk
 from vitcli.checkpoints.detect import claims
 from vitcli.checkpoints.load import Model, load
 from vitcli.models.vit import VisionTransformer
@@ -51,6 +51,21 @@ def test_it_gives_the_numbers_of_timm(siglip: Source) -> None:
         "logit_scale",
         "logit_bias",
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "pool", "fit", "has_bias"),
+    [("pe_core", "map", "squash", False), ("eva02_clip", "cls", "cover", True)],
+)
+def test_a_tower_of_timms_eva_has_its_projection_as_head(
+    name: str, pool: str, fit: str, has_bias: bool, tmp_path: Path
+) -> None:
+    model, expected = loaded(open_clip_eva(name, tmp_path)), golden(name, EVA)
+    assert (model.layout, model.preprocess.fit) == ("open-clip-timm", fit)
+    assert (model.config.pool, model.config.projection_bias) == (pool, has_bias)
+    assert model.config.projection == expected.config["num_classes"]
+    assert isinstance(model.network, VisionTransformer)
+    assert largest_error(model.network, expected) < EXACT
 
 
 def test_a_bare_file_shows_its_pooling(siglip: Source) -> None:

@@ -28,6 +28,7 @@ from tests.fixtures.digits import make_digits
 from tests.fixtures.forks import Child, ForkServer
 from tests.fixtures.ports import free_port
 from tests.fixtures.swin import tiny_swin
+from tests.fixtures.tiny import tiny_hf
 from vitcli import files
 from vitcli.cache import cache_folder
 from vitcli.checkpoints.load import load
@@ -210,6 +211,30 @@ def test_a_swin_is_trained_as_asked(vit: Vit, tiny: Path, tmp_path: Path, recipe
     image = next((tiny / "val").rglob("*.png"))
     done = vit("classify", image, "-m", "run", "-k", "1", "-j", "0")
     assert done.code == 0 and json.loads(done.out)["predictions"][0]["label"].isdigit()
+
+
+def test_a_dinov3_is_trained_and_written_for_timm(vit: Vit, tiny: Path, tmp_path: Path) -> None:
+    """transformers has no class for a DINOv3 with a head, and no decoder for one."""
+    tiny_hf("dinov3-7b", tmp_path / "dino")
+    fast = ("--epochs", "1", "--batch-size", "16", "--lr", "0.01", "--warmup", "0", "-j", "0")
+    words = ("finetune", tiny, "-m", "dino", "--train", "lora", "--out", "run", *fast)
+    done = vit(*words)
+    assert done.code == 0 and "the model is written for timm" in done.err, done.err
+    before, after = load(str(tmp_path / "dino")), load(str(tmp_path / "run"))
+    assert (after.layout, after.config.pool) == ("timm-eva", "cls")
+    old, new = before.network.state_dict(), after.network.state_dict()
+    changed = {name for name in old if not torch.equal(old[name], new[name])}
+    linear = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+    assert changed == {f"blocks.{i}.{part}.weight" for i in range(3) for part in linear}
+    done = vit("evaluate", tiny / "val", "-m", "run", "-j", "0", "--json")
+    assert json.loads(done.out)["models"][0]["top1"] == last_line(tmp_path / "run")["val_top1"]
+    assert vit(*words, "--resume").code == 0
+    (tmp_path / "run" / "config.json").unlink()
+    assert "run has no config.json" in vit(*words, "--resume").err
+    done = vit("finetune", tiny, "-m", "dino", "--objective", "mim", "--out", "mim", "-j", "0")
+    assert done.code == 1 and "a decoder after an encoder of hf-dinov3" in done.err
+    done = vit("convert", "run", "hf", "--to", "hf")
+    assert done.code == 1
 
 
 def test_what_a_swin_cannot_do_is_said_before_anything_is_written(
@@ -436,14 +461,19 @@ def wait_for(fact: Callable[[], bool]) -> None:
 
 @pytest.mark.slow
 def test_two_processes_train_as_one(
-    vit: Vit, vits: ForkServer, few: Path, tmp_path: Path, clean_env: dict[str, str]
+    vit: Vit,
+    vits: ForkServer,
+    scripts: Path,
+    few: Path,
+    tmp_path: Path,
+    clean_env: dict[str, str],
 ) -> None:
     """Under torchrun; and when one of them is told to stop, both do, and go on to the same bits."""
     args = ["finetune", str(few), "-m", "demo", "--train", "full", *FAST, "--mixup", "0.3"]
     assert vit(*args, "--out", "one").code == 0
     port = str(free_port())
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    torchrun += ["--master-port", port, "-m", "vitcli"]
+    torchrun += ["--master-port", port, "--no-python", str(scripts / "vit")]
     done = subprocess.run(
         [*torchrun, *args, "--out", "two"],
         cwd=tmp_path,

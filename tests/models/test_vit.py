@@ -33,6 +33,13 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "quick-gelu": ("deit", {"hidden_act": "quick_gelu"}),
     "relu": ("dinov2", {"hidden_act": "relu"}),
     "dinov2-no-qkv-bias": ("dinov2-classifier", {"qkv_bias": False}),
+    "dinov3-all-biases": ("dinov3", {"key_bias": True, "num_attention_heads": 2}),
+    "dinov3-q-bias": ("dinov3", {"value_bias": False, "proj_bias": False, "mlp_bias": False}),
+    "dinov3-k-v-bias": ("dinov3", {"key_bias": True, "query_bias": False, "rope_theta": 17.5}),
+    "dinov3-wide-head": ("dinov3", {"num_attention_heads": 1, "layer_norm_eps": 1e-2}),
+    "dinov3-plain": ("dinov3", {"num_register_tokens": 0, "hidden_act": "relu"}),
+    "dinov3-not-square": ("dinov3", {"patch_size": (8, 16), "image_size": (48, 80)}),
+    "dinov3-no-biases": ("dinov3-7b", {"proj_bias": False, "mlp_bias": False}),
     "swiglu-registers": ("dinov2-reg-classifier", {"use_swiglu_ffn": True, "mlp_ratio": 3}),
 }
 
@@ -52,22 +59,28 @@ class Pair:
     def layers(self) -> range:
         return range(self.ours.config.depth + 1)
 
+    @property
+    def base(self) -> transformers.PreTrainedModel:
+        """Their backbone: DINOv3's `base_model` is the encoder alone."""
+        return self.theirs if hasattr(self.theirs, "embeddings") else self.theirs.base_model
+
     def backbone(self, images: Tensor) -> transformers.utils.ModelOutput:
         """Their hidden states and last_hidden_state."""
-        return self.theirs.base_model(images, output_hidden_states=True, **self._options(images))
+        return self.base(images, output_hidden_states=True, **self._options(images))
 
     def answer(self, images: Tensor) -> Tensor:
         """Their logits; of a backbone the class token."""
-        if self.theirs.base_model is self.theirs:
+        if self.base is self.theirs:
             return self.backbone(images).last_hidden_state[:, 0]
         return self.theirs(images, **self._options(images)).logits
 
     def _options(self, images: Tensor) -> dict[str, bool]:
-        """DINOv2 interpolates by itself, the others when they are told to."""
-        own = self.theirs.base_model.embeddings.patch_embeddings.image_size
+        """DINOv2 interpolates by itself, DINOv3 never, the others when they are told to."""
+        if "dino" in self.theirs.config.model_type:
+            return {}
+        own = self.base.embeddings.patch_embeddings.image_size
         is_own = tuple(images.shape[-2:]) == tuple(own)
-        is_dino = "dinov2" in self.theirs.config.model_type
-        return {} if is_dino or is_own else {"interpolate_pos_encoding": True}
+        return {} if is_own else {"interpolate_pos_encoding": True}
 
 
 # Masked autoencoders shuffle or mask their patches: tests/checkpoints/test_hf_mae.py holds those.
@@ -104,9 +117,10 @@ def test_every_raw_hidden_state_is_that_of_transformers(pair: Pair, images: Tens
 @torch.inference_mode()
 def test_every_normed_hidden_state_is_that_of_transformers(pair: Pair, images: Tensor) -> None:
     answer = pair.backbone(images)
+    norm = pair.base.norm if hasattr(pair.base, "norm") else pair.base.layernorm
     for layer, theirs in enumerate(answer.hidden_states):
         ours = pair.network.features(images, [layer], "tokens")
-        torch.testing.assert_close(ours, pair.theirs.base_model.layernorm(theirs), **CLOSE)
+        torch.testing.assert_close(ours, norm(theirs), **CLOSE)
     torch.testing.assert_close(ours, answer.last_hidden_state, **CLOSE)
 
 

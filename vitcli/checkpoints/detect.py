@@ -42,7 +42,7 @@ def layout_of(
     check_tensors(state, is_named=is_named, forced=forced)
     if name is not None:
         return _layout_named(name)
-    detected = _detected(state, _of_architecture(config or {}))
+    detected = _detected(state, _of_model(config or {}))
     if file is not None and not is_named and detected.name in MAY_ROTATE:
         _check_file(file, detected.strip(state))
     kind = str((config or {}).get("model_type", ""))
@@ -56,7 +56,7 @@ def layout_of(
 
 
 def _detected(state: Mapping[str, Tensor], named: Layout | None) -> Layout:
-    """The layout of these tensors. `named` is the one of the architecture in the config: it decides
+    """The layout of these tensors. `named` is the one of the model in the config: it decides
     if it knows all names, and if the tensors do not show a rotation that the architecture has."""
     if named is not None and _knows_all(named, state):
         return named
@@ -65,10 +65,12 @@ def _detected(state: Mapping[str, Tensor], named: Layout | None) -> Layout:
     return named if named and hides_rotation else detected
 
 
-def _of_architecture(config: Json) -> Layout | None:
-    """The layout of the architecture that the config names."""
+def _of_model(config: Json) -> Layout | None:
+    """The layout of the model that the config names."""
     for model in _models_named(config):
         for layout in layouts.LAYOUTS:
+            if model.name in layout.model_types:
+                return layout
             if layout.architectures and re.fullmatch(layout.architectures, model.name):
                 return layout
     return None

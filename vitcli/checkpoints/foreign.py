@@ -26,10 +26,6 @@ class Foreign:
 
 
 _NORMS = r"!norm\.(weight|bias) !fc_norm\.(weight|bias)"
-_HF_DINOV3 = (
-    r"(.*\.)?embeddings\.patch_embeddings\.weight "
-    r"(.*\.)?layer\.0\.attention\.q_proj\.weight"
-)
 _OTHER_FILE = "the backbone is another file: give that one, and this one with --head"
 # The first row that matches is used.
 ROWS: tuple[Foreign, ...] = (
@@ -64,13 +60,12 @@ ROWS: tuple[Foreign, ...] = (
     # Families of Vision Transformers that compute something else.
     Foreign("a ConvNeXt of DINOv3's, a convolutional network", "dinov3_?convnext"),
     Foreign(
-        "a DINOv3 (or LingBot, EUPE): it has rotary positions (RoPE) instead of a table",
+        "a DINOv3 (or LingBot, EUPE) of a kind that no layout reads",
         "dinov3|lingbot|eupe",
-        (
-            "storage_tokens",
-            r"rope_embed\.periods",
-            _HF_DINOV3,
-        ),
+    ),
+    Foreign(
+        "a DINOv3 whose class token and patches have norms of their own",
+        tensors=(r"cls_norm\.weight rope_embed\.periods",),
     ),
     Foreign(
         "a Perception Encoder of a kind that is not known, or a part of one for language or video",
@@ -96,13 +91,16 @@ ROWS: tuple[Foreign, ...] = (
     Foreign(
         "a Sapiens2: it has norms of queries and keys, and grouped keys",
         "sapiens2",
-        (r"blocks\.0\.attn\.q_norm\.weight reg_token",),
+        (
+            r"blocks\.0\.attn\.q_norm\.weight reg_token",
+            r"storage_tokens blocks\.0\.attn\.wq\.weight",
+        ),
     ),
     Foreign(
         "an EVA: its attention has other biases, EVA-02 also rotary positions (RoPE)",
         r"^eva(0\d|_|-?clip|$)|^EVA0",
         (
-            r"(.*\.)?blocks\.0\.mlp\.w1\.weight",
+            r"(.*\.)?blocks\.0\.mlp\.w1\.weight !(.*\.)?rope_embed\.periods",
             r"(.*\.)?rope\.freqs_cos",
         ),
     ),
@@ -111,7 +109,7 @@ ROWS: tuple[Foreign, ...] = (
         "beit-?3",
         (
             r"blocks\.0\.attn\.norm\.weight blocks\.0\.mlp\.norm\.weight"
-            r" !blocks\.0\.mlp\.fc1_g\.weight",
+            r" !blocks\.0\.(mlp\.fc1_[gx]\.weight|attn\.q_bias)",
         ),
     ),
     Foreign("a V-JEPA, a model of videos", "v_?jepa|^vjepa"),
@@ -134,12 +132,17 @@ ROWS: tuple[Foreign, ...] = (
         "SigLIP 2's models of a fixed resolution are: google/siglip2-base-patch16-224",
     ),
     Foreign("an MLCD: a CLIP with rotary positions (RoPE)", "mlcd"),
-    Foreign("a Pixio: it has eight class tokens", "pixio"),
     Foreign(
-        "a Swin Transformer V2, which computes its attention in another way",
-        "swin_?v2|swinv2",
-        (r".*\.(attn|attention|self)\.(logit_scale|(cpb|continuous_position_bias|meta)_mlp\..+)",),
-        "give a Swin of the first version",
+        "timm's own variant of Swin V2, which computes its biases and norms in another way",
+        "swin_?v2_cr",
+        (r".*\.attn\.meta_mlp\..+",),
+        "give a Swin V2 of Microsoft's weights: swinv2_tiny_window8_256.ms_in1k",
+    ),
+    Foreign(
+        "a Swin in torchvision's names",
+        "^swin_(v2_)?[tsbl]$",
+        (r"(.*\.)?features\.1\.0\.attn\.relative_position_index",),
+        "timm and transformers have the same models: timm/swinv2_tiny_window8_256.ms_in1k",
     ),
     Foreign(
         "a hybrid: a ResNet stands before the Vision Transformer (R50+ViT)",
@@ -176,7 +179,7 @@ ROWS: tuple[Foreign, ...] = (
         "convnext",
         (
             r"(.*\.)?stages\.0\.blocks\.0\.(conv_)?dw(conv)?\.weight",
-            r"(.*\.)?stages\.0\.layers\.0\.dwconv\.weight",
+            r"(.*\.)?stages\.0\.layers\.0\.(dw|depthwise_)conv\.weight",
             r"(.*\.)?downsample_layers\.0\.0\.weight",
         ),
     ),

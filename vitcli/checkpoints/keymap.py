@@ -37,7 +37,8 @@ class Rule:
 
     `load` reshapes the tensors of `theirs`, joined on dim 0; `save` is its inverse. `shares` has
     vitcli's name and the share of the rows for each part of a split tensor; the first name is
-    `ours`. `why` is the reason to drop a tensor, and a note for the user if `is_told`.
+    `ours`, and a part without a name is left out. `why` is the reason to drop a tensor, and a note
+    for the user if `is_told`.
     """
 
     theirs: Names
@@ -58,7 +59,7 @@ class Rule:
         """vitcli's names: none for a dropped tensor, several for a split one."""
         if self.ours is None:
             return ()
-        return tuple(name for name, _ in self.shares) or (self.ours,)
+        return tuple(name for name, _ in self.shares if name) or (self.ours,)
 
     def divide(self, name: str, tensor: Tensor) -> Sequence[Tensor]:
         """Return a tensor for each of `our_names`, by reshaping or splitting the layout's tensor.
@@ -72,7 +73,8 @@ class Rule:
                 f"its rows cannot be split {':'.join(map(str, shares))}"
             )
         unit = tensor.shape[0] // sum(shares)
-        return torch.split(tensor, [unit * share for share in shares])
+        parts = torch.split(tensor, [unit * share for share in shares])
+        return [part for part, (ours, _) in zip(parts, self.shares, strict=True) if ours]
 
 
 def rename(theirs: str, ours: str, *also: str) -> Rule:
@@ -91,7 +93,8 @@ def reshape(theirs: Names, ours: str, load: Reshape, save: Reshape, *also: Names
 
 
 def split(theirs: str, *shares: tuple[str, int]) -> Rule:
-    """Cut one of the layout's tensors on dim 0 into (vitcli's name, share), in this order."""
+    """Cut one of the layout's tensors on dim 0 into (vitcli's name, share), in this order. A part
+    with the name "" is left out; such a rule can only be read."""
     return Rule((theirs,), shares[0][0], shares=shares)
 
 

@@ -21,10 +21,13 @@ from vitcli.checkpoints.preprocess.hf import to_hf
 from vitcli.checkpoints.preprocess.timm import to_timm
 from vitcli.checkpoints.scoring import DESCRIBED
 from vitcli.errors import CheckpointError
-from vitcli.models.config import Config, ViTConfig
+from vitcli.models.config import Config, SwinConfig, ViTConfig
 
 FileDtype = Literal["fp32", "fp16", "bf16"]
 TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+# Scores of a Swin V2 differ by at most twice the scale of its cosines and 16 of the bias. Up to
+# this scale, a mask of -100 leaves a masked token less than 2e-8 of the weight of another.
+MAX_MASKED_SCALE = 33.0
 HF_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
@@ -45,12 +48,6 @@ def write_hf(model: Model, folder: Path, dtype: FileDtype) -> Written:
     CheckpointError with the obstacles of the closest one.
     """
     layout, form, notes = _hf_form(model)
-    if model.reconstruction is not None:
-        express = layout.decoders.express if layout.decoders else None
-        if express is None:
-            refuse_decoder([f"a decoder after an encoder of {layout.name}"])
-        else:
-            form = express(model.reconstruction, form)
     values = form.json
     if model.labels:
         values["id2label"] = {str(i): label for i, label in enumerate(model.labels)}
@@ -61,37 +58,75 @@ def write_hf(model: Model, folder: Path, dtype: FileDtype) -> Written:
     _write_json(folder / "preprocessor_config.json", to_hf(model.preprocess))
     _write_tensors(folder / "model.safetensors", form.tensors, dtype)
     notes = (*notes, *_notes(model.config, form.config, "transformers"), *form.notes)
+    notes = (*notes, *_mask_notes(model, form.config))
     return Written(layout.name, notes, _made(layout, form))
 
 
 def check_hf(model: Model) -> None:
-    """Raise CheckpointError if `write_hf` would."""
+    """Raise CheckpointError if no layout of transformers can express a model and its decoder."""
     _hf_form(model)
 
 
 def _hf_form(model: Model) -> tuple[Layout, Expressed, tuple[str, ...]]:
-    """The layout of transformers that can express a model, the model in its form, and notes.
+    """The layout of transformers that can express a model, the model in its form, and notes."""
+    layout, config = _hf_layout(model.config)
+    tensors, notes = model.network.state_dict(), []
+    if config != model.config:
+        tensors = _without_layer_scale(tensors)
+        notes.append(
+            "layer scale, which this layout lacks, is multiplied into the weights before it"
+        )
+    assert layout.writer is not None
+    form = layout.writer.express(config, tensors)
+    if model.reconstruction is not None:
+        express = layout.decoders.express if layout.decoders else None
+        if express is None:
+            refuse_decoder([f"a decoder after an encoder of {layout.name}"])
+        else:
+            form = express(model.reconstruction, form)
+    return layout, form, tuple(notes)
 
-    If only layer scale is an obstacle, it is multiplied into the weights.
-    """
-    config, tensors = model.config, model.network.state_dict()
+
+def _hf_layout(config: Config) -> tuple[Layout, Config]:
+    """The layout of transformers that can express a config, and the config. If only layer scale is
+    an obstacle, the config is one without it."""
     try:
-        return *_expressed(config, tensors, "transformers"), ()
+        return _layout_for(config, "transformers"), config
     except CheckpointError as error:
         if not isinstance(config, ViTConfig):
             raise
-        config, tensors = replace(config, layer_scale=False), _without_layer_scale(tensors)
+        folded = replace(config, layer_scale=False)
         try:
-            layout, form = _expressed(config, tensors, "transformers")
+            return _layout_for(folded, "transformers"), folded
         except CheckpointError:
             raise error from None
-        note = "layer scale, which this layout lacks, is multiplied into the weights before it"
-        return layout, form, (note,)
+
+
+def library_for(config: Config) -> Library:
+    """The library that a trained model is written for: transformers, or timm if transformers has no
+    class for the model. Raises CheckpointError, with transformers' obstacles, if neither has."""
+    try:
+        _hf_layout(config)
+    except CheckpointError as error:
+        try:
+            _layout_for(config, "timm")
+        except CheckpointError:
+            raise error from None
+        return "timm"
+    return "transformers"
+
+
+def write_trained(model: Model, folder: Path) -> Written:
+    """Write a model for the library of `library_for`, in fp32."""
+    write = write_hf if library_for(model.config) == "transformers" else write_timm
+    return write(model, folder, "fp32")
 
 
 def write_timm(model: Model, folder: Path, dtype: FileDtype) -> Written:
     """Write `config.json` and `model.safetensors`, for `timm.create_model("local-dir:FOLDER")`."""
-    layout, form = _expressed(model.config, model.network.state_dict(), "timm")
+    layout = _layout_for(model.config, "timm")
+    assert layout.writer is not None
+    form = layout.writer.express(model.config, model.network.state_dict())
     values = form.json
     cfg = {**to_timm(model.preprocess), "num_classes": form.config.num_classes}
     classifier = "head" if isinstance(form.config, ViTConfig) else "head.fc"
@@ -102,6 +137,7 @@ def write_timm(model: Model, folder: Path, dtype: FileDtype) -> Written:
     _write_json(folder / "config.json", values)
     _write_tensors(folder / "model.safetensors", form.tensors, dtype)
     notes = (*_notes(model.config, form.config, "timm"), *form.notes, *_score_notes(model))
+    notes = (*notes, *_mask_notes(model, form.config))
     return Written(layout.name, notes, _made(layout, form))
 
 
@@ -124,18 +160,16 @@ def _without_layer_scale(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return kept
 
 
-def _expressed(
-    config: Config, tensors: Mapping[str, Tensor], library: Library
-) -> tuple[Layout, Expressed]:
-    """The first layout of a library that can express the model, and the model in its form.
-    Raises CheckpointError, with the obstacles of the closest layout."""
+def _layout_for(config: Config, library: Library) -> Layout:
+    """The first layout of a library that can express a config. Raises CheckpointError, with the
+    obstacles of the closest layout."""
     obstacles: dict[str, list[str]] = {}
     for layout in layouts.LAYOUTS:
         writer = layout.writer
         if writer and writer.library == library and isinstance(config, writer.kind):
             obstacles[layout.name] = writer.obstacles(config)
             if not obstacles[layout.name]:
-                return layout, writer.express(config, tensors)
+                return layout
     closest = min(obstacles, key=lambda name: len(obstacles[name]))
     if len(obstacles) == 1:
         raise CheckpointError(
@@ -159,7 +193,39 @@ def _notes(before: Config, after: Config, library: str) -> list[str]:
             notes.append("prefix tokens had no position of their own: they get one of zeros")
         elif after.pos_prefix < before.pos_prefix:
             notes.append("the class token's position is added to the token itself")
+        if before.rope and before.rope.periods and after.rope and not after.rope.periods:
+            notes.append(
+                f"{library} computes the rotary periods exactly, this model has them rounded by up "
+                f"to {before.rope.rounding:.2%}: results differ slightly (--verify measures it)"
+            )
     return notes
+
+
+def _mask_notes(model: Model, after: Config) -> list[str]:
+    """A note if a Swin V2 has such large scores that the other library's mask may let tokens attend
+    across the edges of a shifted grid, or no longer."""
+    before = model.config
+    if not isinstance(before, SwinConfig) or not isinstance(after, SwinConfig):
+        return []
+    scales = [
+        min(float(tensor.exp().max()), 100.0)
+        for name, tensor in model.network.state_dict().items()
+        if name.endswith(".logit_scale") and _is_shifted(before, name)
+    ]
+    scale = max(scales, default=0.0)
+    if before.far == after.far or scale <= MAX_MASKED_SCALE:
+        return []
+    return [
+        f"shifted windows are separated by {after.far:g} there, by {before.far:g} in this model: "
+        f"with cosines scaled by {scale:.0f} the results may differ (--verify compares them)"
+    ]
+
+
+def _is_shifted(config: SwinConfig, name: str) -> bool:
+    """Whether a tensor is in a block with shifted windows."""
+    _, stage, _, block, *_ = name.split(".")
+    shift = config.windows(int(stage), config.layer_grid(int(stage)))[1]
+    return int(block) % 2 == 1 and any(shift)
 
 
 def _problem_type(model: Model) -> dict[str, str]:

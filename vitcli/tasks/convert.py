@@ -6,7 +6,6 @@ import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -19,15 +18,15 @@ from vitcli.checkpoints.build import build
 from vitcli.checkpoints.load import Model, load
 from vitcli.checkpoints.preprocess.choose import as_written
 from vitcli.checkpoints.replace import replacing
-from vitcli.checkpoints.resolve import resolve
 from vitcli.checkpoints.tensor_diff import Change, changes
 from vitcli.checkpoints.write import WRITERS, FileDtype, Written
 from vitcli.engines import ENGINES
 from vitcli.errors import CheckpointError, OutputError, UsageError, check_installed
 from vitcli.images.preprocess import preprocessed, resized_size, seen
-from vitcli.jobs.apart import check_apart, read_of_model, read_of_options
+from vitcli.jobs.apart import check_apart, read_of_models
 from vitcli.jobs.job import ModelOptions
 from vitcli.jobs.loading import load_model
+from vitcli.models.config import Config, ViTConfig
 from vitcli.models.normalise import Normalisation
 from vitcli.records import RESIZERS, Preprocess, Size
 
@@ -81,9 +80,7 @@ def convert(job: ConvertJob, note: Callable[[str], None] = lambda text: None) ->
     _check(job)
     is_file = job.to == "onnx"
     if job.target.exists():
-        files = resolve(job.source, offline=job.options.offline).weights
-        options = {name: getattr(job.options, name) for name in ("labels", "head")}
-        read = chain(read_of_model(files), read_of_options(options))
+        read = read_of_models([job.source], job.options)
         check_apart([job.target], read, folder=None if is_file else job.target)
     with replacing(job.target, is_file=is_file) as partial:
         keep = job.to == "hf"
@@ -126,8 +123,9 @@ def _write(job: ConvertJob, model: Model, partial: Path) -> Written:
 
 
 def _verify(job: ConvertJob, model: Model, partial: Path) -> list[Delta]:
-    """The differences between the model and its conversion. If the target has another epsilon, the
-    model is first given that epsilon, and the effect of the epsilon is listed separately.
+    """The differences between the model and its conversion. If the target has another epsilon, or
+    exact rotary periods instead of rounded ones, the model is first given those, and their effect
+    is listed separately.
 
     Raises CheckpointError if a difference exceeds the tolerance."""
     allowed = TOLERANCE[job.dtype]
@@ -135,11 +133,14 @@ def _verify(job: ConvertJob, model: Model, partial: Path) -> list[Delta]:
         deltas = _deltas(_compare_onnx(model, partial), allowed)
     else:
         back = load(str(partial.resolve()), keep_grid=True, keep_decoder=True)
-        alike = _with_epsilon(model, back.config.norm_eps)
+        exact = _with_periods(model, back.config)
+        alike = _with_epsilon(exact, back.config.norm_eps)
         deltas = _deltas(compare(alike, back), allowed)
-        if alike is not model:
-            moved = compare(model, alike)
+        if alike is not exact:
+            moved = compare(exact, alike)
             deltas += _deltas(moved, EPSILON_TOLERANCE, ", by the epsilon alone")
+        if exact is not model:
+            deltas += _deltas(compare(model, exact), math.inf, ", by the rotary periods alone")
     wrong = [delta for delta in deltas if not delta.found <= delta.allowed]
     if wrong:
         listed = ", ".join(f"{d.what} differ by {d.found:.2g} of {d.allowed:g}" for d in wrong)
@@ -223,6 +224,18 @@ def _by_preprocessing(model: Model, moved: Moved) -> Delta:
 
 def _deltas(differences: dict[str, float], allowed: float, why: str = "") -> list[Delta]:
     return [Delta(what + why, delta, allowed) for what, delta in differences.items()]
+
+
+def _with_periods(model: Model, other: Config) -> Model:
+    """The model with the rotary periods of `other`, if those are its own but for rounding: the
+    writers refuse a model with other periods."""
+    config = model.config
+    if not isinstance(config, ViTConfig) or not isinstance(other, ViTConfig):
+        return model
+    if config.rope is None or other.rope is None or config.rope.periods == other.rope.periods:
+        return model
+    config = replace(config, rope=replace(config.rope, periods=other.rope.periods))
+    return replace(model, network=build(config, model.network.state_dict()), reconstruction=None)
 
 
 def _with_epsilon(model: Model, eps: float) -> Model:

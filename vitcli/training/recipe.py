@@ -11,8 +11,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from vitcli.checkpoints.layouts.layout import Library
 from vitcli.checkpoints.load import Model
-from vitcli.checkpoints.write import check_hf
+from vitcli.checkpoints.preprocess.choose import as_written
+from vitcli.checkpoints.write import library_for
 from vitcli.errors import CheckpointError, UsageError
 from vitcli.models.config import Config, ViTConfig
 from vitcli.models.layers import DropPath
@@ -51,33 +53,47 @@ def parse_recipe(text: str, rank: int, alpha: float) -> Recipe:
 
 def with_head(model: Model, classes: Sequence[str]) -> Model:
     """Return the model unchanged if it has a softmax head for these classes, else with a new head
-    of zeros. Raises CheckpointError if transformers' layout cannot express the new model."""
+    of zeros, and the preprocessing that is written with it. Raises CheckpointError if neither
+    transformers nor timm can express the new model."""
     is_same = set(classes) == set(model.labels) and len(set(classes)) == len(model.labels)
     if is_same and model.score_function == "softmax":
         return model
-    errors = []
-    for config in _forms(model.config, len(classes)):
-        network = _headed(model.network, config)
-        headed = replace(
-            model,
-            network=network,
-            labels=tuple(classes),
-            problem_type=None,
-            reconstruction=None,
-            provenance=replace(model.provenance, labels="data"),
-        )
+    forms = _forms(model.config, len(classes))
+    library, config = _writable(forms)
+    plan = model.preprocess
+    if library == "timm":
+        kept = {name: getattr(plan, name) for name in ("exif", "decode", "grey16", "source")}
+        plan = replace(as_written(plan, "timm"), **kept)
+    return replace(
+        model,
+        network=_headed(model.network, config),
+        preprocess=plan,
+        labels=tuple(classes),
+        problem_type=None,
+        reconstruction=None,
+        provenance=replace(model.provenance, labels="data"),
+    )
+
+
+def _writable(forms: Sequence[Config]) -> tuple[Library, Config]:
+    """The first form that transformers can express, else the first that timm can, and the library.
+    Raises CheckpointError, with the first form's obstacles, if there is none."""
+    errors: list[CheckpointError] = []
+    found: dict[Library, Config] = {}
+    for config in forms:
         try:
-            check_hf(headed)
+            found.setdefault(library_for(config), config)
         except CheckpointError as error:
             errors.append(error)
-        else:
-            return headed
+    for library in ("transformers", "timm"):
+        if library in found:
+            return library, found[library]
     raise errors[0]
 
 
 def _forms(config: Config, classes: int) -> Sequence[Config]:
-    """Configs of the backbone with a new classifier, in the order to try them: transformers' layout
-    cannot express all of them."""
+    """Configs of the backbone with a new classifier, in the order to try them: no library can
+    express all of them. Rotary periods are those of theta, as the libraries compute them."""
     if not isinstance(config, ViTConfig):
         return [replace(config, num_classes=classes)]
     plain = replace(
@@ -87,6 +103,7 @@ def _forms(config: Config, classes: int) -> Sequence[Config]:
         projection_bias=False,
         dist_head=False,
         head_blocks=1,
+        rope=replace(config.rope, periods=()) if config.rope else None,
     )
     forms = [plain]
     if config.pool != "mean":

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from vitcli.checkpoints.layouts import (
+    dinov3,
     google,
     hf_aimv2,
     hf_beit,
     hf_clip,
     hf_dinov2,
+    hf_dinov3,
     hf_internvit,
+    hf_pixio,
     hf_siglip,
     hf_swin,
     hf_tips,
@@ -30,11 +33,13 @@ from vitcli.checkpoints.layouts.layout import Layout
 LAYOUTS: tuple[Layout, ...] = (
     hf_vit.LAYOUT,
     hf_beit.LAYOUT,
+    hf_tips.LAYOUT,
     hf_dinov2.LAYOUT,
+    hf_dinov3.LAYOUT,
     hf_clip.LAYOUT,
     hf_siglip.LAYOUT,
     hf_swin.LAYOUT,
-    hf_tips.LAYOUT,
+    hf_pixio.LAYOUT,
     hf_aimv2.LAYOUT,
     hf_internvit.LAYOUT,
     openai.OPENAI,
@@ -46,6 +51,7 @@ LAYOUTS: tuple[Layout, ...] = (
     timm_aimv2.LAYOUT,
     timm_eva.LAYOUT,
     *meta.LAYOUTS,
+    dinov3.LAYOUT,
     timm_swin.LAYOUT,
     swin.LAYOUT,
     google.LAYOUT,

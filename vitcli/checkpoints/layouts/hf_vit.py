@@ -79,8 +79,7 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTCon
     transformers, with their defaults for keys that are left out.
 
     `DeiTForImageClassification` reads the class token alone; with a teacher's head the logits are
-    the mean of both heads. An I-JEPA has no class token: its head reads the mean of the
-    patches.
+    the mean of both heads. An I-JEPA has no class token; its head reads the mean of the patches.
     """
     has_dist = "dist_token" in tensors or config.get("model_type") == "deit"
     is_ijepa = config.get("model_type") == "ijepa"

@@ -28,13 +28,10 @@ RULES = (
 
 
 def detect(names: Collection[str]) -> bool:
-    """Whether the patches have a norm without a bias; without it, whether the first block's norm
-    has none."""
+    """Whether the embedded patches of a ViT have a norm."""
     block = "blocks.0."
-    is_vit = "patch_embed.proj.weight" in names and block + "attn.qkv.weight" in names
-    is_gated = block + "mlp.fc1_g.weight" in names or block + "mlp.fc1_x.weight" in names
-    has_norm = "patch_embed.norm.weight" in names
-    return (has_norm and (is_vit or is_gated)) or (is_vit and is_gated)
+    is_vit = block + "attn.qkv.weight" in names or block + "mlp.fc2.weight" in names
+    return is_vit and "patch_embed.norm.weight" in names
 
 
 def rules(names: Collection[str]) -> tuple[Rule, ...]:

@@ -118,7 +118,7 @@ def _grid(rows: int, like: tuple[int, int] | None) -> tuple[int, int]:
     side = math.isqrt(max(rows - 3, 0))
     if side * side != rows - 3 or side % 2 == 0:
         raise CheckpointError(
-            f"a table of {rows} relative positions is not that of a square grid",
+            f"a relative_position_bias_table of {rows} rows is not that of a square grid",
             "its image size is not in the file",
         )
     return (side + 1) // 2, (side + 1) // 2
@@ -144,9 +144,12 @@ EPS = 1e-6
 
 
 def refusals(config: ViTConfig) -> list[str]:
+    obstacles = []
     if config.pos_embed and config.pos_prefix != 1:
-        return ["a class token without a position"]
-    return []
+        obstacles.append("a class token without a position")
+    if config.final_norm == "none":
+        obstacles.append("no final norm")
+    return obstacles
 
 
 def adapt(config: ViTConfig, tensors: Tensors) -> tuple[ViTConfig, dict[str, Tensor]]:

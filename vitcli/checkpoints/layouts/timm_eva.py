@@ -144,6 +144,7 @@ ROWS: tuple[tuple[str, dict[str, Any]], ...] = (
     (r"vit_pe_(lang_\w+|spatial_gigantic_\w+)", {"init_values": 0.1}),
     (r"vit_pe_\w+_gigantic_\w+", {"class_token": False, "rope_grid_offset": 0}),
     (r"vit_\w+_rope_(\d+|mixed\w+|ape\w+)", NAVER),
+    (r"vit_base_patch16_rope_\d+", {"use_fc_norm": False}),
     (r"vit_\w+_rope_mixed\w+", {"rope_type": "mixed", "rope_temperature": 10}),
     (r"vit_\w+_ape_\d+", {"use_abs_pos_emb": True, "no_embed_class": True}),
     (r"vit_\w+_rope_reg\d_gap_\d+", GAP),
@@ -158,6 +159,7 @@ IGNORED = re.compile(
     r"features_only|scriptable|exportable"
 )
 KINDS = {"global_pool": ("avg", "token", "map"), "attn_type": ("eva", "rope")}
+NORMS = ("use_fc_norm", "use_post_transformer_norm")
 POOLS: dict[str, Pool] = {"avg": "mean", "token": "cls"}
 # The width and depth of models whose number of heads timm's plain ViTs do not have.
 NUM_HEADS = timm.NUM_HEADS | {
@@ -205,13 +207,21 @@ def rules(state: Tensors) -> tuple[Rule, ...]:
 
 def body_rules(state: Tensors) -> tuple[Rule, ...]:
     """The rules for one file, without those of the head."""
-    separate = KEYS_BIASED if "blocks.0.attn.k_proj.bias" in state else SEPARATE
-    return separate + GATED + TABLE
+    table = TABLE
+    if any(".mlp.fc1_g." in name or ".mlp.fc1_x." in name for name in state):
+        table = GATED + table
+    if any(re.search(r"\.attn\.[qkv]_proj\.", name) for name in state):
+        table = (KEYS_BIASED if "blocks.0.attn.k_proj.bias" in state else SEPARATE) + table
+    return table
 
 
 def _head_rules(state: Tensors) -> tuple[Rule, ...]:
     bias = state.get("head.bias")
-    if bias is None or "blocks.0.gamma_1" in state or "norm.weight" not in state:
+    if (
+        bias is None
+        or "blocks.0.gamma_1" in state
+        or not {"norm.weight", "head.weight"} <= {*state}
+    ):
         return HEAD
     is_eva = "blocks.0.attn.q_bias" in state or "blocks.0.attn.q_proj.bias" in state
     is_encoder = "norm_pre.weight" in state and "attn_pool.latent" in state
@@ -257,16 +267,16 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTCon
     registers = int(number(args["num_reg_tokens"], "num_reg_tokens"))
     prefix = int(bool(args["class_token"])) + registers
     has_table, covers = args["use_abs_pos_emb"], not args["no_embed_class"]
-    size = timm.image_size(config) or pair(args.get("img_size", 224), "img_size")
+    size = timm.image_size(config) or pair(args.get("img_size") or 224, "img_size")
     if has_table:
         like = size[0] // patch[0], size[1] // patch[1]
         grid = grid_of(shape(tensors, "pos_embed", 3)[1] - prefix * covers, like)
         size = size if grid == like else (grid[0] * patch[0], grid[1] * patch[1])
-    hidden = shape(tensors, "blocks.0.mlp.fc2.weight", 2)[1]
-    pool_hidden = 0
+    hidden = shape(tensors, "blocks.0.mlp.fc1.weight", 2)[0] // (1 + args["swiglu_mlp"])
+    pool_heads, pool_hidden = 0, 0
     if args["global_pool"] == "map":
+        pool_heads = args["attn_pool_num_heads"] or heads
         pool_hidden = shape(tensors, "attn_pool.mlp.fc1.weight", 2)[0]
-    pool_heads = args["attn_pool_num_heads"] or 0
     has_bias, of_rope = args["qkv_bias"], args["attn_type"] == "rope"
     pre_norm = bool(args["use_pre_transformer_norm"])
     return ViTConfig(
@@ -336,7 +346,8 @@ def _shown(tensors: Tensors) -> dict[str, Any]:
             family |= {"rope_type": "mixed", "rope_temperature": 10}
     else:
         family = EVA02 if is_gated else {}
-    pool = "avg" if "fc_norm.weight" in tensors or "norm.weight" not in tensors else "token"
+    is_classifier = family is DINO and "head.weight" in tensors  # timm's default is the mean
+    pool = "token" if "norm.weight" in tensors and not is_classifier else "avg"
     return family | {
         "global_pool": "map" if "attn_pool.latent" in tensors else pool,
         "attn_pool_num_heads": 8 if "norm_pre.weight" in tensors else None,
@@ -360,7 +371,8 @@ def _check_args(args: Mapping[str, Any], given: Json) -> None:
     for name, value in args.items():
         is_known = name in DEFAULTS or IGNORED.fullmatch(name)
         is_refused = bool(value) and (not is_known or (name == "eps" and name in given))
-        is_wrong = isinstance(DEFAULTS.get(name), bool) and not isinstance(value, bool)
+        is_flag = isinstance(DEFAULTS.get(name), bool) or (name in NORMS and value is not None)
+        is_wrong = is_flag and not isinstance(value, bool)
         if is_refused or is_wrong or value not in KINDS.get(name, (value,)):
             raise CheckpointError(f"config.json: timm's {name}={value!r} is not supported")
 
@@ -446,9 +458,7 @@ def notes(config: Config, json: Json) -> tuple[str, ...]:
     averages = timm.model_args(json).get("global_pool", json.get("global_pool")) == "avg"
     if not averages or config.pool != "cls" or config.num_classes:
         return ()
-    return (
-        "pooled by the class token, as its authors do; timm's mean of the patches: --pool mean",
-    )
+    return ("pooled by the class token, as its authors do; timm averages patches (--pool mean)",)
 
 
 def rules_to_write(config: ViTConfig) -> tuple[Rule, ...]:
@@ -475,7 +485,7 @@ LAYOUT = Layout(
     read_config,
     WRITER,
     architectures=ARCHITECTURES,
-    doubt="no config says which rotary positions the model has: the tensors' names decide",
+    doubt="no config says which rotary positions and pooling the model has: its tensors decide",
     words="timm",
     family_of=family,
     notes=notes,

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vitcli.checkpoints.layouts.layout import Tensors
+from vitcli.checkpoints.layouts.layout import BF16, Tensors
 from vitcli.models.config import Rope, ViTConfig
 
 RARE_PARTS = (
@@ -81,17 +81,9 @@ def _rope_refusals(config: ViTConfig) -> list[str]:
         obstacles.append("learned rotations of halves, or of moved or scaled indices")
     if rope.coordinates == "centred" and (rope.mixed or rope.offset):
         obstacles.append("learned or moved rotations of centred coordinates")
-    if rope.periods and not _are_rounded(config):
+    if rope.rounding > BF16:
         obstacles.append(FAR_PERIODS)
     return obstacles
-
-
-def _are_rounded(config: ViTConfig) -> bool:
-    """Whether the periods are those that theta gives, rounded to bf16 as in Meta's files."""
-    assert config.rope is not None
-    count = config.embed_dim // config.num_heads // 4
-    exact = config.rope.theta ** (torch.arange(count, dtype=torch.float32) / count)
-    return bool((torch.tensor(config.rope.periods) / exact - 1).abs().max() <= 2**-8)
 
 
 def adapt(config: ViTConfig, tensors: Tensors) -> tuple[ViTConfig, dict[str, Tensor]]:

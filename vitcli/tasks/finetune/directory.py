@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vitcli.checkpoints.load import Model
-from vitcli.checkpoints.write import write_hf
+from vitcli.checkpoints.write import write_trained
 from vitcli.errors import CheckpointError, OutputError, printable
 from vitcli.files import explained, sync, write_whole
 from vitcli.images.scan import Scan
@@ -21,7 +21,7 @@ from vitcli.records import ErrorType, Failure, FoundImage, ImageRef
 from vitcli.render.charts import Line, lines_svg
 from vitcli.render.report import ReportPage, html
 from vitcli.tasks.evaluate.job import ModelAnswers
-from vitcli.tasks.evaluate.scores import section
+from vitcli.tasks.evaluate.scores import failure_record, section
 from vitcli.tasks.finetune.job import option_of
 from vitcli.training.example import SPLIT, Example, read_split, write_split
 from vitcli.training.metrics import Answers
@@ -86,13 +86,9 @@ class RunDirectory:
             partial = self.folder / f"{SPLIT}.partial"
             write_split(partial, examples)
             partial.replace(self.folder / SPLIT)
-        left_out = [
-            {"path": printable(f.ref.path), "error": {"type": f.type, "message": f.message}}
-            for f in failures
-        ]
         described = {
             "asked": self._options,
-            "left_out": left_out,
+            "left_out": list(map(failure_record, failures)),
             "versions": {name: version(name) for name in RECORDED},
         }
         write_whole(self.folder / RUN, (json.dumps(described, indent=2) + "\n").encode())
@@ -104,7 +100,7 @@ class RunDirectory:
         if state is None:
             missing = [LAST] if (self.folder / METRICS).exists() else []
         else:
-            names = MODEL if state.get("epoch") else ()
+            names = _model_files(self.folder) if state.get("epoch") else ()
             missing = [name for name in names if not (self.folder / name).is_file()]
         if missing:
             raise CheckpointError(f"{printable(str(self.folder))} has no {missing[0]}", START_OVER)
@@ -117,14 +113,15 @@ class RunDirectory:
         write_whole(self.folder / METRICS, lines.encode())
 
     def write_best(self, model: Model, trained: Trained) -> None:
-        """Write the current model in transformers' layout."""
+        """Write the current model for transformers or timm."""
         partial = self.folder / PARTIAL_MODEL
         with explained(partial):
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir()
-            write_hf(snapshot(model, trained), partial, "fp32")
+            write_trained(snapshot(model, trained), partial)
             for name in MODEL:
-                (partial / name).replace(self.folder / name)
+                if (partial / name).exists():
+                    (partial / name).replace(self.folder / name)
             partial.rmdir()
             sync(self.folder)
 
@@ -199,6 +196,13 @@ def _left_out(place: int, row: Any) -> Failure:
     if not isinstance(path, str) or not isinstance(message, str):
         raise ValueError("not a text")
     return Failure(ImageRef(place, path), ErrorType(row["error"]["type"]), message)
+
+
+def _model_files(folder: Path) -> tuple[str, ...]:
+    """The files of the model. timm's has its preprocessing in config.json."""
+    config = folder / "config.json"
+    is_timm = config.is_file() and b'"architecture":' in config.read_bytes()
+    return tuple(name for name in MODEL if not is_timm or name != "preprocessor_config.json")
 
 
 def snapshot(model: Model, trained: Trained) -> Model:
