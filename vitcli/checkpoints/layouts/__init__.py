@@ -5,12 +5,10 @@ from __future__ import annotations
 from vitcli.checkpoints.layouts import (
     dinov3,
     google,
-    hf_aimv2,
     hf_beit,
     hf_clip,
     hf_dinov2,
     hf_dinov3,
-    hf_internvit,
     hf_pixio,
     hf_siglip,
     hf_swin,
@@ -19,16 +17,15 @@ from vitcli.checkpoints.layouts import (
     meta,
     open_clip_timm,
     openai,
-    pe,
     swin,
     timm,
-    timm_aimv2,
     timm_beit,
     timm_eva,
     timm_swin,
     torchvision,
 )
 from vitcli.checkpoints.layouts.layout import Layout
+from vitcli.checkpoints.layouts.towers import hf_aimv2, hf_internvit, pe, timm_aimv2
 
 LAYOUTS: tuple[Layout, ...] = (
     hf_vit.LAYOUT,

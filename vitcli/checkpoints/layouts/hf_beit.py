@@ -11,7 +11,6 @@ from collections.abc import Collection
 from typing import Any, Literal
 
 from vitcli.checkpoints.keymap import Rule, drop, fuse, rename
-from vitcli.checkpoints.layouts import hf_internvit
 from vitcli.checkpoints.layouts.layout import (
     HF_FIELDS,
     Json,
@@ -25,6 +24,7 @@ from vitcli.checkpoints.layouts.layout import (
     number,
     read_sizes,
 )
+from vitcli.checkpoints.layouts.towers import hf_internvit
 from vitcli.errors import CheckpointError
 from vitcli.models.config import ViTConfig
 

@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from vitcli.checkpoints.keymap import Rule, drop, fuse, rename
-from vitcli.checkpoints.layouts import hf_beit, hf_internvit
+from vitcli.checkpoints.layouts import hf_beit
 from vitcli.checkpoints.layouts.decoders import hf_decoders
 from vitcli.checkpoints.layouts.layout import (
     HF_FIELDS,
@@ -29,6 +29,7 @@ from vitcli.checkpoints.layouts.layout import (
     read_sizes,
     with_positions,
 )
+from vitcli.checkpoints.layouts.towers import hf_internvit
 from vitcli.models.config import ViTConfig
 
 L4, L5, B = "encoder.layer.{i}.", "layers.{i}.", "blocks.{i}."
