@@ -114,6 +114,7 @@ def test_tensors_of_other_families_are_told() -> None:
         "blocks.0.attn.q_bias blocks.0.mlp.w1.weight": "an EVA",
         "blocks.0.attn.norm.weight blocks.0.mlp.norm.weight": "a BEiT-3",
         "radio_model.model.patch_generator.embedder.weight": "a RADIO",
+        "embeddings.cls_register_token": "a RADIO",
         "patch_embed.proj.weight blocks.0.attn.qkv.weight": "without a final norm",
         "module.base_encoder.cls_token": "MoCo v3",
         "blocks_token_only.0.gamma_1": "a CaiT",

@@ -114,15 +114,15 @@ ROWS: tuple[Foreign, ...] = (
     ),
     Foreign("a V-JEPA, a model of videos", "v_?jepa|^vjepa"),
     Foreign(
-        "a RADIO: it has several class tokens and no final norm",
+        "a RADIO: it joins several class tokens, and normalises its pixels itself",
         "radio",
-        (r"(.*\.)?patch_generator\..*",),
+        (r"(.*\.)?patch_generator\..*", r"(.*\.)?embeddings\.cls_register_token"),
     ),
     Foreign("an InternViT of a kind that is not known", r"intern_?vit|vit_intern|intern_?vl"),
     Foreign(
-        "a ViT without a final norm, as RADIO, InternViT and PE-Spatial are",
+        "a ViT without a final norm, as RADIO, InternViT and PE-Spatial are; no config names it",
         tensors=(rf"patch_embed\.proj\.weight blocks\.0\.attn\.qkv\.weight {_NORMS}",),
-        hint="it is not supported; if the model has a norm, the file is not whole",
+        hint="give the folder with config.json; if the model has a norm, the file is not whole",
         is_sure=False,
     ),
     Foreign(
