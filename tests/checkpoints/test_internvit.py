@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -70,3 +71,23 @@ def test_opengvlabs_names_are_the_same_model(tmp_path: Path) -> None:
 def test_norms_of_queries_and_keys_are_refused(tmp_path: Path) -> None:
     tiny_internvit("internvit", tmp_path, use_qk_norm=True)
     assert "InternViT-6B" in refusal(tmp_path)
+
+
+@torch.inference_mode()
+def test_the_tower_of_a_language_model_is_read(tmp_path: Path) -> None:
+    vision = tiny_internvit("internvit", tmp_path / "tower")
+    text = {
+        **{"model_type": "qwen2", "hidden_size": 16, "intermediate_size": 16, "vocab_size": 9},
+        **{"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2},
+    }
+    config = transformers.InternVLConfig(
+        vision_config=vision.config.to_dict(), text_config=text, image_token_id=8
+    )
+    both = transformers.InternVLForConditionalGeneration(config)
+    tower = both.model.vision_tower.eval()
+    tower.load_state_dict(vision.state_dict())
+    both.save_pretrained(tmp_path / "both")
+    model = load(str(tmp_path / "both"))
+    assert any("part of the language model" in note for note in model.notes)
+    x = torch.from_numpy(pixels(1, 48, 48))
+    assert off(model.network.tokens(x).x, vision(x).last_hidden_state) < 1e-5
