@@ -99,7 +99,7 @@ def test_what_differs_from_the_repositorys_network_is_refused_by_name(tmp_path: 
         "rope_embed.periods is missing": {n: t for n, t in state.items() if "rope" not in n},
         "norms of their own": {**state, **extra(cls_norm__weight=(32,), cls_norm__bias=(32,))},
         "has 3 periods": {**state, "rope_embed.periods": torch.ones(3)},
-        "need positive periods": {**state, "rope_embed.periods": torch.zeros(2)},
+        "need positive periods": {**state, "rope_embed.periods": torch.tensor([1.0, -2.0])},
     }
     for said, changed in odd.items():
         torch.save(changed, tmp_path / "model.pth")
@@ -111,7 +111,8 @@ def test_what_differs_from_transformers_network_is_refused_by_name(tmp_path: Pat
     tiny_hf("dinov3", tmp_path / "k", key_bias=True)
     config = tmp_path / "config.json"
     for said, changes in {
-        "hidden_act is gelu, and use_gated_mlp is true": {"use_gated_mlp": True},
+        "config.json: num_register_tokens is None": {"num_register_tokens": None},
+        "layer.0.mlp.up_proj.weight": {"use_gated_mlp": True},
         "value_bias is 'no': expected true or false": {"value_bias": "no"},
         "rope_theta is None: expected a number": {"rope_theta": None},
         "need positive periods": {"rope_theta": 0},
@@ -144,20 +145,14 @@ def test_periods_are_computed_from_theta_where_they_are_its_powers() -> None:
 
 def test_a_bare_file_is_prepared_as_the_readme_does_by_its_name(tmp_path: Path) -> None:
     _, state = tiny_meta(tmp_path)
-    steps = "resize(squash 256x256, bilinear) | normalize(mean="
-    for name, mean in {
-        "dinov3_vits16_pretrain_lvd1689m-08c60483.pth": "0.485/0.456/0.406",
-        "dinov3_vitl16_pretrain_sat493m-eadcf0ff.pth": "0.43/0.411/0.296",
+    steps = "resize(squash 256x256, bilinear, bytes with torch) | normalize"
+    for name, numbers in {
+        "dinov3_vits16_pretrain_lvd1689m-08c60483.pth": "0.485/0.456/0.406, std=0.229/0.224/0.225",
+        "dinov3_vitl16_pretrain_sat493m-eadcf0ff.pth": "0.43/0.411/0.296, std=0.213/0.156/0.143",
     }.items():
         torch.save(state, tmp_path / name)
-        assert (
-            load(str(tmp_path / name))
-            .preprocess.describe()
-            .endswith(
-                f"{steps}{mean}, std="
-                + ("0.229/0.224/0.225)" if "lvd" in name else "0.213/0.156/0.143)")
-            )
-        )
+        plan = load(str(tmp_path / name)).preprocess
+        assert plan.describe().endswith(f"{steps}(mean={numbers})")
 
 
 def test_rounded_periods_are_computed_after_a_conversion_and_the_difference_is_told(

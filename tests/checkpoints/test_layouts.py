@@ -51,6 +51,7 @@ ODD: dict[str, Any] = {
     "rel_bias": "shared",
     "norm": "rms",
     "num_class_tokens": 2,
+    "gate_act": "gelu",
     "pool_heads": 1,
     "pool_hidden_dim": 8,
 }

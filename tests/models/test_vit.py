@@ -39,6 +39,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "dinov3-wide-head": ("dinov3", {"num_attention_heads": 1, "layer_norm_eps": 1e-2}),
     "dinov3-plain": ("dinov3", {"num_register_tokens": 0, "hidden_act": "relu"}),
     "dinov3-not-square": ("dinov3", {"patch_size": (8, 16), "image_size": (48, 80)}),
+    "dinov3-gelu-gate": ("dinov3", {"use_gated_mlp": True, "intermediate_size": 40}),
     "dinov3-no-biases": ("dinov3-7b", {"proj_bias": False, "mlp_bias": False}),
     "swiglu-registers": ("dinov2-reg-classifier", {"use_swiglu_ffn": True, "mlp_ratio": 3}),
 }

@@ -39,6 +39,8 @@ def layout_of(
     """
     forced = name is not None
     is_named = check_named(config or {}, forced=forced)
+    if name is not None:
+        _check_forced(name, _of_model(config or {}))
     check_tensors(state, is_named=is_named, forced=forced)
     if name is not None:
         return _layout_named(name)
@@ -103,6 +105,17 @@ def _claiming(state: Mapping[str, Tensor]) -> Layout:
 def _knows_all(layout: Layout, state: Mapping[str, Tensor]) -> bool:
     names = layout.strip(state)
     return knows(names, layout.rules(names))
+
+
+def _check_forced(name: str, named: Layout | None) -> None:
+    """Raise CheckpointError for a layout that would leave out the rotations of the architecture in
+    the config, whose layout is `named`."""
+    if named and named.architectures and named.name not in MAY_ROTATE and name in MAY_ROTATE:
+        raise CheckpointError(
+            f"the config names an architecture of the layout {named.name}, which {name} computes "
+            "in another way",
+            f"leave out --layout {name}",
+        )
 
 
 def _layout_named(name: str) -> Layout:

@@ -69,7 +69,7 @@ def check_hf(model: Model) -> None:
 
 def _hf_form(model: Model) -> tuple[Layout, Expressed, tuple[str, ...]]:
     """The layout of transformers that can express a model, the model in its form, and notes."""
-    layout, config = _hf_layout(model.config)
+    layout, config = _hf_layout(model.config, model.layout)
     tensors, notes = model.network.state_dict(), []
     if config != model.config:
         tensors = _without_layer_scale(tensors)
@@ -87,17 +87,17 @@ def _hf_form(model: Model) -> tuple[Layout, Expressed, tuple[str, ...]]:
     return layout, form, tuple(notes)
 
 
-def _hf_layout(config: Config) -> tuple[Layout, Config]:
+def _hf_layout(config: Config, own: str = "") -> tuple[Layout, Config]:
     """The layout of transformers that can express a config, and the config. If only layer scale is
     an obstacle, the config is one without it."""
     try:
-        return _layout_for(config, "transformers"), config
+        return _layout_for(config, "transformers", own), config
     except CheckpointError as error:
         if not isinstance(config, ViTConfig):
             raise
         folded = replace(config, layer_scale=False)
         try:
-            return _layout_for(folded, "transformers"), folded
+            return _layout_for(folded, "transformers", own), folded
         except CheckpointError:
             raise error from None
 
@@ -124,7 +124,7 @@ def write_trained(model: Model, folder: Path) -> Written:
 
 def write_timm(model: Model, folder: Path, dtype: FileDtype) -> Written:
     """Write `config.json` and `model.safetensors`, for `timm.create_model("local-dir:FOLDER")`."""
-    layout = _layout_for(model.config, "timm")
+    layout = _layout_for(model.config, "timm", model.layout)
     assert layout.writer is not None
     form = layout.writer.express(model.config, model.network.state_dict())
     values = form.json
@@ -160,11 +160,11 @@ def _without_layer_scale(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return kept
 
 
-def _layout_for(config: Config, library: Library) -> Layout:
-    """The first layout of a library that can express a config. Raises CheckpointError, with the
-    obstacles of the closest layout."""
+def _layout_for(config: Config, library: Library, own: str = "") -> Layout:
+    """The first layout of a library that can express a config, `own` before the others. Raises
+    CheckpointError, with the obstacles of the closest layout."""
     obstacles: dict[str, list[str]] = {}
-    for layout in layouts.LAYOUTS:
+    for layout in sorted(layouts.LAYOUTS, key=lambda layout: layout.name != own):
         writer = layout.writer
         if writer and writer.library == library and isinstance(config, writer.kind):
             obstacles[layout.name] = writer.obstacles(config)

@@ -137,6 +137,7 @@ class ViTConfig:
     proj_bias: bool = True
     layer_scale: bool = False
     ffn: Literal["mlp", "swiglu"] = "mlp"
+    gate_act: Activation = "silu"  # of the gate in a SwiGLU
     ffn_bias: bool = True
     ffn_norm: bool = False  # a norm before the feed-forward's last product
     act: Activation = "gelu"
@@ -282,7 +283,7 @@ class ViTConfig:
             "width": f"{self.embed_dim}",
             "depth": f"{self.depth} blocks",
             "heads": f"{self.num_heads} of {self.embed_dim // self.num_heads}",
-            "feed-forward": f"{self.hidden_dim}, {'swiglu' if self.ffn == 'swiglu' else self.act}",
+            "feed-forward": f"{self.hidden_dim}, {self._activation()}",
             "pooling": f"{pools[self.pool]}, {norm}",
             "norm": f"{_NORMS[self.norm]}, eps {self.norm_eps:g}".replace("e-0", "e-"),
             "positions": "; ".join(self._positions()) or "none",
@@ -292,6 +293,11 @@ class ViTConfig:
         if any(odd.values()):
             described["also"] = ", ".join(text for text, is_so in odd.items() if is_so)
         return described
+
+    def _activation(self) -> str:
+        if self.ffn == "mlp":
+            return self.act
+        return "swiglu" if self.gate_act == "silu" else f"gated by {self.gate_act}"
 
     def _positions(self) -> Iterator[str]:
         """The kinds of positions in words."""

@@ -61,6 +61,7 @@ class Attention(nn.Module):
         dim = config.embed_dim
         self.num_heads = config.num_heads
         self.dropout = config.attn_dropout
+        self.rotates = config.rope is not None
         self.halves = config.rope is not None and config.rope.halves
         self.qkv = nn.Linear(dim, 3 * dim, bias=config.qkv_bias)
         self.q_bias = nn.Parameter(torch.zeros(dim)) if config.qv_bias else None
@@ -72,7 +73,8 @@ class Attention(nn.Module):
         """(B, N, D) -> (B, N, D)"""
         q, k, v = self.heads(x, position)
         dropout = self.dropout if self.training else 0.0
-        bias = None if position.bias is None else position.bias.to(q.dtype)
+        # torch's fast kernel wants the dimension of the batch.
+        bias = None if position.bias is None else position.bias[None].to(q.dtype)
         return self.joined(F.scaled_dot_product_attention(q, k, v, bias, dropout_p=dropout))
 
     def weights(
@@ -149,13 +151,14 @@ class Mlp(nn.Module):
 
 
 class SwiGLU(nn.Module):
-    """silu(gate) * up, and for some models a norm after it; `fc1` has the gate in its first half
-    (DINOv2's w12; arXiv 2002.05202)."""
+    """act(gate) * up, and for some models a norm after it; `fc1` has the gate in its first half
+    (DINOv2's w12; arXiv 2002.05202). The activation is silu, in other gated variants another."""
 
     def __init__(
         self,
         dim: int,
         hidden_dim: int,
+        act: Activation = "silu",
         dropout: float = 0.0,
         *,
         bias: bool = True,
@@ -163,6 +166,7 @@ class SwiGLU(nn.Module):
     ) -> None:
         super().__init__()
         self.fc1 = nn.Linear(dim, 2 * hidden_dim, bias)
+        self.act = ACTIVATIONS[act]
         self.norm = norm or nn.Identity()
         self.fc2 = nn.Linear(hidden_dim, dim, bias)
         self.dropout = nn.Dropout(dropout)
@@ -170,7 +174,7 @@ class SwiGLU(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, D) -> (B, N, D)"""
         gate, up = self.fc1(x).chunk(2, dim=-1)  # (B, N, F) each
-        out: Tensor = self.fc2(self.norm(self.dropout(F.silu(gate) * up)))
+        out: Tensor = self.fc2(self.norm(self.dropout(self.act(gate) * up)))
         return out
 
 
@@ -214,7 +218,7 @@ class Block(nn.Module):
         self.norm2 = norm_of(config, dim)
         inner = norm_of(config, hidden, is_there=config.ffn_norm)
         self.mlp = (
-            SwiGLU(dim, hidden, config.dropout, bias=config.ffn_bias, norm=inner)
+            SwiGLU(dim, hidden, config.gate_act, config.dropout, bias=config.ffn_bias, norm=inner)
             if config.ffn == "swiglu"
             else Mlp(dim, hidden, config.act, config.dropout, bias=config.ffn_bias, norm=inner)
         )

@@ -30,7 +30,6 @@ from vitcli.checkpoints.layouts.towers import hf_aimv2, hf_internvit, pe, timm_a
 LAYOUTS: tuple[Layout, ...] = (
     hf_vit.LAYOUT,
     hf_beit.LAYOUT,
-    hf_tips.LAYOUT,
     hf_dinov2.LAYOUT,
     hf_dinov3.LAYOUT,
     hf_clip.LAYOUT,
@@ -53,4 +52,5 @@ LAYOUTS: tuple[Layout, ...] = (
     swin.LAYOUT,
     google.LAYOUT,
     torchvision.LAYOUT,
+    hf_tips.LAYOUT,
 )

@@ -86,7 +86,7 @@ def rules(state: Tensors) -> tuple[Rule, ...]:
 def _hides_keys(mask: Tensor) -> bool:
     """Whether a mask is 1 for queries and values, and 0 for keys."""
     third = torch.ones(len(mask) // 3) if mask.ndim else torch.ones(0)
-    return torch.equal(mask, torch.cat([third, 0 * third, third]))
+    return torch.equal(mask.float(), torch.cat([third, 0 * third, third]))
 
 
 def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTConfig:
@@ -95,7 +95,7 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTCon
     that of the README."""
     width, chans, *patch = shape(tensors, "patch_embed.proj.weight", 4)
     (count,) = shape(tensors, PERIODS, 1)
-    if num_heads is None and width % (4 * count):
+    if width % (4 * count):
         raise CheckpointError(
             f"rope_embed.periods has {count} periods, and the width is {width}: "
             f"{4 * count} does not divide it"
@@ -107,7 +107,7 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTCon
         return any(tensor.endswith(name) for tensor in tensors)
 
     return ViTConfig(
-        image_size=(256 // patch[0] * patch[0], 256 // patch[1] * patch[1]),
+        image_size=(max(1, 256 // patch[0]) * patch[0], max(1, 256 // patch[1]) * patch[1]),
         patch_size=(patch[0], patch[1]),
         in_chans=chans,
         embed_dim=width,
@@ -133,12 +133,10 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTCon
 def rope_of(periods: tuple[float, ...]) -> Rope:
     """The rotary positions with these periods, and with the theta whose powers they are, rounded or
     not. Periods that are those of theta in fp32 are left to be computed."""
-    count = len(periods)
+    published, count = Rope(theta=100.0, periods=periods), len(periods)
     fitted = periods[-1] ** (count / (count - 1)) if count > 1 else 100.0
-    ropes = [
-        Rope(theta=theta, periods=periods)
-        for theta in (100.0, max(1.0, float(round(fitted))), fitted)
-    ]
+    others = (max(1.0, float(round(fitted))), fitted)
+    ropes = [published, *(Rope(theta=theta, periods=periods) for theta in others)]
     computed = [Rope(theta=rope.theta) for rope in ropes if rope.rounding < FP32]
     rounded = [rope for rope in ropes if rope.rounding <= BF16]
     return (computed + rounded + ropes[-1:])[0]

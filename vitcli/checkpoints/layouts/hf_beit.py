@@ -76,9 +76,9 @@ SHARED_TABLE = rename(
 
 
 def detect(names: Collection[str]) -> bool:
-    """A bias of queries without one of keys is BEiT's."""
-    is_vit = "embeddings.patch_embeddings.projection.weight" in names and any(
-        name.endswith(".layernorm_before.weight") for name in names
+    """A ViT with a bias of queries and none of keys is a BEiT."""
+    is_vit = "embeddings.patch_embeddings.projection.weight" in names and (
+        "embeddings.cls_token" in names
     )
     biased = {name.rsplit(".", 2)[-2] for name in names if name.endswith(BIASES)}
     is_beit = is_vit and biased in ({"query"}, {"q_proj"})

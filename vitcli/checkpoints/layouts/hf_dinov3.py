@@ -119,11 +119,6 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTCon
     config = {"hidden_size": 384, "intermediate_size": 1536, "num_attention_heads": 6, **config}
     sizes = read_sizes(config, num_heads, 16, "gelu", 1e-5)
     is_swiglu = _flag(config, "use_gated_mlp", default=False)
-    if is_swiglu and sizes["act"] != "silu":
-        raise CheckpointError(
-            f"hidden_act is {config.get('hidden_act', 'gelu')}, and use_gated_mlp is true",
-            "a gated feed-forward is supported with silu alone",
-        )
     biases = _biases(tensors, config)
     theta = number(config.get("rope_theta", 100.0), "rope_theta")
     return ViTConfig(
@@ -137,6 +132,7 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTCon
         proj_bias=_flag(config, "proj_bias"),
         layer_scale=True,
         ffn="swiglu" if is_swiglu else "mlp",
+        gate_act=sizes["act"] if is_swiglu else "silu",
         ffn_bias=_flag(config, "mlp_bias"),
     )
 
@@ -222,7 +218,7 @@ def write_config(config: ViTConfig) -> dict[str, Any]:
         "num_attention_heads": config.num_heads,
         "intermediate_size": config.hidden_dim,
         "use_gated_mlp": is_swiglu,
-        "hidden_act": "silu" if is_swiglu else activation_name(config.act),
+        "hidden_act": activation_name(config.gate_act if is_swiglu else config.act),
         "layer_norm_eps": config.norm_eps,
         "num_register_tokens": config.num_registers,
         "rope_theta": float(config.rope.theta),
@@ -245,7 +241,7 @@ WRITER = Writer(
     ONLY,
     refusals,
     adapt,
-    rare=("pos_embed", "rope", "qv_bias", "proj_bias", "ffn_bias"),
+    rare=("pos_embed", "rope", "qv_bias", "proj_bias", "gate_act", "ffn_bias"),
 )
 LAYOUT = Layout(
     "hf-dinov3",
@@ -259,5 +255,5 @@ LAYOUT = Layout(
     classes="DINOv3ViT",
     words="hf",
     family=DINOV3,
-    fields=HF_FIELDS,
+    fields={**HF_FIELDS, "num_registers": "num_register_tokens"},
 )

@@ -73,6 +73,7 @@ RARE: dict[str, tuple[object, str]] = {
     "attn_norm": (False, "a norm inside attention"),
     "proj_bias": (True, "no bias after attention"),
     "ffn_bias": (True, "no biases in the feed-forward"),
+    "gate_act": ("silu", "a gated feed-forward without silu"),
     "ffn_norm": (False, "a norm inside the feed-forward"),
     "pool_heads": (0, "another number of heads in the attention pooling"),
     "pool_hidden_dim": (0, "another width of the feed-forward in the attention pooling"),

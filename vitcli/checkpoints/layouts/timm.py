@@ -200,7 +200,8 @@ def _check_args(args: dict[str, Any]) -> None:
 
 def architecture(config: Json) -> str:
     """`vit_base_patch16_224` of `timm/vit_base_patch16_224.augreg_in1k`, or ""."""
-    name = str(config.get("architecture", ""))
+    inner = _section(config, "pretrained_cfg").get("architecture")
+    name = str(config.get("architecture") or inner or "")
     return name.removeprefix("hf-hub:").removeprefix("timm/").split(".")[0]
 
 

@@ -82,6 +82,7 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTCon
     size = timm.image_size(config)
     like = (size[0] // patch[0], size[1] // patch[1]) if size else None
     grid = _grid(rows, like)
+    has_table = bool(args.get("use_abs_pos_emb", "pos_embed" in tensors))
     has_fc_norm = any(name.startswith("fc_norm.") for name in tensors)
     pooling = config.get("global_pool", args.get("global_pool"))
     if pooling not in (None, "avg", "token"):
@@ -99,8 +100,8 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTCon
         num_heads=num_heads or heads,
         hidden_dim=shape(tensors, "blocks.0.mlp.fc2.weight", 2)[1],
         num_classes=count_classes(tensors),
-        pos_embed="pos_embed" in tensors,
-        pos_prefix=int("pos_embed" in tensors),
+        pos_embed=has_table,
+        pos_prefix=int(has_table),
         pos_resize="bicubic-antialias",
         rel_bias="shared" if len(tables) == 1 and depth > 1 else "block",
         qkv_bias=False,

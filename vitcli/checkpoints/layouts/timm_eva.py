@@ -30,6 +30,7 @@ from vitcli.checkpoints.layouts.layout import (
     shape,
 )
 from vitcli.checkpoints.layouts.timm_eva_write import (
+    CLIP_WIDTHS,
     ONLY,
     RARE_PARTS,
     adapt,
@@ -169,8 +170,6 @@ NUM_HEADS = timm.NUM_HEADS | {
     (1536, 47): 16,
     (1536, 50): 16,
 }
-CLIP_WIDTHS = (512, 768, 1024)  # of the joint space of images and texts in EVA's CLIPs
-
 
 # Separate projections of queries, keys and values, whose keys have no bias; and with one for all.
 SEPARATE = (
@@ -217,11 +216,8 @@ def body_rules(state: Tensors) -> tuple[Rule, ...]:
 
 def _head_rules(state: Tensors) -> tuple[Rule, ...]:
     bias = state.get("head.bias")
-    if (
-        bias is None
-        or "blocks.0.gamma_1" in state
-        or not {"norm.weight", "head.weight"} <= {*state}
-    ):
+    is_clip = "norm.weight" in state and "blocks.0.gamma_1" not in state
+    if bias is None or "head.weight" not in state or not is_clip:
         return HEAD
     is_eva = "blocks.0.attn.q_bias" in state or "blocks.0.attn.q_proj.bias" in state
     is_encoder = "norm_pre.weight" in state and "attn_pool.latent" in state
@@ -232,7 +228,7 @@ def _head_rules(state: Tensors) -> tuple[Rule, ...]:
 
 def detect(names: Collection[str]) -> bool:
     """Whether the tensors can be no other's: biases of q and v alone without a table of relative
-    positions, a gate of its own, learned rotations, or no positions at all."""
+    positions, a gate of its own, learned rotations, or registers and no positions."""
     if "patch_embed.proj.weight" not in names or "patch_embed.norm.weight" in names:
         return False
     block = "blocks.0."
@@ -244,7 +240,9 @@ def detect(names: Collection[str]) -> bool:
     )
     has_attention = block + "attn.qkv.weight" in names or block + "attn.q_proj.weight" in names
     is_eva = block + "attn.q_bias" in names or block + "mlp.fc1_g.weight" in names
-    is_placeless = "pos_embed" not in names and block + "gamma_1" in names
+    # With a class token and no registers, it may also be a DeiT-III without its positions.
+    is_other = "reg_token" in names or "cls_token" not in names
+    is_placeless = "pos_embed" not in names and block + "gamma_1" in names and is_other
     is_rotary = "rope.freqs" in names or is_placeless
     return has_attention and not has_table and not is_original and (is_eva or is_rotary)
 
@@ -340,12 +338,12 @@ def _shown(tensors: Tensors) -> dict[str, Any]:
         family = ENCODER | ({} if has_class else {"rope_grid_offset": 0})
     elif registers and not has_table:
         family = DINO if has_class else GAP
-    elif has_scale and not is_eva:
+    elif has_scale and block + "attn.qkv.bias" in tensors:
         family = NAVER | {"no_embed_class": True}
         if "rope.freqs" in tensors:
             family |= {"rope_type": "mixed", "rope_temperature": 10}
     else:
-        family = EVA02 if is_gated else {}
+        family = EVA02 if is_gated and has_table else {}
     is_classifier = family is DINO and "head.weight" in tensors  # timm's default is the mean
     pool = "token" if "norm.weight" in tensors and not is_classifier else "avg"
     return family | {
@@ -406,15 +404,15 @@ def _rope(args: Mapping[str, Any]) -> Rope | None:
 
 
 def _pool(args: Mapping[str, Any], given: Json, config: Json, num_classes: int) -> Pool:
-    """The pooling: as the config says, but the class token in a DINOv3 without a classifier whose
-    arguments name no pooling."""
+    """The pooling: as the config says, but the class token in a DINOv3 without a classifier, as
+    timm writes its own default into each config."""
     pooling = given.get("global_pool") or config.get("global_pool") or args["global_pool"]
     if args["global_pool"] == "map" or pooling == "map":
         return "map"
     if pooling not in POOLS:
         raise CheckpointError(f"config.json: timm's global_pool={pooling!r} is not supported")
     is_dino = args["rope_type"] == "dinov3" and args["use_rot_pos_emb"] and args["class_token"]
-    if is_dino and not num_classes and not given.get("global_pool"):
+    if is_dino and not num_classes:
         return "cls"
     return POOLS[pooling]
 

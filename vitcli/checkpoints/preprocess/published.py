@@ -183,7 +183,7 @@ SIGLIP = Family(
 )
 SWIN = Family("swin", _swin, "swin")
 _SAT = {"mean": SAT_MEAN, "std": SAT_STD}
-_LINGBOT = {"interpolation": "bilinear", "crop_mode": "squash"}
+_LINGBOT = {"interpolation": "bilinear", "crop_mode": "squash", "size": (512, 512)}
 DINOV3 = Family(
     "dinov3",
     always(interpolation="bicubic", crop_pct=1.0),
