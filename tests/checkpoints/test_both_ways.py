@@ -19,7 +19,7 @@ from torch import Tensor
 from tests.fixtures.layouts import MAKERS, V2_WITH_HEAD, Source
 from tests.fixtures.swin import CLASSES
 from tests.fixtures.tiny import FAMILIES
-from tests.models.goldens import EVA_NAMES
+from tests.models.goldens import EVA_NAMES, PE_NAMES
 from vitcli.checkpoints import build as building
 from vitcli.checkpoints import load as loading
 from vitcli.checkpoints.layouts.layout import Reconstruction
@@ -53,6 +53,7 @@ CANNOT = {
         "timm reg1_gap": "cannot express num_registers=1, layer_scale=True, final_norm=pooled",
         "timm reg4_gap": "cannot express num_registers=4, layer_scale=True, final_norm=pooled",
         "timm reg4_map": "cannot express num_registers=4, pool=map",
+        "timm intern300m": "42x56, which is not square",
         "timm siglip_gap": "no image processor for",
         "timm siglip_map": "cannot express pool=map",
         "timm siglip_map_tanh": "cannot express pool=map",
@@ -76,6 +77,10 @@ CANNOT = {
         "timm beit token": "64x48, which is not square",
         "hf beit-mim": "pool=mean with the final norm of tokens",
         "hf data2vec": "pool=mean with the final norm of none",
+        "timm aimv2 backbone": "42x56, which is not square",
+        "timm aimv2 head": "cannot express num_classes=5",
+        "timm aimv2 square": "a bias of q, k and v without one after attention",
+        **{f"meta pe {name}": "rotary positions" for name in PE_NAMES},
         "timm swin padded": "windows of 4x4 on a grid of 18x26 (stage 1) as this model has them",
         "timm swin remainder": "an image of (67, 81) in patches of (4, 4)",
         "timm swin shrunk": "windows of 4x4 on a grid of 8x6 (stage 2)",
@@ -86,6 +91,8 @@ CANNOT = {
         "timm swin v2_remainder": "in patches of (4, 4), a window of 3x5 in pre-training",
     },
     "timm": {
+        "hf aimv2-biases": "cannot express norm_eps=0.001",
+        "hf internvit-rms": "cannot express RMS norms",
         "hf deit": "a distillation token without a classifier of its own",
         "hf dinov2-classifier": "a classifier on the class token and the mean",
         "hf dinov2-reg-classifier": "a classifier on the class token and the mean",
@@ -327,6 +334,7 @@ IN_OTHER_WORDS = {
     "dist_token": ("pos_embed",),
     "cls": ("pos_embed", "class token"),
     "pos_embedding": ("pos_embed",),
+    "positional_embedding": ("pos_embed", "class_embedding"),
 }
 
 

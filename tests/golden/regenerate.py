@@ -40,6 +40,8 @@ from fixtures.weights import MODES, fill, photo, pixels, weight
 
 GOLDEN = Path(__file__).resolve().parent / "timm"
 EVA = Path(__file__).resolve().parent / "timm_eva"
+AIMV2 = Path(__file__).resolve().parent / "timm_aimv2"
+PE = Path(__file__).resolve().parent / "timm_pe"
 SWIN = Path(__file__).resolve().parent / "timm_swin"
 BEIT = Path(__file__).resolve().parent / "timm_beit"
 PATCHES = Path(__file__).resolve().parent / "timm_patches"
@@ -80,6 +82,7 @@ CASES = (
     Case("tipsv2_reg1", "vit_base_patch14_reg1_tipsv2", (42, 56), num_classes=0, args=SMALL),
     Case("siglip_map", "vit_base_patch16_siglip_224", num_classes=0, args=SMALL),
     Case("siglip_map_tanh", "vit_base_patch32_siglip_256", (128, 96), num_classes=0, args=SMALL),
+    Case("intern300m", "vit_intern300m_patch14_448", (42, 56), num_classes=0, args=SMALL),
     Case("siglip_gap", "vit_base_patch16_siglip_gap_224", num_classes=0, args=DEEPER),
     Case("clip", "vit_base_patch16_clip_224", img_size=(48, 64), args=SMALL),
     Case("clip_quickgelu", "vit_base_patch16_clip_quickgelu_224", args=SMALL),
@@ -130,6 +133,33 @@ EVA_CASES = (
     Case("rope_mixed", "vit_small_patch16_rope_mixed_224", args=TWO_HEADS, larger=(96, 80)),
     Case("rope_ape", "vit_base_patch16_rope_ape_224", (48, 64), num_classes=0, args=TWO_HEADS),
     Case("rope_gap", "vit_betwixt_patch16_rope_reg4_gap_256", args=WIDE, larger=(96, 80)),
+)
+
+AIMV2_CASES = (
+    Case("backbone", "aimv2_large_patch14_224", (42, 56), num_classes=0, args=SMALL),
+    Case("head", "aimv2_huge_patch14_336", (56, 42), num_classes=5, args=DEEPER),
+    Case("square", "aimv2_1b_patch14_224", (42, 42), 0, {**SMALL, "proj_bias": True}),
+)
+
+# Square, and indices that are not scaled, as Meta's files are: written again under Meta's names by
+# the tests.
+PE_CASES = (
+    Case(
+        "core",
+        "vit_pe_core_small_patch16_384",
+        (64, 64),
+        12,
+        {**POOLED, "ref_feat_shape": (4, 4)},
+        zeros=("head.bias",),
+    ),
+    Case("lang", "vit_pe_lang_large_patch14_448", (42, 42), 0, {**WIDE, "ref_feat_shape": (3, 3)}),
+    Case(
+        "spatial",
+        "vit_pe_spatial_gigantic_patch14_448",
+        (56, 56),
+        0,
+        {**TWO_HEADS, "ref_feat_shape": (4, 4)},
+    ),
 )
 
 
@@ -572,6 +602,12 @@ def main() -> None:
     EVA.mkdir(exist_ok=True)
     for case in EVA_CASES:
         write_case(case, EVA)
+    AIMV2.mkdir(exist_ok=True)
+    for case in AIMV2_CASES:
+        write_case(case, AIMV2)
+    PE.mkdir(exist_ok=True)
+    for case in PE_CASES:
+        write_case(case, PE)
     write_pos_embed()
     BEIT.mkdir(exist_ok=True)
     for case in BEIT_CASES:

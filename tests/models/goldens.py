@@ -15,6 +15,10 @@ from torch import Tensor
 from tests.fixtures.weights import fill, pixels
 
 FOLDER = Path(__file__).parents[1] / "golden" / "timm"
+AIMV2 = FOLDER.with_name("timm_aimv2")
+AIMV2_NAMES = tuple(sorted(p.stem for p in AIMV2.glob("*.npz")))
+PE = FOLDER.with_name("timm_pe")
+PE_NAMES = tuple(sorted(p.stem for p in PE.glob("*.npz")))
 SWIN, EVA = FOLDER.with_name("timm_swin"), FOLDER.with_name("timm_eva")
 BEIT = FOLDER.with_name("timm_beit")
 BEIT_NAMES = tuple(sorted(p.stem for p in BEIT.glob("*.npz")))

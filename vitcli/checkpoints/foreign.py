@@ -68,14 +68,8 @@ ROWS: tuple[Foreign, ...] = (
         tensors=(r"cls_norm\.weight rope_embed\.periods",),
     ),
     Foreign(
-        "a Perception Encoder: it has rotary positions (RoPE), and its pooling has its own "
-        "number of heads",
+        "a Perception Encoder of a kind that is not known, or a part of one for language or video",
         r"^vit_pe_|(^|/)pe[-_](core|lang|spatial|vision)|perception_?(encoder|lm)|^pe_",
-        (
-            r"(visual\.)?attn_pool\.probe",
-            r"(visual\.)?class_embedding (visual\.)?ln_pre\.weight !(visual\.)?ln_post\.weight"
-            r" !(visual\.)?proj",
-        ),
     ),
     Foreign(
         "a Perception Encoder, by its pooling and a norm before the blocks: it has rotary "
@@ -92,15 +86,7 @@ ROWS: tuple[Foreign, ...] = (
         r"(^|_)rope(_|$|vit)",
         (r"freqs patch_embed\.proj\.weight", "freqs_cis"),
     ),
-    Foreign(
-        "an AIMv2: it has RMS norms and no biases",
-        "aimv2",
-        (
-            r"patch_embed\.norm\.weight blocks\.0\.mlp\.fc1_g\.weight",
-            r"(.*\.)?embeddings\.rms_norm\.weight",
-            r"preprocessor\.patchifier\..*",
-        ),
-    ),
+    Foreign("an AIMv2 of a kind that is not known", "aimv2"),
     Foreign("an EVA-02 E, whose norms come after its sublayers", r"^eva02_enormous"),
     Foreign(
         "a Sapiens2: it has norms of queries and keys, and grouped keys",
@@ -128,19 +114,15 @@ ROWS: tuple[Foreign, ...] = (
     ),
     Foreign("a V-JEPA, a model of videos", "v_?jepa|^vjepa"),
     Foreign(
-        "a RADIO: it has several class tokens and no final norm",
+        "a RADIO: it joins several class tokens, and normalises its pixels itself",
         "radio",
-        (r"(.*\.)?patch_generator\..*",),
+        (r"(.*\.)?patch_generator\..*", r"(.*\.)?embeddings\.cls_register_token"),
     ),
+    Foreign("an InternViT of a kind that is not known", r"intern_?vit|vit_intern|intern_?vl"),
     Foreign(
-        "an InternViT: it has no final norm",
-        r"intern_?vit|vit_intern|intern_?vl",
-        (r"(.*\.)?encoder\.layers\.0\.ls1 (.*\.)?encoder\.layers\.0\.attn\.qkv\.weight",),
-    ),
-    Foreign(
-        "a ViT without a final norm, as RADIO, InternViT and PE-Spatial are",
+        "a ViT without a final norm, as RADIO, InternViT and PE-Spatial are; no config names it",
         tensors=(rf"patch_embed\.proj\.weight blocks\.0\.attn\.qkv\.weight {_NORMS}",),
-        hint="it is not supported; if the model has a norm, the file is not whole",
+        hint="give the folder with config.json; if the model has a norm, the file is not whole",
         is_sure=False,
     ),
     Foreign(

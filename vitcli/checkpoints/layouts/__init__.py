@@ -25,6 +25,7 @@ from vitcli.checkpoints.layouts import (
     torchvision,
 )
 from vitcli.checkpoints.layouts.layout import Layout
+from vitcli.checkpoints.layouts.towers import hf_aimv2, hf_internvit, pe, timm_aimv2
 
 LAYOUTS: tuple[Layout, ...] = (
     hf_vit.LAYOUT,
@@ -35,11 +36,15 @@ LAYOUTS: tuple[Layout, ...] = (
     hf_siglip.LAYOUT,
     hf_swin.LAYOUT,
     hf_pixio.LAYOUT,
+    hf_aimv2.LAYOUT,
+    hf_internvit.LAYOUT,
     openai.OPENAI,
     openai.OPEN_CLIP,
+    pe.LAYOUT,
     open_clip_timm.LAYOUT,
     timm.LAYOUT,
     timm_beit.LAYOUT,
+    timm_aimv2.LAYOUT,
     timm_eva.LAYOUT,
     *meta.LAYOUTS,
     dinov3.LAYOUT,

@@ -24,6 +24,7 @@ from vitcli.checkpoints.layouts.layout import (
     number,
     read_sizes,
 )
+from vitcli.checkpoints.layouts.towers import hf_internvit
 from vitcli.errors import CheckpointError
 from vitcli.models.config import ViTConfig
 
@@ -80,7 +81,8 @@ def detect(names: Collection[str]) -> bool:
         "embeddings.cls_token" in names
     )
     biased = {name.rsplit(".", 2)[-2] for name in names if name.endswith(BIASES)}
-    return is_vit and biased in ({"query"}, {"q_proj"})
+    is_beit = is_vit and biased in ({"query"}, {"q_proj"})
+    return is_beit and not hf_internvit.detect(names)
 
 
 def rules(names: Collection[str]) -> tuple[Rule, ...]:

@@ -29,6 +29,7 @@ from vitcli.checkpoints.layouts.layout import (
     read_sizes,
     with_positions,
 )
+from vitcli.checkpoints.layouts.towers import hf_internvit
 from vitcli.models.config import ViTConfig
 
 L4, L5, B = "encoder.layer.{i}.", "layers.{i}.", "blocks.{i}."
@@ -66,6 +67,7 @@ def detect(names: Collection[str]) -> bool:
             or "layers.0.layernorm_before.weight" in names
         )
         and not hf_beit.detect(names)
+        and not hf_internvit.detect(names)
     )
 
 

@@ -50,7 +50,7 @@ def turn(tensor: Tensor) -> Tensor:
     return tensor.transpose(0, -1).contiguous()
 
 
-def _tower(at: str) -> tuple[Rule, ...]:
+def tower(at: str) -> tuple[Rule, ...]:
     """The rules of a tower whose names begin with `at`."""
     block, ours = at + "transformer.resblocks.{i}.", "blocks.{i}."
     return (
@@ -71,7 +71,7 @@ def _tower(at: str) -> tuple[Rule, ...]:
     )
 
 
-RULES = _tower("")
+RULES = tower("")
 # The text tower; newer models of open_clip have it under `text.`.
 TEXT_RULES = (
     drop("text.{rest}", TEXT),
@@ -86,17 +86,29 @@ TEXT_RULES = (
     drop("logit_bias", "it compares images with texts"),
 )
 CLIP_RULES = (
-    *_tower(VISUAL),
+    *tower(VISUAL),
     *TEXT_RULES,
     *(drop(name, "a setting of OpenAI's own code") for name in OPENAI_ONLY),
 )
 
 
+def is_perception_encoder(names: Collection[str]) -> bool:
+    """Whether a tower has the attention pooling of a Perception Encoder, or neither a final norm
+    nor a projection (`pe.py`)."""
+    for at in ("", VISUAL):
+        starts = {name.removeprefix(at).split(".")[0] for name in names if name.startswith(at)}
+        if {"ln_pre", "transformer"} <= starts:
+            is_pooled = any(name.startswith(at + "attn_pool.mlp.") for name in names)
+            return is_pooled or starts.isdisjoint(("ln_post", "proj", "attn_pool"))
+    return False
+
+
 def _detect(names: Collection[str], is_openai: bool) -> bool:
-    return is_openai == (OPENAI_ONLY[0] in names) and any(
+    is_clip = is_openai == (OPENAI_ONLY[0] in names) and any(
         at + "class_embedding" in names and at + "transformer.resblocks.0.ln_1.weight" in names
         for at in ("", VISUAL)
     )
+    return is_clip and not is_perception_encoder(names)
 
 
 def rules(names: Collection[str]) -> tuple[Rule, ...]:

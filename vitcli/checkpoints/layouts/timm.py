@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from vitcli.checkpoints.keymap import Rule, drop, rename
 from vitcli.checkpoints.layouts.layout import (
@@ -27,8 +27,9 @@ from vitcli.checkpoints.layouts.layout import (
     shape,
 )
 from vitcli.checkpoints.layouts.timm_write import adapt, notes, refusals, write_config
+from vitcli.checkpoints.preprocess.published import INTERNVIT, Family
 from vitcli.errors import CheckpointError
-from vitcli.models.config import Activation, Pool, ViTConfig
+from vitcli.models.config import Activation, Config, Pool, ViTConfig
 
 B = "blocks.{i}."
 # DINO and DINOv2 train a student next to the teacher: the teacher is the model, and the tensors
@@ -46,6 +47,7 @@ _PARTS = (
 ARCHITECTURES = (
     rf"vit_(deit_)?({_SIZES})(_distilled)?_patch\d+(_({_PARTS}))*"
     rf"|deit3?_({_SIZES})(_distilled)?_patch\d+_\d+(_in21ft1k)?"
+    r"|vit_intern300m_patch14_\d+"
     r"|flexivit_(small|base|large)|eva_large_patch14_(196|336)|test_vit[23]?"
 )
 
@@ -115,11 +117,11 @@ TANH_GELU = re.compile(
 # matter only in training. NEUTRAL: values that change nothing. Other arguments change the results.
 READ = re.compile(
     r"img_size|patch_size|in_chans|embed_dim|depth|num_heads|mlp_ratio|qkv_bias|init_values|"
-    r"class_token|no_embed_class|reg_tokens|pre_norm|fc_norm|global_pool|act_layer|num_classes|"
+    r"class_token|no_embed_class|reg_tokens|pre_norm|fc_norm|final_norm|global_pool|act_layer|num_classes|"
     r"dynamic_img_(size|pad)|strict_img_size|weight_init|fix_init|proj_bias|\w*drop\w*|"
     r"window_size|depths|pretrained\w*|features_only|scriptable|exportable"
 )
-NEUTRAL = {"final_norm": True, "pos_embed": "learn", "use_fc_norm": None}
+NEUTRAL = {"pos_embed": "learn", "use_fc_norm": None}
 
 
 def detect(names: Collection[str]) -> bool:
@@ -181,7 +183,7 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTCon
         ffn="swiglu" if is_swiglu else "mlp",
         act=_activation(name, args),
         pool=_pool(tensors, config, name, class_token),
-        final_norm="pooled" if has_fc_norm else "tokens",
+        final_norm=_final_norm(name, args, has_fc_norm=has_fc_norm),
         norm_eps=1e-5 if "_clip_" in name else 1e-6,
     )
 
@@ -257,6 +259,15 @@ def _pool(tensors: Tensors, config: Json, name: str, class_token: bool) -> Pool:
     return "cls" if pooling == "token" else "mean"
 
 
+def _final_norm(
+    name: str, args: dict[str, Any], *, has_fc_norm: bool
+) -> Literal["tokens", "pooled", "none"]:
+    """The final norm. An InternViT has none, unless `model_args` say otherwise."""
+    if not args.get("final_norm", not name.startswith("vit_intern")):
+        return "none"
+    return "pooled" if has_fc_norm else "tokens"
+
+
 def _activation(name: str, args: dict[str, Any]) -> Activation:
     if "act_layer" in args:
         return activation(args["act_layer"])
@@ -277,6 +288,12 @@ def _heads(name: str, width: int, depth: int) -> int:
             "and the number of heads is not in the file",
             "give it with --num-heads",
         ) from None
+
+
+def family(config: Config) -> Family | None:
+    """An InternViT's family, for the preprocessing of a file that says none."""
+    is_intern = isinstance(config, ViTConfig) and config.final_norm == "none" and config.layer_scale
+    return INTERNVIT if is_intern else None
 
 
 WRITER = Writer(
@@ -300,4 +317,5 @@ LAYOUT = Layout(
     classes="Timm",
     architectures=ARCHITECTURES,
     words="timm",
+    family_of=family,
 )

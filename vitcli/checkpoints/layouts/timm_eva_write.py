@@ -117,7 +117,7 @@ def write_config(config: ViTConfig) -> dict[str, Any]:
         "embed_dim": config.embed_dim,
         "depth": config.depth,
         "num_heads": config.num_heads,
-        "mlp_ratio": _ratio(config.hidden_dim, config.embed_dim),
+        "mlp_ratio": mlp_ratio(config.hidden_dim, config.embed_dim),
         "attn_type": "rope" if config.qkv_bias else "eva",
         "qkv_bias": config.qkv_bias or config.qv_bias,
         "qkv_fused": not is_separate(config),
@@ -139,7 +139,7 @@ def write_config(config: ViTConfig) -> dict[str, Any]:
     if config.pool == "map":
         hidden = config.pool_hidden_dim or config.hidden_dim
         args["attn_pool_num_heads"] = config.pool_heads or config.num_heads
-        args["attn_pool_mlp_ratio"] = _ratio(hidden, config.embed_dim)
+        args["attn_pool_mlp_ratio"] = mlp_ratio(hidden, config.embed_dim)
     return {
         "architecture": _base_architecture(config),
         "num_classes": config.num_classes,
@@ -164,7 +164,7 @@ def _rope_args(rope: Rope | None) -> dict[str, Any]:
     }
 
 
-def _ratio(hidden: int, width: int) -> float:
+def mlp_ratio(hidden: int, width: int) -> float:
     """A ratio that timm's int(width * ratio) turns into `hidden`."""
     ratio = hidden / width
     return ratio if int(width * ratio) == hidden else (hidden + 0.25) / width

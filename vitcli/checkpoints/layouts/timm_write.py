@@ -29,10 +29,10 @@ def refusals(config: ViTConfig) -> list[str]:
         obstacles.append("a classifier on tokens without the final norm")
     if config.projection and not config.pre_norm:  # it would be read as a classifier
         obstacles.append(f"a projection to {config.projection} after a tower that is not CLIP's")
+    if config.norm_eps > 1e-5:
+        obstacles.append(f"norm_eps={config.norm_eps:g}")
     if config.final_norm == "pooled" and config.pool != "mean":
         obstacles.append(f"a norm after pooling {config.pool}")
-    if config.final_norm == "none":
-        obstacles.append("no final norm")
     return obstacles
 
 
@@ -85,6 +85,8 @@ def write_config(config: ViTConfig) -> dict[str, Any]:
         "fc_norm": config.final_norm == "pooled",
         "global_pool": pool,
     }
+    if config.final_norm == "none":
+        args["final_norm"] = False
     if config.ffn == "mlp" and config.act != "gelu":
         args["act_layer"] = config.act
     return {

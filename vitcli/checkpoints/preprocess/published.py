@@ -102,6 +102,7 @@ PROCESSOR_OF = {
     "aimv2": "CLIP",
     "aimv2_vision_model": "CLIP",
     "intern_vit_6b": "CLIP",
+    "internvl_chat": "CLIP",
     "internvl": "GotOcr2",
     "internvl_vision": "GotOcr2",
 }
@@ -119,6 +120,7 @@ HUB: dict[str, dict[str, Any]] = {
     "ijepa": _IMAGENET,
     "pixio": {"size": {"height": 256, "width": 256}, "do_center_crop": False, **_IMAGENET},
     "intern_vit_6b": _IMAGENET,
+    "internvl_chat": _IMAGENET,
     "internvl": _IMAGENET,
     "internvl_vision": _IMAGENET,
 }

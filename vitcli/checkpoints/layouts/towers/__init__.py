@@ -1,0 +1,1 @@
+"""The layouts of the vision towers of language models: AIMv2, InternViT, Perception Encoder."""
