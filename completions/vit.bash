@@ -31,6 +31,7 @@ _vit() {
         "classify --layout") compopt -o default; return ;;
         "classify --labels") compopt -o default; return ;;
         "classify --image-size") compopt -o default; return ;;
+        "classify --patch-size") compopt -o default; return ;;
         "classify --preprocess") COMPREPLY=($(compgen -W "hf timm" -- "$cur")); return ;;
         "classify --num-heads") compopt -o default; return ;;
         "classify --head") compopt -o default; return ;;
@@ -64,6 +65,7 @@ _vit() {
         "embed --layout") compopt -o default; return ;;
         "embed --labels") compopt -o default; return ;;
         "embed --image-size") compopt -o default; return ;;
+        "embed --patch-size") compopt -o default; return ;;
         "embed --preprocess") COMPREPLY=($(compgen -W "hf timm" -- "$cur")); return ;;
         "embed --num-heads") compopt -o default; return ;;
         "embed --head") compopt -o default; return ;;
@@ -105,6 +107,7 @@ _vit() {
         "attention --layout") compopt -o default; return ;;
         "attention --labels") compopt -o default; return ;;
         "attention --image-size") compopt -o default; return ;;
+        "attention --patch-size") compopt -o default; return ;;
         "attention --preprocess") COMPREPLY=($(compgen -W "hf timm" -- "$cur")); return ;;
         "attention --num-heads") compopt -o default; return ;;
         "attention --head") compopt -o default; return ;;
@@ -125,6 +128,7 @@ _vit() {
         "convert --layout") compopt -o default; return ;;
         "convert --labels") compopt -o default; return ;;
         "convert --image-size") compopt -o default; return ;;
+        "convert --patch-size") compopt -o default; return ;;
         "convert --preprocess") COMPREPLY=($(compgen -W "hf timm" -- "$cur")); return ;;
         "convert --num-heads") compopt -o default; return ;;
         "convert --head") compopt -o default; return ;;
@@ -163,6 +167,7 @@ _vit() {
         "finetune --layout") compopt -o default; return ;;
         "finetune --labels") compopt -o default; return ;;
         "finetune --image-size") compopt -o default; return ;;
+        "finetune --patch-size") compopt -o default; return ;;
         "finetune --preprocess") COMPREPLY=($(compgen -W "hf timm" -- "$cur")); return ;;
         "finetune --num-heads") compopt -o default; return ;;
         "finetune --head") compopt -o default; return ;;
@@ -184,6 +189,7 @@ _vit() {
         "evaluate --layout") compopt -o default; return ;;
         "evaluate --labels") compopt -o default; return ;;
         "evaluate --image-size") compopt -o default; return ;;
+        "evaluate --patch-size") compopt -o default; return ;;
         "evaluate --preprocess") COMPREPLY=($(compgen -W "hf timm" -- "$cur")); return ;;
         "evaluate --num-heads") compopt -o default; return ;;
         "evaluate --head") compopt -o default; return ;;
@@ -211,6 +217,7 @@ _vit() {
         "reconstruct --layout") compopt -o default; return ;;
         "reconstruct --labels") compopt -o default; return ;;
         "reconstruct --image-size") compopt -o default; return ;;
+        "reconstruct --patch-size") compopt -o default; return ;;
         "reconstruct --preprocess") COMPREPLY=($(compgen -W "hf timm" -- "$cur")); return ;;
         "reconstruct --num-heads") compopt -o default; return ;;
         "reconstruct --head") compopt -o default; return ;;
@@ -227,6 +234,7 @@ _vit() {
         "info --layout") compopt -o default; return ;;
         "info --labels") compopt -o default; return ;;
         "info --image-size") compopt -o default; return ;;
+        "info --patch-size") compopt -o default; return ;;
         "info --preprocess") COMPREPLY=($(compgen -W "hf timm" -- "$cur")); return ;;
         "info --num-heads") compopt -o default; return ;;
         "info --head") compopt -o default; return ;;
@@ -239,6 +247,7 @@ _vit() {
         "bench --layout") compopt -o default; return ;;
         "bench --labels") compopt -o default; return ;;
         "bench --image-size") compopt -o default; return ;;
+        "bench --patch-size") compopt -o default; return ;;
         "bench --preprocess") COMPREPLY=($(compgen -W "hf timm" -- "$cur")); return ;;
         "bench --num-heads") compopt -o default; return ;;
         "bench --head") compopt -o default; return ;;
@@ -248,16 +257,16 @@ _vit() {
         "models --for") COMPREPLY=($(compgen -W "speed accuracy memory resolution features" -- "$cur")); return ;;
     esac
     case "$command" in
-        "classify") words="-m --model -k --top-k -o --out --format --scores --threshold --select --paths-only --html --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --allow-outside --max-errors --on-error --layout --labels --image-size --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --resume --retry-failed --keep-missing --shard --devices --ray -h --help" ;;
-        "embed") words="-m --model --layer --layers --pool --norm --no-norm --l2 -o --out --format --store --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --allow-outside --max-errors --on-error --layout --labels --image-size --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --resume --retry-failed --keep-missing --shard --devices --ray -h --help" ;;
-        "attention") words="-m --model -o --out --method --layer --heads --query --class --discard-ratio --style --alpha --mass --colormap --size --format --raw --html --show --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --allow-outside --max-errors --on-error --layout --labels --image-size --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --resume --retry-failed --keep-missing --shard -h --help" ;;
+        "classify") words="-m --model -k --top-k -o --out --format --scores --threshold --select --paths-only --html --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --allow-outside --max-errors --on-error --layout --labels --image-size --patch-size --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --resume --retry-failed --keep-missing --shard --devices --ray -h --help" ;;
+        "embed") words="-m --model --layer --layers --pool --norm --no-norm --l2 -o --out --format --store --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --allow-outside --max-errors --on-error --layout --labels --image-size --patch-size --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --resume --retry-failed --keep-missing --shard --devices --ray -h --help" ;;
+        "attention") words="-m --model -o --out --method --layer --heads --query --class --discard-ratio --style --alpha --mass --colormap --size --format --raw --html --show --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --allow-outside --max-errors --on-error --layout --labels --image-size --patch-size --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --resume --retry-failed --keep-missing --shard -h --help" ;;
         "merge") words="-o --out --overwrite -q --quiet -h --help" ;;
-        "convert") words="--to --dtype --verify --overwrite --layout --labels --image-size --preprocess --num-heads --head --sha256 --drop --offline -q --quiet -h --help" ;;
-        "finetune") words="-o --out -m --model --val --val-split --objective --train --epochs --lr --weight-decay --layer-decay --warmup --batch-size --accumulate --clip --seed --augment --no-flip --label-smoothing --mixup --cutmix --drop-path --ema --patience --class-weights --gradient-checkpointing --lora-rank --lora-alpha --mask-ratio --save-every --overwrite --resume --formats --ext --max-pixels --image-timeout --allow-outside --layout --labels --image-size --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --compile -j --workers -q --quiet --no-progress --log-json --summary -h --help" ;;
-        "evaluate") words="-m --model --knn --preds --json -o --out --overwrite --formats --ext --max-pixels --image-timeout --allow-outside --layout --labels --image-size --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary -h --help" ;;
-        "reconstruct") words="-o --out -m --model --mask-ratio --seed --no-paste --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --allow-outside --max-errors --on-error --layout --labels --image-size --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary -h --help" ;;
-        "info") words="--json --layout --labels --image-size --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline -h --help" ;;
-        "bench") words="--on --device --seconds --json -q --quiet --no-progress --layout --labels --image-size --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline -h --help" ;;
+        "convert") words="--to --dtype --verify --overwrite --layout --labels --image-size --patch-size --preprocess --num-heads --head --sha256 --drop --offline -q --quiet -h --help" ;;
+        "finetune") words="-o --out -m --model --val --val-split --objective --train --epochs --lr --weight-decay --layer-decay --warmup --batch-size --accumulate --clip --seed --augment --no-flip --label-smoothing --mixup --cutmix --drop-path --ema --patience --class-weights --gradient-checkpointing --lora-rank --lora-alpha --mask-ratio --save-every --overwrite --resume --formats --ext --max-pixels --image-timeout --allow-outside --layout --labels --image-size --patch-size --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --compile -j --workers -q --quiet --no-progress --log-json --summary -h --help" ;;
+        "evaluate") words="-m --model --knn --preds --json -o --out --overwrite --formats --ext --max-pixels --image-timeout --allow-outside --layout --labels --image-size --patch-size --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary -h --help" ;;
+        "reconstruct") words="-o --out -m --model --mask-ratio --seed --no-paste --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --allow-outside --max-errors --on-error --layout --labels --image-size --patch-size --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary -h --help" ;;
+        "info") words="--json --layout --labels --image-size --patch-size --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline -h --help" ;;
+        "bench") words="--on --device --seconds --json -q --quiet --no-progress --layout --labels --image-size --patch-size --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline -h --help" ;;
         "models") words="--for --json -h --help" ;;
         "models pull") words="--offline -h --help" ;;
     esac

@@ -25,11 +25,18 @@ from tests.fixtures.photos import Corpus, make_photos
 from vitcli.cli import main
 
 if TYPE_CHECKING:
+    from tests.fixtures.scale import Shell
     from tests.fixtures.store import Way
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=5, help="how often test_resume kills each run")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Move the tests of a Ray cluster to the front: a process of -n that has nothing left to do
+    takes tests from the end of another, and would start a second cluster for them."""
+    items.sort(key=lambda item: "two_workers" not in getattr(item, "fixturenames", ()))
 
 
 def pytest_collection_finish() -> None:
@@ -108,6 +115,16 @@ def scripts(vits: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bin")
     vits.write_scripts(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def shell(
+    tmp_path_factory: pytest.TempPathFactory, clean_env: dict[str, str], scripts: Path
+) -> Shell:
+    """Runs the commands of docs/scale.md, where they have something to do."""
+    from tests.fixtures.scale import open_shell
+
+    return open_shell(tmp_path_factory.mktemp("scale"), clean_env, scripts)
 
 
 @pytest.fixture
@@ -196,8 +213,10 @@ def two_workers(clean_env: dict[str, str]) -> Iterator[str]:
 
     from vitcli.fleet import cluster
 
+    # Without it, Ray's processes wait for those of every other test.
+    at_once = {"RAY_worker_niceness": "0"}
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {**cluster.QUIET, **clean_env}.items():
+        for name, value in {**cluster.QUIET, **at_once, **clean_env}.items():
             patch.setenv(name, value)
         for unused in ("start_api_server", "start_log_monitor", "start_monitor"):
             patch.setattr(Node, unused, lambda *_, **__: None)  # each is an interpreter

@@ -17,6 +17,7 @@ from PIL import Image
 
 from tests.conftest import Vit
 from tests.fixtures.digits import make_digits
+from vitcli.checkpoints.layouts import LAYOUTS
 from vitcli.cli.completion import commands
 
 ROOT = Path(__file__).parents[1]
@@ -205,6 +206,20 @@ def test_systemd_takes_the_units(tmp_path: Path) -> None:
 def test_every_linked_file_exists() -> None:
     for target in re.findall(r"\]\(([^)#:]+)\)", README):
         assert (ROOT / target).exists(), target
+
+
+def test_the_table_of_models_has_every_layout_and_only_names_that_it_reads() -> None:
+    section = README[README.index("### Models") : README.index("## Read the code")]
+    rows = re.findall(r"^\| (`.*?) \| (.*) \|$", section, re.MULTILINE)
+    table = {name: said for names, said in rows for name in re.findall("`(.*?)`", names)}
+    assert set(table) == {layout.name for layout in LAYOUTS}
+    for layout in LAYOUTS:
+        for name in re.findall("`([a-z0-9_-]+)`", table[layout.name]):
+            is_architecture = re.fullmatch(layout.architectures or "$", name) is not None
+            assert name in layout.model_types or is_architecture, f"{name} of {layout.name}"
+        short = {kind.removesuffix("_vision_model") for kind in layout.model_types}
+        for kind in short - {"timm_wrapper", "vision-text-dual-encoder"}:
+            assert f"`{kind}`" in table[layout.name], f"{kind} of {layout.name}"
 
 
 def test_every_exit_code_is_documented() -> None:

@@ -93,6 +93,7 @@ def load(
     *,
     labels: str | os.PathLike[str] | None = None,
     image_size: int | tuple[int, int] | None = None,
+    patch_size: int | tuple[int, int] | None = None,
     preprocess: Literal["hf", "timm"] | None = None,
     layout: str | None = None,
     num_heads: int | None = None,
@@ -104,9 +105,10 @@ def load(
     """Load a model: a hub id (`org/name`, `org/name@revision`), a directory, a file, or "demo".
 
     decode="fast" reads large images at a fraction of their size: close pixels, not equal ones.
-    image_size is one number or (height, width); position embeddings are resampled for it. The
-    network (`.network`) is in eval mode, fp32, on the CPU: pixels (B, 3, H, W) -> logits (B, K).
-    drop ignores tensors that do not belong to the model, by pattern: "criterion.*".
+    image_size is one number or (height, width); position embeddings are resampled for it. So is
+    patch_size, for which the patch embedding is resampled as well. The network (`.network`) is in
+    eval mode, fp32, on the CPU: pixels (B, 3, H, W) -> logits (B, K). drop ignores tensors that
+    do not belong to the model, by pattern: "criterion.*".
     Raises VitError: ModelNotFound, CheckpointError with the tensor's name, or UsageError.
     """
     from pathlib import Path
@@ -116,7 +118,8 @@ def load(
     return load_model(
         spec,
         labels=None if labels is None else Path(labels),
-        image_size=(image_size, image_size) if isinstance(image_size, int) else image_size,
+        image_size=_pair(image_size),
+        patch_size=_pair(patch_size),
         preprocess=preprocess,
         layout=layout,
         num_heads=num_heads,
@@ -284,6 +287,10 @@ def attention(
         sink=sink,
     )
     return [row for row in sink.rows if isinstance(row, Attended | Failure)]
+
+
+def _pair(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
+    return (size, size) if isinstance(size, int) else size
 
 
 def _texts(paths: Paths) -> tuple[str, ...]:

@@ -30,6 +30,11 @@ tensor in page-locked memory or on a CUDA device."""
 Box: TypeAlias = tuple[float, float, float, float]  # top, left, bottom, right
 
 
+def by(size: Size) -> str:
+    """Write a size as `224x160`: height x width."""
+    return f"{size[0]}x{size[1]}"
+
+
 class ErrorType(StrEnum):
     """The reasons why an image has no result: a closed set, so that users can group by it."""
 
@@ -317,7 +322,7 @@ class Preprocess:
             how = "" if self.resizer == "pillow" else f", {RESIZERS[self.resizer]}"
             steps.append(f"resize({self.fit} {edge}{cap}, {self.resample}{how})")
         if self.fit != "squash" or self.resize != self.size:
-            steps.append(f"center_crop({self.size[0]}x{self.size[1]})")
+            steps.append(f"center_crop({by(self.size)})")
         if abs(self.rescale * 255 - 1) > 1e-6:
             steps.append(f"rescale({self.rescale:g})")
         steps.append(f"normalize(mean={_numbers(self.mean)}, std={_numbers(self.std)})")

@@ -176,6 +176,17 @@ def test_a_clip_classifier_still_gives_the_pooler_output_of_its_class_token(
     assert pair.ours.labels == LABELS
 
 
+@pytest.mark.parametrize("name", ["MetaClip2Model", "CLIPSegForImageSegmentation"])
+@torch.inference_mode()
+def test_a_model_built_on_clip_has_its_tower(name: str, tmp_path: Path) -> None:
+    theirs = tiny_clip(name, tmp_path)
+    clip = getattr(theirs, "clip", theirs)
+    images = torch.from_numpy(pixels(2, 48, 40))
+    features = clip.get_image_features(images, interpolate_pos_encoding=True)
+    expected = getattr(features, "pooler_output", features)
+    torch.testing.assert_close(load(str(tmp_path)).network(images), expected, **CLOSE)
+
+
 # Names.
 
 

@@ -25,6 +25,8 @@ from tests.fixtures.hub import MEMBER, STRANGER, FakeHub
 from tests.fixtures.weights import photo
 from vitcli.checkpoints.resolve import _choose
 
+GATED = "facebook/dinov3-vitb16-pretrain-lvd1689m"
+
 
 @dataclass
 class Hub:
@@ -78,6 +80,7 @@ def filled(tiny_model: Callable[[str], Path]) -> Iterator[FakeHub]:
             fake.add("org/tiny", folder, revision=revision)
         fake.add("org/private", folder, private=True)
         fake.add("org/gated", folder, gated=True)
+        fake.add(GATED, folder, gated=True)
         yield fake
 
 
@@ -168,10 +171,31 @@ def test_a_token_is_in_nothing_that_is_written(hub: Hub, tmp_path: Path) -> None
     assert not [path for path in written if MEMBER.encode() in path.read_bytes()]
 
 
-def test_a_gated_model_says_where_to_accept_its_terms(hub: Hub) -> None:
-    message, hint = hub.fails("org/gated", token=STRANGER)
-    assert message == "vit: org/gated is gated, and this account may not read it"
-    assert f"accept its terms at {hub.fake.url}/org/gated" in hint
+@pytest.mark.parametrize(
+    ("token", "why", "login"),
+    [
+        (None, "no token is set", ", and set HF_TOKEN or run: hf auth login"),
+        (STRANGER, "your token's account has not", ""),
+    ],
+)
+def test_a_gated_model_says_what_that_is_and_how_to_get_in(
+    hub: Hub, token: str | None, why: str, login: str
+) -> None:
+    gate = "is gated: its files are for accounts that have accepted its terms"
+    assert hub.fails("org/gated", token=token) == [
+        f"vit: org/gated {gate}, and {why}",
+        f"  accept its terms at {hub.fake.url}/org/gated{login}",
+    ]
+
+
+def test_a_gated_model_names_its_open_twin(hub: Hub) -> None:
+    message, hint = hub.fails(GATED)
+    assert message.startswith(f"vit: {GATED} is gated: ")
+    twin = "timm/vit_base_patch16_dinov3.lvd1689m"
+    assert hint.startswith(f"  {twin} has the same weights and is open; or accept its terms at ")
+
+
+def test_a_gated_model_is_there_for_those_who_have_accepted(hub: Hub) -> None:
     labels(hub.classify("org/gated", token=MEMBER))
 
 

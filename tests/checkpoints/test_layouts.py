@@ -51,6 +51,7 @@ ODD: dict[str, Any] = {
     "rel_bias": "shared",
     "norm": "rms",
     "gate_act": "gelu",
+    "num_class_tokens": 2,
     "pool_heads": 1,
     "pool_hidden_dim": 8,
 }

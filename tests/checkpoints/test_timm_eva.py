@@ -110,6 +110,11 @@ def test_an_argument_that_changes_the_numbers_is_refused(
     assert f"timm's {argument}={value!r} is not supported" in refusal(folder)
 
 
+def test_a_layout_that_leaves_out_the_rotations_is_refused(tmp_path: Path) -> None:
+    folder = Golden.read("rope_ape", EVA).save(tmp_path / "m")
+    assert "leave out --layout deit" in refusal(folder, layout="deit")
+
+
 def test_the_name_may_be_in_the_inner_config(tmp_path: Path) -> None:
     golden = Golden.read("rope_ape", EVA)
     json = {key: value for key, value in golden.json.items() if key != "architecture"}

@@ -45,7 +45,7 @@ def test_the_table_in_a_pipe_and_the_commands_on_stderr(
     ended = on_torch("--no-progress")
     assert ended.code == 0, ended.err
     lines = ended.out.decode().splitlines()
-    assert tuple(lines[0].split("\t")) == COLUMNS
+    assert tuple(lines[0].split("\t")) == tuple(COLUMNS)
     rows = list(csv.DictReader(lines, delimiter="\t"))
     assert [row["batch_size"] for row in rows if row["dtype"] == "fp32"][:4] == [
         *("1", "4", "16", "32")
@@ -91,7 +91,7 @@ def test_json_has_what_the_table_has_and_more(
     assert found["interrupted"] is False
     assert found["limits_gflops"]["fp32"] > 0
     for row in found["rows"]:
-        assert tuple(row) == COLUMNS
+        assert tuple(row) == tuple(COLUMNS)
         assert row["workers"] is None and row["decode"] is None
         assert row["limit_share"] > 0
         assert row["compared"] >= 1

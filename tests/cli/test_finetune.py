@@ -461,14 +461,19 @@ def wait_for(fact: Callable[[], bool]) -> None:
 
 @pytest.mark.slow
 def test_two_processes_train_as_one(
-    vit: Vit, vits: ForkServer, few: Path, tmp_path: Path, clean_env: dict[str, str]
+    vit: Vit,
+    vits: ForkServer,
+    scripts: Path,
+    few: Path,
+    tmp_path: Path,
+    clean_env: dict[str, str],
 ) -> None:
     """Under torchrun; and when one of them is told to stop, both do, and go on to the same bits."""
     args = ["finetune", str(few), "-m", "demo", "--train", "full", *FAST, "--mixup", "0.3"]
     assert vit(*args, "--out", "one").code == 0
     port = str(free_port())
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    torchrun += ["--master-port", port, "-m", "vitcli"]
+    torchrun += ["--master-port", port, "--no-python", str(scripts / "vit")]
     done = subprocess.run(
         [*torchrun, *args, "--out", "two"],
         cwd=tmp_path,

@@ -26,6 +26,8 @@ def here(tmp_path: Path) -> Here:
     model = Path(str(files("vitcli.demo")))
     shutil.copytree(model, tmp_path / "m", ignore=shutil.ignore_patterns("*.py", "__pycache__"))
     (tmp_path / "list").write_text("in/a.png\n")
+    (tmp_path / "confusion.csv").write_text("path,label\nin/a.png,0\n")
+    (tmp_path / "metrics.json").touch()
     (tmp_path / "labels.txt").write_text("".join(f"{n}\n" for n in range(10)))
     (tmp_path / "link.npy").symlink_to(tmp_path / "m" / "config.json")
     (tmp_path / "hard.jsonl").hardlink_to(tmp_path / "m" / "model.safetensors")
@@ -51,6 +53,10 @@ def snapshot(folder: Path) -> dict[str, bytes]:
         ("convert m/model.safetensors m --to hf", "model.safetensors is the model of this run"),
         ("finetune in -m m --out m", "model.safetensors is the model of this run"),
         ("finetune in -m m --out in", "in is the data of this run"),
+        ("evaluate confusion.csv -m m --out .", "confusion.csv is the data of this run"),
+        ("evaluate in --preds metrics.json --out .", "metrics.json is the file of --preds"),
+        ("reconstruct in/a.png -m m --out in", "in/a.png is an input"),
+        ("reconstruct in/a.png -m m --out m", "model.safetensors is the model of this run"),
     ],
 )
 def test_what_a_run_reads_is_not_overwritten(vit: Vit, here: Here, args: str, said: str) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.conftest import FEWER
 from tests.faults.rules import DEMO, contents, ended, environment, run, until_gone, vit
 from tests.faults.test_resume import assert_same_rows
 from tests.fixtures.forks import ForkServer, wait_for
@@ -26,21 +27,21 @@ print(*(f"{{row.ref.path}} {{row.predictions[0].label}}" for row in rows), sep="
 
 @pytest.mark.parametrize(("command", "name"), [("classify", "o.jsonl"), ("embed", "o.npy")])
 def test_no_byte_depends_on_the_number_of_workers(
-    vits: ForkServer, many: Path, tmp_path: Path, command: str, name: str
+    vits: ForkServer, fewer: Path, tmp_path: Path, command: str, name: str
 ) -> None:
     """K1: broken images and all. That workers overtake each other is seen to in tests/images."""
     made = []
     for workers in ("0", "1", "2", "8"):
         out = tmp_path / workers / name
         out.parent.mkdir()
-        assert run(vits, command, many, "-m", "demo", "-j", workers, "-o", out, made=out).code == 3
+        assert run(vits, command, fewer, "-m", "demo", "-j", workers, "-o", out, made=out).code == 3
         made.append(contents(out))
     assert made[1:] == made[:1] * 3
 
 
 @pytest.mark.parametrize(("command", "name"), [("classify", "o.jsonl"), ("embed", "o.npy")])
 def test_another_batch_size_gives_the_same_rows(
-    vits: ForkServer, many: Path, tmp_path: Path, command: str, name: str
+    vits: ForkServer, fewer: Path, tmp_path: Path, command: str, name: str
 ) -> None:
     """K1: numbers within 1e-6."""
     outs = []
@@ -48,17 +49,17 @@ def test_another_batch_size_gives_the_same_rows(
         outs.append(tmp_path / size / name)
         outs[-1].parent.mkdir()
         assert (
-            run(vits, command, many, "-m", "demo", "-j", "0", "-b", size, "-o", outs[-1]).code == 3
+            run(vits, command, fewer, "-m", "demo", "-j", "0", "-b", size, "-o", outs[-1]).code == 3
         )
     assert_same_rows(outs[0], outs[1])
     assert_same_rows(outs[0], outs[2])
 
 
 def test_shards_may_run_at_once_into_one_folder(
-    vits: ForkServer, many: Path, tmp_path: Path
+    vits: ForkServer, fewer: Path, tmp_path: Path
 ) -> None:
     """K2: under torchrun, which tells each process its rank."""
-    args = ("classify", many, "-m", "demo", "-j", "0")
+    args = ("classify", fewer, "-m", "demo", "-j", "0")
     shards = [
         vits.start(*args, "-o", tmp_path / "o.jsonl", "--shard", f"{i}/4") for i in range(1, 5)
     ]
@@ -89,11 +90,11 @@ def test_the_shards_of_different_runs_are_not_merged(
 
 
 def test_the_second_of_two_processes_with_one_output_hears_of_the_first(
-    vits: ForkServer, many: Path, tmp_path: Path
+    vits: ForkServer, fewer: Path, tmp_path: Path
 ) -> None:
     """O8: whatever it was told to do with it; the first is not disturbed."""
     out = tmp_path / "out.jsonl"
-    args = ("classify", many, "-m", "demo", "-j", "2", "-b", "1", "-o", out)
+    args = ("classify", fewer, "-m", "demo", "-j", "2", "-b", "1", "-o", out)
     first = vits.start(*args)
     wait_for(tmp_path / "out.jsonl.partial", 500)
     os.killpg(first.pid, signal.SIGSTOP)  # it is still at it, however long this takes
@@ -107,7 +108,7 @@ def test_the_second_of_two_processes_with_one_output_hears_of_the_first(
         )
     os.killpg(first.pid, signal.SIGCONT)
     assert ended(first, made=out).code == 3
-    assert len(out.read_bytes().splitlines()) == 500
+    assert len(out.read_bytes().splitlines()) == FEWER
 
 
 def test_two_processes_share_the_machine_and_the_cache(

@@ -110,13 +110,13 @@ def drawn(folder: Path) -> dict[str, bytes]:
 
 @FORMS
 def test_a_file_that_may_not_grow_is_an_error_and_no_signal(
-    vits: ForkServer, many: Path, tmp_path: Path, command: str, name: str
+    vits: ForkServer, fewer: Path, tmp_path: Path, command: str, name: str
 ) -> None:
     """O10: RLIMIT_FSIZE, as a quota would do it."""
-    args = (command, many, "-m", "demo", "-j", "0", "-o", tmp_path / name)
+    args = (command, fewer, "-m", "demo", "-j", "0", "-o", tmp_path / name)
     full = run(vits, *args, made=tmp_path / name, limits={"FSIZE": 8192})
     assert full.code == 1
-    assert re.search(r": File too large \(\d+ of 500 images done\)\n  repeat with", full.err)
+    assert re.search(r": File too large \(\d+ of 200 images done\)\n  repeat with", full.err)
     assert run(vits, *args, "--resume", made=tmp_path / name).code == 3
 
 
@@ -316,14 +316,14 @@ def test_the_mode_obeys_the_umask_and_nothing_goes_through_tmp(
 
 @FORMS
 def test_an_output_whose_file_system_goes_away_is_taken_up_when_it_is_back(
-    vits: ForkServer, many: Path, tmp_path: Path, command: str, name: str
+    vits: ForkServer, fewer: Path, tmp_path: Path, command: str, name: str
 ) -> None:
     """A mount that vanishes takes the names away, not what was written."""
     real, seen = tmp_path / "real", tmp_path / "seen"
     real.mkdir()
     seen.mkdir()
     mount("--bind", real, seen)
-    args = (command, many, "-m", "demo", "-j", "0", "-b", "1", "-o", seen / name)
+    args = (command, fewer, "-m", "demo", "-j", "0", "-b", "1", "-o", seen / name)
     try:
         child = vits.start(*args)
         wait_for(seen / f"{name}.partial", 2000)

@@ -113,13 +113,13 @@ def test_few_descriptors_are_enough_and_none_is_lost(
     vits: ForkServer, many: Path, tmp_path: Path
 ) -> None:
     """S14: 20,000 images with 64 descriptors and eight workers."""
-    paths = sorted(many.iterdir()) * 4
+    paths = sorted(many.iterdir()) * 2
     (tmp_path / "list").write_text("".join(f"{path}\n" for path in paths))
     out = tmp_path / "out.jsonl"
     args = ("classify", "--files-from", tmp_path / "list", *DEMO, "-j", "8", "-o", out)
     child = vits.start(*args, limits={"NOFILE": 64})
     counts = []
-    for rows in (200, 1500):
+    for rows in (100, 750):
         wait_for(tmp_path / "out.jsonl.partial", rows * 100)
         counts.append(len(list(Path(f"/proc/{child.pid}/fd").iterdir())))
     assert child.wait() == 3
@@ -141,11 +141,11 @@ def test_too_few_descriptors_are_one_error(vits: ForkServer, ten: Path, descript
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_nothing_is_left_of_a_run_that_is_killed(
-    vits: ForkServer, many: Path, tmp_path: Path, workers: int
+    vits: ForkServer, fewer: Path, tmp_path: Path, workers: int
 ) -> None:
     """S16: no process after five seconds, and the lock is free."""
     out = tmp_path / "out.jsonl"
-    args = ("classify", many, *DEMO, "-b", "1", "-j", str(workers), "-o", out)
+    args = ("classify", fewer, *DEMO, "-b", "1", "-j", str(workers), "-o", out)
     child = vits.start(*args)
     wait_for(tmp_path / "out.jsonl.partial", 500)
     assert len(processes("session", child.pid)) >= 1 + workers

@@ -20,22 +20,22 @@ from tests.fixtures.forks import ForkServer
 
 
 @pytest.fixture(scope="module")
-def shard(many: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shard(fewer: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same photographs in a tar."""
     packed = tmp_path_factory.mktemp("shard") / "shard.tar"
     with tarfile.open(packed, "w") as tar:
-        for path in sorted(many.iterdir()):
+        for path in sorted(fewer.iterdir()):
             tar.add(path, path.name)
     return packed
 
 
 @pytest.fixture(scope="module")
-def shards(many: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shards(fewer: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same in three tars in a folder, with what WebDataset's samples have beside an image."""
     folder = tmp_path_factory.mktemp("shards")
     for number in range(3):
         with tarfile.open(folder / f"s-{number}.tar", "w") as tar:
-            for path in sorted(many.iterdir())[number::3]:
+            for path in sorted(fewer.iterdir())[number::3]:
                 tar.add(path, f"a/{path.name}")
                 tar.addfile(tarfile.TarInfo(f"a/{path.stem}.cls"))
     return folder
@@ -45,10 +45,10 @@ def shards(many: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("command", "name", "workers", "inputs", "part"),
     [
-        ("classify", "out.jsonl", 0, "many", ""),
+        ("classify", "out.jsonl", 0, "fewer", ""),
         ("classify", "out.jsonl", 2, "shard", ""),
         ("embed", "out.npy", 0, "shard", ""),
-        ("embed", "out.npy", 2, "many", ""),
+        ("embed", "out.npy", 2, "fewer", ""),
         ("embed", "out.npy", 2, "shards", "1/2"),
     ],
 )
@@ -176,10 +176,10 @@ def test_options_that_need_a_file_or_a_resume_say_so(vits: ForkServer, some: Pat
 
 @pytest.mark.parametrize(("command", "name"), [("classify", "o.jsonl"), ("embed", "o.npy")])
 def test_where_nothing_is_new_no_model_is_loaded(
-    vits: ForkServer, many: Path, tmp_path: Path, command: str, name: str
+    vits: ForkServer, fewer: Path, tmp_path: Path, command: str, name: str
 ) -> None:
     """S8: and torch is not even imported; the exit code is that of the finished run."""
-    args = (command, many, "-m", "demo", "-o", tmp_path / name, "--resume")
+    args = (command, fewer, "-m", "demo", "-o", tmp_path / name, "--resume")
     first = run(vits, *args, made=tmp_path / name)  # nothing to resume: from the start
     assert (first.code, "images done" in first.err) == (3, True)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
@@ -202,6 +202,7 @@ def test_where_nothing_is_new_no_model_is_loaded(
         (("--decode", "fast"), "--decode exact (now fast)"),
         (("-b", "8"), "--batch-size 16 (now 8)"),
         (("--format", "csv"), "--format jsonl (now csv)"),
+        (("--patch-size", "8x2"), "--patch-size none (now 8, 2)"),
     ],
 )
 def test_other_options_are_named_before_anything_is_loaded(

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Vit
-from tests.faults.conftest import COUNT
+from tests.faults.conftest import FEWER
 from tests.faults.rules import DEMO, contents, ended, environment, run, until_gone
 from tests.fixtures.forks import Child, ForkServer, wait_for
 from vitcli.checkpoints import load
@@ -116,19 +116,19 @@ def test_python_says_the_exit_code(
 
 
 def test_a_signal_in_the_last_batch_lets_the_run_finish_or_go_on(
-    vits: ForkServer, many: Path, tmp_path: Path
+    vits: ForkServer, fewer: Path, tmp_path: Path
 ) -> None:
     """S1: the rows are all there, the names are taken or not."""
     clean = tmp_path / "clean" / "out.jsonl"
     clean.parent.mkdir()
-    run(vits, "classify", many, "-m", "demo", "-b", 1, "-j", 0, "-o", clean, made=clean)
+    run(vits, "classify", fewer, "-m", "demo", "-b", 1, "-j", 0, "-o", clean, made=clean)
     out = tmp_path / "out.jsonl"
-    child = start(vits, many, out, size=clean.stat().st_size - 300)
+    child = start(vits, fewer, out, size=clean.stat().st_size - 300)
     child.kill(signal.SIGTERM)
     last = ended(child, made=out)
     assert last.code in (3, -signal.SIGTERM)
     again = run(
-        vits, "classify", many, "-m", "demo", "-b", 1, "-j", 0, "-o", out, "--resume", made=out
+        vits, "classify", fewer, "-m", "demo", "-b", 1, "-j", 0, "-o", out, "--resume", made=out
     )
     assert again.code == 3
     assert contents(out) == contents(clean)
@@ -191,19 +191,19 @@ def test_a_signal_that_a_library_makes_something_else_of_is_still_a_signal(
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_two_signals_in_one_instant_are_one(
-    vits: ForkServer, many: Path, tmp_path: Path, workers: int
+    vits: ForkServer, fewer: Path, tmp_path: Path, workers: int
 ) -> None:
     """S2: `timeout` and others signal the process, and then its group."""
     out = tmp_path / "out.jsonl"
-    child = start(vits, many, out, workers=workers)
+    child = start(vits, fewer, out, workers=workers)
     child.kill(signal.SIGINT)
     child.kill(signal.SIGINT)
     interrupted = ended(child, made=out)
     assert interrupted.code == -signal.SIGINT
     assert "continue with" in interrupted.err
-    args = ("classify", many, "-m", "demo", "-b", 1, "-j", workers, "-o", out, "--resume")
+    args = ("classify", fewer, "-m", "demo", "-b", 1, "-j", workers, "-o", out, "--resume")
     assert run(vits, *args, made=out).code == 3
-    assert len(out.read_bytes().splitlines()) == COUNT
+    assert len(out.read_bytes().splitlines()) == FEWER
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -231,11 +231,11 @@ def test_a_second_signal_ends_a_run_that_cannot_finish_its_batch(
 
 
 def test_signals_that_were_ignored_at_the_start_stay_ignored(
-    vits: ForkServer, many: Path, tmp_path: Path
+    vits: ForkServer, fewer: Path, tmp_path: Path
 ) -> None:
     """S3: `nohup`, and a job in the background of a script."""
     out = tmp_path / "out.jsonl"
-    child = start(vits, many, out, workers=2, ignored=[signal.SIGHUP, signal.SIGINT])
+    child = start(vits, fewer, out, workers=2, ignored=[signal.SIGHUP, signal.SIGINT])
     for _ in range(5):
         os.killpg(child.pid, signal.SIGHUP)
         os.killpg(child.pid, signal.SIGINT)
@@ -243,10 +243,10 @@ def test_signals_that_were_ignored_at_the_start_stay_ignored(
     assert ended(child, made=out).code == 3
 
 
-def test_hours_of_sleep_time_no_image_out(vits: ForkServer, many: Path, tmp_path: Path) -> None:
+def test_hours_of_sleep_time_no_image_out(vits: ForkServer, fewer: Path, tmp_path: Path) -> None:
     """S15: stopped and continued, twice as long as an image may take."""
     out = tmp_path / "out.jsonl"
-    child = start(vits, many, out, "--image-timeout", 1, workers=2)
+    child = start(vits, fewer, out, "--image-timeout", 1, workers=2)
     os.killpg(child.pid, signal.SIGSTOP)
     time.sleep(2.5)
     os.killpg(child.pid, signal.SIGCONT)

@@ -13,6 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Thread
 
+import numpy as np
 import pytest
 
 from tests.conftest import Ended, Vit
@@ -20,6 +21,7 @@ from tests.faults.rules import contents
 from tests.faults.test_resume import assert_same_rows
 from tests.fixtures.photos import many_photos
 from tests.fixtures.ports import free_port
+from tests.fixtures.scale import Shell, block
 from tests.fixtures.store import Way
 from vitcli import errors
 from vitcli.cli.options.parse import with_address
@@ -231,6 +233,18 @@ def test_the_merged_output_goes_into_a_bucket(
     assert again.code == 3 and "one.npy is already complete" in again.err
     sent = [key for key in reached.asked if key.startswith("PUT ")]
     assert sent == ["PUT one.npy.partial"]
+
+
+@needs_ray
+@pytest.mark.slow
+def test_the_commands_of_docs_scale_do_their_work(shell: Shell, two_workers: str) -> None:
+    """As those of other schedulers do in tests/test_scale.py."""
+    said = shell(block("# Ray: on any node"), RAY_ADDRESS=two_workers)
+    assert said.startswith("vit: 10 images in ") and len(said.splitlines()) == 1
+    shell.check("ray.npy")
+    shell(block("# Ray: one run for each part"), RAY_ADDRESS=two_workers)
+    parts, one = np.load(shell.folder / "ray-000.npy"), np.load(shell.folder / "one.npy")
+    np.testing.assert_allclose(parts, one[:4], atol=1e-6)
 
 
 def test_mistakes_are_told_before_anything_starts(

@@ -25,8 +25,12 @@ import numpy as np
 import timm
 import torch
 from timm.data import create_transform
-from timm.layers import resample_abs_pos_embed, resize_rel_pos_bias_table
-from timm.models.swin_transformer import checkpoint_filter_fn
+from timm.layers import (
+    resample_abs_pos_embed,
+    resample_patch_embed,
+    resize_rel_pos_bias_table,
+)
+from timm.models import swin_transformer, swin_transformer_v2
 from timm.models.vision_transformer import _load_weights
 from torch import nn
 
@@ -37,6 +41,8 @@ from fixtures.weights import MODES, fill, photo, pixels, weight
 GOLDEN = Path(__file__).resolve().parent / "timm"
 EVA = Path(__file__).resolve().parent / "timm_eva"
 SWIN = Path(__file__).resolve().parent / "timm_swin"
+BEIT = Path(__file__).resolve().parent / "timm_beit"
+PATCHES = Path(__file__).resolve().parent / "timm_patches"
 LABELS = Path(__file__).resolve().parents[2] / "vitcli" / "checkpoints" / "imagenet_1k.txt"
 
 
@@ -138,12 +144,13 @@ def traits(model: nn.Module) -> dict[str, Any]:
     mlp = model.blocks[0].mlp
     gate = "gated_" if hasattr(mlp, "gate_last") or hasattr(mlp, "fc1_g") else ""
     act = type(mlp.act).__name__
+    registers = getattr(model, "reg_token", None)
     tanh = act == "GELUTanh" or getattr(mlp.act, "approximate", "none") == "tanh"
     return {
         "num_heads": model.blocks[0].attn.num_heads,
         "num_prefix_tokens": model.num_prefix_tokens,
-        "num_reg_tokens": 0 if model.reg_token is None else model.reg_token.shape[1],
-        "no_embed_class": model.no_embed_class,
+        "num_reg_tokens": 0 if registers is None else registers.shape[1],
+        "no_embed_class": getattr(model, "no_embed_class", False),
         "eps": model.blocks[0].norm1.eps,
         "act": gate + ("gelu_tanh" if tanh else {"QuickGELU": "quick_gelu"}.get(act, act.lower())),
     }
@@ -212,16 +219,34 @@ def write_case(case: Case, folder: Path = GOLDEN) -> None:
     save_npz(folder / f"{case.name}.npz", arrays, config)
 
 
+SHARED = {"use_rel_pos_bias": False, "use_shared_rel_pos_bias": True, "init_values": None}
+BEIT_CASES = (
+    Case("blocks", "beit_base_patch16_224", args=SMALL),
+    Case("headless", "beitv2_large_patch16_224", (48, 80), 0, {**DEEPER, "mlp_ratio": 3.0}),
+    Case("shared", "beit_base_patch16_224", (64, 64), 7, {**SMALL, **SHARED}),
+    Case("token", "beit_base_patch16_224", args={**SMALL, "global_pool": "token"}),
+    Case("table", "beit_base_patch16_224", (48, 64), 5, {**SMALL, "use_abs_pos_emb": True}),
+)
+
+
 @dataclass(frozen=True)
 class SwinCase:
     """One tiny Swin. `stored` is the size of the model that the weights are for, where timm is to
-    fit them into one of another size."""
+    fit them into one of another size. A name that starts with v2 is a Swin V2."""
 
     name: str
     img_size: tuple[int, int] = (64, 64)
     num_classes: int = 7
     args: dict[str, Any] = field(default_factory=dict)
     stored: tuple[int, int] | None = None
+
+    @property
+    def is_v2(self) -> bool:
+        return self.name.startswith("v2")
+
+    @property
+    def architecture(self) -> str:
+        return "swinv2_tiny_window8_256" if self.is_v2 else "swin_tiny_patch4_window7_224"
 
 
 # Grids of 16x16, 8x8 and 4x4 at 64x64.
@@ -244,6 +269,13 @@ SWIN_CASES = (
     SwinCase("smaller", (48, 40), stored=(64, 64)),
     SwinCase("larger", (96, 64), stored=(64, 64)),
     SwinCase("regrown", (96, 96), stored=(64, 64), args={"window_size": 6}),
+    SwinCase("v2"),
+    SwinCase("v2_headless", num_classes=0, args={"mlp_ratio": 3.0, "qkv_bias": False}),
+    SwinCase("v2_pretrained", args={"window_size": 8, "pretrained_window_sizes": (6, 6, 3)}),
+    SwinCase("v2_padded", (72, 104)),
+    SwinCase("v2_remainder", (67, 81), args={"pretrained_window_sizes": ((3, 5), 0, 1)}),
+    SwinCase("v2_partition", (64, 48), args={"always_partition": True}),
+    SwinCase("v2_smaller", (48, 40), stored=(64, 64), args={"window_size": ((4, 8), 3, (2, 4))}),
 )
 
 
@@ -254,36 +286,41 @@ def write_swin(case: SwinCase) -> None:
     - `hidden_i`: 0 is the embedding, i what enters stage i + 1, after the merge; the last is the
       output of the last stage, before the norm;
     - `features`, `pre_logits` and `logits` as for a ViT.
+
+    A Swin V2 computes in float64, because its sharp weights magnify rounding.
     """
     args = {**SMALL_SWIN, **case.args}
 
     def build(img_size: tuple[int, int]) -> nn.Module:
         made = timm.create_model(
-            "swin_tiny_patch4_window7_224", num_classes=case.num_classes, img_size=img_size, **args
+            case.architecture, num_classes=case.num_classes, img_size=img_size, **args
         )
         return made.eval()
 
     state = build(case.stored or case.img_size).state_dict()
     weights = {name: torch.from_numpy(value) for name, value in fill(state).items()}
     model = build(case.img_size)
-    model.load_state_dict(checkpoint_filter_fn(weights, model))
+    code = swin_transformer_v2 if case.is_v2 else swin_transformer
+    model.load_state_dict(code.checkpoint_filter_fn(weights, model))
+    dtype = torch.float64 if case.is_v2 else torch.float32
+    model.to(dtype)
 
     hidden: list[torch.Tensor] = []
     for stage in model.layers:
-        stage.blocks.register_forward_pre_hook(lambda _, inputs: hidden.append(inputs[0]))
+        stage.blocks[0].register_forward_pre_hook(lambda _, inputs: hidden.append(inputs[0]))
     model.layers.register_forward_hook(lambda _module, _inputs, output: hidden.append(output))
 
     height, width = case.img_size
     inputs = {"batch": 2, "height": height, "width": width, "seed": len(case.name)}
-    features = model.forward_features(torch.from_numpy(pixels(**inputs)))
-    arrays = {f"hidden_{i}": x.flatten(1, 2).numpy() for i, x in enumerate(hidden)}
+    features = model.forward_features(torch.from_numpy(pixels(**inputs)).to(dtype))
+    arrays = {f"hidden_{i}": x.flatten(1, 2).float().numpy() for i, x in enumerate(hidden)}
     arrays |= {
-        "features": features.flatten(1, 2).numpy(),
-        "pre_logits": model.forward_head(features, pre_logits=True).numpy(),
-        "logits": model.forward_head(features).numpy(),
+        "features": features.flatten(1, 2).float().numpy(),
+        "pre_logits": model.forward_head(features, pre_logits=True).float().numpy(),
+        "logits": model.forward_head(features).float().numpy(),
     }
     config = {
-        "architecture": "swin_tiny_patch4_window7_224",
+        "architecture": case.architecture,
         "model_args": args,
         "num_classes": case.num_classes,
         "num_features": model.num_features,
@@ -345,6 +382,106 @@ def write_pos_embed() -> None:
         arrays,
         {"name": "pos_embed", "dim": 4, "cases": records, "timm": timm.__version__},
     )
+
+
+# (old patch, new patch, channels, dtype); the input is weight("patch_embed.proj.weight", ...).
+KERNELS: tuple[tuple[tuple[int, int], tuple[int, int], int, str], ...] = (
+    *(((16, 16), (side, side), 3, "float32") for side in (8, 15, 32)),
+    *(((14, 14), (side, side), 3, "float32") for side in (7, 16)),
+    *(((16, 8), new, 3, "float32") for new in ((8, 16), (15, 15), (20, 6))),
+    *(((8, 8), (side, side), 1, "float32") for side in (1, 5, 12)),
+    *(((8, 8), (6, 11), 3, dtype) for dtype in ("bfloat16", "float16")),
+)
+HOW = {"bicubic-antialias": ("bicubic", True), "bilinear": ("bilinear", False)}
+
+
+def write_kernels() -> None:
+    """Patch embeddings of width 2 resampled for other patches, under the `key`, as float32."""
+    arrays, records = {}, []
+    for (old, new, channels, dtype), how in itertools.product(KERNELS, HOW):
+        if how == "bilinear" and (old, dtype) != ((16, 8), "float32"):
+            continue
+        kernel = torch.from_numpy(weight("patch_embed.proj.weight", (2, channels, *old)))
+        key = f"{old[0]}x{old[1]}_{new[0]}x{new[1]}_{channels}_{dtype}_{how}"
+        kernel = kernel.to(getattr(torch, dtype))
+        arrays[key] = resample_patch_embed(kernel, list(new), *HOW[how]).float().numpy()
+        records.append(
+            {"key": key, "old": old, "new": new, "in_chans": channels, "dtype": dtype, "how": how}
+        )
+    save_npz(PATCHES / "kernels.npz", arrays, {"cases": records, "timm": timm.__version__})
+
+
+@dataclass(frozen=True)
+class PatchCase(Case):
+    """A tiny model of `img_size` whose images and patches timm then gives other sizes."""
+
+    new_img: tuple[int, int] = (0, 0)
+    new_patch: tuple[int, int] = (0, 0)
+
+
+SMALL_PATCHES = {**THREE_HEADS, "patch_size": 8}
+PATCH_CASES = (
+    PatchCase("flexivit", "flexivit_small", (48, 32), 7, SMALL_PATCHES, "", (60, 48), (12, 8)),
+    PatchCase(
+        "clip", "vit_base_patch16_clip_224", (32, 48), 7, SMALL_PATCHES, "", (32, 48), (4, 6)
+    ),
+    PatchCase(
+        "swin", "swin_tiny_patch4_window7_224", (32, 48), 7, SMALL_SWIN, "", (32, 48), (2, 3)
+    ),
+)
+
+
+def loaded(case: PatchCase, weights: dict[str, torch.Tensor]) -> nn.Module:
+    """The model of the new sizes, with the weights of the old ones as timm loads its own files."""
+    classes = {"num_classes": case.num_classes}
+    sizes = {"img_size": case.new_img, "patch_size": case.new_patch}
+    stored = {"custom_load": False, "input_size": (3, *case.img_size)}
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "weights.pth"
+        torch.save(weights, file)
+        return timm.create_model(
+            case.architecture,
+            pretrained=True,
+            pretrained_cfg_overlay={"file": str(file), **stored, **classes},
+            **classes | case.args | sizes,
+        )
+
+
+@torch.inference_mode()
+def write_resampled(case: PatchCase) -> None:
+    """The features and logits of a tiny model after a change of its patches."""
+    model = timm.create_model(
+        case.architecture, num_classes=case.num_classes, img_size=case.img_size, **case.args
+    )
+    state = model.state_dict()
+    weights = {name: torch.from_numpy(value) for name, value in fill(state).items()}
+    if case.name == "swin":  # timm resamples its patch embedding only in a model
+        model.load_state_dict(weights)
+        window = case.args["window_size"]
+        model.set_input_size(case.new_img, case.new_patch, window_size=window)
+    else:
+        model = loaded(case, weights)
+    height, width = case.new_img
+    inputs = {"batch": 1, "height": height, "width": width, "seed": len(case.name)}
+    features = model.eval().forward_features(torch.from_numpy(pixels(**inputs)))
+    arrays = {
+        "features": (features.flatten(1, 2) if features.ndim == 4 else features).numpy(),
+        "logits": model.forward_head(features).numpy(),
+    }
+    config = {
+        "architecture": case.architecture,
+        "model_args": case.args,
+        "num_classes": case.num_classes,
+        "num_features": model.num_features,
+        "global_pool": model.global_pool,
+        "img_size": case.new_img,
+        "stored": case.img_size,
+        "patch_size": case.new_patch,
+        "pixels": inputs,
+        "keys": {name: list(value.shape) for name, value in state.items()},
+        "timm": timm.__version__,
+    }
+    save_npz(PATCHES / f"{case.name}.npz", arrays, config)
 
 
 SIZES = (
@@ -436,10 +573,17 @@ def main() -> None:
     for case in EVA_CASES:
         write_case(case, EVA)
     write_pos_embed()
+    BEIT.mkdir(exist_ok=True)
+    for case in BEIT_CASES:
+        write_case(case, BEIT)
     SWIN.mkdir(exist_ok=True)
     for swin in SWIN_CASES:
         write_swin(swin)
     write_bias_tables()
+    PATCHES.mkdir(exist_ok=True)
+    write_kernels()
+    for patches in PATCH_CASES:
+        write_resampled(patches)
     write_preprocess()
 
 

@@ -16,6 +16,8 @@ from tests.fixtures.weights import fill, pixels
 
 FOLDER = Path(__file__).parents[1] / "golden" / "timm"
 SWIN, EVA = FOLDER.with_name("timm_swin"), FOLDER.with_name("timm_eva")
+BEIT = FOLDER.with_name("timm_beit")
+BEIT_NAMES = tuple(sorted(p.stem for p in BEIT.glob("*.npz")))
 SWIN_NAMES = tuple(sorted(p.stem for p in SWIN.glob("*.npz") if p.stem != "bias_tables"))
 EVA_NAMES = tuple(sorted(p.stem for p in EVA.glob("*.npz")))
 NAMES = tuple(sorted(p.stem for p in FOLDER.glob("*.npz") if p.stem != "pos_embed"))

@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from vitcli.checkpoints.load import load
-from vitcli.models.config import ViTConfig
+from vitcli.models.config import SwinConfig, ViTConfig
 from vitcli.models.cost import cost, multiply_adds, parameters
 from vitcli.models.vit import VisionTransformer
 
@@ -63,6 +63,29 @@ def test_multiply_adds_are_half_of_the_counted_flops(config: ViTConfig) -> None:
     with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH), counter:
         network(pixels)
     assert 2 * multiply_adds(config) == counter.get_total_flops()
+
+
+@pytest.mark.parametrize("window", [8, 16])
+def test_parameters_of_swin_v2_tiny_are_those_of_transformers(window: int) -> None:
+    """And 5.9 G with windows of 8, 6.6 G with windows of 16, as the paper says."""
+    theirs = transformers.Swinv2Config(image_size=256, window_size=window, num_labels=1000)
+    with torch.device("meta"):
+        count = transformers.Swinv2ForImageClassification(theirs).num_parameters()
+    ours = SwinConfig(
+        image_size=(256, 256),
+        patch_size=(4, 4),
+        embed_dim=96,
+        depths=(2, 2, 6, 2),
+        num_heads=(3, 6, 12, 24),
+        hidden_dims=(384, 768, 1536, 3072),
+        window_sizes=((window, window),) * 4,
+        window_image=(256, 256),
+        window_rule="hf-v2",
+        version=2,
+        num_classes=1000,
+    )
+    assert parameters(ours) == count
+    assert cost(ours).gflops == pytest.approx({8: 5.9, 16: 6.6}[window], abs=0.05)
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "cls+mean": {"pool": "cls+mean", "num_classes": 0},
     "norm-after-pooling": {"pool": "mean", "final_norm": "pooled"},
     "swin": SWIN,
+    "swin-v2": {**SWIN, "version": 2, "pretrained_windows": ((6, 6), (0, 0), (2, 2))},
     "swin-timm-remainder": {**SWIN, "window_rule": "timm", "patch_size": (7, 9)},
     "swin-hf-remainder": {**SWIN, "patch_size": (7, 9)},
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,14 @@ import torch
 import transformers
 from torch import Tensor
 
-from tests.fixtures.swin import CLASSES, IMAGE_SIZE, tiny_swin, unshrunk
+from tests.fixtures.swin import (
+    CLASSES,
+    IMAGE_SIZE,
+    V2_CLASSES,
+    microsoft_v2_names,
+    tiny_swin,
+    unshrunk,
+)
 from tests.fixtures.weights import pixels, weight
 from tests.models.goldens import SWIN, SWIN_NAMES, Golden
 from vitcli.checkpoints.load import Model, load
@@ -35,6 +43,12 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "gelu-tanh": (CLASSES[0], {"hidden_act": "gelu_pytorch_tanh"}),
     "odd-window": (CLASSES[0], {"window_size": 3}),
     "one-stage": (CLASSES[0], {"depths": [2], "num_heads": [2], "window_size": 5}),
+    "v2": (V2_CLASSES[0], {}),
+    "v2-pretrained": (
+        V2_CLASSES[1],
+        {"window_size": 8, "pretrained_window_sizes": [6, 0, 2, 3], "qkv_bias": False},
+    ),
+    "v2-not-square": (V2_CLASSES[0], {"image_size": [128, 72], "window_size": 5}),
 }
 
 
@@ -54,6 +68,9 @@ class Pair:
     def layers(self) -> range:
         return range(self.ours.config.depth + 1)
 
+    def pixels(self, batch: int, height: int, width: int) -> Tensor:
+        return torch.from_numpy(pixels(batch, height, width)).to(self.network.norm.weight.dtype)
+
     def backbone(self, images: Tensor) -> transformers.utils.ModelOutput:
         """Their hidden states, last_hidden_state and pooler_output."""
         is_own = tuple(images.shape[-2:]) == self.ours.config.image_size
@@ -67,12 +84,16 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     folder = tmp_path_factory.mktemp(request.param)
     theirs = tiny_swin(name, folder, **overrides)
     size = overrides.get("image_size")
-    return Pair(theirs, load(str(folder), image_size=tuple(size) if size else None))
+    made = Pair(theirs, load(str(folder), image_size=tuple(size) if size else None))
+    if name in V2_CLASSES:  # its sharp weights magnify rounding
+        theirs.double()
+        made.network.double()
+    return made
 
 
 @pytest.fixture(scope="module")
 def images(pair: Pair) -> Tensor:
-    return torch.from_numpy(pixels(2, *pair.ours.config.image_size))
+    return pair.pixels(2, *pair.ours.config.image_size)
 
 
 @pytest.fixture(scope="module")
@@ -110,13 +131,13 @@ def test_images_of_other_sizes_are_those_of_transformers(pair: Pair) -> None:
     for height, width in OTHER_SIZES:
         if pair.ours.config.absolute_positions and (height % 4 or width % 4):
             continue  # transformers cannot interpolate for what it pads
-        check(pair, torch.from_numpy(pixels(2, height, width)))
+        check(pair, pair.pixels(2, height, width))
 
 
 @torch.inference_mode()
 def test_attention_within_windows_is_that_of_transformers(pair: Pair) -> None:
     for size in ((64, 64), *OTHER_SIZES[:2]):
-        images = torch.from_numpy(pixels(2, *size))
+        images = pair.pixels(2, *size)
         stages = pair.layers[1:]
         answer = unshrunk(pair.theirs).base_model(
             images, output_attentions=True, interpolate_pos_encoding=True
@@ -124,7 +145,7 @@ def test_attention_within_windows_is_that_of_transformers(pair: Pair) -> None:
         found = pair.network.attention(images, stages)
         for stage, theirs in zip(stages, answer.attentions, strict=True):
             torch.testing.assert_close(found[stage].flatten(0, 1), theirs, **CLOSE)
-            ones = torch.ones(found[stage].shape[:-1])
+            ones = torch.ones(found[stage].shape[:-1], dtype=theirs.dtype)
             torch.testing.assert_close(found[stage].sum(dim=-1), ones, **CLOSE)
 
 
@@ -226,6 +247,124 @@ def test_the_config_says_what_is_wrong(swin: Pair) -> None:
             replace(config, **changes)
 
 
+# Version 2.
+
+
+@torch.inference_mode()
+def test_the_windows_of_a_swin_v2_stay_those_of_its_own_image(tmp_path: Path) -> None:
+    """At another size, and with scores so large that transformers' second mask is felt."""
+    theirs = tiny_swin(V2_CLASSES[0], tmp_path / "v2")
+    for block in (block for stage in theirs.swinv2.encoder.layers for block in stage.blocks):
+        block.attention.self.logit_scale.fill_(9.0)
+    theirs.save_pretrained(tmp_path / "v2")
+    network = load(str(tmp_path / "v2"), image_size=(96, 160)).network
+    images = torch.from_numpy(pixels(2, 96, 160)).double()
+    found = network.double()(images)
+    torch.testing.assert_close(found, theirs.double()(images).logits, **CLOSE)
+    once = SwinTransformer(replace(network.config, window_rule="hf")).double()
+    once.load_state_dict(network.state_dict())
+    own = torch.from_numpy(pixels(2, 64, 64)).double()
+    assert (network(own) - once(own)).abs().max() > 1e-4
+
+
+def test_padding_is_no_nan_in_half_precision(tmp_path: Path) -> None:
+    """A key of zeros has no direction, and 1e-12 is 0 in fp16."""
+    tiny_swin(V2_CLASSES[0], tmp_path / "v2")
+    network = load(str(tmp_path / "v2")).network.half()
+    with torch.inference_mode():
+        assert network(torch.from_numpy(pixels(1, 72, 72)).half()).isfinite().all()
+
+
+def test_every_parameter_of_a_swin_v2_has_the_gradient_of_transformers(tmp_path: Path) -> None:
+    theirs = tiny_swin(V2_CLASSES[0], tmp_path / "v2").double()
+    network = load(str(tmp_path / "v2")).network.double().requires_grad_()
+    images = torch.from_numpy(pixels(2, 64, 64)).double()
+    network(images).square().sum().backward()
+    theirs(images).logits.square().sum().backward()
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.copy_(parameter.grad)
+    theirs.save_pretrained(tmp_path / "gradients")
+    expected = load(str(tmp_path / "gradients")).network.state_dict()
+    for name, parameter in network.named_parameters():
+        torch.testing.assert_close(parameter.grad.float(), expected[name], atol=1e-4, rtol=1e-4)
+        is_clamped = name.endswith("logit_scale") and bool((parameter > 4.7).all())
+        assert is_clamped or parameter.grad.any(), name
+
+
+V2_REFUSALS: list[tuple[dict[str, Any], str]] = [
+    ({"use_absolute_embeddings": True}, "transformers itself cannot run such a Swin V2"),
+    ({"pretrained_window_sizes": [6, 1, 6]}, "has a 1, by which transformers divides"),
+    ({"pretrained_window_sizes": [6, 6]}, r"is \[6, 6\]: expected one for each of 3 stages"),
+    ({"pretrained_window_sizes": [6, -6, 6]}, "pretrained_window_sizes is -6"),
+    ({"model_type": "swin"}, "model_type is swin, the tensors are a swinv2's"),
+    ({"image_size": 15}, "has 3 rows of patches, too few to be halved for 3 stages"),
+]
+
+
+@pytest.mark.parametrize(("changes", "said"), V2_REFUSALS)
+def test_a_config_that_transformers_cannot_run_is_refused(
+    tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    tiny_swin(V2_CLASSES[0], tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | changes))
+    with pytest.raises(CheckpointError, match=said):
+        load(str(tmp_path))
+
+
+def test_the_names_of_timms_swin_v2_say_its_windows(tmp_path: Path) -> None:
+    golden = Golden.read("v2", SWIN)
+    for name, size, window, pretrained in (
+        ("swinv2_tiny_window8_256", 256, 8, (0, 0, 0)),
+        ("swinv2_base_window12_192_22k", 192, 12, (0, 0, 0)),
+        ("swinv2_base_window12to16_192to256", 256, 16, (12, 12, 12)),
+        ("swinv2_large_window12to24_192to384_22kft1k", 384, 24, (12, 12, 12)),
+    ):
+        folder = golden.save(tmp_path / name, {"architecture": name, "num_classes": 7})
+        config = load(str(folder)).config
+        assert isinstance(config, SwinConfig) and config.image_size == (size, size)
+        assert config.window_sizes == ((window, window),) * 3
+        assert config.pretrained_windows == tuple((side, side) for side in pretrained)
+
+
+def test_what_timms_swin_v2_does_otherwise_is_refused(tmp_path: Path) -> None:
+    golden = Golden.read("v2", SWIN)
+    folder = golden.save(tmp_path / "v2")
+    (folder / "config.json").unlink()
+    with pytest.raises(CheckpointError, match="a Swin V2 do not show its windows"):
+        load(str(folder))
+    for changes, said in (
+        ({"architecture": "swinv2_cr_tiny_224"}, "timm's own variant of Swin V2"),
+        ({"architecture": "swin_tiny_patch4_window7_224"}, "the tensors are a V2's"),
+        ({"global_pool": "max"}, "timm's global_pool='max' is not supported for Swin"),
+        ({"model_args": {"norm_layer": "rmsnorm"}}, "timm's norm_layer='rmsnorm'"),
+    ):
+        with pytest.raises(CheckpointError, match=said):
+            load(str(golden.save(tmp_path / "v2", golden.json | changes)))
+
+
+def test_buffers_of_microsofts_swin_v2_say_its_windows(tmp_path: Path) -> None:
+    """Also those of pre-training; and a table of other distances is refused."""
+    sizes = {"window_size": 8, "pretrained_window_sizes": [6, 6, 3]}
+    theirs = tiny_swin(V2_CLASSES[0], tmp_path / "hf", **sizes)
+    state = microsoft_v2_names(theirs)
+    torch.save({"model": state}, tmp_path / "v2.pth")
+    model = load(str(tmp_path / "v2.pth"))
+    config = model.config
+    assert isinstance(config, SwinConfig) and config.image_size == (64, 64)
+    assert config.window_sizes == ((8, 8),) * 3  # shrunk to 4 in the last stage
+    assert config.pretrained_windows == ((6, 6), (6, 6), (3, 3))
+    images = torch.from_numpy(pixels(1, 64, 64)).double()
+    with torch.inference_mode():
+        found = model.network.double()(images)
+        torch.testing.assert_close(found, theirs.double()(images).logits, **CLOSE)
+    state["layers.1.blocks.0.attn.relative_coords_table"] *= 1.1
+    torch.save({"model": state}, tmp_path / "v2.pth")
+    with pytest.raises(CheckpointError, match=r"relative_coords_table is of a window of 4\.\d+"):
+        load(str(tmp_path / "v2.pth"))
+
+
 # timm's answers.
 
 
@@ -247,13 +386,15 @@ def test_hidden_states_and_logits_are_timms(golden: Golden, tmp_path: Path) -> N
         found = network.config.windows(stage, network.config.layer_grid(stage))
         assert found == (tuple(window), tuple(shift))
     layers = range(network.config.depth + 1)
-    states = network.hidden_states(golden.pixels, layers)
-    for layer in layers:
-        torch.testing.assert_close(states[layer].x, golden[f"hidden_{layer}"], **CLOSE)
-    tokens = network.tokens(golden.pixels)
-    torch.testing.assert_close(tokens.x, golden["features"], **CLOSE)
-    torch.testing.assert_close(network.pool(tokens, "mean"), golden["pre_logits"], **CLOSE)
-    torch.testing.assert_close(network(golden.pixels), golden["logits"], **CLOSE)
+    dtype = torch.float64 if network.config.version == 2 else torch.float32
+    network.to(dtype)
+    images = golden.pixels.to(dtype)
+    states = network.hidden_states(images, layers)
+    tokens = network.tokens(images)
+    pooled = {"pre_logits": network.pool(tokens, "mean"), "logits": network(images)}
+    found = {f"hidden_{i}": states[i].x for i in layers} | {"features": tokens.x} | pooled
+    for name, ours in found.items():
+        torch.testing.assert_close(ours.float(), golden[name], **CLOSE)
 
 
 @torch.inference_mode()

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.runs.test_recording import Inputs, contents, is_killed, record, resume
+from tests.runs.killing import IsKilled
+from tests.runs.test_recording import Inputs, contents, record, resume
 from vitcli.errors import OutputError
 from vitcli.runs.journal import read_commits, read_finished
 from vitcli.runs.journal_lines import Damaged, Entry, Header, json_bytes
@@ -257,7 +258,9 @@ def test_an_index_is_not_overwritten_by_an_output_of_its_name(inputs: Inputs, ou
         pass
 
 
-def test_the_index_of_an_interrupted_run_is_not_overwritten(inputs: Inputs, out: Path) -> None:
+def test_the_index_of_an_interrupted_run_is_not_overwritten(
+    inputs: Inputs, out: Path, is_killed: IsKilled
+) -> None:
     assert is_killed(14, partial(record, inputs, out))
     before = contents(out.parent)
     with pytest.raises(OutputError, match=r"may belong to .+feats.npy, an interrupted run"):

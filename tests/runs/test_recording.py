@@ -16,12 +16,13 @@ from typing import Any
 
 import pytest
 
+from tests.runs.killing import IsKilled
 from tests.sinks.rows import classified, embedded, failed
 from vitcli.errors import Interrupted, OutputError, WriteError
 from vitcli.interrupts import interrupts
 from vitcli.pipeline import run
 from vitcli.records import Batch, ImageRef, Row
-from vitcli.runs import recorded, recording
+from vitcli.runs import recorded
 from vitcli.runs.fingerprint import Fingerprint
 from vitcli.runs.journal import read_commits
 from vitcli.runs.kept import KeptRows
@@ -29,8 +30,7 @@ from vitcli.runs.output import Output
 from vitcli.runs.recorded import Recorded
 from vitcli.runs.recording import Recording
 from vitcli.runs.shard import Resuming
-from vitcli.sinks import PREDICTIONS, files
-from vitcli.sinks.files import PartialFile
+from vitcli.sinks import PREDICTIONS
 from vitcli.sinks.format import Format
 from vitcli.sinks.text import META
 
@@ -144,64 +144,10 @@ def out(tmp_path: Path, format: str) -> Path:
     return tmp_path / "out" / f"feats.{format}"
 
 
-class Killer:
-    """Kills this process at its n-th change of a file, half of which is done then."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-        self.left = number
-        write, name, sync = PartialFile._write, files.take_name, os.fsync
-
-        def killing_write(file: PartialFile, data: Any) -> None:
-            if self.is_time():
-                write(file, memoryview(data)[: len(data) // 2])
-                self.kill()
-            write(file, data)
-
-        def killing_name(partial: Path, real: Path) -> None:
-            if self.is_time():
-                self.kill()
-            name(partial, real)
-            if self.is_time():
-                self.kill()
-
-        def killing_sync(descriptor: int) -> None:
-            if self.is_time():
-                self.kill()
-            sync(descriptor)
-
-        monkeypatch.setattr(PartialFile, "_write", killing_write)
-        monkeypatch.setattr(files, "take_name", killing_name)
-        monkeypatch.setattr(recording, "take_name", killing_name)
-        monkeypatch.setattr(os, "fsync", killing_sync)
-
-    def is_time(self) -> bool:
-        self.left -= 1
-        return self.left < 0
-
-    def kill(self) -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-def is_killed(number: int, action: Callable[[], object]) -> bool:
-    """Run it in a child that is killed at its n-th change; False where it ends before."""
-    child = os.fork()
-    if child == 0:
-        with pytest.MonkeyPatch.context() as patch:
-            Killer(patch, number)
-            try:
-                action()
-            except BaseException:
-                os._exit(1)
-        os._exit(0)
-    status = os.waitpid(child, 0)[1]
-    assert not os.WIFEXITED(status) or os.WEXITSTATUS(status) == 0
-    return os.WIFSIGNALED(status)
-
-
 @pytest.mark.slow
 @formats
 def test_a_run_killed_at_any_change_goes_on_to_the_same_bytes(
-    inputs: Inputs, out: Path, format: str
+    inputs: Inputs, out: Path, format: str, is_killed: IsKilled
 ) -> None:
     record(inputs, out)
     clean = contents(out.parent)
@@ -222,7 +168,9 @@ def test_a_run_killed_at_any_change_goes_on_to_the_same_bytes(
 
 @pytest.mark.slow
 @formats
-def test_what_is_written_is_not_computed_again(inputs: Inputs, out: Path, format: str) -> None:
+def test_what_is_written_is_not_computed_again(
+    inputs: Inputs, out: Path, format: str, is_killed: IsKilled
+) -> None:
     """Killed at any change: the batches before the last one are there."""
     number = 0
     while is_killed(number, partial(record, inputs, out)):
@@ -363,7 +311,7 @@ def test_only_new_and_changed_images_are_computed(
 @pytest.mark.slow
 @formats
 def test_an_update_that_is_killed_at_any_change_goes_on(
-    inputs: Inputs, out: Path, format: str, tmp_path: Path
+    inputs: Inputs, out: Path, format: str, is_killed: IsKilled, tmp_path: Path
 ) -> None:
     def prepared(name: str) -> Path:
         for path in inputs.folder.iterdir():
@@ -420,7 +368,7 @@ def test_failed_rows_are_kept_or_computed_again(inputs: Inputs, out: Path, forma
 
 @pytest.mark.parametrize("format", ["jsonl"])
 def test_changes_before_the_point_of_interruption_ask_for_another_round(
-    inputs: Inputs, out: Path, format: str
+    inputs: Inputs, out: Path, format: str, is_killed: IsKilled
 ) -> None:
     assert is_killed(8, partial(record, inputs, out))
     inputs.write("a", "changed")
@@ -437,7 +385,7 @@ def test_changes_before_the_point_of_interruption_ask_for_another_round(
 @pytest.mark.parametrize("format", ["jsonl"])
 @pytest.mark.parametrize("is_finished", [True, False])
 def test_another_fingerprint_is_named_and_nothing_is_touched(
-    inputs: Inputs, out: Path, format: str, is_finished: bool
+    inputs: Inputs, out: Path, format: str, is_killed: IsKilled, is_finished: bool
 ) -> None:
     first = {"model": ["3f" * 32], "--top-k": 5}
     if is_finished:
@@ -459,7 +407,7 @@ def test_another_fingerprint_is_named_and_nothing_is_touched(
 
 @pytest.mark.parametrize("format", ["jsonl"])
 def test_other_inputs_are_named_and_more_of_them_are_fine(
-    inputs: Inputs, out: Path, format: str
+    inputs: Inputs, out: Path, format: str, is_killed: IsKilled
 ) -> None:
     assert is_killed(8, partial(record, inputs, out))
     before = contents(out.parent)
@@ -478,7 +426,7 @@ def test_other_inputs_are_named_and_more_of_them_are_fine(
 
 @pytest.mark.parametrize("format", ["jsonl"])
 def test_an_interrupted_run_is_not_lost_by_forgetting_to_resume(
-    inputs: Inputs, out: Path, format: str
+    inputs: Inputs, out: Path, format: str, is_killed: IsKilled
 ) -> None:
     assert is_killed(8, partial(record, inputs, out))
     with pytest.raises(OutputError, match="holds 6 images of an interrupted run") as caught:
@@ -544,7 +492,7 @@ def remove(path: Path) -> None:
     "damage", [cut, add_garbage, cut_and_add_garbage, empty, flip, remove], ids=lambda f: f.__name__
 )
 def test_a_damaged_partial_goes_back_to_what_its_files_agree_on(
-    inputs: Inputs, out: Path, format: str, damage: Callable[[Path], None]
+    inputs: Inputs, out: Path, format: str, is_killed: IsKilled, damage: Callable[[Path], None]
 ) -> None:
     record(inputs, out)
     clean = contents(out.parent)
@@ -572,7 +520,9 @@ def test_the_second_writer_hears_who_the_first_is(inputs: Inputs, out: Path, for
 
 
 @pytest.mark.parametrize("format", ["jsonl"])
-def test_the_lock_of_a_dead_process_needs_no_help(inputs: Inputs, out: Path, format: str) -> None:
+def test_the_lock_of_a_dead_process_needs_no_help(
+    inputs: Inputs, out: Path, format: str, is_killed: IsKilled
+) -> None:
     assert is_killed(8, partial(record, inputs, out))
     assert list(out.parent.glob("*.lock"))
     record(inputs, out, resume)

@@ -126,13 +126,18 @@ def test_files_decide_where_files_were_read() -> None:
 
 def test_a_command_has_everything_that_was_measured_and_asked_for() -> None:
     options = ModelOptions(
-        layout="timm", labels=Path("my names.txt"), image_size=(224, 160), exif=False
+        layout="timm",
+        labels=Path("my names.txt"),
+        image_size=(224, 160),
+        patch_size=(8, 16),
+        exif=False,
     )
     read = BenchRow(candidate=INT8, batch_size=4, workers=0, decode="fast", images_per_second=1.0)
     command = command_of(read, "my model", options, "cpu", "my photos", has_labels=True)
     assert shlex.split(command) == [
         *("vit", "classify", "my photos", "-m", "my model"),
-        *("--layout", "timm", "--labels", "my names.txt", "--image-size", "224x160", "--no-exif"),
+        *("--layout", "timm", "--labels", "my names.txt", "--image-size", "224x160"),
+        *("--patch-size", "8x16", "--no-exif"),
         *("--device", "cpu", "--engine", "openvino", "--dtype", "bf16", "--quantize", "int8"),
         *("-b", "4", "-j", "0", "--decode", "fast"),
     ]

@@ -40,9 +40,10 @@ def layout_of(
     forced = name is not None
     is_named = check_named(config or {}, forced=forced)
     check_tensors(state, is_named=is_named, forced=forced)
+    named = _of_model(config or {})
     if name is not None:
-        return _layout_named(name)
-    detected = _detected(state, _of_architecture(config or {}))
+        return _layout_named(name, named)
+    detected = _detected(state, named)
     if file is not None and not is_named and detected.name in MAY_ROTATE:
         _check_file(file, detected.strip(state))
     kind = str((config or {}).get("model_type", ""))
@@ -56,7 +57,7 @@ def layout_of(
 
 
 def _detected(state: Mapping[str, Tensor], named: Layout | None) -> Layout:
-    """The layout of these tensors. `named` is the one of the architecture in the config: it decides
+    """The layout of these tensors. `named` is the one of the model in the config: it decides
     if it knows all names, and if the tensors do not show a rotation that the architecture has."""
     if named is not None and _knows_all(named, state):
         return named
@@ -65,10 +66,12 @@ def _detected(state: Mapping[str, Tensor], named: Layout | None) -> Layout:
     return named if named and hides_rotation else detected
 
 
-def _of_architecture(config: Json) -> Layout | None:
-    """The layout of the architecture that the config names."""
+def _of_model(config: Json) -> Layout | None:
+    """The layout of the model that the config names."""
     for model in _models_named(config):
         for layout in layouts.LAYOUTS:
+            if model.name in layout.model_types:
+                return layout
             if layout.architectures and re.fullmatch(layout.architectures, model.name):
                 return layout
     return None
@@ -103,10 +106,19 @@ def _knows_all(layout: Layout, state: Mapping[str, Tensor]) -> bool:
     return knows(names, layout.rules(names))
 
 
-def _layout_named(name: str) -> Layout:
+def _layout_named(name: str, named: Layout | None = None) -> Layout:
+    """The layout of this name. Raises CheckpointError for an unknown one, and for one that would
+    leave out the rotations of the architecture in the config."""
     for layout in layouts.LAYOUTS:
-        if layout.name == name:
-            return layout
+        if layout.name != name:
+            continue
+        if named and named.name not in MAY_ROTATE and name in MAY_ROTATE:
+            raise CheckpointError(
+                f"the config names an architecture of the layout {named.name}, which "
+                f"{name} computes in another way",
+                f"leave out --layout {name}",
+            )
+        return layout
     raise CheckpointError(f"unknown layout {name!r}", f"known are {_all_names()}")
 
 

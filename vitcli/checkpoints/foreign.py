@@ -119,17 +119,13 @@ ROWS: tuple[Foreign, ...] = (
         ),
     ),
     Foreign(
-        "a BEiT or data2vec: it adds a table of relative positions to its attention",
-        "beit|data2vec|^dit$",
+        "a BEiT-3: it has norms inside attention and feed-forward",
+        "beit-?3",
         (
-            r"(.*\.)?encoder\.layer\.0\.lambda_1 (.*\.)?encoder\.layer\.0\.lambda_2",
-            r"blocks\.0\.attn\.relative_position_bias_table",
-            r"rel_pos_bias\.relative_position_bias_table",
             r"blocks\.0\.attn\.norm\.weight blocks\.0\.mlp\.norm\.weight"
             r" !blocks\.0\.(mlp\.fc1_[gx]\.weight|attn\.q_bias)",
         ),
     ),
-    Foreign("an I-JEPA: a ViT without class token", "i_?jepa"),
     Foreign("a V-JEPA, a model of videos", "v_?jepa|^vjepa"),
     Foreign(
         "a RADIO: it has several class tokens and no final norm",
@@ -147,7 +143,6 @@ ROWS: tuple[Foreign, ...] = (
         hint="it is not supported; if the model has a norm, the file is not whole",
         is_sure=False,
     ),
-    Foreign("a TIPSv2 in transformers' names", "tips", hint="timm/vit_base_patch14_reg1_tipsv2"),
     Foreign(
         "a model with images of any shape (NaFlex)",
         "naflex|siglip2",
@@ -155,12 +150,17 @@ ROWS: tuple[Foreign, ...] = (
         "SigLIP 2's models of a fixed resolution are: google/siglip2-base-patch16-224",
     ),
     Foreign("an MLCD: a CLIP with rotary positions (RoPE)", "mlcd"),
-    Foreign("a Pixio: it has eight class tokens", "pixio"),
     Foreign(
-        "a Swin Transformer V2, which computes its attention in another way",
-        "swin_?v2|swinv2",
-        (r".*\.(attn|attention|self)\.(logit_scale|(cpb|continuous_position_bias|meta)_mlp\..+)",),
-        "give a Swin of the first version",
+        "timm's own variant of Swin V2, which computes its biases and norms in another way",
+        "swin_?v2_cr",
+        (r".*\.attn\.meta_mlp\..+",),
+        "give a Swin V2 of Microsoft's weights: swinv2_tiny_window8_256.ms_in1k",
+    ),
+    Foreign(
+        "a Swin in torchvision's names",
+        "^swin_(v2_)?[tsbl]$",
+        (r"(.*\.)?features\.1\.0\.attn\.relative_position_index",),
+        "timm and transformers have the same models: timm/swinv2_tiny_window8_256.ms_in1k",
     ),
     Foreign(
         "a hybrid: a ResNet stands before the Vision Transformer (R50+ViT)",

@@ -92,11 +92,8 @@ def download(
         folder = fetch(first, revision).parents[first.count("/")]
         for name in others:
             fetch(name, folder.name)
-    except errors.GatedRepoError:
-        raise ModelNotFound(
-            f"{repo} is gated, and this account may not read it",
-            f"accept its terms at {constants.ENDPOINT}/{repo} and set HF_TOKEN",
-        ) from None
+    except errors.GatedRepoError as error:
+        raise _gated(repo, has_token=_status(error) != 401) from None
     except errors.RepositoryNotFoundError:
         raise ModelNotFound(
             f"{repo} is not on the hub, or it is private",
@@ -122,6 +119,22 @@ def download(
         note = f"hub not reachable ({reason}), using the cached revision {cached.revision[:10]}"
         return replace(cached, notes=(note,))
     return Snapshot(folder, folder.name)
+
+
+def _gated(repo: str, *, has_token: bool) -> ModelNotFound:
+    """The error for a repository that an account must be admitted to."""
+    from huggingface_hub import constants
+
+    from vitcli.checkpoints.catalogue import open_twin
+
+    account = "your token's account has not" if has_token else "no token is set"
+    login = "" if has_token else ", and set HF_TOKEN or run: hf auth login"
+    steps = f"accept its terms at {constants.ENDPOINT}/{repo}{login}"
+    twin = open_twin(repo)
+    return ModelNotFound(
+        f"{repo} is gated: its files are for accounts that have accepted its terms, and {account}",
+        f"{twin} has the same weights and is open; or {steps}" if twin else steps,
+    )
 
 
 def _check_endpoint(endpoint: str) -> None:
@@ -208,7 +221,13 @@ def _reason(error: BaseException) -> str:
     cause = error.__cause__ or error  # the outer error may only say "not in the cache"
     if isinstance(cause, ODD) and not isinstance(cause, OSError):
         return f"the server is not a hub: {PORTAL}"
-    status = getattr(getattr(cause, "response", None), "status_code", None)
+    status = _status(cause)
     if status is not None:
         return f"it answers {status}"
     return " ".join(str(cause).split())[:100] or type(cause).__name__
+
+
+def _status(error: BaseException) -> int | None:
+    """The HTTP status of the answer that an error is about."""
+    status: int | None = getattr(getattr(error, "response", None), "status_code", None)
+    return status

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -26,6 +27,7 @@ from vitcli.checkpoints.layouts.layout import (
     count_blocks,
 )
 from vitcli.checkpoints.layouts.swin import count_blocks as count_swin_blocks
+from vitcli.checkpoints.layouts.timm import pretrained_cfg
 from vitcli.checkpoints.preprocess.choose import choose_preprocess
 from vitcli.checkpoints.resolve import Checkpoint, check_sha256, resolve
 from vitcli.checkpoints.resolve import sha256 as sha256_of
@@ -36,10 +38,14 @@ from vitcli.checkpoints.scoring import (
     score_function,
 )
 from vitcli.checkpoints.tensors import read_weights, without
-from vitcli.errors import CheckpointError
+from vitcli.errors import CheckpointError, UsageError
 from vitcli.models.config import Config, FieldError, SwinConfig
 from vitcli.models.network import Network
-from vitcli.records import Decode, Preprocess, Size
+from vitcli.models.patch_size import change_patch_size
+from vitcli.records import Decode, Preprocess, Size, by
+
+FLEXIVIT_PATCHES = range(8, 49)  # the patch sizes that a FlexiViT was trained on
+ONE_PATCH = re.compile(r"flexivit_\w+\.patch\d")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +54,8 @@ class Provenance:
 
     `made` has the source tensors of each tensor, `dropped` the reason for each tensor left out,
     `labels` and `steps` the sources of the labels and of each preprocessing step. `dtypes` are the
-    dtypes on disk, `architecture` the model's name in the config, and `stored_size` the image size
-    of the stored position embeddings.
+    dtypes on disk, `architecture` the model's name in the config, `stored_size` the image size of
+    the stored position embeddings, and `stored_patch` the size of the stored patch embedding.
     """
 
     made: Mapping[str, Made] = field(default_factory=dict)
@@ -59,6 +65,7 @@ class Provenance:
     dtypes: tuple[str, ...] = ()
     architecture: str = ""
     stored_size: Size | None = None
+    stored_patch: Size | None = None
 
 
 @dataclass(frozen=True)
@@ -112,6 +119,7 @@ def load(
     layout: str | None = None,
     labels: Path | None = None,
     image_size: Size | None = None,
+    patch_size: Size | None = None,
     preprocess: str | None = None,
     num_heads: int | None = None,
     exif: bool = True,
@@ -126,10 +134,11 @@ def load(
     """Load a checkpoint in fp32, in eval mode, on the CPU. Every weight comes from a file.
 
     spec: hub id (`org/name`, `org/name@revision`), directory, weight file, `demo`, or the result of
-    `resolve`. layout, labels, image_size (height, width), preprocess ("hf" or "timm") and num_heads
-    override the files. `exif` (whether to turn images by EXIF) and `decode` ("exact" or "fast")
-    complete the preprocessing. Position embeddings are resampled for the preprocessing's size; with
-    `keep_grid`, only if `image_size` is given. `head` is a linear classifier in another file,
+    `resolve`. layout, labels, image_size and patch_size (both height, width), preprocess ("hf" or
+    "timm") and num_heads override the files. `exif` (whether to turn images by EXIF) and `decode`
+    ("exact" or "fast") complete the preprocessing. Position embeddings are resampled for the
+    preprocessing's size; with `keep_grid`, only if `image_size` is given. Both they and the patch
+    embedding are resampled for `patch_size`. `head` is a linear classifier in another file,
     `sha256` the hash that the weight files of `spec` must have. Tensors that match a pattern of
     `drop` (`criterion.*`) are left out. `keep_decoder` keeps the decoder of masked pre-training, in
     `reconstruction`.
@@ -155,10 +164,17 @@ def load(
             notes.append(with_head.note)
         network = build(config, tensors, parts.spelling)
         reconstruction = parts.join_decoder(network, checkpoint.config)
-        chosen = choose_preprocess(checkpoint, detected, config, image_size, preprocess)
+        chosen = choose_preprocess(
+            checkpoint, detected, config, image_size, preprocess, patch_size=patch_size
+        )
         plan = replace(chosen.plan, exif=exif, decode=decode)
-        if plan.size != config.image_size and (image_size is not None or not keep_grid):
-            network.resize(plan.size)
+        size = config.image_size if keep_grid and image_size is None else plan.size
+        if patch_size is not None and patch_size != config.patch_size:
+            _check_decoder(reconstruction, config.patch_size)
+            change_patch_size(network, patch_size, size)
+            notes += _untrained(checkpoint, config.patch_size, patch_size)
+        elif size != config.image_size:
+            network.resize(size)
         notes += chosen.notes
         class_labels, problem_type = Labels((), "no classifier"), None
         if config.num_classes:
@@ -184,6 +200,7 @@ def load(
             dtypes=weights.dtypes,
             architecture=_architecture(checkpoint.config),
             stored_size=config.image_size,
+            stored_patch=config.patch_size,
         ),
         reconstruction=reconstruction,
         problem_type=problem_type,
@@ -234,7 +251,7 @@ def _read(
     spelling = Spelling(rules, stripped)
     heads = num_heads or layout.num_heads(stripped)
     try:
-        config = layout.read_config(ours, checkpoint.config, heads)
+        config = layout.read_config(ours, checkpoint.config or layout.buffers(stripped), heads)
     except MissingTensor as error:
         raise missing(error, spelling) from None
     except FieldError as error:
@@ -277,6 +294,32 @@ def _check_depth(config: Config, tensors: Mapping[str, Tensor], layout: Layout) 
             f"{', '.join(map(str, counted))} blocks",
             "the config and the weights belong to different models, or the file is incomplete",
         )
+
+
+def _check_decoder(reconstruction: Reconstruction | None, patch: Size) -> None:
+    """Raise UsageError if the model has a decoder, which predicts the pixels of `patch`."""
+    if reconstruction is not None:
+        raise UsageError(
+            f"--patch-size: the model's decoder predicts patches of {by(patch)} pixels",
+            "leave out --patch-size, or to convert the encoder alone, add --drop 'decoder*'",
+        )
+
+
+def _untrained(checkpoint: Checkpoint, old: Size, new: Size) -> list[str]:
+    """A note about patches on which the model was not trained; none for a FlexiViT. timm calls two
+    models flexivit that were trained on one patch size, and says so in their tags."""
+    config, spec = checkpoint.config, Path(checkpoint.spec).name
+    architecture, tag = _architecture(config), pretrained_cfg(config).get("tag", "")
+    is_flexible = "flexivit" in (architecture or spec).lower()
+    is_flexible &= not any(ONE_PATCH.search(name) for name in (f"{architecture}.{tag}", spec))
+    if is_flexible and new[0] == new[1] and new[0] in FLEXIVIT_PATCHES:
+        return []
+    first, last = FLEXIVIT_PATCHES[0], FLEXIVIT_PATCHES[-1]
+    trained = f"square ones of {first} to {last}" if is_flexible else by(old)
+    return [
+        f"the model was not trained on patches of {by(new)}, but on {trained}: measure its results "
+        "(vit evaluate)"
+    ]
 
 
 @contextmanager

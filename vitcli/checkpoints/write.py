@@ -21,10 +21,13 @@ from vitcli.checkpoints.preprocess.hf import to_hf
 from vitcli.checkpoints.preprocess.timm import to_timm
 from vitcli.checkpoints.scoring import DESCRIBED
 from vitcli.errors import CheckpointError
-from vitcli.models.config import Config, ViTConfig
+from vitcli.models.config import Config, SwinConfig, ViTConfig
 
 FileDtype = Literal["fp32", "fp16", "bf16"]
 TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+# Scores of a Swin V2 differ by at most twice the scale of its cosines and 16 of the bias. Up to
+# this scale, a mask of -100 leaves a masked token less than 2e-8 of the weight of another.
+MAX_MASKED_SCALE = 33.0
 HF_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
@@ -55,6 +58,7 @@ def write_hf(model: Model, folder: Path, dtype: FileDtype) -> Written:
     _write_json(folder / "preprocessor_config.json", to_hf(model.preprocess))
     _write_tensors(folder / "model.safetensors", form.tensors, dtype)
     notes = (*notes, *_notes(model.config, form.config, "transformers"), *form.notes)
+    notes = (*notes, *_mask_notes(model, form.config))
     return Written(layout.name, notes, _made(layout, form))
 
 
@@ -65,7 +69,7 @@ def check_hf(model: Model) -> None:
 
 def _hf_form(model: Model) -> tuple[Layout, Expressed, tuple[str, ...]]:
     """The layout of transformers that can express a model, the model in its form, and notes."""
-    layout, config = _hf_layout(model.config)
+    layout, config = _hf_layout(model.config, model.layout)
     tensors, notes = model.network.state_dict(), []
     if config != model.config:
         tensors = _without_layer_scale(tensors)
@@ -83,17 +87,17 @@ def _hf_form(model: Model) -> tuple[Layout, Expressed, tuple[str, ...]]:
     return layout, form, tuple(notes)
 
 
-def _hf_layout(config: Config) -> tuple[Layout, Config]:
+def _hf_layout(config: Config, own: str = "") -> tuple[Layout, Config]:
     """The layout of transformers that can express a config, and the config. If only layer scale is
     an obstacle, the config is one without it."""
     try:
-        return _layout_for(config, "transformers"), config
+        return _layout_for(config, "transformers", own), config
     except CheckpointError as error:
         if not isinstance(config, ViTConfig):
             raise
         folded = replace(config, layer_scale=False)
         try:
-            return _layout_for(folded, "transformers"), folded
+            return _layout_for(folded, "transformers", own), folded
         except CheckpointError:
             raise error from None
 
@@ -120,7 +124,7 @@ def write_trained(model: Model, folder: Path) -> Written:
 
 def write_timm(model: Model, folder: Path, dtype: FileDtype) -> Written:
     """Write `config.json` and `model.safetensors`, for `timm.create_model("local-dir:FOLDER")`."""
-    layout = _layout_for(model.config, "timm")
+    layout = _layout_for(model.config, "timm", model.layout)
     assert layout.writer is not None
     form = layout.writer.express(model.config, model.network.state_dict())
     values = form.json
@@ -133,6 +137,7 @@ def write_timm(model: Model, folder: Path, dtype: FileDtype) -> Written:
     _write_json(folder / "config.json", values)
     _write_tensors(folder / "model.safetensors", form.tensors, dtype)
     notes = (*_notes(model.config, form.config, "timm"), *form.notes, *_score_notes(model))
+    notes = (*notes, *_mask_notes(model, form.config))
     return Written(layout.name, notes, _made(layout, form))
 
 
@@ -155,11 +160,11 @@ def _without_layer_scale(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return kept
 
 
-def _layout_for(config: Config, library: Library) -> Layout:
-    """The first layout of a library that can express a config. Raises CheckpointError, with the
-    obstacles of the closest layout."""
+def _layout_for(config: Config, library: Library, own: str = "") -> Layout:
+    """The first layout of a library that can express a config, `own` before the others. Raises
+    CheckpointError, with the obstacles of the closest layout."""
     obstacles: dict[str, list[str]] = {}
-    for layout in layouts.LAYOUTS:
+    for layout in sorted(layouts.LAYOUTS, key=lambda layout: layout.name != own):
         writer = layout.writer
         if writer and writer.library == library and isinstance(config, writer.kind):
             obstacles[layout.name] = writer.obstacles(config)
@@ -194,6 +199,33 @@ def _notes(before: Config, after: Config, library: str) -> list[str]:
                 f"to {before.rope.rounding:.2%}: results differ slightly (--verify measures it)"
             )
     return notes
+
+
+def _mask_notes(model: Model, after: Config) -> list[str]:
+    """A note if a Swin V2 has such large scores that the other library's mask may let tokens attend
+    across the edges of a shifted grid, or no longer."""
+    before = model.config
+    if not isinstance(before, SwinConfig) or not isinstance(after, SwinConfig):
+        return []
+    scales = [
+        min(float(tensor.exp().max()), 100.0)
+        for name, tensor in model.network.state_dict().items()
+        if name.endswith(".logit_scale") and _is_shifted(before, name)
+    ]
+    scale = max(scales, default=0.0)
+    if before.far == after.far or scale <= MAX_MASKED_SCALE:
+        return []
+    return [
+        f"shifted windows are separated by {after.far:g} there, by {before.far:g} in this model: "
+        f"with cosines scaled by {scale:.0f} the results may differ (--verify compares them)"
+    ]
+
+
+def _is_shifted(config: SwinConfig, name: str) -> bool:
+    """Whether a tensor is in a block with shifted windows."""
+    _, stage, _, block, *_ = name.split(".")
+    shift = config.windows(int(stage), config.layer_grid(int(stage)))[1]
+    return int(block) % 2 == 1 and any(shift)
 
 
 def _problem_type(model: Model) -> dict[str, str]:

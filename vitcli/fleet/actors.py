@@ -10,7 +10,8 @@ from tempfile import TemporaryFile
 from typing import Any
 
 from vitcli.errors import DeviceError, VitError
-from vitcli.fleet.events import Ended, Failed, Job, Note, Ready, Told, do_shard
+from vitcli.fleet.events import Ended, Failed, Message, Ready, SharedJob, do_shard
+from vitcli.jobs.job import Note
 from vitcli.runs.shard import Shard
 
 
@@ -18,21 +19,21 @@ class Board:
     """An actor that keeps the messages of the workers until they are read."""
 
     def __init__(self) -> None:
-        self._told: list[Told] = []
+        self._unread: list[Message] = []
 
-    def tell(self, event: Told) -> None:
-        self._told.append(event)
+    def add(self, message: Message) -> None:
+        self._unread.append(message)
 
-    def read(self) -> list[Told]:
+    def read(self) -> list[Message]:
         """Return the messages since the last call."""
-        new, self._told = self._told, []
+        new, self._unread = self._unread, []
         return new
 
 
 class Worker:
     """An actor that loads the model once, and then runs one shard after another."""
 
-    def __init__(self, order: tuple[Job, str, bytes | None], board: Any) -> None:
+    def __init__(self, order: tuple[SharedJob, str, bytes | None], board: Any) -> None:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in the `vit` process
         self._job, self._folder, stdin = order
         self._board = board
@@ -54,7 +55,7 @@ class Worker:
                 )
             )
         try:
-            self._job = _loaded(self._job, lambda text: self._tell(Note(text)))
+            self._job = _loaded(self._job, lambda text: self._send(Note(text)))
         except VitError as error:
             return Failed(error)
         return Ready()
@@ -64,13 +65,13 @@ class Worker:
         if self._stdin is not None:
             self._stdin.seek(0, io.SEEK_SET)
             os.dup2(self._stdin.fileno(), 0)
-        return do_shard(self._job, shard, attempt, self._tell)
+        return do_shard(self._job, shard, attempt, self._send)
 
-    def _tell(self, event: Told) -> None:
-        self._board.tell.remote(event)
+    def _send(self, message: Message) -> None:
+        self._board.add.remote(message)
 
 
-def _loaded(job: Job, note: Callable[[str], None]) -> Job:
+def _loaded(job: SharedJob, note: Callable[[str], None]) -> SharedJob:
     """Return the job with its models loaded."""
     from vitcli.jobs.loading import load_model
     from vitcli.tasks.classify.classify import ClassifyJob

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Protocol, TypeAlias
 
 from vitcli.errors import Interrupted, OutputError
-from vitcli.fleet.events import Advanced, Ended, Event, Failed, Job, Lost, Note
+from vitcli.fleet.events import Advanced, Ended, Event, Failed, Lost, SharedJob
 from vitcli.fleet.shards import CAN_RESUME, total
-from vitcli.jobs.job import Reporter, Summary
+from vitcli.jobs.job import Note, Reporter, Summary
 from vitcli.jobs.tolerance import Tolerance
 from vitcli.records import Progress
 from vitcli.runs.shard import Shard
@@ -50,7 +50,7 @@ class Executor(Protocol):
         """Return the new events and their slots; wait for the first of them."""
 
 
-Opening: TypeAlias = Callable[[Job, Path | None], AbstractContextManager[Executor]]
+Opening: TypeAlias = Callable[[SharedJob, Path | None], AbstractContextManager[Executor]]
 """Opens the workers of a job, which end with the context. The file is their standard input."""
 
 

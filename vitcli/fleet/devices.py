@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 from vitcli.errors import DeviceError, Interrupted, OutputError
-from vitcli.fleet.events import Ended, Event, Failed, Job, Lost, Ready, do_shard
+from vitcli.fleet.events import Ended, Event, Failed, Lost, Ready, SharedJob, do_shard
 from vitcli.fleet.shards import CAN_RESUME
 from vitcli.images.worker_process import warm_up
 from vitcli.images.workers import MOST_WORKERS
@@ -37,7 +37,7 @@ def device_names(asked: Sequence[str]) -> list[str]:
 
 
 @contextmanager
-def processes(names: Sequence[str], job: Job, stdin: Path | None) -> Iterator[_Processes]:
+def processes(names: Sequence[str], job: SharedJob, stdin: Path | None) -> Iterator[_Processes]:
     """Yield the workers. If a signal interrupts this process, the workers get the same signal, and
     finish the batches in flight. After another error they get SIGTERM."""
     workers = _Processes(names, job, stdin)
@@ -53,7 +53,7 @@ class _Processes:
     """The workers: a process for each shard, on the device of its slot."""
 
     names: Sequence[str]
-    job: Job
+    job: SharedJob
     stdin: Path | None
     _ready: list[int] = field(default_factory=list)
     _running: dict[int, Child] = field(default_factory=dict)  # by slot

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from vitcli.errors import VitError
 from vitcli.files import PARTIAL
-from vitcli.jobs.job import Reporter, Summary
+from vitcli.jobs.job import Note, Reporter, Summary
 from vitcli.records import Progress, Row, Sink
 from vitcli.runs.shard import Shard
 from vitcli.sinks.memory import ListSink
@@ -19,15 +19,8 @@ if TYPE_CHECKING:
     from vitcli.tasks.classify.classify import ClassifyJob
     from vitcli.tasks.embed import EmbedJob
 
-Job: TypeAlias = "ClassifyJob | EmbedJob"
+SharedJob: TypeAlias = "ClassifyJob | EmbedJob"
 SECONDS_BETWEEN = 0.5  # between two reports of progress
-
-
-@dataclass(frozen=True, slots=True)
-class Note:
-    """A note for the user."""
-
-    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,18 +60,20 @@ class Lost:
     why: str
 
 
-Told: TypeAlias = Note | Advanced
-Event: TypeAlias = Told | Ready | Ended | Failed | Lost
+Message: TypeAlias = Note | Advanced
+Event: TypeAlias = Message | Ready | Ended | Failed | Lost
 
 
-def do_shard(job: Job, shard: Shard, attempt: int, tell: Callable[[Told], None]) -> Ended | Failed:
+def do_shard(
+    job: SharedJob, shard: Shard, attempt: int, send: Callable[[Message], None]
+) -> Ended | Failed:
     """Run a shard of the job. A later attempt resumes the shard of a lost worker."""
     resumes = False
     if attempt > 1 and isinstance(job.out, Path):
         out = shard.named(job.out)
         resumes = not job.overwrite or out.with_name(out.name + PARTIAL).exists()
     resuming = replace(job.resuming, shard=shard, resume=job.resuming.resume or resumes)
-    reporter, sink = _ShardReporter(tell, shard), ListSink()
+    reporter, sink = _ShardReporter(send, shard), ListSink()
     try:
         job = replace(job, resuming=resuming, overwrite=job.overwrite and not resumes)
         summary = task_of(job)(job, reporter, sink if job.out is None else None)
@@ -90,13 +85,13 @@ def do_shard(job: Job, shard: Shard, attempt: int, tell: Callable[[Told], None])
 class _ShardReporter:
     """Sends the notes of a shard, and its progress, but not more often than SECONDS_BETWEEN."""
 
-    def __init__(self, tell: Callable[[Told], None], shard: Shard) -> None:
+    def __init__(self, send: Callable[[Message], None], shard: Shard) -> None:
         self.latest = Progress()
-        self._tell, self._shard = tell, shard
+        self._send, self._shard = send, shard
         self._last = -SECONDS_BETWEEN
 
     def note(self, text: str) -> None:
-        self._tell(Note(text))
+        self._send(Note(text))
 
     def listing(self, count: Callable[[], int | None]) -> None: ...
 
@@ -104,10 +99,10 @@ class _ShardReporter:
         self.latest = progress
         if time.monotonic() - self._last >= SECONDS_BETWEEN:
             self._last = time.monotonic()
-            self._tell(Advanced(self._shard, progress))
+            self._send(Advanced(self._shard, progress))
 
 
-def task_of(job: Job) -> Callable[[Any, Reporter | None, Sink | None], Summary]:
+def task_of(job: SharedJob) -> Callable[[Any, Reporter, Sink | None], Summary]:
     """Return the function that runs a job of this type in this process."""
     from vitcli.tasks.classify.classify import ClassifyJob, classify
     from vitcli.tasks.embed import embed

@@ -22,9 +22,10 @@ from vitcli.errors import DeviceError, UsageError, check_installed
 from vitcli.fleet.actors import Board, Worker
 from vitcli.fleet.cluster import connected
 from vitcli.fleet.coordinate import TICK, TRIES
-from vitcli.fleet.events import Event, Failed, Job, Lost, Note, Told
+from vitcli.fleet.events import Event, Failed, Lost, Message, SharedJob
 from vitcli.fleet.shards import CAN_RESUME
 from vitcli.images.workers import MOST_WORKERS
+from vitcli.jobs.job import Note
 from vitcli.runs.shard import Shard
 from vitcli.stores import Url
 
@@ -35,7 +36,7 @@ SECONDS_TO_DIE = 1.0
 SECONDS_TO_START = 15.0  # before a note says why there is no worker
 
 
-def check_ray(job: Job) -> None:
+def check_ray(job: SharedJob) -> None:
     """Raise VitError for a job that cannot run on Ray."""
     check_installed("--ray", "ray", extra="ray")
     if job.running.device not in ("auto", "cpu", "cuda"):
@@ -48,7 +49,7 @@ def check_ray(job: Job) -> None:
 
 
 @contextmanager
-def actors(address: str, job: Job, stdin: Path | None) -> Iterator[_Actors]:
+def actors(address: str, job: SharedJob, stdin: Path | None) -> Iterator[_Actors]:
     """Yield the workers on the cluster at an address: one for each GPU, or for each processor."""
     with connected(address) as ray:
         workers = _Actors(ray, job, None if stdin is None else stdin.read_bytes())
@@ -61,7 +62,7 @@ def actors(address: str, job: Job, stdin: Path | None) -> Iterator[_Actors]:
 class _Actors:
     """The workers, each with a GPU or else a processor, and the board with their messages."""
 
-    def __init__(self, ray: Any, job: Job, stdin: bytes | None) -> None:
+    def __init__(self, ray: Any, job: SharedJob, stdin: bytes | None) -> None:
         self._ray, running, total = ray, job.running, ray.cluster_resources()
         cpus, gpus = int(total.get("CPU", 0)), int(total.get("GPU", 0))
         self._has_gpu = gpus > 0 and running.device != "cpu" and running.engine == "torch"
@@ -149,12 +150,12 @@ class _Actors:
         except self._ray.exceptions.RayTaskError as error:
             raise error.cause from None  # a bug in vitcli
 
-    def _read(self, seconds: float) -> list[Told]:
+    def _read(self, seconds: float) -> list[Message]:
         """Return the new messages on the board."""
         if not self._ray.wait([self._reading], timeout=seconds)[0]:
             return []
         try:
-            messages: list[Told] = self._ray.get(self._reading)
+            messages: list[Message] = self._ray.get(self._reading)
         except self._ray.exceptions.RayActorError as error:
             raise DeviceError(
                 "the Ray cluster cannot start a process for this run: "

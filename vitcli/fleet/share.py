@@ -17,11 +17,11 @@ from vitcli.engines import check_engine
 from vitcli.errors import OutputError, UsageError
 from vitcli.fleet.coordinate import Coordinator, Opening
 from vitcli.fleet.devices import device_names, processes
-from vitcli.fleet.events import Ended, Job, task_of
+from vitcli.fleet.events import Ended, SharedJob, task_of
 from vitcli.fleet.ray import actors, check_ray
 from vitcli.fleet.shards import divided, divisions, is_complete, join, shards_of
 from vitcli.images.path_list import copy_stdin
-from vitcli.jobs.job import NullReporter, Reporter, Summary
+from vitcli.jobs.job import SILENT, Reporter, Summary
 from vitcli.jobs.listing import list_inputs
 from vitcli.jobs.tolerance import Tolerance
 from vitcli.records import Progress, Sink
@@ -32,8 +32,8 @@ from vitcli.stores import Url
 
 
 def share(
-    job: Job,
-    reporter: Reporter | None = None,
+    job: SharedJob,
+    reporter: Reporter = SILENT,
     *,
     devices: Sequence[str] = (),
     ray: str | None = None,
@@ -45,7 +45,7 @@ def share(
     The rows go to `sink` if there is one, else to the job's output. Raises VitError if the run
     cannot finish.
     """
-    reporter, shard = reporter or NullReporter(), job.resuming.shard
+    shard = job.resuming.shard
     if devices and ray is not None:
         raise UsageError("--devices is for one machine, --ray for a cluster", "use one")
     names = device_names(devices)
@@ -63,7 +63,7 @@ def share(
         return _share(here, naming, sink, partial(actors, ray), "--ray", "worker")
 
 
-def _check(job: Job, ray: str | None) -> None:
+def _check(job: SharedJob, ray: str | None) -> None:
     """Raise VitError for a job that workers cannot run, or whose shards cannot be joined."""
     from vitcli.tasks.classify.classify import ClassifyJob
 
@@ -81,7 +81,7 @@ def _check(job: Job, ray: str | None) -> None:
 
 
 def _share(
-    job: Job, reporter: Reporter, sink: Sink | None, opening: Opening, option: str, unit: str
+    job: SharedJob, reporter: Reporter, sink: Sink | None, opening: Opening, option: str, unit: str
 ) -> Summary:
     """Have workers run the shards, and join their rows in one file or in the sink."""
     asked, overwrite = job.resuming, job.overwrite
@@ -89,9 +89,8 @@ def _share(
         summary, ended = _coordinate(job, reporter, opening, {})
         rows = chain.from_iterable(shard.rows for shard in ended.values())
         sink.write(sorted(rows, key=lambda row: row.ref.index))
-        counts = {"images": summary.done, "failed": summary.failed}
         [first, *_] = ended.values()
-        sink.finish({**first.meta, **counts, "seconds": round(summary.seconds, 3)})
+        sink.finish({**first.meta, **summary.counts})
         return summary
     assert not isinstance(job.out, Url)
     out = divided(job.out, asked, option, unit)
@@ -105,7 +104,7 @@ def _share(
 
 
 def _coordinate(
-    job: Job, reporter: Reporter, opening: Opening, earlier: Mapping[int, Path]
+    job: SharedJob, reporter: Reporter, opening: Opening, earlier: Mapping[int, Path]
 ) -> tuple[Summary, dict[Shard, Ended]]:
     """Have workers run the shards. `earlier` is what `divisions` returns."""
     asked, inputs = job.resuming, job.inputs
@@ -132,8 +131,8 @@ def _coordinate(
 
 @contextmanager
 def _staged(
-    job: Job, reporter: Reporter, shards: Sequence[Shard]
-) -> Iterator[tuple[Job, Reporter]]:
+    job: SharedJob, reporter: Reporter, shards: Sequence[Shard]
+) -> Iterator[tuple[SharedJob, Reporter]]:
     """Yield the job with a local file as its output, and a reporter that shows the URL instead."""
     if not isinstance(job.out, Url):
         yield job, reporter
@@ -149,7 +148,7 @@ def _staged(
         yield replace(job, out=file), _StoreReporter(reporter, file.parent, job.out)
 
 
-def _suffixes(job: Job) -> tuple[str, ...]:
+def _suffixes(job: SharedJob) -> tuple[str, ...]:
     """The suffixes of the files next to the output. Raise UsageError for an unknown format."""
     kind = FORMATS[job.command][job.output_format().name]
     kind.check_installed()

@@ -82,7 +82,7 @@ class ImageStream(IterableDataset[Batch]):
         self._omissions.note_unread()
 
 
-class _Once(IterableDataset[Batch]):
+class _BatchDataset(IterableDataset[Batch]):
     """The batches of a run, which are read once."""
 
     def __init__(self, batches: Iterator[Batch]) -> None:
@@ -101,7 +101,7 @@ def iter_loaded(batches: Iterator[Batch], device: torch.device) -> Iterator[Batc
     """
     on_cuda = device.type == "cuda"
     loader = DataLoader(
-        _Once(batches),
+        _BatchDataset(batches),
         batch_size=None,
         collate_fn=_same,  # type: ignore[arg-type]  # with batch_size=None it gets one Batch
         pin_memory=on_cuda,

@@ -167,7 +167,7 @@ def _parts(file: pq.ParquetFile, column: str) -> Iterator[pa.RecordBatch | Itera
     refused, return the reason for each row.
 
     Arrow unpacks a page at once, and a page may be the whole row group. Images hardly compress, so
-    a row group that is much larger unpacked holds none.
+    a row group that unpacks to many times its size holds no images.
     """
     for number in range(file.num_row_groups):
         group = file.metadata.row_group(number)

@@ -142,7 +142,7 @@ class Tree:
                     if _is_dir(entry):
                         if not self._below(places, entry.name):
                             continue
-                        if is_system(os.fsdecode(entry.name)) and not self._names_it(
+                        if is_system(os.fsdecode(entry.name)) and not self._spells_out(
                             places, entry.name
                         ):
                             self.scan.omissions.system.append(os.fsdecode(prefix + entry.name))
@@ -163,7 +163,7 @@ class Tree:
                 below.add(place if part.repeats else place + 1)
         return below
 
-    def _names_it(self, places: Places, name: bytes) -> bool:
+    def _spells_out(self, places: Places, name: bytes) -> bool:
         """Whether the pattern spells out the name of a folder, without wildcards."""
         return any(self.parts[place].name == name for place in places if place < len(self.parts))
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-from vitcli.checkpoints.resolve import CONFIGS, JSONS, WEIGHTS
+from vitcli.checkpoints.resolve import CONFIGS, JSONS, WEIGHTS, resolve
 from vitcli.errors import OutputError, printable
 from vitcli.files import PARTIAL, real
-from vitcli.jobs.job import Inputs
+from vitcli.jobs.job import Inputs, ModelOptions
 from vitcli.runs.journal import JOURNAL, journal_of
 from vitcli.runs.lock import LOCK
 from vitcli.sinks.files import TABLE, ZIPPED
 from vitcli.stores import is_remote
+
+if TYPE_CHECKING:  # imports torch, which a run with nothing to do does not need
+    from vitcli.checkpoints.load import Model
 
 Read: TypeAlias = tuple[Path, str]
 """A file, and its part in the run."""
@@ -38,6 +40,16 @@ def read_of_model(weights: Sequence[Path]) -> Iterator[Read]:
             yield folder / name, f"{what} of this run"
 
 
+def read_of_models(models: Sequence[str | Model], options: ModelOptions) -> Iterator[Read]:
+    """The files of models, and those that their options name. Raises ModelNotFound."""
+    for model in models:
+        if isinstance(model, str):
+            yield from read_of_model(resolve(model, offline=options.offline).weights)
+        else:
+            yield from read_of_model(model.files)
+    yield from read_of_options({name: getattr(options, name) for name in ("labels", "head")})
+
+
 def read_of_options(options: Mapping[str, object]) -> Iterator[Read]:
     """Every file that an option names, such as `--labels`."""
     for name, value in options.items():
@@ -53,18 +65,6 @@ def written_of(names: Iterable[Path]) -> list[Path]:
         hidden = [name.with_name(name.name + PARTIAL + end) for end in (JOURNAL, LOCK)]
         files += [name, *partials, *hidden, journal_of(name)]
     return files
-
-
-def check_run(
-    written: Iterable[Path],
-    weights: Sequence[Sequence[Path]],
-    options: Mapping[str, object],
-    inputs: Inputs,
-) -> None:
-    """Raise OutputError if a run would overwrite a file that it reads."""
-    models = read_of_model([path for files in weights for path in files])
-    read = chain(models, read_of_options(options), read_of_inputs(inputs))
-    check_apart(written_of(written), read)
 
 
 def check_apart(

@@ -6,19 +6,34 @@ original images takes too much memory. It returns the bytes of the files. It imp
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vitcli.errors import UsageError
 from vitcli.images.decode import Picture, attempt, upright
 from vitcli.images.job import Decoded
-from vitcli.records import ImageRef, Limits, Maps, Preprocess, Sample, Size
+from vitcli.images.workers import WorkerPool
+from vitcli.records import (
+    Attended,
+    Classified,
+    Failure,
+    ImageRef,
+    Limits,
+    Maps,
+    Preprocess,
+    Sample,
+    Size,
+)
 from vitcli.render.heat import FileFormat, encoded, fitted
 from vitcli.render.styles import CELL, THUMBNAIL, Style, draw, preview, thumbnail
 from vitcli.runs.shard import Resuming
+
+Drawn = TypeVar("Drawn", Classified, Attended)
 
 
 def check_page(html: Path | None, resuming: Resuming) -> None:
@@ -80,3 +95,21 @@ class Drawing:
                 return None
             sizes.append(size)
         return fitted(full, min(max(sizes) or 1, max(full)))
+
+
+def draw_rows(
+    pool: WorkerPool,
+    rows: Sequence[Drawn | Failure],
+    request: Callable[[int, Drawn], Request],
+    then: Callable[[Drawn, Sequence[NDArray[np.uint8]]], Drawn],
+) -> list[Drawn | Failure]:
+    """Draw the rows of a batch that have not failed, several at a time. `request` gets the number
+    of such a row and the row; `then` gets the row and the arrays that its `Drawing` returns."""
+    good = [row for row in rows if not isinstance(row, Failure)]
+
+    def done(number: int, answer: Decoded) -> Drawn | Failure:
+        return answer if isinstance(answer, Failure) else then(good[number], answer.pixels)
+
+    tasks = [(row.ref, request(number, row)) for number, row in enumerate(good)]
+    drawn = iter(pool.each(tasks, done))
+    return [row if isinstance(row, Failure) else next(drawn) for row in rows]

@@ -45,6 +45,7 @@ class ModelOptions:
     layout: str | None = None
     labels: Path | None = None
     image_size: Size | None = None
+    patch_size: Size | None = None
     preprocess: str | None = None
     num_heads: int | None = None
     head: Path | None = None
@@ -106,6 +107,16 @@ class NullReporter:
     def progress(self, progress: Progress) -> None: ...
 
 
+SILENT: Reporter = NullReporter()
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A note for the user, sent by another process."""
+
+    text: str
+
+
 @dataclass(frozen=True, slots=True)
 class Summary:
     """The counts of a run. `unlisted` counts folders that could not be read; `skipped` pipes,
@@ -123,3 +134,8 @@ class Summary:
     @property
     def total(self) -> int:
         return self.done + self.failed
+
+    @property
+    def counts(self) -> dict[str, object]:
+        """The counts and the seconds, as files of results have them."""
+        return {"images": self.done, "failed": self.failed, "seconds": round(self.seconds, 3)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import blake2b
 from itertools import chain
 
 from vitcli.errors import printable
@@ -94,13 +95,15 @@ def scan_of(inputs: Inputs, omissions: Omissions) -> Scan:
 def once_each(refs: Iterable[ImageRef]) -> Iterator[ImageRef]:
     """Yield the images. An image becomes a failure if an image before it in its archive has its
     name, since the files made of both would have the same name. Only the names of one archive are
-    in memory, as hashes."""
-    archive, seen = "", set[int]()
+    in memory, as digests."""
+    archive, seen = "", set[bytes]()
     for ref in refs:
         if ref.member is not None:
             if ref.member.archive != archive:
                 archive, seen = ref.member.archive, set()
-            if hash(ref.path) in seen and not isinstance(ref.member, UnreadableMember):
+            name = ref.path.encode("utf-8", "surrogatepass")
+            digest = blake2b(name, digest_size=16).digest()
+            if digest in seen and not isinstance(ref.member, UnreadableMember):
                 ref = replace(ref, member=unreadable(ref.member, ErrorType.UNREADABLE, SAME_NAME))
-            seen.add(hash(ref.path))
+            seen.add(digest)
         yield ref

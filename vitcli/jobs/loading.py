@@ -1,26 +1,33 @@
-"""A model loaded with a command's options, and its description for the meta file."""
+"""Load a model, open it in its engine, and describe it for the meta file."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from vitcli.checkpoints.resolve import Checkpoint
-from vitcli.jobs.job import ModelOptions
+from vitcli.jobs.job import ModelOptions, Running
 
 if TYPE_CHECKING:  # imports torch, which a run with nothing to do does not need
     from vitcli.checkpoints.load import Model
+    from vitcli.models.engine import Engine, Output
+    from vitcli.models.prepare import Prepared
+
+Spec: TypeAlias = "str | Checkpoint | Model"
 
 
 def load_model(
-    spec: str | Checkpoint,
+    spec: Spec,
     options: ModelOptions,
     note: Callable[[str], None] = lambda text: None,
     *,
     keep_grid: bool = False,
     keep_decoder: bool = False,
 ) -> Model:
-    """Load a model with the options of the command line, and pass its notes to `note`."""
+    """Load a model with the options of the command line, and pass its notes to `note`. Return a
+    model that is already loaded unchanged."""
+    if not isinstance(spec, str | Checkpoint):
+        return spec
     from vitcli.checkpoints.load import load
 
     model = load(
@@ -28,6 +35,7 @@ def load_model(
         layout=options.layout,
         labels=options.labels,
         image_size=options.image_size,
+        patch_size=options.patch_size,
         preprocess=options.preprocess,
         num_heads=options.num_heads,
         head=options.head,
@@ -44,8 +52,40 @@ def load_model(
     return model
 
 
+def prepare_model(model: Model, running: Running, note: Callable[[str], None]) -> Prepared:
+    """Prepare a model for PyTorch on the device of the run."""
+    from vitcli.models.prepare import prepare
+
+    return prepare(
+        model.network,
+        model.preprocess,
+        running.device,
+        running.dtype,
+        quantize=running.quantize,
+        compile=running.compile,
+        note=note,
+    )
+
+
+def open_model(
+    model: Model, output: Output, running: Running, note: Callable[[str], None]
+) -> Engine:
+    """Open a model in the engine of the run."""
+    from vitcli.checkpoints.engines import open_engine
+    from vitcli.models.engine import SplittingEngine, TorchEngine
+
+    if running.engine == "torch":
+        engine: Engine = TorchEngine(prepare_model(model, running, note), output)
+    else:
+        chosen = running.engine, running.dtype, running.quantize
+        engine = open_engine(model, output, *chosen, note)
+    return SplittingEngine(engine, note, shares_ranges=running.quantize is not None)
+
+
 def describe_model(model: Model) -> dict[str, object]:
-    """Describe a model for the meta file."""
+    """Describe a model for the meta file, and its patches if they are not those of the file."""
+    stored, patch = model.provenance.stored_patch, model.config.patch_size
+    resampled = {"patch_size": patch, "stored_patch_size": stored}
     return {
         "model": model.spec,
         "revision": model.revision,
@@ -53,4 +93,5 @@ def describe_model(model: Model) -> dict[str, object]:
         "layout": model.layout,
         "preprocess": model.preprocess.describe(),
         "preprocess_source": model.preprocess.source,
+        **(resampled if stored not in (None, patch) else {}),
     }

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from vitcli.checkpoints.scoring import DESCRIBED
 from vitcli.errors import CheckpointError
-from vitcli.records import Prediction
+from vitcli.jobs.job import Running
+from vitcli.jobs.loading import open_model
+from vitcli.records import Batch, Prediction, Preprocess
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,6 +37,18 @@ def check_heads(models: Sequence[Model], instead: str) -> None:
                 f"{DESCRIBED[model.score_function]}, and {DESCRIBED[first.score_function]}",
                 "only models with the same problem_type can be averaged",
             )
+
+
+def open_classifiers(
+    models: Sequence[Model], running: Running, note: Callable[[str], None]
+) -> tuple[tuple[Preprocess, ...], Callable[[Batch], list[Tensor]]]:
+    """Return the preprocessings of the models without repeats, and the function from a batch to the
+    logits of each model, (B, K)."""
+    from vitcli.models.engine import Logits
+
+    plans = tuple(dict.fromkeys(model.preprocess for model in models))
+    members = [(open_model(m, Logits(), running, note), plans.index(m.preprocess)) for m in models]
+    return plans, lambda batch: [engine(batch.pixels[plan]) for engine, plan in members]
 
 
 def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:

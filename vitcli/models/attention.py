@@ -9,7 +9,7 @@ block.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import torch
@@ -99,7 +99,10 @@ def rollout(
             if number + 1 in layers:
                 rows = _rows(network, tokens, points)
                 images = torch.arange(len(product))
-                row = product[:, prefix:].mean(dim=1) if rows is None else product[images, rows]
+                if rows is None:
+                    row = product[:, prefix:].mean(dim=1)
+                else:
+                    row = product[images[:, None], rows].mean(dim=1)
                 maps[number + 1] = _on_grid(row[:, None, prefix:], tokens.grid)
         if number == depth and depth + 1 in layers:
             assert product is not None
@@ -132,7 +135,9 @@ def similarity(
         if points is not None:
             query = patches[torch.arange(len(x)), _index(points, tokens.grid)]
         else:
-            query = x[:, 0] if has_class_token(network) else patches.mean(dim=1)
+            query = patches.mean(dim=1)
+            if isinstance(network, VisionTransformer) and network.config.class_token:
+                query = network.class_token_of(replace(tokens, x=x))
         cosine = F.cosine_similarity(patches.float(), query[:, None].float(), dim=-1)
         maps[layer] = _on_grid(cosine[:, None], tokens.grid)
     return AttentionMaps(maps, network.logits(states) if wants_logits else None)
@@ -268,16 +273,18 @@ def _query_rows(
     if rows is None:
         row = block.weights(before.x, position)[:, :, before.num_prefix :].mean(dim=2)
     else:
-        row = block.weights(before.x, position, rows[:, None])[:, :, 0]
+        row = block.weights(before.x, position, rows).mean(dim=2)
     return _on_grid(row[..., before.num_prefix :], before.grid)
 
 
 def _rows(network: VisionTransformer, tokens: Tokens, points: Tensor | None) -> Tensor | None:
-    """The index of the query's row, (B,); None for the mean of all patches."""
+    """The indices of the query's rows, (B, 1), or one for each class token, (B, n); None for the
+    mean of all patches."""
     if points is not None:
-        return tokens.num_prefix + _index(points, tokens.grid)
+        return (tokens.num_prefix + _index(points, tokens.grid))[:, None]
     if network.config.class_token:
-        return torch.zeros(len(tokens.x), dtype=torch.long, device=tokens.x.device)
+        count = network.config.num_class_tokens
+        return torch.arange(count, device=tokens.x.device).expand(len(tokens.x), count)
     return None
 
 
@@ -288,7 +295,7 @@ def _head_row(network: VisionTransformer, x: Tensor) -> Tensor:
     if "mean" in config.pool:
         row[:, config.num_prefix :] = 1 / (x.shape[1] - config.num_prefix)
     if "cls" in config.pool:
-        row[:, 0] = 1.0
+        row[:, : config.num_class_tokens] = 1 / config.num_class_tokens
     if config.dist_head:
         row[:, 1] = 1.0
     return row / row.sum(dim=1, keepdim=True)

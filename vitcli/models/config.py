@@ -8,10 +8,14 @@ from typing import ClassVar, Literal, TypeAlias
 
 from vitcli.errors import CheckpointError
 from vitcli.records import Size
+from vitcli.records import by as _by
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu"]
 Pool = Literal["cls", "mean", "cls+mean", "map"]
-PosResize = Literal["bicubic", "bicubic-antialias", "bicubic-offset", "bilinear"]
+PosResize = Literal[
+    "bicubic", "bicubic-antialias", "bicubic-offset", "bilinear", "bilinear-antialias"
+]
+WindowRule = Literal["hf", "timm", "hf-v2"]
 RelResize = Literal["geometric", "bilinear"]
 
 # Far beyond the largest published ViT (22 B parameters: width 6144, depth 48). A config that claims
@@ -27,6 +31,7 @@ _LIMITS = {
     "window": 512,
 }
 _MAX_IMAGE_SIDE = 16_384
+POSITION_WIDTH = 512  # the hidden width of the MLP of a Swin V2's positions, in all models
 _NORMS = {"layer": "LayerNorm", "rms": "RMSNorm"}
 _MAX_CLASSES = 1_000_000
 
@@ -111,6 +116,7 @@ class ViTConfig:
     projection_bias: bool = False
     in_chans: int = 3
     class_token: bool = True
+    num_class_tokens: int = 1  # with several, cls is their mean, as in Pixio
     dist_token: bool = False
     dist_head: bool = False  # logits are the mean of head(class token) and head_dist(dist. token)
     num_registers: int = 0
@@ -154,6 +160,7 @@ class ViTConfig:
         for name in ("embed_dim", "depth", "num_heads", "hidden_dim", "in_chans"):
             _check_count(name, getattr(self, name), 1, _LIMITS[name])
         _check_count("num_registers", self.num_registers, 0, _LIMITS["num_registers"])
+        _check_count("num_class_tokens", self.num_class_tokens, 1, _LIMITS["num_registers"])
         _check_count("projection", self.projection, 0, _LIMITS["embed_dim"])
         _check_count("num_classes", self.num_classes, 0, _MAX_CLASSES)
         _check_image(self.image_size, self.patch_size)
@@ -180,8 +187,6 @@ class ViTConfig:
 
     def _check_positions(self) -> None:
         width = self.embed_dim // self.num_heads
-        if not (self.pos_embed or self.rope or self.rel_bias != "none"):
-            raise CheckpointError("the model has no positions: no table, no rotation and no bias")
         if self.pos_prefix and not self.pos_embed:
             raise CheckpointError("prefix tokens need a table for their positions")
         if self.rope and width % 4:
@@ -215,7 +220,8 @@ class ViTConfig:
     @property
     def num_prefix(self) -> int:
         """Prefix tokens T: class, distillation and register tokens."""
-        return int(self.class_token) + int(self.dist_token) + self.num_registers
+        classes = self.num_class_tokens if self.class_token else 0
+        return classes + int(self.dist_token) + self.num_registers
 
     @property
     def pooled_dim(self) -> int:
@@ -243,11 +249,12 @@ class ViTConfig:
     def describe(self) -> dict[str, str]:
         """The sizes and options in words, one entry for each subject."""
         patches = self.grid[0] * self.grid[1]
-        prefix = ["class"] * self.class_token + ["distillation"] * self.dist_token
+        several = f"{self.num_class_tokens} " if self.num_class_tokens > 1 else ""
+        prefix = [f"{several}class"] * self.class_token + ["distillation"] * self.dist_token
         prefix += [f"{self.num_registers} registers"] * bool(self.num_registers)
         counted = " + ".join([*prefix, f"{patches} patches"])
         pools = {
-            "cls": "the class token",
+            "cls": "the mean of the class tokens" if several else "the class token",
             "mean": "the mean of the patches",
             "cls+mean": "the class token and the mean of the patches",
             "map": "attention pooling",
@@ -279,7 +286,7 @@ class ViTConfig:
             "feed-forward": f"{self.hidden_dim}, {self._activation()}",
             "pooling": f"{pools[self.pool]}, {norm}",
             "norm": f"{_NORMS[self.norm]}, eps {self.norm_eps:g}".replace("e-0", "e-"),
-            "positions": "; ".join(self._positions()),
+            "positions": "; ".join(self._positions()) or "none",
         }
         if self.head_blocks > 1:
             described["head"] = f"reads the class tokens of the last {self.head_blocks} blocks"
@@ -319,10 +326,18 @@ class SwinConfig:
     - hf (and Microsoft): the shorter side of the grid decides. If it is not longer than the window,
       the window shrinks to it, and nothing is shifted. Tokens are padded, then shifted. An image is
       padded to whole patches.
-    - timm: each side shrinks on its own, and the table is made for the smaller window. Tokens are
-      shifted, then padded. The rest of an image beyond whole patches is ignored.
+    - timm: each side shrinks on its own, unless `always_partition`, and the biases are made for the
+      smaller window. Tokens are shifted, then padded. The rest of an image beyond whole patches is
+      ignored.
+    - hf-v2 (transformers' Swin V2): the height of the grid decides, of an image of `window_image`,
+      whatever the size of the image. Else as hf.
 
-    If the grid is a multiple of the window on both sides, both rules give the same windows.
+    If the grid is a multiple of the window on both sides, all rules give the same windows.
+
+    Version 2 (arXiv 2111.09883) compares queries and keys by their cosine, computes the biases of
+    relative positions by an MLP from distances, which are relative to the window of pre-training
+    (`pretrained_windows`; (0, 0) means the window itself), has no bias for keys, and norms the
+    result of each sublayer and merge instead of the input.
     """
 
     image_size: Size
@@ -337,7 +352,11 @@ class SwinConfig:
     qkv_bias: bool = True
     absolute_positions: bool = False
     pos_resize: PosResize = "bicubic"
-    window_rule: Literal["hf", "timm"] = "hf"
+    window_rule: WindowRule = "hf"
+    always_partition: bool = False
+    window_image: Size = (0, 0)
+    version: Literal[1, 2] = 1
+    pretrained_windows: tuple[Size, ...] = ()
     act: Activation = "gelu"
     norm_eps: float = 1e-5  # of the blocks and the final norm; other norms always have 1e-5
     dropout: float = 0.0
@@ -370,6 +389,24 @@ class SwinConfig:
                 _check_count(f"window_sizes[{stage}]", side, 1, _LIMITS["window"])
         _check_image(self.image_size, self.patch_size)
         _check_eps(self.norm_eps)
+        self._check_version()
+
+    def _check_version(self) -> None:
+        count = len(self.pretrained_windows)
+        if count not in (0, self.depth) or (count and self.version == 1):
+            raise CheckpointError(
+                f"pretrained_windows has {count} windows, a Swin V{self.version} of {self.depth} "
+                f"stages needs {self.depth if self.version == 2 else 0}"
+            )
+        for window in self.pretrained_windows:
+            for side in window:
+                _check_count("pretrained_windows", side, 0, _LIMITS["window"])
+        rows = self.window_image[0] // self.patch_size[0]
+        if self.window_rule == "hf-v2" and not rows >> (self.depth - 1):
+            raise CheckpointError(
+                f"an image of {_by(self.window_image)} has {rows} rows of patches, "
+                f"too few to be halved for {self.depth} stages"
+            )
 
     @property
     def depth(self) -> int:
@@ -400,7 +437,7 @@ class SwinConfig:
 
     @property
     def tables(self) -> tuple[Size, ...]:
-        """The window (h, w) of each stage's tables of relative positions."""
+        """The window (h, w) of each stage at `image_size`; that of its tables in version 1."""
         if self.window_rule == "hf":
             return self.window_sizes
         return tuple(self.windows(stage, self.layer_grid(stage))[0] for stage in range(self.depth))
@@ -419,13 +456,25 @@ class SwinConfig:
     def windows(self, stage: int, grid: Size) -> tuple[Size, Size]:
         """The window (h, w) of a stage on this grid, and its shift in every second block."""
         window = self.window_sizes[stage]
+        if self.always_partition:
+            return window, (window[0] // 2, window[1] // 2)
         if self.window_rule == "timm":
             height, width = (min(g, w) for g, w in zip(grid, window, strict=True))
             down, right = (w // 2 if g > w else 0 for g, w in zip(grid, window, strict=True))
             return (height, width), (down, right)
+        if self.window_rule == "hf-v2":
+            rows = self.window_image[0] // self.patch_size[0] >> stage
+            side, step = min(rows, window[0]), window[0] // 2 if rows > window[0] else 0
+            return (side, side), (step, step)
         if min(grid) <= min(window):
             return (min(grid), min(grid)), (0, 0)
         return window, (window[0] // 2, window[1] // 2)
+
+    @property
+    def far(self) -> float:
+        """The number that is added to the score of two tokens that are neighbours through the shift
+        alone. transformers' Swin V2 adds -100 twice."""
+        return -200.0 if self.window_rule == "hf-v2" else -100.0
 
     def sizes(self) -> dict[str, object]:
         """Every field, and the sizes that follow from them, for machines."""
@@ -448,18 +497,24 @@ class SwinConfig:
         per_head = {dim // heads for dim, heads in zip(self.dims, self.num_heads, strict=True)}
         also = {"no q, k, v bias": not self.qkv_bias}
         absolute = ", and absolute ones on the patches" * self.absolute_positions
+        is_v2 = self.version == 2
+        learned = "by an MLP a block" if is_v2 else "a table a block"
+        before = [_by(window) for window in self.pretrained_windows if any(window)]
+        scaled = f", for windows of {_same(before)} in pre-training" if before else ""
         described = {
             "image": f"{_by(self.image_size)}, patches of {_by(self.patch_size)}",
             "tokens": f"{_each(map(_by, grids))} patches",
             "width": _each(self.dims),
             "depth": f"{_each(self.depths)} blocks in {self.depth} stages",
-            "heads": f"{_each(self.num_heads)} of {_each(sorted(per_head))}",
+            "heads": f"{_each(self.num_heads)} of {_each(sorted(per_head))}"
+            + ", queries and keys compared by their cosine" * is_v2,
             "windows": f"{_same(_by(window) for window, _ in plans)}; "
             f"every second block shifts them: {_same(shifted)}",
             "feed-forward": f"{_each(self.hidden_dims)}, {self.act}",
             "pooling": "the mean of the patches, final norm before it",
-            "norm": f"LayerNorm, eps {self.norm_eps:g}".replace("e-0", "e-"),
-            "positions": f"relative within a window, a table a block{absolute}",
+            "norm": f"LayerNorm, eps {self.norm_eps:g}".replace("e-0", "e-")
+            + ", after each sublayer" * is_v2,
+            "positions": f"relative within a window, {learned}{scaled}{absolute}",
         }
         if any(also.values()):
             described["also"] = ", ".join(text for text, is_so in also.items() if is_so)
@@ -472,10 +527,6 @@ Config: TypeAlias = ViTConfig | SwinConfig
 def merged(grid: Size) -> Size:
     """The grid after a merge: each side halved, rounded up."""
     return (grid[0] + 1) // 2, (grid[1] + 1) // 2
-
-
-def _by(size: Size) -> str:
-    return f"{size[0]}x{size[1]}"
 
 
 def _each(values: Iterable[object]) -> str:

@@ -4,15 +4,16 @@ A multiply-add counts as one, as in the "FLOPs" of the papers: ViT-B/16 at 224x2
 matrix product counts: the patch projection, the q, k, v and output projections, both products of
 attention (query with key, weights with value: 0.7 G of the 17.6), the feed-forward, attention
 pooling, Swin's merges and the padding of its windows, and the heads. Small parts do not count:
-biases, norms, softmax, activations, layer scales, additions, resampled position embeddings. Tools
-that leave out the products of attention report 16.8 or 16.9 G for the same model.
+biases, norms, softmax, activations, layer scales, additions, resampled position embeddings, the MLP
+of a Swin V2's positions, which runs once for a batch. Tools that leave out the products of
+attention report 16.8 or 16.9 G for the same model.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vitcli.models.config import Config, SwinConfig, ViTConfig, merged
+from vitcli.models.config import POSITION_WIDTH, Config, SwinConfig, ViTConfig, merged
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,15 +99,18 @@ def _swin_parameters(config: SwinConfig) -> int:
     first, last = config.dims[0], config.dims[-1]
     total = _linear(inputs, first) + 2 * first + 2 * last + _linear(last, config.num_classes)
     total += first * config.grid[0] * config.grid[1] * config.absolute_positions
+    is_v2 = config.version == 2
     for stage, width in enumerate(config.dims):
-        height, breadth = config.tables[stage]
-        table = (2 * height - 1) * (2 * breadth - 1) * config.num_heads[stage]
-        attention = 3 * width * (width + config.qkv_bias) + _linear(width, width) + table
+        (height, breadth), heads = config.tables[stage], config.num_heads[stage]
+        table = (2 * height - 1) * (2 * breadth - 1) * heads
+        positions = heads + _linear(2, POSITION_WIDTH) + POSITION_WIDTH * heads if is_v2 else table
+        biases = (2 if is_v2 else 3) * width * config.qkv_bias
+        attention = 3 * width * width + biases + _linear(width, width) + positions
         hidden = config.hidden_dims[stage]
         feed_forward = _linear(width, hidden) + _linear(hidden, width)
         total += config.depths[stage] * (2 * width + attention + 2 * width + feed_forward)
         if stage < config.depth - 1:
-            total += 2 * 4 * width + 4 * width * 2 * width
+            total += 2 * (2 if is_v2 else 4) * width + 4 * width * 2 * width
     return total
 
 

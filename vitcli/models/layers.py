@@ -61,6 +61,7 @@ class Attention(nn.Module):
         dim = config.embed_dim
         self.num_heads = config.num_heads
         self.dropout = config.attn_dropout
+        self.rotates = config.rope is not None
         self.halves = config.rope is not None and config.rope.halves
         self.qkv = nn.Linear(dim, 3 * dim, bias=config.qkv_bias)
         self.q_bias = nn.Parameter(torch.zeros(dim)) if config.qv_bias else None
@@ -72,7 +73,8 @@ class Attention(nn.Module):
         """(B, N, D) -> (B, N, D)"""
         q, k, v = self.heads(x, position)
         dropout = self.dropout if self.training else 0.0
-        bias = None if position.bias is None else position.bias.to(q.dtype)
+        # torch's fast kernel wants the dimension of the batch.
+        bias = None if position.bias is None else position.bias[None].to(q.dtype)
         return self.joined(F.scaled_dot_product_attention(q, k, v, bias, dropout_p=dropout))
 
     def weights(

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from vitcli.models.config import RelResize, ViTConfig
 from vitcli.models.layers import ACTIVATIONS, Attention, Mlp, PatchEmbed, attention_weights
 from vitcli.models.network import Network
-from vitcli.models.positions import NOWHERE, Position, RelativePositions, rotate
+from vitcli.models.positions import NOWHERE, Position, RelativePositions, Rotation
 from vitcli.models.vit import VisionTransformer
 from vitcli.records import Preprocess, Size
 
@@ -137,14 +137,21 @@ class PackedMlp(nn.Module):
         return out
 
 
-class BatchedAttention(nn.Module):
-    """`Attention` as two batched products and a softmax, for as many heads at a time as fit the
-    cache."""
+class PackedAttention(nn.Module):
+    """`Attention` with packed products.
 
-    def __init__(self, attention: Attention, product: Product) -> None:
+    In low precision, where torch's kernel is slow, it is two batched products and a softmax, for as
+    many heads at a time as fit the cache. Rotations multiply pairs of channels as complex numbers
+    (0.5 % of the work in fp32), so the rows of the weights are ordered in pairs.
+    """
+
+    def __init__(self, attention: Attention, product: Product, dtype: torch.dtype) -> None:
         super().__init__()
-        self.num_heads, self.halves = attention.num_heads, attention.halves
+        self.num_heads, self.dtype = attention.num_heads, dtype
         weight, bias = attention.qkv.weight.clone(), bias_of(attention)
+        if attention.halves:
+            weight = _in_pairs(weight, self.num_heads)
+            bias = None if bias is None else _in_pairs(bias, self.num_heads)
         dim = attention.qkv.in_features
         for parameter in (weight,) if bias is None else (weight, bias):
             parameter[:dim] *= (dim // self.num_heads) ** -0.5  # scales the queries
@@ -154,9 +161,14 @@ class BatchedAttention(nn.Module):
 
     def forward(self, x: Tensor, position: Position = NOWHERE) -> Tensor:
         """(B, N, D) -> (B, N, D)"""
-        B, N, _ = x.shape
-        q, k, v = (heads.flatten(0, 1) for heads in self._heads(x, position))  # (B*A, N, d)
-        heads = attend(q, k, v, position.bias).view(B, self.num_heads, N, -1)
+        q, k, v = self._heads(x, position)
+        if self.dtype == torch.float32:
+            bias = None if position.bias is None else position.bias[None]
+            heads = F.scaled_dot_product_attention(q, k, v, bias, scale=1.0)
+        else:
+            B, A = q.shape[:2]
+            q, k, v = (t.flatten(0, 1) for t in (q, k, v))
+            heads = attend(q, k, v, position.bias).view(B, A, *q.shape[1:])
         joined = self.norm(heads.transpose(1, 2).flatten(2))
         out: Tensor = self.proj(joined)
         return out
@@ -172,10 +184,28 @@ class BatchedAttention(nn.Module):
         """(B, N, D) -> q, k, v: (B, A, N, d) each"""
         B, N, _ = x.shape
         qkv: Tensor = self.qkv(x).view(B, N, 3, self.num_heads, -1)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         if position.rotation is not None:
-            q, k = (rotate(t, position.rotation, halves=self.halves) for t in (q, k))
+            _rotate_pairs(qkv[:, :, :2], position.rotation)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         return q, k, v
+
+
+def _in_pairs(parameter: Tensor, heads: int) -> Tensor:
+    """Reorder the rows of queries and keys, so that channels i and i + d/2 of each head become 2i
+    and 2i + 1.  (3*D, ...) -> (3*D, ...)"""
+    q, k, v = parameter.chunk(3)
+    paired = (t.view(heads, 2, -1, *t.shape[1:]).transpose(1, 2).reshape(t.shape) for t in (q, k))
+    return torch.cat([*paired, v])
+
+
+def _rotate_pairs(qk: Tensor, rotation: Rotation) -> None:
+    """Rotate the pairs of channels of queries and keys, (B, N, 2, A, d), in place and in fp32."""
+    turn = torch.complex(*rotation)  # (N, d/2) or (A, N, d/2)
+    turn = turn[:, None, None] if turn.ndim == 2 else turn.transpose(0, 1)[:, None]
+    wide = qk.float()
+    torch.view_as_complex(wide.view(*wide.shape[:-1], -1, 2)).mul_(turn)
+    if wide is not qk:
+        qk.copy_(wide)
 
 
 def bias_of(attention: Attention) -> Tensor | None:
@@ -193,11 +223,11 @@ def heads_at_once(heads: int, tokens: int) -> Iterator[slice]:
         yield slice(first, min(first + count, heads))
 
 
-def softmax_scores(q: Tensor, k: Tensor, bias: Tensor | None = None) -> Tensor:
-    """The attention weights of scaled queries.  (H, N, d) twice -> (H, N, N)"""
-    scores = q @ k.transpose(1, 2)
-    if bias is not None:
-        scores += bias
+def softmax_scores(q: Tensor, k: Tensor, scores: Tensor | None = None) -> Tensor:
+    """The attention weights of scaled queries. If `scores` are given, they are added to, and
+    overwritten.  (H, N, d) twice -> (H, N, N)"""
+    keys = k.transpose(1, 2)
+    scores = q @ keys if scores is None else scores.baddbmm_(q, keys)
     return torch.softmax(scores, dim=-1, out=scores)
 
 
@@ -206,7 +236,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tenso
     (H, N, d) three times -> (H, N, d)"""
     attended = torch.empty_like(q)
     for part in heads_at_once(len(q), q.shape[1]):
-        own = None if bias is None else bias[torch.arange(part.start, part.stop) % len(bias)]
+        heads = torch.arange(part.start, part.stop)
+        own = None if bias is None else bias[heads % len(bias)].to(q.dtype)
         torch.bmm(softmax_scores(q[part], k[part], own), v[part], out=attended[part])
     return attended
 
@@ -243,10 +274,10 @@ class PixelPatches(nn.Module):
 class ConstantPositions(nn.Module):
     """The biases of `RelativePositions` for the network's own grid, computed once."""
 
-    def __init__(self, positions: RelativePositions, config: ViTConfig) -> None:
+    def __init__(self, positions: RelativePositions, config: ViTConfig, dtype: torch.dtype) -> None:
         super().__init__()
-        grid = config.grid
-        self.constants = list(positions.biases(grid, grid, config.rel_resize))
+        biases = positions.biases(config.grid, config.grid, config.rel_resize)
+        self.constants = [bias.to(dtype).contiguous() for bias in biases]
 
     def biases(self, old: Size, new: Size, how: RelResize) -> Iterator[Tensor]:
         """-> (A, N, N), ..."""
@@ -272,7 +303,7 @@ def repacked(
         for name, child in network.named_children()
     }
     if isinstance(network, VisionTransformer) and network.config.rel_bias != "none":
-        twin._modules["rel_pos"] = ConstantPositions(network.rel_pos, network.config)
+        twin._modules["rel_pos"] = ConstantPositions(network.rel_pos, network.config, dtype)
     sides = zip(network.config.image_size, network.config.patch_size, strict=True)
     if not any(side % patch for side, patch in sides):
         twin.patch_embed = PixelPatches(network.patch_embed, plan)  # type: ignore[assignment]
@@ -290,24 +321,10 @@ def _twin(module: nn.Module, product: Product, dtype: torch.dtype) -> nn.Module:
             return product(module.weight, module.bias, None)
         case Mlp() if isinstance(module.norm, nn.Identity):
             return PackedMlp(module, product)
-        case Attention() if dtype != torch.float32:
-            return BatchedAttention(module, product)
-        case Attention() if module.q_bias is not None:
-            return _with_one_bias(module, product)
+        case Attention() if dtype != torch.float32 or module.rotates or module.q_bias is not None:
+            return PackedAttention(module, product, dtype)
     twin = copy.copy(module)  # the twin shares the parameters
     twin._modules = {name: _twin(child, product, dtype) for name, child in module.named_children()}
-    return twin
-
-
-def _with_one_bias(attention: Attention, product: Product) -> Attention:
-    """A twin whose product of q, k and v adds their biases."""
-    twin = copy.copy(attention)
-    twin._parameters = {"q_bias": None, "v_bias": None}
-    twin._modules = {
-        "qkv": product(attention.qkv.weight, bias_of(attention), None),
-        "norm": attention.norm,
-        "proj": product(attention.proj.weight, attention.proj.bias, None),
-    }
     return twin
 
 

@@ -19,6 +19,7 @@ def resize_pos_embed(pos: Tensor, old: Size, new: Size, prefix: int, how: PosRes
     - *bicubic-antialias*: timm (`resample_abs_pos_embed`), DINOv2 with registers everywhere.
     - *bicubic-offset*: by scale factor with 0.1 added. DINO's and DINOv2's own code.
     - *bilinear*: Google's JAX checkpoints, as timm reads them.
+    - *bilinear-antialias*: TIPSv2 in transformers.
     """
     if old == new:
         return pos
@@ -27,10 +28,9 @@ def resize_pos_embed(pos: Tensor, old: Size, new: Size, prefix: int, how: PosRes
     if how == "bicubic-offset":
         scale = tuple((n + 0.1) / o for n, o in zip(new, old, strict=True))
         grid = F.interpolate(grid, scale_factor=scale, mode="bicubic")
-    elif how == "bilinear":
-        grid = F.interpolate(grid, size=new, mode="bilinear")
     else:
-        grid = F.interpolate(grid, size=new, mode="bicubic", antialias=how == "bicubic-antialias")
+        mode, _, antialias = how.partition("-")
+        grid = F.interpolate(grid, size=new, mode=mode, antialias=antialias == "antialias")
     patches = grid.permute(0, 2, 3, 1).reshape(1, new[0] * new[1], -1)
     return cat([pos[:, :prefix], patches.to(pos.dtype)], dim=1)
 

@@ -63,7 +63,7 @@ class VisionTransformer(nn.Module):
         dim = config.embed_dim
         self.patch_embed = PatchEmbed(config)
         if config.class_token:
-            self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
+            self.cls_token = nn.Parameter(torch.zeros(1, config.num_class_tokens, dim))
         if config.dist_token:
             self.dist_token = nn.Parameter(torch.zeros(1, 1, dim))
         if config.num_registers:
@@ -214,11 +214,12 @@ class VisionTransformer(nn.Module):
         """
         match how:
             case "cls":
-                return tokens.x[:, 0]
+                return self.class_token_of(tokens)
             case "mean":
                 return tokens.patches.mean(dim=1)
             case "cls+mean":
-                return torch.cat([tokens.x[:, 0], tokens.patches.mean(dim=1)], dim=-1)
+                mean = tokens.patches.mean(dim=1)
+                return torch.cat([self.class_token_of(tokens), mean], dim=-1)
             case "map":
                 pooled: Tensor = self.attn_pool(self.pooled_tokens(tokens))
                 return pooled
@@ -226,6 +227,11 @@ class VisionTransformer(nn.Module):
                 return tokens.patches
             case "tokens":
                 return tokens.x
+
+    def class_token_of(self, tokens: Tokens) -> Tensor:
+        """The class token, or the mean of several.  (B, D)"""
+        count = self.config.num_class_tokens
+        return tokens.x[:, 0] if count == 1 else tokens.x[:, :count].mean(dim=1)
 
     def pooled_tokens(self, tokens: Tokens) -> Tensor:
         """The tokens that the attention pooling reads.  (B, N', D)"""
@@ -296,7 +302,7 @@ class VisionTransformer(nn.Module):
         *earlier, last = (self.before_head(states[layer]) for layer in self.head_layers)
         if pooled is None:
             pooled = self.pool(last, self.config.pool)
-        parts = [*(tokens.x[:, 0] for tokens in earlier), self.fc_norm(pooled)]
+        parts = [*(self.class_token_of(tokens) for tokens in earlier), self.fc_norm(pooled)]
         logits: Tensor = self.head(self.proj(torch.cat(parts, dim=-1)))
         if self.config.dist_head:
             logits = (logits + self.head_dist(last.x[:, 1])) / 2

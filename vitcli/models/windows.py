@@ -15,8 +15,6 @@ from torch import Tensor
 from vitcli.models.config import SwinConfig
 from vitcli.records import Size
 
-FAR = -100.0  # added to the score of two tokens that are neighbours through the shift alone
-
 
 @dataclass(frozen=True, slots=True)
 class Windows:
@@ -64,14 +62,15 @@ def windows_of(config: SwinConfig, stage: int, grid: Size, like: Tensor) -> tupl
     """The unshifted windows of a stage's first, third, ... block, and the shifted ones of the
     others."""
     size, shift = config.windows(stage, grid)
-    pads_first = config.window_rule == "hf"
+    pads_first = config.window_rule != "timm"
     unshifted = Windows(grid, size, (0, 0), None, pads_first)
     if not any(shift):
         return unshifted, unshifted
-    return unshifted, replace(unshifted, shift=shift, mask=shift_mask(grid, size, shift, like))
+    mask = shift_mask(grid, size, shift, like, config.far)
+    return unshifted, replace(unshifted, shift=shift, mask=mask)
 
 
-def shift_mask(grid: Size, window: Size, shift: Size, like: Tensor) -> Tensor:
+def shift_mask(grid: Size, window: Size, shift: Size, like: Tensor, far: float) -> Tensor:
     """The mask that separates tokens of a window that only the shift made neighbours.  (n, N, N)
 
     After the shift, the last window of a row or column has tokens of both edges of the grid.
@@ -82,7 +81,7 @@ def shift_mask(grid: Size, window: Size, shift: Size, like: Tensor) -> Tensor:
         regions = 2 * regions[..., None] + (positions >= len(positions) - step)
     ids = partitioned(regions[None, ..., None], window).squeeze(-1)[0]  # (n, N)
     separated = ids[:, :, None] != ids[:, None, :]
-    return torch.zeros_like(separated, dtype=like.dtype).masked_fill(separated, FAR)
+    return torch.zeros_like(separated, dtype=like.dtype).masked_fill(separated, far)
 
 
 def padded(x: Tensor, bottom: int, right: int) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from vitcli.render.document import render
+from vitcli.render.heat import file_bytes
 from vitcli.render.sheet import cut
 
 COLOURS = ("#2563eb", "#dc2626", "#059669", "#d97706", "#7c3aed", "#0891b2")
@@ -130,9 +130,7 @@ def confusion_png(labels: Sequence[str], counts: NDArray[np.int64]) -> bytes:
             draw.text(at, f"{counts[row, column]}", ink, ImageFont.load_default(11), anchor="mm")
     draw.rectangle((margin - 1, margin - 1, margin + K * cell, margin + K * cell), outline="#999")
     draw.text((6, 6), "rows true, columns answered", "#666")
-    file = io.BytesIO()
-    picture.save(file, "PNG", optimize=True)
-    return file.getvalue()
+    return file_bytes(picture, "PNG", optimize=True)
 
 
 def _shades(shares: NDArray[np.float64]) -> NDArray[np.uint8]:

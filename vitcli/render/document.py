@@ -47,8 +47,8 @@ def source(name: str) -> str:
 
 def data_url(kind: str, data: bytes) -> str:
     """A URL that holds a picture; `kind` is png or jpeg."""
-    return f"data:image/{kind};base64,{encoded(data)}"
+    return f"data:image/{kind};base64,{base64_of(data)}"
 
 
-def encoded(data: bytes) -> str:
+def base64_of(data: bytes) -> str:
     return base64.b64encode(data).decode("ascii")

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 from vitcli.records import Maps
-from vitcli.render.document import encoded, render
+from vitcli.render.document import base64_of, render
 from vitcli.render.heat import levels_of, tables
 from vitcli.render.styles import Style
 
@@ -38,7 +38,7 @@ class Page:
 
     def _frame(self) -> tuple[bytes, bytes]:
         settings = {
-            "colours": {name: encoded(colours) for name, colours in tables().items()},
+            "colours": {name: base64_of(colours) for name, colours in tables().items()},
             "colourmap": self._style.colours,
             "alpha": self._style.alpha,
         }
@@ -51,7 +51,7 @@ class Page:
     ) -> bytes:
         """The script elements of a row: its JSON record, and its thumbnail and maps, which the
         page parses only when it shows them."""
-        data: dict[str, object] = {"thumbnail": encoded(thumbnail)}
+        data: dict[str, object] = {"thumbnail": base64_of(thumbnail)}
         if layers:
             data["layers"] = [_layer(maps) for maps in layers]
         parts = ROW, _inert(record).encode("utf-8", "replace"), ROW_END, DATA, _inert(data).encode()
@@ -70,7 +70,7 @@ def _layer(maps: Maps) -> dict[str, object]:
         "heads": maps.heads,
         "grid": maps.values.shape[1:],
         "box": [round(side, 5) for side in maps.box],
-        "maps": encoded(levels),
+        "maps": base64_of(levels),
     }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +11,7 @@ from PIL import Image
 
 from vitcli.render.charts import MAX_NUMBERED, confusion_png
 from vitcli.render.document import data_url, render
+from vitcli.render.heat import file_bytes
 
 RIGHT, WRONG = "37,99,235", "220,38,38"  # red, green and blue of a cell
 
@@ -30,9 +30,7 @@ class Shot:
     def picture(self) -> str:
         """The thumbnail as a URL."""
         assert self.pixels is not None
-        file = io.BytesIO()
-        Image.fromarray(self.pixels).save(file, "JPEG", quality=85)
-        return data_url("jpeg", file.getvalue())
+        return data_url("jpeg", file_bytes(Image.fromarray(self.pixels), "JPEG", quality=85))
 
 
 @dataclass(frozen=True, slots=True)

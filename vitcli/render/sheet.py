@@ -6,11 +6,14 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 PAPER = (255, 255, 255)
 INK = (24, 24, 27)
 FAINT = (113, 113, 122)
+MIN_SIDE = 224  # pixels of an image under a caption
 Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
@@ -27,6 +30,24 @@ def panel(images: Sequence[Image.Image], caption: str, note: str) -> Image.Image
     for number, (text, ink) in enumerate(lines):
         top = height + round(0.4 * size + number * 1.45 * size)
         _write(sheet, (round(0.3 * size), top), text, size, ink, sheet.width - round(0.6 * size))
+    return sheet
+
+
+def captioned(pictures: Sequence[NDArray[np.uint8]], captions: Sequence[str]) -> Image.Image:
+    """A row of images of one size, uint8 (H, W, 3), under their captions. Small images are
+    enlarged by a whole factor."""
+    height, width = pictures[0].shape[:2]
+    factor = max(1, MIN_SIDE // max(height, width))
+    height, width = height * factor, width * factor
+    gap, band = 8, 22
+    step = width + gap
+    sheet = Image.new("RGB", (step * len(pictures) + gap, height + band + gap), PAPER)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
+    for number, (pixels, caption) in enumerate(zip(pictures, captions, strict=True)):
+        left = gap + number * step
+        picture = Image.fromarray(pixels).resize((width, height), Image.Resampling.NEAREST)
+        sheet.paste(picture, (left, band))
+        draw.text((left, 4), caption, "#222", font)
     return sheet
 
 

@@ -19,7 +19,7 @@ class Survey:
     """How a finished output compares with the inputs.
 
     `is_same`: its rows are those of the inputs, in the same order. `fresh` counts the images to
-    compute, `rows` the rows, `failed` the failed ones, `selected` the others that have a text.
+    compute, `rows` the rows, `failed` those that failed, `selected` the other rows with a text.
     """
 
     is_same: bool

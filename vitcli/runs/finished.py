@@ -91,8 +91,8 @@ class Rows:
         self._row_bytes = math.prod(header.meta.get("row_shape", ())) * itemsize
 
     def text(self, entry: Entry) -> bytes:
-        """The text of a row. This is called for later rows than `row`, so each reads the file at a
-        position of its own."""
+        """The text of a row. Runs ask for it further ahead than for `row`, so the two read at
+        different positions."""
         return self._looked_up.read(entry.start, entry.length)
 
     def row(self, ref: ImageRef, entry: Entry) -> Kept:
@@ -123,7 +123,7 @@ class Finished(Rows):
         super().__init__(output)
         with explained(self._journal_path):
             self._journal = open_regular(self._journal_path)
-            self._second = open_regular(self._journal_path)  # a position of its own, for `kept`
+            self._second = open_regular(self._journal_path)  # `kept` reads at another position
         self._number = 0  # the number of the next entry
         self._next = self._read(self._journal)
         self._second_number = 0

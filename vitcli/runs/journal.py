@@ -120,15 +120,6 @@ def _files(value: Any, crc: int, earlier: Sequence[Commit]) -> tuple[Grown, ...]
     return states
 
 
-def read_interrupted(journal: Path, files: Sequence[Path]) -> tuple[Header | None, Commit | None]:
-    """The header of an interrupted run, and the last batch at which the files agree with the
-    journal."""
-    header, commits = read_header(journal), read_commits(journal)
-    if header is None or not commits:
-        return None, None
-    return header, last_agreed(commits, files)
-
-
 def read_entries(journal: Path, end: int, at_a_time: int = CHUNK) -> Iterator[Entry]:
     """Read the entries before the offset `end`. The journal is open only while `at_a_time` bytes
     are read. Raises Damaged."""

@@ -161,7 +161,7 @@ class Header:
         if not isinstance(value, dict) or not line.endswith(b"\n"):
             raise Damaged("no header")
         header = Header(
-            Fingerprint(_spelled(value.get("fingerprint")), value.get("defaults", {})),
+            Fingerprint(_current_form(value.get("fingerprint")), value.get("defaults", {})),
             value.get("meta", {}),
             value.get("weights", []),
             value.get("takes_over", False),
@@ -178,9 +178,9 @@ class Header:
         return header
 
 
-def _spelled(values: Any) -> Any:
-    """The values of a fingerprint, with an option of the format as a value of its own. The first
-    version wrote both in one text: `paths -0`, `csv and html`."""
+def _current_form(values: Any) -> Any:
+    """The values of a fingerprint as they are written now: the format and its options are values of
+    their own. The first version wrote them in one text: `paths -0`, `csv and html`."""
     format = values.get("--format") if isinstance(values, dict) else None
     name, _, option = format.partition(" ") if isinstance(format, str) else ("", "", "")
     if option not in ("-0", "and html"):

@@ -15,7 +15,7 @@ from vitcli.runs.shard import Resuming
 from vitcli.sinks import FORMATS
 from vitcli.sinks.files import FileSet, Grown, Target
 from vitcli.sinks.format import JSONL, OPTION_DEFAULTS, Format
-from vitcli.sinks.page import PAGE, Page, PageSink
+from vitcli.sinks.page import PAGE, PageParts, PageSink
 from vitcli.sinks.sink import FileSink
 from vitcli.sinks.text import LineSink
 
@@ -37,7 +37,7 @@ class Output:
     overwrite: bool = False
     resuming: Resuming = Resuming()
     html: Path | None = None
-    page: Callable[[Mapping[str, Any]], Page] | None = None
+    page: Callable[[Mapping[str, Any]], PageParts] | None = None
     takes: Callable[[Row], bool] | None = None
     has_files: Callable[[ImageRef, bytes], bool] | None = None
 

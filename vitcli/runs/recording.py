@@ -1,8 +1,8 @@
 """An output that a later run can resume, and the images that are left to compute.
 
 During a run there are `out.jsonl.partial`, its journal `out.jsonl.partial.journal`, and a lock.
-Afterwards the journal is `.out.jsonl.journal`. In it a later run finds the rows to take over: to
-copy instead of computing them again.
+Afterwards the journal is `.out.jsonl.journal`. A later run finds in it the rows that it copies
+instead of computing them again.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from vitcli.runs.journal import (
     JOURNAL,
     Commit,
     journal_of,
+    last_agreed,
     read_commits,
     read_entries,
     read_finished,
     read_header,
-    read_interrupted,
 )
 from vitcli.runs.journal_lines import Entry, Header, Whole
 from vitcli.runs.kept import KeptRows
@@ -92,6 +92,7 @@ class Recording:
             check_neighbours(self._out, [self._paths[s] for s in self._files.beside])
             with explained(self._out):
                 self._finish_naming()
+            self._begun, self._ended = map(read_header, (self._journal, self._final_journal))
             self._locks = locks.pop_all()
         return self
 
@@ -102,7 +103,7 @@ class Recording:
 
     def known(self) -> Sequence[Mapping[str, Any]]:
         """The weights in the journal of an earlier run; its options may differ."""
-        header = read_header(self._journal) or read_header(self._final_journal)
+        header = self._begun or self._ended
         return header.weights if header else ()
 
     def plan(self, fingerprint: Fingerprint) -> None:
@@ -209,11 +210,12 @@ class Recording:
 
     def _interrupted(self) -> Commit | None:
         """The last batch at which the files of an interrupted run agree with its journal."""
-        files = [self._partials[suffix] for suffix in self._files.growing]
-        header, commit = read_interrupted(self._journal, files)
-        if header is not None:
-            self._check_fingerprint(header, self._partials[""])
-        self.header = header if commit else None
+        commits = read_commits(self._journal)
+        if self._begun is None or not commits:
+            return None
+        self._check_fingerprint(self._begun, self._partials[""])
+        commit = last_agreed(commits, [self._partials[suffix] for suffix in self._files.growing])
+        self.header = self._begun if commit else None
         return commit
 
     def _finished(self) -> Finished | None:
@@ -224,11 +226,10 @@ class Recording:
             raise OutputError(
                 f"{self._out} has no record of its run, {self._final_journal.name}", START_OVER
             )
-        header = read_header(self._final_journal)
-        if header is None:
+        if self._ended is None:
             raise unreadable(self._out)
-        self._check_fingerprint(header, self._out)
-        self.header = header
+        self._check_fingerprint(self._ended, self._out)
+        self.header = self._ended
         return Finished(self._output)
 
     def _check_fingerprint(self, header: Header, path: Path) -> None:

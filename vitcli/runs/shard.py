@@ -33,7 +33,7 @@ class Shard:
         return int.from_bytes(digest, "big") % self.count == self.number - 1
 
     def named(self, out: Path) -> Path:
-        """`out-00001-of-00004.jsonl` of `out.jsonl`."""
+        """The file of this shard: `out-00001-of-00004.jsonl` for `out.jsonl`."""
         return out.with_name(f"{out.stem}-{self.number:05}-of-{self.count:05}{out.suffix}")
 
 

@@ -130,7 +130,7 @@ class Target:
         return self.out is None or is_special(self.out)
 
     def path(self, suffix: str) -> Path:
-        """`feats.index.jsonl` of `feats.npy`; "" is `feats.npy` itself."""
+        """The path of a file: `feats.index.jsonl` for `feats.npy`; "" is the output itself."""
         assert self.out is not None
         named = self.out.with_name(self.out.stem + suffix) if suffix else self.out
         return self._elsewhere.get(suffix) or named

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Page = Literal["none", "beside", "alone"]
+PagePlace = Literal["none", "beside", "alone"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class Format:
     name: str = "jsonl"
     null: bool = False
     echo: bool = False
-    page: Page = "none"
+    page: PagePlace = "none"
 
     @property
     def options(self) -> dict[str, object]:
@@ -30,7 +30,7 @@ class Format:
     @staticmethod
     def of(values: Mapping[str, Any]) -> Format:
         """The format in a fingerprint."""
-        page: Page = "beside" if values.get("--html") is True else "none"
+        page: PagePlace = "beside" if values.get("--html") is True else "none"
         return Format(values["--format"], null=values.get("--null") is True, page=page)
 
 

@@ -7,7 +7,17 @@ from collections.abc import Mapping, Sequence
 from vitcli.records import Row
 
 
-class ListSink:
+class NoSink:
+    """Drops every row, and has nothing to finish: the base of the sinks that write no files."""
+
+    def write(self, rows: Sequence[Row]) -> None: ...
+
+    def finish(self, meta: Mapping[str, object]) -> None: ...
+
+    def abort(self) -> None: ...
+
+
+class ListSink(NoSink):
     """Keeps every row, and the meta of the run once it has finished."""
 
     def __init__(self) -> None:
@@ -19,16 +29,3 @@ class ListSink:
 
     def finish(self, meta: Mapping[str, object]) -> None:
         self.meta = meta
-
-    def abort(self) -> None:
-        """Keep the rows so far."""
-
-
-class NoSink:
-    """Drops every row."""
-
-    def write(self, rows: Sequence[Row]) -> None: ...
-
-    def finish(self, meta: Mapping[str, object]) -> None: ...
-
-    def abort(self) -> None: ...

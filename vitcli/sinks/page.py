@@ -14,7 +14,7 @@ from vitcli.sinks.text import LineSink, record_of
 PAGE = ".html"
 
 
-class Page(Protocol):
+class PageParts(Protocol):
     """The parts of a page, in order."""
 
     def head(self) -> bytes: ...
@@ -33,7 +33,7 @@ class PageSink(FileSink):
     standard output. The page holds the record of each row, from which a resumed run restores the
     lines."""
 
-    def __init__(self, target: Target, page: Page, lines: LineSink | None = None) -> None:
+    def __init__(self, target: Target, page: PageParts, lines: LineSink | None = None) -> None:
         self._page, self._lines = page, lines
         super().__init__(target)
 

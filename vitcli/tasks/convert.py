@@ -6,7 +6,6 @@ import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -19,13 +18,12 @@ from vitcli.checkpoints.build import build
 from vitcli.checkpoints.load import Model, load
 from vitcli.checkpoints.preprocess.choose import as_written
 from vitcli.checkpoints.replace import replacing
-from vitcli.checkpoints.resolve import resolve
 from vitcli.checkpoints.tensor_diff import Change, changes
 from vitcli.checkpoints.write import WRITERS, FileDtype, Written
 from vitcli.engines import ENGINES
 from vitcli.errors import CheckpointError, OutputError, UsageError, check_installed
 from vitcli.images.preprocess import preprocessed, resized_size, seen
-from vitcli.jobs.apart import check_apart, read_of_model, read_of_options
+from vitcli.jobs.apart import check_apart, read_of_models
 from vitcli.jobs.job import ModelOptions
 from vitcli.jobs.loading import load_model
 from vitcli.models.config import Config, ViTConfig
@@ -82,9 +80,7 @@ def convert(job: ConvertJob, note: Callable[[str], None] = lambda text: None) ->
     _check(job)
     is_file = job.to == "onnx"
     if job.target.exists():
-        files = resolve(job.source, offline=job.options.offline).weights
-        options = {name: getattr(job.options, name) for name in ("labels", "head")}
-        read = chain(read_of_model(files), read_of_options(options))
+        read = read_of_models([job.source], job.options)
         check_apart([job.target], read, folder=None if is_file else job.target)
     with replacing(job.target, is_file=is_file) as partial:
         keep = job.to == "hf"

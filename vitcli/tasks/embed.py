@@ -13,21 +13,14 @@ import numpy as np
 
 from vitcli.errors import UsageError
 from vitcli.jobs.finite import are_finite, overflow, with_failures
-from vitcli.jobs.job import (
-    DEFAULT_MODEL,
-    Inputs,
-    ModelOptions,
-    NullReporter,
-    Reporter,
-    Running,
-    Summary,
-)
+from vitcli.jobs.job import DEFAULT_MODEL, SILENT, Inputs, ModelOptions, Reporter, Running, Summary
+from vitcli.jobs.layers import layer_number
 from vitcli.jobs.listing import list_inputs
-from vitcli.jobs.loading import describe_model
-from vitcli.jobs.row_options import row_defaults, row_options
-from vitcli.jobs.run import Ready, Run, Spec
+from vitcli.jobs.loading import Spec, describe_model, load_model, open_model
+from vitcli.jobs.outputs import output_of
+from vitcli.jobs.run import Computation, Run
+from vitcli.jobs.writing import write_rows
 from vitcli.records import Batch, Embedded, Failure, Sink
-from vitcli.runs.output import Output
 from vitcli.runs.shard import Resuming
 from vitcli.sinks import EMBEDDINGS, choose_format
 from vitcli.sinks.format import Format
@@ -35,7 +28,6 @@ from vitcli.stores import Place, Url
 
 if TYPE_CHECKING:  # for types only: importing these is slow
     from vitcli.checkpoints.load import Model
-    from vitcli.models.config import Config
     from vitcli.models.engine import Engine
     from vitcli.models.vit import Pooling
 
@@ -51,7 +43,7 @@ class EmbedJob:
     embedding output, i the output of block i, -1 that of the last. `pool=None` pools as the model
     does."""
 
-    command: ClassVar = "embed"
+    command: ClassVar[str] = "embed"
 
     inputs: Inputs
     model: str | Model = DEFAULT_MODEL
@@ -78,40 +70,32 @@ class EmbedJob:
         return Format(choose_format(self.out, self.format, EMBEDDINGS))
 
 
-def embed(job: EmbedJob, reporter: Reporter | None = None, sink: Sink | None = None) -> Summary:
+def embed(job: EmbedJob, reporter: Reporter = SILENT, sink: Sink | None = None) -> Summary:
     """Run the job. Rows go to `sink` if there is one, else to the job's output.
 
     Raises VitError for errors that end the run; an image that fails is a line of the index.
     """
-    reporter = reporter or NullReporter()
     listing = list_inputs(job.inputs, reporter.note, shard=job.resuming.shard)
     run = Run(job.inputs, job.running, reporter, listing)
-    ready = partial(_ready, job, run)
-    if sink is not None:
-        return run.into(sink, ready([job.model]))
     assert not isinstance(job.out, Url)  # fleet/share.py gives a local file, and uploads it later
-    output = Output(
-        out=job.out,
-        command=job.command,
-        format=job.output_format(),
-        options=row_options(job),
-        defaults=row_defaults(job),
-        overwrite=job.overwrite,
-        resuming=job.resuming,
-    )
-    return run.write(output, [job.model], ready, offline=job.options.offline)
+    output = output_of(job, job.out, job.output_format())
+    load, offline = partial(_computation, job, run), job.options.offline
+    return write_rows(run, output, [job.model], load, sink=sink, offline=offline)
 
 
-def _ready(job: EmbedJob, run: Run, specs: Sequence[Spec]) -> Ready:
+def _computation(job: EmbedJob, run: Run, specs: Sequence[Spec]) -> Computation:
     """Load the model, and build the function that the run calls."""
     from vitcli.models.engine import Features
 
-    model = run.load(specs[0], job.options)
-    layers = [_layer_number(layer, model.config) for layer in job.layers]
+    note = run.reporter.note
+    model = load_model(specs[0], job.options, note)
+    layers = [layer_number(layer, model.config, first=0) for layer in job.layers]
     pool = job.pool or model.config.pool
-    engine = run.engine(model, Features(tuple(layers), pool, job.norm))
+    engine = open_model(model, Features(tuple(layers), pool, job.norm), job.running, note)
     forward = _forward(engine, job)
-    return Ready(plans=(model.preprocess,), forward=forward, meta=_meta(job, model, layers, pool))
+    return Computation(
+        plans=(model.preprocess,), forward=forward, meta=_meta(job, model, layers, pool)
+    )
 
 
 def _meta(job: EmbedJob, model: Model, layers: Sequence[int], pool: Pooling) -> dict[str, object]:
@@ -134,17 +118,6 @@ def _meta(job: EmbedJob, model: Model, layers: Sequence[int], pool: Pooling) -> 
             **{name: version(name) for name in ("vitcli", *RECORDED)},
         },
     }
-
-
-def _layer_number(layer: int, config: Config) -> int:
-    """The number of a layer, counted from the first. Raises UsageError if it does not exist."""
-    number = layer + config.depth + 1 if layer < 0 else layer
-    if not 0 <= number <= config.depth:
-        raise UsageError(
-            f"--layer {layer}: the model has {config.depth} {config.layer_name}s",
-            f"0 is the embedding output, 1 to {config.depth} a {config.layer_name}, -1 the last",
-        )
-    return number
 
 
 def _forward(engine: Engine, job: EmbedJob) -> Callable[[Batch], list[Embedded | Failure]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vitcli.checkpoints.load import Model
 from vitcli.checkpoints.scoring import ScoreFunction
@@ -11,6 +11,7 @@ from vitcli.jobs.job import DEFAULT_MODEL, ModelOptions
 from vitcli.jobs.loading import load_model
 from vitcli.models.config import SwinConfig
 from vitcli.models.cost import cost
+from vitcli.records import by
 
 MAX_LABELS = 5
 
@@ -70,7 +71,7 @@ class ModelInfo:
 
 def info(job: InfoJob) -> ModelInfo:
     """Load the model, so that every fact is checked, and describe it. Raises VitError."""
-    model = job.model if isinstance(job.model, Model) else load_model(job.model, job.options)
+    model = load_model(job.model, job.options)
     price = cost(model.config)
     plan = model.preprocess
     return ModelInfo(
@@ -99,11 +100,19 @@ def info(job: InfoJob) -> ModelInfo:
 
 
 def _resampled(model: Model) -> list[str]:
-    stored, now = model.provenance.stored_size, model.config.image_size
-    if stored is None or stored == now:
+    """The parts of the network that are resampled from the sizes in the file, a note for each."""
+    config, size, patch = model.config, model.provenance.stored_size, model.provenance.stored_patch
+    if size is None or patch is None:
         return []
-    sizes = f"{stored[0]}x{stored[1]} pixels", f"{now[0]}x{now[1]}"
-    config = model.config
+    if patch == config.patch_size:
+        old, new, unit, notes = size, config.image_size, "pixels", []
+    else:
+        stored = replace(config, image_size=size, patch_size=patch)
+        old, new, unit = stored.grid, config.grid, "patches"
+        now = by(config.patch_size)
+        notes = [f"the patch embedding of {by(patch)} pixels is resampled for {now}"]
+    if old == new:
+        return notes
     if isinstance(config, SwinConfig) or not (config.pos_embed or config.rel_bias != "none"):
-        return [f"made for {sizes[0]}, run at {sizes[1]}"]
-    return [f"position embeddings of {sizes[0]} are resampled for {sizes[1]}"]
+        return [*notes, f"made for {by(old)} {unit}, run at {by(new)}"]
+    return [*notes, f"position embeddings of {by(old)} {unit} are resampled for {by(new)}"]

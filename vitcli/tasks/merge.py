@@ -14,7 +14,7 @@ from typing import Any
 from vitcli.errors import OutputError, UsageError, listed
 from vitcli.files import real
 from vitcli.jobs.apart import check_apart, written_of
-from vitcli.jobs.job import NullReporter, Reporter, Summary
+from vitcli.jobs.job import SILENT, Reporter, Summary
 from vitcli.jobs.run import completing
 from vitcli.records import ImageRef, Kept
 from vitcli.runs.fingerprint import Fingerprint
@@ -67,13 +67,12 @@ def merge(
     out: Place,
     *,
     overwrite: bool = False,
-    reporter: Reporter | None = None,
+    reporter: Reporter = SILENT,
 ) -> Summary:
     """Write every row of every shard, in the order of the inputs. A URL may be a pattern.
 
     Raises OutputError if a shard is missing, is named twice, or belongs to another run.
     """
-    reporter = reporter or NullReporter()
     with (
         staged(out, overwrite=overwrite, note=reporter.note) as file,
         brought(shards) as files,
@@ -110,11 +109,10 @@ def _merge(shards: Sequence[Path], out: Path, *, overwrite: bool, reporter: Repo
         with completing(record.begin(meta, first.header.weights, reporter.progress)) as sink:
             while rows := list(islice(merged, AT_A_TIME)):
                 sink.write(rows)
-            seconds = time.monotonic() - started
-            progress = record.progress
-            counts = {"images": progress.done, "failed": progress.failed}
-            sink.finish({**meta, **counts, "seconds": round(seconds, 3)})
-    return Summary(progress.done, progress.failed, seconds)
+            progress, seconds = record.progress, time.monotonic() - started
+            summary = Summary(progress.done, progress.failed, seconds)
+            sink.finish({**meta, **summary.counts})
+    return summary
 
 
 def _read(path: Path) -> _Part:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from vitcli.checkpoints.catalogue import CatalogueEntry, entries
+from vitcli.checkpoints.catalogue import MEASURES, CatalogueEntry, entries
 
 Purpose = Literal["speed", "accuracy", "memory", "resolution", "features"]
 
@@ -48,11 +48,12 @@ def choose_models(purpose: Purpose | None = None) -> Choice:
             why = "finest grid of patches first; more than 16x16 patches, for small things"
             return Choice(tuple(sorted(fine, key=lambda e: (-grid(e), e.gflops))), why)
         case "features":
-            frozen = [e for e in every if not e.has_classifier]
-            why = "backbones; linear probes first, highest first, then zero-shot towers"
-            linear = [e for e in frozen if e.measure == "linear"]
-            others = [e for e in frozen if e.measure != "linear"]
-            return Choice((*_best(linear), *_best(others)), why)
+            why = "backbones of today; only figures of one measure compare, highest first"
+            today = [e for e in every if e.is_of_today and not e.is_gated and e.accuracy]
+            # Of copies of the same weights for several libraries, the first is enough.
+            frozen = {(e.family, e.accuracy): e for e in reversed(_best(today))}.values()
+            by_measure = sorted(_best([*frozen]), key=lambda e: MEASURES.index(e.measure))
+            return Choice(tuple(by_measure), why)
 
 
 def grid(entry: CatalogueEntry) -> int:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import compress
+from itertools import chain, compress
 from pathlib import Path
 
 import numpy as np
@@ -17,24 +17,19 @@ from vitcli.checkpoints.layouts.layout import Reconstruction
 from vitcli.checkpoints.load import Model
 from vitcli.errors import OutputError, UsageError
 from vitcli.files import explained, write_whole
+from vitcli.jobs.apart import check_apart, read_of_inputs, read_of_models
 from vitcli.jobs.finite import are_finite, overflow, with_failures
-from vitcli.jobs.job import (
-    DEFAULT_MODEL,
-    Inputs,
-    ModelOptions,
-    NullReporter,
-    Reporter,
-    Running,
-    Summary,
-)
+from vitcli.jobs.job import DEFAULT_MODEL, SILENT, Inputs, ModelOptions, Reporter, Running, Summary
 from vitcli.jobs.listing import list_inputs
 from vitcli.jobs.loading import load_model
-from vitcli.jobs.run import Ready, Run
+from vitcli.jobs.run import Computation, Run
 from vitcli.models.mae import MaskedAutoencoder, mask_of
 from vitcli.models.normalise import Normalisation
 from vitcli.models.prepare import DTYPES, Prepared, choose_device, choose_dtype
 from vitcli.records import Batch, Classified, Failure, Row
-from vitcli.render.panels import panels_png
+from vitcli.render.heat import file_bytes
+from vitcli.render.sheet import captioned
+from vitcli.sinks.memory import NoSink
 
 CAPTIONS = ("original", "masked", "reconstruction")
 HIDDEN_GREY = 128  # of a hidden patch in the masked panel
@@ -60,7 +55,7 @@ class ReconstructJob:
             raise UsageError(f"--mask-ratio {self.mask_ratio:g}", "give a share between 0 and 1")
 
 
-class PanelSink:
+class PanelSink(NoSink):
     """Writes a PNG for each image to its path below the folder. A failure has no file."""
 
     def __init__(self, folder: Path, *, overwrite: bool) -> None:
@@ -78,10 +73,6 @@ class PanelSink:
                     file.parent.mkdir(parents=True, exist_ok=True)
                 write_whole(file, picture)
 
-    def finish(self, meta: Mapping[str, object]) -> None: ...
-
-    def abort(self) -> None: ...
-
     def _named(self, path: str) -> Path:
         """The file for an image, such as `DIR/photos/cat.jpg.png`: below DIR, and unique."""
         parts = [part for part in Path(os.path.normpath(path)).parts if part not in ("/", "..")]
@@ -96,22 +87,20 @@ class PanelSink:
         return name
 
 
-def reconstruct(job: ReconstructJob, reporter: Reporter | None = None) -> Summary:
+def reconstruct(job: ReconstructJob, reporter: Reporter = SILENT) -> Summary:
     """Run the job: draw original, masked image and reconstruction of every image that decodes.
 
-    Raises CheckpointError for a model without a decoder.
+    Raises CheckpointError for a model without a decoder, OutputError for a folder with files that
+    the run reads, if it may overwrite them.
     """
-    reporter = reporter or NullReporter()
     run = Run(job.inputs, job.running, reporter, list_inputs(job.inputs, reporter.note))
-    model = job.model if isinstance(job.model, Model) else _load(job, run.reporter)
+    if job.overwrite and job.out.is_dir():
+        read = chain(read_of_inputs(job.inputs), read_of_models([job.model], job.options))
+        check_apart([], read, folder=job.out)
+    model = load_model(job.model, job.options, reporter.note, keep_decoder=True)
     sink = PanelSink(job.out, overwrite=job.overwrite)
     forward = _forward(job, model, model.with_decoder(), sink)
-    return run.into(sink, Ready(plans=(model.preprocess,), forward=forward, meta={}))
-
-
-def _load(job: ReconstructJob, reporter: Reporter) -> Model:
-    assert isinstance(job.model, str)
-    return load_model(job.model, job.options, reporter.note, keep_decoder=True)
+    return run.into(sink, Computation(plans=(model.preprocess,), forward=forward))
 
 
 def draw_mask(seed: int, place: int, patches: int, ratio: float) -> Tensor:
@@ -150,7 +139,8 @@ def _forward(
             original = original[:height, :width]
             masked = np.where(is_hidden, np.uint8(HIDDEN_GREY), original)
             shown = np.where(is_hidden, new, original) if job.paste else new
-            sink.pictures[ref.index] = panels_png((original, masked, shown), CAPTIONS)
+            panels = captioned((original, masked, shown), CAPTIONS)
+            sink.pictures[ref.index] = file_bytes(panels, "PNG")
         rows = [Classified(ref, ()) for ref in batch.refs]
         return with_failures(rows, good, overflow(job.running))
 

@@ -116,8 +116,8 @@ def match_classes(names: Sequence[str], labels: Sequence[str], model: str) -> di
 def match_answers(
     names: Sequence[str], labels: Sequence[str]
 ) -> tuple[dict[str, int], tuple[str, ...]]:
-    """As `match_classes`, but `labels` are those that occur in answers: any other class gets the
-    next number. Return the numbers and all labels."""
+    """Match classes as `match_classes` does, with the labels that occur in answers. A class that no
+    answer has gets the next number. Return the numbers and all labels."""
     numbers, _ = _by_name(names, labels)
     known = list(labels)
     for name in names:

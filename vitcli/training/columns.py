@@ -177,7 +177,8 @@ def plain_name(cell: object) -> str:
 
 
 def place(names: Sequence[str], known: Sequence[str]) -> int | None:
-    """The column whose name comes first in `known`; of label columns, names before numbers."""
+    """The column whose name comes first in `known`. Among LABELS, the columns that hold names come
+    before those that may hold numbers."""
     present = [name for name in known if name in names]
     if known is LABELS and (named := [name for name in present if name in NAMED]):
         present = named

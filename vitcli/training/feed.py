@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Protocol
@@ -104,18 +104,26 @@ class ImageFeed:
             for s in range(step if e == epoch else 0, order.steps)
         ]
         refs = self._refs(numbers)
-        batches = iter_batches(refs, job, lambda: order.share, self.workers, self.note)
-        with closing(batches):
-            for (e, s), batch in zip(numbers, batches, strict=True):
+        first = order.group.rank * order.share
+        read = self._read(refs, job, order.share, self.train_labels)
+        for (e, s), (pixels, labels, places) in zip(numbers, read, strict=True):
+            yield Step(e, s, pixels, labels, places, first)
+
+    def _read(
+        self, refs: Iterable[ImageRef], job: AugmentJob, size: int, labels: Sequence[int]
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yield batches of `size` images as (inputs, labels, indices). Raises InputError for an
+        image that cannot be read any more."""
+        with closing(iter_batches(refs, job, lambda: size, self.workers, self.note)) as batches:
+            for batch in batches:
                 for failure in batch.failures:
                     raise InputError(
                         f"{printable(failure.ref.path)} cannot be read any more: {failure.message}",
                         "restore the image, and repeat with --resume",
                     )
-                places = torch.tensor([ref.index % order.count for ref in batch.refs])
-                labels = torch.tensor([self.train_labels[i] for i in places.tolist()])
-                first = order.group.rank * order.share
-                yield Step(e, s, torch.from_numpy(batch.pixels[0]), labels, places, first)
+                places = [ref.index % len(labels) for ref in batch.refs]
+                of_places = torch.tensor([labels[place] for place in places])
+                yield torch.from_numpy(batch.pixels[0]), of_places, torch.tensor(places)
 
     def _refs(self, steps: Sequence[tuple[int, int]]) -> Iterator[ImageRef]:
         """Yield the images of steps, given as (epoch, number). AugmentJob reads the epoch and the
@@ -138,14 +146,7 @@ class ImageFeed:
         job = AugmentJob(self.preprocess, None, 0, max(1, len(self.val)), self.limits, self.formats)
         images = ((place, self.val[place]) for place in share)
         refs = (ImageRef(place, image.path, member=image.member) for place, image in images)
-        for batch in iter_batches(refs, job, lambda: self.val_batch, self.workers, self.note):
-            for failure in batch.failures:
-                raise InputError(
-                    f"{printable(failure.ref.path)} cannot be read any more: {failure.message}"
-                )
-            places = torch.tensor([ref.index for ref in batch.refs])
-            labels = torch.tensor([self.val_labels[i] for i in places.tolist()])
-            held = (torch.from_numpy(batch.pixels[0]), labels, places)
+        for held in self._read(refs, job, self.val_batch, self.val_labels):
             if keeps:
                 kept.append(held)
             yield held

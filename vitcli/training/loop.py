@@ -168,17 +168,19 @@ class Trainer:
         return lr
 
     def _count(self, losses: Tensor, images: int) -> None:
-        loss, right = self.group.total(losses).tolist()
-        loss /= self.group.size
+        """Add the loss and the right answers of a step to the sums. Raise Diverged for a loss that
+        is not finite."""
+        own = torch.stack((losses[0] * images, losses[1], losses.new_tensor(images)))
+        loss, right, images = self.group.total(own).tolist()
         if not math.isfinite(loss):
             raise Diverged(
                 f"the loss became {loss} in epoch {self.epoch + 1}, step {self.step + 1}",
                 ADVICE,
             )
         sums = self._sums
-        sums.loss += loss * images * self.group.size
+        sums.loss += loss
         sums.right += int(right)
-        sums.images += images * self.group.size
+        sums.images += int(images)
 
     @property
     def _global_step(self) -> int:

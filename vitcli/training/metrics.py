@@ -85,7 +85,7 @@ class Confusion:
         return [ClassScores(*row) for row in zip(self.labels, *columns, strict=True)]
 
     def pairs(self, count: int) -> list[tuple[str, str, int]]:
-        """(true class, wrong answer, count), most frequent first."""
+        """The most frequent mistakes, as (true class, wrong answer, count)."""
         off = self.counts - np.diag(self.counts.diagonal())
         order = np.argsort(-off, axis=None, kind="stable")[:count]
         rows, columns = np.unravel_index(order, off.shape)
@@ -105,11 +105,11 @@ def confusion(answers: Answers, labels: Sequence[str]) -> Confusion:
 
 @dataclass(frozen=True, slots=True)
 class Bin:
-    """The answers with a confidence in (low, high]: their count, mean confidence and accuracy."""
+    """The answers with a confidence in (low, high]: their number, mean confidence and accuracy."""
 
     low: float
     high: float
-    count: int
+    images: int
     confidence: float
     accuracy: float
 
@@ -129,8 +129,8 @@ def reliability(answers: Answers, bins: int = BINS) -> list[Bin]:
 
 def calibration_error(bins: Sequence[Bin]) -> float:
     """The expected calibration error: the mean distance between confidence and accuracy."""
-    total = sum(b.count for b in bins)
-    return sum(b.count * abs(b.confidence - b.accuracy) for b in bins) / max(total, 1)
+    total = sum(b.images for b in bins)
+    return sum(b.images * abs(b.confidence - b.accuracy) for b in bins) / max(total, 1)
 
 
 @torch.inference_mode()

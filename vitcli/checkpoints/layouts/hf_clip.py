@@ -77,6 +77,7 @@ RULES = (
     rename("pre_layrnorm.{p}", "norm_pre.{p}"),  # sic
     rename("visual_projection.weight", "proj.weight"),
     drop("text_projection.weight", TEXT),
+    drop("decoder.{rest}", "CLIPSeg's decoder, which makes a mask from the hidden states"),
     *TOWER,
 )
 

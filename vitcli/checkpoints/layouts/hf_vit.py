@@ -1,6 +1,6 @@
-"""Hugging Face ViT, DeiT, MAE and MSN: `transformers/models/{vit,deit,vit_mae,vit_msn}`, in the
-names of 4.x and the hub, and in those of a 5.x model in memory (`conversion_mapping.py`,
-"ViTModel").
+"""Hugging Face ViT, DeiT, MAE, MSN and I-JEPA:
+`transformers/models/{vit,deit,vit_mae,vit_msn,ijepa}`, in the names of 4.x and the hub, and in
+those of a 5.x model in memory (`conversion_mapping.py`, "ViTModel").
 
 The encoder of a masked autoencoder (`ViTMAEModel`, `ViTMAEForPreTraining`,
 `ViTForMaskedImageModeling`) is read as a plain ViT: nothing is masked or shuffled.
@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from vitcli.checkpoints.keymap import Rule, drop, fuse, rename
+from vitcli.checkpoints.layouts import hf_beit
 from vitcli.checkpoints.layouts.decoders import hf_decoders
 from vitcli.checkpoints.layouts.layout import (
     HF_FIELDS,
@@ -58,9 +59,13 @@ EPS = {"vit_msn": 1e-6}  # the default of layer_norm_eps; 1e-12 for the others
 
 
 def detect(names: Collection[str]) -> bool:
-    return "embeddings.patch_embeddings.projection.weight" in names and (
-        "encoder.layer.0.layernorm_before.weight" in names
-        or "layers.0.layernorm_before.weight" in names
+    return (
+        "embeddings.patch_embeddings.projection.weight" in names
+        and (
+            "encoder.layer.0.layernorm_before.weight" in names
+            or "layers.0.layernorm_before.weight" in names
+        )
+        and not hf_beit.detect(names)
     )
 
 
@@ -69,36 +74,46 @@ def rules(names: Collection[str]) -> tuple[Rule, ...]:
 
 
 def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTConfig:
-    """Read `ViTConfig`, `DeiTConfig`, `ViTMAEConfig` and `ViTMSNConfig` of transformers, with their
-    defaults for keys that are left out.
+    """Read `ViTConfig`, `DeiTConfig`, `ViTMAEConfig`, `ViTMSNConfig` and `IJepaConfig` of
+    transformers, with their defaults for keys that are left out.
 
     `DeiTForImageClassification` reads the class token alone; with a teacher's head the logits are
-    the mean of both heads.
+    the mean of both heads. An I-JEPA has no class token; its head reads the mean of the patches.
     """
     has_dist = "dist_token" in tensors or config.get("model_type") == "deit"
+    is_ijepa = config.get("model_type") == "ijepa"
     return ViTConfig(
         **read_sizes(config, num_heads, 16, "gelu", EPS.get(config.get("model_type", ""), 1e-12)),
         num_classes=count_classes(tensors),
         dist_token=has_dist,
         dist_head=any(name.startswith("head_dist.") for name in tensors),
-        pos_prefix=2 if has_dist else 1,
+        class_token=not is_ijepa,
+        pos_prefix=0 if is_ijepa else 2 if has_dist else 1,
         qkv_bias=config.get("qkv_bias", True),
+        pool="mean" if is_ijepa else "cls",
     )
 
 
 ONLY: dict[str, tuple[object, ...]] = {
-    "class_token": (True,),
     "num_registers": (0,),
     "patch_bias": (True,),
     "pre_norm": (False,),
     "layer_scale": (False,),
     "ffn": ("mlp",),
-    "pool": ("cls",),
     "final_norm": ("tokens",),
     "head_blocks": (1,),
     "head_norm": (True,),
     "projection": (0,),
 }
+
+
+def refusals(config: ViTConfig) -> list[str]:
+    """The class token alone is pooled, or in an I-JEPA, which has none, the mean of the patches."""
+    fits = config.pool == ("cls" if config.class_token else "mean")
+    obstacles = [] if fits else [f"pool={config.pool}"]
+    if not config.class_token and config.dist_token:
+        obstacles.append("a distillation token without a class token")
+    return obstacles
 
 
 def adapt(config: ViTConfig, tensors: Tensors) -> tuple[ViTConfig, dict[str, Tensor]]:
@@ -115,7 +130,7 @@ def rules_to_write(config: ViTConfig) -> tuple[Rule, ...]:
 
 
 def write_config(config: ViTConfig) -> dict[str, Any]:
-    family = "DeiT" if config.dist_token else "ViT"
+    family = _family(config)
     head = "ForImageClassification" if config.num_classes else "Model"
     if config.dist_head:
         head += "WithTeacher"
@@ -137,17 +152,22 @@ def write_config(config: ViTConfig) -> dict[str, Any]:
     }
 
 
+def _family(config: ViTConfig) -> str:
+    """The start of the names of transformers' classes."""
+    if not config.class_token:
+        return "IJepa"
+    return "DeiT" if config.dist_token else "ViT"
+
+
 def prefix(config: ViTConfig) -> str:
     """The prefix of the backbone in a model with a head; a bare backbone has none."""
-    if not config.num_classes:
-        return ""
-    return "deit." if config.dist_token else "vit."
+    return f"{_family(config).lower()}." if config.num_classes else ""
 
 
 def notes(config: ViTConfig) -> tuple[str, ...]:
-    if config.num_classes:
+    if config.num_classes or not config.class_token:
         return ()
-    name = "DeiTModel" if config.dist_token else "ViTModel"
+    name = f"{_family(config)}Model"
     return (
         f"transformers' {name} has a pooler, which this model lacks: it initialises one at random, "
         "and pooler_output means nothing",
@@ -160,20 +180,21 @@ WRITER = Writer(
     rules_to_write,
     write_config,
     ONLY,
-    adapt=adapt,
+    refusals,
+    adapt,
     prefix=prefix,
     notes=notes,
 )
 LAYOUT = Layout(
     "hf-vit",
-    ("vit.", "deit."),
+    ("vit.", "deit.", "ijepa."),
     detect,
     rules,
     read_config,
     WRITER,
     needs_config=True,
-    model_types=("vit", "deit", "vit_mae", "vit_msn"),
-    classes="ViT|DeiT",
+    model_types=("vit", "deit", "vit_mae", "vit_msn", "ijepa"),
+    classes="ViT|DeiT|IJepa",
     decoders=hf_decoders([r for r in RULES if r.ours and r.ours.startswith(B)], L4, L5),
     words="hf",
     fields=HF_FIELDS,

@@ -19,7 +19,7 @@ from vitcli.models.config import Activation, Config, SwinConfig, ViTConfig
 from vitcli.models.mae import MaskedAutoencoder
 from vitcli.models.mim import MaskedImageModel
 from vitcli.models.vit import VisionTransformer
-from vitcli.records import Size
+from vitcli.records import Size, by
 
 Json = Mapping[str, Any]
 Tensors = Mapping[str, Tensor]
@@ -62,6 +62,7 @@ HF_FIELDS = {
 }
 # The fields of a ViT that few layouts can express: the usual value, and the obstacle in words.
 RARE: dict[str, tuple[object, str]] = {
+    "num_class_tokens": (1, "several class tokens"),
     "pos_embed": (True, "no table of positions"),
     "rope": (None, "rotary positions"),
     "rel_bias": ("none", "relative positions"),
@@ -187,11 +188,12 @@ class Layout:
 
     To read its files: `rules` returns the rules for one file, as some names mean different things
     in different files. `read_config` gets the tensors in vitcli's names, the JSON, and the number
-    of heads if the user gives it or `num_heads` reads it from the tensors. With `needs_config`, a
-    file needs a config because its tensors do not show all sizes. `config_tensors` are vitcli's
-    names for tensors that only `read_config` reads: they become part of the config, and not of the
-    network. `fields` maps the fields of vitcli's config to the JSON's keys. `decoders` are those of
-    masked pre-training. `notes` returns notes for the user.
+    of heads if the user gives it or `num_heads` reads it from the tensors. Without a JSON, it gets
+    that of `buffers`: sizes that only dropped tensors show. With `needs_config`, a file needs a
+    config because its tensors do not show all sizes. `config_tensors` are vitcli's names for
+    tensors that only `read_config` reads: they become part of the config, and not of the network.
+    `fields` maps the fields of vitcli's config to the JSON's keys. `decoders` are those of masked
+    pre-training. `notes` returns notes for the user.
 
     To preprocess: `words` is the library whose keys the JSON has; `json_words`, if given, replaces
     it for files with a JSON. "own" means that no JSON is read, and that `evaluation`, from the
@@ -207,6 +209,7 @@ class Layout:
     writer: Writer[ViTConfig] | Writer[SwinConfig] | None = None
     unpack: Callable[[dict[str, Tensor]], dict[str, Tensor]] = lambda state: state
     num_heads: Callable[[Tensors], int | None] = lambda state: None
+    buffers: Callable[[Tensors], Json] = lambda state: {}
     needs_config: bool = False
     config_tensors: frozenset[str] = frozenset()
     is_general: bool = False
@@ -324,10 +327,13 @@ def with_positions(config: ViTConfig, tensors: Tensors, count: int) -> dict[str,
 
 
 def not_square(config: ViTConfig) -> list[str]:
-    """The obstacle for libraries that support only square images and grids, if this is not one."""
+    """The obstacle for libraries that support only square images, grids and patches, if this has
+    others."""
+    if config.patch_size[0] != config.patch_size[1]:
+        return [f"patches of {by(config.patch_size)}, which are not square"]
     if config.image_size[0] == config.image_size[1] and config.grid[0] == config.grid[1]:
         return []
-    return [f"an image of {config.image_size[0]}x{config.image_size[1]}, which is not square"]
+    return [f"an image of {by(config.image_size)}, which is not square"]
 
 
 def image_pair(size: Size) -> int | list[int]:

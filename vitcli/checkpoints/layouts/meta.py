@@ -19,7 +19,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from vitcli.checkpoints.keymap import Rule, drop, rename
-from vitcli.checkpoints.layouts import dinov3, timm, timm_eva
+from vitcli.checkpoints.layouts import dinov3, hf_tips, timm, timm_eva
 from vitcli.checkpoints.layouts.decoders import meta_decoders
 from vitcli.checkpoints.layouts.layout import Decoders, Json, Layout, Tensors
 from vitcli.checkpoints.preprocess.published import (
@@ -110,9 +110,9 @@ def _layout(
     """The layout of a family, whose files have all names of one of the `signs`."""
 
     def detect(names: Collection[str]) -> bool:
-        is_ours = any(sign.issubset(names) for sign in signs)
-        is_rotary = timm_eva.detect(names) or dinov3.is_named(names)
-        return is_ours and timm.detect(names) and not is_rotary
+        is_ours = any(sign.issubset(names) for sign in signs) and timm.detect(names)
+        is_other = dinov3.is_named(names) or timm_eva.detect(names) or hf_tips.detect(names)
+        return is_ours and not is_other
 
     def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTConfig:
         read = timm.read_config(tensors, config, num_heads)
@@ -146,7 +146,7 @@ LAYOUTS = (
     ),
     _layout(
         DEIT,
-        _signs("blocks.0.gamma_1"),
+        _signs("blocks.0.gamma_1 blocks.0.attn.qkv.bias pos_embed"),
         lambda names: timm.RULES,
         plain,
         doubt="read as a DeiT-III; a RoPE-ViT has the same tensors, but computes something else",

@@ -342,12 +342,12 @@ def _shown(tensors: Tensors) -> dict[str, Any]:
         family = ENCODER | ({} if has_class else {"rope_grid_offset": 0})
     elif registers and not has_table:
         family = DINO if has_class else GAP
-    elif has_scale and not is_eva:
+    elif has_scale and block + "attn.qkv.bias" in tensors:
         family = NAVER | {"no_embed_class": True}
         if "rope.freqs" in tensors:
             family |= {"rope_type": "mixed", "rope_temperature": 10}
     else:
-        family = EVA02 if is_gated else {}
+        family = EVA02 if is_gated and has_table else {}
     is_classifier = family is DINO and "head.weight" in tensors  # timm's default is the mean
     pool = "token" if "norm.weight" in tensors and not is_classifier else "avg"
     return family | {

@@ -1,5 +1,6 @@
-"""timm's Swin since 0.9: `timm/models/swin_transformer.py`. A merge belongs to the stage after it,
-and the classifier is `head.fc`; the other names are those of Microsoft's files (`swin.py`)."""
+"""timm's Swin and Swin V2 since 0.9: `timm/models/swin_transformer.py`, `swin_transformer_v2.py`. A
+merge belongs to the stage after it, and the classifier is `head.fc`; the other names are those of
+Microsoft's files (`swin.py`)."""
 
 from __future__ import annotations
 
@@ -10,11 +11,20 @@ from typing import Any
 from torch import Tensor
 
 from vitcli.checkpoints.keymap import Rule, rename
-from vitcli.checkpoints.layouts.layout import MAX_STAGES, Json, Layout, Tensors, Writer
+from vitcli.checkpoints.layouts.layout import (
+    MAX_STAGES,
+    Json,
+    Layout,
+    Tensors,
+    Writer,
+    image_pair,
+)
 from vitcli.checkpoints.layouts.swin import (
     BLOCKS,
     is_swin,
     merges_at_the_end,
+    ratio_of,
+    several_ratios,
     under_rule,
     windows_that_differ,
 )
@@ -53,6 +63,8 @@ def refusals(config: SwinConfig) -> list[str]:
         obstacles.append("position embeddings along with the relative ones")
     if config.act != "gelu":
         obstacles.append(f"act={config.act}")
+    if config.version == 2:
+        obstacles += several_ratios(config)
     return obstacles
 
 
@@ -62,22 +74,26 @@ def adapt(config: SwinConfig, tensors: Tensors) -> tuple[SwinConfig, dict[str, T
 
 def write_config(config: SwinConfig) -> dict[str, Any]:
     """The config: an architecture of timm, and all sizes as `model_args`."""
+    is_v2 = config.version == 2
     ratios = [h / d for h, d in zip(config.hidden_dims, config.dims, strict=True)]
+    v2 = {"pretrained_window_sizes": [list(window) for window in config.pretrained_windows]}
     return {
-        "architecture": "swin_tiny_patch4_window7_224",
+        "architecture": "swinv2_tiny_window8_256" if is_v2 else "swin_tiny_patch4_window7_224",
         "num_classes": config.num_classes,
         "num_features": config.dims[-1],
         "global_pool": "avg",
         "model_args": {
             "img_size": list(config.image_size),
-            "patch_size": config.patch_size[0],
+            "patch_size": image_pair(config.patch_size),
             "in_chans": config.in_chans,
             "embed_dim": config.embed_dim,
             "depths": list(config.depths),
             "num_heads": list(config.num_heads),
             "window_size": [list(window) for window in config.window_sizes],
-            "mlp_ratio": ratios,
+            "mlp_ratio": ratio_of(config) if is_v2 else ratios,
             "qkv_bias": config.qkv_bias,
+            **({"always_partition": True} if config.always_partition else {}),
+            **(v2 if config.pretrained_windows else {}),
         },
     }
 
@@ -94,6 +110,8 @@ LAYOUT = Layout(
     WRITER,
     architectures=(
         r"swin_(tiny|small|base|large)_patch\d+_window\d+_\d+(_in22k|_in22ft1k)?|swin_s3_\w+_224"
+        r"|swinv2_(tiny|small)_window(8|16)_256|swinv2_(base|large)_window(8_256|16_256|12_192"
+        r"|12to16_192to256|12to24_192to384)(_22k|_22kft1k)?"
     ),
     words="timm",
     family=SWIN,

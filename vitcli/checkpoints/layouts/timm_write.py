@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vitcli.checkpoints.layouts.layout import Tensors
+from vitcli.checkpoints.layouts.layout import Tensors, image_pair
 from vitcli.models.config import ViTConfig
 
 CLIP = "vit_base_patch16_clip_224"  # the base for models with epsilon 1e-5
@@ -70,7 +70,7 @@ def write_config(config: ViTConfig) -> dict[str, Any]:
     pool = {"mean": "avg", "map": "map"}.get(config.pool, "token")
     args: dict[str, Any] = {
         "img_size": list(config.image_size),
-        "patch_size": config.patch_size[0],
+        "patch_size": image_pair(config.patch_size),
         "in_chans": config.in_chans,
         "embed_dim": config.embed_dim,
         "depth": config.depth,

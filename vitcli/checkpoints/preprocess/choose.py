@@ -28,7 +28,7 @@ from vitcli.checkpoints.preprocess.timm import TIMM_KEYS, from_open_clip, from_t
 from vitcli.checkpoints.resolve import Checkpoint
 from vitcli.errors import UsageError
 from vitcli.models.config import Config
-from vitcli.records import Preprocess, Size
+from vitcli.records import Preprocess, Size, by
 
 MAX_SIDE = 16_384
 
@@ -39,13 +39,16 @@ def choose_preprocess(
     config: Config,
     image_size: Size | None,
     override: str | None,
+    *,
+    patch_size: Size | None = None,
 ) -> FoundPreprocess:
     """The checkpoint's own preprocessing, or the one the user named ("hf" or "timm"), with the
-    origin of every step. Raises UsageError for an image size that does not fit the patches."""
+    origin of every step. Raises UsageError for an image size that does not fit the patches, which
+    have the size in the config, or `patch_size`."""
     chosen = _found(checkpoint, layout, config, image_size, override)
     if override == "hf":  # transformers clips 16-bit greyscale to white
         chosen = replace(chosen, plan=replace(chosen.plan, grey16="clamp"))
-    _check_size(chosen.plan.size, config, asked=image_size is not None)
+    _check_size(chosen.plan.size, patch_size or config.patch_size, asked=image_size is not None)
     return replace(chosen, origins=_origins(chosen, asked=image_size is not None))
 
 
@@ -190,15 +193,20 @@ def _family(checkpoint: Checkpoint) -> Family:
     return DINOV2 if "dinov2" in kind else VIT
 
 
-def _check_size(size: Size, config: Config, *, asked: bool) -> None:
-    patch = config.patch_size
+def _check_size(size: Size, patch: Size, *, asked: bool) -> None:
+    patches = str(patch[0]) if patch[0] == patch[1] else by(patch)
+    if min(patch) < 1:
+        raise UsageError(f"--patch-size {by(patch)}", "give a number of pixels, such as 16")
     if size[0] < patch[0] or size[1] < patch[1]:
-        raise UsageError(f"an image of {size[0]}x{size[1]} is smaller than one patch of {patch[0]}")
+        raise UsageError(
+            f"an image of {by(size)} is smaller than one patch of {patches}",
+            "give a larger --image-size or a smaller --patch-size",
+        )
     if asked and (size[0] % patch[0] or size[1] % patch[1]):
         near = [max(1, round(s / p)) * p for s, p in zip(size, patch, strict=True)]
         raise UsageError(
-            f"--image-size {size[0]}x{size[1]} is not a multiple of the patch size {patch[0]}",
+            f"--image-size {by(size)} is not a multiple of the patch size {patches}",
             f"the nearest is {near[0]}x{near[1]}",
         )
     if max(size) > MAX_SIDE:
-        raise UsageError(f"an image of {size[0]}x{size[1]} is too large for a model")
+        raise UsageError(f"an image of {by(size)} is too large for a model")

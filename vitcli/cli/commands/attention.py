@@ -185,7 +185,7 @@ def attention(
             running=common.running,
             look=AttentionQuery(
                 method=method,
-                layers=parse_layers(layer),
+                layers=parse_blocks(layer),
                 heads=asked,
                 query=parse_query(query),
                 target=class_,
@@ -207,7 +207,7 @@ def attention(
     end(screen, summary, out or html)
 
 
-def parse_layers(text: str | None) -> tuple[Layer, ...] | Literal["all"] | None:
+def parse_blocks(text: str | None) -> tuple[Layer, ...] | Literal["all"] | None:
     """Parse `3,6,-1`, `all` or `pool`."""
     if text is None:
         return None

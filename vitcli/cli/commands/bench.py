@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -40,23 +40,23 @@ Seconds = Annotated[
         envvar="VIT_BENCH_SECONDS",
     ),
 ]
-COLUMNS = (
-    "engine",
-    "dtype",
-    "quantize",
-    "batch_size",
-    "workers",
-    "decode",
-    "images_per_second",
-    "latency_ms",
-    "peak_mb",
-    "device_peak_mb",
-    "cosine",
-    "top1_agreement",
-    "compared",
-    "limit_share",
-    "command",
-)
+COLUMNS: dict[str, Callable[[BenchRow], object]] = {
+    "engine": lambda row: row.candidate.engine,
+    "dtype": lambda row: row.candidate.dtype,
+    "quantize": lambda row: row.candidate.quantize,
+    "batch_size": lambda row: row.batch_size,
+    "workers": lambda row: row.workers,
+    "decode": lambda row: row.decode,
+    "images_per_second": lambda row: _rounded(row.images_per_second, 2),
+    "latency_ms": lambda row: _rounded(row.latency_ms, 2),
+    "peak_mb": lambda row: _megabytes(row.peak),
+    "device_peak_mb": lambda row: _megabytes(row.device_peak),
+    "cosine": lambda row: row.likeness and _rounded(row.likeness.cosine, 6),
+    "top1_agreement": lambda row: row.likeness and _rounded(row.likeness.agreement, 4),
+    "compared": lambda row: row.likeness and row.likeness.images,
+    "limit_share": lambda row: _rounded(row.limit_share, 3),
+    "command": lambda row: row.command,
+}
 
 
 @g.with_model
@@ -137,25 +137,7 @@ def _report(result: Bench) -> dict[str, object]:
 
 
 def _record(row: BenchRow) -> dict[str, object]:
-    like = row.likeness
-    values = (
-        row.candidate.engine,
-        row.candidate.dtype,
-        row.candidate.quantize,
-        row.batch_size,
-        row.workers,
-        row.decode,
-        _rounded(row.images_per_second, 2),
-        _rounded(row.latency_ms, 2),
-        _megabytes(row.peak),
-        _megabytes(row.device_peak),
-        _rounded(like.cosine if like else None, 6),
-        _rounded(like.agreement if like else None, 4),
-        like.images if like else None,
-        _rounded(row.limit_share, 3),
-        row.command,
-    )
-    return dict(zip(COLUMNS, values, strict=True))
+    return {name: value_of(row) for name, value_of in COLUMNS.items()}
 
 
 def _tsv(result: Bench) -> Iterator[list[str]]:

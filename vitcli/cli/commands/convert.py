@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from vitcli.cli.options import options as o
-from vitcli.cli.options.parse import parse_image_size
+from vitcli.cli.options.parse import parse_size
 from vitcli.cli.screen.exit import is_terminal, show
 from vitcli.cli.screen.screen import Screen
 from vitcli.errors import in_bytes, listed, printable
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 KINDS = ("kept", "renamed", "reshaped", "fused", "split", "merged", "added")
 SIDES = ("before", "after")
-SHOWN = 3
+MAX_NAMED = 3  # dropped tensors
 NAME_WIDTH = 10  # of the first column
 
 
@@ -64,6 +64,7 @@ def convert(
     layout: o.Layout = None,
     labels: o.Labels = None,
     image_size: o.ImageSize = None,
+    patch_size: o.PatchSize = None,
     preprocess: o.Preprocess = None,
     num_heads: o.NumHeads = None,
     head: o.Head = None,
@@ -99,7 +100,8 @@ def convert(
             options=ModelOptions(
                 layout=layout,
                 labels=labels,
-                image_size=parse_image_size(image_size),
+                image_size=parse_size("--image-size", image_size),
+                patch_size=parse_size("--patch-size", patch_size),
                 preprocess=preprocess,
                 num_heads=num_heads,
                 head=head,
@@ -129,7 +131,7 @@ def _report(done: Conversion, source: str, target: Path, dtype: str) -> Iterator
     dropped = model.provenance.dropped
     for why in dict.fromkeys(dropped.values()):
         names = [name for name, reason in dropped.items() if reason == why]
-        yield _line("dropped", f"{len(names)}: {listed(names, SHOWN)} ({why})")
+        yield _line("dropped", f"{len(names)}: {listed(names, MAX_NAMED)} ({why})")
     for note in done.notes:
         yield _line("note", note)
     for delta in done.deltas:

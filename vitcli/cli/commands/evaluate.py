@@ -64,8 +64,8 @@ Out = Annotated[
     ),
 ]
 MAX_NAME = 60  # bytes of a label
-SHOWN = 40  # classes in the table on a terminal
-WRONG, PAIRS = 5, 5
+MAX_CLASSES = 40  # in the table
+MAX_EXAMPLES = 5  # of unreadable images, of confused pairs, of mistakes
 
 
 @g.with_data
@@ -101,7 +101,7 @@ def evaluate(
             start_workers(common.running)
         from vitcli.tasks.evaluate import evaluate as task
         from vitcli.tasks.evaluate.job import EvaluateJob
-        from vitcli.tasks.evaluate.scores import numbers, write_files
+        from vitcli.tasks.evaluate.scores import check_files, numbers, write_files
 
         job = EvaluateJob(
             data=data,
@@ -112,6 +112,8 @@ def evaluate(
             knn=knn,
             preds=preds,
         )
+        if out is not None and out.is_dir():
+            check_files(out, job)
         evaluation = task.evaluate(job, screen)
         if out is not None:
             write_files(out, evaluation, data)
@@ -136,22 +138,24 @@ def _lines(evaluation: Evaluation) -> Iterator[str]:
             f"{values['mean_class_accuracy']:>8.2%}  {ece:>6}"
         )
     for model in evaluation.models[-1:]:
-        yield from _of_model(model, evaluation)
-    for failure in evaluation.failures[:WRONG]:
+        yield from _details(model, evaluation)
+    for failure in evaluation.failures[:MAX_EXAMPLES]:
         yield f"not read: {printable(failure.ref.path)}: {printable(failure.message)}"
 
 
-def _of_model(model: ModelAnswers, evaluation: Evaluation) -> Iterator[str]:
+def _details(model: ModelAnswers, evaluation: Evaluation) -> Iterator[str]:
     """Yield the classes (the worst, if there are many), confused pairs and confident mistakes."""
     from vitcli.tasks.evaluate.scores import name_of
     from vitcli.training.metrics import confusion
 
     table = confusion(model.answers, model.labels)
     classes = [c for c in table.per_class() if c.images]
-    shown = sorted(classes, key=lambda c: c.f1)[:SHOWN] if len(classes) > SHOWN else classes
+    shown = (
+        sorted(classes, key=lambda c: c.f1)[:MAX_CLASSES] if len(classes) > MAX_CLASSES else classes
+    )
     shown = [replace(c, label=shortened(c.label, MAX_NAME)) for c in shown]
     width = max(5, *(len(c.label) for c in shown))
-    more = f", the worst {SHOWN} of {len(classes)}" if len(classes) > SHOWN else ""
+    more = f", the worst {MAX_CLASSES} of {len(classes)}" if len(classes) > MAX_CLASSES else ""
     yield ""
     yield f"{'class':<{width}}  {'precision':>9}  {'recall':>7}  {'F1':>7}  {'images':>6}{more}"
     for c in shown:
@@ -159,13 +163,13 @@ def _of_model(model: ModelAnswers, evaluation: Evaluation) -> Iterator[str]:
             f"{printable(c.label):<{width}}  {c.precision:>9.1%}  {c.recall:>7.1%}  {c.f1:>7.1%}"
             f"  {c.images:>6,}"
         )
-    if pairs := table.pairs(PAIRS):
+    if pairs := table.pairs(MAX_EXAMPLES):
         yield ""
         yield "most often confused"
         for truth, answer, times in pairs:
             names = (printable(shortened(name, MAX_NAME)) for name in (truth, answer))
             yield f"  {' taken for '.join(names)}: {times:,}"
-    if worst := model.answers.mistakes(WRONG):
+    if worst := model.answers.mistakes(MAX_EXAMPLES):
         yield ""
         yield "most confidently wrong"
         for index in worst:

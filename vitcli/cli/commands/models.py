@@ -36,6 +36,8 @@ COLUMNS = (
     "advice",
     "licence",
     "source",
+    "gated",
+    "twin",
 )
 
 
@@ -44,7 +46,7 @@ def models(context: typer.Context, purpose: ForOpt = None, as_json: o.Json = Fal
     """List well-known models, with cost and accuracy.
 
     Prints a table on a terminal, tab-separated lines in a pipe. Accuracy is published, in percent
-    on ImageNet-1k.
+    on ImageNet-1k. The files of a gated model need an account that has accepted its terms.
 
     Example:  vit models --for speed
     """
@@ -80,7 +82,7 @@ def pull(hub_id: HubId, offline: o.Offline = False) -> None:
 
 
 def _record(entry: CatalogueEntry) -> dict[str, object]:
-    values = {**asdict(entry), "gflops": round(entry.gflops, 2)}
+    values = {**asdict(entry), "gflops": round(entry.gflops, 2), "gated": entry.is_gated}
     return {name: values[name] for name in (*COLUMNS, "layout", "patch", "stored")}
 
 
@@ -90,4 +92,6 @@ def _tsv(entries: Sequence[CatalogueEntry]) -> str:
 
 
 def _cell(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return "" if value is None else str(value)

@@ -23,8 +23,8 @@ from vitcli.cli.options.parse import (
     output_place,
     parse_batch_size,
     parse_devices,
-    parse_image_size,
     parse_pixels,
+    parse_size,
     parse_tolerance,
     parse_workers,
 )
@@ -103,6 +103,7 @@ def model_options(
     layout: o.Layout = None,
     labels: o.Labels = None,
     image_size: o.ImageSize = None,
+    patch_size: o.PatchSize = None,
     preprocess: o.Preprocess = None,
     num_heads: o.NumHeads = None,
     head: o.Head = None,
@@ -116,7 +117,8 @@ def model_options(
     return ModelOptions(
         layout=layout,
         labels=labels,
-        image_size=parse_image_size(image_size),
+        image_size=parse_size("--image-size", image_size),
+        patch_size=parse_size("--patch-size", patch_size),
         preprocess=preprocess,
         num_heads=num_heads,
         head=head,

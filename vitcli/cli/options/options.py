@@ -137,6 +137,15 @@ ImageSize = Annotated[
         metavar="N|HxW",
     ),
 ]
+PatchSize = Annotated[
+    str | None,
+    _option(
+        "--patch-size",
+        help="Run on patches of N or HxW pixels; the patch embedding is resampled.",
+        env="VIT_PATCH_SIZE",
+        metavar="N|HxW",
+    ),
+]
 Preprocess = Annotated[
     Literal["hf", "timm"] | None,
     _option(

@@ -57,7 +57,7 @@ def parse_pixels(text: str) -> int:
     return int(number)
 
 
-def parse_image_size(text: str | None) -> tuple[int, int] | None:
+def parse_size(option: str, text: str | None) -> tuple[int, int] | None:
     """Parse `384` or `224x160` (height x width) to (height, width)."""
     if text is None:
         return None
@@ -65,7 +65,7 @@ def parse_image_size(text: str | None) -> tuple[int, int] | None:
     sides = [int(side) for side in match.groups() if side] if match else []
     if not sides or not all(0 < side <= MAX_SIDE for side in sides):
         raise UsageError(
-            f"--image-size {shorten(text)}",
+            f"{option} {shorten(text)}",
             f"give a number, or HEIGHTxWIDTH such as 224x160, of at most {MAX_SIDE:,}",
         )
     return sides[0], sides[-1]

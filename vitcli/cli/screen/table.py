@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -11,13 +11,14 @@ from rich.text import Text
 from vitcli.checkpoints.catalogue import CatalogueEntry
 from vitcli.errors import printable, shortened
 from vitcli.records import Classified, Failure, Row
+from vitcli.sinks.memory import NoSink
 
 MAX_NAME = 200  # bytes of a label
 BAR = 12  # characters of a full bar
 EIGHTHS = " ▏▎▍▌▋▊▉"
 
 
-class TableSink:
+class TableSink(NoSink):
     """Prints a line for each prediction. The first one of an image has the path."""
 
     def __init__(self, *, bars: bool = True) -> None:
@@ -36,12 +37,6 @@ class TableSink:
             self._add(table, row)
         self._is_empty = False
         self._console.print(table)
-
-    def finish(self, meta: Mapping[str, object]) -> None:
-        """Do nothing: every row is printed already."""
-
-    def abort(self) -> None:
-        """Do nothing: printed rows stay."""
 
     def _add(self, table: Table, row: Row) -> None:
         path = Text(printable(row.ref.path))
@@ -74,19 +69,20 @@ def print_models(entries: Sequence[CatalogueEntry]) -> None:
     table.add_column("model", overflow="fold", ratio=1)
     for name in ("params", "GFLOPs", "px", "acc"):
         table.add_column(name, justify="right", no_wrap=True)
-    extra = [(None, "of"), (92, "advice"), (108, "licence"), (160, "source")]
+    extra = [(None, "of"), (92, "gated"), (106, "advice"), (124, "licence"), (190, "source")]
     shown = [name for width, name in extra if width is None or console.width >= width]
     for name in shown:
         table.add_column(name, no_wrap=True)
     for e in entries:
         of = {"zero-shot": "0-shot"}.get(e.measure, e.measure)
-        cells = {"of": of, "advice": e.advice, "licence": e.licence, "source": e.source}
+        cells = {"of": of, "gated": "gated" if e.is_gated else "open", "advice": e.advice}
+        cells |= {"licence": e.licence, "source": e.source}
         table.add_row(
             e.id,
             _millions(e.parameters),
             f"{e.gflops:.1f}",
             str(e.image),
-            "" if e.accuracy is None else f"{e.accuracy:.1f}",
+            "-" if e.accuracy is None else f"{e.accuracy:.1f}",
             *(cells[name] for name in shown),
         )
     console.print(table)

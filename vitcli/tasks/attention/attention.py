@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import ClassVar, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,26 +19,18 @@ from vitcli.checkpoints.load import Model
 from vitcli.checkpoints.scoring import to_scores
 from vitcli.errors import UsageError
 from vitcli.files import PARTIAL
-from vitcli.images.job import Decoded
 from vitcli.images.kinds import suffixes
 from vitcli.images.scan import DRAWN
 from vitcli.images.workers import WorkerPool
-from vitcli.jobs.drawing import Drawing, Request, check_page
+from vitcli.jobs.drawing import Drawing, Request, check_page, draw_rows
 from vitcli.jobs.finite import are_finite, overflow, with_failures
-from vitcli.jobs.job import (
-    DEFAULT_MODEL,
-    Inputs,
-    ModelOptions,
-    NullReporter,
-    Reporter,
-    Running,
-    Summary,
-)
+from vitcli.jobs.job import DEFAULT_MODEL, SILENT, Inputs, ModelOptions, Reporter, Running, Summary
 from vitcli.jobs.listing import Listing, list_inputs
-from vitcli.jobs.loading import describe_model
+from vitcli.jobs.loading import Spec, describe_model, load_model, prepare_model
+from vitcli.jobs.outputs import output_of
 from vitcli.jobs.predictions import predictions_of, top_k
-from vitcli.jobs.row_options import row_defaults, row_options
-from vitcli.jobs.run import Ready, Run, Spec
+from vitcli.jobs.run import Computation, Run
+from vitcli.jobs.writing import write_rows
 from vitcli.models.prepare import Prepared
 from vitcli.records import Attended, Batch, Failure, ImageRef, Maps, Prediction, Sink, Size
 from vitcli.render.heat import FileFormat
@@ -53,6 +46,7 @@ from vitcli.tasks.attention.runner import AttentionRunner
 
 ROWS = "attention.jsonl"  # in the output folder: a line for each image
 TOP_K = 5
+AttendBatch: TypeAlias = Callable[[Batch], list[Attended | Failure]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +55,8 @@ class AttentionJob:
     and a file with a line for each image; `echo` also writes the lines to stdout. `html` is a page
     of all images. `show` is the largest (height, width) in pixels for a preview of the first
     image."""
+
+    command: ClassVar[str] = "attention"
 
     inputs: Inputs
     model: str | Model = DEFAULT_MODEL
@@ -90,10 +86,16 @@ class AttentionJob:
             raise UsageError("--mass has no effect without --style mask", "add --style mask")
         check_page(self.html, self.resuming)
 
+    def output_format(self) -> Format:
+        """The format of the rows."""
+        if self.html is None:
+            return Format(echo=self.echo and self.out is not None)
+        return Format(echo=self.echo, page="alone" if self.out is None else "beside")
+
 
 def attention(
     job: AttentionJob,
-    reporter: Reporter | None = None,
+    reporter: Reporter = SILENT,
     sink: Sink | None = None,
     show: Callable[[NDArray[np.uint8]], None] = lambda pixels: None,
 ) -> Summary:
@@ -102,7 +104,6 @@ def attention(
 
     Raises VitError for errors that end the run; an image that fails is a row.
     """
-    reporter = reporter or NullReporter()
     shard, is_once = job.resuming.shard, job.out is not None
     listing = list_inputs(job.inputs, reporter.note, shard=shard, is_once=is_once)
     run = Run(job.inputs, job.running, reporter, listing)
@@ -110,12 +111,9 @@ def attention(
     with ExitStack() as open_things:
         if tree is not None:
             open_things.callback(tree.leave)
-        ready = partial(_ready, job, run, tree, show, open_things)
-        if sink is not None:
-            summary = run.into(sink, ready([job.model]))
-        else:
-            output = _output(job, tree)
-            summary = run.write(output, [job.model], ready, offline=job.options.offline)
+        load = partial(_computation, job, run, tree, show, open_things)
+        output, offline = _output(job, tree), job.options.offline
+        summary = write_rows(run, output, [job.model], load, sink=sink, offline=offline)
         if tree is not None:
             tree.end()
         return summary
@@ -136,21 +134,22 @@ def _tree(job: AttentionJob, out: Path, listing: Listing) -> PictureTree:
     return tree
 
 
-def _ready(
+def _computation(
     job: AttentionJob,
     run: Run,
     tree: PictureTree | None,
     show: Callable[[NDArray[np.uint8]], None],
     open_things: ExitStack,
     specs: Sequence[Spec],
-) -> Ready:
+) -> Computation:
     """Load the model, and build the function that the run calls. The workers that draw run until
     `open_things` is closed."""
-    model = run.load(specs[0], job.options)
+    note = run.reporter.note
+    model = load_model(specs[0], job.options, note)
     has_caption = job.out is not None and job.style.name == "panel"
     wants_logits = has_caption or job.html is not None
-    runner = AttentionRunner(model, job.look, wants_logits=wants_logits, note=run.reporter.note)
-    prepared = run.prepare(model)
+    runner = AttentionRunner(model, job.look, wants_logits=wants_logits, note=note)
+    prepared = prepare_model(model, job.running, note)
     forward = _forward(runner, prepared, job.running)
     if tree is not None or job.html is not None or job.show is not None:
         drawing = Drawing(
@@ -161,40 +160,24 @@ def _ready(
             file_format=job.file_format,
             has_thumbnail=job.html is not None,
         )
-        worker_pool = open_things.enter_context(
-            WorkerPool(drawing, job.running.workers, run.reporter.note)
-        )
-        forward = MapRenderer(job, worker_pool, tree, show).after(forward)
+        pool = open_things.enter_context(WorkerPool(drawing, job.running.workers, note))
+        forward = MapRenderer(job, pool, tree, show).after(forward)
     if job.look.method == "grad" and (job.running.quantize or job.running.dtype != "fp32"):
-        run.reporter.note(
-            "--method grad runs in fp32 on PyTorch: --dtype and --quantize have no effect"
-        )
+        note("--method grad runs in fp32 on PyTorch: --dtype and --quantize have no effect")
     if tree is not None:
         tree.begin()
     meta = describe_model(model)
     plans = (model.preprocess,)
-    return Ready(plans=plans, forward=forward, meta=meta, reads_again=True)
+    return Computation(plans=plans, forward=forward, meta=meta, reads_again=True)
 
 
 def _output(job: AttentionJob, tree: PictureTree | None) -> Output:
-    return Output(
-        out=None if job.out is None else job.out / ROWS,
-        command="attention",
-        format=_format(job),
-        options=row_options(job),
-        defaults=row_defaults(job),
-        overwrite=job.overwrite,
-        resuming=job.resuming,
+    return replace(
+        output_of(job, None if job.out is None else job.out / ROWS, job.output_format()),
         html=job.html,
         page=partial(_page, job) if job.html else None,
         has_files=partial(_has_files, tree, bool(job.html)) if tree else None,
     )
-
-
-def _format(job: AttentionJob) -> Format:
-    if job.html is None:
-        return Format(echo=job.echo and job.out is not None)
-    return Format(echo=job.echo, page="alone" if job.out is None else "beside")
 
 
 def _has_files(tree: PictureTree, is_page: bool, ref: ImageRef, text: bytes) -> bool:
@@ -210,9 +193,7 @@ def _page(job: AttentionJob, meta: Mapping[str, object]) -> Page:
     return Page(f"vit attention, {meta['model']}", job.style)
 
 
-def _forward(
-    runner: AttentionRunner, prepared: Prepared, running: Running
-) -> Callable[[Batch], list[Attended | Failure]]:
+def _forward(runner: AttentionRunner, prepared: Prepared, running: Running) -> AttendBatch:
     """Return the function from a batch to its rows."""
     labels, function = runner.model.labels, runner.model.score_function
     query = runner.query
@@ -255,52 +236,34 @@ class MapRenderer:
     def __init__(
         self,
         job: AttentionJob,
-        worker_pool: WorkerPool,
+        pool: WorkerPool,
         tree: PictureTree | None,
         show: Callable[[NDArray[np.uint8]], None],
     ) -> None:
         self._job = job
-        self._worker_pool = worker_pool
+        self._pool = pool
         self._tree = tree
         self._show = show
         self._has_shown = job.show is None
 
-    def after(
-        self, forward: Callable[[Batch], list[Attended | Failure]]
-    ) -> Callable[[Batch], list[Attended | Failure]]:
+    def after(self, forward: AttendBatch) -> AttendBatch:
         """Return a function that runs `forward` and draws its rows."""
+        return lambda batch: draw_rows(self._pool, forward(batch), self._request, self._written)
 
-        def drawn(batch: Batch) -> list[Attended | Failure]:
-            rows = forward(batch)
-            done = iter(self._drawn([row for row in rows if isinstance(row, Attended)]))
-            return [next(done) if isinstance(row, Attended) else row for row in rows]
-
-        return drawn
-
-    def _drawn(self, rows: Sequence[Attended]) -> list[Attended | Failure]:
-        tasks = [(row.ref, self._request(row, is_first=not n)) for n, row in enumerate(rows)]
-
-        def written(number: int, answer: Decoded) -> Attended | Failure:
-            if isinstance(answer, Failure):
-                return answer
-            *pictures, thumbnail, shown = answer.pixels
-            if len(shown):
-                self._has_shown = True
-                self._show(shown)
-            row = replace(rows[number], thumbnail=thumbnail.tobytes())
-            return self._written(row, pictures) if self._tree is not None else row
-
-        return self._worker_pool.each(tasks, written)
-
-    def _request(self, row: Attended, *, is_first: bool) -> Request:
+    def _request(self, number: int, row: Attended) -> Request:
         best = row.target or next(iter(row.predictions), None)
         caption = f"{best.label}  {best.score:.2f}" if best else ""
-        shows = is_first and not self._has_shown
-        preview = self._job.show if shows else None
+        preview = self._job.show if number == 0 and not self._has_shown else None
         return Request(maps=row.maps, caption=caption, note=row.method, preview=preview)
 
-    def _written(self, row: Attended, pictures: Sequence[NDArray[np.uint8]]) -> Attended:
-        assert self._tree is not None
+    def _written(self, row: Attended, arrays: Sequence[NDArray[np.uint8]]) -> Attended:
+        *pictures, thumbnail, preview = arrays
+        if len(preview):
+            self._has_shown = True
+            self._show(preview)
+        row = replace(row, thumbnail=thumbnail.tobytes())
+        if self._tree is None:
+            return row
         suffix = f".{self._job.file_format}"
         is_sheet = self._job.style.name == "grid"
         names = [suffix] if is_sheet else [name + suffix for name in _names(row.maps)]

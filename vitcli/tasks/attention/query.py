@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias
 from vitcli.checkpoints.load import Model
 from vitcli.errors import UsageError, listed
 from vitcli.jobs.job import Running
+from vitcli.jobs.layers import layer_number
 from vitcli.models.attention import Heads
 from vitcli.models.config import Config, ViTConfig
 from vitcli.records import Size
@@ -79,21 +80,10 @@ def layers_of(query: AttentionQuery, config: Config) -> tuple[int, ...]:
         return (pool if may_read_pool else depth,)
     if query.layers == "all":
         return tuple(range(1, depth + 1 + may_read_pool))
-    numbers = []
-    for layer in query.layers:
-        if layer == "pool":
-            if not may_read_pool:
-                reason = "has no attention pooling" if not pools else "pools with its own query"
-                raise UsageError(f"--layer pool: the model {reason}", "give a number, or all")
-            numbers.append(pool)
-            continue
-        number = layer + depth + 1 if layer < 0 else layer
-        if not 1 <= number <= depth:
-            raise UsageError(
-                f"--layer {layer}: the model has {depth} {config.layer_name}s",
-                f"1 is the first {config.layer_name}, {depth} or -1 the last",
-            )
-        numbers.append(number)
+    if "pool" in query.layers and not may_read_pool:
+        reason = "has no attention pooling" if not pools else "pools with its own query"
+        raise UsageError(f"--layer pool: the model {reason}", "give a number, or all")
+    numbers = (pool if n == "pool" else layer_number(n, config, first=1) for n in query.layers)
     return tuple(dict.fromkeys(numbers))
 
 

@@ -26,7 +26,7 @@ from vitcli.images.job import DecodeJob
 from vitcli.images.kinds import suffixes
 from vitcli.images.scan import Omissions, Scan
 from vitcli.images.workers import iter_decoded
-from vitcli.jobs.job import DEFAULT_MODEL, ModelOptions, NullReporter, Reporter
+from vitcli.jobs.job import DEFAULT_MODEL, SILENT, ModelOptions, Note, Reporter
 from vitcli.jobs.loading import load_model
 from vitcli.models import onednn
 from vitcli.models.cost import cost
@@ -39,7 +39,6 @@ from vitcli.tasks.bench.protocol import (
     Ended,
     Exported,
     Exporting,
-    Note,
     Outputs,
     Read,
     Reading,
@@ -107,7 +106,7 @@ class Bench:
 
 def bench(
     job: BenchJob,
-    reporter: Reporter | None = None,
+    reporter: Reporter = SILENT,
     on_step: Callable[[str], None] = lambda text: None,
     *,
     began: float | None = None,
@@ -119,7 +118,7 @@ def bench(
     measurements so far, along with the signal.
     """
     began = time.monotonic() if began is None else began
-    return _Trials(job, reporter or NullReporter(), on_step, began).run()
+    return _Trials(job, reporter, on_step, began).run()
 
 
 @dataclass(slots=True)

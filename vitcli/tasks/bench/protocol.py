@@ -22,7 +22,7 @@ from vitcli import processes
 from vitcli.checkpoints import engines
 from vitcli.checkpoints.resolve import Checkpoint
 from vitcli.engines import DtypeName, EngineName, Quantize
-from vitcli.jobs.job import ModelOptions
+from vitcli.jobs.job import ModelOptions, Note
 from vitcli.records import Decode, Limits
 
 COMMAND = processes.command_of("vitcli.tasks.bench.worker:main")
@@ -78,13 +78,6 @@ class Trial:
     files: tuple[str, ...] = ()
     readings: tuple[Reading, ...] = ()
     limits: Limits = Limits()
-
-
-@dataclass(frozen=True, slots=True)
-class Note:
-    """A warning for the user."""
-
-    text: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitcli.jobs.job import ModelOptions
-from vitcli.records import Decode
+from vitcli.records import Decode, by
 from vitcli.tasks.bench.protocol import Candidate, Outputs, Read, Timed
 
 Purpose: TypeAlias = Literal["exact", "fastest", "close", "latency", "memory"]
@@ -217,11 +217,11 @@ def command_of(
 
 def _model_words(options: ModelOptions) -> Iterator[str]:
     """Yield the model's options that differ from the defaults, except `--decode`."""
-    size = options.image_size
     values = {
         "--layout": options.layout,
         "--labels": options.labels,
-        "--image-size": size and f"{size[0]}x{size[1]}",
+        "--image-size": options.image_size and by(options.image_size),
+        "--patch-size": options.patch_size and by(options.patch_size),
         "--preprocess": options.preprocess,
         "--num-heads": options.num_heads,
         "--head": options.head,

@@ -22,9 +22,9 @@ from vitcli.checkpoints.load import Model
 from vitcli.errors import VitError
 from vitcli.images.job import DecodeJob
 from vitcli.images.loader import iter_batches
-from vitcli.jobs.loading import load_model
+from vitcli.jobs.job import Note, Running
+from vitcli.jobs.loading import load_model, prepare_model
 from vitcli.models.engine import Engine, Judged, TorchEngine
-from vitcli.models.prepare import prepare
 from vitcli.processes import end_with_parent
 from vitcli.records import Batch, ImageRef, PixelArray
 from vitcli.tasks.bench.memory import family_peak, peak_memory
@@ -33,7 +33,6 @@ from vitcli.tasks.bench.protocol import (
     Event,
     Exported,
     Exporting,
-    Note,
     Outputs,
     Read,
     Skipped,
@@ -85,14 +84,8 @@ def _engine(trial: Trial, model: Model, send: Send) -> Engine | None:
     """Open the candidate's engine; export it and return None if it has no files yet."""
     candidate = trial.candidate
     if candidate.engine == "torch":
-        prepared = prepare(
-            model.network,
-            model.preprocess,
-            trial.device,
-            candidate.dtype,
-            quantize=candidate.quantize,
-            note=lambda text: send(Note(text)),
-        )
+        running = Running(device=trial.device, dtype=candidate.dtype, quantize=candidate.quantize)
+        prepared = prepare_model(model, running, lambda text: send(Note(text)))
         return TorchEngine(prepared, Judged())
     began, notes = time.monotonic(), list[str]()
 

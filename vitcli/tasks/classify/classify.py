@@ -7,28 +7,20 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 from vitcli.checkpoints.scoring import ScoreFunction, to_scores
 from vitcli.errors import UsageError
-from vitcli.images.job import Decoded
 from vitcli.images.workers import WorkerPool
-from vitcli.jobs.drawing import Drawing, Request, check_page
+from vitcli.jobs.drawing import Drawing, Request, check_page, draw_rows
 from vitcli.jobs.finite import are_finite, overflow, with_failures
-from vitcli.jobs.job import (
-    DEFAULT_MODEL,
-    Inputs,
-    ModelOptions,
-    NullReporter,
-    Reporter,
-    Running,
-    Summary,
-)
+from vitcli.jobs.job import DEFAULT_MODEL, SILENT, Inputs, ModelOptions, Reporter, Running, Summary
 from vitcli.jobs.listing import list_inputs
-from vitcli.jobs.predictions import check_heads, predictions_of, top_k
-from vitcli.jobs.row_options import row_defaults, row_options
-from vitcli.jobs.run import Ready, Run, Spec
-from vitcli.pipeline import Forward
+from vitcli.jobs.loading import Spec, load_model
+from vitcli.jobs.outputs import output_of
+from vitcli.jobs.predictions import check_heads, open_classifiers, predictions_of, top_k
+from vitcli.jobs.run import Computation, Run
+from vitcli.jobs.writing import write_rows
 from vitcli.records import Batch, Classified, Failure, Row, Sink
 from vitcli.render.page import Page
 from vitcli.runs.output import Output
@@ -39,8 +31,13 @@ from vitcli.stores import Place, Url
 from vitcli.tasks.classify.select import Selection
 
 if TYPE_CHECKING:  # for types only: importing these is slow
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
     from vitcli.checkpoints.load import Model
-    from vitcli.models.engine import Engine
+
+ClassifyBatch: TypeAlias = Callable[[Batch], list[Classified | Failure]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +49,7 @@ class ClassifyJob:
     rows, written along with `out`, or without `out` instead of standard output.
     """
 
-    command: ClassVar = "classify"
+    command: ClassVar[str] = "classify"
 
     inputs: Inputs
     models: tuple[str | Model, ...] = (DEFAULT_MODEL,)
@@ -97,68 +94,51 @@ class ClassifyJob:
         return Format(name, page="alone" if self.out is None else "beside")
 
 
-def classify(
-    job: ClassifyJob, reporter: Reporter | None = None, sink: Sink | None = None
-) -> Summary:
+def classify(job: ClassifyJob, reporter: Reporter = SILENT, sink: Sink | None = None) -> Summary:
     """Run the job. Rows go to `sink` if there is one, else to the job's output.
 
     Raises VitError for errors that end the run; an image that fails is a row.
     """
-    reporter = reporter or NullReporter()
     listing = list_inputs(job.inputs, reporter.note, shard=job.resuming.shard)
     run = Run(job.inputs, job.running, reporter, listing)
-    takes = None if job.select is None else _selected(job.select)
     with ExitStack() as open_things:
-        ready = partial(_ready, job, run, open_things)
-        if sink is not None:
-            summary = run.into(sink, ready(job.models), takes)
-        else:
-            output = _output(job, takes)
-            summary = run.write(output, job.models, ready, offline=job.options.offline)
-    return summary if takes is None else replace(summary, selected=run.progress.selected)
+        load = partial(_computation, job, run, open_things)
+        offline = job.options.offline
+        return write_rows(run, _output(job), job.models, load, sink=sink, offline=offline)
 
 
-def _output(job: ClassifyJob, takes: Callable[[Row], bool] | None) -> Output:
+def _output(job: ClassifyJob) -> Output:
     assert not isinstance(job.out, Url)  # fleet/share.py gives a local file, and uploads it later
     title = f"vit classify, {', '.join(m if isinstance(m, str) else m.spec for m in job.models)}"
-    return Output(
-        out=job.out,
-        command=job.command,
-        format=job.output_format(),
-        options={**row_options(job), "select": job.select and job.select.text},
-        defaults=row_defaults(job),
-        overwrite=job.overwrite,
-        resuming=job.resuming,
+    output = output_of(job, job.out, job.output_format())
+    return replace(
+        output,
+        options={**output.options, "select": job.select and job.select.text},
         html=job.html,
         page=(lambda meta: Page(title)) if job.html else None,
-        takes=takes,
+        takes=None if job.select is None else _selected(job.select),
     )
 
 
-def _ready(job: ClassifyJob, run: Run, open_things: ExitStack, specs: Sequence[Spec]) -> Ready:
+def _computation(
+    job: ClassifyJob, run: Run, open_things: ExitStack, specs: Sequence[Spec]
+) -> Computation:
     """Load the models, and build the function that the run calls.
 
     With `html`, the workers that make thumbnails run until `open_things` is closed.
     """
-    from vitcli.models.engine import Logits
-
-    models = [run.load(spec, job.options) for spec in specs]
+    models = [load_model(spec, job.options, run.reporter.note) for spec in specs]
     check_heads(models, "vit embed -m {} computes its features")
     if job.select is not None:
         job.select.check_labels(models[0].labels)
-    plans = tuple(dict.fromkeys(model.preprocess for model in models))  # without repeats
-    members = [(run.engine(model, Logits()), plans.index(model.preprocess)) for model in models]
-    forward: Forward = _forward(members, models[0].labels, models[0].score_function, job)
+    plans, logits_of = open_classifiers(models, job.running, run.reporter.note)
+    forward = _forward(logits_of, models[0].labels, models[0].score_function, job)
     if job.html is not None:
-        inputs = job.inputs
-        drawing = Drawing(
-            plan=plans[0], limits=inputs.limits, formats=inputs.formats, has_thumbnail=True
-        )
-        worker_pool = open_things.enter_context(
-            WorkerPool(drawing, job.running.workers, run.reporter.note)
-        )
-        forward = _with_thumbnails(forward, worker_pool)
-    return Ready(plans=plans, forward=forward, meta={}, reads_again=job.html is not None)
+        limits, formats = job.inputs.limits, job.inputs.formats
+        drawing = Drawing(plan=plans[0], limits=limits, formats=formats, has_thumbnail=True)
+        pool = WorkerPool(drawing, job.running.workers, run.reporter.note)
+        forward = _with_thumbnails(forward, open_things.enter_context(pool))
+    return Computation(plans=plans, forward=forward, reads_again=job.html is not None)
 
 
 def _selected(selection: Selection) -> Callable[[Row], bool]:
@@ -166,30 +146,21 @@ def _selected(selection: Selection) -> Callable[[Row], bool]:
     return lambda row: not isinstance(row, Classified) or selection.takes(row)
 
 
-def _with_thumbnails(forward: Forward, worker_pool: WorkerPool) -> Forward:
+def _with_thumbnails(forward: ClassifyBatch, pool: WorkerPool) -> ClassifyBatch:
     """Add a small image to each row of `forward`, for the page."""
 
-    def with_thumbnails(batch: Batch) -> list[Row]:
-        rows = forward(batch)
-        good = [row for row in rows if isinstance(row, Classified)]
+    def add(row: Classified, pixels: Sequence[NDArray[np.uint8]]) -> Classified:
+        return replace(row, thumbnail=pixels[0].tobytes())
 
-        def pictured(number: int, answer: Decoded) -> Row:
-            if isinstance(answer, Failure):
-                return answer
-            return replace(good[number], thumbnail=answer.pixels[0].tobytes())
-
-        done = iter(worker_pool.each([(row.ref, Request()) for row in good], pictured))
-        return [next(done) if isinstance(row, Classified) else row for row in rows]
-
-    return with_thumbnails
+    return lambda batch: draw_rows(pool, forward(batch), lambda number, row: Request(), add)
 
 
 def _forward(
-    members: Sequence[tuple[Engine, int]],
+    logits_of: Callable[[Batch], list[Tensor]],
     labels: Sequence[str],
     function: ScoreFunction,
     job: ClassifyJob,
-) -> Callable[[Batch], list[Classified | Failure]]:
+) -> ClassifyBatch:
     """Return the function from a batch to its rows."""
     import torch
 
@@ -197,7 +168,7 @@ def _forward(
 
     @torch.inference_mode()
     def forward(batch: Batch) -> list[Classified | Failure]:
-        logits = [engine(batch.pixels[plan]) for engine, plan in members]
+        logits = logits_of(batch)
         scores = [to_scores(output, applied) for output in logits]
         mean = scores[0] if len(scores) == 1 else torch.stack(scores).mean(dim=0)
         best, indices = top_k(mean, job.top_k)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import compress
 
@@ -16,10 +16,11 @@ from vitcli.checkpoints.scoring import ScoreFunction, to_scores
 from vitcli.errors import CheckpointError
 from vitcli.jobs.finite import are_finite, overflow, with_failures
 from vitcli.jobs.job import Reporter
-from vitcli.jobs.predictions import check_heads, top_k
-from vitcli.jobs.run import Ready
-from vitcli.models.engine import Engine, Logits
+from vitcli.jobs.loading import load_model
+from vitcli.jobs.predictions import check_heads, open_classifiers, top_k
+from vitcli.jobs.run import Computation
 from vitcli.records import Batch, Classified, Failure, Row
+from vitcli.sinks.memory import NoSink
 from vitcli.tasks.evaluate.job import (
     TOP,
     EvaluateJob,
@@ -44,7 +45,7 @@ def evaluate_classifiers(
     cannot be averaged or do not classify.
     """
     run = run_on(job, examples, reporter)
-    models = [run.load(spec, job.options) for spec in job.models]
+    models = [load_model(spec, job.options, reporter.note) for spec in job.models]
     check_heads(models, "--knn 20 evaluates its embeddings")
     function = models[0].score_function
     labels, numbers = _classes(models[0], class_names(examples))
@@ -54,12 +55,11 @@ def evaluate_classifiers(
             f"{models[0].spec} scores each label independently: the highest score is the answer, "
             "and calibration is left out"
         )
-    plans = tuple(dict.fromkeys(model.preprocess for model in models))
-    members = [(run.engine(model, Logits()), plans.index(model.preprocess)) for model in models]
+    plans, logits_of = open_classifiers(models, job.running, reporter.note)
     names = [model.spec for model in models] + ["all, averaged"] * (len(models) > 1)
     sink = _AnswerSink([[] for _ in names], [[] for _ in names])
-    forward = _forward(members, function, sink, overflow(job.running))
-    summary = run.into(sink, Ready(plans=plans, forward=forward, meta={}))
+    forward = _forward(logits_of, function, sink, overflow(job.running))
+    summary = run.into(sink, Computation(plans=plans, forward=forward))
     check_any_read(sink.places, sink.failures)
     truth = np.array([numbers[examples[place].label] for place in sink.places], np.int64)
     answers = [
@@ -83,7 +83,7 @@ def evaluate_classifiers(
 
 
 @dataclass(slots=True)
-class _AnswerSink:
+class _AnswerSink(NoSink):
     """Collects the answers of each model on the readable images, and the failures."""
 
     best: list[list[Tensor]]
@@ -107,17 +107,16 @@ class _AnswerSink:
     def write(self, rows: Sequence[Row]) -> None:
         self.failures += [row for row in rows if isinstance(row, Failure)]
 
-    def finish(self, meta: Mapping[str, object]) -> None: ...
-
-    def abort(self) -> None: ...
-
 
 def _forward(
-    members: Sequence[tuple[Engine, int]], function: ScoreFunction, sink: _AnswerSink, reason: str
+    logits_of: Callable[[Batch], list[Tensor]],
+    function: ScoreFunction,
+    sink: _AnswerSink,
+    reason: str,
 ) -> Callable[[Batch], list[Classified | Failure]]:
     @torch.inference_mode()
     def forward(batch: Batch) -> list[Classified | Failure]:
-        logits = [engine(batch.pixels[plan]) for engine, plan in members]
+        logits = logits_of(batch)
         good = are_finite(*logits)
         probabilities = [_probabilities(output, function) for output in logits]
         if len(probabilities) > 1:

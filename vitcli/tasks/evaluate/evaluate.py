@@ -8,7 +8,7 @@ from pathlib import Path
 from vitcli.checkpoints.load import Model
 from vitcli.errors import printable
 from vitcli.images.scan import Omissions
-from vitcli.jobs.job import NullReporter, Reporter
+from vitcli.jobs.job import SILENT, Reporter
 from vitcli.jobs.listing import scan_of
 from vitcli.tasks.evaluate.classifiers import evaluate_classifiers
 from vitcli.tasks.evaluate.job import EvaluateJob, Evaluation
@@ -18,12 +18,11 @@ from vitcli.training.data import read_examples
 from vitcli.training.example import SPLIT, Example, place_of, trained_on
 
 
-def evaluate(job: EvaluateJob, reporter: Reporter | None = None) -> Evaluation:
+def evaluate(job: EvaluateJob, reporter: Reporter = SILENT) -> Evaluation:
     """Run the job. Unreadable images are listed, but not part of any score.
 
     Raises InputError for classes that a model does not have, and for data without labels.
     """
-    reporter = reporter or NullReporter()
     omissions = Omissions(reporter.note)
     scan = scan_of(job.inputs, omissions)
     examples = read_examples(job.data, scan, reporter.note, allow_outside=job.inputs.allow_outside)

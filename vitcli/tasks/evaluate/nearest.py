@@ -10,10 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vitcli.checkpoints.load import Model
+from vitcli.engines import check_engine
 from vitcli.errors import InputError
 from vitcli.jobs.finite import are_finite, overflow, with_failures
 from vitcli.jobs.job import Reporter
-from vitcli.jobs.run import Ready, Run
+from vitcli.jobs.loading import load_model, open_model
+from vitcli.jobs.run import Computation, Run
 from vitcli.models.engine import Features
 from vitcli.records import Batch, Embedded, Failure
 from vitcli.sinks.memory import ListSink
@@ -42,7 +44,8 @@ def evaluate_neighbours(
     train = [e for e in examples if e.split == "train"]
     labels = class_names(examples)
     numbers = {label: number for number, label in enumerate(labels)}
-    loaded = [run_on(job, evaluated, reporter).load(spec, job.options) for spec in job.models]
+    check_engine(job.running.engine)
+    loaded = [load_model(spec, job.options, reporter.note) for spec in job.models]
     queries: list[dict[int, Tensor]] = []
     failures: dict[int, Failure] = {}
     for model in loaded:
@@ -77,7 +80,8 @@ def evaluate_neighbours(
 
 def _embedded(run: Run, model: Model) -> tuple[dict[int, Tensor], dict[int, Failure]]:
     """The unit embeddings (D,) of the images of a run and its failures, by the image's place."""
-    engine = run.engine(model, Features((model.config.depth,), model.config.pool, True))
+    output = Features((model.config.depth,), model.config.pool, True)
+    engine = open_model(model, output, run.running, run.reporter.note)
 
     @torch.inference_mode()
     def forward(batch: Batch) -> list[Embedded | Failure]:
@@ -88,7 +92,7 @@ def _embedded(run: Run, model: Model) -> tuple[dict[int, Tensor], dict[int, Fail
         return with_failures(rows, good, overflow(run.running))
 
     sink = ListSink()
-    run.into(sink, Ready(plans=(model.preprocess,), forward=forward, meta={}))
+    run.into(sink, Computation(plans=(model.preprocess,), forward=forward))
     embeddings: dict[int, Tensor] = {}
     failures: dict[int, Failure] = {}
     for row in sink.rows:

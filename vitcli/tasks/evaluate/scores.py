@@ -6,6 +6,8 @@ import csv
 import io
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,32 +17,35 @@ from numpy.typing import NDArray
 from vitcli.errors import OutputError, printable
 from vitcli.files import write_whole
 from vitcli.images.decode import decode
-from vitcli.records import FoundImage, ImageRef, Limits, Preprocess, Sample
+from vitcli.jobs.apart import check_apart, read_of_models, written_of
+from vitcli.records import Failure, FoundImage, ImageRef, Limits, Preprocess, Sample
 from vitcli.render.charts import confusion_png, reliability_svg
 from vitcli.render.report import ReportPage, Section, Shot, html
-from vitcli.tasks.evaluate.job import Evaluation, ModelAnswers
+from vitcli.sinks.text import error_field
+from vitcli.tasks.evaluate.job import EvaluateJob, Evaluation, ModelAnswers
 from vitcli.training.metrics import Answers, Confusion, calibration_error, confusion, reliability
 
 THUMBNAIL = Preprocess(size=(192, 192), resize=(192, 192), fit="contain", decode="fast")
 MAX_MISTAKES = 24
+FILES = ("metrics.json", "report.html", "confusion.csv", "confusion.png")
 
 
 def numbers(evaluation: Evaluation) -> dict[str, Any]:
     """The whole evaluation as JSON."""
     return {
-        "images": evaluation.summary.done,
-        "failed": evaluation.summary.failed,
-        "seconds": round(evaluation.summary.seconds, 3),
+        **evaluation.summary.counts,
         "models": [model_numbers(model, evaluation.paths) for model in evaluation.models],
         "slowest": [
             {"path": printable(path), "seconds": round(seconds, 4)}
             for seconds, path in evaluation.slowest
         ],
-        "failures": [
-            {"path": printable(f.ref.path), "error": {"type": f.type, "message": f.message}}
-            for f in evaluation.failures
-        ],
+        "failures": list(map(failure_record, evaluation.failures)),
     }
+
+
+def failure_record(failure: Failure) -> dict[str, Any]:
+    """The path and the error of an image that failed, as JSON."""
+    return {"path": printable(failure.ref.path), "error": error_field(failure)}
 
 
 def model_numbers(model: ModelAnswers, paths: Sequence[str]) -> dict[str, Any]:
@@ -55,16 +60,7 @@ def model_numbers(model: ModelAnswers, paths: Sequence[str]) -> dict[str, Any]:
         "top5": round(answers.accuracy(5), 6) if answers.best.shape[1] >= 5 else None,
         "mean_class_accuracy": round(float(np.mean([c.recall for c in per_class if c.images])), 6),
         "ece": round(calibration_error(bins), 6) if model.are_shares else None,
-        "reliability": [
-            {
-                "low": round(b.low, 6),
-                "high": round(b.high, 6),
-                "images": b.count,
-                "confidence": round(b.confidence, 6),
-                "accuracy": round(b.accuracy, 6),
-            }
-            for b in bins
-        ],
+        "reliability": [{name: round(n, 6) for name, n in asdict(b).items()} for b in bins],
         "classes": [
             {
                 "label": c.label,
@@ -126,7 +122,7 @@ def section(model: ModelAnswers, images: Sequence[FoundImage]) -> Section:
 def _calibration(answers: Answers) -> tuple[str, str]:
     """The caption of the reliability diagram, and the diagram."""
     bins = reliability(answers)
-    chart = reliability_svg([(b.low, b.high, b.count, b.accuracy) for b in bins])
+    chart = reliability_svg([(b.low, b.high, b.images, b.accuracy) for b in bins])
     return (
         f"Confidence and accuracy: expected calibration error {calibration_error(bins):.3f}",
         chart,
@@ -154,19 +150,30 @@ def page(evaluation: Evaluation, data: str) -> ReportPage:
     )
 
 
+def check_files(folder: Path, job: EvaluateJob) -> None:
+    """Raise OutputError if `write_files` would overwrite a file that the evaluation reads."""
+    data = (Path(job.data), "the data of this run")
+    if job.preds is not None:
+        read = iter([(job.preds, "the file of --preds")])
+    else:
+        read = read_of_models(job.models, job.options)
+    check_apart(written_of(folder / name for name in FILES), chain([data], read))
+
+
 def write_files(folder: Path, evaluation: Evaluation, data: str) -> None:
     """Write metrics.json, report.html, and the last model's confusion matrix as CSV and PNG."""
     last = evaluation.models[-1]
     table = confusion(last.answers, last.labels)
     metrics = json.dumps(numbers(evaluation), indent=2, ensure_ascii=False)
+    contents = (
+        f"{metrics}\n".encode("utf-8", "replace"),
+        html(page(evaluation, data)).encode("utf-8"),
+        confusion_csv(table).encode("utf-8", "replace"),
+        confusion_png(table.labels, table.counts),
+    )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, content in {
-            "metrics.json": f"{metrics}\n".encode("utf-8", "replace"),
-            "report.html": html(page(evaluation, data)).encode("utf-8"),
-            "confusion.csv": confusion_csv(table).encode("utf-8", "replace"),
-            "confusion.png": confusion_png(table.labels, table.counts),
-        }.items():
+        for name, content in zip(FILES, contents, strict=True):
             write_whole(folder / name, content)
     except OSError as error:
         raise OutputError(f"cannot write to {folder}: {error.strerror}") from None

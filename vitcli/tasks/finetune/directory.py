@@ -21,7 +21,7 @@ from vitcli.records import ErrorType, Failure, FoundImage, ImageRef
 from vitcli.render.charts import Line, lines_svg
 from vitcli.render.report import ReportPage, html
 from vitcli.tasks.evaluate.job import ModelAnswers
-from vitcli.tasks.evaluate.scores import section
+from vitcli.tasks.evaluate.scores import failure_record, section
 from vitcli.tasks.finetune.job import option_of
 from vitcli.training.example import SPLIT, Example, read_split, write_split
 from vitcli.training.metrics import Answers
@@ -86,13 +86,9 @@ class RunDirectory:
             partial = self.folder / f"{SPLIT}.partial"
             write_split(partial, examples)
             partial.replace(self.folder / SPLIT)
-        left_out = [
-            {"path": printable(f.ref.path), "error": {"type": f.type, "message": f.message}}
-            for f in failures
-        ]
         described = {
             "asked": self._options,
-            "left_out": left_out,
+            "left_out": list(map(failure_record, failures)),
             "versions": {name: version(name) for name in RECORDED},
         }
         write_whole(self.folder / RUN, (json.dumps(described, indent=2) + "\n").encode())

@@ -11,7 +11,7 @@ from vitcli.checkpoints.load import Model
 from vitcli.errors import InputError
 from vitcli.images.augment import LEVELS
 from vitcli.jobs.listing import list_images
-from vitcli.jobs.run import Ready, Run
+from vitcli.jobs.run import Computation, Run
 from vitcli.records import Batch, Classified, Failure, FoundImage
 from vitcli.sinks.memory import ListSink
 from vitcli.tasks.evaluate.job import check_any_read
@@ -43,7 +43,7 @@ class FeedMaker:
         def forward(batch: Batch) -> list[Classified]:
             return [Classified(ref, ()) for ref in batch.refs]
 
-        run.into(sink, Ready(plans=(self.model.preprocess,), forward=forward, meta={}))
+        run.into(sink, Computation(plans=(self.model.preprocess,), forward=forward))
         failed = [row for row in sink.rows if isinstance(row, Failure)]
         failures = self._gathered(failed, mine)
         broken = {failure.ref.index for failure in failures}

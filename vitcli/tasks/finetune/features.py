@@ -7,7 +7,7 @@ import json
 import os
 import stat
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,9 +23,11 @@ from vitcli.errors import OutputError
 from vitcli.images.kinds import ImageError
 from vitcli.images.members import Archive
 from vitcli.jobs.finite import are_finite, overflow, with_failures
-from vitcli.jobs.run import Ready, Run
+from vitcli.jobs.loading import open_model
+from vitcli.jobs.run import Computation, Run
 from vitcli.models.engine import Logits
 from vitcli.records import Batch, Embedded, Failure, FoundImage, Row
+from vitcli.sinks.memory import NoSink
 from vitcli.stores import is_remote
 from vitcli.training.recipe import headless
 
@@ -53,7 +55,8 @@ def features(
     sink = _FeatureCache(file, [hashes[place] for place in places])
     if places:
         run = run.over([images[place] for place in places])
-        engine = run.engine(replace(model, network=headless(model.network)), Logits())
+        network = replace(model, network=headless(model.network))
+        engine = open_model(network, Logits(), run.running, run.reporter.note)
 
         @torch.inference_mode()
         def forward(batch: Batch) -> list[Embedded | Failure]:
@@ -62,7 +65,7 @@ def features(
             return with_failures(rows, are_finite(vectors), overflow(run.running))
 
         try:
-            run.into(sink, Ready(plans=(model.preprocess,), forward=forward, meta={}))
+            run.into(sink, Computation(plans=(model.preprocess,), forward=forward))
         finally:
             sink.save()
     known |= sink.computed
@@ -76,7 +79,7 @@ def features(
     return vectors, failed
 
 
-class _FeatureCache:
+class _FeatureCache(NoSink):
     """A sink that collects features by hash and saves them every SAVE_SECONDS."""
 
     def __init__(self, file: Path, hashes: Sequence[str]) -> None:
@@ -100,10 +103,6 @@ class _FeatureCache:
         if len(self.computed) > self._saved:
             _write(self._file, _read(self._file) | self.computed)
         self._saved, self._saved_at = len(self.computed), time.monotonic()
-
-    def finish(self, meta: Mapping[str, object]) -> None: ...
-
-    def abort(self) -> None: ...
 
 
 def _fingerprint(run: Run, model: Model) -> str:

@@ -12,12 +12,11 @@ from signal import SIGTERM
 import torch
 
 from vitcli.checkpoints.load import Model
-from vitcli.checkpoints.resolve import resolve
 from vitcli.checkpoints.write import library_for
 from vitcli.errors import Interrupted, UsageError, printable
 from vitcli.images.scan import Omissions
 from vitcli.interrupts import interrupts
-from vitcli.jobs.apart import Read, read_of_model, read_of_options
+from vitcli.jobs.apart import Read, read_of_models
 from vitcli.jobs.job import Summary
 from vitcli.jobs.listing import scan_of
 from vitcli.jobs.loading import load_model
@@ -111,13 +110,7 @@ class _Session:
         if job.val is not None:
             yield Path(job.val), "the data of --val"
         if job.out.is_dir() and any(job.out.iterdir()):  # otherwise nothing can be overwritten
-            if isinstance(job.model, str):
-                offline = job.options.offline
-                yield from read_of_model(resolve(job.model, offline=offline).weights)
-            else:
-                yield from read_of_model(job.model.files)
-            options = {name: getattr(job.options, name) for name in ("labels", "head")}
-            yield from read_of_options(options)
+            yield from read_of_models([job.model], job.options)
 
     def _options(self) -> dict[str, object]:
         """The options that must be equal in a resumed run and in the interrupted one."""
@@ -126,6 +119,7 @@ class _Session:
         options: dict[str, object] = {"data": job.data, "model": model, "val": job.val}
         options |= {f.name: getattr(job.training, f.name) for f in fields(job.training)}
         options |= {"dtype": job.running.dtype, "image_size": job.options.image_size}
+        options["patch_size"] = job.options.patch_size
         options["no_flip"] = not options.pop("flip")
         del options["save_every"]
         return options
@@ -155,10 +149,8 @@ class _Session:
 
     def _model(self, examples: Sequence[Example]) -> Model:
         """The model with the head or decoder that the objective needs."""
-        job, model = self.job, self.job.model
-        if isinstance(model, str):
-            keeps = not self._has_classes
-            model = load_model(model, job.options, self.reporter.note, keep_decoder=keeps)
+        job, keeps = self.job, not self._has_classes
+        model = load_model(job.model, job.options, self.reporter.note, keep_decoder=keeps)
         if self._has_classes:
             headed = with_head(model, class_names(examples))
             if library_for(headed.config) == "timm":
