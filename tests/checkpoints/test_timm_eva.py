@@ -79,9 +79,9 @@ def test_the_name_says_how_many_heads(name: str) -> None:
 
 
 def test_width_and_depth_say_how_many_heads_a_bare_file_has() -> None:
-    assert (timm_eva._heads(1280, 32), timm_eva._heads(4096, 40)) == (20, 32)
+    assert (timm_eva.heads_of(1280, 32), timm_eva.heads_of(4096, 40)) == (20, 32)
     with pytest.raises(CheckpointError, match="width 48 and 2 blocks"):
-        timm_eva._heads(48, 2)
+        timm_eva.heads_of(48, 2)
 
 
 @pytest.mark.parametrize(
@@ -137,13 +137,36 @@ def test_arguments_override_the_architecture(dino: Golden, tmp_path: Path) -> No
     rope = config.rope
     assert (rope.coordinates, rope.offset, rope.theta) == ("index", 2, 50)
     assert (rope.reference, rope.columns_first, rope.halves) == ((3, 4), True, True)
-    assert config.pool == "mean", "a pooling that the arguments name is kept"
+    assert config.pool == "mean", "it is not a DINOv3"
+
+
+@pytest.mark.parametrize("args", [{}, {"global_pool": "avg"}, {"global_pool": "token"}])
+def test_every_dinov3_is_pooled_by_its_class_token(
+    args: dict[str, Any], dino: Golden, tmp_path: Path
+) -> None:
+    """timm writes its own default, the mean, into the arguments, too."""
+    model = loaded(dino.save(tmp_path / "m", with_args(dino, **args)))
+    assert model.config.pool == "cls"
+    is_noted = any("--pool mean" in note for note in model.notes)
+    assert is_noted == (args.get("global_pool") != "token")
 
 
 def test_a_perception_encoder_keeps_its_grid(tmp_path: Path) -> None:
     folder = Golden.read("pe_core", EVA).save(tmp_path / "m")
     with pytest.raises(UsageError, match="positions for images of 48x64 alone"):
         loaded(folder, image_size=(64, 64))
+
+
+@pytest.mark.parametrize("name", ["eva02_clip", "rope_mixed"])
+def test_each_parameter_has_its_layer(name: str, tmp_path: Path) -> None:
+    """For the decay of learning rates: rotations before the blocks, biases of q and v in theirs."""
+    network = loaded(Golden.read(name, EVA).save(tmp_path / "m")).network
+    layers = {parameter: network.layer_of(parameter) for parameter in network.state_dict()}
+    for parameter, layer in layers.items():
+        block = parameter.split(".")[1] if parameter.startswith("blocks.") else None
+        is_after = parameter.split(".")[0] in ("norm", "head", "proj")
+        assert layer == (int(block) + 1 if block else 4 * is_after), parameter
+    assert "blocks.0.attn.q_bias" in layers or "rope.freqs" in layers
 
 
 @torch.inference_mode()

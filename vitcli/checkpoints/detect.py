@@ -39,11 +39,12 @@ def layout_of(
     """
     forced = name is not None
     is_named = check_named(config or {}, forced=forced)
-    check_tensors(state, is_named=is_named, forced=forced)
-    named = _of_model(config or {})
     if name is not None:
-        return _layout_named(name, named)
-    detected = _detected(state, named)
+        _check_forced(name, _of_model(config or {}))
+    check_tensors(state, is_named=is_named, forced=forced)
+    if name is not None:
+        return _layout_named(name)
+    detected = _detected(state, _of_model(config or {}))
     if file is not None and not is_named and detected.name in MAY_ROTATE:
         _check_file(file, detected.strip(state))
     kind = str((config or {}).get("model_type", ""))
@@ -106,19 +107,21 @@ def _knows_all(layout: Layout, state: Mapping[str, Tensor]) -> bool:
     return knows(names, layout.rules(names))
 
 
-def _layout_named(name: str, named: Layout | None = None) -> Layout:
-    """The layout of this name. Raises CheckpointError for an unknown one, and for one that would
-    leave out the rotations of the architecture in the config."""
+def _check_forced(name: str, named: Layout | None) -> None:
+    """Raise CheckpointError for a layout that would leave out the rotations of the architecture in
+    the config, whose layout is `named`."""
+    if named and named.architectures and named.name not in MAY_ROTATE and name in MAY_ROTATE:
+        raise CheckpointError(
+            f"the config names an architecture of the layout {named.name}, which {name} computes "
+            "in another way",
+            f"leave out --layout {name}",
+        )
+
+
+def _layout_named(name: str) -> Layout:
     for layout in layouts.LAYOUTS:
-        if layout.name != name:
-            continue
-        if named and named.name not in MAY_ROTATE and name in MAY_ROTATE:
-            raise CheckpointError(
-                f"the config names an architecture of the layout {named.name}, which "
-                f"{name} computes in another way",
-                f"leave out --layout {name}",
-            )
-        return layout
+        if layout.name == name:
+            return layout
     raise CheckpointError(f"unknown layout {name!r}", f"known are {_all_names()}")
 
 

@@ -30,6 +30,7 @@ from vitcli.checkpoints.layouts.layout import (
     shape,
 )
 from vitcli.checkpoints.layouts.timm_eva_write import (
+    CLIP_WIDTHS,
     ONLY,
     RARE_PARTS,
     adapt,
@@ -169,8 +170,6 @@ NUM_HEADS = timm.NUM_HEADS | {
     (1536, 47): 16,
     (1536, 50): 16,
 }
-CLIP_WIDTHS = (512, 768, 1024)  # of the joint space of images and texts in EVA's CLIPs
-
 
 # Separate projections of queries, keys and values, whose keys have no bias; and with one for all.
 SEPARATE = (
@@ -217,11 +216,8 @@ def body_rules(state: Tensors) -> tuple[Rule, ...]:
 
 def _head_rules(state: Tensors) -> tuple[Rule, ...]:
     bias = state.get("head.bias")
-    if (
-        bias is None
-        or "blocks.0.gamma_1" in state
-        or not {"norm.weight", "head.weight"} <= {*state}
-    ):
+    is_clip = "norm.weight" in state and "blocks.0.gamma_1" not in state
+    if bias is None or "head.weight" not in state or not is_clip:
         return HEAD
     is_eva = "blocks.0.attn.q_bias" in state or "blocks.0.attn.q_proj.bias" in state
     is_encoder = "norm_pre.weight" in state and "attn_pool.latent" in state
@@ -265,7 +261,7 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTCon
     _check_args(args, given)
     width, chans, *patch = shape(tensors, "patch_embed.proj.weight", 4)
     depth = args.get("depth") or count_blocks(tensors)
-    heads = num_heads or args.get("num_heads") or _heads(width, depth)
+    heads = num_heads or args.get("num_heads") or heads_of(width, depth)
     registers = int(number(args["num_reg_tokens"], "num_reg_tokens"))
     prefix = int(bool(args["class_token"])) + registers
     has_table, covers = args["use_abs_pos_emb"], not args["no_embed_class"]
@@ -408,15 +404,15 @@ def _rope(args: Mapping[str, Any]) -> Rope | None:
 
 
 def _pool(args: Mapping[str, Any], given: Json, config: Json, num_classes: int) -> Pool:
-    """The pooling: as the config says, but the class token in a DINOv3 without a classifier whose
-    arguments name no pooling."""
+    """The pooling: as the config says, but the class token in a DINOv3 without a classifier, as
+    timm writes its own default into each config."""
     pooling = given.get("global_pool") or config.get("global_pool") or args["global_pool"]
     if args["global_pool"] == "map" or pooling == "map":
         return "map"
     if pooling not in POOLS:
         raise CheckpointError(f"config.json: timm's global_pool={pooling!r} is not supported")
     is_dino = args["rope_type"] == "dinov3" and args["use_rot_pos_emb"] and args["class_token"]
-    if is_dino and not num_classes and not given.get("global_pool"):
+    if is_dino and not num_classes:
         return "cls"
     return POOLS[pooling]
 
@@ -431,7 +427,9 @@ def _final_norm(args: Mapping[str, Any]) -> Literal["tokens", "pooled", "none"]:
     return "pooled" if pooled else "tokens" if tokens else "none"
 
 
-def _heads(width: int, depth: int) -> int:
+def heads_of(width: int, depth: int) -> int:
+    """The number of heads of the published models of this width and depth. Raises CheckpointError
+    if there is none."""
     try:
         return NUM_HEADS[width, depth]
     except KeyError:
