@@ -83,7 +83,7 @@ def test_attention_is_that_of_transformers(tmp_path: Path) -> None:
 def test_a_table_of_an_image_that_is_not_square_is_refused(tmp_path: Path) -> None:
     """transformers reads such a table with its sides swapped."""
     tiny_encoder("beit", tmp_path, image_size=(48, 64))
-    assert "48x64, which is not square is not supported" in refusal(tmp_path)
+    assert "transformers reads its positions as a square's" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize("name", BEIT_NAMES)
@@ -112,3 +112,11 @@ def test_a_file_of_microsofts_needs_no_config(tmp_path: Path) -> None:
     model = load(str(tmp_path / "beit.pth"))
     assert off(model.network(golden.pixels), golden["logits"]) < 1e-5
     assert any("BEiTv2 has the same tensors" in note for note in model.notes)
+
+
+@pytest.mark.parametrize("name", ["pixio", "tips"])
+def test_an_oblong_grid_that_transformers_reads_as_a_square_is_refused(
+    name: str, tmp_path: Path
+) -> None:
+    tiny_encoder(name, tmp_path, image_size=(16, 64))  # 2 x 8 patches: as many as 4 x 4
+    assert "transformers reads its positions as a square's" in refusal(tmp_path)

@@ -18,6 +18,8 @@ from vitcli.errors import CheckpointError
 
 # Layouts that also fit the tensors of models with rotary positions.
 MAY_ROTATE = ("timm", "deit", "dino", "mae", "dinov2", "openai", "open-clip")
+# Layouts of timm whose models can be the tower of an open_clip model.
+TRUNKS = ("timm", "timm-eva")
 # Matches the file names of unsupported models whose tensor names are those of a plain ViT.
 _ROPE_FILE = re.compile(
     r"(^|[_-])(pe[_-]?(core|lang|spatial)|vit[_-]pe|rope)([_-]|$)", re.IGNORECASE
@@ -170,10 +172,10 @@ def _models_named(config: Json) -> Iterator[_ModelName]:
     inner = config.get("pretrained_cfg")
     tagged = inner.get("architecture") if isinstance(inner, Mapping) else None
     named = config.get("architecture") or tagged
-    for field, value in (("architecture", named), ("timm_model_name", trunk)):
+    for field, value, readers in (("architecture", named, ()), ("timm_model_name", trunk, TRUNKS)):
         if isinstance(value, str) and value:
             name = value.removeprefix("hf-hub:").removeprefix("timm/").split(".")[0]
-            yield _ModelName(field, name, is_architecture(name))
+            yield _ModelName(field, name, is_architecture(name, readers))
     kind, classes = config.get("model_type"), config.get("architectures")
     if isinstance(kind, str) and kind:
         is_known = any(kind in layout.model_types for layout in layouts.LAYOUTS)
@@ -184,9 +186,13 @@ def _models_named(config: Json) -> Iterator[_ModelName]:
         yield _ModelName("architectures", name, re.match(f"({known})[A-Z]", name) is not None)
 
 
-def is_architecture(name: str) -> bool:
-    """Whether this is an architecture of timm that a layout reads."""
-    patterns = (layout.architectures for layout in layouts.LAYOUTS if layout.architectures)
+def is_architecture(name: str, readers: Collection[str] = ()) -> bool:
+    """Whether this is an architecture of timm that a layout reads, or one of `readers`, if any."""
+    patterns = (
+        layout.architectures
+        for layout in layouts.LAYOUTS
+        if layout.architectures and (not readers or layout.name in readers)
+    )
     return any(re.fullmatch(pattern, name) for pattern in patterns)
 
 

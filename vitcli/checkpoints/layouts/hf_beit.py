@@ -23,6 +23,7 @@ from vitcli.checkpoints.layouts.layout import (
     not_square,
     number,
     read_sizes,
+    refuse_oblong,
 )
 from vitcli.checkpoints.layouts.towers import hf_internvit
 from vitcli.errors import CheckpointError
@@ -114,22 +115,22 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTCon
     elif lacks_pooler:  # `Data2VecVisionModel`
         norm = "none"
     has_table = bool(config.get("use_absolute_position_embeddings", False))
-    read = ViTConfig(
-        **read_sizes(config, num_heads, 16, "gelu", 1e-12),
-        num_classes=count_classes(tensors),
-        pos_embed=has_table,
-        pos_prefix=int(has_table),
-        rel_bias="block" if of_blocks else "shared" if is_shared else "none",
-        rel_resize="bilinear",
-        qkv_bias=False,
-        qv_bias=True,
-        layer_scale=number(config.get("layer_scale_init_value", 0.1), "layer_scale_init_value") > 0,
-        pool="mean" if pools_mean else "cls",
-        final_norm=norm,
+    return refuse_oblong(
+        ViTConfig(
+            **read_sizes(config, num_heads, 16, "gelu", 1e-12),
+            num_classes=count_classes(tensors),
+            pos_embed=has_table,
+            pos_prefix=int(has_table),
+            rel_bias="block" if of_blocks else "shared" if is_shared else "none",
+            rel_resize="bilinear",
+            qkv_bias=False,
+            qv_bias=True,
+            layer_scale=number(config.get("layer_scale_init_value", 0.1), "layer_scale_init_value")
+            > 0,
+            pool="mean" if pools_mean else "cls",
+            final_norm=norm,
+        )
     )
-    if obstacles := not_square(read):
-        raise CheckpointError(f"a BEiT of transformers with {obstacles[0]} is not supported")
-    return read
 
 
 ONLY: dict[str, tuple[object, ...]] = {

@@ -23,6 +23,7 @@ from vitcli.checkpoints.layouts.layout import (
     not_square,
     number,
     read_sizes,
+    refuse_oblong,
     shape,
     with_positions,
 )
@@ -103,15 +104,17 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTCon
     registers = shape(tensors, "register_tokens", 3)[1] if "register_tokens" in tensors else 0
     if config.get("model_type") == "dinov2_with_registers":
         registers = config.get("num_register_tokens", 4)
-    return ViTConfig(
-        **{**read_sizes(config, num_heads, 14, "gelu", 1e-6), "hidden_dim": hidden_dim},
-        num_classes=num_classes,
-        num_registers=registers,
-        pos_resize="bicubic-antialias" if registers else "bicubic",
-        qkv_bias=config.get("qkv_bias", True),
-        layer_scale=True,
-        ffn="swiglu" if is_swiglu else "mlp",
-        pool="cls+mean" if num_classes else "cls",
+    return refuse_oblong(
+        ViTConfig(
+            **{**read_sizes(config, num_heads, 14, "gelu", 1e-6), "hidden_dim": hidden_dim},
+            num_classes=num_classes,
+            num_registers=registers,
+            pos_resize="bicubic-antialias" if registers else "bicubic",
+            qkv_bias=config.get("qkv_bias", True),
+            layer_scale=True,
+            ffn="swiglu" if is_swiglu else "mlp",
+            pool="cls+mean" if num_classes else "cls",
+        )
     )
 
 

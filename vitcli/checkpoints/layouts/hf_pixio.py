@@ -19,6 +19,7 @@ from vitcli.checkpoints.layouts.layout import (
     not_square,
     number,
     read_sizes,
+    refuse_oblong,
 )
 from vitcli.checkpoints.preprocess.published import PIXIO
 from vitcli.models.config import ViTConfig
@@ -63,11 +64,13 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTCon
     }
     sizes = read_sizes({**defaults, **config}, num_heads, 16, "gelu", 1e-6)
     count = config.get("n_cls_tokens", 8)
-    return ViTConfig(
-        **{**sizes, "hidden_dim": int(number(width, "hidden_size") * ratio)},
-        num_class_tokens=count,
-        pos_prefix=count,
-        qkv_bias=config.get("qkv_bias", True),
+    return refuse_oblong(
+        ViTConfig(
+            **{**sizes, "hidden_dim": int(number(width, "hidden_size") * ratio)},
+            num_class_tokens=count,
+            pos_prefix=count,
+            qkv_bias=config.get("qkv_bias", True),
+        )
     )
 
 

@@ -22,6 +22,7 @@ from vitcli.checkpoints.layouts.layout import (
     not_square,
     number,
     read_sizes,
+    refuse_oblong,
 )
 from vitcli.checkpoints.preprocess.published import TIPS
 from vitcli.errors import CheckpointError
@@ -76,13 +77,15 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTCon
     if is_swiglu:
         hidden = (int(hidden * 2 / 3) + 7) // 8 * 8
     sizes = read_sizes({"image_size": 448, **vision}, num_heads, 14, "gelu", 1e-6)
-    return ViTConfig(
-        **{**sizes, "hidden_dim": hidden},
-        num_registers=vision.get("num_register_tokens", 1),
-        pos_resize="bilinear-antialias",
-        qkv_bias=vision.get("qkv_bias", True),
-        layer_scale=True,
-        ffn="swiglu" if is_swiglu else "mlp",
+    return refuse_oblong(
+        ViTConfig(
+            **{**sizes, "hidden_dim": hidden},
+            num_registers=vision.get("num_register_tokens", 1),
+            pos_resize="bilinear-antialias",
+            qkv_bias=vision.get("qkv_bias", True),
+            layer_scale=True,
+            ffn="swiglu" if is_swiglu else "mlp",
+        )
     )
 
 

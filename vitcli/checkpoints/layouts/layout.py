@@ -336,6 +336,17 @@ def not_square(config: ViTConfig) -> list[str]:
     return [f"an image of {by(config.image_size)}, which is not square"]
 
 
+def refuse_oblong(config: ViTConfig) -> ViTConfig:
+    """Return a config of a class of transformers that reads the table of any image that is not
+    square as that of a square. Raises CheckpointError for such an image."""
+    if obstacles := not_square(config):
+        raise CheckpointError(
+            f"{obstacles[0]}, is not supported: transformers reads its positions as a square's",
+            "give the model with a square image_size; --image-size resamples it",
+        )
+    return config
+
+
 def image_pair(size: Size) -> int | list[int]:
     """The JSON of a size: one number for a square, as the libraries write it."""
     return size[0] if size[0] == size[1] else list(size)
@@ -369,7 +380,7 @@ def pair(value: object, name: str) -> Size:
 
 def number(value: object, name: str) -> float:
     """Read a number of a config. Raises CheckpointError for text, null, NaN and beyond 1e9."""
-    if isinstance(value, int | float) and abs(value) <= 1e9:
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= 1e9:
         return value
     raise CheckpointError(f"{name} is {value!r}: expected a number")
 

@@ -15,9 +15,10 @@ from vitcli.checkpoints.layouts import openai, timm, timm_eva
 from vitcli.checkpoints.layouts.layout import Json, Layout, Tensors
 from vitcli.checkpoints.preprocess.published import SIGLIP
 from vitcli.errors import CheckpointError
-from vitcli.models.config import ViTConfig
+from vitcli.models.config import Pool, ViTConfig
 
 TRUNK = openai.VISUAL + "trunk."
+POOLS: dict[str, Pool] = {"token": "cls", "avg": "mean", "map": "map"}
 
 
 def _under_trunk(rule: Rule) -> Rule:
@@ -58,8 +59,8 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTCon
     as a SigLIP, whose pooling the tensors show."""
     model = openai.model_config(config)
     vision = dict(model.get("vision_cfg") or {})
-    pool = vision.get("timm_pool") or None
-    if pool not in (None, "token", "avg", "map"):
+    pool = vision.get("timm_pool")
+    if pool not in (None, *POOLS):
         raise CheckpointError(f"open_clip's timm_pool={pool!r} is not supported")
     args: dict[str, Any] = {"img_size": vision["image_size"]} if "image_size" in vision else {}
     named: dict[str, Any] = {"architecture": vision.get("timm_model_name", ""), "model_args": args}
@@ -71,6 +72,8 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTCon
     is_eva = timm_eva.is_named(named) or timm_eva.detect(tensors)
     read = timm_eva.read_config if is_eva else timm.read_config
     tower = read(tensors, named, num_heads)
+    if pool and tower.pool != "map":  # where timm's config would leave it to the family
+        tower = replace(tower, pool=POOLS[pool])
     if tower.projection or not vision or vision.get("timm_proj", "linear") == "none":
         return tower
     return replace(tower, projection=model.get("embed_dim", 0))  # `build` reports it as missing
