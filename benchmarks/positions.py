@@ -1,9 +1,10 @@
 """Measure the cost of positions that act inside attention, for a ViT-B/16 at 224x224 on the CPU:
 rotations (DINOv3, Perception Encoder) and BEiT's biases, against the same network without them.
 
-    python benchmarks/positions.py --rounds 15
+    OMP_NUM_THREADS=1 python benchmarks/positions.py --rounds 15
 
-Each round runs all networks once, in turn, on one batch; the ratio is the median over the rounds.
+Each round runs all networks once, in an order that rotates, on one batch. Times are those of the
+processor, which other work on the machine changes little; the ratio is the median over the rounds.
 """
 
 from __future__ import annotations
@@ -64,11 +65,13 @@ def main() -> None:
         for run in timed.values():
             run()
         seconds: dict[str, list[float]] = {name: [] for name in timed}
-        for _ in range(options.rounds):
-            for name, run in timed.items():
-                started = time.perf_counter()
-                run()
-                seconds[name].append(time.perf_counter() - started)
+        names = list(timed)
+        for turn in range(options.rounds):
+            for place in range(len(names)):
+                name = names[(turn + place) % len(names)]
+                started = time.process_time()
+                timed[name]()
+                seconds[name].append(time.process_time() - started)
         print(f"\n| {dtype} | ms an image | against plain | single rounds |\n|---|---|---|---|")
         for name, times in seconds.items():
             ratios = [t / plain for t, plain in zip(times, seconds["plain"], strict=True)]

@@ -81,8 +81,7 @@ class Attention(nn.Module):
         """(B, N, D) -> (B, N, D)"""
         q, k, v = self.heads(x, position)
         dropout = self.dropout if self.training else 0.0
-        # torch's fast kernel wants the dimension of the batch.
-        bias = None if position.bias is None else position.bias[None].to(q.dtype)
+        bias = batched(position.bias, len(x), q.dtype)
         return self.joined(F.scaled_dot_product_attention(q, k, v, bias, dropout_p=dropout))
 
     def weights(
@@ -116,6 +115,12 @@ class Attention(nn.Module):
         """The output of the attended values.  (B, A, N, d) -> (B, N, D)"""
         out: Tensor = self.proj(self.norm(heads.transpose(1, 2).flatten(2)))
         return out
+
+
+def batched(bias: Tensor | None, images: int, dtype: torch.dtype = torch.float32) -> Tensor | None:
+    """The bias for each image of a batch, without which torch takes a slow kernel.
+    (A, N, N) -> (B, A, N, N)"""
+    return None if bias is None else bias.to(dtype).expand(images, -1, -1, -1)
 
 
 def attention_weights(

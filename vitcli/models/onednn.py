@@ -20,7 +20,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitcli.models.config import RelResize, ViTConfig
-from vitcli.models.layers import ACTIVATIONS, Attention, Mlp, PatchEmbed, attention_weights
+from vitcli.models.layers import (
+    ACTIVATIONS,
+    Attention,
+    Mlp,
+    PatchEmbed,
+    attention_weights,
+    batched,
+)
 from vitcli.models.network import Network
 from vitcli.models.positions import NOWHERE, Position, RelativePositions, Rotation
 from vitcli.models.vit import VisionTransformer
@@ -163,7 +170,7 @@ class PackedAttention(nn.Module):
         """(B, N, D) -> (B, N, D)"""
         q, k, v = self._heads(x, position)
         if self.dtype == torch.float32:
-            bias = None if position.bias is None else position.bias[None]
+            bias = batched(position.bias, len(x))
             heads = F.scaled_dot_product_attention(q, k, v, bias, scale=1.0)
         else:
             B, A = q.shape[:2]
@@ -184,9 +191,10 @@ class PackedAttention(nn.Module):
         """(B, N, D) -> q, k, v: (B, A, N, d) each"""
         B, N, _ = x.shape
         qkv: Tensor = self.qkv(x).view(B, N, 3, self.num_heads, -1)
+        heads = qkv.permute(2, 0, 3, 1, 4)  # (3, B, A, N, d)
+        q, k, v = heads.unbind(0)
         if position.rotation is not None:
-            _rotate_pairs(qkv[:, :, :2], position.rotation)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+            q, k = _rotated_pairs(heads[:2], position.rotation)
         return q, k, v
 
 
@@ -198,14 +206,13 @@ def _in_pairs(parameter: Tensor, heads: int) -> Tensor:
     return torch.cat([*paired, v])
 
 
-def _rotate_pairs(qk: Tensor, rotation: Rotation) -> None:
-    """Rotate the pairs of channels of queries and keys, (B, N, 2, A, d), in place and in fp32."""
-    turn = torch.complex(*rotation)  # (N, d/2) or (A, N, d/2)
-    turn = turn[:, None, None] if turn.ndim == 2 else turn.transpose(0, 1)[:, None]
-    wide = qk.float()
-    torch.view_as_complex(wide.view(*wide.shape[:-1], -1, 2)).mul_(turn)
-    if wide is not qk:
-        qk.copy_(wide)
+def _rotated_pairs(qk: Tensor, rotation: Rotation) -> Tensor:
+    """Rotate the pairs of channels of queries and keys in fp32; fp32 itself is overwritten.
+    (2, B, A, N, d) -> (2, B, A, N, d)"""
+    wide = qk if qk.dtype == torch.float32 else torch.empty(qk.shape).copy_(qk)
+    pairs = torch.view_as_complex(wide.view(*wide.shape[:-1], -1, 2))
+    pairs.mul_(torch.complex(*rotation))
+    return wide.to(qk.dtype)
 
 
 def bias_of(attention: Attention) -> Tensor | None:
@@ -236,10 +243,17 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tenso
     (H, N, d) three times -> (H, N, d)"""
     attended = torch.empty_like(q)
     for part in heads_at_once(len(q), q.shape[1]):
-        heads = torch.arange(part.start, part.stop)
-        own = None if bias is None else bias[heads % len(bias)].to(q.dtype)
+        own = None if bias is None else _repeated(bias.to(q.dtype), part)
         torch.bmm(softmax_scores(q[part], k[part], own), v[part], out=attended[part])
     return attended
+
+
+def _repeated(bias: Tensor, part: slice) -> Tensor:
+    """A new tensor with the bias of these heads of a batch.  (A, N, N) -> (H, N, N)"""
+    count, heads = part.stop - part.start, len(bias)
+    if part.start % heads or count % heads:
+        return bias[torch.arange(part.start, part.stop) % heads]
+    return bias.repeat(count // heads, 1, 1)
 
 
 class PixelPatches(nn.Module):
