@@ -15,6 +15,7 @@ from tests.fixtures.tiny import FAMILIES, tiny_hf
 from tests.models.goldens import NAMES, Golden
 from vitcli.checkpoints.detect import layout_of
 from vitcli.checkpoints.keymap import drop, fuse, rename, reshape, to_ours, to_theirs
+from vitcli.checkpoints.layouts.layout import Json
 from vitcli.errors import CheckpointError
 
 State = dict[str, Tensor]
@@ -24,9 +25,9 @@ def same(one: State, other: State) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[n], other[n]) for n in one)
 
 
-def round_trip(state: State) -> tuple[State, State]:
+def round_trip(state: State, config: Json | None = None) -> tuple[State, State]:
     """What the file says without prefix and dropped tensors, and what comes back of it."""
-    layout = layout_of(state)
+    layout = layout_of(state, config=config)
     names = layout.strip(state)
     rules = layout.rules(names)
     renamed = to_ours(names, rules)
@@ -56,8 +57,8 @@ def test_saving_what_was_loaded_gives_back_every_tensor_without_qkv_bias(tmp_pat
 
 @pytest.mark.parametrize("name", NAMES)
 def test_saving_what_was_loaded_gives_back_every_tensor_of_timm(name: str) -> None:
-    state = Golden.read(name).state
-    assert same(round_trip(state)[1], state)
+    golden = Golden.read(name)
+    assert same(round_trip(golden.state, golden.json)[1], golden.state)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
