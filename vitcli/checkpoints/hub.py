@@ -209,8 +209,12 @@ def _cached(repo: str, revision: str | None) -> Snapshot | None:
 def _not_cached(repo: str, revision: str | None, why: str) -> ModelNotFound:
     from huggingface_hub import constants
 
+    from vitcli.checkpoints.catalogue import open_twin
+
     requested = f"{repo}@{revision}" if revision else repo
     option = f" --revision {revision}" if revision else ""
+    if twin := open_twin(repo):  # the repository itself is gated
+        repo, option = twin, ""
     return ModelNotFound(
         f"{requested} is not in the cache ({constants.HF_HUB_CACHE}) and {why}",
         f"on a connected machine: hf download {repo}{option}",

@@ -456,7 +456,7 @@ def notes(config: Config, json: Json) -> tuple[str, ...]:
     averages = timm.model_args(json).get("global_pool", json.get("global_pool")) == "avg"
     if not averages or config.pool != "cls" or config.num_classes:
         return ()
-    return ("pooled by the class token, as its authors do; timm averages patches (--pool mean)",)
+    return ("its embedding is the class token, as its authors'; timm's is --pool mean",)
 
 
 def rules_to_write(config: ViTConfig) -> tuple[Rule, ...]:
