@@ -159,7 +159,7 @@ def test_what_a_target_cannot_express_is_refused_by_name(
     timm_folder("reg4_gap", tmp_path / "src")
     ended = vit("convert", tmp_path / "src", tmp_path / "o", "--to", "hf")
     assert ended.code == 1
-    for obstacle in ("the closest, hf-dinov2", "class_token=False", "final_norm=pooled"):
+    for obstacle in ("the closest, hf-vit", "num_registers=4", "final_norm=pooled"):
         assert obstacle in ended.err
     assert not (tmp_path / "o").exists()
     assert not list(tmp_path.glob("*.partial"))
@@ -201,7 +201,7 @@ def test_a_failed_verification_leaves_nothing(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["vit", "dinov2-reg"])
+@pytest.mark.parametrize("family", ["vit", "dinov2-reg", "dinov3"])
 def test_onnx_runtime_runs_any_batch(
     vit: Vit, tiny_model: Models, tmp_path: Path, family: str
 ) -> None:

@@ -81,7 +81,7 @@ class Attention(nn.Module):
         """(B, N, D) -> (B, N, D)"""
         q, k, v = self.heads(x, position)
         dropout = self.dropout if self.training else 0.0
-        bias = batched(position.bias, len(x), q.dtype)
+        bias = batched(position.bias, x.shape[0], q.dtype)
         return self.joined(F.scaled_dot_product_attention(q, k, v, bias, dropout_p=dropout))
 
     def weights(
@@ -101,11 +101,11 @@ class Attention(nn.Module):
 
     def heads(self, x: Tensor, position: Position) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, rotated.  (B, N, D) -> (B, A, N, d) three times"""
-        qkv: Tensor = self.qkv(x)
+        qkv = self.qkv(x)
         if self.q_bias is not None and self.v_bias is not None:
             bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
             qkv = qkv + bias.to(qkv.dtype)
-        qkv = qkv.view(*x.shape[:2], 3, self.num_heads, -1)
+        qkv = qkv.unflatten(-1, (3, self.num_heads, -1))  # (B, N, 3, A, d)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         if position.rotation is not None:
             q, k = (rotate(t, position.rotation, halves=self.halves) for t in (q, k))
