@@ -102,14 +102,21 @@ class Attention(nn.Module):
     def heads(self, x: Tensor, position: Position) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, rotated.  (B, N, D) -> (B, A, N, d) three times"""
         qkv = self.qkv(x)
-        if self.q_bias is not None and self.v_bias is not None:
-            bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+        bias = self.separate_bias()
+        if bias is not None:
             qkv = qkv + bias.to(qkv.dtype)
         qkv = qkv.unflatten(-1, (3, self.num_heads, -1))  # (B, N, 3, A, d)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         if position.rotation is not None:
             q, k = (rotate(t, position.rotation, halves=self.halves) for t in (q, k))
         return q, k, v
+
+    def separate_bias(self) -> Tensor | None:
+        """The biases of q and v, with zeros for k between them; None if they are not separate.
+        -> (3*D,)"""
+        if self.q_bias is None or self.v_bias is None:
+            return None
+        return torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
 
     def joined(self, heads: Tensor) -> Tensor:
         """The output of the attended values.  (B, A, N, d) -> (B, N, D)"""

@@ -155,7 +155,9 @@ class PackedAttention(nn.Module):
     def __init__(self, attention: Attention, product: Product, dtype: torch.dtype) -> None:
         super().__init__()
         self.num_heads, self.dtype = attention.num_heads, dtype
-        weight, bias = attention.qkv.weight.clone(), bias_of(attention)
+        weight, bias = attention.qkv.weight.clone(), attention.separate_bias()
+        if bias is None and attention.qkv.bias is not None:
+            bias = attention.qkv.bias.clone()
         if attention.halves:
             weight = _in_pairs(weight, self.num_heads)
             bias = None if bias is None else _in_pairs(bias, self.num_heads)
@@ -213,14 +215,6 @@ def _rotated_pairs(qk: Tensor, rotation: Rotation) -> Tensor:
     pairs = torch.view_as_complex(wide.view(*wide.shape[:-1], -1, 2))
     pairs.mul_(torch.complex(*rotation))
     return wide.to(qk.dtype)
-
-
-def bias_of(attention: Attention) -> Tensor | None:
-    """A new tensor with the bias of q, k and v; None without one."""
-    q, v, fused = attention.q_bias, attention.v_bias, attention.qkv.bias
-    if q is not None and v is not None:
-        return torch.cat([q, torch.zeros_like(q), v])
-    return None if fused is None else fused.clone()
 
 
 def heads_at_once(heads: int, tokens: int) -> Iterator[slice]:
