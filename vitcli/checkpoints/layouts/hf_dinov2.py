@@ -19,9 +19,9 @@ from vitcli.checkpoints.layouts.layout import (
     Writer,
     activation_name,
     count_classes,
+    ffn_width,
     image_pair,
     not_square,
-    number,
     read_sizes,
     refuse_oblong,
     shape,
@@ -93,20 +93,16 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTCon
     The classifier reads the class token and the mean of the patches. Registers have no position
     embeddings. Position embeddings are resampled with antialiasing only in models with registers.
     """
-    embed_dim = config.get("hidden_size", 768)
-    hidden_dim = int(
-        number(embed_dim, "hidden_size") * number(config.get("mlp_ratio", 4), "mlp_ratio")
-    )
+    sizes = read_sizes(config, num_heads, 14, "gelu", 1e-6)
     is_swiglu = bool(config.get("use_swiglu_ffn", False))
-    if is_swiglu:
-        hidden_dim = _swiglu_dim(hidden_dim)
+    hidden = ffn_width(sizes["embed_dim"], config.get("mlp_ratio", 4), is_swiglu=is_swiglu)
     num_classes = count_classes(tensors)
     registers = shape(tensors, "register_tokens", 3)[1] if "register_tokens" in tensors else 0
     if config.get("model_type") == "dinov2_with_registers":
         registers = config.get("num_register_tokens", 4)
     return refuse_oblong(
         ViTConfig(
-            **{**read_sizes(config, num_heads, 14, "gelu", 1e-6), "hidden_dim": hidden_dim},
+            **{**sizes, "hidden_dim": hidden},
             num_classes=num_classes,
             num_registers=registers,
             pos_resize="bicubic-antialias" if registers else "bicubic",
@@ -144,15 +140,9 @@ def refusals(config: ViTConfig) -> list[str]:
     return obstacles
 
 
-def _swiglu_dim(hidden_dim: int) -> int:
-    """transformers' width of a SwiGLU: two thirds of `hidden_dim`, rounded up to a multiple of
-    8."""
-    return (int(hidden_dim * 2 / 3) + 7) // 8 * 8
-
-
 def _swiglu_ratio(config: ViTConfig) -> int | None:
-    ratios = (r for r in range(1, 17) if _swiglu_dim(config.embed_dim * r) == config.hidden_dim)
-    return next(ratios, None)
+    width, hidden = config.embed_dim, config.hidden_dim
+    return next((r for r in range(1, 17) if ffn_width(width, r, is_swiglu=True) == hidden), None)
 
 
 def adapt(config: ViTConfig, tensors: Tensors) -> tuple[ViTConfig, dict[str, Tensor]]:

@@ -15,9 +15,9 @@ from vitcli.checkpoints.layouts.layout import (
     Tensors,
     Writer,
     activation_name,
+    ffn_width,
     image_pair,
     not_square,
-    number,
     read_sizes,
     refuse_oblong,
 )
@@ -54,8 +54,6 @@ def rules(names: Collection[str]) -> tuple[Rule, ...]:
 
 def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTConfig:
     """Read `PixioConfig` of transformers, with its defaults for keys that are left out."""
-    width = config.get("hidden_size", 1280)
-    ratio = number(config.get("mlp_ratio", 4), "mlp_ratio")
     defaults = {
         "hidden_size": 1280,
         "num_hidden_layers": 32,
@@ -63,10 +61,11 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTCon
         "image_size": 256,
     }
     sizes = read_sizes({**defaults, **config}, num_heads, 16, "gelu", 1e-6)
+    hidden = ffn_width(sizes["embed_dim"], config.get("mlp_ratio", 4), is_swiglu=False)
     count = config.get("n_cls_tokens", 8)
     return refuse_oblong(
         ViTConfig(
-            **{**sizes, "hidden_dim": int(number(width, "hidden_size") * ratio)},
+            **{**sizes, "hidden_dim": hidden},
             num_class_tokens=count,
             pos_prefix=count,
             qkv_bias=config.get("qkv_bias", True),

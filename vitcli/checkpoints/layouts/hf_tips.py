@@ -18,9 +18,9 @@ from vitcli.checkpoints.layouts.layout import (
     Tensors,
     Writer,
     activation_name,
+    ffn_width,
     image_pair,
     not_square,
-    number,
     read_sizes,
     refuse_oblong,
 )
@@ -70,13 +70,9 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTCon
     vision = config.get("vision_config", config)
     if not isinstance(vision, dict):
         raise CheckpointError(f"vision_config is {vision!r}: expected an object")
-    width = vision.get("hidden_size", 768)
-    ratio = number(vision.get("mlp_ratio", 4), "mlp_ratio")
-    hidden = int(number(width, "hidden_size") * ratio)
-    is_swiglu = bool(vision.get("use_swiglu_ffn", False))
-    if is_swiglu:
-        hidden = (int(hidden * 2 / 3) + 7) // 8 * 8
     sizes = read_sizes({"image_size": 448, **vision}, num_heads, 14, "gelu", 1e-6)
+    is_swiglu = bool(vision.get("use_swiglu_ffn", False))
+    hidden = ffn_width(sizes["embed_dim"], vision.get("mlp_ratio", 4), is_swiglu=is_swiglu)
     return refuse_oblong(
         ViTConfig(
             **{**sizes, "hidden_dim": hidden},
@@ -107,11 +103,18 @@ ONLY: dict[str, tuple[object, ...]] = {
 
 
 def refusals(config: ViTConfig) -> list[str]:
-    return not_square(config)
+    obstacles, is_swiglu = not_square(config), config.ffn == "swiglu"
+    if ffn_width(config.embed_dim, _mlp_ratio(config), is_swiglu=is_swiglu) != config.hidden_dim:
+        obstacles.append(f"hidden_dim={config.hidden_dim}{' of a SwiGLU' * is_swiglu}")
+    return obstacles
+
+
+def _mlp_ratio(config: ViTConfig) -> float:
+    """The ratio from which transformers computes the width of the feed-forward."""
+    return config.hidden_dim / config.embed_dim * (1.5 if config.ffn == "swiglu" else 1)
 
 
 def write_config(config: ViTConfig) -> dict[str, Any]:
-    is_swiglu = config.ffn == "swiglu"
     return {
         "architectures": ["Tipsv2VisionModel"],
         "model_type": "tipsv2_vision_model",
@@ -121,8 +124,8 @@ def write_config(config: ViTConfig) -> dict[str, Any]:
         "hidden_size": config.embed_dim,
         "num_hidden_layers": config.depth,
         "num_attention_heads": config.num_heads,
-        "mlp_ratio": config.hidden_dim / config.embed_dim * (1.5 if is_swiglu else 1),
-        "use_swiglu_ffn": is_swiglu,
+        "mlp_ratio": _mlp_ratio(config),
+        "use_swiglu_ffn": config.ffn == "swiglu",
         "hidden_act": activation_name(config.act),
         "layer_norm_eps": config.norm_eps,
         "qkv_bias": config.qkv_bias,

@@ -336,6 +336,13 @@ def not_square(config: ViTConfig) -> list[str]:
     return [f"an image of {by(config.image_size)}, which is not square"]
 
 
+def ffn_width(width: object, ratio: object, *, is_swiglu: bool) -> int:
+    """The width of the feed-forward in transformers' classes with `mlp_ratio`: the ratio times
+    `hidden_size`; in a SwiGLU two thirds of that, rounded up to a multiple of 8."""
+    whole = int(number(width, "hidden_size") * number(ratio, "mlp_ratio"))
+    return (int(whole * 2 / 3) + 7) // 8 * 8 if is_swiglu else whole
+
+
 def refuse_oblong(config: ViTConfig) -> ViTConfig:
     """Return a config of a class of transformers that reads the table of any image that is not
     square as that of a square. Raises CheckpointError for such an image."""
