@@ -11,6 +11,7 @@ from collections.abc import Collection
 from typing import Any, Literal
 
 from vitcli.checkpoints.keymap import Rule, drop, fuse, rename
+from vitcli.checkpoints.layouts import hf_vit
 from vitcli.checkpoints.layouts.layout import (
     HF_FIELDS,
     Json,
@@ -31,13 +32,15 @@ from vitcli.models.config import ViTConfig
 
 L4, L5, B = "encoder.layer.{i}.", "layers.{i}.", "blocks.{i}."
 TABLE = "relative_position_bias_table"
-BIASES = (".query.bias", ".key.bias", ".q_proj.bias", ".k_proj.bias")
+# The tensors that have the same names in a ViT.
+OF_VIT = (
+    *("cls_token", "pos_embed", "patch_embed.proj.{p}", "norm.{p}"),
+    *(B + part for part in ("norm1.{p}", "attn.proj.{p}")),
+    *(B + part for part in ("norm2.{p}", "mlp.fc1.{p}", "mlp.fc2.{p}")),
+)
 
 RULES = (
-    rename("embeddings.cls_token", "cls_token"),
-    rename("embeddings.position_embeddings", "pos_embed"),
-    rename("embeddings.patch_embeddings.projection.{p}", "patch_embed.proj.{p}"),
-    rename(L4 + "layernorm_before.{p}", B + "norm1.{p}", L5 + "layernorm_before.{p}"),
+    *(rule for rule in hf_vit.RULES if rule.ours in OF_VIT),
     fuse(
         tuple(f"{L4}attention.attention.{x}.weight" for x in ("query", "key", "value")),
         B + "attn.qkv.weight",
@@ -45,13 +48,8 @@ RULES = (
     ),
     rename(L4 + "attention.attention.query.bias", B + "attn.q_bias", L5 + "attention.q_proj.bias"),
     rename(L4 + "attention.attention.value.bias", B + "attn.v_bias", L5 + "attention.v_proj.bias"),
-    rename(L4 + "attention.output.dense.{p}", B + "attn.proj.{p}", L5 + "attention.o_proj.{p}"),
     rename(L4 + "lambda_1", B + "ls1.gamma", L5 + "lambda_1"),
-    rename(L4 + "layernorm_after.{p}", B + "norm2.{p}", L5 + "layernorm_after.{p}"),
-    rename(L4 + "intermediate.dense.{p}", B + "mlp.fc1.{p}", L5 + "mlp.fc1.{p}"),
-    rename(L4 + "output.dense.{p}", B + "mlp.fc2.{p}", L5 + "mlp.fc2.{p}"),
     rename(L4 + "lambda_2", B + "ls2.gamma", L5 + "lambda_2"),
-    rename("layernorm.{p}", "norm.{p}"),
     rename("pooler.layernorm.{p}", "fc_norm.{p}"),
     rename("classifier.{p}", "head.{p}"),
     drop("embeddings.mask_token", "only masked image modelling uses it"),
@@ -81,9 +79,7 @@ def detect(names: Collection[str]) -> bool:
     is_vit = "embeddings.patch_embeddings.projection.weight" in names and (
         "embeddings.cls_token" in names
     )
-    biased = {name.rsplit(".", 2)[-2] for name in names if name.endswith(BIASES)}
-    is_beit = is_vit and biased in ({"query"}, {"q_proj"})
-    return is_beit and not hf_internvit.detect(names)
+    return is_vit and hf_vit.lacks_key_bias(names) and not hf_internvit.detect(names)
 
 
 def rules(names: Collection[str]) -> tuple[Rule, ...]:

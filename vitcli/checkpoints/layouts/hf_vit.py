@@ -15,7 +15,6 @@ from typing import Any
 from torch import Tensor
 
 from vitcli.checkpoints.keymap import Rule, drop, fuse, rename
-from vitcli.checkpoints.layouts import hf_beit
 from vitcli.checkpoints.layouts.decoders import hf_decoders
 from vitcli.checkpoints.layouts.layout import (
     HF_FIELDS,
@@ -56,19 +55,22 @@ RULES = (
     drop("embeddings.mask_token", "only masked image modelling uses it"),
     drop("decoder.{rest}", "the decoder: only reconstruction uses it", is_told=True),
 )
+BIASES = (".query.bias", ".key.bias", ".q_proj.bias", ".k_proj.bias")
 EPS = {"vit_msn": 1e-6}  # the default of layer_norm_eps; 1e-12 for the others
 
 
 def detect(names: Collection[str]) -> bool:
-    return (
-        "embeddings.patch_embeddings.projection.weight" in names
-        and (
-            "encoder.layer.0.layernorm_before.weight" in names
-            or "layers.0.layernorm_before.weight" in names
-        )
-        and not hf_beit.detect(names)
-        and not hf_internvit.detect(names)
+    is_vit = "embeddings.patch_embeddings.projection.weight" in names and (
+        "encoder.layer.0.layernorm_before.weight" in names
+        or "layers.0.layernorm_before.weight" in names
     )
+    return is_vit and not lacks_key_bias(names) and not hf_internvit.detect(names)
+
+
+def lacks_key_bias(names: Collection[str]) -> bool:
+    """Whether queries have biases and keys have none, as in a BEiT."""
+    biased = {name.rsplit(".", 2)[-2] for name in names if name.endswith(BIASES)}
+    return biased in ({"query"}, {"q_proj"})
 
 
 def rules(names: Collection[str]) -> tuple[Rule, ...]:
