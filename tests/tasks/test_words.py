@@ -215,9 +215,16 @@ def test_no_classes_are_no_words() -> None:
 def test_classes_that_the_model_cannot_tell_apart_are_refused() -> None:
     words = words_of(["Cat", "dog", "cat"])
     assert words is not None
-    words.check_distinct(str)
+    words.check_texts(str)
     with pytest.raises(UsageError, match="'Cat' and 'cat' are the same text for the model"):
-        words.check_distinct(str.lower)
+        words.check_texts(str.lower)
+
+
+def test_a_phrase_that_cleaning_leaves_empty_is_refused() -> None:
+    words = words_of({"cat": ["cat", "?!"]})
+    assert words is not None
+    with pytest.raises(UsageError, match="sees nothing of '\\?!' \\(class 'cat'"):
+        words.check_texts(lambda text: text.strip("?!"))
 
 
 def test_the_fingerprint_has_the_classes_and_not_their_file(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ class Words:
             raise UsageError("no template is given", f"leave it out for {DEFAULT_TEMPLATES[0]!r}")
         for template in self.templates:
             _check_template(template)
-        self.check_distinct(str)
+        self.check_texts(str)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -68,11 +68,18 @@ class Words:
         filled = (t.replace(SLOT, phrase) for phrase in one.phrases for t in self.templates)
         return tuple(dict.fromkeys(filled))
 
-    def check_distinct(self, seen: Callable[[str], Hashable]) -> None:
-        """Raise UsageError for two classes whose texts are equal to the model, which would score
-        them equally. `seen` returns what the model sees of a text: cleaned, or its tokens."""
-        found: dict[Hashable, str] = {}
+    def check_texts(self, seen: Callable[[str], Hashable]) -> None:
+        """Raise UsageError for a phrase of which the model sees nothing, and for two classes whose
+        texts are equal to it, which would have equal scores. `seen` returns what the model sees of
+        a text: cleaned, or its tokens."""
+        nothing, found = seen(""), dict[Hashable, str]()
         for one in self.classes:
+            for phrase in one.phrases:
+                if seen(phrase) == nothing:
+                    raise UsageError(
+                        f"the model sees nothing of {shown(phrase)} (class {shown(one.name)})",
+                        "describe the class in other words, or use --text-clean none",
+                    )
             texts = frozenset(Counter(map(seen, self.prompts(one))).items())
             other = found.setdefault(texts, one.name)
             if other != one.name:
