@@ -106,17 +106,18 @@ class Model:
     def score_function(self) -> ScoreFunction:
         """The function that turns the logits into scores."""
         if self.config.cosine_head:
-            return self.words().similarity.function
+            return self.compared.similarity.function
         return score_function(self.problem_type, self.config.num_classes)
 
     @cached_property
     def text(self) -> TextTransformer:
         """The text tower, read on first use. Raises CheckpointError for a model without one."""
         with _naming(self.spec):
-            return self.words().read()
+            return self.compared.read()
 
-    def words(self) -> TextSource:
-        """Where the text tower is. Raises CheckpointError for a model without one."""
+    @property
+    def compared(self) -> TextSource:
+        """The source of the text tower. Raises CheckpointError for a model without one."""
         if self.text_source is None:
             raise CheckpointError(
                 f"{self.spec} has no text tower: it cannot compare images with words", _WITH_TEXT

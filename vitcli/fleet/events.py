@@ -95,6 +95,8 @@ class _ShardReporter:
 
     def listing(self, count: Callable[[], int | None]) -> None: ...
 
+    def texts(self, done: int, total: int) -> None: ...
+
     def progress(self, progress: Progress) -> None:
         self.latest = progress
         if time.monotonic() - self._last >= SECONDS_BETWEEN:

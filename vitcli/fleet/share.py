@@ -172,3 +172,6 @@ class _StoreReporter:
 
     def progress(self, progress: Progress) -> None:
         self.reporter.progress(progress)
+
+    def texts(self, done: int, total: int) -> None:
+        self.reporter.texts(done, total)

@@ -96,6 +96,9 @@ class Reporter(Protocol):
 
     def progress(self, progress: Progress) -> None: ...
 
+    def texts(self, done: int, total: int) -> None:
+        """Receive the number of texts that are embedded, of all that have to be."""
+
 
 class NullReporter:
     """Ignores notes and progress."""
@@ -105,6 +108,8 @@ class NullReporter:
     def listing(self, count: Callable[[], int | None]) -> None: ...
 
     def progress(self, progress: Progress) -> None: ...
+
+    def texts(self, done: int, total: int) -> None: ...
 
 
 SILENT: Reporter = NullReporter()

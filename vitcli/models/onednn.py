@@ -30,6 +30,7 @@ from vitcli.models.layers import (
 )
 from vitcli.models.network import Network
 from vitcli.models.positions import NOWHERE, Position, RelativePositions, Rotation
+from vitcli.models.text import TextTransformer
 from vitcli.models.vit import VisionTransformer
 from vitcli.records import Preprocess, Size
 
@@ -315,6 +316,18 @@ def repacked(
     sides = zip(network.config.image_size, network.config.patch_size, strict=True)
     if not any(side % patch for side, patch in sides):
         twin.patch_embed = PixelPatches(network.patch_embed, plan)  # type: ignore[assignment]
+    return twin
+
+
+@torch.no_grad()
+def repacked_text(network: TextTransformer) -> TextTransformer:
+    """Make a twin of a text transformer that runs on oneDNN kernels in fp32, or return the network
+    itself where there are none."""
+    if not supports(torch.float32):
+        return network
+    twin = copy.copy(network)
+    blocks = _twin(network.blocks, _product(PackedLinear, torch.float32), torch.float32)
+    twin._modules = {**network._modules, "blocks": blocks}
     return twin
 
 

@@ -101,7 +101,7 @@ class TextTransformer(nn.Module):
 
         With a causal mask, tokens after the pooled one change nothing, and are left out.
         """
-        places = self.pooled_places(ids)
+        places = self.places(self.config, ids)
         if self.config.causal:
             ids = ids[:, : int(places.max()) + 1]
         x = self.token_embed(ids) + self.pos_embed[:, : ids.shape[1]]
@@ -112,9 +112,10 @@ class TextTransformer(nn.Module):
         out: Tensor = self.proj(self.norm(x[texts, places]))
         return out
 
-    def pooled_places(self, ids: Tensor) -> Tensor:
+    @staticmethod
+    def places(config: TextConfig, ids: Tensor) -> Tensor:
         """The place of the token that stands for each text.  (B, L) -> (B,)"""
-        match self.config.pool:
+        match config.pool:
             case "first":
                 return ids.new_zeros(len(ids))
             case "last":
@@ -122,7 +123,7 @@ class TextTransformer(nn.Module):
             case "argmax":
                 return ids.argmax(dim=1)
             case "eos":
-                return (ids == self.config.eos_id).int().argmax(dim=1)
+                return (ids == config.eos_id).int().argmax(dim=1)
 
     @staticmethod
     def _mask(length: int, like: Tensor) -> Position:

@@ -9,6 +9,7 @@ One class for ViT (arXiv 2010.11929), DeiT (2012.12877), DINOv2 with and without
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle, repeat
@@ -310,6 +311,14 @@ class VisionTransformer(nn.Module):
         if self.config.dist_head:
             logits = (logits + self.head_dist(last.x[:, 1])) / 2
         return logits
+
+    def with_cosine_head(self, weight: Tensor, bias: Tensor) -> VisionTransformer:
+        """Return a network of the same parameters with another head, a `CosineHead`.
+        weight: (K, E), bias: (K,)"""
+        network = copy.copy(self)
+        network._modules = {**self._modules, "head": CosineHead(weight, bias)}
+        network.config = replace(self.config, num_classes=len(weight), cosine_head=True)
+        return network
 
     def before_head(self, tokens: Tokens) -> Tokens:
         """The hidden state as pooling and head read it: normed if `head_norm` is set."""

@@ -19,10 +19,11 @@ from vitcli import records
 
 
 class Rate(ProgressColumn):
-    """The column of images per second."""
+    """The column of images or texts per second."""
 
     def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:.1f} images/s" if task.speed else "", style="cyan")
+        unit = task.description
+        return Text(f"{task.speed:.1f} {unit}/s" if task.speed else "", style="cyan")
 
 
 class Bar:
@@ -45,7 +46,14 @@ class Bar:
 
     def begin(self, description: str) -> None:
         """Start counting."""
-        self._progress.reset(self._task, description=description)
+        self._progress.remove_task(self._task)  # its total goes with it
+        self._task = self._progress.add_task(description, total=None, failed="")
+
+    def count(self, description: str, done: int, total: int) -> None:
+        """Show how many things of another kind are done, of all."""
+        if not done:
+            self._progress.reset(self._task, description=description, total=total)
+        self._progress.update(self._task, completed=done)
 
     def expect(self, total: int | None) -> None:
         self._progress.update(self._task, total=total)

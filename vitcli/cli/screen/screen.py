@@ -123,6 +123,10 @@ class Screen:
             threading.Thread(target=self._expect, args=(self._count,), daemon=True).start()
             self._count = None
 
+    def texts(self, done: int, total: int) -> None:
+        if self._bar is not None and total:
+            self._bar.count("texts", done, total)
+
     def summary(self, summary: Summary, out: Place | None, code: ExitCode = ExitCode.OK) -> None:
         """Print a line for each type of failure, and one for the run."""
         ended = {**report.extras(summary), "exit_code": int(code), "error": None}

@@ -1,0 +1,82 @@
+"""Vectors of texts in the cache, so that a text is embedded once."""
+
+from __future__ import annotations
+
+import fcntl
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+
+from vitcli.cache import cache_folder, is_trusted, user_cache
+
+FILE, LOCK = "texts.sqlite", "texts.lock"
+WAIT = 60.0  # seconds for another process that writes
+AT_ONCE = 500  # keys of a query
+
+
+class VectorStore:
+    """Vectors as bytes, by key, in a file that several processes may use at once. Without a folder
+    that can be written, the store is empty and stays so."""
+
+    def __init__(self) -> None:
+        self._folder = next(filter(None, map(_usable, (cache_folder(), user_cache()))), None)
+
+    def read(self, keys: Sequence[str]) -> dict[str, bytes]:
+        """The vectors that the store has."""
+        found: dict[str, bytes] = {}
+        with self._opened() as base:
+            for start in range(0, len(keys) if base else 0, AT_ONCE):
+                assert base is not None
+                some = keys[start : start + AT_ONCE]
+                marks = ", ".join("?" * len(some))
+                found |= base.execute(
+                    f"SELECT key, vector FROM vectors WHERE key IN ({marks})", some
+                )
+        return found
+
+    def write(self, vectors: Mapping[str, bytes]) -> None:
+        """Add vectors."""
+        with self._opened() as base:
+            if base is not None:
+                base.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?)", vectors.items())
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Wait until no other process computes vectors for the store."""
+        if self._folder is None:
+            yield
+            return
+        with (self._folder / LOCK).open("wb") as lock:
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    @contextmanager
+    def _opened(self) -> Iterator[sqlite3.Connection | None]:
+        """The database, whose changes are kept at the end; None if it cannot be used."""
+        if self._folder is None:
+            yield None
+            return
+        try:
+            with closing(sqlite3.connect(self._folder / FILE, timeout=WAIT)) as base, base:
+                base.execute(
+                    "CREATE TABLE IF NOT EXISTS vectors (key TEXT PRIMARY KEY, vector BLOB)"
+                )
+                yield base
+        except (
+            sqlite3.Error
+        ):  # full, damaged, or of another program: the vectors are computed again
+            self._folder = None
+
+
+def _usable(folder: Path) -> Path | None:
+    """The folder, if this user can write to it and nobody else could have written the vectors."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / LOCK).open("ab").close()
+    except OSError:
+        return None
+    file = folder / FILE
+    is_mine = is_trusted(folder / LOCK) and (is_trusted(file) or not file.exists())
+    return folder if is_mine else None

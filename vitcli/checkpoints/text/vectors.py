@@ -1,0 +1,123 @@
+"""Embed texts, and combine the texts of each class into its vector."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vitcli.checkpoints.text.store import VectorStore
+from vitcli.errors import CheckpointError
+from vitcli.models.onednn import repacked_text
+from vitcli.models.text import TextTransformer
+
+Ids = NDArray[np.int64]
+MAX_BATCH_VALUES = 1 << 21  # of the widest layer, which fit the caches
+MIN_TEXTS = 512  # texts to embed between two writes to the cache
+
+
+class TextEncoder:
+    """Embeds token ids on a device, in fp32."""
+
+    def __init__(self, network: TextTransformer, device: torch.device) -> None:
+        self._config = network.config
+        self._device = device
+        self._network = repacked_text(network) if device.type == "cpu" else network.to(device)
+
+    @torch.inference_mode()
+    def __call__(self, ids: Ids) -> Tensor:
+        """(B, L) -> (B, E), not scaled to unit length, on the CPU.
+
+        Raises CheckpointError if a vector is not finite.
+        """
+        tokens = torch.from_numpy(ids)
+        lengths = tokens.new_full((len(ids),), ids.shape[1])
+        if self._config.causal:  # tokens after the pooled one change nothing
+            lengths = TextTransformer.places(self._config, tokens) + 1
+        out = torch.empty(len(ids), self._config.joint_dim)
+        order = lengths.argsort(stable=True)
+        for batch in _batches(lengths[order].tolist(), self._config.hidden_dim):
+            chosen = order[batch]
+            out[chosen] = self._network(tokens[chosen].to(self._device)).float().cpu()
+        if not bool(out.isfinite().all()):
+            raise CheckpointError(
+                "the text tower returns NaN or infinity", "its weights are damaged"
+            )
+        return out
+
+
+def _batches(lengths: Sequence[int], width: int) -> Iterator[slice]:
+    """Slices of texts in the order of their lengths, as many as fit MAX_BATCH_VALUES."""
+    start = 0
+    while start < len(lengths):
+        stop = start + 1
+        while (
+            stop < len(lengths) and lengths[stop] * (stop + 1 - start) * width <= MAX_BATCH_VALUES
+        ):
+            stop += 1
+        yield slice(start, stop)
+        start = stop
+
+
+def class_vectors(
+    ids: Sequence[Ids],
+    weights: str,
+    encoder: Callable[[], TextEncoder],
+    advance: Callable[[int, int], None] = lambda done, total: None,
+) -> Tensor:
+    """The unit vector of each class: the texts are embedded, scaled to unit length, averaged and
+    scaled again, as `open_clip/zero_shot_classifier.py` does.  K times (n, L) -> (K, E)
+
+    weights: the hash of the model's weights. Vectors in the cache are taken from there; the others
+    are computed with `encoder()` and added. `advance` gets the numbers of texts done and in all.
+    """
+    store = VectorStore()
+    keys = [_key(texts, weights) for texts in ids]
+    found = store.read(keys)
+    if any(key not in found for key in keys):
+        with store.alone():  # another process may compute the same
+            found |= store.read([key for key in keys if key not in found])
+            absent = [place for place, key in enumerate(keys) if key not in found]
+            total, done = sum(len(ids[place]) for place in absent), 0
+            advance(0, total)
+            embed = encoder() if absent else None
+            for places in _groups(absent, [len(ids[place]) for place in absent]):
+                assert embed is not None
+                texts = F.normalize(embed(np.concatenate([ids[place] for place in places])), dim=-1)
+                parts = torch.split(texts, [len(ids[place]) for place in places])
+                fresh = {
+                    keys[place]: F.normalize(part.mean(dim=0), dim=-1).numpy().tobytes()
+                    for place, part in zip(places, parts, strict=True)
+                }
+                store.write(fresh)
+                found |= fresh
+                done += len(texts)
+                advance(done, total)
+    vectors = np.stack([np.frombuffer(found[key], np.float32) for key in keys])
+    return torch.from_numpy(vectors.copy())
+
+
+def _groups(places: Sequence[int], counts: Sequence[int]) -> Iterator[list[int]]:
+    """Groups of classes with at least MIN_TEXTS texts each."""
+    group: list[int] = []
+    ends = accumulate(counts)
+    first = 0
+    for place, end in zip(places, ends, strict=True):
+        group.append(place)
+        if end - first >= MIN_TEXTS:
+            yield group
+            group, first = [], end
+    if group:
+        yield group
+
+
+def _key(texts: Ids, weights: str) -> str:
+    """The key of a class: the weights, and the ids that the text tower reads."""
+    shape = f"{weights} {texts.shape}".encode()
+    return hashlib.sha256(shape + np.ascontiguousarray(texts).tobytes()).hexdigest()

@@ -1,0 +1,114 @@
+"""Give a model of images and texts a head of classes in words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from vitcli.checkpoints.scoring import DESCRIBED
+from vitcli.errors import CheckpointError, UsageError, listed
+from vitcli.jobs.class_lists import shown
+from vitcli.jobs.job import Reporter, Running
+from vitcli.jobs.words import Words
+from vitcli.records import TextClean
+
+if TYPE_CHECKING:  # imports torch, which a run with nothing to do does not need
+    from vitcli.checkpoints.load import Model
+    from vitcli.checkpoints.text.tokenizer import Tokenizer
+    from vitcli.checkpoints.text.vectors import TextEncoder
+
+MAX_SHOWN = 3  # texts in a note
+
+
+def with_words(
+    model: Model, words: Words, running: Running, reporter: Reporter, *, offline: bool = False
+) -> Model:
+    """Return the model with a head that compares images with the classes. Its labels are their
+    names.
+
+    Raises UsageError for a model with a classifier of its own, or for classes that the model cannot
+    tell apart, CheckpointError for one without a text tower or a tokenizer.
+    """
+    if model.config.num_classes:
+        raise UsageError(
+            f"{model.spec} has a classifier of its own, with labels of its own",
+            "leave out --classes, or name a model of images and words with -m "
+            "(vit models --for words)",
+        )
+    similarity = model.compared.similarity
+    tokenizer = open_tokenizer(
+        model, reporter.note, clean=words.clean, name=words.tokenizer, offline=offline
+    )
+    words.check_texts(lambda text: tokenizer.encode([text]).ids.tobytes())
+    prompts = [words.prompts(one) for one in words.classes]
+    encoded = [tokenizer.encode(texts) for texts in prompts]
+    cut = [texts[i] for texts, row in zip(prompts, encoded, strict=True) for i in row.cut]
+    note_cut(cut, tokenizer, reporter.note)
+
+    from vitcli.checkpoints.text.vectors import class_vectors
+    from vitcli.models.vit import VisionTransformer
+
+    assert isinstance(model.network, VisionTransformer)
+    vectors = class_vectors(
+        [row.ids for row in encoded],
+        model.sha256,
+        lambda: text_encoder(model, running),
+        reporter.texts,
+    )
+    width = model.network.config.joint_dim
+    if vectors.shape[1] != width:
+        raise CheckpointError(
+            f"{model.spec}: texts are embedded in {vectors.shape[1]} numbers, images in {width}",
+            "the image tower has no projection into the joint space",
+        )
+    bias = vectors.new_full((len(vectors),), similarity.bias or 0.0)
+    network = model.network.with_cosine_head(vectors * similarity.scale, bias)
+    reporter.note(f"{model.spec}: scores are the {DESCRIBED[similarity.function]}")
+    provenance = replace(model.provenance, labels="--classes")
+    return replace(model, network=network, labels=words.labels, provenance=provenance)
+
+
+def open_tokenizer(
+    model: Model,
+    note: Callable[[str], None],
+    *,
+    clean: TextClean | None = None,
+    name: str | None = None,
+    offline: bool = False,
+) -> Tokenizer:
+    """Open the tokenizer of a model's text tower, or the one called `name`. Raises VitError."""
+    from vitcli.checkpoints.text.files import tokenizer_files
+    from vitcli.checkpoints.text.recipe import token_recipe
+    from vitcli.checkpoints.text.tokenizer import read_tokenizer
+
+    config, checkpoint = model.text.config, model.compared.checkpoint
+    recipe = token_recipe(
+        checkpoint.config,
+        context_length=config.context_length,
+        vocab_size=config.vocab_size,
+        causal=config.causal,
+        eos_id=config.eos_id if config.pool == "eos" else None,
+    )
+    files = tokenizer_files(checkpoint, recipe, tokenizer=name, offline=offline)
+    tokenizer = read_tokenizer(files, recipe, clean)
+    for text in tokenizer.notes:
+        note(f"{model.spec}: {text}")
+    return tokenizer
+
+
+def note_cut(cut: list[str], tokenizer: Tokenizer, note: Callable[[str], None]) -> None:
+    """Say which texts are cut, if any are."""
+    if cut:
+        texts = "1 text is" if len(cut) == 1 else f"{len(cut):,} texts are"
+        named = listed([shown(text) for text in cut], MAX_SHOWN)
+        note(f"{texts} cut to the {tokenizer.context_length} tokens that the model reads: {named}")
+
+
+def text_encoder(model: Model, running: Running) -> TextEncoder:
+    """Open a model's text tower on the device of the run."""
+    from vitcli.checkpoints.text.vectors import TextEncoder
+    from vitcli.models.prepare import choose_device
+
+    device = choose_device(running.device if running.engine == "torch" else "cpu")
+    return TextEncoder(model.text, device)
