@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from vitcli.checkpoints.scoring import DESCRIBED
 from vitcli.errors import CheckpointError, UsageError, listed
 from vitcli.jobs.class_lists import shown
-from vitcli.jobs.job import Reporter, Running
+from vitcli.jobs.job import ModelOptions, Reporter, Running
+from vitcli.jobs.loading import Spec, load_model
 from vitcli.jobs.words import Words
 from vitcli.records import TextClean
 
@@ -21,11 +22,34 @@ if TYPE_CHECKING:  # imports torch, which a run with nothing to do does not need
 MAX_SHOWN = 3  # texts in a note
 
 
+def load_classifier(
+    spec: Spec,
+    options: ModelOptions,
+    words: Words | None,
+    running: Running,
+    reporter: Reporter,
+    *,
+    cosines: bool = False,
+) -> Model:
+    """Load a model, and with `words` give it a head of these classes. Raises what `load_model` and
+    `with_words` raise."""
+    model = load_model(spec, options, reporter.note)
+    if words is None:
+        return model
+    return with_words(model, words, running, reporter, cosines=cosines, offline=options.offline)
+
+
 def with_words(
-    model: Model, words: Words, running: Running, reporter: Reporter, *, offline: bool = False
+    model: Model,
+    words: Words,
+    running: Running,
+    reporter: Reporter,
+    *,
+    cosines: bool = False,
+    offline: bool = False,
 ) -> Model:
     """Return the model with a head that compares images with the classes. Its labels are their
-    names.
+    names; with `cosines`, its outputs are the cosines.
 
     Raises UsageError for a model with a classifier of its own, or for classes that the model cannot
     tell apart, CheckpointError for one without a text tower or a tokenizer.
@@ -62,9 +86,11 @@ def with_words(
             f"{model.spec}: texts are embedded in {vectors.shape[1]} numbers, images in {width}",
             "the image tower has no projection into the joint space",
         )
-    bias = vectors.new_full((len(vectors),), similarity.bias or 0.0)
-    network = model.network.with_cosine_head(vectors * similarity.scale, bias)
-    reporter.note(f"{model.spec}: scores are the {DESCRIBED[similarity.function]}")
+    scale, shift = (1.0, 0.0) if cosines else (similarity.scale, similarity.bias or 0.0)
+    bias = vectors.new_full((len(vectors),), shift)
+    network = model.network.with_cosine_head(vectors * scale, bias)
+    if not cosines:
+        reporter.note(f"{model.spec}: scores are the {DESCRIBED[similarity.function]}")
     provenance = replace(model.provenance, labels="--classes")
     return replace(model, network=network, labels=words.labels, provenance=provenance)
 

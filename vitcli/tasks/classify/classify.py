@@ -16,10 +16,11 @@ from vitcli.jobs.drawing import Drawing, Request, check_page, draw_rows
 from vitcli.jobs.finite import are_finite, overflow, with_failures
 from vitcli.jobs.job import DEFAULT_MODEL, SILENT, Inputs, ModelOptions, Reporter, Running, Summary
 from vitcli.jobs.listing import list_inputs
-from vitcli.jobs.loading import Spec, load_model
+from vitcli.jobs.loading import Spec
 from vitcli.jobs.outputs import output_of
 from vitcli.jobs.predictions import check_heads, open_classifiers, predictions_of, top_k
 from vitcli.jobs.run import Computation, Run
+from vitcli.jobs.word_head import load_classifier
 from vitcli.jobs.words import Words
 from vitcli.jobs.writing import write_rows
 from vitcli.records import Batch, Classified, Failure, Row, Sink
@@ -130,7 +131,9 @@ def _computation(
 
     With `html`, the workers that make thumbnails run until `open_things` is closed.
     """
-    models = [load_model(spec, job.options, run.reporter.note) for spec in specs]
+    models = [
+        load_classifier(spec, job.options, job.words, job.running, run.reporter) for spec in specs
+    ]
     check_heads(models, "vit embed -m {} computes its features")
     if job.select is not None:
         job.select.check_labels(models[0].labels)
