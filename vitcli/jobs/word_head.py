@@ -97,7 +97,7 @@ def with_words(
 
 def open_tokenizer(
     model: Model,
-    note: Callable[[str], None],
+    note: Callable[[str], None] = lambda text: None,
     *,
     clean: TextClean | None = None,
     name: str | None = None,

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from vitcli.checkpoints.load import Model
-from vitcli.checkpoints.scoring import ScoreFunction
-from vitcli.errors import printable
+from vitcli.checkpoints.scoring import DESCRIBED, ScoreFunction
+from vitcli.errors import CheckpointError, VitError, printable
 from vitcli.jobs.job import DEFAULT_MODEL, ModelOptions
 from vitcli.jobs.loading import load_model
+from vitcli.jobs.word_head import open_tokenizer
 from vitcli.models.cost import cost
 from vitcli.models.swin_config import SwinConfig
 from vitcli.records import by
@@ -44,7 +45,8 @@ class WeightFile:
 class ModelInfo:
     """Everything that is known about a model, ready for printing.
 
-    `sizes` is the config for programs, `described` the same for people. `scores` is the function
+    `sizes` is the config for programs, `described` the same for people. `text` describes the text
+    tower, and how images are compared with texts. `scores` is the function
     that turns logits into scores: softmax, sigmoid or none. `gflops` are 10^9 multiply-adds for one
     image at this resolution (see `vitcli.models.cost`).
     """
@@ -63,6 +65,7 @@ class ModelInfo:
     num_labels: int
     labels: tuple[str, ...]
     labels_source: str
+    text: dict[str, str] | None
     problem_type: str | None
     scores: ScoreFunction | None
     preprocess: tuple[Step, ...]
@@ -89,6 +92,7 @@ def info(job: InfoJob) -> ModelInfo:
         num_labels=len(model.labels),
         labels=model.labels[:MAX_LABELS],
         labels_source=model.provenance.labels,
+        text=None if model.text_source is None else _describe_text(model),
         problem_type=model.problem_type,
         scores=model.score_function if model.labels else None,
         preprocess=tuple(
@@ -97,6 +101,24 @@ def info(job: InfoJob) -> ModelInfo:
         ),
         notes=(*model.notes, *_resampled(model)),
     )
+
+
+def _describe_text(model: Model) -> dict[str, str]:
+    """Describe the text tower, its tokenizer, and the scores of classes in words; or say why it
+    cannot be used."""
+    try:
+        config, similarity = model.text.config, model.compared.similarity
+    except CheckpointError as error:
+        return {"text": f"cannot be used: {error.message}"}
+    shift = "" if similarity.bias is None else f" {similarity.bias:+.4g}"
+    described = {f"text {name}": value for name, value in config.describe().items()}
+    rule = f"{DESCRIBED[similarity.function]}: {similarity.scale:.4g} x cosine{shift}"
+    try:
+        tokenizer = open_tokenizer(model)
+        read = f"{tokenizer.source}; texts are cleaned as {tokenizer.clean}"
+    except VitError as error:
+        read = f"cannot be used: {error.message}"
+    return {**described, "tokenizer": read, "class scores": rule}
 
 
 def _resampled(model: Model) -> list[str]:

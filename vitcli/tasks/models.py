@@ -9,7 +9,9 @@ from typing import Literal
 
 from vitcli.checkpoints.catalogue import MEASURES, CatalogueEntry, entries
 
-Purpose = Literal["speed", "accuracy", "memory", "resolution", "features"]
+# The layouts whose files have a text tower, too.
+TEXT_LAYOUTS = ("hf-clip", "hf-siglip", "openai", "open-clip", "open-clip-timm", "pe")
+Purpose = Literal["speed", "accuracy", "memory", "resolution", "features", "words"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,16 @@ def choose_models(purpose: Purpose | None = None) -> Choice:
             frozen = {(e.family, e.accuracy): e for e in reversed(_best(today))}.values()
             by_measure = sorted(_best([*frozen]), key=lambda e: MEASURES.index(e.measure))
             return Choice(tuple(by_measure), why)
+        case "words":
+            why = "models with a text tower, for --classes; highest zero-shot top-1 first"
+            measured = [e for e in every if _has_text(e) and e.measure == "zero-shot"]
+            others = [e for e in every if _has_text(e) and e.measure != "zero-shot"]
+            return Choice((*_best(measured), *others), why)
+
+
+def _has_text(entry: CatalogueEntry) -> bool:
+    """Whether the files have a text tower next to the images'."""
+    return entry.layout in TEXT_LAYOUTS and not entry.has_classifier
 
 
 def grid(entry: CatalogueEntry) -> int:

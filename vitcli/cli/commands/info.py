@@ -55,6 +55,9 @@ def _facts(facts: ModelInfo) -> Iterator[tuple[str, str]]:
         names = ", ".join(facts.labels) + (", ..." if facts.num_labels > len(facts.labels) else "")
         yield "labels", f"{facts.num_labels:,}, from {facts.labels_source}\n{names}"
         yield "scores", _scores(facts)
+    elif facts.text is not None:
+        yield "labels", "none: classes are given in words, with vit classify --classes"
+        yield from facts.text.items()
     else:
         yield "labels", "none: a backbone without a classifier, for vit embed"
     yield "preprocess", "\n".join(_step(step.step, step.source) for step in facts.preprocess)

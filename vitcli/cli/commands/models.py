@@ -21,7 +21,7 @@ app = typer.Typer(invoke_without_command=True)
 
 
 ForOpt = Annotated[
-    Literal["speed", "accuracy", "memory", "resolution", "features"] | None,
+    Literal["speed", "accuracy", "memory", "resolution", "features", "words"] | None,
     typer.Option("--for", help="Show only models that are good at this, the best first."),
 ]
 HubId = Annotated[str, typer.Argument(metavar="ID", help="Hub id: org/name, or org/name@revision.")]
