@@ -1,107 +1,150 @@
-"""The options for classes in words, up to the job."""
+"""Images labelled with classes in words: the numbers of transformers' zero-shot pipeline."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+import torch
+import transformers
+from PIL import Image
+from transformers import pipeline
 
 import vitcli
 from tests.conftest import Vit
-from vitcli.jobs.job import Summary
-from vitcli.jobs.words import Words, templates_of
-from vitcli.tasks.classify.classify import ClassifyJob
+from tests.fixtures.photos import Corpus
+from tests.fixtures.two_towers import two_towers
+
+NAMES = ("cat", "dog", "red car")
+
+
+@pytest.fixture(scope="session")
+def towers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("towers")
+    for name in ("clip", "siglip2"):
+        two_towers(name, folder / name)
+    return {name: folder / name for name in ("clip", "siglip2")}
 
 
 @pytest.fixture
-def jobs(monkeypatch: pytest.MonkeyPatch) -> list[ClassifyJob]:
-    """The jobs of the commands, none of which is done."""
-    taken: list[ClassifyJob] = []
-
-    def share(job: ClassifyJob, *args: object, **options: object) -> Summary:
-        taken.append(job)
-        return Summary(done=0, failed=0, seconds=0.0)
-
-    monkeypatch.setattr("vitcli.fleet.share.share", share)
-    return taken
+def images(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number, colour in enumerate(((200, 30, 40), (20, 160, 90), (90, 60, 220))):
+        image = Image.new("RGB", (48, 40), colour)
+        image.paste((255, 255, 0), (number * 9, 5, number * 9 + 12, 30))
+        image.save(folder / f"{number}.png")
+    return folder
 
 
-def words(vit: Vit, jobs: list[ClassifyJob], *args: str) -> Words | None:
-    ended = vit("classify", "a.png", "-q", "-j", "0", *args)
+def rows_of(ended: object) -> list[dict[str, float]]:
+    lines = ended.out.decode().splitlines()  # type: ignore[attr-defined]
+    return [{p["label"]: p["score"] for p in json.loads(line)["predictions"]} for line in lines]
+
+
+@pytest.mark.parametrize("name", ["clip", "siglip2"])
+def test_scores_are_those_of_the_zero_shot_pipeline(
+    name: str, towers: dict[str, Path], images: Path, vit: Vit
+) -> None:
+    folder = towers[name]
+    ended = vit(
+        "classify", images, "-m", folder, "--classes", ", ".join(NAMES), "--text-clean", "hf"
+    )
     assert ended.code == 0, ended.err
-    return jobs[-1].words
+    assert ("softmax" if name == "clip" else "sigmoid") in ended.err
+    asked = pipeline("zero-shot-image-classification", model=str(folder), device="cpu")
+    for file, row in zip(sorted(images.iterdir()), rows_of(ended), strict=True):
+        answers = asked(
+            Image.open(file), candidate_labels=list(NAMES), hypothesis_template="a photo of a {}."
+        )
+        theirs = {a["label"]: a["score"] for a in answers}
+        assert row == pytest.approx(theirs, abs=2e-5)
 
 
-def test_options_and_variables_give_the_words_of_the_api(
-    vit: Vit, jobs: list[ClassifyJob], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_texts_of_a_class_are_averaged_as_unit_vectors(
+    towers: dict[str, Path], images: Path, vit: Vit, tmp_path: Path
 ) -> None:
-    (tmp_path / "c.txt").write_text("cat\na red car: red car, red van\n")
-    assert words(vit, jobs) is None
-    found = words(
-        vit, jobs, "--classes", "cat, a red car", "--classes", "dog", "--templates", "openai"
-    )
-    vitcli.classify("a.png", classes=["cat", "a red car", "dog"], templates="openai")
-    assert found == jobs[-1].words is not None
-    found = words(
-        *(vit, jobs, "--classes-file", "c.txt", "--template", "my {}", "--template", "{}!"),
-        *("--text-clean", "none", "--tokenizer", "org/name"),
-    )
-    assert found is not None and found.file == Path("c.txt")
-    vitcli.classify(
-        "a.png",
-        classes={"cat": "cat", "a red car": ["red car", "red van"]},
-        templates=["my {}", "{}!"],
-        text_clean="none",
-        tokenizer="org/name",
-    )
-    assert found == jobs[-1].words
-
-
-def test_a_variable_has_a_value_a_line(
-    jobs: list[ClassifyJob], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from vitcli.cli import main
-
-    monkeypatch.setenv("VIT_CLASSES", "cat, a red car\ndog\n")
-    monkeypatch.setenv("VIT_TEMPLATE", "a photo of a {}.\nmy {}\n")
-    assert main(["classify", "a.png", "-q", "-j", "0"]) == 0
-    found = jobs[-1].words
-    assert found is not None
-    assert (found.labels, found.templates) == (
-        ("cat", "a red car", "dog"),
-        ("a photo of a {}.", "my {}"),
-    )
-    assert main(["classify", "a.png", "-q", "-j", "0", "--classes", "x", "--template", "{}"]) == 0
-    found = jobs[-1].words
-    assert found is not None and (found.labels, found.templates) == (("x",), ("{}",))
-    monkeypatch.delenv("VIT_CLASSES")
-    monkeypatch.setenv("VIT_TEMPLATES", "openai")  # idle without classes, and no mistake
-    assert main(["classify", "a.png", "-q", "-j", "0"]) == 0
-    assert jobs[-1].words is None
-    assert len(templates_of("openai")) == 80
+    folder = towers["clip"]
+    listed = tmp_path / "things.txt"
+    listed.write_text("cat: cat, tabby\ndog\n", "utf-8")
+    args = ("classify", images, "-m", folder, "--classes-file", listed)
+    ended = vit(*args, "--template", "a photo of a {}.", "--template", "my {}", "--scores", "logit")
+    assert ended.code == 0, ended.err
+    model = transformers.CLIPModel.from_pretrained(folder).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    processor = transformers.CLIPImageProcessorPil.from_pretrained(folder)
+    classes = []
+    with torch.inference_mode():
+        for phrases in (("cat", "tabby"), ("dog",)):
+            texts = [t.format(p) for p in phrases for t in ("a photo of a {}.", "my {}")]
+            vectors = model.get_text_features(**tokenizer(texts, padding=True, return_tensors="pt"))
+            vectors = getattr(vectors, "pooler_output", vectors)
+            unit = torch.nn.functional.normalize(vectors, dim=-1).mean(dim=0)
+            classes.append(unit / unit.norm())
+        for file, row in zip(sorted(images.iterdir()), rows_of(ended), strict=True):
+            pixels = processor(Image.open(file), return_tensors="pt")
+            image = model.get_image_features(**pixels)
+            image = torch.nn.functional.normalize(getattr(image, "pooler_output", image), dim=-1)
+            logits = model.logit_scale.exp() * (image @ torch.stack(classes).T)[0]
+            assert row == pytest.approx(
+                {"cat": logits[0].item(), "dog": logits[1].item()}, abs=1e-4
+            )
 
 
 @pytest.mark.parametrize(
-    ("args", "code", "said"),
-    [
-        (("--classes", ""), 2, "no classes are given"),
-        (("--classes", "cat, cat"), 2, "the class 'cat' is given 2 times"),
-        (("--classes", "cat", "--classes-file", "c.txt"), 2, "are both given"),
-        (("--classes", "cat", "--template", "{}", "--templates", "none"), 2, "are both given"),
-        (("--template", "my {}"), 2, "--template has no effect without classes"),
-        (("--tokenizer", "x"), 2, "--tokenizer has no effect without classes"),
-        (("--classes", "cat", "--templates", "imagenet"), 2, "--templates"),
-        (("--classes-file", "none.txt"), 1, "no such file: none.txt (--classes-file)"),
-        (("--classes-file", "c.txt", "-m", "demo", "-o", "c.txt", "--format", "csv", "--overwrite"),
-         1, "c.txt is the file of --classes-file, and would be overwritten"),
-        (("--classes-file", "c.txt", "-m", "demo", "--summary", "c.txt"), 1, "c.txt"),
-    ],
-)  # fmt: skip
-def test_mistakes_are_told_at_once(
-    vit: Vit, tmp_path: Path, args: tuple[str, ...], code: int, said: str
+    "extra", [("--engine", "onnx"), ("--quantize", "int8"), ("--dtype", "bf16")]
+)
+def test_engines_and_dtypes_have_the_same_head(
+    extra: tuple[str, ...], towers: dict[str, Path], images: Path, vit: Vit
 ) -> None:
-    (tmp_path / "c.txt").write_text("cat\n")
-    ended = vit("classify", "a.png", "-j", "0", *args)
-    assert (ended.code, ended.out) == (code, b"")
-    assert said in ended.err and "Traceback" not in ended.err
-    assert (tmp_path / "c.txt").read_text() == "cat\n"
+    args = ("classify", images, "-m", towers["clip"], "--classes", ", ".join(NAMES))
+    plain, other = rows_of(vit(*args)), rows_of(vit(*args, *extra))
+    for ours, theirs in zip(plain, other, strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-5 if "onnx" in extra else 0.1)
+
+
+def test_the_second_run_reads_no_text_tower(
+    towers: dict[str, Path], images: Path, vit: Vit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    args = ("classify", images, "-m", towers["siglip2"], "--classes", "cat, dog")
+    first = vit(*args)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("the text tower runs again")
+
+    monkeypatch.setattr("vitcli.checkpoints.text.vectors.TextEncoder.__call__", refuse)
+    second = vit(*args)
+    assert (first.code, second.code, first.out) == (0, 0, second.out)
+
+
+def test_python_takes_classes(towers: dict[str, Path], images: Path, vit: Vit) -> None:
+    rows = vitcli.classify(images, model=str(towers["clip"]), classes=list(NAMES), workers=0)
+    ended = vit("classify", images, "-m", towers["clip"], "--classes", ", ".join(NAMES))
+    assert [{p.label: p.score for p in row.predictions} for row in rows] == [  # type: ignore[union-attr]
+        pytest.approx(row) for row in rows_of(ended)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("model", "args", "said"),
+    [
+        ("demo", ("--classes", "cat, dog"), "has a classifier of its own"),
+        ("clip", ("--classes", "Cat, cat"), "are the same text for the model"),
+        ("clip", ("--classes", "cat", "--tokenizer", "nowhere.json"), "--tokenizer"),
+    ],
+)
+def test_mistakes_are_told_in_words(
+    model: str, args: tuple[str, ...], said: str, towers: dict[str, Path], photos: Corpus, vit: Vit
+) -> None:
+    ended = vit("classify", photos.folder, "-m", towers.get(model, model), *args)
+    assert ended.code != 0
+    assert said in ended.err
+
+
+def test_a_text_that_is_too_long_is_cut_and_told(
+    towers: dict[str, Path], images: Path, vit: Vit
+) -> None:
+    ended = vit("classify", images, "-m", towers["clip"], "--classes", "cat, " + "dog " * 60)
+    assert ended.code == 0, ended.err
+    assert "1 text is cut to the 24 tokens" in ended.err
