@@ -13,8 +13,8 @@ from transformers import pipeline
 
 import vitcli
 from tests.conftest import Vit
-from tests.fixtures.photos import Corpus
 from tests.fixtures.two_towers import two_towers
+from vitcli.records import Classified
 
 NAMES = ("cat", "dog", "red car")
 
@@ -121,9 +121,9 @@ def test_the_second_run_reads_no_text_tower(
 def test_python_takes_classes(towers: dict[str, Path], images: Path, vit: Vit) -> None:
     rows = vitcli.classify(images, model=str(towers["clip"]), classes=list(NAMES), workers=0)
     ended = vit("classify", images, "-m", towers["clip"], "--classes", ", ".join(NAMES))
-    assert [{p.label: p.score for p in row.predictions} for row in rows] == [  # type: ignore[union-attr]
-        pytest.approx(row) for row in rows_of(ended)
-    ]
+    for row, expected in zip(rows, rows_of(ended), strict=True):
+        assert isinstance(row, Classified)
+        assert {p.label: p.score for p in row.predictions} == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -135,9 +135,9 @@ def test_python_takes_classes(towers: dict[str, Path], images: Path, vit: Vit) -
     ],
 )
 def test_mistakes_are_told_in_words(
-    model: str, args: tuple[str, ...], said: str, towers: dict[str, Path], photos: Corpus, vit: Vit
+    model: str, args: tuple[str, ...], said: str, towers: dict[str, Path], images: Path, vit: Vit
 ) -> None:
-    ended = vit("classify", photos.folder, "-m", towers.get(model, model), *args)
+    ended = vit("classify", images, "-m", towers.get(model, model), *args)
     assert ended.code != 0
     assert said in ended.err
 
