@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -24,8 +23,10 @@ from vitcli.engines import ENGINES
 from vitcli.errors import CheckpointError, OutputError, UsageError, check_installed
 from vitcli.images.preprocess import preprocessed, resized_size, seen
 from vitcli.jobs.apart import check_apart, read_of_models
-from vitcli.jobs.job import ModelOptions
+from vitcli.jobs.job import SILENT, ModelOptions, Reporter, Running
 from vitcli.jobs.loading import load_model
+from vitcli.jobs.word_head import with_words
+from vitcli.jobs.words import Words
 from vitcli.models.config import Config, ViTConfig
 from vitcli.models.normalise import Normalisation
 from vitcli.records import RESIZERS, Preprocess, Size
@@ -41,7 +42,7 @@ SIZES = tuple((height, width) for height in range(211, 700, 37) for width in ran
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConvertJob:
-    """One run of `vit convert`."""
+    """One run of `vit convert`. `words` are classes for an ONNX file."""
 
     source: str
     target: Path
@@ -50,6 +51,7 @@ class ConvertJob:
     verify: bool = False
     overwrite: bool = False
     options: ModelOptions = ModelOptions()
+    words: Words | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,7 @@ class Conversion:
     deltas: tuple[Delta, ...]
 
 
-def convert(job: ConvertJob, note: Callable[[str], None] = lambda text: None) -> Conversion:
+def convert(job: ConvertJob, reporter: Reporter = SILENT) -> Conversion:
     """Run the job. Raises CheckpointError if the target cannot express the model or, with `verify`,
     if a difference exceeds the tolerance; then nothing is written."""
     _check(job)
@@ -84,7 +86,12 @@ def convert(job: ConvertJob, note: Callable[[str], None] = lambda text: None) ->
         check_apart([job.target], read, folder=None if is_file else job.target)
     with replacing(job.target, is_file=is_file) as partial:
         keep = job.to == "hf"
-        model = load_model(job.source, job.options, note, keep_grid=True, keep_decoder=keep)
+        model = load_model(
+            job.source, job.options, reporter.note, keep_grid=True, keep_decoder=keep
+        )
+        if job.words is not None:
+            offline = job.options.offline
+            model = with_words(model, job.words, Running(), reporter, offline=offline)
         written = _write(job, model, partial)
         deltas = _verify(job, model, partial) if job.verify else []
         moved = _moved(job, model)
@@ -108,6 +115,10 @@ def _check(job: ConvertJob) -> None:
         raise UsageError(f"{job.target} is not an ONNX file", "give a name that ends in .onnx")
     if job.to != "onnx" and job.target.suffix == ".onnx":
         raise UsageError(f"{job.target} would be a folder", "--to onnx writes an ONNX file")
+    if job.to != "onnx" and job.words is not None:
+        raise UsageError(
+            f"--to {job.to} has no place for classes in words", "leave out --classes, or use onnx"
+        )
     if job.to == "onnx" and job.dtype == "bf16":
         raise UsageError("ONNX Runtime does not run bf16 on a CPU", "use --dtype fp32 or fp16")
     if job.target.exists() and not job.overwrite:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from vitcli.cli.options import options as o
+from vitcli.cli.options import words as w
 from vitcli.cli.options.parse import parse_size
 from vitcli.cli.screen.exit import is_terminal, show
 from vitcli.cli.screen.screen import Screen
@@ -72,6 +73,12 @@ def convert(
     drop: o.Drop = None,
     offline: o.Offline = False,
     quiet: o.Quiet = False,
+    classes: w.ClassesOpt = None,
+    classes_file: w.ClassesFile = None,
+    template: w.Template = None,
+    templates: w.TemplatesOpt = None,
+    text_clean: w.TextCleanOpt = None,
+    tokenizer: w.Tokenizer = None,
 ) -> None:
     """Convert a checkpoint, with labels and preprocessing.
 
@@ -82,6 +89,8 @@ def convert(
     vit convert google/vit-base-patch16-224 out/ --to timm --verify
 
     vit convert facebook/dinov2-base dinov2.onnx --to onnx --verify
+
+    vit convert google/siglip2-base-patch16-224 cats.onnx --to onnx --classes "cat, dog"
 
     vit convert weights.pth out/ --to hf --num-heads 6 --labels names.txt
 
@@ -109,8 +118,9 @@ def convert(
                 drop=tuple(drop or ()),
                 offline=offline,
             ),
+            words=w.words(classes, classes_file, template, templates, text_clean, tokenizer),
         )
-        done = task.convert(job, screen.note)
+        done = task.convert(job, screen)
     if not quiet:
         lines = _report(done, source, target, dtype)
         show("\n".join(map(_fitted, lines) if is_terminal() else lines))
