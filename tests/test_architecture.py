@@ -37,6 +37,7 @@ ROOMS = {
     "rich": {"cli"},
     "huggingface_hub": {"checkpoints"},
     "safetensors": {"checkpoints", "sinks", "demo"},
+    "tokenizers": {"checkpoints"},
     "PIL": {"images", "render", "demo"},
     "jinja2": {"render"},
     "fsspec": {"stores"},

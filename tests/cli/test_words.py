@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from tests.conftest import Vit
 from tests.fixtures.two_towers import two_towers
 from vitcli.records import Classified
 
+README = Path(__file__).parents[2] / "README.md"
 NAMES = ("cat", "dog", "red car")
 
 
@@ -148,3 +151,17 @@ def test_a_text_that_is_too_long_is_cut_and_told(
     ended = vit("classify", images, "-m", towers["clip"], "--classes", "cat, " + "dog " * 60)
     assert ended.code == 0, ended.err
     assert "1 text is cut to the 24 tokens" in ended.err
+
+
+def test_readmes_commands_label_a_folder(
+    towers: dict[str, Path], images: Path, vit: Vit, tmp_path: Path
+) -> None:
+    (tmp_path / "things.txt").write_text("cat\ncar: red car, car\n", "utf-8")
+    images.rename(tmp_path / "photos")
+    lines = re.findall(r"^vit (classify .*--classes.*)$", README.read_text("utf-8"), re.MULTILINE)
+    assert len(lines) >= 2
+    for line in lines:
+        name = "siglip2" if "siglip2" in line else "clip"
+        args = shlex.split(re.sub(r"-m \S+", f"-m {towers[name]}", line))
+        ended = vit(*args)
+        assert ended.code == 0, ended.err
