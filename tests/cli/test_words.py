@@ -165,3 +165,31 @@ def test_readmes_commands_label_a_folder(
         args = shlex.split(re.sub(r"-m \S+", f"-m {towers[name]}", line))
         ended = vit(*args)
         assert ended.code == 0, ended.err
+
+
+@pytest.mark.parametrize("name", ["clip", "siglip2"])
+def test_convert_keeps_both_towers_and_the_tokenizer(
+    name: str, towers: dict[str, Path], images: Path, vit: Vit, tmp_path: Path
+) -> None:
+    done = vit("convert", towers[name], tmp_path / "out", "--to", "hf", "--verify")
+    assert done.code == 0, done.err
+    assert "texts: max" in done.out.decode()
+    args = ("--classes", ", ".join(NAMES), "--scores", "logit")
+    first, again = (
+        vit("classify", images, "-m", m, *args) for m in (towers[name], tmp_path / "out")
+    )
+    assert (again.code, again.out) == (0, first.out)
+    theirs = transformers.AutoModel.from_pretrained(tmp_path / "out")
+    before = transformers.AutoModel.from_pretrained(towers[name])
+    assert type(theirs) is type(before)
+    for key, tensor in before.state_dict().items():
+        assert torch.equal(theirs.state_dict()[key], tensor), key
+
+
+def test_an_onnx_file_has_the_classes(towers: dict[str, Path], vit: Vit, tmp_path: Path) -> None:
+    args = ("--to", "onnx", "--classes", ", ".join(NAMES), "--verify")
+    done = vit("convert", towers["clip"], tmp_path / "cats.onnx", *args)
+    assert done.code == 0, done.err
+    assert "verified  logits" in done.out.decode()
+    refused = vit("convert", towers["clip"], tmp_path / "out", "--to", "hf", "--classes", "cat")
+    assert "has no place for classes in words" in refused.err

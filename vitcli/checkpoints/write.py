@@ -16,6 +16,7 @@ from vitcli.checkpoints import layouts
 from vitcli.checkpoints.keymap import Made, to_ours
 from vitcli.checkpoints.layouts.decoders import refuse_decoder
 from vitcli.checkpoints.layouts.layout import Expressed, Layout, Library
+from vitcli.checkpoints.layouts.texts import hf_write
 from vitcli.checkpoints.load import Model
 from vitcli.checkpoints.preprocess.hf import to_hf
 from vitcli.checkpoints.preprocess.timm import to_timm
@@ -35,11 +36,12 @@ HF_DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 @dataclass(frozen=True, slots=True)
 class Written:
     """The result of writing: the layout's name, notes on changes, and for each tensor of the model
-    the written tensors that hold it."""
+    the written tensors that hold it. `has_text`: the text tower is written, too."""
 
     layout: str
     notes: tuple[str, ...]
     made: dict[str, Made]
+    has_text: bool = False
 
 
 def write_hf(model: Model, folder: Path, dtype: FileDtype) -> Written:
@@ -49,6 +51,7 @@ def write_hf(model: Model, folder: Path, dtype: FileDtype) -> Written:
     CheckpointError with the obstacles of the closest one.
     """
     layout, form, notes = _hf_form(model)
+    form, text_notes = _with_text(model, layout, form)
     values = form.json
     if model.labels:
         values["id2label"] = {str(i): label for i, label in enumerate(model.labels)}
@@ -59,8 +62,28 @@ def write_hf(model: Model, folder: Path, dtype: FileDtype) -> Written:
     _write_json(folder / "preprocessor_config.json", to_hf(model.preprocess))
     _write_tensors(folder / "model.safetensors", form.tensors, dtype)
     notes = (*notes, *_notes(model.config, form.config, "transformers"), *form.notes)
-    notes = (*notes, *_mask_notes(model, form.config))
-    return Written(layout.name, notes, _made(layout, form))
+    notes = (*notes, *_mask_notes(model, form.config), *text_notes)
+    has_text = not text_notes and model.text_source is not None
+    return Written(layout.name, notes, _made(layout, form), has_text=has_text)
+
+
+def _with_text(model: Model, layout: Layout, form: Expressed) -> tuple[Expressed, tuple[str, ...]]:
+    """Add the text tower, if there is one, or return a note why it is left out."""
+    source = model.text_source
+    if source is None or model.config.num_classes:
+        return form, ()
+    kind = hf_write.KINDS.get(layout.name)
+    if kind is None:
+        return form, (f"the text tower is left out: {layout.name} has none",)
+    try:
+        config, bias = model.text.config, source.similarity.bias
+    except CheckpointError as error:
+        return form, (f"the text tower is left out: {error.message}",)
+    if found := hf_write.obstacles(kind, config, bias):
+        return form, (f"the text tower is left out: {layout.name} has no {found[0]}",)
+    assert source.scale is not None
+    tensors = model.text.state_dict()
+    return hf_write.express(kind, form, config, tensors, source.scale, source.bias), ()
 
 
 def check_hf(model: Model) -> None:

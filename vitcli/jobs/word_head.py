@@ -16,6 +16,8 @@ from vitcli.records import TextClean
 
 if TYPE_CHECKING:  # imports torch, which a run with nothing to do does not need
     from vitcli.checkpoints.load import Model
+    from vitcli.checkpoints.text.files import TokenizerFiles
+    from vitcli.checkpoints.text.recipe import TokenRecipe
     from vitcli.checkpoints.text.tokenizer import Tokenizer
     from vitcli.checkpoints.text.vectors import TextEncoder
 
@@ -104,23 +106,37 @@ def open_tokenizer(
     offline: bool = False,
 ) -> Tokenizer:
     """Open the tokenizer of a model's text tower, or the one called `name`. Raises VitError."""
-    from vitcli.checkpoints.text.files import tokenizer_files
-    from vitcli.checkpoints.text.recipe import token_recipe
     from vitcli.checkpoints.text.tokenizer import read_tokenizer
 
-    config, checkpoint = model.text.config, model.compared.checkpoint
-    recipe = token_recipe(
-        checkpoint.config,
+    files = find_tokenizer(model, name=name, offline=offline)
+    tokenizer = read_tokenizer(files, _recipe(model), clean)
+    for text in tokenizer.notes:
+        note(f"{model.spec}: {text}")
+    return tokenizer
+
+
+def find_tokenizer(
+    model: Model, *, name: str | None = None, offline: bool = False
+) -> TokenizerFiles:
+    """Find the files of the tokenizer of a model's text tower, or of the one called `name`. Raises
+    ModelNotFound or CheckpointError."""
+    from vitcli.checkpoints.text.files import tokenizer_files
+
+    checkpoint = model.compared.checkpoint
+    return tokenizer_files(checkpoint, _recipe(model), tokenizer=name, offline=offline)
+
+
+def _recipe(model: Model) -> TokenRecipe:
+    from vitcli.checkpoints.text.recipe import token_recipe
+
+    config = model.text.config
+    return token_recipe(
+        model.compared.checkpoint.config,
         context_length=config.context_length,
         vocab_size=config.vocab_size,
         causal=config.causal,
         eos_id=config.eos_id if config.pool == "eos" else None,
     )
-    files = tokenizer_files(checkpoint, recipe, tokenizer=name, offline=offline)
-    tokenizer = read_tokenizer(files, recipe, clean)
-    for text in tokenizer.notes:
-        note(f"{model.spec}: {text}")
-    return tokenizer
 
 
 def note_cut(cut: list[str], tokenizer: Tokenizer, note: Callable[[str], None]) -> None:

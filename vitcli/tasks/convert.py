@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -14,21 +15,24 @@ from torch import Tensor
 
 from vitcli.checkpoints import onnx
 from vitcli.checkpoints.build import build
+from vitcli.checkpoints.layouts.layout import COMPARES, TEXT
 from vitcli.checkpoints.load import Model, load
 from vitcli.checkpoints.preprocess.choose import as_written
 from vitcli.checkpoints.replace import replacing
 from vitcli.checkpoints.tensor_diff import Change, changes
+from vitcli.checkpoints.text.files import NAMES
 from vitcli.checkpoints.write import WRITERS, FileDtype, Written
 from vitcli.engines import ENGINES
-from vitcli.errors import CheckpointError, OutputError, UsageError, check_installed
+from vitcli.errors import CheckpointError, OutputError, UsageError, VitError, check_installed
 from vitcli.images.preprocess import preprocessed, resized_size, seen
 from vitcli.jobs.apart import check_apart, read_of_models
 from vitcli.jobs.job import SILENT, ModelOptions, Reporter, Running
 from vitcli.jobs.loading import load_model
-from vitcli.jobs.word_head import with_words
+from vitcli.jobs.word_head import find_tokenizer, with_words
 from vitcli.jobs.words import Words
 from vitcli.models.config import Config, ViTConfig
 from vitcli.models.normalise import Normalisation
+from vitcli.models.text import TextConfig
 from vitcli.records import RESIZERS, Preprocess, Size
 
 # The allowed difference of logits and hidden states, relative to their largest value: TOLERANCE for
@@ -93,6 +97,10 @@ def convert(job: ConvertJob, reporter: Reporter = SILENT) -> Conversion:
             offline = job.options.offline
             model = with_words(model, job.words, Running(), reporter, offline=offline)
         written = _write(job, model, partial)
+        copied: tuple[str, ...] = ()
+        if written.has_text:
+            model = _without_drops(model)
+            copied = _copy_tokenizer(model, partial, offline=job.options.offline)
         deltas = _verify(job, model, partial) if job.verify else []
         moved = _moved(job, model)
         if moved is not None and job.verify:
@@ -104,7 +112,7 @@ def convert(job: ConvertJob, reporter: Reporter = SILENT) -> Conversion:
         written=written.layout,
         bytes=size,
         changes=tuple(changes(model.provenance.made, written.made)),
-        notes=(*written.notes, *([moved.note] if moved else [])),
+        notes=(*written.notes, *copied, *([moved.note] if moved else [])),
         deltas=tuple(deltas),
     )
 
@@ -131,6 +139,26 @@ def _write(job: ConvertJob, model: Model, partial: Path) -> Written:
     if job.to != "onnx":
         return WRITERS[job.to](model, partial, job.dtype)
     return onnx.write(model, partial, job.dtype)
+
+
+def _without_drops(model: Model) -> Model:
+    """The model without the text tower among what is left out of it."""
+    dropped = model.provenance.dropped
+    kept = {name: why for name, why in dropped.items() if why not in (TEXT, COMPARES)}
+    return replace(model, provenance=replace(model.provenance, dropped=kept))
+
+
+def _copy_tokenizer(model: Model, folder: Path, *, offline: bool) -> tuple[str, ...]:
+    """Copy the tokenizer's files next to the weights, or return a note why there are none."""
+    try:
+        found = find_tokenizer(model, offline=offline)
+    except VitError as error:
+        return (f"the tokenizer is left out: {error.message}",)
+    beside = next(iter(found.vocabularies.values())).parent
+    for name in (*NAMES, *(file.name for file in found.vocabularies.values())):
+        if (beside / name).is_file():
+            shutil.copyfile(beside / name, folder / name)
+    return ()
 
 
 def _verify(job: ConvertJob, model: Model, partial: Path) -> list[Delta]:
@@ -264,6 +292,15 @@ def synthetic_pixels(model: Model) -> Tensor:
     return torch.randn(IMAGES, model.config.in_chans, height, width, generator=generator)
 
 
+def _synthetic_ids(config: TextConfig) -> Tensor:
+    """Token ids, the same in every run, that end in the token that is pooled.  -> (2, L)"""
+    generator = torch.Generator().manual_seed(0)
+    shape, end = (IMAGES, config.context_length), config.vocab_size - 1
+    ids = torch.randint(3, max(4, end), shape, generator=generator)
+    ids[:, -1] = config.eos_id if config.pool == "eos" else end
+    return ids
+
+
 @torch.inference_mode()
 def compare(one: Model, other: Model) -> dict[str, float]:
     """The largest differences of the hidden states, of the logits or the embedding, and of the
@@ -273,6 +310,9 @@ def compare(one: Model, other: Model) -> dict[str, float]:
     first, second = (model.network.hidden_states(pixels, layers) for model in (one, other))
     deltas = {"hidden states": max(_delta(first[i].x, second[i].x) for i in layers)}
     deltas[_output(one)] = _delta(one.network(pixels), other.network(pixels))
+    if one.text_source and other.text_source and not one.config.num_classes:
+        ids = _synthetic_ids(one.text.config)
+        deltas["texts"] = _delta(one.text(ids), other.text(ids))
     if one.reconstruction and other.reconstruction:
         mask = torch.arange(one.config.grid[0] * one.config.grid[1]).expand(IMAGES, -1) % 4 > 0
         deltas["reconstruction"] = _delta(
