@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ PROBES = ("config.json", "model.safetensors", "pytorch_model.bin")  # one is in 
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".npz")
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
 MAX_JSON = 10_000_000  # bytes
+MAX_VOCABULARY = 200_000_000  # bytes; XLM-V's tokenizer.json, of 901,629 tokens, has 62 MB
+VOCABULARIES = ("tokenizer.json", "vocab.json")  # JSON that is larger than any config
 # The errors of huggingface_hub for JSON of another shape, a web page, or an invalid address.
 ODD = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
 WEB_PAGE = re.compile(rb"\s*<(!doctype|html|\?xml)", re.IGNORECASE)
@@ -42,11 +44,13 @@ def download(
     choose: Callable[[list[str]], list[str]],
     *,
     offline: bool,
+    probes: Sequence[str] = PROBES,
 ) -> Snapshot:
-    """Fetch the files of the repository that `choose` picks, or find them in the cache.
+    """Fetch the files of the repository that `choose` picks, or find them in the cache, which has
+    them if it has one of `probes`.
 
     Raises ModelNotFound for a missing repository, revision or permission, and if the hub cannot be
-    reached and nothing is cached.
+    reached and nothing is cached; and what `choose` raises.
     """
     # Imported here: it brings an HTTP client, which a local model does not need.
     from huggingface_hub import HfApi, constants, errors, hf_hub_download, utils
@@ -54,7 +58,7 @@ def download(
     utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     if sys.stderr is None or not sys.stderr.isatty():
         utils.disable_progress_bars()  # type: ignore[attr-defined]
-    cached = _cached(repo, revision)
+    cached = _cached(repo, revision, probes)
     if offline or constants.HF_HUB_OFFLINE:
         if cached is None:
             raise _not_cached(repo, revision, "--offline forbids asking the hub")
@@ -63,25 +67,15 @@ def download(
     try:
         info = HfApi().model_info(repo, revision=revision, timeout=TIMEOUT, files_metadata=True)
         sizes = {sibling.rfilename: sibling.size for sibling in info.siblings or []}
-        names = list(sizes)
-        chosen = choose(names)
-        if not any(name.endswith((".safetensors", ".bin")) for name in chosen):
-            others = sorted(name for name in names if name.endswith(WEIGHT_SUFFIXES))
-            raise CheckpointError(
-                f"{repo} on the hub has no weights under a standard name",
-                f"it has {', '.join(others[:5])}; download one and give the file: "
-                f"hf download {repo} {others[0]}"
-                if others
-                else "it may be for another library: look for one with model.safetensors",
-            )
+        chosen = choose(list(sizes))
         # The first file is fetched by branch, which records the branch's commit in the cache. The
         # others are fetched by that commit, so that all files belong to it.
         first, *others = chosen
 
         def fetch(name: str, revision: str | None) -> Path:
-            limit = MAX_JSON if name.endswith(".json") else None
+            limit = _limit(name)
             if limit and (sizes[name] or 0) > limit:
-                raise _too_large(repo, name, in_bytes(sizes[name] or 0))
+                raise _too_large(repo, name, in_bytes(sizes[name] or 0), limit)
             bar = _bounded(repo, name, limit) if limit else None
             with warnings.catch_warnings():  # about a full disk: an error follows
                 warnings.simplefilter("ignore", UserWarning)
@@ -151,6 +145,13 @@ def _check_endpoint(endpoint: str) -> None:
         )
 
 
+def _limit(name: str) -> int | None:
+    """The largest size of a JSON file, in bytes; None for other files."""
+    if not name.endswith(".json"):
+        return None
+    return MAX_VOCABULARY if name in VOCABULARIES else MAX_JSON
+
+
 def _bounded(repo: str, name: str, limit: int) -> Any:
     """The class of a progress bar that draws nothing, and aborts a download beyond the limit,
     whatever length the hub announced."""
@@ -164,16 +165,17 @@ def _bounded(repo: str, name: str, limit: int) -> Any:
         def update(self, n: float | None = 1) -> bool | None:
             self.received += int(n or 0)
             if self.received > limit:
-                raise _too_large(repo, name, f"more than {in_bytes(limit)}")
+                raise _too_large(repo, name, f"more than {in_bytes(limit)}", limit)
             return None
 
     return Bounded
 
 
-def _too_large(repo: str, name: str, size: str) -> CheckpointError:
+def _too_large(repo: str, name: str, size: str, limit: int) -> CheckpointError:
+    what = "vocabulary" if name in VOCABULARIES else "config"
     return CheckpointError(
-        f"{repo}: {name} on the hub is too large for a config: {size}",
-        f"at most {in_bytes(MAX_JSON)} are read",
+        f"{repo}: {name} on the hub is too large for a {what}: {size}",
+        f"at most {in_bytes(limit)} are read",
     )
 
 
@@ -191,11 +193,11 @@ def _check_fetched(file: Path, size: int | None, repo: str, name: str) -> None:
     raise ModelNotFound(f"{repo}: {received} came for {name}", PORTAL)
 
 
-def _cached(repo: str, revision: str | None) -> Snapshot | None:
+def _cached(repo: str, revision: str | None, probes: Sequence[str]) -> Snapshot | None:
     """The snapshot of an earlier download."""
     from huggingface_hub import errors, try_to_load_from_cache
 
-    for name in PROBES:
+    for name in probes:
         try:
             path = try_to_load_from_cache(repo, name, revision=revision)
         except (errors.HFValidationError, ValueError):

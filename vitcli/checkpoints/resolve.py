@@ -82,7 +82,7 @@ def resolve(spec: str, *, offline: bool = False) -> Checkpoint:
             raise ModelNotFound(f"{spec} is a link to {path.readlink()}, which is not there")
     except OSError as error:
         raise ModelNotFound(f"cannot read {spec}: {error.strerror}") from None
-    if not _is_hub_id(spec):
+    if not is_hub_id(spec):
         raise ModelNotFound(f"no model at {spec if spec.strip() else repr(spec)}", _instead(spec))
     try:
         snapshot = pull(spec, offline=offline)
@@ -97,12 +97,19 @@ def resolve(spec: str, *, offline: bool = False) -> Checkpoint:
 
 def pull(spec: str, *, offline: bool = False) -> hub.Snapshot:
     """Fetch the files of a hub id into the cache. Raises ModelNotFound, also for an invalid id."""
+    repo, revision = hub_parts(spec)
+    choose = functools.partial(_choose, repo)
+    return hub.download(repo, revision, choose, offline=offline)
+
+
+def hub_parts(spec: str) -> tuple[str, str | None]:
+    """The repository and the revision of a hub id. Raises ModelNotFound for another spec."""
     match = _HUB_ID.fullmatch(spec)
-    if match is None or not _is_hub_id(spec):
+    if match is None or not is_hub_id(spec):
         raise ModelNotFound(
             f"{spec} is not a hub id", "give org/name or org/name@revision; vit models lists some"
         )
-    return hub.download(match["repo"], match["revision"], _choose, offline=offline)
+    return match["repo"], match["revision"]
 
 
 def _instead(spec: str) -> str:
@@ -114,22 +121,32 @@ def _instead(spec: str) -> str:
     return "give a directory, a weight file, a hub id (google/vit-base-patch16-224), or demo"
 
 
-def _is_hub_id(spec: str) -> bool:
+def is_hub_id(spec: str) -> bool:
+    """Whether a spec that names no local file is a hub id."""
     is_file = Path(spec).suffix in hub.WEIGHT_SUFFIXES or spec.startswith((".", "/", "~"))
     return not is_file and _HUB_ID.fullmatch(spec) is not None
 
 
-def _choose(names: list[str]) -> list[str]:
+def _choose(repo: str, names: list[str]) -> list[str]:
     """Choose the files of a repository to download: its JSON, and the first of WEIGHTS, with its
-    shards."""
+    shards. Raises CheckpointError for a repository without weights."""
     wanted = [name for name in JSONS if name in names]
     for name in WEIGHTS:
         if name in names:
             stem = re.escape(name.removesuffix(".index.json").rpartition(".")[0])
             shard = re.compile(rf"{stem}-\d+-of-\d+\.(safetensors|bin)")
             is_index = name.endswith(".json")
-            return [*wanted, name, *(n for n in names if is_index and shard.fullmatch(n))]
-    return wanted
+            shards = [n for n in names if is_index and shard.fullmatch(n)]
+            if shards or not is_index:
+                return [*wanted, name, *shards]
+    others = sorted(name for name in names if name.endswith(hub.WEIGHT_SUFFIXES))
+    raise CheckpointError(
+        f"{repo} on the hub has no weights under a standard name",
+        f"it has {', '.join(others[:5])}; download one and give the file: "
+        f"hf download {repo} {others[0]}"
+        if others
+        else "it may be for another library: look for one with model.safetensors",
+    )
 
 
 def _folder(folder: Path, spec: str) -> Checkpoint:
