@@ -135,7 +135,7 @@ def classify(
     *,
     model: str | Model | Sequence[str | Model] = "google/vit-base-patch16-224",
     top_k: int = 5,
-    scores: Literal["prob", "logit"] = "prob",
+    scores: Literal["prob", "softmax", "sigmoid", "logit", "cosine"] = "prob",
     devices: Literal["all"] | Sequence[str] = (),
     ray: str | None = None,
     **running: Unpack[RunningOptions],
@@ -143,10 +143,11 @@ def classify(
     """Return the best labels of every image: one row for each, in input order.
 
     paths: files, directories (recursive) or glob patterns. A row is `Classified` with `ref.path`
-    and `predictions`, or `Failure` with `type` and `message`. The probabilities of several models
-    are averaged. devices ("all", or ["cuda:0", "cuda:1"]): one process for each shares the work.
-    ray: the address of a Ray cluster whose workers share it. Both need names of models, not loaded
-    ones. Raises VitError for an error that ends the run.
+    and `predictions`, or `Failure` with `type` and `message`. The scores of several models are
+    averaged. scores: "prob" is what the head is trained for (softmax, sigmoid, or the number of a
+    regression); the others override it. devices ("all", or ["cuda:0", "cuda:1"]): one process for
+    each shares the work. ray: the address of a Ray cluster whose workers share it. Both need names
+    of models, not loaded ones. Raises VitError for an error that ends the run.
     """
     from vitcli.fleet.share import share
     from vitcli.jobs.job import Inputs, Running
