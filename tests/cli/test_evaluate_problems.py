@@ -188,6 +188,10 @@ def test_a_softmax_has_one_label_an_image(
     assert json.loads(done.out)["models"][0]["problem"] == "one label"
     done = evaluate("t.csv", "-m", single, "--threshold", "0.3")
     assert done.code == 2 and "here the best label is the answer" in done.err
+    Path("t.csv").write_text(f"path,labels\n{images[0]},cat\n{images[0]},dog\n")
+    done = evaluate("t.csv", "-m", heads(MULTI))
+    assert done.code == 1 and "is dog, in line 2 it is cat" in done.err
+    assert "name all labels in one line" in done.err
     Path("t.csv").write_text(f"path,labels\n{images[0]},cat;unicorn\n{images[1]},\n")
     done = evaluate("t.csv", "-m", heads(MULTI))
     assert done.code == 1 and "has no class unicorn" in done.err

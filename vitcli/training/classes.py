@@ -121,7 +121,7 @@ def match_several(
     named: Sequence[tuple[str, ...]], labels: Sequence[str], model: str
 ) -> list[list[int]]:
     """Find the model's numbers of the labels of each image, by the rules of `match_classes`. A text
-    that is no label is split at one of SEPARATORS, or at spaces; a list in brackets is read, too.
+    that is not a label is split at one of SEPARATORS or at spaces, or read as a list in brackets.
 
     Raises InputError for labels that the model does not have.
     """

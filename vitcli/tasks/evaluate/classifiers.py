@@ -108,8 +108,8 @@ def _forward(
 def _problem(
     model: Model, function: ScoreFunction, examples: Sequence[Example], threshold: float | None
 ) -> Problem:
-    """Choose what the images are asked: by the function that makes the scores, and by the data,
-    where each label has a score of its own."""
+    """Choose the problem by the function that makes the scores; where each label has a score of its
+    own, also by the data."""
     labels, who = model.labels, model.spec
     if function == "none":
         return Number.of(labels, who, examples, threshold)

@@ -56,7 +56,7 @@ class EvaluateJob:
 
 
 class Result(Protocol):
-    """What the answers of one model, or of an ensemble, are worth."""
+    """The scores of the answers of one model, or of an ensemble."""
 
     @property
     def name(self) -> str: ...
@@ -78,7 +78,7 @@ class Result(Protocol):
 
 
 class Problem(Protocol):
-    """What the images of a run are asked: one label, several, or a number."""
+    """The question about each image (one label, several, or a number) with the true answers."""
 
     @property
     def note(self) -> str:
