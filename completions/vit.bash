@@ -17,7 +17,7 @@ _vit() {
         "classify -k"|"classify --top-k") compopt -o default; return ;;
         "classify -o"|"classify --out") compopt -o default; return ;;
         "classify --format") COMPREPLY=($(compgen -W "jsonl parquet csv tsv table" -- "$cur")); return ;;
-        "classify --scores") COMPREPLY=($(compgen -W "prob logit" -- "$cur")); return ;;
+        "classify --scores") COMPREPLY=($(compgen -W "prob softmax sigmoid logit cosine" -- "$cur")); return ;;
         "classify --threshold") compopt -o default; return ;;
         "classify --select") compopt -o default; return ;;
         "classify --html") compopt -o default; return ;;
@@ -185,6 +185,8 @@ _vit() {
         "finetune -j"|"finetune --workers") compopt -o default; return ;;
         "finetune --summary") compopt -o default; return ;;
         "evaluate -m"|"evaluate --model") compopt -o default; return ;;
+        "evaluate --scores") COMPREPLY=($(compgen -W "prob softmax sigmoid logit" -- "$cur")); return ;;
+        "evaluate --threshold") compopt -o default; return ;;
         "evaluate --knn") compopt -o default; return ;;
         "evaluate --preds") compopt -o default; return ;;
         "evaluate -o"|"evaluate --out") compopt -o default; return ;;
@@ -269,7 +271,7 @@ _vit() {
         "merge") words="-o --out --overwrite -q --quiet -h --help" ;;
         "convert") words="--to --dtype --verify --overwrite --layout --labels --image-size --patch-size --preprocess --num-heads --head --sha256 --drop --offline -q --quiet -h --help" ;;
         "finetune") words="-o --out -m --model --val --val-split --objective --train --epochs --lr --weight-decay --layer-decay --warmup --batch-size --accumulate --clip --seed --augment --no-flip --label-smoothing --mixup --cutmix --drop-path --ema --patience --class-weights --gradient-checkpointing --lora-rank --lora-alpha --mask-ratio --save-every --overwrite --resume --formats --ext --max-pixels --image-timeout --allow-outside --layout --labels --image-size --patch-size --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --compile -j --workers -q --quiet --no-progress --log-json --summary -h --help" ;;
-        "evaluate") words="-m --model --knn --preds --json -o --out --overwrite --formats --ext --max-pixels --image-timeout --allow-outside --layout --labels --image-size --patch-size --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary -h --help" ;;
+        "evaluate") words="-m --model --scores --threshold --knn --preds --json -o --out --overwrite --formats --ext --max-pixels --image-timeout --allow-outside --layout --labels --image-size --patch-size --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary -h --help" ;;
         "reconstruct") words="-o --out -m --model --mask-ratio --seed --no-paste --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --allow-outside --max-errors --on-error --layout --labels --image-size --patch-size --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary -h --help" ;;
         "info") words="--json --layout --labels --image-size --patch-size --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline -h --help" ;;
         "bench") words="--on --device --seconds --json -q --quiet --no-progress --layout --labels --image-size --patch-size --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline -h --help" ;;

@@ -21,6 +21,7 @@ sys.dont_write_bytecode = False
 import pytest
 
 from tests.fixtures.forks import ForkServer, fork_server
+from tests.fixtures.heads import CONFIGS
 from tests.fixtures.photos import Corpus, make_photos
 from vitcli.cli import main
 
@@ -184,6 +185,22 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
             made[family] = tmp_path_factory.mktemp("models") / family
             tiny_hf(family, made[family])
         return made[family]
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def heads(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a tiny model with a head of `CONFIGS`, made once a session."""
+    from tests.fixtures.tiny import tiny_hf  # here: transformers is slow to import
+
+    made: dict[str, Path] = {}
+
+    def folder(kind: str) -> Path:
+        if kind not in made:
+            made[kind] = tmp_path_factory.mktemp("heads") / kind
+            tiny_hf("vit", made[kind], num_hidden_layers=1, label2id=None, **CONFIGS[kind])
+        return made[kind]
 
     return folder
 

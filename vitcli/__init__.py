@@ -136,7 +136,7 @@ def classify(
     *,
     model: str | Model | Sequence[str | Model] = "google/vit-base-patch16-224",
     top_k: int = 5,
-    scores: Literal["prob", "logit"] = "prob",
+    scores: Literal["prob", "softmax", "sigmoid", "logit", "cosine"] = "prob",
     classes: Classes | None = None,
     templates: str | Sequence[str] | None = None,
     text_clean: TextClean | None = None,
@@ -148,13 +148,14 @@ def classify(
     """Return the best labels of every image: one row for each, in input order.
 
     paths: files, directories (recursive) or glob patterns. A row is `Classified` with `ref.path`
-    and `predictions`, or `Failure` with `type` and `message`. The probabilities of several models
-    are averaged. devices ("all", or ["cuda:0", "cuda:1"]): one process for each shares the work.
-    ray: the address of a Ray cluster whose workers share it. Both need names of models, not loaded
-    ones. classes: for a model with a text tower, the labels in words (["cat", "a red car"]), or
-    phrases for each label ({"car": ["a car", "a van"]}). templates: "simple", "openai", "none", or
-    templates such as "a photo of a {}."; the texts of a class are averaged. text_clean, tokenizer:
-    instead of the model's. Raises VitError for an error that ends the run.
+    and `predictions`, or `Failure` with `type` and `message`. The scores of several models are
+    averaged. scores: "prob" is what the head is trained for (softmax, sigmoid, or the number of a
+    regression); the others override it. devices ("all", or ["cuda:0", "cuda:1"]): one process for
+    each shares the work. ray: the address of a Ray cluster whose workers share it. Both need names
+    of models, not loaded ones. classes: for a model with a text tower, the labels in words (["cat",
+    "a red car"]), or phrases for each label ({"car": ["a car", "a van"]}). templates: "simple",
+    "openai", "none", or templates such as "a photo of a {}."; the texts of a class are averaged.
+    text_clean, tokenizer: instead of the model's. Raises VitError for an error that ends the run.
     """
     from vitcli.fleet.share import share
     from vitcli.jobs.job import Inputs, Running

@@ -181,11 +181,13 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Classified:
-    """The row of `classify`: the predictions, best first, and a small JPEG for the HTML page."""
+    """The row of `classify`: the predictions, best first, and a small JPEG for the HTML page. With
+    `are_shares`, the scores are between 0 and 1."""
 
     ref: ImageRef
     predictions: tuple[Prediction, ...]
     thumbnail: bytes = b""
+    are_shares: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,44 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet
 import pytest
 import transformers
 from PIL import Image
-from safetensors.torch import load_file, save_file
 
 from tests.conftest import Vit
-from tests.fixtures.tiny import tiny_hf
+from tests.fixtures.heads import CONFIGS, LABELS, MULTI, NUMBER, ONE, Heads, edited
 
-MULTI, ONE, NUMBER = "multi", "one", "number"
-LABELS = ("cat", "dog", "bird", "fish", "horse", "newt")
-CONFIGS: dict[str, dict[str, Any]] = {
-    MULTI: {"problem_type": "multi_label_classification", "id2label": dict(enumerate(LABELS))},
-    ONE: {"id2label": {0: "defect"}},
-    NUMBER: {"problem_type": "regression", "id2label": {0: "age"}},
-    "numbers": {"problem_type": "regression", "id2label": {0: "x", 1: "y"}},
-}
 FUNCTIONS = {MULTI: "sigmoid", ONE: "sigmoid", NUMBER: "none"}
-
-Heads = Callable[[str], Path]
-
-
-@pytest.fixture(scope="module")
-def heads(tmp_path_factory: pytest.TempPathFactory) -> Heads:
-    """The folder of a tiny model with such a head."""
-    made: dict[str, Path] = {}
-
-    def folder(kind: str) -> Path:
-        if kind not in made:
-            made[kind] = tmp_path_factory.mktemp("heads") / kind
-            config = CONFIGS[kind]
-            tiny_hf("vit", made[kind], num_hidden_layers=1, label2id=None, **config)
-        return made[kind]
-
-    return folder
 
 
 @pytest.fixture
@@ -50,6 +24,7 @@ def picture(tmp_path: Path) -> Path:
 
 
 def predictions(vit: Vit, *args: str | Path) -> list[dict[str, Any]]:
+    """The predictions of a picture, all of them."""
     ended = vit("classify", *args, "-j", "0", "-k", "9")
     assert ended.code == 0, ended.err
     found: list[dict[str, Any]] = json.loads(ended.out)["predictions"]
@@ -70,6 +45,85 @@ def test_a_head_scores_as_in_transformers_pipeline(
     found = predictions(vit, picture, "-m", heads(kind))
     assert [p["label"] for p in found] == [p["label"] for p in expected]
     assert [p["score"] for p in found] == pytest.approx([p["score"] for p in expected], abs=2e-6)
+
+
+@pytest.mark.parametrize("scores", ["softmax", "sigmoid", "logit"])
+def test_a_function_that_the_user_wants_is_that_of_the_pipeline(
+    vit: Vit, heads: Heads, picture: Path, scores: str
+) -> None:
+    wanted = {"logit": "none"}.get(scores, scores)
+    for kind in (MULTI, ONE, NUMBER):
+        pipeline = transformers.pipeline("image-classification", model=str(heads(kind)))
+        expected = pipeline(str(picture), top_k=9, function_to_apply=wanted)
+        found = predictions(vit, picture, "-m", heads(kind), "--scores", scores)
+        assert [p["label"] for p in found] == [p["label"] for p in expected]
+        assert [p["score"] for p in found] == pytest.approx(
+            [p["score"] for p in expected], abs=2e-6
+        )
+
+
+def test_a_cosine_is_for_classes_in_words(vit: Vit, heads: Heads, picture: Path) -> None:
+    ended = vit("classify", picture, "-m", heads(MULTI), "--scores", "cosine", "-j", "0")
+    assert ended.code == 2
+    assert "cosine is for classes in words, and this model has a trained" in ended.err
+
+
+def test_one_function_averages_different_heads(
+    vit: Vit, heads: Heads, picture: Path, tmp_path: Path
+) -> None:
+    """So do two regressions, whose numbers are averaged."""
+    other = edited(heads(MULTI), tmp_path / "single", scale=0.5, problem_type=None)
+    number = edited(heads(NUMBER), tmp_path / "number", scale=0.5)
+    for first, second, scores in ((MULTI, other, "sigmoid"), (NUMBER, number, "prob")):
+        models = (heads(first), second)
+        alone = [
+            {p["label"]: p["score"] for p in predictions(vit, picture, "-m", m, "--scores", scores)}
+            for m in models
+        ]
+        both = predictions(vit, picture, "-m", models[0], "-m", models[1], "--scores", scores)
+        for p in both:
+            mean = sum(of[p["label"]] for of in alone) / 2
+            assert p["score"] == pytest.approx(mean, abs=2e-6)
+        assert alone[0] != alone[1]
+
+
+def test_a_threshold_takes_any_number_of_labels(
+    vit: Vit, heads: Heads, picture: Path, tmp_path: Path
+) -> None:
+    """More than the five best, or none; a top-k limits them. A softmax keeps its five."""
+    every = predictions(vit, picture, "-m", heads(MULTI))
+    low, high = str(every[-1]["score"] - 0.01), str(every[0]["score"] + 0.01)
+
+    def count(*args: str) -> int:
+        ended = vit("classify", picture, "-m", heads(MULTI), "-j", "0", *args)
+        assert ended.code == 0, ended.err
+        return len(json.loads(ended.out)["predictions"])
+
+    assert [count(), count("--threshold", low), count("--threshold", high)] == [5, 6, 0]
+    assert count("--threshold", low, "-k", "2") == 2
+    assert count("--threshold", "0.001", "--scores", "softmax") == 5
+    for suffix in ("csv", "parquet"):
+        args = ("-m", heads(MULTI), "-j", "0", "--threshold", high, "-o", f"t.{suffix}")
+        assert vit("classify", picture, *args).code == 0
+    assert (tmp_path / "t.csv").read_text().splitlines()[1] == f"{picture},,,,,"
+    [row] = pyarrow.parquet.read_table(tmp_path / "t.parquet").to_pylist()
+    assert row["predictions"] == []
+    args = ("-m", heads(MULTI), "-j", "0", "--threshold", high, "--format", "table")
+    assert "(below the threshold)" in vit("classify", picture, *args).out.decode()
+
+
+def test_bars_are_for_shares_of_one(vit: Vit, heads: Heads, picture: Path, tmp_path: Path) -> None:
+    """Neither the table nor the page draws a number as a share; a large number keeps its line."""
+    large = edited(heads(NUMBER), tmp_path / "large", scale=1e7)
+    for model, has_bars in ((heads(MULTI), True), (heads(NUMBER), False), (large, False)):
+        args = ("classify", picture, "-m", model, "-j", "0")
+        table = vit(*args, "--format", "table").out.decode()
+        assert ("█" in table or "▏" in table) == has_bars
+        score = f"{predictions(vit, picture, '-m', model)[0]['score']:.4f}"
+        assert score in table
+        assert vit(*args, "--html", "p.html", "--overwrite").code == 0
+        settings = (tmp_path / "p.html").read_text()
+        assert f'"bars":{json.dumps(has_bars)}' in settings
 
 
 def test_logits_are_logits_whatever_the_head(vit: Vit, heads: Heads, picture: Path) -> None:
@@ -210,16 +264,6 @@ def test_a_head_trained_on_classes_is_a_softmax(
     assert ended.code == 0, ended.err
     assert "problem_type" not in json.loads((tmp_path / "run" / "config.json").read_text())
     assert told(vit, tmp_path / "run")["scores"] == "softmax"
-
-
-def edited(model: Path, to: Path, **values: object) -> Path:
-    """A copy of a model with other values in its config."""
-    config = json.loads((model / "config.json").read_text()) | values
-    to.mkdir(exist_ok=True)
-    save_file(load_file(model / "model.safetensors"), to / "model.safetensors", {"format": "pt"})
-    (to / "config.json").write_text(json.dumps(config))
-    (to / "preprocessor_config.json").write_bytes((model / "preprocessor_config.json").read_bytes())
-    return to
 
 
 def classes(root: Path, *names: str) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shlex
 from pathlib import Path
@@ -193,3 +194,12 @@ def test_an_onnx_file_has_the_classes(towers: dict[str, Path], vit: Vit, tmp_pat
     assert "verified  logits" in done.out.decode()
     refused = vit("convert", towers["clip"], tmp_path / "out", "--to", "hf", "--classes", "cat")
     assert "has no place for classes in words" in refused.err
+
+
+def test_cosines_lie_behind_the_scores(towers: dict[str, Path], images: Path, vit: Vit) -> None:
+    args = ("classify", images, "-m", towers["siglip2"], "--classes", "cat, dog", "--scores")
+    cosines, logits = (rows_of(vit(*args, scores)) for scores in ("cosine", "logit"))
+    for cosine, logit in zip(cosines, logits, strict=True):
+        for label, value in cosine.items():
+            assert -1 <= value <= 1
+            assert logit[label] == pytest.approx(math.exp(2.5) * value - 1.5, abs=1e-4)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vitcli.render.charts import Line, lines_svg, reliability_svg
-from vitcli.render.report import ReportPage, Section, Shot, html
+from vitcli.render.report import ClassTable, ReportPage, Section, Shot, html
 
 HOSTILE = "</td></style></svg><script>alert('\"&')</script>\udcff"
 
@@ -18,11 +18,11 @@ def test_labels_and_paths_stay_text(classes: int) -> None:
     charts = [(HOSTILE, lines_svg(HOSTILE, [Line(HOSTILE, (1, 2), (0.5, float("nan")))]))]
     section = Section(
         HOSTILE,
+        ClassTable(("F1",), [(label, "1.0") for label in labels]),
         labels,
         np.eye(classes, dtype=np.int64),
-        [(label, 1.0, 1.0, 1.0, 1) for label in labels],
-        [Shot(HOSTILE, HOSTILE, HOSTILE, 0.9, pixels), Shot(HOSTILE, "a", "b", 0.9, None)],
-        [("", reliability_svg([(0.0, 0.5, 3, 0.25), (0.5, 1.0, 0, 0.0)]))],
+        [Shot(HOSTILE, HOSTILE, HOSTILE, "0.9", pixels), Shot(HOSTILE, "a", "b", "0.9", None)],
+        charts=[("", reliability_svg([(0.0, 0.5, 3, 0.25), (0.5, 1.0, 0, 0.0)]))],
     )
     rows = [(HOSTILE, HOSTILE)]
     text = html(ReportPage(HOSTILE, rows, charts, [section], rows, rows))

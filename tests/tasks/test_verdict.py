@@ -57,6 +57,11 @@ def test_a_backbone_has_no_labels_to_agree_on() -> None:
     assert like.agreement is None
 
 
+def test_a_single_output_has_no_best_label() -> None:
+    like = likeness(outputs([0], [1, 1, 5]), outputs([0], [1, 1, -5]), 2)
+    assert like is not None and like.agreement is None
+
+
 def test_rows_tell_of_each_batch_and_each_way_to_read() -> None:
     one = Measured(
         BF16,

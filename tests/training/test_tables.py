@@ -73,6 +73,13 @@ def test_tables_with_a_mark_of_their_encoding(tmp_path: Path, encoding: str) -> 
     assert rows(table(tmp_path, "path,label", "{0},{1}", encoding=encoding)) == PAIRS
 
 
+def test_columns_of_classes_leave_the_split_its_column(tmp_path: Path) -> None:
+    file = tmp_path / "t.csv"
+    file.write_text("path,cat,dog,split\ncat0.png,1,0,train\ndog0.png,0,1,val\n")
+    found = read_examples(str(file), SCAN)
+    assert [(e.label, e.split) for e in found] == [("cat", "train"), ("dog", "val")]
+
+
 def test_keys_of_json_are_those_of_headers(tmp_path: Path) -> None:
     file = tmp_path / "t.jsonl"
     lines = [json.dumps({"Image_ID": p[:-4], "target": c, "more": [1]}) for p, c in PAIRS]

@@ -6,13 +6,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from vitcli.errors import CheckpointError
+from vitcli.errors import CheckpointError, UsageError
 
 if TYPE_CHECKING:  # a run with nothing to do does not import torch
     from torch import Tensor
 
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
 ScoreFunction = Literal["softmax", "sigmoid", "none"]
+Scores = Literal["prob", "softmax", "sigmoid", "logit", "cosine"]
 
 DESCRIBED: dict[ScoreFunction, str] = {
     "softmax": "softmax over the labels",
@@ -39,6 +40,22 @@ def score_function(problem_type: ProblemType | None, num_classes: int) -> ScoreF
     if problem_type == "multi_label_classification" or num_classes == 1:
         return "sigmoid"
     return "softmax"
+
+
+def chosen_function(scores: Scores, own: ScoreFunction) -> ScoreFunction:
+    """Return the function of `--scores` for a head with the function `own`. Raises UsageError for
+    cosine, which only the classes of a joint space have."""
+    match scores:
+        case "prob":
+            return own
+        case "logit":
+            return "none"
+        case "cosine":
+            raise UsageError(
+                "--scores cosine is for classes in words, and this model has a trained classifier",
+                "name the classes with --classes, or use --scores logit",
+            )
+    return scores
 
 
 def to_scores(logits: Tensor, function: ScoreFunction) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from vitcli.checkpoints.scoring import DESCRIBED
+from vitcli.checkpoints.scoring import DESCRIBED, ScoreFunction, Scores, chosen_function
 from vitcli.errors import CheckpointError
 from vitcli.jobs.job import Running
 from vitcli.jobs.loading import open_model
@@ -17,12 +17,14 @@ if TYPE_CHECKING:
     from vitcli.checkpoints.load import Model
 
 
-def check_heads(models: Sequence[Model], instead: str) -> None:
-    """Raise CheckpointError for a backbone, and for heads that cannot be averaged; `instead` is the
-    hint for a backbone."""
+def check_heads(models: Sequence[Model], instead: str, scores: Scores) -> ScoreFunction:
+    """Return the function that turns the logits of all models into scores. Raises CheckpointError
+    for a backbone, and for heads that cannot be averaged; `instead` is the hint for a backbone."""
     first = models[0]
     for model in models:
         if not model.config.num_classes:
+            if model.text_source is not None:
+                instead = 'name classes in words: --classes "cat, dog, a red car"'
             raise CheckpointError(
                 f"{model.spec} is a backbone without a classifier", instead.format(model.spec)
             )
@@ -31,12 +33,14 @@ def check_heads(models: Sequence[Model], instead: str) -> None:
                 f"{model.spec} and {first.spec} do not have the same labels",
                 "only models of the same classes can be averaged",
             )
-        if model.score_function != first.score_function:
+        own, others = model.score_function, first.score_function
+        if chosen_function(scores, own) != chosen_function(scores, others):
             raise CheckpointError(
                 f"{model.spec} and {first.spec} compute scores differently: "
-                f"{DESCRIBED[model.score_function]}, and {DESCRIBED[first.score_function]}",
-                "only models with the same problem_type can be averaged",
+                f"{DESCRIBED[own]}, and {DESCRIBED[others]}",
+                "use --scores softmax or --scores sigmoid for all of them",
             )
+    return chosen_function(scores, first.score_function)
 
 
 def open_classifiers(

@@ -24,9 +24,11 @@ ROWS = "<rows>\n"  # where the rows go in the template; `<` in a value is escape
 class Page:
     """An HTML page that is written in order: `head`, a `row` for each image, `tail`."""
 
-    def __init__(self, title: str, style: Style = Style()) -> None:
+    def __init__(self, title: str, style: Style = Style(), *, has_bars: bool = True) -> None:
+        """With `has_bars`, scores are between 0 and 1, and a bar shows each."""
         self._title = title
         self._style = style
+        self._has_bars = has_bars
 
     def head(self) -> bytes:
         """Everything before the first row."""
@@ -41,6 +43,7 @@ class Page:
             "colours": {name: base64_of(colours) for name, colours in tables().items()},
             "colourmap": self._style.colours,
             "alpha": self._style.alpha,
+            "bars": self._has_bars,
         }
         text = render("page.html", title=self._title, settings=_inert(settings))
         before, _, after = text.partition(ROWS)

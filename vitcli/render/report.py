@@ -18,13 +18,13 @@ RIGHT, WRONG = "37,99,235", "220,38,38"  # red, green and blue of a cell
 
 @dataclass(frozen=True, slots=True)
 class Shot:
-    """A wrong prediction: the image's path, its true label, the predicted label and its score, and
-    a thumbnail (H, W, 3)."""
+    """A wrong prediction: the image's path, what is true, what was predicted and how surely, and a
+    thumbnail (H, W, 3)."""
 
     path: str
     truth: str
     answer: str
-    score: float
+    score: str
     pixels: NDArray[np.uint8] | None
 
     def picture(self) -> str:
@@ -34,15 +34,26 @@ class Shot:
 
 
 @dataclass(frozen=True, slots=True)
+class ClassTable:
+    """Numbers of each class, ready for printing: the names of the columns, and rows that begin with
+    the label."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    title: str = "Classes"
+
+
+@dataclass(frozen=True, slots=True)
 class Section:
-    """The predictions of a model: the confusion of `labels` (true labels in rows); label,
-    precision, recall, F1 and images of each class; and the worst mistakes."""
+    """The predictions of a model: the confusion of `labels` (true labels in rows), if an image has
+    one; a table of the classes; and the worst mistakes."""
 
     title: str
-    labels: Sequence[str]
-    counts: NDArray[np.int64]
-    per_class: Sequence[tuple[str, float, float, float, int]]
+    classes: ClassTable
+    labels: Sequence[str] = ()
+    counts: NDArray[np.int64] | None = None
     worst: Sequence[Shot] = ()
+    worst_title: str = "Most confidently wrong"
     charts: Sequence[tuple[str, str]] = ()
 
     @property
@@ -52,10 +63,12 @@ class Section:
 
     def picture(self) -> str:
         """The picture of the confusion as a URL."""
+        assert self.counts is not None
         return data_url("png", confusion_png(self.labels, self.counts))
 
     def rows(self) -> Iterator[tuple[str, list[tuple[str, int, str]]]]:
         """Yield each true label with (predicted label, count, colour of the cell) of its row."""
+        assert self.counts is not None
         for number, (label, counts) in enumerate(
             zip(self.labels, self.counts.tolist(), strict=True)
         ):

@@ -3,6 +3,7 @@ labels of a model."""
 
 from __future__ import annotations
 
+import ast
 import difflib
 import os
 from collections import Counter
@@ -14,6 +15,9 @@ import numpy as np
 from vitcli.errors import InputError, is_utf8, listed, printable
 from vitcli.training.example import Example
 from vitcli.training.parts import first_few
+
+SEPARATORS = (";", "|", ",")  # of the labels in a cell
+YES, NO = ("1", "true", "yes"), ("0", "false", "no")  # for a model with a single output
 
 
 def divide(
@@ -113,6 +117,48 @@ def match_classes(names: Sequence[str], labels: Sequence[str], model: str) -> di
     return numbers
 
 
+def match_several(
+    named: Sequence[tuple[str, ...]], labels: Sequence[str], model: str
+) -> list[list[int]]:
+    """Find the model's numbers of the labels of each image, by the rules of `match_classes`. A text
+    that is not a label is split at one of SEPARATORS or at spaces, or read as a list in brackets.
+
+    Raises InputError for labels that the model does not have.
+    """
+    splits = {text: _splits(text) for names in named for text in names}
+    pieces = {piece for ways in splits.values() for way in ways for piece in way}
+    known, _ = _by_name(sorted(pieces), labels)
+    if not known:
+        known = {p: int(p) for p in pieces if _is_number(p) and int(p) < len(labels)}
+    read = {
+        text: next((way for way in ways if known.keys() >= set(way)), ways[-1])
+        for text, ways in splits.items()
+    }
+    used = sorted({name for names in read.values() for name in names})
+    numbers = match_classes(used, labels, model)
+    return [sorted({numbers[n] for text in names for n in read[text]}) for names in named]
+
+
+def is_list(text: str) -> bool:
+    """Whether a text looks like several labels."""
+    return any(separator in text for separator in SEPARATORS)
+
+
+def _splits(text: str) -> list[list[str]]:
+    """The ways to read a text as names, the likely ones first; the last is for unknown names."""
+    if text.startswith("[") and text.endswith("]"):
+        try:
+            read = ast.literal_eval(text)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            read = None
+        if isinstance(read, list):
+            return [[str(name).strip() for name in read]]
+    at = [separator for separator in SEPARATORS if separator in text]
+    ways = [[text], *(text.split(separator) for separator in at), text.split()]
+    ways = [[piece.strip() for piece in way if piece.strip()] for way in ways]
+    return [*ways, ways[1] if at else ways[0]]
+
+
 def match_answers(
     names: Sequence[str], labels: Sequence[str]
 ) -> tuple[dict[str, int], tuple[str, ...]]:
@@ -156,7 +202,10 @@ def match_one_class(
     names: Sequence[str], label: str, model: str
 ) -> tuple[tuple[str, str], dict[str, int]]:
     """Return the two classes of a model with a single output, its own first, and the number of each
-    class of the data. Raises InputError for data with other classes."""
+    class of the data; 1 and 0 stand for them, too. Raises InputError for data with other
+    classes."""
+    if are_flags(names) and label not in names:
+        return (label, f"not {label}"), {name: int(_plain(name) in NO) for name in names}
     named = [name for name in names if name == label]
     named = named or [name for name in names if _plain(name) in map(_plain, label.split(","))]
     others = [name for name in names if name not in named]
@@ -169,6 +218,11 @@ def match_one_class(
         )
     other = others[0] if others else f"not {label}"
     return (label, other), {named[0]: 0} | dict.fromkeys(others, 1)
+
+
+def are_flags(names: Sequence[str]) -> bool:
+    """Whether the names of classes are only yes and no, or 1 and 0."""
+    return all(_plain(name) in YES + NO for name in names)
 
 
 def _plain(name: str) -> str:

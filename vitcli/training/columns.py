@@ -21,6 +21,7 @@ LABELS = (
     *("label", "class", "category", *NAMED, "labels", "target", "targets", "breed", "species"),
     *("class_label", "classes", "cls", "tag", "variety", "y", "class_id", "label_id"),
 )
+LISTS = ("labels", "tags", "classes", "targets")  # columns whose cells may hold several labels
 SPLITS = ("split",)
 POSSIBLE_SPLITS = ("set", "data_set", "dataset", "subset", "partition")  # if all cells name parts
 UNDERSTOOD = (
@@ -32,7 +33,8 @@ UNDERSTOOD = (
 @dataclass(frozen=True, slots=True)
 class Columns:
     """The numbers of the columns of a CSV. `one_hot` are columns of 0 and 1, one for each class,
-    that replace the column of labels. If `has_header` is False, the first row is data."""
+    that replace the column of labels. If `has_header` is False, the first row is data. With
+    `several`, columns of classes and a column of LISTS give an image any number of labels."""
 
     header: Sequence[str]
     path: int | None = 0
@@ -40,6 +42,7 @@ class Columns:
     split: int | None = 2
     one_hot: tuple[int, ...] = ()
     has_header: bool = True
+    several: bool = False
 
     def fields(self, file: TableFile, line: int, cells: Sequence[str]) -> dict[str, object]:
         """The path, label and split of a row, where it has them."""
@@ -48,12 +51,16 @@ class Columns:
             name: cells[n] for name, n in places.items() if n is not None and n < len(cells)
         }
         if self.one_hot:
-            values["label"] = self._class(file, line, cells)
+            on = [
+                self.header[n].strip() for n in self.one_hot if n < len(cells) and _flag(cells[n])
+            ]
+            values["label"] = on if self.several else self._class(file, line, on)
+        elif self.several and self.has_header and self.label is not None:
+            values["label"] = _listed(self.header[self.label], values.get("label"))
         return values
 
-    def _class(self, file: TableFile, line: int, cells: Sequence[str]) -> str:
-        """The class whose column is 1."""
-        on = [self.header[n].strip() for n in self.one_hot if n < len(cells) and _flag(cells[n])]
+    def _class(self, file: TableFile, line: int, on: Sequence[str]) -> str:
+        """The only class whose column is 1."""
         if len(on) == 1:
             return on[0]
         count = len(self.one_hot)
@@ -62,12 +69,23 @@ class Columns:
         raise file.fault(line, f" sets {len(on)} {which}", "an image has one label")
 
 
-def record_fields(record: dict[str, object]) -> dict[str, object]:
-    """The path, label and split of a JSON object, where it has them."""
+def record_fields(record: dict[str, object], *, several: bool = False) -> dict[str, object]:
+    """The path, label and split of a JSON object, where it has them. With `several`, the label of a
+    column of LISTS is a list."""
     names, values = [plain_name(name) for name in record], list(record.values())
     places = {"path": place(names, PATHS), "label": place(names, LABELS)}
     places["split"] = place(names, SPLITS)
-    return {name: values[n] for name, n in places.items() if n is not None}
+    fields = {name: values[n] for name, n in places.items() if n is not None}
+    if several and places["label"] is not None:
+        fields["label"] = _listed(names[places["label"]], fields["label"])
+    return fields
+
+
+def _listed(name: str, value: object) -> object:
+    """A text in a column of LISTS as a list, which is empty for an empty text."""
+    if not isinstance(value, str) or plain_name(name) not in LISTS:
+        return value
+    return [value] if value.strip() else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +97,7 @@ class Header:
     is_image: Callable[[str], bool]
     is_image_name: Callable[[str], bool]
     note: Callable[[str], None]
+    several: bool = False
 
     def columns(self) -> Columns | None:
         """Find the columns; None for an empty table. Raises InputError for an unknown header."""
@@ -99,7 +118,7 @@ class Header:
             if len(one_hot) > 1 and len(one_hot) >= len(names) - 2:
                 shown = listed([printable(first[n].strip()) for n in one_hot], 5)
                 self._note(f"one column for each class: {shown}")
-                return Columns(first, path, None, None, tuple(one_hot))
+                return Columns(first, path, None, split, tuple(one_hot), several=self.several)
             if len(rest) == 1 and not self.is_image(first[path]):
                 label = rest[0]
                 self._note(f"the labels are column {printable(first[label])}")
@@ -109,7 +128,7 @@ class Header:
                 path = rest[0]
                 self._note(f"the images are column {printable(first[path])}")
         if path is not None and (label is not None or not self.is_labelled):
-            return Columns(first, path, label, split)
+            return Columns(first, path, label, split, several=self.several)
         self._check_is_data(line, first, second)
         return Columns(first, has_header=False)
 

@@ -26,6 +26,7 @@ def read_examples(
     note: Callable[[str], None] = lambda text: None,
     *,
     labelled: bool = True,
+    several: bool = False,
     allow_outside: bool = False,
 ) -> list[Example]:
     """Read the examples of `data`, in the order in which they are found.
@@ -34,8 +35,8 @@ def read_examples(
     a tar or zip, or a folder or pattern of them; or a CSV, TSV or JSONL of path, label and
     optionally split. The paths in a table are relative to its folder, and must be below it unless
     `allow_outside`.
-    Without `labelled`, every image below the folder is an example. Raises InputError for data
-    without labels.
+    Without `labelled`, every image below the folder is an example. With `several`, a table may give
+    an image several labels, none, or a number. Raises InputError for data without labels.
     """
     is_folder = os.path.isdir(data)
     if is_folder:
@@ -50,7 +51,8 @@ def read_examples(
     if is_folder:
         return read_folder(data, scan, note)
     _check_table(data)
-    examples = _of_table(data, scan, note, labelled=labelled, allow_outside=allow_outside)
+    table = LabelTable(data, scan.suffixes, labelled, allow_outside, note, several)
+    examples = _of_table(table, scan)
     if not examples:
         raise InputError(f"{printable(data)} lists no images")
     return examples
@@ -87,18 +89,20 @@ def _unlabelled(path: str, scan: Scan) -> Iterator[Example]:
         yield Example(path, "")
 
 
-def _of_table(
-    data: str, scan: Scan, note: Callable[[str], None], *, labelled: bool, allow_outside: bool
-) -> list[Example]:
-    rows = LabelTable(data, scan.suffixes, labelled, allow_outside, note).rows()
+def _of_table(table: LabelTable, scan: Scan) -> list[Example]:
+    rows = table.rows()
     if {"val", "test"} <= {row.part for row in rows}:
-        count = sum(row.part == "test" for row in rows)
-        note(f"{printable(data)}: {count:,} images of test are left out, those of val are used")
+        count, name = sum(row.part == "test" for row in rows), printable(table.path)
+        table.note(f"{name}: {count:,} images of test are left out, those of val are used")
         rows = [row for row in rows if row.part != "test"]
     archives: dict[str, dict[str, Member]] = {}
     return [
         Example(
-            row.path, row.label, split_named(row.part or ""), member_of(row.path, scan, archives)
+            row.path,
+            row.label,
+            split_named(row.part or ""),
+            member_of(row.path, scan, archives),
+            row.labels,
         )
         for row in rows
     ]

@@ -23,12 +23,19 @@ SPLIT = "split.jsonl"  # in the directory of a run
 @dataclass(frozen=True, slots=True)
 class Example:
     """One image, the name of its class (empty without labels), its split, and its place in an
-    archive."""
+    archive. `labels` has the cells of a table whose images may have any number of labels; one cell
+    may name several."""
 
     path: str
     label: str
     split: Split | None = None
     member: Member | None = None
+    labels: tuple[str, ...] | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The labels, whatever their number."""
+        return (self.label,) if self.labels is None else self.labels
 
     @property
     def found(self) -> FoundImage:

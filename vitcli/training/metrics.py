@@ -70,6 +70,17 @@ class ClassScores:
     def f1(self) -> float:
         return 2 * self.right / (self.images + self.predicted) if self.right else 0.0
 
+    def numbers(self) -> dict[str, Any]:
+        """The counts and the scores as JSON."""
+        return {
+            "label": self.label,
+            "images": self.images,
+            "predicted": self.predicted,
+            "precision": round(self.precision, 6),
+            "recall": round(self.recall, 6),
+            "f1": round(self.f1, 6),
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Confusion:

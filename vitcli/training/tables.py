@@ -23,23 +23,32 @@ TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
 
 @dataclass(frozen=True, slots=True)
 class TableRow:
-    """One line of a table: its image, its label and its part of the data."""
+    """One line of a table: its image, its label (or `labels`, of any number) and its part of the
+    data."""
 
     line: int
     path: str
     label: str
     part: DataPart | None = None
+    labels: tuple[str, ...] | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The labels, whatever their number."""
+        return (self.label,) if self.labels is None else self.labels
 
 
 @dataclass(frozen=True, slots=True)
 class LabelTable:
-    """A table and how to read it. `suffixes` are those of images; a table may omit them."""
+    """A table and how to read it. `suffixes` are those of images; a table may omit them. With
+    `several`, an image may have any number of labels, and a label may be a number."""
 
     path: str
     suffixes: Collection[str]
     is_labelled: bool = True
     allow_outside: bool = False
     note: Callable[[str], None] = lambda text: None
+    several: bool = False
     _stems: dict[str, dict[str, list[str]]] = field(default_factory=dict, init=False)
 
     @property
@@ -56,12 +65,14 @@ class LabelTable:
         for row in self._read():
             key = row.path if is_remote(row.path) else os.path.abspath(row.path)
             earlier = first.setdefault(key, row)
-            if earlier.label != row.label:
+            if earlier.names != row.names:
+                now, before = (", ".join(map(printable, r.names)) for r in (row, earlier))
                 raise self.file.fault(
                     row.line,
-                    f": {printable(row.path)} is {printable(row.label)}, "
-                    f"in line {earlier.line} it is {printable(earlier.label)}",
-                    "an image has one label: leave out one of the lines",
+                    f": {printable(row.path)} is {now}, in line {earlier.line} it is {before}",
+                    "name all labels in one line, in a column labels"
+                    if self.several and earlier.labels is not None
+                    else "an image has one label: leave out one of the lines",
                 )
             if (key, row.part) in seen:
                 repeated += 1
@@ -82,9 +93,11 @@ class LabelTable:
         file = self.file
         if file.is_json:
             for line, record in file.records():
-                yield self._row(line, record_fields(record))
+                yield self._row(line, record_fields(record, several=self.several))
         else:
-            header = Header(file, self.is_labelled, self._is_image, self._has_suffix, self.note)
+            header = Header(
+                file, self.is_labelled, self._is_image, self._has_suffix, self.note, self.several
+            )
             for line, fields in header.rows():
                 yield self._row(line, fields)
 
@@ -92,7 +105,12 @@ class LabelTable:
         path, label, split = (fields.get(name) for name in ("path", "label", "split"))
         if not isinstance(path, str) or not path.strip():
             raise self.file.fault(line, " has no path", UNDERSTOOD)
-        label = self._label(line, label)
+        labels = None
+        if self.several and isinstance(label, list):
+            labels = tuple(self._label(line, value) for value in label)
+            label = labels[0] if len(labels) == 1 else ""
+        else:
+            label = self._label(line, label)
         part = None
         if split is not None and split != "":
             part = part_named(split) if isinstance(split, str) else None
@@ -102,7 +120,7 @@ class LabelTable:
                     f": the split is {_shown(split)}",
                     "expected train, val or test, or no split",
                 )
-        return TableRow(line, self._path(line, path), label, part)
+        return TableRow(line, self._path(line, path), label, part, labels)
 
     def _label(self, line: int, value: object) -> str:
         if isinstance(value, bool):
@@ -113,7 +131,7 @@ class LabelTable:
             if self.is_labelled:
                 raise self.file.fault(line, " has no label", UNDERSTOOD)
             return ""
-        if not isinstance(value, str | int):
+        if not isinstance(value, str | int) and not (self.several and isinstance(value, float)):
             what = f": the label is {_shown(value)}"
             raise self.file.fault(line, what, "expected a name or a number")
         label = unicodedata.normalize("NFC", str(value).strip())

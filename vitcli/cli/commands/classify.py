@@ -14,20 +14,22 @@ from vitcli.errors import UsageError
 from vitcli.tasks.classify.select import parse
 
 TopK = Annotated[
-    int,
+    int | None,
     typer.Option(
         "-k",
         "--top-k",
-        help="Number of labels per image.",
+        help="Number of labels per image; for a sigmoid with --threshold, all that reach it.",
+        show_default="5",
         min=1,
         envvar="VIT_TOP_K",
     ),
 ]
 ScoresOpt = Annotated[
-    Literal["prob", "logit"],
+    Literal["prob", "softmax", "sigmoid", "logit", "cosine"],
     typer.Option(
         "--scores",
-        help="Write probabilities, or raw logits.",
+        help="prob is what the model's head is trained for (vit info tells); softmax, sigmoid and "
+        "logit (the raw output) override it; cosine is for --classes.",
         envvar="VIT_SCORES",
     ),
 ]
@@ -79,7 +81,7 @@ PathsOnly = Annotated[
 def classify(
     common: g.Common,
     model: o.ModelSpecs = o.DEFAULT_MODELS,
-    top_k: TopK = 5,
+    top_k: TopK = None,
     out: Out = None,
     format: FormatOpt = None,
     scores: ScoresOpt = "prob",
@@ -138,6 +140,6 @@ def classify(
             resuming=common.resuming,
         )
         is_here = as_table and not common.is_shared
-        table = TableSink(bars=scores == "prob") if is_here else None
+        table = TableSink(bars=scores not in ("logit", "cosine")) if is_here else None
         summary = share(job, screen, devices=common.devices, ray=common.ray, sink=table)
     end(screen, summary, place or html)

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from vitcli.cli.options import groups as g
 from vitcli.cli.options import options as o
 from vitcli.cli.screen.exit import end, show, start_workers
-from vitcli.errors import OutputError, UsageError, printable, shortened
+from vitcli.errors import OutputError, UsageError, printable
 
 if TYPE_CHECKING:
-    from vitcli.tasks.evaluate.job import Evaluation, ModelAnswers
+    from vitcli.tasks.evaluate.job import Evaluation
 
 Data = Annotated[
     str,
@@ -24,7 +23,8 @@ Data = Annotated[
         metavar="DATA",
         show_default=False,
         help="A folder, zip or tars with one folder per class; tars with a .cls file (the class) "
-        "next to each image; or a .csv, .tsv or .jsonl with the columns path and label.",
+        "next to each image; or a .csv, .tsv or .jsonl with the columns path and label (or labels: "
+        "several, such as cat;dog; or a column of 0 and 1 for each).",
     ),
 ]
 ModelSpecs = Annotated[
@@ -35,6 +35,22 @@ ModelSpecs = Annotated[
         help=f"{o.MODEL_HELP} Repeat -m to compare several models and their average.",
         envvar="VIT_MODEL",
         metavar="MODEL",
+    ),
+]
+ScoresOpt = Annotated[
+    Literal["prob", "softmax", "sigmoid", "logit"],
+    typer.Option(
+        "--scores",
+        help="prob is what the model's head is trained for (vit info tells): softmax for one label "
+        "an image, sigmoid for several, logit for a number. The others override it.",
+    ),
+]
+Threshold = Annotated[
+    float | None,
+    typer.Option(
+        "--threshold",
+        help="With several labels an image: the lowest score of a label that it gets.",
+        show_default="0.5",
     ),
 ]
 Knn = Annotated[
@@ -59,13 +75,13 @@ Out = Annotated[
     typer.Option(
         "-o",
         "--out",
-        help="Folder for metrics.json, report.html, confusion.csv and confusion.png.",
+        help="Folder for metrics.json, report.html, and confusion.csv and confusion.png, or for "
+        "several labels an image classes.csv.",
         metavar="DIR",
     ),
 ]
-MAX_NAME = 60  # bytes of a label
-MAX_CLASSES = 40  # in the table
-MAX_EXAMPLES = 5  # of unreadable images, of confused pairs, of mistakes
+MAX_FAILURES = 5
+MIN_WIDTH = 7  # characters of a column
 
 
 @g.with_data
@@ -73,6 +89,8 @@ def evaluate(
     common: g.WithData,
     data: Data,
     model: ModelSpecs = o.DEFAULT_MODELS,
+    scores: ScoresOpt = "prob",
+    threshold: Threshold = None,
     knn: Knn = None,
     preds: Preds = None,
     as_json: o.Json = False,
@@ -80,6 +98,9 @@ def evaluate(
     overwrite: o.Overwrite = False,
 ) -> None:
     """Measure accuracy and confusion on labelled images.
+
+    Models that score each label alone are measured by average precision and F1 if the data give an
+    image several labels, regressions by the errors of their numbers.
 
     If DATA has train and val, val is used. Images that cannot be read are not counted; if there
     are any, the exit code is 3.
@@ -89,6 +110,8 @@ def evaluate(
     vit evaluate flowers/ -m run/ -m google/vit-base-patch16-224
 
     vit evaluate flowers/ -m facebook/dinov2-base --knn 20
+
+    vit evaluate scenes.csv -m my-multi-label-model --threshold 0.3
 
     vit evaluate flowers/ --preds preds.jsonl --json
     """
@@ -109,6 +132,8 @@ def evaluate(
             models=tuple(model),
             options=common.model,
             running=common.running,
+            scores=scores,
+            threshold=threshold,
             knn=knn,
             preds=preds,
         )
@@ -125,62 +150,19 @@ def evaluate(
 
 
 def _lines(evaluation: Evaluation) -> Iterator[str]:
-    width = max(5, *(len(model.name) for model in evaluation.models))
-    yield f"{'model':<{width}}  {'top-1':>7}  {'top-5':>7}  {'by class':>8}  {'ECE':>6}"
-    from vitcli.tasks.evaluate.scores import model_numbers
-
-    for model in evaluation.models:
-        values = model_numbers(model, evaluation.paths)
-        top5 = f"{values['top5']:.2%}" if values["top5"] is not None else "-"
-        ece = f"{values['ece']:.3f}" if values["ece"] is not None else "-"
-        yield (
-            f"{printable(model.name):<{width}}  {values['top1']:>7.2%}  {top5:>7}  "
-            f"{values['mean_class_accuracy']:>8.2%}  {ece:>6}"
-        )
-    for model in evaluation.models[-1:]:
-        yield from _details(model, evaluation)
-    for failure in evaluation.failures[:MAX_EXAMPLES]:
-        yield f"not read: {printable(failure.ref.path)}: {printable(failure.message)}"
-
-
-def _details(model: ModelAnswers, evaluation: Evaluation) -> Iterator[str]:
-    """Yield the classes (the worst, if there are many), confused pairs and confident mistakes."""
-    from vitcli.tasks.evaluate.scores import name_of
-    from vitcli.training.metrics import confusion
-
-    table = confusion(model.answers, model.labels)
-    classes = [c for c in table.per_class() if c.images]
-    shown = (
-        sorted(classes, key=lambda c: c.f1)[:MAX_CLASSES] if len(classes) > MAX_CLASSES else classes
-    )
-    shown = [replace(c, label=shortened(c.label, MAX_NAME)) for c in shown]
-    width = max(5, *(len(c.label) for c in shown))
-    more = f", the worst {MAX_CLASSES} of {len(classes)}" if len(classes) > MAX_CLASSES else ""
-    yield ""
-    yield f"{'class':<{width}}  {'precision':>9}  {'recall':>7}  {'F1':>7}  {'images':>6}{more}"
-    for c in shown:
-        yield (
-            f"{printable(c.label):<{width}}  {c.precision:>9.1%}  {c.recall:>7.1%}  {c.f1:>7.1%}"
-            f"  {c.images:>6,}"
-        )
-    if pairs := table.pairs(MAX_EXAMPLES):
-        yield ""
-        yield "most often confused"
-        for truth, answer, times in pairs:
-            names = (printable(shortened(name, MAX_NAME)) for name in (truth, answer))
-            yield f"  {' taken for '.join(names)}: {times:,}"
-    if worst := model.answers.mistakes(MAX_EXAMPLES):
-        yield ""
-        yield "most confidently wrong"
-        for index in worst:
-            answer = name_of(model.labels, int(model.answers.top1[index]))
-            answer = shortened(answer, MAX_NAME)
-            yield (
-                f"  {model.answers.scores[index, 0]:.3f} {printable(answer)}: "
-                f"{printable(evaluation.paths[index])}"
-            )
+    names = [printable(model.name) for model in evaluation.models]
+    headlines = [model.headline() for model in evaluation.models]
+    width = max(5, *map(len, names))
+    sizes = {title: max(MIN_WIDTH, len(title)) for title in headlines[0]}
+    yield "  ".join([f"{'model':<{width}}", *(f"{title:>{n}}" for title, n in sizes.items())])
+    for name, headline in zip(names, headlines, strict=True):
+        cells = (f"{headline[title]:>{n}}" for title, n in sizes.items())
+        yield "  ".join([f"{name:<{width}}", *cells])
+    yield from evaluation.models[-1].details(evaluation.paths)
     if evaluation.slowest:
         yield ""
         yield "slowest to read"
         for seconds, path in evaluation.slowest[:3]:
             yield f"  {1000 * seconds:.0f} ms {printable(path)}"
+    for failure in evaluation.failures[:MAX_FAILURES]:
+        yield f"not read: {printable(failure.ref.path)}: {printable(failure.message)}"

@@ -29,7 +29,7 @@ class TableSink(NoSink):
     def write(self, rows: Sequence[Row]) -> None:
         table = Table(box=None, show_header=self._is_empty, padding=(0, 2, 0, 0), expand=True)
         table.add_column("image", ratio=4, overflow="fold", header_style="bold")
-        table.add_column("score", width=7, justify="right", header_style="bold")
+        table.add_column("score", min_width=7, justify="right", no_wrap=True, header_style="bold")
         if self._bars:
             table.add_column("", width=BAR)
         table.add_column("label", ratio=5, overflow="fold", header_style="bold")
@@ -45,7 +45,7 @@ class TableSink(NoSink):
             table.add_row(path, "", *([""] * self._bars), reason)
         elif isinstance(row, Classified):
             for rank, p in enumerate(row.predictions):
-                cells = [Text(bar(p.score), style="cyan")] if self._bars else []
+                cells = [Text(bar(p.score) if row.are_shares else "", style="cyan")] * self._bars
                 name = Text(
                     printable(shortened(p.label, MAX_NAME)), style="bold" if rank == 0 else ""
                 )

@@ -15,7 +15,7 @@ const settings = JSON.parse($("settings").textContent);
 const colours = Object.fromEntries(Object.entries(settings.colours).map(([n, t]) => [n, bytes(t)]));
 const best = (row) => row.class ?? row.predictions?.[0];
 const short = (text) => (text.length > 200 ? `${text.slice(0, 199)}…` : text);
-const scored = (p) => (Number.isFinite(p.score) && p.score >= 0 && p.score <= 1 ? p.score : 0);
+const scored = (p) => (settings.bars && p.score >= 0 && p.score <= 1 ? p.score : 0);
 
 // The data of an image is parsed when it comes near the screen.
 const dataOf = (row) => JSON.parse(row.script.textContent);
@@ -97,8 +97,8 @@ for (const row of images) {
 
 const orders = {
   input: (a, b) => a.index - b.index,
-  high: (a, b) => (best(b)?.score ?? -1) - (best(a)?.score ?? -1) || a.index - b.index,
-  low: (a, b) => (best(a)?.score ?? 2) - (best(b)?.score ?? 2) || a.index - b.index,
+  high: (a, b) => (best(b)?.score ?? -1e300) - (best(a)?.score ?? -1e300) || a.index - b.index,
+  low: (a, b) => (best(a)?.score ?? 1e300) - (best(b)?.score ?? 1e300) || a.index - b.index,
   label: (a, b) => (best(a)?.label ?? "").localeCompare(best(b)?.label ?? "") || a.index - b.index,
 };
 let shown = [];

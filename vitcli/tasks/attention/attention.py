@@ -166,7 +166,7 @@ def _computation(
         note("--method grad runs in fp32 on PyTorch: --dtype and --quantize have no effect")
     if tree is not None:
         tree.begin()
-    meta = describe_model(model)
+    meta = {**describe_model(model), "scores": model.score_function}
     plans = (model.preprocess,)
     return Computation(plans=plans, forward=forward, meta=meta, reads_again=True)
 
@@ -190,7 +190,7 @@ def _has_files(tree: PictureTree, is_page: bool, ref: ImageRef, text: bytes) -> 
 
 
 def _page(job: AttentionJob, meta: Mapping[str, object]) -> Page:
-    return Page(f"vit attention, {meta['model']}", job.style)
+    return Page(f"vit attention, {meta['model']}", job.style, has_bars=meta.get("scores") != "none")
 
 
 def _forward(runner: AttentionRunner, prepared: Prepared, running: Running) -> AttendBatch:

@@ -313,11 +313,15 @@ class _Trials:
         return (("fast",) if self.job.options.decode == "fast" else ("exact", "fast")), file
 
     def _reference(self, model: Model) -> tuple[Outputs | None, int]:
-        """The outputs of fp32, and the number of columns of the embedding."""
+        """The outputs of fp32, without a regression's numbers, and the number of columns of the
+        embedding."""
         config = model.config
         exact = self.measured.get(Candidate("torch", "fp32"))
         [dim] = model.network.features_shape((config.depth,), config.pool)
-        return exact.outputs if exact else None, dim
+        outputs = exact.outputs if exact else None
+        if outputs is not None and model.score_function == "none":
+            outputs = replace(outputs, values=outputs.values[:, :dim])
+        return outputs, dim
 
     def _result(
         self, model: Model, device: torch.device, source: str, interrupted: int | None

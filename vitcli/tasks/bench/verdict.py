@@ -107,12 +107,13 @@ class Advice:
 
 
 def likeness(reference: Outputs, other: Outputs, dim: int) -> Likeness | None:
-    """Compare the outputs for common images, (n, D + K) with D = dim; None if there are none."""
+    """Compare the outputs for common images, (n, D + K) with D = dim; None if there are none. The
+    labels are compared if there are several; a single output has no best one."""
     common, first, second = np.intersect1d(reference.images, other.images, return_indices=True)
     if not len(common):
         return None
     a, b = reference.values[first].astype(np.float64), other.values[second].astype(np.float64)
-    has_labels = a.shape[1] > dim
+    has_labels = a.shape[1] > dim + 1
     same = a[:, dim:].argmax(axis=1) == b[:, dim:].argmax(axis=1) if has_labels else None
     with np.errstate(invalid="ignore", over="ignore"):
         cosine = np.nan_to_num(_cosines(a[:, :dim], b[:, :dim]), nan=0.0).mean()

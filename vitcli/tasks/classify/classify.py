@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
-from vitcli.checkpoints.scoring import ScoreFunction, to_scores
+from vitcli.checkpoints.scoring import ScoreFunction, Scores, to_scores
 from vitcli.errors import UsageError
 from vitcli.images.workers import WorkerPool
 from vitcli.jobs.drawing import Drawing, Request, check_page, draw_rows
@@ -40,16 +40,18 @@ if TYPE_CHECKING:  # for types only: importing these is slow
     from vitcli.checkpoints.load import Model
 
 ClassifyBatch: TypeAlias = Callable[[Batch], list[Classified | Failure]]
+TOP_K = 5  # labels of each image, unless the user wants another number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassifyJob:
     """One run of `vit classify`.
 
-    The probabilities of several models are averaged. With `select`, only selected images and
-    failures get a row; `paths_only` writes only the paths of the rows. `html` is a page of the
-    rows, written along with `out`, or without `out` instead of standard output. `words` are classes
-    to score instead of the model's own.
+    The scores of several models are averaged. Without `top_k`, an image gets its TOP_K best labels,
+    or with `threshold` all that reach it, if the score of each label is independent of the others.
+    With `select`, only selected images and failures get a row; `paths_only` writes only the paths
+    of the rows. `html` is a page of the rows, written along with `out`, or without `out` instead of
+    standard output. `words` are classes to score instead of the model's own.
     """
 
     command: ClassVar[str] = "classify"
@@ -58,8 +60,8 @@ class ClassifyJob:
     models: tuple[str | Model, ...] = (DEFAULT_MODEL,)
     options: ModelOptions = ModelOptions()
     running: Running = Running()
-    top_k: int = 5
-    scores: Literal["prob", "logit"] = "prob"
+    top_k: int | None = None
+    scores: Scores = "prob"
     threshold: float | None = None
     select: Selection | None = None
     words: Words | None = None
@@ -71,13 +73,13 @@ class ClassifyJob:
     resuming: Resuming = Resuming()
 
     def __post_init__(self) -> None:
-        if self.top_k < 1:
+        if self.top_k is not None and self.top_k < 1:
             raise UsageError(f"--top-k {self.top_k}", "ask for 1 label or more")
         if not self.models:
             raise UsageError("no model is given", "name one with -m")
-        if self.scores == "logit" and len(self.models) > 1:
+        if self.scores in ("logit", "cosine") and len(self.models) > 1:
             raise UsageError(
-                "several models are averaged as probabilities", "leave out --scores logit"
+                "several models are averaged as probabilities", f"leave out --scores {self.scores}"
             )
         if self.html is not None and self.paths_only:
             raise UsageError(
@@ -119,9 +121,13 @@ def _output(job: ClassifyJob) -> Output:
         output,
         options={**output.options, "select": job.select and job.select.text},
         html=job.html,
-        page=(lambda meta: Page(title)) if job.html else None,
+        page=partial(_page, title) if job.html else None,
         takes=None if job.select is None else _selected(job.select),
     )
+
+
+def _page(title: str, meta: Mapping[str, object]) -> Page:
+    return Page(title, has_bars=meta.get("scores") != "none")
 
 
 def _computation(
@@ -131,20 +137,29 @@ def _computation(
 
     With `html`, the workers that make thumbnails run until `open_things` is closed.
     """
+    cosines = job.words is not None and job.scores == "cosine"
     models = [
-        load_classifier(spec, job.options, job.words, job.running, run.reporter) for spec in specs
+        load_classifier(spec, job.options, job.words, job.running, run.reporter, cosines=cosines)
+        for spec in specs
     ]
-    check_heads(models, "vit embed -m {} computes its features")
+    # The outputs of a head of cosines are the cosines themselves.
+    scores: Scores = "logit" if cosines else job.scores
+    function = check_heads(models, "vit embed -m {} computes its features", scores)
     if job.select is not None:
         job.select.check_labels(models[0].labels)
     plans, logits_of = open_classifiers(models, job.running, run.reporter.note)
-    forward = _forward(logits_of, models[0].labels, models[0].score_function, job)
+    forward = _forward(logits_of, models[0].labels, function, job)
     if job.html is not None:
         limits, formats = job.inputs.limits, job.inputs.formats
         drawing = Drawing(plan=plans[0], limits=limits, formats=formats, has_thumbnail=True)
         pool = WorkerPool(drawing, job.running.workers, run.reporter.note)
         forward = _with_thumbnails(forward, open_things.enter_context(pool))
-    return Computation(plans=plans, forward=forward, reads_again=job.html is not None)
+    return Computation(
+        plans=plans,
+        forward=forward,
+        meta={"scores": function},
+        reads_again=job.html is not None,
+    )
 
 
 def _selected(selection: Selection) -> Callable[[Row], bool]:
@@ -170,17 +185,22 @@ def _forward(
     """Return the function from a batch to its rows."""
     import torch
 
-    applied: ScoreFunction = function if job.scores == "prob" else "none"
+    takes_all = function == "sigmoid" and job.threshold is not None
+    count = job.top_k or (len(labels) if takes_all else TOP_K)
 
     @torch.inference_mode()
     def forward(batch: Batch) -> list[Classified | Failure]:
         logits = logits_of(batch)
-        scores = [to_scores(output, applied) for output in logits]
+        scores = [to_scores(output, function) for output in logits]
         mean = scores[0] if len(scores) == 1 else torch.stack(scores).mean(dim=0)
-        best, indices = top_k(mean, job.top_k)
+        best, indices = top_k(mean, count)
         images = zip(batch.refs, best.tolist(), indices.tolist(), strict=True)
         rows = [
-            Classified(ref, tuple(predictions_of(values, classes, labels, job.threshold)))
+            Classified(
+                ref,
+                tuple(predictions_of(values, classes, labels, job.threshold)),
+                are_shares=function != "none",
+            )
             for ref, values, classes in images
         ]
         return with_failures(rows, are_finite(*logits), overflow(job.running))

@@ -7,31 +7,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import compress
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from vitcli.checkpoints.load import Model
 from vitcli.checkpoints.scoring import ScoreFunction, to_scores
-from vitcli.errors import CheckpointError
 from vitcli.jobs.finite import are_finite, overflow, with_failures
 from vitcli.jobs.job import Reporter
 from vitcli.jobs.loading import load_model
-from vitcli.jobs.predictions import check_heads, open_classifiers, top_k
+from vitcli.jobs.predictions import check_heads, open_classifiers
 from vitcli.jobs.run import Computation
 from vitcli.records import Batch, Classified, Failure, Row
 from vitcli.sinks.memory import NoSink
-from vitcli.tasks.evaluate.job import (
-    TOP,
-    EvaluateJob,
-    Evaluation,
-    ModelAnswers,
-    check_any_read,
-    run_on,
-)
-from vitcli.training.classes import class_names, match_classes, match_one_class
+from vitcli.tasks.evaluate.job import EvaluateJob, Evaluation, Problem, check_any_read, run_on
+from vitcli.tasks.evaluate.number import Number
+from vitcli.tasks.evaluate.one_label import OneLabel
+from vitcli.tasks.evaluate.several_labels import SeveralLabels
 from vitcli.training.example import Example
-from vitcli.training.metrics import Answers
 
 MAX_SLOWEST = 10
 
@@ -41,40 +33,27 @@ def evaluate_classifiers(
 ) -> Evaluation:
     """Classify the images of the examples with every model.
 
-    Raises InputError for classes that the models do not have, CheckpointError for models that
-    cannot be averaged or do not classify.
+    Raises InputError for labels that do not fit the models, CheckpointError for models that cannot
+    be averaged or do not classify.
     """
     run = run_on(job, examples, reporter)
     models = [load_model(spec, job.options, reporter.note) for spec in job.models]
-    check_heads(models, "--knn 20 evaluates its embeddings")
-    function = models[0].score_function
-    labels, numbers = _classes(models[0], class_names(examples))
-    are_shares = function == "softmax" or models[0].config.num_classes == 1
-    if not are_shares:
-        reporter.note(
-            f"{models[0].spec} scores each label independently: the highest score is the answer, "
-            "and calibration is left out"
-        )
+    function = check_heads(models, "--knn 20 evaluates its embeddings", job.scores)
+    problem = _problem(models[0], function, examples, job.threshold)
+    if problem.note:
+        reporter.note(problem.note)
     plans, logits_of = open_classifiers(models, job.running, reporter.note)
     names = [model.spec for model in models] + ["all, averaged"] * (len(models) > 1)
-    sink = _AnswerSink([[] for _ in names], [[] for _ in names])
+    sink = _ScoreSink(problem.kept, [[] for _ in names])
     forward = _forward(logits_of, function, sink, overflow(job.running))
     summary = run.into(sink, Computation(plans=plans, forward=forward))
     check_any_read(sink.places, sink.failures)
-    truth = np.array([numbers[examples[place].label] for place in sink.places], np.int64)
-    answers = [
-        Answers(
-            torch.cat(best).numpy().astype(np.int64),
-            torch.cat(scores).numpy().astype(np.float64),
-            truth,
-        )
-        for best, scores in zip(sink.best, sink.scores, strict=True)
-    ]
+    places = sink.places
     return Evaluation(
         summary=summary,
         models=tuple(
-            ModelAnswers(name, labels, own, are_shares)
-            for name, own in zip(names, answers, strict=True)
+            problem.result(name, [torch.cat(column) for column in zip(*kept, strict=True)], places)
+            for name, kept in zip(names, sink.kept, strict=True)
         ),
         images=tuple(examples[place].found for place in sink.places),
         failures=tuple(sink.failures),
@@ -83,21 +62,20 @@ def evaluate_classifiers(
 
 
 @dataclass(slots=True)
-class _AnswerSink(NoSink):
-    """Collects the answers of each model on the readable images, and the failures."""
+class _ScoreSink(NoSink):
+    """Collects what the problem keeps of each model's scores on the readable images, and the
+    failures."""
 
-    best: list[list[Tensor]]
-    scores: list[list[Tensor]]
+    keep: Callable[[Tensor], tuple[Tensor, ...]]
+    kept: list[list[tuple[Tensor, ...]]]
     places: list[int] = field(default_factory=list)
     slowest: list[tuple[float, str]] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
 
-    def add(self, batch: Batch, probabilities: Sequence[Tensor], good: Sequence[bool]) -> None:
-        """Add each model's probabilities for the good images of a batch.  (B, K) each"""
-        for number, probs in enumerate(probabilities):
-            scores, best = top_k(probs[torch.tensor(good)], TOP)
-            self.best[number].append(best)
-            self.scores[number].append(scores)
+    def add(self, batch: Batch, scores: Sequence[Tensor], good: Sequence[bool]) -> None:
+        """Add each model's scores for the good images of a batch.  (B, K) each"""
+        for kept, of_model in zip(self.kept, scores, strict=True):
+            kept.append(self.keep(of_model[torch.tensor(good)]))
         self.places += [ref.index for ref in compress(batch.refs, good)]
         for ref, seconds in zip(batch.refs, batch.seconds, strict=True):
             heapq.heappush(self.slowest, (seconds, ref.path))
@@ -111,39 +89,30 @@ class _AnswerSink(NoSink):
 def _forward(
     logits_of: Callable[[Batch], list[Tensor]],
     function: ScoreFunction,
-    sink: _AnswerSink,
+    sink: _ScoreSink,
     reason: str,
 ) -> Callable[[Batch], list[Classified | Failure]]:
     @torch.inference_mode()
     def forward(batch: Batch) -> list[Classified | Failure]:
         logits = logits_of(batch)
         good = are_finite(*logits)
-        probabilities = [_probabilities(output, function) for output in logits]
-        if len(probabilities) > 1:
-            probabilities.append(torch.stack(probabilities).mean(dim=0))
-        sink.add(batch, probabilities, good)
+        scores = [to_scores(output, function) for output in logits]
+        if len(scores) > 1:
+            scores.append(torch.stack(scores).mean(dim=0))
+        sink.add(batch, scores, good)
         return with_failures([Classified(ref, ()) for ref in batch.refs], good, reason)
 
     return forward
 
 
-def _probabilities(logits: Tensor, function: ScoreFunction) -> Tensor:
-    """The scores of the classes.  (B, K) -> (B, K), and (B, 1) -> (B, 2)"""
-    scores = to_scores(logits, function)
-    return torch.cat([scores, 1 - scores], dim=-1) if scores.shape[-1] == 1 else scores
-
-
-def _classes(model: Model, names: Sequence[str]) -> tuple[tuple[str, ...], dict[str, int]]:
-    """The classes of a model, and the number that each class of the data has among them.
-
-    Raises CheckpointError for a regression model, InputError for classes that the model does not
-    have.
-    """
-    if model.score_function == "none":
-        raise CheckpointError(
-            f"{model.spec} answers with a number (regression) and has no classes",
-            f"vit classify -m {model.spec} writes its numbers",
-        )
-    if model.config.num_classes > 1:
-        return model.labels, match_classes(names, model.labels, model.spec)
-    return match_one_class(names, model.labels[0], model.spec)
+def _problem(
+    model: Model, function: ScoreFunction, examples: Sequence[Example], threshold: float | None
+) -> Problem:
+    """Choose the problem by the function that makes the scores; where each label has a score of its
+    own, also by the data."""
+    labels, who = model.labels, model.spec
+    if function == "none":
+        return Number.of(labels, who, examples, threshold)
+    if function == "sigmoid" and any(example.labels is not None for example in examples):
+        return SeveralLabels.of(labels, who, examples, threshold)
+    return OneLabel.of(model, function, examples, threshold)

@@ -25,7 +25,8 @@ def evaluate(job: EvaluateJob, reporter: Reporter = SILENT) -> Evaluation:
     """
     omissions = Omissions(reporter.note)
     scan = scan_of(job.inputs, omissions)
-    examples = read_examples(job.data, scan, reporter.note, allow_outside=job.inputs.allow_outside)
+    outside = job.inputs.allow_outside
+    examples = read_examples(job.data, scan, reporter.note, several=True, allow_outside=outside)
     omissions.note_system()
     evaluated = examples
     if {e.split for e in examples} >= {"train", "val"}:
@@ -34,7 +35,7 @@ def evaluate(job: EvaluateJob, reporter: Reporter = SILENT) -> Evaluation:
             f"{len(evaluated):,} images of val are evaluated; the images of train are not"
         )
     if job.preds is not None:
-        return evaluate_predictions(job.preds, evaluated, reporter)
+        return evaluate_predictions(job.preds, evaluated, job.threshold, reporter)
     _note_trained(job.models, evaluated, reporter)
     if job.knn is not None:
         return evaluate_neighbours(job, job.knn, examples, evaluated, reporter)

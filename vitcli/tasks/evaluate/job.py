@@ -1,33 +1,45 @@
-"""The types of `vit evaluate`: its job, the answers of each model, and the result."""
+"""The types of `vit evaluate`: its job, what a model is judged by, and the result."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Sized
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor
 
 from vitcli.checkpoints.load import Model
+from vitcli.checkpoints.scoring import Scores
 from vitcli.errors import InputError, UsageError, printable
 from vitcli.jobs.job import DEFAULT_MODEL, Inputs, ModelOptions, Reporter, Running, Summary
 from vitcli.jobs.listing import list_images
 from vitcli.jobs.run import Run
 from vitcli.records import Failure, FoundImage
+from vitcli.render.report import Section
 from vitcli.training.example import Example
-from vitcli.training.metrics import Answers
 
 TOP = 5  # the number of classes kept for each image
+THRESHOLD = 0.5  # of the scores of several labels, unless the user wants another
+MAX_MISTAKES = 24  # in the files
+MAX_LISTED = 5  # mistakes on the terminal
+MAX_CLASSES = 40  # on the terminal
+MAX_NAME = 60  # bytes of a label on the terminal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluateJob:
     """One run of `vit evaluate`. Several models are evaluated each alone and averaged. With `knn`,
-    this many neighbours vote for the class; with `preds`, rows of `vit classify` are evaluated."""
+    this many neighbours vote for the class; with `preds`, rows of `vit classify` are evaluated.
+    `threshold` decides which of several labels an image gets."""
 
     data: str
     inputs: Inputs = Inputs()
     models: tuple[str | Model, ...] = (DEFAULT_MODEL,)
     options: ModelOptions = ModelOptions()
     running: Running = Running()
+    scores: Scores = "prob"
+    threshold: float | None = None
     knn: int | None = None
     preds: Path | None = None
 
@@ -36,26 +48,56 @@ class EvaluateJob:
             raise UsageError(f"--knn {self.knn}", "ask for 1 neighbour or more")
         if self.knn is not None and self.preds is not None:
             raise UsageError("--preds has no embeddings", "leave out --knn")
+        if self.scores != "prob" and self.preds is not None:
+            raise UsageError("--preds has its scores already", "leave out --scores")
+        if self.knn is not None and (self.scores != "prob" or self.threshold is not None):
+            option = "--scores" if self.scores != "prob" else "--threshold"
+            raise UsageError("--knn lets neighbours vote, not the head", f"leave out {option}")
 
 
-@dataclass(frozen=True, slots=True)
-class ModelAnswers:
-    """The answers of one model or of an ensemble. With `are_shares`, the scores of an image are
-    probabilities that add up to 1, and calibration is measured."""
+class Result(Protocol):
+    """The scores of the answers of one model, or of an ensemble."""
 
-    name: str
-    labels: tuple[str, ...]
-    answers: Answers
-    are_shares: bool = True
+    @property
+    def name(self) -> str: ...
+
+    def headline(self) -> dict[str, str]:
+        """The most important numbers, ready for printing."""
+
+    def numbers(self, paths: Sequence[str]) -> dict[str, Any]:
+        """All numbers as JSON, for the images at `paths`."""
+
+    def details(self, paths: Sequence[str]) -> Iterator[str]:
+        """Yield the lines below the headline on a terminal."""
+
+    def section(self, images: Sequence[FoundImage]) -> Section:
+        """The section of the report. The images of the worst mistakes are read again."""
+
+    def files(self) -> Mapping[str, bytes]:
+        """The tables and pictures that only this kind of result has."""
+
+
+class Problem(Protocol):
+    """The question about each image (one label, several, or a number) with the true answers."""
+
+    @property
+    def note(self) -> str:
+        """A note for the user, or ""."""
+
+    def kept(self, scores: Tensor) -> tuple[Tensor, ...]:
+        """The part of a batch's scores that the result needs.  (B, K) -> tensors of B rows"""
+
+    def result(self, name: str, kept: Sequence[Tensor], places: Sequence[int]) -> Result:
+        """The result of a model; `places` are those of the images among the examples."""
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """The result: the answers of each model on `images`, the images that failed, and the slowest
-    images to read, as (seconds, path)."""
+    """The result of each model on `images`, the images that failed, and the slowest images to read,
+    as (seconds, path)."""
 
     summary: Summary
-    models: tuple[ModelAnswers, ...]
+    models: tuple[Result, ...]
     images: tuple[FoundImage, ...]
     failures: tuple[Failure, ...]
     slowest: tuple[tuple[float, str], ...] = ()

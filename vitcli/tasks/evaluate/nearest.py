@@ -19,14 +19,8 @@ from vitcli.jobs.run import Computation, Run
 from vitcli.models.engine import Features
 from vitcli.records import Batch, Embedded, Failure
 from vitcli.sinks.memory import ListSink
-from vitcli.tasks.evaluate.job import (
-    TOP,
-    EvaluateJob,
-    Evaluation,
-    ModelAnswers,
-    check_any_read,
-    run_on,
-)
+from vitcli.tasks.evaluate.job import TOP, EvaluateJob, Evaluation, check_any_read, run_on
+from vitcli.tasks.evaluate.one_label import OneLabelResult, check_one_label
 from vitcli.training.classes import class_names
 from vitcli.training.example import Example
 from vitcli.training.metrics import Answers, neighbours
@@ -41,6 +35,7 @@ def evaluate_neighbours(
 ) -> Evaluation:
     """Let the neighbours of each image in `evaluated` vote for its class. The neighbours are
     training examples or, if there are none, the other evaluated images."""
+    check_one_label(examples, "--knn")
     train = [e for e in examples if e.split == "train"]
     labels = class_names(examples)
     numbers = {label: number for number, label in enumerate(labels)}
@@ -58,7 +53,7 @@ def evaluate_neighbours(
     if not train and len(places) == 1:
         raise InputError("one image has no neighbours", "--knn needs two or more")
     truth = torch.tensor([numbers[evaluated[place].label] for place in places])
-    models: list[ModelAnswers] = []
+    models: list[OneLabelResult] = []
     for model, vectors in zip(loaded, queries, strict=True):
         asked = gallery = torch.stack([vectors[place] for place in places])
         classes = truth
@@ -69,7 +64,7 @@ def evaluate_neighbours(
             classes = torch.tensor([numbers[train[place].label] for place in known])
         scores, order = neighbours(asked, gallery, classes, len(labels), knn, leave_out=not train)
         answers = Answers(order[:, :TOP].numpy(), scores[:, :TOP].double().numpy(), truth.numpy())
-        models.append(ModelAnswers(f"{model.spec}, {knn} neighbours", labels, answers))
+        models.append(OneLabelResult(f"{model.spec}, {knn} neighbours", labels, answers))
     return Evaluation(
         summary=replace(run.summary(), done=len(places), failed=len(failures)),
         models=tuple(models),

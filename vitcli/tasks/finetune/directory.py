@@ -20,8 +20,8 @@ from vitcli.jobs.apart import Read, check_apart
 from vitcli.records import ErrorType, Failure, FoundImage, ImageRef
 from vitcli.render.charts import Line, lines_svg
 from vitcli.render.report import ReportPage, html
-from vitcli.tasks.evaluate.job import ModelAnswers
-from vitcli.tasks.evaluate.scores import failure_record, section
+from vitcli.tasks.evaluate.one_label import OneLabelResult
+from vitcli.tasks.evaluate.scores import failure_record
 from vitcli.tasks.finetune.job import option_of
 from vitcli.training.example import SPLIT, Example, read_split, write_split
 from vitcli.training.metrics import Answers
@@ -142,7 +142,8 @@ class RunDirectory:
             facts.append(("best epoch", f"{best[0]['epoch']}: {score}"))
         sections = []
         if answers is not None and model.labels:
-            sections.append(section(ModelAnswers("Held-out images", model.labels, answers), val))
+            held_out = OneLabelResult("Held-out images", model.labels, answers)
+            sections.append(held_out.section(val))
         page = ReportPage(
             title=f"Training of {self.folder.resolve().name}",
             facts=facts,
