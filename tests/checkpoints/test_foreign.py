@@ -111,7 +111,7 @@ def test_tensors_of_other_families_are_told() -> None:
         "rope_embed.periods cls_norm.weight": "norms of their own",
         "stages.0.layers.0.depthwise_conv.weight": "a ConvNeXt",
         "attn_pool.latent norm_pre.weight": "a Perception Encoder",
-        "blocks.0.attn.q_bias blocks.0.mlp.w1.weight": "an EVA",
+        "visual.blocks.0.norm1.weight visual.blocks.0.attn.qkv.weight": "an EVA-CLIP of 8 or 18",
         "blocks.0.attn.norm.weight blocks.0.mlp.norm.weight": "a BEiT-3",
         "radio_model.model.patch_generator.embedder.weight": "a RADIO",
         "embeddings.cls_register_token": "a RADIO",

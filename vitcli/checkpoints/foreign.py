@@ -96,12 +96,12 @@ ROWS: tuple[Foreign, ...] = (
             r"storage_tokens blocks\.0\.attn\.wq\.weight",
         ),
     ),
+    Foreign("an EVA of a kind that no layout reads", r"^eva(0\d|_|-?clip|$)|^EVA0"),
     Foreign(
-        "an EVA: its attention has other biases, EVA-02 also rotary positions (RoPE)",
-        r"^eva(0\d|_|-?clip|$)|^EVA0",
-        (
-            r"(.*\.)?blocks\.0\.mlp\.w1\.weight !(.*\.)?rope_embed\.periods",
-            r"(.*\.)?rope\.freqs_cos",
+        "an EVA-CLIP of 8 or 18 billion parameters: it has RMS norms, and no biases in attention",
+        tensors=(
+            r"visual\.blocks\.0\.norm1\.weight !visual\.blocks\.0\.norm1\.bias"
+            r" !visual\.blocks\.0\.attn\.q_bias",
         ),
     ),
     Foreign(
