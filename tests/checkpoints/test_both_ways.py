@@ -42,6 +42,7 @@ CANNOT = {
         "meta dinov2_swiglu bare_swiglu": "cannot express hidden_dim=85 of a SwiGLU",
         "timm bare_avg": "cannot express final_norm=pooled, pool=mean",
         "timm bare_swiglu": "cannot express hidden_dim=85 of a SwiGLU",
+        "timm beit3": "cannot express final_norm=pooled, pool=mean",
         "timm clip": "cannot express patch_bias=False, pre_norm=True",
         "timm clip_quickgelu": "cannot express patch_bias=False, pre_norm=True",
         "timm deit3": "no image processor for",  # none crops to 48x64

@@ -74,6 +74,7 @@ CASES = (
     Case("vit_avg", "vit_base_patch16_224", args={**SMALL, "global_pool": "avg"}),
     Case("vit_no_qkv_bias", "vit_medium_patch16_gap_240", img_size=(48, 64), args=SMALL),
     Case("vit_no_embed_class", "flexivit_small", args=THREE_HEADS),
+    Case("beit3", "beit3_giant_patch14_336", img_size=(42, 56), args=THREE_HEADS),
     Case("deit3", "deit3_small_patch16_224", img_size=(48, 64), args=THREE_HEADS),
     Case("deit_distilled", "deit_tiny_distilled_patch16_224", args=THREE_HEADS),
     Case("dinov2", "vit_base_patch14_dinov2", img_size=(56, 42), num_classes=0, args=SMALL),

@@ -105,12 +105,10 @@ ROWS: tuple[Foreign, ...] = (
         ),
     ),
     Foreign(
-        "a BEiT-3: it has norms inside attention and feed-forward",
+        "a BEiT-3 of images and texts, in Microsoft's own names",
         "beit-?3",
-        (
-            r"blocks\.0\.attn\.norm\.weight blocks\.0\.mlp\.norm\.weight"
-            r" !blocks\.0\.(mlp\.fc1_[gx]\.weight|attn\.q_bias)",
-        ),
+        (r"beit3\.encoder\.layers\.0\..*", r"beit3\.vision_embed\..*"),
+        "timm has its part for images: timm/beit3_base_patch16_224.in22k_ft_in1k",
     ),
     Foreign("a V-JEPA, a model of videos", "v_?jepa|^vjepa"),
     Foreign(

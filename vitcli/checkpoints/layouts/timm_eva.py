@@ -191,7 +191,6 @@ TABLE = (
     ),
     *(rename(f"{B}gamma_{n}", f"{B}ls{n}.gamma", f"{B}ls{n}.gamma") for n in (1, 2)),
     *(rename(f"{B}attn.{x}_bias", f"{B}attn.{x}_bias") for x in "qv"),
-    *(rename(f"{B}{part}.norm.{{p}}", f"{B}{part}.norm.{{p}}") for part in ("attn", "mlp")),
     rename("rope.freqs", "rope.freqs"),
 )
 PRETRAINED = (

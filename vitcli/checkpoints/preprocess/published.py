@@ -201,8 +201,9 @@ BEIT = Family(
     "beit",
     _whole_if_large(**_HALF),
     "beit",
-    variants={"beitv2": _V2, "beit3": {**_V2, "crop_pct": 1.0}},
+    variants={"beitv2": _V2},
 )
+BEIT3 = Family("beit3", always(interpolation="bicubic", crop_pct=1.0))
 TIPS = Family("tips", always(mean=ZERO, std=ONE, interpolation="bicubic", crop_pct=1.0), "tipsv2")
 RADIO = Family("radio", always(**_CLIP, interpolation="bicubic", crop_pct=1.0), "clip")
 INTERNVIT = Family("internvit", always(interpolation="bicubic", crop_pct=1.0), "intern_vit_6b")
