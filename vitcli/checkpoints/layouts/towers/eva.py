@@ -17,7 +17,8 @@ from typing import Any
 from vitcli.checkpoints.keymap import Rule, drop, rename
 from vitcli.checkpoints.layouts import timm_eva
 from vitcli.checkpoints.layouts.layout import Json, Layout, Tensors, number, shape
-from vitcli.checkpoints.layouts.openai import TEXT_RULES, VISUAL, model_config
+from vitcli.checkpoints.layouts.openai import TEXT_RULES, VISUAL
+from vitcli.checkpoints.layouts.texts.open_clip import model_config
 from vitcli.checkpoints.preprocess.published import EVA02, EVA_OWN
 from vitcli.errors import CheckpointError
 from vitcli.models.block_config import Rope
