@@ -30,7 +30,7 @@ NAMED = {
     "eva03_base_patch14_224": "an EVA",
     "eva02_enormous_patch14_clip_224.laion2b": "norms come after",
     "vit_base_patch16_sapiens2": "a Sapiens2",
-    "beit3_base_patch16_224": "a BEiT-3",
+    "beit3_base_itc_patch16_224": "a BEiT-3",
     "vit_base_patch16_rpn_224": "norms come after",
     "vit_relpos_base_patch16_224": "relative positions",
     "samvit_base_patch16": "a SAM",
@@ -111,8 +111,8 @@ def test_tensors_of_other_families_are_told() -> None:
         "rope_embed.periods cls_norm.weight": "norms of their own",
         "stages.0.layers.0.depthwise_conv.weight": "a ConvNeXt",
         "attn_pool.latent norm_pre.weight": "a Perception Encoder",
-        "blocks.0.attn.q_bias blocks.0.mlp.w1.weight": "an EVA",
-        "blocks.0.attn.norm.weight blocks.0.mlp.norm.weight": "a BEiT-3",
+        "visual.blocks.0.norm1.weight visual.blocks.0.attn.qkv.weight": "an EVA-CLIP of 8 or 18",
+        "beit3.encoder.layers.0.ffn.A.fc1.weight": "a BEiT-3 of images and texts",
         "radio_model.model.patch_generator.embedder.weight": "a RADIO",
         "embeddings.cls_register_token": "a RADIO",
         "patch_embed.proj.weight blocks.0.attn.qkv.weight": "without a final norm",
@@ -165,6 +165,7 @@ def test_names_of_the_published_models_are_known() -> None:
         "vit_base_patch14_reg1_tipsv2",
         "deit_base_distilled_patch16_384",
         "eva_large_patch14_336",
+        "beit3_giant_patch14_336",
     ]:
         assert is_architecture(name), name
         assert check_named({"architecture": name})

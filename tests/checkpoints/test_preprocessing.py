@@ -470,7 +470,6 @@ def words_of(plan: Preprocess) -> str:
     [
         ("beit_base", p.BEIT, "shortest 71, bicubic, half"),
         ("beitv2_base.pth", p.BEIT, "shortest 71, bicubic, imagenet"),
-        ("BEiT3_large", p.BEIT, "shortest 64, bicubic, imagenet"),
         ("vitl16_sat493m.pth", p.DINOV3, f"shortest 64, bicubic, {p.SAT_MEAN}"),
         ("lingbot-vision", p.DINOV3, "squash 64, bilinear, imagenet"),
     ],

@@ -41,6 +41,7 @@ from fixtures.weights import MODES, fill, photo, pixels, weight
 GOLDEN = Path(__file__).resolve().parent / "timm"
 EVA = Path(__file__).resolve().parent / "timm_eva"
 AIMV2 = Path(__file__).resolve().parent / "timm_aimv2"
+EVA_OWN = Path(__file__).resolve().parent / "timm_eva_own"
 PE = Path(__file__).resolve().parent / "timm_pe"
 SWIN = Path(__file__).resolve().parent / "timm_swin"
 BEIT = Path(__file__).resolve().parent / "timm_beit"
@@ -73,6 +74,7 @@ CASES = (
     Case("vit_avg", "vit_base_patch16_224", args={**SMALL, "global_pool": "avg"}),
     Case("vit_no_qkv_bias", "vit_medium_patch16_gap_240", img_size=(48, 64), args=SMALL),
     Case("vit_no_embed_class", "flexivit_small", args=THREE_HEADS),
+    Case("beit3", "beit3_giant_patch14_336", img_size=(42, 56), args=THREE_HEADS),
     Case("deit3", "deit3_small_patch16_224", img_size=(48, 64), args=THREE_HEADS),
     Case("deit_distilled", "deit_tiny_distilled_patch16_224", args=THREE_HEADS),
     Case("dinov2", "vit_base_patch14_dinov2", img_size=(56, 42), num_classes=0, args=SMALL),
@@ -160,6 +162,14 @@ PE_CASES = (
         0,
         {**TWO_HEADS, "ref_feat_shape": (4, 4)},
     ),
+)
+
+# Square, as EVA's own files are: written again under their names by the tests.
+EVA_OWN_CASES = (
+    Case("packed", "eva02_tiny_patch14_224", (56, 56), args=WIDE),
+    Case("pretrained", "eva02_base_patch14_224", (42, 42), 0, TWO_HEADS),
+    Case("clip", "eva02_base_patch16_clip_224", (64, 64), 12, TWO_HEADS),
+    Case("giant", "eva_giant_patch14_clip_224", (42, 42), 16, WIDE, zeros=("head.bias",)),
 )
 
 
@@ -599,6 +609,9 @@ def main() -> None:
     GOLDEN.mkdir(exist_ok=True)
     for case in CASES:
         write_case(case)
+    EVA_OWN.mkdir(exist_ok=True)
+    for case in EVA_OWN_CASES:
+        write_case(case, EVA_OWN)
     EVA.mkdir(exist_ok=True)
     for case in EVA_CASES:
         write_case(case, EVA)

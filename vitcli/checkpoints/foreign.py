@@ -96,21 +96,19 @@ ROWS: tuple[Foreign, ...] = (
             r"storage_tokens blocks\.0\.attn\.wq\.weight",
         ),
     ),
+    Foreign("an EVA of a kind that no layout reads", r"^eva(0\d|_|-?clip|$)|^EVA0"),
     Foreign(
-        "an EVA: its attention has other biases, EVA-02 also rotary positions (RoPE)",
-        r"^eva(0\d|_|-?clip|$)|^EVA0",
-        (
-            r"(.*\.)?blocks\.0\.mlp\.w1\.weight !(.*\.)?rope_embed\.periods",
-            r"(.*\.)?rope\.freqs_cos",
+        "an EVA-CLIP of 8 or 18 billion parameters: it has RMS norms, and no biases in attention",
+        tensors=(
+            r"visual\.blocks\.0\.norm1\.weight !visual\.blocks\.0\.norm1\.bias"
+            r" !visual\.blocks\.0\.attn\.q_bias",
         ),
     ),
     Foreign(
-        "a BEiT-3: it has norms inside attention and feed-forward",
+        "a BEiT-3 of images and texts, in Microsoft's own names",
         "beit-?3",
-        (
-            r"blocks\.0\.attn\.norm\.weight blocks\.0\.mlp\.norm\.weight"
-            r" !blocks\.0\.(mlp\.fc1_[gx]\.weight|attn\.q_bias)",
-        ),
+        (r"beit3\.encoder\.layers\.0\..*", r"beit3\.vision_embed\..*"),
+        "timm has its part for images: timm/beit3_base_patch16_224.in22k_ft_in1k",
     ),
     Foreign("a V-JEPA, a model of videos", "v_?jepa|^vjepa"),
     Foreign(

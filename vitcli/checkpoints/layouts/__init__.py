@@ -25,7 +25,7 @@ from vitcli.checkpoints.layouts import (
     torchvision,
 )
 from vitcli.checkpoints.layouts.layout import Layout
-from vitcli.checkpoints.layouts.towers import hf_aimv2, hf_internvit, pe, timm_aimv2
+from vitcli.checkpoints.layouts.towers import eva, hf_aimv2, hf_internvit, pe, timm_aimv2
 
 LAYOUTS: tuple[Layout, ...] = (
     hf_vit.LAYOUT,
@@ -46,6 +46,7 @@ LAYOUTS: tuple[Layout, ...] = (
     timm_beit.LAYOUT,
     timm_aimv2.LAYOUT,
     timm_eva.LAYOUT,
+    eva.LAYOUT,
     *meta.LAYOUTS,
     dinov3.LAYOUT,
     timm_swin.LAYOUT,

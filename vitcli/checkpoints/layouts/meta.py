@@ -22,6 +22,7 @@ from vitcli.checkpoints.keymap import Rule, drop, rename
 from vitcli.checkpoints.layouts import dinov3, hf_tips, timm, timm_eva
 from vitcli.checkpoints.layouts.decoders import meta_decoders
 from vitcli.checkpoints.layouts.layout import Decoders, Json, Layout, Tensors
+from vitcli.checkpoints.layouts.towers import eva
 from vitcli.checkpoints.preprocess.published import (
     DEIT,
     DINO,
@@ -112,7 +113,8 @@ def _layout(
 
     def detect(names: Collection[str]) -> bool:
         is_ours = any(sign.issubset(names) for sign in signs) and timm.detect(names)
-        is_other = dinov3.is_named(names) or timm_eva.detect(names) or hf_tips.detect(names)
+        others = (timm_eva.detect, eva.detect, hf_tips.detect)
+        is_other = dinov3.is_named(names) or any(detects(names) for detects in others)
         return is_ours and not is_other
 
     def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTConfig:

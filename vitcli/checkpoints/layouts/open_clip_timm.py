@@ -10,7 +10,7 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
-from vitcli.checkpoints.keymap import NOT_WHOLE, Rule, rename
+from vitcli.checkpoints.keymap import Rule, rename
 from vitcli.checkpoints.layouts import openai, timm, timm_eva
 from vitcli.checkpoints.layouts.layout import Json, Layout, Tensors
 from vitcli.checkpoints.layouts.texts.open_clip import OPEN_CLIP_TEXTS, model_config
@@ -38,22 +38,10 @@ def rules(state: Tensors) -> tuple[Rule, ...]:
     """The rules for one file. Those of timm's `Eva` know the names of its plain ViTs, too."""
     trunk = {name.removeprefix(TRUNK): tensor for name, tensor in state.items()}
     return (
-        *map(_under_trunk, (*timm_eva.body_rules(trunk), *_head_rules(state))),
+        *map(_under_trunk, (*timm_eva.body_rules(trunk), *timm_eva.projection_rules(state, TRUNK))),
         rename(openai.VISUAL + "head.proj.weight", "proj.weight"),
         *openai.TEXT_RULES,
     )
-
-
-def _head_rules(state: Tensors) -> tuple[Rule, ...]:
-    """The rules of the tower's head, which is a projection. Raises CheckpointError for half of
-    it."""
-    weight, bias = (f"{TRUNK}head.{part}" for part in ("weight", "bias"))
-    if weight not in state and bias not in state:
-        return ()
-    for name in (weight, bias):
-        if name not in state:
-            raise CheckpointError(f"{name} is missing", NOT_WHOLE)
-    return timm_eva.PROJECTION if state[bias].any() else timm_eva.UNBIASED_PROJECTION
 
 
 def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTConfig:

@@ -27,7 +27,7 @@ from vitcli.checkpoints.layouts.layout import (
     shape,
 )
 from vitcli.checkpoints.layouts.timm_write import adapt, notes, refusals, write_config
-from vitcli.checkpoints.preprocess.published import INTERNVIT, Family
+from vitcli.checkpoints.preprocess.published import BEIT3, INTERNVIT, Family
 from vitcli.errors import CheckpointError
 from vitcli.models.config import Config, ViTConfig
 from vitcli.models.fields import Activation, Pool
@@ -48,7 +48,7 @@ _PARTS = (
 ARCHITECTURES = (
     rf"vit_(deit_)?({_SIZES})(_distilled)?_patch\d+(_({_PARTS}))*"
     rf"|deit3?_({_SIZES})(_distilled)?_patch\d+_\d+(_in21ft1k)?"
-    r"|vit_intern300m_patch14_\d+"
+    r"|vit_intern300m_patch14_\d+|beit3_(base|large|giant)_patch\d+_\d+"
     r"|flexivit_(small|base|large)|eva_large_patch14_(196|336)|test_vit[23]?"
 )
 
@@ -61,7 +61,7 @@ RULES = (
             "patch_embed.proj",
             "norm_pre",
             *(B + part for part in ("norm1", "attn.qkv", "attn.proj")),
-            *(B + part for part in ("norm2", "mlp.fc1", "mlp.fc2")),
+            *(B + part for part in ("norm2", "mlp.fc1", "mlp.fc2", "attn.norm", "mlp.norm")),
             "norm",
             "fc_norm",
             "head",
@@ -118,7 +118,7 @@ TANH_GELU = re.compile(
 # matter only in training. NEUTRAL: values that change nothing. Other arguments change the results.
 READ = re.compile(
     r"img_size|patch_size|in_chans|embed_dim|depth|num_heads|mlp_ratio|qkv_bias|init_values|"
-    r"class_token|no_embed_class|reg_tokens|pre_norm|fc_norm|final_norm|global_pool|act_layer|num_classes|"
+    r"class_token|no_embed_class|reg_tokens|scale_(attn|mlp)_norm|pre_norm|fc_norm|final_norm|global_pool|act_layer|num_classes|"
     r"dynamic_img_(size|pad)|strict_img_size|weight_init|fix_init|proj_bias|\w*drop\w*|"
     r"window_size|depths|pretrained\w*|features_only|scriptable|exportable"
 )
@@ -160,6 +160,11 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTCon
     hidden = shape(tensors, "blocks.0.mlp.fc2.weight", 2)[1]
     has_fc_norm = "fc_norm.weight" in tensors or "fc_norm.bias" in tensors
     pre_norm = "norm_pre.weight" in tensors or "norm_pre.bias" in tensors
+    attn_norm, ffn_norm = (
+        args.get(f"scale_{part}_norm", name.startswith("beit3_") or _has_norm(tensors, part))
+        for part in ("attn", "mlp")
+    )
+    is_beit3 = name.startswith("beit3_") or (not name and attn_norm and ffn_norm)
     is_swiglu = shape(tensors, "blocks.0.mlp.fc1.weight", 2)[0] == 2 * hidden
     return ViTConfig(
         image_size=(grid[0] * patch[0], grid[1] * patch[1]) if like != grid or not size else size,
@@ -180,13 +185,20 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTCon
         patch_bias="patch_embed.proj.bias" in tensors or not pre_norm,
         pre_norm=pre_norm,
         qkv_bias="blocks.0.attn.qkv.bias" in tensors,
+        attn_norm=attn_norm,
         layer_scale=any(name.endswith(".gamma") for name in tensors),
         ffn="swiglu" if is_swiglu else "mlp",
+        ffn_norm=ffn_norm,
         act=_activation(name, args),
         pool=_pool(tensors, config, name, class_token),
         final_norm=_final_norm(name, args, has_fc_norm=has_fc_norm),
-        norm_eps=1e-5 if "_clip_" in name else 1e-6,
+        norm_eps=1e-5 if is_beit3 or "_clip_" in name else 1e-6,
     )
+
+
+def _has_norm(tensors: Tensors, part: str) -> bool:
+    """Whether the blocks have a norm inside attention (`attn`) or the feed-forward (`mlp`)."""
+    return any(name.startswith(f"blocks.0.{part}.norm.") for name in tensors)
 
 
 def _check_args(args: dict[str, Any]) -> None:
@@ -292,9 +304,13 @@ def _heads(name: str, width: int, depth: int) -> int:
 
 
 def family(config: Config) -> Family | None:
-    """An InternViT's family, for the preprocessing of a file that says none."""
-    is_intern = isinstance(config, ViTConfig) and config.final_norm == "none" and config.layer_scale
-    return INTERNVIT if is_intern else None
+    """The family whose preprocessing applies to a file that says none: an InternViT's or a
+    BEiT-3's."""
+    if not isinstance(config, ViTConfig):
+        return None
+    if config.attn_norm and config.ffn_norm:
+        return BEIT3
+    return INTERNVIT if config.final_norm == "none" and config.layer_scale else None
 
 
 WRITER = Writer(
@@ -305,6 +321,7 @@ WRITER = Writer(
     refusals=refusals,
     adapt=adapt,
     notes=notes,
+    rare=("attn_norm", "ffn_norm"),
 )
 LAYOUT = Layout(
     "timm",

@@ -15,7 +15,7 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
-from vitcli.checkpoints.keymap import Rule, drop, fuse, rename
+from vitcli.checkpoints.keymap import NOT_WHOLE, Rule, drop, fuse, rename
 from vitcli.checkpoints.layouts import timm
 from vitcli.checkpoints.layouts.layout import (
     Json,
@@ -164,6 +164,7 @@ IGNORED = re.compile(
 KINDS = {"global_pool": ("avg", "token", "map"), "attn_type": ("eva", "rope")}
 NORMS = ("use_fc_norm", "use_post_transformer_norm")
 POOLS: dict[str, Pool] = {"avg": "mean", "token": "cls"}
+ENORMOUS = (1792, 64)  # the width and depth of EVA-02 E
 # The width and depth of models whose number of heads timm's plain ViTs do not have.
 NUM_HEADS = timm.NUM_HEADS | {
     (1280, 32): 20,
@@ -173,6 +174,8 @@ NUM_HEADS = timm.NUM_HEADS | {
     (1536, 50): 16,
 }
 
+# Parts of a block whose names only the files of EVA's own repository have (`towers/eva.py`).
+ORIGINAL = ("mlp.w1", "mlp.w12", "mlp.ffn_ln", "attn.inner_attn_ln")
 # Separate projections of queries, keys and values, whose keys have no bias; and with one for all.
 SEPARATE = (
     fuse(tuple(f"{B}attn.{x}_proj.weight" for x in "qkv"), B + "attn.qkv.weight"),
@@ -188,8 +191,11 @@ TABLE = (
     ),
     *(rename(f"{B}gamma_{n}", f"{B}ls{n}.gamma", f"{B}ls{n}.gamma") for n in (1, 2)),
     *(rename(f"{B}attn.{x}_bias", f"{B}attn.{x}_bias") for x in "qv"),
-    *(rename(f"{B}{part}.norm.{{p}}", f"{B}{part}.norm.{{p}}") for part in ("attn", "mlp")),
     rename("rope.freqs", "rope.freqs"),
+)
+PRETRAINED = (
+    rename("norm.{p}", "fc_norm.{p}"),
+    drop("lm_head.{p}", "it predicts features: only pre-training uses it", is_told=True),
 )
 HEAD = (rename("head.{p}", "head.{p}"),)
 PROJECTION = (rename("head.{p}", "proj.{p}"),)
@@ -203,12 +209,15 @@ def rules(state: Tensors) -> tuple[Rule, ...]:
     """The rules for one file. The head of a CLIP tower is its projection to the space of images and
     texts: in a Perception Encoder if its bias is zero, in an EVA that reads the class token also if
     it has a width of EVA's CLIPs."""
-    return body_rules(state) + _head_rules(state)
+    return body_rules(state) + head_rules(state)
 
 
 def body_rules(state: Tensors) -> tuple[Rule, ...]:
-    """The rules for one file, without those of the head."""
+    """The rules for one file, without those of the head. Pre-training has no pooling: as in timm,
+    its norm is that of the averaged patches."""
     table = TABLE
+    if "mask_token" in state:
+        table = PRETRAINED + table
     if any(".mlp.fc1_g." in name or ".mlp.fc1_x." in name for name in state):
         table = GATED + table
     if any(re.search(r"\.attn\.[qkv]_proj\.", name) for name in state):
@@ -216,7 +225,8 @@ def body_rules(state: Tensors) -> tuple[Rule, ...]:
     return table
 
 
-def _head_rules(state: Tensors) -> tuple[Rule, ...]:
+def head_rules(state: Tensors) -> tuple[Rule, ...]:
+    """The rules of the head, which is a classifier or a projection."""
     bias = state.get("head.bias")
     is_clip = "norm.weight" in state and "blocks.0.gamma_1" not in state
     if bias is None or "head.weight" not in state or not is_clip:
@@ -226,6 +236,18 @@ def _head_rules(state: Tensors) -> tuple[Rule, ...]:
     if (is_eva or is_encoder) and not bias.any():
         return UNBIASED_PROJECTION
     return PROJECTION if is_eva and bias.numel() in CLIP_WIDTHS else HEAD
+
+
+def projection_rules(state: Tensors, at: str) -> tuple[Rule, ...]:
+    """The rules of a head that is a projection, in a tower whose names begin with `at`. Raises
+    CheckpointError for half of it."""
+    weight, bias = (f"{at}head.{part}" for part in ("weight", "bias"))
+    if weight not in state and bias not in state:
+        return ()
+    for name in (weight, bias):
+        if name not in state:
+            raise CheckpointError(f"{name} is missing", NOT_WHOLE)
+    return PROJECTION if state[bias].any() else UNBIASED_PROJECTION
 
 
 def detect(names: Collection[str]) -> bool:
@@ -238,7 +260,7 @@ def detect(names: Collection[str]) -> bool:
         name.startswith("rel_pos_bias.") for name in names
     )
     is_original = "rope.freqs_cos" in names or any(
-        block + f"mlp.{gate}.weight" in names for gate in ("w1", "w12")
+        f"{block}{part}.weight" in names for part in ORIGINAL
     )
     has_attention = block + "attn.qkv.weight" in names or block + "attn.q_proj.weight" in names
     is_eva = block + "attn.q_bias" in names or block + "mlp.fc1_g.weight" in names
@@ -263,6 +285,8 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTCon
     _check_args(args, given)
     width, chans, *patch = shape(tensors, "patch_embed.proj.weight", 4)
     depth = args.get("depth") or count_blocks(tensors)
+    if (width, depth) == ENORMOUS and not is_published:
+        raise CheckpointError("this is an EVA-02 E, whose norms come after its sublayers")
     heads = num_heads or args.get("num_heads") or heads_of(width, depth)
     registers = int(number(args["num_reg_tokens"], "num_reg_tokens"))
     prefix = int(bool(args["class_token"])) + registers
@@ -346,8 +370,11 @@ def _shown(tensors: Tensors) -> dict[str, Any]:
             family |= {"rope_type": "mixed", "rope_temperature": 10}
     else:
         family = EVA02 if is_gated and has_table else {}
+    pooled, normed = (
+        any(name.startswith(f"{norm}.") for name in tensors) for norm in ("fc_norm", "norm")
+    )
     is_classifier = family is DINO and "head.weight" in tensors  # timm's default is the mean
-    pool = "token" if "norm.weight" in tensors and not is_classifier else "avg"
+    pool = "token" if normed and not is_classifier else "avg"
     return family | {
         "global_pool": "map" if "attn_pool.latent" in tensors else pool,
         "attn_pool_num_heads": 8 if "norm_pre.weight" in tensors else None,
@@ -360,8 +387,8 @@ def _shown(tensors: Tensors) -> dict[str, Any]:
         "scale_mlp": block + "mlp.norm.weight" in tensors,
         "scale_attn_inner": block + "attn.norm.weight" in tensors,
         "init_values": 1e-5 if has_scale else None,
-        "use_post_transformer_norm": "norm.weight" in tensors,
-        "use_fc_norm": "fc_norm.weight" in tensors,
+        "use_post_transformer_norm": normed,
+        "use_fc_norm": pooled,
     }
 
 

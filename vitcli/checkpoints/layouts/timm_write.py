@@ -12,7 +12,8 @@ from torch import Tensor
 from vitcli.checkpoints.layouts.layout import Tensors, image_pair
 from vitcli.models.config import ViTConfig
 
-CLIP = "vit_base_patch16_clip_224"  # the base for models with epsilon 1e-5
+# The bases for models with epsilon 1e-5.
+CLIP, BEIT3 = "vit_base_patch16_clip_224", "beit3_base_patch16_224"
 
 
 def refusals(config: ViTConfig) -> list[str]:
@@ -40,8 +41,8 @@ def adapt(config: ViTConfig, tensors: Tensors) -> tuple[ViTConfig, dict[str, Ten
     """Bring the model into timm's form. timm gives positions to all prefix tokens or to none, so a
     position of the class token alone is added to the token, as timm does with DINOv2's files. The
     architecture's name decides the epsilon."""
-    is_clip = _base_architecture(config) == CLIP
-    config = replace(config, norm_eps=1e-5 if is_clip else 1e-6)
+    is_coarse = _base_architecture(config) in (CLIP, BEIT3)
+    config = replace(config, norm_eps=1e-5 if is_coarse else 1e-6)
     if config.projection:  # timm calls it the head, and gives it a bias
         tensors = {**tensors, "head.weight": tensors["proj.weight"]}
         tensors["head.bias"] = torch.zeros(config.projection)
@@ -85,6 +86,8 @@ def write_config(config: ViTConfig) -> dict[str, Any]:
         "fc_norm": config.final_norm == "pooled",
         "global_pool": pool,
     }
+    if config.attn_norm or config.ffn_norm:
+        args |= {"scale_attn_norm": config.attn_norm, "scale_mlp_norm": config.ffn_norm}
     if config.final_norm == "none":
         args["final_norm"] = False
     if config.ffn == "mlp" and config.act != "gelu":
@@ -105,5 +108,5 @@ def _base_architecture(config: ViTConfig) -> str:
     if config.ffn == "swiglu":
         return "vit_giant_patch14_dinov2"
     if config.norm_eps == 1e-5:
-        return CLIP
+        return BEIT3 if config.attn_norm and config.ffn_norm else CLIP
     return "vit_base_patch16_224"

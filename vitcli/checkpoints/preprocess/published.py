@@ -201,20 +201,22 @@ BEIT = Family(
     "beit",
     _whole_if_large(**_HALF),
     "beit",
-    variants={"beitv2": _V2, "beit3": {**_V2, "crop_pct": 1.0}},
+    variants={"beitv2": _V2},
 )
+BEIT3 = Family("beit3", always(interpolation="bicubic", crop_pct=1.0))
 TIPS = Family("tips", always(mean=ZERO, std=ONE, interpolation="bicubic", crop_pct=1.0), "tipsv2")
 RADIO = Family("radio", always(**_CLIP, interpolation="bicubic", crop_pct=1.0), "clip")
 INTERNVIT = Family("internvit", always(interpolation="bicubic", crop_pct=1.0), "intern_vit_6b")
 AIMV2 = Family("aimv2", always(**_CLIP, interpolation="bicubic", crop_pct=1.0), "aimv2")
 IJEPA = Family("ijepa", _whole_if_large(), "ijepa")
-# The evaluations of the repositories of Meta and Google, for their own files, where they differ
-# from timm's: DINOv3's README, `core/vision_encoder/transforms.py` of Perception Encoder, Pixio's
-# README, TIPSv2's model card.
+# The evaluations of the repositories of Meta, Google and BAAI, for their own files, where they
+# differ from timm's: DINOv3's README, `core/vision_encoder/transforms.py` of Perception Encoder,
+# Pixio's README, TIPSv2's model card, EVA-02's README, `eva_clip/transform.py` of EVA-CLIP.
 DINOV3_OWN = always(
     interpolation="bilinear", crop_pct=1.0, crop_mode="squash", size=(256, 256), resizer="torch"
 )
 PE_OWN = always(**_HALF, interpolation="bilinear", crop_pct=1.0, crop_mode="squash")
+EVA_OWN = always(**_CLIP, interpolation="bicubic", crop_pct=1.0)
 PIXIO_OWN = always(interpolation="bicubic", crop_pct=1.0, crop_mode="squash", size=(256, 256))
 TIPS_OWN = always(
     mean=ZERO, std=ONE, interpolation="bilinear", crop_pct=1.0, crop_mode="squash", size=(448, 448)

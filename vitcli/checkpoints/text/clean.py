@@ -106,7 +106,7 @@ def _repair_once(text: str, is_markup: bool) -> str:
 
 @cache
 def _replacements() -> dict[int, str]:
-    """What single characters become: C1 controls those of Windows-1252, ligatures their letters,
+    """Return what replaces single characters: C1 controls become those of Windows-1252, ligatures their letters,
     wide and narrow forms the usual ones, curly quotes straight ones."""
     table = {code: bytes([code]).decode("cp1252", "replace") for code in range(0x80, 0xA0)}
     table = {code: letter for code, letter in table.items() if letter != "\ufffd"}

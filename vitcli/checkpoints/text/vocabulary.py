@@ -38,7 +38,7 @@ IN_WORDS: Mapping[Kind, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """What a file has: CLIP's vocabulary, a SentencePiece model, or else a whole tokenizer.
+    """The content of a file: CLIP's vocabulary, a SentencePiece model, or else a whole tokenizer.
     `size` counts the tokens, `added` has the added tokens of tokenizer.json."""
 
     file: Path
@@ -121,7 +121,7 @@ def _beyond(ids: Mapping[str, int], size: int) -> list[str]:
 
 
 def _tokenizer_json(file: Path) -> Vocabulary:
-    """Read tokenizer.json. CLIP's is read in parts, as its rules are built anew."""
+    """Read tokenizer.json. CLIP's is read in parts, as its rules are built again."""
     from tokenizers.models import BPE, Unigram
 
     raw = _bytes(file)
