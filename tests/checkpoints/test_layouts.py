@@ -21,7 +21,8 @@ from vitcli.checkpoints.layouts import timm as timm_layout
 from vitcli.checkpoints.layouts.layout import RARE
 from vitcli.checkpoints.load import load
 from vitcli.errors import CheckpointError
-from vitcli.models.config import Rope, ViTConfig
+from vitcli.models.block_config import Rope
+from vitcli.models.config import ViTConfig
 
 TinyModel = Callable[[str], Path]
 

@@ -39,9 +39,11 @@ from vitcli.checkpoints.scoring import (
 )
 from vitcli.checkpoints.tensors import read_weights, without
 from vitcli.errors import CheckpointError, UsageError
-from vitcli.models.config import Config, FieldError, SwinConfig
+from vitcli.models.config import Config
+from vitcli.models.fields import FieldError
 from vitcli.models.network import Network
 from vitcli.models.patch_size import change_patch_size
+from vitcli.models.swin_config import SwinConfig
 from vitcli.records import Decode, Preprocess, Size, by
 
 FLEXIVIT_PATCHES = range(8, 49)  # the patch sizes that a FlexiViT was trained on

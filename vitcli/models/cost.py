@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vitcli.models.config import POSITION_WIDTH, Config, SwinConfig, ViTConfig, merged
+from vitcli.models.config import Config, ViTConfig
+from vitcli.models.swin_config import POSITION_WIDTH, SwinConfig, merged
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitcli.models.config import Activation, Config, ViTConfig
+from vitcli.models.config import Config, ViTConfig
+from vitcli.models.fields import Activation
 from vitcli.models.positions import NOWHERE, Position, rotate
 
 ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {

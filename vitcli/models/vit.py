@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from vitcli.errors import UsageError
-from vitcli.models.config import Pool, ViTConfig
+from vitcli.models.config import ViTConfig
+from vitcli.models.fields import Pool
 from vitcli.models.layers import AttentionPool, Block, PatchEmbed, norm_of
 from vitcli.models.pos_embed import resize_pos_embed
 from vitcli.models.positions import (

@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from vitcli.checkpoints.keymap import Rule, to_theirs
 from vitcli.checkpoints.preprocess.published import Evaluation, Family
 from vitcli.errors import CheckpointError
-from vitcli.models.config import Activation, Config, SwinConfig, ViTConfig
+from vitcli.models.config import Config, ViTConfig
+from vitcli.models.fields import Activation
 from vitcli.models.mae import MaskedAutoencoder
 from vitcli.models.mim import MaskedImageModel
+from vitcli.models.swin_config import SwinConfig
 from vitcli.models.vit import VisionTransformer
 from vitcli.records import Size, by
 

@@ -15,7 +15,8 @@ from vitcli.checkpoints.layouts import openai, timm, timm_eva
 from vitcli.checkpoints.layouts.layout import Json, Layout, Tensors
 from vitcli.checkpoints.preprocess.published import SIGLIP
 from vitcli.errors import CheckpointError
-from vitcli.models.config import Pool, ViTConfig
+from vitcli.models.config import ViTConfig
+from vitcli.models.fields import Pool
 
 TRUNK = openai.VISUAL + "trunk."
 POOLS: dict[str, Pool] = {"token": "cls", "avg": "mean", "map": "map"}

@@ -25,7 +25,8 @@ from vitcli.checkpoints.layouts.layout import (
 from vitcli.checkpoints.layouts.openai import TEXT_RULES, VISUAL, is_perception_encoder, tower
 from vitcli.checkpoints.layouts.timm_eva import heads_of
 from vitcli.checkpoints.preprocess.published import PE, PE_OWN
-from vitcli.models.config import Rope, ViTConfig
+from vitcli.models.block_config import Rope
+from vitcli.models.config import ViTConfig
 
 POOL_HEADS = 8
 
