@@ -38,6 +38,7 @@ class ViTConfig(BlockConfig):
     num_classes: int = 0
     projection: int = 0  # the width of CLIP's joint space of images and texts
     projection_bias: bool = False
+    cosine_head: bool = False  # the head compares the projection with a vector a class
     in_chans: int = 3
     class_token: bool = True
     num_class_tokens: int = 1  # with several, cls is their mean, as in Pixio
@@ -86,8 +87,10 @@ class ViTConfig(BlockConfig):
             raise CheckpointError("a distillation head needs a distillation token")
         if self.projection_bias and not self.projection:
             raise CheckpointError("a bias of the projection needs a projection")
-        if self.projection and self.num_classes:
+        if self.projection and self.num_classes and not self.cosine_head:
             raise CheckpointError("a projection and a classifier do not go together")
+        if self.cosine_head and (not self.num_classes or self.dist_head or self.head_blocks > 1):
+            raise CheckpointError("a head of cosines needs classes, and one embedding of an image")
 
     def _check_positions(self) -> None:
         width = self.embed_dim // self.num_heads
@@ -131,6 +134,11 @@ class ViTConfig(BlockConfig):
     def pooled_dim(self) -> int:
         """The width of the head's input: D for each of its blocks, and D more for cls+mean."""
         return self.embed_dim * (self.head_blocks + (self.pool == "cls+mean"))
+
+    @property
+    def joint_dim(self) -> int:
+        """The width of the embedding that the head reads, after the projection if there is one."""
+        return self.projection or self.pooled_dim
 
     @property
     def widest_layer(self) -> int:

@@ -73,6 +73,7 @@ class SwinConfig:
     drop_path: float = 0.0
 
     patch_bias: ClassVar[bool] = True
+    cosine_head: ClassVar[bool] = False
     pool: ClassVar[Pool] = "mean"
     layer_name: ClassVar[str] = "stage"
 

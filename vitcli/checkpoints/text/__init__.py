@@ -1,0 +1,1 @@
+"""The text towers of checkpoints, their tokenizers, and the vectors of texts."""
