@@ -20,7 +20,7 @@ sys.dont_write_bytecode = False
 
 import pytest
 
-from tests.fixtures.forks import ForkServer, fork_server
+from tests.fixtures.forks import ForkServer, build_commands_once, fork_server
 from tests.fixtures.heads import CONFIGS
 from tests.fixtures.photos import Corpus, make_photos
 from vitcli.cli import main
@@ -28,6 +28,10 @@ from vitcli.cli import main
 if TYPE_CHECKING:
     from tests.fixtures.scale import Shell
     from tests.fixtures.store import Way
+
+
+def pytest_configure() -> None:
+    build_commands_once()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

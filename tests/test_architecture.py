@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tokenize
 from collections.abc import Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -55,15 +56,24 @@ def unit_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def imports_of(path: Path) -> Iterator[str]:
+@cache
+def nodes_of(path: Path) -> list[ast.AST]:
+    """Every node of a module's tree, the module first."""
+    return list(ast.walk(ast.parse(path.read_text("utf-8"))))
+
+
+@cache
+def imports_of(path: Path) -> list[str]:
     """Dotted names of everything a module imports, wherever the import stands."""
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    names: list[str] = []
+    for node in nodes_of(path):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names += (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, f"{path}: relative import"
             assert node.module is not None
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            names += (f"{node.module}.{alias.name}" for alias in node.names)
+    return names
 
 
 def imported_unit(name: str) -> str | None:
@@ -78,14 +88,14 @@ def test_every_module_belongs_to_a_unit_that_has_a_rank() -> None:
     assert {unit_of(path) for path in MODULES} <= RANK.keys()
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_imports_point_one_way(path: Path) -> None:
-    unit = unit_of(path)
-    for name in imports_of(path):
-        target = imported_unit(name)
-        if target is not None and target != unit:
-            is_version = name == "vitcli.__version__"
-            assert is_version or RANK[target] > RANK[unit], f"{unit} imports {name}"
+def test_imports_point_one_way() -> None:
+    for path in MODULES:
+        unit = unit_of(path)
+        for name in imports_of(path):
+            target = imported_unit(name)
+            if target is not None and target != unit:
+                is_version = name == "vitcli.__version__"
+                assert is_version or RANK[target] > RANK[unit], f"{path} imports {name}"
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
@@ -109,29 +119,31 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
     TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_libraries_stay_in_their_rooms(path: Path) -> None:
-    for name in imports_of(path):
-        rooms = ROOMS.get(name.split(".")[0])
-        assert rooms is None or unit_of(path) in rooms, f"{path} imports {name}"
+def test_libraries_stay_in_their_rooms() -> None:
+    for path in MODULES:
+        for name in imports_of(path):
+            rooms = ROOMS.get(name.split(".")[0])
+            assert rooms is None or unit_of(path) in rooms, f"{path} imports {name}"
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_no_module_works_at_import(path: Path) -> None:
+def test_no_module_works_at_import() -> None:
     """Definitions and constants only; a script guards its work with `__main__`."""
-    for node in ast.parse(path.read_text("utf-8")).body:
-        if isinstance(node, ast.Expr):
-            is_docstring = isinstance(node.value, ast.Constant)
-            is_registration = path.name == "app.py" and isinstance(node.value, ast.Call)
-            assert is_docstring or is_registration, f"{path}:{node.lineno} does something"
-        assert not isinstance(node, ast.For | ast.While | ast.With), f"{path}:{node.lineno}"
+    for path in MODULES:
+        module = nodes_of(path)[0]
+        assert isinstance(module, ast.Module)
+        for node in module.body:
+            if isinstance(node, ast.Expr):
+                is_docstring = isinstance(node.value, ast.Constant)
+                is_registration = path.name == "app.py" and isinstance(node.value, ast.Call)
+                assert is_docstring or is_registration, f"{path}:{node.lineno} does something"
+            assert not isinstance(node, ast.For | ast.While | ast.With), f"{path}:{node.lineno}"
 
 
 def test_only_the_command_line_prints() -> None:
     for path in MODULES:
         if unit_of(path) in ("cli", "demo"):
             continue
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        for node in nodes_of(path):
             is_print = isinstance(node, ast.Call) and getattr(node.func, "id", "") == "print"
             assert not is_print, f"{path}:{node.lineno} prints"
 
@@ -189,7 +201,7 @@ MOST_FILES = 25  # of a folder, beside its __init__
 
 def docstrings_of(path: Path) -> Iterator[tuple[int, str]]:
     """Line and text."""
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    for node in nodes_of(path):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
             text = ast.get_docstring(node)
             if text:
@@ -214,20 +226,20 @@ def comments_of(path: Path) -> Iterator[tuple[int, str]]:
         yield start, " ".join(lines)
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_a_docstring_begins_with_a_verb_or_with_what_is_returned(path: Path) -> None:
+def test_a_docstring_begins_with_a_verb_or_with_what_is_returned() -> None:
     found = [
         f"{path}:{line}: {text[:60]}"
+        for path in MODULES
         for line, text in docstrings_of(path)
         if FIRST_WORDS.match(text)
     ]
     assert not found, "\n".join(found)
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_docstrings_and_comments_are_plain_english(path: Path) -> None:
+def test_docstrings_and_comments_are_plain_english() -> None:
     found = [
         f"{path}:{line}: {match[0]!r}: {plain}"
+        for path in MODULES
         for line, text in (*docstrings_of(path), *comments_of(path))
         for phrase, plain in PHRASES.items()
         if (match := re.search(phrase, " ".join(text.split()), re.IGNORECASE))

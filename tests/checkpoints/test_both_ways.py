@@ -285,7 +285,7 @@ class _Networks:
 
     def __call__(self, config: Config) -> Network:
         made = self._empty.get(config)
-        if made is None or not all(tensor.is_meta for tensor in made.parameters()):
+        if made is None or not next(made.parameters()).is_meta:  # all are filled at once
             made = self._empty[config] = network_of(config)
         return made
 
