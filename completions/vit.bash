@@ -57,7 +57,7 @@ _vit() {
         "embed -m"|"embed --model") compopt -o default; return ;;
         "embed --layer") compopt -o default; return ;;
         "embed --layers") compopt -o default; return ;;
-        "embed --pool") COMPREPLY=($(compgen -W "cls mean cls+mean map patches tokens" -- "$cur")); return ;;
+        "embed --pool") COMPREPLY=($(compgen -W "cls mean cls+mean map patches tokens joint" -- "$cur")); return ;;
         "embed -o"|"embed --out") compopt -o default; return ;;
         "embed --format") COMPREPLY=($(compgen -W "npy npz safetensors jsonl parquet" -- "$cur")); return ;;
         "embed --store") COMPREPLY=($(compgen -W "fp32 fp16" -- "$cur")); return ;;

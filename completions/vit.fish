@@ -70,7 +70,7 @@ complete -c vit -n '__fish_seen_subcommand_from classify' -l tokenizer -r -d 'Ta
 complete -c vit -n '__fish_seen_subcommand_from embed' -s m -l model -r -d 'Hub id (org/name, org/name@revision), folder, weight file, or demo.'
 complete -c vit -n '__fish_seen_subcommand_from embed' -l layer -x -d 'Layer to use: 0 is the embedding output, i is block i, -1 is the last block.'
 complete -c vit -n '__fish_seen_subcommand_from embed' -l layers -x -d 'Several layers, concatenated in this order, such as 3,6,-1.'
-complete -c vit -n '__fish_seen_subcommand_from embed' -l pool -x -a 'cls mean cls+mean map patches tokens' -d 'How to pool tokens into a vector; patches and tokens keep a vector for each.'
+complete -c vit -n '__fish_seen_subcommand_from embed' -l pool -x -a 'cls mean cls+mean map patches tokens joint' -d 'How to pool tokens into a vector; patches and tokens keep one for each; joint is the vector to compare with texts.'
 complete -c vit -n '__fish_seen_subcommand_from embed' -l norm -l no-norm -d 'Apply the model'\''s final LayerNorm.'
 complete -c vit -n '__fish_seen_subcommand_from embed' -l l2 -d 'Scale vectors to length 1.'
 complete -c vit -n '__fish_seen_subcommand_from embed' -s o -l out -r -d 'Write to FILE (.npy, .npz, .safetensors, .parquet, .jsonl) or to a URL (s3://...).'

@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     from vitcli.images.stream import ImageStream
     from vitcli.jobs.words import Classes
     from vitcli.models.attention import Heads
-    from vitcli.models.vit import Pooling
     from vitcli.records import Attended, Classified, Failure, TextClean
     from vitcli.render.heat import Colours
     from vitcli.render.styles import StyleName
     from vitcli.tasks.attention.query import Layer, Method
+    from vitcli.tasks.embed import EmbedPooling
 
 __version__ = "0.1.0"
 __all__ = [
@@ -186,7 +186,7 @@ def embed(
     *,
     model: str | Model = "google/vit-base-patch16-224",
     layers: int | Sequence[int] = -1,
-    pool: Pooling | None = None,
+    pool: EmbedPooling | None = None,
     norm: bool = True,
     l2: bool = False,
     devices: Literal["all"] | Sequence[str] = (),
@@ -197,8 +197,9 @@ def embed(
 
     layers: Hugging Face's `hidden_states` numbers (0 the embedding output, -1 the last); several
     are concatenated. pool: "cls", "mean", "cls+mean", "map", "patches", "tokens", or None for the
-    model's own. norm applies the model's final LayerNorm. devices and ray are as in `classify`.
-    Raises VitError for an error that ends the run.
+    model's own; "joint" is the vector to compare with texts: `get_image_features` of transformers,
+    `encode_image` of open_clip. norm applies the model's final LayerNorm. devices and ray are as in
+    `classify`. Raises VitError for an error that ends the run.
     """
     import numpy as np
 

@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 import numpy as np
 
 from vitcli.errors import UsageError
 from vitcli.jobs.finite import are_finite, overflow, with_failures
 from vitcli.jobs.job import DEFAULT_MODEL, SILENT, Inputs, ModelOptions, Reporter, Running, Summary
+from vitcli.jobs.joint import image_width
 from vitcli.jobs.layers import layer_number
 from vitcli.jobs.listing import list_inputs
 from vitcli.jobs.loading import Spec, describe_model, load_model, open_model
@@ -28,9 +29,11 @@ from vitcli.stores import Place, Url
 
 if TYPE_CHECKING:  # for types only: importing these is slow
     from vitcli.checkpoints.load import Model
-    from vitcli.models.engine import Engine
+    from vitcli.models.engine import Engine, Output
     from vitcli.models.vit import Pooling
 
+EmbedPooling: TypeAlias = "Pooling | Literal['joint']"
+"""How an image becomes a row; *joint* is the vector that is compared with those of texts."""
 NUMPY_DTYPE = {"fp32": "float32", "fp16": "float16"}
 TOO_LARGE = "the features are too large for --store fp16: --store fp32 has room for them"
 # Packages whose versions are in the meta file.
@@ -41,7 +44,8 @@ RECORDED = ("torch", "numpy", "pillow")
 class EmbedJob:
     """One run of `vit embed`. `layers` are numbered like Hugging Face's `hidden_states`: 0 is the
     embedding output, i the output of block i, -1 that of the last. `pool=None` pools as the model
-    does."""
+    does; *joint* returns what transformers' `get_image_features` and open_clip's `encode_image`
+    return."""
 
     command: ClassVar[str] = "embed"
 
@@ -50,7 +54,7 @@ class EmbedJob:
     options: ModelOptions = ModelOptions()
     running: Running = Running()
     layers: tuple[int, ...] = (-1,)
-    pool: Pooling | None = None
+    pool: EmbedPooling | None = None
     norm: bool = True
     l2: bool = False
     store: Literal["fp32", "fp16"] = "fp32"
@@ -64,6 +68,10 @@ class EmbedJob:
             raise UsageError("no layer is given", "use --layer -1")
         if self.l2 and self.pool in ("patches", "tokens"):
             raise UsageError(f"--l2 is for vectors, and --pool {self.pool} gives tokens")
+        if self.pool == "joint" and self.layers != (-1,):
+            raise UsageError("--pool joint reads the last layer", "leave out --layer and --layers")
+        if self.pool == "joint" and not self.norm:
+            raise UsageError("--pool joint needs the model's final norm", "leave out --no-norm")
 
     def output_format(self) -> Format:
         """The format of the output. Raises UsageError for an unknown one."""
@@ -85,25 +93,23 @@ def embed(job: EmbedJob, reporter: Reporter = SILENT, sink: Sink | None = None) 
 
 def _computation(job: EmbedJob, run: Run, specs: Sequence[Spec]) -> Computation:
     """Load the model, and build the function that the run calls."""
-    from vitcli.models.engine import Features
+    from vitcli.models.engine import Features, Logits
 
     note = run.reporter.note
     model = load_model(specs[0], job.options, note)
     layers = [layer_number(layer, model.config, first=0) for layer in job.layers]
     pool = job.pool or model.config.pool
-    engine = open_model(model, Features(tuple(layers), pool, job.norm), job.running, note)
-    forward = _forward(engine, job)
-    return Computation(
-        plans=(model.preprocess,), forward=forward, meta=_meta(job, model, layers, pool)
-    )
-
-
-def _meta(job: EmbedJob, model: Model, layers: Sequence[int], pool: Pooling) -> dict[str, object]:
-    """The content of the meta file, without the counts and the time of the run."""
-    return {
+    if pool == "joint":
+        shape: tuple[int, ...] = (image_width(model),)
+        output: Output = Logits()  # without a classifier
+    else:
+        shape = model.network.features_shape(layers, pool)
+        output = Features(tuple(layers), pool, job.norm)
+    engine = open_model(model, output, job.running, note)
+    meta = {
         **describe_model(model),
-        "row_shape": list(model.network.features_shape(layers, pool)),
-        "layers": list(layers),
+        "row_shape": list(shape),
+        "layers": layers,
         "pool": pool,
         "norm": job.norm,
         "l2": job.l2,
@@ -113,11 +119,15 @@ def _meta(job: EmbedJob, model: Model, layers: Sequence[int], pool: Pooling) -> 
         "array_dtype": NUMPY_DTYPE[job.store],
         "batch_size": job.running.batch_size,
         "grid": model.config.layer_grid(layers[0]),
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("vitcli", *RECORDED)},
-        },
+        **versions(),
     }
+    return Computation(plans=(model.preprocess,), forward=_forward(engine, job), meta=meta)
+
+
+def versions() -> dict[str, object]:
+    """The versions of this program and of what it runs on, for the meta file."""
+    packages = {name: version(name) for name in ("vitcli", *RECORDED)}
+    return {"versions": {"python": platform.python_version(), **packages}}
 
 
 def _forward(engine: Engine, job: EmbedJob) -> Callable[[Batch], list[Embedded | Failure]]:

@@ -32,10 +32,11 @@ Layers = Annotated[
     ),
 ]
 PoolOpt = Annotated[
-    Literal["cls", "mean", "cls+mean", "map", "patches", "tokens"] | None,
+    Literal["cls", "mean", "cls+mean", "map", "patches", "tokens", "joint"] | None,
     typer.Option(
         "--pool",
-        help="How to pool tokens into a vector; patches and tokens keep a vector for each.",
+        help="How to pool tokens into a vector; patches and tokens keep one for each; joint is the "
+        "vector to compare with texts.",
         envvar="VIT_POOL",
         show_default="the model's own",
     ),
