@@ -7,32 +7,36 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 import numpy as np
 
 from vitcli.errors import UsageError
 from vitcli.jobs.finite import are_finite, overflow, with_failures
 from vitcli.jobs.job import DEFAULT_MODEL, SILENT, Inputs, ModelOptions, Reporter, Running, Summary
+from vitcli.jobs.joint import image_width
 from vitcli.jobs.layers import layer_number
 from vitcli.jobs.listing import list_inputs
 from vitcli.jobs.loading import Spec, describe_model, load_model, open_model
 from vitcli.jobs.outputs import output_of
 from vitcli.jobs.run import Computation, Run
+from vitcli.jobs.texts import Texts
 from vitcli.jobs.writing import write_rows
 from vitcli.records import Batch, Embedded, Failure, Sink
 from vitcli.runs.shard import Resuming
 from vitcli.sinks import EMBEDDINGS, choose_format
 from vitcli.sinks.format import Format
 from vitcli.stores import Place, Url
+from vitcli.tasks.embed_texts import TOO_LARGE, embed_texts
 
 if TYPE_CHECKING:  # for types only: importing these is slow
     from vitcli.checkpoints.load import Model
-    from vitcli.models.engine import Engine
+    from vitcli.models.engine import Engine, Output
     from vitcli.models.vit import Pooling
 
+EmbedPooling: TypeAlias = "Pooling | Literal['joint']"
+"""How an image becomes a row; *joint* is the vector that is compared with those of texts."""
 NUMPY_DTYPE = {"fp32": "float32", "fp16": "float16"}
-TOO_LARGE = "the features are too large for --store fp16: --store fp32 has room for them"
 # Packages whose versions are in the meta file.
 RECORDED = ("torch", "numpy", "pillow")
 
@@ -41,7 +45,8 @@ RECORDED = ("torch", "numpy", "pillow")
 class EmbedJob:
     """One run of `vit embed`. `layers` are numbered like Hugging Face's `hidden_states`: 0 is the
     embedding output, i the output of block i, -1 that of the last. `pool=None` pools as the model
-    does."""
+    does; *joint* returns what transformers' `get_image_features` and open_clip's `encode_image`
+    return. With `texts`, these are embedded in the joint space, and no images."""
 
     command: ClassVar[str] = "embed"
 
@@ -50,10 +55,11 @@ class EmbedJob:
     options: ModelOptions = ModelOptions()
     running: Running = Running()
     layers: tuple[int, ...] = (-1,)
-    pool: Pooling | None = None
+    pool: EmbedPooling | None = None
     norm: bool = True
     l2: bool = False
     store: Literal["fp32", "fp16"] = "fp32"
+    texts: Texts | None = None
     out: Place | None = None
     format: str | None = None
     overwrite: bool = False
@@ -64,6 +70,38 @@ class EmbedJob:
             raise UsageError("no layer is given", "use --layer -1")
         if self.l2 and self.pool in ("patches", "tokens"):
             raise UsageError(f"--l2 is for vectors, and --pool {self.pool} gives tokens")
+        if self.pool == "joint" and self.layers != (-1,):
+            raise UsageError("--pool joint reads the last layer", "leave out --layer and --layers")
+        if self.pool == "joint" and not self.norm:
+            raise UsageError("--pool joint needs the model's final norm", "leave out --no-norm")
+        if self.texts is not None:
+            self._check_texts()
+
+    def _check_texts(self) -> None:
+        """Raise UsageError for an option that has no meaning for texts."""
+        running, resuming = self.running, self.resuming
+        has_inputs = bool(self.inputs.paths) and not self.inputs.is_implied
+        of_images = {
+            "INPUTS": has_inputs or self.inputs.files_from is not None,
+            "--layer": self.layers != (-1,),
+            f"--pool {self.pool}": self.pool not in (None, "joint"),
+            "--no-norm": not self.norm,
+            f"--engine {running.engine}": running.engine != "torch",
+            f"--quantize {running.quantize}": running.quantize is not None,
+            f"--dtype {running.dtype}": running.dtype not in ("fp32", "auto"),
+            "--compile": running.compile,
+            "--resume": resuming.resume,
+            f"--shard {resuming.shard}": resuming.shard is not None,
+        }
+        for option in (option for option, is_given in of_images.items() if is_given):
+            raise UsageError(
+                f"{option} is for images, and this run embeds texts (--text, --texts)",
+                f"leave out {option}",
+            )
+        if isinstance(self.out, Url):
+            raise UsageError(
+                f"texts are written to a file, not to {self.out}", "name a file with --out"
+            )
 
     def output_format(self) -> Format:
         """The format of the output. Raises UsageError for an unknown one."""
@@ -75,35 +113,43 @@ def embed(job: EmbedJob, reporter: Reporter = SILENT, sink: Sink | None = None) 
 
     Raises VitError for errors that end the run; an image that fails is a line of the index.
     """
-    listing = list_inputs(job.inputs, reporter.note, shard=job.resuming.shard)
-    run = Run(job.inputs, job.running, reporter, listing)
     assert not isinstance(job.out, Url)  # fleet/share.py gives a local file, and uploads it later
     output = output_of(job, job.out, job.output_format())
+    if job.texts is not None:
+        return embed_texts(
+            *(job.texts, job.model, job.options, job.running),
+            output=output,
+            sink=sink,
+            reporter=reporter,
+            l2=job.l2,
+            dtype=NUMPY_DTYPE[job.store],
+            described=versions(),
+        )
+    listing = list_inputs(job.inputs, reporter.note, shard=job.resuming.shard)
+    run = Run(job.inputs, job.running, reporter, listing)
     load, offline = partial(_computation, job, run), job.options.offline
     return write_rows(run, output, [job.model], load, sink=sink, offline=offline)
 
 
 def _computation(job: EmbedJob, run: Run, specs: Sequence[Spec]) -> Computation:
     """Load the model, and build the function that the run calls."""
-    from vitcli.models.engine import Features
+    from vitcli.models.engine import Features, Logits
 
     note = run.reporter.note
     model = load_model(specs[0], job.options, note)
     layers = [layer_number(layer, model.config, first=0) for layer in job.layers]
     pool = job.pool or model.config.pool
-    engine = open_model(model, Features(tuple(layers), pool, job.norm), job.running, note)
-    forward = _forward(engine, job)
-    return Computation(
-        plans=(model.preprocess,), forward=forward, meta=_meta(job, model, layers, pool)
-    )
-
-
-def _meta(job: EmbedJob, model: Model, layers: Sequence[int], pool: Pooling) -> dict[str, object]:
-    """The content of the meta file, without the counts and the time of the run."""
-    return {
+    if pool == "joint":
+        shape: tuple[int, ...] = (image_width(model),)
+        output: Output = Logits()  # without a classifier
+    else:
+        shape = model.network.features_shape(layers, pool)
+        output = Features(tuple(layers), pool, job.norm)
+    engine = open_model(model, output, job.running, note)
+    meta = {
         **describe_model(model),
-        "row_shape": list(model.network.features_shape(layers, pool)),
-        "layers": list(layers),
+        "row_shape": list(shape),
+        "layers": layers,
         "pool": pool,
         "norm": job.norm,
         "l2": job.l2,
@@ -113,11 +159,15 @@ def _meta(job: EmbedJob, model: Model, layers: Sequence[int], pool: Pooling) -> 
         "array_dtype": NUMPY_DTYPE[job.store],
         "batch_size": job.running.batch_size,
         "grid": model.config.layer_grid(layers[0]),
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("vitcli", *RECORDED)},
-        },
+        **versions(),
     }
+    return Computation(plans=(model.preprocess,), forward=_forward(engine, job), meta=meta)
+
+
+def versions() -> dict[str, object]:
+    """The versions of this program and of what it runs on, for the meta file."""
+    packages = {name: version(name) for name in ("vitcli", *RECORDED)}
+    return {"versions": {"python": platform.python_version(), **packages}}
 
 
 def _forward(engine: Engine, job: EmbedJob) -> Callable[[Batch], list[Embedded | Failure]]:

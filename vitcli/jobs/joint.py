@@ -1,0 +1,36 @@
+"""The joint space of images and texts: which models have one, and how wide it is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vitcli.errors import CheckpointError, UsageError
+from vitcli.models.config import ViTConfig
+
+if TYPE_CHECKING:  # imports torch, which a run with nothing to do does not need
+    from vitcli.checkpoints.load import Model
+
+OTHERS = "name a model of images and words with -m (vit models --for words)"
+
+
+def image_width(model: Model) -> int:
+    """The width of the vectors that compare images with texts, which the network returns without a
+    classifier.
+
+    They are the projected embedding, as in CLIP; or what the attention pooling of a model with a
+    text tower returns, as in SigLIP. Raises UsageError for a model with a classifier,
+    CheckpointError for another that has neither.
+    """
+    config = model.config
+    if config.num_classes:
+        raise UsageError(
+            f"{model.spec} has a classifier, and no joint space of images and texts",
+            OTHERS,
+        )
+    is_compared = isinstance(config, ViTConfig) and (
+        bool(config.projection) or (config.pool == "map" and model.text_source is not None)
+    )
+    if not is_compared:
+        raise CheckpointError(f"{model.spec} has no joint space of images and texts", OTHERS)
+    assert isinstance(config, ViTConfig)
+    return config.joint_dim
