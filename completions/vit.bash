@@ -144,6 +144,12 @@ _vit() {
         "convert --head") compopt -o default; return ;;
         "convert --sha256") compopt -o default; return ;;
         "convert --drop") compopt -o default; return ;;
+        "convert --classes") compopt -o default; return ;;
+        "convert --classes-file") compopt -o default; return ;;
+        "convert --template") compopt -o default; return ;;
+        "convert --templates") COMPREPLY=($(compgen -W "simple openai none" -- "$cur")); return ;;
+        "convert --text-clean") COMPREPLY=($(compgen -W "canonical hf open_clip none" -- "$cur")); return ;;
+        "convert --tokenizer") compopt -o default; return ;;
         "finetune -o"|"finetune --out") compopt -o default; return ;;
         "finetune -m"|"finetune --model") compopt -o default; return ;;
         "finetune --val") compopt -o default; return ;;
@@ -266,14 +272,14 @@ _vit() {
         "bench --sha256") compopt -o default; return ;;
         "bench --drop") compopt -o default; return ;;
         "bench --decode") COMPREPLY=($(compgen -W "exact fast" -- "$cur")); return ;;
-        "models --for") COMPREPLY=($(compgen -W "speed accuracy memory resolution features" -- "$cur")); return ;;
+        "models --for") COMPREPLY=($(compgen -W "speed accuracy memory resolution features words" -- "$cur")); return ;;
     esac
     case "$command" in
         "classify") words="-m --model -k --top-k -o --out --format --scores --threshold --select --paths-only --html --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --allow-outside --max-errors --on-error --layout --labels --image-size --patch-size --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --resume --retry-failed --keep-missing --shard --devices --ray --classes --classes-file --template --templates --text-clean --tokenizer -h --help" ;;
         "embed") words="-m --model --layer --layers --pool --norm --no-norm --l2 -o --out --format --store --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --allow-outside --max-errors --on-error --layout --labels --image-size --patch-size --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --resume --retry-failed --keep-missing --shard --devices --ray --text --texts --text-clean --tokenizer -h --help" ;;
         "attention") words="-m --model -o --out --method --layer --heads --query --class --discard-ratio --style --alpha --mass --colormap --size --format --raw --html --show --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --allow-outside --max-errors --on-error --layout --labels --image-size --patch-size --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --resume --retry-failed --keep-missing --shard -h --help" ;;
         "merge") words="-o --out --overwrite -q --quiet -h --help" ;;
-        "convert") words="--to --dtype --verify --overwrite --layout --labels --image-size --patch-size --preprocess --num-heads --head --sha256 --drop --offline -q --quiet -h --help" ;;
+        "convert") words="--to --dtype --verify --overwrite --layout --labels --image-size --patch-size --preprocess --num-heads --head --sha256 --drop --offline -q --quiet --classes --classes-file --template --templates --text-clean --tokenizer -h --help" ;;
         "finetune") words="-o --out -m --model --val --val-split --objective --train --epochs --lr --weight-decay --layer-decay --warmup --batch-size --accumulate --clip --seed --augment --no-flip --label-smoothing --mixup --cutmix --drop-path --ema --patience --class-weights --gradient-checkpointing --lora-rank --lora-alpha --mask-ratio --save-every --overwrite --resume --formats --ext --max-pixels --image-timeout --allow-outside --layout --labels --image-size --patch-size --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --compile -j --workers -q --quiet --no-progress --log-json --summary -h --help" ;;
         "evaluate") words="-m --model --scores --threshold --knn --preds --json -o --out --overwrite --formats --ext --max-pixels --image-timeout --allow-outside --layout --labels --image-size --patch-size --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary -h --help" ;;
         "reconstruct") words="-o --out -m --model --mask-ratio --seed --no-paste --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --allow-outside --max-errors --on-error --layout --labels --image-size --patch-size --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary -h --help" ;;
