@@ -221,6 +221,12 @@ _vit() {
         "evaluate -b"|"evaluate --batch-size") compopt -o default; return ;;
         "evaluate -j"|"evaluate --workers") compopt -o default; return ;;
         "evaluate --summary") compopt -o default; return ;;
+        "evaluate --classes") compopt -o default; return ;;
+        "evaluate --classes-file") compopt -o default; return ;;
+        "evaluate --template") compopt -o default; return ;;
+        "evaluate --templates") COMPREPLY=($(compgen -W "simple openai none" -- "$cur")); return ;;
+        "evaluate --text-clean") COMPREPLY=($(compgen -W "canonical hf open_clip none" -- "$cur")); return ;;
+        "evaluate --tokenizer") compopt -o default; return ;;
         "reconstruct -o"|"reconstruct --out") compopt -o default; return ;;
         "reconstruct -m"|"reconstruct --model") compopt -o default; return ;;
         "reconstruct --mask-ratio") compopt -o default; return ;;
@@ -281,7 +287,7 @@ _vit() {
         "merge") words="-o --out --overwrite -q --quiet -h --help" ;;
         "convert") words="--to --dtype --verify --overwrite --layout --labels --image-size --patch-size --preprocess --num-heads --head --sha256 --drop --offline -q --quiet --classes --classes-file --template --templates --text-clean --tokenizer -h --help" ;;
         "finetune") words="-o --out -m --model --val --val-split --objective --train --epochs --lr --weight-decay --layer-decay --warmup --batch-size --accumulate --clip --seed --augment --no-flip --label-smoothing --mixup --cutmix --drop-path --ema --patience --class-weights --gradient-checkpointing --lora-rank --lora-alpha --mask-ratio --save-every --overwrite --resume --formats --ext --max-pixels --image-timeout --allow-outside --layout --labels --image-size --patch-size --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --compile -j --workers -q --quiet --no-progress --log-json --summary -h --help" ;;
-        "evaluate") words="-m --model --scores --threshold --knn --preds --json -o --out --overwrite --formats --ext --max-pixels --image-timeout --allow-outside --layout --labels --image-size --patch-size --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary -h --help" ;;
+        "evaluate") words="-m --model --scores --threshold --knn --preds --json -o --out --overwrite --formats --ext --max-pixels --image-timeout --allow-outside --layout --labels --image-size --patch-size --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --classes --classes-file --template --templates --text-clean --tokenizer -h --help" ;;
         "reconstruct") words="-o --out -m --model --mask-ratio --seed --no-paste --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --allow-outside --max-errors --on-error --layout --labels --image-size --patch-size --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary -h --help" ;;
         "info") words="--json --layout --labels --image-size --patch-size --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline -h --help" ;;
         "bench") words="--on --device --seconds --json -q --quiet --no-progress --layout --labels --image-size --patch-size --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline -h --help" ;;

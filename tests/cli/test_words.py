@@ -203,3 +203,16 @@ def test_cosines_lie_behind_the_scores(towers: dict[str, Path], images: Path, vi
         for label, value in cosine.items():
             assert -1 <= value <= 1
             assert logit[label] == pytest.approx(math.exp(2.5) * value - 1.5, abs=1e-4)
+
+
+def test_evaluate_takes_classes(towers: dict[str, Path], images: Path, vit: Vit) -> None:
+    truth = ("cat", "dog", "dog")
+    for name, file in zip(truth, sorted(images.iterdir()), strict=True):
+        (images / name).mkdir(exist_ok=True)
+        file.rename(images / name / file.name)
+    args = (images, "-m", towers["clip"], "--classes", "cat, dog")
+    rows = rows_of(vit("classify", *args))
+    right = [max(row, key=row.__getitem__) == t for row, t in zip(rows, truth, strict=True)]
+    done = vit("evaluate", *args, "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["models"][0]["top1"] == pytest.approx(sum(right) / 3, abs=1e-6)

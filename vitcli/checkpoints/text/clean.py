@@ -106,8 +106,8 @@ def _repair_once(text: str, is_markup: bool) -> str:
 
 @cache
 def _replacements() -> dict[int, str]:
-    """Return what replaces single characters: C1 controls become those of Windows-1252, ligatures their letters,
-    wide and narrow forms the usual ones, curly quotes straight ones."""
+    """Return the replacements of single characters: those of Windows-1252 for C1 controls, letters
+    for ligatures, usual forms for wide and narrow ones, straight quotes for curly ones."""
     table = {code: bytes([code]).decode("cp1252", "replace") for code in range(0x80, 0xA0)}
     table = {code: letter for code, letter in table.items() if letter != "\ufffd"}
     table |= {ord(pair): unicodedata.normalize("NFKC", pair) for pair in LIGATURES} | {0xFB05: "ſt"}

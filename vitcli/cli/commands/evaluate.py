@@ -111,6 +111,8 @@ def evaluate(
 
     vit evaluate flowers/ -m facebook/dinov2-base --knn 20
 
+    vit evaluate pets/ -m google/siglip2-base-patch16-224 --classes "cat, dog, hamster"
+
     vit evaluate scenes.csv -m my-multi-label-model --threshold 0.3
 
     vit evaluate flowers/ --preds preds.jsonl --json
@@ -134,6 +136,7 @@ def evaluate(
             running=common.running,
             scores=scores,
             threshold=threshold,
+            words=common.words,
             knn=knn,
             preds=preds,
         )

@@ -185,6 +185,7 @@ class WithData:
     model: ModelOptions
     running: Running
     screen: Screen
+    words: Words | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +249,7 @@ def with_texts(command: Callable[..., None]) -> Callable[..., None]:
 
 def with_data(command: Callable[..., None]) -> Callable[..., None]:
     """Add the shared options to a command on labelled images; its first argument is `WithData`."""
-    return _spelled(command, (reading, model_options, running, screen), WithData)
+    return _spelled(command, (reading, model_options, running, screen, words), WithData)
 
 
 def spelled_with(
@@ -315,8 +316,9 @@ def _check_summary(common: Common | WithData, values: Mapping[str, object]) -> N
     specs = [Path(str(spec)) for spec in (models if isinstance(models, list) else [models])]
     own = {name: Path(value) for name, value in values.items() if isinstance(value, str | Path)}
     options: dict[str, object] = {**own, "labels": common.model.labels, "head": common.model.head}
+    options["words"] = common.words
     if isinstance(common, Common):
-        options |= {"words": common.words, "texts": common.texts}
+        options["texts"] = common.texts
     report.check_apart(
         common.screen.report,
         [path for path in (place, html) if isinstance(path, Path)],

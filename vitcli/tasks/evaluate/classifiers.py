@@ -14,9 +14,9 @@ from vitcli.checkpoints.load import Model
 from vitcli.checkpoints.scoring import ScoreFunction, to_scores
 from vitcli.jobs.finite import are_finite, overflow, with_failures
 from vitcli.jobs.job import Reporter
-from vitcli.jobs.loading import load_model
 from vitcli.jobs.predictions import check_heads, open_classifiers
 from vitcli.jobs.run import Computation
+from vitcli.jobs.word_head import load_classifier
 from vitcli.records import Batch, Classified, Failure, Row
 from vitcli.sinks.memory import NoSink
 from vitcli.tasks.evaluate.job import EvaluateJob, Evaluation, Problem, check_any_read, run_on
@@ -37,7 +37,9 @@ def evaluate_classifiers(
     be averaged or do not classify.
     """
     run = run_on(job, examples, reporter)
-    models = [load_model(spec, job.options, reporter.note) for spec in job.models]
+    models = [
+        load_classifier(spec, job.options, job.words, job.running, reporter) for spec in job.models
+    ]
     function = check_heads(models, "--knn 20 evaluates its embeddings", job.scores)
     problem = _problem(models[0], function, examples, job.threshold)
     if problem.note:

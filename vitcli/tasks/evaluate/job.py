@@ -15,6 +15,7 @@ from vitcli.errors import InputError, UsageError, printable
 from vitcli.jobs.job import DEFAULT_MODEL, Inputs, ModelOptions, Reporter, Running, Summary
 from vitcli.jobs.listing import list_images
 from vitcli.jobs.run import Run
+from vitcli.jobs.words import Words
 from vitcli.records import Failure, FoundImage
 from vitcli.render.report import Section
 from vitcli.training.example import Example
@@ -31,7 +32,8 @@ MAX_NAME = 60  # bytes of a label on the terminal
 class EvaluateJob:
     """One run of `vit evaluate`. Several models are evaluated each alone and averaged. With `knn`,
     this many neighbours vote for the class; with `preds`, rows of `vit classify` are evaluated.
-    `threshold` decides which of several labels an image gets."""
+    `threshold` decides which of several labels an image gets, `words` are classes to score instead
+    of the models' own."""
 
     data: str
     inputs: Inputs = Inputs()
@@ -40,6 +42,7 @@ class EvaluateJob:
     running: Running = Running()
     scores: Scores = "prob"
     threshold: float | None = None
+    words: Words | None = None
     knn: int | None = None
     preds: Path | None = None
 
@@ -48,6 +51,9 @@ class EvaluateJob:
             raise UsageError(f"--knn {self.knn}", "ask for 1 neighbour or more")
         if self.knn is not None and self.preds is not None:
             raise UsageError("--preds has no embeddings", "leave out --knn")
+        if self.words is not None and (self.knn is not None or self.preds is not None):
+            option = "--knn" if self.preds is None else "--preds"
+            raise UsageError(f"--classes has no effect with {option}", f"leave out {option}")
         if self.scores != "prob" and self.preds is not None:
             raise UsageError("--preds has its scores already", "leave out --scores")
         if self.knn is not None and (self.scores != "prob" or self.threshold is not None):
