@@ -88,6 +88,10 @@ _vit() {
         "embed --shard") compopt -o default; return ;;
         "embed --devices") compopt -o default; return ;;
         "embed --ray") compopt -o default; return ;;
+        "embed --text") compopt -o default; return ;;
+        "embed --texts") compopt -o default; return ;;
+        "embed --text-clean") COMPREPLY=($(compgen -W "canonical hf open_clip none" -- "$cur")); return ;;
+        "embed --tokenizer") compopt -o default; return ;;
         "attention -m"|"attention --model") compopt -o default; return ;;
         "attention -o"|"attention --out") compopt -o default; return ;;
         "attention --method") COMPREPLY=($(compgen -W "raw rollout grad similarity" -- "$cur")); return ;;
@@ -264,7 +268,7 @@ _vit() {
     esac
     case "$command" in
         "classify") words="-m --model -k --top-k -o --out --format --scores --threshold --select --paths-only --html --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --allow-outside --max-errors --on-error --layout --labels --image-size --patch-size --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --resume --retry-failed --keep-missing --shard --devices --ray --classes --classes-file --template --templates --text-clean --tokenizer -h --help" ;;
-        "embed") words="-m --model --layer --layers --pool --norm --no-norm --l2 -o --out --format --store --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --allow-outside --max-errors --on-error --layout --labels --image-size --patch-size --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --resume --retry-failed --keep-missing --shard --devices --ray -h --help" ;;
+        "embed") words="-m --model --layer --layers --pool --norm --no-norm --l2 -o --out --format --store --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --allow-outside --max-errors --on-error --layout --labels --image-size --patch-size --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --resume --retry-failed --keep-missing --shard --devices --ray --text --texts --text-clean --tokenizer -h --help" ;;
         "attention") words="-m --model -o --out --method --layer --heads --query --class --discard-ratio --style --alpha --mass --colormap --size --format --raw --html --show --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --allow-outside --max-errors --on-error --layout --labels --image-size --patch-size --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --resume --retry-failed --keep-missing --shard -h --help" ;;
         "merge") words="-o --out --overwrite -q --quiet -h --help" ;;
         "convert") words="--to --dtype --verify --overwrite --layout --labels --image-size --patch-size --preprocess --num-heads --head --sha256 --drop --offline -q --quiet -h --help" ;;

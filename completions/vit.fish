@@ -1,6 +1,6 @@
 # fish completion for vit. Made by `make completions`.
 complete -c vit -f -n __fish_use_subcommand -a classify -d 'Label images with their top-k classes, one row per input.'
-complete -c vit -f -n __fish_use_subcommand -a embed -d 'Extract features: a vector or a grid of tokens per image.'
+complete -c vit -f -n __fish_use_subcommand -a embed -d 'Extract features: a vector or a grid of tokens per image. Or a vector per text (--text).'
 complete -c vit -f -n __fish_use_subcommand -a attention -d 'Draw where the model looks, as a map on each image.'
 complete -c vit -f -n __fish_use_subcommand -a merge -d 'Join the outputs of all shards, as if one run had made them.'
 complete -c vit -f -n __fish_use_subcommand -a convert -d 'Convert a checkpoint, with labels and preprocessing.'
@@ -115,6 +115,10 @@ complete -c vit -n '__fish_seen_subcommand_from embed' -l keep-missing -d 'With 
 complete -c vit -n '__fish_seen_subcommand_from embed' -l shard -x -d 'Process only part I of N, into FILE-0000I-of-0000N; vit merge joins the parts.'
 complete -c vit -n '__fish_seen_subcommand_from embed' -l devices -x -d 'Run a process on each CUDA device of a list (all, or 0,1), and merge the outputs.'
 complete -c vit -n '__fish_seen_subcommand_from embed' -l ray -x -d 'Run on the workers of a Ray cluster, at HOST:PORT or on this machine, and merge the outputs.'
+complete -c vit -n '__fish_seen_subcommand_from embed' -l text -x -d 'Embed this text, not images: with a text tower; repeatable. (env var: VIT_TEXT)'
+complete -c vit -n '__fish_seen_subcommand_from embed' -l texts -r -d 'Embed the texts of a file, one a line; - is standard input.'
+complete -c vit -n '__fish_seen_subcommand_from embed' -l text-clean -x -a 'canonical hf open_clip none' -d 'Clean the texts as this library does, not as the model'\''s own.'
+complete -c vit -n '__fish_seen_subcommand_from embed' -l tokenizer -r -d 'Take the tokenizer of this hub id, folder or file, not the model'\''s.'
 complete -c vit -n '__fish_seen_subcommand_from attention' -s m -l model -r -d 'Hub id (org/name, org/name@revision), folder, weight file, or demo.'
 complete -c vit -n '__fish_seen_subcommand_from attention' -s o -l out -r -d 'Folder for the maps, with the same tree as the inputs.'
 complete -c vit -n '__fish_seen_subcommand_from attention' -l method -x -a 'raw rollout grad similarity' -d 'raw: the weights of one layer. rollout: all layers multiplied. grad: relevance for a class. similarity: of patches to the query.'

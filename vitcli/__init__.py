@@ -78,6 +78,7 @@ class RunningOptions(TypedDict, total=False):
 @dataclass(frozen=True, slots=True)
 class Embeddings:
     """The result of `embed`: `embeddings[i]` belongs to `paths[i]`; other images are in `failures`.
+    For texts it belongs to `texts[i]`.
 
     embeddings: (images, D), or (images, N, D) for pool="patches" and "tokens".
     meta: model, sha256 of the weights, layers, pool, preprocessing, versions, counts, seconds.
@@ -87,6 +88,7 @@ class Embeddings:
     paths: tuple[str, ...]
     failures: tuple[Failure, ...]
     meta: dict[str, object]
+    texts: tuple[str, ...] = ()
 
 
 def load(
@@ -182,18 +184,25 @@ def classify(
 
 
 def embed(
-    paths: Paths,
+    paths: Paths | None = None,
     *,
+    texts: str | Sequence[str] | None = None,
     model: str | Model = "google/vit-base-patch16-224",
     layers: int | Sequence[int] = -1,
     pool: EmbedPooling | None = None,
     norm: bool = True,
     l2: bool = False,
+    text_clean: TextClean | None = None,
+    tokenizer: str | None = None,
     devices: Literal["all"] | Sequence[str] = (),
     ray: str | None = None,
     **running: Unpack[RunningOptions],
 ) -> Embeddings:
-    """Return a vector for every image that decodes, in input order, all in memory.
+    """Return a vector for every image that decodes, or every text, in order, all in memory.
+
+    texts: instead of paths, for a model with a text tower: `get_text_features` of transformers,
+    `encode_text` of open_clip, to compare with pool="joint". text_clean, tokenizer: instead of the
+    model's.
 
     layers: Hugging Face's `hidden_states` numbers (0 the embedding output, -1 the last); several
     are concatenated. pool: "cls", "mean", "cls+mean", "map", "patches", "tokens", or None for the
@@ -203,16 +212,21 @@ def embed(
     """
     import numpy as np
 
+    from vitcli.errors import UsageError
     from vitcli.fleet.share import share
     from vitcli.jobs.job import Inputs, Running
-    from vitcli.records import Embedded, Failure
+    from vitcli.jobs.texts import texts_of
+    from vitcli.records import Embedded, Failure, ImageRef, TextRef
     from vitcli.sinks.memory import ListSink
     from vitcli.tasks.embed import EmbedJob
 
+    if paths is None and texts is None:
+        raise UsageError("neither paths nor texts are given", "give one of them")
     sink = ListSink()
     share(
         EmbedJob(
-            inputs=Inputs(paths=_texts(paths)),
+            inputs=Inputs(paths=() if paths is None else _texts(paths)),
+            texts=texts_of(texts, clean=text_clean, tokenizer=tokenizer),
             model=model,
             running=Running(**running),
             layers=(layers,) if isinstance(layers, int) else tuple(layers),
@@ -229,9 +243,10 @@ def embed(
     empty = np.empty((0, *shape), np.float32)
     return Embeddings(
         embeddings=np.stack([row.embedding for row in good]).astype(np.float32) if good else empty,
-        paths=tuple(row.ref.path for row in good),
+        paths=tuple(row.ref.path for row in good if isinstance(row.ref, ImageRef)),
         failures=tuple(row for row in sink.rows if isinstance(row, Failure)),
         meta=dict(sink.meta),
+        texts=tuple(row.ref.text for row in good if isinstance(row.ref, TextRef)),
     )
 
 

@@ -189,10 +189,18 @@ class Classified:
 
 
 @dataclass(frozen=True, slots=True)
+class TextRef:
+    """One text: its index in the run, and the text itself."""
+
+    index: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Embedded:
     """The row of `embed`: a vector (D,), or tokens (N, D)."""
 
-    ref: ImageRef
+    ref: ImageRef | TextRef
     embedding: NDArray[np.float32] | NDArray[np.float16]
 
 
@@ -240,6 +248,12 @@ class Kept:
 
 
 Row: TypeAlias = Classified | Embedded | Attended | Failure | Kept
+
+
+def image_of(row: Row) -> ImageRef:
+    """The image of a row that is not a text's."""
+    assert isinstance(row.ref, ImageRef)
+    return row.ref
 
 
 class Sink(Protocol):

@@ -66,8 +66,13 @@ def share(
 def _check(job: SharedJob, ray: str | None) -> None:
     """Raise VitError for a job that workers cannot run, or whose shards cannot be joined."""
     from vitcli.tasks.classify.classify import ClassifyJob
+    from vitcli.tasks.embed import EmbedJob
 
     option = "--devices" if ray is None else "--ray"
+    if isinstance(job, EmbedJob) and job.texts is not None:
+        raise UsageError(
+            f"{option} shares images, and this run embeds texts", f"leave out {option}"
+        )
     if ray is not None:
         check_ray(job)
     for model in job.models if isinstance(job, ClassifyJob) else [job.model]:

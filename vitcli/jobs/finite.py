@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from vitcli.jobs.job import Running
-from vitcli.records import ErrorType, Failure, Row
+from vitcli.records import ErrorType, Failure, Row, image_of
 
 if TYPE_CHECKING:  # imports torch, which a run with nothing to do does not need
     from torch import Tensor
@@ -35,6 +35,6 @@ def overflow(running: Running) -> str:
 def with_failures(rows: Sequence[R], good: Sequence[bool], why: str) -> list[R | Failure]:
     """Replace each row that is not good by a failure."""
     return [
-        row if is_good else Failure(row.ref, ErrorType.NOT_FINITE, why)
+        row if is_good else Failure(image_of(row), ErrorType.NOT_FINITE, why)
         for row, is_good in zip(rows, good, strict=True)
     ]

@@ -126,7 +126,7 @@ class Note:
 class Summary:
     """The counts of a run. `unlisted` counts folders that could not be read; `skipped` pipes,
     sockets and devices that are named like images; `selected` the images that --select took;
-    `earlier` those that an earlier run had done."""
+    `earlier` those that an earlier run had done. `unit` is what a row belongs to."""
 
     done: int
     failed: int
@@ -135,6 +135,7 @@ class Summary:
     skipped: int = 0
     selected: int | None = None
     earlier: int = 0
+    unit: Literal["image", "text"] = "image"
 
     @property
     def total(self) -> int:
@@ -143,4 +144,8 @@ class Summary:
     @property
     def counts(self) -> dict[str, object]:
         """The counts and the seconds, as files of results have them."""
-        return {"images": self.done, "failed": self.failed, "seconds": round(self.seconds, 3)}
+        return {
+            f"{self.unit}s": self.done,
+            "failed": self.failed,
+            "seconds": round(self.seconds, 3),
+        }

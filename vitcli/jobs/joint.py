@@ -10,7 +10,7 @@ from vitcli.models.config import ViTConfig
 if TYPE_CHECKING:  # imports torch, which a run with nothing to do does not need
     from vitcli.checkpoints.load import Model
 
-OTHERS = "models with one: vit models --for words"
+OTHERS = "name a model of images and words with -m (vit models --for words)"
 
 
 def image_width(model: Model) -> int:
@@ -25,7 +25,7 @@ def image_width(model: Model) -> int:
     if config.num_classes:
         raise UsageError(
             f"{model.spec} has a classifier, and no joint space of images and texts",
-            f"leave out --pool joint; {OTHERS}",
+            OTHERS,
         )
     is_compared = isinstance(config, ViTConfig) and (
         bool(config.projection) or (config.pool == "map" and model.text_source is not None)

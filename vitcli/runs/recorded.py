@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 
 from vitcli.interrupts import interrupts
-from vitcli.records import Failure, Kept, Progress, Row
+from vitcli.records import Failure, Kept, Progress, Row, image_of
 from vitcli.runs.journal import Commit
 from vitcli.runs.journal_lines import NOWHERE, Entry, Whole, json_bytes
 from vitcli.runs.kept import KeptRows
@@ -81,7 +81,7 @@ class Recorded:
         for row, is_taken in zip(rows, taken, strict=True):
             length = next(lengths) if is_taken else 0
             is_failed = row.is_failed if isinstance(row, Kept) else isinstance(row, Failure)
-            ref, number = row.ref, None if is_failed else self._good
+            ref, number = image_of(row), None if is_failed else self._good
             stamp = ref.stamp or NOWHERE
             lines.append(json_bytes(Entry(ref.index, ref.path, stamp, start, length, number)))
             start += length

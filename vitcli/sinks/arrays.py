@@ -13,7 +13,7 @@ import os
 import shutil
 import zipfile
 from collections.abc import Mapping, Sequence
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import numpy as np
 
@@ -44,6 +44,11 @@ class ArraySink(FileSink):
     def header(self) -> bytes:
         """The bytes before the data. Their length does not depend on the number of rows."""
         raise TypeError(f"{type(self).__name__} has no header")
+
+    @property
+    def names(self) -> Literal["path", "text"]:
+        """The field of the index that names the rows."""
+        return "text" if self._meta.get("kind") == "text" else "path"
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -111,7 +116,7 @@ class NpySink(ArraySink):
 
 
 class NpzSink(NpySink):
-    """`embeddings` and the `paths` of its rows in one uncompressed `.npz`."""
+    """`embeddings` and the `paths` of its rows, or the `texts`, in one uncompressed `.npz`."""
 
     def wrap(self) -> None:
         """Copy the finished array into the archive, through a buffer of fixed size."""
@@ -120,8 +125,8 @@ class NpzSink(NpySink):
             with archive.open(_entry("embeddings.npy"), "w", force_zip64=True) as entry:
                 self._array.file.seek(0)
                 shutil.copyfileobj(self._array.file, entry, 1 << 20)
-            with archive.open(_entry("paths.npy"), "w", force_zip64=True) as entry:
-                np.lib.format.write_array(entry, self._paths(), allow_pickle=False)
+            with archive.open(_entry(f"{self.names}s.npy"), "w", force_zip64=True) as entry:
+                np.lib.format.write_array(entry, self._named(), allow_pickle=False)
         self._array.replace_by(wrapped, ZIPPED)
 
     @staticmethod
@@ -131,10 +136,10 @@ class NpzSink(NpySink):
         file.seek(int.from_bytes(head[28:30], "little"), os.SEEK_CUR)
         return NpySink.data_start(file)
 
-    def _paths(self) -> np.ndarray:
+    def _named(self) -> np.ndarray:
         with self._index.partial.open("rb") as lines:
             records = map(json.loads, lines)
-            return np.array([r["path"] for r in records if r["row"] is not None], dtype=np.str_)
+            return np.array([r[self.names] for r in records if r["row"] is not None], dtype=np.str_)
 
 
 class SafetensorsSink(ArraySink):

@@ -24,6 +24,8 @@ from vitcli.sinks.text import JsonlSink
 if TYPE_CHECKING:  # an optional dependency
     import pyarrow as pa
 
+IMAGE = {"path": "string", "path_bytes": "binary", "__key__": "string"}
+TEXT = {"text": "string"}
 GROUP_ROWS, GROUP_BYTES = 10_000, 64 << 20
 
 
@@ -47,7 +49,7 @@ class ParquetSink(JsonlSink):
             def predictions(records: Sequence[Mapping[str, Any]]) -> pa.Array:
                 return pa.array([record.get("predictions") for record in records], kind)
 
-            _write(self._file, lines, GROUP_ROWS, pa.field("predictions", kind), predictions)
+            _write(self._file, lines, GROUP_ROWS, IMAGE, pa.field("predictions", kind), predictions)
         return super().complete(meta)
 
 
@@ -81,7 +83,8 @@ class ParquetEmbeddingSink(NpySink):
             )
 
         with self._index.partial.open("rb") as lines:
-            _write(self._array, lines, rows, pa.field("embedding", kind), embeddings)
+            named = TEXT if self.names == "text" else IMAGE
+            _write(self._array, lines, rows, named, pa.field("embedding", kind), embeddings)
 
     @staticmethod
     def data_start(file: BinaryIO) -> int:
@@ -103,16 +106,17 @@ def _write(
     file: PartialFile,
     lines: Iterable[bytes],
     group_rows: int,
+    named: Mapping[str, str],
     field: pa.Field,
     column: Callable[[Sequence[Mapping[str, Any]]], pa.Array],
 ) -> None:
-    """Replace `file` by a table of the rows in `lines`, with the values of `column` as `field`."""
+    """Replace `file` by a table of the rows in `lines`: the columns `named`, then `field` with the
+    values of `column`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     error = pa.struct((("type", pa.string()), ("message", pa.string())))
-    names = [pa.field("path", pa.string()), pa.field("path_bytes", pa.binary())]
-    names.append(pa.field("__key__", pa.string()))
+    names = [pa.field(name, pa.type_for_alias(kind)) for name, kind in named.items()]
     schema = pa.schema([*names, field, pa.field("error", error)])
     made = file.rewrite(TABLE)
     with pq.ParquetWriter(made, schema, compression="zstd") as writer:

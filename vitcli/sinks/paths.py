@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from vitcli.records import Failure, Row
+from vitcli.records import Failure, Row, image_of
 from vitcli.sinks.text import LineSink
 
 
@@ -16,4 +16,4 @@ class PathsSink(LineSink):
 
     def lines(self, row: Row) -> bytes:
         end = b"\0" if self._format.null else b"\n"
-        return b"" if isinstance(row, Failure) else os.fsencode(row.ref.path) + end
+        return b"" if isinstance(row, Failure) else os.fsencode(image_of(row).path) + end

@@ -23,6 +23,8 @@ from vitcli.records import (
     Kept,
     Prediction,
     Row,
+    TextRef,
+    image_of,
 )
 from vitcli.sinks.files import FileSet, PartialFile
 from vitcli.sinks.sink import FileSink
@@ -41,8 +43,10 @@ def path_fields(path: str) -> dict[str, str]:
         return {"path": raw.decode("utf-8", "replace"), "path_bytes": encoded}
 
 
-def name_fields(ref: ImageRef) -> dict[str, str]:
-    """The fields that name an image: its path, and the key of a WebDataset sample."""
+def name_fields(ref: ImageRef | TextRef) -> dict[str, str]:
+    """The fields that name an image: its path, and the key of a WebDataset sample. Or a text."""
+    if isinstance(ref, TextRef):
+        return {"text": ref.text}
     fields = path_fields(ref.path)
     return fields | {"__key__": path_fields(ref.key)["path"]} if ref.key else fields
 
@@ -161,7 +165,7 @@ class CsvSink(LineSink):
         return self.lines(Classified(ref, tuple(Prediction(**p) for p in record["predictions"])))
 
     def _records(self, row: Row) -> Iterator[tuple[object, ...]]:
-        path = row.ref.path
+        path = image_of(row).path
         if isinstance(row, Failure):
             yield path, "", "", "", "", f"{row.type}: {row.message}"
         elif isinstance(row, Classified):
@@ -201,7 +205,9 @@ class VectorJsonlSink(LineSink):
             return json_line(record)
         assert isinstance(row, Embedded)
         if not np.isfinite(row.embedding).all():
-            raise OutputError(f"the embedding of {row.ref.path} holds NaN or infinity")
+            raise OutputError(
+                f"the embedding of {next(iter(record.values()))} holds NaN or infinity"
+            )
         head = json_line(record).removesuffix(b"}\n")
         return head + b',"embedding":' + self._array(row.embedding) + b"}\n"
 

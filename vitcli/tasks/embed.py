@@ -20,12 +20,14 @@ from vitcli.jobs.listing import list_inputs
 from vitcli.jobs.loading import Spec, describe_model, load_model, open_model
 from vitcli.jobs.outputs import output_of
 from vitcli.jobs.run import Computation, Run
+from vitcli.jobs.texts import Texts
 from vitcli.jobs.writing import write_rows
 from vitcli.records import Batch, Embedded, Failure, Sink
 from vitcli.runs.shard import Resuming
 from vitcli.sinks import EMBEDDINGS, choose_format
 from vitcli.sinks.format import Format
 from vitcli.stores import Place, Url
+from vitcli.tasks.embed_texts import TOO_LARGE, embed_texts
 
 if TYPE_CHECKING:  # for types only: importing these is slow
     from vitcli.checkpoints.load import Model
@@ -35,7 +37,6 @@ if TYPE_CHECKING:  # for types only: importing these is slow
 EmbedPooling: TypeAlias = "Pooling | Literal['joint']"
 """How an image becomes a row; *joint* is the vector that is compared with those of texts."""
 NUMPY_DTYPE = {"fp32": "float32", "fp16": "float16"}
-TOO_LARGE = "the features are too large for --store fp16: --store fp32 has room for them"
 # Packages whose versions are in the meta file.
 RECORDED = ("torch", "numpy", "pillow")
 
@@ -45,7 +46,7 @@ class EmbedJob:
     """One run of `vit embed`. `layers` are numbered like Hugging Face's `hidden_states`: 0 is the
     embedding output, i the output of block i, -1 that of the last. `pool=None` pools as the model
     does; *joint* returns what transformers' `get_image_features` and open_clip's `encode_image`
-    return."""
+    return. With `texts`, these are embedded in the joint space, and no images."""
 
     command: ClassVar[str] = "embed"
 
@@ -58,6 +59,7 @@ class EmbedJob:
     norm: bool = True
     l2: bool = False
     store: Literal["fp32", "fp16"] = "fp32"
+    texts: Texts | None = None
     out: Place | None = None
     format: str | None = None
     overwrite: bool = False
@@ -72,6 +74,34 @@ class EmbedJob:
             raise UsageError("--pool joint reads the last layer", "leave out --layer and --layers")
         if self.pool == "joint" and not self.norm:
             raise UsageError("--pool joint needs the model's final norm", "leave out --no-norm")
+        if self.texts is not None:
+            self._check_texts()
+
+    def _check_texts(self) -> None:
+        """Raise UsageError for an option that has no meaning for texts."""
+        running, resuming = self.running, self.resuming
+        has_inputs = bool(self.inputs.paths) and not self.inputs.is_implied
+        of_images = {
+            "INPUTS": has_inputs or self.inputs.files_from is not None,
+            "--layer": self.layers != (-1,),
+            f"--pool {self.pool}": self.pool not in (None, "joint"),
+            "--no-norm": not self.norm,
+            f"--engine {running.engine}": running.engine != "torch",
+            f"--quantize {running.quantize}": running.quantize is not None,
+            f"--dtype {running.dtype}": running.dtype not in ("fp32", "auto"),
+            "--compile": running.compile,
+            "--resume": resuming.resume,
+            f"--shard {resuming.shard}": resuming.shard is not None,
+        }
+        for option in (option for option, is_given in of_images.items() if is_given):
+            raise UsageError(
+                f"{option} is for images, and this run embeds texts (--text, --texts)",
+                f"leave out {option}; the variables VIT_TEXT and VIT_TEXTS count, too",
+            )
+        if isinstance(self.out, Url):
+            raise UsageError(
+                f"texts are written to a file, not to {self.out}", "name a file with --out"
+            )
 
     def output_format(self) -> Format:
         """The format of the output. Raises UsageError for an unknown one."""
@@ -83,10 +113,20 @@ def embed(job: EmbedJob, reporter: Reporter = SILENT, sink: Sink | None = None) 
 
     Raises VitError for errors that end the run; an image that fails is a line of the index.
     """
-    listing = list_inputs(job.inputs, reporter.note, shard=job.resuming.shard)
-    run = Run(job.inputs, job.running, reporter, listing)
     assert not isinstance(job.out, Url)  # fleet/share.py gives a local file, and uploads it later
     output = output_of(job, job.out, job.output_format())
+    if job.texts is not None:
+        return embed_texts(
+            *(job.texts, job.model, job.options, job.running),
+            output=output,
+            sink=sink,
+            reporter=reporter,
+            l2=job.l2,
+            dtype=NUMPY_DTYPE[job.store],
+            described=versions(),
+        )
+    listing = list_inputs(job.inputs, reporter.note, shard=job.resuming.shard)
+    run = Run(job.inputs, job.running, reporter, listing)
     load, offline = partial(_computation, job, run), job.options.offline
     return write_rows(run, output, [job.model], load, sink=sink, offline=offline)
 

@@ -26,7 +26,7 @@ from vitcli.jobs.run import Computation, Run
 from vitcli.models.mae import MaskedAutoencoder, mask_of
 from vitcli.models.normalise import Normalisation
 from vitcli.models.prepare import DTYPES, Prepared, choose_device, choose_dtype
-from vitcli.records import Batch, Classified, Failure, Row
+from vitcli.records import Batch, Classified, Failure, Row, image_of
 from vitcli.render.heat import file_bytes
 from vitcli.render.sheet import captioned
 from vitcli.sinks.memory import NoSink
@@ -68,7 +68,7 @@ class PanelSink(NoSink):
         for row in rows:
             picture = self.pictures.pop(row.ref.index, None)
             if picture is not None:
-                file = self._named(row.ref.path)
+                file = self._named(image_of(row).path)
                 with explained(file.parent):
                     file.parent.mkdir(parents=True, exist_ok=True)
                 write_whole(file, picture)

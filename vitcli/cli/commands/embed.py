@@ -80,7 +80,7 @@ FormatOpt = Annotated[
 ]
 
 
-@g.with_devices
+@g.with_texts
 def embed(
     common: g.Common,
     model: o.ModelSpec = DEFAULT_MODEL,
@@ -93,7 +93,7 @@ def embed(
     format: FormatOpt = None,
     store: StoreOpt = "fp32",
 ) -> None:
-    """Extract features: a vector or a grid of tokens per image.
+    """Extract features: a vector or a grid of tokens per image. Or a vector per text (--text).
 
     feats.index.jsonl, with a line for every input, and feats.meta.json are written next to
     feats.npy.
@@ -107,7 +107,7 @@ def embed(
         raise UsageError("features are not printed on a terminal", "use --out feats.npy, or a pipe")
     asked = parse_layers(layers) if layers is not None else (-1 if layer is None else layer,)
     with common.screen as screen:
-        if not common.is_shared:
+        if not common.is_shared and common.texts is None:
             start_workers(common.running)
         from vitcli.fleet.share import share
         from vitcli.tasks.embed import EmbedJob
@@ -122,6 +122,7 @@ def embed(
             norm=norm,
             l2=l2,
             store=store,
+            texts=common.texts,
             out=place,
             format=format,
             overwrite=common.overwrite,

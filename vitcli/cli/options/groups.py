@@ -28,11 +28,13 @@ from vitcli.cli.options.parse import (
     parse_tolerance,
     parse_workers,
 )
+from vitcli.cli.options.texts import texts
 from vitcli.cli.options.words import words
 from vitcli.cli.screen import report
 from vitcli.cli.screen.screen import Screen
 from vitcli.errors import UsageError
 from vitcli.jobs.job import DEFAULT_BATCH_SIZE, Inputs, ModelOptions, Running
+from vitcli.jobs.texts import Texts
 from vitcli.jobs.words import Words
 from vitcli.records import Limits
 from vitcli.runs.shard import Resuming, parse_shard, shard_of_environment
@@ -198,6 +200,7 @@ class Common:
     devices: tuple[str, ...] = ()
     ray: str | None = None
     words: Words | None = None
+    texts: Texts | None = None
 
     @property
     def is_shared(self) -> bool:
@@ -205,7 +208,12 @@ class Common:
         return self.ray is not None or len(self.devices) > 1
 
     def __post_init__(self) -> None:
-        if self.inputs.is_implied:  # before reading: a pipe may stay silent
+        if self.inputs.is_implied and self.texts is None:
+            if not self.inputs.paths:
+                raise UsageError(
+                    "no images are given", "name files or directories, or - for a list on stdin"
+                )
+            # Before reading: a pipe may stay silent.
             self.screen.note("no images are given: reading a list of paths from standard input")
 
 
@@ -230,6 +238,17 @@ def with_words(command: Callable[..., None]) -> Callable[..., None]:
     """Like `with_devices`, for a command that takes classes in words."""
     groups = (overwrite, inputs, model_options, running, screen, resuming, devices, ray, words)
     return _spelled(command, groups, Common)
+
+
+def with_texts(command: Callable[..., None]) -> Callable[..., None]:
+    """Like `with_devices`, for a command that takes texts, too."""
+    groups = (overwrite, inputs, model_options, running, screen, resuming, devices, ray, texts)
+
+    def gather(*read: Any) -> Common:
+        *shared, given = read
+        return Common(*shared, **{"texts": given})
+
+    return _spelled(command, groups, gather)
 
 
 def with_data(command: Callable[..., None]) -> Callable[..., None]:
@@ -300,9 +319,9 @@ def _check_summary(common: Common | WithData, values: Mapping[str, object]) -> N
         place = common.resuming.shard.named(place)
     specs = [Path(str(spec)) for spec in (models if isinstance(models, list) else [models])]
     own = {name: Path(value) for name, value in values.items() if isinstance(value, str | Path)}
-    words = common.words if isinstance(common, Common) else None
-    files = {"labels": common.model.labels, "head": common.model.head, "words": words}
-    options: dict[str, object] = {**own, **files}
+    options: dict[str, object] = {**own, "labels": common.model.labels, "head": common.model.head}
+    if isinstance(common, Common):
+        options |= {"words": common.words, "texts": common.texts}
     report.check_apart(
         common.screen.report,
         [path for path in (place, html) if isinstance(path, Path)],

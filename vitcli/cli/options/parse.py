@@ -132,14 +132,10 @@ def parse_tolerance(max_errors: str | None, on_error: OnError) -> Tolerance:
 
 
 def check_paths(paths: list[str] | None, files_from: str | None) -> tuple[str, ...]:
-    """Return the paths, or `-` if there are none and standard input is a pipe or a file. Raise
-    UsageError if there is nothing to read, or if the list would come from a terminal."""
+    """Return the paths; if there are none and standard input is a pipe or a file, `-`. Raise
+    UsageError if the list would come from a terminal."""
     if not paths and files_from is None:
-        if _has_list():
-            return ("-",)
-        raise UsageError(
-            "no images are given", "name files or directories, or - for a list on stdin"
-        )
+        return ("-",) if _has_list() else ()
     if "-" in (*(paths or ()), files_from) and (sys.stdin is None or sys.stdin.isatty()):
         raise UsageError(
             "paths expected on stdin", "pipe them in: find photos -name '*.jpg' | vit ... -"

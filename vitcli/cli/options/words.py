@@ -88,7 +88,7 @@ def words(
 ) -> Words | None:
     """The classes in words; None if there are none. Raises UsageError for options that contradict
     each other or have no effect, and the errors of `read_classes`."""
-    texts = classes or _lines(CLASSES)
+    texts = classes or lines(CLASSES)
     if texts and classes_file is not None:
         raise UsageError(
             "--classes and --classes-file are both given",
@@ -103,7 +103,7 @@ def words(
             option = "--template" if template else idle[0]
             raise UsageError(f"{option} has no effect without classes", "add --classes TEXT")
         return None
-    several = template or _lines(TEMPLATE)
+    several = template or lines(TEMPLATE)
     if several and templates is not None:
         raise UsageError(
             "--template and --templates are both given",
@@ -118,6 +118,6 @@ def words(
     )
 
 
-def _lines(variable: str) -> list[str]:
+def lines(variable: str) -> list[str]:
     """The lines of an environment variable that are not blank."""
     return [line for line in os.environ.get(variable, "").splitlines() if line.strip()]

@@ -148,12 +148,12 @@ class Screen:
             self._print(
                 f"vit: {kind}: {shortened(where)}: {shortened(printable(first.message))}{more}"
             )
-        fresh = summary.total - summary.earlier
-        rate = f", {fresh / summary.seconds:,.1f} images/s" if fresh else ""
+        fresh, unit = summary.total - summary.earlier, summary.unit
+        rate = f", {fresh / summary.seconds:,.1f} {unit}s/s" if fresh else ""
         done = (
-            f"{summary.done:,} of {summary.total:,} images done, {summary.failed:,} failed"
+            f"{summary.done:,} of {summary.total:,} {unit}s done, {summary.failed:,} failed"
             if summary.failed
-            else f"{summary.total:,} image{'s' * (summary.total != 1)}"
+            else f"{summary.total:,} {unit}{'s' * (summary.total != 1)}"
         )
         earlier = f", {summary.earlier:,} of them before" if summary.earlier else ""
         chosen = f", {summary.selected:,} selected" if summary.selected is not None else ""

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from vitcli.checkpoints.catalogue import CatalogueEntry
 from vitcli.errors import printable, shortened
-from vitcli.records import Classified, Failure, Row
+from vitcli.records import Classified, Failure, Row, image_of
 from vitcli.sinks.memory import NoSink
 
 MAX_NAME = 200  # bytes of a label
@@ -39,7 +39,7 @@ class TableSink(NoSink):
         self._console.print(table)
 
     def _add(self, table: Table, row: Row) -> None:
-        path = Text(printable(row.ref.path))
+        path = Text(printable(image_of(row).path))
         if isinstance(row, Failure):
             reason = Text(f"{row.type}: {printable(shortened(row.message))}", style="red")
             table.add_row(path, "", *([""] * self._bars), reason)

@@ -1,0 +1,60 @@
+"""The options for texts to embed. They build `Texts`, and find mistakes before anything loads."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vitcli.cli.options.words import OTHERS, TextCleanOpt, Tokenizer, lines
+from vitcli.errors import UsageError
+from vitcli.jobs.texts import Texts, read_texts
+
+TEXT = "VIT_TEXT"
+TextOpt = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--text",
+        help=f"Embed this text, not images: with a text tower; repeatable. (env var: {TEXT})",
+        metavar="TEXT",
+    ),
+]
+TextsOpt = Annotated[
+    str | None,
+    typer.Option(
+        "--texts",
+        help="Embed the texts of a file, one a line; - is standard input.",
+        envvar="VIT_TEXTS",
+        metavar="FILE",
+    ),
+]
+
+
+def texts(
+    text: TextOpt = None,
+    texts: TextsOpt = None,
+    text_clean: TextCleanOpt = None,
+    tokenizer: Tokenizer = None,
+) -> Texts | None:
+    """The texts to embed; None if there are none. Raises UsageError for options that contradict
+    each other or have no effect, and the errors of `read_texts`."""
+    several = text or lines(TEXT)
+    if several and texts is not None:
+        raise UsageError(
+            "--text and --texts are both given",
+            f"use one of them; the variables {TEXT} and {TEXT}S count, too",
+        )
+    if not several and texts is None:
+        given = {"--text-clean": text_clean, "--tokenizer": tokenizer}
+        for name in given:
+            if given[name] is not None and OTHERS[name] not in os.environ:
+                raise UsageError(f"{name} has no effect without texts", "add --text TEXT")
+        return None
+    return Texts(
+        texts=tuple(several) if texts is None else read_texts(texts),
+        clean=text_clean,
+        tokenizer=tokenizer,
+        file=None if texts in (None, "-") else Path(str(texts)),
+    )
