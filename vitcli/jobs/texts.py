@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -88,8 +90,10 @@ def _read(name: str, where: str) -> str:
     if name == "-" and (sys.stdin is None or sys.stdin.isatty()):
         raise UsageError("texts are expected on standard input", "pipe them in, a text a line")
     try:
-        data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
-        text = data.decode("utf-8-sig")
+        with open(0 if name == "-" else name, "rb", closefd=name != "-") as file:
+            if stat.S_ISCHR(os.fstat(file.fileno()).st_mode):
+                raise InputError(f"{where} is a device, not a list of texts")
+            text = file.read().decode("utf-8-sig")
     except FileNotFoundError:
         raise InputError(f"no such file: {where}") from None
     except (OSError, ValueError) as error:

@@ -116,7 +116,7 @@ class NpySink(ArraySink):
 
 
 class NpzSink(NpySink):
-    """`embeddings` and the `paths` of its rows in one uncompressed `.npz`; of texts, the `texts`."""
+    """`embeddings` and the `paths` of its rows, or the `texts`, in one uncompressed `.npz`."""
 
     def wrap(self) -> None:
         """Copy the finished array into the archive, through a buffer of fixed size."""

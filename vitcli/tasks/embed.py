@@ -96,7 +96,7 @@ class EmbedJob:
         for option in (option for option, is_given in of_images.items() if is_given):
             raise UsageError(
                 f"{option} is for images, and this run embeds texts (--text, --texts)",
-                f"leave out {option}",
+                f"leave out {option}; the variables VIT_TEXT and VIT_TEXTS count, too",
             )
         if isinstance(self.out, Url):
             raise UsageError(

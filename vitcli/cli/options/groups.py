@@ -244,7 +244,12 @@ def with_words(command: Callable[..., None]) -> Callable[..., None]:
 def with_texts(command: Callable[..., None]) -> Callable[..., None]:
     """Like `with_devices`, for a command that takes texts, too."""
     groups = (overwrite, inputs, model_options, running, screen, resuming, devices, ray, texts)
-    return _spelled(command, groups, lambda *read: Common(*read[:-1], None, read[-1]))
+
+    def gather(*read: Any) -> Common:
+        *shared, given = read
+        return Common(*shared, **{"texts": given})
+
+    return _spelled(command, groups, gather)
 
 
 def with_data(command: Callable[..., None]) -> Callable[..., None]:
