@@ -36,6 +36,7 @@ ROOMS = {
     "typer": {"cli"},
     "rich": {"cli"},
     "huggingface_hub": {"checkpoints"},
+    "tokenizers": {"checkpoints"},
     "safetensors": {"checkpoints", "sinks", "demo"},
     "PIL": {"images", "render", "demo"},
     "jinja2": {"render"},

@@ -106,8 +106,8 @@ def _repair_once(text: str, is_markup: bool) -> str:
 
 @cache
 def _replacements() -> dict[int, str]:
-    """What single characters become: C1 controls those of Windows-1252, ligatures their letters,
-    wide and narrow forms the usual ones, curly quotes straight ones."""
+    """The replacements of single characters: C1 controls by those of Windows-1252, ligatures by
+    their letters, wide and narrow forms by the usual ones, curly quotes by straight ones."""
     table = {code: bytes([code]).decode("cp1252", "replace") for code in range(0x80, 0xA0)}
     table = {code: letter for code, letter in table.items() if letter != "\ufffd"}
     table |= {ord(pair): unicodedata.normalize("NFKC", pair) for pair in LIGATURES} | {0xFB05: "ſt"}

@@ -38,7 +38,7 @@ DEFAULTS: Mapping[tuple[TextFamily, Library], TextClean] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenRecipe:
-    """What a text tower reads.
+    """The input of a text tower.
 
     context_length, vocab_size: the sizes of its tables. eos_id: the token at which it pools, if the
     config names one. library: which one's rules hold; OpenAI's and Meta's are open_clip's.

@@ -140,7 +140,7 @@ def _check_ids(built: Built, recipe: TokenRecipe) -> None:
     # SigLIP's multilingual models have no rows for the last 100 pieces of mT5, which are reserved.
     beyond = [name for name, index in built.backend.get_vocab().items()
               if index >= recipe.vocab_size and not is_reserved(name)]  # fmt: skip
-    if beyond:
+    if beyond or max(built.eos_id, built.pad_id) >= recipe.vocab_size:
         raise CheckpointError(
             f"{built.file} has {built.backend.get_vocab_size():,} tokens, and the text tower "
             f"{recipe.vocab_size:,}",
