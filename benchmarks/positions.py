@@ -17,7 +17,8 @@ from dataclasses import replace
 
 import torch
 
-from vitcli.models.config import Rope, ViTConfig
+from vitcli.models.block_config import Rope
+from vitcli.models.config import ViTConfig
 from vitcli.models.prepare import Prepared, prepare
 from vitcli.models.vit import VisionTransformer
 from vitcli.records import Preprocess

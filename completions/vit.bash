@@ -48,6 +48,12 @@ _vit() {
         "classify --shard") compopt -o default; return ;;
         "classify --devices") compopt -o default; return ;;
         "classify --ray") compopt -o default; return ;;
+        "classify --classes") compopt -o default; return ;;
+        "classify --classes-file") compopt -o default; return ;;
+        "classify --template") compopt -o default; return ;;
+        "classify --templates") COMPREPLY=($(compgen -W "simple openai none" -- "$cur")); return ;;
+        "classify --text-clean") COMPREPLY=($(compgen -W "canonical hf open_clip none" -- "$cur")); return ;;
+        "classify --tokenizer") compopt -o default; return ;;
         "embed -m"|"embed --model") compopt -o default; return ;;
         "embed --layer") compopt -o default; return ;;
         "embed --layers") compopt -o default; return ;;
@@ -257,7 +263,7 @@ _vit() {
         "models --for") COMPREPLY=($(compgen -W "speed accuracy memory resolution features" -- "$cur")); return ;;
     esac
     case "$command" in
-        "classify") words="-m --model -k --top-k -o --out --format --scores --threshold --select --paths-only --html --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --allow-outside --max-errors --on-error --layout --labels --image-size --patch-size --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --resume --retry-failed --keep-missing --shard --devices --ray -h --help" ;;
+        "classify") words="-m --model -k --top-k -o --out --format --scores --threshold --select --paths-only --html --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --allow-outside --max-errors --on-error --layout --labels --image-size --patch-size --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --resume --retry-failed --keep-missing --shard --devices --ray --classes --classes-file --template --templates --text-clean --tokenizer -h --help" ;;
         "embed") words="-m --model --layer --layers --pool --norm --no-norm --l2 -o --out --format --store --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --allow-outside --max-errors --on-error --layout --labels --image-size --patch-size --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --resume --retry-failed --keep-missing --shard --devices --ray -h --help" ;;
         "attention") words="-m --model -o --out --method --layer --heads --query --class --discard-ratio --style --alpha --mass --colormap --size --format --raw --html --show --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --allow-outside --max-errors --on-error --layout --labels --image-size --patch-size --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --resume --retry-failed --keep-missing --shard -h --help" ;;
         "merge") words="-o --out --overwrite -q --quiet -h --help" ;;

@@ -52,7 +52,7 @@ def test_the_shell_accepts_the_script(shell: str, name: str) -> None:
     [
         ("vit cl", "classify"),
         ("vit embed --pool c", "cls cls+mean"),
-        ("vit classify --to", "--top-k"),
+        ("vit classify --top", "--top-k"),
         ("vit embed --sto", "--store"),
         ("vit models p", "pull"),
         ("vit models --for sp", "speed"),

@@ -30,6 +30,8 @@ def test_the_wheel_is_whole_and_small(wheel: Path) -> None:
         "vitcli/demo/preprocessor_config.json",
         "vitcli/demo/README.md",
         "vitcli/checkpoints/imagenet_1k.txt",
+        "vitcli/jobs/templates/openai.txt",
+        "vitcli/jobs/templates/simple.txt",
         "vitcli/render/templates/frame.html",
         "vitcli/render/templates/chart.svg",
     ):

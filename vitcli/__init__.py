@@ -29,9 +29,10 @@ if TYPE_CHECKING:
 
     from vitcli.checkpoints.load import Model
     from vitcli.images.stream import ImageStream
+    from vitcli.jobs.words import Classes
     from vitcli.models.attention import Heads
     from vitcli.models.vit import Pooling
-    from vitcli.records import Attended, Classified, Failure
+    from vitcli.records import Attended, Classified, Failure, TextClean
     from vitcli.render.heat import Colours
     from vitcli.render.styles import StyleName
     from vitcli.tasks.attention.query import Layer, Method
@@ -136,6 +137,10 @@ def classify(
     model: str | Model | Sequence[str | Model] = "google/vit-base-patch16-224",
     top_k: int = 5,
     scores: Literal["prob", "logit"] = "prob",
+    classes: Classes | None = None,
+    templates: str | Sequence[str] | None = None,
+    text_clean: TextClean | None = None,
+    tokenizer: str | None = None,
     devices: Literal["all"] | Sequence[str] = (),
     ray: str | None = None,
     **running: Unpack[RunningOptions],
@@ -146,10 +151,14 @@ def classify(
     and `predictions`, or `Failure` with `type` and `message`. The probabilities of several models
     are averaged. devices ("all", or ["cuda:0", "cuda:1"]): one process for each shares the work.
     ray: the address of a Ray cluster whose workers share it. Both need names of models, not loaded
-    ones. Raises VitError for an error that ends the run.
+    ones. classes: for a model with a text tower, the labels in words (["cat", "a red car"]), or
+    phrases for each label ({"car": ["a car", "a van"]}). templates: "simple", "openai", "none", or
+    templates such as "a photo of a {}."; the texts of a class are averaged. text_clean, tokenizer:
+    instead of the model's. Raises VitError for an error that ends the run.
     """
     from vitcli.fleet.share import share
     from vitcli.jobs.job import Inputs, Running
+    from vitcli.jobs.words import words_of
     from vitcli.records import Classified, Failure
     from vitcli.sinks.memory import ListSink
     from vitcli.tasks.classify.classify import ClassifyJob
@@ -163,6 +172,7 @@ def classify(
             running=Running(**running),
             top_k=top_k,
             scores=scores,
+            words=words_of(classes, templates=templates, clean=text_clean, tokenizer=tokenizer),
         ),
         devices=_texts(devices),
         ray=ray,

@@ -255,6 +255,8 @@ class Sink(Protocol):
 Resample = Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"]
 Fit = Literal["squash", "shortest", "cover", "contain"]
 Decode = Literal["exact", "fast"]
+TextClean = Literal["canonical", "hf", "open_clip", "none"]
+"""How a text is cleaned before its tokens, by the library that does so."""
 Resizer = Literal["pillow", "torch", "floats"]
 RESIZERS: dict[Resizer, str] = {
     "pillow": "bytes with Pillow",

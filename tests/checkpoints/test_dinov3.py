@@ -19,7 +19,7 @@ from tests.fixtures.tiny import tiny_hf
 from tests.fixtures.weights import pixels
 from vitcli.checkpoints.layouts.dinov3 import rope_of
 from vitcli.checkpoints.load import Model, load
-from vitcli.models.config import Rope
+from vitcli.models.block_config import Rope
 from vitcli.tasks.convert import ConvertJob, convert
 
 EXACT = 1e-5

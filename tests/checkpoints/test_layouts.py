@@ -21,7 +21,8 @@ from vitcli.checkpoints.layouts import timm as timm_layout
 from vitcli.checkpoints.layouts.layout import RARE
 from vitcli.checkpoints.load import load
 from vitcli.errors import CheckpointError
-from vitcli.models.config import Rope, ViTConfig
+from vitcli.models.block_config import Rope
+from vitcli.models.config import ViTConfig
 
 TinyModel = Callable[[str], Path]
 
@@ -65,6 +66,7 @@ def test_a_rare_part_is_an_obstacle_in_words_to_every_layout_that_lacks_it(field
     usual, obstacle = RARE[field]
     odd = {"pos_prefix": 0, "rope": Rope(), "qkv_bias": False, "projection": 8}
     odd[field] = ODD.get(field, not usual)
+    odd["num_classes"] = int(field == "cosine_head")
     for layout in LAYOUTS:
         if layout.writer and layout.writer.kind is ViTConfig and field not in layout.writer.rare:
             assert obstacle in layout.writer.obstacles(replace(config, **odd)), layout.name

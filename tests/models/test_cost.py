@@ -13,8 +13,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from vitcli.checkpoints.load import load
-from vitcli.models.config import SwinConfig, ViTConfig
+from vitcli.models.config import ViTConfig
 from vitcli.models.cost import cost, multiply_adds, parameters
+from vitcli.models.swin_config import SwinConfig
 from vitcli.models.vit import VisionTransformer
 
 TINY = ViTConfig(

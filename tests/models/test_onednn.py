@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from tests.fixtures.tiny import randomise
 from vitcli.errors import DeviceError
 from vitcli.models import onednn
-from vitcli.models.config import SwinConfig, ViTConfig
+from vitcli.models.config import ViTConfig
 from vitcli.models.network import Network
 from vitcli.models.prepare import Prepared, prepare
 from vitcli.models.swin import SwinTransformer
+from vitcli.models.swin_config import SwinConfig
 from vitcli.models.vit import VisionTransformer
 from vitcli.records import PixelArray, Preprocess
 

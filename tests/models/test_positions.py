@@ -10,7 +10,8 @@ import torch
 
 from vitcli.errors import UsageError
 from vitcli.models import attention, onednn
-from vitcli.models.config import Rope, ViTConfig
+from vitcli.models.block_config import Rope
+from vitcli.models.config import ViTConfig
 from vitcli.models.cost import parameters
 from vitcli.models.training import with_checkpoints, with_products
 from vitcli.models.vit import VisionTransformer

@@ -24,9 +24,9 @@ from tests.fixtures.weights import pixels, weight
 from tests.models.goldens import SWIN, SWIN_NAMES, Golden
 from vitcli.checkpoints.load import Model, load
 from vitcli.errors import CheckpointError, UsageError
-from vitcli.models.config import SwinConfig
 from vitcli.models.pos_embed import resize_bias_table
 from vitcli.models.swin import SwinTransformer
+from vitcli.models.swin_config import SwinConfig
 from vitcli.models.vit import Pooling
 from vitcli.models.windows import windows_of
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -15,6 +15,7 @@ from vitcli.checkpoints.layouts.layout import Decoder, Json, MissingTensor, Reco
 from vitcli.errors import CheckpointError, listed
 from vitcli.models.config import Config
 from vitcli.models.network import Network, network_of
+from vitcli.models.text import TextConfig, TextTransformer
 from vitcli.models.vit import VisionTransformer
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -37,9 +38,14 @@ def build(
 ) -> Network:
     """Build the network. Nothing is allocated before the shapes agree, so a config with false sizes
     costs nothing. Raises CheckpointError for missing, misshapen or surplus tensors."""
-    with torch.device("meta"), _Uninitialised():
-        network = network_of(config)
-    return _filled(network, tensors, spelling)
+    return _filled(lambda: network_of(config), tensors, spelling)
+
+
+def build_text(
+    config: TextConfig, tensors: Mapping[str, Tensor], spelling: Spelling
+) -> TextTransformer:
+    """Build a text transformer as strictly."""
+    return _filled(lambda: TextTransformer(config), tensors, spelling)
 
 
 def with_decoder(
@@ -56,7 +62,7 @@ def with_decoder(
             empty, join = decoder.parts(network.config, tensors, json)
     except MissingTensor as error:
         raise missing(error, spelling) from None
-    return join(network, _filled(empty, tensors, spelling)).eval()
+    return join(network, _filled(lambda: empty, tensors, spelling)).eval()
 
 
 def missing(error: MissingTensor, spelling: Spelling) -> CheckpointError:
@@ -64,8 +70,12 @@ def missing(error: MissingTensor, spelling: Spelling) -> CheckpointError:
     return CheckpointError(f"{spelling.name(error.name)} is missing", NOT_WHOLE)
 
 
-def _filled(network: Module, tensors: Mapping[str, Tensor], spelling: Spelling) -> Module:
-    """Fill a module on `meta` with exactly these tensors."""
+def _filled(
+    make: Callable[[], Module], tensors: Mapping[str, Tensor], spelling: Spelling
+) -> Module:
+    """Make a module without memory, and fill it with exactly these tensors."""
+    with torch.device("meta"), _Uninitialised():
+        network = make()
     expected = {name: tuple(p.shape) for name, p in network.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     absent = {name: shape for name, shape in expected.items() if name not in found}

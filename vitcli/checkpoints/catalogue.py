@@ -11,8 +11,10 @@ from dataclasses import dataclass, replace
 from importlib.resources import files
 from typing import Any
 
-from vitcli.models.config import Config, Rope, SwinConfig, ViTConfig
+from vitcli.models.block_config import Rope
+from vitcli.models.config import Config, ViTConfig
 from vitcli.models.cost import multiply_adds, parameters
+from vitcli.models.swin_config import SwinConfig
 
 # What was measured, and in which order `vit models --for features` lists it.
 MEASURES = ("top-1", "ReaL", "linear", "k-NN", "zero-shot", "")

@@ -38,12 +38,20 @@ from vitcli.checkpoints.scoring import (
     score_function,
 )
 from vitcli.checkpoints.tensors import read_weights, without
+from vitcli.checkpoints.text.tower import TextSource, text_source
 from vitcli.errors import CheckpointError, UsageError
-from vitcli.models.config import Config, FieldError, SwinConfig
+from vitcli.models.config import Config
+from vitcli.models.fields import FieldError
 from vitcli.models.network import Network
 from vitcli.models.patch_size import change_patch_size
+from vitcli.models.swin_config import SwinConfig
+from vitcli.models.text import TextTransformer
 from vitcli.records import Decode, Preprocess, Size, by
 
+_WITH_TEXT = (
+    "models with one are google/siglip2-base-patch16-224, openai/clip-vit-base-patch32 and others: "
+    "vit models --for words"
+)
 FLEXIVIT_PATCHES = range(8, 49)  # the patch sizes that a FlexiViT was trained on
 ONE_PATCH = re.compile(r"flexivit_\w+\.patch\d")
 
@@ -74,6 +82,7 @@ class Model:
 
     `reconstruction` is `network` with the decoder of masked pre-training, if the decoder was kept.
     `problem_type` comes from the config: the problem that the classifier was trained for.
+    `text_source` is where the text tower is, if there is one.
     """
 
     spec: str
@@ -87,6 +96,7 @@ class Model:
     provenance: Provenance = Provenance()
     reconstruction: Reconstruction | None = None
     problem_type: ProblemType | None = None
+    text_source: TextSource | None = None
 
     @property
     def config(self) -> Config:
@@ -95,7 +105,23 @@ class Model:
     @property
     def score_function(self) -> ScoreFunction:
         """The function that turns the logits into scores."""
+        if self.config.cosine_head:
+            return self.words().similarity.function
         return score_function(self.problem_type, self.config.num_classes)
+
+    @cached_property
+    def text(self) -> TextTransformer:
+        """The text tower, read on first use. Raises CheckpointError for a model without one."""
+        with _naming(self.spec):
+            return self.words().read()
+
+    def words(self) -> TextSource:
+        """Where the text tower is. Raises CheckpointError for a model without one."""
+        if self.text_source is None:
+            raise CheckpointError(
+                f"{self.spec} has no text tower: it cannot compare images with words", _WITH_TEXT
+            )
+        return self.text_source
 
     @cached_property
     def sha256(self) -> str:
@@ -204,6 +230,9 @@ def load(
         ),
         reconstruction=reconstruction,
         problem_type=problem_type,
+        text_source=text_source(
+            checkpoint, detected, parts.spelling.theirs, parts.renamed, tuple(drop)
+        ),
     )
 
 

@@ -21,7 +21,8 @@ from vitcli.checkpoints.preprocess.hf import to_hf
 from vitcli.checkpoints.preprocess.timm import to_timm
 from vitcli.checkpoints.scoring import DESCRIBED
 from vitcli.errors import CheckpointError
-from vitcli.models.config import Config, SwinConfig, ViTConfig
+from vitcli.models.config import Config, ViTConfig
+from vitcli.models.swin_config import SwinConfig
 
 FileDtype = Literal["fp32", "fp16", "bf16"]
 TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}

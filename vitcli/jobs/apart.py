@@ -10,6 +10,7 @@ from vitcli.checkpoints.resolve import CONFIGS, JSONS, WEIGHTS, resolve
 from vitcli.errors import OutputError, printable
 from vitcli.files import PARTIAL, real
 from vitcli.jobs.job import Inputs, ModelOptions
+from vitcli.jobs.words import Words
 from vitcli.runs.journal import JOURNAL, journal_of
 from vitcli.runs.lock import LOCK
 from vitcli.sinks.files import TABLE, ZIPPED
@@ -55,6 +56,8 @@ def read_of_options(options: Mapping[str, object]) -> Iterator[Read]:
     for name, value in options.items():
         if isinstance(value, Path):
             yield value, f"the file of --{name.replace('_', '-')}"
+        if isinstance(value, Words):
+            yield from value.files_read()
 
 
 def written_of(names: Iterable[Path]) -> list[Path]:

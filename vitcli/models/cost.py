@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vitcli.models.config import POSITION_WIDTH, Config, SwinConfig, ViTConfig, merged
+from vitcli.models.config import Config, ViTConfig
+from vitcli.models.swin_config import POSITION_WIDTH, SwinConfig, merged
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ def parameters(config: Config) -> int:
         projections = _linear(width, width) + _linear(width, 2 * width) + _linear(width, width)
         hidden = config.pool_hidden_dim or hidden
         pooling = width + projections + norm + _linear(width, hidden) + _linear(hidden, width)
-    heads = _linear(config.pooled_dim, classes) + _linear(width, classes) * config.dist_head
+    heads = _linear(config.joint_dim, classes) + _linear(width, classes) * config.dist_head
     norms = norm * config.pre_norm + norm * (config.final_norm != "none")
     outside = patch_embed + tokens + norms + pooling + heads + projection
     return outside + config.depth * block + _positions(config)
@@ -88,7 +89,7 @@ def multiply_adds(config: Config) -> int:
         read = length if config.pool_prefix else patches
         pooling = 2 * (1 + read) * width * width + 2 * read * width
         pooling += 2 * width * (config.pool_hidden_dim or hidden)
-    heads = config.pooled_dim * (config.num_classes + config.projection)
+    heads = config.joint_dim * config.num_classes + config.pooled_dim * config.projection
     heads += width * config.dist_head * config.num_classes
     blocks = config.depth * (projections + products + feed_forward)
     return patches * inputs * width + blocks + pooling + heads

@@ -8,7 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitcli.models.config import Activation, Config, ViTConfig
+from vitcli.models.block_config import BlockConfig
+from vitcli.models.config import Config, ViTConfig
+from vitcli.models.fields import Activation
 from vitcli.models.positions import NOWHERE, Position, rotate
 
 ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
@@ -28,7 +30,7 @@ class RMSNorm(nn.RMSNorm):
         return super().forward(x.to(self.weight.dtype))
 
 
-def norm_of(config: ViTConfig, dim: int, *, is_there: bool = True) -> nn.Module:
+def norm_of(config: BlockConfig, dim: int, *, is_there: bool = True) -> nn.Module:
     """The config's kind of norm; the identity if `is_there` is False."""
     if not is_there:
         return nn.Identity()
@@ -64,7 +66,7 @@ class Attention(nn.Module):
     With `qv_bias`, q and v have biases of their own, and k has none, as in BEiT (arXiv 2106.08254).
     """
 
-    def __init__(self, config: ViTConfig) -> None:
+    def __init__(self, config: BlockConfig) -> None:
         super().__init__()
         dim = config.embed_dim
         self.num_heads = config.num_heads
@@ -229,7 +231,7 @@ class DropPath(nn.Module):
 class Block(nn.Module):
     """A pre-norm transformer block: attention, then feed-forward, each with a residual."""
 
-    def __init__(self, config: ViTConfig, drop_path: float) -> None:
+    def __init__(self, config: BlockConfig, drop_path: float) -> None:
         super().__init__()
         dim, hidden = config.embed_dim, config.hidden_dim
         self.norm1 = norm_of(config, dim)
@@ -311,3 +313,22 @@ class AttentionPool(nn.Module):
         pooled: Tensor = self.proj(attended.transpose(1, 2).flatten(2)).squeeze(1)
         out: Tensor = pooled + self.mlp(self.norm(pooled))
         return out
+
+
+class CosineHead(nn.Module):
+    """A head that compares embeddings with a vector for each class, by their cosine: the zero-shot
+    classifier of CLIP (arXiv 2103.00020, section 3.1). It computes in fp32.
+
+    The rows of `weight` are unit vectors times the scale of the cosines.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        """weight: (K, E), bias: (K,)"""
+        super().__init__()
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.bias = nn.Parameter(bias, requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, E) -> (B, K)"""
+        unit = F.normalize(x.float(), dim=-1)
+        return F.linear(unit, self.weight.float(), self.bias.float())

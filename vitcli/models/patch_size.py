@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitcli.errors import UsageError
-from vitcli.models.config import PosResize, ViTConfig
+from vitcli.models.config import ViTConfig
+from vitcli.models.fields import PosResize
 from vitcli.models.network import Network
 from vitcli.records import Size, by
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, cat
 
-from vitcli.models.config import PosResize
+from vitcli.models.fields import PosResize
 from vitcli.records import Size
 
 

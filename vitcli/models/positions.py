@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitcli.models.config import RelResize, Rope, ViTConfig
+from vitcli.models.block_config import Rope
+from vitcli.models.config import RelResize, ViTConfig
 from vitcli.models.pos_embed import resize_bias_table
 from vitcli.records import Size
 

@@ -24,9 +24,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitcli.errors import UsageError
-from vitcli.models.config import POSITION_WIDTH, SwinConfig, merged
 from vitcli.models.layers import DropPath, Mlp, PatchEmbed
 from vitcli.models.pos_embed import resize_bias_table, resize_pos_embed
+from vitcli.models.swin_config import POSITION_WIDTH, SwinConfig, merged
 from vitcli.models.vit import Pooling, Tokens
 from vitcli.models.windows import Windows, on_grid, padded, partitioned, windows_of
 from vitcli.records import Size

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from vitcli.errors import UsageError
-from vitcli.models.config import Pool, ViTConfig
-from vitcli.models.layers import AttentionPool, Block, PatchEmbed, norm_of
+from vitcli.models.config import ViTConfig
+from vitcli.models.fields import Pool
+from vitcli.models.layers import AttentionPool, Block, CosineHead, PatchEmbed, norm_of
 from vitcli.models.pos_embed import resize_pos_embed
 from vitcli.models.positions import (
     Position,
@@ -85,7 +86,9 @@ class VisionTransformer(nn.Module):
             self.attn_pool = AttentionPool(config)
         self.fc_norm = norm_of(config, dim, is_there=config.final_norm == "pooled")
         classes = config.num_classes
-        self.head = nn.Linear(config.pooled_dim, classes) if classes else nn.Identity()
+        self.head: nn.Module = nn.Linear(config.pooled_dim, classes) if classes else nn.Identity()
+        if config.cosine_head:
+            self.head = CosineHead(torch.zeros(classes, config.joint_dim), torch.zeros(classes))
         width = config.projection
         bias = config.projection_bias
         self.proj = nn.Linear(config.pooled_dim, width, bias) if width else nn.Identity()

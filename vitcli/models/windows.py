@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vitcli.models.config import SwinConfig
+from vitcli.models.swin_config import SwinConfig
 from vitcli.records import Size
 
 

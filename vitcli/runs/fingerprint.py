@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -62,10 +62,12 @@ def _named(options: Mapping[str, object]) -> dict[str, Any]:
 
 
 def _plain(value: object) -> object:
+    """A value for JSON. Fields that do not count in comparisons do not count here either."""
     if isinstance(value, Path):
         return hashlib.sha256(value.read_bytes()).hexdigest() if value.is_file() else str(value)
     if is_dataclass(value) and not isinstance(value, type):
-        return asdict(value)
+        nested = asdict(value)
+        return {f.name: nested[f.name] for f in fields(value) if f.compare}
     return value
 
 

@@ -9,8 +9,8 @@ from vitcli.checkpoints.scoring import ScoreFunction
 from vitcli.errors import printable
 from vitcli.jobs.job import DEFAULT_MODEL, ModelOptions
 from vitcli.jobs.loading import load_model
-from vitcli.models.config import SwinConfig
 from vitcli.models.cost import cost
+from vitcli.models.swin_config import SwinConfig
 from vitcli.records import by
 
 MAX_LABELS = 5

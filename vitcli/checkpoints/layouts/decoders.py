@@ -28,7 +28,8 @@ from vitcli.checkpoints.layouts.layout import (
     shape,
 )
 from vitcli.errors import CheckpointError
-from vitcli.models.config import FieldError, ViTConfig
+from vitcli.models.config import ViTConfig
+from vitcli.models.fields import FieldError
 from vitcli.models.mae import MAEDecoder, MaskedAutoencoder
 from vitcli.models.mim import MaskedImageModel, MIMDecoder
 

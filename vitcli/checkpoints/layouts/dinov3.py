@@ -19,7 +19,8 @@ from vitcli.checkpoints.layouts import timm
 from vitcli.checkpoints.layouts.layout import BF16, Json, Layout, Tensors, count_blocks, shape
 from vitcli.checkpoints.preprocess.published import DINOV3, DINOV3_OWN
 from vitcli.errors import CheckpointError
-from vitcli.models.config import Rope, ViTConfig
+from vitcli.models.block_config import Rope
+from vitcli.models.config import ViTConfig
 
 B = timm.B
 PERIODS = "rope.periods"

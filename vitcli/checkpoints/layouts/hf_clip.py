@@ -11,9 +11,11 @@ from typing import Any
 
 from torch import Tensor
 
-from vitcli.checkpoints.keymap import Rule, drop, fuse, rename, reshape
+from vitcli.checkpoints.keymap import Rule, drop, rename, reshape
 from vitcli.checkpoints.layouts.layout import (
+    COMPARES,
     HF_FIELDS,
+    TEXT,
     Json,
     Layout,
     Tensors,
@@ -21,25 +23,15 @@ from vitcli.checkpoints.layouts.layout import (
     activation_name,
     count_classes,
     image_pair,
+    lift,
+    lower,
     not_square,
     read_sizes,
     shape,
 )
+from vitcli.checkpoints.layouts.texts.hf import CLIP_TEXTS, block_rules
 from vitcli.checkpoints.preprocess.published import CLIP
 from vitcli.models.config import ViTConfig
-
-L, B = "encoder.layers.{i}.", "blocks.{i}."
-TEXT = "part of the text tower"
-
-
-def lift(tensor: Tensor) -> Tensor:
-    """(N, D) -> (1, N, D)"""
-    return tensor[None]
-
-
-def lower(tensor: Tensor) -> Tensor:
-    """(1, N, D) -> (N, D)"""
-    return tensor[0]
 
 
 def lift_token(tensor: Tensor) -> Tensor:
@@ -56,21 +48,13 @@ def lower_token(tensor: Tensor) -> Tensor:
 TOWER = (
     reshape(("embeddings.position_embedding.weight",), "pos_embed", lift, lower),
     rename("embeddings.patch_embedding.{p}", "patch_embed.proj.{p}"),
-    rename(L + "layer_norm1.{p}", B + "norm1.{p}"),
-    fuse(
-        tuple(f"{L}self_attn.{x}_proj.{{p}}" for x in ("q", "k", "v")),
-        B + "attn.qkv.{p}",
-    ),
-    rename(L + "self_attn.out_proj.{p}", B + "attn.proj.{p}"),
-    rename(L + "layer_norm2.{p}", B + "norm2.{p}"),
-    rename(L + "mlp.fc1.{p}", B + "mlp.fc1.{p}"),
-    rename(L + "mlp.fc2.{p}", B + "mlp.fc2.{p}"),
+    *block_rules(""),
     rename("post_layernorm.{p}", "norm.{p}"),
     rename("classifier.{p}", "head.{p}"),
     drop("embeddings.position_ids", "a buffer of old versions: 0, 1, 2, ..."),
     drop("text_model.{rest}", TEXT),
-    drop("logit_scale", "it compares images with texts"),
-    drop("logit_bias", "it compares images with texts"),
+    drop("logit_scale", COMPARES),
+    drop("logit_bias", COMPARES),
 )
 RULES = (
     reshape(("embeddings.class_embedding",), "cls_token", lift_token, lower_token),
@@ -203,5 +187,6 @@ LAYOUT = Layout(
     classes="CLIP|MetaClip2|ChineseCLIP|AltCLIP",
     words="hf",
     family=CLIP,
+    texts=CLIP_TEXTS,
     fields={**HF_FIELDS, "projection": "projection_dim"},
 )

@@ -27,7 +27,8 @@ from vitcli.checkpoints.layouts.layout import (
 from vitcli.checkpoints.layouts.timm_eva_write import FAR_PERIODS
 from vitcli.checkpoints.preprocess.published import DINOV3
 from vitcli.errors import CheckpointError
-from vitcli.models.config import Rope, ViTConfig
+from vitcli.models.block_config import Rope
+from vitcli.models.config import ViTConfig
 
 L, L5, B = "layer.{i}.", "model.layer.{i}.", "blocks.{i}."
 REGISTERS = "embeddings.register_tokens"

@@ -19,6 +19,7 @@ from vitcli.checkpoints.layouts.layout import (
     not_square,
     read_sizes,
 )
+from vitcli.checkpoints.layouts.texts.hf import SIGLIP_TEXTS
 from vitcli.checkpoints.preprocess.published import SIGLIP
 from vitcli.errors import CheckpointError
 from vitcli.models.config import ViTConfig
@@ -126,5 +127,6 @@ LAYOUT = Layout(
     classes="Siglip",
     words="hf",
     family=SIGLIP,
+    texts=SIGLIP_TEXTS,
     fields=HF_FIELDS,
 )

@@ -35,7 +35,7 @@ from vitcli.checkpoints.layouts.swin import (
 from vitcli.checkpoints.layouts.swin import is_v2 as is_swin_v2
 from vitcli.checkpoints.preprocess.published import SWIN
 from vitcli.errors import CheckpointError
-from vitcli.models.config import SwinConfig
+from vitcli.models.swin_config import SwinConfig
 
 L, B = "encoder.layers.{s}.blocks.{i}.", "layers.{s}.blocks.{i}."
 TABLE = "relative_position_bias_table"

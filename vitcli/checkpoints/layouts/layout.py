@@ -15,9 +15,12 @@ from torch import Tensor, nn
 from vitcli.checkpoints.keymap import Rule, to_theirs
 from vitcli.checkpoints.preprocess.published import Evaluation, Family
 from vitcli.errors import CheckpointError
-from vitcli.models.config import Activation, Config, SwinConfig, ViTConfig
+from vitcli.models.config import Config, ViTConfig
+from vitcli.models.fields import Activation
 from vitcli.models.mae import MaskedAutoencoder
 from vitcli.models.mim import MaskedImageModel
+from vitcli.models.swin_config import SwinConfig
+from vitcli.models.text import TextConfig
 from vitcli.models.vit import VisionTransformer
 from vitcli.records import Size, by
 
@@ -28,6 +31,9 @@ Library = Literal["transformers", "timm"]
 Words = Literal["hf", "timm", "open_clip", "own"]
 C = TypeVar("C", ViTConfig, SwinConfig)
 
+# Reasons to drop a tensor when a model of images is read.
+TEXT = "part of the text tower"
+COMPARES = "it compares images with texts"
 MAX_STAGES = 8
 BF16 = 2**-8  # the largest relative error of a rounding to bf16
 
@@ -79,6 +85,7 @@ RARE: dict[str, tuple[object, str]] = {
     "pool_hidden_dim": (0, "another width of the feed-forward in the attention pooling"),
     "pool_prefix": (False, "attention pooling that reads prefix tokens"),
     "projection_bias": (False, "a projection with a bias"),
+    "cosine_head": (False, "a head that compares images with texts"),
 }
 # In a model with a head, the names of the backbone have a prefix, but not those of these modules.
 HEADS = ("classifier", "cls_classifier", "distillation_classifier", "visual_projection")
@@ -176,6 +183,20 @@ class Decoders:
 
 
 @dataclass(frozen=True, slots=True)
+class Texts:
+    """The text tower that the files of a layout may have.
+
+    `rules` returns the rules for the tensors that the layout drops because of TEXT, and raises
+    CheckpointError for a text tower that is not supported. `read_config` gets the tensors in
+    vitcli's names and the JSON. `fields` maps the fields of vitcli's config to the JSON's keys.
+    """
+
+    rules: Callable[[Collection[str], Json], tuple[Rule, ...]]
+    read_config: Callable[[Tensors, Json], TextConfig]
+    fields: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Layout:
     """The names and sizes of one library's or repository's checkpoints.
 
@@ -193,7 +214,7 @@ class Layout:
     config because its tensors do not show all sizes. `config_tensors` are vitcli's names for
     tensors that only `read_config` reads: they become part of the config, and not of the network.
     `fields` maps the fields of vitcli's config to the JSON's keys. `decoders` are those of masked
-    pre-training. `notes` returns notes for the user.
+    pre-training, `texts` reads a text tower. `notes` returns notes for the user.
 
     To preprocess: `words` is the library whose keys the JSON has; `json_words`, if given, replaces
     it for files with a JSON. "own" means that no JSON is read, and that `evaluation`, from the
@@ -218,6 +239,7 @@ class Layout:
     architectures: str = ""
     doubt: str = ""
     decoders: Decoders | None = None
+    texts: Texts | None = None
     notes: Callable[[Config, Json], tuple[str, ...]] = lambda config, json: ()
     words: Words = "own"
     json_words: Words | None = None
@@ -243,6 +265,21 @@ class Layout:
         """The rules for one file, including those of its decoder, if one is given."""
         rules = self.rules(tensors)
         return rules if decoder is None else decoder.among(rules)
+
+
+def lift(tensor: Tensor) -> Tensor:
+    """(N, D) -> (1, N, D)"""
+    return tensor[None]
+
+
+def lower(tensor: Tensor) -> Tensor:
+    """(1, N, D) -> (N, D)"""
+    return tensor[0]
+
+
+def turn(tensor: Tensor) -> Tensor:
+    """(D, E) -> (E, D)"""
+    return tensor.transpose(0, -1).contiguous()
 
 
 def plain_names(names: Collection[str], prefixes: tuple[str, ...] = ()) -> Mapping[str, str]:

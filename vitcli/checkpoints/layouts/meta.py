@@ -32,7 +32,8 @@ from vitcli.checkpoints.preprocess.published import (
     always,
 )
 from vitcli.errors import CheckpointError
-from vitcli.models.config import PosResize, ViTConfig
+from vitcli.models.config import ViTConfig
+from vitcli.models.fields import PosResize
 
 B = timm.B
 

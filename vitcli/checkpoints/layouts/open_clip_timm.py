@@ -13,9 +13,11 @@ from typing import Any
 from vitcli.checkpoints.keymap import NOT_WHOLE, Rule, rename
 from vitcli.checkpoints.layouts import openai, timm, timm_eva
 from vitcli.checkpoints.layouts.layout import Json, Layout, Tensors
+from vitcli.checkpoints.layouts.texts.open_clip import OPEN_CLIP_TEXTS, model_config
 from vitcli.checkpoints.preprocess.published import SIGLIP
 from vitcli.errors import CheckpointError
-from vitcli.models.config import Pool, ViTConfig
+from vitcli.models.config import ViTConfig
+from vitcli.models.fields import Pool
 
 TRUNK = openai.VISUAL + "trunk."
 POOLS: dict[str, Pool] = {"token": "cls", "avg": "mean", "map": "map"}
@@ -57,7 +59,7 @@ def _head_rules(state: Tensors) -> tuple[Rule, ...]:
 def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTConfig:
     """Read the config as timm's, for the model that the JSON names. A file without a JSON is read
     as a SigLIP, whose pooling the tensors show."""
-    model = openai.model_config(config)
+    model = model_config(config)
     vision = dict(model.get("vision_cfg") or {})
     pool = vision.get("timm_pool")
     if pool not in (None, *POOLS):
@@ -87,5 +89,6 @@ LAYOUT = Layout(
     read_config,
     words="open_clip",
     family=SIGLIP,
+    texts=OPEN_CLIP_TEXTS,
     family_of=timm_eva.family,
 )

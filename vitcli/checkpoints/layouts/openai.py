@@ -14,18 +14,26 @@ from __future__ import annotations
 from collections.abc import Collection
 from functools import partial
 
-from torch import Tensor
-
 from vitcli.checkpoints.keymap import Rule, drop, rename, reshape
-from vitcli.checkpoints.layouts.hf_clip import TEXT, lift, lift_token, lower, lower_token
+from vitcli.checkpoints.layouts.hf_clip import lift_token, lower_token
 from vitcli.checkpoints.layouts.layout import (
+    COMPARES,
+    TEXT,
     Json,
     Layout,
     Tensors,
     count_blocks,
     grid_of,
+    lift,
+    lower,
     pair,
     shape,
+    turn,
+)
+from vitcli.checkpoints.layouts.texts.open_clip import (
+    OPEN_CLIP_TEXTS,
+    OPENAI_TEXTS,
+    model_config,
 )
 from vitcli.checkpoints.preprocess.published import CLIP
 from vitcli.errors import CheckpointError
@@ -43,11 +51,6 @@ READ = (
 )
 # Numbers that OpenAI's archives keep among the tensors.
 OPENAI_ONLY = ("input_resolution", "context_length", "vocab_size")
-
-
-def turn(tensor: Tensor) -> Tensor:
-    """(D, E) -> (E, D)"""
-    return tensor.transpose(0, -1).contiguous()
 
 
 def tower(at: str) -> tuple[Rule, ...]:
@@ -82,8 +85,8 @@ TEXT_RULES = (
     drop("text_projection", TEXT),
     drop("text_projection.{p}", TEXT),
     drop("attn_mask", TEXT),
-    drop("logit_scale", "it compares images with texts"),
-    drop("logit_bias", "it compares images with texts"),
+    drop("logit_scale", COMPARES),
+    drop("logit_bias", COMPARES),
 )
 CLIP_RULES = (
     *tower(VISUAL),
@@ -113,12 +116,6 @@ def _detect(names: Collection[str], is_openai: bool) -> bool:
 
 def rules(names: Collection[str]) -> tuple[Rule, ...]:
     return CLIP_RULES if any(name.startswith(VISUAL) for name in names) else RULES
-
-
-def model_config(config: Json) -> Json:
-    """open_clip's description of the model: `model_cfg` of the JSON, or the whole JSON."""
-    section: Json = config.get("model_cfg") or config
-    return section
 
 
 def _read_config(
@@ -178,6 +175,7 @@ OPENAI, OPEN_CLIP = (
         partial(_read_config, is_openai=is_openai),
         words="open_clip",
         family=CLIP,
+        texts=OPENAI_TEXTS if is_openai else OPEN_CLIP_TEXTS,
     )
     for name, is_openai in (("openai", True), ("open-clip", False))
 )

@@ -31,7 +31,7 @@ from vitcli.checkpoints.layouts.layout import (
 from vitcli.checkpoints.layouts.timm import architecture, image_size, model_args, pretrained_cfg
 from vitcli.checkpoints.preprocess.published import SWIN
 from vitcli.errors import CheckpointError, UsageError
-from vitcli.models.config import SwinConfig, WindowRule
+from vitcli.models.swin_config import SwinConfig, WindowRule
 from vitcli.records import Size
 
 B = "layers.{s}.blocks.{i}."

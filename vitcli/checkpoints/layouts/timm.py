@@ -29,7 +29,8 @@ from vitcli.checkpoints.layouts.layout import (
 from vitcli.checkpoints.layouts.timm_write import adapt, notes, refusals, write_config
 from vitcli.checkpoints.preprocess.published import INTERNVIT, Family
 from vitcli.errors import CheckpointError
-from vitcli.models.config import Activation, Config, Pool, ViTConfig
+from vitcli.models.config import Config, ViTConfig
+from vitcli.models.fields import Activation, Pool
 
 B = "blocks.{i}."
 # DINO and DINOv2 train a student next to the teacher: the teacher is the model, and the tensors

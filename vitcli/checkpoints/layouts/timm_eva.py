@@ -42,7 +42,9 @@ from vitcli.checkpoints.layouts.timm_eva_write import (
 from vitcli.checkpoints.preprocess.published import DINOV3, PE, Family
 from vitcli.checkpoints.preprocess.published import EVA02 as EVA
 from vitcli.errors import CheckpointError
-from vitcli.models.config import Config, Pool, Rope, ViTConfig
+from vitcli.models.block_config import Rope
+from vitcli.models.config import Config, ViTConfig
+from vitcli.models.fields import Pool
 
 B = timm.B
 ARCHITECTURES = (

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from vitcli.checkpoints.layouts.layout import BF16, Tensors
-from vitcli.models.config import Rope, ViTConfig
+from vitcli.models.block_config import Rope
+from vitcli.models.config import ViTConfig
 
 RARE_PARTS = (
     *("pos_embed", "rope", "fixed_grid", "qv_bias", "attn_norm", "ffn_norm"),

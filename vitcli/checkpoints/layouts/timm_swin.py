@@ -30,7 +30,7 @@ from vitcli.checkpoints.layouts.swin import (
 )
 from vitcli.checkpoints.layouts.swin import read_config as read_swin
 from vitcli.checkpoints.preprocess.published import SWIN
-from vitcli.models.config import SwinConfig
+from vitcli.models.swin_config import SwinConfig
 
 EPS = 1e-5
 RULES = (

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vitcli.checkpoints.layouts.layout import Json, Layout
-from vitcli.checkpoints.layouts.openai import model_config
+from vitcli.checkpoints.layouts.texts.open_clip import model_config
 from vitcli.checkpoints.layouts.timm import image_size as timm_image_size
 from vitcli.checkpoints.layouts.timm import pretrained_cfg
 from vitcli.checkpoints.preprocess.fields import FoundPreprocess, origins

@@ -75,7 +75,7 @@ PathsOnly = Annotated[
 ]
 
 
-@g.with_devices
+@g.with_words
 def classify(
     common: g.Common,
     model: o.ModelSpecs = o.DEFAULT_MODELS,
@@ -129,6 +129,7 @@ def classify(
             scores=scores,
             threshold=threshold,
             select=selection,
+            words=common.words,
             paths_only=paths_only,
             out=place,
             format=None if as_table else format,

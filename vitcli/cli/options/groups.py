@@ -28,10 +28,12 @@ from vitcli.cli.options.parse import (
     parse_tolerance,
     parse_workers,
 )
+from vitcli.cli.options.words import words
 from vitcli.cli.screen import report
 from vitcli.cli.screen.screen import Screen
 from vitcli.errors import UsageError
 from vitcli.jobs.job import DEFAULT_BATCH_SIZE, Inputs, ModelOptions, Running
+from vitcli.jobs.words import Words
 from vitcli.records import Limits
 from vitcli.runs.shard import Resuming, parse_shard, shard_of_environment
 
@@ -195,6 +197,7 @@ class Common:
     resuming: Resuming = Resuming()
     devices: tuple[str, ...] = ()
     ray: str | None = None
+    words: Words | None = None
 
     @property
     def is_shared(self) -> bool:
@@ -220,6 +223,12 @@ def with_resuming(command: Callable[..., None]) -> Callable[..., None]:
 def with_devices(command: Callable[..., None]) -> Callable[..., None]:
     """Like `with_resuming`, for a command that several devices can share."""
     groups = (overwrite, inputs, model_options, running, screen, resuming, devices, ray)
+    return _spelled(command, groups, Common)
+
+
+def with_words(command: Callable[..., None]) -> Callable[..., None]:
+    """Like `with_devices`, for a command that takes classes in words."""
+    groups = (overwrite, inputs, model_options, running, screen, resuming, devices, ray, words)
     return _spelled(command, groups, Common)
 
 
@@ -291,7 +300,9 @@ def _check_summary(common: Common | WithData, values: Mapping[str, object]) -> N
         place = common.resuming.shard.named(place)
     specs = [Path(str(spec)) for spec in (models if isinstance(models, list) else [models])]
     own = {name: Path(value) for name, value in values.items() if isinstance(value, str | Path)}
-    options = {**own, "labels": common.model.labels, "head": common.model.head}
+    words = common.words if isinstance(common, Common) else None
+    files = {"labels": common.model.labels, "head": common.model.head, "words": words}
+    options: dict[str, object] = {**own, **files}
     report.check_apart(
         common.screen.report,
         [path for path in (place, html) if isinstance(path, Path)],

@@ -20,6 +20,7 @@ from vitcli.jobs.loading import Spec, load_model
 from vitcli.jobs.outputs import output_of
 from vitcli.jobs.predictions import check_heads, open_classifiers, predictions_of, top_k
 from vitcli.jobs.run import Computation, Run
+from vitcli.jobs.words import Words
 from vitcli.jobs.writing import write_rows
 from vitcli.records import Batch, Classified, Failure, Row, Sink
 from vitcli.render.page import Page
@@ -46,7 +47,8 @@ class ClassifyJob:
 
     The probabilities of several models are averaged. With `select`, only selected images and
     failures get a row; `paths_only` writes only the paths of the rows. `html` is a page of the
-    rows, written along with `out`, or without `out` instead of standard output.
+    rows, written along with `out`, or without `out` instead of standard output. `words` are classes
+    to score instead of the model's own.
     """
 
     command: ClassVar[str] = "classify"
@@ -59,6 +61,7 @@ class ClassifyJob:
     scores: Literal["prob", "logit"] = "prob"
     threshold: float | None = None
     select: Selection | None = None
+    words: Words | None = None
     paths_only: bool = False
     out: Place | None = None
     format: str | None = None

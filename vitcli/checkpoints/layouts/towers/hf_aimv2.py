@@ -12,14 +12,17 @@ from collections.abc import Collection
 from typing import Any
 
 from vitcli.checkpoints.keymap import Rule, drop, fuse, rename, reshape
-from vitcli.checkpoints.layouts.hf_clip import TEXT, lift, lower, tower_config, vision_config
+from vitcli.checkpoints.layouts.hf_clip import tower_config, vision_config
 from vitcli.checkpoints.layouts.layout import (
     HF_FIELDS,
+    TEXT,
     Json,
     Layout,
     Tensors,
     Writer,
     activation,
+    lift,
+    lower,
     not_square,
     read_sizes,
 )

@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from dataclasses import replace
 
 from vitcli.checkpoints.keymap import Rule, rename, split
-from vitcli.checkpoints.layouts.hf_clip import TEXT
 from vitcli.checkpoints.layouts.layout import (
     Json,
     Layout,
@@ -23,9 +21,11 @@ from vitcli.checkpoints.layouts.layout import (
     shape,
 )
 from vitcli.checkpoints.layouts.openai import TEXT_RULES, VISUAL, is_perception_encoder, tower
+from vitcli.checkpoints.layouts.texts.open_clip import OPEN_CLIP_TEXTS
 from vitcli.checkpoints.layouts.timm_eva import heads_of
 from vitcli.checkpoints.preprocess.published import PE, PE_OWN
-from vitcli.models.config import Rope, ViTConfig
+from vitcli.models.block_config import Rope
+from vitcli.models.config import ViTConfig
 
 POOL_HEADS = 8
 
@@ -45,10 +45,7 @@ def _rules_at(at: str) -> tuple[Rule, ...]:
 
 
 RULES = _rules_at("")
-CLIP_RULES = (
-    *_rules_at(VISUAL),
-    *(replace(rule, is_told=rule.why == TEXT) for rule in TEXT_RULES),
-)
+CLIP_RULES = (*_rules_at(VISUAL), *TEXT_RULES)
 
 
 def rules(names: Collection[str]) -> tuple[Rule, ...]:
@@ -108,4 +105,5 @@ LAYOUT = Layout(
     read_config,
     evaluation=PE_OWN,
     family=PE,
+    texts=OPEN_CLIP_TEXTS,
 )

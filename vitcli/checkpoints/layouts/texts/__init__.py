@@ -1,0 +1,1 @@
+"""The text towers of the layouts whose models compare images with texts."""

@@ -1,0 +1,179 @@
+"""Read classes in words from a text (`cat, dog`), a file (lines or JSON), or values of Python."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vitcli.checkpoints.resolve import read_bounded
+from vitcli.errors import InputError, UsageError
+
+TABLES = (".csv", ".tsv", ".parquet", ".yaml", ".yml", ".jsonl")  # formats that are not read
+MAX_SHOWN = 60  # characters of a text in a message
+LINES = "give a class a line, `name: phrase, phrase`, or JSON"
+SHAPES = 'give a list of names, or {"name": "phrase"} or {"name": ["phrase", "phrase"]}'
+QUOTES = 'put a text with a comma or a colon in double quotes: "red, wet"'
+
+_CELL = re.compile(r'\s*+(?:"(?P<quoted>(?:[^"]|"")*)"\s*|(?P<plain>(?!")[^,]*))(?:(?P<more>,)|$)')
+_QUOTED_NAME = re.compile(r'"(?P<name>(?:[^"]|"")*)"\s*(?:(?P<colon>:)(?P<rest>.*))?')
+
+
+@dataclass(frozen=True, slots=True)
+class WordClass:
+    """A class: its label, and the phrases that describe it."""
+
+    name: str
+    phrases: tuple[str, ...]
+
+
+def classes_in(texts: Sequence[str]) -> tuple[WordClass, ...]:
+    """The classes in texts such as `cat, dog, "red, wet"`, each of which is its own phrase.
+
+    Raises UsageError for a quote that does not end, or the name of a file.
+    """
+    names = [name for text in texts for name in split(text, "--classes")]
+    if len(names) == 1 and Path(names[0]).suffix and _is_file(Path(names[0])):
+        raise UsageError(f"--classes {names[0]} is a file", f"use --classes-file {names[0]}")
+    return tuple(WordClass(name, (name,)) for name in names)
+
+
+def read_classes(file: Path) -> tuple[WordClass, ...]:
+    """Read a file of classes: one a line, as `name` or `name: phrase, phrase`; or JSON, a list of
+    names or an object of phrases by name. Lines that are blank or begin with # are skipped.
+
+    Raises InputError for a file that cannot be read, CheckpointError for one that is too large, and
+    UsageError, with the line, for other formats.
+    """
+    if file.suffix.lower() in TABLES:
+        raise UsageError(f"{file} (--classes-file) is a {file.suffix.lower()} file", LINES)
+    text = _text(file)
+    if file.suffix.lower() == ".json" or text.lstrip().startswith(("{", "[")):
+        classes = classes_of(_parsed(text, file), str(file))
+    else:
+        classes = _from_lines(text, file)
+    if not classes:
+        raise UsageError(f"{file} (--classes-file) names no classes", LINES)
+    return classes
+
+
+def split(text: str, where: str) -> list[str]:
+    """Split a text at commas and at line ends. A text in double quotes may have commas, and quotes
+    as "". Raises UsageError for other quotes at its beginning."""
+    found = []
+    for line in filter(str.strip, text.splitlines()):
+        start, has_more = 0, True
+        while has_more:
+            cell = _CELL.match(line, start)
+            plain = cell["plain"] if cell else None
+            if cell is None or (plain is not None and plain.endswith("\\") and cell["more"]):
+                raise UsageError(f"{where}: {shown(line[start:].strip())}", QUOTES)
+            start, has_more = cell.end(), cell["more"] is not None
+            found.append((cell["quoted"] or "").replace('""', '"') if plain is None else plain)
+    return [text.strip() for text in found]
+
+
+def _from_lines(text: str, file: Path) -> tuple[WordClass, ...]:
+    numbered = [(n, line.strip()) for n, line in enumerate(text.splitlines(), start=1)]
+    lines = [(n, line) for n, line in numbered if line and not line.startswith("#")]
+    classes = tuple(_from_line(line, f"{file}, line {n}") for n, line in lines)
+    if len(lines) == 1 and "," in lines[0][1] and classes[0].phrases == (lines[0][1],):
+        raise UsageError(
+            f"{file} has one line, with commas: {shown(lines[0][1])}",
+            "give a class a line; a name with a comma may stand in double quotes",
+        )
+    return classes
+
+
+def _from_line(line: str, where: str) -> WordClass:
+    """The class in a line. Raises UsageError for a colon or a quote that can be read in two
+    ways."""
+    if line.startswith('"'):
+        match = _QUOTED_NAME.fullmatch(line)
+        if match is None:
+            raise UsageError(f"{where}: {shown(line)} is not a text in quotes", QUOTES)
+        name, colon, rest = match["name"].replace('""', '"'), match["colon"], match["rest"]
+    else:
+        name, colon, rest = line.partition(":")
+    if not colon:
+        return WordClass(name.strip(), (name.strip(),))
+    if rest and not rest[0].isspace():
+        raise UsageError(
+            f"{where}: {shown(line)} has a colon without a space",
+            "write `name: phrase`, or put a name with a colon in double quotes",
+        )
+    return WordClass(name.strip(), tuple(split(rest, where)))
+
+
+def classes_of(values: object, source: str = "classes") -> tuple[WordClass, ...]:
+    """The classes in a list of names or an object of phrases by name."""
+    match values:
+        case str():
+            return classes_in([values])
+        case Mapping():
+            pairs: list[tuple[Any, Any]] = list(values.items())
+        case Sequence():
+            pairs = [(name, name) for name in values]
+        case _:
+            raise UsageError(f"{source} is {type(values).__name__}", SHAPES)
+    classes = []
+    for name, phrases in pairs:
+        texts = [phrases] if isinstance(phrases, str) else phrases
+        is_list = isinstance(texts, Sequence) and all(isinstance(text, str) for text in texts)
+        if not isinstance(name, str) or not is_list:
+            wrong = name if not isinstance(name, str) else phrases
+            raise UsageError(f"{source} has {shown(str(wrong))} in the place of a text", SHAPES)
+        classes.append(WordClass(name.strip(), tuple(text.strip() for text in texts)))
+    return tuple(classes)
+
+
+def _parsed(text: str, file: Path) -> object:
+    """Parse JSON. Raises UsageError, also for a name that an object has twice."""
+
+    def once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        for name, times in Counter(name for name, _ in pairs).items():
+            if times > 1:
+                raise UsageError(
+                    f"{file} has the class {shown(name)} {times} times", "name it once"
+                )
+        return dict(pairs)
+
+    try:
+        value = json.loads(text, object_pairs_hook=once)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{file} (--classes-file) is not JSON: {error}", LINES) from None
+    if isinstance(value, str):
+        raise UsageError(f"{file} (--classes-file) is a text in JSON", SHAPES)
+    return value
+
+
+def _text(file: Path) -> str:
+    try:
+        if file.is_dir():
+            raise InputError(f"{file} (--classes-file) is a folder", "name a file of classes")
+        text = read_bounded(file).decode("utf-8-sig")
+    except FileNotFoundError:
+        raise InputError(f"no such file: {file} (--classes-file)") from None
+    except OSError as error:
+        raise InputError(f"cannot read {file} (--classes-file): {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{file} (--classes-file) is not UTF-8 text") from None
+    if "\0" in text:
+        raise InputError(f"{file} (--classes-file) is not UTF-8 text: it holds NUL bytes")
+    return text
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that is too long
+        return False
+
+
+def shown(text: str) -> str:
+    """A text in quotes for a message, shortened."""
+    return repr(text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "…")
