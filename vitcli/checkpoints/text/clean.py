@@ -86,6 +86,8 @@ def _basic(text: str) -> str:
 def _repair(text: str) -> str:
     """Repair each line until nothing changes. Entities stay from the first "<" on, as it may be
     HTML."""
+    if text.isascii() and text.isprintable() and "&" not in text:
+        return text
     lines, is_markup = [], False
     for line in re.split("(?<=\n)", text):
         is_markup |= "<" in line
