@@ -199,14 +199,6 @@ class TextRef:
 
 
 @dataclass(frozen=True, slots=True)
-class TextRef:
-    """One text: its index in the run, and the text itself."""
-
-    index: int
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
 class Embedded:
     """The row of `embed`: a vector (D,), or tokens (N, D)."""
 

@@ -24,6 +24,7 @@ from tests.conftest import Ended, Vit
 from tests.fixtures.hub import MEMBER, STRANGER, FakeHub
 from tests.fixtures.weights import photo
 from vitcli.checkpoints.resolve import _choose
+from vitcli.errors import CheckpointError
 
 GATED = "facebook/dinov3-vitb16-pretrain-lvd1689m"
 
@@ -450,15 +451,17 @@ def test_shards_of_the_cache_are_links_to_its_blobs(
 
 
 def test_safetensors_are_chosen_before_pickles_and_shards_with_their_index() -> None:
+    repo = "org/tiny"
     junk = ["README.md", "tf_model.h5", "model.onnx", "sub/model.safetensors"]
     json_files = ["config.json", "preprocessor_config.json"]
     both = [*junk, *json_files, "pytorch_model.bin", "model.safetensors"]
-    assert _choose(both) == [*json_files, "model.safetensors"]
+    assert _choose(repo, both) == [*json_files, "model.safetensors"]
     shards = [f"model-0000{n}-of-00002.safetensors" for n in (1, 2)]
     index = "model.safetensors.index.json"
-    assert _choose([*junk, *shards, index, "pytorch_model.bin"]) == [index, *shards]
-    assert _choose([*junk, "pytorch_model.bin"]) == ["pytorch_model.bin"]
-    assert _choose([*junk, "config.json"]) == ["config.json"]
+    assert _choose(repo, [*junk, *shards, index, "pytorch_model.bin"]) == [index, *shards]
+    assert _choose(repo, [*junk, "pytorch_model.bin"]) == ["pytorch_model.bin"]
+    with pytest.raises(CheckpointError, match="org/tiny on the hub has no weights"):
+        _choose(repo, [*junk, "config.json"])
 
 
 def test_which_of_a_repositorys_weights_were_taken_is_told(

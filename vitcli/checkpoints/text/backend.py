@@ -195,7 +195,14 @@ def _clip(
         if names[role] not in vocabulary.ids:
             raise CheckpointError(f"{read.file} has no token {names[role]}", BELONGS)
     if clean in ("hf", "none"):
-        return clip_bpe.transformers_tokenizer(vocabulary, list(added.values()))
+        backend = clip_bpe.transformers_tokenizer(vocabulary, list(added.values()))
+        for entry in read.added:
+            if backend.token_to_id(entry["content"]) != entry["id"]:
+                raise CheckpointError(
+                    f"{read.file} gives the added token {entry['content']} the id {entry['id']}, "
+                    f"which is not the next one",
+                )
+        return backend
     bos, eos = (vocabulary.ids[names[role]] for role in (BOS, EOS))
     for role, name in names.items():
         if name in vocabulary.ids:

@@ -86,6 +86,8 @@ def _basic(text: str) -> str:
 def _repair(text: str) -> str:
     """Repair each line until nothing changes. Entities stay from the first "<" on, as it may be
     HTML."""
+    if text.isascii() and text.isprintable() and "&" not in text:
+        return text
     lines, is_markup = [], False
     for line in re.split("(?<=\n)", text):
         is_markup |= "<" in line
@@ -106,8 +108,8 @@ def _repair_once(text: str, is_markup: bool) -> str:
 
 @cache
 def _replacements() -> dict[int, str]:
-    """Return the replacements of single characters: those of Windows-1252 for C1 controls, letters
-    for ligatures, usual forms for wide and narrow ones, straight quotes for curly ones."""
+    """The replacements of single characters: C1 controls by those of Windows-1252, ligatures by
+    their letters, wide and narrow forms by the usual ones, curly quotes by straight ones."""
     table = {code: bytes([code]).decode("cp1252", "replace") for code in range(0x80, 0xA0)}
     table = {code: letter for code, letter in table.items() if letter != "\ufffd"}
     table |= {ord(pair): unicodedata.normalize("NFKC", pair) for pair in LIGATURES} | {0xFB05: "ſt"}

@@ -2,7 +2,9 @@
 
 Two libraries split a text into words by other rules. transformers (CLIPTokenizer) composes letters
 (NFC) and lower-cases, and takes `<|endoftext|>` in a text for the token. open_clip
-(SimpleTokenizer) leaves letters to the cleaning before it, and calls the token `<end_of_text>`.
+(SimpleTokenizer) leaves letters to the cleaning before it, and calls the token `<end_of_text>`. In
+one case its ids differ from those here: directly after punctuation (`!<end_of_text>`), it reads the
+name of a token as text.
 """
 
 from __future__ import annotations

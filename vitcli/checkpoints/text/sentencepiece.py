@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
@@ -71,23 +72,21 @@ class _Damaged(ValueError):
 
 def read_sentencepiece(file: Path) -> SentencePieceModel:
     """Read a model. Raises CheckpointError for a file that cannot be read, is damaged, or is of a
-    kind that no text tower here has."""
-    try:
-        raw = _read(file)
-        return _model(memoryview(raw))
-    except OSError as error:
-        raise CheckpointError(f"cannot read {file}: {error.strerror}") from None
-    except _Damaged as error:
-        raise CheckpointError(
-            f"{file} is not a SentencePiece model: {error}", "download it again"
-        ) from None
+    kind that no text tower has."""
+    with _naming(file):
+        return _model(memoryview(_read(file)))
 
 
 def count_pieces(file: Path) -> int:
     """The number of pieces of a model, without reading them. Raises CheckpointError."""
+    with _naming(file):
+        return sum(number == PIECES for number, _ in _fields(memoryview(_read(file))))
+
+
+@contextmanager
+def _naming(file: Path) -> Iterator[None]:
     try:
-        raw = _read(file)
-        return sum(number == PIECES for number, _ in _fields(memoryview(raw)))
+        yield
     except OSError as error:
         raise CheckpointError(f"cannot read {file}: {error.strerror}") from None
     except _Damaged as error:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import tokenizers
 
 MAX_LENGTH = 10**6  # transformers writes 10**30 for no limit
+AT_ONCE = 1024  # texts; what the package keeps of one takes 6 kB
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +58,14 @@ class Tokenizer:
         for text in texts:
             if not is_utf8(text):
                 raise InputError(f"the text {text!r} is not valid UTF-8")
-        encodings = self.backend.encode_batch([self.cleaned(text) for text in texts])
-        rows = [encoding.ids for encoding in encodings]
-        ids = np.array(rows, dtype=np.int64).reshape(len(rows), self.context_length)
+        ids = np.empty((len(texts), self.context_length), dtype=np.int64)
+        cut: list[int] = []
+        for start in range(0, len(texts), AT_ONCE):
+            some = [self.cleaned(text) for text in texts[start : start + AT_ONCE]]
+            for index, encoding in enumerate(self.backend.encode_batch_fast(some), start):
+                ids[index] = encoding.ids
+                if encoding.overflowing:
+                    cut.append(index)
         if ids.size and (largest := int(ids.max())) >= self.vocab_size:
             text = texts[int(ids.max(axis=1).argmax())]
             raise InputError(
@@ -69,8 +75,7 @@ class Tokenizer:
             )
         if self.sep_id is not None:
             ids[ids == self.sep_id] = 0
-        cut = tuple(index for index, encoding in enumerate(encodings) if encoding.overflowing)
-        return Encoded(ids, cut)
+        return Encoded(ids, tuple(cut))
 
 
 def read_tokenizer(
@@ -140,7 +145,7 @@ def _check_ids(built: Built, recipe: TokenRecipe) -> None:
     # SigLIP's multilingual models have no rows for the last 100 pieces of mT5, which are reserved.
     beyond = [name for name, index in built.backend.get_vocab().items()
               if index >= recipe.vocab_size and not is_reserved(name)]  # fmt: skip
-    if beyond:
+    if beyond or max(built.eos_id, built.pad_id) >= recipe.vocab_size:
         raise CheckpointError(
             f"{built.file} has {built.backend.get_vocab_size():,} tokens, and the text tower "
             f"{recipe.vocab_size:,}",

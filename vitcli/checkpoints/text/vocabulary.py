@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 MAX_JSON = 200_000_000  # bytes; XLM-V's, of 901,629 tokens, has 62 MB
 AGAIN = "download it again"
+CLIP_ONLY = re.compile(rb'"end_of_word_suffix"\s*:\s*"</w>"')
 Kind = Literal["clip", "unigram", "bpe", "other"]
 IN_WORDS: Mapping[Kind, str] = {
     "clip": "CLIP's BPE",
@@ -125,21 +127,22 @@ def _tokenizer_json(file: Path) -> Vocabulary:
     from tokenizers.models import BPE, Unigram
 
     raw = _bytes(file)
+    if CLIP_ONLY.search(raw):
+        whole = _parsed(file, raw)
+        with naming(file):
+            parts = whole["model"]
+            merges = [tuple(merge.split(" ") if isinstance(merge, str) else merge)
+                      for merge in parts["merges"]]  # fmt: skip
+            clip = clip_bpe.ClipVocabulary(_ids(file, parts["vocab"]), merges)
+            added = tuple(whole.get("added_tokens") or ())
+        return Vocabulary(file, "clip", len(clip.ids), clip, added=added)
     with naming(file):
         backend = _backend(raw)
     _check_normalizer(backend, file)
-    size = backend.get_vocab_size(with_added_tokens=False)
     model = backend.model
-    if isinstance(model, BPE) and model.end_of_word_suffix == clip_bpe.END_OF_WORD:
-        whole = _parsed(file, raw)
-        parts = whole["model"]
-        merges = [tuple(merge.split(" ") if isinstance(merge, str) else merge)
-                  for merge in parts["merges"]]  # fmt: skip
-        clip = clip_bpe.ClipVocabulary(_ids(file, parts["vocab"]), merges)
-        added = tuple(whole.get("added_tokens") or ())
-        return Vocabulary(file, "clip", size, clip, added=added)
     is_bytes = isinstance(model, BPE) and model.byte_fallback
     kind: Kind = "unigram" if isinstance(model, Unigram) else "bpe" if is_bytes else "other"
+    size = backend.get_vocab_size(with_added_tokens=False)
     return Vocabulary(file, kind, size, backend=backend)
 
 
