@@ -37,7 +37,6 @@ ROOMS = {
     "typer": {"cli"},
     "rich": {"cli"},
     "huggingface_hub": {"checkpoints"},
-    "tokenizers": {"checkpoints"},
     "safetensors": {"checkpoints", "sinks", "demo"},
     "tokenizers": {"checkpoints"},
     "PIL": {"images", "render", "demo"},
