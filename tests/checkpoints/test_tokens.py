@@ -158,6 +158,25 @@ def test_an_open_clip_tokenizer_of_another_kind_is_read_as_it_is(tmp_path: Path)
     assert found.cut == (2,)
 
 
+def test_an_open_clip_model_may_have_the_clip_tokenizer_of_transformers(tmp_path: Path) -> None:
+    size = write_clip_words(tmp_path)
+    text = {"context_length": 16, "hf_tokenizer_name": "openai/clip-vit-base-patch32"}
+    recipe = token_recipe(
+        {"model_cfg": {"text_cfg": text}}, context_length=16, vocab_size=size, causal=True
+    )
+    original = transformers.CLIPTokenizer.from_pretrained(tmp_path)
+    cleaned = ["a cat's <|endoftext|> e\u0301", "A photo"]
+    padded = original(cleaned, padding="max_length", truncation=True, max_length=16).input_ids
+    found = read(tmp_path, recipe).encode(["  a cat&#39;s  <|endoftext|> e\u0301", "A  photo"])
+    assert np.array_equal(found.ids, np.array(padded))
+
+
+def test_a_tower_without_room_for_a_text_is_refused(tmp_path: Path) -> None:
+    size = write_clip_words(tmp_path)
+    recipe = recipe_of("clip", size, context_length=2)
+    assert "2 tokens have no room for a text" in refusal(lambda: read(tmp_path, recipe))
+
+
 def refusal(action: Callable[[], object], kind: type[VitError] = CheckpointError) -> str:
     with pytest.raises(kind) as raised:
         action()

@@ -107,7 +107,8 @@ def build_backend(files: TokenizerFiles, recipe: TokenRecipe, clean: TextClean) 
     prefix = read.model is not None and (is_slow or read.model.dummy_prefix)
     with naming(read.file):
         if read.clip is not None:
-            backend = _clip(read, read.clip, names, added, clean)
+            by_transformers = clean in ("hf", "none") or bool(recipe.hub_id)
+            backend = _clip(read, read.clip, names, added, by_transformers=by_transformers)
         elif read.model is not None:
             pieces = {piece.text for piece in read.model.pieces}
             known = [token for name, token in added.items() if name in pieces]
@@ -187,14 +188,15 @@ def _clip(
     vocabulary: clip_bpe.ClipVocabulary,
     names: dict[str, str],
     added: Mapping[str, AddedToken],
-    clean: TextClean,
+    *,
+    by_transformers: bool,
 ) -> Tokenizer:
-    """CLIP's tokenizer by the rules of the library whose cleaning is asked for. open_clip's has
-    other names for the special tokens, which `names` gets."""
+    """CLIP's tokenizer by the rules of transformers or of open_clip. open_clip's has other names
+    for the special tokens, which `names` gets."""
     for role in (BOS, EOS):
         if names[role] not in vocabulary.ids:
             raise CheckpointError(f"{read.file} has no token {names[role]}", BELONGS)
-    if clean in ("hf", "none"):
+    if by_transformers:
         backend = clip_bpe.transformers_tokenizer(vocabulary, list(added.values()))
         for entry in read.added:
             if backend.token_to_id(entry["content"]) != entry["id"]:
@@ -229,13 +231,14 @@ def _set_ends(
     """Put the tokens of the family around a text. Raises CheckpointError if tokenizer.json and
     tokenizer_config.json both have others; some classes of transformers ignore them."""
     found = file_ends(backend)
-    if recipe.family == "other":
+    family = "clip" if read.kind == "clip" else recipe.family
+    if family == "other":
         if found is None or not found[1]:
             raise CheckpointError(f"{read.file} puts no token at the end of a text")
         names.setdefault(EOS, found[1][-1])
         before, after = found
     else:
-        roles = ENDS[recipe.family]
+        roles = ENDS[family]
         before, after = (tuple(names[role] for role in some) for some in roles)
         flags = [files.config.get(f"add_{role}") for role in (BOS, EOS)]
         agrees = flags == [bool(before), bool(after)] or found in (None, (before, after))

@@ -80,6 +80,7 @@ def token_recipe(
         vocab_size=vocab_size,
         library="open_clip",
         eos_id=eos_id,
+        open_clip_clean="lower" if causal else "canonicalize",
     )
     if isinstance(described, Mapping):
         return _open_clip(described, recipe, causal=causal)
@@ -90,7 +91,13 @@ def token_recipe(
         raise CheckpointError(f"the tokenizer of a {model_type} is not known")
     name = model_type.removesuffix("_text_model")
     family = FAMILIES[model_type]
-    return replace(recipe, family=family, library="transformers", model_type=name)
+    return replace(
+        recipe,
+        family=family,
+        library="transformers",
+        model_type=name,
+        open_clip_clean="canonicalize" if family == "siglip" else "lower",
+    )
 
 
 def _open_clip(described: Json, recipe: TokenRecipe, *, causal: bool) -> TokenRecipe:
@@ -113,15 +120,17 @@ def _open_clip(described: Json, recipe: TokenRecipe, *, causal: bool) -> TokenRe
             f"text_cfg.tokenizer_kwargs is {options}: only {' and '.join(sorted(known))} are "
             "supported"
         )
-    cleaning = options.get("clean", "whitespace" if name else "lower")
-    if cleaning not in clean.OPEN_CLIP:
+    family = _family(name, causal=causal)
+    usual = "canonicalize" if family == "siglip" else "whitespace" if name else "lower"
+    cleaning = options.get("clean", usual)
+    if not isinstance(cleaning, str) or cleaning not in clean.OPEN_CLIP:
         raise CheckpointError(
             f"text_cfg.tokenizer_kwargs.clean is {cleaning}, not one of "
             f"{', '.join(clean.OPEN_CLIP)}"
         )
     return replace(
         recipe,
-        family=_family(name, causal=causal),
+        family=family,
         hub_id=name,
         open_clip_clean=cleaning,
         strip_sep_token=bool(options.get("strip_sep_token", False)),

@@ -94,7 +94,10 @@ def read_tokenizer(
     built = build_backend(files, recipe, clean)
     backend = built.backend
     _check_ids(built, recipe)
-    backend.enable_truncation(_limit(files, recipe), strategy="longest_first")
+    limit = _limit(files, recipe)
+    if limit <= backend.num_special_tokens_to_add(False):
+        raise CheckpointError(f"{built.file}: {limit} tokens have no room for a text")
+    backend.enable_truncation(limit, strategy="longest_first")
     backend.enable_padding(pad_id=built.pad_id, pad_token=built.pad, length=recipe.context_length)
     return Tokenizer(
         backend,
@@ -127,8 +130,6 @@ def _limit(files: TokenizerFiles, recipe: TokenRecipe) -> int:
             f"{CONFIG}: model_max_length is {longest}, and the text tower reads "
             f"{recipe.context_length} tokens, padding included"
         )
-    if longest < 2:
-        raise CheckpointError(f"{CONFIG}: model_max_length is {longest}")
     return min(longest, recipe.context_length)
 
 
