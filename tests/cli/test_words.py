@@ -159,8 +159,10 @@ def test_readmes_commands_label_a_folder(
 ) -> None:
     (tmp_path / "things.txt").write_text("cat\ncar: red car, car\n", "utf-8")
     images.rename(tmp_path / "photos")
-    lines = re.findall(r"^vit (classify .*--classes.*)$", README.read_text("utf-8"), re.MULTILINE)
-    assert len(lines) >= 2
+    (tmp_path / "queries.txt").write_text("a red car\na cat\n", "utf-8")
+    pattern = r"^vit (classify .*--classes.*|embed .*(?:--pool joint|--texts).*)$"
+    lines = re.findall(pattern, README.read_text("utf-8"), re.MULTILINE)
+    assert len(lines) >= 4
     for line in lines:
         name = "siglip2" if "siglip2" in line else "clip"
         args = shlex.split(re.sub(r"-m \S+", f"-m {towers[name]}", line))
