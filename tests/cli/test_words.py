@@ -218,3 +218,12 @@ def test_evaluate_takes_classes(towers: dict[str, Path], images: Path, vit: Vit)
     done = vit("evaluate", *args, "--json")
     assert done.code == 0, done.err
     assert json.loads(done.out)["models"][0]["top1"] == pytest.approx(sum(right) / 3, abs=1e-6)
+
+
+def test_info_describes_the_text_tower(towers: dict[str, Path], vit: Vit) -> None:
+    shown = vit("info", towers["siglip2"]).out.decode()
+    assert "text tower    context: 64 tokens of" in shown
+    assert "class scores: sigmoid of each label alone: 12.18 x cosine -1.5" in shown
+    facts = json.loads(vit("info", towers["clip"], "--json").out)["text"]
+    assert facts["tokenizer"].startswith("tokenizer.json of")
+    assert facts["class scores"].startswith("softmax")

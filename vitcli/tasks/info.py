@@ -109,16 +109,15 @@ def _describe_text(model: Model) -> dict[str, str]:
     try:
         config, similarity = model.text.config, model.compared.similarity
     except CheckpointError as error:
-        return {"text": f"cannot be used: {error.message}"}
+        return {"tower": f"cannot be used: {error.message}"}
     shift = "" if similarity.bias is None else f" {similarity.bias:+.4g}"
-    described = {f"text {name}": value for name, value in config.describe().items()}
     rule = f"{DESCRIBED[similarity.function]}: {similarity.scale:.4g} x cosine{shift}"
     try:
         tokenizer = open_tokenizer(model)
         read = f"{tokenizer.source}; texts are cleaned as {tokenizer.clean}"
     except VitError as error:
         read = f"cannot be used: {error.message}"
-    return {**described, "tokenizer": read, "class scores": rule}
+    return {**config.describe(), "tokenizer": read, "class scores": rule}
 
 
 def _resampled(model: Model) -> list[str]:

@@ -57,7 +57,7 @@ def _facts(facts: ModelInfo) -> Iterator[tuple[str, str]]:
         yield "scores", _scores(facts)
     elif facts.text is not None:
         yield "labels", "none: classes are given in words, with vit classify --classes"
-        yield from facts.text.items()
+        yield "text tower", "\n".join(f"{name}: {text}" for name, text in facts.text.items())
     else:
         yield "labels", "none: a backbone without a classifier, for vit embed"
     yield "preprocess", "\n".join(_step(step.step, step.source) for step in facts.preprocess)
