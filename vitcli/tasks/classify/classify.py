@@ -117,9 +117,13 @@ def _output(job: ClassifyJob) -> Output:
     assert not isinstance(job.out, Url)  # fleet/share.py gives a local file, and uploads it later
     title = f"vit classify, {', '.join(m if isinstance(m, str) else m.spec for m in job.models)}"
     output = output_of(job, job.out, job.output_format())
+    # Without a threshold, no number of labels is TOP_K of them.
+    takes_five = job.top_k is None and job.threshold is None
+    count = {"top_k": TOP_K if takes_five else job.top_k}
     return replace(
         output,
-        options={**output.options, "select": job.select and job.select.text},
+        options={**output.options, **count, "select": job.select and job.select.text},
+        defaults={**output.defaults, "top_k": TOP_K},
         html=job.html,
         page=partial(_page, title) if job.html else None,
         takes=None if job.select is None else _selected(job.select),
