@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
 import shlex
+import shutil
+import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import transformers
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from transformers import pipeline
 
 import vitcli
 from tests.conftest import Vit
 from tests.fixtures.two_towers import two_towers
+from vitcli.checkpoints.text.vectors import class_vectors
 from vitcli.records import Classified
 
 README = Path(__file__).parents[2] / "README.md"
@@ -227,3 +234,72 @@ def test_info_describes_the_text_tower(towers: dict[str, Path], vit: Vit) -> Non
     facts = json.loads(vit("info", towers["clip"], "--json").out)["text"]
     assert facts["tokenizer"].startswith("tokenizer.json of")
     assert facts["class scores"].startswith("softmax")
+
+
+def test_the_same_weights_with_another_config_have_other_vectors(
+    towers: dict[str, Path], images: Path, vit: Vit, tmp_path: Path
+) -> None:
+    shutil.copytree(towers["clip"], tmp_path / "other")
+    config = json.loads((tmp_path / "other" / "config.json").read_text())
+    config["text_config"]["hidden_act"] = "relu"
+    (tmp_path / "other" / "config.json").write_text(json.dumps(config))
+    args = ("--classes", "cat, dog", "--scores", "logit")
+    one, other = (vit("classify", images, "-m", m, *args) for m in (towers["clip"], "other"))
+    assert (one.code, other.code) == (0, 0)
+    assert one.out != other.out
+
+
+@pytest.mark.parametrize("damage", ["none", "database", "blob", "zeros", "folder"])
+def test_a_damaged_cache_is_computed_again(
+    damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    ids = [np.arange(8).reshape(2, 4), np.arange(4).reshape(1, 4)]
+    calls: list[int] = []
+
+    def encoder() -> Callable[[np.ndarray], torch.Tensor]:
+        calls.append(1)
+        return lambda some: torch.from_numpy(some[:, :3].astype(np.float32) + 1)
+
+    first = class_vectors(ids, "tower", 3, encoder)  # type: ignore[arg-type]
+    assert torch.allclose(first.norm(dim=-1), torch.ones(2))
+    file = tmp_path / "cache" / "texts.sqlite"
+    if damage in ("blob", "zeros"):
+        with contextlib.closing(sqlite3.connect(file)) as base, base:
+            base.execute(f"UPDATE vectors SET vector = zeroblob({37 if damage == 'blob' else 12})")
+    elif damage != "none":
+        file.unlink()
+        if damage == "folder":
+            file.mkdir()
+        else:
+            file.write_bytes(b"no database " * 300)
+    again = class_vectors(ids, "tower", 3, encoder)  # type: ignore[arg-type]
+    assert torch.equal(first, again)
+    assert len(calls) == (1 if damage == "none" else 2)
+
+
+def test_another_tokenizer_is_not_resumed(
+    towers: dict[str, Path], images: Path, vit: Vit, tmp_path: Path
+) -> None:
+    shutil.copytree(towers["clip"], tmp_path / "model")
+    args = ("classify", images, "-m", "model", "--classes", "cat, dog", "-o", "rows.jsonl")
+    assert vit(*args).code == 0
+    assert "already complete" in vit(*args, "--resume").err
+    file = tmp_path / "model" / "tokenizer.json"
+    file.write_text(file.read_text() + "\n")
+    assert "--tokenizer-files" in vit(*args, "--resume").err
+
+
+def test_a_siglip_without_pooling_has_no_joint_space(
+    towers: dict[str, Path], images: Path, vit: Vit, tmp_path: Path
+) -> None:
+    shutil.copytree(towers["siglip2"], tmp_path / "bare")
+    config = json.loads((tmp_path / "bare" / "config.json").read_text())
+    config["vision_config"]["vision_use_head"] = False
+    (tmp_path / "bare" / "config.json").write_text(json.dumps(config))
+    state = load_file(tmp_path / "bare" / "model.safetensors")
+    kept = {name: t for name, t in state.items() if not name.startswith("vision_model.head.")}
+    save_file(kept, tmp_path / "bare" / "model.safetensors")
+    ended = vit("classify", images, "-m", "bare", "--classes", "cat, dog")
+    assert "has no joint space" in ended.err

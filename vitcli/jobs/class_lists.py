@@ -19,6 +19,7 @@ LINES = "give a class a line, `name: phrase, phrase`, or JSON"
 SHAPES = 'give a list of names, or {"name": "phrase"} or {"name": ["phrase", "phrase"]}'
 QUOTES = 'put a text with a comma or a colon in double quotes: "red, wet"'
 
+_LINE_END = re.compile(r"\r\n|\r|\n")
 _CELL = re.compile(r'\s*+(?:"(?P<quoted>(?:[^"]|"")*)"\s*|(?P<plain>(?!")[^,]*))(?:(?P<more>,)|$)')
 _QUOTED_NAME = re.compile(r'"(?P<name>(?:[^"]|"")*)"\s*(?:(?P<colon>:)(?P<rest>.*))?')
 
@@ -65,7 +66,7 @@ def split(text: str, where: str) -> list[str]:
     """Split a text at commas and at line ends. A text in double quotes may have commas, and quotes
     as "". Raises UsageError for other quotes at its beginning."""
     found = []
-    for line in filter(str.strip, text.splitlines()):
+    for line in filter(str.strip, _LINE_END.split(text)):
         start, has_more = 0, True
         while has_more:
             cell = _CELL.match(line, start)
@@ -78,7 +79,7 @@ def split(text: str, where: str) -> list[str]:
 
 
 def _from_lines(text: str, file: Path) -> tuple[WordClass, ...]:
-    numbered = [(n, line.strip()) for n, line in enumerate(text.splitlines(), start=1)]
+    numbered = [(n, line.strip()) for n, line in enumerate(_LINE_END.split(text), start=1)]
     lines = [(n, line) for n, line in numbered if line and not line.startswith("#")]
     classes = tuple(_from_line(line, f"{file}, line {n}") for n, line in lines)
     if len(lines) == 1 and "," in lines[0][1] and classes[0].phrases == (lines[0][1],):

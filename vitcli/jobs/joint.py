@@ -17,8 +17,8 @@ def image_width(model: Model) -> int:
     """The width of the vectors that compare images with texts, which the network returns without a
     classifier.
 
-    They are the projected embedding, as in CLIP; or what the attention pooling of a model with a
-    text tower returns, as in SigLIP. Raises UsageError for a model with a classifier,
+    They are the projected embedding, as in CLIP; or what a model with a text tower pools, as in
+    SigLIP. Raises UsageError for a model with a classifier,
     CheckpointError for another that has neither.
     """
     config = model.config
@@ -27,8 +27,10 @@ def image_width(model: Model) -> int:
             f"{model.spec} has a classifier, and no joint space of images and texts",
             OTHERS,
         )
+    # transformers pools nothing in a SigLIP without its head; open_clip compares what it returns.
+    is_pooled = config.pool == "map" or model.layout != "hf-siglip"
     is_compared = isinstance(config, ViTConfig) and (
-        bool(config.projection) or (config.pool == "map" and model.text_source is not None)
+        bool(config.projection) or (is_pooled and model.text_source is not None)
     )
     if not is_compared:
         raise CheckpointError(f"{model.spec} has no joint space of images and texts", OTHERS)

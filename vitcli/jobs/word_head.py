@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
-from vitcli.checkpoints.scoring import DESCRIBED
+from vitcli.checkpoints.scoring import DESCRIBED, Scores
 from vitcli.errors import CheckpointError, UsageError, listed
 from vitcli.jobs.class_lists import shown
 from vitcli.jobs.job import ModelOptions, Reporter, Running
+from vitcli.jobs.joint import image_width
 from vitcli.jobs.loading import Spec, load_model
 from vitcli.jobs.words import Words
 from vitcli.records import TextClean
@@ -31,14 +33,14 @@ def load_classifier(
     running: Running,
     reporter: Reporter,
     *,
-    cosines: bool = False,
+    scores: Scores = "prob",
 ) -> Model:
     """Load a model, and with `words` give it a head of these classes. Raises what `load_model` and
     `with_words` raise."""
     model = load_model(spec, options, reporter.note)
     if words is None:
         return model
-    return with_words(model, words, running, reporter, cosines=cosines, offline=options.offline)
+    return with_words(model, words, running, reporter, scores=scores, offline=options.offline)
 
 
 def with_words(
@@ -47,11 +49,11 @@ def with_words(
     running: Running,
     reporter: Reporter,
     *,
-    cosines: bool = False,
+    scores: Scores = "prob",
     offline: bool = False,
 ) -> Model:
     """Return the model with a head that compares images with the classes. Its labels are their
-    names; with `cosines`, its outputs are the cosines.
+    names. For the `scores` cosine, its outputs are the cosines.
 
     Raises UsageError for a model with a classifier of its own, or for classes that the model cannot
     tell apart, CheckpointError for one without a text tower or a tokenizer.
@@ -63,10 +65,11 @@ def with_words(
             "(vit models --for words)",
         )
     similarity = model.compared.similarity
+    width = image_width(model)
     tokenizer = open_tokenizer(
         model, reporter.note, clean=words.clean, name=words.tokenizer, offline=offline
     )
-    words.check_texts(lambda text: tokenizer.encode([text]).ids.tobytes())
+    words.check_texts(partial(_seen, model, tokenizer))
     prompts = [words.prompts(one) for one in words.classes]
     encoded = [tokenizer.encode(texts) for texts in prompts]
     cut = [texts[i] for texts, row in zip(prompts, encoded, strict=True) for i in row.cut]
@@ -78,23 +81,35 @@ def with_words(
     assert isinstance(model.network, VisionTransformer)
     vectors = class_vectors(
         [row.ids for row in encoded],
-        model.sha256,
+        f"{model.sha256} {model.text.config!r}",
+        model.text.config.joint_dim,
         lambda: text_encoder(model, running),
         reporter.texts,
     )
-    width = model.network.config.joint_dim
     if vectors.shape[1] != width:
         raise CheckpointError(
             f"{model.spec}: texts are embedded in {vectors.shape[1]} numbers, images in {width}",
             "the image tower has no projection into the joint space",
         )
-    scale, shift = (1.0, 0.0) if cosines else (similarity.scale, similarity.bias or 0.0)
+    is_plain = scores == "cosine"
+    scale, shift = (1.0, 0.0) if is_plain else (similarity.scale, similarity.bias or 0.0)
     bias = vectors.new_full((len(vectors),), shift)
     network = model.network.with_cosine_head(vectors * scale, bias)
-    if not cosines:
+    if scores == "prob":
         reporter.note(f"{model.spec}: scores are the {DESCRIBED[similarity.function]}")
     provenance = replace(model.provenance, labels="--classes")
     return replace(model, network=network, labels=words.labels, provenance=provenance)
+
+
+def _seen(model: Model, tokenizer: Tokenizer, text: str) -> bytes:
+    """Return the ids of a text that its vector depends on: under a causal mask, up to the pooled
+    one."""
+    import torch
+
+    ids, config = tokenizer.encode([text]).ids, model.text.config
+    if config.causal:
+        ids = ids[:, : int(model.text.places(config, torch.from_numpy(ids))) + 1]
+    return ids.tobytes()
 
 
 def open_tokenizer(

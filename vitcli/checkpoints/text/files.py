@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +67,22 @@ def tokenizer_files(
         f"{', '.join(VOCABULARIES)}",
         _hint(recipe),
     )
+
+
+def local_digest(spec: str) -> str:
+    """The hash of the tokenizer's files in a folder, or next to a file; "" for a hub id, whose
+    revision says which files they are."""
+    path = Path(spec).expanduser()
+    if not path.exists():
+        return ""
+    folder = path if path.is_dir() else path.parent
+    names = dict.fromkeys((*NAMES, *([path.name] if path.suffix in SUFFIXES else [])))
+    digest = hashlib.sha256()
+    for file in (folder / name for name in names):
+        if file.is_file():
+            digest.update(f"{file.name} {file.stat().st_size}\n".encode())
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 def _hint(recipe: TokenRecipe) -> str:

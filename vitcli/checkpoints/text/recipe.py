@@ -140,7 +140,7 @@ def _open_clip(described: Json, recipe: TokenRecipe, *, causal: bool) -> TokenRe
 def _family(name: str, *, causal: bool) -> TextFamily:
     """The family of open_clip's tower with the tokenizer `name`, which may be empty."""
     if not name:
-        return "clip" if causal else "siglip"
+        return "clip"  # SimpleTokenizer, whatever the mask
     if "siglip" in name.lower():
         return "siglip"
     return "metaclip2" if "xlm-v" in name.lower() else "other"

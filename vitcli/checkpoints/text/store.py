@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
@@ -25,21 +25,21 @@ class VectorStore:
     def read(self, keys: Sequence[str]) -> dict[str, bytes]:
         """The vectors that the store has."""
         found: dict[str, bytes] = {}
-        with self._opened() as base:
-            for start in range(0, len(keys) if base else 0, AT_ONCE):
-                assert base is not None
+
+        def select(base: sqlite3.Connection) -> None:
+            for start in range(0, len(keys), AT_ONCE):
                 some = keys[start : start + AT_ONCE]
                 marks = ", ".join("?" * len(some))
-                found |= base.execute(
-                    f"SELECT key, vector FROM vectors WHERE key IN ({marks})", some
-                )
+                query = f"SELECT key, vector FROM vectors WHERE key IN ({marks})"
+                found.update((key, blob) for key, blob in base.execute(query, some))
+
+        self._use(select)
         return found
 
     def write(self, vectors: Mapping[str, bytes]) -> None:
         """Add vectors."""
-        with self._opened() as base:
-            if base is not None:
-                base.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?)", vectors.items())
+        insert = "INSERT OR REPLACE INTO vectors VALUES (?, ?)"
+        self._use(lambda base: base.executemany(insert, vectors.items()))
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -52,21 +52,18 @@ class VectorStore:
                 fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
-    @contextmanager
-    def _opened(self) -> Iterator[sqlite3.Connection | None]:
-        """The database, whose changes are kept at the end; None if it cannot be used."""
+    def _use(self, work: Callable[[sqlite3.Connection], object]) -> None:
+        """Call `work` with the database, whose changes are then kept. A database that cannot be
+        used (full, damaged, of another program) is left alone from then on."""
         if self._folder is None:
-            yield None
             return
         try:
             with closing(sqlite3.connect(self._folder / FILE, timeout=WAIT)) as base, base:
                 base.execute(
                     "CREATE TABLE IF NOT EXISTS vectors (key TEXT PRIMARY KEY, vector BLOB)"
                 )
-                yield base
-        except (
-            sqlite3.Error
-        ):  # full, damaged, or of another program: the vectors are computed again
+                work(base)
+        except sqlite3.Error:
             self._folder = None
 
 

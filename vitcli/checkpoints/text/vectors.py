@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate
 
 import numpy as np
@@ -19,6 +19,8 @@ from vitcli.models.text import TextTransformer
 
 Ids = NDArray[np.int64]
 MAX_BATCH_VALUES = 1 << 21  # of the widest layer, which fit the caches
+UNIT_ERROR = 1e-4
+VERSION = 1  # of the computation
 MIN_TEXTS = 512  # texts to embed between two writes to the cache
 
 
@@ -67,22 +69,24 @@ def _batches(lengths: Sequence[int], width: int) -> Iterator[slice]:
 
 def class_vectors(
     ids: Sequence[Ids],
-    weights: str,
+    tower: str,
+    width: int,
     encoder: Callable[[], TextEncoder],
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> Tensor:
     """The unit vector of each class: the texts are embedded, scaled to unit length, averaged and
     scaled again, as `open_clip/zero_shot_classifier.py` does.  K times (n, L) -> (K, E)
 
-    weights: the hash of the model's weights. Vectors in the cache are taken from there; the others
-    are computed with `encoder()` and added. `advance` gets the numbers of texts done and in all.
+    tower: what determines the vectors of ids: the hash of the weights, and the text tower's config;
+    width: E. Vectors in the cache are taken from there; the others are computed with `encoder()`
+    and added. `advance` gets the numbers of texts done and in all.
     """
     store = VectorStore()
-    keys = [_key(texts, weights) for texts in ids]
-    found = store.read(keys)
+    keys = [_key(texts, tower) for texts in ids]
+    found = _sound(store.read(keys), width)
     if any(key not in found for key in keys):
         with store.alone():  # another process may compute the same
-            found |= store.read([key for key in keys if key not in found])
+            found |= _sound(store.read([key for key in keys if key not in found]), width)
             absent = [place for place, key in enumerate(keys) if key not in found]
             total, done = sum(len(ids[place]) for place in absent), 0
             advance(0, total)
@@ -117,7 +121,18 @@ def _groups(places: Sequence[int], counts: Sequence[int]) -> Iterator[list[int]]
         yield group
 
 
-def _key(texts: Ids, weights: str) -> str:
-    """The key of a class: the weights, and the ids that the text tower reads."""
-    shape = f"{weights} {texts.shape}".encode()
+def _sound(vectors: Mapping[str, object], width: int) -> dict[str, bytes]:
+    """Keep the unit vectors of this width. Others are damaged, and are computed again."""
+    found = {}
+    for key, blob in vectors.items():
+        if isinstance(blob, bytes) and len(blob) == 4 * width:
+            length = float(np.linalg.norm(np.frombuffer(blob, np.float32)))
+            if abs(length - 1) < UNIT_ERROR:
+                found[key] = blob
+    return found
+
+
+def _key(texts: Ids, tower: str) -> str:
+    """The key of a class: the text tower, and the ids that it reads."""
+    shape = f"{VERSION} {tower} {texts.shape}".encode()
     return hashlib.sha256(shape + np.ascontiguousarray(texts).tobytes()).hexdigest()

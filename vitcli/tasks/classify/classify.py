@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 from vitcli.checkpoints.scoring import ScoreFunction, Scores, to_scores
+from vitcli.checkpoints.text.files import local_digest
 from vitcli.errors import UsageError
 from vitcli.images.workers import WorkerPool
 from vitcli.jobs.drawing import Drawing, Request, check_page, draw_rows
@@ -119,7 +120,11 @@ def _output(job: ClassifyJob) -> Output:
     output = output_of(job, job.out, job.output_format())
     # Without a threshold, no number of labels is TOP_K of them.
     takes_five = job.top_k is None and job.threshold is None
-    count = {"top_k": TOP_K if takes_five else job.top_k}
+    count: dict[str, object] = {"top_k": TOP_K if takes_five else job.top_k}
+    if job.words is not None:  # its texts are in the options; here are the files that read them
+        specs = [m if isinstance(m, str) else m.spec for m in job.models]
+        named = [job.words.tokenizer] if job.words.tokenizer else specs
+        count["tokenizer_files"] = list(map(local_digest, named))
     return replace(
         output,
         options={**output.options, **count, "select": job.select and job.select.text},
@@ -143,7 +148,7 @@ def _computation(
     """
     cosines = job.words is not None and job.scores == "cosine"
     models = [
-        load_classifier(spec, job.options, job.words, job.running, run.reporter, cosines=cosines)
+        load_classifier(spec, job.options, job.words, job.running, run.reporter, scores=job.scores)
         for spec in specs
     ]
     # The outputs of a head of cosines are the cosines themselves.

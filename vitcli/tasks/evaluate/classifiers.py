@@ -38,7 +38,8 @@ def evaluate_classifiers(
     """
     run = run_on(job, examples, reporter)
     models = [
-        load_classifier(spec, job.options, job.words, job.running, reporter) for spec in job.models
+        load_classifier(spec, job.options, job.words, job.running, reporter, scores=job.scores)
+        for spec in job.models
     ]
     function = check_heads(models, "--knn 20 evaluates its embeddings", job.scores)
     problem = _problem(models[0], function, examples, job.threshold)

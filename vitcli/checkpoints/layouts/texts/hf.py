@@ -37,7 +37,9 @@ OTHERS = {
     "chinese_clip": "BERT",
     "vision-text-dual-encoder": "a language model of any kind",
 }
-OLD_EOS = 2  # in configs of CLIP that were written before transformers#24773
+# In configs of CLIP that were written before transformers#24773. With it, a CLIP pools the highest
+# id; a MetaCLIP 2, whose texts do end in it, the first of them.
+OLD_EOS = 2
 
 
 def block_rules(at: str) -> tuple[Rule, ...]:

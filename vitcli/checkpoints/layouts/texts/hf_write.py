@@ -12,13 +12,12 @@ from torch import Tensor
 
 from vitcli.checkpoints.keymap import to_theirs
 from vitcli.checkpoints.layouts.layout import Expressed
-from vitcli.checkpoints.layouts.texts.hf import CLIP_RULES, SIGLIP_RULES, write_text_config
+from vitcli.checkpoints.layouts.texts.hf import CLIP_RULES, OLD_EOS, SIGLIP_RULES, write_text_config
 from vitcli.models.text import TextConfig
 
 Kind = Literal["clip", "siglip"]
 KINDS: Mapping[str, Kind] = {"hf-clip": "clip", "hf-siglip": "siglip"}
 VISION = "vision_model."
-METACLIP_EOS = 2  # transformers' CLIP takes this id for a known mistake, MetaCLIP 2 does not
 
 
 def obstacles(kind: Kind, config: TextConfig, bias: float | None) -> list[str]:
@@ -58,10 +57,9 @@ def express(
         added = {"logit_scale": scale.reshape(1), "logit_bias": bias.reshape(1)}
         theirs = to_theirs(tensors, SIGLIP_RULES)
     else:
-        # The highest id that is pooled is the end of a text, which is the last of a vocabulary.
-        eos = config.vocab_size - 1 if config.pool == "argmax" else config.eos_id
+        eos = OLD_EOS if config.pool == "argmax" else config.eos_id
         name, model = "CLIP", "clip"
-        if config.pool == "eos" and eos == METACLIP_EOS:
+        if config.pool == "eos" and eos == OLD_EOS:
             name, model = "MetaClip2", "metaclip_2"
             vision["model_type"] = "metaclip_2_vision_model"
         json = _json(name, model, vision, {**texts, "eos_token_id": eos})
