@@ -125,6 +125,7 @@ def test_the_second_run_reads_no_text_tower(
         raise AssertionError("the text tower runs again")
 
     monkeypatch.setattr("vitcli.checkpoints.text.vectors.TextEncoder.__call__", refuse)
+    monkeypatch.setattr("vitcli.checkpoints.text.tower.TextSource.read", refuse)
     second = vit(*args)
     assert (first.code, second.code, first.out) == (0, 0, second.out)
 

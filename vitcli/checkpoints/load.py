@@ -45,7 +45,7 @@ from vitcli.models.fields import FieldError
 from vitcli.models.network import Network
 from vitcli.models.patch_size import change_patch_size
 from vitcli.models.swin_config import SwinConfig
-from vitcli.models.text import TextTransformer
+from vitcli.models.text import TextConfig, TextTransformer
 from vitcli.records import Decode, Preprocess, Size, by
 
 _WITH_TEXT = (
@@ -114,6 +114,13 @@ class Model:
         """The text tower, read on first use. Raises CheckpointError for a model without one."""
         with _naming(self.spec):
             return self.compared.read()
+
+    @cached_property
+    def text_config(self) -> TextConfig:
+        """The config of the text tower, from the shapes of its tensors. Raises CheckpointError for
+        a model without one."""
+        with _naming(self.spec):
+            return self.compared.config
 
     @property
     def compared(self) -> TextSource:

@@ -36,3 +36,15 @@ def image_width(model: Model) -> int:
         raise CheckpointError(f"{model.spec} has no joint space of images and texts", OTHERS)
     assert isinstance(config, ViTConfig)
     return config.joint_dim
+
+
+def joint_width(model: Model) -> int:
+    """The width of the space in which a model compares images with texts. Raises CheckpointError
+    for a model without a text tower, and what `image_width` raises."""
+    width, texts = image_width(model), model.text_config.joint_dim
+    if width != texts:
+        raise CheckpointError(
+            f"{model.spec}: texts are embedded in {texts} numbers, images in {width}",
+            "the image tower has no projection into the joint space",
+        )
+    return width

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from vitcli.checkpoints.scoring import DESCRIBED, Scores
-from vitcli.errors import CheckpointError, UsageError, listed
+from vitcli.errors import UsageError, listed
 from vitcli.jobs.class_lists import shown
 from vitcli.jobs.job import ModelOptions, Reporter, Running
-from vitcli.jobs.joint import image_width
+from vitcli.jobs.joint import joint_width
 from vitcli.jobs.loading import Spec, load_model
 from vitcli.jobs.words import Words
 from vitcli.records import TextClean
@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # imports torch, which a run with nothing to do does not need
     from vitcli.checkpoints.text.files import TokenizerFiles
     from vitcli.checkpoints.text.recipe import TokenRecipe
     from vitcli.checkpoints.text.tokenizer import Tokenizer
-    from vitcli.checkpoints.text.vectors import TextEncoder
+    from vitcli.checkpoints.text.vectors import Ids, TextEncoder
 
 MAX_SHOWN = 3  # texts in a note
 
@@ -65,32 +65,23 @@ def with_words(
             "(vit models --for words)",
         )
     similarity = model.compared.similarity
-    width = image_width(model)
+    width = joint_width(model)
     tokenizer = open_tokenizer(
         model, reporter.note, clean=words.clean, name=words.tokenizer, offline=offline
     )
-    words.check_texts(partial(_seen, model, tokenizer))
-    prompts = [words.prompts(one) for one in words.classes]
-    encoded = [tokenizer.encode(texts) for texts in prompts]
-    cut = [texts[i] for texts, row in zip(prompts, encoded, strict=True) for i in row.cut]
-    note_cut(cut, tokenizer, reporter.note)
+    ids = _encoded(model, tokenizer, words, reporter.note)
 
     from vitcli.checkpoints.text.vectors import class_vectors
     from vitcli.models.vit import VisionTransformer
 
     assert isinstance(model.network, VisionTransformer)
     vectors = class_vectors(
-        [row.ids for row in encoded],
-        f"{model.sha256} {model.text.config!r}",
-        model.text.config.joint_dim,
+        ids,
+        f"{model.sha256} {model.text_config!r}",
+        width,
         lambda: text_encoder(model, running),
         reporter.texts,
     )
-    if vectors.shape[1] != width:
-        raise CheckpointError(
-            f"{model.spec}: texts are embedded in {vectors.shape[1]} numbers, images in {width}",
-            "the image tower has no projection into the joint space",
-        )
     is_plain = scores == "cosine"
     scale, shift = (1.0, 0.0) if is_plain else (similarity.scale, similarity.bias or 0.0)
     bias = vectors.new_full((len(vectors),), shift)
@@ -101,15 +92,30 @@ def with_words(
     return replace(model, network=network, labels=words.labels, provenance=provenance)
 
 
-def _seen(model: Model, tokenizer: Tokenizer, text: str) -> bytes:
-    """Return the ids of a text that its vector depends on: under a causal mask, up to the pooled
-    one."""
+def _encoded(
+    model: Model, tokenizer: Tokenizer, words: Words, note: Callable[[str], None]
+) -> list[Ids]:
+    """The ids of the texts of each class.  K times (n, L)
+
+    Raises what `Words.check_texts` raises for the ids that a vector depends on: under a causal
+    mask, those up to the pooled one.
+    """
     import torch
 
-    ids, config = tokenizer.encode([text]).ids, model.text.config
+    from vitcli.models.text import TextTransformer
+
+    prompts = [words.prompts(one) for one in words.classes]
+    phrases = [phrase for one in words.classes for phrase in one.phrases]
+    texts = list(dict.fromkeys(chain(chain.from_iterable(prompts), phrases, ("",))))
+    place = {text: number for number, text in enumerate(texts)}
+    encoded, config = tokenizer.encode(texts), model.text_config
+    ends = [encoded.ids.shape[1]] * len(texts)
     if config.causal:
-        ids = ids[:, : int(model.text.places(config, torch.from_numpy(ids))) + 1]
-    return ids.tobytes()
+        ends = (TextTransformer.places(config, torch.from_numpy(encoded.ids)) + 1).tolist()
+    words.check_texts(lambda text: encoded.ids[place[text], : ends[place[text]]].tobytes())
+    used = len({text for some in prompts for text in some})  # they come first
+    note_cut([texts[number] for number in encoded.cut if number < used], tokenizer, note)
+    return [encoded.ids[[place[text] for text in some]] for some in prompts]
 
 
 def open_tokenizer(
@@ -144,7 +150,7 @@ def find_tokenizer(
 def _recipe(model: Model) -> TokenRecipe:
     from vitcli.checkpoints.text.recipe import token_recipe
 
-    config = model.text.config
+    config = model.text_config
     return token_recipe(
         model.compared.checkpoint.config,
         context_length=config.context_length,

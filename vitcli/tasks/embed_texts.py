@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vitcli.checkpoints.resolve import Checkpoint, resolve
-from vitcli.errors import CheckpointError, UsageError, listed
+from vitcli.errors import UsageError, listed
 from vitcli.jobs.apart import check_apart, read_of_model, read_of_options, written_of
 from vitcli.jobs.class_lists import shown
 from vitcli.jobs.job import ModelOptions, Reporter, Running, Summary
-from vitcli.jobs.joint import image_width
+from vitcli.jobs.joint import joint_width
 from vitcli.jobs.loading import Spec, describe_model, load_model
 from vitcli.jobs.run import completing
 from vitcli.jobs.texts import Texts
@@ -26,7 +26,6 @@ from vitcli.runs.whole import finish, held, opened
 if TYPE_CHECKING:  # imports torch
     from torch import Tensor
 
-    from vitcli.checkpoints.load import Model
 
 AT_ONCE = 1024  # texts between two writes
 TOO_LARGE = "the features are too large for --store fp16: --store fp32 has room for them"
@@ -97,18 +96,6 @@ def embed_texts(
         summary = Summary(total, 0, time.monotonic() - started, unit="text")
         finish(None if sink else output, to, {**meta, "cut": len(cut), **summary.counts})
     return summary
-
-
-def joint_width(model: Model) -> int:
-    """The width of the space in which a model compares images with texts. Raises CheckpointError
-    for a model without a text tower, and what `image_width` raises."""
-    width, texts = image_width(model), model.text.config.joint_dim
-    if width != texts:
-        raise CheckpointError(
-            f"{model.spec}: texts are embedded in {texts} numbers, images in {width}",
-            "the image tower has no projection into the joint space",
-        )
-    return width
 
 
 def _apart(spec: Spec, output: Output, options: ModelOptions) -> Spec:

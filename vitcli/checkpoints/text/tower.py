@@ -17,7 +17,7 @@ from vitcli.checkpoints.scoring import ScoreFunction
 from vitcli.checkpoints.tensors import read_weights, without
 from vitcli.errors import CheckpointError
 from vitcli.models.fields import FieldError
-from vitcli.models.text import TextTransformer
+from vitcli.models.text import TextConfig, TextTransformer
 
 MAX_LOGIT_SCALE = 20.0  # e to the power of it is half a billion; trained models have up to 5
 
@@ -38,12 +38,12 @@ class Similarity:
 
 @dataclass(frozen=True, slots=True)
 class TextSource:
-    """Where the text tower of a model is: in `checkpoint`, under these `names` of a layout. `scale`
-    and `bias` are its tensors `logit_scale` and `logit_bias`."""
+    """Where the text tower of a model is: in `checkpoint`, under the names of a layout. `shapes`
+    are its tensors without their numbers, `scale` and `bias` are `logit_scale` and `logit_bias`."""
 
     checkpoint: Checkpoint
     layout: Layout
-    names: frozenset[str]
+    shapes: Mapping[str, Tensor]
     scale: Tensor | None
     bias: Tensor | None
     drop: tuple[str, ...] = ()
@@ -62,20 +62,29 @@ class TextSource:
             raise CheckpointError(f"logit_scale is {scale:g}: expected a logarithm, such as 4.6")
         return Similarity(math.exp(scale), None if self.bias is None else self.bias.item())
 
+    @property
+    def config(self) -> TextConfig:
+        """The config of the text tower. Raises CheckpointError for tensors of unknown names."""
+        return self._interpreted(self.shapes)[0]
+
     def read(self) -> TextTransformer:
         """Read the text tower in fp32, in eval mode, on the CPU. Raises CheckpointError with the
         name of each tensor that is unknown, missing or misshapen."""
-        texts, config = self.layout.texts, self.checkpoint.config
-        assert texts is not None
         weights = without(read_weights(self.checkpoint.weights), self.drop)
         stripped = self.layout.strip(weights.tensors)
-        tensors = {name: t for name, t in stripped.items() if name in self.names}
+        return build_text(*self._interpreted({name: stripped[name] for name in self.shapes}))
+
+    def _interpreted(
+        self, tensors: Mapping[str, Tensor]
+    ) -> tuple[TextConfig, Mapping[str, Tensor], Spelling]:
+        """The config, the tensors in vitcli's names, and their names in the file."""
+        texts, config = self.layout.texts, self.checkpoint.config
+        assert texts is not None
         rules = texts.rules(tensors, config)
         renamed = to_ours(tensors, rules)
         spelling = Spelling(rules, tensors)
         try:
-            sizes = texts.read_config(renamed.tensors, config)
-            return build_text(sizes, renamed.tensors, spelling)
+            return texts.read_config(renamed.tensors, config), renamed.tensors, spelling
         except MissingTensor as error:
             raise missing(error, spelling) from None
         except FieldError as error:
@@ -93,8 +102,9 @@ def text_source(
 ) -> TextSource | None:
     """The source of a model's text tower; None for a model without one. `tensors` are all tensors
     of the file in the layout's names, `read` is the part of them that is the network of images."""
-    names = frozenset(name for name, why in read.dropped.items() if why == TEXT)
+    names = [name for name, why in read.dropped.items() if why == TEXT]
     if layout.texts is None or not names:
         return None
+    shapes = {name: tensors[name].to("meta") for name in names}
     scale, bias = tensors.get("logit_scale"), tensors.get("logit_bias")
-    return TextSource(checkpoint, layout, names, scale, bias, drop)
+    return TextSource(checkpoint, layout, shapes, scale, bias, drop)
