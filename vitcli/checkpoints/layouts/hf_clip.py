@@ -20,7 +20,6 @@ from vitcli.checkpoints.layouts.layout import (
     Layout,
     Tensors,
     Writer,
-    activation_name,
     count_classes,
     image_pair,
     lift,
@@ -29,7 +28,7 @@ from vitcli.checkpoints.layouts.layout import (
     read_sizes,
     shape,
 )
-from vitcli.checkpoints.layouts.texts.hf import CLIP_TEXTS, block_rules
+from vitcli.checkpoints.layouts.texts.hf import CLIP_TEXTS, block_config, block_rules
 from vitcli.checkpoints.preprocess.published import CLIP
 from vitcli.models.config import ViTConfig
 
@@ -144,13 +143,8 @@ def tower_config(config: ViTConfig) -> dict[str, Any]:
         "image_size": image_pair(config.image_size),
         "patch_size": image_pair(config.patch_size),
         "num_channels": config.in_chans,
-        "hidden_size": config.embed_dim,
-        "num_hidden_layers": config.depth,
-        "num_attention_heads": config.num_heads,
-        "intermediate_size": config.hidden_dim,
-        "hidden_act": activation_name(config.act),
+        **block_config(config),
         "attention_dropout": 0.0,
-        "layer_norm_eps": config.norm_eps,
     }
 
 

@@ -18,6 +18,7 @@ from vitcli.checkpoints.layouts.layout import (
     lower,
 )
 from vitcli.errors import CheckpointError
+from vitcli.models.block_config import BlockConfig
 from vitcli.models.text import TextConfig
 
 AT = "text_model."
@@ -159,6 +160,13 @@ def write_text_config(config: TextConfig) -> dict[str, Any]:
     return {
         "vocab_size": config.vocab_size,
         "max_position_embeddings": config.context_length,
+        **block_config(config),
+    }
+
+
+def block_config(config: BlockConfig) -> dict[str, Any]:
+    """The sizes of the blocks, in the words of CLIP's and SigLIP's configs."""
+    return {
         "hidden_size": config.embed_dim,
         "num_hidden_layers": config.depth,
         "num_attention_heads": config.num_heads,

@@ -19,10 +19,10 @@ from vitcli.checkpoints.layouts.layout import (
     Layout,
     Tensors,
     Writer,
-    activation_name,
     not_square,
     read_sizes,
 )
+from vitcli.checkpoints.layouts.texts.hf import block_config
 from vitcli.checkpoints.preprocess.published import INTERNVIT
 from vitcli.errors import CheckpointError
 from vitcli.models.config import ViTConfig
@@ -153,12 +153,7 @@ def write_config(config: ViTConfig) -> dict[str, Any]:
         "image_size": list(config.image_size),
         "patch_size": list(config.patch_size),
         "num_channels": config.in_chans,
-        "hidden_size": config.embed_dim,
-        "num_hidden_layers": config.depth,
-        "num_attention_heads": config.num_heads,
-        "intermediate_size": config.hidden_dim,
-        "hidden_act": activation_name(config.act),
-        "layer_norm_eps": config.norm_eps,
+        **block_config(config),
         "norm_type": "rms_norm" if config.norm == "rms" else "layer_norm",
         "attention_bias": config.qkv_bias,
         "use_qk_norm": False,
