@@ -27,9 +27,10 @@ from tests.fixtures.words import (
 from vitcli import errors
 from vitcli.checkpoints.resolve import Checkpoint, resolve
 from vitcli.checkpoints.text.files import CONFIG, tokenizer_files
-from vitcli.checkpoints.text.recipe import TextClean, TokenRecipe, token_recipe
+from vitcli.checkpoints.text.recipe import TokenRecipe, token_recipe
 from vitcli.checkpoints.text.tokenizer import Encoded, Tokenizer, read_tokenizer
 from vitcli.errors import CheckpointError, InputError, ModelNotFound, UsageError, VitError
+from vitcli.records import TextClean
 
 LINES = lines()
 WRITERS: dict[str, Callable[[Path], int]] = {

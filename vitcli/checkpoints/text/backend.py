@@ -20,7 +20,7 @@ from vitcli.checkpoints.text.files import (
     VOCAB,
     TokenizerFiles,
 )
-from vitcli.checkpoints.text.recipe import TextClean, TextFamily, TokenRecipe
+from vitcli.checkpoints.text.recipe import TextFamily, TokenRecipe
 from vitcli.checkpoints.text.spiece_tokenizer import spiece_tokenizer
 from vitcli.checkpoints.text.vocabulary import (
     IN_WORDS,
@@ -31,6 +31,7 @@ from vitcli.checkpoints.text.vocabulary import (
     read_vocabulary,
 )
 from vitcli.errors import CheckpointError
+from vitcli.records import TextClean
 
 if TYPE_CHECKING:
     from tokenizers import AddedToken, Tokenizer

@@ -7,8 +7,9 @@ from functools import partial
 
 from vitcli.checkpoints.text import clean
 from vitcli.checkpoints.text.backend import SIGLIP, Built
-from vitcli.checkpoints.text.recipe import TextClean, TokenRecipe
+from vitcli.checkpoints.text.recipe import TokenRecipe
 from vitcli.checkpoints.text.spiece_tokenizer import SPACE
+from vitcli.records import TextClean
 
 
 def cleaning(name: TextClean, recipe: TokenRecipe, built: Built) -> Callable[[str], str]:

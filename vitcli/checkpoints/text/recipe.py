@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal
 
 from vitcli.checkpoints.text import clean
 from vitcli.errors import CheckpointError
+from vitcli.records import TextClean
 
 if TYPE_CHECKING:  # for types only: this module imports torch
     from vitcli.checkpoints.layouts.layout import Json
 
-TextClean = Literal["canonical", "hf", "open_clip", "none"]
-CLEANS: tuple[TextClean, ...] = get_args(TextClean)
 # clip: CLIP's BPE, two marks around a text. siglip: SentencePiece, a mark after a text. metaclip2:
 # XLM-V's Unigram, two marks. other: any tokenizer that open_clip's JSON names.
 TextFamily = Literal["clip", "siglip", "metaclip2", "other"]
@@ -83,7 +82,7 @@ def token_recipe(
         open_clip_clean="lower" if causal else "canonicalize",
     )
     if isinstance(described, Mapping):
-        return _open_clip(described, recipe, causal=causal)
+        return _open_clip(described, recipe)
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or not model_type:
         return recipe
@@ -100,7 +99,7 @@ def token_recipe(
     )
 
 
-def _open_clip(described: Json, recipe: TokenRecipe, *, causal: bool) -> TokenRecipe:
+def _open_clip(described: Json, recipe: TokenRecipe) -> TokenRecipe:
     """The recipe of open_clip's `text_cfg`, as open_clip/factory.py (get_tokenizer) reads it."""
     if described.get("tokenizer_mode"):
         raise CheckpointError(
@@ -120,7 +119,7 @@ def _open_clip(described: Json, recipe: TokenRecipe, *, causal: bool) -> TokenRe
             f"text_cfg.tokenizer_kwargs is {options}: only {' and '.join(sorted(known))} are "
             "supported"
         )
-    family = _family(name, causal=causal)
+    family = _family(name)
     usual = "canonicalize" if family == "siglip" else "whitespace" if name else "lower"
     cleaning = options.get("clean", usual)
     if not isinstance(cleaning, str) or cleaning not in clean.OPEN_CLIP:
@@ -137,7 +136,7 @@ def _open_clip(described: Json, recipe: TokenRecipe, *, causal: bool) -> TokenRe
     )
 
 
-def _family(name: str, *, causal: bool) -> TextFamily:
+def _family(name: str) -> TextFamily:
     """The family of open_clip's tower with the tokenizer `name`, which may be empty."""
     if not name:
         return "clip"  # SimpleTokenizer, whatever the mask

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from vitcli.checkpoints.text.backend import Built, build_backend
 from vitcli.checkpoints.text.cleaning import cleaning
 from vitcli.checkpoints.text.files import CONFIG, TokenizerFiles
-from vitcli.checkpoints.text.recipe import TextClean, TokenRecipe
+from vitcli.checkpoints.text.recipe import TokenRecipe
 from vitcli.checkpoints.text.vocabulary import is_reserved
 from vitcli.errors import CheckpointError, InputError, UsageError, check_installed, is_utf8
+from vitcli.records import TextClean
 
 if TYPE_CHECKING:
     import tokenizers
