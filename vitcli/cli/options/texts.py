@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from vitcli.cli.options.words import OTHERS, TextCleanOpt, Tokenizer, lines
+from vitcli.cli.options.words import TextCleanOpt, Tokenizer, idle, lines
 from vitcli.errors import UsageError
 from vitcli.jobs.texts import Texts, read_texts
 
@@ -48,9 +47,8 @@ def texts(
         )
     if not several and texts is None:
         given = {"--text-clean": text_clean, "--tokenizer": tokenizer}
-        for name in given:
-            if given[name] is not None and OTHERS[name] not in os.environ:
-                raise UsageError(f"{name} has no effect without texts", "add --text TEXT")
+        for option in idle(given):
+            raise UsageError(f"{option} has no effect without texts", "add --text TEXT")
         return None
     return Texts(
         texts=tuple(several) if texts is None else read_texts(texts),

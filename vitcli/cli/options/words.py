@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -96,11 +97,8 @@ def words(
         )
     if not texts and classes_file is None:
         given = {"--templates": templates, "--text-clean": text_clean, "--tokenizer": tokenizer}
-        idle = [
-            name for name in given if given[name] is not None and OTHERS[name] not in os.environ
-        ]
-        if template or idle:
-            option = "--template" if template else idle[0]
+        unused = ["--template"] * bool(template) + idle(given)
+        for option in unused[:1]:
             raise UsageError(f"{option} has no effect without classes", "add --classes TEXT")
         return None
     several = template or lines(TEMPLATE)
@@ -116,6 +114,15 @@ def words(
         tokenizer=tokenizer,
         file=classes_file,
     )
+
+
+def idle(given: Mapping[str, object]) -> list[str]:
+    """The options that have a value which is not that of a variable."""
+    return [
+        name
+        for name, value in given.items()
+        if value is not None and OTHERS[name] not in os.environ
+    ]
 
 
 def lines(variable: str) -> list[str]:

@@ -113,6 +113,11 @@ class Evaluation:
         return tuple(image.path for image in self.images)
 
 
+def rounded(value: float | None) -> float | None:
+    """A number of a result, as files have it; None stays."""
+    return None if value is None else round(value, 6)
+
+
 def run_on(job: EvaluateJob, examples: Sequence[Example], reporter: Reporter) -> Run:
     """Return a run over the images of the examples, in their order."""
     listing = list_images([example.found for example in examples])

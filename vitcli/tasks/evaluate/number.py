@@ -19,7 +19,7 @@ from torch import Tensor
 from vitcli.errors import InputError, UsageError, printable, shortened
 from vitcli.records import FoundImage
 from vitcli.render.report import ClassTable, Section, Shot
-from vitcli.tasks.evaluate.job import MAX_LISTED, MAX_MISTAKES, MAX_NAME
+from vitcli.tasks.evaluate.job import MAX_LISTED, MAX_MISTAKES, MAX_NAME, rounded
 from vitcli.tasks.evaluate.thumbnails import thumbnail
 from vitcli.training.example import Example
 
@@ -126,9 +126,9 @@ class NumberResult:
         return {
             "model": self.name,
             "problem": "number",
-            **{name: _rounded(value) for name, value in self.means.items()},
+            **{name: rounded(value) for name, value in self.means.items()},
             "outputs": [
-                {"label": label} | {name: _rounded(value) for name, value in output.items()}
+                {"label": label} | {name: rounded(value) for name, value in output.items()}
                 for label, output in zip(self.labels, self.outputs, strict=True)
             ],
             "largest_errors": [
@@ -187,10 +187,6 @@ class NumberResult:
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if len(known) == len(values) else None
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 6)
 
 
 def _shown(value: float | None) -> str:

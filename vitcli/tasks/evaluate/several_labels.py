@@ -27,6 +27,7 @@ from vitcli.tasks.evaluate.job import (
     MAX_MISTAKES,
     MAX_NAME,
     THRESHOLD,
+    rounded,
 )
 from vitcli.tasks.evaluate.thumbnails import thumbnail
 from vitcli.training.classes import match_several
@@ -134,8 +135,8 @@ class SeveralLabelsResult:
             "model": self.name,
             "problem": "several labels",
             "threshold": self.threshold,
-            **{name: _rounded(value) for name, value in self.means.items()},
-            "classes": [c.numbers() | {"ap": _rounded(ap)} for c, ap in self.classes],
+            **{name: rounded(value) for name, value in self.means.items()},
+            "classes": [c.numbers() | {"ap": rounded(ap)} for c, ap in self.classes],
             "most_confidently_wrong": [
                 {
                     "path": printable(paths[place]),
@@ -189,7 +190,7 @@ class SeveralLabelsResult:
         )
 
     def files(self) -> Mapping[str, bytes]:
-        rows = [c.numbers() | {"ap": _rounded(ap)} for c, ap in self.classes]
+        rows = [c.numbers() | {"ap": rounded(ap)} for c, ap in self.classes]
         text = io.StringIO()
         writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
         writer.writeheader()
@@ -216,10 +217,6 @@ def average_precision(truth: NDArray[np.bool_], scores: NDArray[np.floating[Any]
 
 def _mean(values: Sequence[float]) -> float | None:
     return float(np.mean(values)) if values else None
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 6)
 
 
 def _cells(c: ClassScores, ap: float | None) -> tuple[str, ...]:
