@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from vitcli.checkpoints.resolve import parse_json
 from vitcli.checkpoints.text import clip_bpe
 from vitcli.checkpoints.text.charsmap import is_sound
 from vitcli.checkpoints.text.files import JSON, MERGES, OPENAI, VOCAB
@@ -191,7 +192,7 @@ def _json(file: Path) -> Any:
 
 def _parsed(file: Path, raw: bytes) -> Any:
     try:
-        return json.loads(raw.decode("utf-8"))
+        return parse_json(raw)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{file} is not JSON: {error}", AGAIN) from None
 
