@@ -101,7 +101,9 @@ def search(job: SearchJob, reporter: Reporter = SILENT, write: Writer | None = N
         if write is None:
             to = job.table()
             to.check()
-        page = opened.enter_context(open_page(job.html, index))
+        page = opened.enter_context(
+            open_page(job.html, index, job.embedding.running.workers, reporter.note)
+        )
         if write is None:
             is_page_alone = job.html is not None and job.out is None and job.format is None
             if is_page_alone and not job.paths_only:
