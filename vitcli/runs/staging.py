@@ -229,11 +229,14 @@ class _Stage:
 
 
 def _files(local: Path) -> list[Path]:
-    """All files of a finished output; the output itself is the last."""
+    """All files of a finished output; the output itself is the last. One that was written in one go
+    has no journal."""
     journal = journal_of(local)
-    known = [Target(local).path(suffix).name for suffix in BESIDE]
-    names = [whole.name for whole in read_finished(journal) or [] if whole.name in known]
-    return [*map(local.with_name, names), journal, local]
+    known = [Target(local).path(suffix) for suffix in BESIDE]
+    if not journal.exists():
+        return [*(file for file in known if file.exists()), local]
+    finished = {whole.name for whole in read_finished(journal) or []}
+    return [*(file for file in known if file.name in finished), journal, local]
 
 
 def _fetched(url: str, folder: Path) -> Path:
