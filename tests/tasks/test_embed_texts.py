@@ -162,7 +162,6 @@ def test_a_text_of_which_the_model_sees_nothing_is_noted(vit: Vit, clip: Path) -
         (("--ray", "local"), "leave out --ray"),
         (("--texts", "q.txt"), "--text and --texts are both given"),
         (("--text", " "), "text 2 is blank"),
-        (("-o", "s3://bucket/w.npy"), "texts are written to a file"),
         (("-o", "/dev/null", "--format", "npy"), "cannot be written to a pipe"),
     ],
 )
