@@ -18,6 +18,7 @@ from vitcli.tasks.dedupe.vectors import ROUNDING, Rows, Vectors, cosines, margin
 
 MAX_PAIRS = 4_000_000
 TALL, WIDE = 4096, 2048  # rows of the blocks that are multiplied
+STRIP = 64
 SAME = 1 - 1e-5  # rows with a higher score count as the same vector
 NOTHING = -2.0  # the best score of a row without another
 
@@ -128,17 +129,19 @@ def _take(
     tall, wide = scores.shape
     for row in range(j - i, tall):  # each pair once, and no row with itself
         scores[row, : row - (j - i) + 1] = NOTHING
-    scores[lengths[i : i + tall] == 0] = NOTHING
-    scores[:, lengths[j : j + wide] == 0] = NOTHING
+    scores[np.flatnonzero(lengths[i : i + tall] == 0)] = NOTHING
+    scores[:, np.flatnonzero(lengths[j : j + wide] == 0)] = NOTHING
     tops = scores.max(axis=1)
     rows = np.flatnonzero(tops >= min(state.floor, SAME))
     if len(rows):
         _collect(state, scores, rows, i, j)
         tops = scores.max(axis=1)
     better = _improve(state, tops, i)
-    state.other[i + better] = scores[better].argmax(axis=1) + j
-    better = _improve(state, scores.max(axis=0), j)
-    state.other[j + better] = scores[:, better].argmax(axis=0) + i
+    places = (int(scores[row].argmax()) for row in better)
+    state.other[i + better] = np.fromiter(places, np.int32, len(better)) + j
+    strips = _strips(scores)
+    better = _improve(state, strips.max(axis=0), j)
+    state.other[j + better] = _tops_of(scores, strips, better) + i
 
 
 def _collect(state: Pass, scores: Scores, rows: Rows, i: int, j: int) -> None:
@@ -186,6 +189,20 @@ def _improve(state: Pass, tops: Scores, start: int) -> Rows:
     better = np.flatnonzero(tops > before)
     before[better] = tops[better]
     return better
+
+
+def _strips(scores: Scores) -> Scores:
+    """The highest score of each column in strips of STRIP rows.  (n, m) -> (n / STRIP, m)"""
+    whole = len(scores) // STRIP * STRIP
+    strips = scores[:whole].reshape(-1, STRIP, scores.shape[1]).max(axis=1)
+    return strips if whole == len(scores) else np.vstack([strips, scores[whole:].max(axis=0)])
+
+
+def _tops_of(scores: Scores, strips: Scores, columns: Rows) -> Rows:
+    """The row of the highest score in each of these columns; a column is slow to read whole."""
+    firsts = strips[:, columns].argmax(axis=0) * STRIP
+    rows = np.minimum(firsts + np.arange(STRIP)[:, None], len(scores) - 1)
+    return firsts + scores[rows, columns].argmax(axis=0)
 
 
 def exact(
