@@ -98,7 +98,7 @@ def compare(
     save: Callable[[Pass], object] = lambda state: None,
 ) -> None:
     """Finish a pass. `report` gets the comparisons done and their total; `save` is called between
-    two blocks, where the state is consistent, and once more before Interrupted is raised."""
+    two blocks. Interrupted is raised between two blocks, too, so that the state is consistent."""
     count = vectors.count
     total, so_far, rows, at = total_steps(count), 0, np.empty((0, 0), np.float32), -1
     product = np.empty(min(TALL, count) * min(WIDE, count), np.float32)
@@ -115,8 +115,6 @@ def compare(
             np.matmul(rows[:tall], columns.T, out=scores)
             _take(state, scores, i, j, lengths)
             state.done = number + 1
-        if interrupts.is_struck:
-            save(state)
         interrupts.check()
         save(state)
         report(so_far, total)
