@@ -122,9 +122,7 @@ def find(
     return Found(twins, kinds, keep, files, done.threshold, done.bins or [])
 
 
-def _possible(
-    index: Index, options: Options, reporter: Reporter
-) -> tuple[tuple[Kind, ...], Keep]:
+def _possible(index: Index, options: Options, reporter: Reporter) -> tuple[tuple[Kind, ...], Keep]:
     """The kinds to look for, and the choice of the kept one, given where the files are."""
     kinds, keep = options.kinds or KINDS, options.keep or "largest"
     reads_files = keep != "first" or kinds != ("near",)
@@ -211,7 +209,6 @@ def _known(index: Index, options: Options, lengths: NDArray[np.float64]) -> Thre
     names = [(printable(a), printable(b)) for a, b in options.known]
     known = learnt(cosines(index, lengths, rows[:, 0], rows[:, 1]), names)
     if known.value < 0:
-        first, second = names[0]
         raise InputError(f"{known.how}, whose vectors are not alike", "are they twins?")
     return known
 
@@ -231,9 +228,7 @@ def _involved(done: _Compared, pairs: Pairs | None, classes: Rows, index: Index)
     if pairs is not None:
         is_in[pairs.a] = is_in[pairs.b] = True
     elif done.state is not None and done.threshold is not None:
-        is_in |= done.state.same | (
-            done.state.best >= done.threshold.value - margin(index.width)
-        )
+        is_in |= done.state.same | (done.state.best >= done.threshold.value - margin(index.width))
     return np.flatnonzero(is_in)
 
 
@@ -246,7 +241,9 @@ def _without_aliases(index: Index, rows: Rows, reporter: Reporter) -> Rows:
     for row in map(int, rows):
         path = index.name(row)
         real = identity(path)
-        if real not in chosen or (_is_plain(path, real) and not _is_plain(index.name(chosen[real]), real)):
+        if real not in chosen or (
+            _is_plain(path, real) and not _is_plain(index.name(chosen[real]), real)
+        ):
             chosen[real] = row
     if lost := len(rows) - len(chosen):
         reporter.note(f"{lost:,} rows name the same file as another row, and are left out")

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitcli.tasks.dedupe.pairs import Pairs
-from vitcli.tasks.dedupe.vectors import ROUNDING, Rows, Vectors
+from vitcli.tasks.dedupe.vectors import ROUNDING, Rows, Vectors, gathered
 
 Linkage = Literal["star", "complete", "single"]
 LINKAGES: tuple[Linkage, ...] = ("star", "complete", "single")
@@ -84,7 +84,7 @@ def neighbours_by_product(
 
 def _unit64(vectors: Vectors, lengths: NDArray[np.float64], rows: Rows) -> NDArray[np.float64]:
     of = lengths[rows]
-    return vectors.gather(rows).astype(np.float64) / np.where(of > 0, of, 1.0)[:, None]
+    return gathered(vectors, rows) / np.where(of > 0, of, 1.0)[:, None]
 
 
 def star(order: Rows, classes: Rows, neighbours: Neighbours) -> Iterator[Rows]:

@@ -120,9 +120,7 @@ def compare(
         report(so_far, total)
 
 
-def _take(
-    state: Pass, scores: Scores, i: int, j: int, lengths: NDArray[np.float64]
-) -> None:
+def _take(state: Pass, scores: Scores, i: int, j: int, lengths: NDArray[np.float64]) -> None:
     """Take what a block of scores has to tell; it is changed.  (n, m)"""
     tall, wide = scores.shape
     for row in range(j - i, tall):  # each pair once, and no row with itself
@@ -203,9 +201,7 @@ def _tops_of(scores: Scores, strips: Scores, columns: Rows) -> Rows:
     return firsts + scores[rows, columns].argmax(axis=0)
 
 
-def exact(
-    vectors: Vectors, lengths: NDArray[np.float64], state: Pass, threshold: float
-) -> Pairs:
+def exact(vectors: Vectors, lengths: NDArray[np.float64], state: Pass, threshold: float) -> Pairs:
     """The pairs of a pass that reach the threshold in fp64."""
     state.join()
     near = state.scores[0] >= threshold - margin(vectors.width)
@@ -217,9 +213,7 @@ def exact(
     return Pairs(a[reached], b[reached], scores[reached])
 
 
-def best_scores(
-    vectors: Vectors, lengths: NDArray[np.float64], state: Pass
-) -> NDArray[np.float64]:
+def best_scores(vectors: Vectors, lengths: NDArray[np.float64], state: Pass) -> NDArray[np.float64]:
     """The best score of each row with another, in fp64: 1 where another has the same vector, and
     NaN where nothing can be compared.  -> (N,)"""
     rows = np.flatnonzero(state.best > NOTHING)

@@ -30,6 +30,14 @@ class Vectors(Protocol):
     def gather(self, rows: Rows) -> NDArray[np.float32]: ...
 
 
+def gathered(vectors: Vectors, rows: Rows) -> NDArray[np.float64]:
+    """Rows in any order, in fp64; rows that are close together are read at once.  -> (n, D)"""
+    if len(rows) and len(rows) * 2 >= np.ptp(rows) + 1:
+        first = int(rows.min())
+        return vectors.read(first, int(rows.max()) + 1)[rows - first].astype(np.float64)
+    return vectors.gather(rows).astype(np.float64)
+
+
 def lengths(vectors: Vectors) -> NDArray[np.float64]:
     """The length of each row.  (N, D) -> (N,)
 
@@ -79,8 +87,8 @@ def cosines(
     step = max(1, AT_ONCE // 4 // max(1, vectors.width))
     for start in range(0, len(a), step):
         part = slice(start, start + step)
-        left = vectors.gather(a[part]).astype(np.float64)
-        right = vectors.gather(b[part]).astype(np.float64)
+        left = gathered(vectors, a[part])
+        right = gathered(vectors, b[part])
         # Scaled first: the product of two long vectors may overflow.
         left /= np.where(lengths[a[part]] > 0, lengths[a[part]], 1.0)[:, None]
         right /= np.where(lengths[b[part]] > 0, lengths[b[part]], 1.0)[:, None]
