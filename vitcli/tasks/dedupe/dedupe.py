@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +31,7 @@ class DedupeJob:
     the paths that are not kept."""
 
     index: tuple[str, ...]
-    options: Options = Options()
+    options: Options = field(default_factory=Options)
     inputs: Inputs = Inputs()
     workers: int | None = None
     like_pairs: Path | None = None

@@ -30,7 +30,8 @@ def bins_of(best: NDArray[np.float64], same: NDArray[np.bool_]) -> list[Bin]:
     scores = scores[np.isfinite(scores)]
     edges = np.array([*EDGES, 1.0 + 1e-9])
     counts, _ = np.histogram(np.clip(scores, -1, 1), edges)
-    bins = [Bin(float(a), min(1.0, float(b)), int(n)) for a, b, n in zip(edges, edges[1:], counts)]
+    ends = zip(edges[:-1], edges[1:], counts, strict=True)
+    bins = [Bin(float(low), min(1.0, float(high)), int(count)) for low, high, count in ends]
     used = [at for at, bin in enumerate(bins) if bin.count]
     return bins[used[0] : used[-1] + 1] if used else []
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -73,7 +74,7 @@ class LookJob:
 
 @dataclass(slots=True)
 class Files:
-    """What is known of the files of an index. `sizes` has bytes, `pixels` upright (height, width);
+    """The files of an index, as far as they are known. `sizes` has bytes, `pixels` upright (height, width);
     UNKNOWN where they have not been read. `failures` has a failure for each row that failed."""
 
     name: Callable[[int], str]
@@ -147,7 +148,7 @@ def _size_of(ref: ImageRef) -> int:
         if stamp is None:
             raise FileNotFoundError
         return stamp[0]
-    return os.stat(ref.path).st_size
+    return Path(ref.path).stat().st_size
 
 
 def same_bytes(files: Files, rows: Rows) -> Rows:
@@ -216,7 +217,7 @@ def modified(path: str) -> float | None:
     if stores.is_remote(path):
         return stores.modified(archive_of(path) or path) or None
     try:
-        return os.stat(archive_of(path) or path).st_mtime
+        return Path(archive_of(path) or path).stat().st_mtime
     except (OSError, ValueError):
         return None
 

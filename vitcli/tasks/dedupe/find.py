@@ -37,7 +37,7 @@ ELSEWHERE = "run it in the folder in which vit embed ran"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What counts as twins, and which is kept. Without `kinds` all that can be told from here,
+    """The options that say what twins are, and which one is kept. Without `kinds` all that can be told from here,
     without `keep` the largest, if its files are here; without `threshold` one is chosen from the
     scores, or from `known` pairs of paths."""
 
