@@ -25,8 +25,8 @@ Metric: TypeAlias = Literal["cosine", "dot"]
 Scores: TypeAlias = NDArray[np.float64]
 Rows: TypeAlias = NDArray[np.int64]
 
-FEW = 8  # queries whose product with a block is limited by memory: small blocks stay in the cache
-FEW_BYTES, MANY_BYTES = 3 << 18, 8 << 20
+FEW = 8  # queries whose product with a block is limited by memory: small blocks stay near the cache
+FEW_BYTES, MANY_BYTES = 3 << 20, 8 << 20
 QUERIES = 512  # searched together
 MAX_SCORES = 8 << 20  # products that are held at a time
 MAX_THREADS = 16
