@@ -180,3 +180,6 @@ class _StoreReporter:
 
     def texts(self, done: int, total: int) -> None:
         self.reporter.texts(done, total)
+
+    def steps(self, what: str, done: int, total: int) -> None:
+        self.reporter.steps(what, done, total)

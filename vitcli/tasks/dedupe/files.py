@@ -74,8 +74,8 @@ class LookJob:
 
 @dataclass(slots=True)
 class Files:
-    """The files of an index, as far as they are known. `sizes` has bytes, `pixels` upright (height, width);
-    UNKNOWN where they have not been read. `failures` has a failure for each row that failed."""
+    """The files of an index, as far as they are known. `sizes` has bytes, `pixels` upright (height,
+    width); UNKNOWN where they have not been read. `failures` has those of rows that failed."""
 
     name: Callable[[int], str]
     scan: Scan

@@ -37,9 +37,9 @@ ELSEWHERE = "run it in the folder in which vit embed ran"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """The options that say what twins are, and which one is kept. Without `kinds` all that can be told from here,
-    without `keep` the largest, if its files are here; without `threshold` one is chosen from the
-    scores, or from `known` pairs of paths."""
+    """The options that say what twins are, and which one is kept. Without `kinds`: all that can be
+    told from here; without `keep`: the largest, if its files are here; without `threshold`: one is
+    chosen from the scores, or from `known` pairs of paths."""
 
     threshold: float | None = None
     kinds: tuple[Kind, ...] | None = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,7 +61,7 @@ class Pass:
         self.scores = [_joined(self.scores, np.float32)]
 
 
-def _joined(parts: list[NDArray[np.generic]], dtype: type) -> NDArray[np.generic]:
+def _joined(parts: list[NDArray[Any]], dtype: type) -> NDArray[Any]:
     return parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, dtype), *parts])
 
 
@@ -198,7 +199,8 @@ def _tops_of(scores: Scores, strips: Scores, columns: Rows) -> Rows:
     """The row of the highest score in each of these columns; a column is slow to read whole."""
     firsts = strips[:, columns].argmax(axis=0) * STRIP
     rows = np.minimum(firsts + np.arange(STRIP)[:, None], len(scores) - 1)
-    return firsts + scores[rows, columns].argmax(axis=0)
+    tops: Rows = firsts + scores[rows, columns].argmax(axis=0)
+    return tops
 
 
 def exact(vectors: Vectors, lengths: NDArray[np.float64], state: Pass, threshold: float) -> Pairs:

@@ -47,7 +47,7 @@ class Partial:
             with np.load(self.path, allow_pickle=False) as stored:
                 key, floor = str(stored["key"]), float(stored["floor"])
                 done = int(stored["done"])
-                arrays = {name: stored[name] for name in ARRAYS}
+                arrays = [stored[name] for name in ARRAYS]
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             note(f"{printable(str(self.path))} is damaged: the comparison starts over")
             return None
@@ -57,8 +57,8 @@ class Partial:
                 "repeat the interrupted command with --resume, or --overwrite to start over",
             )
         self.is_there = True
-        pairs = {name: [arrays.pop(name)] for name in ("a", "b", "scores")}
-        return Pass(floor, done=done, held=len(pairs["a"][0]), **arrays, **pairs)
+        best, other, same, a, b, scores = arrays
+        return Pass(floor, best, other, same, done, [a], [b], [scores], len(a))
 
     def save(self, state: Pass) -> None:
         """Write the state if the last time was a while ago."""

@@ -79,7 +79,8 @@ def _rounded(z: float) -> float:
     """The score of z, with two digits of its distance from 1, rounded up."""
     distance = max(10.0**-z, CLOSEST)
     step = 10.0 ** (math.floor(math.log10(distance)) - 1)
-    return round(1 - math.floor(distance / step + 1e-9) * step, 9)
+    value: float = round(1 - math.floor(distance / step + 1e-9) * step, 9)
+    return value
 
 
 def learnt(scores: NDArray[np.float64], pairs: list[tuple[str, str]]) -> Threshold:
