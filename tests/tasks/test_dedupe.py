@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -270,3 +271,38 @@ def test_an_interrupted_comparison_is_resumed(
     assert len(calls) == len(list(pairs._blocks(101)))
     assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
     assert not list(tmp_path.glob("*.blocks"))
+
+
+def test_embedded_photographs_have_their_twins_found(vit: Vit, tmp_path: Path) -> None:
+    """Shards, an archive, fp16, a broken file; a mirrored image is no twin."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    for number in range(30):
+        small = generator.integers(0, 255, (5, 7, 3), np.uint8)
+        Image.fromarray(small).resize((280, 200), 3).save(folder / f"{number:02}.png")
+    first, second, third, fourth = (Image.open(folder / f"0{n}.png") for n in range(4))
+    first.save(folder / "00-again.jpg", quality=60)
+    second.resize((140, 100)).save(folder / "01-half.png")
+    third.crop((6, 4, 274, 196)).save(folder / "02-cut.png")
+    fourth.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(folder / "03-mirrored.png")
+    with ZipFile(tmp_path / "more.zip", "w") as archive:
+        archive.write(folder / "05.png", "05.png")
+    words = ("photos", "more.zip", "-m", "demo", "-j", "0", "--pool", "mean", "--store", "fp16")
+    assert vit("embed", *words, "-o", "feats.npy").code == 0
+    for part in "12":
+        assert vit("embed", *words, "-o", "part.npy", "--shard", f"{part}/2").code == 0
+    (folder / "07.png").write_bytes(b"no image any more")
+    for index in ("feats.npy", "part-*.npy"):
+        done = vit("dedupe", index, "-j", "0")
+        assert done.code == 3, done.err
+        assert "07.png" in done.err
+        rows = [json.loads(line) for line in done.out.splitlines()]
+        gone = [row for row in rows if not row["keep"]]
+        assert {(row["kind"], *sorted((row["path"], row["of"]))) for row in gone} == {
+            ("near", "photos/00-again.jpg", "photos/00.png"),
+            ("near", "photos/01-half.png", "photos/01.png"),
+            ("near", "photos/02-cut.png", "photos/02.png"),
+            ("bytes", "more.zip/05.png", "photos/05.png"),
+        }
+    assert "threshold 0." in done.err

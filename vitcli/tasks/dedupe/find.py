@@ -246,7 +246,8 @@ def _without_aliases(index: Index, rows: Rows, reporter: Reporter) -> Rows:
         ):
             chosen[real] = row
     if lost := len(rows) - len(chosen):
-        reporter.note(f"{lost:,} rows name the same file as another row, and are left out")
+        rows_name = "row names" if lost == 1 else "rows name"
+        reporter.note(f"{lost:,} {rows_name} the file of another row, and count once with it")
     return np.array(sorted(chosen.values()), np.int64)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from typing import IO
 from vitcli.errors import OutputError, UsageError, printable
 from vitcli.files import explained, whole_file, write_all
 from vitcli.interrupts import interrupts
+from vitcli.sinks.text import json_line, path_fields
 from vitcli.tasks.dedupe.find import Found
 
 NAMES = ("group", "path", "kind", "score", "keep", "why", "of", "row")
@@ -77,7 +77,15 @@ def _opened(out: Path | None) -> Iterator[IO[bytes]]:
 
 
 def _json(record: dict[str, object]) -> bytes:
-    return json.dumps(record, ensure_ascii=False).encode("utf-8", "surrogateescape") + b"\n"
+    """A line of JSON; odd bytes of paths are in `path_bytes` and `of_bytes`, as base64."""
+    fields: dict[str, object] = {}
+    for name, value in record.items():
+        if name in ("path", "of"):
+            shown = path_fields(str(value))
+            fields |= {name + key.removeprefix("path"): text for key, text in shown.items()}
+        else:
+            fields[name] = value
+    return json_line(fields)
 
 
 def _csv(separator: str) -> Callable[[dict[str, object]], bytes]:
