@@ -25,7 +25,7 @@ from vitcli.errors import VitError
 
 if TYPE_CHECKING:
     import numpy as np
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
     from vitcli.checkpoints.load import Model
     from vitcli.images.stream import ImageStream
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "Embeddings",
+    "ImageMap",
     "ImageStream",
     "VitError",
     "__version__",
@@ -47,6 +48,7 @@ __all__ = [
     "classify",
     "embed",
     "load",
+    "map",
 ]
 
 
@@ -89,6 +91,24 @@ class Embeddings:
     failures: tuple[Failure, ...]
     meta: dict[str, object]
     texts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ImageMap:
+    """The result of `map`: row i of each field belongs to `paths[i]`.
+
+    x, y: (N,). clusters: (N,), from 0, which is the largest; distances: (N,), to the middle of the
+    cluster. Both are None for clusters="none". labels: a text or None for each image, with `color`.
+    explained: the shares of the variance along x and y, for method="pca".
+    """
+
+    paths: tuple[str, ...]
+    x: NDArray[np.float64]
+    y: NDArray[np.float64]
+    clusters: NDArray[np.int64] | None
+    distances: NDArray[np.float64] | None
+    labels: tuple[str | None, ...] | None
+    explained: tuple[float, ...] | None
 
 
 def load(
@@ -314,6 +334,69 @@ def attention(
         sink=sink,
     )
     return [row for row in sink.rows if isinstance(row, Attended | Failure)]
+
+
+def map(
+    index: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | ArrayLike,
+    paths: Sequence[str | os.PathLike[str]] | None = None,
+    *,
+    method: Literal["pca", "umap"] = "pca",
+    clusters: int | Literal["auto", "none"] = "auto",
+    metric: Literal["cosine", "euclidean"] = "cosine",
+    color: str | os.PathLike[str] | None = None,
+    color_column: str | None = None,
+    seed: int = 0,
+) -> ImageMap:
+    """Return a place in the plane, a cluster and the distance to its middle for every image.
+
+    index: files that `vit embed` wrote, or an array (N, D) whose rows belong to `paths`. metric:
+    "cosine" compares vectors by their angle; "euclidean" as they are stored. clusters: their number;
+    "auto" takes the one with the best silhouette. color: a table with labels (an output of `vit
+    classify`), or "folders". The same seed gives the same numbers. Raises VitError.
+    """
+    from pathlib import Path
+
+    from vitcli.errors import UsageError
+    from vitcli.indexes.index import index_of, mapped, open_index
+    from vitcli.jobs.job import SILENT
+    from vitcli.tasks.map.labels import FOLDERS, Coloring
+    from vitcli.tasks.map.map import MapJob, check_job, compute
+
+    names = _specs(index)
+    if names is not None and paths is not None:
+        raise UsageError("paths are for an array", "files name their own rows")
+    found = open_index(names) if names is not None else index_of(index, paths)  # type: ignore[arg-type]
+    coloring = None
+    if color is not None:
+        file = None if color == FOLDERS else Path(color)
+        coloring = Coloring(file, color_column)
+    job = MapJob(
+        index=found, method=method, clusters=clusters, metric=metric, color=coloring, seed=seed
+    )
+    check_job(job)
+    with mapped(found) as opened:
+        made = compute(opened, job, SILENT)
+        labels = None
+        if made.labels is not None:
+            labels = tuple(made.labels.names[c] if c >= 0 else None for c in made.labels.codes)
+        return ImageMap(
+            paths=tuple(opened.iter_names()),
+            x=made.x,
+            y=made.y,
+            clusters=made.clusters,
+            distances=made.distances,
+            labels=labels,
+            explained=made.explained,
+        )
+
+
+def _specs(index: object) -> tuple[str, ...] | None:
+    """Return the names of the files of an index; None for an array."""
+    if isinstance(index, str | os.PathLike):
+        return (os.fspath(index),)
+    if isinstance(index, Sequence) and index and isinstance(index[0], str | os.PathLike):
+        return tuple(os.fspath(spec) for spec in index)
+    return None
 
 
 def _pair(size: int | tuple[int, int] | None) -> tuple[int, int] | None:

@@ -99,6 +99,9 @@ class Reporter(Protocol):
     def texts(self, done: int, total: int) -> None:
         """Receive the number of texts that are embedded, of all that have to be."""
 
+    def steps(self, what: str, done: int, total: int) -> None:
+        """Receive how much of a task is done: `what` is counted, such as "rows read"."""
+
 
 class NullReporter:
     """Ignores notes and progress."""
@@ -110,6 +113,8 @@ class NullReporter:
     def progress(self, progress: Progress) -> None: ...
 
     def texts(self, done: int, total: int) -> None: ...
+
+    def steps(self, what: str, done: int, total: int) -> None: ...
 
 
 SILENT: Reporter = NullReporter()
@@ -135,7 +140,7 @@ class Summary:
     skipped: int = 0
     selected: int | None = None
     earlier: int = 0
-    unit: Literal["image", "text"] = "image"
+    unit: Literal["image", "text", "row"] = "image"
 
     @property
     def total(self) -> int:

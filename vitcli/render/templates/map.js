@@ -332,7 +332,7 @@ const MOST_GROUPS = 200, MOST_ROWS = 100;
 function legend() {
   $("legend").hidden = kind === one;
   $("groups").textContent = `${kind.title} (${number(sizes.length)})`;
-  $("find").hidden = sizes.length <= 12;
+  $("find").hidden = sizes.length <= 30;
   const words = $("find").value.trim().toLowerCase();
   const shown = sizes.filter(([c]) => !words || kind.name(c).toLowerCase().includes(words));
   const items = shown.slice(0, MOST_GROUPS).map(([c, n]) => {

@@ -133,9 +133,7 @@ def _drawn(count: int, size: int, random: np.random.Generator) -> NDArray[np.int
     return np.sort(random.choice(count, size, replace=False))
 
 
-def _seeds(
-    vectors: Floats, clusters: int, metric: Metric, random: np.random.Generator
-) -> Middles:
+def _seeds(vectors: Floats, clusters: int, metric: Metric, random: np.random.Generator) -> Middles:
     """Draw rows as first middles: each with a chance that grows with its squared distance to those
     drawn before. Stops when every row is one of them."""
     squares = np.einsum("nd,nd->n", vectors, vectors)

@@ -74,7 +74,9 @@ def silhouette(gaps: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
     means[rows, labels] = np.inf
     other = means.min(axis=1)
     largest = np.maximum(own, other)
-    values = np.where((own_size > 1) & (largest > 0), (other - own) / np.where(largest > 0, largest, 1), 0)
+    values = np.where(
+        (own_size > 1) & (largest > 0), (other - own) / np.where(largest > 0, largest, 1), 0
+    )
     return float(values.mean())
 
 
