@@ -350,8 +350,8 @@ def map(
     """Return a place in the plane, a cluster and the distance to its middle for every image.
 
     index: files that `vit embed` wrote, or an array (N, D) whose rows belong to `paths`. metric:
-    "cosine" compares vectors by their angle; "euclidean" as they are stored. clusters: their number;
-    "auto" takes the one with the best silhouette. color: a table with labels (an output of `vit
+    "cosine" compares vectors by their angle; "euclidean" as they are stored. clusters: the number,
+    or "auto" for the one with the best silhouette. color: a table with labels (an output of `vit
     classify`), or "folders". The same seed gives the same numbers. Raises VitError.
     """
     from pathlib import Path

@@ -22,7 +22,11 @@ from numpy.typing import NDArray
 from vitcli.errors import InputError, check_installed, printable
 
 Vectors = NDArray[np.float32]
-FLOATS: Mapping[str, np.dtype[Any]] = {"F16": np.dtype("<f2"), "F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
+FLOATS: Mapping[str, np.dtype[Any]] = {
+    "F16": np.dtype("<f2"),
+    "F32": np.dtype("<f4"),
+    "F64": np.dtype("<f8"),
+}
 KEY = "embeddings"  # the array of an .npz or .safetensors file
 COLUMN = "embedding"  # the column of a table
 COPIED = 4096  # rows that are copied at a time

@@ -25,8 +25,8 @@ TYPES = (np.int16, np.int32)
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """codes: (N,), the number of each image's label in `names`, or -1 for none. `what` says what the
-    labels are."""
+    """codes: (N,), the number of each image's label in `names`, or -1 for none. `what` says what
+    the labels are."""
 
     codes: NDArray[np.int64]
     names: tuple[str, ...]
@@ -97,9 +97,11 @@ def shared_lines(paths: Iterable[str]) -> Iterator[str]:
     before = ""
     for path in paths:
         name = os.fsencode(path).decode("utf-8", "replace")
-        shared = os.path.commonprefix((before, name))
-        units = len(shared.encode("utf-16-le")) // 2
-        yield f"{units} {_inert(name[len(shared) :])[1:-1]}\n"
+        most = min(len(before), len(name))
+        differs = (i for i in range(most) if before[i] != name[i])
+        shared = next(differs, most)
+        units = len(name[:shared].encode("utf-16-le")) // 2
+        yield f"{units} {_inert(name[shared:])[1:-1]}\n"
         before = name
 
 

@@ -20,7 +20,7 @@ IndexArgument = Annotated[
     list[str],
     typer.Argument(
         metavar="INDEX...",
-        help="Files that vit embed wrote: .npy, .npz, .safetensors, .parquet; quoted patterns, URLs.",
+        help="Files of vit embed: .npy, .npz, .safetensors, .parquet; quoted patterns, URLs.",
     ),
 ]
 Out = Annotated[

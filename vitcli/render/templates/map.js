@@ -59,7 +59,7 @@ function ramp(t) {
 // ---- what the dots are coloured and filtered by
 const clusterName = (c) => `cluster ${c}`;
 const kinds = {};
-if (label) kinds[settings.what] = { codes: label, name: (c) => (c < 0 ? `no ${settings.what}` : settings.labels[c]), title: settings.what };
+if (label) kinds[settings.what] = { codes: label, name: (c) => (c < 0 ? `no ${settings.what}` : settings.labels[c]), title: settings.what[0].toUpperCase() + settings.what.slice(1) };
 if (cluster) kinds.cluster = { codes: cluster, name: clusterName, title: "Clusters" };
 if (distance) kinds.distance = { codes: cluster, name: clusterName, title: "Clusters", ramp: true };
 const one = { codes: new Int16Array(count), name: () => "all", title: "" };

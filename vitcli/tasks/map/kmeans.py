@@ -33,7 +33,7 @@ class Middles:
     metric: Metric
 
     def assign(self, vectors: Floats) -> NDArray[np.int64]:
-        """Return the nearest middle of each row; of equally near ones, the first.  (n, D) -> (n,)"""
+        """Return the nearest middle of each row, or the first of equals.  (n, D) -> (n,)"""
         points = self.points.astype(np.float32)
         offsets = self._offsets(self.points)
         lengths = np.sqrt(np.einsum("kd,kd->k", self.points, self.points)).max(initial=1e-30)

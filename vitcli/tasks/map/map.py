@@ -58,8 +58,8 @@ class MapJob:
 @dataclass(frozen=True, slots=True)
 class Map:
     """x, y: (N,), rounded to 6 decimals. clusters: (N,), from 0 for the largest; distances: (N,),
-    to the middle of the cluster. Both are None without clusters. explained: the shares of the variance
-    along x and y, for PCA. facts: how the map was made, in words."""
+    to the middle of the cluster. Both are None without clusters. explained: the shares of the
+    variance along x and y, for PCA. facts: how the map was made, in words."""
 
     x: NDArray[np.float64]
     y: NDArray[np.float64]
