@@ -68,7 +68,7 @@ class Middles:
         return found
 
     def _offsets(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
-        """What is subtracted from the product with a row, so that the highest is the nearest."""
+        """Numbers to subtract from the products with a row, so that the nearest is the highest."""
         squares = np.einsum("kd,kd->k", points, points)
         return squares / 2 if self.metric == "euclidean" else np.zeros_like(squares)
 
@@ -82,7 +82,8 @@ class Middles:
             r, m = row[start : start + AT_ONCE], middle[start : start + AT_ONCE]
             products = np.einsum("nd,nd->n", vectors[r].astype(np.float64), self.points[m])
             scores[r, m] = products - offsets[m]
-        return scores.argmax(axis=1)
+        nearest: NDArray[np.int64] = scores.argmax(axis=1)
+        return nearest
 
 
 def sample(rows: Rows, clusters: int, seed: int) -> Floats:
@@ -91,15 +92,15 @@ def sample(rows: Rows, clusters: int, seed: int) -> Floats:
     return rows.gather(_drawn(rows.count, size, np.random.default_rng(seed)))
 
 
-def fit(vectors: Floats, clusters: int, metric: Metric, seed: int) -> Middles:
+def fit(vectors: Floats, clusters: int, metric: Metric, seed: int, trials: int = TRIALS) -> Middles:
     """Find the middles of at most `clusters` clusters: fewer, if there are fewer different rows.
 
-    The best of TRIALS runs on a small sample is continued on all rows (Bradley, Fayyad, 1998).
+    The best of `trials` runs on a small sample is continued on all rows (Bradley, Fayyad, 1998).
     """
     random = np.random.default_rng(seed)
     size = max(TRIAL_ROWS, TRIAL_ROWS_EACH * clusters)
     tried: list[tuple[float, int, Middles]] = []
-    for number in range(TRIALS):
+    for number in range(trials):
         small = vectors[_drawn(len(vectors), size, random)]
         middles, labels = _lloyd(small, _seeds(small, clusters, metric, random))
         tried.append((_loss(small, middles, labels), number, middles))

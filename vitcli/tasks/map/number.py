@@ -41,7 +41,7 @@ def choose_number(vectors: Floats, metric: Metric, seed: int) -> ChosenNumber:
 
     def attempt(number: int) -> None:
         if number not in found:
-            middles = fit(vectors, number, metric, seed)
+            middles = fit(vectors, number, metric, seed, trials=1)
             labels = middles.assign(vectors)
             if len(np.unique(labels)) == number:
                 found[number] = silhouette(gaps, labels)
