@@ -10,6 +10,7 @@ const parsed = (script) => JSON.parse(script.textContent);
 const short = (text) => (text.length > 200 ? `${text.slice(0, 199)}…` : text);
 const counted = (count, one, many = `${one}s`) => `${count.toLocaleString()} ${count === 1 ? one : many}`;
 const pictureOf = (thumbnail) => `data:image/jpeg;base64,${thumbnail}`;
+const pictured = (thumbnail, alt) => thumbnail ? make("img", { src: pictureOf(thumbnail), alt, decoding: "async", draggable: false }) : make("span", { className: "note", textContent: "no thumbnail" });
 // The end of a long path is what tells it from others: `.path` cuts off its beginning.
 const pathLine = (path) => make("div", { className: "path", title: path }, make("bdi", { textContent: path }));
 

@@ -18,14 +18,14 @@ from vitcli.indexes.index import Index, mapped, open_index
 from vitcli.jobs.apart import check_apart, written_of
 from vitcli.jobs.job import SILENT, Reporter, Summary
 from vitcli.render.map_page import Labels, MapData, write_map
-from vitcli.sinks.tables import Columns, Kind, open_table
+from vitcli.sinks.tables import Columns, Kind, TableFile, open_table
 from vitcli.stores import is_remote
 from vitcli.tasks.map.kmeans import assign_all, fit, sample
 from vitcli.tasks.map.labels import Coloring, labels_of
 from vitcli.tasks.map.number import LADDER, choose_number
 from vitcli.tasks.map.pca import components, passes_of
 from vitcli.tasks.map.rows import Metric, Rows, Tick
-from vitcli.tasks.map.thumbnails import choose_rows, thumbnails_of
+from vitcli.tasks.map.thumbnails import choose_rows, small_images
 from vitcli.tasks.map.umap import check_umap, umap
 
 Method: TypeAlias = Literal["pca", "umap"]
@@ -82,17 +82,16 @@ def map_index(job: MapJob, reporter: Reporter = SILENT) -> Summary:
             rows = choose_rows(made.clusters, made.distances, index.count, job.thumbnails, job.seed)
             small = {}
             if index.names == "path" and len(rows):
-                small = thumbnails_of(index, rows, reporter, job.workers)
+                small = small_images(index, rows, reporter, job.workers)
             page = files.enter_context(whole_file(job.html))
             unit = "image" if index.names == "path" else "text"
             write_map(page, _page(made, index, title, small, unit))
         if job.out is not None or job.html is None:
             kind: Kind = "path" if index.names == "path" else "text"
             columns = _columns(index.names, kind, has_label=made.labels is not None)
-            table = files.enter_context(
-                open_table(job.out, job.format, columns, overwrite=job.overwrite)
-            )
-            table.write(_records(index, made, job.sort))
+            to = TableFile(job.out, job.format, overwrite=job.overwrite)
+            write = files.enter_context(open_table(to, columns))
+            write(_records(index, made, job.sort))
     return Summary(index.count, 0, time.monotonic() - started, unit="row")
 
 
@@ -105,6 +104,8 @@ def check_job(job: MapJob) -> None:
     if job.method == "umap":
         check_umap()
     outputs = [path for path in (job.out, job.html) if path is not None]
+    if job.format == "parquet" and (job.out is not None or job.html is None):
+        TableFile(job.out, "parquet", overwrite=job.overwrite).check()
     if len(set(outputs)) < len(outputs):
         raise UsageError("the table and the page have the same name", "give two names")
     for path in outputs:

@@ -3,45 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vitcli.errors import printable
-from vitcli.images.decode import Picture, attempt, upright
-from vitcli.images.job import Decoded
-from vitcli.images.scan import choose_scan
-from vitcli.images.workers import iter_decoded
 from vitcli.indexes.index import Index
 from vitcli.jobs.job import Reporter
-from vitcli.jobs.named import iter_named
-from vitcli.records import Failure, ImageRef, Limits, Preprocess, Sample
-from vitcli.render.heat import file_bytes, fitted
-from vitcli.render.styles import sized
+from vitcli.jobs.thumbnails import thumbnails_of
+from vitcli.records import Failure
 
 SIDE = 96  # pixels of the longer side
-QUALITY = 80
-TURNED = Preprocess(size=(SIDE, SIDE), resize=None)
-
-
-@dataclass(frozen=True, slots=True)
-class ThumbnailJob:
-    """Make the JPEG file of a thumbnail."""
-
-    limits: Limits = Limits()
-    formats: str = "all"
-
-    def __call__(self, ref: ImageRef, *more: Any) -> Decoded:
-        def made(image: Picture) -> Sample:
-            full = image.width, image.height
-            photo = upright(image, TURNED, fitted(full, min(SIDE, max(full))))
-            small = sized(photo, SIDE) if max(photo.size) > SIDE else photo
-            data = file_bytes(small, "JPEG", quality=QUALITY)
-            return Sample(ref, (np.frombuffer(data, np.uint8),))
-
-        return attempt(ref, self.limits, self.formats, made)
 
 
 def choose_rows(
@@ -75,21 +47,17 @@ def choose_rows(
     return np.sort(np.concatenate(taken)[:number])
 
 
-def thumbnails_of(
+def small_images(
     index: Index, rows: NDArray[np.int64], reporter: Reporter, workers: int | None
 ) -> dict[int, bytes]:
     """Make the thumbnails of rows, by row. Report images that cannot be read."""
-    made: dict[int, bytes] = {}
-    failures: list[Failure] = []
-    named = ((int(row), index.name(int(row))) for row in rows)
-    refs = iter_named(named, choose_scan("all", allow_outside=True))
-    reporter.steps("thumbnails", 0, len(rows))
-    for decoded in iter_decoded(refs, ThumbnailJob(), workers, note=lambda text: None):
-        if isinstance(decoded, Failure):
-            failures.append(decoded)
-        else:
-            made[decoded.ref.index] = decoded.pixels[0].tobytes()
-        reporter.steps("thumbnails", len(made) + len(failures), len(rows))
+
+    def tick(done: int) -> None:
+        reporter.steps("thumbnails", done, len(rows))
+
+    tick(0)
+    found = thumbnails_of(((int(r), index.name(int(r))) for r in rows), SIDE, workers, tick)
+    failures = [made for made in found.values() if isinstance(made, Failure)]
     if failures:
         kinds = Counter(failure.type.value for failure in failures)
         words = ", ".join(f"{kind} {times:,}" for kind, times in kinds.most_common())
@@ -98,4 +66,4 @@ def thumbnails_of(
             f"{len(failures):,} of {len(rows):,} images have no thumbnail ({words}): the first is "
             f"{printable(first.ref.path)}: {printable(first.message)}"
         )
-    return dict(sorted(made.items()))
+    return {row: made for row, made in sorted(found.items()) if isinstance(made, bytes)}
