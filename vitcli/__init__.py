@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "Embeddings",
+    "ImageMap",
     "ImageStream",
     "Twin",
     "VitError",
@@ -53,6 +54,7 @@ __all__ = [
     "dedupe",
     "embed",
     "load",
+    "map",
     "search",
 ]
 
@@ -101,6 +103,24 @@ class Embeddings:
     failures: tuple[Failure, ...]
     meta: dict[str, object]
     texts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ImageMap:
+    """The result of `map`: row i of each field belongs to `paths[i]`.
+
+    x, y: (N,). clusters: (N,), from 0, which is the largest; distances: (N,), to the middle of the
+    cluster. Both are None for clusters="none". labels: a text or None for each image, with `color`.
+    explained: the shares of the variance along x and y, for method="pca".
+    """
+
+    paths: tuple[str, ...]
+    x: NDArray[np.float64]
+    y: NDArray[np.float64]
+    clusters: NDArray[np.int64] | None
+    distances: NDArray[np.float64] | None
+    labels: tuple[str | None, ...] | None
+    explained: tuple[float, ...] | None
 
 
 def load(
@@ -326,6 +346,56 @@ def attention(
         sink=sink,
     )
     return [row for row in sink.rows if isinstance(row, Attended | Failure)]
+
+
+def map(
+    index: IndexLike,
+    paths: Sequence[str | os.PathLike[str]] | None = None,
+    *,
+    method: Literal["pca", "umap"] = "pca",
+    clusters: int | Literal["auto", "none"] = "auto",
+    metric: Literal["cosine", "euclidean"] = "cosine",
+    color: str | os.PathLike[str] | None = None,
+    color_column: str | None = None,
+    seed: int = 0,
+) -> ImageMap:
+    """Return a place in the plane, a cluster and the distance to its middle for every image.
+
+    index: files that `vit embed` wrote, or an array (N, D) whose rows belong to `paths`. metric:
+    "cosine" compares vectors by their angle; "euclidean" as they are stored. clusters: the number,
+    or "auto" for the one with the best silhouette. color: a table with labels (an output of `vit
+    classify`), or "folders". The same seed gives the same numbers. Raises VitError.
+    """
+    from pathlib import Path
+
+    from vitcli.indexes.index import mapped
+    from vitcli.jobs.job import SILENT
+    from vitcli.tasks.map.labels import FOLDERS, Coloring
+    from vitcli.tasks.map.map import MapJob, check_job, compute
+
+    found = _index(index, paths)
+    coloring = None
+    if color is not None:
+        file = None if color == FOLDERS else Path(color)
+        coloring = Coloring(file, color_column)
+    job = MapJob(
+        index=found, method=method, clusters=clusters, metric=metric, color=coloring, seed=seed
+    )
+    check_job(job)
+    with mapped(found) as opened:
+        made = compute(opened, job, SILENT)
+        labels = None
+        if made.labels is not None:
+            labels = tuple(made.labels.names[c] if c >= 0 else None for c in made.labels.codes)
+        return ImageMap(
+            paths=tuple(opened.iter_names()),
+            x=made.x,
+            y=made.y,
+            clusters=made.clusters,
+            distances=made.distances,
+            labels=labels,
+            explained=made.explained,
+        )
 
 
 @dataclass(frozen=True, slots=True)

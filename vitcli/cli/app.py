@@ -19,6 +19,7 @@ from vitcli.cli.commands.embed import embed
 from vitcli.cli.commands.evaluate import evaluate
 from vitcli.cli.commands.finetune import finetune
 from vitcli.cli.commands.info import info
+from vitcli.cli.commands.map import map as map_command
 from vitcli.cli.commands.merge import merge
 from vitcli.cli.commands.models import app as models
 from vitcli.cli.commands.reconstruct import reconstruct
@@ -96,6 +97,7 @@ app.command(cls=Command)(embed)
 app.command(cls=Command)(search)
 app.command(cls=Command)(attention)
 app.command(cls=Command)(dedupe)
+app.command("map", cls=Command)(map_command)
 app.command(cls=Command)(merge)
 app.command(cls=Command)(convert)
 app.command(cls=Command)(finetune)

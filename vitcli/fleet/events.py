@@ -97,8 +97,6 @@ class _ShardReporter:
 
     def steps(self, what: str, done: int, total: int) -> None: ...
 
-    def steps(self, what: str, done: int, total: int) -> None: ...
-
     def progress(self, progress: Progress) -> None:
         self.latest = progress
         if time.monotonic() - self._last >= SECONDS_BETWEEN:

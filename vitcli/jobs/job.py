@@ -99,9 +99,6 @@ class Reporter(Protocol):
     def steps(self, what: str, done: int, total: int) -> None:
         """Receive the number of steps that are done, of all; `what` names them: texts."""
 
-    def steps(self, what: str, done: int, total: int) -> None:
-        """Receive how far a part of the run has come: "rows compared", 1,000 of 5,000."""
-
 
 class NullReporter:
     """Ignores notes and progress."""
@@ -111,8 +108,6 @@ class NullReporter:
     def listing(self, count: Callable[[], int | None]) -> None: ...
 
     def progress(self, progress: Progress) -> None: ...
-
-    def steps(self, what: str, done: int, total: int) -> None: ...
 
     def steps(self, what: str, done: int, total: int) -> None: ...
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,9 +42,13 @@ class ThumbnailJob:
 
 
 def thumbnails_of(
-    named: Iterable[tuple[int, str]], side: int, workers: int | None
+    named: Iterable[tuple[int, str]],
+    side: int,
+    workers: int | None,
+    tick: Callable[[int], None] = lambda done: None,
 ) -> Mapping[int, bytes | Failure]:
-    """The thumbnail of each (number, path), by number; or why there is none."""
+    """The thumbnail of each (number, path), by number; or why there is none. `tick`
+    receives how many are done."""
     refs = iter_named(named, choose_scan("all", allow_outside=True))
     made: dict[int, bytes | Failure] = {}
     for decoded in iter_decoded(refs, ThumbnailJob(side), workers, note=lambda text: None):
@@ -52,4 +56,5 @@ def thumbnails_of(
             made[decoded.ref.index] = decoded
         else:
             made[decoded.ref.index] = decoded.pixels[0].tobytes()
+        tick(len(made))
     return made

@@ -308,6 +308,11 @@ def with_model(command: Callable[..., None]) -> Callable[..., None]:
     return _spelled(command, (model_options,), lambda options: options)
 
 
+def with_screen(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of the screen to a command, whose first argument is a `Screen`."""
+    return _spelled(command, (screen,), lambda screen: screen)
+
+
 def _spelled(
     command: Callable[..., None],
     groups: Sequence[Callable[..., object]],

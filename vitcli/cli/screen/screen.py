@@ -127,10 +127,6 @@ class Screen:
         if self._bar is not None and total:
             self._bar.count(what, done, total)
 
-    def steps(self, what: str, done: int, total: int) -> None:
-        if self._bar is not None and total:
-            self._bar.count(what, done, total)
-
     def summary(self, summary: Summary, out: Place | None, code: ExitCode = ExitCode.OK) -> None:
         """Print a line for each type of failure, and one for the run."""
         ended = {**report.extras(summary), "exit_code": int(code), "error": None}

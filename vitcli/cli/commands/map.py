@@ -1,0 +1,180 @@
+"""`vit map`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from vitcli.cli.options import groups as g
+from vitcli.cli.options import options as o
+from vitcli.cli.options.parse import output_place, parse_workers, shorten
+from vitcli.cli.screen import report
+from vitcli.cli.screen.exit import end, is_terminal
+from vitcli.cli.screen.screen import Screen
+from vitcli.errors import UsageError
+
+SUFFIXES = (".jsonl", ".csv", ".tsv", ".parquet")
+IndexArgument = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="INDEX...",
+        help="Files of vit embed: .npy, .npz, .safetensors, .parquet; quoted patterns, URLs.",
+    ),
+]
+Out = Annotated[
+    str | None,
+    typer.Option(
+        "-o",
+        "--out",
+        help="Write a page (.html) or a table (.jsonl, .csv, .tsv, .parquet) to FILE.",
+        metavar="FILE",
+    ),
+]
+FormatOpt = Annotated[
+    Literal["jsonl", "csv", "tsv", "parquet"] | None,
+    typer.Option(
+        "--format", help="Format of the table, if FILE has no suffix.", show_default=False
+    ),
+]
+MethodOpt = Annotated[
+    Literal["pca", "umap"],
+    typer.Option(
+        "--method",
+        help="Places by principal components, or by UMAP (pip install 'vitcli[map]').",
+        envvar="VIT_METHOD",
+    ),
+]
+ClustersOpt = Annotated[
+    str,
+    typer.Option(
+        "--clusters",
+        help="Number of clusters; auto takes the one with the best silhouette.",
+        metavar="K|auto|none",
+        envvar="VIT_CLUSTERS",
+    ),
+]
+MetricOpt = Annotated[
+    Literal["cosine", "euclidean"],
+    typer.Option(
+        "--metric",
+        help="Compare vectors by their angle, or by their distance as they are stored.",
+        envvar="VIT_METRIC",
+    ),
+]
+Color = Annotated[
+    str | None,
+    typer.Option(
+        "--color",
+        help="Labels from an output of vit classify or another table, or the images' folders.",
+        metavar="FILE|folders",
+    ),
+]
+ColorColumn = Annotated[
+    str | None,
+    typer.Option(
+        "--color-column",
+        help="Column of --color with the labels.",
+        metavar="NAME",
+        show_default="label, or the best prediction",
+    ),
+]
+Sort = Annotated[
+    Literal["index", "distance"],
+    typer.Option("--sort", help="Order of the table: as in the index, or the oddest images first."),
+]
+Thumbnails = Annotated[
+    int,
+    typer.Option(
+        "--thumbnails", help="Number of thumbnails in the page.", min=0, envvar="VIT_THUMBNAILS"
+    ),
+]
+Seed = Annotated[int, typer.Option("--seed", help="Random seed.", min=0, envvar="VIT_SEED")]
+
+
+@g.with_screen
+def map(
+    screen: Screen,
+    index: IndexArgument,
+    out: Out = None,
+    format: FormatOpt = None,
+    html: o.Html = None,
+    method: MethodOpt = "pca",
+    clusters: ClustersOpt = "auto",
+    metric: MetricOpt = "cosine",
+    color: Color = None,
+    color_column: ColorColumn = None,
+    sort: Sort = "index",
+    thumbnails: Thumbnails = 1000,
+    seed: Seed = 0,
+    workers: o.Workers = "auto",
+    overwrite: o.Overwrite = False,
+) -> None:
+    """Show all images of an index as dots: similar ones are close, clusters have colours.
+
+    The page (.html) needs no network: it zooms, shows thumbnails, finds paths, and gives the paths
+    of the images that a lasso chooses. The table has path, x, y, cluster (0 is the largest),
+    distance to the cluster's middle (the largest are the oddest images), and row.
+
+    Example:  vit map feats.npy -o map.html --clusters 20
+    """
+    place = output_place(out)
+    if place is not None and not isinstance(place, Path):
+        raise UsageError(f"--out {shorten(str(out))}", "vit map writes files of this machine")
+    suffix = place.suffix.lower() if place is not None else ""
+    if suffix == ".html":
+        if html is not None or format is not None:
+            raise UsageError(
+                "--out is a page already", "use --out for a table, --html for the page"
+            )
+        place, html = None, place
+    elif place is not None and format is None and suffix not in SUFFIXES:
+        raise UsageError(
+            f"--out {shorten(str(out))}", "end it in .html, .jsonl, .csv, .tsv or .parquet"
+        )
+    if place is None and html is None and is_terminal():
+        raise UsageError("no output is given", "add -o map.html, or -o map.parquet for a table")
+    if sort == "distance" and place is None and html is not None:
+        raise UsageError("--sort has no effect on the page", "its list begins with the oddest")
+    if color_column is not None and color in (None, "folders"):
+        raise UsageError("--color-column has no effect without a table", "add --color FILE")
+    if screen.report is not None:
+        outputs = [path for path in (place, html) if path is not None]
+        files = [Path(file) for file in (*index, color) if file is not None]
+        report.check_apart(screen.report, outputs, [(file, "read by this run") for file in files])
+    with screen:
+        from vitcli.tasks.map.labels import FOLDERS, Coloring
+        from vitcli.tasks.map.map import MapJob, map_index
+
+        coloring = None
+        if color is not None:
+            coloring = Coloring(None if color == FOLDERS else Path(color), color_column)
+        job = MapJob(
+            index=tuple(index),
+            method=method,
+            clusters=parse_clusters(clusters),
+            metric=metric,
+            color=coloring,
+            seed=seed,
+            sort=sort,
+            thumbnails=thumbnails,
+            workers=parse_workers(workers),
+            out=place,
+            format=format or suffix.removeprefix(".") or "jsonl",
+            html=html,
+            overwrite=overwrite,
+        )
+        summary = map_index(job, screen)
+    end(screen, summary, place or html)
+
+
+def parse_clusters(text: str) -> int | Literal["auto", "none"]:
+    """Parse a number, `auto` or `none`."""
+    if text == "auto":
+        return "auto"
+    if text == "none":
+        return "none"
+    if not text.isdecimal() or not 1 <= len(text) <= 5 or int(text) < 1:
+        raise UsageError(f"--clusters {shorten(text)}", "give a number, auto, or none")
+    return int(text)

@@ -1,0 +1,1 @@
+"""A map of images: places in the plane, clusters, distances."""
