@@ -21,6 +21,7 @@ RANKS = (
     ("__main__",),
     ("cli",),
     ("__init__", "demo"),
+    ("vectors",),
     ("fleet",),
     ("tasks",),
     ("jobs",),
