@@ -21,6 +21,7 @@ from vitcli.cli.commands.info import info
 from vitcli.cli.commands.merge import merge
 from vitcli.cli.commands.models import app as models
 from vitcli.cli.commands.reconstruct import reconstruct
+from vitcli.cli.commands.search import search
 from vitcli.errors import UsageError, shortened
 
 _UsageError: Any = typer.BadParameter.__base__  # the base of all errors in a command line
@@ -91,6 +92,7 @@ def vit(
 
 app.command(cls=Command)(classify)
 app.command(cls=Command)(embed)
+app.command(cls=Command)(search)
 app.command(cls=Command)(attention)
 app.command(cls=Command)(merge)
 app.command(cls=Command)(convert)

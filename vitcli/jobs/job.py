@@ -96,8 +96,8 @@ class Reporter(Protocol):
 
     def progress(self, progress: Progress) -> None: ...
 
-    def texts(self, done: int, total: int) -> None:
-        """Receive the number of texts that are embedded, of all that have to be."""
+    def steps(self, what: str, done: int, total: int) -> None:
+        """Receive the number of steps that are done, of all; `what` names them: texts."""
 
 
 class NullReporter:
@@ -109,7 +109,7 @@ class NullReporter:
 
     def progress(self, progress: Progress) -> None: ...
 
-    def texts(self, done: int, total: int) -> None: ...
+    def steps(self, what: str, done: int, total: int) -> None: ...
 
 
 SILENT: Reporter = NullReporter()
@@ -135,17 +135,22 @@ class Summary:
     skipped: int = 0
     selected: int | None = None
     earlier: int = 0
-    unit: Literal["image", "text"] = "image"
+    unit: Literal["image", "text", "query", "row"] = "image"
 
     @property
     def total(self) -> int:
         return self.done + self.failed
 
     @property
+    def units(self) -> str:
+        """The plural of the unit."""
+        return {"query": "queries"}.get(self.unit, f"{self.unit}s")
+
+    @property
     def counts(self) -> dict[str, object]:
         """The counts and the seconds, as files of results have them."""
         return {
-            f"{self.unit}s": self.done,
+            self.units: self.done,
             "failed": self.failed,
             "seconds": round(self.seconds, 3),
         }

@@ -182,7 +182,9 @@ class _Stage:
         files = _files(local) if local.exists() else []
         journal = journal_of(local)
         is_journalled = journal in files
-        again = "the same command with --resume sends it" if is_journalled else "copy its files there"
+        again = (
+            "the same command with --resume sends it" if is_journalled else "copy its files there"
+        )
         try:
             if files and self._fetched.get(name) != _identity(local):
                 self._note(f"sending {in_bytes(sum(f.stat().st_size for f in files))} to {url}")

@@ -1,0 +1,74 @@
+"""Rows in blocks, with their lengths."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitcli.indexes.index import Index, check_finite
+from vitcli.indexes.parts import Vectors
+
+BLOCK_BYTES = 8 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Consecutive rows: the first row, vectors (n, D), and their lengths (n,) in fp32."""
+
+    start: int
+    vectors: Vectors
+    norms: Vectors
+
+
+def block_rows(index: Index, size: int = BLOCK_BYTES) -> int:
+    """The number of rows that take `size` bytes."""
+    return max(1, size // (4 * index.width))
+
+
+def read_block(
+    index: Index, start: int, stop: int, *, unit: bool = False, into: Vectors | None = None
+) -> Block:
+    """Read a block, into the first rows of an array if it is given: new memory costs more than the
+    read. With `unit`, vectors are scaled to length 1; a row of zeros stays.
+
+    Raises InputError for NaN or infinity.
+    """
+    size = stop - start
+    vectors = np.empty((size, index.width), np.float32) if into is None else into[:size]
+    index.fill(vectors, start)
+    norms = lengths(vectors)
+    if not np.isfinite(norms).all():
+        check_finite(index, vectors, start)
+        norms = np.sqrt(np.square(vectors, dtype=np.float64).sum(axis=1)).astype(np.float32)
+    if unit:
+        vectors /= np.where(norms > 0, norms, 1)[:, None]
+    return Block(start, vectors, norms)
+
+
+def lengths(vectors: Vectors) -> Vectors:
+    """The length of each row.  (n, D) -> (n,)"""
+    squares: Vectors = np.einsum("ij,ij->i", vectors, vectors)
+    return np.sqrt(squares)
+
+
+def iter_blocks(index: Index, rows: int | None = None, *, unit: bool = False) -> Iterator[Block]:
+    """All rows in blocks of `rows`."""
+    size = rows or block_rows(index)
+    for start in range(0, index.count, size):
+        yield read_block(index, start, min(index.count, start + size), unit=unit)
+
+
+def exact_lengths(vectors: NDArray[np.floating]) -> NDArray[np.float64]:
+    """The length of each row in fp64, the same whatever the other rows are.  (n, D) -> (n,)"""
+    squares: NDArray[np.float64] = np.square(vectors, dtype=np.float64).sum(axis=1)
+    return np.sqrt(squares)
+
+
+def exact_products(a: NDArray[np.floating], b: NDArray[np.floating]) -> NDArray[np.float64]:
+    """The product of each row with its partner in fp64, the same whatever the other rows are.
+    (n, D), (n, D) -> (n,)"""
+    products: NDArray[np.float64] = np.multiply(a, b, dtype=np.float64).sum(axis=1)
+    return products

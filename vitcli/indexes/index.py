@@ -1,0 +1,256 @@
+"""An index: the rows of several files of one space, their names, and what they were made with."""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from itertools import accumulate, chain
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from vitcli.errors import InputError, printable
+from vitcli.indexes.files import INDEX, beside, files_of, opened, read_meta
+from vitcli.indexes.names import Kind, LineNames, ListNames, Names, TableNames, names_in_npz
+from vitcli.indexes.parts import ArrayPart, Part, TablePart, Vectors, copied, read_part
+from vitcli.stores import is_remote
+
+SPACE = {
+    "sha256": "the weights",
+    "kind": "what is embedded, images or texts",
+    "layers": "--layer",
+    "pool": "--pool",
+    "norm": "--norm",
+    "l2": "--l2",
+    "preprocess": "the preprocessing",
+    "patch_size": "--patch-size",
+    "quantize": "--quantize",
+}
+"""The fields of a meta file that decide which space a vector is in, and where each comes from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """Vectors (N, D) and the name of each. Rows are counted through all parts.
+
+    meta: the fields of the first part's meta file; empty for an array of Python.
+    """
+
+    parts: tuple[Part, ...]
+    named: tuple[Names, ...]
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def count(self) -> int:
+        return sum(part.count for part in self.parts)
+
+    @property
+    def width(self) -> int:
+        return self.parts[0].width
+
+    @property
+    def names(self) -> Kind:
+        """What names a row: the path of an image, or a text."""
+        return self.named[0].kind
+
+    @property
+    def files(self) -> list[str]:
+        """The files of the parts."""
+        return [part.file for part in self.parts]
+
+    @property
+    def label(self) -> str:
+        """The index in a message."""
+        more = f" and {len(self.parts) - 1:,} more" if len(self.parts) > 1 else ""
+        return printable(self.parts[0].file) + more
+
+    def _starts(self) -> list[int]:
+        return [0, *accumulate(part.count for part in self.parts)]
+
+    def spans(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+        """The parts that hold the rows from `start` to `stop`: (part, first row in it, end)."""
+        starts = self._starts()
+        for number, first in enumerate(starts[:-1]):
+            low, high = max(start, first), min(stop, starts[number + 1])
+            if low < high:
+                yield number, low - first, high - first
+
+    def name(self, row: int) -> str:
+        """The path or the text of a row."""
+        starts = self._starts()
+        number = bisect_right(starts, row) - 1
+        return self.named[number][row - starts[number]]
+
+    def iter_names(self) -> Iterator[str]:
+        """The names of all rows, in order."""
+        return chain.from_iterable(self.named)
+
+    def row_of(self, name: str) -> int | None:
+        """The first row of a text, or of a path, which may be spelled in another way: relative,
+        absolute, with `./`. None if there is none."""
+        starts = self._starts()
+        for spelled in _spellings(name) if self.names == "path" else [name]:
+            for first, names in zip(starts, self.named, strict=False):
+                if (row := names.find(spelled)) is not None:
+                    return first + row
+        return None
+
+    def fill(self, out: Vectors, start: int) -> None:
+        """Read the rows from `start` on into `out` (n, D)."""
+        done = 0
+        for number, low, high in self.spans(start, start + len(out)):
+            self.parts[number].fill(out[done : done + high - low], low)
+            done += high - low
+
+    def read(self, start: int, stop: int) -> Vectors:
+        """Rows as they are stored, in fp32.  -> (n, D)
+
+        Raises InputError for NaN or infinity.
+        """
+        out = np.empty((stop - start, self.width), np.float32)
+        self.fill(out, start)
+        check_finite(self, out, start)
+        return out
+
+    def gather(self, rows: Sequence[int] | NDArray[np.int64]) -> Vectors:
+        """Single rows as they are stored, in fp32.  -> (n, D)"""
+        out = np.empty((len(rows), self.width), np.float32)
+        for number, row in enumerate(rows):
+            out[number] = self.read(int(row), int(row) + 1)[0]
+        return out
+
+
+def check_finite(index: Index, vectors: Vectors, start: int) -> None:
+    """Raise InputError for NaN or infinity in the rows from `start` on."""
+    if np.isfinite(vectors.sum(dtype=np.float64)):
+        return
+    bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    if len(bad):
+        row = start + int(bad[0])
+        raise InputError(
+            f"row {row:,} of {index.label} holds NaN or infinity ({printable(index.name(row))})",
+            "write it again: vit embed --overwrite",
+        )
+
+
+def _spellings(path: str) -> Iterator[str]:
+    """The ways to write a path: as it is, without `./` and `..`, absolute, from this folder."""
+    yield path
+    if is_remote(path):
+        return
+    plain = os.path.normpath(path)
+    for spelled in (plain, f"./{plain}", os.path.abspath(path)):  # noqa: PTH100  # text
+        if spelled != path:
+            yield spelled
+    with suppress(ValueError):
+        yield os.path.relpath(path)
+
+
+def open_index(specs: Sequence[str]) -> Index:
+    """Open what `vit embed` has written: paths, patterns, names with braces, shards, URLs.
+
+    Raises InputError for files of another kind, and for files of different spaces, naming what
+    differs.
+    """
+    parts: list[Part] = []
+    named: list[Names] = []
+    metas: list[dict[str, Any]] = []
+    for file in files_of(specs):
+        handle = opened(file)
+        part, meta = read_part(file, handle), read_meta(file)
+        names = _names(part, handle, file)
+        if len(names) != part.count:
+            raise InputError(
+                f"{printable(file)} has {part.count:,} rows, and its index names {len(names):,}",
+                "they do not belong together: write both again with vit embed --overwrite",
+            )
+        parts.append(part)
+        named.append(names)
+        metas.append(meta)
+    for part, meta, names in zip(parts, metas, named, strict=True):
+        _check_space(parts[0], metas[0], part, meta)
+        if part.count and named[0].kind != names.kind:
+            raise InputError(
+                f"{printable(part.file)} names {names.kind}s, and {printable(parts[0].file)} "
+                f"{named[0].kind}s",
+                "search them one after the other",
+            )
+    filled = [n for n, part in enumerate(parts) if part.count] or [0]
+    return Index(tuple(parts[n] for n in filled), tuple(named[n] for n in filled), metas[filled[0]])
+
+
+def _names(part: Part, handle: Any, file: str) -> Names:
+    """The names of the rows of a file: next to it, or else in it."""
+    if isinstance(part, TablePart):
+        return TableNames(part)
+    name = beside(file, INDEX)
+    try:
+        return LineNames(name, opened(name))
+    except InputError as error:
+        if "no such file" not in error.message:
+            raise
+    if file.lower().partition("?")[0].endswith(".npz"):
+        return names_in_npz(file, handle)
+    raise InputError(
+        f"{printable(file)} has no {printable(name)} next to it, which names its rows",
+        "vit embed writes both; move them together. In Python, give an array and paths=",
+    )
+
+
+def _check_space(first: Part, one: Mapping[str, Any], part: Part, other: Mapping[str, Any]) -> None:
+    """Raise InputError if two files are of different spaces."""
+    if part.width != first.width:
+        raise InputError(
+            f"{printable(part.file)} has {part.width} numbers a row, and "
+            f"{printable(first.file)} {first.width}",
+            "they are not of one model",
+        )
+    if bool(one) != bool(other):
+        without = part.file if one else first.file
+        raise InputError(
+            f"{printable(without)} has no meta file, so it may be of another model",
+            "move feats.meta.json with feats.npy",
+        )
+    for name, origin in SPACE.items():
+        if one.get(name) != other.get(name):
+            raise InputError(
+                f"{printable(part.file)} and {printable(first.file)} differ in {origin}: "
+                f"{_short(other.get(name))} and {_short(one.get(name))}",
+                "an index is of one model and one set of options",
+            )
+
+
+def _short(value: object) -> str:
+    return str(value)[:60] if value is not None else "none"
+
+
+def index_of(array: ArrayLike, paths: Sequence[str | os.PathLike[str]] | None = None) -> Index:
+    """The index of an array (N, D) in Python. Without `paths` its rows are named by their numbers.
+
+    Raises InputError for an array of another shape, or as many paths as rows are not given.
+    """
+    values = np.asarray(array)
+    if values.ndim != 2 or values.dtype.kind != "f" or not values.shape[1]:
+        raise InputError(
+            f"an array of {values.dtype} {values.shape} is not an index", "give floats (N, D)"
+        )
+    names = [os.fspath(path) for path in (range_names(len(values)) if paths is None else paths)]
+    if len(names) != len(values):
+        raise InputError(f"{len(values):,} rows and {len(names):,} paths", "give a path a row")
+    return Index((ArrayPart(values),), (ListNames(names),))
+
+
+def range_names(count: int) -> list[str]:
+    """Names for rows that have none: their numbers."""
+    return [str(row) for row in range(count)]
+
+
+@contextmanager
+def mapped(index: Index) -> Iterator[Index]:
+    """The same index, whose rows can be read many times in any order: Parquet is copied into a
+    temporary file once."""
+    yield replace(index, parts=tuple(p if p.is_raw else copied(p) for p in index.parts))

@@ -1,0 +1,219 @@
+"""Exact search: the rows nearest to each query.
+
+fp32 products find candidates, with room for their rounding; the scores of these are computed again
+in fp64, each on its own. So the results depend neither on blocks, shards and threads nor on what
+the other rows are, and equal rows have equal scores.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitcli.errors import UsageError
+from vitcli.indexes.blocks import Block, block_rows, exact_lengths, exact_products, read_block
+from vitcli.indexes.index import Index
+
+Metric: TypeAlias = Literal["cosine", "dot"]
+Scores: TypeAlias = NDArray[np.float64]
+Rows: TypeAlias = NDArray[np.int64]
+
+FEW = 8  # queries whose product with a block is limited by memory: small blocks stay near the cache
+FEW_BYTES, MANY_BYTES = 3 << 20, 8 << 20
+QUERIES = 512  # searched together
+MAX_SCORES = 8 << 20  # products that are held at a time
+MAX_THREADS = 16
+LOWEST = float(np.finfo(np.float32).min)
+SAFE = (1e-15, 1e15)  # lengths whose squares are normal numbers in fp32
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The nearest rows of one query, best first, and their scores."""
+
+    rows: Rows
+    scores: Scores
+
+
+def nearest(
+    index: Index,
+    queries: NDArray[np.floating],
+    k: int,
+    *,
+    metric: Metric = "cosine",
+    threshold: float | None = None,
+    step: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Found]:
+    """Return the k nearest rows of each query (Q, D), ties by row: all of them are compared.
+
+    metric: *cosine*, or *dot*, which depends on lengths. The cosine of a row of zeros is 0.
+    threshold: leave out rows with a lower score. step: called with the rows that are compared, and
+    their number, after each block. Raises UsageError for a query of zeros or of another width.
+    """
+    checked = _checked(index, queries, metric)
+    found: list[Found] = []
+    for start in range(0, len(checked), QUERIES):
+        some = checked[start : start + QUERIES]
+        done, total, size = start * index.count, len(checked) * index.count, len(some)
+
+        def one(rows: int, done: int = done, total: int = total, size: int = size) -> None:
+            step(done + rows * size, total)
+
+        found += _search(
+            index,
+            some,
+            min(k, index.count),
+            metric,
+            -np.inf if threshold is None else threshold,
+            one,
+        )
+    return found
+
+
+def _checked(index: Index, queries: NDArray[np.floating], metric: Metric) -> Scores:
+    """The queries in fp64; of length 1 for cosines."""
+    exact = np.asarray(queries, np.float64)
+    if exact.ndim != 2 or exact.shape[1] != index.width:
+        raise UsageError(
+            f"the queries have {exact.shape[-1] if exact.ndim else 0} numbers, and the rows of "
+            f"{index.label} {index.width}",
+            "they are not of one model",
+        )
+    sizes = exact_lengths(exact)
+    if not np.isfinite(sizes).all():
+        raise UsageError("a query holds NaN or infinity")
+    if metric == "dot":
+        return exact
+    if not sizes.all():
+        raise UsageError("a query is all zeros: its cosine is not defined", "use --metric dot")
+    return exact / sizes[:, None]
+
+
+def _search(
+    index: Index,
+    queries: Scores,
+    k: int,
+    metric: Metric,
+    threshold: float,
+    step: Callable[[int], None],
+) -> list[Found]:
+    """Search all blocks, with a thread for each processor."""
+    if not index.count or not len(queries):
+        return [Found(np.empty(0, np.int64), np.empty(0)) for _ in queries]
+    size = FEW_BYTES if len(queries) <= FEW else MANY_BYTES
+    rows = max(1, min(block_rows(index, size), MAX_SCORES // len(queries)))
+    threads = min(len(os.sched_getaffinity(0)), MAX_THREADS)
+    starts = range(0, index.count, rows)
+    workers = [_Searcher(index, queries, k, metric, threshold, rows) for _ in range(threads)]
+    done = 0
+    with ThreadPoolExecutor(threads) as pool:
+        todo = iter(starts)
+        while batch := list(islice(todo, threads * 32)):
+            shares = [batch[n::threads] for n in range(threads)]
+            tasks = [
+                pool.submit(worker.take, share, rows)
+                for worker, share in zip(workers, shares, strict=True)
+            ]
+            for task in tasks:
+                task.result()
+            done = min(index.count, batch[-1] + rows)
+            step(done)
+    bests = zip(*(worker.bests() for worker in workers), strict=True)
+    return [_merged(of_one, k) for of_one in bests]
+
+
+def _merged(found: Sequence[Found], k: int) -> Found:
+    """The k best of several results, ties by row."""
+    return _best(
+        np.concatenate([f.rows for f in found]), np.concatenate([f.scores for f in found]), k
+    )
+
+
+def _best(rows: Rows, scores: Scores, k: int) -> Found:
+    order = np.lexsort((rows, -scores))[:k]
+    return Found(rows[order], scores[order])
+
+
+class _Searcher:
+    """The best rows of each query among the blocks that one thread has read."""
+
+    def __init__(
+        self,
+        index: Index,
+        queries: Scores,
+        k: int,
+        metric: Metric,
+        threshold: float,
+        rows: int,
+    ) -> None:
+        self._index, self._exact, self._k, self._metric = index, queries, k, metric
+        self._queries = queries.astype(np.float32)
+        self._buffer = np.empty((rows, index.width), np.float32)
+        self._products = np.empty((len(queries), rows), np.float32)
+        self._floors = np.full(len(queries), threshold)  # a row below it is not among the best
+        self._threshold = threshold
+        none = Found(np.empty(0, np.int64), np.empty(0))
+        self._found = [none] * len(queries)
+        # The error of a sum of D products, each rounded, of vectors that were rounded, too.
+        sizes = exact_lengths(queries)
+        self._room = 2.0 * (index.width + 8) * 2**-24 * np.maximum(sizes, 1e-30)
+        self._is_safe = bool(((sizes > SAFE[0]) & (sizes < SAFE[1])).all())
+
+    def bests(self) -> list[Found]:
+        return self._found
+
+    def take(self, starts: Sequence[int], rows: int) -> None:
+        """Search the blocks that begin at `starts`."""
+        for start in starts:
+            stop = min(self._index.count, start + rows)
+            self._search(read_block(self._index, start, stop, into=self._buffer))
+
+    def _search(self, block: Block) -> None:
+        norms = block.norms
+        is_odd = ~((norms > SAFE[0]) & (norms < SAFE[1])) | (not self._is_safe)
+        with np.errstate(all="ignore"):  # products of odd rows do not count
+            products = np.matmul(
+                self._queries, block.vectors.T, out=self._products[:, : len(norms)]
+            )
+            if self._metric == "cosine":
+                products /= norms
+        room = self._room if self._metric == "cosine" else self._room * float(norms.max())
+        if is_odd.any():
+            products[:, is_odd] = -np.inf
+            for query in range(len(self._exact)):
+                self._add(query, np.flatnonzero(is_odd), block)
+        limits = np.maximum(self._floors - room, LOWEST)
+        for query in np.flatnonzero(products.max(axis=1) >= limits).tolist():
+            near = products[query]
+            rows = np.flatnonzero(near >= limits[query])
+            if len(rows) > 4 * self._k + 64:
+                # k rows score at least kth - room, so a row below kth - 2 * room is out.
+                kth = np.partition(near[rows], len(rows) - self._k)[len(rows) - self._k]
+                rows = rows[near[rows] >= kth - 2 * room[query]]
+            if len(rows):
+                self._add(query, rows, block)
+
+    def _add(self, query: int, rows: Rows, block: Block) -> None:
+        """Compute the scores of candidates of one query, and keep the best."""
+        vectors = block.vectors[rows]
+        scores = exact_products(vectors, self._exact[query])
+        if self._metric == "cosine":
+            sizes = exact_lengths(vectors)
+            scores = np.divide(scores, sizes, out=np.zeros_like(scores), where=sizes > 0)
+        is_in = scores >= self._threshold
+        earlier = self._found[query]
+        best = _best(
+            np.concatenate([earlier.rows, block.start + rows[is_in]]),
+            np.concatenate([earlier.scores, scores[is_in]]),
+            self._k,
+        )
+        self._found[query] = best
+        if len(best.scores) == self._k:
+            self._floors[query] = best.scores[-1]
