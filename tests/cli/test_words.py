@@ -130,6 +130,20 @@ def test_the_second_run_reads_no_text_tower(
     assert (first.code, second.code, first.out) == (0, 0, second.out)
 
 
+def test_a_run_that_was_done_before_needs_no_tokens_and_tells_the_same(
+    towers: dict[str, Path], images: Path, vit: Vit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("classify", images, "-m", towers["clip"], "--classes", f"heron, {'long ' * 40}")
+    first = vit(*words)
+    assert first.code == 0 and "1 text is cut" in first.err
+    monkeypatch.setattr("vitcli.jobs.word_head.read_tokenizer_of", None)
+    again = vit(*words)
+    assert (again.code, again.out) == (0, first.out)
+    assert "1 text is cut" in again.err
+    monkeypatch.undo()
+    assert vit(*words, "--text-clean", "none").code == 0
+
+
 def test_python_takes_classes(towers: dict[str, Path], images: Path, vit: Vit) -> None:
     rows = vitcli.classify(images, model=str(towers["clip"]), classes=list(NAMES), workers=0)
     ended = vit("classify", images, "-m", towers["clip"], "--classes", ", ".join(NAMES))

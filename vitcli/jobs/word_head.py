@@ -6,12 +6,13 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from importlib.metadata import version
 from itertools import chain
 from typing import TYPE_CHECKING
 
 from vitcli import __version__
 from vitcli.checkpoints.scoring import DESCRIBED, Scores
-from vitcli.errors import UsageError, listed
+from vitcli.errors import UsageError, check_installed, listed
 from vitcli.jobs.class_lists import shown
 from vitcli.jobs.job import ModelOptions, Reporter, Running
 from vitcli.jobs.joint import joint_width
@@ -101,7 +102,9 @@ def _vectors(
     files = find_tokenizer(model, name=words.tokenizer, offline=offline)
     tower = f"{model.sha256} {model.text_config!r}"
     texts = (words.classes, words.templates, words.clean, _recipe(model))
-    described = repr((model.spec, tower, files.source, files.digest(), texts, __version__))
+    check_installed("a text tower", "tokenizers", extra="text", error=UsageError)
+    versions = (__version__, version("tokenizers"))
+    described = repr((model.spec, tower, files.source, files.digest(), texts, versions))
     run = f"run {hashlib.sha256(described.encode()).hexdigest()}"
     if (kept := remembered(run, len(words.classes), width)) is not None:
         vectors, told = kept
