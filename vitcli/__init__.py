@@ -16,9 +16,9 @@ Importing this package imports neither torch nor Pillow; the functions do, when 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, Unpack
 
 from vitcli.engines import DtypeName, EngineName, Quantize
 from vitcli.errors import VitError
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from vitcli.checkpoints.load import Model
     from vitcli.images.stream import ImageStream
+    from vitcli.indexes.index import Index
     from vitcli.jobs.words import Classes
     from vitcli.models.attention import Heads
     from vitcli.records import Attended, Classified, Failure, TextClean
@@ -52,6 +53,7 @@ __all__ = [
     "dedupe",
     "embed",
     "load",
+    "search",
 ]
 
 
@@ -69,6 +71,7 @@ def __getattr__(name: str) -> object:
 
 
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+IndexLike: TypeAlias = "Paths | NDArray[Any]"
 
 
 class RunningOptions(TypedDict, total=False):
@@ -326,7 +329,7 @@ def attention(
 
 
 def dedupe(
-    index: str | os.PathLike[str] | Sequence[str] | ArrayLike,
+    index: IndexLike,
     *,
     paths: Sequence[str | os.PathLike[str]] | None = None,
     threshold: float | None = None,
@@ -349,24 +352,15 @@ def dedupe(
     """
     import warnings
 
-    import numpy as np
-
     from vitcli.errors import printable
-    from vitcli.indexes.index import index_of, mapped, open_index
+    from vitcli.indexes.index import mapped
     from vitcli.jobs.job import SILENT, Inputs
     from vitcli.tasks.dedupe.dedupe import files_of, kinds_of
     from vitcli.tasks.dedupe.find import Options, find
     from vitcli.tasks.dedupe.partial import Partial
 
-    is_spec = isinstance(index, str | os.PathLike) or (
-        isinstance(index, Sequence) and all(isinstance(one, str | os.PathLike) for one in index)
-    )
-    opened = (
-        open_index(_texts(index))  # type: ignore[arg-type]
-        if is_spec
-        else index_of(np.asarray(index), paths)
-    )
-    is_bare = not is_spec and paths is None
+    opened = _index(index, paths)
+    is_bare = hasattr(index, "shape") and paths is None
     options = Options(
         threshold=threshold,
         kinds=kinds_of(kind) or (("near",) if is_bare else None),
@@ -386,6 +380,113 @@ def dedupe(
             stacklevel=2,
         )
     return twins
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A row of an index that a search has found: its path (or its text), score and row."""
+
+    path: str
+    score: float
+    row: int
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The hits of one query, best first. `error` says why there are none. `kind` is "image",
+    "text", "like" or "vector"."""
+
+    query: str
+    kind: str
+    hits: tuple[Hit, ...] = ()
+    error: str | None = None
+
+
+def search(
+    index: IndexLike,
+    queries: Paths | None = None,
+    *,
+    texts: str | Sequence[str] = (),
+    minus: str | Sequence[str] = (),
+    like: str | int | Sequence[str | int] = (),
+    vectors: NDArray[np.floating] | str | os.PathLike[str] | None = None,
+    paths: Sequence[str | os.PathLike[str]] | None = None,
+    k: int = 10,
+    threshold: float | None = None,
+    metric: Literal["cosine", "dot"] = "cosine",
+    not_itself: bool = False,
+    model: str | Model | None = None,
+    text_clean: TextClean | None = None,
+    tokenizer: str | None = None,
+    device: str = "auto",
+    workers: int | None = None,
+) -> list[Found]:
+    """Return the rows of an index nearest to each query: exact, ties by row, best first.
+
+    index: files that `vit embed` wrote (a path, a pattern, or several), or an array (N, D) with a
+    path for each row in `paths`. queries: images, which the model of the index embeds; texts: for
+    an index of the joint space, `minus` subtracted from each; like: paths or numbers of rows;
+    vectors: an array (Q, D) or a file. Found come in this order. Raises VitError.
+    """
+    from pathlib import Path
+
+    from vitcli.jobs.job import Inputs, Running
+    from vitcli.tasks.search.queries import Asked, Embedding
+    from vitcli.tasks.search.search import SearchJob
+    from vitcli.tasks.search.search import search as run
+
+    opened = _index(index, paths)
+    rows: list[Found] = []
+
+    def keep(records: Iterable[Mapping[str, Any]]) -> None:
+        for record in records:
+            hits = [
+                Hit(item[opened.names], item["score"], item["row"])
+                for item in record.get("results", ())
+            ]
+            error = record.get("error")
+            words = None if error is None else f"{error['type']}: {error['message']}"
+            rows.append(Found(record["query"], record["kind"], tuple(hits), words))
+
+    given = (like,) if isinstance(like, str | int) else tuple(like)
+    of_file = isinstance(vectors, str | Path | os.PathLike)
+    run(
+        SearchJob(
+            index=opened,
+            asked=Asked(
+                inputs=Inputs(paths=() if queries is None else _texts(queries)),
+                texts=(texts,) if isinstance(texts, str) else tuple(texts),
+                minus=(minus,) if isinstance(minus, str) else tuple(minus),
+                like=tuple(map(str, given)),
+                vectors=os.fspath(vectors) if of_file else vectors,  # type: ignore[arg-type]
+            ),
+            embedding=Embedding(
+                model=model,
+                running=Running(device=device, workers=workers),
+                clean=text_clean,
+                tokenizer=tokenizer,
+            ),
+            k=k,
+            threshold=threshold,
+            metric=metric,
+            not_itself=not_itself,
+        ),
+        write=keep,
+    )
+    return rows
+
+
+def _index(index: IndexLike, paths: Sequence[str | os.PathLike[str]] | None) -> Index:
+    """Open an index: files, or an array with the path of each row."""
+    from vitcli.errors import UsageError
+    from vitcli.indexes.index import index_of, open_index
+
+    is_array = hasattr(index, "shape")
+    if is_array:
+        return index_of(index, paths)  # type: ignore[arg-type]
+    if paths is not None:
+        raise UsageError("paths has no effect for an index of files", "leave it out")
+    return open_index(_texts(index))
 
 
 def _pair(size: int | tuple[int, int] | None) -> tuple[int, int] | None:

@@ -36,7 +36,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def shown(chromium: Browser) -> list[str]:
-    return chromium.run("[...document.querySelectorAll('article')].map(a => a.row.path)")
+    return chromium.run("[...document.querySelectorAll('article')].map(a => a.item.path)")
 
 
 def looks_whole(chromium: Browser, to: Path) -> None:
@@ -73,7 +73,7 @@ def test_a_page_of_labels_can_be_filtered_sorted_and_stepped_through(
     assert chromium.run("filter.value") == label
     chromium.run("filter.value = ''; order.value = 'high'; update()")
     scores = chromium.run(
-        "[...document.querySelectorAll('article')].map(a => a.row.predictions[0].score)"
+        "[...document.querySelectorAll('article')].map(a => a.item.predictions[0].score)"
     )
     assert scores == sorted(scores, reverse=True)
 

@@ -22,6 +22,7 @@ from vitcli.cli.commands.info import info
 from vitcli.cli.commands.merge import merge
 from vitcli.cli.commands.models import app as models
 from vitcli.cli.commands.reconstruct import reconstruct
+from vitcli.cli.commands.search import search
 from vitcli.errors import UsageError, shortened
 
 _UsageError: Any = typer.BadParameter.__base__  # the base of all errors in a command line
@@ -92,6 +93,7 @@ def vit(
 
 app.command(cls=Command)(classify)
 app.command(cls=Command)(embed)
+app.command(cls=Command)(search)
 app.command(cls=Command)(attention)
 app.command(cls=Command)(dedupe)
 app.command(cls=Command)(merge)

@@ -178,8 +178,5 @@ class _StoreReporter:
     def progress(self, progress: Progress) -> None:
         self.reporter.progress(progress)
 
-    def texts(self, done: int, total: int) -> None:
-        self.reporter.texts(done, total)
-
     def steps(self, what: str, done: int, total: int) -> None:
         self.reporter.steps(what, done, total)

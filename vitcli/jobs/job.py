@@ -96,11 +96,8 @@ class Reporter(Protocol):
 
     def progress(self, progress: Progress) -> None: ...
 
-    def texts(self, done: int, total: int) -> None:
-        """Receive the number of texts that are embedded, of all that have to be."""
-
     def steps(self, what: str, done: int, total: int) -> None:
-        """Receive how far a part of the run has come: "rows compared", 1,000 of 5,000."""
+        """Receive the number of steps that are done, of all; `what` names them: texts."""
 
 
 class NullReporter:
@@ -111,8 +108,6 @@ class NullReporter:
     def listing(self, count: Callable[[], int | None]) -> None: ...
 
     def progress(self, progress: Progress) -> None: ...
-
-    def texts(self, done: int, total: int) -> None: ...
 
     def steps(self, what: str, done: int, total: int) -> None: ...
 
@@ -147,10 +142,15 @@ class Summary:
         return self.done + self.failed
 
     @property
+    def units(self) -> str:
+        """The plural of the unit."""
+        return {"query": "queries"}.get(self.unit, f"{self.unit}s")
+
+    @property
     def counts(self) -> dict[str, object]:
         """The counts and the seconds, as files of results have them."""
         return {
-            f"{self.unit}s": self.done,
+            self.units: self.done,
             "failed": self.failed,
             "seconds": round(self.seconds, 3),
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -80,7 +81,7 @@ def with_words(
         f"{model.sha256} {model.text_config!r}",
         width,
         lambda: text_encoder(model, running),
-        reporter.texts,
+        partial(reporter.steps, "texts"),
     )
     is_plain = scores == "cosine"
     scale, shift = (1.0, 0.0) if is_plain else (similarity.scale, similarity.bias or 0.0)

@@ -49,6 +49,21 @@ class _Axis:
         return self.start + (value - self.low) / span * (self.end - self.start)
 
 
+@dataclass(frozen=True, slots=True)
+class _Bar:
+    """A bar from `low` to `high`, darker the larger the `share`; `hint` is its tooltip."""
+
+    low: float
+    high: float
+    value: float
+    hint: str
+    share: float = 1.0
+
+    @property
+    def opacity(self) -> str:
+        return f"{0.25 + 0.75 * self.share**0.5:.2f}"
+
+
 def lines_svg(title: str, lines: Sequence[Line], *, x_label: str = "epoch") -> str:
     """A chart of lines with axes, grid and legend. Points that are not finite are left out."""
     kept = [
@@ -65,18 +80,18 @@ def lines_svg(title: str, lines: Sequence[Line], *, x_label: str = "epoch") -> s
         title=title,
         x=_Axis(min(xs), max(xs), *ACROSS),
         y=_Axis(y_ticks[0], y_ticks[-1], *DOWN),
-        x_ticks=_ticks(min(xs), max(xs), whole=True),
-        y_ticks=y_ticks,
+        x_ticks=_named(_ticks(min(xs), max(xs), whole=True)),
+        y_ticks=_named(y_ticks),
         x_label=x_label,
         lines=list(zip(kept, cycle(COLOURS), strict=False)),
-        bars=(),
     )
 
 
 def reliability_svg(bins: Sequence[tuple[float, float, int, float]]) -> str:
     """A chart of accuracy against confidence. Each bin is (low, high, images, accuracy). On the
     diagonal both are equal; a bar with more images is darker."""
-    ticks = (0, 0.2, 0.4, 0.6, 0.8, 1)
+    ticks = _named((0, 0.2, 0.4, 0.6, 0.8, 1))
+    most = max((count for _, _, count, _ in bins), default=1) or 1
     return render(
         "chart.svg",
         title="Reliability",
@@ -85,11 +100,60 @@ def reliability_svg(bins: Sequence[tuple[float, float, int, float]]) -> str:
         x_ticks=ticks,
         y_ticks=ticks,
         x_label="confidence",
-        lines=(),
-        bars=bins,
-        bar_colour=COLOURS[0],
-        most=max((count for _, _, count, _ in bins), default=0),
+        bars=[
+            _Bar(low, high, accuracy, f"{count:,} images, {accuracy:.1%} right", count / most)
+            for low, high, count, accuracy in bins
+            if count
+        ],
+        marks=[((0, 0), (1, 1), "")],
     )
+
+
+def histogram_svg(
+    title: str, edges: Sequence[float], counts: Sequence[int], mark: float | None = None
+) -> str:
+    """A chart of how many values are in each bin, on a logarithmic axis, with a line at `mark`.
+    There is one edge more than counts. Bins are drawn equally wide, whatever their edges, so that
+    fine ones can be seen. Without values there is no chart."""
+    if not any(counts):
+        return ""
+    places = range(len(counts))
+    decades = range(math.ceil(math.log10(max(counts))) + 1)
+    x, y = _Axis(0, len(counts), *ACROSS), _Axis(-0.3, max(decades[-1], 0.3), *DOWN)
+    labels = _labels(edges)
+    every = max(math.ceil(len(edges) / 8), math.ceil(len(edges) * max(map(len, labels)) / 60))
+    marks = []
+    if mark is not None:
+        at = float(np.interp(mark, edges, np.arange(len(edges))))
+        marks = [((at, y.low), (at, y.high), f"{mark:.6g}")]
+    return render(
+        "chart.svg",
+        title=title,
+        x=x,
+        y=y,
+        x_ticks=[(place, labels[place]) for place in range(0, len(edges), every)],
+        y_ticks=[(decade, f"{10**decade:,}") for decade in decades],
+        x_label="score",
+        bars=[
+            _Bar(place, place + 1, math.log10(counts[place]), f"{low} to {high}: {count:,}")
+            for place, low, high in zip(places, labels, labels[1:], strict=False)
+            if (count := counts[place])
+        ],
+        marks=marks,
+    )
+
+
+def _labels(edges: Sequence[float]) -> list[str]:
+    """Edges with as few digits as tell them apart."""
+    for digits in range(1, 17):
+        labels = [f"{edge:.{digits}g}" for edge in edges]
+        if len(set(labels)) == len(set(edges)):
+            break
+    return labels
+
+
+def _named(ticks: Sequence[float]) -> list[tuple[float, str]]:
+    return [(tick, f"{tick:g}") for tick in ticks]
 
 
 def _ticks(low: float, high: float, *, whole: bool = False) -> list[float]:

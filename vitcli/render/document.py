@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING
@@ -13,12 +14,34 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 MAX_NAME = 200  # bytes of a label
+ROWS = "<rows>\n"  # where a template has the rows of a page; `<` in a value is escaped
 
 
 def render(name: str, **values: object) -> str:
     """Fill in a template of the folder `templates`. All values are escaped."""
     text = _environment().get_template(name).render(values)
     return text.encode("utf-8", "replace").decode()
+
+
+def halves(name: str, **values: object) -> tuple[bytes, bytes]:
+    """What is before and after the rows in a template, for a page that is written row by row."""
+    before, _, after = render(name, **values).partition(ROWS)
+    return before.encode(), after.encode()
+
+
+def inert(value: object) -> bytes:
+    """JSON without `<`, so that it cannot end the script element that holds it. Odd bytes in a
+    path, which are surrogates in Python, become escapes."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").encode("utf-8", "backslashreplace")
+
+
+def script(name: str, value: object) -> bytes:
+    """A script element of data, of the class `name`."""
+    return b'<script class="%b" type="application/json">%b</script>\n' % (
+        name.encode(),
+        inert(value),
+    )
 
 
 @cache

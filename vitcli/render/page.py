@@ -11,14 +11,9 @@ import json
 from collections.abc import Mapping, Sequence
 
 from vitcli.records import Maps
-from vitcli.render.document import base64_of, render
+from vitcli.render.document import base64_of, halves, inert, script
 from vitcli.render.heat import levels_of, tables
 from vitcli.render.styles import Style
-
-ROW = b'<script class="row" type="application/json">'
-DATA = b'<script class="data" type="application/json">'
-ROW_END = b"</script>\n"
-ROWS = "<rows>\n"  # where the rows go in the template; `<` in a value is escaped
 
 
 class Page:
@@ -45,9 +40,7 @@ class Page:
             "alpha": self._style.alpha,
             "bars": self._has_bars,
         }
-        text = render("page.html", title=self._title, settings=_inert(settings))
-        before, _, after = text.partition(ROWS)
-        return before.encode(), after.encode()
+        return halves("page.html", title=self._title, settings=inert(settings).decode())
 
     def row(
         self, record: Mapping[str, object], thumbnail: bytes, layers: Sequence[Maps] = ()
@@ -57,12 +50,11 @@ class Page:
         data: dict[str, object] = {"thumbnail": base64_of(thumbnail)}
         if layers:
             data["layers"] = [_layer(maps) for maps in layers]
-        parts = ROW, _inert(record).encode("utf-8", "replace"), ROW_END, DATA, _inert(data).encode()
-        return b"".join((*parts, ROW_END))
+        return script("row", record) + script("data", data)
 
     def record_in(self, row: bytes) -> dict[str, object]:
         """The JSON record of a row that `row` returned."""
-        record: dict[str, object] = json.loads(row[len(ROW) : row.index(ROW_END)])
+        record: dict[str, object] = json.loads(row[row.index(b">") + 1 : row.index(b"</script>")])
         return record
 
 
@@ -75,9 +67,3 @@ def _layer(maps: Maps) -> dict[str, object]:
         "box": [round(side, 5) for side in maps.box],
         "maps": base64_of(levels),
     }
-
-
-def _inert(value: object) -> str:
-    """JSON without `<`, so that it cannot end the script element that holds it."""
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c")

@@ -14,6 +14,7 @@ from vitcli.render.document import data_url, render
 from vitcli.render.heat import file_bytes
 
 RIGHT, WRONG = "37,99,235", "220,38,38"  # red, green and blue of a cell
+FULL = 0.93  # opacity from which white text is better to read than black
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +67,9 @@ class Section:
         assert self.counts is not None
         return data_url("png", confusion_png(self.labels, self.counts))
 
-    def rows(self) -> Iterator[tuple[str, list[tuple[str, int, str]]]]:
-        """Yield each true label with (predicted label, count, colour of the cell) of its row."""
+    def rows(self) -> Iterator[tuple[str, list[tuple[str, int, str, bool]]]]:
+        """Yield each true label with (predicted label, count, colour of the cell, whether it is
+        nearly opaque) of its row."""
         assert self.counts is not None
         for number, (label, counts) in enumerate(
             zip(self.labels, self.counts.tolist(), strict=True)
@@ -77,7 +79,8 @@ class Section:
             colours[number] = RIGHT
             shades = [0.1 + 0.9 * count / total if count else 0 for count in counts]
             backgrounds = [f"{c},{shade:.2f}" for c, shade in zip(colours, shades, strict=True)]
-            yield label, list(zip(self.labels, counts, backgrounds, strict=True))
+            full = [shade > FULL for shade in shades]
+            yield label, list(zip(self.labels, counts, backgrounds, full, strict=True))
 
 
 @dataclass(frozen=True, slots=True)

@@ -148,6 +148,7 @@ def _computation(job: EmbedJob, run: Run, specs: Sequence[Spec]) -> Computation:
     engine = open_model(model, output, job.running, note)
     meta = {
         **describe_model(model),
+        **described_options(job.options),
         "row_shape": list(shape),
         "layers": layers,
         "pool": pool,
@@ -162,6 +163,24 @@ def _computation(job: EmbedJob, run: Run, specs: Sequence[Spec]) -> Computation:
         **versions(),
     }
     return Computation(plans=(model.preprocess,), forward=_forward(engine, job), meta=meta)
+
+
+def described_options(options: ModelOptions) -> dict[str, object]:
+    """The options that change what the model computes, for the meta file: `vit search` embeds its
+    queries with them."""
+    names = (
+        "layout",
+        "image_size",
+        "patch_size",
+        "preprocess",
+        "num_heads",
+        "drop",
+        "exif",
+        "decode",
+    )
+    default = ModelOptions()
+    given = {n: getattr(options, n) for n in names if getattr(options, n) != getattr(default, n)}
+    return {"model_options": given} if given else {}
 
 
 def versions() -> dict[str, object]:

@@ -88,7 +88,7 @@ def embed_texts(
             cut += [part[i] for i in encoded.cut]
             unseen += [part[i] for i in np.flatnonzero((encoded.ids == nothing).all(axis=1))]
             to.write(_rows(encoder(encoded.ids), part, start, l2=l2, dtype=dtype))
-            reporter.texts(start + len(part), total)
+            reporter.steps("texts", start + len(part), total)
         note_cut(cut, tokenizer, reporter.note)
         if unseen:
             named = listed([shown(text) for text in unseen], MAX_SHOWN)

@@ -155,6 +155,17 @@ def running(
     )
 
 
+def querying(
+    device: o.Device = "auto",
+    batch_size: o.BatchSizeOpt = str(DEFAULT_BATCH_SIZE),
+    workers: o.Workers = "auto",
+) -> Running:
+    """How to run the model of an index: its engine and precision are those of the index."""
+    return Running(
+        device=device, batch_size=parse_batch_size(batch_size), workers=parse_workers(workers)
+    )
+
+
 def devices(devices: o.DevicesOpt = None) -> tuple[str, ...]:
     """The devices that share the run; empty if this process runs alone."""
     return parse_devices(devices) if devices else ()
@@ -250,6 +261,18 @@ def with_texts(command: Callable[..., None]) -> Callable[..., None]:
         return Common(*shared, **{"texts": given})
 
     return _spelled(command, groups, gather)
+
+
+def with_queries(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of a command that takes images as queries; its first argument is `Common`,
+    whose model has the default options: an index knows those of its model."""
+
+    def gather(overwrite: bool, inputs: Inputs, running: Running, screen: Screen) -> Common:
+        if inputs.is_implied:  # standard input is not read unless it is named
+            inputs = replace(inputs, paths=(), is_implied=False)
+        return Common(overwrite, inputs, ModelOptions(), running, screen)
+
+    return _spelled(command, (overwrite, inputs, querying, screen), gather)
 
 
 def with_data(command: Callable[..., None]) -> Callable[..., None]:

@@ -42,16 +42,19 @@ class Bar:
             transient=True,
         )
         self._task = self._progress.add_task(description, total=None, failed="")
+        self._described = description
         self._progress.start()
 
     def begin(self, description: str) -> None:
         """Start counting."""
+        self._described = description
         self._progress.remove_task(self._task)  # its total goes with it
         self._task = self._progress.add_task(description, total=None, failed="")
 
     def count(self, description: str, done: int, total: int) -> None:
         """Show how many things of another kind are done, of all."""
-        if not done:
+        if description != self._described:
+            self._described = description
             self._progress.reset(self._task, description=description, total=total)
         self._progress.update(self._task, completed=done)
 

@@ -62,7 +62,7 @@ def extras(summary: Summary) -> dict[str, object]:
         "skipped": summary.skipped,
         **({"earlier": summary.earlier} if summary.earlier else {}),
         **({} if summary.selected is None else {"selected": summary.selected}),
-        **({"texts": summary.done} if summary.unit == "text" else {}),
+        **({summary.units: summary.done} if summary.unit != "image" else {}),
     }
 
 

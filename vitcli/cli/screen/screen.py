@@ -123,10 +123,6 @@ class Screen:
             threading.Thread(target=self._expect, args=(self._count,), daemon=True).start()
             self._count = None
 
-    def texts(self, done: int, total: int) -> None:
-        if self._bar is not None and total:
-            self._bar.count("texts", done, total)
-
     def steps(self, what: str, done: int, total: int) -> None:
         if self._bar is not None and total:
             self._bar.count(what, done, total)
@@ -152,12 +148,12 @@ class Screen:
             self._print(
                 f"vit: {kind}: {shortened(where)}: {shortened(printable(first.message))}{more}"
             )
-        fresh, unit = summary.total - summary.earlier, summary.unit
-        rate = f", {fresh / summary.seconds:,.1f} {unit}s/s" if fresh else ""
+        fresh, units = summary.total - summary.earlier, summary.units
+        rate = f", {fresh / summary.seconds:,.1f} {units}/s" if fresh else ""
         done = (
-            f"{summary.done:,} of {summary.total:,} {unit}s done, {summary.failed:,} failed"
+            f"{summary.done:,} of {summary.total:,} {units} done, {summary.failed:,} failed"
             if summary.failed
-            else f"{summary.total:,} {unit}{'s' * (summary.total != 1)}"
+            else f"{summary.total:,} {units if summary.total != 1 else summary.unit}"
         )
         earlier = f", {summary.earlier:,} of them before" if summary.earlier else ""
         chosen = f", {summary.selected:,} selected" if summary.selected is not None else ""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -54,6 +55,37 @@ class TableSink(NoSink):
                 table.add_row(
                     path, "", *([""] * self._bars), Text("(below the threshold)", style="dim")
                 )
+
+
+class ResultsTable:
+    """Prints the nearest rows of each query; the first has the query."""
+
+    def __init__(self) -> None:
+        self._console = Console(markup=False, highlight=False, emoji=False)
+        self._is_empty = True
+
+    def __call__(self, records: Iterable[Mapping[str, Any]]) -> None:
+        table = Table(box=None, show_header=self._is_empty, padding=(0, 2, 0, 0), expand=True)
+        table.add_column("query", ratio=3, overflow="fold", header_style="bold")
+        table.add_column("score", min_width=7, justify="right", no_wrap=True, header_style="bold")
+        table.add_column("", width=BAR)
+        table.add_column("found", ratio=5, overflow="fold", header_style="bold")
+        for record in records:
+            query = Text(printable(record["query"]))
+            if "error" in record:
+                error = record["error"]
+                reason = f"{error['type']}: {printable(shortened(error['message']))}"
+                table.add_row(query, "", "", Text(reason, style="red"))
+                continue
+            for rank, found in enumerate(record["results"]):
+                score, name = found["score"], found.get("path", found.get("text", ""))
+                cells = Text(f"{score:.4f}"), Text(bar(score), style="cyan")
+                style = "bold" if rank == 0 else ""
+                table.add_row(query if rank == 0 else "", *cells, Text(printable(name), style))
+            if not record["results"]:
+                table.add_row(query, "", "", Text("(nothing reaches the threshold)", style="dim"))
+        self._is_empty = False
+        self._console.print(table)
 
 
 def bar(score: float) -> str:

@@ -1,24 +1,15 @@
-"use strict";
-const $ = (id) => document.getElementById(id);
-const make = (tag, props = {}, ...children) => {
-  const element = Object.assign(document.createElement(tag), props);
-  element.append(...children);
-  return element;
-};
-const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
 const rows = [...document.querySelectorAll("script.row")].map((script, index) => ({
-  ...JSON.parse(script.textContent), index, script: script.nextElementSibling,
+  ...parsed(script), index, script: script.nextElementSibling,
 }));
 const images = rows.filter((row) => !row.error);
 const failures = rows.filter((row) => row.error);
-const settings = JSON.parse($("settings").textContent);
+const settings = parsed($("settings"));
 const colours = Object.fromEntries(Object.entries(settings.colours).map(([n, t]) => [n, bytes(t)]));
 const best = (row) => row.class ?? row.predictions?.[0];
-const short = (text) => (text.length > 200 ? `${text.slice(0, 199)}…` : text);
 const scored = (p) => (settings.bars && p.score >= 0 && p.score <= 1 ? p.score : 0);
 
 // The data of an image is parsed when it comes near the screen.
-const dataOf = (row) => JSON.parse(row.script.textContent);
+const dataOf = (row) => parsed(row.script);
 const has = (name) => images.some((row) => row[name]?.length);
 const first = images.length ? dataOf(images[0]) : {};
 const layers = first.layers ?? [];
@@ -63,7 +54,7 @@ function show(view, row) {
       frame.append(canvas);
     }
   };
-  image.src = `data:image/jpeg;base64,${data.thumbnail}`;
+  image.src = pictureOf(data.thumbnail);
 }
 
 function about(row) {
@@ -75,21 +66,15 @@ function about(row) {
     item.style.setProperty("--score", scored(p));
     list.append(item);
   }
-  const parts = [make("div", { className: "path", title: row.path }, make("bdi", { textContent: row.path })), list];
+  const parts = [pathLine(row.path), list];
   if (row.class) parts.push(make("p", { className: "note", textContent: `relevance for ${short(row.class.label)}` }));
   return make("div", { className: "about" }, ...parts);
 }
 
-const seen = new IntersectionObserver((entries) => {
-  for (const { target, isIntersecting } of entries) {
-    const view = target.firstChild;
-    if (isIntersecting) show(view, target.row);
-    else view.replaceChildren(); // decoded pictures of a long page would fill the memory
-  }
-}, { rootMargin: "800px" });
+const seen = whenNear((card) => show(card.firstChild, card.item), (card) => card.firstChild.replaceChildren());
 
 for (const row of images) {
-  row.card = make("article", { tabIndex: 0, row }, make("div", { className: "view" }), about(row));
+  row.card = make("article", { tabIndex: 0, item: row }, make("div", { className: "view" }), about(row));
   row.card.onclick = () => open(row);
   row.card.setAttribute("aria-label", row.path);
   row.text = [row.path, ...(row.predictions ?? []).map((p) => p.label), row.class?.label ?? ""].join("\n").toLowerCase();
@@ -110,13 +95,10 @@ function update() {
   $("grid").replaceChildren(...shown.map((row) => row.card), $("empty"));
   shown.forEach((row) => seen.observe(row.card));
   $("empty").hidden = shown.length > 0;
-  const found = failures.filter((row) => `${row.path}\n${row.error.type}`.toLowerCase().includes(words));
-  $("failures").hidden = !found.length;
-  $("failed").replaceChildren(...found.map((row) => make("tr", {}, ...[row.path, row.error.type, row.error.message].map((t) => make("td", { textContent: t })))));
-  $("failures").firstElementChild.textContent = `${found.length.toLocaleString()} failed`;
+  showFailures(failures.filter((row) => `${row.path}\n${row.error.type}`.toLowerCase().includes(words)), (row) => row.path);
   const all = images.length.toLocaleString();
   const failed = failures.length ? `, ${failures.length.toLocaleString()} failed` : "";
-  $("count").textContent = (words ? `${shown.length.toLocaleString()} of ${all} images` : `${all} image${images.length === 1 ? "" : "s"}`) + failed;
+  $("count").textContent = (words ? `${shown.length.toLocaleString()} of ${all} images` : counted(images.length, "image")) + failed;
 }
 
 function repaint() {
@@ -124,41 +106,15 @@ function repaint() {
   if ($("view").open) show($("large"), current);
 }
 
-let current = null;
-function open(row) {
-  current = row;
-  if (!$("view").open) $("view").showModal();
+page.next = (row, by) => shown[shown.indexOf(row) + by];
+page.cardOf = (row) => row.card;
+page.show = (row) => {
   $("words").replaceChildren($("maps"), ...about(row).childNodes);
   show($("large"), row);
-}
-function step(by) {
-  const next = shown[shown.indexOf(current) + by];
-  if (next) open(next);
-}
-function move(key) {
-  const at = shown.findIndex((row) => row.card === document.activeElement);
-  const across = getComputedStyle($("grid")).gridTemplateColumns.split(" ").length;
-  const by = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -across, ArrowDown: across }[key];
-  const next = shown[at < 0 ? 0 : at + by];
-  if (next) { next.card.focus(); next.card.scrollIntoView({ block: "nearest" }); }
-}
-
-document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey) return;
-  const typing = /^(INPUT|SELECT)$/.test(document.activeElement.tagName);
-  if ($("view").open) {
-    if (event.key === "ArrowLeft" || event.key === "ArrowRight") { event.preventDefault(); step(event.key === "ArrowLeft" ? -1 : 1); }
-    if (event.key === " ") { event.preventDefault(); $("large").classList.toggle("plain"); }
-  } else if (event.key === "/" && !typing) { event.preventDefault(); $("filter").focus(); }
-  else if (event.key === "Escape" && typing) document.activeElement.blur();
-  else if (event.key.startsWith("Arrow") && !typing) { event.preventDefault(); move(event.key); }
-  else if (event.key === "Enter" && document.activeElement.row) open(document.activeElement.row);
-});
+};
+page.keys[" "] = () => $("large").classList.toggle("plain");
 $("filter").oninput = $("order").onchange = update;
-$("before").onclick = () => step(-1);
-$("after").onclick = () => step(1);
-$("close").onclick = () => $("view").close();
-$("view").onclose = () => { $("tools").append($("maps")); current?.card.focus(); };
+$("view").addEventListener("close", () => $("tools").append($("maps")));
 addEventListener("resize", repaint);
 
 if (hasMaps) {

@@ -1,0 +1,179 @@
+"""`vit search`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+from vitcli.cli.options import groups as g
+from vitcli.cli.options import options as o
+from vitcli.cli.options.parse import output_place
+from vitcli.cli.options.words import TextCleanOpt, Tokenizer
+from vitcli.cli.screen.exit import end, is_terminal, start_workers
+from vitcli.errors import UsageError
+from vitcli.stores import Url
+
+IndexArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="INDEX",
+        help="A file of vit embed (.npy, .npz, .safetensors, .parquet), a quoted pattern, a URL.",
+    ),
+]
+More = Annotated[
+    list[str] | None,
+    typer.Option("--index", help="One more file of the index; repeatable.", metavar="INDEX"),
+]
+Text = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--text",
+        help="Search for this text; for an index of --pool joint; repeatable.",
+        metavar="TEXT",
+    ),
+]
+Minus = Annotated[
+    list[str] | None,
+    typer.Option("--minus", help="Less of this, for each --text; repeatable.", metavar="TEXT"),
+]
+Like = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--like",
+        help="Search for a row of the index, by its path or number: no model; repeatable.",
+        metavar="PATH|ROW",
+    ),
+]
+Vectors = Annotated[
+    str | None,
+    typer.Option("--vectors", help="Search for each vector of FILE.", metavar="FILE"),
+]
+K = Annotated[
+    int,
+    typer.Option("-k", "--top-k", help="Number of results per query.", min=1, envvar="VIT_TOP_K"),
+]
+Threshold = Annotated[
+    float | None,
+    typer.Option(
+        "--threshold", help="Leave out results with a lower score.", envvar="VIT_THRESHOLD"
+    ),
+]
+MetricOpt = Annotated[
+    Literal["cosine", "dot"],
+    typer.Option(
+        "--metric", help="How to compare: the cosine, or the dot product.", envvar="VIT_METRIC"
+    ),
+]
+NotItself = Annotated[
+    bool,
+    typer.Option("--not-itself", help="Leave out the query's own file."),
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "-m",
+        "--model",
+        help="Where the model of the index is now.",
+        metavar="MODEL",
+        show_default="as the index says",
+    ),
+]
+Out = Annotated[
+    str | None,
+    typer.Option(
+        "-o", "--out", help="Write to FILE (.jsonl, .csv, .tsv, .parquet).", metavar="FILE"
+    ),
+]
+FormatOpt = Annotated[
+    Literal["jsonl", "csv", "tsv", "parquet", "table"] | None,
+    typer.Option(
+        "--format",
+        help="Format, if the suffix of FILE names none. On a terminal: table; in a pipe: jsonl.",
+        show_default=False,
+    ),
+]
+PathsOnly = Annotated[
+    bool,
+    typer.Option(
+        "--paths-only", help="Write only the paths, for xargs; with -0, each ends with NUL."
+    ),
+]
+
+
+@g.with_queries
+def search(
+    common: g.Common,
+    index: IndexArgument,
+    more: More = None,
+    text: Text = None,
+    minus: Minus = None,
+    like: Like = None,
+    vectors: Vectors = None,
+    k: K = 10,
+    threshold: Threshold = None,
+    metric: MetricOpt = "cosine",
+    not_itself: NotItself = False,
+    model: Model = None,
+    text_clean: TextCleanOpt = None,
+    tokenizer: Tokenizer = None,
+    offline: o.Offline = False,
+    out: Out = None,
+    format: FormatOpt = None,
+    paths_only: PathsOnly = False,
+    html: o.Html = None,
+) -> None:
+    """Find the images of an index that are nearest to images, texts or other rows.
+
+    The index is what vit embed wrote; queries are embedded by its model. All rows are compared.
+
+    Example:  vit search feats.npy cat.jpg -k 20
+    """
+    place = output_place(out)
+    if isinstance(place, Url):
+        raise UsageError(f"results are written to a file, not to {place}", "name a file with --out")
+    if format == "table" and (place is not None or paths_only or html is not None):
+        raise UsageError("--format table is only for a terminal", "leave it out")
+    as_table = format == "table" or (
+        format is None and place is None and html is None and not paths_only and is_terminal()
+    )
+    if place is None and html is None and is_terminal():
+        common.screen.share_terminal()
+    with common.screen as screen:
+        from vitcli.cli.screen.table import ResultsTable
+        from vitcli.tasks.search.queries import Asked, Embedding
+        from vitcli.tasks.search.search import SearchJob
+        from vitcli.tasks.search.search import search as run
+
+        inputs, null = common.inputs, common.inputs.null and paths_only
+        job = SearchJob(
+            index=(index, *(more or ())),
+            asked=Asked(
+                inputs=inputs,
+                texts=tuple(text or ()),
+                minus=tuple(minus or ()),
+                like=tuple(like or ()),
+                vectors=vectors,
+            ),
+            embedding=Embedding(
+                model=model,
+                running=common.running,
+                clean=text_clean,
+                tokenizer=tokenizer,
+                offline=offline,
+            ),
+            k=k,
+            metric=metric,
+            threshold=threshold,
+            not_itself=not_itself,
+            out=place,
+            format=None if as_table else format,
+            paths_only=paths_only,
+            null=null,
+            html=html,
+            overwrite=common.overwrite,
+        )
+        if inputs.paths or inputs.files_from is not None:
+            start_workers(common.running)
+        summary = run(job, screen, ResultsTable() if as_table else None)
+    end(screen, summary, place or html)

@@ -1,0 +1,289 @@
+"""Queries into vectors of the space of an index: by the model and the options of its meta."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitcli.errors import InputError, UsageError, printable
+from vitcli.indexes.files import opened
+from vitcli.indexes.index import SPACE, Index
+from vitcli.indexes.parts import read_part
+from vitcli.jobs.job import Inputs, ModelOptions, Reporter, Running
+from vitcli.jobs.texts import Texts
+from vitcli.records import Embedded, Failure, ImageRef, TextClean
+from vitcli.sinks.memory import ListSink
+
+if TYPE_CHECKING:  # imports torch, which --like does not need
+    from vitcli.checkpoints.load import Model
+
+Kind: TypeAlias = Literal["image", "text", "like", "vector"]
+MINUS = " - "  # between the texts of a query: beach - people
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What is searched for: a name, and a vector (D,) or else the reason why there is none.
+    `own` is the row of the query itself."""
+
+    kind: Kind
+    name: str
+    vector: NDArray[np.floating] | None = None
+    own: int | None = None
+    error: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """The queries of a job, as the user names them. `minus` is subtracted from each text. `vectors`
+    is a file of vectors or an array (Q, D)."""
+
+    inputs: Inputs = Inputs()
+    texts: tuple[str, ...] = ()
+    minus: tuple[str, ...] = ()
+    like: tuple[str, ...] = ()
+    vectors: str | NDArray[np.floating] | None = None
+
+    def __post_init__(self) -> None:
+        has_images = bool(self.inputs.paths) or self.inputs.files_from is not None
+        if not (has_images or self.texts or self.like or self.vectors is not None):
+            raise UsageError(
+                "nothing to search for is given",
+                "name images, or use --text, --like or --vectors",
+            )
+        if self.minus and not self.texts:
+            raise UsageError("--minus has no effect without --text", "add --text TEXT")
+        for option, several in (("--text", self.texts), ("--minus", self.minus)):
+            if any(not text.strip() for text in several):
+                raise UsageError(f"{option} is blank", "give a text")
+
+    @property
+    def needs_model(self) -> bool:
+        """Whether a query has to be embedded."""
+        return bool(self.texts or self.inputs.paths or self.inputs.files_from is not None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Embedding:
+    """How queries are embedded, where it is not as the index says. `model=None` is the model of the
+    index's meta."""
+
+    model: str | Model | None = None
+    running: Running = Running()
+    clean: TextClean | None = None
+    tokenizer: str | None = None
+    offline: bool = False
+
+
+def iter_queries(
+    index: Index, asked: Asked, how: Embedding, reporter: Reporter
+) -> Iterator[list[Query]]:
+    """Yield the queries of each kind: images, texts, rows of the index, vectors. Raises VitError;
+    an image that fails is a query with an error."""
+    if asked.texts and index.meta and index.meta["pool"] != "joint":
+        raise UsageError(
+            f"{index.label} is not of the joint space of images and texts (its --pool is "
+            f"{index.meta['pool']})",
+            "make one: vit embed IMAGES -m MODEL --pool joint -o joint.npy "
+            "(vit models --for words lists models)",
+        )
+    if asked.needs_model:
+        model, options = _model_of(index, how, reporter)
+        if asked.inputs.paths or asked.inputs.files_from is not None:
+            yield _images(index, asked.inputs, model, options, how, reporter)
+        if asked.texts:
+            yield _texts(index, asked, model, how, reporter)
+    if asked.like:
+        yield [_like(index, name) for name in asked.like]
+    if asked.vectors is not None:
+        yield _vectors(index, asked.vectors)
+
+
+def _model_of(index: Index, how: Embedding, reporter: Reporter) -> tuple[Model, ModelOptions]:
+    """Load the model of the index with its options. Raises UsageError if its weights or its
+    preprocessing are not those of the index."""
+    from vitcli.jobs.loading import describe_model, load_model
+
+    meta = index.meta
+    if not meta:
+        raise UsageError(
+            f"{index.label} has no meta file, which names its model",
+            "move feats.meta.json with feats.npy; --like and --vectors need no model",
+        )
+    options = model_options(meta, offline=how.offline)
+    spec = how.model
+    if spec is None:
+        spec = str(meta["model"])
+        if meta.get("revision") and "@" not in spec:
+            spec = f"{spec}@{meta['revision']}"
+    model = load_model(spec, options, reporter.note)
+    made = {**describe_model(model)}
+    for name in ("sha256", "preprocess", "patch_size"):
+        if made.get(name) != meta.get(name):
+            raise UsageError(
+                f"{model.spec} is not the model of {index.label}: they differ in {SPACE[name]}",
+                f"the index is of {meta['model']}, {name} {meta.get(name)}; name it with -m, or "
+                "write the index again",
+            )
+    return model, options
+
+
+def model_options(meta: Mapping[str, Any], *, offline: bool = False) -> ModelOptions:
+    """The options of the model that made an index."""
+    known = {f.name for f in fields(ModelOptions)}
+    given: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in dict(meta.get("model_options") or {}).items()
+        if name in known
+    }
+    return ModelOptions(**given, offline=offline)
+
+
+def _running(index: Index, how: Embedding) -> Running:
+    """The device of the run, and the engine and the precision of the index."""
+    if index.names == "text":
+        return how.running
+    names = ("engine", "dtype", "quantize")
+    made = {name: index.meta[name] for name in names if name in index.meta}
+    return replace(how.running, **made)
+
+
+def _images(
+    index: Index,
+    inputs: Inputs,
+    model: Model,
+    options: ModelOptions,
+    how: Embedding,
+    reporter: Reporter,
+) -> list[Query]:
+    from vitcli.tasks.embed import EmbedJob, embed
+
+    meta, sink = index.meta, ListSink()
+    is_joint = meta["pool"] == "joint"
+    embed(
+        EmbedJob(
+            inputs=inputs,
+            model=model,
+            options=options,
+            running=_running(index, how),
+            layers=(-1,) if is_joint else tuple(meta["layers"]),
+            pool=meta["pool"],
+            norm=True if is_joint else meta["norm"],
+            l2=meta["l2"],
+        ),
+        reporter,
+        sink,
+    )
+    queries = []
+    for row in sink.rows:
+        assert isinstance(row, Embedded | Failure) and isinstance(row.ref, ImageRef)
+        own = index.row_of(row.ref.path) if index.names == "path" else None
+        if isinstance(row, Failure):
+            error = {"type": row.type.value, "message": row.message}
+            queries.append(Query("image", row.ref.path, error=error))
+        else:
+            queries.append(Query("image", row.ref.path, row.embedding, own))
+    return queries
+
+
+def _texts(
+    index: Index, asked: Asked, model: Model, how: Embedding, reporter: Reporter
+) -> list[Query]:
+    """The queries of texts: unit vectors, those of `minus` subtracted from each."""
+    from vitcli.jobs.job import SILENT
+    from vitcli.tasks.embed import EmbedJob, embed
+
+    sink = ListSink()
+    embed(
+        EmbedJob(
+            inputs=Inputs(),
+            model=model,
+            running=replace(how.running, dtype="fp32", engine="torch", quantize=None),
+            pool="joint",
+            l2=bool(asked.minus) or bool(index.meta["l2"]),
+            texts=Texts(
+                texts=(*asked.texts, *asked.minus), clean=how.clean, tokenizer=how.tokenizer
+            ),
+        ),
+        SILENT,
+        sink,
+    )
+    vectors = [row.embedding.astype(np.float64) for row in sink.rows if isinstance(row, Embedded)]
+    plus, minus = vectors[: len(asked.texts)], vectors[len(asked.texts) :]
+    less = sum(minus, start=np.zeros(index.width)) if minus else 0.0
+    return [
+        Query("text", MINUS.join((text, *asked.minus)), vector - less)
+        for text, vector in zip(asked.texts, plus, strict=True)
+    ]
+
+
+def _like(index: Index, name: str) -> Query:
+    """A row of the index, by its name or else its number."""
+    row = index.row_of(name)
+    if row is None and name.isdecimal() and len(name) < 19:
+        row = int(name)
+        if row >= index.count:
+            raise UsageError(
+                f"--like {name}: {index.label} has {index.count:,} rows", "they count from 0"
+            )
+    if row is None:
+        raise UsageError(
+            f"--like {printable(name)} is not in {index.label}",
+            "give a path as it is in the index, or the number of a row; without --like, an image "
+            "is embedded by the model",
+        )
+    return Query("like", index.name(row), index.gather([row])[0], row)
+
+
+def _vectors(index: Index, vectors: str | NDArray[np.floating]) -> list[Query]:
+    """The rows of a file or an array, named by their numbers."""
+    if isinstance(vectors, str):
+        part = read_part(vectors, opened(vectors))
+        if part.width == index.width:
+            read = np.empty((part.count, part.width), np.float32)
+            part.fill(read, 0)
+            array: NDArray[np.floating] = read
+        else:
+            array = np.empty((0, part.width))
+        label = printable(vectors)
+    else:
+        array, label = np.atleast_2d(np.asarray(vectors)), "vectors"
+    if array.ndim != 2 or array.dtype.kind != "f" or array.shape[1] != index.width:
+        raise InputError(
+            f"{label} has {array.shape[-1]} numbers a row, and {index.label} {index.width}",
+            "they are not of one model",
+        )
+    if not len(array):
+        raise InputError(f"{label} has no rows")
+    if not np.isfinite(array).all():
+        raise InputError(f"{label} holds NaN or infinity")
+    return [Query("vector", str(row), vector) for row, vector in enumerate(array)]
+
+
+def checked_vectors(queries: Sequence[Query], *, needs_length: bool) -> list[Query]:
+    """The queries, those of zeros with an error where a cosine is asked for."""
+    error = {"type": "NotFinite", "message": "the vector is all zeros, and has no cosine"}
+    return [
+        replace(query, vector=None, error=error)
+        if needs_length and query.vector is not None and not query.vector.any()
+        else query
+        for query in queries
+    ]
+
+
+def files_read(asked: Asked, index: Sequence[str]) -> Iterator[tuple[Path, str]]:
+    """The files of an index and of vectors that a run reads."""
+    from vitcli.indexes.files import INDEX, META, beside
+    from vitcli.stores import is_remote
+
+    for file in index:
+        if not is_remote(file):
+            for name in (file, beside(file, INDEX), beside(file, META)):
+                yield Path(name), "a file of the index"
+    if isinstance(asked.vectors, str) and not is_remote(asked.vectors):
+        yield Path(asked.vectors), "the file of --vectors"

@@ -1,0 +1,162 @@
+"""Search an index: a row for each query, with the nearest rows of the index."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vitcli.errors import UsageError
+from vitcli.indexes.index import Index, open_index
+from vitcli.indexes.search import QUERIES, Found, Metric, nearest
+from vitcli.jobs.apart import check_apart, read_of_inputs, written_of
+from vitcli.jobs.job import SILENT, Reporter, Summary
+from vitcli.sinks.tables import TABLES, Columns, Kind, TableFile, open_table
+from vitcli.tasks.search.page import open_page
+from vitcli.tasks.search.queries import (
+    Asked,
+    Embedding,
+    Query,
+    checked_vectors,
+    files_read,
+    iter_queries,
+)
+
+DEFAULT_K = 10
+MAX_K = 100_000
+Record = Mapping[str, Any]
+Writer = Callable[[Iterable[Record]], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchJob:
+    """One run of `vit search`. `index` is an open index or the files of one. `threshold` leaves out
+    rows with a lower score; `not_itself` leaves out the row of the query's own file. `out=None` is
+    standard output."""
+
+    index: Index | tuple[str, ...]
+    asked: Asked
+    embedding: Embedding = field(default_factory=Embedding)
+    k: int = DEFAULT_K
+    metric: Metric = "cosine"
+    threshold: float | None = None
+    not_itself: bool = False
+    out: Path | None = None
+    format: str | None = None
+    paths_only: bool = False
+    null: bool = False
+    html: Path | None = None
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.k <= MAX_K:
+            raise UsageError(f"-k {self.k}", f"give a number from 1 to {MAX_K:,}")
+        if self.null and not self.paths_only:
+            raise UsageError("-0 has no effect without --paths-only", "add --paths-only")
+        if self.format is not None and self.paths_only:
+            raise UsageError("--paths-only and --format exclude each other", "leave out --format")
+
+    def table(self) -> TableFile:
+        """Where the rows go. Raises UsageError for an unknown format."""
+        return TableFile(
+            out=self.out,
+            format=self.output_format(),
+            overwrite=self.overwrite,
+            null=self.null,
+            beside=() if self.html is None else (self.html,),
+        )
+
+    def output_format(self) -> str:
+        """The name of the format. Raises UsageError for an unknown one."""
+        from vitcli.sinks import PREDICTIONS, choose_format
+
+        if self.paths_only:
+            return "paths"
+        return choose_format(self.out, self.format, {n: PREDICTIONS[n] for n in TABLES})
+
+
+def columns_of(name: Kind) -> Columns:
+    """The fields of a row; `name` names a row of the index."""
+    fields: dict[str, Kind] = {"query": "path", "kind": "text"}
+    return Columns(fields, ("results", {name: name, "score": "float", "row": "int"}), True)
+
+
+def search(job: SearchJob, reporter: Reporter = SILENT, write: Writer | None = None) -> Summary:
+    """Run the job. Rows go to `write` if it is given, else to the job's output; and to its page.
+
+    Raises VitError for errors that end the run; an image that fails is a row with an error.
+    """
+    started = time.monotonic()
+    index = open_index(job.index) if isinstance(job.index, tuple) else job.index
+    read = [*files_read(job.asked, index.files), *read_of_inputs(job.asked.inputs)]
+    written = [path for path in (job.out, job.html) if path is not None]
+    check_apart(written_of(written), read)
+    with ExitStack() as opened:
+        if write is None:
+            to = job.table()
+            to.check()
+        page = opened.enter_context(
+            open_page(job.html, index, job.embedding.running.workers, reporter.note)
+        )
+        if write is None:
+            is_page_alone = job.html is not None and job.out is None and job.format is None
+            if is_page_alone and not job.paths_only:
+                write = _nothing
+            else:
+                write = opened.enter_context(open_table(to, columns_of(index.names)))
+        done = failed = 0
+        for queries in iter_queries(index, job.asked, job.embedding, reporter):
+            for start in range(0, len(queries), QUERIES):
+                some = queries[start : start + QUERIES]
+                records = list(_records(job, index, some, reporter))
+                write(records)
+                page(records, some)
+                errors = sum("error" in record for record in records)
+                done, failed = done + len(records) - errors, failed + errors
+    return Summary(done, failed, time.monotonic() - started, unit="query")
+
+
+def _nothing(records: Iterable[Record]) -> None:
+    """Write no rows: the page has them."""
+
+
+def _records(
+    job: SearchJob, index: Index, queries: Sequence[Query], reporter: Reporter
+) -> Iterator[Record]:
+    """The rows of queries, in their order."""
+    queries = checked_vectors(queries, needs_length=job.metric == "cosine")
+    good = [query for query in queries if query.vector is not None]
+    found = iter(
+        nearest(
+            index,
+            np.stack([q.vector for q in good if q.vector is not None]),
+            job.k + job.not_itself,
+            metric=job.metric,
+            threshold=job.threshold,
+            step=partial(reporter.steps, "rows compared"),
+        )
+        if good
+        else ()
+    )
+    for query in queries:
+        named = {"query": query.name, "kind": query.kind}
+        if query.vector is None:
+            yield {**named, "error": query.error}
+        else:
+            own = query.own if job.not_itself else None
+            yield {**named, "results": _results(index, next(found), own, job.k)}
+
+
+def _results(index: Index, found: Found, own: int | None, k: int) -> list[Record]:
+    pairs = [
+        (row, score)
+        for row, score in zip(found.rows.tolist(), found.scores.tolist(), strict=True)
+        if row != own
+    ]
+    return [{index.names: index.name(row), "score": score, "row": row} for row, score in pairs[:k]]
