@@ -3,7 +3,7 @@ _vit() {
     local cur="${COMP_WORDS[COMP_CWORD]}" prev="${COMP_WORDS[COMP_CWORD-1]}" words=""
     COMPREPLY=()
     if (( COMP_CWORD == 1 )); then
-        COMPREPLY=($(compgen -W "classify embed attention dedupe merge convert finetune evaluate reconstruct info bench models --help --version" -- "$cur"))
+        COMPREPLY=($(compgen -W "classify embed search attention dedupe merge convert finetune evaluate reconstruct info bench models --help --version" -- "$cur"))
         return
     fi
     local command="${COMP_WORDS[1]}"
@@ -92,6 +92,31 @@ _vit() {
         "embed --texts") compopt -o default; return ;;
         "embed --text-clean") COMPREPLY=($(compgen -W "canonical hf open_clip none" -- "$cur")); return ;;
         "embed --tokenizer") compopt -o default; return ;;
+        "search --index") compopt -o default; return ;;
+        "search --text") compopt -o default; return ;;
+        "search --minus") compopt -o default; return ;;
+        "search --like") compopt -o default; return ;;
+        "search --vectors") compopt -o default; return ;;
+        "search -k"|"search --top-k") compopt -o default; return ;;
+        "search --threshold") compopt -o default; return ;;
+        "search --metric") COMPREPLY=($(compgen -W "cosine dot" -- "$cur")); return ;;
+        "search -m"|"search --model") compopt -o default; return ;;
+        "search --text-clean") COMPREPLY=($(compgen -W "canonical hf open_clip none" -- "$cur")); return ;;
+        "search --tokenizer") compopt -o default; return ;;
+        "search -o"|"search --out") compopt -o default; return ;;
+        "search --format") COMPREPLY=($(compgen -W "jsonl parquet csv tsv table" -- "$cur")); return ;;
+        "search --html") compopt -o default; return ;;
+        "search --files-from") compopt -o default; return ;;
+        "search --formats") COMPREPLY=($(compgen -W "common all" -- "$cur")); return ;;
+        "search --ext") compopt -o default; return ;;
+        "search --max-pixels") compopt -o default; return ;;
+        "search --image-timeout") compopt -o default; return ;;
+        "search --max-errors") compopt -o default; return ;;
+        "search --on-error") COMPREPLY=($(compgen -W "skip stop" -- "$cur")); return ;;
+        "search --device") compopt -o default; return ;;
+        "search -b"|"search --batch-size") compopt -o default; return ;;
+        "search -j"|"search --workers") compopt -o default; return ;;
+        "search --summary") compopt -o default; return ;;
         "attention -m"|"attention --model") compopt -o default; return ;;
         "attention -o"|"attention --out") compopt -o default; return ;;
         "attention --method") COMPREPLY=($(compgen -W "raw rollout grad similarity" -- "$cur")); return ;;
@@ -138,7 +163,7 @@ _vit() {
         "dedupe --keep") COMPREPLY=($(compgen -W "largest first oldest newest" -- "$cur")); return ;;
         "dedupe --like-pairs") compopt -o default; return ;;
         "dedupe -o"|"dedupe --out") compopt -o default; return ;;
-        "dedupe --format") COMPREPLY=($(compgen -W "jsonl csv tsv table" -- "$cur")); return ;;
+        "dedupe --format") COMPREPLY=($(compgen -W "jsonl parquet csv tsv table" -- "$cur")); return ;;
         "dedupe --html") compopt -o default; return ;;
         "dedupe -j"|"dedupe --workers") compopt -o default; return ;;
         "dedupe --formats") COMPREPLY=($(compgen -W "common all" -- "$cur")); return ;;
@@ -296,6 +321,7 @@ _vit() {
     case "$command" in
         "classify") words="-m --model -k --top-k -o --out --format --scores --threshold --select --paths-only --html --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --allow-outside --max-errors --on-error --layout --labels --image-size --patch-size --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --resume --retry-failed --keep-missing --shard --devices --ray --classes --classes-file --template --templates --text-clean --tokenizer -h --help" ;;
         "embed") words="-m --model --layer --layers --pool --norm --no-norm --l2 -o --out --format --store --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --allow-outside --max-errors --on-error --layout --labels --image-size --patch-size --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --resume --retry-failed --keep-missing --shard --devices --ray --text --texts --text-clean --tokenizer -h --help" ;;
+        "search") words="--index --text --minus --like --vectors -k --top-k --threshold --metric --not-itself -m --model --text-clean --tokenizer --offline -o --out --format --paths-only --html --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --allow-outside --max-errors --on-error --device -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary -h --help" ;;
         "attention") words="-m --model -o --out --method --layer --heads --query --class --discard-ratio --style --alpha --mass --colormap --size --format --raw --html --show --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --allow-outside --max-errors --on-error --layout --labels --image-size --patch-size --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --resume --retry-failed --keep-missing --shard -h --help" ;;
         "dedupe") words="--threshold --kind --linkage --keep --like-pairs -o --out --format --paths-only -0 --null --html --resume -j --workers --formats --max-pixels --image-timeout --allow-outside -q --quiet --no-progress --log-json --summary --overwrite -h --help" ;;
         "merge") words="-o --out --overwrite -q --quiet -h --help" ;;

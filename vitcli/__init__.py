@@ -25,7 +25,7 @@ from vitcli.errors import VitError
 
 if TYPE_CHECKING:
     import numpy as np
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import NDArray
 
     from vitcli.checkpoints.load import Model
     from vitcli.images.stream import ImageStream
