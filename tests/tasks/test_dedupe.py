@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from pathlib import Path
 from zipfile import ZipFile
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
@@ -228,6 +230,24 @@ def test_the_command_writes_rows(vit: Vit, tmp_path: Path) -> None:
     done = vit("dedupe", "feats.npy", "--threshold", "0.8", "--kind", "near", "--paths-only", "-0")
     gone = [r["path"] for r in records if not r["keep"]]
     assert done.out.decode().split("\0")[:-1] == gone
+
+
+def test_tables_and_a_page_have_the_same_rows(vit: Vit, tmp_path: Path) -> None:
+    write_index(tmp_path, vectors(40), [f"{row}.jpg" for row in range(40)])
+    words = ("dedupe", "feats.npy", "--threshold", "0.8", "--kind", "near", "-o")
+    assert vit(*words, "out.csv", "--html", "twins.html", "--summary", "sum.json").code == 0
+    assert vit(*words, "out.parquet").code == 0
+    with (tmp_path / "out.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    table = pq.read_table(tmp_path / "out.parquet").to_pylist()
+    assert [int(line["row"]) for line in lines] == [row["row"] for row in table]
+    assert {line["keep"] for line in lines} == {"true", "false"}
+    page = (tmp_path / "twins.html").read_text()
+    assert page.count('"members"') == len({line["group"] for line in lines})
+    assert "threshold 0.8" in page
+    assert json.loads((tmp_path / "sum.json").read_text())["exit_code"] == 0
+    assert vit(*words, "out.csv").code == 1  # it exists
+    assert vit(*words, "out.csv", "--overwrite").code == 0
 
 
 def test_known_pairs_set_the_threshold(vit: Vit, tmp_path: Path) -> None:

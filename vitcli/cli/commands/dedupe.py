@@ -70,10 +70,12 @@ LikePairs = Annotated[
 ]
 Out = Annotated[
     str | None,
-    typer.Option("-o", "--out", help="Write to FILE (.jsonl, .csv, .tsv).", metavar="FILE"),
+    typer.Option(
+        "-o", "--out", help="Write to FILE (.jsonl, .csv, .tsv, .parquet).", metavar="FILE"
+    ),
 ]
 FormatOpt = Annotated[
-    Literal["jsonl", "csv", "tsv", "table"] | None,
+    Literal["jsonl", "csv", "tsv", "parquet", "table"] | None,
     typer.Option(
         "--format",
         help="Format, if the suffix of FILE names none. On a terminal: table; in a pipe: jsonl.",

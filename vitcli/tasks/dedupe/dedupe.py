@@ -17,12 +17,13 @@ from vitcli.jobs.apart import check_apart
 from vitcli.jobs.job import SILENT, Inputs, Reporter, Summary
 from vitcli.jobs.listing import scan_of
 from vitcli.records import Progress
+from vitcli.sinks.tables import TABLES, TableFile
 from vitcli.tasks.dedupe.files import Files
 from vitcli.tasks.dedupe.find import Found, Options, find
 from vitcli.tasks.dedupe.known import read_pairs
 from vitcli.tasks.dedupe.partial import Partial
 from vitcli.tasks.dedupe.twin import KINDS, Kind
-from vitcli.tasks.dedupe.write import check_new, format_of, write_paths, write_rows
+from vitcli.tasks.dedupe.write import write
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,9 +50,14 @@ def dedupe(
 ) -> tuple[Summary, Found]:
     """Find the twins, and write them unless `show` is False. Raises VitError."""
     started = time.monotonic()
-    format = "paths" if job.paths_only else format_of(job.out, job.format)
-    check_new(job.out, overwrite=job.overwrite or job.resume)
-    check_new(job.html, overwrite=job.overwrite or job.resume)
+    to = TableFile(
+        out=job.out,
+        format="paths" if job.paths_only else _format_of(job),
+        overwrite=job.overwrite or job.resume,
+        null=job.null,
+        beside=() if job.html is None else (job.html,),
+    )
+    to.check()
     opened = open_index(job.index)
     if opened.names != "path":
         raise InputError(f"{opened.label} is an index of texts", "vit dedupe compares images")
@@ -74,16 +80,26 @@ def dedupe(
 
             write_page(found, index, job.html, reporter)
         if show and (job.out is not None or job.html is None):
-            if job.paths_only:
-                write_paths(found, job.out, null=job.null)
-            else:
-                write_rows(found, job.out, format)
+            write(found, to)
         partial.remove()
         if job.out is not None or job.html is not None or job.paths_only:
             reporter.note(counted(found))
         seconds = time.monotonic() - started
         failed = len(files.failures)
         return Summary(index.count - failed, failed, seconds, unit="row"), found
+
+
+def _format_of(job: DedupeJob) -> str:
+    """The format of the rows, by the suffix of the output if it is not given. Raises UsageError."""
+    if job.format is not None or job.out is None:
+        return job.format or "jsonl"
+    suffix = job.out.suffix.lower().lstrip(".")
+    if suffix not in TABLES:
+        raise UsageError(
+            f"{printable(str(job.out))}: the suffix names no format",
+            f"use .{', .'.join(TABLES)}, or --format",
+        )
+    return suffix
 
 
 def kinds_of(kind: str | Sequence[str] | None) -> tuple[Kind, ...] | None:
