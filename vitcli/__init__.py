@@ -464,7 +464,7 @@ def search(
                 inputs=Inputs(paths=() if queries is None else _texts(queries)),
                 texts=(texts,) if isinstance(texts, str) else tuple(texts),
                 minus=(minus,) if isinstance(minus, str) else tuple(minus),
-                like=tuple(map(str, given)),
+                like=tuple(str(one) for one in given),
                 vectors=os.fspath(vectors) if of_file else vectors,  # type: ignore[arg-type]
             ),
             embedding=Embedding(
