@@ -25,7 +25,7 @@ from vitcli.errors import VitError
 
 if TYPE_CHECKING:
     import numpy as np
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
     from vitcli.checkpoints.load import Model
     from vitcli.images.stream import ImageStream
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from vitcli.render.heat import Colours
     from vitcli.render.styles import StyleName
     from vitcli.tasks.attention.query import Layer, Method
+    from vitcli.tasks.dedupe.keep import Keep
+    from vitcli.tasks.dedupe.links import Linkage
+    from vitcli.tasks.dedupe.twin import Kind, Twin
     from vitcli.tasks.embed import EmbedPooling
 
 __version__ = "0.1.0"
@@ -43,10 +46,12 @@ __all__ = [
     "Embeddings",
     "ImageMap",
     "ImageStream",
+    "Twin",
     "VitError",
     "__version__",
     "attention",
     "classify",
+    "dedupe",
     "embed",
     "load",
     "map",
@@ -55,7 +60,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """Import ImageStream, a torch dataset, when it is needed."""
+    """Import ImageStream, a torch dataset, and Twin when they are needed."""
+    if name == "Twin":
+        from vitcli.tasks.dedupe.twin import Twin
+
+        return Twin
     if name != "ImageStream":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from vitcli.images.stream import ImageStream
@@ -494,6 +503,69 @@ def _index(index: IndexLike, paths: Sequence[str | os.PathLike[str]] | None) -> 
     if paths is not None:
         raise UsageError("paths has no effect for an index of files", "leave it out")
     return open_index(_texts(index))
+
+
+def dedupe(
+    index: str | os.PathLike[str] | Sequence[str] | ArrayLike,
+    *,
+    paths: Sequence[str | os.PathLike[str]] | None = None,
+    threshold: float | None = None,
+    kind: str | Sequence[Kind] | None = None,
+    linkage: Linkage = "star",
+    keep: Keep | None = None,
+    like_pairs: Sequence[tuple[str, str]] = (),
+    workers: int | None = None,
+) -> list[Twin]:
+    """Return the members of the groups of images that are there twice: a `Twin` for each, the kept
+    one of a group first. No file is changed.
+
+    index: what `vit embed` has written (a path, or several), or an array (N, D) of floats with the
+    path of each row in `paths`; without paths only vectors are compared. kind: "bytes" (the same
+    file), "pixels" (the same upright RGB), "near" (a cosine of at least `threshold`), several in a
+    sequence or with commas; None for all that the files allow. Without `threshold` one is chosen
+    from the scores, or set by `like_pairs` of paths. linkage: "star" (all within the threshold of
+    the kept one), "complete" or "single". keep: "largest" (the default), "first", "oldest",
+    "newest". Files that cannot be read are told by a RuntimeWarning. Raises VitError.
+    """
+    import warnings
+
+    import numpy as np
+
+    from vitcli.errors import printable
+    from vitcli.indexes.index import index_of, mapped, open_index
+    from vitcli.jobs.job import SILENT, Inputs
+    from vitcli.tasks.dedupe.dedupe import files_of, kinds_of
+    from vitcli.tasks.dedupe.find import Options, find
+    from vitcli.tasks.dedupe.partial import Partial
+
+    is_spec = isinstance(index, str | os.PathLike) or (
+        isinstance(index, Sequence) and all(isinstance(one, str | os.PathLike) for one in index)
+    )
+    opened = (
+        open_index(_texts(index))  # type: ignore[arg-type]
+        if is_spec
+        else index_of(np.asarray(index), paths)
+    )
+    is_bare = not is_spec and paths is None
+    options = Options(
+        threshold=threshold,
+        kinds=kinds_of(kind) or (("near",) if is_bare else None),
+        linkage=linkage,
+        keep=keep or ("first" if is_bare else None),
+        known=tuple((os.fspath(a), os.fspath(b)) for a, b in like_pairs),
+    )
+    with mapped(opened) as rows:
+        files = files_of(rows, Inputs(), workers, SILENT)
+        twins = find(rows, options, files, Partial(None, {}), SILENT).twins
+    if files.failures:
+        first = files.failures[min(files.failures)]
+        warnings.warn(
+            f"{len(files.failures):,} of {opened.count:,} files could not be read: "
+            f"{printable(first.ref.path)}: {first.message}",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return twins
 
 
 def _pair(size: int | tuple[int, int] | None) -> tuple[int, int] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -17,6 +18,15 @@ def cache_folder() -> Path:
 def user_cache() -> Path:
     """Return the folder `vitcli` in the user's own cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vitcli"
+
+
+def trusted_folders(name: str) -> Iterator[Path]:
+    """The folders `name`, in order of preference: in the cache, then in this user's own cache.
+    Folders that another user controls are left out; one may not exist yet."""
+    for cache in dict.fromkeys((cache_folder(), user_cache())):
+        folder = cache / name
+        if not os.path.lexists(folder) or is_trusted(folder):
+            yield folder
 
 
 def is_trusted(path: Path) -> bool:

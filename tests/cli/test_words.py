@@ -265,7 +265,7 @@ def test_a_damaged_cache_is_computed_again(
 
     first = class_vectors(ids, "tower", 3, encoder)  # type: ignore[arg-type]
     assert torch.allclose(first.norm(dim=-1), torch.ones(2))
-    file = tmp_path / "cache" / "texts.sqlite"
+    file = tmp_path / "cache" / "texts" / "vectors.sqlite"
     if damage in ("blob", "zeros"):
         with contextlib.closing(sqlite3.connect(file)) as base, base:
             base.execute(f"UPDATE vectors SET vector = zeroblob({37 if damage == 'blob' else 12})")

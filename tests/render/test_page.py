@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,19 +10,13 @@ import pytest
 from PIL import Image
 
 from tests.conftest import Vit
-from tests.fixtures.browser import Browser, browser
+from tests.fixtures.browser import Browser
 from tests.fixtures.photos import many_photos, photo
 from vitcli.records import Attended, Classified, ErrorType, Failure, ImageRef, Maps, Prediction
 from vitcli.render.page import Page
 from vitcli.sinks.text import record_of
 
 SCRIPT = "</script><script>document.title = 'owned'</script><!--"
-
-
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with browser(tmp_path_factory.mktemp("browser")) as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import pytest
 from tests.conftest import Vit
 from tests.fixtures.photos import many_photos
 from tests.fixtures.store import Way
+from tests.fixtures.two_towers import two_towers
 from vitcli import stores
 from vitcli.errors import Interrupted, OutputError
 from vitcli.runs import staging
@@ -82,6 +83,27 @@ def test_the_objects_are_the_files(
         if not file.endswith((".journal", ".meta.json")):  # which tell of the time
             assert found[file] == data
     assert sent(reached)[0] == f"{name}.partial" and sent(reached)[-1] == name
+    assert not left(cache)
+
+
+def test_texts_are_sent_and_replace_images(
+    vit: Vit, reached: Way, cache: Path, tmp_path: Path
+) -> None:
+    two_towers("clip", tmp_path / "clip")
+    url = "s3://bkt/texts/a.npy"
+    assert vit("embed", "p", "-m", "clip", "--pool", "joint", "-j", "0", "-o", url).code == 3
+    assert ".a.npy.journal" in there(reached, "texts/")
+    texts = ("embed", "--text", "a cat", "--text", "a dog", "-m", "clip", "-o")
+    (tmp_path / "b").mkdir()
+    assert vit(*texts, "b/a.npy").code == 0
+    ended = vit(*texts, url)
+    assert ended.code == 1 and f"{url} exists" in ended.err
+    assert vit(*texts, url, "--overwrite").code == 0
+    found = there(reached, "texts/")
+    assert found.keys() == {"a.npy", "a.index.jsonl", "a.meta.json"}
+    for name in ("a.npy", "a.index.jsonl"):
+        assert found[name] == (tmp_path / "b" / name).read_bytes()
+    assert sent(reached)[-1] == "a.npy"
     assert not left(cache)
 
 

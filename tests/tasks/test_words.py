@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vitcli.errors import CheckpointError, InputError, UsageError
+from vitcli.errors import InputError, UsageError, VitError
 from vitcli.jobs.class_lists import WordClass, classes_in, read_classes
 from vitcli.jobs.words import DEFAULT_TEMPLATES, Classes, Words, templates_of, words_of
 from vitcli.runs.fingerprint import fingerprint
@@ -68,7 +68,7 @@ def test_a_file_among_classes_is_pointed_out(
 @pytest.mark.parametrize(
     ("name", "text", "expected"),
     [
-        ("a.txt", "\ufeffcat\r\n\n# comment\n  dog  \n", {"cat": ["cat"], "dog": ["dog"]}),
+        ("a.txt", "\ufeffcat\r\n# comment\n  dog  \n\n \n", {"cat": ["cat"], "dog": ["dog"]}),
         ("a.txt", "tench, Tinca tinca\ncat\n", {t: [t] for t in ("tench, Tinca tinca", "cat")}),
         ("a", 'car: a car, "a van, red"\nsky : blue\n',
          {"car": ["a car", "a van, red"], "sky": ["blue"]}),
@@ -97,12 +97,16 @@ def test_a_file_of_classes(
         ("a.txt", "cat\n12:30\n", "line 2: '12:30' has a colon without a space"),
         ("a.txt", 'cat\n"dog\n', "line 2"),
         ("a.txt", 'cat: "a cat\n', "line 1"),
-        ("a.json", "[1, 2]", "'1' in the place of a text"),
-        ("a.json", '{"cat": null}', "'None' in the place of a text"),
-        ("a.json", '{"cat": ["a", 3]}', "in the place of a text"),
-        ("a.json", '{"cat": {"a": 1}}', "in the place of a text"),
+        ("a.json", "[1, 2]", "the name of a class in {} is a number, 1"),
+        ("a.json", '{"cat": null}', "the phrase of the class 'cat' in {} is null"),
+        ("a.json", '{"cat": ["a", 3]}', "the phrase of the class 'cat' in {} is a number, 3"),
+        ("a.json", '{"cat": {"a": 1}}', "the phrase of the class 'cat' in {} is an object"),
+        ("a.json", '{"cat": true}', "is true, which is not a text"),
+        ("a.txt", "cat\n\ndog\n", "line 2 is blank"),
+        ("a.txt", "n01440764\ttench\n", "line 1: 'n01440764\\ttench' has a tab"),
+        ("a.txt", "version https://git-lfs.github.com/spec/v1\n", "is a git-LFS pointer"),
         ("a.json", '"cat, dog"', "is a text in JSON"),
-        ("a.json", "3", "is int"),
+        ("a.json", "3", "is a number, 3, not a list of names"),
         ("a.json", "cat\ndog", "is not JSON"),
         ("a.json", "[" * 100_000, "is not JSON"),
         ("a.json", '{"cat": "a", "cat": "b"}', "the class 'cat' 2 times"),
@@ -113,9 +117,10 @@ def test_a_file_in_another_format_is_refused(
     tmp_path: Path, name: str, text: str, said: str
 ) -> None:
     (tmp_path / name).write_text(text)
-    with pytest.raises(UsageError) as error:
+    with pytest.raises(VitError) as error:
         read_classes(tmp_path / name)
-    assert said in error.value.message and name in error.value.message
+    assert said.format(tmp_path / name) in error.value.message
+    assert name in error.value.message
 
 
 def test_a_file_that_cannot_be_read_is_named(
@@ -125,14 +130,14 @@ def test_a_file_that_cannot_be_read_is_named(
     (tmp_path / "wide.txt").write_bytes("cat".encode("utf-16-le"))
     (tmp_path / "large.txt").write_bytes(b"cat\n" * 9)
     (tmp_path / "loop").symlink_to("loop")
-    monkeypatch.setattr("vitcli.checkpoints.resolve.MAX_JSON", 20)
+    monkeypatch.setattr("vitcli.jobs.class_lists.MAX_JSON", 20)
     for name, kind, said in (
         ("none.txt", InputError, "no such file"),
         ("", InputError, "is a folder"),
         ("loop", InputError, "cannot read"),
         ("latin.txt", InputError, "is not UTF-8"),
         ("wide.txt", InputError, "holds NUL bytes"),
-        ("large.txt", CheckpointError, "is too large"),
+        ("large.txt", InputError, "is too large"),
     ):
         with pytest.raises(kind, match=said):
             read_classes(tmp_path / name)
@@ -187,8 +192,8 @@ def test_the_other_sets_of_templates() -> None:
         (["cat", "dog", " cat"], {}, "'cat' is given 2 times"),
         ({"cat": "feline", "kitty": ["feline", "feline"]}, {}, "'cat' and 'kitty' are the same"),
         (["a\udcff"], {}, "is not UTF-8"),
-        ({"cat", "dog"}, {}, "classes is set"),
-        ([b"cat"], {}, "in the place of a text"),
+        ({"cat", "dog"}, {}, "classes is a Python set"),
+        ([b"cat"], {}, "the name of a class in classes is bytes, 'cat'"),
         (["cat"], {"templates": "imagenet"}, "is not a set of templates"),
         (["cat"], {"templates": []}, "no template is given"),
         (["cat"], {"templates": [3]}, "in the place of a template"),

@@ -8,7 +8,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from importlib import import_module
 from importlib.metadata import version
@@ -18,13 +18,14 @@ from typing import Protocol, cast
 import torch
 
 from vitcli import __version__
-from vitcli.cache import cache_folder, is_trusted, user_cache
+from vitcli.cache import cache_folder, is_trusted, trusted_folders, user_cache
 from vitcli.checkpoints.load import Model
 from vitcli.checkpoints.resolve import read_bounded, sha256
 from vitcli.engines import ENGINES, EngineName
 from vitcli.errors import CheckpointError, DeviceError, OutputError
 from vitcli.models.engine import Engine, Graph, Output
 
+FOLDER = "engines"  # of the cache
 ABOUT = "about.json"  # what determines an export (`_description`), and the hashes of its files
 READABLE = 0o755  # the umask may remove bits
 
@@ -72,7 +73,7 @@ def exported(
     described = _description(model, output, name, quantize)
     key = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:32]
     graph: Graph | None = None
-    for within in _places():
+    for within in trusted_folders(FOLDER):
         for folder in (within / key, within / f"{key}-{os.geteuid()}"):
             if _is_sound(folder, described):
                 return folder
@@ -96,15 +97,6 @@ def exported(
 
 def _export(name: EngineName, graph: Graph, int8: bool, folder: Path) -> None:
     _module(name).export(graph, folder, int8)
-
-
-def _places() -> Iterator[Path]:
-    """The folders for exports, in order of preference: in the cache, then in this user's own cache.
-    Folders that another user controls are left out."""
-    for cache in dict.fromkeys((cache_folder(), user_cache())):
-        within = cache / "engines"
-        if not os.path.lexists(within) or is_trusted(within):
-            yield within
 
 
 def _is_sound(folder: Path, described: dict[str, str]) -> bool:
@@ -138,7 +130,7 @@ def open_exported(folder: Path, name: EngineName, dtype: str = "fp32") -> Engine
 
 def discard(pid: int) -> None:
     """Remove the unfinished exports of a process that was killed."""
-    for within in _places():
+    for within in trusted_folders(FOLDER):
         for unfinished in within.glob(f"{_partial(pid)}*"):
             shutil.rmtree(unfinished, ignore_errors=True)
 

@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from vitcli.checkpoints import hub
+from vitcli.checkpoints.sniff import LFS, LFS_HINT
 from vitcli.errors import CheckpointError, ModelNotFound, UsageError, in_bytes, listed
 
 if TYPE_CHECKING:  # for types only: this module imports torch
@@ -333,14 +334,16 @@ def check_sha256(files: Sequence[Path], expected: str) -> None:
 
 
 def read_bounded(path: Path) -> bytes:
-    """Read a small file. Raises OSError, and CheckpointError for a file that is not regular or has
-    more than `MAX_JSON` bytes."""
+    """Read a small file. Raises OSError, and CheckpointError for a file that is not regular, has
+    more than `MAX_JSON` bytes, or is a git-LFS pointer."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         raise CheckpointError(f"{path} is not a regular file")
     if status.st_size <= MAX_JSON:
         with path.open("rb") as stream:
             raw = stream.read(MAX_JSON + 1)
+        if raw.startswith(LFS):
+            raise CheckpointError(f"{path} is a git-LFS pointer, not the file", LFS_HINT)
         if len(raw) <= MAX_JSON:
             return raw
     raise CheckpointError(

@@ -12,9 +12,10 @@ from vitcli.errors import CheckpointError
 
 FileKind = Literal["safetensors", "zip", "pickle"]
 
+LFS, LFS_HINT = b"version https://git-lfs", "run git lfs pull in its folder"
 # Files that people mistake for weights: the first bytes, a description, and a hint.
 FOREIGN = (
-    (rb"version https://git-lfs", "a git-LFS pointer, not the weights", "git lfs pull"),
+    (LFS, "a git-LFS pointer, not the weights", LFS_HINT),
     (rb"\s*<(!doctype|html|\?xml)", "a web page, not weights", "download it again"),
     (rb'\s*\{\s*"[^"]*"\s*:', "JSON, not weights", "give the folder that holds it"),
     (rb"\x1f\x8b", "gzip-compressed", "gunzip {file}"),

@@ -14,6 +14,7 @@ from vitcli.cli.commands.attention import attention
 from vitcli.cli.commands.bench import bench
 from vitcli.cli.commands.classify import classify
 from vitcli.cli.commands.convert import convert
+from vitcli.cli.commands.dedupe import dedupe
 from vitcli.cli.commands.embed import embed
 from vitcli.cli.commands.evaluate import evaluate
 from vitcli.cli.commands.finetune import finetune
@@ -95,6 +96,7 @@ app.command(cls=Command)(classify)
 app.command(cls=Command)(embed)
 app.command(cls=Command)(search)
 app.command(cls=Command)(attention)
+app.command(cls=Command)(dedupe)
 app.command("map", cls=Command)(map_command)
 app.command(cls=Command)(merge)
 app.command(cls=Command)(convert)

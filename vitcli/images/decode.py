@@ -76,7 +76,7 @@ def decode(
 
     def preprocessed(image: Image.Image) -> Sample:
         full, scale = _load(image, plans)
-        turn = _turn(image)
+        turn = turn_of(image)
         made = [_pixels(image, plan, turn, full, scale, finish) for plan in plans]
         pixels, notes = tuple(array for array, _ in made), [image.info.get(NOTE, "")]
         is_turned = turn in ACROSS and bool(plans) and plans[0].exif
@@ -118,7 +118,7 @@ def upright(image: Image.Image, plan: Preprocess, at_least: Size | None = None) 
     if at_least is not None and image.format in ("JPEG", "MPO"):
         image.draft(None, (2 * max(at_least), 2 * max(at_least)))
     image.load()
-    (rgb, _), turn = to_rgb(image, plan), _turn(image) if plan.exif else None
+    (rgb, _), turn = to_rgb(image, plan), turn_of(image) if plan.exif else None
     return rgb if turn is None else rgb.transpose(turn)
 
 
@@ -130,7 +130,7 @@ def _load(image: Image.Image, plans: Sequence[Preprocess]) -> tuple[Size, int]:
     """
     full, scale = (image.height, image.width), 1
     if image.format in ("JPEG", "MPO") and all(plan.reduces for plan in plans):
-        turn = _turn(image)
+        turn = turn_of(image)
         targets = [stored_target(full, plan, turn if plan.exif else None) for plan in plans]
         height, width = (
             max(1, math.ceil(FAST_GAP * max(side))) for side in zip(*targets, strict=True)
@@ -158,7 +158,7 @@ def _pixels(
     return finish(rgb if turn is None else rgb.transpose(turn), plan), note
 
 
-def _turn(image: Image.Image) -> Image.Transpose | None:
+def turn_of(image: Image.Image) -> Image.Transpose | None:
     """Return the turn of the EXIF orientation; None for no turn or damaged metadata."""
     try:
         return _TURNS.get(image.getexif().get(_ORIENTATION, 1))

@@ -54,7 +54,7 @@ class Index:
 
     @property
     def names(self) -> Kind:
-        """What names a row: the path of an image, or a text."""
+        """The kind of name of a row: the path of an image, or a text."""
         return self.named[0].kind
 
     @property

@@ -10,14 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vitcli.checkpoints.resolve import read_bounded
-from vitcli.errors import InputError, UsageError
+from vitcli.checkpoints.resolve import MAX_JSON
+from vitcli.errors import UsageError
+from vitcli.jobs.text_files import lines_of, read_text_file
 
+OPTION = "--classes-file"
 TABLES = (".csv", ".tsv", ".parquet", ".yaml", ".yml", ".jsonl")  # formats that are not read
 MAX_SHOWN = 60  # characters of a text in a message
 LINES = "give a class a line, `name: phrase, phrase`, or JSON"
 SHAPES = 'give a list of names, or {"name": "phrase"} or {"name": ["phrase", "phrase"]}'
 QUOTES = 'put a text with a comma or a colon in double quotes: "red, wet"'
+
+QUOTED = 'write it in double quotes: "3"'
 
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _CELL = re.compile(r'\s*+(?:"(?P<quoted>(?:[^"]|"")*)"\s*|(?P<plain>(?!")[^,]*))(?:(?P<more>,)|$)')
@@ -45,14 +49,14 @@ def classes_in(texts: Sequence[str]) -> tuple[WordClass, ...]:
 
 def read_classes(file: Path) -> tuple[WordClass, ...]:
     """Read a file of classes: one a line, as `name` or `name: phrase, phrase`; or JSON, a list of
-    names or an object of phrases by name. Lines that are blank or begin with # are skipped.
+    names or an object of phrases by name. Lines that begin with # are skipped.
 
-    Raises InputError for a file that cannot be read, CheckpointError for one that is too large, and
-    UsageError, with the line, for other formats.
+    Raises InputError for a file that cannot be read or is too large, and UsageError, with the line,
+    for a blank line and for other formats.
     """
     if file.suffix.lower() in TABLES:
         raise UsageError(f"{file} (--classes-file) is a {file.suffix.lower()} file", LINES)
-    text = _text(file)
+    text = read_text_file(str(file), OPTION, MAX_JSON)
     if file.suffix.lower() == ".json" or text.lstrip().startswith(("{", "[")):
         classes = classes_of(_parsed(text, file), str(file))
     else:
@@ -79,8 +83,9 @@ def split(text: str, where: str) -> list[str]:
 
 
 def _from_lines(text: str, file: Path) -> tuple[WordClass, ...]:
-    numbered = [(n, line.strip()) for n, line in enumerate(_LINE_END.split(text), start=1)]
-    lines = [(n, line) for n, line in numbered if line and not line.startswith("#")]
+    whole = lines_of(text, f"{file} ({OPTION})", "remove it, or begin it with #")
+    numbered = [(n, line.strip()) for n, line in enumerate(whole, start=1)]
+    lines = [(n, line) for n, line in numbered if not line.startswith("#")]
     classes = tuple(_from_line(line, f"{file}, line {n}") for n, line in lines)
     if len(lines) == 1 and "," in lines[0][1] and classes[0].phrases == (lines[0][1],):
         raise UsageError(
@@ -91,8 +96,10 @@ def _from_lines(text: str, file: Path) -> tuple[WordClass, ...]:
 
 
 def _from_line(line: str, where: str) -> WordClass:
-    """The class in a line. Raises UsageError for a colon or a quote that can be read in two
-    ways."""
+    """The class in a line. Raises UsageError for a tab, and for a colon or a quote that can be read
+    in two ways."""
+    if "\t" in line:
+        raise UsageError(f"{where}: {shown(line)} has a tab, as the lines of a table have", LINES)
     if line.startswith('"'):
         match = _QUOTED_NAME.fullmatch(line)
         if match is None:
@@ -120,16 +127,42 @@ def classes_of(values: object, source: str = "classes") -> tuple[WordClass, ...]
         case Sequence():
             pairs = [(name, name) for name in values]
         case _:
-            raise UsageError(f"{source} is {type(values).__name__}", SHAPES)
+            raise UsageError(f"{source} is {_described(values)}, not a list of names", SHAPES)
     classes = []
     for name, phrases in pairs:
+        if not isinstance(name, str):
+            raise UsageError(f"the name of a class in {source} is {_described(name)}", QUOTED)
         texts = [phrases] if isinstance(phrases, str) else phrases
-        is_list = isinstance(texts, Sequence) and all(isinstance(text, str) for text in texts)
-        if not isinstance(name, str) or not is_list:
-            wrong = name if not isinstance(name, str) else phrases
-            raise UsageError(f"{source} has {shown(str(wrong))} in the place of a text", SHAPES)
+        if isinstance(texts, bytes) or not isinstance(texts, Sequence):
+            raise _wrong_phrase(source, name, texts)
+        for text in texts:
+            if not isinstance(text, str):
+                raise _wrong_phrase(source, name, text)
         classes.append(WordClass(name.strip(), tuple(text.strip() for text in texts)))
     return tuple(classes)
+
+
+def _wrong_phrase(source: str, name: str, value: object) -> UsageError:
+    what = f"the phrase of the class {shown(name)} in {source} is {_described(value)}"
+    return UsageError(what, QUOTED if isinstance(value, int | float) else SHAPES)
+
+
+def _described(value: object) -> str:
+    """Describe a value that is not a text."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return f"{str(value).lower()}, which is not a text"
+        case int() | float():
+            return f"a number, {value}"
+        case bytes():
+            return f"bytes, {shown(value.decode('utf-8', 'replace'))}"
+        case Mapping():
+            return "an object"
+        case list() | tuple():
+            return "a list"
+    return f"a Python {type(value).__name__}"
 
 
 def _parsed(text: str, file: Path) -> object:
@@ -150,22 +183,6 @@ def _parsed(text: str, file: Path) -> object:
     if isinstance(value, str):
         raise UsageError(f"{file} (--classes-file) is a text in JSON", SHAPES)
     return value
-
-
-def _text(file: Path) -> str:
-    try:
-        if file.is_dir():
-            raise InputError(f"{file} (--classes-file) is a folder", "name a file of classes")
-        text = read_bounded(file).decode("utf-8-sig")
-    except FileNotFoundError:
-        raise InputError(f"no such file: {file} (--classes-file)") from None
-    except OSError as error:
-        raise InputError(f"cannot read {file} (--classes-file): {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{file} (--classes-file) is not UTF-8 text") from None
-    if "\0" in text:
-        raise InputError(f"{file} (--classes-file) is not UTF-8 text: it holds NUL bytes")
-    return text
 
 
 def _is_file(path: Path) -> bool:

@@ -21,6 +21,8 @@ def check_heads(models: Sequence[Model], instead: str, scores: Scores) -> ScoreF
     """Return the function that turns the logits of all models into scores. Raises CheckpointError
     for a backbone, and for heads that cannot be averaged; `instead` is the hint for a backbone."""
     first = models[0]
+    if scores == "cosine" and all(model.config.cosine_head for model in models):
+        scores = "logit"  # the outputs of a head of cosines are the cosines themselves
     for model in models:
         if not model.config.num_classes:
             if model.text_source is not None:

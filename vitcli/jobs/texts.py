@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import stat
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_args
 
-from vitcli.errors import InputError, UsageError, is_utf8, listed
+from vitcli.errors import UsageError, is_utf8, listed
 from vitcli.jobs.class_lists import shown
+from vitcli.jobs.text_files import lines_of, read_text_file
 from vitcli.records import TextClean
 
 OPTION = "--texts"
@@ -55,18 +53,14 @@ class Texts:
 def read_texts(name: str) -> tuple[str, ...]:
     """Read a file, or standard input (`-`), with a text a line: the line as it is, without its end.
 
-    Raises InputError for a file that cannot be read, and UsageError for a blank line.
+    Raises the errors of `read_text_file` and `lines_of`, and UsageError for a file without texts.
     """
     where = f"{'standard input' if name == '-' else name} ({OPTION})"
-    lines = _read(name, where).split("\n")
-    if not lines[-1]:
-        del lines[-1]  # what follows the last line's end
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            raise UsageError(f"{where}, line {number} is blank", "give a text a line")
+    hint = "a line is a row: give it a text, or remove it"
+    lines = lines_of(read_text_file(name, OPTION), where, hint)
     if not lines:
         raise UsageError(f"{where} has no texts", "give a text a line")
-    return tuple(line.removesuffix("\r") for line in lines)
+    return tuple(lines)
 
 
 def texts_of(
@@ -84,23 +78,3 @@ def texts_of(
         return None
     several = (texts,) if isinstance(texts, str) else tuple(texts)
     return Texts(texts=several, clean=clean, tokenizer=tokenizer)
-
-
-def _read(name: str, where: str) -> str:
-    if name == "-" and (sys.stdin is None or sys.stdin.isatty()):
-        raise UsageError("texts are expected on standard input", "pipe them in, a text a line")
-    try:
-        with open(0 if name == "-" else name, "rb", closefd=name != "-") as file:
-            if stat.S_ISCHR(os.fstat(file.fileno()).st_mode):
-                raise InputError(f"{where} is a device, not a list of texts")
-            text = file.read().decode("utf-8-sig")
-    except FileNotFoundError:
-        raise InputError(f"no such file: {where}") from None
-    except (OSError, ValueError) as error:
-        if isinstance(error, UnicodeDecodeError):
-            raise InputError(f"{where} is not UTF-8 text") from None
-        why = error.strerror if isinstance(error, OSError) else error
-        raise InputError(f"cannot read {where}: {why}") from None
-    if "\0" in text:
-        raise InputError(f"{where} is not UTF-8 text: it holds NUL bytes")
-    return text

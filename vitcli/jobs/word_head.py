@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING
 
+from vitcli import __version__
 from vitcli.checkpoints.scoring import DESCRIBED, Scores
 from vitcli.errors import UsageError, listed
 from vitcli.jobs.class_lists import shown
@@ -18,6 +20,8 @@ from vitcli.jobs.words import Words
 from vitcli.records import TextClean
 
 if TYPE_CHECKING:  # imports torch, which a run with nothing to do does not need
+    from torch import Tensor
+
     from vitcli.checkpoints.load import Model
     from vitcli.checkpoints.text.files import TokenizerFiles
     from vitcli.checkpoints.text.recipe import TokenRecipe
@@ -67,22 +71,10 @@ def with_words(
         )
     similarity = model.compared.similarity
     width = joint_width(model)
-    tokenizer = open_tokenizer(
-        model, reporter.note, clean=words.clean, name=words.tokenizer, offline=offline
-    )
-    ids = _encoded(model, tokenizer, words, reporter.note)
-
-    from vitcli.checkpoints.text.vectors import class_vectors
+    vectors = _vectors(model, words, width, running, reporter, offline=offline)
     from vitcli.models.vit import VisionTransformer
 
     assert isinstance(model.network, VisionTransformer)
-    vectors = class_vectors(
-        ids,
-        f"{model.sha256} {model.text_config!r}",
-        width,
-        lambda: text_encoder(model, running),
-        partial(reporter.steps, "texts"),
-    )
     is_plain = scores == "cosine"
     scale, shift = (1.0, 0.0) if is_plain else (similarity.scale, similarity.bias or 0.0)
     bias = vectors.new_full((len(vectors),), shift)
@@ -91,6 +83,43 @@ def with_words(
         reporter.note(f"{model.spec}: scores are the {DESCRIBED[similarity.function]}")
     provenance = replace(model.provenance, labels="--classes")
     return replace(model, network=network, labels=words.labels, provenance=provenance)
+
+
+def _vectors(
+    model: Model,
+    words: Words,
+    width: int,
+    running: Running,
+    reporter: Reporter,
+    *,
+    offline: bool,
+) -> Tensor:
+    """The vector of each class, from the cache if an earlier run had the same classes, model and
+    tokenizer.  (K, E)"""
+    from vitcli.checkpoints.text.vectors import class_vectors, remember, remembered
+
+    files = find_tokenizer(model, name=words.tokenizer, offline=offline)
+    tower = f"{model.sha256} {model.text_config!r}"
+    texts = (words.classes, words.templates, words.clean, _recipe(model))
+    described = repr((model.spec, tower, files.source, files.digest(), texts, __version__))
+    run = f"run {hashlib.sha256(described.encode()).hexdigest()}"
+    if (kept := remembered(run, len(words.classes), width)) is not None:
+        vectors, told = kept
+        for text in told:
+            reporter.note(text)
+        return vectors
+    notes: list[str] = []
+
+    def note(text: str) -> None:
+        notes.append(text)
+        reporter.note(text)
+
+    tokenizer = read_tokenizer_of(model, files, note, clean=words.clean)
+    ids = _encoded(model, tokenizer, words, note)
+    encoder = partial(text_encoder, model, running)
+    vectors = class_vectors(ids, tower, width, encoder, partial(reporter.steps, "texts"))
+    remember(run, ids, tower, notes)
+    return vectors
 
 
 def _encoded(
@@ -128,9 +157,20 @@ def open_tokenizer(
     offline: bool = False,
 ) -> Tokenizer:
     """Open the tokenizer of a model's text tower, or the one called `name`. Raises VitError."""
+    files = find_tokenizer(model, name=name, offline=offline)
+    return read_tokenizer_of(model, files, note, clean=clean)
+
+
+def read_tokenizer_of(
+    model: Model,
+    files: TokenizerFiles,
+    note: Callable[[str], None],
+    *,
+    clean: TextClean | None = None,
+) -> Tokenizer:
+    """Read the tokenizer of a model's text tower from its files. Raises VitError."""
     from vitcli.checkpoints.text.tokenizer import read_tokenizer
 
-    files = find_tokenizer(model, name=name, offline=offline)
     tokenizer = read_tokenizer(files, _recipe(model), clean)
     for text in tokenizer.notes:
         note(f"{model.spec}: {text}")

@@ -24,7 +24,7 @@ def render(name: str, **values: object) -> str:
 
 
 def halves(name: str, **values: object) -> tuple[bytes, bytes]:
-    """What is before and after the rows in a template, for a page that is written row by row."""
+    """Fill in a template and cut it where the rows go, for a page that is written row by row."""
     before, _, after = render(name, **values).partition(ROWS)
     return before.encode(), after.encode()
 

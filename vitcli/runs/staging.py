@@ -180,19 +180,28 @@ class _Stage:
         """Send the output if it has changed: first the files next to it and its journal."""
         url, local = self._url(name), self.folder / name
         files = _files(local) if local.exists() else []
+        journal = journal_of(local)
+        is_journalled = journal in files
+        again = (
+            "the same command with --resume sends it" if is_journalled else "copy its files there"
+        )
         try:
             if files and self._fetched.get(name) != _identity(local):
                 self._note(f"sending {in_bytes(sum(f.stat().st_size for f in files))} to {url}")
+                earlier = self._url(journal.name)
+                if not is_journalled and stores.stamp(earlier) is not None:
+                    stores.remove(earlier)  # of the output that is replaced
                 for file in files:
                     stores.put(file, self._url(file.name))
         except OSError as error:
             raise OutputError(
-                f"cannot send {file.name} to {printable(self._store)}: {error}",
-                f"the output is whole in {self.folder}; the same command with --resume sends it",
+                f"cannot send {local.name} to {printable(self._store)}: {error}",
+                f"the output is whole in {self.folder}; {again}",
             ) from None
         except Interrupted as interrupted:
-            interrupted.after = f"all images, on their way to {url}"
-            interrupted.can_resume = True
+            rows = "images" if is_journalled else "rows"
+            interrupted.after = f"all {rows}, on their way to {url}"
+            interrupted.can_resume = is_journalled
             raise
         self._forget(name, files)
 
@@ -229,11 +238,14 @@ class _Stage:
 
 
 def _files(local: Path) -> list[Path]:
-    """All files of a finished output; the output itself is the last."""
+    """All files of a finished output; the output itself is the last. One that was written in one go
+    has no journal."""
     journal = journal_of(local)
-    known = [Target(local).path(suffix).name for suffix in BESIDE]
-    names = [whole.name for whole in read_finished(journal) or [] if whole.name in known]
-    return [*map(local.with_name, names), journal, local]
+    known = [Target(local).path(suffix) for suffix in BESIDE]
+    if not journal.exists():
+        return [*(file for file in known if file.exists()), local]
+    finished = {whole.name for whole in read_finished(journal) or []}
+    return [*(file for file in known if file.name in finished), journal, local]
 
 
 def _fetched(url: str, folder: Path) -> Path:

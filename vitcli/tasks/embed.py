@@ -98,10 +98,6 @@ class EmbedJob:
                 f"{option} is for images, and this run embeds texts (--text, --texts)",
                 f"leave out {option}; the variables VIT_TEXT and VIT_TEXTS count, too",
             )
-        if isinstance(self.out, Url):
-            raise UsageError(
-                f"texts are written to a file, not to {self.out}", "name a file with --out"
-            )
 
     def output_format(self) -> Format:
         """The format of the output. Raises UsageError for an unknown one."""

@@ -39,7 +39,7 @@ def rules(state: Tensors) -> tuple[Rule, ...]:
     trunk = {name.removeprefix(TRUNK): tensor for name, tensor in state.items()}
     return (
         *map(_under_trunk, (*timm_eva.body_rules(trunk), *timm_eva.projection_rules(state, TRUNK))),
-        rename(openai.VISUAL + "head.proj.weight", "proj.weight"),
+        rename(openai.VISUAL + "head.proj.{p}", "proj.{p}"),
         *openai.TEXT_RULES,
     )
 

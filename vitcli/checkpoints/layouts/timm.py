@@ -176,6 +176,7 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTCon
         hidden_dim=hidden,
         num_classes=count_classes(tensors),
         projection=shape(tensors, "proj.weight", 2)[0] if "proj.weight" in tensors else 0,
+        projection_bias="proj.bias" in tensors,
         class_token=class_token,
         dist_token=dist_token,
         dist_head=any(name.startswith("head_dist.") for name in tensors),

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vitcli.checkpoints import hub
-from vitcli.checkpoints.resolve import Checkpoint, hub_parts, is_hub_id, read_json
+from vitcli.checkpoints.resolve import Checkpoint, hub_parts, is_hub_id, read_json, sha256
+from vitcli.checkpoints.sniff import LFS, LFS_HINT
 from vitcli.checkpoints.text.recipe import TokenRecipe
 from vitcli.errors import CheckpointError, ModelNotFound
 
@@ -35,6 +38,14 @@ class TokenizerFiles:
     config: Json
     specials: Json
     added: Json
+
+    def digest(self) -> str:
+        """The hash of all files, which determines what they make of a text."""
+        texts = [json.dumps(part, sort_keys=True) for part in (self.config, self.specials)]
+        hashes = [f"{name} {sha256((file,))}" for name, file in sorted(self.vocabularies.items())
+                  if file.is_file()]  # fmt: skip
+        # The order of added tokens decides between those of the same text.
+        return "\n".join((*texts, json.dumps(self.added), *hashes))
 
 
 def tokenizer_files(
@@ -130,13 +141,24 @@ def _vocabularies(folder: Path) -> dict[str, Path]:
 def _read(
     folder: Path, source: str, vocabularies: Mapping[str, Path] | None = None
 ) -> TokenizerFiles:
+    vocabularies = _vocabularies(folder) if vocabularies is None else vocabularies
+    for file in vocabularies.values():
+        _check_pointer(file)
     return TokenizerFiles(
         source,
-        _vocabularies(folder) if vocabularies is None else vocabularies,
+        vocabularies,
         read_json(folder / CONFIG),
         read_json(folder / SPECIALS),
         read_json(folder / ADDED),
     )
+
+
+def _check_pointer(file: Path) -> None:
+    """Raise CheckpointError for a git-LFS pointer. What else is wrong with a file, its reader
+    tells."""
+    with suppress(OSError), file.open("rb") as stream:
+        if stream.read(len(LFS)) == LFS:
+            raise CheckpointError(f"{file} is a git-LFS pointer, not the tokenizer", LFS_HINT)
 
 
 def _pulled(spec: str, revision: str | None, *, offline: bool) -> TokenizerFiles:

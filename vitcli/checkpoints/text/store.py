@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
-from vitcli.cache import cache_folder, is_trusted, user_cache
+from vitcli.cache import is_trusted, trusted_folders
 
-FILE, LOCK = "texts.sqlite", "texts.lock"
+FOLDER, FILE, LOCK = "texts", "vectors.sqlite", "lock"  # in the cache
 WAIT = 60.0  # seconds for another process that writes
 AT_ONCE = 500  # keys of a query
 
@@ -20,7 +20,7 @@ class VectorStore:
     that can be written, the store is empty and stays so."""
 
     def __init__(self) -> None:
-        self._folder = next(filter(None, map(_usable, (cache_folder(), user_cache()))), None)
+        self._folder = next(filter(_is_usable, trusted_folders(FOLDER)), None)
 
     def read(self, keys: Sequence[str]) -> dict[str, bytes]:
         """The vectors that the store has."""
@@ -67,13 +67,12 @@ class VectorStore:
             self._folder = None
 
 
-def _usable(folder: Path) -> Path | None:
-    """The folder, if this user can write to it and nobody else could have written the vectors."""
+def _is_usable(folder: Path) -> bool:
+    """Whether this user can write to the folder, and nobody else could have written the vectors."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / LOCK).open("ab").close()
     except OSError:
-        return None
+        return False
     file = folder / FILE
-    is_mine = is_trusted(folder / LOCK) and (is_trusted(file) or not file.exists())
-    return folder if is_mine else None
+    return is_trusted(folder / LOCK) and (is_trusted(file) or not file.exists())

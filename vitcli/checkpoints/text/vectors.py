@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate
 
@@ -103,6 +104,31 @@ def class_vectors(
                 found |= fresh
                 done += len(texts)
                 advance(done, total)
+    return _stacked(found, keys)
+
+
+def remember(run: str, ids: Sequence[Ids], tower: str, notes: Sequence[str]) -> None:
+    """Keep which vectors a run had, and what it told of its texts, under the key `run`, so that the
+    next such run needs no tokens."""
+    keys = [_key(texts, tower) for texts in ids]
+    VectorStore().write({run: json.dumps({"keys": keys, "notes": list(notes)}).encode()})
+
+
+def remembered(run: str, count: int, width: int) -> tuple[Tensor, list[str]] | None:
+    """The vectors of an earlier run and its notes; None unless all are in the cache.  (K, E)"""
+    store = VectorStore()
+    try:
+        kept = json.loads(store.read([run]).get(run, b"null"))
+        keys, notes = kept["keys"], kept["notes"]
+    except (TypeError, KeyError, ValueError, RecursionError):  # none, or damaged
+        return None
+    is_sound = len(keys) == count and all(isinstance(text, str) for text in (*keys, *notes))
+    found = _sound(store.read(keys), width) if is_sound else {}
+    return (_stacked(found, keys), notes) if is_sound and found.keys() >= set(keys) else None
+
+
+def _stacked(found: Mapping[str, bytes], keys: Sequence[str]) -> Tensor:
+    """(K, E)"""
     vectors = np.stack([np.frombuffer(found[key], np.float32) for key in keys])
     return torch.from_numpy(vectors.copy())
 

@@ -287,6 +287,22 @@ def spelled_with(
     return lambda command: _spelled(command, groups, WithData)
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The shared options of a command that reads an index and its images."""
+
+    inputs: Inputs
+    screen: Screen
+    overwrite: bool
+
+
+def spelled_as(
+    *groups: Callable[..., object],
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Add the given groups of options to a command, whose first argument is a `Reading`."""
+    return lambda command: _spelled(command, groups, Reading)
+
+
 def with_model(command: Callable[..., None]) -> Callable[..., None]:
     """Add the model's options to a command, whose first argument is a `ModelOptions`."""
     return _spelled(command, (model_options,), lambda options: options)

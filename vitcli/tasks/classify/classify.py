@@ -146,14 +146,11 @@ def _computation(
 
     With `html`, the workers that make thumbnails run until `open_things` is closed.
     """
-    cosines = job.words is not None and job.scores == "cosine"
     models = [
         load_classifier(spec, job.options, job.words, job.running, run.reporter, scores=job.scores)
         for spec in specs
     ]
-    # The outputs of a head of cosines are the cosines themselves.
-    scores: Scores = "logit" if cosines else job.scores
-    function = check_heads(models, "vit embed -m {} computes its features", scores)
+    function = check_heads(models, "vit embed -m {} computes its features", job.scores)
     if job.select is not None:
         job.select.check_labels(models[0].labels)
     plans, logits_of = open_classifiers(models, job.running, run.reporter.note)

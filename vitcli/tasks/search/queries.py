@@ -28,7 +28,7 @@ MINUS = " - "  # between the texts of a query: beach - people
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What is searched for: a name, and a vector (D,) or else the reason why there is none.
+    """One search: a name, and a vector (D,) or else the reason why there is none.
     `own` is the row of the query itself."""
 
     kind: Kind

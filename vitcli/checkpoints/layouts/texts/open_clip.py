@@ -33,6 +33,7 @@ READ = (
     *("width", "heads", "layers", "mlp_ratio", "ls_init_value", "pad_id", "eos_id"),
     *("no_causal_mask", "pool_type", "proj_bias", "proj_type", "act_kwargs", "norm_kwargs"),
     *("output_tokens", "hf_model_pretrained", "hf_proj_type", "hf_pooler_type"),
+    *("xattn", "fusedLN"),  # eva_clip's: how to compute the same
 )
 
 

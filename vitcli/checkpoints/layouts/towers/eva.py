@@ -2,9 +2,9 @@
 `EVA-02/asuka/modeling_finetune.py` and `EVA-CLIP/rei/eva_clip/eva_vit_model.py`.
 
 The network is that of timm's class `Eva`, some of whose tensors have other names here. A CLIP has
-its tower under `visual.`, and a text tower next to it. The table of the rotations is in the file
-(`rope.freqs_cos`): it shows the width of a head and the grid to which the indices are scaled. Some
-programs leave it out; then they are those of the published models.
+its tower under `visual.`, and next to it a text tower, which is open_clip's. The table of the
+rotations is in the file (`rope.freqs_cos`): it shows the width of a head and the grid to which the
+indices are scaled. Some programs leave it out; then they are those of the published models.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from vitcli.checkpoints.keymap import Rule, drop, rename
 from vitcli.checkpoints.layouts import timm_eva
 from vitcli.checkpoints.layouts.layout import Json, Layout, Tensors, number, shape
 from vitcli.checkpoints.layouts.openai import TEXT_RULES, VISUAL
-from vitcli.checkpoints.layouts.texts.open_clip import model_config
+from vitcli.checkpoints.layouts.texts.open_clip import OPEN_CLIP_TEXTS, model_config
 from vitcli.checkpoints.preprocess.published import EVA02, EVA_OWN
 from vitcli.errors import CheckpointError
 from vitcli.models.block_config import Rope
@@ -155,4 +155,5 @@ LAYOUT = Layout(
     config_tensors=frozenset({COS, SIN}),
     evaluation=EVA_OWN,
     family=EVA02,
+    texts=OPEN_CLIP_TEXTS,
 )
