@@ -163,7 +163,7 @@ _vit() {
         "dedupe --keep") COMPREPLY=($(compgen -W "largest first oldest newest" -- "$cur")); return ;;
         "dedupe --like-pairs") compopt -o default; return ;;
         "dedupe -o"|"dedupe --out") compopt -o default; return ;;
-        "dedupe --format") COMPREPLY=($(compgen -W "jsonl csv tsv table" -- "$cur")); return ;;
+        "dedupe --format") COMPREPLY=($(compgen -W "jsonl parquet csv tsv table" -- "$cur")); return ;;
         "dedupe --html") compopt -o default; return ;;
         "dedupe -j"|"dedupe --workers") compopt -o default; return ;;
         "dedupe --formats") COMPREPLY=($(compgen -W "common all" -- "$cur")); return ;;

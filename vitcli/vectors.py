@@ -167,7 +167,7 @@ def dedupe(
     from vitcli.tasks.dedupe.partial import Partial
 
     opened = _index(index, paths)
-    is_bare = not opened.meta and paths is None
+    is_bare = hasattr(index, "shape") and paths is None
     options = Options(
         threshold=threshold,
         kinds=kinds_of(kind) or (("near",) if is_bare else None),
