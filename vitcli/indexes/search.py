@@ -57,7 +57,7 @@ def nearest(
     threshold: leave out rows with a lower score. step: called with the rows that are compared, and
     their number, after each block. Raises UsageError for a query of zeros or of another width.
     """
-    checked = _checked(index, queries, metric)
+    checked = check_queries(index, queries, metric)
     found: list[Found] = []
     for start in range(0, len(checked), QUERIES):
         some = checked[start : start + QUERIES]
@@ -77,8 +77,8 @@ def nearest(
     return found
 
 
-def _checked(index: Index, queries: NDArray[np.floating], metric: Metric) -> Scores:
-    """The queries in fp64; of length 1 for cosines."""
+def check_queries(index: Index, queries: NDArray[np.floating], metric: Metric) -> Scores:
+    """Return the queries in fp64; of length 1 for cosines. Raises UsageError."""
     exact = np.asarray(queries, np.float64)
     if exact.ndim != 2 or exact.shape[1] != index.width:
         raise UsageError(
@@ -131,12 +131,13 @@ def _search(
 
 def _merged(found: Sequence[Found], k: int) -> Found:
     """The k best of several results, ties by row."""
-    return _best(
+    return best_of(
         np.concatenate([f.rows for f in found]), np.concatenate([f.scores for f in found]), k
     )
 
 
-def _best(rows: Rows, scores: Scores, k: int) -> Found:
+def best_of(rows: Rows, scores: Scores, k: int) -> Found:
+    """Return the k best rows, ties by row."""
     order = np.lexsort((rows, -scores))[:k]
     return Found(rows[order], scores[order])
 
@@ -209,7 +210,7 @@ class _Searcher:
             scores = np.divide(scores, sizes, out=np.zeros_like(scores), where=sizes > 0)
         is_in = scores >= self._threshold
         earlier = self._found[query]
-        best = _best(
+        best = best_of(
             np.concatenate([earlier.rows, block.start + rows[is_in]]),
             np.concatenate([earlier.scores, scores[is_in]]),
             self._k,

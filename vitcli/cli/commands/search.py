@@ -65,6 +65,14 @@ MetricOpt = Annotated[
         "--metric", help="How to compare: the cosine, or the dot product.", envvar="VIT_METRIC"
     ),
 ]
+Approximate = Annotated[
+    bool,
+    typer.Option(
+        "--approximate",
+        help="Faster for millions of rows, may miss a few: pip install 'vitcli[index]'.",
+        envvar="VIT_APPROXIMATE",
+    ),
+]
 NotItself = Annotated[
     bool,
     typer.Option("--not-itself", help="Leave out the query's own file."),
@@ -114,6 +122,7 @@ def search(
     threshold: Threshold = None,
     metric: MetricOpt = "cosine",
     not_itself: NotItself = False,
+    approximate: Approximate = False,
     model: Model = None,
     text_clean: TextCleanOpt = None,
     tokenizer: Tokenizer = None,
@@ -125,7 +134,8 @@ def search(
 ) -> None:
     """Find the images of an index that are nearest to images, texts or other rows.
 
-    The index is what vit embed wrote; queries are embedded by its model. All rows are compared.
+    The index is what vit embed wrote; queries are embedded by its model. All rows are compared,
+    unless --approximate is given.
 
     Example:  vit search feats.npy cat.jpg -k 20
     """
@@ -166,6 +176,7 @@ def search(
             metric=metric,
             threshold=threshold,
             not_itself=not_itself,
+            approximate=approximate,
             out=place,
             format=None if as_table else format,
             paths_only=paths_only,
