@@ -156,6 +156,7 @@ complete -c vit -n '__fish_seen_subcommand_from search' -s q -l quiet -d 'Print 
 complete -c vit -n '__fish_seen_subcommand_from search' -l no-progress -d 'Show no progress bar.'
 complete -c vit -n '__fish_seen_subcommand_from search' -l log-json -d 'Print progress, notes and summary as JSON lines.'
 complete -c vit -n '__fish_seen_subcommand_from search' -l summary -r -d 'Write counts, speed, failures by type and the exit code to FILE, as JSON.'
+complete -c vit -n '__fish_seen_subcommand_from search' -l ray -x -d 'Run on the workers of a Ray cluster, at HOST:PORT or on this machine, and merge the outputs.'
 complete -c vit -n '__fish_seen_subcommand_from attention' -s m -l model -r -d 'Hub id (org/name, org/name@revision), folder, weight file, or demo.'
 complete -c vit -n '__fish_seen_subcommand_from attention' -s o -l out -r -d 'Folder for the maps, with the same tree as the inputs.'
 complete -c vit -n '__fish_seen_subcommand_from attention' -l method -x -a 'raw rollout grad similarity' -d 'raw: the weights of one layer. rollout: all layers multiplied. grad: relevance for a class. similarity: of patches to the query.'

@@ -6,6 +6,7 @@ import base64
 import json
 import mmap
 import os
+import re
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -21,6 +22,7 @@ from vitcli.indexes.parts import COLUMN, TablePart, member_start
 
 Kind = Literal["path", "text"]
 ROW = b'{"row":'  # how each line of an index begins
+_FIRST = re.compile(rb'\{"row":(\d+|null),"(path|text)":"')
 SCANNED = 16 << 20  # bytes of an index that are looked through at a time
 AT_ONCE = 4096  # names that are decoded at a time
 
@@ -90,7 +92,7 @@ class LineNames:
         del view
         self._starts = starts[first != ord("n")]
         self._size = size
-        if len(self._starts) and self._text[: len(ROW)] != ROW:
+        if size and _FIRST.match(self._text) is None:
             raise InputError(f"{printable(file)} is not an index of vit embed")
 
     def _line_ends(self) -> NDArray[np.int64]:

@@ -141,6 +141,7 @@ def search(
         common.screen.share_terminal()
     with common.screen as screen:
         from vitcli.cli.screen.table import ResultsTable
+        from vitcli.fleet.searching import finder
         from vitcli.tasks.search.queries import Asked, Embedding
         from vitcli.tasks.search.search import SearchJob
         from vitcli.tasks.search.search import search as run
@@ -175,5 +176,6 @@ def search(
         )
         if inputs.paths or inputs.files_from is not None:
             start_workers(common.running)
-        summary = run(job, screen, ResultsTable() if as_table else None)
+        table = ResultsTable() if as_table else None
+        summary = run(job, screen, table, finder(common.ray))
     end(screen, summary, place or html)

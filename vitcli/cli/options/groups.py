@@ -267,12 +267,14 @@ def with_queries(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options of a command that takes images as queries; its first argument is `Common`,
     whose model has the default options: an index knows those of its model."""
 
-    def gather(overwrite: bool, inputs: Inputs, running: Running, screen: Screen) -> Common:
+    def gather(
+        overwrite: bool, inputs: Inputs, running: Running, screen: Screen, ray: str | None
+    ) -> Common:
         if inputs.is_implied:  # standard input is not read unless it is named
             inputs = replace(inputs, paths=(), is_implied=False)
-        return Common(overwrite, inputs, ModelOptions(), running, screen)
+        return Common(overwrite, inputs, ModelOptions(), running, screen, ray=ray)
 
-    return _spelled(command, (overwrite, inputs, querying, screen), gather)
+    return _spelled(command, (overwrite, inputs, querying, screen, ray), gather)
 
 
 def with_data(command: Callable[..., None]) -> Callable[..., None]:

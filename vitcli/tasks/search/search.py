@@ -14,7 +14,7 @@ import numpy as np
 
 from vitcli.errors import UsageError
 from vitcli.indexes.index import Index, open_index
-from vitcli.indexes.search import QUERIES, Found, Metric, nearest
+from vitcli.indexes.search import QUERIES, Finder, Found, Metric, nearest
 from vitcli.jobs.apart import check_apart, read_of_inputs, written_of
 from vitcli.jobs.job import SILENT, Reporter, Summary
 from vitcli.sinks.tables import TABLES, Columns, Kind, TableFile, open_table
@@ -87,8 +87,14 @@ def columns_of(name: Kind) -> Columns:
     return Columns(fields, ("results", {name: name, "score": "float", "row": "int"}), True)
 
 
-def search(job: SearchJob, reporter: Reporter = SILENT, write: Writer | None = None) -> Summary:
+def search(
+    job: SearchJob,
+    reporter: Reporter = SILENT,
+    write: Writer | None = None,
+    find: Finder = nearest,
+) -> Summary:
     """Run the job. Rows go to `write` if it is given, else to the job's output; and to its page.
+    `find` searches the index.
 
     Raises VitError for errors that end the run; an image that fails is a row with an error.
     """
@@ -114,7 +120,7 @@ def search(job: SearchJob, reporter: Reporter = SILENT, write: Writer | None = N
         for queries in iter_queries(index, job.asked, job.embedding, reporter):
             for start in range(0, len(queries), QUERIES):
                 some = queries[start : start + QUERIES]
-                records = list(_records(job, index, some, reporter))
+                records = list(_records(job, index, some, reporter, find))
                 write(records)
                 page(records, some)
                 errors = sum("error" in record for record in records)
@@ -127,13 +133,13 @@ def _nothing(records: Iterable[Record]) -> None:
 
 
 def _records(
-    job: SearchJob, index: Index, queries: Sequence[Query], reporter: Reporter
+    job: SearchJob, index: Index, queries: Sequence[Query], reporter: Reporter, find: Finder
 ) -> Iterator[Record]:
     """The rows of queries, in their order."""
     queries = checked_vectors(queries, needs_length=job.metric == "cosine")
     good = [query for query in queries if query.vector is not None]
     found = iter(
-        nearest(
+        find(
             index,
             np.stack([q.vector for q in good if q.vector is not None]),
             job.k + job.not_itself,
