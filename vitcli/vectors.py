@@ -86,8 +86,8 @@ def search(
     index: files that `vit embed` wrote (a path, a pattern, or several), or an array (N, D) with a
     path for each row in `paths`. queries: images, which the model of the index embeds; texts: for
     an index of the joint space, `minus` subtracted from each; like: paths or numbers of rows;
-    vectors: an array (Q, D) or a file. ray: the address of a cluster that shares the rows. Found come in this order.
-    Raises VitError.
+    vectors: an array (Q, D) or a file. ray: the address of a cluster that shares the rows.
+    Found come in this order. Raises VitError.
     """
     from pathlib import Path
 
