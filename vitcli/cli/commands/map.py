@@ -60,7 +60,7 @@ MetricOpt = Annotated[
     typer.Option(
         "--metric",
         help="Compare vectors by their angle, or by their distance as they are stored.",
-        envvar="VIT_METRIC",
+        envvar="VIT_MAP_METRIC",
     ),
 ]
 Color = Annotated[

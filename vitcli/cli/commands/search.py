@@ -56,13 +56,15 @@ K = Annotated[
 Threshold = Annotated[
     float | None,
     typer.Option(
-        "--threshold", help="Leave out results with a lower score.", envvar="VIT_THRESHOLD"
+        "--threshold", help="Leave out results with a lower score.", envvar="VIT_SEARCH_THRESHOLD"
     ),
 ]
 MetricOpt = Annotated[
     Literal["cosine", "dot"],
     typer.Option(
-        "--metric", help="How to compare: the cosine, or the dot product.", envvar="VIT_METRIC"
+        "--metric",
+        help="How to compare: the cosine, or the dot product.",
+        envvar="VIT_SEARCH_METRIC",
     ),
 ]
 NotItself = Annotated[
