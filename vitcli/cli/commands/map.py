@@ -43,7 +43,7 @@ MethodOpt = Annotated[
     typer.Option(
         "--method",
         help="Places by principal components, or by UMAP (pip install 'vitcli[map]').",
-        envvar="VIT_METHOD",
+        envvar="VIT_MAP_METHOD",
     ),
 ]
 ClustersOpt = Annotated[
