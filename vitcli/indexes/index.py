@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from vitcli.errors import InputError, printable
 from vitcli.indexes.files import INDEX, beside, files_of, opened, read_meta
-from vitcli.indexes.names import Kind, LineNames, ListNames, Names, TableNames, names_in_npz
+from vitcli.indexes.names import Kind, ListNames, Names, TableNames, names_in_lines, names_in_npz
 from vitcli.indexes.parts import ArrayPart, Part, TablePart, Vectors, copied, read_part
 from vitcli.stores import is_remote
 
@@ -189,7 +189,7 @@ def _names(part: Part, handle: Any, file: str) -> Names:
         return TableNames(part)
     name = beside(file, INDEX)
     try:
-        return LineNames(name, opened(name))
+        return names_in_lines(name, opened(name))
     except InputError as error:
         if "no such file" not in error.message:
             raise
