@@ -13,7 +13,7 @@ from tests.fixtures.weights import photo
 from vitcli.errors import InputError
 from vitcli.indexes.index import index_of, mapped, open_index
 
-FORMATS = ("npy", "npz", "safetensors", "parquet")
+FORMATS = ("npy", "npz", "safetensors", "parquet", "jsonl")
 
 
 @pytest.fixture

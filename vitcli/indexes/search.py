@@ -43,7 +43,7 @@ class Found:
 
 
 class Finder(Protocol):
-    """What searches an index: `nearest`, or its like on a cluster."""
+    """A function that searches an index: `nearest`, or its like on a cluster."""
 
     def __call__(
         self,
