@@ -26,6 +26,7 @@ from vitcli.tasks.search.queries import (
     checked_vectors,
     files_read,
     iter_queries,
+    row_of,
 )
 
 DEFAULT_K = 10
@@ -155,7 +156,7 @@ def _records(
         if query.vector is None:
             yield {**named, "error": query.error}
         else:
-            own = query.own if job.not_itself else None
+            own = row_of(query, index) if job.not_itself else None
             yield {**named, "results": _results(index, next(found), own, job.k)}
 
 
