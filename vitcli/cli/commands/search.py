@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Literal
 
 import typer
@@ -141,6 +142,8 @@ def search(
     )
     if place is None and html is None and is_terminal():
         common.screen.share_terminal()
+    # The search has a thread for each processor; threads of BLAS below them would only wait.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     with common.screen as screen:
         from vitcli.cli.screen.table import ResultsTable
         from vitcli.fleet.searching import finder
