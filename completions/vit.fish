@@ -157,6 +157,7 @@ complete -c vit -n '__fish_seen_subcommand_from search' -s q -l quiet -d 'Print 
 complete -c vit -n '__fish_seen_subcommand_from search' -l no-progress -d 'Show no progress bar.'
 complete -c vit -n '__fish_seen_subcommand_from search' -l log-json -d 'Print progress, notes and summary as JSON lines.'
 complete -c vit -n '__fish_seen_subcommand_from search' -l summary -r -d 'Write counts, speed, failures by type and the exit code to FILE, as JSON.'
+complete -c vit -n '__fish_seen_subcommand_from search' -l ray -x -d 'Run on the workers of a Ray cluster, at HOST:PORT or on this machine, and merge the outputs.'
 complete -c vit -n '__fish_seen_subcommand_from dedupe' -l threshold -x -d 'Cosine from which images are near twins; chosen from the scores if not given.'
 complete -c vit -n '__fish_seen_subcommand_from dedupe' -l kind -x -d 'Kinds of twins: bytes (same file), pixels (same upright RGB), near (by vectors).'
 complete -c vit -n '__fish_seen_subcommand_from dedupe' -l linkage -x -a 'star complete single' -d 'Groups: all near the kept image (star), all near each other, or chains (single).'

@@ -77,6 +77,14 @@ def test_scores_are_exact_and_the_graph_follows_the_index(vit: Vit, tmp_path: Pa
     [row] = [json.loads(line) for line in ran.out.splitlines()]
     assert row["results"][0] == {"path": "b/205.png", "score": 1.0, "row": 305}
     assert "approximate" in ran.err
+    ran = vit("search", files[0], "--like", "1", "--approximate", "--ray")
+    assert ran.code == 2 and "exclude each other" in ran.err
+    rows = np.load(tmp_path / "b.npy")
+    np.savez_compressed(tmp_path / "b.npz", embeddings=rows)
+    files[1] = str(tmp_path / "b.npz")
+    made = (tmp_path / "b.usearch").stat()
+    check("compared")
+    assert (tmp_path / "b.usearch").stat() == made
     (tmp_path / "a.usearch").write_bytes(b"mine")
     with pytest.raises(OutputError, match="is not what"):
         propose(open_index(files), queries, 10)

@@ -128,6 +128,8 @@ def _graph(index: Index, step: Step) -> Any:
             "remove it, or give it another name",
         )
     graph, known, digest = _known(index, file, stamp, step)
+    if known == index.count and not _is_itself(part):
+        return graph
     if graph is None:
         graph = Graph(ndim=index.width, metric="ip", dtype="f16")
     for block in iter_blocks(index, start=known):
@@ -145,6 +147,14 @@ def _graph(index: Index, step: Step) -> Any:
     return Graph.restore(file, view=True)
 
 
+def _is_itself(part: RawPart | TablePart) -> bool:
+    """Whether rows are read from the file itself, and not from a copy, which is new each time."""
+    try:
+        return os.path.samestat(os.fstat(part.handle.fileno()), Path(part.file).stat())
+    except OSError:
+        return False
+
+
 def _known(index: Index, file: Path, stamp: Stamp | None, step: Step) -> tuple[Any, int, Any]:
     """The graph in a file with its number of rows, if the index begins with these rows, else None
     and 0; and the hash of these rows."""
@@ -157,7 +167,8 @@ def _known(index: Index, file: Path, stamp: Stamp | None, step: Step) -> tuple[A
             step("rows compared with the graph", block.start + len(block.vectors), stamp.count)
         if digest.hexdigest() == stamp.sha256:
             with suppress(ValueError, RuntimeError):  # damaged: made again
-                return Graph.restore(file, view=False), stamp.count, digest
+                is_all = stamp.count == index.count
+                return Graph.restore(file, view=is_all), stamp.count, digest
     return None, 0, hashlib.sha256()
 
 

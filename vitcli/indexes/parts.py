@@ -186,7 +186,7 @@ def read_part(file: str, handle: BinaryIO) -> Part:
     if suffix not in readers:
         raise InputError(
             f"{printable(file)} is not a file of vectors",
-            f"vit embed writes {', '.join(readers)}",
+            f"vit embed writes {', '.join(readers)}, .jsonl",
         )
     try:
         return readers[suffix](file, handle)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Literal
 
 import typer
@@ -56,13 +57,15 @@ K = Annotated[
 Threshold = Annotated[
     float | None,
     typer.Option(
-        "--threshold", help="Leave out results with a lower score.", envvar="VIT_THRESHOLD"
+        "--threshold", help="Leave out results with a lower score.", envvar="VIT_SEARCH_THRESHOLD"
     ),
 ]
 MetricOpt = Annotated[
     Literal["cosine", "dot"],
     typer.Option(
-        "--metric", help="How to compare: the cosine, or the dot product.", envvar="VIT_METRIC"
+        "--metric",
+        help="How to compare: the cosine, or the dot product.",
+        envvar="VIT_SEARCH_METRIC",
     ),
 ]
 Approximate = Annotated[
@@ -144,13 +147,18 @@ def search(
         raise UsageError(f"results are written to a file, not to {place}", "name a file with --out")
     if format == "table" and (place is not None or paths_only or html is not None):
         raise UsageError("--format table is only for a terminal", "leave it out")
+    if approximate and common.ray is not None:
+        raise UsageError("--approximate and --ray exclude each other", "leave out one of them")
     as_table = format == "table" or (
         format is None and place is None and html is None and not paths_only and is_terminal()
     )
     if place is None and html is None and is_terminal():
         common.screen.share_terminal()
+    # The search has a thread for each processor; threads of BLAS below them would only wait.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     with common.screen as screen:
         from vitcli.cli.screen.table import ResultsTable
+        from vitcli.fleet.searching import finder
         from vitcli.tasks.search.queries import Asked, Embedding
         from vitcli.tasks.search.search import SearchJob
         from vitcli.tasks.search.search import search as run
@@ -186,5 +194,6 @@ def search(
         )
         if inputs.paths or inputs.files_from is not None:
             start_workers(common.running)
-        summary = run(job, screen, ResultsTable() if as_table else None)
+        table = ResultsTable() if as_table else None
+        summary = run(job, screen, table, finder(common.ray))
     end(screen, summary, place or html)

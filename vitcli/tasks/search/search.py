@@ -15,7 +15,7 @@ import numpy as np
 from vitcli.errors import UsageError
 from vitcli.indexes.approximate import files_written, propose
 from vitcli.indexes.index import Index, open_index
-from vitcli.indexes.search import QUERIES, Found, Metric, nearest
+from vitcli.indexes.search import QUERIES, Finder, Found, Metric, nearest
 from vitcli.jobs.apart import check_apart, read_of_inputs, written_of
 from vitcli.jobs.job import SILENT, Reporter, Summary
 from vitcli.sinks.tables import TABLES, Columns, Kind, TableFile, open_table
@@ -27,6 +27,7 @@ from vitcli.tasks.search.queries import (
     checked_vectors,
     files_read,
     iter_queries,
+    row_of,
 )
 
 DEFAULT_K = 10
@@ -94,8 +95,14 @@ def columns_of(name: Kind) -> Columns:
     return Columns(fields, ("results", {name: name, "score": "float", "row": "int"}), True)
 
 
-def search(job: SearchJob, reporter: Reporter = SILENT, write: Writer | None = None) -> Summary:
+def search(
+    job: SearchJob,
+    reporter: Reporter = SILENT,
+    write: Writer | None = None,
+    find: Finder = nearest,
+) -> Summary:
     """Run the job. Rows go to `write` if it is given, else to the job's output; and to its page.
+    `find` searches the index.
 
     Raises VitError for errors that end the run; an image that fails is a row with an error.
     """
@@ -124,7 +131,7 @@ def search(job: SearchJob, reporter: Reporter = SILENT, write: Writer | None = N
         for queries in iter_queries(index, job.asked, job.embedding, reporter):
             for start in range(0, len(queries), QUERIES):
                 some = queries[start : start + QUERIES]
-                records = list(_records(job, index, some, reporter))
+                records = list(_records(job, index, some, reporter, find))
                 write(records)
                 page(records, some)
                 errors = sum("error" in record for record in records)
@@ -137,23 +144,23 @@ def _nothing(records: Iterable[Record]) -> None:
 
 
 def _records(
-    job: SearchJob, index: Index, queries: Sequence[Query], reporter: Reporter
+    job: SearchJob, index: Index, queries: Sequence[Query], reporter: Reporter, find: Finder
 ) -> Iterator[Record]:
     """The rows of queries, in their order."""
     queries = checked_vectors(queries, needs_length=job.metric == "cosine")
     good = [query for query in queries if query.vector is not None]
-    found = iter(_nearest(job, index, good, reporter) if good else ())
+    found = iter(_nearest(job, index, good, reporter, find) if good else ())
     for query in queries:
         named = {"query": query.name, "kind": query.kind}
         if query.vector is None:
             yield {**named, "error": query.error}
         else:
-            own = query.own if job.not_itself else None
+            own = row_of(query, index) if job.not_itself else None
             yield {**named, "results": _results(index, next(found), own, job.k)}
 
 
 def _nearest(
-    job: SearchJob, index: Index, queries: Sequence[Query], reporter: Reporter
+    job: SearchJob, index: Index, queries: Sequence[Query], reporter: Reporter, find: Finder
 ) -> list[Found]:
     """The nearest rows of queries that have a vector."""
     vectors = np.stack([query.vector for query in queries if query.vector is not None])
@@ -161,7 +168,7 @@ def _nearest(
     if job.approximate:
         return propose(index, vectors, k, threshold=job.threshold, step=reporter.steps)
     step = partial(reporter.steps, "rows compared")
-    return nearest(index, vectors, k, metric=job.metric, threshold=job.threshold, step=step)
+    return find(index, vectors, k, metric=job.metric, threshold=job.threshold, step=step)
 
 
 def _results(index: Index, found: Found, own: int | None, k: int) -> list[Record]:
