@@ -159,7 +159,10 @@ def measure(name: str, file: Path, many: int, k: int) -> dict[str, Any]:
 
 def run(python: str, words: Sequence[str]) -> dict[str, Any] | None:
     """One contestant in a process of its own; None if its package is missing."""
-    ended = subprocess.run([python, __file__, *words], capture_output=True, text=True)
+    env = dict(os.environ)
+    if words[-1].startswith("vit"):  # as the command does: a search has threads of its own
+        env["OPENBLAS_NUM_THREADS"] = "1"
+    ended = subprocess.run([python, __file__, *words], capture_output=True, text=True, env=env)
     if ended.returncode:
         last = (ended.stderr.splitlines() or ["no message"])[-1]
         print(f"{words[-1]} left out: {last}", file=sys.stderr)

@@ -12,6 +12,7 @@ import pytest
 from tests.conftest import Vit
 from vitcli.errors import OutputError
 from vitcli.indexes.approximate import propose, read_stamp
+from vitcli.indexes.files import files_of
 from vitcli.indexes.index import open_index
 from vitcli.indexes.search import nearest
 
@@ -82,6 +83,7 @@ def test_scores_are_exact_and_the_graph_follows_the_index(vit: Vit, tmp_path: Pa
     rows = np.load(tmp_path / "b.npy")
     np.savez_compressed(tmp_path / "b.npz", embeddings=rows)
     files[1] = str(tmp_path / "b.npz")
+    assert [Path(file).name for file in files_of([str(tmp_path / "b*")])] == ["b.npy", "b.npz"]
     made = (tmp_path / "b.usearch").stat()
     check("compared")
     assert (tmp_path / "b.usearch").stat() == made

@@ -27,13 +27,12 @@ from numpy.typing import NDArray
 from vitcli.errors import OutputError, UsageError, check_installed, printable
 from vitcli.files import PARTIAL, open_regular, real, whole_file
 from vitcli.indexes.blocks import exact_lengths, exact_products, iter_blocks
-from vitcli.indexes.files import beside
+from vitcli.indexes.files import GRAPH, beside
 from vitcli.indexes.index import Index
 from vitcli.indexes.parts import RawPart, TablePart
 from vitcli.indexes.search import Found, Rows, Scores, best_of, check_queries
 from vitcli.stores import is_remote
 
-SUFFIX = ".usearch"
 VERSION = 1  # of the graph and its stamp: another one is made again
 MAX_STAMP = 4096  # bytes
 PROPOSED, LEAST = 4, 64  # rows that the graph proposes: for each result, and at least
@@ -115,7 +114,7 @@ def _graph(index: Index, step: Step) -> Any:
             f"--approximate keeps a graph next to the index, and {index.label} is not a file here",
             "copy the index to this machine",
         )
-    file = Path(beside(part.file, SUFFIX))
+    file = Path(beside(part.file, GRAPH))
     status = os.fstat(part.handle.fileno())
     seen = (status.st_size, status.st_mtime_ns, status.st_ino)
     stamp = read_stamp(file)
@@ -189,4 +188,4 @@ def read_stamp(file: Path) -> Stamp | None:
 
 def files_written(files: Sequence[str]) -> list[Path]:
     """The graphs of the files of an index."""
-    return [Path(beside(file, SUFFIX)) for file in files if not is_remote(file)]
+    return [Path(beside(file, GRAPH)) for file in files if not is_remote(file)]
