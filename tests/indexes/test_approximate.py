@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from tests.conftest import Vit
-from vitcli.errors import OutputError
+from vitcli.errors import InputError, OutputError
 from vitcli.indexes.approximate import propose, read_stamp
 from vitcli.indexes.files import files_of
 from vitcli.indexes.index import open_index
@@ -38,8 +39,10 @@ def test_a_missing_package_and_a_dot_product_are_told(
     assert ran.code == 2 and "compares cosines" in ran.err
 
 
-def test_scores_are_exact_and_the_graph_follows_the_index(vit: Vit, tmp_path: Path) -> None:
-    pytest.importorskip("usearch", reason="--approximate needs usearch")
+def test_scores_are_exact_and_the_graph_follows_the_index(
+    vit: Vit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usearch = pytest.importorskip("usearch.index", reason="--approximate needs usearch")
     write(tmp_path, "a", 400)
     write(tmp_path, "b", 300)
     files = [str(tmp_path / name) for name in ("a.npy", "b.npy")]
@@ -87,6 +90,9 @@ def test_scores_are_exact_and_the_graph_follows_the_index(vit: Vit, tmp_path: Pa
     made = (tmp_path / "b.usearch").stat()
     check("compared")
     assert (tmp_path / "b.usearch").stat() == made
+    with monkeypatch.context() as broken, pytest.raises(InputError, match=r"a\.usearch is damaged"):
+        broken.setattr(usearch.Index, "search", lambda *_: SimpleNamespace(keys=np.array([999])))
+        propose(open_index(files), queries, 10)
     (tmp_path / "a.usearch").write_bytes(b"mine")
     with pytest.raises(OutputError, match="is not what"):
         propose(open_index(files), queries, 10)

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vitcli.errors import OutputError, UsageError, check_installed, printable
+from vitcli.errors import InputError, OutputError, UsageError, check_installed, printable
 from vitcli.files import PARTIAL, open_regular, real, whole_file
 from vitcli.indexes.blocks import exact_lengths, exact_products, iter_blocks
 from vitcli.indexes.files import GRAPH, beside
@@ -66,8 +66,8 @@ def propose(
 
     Each file gets a graph next to it, which gets the new rows when the file has grown. step: called
     with what is done, the rows that are done, and all. Raises UsageError without usearch, and for
-    an index that is not in files of this machine; OutputError for a file of another program in the
-    place of the graph; WriteError where a graph cannot be written.
+    an index that is not in files of this machine; InputError for a damaged graph; OutputError for a
+    file of another program in its place; WriteError where a graph cannot be written.
     """
     check_installed("--approximate", "usearch", extra="index", error=UsageError)
     checked = check_queries(index, queries, "cosine")
@@ -82,8 +82,7 @@ def propose(
             graph = _graph(one, step)
             graph.expansion_search = EFFORT * wanted
             for number, query in enumerate(checked):
-                keys = graph.search(query.astype(np.float32), wanted).keys
-                rows = np.sort(keys.astype(np.int64))
+                rows = _proposed(graph, one, query, wanted)
                 scores = _scores(one, rows, query)
                 is_in = scores >= lowest
                 earlier = found[number]
@@ -94,6 +93,20 @@ def propose(
                 )
         first += one.count
     return found
+
+
+def _proposed(graph: Any, index: Index, query: Scores, wanted: int) -> Rows:
+    """The rows that the graph proposes, in order. Raises InputError for a damaged graph."""
+    try:
+        keys = graph.search(query.astype(np.float32), wanted).keys
+    except RuntimeError:
+        keys = np.empty(0, np.uint64)
+    if not len(keys) or keys.max() >= index.count:
+        raise InputError(
+            f"{printable(beside(index.files[0], GRAPH))} is damaged",
+            "remove it: --approximate makes it again",
+        )
+    return np.unique(keys).astype(np.int64)
 
 
 def _scores(index: Index, rows: Rows, query: Scores) -> Scores:
