@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from vitcli.errors import UsageError
 from vitcli.indexes.blocks import Block, block_rows, exact_lengths, exact_products, read_block
 from vitcli.indexes.index import Index
+from vitcli.indexes.parts import Vectors
 
 Metric: TypeAlias = Literal["cosine", "dot"]
 Scores: TypeAlias = NDArray[np.float64]
@@ -27,6 +28,7 @@ Rows: TypeAlias = NDArray[np.int64]
 
 FEW = 8  # queries whose product with a block is limited by memory: small blocks stay near the cache
 FEW_BYTES, MANY_BYTES = 3 << 20, 8 << 20
+ONE_BY_ONE = 4  # queries whose products are fast without BLAS
 QUERIES = 512  # searched together
 MAX_SCORES = 8 << 20  # products that are held at a time
 MAX_THREADS = 16
@@ -203,10 +205,9 @@ class _Searcher:
     def _search(self, block: Block) -> None:
         norms = block.norms
         is_odd = ~((norms > SAFE[0]) & (norms < SAFE[1])) | (not self._is_safe)
+        products = self._products[:, : len(norms)]
         with np.errstate(all="ignore"):  # products of odd rows do not count
-            products = np.matmul(
-                self._queries, block.vectors.T, out=self._products[:, : len(norms)]
-            )
+            self._multiply(block.vectors, products)
             if self._metric == "cosine":
                 products /= norms
         room = self._room if self._metric == "cosine" else self._room * float(norms.max())
@@ -224,6 +225,14 @@ class _Searcher:
                 rows = rows[near[rows] >= kth - 2 * room[query]]
             if len(rows):
                 self._add(query, rows, block)
+
+    def _multiply(self, rows: Vectors, products: Vectors) -> None:
+        """The products of the queries (Q, D) with rows (n, D).  -> (Q, n)"""
+        if len(self._queries) > ONE_BY_ONE:
+            np.matmul(self._queries, rows.T, out=products)
+            return
+        for query, out in zip(self._queries, products, strict=True):
+            np.einsum("ij,j->i", rows, query, out=out)  # BLAS would start threads for each block
 
     def _add(self, query: int, rows: Rows, block: Block) -> None:
         """Compute the scores of candidates of one query, and keep the best."""
