@@ -86,7 +86,7 @@ class OneLabel:
             "for each label, evaluates several labels"
         )
         if function == "none":
-            note = "scores are no probabilities: the highest is the answer, and calibration is left out"
+            note = "the scores rank the labels and are no shares of 1: calibration is left out"
         truth = [numbers[example.label] for example in examples]
         return cls(labels, truth, are_shares, "" if are_shares else note)
 
