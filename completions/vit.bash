@@ -3,7 +3,7 @@ _vit() {
     local cur="${COMP_WORDS[COMP_CWORD]}" prev="${COMP_WORDS[COMP_CWORD-1]}" words=""
     COMPREPLY=()
     if (( COMP_CWORD == 1 )); then
-        COMPREPLY=($(compgen -W "classify embed search attention dedupe map merge convert finetune evaluate reconstruct info bench models --help --version" -- "$cur"))
+        COMPREPLY=($(compgen -W "classify embed search dedupe map attention merge convert finetune evaluate reconstruct info bench models --help --version" -- "$cur"))
         return
     fi
     local command="${COMP_WORDS[1]}"
@@ -117,6 +117,33 @@ _vit() {
         "search -b"|"search --batch-size") compopt -o default; return ;;
         "search -j"|"search --workers") compopt -o default; return ;;
         "search --summary") compopt -o default; return ;;
+        "search --ray") compopt -o default; return ;;
+        "dedupe --threshold") compopt -o default; return ;;
+        "dedupe --kind") compopt -o default; return ;;
+        "dedupe --linkage") COMPREPLY=($(compgen -W "star complete single" -- "$cur")); return ;;
+        "dedupe --keep") COMPREPLY=($(compgen -W "largest first oldest newest" -- "$cur")); return ;;
+        "dedupe --like-pairs") compopt -o default; return ;;
+        "dedupe -o"|"dedupe --out") compopt -o default; return ;;
+        "dedupe --format") COMPREPLY=($(compgen -W "jsonl parquet csv tsv table" -- "$cur")); return ;;
+        "dedupe --html") compopt -o default; return ;;
+        "dedupe -j"|"dedupe --workers") compopt -o default; return ;;
+        "dedupe --formats") COMPREPLY=($(compgen -W "common all" -- "$cur")); return ;;
+        "dedupe --max-pixels") compopt -o default; return ;;
+        "dedupe --image-timeout") compopt -o default; return ;;
+        "dedupe --summary") compopt -o default; return ;;
+        "map -o"|"map --out") compopt -o default; return ;;
+        "map --format") COMPREPLY=($(compgen -W "jsonl csv tsv parquet" -- "$cur")); return ;;
+        "map --html") compopt -o default; return ;;
+        "map --method") COMPREPLY=($(compgen -W "pca umap" -- "$cur")); return ;;
+        "map --clusters") compopt -o default; return ;;
+        "map --metric") COMPREPLY=($(compgen -W "cosine euclidean" -- "$cur")); return ;;
+        "map --color") compopt -o default; return ;;
+        "map --color-column") compopt -o default; return ;;
+        "map --sort") COMPREPLY=($(compgen -W "index distance" -- "$cur")); return ;;
+        "map --thumbnails") compopt -o default; return ;;
+        "map --seed") compopt -o default; return ;;
+        "map -j"|"map --workers") compopt -o default; return ;;
+        "map --summary") compopt -o default; return ;;
         "attention -m"|"attention --model") compopt -o default; return ;;
         "attention -o"|"attention --out") compopt -o default; return ;;
         "attention --method") COMPREPLY=($(compgen -W "raw rollout grad similarity" -- "$cur")); return ;;
@@ -157,32 +184,6 @@ _vit() {
         "attention -j"|"attention --workers") compopt -o default; return ;;
         "attention --summary") compopt -o default; return ;;
         "attention --shard") compopt -o default; return ;;
-        "dedupe --threshold") compopt -o default; return ;;
-        "dedupe --kind") compopt -o default; return ;;
-        "dedupe --linkage") COMPREPLY=($(compgen -W "star complete single" -- "$cur")); return ;;
-        "dedupe --keep") COMPREPLY=($(compgen -W "largest first oldest newest" -- "$cur")); return ;;
-        "dedupe --like-pairs") compopt -o default; return ;;
-        "dedupe -o"|"dedupe --out") compopt -o default; return ;;
-        "dedupe --format") COMPREPLY=($(compgen -W "jsonl parquet csv tsv table" -- "$cur")); return ;;
-        "dedupe --html") compopt -o default; return ;;
-        "dedupe -j"|"dedupe --workers") compopt -o default; return ;;
-        "dedupe --formats") COMPREPLY=($(compgen -W "common all" -- "$cur")); return ;;
-        "dedupe --max-pixels") compopt -o default; return ;;
-        "dedupe --image-timeout") compopt -o default; return ;;
-        "dedupe --summary") compopt -o default; return ;;
-        "map -o"|"map --out") compopt -o default; return ;;
-        "map --format") COMPREPLY=($(compgen -W "jsonl csv tsv parquet" -- "$cur")); return ;;
-        "map --html") compopt -o default; return ;;
-        "map --method") COMPREPLY=($(compgen -W "pca umap" -- "$cur")); return ;;
-        "map --clusters") compopt -o default; return ;;
-        "map --metric") COMPREPLY=($(compgen -W "cosine euclidean" -- "$cur")); return ;;
-        "map --color") compopt -o default; return ;;
-        "map --color-column") compopt -o default; return ;;
-        "map --sort") COMPREPLY=($(compgen -W "index distance" -- "$cur")); return ;;
-        "map --thumbnails") compopt -o default; return ;;
-        "map --seed") compopt -o default; return ;;
-        "map -j"|"map --workers") compopt -o default; return ;;
-        "map --summary") compopt -o default; return ;;
         "merge -o"|"merge --out") compopt -o default; return ;;
         "convert --to") COMPREPLY=($(compgen -W "hf timm onnx" -- "$cur")); return ;;
         "convert --dtype") COMPREPLY=($(compgen -W "fp32 fp16 bf16" -- "$cur")); return ;;
@@ -334,10 +335,10 @@ _vit() {
     case "$command" in
         "classify") words="-m --model -k --top-k -o --out --format --scores --threshold --select --paths-only --html --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --allow-outside --max-errors --on-error --layout --labels --image-size --patch-size --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --resume --retry-failed --keep-missing --shard --devices --ray --classes --classes-file --template --templates --text-clean --tokenizer -h --help" ;;
         "embed") words="-m --model --layer --layers --pool --norm --no-norm --l2 -o --out --format --store --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --allow-outside --max-errors --on-error --layout --labels --image-size --patch-size --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --resume --retry-failed --keep-missing --shard --devices --ray --text --texts --text-clean --tokenizer -h --help" ;;
-        "search") words="--index --text --minus --like --vectors -k --top-k --threshold --metric --not-itself -m --model --text-clean --tokenizer --offline -o --out --format --paths-only --html --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --allow-outside --max-errors --on-error --device -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary -h --help" ;;
-        "attention") words="-m --model -o --out --method --layer --heads --query --class --discard-ratio --style --alpha --mass --colormap --size --format --raw --html --show --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --allow-outside --max-errors --on-error --layout --labels --image-size --patch-size --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --resume --retry-failed --keep-missing --shard -h --help" ;;
+        "search") words="--index --text --minus --like --vectors -k --top-k --threshold --metric --not-itself --approximate -m --model --text-clean --tokenizer --offline -o --out --format --paths-only --html --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --allow-outside --max-errors --on-error --device -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --ray -h --help" ;;
         "dedupe") words="--threshold --kind --linkage --keep --like-pairs -o --out --format --paths-only -0 --null --html --resume -j --workers --formats --max-pixels --image-timeout --allow-outside -q --quiet --no-progress --log-json --summary --overwrite -h --help" ;;
         "map") words="-o --out --format --html --method --clusters --metric --color --color-column --sort --thumbnails --seed -j --workers --overwrite -q --quiet --no-progress --log-json --summary -h --help" ;;
+        "attention") words="-m --model -o --out --method --layer --heads --query --class --discard-ratio --style --alpha --mass --colormap --size --format --raw --html --show --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --allow-outside --max-errors --on-error --layout --labels --image-size --patch-size --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --resume --retry-failed --keep-missing --shard -h --help" ;;
         "merge") words="-o --out --overwrite -q --quiet -h --help" ;;
         "convert") words="--to --dtype --verify --overwrite --layout --labels --image-size --patch-size --preprocess --num-heads --head --sha256 --drop --offline -q --quiet --classes --classes-file --template --templates --text-clean --tokenizer -h --help" ;;
         "finetune") words="-o --out -m --model --val --val-split --objective --train --epochs --lr --weight-decay --layer-decay --warmup --batch-size --accumulate --clip --seed --augment --no-flip --label-smoothing --mixup --cutmix --drop-path --ema --patience --class-weights --gradient-checkpointing --lora-rank --lora-alpha --mask-ratio --save-every --overwrite --resume --formats --ext --max-pixels --image-timeout --allow-outside --layout --labels --image-size --patch-size --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --compile -j --workers -q --quiet --no-progress --log-json --summary -h --help" ;;

@@ -45,6 +45,7 @@ ROOMS = {
     "fsspec": {"stores"},
     "pyarrow": {"images", "sinks", "indexes"},
     "ray": {"fleet"},
+    "usearch": {"indexes"},
     "sklearn": {"demo"},
     "transformers": set(),
     "timm": set(),

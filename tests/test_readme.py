@@ -160,7 +160,7 @@ def test_every_option_that_is_named_exists() -> None:
     known = {name for c in commands() for option in c.options for name in option.names}
     shown = [block for kind in ("sh", "console", "crontab", "ini") for block in blocks(kind)]
     for line in "".join(shown).splitlines():
-        names = "classify|embed|attention|convert|info|models|bench|evaluate|finetune|reconstruct"
+        names = "|".join({c.name.partition(" ")[0] for c in commands()} - {""})
         for call in re.findall(rf"vit (?:{names}) [^|#&]*", line):
             assert set(re.findall(r"(?<= )--?[a-z0][\w-]*", call)) <= known, call
 

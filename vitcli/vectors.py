@@ -79,16 +79,19 @@ def search(
     tokenizer: str | None = None,
     device: str = "auto",
     workers: int | None = None,
+    ray: str | None = None,
 ) -> list[Found]:
     """Return the rows of an index nearest to each query: exact, ties by row, best first.
 
     index: files that `vit embed` wrote (a path, a pattern, or several), or an array (N, D) with a
     path for each row in `paths`. queries: images, which the model of the index embeds; texts: for
     an index of the joint space, `minus` subtracted from each; like: paths or numbers of rows;
-    vectors: an array (Q, D) or a file. Found come in this order. Raises VitError.
+    vectors: an array (Q, D) or a file. ray: the address of a cluster that shares the rows.
+    Found come in this order. Raises VitError.
     """
     from pathlib import Path
 
+    from vitcli.fleet.searching import finder
     from vitcli.jobs.job import Inputs, Running
     from vitcli.tasks.search.queries import Asked, Embedding
     from vitcli.tasks.search.search import SearchJob
@@ -131,6 +134,7 @@ def search(
             not_itself=not_itself,
         ),
         write=keep,
+        find=finder(ray),
     )
     return rows
 

@@ -70,6 +70,20 @@ def test_the_rows_are_those_of_one_process(
 
 
 @needs_ray
+def test_a_cluster_finds_what_one_process_finds(
+    vit: Vit, two_workers: str, photos: Path, tmp_path: Path
+) -> None:
+    assert vit("embed", photos, *DEMO, "-o", "x.npy").code == 3
+    query = ("search", "x.npy", "--like", "0", "--like", "5", "-k", "20")
+    alone, shared = vit(*query), vit(*query, "--ray")
+    assert (shared.code, shared.out) == (0, alone.out) and alone.out
+    nan = np.load(tmp_path / "x.npy")
+    nan[3, 1] = np.nan
+    np.save(tmp_path / "x.npy", nan)
+    assert "row 3 of" in vit(*query, "--ray").err
+
+
+@needs_ray
 @pytest.mark.slow
 def test_classes_in_words_are_the_same_on_every_worker(
     vit: Vit, two_workers: str, photos: Path, tmp_path: Path

@@ -13,7 +13,7 @@ from tests.fixtures.weights import photo
 from vitcli.errors import InputError
 from vitcli.indexes.index import index_of, mapped, open_index
 
-FORMATS = ("npy", "npz", "safetensors", "parquet")
+FORMATS = ("npy", "npz", "safetensors", "parquet", "jsonl")
 
 
 @pytest.fixture
@@ -94,6 +94,18 @@ def test_files_that_do_not_belong_together_are_refused(
         open_index([str(tmp_path / "none.npy")])
     with pytest.raises(InputError, match="vit embed writes"):
         open_index([str(folder / "a.png")])
+
+
+def test_lines_that_another_program_wrote_are_read(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.eye(2, dtype=np.float32))
+    lines = tmp_path / "a.index.jsonl"
+    lines.write_text('{"row": 0, "path": "x"}\n{"path": "y", "row": null}\n{"path": "z", "row": 1}')
+    index = open_index([str(tmp_path / "a.npy")])
+    assert list(index.iter_names()) == ["x", "z"]
+    assert index.row_of("z") == 1
+    lines.write_text('{"row": 1, "path": "x"}\n{"row": 0, "path": "y"}\n')
+    with pytest.raises(InputError, match="line 1, is not a line of an index"):
+        open_index([str(tmp_path / "a.npy")])
 
 
 @pytest.mark.parametrize(

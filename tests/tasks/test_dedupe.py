@@ -123,7 +123,7 @@ def test_few_rows(count: int) -> None:
 
 def test_a_threshold_stands_between_pictures_and_twins() -> None:
     generator = np.random.default_rng(3)
-    usual = 1 - 10 ** -generator.normal(0.7, 0.12, 1000)  # of pictures without a twin
+    usual = 1 - 10 ** -generator.normal(0.7, 0.12, 1000)  # of images without a twin
     twins = 1 - 10 ** -generator.normal(2.5, 0.2, 400)
     same = np.zeros(1400, bool)
     value = chosen(np.concatenate([usual, twins]), same).value
@@ -135,18 +135,18 @@ def test_a_threshold_stands_between_pictures_and_twins() -> None:
 
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of pictures, some of them twice, in every way."""
+    """A folder of images, some of them twice, in every way."""
     folder = tmp_path_factory.mktemp("planted")
     generator = np.random.default_rng(0)
     for name in ("a", "b", "c"):
         small = generator.integers(0, 255, (6, 9, 3), np.uint8)
         Image.fromarray(small).resize((90, 60), 3).save(folder / f"{name}.png")
     shutil.copy(folder / "a.png", folder / "a-copy.png")
-    picture = Image.open(folder / "b.png")
-    picture.save(folder / "b-same.bmp")
-    picture.save(folder / "b-same.webp", lossless=True)
-    picture.transpose(Image.Transpose.ROTATE_90).save(folder / "b-turned.png", exif=_turned(6))
-    picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(folder / "b-mirrored.png")
+    image = Image.open(folder / "b.png")
+    image.save(folder / "b-same.bmp")
+    image.save(folder / "b-same.webp", lossless=True)
+    image.transpose(Image.Transpose.ROTATE_90).save(folder / "b-turned.png", exif=_turned(6))
+    image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(folder / "b-mirrored.png")
     Image.open(folder / "c.png").save(folder / "c-again.jpg", quality=90)
     return folder
 

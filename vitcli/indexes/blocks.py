@@ -54,11 +54,18 @@ def lengths(vectors: Vectors) -> Vectors:
     return np.sqrt(squares)
 
 
-def iter_blocks(index: Index, rows: int | None = None, *, unit: bool = False) -> Iterator[Block]:
-    """All rows in blocks of `rows`."""
-    size = rows or block_rows(index)
-    for start in range(0, index.count, size):
-        yield read_block(index, start, min(index.count, start + size), unit=unit)
+def iter_blocks(
+    index: Index,
+    rows: int | None = None,
+    *,
+    start: int = 0,
+    stop: int | None = None,
+    unit: bool = False,
+) -> Iterator[Block]:
+    """All rows, or those from `start` to `stop`, in blocks of `rows`."""
+    size, end = rows or block_rows(index), index.count if stop is None else stop
+    for first in range(start, end, size):
+        yield read_block(index, first, min(end, first + size), unit=unit)
 
 
 def exact_lengths(vectors: NDArray[np.floating]) -> NDArray[np.float64]:

@@ -17,6 +17,7 @@ from vitcli.images.braces import expanded
 from vitcli.stores import check_readable, is_remote
 
 INDEX, META = ".index.jsonl", ".meta.json"
+GRAPH = ".usearch"  # of an approximate search
 COPIED = 8 << 20  # bytes of an object that are copied at a time
 MAX_META = 16 << 20
 _DIGITS = re.compile(r"(\d+)")
@@ -49,7 +50,7 @@ def _matching(name: str) -> Iterator[str]:
 
 def _is_whole(name: str) -> bool:
     """Whether a file is an output, and not one that stands next to it or is not complete."""
-    return not name.endswith((INDEX, META, PARTIAL, ".html"))
+    return not name.endswith((INDEX, META, GRAPH, PARTIAL, ".html"))
 
 
 def natural(name: str) -> list[tuple[int, int, str]]:

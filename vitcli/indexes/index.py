@@ -8,14 +8,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, chain
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vitcli.errors import InputError, printable
 from vitcli.indexes.files import INDEX, beside, files_of, opened, read_meta
-from vitcli.indexes.names import Kind, LineNames, ListNames, Names, TableNames, names_in_npz
+from vitcli.indexes.lines import read_vector_lines
+from vitcli.indexes.names import Kind, ListNames, Names, TableNames, names_in_lines, names_in_npz
 from vitcli.indexes.parts import ArrayPart, Part, TablePart, Vectors, copied, read_part
 from vitcli.stores import is_remote
 
@@ -161,8 +162,8 @@ def open_index(specs: Sequence[str]) -> Index:
     metas: list[dict[str, Any]] = []
     for file in files_of(specs):
         handle = opened(file)
-        part, meta = read_part(file, handle), read_meta(file)
-        names = _names(part, handle, file)
+        meta = read_meta(file)
+        part, names = _read(file, handle, meta)
         if len(names) != part.count:
             raise InputError(
                 f"{printable(file)} has {part.count:,} rows, and its index names {len(names):,}",
@@ -183,13 +184,22 @@ def open_index(specs: Sequence[str]) -> Index:
     return Index(tuple(parts[n] for n in filled), tuple(named[n] for n in filled), metas[filled[0]])
 
 
+def _read(file: str, handle: BinaryIO, meta: Mapping[str, Any]) -> tuple[Part, Names]:
+    """The rows of a file, and their names."""
+    if file.partition("?")[0].lower().endswith(".jsonl"):
+        is_half = meta.get("array_dtype") == "float16"
+        return read_vector_lines(file, handle, "float16" if is_half else "float32")
+    part = read_part(file, handle)
+    return part, _names(part, handle, file)
+
+
 def _names(part: Part, handle: Any, file: str) -> Names:
     """The names of the rows of a file: next to it, or else in it."""
     if isinstance(part, TablePart):
         return TableNames(part)
     name = beside(file, INDEX)
     try:
-        return LineNames(name, opened(name))
+        return names_in_lines(name, opened(name))
     except InputError as error:
         if "no such file" not in error.message:
             raise

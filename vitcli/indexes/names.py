@@ -6,6 +6,7 @@ import base64
 import json
 import mmap
 import os
+import re
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -21,6 +22,8 @@ from vitcli.indexes.parts import COLUMN, TablePart, member_start
 
 Kind = Literal["path", "text"]
 ROW = b'{"row":'  # how each line of an index begins
+MAX_FIRST = 1 << 16
+_FIRST = re.compile(rb'\{"row":(\d+|null),"(path|text)":"')
 SCANNED = 16 << 20  # bytes of an index that are looked through at a time
 AT_ONCE = 4096  # names that are decoded at a time
 
@@ -72,6 +75,32 @@ def name_in(record: dict[str, Any]) -> tuple[str, Kind]:
     return str(record["path"]), "path"
 
 
+def names_in_lines(file: str, handle: BinaryIO) -> Names:
+    """The names in `feats.index.jsonl`. Lines that another program wrote, with spaces or in another
+    order of fields, are all parsed. Raises InputError for another kind of file."""
+    first = handle.readline(MAX_FIRST)
+    handle.seek(0)
+    if not first or _FIRST.match(first):
+        return LineNames(file, handle)
+    names: list[str] = []
+    kind: Kind = "path"
+    for number, line in enumerate(handle, start=1):
+        try:
+            record = json.loads(line)
+            if record["row"] is None:
+                continue
+            if record["row"] != len(names):
+                raise ValueError
+            name, kind = name_in(record)
+        except (ValueError, KeyError, TypeError):
+            raise InputError(
+                f"{printable(file)}, line {number}, is not a line of an index",
+                'each is {"row": 0, "path": "a.jpg"}, and rows count from 0',
+            ) from None
+        names.append(name)
+    return ListNames(names, kind)
+
+
 class LineNames:
     """The names in `feats.index.jsonl`, which has a line for each input. Those of failed images,
     whose row is null, do not count."""
@@ -90,8 +119,6 @@ class LineNames:
         del view
         self._starts = starts[first != ord("n")]
         self._size = size
-        if len(self._starts) and self._text[: len(ROW)] != ROW:
-            raise InputError(f"{printable(file)} is not an index of vit embed")
 
     def _line_ends(self) -> NDArray[np.int64]:
         found = [np.empty(0, np.int64)]

@@ -117,6 +117,7 @@ class TablePart:
     """The column `embedding` of a Parquet file. Rows without a vector do not count."""
 
     file: str
+    handle: BinaryIO
     table: Any
     shape: tuple[int, int]
     is_raw: bool = False
@@ -185,7 +186,7 @@ def read_part(file: str, handle: BinaryIO) -> Part:
     if suffix not in readers:
         raise InputError(
             f"{printable(file)} is not a file of vectors",
-            f"vit embed writes {', '.join(readers)}",
+            f"vit embed writes {', '.join(readers)}, .jsonl",
         )
     try:
         return readers[suffix](file, handle)
@@ -291,8 +292,8 @@ def _parquet(file: str, handle: BinaryIO) -> Part:
             )
         kind = schema.field(COLUMN).type
         if pa.types.is_fixed_size_list(kind) and pa.types.is_floating(kind.value_type):
-            empty = TablePart(file, table, (0, kind.list_size))
-            return TablePart(file, table, (empty._starts[-1], kind.list_size))
+            empty = TablePart(file, handle, table, (0, kind.list_size))
+            return TablePart(file, handle, table, (empty._starts[-1], kind.list_size))
     except pa.ArrowException as error:
         raise InputError(f"cannot read {printable(file)}: {error}") from None
     what = "tokens for each image" if "list<" in str(kind)[5:] else str(kind)

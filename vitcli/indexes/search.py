@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from typing import Literal, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,21 @@ class Found:
     scores: Scores
 
 
+class Finder(Protocol):
+    """A function that searches an index: `nearest`, or its like on a cluster."""
+
+    def __call__(
+        self,
+        index: Index,
+        queries: NDArray[np.floating],
+        k: int,
+        *,
+        metric: Metric = "cosine",
+        threshold: float | None = None,
+        step: Callable[[int, int], None] = ...,
+    ) -> list[Found]: ...
+
+
 def nearest(
     index: Index,
     queries: NDArray[np.floating],
@@ -50,18 +65,23 @@ def nearest(
     metric: Metric = "cosine",
     threshold: float | None = None,
     step: Callable[[int, int], None] = lambda done, total: None,
+    within: tuple[int, int] | None = None,
+    threads: int | None = None,
 ) -> list[Found]:
     """Return the k nearest rows of each query (Q, D), ties by row: all of them are compared.
 
     metric: *cosine*, or *dot*, which depends on lengths. The cosine of a row of zeros is 0.
     threshold: leave out rows with a lower score. step: called with the rows that are compared, and
-    their number, after each block. Raises UsageError for a query of zeros or of another width.
+    their number, after each block. within: the first row to compare, and the row after the last.
+    threads: by default one for each processor. Raises UsageError for a query of zeros or of another
+    width.
     """
-    checked = _checked(index, queries, metric)
+    checked = check_queries(index, queries, metric)
+    low, high = within or (0, index.count)
     found: list[Found] = []
     for start in range(0, len(checked), QUERIES):
         some = checked[start : start + QUERIES]
-        done, total, size = start * index.count, len(checked) * index.count, len(some)
+        done, total, size = start * (high - low), len(checked) * (high - low), len(some)
 
         def one(rows: int, done: int = done, total: int = total, size: int = size) -> None:
             step(done + rows * size, total)
@@ -69,16 +89,18 @@ def nearest(
         found += _search(
             index,
             some,
-            min(k, index.count),
+            min(k, high - low),
             metric,
             -np.inf if threshold is None else threshold,
             one,
+            (low, high),
+            threads or min(len(os.sched_getaffinity(0)), MAX_THREADS),
         )
     return found
 
 
-def _checked(index: Index, queries: NDArray[np.floating], metric: Metric) -> Scores:
-    """The queries in fp64; of length 1 for cosines."""
+def check_queries(index: Index, queries: NDArray[np.floating], metric: Metric) -> Scores:
+    """Return the queries in fp64; of length 1 for cosines. Raises UsageError."""
     exact = np.asarray(queries, np.float64)
     if exact.ndim != 2 or exact.shape[1] != index.width:
         raise UsageError(
@@ -103,16 +125,17 @@ def _search(
     metric: Metric,
     threshold: float,
     step: Callable[[int], None],
+    within: tuple[int, int],
+    threads: int,
 ) -> list[Found]:
-    """Search all blocks, with a thread for each processor."""
-    if not index.count or not len(queries):
+    """Search all blocks."""
+    low, high = within
+    if low == high or not len(queries):
         return [Found(np.empty(0, np.int64), np.empty(0)) for _ in queries]
     size = FEW_BYTES if len(queries) <= FEW else MANY_BYTES
     rows = max(1, min(block_rows(index, size), MAX_SCORES // len(queries)))
-    threads = min(len(os.sched_getaffinity(0)), MAX_THREADS)
-    starts = range(0, index.count, rows)
-    workers = [_Searcher(index, queries, k, metric, threshold, rows) for _ in range(threads)]
-    done = 0
+    starts = range(low, high, rows)
+    workers = [_Searcher(index, queries, k, metric, threshold, rows, high) for _ in range(threads)]
     with ThreadPoolExecutor(threads) as pool:
         todo = iter(starts)
         while batch := list(islice(todo, threads * 32)):
@@ -123,20 +146,20 @@ def _search(
             ]
             for task in tasks:
                 task.result()
-            done = min(index.count, batch[-1] + rows)
-            step(done)
+            step(min(high, batch[-1] + rows) - low)
     bests = zip(*(worker.bests() for worker in workers), strict=True)
-    return [_merged(of_one, k) for of_one in bests]
+    return [merged(of_one, k) for of_one in bests]
 
 
-def _merged(found: Sequence[Found], k: int) -> Found:
+def merged(found: Sequence[Found], k: int) -> Found:
     """The k best of several results, ties by row."""
-    return _best(
+    return best_of(
         np.concatenate([f.rows for f in found]), np.concatenate([f.scores for f in found]), k
     )
 
 
-def _best(rows: Rows, scores: Scores, k: int) -> Found:
+def best_of(rows: Rows, scores: Scores, k: int) -> Found:
+    """Return the k best rows, ties by row."""
     order = np.lexsort((rows, -scores))[:k]
     return Found(rows[order], scores[order])
 
@@ -152,8 +175,10 @@ class _Searcher:
         metric: Metric,
         threshold: float,
         rows: int,
+        end: int,
     ) -> None:
         self._index, self._exact, self._k, self._metric = index, queries, k, metric
+        self._end = end
         self._queries = queries.astype(np.float32)
         self._buffer = np.empty((rows, index.width), np.float32)
         self._products = np.empty((len(queries), rows), np.float32)
@@ -172,7 +197,7 @@ class _Searcher:
     def take(self, starts: Sequence[int], rows: int) -> None:
         """Search the blocks that begin at `starts`."""
         for start in starts:
-            stop = min(self._index.count, start + rows)
+            stop = min(self._end, start + rows)
             self._search(read_block(self._index, start, stop, into=self._buffer))
 
     def _search(self, block: Block) -> None:
@@ -209,7 +234,7 @@ class _Searcher:
             scores = np.divide(scores, sizes, out=np.zeros_like(scores), where=sizes > 0)
         is_in = scores >= self._threshold
         earlier = self._found[query]
-        best = _best(
+        best = best_of(
             np.concatenate([earlier.rows, block.start + rows[is_in]]),
             np.concatenate([earlier.scores, scores[is_in]]),
             self._k,

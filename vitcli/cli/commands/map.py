@@ -43,7 +43,7 @@ MethodOpt = Annotated[
     typer.Option(
         "--method",
         help="Places by principal components, or by UMAP (pip install 'vitcli[map]').",
-        envvar="VIT_METHOD",
+        envvar="VIT_MAP_METHOD",
     ),
 ]
 ClustersOpt = Annotated[
@@ -60,7 +60,7 @@ MetricOpt = Annotated[
     typer.Option(
         "--metric",
         help="Compare vectors by their angle, or by their distance as they are stored.",
-        envvar="VIT_METRIC",
+        envvar="VIT_MAP_METRIC",
     ),
 ]
 Color = Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Literal
 
 import typer
@@ -56,13 +57,23 @@ K = Annotated[
 Threshold = Annotated[
     float | None,
     typer.Option(
-        "--threshold", help="Leave out results with a lower score.", envvar="VIT_THRESHOLD"
+        "--threshold", help="Leave out results with a lower score.", envvar="VIT_SEARCH_THRESHOLD"
     ),
 ]
 MetricOpt = Annotated[
     Literal["cosine", "dot"],
     typer.Option(
-        "--metric", help="How to compare: the cosine, or the dot product.", envvar="VIT_METRIC"
+        "--metric",
+        help="How to compare: the cosine, or the dot product.",
+        envvar="VIT_SEARCH_METRIC",
+    ),
+]
+Approximate = Annotated[
+    bool,
+    typer.Option(
+        "--approximate",
+        help="Faster for millions of rows, may miss a few: pip install 'vitcli[index]'.",
+        envvar="VIT_APPROXIMATE",
     ),
 ]
 NotItself = Annotated[
@@ -114,6 +125,7 @@ def search(
     threshold: Threshold = None,
     metric: MetricOpt = "cosine",
     not_itself: NotItself = False,
+    approximate: Approximate = False,
     model: Model = None,
     text_clean: TextCleanOpt = None,
     tokenizer: Tokenizer = None,
@@ -125,7 +137,8 @@ def search(
 ) -> None:
     """Find the images of an index that are nearest to images, texts or other rows.
 
-    The index is what vit embed wrote; queries are embedded by its model. All rows are compared.
+    The index is what vit embed wrote; queries are embedded by its model. All rows are compared,
+    unless --approximate is given.
 
     Example:  vit search feats.npy cat.jpg -k 20
     """
@@ -134,13 +147,18 @@ def search(
         raise UsageError(f"results are written to a file, not to {place}", "name a file with --out")
     if format == "table" and (place is not None or paths_only or html is not None):
         raise UsageError("--format table is only for a terminal", "leave it out")
+    if approximate and common.ray is not None:
+        raise UsageError("--approximate and --ray exclude each other", "leave out one of them")
     as_table = format == "table" or (
         format is None and place is None and html is None and not paths_only and is_terminal()
     )
     if place is None and html is None and is_terminal():
         common.screen.share_terminal()
+    # The search has a thread for each processor; threads of BLAS below them would only wait.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     with common.screen as screen:
         from vitcli.cli.screen.table import ResultsTable
+        from vitcli.fleet.searching import finder
         from vitcli.tasks.search.queries import Asked, Embedding
         from vitcli.tasks.search.search import SearchJob
         from vitcli.tasks.search.search import search as run
@@ -166,6 +184,7 @@ def search(
             metric=metric,
             threshold=threshold,
             not_itself=not_itself,
+            approximate=approximate,
             out=place,
             format=None if as_table else format,
             paths_only=paths_only,
@@ -175,5 +194,6 @@ def search(
         )
         if inputs.paths or inputs.files_from is not None:
             start_workers(common.running)
-        summary = run(job, screen, ResultsTable() if as_table else None)
+        table = ResultsTable() if as_table else None
+        summary = run(job, screen, table, finder(common.ray))
     end(screen, summary, place or html)

@@ -103,6 +103,28 @@ def inputs(
     )
 
 
+def queries(
+    paths: o.Queries = None,
+    files_from: o.FilesFrom = None,
+    null: o.Null = False,
+    formats: o.FormatsOpt = "common",
+    ext: o.Ext = None,
+    max_pixels: o.MaxPixels = "89.5M",
+    image_timeout: o.ImageTimeout = 60.0,
+    allow_outside: o.AllowOutside = False,
+    max_errors: o.MaxErrors = None,
+    on_error: o.OnErrorOpt = "skip",
+) -> Inputs:
+    """Which images to search for, perhaps none: standard input is read only if it is named."""
+    return replace(
+        reading(formats, ext, max_pixels, image_timeout, allow_outside),
+        paths=check_paths(paths, files_from) if paths or files_from is not None else (),
+        files_from=files_from,
+        null=null,
+        tolerance=parse_tolerance(max_errors, on_error),
+    )
+
+
 def model_options(
     layout: o.Layout = None,
     labels: o.Labels = None,
@@ -267,12 +289,12 @@ def with_queries(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options of a command that takes images as queries; its first argument is `Common`,
     whose model has the default options: an index knows those of its model."""
 
-    def gather(overwrite: bool, inputs: Inputs, running: Running, screen: Screen) -> Common:
-        if inputs.is_implied:  # standard input is not read unless it is named
-            inputs = replace(inputs, paths=(), is_implied=False)
-        return Common(overwrite, inputs, ModelOptions(), running, screen)
+    def gather(
+        overwrite: bool, inputs: Inputs, running: Running, screen: Screen, ray: str | None
+    ) -> Common:
+        return Common(overwrite, inputs, ModelOptions(), running, screen, ray=ray)
 
-    return _spelled(command, (overwrite, inputs, querying, screen), gather)
+    return _spelled(command, (overwrite, queries, querying, screen, ray), gather)
 
 
 def with_data(command: Callable[..., None]) -> Callable[..., None]:

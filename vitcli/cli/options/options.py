@@ -25,6 +25,15 @@ Paths = Annotated[
         "or without arguments in a pipe, paths are read from stdin.",
     ),
 ]
+Queries = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="IMAGES...",
+        show_default=False,
+        help="Images to search for: files, folders, archives, URLs, quoted globs. With -, paths "
+        "are read from stdin.",
+    ),
+]
 FilesFrom = Annotated[
     str | None,
     _option("--files-from", help="Read paths from FILE, one per line; - is stdin.", metavar="FILE"),

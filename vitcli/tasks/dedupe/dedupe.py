@@ -1,4 +1,4 @@
-"""Find pictures that are there twice, and write which to keep. No file is deleted or moved."""
+"""Find images that are there twice, and write which to keep. No file is deleted or moved."""
 
 from __future__ import annotations
 

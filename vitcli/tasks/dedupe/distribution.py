@@ -17,7 +17,7 @@ BAR = 36  # characters
 
 @dataclass(frozen=True, slots=True)
 class Bin:
-    """Pictures whose best score is at least `low` and below `high`."""
+    """Images whose best score is at least `low` and below `high`."""
 
     low: float
     high: float
@@ -25,7 +25,7 @@ class Bin:
 
 
 def bins_of(best: NDArray[np.float64], same: NDArray[np.bool_]) -> list[Bin]:
-    """Count the pictures by their best scores; those with the same vector as another have 1."""
+    """Count the images by their best scores; those with the same vector as another have 1."""
     scores = np.where(same, 1.0, best)
     scores = scores[np.isfinite(scores)]
     edges = np.array([*EDGES, 1.0 + 1e-9])
@@ -55,7 +55,7 @@ def as_svg(bins: Sequence[Bin], threshold: float) -> str:
     width, height, step = 640, 200, 640 / len(bins)
     parts = [
         f'<svg viewBox="0 0 {width} {height + 40}" role="img" class="chart" '
-        'xmlns="http://www.w3.org/2000/svg"><title>Best score of each picture</title>'
+        'xmlns="http://www.w3.org/2000/svg"><title>Best score of each image</title>'
     ]
     line = None
     for at, bin in enumerate(bins):

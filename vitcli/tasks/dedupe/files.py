@@ -1,4 +1,4 @@
-"""Read the files of pictures: their sizes, and which have the same bytes or the same pixels."""
+"""Read the files of images: their sizes, and which have the same bytes or the same pixels."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SETTLED_LATE = ("TIFF", "ICO", "ICNS")  # formats whose size is known when they 
 
 @dataclass(frozen=True, slots=True)
 class LookJob:
-    """Read a picture in a worker: a digest of its bytes, its upright size, or a digest of its
+    """Read an image in a worker: a digest of its bytes, its upright size, or a digest of its
     upright RGB pixels."""
 
     look: Look
@@ -106,10 +106,10 @@ class Files:
                 self.report("files", done, len(rows))
 
     def look(self, what: Look, rows: Rows) -> Iterator[tuple[int, bytes]]:
-        """Yield (row, digest) for the pictures that can be read, and learn their sizes."""
+        """Yield (row, digest) for the images that can be read, and learn their sizes."""
         named = ((int(row), self.name(int(row))) for row in rows)
         job = LookJob(what, self.limits, self.formats)
-        label = {"bytes": "files", "size": "headers", "pixels": "pictures"}[what]
+        label = {"bytes": "files", "size": "headers", "pixels": "images"}[what]
         workers = self.workers if len(rows) > 4 else 0
         decoded = iter_decoded(
             *(iter_named(named, self.scan), job, workers), note=self.note, keeps_data=False

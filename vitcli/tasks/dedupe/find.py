@@ -171,7 +171,7 @@ def _compare(
         reporter.note(f"{zeros:,} vectors are zero, and near to nothing")
     if options.threshold is None and index.count:
         reporter.note(done.threshold.how)
-        reporter.note("the best score of each picture with another:")
+        reporter.note("the best score of each image with another:")
         for line in as_text(done.bins, done.threshold.value):
             reporter.note(line)
     value = done.threshold.value

@@ -1,4 +1,4 @@
-"""Choose which picture of a group is kept, and say why."""
+"""Choose which image of a group is kept, and say why."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Read pairs of pictures that are known to be twins."""
+"""Read pairs of images that are known to be twins."""
 
 from __future__ import annotations
 

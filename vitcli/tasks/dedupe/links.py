@@ -1,13 +1,13 @@
-"""Join linked pictures into groups, by one of three linkages.
+"""Join linked images into groups, by one of three linkages.
 
 Copies (the same bytes or pixels) come as classes, which are never split: a class joins a group as a
-whole or not at all. The pictures have an order of preference, and the first of a group is kept.
+whole or not at all. The images have an order of preference, and the first of a group is kept.
 
-star: the most preferred picture that is in no group yet is kept, and takes each class that is in no
-group yet and whose pictures are all within the threshold of it; and so on, until every picture is
-kept or taken. So each picture is in one group at most, and a chain A~B~C, with A not like C, is not
+star: the most preferred image that is in no group yet is kept, and takes each class that is in no
+group yet and whose images are all within the threshold of it; and so on, until every image is
+kept or taken. So each image is in one group at most, and a chain A~B~C, with A not like C, is not
 one group unless B is kept.
-complete: the two most alike groups become one as long as all their pictures are within the
+complete: the two most alike groups become one as long as all their images are within the
 threshold of each other.
 single: whatever is joined by a chain of pairs is one group.
 """

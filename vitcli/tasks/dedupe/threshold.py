@@ -1,11 +1,11 @@
 """Choose the threshold of `near` from the distribution of scores.
 
-Each picture has a best score s with another; most have no twin, and their best scores say how alike
-different pictures are in this space. On the scale z = -log10(1 - s) these spread about evenly, for
+Each image has a best score s with another; most have no twin, and their best scores say how alike
+different images are in this space. On the scale z = -log10(1 - s) these spread about evenly, for
 wide spaces as for narrow ones. Their middle and spread are estimated from the low quantiles, where
 twins do not disturb, as for a normal distribution; scores beyond the bound are left out, and the
 rest is estimated again, until nothing changes (sigma clipping). The threshold is the score that
-fewer than one of the N pictures would reach by chance, and at least LOWEST: below it, pictures are
+fewer than one of the N images would reach by chance, and at least LOWEST: below it, images are
 alike rather than the same.
 """
 
@@ -19,12 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 LOWEST = 0.9
-USUAL = 0.97  # for too few pictures
-FEWEST = 20  # pictures whose best scores tell a distribution
+USUAL = 0.97  # for too few images
+FEWEST = 20  # images whose best scores tell a distribution
 QUANTILES = (0.05, 0.25)
-SMALLEST_SPREAD = 0.1  # of z: a chance cluster of few pictures is narrower
+SMALLEST_SPREAD = 0.1  # of z: a chance cluster of few images is narrower
 LEAST_SIGMAS = 3.0
-CLOSEST = 1e-7  # 1 - s of the most alike pictures, for z
+CLOSEST = 1e-7  # 1 - s of the most alike images, for z
 MAX_ROUNDS = 20
 
 
@@ -39,12 +39,12 @@ class Threshold:
 def chosen(best: NDArray[np.float64], same: NDArray[np.bool_]) -> Threshold:
     """Choose a threshold.  (N,), (N,)
 
-    best: the best score of each picture with one whose vector differs, NaN without one. same:
-    whether another has the same vector: such pictures are twins, and their other scores count.
+    best: the best score of each image with one whose vector differs, NaN without one. same:
+    whether another has the same vector: such images are twins, and their other scores count.
     """
     scores = best[np.isfinite(best)]
     if len(scores) < FEWEST:
-        few = f"{len(scores)} pictures that differ are too few to tell their usual scores"
+        few = f"{len(scores)} images that differ are too few to tell their usual scores"
         return Threshold(USUAL, f"threshold {USUAL:g}: {few}; --threshold overrides it")
     z = np.sort(-np.log10(np.maximum(1 - scores, CLOSEST)))
     bound, count = math.inf, len(z)
@@ -59,10 +59,10 @@ def chosen(best: NDArray[np.float64], same: NDArray[np.bool_]) -> Threshold:
     value = _rounded(bound)
     usual = 1 - 10 ** -float(np.median(z[:count]))
     if value < LOWEST:
-        why = f"the best scores of different pictures end below {value:.3g}, and twins begin there"
+        why = f"the best scores of different images end below {value:.3g}, and twins begin there"
         return Threshold(LOWEST, f"threshold {LOWEST:g}, the lowest that is chosen: {why}")
-    why = f"the best score of a picture is usually about {usual:.3g}, and by the spread of these"
-    chance = f"fewer than one of {count:,} different pictures would reach {value:g} by chance"
+    why = f"the best score of an image is usually about {usual:.3g}, and by the spread of these"
+    chance = f"fewer than one of {count:,} different images would reach {value:g} by chance"
     return Threshold(value, f"threshold {value:g}: {why} {chance}")
 
 

@@ -10,7 +10,6 @@ from typing import Any
 from vitcli.errors import UsageError
 from vitcli.files import whole_file
 from vitcli.indexes.index import Index
-from vitcli.jobs.thumbnails import thumbnails_of
 from vitcli.tasks.search.queries import Query
 
 Record = Mapping[str, Any]
@@ -29,6 +28,7 @@ def open_page(
         return
     if index.names == "text":
         raise UsageError("--html shows images, and this index has texts", "leave out --html")
+    from vitcli.jobs.thumbnails import thumbnails_of  # here: these import Pillow
     from vitcli.render.search_page import SearchPage
 
     page = SearchPage(index.label)

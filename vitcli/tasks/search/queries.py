@@ -29,7 +29,7 @@ MINUS = " - "  # between the texts of a query: beach - people
 @dataclass(frozen=True, slots=True)
 class Query:
     """One search: a name, and a vector (D,) or else the reason why there is none.
-    `own` is the row of the query itself."""
+    `own` is the row of the index that is the query."""
 
     kind: Kind
     name: str
@@ -182,12 +182,11 @@ def _images(
     queries = []
     for row in sink.rows:
         assert isinstance(row, Embedded | Failure) and isinstance(row.ref, ImageRef)
-        own = index.row_of(row.ref.path) if index.names == "path" else None
         if isinstance(row, Failure):
             error = {"type": row.type.value, "message": row.message}
             queries.append(Query("image", row.ref.path, error=error))
         else:
-            queries.append(Query("image", row.ref.path, row.embedding, own))
+            queries.append(Query("image", row.ref.path, row.embedding))
     return queries
 
 
@@ -238,6 +237,13 @@ def _like(index: Index, name: str) -> Query:
             "is embedded by the model",
         )
     return Query("like", index.name(row), index.gather([row])[0], row)
+
+
+def row_of(query: Query, index: Index) -> int | None:
+    """The row of the query's own file; None if the index does not have it."""
+    if query.kind == "image" and index.names == "path":
+        return index.row_of(query.name)
+    return query.own
 
 
 def _vectors(index: Index, vectors: str | NDArray[np.floating]) -> list[Query]:

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from vitcli.errors import UsageError
+from vitcli.indexes.approximate import files_written, propose
 from vitcli.indexes.index import Index, open_index
-from vitcli.indexes.search import QUERIES, Found, Metric, nearest
+from vitcli.indexes.search import QUERIES, Finder, Found, Metric, nearest
 from vitcli.jobs.apart import check_apart, read_of_inputs, written_of
 from vitcli.jobs.job import SILENT, Reporter, Summary
 from vitcli.sinks.tables import TABLES, Columns, Kind, TableFile, open_table
@@ -26,6 +27,7 @@ from vitcli.tasks.search.queries import (
     checked_vectors,
     files_read,
     iter_queries,
+    row_of,
 )
 
 DEFAULT_K = 10
@@ -37,8 +39,8 @@ Writer = Callable[[Iterable[Record]], None]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchJob:
     """One run of `vit search`. `index` is an open index or the files of one. `threshold` leaves out
-    rows with a lower score; `not_itself` leaves out the row of the query's own file. `out=None` is
-    standard output."""
+    rows with a lower score; `not_itself` leaves out the row of the query's own file; `approximate`
+    compares only the rows that a graph proposes. `out=None` is standard output."""
 
     index: Index | tuple[str, ...]
     asked: Asked
@@ -47,6 +49,7 @@ class SearchJob:
     metric: Metric = "cosine"
     threshold: float | None = None
     not_itself: bool = False
+    approximate: bool = False
     out: Path | None = None
     format: str | None = None
     paths_only: bool = False
@@ -57,6 +60,11 @@ class SearchJob:
     def __post_init__(self) -> None:
         if not 1 <= self.k <= MAX_K:
             raise UsageError(f"-k {self.k}", f"give a number from 1 to {MAX_K:,}")
+        if self.approximate and self.metric != "cosine":
+            raise UsageError(
+                f"--approximate compares cosines, not --metric {self.metric}",
+                "leave out one of them",
+            )
         if self.null and not self.paths_only:
             raise UsageError("-0 has no effect without --paths-only", "add --paths-only")
         if self.format is not None and self.paths_only:
@@ -87,8 +95,14 @@ def columns_of(name: Kind) -> Columns:
     return Columns(fields, ("results", {name: name, "score": "float", "row": "int"}), True)
 
 
-def search(job: SearchJob, reporter: Reporter = SILENT, write: Writer | None = None) -> Summary:
+def search(
+    job: SearchJob,
+    reporter: Reporter = SILENT,
+    write: Writer | None = None,
+    find: Finder = nearest,
+) -> Summary:
     """Run the job. Rows go to `write` if it is given, else to the job's output; and to its page.
+    `find` searches the index.
 
     Raises VitError for errors that end the run; an image that fails is a row with an error.
     """
@@ -97,6 +111,9 @@ def search(job: SearchJob, reporter: Reporter = SILENT, write: Writer | None = N
     read = [*files_read(job.asked, index.files), *read_of_inputs(job.asked.inputs)]
     written = [path for path in (job.out, job.html) if path is not None]
     check_apart(written_of(written), read)
+    if job.approximate:
+        check_apart(written_of(files_written(index.files)), read)
+        reporter.note("the search is approximate: it may miss a row; every score is exact")
     with ExitStack() as opened:
         if write is None:
             to = job.table()
@@ -114,7 +131,7 @@ def search(job: SearchJob, reporter: Reporter = SILENT, write: Writer | None = N
         for queries in iter_queries(index, job.asked, job.embedding, reporter):
             for start in range(0, len(queries), QUERIES):
                 some = queries[start : start + QUERIES]
-                records = list(_records(job, index, some, reporter))
+                records = list(_records(job, index, some, reporter, find))
                 write(records)
                 page(records, some)
                 errors = sum("error" in record for record in records)
@@ -127,30 +144,31 @@ def _nothing(records: Iterable[Record]) -> None:
 
 
 def _records(
-    job: SearchJob, index: Index, queries: Sequence[Query], reporter: Reporter
+    job: SearchJob, index: Index, queries: Sequence[Query], reporter: Reporter, find: Finder
 ) -> Iterator[Record]:
     """The rows of queries, in their order."""
     queries = checked_vectors(queries, needs_length=job.metric == "cosine")
     good = [query for query in queries if query.vector is not None]
-    found = iter(
-        nearest(
-            index,
-            np.stack([q.vector for q in good if q.vector is not None]),
-            job.k + job.not_itself,
-            metric=job.metric,
-            threshold=job.threshold,
-            step=partial(reporter.steps, "rows compared"),
-        )
-        if good
-        else ()
-    )
+    found = iter(_nearest(job, index, good, reporter, find) if good else ())
     for query in queries:
         named = {"query": query.name, "kind": query.kind}
         if query.vector is None:
             yield {**named, "error": query.error}
         else:
-            own = query.own if job.not_itself else None
+            own = row_of(query, index) if job.not_itself else None
             yield {**named, "results": _results(index, next(found), own, job.k)}
+
+
+def _nearest(
+    job: SearchJob, index: Index, queries: Sequence[Query], reporter: Reporter, find: Finder
+) -> list[Found]:
+    """The nearest rows of queries that have a vector."""
+    vectors = np.stack([query.vector for query in queries if query.vector is not None])
+    k = job.k + job.not_itself
+    if job.approximate:
+        return propose(index, vectors, k, threshold=job.threshold, step=reporter.steps)
+    step = partial(reporter.steps, "rows compared")
+    return find(index, vectors, k, metric=job.metric, threshold=job.threshold, step=step)
 
 
 def _results(index: Index, found: Found, own: int | None, k: int) -> list[Record]:
