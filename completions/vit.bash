@@ -247,7 +247,7 @@ _vit() {
         "finetune -j"|"finetune --workers") compopt -o default; return ;;
         "finetune --summary") compopt -o default; return ;;
         "evaluate -m"|"evaluate --model") compopt -o default; return ;;
-        "evaluate --scores") COMPREPLY=($(compgen -W "prob softmax sigmoid logit" -- "$cur")); return ;;
+        "evaluate --scores") COMPREPLY=($(compgen -W "prob softmax sigmoid logit cosine" -- "$cur")); return ;;
         "evaluate --threshold") compopt -o default; return ;;
         "evaluate --knn") compopt -o default; return ;;
         "evaluate --preds") compopt -o default; return ;;

@@ -331,7 +331,7 @@ complete -c vit -n '__fish_seen_subcommand_from finetune' -l no-progress -d 'Sho
 complete -c vit -n '__fish_seen_subcommand_from finetune' -l log-json -d 'Print progress, notes and summary as JSON lines.'
 complete -c vit -n '__fish_seen_subcommand_from finetune' -l summary -r -d 'Write counts, speed, failures by type and the exit code to FILE, as JSON.'
 complete -c vit -n '__fish_seen_subcommand_from evaluate' -s m -l model -r -d 'Hub id (org/name, org/name@revision), folder, weight file, or demo. Repeat -m to compare several models and their average.'
-complete -c vit -n '__fish_seen_subcommand_from evaluate' -l scores -x -a 'prob softmax sigmoid logit' -d 'prob is what the model'\''s head is trained for (vit info tells): softmax for one label an image, sigmoid for several, logit for a number. The others override it.'
+complete -c vit -n '__fish_seen_subcommand_from evaluate' -l scores -x -a 'prob softmax sigmoid logit cosine' -d 'prob is what the model'\''s head is trained for (vit info tells): softmax for one label an image, sigmoid for several, logit for a number. The others override it; cosine is for --classes.'
 complete -c vit -n '__fish_seen_subcommand_from evaluate' -l threshold -x -d 'With several labels an image: the lowest score of a label that it gets.'
 complete -c vit -n '__fish_seen_subcommand_from evaluate' -l knn -x -d 'Evaluate embeddings: label an image by its N nearest neighbours.'
 complete -c vit -n '__fish_seen_subcommand_from evaluate' -l preds -r -d 'Evaluate the output of vit classify -o FILE.jsonl, without running a model.'

@@ -229,17 +229,35 @@ def test_cosines_lie_behind_the_scores(towers: dict[str, Path], images: Path, vi
             assert logit[label] == pytest.approx(math.exp(2.5) * value - 1.5, abs=1e-4)
 
 
-def test_evaluate_takes_classes(towers: dict[str, Path], images: Path, vit: Vit) -> None:
+@pytest.mark.parametrize("scores", ["prob", "cosine", "logit"])
+def test_evaluate_takes_classes(
+    scores: str, towers: dict[str, Path], images: Path, vit: Vit
+) -> None:
     truth = ("cat", "dog", "dog")
     for name, file in zip(truth, sorted(images.iterdir()), strict=True):
         (images / name).mkdir(exist_ok=True)
         file.rename(images / name / file.name)
-    args = (images, "-m", towers["clip"], "--classes", "cat, dog")
+    args = (images, "-m", towers["clip"], "--classes", "cat, dog", "--scores", scores)
     rows = rows_of(vit("classify", *args))
     right = [max(row, key=row.__getitem__) == t for row, t in zip(rows, truth, strict=True)]
     done = vit("evaluate", *args, "--json")
     assert done.code == 0, done.err
-    assert json.loads(done.out)["models"][0]["top1"] == pytest.approx(sum(right) / 3, abs=1e-6)
+    [model] = json.loads(done.out)["models"]
+    assert model["top1"] == pytest.approx(sum(right) / 3, abs=1e-6)
+    assert (model["ece"] is None) == (scores != "prob")
+
+
+def test_scores_that_rank_classes_need_one_label_an_image(
+    towers: dict[str, Path], images: Path, vit: Vit
+) -> None:
+    rows = [{"path": f"{n}.png", "labels": ["cat", "dog"][n:]} for n in range(3)]
+    table = images / "table.jsonl"
+    table.write_text("\n".join(map(json.dumps, rows)))
+    args = ("evaluate", table, "-m", towers["siglip2"], "--classes", "cat, dog")
+    assert vit(*args).code == 0
+    assert "rank the classes of an image" in vit(*args, "--scores", "cosine").err
+    twice = vit(*args, "-m", towers["clip"], "--scores", "cosine")
+    assert "averaged as probabilities" in twice.err
 
 
 def test_info_describes_the_text_tower(towers: dict[str, Path], vit: Vit) -> None:

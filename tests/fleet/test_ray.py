@@ -23,6 +23,7 @@ from tests.fixtures.photos import many_photos
 from tests.fixtures.ports import free_port
 from tests.fixtures.scale import Shell, block
 from tests.fixtures.store import Way
+from tests.fixtures.two_towers import two_towers
 from vitcli import errors
 from vitcli.cli.options.parse import with_address
 from vitcli.fleet import cluster
@@ -80,6 +81,20 @@ def test_a_cluster_finds_what_one_process_finds(
     nan[3, 1] = np.nan
     np.save(tmp_path / "x.npy", nan)
     assert "row 3 of" in vit(*query, "--ray").err
+
+
+@needs_ray
+@pytest.mark.slow
+def test_classes_in_words_are_the_same_on_every_worker(
+    vit: Vit, two_workers: str, photos: Path, tmp_path: Path
+) -> None:
+    two_towers("clip", tmp_path / "clip")
+    listed = "\n".join(str(path) for path in sorted(photos.iterdir())[4:40]).encode()
+    args = ("classify", "-", "-m", tmp_path / "clip", "--classes", "cat, dog", "-j", "0")
+    shared = vit(*args, "--ray", "-o", "two.jsonl", input=listed)
+    assert shared.code == 0, shared.err
+    assert vit(*args, "-o", "one.jsonl", input=listed).code == 0
+    assert_same_rows(tmp_path / "two.jsonl", tmp_path / "one.jsonl")
 
 
 @needs_ray

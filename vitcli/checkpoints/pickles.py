@@ -87,8 +87,8 @@ def _check_entries(archive: zipfile.ZipFile, file: Path) -> None:
     if any(name.endswith("/constants.pkl") for name in names):
         raise CheckpointError(
             f"{file} is a TorchScript archive, not a state dict",
-            "where it was made, save model.state_dict(); OpenAI's CLIP is on the hub as "
-            "openai/clip-vit-base-patch32",
+            "save its tensors: torch.save(torch.jit.load(FILE, 'cpu').state_dict(), 'model.pth'); "
+            "OpenAI's CLIP is also on the hub: openai/clip-vit-base-patch32",
         )
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise CheckpointError(f"{file} is a compressed archive, not a PyTorch checkpoint")

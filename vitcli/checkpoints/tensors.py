@@ -22,6 +22,7 @@ from vitcli.checkpoints.sniff import kind_of
 from vitcli.errors import CheckpointError, listed
 
 State = dict[str, Tensor]
+MASK = "attn_mask"  # a buffer that some libraries save
 DTYPE_NAMES = {
     torch.float64: "fp64",
     torch.float32: "fp32",
@@ -109,12 +110,14 @@ def _read(file: Path) -> tuple[State, tuple[str, ...]]:
 
 def _accept(name: str, tensor: Tensor, file: Path) -> Tensor:
     """The tensor, in fp32 if it has floats. Raises CheckpointError if it is not dense, real and
-    finite."""
+    finite. A mask of attention may have -inf."""
     if odd := _oddity(tensor):
         raise CheckpointError(f"{name} in {file} is {odd}", "only plain dense tensors are loaded")
     if not tensor.is_floating_point():
         return tensor
     floats = tensor.to(torch.float32).contiguous()
+    if name.rpartition(".")[2] == MASK and bool(floats.isneginf().logical_or(floats == 0).all()):
+        return floats
     if not bool(floats.sum().isfinite()) and not bool(floats.isfinite().all()):
         nan = int(floats.isnan().sum())
         kind = f"{nan} NaN" if nan else f"{int(floats.isinf().sum())} infinite values"

@@ -69,7 +69,7 @@ def _check_table(data: str) -> None:
     if data.lower().endswith(PARQUET):
         raise InputError(
             f"{printable(data)}: labels are not read from Parquet",
-            "write its images into a folder for each class, or into tars with .cls files",
+            "write its paths and labels into a .csv, or its images into a folder for each class",
         )
     if not os.path.exists(data):
         raise InputError(f"no such folder or file: {printable(data)}")

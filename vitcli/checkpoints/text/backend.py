@@ -84,7 +84,6 @@ class Built:
     tokenizer_class: str
     eos: str
     eos_id: int
-    pad: str
     pad_id: int
     sep_id: int | None
     marks: tuple[str, ...]
@@ -129,7 +128,6 @@ def build_backend(files: TokenizerFiles, recipe: TokenRecipe, clean: TextClean) 
         tokenizer_class=tokenizer_class,
         eos=names[EOS],
         eos_id=_id(backend, read, names, EOS),
-        pad=names.get(PAD, ""),
         pad_id=0 if simple else _id(backend, read, names, PAD),
         sep_id=backend.token_to_id(names.get(specials.SEP, "")),
         marks=tuple(added) if is_slow else (),

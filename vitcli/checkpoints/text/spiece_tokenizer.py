@@ -2,6 +2,9 @@
 
 SentencePiece matches the pieces of a sentence as one string, in which ▁ stands for a space, and a
 user-defined piece before all others. A control piece (`<pad>`) is never part of a text.
+
+One difference remains: where two ways to split a word have equal scores (`000` as `00` `0` or as
+`0` `00`), SentencePiece adds them up in 32 bits and this tokenizer in 64, and either may be taken.
 """
 
 from __future__ import annotations

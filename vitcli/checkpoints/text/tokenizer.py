@@ -59,12 +59,13 @@ class Tokenizer:
         for text in texts:
             if not is_utf8(text):
                 raise InputError(f"the text {text!r} is not valid UTF-8")
-        ids = np.empty((len(texts), self.context_length), dtype=np.int64)
+        ids = np.full((len(texts), self.context_length), self.pad_id, dtype=np.int64)
         cut: list[int] = []
         for start in range(0, len(texts), AT_ONCE):
             some = [self.cleaned(text) for text in texts[start : start + AT_ONCE]]
             for index, encoding in enumerate(self.backend.encode_batch_fast(some), start):
-                ids[index] = encoding.ids
+                found = encoding.ids
+                ids[index, : len(found)] = found
                 if encoding.overflowing:
                     cut.append(index)
         if ids.size and (largest := int(ids.max())) >= self.vocab_size:
@@ -99,7 +100,6 @@ def read_tokenizer(
     if limit <= backend.num_special_tokens_to_add(False):
         raise CheckpointError(f"{built.file}: {limit} tokens have no room for a text")
     backend.enable_truncation(limit, strategy="longest_first")
-    backend.enable_padding(pad_id=built.pad_id, pad_token=built.pad, length=recipe.context_length)
     return Tokenizer(
         backend,
         cleaning(clean, recipe, built),

@@ -22,7 +22,8 @@ Ids = NDArray[np.int64]
 MAX_BATCH_VALUES = 1 << 21  # of the widest layer, which fit the caches
 UNIT_ERROR = 1e-4
 VERSION = 1  # of the computation
-MIN_TEXTS = 512  # texts to embed between two writes to the cache
+MIN_TEXTS = 512  # to embed between two writes to the cache; more for a small tower
+MIN_VALUES = 1 << 20  # of their vectors
 
 
 class TextEncoder:
@@ -92,7 +93,8 @@ def class_vectors(
             total, done = sum(len(ids[place]) for place in absent), 0
             advance(0, total)
             embed = encoder() if absent else None
-            for places in _groups(absent, [len(ids[place]) for place in absent]):
+            least = max(MIN_TEXTS, MIN_VALUES // width)
+            for places in _groups(absent, [len(ids[place]) for place in absent], least):
                 assert embed is not None
                 texts = F.normalize(embed(np.concatenate([ids[place] for place in places])), dim=-1)
                 parts = torch.split(texts, [len(ids[place]) for place in places])
@@ -133,14 +135,14 @@ def _stacked(found: Mapping[str, bytes], keys: Sequence[str]) -> Tensor:
     return torch.from_numpy(vectors.copy())
 
 
-def _groups(places: Sequence[int], counts: Sequence[int]) -> Iterator[list[int]]:
-    """Groups of classes with at least MIN_TEXTS texts each."""
+def _groups(places: Sequence[int], counts: Sequence[int], least: int) -> Iterator[list[int]]:
+    """Groups of classes with at least `least` texts each."""
     group: list[int] = []
     ends = accumulate(counts)
     first = 0
     for place, end in zip(places, ends, strict=True):
         group.append(place)
-        if end - first >= MIN_TEXTS:
+        if end - first >= least:
             yield group
             group, first = [], end
     if group:

@@ -38,11 +38,12 @@ ModelSpecs = Annotated[
     ),
 ]
 ScoresOpt = Annotated[
-    Literal["prob", "softmax", "sigmoid", "logit"],
+    Literal["prob", "softmax", "sigmoid", "logit", "cosine"],
     typer.Option(
         "--scores",
         help="prob is what the model's head is trained for (vit info tells): softmax for one label "
-        "an image, sigmoid for several, logit for a number. The others override it.",
+        "an image, sigmoid for several, logit for a number. The others override it; cosine is for "
+        "--classes.",
     ),
 ]
 Threshold = Annotated[

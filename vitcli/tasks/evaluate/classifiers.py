@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vitcli.checkpoints.load import Model
 from vitcli.checkpoints.scoring import ScoreFunction, to_scores
+from vitcli.errors import UsageError
 from vitcli.jobs.finite import are_finite, overflow, with_failures
 from vitcli.jobs.job import Reporter
 from vitcli.jobs.predictions import check_heads, open_classifiers
@@ -20,7 +21,7 @@ from vitcli.jobs.word_head import load_classifier
 from vitcli.records import Batch, Classified, Failure, Row
 from vitcli.sinks.memory import NoSink
 from vitcli.tasks.evaluate.job import EvaluateJob, Evaluation, Problem, check_any_read, run_on
-from vitcli.tasks.evaluate.number import Number
+from vitcli.tasks.evaluate.number import Number, are_numbers
 from vitcli.tasks.evaluate.one_label import OneLabel
 from vitcli.tasks.evaluate.several_labels import SeveralLabels
 from vitcli.training.example import Example
@@ -112,10 +113,23 @@ def _problem(
     model: Model, function: ScoreFunction, examples: Sequence[Example], threshold: float | None
 ) -> Problem:
     """Choose the problem by the function that makes the scores; where each label has a score of its
-    own, also by the data."""
+    own, also by the data. The raw outputs of a classifier rank its labels: they are numbers only
+    for a regression, or if the data have numbers.
+
+    Raises UsageError for ranked labels and data with several an image, or with one class.
+    """
     labels, who = model.labels, model.spec
-    if function == "none":
+    several = any(example.labels is not None for example in examples)
+    is_apart = len(labels) == 1 or any(len(example.names) != 1 for example in examples)
+    if function == "none" and is_apart and model.config.cosine_head:
+        raise UsageError(
+            "--scores logit and cosine rank the classes of an image, and here each is right or "
+            "wrong alone",
+            "leave out --scores",
+        )
+    is_number = model.score_function == "none" or all(are_numbers(e, len(labels)) for e in examples)
+    if function == "none" and is_number:
         return Number.of(labels, who, examples, threshold)
-    if function == "sigmoid" and any(example.labels is not None for example in examples):
+    if function == "sigmoid" and several:
         return SeveralLabels.of(labels, who, examples, threshold)
     return OneLabel.of(model, function, examples, threshold)

@@ -56,6 +56,10 @@ class EvaluateJob:
             raise UsageError(f"--classes has no effect with {option}", f"leave out {option}")
         if self.scores != "prob" and self.preds is not None:
             raise UsageError("--preds has its scores already", "leave out --scores")
+        if self.scores in ("logit", "cosine") and len(self.models) > 1:
+            raise UsageError(
+                "several models are averaged as probabilities", f"leave out --scores {self.scores}"
+            )
         if self.knn is not None and (self.scores != "prob" or self.threshold is not None):
             option = "--scores" if self.scores != "prob" else "--threshold"
             raise UsageError("--knn lets neighbours vote, not the head", f"leave out {option}")

@@ -61,15 +61,27 @@ class Number:
         return NumberResult(name, self.labels, truth, answers.numpy().astype(np.float64))
 
 
-def _values(example: Example, count: int, who: str) -> list[float]:
-    """The numbers of an example, of which a cell may hold several."""
+def are_numbers(example: Example, count: int) -> bool:
+    """Whether the label of an example is as many numbers as the model has outputs."""
+    _, values = _read(example, count)
+    return len(values) == count and all(map(math.isfinite, values))
+
+
+def _read(example: Example, count: int) -> tuple[Sequence[str], list[float]]:
+    """The labels of an example, of which a cell may hold several, as texts and as numbers; one NaN
+    if they are none."""
     names = example.names
     if count > 1 and len(names) == 1:
         names = tuple(re.split(r"[;|,\s]+", names[0].strip("[] ")))
     try:
-        values = [float(name) for name in names]
+        return names, [float(name) for name in names]
     except ValueError:
-        values = [math.nan]
+        return names, [math.nan]
+
+
+def _values(example: Example, count: int, who: str) -> list[float]:
+    """The numbers of an example. Raises InputError if they are none, or not `count`."""
+    names, values = _read(example, count)
     if not all(map(math.isfinite, values)):
         raise InputError(
             f"{printable(example.path)} is {printable(', '.join(names)[:100])}, "

@@ -85,6 +85,8 @@ class OneLabel:
             "calibration is left out; a table with a column labels, or with a column of 0 and 1 "
             "for each label, evaluates several labels"
         )
+        if function == "none":
+            note = "the scores rank the labels and are no shares of 1: calibration is left out"
         truth = [numbers[example.label] for example in examples]
         return cls(labels, truth, are_shares, "" if are_shares else note)
 
@@ -181,6 +183,10 @@ class OneLabelResult:
                 score = self.answers.scores[index, 0]
                 yield f"  {score:.3f} {printable(answer)}: {printable(paths[index])}"
 
+    def _score(self, place: int) -> str:
+        score = float(self.answers.scores[place, 0])
+        return f"{score:.1%}" if 0 <= score <= 1 else f"{score:.3f}"
+
     def section(self, images: Sequence[FoundImage]) -> Section:
         answers, labels, table = self.answers, self.labels, self.confusion
         worst = [
@@ -188,7 +194,7 @@ class OneLabelResult:
                 printable(images[place].path),
                 labels[answers.truth[place]],
                 name_of(labels, answers.top1[place]),
-                f"{answers.scores[place, 0]:.1%}",
+                self._score(place),
                 thumbnail(images[place]),
             )
             for place in answers.mistakes(MAX_MISTAKES)
