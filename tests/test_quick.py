@@ -23,6 +23,8 @@ COMMANDS = {
     "convert": "demo converted --to hf --verify",
     "finetune": "photos -m demo --train head --epochs 1 -j 0 --out run",
     "dedupe": "vectors.npy -j 0 -o twins.jsonl",
+    "search": "vectors.npy --like photos/0/img-00000.jpg -o found.jsonl",
+    "map": "vectors.npy --clusters 2 -j 0 -o map.jsonl",
     "evaluate": "photos -m demo -j 0 --json",
     "reconstruct": "photos/0/img-00000.jpg -m mae -j 0 -o drawn",
     "info": "demo --json",
@@ -58,7 +60,7 @@ def test_a_command_does_its_work(
             for part in ("1/2", "2/2"):
                 shard = ("-m", "demo", "-j", "0", "--shard", part, "-o", "part.jsonl")
                 assert vit("classify", "photos", *shard).code == 0
-        if command == "dedupe":
+        if command in ("dedupe", "search", "map"):
             assert vit(*f"embed {COMMANDS['embed']}".split()).code == 0
         ended = vit(*words)
     assert ended.code == 0, ended.err

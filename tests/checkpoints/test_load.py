@@ -339,7 +339,7 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 346293
     ("content", "says"),
     [
         (b"", "is empty"),
-        (LFS, "is a git-LFS pointer, not the weights\n  git lfs pull"),
+        (LFS, "is a git-LFS pointer, not the weights\n  run git lfs pull"),
         (b"<!DOCTYPE html><html>404</html>", "is a web page, not weights"),
         (b"\n <HTML>", "is a web page"),
         (b"\x1f\x8b\x08\0", "is gzip-compressed"),

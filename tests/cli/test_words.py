@@ -187,9 +187,11 @@ def test_readmes_commands_label_a_folder(
     assert len(lines) >= 4
     for line in lines:
         name = "siglip2" if "siglip2" in line else "clip"
-        args = shlex.split(re.sub(r"-m \S+", f"-m {towers[name]}", line))
+        args = shlex.split(re.sub(r"-m \S+", f"-m {towers[name]}", line), comments=True)
         ended = vit(*args)
         assert ended.code == 0, ended.err
+        for written in tmp_path.glob("feats.*"):
+            written.unlink()
 
 
 @pytest.mark.parametrize("name", ["clip", "siglip2"])
