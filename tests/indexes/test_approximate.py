@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import Vit
 from vitcli.errors import InputError, OutputError
 from vitcli.indexes.approximate import propose, read_stamp
-from vitcli.indexes.files import files_of
+from vitcli.indexes.specs import files_of
 from vitcli.indexes.index import open_index
 from vitcli.indexes.search import nearest
 

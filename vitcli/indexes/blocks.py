@@ -50,8 +50,9 @@ def read_block(
 
 def lengths(vectors: Vectors) -> Vectors:
     """The length of each row.  (n, D) -> (n,)"""
-    squares: Vectors = np.einsum("ij,ij->i", vectors, vectors)
-    return np.sqrt(squares)
+    with np.errstate(all="ignore"):  # what is not finite is looked at again
+        squares: Vectors = np.einsum("ij,ij->i", vectors, vectors)
+        return np.sqrt(squares)
 
 
 def iter_blocks(

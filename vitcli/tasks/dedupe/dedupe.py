@@ -58,7 +58,7 @@ def dedupe(
         beside=() if job.html is None else (job.html,),
     )
     to.check()
-    opened = open_index(job.index)
+    opened = open_index(job.index, reporter.note)
     if opened.names != "path":
         raise InputError(f"{opened.label} is an index of texts", "vit dedupe compares images")
     read = [(Path(file), "a file of the index") for file in opened.files]

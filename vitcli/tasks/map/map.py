@@ -74,7 +74,7 @@ def map_index(job: MapJob, reporter: Reporter = SILENT) -> Summary:
     """Make the map and write it. Raises VitError."""
     started = time.monotonic()
     check_job(job)
-    opened = open_index(job.index) if isinstance(job.index, tuple) else job.index
+    opened = open_index(job.index, reporter.note) if isinstance(job.index, tuple) else job.index
     with mapped(opened) as index, ExitStack() as files:
         made = compute(index, job, reporter)
         if job.html is not None:

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from vitcli.errors import InputError, UsageError, printable
 from vitcli.indexes.files import opened
-from vitcli.indexes.index import SPACE, Index
-from vitcli.indexes.parts import read_part
+from vitcli.indexes.index import Index
+from vitcli.indexes.meta import SPACE, shown
+from vitcli.indexes.read import read_part
 from vitcli.jobs.job import Inputs, ModelOptions, Reporter, Running
 from vitcli.jobs.texts import Texts
 from vitcli.records import Embedded, Failure, ImageRef, TextClean

@@ -107,7 +107,7 @@ def search(
     Raises VitError for errors that end the run; an image that fails is a row with an error.
     """
     started = time.monotonic()
-    index = open_index(job.index) if isinstance(job.index, tuple) else job.index
+    index = open_index(job.index, reporter.note) if isinstance(job.index, tuple) else job.index
     read = [*files_read(job.asked, index.files), *read_of_inputs(job.asked.inputs)]
     written = [path for path in (job.out, job.html) if path is not None]
     check_apart(written_of(written), read)
