@@ -24,6 +24,7 @@ from vitcli.indexes.specs import Note, files_of
 from vitcli.indexes.tables import TableNames, TablePart
 from vitcli.stores import is_remote
 
+
 @dataclass(frozen=True, slots=True)
 class Index:
     """Vectors (N, D) and the name of each. Rows are counted through all parts.

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import BinaryIO
 
 from vitcli.errors import InputError, printable
+from vitcli.files import open_regular
 from vitcli.indexes.arrays import AGAIN, BAD_ZIP, read_npy, read_npz, read_safetensors
-from vitcli.indexes.files import INDEX, META, suffix_of, without_query
-from vitcli.indexes.names import Names, names_in_npz
+from vitcli.indexes.files import INDEX, META, beside, suffix_of, without_query
+from vitcli.indexes.names import MAX_FIRST, Names, names_in_npz
 from vitcli.indexes.parts import Part
-from vitcli.indexes.tables import read_parquet
+from vitcli.indexes.tables import has_vectors, read_parquet
+from vitcli.stores import is_remote
 
 READERS: dict[str, Callable[[str, BinaryIO], Part]] = {
     ".npy": read_npy,
@@ -38,6 +42,24 @@ def read_part(file: str, handle: BinaryIO) -> Part:
         return READERS[suffix](file, handle)
     except (ValueError, OSError, *BAD_ZIP) as error:
         raise _damaged(file, error) from None
+
+
+def is_index(file: str) -> bool:
+    """Whether an input is a file of vectors. A table or lines are, if they are like `vit embed`'s."""
+    suffix = suffix_of(file)
+    if suffix in (".npy", ".npz", ".safetensors"):
+        return True
+    if is_remote(file) or suffix not in (".parquet", ".jsonl"):
+        return False
+    if os.path.lexists(beside(file, META)):
+        return True
+    try:
+        if suffix == ".parquet":
+            return has_vectors(file)
+        with open_regular(Path(file)) as handle:
+            return b'"embedding":' in handle.read(MAX_FIRST).replace(b" ", b"")
+    except OSError:
+        return False
 
 
 def names_inside(file: str, handle: BinaryIO) -> Names | None:

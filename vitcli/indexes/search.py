@@ -18,7 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitcli.errors import UsageError
-from vitcli.indexes.blocks import Block, block_rows, exact_lengths, exact_products, read_block
+from vitcli.indexes.blocks import (
+    Block,
+    block_rows,
+    exact_cosines,
+    exact_lengths,
+    exact_products,
+    read_block,
+)
 from vitcli.indexes.index import Index
 from vitcli.indexes.parts import Vectors
 
@@ -237,10 +244,8 @@ class _Searcher:
     def _add(self, query: int, rows: Rows, block: Block) -> None:
         """Compute the scores of candidates of one query, and keep the best."""
         vectors = block.vectors[rows]
-        scores = exact_products(vectors, self._exact[query])
-        if self._metric == "cosine":
-            sizes = exact_lengths(vectors)
-            scores = np.divide(scores, sizes, out=np.zeros_like(scores), where=sizes > 0)
+        score = exact_cosines if self._metric == "cosine" else exact_products
+        scores = score(vectors, self._exact[query])
         is_in = scores >= self._threshold
         earlier = self._found[query]
         best = best_of(

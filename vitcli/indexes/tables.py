@@ -144,6 +144,16 @@ def read_parquet(file: str, handle: BinaryIO) -> TablePart:
     )
 
 
+def has_vectors(file: str) -> bool:
+    """Whether a file has a column `embedding`; False if it cannot be read. Raises OSError."""
+    try:
+        import pyarrow.parquet as pq
+
+        return COLUMN in pq.read_schema(file).names
+    except (ImportError, ValueError):
+        return False
+
+
 class TableNames:
     """The column `path` or `text` of a Parquet file, where it has a vector."""
 
