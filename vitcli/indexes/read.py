@@ -48,7 +48,7 @@ def is_index(file: str) -> bool:
     """Whether an input is a file of vectors. A table or lines are, if they are like `vit embed`'s."""
     suffix = suffix_of(file)
     if suffix in (".npy", ".npz", ".safetensors"):
-        return True
+        return is_remote(file) or not os.path.isdir(file)
     if is_remote(file) or suffix not in (".parquet", ".jsonl"):
         return False
     if os.path.lexists(beside(file, META)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
@@ -118,6 +118,7 @@ def _model_of(index: Index, how: Embedding, reporter: Reporter) -> tuple[Model, 
     """Load the model of the index with its options. Raises UsageError if its weights or its
     preprocessing are not those of the index."""
     from vitcli.jobs.loading import describe_model, load_model
+    from vitcli.models.fields import Pool
 
     meta = index.meta
     if not meta:
@@ -125,13 +126,16 @@ def _model_of(index: Index, how: Embedding, reporter: Reporter) -> tuple[Model, 
             f"{index.label} has no meta file, which names its model",
             "move feats.meta.json with feats.npy; --like and --vectors need no model",
         )
-    fields = ("model", "sha256", "preprocess", "pool", "l2")
-    if index.names == "path" and meta.get("pool") != "joint":
-        fields += ("layers", "norm")
-    for name in fields:
+    of_layers = ("layers", "norm") if meta.get("pool") != "joint" else ()
+    for name in ("model", "sha256", "preprocess", "pool", "l2", *of_layers):
         if meta.get(name) is None:
             raise not_known(index, f"says no {name}")
-    choices = {"engine": [*ENGINES], "dtype": get_args(DtypeName), "quantize": get_args(Quantize)}
+    choices: Mapping[str, Collection[str]] = {
+        "pool": (*get_args(Pool), "joint"),
+        "engine": ENGINES,
+        "dtype": get_args(DtypeName),
+        "quantize": get_args(Quantize),
+    }
     for name, known in choices.items():
         if meta.get(name) not in (None, *known):
             raise not_known(index, f"says {name}: {shown(meta[name])}")
@@ -156,7 +160,7 @@ def _model_of(index: Index, how: Embedding, reporter: Reporter) -> tuple[Model, 
 def not_known(index: Index, what: str) -> InputError:
     """The error of a meta file by which a query cannot be embedded."""
     return InputError(
-        f"the meta file of {index.label} {what}, so an image or a text cannot be embedded as it was",
+        f"the meta file of {index.label} {what}, so queries cannot be embedded as its rows were",
         "write the index again: vit embed --overwrite; --like and --vectors need no model",
     )
 
