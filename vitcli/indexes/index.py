@@ -235,9 +235,16 @@ def _check_space(first: Part, one: Mapping[str, Any], part: Part, other: Mapping
 def index_of(array: ArrayLike, paths: Sequence[str | os.PathLike[str]] | None = None) -> Index:
     """The index of an array (N, D) in Python. Without `paths` its rows are named by their numbers.
 
-    Raises InputError for an array of another shape, or as many paths as rows are not given.
+    Raises InputError for an array of another kind or shape, and for more or fewer paths than rows.
     """
-    values = np.asarray(array)
+    try:
+        values = np.asarray(array)
+    except (ValueError, TypeError, RuntimeError):  # rows of several lengths; a tensor on a GPU
+        raise InputError(
+            "the index cannot be read as an array of NumPy", "give floats (N, D)"
+        ) from None
+    if isinstance(array, np.ma.MaskedArray) and np.ma.is_masked(array):
+        raise InputError("the index has masked numbers", "give floats (N, D)")
     if values.ndim != 2 or values.dtype.kind != "f" or not values.shape[1]:
         raise InputError(
             f"an array of {values.dtype} {values.shape} is not an index", "give floats (N, D)"

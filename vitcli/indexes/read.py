@@ -45,10 +45,10 @@ def read_part(file: str, handle: BinaryIO) -> Part:
 
 
 def is_index(file: str) -> bool:
-    """Whether an input is a file of vectors. A table or lines are, if they are like `vit embed`'s."""
+    """Whether an input is a file of vectors. Tables and lines may be others."""
     suffix = suffix_of(file)
     if suffix in (".npy", ".npz", ".safetensors"):
-        return is_remote(file) or not os.path.isdir(file)
+        return is_remote(file) or not os.path.isdir(file)  # noqa: PTH112  # text
     if is_remote(file) or suffix not in (".parquet", ".jsonl"):
         return False
     if os.path.lexists(beside(file, META)):

@@ -55,7 +55,7 @@ def _matching(name: str) -> list[str]:
         names = _matching_urls(name)
     elif set(name) & set("*?[") and not os.path.lexists(name):
         folder, slash, pattern = name.rpartition("/")
-        if os.path.isdir(folder):  # a folder whose name looks like a pattern is that folder
+        if os.path.lexists(folder):  # a folder whose name looks like a pattern is that folder
             folder = glob.escape(folder)
         names = glob.glob(folder + slash + pattern)  # noqa: PTH207  # text
     else:

@@ -167,7 +167,7 @@ def not_known(index: Index, what: str) -> InputError:
 
 def model_options(index: Index, *, offline: bool = False) -> ModelOptions:
     """The options of the model that made an index. Raises InputError for one that is not known."""
-    given = {}
+    given: dict[str, Any] = {}
     for name, value in (index.meta.get("model_options") or {}).items():
         is_right = OPTIONS.get(name)
         if is_right is None or not is_right(value):
@@ -315,10 +315,18 @@ def _vectors(index: Index, vectors: str | NDArray[np.floating]) -> list[Query]:
             array = np.empty((0, part.width))
         label = printable(vectors)
     else:
-        array, label = np.atleast_2d(np.asarray(vectors)), "vectors"
-    if array.ndim != 2 or array.dtype.kind != "f" or array.shape[1] != index.width:
+        label = "vectors"
+        try:
+            array = np.atleast_2d(np.asarray(vectors))
+        except (ValueError, TypeError, RuntimeError):  # rows of several lengths
+            array = np.empty(0, object)
+        if array.dtype.kind != "f" or array.ndim != 2:
+            raise InputError(
+                f"{label} is an array of {array.dtype} {array.shape}", "give floats (Q, D)"
+            )
+    if array.shape[1] != index.width:
         raise InputError(
-            f"{label} has {array.shape[-1]} numbers a row, and {index.label} {index.width}",
+            f"{label} has {array.shape[1]} numbers a row, and {index.label} {index.width}",
             "they are not of one model",
         )
     if not len(array):
