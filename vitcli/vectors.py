@@ -310,7 +310,7 @@ def _likes(like: object) -> tuple[str, ...]:
     def text(one: object) -> str:
         if isinstance(one, str | bytes | os.PathLike):
             return str(os.fsdecode(one))
-        if isinstance(one, Integral) and not isinstance(one, bool) and one >= 0:
+        if isinstance(one, Integral) and not isinstance(one, bool) and int(one) >= 0:
             return str(int(one))
         raise UsageError(f"like: {_short(one)} is neither a path nor the number of a row")
 

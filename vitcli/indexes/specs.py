@@ -6,7 +6,7 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from typing import TypeAlias
 
@@ -33,7 +33,9 @@ def files_of(specs: Sequence[str], note: Note = lambda text: None) -> list[str]:
     found: dict[str, str] = {}
     alone: set[str] = set()  # named in full, without a pattern
     for spec in specs:
-        for name in expanded(spec):
+        if "\0" in spec:
+            raise InputError(f"{printable(spec)} names no file: it has a character NUL")
+        for name in _expanded(spec):
             names = _matching(name)
             if not names:
                 raise InputError(f"no file matches {printable(name)}", "is it right?")
@@ -44,6 +46,14 @@ def files_of(specs: Sequence[str], note: Note = lambda text: None) -> list[str]:
     files = list(found.values())
     check_shards(files, alone, note)
     return files
+
+
+def _expanded(spec: str) -> Iterator[str]:
+    """Expand braces, but not those in the name of a folder that exists."""
+    folder, slash, name = spec.rpartition("/")
+    if os.path.lexists(spec) or not os.path.lexists(folder):
+        return expanded(spec)
+    return (folder + slash + one for one in expanded(name))
 
 
 def _matching(name: str) -> list[str]:
