@@ -19,6 +19,7 @@ import vitcli
 from tests.conftest import Vit
 from vitcli.errors import VitError
 from vitcli.indexes.index import index_of
+from vitcli.sinks.text import json_line, path_fields
 from vitcli.tasks.dedupe import links, pairs
 from vitcli.tasks.dedupe.known import read_pairs
 from vitcli.tasks.dedupe.pairs import Pass, compare, exact
@@ -270,11 +271,8 @@ def test_files_that_are_gone_are_said(tmp_path: Path) -> None:
 
 def write_index(folder: Path, rows: NDArray[np.floating], names: list[str]) -> None:
     np.save(folder / "feats.npy", rows)
-    lines = (
-        json.dumps({"row": row, "path": name}, separators=(",", ":"))
-        for row, name in enumerate(names)
-    )
-    (folder / "feats.index.jsonl").write_text("\n".join(lines) + "\n")
+    lines = (json_line({"row": row, **path_fields(name)}) for row, name in enumerate(names))
+    (folder / "feats.index.jsonl").write_bytes(b"".join(lines))
     (folder / "feats.meta.json").write_text(json.dumps({"kind": "image"}))
 
 

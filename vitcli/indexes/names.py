@@ -157,7 +157,9 @@ class LineNames:
     def find(self, name: str) -> int | None:
         raw = os.fsencode(name) if not name.isascii() else name.encode()
         shown = raw.decode("utf-8", "replace")
-        spelled = {json.dumps(shown, ensure_ascii=ascii_only).encode() for ascii_only in (0, 1)}
+        spelled = {
+            json.dumps(shown, ensure_ascii=ascii_only).encode() for ascii_only in (False, True)
+        }
         found = (self._find(b":" + quoted, name) for quoted in spelled)
         return min((row for row in found if row is not None), default=None)
 
