@@ -362,14 +362,13 @@ def _workers(workers: object) -> int | None:
 
 def _score(what: str, number: object) -> float | None:
     """A number or None. Raises UsageError."""
-    from math import isnan
     from numbers import Real
 
     from vitcli.errors import UsageError
 
     if number is None:
         return None
-    if not isinstance(number, Real) or isinstance(number, bool) or isnan(number):
+    if not isinstance(number, Real) or isinstance(number, bool):
         raise UsageError(f"{what}={_short(number)}", "give a number, or None")
     return float(number)
 

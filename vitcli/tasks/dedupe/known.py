@@ -44,7 +44,7 @@ def read_pairs(file: Path) -> list[Pair]:
 
 
 def _numbered(file: Path, name: str) -> Iterator[tuple[int, Pair | None]]:
-    """The pairs with their lines, None for what is no pair."""
+    """The pairs with their lines, None for what is not a pair."""
     if file.suffix.lower() == ".parquet":
         columns = {f"{one}{end}" for pair in NAMES for one in pair for end in ("", "_bytes")}
         for line, record in enumerate(read_columns(file, columns), 1):
