@@ -36,6 +36,7 @@ def load_model(
         labels=options.labels,
         image_size=options.image_size,
         patch_size=options.patch_size,
+        max_patches=options.max_patches,
         preprocess=options.preprocess,
         num_heads=options.num_heads,
         head=options.head,

@@ -13,7 +13,7 @@ from vitcli import pipeline
 from vitcli.engines import check_engine
 from vitcli.errors import Interrupted, WriteError
 from vitcli.images.job import DecodeJob
-from vitcli.images.loader import iter_batches
+from vitcli.images.loader import iter_batches, iter_parts
 from vitcli.jobs.batching import GrowingBatch
 from vitcli.jobs.job import Inputs, Reporter, Running, Summary
 from vitcli.jobs.listing import Listing, list_images
@@ -84,7 +84,7 @@ class Run:
 
     def _batching(self, forward: pipeline.Forward) -> tuple[Callable[[], int], pipeline.Forward]:
         """Return two functions: one returns the size of the next batch, the other runs a batch."""
-        size = self.running.batch_size
+        size, forward = self.running.batch_size, in_parts(forward)
         if size != "auto":
             return lambda: size, forward
         growing = GrowingBatch(self.reporter.note)
@@ -139,3 +139,9 @@ def completing(sink: Sink) -> Iterator[Sink]:
     except BaseException:
         sink.abort()
         raise
+
+
+def in_parts(forward: pipeline.Forward) -> pipeline.Forward:
+    """Return a `forward` that takes batches of images of several sizes, and runs the images of each
+    size together."""
+    return lambda batch: list(chain.from_iterable(map(forward, iter_parts(batch))))

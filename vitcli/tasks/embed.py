@@ -168,6 +168,7 @@ def described_options(options: ModelOptions) -> dict[str, object]:
         "layout",
         "image_size",
         "patch_size",
+        "max_patches",
         "preprocess",
         "num_heads",
         "drop",
@@ -194,7 +195,7 @@ def _forward(engine: Engine, job: EmbedJob) -> Callable[[Batch], list[Embedded |
 
     @torch.inference_mode()
     def forward(batch: Batch) -> list[Embedded | Failure]:
-        vectors = engine(batch.pixels[0])
+        vectors = engine(batch.pixels_for())
         good = are_finite(vectors)
         if job.l2:
             good = are_finite(
