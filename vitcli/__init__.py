@@ -126,9 +126,9 @@ def load(
     decode="fast" reads large images at a fraction of their size: close pixels, not equal ones.
     image_size is one number or (height, width); position embeddings are resampled for it. So is
     patch_size, for which the patch embedding is resampled as well. max_patches is how many patches
-    an image may have in a model for images of any shape (SigLIP 2's NaFlex). The network (`.network`) is in
-    eval mode, fp32, on the CPU: pixels (B, 3, H, W) -> logits (B, K). drop ignores tensors that
-    do not belong to the model, by pattern: "criterion.*".
+    an image may have in a model for images of any shape (SigLIP 2's NaFlex). The network
+    (`.network`) is in eval mode, fp32, on the CPU: pixels (B, 3, H, W) -> logits (B, K). drop
+    ignores tensors that do not belong to the model, by pattern: "criterion.*".
     Raises VitError: ModelNotFound, CheckpointError with the tensor's name, or UsageError.
     """
     from pathlib import Path

@@ -217,10 +217,12 @@ class TextRef:
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """The row of `embed`: a vector (D,), or tokens (N, D)."""
+    """The row of `embed`: a vector (D,), or tokens (N, D). `grid` is that of the patches, if it
+    differs from image to image."""
 
     ref: ImageRef | TextRef
     embedding: NDArray[np.float32] | NDArray[np.float16]
+    grid: Size | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,14 @@ from vitcli.checkpoints.layouts import (
     torchvision,
 )
 from vitcli.checkpoints.layouts.layout import Layout
-from vitcli.checkpoints.layouts.towers import eva, hf_aimv2, hf_internvit, hf_siglip2, pe, timm_aimv2
+from vitcli.checkpoints.layouts.towers import (
+    eva,
+    hf_aimv2,
+    hf_internvit,
+    hf_siglip2,
+    pe,
+    timm_aimv2,
+)
 
 LAYOUTS: tuple[Layout, ...] = (
     hf_vit.LAYOUT,

@@ -1,6 +1,6 @@
 """Hugging Face SigLIP, the vision tower: `transformers/models/siglip`, and SigLIP 2 of a fixed
-resolution, which has the same names (the one for any shape is `towers/hf_siglip2.py`). The tower is CLIP's without the class token and the norm
-before the blocks."""
+resolution, which has the same names (`towers/hf_siglip2.py` reads the one for any shape). The tower
+is CLIP's without the class token and the norm before the blocks."""
 
 from __future__ import annotations
 

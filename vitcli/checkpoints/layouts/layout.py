@@ -201,12 +201,12 @@ class Texts:
 class Layout:
     """The names and sizes of one library's or repository's checkpoints.
 
-    To recognise its files: `detect` returns whether the tensors are the layout's by their names (the layout
-    "claims" them), without `prefixes` and after `unpack`, which renames tensors or unstacks blocks.
-    A layout with `is_general` counts only if no other claims the file. A config may name a model of
-    the layout by `model_types` or `classes` (a regular expression for the start of a class name) of
-    transformers, or by `architectures` (a regular expression) of timm. `doubt` is a note for files
-    without a config, because their names also fit another model.
+    To recognise its files: `detect` returns whether the tensors, by their names, are the layout's
+    (the layout "claims" them), without `prefixes` and after `unpack`, which renames tensors or
+    unstacks blocks. A layout with `is_general` counts only if no other claims the file. A config
+    may name a model of the layout by `model_types` or `classes` (a regular expression for the start
+    of a class name) of transformers, or by `architectures` (a regular expression) of timm. `doubt`
+    is a note for files without a config, because their names also fit another model.
 
     To read its files: `rules` returns the rules for one file, as some names mean different things
     in different files. `read_config` gets the tensors in vitcli's names, the JSON, and the number

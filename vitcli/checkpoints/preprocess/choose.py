@@ -37,6 +37,7 @@ from vitcli.errors import CheckpointError, UsageError
 from vitcli.models.config import Config, ViTConfig
 from vitcli.records import Preprocess, Size, by
 
+
 def choose_preprocess(
     checkpoint: Checkpoint,
     layout: Layout,
@@ -52,7 +53,7 @@ def choose_preprocess(
     have the size in the config, or `patch_size`, and for an option that a model of any shape, or
     any other, does not have."""
     takes_any = isinstance(config, ViTConfig) and config.any_grid
-    of_others = {"--image-size": image_size, "--patch-size": patch_size}
+    of_others: dict[str, object] = {"--image-size": image_size, "--patch-size": patch_size}
     of_others["--preprocess timm"] = "timm" if override == "timm" else None
     _check_options(of_others if takes_any else {"--max-patches": max_patches}, takes_any=takes_any)
     chosen = _found(checkpoint, layout, config, image_size, override)

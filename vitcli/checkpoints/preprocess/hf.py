@@ -106,11 +106,19 @@ def from_hf(
     if kind in RESIZER_OF and resize is not None:
         plan = _by_torch(plan, RESIZER_OF[kind], file)
     if varies:
+        if not processor or _is_of_tensors(processor):
+            plan = _by_torch(plan, "torch", file)
         patch = whole(values["patch_size"], "patch_size", 1, MAX_SIDE)
         plan = replace(plan, patch=patch, max_patches=values["max_num_patches"])
         plan = with_max_patches(plan, plan.max_patches, "max_num_patches")
         sources["resize"] = origins(_NAFLEX_KEYS, processor, file, default)["resize"]
     return FoundPreprocess(plan, tuple(notes), sources)
+
+
+def _is_of_tensors(processor: Json) -> bool:
+    """Whether a file of SigLIP 2's NaFlex names the class that resizes tensors, as the published
+    ones do."""
+    return str(processor.get("image_processor_type")).endswith("Fast")
 
 
 def with_max_patches(plan: Preprocess, most: int, name: str) -> Preprocess:
@@ -216,7 +224,8 @@ def to_hf(plan: Preprocess) -> dict[str, Any]:
     if plan.varies:
         del values["size"]
         patches = {"patch_size": plan.patch, "max_num_patches": plan.max_patches}
-        return {**values, "image_processor_type": "Siglip2ImageProcessor", **patches}
+        kind = "Siglip2ImageProcessor" + ("Fast" if plan.resizer == "torch" else "")
+        return {**values, "image_processor_type": kind, **patches}
     kinds = {resizer: f"{name}ImageProcessor" for name, resizer in RESIZER_OF.items()}
     by_torch = {"image_processor_type": kinds[plan.resizer]} if plan.resizer in kinds else {}
     if plan.resize is not None and plan.fit == "squash":
