@@ -52,8 +52,9 @@ def collate(group: Sequence[Decoded]) -> Batch:
 
 
 def _stacked(arrays: tuple[NDArray[Any], ...]) -> NDArray[Any] | tuple[NDArray[Any], ...]:
-    """(H, W, 3) ... -> (B, H, W, 3)"""
-    return np.stack(arrays) if len({array.shape for array in arrays}) == 1 else arrays
+    """(H, W, 3) ... -> (B, H, W, 3), or copies of images of several sizes"""
+    is_one = len({array.shape for array in arrays}) == 1
+    return np.stack(arrays) if is_one else tuple(array.copy() for array in arrays)
 
 
 def iter_parts(batch: Batch) -> Iterator[Batch]:
