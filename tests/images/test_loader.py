@@ -121,7 +121,7 @@ def test_images_of_several_sizes_run_in_parts_of_one_size(tmp_path: Path, as_ten
     if as_tensors:
         batch = batch.to(torch.device("cpu"))
         assert all(isinstance(array, torch.Tensor) for array in batch.arrays())
-    parts = list(iter_parts(batch))
+    parts = list(iter_parts(batch, 9))
     assert [[ref.index for ref in part.refs] for part in parts] == [[0, 2, 5], [1, 4], [3]]
     assert [part.pixels_for().shape for part in parts] == [
         (3, 8, 32, 3),
@@ -135,5 +135,7 @@ def test_images_of_several_sizes_run_in_parts_of_one_size(tmp_path: Path, as_ten
             assert (part.pixels_for(0)[place][..., 0] == ref.index).all()
             assert (part.pixels_for(1)[place][..., 0] == ref.index).all()
     assert len(batch.failures) == 1 and not any(part.failures for part in parts)
-    [whole] = iter_parts(parts[0])
+    [whole] = iter_parts(parts[0], 3)
     assert whole is parts[0]
+    assert [[r.index for r in p.refs] for p in iter_parts(batch, 2)] == [[0, 2], [5], [1, 4], [3]]
+    assert [part.pixels_for().shape[0] for part in iter_parts(whole, 2)] == [2, 1]

@@ -57,23 +57,25 @@ def _stacked(arrays: tuple[NDArray[Any], ...]) -> NDArray[Any] | tuple[NDArray[A
     return np.stack(arrays) if is_one else tuple(array.copy() for array in arrays)
 
 
-def iter_parts(batch: Batch) -> Iterator[Batch]:
-    """Yield the images of a batch in parts of one size each, in the order of their first images, so
-    that a network needs no padding. The failures are in none."""
-    if not any(isinstance(item, tuple) for item in batch.pixels):
+def iter_parts(batch: Batch, most: int | None = None) -> Iterator[Batch]:
+    """Yield the images of a batch in parts of one size each, so that a network needs no padding,
+    with at most `most` images. The failures are in none, unless the whole batch is a part."""
+    most = most or max(1, len(batch.refs))
+    if len(batch.refs) <= most and not any(isinstance(item, tuple) for item in batch.pixels):
         yield batch
         return
     places_of: dict[tuple[tuple[int, ...], ...], list[int]] = {}
     for place in range(len(batch.refs)):
         shapes = tuple(tuple(item[place].shape) for item in batch.pixels)
         places_of.setdefault(shapes, []).append(place)
-    for places in places_of.values():
-        yield Batch(
-            tuple(batch.refs[place] for place in places),
-            tuple(_taken(item, places) for item in batch.pixels),
-            sizes=tuple(batch.sizes[place] for place in places),
-            seconds=tuple(batch.seconds[place] for place in places),
-        )
+    for same in places_of.values():
+        for places in (same[start : start + most] for start in range(0, len(same), most)):
+            yield Batch(
+                tuple(batch.refs[place] for place in places),
+                tuple(_taken(item, places) for item in batch.pixels),
+                sizes=tuple(batch.sizes[place] for place in places),
+                seconds=tuple(batch.seconds[place] for place in places),
+            )
 
 
 def _taken(item: Pixels | tuple[Pixels, ...], places: list[int]) -> Pixels:
