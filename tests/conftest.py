@@ -114,6 +114,14 @@ def vits(
         yield opened
 
 
+@pytest.fixture
+def warm(vits: ForkServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The children of `--devices` and of `vit bench` start at once, as the processes of `vits`."""
+    from tests.fixtures.children import fork_children
+
+    fork_children(vits.address, monkeypatch)
+
+
 @pytest.fixture(scope="session")
 def scripts(vits: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `vit` and `python`, to stand first on the PATH of a shell."""

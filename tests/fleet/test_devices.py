@@ -36,8 +36,15 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("list_on_stdin", [("-",), ("--files-from", "-")], ids=" ".join)
 def test_two_devices_give_the_rows_of_one(
-    vit: Vit, photos: Path, tmp_path: Path, list_on_stdin: tuple[str, ...]
+    vit: Vit,
+    photos: Path,
+    tmp_path: Path,
+    list_on_stdin: tuple[str, ...],
+    request: pytest.FixtureRequest,
 ) -> None:
+    """The children are interpreters of their own in one case, and forks in the other."""
+    if len(list_on_stdin) > 1:
+        request.getfixturevalue("warm")
     listed = "\n".join(str(path) for path in sorted(photos.iterdir())).encode()
     two = (
         *list_on_stdin,
@@ -166,6 +173,7 @@ def test_mistakes_are_told_before_anything_starts(vit: Vit, photos: Path, tmp_pa
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm")
 def test_python_gets_the_rows_of_one_process(photos: Path) -> None:
     paths = [str(path) for path in sorted(photos.iterdir())[:20]]
     one = vitcli.embed(paths, model="demo", workers=0, batch_size=1)
