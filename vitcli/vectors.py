@@ -302,22 +302,24 @@ def _names(what: str, names: Names) -> tuple[str, ...]:
     return found
 
 
-def _likes(like: object) -> tuple[str, ...]:
-    """Paths and numbers of rows as texts. Raises UsageError."""
+def _likes(like: object) -> tuple[str | int, ...]:
+    """Paths as texts, and numbers of rows. Raises UsageError."""
     from numbers import Integral
 
     from vitcli.errors import UsageError
 
-    def text(one: object) -> str:
+    def row(one: object) -> str | int:
         if isinstance(one, str | bytes | os.PathLike):
             return str(os.fsdecode(one))
         if isinstance(one, Integral) and not isinstance(one, bool) and int(one) >= 0:
-            return str(int(one))
+            return int(one)
         raise UsageError(f"like: {_short(one)} is neither a path nor the number of a row")
 
     if isinstance(like, str | bytes | os.PathLike) or not isinstance(like, Iterable):
-        return (text(like),)
-    return tuple(text(one) for one in like)
+        return (row(like),)
+    if not getattr(like, "shape", True):  # an array of NumPy without axes
+        return (row(like.item()),)  # type: ignore[attr-defined]
+    return tuple(row(one) for one in like)
 
 
 def _texts(what: str, texts: object) -> tuple[str, ...]:
