@@ -7,6 +7,7 @@ import functools
 import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -32,7 +33,7 @@ from vitcli.cli.options.texts import texts
 from vitcli.cli.options.words import words
 from vitcli.cli.screen import report
 from vitcli.cli.screen.screen import Screen
-from vitcli.errors import UsageError
+from vitcli.errors import InputError, UsageError
 from vitcli.jobs.job import DEFAULT_BATCH_SIZE, Inputs, ModelOptions, Running
 from vitcli.jobs.texts import Texts
 from vitcli.jobs.words import Words
@@ -361,6 +362,8 @@ def _spelled(
         gathered = gather(*read)
         if isinstance(gathered, Common | WithData):
             _check_summary(gathered, values)
+        if "index" in values:
+            _check_summary_of_index(gathered, values)
         command(gathered, **values)
 
     declared = [*own, *(parameter for group in shared for parameter in group.values())]
@@ -399,6 +402,24 @@ def _check_summary(common: Common | WithData, values: Mapping[str, object]) -> N
             read_of_model([path / WEIGHTS[0] if path.is_dir() else path for path in specs]),
         ),
     )
+
+
+def _check_summary_of_index(gathered: Any, values: Mapping[str, object]) -> None:
+    """Raise OutputError if --summary names a file of the index, or another that the run reads or
+    writes."""
+    place = (gathered if isinstance(gathered, Screen) else gathered.screen).report
+    if place is None:
+        return
+    from vitcli.jobs.of_index import read_of_index
+
+    lists = (values["index"], values.get("more") or [])
+    specs = [str(one) for many in lists for one in (many if isinstance(many, list) else [many])]
+    tables = (values.get(name) for name in ("like_pairs", "color", "vectors"))
+    read = [(Path(str(table)), "read by this run") for table in tables if table is not None]
+    with suppress(InputError):  # the run itself tells that a file is missing
+        read += read_of_index(specs)
+    outputs = (values.get(name) for name in ("out", "html"))
+    report.check_apart(place, [Path(str(out)) for out in outputs if out is not None], read)
 
 
 def _is_option(parameter: inspect.Parameter) -> bool:

@@ -13,9 +13,9 @@ import numpy as np
 from vitcli.errors import InputError, UsageError, printable
 from vitcli.images.scan import Omissions
 from vitcli.indexes.index import Index, mapped, open_index
-from vitcli.jobs.apart import check_apart
 from vitcli.jobs.job import SILENT, Inputs, Reporter, Summary
 from vitcli.jobs.listing import scan_of
+from vitcli.jobs.of_index import check_outputs
 from vitcli.records import Progress
 from vitcli.sinks.tables import TABLES, TableFile
 from vitcli.tasks.dedupe.files import Files
@@ -61,10 +61,8 @@ def dedupe(
     opened = open_index(job.index)
     if opened.names != "path":
         raise InputError(f"{opened.label} is an index of texts", "vit dedupe compares images")
-    read = [(Path(file), "a file of the index") for file in opened.files]
-    if job.like_pairs is not None:
-        read.append((job.like_pairs, "the file of --like-pairs"))
-    check_apart([path for path in (job.out, job.html) if path is not None], read)
+    pairs = [] if job.like_pairs is None else [(job.like_pairs, "the file of --like-pairs")]
+    check_outputs((job.out, job.html), job.index, opened, pairs)
     options = job.options
     if job.like_pairs is not None:
         options = with_known(options, job.like_pairs)

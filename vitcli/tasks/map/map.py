@@ -15,11 +15,10 @@ from numpy.typing import NDArray
 from vitcli.errors import InputError, OutputError, UsageError
 from vitcli.files import whole_file
 from vitcli.indexes.index import Index, mapped, open_index
-from vitcli.jobs.apart import check_apart, written_of
 from vitcli.jobs.job import SILENT, Reporter, Summary
+from vitcli.jobs.of_index import check_outputs
 from vitcli.render.map_page import Labels, MapData, write_map
 from vitcli.sinks.tables import Columns, Kind, TableFile, open_table
-from vitcli.stores import is_remote
 from vitcli.tasks.map.kmeans import assign_all, fit, sample
 from vitcli.tasks.map.labels import Coloring, labels_of
 from vitcli.tasks.map.number import LADDER, choose_number
@@ -75,6 +74,9 @@ def map_index(job: MapJob, reporter: Reporter = SILENT) -> Summary:
     started = time.monotonic()
     check_job(job)
     opened = open_index(job.index) if isinstance(job.index, tuple) else job.index
+    file = None if job.color is None else job.color.file
+    table = [] if file is None else [(file, "the file of --color")]
+    check_outputs((job.out, job.html), job.index, opened, table)
     with mapped(opened) as index, ExitStack() as files:
         made = compute(index, job, reporter)
         if job.html is not None:
@@ -115,11 +117,6 @@ def check_job(job: MapJob) -> None:
             raise OutputError(f"{path} already exists", "--overwrite replaces it")
         if not path.parent.is_dir():
             raise OutputError(f"{path.parent} is not a directory", "make it first")
-    specs = job.index if isinstance(job.index, tuple) else tuple(job.index.files)
-    read = [(Path(spec), "the index of this map") for spec in specs if not is_remote(spec)]
-    if job.color is not None and job.color.file is not None:
-        read.append((job.color.file, "the file of --color"))
-    check_apart(written_of(outputs), read)
 
 
 def compute(index: Index, job: MapJob, reporter: Reporter) -> Map:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
@@ -14,10 +13,13 @@ from vitcli.errors import InputError, UsageError, printable
 from vitcli.indexes.files import opened
 from vitcli.indexes.index import SPACE, Index
 from vitcli.indexes.parts import read_part
+from vitcli.jobs.apart import Read
 from vitcli.jobs.job import Inputs, ModelOptions, Reporter, Running
+from vitcli.jobs.of_index import read_of_index
 from vitcli.jobs.texts import Texts
 from vitcli.records import Embedded, Failure, ImageRef, TextClean
 from vitcli.sinks.memory import ListSink
+from vitcli.stores import is_remote
 
 if TYPE_CHECKING:  # imports torch, which --like does not need
     from vitcli.checkpoints.load import Model
@@ -282,14 +284,8 @@ def checked_vectors(queries: Sequence[Query], *, needs_length: bool) -> list[Que
     ]
 
 
-def files_read(asked: Asked, index: Sequence[str]) -> Iterator[tuple[Path, str]]:
-    """The files of an index and of vectors that a run reads."""
-    from vitcli.indexes.files import INDEX, META, beside
-    from vitcli.stores import is_remote
-
-    for file in index:
-        if not is_remote(file):
-            for name in (file, beside(file, INDEX), beside(file, META)):
-                yield Path(name), "a file of the index"
+def files_read(asked: Asked) -> Iterator[Read]:
+    """The files of vectors that a run reads."""
     if isinstance(asked.vectors, str) and not is_remote(asked.vectors):
-        yield Path(asked.vectors), "the file of --vectors"
+        for file, _ in read_of_index((asked.vectors,)):
+            yield file, "a file of --vectors"

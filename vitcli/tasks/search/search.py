@@ -18,6 +18,7 @@ from vitcli.indexes.index import Index, open_index
 from vitcli.indexes.search import QUERIES, Finder, Found, Metric, nearest
 from vitcli.jobs.apart import check_apart, read_of_inputs, written_of
 from vitcli.jobs.job import SILENT, Reporter, Summary
+from vitcli.jobs.of_index import check_outputs, read_of_index
 from vitcli.sinks.tables import TABLES, Columns, Kind, TableFile, open_table
 from vitcli.tasks.search.page import open_page
 from vitcli.tasks.search.queries import (
@@ -108,10 +109,10 @@ def search(
     """
     started = time.monotonic()
     index = open_index(job.index) if isinstance(job.index, tuple) else job.index
-    read = [*files_read(job.asked, index.files), *read_of_inputs(job.asked.inputs)]
-    written = [path for path in (job.out, job.html) if path is not None]
-    check_apart(written_of(written), read)
+    read = [*files_read(job.asked), *read_of_inputs(job.asked.inputs)]
+    check_outputs((job.out, job.html), job.index, index, read)
     if job.approximate:
+        read += read_of_index(job.index)
         check_apart(written_of(files_written(index.files)), read)
         reporter.note("the search is approximate: it may miss a row; every score is exact")
     with ExitStack() as opened:
