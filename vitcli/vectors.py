@@ -74,6 +74,7 @@ def search(
     threshold: float | None = None,
     metric: Literal["cosine", "dot"] = "cosine",
     not_itself: bool = False,
+    approximate: bool = False,
     model: str | Model | None = None,
     text_clean: TextClean | None = None,
     tokenizer: str | None = None,
@@ -82,6 +83,7 @@ def search(
     ray: str | None = None,
 ) -> list[Found]:
     """Return the rows of an index nearest to each query: exact, ties by row, best first.
+    `approximate` compares only the rows that a graph next to the index proposes.
 
     index: files that `vit embed` wrote (a path, a pattern, or several), or an array (N, D) with a
     path for each row in `paths`. queries: images, which the model of the index embeds; texts: for
@@ -91,12 +93,15 @@ def search(
     """
     from pathlib import Path
 
+    from vitcli.errors import UsageError
     from vitcli.fleet.searching import finder
     from vitcli.jobs.job import Inputs, Running
     from vitcli.tasks.search.queries import Asked, Embedding
     from vitcli.tasks.search.search import SearchJob
     from vitcli.tasks.search.search import search as run
 
+    if approximate and ray is not None:
+        raise UsageError("approximate and ray exclude each other", "leave out one of them")
     opened = _index(index, paths)
     rows: list[Found] = []
 
@@ -132,6 +137,7 @@ def search(
             threshold=threshold,
             metric=metric,
             not_itself=not_itself,
+            approximate=approximate,
         ),
         write=keep,
         find=finder(ray),

@@ -33,6 +33,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     embed("demo", "feats.npy")
     embed(str(home / "clip"), "joint.npy", "--pool", "joint", "--image-size", "64")
+    texts = ("--text", "a cat", "--text", "a dog", "-m", str(home / "clip"))
+    assert main(("embed", *texts, "-o", str(home / "words.npy"), "-j", "0")) == 0
     return home
 
 
@@ -113,7 +115,7 @@ def test_formats_say_the_same(vit: Vit, home: Path, tmp_path: Path) -> None:
     assert paths.split("\0")[:2] == [item["path"] for item in row["results"]]  # type: ignore[attr-defined]
     assert vit(*query, "-o", "found.jsonl").code == 0
     again = vit(*query, "-o", "found.jsonl")
-    assert again.code == 1 and "exists" in again.err
+    assert again.code == 1 and "exists" in again.err and "--resume" not in again.err
 
 
 def test_vectors_of_a_file_are_queries(vit: Vit, home: Path, tmp_path: Path) -> None:
@@ -123,6 +125,35 @@ def test_vectors_of_a_file_are_queries(vit: Vit, home: Path, tmp_path: Path) -> 
     first, second = rows_of(ran.out)
     assert (found(first), first["query"]) == ([(5, 1.0)], "0")
     assert "all zeros" in second["error"]["message"]  # type: ignore[index]
+
+
+def test_rows_of_one_direction_are_ties_with_score_1() -> None:
+    rng = np.random.default_rng(0)
+    one = rng.standard_normal(301).astype(np.float32)
+    paths = [f"{row}.png" for row in range(40)]
+    feats = np.stack([one] * 40)
+    [found] = vitcli.search(feats, paths=paths, like=7, k=40, threshold=1)
+    assert [(hit.row, hit.score) for hit in found.hits] == [(row, 1.0) for row in range(40)]
+    longer = feats * rng.integers(1, 9, (40, 1)).astype(np.float32)
+    [found] = vitcli.search(longer, paths=paths, like=7, k=9)
+    assert [hit.row for hit in found.hits] == list(range(9))
+
+
+def test_many_results_are_written_a_few_at_a_time(
+    home: Path, tmp_path: Path, vit: Vit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    query = ("search", home / "feats.npy", "--vectors", home / "feats.npy", "-k", "3")
+    whole = vit(*query).out
+    monkeypatch.setattr("vitcli.tasks.search.search.MAX_FOUND", 9)
+    monkeypatch.setattr("vitcli.tasks.search.search.MAX_SHOWN", 6)
+    assert vit(*query).out == whole
+
+
+def test_not_itself_tells_of_images_outside_the_index(vit: Vit, home: Path, tmp_path: Path) -> None:
+    photo(50, 40).save(tmp_path / "other.png")
+    ran = vit("search", home / "feats.npy", "other.png", "--not-itself", "-k", "1")
+    assert ran.code == 0
+    assert "1 of 1 images are not in" in ran.err and "other.png" in ran.err
 
 
 def test_a_page_shows_the_results(vit: Vit, home: Path, tmp_path: Path) -> None:
@@ -143,6 +174,8 @@ def test_a_page_shows_the_results(vit: Vit, home: Path, tmp_path: Path) -> None:
         (("{}/feats.npy", "{}/photos/1.png", "-m", "{}/clip"), "is not the model of"),
         (("{}/feats.npy", "--vectors", "{}/joint.npy"), "numbers a row"),
         (("none.npy", "--like", "1"), "no such file"),
+        (("{}/feats.npy", "--vectors", "{}/feats.npy", "--not-itself"), "--not-itself has no"),
+        (("{}/words.npy", "--like", "1", "--paths-only"), "texts, which have no paths"),
         (("{}/feats.npy", "--like", "1", "-o", "{}/feats.npy", "--overwrite"), "index"),
     ],
 )

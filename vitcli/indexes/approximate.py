@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from vitcli.errors import InputError, OutputError, UsageError, check_installed, printable
 from vitcli.files import PARTIAL, open_regular, real, whole_file
-from vitcli.indexes.blocks import exact_lengths, exact_products, iter_blocks
+from vitcli.indexes.blocks import exact_cosines, exact_lengths, iter_blocks
 from vitcli.indexes.files import GRAPH, beside
 from vitcli.indexes.index import Index
 from vitcli.indexes.parts import RawPart, TablePart
@@ -83,7 +83,7 @@ def propose(
             graph.expansion_search = EFFORT * wanted
             for number, query in enumerate(checked):
                 rows = _proposed(graph, one, query, wanted)
-                scores = _scores(one, rows, query)
+                scores = exact_cosines(one.gather(rows), query)
                 is_in = scores >= lowest
                 earlier = found[number]
                 found[number] = best_of(
@@ -107,14 +107,6 @@ def _proposed(graph: Any, index: Index, query: Scores, wanted: int) -> Rows:
             "remove it: --approximate makes it again",
         )
     return np.unique(keys).astype(np.int64)
-
-
-def _scores(index: Index, rows: Rows, query: Scores) -> Scores:
-    """The cosines of rows with a query of length 1, in fp64; 0 for a row of zeros."""
-    vectors = index.gather(rows)
-    sizes = exact_lengths(vectors)
-    products = exact_products(vectors, query)
-    return np.divide(products, sizes, out=np.zeros_like(products), where=sizes > 0)
 
 
 def _graph(index: Index, step: Step) -> Any:

@@ -50,7 +50,8 @@ def read_block(
 
 def lengths(vectors: Vectors) -> Vectors:
     """The length of each row.  (n, D) -> (n,)"""
-    squares: Vectors = np.einsum("ij,ij->i", vectors, vectors)
+    with np.errstate(over="ignore"):  # the caller looks for infinity
+        squares: Vectors = np.vecdot(vectors, vectors)
     return np.sqrt(squares)
 
 
@@ -79,3 +80,15 @@ def exact_products(a: NDArray[np.floating], b: NDArray[np.floating]) -> NDArray[
     (n, D), (n, D) -> (n,)"""
     products: NDArray[np.float64] = np.multiply(a, b, dtype=np.float64).sum(axis=1)
     return products
+
+
+def exact_cosines(
+    vectors: NDArray[np.floating], queries: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """The cosine of each row with its query of length 1 in fp64; 0 for a row of zeros. It is
+    rounded to 12 decimals, as the next ones depend on the order of the sums: so rows of one
+    direction are ties, and a row has exactly 1 with itself.  (n, D), (n, D) or (D,) -> (n,)"""
+    sizes, products = exact_lengths(vectors), exact_products(vectors, queries)
+    cosines = np.zeros_like(products)
+    np.divide(products, sizes, out=cosines, where=sizes > 0)
+    return np.round(cosines, 12, out=cosines)

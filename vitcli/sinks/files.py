@@ -85,15 +85,17 @@ class Target:
         out: Path | None,
         *,
         overwrite: bool = False,
+        resumes: bool = True,
         elsewhere: Mapping[str, Path] | None = None,
         grown: Mapping[str, Grown] | None = None,
     ) -> None:
-        """`elsewhere` are the paths, by suffix, of files that do not stand next to the output.
-        A file in `grown` is continued from that state."""
+        """`resumes`: whether the command has --resume. `elsewhere` are the paths, by suffix, of
+        files that do not stand next to the output. A file in `grown` is continued from that
+        state."""
         self.out = out
         self.files: dict[str, PartialFile] = {}
         self._elsewhere, self._grown = elsewhere or {}, grown or {}
-        self._overwrite = overwrite
+        self._overwrite, self._resumes = overwrite, resumes
 
     def check(self, *suffixes: str) -> None:
         """Raise OutputError for mistakes that can be seen before the model is loaded."""
@@ -114,9 +116,8 @@ class Target:
             if is_dir:
                 raise OutputError(f"cannot write to {path}: it is a directory")
             if exists and not self._overwrite:
-                raise OutputError(
-                    f"{path} exists", "--overwrite replaces it, --resume brings it up to date"
-                )
+                resume = ", --resume brings it up to date" if self._resumes else ""
+                raise OutputError(f"{path} exists", f"--overwrite replaces it{resume}")
         for path in paths:
             folder = real(path).parent
             if not folder.is_dir():

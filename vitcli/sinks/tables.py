@@ -124,15 +124,16 @@ class TableFile:
     overwrite: bool = False
     null: bool = False
     beside: Sequence[Path] = field(default=())
+    resumes: bool = False
 
     def check(self) -> None:
         """Raise VitError for mistakes that can be seen before the work begins. `beside` are the
-        other files that will be written."""
+        other files that will be written; `resumes`: whether the command has --resume."""
         if self.format == "parquet":
             check_installed("Parquet", "pyarrow", extra="parquet", error=OutputError)
         places: list[Path | None] = [self.out, *self.beside]
         for place in places:
-            target = Target(place, overwrite=self.overwrite)
+            target = Target(place, overwrite=self.overwrite, resumes=self.resumes)
             target.check()
             if place is self.out and target.is_special and self.format == "parquet":
                 raise UsageError("Parquet cannot be written to a pipe", "name a file with --out")

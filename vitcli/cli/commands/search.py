@@ -19,12 +19,12 @@ IndexArgument = Annotated[
     str,
     typer.Argument(
         metavar="INDEX",
-        help="A file of vit embed (.npy, .npz, .safetensors, .parquet), a quoted pattern, a URL.",
+        help="A file that vit embed wrote, a pattern in quotes, or a URL; --index adds more.",
     ),
 ]
 More = Annotated[
     list[str] | None,
-    typer.Option("--index", help="One more file of the index; repeatable.", metavar="INDEX"),
+    typer.Option("--index", help="Another file of the index; repeatable.", metavar="INDEX"),
 ]
 Text = Annotated[
     list[str] | None,

@@ -56,6 +56,7 @@ def dedupe(
         overwrite=job.overwrite or job.resume,
         null=job.null,
         beside=() if job.html is None else (job.html,),
+        resumes=True,
     )
     to.check()
     opened = open_index(job.index)

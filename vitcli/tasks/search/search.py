@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vitcli.errors import UsageError
+from vitcli.errors import UsageError, printable
 from vitcli.indexes.approximate import files_written, propose
 from vitcli.indexes.index import Index, open_index
 from vitcli.indexes.search import QUERIES, Finder, Found, Metric, nearest
@@ -33,6 +34,7 @@ from vitcli.tasks.search.queries import (
 
 DEFAULT_K = 10
 MAX_K = 100_000
+MAX_FOUND, MAX_SHOWN = 4_000_000, 100_000  # results that are held as numbers, and as records
 Record = Mapping[str, Any]
 Writer = Callable[[Iterable[Record]], None]
 
@@ -65,6 +67,11 @@ class SearchJob:
             raise UsageError(
                 f"--approximate compares cosines, not --metric {self.metric}",
                 "leave out one of them",
+            )
+        has_images = self.asked.inputs.paths or self.asked.inputs.files_from is not None
+        if self.not_itself and not (has_images or self.asked.like):
+            raise UsageError(
+                "--not-itself has no effect for texts and vectors", "leave it out, or name images"
             )
         if self.null and not self.paths_only:
             raise UsageError("-0 has no effect without --paths-only", "add --paths-only")
@@ -109,6 +116,10 @@ def search(
     """
     started = time.monotonic()
     index = open_index(job.index) if isinstance(job.index, tuple) else job.index
+    if job.paths_only and index.names == "text":
+        raise UsageError(
+            f"the rows of {index.label} are texts, which have no paths", "leave out --paths-only"
+        )
     read = [*files_read(job.asked), *read_of_inputs(job.asked.inputs)]
     check_outputs((job.out, job.html), job.index, index, read)
     if job.approximate:
@@ -129,15 +140,36 @@ def search(
             else:
                 write = opened.enter_context(open_table(to, columns_of(index.names)))
         done = failed = 0
+        at_once = max(1, min(QUERIES, MAX_FOUND // job.k))
+        shown = max(1, min(QUERIES, MAX_SHOWN // job.k))
         for queries in iter_queries(index, job.asked, job.embedding, reporter):
-            for start in range(0, len(queries), QUERIES):
-                some = queries[start : start + QUERIES]
-                records = list(_records(job, index, some, reporter, find))
-                write(records)
-                page(records, some)
-                errors = sum("error" in record for record in records)
-                done, failed = done + len(records) - errors, failed + errors
+            if job.not_itself:
+                _note_others(queries, index, reporter)
+            for some in _batches(queries, at_once):
+                records = _records(job, index, some, reporter, find)
+                for few in _batches(some, shown):
+                    made = list(islice(records, len(few)))
+                    write(made)
+                    page(made, few)
+                    errors = sum("error" in record for record in made)
+                    done, failed = done + len(few) - errors, failed + errors
     return Summary(done, failed, time.monotonic() - started, unit="query")
+
+
+def _batches(queries: Sequence[Query], size: int) -> Iterator[Sequence[Query]]:
+    for start in range(0, len(queries), size):
+        yield queries[start : start + size]
+
+
+def _note_others(queries: Sequence[Query], index: Index, reporter: Reporter) -> None:
+    """Tell which images are not in the index, so that --not-itself leaves out nothing for them."""
+    images = [query for query in queries if query.kind == "image"]
+    others = [query.name for query in images if row_of(query, index) is None]
+    if others:
+        reporter.note(
+            f"--not-itself: {len(others):,} of {len(images):,} images are not in {index.label} by "
+            f"their path, such as {printable(others[0])}: nothing is left out for them"
+        )
 
 
 def _nothing(records: Iterable[Record]) -> None:
