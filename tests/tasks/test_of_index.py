@@ -1,0 +1,81 @@
+"""No command replaces a file of its index, or an image that the index names."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from zipfile import ZipFile
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from tests.conftest import Vit
+
+
+def index_lines(names: list[str]) -> str:
+    rows = ({"row": row, "path": name} for row, name in enumerate(names))
+    return "".join(json.dumps(row, separators=(",", ":")) + "\n" for row in rows)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """Two shards, the second without rows; two Parquet files; images, one of them in an archive."""
+    (tmp_path / "p").mkdir()
+    for name in ("p/a.png", "p/b.png"):
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    with ZipFile(tmp_path / "z.zip", "w") as archive:
+        archive.write(tmp_path / "p/a.png", "a.png")
+    (tmp_path / "link.png").symlink_to(tmp_path / "p/b.png")
+    names = ["p/a.png", "./link.png", "z.zip/a.png"]
+    for shard, count in ((1, 3), (2, 0)):
+        np.save(tmp_path / f"g{shard}.npy", np.eye(3, 4, dtype=np.float32)[:count])
+        (tmp_path / f"g{shard}.index.jsonl").write_text(index_lines(names[:count]))
+        (tmp_path / f"g{shard}.meta.json").write_text('{"kind": "image"}')
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.ones(12, np.float32)), 4)
+    for name in ("q1", "q2"):
+        table = pa.table({"path": pa.array(names), "embedding": vectors})
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+    (tmp_path / "soft.jsonl").symlink_to(tmp_path / "g2.index.jsonl")
+    (tmp_path / "hard.jsonl").hardlink_to(tmp_path / "g1.meta.json")
+    (tmp_path / "folder").symlink_to(tmp_path / "p")
+    return tmp_path
+
+
+COMMANDS = {
+    "search": ("--like", "0", "--format", "jsonl"),
+    "dedupe": ("--kind", "near", "--threshold", "0.9", "--format", "jsonl"),
+    "map": ("--clusters", "none", "--format", "jsonl", "--thumbnails", "0"),
+}
+PLACES = [
+    *("g1.index.jsonl", "g2.npy", "g2.meta.json", "soft.jsonl", "hard.jsonl", "p/../g1.npy"),
+    *("p/a.png", "p/b.png", "folder/a.png", "link.png", "z.zip"),
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_output_is_neither_the_index_nor_an_image(vit: Vit, home: Path, command: str) -> None:
+    before = {path: path.read_bytes() for path in home.glob("**/*") if path.is_file()}
+    places = [str(home / "g1.npy"), *PLACES]
+    for number, place in enumerate(places if command == "dedupe" else places[::4]):
+        option = ("-o", "--html")[number % 2]
+        ended = vit(command, "g{1,2}.npy", *COMMANDS[command], "--overwrite", option, place)
+        assert (ended.code, "would be overwritten" in ended.err) == (1, True), (place, ended.err)
+    ended = vit(command, "q*.parquet", *COMMANDS[command], "--overwrite", "-o", "q1.parquet")
+    assert "would be overwritten" in ended.err
+    assert {path: path.read_bytes() for path in home.glob("**/*") if path.is_file()} == before
+    for _ in range(2):  # a new file, and one of an earlier run
+        ended = vit(command, "g*.npy", *COMMANDS[command], "--overwrite", "-o", "p/new.jsonl")
+        assert ended.code == 0, ended.err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_summary_is_not_a_file_of_the_run(vit: Vit, home: Path, command: str) -> None:
+    for place in ("g2.index.jsonl", "soft.jsonl", "out.jsonl"):
+        words = (*COMMANDS[command], "-o", "out.jsonl", "--summary", place)
+        ended = vit(command, "g*.npy", *words)
+        assert ended.code == 1 and "cannot write the summary" in ended.err, ended.err
+    assert (home / "g2.index.jsonl").read_bytes() == b""
+    assert not (home / "out.jsonl").exists()
