@@ -178,11 +178,12 @@ def dedupe(
 
     opened = _index(index, paths)
     is_bare = hasattr(index, "shape") and paths is None
+    kinds = kinds_of(kind)
     options = Options(
         threshold=threshold,
-        kinds=kinds_of(kind) or (("near",) if is_bare else None),
+        kinds=("near",) if kinds is None and is_bare else kinds,
         linkage=linkage,
-        keep=keep or ("first" if is_bare else None),
+        keep="first" if keep is None and is_bare else keep,
         known=tuple((os.fspath(a), os.fspath(b)) for a, b in like_pairs),
     )
     with mapped(opened) as rows:
@@ -255,6 +256,8 @@ def _index(index: IndexLike, paths: Sequence[str | os.PathLike[str]] | None) -> 
     from vitcli.indexes.index import index_of, open_index
 
     is_array = hasattr(index, "shape")
+    if isinstance(paths, str | bytes | os.PathLike):
+        raise UsageError("paths is one path", "give a list with the path of each row")
     if is_array:
         return index_of(index, paths)  # type: ignore[arg-type]
     if paths is not None:

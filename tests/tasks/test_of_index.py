@@ -12,7 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+import vitcli
 from tests.conftest import Vit
+from vitcli.errors import UsageError
 
 
 def index_lines(names: list[str]) -> str:
@@ -79,3 +81,54 @@ def test_a_summary_is_not_a_file_of_the_run(vit: Vit, home: Path, command: str) 
         assert ended.code == 1 and "cannot write the summary" in ended.err, ended.err
     assert (home / "g2.index.jsonl").read_bytes() == b""
     assert not (home / "out.jsonl").exists()
+
+
+ROWS = np.eye(3, 4, dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    ("function", "given", "said"),
+    [
+        ("search", {"metric": "l2"}, "cosine, dot"),
+        ("search", {"threshold": float("nan")}, "a cosine from -1 to 1"),
+        ("search", {"threshold": 1.5}, "a cosine from -1 to 1"),
+        ("search", {"threshold": float("inf"), "metric": "dot"}, "a number"),
+        ("search", {"threshold": "0.5"}, "a cosine"),
+        ("search", {"k": 2.5}, "a number from 1"),
+        ("search", {"k": True}, "a number from 1"),
+        ("search", {"paths": "abc"}, "a list with the path of each row"),
+        ("dedupe", {"linkage": "foo"}, "star, complete, single"),
+        ("dedupe", {"linkage": None}, "star, complete, single"),
+        ("dedupe", {"keep": "foo"}, "largest, first, oldest, newest"),
+        ("dedupe", {"keep": ""}, "largest, first, oldest, newest"),
+        ("dedupe", {"kind": "zzz"}, "bytes, pixels, near"),
+        ("dedupe", {"kind": ""}, "bytes, pixels, near"),
+        ("dedupe", {"kind": " , "}, "bytes, pixels, near"),
+        ("dedupe", {"kind": []}, "bytes, pixels, near"),
+        ("dedupe", {"kind": ["near", 3]}, "bytes, pixels, near"),
+        ("dedupe", {"threshold": float("nan")}, "a cosine from 0 to 1"),
+        ("dedupe", {"threshold": -0.1}, "a cosine from 0 to 1"),
+        ("dedupe", {"threshold": "high"}, "a cosine from 0 to 1"),
+        ("map", {"metric": "l2"}, "cosine, euclidean"),
+        ("map", {"method": "tsne"}, "pca, umap"),
+        ("map", {"clusters": "foo"}, "a number from 1, auto, or none"),
+        ("map", {"clusters": 2.5}, "a number from 1, auto, or none"),
+        ("map", {"clusters": 0}, "a number from 1, auto, or none"),
+        ("map", {"clusters": None}, "a number from 1, auto, or none"),
+        ("map", {"seed": -1}, "a whole number from 0"),
+    ],
+)
+def test_unknown_words_and_numbers_are_refused(
+    function: str, given: dict[str, object], said: str
+) -> None:
+    more = {"like": 0} if function == "search" else {}
+    with pytest.raises(UsageError) as error:
+        getattr(vitcli, function)(ROWS, **more, **given)
+    assert said in str(error.value)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    assert len(vitcli.search(ROWS, like=0, k=np.int64(2), threshold=np.float32(-1))[0].hits) == 2
+    assert vitcli.dedupe(ROWS, threshold=np.float32(0.5)) == []
+    clusters = vitcli.map(ROWS, clusters=np.int64(2)).clusters  # type: ignore[arg-type]
+    assert clusters is not None and clusters.max() == 1

@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 
 from vitcli.errors import InputError, Interrupted, UsageError, printable
 from vitcli.indexes.index import Index
+from vitcli.jobs.choices import check_choice, check_number
 from vitcli.jobs.job import Reporter
 from vitcli.jobs.named import is_here
 from vitcli.tasks.dedupe.distribution import Bin, as_text, bins_of
 from vitcli.tasks.dedupe.files import Files, identity, same_bytes, same_pixels
-from vitcli.tasks.dedupe.keep import Keep, Preference, preference
+from vitcli.tasks.dedupe.keep import KEEPS, Keep, Preference, preference
 from vitcli.tasks.dedupe.links import (
+    LINKAGES,
     Linkage,
     complete,
     neighbours_by_product,
@@ -48,12 +50,15 @@ class Options:
     known: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
-        if self.threshold is not None and not 0 <= self.threshold <= 1:
-            raise UsageError(
-                f"--threshold {self.threshold:g}", "give a cosine from 0 to 1, such as 0.98"
-            )
+        if self.threshold is not None:
+            check_number("--threshold", self.threshold, 0, 1, "a cosine from 0 to 1, such as 0.98")
         if self.kinds is not None and not self.kinds:
-            raise UsageError("no kind of twins is given", f"choose from {', '.join(KINDS)}")
+            raise UsageError("no kind of twins is given", f"give {', '.join(KINDS)}, or several")
+        for kind in self.kinds or ():
+            check_choice("--kind", kind, KINDS)
+        check_choice("--linkage", self.linkage, LINKAGES)
+        if self.keep is not None:
+            check_choice("--keep", self.keep, KEEPS)
         if self.threshold is not None and self.known:
             raise UsageError(
                 "--threshold and --like-pairs are both given", "known pairs set the threshold"

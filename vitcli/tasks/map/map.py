@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from vitcli.errors import InputError, OutputError, UsageError
 from vitcli.files import whole_file
 from vitcli.indexes.index import Index, mapped, open_index
+from vitcli.jobs.choices import check_choice, check_whole
 from vitcli.jobs.job import SILENT, Reporter, Summary
 from vitcli.jobs.of_index import check_outputs
 from vitcli.render.map_page import Labels, MapData, write_map
-from vitcli.sinks.tables import Columns, Kind, TableFile, open_table
+from vitcli.sinks.tables import TABLES, Columns, Kind, TableFile, open_table
 from vitcli.tasks.map.kmeans import assign_all, fit, sample
 from vitcli.tasks.map.labels import Coloring, labels_of
 from vitcli.tasks.map.number import LADDER, choose_number
@@ -29,7 +30,10 @@ from vitcli.tasks.map.umap import check_umap, umap
 
 Method: TypeAlias = Literal["pca", "umap"]
 Clusters: TypeAlias = int | Literal["auto", "none"]
-FORMATS = {".jsonl": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
+METHODS: tuple[Method, ...] = ("pca", "umap")
+METRICS: tuple[Metric, ...] = ("cosine", "euclidean")
+SORTS = ("index", "distance")
+MAX_CLUSTERS, MAX_SEED = 99_999, 2**63 - 1
 DECIMALS = 6
 DEFAULT_THUMBNAILS = 1000
 
@@ -52,6 +56,17 @@ class MapJob:
     format: str = "jsonl"
     html: Path | None = None
     overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        check_choice("--method", self.method, METHODS)
+        check_choice("--metric", self.metric, METRICS)
+        check_choice("--sort", self.sort, SORTS)
+        check_choice("--format", self.format, TABLES)
+        if not (isinstance(self.clusters, str) and self.clusters in ("auto", "none")):
+            example = "a number from 1, auto, or none"
+            check_whole("--clusters", self.clusters, 1, MAX_CLUSTERS, example)
+        check_whole("--seed", self.seed, 0, MAX_SEED, "a whole number from 0")
+        check_whole("--thumbnails", self.thumbnails, 0, MAX_SEED, "a whole number from 0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +114,6 @@ def map_index(job: MapJob, reporter: Reporter = SILENT) -> Summary:
 
 def check_job(job: MapJob) -> None:
     """Raise UsageError or OutputError for a mistake that can be seen before anything is read."""
-    if isinstance(job.clusters, int) and job.clusters < 1:
-        raise UsageError(f"--clusters {job.clusters}", "give 1 or more, auto, or none")
     if job.clusters == "none" and job.sort == "distance":
         raise UsageError("--sort distance needs clusters", "leave out --clusters none")
     if job.method == "umap":
@@ -155,7 +168,7 @@ def compute(index: Index, job: MapJob, reporter: Reporter) -> Map:
 def _clusters(
     rows: Rows, job: MapJob, reporter: Reporter, tick: Tick, facts: list[tuple[str, str]]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    number = job.clusters if isinstance(job.clusters, int) else LADDER[-1]
+    number = LADDER[-1] if isinstance(job.clusters, str) else int(job.clusters)
     vectors = sample(rows, min(number, rows.count), job.seed)
     how = "k-means"
     if job.clusters == "auto":
