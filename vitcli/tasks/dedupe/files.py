@@ -24,10 +24,10 @@ from vitcli.images.scan import Scan
 from vitcli.images.workers import iter_decoded
 from vitcli.interrupts import interrupts
 from vitcli.jobs.named import archive_of, iter_named
-from vitcli.records import ErrorType, Failure, ImageRef, Limits, Preprocess, Sample
+from vitcli.records import ErrorType, Failure, ImageRef, Limits, Sample
+from vitcli.tasks.dedupe.appearance import PLAN, appearance
 from vitcli.tasks.dedupe.vectors import Rows
 
-PLAN = Preprocess(size=(1, 1), resize=None)
 CHUNK = 1 << 20
 UNKNOWN = -1
 Look = Literal["bytes", "size", "pixels"]
@@ -37,39 +37,42 @@ SETTLED_LATE = ("TIFF", "ICO", "ICNS")  # formats whose size is known when they 
 @dataclass(frozen=True, slots=True)
 class LookJob:
     """Read an image in a worker: a digest of its bytes, its upright size, or a digest of its
-    upright RGB pixels."""
+    appearance."""
 
     look: Look
     limits: Limits
     formats: str
 
     def __call__(self, ref: ImageRef, *more: Any) -> Decoded:
-        if self.look == "bytes":
-            return self._digest(ref)
-        return attempt(ref, self.limits, self.formats, lambda image: self._seen(ref, image))
-
-    def _digest(self, ref: ImageRef) -> Decoded:
-        digest, size = hashlib.sha256(), 0
+        if self.look != "bytes":
+            return attempt(ref, self.limits, self.formats, lambda image: self._seen(ref, image))
         try:
-            with open_ref(ref, max_file_bytes(self.limits.max_pixels)) as file:
-                while data := file.read(CHUNK):
-                    digest.update(data)
-                    size += len(data)
+            digest, size = self._read(ref)
         except ImageError as error:
             return Failure(ref, error.type, error.message)
         except (OSError, ValueError) as error:
             return Failure(ref, ErrorType.UNREADABLE, str(error))
         counted = np.frombuffer(np.int64(size).tobytes(), np.uint8)
-        return Sample(ref, (np.frombuffer(digest.digest(), np.uint8), counted))
+        return Sample(ref, (np.frombuffer(digest, np.uint8), counted))
+
+    def _read(self, ref: ImageRef) -> tuple[bytes, int]:
+        """The digest of the bytes of a file, and their number."""
+        digest, size = hashlib.sha256(), 0
+        with open_ref(ref, max_file_bytes(self.limits.max_pixels)) as file:
+            while data := file.read(CHUNK):
+                digest.update(data)
+                size += len(data)
+        return digest.digest(), size
 
     def _seen(self, ref: ImageRef, image: Picture) -> Sample:
         if self.look == "size" and image.format not in SETTLED_LATE:
             size = image.height, image.width
             return Sample(ref, (), size[::-1] if turn_of(image) in ACROSS else size)
-        rgb = upright(image, PLAN)
-        size = rgb.height, rgb.width
-        digest = hashlib.sha256(repr(size).encode() + np.ascontiguousarray(rgb).data)
-        return Sample(ref, (np.frombuffer(digest.digest(), np.uint8),), size)
+        if self.look == "size":
+            rgb = upright(image, PLAN)
+            return Sample(ref, (), (rgb.height, rgb.width))
+        digest, size = appearance(image, self.limits, lambda: self._read(ref)[0])
+        return Sample(ref, (np.frombuffer(digest, np.uint8),), size)
 
 
 @dataclass(slots=True)
@@ -162,7 +165,7 @@ def same_bytes(files: Files, rows: Rows) -> Rows:
 
 
 def same_pixels(files: Files, rows: Rows, copies: Rows) -> Rows:
-    """As `same_bytes`, for the same upright RGB pixels. Files with the same bytes have the same
+    """As `same_bytes`, for the same appearance. Files with the same bytes have the same
     pixels, so only the first of `copies` is decoded; and of the others those whose size in pixels
     another has."""
     rows = np.array([row for row in rows if row not in files.failures], np.int64)

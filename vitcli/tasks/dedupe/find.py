@@ -116,6 +116,8 @@ def find(
             bytes_ = same_bytes(files, rows)
         if "pixels" in kinds:
             pixels = same_pixels(files, rows, bytes_)
+        if "bytes" not in kinds:  # they have only spared the decoding of copies
+            bytes_ = nothing
         classes = np.where(pixels >= 0, pixels, np.where(bytes_ >= 0, bytes_ + index.count, -1))
         pairs = _pairs(index, options, done)
         asked = _without_aliases(index, _involved(done, pairs, classes, index), reporter)
