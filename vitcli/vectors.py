@@ -174,6 +174,7 @@ def dedupe(
     from vitcli.jobs.job import SILENT, Inputs
     from vitcli.tasks.dedupe.dedupe import files_of, kinds_of
     from vitcli.tasks.dedupe.find import Options, find
+    from vitcli.tasks.dedupe.known import pairs_of
     from vitcli.tasks.dedupe.partial import Partial
 
     opened = _index(index, paths)
@@ -184,7 +185,7 @@ def dedupe(
         kinds=("near",) if kinds is None and is_bare else kinds,
         linkage=linkage,
         keep="first" if keep is None and is_bare else keep,
-        known=tuple((os.fspath(a), os.fspath(b)) for a, b in like_pairs),
+        known=pairs_of(like_pairs),
     )
     with mapped(opened) as rows:
         files = files_of(rows, Inputs(), workers, SILENT)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 from zipfile import ZipFile
 
 import numpy as np
@@ -128,7 +129,10 @@ def test_unknown_words_and_numbers_are_refused(
 
 
 def test_numbers_of_numpy_are_numbers() -> None:
-    assert len(vitcli.search(ROWS, like=0, k=np.int64(2), threshold=np.float32(-1))[0].hits) == 2
-    assert vitcli.dedupe(ROWS, threshold=np.float32(0.5)) == []
-    clusters = vitcli.map(ROWS, clusters=np.int64(2)).clusters  # type: ignore[arg-type]
+    two: Any = np.int64(2)
+    half: Any = np.float32(0.5)
+    assert len(vitcli.search(ROWS, like=0, k=two)[0].hits) == 2
+    assert len(vitcli.search(ROWS, like=0, threshold=half)[0].hits) == 1
+    assert vitcli.dedupe(ROWS, threshold=half) == []
+    clusters = vitcli.map(ROWS, clusters=two).clusters
     assert clusters is not None and clusters.max() == 1

@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,15 +30,15 @@ SWAPPED = SRGB.replace(b"rXYZ", b"tmp ").replace(b"gXYZ", b"rXYZ").replace(b"tmp
 Save = Callable[[Path], object]
 
 
-def image(pixels: NDArray[np.generic], **options: object) -> Save:
+def image(pixels: NDArray[np.generic], **options: Any) -> Save:
     return lambda path: Image.fromarray(pixels).save(path, **options)
 
 
-def converted(mode: str, **options: object) -> Save:
+def converted(mode: str, **options: Any) -> Save:
     return lambda path: Image.fromarray(RGB).convert(mode).save(path, **options)
 
 
-def frames(*numbers: int, **options: object) -> Save:
+def frames(*numbers: int, **options: Any) -> Save:
     """An animation, or pages; each number is a colour."""
     made = [Image.new("RGB", (9, 6), (40 * number, 60, 90)) for number in numbers]
     return lambda path: made[0].save(path, save_all=True, append_images=made[1:], **options)
@@ -46,9 +47,7 @@ def frames(*numbers: int, **options: object) -> Save:
 def clear(at: tuple[int, int], opacity: int, hidden: int = 0) -> NDArray[np.uint8]:
     """The pixels with one of another opacity."""
     pixels = np.dstack([RGB, np.full((6, 9), 255, np.uint8)])
-    pixels[at] = (
-        (*(hidden if opacity == 0 else RGB[at]), opacity) if opacity else (hidden,) * 3 + (0,)
-    )
+    pixels[at] = (*(RGB[at] if opacity else [hidden] * 3), opacity)
     return pixels
 
 
@@ -106,8 +105,8 @@ DIFFERENT = {
         ("c.png", image(clear((0, 0), 64))),
     ],
     "palette": [("a.gif", PALETTE.save), ("b.gif", lambda p: PALETTE.save(p, transparency=0))],
-    "grey": [("a.png", image(GREY16)), ("b.png", image(GREY16 ^ 1))],
-    "deep": [("a.png", png16(DEEP)), ("b.png", png16(DEEP ^ 1))],
+    "grey": [("a.png", image(GREY16)), ("b.png", image(GREY16 ^ np.uint16(1)))],
+    "deep": [("a.png", png16(DEEP)), ("b.png", png16(DEEP ^ np.uint16(1)))],
     "cmyk": [("a.tif", converted("CMYK")), ("b.png", image(RGB))],
     "profile": [("a.png", image(RGB)), ("b.png", image(RGB, icc_profile=SWAPPED))],
     "mirror": [("a.png", image(RGB)), ("b.png", image(RGB[:, ::-1].copy()))],

@@ -157,7 +157,7 @@ def _key(index: Index, options: Options) -> dict[str, object]:
         "files": stamps,
         "rows": (index.count, index.width),
         "threshold": options.threshold,
-        "known": options.known,
+        "known": [(pair.first, pair.second) for pair in options.known],
     }
 
 

@@ -18,6 +18,7 @@ from vitcli.jobs.named import is_here
 from vitcli.tasks.dedupe.distribution import Bin, as_text, bins_of
 from vitcli.tasks.dedupe.files import Files, identity, same_bytes, same_pixels
 from vitcli.tasks.dedupe.keep import KEEPS, Keep, Preference, preference
+from vitcli.tasks.dedupe.known import Known
 from vitcli.tasks.dedupe.links import (
     LINKAGES,
     Linkage,
@@ -47,7 +48,7 @@ class Options:
     kinds: tuple[Kind, ...] | None = None
     linkage: Linkage = "star"
     keep: Keep | None = None
-    known: tuple[tuple[str, str], ...] = ()
+    known: tuple[Known, ...] = ()
 
     def __post_init__(self) -> None:
         if self.threshold is not None:
@@ -205,15 +206,15 @@ def _known(index: Index, options: Options, lengths: NDArray[np.float64]) -> Thre
         return None
     rows = np.empty((len(options.known), 2), np.int64)
     for number, pair in enumerate(options.known):
-        for side, path in enumerate(pair):
+        for side, path in enumerate((pair.first, pair.second)):
             row = index.row_of(path)
             if row is None:
                 raise InputError(
-                    f"{printable(path)}, of --like-pairs, is not in the index",
+                    f"{pair.place}: {printable(path)} is not in {index.label}",
                     "give paths as the index has them",
                 )
             rows[number, side] = row
-    names = [(printable(a), printable(b)) for a, b in options.known]
+    names = [(printable(a), printable(b)) for a, b, _ in options.known]
     known = learnt(cosines(index, lengths, rows[:, 0], rows[:, 1]), names)
     if known.value < 0:
         raise InputError(f"{known.how}, whose vectors are not alike", "are they twins?")
