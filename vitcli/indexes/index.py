@@ -104,7 +104,8 @@ class Index:
         """Read the rows from `start` on into `out` (n, D)."""
         done = 0
         for number, low, high in self.spans(start, start + len(out)):
-            self.parts[number].fill(out[done : done + high - low], low)
+            with np.errstate(over="ignore"):  # fp64 beyond fp32 is infinity
+                self.parts[number].fill(out[done : done + high - low], low)
             done += high - low
 
     def read(self, start: int, stop: int) -> Vectors:
@@ -127,8 +128,9 @@ class Index:
 
 def check_finite(index: Index, vectors: Vectors, start: int) -> None:
     """Raise InputError for NaN or infinity in the rows from `start` on."""
-    if np.isfinite(vectors.sum(dtype=np.float64)):
-        return
+    with np.errstate(invalid="ignore"):  # infinity - infinity
+        if np.isfinite(vectors.sum(dtype=np.float64)):
+            return
     bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
     if len(bad):
         row = start + int(bad[0])

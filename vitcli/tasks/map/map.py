@@ -35,6 +35,7 @@ METRICS: tuple[Metric, ...] = ("cosine", "euclidean")
 SORTS = ("index", "distance")
 MAX_CLUSTERS, MAX_SEED = 99_999, 2**63 - 1
 DECIMALS = 6
+SMALLEST = 1e-3  # of vectors as they are stored: three digits of the largest are left
 DEFAULT_THUMBNAILS = 1000
 
 
@@ -137,9 +138,16 @@ def compute(index: Index, job: MapJob, reporter: Reporter) -> Map:
     if not index.count:
         raise InputError("the index has no rows", "vit embed writes one for each image")
     labels = labels_of(index, job.color, reporter) if job.color is not None else None
-    rows = Rows(index, job.metric)
-    passes = passes_of(rows) + 1 if job.method == "pca" else 1
-    tick = _ticker(reporter, index.count * (passes + (job.clusters != "none")))
+    passes = passes_of(index.width) + 1 if job.method == "pca" else 1
+    passes += (job.metric == "euclidean") + (job.clusters != "none")
+    tick = _ticker(reporter, index.count * passes)
+    rows = Rows.open(index, job.metric, tick)
+    if 0 < rows.largest * rows.scale < SMALLEST:
+        raise InputError(
+            f"the numbers of {index.label} are {rows.largest * rows.scale:.2g} at most, and a map "
+            f"has {DECIMALS} decimals",
+            "use --metric cosine, or multiply the vectors",
+        )
     facts = [
         ("vectors", f"{index.count:,} of {index.width} numbers"),
         ("compared by", "cosine" if job.metric == "cosine" else "Euclidean distance, as stored"),
@@ -150,6 +158,7 @@ def compute(index: Index, job: MapJob, reporter: Reporter) -> Map:
     if job.method == "pca":
         axes = components(rows, 2, job.seed, tick)
         places = np.concatenate([axes.project(block) for _, block in rows.blocks(tick)])
+        places *= rows.scale
         explained = axes.explained
         shares = " and ".join(f"{100 * share:.1f} %" for share in explained)
         facts.append(("places", f"principal components, {shares} of the variance"))
@@ -187,7 +196,7 @@ def _clusters(
     if len(vectors) < rows.count:
         how += f", fitted to {len(vectors):,} rows drawn at random"
     facts.append(("clusters", f"{found:,}, by {how}"))
-    return clusters, np.round(distances, DECIMALS) + 0.0
+    return clusters, np.round(distances * rows.scale, DECIMALS) + 0.0
 
 
 def _ticker(reporter: Reporter, total: int) -> Tick:
