@@ -359,11 +359,13 @@ def _spelled(
             group(**{name: values.pop(name) for name in names})
             for group, names in zip(groups, shared, strict=True)
         ]
-        gathered = gather(*read)
+        gathered: Any = gather(*read)
         if isinstance(gathered, Common | WithData):
             _check_summary(gathered, values)
         if "index" in values:
-            _check_summary_of_index(gathered, values)
+            screen = gathered if isinstance(gathered, Screen) else gathered.screen
+            screen.doing("reading the index")
+            _check_summary_of_index(screen.report, values)
         command(gathered, **values)
 
     declared = [*own, *(parameter for group in shared for parameter in group.values())]
@@ -404,10 +406,9 @@ def _check_summary(common: Common | WithData, values: Mapping[str, object]) -> N
     )
 
 
-def _check_summary_of_index(gathered: Any, values: Mapping[str, object]) -> None:
+def _check_summary_of_index(place: Path | None, values: Mapping[str, object]) -> None:
     """Raise OutputError if --summary names a file of the index, or another that the run reads or
     writes."""
-    place = (gathered if isinstance(gathered, Screen) else gathered.screen).report
     if place is None:
         return
     from vitcli.jobs.of_index import read_of_index

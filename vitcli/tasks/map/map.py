@@ -18,6 +18,7 @@ from vitcli.indexes.index import Index, mapped, open_index
 from vitcli.jobs.choices import check_choice, check_whole
 from vitcli.jobs.job import SILENT, Reporter, Summary
 from vitcli.jobs.of_index import check_outputs
+from vitcli.records import Progress
 from vitcli.render.map_page import Labels, MapData, write_map
 from vitcli.sinks.tables import TABLES, Columns, Kind, TableFile, open_table
 from vitcli.tasks.map.kmeans import assign_all, fit, sample
@@ -110,6 +111,10 @@ def map_index(job: MapJob, reporter: Reporter = SILENT) -> Summary:
             to = TableFile(job.out, job.format, overwrite=job.overwrite)
             write = files.enter_context(open_table(to, columns))
             write(_records(index, made, job.sort))
+        if index.names == "path":
+            progress = Progress()
+            progress.add(index.count)
+            reporter.progress(progress)
     return Summary(index.count, 0, time.monotonic() - started, unit="row")
 
 
@@ -184,15 +189,20 @@ def _clusters(
         chosen = choose_number(vectors, rows.metric, job.seed)
         number = chosen.number
         how = f"k-means; their number has the best silhouette, {chosen.silhouette:.2f}"
-        reporter.note(
-            f"{number} clusters: of the numbers up to {chosen.tried}, this one has the best "
-            f"silhouette, {chosen.silhouette:.2f}"
-        )
+        if number == 1:
+            how = "k-means; the rows are too few or too alike for more"
+            reporter.note("1 cluster: the rows are too few or too alike for more")
+        else:
+            reporter.note(
+                f"{number} clusters: of the numbers tried, from 2 to {chosen.tried}, this one has "
+                f"the best silhouette, {chosen.silhouette:.2f}"
+            )
     middles = fit(vectors, min(number, rows.count), rows.metric, job.seed)
     clusters, distances = assign_all(rows, middles, tick)
     found = int(clusters.max()) + 1
     if found < number and job.clusters != "auto":
-        reporter.note(f"{found:,} clusters, not {number:,}: there are no more different rows")
+        are = "cluster" if found == 1 else "clusters"
+        reporter.note(f"{found:,} {are}, not {number:,}: there are no more different rows")
     if len(vectors) < rows.count:
         how += f", fitted to {len(vectors):,} rows drawn at random"
     facts.append(("clusters", f"{found:,}, by {how}"))

@@ -123,6 +123,7 @@ def _model_of(index: Index, how: Embedding, reporter: Reporter) -> tuple[Model, 
         spec = str(meta["model"])
         if meta.get("revision") and "@" not in spec:
             spec = f"{spec}@{meta['revision']}"
+    reporter.doing("loading the model")
     model = load_model(spec, options, reporter.note)
     made = {**describe_model(model)}
     for name in ("sha256", "preprocess", "patch_size"):
