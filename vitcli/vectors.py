@@ -161,11 +161,12 @@ def dedupe(
 
     index: what `vit embed` has written (a path, or several), or an array (N, D) of floats with the
     path of each row in `paths`; without paths only vectors are compared. kind: "bytes" (the same
-    file), "pixels" (the same upright RGB), "near" (a cosine of at least `threshold`), several in a
-    sequence or with commas; None for all that the files allow. Without `threshold` one is chosen
-    from the scores, or set by `like_pairs` of paths. linkage: "star" (all within the threshold of
-    the kept one), "complete" or "single". keep: "largest" (the default), "first", "oldest",
-    "newest". Files that cannot be read are told by a RuntimeWarning. Raises VitError.
+    file), "pixels" (they look the same: all frames, upright), "near" (a cosine of at least
+    `threshold`), several in a sequence or with commas; None for all that the files allow. Without
+    `threshold` one is chosen from the scores, or set by `like_pairs` of paths. linkage: "star" (all
+    within the threshold of the kept one), "complete" or "single". keep: "largest" (the default),
+    "first", "oldest", "newest". Files that cannot be read are told by a RuntimeWarning. Raises
+    VitError.
     """
     import warnings
 

@@ -1,4 +1,4 @@
-"""No command replaces a file of its index, or an image that the index names."""
+"""Search, dedupe and map: what they refuse to replace, what they refuse to understand, what they say."""
 
 from __future__ import annotations
 
@@ -82,6 +82,57 @@ def test_a_summary_is_not_a_file_of_the_run(vit: Vit, home: Path, command: str) 
         assert ended.code == 1 and "cannot write the summary" in ended.err, ended.err
     assert (home / "g2.index.jsonl").read_bytes() == b""
     assert not (home / "out.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "counts"),
+    [("search", (0, 1, "queries", 1)), ("dedupe", (3, 3, "rows", 3)), ("map", (3, 3, "rows", 3))],
+)
+def test_a_summary_counts_rows_and_queries(
+    vit: Vit, home: Path, command: str, counts: tuple[int, int, str, int]
+) -> None:
+    words = (*COMMANDS[command], "-o", "out.jsonl", "--summary", "sum.json", "--log-json")
+    ended = vit(command, "g1.npy", *words)
+    images, done, unit, number = counts
+    logged = json.loads(ended.err.splitlines()[-1])
+    for report in (json.loads((home / "sum.json").read_text()), logged):
+        assert (report["images"], report["done"], report["failed"]) == (images, done, 0)
+        assert report[unit] == number
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_bar_does_not_speak_of_a_model(
+    vit: Vit, home: Path, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+
+    class Bar:
+        def __init__(self, description: str) -> None:
+            told.append(description)
+
+        def count(self, description: str, done: int, total: int) -> None:
+            told.append(description)
+
+        tell = begin = __init__
+        show = print = expect = stop = lambda self, *args: None
+
+    monkeypatch.setattr("vitcli.cli.screen.bar.Bar", Bar)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    assert vit(command, "g1.npy", *COMMANDS[command], "-o", "out.jsonl").code == 0
+    assert told[0] == "reading the index"
+    assert "loading the model" not in told
+
+
+def test_numbers_of_things_are_named(vit: Vit, home: Path) -> None:
+    dedupe = ("dedupe", "g1.npy", "--kind", "near", "--overwrite", "-o", "out.jsonl")
+    np.save(home / "g1.npy", np.ones((3, 4), np.float32))
+    assert "2 images of 1 group are not kept: 2 near" in vit(*dedupe).err
+    assert "1 cluster: the rows are too few or too alike" in vit("map", "g1.npy").err
+    assert "1 cluster, not 3:" in vit("map", "g1.npy", "--clusters", "3").err
+    np.save(home / "g1.npy", np.eye(3, dtype=np.float32)[[0, 0, 1]])
+    assert "1 image of 1 group is not kept: 1 near" in vit(*dedupe, "--threshold", "0.9").err
+    said = "2 clusters: of the numbers tried, from 2 to 2, this one has the best silhouette"
+    assert said in vit("map", "g1.npy").err
 
 
 ROWS = np.eye(3, 4, dtype=np.float32)
