@@ -1,4 +1,4 @@
-"""Search, dedupe and map: what they refuse to replace, what they refuse to understand, what they say."""
+"""Search, dedupe and map: what they refuse to replace or to understand, and what they say."""
 
 from __future__ import annotations
 
