@@ -126,11 +126,11 @@ def test_the_bar_does_not_speak_of_a_model(
 def test_numbers_of_things_are_named(vit: Vit, home: Path) -> None:
     dedupe = ("dedupe", "g1.npy", "--kind", "near", "--overwrite", "-o", "out.jsonl")
     np.save(home / "g1.npy", np.ones((3, 4), np.float32))
-    assert "2 images of 1 group are not kept: 2 near" in vit(*dedupe).err
-    assert "1 cluster: the rows are too few or too alike" in vit("map", "g1.npy").err
+    assert "1 group; 2 images not kept: 2 near" in vit(*dedupe).err
+    assert "one cluster: there are too few different rows" in vit("map", "g1.npy").err
     assert "1 cluster, not 3:" in vit("map", "g1.npy", "--clusters", "3").err
     np.save(home / "g1.npy", np.eye(3, dtype=np.float32)[[0, 0, 1]])
-    assert "1 image of 1 group is not kept: 1 near" in vit(*dedupe, "--threshold", "0.9").err
+    assert "1 group; 1 image not kept: 1 near" in vit(*dedupe, "--threshold", "0.9").err
     said = "2 clusters: of the numbers tried, from 2 to 2, this one has the best silhouette"
     assert said in vit("map", "g1.npy").err
 

@@ -157,9 +157,16 @@ class LineNames:
     def find(self, name: str) -> int | None:
         raw = os.fsencode(name) if not name.isascii() else name.encode()
         shown = raw.decode("utf-8", "replace")
-        quoted = json.dumps(shown, ensure_ascii=False).encode()
+        spelled = {
+            json.dumps(shown, ensure_ascii=ascii_only).encode() for ascii_only in (False, True)
+        }
+        found = (self._find(b":" + quoted, name) for quoted in spelled)
+        return min((row for row in found if row is not None), default=None)
+
+    def _find(self, written: bytes, name: str) -> int | None:
+        """The first row of a name that is written in this way."""
         start = 0
-        while (at := self._text.find(b":" + quoted, start)) >= 0:
+        while (at := self._text.find(written, start)) >= 0:
             row = int(np.searchsorted(self._starts, at, side="right")) - 1
             if row >= 0 and self[row] == name:
                 return row

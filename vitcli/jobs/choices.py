@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from numbers import Integral, Real
 
-from vitcli.errors import UsageError, listed, printable
+from vitcli.errors import UsageError, printable
 
 MAX_SHOWN = 40  # characters of an odd value
 
@@ -13,7 +13,9 @@ MAX_SHOWN = 40  # characters of an odd value
 def check_choice(option: str, value: object, known: Sequence[str]) -> None:
     """Raise UsageError, which lists the known words, if a value is not one of them."""
     if not isinstance(value, str) or value not in known:
-        raise UsageError(f"{option} {_shown(value)}", f"give {listed(known, len(known))}")
+        is_empty = isinstance(value, str) and not value.strip()
+        what = "is empty" if is_empty else f"{_shown(value)} is not known"
+        raise UsageError(f"{option} {what}", f"choose from {', '.join(known)}")
 
 
 def check_number(option: str, value: object, low: float, high: float, example: str) -> None:
@@ -32,8 +34,6 @@ def check_whole(option: str, value: object, low: int, high: int, example: str) -
 
 
 def _shown(value: object) -> str:
-    """A value in a message: a word as it is, the rest as Python writes it."""
-    if isinstance(value, float):
-        return f"{value:g}"
-    text = printable(value) if isinstance(value, str) and value.strip() else repr(value)
+    """A value in a message, as Python writes it."""
+    text = f"{value:g}" if isinstance(value, float) else printable(repr(value))
     return text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "…"

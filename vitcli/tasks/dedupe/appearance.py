@@ -104,10 +104,10 @@ def _alpha(image: Picture) -> NDArray[np.uint8]:
     return np.ascontiguousarray(image.convert("RGBA").getchannel("A"), np.uint8)
 
 
-def _milliseconds(image: Picture) -> int | None:
-    """How long the current frame of an animation is shown; None for a page."""
+def _milliseconds(image: Picture) -> int:
+    """How long the current frame of an animation is shown; 0 where that is not said."""
     time = image.info.get("duration")
-    return round(float(time)) if isinstance(time, int | float) else None
+    return round(float(time)) if isinstance(time, int | float) else 0
 
 
 def _tell(digest: Hash, *values: object) -> None:

@@ -142,8 +142,8 @@ def counted(found: Found) -> str:
         return "no twins"
     named = ", ".join(f"{kinds[kind]:,} {kind}" for kind in found.kinds if kinds[kind])
     total, groups = sum(kinds.values()), len(found.groups)
-    images = f"{total:,} image{'s' * (total != 1)} of {groups:,} group{'s' * (groups != 1)}"
-    return f"{images} {'is' if total == 1 else 'are'} not kept: {named}"
+    images = f"{total:,} image{'s' * (total != 1)} not kept"
+    return f"{groups:,} group{'s' * (groups != 1)}; {images}: {named}"
 
 
 def _key(index: Index, options: Options) -> dict[str, object]:

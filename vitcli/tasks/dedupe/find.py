@@ -54,7 +54,7 @@ class Options:
         if self.threshold is not None:
             check_number("--threshold", self.threshold, 0, 1, "a cosine from 0 to 1, such as 0.98")
         if self.kinds is not None and not self.kinds:
-            raise UsageError("no kind of twins is given", f"give {', '.join(KINDS)}, or several")
+            raise UsageError("no kind of twins is given", f"choose from {', '.join(KINDS)}")
         for kind in self.kinds or ():
             check_choice("--kind", kind, KINDS)
         check_choice("--linkage", self.linkage, LINKAGES)

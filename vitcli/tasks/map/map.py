@@ -190,8 +190,8 @@ def _clusters(
         number = chosen.number
         how = f"k-means; their number has the best silhouette, {chosen.silhouette:.2f}"
         if number == 1:
-            how = "k-means; the rows are too few or too alike for more"
-            reporter.note("1 cluster: the rows are too few or too alike for more")
+            how = "k-means; there are too few different rows for more"
+            reporter.note("one cluster: there are too few different rows for more")
         else:
             reporter.note(
                 f"{number} clusters: of the numbers tried, from 2 to {chosen.tried}, this one has "
