@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
@@ -16,6 +17,10 @@ from PIL import Image
 import vitcli
 from tests.conftest import Vit
 from vitcli.errors import UsageError
+from vitcli.tasks.dedupe.find import Options
+from vitcli.tasks.map.map import MapJob
+from vitcli.tasks.search.queries import Asked
+from vitcli.tasks.search.search import SearchJob
 
 
 def index_lines(names: list[str]) -> str:
@@ -138,45 +143,59 @@ def test_numbers_of_things_are_named(vit: Vit, home: Path) -> None:
 ROWS = np.eye(3, 4, dtype=np.float32)
 
 
+def search_job(**given: Any) -> SearchJob:
+    return SearchJob(index=("feats.npy",), asked=Asked(like=("0",)), **given)
+
+
+def map_job(**given: Any) -> MapJob:
+    return MapJob(index=("feats.npy",), **given)
+
+
+NAN, INFINITY = float("nan"), float("inf")
+
+
 @pytest.mark.parametrize(
-    ("function", "given", "said"),
+    ("job", "given", "said"),
     [
-        ("search", {"metric": "l2"}, "cosine, dot"),
-        ("search", {"threshold": float("nan")}, "a cosine from -1 to 1"),
-        ("search", {"threshold": 1.5}, "a cosine from -1 to 1"),
-        ("search", {"threshold": float("inf"), "metric": "dot"}, "a number"),
-        ("search", {"threshold": "0.5"}, "a cosine"),
-        ("search", {"k": 2.5}, "a number from 1"),
-        ("search", {"k": True}, "a number from 1"),
-        ("search", {"paths": "abc"}, "a list with the path of each row"),
-        ("dedupe", {"linkage": "foo"}, "star, complete, single"),
-        ("dedupe", {"linkage": None}, "star, complete, single"),
-        ("dedupe", {"keep": "foo"}, "largest, first, oldest, newest"),
-        ("dedupe", {"keep": ""}, "largest, first, oldest, newest"),
-        ("dedupe", {"kind": "zzz"}, "bytes, pixels, near"),
-        ("dedupe", {"kind": ""}, "bytes, pixels, near"),
-        ("dedupe", {"kind": " , "}, "bytes, pixels, near"),
-        ("dedupe", {"kind": []}, "bytes, pixels, near"),
-        ("dedupe", {"kind": ["near", 3]}, "bytes, pixels, near"),
-        ("dedupe", {"threshold": float("nan")}, "a cosine from 0 to 1"),
-        ("dedupe", {"threshold": -0.1}, "a cosine from 0 to 1"),
-        ("dedupe", {"threshold": "high"}, "a cosine from 0 to 1"),
-        ("map", {"metric": "l2"}, "cosine, euclidean"),
-        ("map", {"method": "tsne"}, "pca, umap"),
-        ("map", {"clusters": "foo"}, "a number from 1, auto, or none"),
-        ("map", {"clusters": 2.5}, "a number from 1, auto, or none"),
-        ("map", {"clusters": 0}, "a number from 1, auto, or none"),
-        ("map", {"clusters": None}, "a number from 1, auto, or none"),
-        ("map", {"seed": -1}, "a whole number from 0"),
+        (search_job, {"metric": "l2"}, "cosine, dot"),
+        (search_job, {"threshold": NAN}, "a cosine from -1 to 1"),
+        (search_job, {"threshold": 1.5}, "a cosine from -1 to 1"),
+        (search_job, {"threshold": INFINITY, "metric": "dot"}, "a number"),
+        (search_job, {"threshold": "0.5"}, "a cosine"),
+        (search_job, {"k": 2.5}, "a number from 1"),
+        (search_job, {"k": True}, "a number from 1"),
+        (Options, {"linkage": "foo"}, "star, complete, single"),
+        (Options, {"linkage": None}, "star, complete, single"),
+        (Options, {"keep": "foo"}, "largest, first, oldest, newest"),
+        (Options, {"keep": ""}, "largest, first, oldest, newest"),
+        (Options, {"kinds": ("zzz",)}, "bytes, pixels, near"),
+        (Options, {"kinds": ()}, "bytes, pixels, near"),
+        (Options, {"kinds": ("near", 3)}, "bytes, pixels, near"),
+        (Options, {"threshold": NAN}, "a cosine from 0 to 1"),
+        (Options, {"threshold": -0.1}, "a cosine from 0 to 1"),
+        (Options, {"threshold": "high"}, "a cosine from 0 to 1"),
+        (map_job, {"metric": "l2"}, "cosine, euclidean"),
+        (map_job, {"method": "tsne"}, "pca, umap"),
+        (map_job, {"clusters": "foo"}, "a number from 1, auto, or none"),
+        (map_job, {"clusters": 2.5}, "a number from 1, auto, or none"),
+        (map_job, {"clusters": 0}, "a number from 1, auto, or none"),
+        (map_job, {"clusters": None}, "a number from 1, auto, or none"),
+        (map_job, {"sort": "zzz"}, "index, distance"),
+        (map_job, {"seed": -1}, "a whole number from 0"),
     ],
 )
 def test_unknown_words_and_numbers_are_refused(
-    function: str, given: dict[str, object], said: str
+    job: Callable[..., object], given: dict[str, Any], said: str
 ) -> None:
-    more = {"like": 0} if function == "search" else {}
     with pytest.raises(UsageError) as error:
-        getattr(vitcli, function)(ROWS, **more, **given)
+        job(**given)
     assert said in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["zzz", "", " , ", [], ["near", "zzz"]])
+def test_unknown_kinds_are_refused(kind: Any) -> None:
+    with pytest.raises(UsageError, match="choose from bytes, pixels, near"):
+        vitcli.dedupe(ROWS, kind=kind)
 
 
 def test_numbers_of_numpy_are_numbers() -> None:

@@ -60,7 +60,7 @@ def dedupe(
         resumes=True,
     )
     to.check()
-    opened = open_index(job.index)
+    opened = open_index(job.index, reporter.note)
     if opened.names != "path":
         raise InputError(f"{opened.label} is an index of texts", "vit dedupe compares images")
     pairs = [] if job.like_pairs is None else [(job.like_pairs, "the file of --like-pairs")]

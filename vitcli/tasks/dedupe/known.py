@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vitcli.errors import InputError, UsageError, printable
+from vitcli.errors import InputError, printable
 from vitcli.sinks.read_table import read_columns
 
 MAX_BYTES = 64 << 20
@@ -52,18 +52,9 @@ def read_pairs(file: Path) -> list[Known]:
     return pairs
 
 
-def pairs_of(pairs: Iterable[Sequence[str | os.PathLike[str]]]) -> tuple[Known, ...]:
-    """The pairs that are given in Python. Raises UsageError for one that is not two paths."""
-    found = []
-    for number, pair in enumerate(pairs):
-        paths = () if isinstance(pair, str | bytes) else tuple(pair)
-        if len(paths) != 2 or not all(isinstance(path, str | os.PathLike) for path in paths):
-            raise UsageError(
-                f"like_pairs[{number}] is {printable(repr(pair))[:MAX_SHOWN]}",
-                "give two paths, as the index has them",
-            )
-        found.append(Known(os.fspath(paths[0]), os.fspath(paths[1]), f"like_pairs[{number}]"))
-    return tuple(found)
+def numbered(pairs: Iterable[tuple[str, str]]) -> tuple[Known, ...]:
+    """The pairs that are given in Python, with their numbers."""
+    return tuple(Known(*pair, f"like_pairs[{number}]") for number, pair in enumerate(pairs))
 
 
 def _in_parquet(file: Path) -> Iterator[Known]:

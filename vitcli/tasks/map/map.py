@@ -90,7 +90,7 @@ def map_index(job: MapJob, reporter: Reporter = SILENT) -> Summary:
     """Make the map and write it. Raises VitError."""
     started = time.monotonic()
     check_job(job)
-    opened = open_index(job.index) if isinstance(job.index, tuple) else job.index
+    opened = open_index(job.index, reporter.note) if isinstance(job.index, tuple) else job.index
     file = None if job.color is None else job.color.file
     table = [] if file is None else [(file, "the file of --color")]
     check_outputs((job.out, job.html), job.index, opened, table)

@@ -121,7 +121,7 @@ def search(
     Raises VitError for errors that end the run; an image that fails is a row with an error.
     """
     started = time.monotonic()
-    index = open_index(job.index) if isinstance(job.index, tuple) else job.index
+    index = open_index(job.index, reporter.note) if isinstance(job.index, tuple) else job.index
     if job.paths_only and index.names == "text":
         raise UsageError(
             f"the rows of {index.label} are texts, which have no paths", "leave out --paths-only"
