@@ -147,6 +147,7 @@ def _model_of(index: Index, how: Embedding, reporter: Reporter) -> tuple[Model, 
         spec = str(meta["model"])
         if meta.get("revision") and "@" not in spec:
             spec = f"{spec}@{meta['revision']}"
+    reporter.doing("loading the model")
     model = load_model(spec, options, reporter.note)
     made = json.loads(json.dumps(describe_model(model)))  # pairs as a meta file has them
     for name in ("sha256", "preprocess", "patch_size"):
