@@ -282,7 +282,7 @@ def _read(
         )
     stripped = layout.strip(tensors)
     decoder = layout.decoder_in(stripped) if keep_decoder else None
-    rules = layout.rules_with(decoder, stripped)
+    rules = layout.rules_with(decoder, stripped, checkpoint.config)
     renamed = to_ours(stripped, rules)
     ours, decoding = without_decoder(renamed.tensors)
     spelling = Spelling(rules, stripped)

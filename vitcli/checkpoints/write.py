@@ -18,7 +18,7 @@ from vitcli.checkpoints.layouts.decoders import refuse_decoder
 from vitcli.checkpoints.layouts.layout import Expressed, Layout, Library
 from vitcli.checkpoints.layouts.texts import hf_write
 from vitcli.checkpoints.load import Model
-from vitcli.checkpoints.preprocess.hf import to_hf
+from vitcli.checkpoints.preprocess.hf import normalised_less, to_hf
 from vitcli.checkpoints.preprocess.timm import to_timm
 from vitcli.checkpoints.scoring import DESCRIBED
 from vitcli.errors import CheckpointError
@@ -59,7 +59,10 @@ def write_hf(model: Model, folder: Path, dtype: FileDtype) -> Written:
     values |= _problem_type(model)
     values["dtype"] = HF_DTYPES[dtype]
     _write_json(folder / "config.json", values)
-    _write_json(folder / "preprocessor_config.json", to_hf(model.preprocess))
+    plan, config = model.preprocess, form.config
+    if isinstance(config, ViTConfig) and config.pixel_norm:
+        plan = normalised_less(plan, config.pixel_norm)
+    _write_json(folder / "preprocessor_config.json", to_hf(plan))
     _write_tensors(folder / "model.safetensors", form.tensors, dtype)
     notes = (*notes, *_notes(model.config, form.config, "transformers"), *form.notes)
     notes = (*notes, *_mask_notes(model, form.config), *text_notes)
@@ -271,13 +274,16 @@ def _score_notes(model: Model) -> list[str]:
 def _made(layout: Layout, form: Expressed) -> dict[str, Made]:
     """The written tensors that hold each tensor of the model, found by reading the names back."""
     names = layout.strip(form.tensors)
-    rules = layout.rules_with(layout.decoder_in(names), names)
+    rules = layout.rules_with(layout.decoder_in(names), names, form.json)
     return to_ours({n: tensor.to("meta") for n, tensor in names.items()}, rules).made
 
 
 def _write_tensors(file: Path, state: Mapping[str, Tensor], dtype: FileDtype) -> None:
     kind = TORCH_DTYPES[dtype]
-    cast = {name: tensor.to(kind).contiguous().clone() for name, tensor in state.items()}
+    cast = {
+        name: (tensor.to(kind) if tensor.is_floating_point() else tensor).contiguous().clone()
+        for name, tensor in state.items()
+    }
     file.write_bytes(save(cast, metadata={"format": "pt"}))
 
 

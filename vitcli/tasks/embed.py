@@ -142,12 +142,14 @@ def _computation(job: EmbedJob, run: Run, specs: Sequence[Spec]) -> Computation:
         shape = model.network.features_shape(layers, pool)
         output = Features(tuple(layers), pool, job.norm)
     engine = open_model(model, output, job.running, note)
+    summary = getattr(model.config, "summary", ())
     meta = {
         **describe_model(model),
         **described_options(job.options),
         "row_shape": list(shape),
         "layers": layers,
         "pool": pool,
+        **({"class_tokens": [number + 1 for number in summary]} if summary else {}),
         "norm": job.norm,
         "l2": job.l2,
         "engine": job.running.engine,

@@ -25,7 +25,14 @@ from vitcli.checkpoints.layouts import (
     torchvision,
 )
 from vitcli.checkpoints.layouts.layout import Layout
-from vitcli.checkpoints.layouts.towers import eva, hf_aimv2, hf_internvit, pe, timm_aimv2
+from vitcli.checkpoints.layouts.towers import (
+    eva,
+    hf_aimv2,
+    hf_internvit,
+    hf_radio,
+    pe,
+    timm_aimv2,
+)
 
 LAYOUTS: tuple[Layout, ...] = (
     hf_vit.LAYOUT,
@@ -38,6 +45,7 @@ LAYOUTS: tuple[Layout, ...] = (
     hf_pixio.LAYOUT,
     hf_aimv2.LAYOUT,
     hf_internvit.LAYOUT,
+    hf_radio.LAYOUT,
     openai.OPENAI,
     openai.OPEN_CLIP,
     pe.LAYOUT,

@@ -27,7 +27,7 @@ from vitcli.checkpoints.layouts.layout import (
     shape,
 )
 from vitcli.checkpoints.layouts.timm_write import adapt, notes, refusals, write_config
-from vitcli.checkpoints.preprocess.published import BEIT3, INTERNVIT, Family
+from vitcli.checkpoints.preprocess.published import BEIT3, INTERNVIT, RADIO, Family
 from vitcli.errors import CheckpointError
 from vitcli.models.config import Config, ViTConfig
 from vitcli.models.fields import Activation, Pool
@@ -43,7 +43,7 @@ _SIZES = (
 )
 _PARTS = (
     r"\d+(x1)?|clip|quickgelu|siglip|gap|map|reg\d+|plus|dinov2|tipsv2|miil|distilled|"
-    "in21k|in1k|in21ft1k|dino|sam|mae|laion2b"
+    r"in21k|in1k|in21ft1k|dino|sam|mae|laion2b|radio_v\d+"
 )
 ARCHITECTURES = (
     rf"vit_(deit_)?({_SIZES})(_distilled)?_patch\d+(_({_PARTS}))*"
@@ -276,8 +276,9 @@ def _pool(tensors: Tensors, config: Json, name: str, class_token: bool) -> Pool:
 def _final_norm(
     name: str, args: dict[str, Any], *, has_fc_norm: bool
 ) -> Literal["tokens", "pooled", "none"]:
-    """The final norm. An InternViT has none, unless `model_args` say otherwise."""
-    if not args.get("final_norm", not name.startswith("vit_intern")):
+    """The final norm. An InternViT and a RADIO have none, unless `model_args` say otherwise."""
+    is_normed = not (name.startswith("vit_intern") or "_radio_" in name)
+    if not args.get("final_norm", is_normed):
         return "none"
     return "pooled" if has_fc_norm else "tokens"
 
@@ -305,12 +306,14 @@ def _heads(name: str, width: int, depth: int) -> int:
 
 
 def family(config: Config) -> Family | None:
-    """The family whose preprocessing applies to a file that says none: an InternViT's or a
-    BEiT-3's."""
+    """The family whose preprocessing applies to a file that says none: an InternViT's, a RADIO's
+    or a BEiT-3's."""
     if not isinstance(config, ViTConfig):
         return None
     if config.attn_norm and config.ffn_norm:
         return BEIT3
+    if config.final_norm == "none" and config.num_registers:
+        return RADIO
     return INTERNVIT if config.final_norm == "none" and config.layer_scale else None
 
 
@@ -322,7 +325,7 @@ WRITER = Writer(
     refusals=refusals,
     adapt=adapt,
     notes=notes,
-    rare=("attn_norm", "ffn_norm"),
+    rare=("attn_norm", "ffn_norm", "num_class_tokens", "summary", "pos_grid"),
 )
 LAYOUT = Layout(
     "timm",

@@ -13,13 +13,20 @@ from vitcli.checkpoints.layouts.texts.open_clip import model_config
 from vitcli.checkpoints.layouts.timm import image_size as timm_image_size
 from vitcli.checkpoints.layouts.timm import pretrained_cfg
 from vitcli.checkpoints.preprocess.fields import FoundPreprocess, origins
-from vitcli.checkpoints.preprocess.hf import HF_KEYS, from_hf, to_hf
+from vitcli.checkpoints.preprocess.hf import (
+    HF_KEYS,
+    from_hf,
+    normalised_again,
+    resizing,
+    to_hf,
+)
 from vitcli.checkpoints.preprocess.published import (
     CLIP,
     DEIT,
     DINOV2,
     HALF,
     MAE,
+    RADIO,
     TIMM_DEFAULT,
     VIT,
     Family,
@@ -27,7 +34,7 @@ from vitcli.checkpoints.preprocess.published import (
 from vitcli.checkpoints.preprocess.timm import TIMM_KEYS, from_open_clip, from_timm, to_timm
 from vitcli.checkpoints.resolve import Checkpoint
 from vitcli.errors import UsageError
-from vitcli.models.config import Config
+from vitcli.models.config import Config, ViTConfig
 from vitcli.records import Preprocess, Size, by
 
 MAX_SIDE = 16_384
@@ -46,6 +53,9 @@ def choose_preprocess(
     origin of every step. Raises UsageError for an image size that does not fit the patches, which
     have the size in the config, or `patch_size`."""
     chosen = _found(checkpoint, layout, config, image_size, override)
+    if isinstance(config, ViTConfig) and config.pixel_norm and override != "timm":
+        plan = normalised_again(chosen.plan, config.pixel_norm)
+        chosen = replace(chosen, plan=plan, origins={**chosen.origins, "normalize": "the model"})
     if override == "hf":  # transformers clips 16-bit greyscale to white
         chosen = replace(chosen, plan=replace(chosen.plan, grey16="clamp"))
     _check_size(chosen.plan.size, patch_size or config.patch_size, asked=image_size is not None)
@@ -100,6 +110,8 @@ def _hf(
     checkpoint: Checkpoint, family: Family, size: Size, image_size: Size | None
 ) -> FoundPreprocess:
     processor, model_type = checkpoint.processor, str(checkpoint.config.get("model_type", ""))
+    if family is RADIO:
+        processor, model_type = resizing(processor), "radio"
     found = from_hf(processor, model_type, size, image_size, checkpoint.processor_file)
     if not processor:
         note = f"no preprocessor_config.json: {found.plan.describe()} is taken"
