@@ -31,17 +31,19 @@ def off(ours: Tensor, theirs: Tensor) -> float:
 
 
 def check(model: Model, theirs: transformers.RadioModel) -> None:
-    """Compare every hidden state and the summary at several sizes; the pixels are of 0 to 1."""
-    network = model.network
+    """Compare every hidden state and the summary at several sizes, in fp64: large weights magnify
+    rounding. The pixels are of 0 to 1."""
+    theirs, network = theirs.double(), model.network.double()
     assert isinstance(network, VisionTransformer)
     mean, std = (
         torch.tensor(values).reshape(3, 1, 1)
         for values in (model.preprocess.mean, model.preprocess.std)
     )
     for height, width in SIZES:
-        x = torch.from_numpy(pixels(2, height, width)).sigmoid()
+        x = torch.from_numpy(pixels(2, height, width)).sigmoid().double()
         expected = theirs(x, output_hidden_states=True)
-        ours = (x - mean) / std
+        ours = theirs.input_conditioner(x)
+        assert off(((x - mean) / std).float(), ours.float()) < 1e-6
         for layer, state in network.hidden_states(ours, range(4)).items():
             assert off(state.x, expected.hidden_states[layer]) < 1e-5
         tokens = network.tokens(ours)

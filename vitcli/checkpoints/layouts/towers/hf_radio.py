@@ -49,7 +49,6 @@ _BLOCK = (
         for n in (1, 2)
     ),
 )
-_GATED = (("fc1", "weights_in"), ("fc2", "weights_out"))
 TOKENS, TOKENS_IN_MEMORY = "patch_generator.cls_token.token", "embeddings.cls_register_token"
 PATCHES, PATCHES_IN_MEMORY = "patch_generator.embedder.weight", "embeddings.patch_projection.weight"
 
@@ -90,10 +89,6 @@ RULES = (
         "embeddings.position_embedding",
     ),
     *(_of_block(*names) for names in _BLOCK),
-    *(
-        _of_block(f"mlp.{ours}.{{p}}", (f"mlp.{name}.{{p}}",), f"mlp.{name}.{{p}}")
-        for ours, name in _GATED
-    ),
     fuse(
         ("model.blocks.{i}.attn.qkv.{p}",),
         "blocks.{i}.attn.qkv.{p}",
@@ -112,20 +107,38 @@ RULES = (
 )
 
 
-def rules_of(counts: tuple[int, int]) -> tuple[Rule, ...]:
-    """The rules of a model with these numbers of class tokens and registers."""
+GATED = (
+    fuse(
+        tuple(f"model.blocks.{{i}}.mlp.{x}_proj.{{p}}" for x in ("gate", "up")),
+        "blocks.{i}.mlp.fc1.{p}",
+        *(
+            tuple(f"{start}.{{i}}.mlp.{x}_proj.{{p}}" for x in ("gate", "up"))
+            for start in ("blocks", "encoder.layer")
+        ),
+    ),
+    _of_block("mlp.fc2.{p}", ("mlp.down_proj.{p}",), "mlp.down_proj.{p}"),
+)
+
+
+def rules_of(counts: tuple[int, int], *, is_gated: bool) -> tuple[Rule, ...]:
+    """The rules of a model with these numbers of class tokens and registers, and with a SwiGLU."""
     names = tuple(zip(("cls_token", "register_tokens"), counts, strict=True))
     shares = tuple((name, count) for name, count in names if count)
     also: tuple[Names, ...] = ((TOKENS,), (TOKENS_IN_MEMORY,))
-    return (*RULES, split("model." + TOKENS, *shares, also=also, load=lift, save=lower))
+    tokens = split("model." + TOKENS, *shares, also=also, load=lift, save=lower)
+    return (tokens, *(GATED if is_gated else ()), *RULES)
 
 
 def rules_by_config(tensors: Tensors, config: Json) -> tuple[Rule, ...]:
-    return rules_of(token_counts(config))
+    return rules_of(token_counts(config), is_gated=_is_gated(tensors))
 
 
 def rules(names: Collection[str]) -> tuple[Rule, ...]:
-    return rules_of((1, 1))
+    return rules_of((1, 1), is_gated=_is_gated(names))
+
+
+def _is_gated(names: Collection[str]) -> bool:
+    return any(".mlp.gate_proj." in name or ".mlp.up_proj." in name for name in names)
 
 
 def detect(names: Collection[str]) -> bool:
@@ -201,10 +214,8 @@ def adapt(config: ViTConfig, tensors: Tensors) -> tuple[ViTConfig, dict[str, Ten
 
 
 def rules_to_write(config: ViTConfig) -> tuple[Rule, ...]:
-    """The rules for writing, where only a SwiGLU has the names of one."""
-    kept, other = ("weights_", "mlp.fc") if config.ffn == "swiglu" else ("mlp.fc", "weights_")
-    table = rules_of((config.num_class_tokens, config.num_registers))
-    return tuple(rule for rule in table if other not in rule.theirs[0] or kept in rule.theirs[0])
+    counts = config.num_class_tokens, config.num_registers
+    return rules_of(counts, is_gated=config.ffn == "swiglu")
 
 
 def notes(config: Config, json: Json) -> tuple[str, ...]:

@@ -172,7 +172,7 @@ def _of_args(tensors: Tensors, config: Json, num_heads: int | None) -> dict[str,
     patch = pair(config.get("patch_size") or int(match[2]), "patch_size")
     largest = number(args.get("cpe_max_size"), "args.cpe_max_size")
     side = round(largest / patch[0])
-    if side * patch[0] == number(kwargs.get("img_size", match[3] or 0), "img_size"):
+    if side * patch[0] == number(kwargs.get("img_size", int(match[3] or 0)), "img_size"):
         raise CheckpointError(
             f"args.cpe_max_size is {largest}, the size of the model's own images",
             "its positions are cut and not resampled, which is not supported",
