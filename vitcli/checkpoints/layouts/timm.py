@@ -110,6 +110,7 @@ NUM_HEADS = {
     (1536, 40): 24,
     (1664, 48): 16,
 }
+RADIO_REGISTERS = {"radio_v3": 7, "radio_v4": 9}
 HEADS_BY_NAME = {"vit_base_patch16_gap_224": 16, "vit_giantopt_": 16}
 TANH_GELU = re.compile(
     r"vit_(base_patch32|large_patch16_siglip_(gap_)?512|so400m_patch16|giantopt_patch16)"
@@ -149,7 +150,8 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTCon
         registers = shape(tensors, "register_tokens", 3)[1]
     else:  # the config or the name may show that the file lacks them
         match = re.search(r"_reg(\d+)_", name)
-        claimed = args.get("reg_tokens", int(match[1]) if match else 0)
+        named = RADIO_REGISTERS.get(name[-8:], int(match[1]) if match else 0)
+        claimed = args.get("reg_tokens", named)
         registers = int(number(claimed, "reg_tokens"))
     prefix = int(class_token) + int(dist_token) + registers
     size = image_size(config)

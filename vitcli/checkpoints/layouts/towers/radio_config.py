@@ -182,7 +182,7 @@ def _of_args(tensors: Tensors, config: Json, num_heads: int | None) -> dict[str,
         found is not None
         and int(kwargs.get("embed_dim", width) * number(found, "mlp_ratio")) != hidden
     ):
-        raise CheckpointError(f"mlp_ratio is {found}, and the feed-forward has a width of {hidden}")
+        raise CheckpointError(f"mlp_ratio is {found}, and mlp.fc2.weight has {hidden} columns")
     return {
         "image_size": pair(config.get("preferred_resolution", 512), "preferred_resolution"),
         "patch_size": patch,
