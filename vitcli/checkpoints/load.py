@@ -202,7 +202,8 @@ def load(
             checkpoint, detected, config, image_size, preprocess, patch_size=patch_size
         )
         plan = replace(chosen.plan, exif=exif, decode=decode)
-        size = config.image_size if keep_grid and image_size is None else plan.size
+        keeps = keep_grid and image_size is None and not getattr(config, "pos_grid", None)
+        size = config.image_size if keeps else plan.size
         if patch_size is not None and patch_size != config.patch_size:
             _check_decoder(reconstruction, config.patch_size)
             change_patch_size(network, patch_size, size)

@@ -24,6 +24,7 @@ from vitcli.checkpoints.scoring import DESCRIBED
 from vitcli.errors import CheckpointError
 from vitcli.models.config import Config, ViTConfig
 from vitcli.models.swin_config import SwinConfig
+from vitcli.records import by
 
 FileDtype = Literal["fp32", "fp16", "bf16"]
 TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -220,6 +221,11 @@ def _notes(before: Config, after: Config, library: str) -> list[str]:
             notes.append("prefix tokens had no position of their own: they get one of zeros")
         elif after.pos_prefix < before.pos_prefix:
             notes.append("the class token's position is added to the token itself")
+        if before.pos_grid not in (None, after.pos_grid):
+            notes.append(
+                f"positions are written for {by(before.image_size)}: {library} resamples them in "
+                "another way for other sizes"
+            )
         if before.rope and before.rope.periods and after.rope and not after.rope.periods:
             notes.append(
                 f"{library} computes the rotary periods exactly, this model has them rounded by up "

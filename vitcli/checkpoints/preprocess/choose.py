@@ -113,6 +113,9 @@ def _hf(
     if family is RADIO:
         processor, model_type = resizing(processor), "radio"
     found = from_hf(processor, model_type, size, image_size, checkpoint.processor_file)
+    if processor is not checkpoint.processor:
+        note = f"{checkpoint.processor_file} says do_resize: false; images are resized and cropped"
+        return replace(found, notes=(*found.notes, f"{note} to its sizes, as in NVIDIA's examples"))
     if not processor:
         note = f"no preprocessor_config.json: {found.plan.describe()} is taken"
     elif family is DEIT and found.plan.mean == HALF:

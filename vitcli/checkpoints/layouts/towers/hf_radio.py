@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -32,6 +33,7 @@ from vitcli.checkpoints.layouts.layout import (
 from vitcli.checkpoints.layouts.towers.radio_config import read_config, token_counts
 from vitcli.checkpoints.preprocess.published import RADIO
 from vitcli.models.config import Config, ViTConfig
+from vitcli.models.pos_embed import resize_pos_embed
 
 # vitcli's names; the hub's names in a block, the first of which is written; and those in memory.
 _BLOCK = (
@@ -149,7 +151,7 @@ ONLY: dict[str, tuple[object, ...]] = {
     "class_token": (True,),
     "dist_token": (False,),
     "pos_prefix": (0,),
-    "pos_resize": ("bilinear-square",),
+    "pos_resize": ("bilinear-square", "bilinear-square-corners"),
     "patch_bias": (False,),
     "pre_norm": (False,),
     "pool": ("cls",),
@@ -206,8 +208,13 @@ def write_config(config: ViTConfig) -> dict[str, Any]:
 
 
 def adapt(config: ViTConfig, tensors: Tensors) -> tuple[ViTConfig, dict[str, Tensor]]:
-    """Add the tensors that are a part of vitcli's config."""
+    """Add the tensors that are a part of vitcli's config. transformers does not align corners: a
+    table that needs that is written as it is for the image size."""
     assert config.pixel_norm is not None
+    if config.pos_resize == "bilinear-square-corners":
+        pos, old, new = tensors["pos_embed"], config.table_grid, config.grid
+        tensors = {**tensors, "pos_embed": resize_pos_embed(pos, old, new, 0, config.pos_resize)}
+        config = replace(config, pos_grid=new, pos_resize="bilinear-square")
     mean, std = (torch.tensor(values).reshape(3, 1, 1) for values in config.pixel_norm)
     summary = torch.tensor(config.summary, dtype=torch.int64)
     return config, {**tensors, "norm_mean": mean, "norm_std": std, "summary_idxs": summary}
