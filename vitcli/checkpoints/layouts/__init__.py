@@ -30,6 +30,7 @@ from vitcli.checkpoints.layouts.towers import (
     hf_aimv2,
     hf_internvit,
     hf_radio,
+    hf_siglip2,
     pe,
     timm_aimv2,
 )
@@ -41,6 +42,7 @@ LAYOUTS: tuple[Layout, ...] = (
     hf_dinov3.LAYOUT,
     hf_clip.LAYOUT,
     hf_siglip.LAYOUT,
+    hf_siglip2.LAYOUT,
     hf_swin.LAYOUT,
     hf_pixio.LAYOUT,
     hf_aimv2.LAYOUT,
