@@ -71,7 +71,8 @@ def iter_blocks(
 
 def exact_lengths(vectors: NDArray[np.floating]) -> NDArray[np.float64]:
     """The length of each row in fp64, the same whatever the other rows are.  (n, D) -> (n,)"""
-    squares: NDArray[np.float64] = np.square(vectors, dtype=np.float64).sum(axis=1)
+    with np.errstate(over="ignore"):
+        squares: NDArray[np.float64] = np.square(vectors, dtype=np.float64).sum(axis=1)
     return np.sqrt(squares)
 
 
