@@ -195,6 +195,7 @@ OPTIONS: Mapping[str, Callable[[Any], bool]] = {
     "layout": _is_text,
     "image_size": _is_size,
     "patch_size": _is_size,
+    "max_patches": _is_count,
     "preprocess": _is_text,
     "num_heads": _is_count,
     "drop": lambda value: isinstance(value, list) and all(map(_is_text, value)),
