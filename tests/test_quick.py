@@ -46,7 +46,7 @@ def test_a_command_does_its_work(
     command: str,
 ) -> None:
     fp32 = iter([Candidate("torch", "fp32")])  # what bench measures
-    monkeypatch.setattr(task._Trials, "_candidates", lambda self, device: fp32)
+    monkeypatch.setattr(task._Trials, "_candidates", lambda self, device, exports: fp32)
     for label in "01":
         many_photos(tmp_path / "photos" / label, 4)
     (tmp_path / "mae").symlink_to(tiny_model("mae-pretraining"))

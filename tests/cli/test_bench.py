@@ -156,7 +156,7 @@ def test_another_engine_is_exported_first_and_then_measured(
     monkeypatch.setitem(clean_env, "VIT_CACHE", str(tmp_path / "cache"))  # nothing is exported yet
 
     ways = [Candidate("torch", "fp32"), Candidate("onnx", "fp32")]
-    monkeypatch.setattr(task._Trials, "_candidates", lambda self, device: iter(ways))
+    monkeypatch.setattr(task._Trials, "_candidates", lambda self, device, exports: iter(ways))
     ended = vit("bench", "demo", "--json", "--seconds", "600")
     assert ended.code == 0, ended.err
     found = json.loads(ended.out)

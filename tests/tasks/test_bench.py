@@ -52,7 +52,7 @@ pipe.recv_bytes()
 
 @pytest.fixture
 def one_candidate(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(task._Trials, "_candidates", lambda self, device: iter([FP32]))
+    monkeypatch.setattr(task._Trials, "_candidates", lambda self, device, exports: iter([FP32]))
 
 
 @pytest.fixture

@@ -231,7 +231,7 @@ class _Searcher:
             products[:, is_odd] = -np.inf
             odd, every = np.flatnonzero(is_odd), np.arange(len(self._exact))
             self._add(np.repeat(every, len(odd)), np.tile(odd, len(every)), block)
-        limits = np.maximum(self._floors - room, LOWEST).astype(np.float32)
+        limits = np.clip(self._floors - room, LOWEST, -LOWEST).astype(np.float32)
         queries = np.flatnonzero(products.max(axis=1) >= limits)
         is_near = products[queries] >= limits[queries, None]
         for one in np.flatnonzero(is_near.sum(axis=1) > 4 * self._k + 64).tolist():
