@@ -28,7 +28,8 @@ def write_index(file: Path, count: int, width: int, groups: int = GROUPS) -> Non
             block += middles[random.integers(0, groups, size)]
             block.tofile(rows)
             for row in range(start, start + size):
-                print(json.dumps({"row": row, "path": f"photos/{row:09}.jpg"}), file=lines)
+                record = {"row": row, "path": f"photos/{row:09}.jpg"}
+                print(json.dumps(record, separators=(",", ":")), file=lines)
 
 
 def peak_megabytes() -> float:

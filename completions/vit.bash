@@ -32,6 +32,7 @@ _vit() {
         "classify --labels") compopt -o default; return ;;
         "classify --image-size") compopt -o default; return ;;
         "classify --patch-size") compopt -o default; return ;;
+        "classify --max-patches") compopt -o default; return ;;
         "classify --preprocess") COMPREPLY=($(compgen -W "hf timm" -- "$cur")); return ;;
         "classify --num-heads") compopt -o default; return ;;
         "classify --head") compopt -o default; return ;;
@@ -72,6 +73,7 @@ _vit() {
         "embed --labels") compopt -o default; return ;;
         "embed --image-size") compopt -o default; return ;;
         "embed --patch-size") compopt -o default; return ;;
+        "embed --max-patches") compopt -o default; return ;;
         "embed --preprocess") COMPREPLY=($(compgen -W "hf timm" -- "$cur")); return ;;
         "embed --num-heads") compopt -o default; return ;;
         "embed --head") compopt -o default; return ;;
@@ -170,6 +172,7 @@ _vit() {
         "attention --labels") compopt -o default; return ;;
         "attention --image-size") compopt -o default; return ;;
         "attention --patch-size") compopt -o default; return ;;
+        "attention --max-patches") compopt -o default; return ;;
         "attention --preprocess") COMPREPLY=($(compgen -W "hf timm" -- "$cur")); return ;;
         "attention --num-heads") compopt -o default; return ;;
         "attention --head") compopt -o default; return ;;
@@ -191,6 +194,7 @@ _vit() {
         "convert --labels") compopt -o default; return ;;
         "convert --image-size") compopt -o default; return ;;
         "convert --patch-size") compopt -o default; return ;;
+        "convert --max-patches") compopt -o default; return ;;
         "convert --preprocess") COMPREPLY=($(compgen -W "hf timm" -- "$cur")); return ;;
         "convert --num-heads") compopt -o default; return ;;
         "convert --head") compopt -o default; return ;;
@@ -236,6 +240,7 @@ _vit() {
         "finetune --labels") compopt -o default; return ;;
         "finetune --image-size") compopt -o default; return ;;
         "finetune --patch-size") compopt -o default; return ;;
+        "finetune --max-patches") compopt -o default; return ;;
         "finetune --preprocess") COMPREPLY=($(compgen -W "hf timm" -- "$cur")); return ;;
         "finetune --num-heads") compopt -o default; return ;;
         "finetune --head") compopt -o default; return ;;
@@ -260,6 +265,7 @@ _vit() {
         "evaluate --labels") compopt -o default; return ;;
         "evaluate --image-size") compopt -o default; return ;;
         "evaluate --patch-size") compopt -o default; return ;;
+        "evaluate --max-patches") compopt -o default; return ;;
         "evaluate --preprocess") COMPREPLY=($(compgen -W "hf timm" -- "$cur")); return ;;
         "evaluate --num-heads") compopt -o default; return ;;
         "evaluate --head") compopt -o default; return ;;
@@ -294,6 +300,7 @@ _vit() {
         "reconstruct --labels") compopt -o default; return ;;
         "reconstruct --image-size") compopt -o default; return ;;
         "reconstruct --patch-size") compopt -o default; return ;;
+        "reconstruct --max-patches") compopt -o default; return ;;
         "reconstruct --preprocess") COMPREPLY=($(compgen -W "hf timm" -- "$cur")); return ;;
         "reconstruct --num-heads") compopt -o default; return ;;
         "reconstruct --head") compopt -o default; return ;;
@@ -311,6 +318,7 @@ _vit() {
         "info --labels") compopt -o default; return ;;
         "info --image-size") compopt -o default; return ;;
         "info --patch-size") compopt -o default; return ;;
+        "info --max-patches") compopt -o default; return ;;
         "info --preprocess") COMPREPLY=($(compgen -W "hf timm" -- "$cur")); return ;;
         "info --num-heads") compopt -o default; return ;;
         "info --head") compopt -o default; return ;;
@@ -324,6 +332,7 @@ _vit() {
         "bench --labels") compopt -o default; return ;;
         "bench --image-size") compopt -o default; return ;;
         "bench --patch-size") compopt -o default; return ;;
+        "bench --max-patches") compopt -o default; return ;;
         "bench --preprocess") COMPREPLY=($(compgen -W "hf timm" -- "$cur")); return ;;
         "bench --num-heads") compopt -o default; return ;;
         "bench --head") compopt -o default; return ;;
@@ -333,19 +342,19 @@ _vit() {
         "models --for") COMPREPLY=($(compgen -W "speed accuracy memory resolution features words" -- "$cur")); return ;;
     esac
     case "$command" in
-        "classify") words="-m --model -k --top-k -o --out --format --scores --threshold --select --paths-only --html --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --allow-outside --max-errors --on-error --layout --labels --image-size --patch-size --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --resume --retry-failed --keep-missing --shard --devices --ray --classes --classes-file --template --templates --text-clean --tokenizer -h --help" ;;
-        "embed") words="-m --model --layer --layers --pool --norm --no-norm --l2 -o --out --format --store --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --allow-outside --max-errors --on-error --layout --labels --image-size --patch-size --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --resume --retry-failed --keep-missing --shard --devices --ray --text --texts --text-clean --tokenizer -h --help" ;;
+        "classify") words="-m --model -k --top-k -o --out --format --scores --threshold --select --paths-only --html --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --allow-outside --max-errors --on-error --layout --labels --image-size --patch-size --max-patches --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --resume --retry-failed --keep-missing --shard --devices --ray --classes --classes-file --template --templates --text-clean --tokenizer -h --help" ;;
+        "embed") words="-m --model --layer --layers --pool --norm --no-norm --l2 -o --out --format --store --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --allow-outside --max-errors --on-error --layout --labels --image-size --patch-size --max-patches --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --resume --retry-failed --keep-missing --shard --devices --ray --text --texts --text-clean --tokenizer -h --help" ;;
         "search") words="--index --text --minus --like --vectors -k --top-k --threshold --metric --not-itself --approximate -m --model --text-clean --tokenizer --offline -o --out --format --paths-only --html --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --allow-outside --max-errors --on-error --device -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --ray -h --help" ;;
         "dedupe") words="--threshold --kind --linkage --keep --like-pairs -o --out --format --paths-only -0 --null --html --resume -j --workers --formats --max-pixels --image-timeout --allow-outside -q --quiet --no-progress --log-json --summary --overwrite -h --help" ;;
         "map") words="-o --out --format --html --method --clusters --metric --color --color-column --sort --thumbnails --seed -j --workers --overwrite -q --quiet --no-progress --log-json --summary -h --help" ;;
-        "attention") words="-m --model -o --out --method --layer --heads --query --class --discard-ratio --style --alpha --mass --colormap --size --format --raw --html --show --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --allow-outside --max-errors --on-error --layout --labels --image-size --patch-size --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --resume --retry-failed --keep-missing --shard -h --help" ;;
+        "attention") words="-m --model -o --out --method --layer --heads --query --class --discard-ratio --style --alpha --mass --colormap --size --format --raw --html --show --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --allow-outside --max-errors --on-error --layout --labels --image-size --patch-size --max-patches --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --resume --retry-failed --keep-missing --shard -h --help" ;;
         "merge") words="-o --out --overwrite -q --quiet -h --help" ;;
-        "convert") words="--to --dtype --verify --overwrite --layout --labels --image-size --patch-size --preprocess --num-heads --head --sha256 --drop --offline -q --quiet --classes --classes-file --template --templates --text-clean --tokenizer -h --help" ;;
-        "finetune") words="-o --out -m --model --val --val-split --objective --train --epochs --lr --weight-decay --layer-decay --warmup --batch-size --accumulate --clip --seed --augment --no-flip --label-smoothing --mixup --cutmix --drop-path --ema --patience --class-weights --gradient-checkpointing --lora-rank --lora-alpha --mask-ratio --save-every --overwrite --resume --formats --ext --max-pixels --image-timeout --allow-outside --layout --labels --image-size --patch-size --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --compile -j --workers -q --quiet --no-progress --log-json --summary -h --help" ;;
-        "evaluate") words="-m --model --scores --threshold --knn --preds --json -o --out --overwrite --formats --ext --max-pixels --image-timeout --allow-outside --layout --labels --image-size --patch-size --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --classes --classes-file --template --templates --text-clean --tokenizer -h --help" ;;
-        "reconstruct") words="-o --out -m --model --mask-ratio --seed --no-paste --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --allow-outside --max-errors --on-error --layout --labels --image-size --patch-size --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary -h --help" ;;
-        "info") words="--json --layout --labels --image-size --patch-size --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline -h --help" ;;
-        "bench") words="--on --device --seconds --json -q --quiet --no-progress --layout --labels --image-size --patch-size --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline -h --help" ;;
+        "convert") words="--to --dtype --verify --overwrite --layout --labels --image-size --patch-size --max-patches --preprocess --num-heads --head --sha256 --drop --offline -q --quiet --classes --classes-file --template --templates --text-clean --tokenizer -h --help" ;;
+        "finetune") words="-o --out -m --model --val --val-split --objective --train --epochs --lr --weight-decay --layer-decay --warmup --batch-size --accumulate --clip --seed --augment --no-flip --label-smoothing --mixup --cutmix --drop-path --ema --patience --class-weights --gradient-checkpointing --lora-rank --lora-alpha --mask-ratio --save-every --overwrite --resume --formats --ext --max-pixels --image-timeout --allow-outside --layout --labels --image-size --patch-size --max-patches --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --compile -j --workers -q --quiet --no-progress --log-json --summary -h --help" ;;
+        "evaluate") words="-m --model --scores --threshold --knn --preds --json -o --out --overwrite --formats --ext --max-pixels --image-timeout --allow-outside --layout --labels --image-size --patch-size --max-patches --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --classes --classes-file --template --templates --text-clean --tokenizer -h --help" ;;
+        "reconstruct") words="-o --out -m --model --mask-ratio --seed --no-paste --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --allow-outside --max-errors --on-error --layout --labels --image-size --patch-size --max-patches --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary -h --help" ;;
+        "info") words="--json --layout --labels --image-size --patch-size --max-patches --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline -h --help" ;;
+        "bench") words="--on --device --seconds --json -q --quiet --no-progress --layout --labels --image-size --patch-size --max-patches --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline -h --help" ;;
         "models") words="--for --json -h --help" ;;
         "models pull") words="--offline -h --help" ;;
     esac

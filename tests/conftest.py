@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import os
 import sys
@@ -114,6 +115,14 @@ def vits(
         yield opened
 
 
+@pytest.fixture
+def warm(vits: ForkServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The children of `--devices` and of `vit bench` start at once, as the processes of `vits`."""
+    from tests.fixtures.children import fork_children
+
+    fork_children(vits.address, monkeypatch)
+
+
 @pytest.fixture(scope="session")
 def scripts(vits: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `vit` and `python`, to stand first on the PATH of a shell."""
@@ -189,6 +198,20 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
             made[family] = tmp_path_factory.mktemp("models") / family
             tiny_hf(family, made[family])
         return made[family]
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shallow_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a `tiny_model` of two blocks, for what takes long for each block."""
+    from tests.fixtures.tiny import tiny_hf  # here: transformers is slow to import
+
+    @functools.cache
+    def folder(family: str) -> Path:
+        made = tmp_path_factory.mktemp("shallow") / family
+        tiny_hf(family, made, num_hidden_layers=2)
+        return made
 
     return folder
 

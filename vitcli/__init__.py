@@ -112,6 +112,7 @@ def load(
     labels: str | os.PathLike[str] | None = None,
     image_size: int | tuple[int, int] | None = None,
     patch_size: int | tuple[int, int] | None = None,
+    max_patches: int | None = None,
     preprocess: Literal["hf", "timm"] | None = None,
     layout: str | None = None,
     num_heads: int | None = None,
@@ -124,9 +125,10 @@ def load(
 
     decode="fast" reads large images at a fraction of their size: close pixels, not equal ones.
     image_size is one number or (height, width); position embeddings are resampled for it. So is
-    patch_size, for which the patch embedding is resampled as well. The network (`.network`) is in
-    eval mode, fp32, on the CPU: pixels (B, 3, H, W) -> logits (B, K). drop ignores tensors that
-    do not belong to the model, by pattern: "criterion.*".
+    patch_size, for which the patch embedding is resampled as well. max_patches is how many patches
+    an image may have in a model for images of any shape (SigLIP 2's NaFlex). The network
+    (`.network`) is in eval mode, fp32, on the CPU: pixels (B, 3, H, W) -> logits (B, K). drop
+    ignores tensors that do not belong to the model, by pattern: "criterion.*".
     Raises VitError: ModelNotFound, CheckpointError with the tensor's name, or UsageError.
     """
     from pathlib import Path
@@ -138,6 +140,7 @@ def load(
         labels=None if labels is None else Path(labels),
         image_size=_pair(image_size),
         patch_size=_pair(patch_size),
+        max_patches=max_patches,
         preprocess=preprocess,
         layout=layout,
         num_heads=num_heads,

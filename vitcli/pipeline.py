@@ -13,7 +13,7 @@ from vitcli.interrupts import interrupts
 from vitcli.records import Batch, Failure, Progress, Row, Sink
 
 Forward: TypeAlias = Callable[[Batch], Sequence[Row]]
-"""Maps a batch to one row for each of its refs, in order; a row may be a Failure."""
+"""Maps a batch to one row for each of its refs, in any order; a row may be a Failure."""
 
 
 def run(

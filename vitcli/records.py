@@ -6,7 +6,7 @@ inputs ─sources─▶ ImageRef ─decode─▶ Sample | Failure ─batch─▶
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple, Protocol, TypeAlias
@@ -146,28 +146,45 @@ class Failure:
 class Batch:
     """Consecutive inputs: the refs that decoded, their pixels and sizes, the failures among them.
 
-    `pixels` has one item (B, H, W, 3) for each preprocessing, B = len(refs); `seconds` is the time
-    that each image took to read.
+    `pixels` has one item for each preprocessing: (B, H, W, 3), B = len(refs); or a tuple of B
+    arrays (H, W, 3), if these differ in size. `seconds` is the time that each image took to read.
     """
 
     refs: tuple[ImageRef, ...]
-    pixels: tuple[Pixels, ...]
+    pixels: tuple[Pixels | tuple[Pixels, ...], ...]
     failures: tuple[Failure, ...] = ()
     sizes: tuple[Size, ...] = ()
     seconds: tuple[float, ...] = ()
+
+    def pixels_for(self, plan: int = 0) -> Pixels:
+        """The pixels of one preprocessing in a batch whose images have one size.  (B, H, W, 3)"""
+        pixels = self.pixels[plan]
+        assert not isinstance(pixels, tuple), "a batch of several sizes is run in parts"
+        return pixels
+
+    def arrays(self) -> Iterator[Pixels]:
+        """Iterate over everything in `pixels`."""
+        for item in self.pixels:
+            yield from item if isinstance(item, tuple) else (item,)
 
     def pin_memory(self) -> Batch:
         """Return the batch in page-locked memory, from which CUDA copies in the background."""
         import torch
 
-        return replace(self, pixels=tuple(torch.as_tensor(p).pin_memory() for p in self.pixels))
+        return self._changed(lambda pixels: torch.as_tensor(pixels).pin_memory())
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on a device. A copy from page-locked memory may still run."""
         import torch
 
-        moved = (torch.as_tensor(p).to(device, non_blocking=True) for p in self.pixels)
-        return replace(self, pixels=tuple(moved))
+        return self._changed(lambda pixels: torch.as_tensor(pixels).to(device, non_blocking=True))
+
+    def _changed(self, change: Callable[[Pixels], Pixels]) -> Batch:
+        changed = (
+            tuple(map(change, item)) if isinstance(item, tuple) else change(item)
+            for item in self.pixels
+        )
+        return replace(self, pixels=tuple(changed))
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,10 +217,12 @@ class TextRef:
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """The row of `embed`: a vector (D,), or tokens (N, D)."""
+    """The row of `embed`: a vector (D,), or tokens (N, D). `grid` is that of the patches, if it
+    differs from image to image."""
 
     ref: ImageRef | TextRef
     embedding: NDArray[np.float32] | NDArray[np.float16]
+    grid: Size | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,7 +288,7 @@ class Sink(Protocol):
 
 
 Resample = Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"]
-Fit = Literal["squash", "shortest", "cover", "contain"]
+Fit = Literal["squash", "shortest", "cover", "contain", "patches"]
 Decode = Literal["exact", "fast"]
 TextClean = Literal["canonical", "hf", "open_clip", "none"]
 """How a text is cleaned before its tokens, by the library that does so."""
@@ -295,6 +314,10 @@ class Preprocess:
     fits into it. Then the center of `size` is cropped with the rounding of `crop`'s library, padded
     with `fill` where the image is smaller. The floats are (pixel * rescale - mean) / std.
 
+    The fit *patches* keeps the shape of each image, as SigLIP 2's NaFlex does: the image is resized
+    to as many whole patches of `patch` pixels a side as give at most `max_patches`, and is not
+    cropped. Its size then `varies`; `size` and `resize` are those of a square image.
+
     `resizer` says whose arithmetic resizes: *pillow*, as in timm and most of transformers; *torch*
     on bytes, which differs by 1 of 255 in some pixels; or torch on *floats*, as transformers does
     for DINOv3, which leaves the pixels unrounded.
@@ -310,6 +333,8 @@ class Preprocess:
     resizer: Resizer = "pillow"
     crop: Literal["hf", "timm"] = "hf"
     fill: tuple[int, int, int] = (0, 0, 0)
+    patch: int = 0
+    max_patches: int = 0
     rescale: float = 1 / 255
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
@@ -322,6 +347,11 @@ class Preprocess:
     def dtype(self) -> Literal["uint8", "float32"]:
         """The dtype of the pixels, before they are normalised."""
         return "float32" if self.resizer == "floats" else "uint8"
+
+    @property
+    def varies(self) -> bool:
+        """Whether the size of the pixels depends on the image."""
+        return self.fit == "patches"
 
     @property
     def reduces(self) -> bool:
@@ -338,8 +368,11 @@ class Preprocess:
             edge = f"{height}" if self.fit == "shortest" else f"{height}x{width}"
             cap = f" <= {self.longest}" if self.longest else ""
             how = "" if self.resizer == "pillow" else f", {RESIZERS[self.resizer]}"
-            steps.append(f"resize({self.fit} {edge}{cap}, {self.resample}{how})")
-        if self.fit != "squash" or self.resize != self.size:
+            to = f"{self.fit} {edge}{cap}"
+            if self.varies:
+                to = f"at most {self.max_patches} patches of {self.patch}x{self.patch}, shape kept"
+            steps.append(f"resize({to}, {self.resample}{how})")
+        if not self.varies and (self.fit != "squash" or self.resize != self.size):
             steps.append(f"center_crop({by(self.size)})")
         if abs(self.rescale * 255 - 1) > 1e-6:
             steps.append(f"rescale({self.rescale:g})")

@@ -16,6 +16,7 @@ import transformers
 from safetensors.torch import load_file
 from torch import Tensor
 
+from tests.fixtures.clip import SIGLIP2, patches_of
 from tests.fixtures.layouts import MAKERS, V2_WITH_HEAD, Source
 from tests.fixtures.swin import CLASSES
 from tests.fixtures.tiny import FAMILIES
@@ -104,6 +105,7 @@ CANNOT = {
         "hf data2vec": "no final norm",
         "hf pixio": "several class tokens",
         "hf CLIPForImageClassification": "a classifier on tokens without the final norm",
+        **{f"hf {name}": "images of any shape (NaFlex)" for name in SIGLIP2},
     },
 }
 PAIRS = [(name, to) for name in ON_DISK for to in CANNOT if name not in CANNOT[to]]
@@ -202,11 +204,11 @@ def test_transformers_opens_what_is_written_for_it(
         _check_reconstruction(theirs, ours.reconstruction, x)
         return
     if hasattr(theirs, "text_model"):  # both towers of a CLIP or a SigLIP
-        images = theirs.get_image_features(pixel_values=x)
+        images = theirs.get_image_features(**_inputs(ours, x))
         images = getattr(images, "pooler_output", images)
         torch.testing.assert_close(images, ours.network(x), atol=EXACT, rtol=0)
         return
-    out = theirs(x)
+    out = theirs(**_inputs(ours, x))
     kind = next(key for key in ("logits", "image_embeds", "last_hidden_state") if key in out)
     is_vit = isinstance(ours.config, ViTConfig)
     if (
@@ -217,6 +219,12 @@ def test_transformers_opens_what_is_written_for_it(
         kind = "pooler_output"  # theirs of CLIP is not normed
     expected = ours.network.tokens(x).x if kind == "last_hidden_state" else ours.network(x)
     torch.testing.assert_close(out[kind], expected, atol=EXACT, rtol=0)
+
+
+def _inputs(model: Model, x: Tensor) -> dict[str, Tensor]:
+    """The arguments of transformers' model for these images."""
+    is_naflex = isinstance(model.config, ViTConfig) and model.config.any_grid
+    return patches_of(list(x)) if is_naflex else {"pixel_values": x}
 
 
 def _check_reconstruction(theirs: Any, ours: Reconstruction, x: Tensor) -> None:

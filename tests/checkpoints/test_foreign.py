@@ -69,7 +69,7 @@ TYPES = {
     "perception_encoder": "a Perception Encoder",
     "vjepa2": "a V-JEPA",
     "sam_vision_model": "a SAM",
-    "siglip2_vision_model": "NaFlex",
+    "siglip2_vision_model": "the config and the weights belong to different models",
     "tipsv2": "the config and the weights belong to different models",
     "vit-hybrid": "a hybrid",
     "my_vit": "model_type is my_vit, which no layout knows",

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from tests.fixtures.photos import BAD, GOOD, Corpus
 from vitcli.images.decode import decode
 from vitcli.images.job import DecodeJob
-from vitcli.images.loader import collate, iter_batches
+from vitcli.images.loader import collate, iter_batches, iter_parts
 from vitcli.pipeline import in_order
 from vitcli.records import (
     Batch,
@@ -100,3 +103,39 @@ def test_samples_and_failures_are_parted_with_their_places(paths: dict[str, str]
 def test_the_number_of_workers_is_chosen_where_none_is_given(paths: dict[str, str]) -> None:
     refs = [ImageRef(0, paths["grey.jpg"])]
     assert [len(batch.refs) for batch in iter_batches(refs, JOB, lambda: 4)] == [1]
+
+
+@pytest.mark.parametrize("as_tensors", [False, True])
+def test_images_of_several_sizes_run_in_parts_of_one_size(tmp_path: Path, as_tensors: bool) -> None:
+    """Whatever the plans: a part has one size in each of them."""
+    sizes = [(8, 32), (16, 16), (9, 33), (32, 8), (15, 16), (8, 30)]
+    for number, (height, width) in enumerate(sizes):
+        Image.new("RGB", (width, height), (number, 0, 0)).save(tmp_path / f"{number}.png")
+    plan = Preprocess((16, 16), (16, 16), fit="patches", patch=8, max_patches=4)
+    job = DecodeJob((plan, Preprocess((8, 8), (8, 8))))
+    refs = [ImageRef(n, str(tmp_path / f"{n}.png")) for n in range(len(sizes) + 1)]
+    [batch] = iter_batches(refs, job, lambda: 16, 0)
+    assert [image.shape for image in batch.pixels[0]] == [
+        *((8, 32, 3), (16, 16, 3), (8, 32, 3), (32, 8, 3), (16, 16, 3), (8, 32, 3)),
+    ]
+    if as_tensors:
+        batch = batch.to(torch.device("cpu"))
+        assert all(isinstance(array, torch.Tensor) for array in batch.arrays())
+    parts = list(iter_parts(batch, 9))
+    assert [[ref.index for ref in part.refs] for part in parts] == [[0, 2, 5], [1, 4], [3]]
+    assert [part.pixels_for().shape for part in parts] == [
+        (3, 8, 32, 3),
+        (2, 16, 16, 3),
+        (1, 32, 8, 3),
+    ]
+    for part in parts:
+        assert isinstance(part.pixels_for(), torch.Tensor) == as_tensors
+        for place, ref in enumerate(part.refs):
+            assert part.sizes[place] == sizes[ref.index]
+            assert (part.pixels_for(0)[place][..., 0] == ref.index).all()
+            assert (part.pixels_for(1)[place][..., 0] == ref.index).all()
+    assert len(batch.failures) == 1 and not any(part.failures for part in parts)
+    [whole] = iter_parts(parts[0], 3)
+    assert whole is parts[0]
+    assert [[r.index for r in p.refs] for p in iter_parts(batch, 2)] == [[0, 2], [5], [1, 4], [3]]
+    assert [part.pixels_for().shape[0] for part in iter_parts(whole, 2)] == [2, 1]

@@ -128,3 +128,10 @@ def test_an_array_of_python_is_an_index() -> None:
     assert index.row_of("c") == 2
     with pytest.raises(InputError, match="3 rows and 2 paths"):
         index_of(np.eye(3), ["a", "b"])
+
+
+def test_a_name_that_another_program_escaped_is_found(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.eye(2, dtype=np.float32))
+    lines = ('{"row":0,"path":"x.jpg"}\n', '{"row":1,"path":"\\u9ce5.jpg"}\n')
+    (tmp_path / "a.index.jsonl").write_text("".join(lines))
+    assert open_index([str(tmp_path / "a.npy")]).row_of("鳥.jpg") == 1

@@ -14,8 +14,12 @@ from torch import Tensor
 from tests.conftest import Vit
 from vitcli.errors import DeviceError
 from vitcli.jobs.batching import FIRST_SIZE, MAX_SIZE, GrowingBatch
+from vitcli.jobs.job import SILENT, Inputs, Running
+from vitcli.jobs.listing import list_images
+from vitcli.jobs.run import MIXED, Run
 from vitcli.models.engine import SplittingEngine
-from vitcli.records import Batch, ImageRef, Row
+from vitcli.pipeline import in_order
+from vitcli.records import Batch, Classified, ImageRef, Row
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 TOO_MUCH = 1 << 60  # bytes
@@ -55,6 +59,29 @@ def test_a_network_as_fast_with_any_batch_stays_at_the_first() -> None:
     taken, notes = sizes(lambda images: images * 0.1, 8)
     assert taken == [FIRST_SIZE, FIRST_SIZE, 32, 32, FIRST_SIZE, FIRST_SIZE, FIRST_SIZE, FIRST_SIZE]
     assert notes == ["--batch-size auto: 16 images at a time"]
+
+
+def test_images_of_several_sizes_fill_the_batches_of_a_gpu() -> None:
+    """So many are read at a time that images of one size meet; they run in batches as asked."""
+    ran: list[int] = []
+    run = Run(Inputs(), Running(batch_size=4), SILENT, list_images([]))
+    pixels = tuple(np.zeros((8 + 8 * (n % 3 == 0), 8, 3), np.uint8) for n in range(18))
+    refs = tuple(ImageRef(n, str(n)) for n in range(18))
+    batch = Batch(refs, (pixels,), sizes=((8, 8),) * 18, seconds=(0.0,) * 18)
+
+    def forward(part: Batch) -> list[Row]:
+        ran.append(len(part.refs))
+        return [Classified(ref, ()) for ref in part.refs]
+
+    count, in_batches = run._batching(forward, fills=True)
+    assert count() == MIXED and len(in_order(in_batches(batch), ())) == 18
+    assert ran == [4, 2, 4, 4, 4]
+    ran.clear()
+    count, in_batches = run._batching(forward, fills=False)
+    assert count() == 4 and [row.ref.index for row in in_order(in_batches(batch), ())] == [
+        *range(18)
+    ]
+    assert ran == [6, 12]
 
 
 def test_it_doubles_while_more_images_a_second_come_of_it() -> None:

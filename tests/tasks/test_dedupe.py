@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -18,7 +19,9 @@ import vitcli
 from tests.conftest import Vit
 from vitcli.errors import VitError
 from vitcli.indexes.index import index_of
+from vitcli.sinks.text import json_line, path_fields
 from vitcli.tasks.dedupe import links, pairs
+from vitcli.tasks.dedupe.known import read_pairs
 from vitcli.tasks.dedupe.pairs import Pass, compare, exact
 from vitcli.tasks.dedupe.threshold import chosen
 from vitcli.tasks.dedupe.vectors import lengths, margin
@@ -178,6 +181,64 @@ def test_kinds_are_told_apart_by_the_files(planted: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("kind", ["bytes", "pixels", "near", "bytes,near", "bytes,pixels"])
+def test_each_row_has_a_kind_that_was_asked_for(kind: str, planted: Path, tmp_path: Path) -> None:
+    paths = [*sorted(planted.iterdir()), tmp_path / "no-image.jpg", tmp_path / "no-image-2.jpg"]
+    for path in paths[-2:]:
+        path.write_bytes(b"no image")
+    rows = np.eye(len(paths), dtype=np.float32)
+    with nullcontext() if kind == "near" else pytest.warns(RuntimeWarning):
+        found = vitcli.dedupe(
+            rows, paths=paths, kind=kind, threshold=0.9 if "near" in kind else None
+        )
+    assert {twin.kind for twin in found} <= set(kind.split(","))
+    names = {Path(twin.path).name for twin in found}
+    assert ("a-copy.png" in names) == (kind != "near")
+    assert ("no-image.jpg" in names) == ("bytes" in kind)
+    assert ("b-same.bmp" in names) == ("pixels" in kind)
+
+
+def test_pixels_are_those_of_all_frames_and_their_opacity(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (8, 6), colour) for colour in ("red", "green", "blue")]
+    for format in ("gif", "png", "webp", "tiff"):
+        more = {"lossless": True} if format == "webp" else {}
+        for name, second in (("a", frames[1]), ("b", frames[2])):
+            file = tmp_path / f"{format}-{name}.{format}"
+            frames[0].save(file, save_all=True, append_images=[second], **more)
+    shape = Image.new("RGBA", (8, 6), (0, 0, 0, 0))
+    shape.save(tmp_path / "hidden.png")
+    shape.paste((0, 0, 0, 255), (2, 2, 4, 4))
+    shape.save(tmp_path / "shape.png")
+    shape.save(tmp_path / "shape.webp", lossless=True, exact=True)
+    Image.new("RGBA", (8, 6), (9, 9, 9, 255)).save(tmp_path / "opaque.png")
+    Image.new("RGB", (8, 6), (9, 9, 9)).save(tmp_path / "opaque.bmp")
+    paths = sorted(tmp_path.iterdir())
+    found = vitcli.dedupe(np.eye(len(paths), dtype=np.float32), paths=paths, kind="pixels")
+    groups: dict[int, set[str]] = {}
+    for twin in found:
+        groups.setdefault(twin.group, set()).add(Path(twin.path).name)
+    animated = [
+        {f"{format}-{name}.{format}" for format in ("gif", "png", "webp", "tiff")} for name in "ab"
+    ]
+    expected = [{"opaque.png", "opaque.bmp"}, {"shape.png", "shape.webp"}, *animated]
+    assert sorted(map(sorted, groups.values())) == sorted(map(sorted, expected))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"linkage": "foo"},
+        {"keep": "foo"},
+        {"kind": "zzz"},
+        {"kind": ""},
+        {"threshold": float("nan")},
+    ],
+)
+def test_unknown_words_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(VitError, match=r"choose from|from 0 to 1"):
+        vitcli.dedupe(np.eye(3, dtype=np.float32), **wrong)  # type: ignore[arg-type]
+
+
 def test_the_largest_is_kept(tmp_path: Path) -> None:
     for name, side in (("s.png", 8), ("l.png", 32), ("m.png", 16)):
         Image.new("RGB", (side, side), "red").save(tmp_path / name)
@@ -210,11 +271,8 @@ def test_files_that_are_gone_are_said(tmp_path: Path) -> None:
 
 def write_index(folder: Path, rows: NDArray[np.floating], names: list[str]) -> None:
     np.save(folder / "feats.npy", rows)
-    lines = (
-        json.dumps({"row": row, "path": name}, separators=(",", ":"))
-        for row, name in enumerate(names)
-    )
-    (folder / "feats.index.jsonl").write_text("\n".join(lines) + "\n")
+    lines = (json_line({"row": row, **path_fields(name)}) for row, name in enumerate(names))
+    (folder / "feats.index.jsonl").write_bytes(b"".join(lines))
     (folder / "feats.meta.json").write_text(json.dumps({"kind": "image"}))
 
 
@@ -260,6 +318,44 @@ def test_known_pairs_set_the_threshold(vit: Vit, tmp_path: Path) -> None:
         assert done.code == 0, done.err
         assert "known pairs of twins" in done.err
         assert "1.jpg" in done.err
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "tsv", "parquet"])
+def test_rows_of_an_earlier_run_are_known_pairs(suffix: str, vit: Vit, tmp_path: Path) -> None:
+    odd = ["a,b.jpg", 'a"\u2028b.jpg', "a\udcff.jpg", "a\nb.jpg"]
+    write_index(tmp_path, np.repeat(np.eye(2, 5, dtype=np.float32), 2, axis=0), odd)
+    near = ("dedupe", "feats.npy", "--kind", "near", "--keep", "first")
+    first = vit(*near, "--threshold", "0.9", "-o", f"twins.{suffix}")
+    assert first.code == 0, first.err
+    assert read_pairs(tmp_path / f"twins.{suffix}") == [(odd[1], odd[0]), (odd[3], odd[2])]
+    again = vit(*near, "--like-pairs", f"twins.{suffix}", "-o", f"again.{suffix}")
+    assert again.code == 0, again.err
+
+
+@pytest.mark.parametrize(
+    ("text", "line"), [("a.jpg\n", 1), ("a\tb\nc\n", 2), ('["a", 1]\n', 1), ("path,of\na,\n", 2)]
+)
+def test_a_line_that_is_no_pair_is_named(text: str, line: int, tmp_path: Path) -> None:
+    (tmp_path / "pairs").write_text(text)
+    with pytest.raises(VitError, match=f"line {line}: not two paths"):
+        read_pairs(tmp_path / "pairs")
+
+
+def test_an_output_is_no_file_of_the_index_and_no_image(vit: Vit, tmp_path: Path) -> None:
+    write_index(tmp_path, np.eye(3, dtype=np.float32), ["0.jpg", "x.html", "2.jpg"])
+    (tmp_path / "x.html").write_bytes(b"an image")
+    (tmp_path / "link.jsonl").symlink_to("feats.index.jsonl")
+    before = {file: file.read_bytes() for file in tmp_path.iterdir()}
+    for command in (("dedupe", "feats.npy"), ("map", "feats.npy"), ("search", "feats.npy")):
+        like = ("--like", "0") if command[0] == "search" else ()
+        for option, name in (
+            *(("-o", "feats.index.jsonl"), ("-o", "link.jsonl"), ("--html", "feats.meta.json")),
+            *(("--html", "x.html"), ("--html", "./x.html"), ("--summary", "feats.index.jsonl")),
+        ):
+            ended = vit(*command, *like, option, name, "--overwrite")
+            assert ended.code in (1, 2), (command, option, name)
+            assert "of the index" in ended.err, (command, option, name, ended.err)
+    assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
 def test_an_interrupted_comparison_is_resumed(

@@ -124,10 +124,10 @@ ROWS: tuple[Foreign, ...] = (
         is_sure=False,
     ),
     Foreign(
-        "a model with images of any shape (NaFlex)",
-        "naflex|siglip2",
+        "a model with images of any shape (NaFlex) in timm's names",
+        "naflex",
         (r"embeds\.proj\.weight",),
-        "SigLIP 2's models of a fixed resolution are: google/siglip2-base-patch16-224",
+        "transformers has SigLIP 2's: google/siglip2-base-patch16-naflex",
     ),
     Foreign("an MLCD: a CLIP with rotary positions (RoPE)", "mlcd"),
     Foreign(

@@ -154,6 +154,7 @@ def load(
     labels: Path | None = None,
     image_size: Size | None = None,
     patch_size: Size | None = None,
+    max_patches: int | None = None,
     preprocess: str | None = None,
     num_heads: int | None = None,
     exif: bool = True,
@@ -172,7 +173,8 @@ def load(
     "timm") and num_heads override the files. `exif` (whether to turn images by EXIF) and `decode`
     ("exact" or "fast") complete the preprocessing. Position embeddings are resampled for the
     preprocessing's size; with `keep_grid`, only if `image_size` is given. Both they and the patch
-    embedding are resampled for `patch_size`. `head` is a linear classifier in another file,
+    embedding are resampled for `patch_size`. In a model for images of any shape, an image has at
+    most `max_patches` patches. `head` is a linear classifier in another file,
     `sha256` the hash that the weight files of `spec` must have. Tensors that match a pattern of
     `drop` (`criterion.*`) are left out. `keep_decoder` keeps the decoder of masked pre-training, in
     `reconstruction`.
@@ -199,10 +201,17 @@ def load(
         network = build(config, tensors, parts.spelling)
         reconstruction = parts.join_decoder(network, checkpoint.config)
         chosen = choose_preprocess(
-            checkpoint, detected, config, image_size, preprocess, patch_size=patch_size
+            checkpoint,
+            detected,
+            config,
+            image_size,
+            preprocess,
+            patch_size=patch_size,
+            max_patches=max_patches,
         )
         plan = replace(chosen.plan, exif=exif, decode=decode)
-        size = config.image_size if keep_grid and image_size is None else plan.size
+        is_kept = (keep_grid and image_size is None) or plan.varies
+        size = config.image_size if is_kept else plan.size
         if patch_size is not None and patch_size != config.patch_size:
             _check_decoder(reconstruction, config.patch_size)
             change_patch_size(network, patch_size, size)

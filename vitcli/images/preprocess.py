@@ -8,6 +8,8 @@ and offsets: transformers' `image_transforms.py` and `image_processing_backends.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -17,6 +19,9 @@ from vitcli.records import Box, PixelArray, Preprocess, Size
 
 # A strip of 1 x 50,000 pixels, resized to 224 by its shorter edge, would be 224 x 11 million.
 MAX_RESIZED_PIXELS = 256_000_000
+
+# Scales of an image are distinguished down to this difference, as in transformers.
+FINEST_SCALE = 1e-5
 
 # Pillow first reduces an image by whole numbers, to no less than this many times the target.
 REDUCING_GAP = 4.0
@@ -33,7 +38,7 @@ ACROSS = frozenset(
 
 
 def preprocess(image: Image.Image, plan: Preprocess) -> PixelArray:
-    """RGB image -> `plan.dtype` (H, W, 3) of `plan.size`
+    """RGB image -> `plan.dtype` (H, W, 3) of `plan.size`, if the plan does not vary
 
     Raises ValueError if a resize gets too large.
     """
@@ -76,6 +81,8 @@ def stored_target(full: Size, plan: Preprocess, turn: Image.Transpose | None) ->
 def seen(size: Size, plan: Preprocess) -> Box:
     """Return the part of an upright image (height, width) that the model sees, as fractions of its
     sides; below 0 and above 1 is padding."""
+    if plan.varies:
+        return 0.0, 0.0, 1.0, 1.0
     resized = size if plan.resize is None else resized_size(size, plan)
     offsets = [
         _offsets(length, target, plan.crop)
@@ -92,6 +99,8 @@ def _filter(plan: Preprocess) -> Image.Resampling:
 
 def _cut(pixels: PixelArray, plan: Preprocess) -> PixelArray:
     """Crop the middle `plan.size`, and pad a side that is too short.  (h, w, 3) -> (H, W, 3)"""
+    if plan.varies:
+        return np.ascontiguousarray(pixels, plan.dtype)
     (height, width), sides = plan.size, zip(pixels.shape, plan.size, strict=False)
     (top, bottom), (left, right) = (_offsets(*side, plan.crop) for side in sides)
     inside = pixels[max(0, top) : bottom, max(0, left) : right]
@@ -130,6 +139,28 @@ def _fitted(size: Size, plan: Preprocess) -> Size:
             ratios = height / target[0], width / target[1]
             ratio = min(ratios) if plan.fit == "cover" else max(ratios)
             return max(1, round(height / ratio)), max(1, round(width / ratio))
+        case "patches":
+            rows, columns = patch_grid(size, plan.patch, plan.max_patches)
+            return rows * plan.patch, columns * plan.patch
+
+
+def patch_grid(size: Size, patch: int, most: int) -> Size:
+    """Return the largest grid of at most `most` patches for an image of this (height, width).
+
+    The scale of the image is found by bisection, and each side is rounded up to whole patches, as
+    in transformers' get_image_size_for_max_num_patches (siglip2/image_processing_siglip2.py).
+    """
+
+    def grid(scale: float) -> Size:
+        rows, columns = (max(1, math.ceil(side * scale / patch)) for side in size)
+        return rows, columns
+
+    low, high = FINEST_SCALE / 10, 100.0
+    while high - low >= FINEST_SCALE:
+        scale = (low + high) / 2
+        rows, columns = grid(scale)
+        low, high = (scale, high) if rows * columns <= most else (low, scale)
+    return grid(low)
 
 
 def _shortest_capped(size: Size, shortest: int, longest: int) -> Size:

@@ -145,7 +145,7 @@ class CudaCopies:
         def wait() -> Batch:
             network = torch.cuda.current_stream(self._device)
             network.wait_event(done)
-            for pixels in copied.pixels:
+            for pixels in copied.arrays():
                 torch.as_tensor(pixels).record_stream(network)
             return copied
 

@@ -50,7 +50,8 @@ def read_block(
 
 def lengths(vectors: Vectors) -> Vectors:
     """The length of each row.  (n, D) -> (n,)"""
-    squares: Vectors = np.einsum("ij,ij->i", vectors, vectors)
+    with np.errstate(over="ignore"):  # the caller looks for infinity
+        squares: Vectors = np.vecdot(vectors, vectors)
     return np.sqrt(squares)
 
 
@@ -70,7 +71,8 @@ def iter_blocks(
 
 def exact_lengths(vectors: NDArray[np.floating]) -> NDArray[np.float64]:
     """The length of each row in fp64, the same whatever the other rows are.  (n, D) -> (n,)"""
-    squares: NDArray[np.float64] = np.square(vectors, dtype=np.float64).sum(axis=1)
+    with np.errstate(over="ignore"):
+        squares: NDArray[np.float64] = np.square(vectors, dtype=np.float64).sum(axis=1)
     return np.sqrt(squares)
 
 
@@ -81,11 +83,13 @@ def exact_products(a: NDArray[np.floating], b: NDArray[np.floating]) -> NDArray[
     return products
 
 
-def exact_cosines(vectors: NDArray[np.floating], query: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The cosine of each row with a query of length 1 in fp64; 0 for a row of zeros. It is rounded
-    to 12 decimals, as the next ones depend on the order of the sums: so rows of one direction are
-    ties, and a row has exactly 1 with itself.  (n, D), (D,) -> (n,)"""
-    sizes, products = exact_lengths(vectors), exact_products(vectors, query)
+def exact_cosines(
+    vectors: NDArray[np.floating], queries: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """The cosine of each row with its query of length 1 in fp64; 0 for a row of zeros. It is
+    rounded to 12 decimals, as the next ones depend on the order of the sums: so rows of one
+    direction are ties, and a row has exactly 1 with itself.  (n, D), (n, D) or (D,) -> (n,)"""
+    sizes, products = exact_lengths(vectors), exact_products(vectors, queries)
     cosines = np.zeros_like(products)
     np.divide(products, sizes, out=cosines, where=sizes > 0)
     return np.round(cosines, 12, out=cosines)

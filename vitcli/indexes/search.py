@@ -34,11 +34,13 @@ Scores: TypeAlias = NDArray[np.float64]
 Rows: TypeAlias = NDArray[np.int64]
 
 FEW = 8  # queries whose product with a block is limited by memory: small blocks stay near the cache
-FEW_BYTES, MANY_BYTES = 3 << 20, 8 << 20
+FEW_BYTES, MANY_BYTES = 12 << 20, 8 << 20
 ONE_BY_ONE = 4  # queries whose products are fast without BLAS
 QUERIES = 512  # searched together
 MAX_SCORES = 8 << 20  # products that are held at a time
 MAX_THREADS = 16
+PAIR_VALUES = 1 << 19  # numbers whose products are computed in fp64 at a time
+NO_ROW = np.iinfo(np.int64).max
 LOWEST = float(np.finfo(np.float32).min)
 SAFE = (1e-15, 1e15)  # lengths whose squares are normal numbers in fp32
 
@@ -144,7 +146,10 @@ def _search(
     size = FEW_BYTES if len(queries) <= FEW else MANY_BYTES
     rows = max(1, min(block_rows(index, size), MAX_SCORES // len(queries)))
     starts = range(low, high, rows)
-    workers = [_Searcher(index, queries, k, metric, threshold, rows, high) for _ in range(threads)]
+    floors = np.full(len(queries), threshold)
+    workers = [
+        _Searcher(index, queries, k, metric, threshold, rows, high, floors) for _ in range(threads)
+    ]
     with ThreadPoolExecutor(threads) as pool:
         todo = iter(starts)
         while batch := list(islice(todo, threads * 32)):
@@ -174,7 +179,8 @@ def best_of(rows: Rows, scores: Scores, k: int) -> Found:
 
 
 class _Searcher:
-    """The best rows of each query among the blocks that one thread has read."""
+    """The best rows of each query among the blocks that one thread has read. The threads share
+    `floors`, below which no row is among the best (Q,)."""
 
     def __init__(
         self,
@@ -185,23 +191,26 @@ class _Searcher:
         threshold: float,
         rows: int,
         end: int,
+        floors: Scores,
     ) -> None:
         self._index, self._exact, self._k, self._metric = index, queries, k, metric
-        self._end = end
+        self._end, self._threshold, self._floors = end, threshold, floors
         self._queries = queries.astype(np.float32)
         self._buffer = np.empty((rows, index.width), np.float32)
         self._products = np.empty((len(queries), rows), np.float32)
-        self._floors = np.full(len(queries), threshold)  # a row below it is not among the best
-        self._threshold = threshold
-        none = Found(np.empty(0, np.int64), np.empty(0))
-        self._found = [none] * len(queries)
+        self._rows = np.full((len(queries), k), NO_ROW)  # best first
+        self._scores = np.full((len(queries), k), -np.inf)
         # The error of a sum of D products, each rounded, of vectors that were rounded, too.
         sizes = exact_lengths(queries)
         self._room = 2.0 * (index.width + 8) * 2**-24 * np.maximum(sizes, 1e-30)
         self._is_safe = bool(((sizes > SAFE[0]) & (sizes < SAFE[1])).all())
 
     def bests(self) -> list[Found]:
-        return self._found
+        """The best rows of each query."""
+        return [
+            Found(rows[rows != NO_ROW], scores[rows != NO_ROW])
+            for rows, scores in zip(self._rows, self._scores, strict=True)
+        ]
 
     def take(self, starts: Sequence[int], rows: int) -> None:
         """Search the blocks that begin at `starts`."""
@@ -216,22 +225,23 @@ class _Searcher:
         with np.errstate(all="ignore"):  # products of odd rows do not count
             self._multiply(block.vectors, products)
             if self._metric == "cosine":
-                products /= norms
+                products *= 1 / norms
         room = self._room if self._metric == "cosine" else self._room * float(norms.max())
         if is_odd.any():
             products[:, is_odd] = -np.inf
-            for query in range(len(self._exact)):
-                self._add(query, np.flatnonzero(is_odd), block)
-        limits = np.maximum(self._floors - room, LOWEST)
-        for query in np.flatnonzero(products.max(axis=1) >= limits).tolist():
-            near = products[query]
-            rows = np.flatnonzero(near >= limits[query])
-            if len(rows) > 4 * self._k + 64:
-                # k rows score at least kth - room, so a row below kth - 2 * room is out.
-                kth = np.partition(near[rows], len(rows) - self._k)[len(rows) - self._k]
-                rows = rows[near[rows] >= kth - 2 * room[query]]
-            if len(rows):
-                self._add(query, rows, block)
+            odd, every = np.flatnonzero(is_odd), np.arange(len(self._exact))
+            self._add(np.repeat(every, len(odd)), np.tile(odd, len(every)), block)
+        limits = np.maximum(self._floors - room, LOWEST).astype(np.float32)
+        queries = np.flatnonzero(products.max(axis=1) >= limits)
+        is_near = products[queries] >= limits[queries, None]
+        for one in np.flatnonzero(is_near.sum(axis=1) > 4 * self._k + 64).tolist():
+            # k rows score at least kth - room, so a row below kth - 2 * room is out.
+            near, query = products[queries[one]], queries[one]
+            kth = np.partition(near, len(near) - self._k)[len(near) - self._k]
+            is_near[one] &= near >= kth - 2 * room[query]
+        asked, rows = np.nonzero(is_near)
+        if len(rows):
+            self._add(queries[asked], rows, block)
 
     def _multiply(self, rows: Vectors, products: Vectors) -> None:
         """The products of the queries (Q, D) with rows (n, D).  -> (Q, n)"""
@@ -239,20 +249,27 @@ class _Searcher:
             np.matmul(self._queries, rows.T, out=products)
             return
         for query, out in zip(self._queries, products, strict=True):
-            np.einsum("ij,j->i", rows, query, out=out)  # BLAS would start threads for each block
+            np.vecdot(rows, query, out=out)  # matmul would start threads for each block
 
-    def _add(self, query: int, rows: Rows, block: Block) -> None:
-        """Compute the scores of candidates of one query, and keep the best."""
-        vectors = block.vectors[rows]
+    def _add(self, queries: Rows, rows: Rows, block: Block) -> None:
+        """Compute the scores of candidates, given as pairs in the order of the queries, and keep
+        the best of each query."""
         score = exact_cosines if self._metric == "cosine" else exact_products
-        scores = score(vectors, self._exact[query])
+        step = max(1, PAIR_VALUES // block.vectors.shape[1])
+        scores = np.empty(len(rows))
+        for start in range(0, len(rows), step):
+            some = slice(start, start + step)
+            scores[some] = score(block.vectors[rows[some]], self._exact[queries[some]])
         is_in = scores >= self._threshold
-        earlier = self._found[query]
-        best = best_of(
-            np.concatenate([earlier.rows, block.start + rows[is_in]]),
-            np.concatenate([earlier.scores, scores[is_in]]),
-            self._k,
-        )
-        self._found[query] = best
-        if len(best.scores) == self._k:
-            self._floors[query] = best.scores[-1]
+        queries, rows, scores = queries[is_in], block.start + rows[is_in], scores[is_in]
+        changed, firsts, counts = np.unique(queries, return_index=True, return_counts=True)
+        for query, first, count in zip(
+            changed.tolist(), firsts.tolist(), counts.tolist(), strict=True
+        ):
+            best = best_of(
+                np.concatenate([self._rows[query], rows[first : first + count]]),
+                np.concatenate([self._scores[query], scores[first : first + count]]),
+                self._k,
+            )
+            self._rows[query], self._scores[query] = best.rows, best.scores
+            self._floors[query] = max(self._floors[query], best.scores[-1])

@@ -46,6 +46,7 @@ class ModelOptions:
     labels: Path | None = None
     image_size: Size | None = None
     patch_size: Size | None = None
+    max_patches: int | None = None
     preprocess: str | None = None
     num_heads: int | None = None
     head: Path | None = None

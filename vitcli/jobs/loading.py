@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
 from vitcli.checkpoints.resolve import Checkpoint
+from vitcli.errors import UsageError
 from vitcli.jobs.job import ModelOptions, Running
 
 if TYPE_CHECKING:  # imports torch, which a run with nothing to do does not need
@@ -36,6 +37,7 @@ def load_model(
         labels=options.labels,
         image_size=options.image_size,
         patch_size=options.patch_size,
+        max_patches=options.max_patches,
         preprocess=options.preprocess,
         num_heads=options.num_heads,
         head=options.head,
@@ -77,9 +79,19 @@ def open_model(
     if running.engine == "torch":
         engine: Engine = TorchEngine(prepare_model(model, running, note), output)
     else:
+        check_one_size(model, f"--engine {running.engine}")
         chosen = running.engine, running.dtype, running.quantize
         engine = open_engine(model, output, *chosen, note)
     return SplittingEngine(engine, note, shares_ranges=running.quantize is not None)
+
+
+def check_one_size(model: Model, what: str) -> None:
+    """Raise UsageError for a model for images of any shape, if `what` needs images of one size."""
+    if model.preprocess.varies:
+        raise UsageError(
+            f"{what} needs images of one size, and {model.spec} keeps the shape of each (NaFlex)",
+            "models of one size are google/siglip2-base-patch16-224 and others: vit models",
+        )
 
 
 def describe_model(model: Model) -> dict[str, object]:

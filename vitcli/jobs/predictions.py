@@ -54,7 +54,7 @@ def open_classifiers(
 
     plans = tuple(dict.fromkeys(model.preprocess for model in models))
     members = [(open_model(m, Logits(), running, note), plans.index(m.preprocess)) for m in models]
-    return plans, lambda batch: [engine(batch.pixels[plan]) for engine, plan in members]
+    return plans, lambda batch: [engine(batch.pixels_for(plan)) for engine, plan in members]
 
 
 def top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:

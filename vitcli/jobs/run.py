@@ -8,18 +8,20 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from threading import Thread
+from typing import cast
 
 from vitcli import pipeline
 from vitcli.engines import check_engine
 from vitcli.errors import Interrupted, WriteError
 from vitcli.images.job import DecodeJob
-from vitcli.images.loader import iter_batches
+from vitcli.images.loader import iter_batches, iter_parts
 from vitcli.jobs.batching import GrowingBatch
 from vitcli.jobs.job import Inputs, Reporter, Running, Summary
 from vitcli.jobs.listing import Listing, list_images
 from vitcli.records import FoundImage, ImageRef, Preprocess, Progress, Sink
 
 MAX_COUNTING = 1.0  # seconds to count the images for a message
+MIXED = 128  # images of several sizes to read at a time for a GPU
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,20 +77,26 @@ class Run:
 
         device = choose_device(self.running.device if self.running.engine == "torch" else "cpu")
         job = DecodeJob(work.plans, self.inputs.limits, self.inputs.formats)
-        size, forward = self._batching(work.forward)
+        fills = device.type != "cpu" and any(plan.varies for plan in work.plans)
+        size, forward = self._batching(work.forward, fills=fills)
         refs = chain((first,), refs)
         workers, note = self.running.workers, self.reporter.note
         batches = iter_batches(refs, job, size, workers, note, keeps_data=work.reads_again)
         with closing(batches):
             pipeline.run(iter_loaded(batches, device), forward, sink, self.advance, self.progress)
 
-    def _batching(self, forward: pipeline.Forward) -> tuple[Callable[[], int], pipeline.Forward]:
-        """Return two functions: one returns the size of the next batch, the other runs a batch."""
+    def _batching(
+        self, forward: pipeline.Forward, *, fills: bool
+    ) -> tuple[Callable[[], int], pipeline.Forward]:
+        """Return two functions: one returns how many images to read next, the other runs them. With
+        `fills`, so many images of several sizes are read that most batches of one size are full; a
+        CPU, which computes a few images at a time, does not need that."""
         size = self.running.batch_size
-        if size != "auto":
-            return lambda: size, forward
-        growing = GrowingBatch(self.reporter.note)
-        return growing, growing.timed(forward)
+        growing = GrowingBatch(self.reporter.note) if size == "auto" else None
+        batch: Callable[[], int] = growing or (lambda: cast(int, size))
+        forward = in_parts(forward, batch if fills else lambda: None)
+        count = (lambda: max(MIXED, batch())) if fills else batch
+        return count, forward if growing is None else growing.timed(forward)
 
     def summary(self) -> Summary:
         """The counts and the seconds of the run so far."""
@@ -139,3 +147,9 @@ def completing(sink: Sink) -> Iterator[Sink]:
     except BaseException:
         sink.abort()
         raise
+
+
+def in_parts(forward: pipeline.Forward, size: Callable[[], int | None]) -> pipeline.Forward:
+    """Return a `forward` that takes batches of images of several sizes, and runs those of one size
+    together, at most `size()` of them if it is a number."""
+    return lambda batch: list(chain.from_iterable(map(forward, iter_parts(batch, size()))))

@@ -51,6 +51,7 @@ class ViTConfig(BlockConfig):
     rel_bias: Literal["none", "block", "shared"] = "none"  # BEiT's: a table a block, or one for all
     rel_resize: RelResize = "geometric"
     fixed_grid: bool = False  # positions are defined for `grid` alone
+    any_grid: bool = False  # each image has a grid of its own shape, as in SigLIP 2's NaFlex
     patch_bias: bool = True
     patch_norm: bool = False  # a norm of the embedded patches, as in AIMv2
     pre_norm: bool = False  # a norm before the first block, as in CLIP
@@ -73,6 +74,8 @@ class ViTConfig(BlockConfig):
         check_count("projection", self.projection, 0, LIMITS["embed_dim"])
         check_count("num_classes", self.num_classes, 0, MAX_CLASSES)
         check_image(self.image_size, self.patch_size)
+        if self.any_grid and self.fixed_grid:
+            raise CheckpointError("positions for one grid do not go with images of any shape")
         self._check_positions()
         self._check_pool()
         if not 0 <= self.pos_prefix <= self.num_prefix:
@@ -200,6 +203,11 @@ class ViTConfig(BlockConfig):
             "norm": f"{_NORMS[self.norm]}, eps {self.norm_eps:g}".replace("e-0", "e-"),
             "positions": "; ".join(self._positions()) or "none",
         }
+        if self.any_grid:
+            described |= {
+                "image": f"of any shape, in patches of {by(self.patch_size)}",
+                "tokens": "patches, as many as the image's grid has",
+            }
         if self.head_blocks > 1:
             described["head"] = f"reads the class tokens of the last {self.head_blocks} blocks"
         if any(odd.values()):
@@ -217,6 +225,8 @@ class ViTConfig(BlockConfig):
         covered = "patches only" if not self.pos_prefix else f"{self.pos_prefix + patches}"
         if self.pos_embed:
             again = "" if self.fixed_grid else f", resampled {self.pos_resize} for another grid"
+            if self.any_grid:
+                covered = f"a grid of {by(self.grid)}"
             yield covered + again
         if self.rope:
             yield self.rope.describe()

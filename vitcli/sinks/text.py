@@ -190,7 +190,8 @@ class TsvSink(CsvSink):
 
 
 class VectorJsonlSink(LineSink):
-    """`{"path":…,"embedding":[…]}` with enough digits to restore each float exactly."""
+    """`{"path":…,"embedding":[…]}` with enough digits to restore each float exactly. Tokens of a
+    model for images of any shape have the `grid` of their patches."""
 
     files = FileSet(at_end=(META,))
 
@@ -208,6 +209,8 @@ class VectorJsonlSink(LineSink):
             raise OutputError(
                 f"the embedding of {next(iter(record.values()))} holds NaN or infinity"
             )
+        if row.grid is not None:
+            record["grid"] = row.grid
         head = json_line(record).removesuffix(b"}\n")
         return head + b',"embedding":' + self._array(row.embedding) + b"}\n"
 

@@ -27,7 +27,7 @@ from vitcli.errors import CheckpointError, OutputError, UsageError, VitError, ch
 from vitcli.images.preprocess import preprocessed, resized_size, seen
 from vitcli.jobs.apart import check_apart, read_of_models
 from vitcli.jobs.job import SILENT, ModelOptions, Reporter, Running
-from vitcli.jobs.loading import load_model
+from vitcli.jobs.loading import check_one_size, load_model
 from vitcli.jobs.word_head import find_tokenizer, with_words
 from vitcli.jobs.words import Words
 from vitcli.models.config import Config, ViTConfig
@@ -138,6 +138,7 @@ def _check(job: ConvertJob) -> None:
 def _write(job: ConvertJob, model: Model, partial: Path) -> Written:
     if job.to != "onnx":
         return WRITERS[job.to](model, partial, job.dtype)
+    check_one_size(model, "--to onnx")
     return onnx.write(model, partial, job.dtype)
 
 

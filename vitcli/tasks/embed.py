@@ -17,7 +17,7 @@ from vitcli.jobs.job import DEFAULT_MODEL, SILENT, Inputs, ModelOptions, Reporte
 from vitcli.jobs.joint import image_width
 from vitcli.jobs.layers import layer_number
 from vitcli.jobs.listing import list_inputs
-from vitcli.jobs.loading import Spec, describe_model, load_model, open_model
+from vitcli.jobs.loading import Spec, check_one_size, describe_model, load_model, open_model
 from vitcli.jobs.outputs import output_of
 from vitcli.jobs.run import Computation, Run
 from vitcli.jobs.texts import Texts
@@ -123,12 +123,14 @@ def embed(job: EmbedJob, reporter: Reporter = SILENT, sink: Sink | None = None) 
         )
     listing = list_inputs(job.inputs, reporter.note, shard=job.resuming.shard)
     run = Run(job.inputs, job.running, reporter, listing)
-    load, offline = partial(_computation, job, run), job.options.offline
+    holds_any = sink is None and output.kind is EMBEDDINGS["jsonl"]
+    load, offline = partial(_computation, job, run, holds_any), job.options.offline
     return write_rows(run, output, [job.model], load, sink=sink, offline=offline)
 
 
-def _computation(job: EmbedJob, run: Run, specs: Sequence[Spec]) -> Computation:
-    """Load the model, and build the function that the run calls."""
+def _computation(job: EmbedJob, run: Run, holds_any: bool, specs: Sequence[Spec]) -> Computation:
+    """Load the model, and build the function that the run calls. `holds_any`: the output holds rows
+    of different shapes."""
     from vitcli.models.engine import Features, Logits
 
     note = run.reporter.note
@@ -141,11 +143,15 @@ def _computation(job: EmbedJob, run: Run, specs: Sequence[Spec]) -> Computation:
     else:
         shape = model.network.features_shape(layers, pool)
         output = Features(tuple(layers), pool, job.norm)
+    plan = model.preprocess
+    grids_differ = plan.varies and pool in ("patches", "tokens")
+    if grids_differ and not holds_any:
+        check_one_size(model, f"an array of --pool {pool}")
     engine = open_model(model, output, job.running, note)
     meta = {
         **describe_model(model),
         **described_options(job.options),
-        "row_shape": list(shape),
+        **({} if grids_differ else {"row_shape": list(shape)}),
         "layers": layers,
         "pool": pool,
         "norm": job.norm,
@@ -155,10 +161,11 @@ def _computation(job: EmbedJob, run: Run, specs: Sequence[Spec]) -> Computation:
         "quantize": job.running.quantize,
         "array_dtype": NUMPY_DTYPE[job.store],
         "batch_size": job.running.batch_size,
-        "grid": model.config.layer_grid(layers[0]),
+        "grid": None if plan.varies else model.config.layer_grid(layers[0]),
         **versions(),
     }
-    return Computation(plans=(model.preprocess,), forward=_forward(engine, job), meta=meta)
+    forward = _forward(engine, job, plan.patch if grids_differ else None)
+    return Computation(plans=(plan,), forward=forward, meta=meta)
 
 
 def described_options(options: ModelOptions) -> dict[str, object]:
@@ -168,6 +175,7 @@ def described_options(options: ModelOptions) -> dict[str, object]:
         "layout",
         "image_size",
         "patch_size",
+        "max_patches",
         "preprocess",
         "num_heads",
         "drop",
@@ -185,8 +193,11 @@ def versions() -> dict[str, object]:
     return {"versions": {"python": platform.python_version(), **packages}}
 
 
-def _forward(engine: Engine, job: EmbedJob) -> Callable[[Batch], list[Embedded | Failure]]:
-    """Return the function from a batch to its rows."""
+def _forward(
+    engine: Engine, job: EmbedJob, patch: int | None
+) -> Callable[[Batch], list[Embedded | Failure]]:
+    """Return the function from a batch to its rows. With `patch`, the side of a patch, the rows say
+    their grids."""
     import torch
     from torch.nn import functional as F
 
@@ -194,7 +205,10 @@ def _forward(engine: Engine, job: EmbedJob) -> Callable[[Batch], list[Embedded |
 
     @torch.inference_mode()
     def forward(batch: Batch) -> list[Embedded | Failure]:
-        vectors = engine(batch.pixels[0])
+        pixels, grid = batch.pixels_for(), None
+        if patch is not None:
+            grid = pixels.shape[1] // patch, pixels.shape[2] // patch
+        vectors = engine(pixels)
         good = are_finite(vectors)
         if job.l2:
             good = are_finite(
@@ -203,7 +217,9 @@ def _forward(engine: Engine, job: EmbedJob) -> Callable[[Batch], list[Embedded |
             vectors = F.normalize(vectors, dim=-1)
         with np.errstate(over="ignore"):
             arrays = vectors.numpy().astype(dtype)
-        embedded = [Embedded(ref, array) for ref, array in zip(batch.refs, arrays, strict=True)]
+        embedded = [
+            Embedded(ref, array, grid) for ref, array in zip(batch.refs, arrays, strict=True)
+        ]
         fitting = are_finite(torch.from_numpy(arrays)) if job.store == "fp16" else good
         rows = with_failures(embedded, fitting, TOO_LARGE)
         return with_failures(rows, good, overflow(job.running))

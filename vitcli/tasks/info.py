@@ -75,8 +75,11 @@ class ModelInfo:
 def info(job: InfoJob) -> ModelInfo:
     """Load the model, so that every fact is checked, and describe it. Raises VitError."""
     model = load_model(job.model, job.options)
-    price = cost(model.config)
     plan = model.preprocess
+    price = cost(model.config)
+    if plan.varies:  # the largest square image
+        largest = replace(model.config, image_size=plan.size)
+        price = replace(price, multiply_adds=cost(largest).multiply_adds)
     return ModelInfo(
         model=model.spec,
         revision=model.revision,

@@ -124,7 +124,7 @@ def _forward(
 
     @torch.inference_mode()
     def forward(batch: Batch) -> list[Classified | Failure]:
-        pixels = prepared.pixels(batch.pixels[0])
+        pixels = prepared.pixels(batch.pixels_for())
         grid = reconstruction.encoder.grid_of(pixels)
         masks = [draw_mask(job.seed, ref.index, grid[0] * grid[1], ratio) for ref in batch.refs]
         mask = torch.cat(masks).to(device)

@@ -123,7 +123,7 @@ class ImageFeed:
                     )
                 places = [ref.index % len(labels) for ref in batch.refs]
                 of_places = torch.tensor([labels[place] for place in places])
-                yield torch.from_numpy(batch.pixels[0]), of_places, torch.tensor(places)
+                yield torch.from_numpy(batch.pixels_for()), of_places, torch.tensor(places)
 
     def _refs(self, steps: Sequence[tuple[int, int]]) -> Iterator[ImageRef]:
         """Yield the images of steps, given as (epoch, number). AugmentJob reads the epoch and the

@@ -25,7 +25,14 @@ from vitcli.checkpoints.layouts import (
     torchvision,
 )
 from vitcli.checkpoints.layouts.layout import Layout
-from vitcli.checkpoints.layouts.towers import eva, hf_aimv2, hf_internvit, pe, timm_aimv2
+from vitcli.checkpoints.layouts.towers import (
+    eva,
+    hf_aimv2,
+    hf_internvit,
+    hf_siglip2,
+    pe,
+    timm_aimv2,
+)
 
 LAYOUTS: tuple[Layout, ...] = (
     hf_vit.LAYOUT,
@@ -34,6 +41,7 @@ LAYOUTS: tuple[Layout, ...] = (
     hf_dinov3.LAYOUT,
     hf_clip.LAYOUT,
     hf_siglip.LAYOUT,
+    hf_siglip2.LAYOUT,
     hf_swin.LAYOUT,
     hf_pixio.LAYOUT,
     hf_aimv2.LAYOUT,

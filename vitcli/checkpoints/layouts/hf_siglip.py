@@ -1,6 +1,6 @@
 """Hugging Face SigLIP, the vision tower: `transformers/models/siglip`, and SigLIP 2 of a fixed
-resolution, which has the same names. The tower is CLIP's without the class token and the norm
-before the blocks."""
+resolution, which has the same names (`towers/hf_siglip2.py` reads the one for any shape). The tower
+is CLIP's without the class token and the norm before the blocks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ from vitcli.checkpoints.layouts.layout import (
 )
 from vitcli.checkpoints.layouts.texts.hf import SIGLIP_TEXTS
 from vitcli.checkpoints.preprocess.published import SIGLIP
-from vitcli.errors import CheckpointError
 from vitcli.models.config import ViTConfig
 
 RULES = (
@@ -37,12 +36,22 @@ RULES = (
 CLASSIFIER_RULES = (*TOWER, drop("head.{rest}", "the classifier reads the mean of the patches"))
 
 
-def detect(names: Collection[str]) -> bool:
+def detect(tensors: Tensors) -> bool:
+    return is_siglip(tensors) and not is_naflex(tensors)
+
+
+def is_siglip(names: Collection[str]) -> bool:
+    """Whether these are the names of a SigLIP, of images of one size or of any shape."""
     return (
         "embeddings.patch_embedding.weight" in names
         and "encoder.layers.0.self_attn.q_proj.weight" in names
         and not {"embeddings.class_embedding", "pre_layrnorm.weight"} & set(names)
     )
+
+
+def is_naflex(tensors: Tensors) -> bool:
+    """Whether the patches are embedded by a linear map, and not by a convolution."""
+    return tensors["embeddings.patch_embedding.weight"].ndim == 2
 
 
 def rules(names: Collection[str]) -> tuple[Rule, ...]:
@@ -56,12 +65,6 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTCon
     mean of its patches is the embedding.
     """
     vision = vision_config(config)
-    patches = tensors.get("patch_embed.proj.weight")
-    if patches is not None and patches.ndim == 2:
-        raise CheckpointError(
-            "SigLIP 2 with images of any shape (NaFlex) is not supported",
-            "the models of a fixed resolution are: google/siglip2-base-patch16-224",
-        )
     num_classes = count_classes(tensors)
     pools = bool(vision.get("vision_use_head", True)) and not num_classes
     return ViTConfig(

@@ -73,6 +73,7 @@ RARE: dict[str, tuple[object, str]] = {
     "rope": (None, "rotary positions"),
     "rel_bias": ("none", "relative positions"),
     "fixed_grid": (False, "positions for one grid alone"),
+    "any_grid": (False, "images of any shape (NaFlex)"),
     "patch_norm": (False, "a norm of the embedded patches"),
     "norm": ("layer", "RMS norms"),
     "qv_bias": (False, "biases of q and v without one of k"),
@@ -200,12 +201,12 @@ class Texts:
 class Layout:
     """The names and sizes of one library's or repository's checkpoints.
 
-    To recognise its files: `detect` returns whether the tensor names are the layout's (the layout
-    "claims" them), without `prefixes` and after `unpack`, which renames tensors or unstacks blocks.
-    A layout with `is_general` counts only if no other claims the file. A config may name a model of
-    the layout by `model_types` or `classes` (a regular expression for the start of a class name) of
-    transformers, or by `architectures` (a regular expression) of timm. `doubt` is a note for files
-    without a config, because their names also fit another model.
+    To recognise its files: `detect` returns whether the tensors, by their names, are the layout's
+    (the layout "claims" them), without `prefixes` and after `unpack`, which renames tensors or
+    unstacks blocks. A layout with `is_general` counts only if no other claims the file. A config
+    may name a model of the layout by `model_types` or `classes` (a regular expression for the start
+    of a class name) of transformers, or by `architectures` (a regular expression) of timm. `doubt`
+    is a note for files without a config, because their names also fit another model.
 
     To read its files: `rules` returns the rules for one file, as some names mean different things
     in different files. `read_config` gets the tensors in vitcli's names, the JSON, and the number
@@ -224,7 +225,7 @@ class Layout:
 
     name: str
     prefixes: tuple[str, ...]
-    detect: Callable[[Collection[str]], bool]
+    detect: Callable[[Tensors], bool]
     rules: Callable[[Tensors], tuple[Rule, ...]]
     read_config: Callable[[Tensors, Json, int | None], Config]
     writer: Writer[ViTConfig] | Writer[SwinConfig] | None = None

@@ -13,7 +13,14 @@ from vitcli.checkpoints.layouts.texts.open_clip import model_config
 from vitcli.checkpoints.layouts.timm import image_size as timm_image_size
 from vitcli.checkpoints.layouts.timm import pretrained_cfg
 from vitcli.checkpoints.preprocess.fields import FoundPreprocess, origins
-from vitcli.checkpoints.preprocess.hf import HF_KEYS, from_hf, to_hf
+from vitcli.checkpoints.preprocess.hf import (
+    HF_KEYS,
+    MAX_PATCHES,
+    MAX_SIDE,
+    from_hf,
+    to_hf,
+    with_max_patches,
+)
 from vitcli.checkpoints.preprocess.published import (
     CLIP,
     DEIT,
@@ -26,11 +33,9 @@ from vitcli.checkpoints.preprocess.published import (
 )
 from vitcli.checkpoints.preprocess.timm import TIMM_KEYS, from_open_clip, from_timm, to_timm
 from vitcli.checkpoints.resolve import Checkpoint
-from vitcli.errors import UsageError
-from vitcli.models.config import Config
+from vitcli.errors import CheckpointError, UsageError
+from vitcli.models.config import Config, ViTConfig
 from vitcli.records import Preprocess, Size, by
-
-MAX_SIDE = 16_384
 
 
 def choose_preprocess(
@@ -41,15 +46,54 @@ def choose_preprocess(
     override: str | None,
     *,
     patch_size: Size | None = None,
+    max_patches: int | None = None,
 ) -> FoundPreprocess:
     """The checkpoint's own preprocessing, or the one the user named ("hf" or "timm"), with the
     origin of every step. Raises UsageError for an image size that does not fit the patches, which
-    have the size in the config, or `patch_size`."""
+    have the size in the config, or `patch_size`, and for an option that a model of any shape, or
+    any other, does not have."""
+    takes_any = isinstance(config, ViTConfig) and config.any_grid
+    of_others: dict[str, object] = {"--image-size": image_size, "--patch-size": patch_size}
+    of_others["--preprocess timm"] = "timm" if override == "timm" else None
+    _check_options(of_others if takes_any else {"--max-patches": max_patches}, takes_any=takes_any)
     chosen = _found(checkpoint, layout, config, image_size, override)
+    if chosen.plan.varies != takes_any or (takes_any and chosen.plan.patch != config.patch_size[0]):
+        raise CheckpointError(
+            f"{checkpoint.processor_file} is not of this model, which takes "
+            + (f"patches of {by(config.patch_size)} of any image" if takes_any else "one size"),
+            "give the model's own file",
+        )
+    if max_patches is not None:
+        chosen = _limited(chosen, max_patches)
     if override == "hf":  # transformers clips 16-bit greyscale to white
         chosen = replace(chosen, plan=replace(chosen.plan, grey16="clamp"))
     _check_size(chosen.plan.size, patch_size or config.patch_size, asked=image_size is not None)
     return replace(chosen, origins=_origins(chosen, asked=image_size is not None))
+
+
+def _check_options(options: Mapping[str, object], *, takes_any: bool) -> None:
+    """Raise UsageError for an option that is given, but does not apply to the model."""
+    for option in (option for option, value in options.items() if value is not None):
+        if takes_any:
+            raise UsageError(
+                f"{option}: this model keeps the shape of each image (NaFlex)",
+                "--max-patches N sets how many patches an image may have",
+            )
+        raise UsageError(
+            f"{option}: this model takes images of one size",
+            "leave it out; --image-size sets the size",
+        )
+
+
+def _limited(found: FoundPreprocess, most: int) -> FoundPreprocess:
+    """The preprocessing with the largest number of patches that the user gives."""
+    if not 1 <= most <= MAX_PATCHES:
+        raise UsageError(
+            f"--max-patches {most}", f"give a whole number from 1 to {MAX_PATCHES:,}, such as 256"
+        )
+    sources = {**found.origins, "resize": f"{found.origins['resize']}; patches: --max-patches"}
+    plan = with_max_patches(found.plan, most, "--max-patches")
+    return replace(found, plan=plan, origins=sources)
 
 
 def as_written(plan: Preprocess, library: Literal["transformers", "timm"]) -> Preprocess:

@@ -71,3 +71,10 @@ def positive(value: object, name: str) -> float:
     if found <= 0:
         raise CheckpointError(f"{name} is {value!r}: expected a positive number")
     return float(found)
+
+
+def whole(value: object, name: str, low: int, high: int) -> int:
+    """Read a whole number from `low` to `high`."""
+    if isinstance(value, int) and not isinstance(value, bool) and low <= value <= high:
+        return value
+    raise CheckpointError(f"{name} is {value!r}: expected a whole number from {low} to {high:,}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,7 @@ from vitcli.checkpoints.preprocess.fields import (
     positive_triple,
     resample,
     triple,
+    whole,
 )
 from vitcli.checkpoints.preprocess.published import (
     HUB,
@@ -34,6 +36,9 @@ HF_KEYS = {
     "normalize": ("image_mean", "image_std"),
 }
 
+_NAFLEX_KEYS = {"resize": ("patch_size", "max_num_patches", "resample")}
+MAX_SIDE, MAX_PATCHES = 16_384, 65_536
+
 
 def from_hf(
     processor: Json,
@@ -54,9 +59,12 @@ def from_hf(
     known = {k: v for k, v in processor.items() if v is not None}
     hub = HUB.get(model_type, {}) if not processor else {}
     values = {**PROCESSORS[kind], **hub, **known}
-    crop = _crop_size(values)
+    varies = "max_num_patches" in PROCESSORS[kind]
+    crop = None if varies else _crop_size(values)
     resize: Size | None
-    resize, fit, longest = _resize(values, file)
+    resize, fit, longest = (model_size, "patches", None) if varies else _resize(values, file)
+    if varies and not values.get("do_resize", True):
+        raise CheckpointError(f"{file}: images of any shape have to be resized (do_resize: false)")
     if not values.get("do_resize", True):
         resize = None
     if crop is None and (resize is None or fit == "shortest"):
@@ -97,7 +105,27 @@ def from_hf(
     )
     if kind in RESIZER_OF and resize is not None:
         plan = _by_torch(plan, RESIZER_OF[kind], file)
+    if varies:
+        if not processor or _is_of_tensors(processor):
+            plan = _by_torch(plan, "torch", file)
+        patch = whole(values["patch_size"], "patch_size", 1, MAX_SIDE)
+        plan = replace(plan, patch=patch, max_patches=values["max_num_patches"])
+        plan = with_max_patches(plan, plan.max_patches, "max_num_patches")
+        sources["resize"] = origins(_NAFLEX_KEYS, processor, file, default)["resize"]
     return FoundPreprocess(plan, tuple(notes), sources)
+
+
+def _is_of_tensors(processor: Json) -> bool:
+    """Whether a file of SigLIP 2's NaFlex names the class that resizes tensors, as the published
+    ones do."""
+    return str(processor.get("image_processor_type")).endswith("Fast")
+
+
+def with_max_patches(plan: Preprocess, most: int, name: str) -> Preprocess:
+    """The plan with another largest number of patches, which `name` gives. Raises CheckpointError
+    for an impossible one."""
+    side = math.isqrt(whole(most, name, 1, MAX_PATCHES)) * plan.patch
+    return replace(plan, max_patches=most, size=(side, side), resize=(side, side))
 
 
 def _by_torch(plan: Preprocess, resizer: Resizer, file: str) -> Preprocess:
@@ -193,6 +221,11 @@ def to_hf(plan: Preprocess) -> dict[str, Any]:
         "resample": next(n for n, name in RESAMPLE.items() if name == plan.resample),
         "size": target,
     }
+    if plan.varies:
+        del values["size"]
+        patches = {"patch_size": plan.patch, "max_num_patches": plan.max_patches}
+        kind = "Siglip2ImageProcessor" + ("Fast" if plan.resizer == "torch" else "")
+        return {**values, "image_processor_type": kind, **patches}
     kinds = {resizer: f"{name}ImageProcessor" for name, resizer in RESIZER_OF.items()}
     by_torch = {"image_processor_type": kinds[plan.resizer]} if plan.resizer in kinds else {}
     if plan.resize is not None and plan.fit == "squash":

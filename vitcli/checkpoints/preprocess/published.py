@@ -4,7 +4,7 @@ preprocessing of the model families."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vitcli.records import Resample, Resizer, Size
@@ -49,6 +49,13 @@ PROCESSORS: dict[str, dict[str, Any]] = {
         "image_mean": HALF,
         "image_std": HALF,
     },
+    "Siglip2": {
+        "patch_size": 16,
+        "max_num_patches": 256,
+        "resample": 2,
+        "image_mean": HALF,
+        "image_std": HALF,
+    },
     "Beit": {**_SQUASH, "resample": 3, "image_mean": HALF, "image_std": HALF},
     "DINOv3ViT": {
         **_SQUASH,
@@ -88,6 +95,8 @@ PROCESSOR_OF = {
     "metaclip_2_vision_model": "CLIP",
     "siglip": "Siglip",
     "siglip_vision_model": "Siglip",
+    "siglip2": "Siglip2",
+    "siglip2_vision_model": "Siglip2",
     "swin": "ViT",
     "swinv2": "ViT",
     "dinov3_vit": "DINOv3ViT",
@@ -181,6 +190,7 @@ SIGLIP = Family(
     always(**_HALF, interpolation="bicubic", crop_pct=0.9),
     open_clip={**_HALF, "resize_mode": "squash"},
 )
+SIGLIP2 = replace(SIGLIP, name="siglip2", processor="siglip2")
 SWIN = Family("swin", _swin, "swin")
 _SAT = {"mean": SAT_MEAN, "std": SAT_STD}
 _LINGBOT = {"interpolation": "bilinear", "crop_mode": "squash", "size": (512, 512)}

@@ -74,6 +74,8 @@ def from_open_clip(cfg: Json, model_size: Size, image_size: Size | None, source:
 def to_timm(plan: Preprocess) -> dict[str, Any]:
     """Write timm's `pretrained_cfg`, with which timm resizes as Pillow does. Raises CheckpointError
     if timm has no such transform."""
+    if plan.varies:
+        raise CheckpointError(f"timm has no transform for: {plan.describe()}")
     modes = {"squash": "squash", "shortest": "center", "cover": "center", "contain": "border"}
     cfg = {
         "input_size": [3, *plan.size],

@@ -10,7 +10,6 @@ import typer
 from vitcli.cli.options import groups as g
 from vitcli.cli.options import options as o
 from vitcli.cli.options.parse import output_place, parse_workers, shorten
-from vitcli.cli.screen import report
 from vitcli.cli.screen.exit import end, is_terminal
 from vitcli.cli.screen.screen import Screen
 from vitcli.errors import UsageError
@@ -139,10 +138,6 @@ def map(
         raise UsageError("--sort has no effect on the page", "its list begins with the oddest")
     if color_column is not None and color in (None, "folders"):
         raise UsageError("--color-column has no effect without a table", "add --color FILE")
-    if screen.report is not None:
-        outputs = [path for path in (place, html) if path is not None]
-        files = [Path(file) for file in (*index, color) if file is not None]
-        report.check_apart(screen.report, outputs, [(file, "read by this run") for file in files])
     with screen:
         from vitcli.tasks.map.labels import FOLDERS, Coloring
         from vitcli.tasks.map.map import MapJob, map_index

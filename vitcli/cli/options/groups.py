@@ -7,6 +7,7 @@ import functools
 import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -32,7 +33,7 @@ from vitcli.cli.options.texts import texts
 from vitcli.cli.options.words import words
 from vitcli.cli.screen import report
 from vitcli.cli.screen.screen import Screen
-from vitcli.errors import UsageError
+from vitcli.errors import InputError, UsageError
 from vitcli.jobs.job import DEFAULT_BATCH_SIZE, Inputs, ModelOptions, Running
 from vitcli.jobs.texts import Texts
 from vitcli.jobs.words import Words
@@ -130,6 +131,7 @@ def model_options(
     labels: o.Labels = None,
     image_size: o.ImageSize = None,
     patch_size: o.PatchSize = None,
+    max_patches: o.MaxPatches = None,
     preprocess: o.Preprocess = None,
     num_heads: o.NumHeads = None,
     head: o.Head = None,
@@ -145,6 +147,7 @@ def model_options(
         labels=labels,
         image_size=parse_size("--image-size", image_size),
         patch_size=parse_size("--patch-size", patch_size),
+        max_patches=max_patches,
         preprocess=preprocess,
         num_heads=num_heads,
         head=head,
@@ -361,6 +364,8 @@ def _spelled(
         gathered = gather(*read)
         if isinstance(gathered, Common | WithData):
             _check_summary(gathered, values)
+        if "index" in values:
+            _check_summary_of_index(gathered, values)
         command(gathered, **values)
 
     declared = [*own, *(parameter for group in shared for parameter in group.values())]
@@ -399,6 +404,28 @@ def _check_summary(common: Common | WithData, values: Mapping[str, object]) -> N
             read_of_model([path / WEIGHTS[0] if path.is_dir() else path for path in specs]),
         ),
     )
+
+
+def _check_summary_of_index(gathered: Any, values: Mapping[str, object]) -> None:
+    """Raise OutputError if --summary names a file of the index, or another that the run reads or
+    writes."""
+    place = (gathered if isinstance(gathered, Screen) else gathered.screen).report
+    if place is None:
+        return
+    from vitcli.jobs.of_index import read_of_index
+
+    index, more = values["index"], values.get("more")
+    specs = [str(spec) for spec in (index if isinstance(index, list) else [index])]
+    specs += [str(spec) for spec in (more if isinstance(more, list) else [])]
+    read = [
+        (Path(v), "read by this run")
+        for k, v in values.items()
+        if k in ("like_pairs", "color", "vectors") and isinstance(v, str | Path)
+    ]
+    with suppress(InputError):  # the run itself tells that a file is missing
+        read += read_of_index(specs)
+    outputs = (values.get(name) for name in ("out", "html"))
+    report.check_apart(place, [Path(str(out)) for out in outputs if out is not None], read)
 
 
 def _is_option(parameter: inspect.Parameter) -> bool:

@@ -155,6 +155,15 @@ PatchSize = Annotated[
         metavar="N|HxW",
     ),
 ]
+MaxPatches = Annotated[
+    int | None,
+    _option(
+        "--max-patches",
+        help="How many patches an image may have, in a model for any shape (NaFlex).",
+        env="VIT_MAX_PATCHES",
+        metavar="N",
+    ),
+]
 Preprocess = Annotated[
     Literal["hf", "timm"] | None,
     _option(

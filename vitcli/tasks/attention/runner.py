@@ -79,7 +79,7 @@ class AttentionRunner:
 
         def on_cpu(part: slice) -> AttentionMaps:
             of_part = None if points is None else points[part].to(prepared.device)
-            computed = self._maps(prepared, network, batch.pixels[0][part], of_part)
+            computed = self._maps(prepared, network, batch.pixels_for()[part], of_part)
             return AttentionMaps(
                 {layer: maps.cpu() for layer, maps in computed.maps.items()},
                 None if computed.logits is None else computed.logits.float().cpu(),
@@ -183,6 +183,8 @@ class AttentionRunner:
         box leaves out rows and columns that do not fill a patch. With padding, the box is larger
         than the image."""
         top, left, bottom, right = seen(size, self.model.preprocess)
+        if self.model.preprocess.varies:  # resized to whole patches
+            return top, left, bottom, right
         down, across = _covered(self.model.config, grid)
         return top, left, top + (bottom - top) * down, left + (right - left) * across
 

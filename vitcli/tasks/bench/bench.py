@@ -27,7 +27,7 @@ from vitcli.images.kinds import suffixes
 from vitcli.images.scan import Omissions, Scan
 from vitcli.images.workers import iter_decoded
 from vitcli.jobs.job import DEFAULT_MODEL, SILENT, ModelOptions, Note, Reporter
-from vitcli.jobs.loading import load_model
+from vitcli.jobs.loading import check_one_size, load_model
 from vitcli.models import onednn
 from vitcli.models.cost import cost
 from vitcli.models.limit import matmul_flops, share_of_limit
@@ -142,6 +142,8 @@ class _Trials:
         self.on_step("loading the model")
         options = replace(job.options, decode="exact")  # the reference
         model = load_model(checkpoint, options, self.reporter.note)
+        if paths:
+            check_one_size(model, "--on")
         interrupted = None
         with tempfile.TemporaryDirectory(prefix="vit-bench-", ignore_cleanup_errors=True) as made:
             folder = Path(made)
@@ -158,7 +160,9 @@ class _Trials:
                 files=paths,
             )
             try:
-                self._time_all(trial, list(self._candidates(device)))
+                self._time_all(
+                    trial, list(self._candidates(device, exports=not model.preprocess.varies))
+                )
                 if paths:
                     self._read_files(trial, model, images)
             except Interrupted as signal:
@@ -180,7 +184,7 @@ class _Trials:
             )
         return decoded, f"{len(decoded)} images of {self.job.on}"
 
-    def _candidates(self, device: torch.device) -> Iterator[Candidate]:
+    def _candidates(self, device: torch.device, *, exports: bool) -> Iterator[Candidate]:
         """The candidates of this machine, the most promising first, exported engines last."""
         yield Candidate("torch", "fp32")
         if device.type != "cpu":
@@ -193,7 +197,7 @@ class _Trials:
             yield Candidate("torch", "bf16")
         if onednn.supports(torch.bfloat16 if has_bf16 else torch.float32, int8=True):
             yield Candidate("torch", "fp32", "int8")
-        exporting = [name for name, engine in ENGINES.items() if engine.module]
+        exporting = [name for name, engine in ENGINES.items() if exports and engine.module]
         missing = set()
         for name in exporting:
             try:

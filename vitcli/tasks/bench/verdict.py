@@ -223,6 +223,7 @@ def _model_words(options: ModelOptions) -> Iterator[str]:
         "--labels": options.labels,
         "--image-size": options.image_size and by(options.image_size),
         "--patch-size": options.patch_size and by(options.patch_size),
+        "--max-patches": options.max_patches,
         "--preprocess": options.preprocess,
         "--num-heads": options.num_heads,
         "--head": options.head,

@@ -197,7 +197,7 @@ def _pump(engine: Engine, batches: Iterable[Batch], seconds: float) -> tuple[flo
     began, started, first, images = time.monotonic(), 0.0, 0, 0
     for number, batch in enumerate(batches, start=1):
         if batch.refs:
-            engine(batch.pixels[0])
+            engine(batch.pixels_for())
         images += len(batch.refs) + len(batch.failures)
         now = time.monotonic()
         if not started:

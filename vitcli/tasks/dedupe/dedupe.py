@@ -13,9 +13,9 @@ import numpy as np
 from vitcli.errors import InputError, UsageError, printable
 from vitcli.images.scan import Omissions
 from vitcli.indexes.index import Index, mapped, open_index
-from vitcli.jobs.apart import check_apart
 from vitcli.jobs.job import SILENT, Inputs, Reporter, Summary
 from vitcli.jobs.listing import scan_of
+from vitcli.jobs.of_index import check_outputs
 from vitcli.records import Progress
 from vitcli.sinks.tables import TABLES, TableFile
 from vitcli.tasks.dedupe.files import Files
@@ -59,13 +59,11 @@ def dedupe(
         resumes=True,
     )
     to.check()
-    opened = open_index(job.index)
+    opened = open_index(job.index, reporter.note)
     if opened.names != "path":
         raise InputError(f"{opened.label} is an index of texts", "vit dedupe compares images")
-    read = [(Path(file), "a file of the index") for file in opened.files]
-    if job.like_pairs is not None:
-        read.append((job.like_pairs, "the file of --like-pairs"))
-    check_apart([path for path in (job.out, job.html) if path is not None], read)
+    pairs = [] if job.like_pairs is None else [(job.like_pairs, "the file of --like-pairs")]
+    check_outputs((job.out, job.html), job.index, opened, pairs)
     options = job.options
     if job.like_pairs is not None:
         options = with_known(options, job.like_pairs)
@@ -111,8 +109,9 @@ def kinds_of(kind: str | Sequence[str] | None) -> tuple[Kind, ...] | None:
     parts = kind.split(",") if isinstance(kind, str) else kind
     names = {name.strip() for name in parts} - {""}
     if not names or not names <= set(KINDS):
-        odd = ", ".join(sorted(names - set(KINDS))) or "nothing"
-        raise UsageError(f"--kind {printable(odd)}", f"choose from {', '.join(KINDS)}")
+        odd = ", ".join(sorted(names - set(KINDS)))
+        what = f"--kind {printable(odd)!r} is not known" if odd else "--kind is empty"
+        raise UsageError(what, f"choose from {', '.join(KINDS)}")
     return tuple(name for name in KINDS if name in names)
 
 
@@ -143,8 +142,10 @@ def counted(found: Found) -> str:
         return "no twins"
     named = ", ".join(f"{kinds[kind]:,} {kind}" for kind in found.kinds if kinds[kind])
     total, groups = sum(kinds.values()), len(found.groups)
-    are = "is" if total == 1 else "are"
-    return f"{total:,} of {groups:,} group{'s' * (groups != 1)} {are} not kept: {named}"
+    return (
+        f"{groups:,} group{'s' * (groups != 1)}; {total:,} image{'s' * (total != 1)} not kept: "
+        f"{named}"
+    )
 
 
 def _key(index: Index, options: Options) -> dict[str, object]:

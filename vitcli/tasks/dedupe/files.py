@@ -31,13 +31,14 @@ PLAN = Preprocess(size=(1, 1), resize=None)
 CHUNK = 1 << 20
 UNKNOWN = -1
 Look = Literal["bytes", "size", "pixels"]
+WITH_FRAMES = ("GIF", "PNG", "WEBP", "AVIF", "TIFF")  # whose frames or pages a viewer shows
 SETTLED_LATE = ("TIFF", "ICO", "ICNS")  # formats whose size is known when they are decoded
 
 
 @dataclass(frozen=True, slots=True)
 class LookJob:
-    """Read an image in a worker: a digest of its bytes, its upright size, or a digest of its
-    upright RGB pixels."""
+    """Read an image in a worker: a digest of its bytes, its upright size, or a digest of the
+    upright RGB pixels and the opacity of all its frames."""
 
     look: Look
     limits: Limits
@@ -66,10 +67,29 @@ class LookJob:
         if self.look == "size" and image.format not in SETTLED_LATE:
             size = image.height, image.width
             return Sample(ref, (), size[::-1] if turn_of(image) in ACROSS else size)
-        rgb = upright(image, PLAN)
-        size = rgb.height, rgb.width
-        digest = hashlib.sha256(repr(size).encode() + np.ascontiguousarray(rgb).data)
+        digest, size = hashlib.sha256(), (0, 0)
+        frames = getattr(image, "n_frames", 1) if image.format in WITH_FRAMES else 1
+        for frame in range(frames):
+            if frames > 1:
+                image.seek(frame)
+            rgb = upright(image, PLAN)
+            size = size if frame else (rgb.height, rgb.width)
+            digest.update(repr(rgb.size).encode())
+            digest.update(np.ascontiguousarray(rgb).data)
+            if (alpha := _opacity(image)) is not None:
+                digest.update(alpha.data)
         return Sample(ref, (np.frombuffer(digest.digest(), np.uint8),), size)
+
+
+def _opacity(image: Picture) -> NDArray[np.uint8] | None:
+    """The upright alpha of a decoded image: (H, W), 255 for opaque; None if all of it is."""
+    if not image.has_transparency_data:
+        return None
+    alpha = image.convert("RGBA").getchannel("A")
+    if alpha.getextrema() == (255, 255):
+        return None
+    turn = turn_of(image)
+    return np.ascontiguousarray(alpha if turn is None else alpha.transpose(turn))
 
 
 @dataclass(slots=True)

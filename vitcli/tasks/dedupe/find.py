@@ -6,11 +6,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial as with_first
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vitcli.errors import InputError, Interrupted, UsageError, printable
+from vitcli.errors import InputError, Interrupted, UsageError, check_choice, printable
 from vitcli.indexes.index import Index
 from vitcli.jobs.job import Reporter
 from vitcli.jobs.named import is_here
@@ -48,6 +49,11 @@ class Options:
     known: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
+        check_choice("--linkage", self.linkage, get_args(Linkage))
+        if self.keep is not None:
+            check_choice("--keep", self.keep, get_args(Keep))
+        for kind in self.kinds or ():
+            check_choice("--kind", kind, KINDS)
         if self.threshold is not None and not 0 <= self.threshold <= 1:
             raise UsageError(
                 f"--threshold {self.threshold:g}", "give a cosine from 0 to 1, such as 0.98"
@@ -111,7 +117,10 @@ def find(
             bytes_ = same_bytes(files, rows)
         if "pixels" in kinds:
             pixels = same_pixels(files, rows, bytes_)
-        classes = np.where(pixels >= 0, pixels, np.where(bytes_ >= 0, bytes_ + index.count, -1))
+        classes = pixels  # files that cannot be decoded may still have the same bytes
+        if "bytes" in kinds:
+            by_bytes = np.where(bytes_ >= 0, bytes_ + index.count, -1)
+            classes = np.where(pixels >= 0, pixels, by_bytes)
         pairs = _pairs(index, options, done)
         asked = _without_aliases(index, _involved(done, pairs, classes, index), reporter)
         prefer = preference(keep, files, asked, reporter.steps)

@@ -2,64 +2,125 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import io
 import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 from vitcli.errors import InputError, printable
+from vitcli.sinks.read_table import read_columns
 
 MAX_BYTES = 64 << 20
-JSON_NAMES = (("path", "of"), ("a", "b"), ("first", "second"), ("left", "right"))
+NAMES = (
+    *(("path", "of"), ("a", "b"), ("first", "second"), ("left", "right")),
+    *(("path", "other"), ("path1", "path2")),
+)
+Pair: TypeAlias = tuple[str, str]
 
 
-def read_pairs(file: Path) -> list[tuple[str, str]]:
-    """Read a pair a line: two paths with a tab or a comma between them (CSV, with quotes where a
-    path has a comma), a JSON array of two, or a row of `vit dedupe`, whose `path` and `of` are a
-    pair. Odd bytes of paths are kept. Raises InputError, which names the line."""
-    try:
-        if file.stat().st_size > MAX_BYTES:
-            raise InputError(f"{printable(str(file))} is too large for a list of pairs")
-        text = file.read_bytes().decode("utf-8", "surrogateescape").removeprefix("\ufeff")
-    except OSError as error:
-        raise InputError(f"cannot read {printable(str(file))}: {error.strerror}") from None
+def read_pairs(file: Path) -> list[Pair]:
+    """Read pairs of paths: an output of `vit dedupe`, whose `path` and `of` are a pair; a table
+    (.parquet, CSV, tab-separated) with a header as in NAMES; two paths a line with a tab or a comma
+    between them; or JSON lines, each an array of two or an object. Odd bytes of paths are kept.
+    Raises InputError, which names the line."""
+    name = printable(str(file))
     pairs = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip() or (number == 1 and line.replace("\t", ",").strip() in _HEADS):
-            continue
-        pair = _of_json(line) if line.lstrip()[:1] in ("{", "[") else _of_text(line)
+    for line, pair in _numbered(file, name):
         if pair is None:
             raise InputError(
-                f"{printable(str(file))}, line {number}: not two paths: {printable(line[:80])}",
-                'give "a.jpg<TAB>b.jpg", a CSV line of two paths, or JSON: ["a.jpg", "b.jpg"]',
+                f"{name}, line {line}: not two paths",
+                'give "a.jpg<TAB>b.jpg", a CSV line of two paths, JSON: ["a.jpg", "b.jpg"], or an '
+                "output of vit dedupe",
             )
         if pair[0] != pair[1]:  # in a row of `vit dedupe`, the one that is kept
             pairs.append(pair)
     if not pairs:
-        raise InputError(f"no pairs in {printable(str(file))}", "give two paths a line")
+        raise InputError(f"no pairs in {name}", "give two paths a line")
     return pairs
 
 
-_HEADS = {",".join(names) for names in (*JSON_NAMES, ("path", "other"), ("path1", "path2"))}
-
-
-def _of_text(line: str) -> tuple[str, str] | None:
-    separator = "\t" if "\t" in line else ","
+def _numbered(file: Path, name: str) -> Iterator[tuple[int, Pair | None]]:
+    """The pairs with their lines, None for what is not a pair."""
+    if file.suffix.lower() == ".parquet":
+        columns = {f"{one}{end}" for pair in NAMES for one in pair for end in ("", "_bytes")}
+        for line, record in enumerate(read_columns(file, columns), 1):
+            yield line, _of_record(record)
+        return
     try:
-        paths = [part for part in next(csv.reader([line], delimiter=separator)) if part]
-    except (csv.Error, StopIteration):
+        if file.stat().st_size > MAX_BYTES:
+            raise InputError(f"{name} is too large for a list of pairs")
+        text = file.read_bytes().decode("utf-8", "surrogateescape").removeprefix("\ufeff")
+    except OSError as error:
+        raise InputError(f"cannot read {name}: {error.strerror}") from None
+    if text.lstrip()[:1] in ("{", "["):
+        for line, one in enumerate(text.split("\n"), 1):  # a path may hold other line breaks
+            if one.strip():
+                yield line, _of_json(one)
+    else:
+        yield from _of_cells(text, name)
+
+
+def _of_cells(text: str, name: str) -> Iterator[tuple[int, Pair | None]]:
+    separator = "\t" if "\t" in text.partition("\n")[0] else ","
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+    places: tuple[int, int] | None = None
+    try:
+        for number, cells in enumerate(reader):
+            if number == 0 and (two := _named(cells)) is not None:
+                places = cells.index(two[0]), cells.index(two[1])
+            elif any(cells):
+                yield reader.line_num, _of_row(cells, places)
+    except csv.Error as error:
+        raise InputError(f"{name}, line {reader.line_num}: {error}") from None
+
+
+def _of_row(cells: Sequence[str], places: tuple[int, int] | None) -> Pair | None:
+    if places is None:
+        cells = [cell for cell in cells if cell]
+        return (cells[0], cells[1]) if len(cells) == 2 else None
+    if len(cells) <= max(places) or not all(cells[place] for place in places):
         return None
-    return (paths[0], paths[1]) if len(paths) == 2 else None
+    return cells[places[0]], cells[places[1]]
 
 
-def _of_json(line: str) -> tuple[str, str] | None:
+def _of_json(line: str) -> Pair | None:
     try:
         value = json.loads(line)
     except (ValueError, RecursionError):
         return None
     if isinstance(value, dict):
-        names = next((two for two in JSON_NAMES if all(name in value for name in two)), None)
-        value = [value[name] for name in names] if names else None
+        return _of_record(value)
     if not isinstance(value, list) or len(value) != 2:
         return None
     first, second = value
     return (first, second) if isinstance(first, str) and isinstance(second, str) else None
+
+
+def _of_record(record: Mapping[str, object]) -> Pair | None:
+    names = _named(record)
+    if names is None:
+        return None
+    first, second = (_path(record, name) for name in names)
+    return None if first is None or second is None else (first, second)
+
+
+def _named(fields: Sequence[str] | Mapping[str, object]) -> Pair | None:
+    """The names of the two paths among fields; None if they are not there."""
+    return next((two for two in NAMES if all(name in fields for name in two)), None)
+
+
+def _path(record: Mapping[str, object], name: str) -> str | None:
+    """A path of a record, byte for byte."""
+    raw, path = record.get(f"{name}_bytes"), record[name]
+    if isinstance(raw, str):
+        try:
+            raw = base64.b64decode(raw, validate=True)
+        except ValueError:
+            return None
+    if isinstance(raw, bytes):
+        return os.fsdecode(raw)
+    return path if isinstance(path, str) else None

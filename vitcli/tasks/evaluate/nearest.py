@@ -80,7 +80,7 @@ def _embedded(run: Run, model: Model) -> tuple[dict[int, Tensor], dict[int, Fail
 
     @torch.inference_mode()
     def forward(batch: Batch) -> list[Embedded | Failure]:
-        features = engine(batch.pixels[0])
+        features = engine(batch.pixels_for())
         vectors = F.normalize(features, dim=-1).numpy()
         rows = [Embedded(ref, v) for ref, v in zip(batch.refs, vectors, strict=True)]
         good = are_finite(features.norm(dim=-1, keepdim=True))  # the norm itself may overflow

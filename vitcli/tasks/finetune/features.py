@@ -60,7 +60,7 @@ def features(
 
         @torch.inference_mode()
         def forward(batch: Batch) -> list[Embedded | Failure]:
-            vectors = engine(batch.pixels[0])
+            vectors = engine(batch.pixels_for())
             rows = [Embedded(ref, v) for ref, v in zip(batch.refs, vectors.numpy(), strict=True)]
             return with_failures(rows, are_finite(vectors), overflow(run.running))
 

@@ -19,7 +19,7 @@ from vitcli.interrupts import interrupts
 from vitcli.jobs.apart import Read, read_of_models
 from vitcli.jobs.job import Summary
 from vitcli.jobs.listing import scan_of
-from vitcli.jobs.loading import load_model
+from vitcli.jobs.loading import check_one_size, load_model
 from vitcli.models.prepare import choose_device
 from vitcli.records import Failure
 from vitcli.tasks.finetune.build import make_objective, make_plan, make_trained, product_dtype
@@ -151,6 +151,7 @@ class _Session:
         """The model with the head or decoder that the objective needs."""
         job, keeps = self.job, not self._has_classes
         model = load_model(job.model, job.options, self.reporter.note, keep_decoder=keeps)
+        check_one_size(model, "vit finetune")
         if self._has_classes:
             headed = with_head(model, class_names(examples))
             if library_for(headed.config) == "timm":

@@ -7,19 +7,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vitcli.errors import InputError, OutputError, UsageError
+from vitcli.errors import InputError, OutputError, UsageError, check_choice
 from vitcli.files import whole_file
 from vitcli.indexes.index import Index, mapped, open_index
-from vitcli.jobs.apart import check_apart, written_of
 from vitcli.jobs.job import SILENT, Reporter, Summary
+from vitcli.jobs.of_index import check_outputs
 from vitcli.render.map_page import Labels, MapData, write_map
 from vitcli.sinks.tables import Columns, Kind, TableFile, open_table
-from vitcli.stores import is_remote
 from vitcli.tasks.map.kmeans import assign_all, fit, sample
 from vitcli.tasks.map.labels import Coloring, labels_of
 from vitcli.tasks.map.number import LADDER, choose_number
@@ -54,6 +53,17 @@ class MapJob:
     html: Path | None = None
     overwrite: bool = False
 
+    def __post_init__(self) -> None:
+        check_choice("--method", self.method, get_args(Method))
+        check_choice("--metric", self.metric, get_args(Metric))
+        check_choice("--sort", self.sort, ("index", "distance"))
+        if not isinstance(self.clusters, int):
+            check_choice("--clusters", self.clusters, ("auto", "none"))
+        elif self.clusters < 1:
+            raise UsageError(f"--clusters {self.clusters}", "give 1 or more, auto, or none")
+        if self.seed < 0:
+            raise UsageError(f"--seed {self.seed}", "give 0 or more")
+
 
 @dataclass(frozen=True, slots=True)
 class Map:
@@ -74,7 +84,10 @@ def map_index(job: MapJob, reporter: Reporter = SILENT) -> Summary:
     """Make the map and write it. Raises VitError."""
     started = time.monotonic()
     check_job(job)
-    opened = open_index(job.index) if isinstance(job.index, tuple) else job.index
+    opened = open_index(job.index, reporter.note) if isinstance(job.index, tuple) else job.index
+    file = None if job.color is None else job.color.file
+    table = [] if file is None else [(file, "the file of --color")]
+    check_outputs((job.out, job.html), job.index, opened, table)
     with mapped(opened) as index, ExitStack() as files:
         made = compute(index, job, reporter)
         if job.html is not None:
@@ -97,8 +110,6 @@ def map_index(job: MapJob, reporter: Reporter = SILENT) -> Summary:
 
 def check_job(job: MapJob) -> None:
     """Raise UsageError or OutputError for a mistake that can be seen before anything is read."""
-    if isinstance(job.clusters, int) and job.clusters < 1:
-        raise UsageError(f"--clusters {job.clusters}", "give 1 or more, auto, or none")
     if job.clusters == "none" and job.sort == "distance":
         raise UsageError("--sort distance needs clusters", "leave out --clusters none")
     if job.method == "umap":
@@ -115,11 +126,6 @@ def check_job(job: MapJob) -> None:
             raise OutputError(f"{path} already exists", "--overwrite replaces it")
         if not path.parent.is_dir():
             raise OutputError(f"{path.parent} is not a directory", "make it first")
-    specs = job.index if isinstance(job.index, tuple) else tuple(job.index.files)
-    read = [(Path(spec), "the index of this map") for spec in specs if not is_remote(spec)]
-    if job.color is not None and job.color.file is not None:
-        read.append((job.color.file, "the file of --color"))
-    check_apart(written_of(outputs), read)
 
 
 def compute(index: Index, job: MapJob, reporter: Reporter) -> Map:
@@ -166,8 +172,10 @@ def _clusters(
         number = chosen.number
         how = f"k-means; their number has the best silhouette, {chosen.silhouette:.2f}"
         reporter.note(
-            f"{number} clusters: of the numbers up to {chosen.tried}, this one has the best "
-            f"silhouette, {chosen.silhouette:.2f}"
+            f"{number} clusters: of the numbers tried, from 2 to {chosen.tried}, this one has the "
+            f"best silhouette, {chosen.silhouette:.2f}"
+            if number > 1
+            else "one cluster: there are too few different rows for more"
         )
     middles = fit(vectors, min(number, rows.count), rows.metric, job.seed)
     clusters, distances = assign_all(rows, middles, tick)

@@ -19,6 +19,7 @@ Tick: TypeAlias = Callable[[int], None]
 BLOCK_BYTES = 16 << 20
 MAX_BLOCK_ROWS = 8192  # products of 20 bits, summed over a block, are exact in fp64
 QUANTUM_BITS = 20
+LARGEST = 1e15
 
 
 class Index(Protocol):
@@ -74,6 +75,11 @@ class Rows:
                 "embed this image again, or leave it out of the index",
             )
         if self.metric == "euclidean":
+            if vectors.size and np.abs(vectors).max() > LARGEST:
+                raise InputError(
+                    f"the index has numbers beyond {LARGEST:g}, whose squares fp32 cannot hold",
+                    "use --metric cosine",
+                )
             return vectors
         largest = np.abs(vectors).max(axis=1, keepdims=True, initial=0)
         safe = vectors / np.where(largest > 0, largest, 1)  # squares neither overflow nor vanish

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -9,16 +10,17 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
-from vitcli.errors import UsageError, printable
+from vitcli.errors import UsageError, check_choice, printable
 from vitcli.indexes.approximate import files_written, propose
 from vitcli.indexes.index import Index, open_index
 from vitcli.indexes.search import QUERIES, Finder, Found, Metric, nearest
 from vitcli.jobs.apart import check_apart, read_of_inputs, written_of
 from vitcli.jobs.job import SILENT, Reporter, Summary
+from vitcli.jobs.of_index import check_outputs, read_of_index
 from vitcli.sinks.tables import TABLES, Columns, Kind, TableFile, open_table
 from vitcli.tasks.search.page import open_page
 from vitcli.tasks.search.queries import (
@@ -60,6 +62,9 @@ class SearchJob:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
+        check_choice("--metric", self.metric, get_args(Metric))
+        if self.threshold is not None and not math.isfinite(self.threshold):
+            raise UsageError(f"--threshold {self.threshold}", "give a number")
         if not 1 <= self.k <= MAX_K:
             raise UsageError(f"-k {self.k}", f"give a number from 1 to {MAX_K:,}")
         if self.approximate and self.metric != "cosine":
@@ -114,15 +119,15 @@ def search(
     Raises VitError for errors that end the run; an image that fails is a row with an error.
     """
     started = time.monotonic()
-    index = open_index(job.index) if isinstance(job.index, tuple) else job.index
+    index = open_index(job.index, reporter.note) if isinstance(job.index, tuple) else job.index
     if job.paths_only and index.names == "text":
         raise UsageError(
             f"the rows of {index.label} are texts, which have no paths", "leave out --paths-only"
         )
-    read = [*files_read(job.asked, index.files), *read_of_inputs(job.asked.inputs)]
-    written = [path for path in (job.out, job.html) if path is not None]
-    check_apart(written_of(written), read)
+    read = [*files_read(job.asked), *read_of_inputs(job.asked.inputs)]
+    check_outputs((job.out, job.html), job.index, index, read)
     if job.approximate:
+        read += read_of_index(job.index)
         check_apart(written_of(files_written(index.files)), read)
         reporter.note("the search is approximate: it may miss a row; every score is exact")
     with ExitStack() as opened:

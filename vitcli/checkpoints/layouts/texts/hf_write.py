@@ -1,5 +1,5 @@
-"""Write a text tower next to its tower of images, as a `CLIPModel`, `MetaClip2Model` or
-`SiglipModel` of transformers."""
+"""Write a text tower next to its tower of images, as a `CLIPModel`, `MetaClip2Model` `SiglipModel`
+or `Siglip2Model` of transformers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vitcli.checkpoints.layouts.texts.hf import CLIP_RULES, OLD_EOS, SIGLIP_RULE
 from vitcli.models.text import TextConfig
 
 Kind = Literal["clip", "siglip"]
-KINDS: Mapping[str, Kind] = {"hf-clip": "clip", "hf-siglip": "siglip"}
+KINDS: Mapping[str, Kind] = {"hf-clip": "clip", "hf-siglip": "siglip", "hf-siglip2": "siglip"}
 VISION = "vision_model."
 
 
@@ -53,7 +53,9 @@ def express(
     }
     if kind == "siglip":
         assert bias is not None
-        json = _json("Siglip", "siglip", vision, {**texts, "projection_size": config.projection})
+        is_2 = vision["model_type"] == "siglip2_vision_model"
+        name, model = ("Siglip2", "siglip2") if is_2 else ("Siglip", "siglip")
+        json = _json(name, model, vision, {**texts, "projection_size": config.projection})
         added = {"logit_scale": scale.reshape(1), "logit_bias": bias.reshape(1)}
         theirs = to_theirs(tensors, SIGLIP_RULES)
     else:
