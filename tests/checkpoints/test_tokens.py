@@ -20,6 +20,7 @@ from tests.fixtures.words import (
     UNKNOWN,
     spiece_model,
     write_clip_words,
+    write_mt5_words,
     write_siglip2_words,
     write_siglip_words,
     write_xlm_v_words,
@@ -28,7 +29,6 @@ from vitcli import errors
 from vitcli.checkpoints.resolve import Checkpoint, resolve
 from vitcli.checkpoints.text.files import CONFIG, tokenizer_files
 from vitcli.checkpoints.text.recipe import TokenRecipe, token_recipe
-from vitcli.checkpoints.text.sentencepiece import read_sentencepiece
 from vitcli.checkpoints.text.tokenizer import Encoded, Tokenizer, read_tokenizer
 from vitcli.errors import CheckpointError, InputError, ModelNotFound, UsageError, VitError
 from vitcli.records import TextClean
@@ -90,26 +90,20 @@ def test_ids_are_those_of_transformers(kind: str, tmp_path: Path) -> None:
     assert (tokenizer.eos_id, tokenizer.pad_id) == (original.eos_token_id, original.pad_token_id)
 
 
-def test_metaclip_2_may_have_mt5s_tokenizer(tmp_path: Path) -> None:
-    """facebook/metaclip-2-mt5-worldwide-*: no token before a text, and the end has the id 1."""
-    size = write_siglip_words(tmp_path / "pieces")
-    pieces = read_sentencepiece(tmp_path / "pieces" / "spiece.model").pieces
-    vocabulary = [(piece.text, piece.score) for piece in pieces]
-    original = transformers.T5Tokenizer(vocab=vocabulary, extra_ids=0)
-    original.save_pretrained(tmp_path)
-    recipe = token_recipe(
-        {"model_type": "metaclip_2"}, context_length=77, vocab_size=size, causal=True, eos_id=1
-    )
+def test_mt5s_tokenizer_has_no_token_before_a_text(tmp_path: Path) -> None:
+    """That of facebook/metaclip-2-mt5-worldwide-*, and google/mt5-base in open_clip's JSON."""
+    size = write_mt5_words(tmp_path)
+    sizes: dict[str, Any] = {"context_length": 77, "vocab_size": size, "causal": True, "eos_id": 1}
+    original = transformers.AutoTokenizer.from_pretrained(tmp_path)
     expected = original(LINES, padding="max_length", truncation=True, max_length=77).input_ids
-    assert differing(read(tmp_path, recipe).encode(LINES).ids, np.array(expected)) == []
+    tokenizer = read(tmp_path, token_recipe({"model_type": "metaclip_2"}, **sizes))
+    assert differing(tokenizer.encode(LINES).ids, np.array(expected)) == []
     name = {"hf_tokenizer_name": "google/mt5-base", "tokenizer_kwargs": {"clean": "canonicalize"}}
-    recipe = token_recipe(
-        {"model_cfg": {"text_cfg": {"context_length": 77, **name}}},
-        **{"context_length": 77, "vocab_size": size, "causal": True, "eos_id": 1},
-    )
+    recipe = token_recipe({"model_cfg": {"text_cfg": {"context_length": 77, **name}}}, **sizes)
+    write_siglip_words(tmp_path / "alone")
+    (tmp_path / "alone" / CONFIG).write_text("{}")  # spiece.model alone, of the same pieces
     expected = original("a cat", padding="max_length", max_length=77).input_ids
-    (tmp_path / "pieces" / CONFIG).write_text("{}")  # spiece.model alone
-    for folder in (tmp_path, tmp_path / "pieces"):
+    for folder in (tmp_path, tmp_path / "alone"):
         assert read(folder, recipe).encode(["A cat!"]).ids[0].tolist() == expected
 
 

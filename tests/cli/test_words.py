@@ -34,9 +34,10 @@ NAMES = ("cat", "dog", "red car")
 @pytest.fixture(scope="session")
 def towers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("towers")
-    for name in ("clip", "siglip2"):
+    names = ("clip", "mt5", "siglip2")
+    for name in names:
         two_towers(name, folder / name)
-    return {name: folder / name for name in ("clip", "siglip2")}
+    return {name: folder / name for name in names}
 
 
 @pytest.fixture
@@ -212,7 +213,7 @@ def test_readmes_commands_label_a_folder(
             written.unlink()
 
 
-@pytest.mark.parametrize("name", ["clip", "siglip2"])
+@pytest.mark.parametrize("name", ["clip", "mt5", "siglip2"])
 def test_convert_keeps_both_towers_and_the_tokenizer(
     name: str, towers: dict[str, Path], images: Path, vit: Vit, tmp_path: Path
 ) -> None:
