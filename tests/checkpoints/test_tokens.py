@@ -20,6 +20,7 @@ from tests.fixtures.words import (
     UNKNOWN,
     spiece_model,
     write_clip_words,
+    write_mt5_words,
     write_siglip2_words,
     write_siglip_words,
     write_xlm_v_words,
@@ -89,6 +90,23 @@ def test_ids_are_those_of_transformers(kind: str, tmp_path: Path) -> None:
     assert (tokenizer.eos_id, tokenizer.pad_id) == (original.eos_token_id, original.pad_token_id)
 
 
+def test_mt5s_tokenizer_has_no_token_before_a_text(tmp_path: Path) -> None:
+    """That of facebook/metaclip-2-mt5-worldwide-*, and google/mt5-base in open_clip's JSON."""
+    size = write_mt5_words(tmp_path)
+    sizes: dict[str, Any] = {"context_length": 77, "vocab_size": size, "causal": True, "eos_id": 1}
+    original = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    expected = original(LINES, padding="max_length", truncation=True, max_length=77).input_ids
+    tokenizer = read(tmp_path, token_recipe({"model_type": "metaclip_2"}, **sizes))
+    assert differing(tokenizer.encode(LINES).ids, np.array(expected)) == []
+    name = {"hf_tokenizer_name": "google/mt5-base", "tokenizer_kwargs": {"clean": "canonicalize"}}
+    recipe = token_recipe({"model_cfg": {"text_cfg": {"context_length": 77, **name}}}, **sizes)
+    write_siglip_words(tmp_path / "alone")
+    (tmp_path / "alone" / CONFIG).write_text("{}")  # spiece.model alone, of the same pieces
+    expected = original("a cat", padding="max_length", max_length=77).input_ids
+    for folder in (tmp_path, tmp_path / "alone"):
+        assert read(folder, recipe).encode(["A cat!"]).ids[0].tolist() == expected
+
+
 def test_siglip_2_of_naflex_is_lower_cased(tmp_path: Path) -> None:
     size = write_siglip2_words(tmp_path)
     recipe = token_recipe(
@@ -136,6 +154,18 @@ def test_none_leaves_texts_to_the_tokenizer(tmp_path: Path) -> None:
     assert not np.array_equal(plain, loud)
     plain, loud = (kinds["clip"].encode([text]).ids for text in ("a cat", "A  cat"))
     assert np.array_equal(plain, loud)  # its own normaliser lower-cases
+
+
+def test_a_sentencepiece_model_may_keep_spaces(tmp_path: Path) -> None:
+    """Without remove_extra_whitespaces, SiglipTokenizer makes ▁ of a text without letters."""
+    pieces = [("<pad>", 0.0, CONTROL), ("</s>", 0.0, CONTROL), ("<unk>", 0.0, UNKNOWN)]
+    pieces += [("▁", -1.0, NORMAL), ("a", -1.0, NORMAL)]
+    model: dict[str, Any] = {"model_type": 1, "unk": 2, "bos": -1, "eos": 1, "pad": 0}
+    for keep_spaces, blank in ((False, [1, 1]), (True, [3, 1])):
+        packed = spiece_model(pieces, dummy_prefix=True, keep_spaces=keep_spaces, **model)
+        (tmp_path / "spiece.model").write_bytes(packed)
+        ids = read(tmp_path, recipe_of("siglip", 5), "hf").encode(["!!!", "a", "</s>a"]).ids
+        assert ids[:, :2].tolist() == [blank, [3, 4], [1, 4]]
 
 
 def test_an_open_clip_tokenizer_of_another_kind_is_read_as_it_is(tmp_path: Path) -> None:
@@ -296,7 +326,11 @@ def test_a_damaged_file_is_refused(kind: str, tmp_path: Path) -> None:
         ([], {}, "has no pieces"),
         ([("<unk>", 0.0, UNKNOWN)], {"model_type": 3}, "its model_type is 3"),
         ([("<unk>", 0.0, UNKNOWN)], {"charsmap": b"\4\0\0\0abcd\0"}, "charsmap is damaged"),
-        ([("<unk>", 0.0, UNKNOWN), ("</s>", 0.0, CONTROL)], {"bytes_too": True}, "with bytes"),
+        (
+            [("<unk>", 0.0, UNKNOWN), ("</s>", 0.0, CONTROL)],
+            {"bytes_too": True},
+            "model with bytes",
+        ),
     ],
 )
 def test_an_odd_sentencepiece_model_is_refused(

@@ -22,29 +22,29 @@ from transformers import pipeline
 
 import vitcli
 from tests.conftest import Vit
-from tests.fixtures.two_towers import two_towers
+from tests.fixtures.two_towers import three_images, two_towers
 from vitcli.checkpoints.text.vectors import class_vectors
 from vitcli.records import Classified
 
 README = Path(__file__).parents[2] / "README.md"
+GOLDEN = Path(__file__).parents[1] / "golden"
 NAMES = ("cat", "dog", "red car")
 
 
 @pytest.fixture(scope="session")
 def towers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("towers")
-    for name in ("clip", "siglip2"):
+    names = ("clip", "mt5", "siglip2")
+    for name in names:
         two_towers(name, folder / name)
-    return {name: folder / name for name in ("clip", "siglip2")}
+    return {name: folder / name for name in names}
 
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
     folder = tmp_path / "images"
     folder.mkdir()
-    for number, colour in enumerate(((200, 30, 40), (20, 160, 90), (90, 60, 220))):
-        image = Image.new("RGB", (48, 40), colour)
-        image.paste((255, 255, 0), (number * 9, 5, number * 9 + 12, 30))
+    for number, image in enumerate(three_images()):
         image.save(folder / f"{number}.png")
     return folder
 
@@ -71,6 +71,25 @@ def test_scores_are_those_of_the_zero_shot_pipeline(
         )
         theirs = {a["label"]: a["score"] for a in answers}
         assert row == pytest.approx(theirs, abs=2e-5)
+
+
+def test_siglip_with_sentencepiece_gives_the_numbers_of_transformers(
+    images: Path, tmp_path: Path
+) -> None:
+    """The stored numbers are those of SiglipTokenizer, which needs the package sentencepiece."""
+    two_towers("siglip", tmp_path / "siglip")
+    known = json.loads((GOLDEN / "siglip.json").read_text("utf-8"))
+    model = vitcli.load(str(tmp_path / "siglip"))
+    rows = vitcli.classify(
+        images, model=model, classes=known["classes"], text_clean="hf", workers=0
+    )
+    for row, expected in zip(rows, known["scores"], strict=True):
+        assert isinstance(row, Classified)
+        scores = {p.label: p.score for p in row.predictions}
+        named = dict(zip(known["classes"], expected, strict=True))
+        assert scores == pytest.approx({name: named[name] for name in scores}, abs=1e-5)
+    found = vitcli.embed(texts=known["texts"], model=model, text_clean="hf").embeddings
+    assert np.abs(found - known["vectors"]).max() < 1e-5 * np.abs(found).max()
 
 
 def test_texts_of_a_class_are_averaged_as_unit_vectors(
@@ -194,7 +213,7 @@ def test_readmes_commands_label_a_folder(
             written.unlink()
 
 
-@pytest.mark.parametrize("name", ["clip", "siglip2"])
+@pytest.mark.parametrize("name", ["clip", "mt5", "siglip2"])
 def test_convert_keeps_both_towers_and_the_tokenizer(
     name: str, towers: dict[str, Path], images: Path, vit: Vit, tmp_path: Path
 ) -> None:

@@ -17,7 +17,7 @@ TEXTS = ("a photo of the cat", "one red car, and a great auk", "été 42", "the 
 
 
 # transformers reads SigLIP's tokenizer with sentencepiece alone: tests/golden/tokens.py records it.
-@pytest.mark.parametrize("name", ["clip", "metaclip2", "siglip2", "naflex"])
+@pytest.mark.parametrize("name", ["clip", "metaclip2", "mt5", "siglip2", "naflex"])
 @torch.inference_mode()
 def test_a_tokenizer_and_a_tower_give_get_text_features(name: str, tmp_path: Path) -> None:
     logging.getLogger("transformers").setLevel(logging.ERROR)

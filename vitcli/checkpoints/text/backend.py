@@ -36,14 +36,14 @@ from vitcli.records import TextClean
 if TYPE_CHECKING:
     from tokenizers import AddedToken, Tokenizer
 
-CLIP, SIGLIP, GEMMA_CLASS, SIGLIP2 = (
-    "CLIPTokenizer", "SiglipTokenizer", "GemmaTokenizer", "Siglip2Tokenizer"
+CLIP, SIGLIP, GEMMA_CLASS, SIGLIP2, T5 = (
+    "CLIPTokenizer", "SiglipTokenizer", "GemmaTokenizer", "Siglip2Tokenizer", "T5Tokenizer"
 )  # fmt: skip
 # The classes of transformers, and what they read. Any other class reads tokenizer.json.
 CLASSES: Mapping[str, Kind] = {
     CLIP: "clip",
     SIGLIP: "unigram",
-    "T5Tokenizer": "unigram",
+    T5: "unigram",
     "XLMRobertaTokenizer": "unigram",
     GEMMA_CLASS: "bpe",
     SIGLIP2: "bpe",
@@ -64,7 +64,9 @@ NAMES: Mapping[tuple[TextFamily, Kind], Mapping[str, str]] = {
     ("siglip", "bpe"): {BOS: "<bos>", EOS: "<eos>", UNK: "<unk>", PAD: "<pad>"},
     ("metaclip2", "unigram"): {BOS: "<s>", EOS: "</s>", UNK: "<unk>", PAD: "<pad>"},
 }
-# The tokens before and after a text. "other" has those of its tokenizer.json.
+T5_NAMES = {EOS: "</s>", UNK: "<unk>", PAD: "<pad>"}
+# The tokens before and after a text. "other" has those of its tokenizer.json. With mT5's tokenizer,
+# which the smaller models of MetaCLIP 2 have, they are SigLIP's.
 ENDS: Mapping[TextFamily, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "clip": ((BOS,), (EOS,)),
     "siglip": ((), (EOS,)),
@@ -76,8 +78,9 @@ BELONGS = "the tokenizer belongs to another model, or its files do not belong to
 @dataclass(frozen=True, slots=True)
 class Built:
     """A tokenizer that puts its special tokens around a text. `file` has its vocabulary. `marks`
-    are tokens that a text may have, `prefix` says that texts come with ▁ in front, `lower` that the
-    class of transformers lower-cases them. `charsmap` replaces characters before it."""
+    are tokens that a text may have, `prefix` says that texts come with ▁ in front, `keeps_spaces`
+    that a blank text keeps it, `lower` that the class of transformers lower-cases texts. `charsmap`
+    replaces characters before it."""
 
     backend: Tokenizer = field(repr=False)
     file: Path
@@ -88,6 +91,7 @@ class Built:
     sep_id: int | None
     marks: tuple[str, ...]
     prefix: bool
+    keeps_spaces: bool
     lower: bool
     charsmap: Charsmap | None
 
@@ -101,7 +105,9 @@ def build_backend(files: TokenizerFiles, recipe: TokenRecipe, clean: TextClean) 
     _check_kind(read, tokenizer_class, recipe.family)
     check_agreement(read, {other: file for other, file in files.vocabularies.items()
                            if other not in (name, MERGES)})  # fmt: skip
-    names = specials.special_names(files, NAMES.get((recipe.family, read.kind), {}))
+    is_t5 = tokenizer_class == T5 and recipe.family != "siglip"
+    defaults = T5_NAMES if is_t5 else NAMES.get((recipe.family, read.kind), {})
+    names = specials.special_names(files, defaults)
     is_slow = tokenizer_class == SIGLIP
     added = specials.added_tokens(files, names, read.added)
     prefix = read.model is not None and (is_slow or read.model.dummy_prefix)
@@ -120,7 +126,8 @@ def build_backend(files: TokenizerFiles, recipe: TokenRecipe, clean: TextClean) 
             backend = read.backend
         if clean == "hf" and tokenizer_class == SIGLIP2:
             _lower_case(backend)
-        _set_ends(backend, read, files, recipe, names)
+        family = "clip" if read.kind == "clip" else "siglip" if is_t5 else recipe.family
+        _set_ends(backend, read, files, family, names)
     simple = recipe.library == "open_clip" and not recipe.hub_id  # SimpleTokenizer pads with 0
     return Built(
         backend=backend,
@@ -132,6 +139,7 @@ def build_backend(files: TokenizerFiles, recipe: TokenRecipe, clean: TextClean) 
         sep_id=backend.token_to_id(names.get(specials.SEP, "")),
         marks=tuple(added) if is_slow else (),
         prefix=prefix,
+        keeps_spaces=read.model is not None and not read.model.no_extra_spaces,
         charsmap=read.model.charsmap if read.model else None,
         lower=bool(files.config.get("do_lower_case", True)),
     )
@@ -162,6 +170,8 @@ def _class(files: TokenizerFiles, recipe: TokenRecipe, read: Vocabulary) -> str:
         return declared
     if read.kind == "unigram" and recipe.model_type == "siglip":
         return SIGLIP
+    if read.kind == "unigram" and "t5" in recipe.hub_id:
+        return T5
     return {"clip": CLIP, "bpe": GEMMA_CLASS}.get(read.kind, "")
 
 
@@ -224,13 +234,12 @@ def _set_ends(
     backend: Tokenizer,
     read: Vocabulary,
     files: TokenizerFiles,
-    recipe: TokenRecipe,
+    family: TextFamily,
     names: dict[str, str],
 ) -> None:
     """Put the tokens of the family around a text. Raises CheckpointError if tokenizer.json and
     tokenizer_config.json both have others; some classes of transformers ignore them."""
     found = file_ends(backend)
-    family = "clip" if read.kind == "clip" else recipe.family
     if family == "other":
         if found is None or not found[1]:
             raise CheckpointError(f"{read.file} puts no token at the end of a text")

@@ -30,8 +30,8 @@ def cleaning(name: TextClean, recipe: TokenRecipe, built: Built) -> Callable[[st
             text = SPACE + text.replace(SPACE, " ")
         text = clean.around(text, built.marks, lambda part: third(second(part)))
         rest = text.lstrip(SPACE + " ")
-        is_empty = not rest or rest.startswith(built.marks)
-        return rest if built.prefix and is_empty else text
+        is_first = rest.startswith(built.marks) if rest else not built.keeps_spaces
+        return rest if built.prefix and is_first else text
 
     return function
 

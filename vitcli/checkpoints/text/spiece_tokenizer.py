@@ -13,7 +13,6 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from vitcli.checkpoints.text.sentencepiece import Kind, ModelType, SentencePieceModel
-from vitcli.errors import CheckpointError
 
 if TYPE_CHECKING:
     from tokenizers import AddedToken, Tokenizer
@@ -26,8 +25,7 @@ def spiece_tokenizer(
     model: SentencePieceModel, specials: Sequence[AddedToken], *, prefix: bool
 ) -> Tokenizer:
     """Build the tokenizer of a model. It takes texts to which the model's `charsmap` was applied,
-    with ▁ in front if `prefix`. They may contain the `specials`, which are pieces. Raises
-    CheckpointError for a Unigram model with bytes."""
+    with ▁ in front if `prefix`. They may contain the `specials`, which are pieces."""
     from tokenizers import AddedToken, Regex, Tokenizer, normalizers
 
     names = [piece.text for piece in model.pieces]
@@ -65,8 +63,6 @@ def _unmatched(model: SentencePieceModel, specials: Collection[str]) -> list[str
 def _unigram(model: SentencePieceModel, names: list[str]) -> Model:
     from tokenizers.models import Unigram
 
-    if model.byte_fallback:
-        raise CheckpointError("its tokenizer is a Unigram model with bytes, which is not supported")
     scores = [piece.score for piece in model.pieces]
     return Unigram(list(zip(names, scores, strict=True)), model.unk_id, byte_fallback=False)
 

@@ -67,6 +67,8 @@ def read_vocabulary(name: str, file: Path) -> Vocabulary:
         return Vocabulary(file, "clip", len(clip.ids), clip)
     model = read_sentencepiece(file)
     kind: Kind = "unigram" if model.model_type is ModelType.UNIGRAM else "bpe"
+    if kind == "unigram" and model.byte_fallback:
+        raise CheckpointError(f"{file} is a Unigram model with bytes, which is not supported")
     return Vocabulary(file, kind, len(model.pieces), model=model)
 
 

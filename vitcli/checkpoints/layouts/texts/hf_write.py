@@ -61,7 +61,7 @@ def express(
     else:
         eos = OLD_EOS if config.pool == "argmax" else config.eos_id
         name, model = "CLIP", "clip"
-        if config.pool == "eos" and eos == OLD_EOS:
+        if config.pool == "eos" and eos <= OLD_EOS:  # CLIP's tokenizer has its end last
             name, model = "MetaClip2", "metaclip_2"
             vision["model_type"] = "metaclip_2_vision_model"
         json = _json(name, model, vision, {**texts, "eos_token_id": eos})

@@ -83,6 +83,7 @@ def _rules(names: Collection[str], config: Json) -> tuple[Rule, ...]:
             f"the text tower is transformers' {name}, which is not supported",
             "vit models --for words lists models whose text tower is",
         )
+    _refuse_variants(text)
     return RULES
 
 
@@ -91,7 +92,6 @@ def _read_config(tensors: Tensors, config: Json, *, quick: bool = False) -> Text
     unless the JSON has another number. `quick` is whether a file without JSON has QuickGELU."""
     model = model_config(config)
     text = dict(model.get("text_cfg") or {})
-    _refuse_variants(text)
     vocabulary, width = shape(tensors, "token_embed.weight", 2)
     pool = text.get("pool_type", "argmax")
     if pool not in POOLS:
