@@ -162,12 +162,12 @@ def dedupe(
 
     index: what `vit embed` has written (a path, or several), or an array (N, D) of floats with the
     path of each row in `paths`; without paths only vectors are compared. kind: "bytes" (the same
-    file), "pixels" (the same upright RGB and opacity, in all frames), "near" (a cosine of at least
-    `threshold`), several in a sequence or with commas; None for all that the files allow. Without
-    `threshold` one is chosen
-    from the scores, or set by `like_pairs` of paths. linkage: "star" (all within the threshold of
-    the kept one), "complete" or "single". keep: "largest" (the default), "first", "oldest",
-    "newest". Files that cannot be read are told by a RuntimeWarning. Raises VitError.
+    file), "pixels" (they look the same: upright RGB, opacity, all frames), "near" (a cosine of at
+    least `threshold`), several in a sequence or with commas; None for all that the files allow.
+    Without `threshold` one is chosen from the scores, or set by `like_pairs` of paths. linkage:
+    "star" (all within the threshold of the kept one), "complete" or "single". keep: "largest" (the
+    default), "first", "oldest", "newest". Files that cannot be read are told by a RuntimeWarning.
+    Raises VitError.
     """
     import warnings
 
@@ -176,6 +176,7 @@ def dedupe(
     from vitcli.jobs.job import SILENT, Inputs
     from vitcli.tasks.dedupe.dedupe import files_of, kinds_of
     from vitcli.tasks.dedupe.find import Options, find
+    from vitcli.tasks.dedupe.known import numbered
     from vitcli.tasks.dedupe.partial import Partial
 
     _check_choice("linkage", linkage, ("star", "complete", "single"))
@@ -189,7 +190,7 @@ def dedupe(
         or (("near",) if is_bare else None),
         linkage=linkage,
         keep=keep or ("first" if is_bare else None),
-        known=_pairs(like_pairs),
+        known=numbered(_pairs(like_pairs)),
     )
     with mapped(opened) as rows:
         files = files_of(rows, Inputs(), _workers(workers), SILENT)
@@ -302,22 +303,24 @@ def _names(what: str, names: Names) -> tuple[str, ...]:
     return found
 
 
-def _likes(like: object) -> tuple[str, ...]:
-    """Paths and numbers of rows as texts. Raises UsageError."""
+def _likes(like: object) -> tuple[str | int, ...]:
+    """Paths as texts, and numbers of rows. Raises UsageError."""
     from numbers import Integral
 
     from vitcli.errors import UsageError
 
-    def text(one: object) -> str:
+    def row(one: object) -> str | int:
         if isinstance(one, str | bytes | os.PathLike):
             return str(os.fsdecode(one))
         if isinstance(one, Integral) and not isinstance(one, bool) and int(one) >= 0:
-            return str(int(one))
+            return int(one)
         raise UsageError(f"like: {_short(one)} is neither a path nor the number of a row")
 
     if isinstance(like, str | bytes | os.PathLike) or not isinstance(like, Iterable):
-        return (text(like),)
-    return tuple(text(one) for one in like)
+        return (row(like),)
+    if not getattr(like, "shape", True):  # an array of NumPy without axes
+        return (row(like.item()),)  # type: ignore[attr-defined]
+    return tuple(row(one) for one in like)
 
 
 def _texts(what: str, texts: object) -> tuple[str, ...]:

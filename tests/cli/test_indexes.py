@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,10 @@ import vitcli
 from tests.conftest import Vit
 from tests.fixtures.weights import photo
 from vitcli.errors import UsageError, VitError
+from vitcli.indexes.index import index_of
+from vitcli.jobs.job import ModelOptions
+from vitcli.tasks.embed import described_options
+from vitcli.tasks.search.queries import OPTIONS, model_options
 
 ROWS = np.random.RandomState(0).standard_normal((6, 4)).astype(np.float32)
 
@@ -40,6 +45,23 @@ def test_a_query_is_embedded_by_all_options_of_the_model(vit: Vit, home: Path) -
     ran = vit("search", home / "x.npy", home / "photos" / "1.png", "-k", "1", "-j", "0")
     [hit] = json.loads(ran.out)["results"]
     assert (hit["row"], hit["score"]) == (1, 1.0)
+
+
+def test_every_option_of_a_model_comes_back_from_a_meta() -> None:
+    given = ModelOptions(
+        layout="hf-vit",
+        image_size=(24, 32),
+        patch_size=(4, 8),
+        max_patches=9,
+        preprocess="hf",
+        num_heads=2,
+        drop=("a", "b"),
+        exif=False,
+        decode="fast",
+    )
+    meta = json.loads(json.dumps(described_options(given)))
+    assert set(meta["model_options"]) == set(OPTIONS)
+    assert model_options(replace(index_of(ROWS), meta=meta)) == given
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,8 @@ class Index:
         """Read the rows from `start` on into `out` (n, D)."""
         done = 0
         for number, low, high in self.spans(start, start + len(out)):
-            self.parts[number].fill(out[done : done + high - low], low)
+            with np.errstate(over="ignore"):  # fp64 beyond fp32 is infinity
+                self.parts[number].fill(out[done : done + high - low], low)
             done += high - low
 
     def read(self, start: int, stop: int) -> Vectors:

@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from collections.abc import Set as AbstractSet
+from pathlib import Path
 from typing import TypeAlias
 
 from vitcli import stores
@@ -51,7 +52,7 @@ def files_of(specs: Sequence[str], note: Note = lambda text: None) -> list[str]:
 def _expanded(spec: str) -> Iterator[str]:
     """Expand braces, but not those in the name of a folder that exists."""
     folder, slash, name = spec.rpartition("/")
-    if os.path.lexists(spec) or not os.path.lexists(folder):
+    if is_remote(spec) or os.path.lexists(spec) or not Path(folder).is_dir():
         return expanded(spec)
     return (folder + slash + one for one in expanded(name))
 
@@ -65,7 +66,7 @@ def _matching(name: str) -> list[str]:
         names = _matching_urls(name)
     elif set(name) & set("*?[") and not os.path.lexists(name):
         folder, slash, pattern = name.rpartition("/")
-        if os.path.lexists(folder):  # a folder whose name looks like a pattern is that folder
+        if Path(folder).is_dir():  # a folder whose name looks like a pattern is that folder
             folder = glob.escape(folder)
         names = glob.glob(folder + slash + pattern)  # noqa: PTH207  # text
     else:

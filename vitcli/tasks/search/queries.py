@@ -51,7 +51,7 @@ class Asked:
     inputs: Inputs = Inputs()
     texts: tuple[str, ...] = ()
     minus: tuple[str, ...] = ()
-    like: tuple[str, ...] = ()
+    like: tuple[str | int, ...] = ()  # a number is a row; a text is a path, or else a number
     vectors: str | NDArray[np.floating] | None = None
 
     def __post_init__(self) -> None:
@@ -147,6 +147,7 @@ def _model_of(index: Index, how: Embedding, reporter: Reporter) -> tuple[Model, 
         spec = str(meta["model"])
         if meta.get("revision") and "@" not in spec:
             spec = f"{spec}@{meta['revision']}"
+    reporter.doing("loading the model")
     model = load_model(spec, options, reporter.note)
     made = json.loads(json.dumps(describe_model(model)))  # pairs as a meta file has them
     for name in ("sha256", "preprocess", "patch_size"):
@@ -194,6 +195,7 @@ OPTIONS: Mapping[str, Callable[[Any], bool]] = {
     "layout": _is_text,
     "image_size": _is_size,
     "patch_size": _is_size,
+    "max_patches": _is_count,
     "preprocess": _is_text,
     "num_heads": _is_count,
     "drop": lambda value: isinstance(value, list) and all(map(_is_text, value)),
@@ -280,18 +282,18 @@ def _texts(
     ]
 
 
-def _like(index: Index, name: str) -> Query:
+def _like(index: Index, name: str | int) -> Query:
     """A row of the index, by its name or else its number."""
-    row = index.row_of(name)
-    if row is None and name.isdecimal() and len(name) < 19:
+    row = index.row_of(name) if isinstance(name, str) else name
+    if row is None and isinstance(name, str) and name.isdecimal() and len(name) < 19:
         row = int(name)
-        if row >= index.count:
-            raise UsageError(
-                f"--like {name}: {index.label} has {index.count:,} rows", "they count from 0"
-            )
+    if row is not None and row >= index.count:
+        raise UsageError(
+            f"--like {row}: {index.label} has {index.count:,} rows", "they count from 0"
+        )
     if row is None:
         raise UsageError(
-            f"--like {printable(name)} is not in {index.label}",
+            f"--like {printable(str(name))} is not in {index.label}",
             "give a path as it is in the index, or the number of a row; without --like, an image "
             "is embedded by the model",
         )
