@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MethodType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -18,10 +19,13 @@ from torch import Tensor
 
 from tests.checkpoints.files import edit_json, refusal
 from tests.fixtures.radio import OWN, RADIOS, own_radio, tiny_radio
-from tests.fixtures.weights import pixels
+from tests.fixtures.weights import photo, pixels
 from vitcli.checkpoints.load import Model, load
+from vitcli.jobs.job import Inputs
+from vitcli.models.attention import raw
 from vitcli.models.vit import VisionTransformer
 from vitcli.tasks.convert import ConvertJob, compare, convert
+from vitcli.tasks.embed import EmbedJob, embed
 
 SIZES = ((48, 48), (24, 72), (112, 96), (88, 88), (8, 16))  # the last but one is the table's
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -218,6 +222,29 @@ def test_a_config_of_another_model_is_refused(
         assert load(str(tmp_path)).layout == "hf-radio"
         return
     assert said in refusal(tmp_path)
+
+
+@torch.inference_mode()
+def test_the_tokens_of_the_summary_ask_where_the_model_looks(tmp_path: Path) -> None:
+    tiny_radio("radio", tmp_path)
+    network = load(str(tmp_path)).network
+    assert isinstance(network, VisionTransformer)
+    x = torch.from_numpy(pixels(1, 48, 72))
+    weights = network.attention(x, [2])[2].mean(dim=1)  # (1, N, N)
+    expected = weights[:, [0, 2], 5:].mean(dim=1).reshape(1, 1, 6, 9)
+    torch.testing.assert_close(raw(network, x, [2]).maps[2], expected)
+
+
+@torch.inference_mode()
+def test_embed_says_which_tokens_it_joins(tmp_path: Path) -> None:
+    theirs = tiny_radio("radio", tmp_path / "m")
+    image = photo(48, 48)
+    image.save(tmp_path / "a.png")
+    inputs = Inputs(paths=(str(tmp_path / "a.png"),))
+    embed(EmbedJob(model=str(tmp_path / "m"), inputs=inputs, out=tmp_path / "e.npy"))
+    assert json.loads((tmp_path / "e.meta.json").read_text())["class_tokens"] == [1, 3]
+    x = torch.from_numpy(np.asarray(image, dtype=np.float32).transpose(2, 0, 1)[None] / 255)
+    assert off(torch.from_numpy(np.load(tmp_path / "e.npy")), theirs(x).summary) < 1e-4
 
 
 def test_a_folder_is_described(tmp_path: Path) -> None:

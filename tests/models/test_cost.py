@@ -39,6 +39,15 @@ VARIANTS = {
     "class beside mean": replace(TINY, pool="cls+mean"),
     "mean": replace(TINY, pool="mean", final_norm="pooled", class_token=False, pos_prefix=0),
     "map": replace(TINY, pool="map", class_token=False, pos_prefix=0),
+    "summary": replace(
+        TINY,
+        num_class_tokens=3,
+        num_registers=2,
+        summary=(0, 2),
+        pos_prefix=0,
+        pos_grid=(9, 9),
+        pos_resize="bilinear-square",
+    ),
 }
 SIZES = {
     "B": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12},

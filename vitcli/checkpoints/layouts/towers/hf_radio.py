@@ -210,14 +210,13 @@ def write_config(config: ViTConfig) -> dict[str, Any]:
 def adapt(config: ViTConfig, tensors: Tensors) -> tuple[ViTConfig, dict[str, Tensor]]:
     """Add the tensors that are a part of vitcli's config. transformers does not align corners: a
     table that needs that is written as it is for the image size."""
-    norm = config.pixel_norm
-    assert norm is not None
+    assert config.pixel_norm is not None
+    mean, std = (torch.tensor(values).reshape(3, 1, 1) for values in config.pixel_norm)
+    summary = torch.tensor(config.summary, dtype=torch.int64)
     if config.pos_resize == "bilinear-square-corners":
         pos, old, new = tensors["pos_embed"], config.table_grid, config.grid
         tensors = {**tensors, "pos_embed": resize_pos_embed(pos, old, new, 0, config.pos_resize)}
         config = replace(config, pos_grid=new, pos_resize="bilinear-square")
-    mean, std = (torch.tensor(values).reshape(3, 1, 1) for values in norm)
-    summary = torch.tensor(config.summary, dtype=torch.int64)
     return config, {**tensors, "norm_mean": mean, "norm_std": std, "summary_idxs": summary}
 
 
