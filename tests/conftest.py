@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import os
+import stat
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -32,6 +34,19 @@ if TYPE_CHECKING:
 
 def pytest_configure() -> None:
     build_commands_once()
+    wait_for_no_disk()
+
+
+def wait_for_no_disk() -> None:
+    """Let `os.fsync` of a file or a folder do nothing in this process: no test cuts the power."""
+    sync = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        mode = os.fstat(descriptor).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            sync(descriptor)
+
+    os.fsync = fsync
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -114,6 +129,14 @@ def vits(
         yield opened
 
 
+@pytest.fixture
+def warm(vits: ForkServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The children of `--devices` and of `vit bench` start at once, as the processes of `vits`."""
+    from tests.fixtures.children import fork_children
+
+    fork_children(vits.address, monkeypatch)
+
+
 @pytest.fixture(scope="session")
 def scripts(vits: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `vit` and `python`, to stand first on the PATH of a shell."""
@@ -189,6 +212,20 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
             made[family] = tmp_path_factory.mktemp("models") / family
             tiny_hf(family, made[family])
         return made[family]
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shallow_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a `tiny_model` of two blocks, for what takes long for each block."""
+    from tests.fixtures.tiny import tiny_hf  # here: transformers is slow to import
+
+    @functools.cache
+    def folder(family: str) -> Path:
+        made = tmp_path_factory.mktemp("shallow") / family
+        tiny_hf(family, made, num_hidden_layers=2)
+        return made
 
     return folder
 

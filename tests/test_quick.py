@@ -36,6 +36,7 @@ COMMANDS = {
 pytestmark = pytest.mark.quick
 
 
+@pytest.mark.usefixtures("warm")
 @pytest.mark.parametrize("command", [command.name for command in commands()])
 def test_a_command_does_its_work(
     vit: Vit,

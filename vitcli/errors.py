@@ -91,14 +91,6 @@ def check_installed(
         raise error(f"{what} needs {', '.join(absent)}: pip install 'vitcli[{extra}]'")
 
 
-def check_choice(option: str, value: object, choices: Sequence[str]) -> None:
-    """Raise UsageError if a value is not one of the choices of an option."""
-    if value not in choices:
-        raise UsageError(
-            f"{option} {printable(str(value))!r} is not known", f"choose from {', '.join(choices)}"
-        )
-
-
 class Interrupted(BaseException):
     """A signal asked the run to end. Like KeyboardInterrupt, it is not an Exception."""
 

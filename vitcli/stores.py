@@ -234,9 +234,10 @@ def tried(action: Callable[[], T]) -> T:
     for number in range(TRIES):
         try:
             return action()
-        except FileNotFoundError:
-            raise FileNotFoundError("no such object (404)") from None
-        except Exception as error:  # see above
+        except Exception as raised:  # see above
+            error = _failure(raised)
+            if isinstance(error, FileNotFoundError):
+                raise FileNotFoundError("no such object (404)") from None
             status = _status(error)
             words = words_of(error)
             if status == 404:
@@ -251,6 +252,17 @@ def tried(action: Callable[[], T]) -> T:
                 raise OSError(f"{words}, after {number + 1} tries") from None
         time.sleep(WAIT * 2**number)
     raise AssertionError("the last try has raised")
+
+
+def _failure(error: Exception) -> Exception:
+    """Return the error of a request. fsspec raises FileNotFoundError from any error of a web
+    server, even if it has refused the connection."""
+    cause = error.__cause__
+    if not isinstance(error, FileNotFoundError) or not isinstance(cause, Exception):
+        return error
+    is_of_web = type(cause).__module__.partition(".")[0] == "aiohttp"
+    is_failure = is_of_web or isinstance(cause, ConnectionError | TimeoutError)
+    return cause if is_failure and _status(cause) not in (404, 410) else error
 
 
 def words_of(error: Exception) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, TypeAlias
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from vitcli.tasks.dedupe.twin import Kind, Twin
 
 Names: TypeAlias = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
-IndexLike: TypeAlias = "Names | NDArray[Any]"
+IndexLike: TypeAlias = "Names | NDArray[Any] | Sequence[Sequence[float]]"
 """Files that `vit embed` wrote (a path, a pattern, or several), or an array (N, D)."""
+Row: TypeAlias = "str | os.PathLike[str] | SupportsIndex"
+"""A row of an index: its path, or its number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,7 @@ def search(
     *,
     texts: str | Sequence[str] = (),
     minus: str | Sequence[str] = (),
-    like: str | int | Sequence[str | int] = (),
+    like: Row | Iterable[Row] = (),
     vectors: NDArray[np.floating] | str | os.PathLike[str] | None = None,
     paths: Sequence[str | os.PathLike[str]] | None = None,
     k: int = 10,
@@ -91,8 +93,6 @@ def search(
     vectors: an array (Q, D) or a file. ray: the address of a cluster that shares the rows.
     Found come in this order. Raises VitError.
     """
-    from pathlib import Path
-
     from vitcli.errors import UsageError
     from vitcli.fleet.searching import finder
     from vitcli.jobs.job import Inputs, Running
@@ -102,6 +102,15 @@ def search(
 
     if approximate and ray is not None:
         raise UsageError("approximate and ray exclude each other", "leave out one of them")
+    _check_choice("metric", metric, ("cosine", "dot"))
+    of_file = isinstance(vectors, str | os.PathLike)
+    asked = Asked(
+        inputs=Inputs(paths=() if queries is None else _names("queries", queries)),
+        texts=_texts("texts", texts),
+        minus=_texts("minus", minus),
+        like=_likes(like),
+        vectors=os.fspath(vectors) if of_file else vectors,  # type: ignore[arg-type]
+    )
     opened = _index(index, paths)
     rows: list[Found] = []
 
@@ -115,29 +124,21 @@ def search(
             words = None if error is None else f"{error['type']}: {error['message']}"
             rows.append(Found(record["query"], record["kind"], tuple(hits), words))
 
-    given = (like,) if isinstance(like, str | int) else tuple(like)
-    of_file = isinstance(vectors, str | Path | os.PathLike)
     run(
         SearchJob(
             index=opened,
-            asked=Asked(
-                inputs=Inputs(paths=() if queries is None else _names(queries)),
-                texts=(texts,) if isinstance(texts, str) else tuple(texts),
-                minus=(minus,) if isinstance(minus, str) else tuple(minus),
-                like=tuple(str(one) for one in given),
-                vectors=os.fspath(vectors) if of_file else vectors,  # type: ignore[arg-type]
-            ),
+            asked=asked,
             embedding=Embedding(
                 model=model,
-                running=Running(device=device, workers=workers),
+                running=Running(device=device, workers=_workers(workers)),
                 clean=text_clean,
                 tokenizer=tokenizer,
             ),
-            k=k,
-            threshold=threshold,
+            k=_whole("k", k, 1),
+            threshold=_score("threshold", threshold),
             metric=metric,
-            not_itself=not_itself,
-            approximate=approximate,
+            not_itself=bool(not_itself),
+            approximate=bool(approximate),
         ),
         write=keep,
         find=finder(ray),
@@ -161,12 +162,12 @@ def dedupe(
 
     index: what `vit embed` has written (a path, or several), or an array (N, D) of floats with the
     path of each row in `paths`; without paths only vectors are compared. kind: "bytes" (the same
-    file), "pixels" (the same upright RGB and opacity, in all frames), "near" (a cosine of at least
-    `threshold`), several in a sequence or with commas; None for all that the files allow. Without
-    `threshold` one is chosen
-    from the scores, or set by `like_pairs` of paths. linkage: "star" (all within the threshold of
-    the kept one), "complete" or "single". keep: "largest" (the default), "first", "oldest",
-    "newest". Files that cannot be read are told by a RuntimeWarning. Raises VitError.
+    file), "pixels" (they look the same: upright RGB, opacity, all frames), "near" (a cosine of at
+    least `threshold`), several in a sequence or with commas; None for all that the files allow.
+    Without `threshold` one is chosen from the scores, or set by `like_pairs` of paths. linkage:
+    "star" (all within the threshold of the kept one), "complete" or "single". keep: "largest" (the
+    default), "first", "oldest", "newest". Files that cannot be read are told by a RuntimeWarning.
+    Raises VitError.
     """
     import warnings
 
@@ -175,19 +176,24 @@ def dedupe(
     from vitcli.jobs.job import SILENT, Inputs
     from vitcli.tasks.dedupe.dedupe import files_of, kinds_of
     from vitcli.tasks.dedupe.find import Options, find
+    from vitcli.tasks.dedupe.known import numbered
     from vitcli.tasks.dedupe.partial import Partial
 
+    _check_choice("linkage", linkage, ("star", "complete", "single"))
+    if keep is not None:
+        _check_choice("keep", keep, ("largest", "first", "oldest", "newest"))
+    is_bare = not _is_named(index) and paths is None
     opened = _index(index, paths)
-    is_bare = hasattr(index, "shape") and paths is None
     options = Options(
-        threshold=threshold,
-        kinds=kinds_of(kind) or (("near",) if is_bare else None),
+        threshold=_score("threshold", threshold),
+        kinds=kinds_of(None if kind is None else ",".join(_texts("kind", kind)))
+        or (("near",) if is_bare else None),
         linkage=linkage,
         keep=keep or ("first" if is_bare else None),
-        known=tuple((os.fspath(a), os.fspath(b)) for a, b in like_pairs),
+        known=numbered(_pairs(like_pairs)),
     )
     with mapped(opened) as rows:
-        files = files_of(rows, Inputs(), workers, SILENT)
+        files = files_of(rows, Inputs(), _workers(workers), SILENT)
         twins = find(rows, options, files, Partial(None, {}), SILENT).twins
     if files.failures:
         first = files.failures[min(files.failures)]
@@ -220,15 +226,23 @@ def map(
     """
     from pathlib import Path
 
+    from vitcli.errors import UsageError
     from vitcli.indexes.index import mapped
     from vitcli.jobs.job import SILENT
     from vitcli.tasks.map.labels import FOLDERS, Coloring
     from vitcli.tasks.map.map import MapJob, check_job, compute
 
+    _check_choice("method", method, ("pca", "umap"))
+    _check_choice("metric", metric, ("cosine", "euclidean"))
+    if not isinstance(clusters, str) or clusters not in ("auto", "none"):
+        clusters = _whole("clusters", clusters, 1)
+    seed = _whole("seed", seed, 0)
     found = _index(index, paths)
     coloring = None
+    if color_column is not None and (color is None or color == FOLDERS):
+        raise UsageError("color_column has no effect without a table", "give color=")
     if color is not None:
-        file = None if color == FOLDERS else Path(color)
+        file = None if color == FOLDERS else Path(*_names("color", color))
         coloring = Coloring(file, color_column)
     job = MapJob(
         index=found, method=method, clusters=clusters, metric=metric, color=coloring, seed=seed
@@ -252,18 +266,125 @@ def map(
 
 def _index(index: IndexLike, paths: Sequence[str | os.PathLike[str]] | None) -> Index:
     """Open an index: files, or an array with the path of each row."""
+    import warnings
+    from functools import partial
+
     from vitcli.errors import UsageError
     from vitcli.indexes.index import index_of, open_index
 
-    is_array = hasattr(index, "shape")
-    if is_array:
-        return index_of(index, paths)  # type: ignore[arg-type]
+    if not _is_named(index):
+        return index_of(index, None if paths is None else _names("paths", paths))  # type: ignore[arg-type]
     if paths is not None:
         raise UsageError("paths has no effect for an index of files", "leave it out")
-    return open_index(_names(index))
+    note = partial(warnings.warn, category=UserWarning, stacklevel=5)
+    return open_index(_names("index", index), note)  # type: ignore[arg-type]
 
 
-def _names(paths: Names) -> tuple[str, ...]:
-    if isinstance(paths, str | os.PathLike):
-        return (os.fspath(paths),)
-    return tuple(os.fspath(path) for path in paths)
+def _is_named(index: object) -> bool:
+    """Whether an index is given by the names of its files, and not by its numbers."""
+    if hasattr(index, "shape"):
+        return False
+    if isinstance(index, list | tuple):
+        return all(isinstance(one, str | os.PathLike) for one in index)
+    return True
+
+
+def _names(what: str, names: Names) -> tuple[str, ...]:
+    """Paths as texts. Raises UsageError for what is neither a path nor several."""
+    from vitcli.errors import UsageError
+
+    several = (names,) if isinstance(names, str | bytes | os.PathLike) else names
+    try:
+        found = tuple(str(os.fsdecode(name)) for name in several)
+    except TypeError:
+        raise UsageError(f"{what} is not a path, nor several", "give a str or a Path") from None
+    if not found and what == "index":
+        raise UsageError("the index has no files", "name files that vit embed wrote")
+    return found
+
+
+def _likes(like: object) -> tuple[str | int, ...]:
+    """Paths as texts, and numbers of rows. Raises UsageError."""
+    from numbers import Integral
+
+    from vitcli.errors import UsageError
+
+    def row(one: object) -> str | int:
+        if isinstance(one, str | bytes | os.PathLike):
+            return str(os.fsdecode(one))
+        if isinstance(one, Integral) and not isinstance(one, bool) and int(one) >= 0:
+            return int(one)
+        raise UsageError(f"like: {_short(one)} is neither a path nor the number of a row")
+
+    if isinstance(like, str | bytes | os.PathLike) or not isinstance(like, Iterable):
+        return (row(like),)
+    if not getattr(like, "shape", True):  # an array of NumPy without axes
+        return (row(like.item()),)  # type: ignore[attr-defined]
+    return tuple(row(one) for one in like)
+
+
+def _texts(what: str, texts: object) -> tuple[str, ...]:
+    """One text or several as a tuple. Raises UsageError."""
+    from vitcli.errors import UsageError
+
+    given = (texts,) if isinstance(texts, str) or not isinstance(texts, Iterable) else texts
+    several = tuple(given)
+    if not all(isinstance(text, str) for text in several):
+        raise UsageError(f"{what} is not a text, nor several", "give a str or a list")
+    return several
+
+
+def _pairs(pairs: object) -> tuple[tuple[str, str], ...]:
+    """Pairs of paths as texts. Raises UsageError."""
+    from vitcli.errors import UsageError
+
+    try:
+        several = list(pairs)  # type: ignore[call-overload]
+        if any(isinstance(pair, str | bytes) for pair in several):
+            raise TypeError
+        return tuple((str(os.fsdecode(a)), str(os.fsdecode(b))) for a, b in several)
+    except (TypeError, ValueError):
+        raise UsageError("like_pairs are not pairs of paths", "give [('a.jpg', 'b.jpg')]") from None
+
+
+def _whole(what: str, number: object, least: int) -> int:
+    """A whole number, of Python or of NumPy. Raises UsageError."""
+    from numbers import Integral
+
+    from vitcli.errors import UsageError
+
+    if not isinstance(number, Integral) or isinstance(number, bool) or int(number) < least:
+        raise UsageError(f"{what}={_short(number)}", f"give a whole number from {least}")
+    return int(number)
+
+
+def _workers(workers: object) -> int | None:
+    """A number of worker processes, or None. Raises UsageError."""
+    return None if workers is None else _whole("workers", workers, 0)
+
+
+def _score(what: str, number: object) -> float | None:
+    """A number or None. Raises UsageError."""
+    from numbers import Real
+
+    from vitcli.errors import UsageError
+
+    if number is None:
+        return None
+    if not isinstance(number, Real) or isinstance(number, bool):
+        raise UsageError(f"{what}={_short(number)}", "give a number, or None")
+    return float(number)
+
+
+def _check_choice(what: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raise UsageError for a value that is not among the choices."""
+    from vitcli.errors import UsageError
+
+    if not isinstance(value, str) or value not in choices:
+        raise UsageError(f"{what}={_short(value)}", f"choose from {', '.join(choices)}")
+
+
+def _short(value: object) -> str:
+    from vitcli.errors import printable, shortened
+
+    return printable(shortened(repr(value), 80))

@@ -56,6 +56,8 @@ CANNOT = {
         "timm reg4_gap": "cannot express num_registers=4, layer_scale=True, final_norm=pooled",
         "timm reg4_map": "cannot express num_registers=4, pool=map",
         "timm intern300m": "42x56, which is not square",
+        "timm radio_v3": "cannot express final_norm=none",
+        "timm radio_v4": "cannot express num_registers=9, final_norm=none",
         "timm siglip_gap": "no image processor for",
         "timm siglip_map": "cannot express pool=map",
         "timm siglip_map_tanh": "cannot express pool=map",
@@ -104,10 +106,16 @@ CANNOT = {
         "open_clip_timm projected": "a projection to 24 after a tower that is not CLIP's",
         "hf data2vec": "no final norm",
         "hf pixio": "several class tokens",
+        **{
+            name: "a summary of joined class tokens"
+            for name in ("hf radio", "hf radio-swiglu", "nvidia radio")
+        },
         "hf CLIPForImageClassification": "a classifier on tokens without the final norm",
         **{f"hf {name}": "images of any shape (NaFlex)" for name in SIGLIP2},
     },
 }
+# Written for timm, it is a model that transformers has no class for.
+ONE_WAY = ("hf radio-one",)
 PAIRS = [(name, to) for name in ON_DISK for to in CANNOT if name not in CANNOT[to]]
 
 
@@ -197,7 +205,8 @@ def test_transformers_opens_what_is_written_for_it(
     assert not any(info.values()), info
     ours = _load(made(name))
     x = synthetic_pixels(ours)
-    if getattr(ours.config, "version", 1) == 2:  # its sharp weights magnify rounding
+    own = getattr(ours.config, "pixel_norm", None)
+    if own or getattr(ours.config, "version", 1) == 2:  # their sharp weights magnify rounding
         theirs, x = theirs.double(), x.double()
         ours.network.double()
     if ours.reconstruction is not None:
@@ -208,6 +217,10 @@ def test_transformers_opens_what_is_written_for_it(
         images = getattr(images, "pooler_output", images)
         torch.testing.assert_close(images, ours.network(x), atol=EXACT, rtol=0)
         return
+    if own:
+        normalises = theirs.make_preprocessor_external()
+        for values, written in zip(own, (normalises.norm_mean, normalises.norm_std), strict=True):
+            torch.testing.assert_close(written.flatten().float(), torch.tensor(values))
     out = theirs(**_inputs(ours, x))
     kind = next(key for key in ("logits", "image_embeds", "last_hidden_state") if key in out)
     is_vit = isinstance(ours.config, ViTConfig)
@@ -276,7 +289,10 @@ def test_every_tensor_on_disk_comes_back_bit_for_bit(
     assert all(torch.equal(bare[key], found[key]) for key in kept)
 
 
-@pytest.mark.parametrize("name", [n for n in ON_DISK if all(n not in CANNOT[to] for to in CANNOT)])
+@pytest.mark.parametrize(
+    "name",
+    [n for n in ON_DISK if all(n not in CANNOT[to] for to in CANNOT) and n not in ONE_WAY],
+)
 def test_there_and_back_again_is_the_same_bit_for_bit(
     name: str, made: Make, written: Callable[[str, str], Path], tmp_path: Path
 ) -> None:
@@ -353,6 +369,7 @@ IN_OTHER_WORDS = {
     "dist_token": ("pos_embed",),
     "cls": ("pos_embed", "class token"),
     "pos_embedding": ("pos_embed",),
+    "position_embedding": ("pos_embed",),
     "positional_embedding": ("pos_embed", "class_embedding"),
 }
 

@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 
 from tests.checkpoints.files import copied, read_state
 from tests.conftest import Ended, Vit
+from tests.fixtures.forks import ForkServer
 from tests.fixtures.hub import MEMBER, STRANGER, FakeHub
 from tests.fixtures.weights import photo
 from vitcli.checkpoints.resolve import _choose
@@ -294,57 +295,41 @@ def test_a_broken_connection_leaves_no_half_file(
 
 
 def test_a_download_that_is_killed_is_begun_again(
-    hub: Hub, tiny_model: Callable[[str], Path], clean_env: dict[str, str]
+    hub: Hub, tiny_model: Callable[[str], Path], vits: ForkServer, clean_env: dict[str, str]
 ) -> None:
     hub.fake.delay = 0.3
     seen = len(hub.fake.requests)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "vitcli", "info", "org/tiny"],
-        env=clean_env | hub.fake.env(hub.home),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    child = vits.start("info", "org/tiny", env=clean_env | hub.fake.env(hub.home))
     while not any("model.safetensors" in path for _, path in hub.fake.requests[seen:]):
-        assert process.poll() is None
+        assert Path(f"/proc/{child.pid}").exists(), child.err
         time.sleep(0.02)
-    process.kill()
-    process.wait()
+    child.kill()
+    child.wait()
     hub.fake.delay = 0.0
     whole_files(hub, tiny_model("vit"))
     assert len(labels(hub.classify("org/tiny"))) == 5
 
 
-def test_two_processes_may_fetch_one_model(hub: Hub, clean_env: dict[str, str]) -> None:
+def test_two_processes_may_fetch_one_model(
+    hub: Hub, vits: ForkServer, clean_env: dict[str, str]
+) -> None:
     hub.fake.delay = 0.1
-    both = [
-        subprocess.Popen(
-            [sys.executable, "-m", "vitcli", "info", "org/tiny", "--json"],
-            env=clean_env | hub.fake.env(hub.home),
-            stdout=subprocess.PIPE,
-        )
-        for _ in range(2)
-    ]
-    first, second = (process.communicate(timeout=100)[0] for process in both)
-    assert [process.returncode for process in both] == [0, 0]
-    assert json.loads(first) == json.loads(second)
+    env = clean_env | hub.fake.env(hub.home)
+    both = [vits.start("info", "org/tiny", "--json", env=env) for _ in range(2)]
+    assert [child.wait() for child in both] == [0, 0]
+    first, second = both
+    assert json.loads(first.out) == json.loads(second.out)
 
 
 def test_a_full_disk_is_said_to_be_full(
-    hub: Hub, tiny_model: Callable[[str], Path], clean_env: dict[str, str]
+    hub: Hub, tiny_model: Callable[[str], Path], vits: ForkServer, clean_env: dict[str, str]
 ) -> None:
     """A limit on the size of files is a disk that ends."""
     size = (tiny_model("vit") / "model.safetensors").stat().st_size // 2
-    script = (
-        "import resource, sys\n"
-        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))\n"
-        "from vitcli.cli import main\n"
-        "sys.exit(main(['info', 'org/tiny']))\n"
-    )
     env = clean_env | hub.fake.env(hub.home)
-    run = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True)
-    assert run.returncode == 1
-    assert run.stdout == ""
-    assert f"cannot write to the cache ({hub.home}/hub): File too large" in run.stderr
+    child = vits.vit("info", "org/tiny", env=env, limits={"FSIZE": size})
+    assert (child.code, child.out) == (1, b"")
+    assert f"cannot write to the cache ({hub.home}/hub): File too large" in child.err
     whole_files(hub, tiny_model("vit"))
     assert len(labels(hub.classify("org/tiny"))) == 5
 

@@ -52,6 +52,8 @@ ODD: dict[str, Any] = {
     "rel_bias": "shared",
     "norm": "rms",
     "num_class_tokens": 2,
+    "summary": (0,),
+    "pos_grid": (9, 9),
     "gate_act": "gelu",
     "pool_heads": 1,
     "pool_hidden_dim": 8,

@@ -195,3 +195,27 @@ def test_what_is_written_for_timm_is_verified(dino: Golden, tmp_path: Path) -> N
     source = dino.save(tmp_path / "m")
     job = ConvertJob(source=str(source), target=tmp_path / "timm", to="timm", verify=True)
     assert convert(job).written == "timm-eva"
+
+
+def test_a_head_as_wide_as_a_clip_is_a_classifier_where_the_config_says_so(tmp_path: Path) -> None:
+    clip = Golden.read("eva02_clip", EVA)
+    model = loaded(clip.save(tmp_path / "clip"))
+    assert (model.config.projection, model.config.num_classes) == (512, 0)
+    assert any("label_names in config.json" in note for note in model.notes)
+    names = {"label_names": [f"class {number}" for number in range(512)]}
+    base = "eva02_base_patch14_224"
+    pretrained = {"pretrained_cfg": {**clip.json["pretrained_cfg"], "num_classes": 1000}}
+    large = "eva02_large_patch14_clip_224"  # its projection has a width of 768
+    token = {"model_args": {**clip.json["model_args"], "scale_attn_inner": True}}
+    token["model_args"] |= {"global_pool": "token"}
+    for number, changes in enumerate((names, {"architecture": base, **token}, pretrained)):
+        other = loaded(clip.save(tmp_path / str(number), {**clip.json, **changes}))
+        assert (other.config.projection, other.config.num_classes) == (0, 512), changes
+    other = loaded(clip.save(tmp_path / "large", {**clip.json, "architecture": large}))
+    assert other.config.num_classes == 512
+    write_timm(other, tmp_path / "large", "fp32")
+    again = loaded(tmp_path / "large")
+    assert (again.config.num_classes, again.labels) == (512, other.labels)
+    bare = tmp_path / "clip" / "model.safetensors"
+    (tmp_path / "clip" / "config.json").unlink()
+    assert "or a classifier of 512 classes" in refusal(bare)

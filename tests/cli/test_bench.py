@@ -35,7 +35,7 @@ def no_extras(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def on_torch(no_extras: None, vit: Vit) -> Callable[..., Ended]:
+def on_torch(no_extras: None, warm: None, vit: Vit) -> Callable[..., Ended]:
     return lambda *args: vit("bench", "demo", "--seconds", "600", *args)
 
 
@@ -146,6 +146,7 @@ def test_ctrl_c_prints_what_there_is(tmp_path: Path, clean_env: dict[str, str]) 
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm")
 def test_another_engine_is_exported_first_and_then_measured(
     vit: Vit, monkeypatch: pytest.MonkeyPatch, clean_env: dict[str, str], tmp_path: Path
 ) -> None:

@@ -21,6 +21,7 @@ import transformers
 from PIL import Image, ImageOps
 
 from tests.conftest import Vit
+from tests.fixtures.forks import ForkServer
 from tests.fixtures.photos import Corpus, many_photos
 
 Models = Callable[[str], Path]
@@ -162,9 +163,9 @@ def test_output_is_whole_or_partial(
 
 
 def test_a_closed_pipe_ends_quietly(
-    tiny_model: Models, many: Path, clean_env: dict[str, str]
+    tiny_model: Models, many: Path, scripts: Path, clean_env: dict[str, str]
 ) -> None:
-    command = [sys.executable, "-m", "vitcli", "classify", many, "-m", tiny_model("vit")]
+    command = [scripts / "vit", "classify", many, "-m", tiny_model("vit")]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=clean_env
     )
@@ -241,32 +242,24 @@ def test_a_signal_ends_the_run_in_good_order(
     tiny_model: Models,
     many: Path,
     tmp_path: Path,
-    clean_env: dict[str, str],
+    vits: ForkServer,
     number: signal.Signals,
     code: int,
 ) -> None:
     out = tmp_path / "out.jsonl"
-    command = [sys.executable, "-m", "vitcli", "classify", many, "-b", "1", "-o", out]
-    process = subprocess.Popen(
-        [*command, "-m", tiny_model("vit")],
-        stderr=subprocess.PIPE,
-        env=clean_env,
-        start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
+    child = vits.start("classify", many, "-b", "1", "-o", out, "-m", tiny_model("vit"))
     partial = tmp_path / "out.jsonl.partial"
     deadline = time.monotonic() + 60
     while not (partial.exists() and partial.stat().st_size) and time.monotonic() < deadline:
         time.sleep(0.02)
-    process.send_signal(number)
-    _, err = process.communicate(timeout=10)
-    assert process.returncode in (code, -number)
-    assert b"interrupted after" in err
-    assert b"Traceback" not in err
+    child.kill(number)
+    assert child.wait() in (code, -number)
+    assert "interrupted after" in child.err
+    assert "Traceback" not in child.err
     assert not out.exists()
     assert [json.loads(line) for line in partial.read_bytes().splitlines()]
     deadline = time.monotonic() + 5
-    while (left := session_of(process.pid)) and time.monotonic() < deadline:
+    while (left := session_of(child.pid)) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not left, "a worker is still alive"
 

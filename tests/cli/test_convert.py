@@ -203,13 +203,13 @@ def test_a_failed_verification_leaves_nothing(
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["vit", "dinov2-reg", "dinov3"])
 def test_onnx_runtime_runs_any_batch(
-    vit: Vit, tiny_model: Models, tmp_path: Path, family: str
+    vit: Vit, shallow_model: Models, tmp_path: Path, family: str
 ) -> None:
     out = tmp_path / "model.onnx"
-    ended = vit("convert", tiny_model(family), out, "--to", "onnx", "--verify")
+    ended = vit("convert", shallow_model(family), out, "--to", "onnx", "--verify")
     assert ended.code == 0, ended.err
     session = onnxruntime.InferenceSession(str(out))
-    network = load(str(tiny_model(family))).network
+    network = load(str(shallow_model(family))).network
     for batch in (1, 5):
         pixels = weights.pixels(batch, 64, 64)
         [found] = session.run(None, {"pixel_values": pixels})
@@ -218,7 +218,7 @@ def test_onnx_runtime_runs_any_batch(
         np.testing.assert_allclose(found, expected, atol=1e-5)
     metadata = {prop.key: prop.value for prop in onnx.load(out).metadata_props}
     assert json.loads(metadata["preprocess"])["image_mean"]
-    assert json.loads(metadata["labels"]) == list(load(str(tiny_model(family))).labels)
+    assert json.loads(metadata["labels"]) == list(load(str(shallow_model(family))).labels)
 
 
 @pytest.mark.parametrize(

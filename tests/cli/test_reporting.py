@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from datetime import datetime
 from importlib.metadata import version
@@ -16,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Ended, Vit
+from tests.fixtures.forks import ForkServer, wait_for
 from tests.fixtures.photos import many_photos
 from vitcli.cli.screen import screen
 
@@ -159,25 +158,18 @@ def test_quiet_is_quiet_but_for_errors(vit: Vit, mixed: Path) -> None:
     assert [event["event"] for event in events(ended)] == ["error"]
 
 
-def test_an_interrupted_run_reports_where_it_was(tmp_path: Path, clean_env: dict[str, str]) -> None:
+def test_an_interrupted_run_reports_where_it_was(vits: ForkServer, tmp_path: Path) -> None:
     many_photos(tmp_path / "many", 300)
-    command = [sys.executable, "-m", "vitcli", "classify", "many", *DEMO, "-b", "1", "-o", "o.csv"]
-    process = subprocess.Popen(
-        [*command, "--summary", "run.json", "--log-json"],
-        stderr=subprocess.PIPE,
-        cwd=tmp_path,
-        env=clean_env,
-        start_new_session=True,
-    )
-    assert process.stderr is not None
-    first = process.stderr.readline()  # the first progress, perhaps before the first image
+    args = ("classify", "many", *DEMO, "-b", "1", "-o", "o.csv", "--summary", "run.json")
+    child = vits.start(*args, "--log-json", cwd=tmp_path)
+    wait_for(child.errors)  # the first progress, perhaps before the first image
     rows, partial = 0, tmp_path / "o.csv.partial"
-    while rows < 2 and process.poll() is None:  # the header is one
+    while rows < 2 and Path(f"/proc/{child.pid}").exists():  # the header is one
         time.sleep(0.01)
         rows = partial.read_bytes().count(b"\n") if partial.exists() else 0
-    process.send_signal(signal.SIGTERM)
-    _, rest = process.communicate(timeout=30)
-    found = events(Ended(0, b"", (first + rest).decode()))
+    child.kill(signal.SIGTERM)
+    child.wait()
+    found = events(Ended(0, b"", child.err))
     report = read(tmp_path / "run.json")
     assert report["exit_code"] == found[-1]["exit_code"] == 143
     assert 1 <= report["images"] < 300

@@ -195,3 +195,18 @@ def test_python_gets_hits(home: Path) -> None:
     )
     [found] = vitcli.search(home / "feats.npy", vectors=feats[:1], k=1)
     assert found.hits[0].row == 0
+
+
+def test_a_number_is_a_row_and_a_text_a_path_first() -> None:
+    paths = ["2", "1", "0"]
+    for like, row in ((0, 0), (np.array(2), 2), ("2", 0), (np.array([1]), 1)):
+        [found] = vitcli.search(np.eye(3, dtype=np.float32), paths=paths, like=like, k=1)
+        assert found.hits[0].row == row
+
+
+def test_lines_of_vectors_are_queries(vit: Vit, home: Path, tmp_path: Path) -> None:
+    rows = np.load(home / "feats.npy").tolist()
+    lines = ({"path": f"{number}.jpg", "embedding": row} for number, row in enumerate(rows))
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    ran = vit("search", home / "feats.npy", "--vectors", "q.jsonl", "-k", "1")
+    assert [found(row)[0][0] for row in rows_of(ran.out)] == list(range(6)), ran.err

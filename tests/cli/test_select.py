@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -65,16 +64,16 @@ def test_any_asks_for_the_labels_behind_the_first(vit: Vit, inbox: Path) -> None
 
 
 def test_paths_alone_go_through_xargs(
-    inbox: Path, tmp_path: Path, clean_env: dict[str, str]
+    inbox: Path, tmp_path: Path, scripts: Path, clean_env: dict[str, str]
 ) -> None:
     """The line that the README has, with everything that a name may hold."""
     command = (
-        'mkdir cats && "$0" -m vitcli classify inbox -m demo -0 --paths-only'
+        'mkdir cats && "$0" classify inbox -m demo -0 --paths-only'
         ' --select \'label in ("3", "7")\' 2> errors | xargs -0 mv -t cats/'
     )
     before = {os.fsencode(path.name) for path in inbox.iterdir()}
     subprocess.run(
-        ["/bin/sh", "-c", command, sys.executable], cwd=tmp_path, env=clean_env, check=True
+        ["/bin/sh", "-c", command, scripts / "vit"], cwd=tmp_path, env=clean_env, check=True
     )
     moved = {os.fsencode(path.name) for path in (tmp_path / "cats").iterdir()}
     assert {name[:7] for name in moved} == {b"digit-3", b"digit-7", b"caf\xe9\n'\""}

@@ -12,7 +12,6 @@ import re
 import shutil
 import socket
 import subprocess
-import sys
 import termios
 import time
 from collections.abc import Iterator
@@ -134,12 +133,12 @@ def test_a_name_that_looks_like_an_option_is_a_path_behind_dashes(
         assert [row["path"] for row in found.rows] == [args[-1]]
 
 
-def on_terminal(*args: str | Path, cwd: Path, **env: str) -> tuple[int, bytes]:
+def on_terminal(vit: Path, *args: str | Path, cwd: Path, **env: str) -> tuple[int, bytes]:
     """A run whose stdin, stdout and stderr are a terminal, and what that has received."""
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (40, 100))
     process = subprocess.Popen(
-        [sys.executable, "-m", "vitcli", *map(str, args)],
+        [vit, *map(str, args)],
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
@@ -158,17 +157,21 @@ def on_terminal(*args: str | Path, cwd: Path, **env: str) -> tuple[int, bytes]:
     return process.wait(30), out
 
 
-def test_a_terminal_gets_no_control_characters_of_a_name(odd: Path, tmp_path: Path) -> None:
+def test_a_terminal_gets_no_control_characters_of_a_name(
+    odd: Path, tmp_path: Path, scripts: Path
+) -> None:
     """P4: in the table, and in the lines of failures beside the bar."""
     (tmp_path / "\x1b[2J[b].jpg").write_text("no picture")
-    code, out = on_terminal("classify", "odd", tmp_path, *DEMO, cwd=odd.parent)
+    vit = scripts / "vit"
+    code, out = on_terminal(vit, "classify", "odd", tmp_path, *DEMO, cwd=odd.parent)
     text = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", out.decode())  # what rich draws with
     assert code == 3, text
     assert b"\x1b[2J" not in out
     for shown in ("esc\\x1b[31mred.jpg", "[link=x].jpg", "new\\nline.jpg", "turned\\u202egpj.jpg"):
         assert shown in text.replace("\r\n", ""), text
     assert b"\x1b]8" not in out, "a link"
-    code, out = on_terminal("embed", tmp_path, "-m", "demo", "-o", "/dev/null", cwd=odd.parent)
+    words = ("embed", tmp_path, "-m", "demo", "-o", "/dev/null")
+    code, out = on_terminal(vit, *words, cwd=odd.parent)
     assert (code, b"\x1b[2J" in out, b"NotAnImage: " in out) == (3, False, True)
 
 
@@ -316,9 +319,9 @@ def test_an_empty_list_is_a_valid_run(
         assert out.read_bytes().count(b"\n") == (name == "o.csv")
 
 
-def test_a_terminal_is_no_list(tmp_path: Path) -> None:
+def test_a_terminal_is_no_list(tmp_path: Path, scripts: Path) -> None:
     """P9: it says so at once, instead of waiting for somebody to type paths."""
-    code, out = on_terminal("classify", "-", cwd=tmp_path)
+    code, out = on_terminal(scripts / "vit", "classify", "-", cwd=tmp_path)
     assert code == 2
     assert out.startswith(b"vit: paths expected on stdin\r\n")
 

@@ -36,8 +36,15 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("list_on_stdin", [("-",), ("--files-from", "-")], ids=" ".join)
 def test_two_devices_give_the_rows_of_one(
-    vit: Vit, photos: Path, tmp_path: Path, list_on_stdin: tuple[str, ...]
+    vit: Vit,
+    photos: Path,
+    tmp_path: Path,
+    list_on_stdin: tuple[str, ...],
+    request: pytest.FixtureRequest,
 ) -> None:
+    """The children are interpreters of their own in one case, and forks in the other."""
+    if len(list_on_stdin) > 1:
+        request.getfixturevalue("warm")
     listed = "\n".join(str(path) for path in sorted(photos.iterdir())).encode()
     two = (
         *list_on_stdin,
@@ -166,6 +173,7 @@ def test_mistakes_are_told_before_anything_starts(vit: Vit, photos: Path, tmp_pa
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm")
 def test_python_gets_the_rows_of_one_process(photos: Path) -> None:
     paths = [str(path) for path in sorted(photos.iterdir())[:20]]
     one = vitcli.embed(paths, model="demo", workers=0, batch_size=1)
@@ -179,22 +187,26 @@ def test_python_gets_the_rows_of_one_process(photos: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("command", "suffix"), [("classify", ".jsonl"), ("embed", ".npy")])
+@pytest.mark.parametrize(
+    ("command", "suffix", "by"),
+    [("embed", ".npy", "torchrun"), ("classify", ".jsonl", "its environment")],
+)
 def test_torchrun_gives_each_process_its_shard(
-    vit: Vit, tmp_path: Path, command: str, suffix: str
+    vit: Vit, vits: ForkServer, tmp_path: Path, command: str, suffix: str, by: str
 ) -> None:
-    """Of good images: it takes exit code 3 for a failure, and ends the others."""
+    """Of good images: it takes exit code 3 for a failure, and ends the others. It tells a process
+    its rank in the environment, and nothing else."""
     photos = tmp_path / "good"
     many_photos(photos, 40)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    torchrun += ["--master-port", str(free_port()), "-m", "vitcli"]
-    subprocess.run(
-        [*torchrun, command, str(photos), *DEMO, "-o", f"two{suffix}"],
-        cwd=tmp_path,
-        env=environment(),
-        capture_output=True,
-        timeout=120,
-    )
+    words = (command, str(photos), *DEMO, "-o", f"two{suffix}")
+    if by == "torchrun":
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+        torchrun += ["--master-port", str(free_port()), "-m", "vitcli", *words]
+        subprocess.run(torchrun, cwd=tmp_path, env=environment(), capture_output=True, timeout=120)
+    else:
+        ranks = [{"RANK": n, "LOCAL_RANK": n, "WORLD_SIZE": "2"} for n in "01"]
+        runs = [vits.start(*words, cwd=tmp_path, env={**vits.env, **rank}) for rank in ranks]
+        assert [run.wait() for run in runs] == [0, 0]
     shards = [f"two-0000{n}-of-00002{suffix}" for n in (1, 2)]
     assert vit("merge", *shards, "-o", f"two{suffix}").code == 0
     assert vit(command, photos, *DEMO, "-o", f"one{suffix}").code == 0

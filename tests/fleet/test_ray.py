@@ -158,7 +158,8 @@ def test_a_cluster_that_others_have_started_stays(
     many_photos(photos, 40, broken=(3,))
     token = tmp_path / "token"
     token.write_text("0123456789abcdef" * 4)
-    env = {**cluster.QUIET, "RAY_AUTH_TOKEN_PATH": str(token)}
+    once = {"RAY_NUM_REDIS_GET_RETRIES": "1"}  # a second between the tries to connect
+    env = {**cluster.QUIET, **once, "RAY_AUTH_TOKEN_PATH": str(token)}
     address = f"127.0.0.1:{free_port()}"
     with TemporaryDirectory(prefix="ray") as folder:  # short: it holds sockets
         start = ["-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus", "1"]
@@ -267,11 +268,13 @@ def test_the_merged_output_goes_into_a_bucket(
 @needs_ray
 @pytest.mark.slow
 def test_the_commands_of_docs_scale_do_their_work(shell: Shell, two_workers: str) -> None:
-    """As those of other schedulers do in tests/test_scale.py."""
-    said = shell(block("# Ray: on any node"), RAY_ADDRESS=two_workers)
+    """As those of other schedulers do in tests/test_scale.py. The cluster wants its token: a run
+    that is not told so tries without one for 20 seconds."""
+    env = {"RAY_ADDRESS": two_workers, "RAY_AUTH_MODE": "token"}
+    said = shell(block("# Ray: on any node"), **env)
     assert said.startswith("vit: 10 images in ") and len(said.splitlines()) == 1
     shell.check("ray.npy")
-    shell(block("# Ray: one run for each part"), RAY_ADDRESS=two_workers)
+    shell(block("# Ray: one run for each part"), **env)
     parts, one = np.load(shell.folder / "ray-000.npy"), np.load(shell.folder / "one.npy")
     np.testing.assert_allclose(parts, one[:4], atol=1e-6)
 

@@ -85,6 +85,8 @@ CASES = (
     Case("siglip_map", "vit_base_patch16_siglip_224", num_classes=0, args=SMALL),
     Case("siglip_map_tanh", "vit_base_patch32_siglip_256", (128, 96), num_classes=0, args=SMALL),
     Case("intern300m", "vit_intern300m_patch14_448", (42, 56), num_classes=0, args=SMALL),
+    Case("radio_v3", "vit_base_patch16_radio_v3", (48, 64), 0, args={**SMALL, "reg_tokens": 2}),
+    Case("radio_v4", "vit_so400m_patch16_radio_v4", (64, 48), num_classes=0, args=SMALL),
     Case("siglip_gap", "vit_base_patch16_siglip_gap_224", num_classes=0, args=DEEPER),
     Case("clip", "vit_base_patch16_clip_224", img_size=(48, 64), args=SMALL),
     Case("clip_quickgelu", "vit_base_patch16_clip_quickgelu_224", args=SMALL),

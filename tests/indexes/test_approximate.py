@@ -13,9 +13,9 @@ import pytest
 from tests.conftest import Vit
 from vitcli.errors import InputError, OutputError
 from vitcli.indexes.approximate import propose, read_stamp
-from vitcli.indexes.files import files_of
 from vitcli.indexes.index import open_index
 from vitcli.indexes.search import nearest
+from vitcli.indexes.specs import files_of
 
 
 def write(folder: Path, name: str, count: int) -> None:

@@ -37,6 +37,7 @@ from vitcli.tasks.bench.protocol import (
     started,
 )
 
+pytestmark = pytest.mark.usefixtures("warm")
 EXAMPLES = Path(__file__).parents[2] / "examples"
 FP32 = Candidate("torch", "fp32")
 

@@ -320,16 +320,52 @@ def test_known_pairs_set_the_threshold(vit: Vit, tmp_path: Path) -> None:
         assert "1.jpg" in done.err
 
 
+NAMES = ["a, b.jpg", " c\t\u2028\x0b.jpg", '"d".jpg', "[e]\udcff.jpg", "f\n.jpg", "f\r.jpg"]
+
+
 @pytest.mark.parametrize("suffix", ["jsonl", "csv", "tsv", "parquet"])
-def test_rows_of_an_earlier_run_are_known_pairs(suffix: str, vit: Vit, tmp_path: Path) -> None:
-    odd = ["a,b.jpg", 'a"\u2028b.jpg', "a\udcff.jpg", "a\nb.jpg"]
-    write_index(tmp_path, np.repeat(np.eye(2, 5, dtype=np.float32), 2, axis=0), odd)
-    near = ("dedupe", "feats.npy", "--kind", "near", "--keep", "first")
-    first = vit(*near, "--threshold", "0.9", "-o", f"twins.{suffix}")
-    assert first.code == 0, first.err
-    assert read_pairs(tmp_path / f"twins.{suffix}") == [(odd[1], odd[0]), (odd[3], odd[2])]
-    again = vit(*near, "--like-pairs", f"twins.{suffix}", "-o", f"again.{suffix}")
-    assert again.code == 0, again.err
+def test_known_pairs_may_be_an_output_of_dedupe(vit: Vit, tmp_path: Path, suffix: str) -> None:
+    rows = np.repeat(np.eye(3, 4, dtype=np.float32), 2, axis=0)
+    write_index(tmp_path, rows, NAMES)
+    twins = ("dedupe", "feats.npy", "--kind", "near", "--keep", "first")
+    assert vit(*twins, "--threshold", "0.9", "-o", f"out.{suffix}").code == 0
+    pairs = read_pairs(tmp_path / f"out.{suffix}")
+    assert [pair[:2] for pair in pairs] == [(NAMES[n + 1], NAMES[n]) for n in (0, 2, 4)]
+    done = vit(*twins, "--like-pairs", f"out.{suffix}")
+    assert done.code == 0 and "threshold 1" in done.err, done.err
+
+
+@pytest.mark.parametrize(
+    ("text", "pairs"),
+    [
+        (b"a\x0b.jpg\tb\xe2\x80\xa8.jpg\r\n\nc,d.jpg\te.jpg", 2),
+        (b"\xef\xbb\xbfpath,other\n[1].jpg,[2].jpg\n", 1),
+        (b'[1].jpg,{2}.jpg\n["a","b"]\n{"a":"x","b":"y","c":1}\n', 3),
+        (b"a.jpg,b.jpg\nc.jpg\n", "line 2: not two paths: c.jpg"),
+        (b"a.jpg,b.jpg,c.jpg\n", "line 1: not two paths"),
+        (b'["a","b"]\n["a","b","c"]\n', "line 2: not two paths"),
+        (b'{"path":"a.jpg"}\n', "line 1: not two paths"),
+        (b"a.jpg,a.jpg\n", "no pairs in"),
+        (b"PK\0\3", "is not UTF-8 text"),
+    ],
+)
+def test_lists_of_pairs(tmp_path: Path, text: bytes, pairs: int | str) -> None:
+    (tmp_path / "known.txt").write_bytes(text)
+    if isinstance(pairs, int):
+        assert len(read_pairs(tmp_path / "known.txt")) == pairs
+        return
+    with pytest.raises(VitError, match=pairs) as error:
+        read_pairs(tmp_path / "known.txt")
+    assert "known.txt" in error.value.message and error.value.hint
+
+
+def test_a_pair_that_is_not_in_the_index_is_named(vit: Vit, tmp_path: Path) -> None:
+    write_index(tmp_path, vectors(40), [f"{row}.jpg" for row in range(40)])
+    (tmp_path / "known.csv").write_text("1.jpg,2.jpg\n3.jpg,gone.jpg\n")
+    done = vit("dedupe", "feats.npy", "--kind", "near", "--like-pairs", "known.csv")
+    assert done.code == 1 and "known.csv, line 2: gone.jpg is not in feats.npy" in done.err
+    with pytest.raises(VitError, match=r"like_pairs\[1\]: zzz is not in"):
+        vitcli.dedupe(vectors(), like_pairs=[("1", "2"), ("3", "zzz")])
 
 
 @pytest.mark.parametrize(

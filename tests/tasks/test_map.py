@@ -55,7 +55,7 @@ def test_principal_components_are_those_of_a_singular_value_decomposition(
     rows = Rows(index_of(values), metric)
     read: list[int] = []
     found = pca.components(rows, 2, 0, read.append)
-    assert sum(read) == pca.passes_of(rows) * len(values)
+    assert sum(read) == pca.passes_of(rows.width) * len(values)
     if metric == "cosine":
         values = values / np.linalg.norm(values, axis=1, keepdims=True)
     centred = values.astype(np.float64) - values.mean(axis=0, dtype=np.float64)
@@ -298,6 +298,33 @@ def test_numbers_that_are_not_finite_and_empty_indices_are_refused() -> None:
         vitcli.map(np.zeros((0, 4), np.float32))
     with pytest.raises(UsageError):
         vitcli.map("feats.npy", ["a"])
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("power", [100, 120])
+def test_large_numbers_are_mapped_as_small_ones(power: int) -> None:
+    values = groups(60)
+    plain = vitcli.map(values, metric="euclidean", clusters=3)
+    scaled = vitcli.map(values * np.float32(2.0**power), metric="euclidean", clusters=3)
+    assert np.array_equal(scaled.clusters, plain.clusters)  # type: ignore[arg-type]
+    assert scaled.x / 2.0**power == pytest.approx(plain.x, abs=1e-5)
+    assert scaled.distances is not None and plain.distances is not None
+    assert scaled.distances / 2.0**power == pytest.approx(plain.distances, abs=1e-5)
+    with pytest.raises(InputError, match="a map has 6 decimals"):
+        vitcli.map(values * np.float32(2.0**-power), metric="euclidean")
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
+@pytest.mark.parametrize("odd", [[np.nan, 0], [np.inf, 0], [-np.inf, np.inf]])
+def test_rows_that_are_not_finite_are_refused_without_a_warning(odd: Any, dtype: str) -> None:
+    values = groups(20).astype(dtype)
+    values[4, :2] = odd
+    for metric in ("cosine", "euclidean"):
+        with pytest.raises(InputError, match="row 4"):
+            vitcli.map(values, metric=metric)
+    with pytest.raises(InputError, match="row 4"):
+        vitcli.dedupe(values)
 
 
 def test_umap_gets_unit_rows_and_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:

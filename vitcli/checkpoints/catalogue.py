@@ -85,6 +85,7 @@ def config_of(row: Mapping[str, Any], sizes: Mapping[str, Any]) -> Config:
     options |= {"image_size": (stored, stored), "patch_size": (patch, patch)}
     if "rope" in options:
         options["rope"] = Rope(**options["rope"])
+    options = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
     size = sizes[row["size"]]
     if "depths" not in size:
         return ViTConfig(**{**size, **options})

@@ -37,9 +37,10 @@ class Spelling:
         whole = torch.empty(tuple(shape), device="meta")
         if rule is not None and rule.shares:
             share = dict(rule.shares)[_pattern_of(self.prefix + ours, rule)]
+            whole = rule.save(whole) if rule.save is not None else whole
             rows = whole.shape[0] * sum(n for _, n in rule.shares) // share
             whole = torch.empty((rows, *whole.shape[1:]), device="meta")
-        if rule is not None and rule.save is not None:
+        elif rule is not None and rule.save is not None:
             whole = rule.save(whole)
         pieces = whole.chunk(len(names)) if len(names) > 1 else (whole,)
         return {name: tuple(piece.shape) for name, piece in zip(names, pieces, strict=True)}

@@ -26,6 +26,7 @@ class Foreign:
 
 
 _NORMS = r"!norm\.(weight|bias) !fc_norm\.(weight|bias)"
+_RADIO = "RADIOs that are plain ViTs are supported: nvidia/C-RADIOv3-B, nvidia/C-RADIOv4-H"
 _OTHER_FILE = "the backbone is another file: give that one, and this one with --head"
 # The first row that matches is used.
 ROWS: tuple[Foreign, ...] = (
@@ -112,10 +113,27 @@ ROWS: tuple[Foreign, ...] = (
     ),
     Foreign("a V-JEPA, a model of videos", "v_?jepa|^vjepa"),
     Foreign(
-        "a RADIO: it joins several class tokens, and normalises its pixels itself",
-        "radio",
-        (r"(.*\.)?patch_generator\..*", r"(.*\.)?embeddings\.cls_register_token"),
+        "an E-RADIO, a hybrid of convolutions and attention",
+        "e-?radio",
+        (r"radio_model\.model\.levels\.0\..*",),
+        _RADIO,
     ),
+    Foreign(
+        "a RADIO of DINOv2's code, as RADIO-g is: its patches have a bias",
+        tensors=(r"(.*\.)?inner\.patch_generator\.embedder\.weight",),
+        hint=_RADIO,
+    ),
+    Foreign(
+        "a RADIO v1 or v2, with norms inside the feed-forward",
+        tensors=(r"radio_model\.model\.blocks\.0\.mlp\.norm\.weight",),
+        hint=_RADIO,
+    ),
+    Foreign(
+        "a training checkpoint of NVIDIA's RADIO, without the config of its sizes",
+        tensors=(r"(.*\.)?base_model\.patch_generator\..*",),
+        hint="the hub has the same model with a config.json: nvidia/C-RADIOv4-H",
+    ),
+    Foreign("a RADIO of a kind that is not known", "^(?!naflex).*radio"),
     Foreign("an InternViT of a kind that is not known", r"intern_?vit|vit_intern|intern_?vl"),
     Foreign(
         "a ViT without a final norm, as RADIO, InternViT and PE-Spatial are; no config names it",

@@ -45,6 +45,8 @@ def read_head(file: Path, backbone: Config) -> Head:
         obstacle = "no class token"
     elif backbone.num_classes or backbone.projection:
         obstacle = "a head of its own"
+    elif backbone.summary:
+        obstacle = "a summary of several class tokens"
     if obstacle or not isinstance(backbone, ViTConfig):
         raise CheckpointError(
             f"--head {file} needs a plain backbone, and this model has {obstacle}"

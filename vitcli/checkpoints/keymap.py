@@ -37,8 +37,8 @@ class Rule:
 
     `load` reshapes the tensors of `theirs`, joined on dim 0; `save` is its inverse. `shares` has
     vitcli's name and the share of the rows for each part of a split tensor; the first name is
-    `ours`, and a part without a name is left out. `why` is the reason to drop a tensor, and a note
-    for the user if `is_told`.
+    `ours`, and a part without a name is left out; `load` and `save` then reshape each part. `why`
+    is the reason to drop a tensor, and a note for the user if `is_told`.
     """
 
     theirs: Names
@@ -74,7 +74,8 @@ class Rule:
             )
         unit = tensor.shape[0] // sum(shares)
         parts = torch.split(tensor, [unit * share for share in shares])
-        return [part for part, (ours, _) in zip(parts, self.shares, strict=True) if ours]
+        kept = [part for part, (ours, _) in zip(parts, self.shares, strict=True) if ours]
+        return [_reshaped(self.load, part, name) for part in kept] if self.load else kept
 
 
 def rename(theirs: str, ours: str, *also: str) -> Rule:
@@ -92,10 +93,16 @@ def reshape(theirs: Names, ours: str, load: Reshape, save: Reshape, *also: Names
     return Rule(theirs, ours, also, load, save)
 
 
-def split(theirs: str, *shares: tuple[str, int]) -> Rule:
+def split(
+    theirs: str,
+    *shares: tuple[str, int],
+    also: tuple[Names, ...] = (),
+    load: Reshape | None = None,
+    save: Reshape | None = None,
+) -> Rule:
     """Cut one of the layout's tensors on dim 0 into (vitcli's name, share), in this order. A part
     with the name "" is left out; such a rule can only be read."""
-    return Rule((theirs,), shares[0][0], shares=shares)
+    return Rule((theirs,), shares[0][0], also, load, save, shares)
 
 
 def drop(theirs: str, why: str, *, is_told: bool = False) -> Rule:
@@ -203,8 +210,10 @@ def to_theirs(tensors: Mapping[str, Tensor], rules: Iterable[Rule]) -> dict[str,
             have = ", ".join(names.values())
             raise CheckpointError(f"{theirs} is made of {count} tensors, there is only {have}")
         pieces = [tensors[names[position]] for position in range(count)]
+        if rule.save and rule.shares:
+            pieces = [rule.save(piece) for piece in pieces]
         whole = pieces[0] if count == 1 else torch.cat(pieces)
-        whole = rule.save(whole) if rule.save else whole
+        whole = rule.save(whole) if rule.save and not rule.shares else whole
         for part, name in zip(whole.chunk(len(rule.theirs)), rule.theirs, strict=True):
             state[fill(name, slots)] = part.contiguous()
     return state

@@ -210,8 +210,8 @@ def load(
             max_patches=max_patches,
         )
         plan = replace(chosen.plan, exif=exif, decode=decode)
-        is_kept = (keep_grid and image_size is None) or plan.varies
-        size = config.image_size if is_kept else plan.size
+        keeps = keep_grid and image_size is None and not getattr(config, "pos_grid", None)
+        size = config.image_size if keeps or plan.varies else plan.size
         if patch_size is not None and patch_size != config.patch_size:
             _check_decoder(reconstruction, config.patch_size)
             change_patch_size(network, patch_size, size)
@@ -291,7 +291,7 @@ def _read(
         )
     stripped = layout.strip(tensors)
     decoder = layout.decoder_in(stripped) if keep_decoder else None
-    rules = layout.rules_with(decoder, stripped)
+    rules = layout.rules_with(decoder, stripped, checkpoint.config)
     renamed = to_ours(stripped, rules)
     ours, decoding = without_decoder(renamed.tensors)
     spelling = Spelling(rules, stripped)

@@ -18,12 +18,13 @@ from vitcli.checkpoints.layouts.decoders import refuse_decoder
 from vitcli.checkpoints.layouts.layout import Expressed, Layout, Library
 from vitcli.checkpoints.layouts.texts import hf_write
 from vitcli.checkpoints.load import Model
-from vitcli.checkpoints.preprocess.hf import to_hf
+from vitcli.checkpoints.preprocess.hf import normalised_less, to_hf
 from vitcli.checkpoints.preprocess.timm import to_timm
 from vitcli.checkpoints.scoring import DESCRIBED
 from vitcli.errors import CheckpointError
 from vitcli.models.config import Config, ViTConfig
 from vitcli.models.swin_config import SwinConfig
+from vitcli.records import by
 
 FileDtype = Literal["fp32", "fp16", "bf16"]
 TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -59,7 +60,10 @@ def write_hf(model: Model, folder: Path, dtype: FileDtype) -> Written:
     values |= _problem_type(model)
     values["dtype"] = HF_DTYPES[dtype]
     _write_json(folder / "config.json", values)
-    _write_json(folder / "preprocessor_config.json", to_hf(model.preprocess))
+    plan, config = model.preprocess, form.config
+    if isinstance(config, ViTConfig) and config.pixel_norm:
+        plan = normalised_less(plan, config.pixel_norm)
+    _write_json(folder / "preprocessor_config.json", to_hf(plan))
     _write_tensors(folder / "model.safetensors", form.tensors, dtype)
     notes = (*notes, *_notes(model.config, form.config, "transformers"), *form.notes)
     notes = (*notes, *_mask_notes(model, form.config), *text_notes)
@@ -217,6 +221,11 @@ def _notes(before: Config, after: Config, library: str) -> list[str]:
             notes.append("prefix tokens had no position of their own: they get one of zeros")
         elif after.pos_prefix < before.pos_prefix:
             notes.append("the class token's position is added to the token itself")
+        if before.pos_grid not in (None, after.pos_grid):
+            notes.append(
+                f"positions are written for {by(before.image_size)}: {library} resamples them in "
+                "another way for other sizes"
+            )
         if before.rope and before.rope.periods and after.rope and not after.rope.periods:
             notes.append(
                 f"{library} computes the rotary periods exactly, this model has them rounded by up "
@@ -271,13 +280,16 @@ def _score_notes(model: Model) -> list[str]:
 def _made(layout: Layout, form: Expressed) -> dict[str, Made]:
     """The written tensors that hold each tensor of the model, found by reading the names back."""
     names = layout.strip(form.tensors)
-    rules = layout.rules_with(layout.decoder_in(names), names)
+    rules = layout.rules_with(layout.decoder_in(names), names, form.json)
     return to_ours({n: tensor.to("meta") for n, tensor in names.items()}, rules).made
 
 
 def _write_tensors(file: Path, state: Mapping[str, Tensor], dtype: FileDtype) -> None:
     kind = TORCH_DTYPES[dtype]
-    cast = {name: tensor.to(kind).contiguous().clone() for name, tensor in state.items()}
+    cast = {
+        name: (tensor.to(kind) if tensor.is_floating_point() else tensor).contiguous().clone()
+        for name, tensor in state.items()
+    }
     file.write_bytes(save(cast, metadata={"format": "pt"}))
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from vitcli.errors import DeviceError, UsageError, VitError, check_installed
 from vitcli.fleet.cluster import connected
-from vitcli.indexes.index import Index, open_index
+from vitcli.indexes.index import Index, open_files
 from vitcli.indexes.search import Finder, Found, Metric, merged, nearest
 from vitcli.stores import is_remote
 
@@ -97,5 +97,5 @@ def _search(
     rows: tuple[int, int],
 ) -> list[Found]:
     """Search some rows, in a process of the cluster."""
-    index = open_index(files)
+    index = open_files(files)
     return nearest(index, queries, k, metric=metric, threshold=threshold, within=rows, threads=1)

@@ -178,5 +178,8 @@ class _StoreReporter:
     def progress(self, progress: Progress) -> None:
         self.reporter.progress(progress)
 
+    def doing(self, what: str) -> None:
+        self.reporter.doing(what)
+
     def steps(self, what: str, done: int, total: int) -> None:
         self.reporter.steps(what, done, total)

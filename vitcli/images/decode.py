@@ -176,7 +176,7 @@ def _open(ref: ImageRef, limits: Limits, formats: str) -> Iterator[Image.Image]:
         with _identified(file, head, formats) as image:
             if tiff.is_tiff(image) and (note := tiff.settle(image)):
                 image.info[NOTE] = note
-            _check_pixels(image, limits)
+            check_pixels(image, limits)
             Image.MAX_IMAGE_PIXELS = limits.max_pixels  # an icon may be larger than its header says
             with _quiet_libtiff() if image.format == "TIFF" else nullcontext():
                 yield image
@@ -239,7 +239,7 @@ def _quiet_libtiff() -> Iterator[None]:
 @contextmanager
 def _quiet_pillow() -> Iterator[None]:
     """Turn off Pillow's warnings and log about odd metadata, and its pixel limit, which
-    `_check_pixels` replaces."""
+    `check_pixels` replaces."""
     saved, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     was_disabled, _PILLOW_TIFF.disabled = _PILLOW_TIFF.disabled, True
     try:
@@ -251,7 +251,8 @@ def _quiet_pillow() -> Iterator[None]:
         Image.MAX_IMAGE_PIXELS, _PILLOW_TIFF.disabled = saved, was_disabled
 
 
-def _check_pixels(image: Image.Image, limits: Limits) -> None:
+def check_pixels(image: Image.Image, limits: Limits) -> None:
+    """Raise ImageError for an image, or the current frame of one, with too many pixels."""
     pixels = image.width * image.height
     if pixels > limits.max_pixels:
         raise ImageError(

@@ -48,6 +48,12 @@ def settle(image: TiffImageFile) -> str:
     Raises ImageError for numbers without a known black and white.
     """
     _to_main_page(image)
+    return correct(image)
+
+
+def correct(image: TiffImageFile) -> str:
+    """Correct how Pillow reads the current page. Return a note for the user. Raises ImageError for
+    numbers without a known black and white."""
     tags = image.tag_v2
     if _DNG in tags:
         raise ImageError(ErrorType.UNREADABLE, f"DNG, a raw photograph: {EXPORT}")

@@ -29,8 +29,9 @@ from vitcli.files import PARTIAL, open_regular, real, whole_file
 from vitcli.indexes.blocks import exact_cosines, exact_lengths, iter_blocks
 from vitcli.indexes.files import GRAPH, beside
 from vitcli.indexes.index import Index
-from vitcli.indexes.parts import RawPart, TablePart
+from vitcli.indexes.parts import RawPart
 from vitcli.indexes.search import Found, Rows, Scores, best_of, check_queries
+from vitcli.indexes.tables import TablePart
 from vitcli.stores import is_remote
 
 VERSION = 1  # of the graph and its stamp: another one is made again

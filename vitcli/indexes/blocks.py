@@ -42,7 +42,8 @@ def read_block(
     norms = lengths(vectors)
     if not np.isfinite(norms).all():
         check_finite(index, vectors, start)
-        norms = np.sqrt(np.square(vectors, dtype=np.float64).sum(axis=1)).astype(np.float32)
+        with np.errstate(over="ignore"):  # a length beyond fp32 is infinity
+            norms = np.sqrt(np.square(vectors, dtype=np.float64).sum(axis=1)).astype(np.float32)
     if unit:
         vectors /= np.where(norms > 0, norms, 1)[:, None]
     return Block(start, vectors, norms)
@@ -71,7 +72,8 @@ def iter_blocks(
 
 def exact_lengths(vectors: NDArray[np.floating]) -> NDArray[np.float64]:
     """The length of each row in fp64, the same whatever the other rows are.  (n, D) -> (n,)"""
-    squares: NDArray[np.float64] = np.square(vectors, dtype=np.float64).sum(axis=1)
+    with np.errstate(over="ignore"):
+        squares: NDArray[np.float64] = np.square(vectors, dtype=np.float64).sum(axis=1)
     return np.sqrt(squares)
 
 

@@ -14,24 +14,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vitcli.errors import InputError, printable
-from vitcli.indexes.files import INDEX, beside, files_of, opened, read_meta
+from vitcli.indexes.files import INDEX, beside, open_if_there, opened, suffix_of
 from vitcli.indexes.lines import read_vector_lines
-from vitcli.indexes.names import Kind, ListNames, Names, TableNames, names_in_lines, names_in_npz
-from vitcli.indexes.parts import ArrayPart, Part, TablePart, Vectors, copied, read_part
+from vitcli.indexes.meta import SPACE, check_shape, read_meta, shown
+from vitcli.indexes.names import Kind, ListNames, Names, names_in_lines
+from vitcli.indexes.parts import ArrayPart, Part, Vectors, copied
+from vitcli.indexes.read import names_inside, read_part
+from vitcli.indexes.specs import Note, files_of
+from vitcli.indexes.tables import TableNames, TablePart
 from vitcli.stores import is_remote
-
-SPACE = {
-    "sha256": "the weights",
-    "kind": "what is embedded, images or texts",
-    "layers": "--layer",
-    "pool": "--pool",
-    "norm": "--norm",
-    "l2": "--l2",
-    "preprocess": "the preprocessing",
-    "patch_size": "--patch-size",
-    "quantize": "--quantize",
-}
-"""The fields of a meta file that decide which space a vector is in, and where each comes from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +95,8 @@ class Index:
         """Read the rows from `start` on into `out` (n, D)."""
         done = 0
         for number, low, high in self.spans(start, start + len(out)):
-            self.parts[number].fill(out[done : done + high - low], low)
+            with np.errstate(over="ignore"):  # fp64 beyond fp32 is infinity
+                self.parts[number].fill(out[done : done + high - low], low)
             done += high - low
 
     def read(self, start: int, stop: int) -> Vectors:
@@ -127,8 +119,9 @@ class Index:
 
 def check_finite(index: Index, vectors: Vectors, start: int) -> None:
     """Raise InputError for NaN or infinity in the rows from `start` on."""
-    if np.isfinite(vectors.sum(dtype=np.float64)):
-        return
+    with np.errstate(invalid="ignore"):
+        if np.isfinite(vectors.sum(dtype=np.float64)):
+            return
     bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
     if len(bad):
         row = start + int(bad[0])
@@ -151,16 +144,22 @@ def _spellings(path: str) -> Iterator[str]:
         yield os.path.relpath(path)
 
 
-def open_index(specs: Sequence[str]) -> Index:
-    """Open what `vit embed` has written: paths, patterns, names with braces, shards, URLs.
+def open_index(specs: Sequence[str], note: Note = lambda text: None) -> Index:
+    """Open what `vit embed` has written: paths, patterns, names with braces, shards, URLs. note: is
+    told of a shard that is read alone.
 
-    Raises InputError for files of another kind, and for files of different spaces, naming what
-    differs.
+    Raises InputError for files of another kind, for missing shards, and for files of different
+    spaces, naming what differs.
     """
+    return open_files(files_of(specs, note))
+
+
+def open_files(files: Sequence[str]) -> Index:
+    """Open files as one index. Raises InputError as `open_index` does, but not for shards."""
     parts: list[Part] = []
     named: list[Names] = []
     metas: list[dict[str, Any]] = []
-    for file in files_of(specs):
+    for file in files:
         handle = opened(file)
         meta = read_meta(file)
         part, names = _read(file, handle, meta)
@@ -169,42 +168,42 @@ def open_index(specs: Sequence[str]) -> Index:
                 f"{printable(file)} has {part.count:,} rows, and its index names {len(names):,}",
                 "they do not belong together: write both again with vit embed --overwrite",
             )
+        check_shape(file, meta, part.count, part.width)
         parts.append(part)
         named.append(names)
         metas.append(meta)
+    filled = [n for n, part in enumerate(parts) if part.count] or [0]
+    first = filled[0]
     for part, meta, names in zip(parts, metas, named, strict=True):
-        _check_space(parts[0], metas[0], part, meta)
-        if part.count and named[0].kind != names.kind:
+        _check_space(parts[first], metas[first], part, meta)
+        if part.count and named[first].kind != names.kind:
             raise InputError(
-                f"{printable(part.file)} names {names.kind}s, and {printable(parts[0].file)} "
-                f"{named[0].kind}s",
+                f"{printable(part.file)} names {names.kind}s, and {printable(parts[first].file)} "
+                f"{named[first].kind}s",
                 "search them one after the other",
             )
-    filled = [n for n, part in enumerate(parts) if part.count] or [0]
-    return Index(tuple(parts[n] for n in filled), tuple(named[n] for n in filled), metas[filled[0]])
+    return Index(tuple(parts[n] for n in filled), tuple(named[n] for n in filled), metas[first])
 
 
 def _read(file: str, handle: BinaryIO, meta: Mapping[str, Any]) -> tuple[Part, Names]:
     """The rows of a file, and their names."""
-    if file.partition("?")[0].lower().endswith(".jsonl"):
-        is_half = meta.get("array_dtype") == "float16"
-        return read_vector_lines(file, handle, "float16" if is_half else "float32")
+    if suffix_of(file) == ".jsonl" and not file.endswith(INDEX):
+        return read_vector_lines(file, handle, meta)
     part = read_part(file, handle)
     return part, _names(part, handle, file)
 
 
-def _names(part: Part, handle: Any, file: str) -> Names:
+def _names(part: Part, handle: BinaryIO, file: str) -> Names:
     """The names of the rows of a file: next to it, or else in it."""
     if isinstance(part, TablePart):
         return TableNames(part)
     name = beside(file, INDEX)
-    try:
-        return names_in_lines(name, opened(name))
-    except InputError as error:
-        if "no such file" not in error.message:
-            raise
-    if file.lower().partition("?")[0].endswith(".npz"):
-        return names_in_npz(file, handle)
+    lines = open_if_there(name)
+    if lines is not None:
+        return names_in_lines(name, lines)
+    inside = names_inside(file, handle)
+    if inside is not None:
+        return inside
     raise InputError(
         f"{printable(file)} has no {printable(name)} next to it, which names its rows",
         "vit embed writes both; move them together. In Python, give an array and paths=",
@@ -229,21 +228,24 @@ def _check_space(first: Part, one: Mapping[str, Any], part: Part, other: Mapping
         if one.get(name) != other.get(name):
             raise InputError(
                 f"{printable(part.file)} and {printable(first.file)} differ in {origin}: "
-                f"{_short(other.get(name))} and {_short(one.get(name))}",
+                f"{shown(other.get(name))} and {shown(one.get(name))}",
                 "an index is of one model and one set of options",
             )
-
-
-def _short(value: object) -> str:
-    return str(value)[:60] if value is not None else "none"
 
 
 def index_of(array: ArrayLike, paths: Sequence[str | os.PathLike[str]] | None = None) -> Index:
     """The index of an array (N, D) in Python. Without `paths` its rows are named by their numbers.
 
-    Raises InputError for an array of another shape, or as many paths as rows are not given.
+    Raises InputError for an array of another kind or shape, and for more or fewer paths than rows.
     """
-    values = np.asarray(array)
+    try:
+        values = np.asarray(array)
+    except (ValueError, TypeError, RuntimeError):  # rows of several lengths; a tensor on a GPU
+        raise InputError(
+            "the index cannot be read as an array of NumPy", "give floats (N, D)"
+        ) from None
+    if isinstance(array, np.ma.MaskedArray) and np.ma.is_masked(array):
+        raise InputError("the index has masked numbers", "give floats (N, D)")
     if values.ndim != 2 or values.dtype.kind != "f" or not values.shape[1]:
         raise InputError(
             f"an array of {values.dtype} {values.shape} is not an index", "give floats (N, D)"

@@ -8,17 +8,17 @@ import mmap
 import os
 import re
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, BinaryIO, Literal, Protocol
+from typing import Any, BinaryIO, Literal, NoReturn, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vitcli.errors import InputError, printable
-from vitcli.indexes.parts import COLUMN, TablePart, member_start
+from vitcli.indexes.arrays import Stored, check_size, read_member
 
 Kind = Literal["path", "text"]
 ROW = b'{"row":'  # how each line of an index begins
@@ -66,13 +66,26 @@ class ListNames:
         return None
 
 
-def name_in(record: dict[str, Any]) -> tuple[str, Kind]:
-    """The name in a record of an index: its path, byte for byte, or its text."""
+def name_in(record: Mapping[str, Any]) -> tuple[str, Kind]:
+    """The name in a record of an index: its path, byte for byte, or its text. Raises KeyError,
+    TypeError, ValueError for a record of another kind."""
     if "text" in record:
-        return str(record["text"]), "text"
-    if "path_bytes" in record and record["path_bytes"] is not None:
-        return os.fsdecode(base64.b64decode(record["path_bytes"])), "path"
-    return str(record["path"]), "path"
+        return checked_name(record["text"], "text"), "text"
+    if record.get("path_bytes") is not None:
+        raw = base64.b64decode(record["path_bytes"], validate=True)
+        return checked_name(os.fsdecode(raw), "path"), "path"
+    return checked_name(record["path"], "path"), "path"
+
+
+def checked_name(name: object, kind: Kind) -> str:
+    """A name that can be written, or opened. Raises TypeError, ValueError for another one."""
+    if not isinstance(name, str):
+        raise TypeError("it is not a text")
+    if not name.isascii():
+        name.encode("utf-8", "surrogateescape" if kind == "path" else "strict")
+    if kind == "path" and "\0" in name:
+        raise ValueError("it has a character NUL")
+    return name
 
 
 def names_in_lines(file: str, handle: BinaryIO) -> Names:
@@ -91,8 +104,11 @@ def names_in_lines(file: str, handle: BinaryIO) -> Names:
                 continue
             if record["row"] != len(names):
                 raise ValueError
-            name, kind = name_in(record)
-        except (ValueError, KeyError, TypeError):
+            name, its = name_in(record)
+            if names and its != kind:
+                raise ValueError
+            kind = its
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise InputError(
                 f"{printable(file)}, line {number}, is not a line of an index",
                 'each is {"row": 0, "path": "a.jpg"}, and rows count from 0',
@@ -129,33 +145,42 @@ class LineNames:
 
     @cached_property
     def kind(self) -> Kind:
-        return name_in(self._record(0))[1] if len(self) else "path"
+        return self._record(0)[1] if len(self) else "path"
 
     def __len__(self) -> int:
         return len(self._starts)
 
     def __getitem__(self, row: int) -> str:
-        return name_in(self._record(row))[0]
+        name, kind = self._record(row)
+        if kind != self.kind:
+            self._refuse(row)
+        return name
 
     def __iter__(self) -> Iterator[str]:
         return (self[row] for row in range(len(self)))
 
-    def _record(self, row: int) -> dict[str, Any]:
+    def _record(self, row: int) -> tuple[str, Kind]:
         start = int(self._starts[row])
         line = self._text[start : self._text.find(b"\n", start)]
         try:
             record = json.loads(line)
-            if record["row"] == row and ("path" in record or "text" in record):
-                return dict(record)
-        except (ValueError, KeyError, TypeError):
+            if record["row"] == row:
+                return name_in(record)
+        except (ValueError, KeyError, TypeError, RecursionError):
             pass
+        self._refuse(row)
+
+    def _refuse(self, row: int) -> NoReturn:
         raise InputError(
             f"{printable(self._file)} has no line for row {row} where it should be",
             "it has been changed; write it again: vit embed --overwrite",
         )
 
     def find(self, name: str) -> int | None:
-        raw = os.fsencode(name) if not name.isascii() else name.encode()
+        try:
+            raw = os.fsencode(name)
+        except UnicodeEncodeError:  # a surrogate that stands for no byte
+            return None
         shown = raw.decode("utf-8", "replace")
         spelled = {
             json.dumps(shown, ensure_ascii=ascii_only).encode() for ascii_only in (False, True)
@@ -178,26 +203,31 @@ class LineNames:
 class UnicodeNames:
     """The array `paths` or `texts` of an `.npz` file: characters of four bytes, one length."""
 
-    handle: BinaryIO
-    offset: int
-    count: int
-    dtype: np.dtype[Any]
+    file: str
+    array: Stored
     kind: Kind
 
     def __len__(self) -> int:
-        return self.count
+        return self.array.shape[0]
 
     def __getitem__(self, row: int) -> str:
-        return str(self._read(row, row + 1)[0])
+        return self._read(row, row + 1)[0]
 
     def __iter__(self) -> Iterator[str]:
-        for start in range(0, self.count, AT_ONCE):
-            yield from map(str, self._read(start, min(self.count, start + AT_ONCE)))
+        for start in range(0, len(self), AT_ONCE):
+            yield from self._read(start, min(len(self), start + AT_ONCE))
 
-    def _read(self, start: int, stop: int) -> NDArray[np.str_]:
-        size = self.dtype.itemsize
-        data = os.pread(self.handle.fileno(), (stop - start) * size, self.offset + start * size)
-        return np.frombuffer(data, self.dtype)
+    def _read(self, start: int, stop: int) -> list[str]:
+        size, descriptor = self.array.dtype.itemsize, self.array.handle.fileno()
+        data = os.pread(descriptor, (stop - start) * size, self.array.offset + start * size)
+        try:
+            names: list[str] = np.frombuffer(data, self.array.dtype, stop - start).tolist()
+            return [checked_name(name, self.kind) for name in names]
+        except ValueError:  # cut off, or no Unicode
+            raise InputError(
+                f"{printable(self.file)} has damaged {self.kind}s",
+                "write it again: vit embed --overwrite",
+            ) from None
 
     def find(self, name: str) -> int | None:
         for row, other in enumerate(self):
@@ -207,66 +237,15 @@ class UnicodeNames:
 
 
 def names_in_npz(file: str, handle: BinaryIO) -> Names:
-    """The names in an `.npz` file of `vit embed`. Raises InputError if it has none."""
+    """The names in an `.npz` file of `vit embed`. Raises InputError if it has none, ValueError."""
     kinds: tuple[Kind, ...] = ("path", "text")
     with zipfile.ZipFile(handle) as archive:
         for kind in kinds:
-            name = f"{kind}s.npy"
-            if name not in archive.namelist():
+            if f"{kind}s.npy" not in archive.namelist():
                 continue
-            entry = archive.getinfo(name)
-            if entry.compress_type != zipfile.ZIP_STORED:
-                with archive.open(entry) as inside:
-                    read = np.lib.format.read_array(inside, allow_pickle=False)
-                return ListNames(read.tolist(), kind)
-            handle.seek(member_start(handle, entry))
-            np.lib.format.read_magic(handle)
-            shape, _, dtype = np.lib.format.read_array_header_1_0(handle)
-            if dtype.kind != "U" or len(shape) != 1:
+            array = read_member(archive, handle, f"{kind}s.npy")
+            if array.dtype.kind != "U" or not array.dtype.itemsize or len(array.shape) != 1:
                 raise InputError(f"{printable(file)}: {kind}s is not an array of texts")
-            return UnicodeNames(handle, handle.tell(), shape[0], dtype, kind)
+            check_size(file, array.end - array.offset, array.shape, array.dtype)
+            return UnicodeNames(file, array, kind)
     raise InputError(f"{printable(file)} has no array paths, which names the rows")
-
-
-class TableNames:
-    """The column `path` or `text` of a Parquet file, where it has a vector."""
-
-    def __init__(self, part: TablePart) -> None:
-        columns = [c for c in ("path", "path_bytes", "text") if c in part.table.schema_arrow.names]
-        if not columns or columns == ["path_bytes"]:
-            raise InputError(f"{printable(part.file)} has no column path, which names the rows")
-        self.kind: Kind = "path" if "path" in columns else "text"
-        self._table: Any = None
-        for group in range(part.table.num_row_groups):
-            read = part.table.read_row_group(group, columns=[*columns, COLUMN])
-            named = read.filter(read.column(COLUMN).is_valid()).select(columns)
-            self._table = _joined(self._table, named)
-
-    def __len__(self) -> int:
-        return 0 if self._table is None else int(self._table.num_rows)
-
-    def __getitem__(self, row: int) -> str:
-        return self._names(self._table.slice(row, 1))[0]
-
-    def __iter__(self) -> Iterator[str]:
-        for start in range(0, len(self), AT_ONCE):
-            yield from self._names(self._table.slice(start, AT_ONCE))
-
-    def _names(self, table: Any) -> list[str]:
-        names: list[str] = table.column(self.kind).to_pylist()
-        if "path_bytes" in table.column_names:
-            raw = table.column("path_bytes").to_pylist()
-            names = [os.fsdecode(r) if r else n for r, n in zip(raw, names, strict=True)]
-        return names
-
-    def find(self, name: str) -> int | None:
-        for row, other in enumerate(self):
-            if other == name:
-                return row
-        return None
-
-
-def _joined(table: Any, more: Any) -> Any:
-    import pyarrow as pa
-
-    return more if table is None else pa.concat_tables([table, more])

@@ -97,6 +97,9 @@ class Reporter(Protocol):
 
     def progress(self, progress: Progress) -> None: ...
 
+    def doing(self, what: str) -> None:
+        """Receive what the run does now, and cannot count: reading the index."""
+
     def steps(self, what: str, done: int, total: int) -> None:
         """Receive the number of steps that are done, of all; `what` names them: texts."""
 
@@ -109,6 +112,8 @@ class NullReporter:
     def listing(self, count: Callable[[], int | None]) -> None: ...
 
     def progress(self, progress: Progress) -> None: ...
+
+    def doing(self, what: str) -> None: ...
 
     def steps(self, what: str, done: int, total: int) -> None: ...
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from vitcli.errors import OutputError, printable
 from vitcli.files import open_regular, real
-from vitcli.indexes.files import GRAPH, INDEX, META, beside, files_of
+from vitcli.indexes.files import GRAPH, INDEX, META, beside
 from vitcli.indexes.index import Index
+from vitcli.indexes.specs import files_of
 from vitcli.jobs.apart import Read, check_apart, identity_of, written_of
 from vitcli.jobs.named import archive_of
 from vitcli.stores import is_remote

@@ -89,8 +89,8 @@ class Run:
         self, forward: pipeline.Forward, *, fills: bool
     ) -> tuple[Callable[[], int], pipeline.Forward]:
         """Return two functions: one returns how many images to read next, the other runs them. With
-        `fills`, images of several sizes are read MIXED at a time, so that most batches of one size
-        are full. A CPU, which computes a few images at a time, does not need that."""
+        `fills`, enough images of several sizes are read to fill most batches of one size; a CPU,
+        which computes a few images at a time, does not need that."""
         size = self.running.batch_size
         growing = GrowingBatch(self.reporter.note) if size == "auto" else None
         batch: Callable[[], int] = growing or (lambda: cast(int, size))

@@ -9,7 +9,7 @@ block.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import torch
@@ -137,7 +137,7 @@ def similarity(
         else:
             query = patches.mean(dim=1)
             if isinstance(network, VisionTransformer) and network.config.class_token:
-                query = network.class_token_of(replace(tokens, x=x))
+                query = x[:, list(network.config.pooled_tokens)].mean(dim=1)
         cosine = F.cosine_similarity(patches.float(), query[:, None].float(), dim=-1)
         maps[layer] = _on_grid(cosine[:, None], tokens.grid)
     return AttentionMaps(maps, network.logits(states) if wants_logits else None)
@@ -283,8 +283,8 @@ def _rows(network: VisionTransformer, tokens: Tokens, points: Tensor | None) -> 
     if points is not None:
         return (tokens.num_prefix + _index(points, tokens.grid))[:, None]
     if network.config.class_token:
-        count = network.config.num_class_tokens
-        return torch.arange(count, device=tokens.x.device).expand(len(tokens.x), count)
+        own = torch.tensor(network.config.pooled_tokens, device=tokens.x.device)
+        return own.expand(len(tokens.x), -1)
     return None
 
 
@@ -295,7 +295,7 @@ def _head_row(network: VisionTransformer, x: Tensor) -> Tensor:
     if "mean" in config.pool:
         row[:, config.num_prefix :] = 1 / (x.shape[1] - config.num_prefix)
     if "cls" in config.pool:
-        row[:, : config.num_class_tokens] = 1 / config.num_class_tokens
+        row[:, list(config.pooled_tokens)] = 1 / len(config.pooled_tokens)
     if config.dist_head:
         row[:, 1] = 1.0
     return row / row.sum(dim=1, keepdim=True)

@@ -20,6 +20,8 @@ from vitcli.models.fields import (
 from vitcli.models.swin_config import SwinConfig
 from vitcli.records import Size, by
 
+Triple = tuple[float, float, float]
+
 RelResize = Literal["geometric", "bilinear"]
 _NORMS = {"layer": "LayerNorm", "rms": "RMSNorm"}
 
@@ -42,12 +44,14 @@ class ViTConfig(BlockConfig):
     in_chans: int = 3
     class_token: bool = True
     num_class_tokens: int = 1  # with several, cls is their mean, as in Pixio
+    summary: tuple[int, ...] = ()  # or cls joins these of them, counted from 0, as in RADIO
     dist_token: bool = False
     dist_head: bool = False  # logits are the mean of head(class token) and head_dist(dist. token)
     num_registers: int = 0
     pos_embed: bool = True
     pos_prefix: int = 1
     pos_resize: PosResize = "bicubic"
+    pos_grid: Size | None = None  # of the table, where it is not that of the image, as in RADIO
     rel_bias: Literal["none", "block", "shared"] = "none"  # BEiT's: a table a block, or one for all
     rel_resize: RelResize = "geometric"
     fixed_grid: bool = False  # positions are defined for `grid` alone
@@ -55,6 +59,7 @@ class ViTConfig(BlockConfig):
     patch_bias: bool = True
     patch_norm: bool = False  # a norm of the embedded patches, as in AIMv2
     pre_norm: bool = False  # a norm before the first block, as in CLIP
+    pixel_norm: tuple[Triple, Triple] | None = None  # mean and std that the source's model applies
     pool: Pool = "cls"
     pool_heads: int = 0  # of the attention pooling; 0: as many as in the blocks
     pool_hidden_dim: int = 0  # of the attention pooling; 0: as in the blocks
@@ -99,6 +104,10 @@ class ViTConfig(BlockConfig):
         width = self.embed_dim // self.num_heads
         if self.pos_prefix and not self.pos_embed:
             raise CheckpointError("prefix tokens need a table for their positions")
+        if self.pos_grid and (not self.pos_embed or self.pos_prefix):
+            raise CheckpointError("a grid of positions needs a table of patches alone")
+        for side in self.pos_grid or ():
+            check_count("pos_grid", side, 1, LIMITS["pos_grid"])
         if self.rope and width % 4:
             raise CheckpointError(
                 f"rotary positions need heads of a width that 4 divides, this model's have {width}"
@@ -114,6 +123,10 @@ class ViTConfig(BlockConfig):
     def _check_pool(self) -> None:
         if "cls" in self.pool and not self.class_token:
             raise CheckpointError(f"pool={self.pool} needs a class token, this model has none")
+        if self.summary and not self.class_token:
+            raise CheckpointError("a summary needs class tokens, this model has none")
+        for number in self.summary:
+            check_count("summary", number, 0, self.num_class_tokens - 1)
         check_count("pool_heads", self.pool_heads, 0, LIMITS["num_heads"])
         check_count("pool_hidden_dim", self.pool_hidden_dim, 0, LIMITS["hidden_dim"])
         if self.pool_heads and self.embed_dim % self.pool_heads:
@@ -134,9 +147,26 @@ class ViTConfig(BlockConfig):
         return classes + int(self.dist_token) + self.num_registers
 
     @property
+    def table_grid(self) -> Size:
+        """The grid (h, w) of the table of positions."""
+        return self.pos_grid or self.grid
+
+    @property
+    def pooled_tokens(self) -> tuple[int, ...]:
+        """The class tokens that cls averages, or joins for a summary, counted from 0."""
+        return self.summary or tuple(range(self.num_class_tokens))
+
+    @property
+    def class_dim(self) -> int:
+        """The width of cls: D, or D for each token of a summary."""
+        return self.embed_dim * max(1, len(self.summary))
+
+    @property
     def pooled_dim(self) -> int:
-        """The width of the head's input: D for each of its blocks, and D more for cls+mean."""
-        return self.embed_dim * (self.head_blocks + (self.pool == "cls+mean"))
+        """The width of the head's input: that of cls for each of its blocks, and D for mean."""
+        if "cls" not in self.pool:
+            return self.embed_dim
+        return self.class_dim * self.head_blocks + self.embed_dim * (self.pool == "cls+mean")
 
     @property
     def joint_dim(self) -> int:
@@ -168,10 +198,14 @@ class ViTConfig(BlockConfig):
         prefix = [f"{several}class"] * self.class_token + ["distillation"] * self.dist_token
         prefix += [f"{self.num_registers} registers"] * bool(self.num_registers)
         counted = " + ".join([*prefix, f"{patches} patches"])
+        cls = "the mean of the class tokens" if several else "the class token"
+        if self.summary:
+            joined = ", ".join(str(number + 1) for number in self.summary)
+            cls = f"the summary: class token{'s' * (len(self.summary) > 1)} {joined}, joined"
         pools = {
-            "cls": "the mean of the class tokens" if several else "the class token",
+            "cls": cls,
             "mean": "the mean of the patches",
-            "cls+mean": "the class token and the mean of the patches",
+            "cls+mean": f"{cls if self.summary else 'the class token'} and the mean of the patches",
             "map": "attention pooling",
         }
         if self.pool_heads:
@@ -225,6 +259,8 @@ class ViTConfig(BlockConfig):
         covered = "patches only" if not self.pos_prefix else f"{self.pos_prefix + patches}"
         if self.pos_embed:
             again = "" if self.fixed_grid else f", resampled {self.pos_resize} for another grid"
+            if self.pos_grid:
+                covered += f", a table of {by(self.pos_grid)}"
             if self.any_grid:
                 covered = f"a grid of {by(self.grid)}"
             yield covered + again

@@ -43,7 +43,8 @@ def parameters(config: Config) -> int:
     norm = of_norm * width
     inputs = config.in_chans * config.patch_size[0] * config.patch_size[1]
     patch_embed = width * inputs + width * config.patch_bias + norm * config.patch_norm
-    tokens = width * (config.num_prefix + config.pos_embed * (config.pos_prefix + _patches(config)))
+    table = config.pos_prefix + config.table_grid[0] * config.table_grid[1]
+    tokens = width * (config.num_prefix + config.pos_embed * table)
     attention = 3 * width * (width + config.qkv_bias) + 2 * width * config.qv_bias
     attention += width * (width + config.proj_bias) + norm * config.attn_norm
     gated = config.ffn == "swiglu"

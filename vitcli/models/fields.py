@@ -11,7 +11,13 @@ from vitcli.records import Size
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu"]
 Pool = Literal["cls", "mean", "cls+mean", "map"]
 PosResize = Literal[
-    "bicubic", "bicubic-antialias", "bicubic-offset", "bilinear", "bilinear-antialias"
+    "bicubic",
+    "bicubic-antialias",
+    "bicubic-offset",
+    "bilinear",
+    "bilinear-antialias",
+    "bilinear-square",
+    "bilinear-square-corners",
 ]
 
 # Far beyond the largest published ViT (22 B parameters: width 6144, depth 48). A config that claims
@@ -25,6 +31,7 @@ LIMITS = {
     "num_registers": 1024,
     "stages": 8,
     "window": 512,
+    "pos_grid": 1024,
 }
 _MAX_IMAGE_SIDE = 16_384
 MAX_CLASSES = 1_000_000

@@ -20,6 +20,9 @@ def resize_pos_embed(pos: Tensor, old: Size, new: Size, prefix: int, how: PosRes
     - *bicubic-offset*: by scale factor with 0.1 added. DINO's and DINOv2's own code.
     - *bilinear*: Google's JAX checkpoints, as timm reads them.
     - *bilinear-antialias*: TIPSv2 in transformers.
+    - *bilinear-square*: to a square of the longer side, then cut at the bottom and on the right.
+      RADIO in transformers, and NVIDIA's own code since C-RADIOv4.
+    - *bilinear-square-corners*: the same with aligned corners. NVIDIA's code of older models.
     """
     if old == new:
         return pos
@@ -28,6 +31,10 @@ def resize_pos_embed(pos: Tensor, old: Size, new: Size, prefix: int, how: PosRes
     if how == "bicubic-offset":
         scale = tuple((n + 0.1) / o for n, o in zip(new, old, strict=True))
         grid = F.interpolate(grid, scale_factor=scale, mode="bicubic")
+    elif how in ("bilinear-square", "bilinear-square-corners"):
+        corners, side = how.endswith("corners"), max(new)
+        grid = F.interpolate(grid, size=(side, side), mode="bilinear", align_corners=corners)
+        grid = grid[..., : new[0], : new[1]]
     else:
         mode, _, antialias = how.partition("-")
         grid = F.interpolate(grid, size=new, mode=mode, antialias=antialias == "antialias")

@@ -70,7 +70,7 @@ class VisionTransformer(nn.Module):
             self.dist_token = nn.Parameter(torch.zeros(1, 1, dim))
         if config.num_registers:
             self.register_tokens = nn.Parameter(torch.zeros(1, config.num_registers, dim))
-        positions = config.pos_prefix + config.grid[0] * config.grid[1]
+        positions = config.pos_prefix + config.table_grid[0] * config.table_grid[1]
         if config.pos_embed:
             self.pos_embed = nn.Parameter(torch.zeros(1, positions, dim))
         if config.rope:
@@ -212,6 +212,7 @@ class VisionTransformer(nn.Module):
 
     def pool(self, tokens: Tokens, how: Pooling) -> Tensor:
         """One vector for each image, (B, D); (B, 2*D) for cls+mean; (B, N', D) for patches, tokens.
+        The class tokens of a summary are joined, not averaged.
 
         `mean`, `map` and `patches` use the patch tokens alone; `map` also the prefix tokens if the
         config's `pool_prefix` is set.
@@ -233,7 +234,10 @@ class VisionTransformer(nn.Module):
                 return tokens.x
 
     def class_token_of(self, tokens: Tokens) -> Tensor:
-        """The class token, or the mean of several.  (B, D)"""
+        """The class token, the mean of several, or the tokens of a summary, joined.
+        (B, D) or (B, n*D)"""
+        if self.config.summary:
+            return tokens.x[:, list(self.config.summary)].flatten(1)
         count = self.config.num_class_tokens
         return tokens.x[:, 0] if count == 1 else tokens.x[:, :count].mean(dim=1)
 
@@ -273,15 +277,17 @@ class VisionTransformer(nn.Module):
             raise UsageError(f"pool {pool} needs a class token, and this model has none")
         if pool == "map" and config.pool != "map":
             raise UsageError("pool map needs an attention-pooling head, and this model has none")
-        dim = config.embed_dim * len(layers)
+        dim, layered = config.embed_dim * len(layers), len(layers)
         patches = config.grid[0] * config.grid[1]
         match pool:
             case "patches":
                 return patches, dim
             case "tokens":
                 return config.num_prefix + patches, dim
+            case "cls":
+                return (config.class_dim * layered,)
             case "cls+mean":
-                return (2 * dim,)
+                return (config.class_dim * layered + dim,)
             case _:
                 return (dim,)
 
@@ -334,7 +340,7 @@ class VisionTransformer(nn.Module):
         """Change the model's image size to (height, width), and resample the position embeddings
         for it."""
         new = replace(self.config, image_size=image_size)
-        if self.config.pos_embed:
+        if self.config.pos_embed and self.config.pos_grid is None:
             self.pos_embed = nn.Parameter(self._positions_for(new.grid).clone())
         elif self.config.fixed_grid:
             self._check_grid(new.grid)
@@ -350,7 +356,7 @@ class VisionTransformer(nn.Module):
         config = self.config
         self._check_grid(grid)
         return resize_pos_embed(
-            self.pos_embed, config.grid, grid, config.pos_prefix, config.pos_resize
+            self.pos_embed, config.table_grid, grid, config.pos_prefix, config.pos_resize
         )
 
     def _check_grid(self, grid: Size) -> None:

@@ -66,12 +66,12 @@ def write_map(file: IO[bytes], data: MapData) -> None:
     before, _, after = text.partition(DATA)
     file.write(before.encode())
     arrays: dict[str, NDArray[np.generic]] = {
-        "x": data.x.astype("<f4"),
-        "y": data.y.astype("<f4"),
+        "x": _single(data.x),
+        "y": _single(data.y),
     }
     if data.clusters is not None and data.distances is not None:
         arrays["cluster"] = _packed(data.clusters)
-        arrays["distance"] = data.distances.astype("<f4")
+        arrays["distance"] = _single(data.distances)
     if data.labels is not None:
         arrays["label"] = _packed(data.labels.codes)
     for name, array in arrays.items():
@@ -103,6 +103,12 @@ def shared_lines(paths: Iterable[str]) -> Iterator[str]:
         units = len(name[:shared].encode("utf-16-le")) // 2
         yield f"{units} {_inert(name[shared:])[1:-1]}\n"
         before = name
+
+
+def _single(numbers: NDArray[np.float64]) -> NDArray[np.float32]:
+    """The numbers in fp32; the largest of fp32 stands for those beyond it."""
+    most = float(np.finfo(np.float32).max)
+    return numbers.clip(-most, most).astype("<f4")
 
 
 def _packed(numbers: NDArray[np.int64]) -> NDArray[np.generic]:

@@ -119,7 +119,7 @@ def _write(
     names = [pa.field(name, pa.type_for_alias(kind)) for name, kind in named.items()]
     schema = pa.schema([*names, field, pa.field("error", error)])
     made = file.rewrite(TABLE)
-    with pq.ParquetWriter(made, schema, compression="zstd") as writer:
+    with pq.ParquetWriter(made, schema, compression="zstd", write_page_checksum=True) as writer:
         for records in _groups(lines, group_rows):
             columns = [pa.array([_named(r, f.name) for r in records], f.type) for f in names]
             errors = pa.array([record.get("error") for record in records], error)

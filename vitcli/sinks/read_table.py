@@ -26,4 +26,6 @@ def read_columns(file: Path, names: Set[str]) -> Iterator[dict[str, Any]]:
             for batch in table.iter_batches(columns=columns):
                 yield from batch.to_pylist()
     except (OSError, pa.ArrowException) as error:
-        raise InputError(f"cannot read {printable(str(file))}: {error}") from None
+        raise InputError(
+            f"cannot read {printable(str(file))}: {error}", "is it a Parquet file?"
+        ) from None

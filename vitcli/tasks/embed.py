@@ -148,12 +148,14 @@ def _computation(job: EmbedJob, run: Run, holds_any: bool, specs: Sequence[Spec]
     if grids_differ and not holds_any:
         check_one_size(model, f"an array of --pool {pool}")
     engine = open_model(model, output, job.running, note)
+    summary = getattr(model.config, "summary", ())
     meta = {
         **describe_model(model),
         **described_options(job.options),
         **({} if grids_differ else {"row_shape": list(shape)}),
         "layers": layers,
         "pool": pool,
+        **({"class_tokens": [number + 1 for number in summary]} if summary else {}),
         "norm": job.norm,
         "l2": job.l2,
         "engine": job.running.engine,

@@ -10,6 +10,7 @@ from vitcli.errors import CheckpointError, VitError, printable
 from vitcli.jobs.job import DEFAULT_MODEL, ModelOptions
 from vitcli.jobs.loading import load_model
 from vitcli.jobs.word_head import open_tokenizer
+from vitcli.models.config import ViTConfig
 from vitcli.models.cost import cost
 from vitcli.models.swin_config import SwinConfig
 from vitcli.records import by
@@ -135,6 +136,9 @@ def _resampled(model: Model) -> list[str]:
         old, new, unit = stored.grid, config.grid, "patches"
         now = by(config.patch_size)
         notes = [f"the patch embedding of {by(patch)} pixels is resampled for {now}"]
+    if isinstance(config, ViTConfig) and config.pos_grid:
+        table = f"position embeddings of {by(config.pos_grid)} patches"
+        return [*notes, f"{table} are resampled for {by(config.grid)}"]
     if old == new:
         return notes
     if isinstance(config, SwinConfig) or not (config.pos_embed or config.rel_bias != "none"):

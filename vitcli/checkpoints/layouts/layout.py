@@ -69,6 +69,8 @@ HF_FIELDS = {
 # The fields of a ViT that few layouts can express: the usual value, and the obstacle in words.
 RARE: dict[str, tuple[object, str]] = {
     "num_class_tokens": (1, "several class tokens"),
+    "summary": ((), "a summary of joined class tokens"),
+    "pos_grid": (None, "a table of positions with a grid of its own"),
     "pos_embed": (True, "no table of positions"),
     "rope": (None, "rotary positions"),
     "rel_bias": ("none", "relative positions"),
@@ -209,11 +211,12 @@ class Layout:
     is a note for files without a config, because their names also fit another model.
 
     To read its files: `rules` returns the rules for one file, as some names mean different things
-    in different files. `read_config` gets the tensors in vitcli's names, the JSON, and the number
-    of heads if the user gives it or `num_heads` reads it from the tensors. Without a JSON, it gets
-    that of `buffers`: sizes that only dropped tensors show. With `needs_config`, a file needs a
-    config because its tensors do not show all sizes. `config_tensors` are vitcli's names for
-    tensors that only `read_config` reads: they become part of the config, and not of the network.
+    in different files; `rules_by_config` does so where only the JSON shows what they mean.
+    `read_config` gets the tensors in vitcli's names, the JSON, and the number of heads if the user
+    gives it or `num_heads` reads it from the tensors. Without a JSON, it gets that of `buffers`:
+    sizes that only dropped tensors show. With `needs_config`, a file needs a config because its
+    tensors do not show all sizes. `config_tensors` are vitcli's names for tensors that only
+    `read_config` reads: they become part of the config, and not of the network.
     `fields` maps the fields of vitcli's config to the JSON's keys. `decoders` are those of masked
     pre-training, `texts` reads a text tower. `notes` returns notes for the user.
 
@@ -241,6 +244,7 @@ class Layout:
     doubt: str = ""
     decoders: Decoders | None = None
     texts: Texts | None = None
+    rules_by_config: Callable[[Tensors, Json], tuple[Rule, ...]] | None = None
     notes: Callable[[Config, Json], tuple[str, ...]] = lambda config, json: ()
     words: Words = "own"
     json_words: Words | None = None
@@ -262,9 +266,10 @@ class Layout:
         """The decoder of masked pre-training in a file with these names."""
         return self.decoders.find(names) if self.decoders else None
 
-    def rules_with(self, decoder: Decoder | None, tensors: Tensors) -> tuple[Rule, ...]:
+    def rules_with(self, decoder: Decoder | None, tensors: Tensors, json: Json) -> tuple[Rule, ...]:
         """The rules for one file, including those of its decoder, if one is given."""
-        rules = self.rules(tensors)
+        by_config = self.rules_by_config
+        rules = self.rules(tensors) if by_config is None else by_config(tensors, json)
         return rules if decoder is None else decoder.among(rules)
 
 

@@ -27,7 +27,7 @@ from vitcli.checkpoints.layouts.layout import (
     shape,
 )
 from vitcli.checkpoints.layouts.timm_write import adapt, notes, refusals, write_config
-from vitcli.checkpoints.preprocess.published import BEIT3, INTERNVIT, Family
+from vitcli.checkpoints.preprocess.published import BEIT3, INTERNVIT, RADIO, Family
 from vitcli.errors import CheckpointError
 from vitcli.models.config import Config, ViTConfig
 from vitcli.models.fields import Activation, Pool
@@ -43,7 +43,7 @@ _SIZES = (
 )
 _PARTS = (
     r"\d+(x1)?|clip|quickgelu|siglip|gap|map|reg\d+|plus|dinov2|tipsv2|miil|distilled|"
-    "in21k|in1k|in21ft1k|dino|sam|mae|laion2b"
+    r"in21k|in1k|in21ft1k|dino|sam|mae|laion2b|radio_v\d+"
 )
 ARCHITECTURES = (
     rf"vit_(deit_)?({_SIZES})(_distilled)?_patch\d+(_({_PARTS}))*"
@@ -110,6 +110,7 @@ NUM_HEADS = {
     (1536, 40): 24,
     (1664, 48): 16,
 }
+RADIO_REGISTERS = {"radio_v3": 7, "radio_v4": 9}
 HEADS_BY_NAME = {"vit_base_patch16_gap_224": 16, "vit_giantopt_": 16}
 TANH_GELU = re.compile(
     r"vit_(base_patch32|large_patch16_siglip_(gap_)?512|so400m_patch16|giantopt_patch16)"
@@ -149,7 +150,8 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTCon
         registers = shape(tensors, "register_tokens", 3)[1]
     else:  # the config or the name may show that the file lacks them
         match = re.search(r"_reg(\d+)_", name)
-        claimed = args.get("reg_tokens", int(match[1]) if match else 0)
+        named = RADIO_REGISTERS.get(name[-8:], int(match[1]) if match else 0)
+        claimed = args.get("reg_tokens", named)
         registers = int(number(claimed, "reg_tokens"))
     prefix = int(class_token) + int(dist_token) + registers
     size = image_size(config)
@@ -276,8 +278,9 @@ def _pool(tensors: Tensors, config: Json, name: str, class_token: bool) -> Pool:
 def _final_norm(
     name: str, args: dict[str, Any], *, has_fc_norm: bool
 ) -> Literal["tokens", "pooled", "none"]:
-    """The final norm. An InternViT has none, unless `model_args` say otherwise."""
-    if not args.get("final_norm", not name.startswith("vit_intern")):
+    """The final norm. An InternViT and a RADIO have none, unless `model_args` say otherwise."""
+    is_normed = not (name.startswith("vit_intern") or "_radio_" in name)
+    if not args.get("final_norm", is_normed):
         return "none"
     return "pooled" if has_fc_norm else "tokens"
 
@@ -305,12 +308,14 @@ def _heads(name: str, width: int, depth: int) -> int:
 
 
 def family(config: Config) -> Family | None:
-    """The family whose preprocessing applies to a file that says none: an InternViT's or a
-    BEiT-3's."""
+    """The family whose preprocessing applies to a file that says none: an InternViT's, a RADIO's
+    or a BEiT-3's."""
     if not isinstance(config, ViTConfig):
         return None
     if config.attn_norm and config.ffn_norm:
         return BEIT3
+    if config.final_norm == "none" and config.num_registers:
+        return RADIO
     return INTERNVIT if config.final_norm == "none" and config.layer_scale else None
 
 
@@ -322,7 +327,7 @@ WRITER = Writer(
     refusals=refusals,
     adapt=adapt,
     notes=notes,
-    rare=("attn_norm", "ffn_norm"),
+    rare=("attn_norm", "ffn_norm", "num_class_tokens", "summary", "pos_grid"),
 )
 LAYOUT = Layout(
     "timm",

@@ -30,7 +30,7 @@ from vitcli.checkpoints.layouts.layout import (
     shape,
 )
 from vitcli.checkpoints.layouts.timm_eva_write import (
-    CLIP_WIDTHS,
+    CLIPS,
     ONLY,
     RARE_PARTS,
     adapt,
@@ -197,6 +197,7 @@ PRETRAINED = (
     rename("norm.{p}", "fc_norm.{p}"),
     drop("lm_head.{p}", "it predicts features: only pre-training uses it", is_told=True),
 )
+LABELS = ("id2label", "label_names", "labels")
 HEAD = (rename("head.{p}", "head.{p}"),)
 PROJECTION = (rename("head.{p}", "proj.{p}"),)
 UNBIASED_PROJECTION = (
@@ -235,7 +236,36 @@ def head_rules(state: Tensors) -> tuple[Rule, ...]:
     is_encoder = "norm_pre.weight" in state and "attn_pool.latent" in state
     if (is_eva or is_encoder) and not bias.any():
         return UNBIASED_PROJECTION
-    return PROJECTION if is_eva and bias.numel() in CLIP_WIDTHS else HEAD
+    return PROJECTION if is_eva and bias.numel() in CLIPS else HEAD
+
+
+def rules_by_config(state: Tensors, config: Json) -> tuple[Rule, ...]:
+    """The rules for one file with its config. Names of classes make the head a classifier. So does,
+    for a head whose bias is not zero, an architecture that is not a CLIP or has another width.
+    Raises CheckpointError for such a head in a file without a config."""
+    head = head_rules(state)
+    is_labelled = any(config.get(key) for key in LABELS)
+    if head is HEAD or is_labelled:
+        return body_rules(state) + HEAD
+    if head is PROJECTION and config and not _is_clip(state, config):
+        head = HEAD
+    elif head is PROJECTION and not config:
+        classes, width = state["head.weight"].shape[0], state["head.weight"].shape[-1]
+        raise CheckpointError(
+            f"head.weight [{classes}, {width}] is EVA-CLIP's projection or a classifier of "
+            f"{classes} classes, and no config says which",
+            "give the folder with its config.json; label_names in it make it a classifier",
+        )
+    return body_rules(state) + head
+
+
+def _is_clip(state: Tensors, config: Json) -> bool:
+    """Whether the config names an EVA-CLIP with this width of the joint space."""
+    name, classes = timm.architecture(config), state["head.weight"].shape[0]
+    own = timm.pretrained_cfg(config).get("num_classes", classes)
+    sizes = {clip.split("_patch")[0]: width for width, clip in CLIPS.items()}
+    width = sizes.get(name.split("_patch")[0], classes)
+    return "_clip_" in name and own == classes == width
 
 
 def projection_rules(state: Tensors, at: str) -> tuple[Rule, ...]:
@@ -481,7 +511,10 @@ def family(config: Config) -> Family | None:
 
 
 def notes(config: Config, json: Json) -> tuple[str, ...]:
-    """A note where timm pools in another way."""
+    """A note on a head that is read as a projection, and one where timm pools in another way."""
+    if isinstance(config, ViTConfig) and config.qv_bias and config.projection_bias:
+        read = f"its head is read as EVA-CLIP's projection to {config.projection}"
+        return (f"{read}; if it is a classifier, label_names in config.json say so",)
     averages = timm.model_args(json).get("global_pool", json.get("global_pool")) == "avg"
     if not averages or config.pool != "cls" or config.num_classes:
         return ()
@@ -515,5 +548,6 @@ LAYOUT = Layout(
     doubt="no config says which rotary positions and pooling the model has: its tensors decide",
     words="timm",
     family_of=family,
+    rules_by_config=rules_by_config,
     notes=notes,
 )

@@ -25,7 +25,12 @@ ONLY: dict[str, tuple[object, ...]] = {
     "head_blocks": (1,),
     "head_norm": (True,),
 }
-CLIP_WIDTHS = (512, 768, 1024)  # of the joint space of images and texts in EVA's CLIPs
+# The architectures of EVA's CLIPs by the width of their joint space of images and texts.
+CLIPS = {
+    512: "eva02_base_patch16_clip_224",
+    768: "eva02_large_patch14_clip_224",
+    1024: "eva_giant_patch14_clip_224",
+}
 FAR_PERIODS = "rotary periods that are not those of theta"
 
 
@@ -53,8 +58,6 @@ def refusals(config: ViTConfig) -> list[str]:
         obstacles.append("attention pooling that does not read the prefix tokens")
     if config.projection and not _is_read_as_projection(config, config.projection):
         obstacles.append(f"a projection to {config.projection} after a tower that is not CLIP's")
-    if config.num_classes in CLIP_WIDTHS and config.qv_bias and _has_clip_head(config):
-        obstacles.append(f"a classifier of {config.num_classes} classes on EVA's class token")
     if config.patch_size[0] != config.patch_size[1]:
         obstacles.append("patches that are not square")
     return obstacles + _rope_refusals(config)
@@ -69,7 +72,7 @@ def _is_read_as_projection(config: ViTConfig, width: int) -> bool:
     if not _has_clip_head(config):
         return False
     if config.projection_bias:
-        return config.qv_bias and width in CLIP_WIDTHS
+        return config.qv_bias and width in CLIPS
     return config.qv_bias or (config.pre_norm and config.pool == "map")
 
 
@@ -178,6 +181,8 @@ def _base_architecture(config: ViTConfig) -> str:
         return "vit_pe_core_base_patch16_224" if core else "vit_pe_spatial_base_patch16_512"
     if config.norm_eps == 1e-5:
         return "vit_base_patch16_dinov3_qkvb" if config.qv_bias else "vit_base_patch16_dinov3"
+    if config.qv_bias and _has_clip_head(config) and config.num_classes in CLIPS:
+        return CLIPS[config.num_classes]
     if config.qv_bias:
         if not config.rope:
             return "eva_giant_patch14_224"

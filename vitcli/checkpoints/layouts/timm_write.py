@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vitcli.checkpoints.layouts.layout import Tensors, image_pair
 from vitcli.models.config import ViTConfig
+from vitcli.models.pos_embed import resize_pos_embed
 
 # The bases for models with epsilon 1e-5.
 CLIP, BEIT3 = "vit_base_patch16_clip_224", "beit3_base_patch16_224"
@@ -18,6 +19,10 @@ CLIP, BEIT3 = "vit_base_patch16_clip_224", "beit3_base_patch16_224"
 
 def refusals(config: ViTConfig) -> list[str]:
     obstacles = []
+    if config.num_class_tokens > 1 and not config.summary:
+        obstacles.append("several class tokens")
+    if config.summary not in ((), (0,)) and "cls" in config.pool:
+        obstacles.append("a summary of joined class tokens")
     if config.head_blocks > 1:
         obstacles.append(f"a classifier on the last {config.head_blocks} blocks")
     if config.pool == "cls+mean" and config.num_classes:
@@ -43,6 +48,8 @@ def adapt(config: ViTConfig, tensors: Tensors) -> tuple[ViTConfig, dict[str, Ten
     architecture's name decides the epsilon."""
     is_coarse = _base_architecture(config) in (CLIP, BEIT3)
     config = replace(config, norm_eps=1e-5 if is_coarse else 1e-6)
+    if config.summary:
+        config, tensors = _without_summary(config, tensors)
     if config.projection:  # timm calls it the head, and gives it a bias
         tensors = {**tensors, "head.weight": tensors["proj.weight"]}
         tensors["head.bias"] = torch.zeros(config.projection)
@@ -57,6 +64,32 @@ def adapt(config: ViTConfig, tensors: Tensors) -> tuple[ViTConfig, dict[str, Ten
         "pos_embed": pos[:, config.pos_prefix :].contiguous(),
     }
     return replace(config, pos_prefix=0), placed
+
+
+def _without_summary(config: ViTConfig, tensors: Tensors) -> tuple[ViTConfig, Tensors]:
+    """Make registers of all class tokens but the first, and a table of the image's own grid, as
+    timm does with RADIO's files (`_convert_radio`)."""
+    classes, registers = tensors["cls_token"], tensors.get("register_tokens")
+    others = [classes[:, 1:], *([registers] if registers is not None else [])]
+    joined = torch.cat(others, dim=1)
+    placed = {**tensors, "cls_token": classes[:, :1].contiguous()}
+    if joined.shape[1]:
+        placed["register_tokens"] = joined
+    pos = resize_pos_embed(
+        tensors["pos_embed"], config.table_grid, config.grid, 0, config.pos_resize
+    )
+    if not config.patch_bias and not config.pre_norm:
+        placed["patch_embed.proj.bias"] = pos.new_zeros(config.embed_dim)
+    return replace(
+        config,
+        num_class_tokens=1,
+        num_registers=joined.shape[1],
+        summary=(),
+        pos_grid=None,
+        pos_resize="bicubic-antialias",
+        pixel_norm=None,
+        patch_bias=True,
+    ), {**placed, "pos_embed": pos}
 
 
 def notes(config: ViTConfig) -> tuple[str, ...]:

@@ -18,6 +18,8 @@ from vitcli.checkpoints.preprocess.hf import (
     MAX_PATCHES,
     MAX_SIDE,
     from_hf,
+    normalised_again,
+    resizing,
     to_hf,
     with_max_patches,
 )
@@ -27,6 +29,7 @@ from vitcli.checkpoints.preprocess.published import (
     DINOV2,
     HALF,
     MAE,
+    RADIO,
     TIMM_DEFAULT,
     VIT,
     Family,
@@ -57,6 +60,9 @@ def choose_preprocess(
     of_others["--preprocess timm"] = "timm" if override == "timm" else None
     _check_options(of_others if takes_any else {"--max-patches": max_patches}, takes_any=takes_any)
     chosen = _found(checkpoint, layout, config, image_size, override)
+    if isinstance(config, ViTConfig) and config.pixel_norm and override != "timm":
+        plan = normalised_again(chosen.plan, config.pixel_norm)
+        chosen = replace(chosen, plan=plan, origins={**chosen.origins, "normalize": "the model"})
     if chosen.plan.varies != takes_any or (takes_any and chosen.plan.patch != config.patch_size[0]):
         raise CheckpointError(
             f"{checkpoint.processor_file} is not of this model, which takes "
@@ -144,7 +150,12 @@ def _hf(
     checkpoint: Checkpoint, family: Family, size: Size, image_size: Size | None
 ) -> FoundPreprocess:
     processor, model_type = checkpoint.processor, str(checkpoint.config.get("model_type", ""))
+    if family is RADIO:
+        processor, model_type = resizing(processor), "radio"
     found = from_hf(processor, model_type, size, image_size, checkpoint.processor_file)
+    if processor is not checkpoint.processor:
+        note = f"{checkpoint.processor_file} says do_resize: false; images are resized and cropped"
+        return replace(found, notes=(*found.notes, f"{note} to its sizes, as in NVIDIA's examples"))
     if not processor:
         note = f"no preprocessor_config.json: {found.plan.describe()} is taken"
     elif family is DEIT and found.plan.mean == HALF:

@@ -19,13 +19,16 @@ from vitcli.checkpoints.preprocess.fields import (
 from vitcli.checkpoints.preprocess.published import (
     HUB,
     HUB_SIZE,
+    ONE,
     PROCESSOR_OF,
     PROCESSORS,
     RESAMPLE,
     RESIZER_OF,
     TORCH_FILTERS,
+    ZERO,
 )
 from vitcli.errors import CheckpointError
+from vitcli.models.config import Triple
 from vitcli.records import Fit, Preprocess, Resizer, Size
 
 # The keys that each step is read from.
@@ -215,7 +218,7 @@ def to_hf(plan: Preprocess) -> dict[str, Any]:
         "do_resize": plan.resize is not None,
         "do_rescale": True,
         "rescale_factor": plan.rescale,
-        "do_normalize": True,
+        "do_normalize": (plan.mean, plan.std) != (ZERO, ONE),
         "image_mean": list(plan.mean),
         "image_std": list(plan.std),
         "resample": next(n for n, name in RESAMPLE.items() if name == plan.resample),
@@ -239,6 +242,31 @@ def to_hf(plan: Preprocess) -> dict[str, Any]:
         values["image_processor_type"] = "BitImageProcessor"
         return values | _cropped(target) | by_torch
     raise CheckpointError(f"transformers has no image processor for: {plan.describe()}")
+
+
+def resizing(processor: Json) -> Json:
+    """A RADIO's processor as NVIDIA's model cards call it, with `do_resize=True`. Their images keep
+    their shape; here they are cropped to the processor's `crop_size`."""
+    if not processor or processor.get("do_resize", True):
+        return processor
+    return {**processor, "do_resize": True, "do_center_crop": "crop_size" in processor}
+
+
+def normalised_again(plan: Preprocess, own: tuple[Triple, Triple]) -> Preprocess:
+    """The plan with the normalisation inside of the model, (x - mean) / std, after its own."""
+    pairs = tuple(zip(plan.mean, plan.std, *own, strict=True))
+    first, second, third = (m + s * own_mean for m, s, own_mean, _ in pairs)
+    one, two, three = (s * own_std for _, s, _, own_std in pairs)
+    return replace(plan, mean=(first, second, third), std=(one, two, three))
+
+
+def normalised_less(plan: Preprocess, own: tuple[Triple, Triple]) -> Preprocess:
+    """The inverse of `normalised_again`."""
+    pairs = tuple(zip(plan.mean, plan.std, *own, strict=True))
+    one, two, three = (s / own_std for _, s, _, own_std in pairs)
+    means = zip(plan.mean, (one, two, three), own[0], strict=True)
+    first, second, third = (m - s * own_mean for m, s, own_mean in means)
+    return replace(plan, mean=(first, second, third), std=(one, two, three))
 
 
 def _cropped(target: dict[str, int]) -> dict[str, Any]:

@@ -114,6 +114,7 @@ PROCESSOR_OF = {
     "internvl_chat": "CLIP",
     "internvl": "GotOcr2",
     "internvl_vision": "GotOcr2",
+    "radio": "CLIP",
 }
 # The values that differ from the class's defaults in every file of a family on the hub; and the
 # size that the family is evaluated at, if it is not the model's.
@@ -132,6 +133,11 @@ HUB: dict[str, dict[str, Any]] = {
     "internvl_chat": _IMAGENET,
     "internvl": _IMAGENET,
     "internvl_vision": _IMAGENET,
+    "radio": {  # the model normalises its pixels
+        "size": {"height": 224, "width": 224},
+        "do_center_crop": False,
+        "do_normalize": False,
+    },
 }
 HUB_SIZE = {"dinov2": (224, 224), "dinov2_with_registers": (224, 224)}
 
@@ -215,7 +221,7 @@ BEIT = Family(
 )
 BEIT3 = Family("beit3", always(interpolation="bicubic", crop_pct=1.0))
 TIPS = Family("tips", always(mean=ZERO, std=ONE, interpolation="bicubic", crop_pct=1.0), "tipsv2")
-RADIO = Family("radio", always(**_CLIP, interpolation="bicubic", crop_pct=1.0), "clip")
+RADIO = Family("radio", always(**_CLIP, interpolation="bicubic", crop_pct=1.0), "radio")
 INTERNVIT = Family("internvit", always(interpolation="bicubic", crop_pct=1.0), "intern_vit_6b")
 AIMV2 = Family("aimv2", always(**_CLIP, interpolation="bicubic", crop_pct=1.0), "aimv2")
 IJEPA = Family("ijepa", _whole_if_large(), "ijepa")

@@ -36,7 +36,7 @@ KindOpt = Annotated[
     str | None,
     typer.Option(
         "--kind",
-        help="Kinds of twins: bytes (same file), pixels (same upright RGB), near (by vectors).",
+        help="Kinds of twins: bytes (same file), pixels (they look the same), near (by vectors).",
         envvar="VIT_DEDUPE_KIND",
         metavar="KIND,...",
         show_default="bytes,pixels,near",
@@ -63,7 +63,7 @@ LikePairs = Annotated[
     Path | None,
     typer.Option(
         "--like-pairs",
-        help="Set the threshold from known twins: two paths a line, CSV or JSON lines.",
+        help="Set the threshold from known twins: two paths a line, or an output of dedupe.",
         envvar="VIT_LIKE_PAIRS",
         metavar="FILE",
     ),

@@ -127,7 +127,7 @@ def map(
             raise UsageError(
                 "--out is a page already", "use --out for a table, --html for the page"
             )
-        place, html = None, place
+        place, html, suffix = None, place, ""
     elif place is not None and format is None and suffix not in SUFFIXES:
         raise UsageError(
             f"--out {shorten(str(out))}", "end it in .html, .jsonl, .csv, .tsv or .parquet"

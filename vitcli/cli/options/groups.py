@@ -361,11 +361,13 @@ def _spelled(
             group(**{name: values.pop(name) for name in names})
             for group, names in zip(groups, shared, strict=True)
         ]
-        gathered = gather(*read)
+        gathered: Any = gather(*read)
         if isinstance(gathered, Common | WithData):
             _check_summary(gathered, values)
         if "index" in values:
-            _check_summary_of_index(gathered, values)
+            screen = gathered if isinstance(gathered, Screen) else gathered.screen
+            screen.doing("reading the index")
+            _check_summary_of_index(screen.report, values)
         command(gathered, **values)
 
     declared = [*own, *(parameter for group in shared for parameter in group.values())]
@@ -406,22 +408,17 @@ def _check_summary(common: Common | WithData, values: Mapping[str, object]) -> N
     )
 
 
-def _check_summary_of_index(gathered: Any, values: Mapping[str, object]) -> None:
+def _check_summary_of_index(place: Path | None, values: Mapping[str, object]) -> None:
     """Raise OutputError if --summary names a file of the index, or another that the run reads or
     writes."""
-    place = (gathered if isinstance(gathered, Screen) else gathered.screen).report
     if place is None:
         return
     from vitcli.jobs.of_index import read_of_index
 
-    index, more = values["index"], values.get("more")
-    specs = [str(spec) for spec in (index if isinstance(index, list) else [index])]
-    specs += [str(spec) for spec in (more if isinstance(more, list) else [])]
-    read = [
-        (Path(v), "read by this run")
-        for k, v in values.items()
-        if k in ("like_pairs", "color", "vectors") and isinstance(v, str | Path)
-    ]
+    lists = (values["index"], values.get("more") or [])
+    specs = [str(one) for many in lists for one in (many if isinstance(many, list) else [many])]
+    tables = (values.get(name) for name in ("like_pairs", "color", "vectors"))
+    read = [(Path(str(table)), "read by this run") for table in tables if table is not None]
     with suppress(InputError):  # the run itself tells that a file is missing
         read += read_of_index(specs)
     outputs = (values.get(name) for name in ("out", "html"))

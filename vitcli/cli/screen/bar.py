@@ -51,6 +51,11 @@ class Bar:
         self._progress.remove_task(self._task)  # its total goes with it
         self._task = self._progress.add_task(description, total=None, failed="")
 
+    def tell(self, description: str) -> None:
+        """Show what is done now, without a count."""
+        self._described = description
+        self._progress.reset(self._task, description=description, total=None)
+
     def count(self, description: str, done: int, total: int) -> None:
         """Show how many things of another kind are done, of all."""
         if description != self._described:

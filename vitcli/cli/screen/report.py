@@ -43,12 +43,18 @@ def log(event: str, fields: Mapping[str, object]) -> None:
         print(hidden(line), file=sys.stderr, flush=True)
 
 
-def counts(progress: Progress, seconds: float) -> dict[str, object]:
-    """The counts and the speed of a run so far."""
+def counts(progress: Progress, seconds: float, summary: Summary | None = None) -> dict[str, object]:
+    """The counts and the speed of a run so far; of a finished one, if its `summary` is given.
+
+    `done` and `failed` count what the summary counts: images, texts, queries or rows; `images`
+    counts images.
+    """
+    is_other = summary is not None and summary.unit != "image"
+    ended = summary if summary is not None and is_other else progress
     return {
         "images": progress.seen,
-        "done": progress.done,
-        "failed": progress.failed,
+        "done": ended.done,
+        "failed": ended.failed,
         "failures": {kind.value: times for kind, (times, _) in progress.kinds.items()},
         "seconds": round(seconds, 3),
         "images_per_second": round(progress.seen / seconds, 3) if seconds > 0 else 0.0,

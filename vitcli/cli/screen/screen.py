@@ -49,6 +49,7 @@ class Screen:
         self._notes: set[str] = set()
         self._started = self._logged = 0.0
         self._begun = ""
+        self._doing = "loading the model"
 
     @property
     def report(self) -> Path | None:
@@ -67,7 +68,7 @@ class Screen:
         ):
             from vitcli.cli.screen.bar import Bar  # imported here: `vit --help` needs no bar
 
-            self._bar = Bar("loading the model")
+            self._bar = Bar(self._doing)
         return self
 
     def __exit__(
@@ -123,6 +124,11 @@ class Screen:
             threading.Thread(target=self._expect, args=(self._count,), daemon=True).start()
             self._count = None
 
+    def doing(self, what: str) -> None:
+        self._doing = what
+        if self._bar is not None:
+            self._bar.tell(what)
+
     def steps(self, what: str, done: int, total: int) -> None:
         if self._bar is not None and total:
             self._bar.count(what, done, total)
@@ -164,7 +170,7 @@ class Screen:
 
     def _counts(self, summary: Summary | None = None) -> dict[str, object]:
         seconds = summary.seconds if summary else time.monotonic() - self._started
-        return report.counts(self._latest, seconds)
+        return report.counts(self._latest, seconds, summary)
 
     def _write_report(self, ended: dict[str, object], summary: Summary | None = None) -> None:
         if self._report is not None:

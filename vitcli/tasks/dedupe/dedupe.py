@@ -13,6 +13,7 @@ import numpy as np
 from vitcli.errors import InputError, UsageError, printable
 from vitcli.images.scan import Omissions
 from vitcli.indexes.index import Index, mapped, open_index
+from vitcli.jobs.choices import check_choice
 from vitcli.jobs.job import SILENT, Inputs, Reporter, Summary
 from vitcli.jobs.listing import scan_of
 from vitcli.jobs.of_index import check_outputs
@@ -59,7 +60,7 @@ def dedupe(
         resumes=True,
     )
     to.check()
-    opened = open_index(job.index)
+    opened = open_index(job.index, reporter.note)
     if opened.names != "path":
         raise InputError(f"{opened.label} is an index of texts", "vit dedupe compares images")
     pairs = [] if job.like_pairs is None else [(job.like_pairs, "the file of --like-pairs")]
@@ -90,6 +91,8 @@ def dedupe(
 
 def _format_of(job: DedupeJob) -> str:
     """The format of the rows, by the suffix of the output if it is not given. Raises UsageError."""
+    if job.format is not None:
+        check_choice("--format", job.format, TABLES)
     if job.format is not None or job.out is None:
         return job.format or "jsonl"
     suffix = job.out.suffix.lower().lstrip(".")
@@ -101,17 +104,14 @@ def _format_of(job: DedupeJob) -> str:
     return suffix
 
 
-def kinds_of(kind: str | Sequence[str] | None) -> tuple[Kind, ...] | None:
-    """The kinds that a text with commas or a sequence names, the strongest first. Raises
-    UsageError."""
+def kinds_of(kind: str | Sequence[Kind] | None) -> tuple[Kind, ...] | None:
+    """The kinds that a text with commas or a sequence names, the strongest first; None for None.
+    Raises UsageError for an unknown one, and for none at all."""
     if kind is None:
         return None
-    parts = kind.split(",") if isinstance(kind, str) else kind
-    names = {name.strip() for name in parts} - {""}
-    if not names or not names <= set(KINDS):
-        odd = ", ".join(sorted(names - set(KINDS)))
-        what = f"--kind {printable(odd)!r} is not known" if odd else "--kind is empty"
-        raise UsageError(what, f"choose from {', '.join(KINDS)}")
+    names = [name.strip() for name in kind.split(",")] if isinstance(kind, str) else list(kind)
+    for name in [name for name in names if name != ""] or [""]:
+        check_choice("--kind", name, KINDS)
     return tuple(name for name in KINDS if name in names)
 
 
@@ -142,10 +142,8 @@ def counted(found: Found) -> str:
         return "no twins"
     named = ", ".join(f"{kinds[kind]:,} {kind}" for kind in found.kinds if kinds[kind])
     total, groups = sum(kinds.values()), len(found.groups)
-    return (
-        f"{groups:,} group{'s' * (groups != 1)}; {total:,} image{'s' * (total != 1)} not kept: "
-        f"{named}"
-    )
+    images = f"{total:,} image{'s' * (total != 1)} not kept"
+    return f"{groups:,} group{'s' * (groups != 1)}; {images}: {named}"
 
 
 def _key(index: Index, options: Options) -> dict[str, object]:
@@ -159,7 +157,7 @@ def _key(index: Index, options: Options) -> dict[str, object]:
         "files": stamps,
         "rows": (index.count, index.width),
         "threshold": options.threshold,
-        "known": options.known,
+        "known": [(pair.first, pair.second) for pair in options.known],
     }
 
 

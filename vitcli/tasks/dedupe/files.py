@@ -24,72 +24,55 @@ from vitcli.images.scan import Scan
 from vitcli.images.workers import iter_decoded
 from vitcli.interrupts import interrupts
 from vitcli.jobs.named import archive_of, iter_named
-from vitcli.records import ErrorType, Failure, ImageRef, Limits, Preprocess, Sample
+from vitcli.records import ErrorType, Failure, ImageRef, Limits, Sample
+from vitcli.tasks.dedupe.appearance import PLAN, appearance
 from vitcli.tasks.dedupe.vectors import Rows
 
-PLAN = Preprocess(size=(1, 1), resize=None)
 CHUNK = 1 << 20
 UNKNOWN = -1
 Look = Literal["bytes", "size", "pixels"]
-WITH_FRAMES = ("GIF", "PNG", "WEBP", "AVIF", "TIFF")  # whose frames or pages a viewer shows
 SETTLED_LATE = ("TIFF", "ICO", "ICNS")  # formats whose size is known when they are decoded
 
 
 @dataclass(frozen=True, slots=True)
 class LookJob:
-    """Read an image in a worker: a digest of its bytes, its upright size, or a digest of the
-    upright RGB pixels and the opacity of all its frames."""
+    """Read an image in a worker: a digest of its bytes, its upright size, or a digest of its
+    appearance."""
 
     look: Look
     limits: Limits
     formats: str
 
     def __call__(self, ref: ImageRef, *more: Any) -> Decoded:
-        if self.look == "bytes":
-            return self._digest(ref)
-        return attempt(ref, self.limits, self.formats, lambda image: self._seen(ref, image))
-
-    def _digest(self, ref: ImageRef) -> Decoded:
-        digest, size = hashlib.sha256(), 0
+        if self.look != "bytes":
+            return attempt(ref, self.limits, self.formats, lambda image: self._seen(ref, image))
         try:
-            with open_ref(ref, max_file_bytes(self.limits.max_pixels)) as file:
-                while data := file.read(CHUNK):
-                    digest.update(data)
-                    size += len(data)
+            digest, size = self._read(ref)
         except ImageError as error:
             return Failure(ref, error.type, error.message)
         except (OSError, ValueError) as error:
             return Failure(ref, ErrorType.UNREADABLE, str(error))
         counted = np.frombuffer(np.int64(size).tobytes(), np.uint8)
-        return Sample(ref, (np.frombuffer(digest.digest(), np.uint8), counted))
+        return Sample(ref, (np.frombuffer(digest, np.uint8), counted))
+
+    def _read(self, ref: ImageRef) -> tuple[bytes, int]:
+        """The digest of the bytes of a file, and their number."""
+        digest, size = hashlib.sha256(), 0
+        with open_ref(ref, max_file_bytes(self.limits.max_pixels)) as file:
+            while data := file.read(CHUNK):
+                digest.update(data)
+                size += len(data)
+        return digest.digest(), size
 
     def _seen(self, ref: ImageRef, image: Picture) -> Sample:
         if self.look == "size" and image.format not in SETTLED_LATE:
             size = image.height, image.width
             return Sample(ref, (), size[::-1] if turn_of(image) in ACROSS else size)
-        digest, size = hashlib.sha256(), (0, 0)
-        frames = getattr(image, "n_frames", 1) if image.format in WITH_FRAMES else 1
-        for frame in range(frames):
-            if frames > 1:
-                image.seek(frame)
+        if self.look == "size":
             rgb = upright(image, PLAN)
-            size = size if frame else (rgb.height, rgb.width)
-            digest.update(repr(rgb.size).encode())
-            digest.update(np.ascontiguousarray(rgb).data)
-            if (alpha := _opacity(image)) is not None:
-                digest.update(alpha.data)
-        return Sample(ref, (np.frombuffer(digest.digest(), np.uint8),), size)
-
-
-def _opacity(image: Picture) -> NDArray[np.uint8] | None:
-    """The upright alpha of a decoded image: (H, W), 255 for opaque; None if all of it is."""
-    if not image.has_transparency_data:
-        return None
-    alpha = image.convert("RGBA").getchannel("A")
-    if alpha.getextrema() == (255, 255):
-        return None
-    turn = turn_of(image)
-    return np.ascontiguousarray(alpha if turn is None else alpha.transpose(turn))
+            return Sample(ref, (), (rgb.height, rgb.width))
+        digest, size = appearance(image, self.limits, lambda: self._read(ref)[0])
+        return Sample(ref, (np.frombuffer(digest, np.uint8),), size)
 
 
 @dataclass(slots=True)
@@ -182,7 +165,7 @@ def same_bytes(files: Files, rows: Rows) -> Rows:
 
 
 def same_pixels(files: Files, rows: Rows, copies: Rows) -> Rows:
-    """As `same_bytes`, for the same upright RGB pixels. Files with the same bytes have the same
+    """As `same_bytes`, for the same appearance. Files with the same bytes have the same
     pixels, so only the first of `copies` is decoded; and of the others those whose size in pixels
     another has."""
     rows = np.array([row for row in rows if row not in files.failures], np.int64)

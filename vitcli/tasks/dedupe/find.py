@@ -6,19 +6,21 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial as with_first
-from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vitcli.errors import InputError, Interrupted, UsageError, check_choice, printable
+from vitcli.errors import InputError, Interrupted, UsageError, printable
 from vitcli.indexes.index import Index
+from vitcli.jobs.choices import check_choice, check_number
 from vitcli.jobs.job import Reporter
 from vitcli.jobs.named import is_here
 from vitcli.tasks.dedupe.distribution import Bin, as_text, bins_of
 from vitcli.tasks.dedupe.files import Files, identity, same_bytes, same_pixels
-from vitcli.tasks.dedupe.keep import Keep, Preference, preference
+from vitcli.tasks.dedupe.keep import KEEPS, Keep, Preference, preference
+from vitcli.tasks.dedupe.known import Known
 from vitcli.tasks.dedupe.links import (
+    LINKAGES,
     Linkage,
     complete,
     neighbours_by_product,
@@ -46,20 +48,18 @@ class Options:
     kinds: tuple[Kind, ...] | None = None
     linkage: Linkage = "star"
     keep: Keep | None = None
-    known: tuple[tuple[str, str], ...] = ()
+    known: tuple[Known, ...] = ()
 
     def __post_init__(self) -> None:
-        check_choice("--linkage", self.linkage, get_args(Linkage))
-        if self.keep is not None:
-            check_choice("--keep", self.keep, get_args(Keep))
-        for kind in self.kinds or ():
-            check_choice("--kind", kind, KINDS)
-        if self.threshold is not None and not 0 <= self.threshold <= 1:
-            raise UsageError(
-                f"--threshold {self.threshold:g}", "give a cosine from 0 to 1, such as 0.98"
-            )
+        if self.threshold is not None:
+            check_number("--threshold", self.threshold, 0, 1, "a cosine from 0 to 1, such as 0.98")
         if self.kinds is not None and not self.kinds:
             raise UsageError("no kind of twins is given", f"choose from {', '.join(KINDS)}")
+        for kind in self.kinds or ():
+            check_choice("--kind", kind, KINDS)
+        check_choice("--linkage", self.linkage, LINKAGES)
+        if self.keep is not None:
+            check_choice("--keep", self.keep, KEEPS)
         if self.threshold is not None and self.known:
             raise UsageError(
                 "--threshold and --like-pairs are both given", "known pairs set the threshold"
@@ -117,10 +117,9 @@ def find(
             bytes_ = same_bytes(files, rows)
         if "pixels" in kinds:
             pixels = same_pixels(files, rows, bytes_)
-        classes = pixels  # files that cannot be decoded may still have the same bytes
-        if "bytes" in kinds:
-            by_bytes = np.where(bytes_ >= 0, bytes_ + index.count, -1)
-            classes = np.where(pixels >= 0, pixels, by_bytes)
+        if "bytes" not in kinds:  # they have only spared the decoding of copies
+            bytes_ = nothing
+        classes = np.where(pixels >= 0, pixels, np.where(bytes_ >= 0, bytes_ + index.count, -1))
         pairs = _pairs(index, options, done)
         asked = _without_aliases(index, _involved(done, pairs, classes, index), reporter)
         prefer = preference(keep, files, asked, reporter.steps)
@@ -207,15 +206,15 @@ def _known(index: Index, options: Options, lengths: NDArray[np.float64]) -> Thre
         return None
     rows = np.empty((len(options.known), 2), np.int64)
     for number, pair in enumerate(options.known):
-        for side, path in enumerate(pair):
+        for side, path in enumerate((pair.first, pair.second)):
             row = index.row_of(path)
             if row is None:
                 raise InputError(
-                    f"{printable(path)}, of --like-pairs, is not in the index",
+                    f"{pair.place}: {printable(path)} is not in {index.label}",
                     "give paths as the index has them",
                 )
             rows[number, side] = row
-    names = [(printable(a), printable(b)) for a, b in options.known]
+    names = [(printable(a), printable(b)) for a, b, _ in options.known]
     known = learnt(cosines(index, lengths, rows[:, 0], rows[:, 1]), names)
     if known.value < 0:
         raise InputError(f"{known.how}, whose vectors are not alike", "are they twins?")

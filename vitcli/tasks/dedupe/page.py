@@ -13,8 +13,9 @@ from vitcli.jobs.job import Reporter
 from vitcli.jobs.named import iter_named
 from vitcli.records import Sample, Size
 from vitcli.render.twins_page import TwinsPage
+from vitcli.tasks.dedupe.appearance import PLAN
 from vitcli.tasks.dedupe.distribution import as_svg
-from vitcli.tasks.dedupe.files import PLAN, Files
+from vitcli.tasks.dedupe.files import Files
 from vitcli.tasks.dedupe.find import Found
 from vitcli.tasks.dedupe.twin import Twin
 

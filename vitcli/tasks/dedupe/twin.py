@@ -14,9 +14,10 @@ SCORE_DECIMALS = 6
 class Twin:
     """A member of a group; the kept one comes first.
 
-    kind: the strongest that it shares with the kept one: the same `bytes`, the same `pixels`, or
-    `near`; of the kept one, the strongest in the group. score: its cosine with the kept one. why:
-    why it is kept or not. of: the path of the kept one. row: its row in the index.
+    kind: the strongest that it shares with the kept one: the same `bytes`, the same `pixels` (all
+    that can be seen, as `appearance.py` says), or `near`; of the kept one, the strongest in the
+    group. score: its cosine with the kept one. why: why it is kept or not. of: the path of the kept
+    one. row: its row in the index.
     """
 
     group: int

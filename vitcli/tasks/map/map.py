@@ -7,18 +7,20 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vitcli.errors import InputError, OutputError, UsageError, check_choice
+from vitcli.errors import InputError, OutputError, UsageError
 from vitcli.files import whole_file
 from vitcli.indexes.index import Index, mapped, open_index
+from vitcli.jobs.choices import check_choice, check_whole
 from vitcli.jobs.job import SILENT, Reporter, Summary
 from vitcli.jobs.of_index import check_outputs
+from vitcli.records import Progress
 from vitcli.render.map_page import Labels, MapData, write_map
-from vitcli.sinks.tables import Columns, Kind, TableFile, open_table
+from vitcli.sinks.tables import TABLES, Columns, Kind, TableFile, open_table
 from vitcli.tasks.map.kmeans import assign_all, fit, sample
 from vitcli.tasks.map.labels import Coloring, labels_of
 from vitcli.tasks.map.number import LADDER, choose_number
@@ -29,8 +31,12 @@ from vitcli.tasks.map.umap import check_umap, umap
 
 Method: TypeAlias = Literal["pca", "umap"]
 Clusters: TypeAlias = int | Literal["auto", "none"]
-FORMATS = {".jsonl": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
+METHODS: tuple[Method, ...] = ("pca", "umap")
+METRICS: tuple[Metric, ...] = ("cosine", "euclidean")
+SORTS = ("index", "distance")
+MAX_CLUSTERS, MAX_SEED = 99_999, 2**63 - 1
 DECIMALS = 6
+SMALLEST = 1e-3  # of vectors as they are stored: three digits of the largest are left
 DEFAULT_THUMBNAILS = 1000
 
 
@@ -54,15 +60,15 @@ class MapJob:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        check_choice("--method", self.method, get_args(Method))
-        check_choice("--metric", self.metric, get_args(Metric))
-        check_choice("--sort", self.sort, ("index", "distance"))
-        if not isinstance(self.clusters, int):
-            check_choice("--clusters", self.clusters, ("auto", "none"))
-        elif self.clusters < 1:
-            raise UsageError(f"--clusters {self.clusters}", "give 1 or more, auto, or none")
-        if self.seed < 0:
-            raise UsageError(f"--seed {self.seed}", "give 0 or more")
+        check_choice("--method", self.method, METHODS)
+        check_choice("--metric", self.metric, METRICS)
+        check_choice("--sort", self.sort, SORTS)
+        check_choice("--format", self.format, TABLES)
+        if not (isinstance(self.clusters, str) and self.clusters in ("auto", "none")):
+            example = "a number from 1, auto, or none"
+            check_whole("--clusters", self.clusters, 1, MAX_CLUSTERS, example)
+        check_whole("--seed", self.seed, 0, MAX_SEED, "a whole number from 0")
+        check_whole("--thumbnails", self.thumbnails, 0, MAX_SEED, "a whole number from 0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +90,7 @@ def map_index(job: MapJob, reporter: Reporter = SILENT) -> Summary:
     """Make the map and write it. Raises VitError."""
     started = time.monotonic()
     check_job(job)
-    opened = open_index(job.index) if isinstance(job.index, tuple) else job.index
+    opened = open_index(job.index, reporter.note) if isinstance(job.index, tuple) else job.index
     file = None if job.color is None else job.color.file
     table = [] if file is None else [(file, "the file of --color")]
     check_outputs((job.out, job.html), job.index, opened, table)
@@ -105,6 +111,10 @@ def map_index(job: MapJob, reporter: Reporter = SILENT) -> Summary:
             to = TableFile(job.out, job.format, overwrite=job.overwrite)
             write = files.enter_context(open_table(to, columns))
             write(_records(index, made, job.sort))
+        if index.names == "path":
+            progress = Progress()
+            progress.add(index.count)
+            reporter.progress(progress)
     return Summary(index.count, 0, time.monotonic() - started, unit="row")
 
 
@@ -133,9 +143,16 @@ def compute(index: Index, job: MapJob, reporter: Reporter) -> Map:
     if not index.count:
         raise InputError("the index has no rows", "vit embed writes one for each image")
     labels = labels_of(index, job.color, reporter) if job.color is not None else None
-    rows = Rows(index, job.metric)
-    passes = passes_of(rows) + 1 if job.method == "pca" else 1
-    tick = _ticker(reporter, index.count * (passes + (job.clusters != "none")))
+    passes = passes_of(index.width) + 1 if job.method == "pca" else 1
+    passes += (job.metric == "euclidean") + (job.clusters != "none")
+    tick = _ticker(reporter, index.count * passes)
+    rows = Rows.open(index, job.metric, tick)
+    if 0 < rows.largest * rows.scale < SMALLEST:
+        raise InputError(
+            f"the numbers of {index.label} are {rows.largest * rows.scale:.2g} at most, and a map "
+            f"has {DECIMALS} decimals",
+            "use --metric cosine, or multiply the vectors",
+        )
     facts = [
         ("vectors", f"{index.count:,} of {index.width} numbers"),
         ("compared by", "cosine" if job.metric == "cosine" else "Euclidean distance, as stored"),
@@ -146,6 +163,7 @@ def compute(index: Index, job: MapJob, reporter: Reporter) -> Map:
     if job.method == "pca":
         axes = components(rows, 2, job.seed, tick)
         places = np.concatenate([axes.project(block) for _, block in rows.blocks(tick)])
+        places *= rows.scale
         explained = axes.explained
         shares = " and ".join(f"{100 * share:.1f} %" for share in explained)
         facts.append(("places", f"principal components, {shares} of the variance"))
@@ -164,28 +182,31 @@ def compute(index: Index, job: MapJob, reporter: Reporter) -> Map:
 def _clusters(
     rows: Rows, job: MapJob, reporter: Reporter, tick: Tick, facts: list[tuple[str, str]]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    number = job.clusters if isinstance(job.clusters, int) else LADDER[-1]
+    number = LADDER[-1] if isinstance(job.clusters, str) else int(job.clusters)
     vectors = sample(rows, min(number, rows.count), job.seed)
     how = "k-means"
     if job.clusters == "auto":
         chosen = choose_number(vectors, rows.metric, job.seed)
         number = chosen.number
         how = f"k-means; their number has the best silhouette, {chosen.silhouette:.2f}"
-        reporter.note(
-            f"{number} clusters: of the numbers tried, from 2 to {chosen.tried}, this one has the "
-            f"best silhouette, {chosen.silhouette:.2f}"
-            if number > 1
-            else "one cluster: there are too few different rows for more"
-        )
+        if number == 1:
+            how = "k-means; there are too few different rows for more"
+            reporter.note("one cluster: there are too few different rows for more")
+        else:
+            reporter.note(
+                f"{number} clusters: of the numbers tried, from 2 to {chosen.tried}, this one has "
+                f"the best silhouette, {chosen.silhouette:.2f}"
+            )
     middles = fit(vectors, min(number, rows.count), rows.metric, job.seed)
     clusters, distances = assign_all(rows, middles, tick)
     found = int(clusters.max()) + 1
     if found < number and job.clusters != "auto":
-        reporter.note(f"{found:,} clusters, not {number:,}: there are no more different rows")
+        are = "cluster" if found == 1 else "clusters"
+        reporter.note(f"{found:,} {are}, not {number:,}: there are no more different rows")
     if len(vectors) < rows.count:
         how += f", fitted to {len(vectors):,} rows drawn at random"
     facts.append(("clusters", f"{found:,}, by {how}"))
-    return clusters, np.round(distances, DECIMALS) + 0.0
+    return clusters, np.round(distances * rows.scale, DECIMALS) + 0.0
 
 
 def _ticker(reporter: Reporter, total: int) -> Tick:

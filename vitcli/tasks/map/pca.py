@@ -35,18 +35,15 @@ class Components:
         return np.stack(columns, axis=1)
 
 
-def passes_of(rows: Rows) -> int:
+def passes_of(width: int) -> int:
     """The number of times that `components` reads all rows."""
-    return (1 if rows.width <= MAX_WIDTH else 2 + PASSES) + (rows.metric == "euclidean")
+    return 1 if width <= MAX_WIDTH else 2 + PASSES
 
 
 def components(rows: Rows, number: int, seed: int, tick: Tick) -> Components:
     """Find the first principal components of rows. Each axis points to where its number of the
     largest size is positive. Missing ones, where rows or dimensions are too few, are zero."""
-    largest = 1.0
-    if rows.metric == "euclidean":
-        largest = max(float(np.abs(block).max(initial=0)) for _, block in rows.blocks(tick))
-    quantum = quantum_of(largest, QUANTUM_BITS)
+    quantum = quantum_of(rows.largest, QUANTUM_BITS)
     if rows.width <= MAX_WIDTH:
         mean, values, vectors, total = _exact(rows, quantum, tick)
     else:

@@ -19,7 +19,7 @@ Tick: TypeAlias = Callable[[int], None]
 BLOCK_BYTES = 16 << 20
 MAX_BLOCK_ROWS = 8192  # products of 20 bits, summed over a block, are exact in fp64
 QUANTUM_BITS = 20
-LARGEST = 1e15
+SAFE = (1e-9, 1e12)  # largest numbers whose differences have squares in fp32
 
 
 class Index(Protocol):
@@ -36,10 +36,25 @@ class Index(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """The rows of an index: divided by their lengths for the metric `cosine`, else as stored."""
+    """The rows of an index: divided by their lengths for the metric `cosine`; else as stored, but
+    divided by `scale`, a power of two other than 1 only if squares would not fit fp32. `largest`
+    bounds the size of their numbers."""
 
     index: Index
     metric: Metric = "cosine"
+    scale: float = 1.0
+    largest: float = 1.0
+
+    @staticmethod
+    def open(index: Index, metric: Metric, tick: Tick) -> Rows:
+        """The rows of an index, which are read once to find the scale."""
+        rows = Rows(index, metric)
+        if metric == "cosine":
+            return rows
+        largest = max((float(np.abs(b).max(initial=0)) for _, b in rows.blocks(tick)), default=0.0)
+        low, high = SAFE
+        scale = 1.0 if largest == 0 or low < largest < high else 2.0 ** np.floor(np.log2(largest))
+        return Rows(index, metric, float(scale), largest / float(scale))
 
     @property
     def count(self) -> int:
@@ -75,12 +90,7 @@ class Rows:
                 "embed this image again, or leave it out of the index",
             )
         if self.metric == "euclidean":
-            if vectors.size and np.abs(vectors).max() > LARGEST:
-                raise InputError(
-                    f"the index has numbers beyond {LARGEST:g}, whose squares fp32 cannot hold",
-                    "use --metric cosine",
-                )
-            return vectors
+            return vectors if self.scale == 1 else (vectors / self.scale).astype(np.float32)
         largest = np.abs(vectors).max(axis=1, keepdims=True, initial=0)
         safe = vectors / np.where(largest > 0, largest, 1)  # squares neither overflow nor vanish
         lengths = np.sqrt(np.einsum("nd,nd->n", safe, safe))[:, None]

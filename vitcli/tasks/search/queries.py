@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+import json
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vitcli.engines import ENGINES, DtypeName, Quantize
 from vitcli.errors import InputError, UsageError, printable
 from vitcli.indexes.files import opened
-from vitcli.indexes.index import SPACE, Index
-from vitcli.indexes.parts import read_part
+from vitcli.indexes.index import Index
+from vitcli.indexes.meta import SPACE, shown
+from vitcli.indexes.read import is_index, read_part
 from vitcli.jobs.apart import Read
 from vitcli.jobs.job import Inputs, ModelOptions, Reporter, Running
 from vitcli.jobs.of_index import read_of_index
 from vitcli.jobs.texts import Texts
-from vitcli.records import Embedded, Failure, ImageRef, TextClean
+from vitcli.records import Decode, Embedded, Failure, ImageRef, TextClean
 from vitcli.sinks.memory import ListSink
 from vitcli.stores import is_remote
 
@@ -48,7 +51,7 @@ class Asked:
     inputs: Inputs = Inputs()
     texts: tuple[str, ...] = ()
     minus: tuple[str, ...] = ()
-    like: tuple[str, ...] = ()
+    like: tuple[str | int, ...] = ()  # a number is a row; a text is a path, or else a number
     vectors: str | NDArray[np.floating] | None = None
 
     def __post_init__(self) -> None:
@@ -60,6 +63,13 @@ class Asked:
             )
         if self.minus and not self.texts:
             raise UsageError("--minus has no effect without --text", "add --text TEXT")
+        for path in self.inputs.paths:
+            if is_index(path):
+                raise UsageError(
+                    f"{printable(path)} is an index, and queries are images",
+                    "quote a pattern of index files: 'feats-*.npy'; or add each with --index, and "
+                    "a file of queries with --vectors",
+                )
         for option, several in (("--text", self.texts), ("--minus", self.minus)):
             if any(not text.strip() for text in several):
                 raise UsageError(f"{option} is blank", "give a text")
@@ -87,10 +97,10 @@ def iter_queries(
 ) -> Iterator[list[Query]]:
     """Yield the queries of each kind: images, texts, rows of the index, vectors. Raises VitError;
     an image that fails is a query with an error."""
-    if asked.texts and index.meta and index.meta["pool"] != "joint":
+    if asked.texts and index.meta and (pool := index.meta.get("pool")) != "joint":
         raise UsageError(
             f"{index.label} is not of the joint space of images and texts (its --pool is "
-            f"{index.meta['pool']})",
+            f"{printable(str(pool))})",
             "make one: vit embed IMAGES -m MODEL --pool joint -o joint.npy "
             "(vit models --for words lists models)",
         )
@@ -110,6 +120,7 @@ def _model_of(index: Index, how: Embedding, reporter: Reporter) -> tuple[Model, 
     """Load the model of the index with its options. Raises UsageError if its weights or its
     preprocessing are not those of the index."""
     from vitcli.jobs.loading import describe_model, load_model
+    from vitcli.models.fields import Pool
 
     meta = index.meta
     if not meta:
@@ -117,33 +128,81 @@ def _model_of(index: Index, how: Embedding, reporter: Reporter) -> tuple[Model, 
             f"{index.label} has no meta file, which names its model",
             "move feats.meta.json with feats.npy; --like and --vectors need no model",
         )
-    options = model_options(meta, offline=how.offline)
+    of_layers = ("layers", "norm") if meta.get("pool") != "joint" else ()
+    for name in ("model", "sha256", "preprocess", "pool", "l2", *of_layers):
+        if meta.get(name) is None:
+            raise not_known(index, f"says no {name}")
+    choices: Mapping[str, Collection[str]] = {
+        "pool": (*get_args(Pool), "joint"),
+        "engine": ENGINES,
+        "dtype": get_args(DtypeName),
+        "quantize": get_args(Quantize),
+    }
+    for name, known in choices.items():
+        if meta.get(name) not in (None, *known):
+            raise not_known(index, f"says {name}: {shown(meta[name])}")
+    options = model_options(index, offline=how.offline)
     spec = how.model
     if spec is None:
         spec = str(meta["model"])
         if meta.get("revision") and "@" not in spec:
             spec = f"{spec}@{meta['revision']}"
+    reporter.doing("loading the model")
     model = load_model(spec, options, reporter.note)
-    made = {**describe_model(model)}
+    made = json.loads(json.dumps(describe_model(model)))  # pairs as a meta file has them
     for name in ("sha256", "preprocess", "patch_size"):
         if made.get(name) != meta.get(name):
             raise UsageError(
                 f"{model.spec} is not the model of {index.label}: they differ in {SPACE[name]}",
-                f"the index is of {meta['model']}, {name} {meta.get(name)}; name it with -m, or "
-                "write the index again",
+                f"the index is of {printable(str(meta['model']))}, {name} {shown(meta.get(name))}; "
+                "name it with -m, or write the index again",
             )
     return model, options
 
 
-def model_options(meta: Mapping[str, Any], *, offline: bool = False) -> ModelOptions:
-    """The options of the model that made an index."""
-    known = {f.name for f in fields(ModelOptions)}
-    given: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in dict(meta.get("model_options") or {}).items()
-        if name in known
-    }
+def not_known(index: Index, what: str) -> InputError:
+    """The error of a meta file by which a query cannot be embedded."""
+    return InputError(
+        f"the meta file of {index.label} {what}, so queries cannot be embedded as its rows were",
+        "write the index again: vit embed --overwrite; --like and --vectors need no model",
+    )
+
+
+def model_options(index: Index, *, offline: bool = False) -> ModelOptions:
+    """The options of the model that made an index. Raises InputError for one that is not known."""
+    given: dict[str, Any] = {}
+    for name, value in (index.meta.get("model_options") or {}).items():
+        is_right = OPTIONS.get(name)
+        if is_right is None or not is_right(value):
+            raise not_known(index, f"has the option {printable(name)}: {shown(value)}")
+        given[name] = tuple(value) if isinstance(value, list) else value
     return ModelOptions(**given, offline=offline)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(_is_count, value))
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value > 0
+
+
+OPTIONS: Mapping[str, Callable[[Any], bool]] = {
+    "layout": _is_text,
+    "image_size": _is_size,
+    "patch_size": _is_size,
+    "max_patches": _is_count,
+    "preprocess": _is_text,
+    "num_heads": _is_count,
+    "drop": lambda value: isinstance(value, list) and all(map(_is_text, value)),
+    "exif": lambda value: isinstance(value, bool),
+    "decode": lambda value: value in get_args(Decode),
+}
+"""The options of a model in a meta file, each with a test of its value."""
 
 
 def _running(index: Index, how: Embedding) -> Running:
@@ -151,7 +210,7 @@ def _running(index: Index, how: Embedding) -> Running:
     if index.names == "text":
         return how.running
     names = ("engine", "dtype", "quantize")
-    made = {name: index.meta[name] for name in names if name in index.meta}
+    made = {name: index.meta[name] for name in names if index.meta.get(name) is not None}
     return replace(how.running, **made)
 
 
@@ -223,18 +282,18 @@ def _texts(
     ]
 
 
-def _like(index: Index, name: str) -> Query:
+def _like(index: Index, name: str | int) -> Query:
     """A row of the index, by its name or else its number."""
-    row = index.row_of(name)
-    if row is None and name.isdecimal() and len(name) < 19:
+    row = index.row_of(name) if isinstance(name, str) else name
+    if row is None and isinstance(name, str) and name.isdecimal() and len(name) < 19:
         row = int(name)
-        if row >= index.count:
-            raise UsageError(
-                f"--like {name}: {index.label} has {index.count:,} rows", "they count from 0"
-            )
+    if row is not None and row >= index.count:
+        raise UsageError(
+            f"--like {row}: {index.label} has {index.count:,} rows", "they count from 0"
+        )
     if row is None:
         raise UsageError(
-            f"--like {printable(name)} is not in {index.label}",
+            f"--like {printable(str(name))} is not in {index.label}",
             "give a path as it is in the index, or the number of a row; without --like, an image "
             "is embedded by the model",
         )
@@ -260,10 +319,18 @@ def _vectors(index: Index, vectors: str | NDArray[np.floating]) -> list[Query]:
             array = np.empty((0, part.width))
         label = printable(vectors)
     else:
-        array, label = np.atleast_2d(np.asarray(vectors)), "vectors"
-    if array.ndim != 2 or array.dtype.kind != "f" or array.shape[1] != index.width:
+        label = "vectors"
+        try:
+            array = np.atleast_2d(np.asarray(vectors))
+        except (ValueError, TypeError, RuntimeError):  # rows of several lengths
+            array = np.empty(0, object)
+        if array.dtype.kind != "f" or array.ndim != 2:
+            raise InputError(
+                f"{label} is an array of {array.dtype} {array.shape}", "give floats (Q, D)"
+            )
+    if array.shape[1] != index.width:
         raise InputError(
-            f"{label} has {array.shape[-1]} numbers a row, and {index.label} {index.width}",
+            f"{label} has {array.shape[1]} numbers a row, and {index.label} {index.width}",
             "they are not of one model",
         )
     if not len(array):

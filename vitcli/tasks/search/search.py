@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -10,15 +9,16 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
-from vitcli.errors import UsageError, check_choice, printable
+from vitcli.errors import UsageError, printable
 from vitcli.indexes.approximate import files_written, propose
 from vitcli.indexes.index import Index, open_index
 from vitcli.indexes.search import QUERIES, Finder, Found, Metric, nearest
 from vitcli.jobs.apart import check_apart, read_of_inputs, written_of
+from vitcli.jobs.choices import check_choice, check_number, check_whole
 from vitcli.jobs.job import SILENT, Reporter, Summary
 from vitcli.jobs.of_index import check_outputs, read_of_index
 from vitcli.sinks.tables import TABLES, Columns, Kind, TableFile, open_table
@@ -35,6 +35,7 @@ from vitcli.tasks.search.queries import (
 
 DEFAULT_K = 10
 MAX_K = 100_000
+METRICS: tuple[Metric, ...] = ("cosine", "dot")
 MAX_FOUND, MAX_SHOWN = 4_000_000, 100_000  # results that are held as numbers, and as records
 Record = Mapping[str, Any]
 Writer = Callable[[Iterable[Record]], None]
@@ -62,11 +63,12 @@ class SearchJob:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        check_choice("--metric", self.metric, get_args(Metric))
-        if self.threshold is not None and not math.isfinite(self.threshold):
-            raise UsageError(f"--threshold {self.threshold}", "give a number")
-        if not 1 <= self.k <= MAX_K:
-            raise UsageError(f"-k {self.k}", f"give a number from 1 to {MAX_K:,}")
+        check_whole("-k", self.k, 1, MAX_K, f"a number from 1 to {MAX_K:,}")
+        check_choice("--metric", self.metric, METRICS)
+        if self.threshold is not None and self.metric == "cosine":
+            check_number("--threshold", self.threshold, -1, 1, "a cosine from -1 to 1")
+        elif self.threshold is not None:
+            check_number("--threshold", self.threshold, -np.inf, np.inf, "a number")
         if self.approximate and self.metric != "cosine":
             raise UsageError(
                 f"--approximate compares cosines, not --metric {self.metric}",
@@ -119,7 +121,7 @@ def search(
     Raises VitError for errors that end the run; an image that fails is a row with an error.
     """
     started = time.monotonic()
-    index = open_index(job.index) if isinstance(job.index, tuple) else job.index
+    index = open_index(job.index, reporter.note) if isinstance(job.index, tuple) else job.index
     if job.paths_only and index.names == "text":
         raise UsageError(
             f"the rows of {index.label} are texts, which have no paths", "leave out --paths-only"
