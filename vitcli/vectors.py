@@ -102,7 +102,6 @@ def search(
 
     if approximate and ray is not None:
         raise UsageError("approximate and ray exclude each other", "leave out one of them")
-    _check_choice("metric", metric, ("cosine", "dot"))
     of_file = isinstance(vectors, str | os.PathLike)
     asked = Asked(
         inputs=Inputs(paths=() if queries is None else _names("queries", queries)),
@@ -179,9 +178,6 @@ def dedupe(
     from vitcli.tasks.dedupe.known import numbered
     from vitcli.tasks.dedupe.partial import Partial
 
-    _check_choice("linkage", linkage, ("star", "complete", "single"))
-    if keep is not None:
-        _check_choice("keep", keep, ("largest", "first", "oldest", "newest"))
     is_bare = not _is_named(index) and paths is None
     opened = _index(index, paths)
     options = Options(
@@ -232,8 +228,6 @@ def map(
     from vitcli.tasks.map.labels import FOLDERS, Coloring
     from vitcli.tasks.map.map import MapJob, check_job, compute
 
-    _check_choice("method", method, ("pca", "umap"))
-    _check_choice("metric", metric, ("cosine", "euclidean"))
     if not isinstance(clusters, str) or clusters not in ("auto", "none"):
         clusters = _whole("clusters", clusters, 1)
     seed = _whole("seed", seed, 0)
@@ -374,14 +368,6 @@ def _score(what: str, number: object) -> float | None:
     if not isinstance(number, Real) or isinstance(number, bool):
         raise UsageError(f"{what}={_short(number)}", "give a number, or None")
     return float(number)
-
-
-def _check_choice(what: str, value: object, choices: tuple[str, ...]) -> None:
-    """Raise UsageError for a value that is not among the choices."""
-    from vitcli.errors import UsageError
-
-    if not isinstance(value, str) or value not in choices:
-        raise UsageError(f"{what}={_short(value)}", f"choose from {', '.join(choices)}")
 
 
 def _short(value: object) -> str:

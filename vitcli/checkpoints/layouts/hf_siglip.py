@@ -64,16 +64,20 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTCon
     Without attention pooling (`vision_use_head: false`) the tower itself pools nothing, and the
     mean of its patches is the embedding.
     """
-    vision = vision_config(config)
+    return ViTConfig(**read_fields(tensors, vision_config(config), num_heads))
+
+
+def read_fields(tensors: Tensors, vision: Json, num_heads: int | None) -> dict[str, Any]:
+    """The fields of `ViTConfig` that SigLIP 2 for any shape has, too."""
     num_classes = count_classes(tensors)
     pools = bool(vision.get("vision_use_head", True)) and not num_classes
-    return ViTConfig(
+    return {
         **read_sizes(vision, num_heads, 16, "gelu_pytorch_tanh", 1e-6),
-        num_classes=num_classes,
-        class_token=False,
-        pos_prefix=0,
-        pool="map" if pools else "mean",
-    )
+        "num_classes": num_classes,
+        "class_token": False,
+        "pos_prefix": 0,
+        "pool": "map" if pools else "mean",
+    }
 
 
 ONLY: dict[str, tuple[object, ...]] = {
@@ -100,19 +104,25 @@ def refusals(config: ViTConfig) -> list[str]:
 
 
 def write_config(config: ViTConfig) -> dict[str, Any]:
-    """The config; `vision_use_head` is false without attention pooling."""
+    return config_of(config, "Siglip", tower_config(config))
+
+
+def config_of(config: ViTConfig, name: str, sizes: Json) -> dict[str, Any]:
+    """The config of the tower, or of the classifier, of the classes that begin with `name`;
+    `vision_use_head` is false without attention pooling."""
+    model_type = name.lower()
     tower = {
-        **tower_config(config),
-        "model_type": "siglip_vision_model",
+        **sizes,
+        "model_type": f"{model_type}_vision_model",
         "vision_use_head": config.pool == "map",
     }
     if config.num_classes:
         return {
-            "architectures": ["SiglipForImageClassification"],
-            "model_type": "siglip",
+            "architectures": [f"{name}ForImageClassification"],
+            "model_type": model_type,
             "vision_config": tower,
         }
-    return {"architectures": ["SiglipVisionModel"], **tower}
+    return {"architectures": [f"{name}VisionModel"], **tower}
 
 
 WRITER = Writer(

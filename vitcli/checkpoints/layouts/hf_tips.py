@@ -20,6 +20,8 @@ from vitcli.checkpoints.layouts.layout import (
     activation_name,
     ffn_width,
     image_pair,
+    mlp_ratio,
+    no_ratio,
     not_square,
     read_sizes,
     refuse_oblong,
@@ -103,15 +105,7 @@ ONLY: dict[str, tuple[object, ...]] = {
 
 
 def refusals(config: ViTConfig) -> list[str]:
-    obstacles, is_swiglu = not_square(config), config.ffn == "swiglu"
-    if ffn_width(config.embed_dim, _mlp_ratio(config), is_swiglu=is_swiglu) != config.hidden_dim:
-        obstacles.append(f"hidden_dim={config.hidden_dim}{' of a SwiGLU' * is_swiglu}")
-    return obstacles
-
-
-def _mlp_ratio(config: ViTConfig) -> float:
-    """The ratio from which transformers computes the width of the feed-forward."""
-    return config.hidden_dim / config.embed_dim * (1.5 if config.ffn == "swiglu" else 1)
+    return [*not_square(config), *no_ratio(config)]
 
 
 def write_config(config: ViTConfig) -> dict[str, Any]:
@@ -124,7 +118,7 @@ def write_config(config: ViTConfig) -> dict[str, Any]:
         "hidden_size": config.embed_dim,
         "num_hidden_layers": config.depth,
         "num_attention_heads": config.num_heads,
-        "mlp_ratio": _mlp_ratio(config),
+        "mlp_ratio": mlp_ratio(config),
         "use_swiglu_ffn": config.ffn == "swiglu",
         "hidden_act": activation_name(config.act),
         "layer_norm_eps": config.norm_eps,

@@ -386,6 +386,22 @@ def ffn_width(width: object, ratio: object, *, is_swiglu: bool) -> int:
     return (int(whole * 2 / 3) + 7) // 8 * 8 if is_swiglu else whole
 
 
+def mlp_ratio(config: ViTConfig) -> float:
+    """The ratio from which transformers' classes with `mlp_ratio` compute the width of the
+    feed-forward: the next larger one where a product is rounded to less than the width."""
+    ratio = config.hidden_dim / config.embed_dim * (1.5 if config.ffn == "swiglu" else 1)
+    is_short = config.ffn == "mlp" and int(config.embed_dim * ratio) < config.hidden_dim
+    return math.nextafter(ratio, math.inf) if is_short else ratio
+
+
+def no_ratio(config: ViTConfig) -> list[str]:
+    """Say if no `mlp_ratio` of transformers gives the width of the feed-forward."""
+    is_swiglu = config.ffn == "swiglu"
+    width = ffn_width(config.embed_dim, mlp_ratio(config), is_swiglu=is_swiglu)
+    is_other = width != config.hidden_dim
+    return [f"hidden_dim={config.hidden_dim}{' of a SwiGLU' * is_swiglu}"] * is_other
+
+
 def refuse_oblong(config: ViTConfig) -> ViTConfig:
     """Return a config of a class of transformers that reads the table of any image that is not
     square as that of a square. Raises CheckpointError for such an image."""

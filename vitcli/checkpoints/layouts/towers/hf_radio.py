@@ -25,9 +25,10 @@ from vitcli.checkpoints.layouts.layout import (
     Tensors,
     Writer,
     activation_name,
-    ffn_width,
     lift,
     lower,
+    mlp_ratio,
+    no_ratio,
     not_square,
 )
 from vitcli.checkpoints.layouts.towers.radio_config import read_config, token_counts
@@ -164,21 +165,12 @@ ONLY: dict[str, tuple[object, ...]] = {
 
 
 def refusals(config: ViTConfig) -> list[str]:
-    obstacles, is_swiglu = not_square(config), config.ffn == "swiglu"
+    obstacles = not_square(config)
     if config.pos_grid is None or config.pos_grid[0] != config.pos_grid[1]:
         obstacles.append("a table of positions that is not of a large square")
     if not config.summary or config.pixel_norm is None:
         obstacles.append("no summary of class tokens, or no normalisation of pixels")
-    if ffn_width(config.embed_dim, _mlp_ratio(config), is_swiglu=is_swiglu) != config.hidden_dim:
-        obstacles.append(f"hidden_dim={config.hidden_dim}{' of a SwiGLU' * is_swiglu}")
-    return obstacles
-
-
-def _mlp_ratio(config: ViTConfig) -> float:
-    """The ratio from which transformers computes the width of the feed-forward."""
-    ratio = config.hidden_dim / config.embed_dim * (1.5 if config.ffn == "swiglu" else 1)
-    is_short = config.ffn == "mlp" and int(config.embed_dim * ratio) < config.hidden_dim
-    return math.nextafter(ratio, math.inf) if is_short else ratio
+    return [*obstacles, *no_ratio(config)]
 
 
 def write_config(config: ViTConfig) -> dict[str, Any]:
@@ -194,7 +186,7 @@ def write_config(config: ViTConfig) -> dict[str, Any]:
         "hidden_size": config.embed_dim,
         "num_hidden_layers": config.depth,
         "num_attention_heads": config.num_heads,
-        "mlp_ratio": _mlp_ratio(config),
+        "mlp_ratio": mlp_ratio(config),
         "use_swiglu_ffn": config.ffn == "swiglu",
         "hidden_act": activation_name(config.act),
         "layer_norm_eps": config.norm_eps,

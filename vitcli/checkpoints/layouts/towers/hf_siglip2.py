@@ -22,10 +22,8 @@ from vitcli.checkpoints.layouts.layout import (
     Layout,
     Tensors,
     Writer,
-    count_classes,
     number,
     pair,
-    read_sizes,
 )
 from vitcli.checkpoints.layouts.texts.hf import SIGLIP_TEXTS, block_config
 from vitcli.checkpoints.preprocess.published import SIGLIP2
@@ -75,17 +73,11 @@ def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTCon
         raise CheckpointError(
             f"config.json: num_patches is {stored}: expected the number of patches of a square"
         )
-    sizes = read_sizes(vision, num_heads, 16, "gelu_pytorch_tanh", 1e-6)
-    num_classes = count_classes(tensors)
-    pools = bool(vision.get("vision_use_head", True)) and not num_classes
+    fields = hf_siglip.read_fields(tensors, vision, num_heads)
     return ViTConfig(
-        **{**sizes, "image_size": (side * patch[0], side * patch[1])},
-        num_classes=num_classes,
-        class_token=False,
-        pos_prefix=0,
+        **{**fields, "image_size": (side * patch[0], side * patch[1])},
         pos_resize="bilinear-antialias",
         any_grid=True,
-        pool="map" if pools else "mean",
     )
 
 
@@ -97,23 +89,14 @@ ONLY: dict[str, tuple[object, ...]] = {
 
 
 def write_config(config: ViTConfig) -> dict[str, Any]:
-    """The config; `vision_use_head` is false without attention pooling."""
-    tower = {
+    sizes = {
         "num_patches": config.grid[0] * config.grid[1],
         "patch_size": config.patch_size[0],
         "num_channels": config.in_chans,
         **block_config(config),
         "attention_dropout": 0.0,
-        "model_type": "siglip2_vision_model",
-        "vision_use_head": config.pool == "map",
     }
-    if config.num_classes:
-        return {
-            "architectures": ["Siglip2ForImageClassification"],
-            "model_type": "siglip2",
-            "vision_config": tower,
-        }
-    return {"architectures": ["Siglip2VisionModel"], **tower}
+    return hf_siglip.config_of(config, "Siglip2", sizes)
 
 
 WRITER = Writer(
