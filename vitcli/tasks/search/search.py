@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -150,7 +150,7 @@ def search(
         shown = max(1, min(QUERIES, MAX_SHOWN // job.k))
         for queries in iter_queries(index, job.asked, job.embedding, reporter):
             if job.not_itself:
-                _note_others(queries, index, reporter)
+                queries = _with_rows(queries, index, reporter)
             for some in _batches(queries, at_once):
                 records = _records(job, index, some, reporter, find)
                 for few in _batches(some, shown):
@@ -167,15 +167,18 @@ def _batches(queries: Sequence[Query], size: int) -> Iterator[Sequence[Query]]:
         yield queries[start : start + size]
 
 
-def _note_others(queries: Sequence[Query], index: Index, reporter: Reporter) -> None:
-    """Tell which images are not in the index, so that --not-itself leaves out nothing for them."""
-    images = [query for query in queries if query.kind == "image"]
-    others = [query.name for query in images if row_of(query, index) is None]
+def _with_rows(queries: Sequence[Query], index: Index, reporter: Reporter) -> list[Query]:
+    """The queries with the rows of their own files. Tell which images are not in the index, so that
+    --not-itself leaves out nothing for them."""
+    found = [replace(query, own=row_of(query, index)) for query in queries]
+    images = [query for query in found if query.kind == "image"]
+    others = [query.name for query in images if query.own is None]
     if others:
         reporter.note(
             f"--not-itself: {len(others):,} of {len(images):,} images are not in {index.label} by "
             f"their path, such as {printable(others[0])}: nothing is left out for them"
         )
+    return found
 
 
 def _nothing(records: Iterable[Record]) -> None:
@@ -194,7 +197,7 @@ def _records(
         if query.vector is None:
             yield {**named, "error": query.error}
         else:
-            own = row_of(query, index) if job.not_itself else None
+            own = query.own if job.not_itself else None
             yield {**named, "results": _results(index, next(found), own, job.k)}
 
 
