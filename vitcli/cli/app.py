@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup
 
 from vitcli import __version__
 from vitcli.cli.commands.attention import attention
@@ -24,7 +23,9 @@ from vitcli.cli.commands.merge import merge
 from vitcli.cli.commands.models import app as models
 from vitcli.cli.commands.reconstruct import reconstruct
 from vitcli.cli.commands.search import search
-from vitcli.errors import UsageError, shortened
+from vitcli.cli.options.declare import Group, Option
+from vitcli.cli.options.help import ALL_NAMES, HELP_NAMES, Command, CommandGroup
+from vitcli.errors import shortened
 
 _UsageError: Any = typer.BadParameter.__base__  # the base of all errors in a command line
 
@@ -39,7 +40,7 @@ def _shortened() -> Iterator[None]:
         raise
 
 
-class Vit(TyperGroup):
+class Vit(CommandGroup):
     """All commands, with messages of a limited length."""
 
     def make_context(self, *args: Any, **options: Any) -> Any:
@@ -51,29 +52,14 @@ class Vit(TyperGroup):
             return super().invoke(ctx)
 
 
-class Command(TyperCommand):
-    """Refuses a second model for a command that takes one: the parser would take the last."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        *_, order = self.make_parser(ctx).parse_args(args=list(args))
-        given = [option for option in order if option.name == "model" and option.nargs == 1]
-        if len(given) > 1 and not getattr(given[0], "multiple", False):
-            raise UsageError(
-                f"-m is given {len(given)} times, and vit {self.name} takes one model",
-                "vit classify and vit evaluate average several",
-            )
-        return super().parse_args(ctx, args)
-
-
 app = typer.Typer(
     name="vit",
     cls=Vit,
-    help="Classify folders of images and extract features from them with Vision Transformers.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    context_settings={"help_option_names": [*HELP_NAMES, *ALL_NAMES]},
 )
 
 
@@ -86,10 +72,26 @@ def _version(asked: bool) -> None:
 @app.callback()
 def vit(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool,
+        Option(
+            "-V",
+            "--version",
+            help="Print the version.",
+            group=Group.TALK,
+            callback=_version,
+            is_eager=True,
+        ),
     ] = False,
 ) -> None:
-    """Classify folders of images and extract features from them with Vision Transformers."""
+    """Classify folders of images and extract features from them with Vision Transformers.
+
+    vit COMMAND --help shows the options that most people need, vit COMMAND --help-all all of them.
+
+    Examples:
+    vit classify ./photos
+    vit embed ./photos -o feats.npy
+    vit finetune flowers/ -o run/
+    """
 
 
 app.command(cls=Command)(classify)

@@ -13,6 +13,7 @@ from vitcli.jobs.tolerance import Tolerance
 from vitcli.records import Decode, Limits, Progress, Size
 
 DEFAULT_MODEL = "google/vit-base-patch16-224"
+DEFAULT_MASKED_MODEL = "facebook/vit-mae-base"  # for vit reconstruct, which needs a decoder
 DEFAULT_BATCH_SIZE = 16
 BatchSize = int | Literal["auto"]
 

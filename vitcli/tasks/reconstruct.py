@@ -19,7 +19,15 @@ from vitcli.errors import OutputError, UsageError
 from vitcli.files import explained, write_whole
 from vitcli.jobs.apart import check_apart, read_of_inputs, read_of_models
 from vitcli.jobs.finite import are_finite, overflow, with_failures
-from vitcli.jobs.job import DEFAULT_MODEL, SILENT, Inputs, ModelOptions, Reporter, Running, Summary
+from vitcli.jobs.job import (
+    DEFAULT_MASKED_MODEL,
+    SILENT,
+    Inputs,
+    ModelOptions,
+    Reporter,
+    Running,
+    Summary,
+)
 from vitcli.jobs.listing import list_inputs
 from vitcli.jobs.loading import load_model
 from vitcli.jobs.run import Computation, Run
@@ -42,7 +50,7 @@ class ReconstructJob:
 
     inputs: Inputs
     out: Path
-    model: str | Model = DEFAULT_MODEL
+    model: str | Model = DEFAULT_MASKED_MODEL
     options: ModelOptions = ModelOptions()
     running: Running = Running()
     mask_ratio: float | None = None
@@ -53,6 +61,16 @@ class ReconstructJob:
     def __post_init__(self) -> None:
         if self.mask_ratio is not None and not 0 < self.mask_ratio < 1:
             raise UsageError(f"--mask-ratio {self.mask_ratio:g}", "give a share between 0 and 1")
+        running = self.running
+        unused = {
+            f"--engine {running.engine}": running.engine != "torch",
+            f"--quantize {running.quantize}": running.quantize is not None,
+            "--compile": running.compile,
+        }
+        for option in (name for name, is_given in unused.items() if is_given):
+            raise UsageError(
+                f"images are reconstructed by PyTorch in fp32, without {option}", "leave it out"
+            )
 
 
 class PanelSink(NoSink):

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
-
-import typer
+from typing import TYPE_CHECKING, Literal
 
 from vitcli.cli.options import groups as g
+from vitcli.cli.options import maps as m
 from vitcli.cli.options import options as o
 from vitcli.cli.screen.exit import end, is_terminal, start_workers
 from vitcli.errors import UsageError
@@ -22,133 +20,26 @@ if TYPE_CHECKING:
 NAMED_HEADS: tuple[Fusion | Literal["all"], ...] = ("mean", "max", "min", "all")
 
 
-Out = Annotated[
-    Path | None,
-    typer.Option(
-        "-o",
-        "--out",
-        help="Folder for the maps, with the same tree as the inputs.",
-        metavar="DIR",
-    ),
-]
-MethodOpt = Annotated[
-    Literal["raw", "rollout", "grad", "similarity"],
-    typer.Option(
-        "--method",
-        help="raw: the weights of one layer. rollout: all layers multiplied. grad: relevance for a"
-        " class. similarity: of patches to the query.",
-        envvar="VIT_METHOD",
-    ),
-]
-LayerOpt = Annotated[
-    str | None,
-    typer.Option(
-        "--layer",
-        help="Block: 1, 2, ... or -1 for the last; several, such as 3,6,-1; all; or pool for the"
-        " attention pooling.",
-        envvar="VIT_LAYER",
-        metavar="N|all",
-        show_default="-1; pool if the model has one",
-    ),
-]
-HeadsOpt = Annotated[
-    str | None,
-    typer.Option(
-        "--heads",
-        help="mean, max or min over the heads; all heads, a map for each; or the number of one"
-        " head, from 1. --head takes the same values.",
-        metavar="mean|max|min|all|N",
-        show_default="mean; all for --style grid",
-    ),
-]
-QueryOpt = Annotated[
-    str | None,
-    typer.Option(
-        "--query",
-        help="The query: cls, or the patch at X,Y in pixels of the image or as 30%,70%.",
-        metavar="cls|X,Y",
-        show_default="cls, or the mean of all patches",
-    ),
-]
-Class = Annotated[
-    str,
-    typer.Option(
-        "--class",
-        help="With --method grad: a label, its number, or top1, the best label of each image.",
-        metavar="LABEL|N|top1",
-    ),
-]
-Discard = Annotated[
-    float,
-    typer.Option(
-        "--discard-ratio",
-        help="With --method rollout: the share of weights to leave out, smallest first.",
-        min=0.0,
-        max=0.999,
-    ),
-]
-StyleOpt = Annotated[
-    Literal["overlay", "heatmap", "panel", "grid", "mask"],
-    typer.Option(
-        "--style",
-        help="panel: image, heatmap and overlay. grid: all heads, layer by layer. mask: only the"
-        " patches that hold --mass of the attention.",
-        envvar="VIT_STYLE",
-    ),
-]
-Alpha = Annotated[float, typer.Option("--alpha", help="Opacity of the map.", min=0.0, max=1.0)]
-Mass = Annotated[
-    float,
-    typer.Option(
-        "--mass", help="With --style mask: the share of the attention to show.", min=0.0, max=1.0
-    ),
-]
-ColoursOpt = Annotated[
-    Literal["inferno", "viridis", "turbo", "hot", "gray"],
-    typer.Option("--colormap", help="Colours of the map.", envvar="VIT_COLORMAP"),
-]
-SizeOpt = Annotated[
-    int | None,
-    typer.Option(
-        "--size",
-        help="Longer side of the written images, in pixels.",
-        min=8,
-        max=16384,
-        show_default="that of the input",
-    ),
-]
-Format = Annotated[
-    Literal["png", "jpg"],
-    typer.Option("--format", help="Format of the written images.", envvar="VIT_PICTURE_FORMAT"),
-]
-Raw = Annotated[
-    bool, typer.Option("--raw", help="Also write the maps as .npy: float32, (heads, h, w).")
-]
-Show = Annotated[
-    bool, typer.Option("--show", help="Show the first image with its map in the terminal.")
-]
-
-
 @g.with_resuming
 def attention(
     common: g.Common,
     model: o.ModelSpec = DEFAULT_MODEL,
-    out: Out = None,
-    method: MethodOpt = "raw",
-    layer: LayerOpt = None,
-    heads: HeadsOpt = None,
-    query: QueryOpt = None,
-    class_: Class = "top1",
-    discard_ratio: Discard = 0.0,
-    style: StyleOpt = "overlay",
-    alpha: Alpha = 0.5,
-    mass: Mass = 0.6,
-    colormap: ColoursOpt = "inferno",
-    size: SizeOpt = None,
-    format: Format = "png",
-    raw: Raw = False,
+    out: m.Out = None,
+    method: m.MethodOpt = "raw",
+    layer: m.LayerOpt = None,
+    heads: m.HeadsOpt = None,
+    query: m.QueryOpt = None,
+    class_: m.Class = "top1",
+    discard_ratio: m.Discard = 0.0,
+    style: m.StyleOpt = "overlay",
+    alpha: m.Alpha = 0.5,
+    mass: m.Mass = 0.6,
+    colormap: m.ColoursOpt = "inferno",
+    size: m.SizeOpt = None,
+    format: m.Format = "png",
+    raw: m.Raw = False,
     html: o.Html = None,
-    show: Show = False,
+    show: m.Show = False,
 ) -> None:
     """Draw where the model looks, as a map on each image.
 

@@ -9,10 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from vitcli.cli.options import groups as g
 from vitcli.cli.options import options as o
+from vitcli.cli.options.declare import Group, Option
 from vitcli.cli.screen.exit import is_terminal, show
 from vitcli.cli.screen.screen import Screen
 from vitcli.errors import Interrupted, printable
@@ -24,20 +23,24 @@ if TYPE_CHECKING:
 
 On = Annotated[
     Path | None,
-    typer.Option(
+    Option(
         "--on",
+        group=Group.INPUTS,
+        brief="Also measure end to end on the images of DIR.",
         help="Also measure end to end on the images of DIR, with workers and --decode.",
         metavar="DIR",
     ),
 ]
 Seconds = Annotated[
     float,
-    typer.Option(
+    Option(
         "--seconds",
+        group=Group.SPEED,
+        brief="Time limit for the whole benchmark.",
         help="Time limit for the whole benchmark; skipped candidates are reported.",
         min=1,
         metavar="N",
-        envvar="VIT_BENCH_SECONDS",
+        env="VIT_BENCH_SECONDS",
     ),
 ]
 COLUMNS: dict[str, Callable[[BenchRow], object]] = {
@@ -62,7 +65,8 @@ COLUMNS: dict[str, Callable[[BenchRow], object]] = {
 @g.with_model
 def bench(
     options: ModelOptions,
-    model: o.ModelArgument = DEFAULT_MODEL,
+    positional: o.ModelArgument = None,
+    model: o.ModelSpec = DEFAULT_MODEL,
     on: On = None,
     device: o.Device = "auto",
     seconds: Seconds = 60.0,
@@ -84,7 +88,7 @@ def bench(
         from vitcli.tasks.bench import bench as task
 
         job = task.BenchJob(
-            model=model,
+            model=positional or model,
             options=options,
             on=str(on) if on is not None else None,
             device=device,

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-import typer
-
 from vitcli.cli.options import groups as g
 from vitcli.cli.options import options as o
+from vitcli.cli.options.declare import Group, Option
 from vitcli.cli.options.parse import output_place
 from vitcli.cli.screen.exit import end, is_terminal, start_workers
 from vitcli.errors import UsageError
@@ -15,63 +14,77 @@ from vitcli.tasks.classify.select import parse
 
 TopK = Annotated[
     int | None,
-    typer.Option(
+    Option(
         "-k",
         "--top-k",
+        group=Group.OUTPUT,
+        brief="Number of labels per image.",
         help="Number of labels per image; for a sigmoid with --threshold, all that reach it.",
         show_default="5",
         min=1,
-        envvar="VIT_TOP_K",
+        env="VIT_TOP_K",
+        metavar="N",
     ),
 ]
 ScoresOpt = Annotated[
     Literal["prob", "softmax", "sigmoid", "logit", "cosine"],
-    typer.Option(
+    Option(
         "--scores",
+        group=Group.OUTPUT,
         help="prob is what the model's head is trained for (vit info tells); softmax, sigmoid and "
         "logit (the raw output) override it; cosine is for --classes.",
-        envvar="VIT_SCORES",
+        env="VIT_SCORES",
     ),
 ]
 Threshold = Annotated[
     float | None,
-    typer.Option(
+    Option(
         "--threshold",
+        group=Group.OUTPUT,
+        brief=True,
         help="Leave out labels with a lower score.",
-        envvar="VIT_THRESHOLD",
+        env="VIT_THRESHOLD",
+        metavar="SCORE",
     ),
 ]
 Out = Annotated[
     str | None,
-    typer.Option(
+    Option(
         "-o",
         "--out",
+        group=Group.OUTPUT,
+        brief="Write to FILE (.jsonl, .csv, .tsv, .parquet) or a URL.",
         help="Write to FILE (.jsonl, .csv, .tsv, .parquet) or to a URL (s3://...).",
         metavar="FILE",
     ),
 ]
 FormatOpt = Annotated[
     Literal["jsonl", "parquet", "csv", "tsv", "table"] | None,
-    typer.Option(
+    Option(
         "--format",
+        group=Group.OUTPUT,
+        brief=False,
         help="Format, if the suffix of FILE names none. On a terminal: table; in a pipe: jsonl.",
-        show_default=False,
     ),
 ]
 
 
 SelectOpt = Annotated[
     str | None,
-    typer.Option(
+    Option(
         "--select",
+        group=Group.OUTPUT,
+        brief='Keep images that match: label == "cat" and score > 0.8',
         help='Keep only images for which EXPR holds: label == "cat" and score >= 0.8.',
         metavar="EXPR",
     ),
 ]
 PathsOnly = Annotated[
     bool,
-    typer.Option(
+    Option(
         "--paths-only",
+        group=Group.OUTPUT,
+        brief="Write only the paths, for xargs.",
         help="Write only the paths, for xargs; with -0, each ends with NUL.",
     ),
 ]

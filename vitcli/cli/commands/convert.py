@@ -10,10 +10,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import typer
-
 from vitcli.cli.options import options as o
 from vitcli.cli.options import words as w
+from vitcli.cli.options.declare import Argument, Group, Option
 from vitcli.cli.options.parse import parse_size
 from vitcli.cli.screen.exit import is_terminal, show
 from vitcli.cli.screen.screen import Screen
@@ -30,28 +29,37 @@ MAX_NAMED = 3  # dropped tensors
 NAME_WIDTH = 10  # of the first column
 
 
-Source = Annotated[str, typer.Argument(metavar="SRC", help=o.MODEL_HELP, show_default=False)]
+Source = Annotated[
+    str,
+    Argument(
+        "SRC", group=Group.MODEL, brief="Hub id, folder, weight file, or demo.", help=o.MODEL_HELP
+    ),
+]
 Target = Annotated[
     Path,
-    typer.Argument(
-        metavar="DST", help="New folder, or a file that ends in .onnx.", show_default=False
-    ),
+    Argument("DST", group=Group.OUTPUT, help="New folder, or a file that ends in .onnx."),
 ]
 ToOpt = Annotated[
     Literal["hf", "timm", "onnx"],
-    typer.Option(
+    Option(
         "--to",
+        group=Group.OUTPUT,
+        brief="Library that will open the result.",
         help="Library that will open the result: transformers, timm or ONNX Runtime.",
-        show_default=False,
     ),
 ]
 DtypeOpt = Annotated[
     Literal["fp32", "fp16", "bf16"],
-    typer.Option("--dtype", help="Precision of the written weights."),
+    Option("--dtype", group=Group.OUTPUT, brief=True, help="Precision of the written weights."),
 ]
 Verify = Annotated[
     bool,
-    typer.Option("--verify", help="Load SRC and DST, and fail if logits or hidden states differ."),
+    Option(
+        "--verify",
+        group=Group.OUTPUT,
+        brief="Load both, and fail if their outputs differ.",
+        help="Load SRC and DST, and fail if logits or hidden states differ.",
+    ),
 ]
 
 
@@ -84,17 +92,11 @@ def convert(
     """Convert a checkpoint, with labels and preprocessing.
 
     Examples:
-
     vit convert timm/vit_base_patch16_224.augreg_in1k out/ --to hf --verify
-
     vit convert google/vit-base-patch16-224 out/ --to timm --verify
-
     vit convert facebook/dinov2-base dinov2.onnx --to onnx --verify
-
     vit convert google/siglip2-base-patch16-224 cats.onnx --to onnx --classes "cat, dog"
-
     vit convert weights.pth out/ --to hf --num-heads 6 --labels names.txt
-
     vit convert google/vit-large-patch16-224 half/ --to hf --dtype fp16
     """
     with Screen(quiet=quiet, progress=False) as screen:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-import typer
-
 from vitcli.cli.options import groups as g
 from vitcli.cli.options import options as o
+from vitcli.cli.options.declare import Argument, Group, Option
 from vitcli.cli.options.parse import output_place, parse_workers
 from vitcli.cli.screen.exit import end, is_terminal
 from vitcli.errors import UsageError
@@ -17,85 +16,108 @@ from vitcli.stores import Url
 
 IndexArgument = Annotated[
     list[str],
-    typer.Argument(
-        metavar="INDEX...",
+    Argument(
+        "INDEX...",
+        group=Group.INPUTS,
         help="What vit embed has written: files, quoted patterns, shards, URLs.",
-        show_default=False,
     ),
 ]
 Threshold = Annotated[
     float | None,
-    typer.Option(
+    Option(
         "--threshold",
-        help="Cosine from which images are near twins; chosen from the scores if not given.",
-        envvar="VIT_DEDUPE_THRESHOLD",
-        show_default=False,
+        group=Group.TWINS,
+        brief=True,
+        help="Cosine from which images are near twins.",
+        env="VIT_DEDUPE_THRESHOLD",
+        metavar="COSINE",
+        show_default="chosen from the scores",
     ),
 ]
 KindOpt = Annotated[
     str | None,
-    typer.Option(
+    Option(
         "--kind",
+        group=Group.TWINS,
+        brief="bytes (same file), pixels (same look), near (by vectors).",
         help="Kinds of twins: bytes (same file), pixels (they look the same), near (by vectors).",
-        envvar="VIT_DEDUPE_KIND",
+        env="VIT_DEDUPE_KIND",
         metavar="KIND,...",
         show_default="bytes,pixels,near",
     ),
 ]
 LinkageOpt = Annotated[
     Literal["star", "complete", "single"],
-    typer.Option(
+    Option(
         "--linkage",
+        group=Group.TWINS,
+        brief=False,
         help="Groups: all near the kept image (star), all near each other, or chains (single).",
-        envvar="VIT_LINKAGE",
+        env="VIT_LINKAGE",
     ),
 ]
 KeepOpt = Annotated[
     Literal["largest", "first", "oldest", "newest"] | None,
-    typer.Option(
+    Option(
         "--keep",
+        group=Group.TWINS,
+        brief="Which image of a group to keep.",
         help="Which image of a group to keep; largest compares pixels, then bytes.",
-        envvar="VIT_KEEP",
+        env="VIT_KEEP",
         show_default="largest",
     ),
 ]
 LikePairs = Annotated[
     Path | None,
-    typer.Option(
+    Option(
         "--like-pairs",
+        group=Group.TWINS,
+        brief="Set the threshold from known twins, two paths a line.",
         help="Set the threshold from known twins: two paths a line, or an output of dedupe.",
-        envvar="VIT_LIKE_PAIRS",
+        env="VIT_LIKE_PAIRS",
         metavar="FILE",
     ),
 ]
 Out = Annotated[
     str | None,
-    typer.Option(
-        "-o", "--out", help="Write to FILE (.jsonl, .csv, .tsv, .parquet).", metavar="FILE"
+    Option(
+        "-o",
+        "--out",
+        group=Group.OUTPUT,
+        brief=True,
+        help="Write to FILE (.jsonl, .csv, .tsv, .parquet).",
+        metavar="FILE",
     ),
 ]
 FormatOpt = Annotated[
     Literal["jsonl", "csv", "tsv", "parquet", "table"] | None,
-    typer.Option(
+    Option(
         "--format",
+        group=Group.OUTPUT,
+        brief=False,
         help="Format, if the suffix of FILE names none. On a terminal: table; in a pipe: jsonl.",
-        show_default=False,
     ),
 ]
 PathsOnly = Annotated[
     bool,
-    typer.Option(
+    Option(
         "--paths-only",
+        group=Group.OUTPUT,
+        brief="Write only the paths that are not kept, for xargs.",
         help="Write only the paths that are not kept, for xargs; with -0, each ends with NUL.",
     ),
 ]
-NullOpt = Annotated[bool, typer.Option("-0", "--null", help="With --paths-only: end with NUL.")]
+NullOpt = Annotated[
+    bool, Option("-0", "--null", group=Group.OUTPUT, help="With --paths-only: end with NUL.")
+]
 ResumeOpt = Annotated[
     bool,
-    typer.Option(
+    Option(
         "--resume",
+        group=Group.LONG_RUNS,
+        brief="Continue an interrupted comparison.",
         help="Continue an interrupted comparison; the blocks that are done are kept.",
-        envvar="VIT_RESUME",
+        env="VIT_RESUME",
     ),
 ]
 

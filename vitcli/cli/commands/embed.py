@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-import typer
-
 from vitcli.cli.options import groups as g
 from vitcli.cli.options import options as o
+from vitcli.cli.options.declare import Group, Option
 from vitcli.cli.options.parse import output_place, parse_layers
 from vitcli.cli.screen.exit import end, is_terminal, start_workers
 from vitcli.errors import UsageError
@@ -15,67 +14,79 @@ from vitcli.jobs.job import DEFAULT_MODEL
 
 Layer = Annotated[
     int | None,
-    typer.Option(
+    Option(
         "--layer",
+        group=Group.MODEL,
+        brief="0 is the embedding output, i is block i, -1 the last.",
         help="Layer to use: 0 is the embedding output, i is block i, -1 is the last block.",
-        envvar="VIT_LAYER",
+        env="VIT_LAYER",
         show_default="-1",
+        metavar="N",
     ),
 ]
 Layers = Annotated[
     str | None,
-    typer.Option(
+    Option(
         "--layers",
+        group=Group.MODEL,
+        brief=False,
         help="Several layers, concatenated in this order, such as 3,6,-1.",
-        envvar="VIT_LAYERS",
+        env="VIT_LAYERS",
         metavar="N,N,...",
     ),
 ]
 PoolOpt = Annotated[
     Literal["cls", "mean", "cls+mean", "map", "patches", "tokens", "joint"] | None,
-    typer.Option(
+    Option(
         "--pool",
+        group=Group.MODEL,
+        brief="How tokens become a vector; patches, tokens keep them.",
         help="How to pool tokens into a vector; patches and tokens keep one for each; joint is the "
         "vector to compare with texts.",
-        envvar="VIT_POOL",
+        env="VIT_POOL",
         show_default="the model's own",
     ),
 ]
 Norm = Annotated[
     bool,
-    typer.Option(
+    Option(
         "--norm/--no-norm",
+        group=Group.MODEL,
         help="Apply the model's final LayerNorm.",
-        envvar="VIT_NORM",
+        env="VIT_NORM",
     ),
 ]
 L2 = Annotated[
     bool,
-    typer.Option("--l2", help="Scale vectors to length 1.", envvar="VIT_L2"),
+    Option("--l2", group=Group.OUTPUT, brief=True, help="Scale vectors to length 1.", env="VIT_L2"),
 ]
 StoreOpt = Annotated[
     Literal["fp32", "fp16"],
-    typer.Option(
+    Option(
         "--store",
+        group=Group.OUTPUT,
         help="Precision of the output.",
-        envvar="VIT_STORE",
+        env="VIT_STORE",
     ),
 ]
 Out = Annotated[
     str | None,
-    typer.Option(
+    Option(
         "-o",
         "--out",
+        group=Group.OUTPUT,
+        brief="FILE (.npy, .npz, .safetensors, .parquet, .jsonl) or URL.",
         help="Write to FILE (.npy, .npz, .safetensors, .parquet, .jsonl) or to a URL (s3://...).",
         metavar="FILE",
     ),
 ]
 FormatOpt = Annotated[
     Literal["npy", "npz", "safetensors", "jsonl", "parquet"] | None,
-    typer.Option(
+    Option(
         "--format",
+        group=Group.OUTPUT,
+        brief=False,
         help="Format, if the suffix of FILE names none. In a pipe: jsonl.",
-        show_default=False,
     ),
 ]
 

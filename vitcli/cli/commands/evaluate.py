@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import typer
-
 from vitcli.cli.options import groups as g
 from vitcli.cli.options import options as o
+from vitcli.cli.options.declare import Argument, Group, Option
 from vitcli.cli.screen.exit import end, show, start_workers
 from vitcli.errors import OutputError, UsageError, printable
 
@@ -19,9 +18,11 @@ if TYPE_CHECKING:
 
 Data = Annotated[
     str,
-    typer.Argument(
-        metavar="DATA",
-        show_default=False,
+    Argument(
+        "DATA",
+        group=Group.INPUTS,
+        brief="Folder, zip or tars with a folder per class, or a table (.csv, .tsv, "
+        ".jsonl) with path, label.",
         help="A folder, zip or tars with one folder per class; tars with a .cls file (the class) "
         "next to each image; or a .csv, .tsv or .jsonl with the columns path and label (or labels: "
         "several, such as cat;dog; or a column of 0 and 1 for each).",
@@ -29,18 +30,21 @@ Data = Annotated[
 ]
 ModelSpecs = Annotated[
     list[str],
-    typer.Option(
+    Option(
         "-m",
         "--model",
+        group=Group.MODEL,
+        brief="Hub id, folder, weight file, or demo; repeat to compare.",
         help=f"{o.MODEL_HELP} Repeat -m to compare several models and their average.",
-        envvar="VIT_MODEL",
+        env="VIT_MODEL",
         metavar="MODEL",
     ),
 ]
 ScoresOpt = Annotated[
     Literal["prob", "softmax", "sigmoid", "logit", "cosine"],
-    typer.Option(
+    Option(
         "--scores",
+        group=Group.MODEL,
         help="prob is what the model's head is trained for (vit info tells): softmax for one label "
         "an image, sigmoid for several, logit for a number. The others override it; cosine is for "
         "--classes.",
@@ -48,16 +52,21 @@ ScoresOpt = Annotated[
 ]
 Threshold = Annotated[
     float | None,
-    typer.Option(
+    Option(
         "--threshold",
+        group=Group.MODEL,
+        brief="With several labels an image: the lowest score.",
         help="With several labels an image: the lowest score of a label that it gets.",
         show_default="0.5",
+        metavar="SCORE",
     ),
 ]
 Knn = Annotated[
     int | None,
-    typer.Option(
+    Option(
         "--knn",
+        group=Group.MODEL,
+        brief="Label an image by its N nearest neighbours instead.",
         help="Evaluate embeddings: label an image by its N nearest neighbours.",
         min=1,
         metavar="N",
@@ -65,17 +74,21 @@ Knn = Annotated[
 ]
 Preds = Annotated[
     Path | None,
-    typer.Option(
+    Option(
         "--preds",
+        group=Group.INPUTS,
+        brief="Evaluate an output of vit classify, without a model.",
         help="Evaluate the output of vit classify -o FILE.jsonl, without running a model.",
         metavar="FILE",
     ),
 ]
 Out = Annotated[
     Path | None,
-    typer.Option(
+    Option(
         "-o",
         "--out",
+        group=Group.OUTPUT,
+        brief="Folder for metrics.json, report.html and confusion.*.",
         help="Folder for metrics.json, report.html, and confusion.csv and confusion.png, or for "
         "several labels an image classes.csv.",
         metavar="DIR",
@@ -107,15 +120,10 @@ def evaluate(
     are any, the exit code is 3.
 
     Examples:
-
     vit evaluate flowers/ -m run/ -m google/vit-base-patch16-224
-
     vit evaluate flowers/ -m facebook/dinov2-base --knn 20
-
     vit evaluate pets/ -m google/siglip2-base-patch16-224 --classes "cat, dog, hamster"
-
     vit evaluate scenes.csv -m my-multi-label-model --threshold 0.3
-
     vit evaluate flowers/ --preds preds.jsonl --json
     """
     if out is not None and out.exists() and not overwrite:

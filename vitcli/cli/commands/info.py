@@ -24,7 +24,10 @@ STEP_WIDTH = 34  # of a preprocessing step; its source follows
 
 @g.with_model
 def info(
-    options: ModelOptions, model: o.ModelArgument = DEFAULT_MODEL, as_json: o.Json = False
+    options: ModelOptions,
+    positional: o.ModelArgument = None,
+    model: o.ModelSpec = DEFAULT_MODEL,
+    as_json: o.Json = False,
 ) -> None:
     """Show a model's sizes, cost, labels and preprocessing.
 
@@ -32,7 +35,7 @@ def info(
     """
     from vitcli.tasks import info as task
 
-    facts = task.info(task.InfoJob(model=model, options=options))
+    facts = task.info(task.InfoJob(model=positional or model, options=options))
     if as_json:
         record = {name: value for name, value in asdict(facts).items() if name != "described"}
         show(json.dumps(record, ensure_ascii=False))

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-import typer
-
 from vitcli.cli.options import groups as g
 from vitcli.cli.options import options as o
+from vitcli.cli.options.declare import Argument, Group, Option
 from vitcli.cli.options.parse import output_place, parse_workers, shorten
 from vitcli.cli.screen.exit import end, is_terminal
 from vitcli.cli.screen.screen import Screen
@@ -17,63 +16,73 @@ from vitcli.errors import UsageError
 SUFFIXES = (".jsonl", ".csv", ".tsv", ".parquet")
 IndexArgument = Annotated[
     list[str],
-    typer.Argument(
-        metavar="INDEX...",
+    Argument(
+        "INDEX...",
+        group=Group.INPUTS,
+        brief="Files that vit embed wrote; quoted patterns, URLs.",
         help="Files of vit embed: .npy, .npz, .safetensors, .parquet; quoted patterns, URLs.",
     ),
 ]
 Out = Annotated[
     str | None,
-    typer.Option(
+    Option(
         "-o",
         "--out",
+        group=Group.OUTPUT,
+        brief="Page (.html) or table (.jsonl, .csv, .tsv, .parquet).",
         help="Write a page (.html) or a table (.jsonl, .csv, .tsv, .parquet) to FILE.",
         metavar="FILE",
     ),
 ]
 FormatOpt = Annotated[
     Literal["jsonl", "csv", "tsv", "parquet"] | None,
-    typer.Option(
-        "--format", help="Format of the table, if FILE has no suffix.", show_default=False
-    ),
+    Option("--format", group=Group.OUTPUT, help="Format of the table, if FILE has no suffix."),
 ]
 MethodOpt = Annotated[
     Literal["pca", "umap"],
-    typer.Option(
+    Option(
         "--method",
+        group=Group.MAPS,
+        brief="How the dots are placed.",
         help="Places by principal components, or by UMAP (pip install 'vitcli[map]').",
-        envvar="VIT_MAP_METHOD",
+        env="VIT_MAP_METHOD",
     ),
 ]
 ClustersOpt = Annotated[
     str,
-    typer.Option(
+    Option(
         "--clusters",
+        group=Group.MAPS,
+        brief="Number of clusters.",
         help="Number of clusters; auto takes the one with the best silhouette.",
         metavar="K|auto|none",
-        envvar="VIT_CLUSTERS",
+        env="VIT_CLUSTERS",
     ),
 ]
 MetricOpt = Annotated[
     Literal["cosine", "euclidean"],
-    typer.Option(
+    Option(
         "--metric",
+        group=Group.MAPS,
         help="Compare vectors by their angle, or by their distance as they are stored.",
-        envvar="VIT_MAP_METRIC",
+        env="VIT_MAP_METRIC",
     ),
 ]
 Color = Annotated[
     str | None,
-    typer.Option(
+    Option(
         "--color",
+        group=Group.MAPS,
+        brief="Labels from a table of vit classify, or the folders.",
         help="Labels from an output of vit classify or another table, or the images' folders.",
         metavar="FILE|folders",
     ),
 ]
 ColorColumn = Annotated[
     str | None,
-    typer.Option(
+    Option(
         "--color-column",
+        group=Group.MAPS,
         help="Column of --color with the labels.",
         metavar="NAME",
         show_default="label, or the best prediction",
@@ -81,15 +90,28 @@ ColorColumn = Annotated[
 ]
 Sort = Annotated[
     Literal["index", "distance"],
-    typer.Option("--sort", help="Order of the table: as in the index, or the oddest images first."),
+    Option(
+        "--sort",
+        group=Group.OUTPUT,
+        brief="Order of the table; distance: the oddest first.",
+        help="Order of the table: as in the index, or the oddest images first.",
+    ),
 ]
 Thumbnails = Annotated[
     int,
-    typer.Option(
-        "--thumbnails", help="Number of thumbnails in the page.", min=0, envvar="VIT_THUMBNAILS"
+    Option(
+        "--thumbnails",
+        group=Group.OUTPUT,
+        brief=True,
+        help="Number of thumbnails in the page.",
+        min=0,
+        env="VIT_THUMBNAILS",
+        metavar="N",
     ),
 ]
-Seed = Annotated[int, typer.Option("--seed", help="Random seed.", min=0, envvar="VIT_SEED")]
+Seed = Annotated[
+    int, Option("--seed", group=Group.MAPS, help="Random seed.", min=0, env="VIT_SEED", metavar="N")
+]
 
 
 @g.with_screen

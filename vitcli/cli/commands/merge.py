@@ -4,25 +4,26 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from vitcli.cli.options import options as o
+from vitcli.cli.options.declare import Argument, Group, Option
 from vitcli.cli.screen.exit import end
 from vitcli.cli.screen.screen import Screen
 
 Shards = Annotated[
     list[str],
-    typer.Argument(
-        metavar="SHARDS...",
+    Argument(
+        "SHARDS...",
+        group=Group.INPUTS,
         help="Outputs of all shards: files, URLs, or quoted patterns of URLs.",
-        show_default=False,
     ),
 ]
 Out = Annotated[
     str,
-    typer.Option(
+    Option(
         "-o",
         "--out",
+        group=Group.OUTPUT,
+        brief=True,
         help="Write to FILE, in the format of the shards, or to a URL (s3://...).",
         metavar="FILE",
     ),

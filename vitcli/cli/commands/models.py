@@ -11,20 +11,29 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from vitcli.cli.options import options as o
+from vitcli.cli.options.declare import Argument, Group, Option
+from vitcli.cli.options.help import Command, CommandGroup
 from vitcli.cli.screen.exit import is_terminal, show
 from vitcli.errors import printable
 
 if TYPE_CHECKING:
     from vitcli.checkpoints.catalogue import CatalogueEntry
 
-app = typer.Typer(invoke_without_command=True)
+app = typer.Typer(cls=CommandGroup, invoke_without_command=True)
 
 
 ForOpt = Annotated[
     Literal["speed", "accuracy", "memory", "resolution", "features", "words"] | None,
-    typer.Option("--for", help="Show only models that are good at this, the best first."),
+    Option(
+        "--for",
+        group=Group.OUTPUT,
+        brief=True,
+        help="Show only models that are good at this, the best first.",
+    ),
 ]
-HubId = Annotated[str, typer.Argument(metavar="ID", help="Hub id: org/name, or org/name@revision.")]
+HubId = Annotated[
+    str, Argument("ID", group=Group.MODEL, help="Hub id: org/name, or org/name@revision.")
+]
 COLUMNS = (
     "id",
     "family",
@@ -67,7 +76,7 @@ def models(context: typer.Context, purpose: ForOpt = None, as_json: o.Json = Fal
         show(_tsv(choice.entries))
 
 
-@app.command()
+@app.command(cls=Command)
 def pull(hub_id: HubId, offline: o.Offline = False) -> None:
     """Download a model into the cache and print its folder.
 

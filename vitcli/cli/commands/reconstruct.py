@@ -5,31 +5,55 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from vitcli.cli.options import groups as g
 from vitcli.cli.options import options as o
+from vitcli.cli.options.declare import Group, Option
 from vitcli.cli.screen.exit import end, start_workers
-from vitcli.jobs.job import DEFAULT_MODEL
+from vitcli.jobs.job import DEFAULT_MASKED_MODEL
 
 Out = Annotated[
     Path,
-    typer.Option("-o", "--out", help="Folder for a PNG per image.", metavar="DIR"),
+    Option(
+        "-o",
+        "--out",
+        group=Group.OUTPUT,
+        brief=True,
+        help="Folder for a PNG per image.",
+        metavar="DIR",
+    ),
 ]
 MaskRatio = Annotated[
     float | None,
-    typer.Option(
+    Option(
         "--mask-ratio",
+        group=Group.MODEL,
+        brief=True,
         help="Share of patches to hide.",
         show_default="the model's own, or 0.6",
         min=0.0,
         max=1.0,
+        metavar="SHARE",
     ),
 ]
-Seed = Annotated[int, typer.Option("--seed", help="Random seed of the hidden patches.", min=0)]
+Seed = Annotated[
+    int,
+    Option(
+        "--seed",
+        group=Group.MODEL,
+        brief=True,
+        help="Random seed of the hidden patches.",
+        min=0,
+        metavar="N",
+    ),
+]
 NoPaste = Annotated[
     bool,
-    typer.Option("--no-paste", help="Also show the model's prediction of the visible patches."),
+    Option(
+        "--no-paste",
+        group=Group.OUTPUT,
+        brief=True,
+        help="Also show the model's prediction of the visible patches.",
+    ),
 ]
 
 
@@ -37,7 +61,7 @@ NoPaste = Annotated[
 def reconstruct(
     common: g.Common,
     out: Out,
-    model: o.ModelSpec = DEFAULT_MODEL,
+    model: o.ModelSpec = DEFAULT_MASKED_MODEL,
     mask_ratio: MaskRatio = None,
     seed: Seed = 0,
     no_paste: NoPaste = False,
@@ -46,7 +70,7 @@ def reconstruct(
 
     Each PNG shows the original, the masked image and the reconstruction.
 
-    Example:  vit reconstruct photos/ -m facebook/vit-mae-base --mask-ratio 0.75 --out mae/
+    Example:  vit reconstruct ./photos --out mae/ --mask-ratio 0.75
     """
     with common.screen as screen:
         start_workers(common.running)

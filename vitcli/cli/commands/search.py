@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 from typing import Annotated, Literal
 
-import typer
-
 from vitcli.cli.options import groups as g
 from vitcli.cli.options import options as o
+from vitcli.cli.options.declare import Argument, Group, Option
 from vitcli.cli.options.parse import output_place
 from vitcli.cli.options.words import TextCleanOpt, Tokenizer
 from vitcli.cli.screen.exit import end, is_terminal, start_workers
@@ -17,74 +16,116 @@ from vitcli.stores import Url
 
 IndexArgument = Annotated[
     str,
-    typer.Argument(
-        metavar="INDEX",
+    Argument(
+        "INDEX",
+        group=Group.INPUTS,
+        brief="A file that vit embed wrote.",
         help="A file that vit embed wrote, a pattern in quotes, or a URL; --index adds more.",
     ),
 ]
 More = Annotated[
     list[str] | None,
-    typer.Option("--index", help="Another file of the index; repeatable.", metavar="INDEX"),
+    Option(
+        "--index",
+        group=Group.INPUTS,
+        help="Another file of the index; repeatable.",
+        metavar="INDEX",
+    ),
 ]
 Text = Annotated[
     list[str] | None,
-    typer.Option(
+    Option(
         "--text",
+        group=Group.INPUTS,
+        brief="Search for this text, in an index of --pool joint.",
         help="Search for this text; for an index of --pool joint; repeatable.",
         metavar="TEXT",
     ),
 ]
 Minus = Annotated[
     list[str] | None,
-    typer.Option("--minus", help="Less of this, for each --text; repeatable.", metavar="TEXT"),
+    Option(
+        "--minus",
+        group=Group.INPUTS,
+        brief="Less of this, for each --text.",
+        help="Less of this, for each --text; repeatable.",
+        metavar="TEXT",
+    ),
 ]
 Like = Annotated[
     list[str] | None,
-    typer.Option(
+    Option(
         "--like",
+        group=Group.INPUTS,
+        brief="Search for a row, by its path or number.",
         help="Search for a row of the index, by its path or number: no model; repeatable.",
         metavar="PATH|ROW",
     ),
 ]
 Vectors = Annotated[
     str | None,
-    typer.Option("--vectors", help="Search for each vector of FILE.", metavar="FILE"),
+    Option(
+        "--vectors",
+        group=Group.INPUTS,
+        brief=True,
+        help="Search for each vector of FILE.",
+        metavar="FILE",
+    ),
 ]
 K = Annotated[
     int,
-    typer.Option("-k", "--top-k", help="Number of results per query.", min=1, envvar="VIT_TOP_K"),
+    Option(
+        "-k",
+        "--top-k",
+        group=Group.OUTPUT,
+        brief=True,
+        help="Number of results per query.",
+        min=1,
+        env="VIT_TOP_K",
+        metavar="N",
+    ),
 ]
 Threshold = Annotated[
     float | None,
-    typer.Option(
-        "--threshold", help="Leave out results with a lower score.", envvar="VIT_SEARCH_THRESHOLD"
+    Option(
+        "--threshold",
+        group=Group.OUTPUT,
+        brief=True,
+        help="Leave out results with a lower score.",
+        env="VIT_SEARCH_THRESHOLD",
+        metavar="SCORE",
     ),
 ]
 MetricOpt = Annotated[
     Literal["cosine", "dot"],
-    typer.Option(
+    Option(
         "--metric",
+        group=Group.OUTPUT,
         help="How to compare: the cosine, or the dot product.",
-        envvar="VIT_SEARCH_METRIC",
+        env="VIT_SEARCH_METRIC",
     ),
 ]
 Approximate = Annotated[
     bool,
-    typer.Option(
+    Option(
         "--approximate",
+        group=Group.SPEED,
+        brief="Faster for millions of rows, may miss a few.",
         help="Faster for millions of rows, may miss a few: pip install 'vitcli[index]'.",
-        envvar="VIT_APPROXIMATE",
+        env="VIT_APPROXIMATE",
     ),
 ]
 NotItself = Annotated[
     bool,
-    typer.Option("--not-itself", help="Leave out the query's own file."),
+    Option("--not-itself", group=Group.OUTPUT, brief=True, help="Leave out the query's own file."),
 ]
 Model = Annotated[
     str | None,
-    typer.Option(
+    Option(
         "-m",
         "--model",
+        group=Group.MODEL,
+        brief=True,
         help="Where the model of the index is now.",
         metavar="MODEL",
         show_default="as the index says",
@@ -92,22 +133,31 @@ Model = Annotated[
 ]
 Out = Annotated[
     str | None,
-    typer.Option(
-        "-o", "--out", help="Write to FILE (.jsonl, .csv, .tsv, .parquet).", metavar="FILE"
+    Option(
+        "-o",
+        "--out",
+        group=Group.OUTPUT,
+        brief=True,
+        help="Write to FILE (.jsonl, .csv, .tsv, .parquet).",
+        metavar="FILE",
     ),
 ]
 FormatOpt = Annotated[
     Literal["jsonl", "csv", "tsv", "parquet", "table"] | None,
-    typer.Option(
+    Option(
         "--format",
+        group=Group.OUTPUT,
+        brief=False,
         help="Format, if the suffix of FILE names none. On a terminal: table; in a pipe: jsonl.",
-        show_default=False,
     ),
 ]
 PathsOnly = Annotated[
     bool,
-    typer.Option(
-        "--paths-only", help="Write only the paths, for xargs; with -0, each ends with NUL."
+    Option(
+        "--paths-only",
+        group=Group.OUTPUT,
+        brief="Write only the paths, for xargs.",
+        help="Write only the paths, for xargs; with -0, each ends with NUL.",
     ),
 ]
 

@@ -17,6 +17,7 @@ from typer.models import OptionInfo
 
 from vitcli.checkpoints.resolve import WEIGHTS
 from vitcli.cli.options import options as o
+from vitcli.cli.options.declare import as_hidden
 from vitcli.cli.options.parse import (
     check_number,
     check_paths,
@@ -254,32 +255,61 @@ class Common:
             self.screen.note("no images are given: reading a list of paths from standard input")
 
 
+def adapted(
+    group: Callable[..., object],
+    *,
+    without: Sequence[str] = (),
+    hidden: Sequence[str] = (),
+    **others: object,
+) -> Callable[..., object]:
+    """A group for a command that leaves out some of its options, which would do nothing there, and
+    hides others, whose values the command refuses by name. `others` replace declarations."""
+    signature = inspect.signature(group, eval_str=True)
+    parameters = []
+    for name, parameter in signature.parameters.items():
+        annotation = others.get(name, parameter.annotation)
+        if name in hidden:
+            annotation = as_hidden(annotation)
+        if name not in without:
+            parameters.append(parameter.replace(annotation=annotation))
+
+    def read(**values: Any) -> object:
+        return group(**values)
+
+    read.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return read
+
+
+# A masked autoencoder has no classifier, and reconstructs in fp32 on PyTorch.
+RECONSTRUCTED = adapted(model_options, without=("labels", "head", "max_patches"))
+IN_FP32 = adapted(running, hidden=("dtype", "engine", "quantize", "compile"))
+WITHOUT_HEAD = adapted(model_options, without=("labels", "head"))
+
+
 def with_common(command: Callable[..., None]) -> Callable[..., None]:
-    """Add all shared options to a command, whose first argument is a `Common`."""
-    return _spelled(command, (overwrite, inputs, model_options, running, screen), Common)
+    """Add the shared options to a command that draws with PyTorch; its first argument is a
+    `Common`."""
+    return _spelled(command, (overwrite, inputs, RECONSTRUCTED, IN_FP32, screen), Common)
 
 
 def with_resuming(command: Callable[..., None]) -> Callable[..., None]:
     """Like `with_common`, for a command that can resume."""
-    groups = (overwrite, inputs, model_options, running, screen, resuming)
-    return _spelled(command, groups, Common)
-
-
-def with_devices(command: Callable[..., None]) -> Callable[..., None]:
-    """Like `with_resuming`, for a command that several devices can share."""
-    groups = (overwrite, inputs, model_options, running, screen, resuming, devices, ray)
+    on_torch = adapted(running, hidden=("engine",))
+    groups = (overwrite, inputs, model_options, on_torch, screen, resuming)
     return _spelled(command, groups, Common)
 
 
 def with_words(command: Callable[..., None]) -> Callable[..., None]:
-    """Like `with_devices`, for a command that takes classes in words."""
-    groups = (overwrite, inputs, model_options, running, screen, resuming, devices, ray, words)
+    """Like `with_resuming`, for a command that takes classes in words, writes paths, and that
+    several devices can share."""
+    of_paths = adapted(inputs, null=o.NullInAndOut)
+    groups = (overwrite, of_paths, model_options, running, screen, resuming, devices, ray, words)
     return _spelled(command, groups, Common)
 
 
 def with_texts(command: Callable[..., None]) -> Callable[..., None]:
-    """Like `with_devices`, for a command that takes texts, too."""
-    groups = (overwrite, inputs, model_options, running, screen, resuming, devices, ray, texts)
+    """Like `with_words`, for a command that takes texts and needs no classifier."""
+    groups = (overwrite, inputs, WITHOUT_HEAD, running, screen, resuming, devices, ray, texts)
 
     def gather(*read: Any) -> Common:
         *shared, given = read
@@ -297,7 +327,8 @@ def with_queries(command: Callable[..., None]) -> Callable[..., None]:
     ) -> Common:
         return Common(overwrite, inputs, ModelOptions(), running, screen, ray=ray)
 
-    return _spelled(command, (overwrite, queries, querying, screen, ray), gather)
+    of_paths = adapted(queries, null=o.NullInAndOut)
+    return _spelled(command, (overwrite, of_paths, querying, screen, ray), gather)
 
 
 def with_data(command: Callable[..., None]) -> Callable[..., None]:
@@ -363,6 +394,7 @@ def _spelled(
         ]
         gathered: Any = gather(*read)
         if isinstance(gathered, Common | WithData):
+            _check_null(gathered.inputs, values)
             _check_summary(gathered, values)
         if "index" in values:
             screen = gathered if isinstance(gathered, Screen) else gathered.screen
@@ -379,6 +411,14 @@ def _spelled(
     spelled.__annotations__ = {p.name: p.annotation for p in parameters}
     del spelled.__wrapped__  # inspect.signature would prefer it
     return spelled
+
+
+def _check_null(inputs: Inputs, values: Mapping[str, object]) -> None:
+    """Raise UsageError for `-0` if the run neither reads a list of paths nor writes one."""
+    writes_paths = bool(values.get("paths_only"))
+    if inputs.null and not (inputs.has_stdin or inputs.files_from or writes_paths):
+        others = " or --paths-only" if "paths_only" in values else ""
+        raise UsageError(f"-0 has no effect without a list of paths{others}", "leave it out")
 
 
 def _check_summary(common: Common | WithData, values: Mapping[str, object]) -> None:

@@ -3,77 +3,92 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import typer
-
+from vitcli.cli.options.declare import Argument, Group, Option
 from vitcli.engines import DtypeName, EngineName, Quantize
 from vitcli.jobs.job import DEFAULT_MODEL
 from vitcli.records import Decode
 
-
-def _option(*names: str, help: str, env: str | None = None, **rest: Any) -> Any:
-    return typer.Option(*names, help=help, envvar=env, **rest)
-
-
 Paths = Annotated[
     list[str] | None,
-    typer.Argument(
-        metavar="INPUTS...",
-        show_default=False,
+    Argument(
+        "INPUTS...",
+        group=Group.INPUTS,
+        brief="Files, folders, tars, zips, URLs, quoted globs; - reads a list of paths from stdin.",
         help="Files, folders (recursive), tars, zips, URLs, quoted globs and {000..099}. With -, "
         "or without arguments in a pipe, paths are read from stdin.",
     ),
 ]
 Queries = Annotated[
     list[str] | None,
-    typer.Argument(
-        metavar="IMAGES...",
-        show_default=False,
+    Argument(
+        "IMAGES...",
+        group=Group.INPUTS,
+        brief="Images to search for: files, folders, URLs.",
         help="Images to search for: files, folders, archives, URLs, quoted globs. With -, paths "
         "are read from stdin.",
     ),
 ]
 FilesFrom = Annotated[
     str | None,
-    _option("--files-from", help="Read paths from FILE, one per line; - is stdin.", metavar="FILE"),
+    Option(
+        "--files-from",
+        group=Group.INPUTS,
+        help="Read paths from FILE, one a line; - is stdin.",
+        metavar="FILE",
+    ),
 ]
 Null = Annotated[
     bool,
-    _option(
+    Option(
         "-0",
         "--null",
-        help="Paths end with NUL instead of newline, in input lists and with --paths-only.",
+        group=Group.INPUTS,
+        help="Paths in the list end with NUL, not newline: find ... -print0 | vit ... -0",
+    ),
+]
+NullInAndOut = Annotated[
+    bool,
+    Option(
+        "-0",
+        "--null",
+        group=Group.INPUTS,
+        help="Paths end with NUL, not newline: those of a list, and those of --paths-only.",
     ),
 ]
 FormatsOpt = Annotated[
     Literal["common", "all"],
-    _option(
+    Option(
         "--formats",
+        group=Group.INPUTS,
         help="Image formats to open: the common ones, or all that Pillow knows.",
         env="VIT_FORMATS",
     ),
 ]
 Ext = Annotated[
     list[str] | None,
-    _option(
+    Option(
         "--ext",
+        group=Group.INPUTS,
         help="Take files with this suffix from folders, instead of all images; repeatable.",
         metavar="EXT",
     ),
 ]
 AllowOutside = Annotated[
     bool,
-    _option(
+    Option(
         "--allow-outside",
+        group=Group.INPUTS,
         help="Let a table or Parquet file name URLs, and files outside its own folder.",
         env="VIT_ALLOW_OUTSIDE",
     ),
 ]
 MaxPixels = Annotated[
     str,
-    _option(
+    Option(
         "--max-pixels",
+        group=Group.INPUTS,
         help="Refuse images with more than N pixels.",
         env="VIT_MAX_PIXELS",
         metavar="N",
@@ -81,9 +96,10 @@ MaxPixels = Annotated[
 ]
 ImageTimeout = Annotated[
     float,
-    _option(
+    Option(
         "--image-timeout",
-        help="Time limit for decoding one image.",
+        group=Group.INPUTS,
+        help="Time limit for decoding one image, in seconds.",
         env="VIT_IMAGE_TIMEOUT",
         min=0.001,
         metavar="SECONDS",
@@ -92,8 +108,9 @@ ImageTimeout = Annotated[
 
 MaxErrors = Annotated[
     str | None,
-    _option(
+    Option(
         "--max-errors",
+        group=Group.LONG_RUNS,
         help="Stop when more than N images, or more than P% of them, have failed.",
         env="VIT_MAX_ERRORS",
         metavar="N|P%",
@@ -102,8 +119,9 @@ MaxErrors = Annotated[
 OnError = Literal["skip", "stop"]
 OnErrorOpt = Annotated[
     OnError,
-    _option(
+    Option(
         "--on-error",
+        group=Group.LONG_RUNS,
         help="After a failed image: skip writes a row with the reason, stop ends the run.",
         env="VIT_ON_ERROR",
     ),
@@ -111,14 +129,25 @@ OnErrorOpt = Annotated[
 
 MODEL_HELP = "Hub id (org/name, org/name@revision), folder, weight file, or demo."
 ModelSpec = Annotated[
-    str, _option("-m", "--model", help=MODEL_HELP, env="VIT_MODEL", metavar="MODEL")
+    str,
+    Option(
+        "-m",
+        "--model",
+        group=Group.MODEL,
+        brief="Hub id, folder, weight file, or demo.",
+        help=MODEL_HELP,
+        env="VIT_MODEL",
+        metavar="MODEL",
+    ),
 ]
 DEFAULT_MODELS = [DEFAULT_MODEL]
 ModelSpecs = Annotated[
     list[str],
-    _option(
+    Option(
         "-m",
         "--model",
+        group=Group.MODEL,
+        brief="Hub id, folder, weight file, or demo; repeat to average.",
         help=f"{MODEL_HELP} Repeat -m to average several models.",
         env="VIT_MODEL",
         metavar="MODEL",
@@ -126,21 +155,29 @@ ModelSpecs = Annotated[
 ]
 Layout = Annotated[
     str | None,
-    _option("--layout", help="Naming scheme of the tensors, if vit does not recognise the scheme."),
+    Option(
+        "--layout",
+        group=Group.MODEL,
+        help="Naming scheme of the tensors, if vit does not recognise it.",
+        metavar="NAME",
+    ),
 ]
 Labels = Annotated[
     Path | None,
-    _option(
+    Option(
         "--labels",
-        help="Class names: one per line (numbered or not), JSON, or a table.",
+        group=Group.MODEL,
+        help="Class names: one a line (numbered or not), JSON, or a table.",
         env="VIT_LABELS",
         metavar="FILE",
     ),
 ]
 ImageSize = Annotated[
     str | None,
-    _option(
+    Option(
         "--image-size",
+        group=Group.MODEL,
+        brief="Size at which the model sees the images.",
         help="Run at N or HxW pixels; position embeddings are interpolated.",
         env="VIT_IMAGE_SIZE",
         metavar="N|HxW",
@@ -148,8 +185,9 @@ ImageSize = Annotated[
 ]
 PatchSize = Annotated[
     str | None,
-    _option(
+    Option(
         "--patch-size",
+        group=Group.MODEL,
         help="Run on patches of N or HxW pixels; the patch embedding is resampled.",
         env="VIT_PATCH_SIZE",
         metavar="N|HxW",
@@ -157,8 +195,9 @@ PatchSize = Annotated[
 ]
 MaxPatches = Annotated[
     int | None,
-    _option(
+    Option(
         "--max-patches",
+        group=Group.MODEL,
         help="How many patches an image may have, in a model for any shape (NaFlex).",
         env="VIT_MAX_PATCHES",
         metavar="N",
@@ -166,34 +205,43 @@ MaxPatches = Annotated[
 ]
 Preprocess = Annotated[
     Literal["hf", "timm"] | None,
-    _option(
+    Option(
         "--preprocess",
+        group=Group.MODEL,
         help="Preprocess as this library does, not as the checkpoint says.",
         env="VIT_PREPROCESS",
     ),
 ]
 NumHeads = Annotated[
     int | None,
-    _option(
-        "--num-heads", help="Number of attention heads, if the weight file does not show it.", min=1
+    Option(
+        "--num-heads",
+        group=Group.MODEL,
+        help="Number of attention heads, if the weight file does not show it.",
+        metavar="N",
+        min=1,
     ),
 ]
 Head = Annotated[
     Path | None,
-    _option(
+    Option(
         "--head",
+        group=Group.MODEL,
         help="Linear classifier from another file, such as DINO's linearweights.pth.",
         metavar="FILE",
     ),
 ]
 Sha256 = Annotated[
     str | None,
-    _option("--sha256", help="Refuse weights whose SHA-256 differs.", metavar="HEX"),
+    Option(
+        "--sha256", group=Group.MODEL, help="Refuse weights whose SHA-256 differs.", metavar="HEX"
+    ),
 ]
 Drop = Annotated[
     list[str] | None,
-    _option(
+    Option(
         "--drop",
+        group=Group.MODEL,
         help="Ignore tensors that are not part of the model, such as 'criterion.*'; repeatable.",
         env="VIT_DROP",
         metavar="PATTERN",
@@ -201,28 +249,44 @@ Drop = Annotated[
 ]
 NoExif = Annotated[
     bool,
-    _option("--no-exif", help="Ignore the orientation in EXIF.", env="VIT_NO_EXIF"),
+    Option(
+        "--no-exif", group=Group.MODEL, help="Ignore the orientation in EXIF.", env="VIT_NO_EXIF"
+    ),
 ]
 DecodeOpt = Annotated[
     Decode,
-    _option(
+    Option(
         "--decode",
+        group=Group.SPEED,
         help="fast decodes large images at a reduced size: similar pixels, not identical ones.",
         env="VIT_DECODE",
     ),
 ]
-ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP, envvar="VIT_MODEL")]
-Json = Annotated[bool, _option("--json", help="Print JSON.")]
-Offline = Annotated[bool, _option("--offline", help="Do not use the network.", env="VIT_OFFLINE")]
+ModelArgument = Annotated[
+    str | None, Argument("MODEL", group=Group.MODEL, help="The model, as for -m.")
+]
+Json = Annotated[bool, Option("--json", group=Group.OUTPUT, brief=True, help="Print JSON.")]
+Offline = Annotated[
+    bool, Option("--offline", group=Group.MODEL, help="Do not use the network.", env="VIT_OFFLINE")
+]
 
 Device = Annotated[
     str,
-    _option("--device", help="Device to run on: auto, cpu, cuda, cuda:N or mps.", env="VIT_DEVICE"),
+    Option(
+        "--device",
+        group=Group.SPEED,
+        brief="auto (a GPU if there is one), cpu, cuda, cuda:N, mps.",
+        help="Device to run on: auto (a GPU if there is one), cpu, cuda, cuda:N or mps.",
+        env="VIT_DEVICE",
+        metavar="NAME",
+        show_default=False,
+    ),
 ]
 DevicesOpt = Annotated[
     str | None,
-    _option(
+    Option(
         "--devices",
+        group=Group.SPEED,
         help="Run a process on each CUDA device of a list (all, or 0,1), and merge the outputs.",
         env="VIT_DEVICES",
         metavar="all|N,N,...",
@@ -230,8 +294,9 @@ DevicesOpt = Annotated[
 ]
 RayOpt = Annotated[
     str | None,
-    _option(
+    Option(
         "--ray",
+        group=Group.SPEED,
         help="Run on the workers of a Ray cluster, at HOST:PORT or on this machine, and merge the "
         "outputs.",
         env="VIT_RAY",
@@ -240,27 +305,37 @@ RayOpt = Annotated[
 ]
 DtypeOpt = Annotated[
     DtypeName,
-    _option(
+    Option(
         "--dtype",
+        group=Group.SPEED,
+        brief="Precision.",
         help="Precision; fp32 gives the same numbers on every machine.",
         env="VIT_DTYPE",
     ),
 ]
 EngineOpt = Annotated[
     EngineName,
-    _option(
+    Option(
         "--engine",
+        group=Group.SPEED,
         help="Library that runs the model; openvino and onnx are optional packages, for CPUs.",
         env="VIT_ENGINE",
     ),
 ]
 Compile = Annotated[
-    bool, _option("--compile", help="Use torch.compile, for long runs on a GPU.", env="VIT_COMPILE")
+    bool,
+    Option(
+        "--compile",
+        group=Group.SPEED,
+        help="Use torch.compile, for long runs on a GPU.",
+        env="VIT_COMPILE",
+    ),
 ]
 QuantizeOpt = Annotated[
     Quantize | None,
-    _option(
+    Option(
         "--quantize",
+        group=Group.SPEED,
         help="Multiply matrices in int8: faster, and almost the same numbers.",
         env="VIT_QUANTIZE",
         show_default=False,
@@ -268,9 +343,11 @@ QuantizeOpt = Annotated[
 ]
 BatchSizeOpt = Annotated[
     str,
-    _option(
+    Option(
         "-b",
         "--batch-size",
+        group=Group.SPEED,
+        brief="Images per batch.",
         help="Images per batch; auto increases it as long as that is faster.",
         env="VIT_BATCH_SIZE",
         metavar="N|auto",
@@ -278,9 +355,11 @@ BatchSizeOpt = Annotated[
 ]
 Workers = Annotated[
     str,
-    _option(
+    Option(
         "-j",
         "--workers",
+        group=Group.SPEED,
+        brief="Processes that decode images.",
         help="Processes that decode images; 0 decodes in the main process.",
         env="VIT_WORKERS",
         metavar="N|auto",
@@ -288,22 +367,34 @@ Workers = Annotated[
 ]
 Quiet = Annotated[
     bool,
-    _option("-q", "--quiet", help="Print no progress, notes or summary.", env="VIT_QUIET"),
+    Option(
+        "-q",
+        "--quiet",
+        group=Group.TALK,
+        brief=True,
+        help="Print no progress, notes or summary.",
+        env="VIT_QUIET",
+    ),
 ]
 NoProgress = Annotated[
-    bool, _option("--no-progress", help="Show no progress bar.", env="VIT_NO_PROGRESS")
+    bool,
+    Option("--no-progress", group=Group.TALK, help="Show no progress bar.", env="VIT_NO_PROGRESS"),
 ]
 
 LogJson = Annotated[
     bool,
-    _option(
-        "--log-json", help="Print progress, notes and summary as JSON lines.", env="VIT_LOG_JSON"
+    Option(
+        "--log-json",
+        group=Group.TALK,
+        help="Print progress, notes and summary as JSON lines.",
+        env="VIT_LOG_JSON",
     ),
 ]
 SummaryFile = Annotated[
     Path | None,
-    _option(
+    Option(
         "--summary",
+        group=Group.TALK,
         help="Write counts, speed, failures by type and the exit code to FILE, as JSON.",
         env="VIT_SUMMARY",
         metavar="FILE",
@@ -312,38 +403,50 @@ SummaryFile = Annotated[
 
 Overwrite = Annotated[
     bool,
-    _option("--overwrite", help="Replace an existing output.", env="VIT_OVERWRITE"),
+    Option(
+        "--overwrite",
+        group=Group.OUTPUT,
+        brief=True,
+        help="Replace an existing output.",
+        env="VIT_OVERWRITE",
+    ),
 ]
 
 
 Resume = Annotated[
     bool,
-    _option(
+    Option(
         "--resume",
+        group=Group.LONG_RUNS,
+        brief="Continue an interrupted run, or update a finished one.",
         help="Continue an interrupted run; update a finished one with new and changed images.",
         env="VIT_RESUME",
     ),
 ]
 RetryFailed = Annotated[
     bool,
-    _option(
+    Option(
         "--retry-failed",
+        group=Group.LONG_RUNS,
         help="With --resume: try failed images again.",
         env="VIT_RETRY_FAILED",
     ),
 ]
 KeepMissing = Annotated[
     bool,
-    _option(
+    Option(
         "--keep-missing",
+        group=Group.LONG_RUNS,
         help="With --resume: keep the rows of deleted images.",
         env="VIT_KEEP_MISSING",
     ),
 ]
 ShardOpt = Annotated[
     str | None,
-    _option(
+    Option(
         "--shard",
+        group=Group.LONG_RUNS,
+        brief="Process only part I of N; vit merge joins the parts.",
         help="Process only part I of N, into FILE-0000I-of-0000N; vit merge joins the parts.",
         env="VIT_SHARD",
         metavar="I/N",
@@ -353,8 +456,10 @@ ShardOpt = Annotated[
 
 Html = Annotated[
     Path | None,
-    _option(
+    Option(
         "--html",
+        group=Group.OUTPUT,
+        brief="Write a page to browse the results.",
         help="Write an HTML page to browse the results, in one file.",
         metavar="FILE",
     ),

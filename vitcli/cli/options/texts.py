@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
+from vitcli.cli.options.declare import Group, Option
 from vitcli.cli.options.words import TextCleanOpt, Tokenizer, idle, lines
 from vitcli.errors import UsageError
 from vitcli.jobs.texts import Texts, read_texts
@@ -14,18 +13,23 @@ from vitcli.jobs.texts import Texts, read_texts
 TEXT = "VIT_TEXT"
 TextOpt = Annotated[
     list[str] | None,
-    typer.Option(
+    Option(
         "--text",
-        help=f"Embed this text, not images: with a text tower; repeatable. (env var: {TEXT})",
+        group=Group.INPUTS,
+        brief="Embed this text, not images; repeatable.",
+        help="Embed this text, not images, with the text tower of a model; repeatable.",
         metavar="TEXT",
+        lines="VIT_TEXT",
     ),
 ]
 TextsOpt = Annotated[
     str | None,
-    typer.Option(
+    Option(
         "--texts",
+        group=Group.INPUTS,
+        brief="Embed the lines of a file of texts; - is stdin.",
         help="Embed the texts of a file, one a line; - is standard input.",
-        envvar="VIT_TEXTS",
+        env="VIT_TEXTS",
         metavar="FILE",
     ),
 ]

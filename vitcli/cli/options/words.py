@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
+from vitcli.cli.options.declare import Group, Option
 from vitcli.errors import UsageError
 from vitcli.jobs.class_lists import classes_in, read_classes
 from vitcli.jobs.words import TemplateSet, Words, templates_of
@@ -25,55 +24,61 @@ OTHERS = {
 
 ClassesOpt = Annotated[
     list[str] | None,
-    typer.Option(
+    Option(
         "--classes",
-        help='Classes in words, for a model with a text tower: "cat, dog, a red car"; repeatable. '
-        f"(env var: {CLASSES})",
+        group=Group.MODEL,
+        brief='Classes in words: "cat, dog" (models with a text tower).',
+        help='Classes in words, for a model with a text tower: "cat, dog, a red car"; repeatable.',
         metavar="TEXT",
+        lines="VIT_CLASSES",
     ),
 ]
 ClassesFile = Annotated[
     Path | None,
-    typer.Option(
+    Option(
         "--classes-file",
+        group=Group.MODEL,
         help="Classes from a file: one a line, as `name` or `name: phrase, phrase`; or JSON.",
-        envvar="VIT_CLASSES_FILE",
+        env="VIT_CLASSES_FILE",
         metavar="FILE",
     ),
 ]
 Template = Annotated[
     list[str] | None,
-    typer.Option(
+    Option(
         "--template",
-        help="Text in which {} stands for a class; repeat to average several. Default: "
-        f"a photo of a {{}}. (env var: {TEMPLATE})",
+        group=Group.MODEL,
+        help="Text in which {} stands for a class; repeat to average several.",
         metavar="TEXT",
+        show_default="a photo of a {}.",
+        lines="VIT_TEMPLATE",
     ),
 ]
 TemplatesOpt = Annotated[
     TemplateSet | None,
-    typer.Option(
+    Option(
         "--templates",
+        group=Group.MODEL,
         help="Average CLIP's 7 (simple) or 80 (openai) templates; none takes the class alone.",
-        envvar="VIT_TEMPLATES",
-        show_default=False,
+        env="VIT_TEMPLATES",
     ),
 ]
 TextCleanOpt = Annotated[
     TextClean | None,
-    typer.Option(
+    Option(
         "--text-clean",
+        group=Group.MODEL,
         help="Clean the texts as this library does, not as the model's own.",
-        envvar="VIT_TEXT_CLEAN",
-        show_default=False,
+        env="VIT_TEXT_CLEAN",
     ),
 ]
 Tokenizer = Annotated[
     str | None,
-    typer.Option(
+    Option(
         "--tokenizer",
+        group=Group.MODEL,
         help="Take the tokenizer of this hub id, folder or file, not the model's.",
-        envvar="VIT_TOKENIZER",
+        env="VIT_TOKENIZER",
         metavar="MODEL",
     ),
 ]
