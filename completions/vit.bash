@@ -70,13 +70,11 @@ _vit() {
         "embed --max-errors") compopt -o default; return ;;
         "embed --on-error") COMPREPLY=($(compgen -W "skip stop" -- "$cur")); return ;;
         "embed --layout") compopt -o default; return ;;
-        "embed --labels") compopt -o default; return ;;
         "embed --image-size") compopt -o default; return ;;
         "embed --patch-size") compopt -o default; return ;;
         "embed --max-patches") compopt -o default; return ;;
         "embed --preprocess") COMPREPLY=($(compgen -W "hf timm" -- "$cur")); return ;;
         "embed --num-heads") compopt -o default; return ;;
-        "embed --head") compopt -o default; return ;;
         "embed --sha256") compopt -o default; return ;;
         "embed --drop") compopt -o default; return ;;
         "embed --decode") COMPREPLY=($(compgen -W "exact fast" -- "$cur")); return ;;
@@ -181,7 +179,6 @@ _vit() {
         "attention --decode") COMPREPLY=($(compgen -W "exact fast" -- "$cur")); return ;;
         "attention --device") compopt -o default; return ;;
         "attention --dtype") COMPREPLY=($(compgen -W "fp32 bf16 fp16 auto" -- "$cur")); return ;;
-        "attention --engine") COMPREPLY=($(compgen -W "torch openvino onnx" -- "$cur")); return ;;
         "attention --quantize") COMPREPLY=($(compgen -W "int8" -- "$cur")); return ;;
         "attention -b"|"attention --batch-size") compopt -o default; return ;;
         "attention -j"|"attention --workers") compopt -o default; return ;;
@@ -217,7 +214,7 @@ _vit() {
         "finetune --weight-decay") compopt -o default; return ;;
         "finetune --layer-decay") compopt -o default; return ;;
         "finetune --warmup") compopt -o default; return ;;
-        "finetune --batch-size") compopt -o default; return ;;
+        "finetune -b"|"finetune --batch-size") compopt -o default; return ;;
         "finetune --accumulate") compopt -o default; return ;;
         "finetune --clip") compopt -o default; return ;;
         "finetune --seed") compopt -o default; return ;;
@@ -240,7 +237,6 @@ _vit() {
         "finetune --labels") compopt -o default; return ;;
         "finetune --image-size") compopt -o default; return ;;
         "finetune --patch-size") compopt -o default; return ;;
-        "finetune --max-patches") compopt -o default; return ;;
         "finetune --preprocess") COMPREPLY=($(compgen -W "hf timm" -- "$cur")); return ;;
         "finetune --num-heads") compopt -o default; return ;;
         "finetune --head") compopt -o default; return ;;
@@ -297,23 +293,18 @@ _vit() {
         "reconstruct --max-errors") compopt -o default; return ;;
         "reconstruct --on-error") COMPREPLY=($(compgen -W "skip stop" -- "$cur")); return ;;
         "reconstruct --layout") compopt -o default; return ;;
-        "reconstruct --labels") compopt -o default; return ;;
         "reconstruct --image-size") compopt -o default; return ;;
         "reconstruct --patch-size") compopt -o default; return ;;
-        "reconstruct --max-patches") compopt -o default; return ;;
         "reconstruct --preprocess") COMPREPLY=($(compgen -W "hf timm" -- "$cur")); return ;;
         "reconstruct --num-heads") compopt -o default; return ;;
-        "reconstruct --head") compopt -o default; return ;;
         "reconstruct --sha256") compopt -o default; return ;;
         "reconstruct --drop") compopt -o default; return ;;
         "reconstruct --decode") COMPREPLY=($(compgen -W "exact fast" -- "$cur")); return ;;
         "reconstruct --device") compopt -o default; return ;;
-        "reconstruct --dtype") COMPREPLY=($(compgen -W "fp32 bf16 fp16 auto" -- "$cur")); return ;;
-        "reconstruct --engine") COMPREPLY=($(compgen -W "torch openvino onnx" -- "$cur")); return ;;
-        "reconstruct --quantize") COMPREPLY=($(compgen -W "int8" -- "$cur")); return ;;
         "reconstruct -b"|"reconstruct --batch-size") compopt -o default; return ;;
         "reconstruct -j"|"reconstruct --workers") compopt -o default; return ;;
         "reconstruct --summary") compopt -o default; return ;;
+        "info -m"|"info --model") compopt -o default; return ;;
         "info --layout") compopt -o default; return ;;
         "info --labels") compopt -o default; return ;;
         "info --image-size") compopt -o default; return ;;
@@ -325,6 +316,7 @@ _vit() {
         "info --sha256") compopt -o default; return ;;
         "info --drop") compopt -o default; return ;;
         "info --decode") COMPREPLY=($(compgen -W "exact fast" -- "$cur")); return ;;
+        "bench -m"|"bench --model") compopt -o default; return ;;
         "bench --on") compopt -o default; return ;;
         "bench --device") compopt -o default; return ;;
         "bench --seconds") compopt -o default; return ;;
@@ -342,21 +334,21 @@ _vit() {
         "models --for") COMPREPLY=($(compgen -W "speed accuracy memory resolution features words" -- "$cur")); return ;;
     esac
     case "$command" in
-        "classify") words="-m --model -k --top-k -o --out --format --scores --threshold --select --paths-only --html --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --allow-outside --max-errors --on-error --layout --labels --image-size --patch-size --max-patches --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --resume --retry-failed --keep-missing --shard --devices --ray --classes --classes-file --template --templates --text-clean --tokenizer -h --help" ;;
-        "embed") words="-m --model --layer --layers --pool --norm --no-norm --l2 -o --out --format --store --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --allow-outside --max-errors --on-error --layout --labels --image-size --patch-size --max-patches --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --resume --retry-failed --keep-missing --shard --devices --ray --text --texts --text-clean --tokenizer -h --help" ;;
-        "search") words="--index --text --minus --like --vectors -k --top-k --threshold --metric --not-itself --approximate -m --model --text-clean --tokenizer --offline -o --out --format --paths-only --html --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --allow-outside --max-errors --on-error --device -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --ray -h --help" ;;
-        "dedupe") words="--threshold --kind --linkage --keep --like-pairs -o --out --format --paths-only -0 --null --html --resume -j --workers --formats --max-pixels --image-timeout --allow-outside -q --quiet --no-progress --log-json --summary --overwrite -h --help" ;;
-        "map") words="-o --out --format --html --method --clusters --metric --color --color-column --sort --thumbnails --seed -j --workers --overwrite -q --quiet --no-progress --log-json --summary -h --help" ;;
-        "attention") words="-m --model -o --out --method --layer --heads --query --class --discard-ratio --style --alpha --mass --colormap --size --format --raw --html --show --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --allow-outside --max-errors --on-error --layout --labels --image-size --patch-size --max-patches --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --resume --retry-failed --keep-missing --shard -h --help" ;;
-        "merge") words="-o --out --overwrite -q --quiet -h --help" ;;
-        "convert") words="--to --dtype --verify --overwrite --layout --labels --image-size --patch-size --max-patches --preprocess --num-heads --head --sha256 --drop --offline -q --quiet --classes --classes-file --template --templates --text-clean --tokenizer -h --help" ;;
-        "finetune") words="-o --out -m --model --val --val-split --objective --train --epochs --lr --weight-decay --layer-decay --warmup --batch-size --accumulate --clip --seed --augment --no-flip --label-smoothing --mixup --cutmix --drop-path --ema --patience --class-weights --gradient-checkpointing --lora-rank --lora-alpha --mask-ratio --save-every --overwrite --resume --formats --ext --max-pixels --image-timeout --allow-outside --layout --labels --image-size --patch-size --max-patches --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --compile -j --workers -q --quiet --no-progress --log-json --summary -h --help" ;;
-        "evaluate") words="-m --model --scores --threshold --knn --preds --json -o --out --overwrite --formats --ext --max-pixels --image-timeout --allow-outside --layout --labels --image-size --patch-size --max-patches --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --classes --classes-file --template --templates --text-clean --tokenizer -h --help" ;;
-        "reconstruct") words="-o --out -m --model --mask-ratio --seed --no-paste --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --allow-outside --max-errors --on-error --layout --labels --image-size --patch-size --max-patches --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary -h --help" ;;
-        "info") words="--json --layout --labels --image-size --patch-size --max-patches --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline -h --help" ;;
-        "bench") words="--on --device --seconds --json -q --quiet --no-progress --layout --labels --image-size --patch-size --max-patches --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline -h --help" ;;
-        "models") words="--for --json -h --help" ;;
-        "models pull") words="--offline -h --help" ;;
+        "classify") words="-m --model -k --top-k -o --out --format --scores --threshold --select --paths-only --html --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --allow-outside --max-errors --on-error --layout --labels --image-size --patch-size --max-patches --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --resume --retry-failed --keep-missing --shard --devices --ray --classes --classes-file --template --templates --text-clean --tokenizer -h --help -hh --help-all" ;;
+        "embed") words="-m --model --layer --layers --pool --norm --no-norm --l2 -o --out --format --store --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --allow-outside --max-errors --on-error --layout --image-size --patch-size --max-patches --preprocess --num-heads --sha256 --drop --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --resume --retry-failed --keep-missing --shard --devices --ray --text --texts --text-clean --tokenizer -h --help -hh --help-all" ;;
+        "search") words="--index --text --minus --like --vectors -k --top-k --threshold --metric --not-itself --approximate -m --model --text-clean --tokenizer --offline -o --out --format --paths-only --html --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --allow-outside --max-errors --on-error --device -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --ray -h --help -hh --help-all" ;;
+        "dedupe") words="--threshold --kind --linkage --keep --like-pairs -o --out --format --paths-only -0 --null --html --resume -j --workers --formats --max-pixels --image-timeout --allow-outside -q --quiet --no-progress --log-json --summary --overwrite -h --help -hh --help-all" ;;
+        "map") words="-o --out --format --html --method --clusters --metric --color --color-column --sort --thumbnails --seed -j --workers --overwrite -q --quiet --no-progress --log-json --summary -h --help -hh --help-all" ;;
+        "attention") words="-m --model -o --out --method --layer --heads --query --class --discard-ratio --style --alpha --mass --colormap --size --format --raw --html --show --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --allow-outside --max-errors --on-error --layout --labels --image-size --patch-size --max-patches --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --resume --retry-failed --keep-missing --shard -h --help -hh --help-all" ;;
+        "merge") words="-o --out --overwrite -q --quiet -h --help -hh --help-all" ;;
+        "convert") words="--to --dtype --verify --overwrite --layout --labels --image-size --patch-size --max-patches --preprocess --num-heads --head --sha256 --drop --offline -q --quiet --classes --classes-file --template --templates --text-clean --tokenizer -h --help -hh --help-all" ;;
+        "finetune") words="-o --out -m --model --val --val-split --objective --train --epochs --lr --weight-decay --layer-decay --warmup -b --batch-size --accumulate --clip --seed --augment --no-flip --label-smoothing --mixup --cutmix --drop-path --ema --patience --class-weights --gradient-checkpointing --lora-rank --lora-alpha --mask-ratio --save-every --overwrite --resume --formats --ext --max-pixels --image-timeout --allow-outside --layout --labels --image-size --patch-size --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --compile -j --workers -q --quiet --no-progress --log-json --summary -h --help -hh --help-all" ;;
+        "evaluate") words="-m --model --scores --threshold --knn --preds --json -o --out --overwrite --formats --ext --max-pixels --image-timeout --allow-outside --layout --labels --image-size --patch-size --max-patches --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --classes --classes-file --template --templates --text-clean --tokenizer -h --help -hh --help-all" ;;
+        "reconstruct") words="-o --out -m --model --mask-ratio --seed --no-paste --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --allow-outside --max-errors --on-error --layout --image-size --patch-size --preprocess --num-heads --sha256 --drop --no-exif --decode --offline --device -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary -h --help -hh --help-all" ;;
+        "info") words="-m --model --json --layout --labels --image-size --patch-size --max-patches --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline -h --help -hh --help-all" ;;
+        "bench") words="-m --model --on --device --seconds --json -q --quiet --no-progress --layout --labels --image-size --patch-size --max-patches --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline -h --help -hh --help-all" ;;
+        "models") words="--for --json -h --help -hh --help-all" ;;
+        "models pull") words="--offline -h --help -hh --help-all" ;;
     esac
     if [[ "$cur" == -* ]]; then
         COMPREPLY=($(compgen -W "$words" -- "$cur"))

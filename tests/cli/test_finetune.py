@@ -36,6 +36,8 @@ from vitcli.cli import main
 from vitcli.errors import WriteError
 from vitcli.images.augment import LEVELS
 from vitcli.records import Preprocess
+from vitcli.tasks.finetune.job import TrainingOptions
+from vitcli.tasks.finetune.recipe_choice import choose_recipe
 from vitcli.training.state import save_state
 
 FAST = ("--epochs", "2", "--batch-size", "16", "--no-flip", "-j", "0")
@@ -67,6 +69,23 @@ def same(one: Path, other: Path) -> bool:
 
 def last_line(run: Path) -> dict[str, float]:
     return json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+
+
+@pytest.mark.parametrize(
+    ("given", "processes", "batch"), [("auto", 1, 32), ("auto", 3, 33), ("24", 3, 24)]
+)
+def test_a_batch_is_a_number_or_chosen_for_the_recipe_and_the_processes(
+    monkeypatch: pytest.MonkeyPatch, vit: Vit, given: str, processes: int, batch: int
+) -> None:
+    asked: list[TrainingOptions] = []
+    monkeypatch.setattr(
+        "vitcli.tasks.finetune.finetune.finetune",
+        lambda job, _: asked.append(job.training) or 1 / 0,
+    )
+    with pytest.raises(ZeroDivisionError):
+        vit("finetune", "data", "--out", "run", "-b", given, "--train", "full", "-q")
+    chosen = choose_recipe(asked[0], load("demo"), [], torch.device("cpu"), processes)
+    assert chosen.batch_size == batch
 
 
 @pytest.mark.slow

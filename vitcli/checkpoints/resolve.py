@@ -12,7 +12,6 @@ import re
 import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.resources import files
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +71,8 @@ def resolve(spec: str, *, offline: bool = False) -> Checkpoint:
     or an index that points outside its folder.
     """
     if spec == DEMO:
+        from importlib.resources import files  # slow to import, for `vit --help`
+
         return _folder(Path(str(files("vitcli.demo"))), spec)
     # Shells do not expand ~ in VIT_MODEL or --model=~/vit. ~name stays if there is no such user.
     path = Path(os.path.expanduser(spec))  # noqa: PTH111 (Path.expanduser raises for unknown users)

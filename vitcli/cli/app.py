@@ -24,8 +24,8 @@ from vitcli.cli.commands.models import app as models
 from vitcli.cli.commands.reconstruct import reconstruct
 from vitcli.cli.commands.search import search
 from vitcli.cli.options.declare import Group, Option
-from vitcli.cli.options.help import ALL_NAMES, HELP_NAMES, Command, CommandGroup
-from vitcli.errors import shortened
+from vitcli.cli.options.help import ALL_NAMES, HELP_NAMES, HelpedCommand, HelpedGroup
+from vitcli.errors import UsageError, shortened
 
 _UsageError: Any = typer.BadParameter.__base__  # the base of all errors in a command line
 
@@ -40,7 +40,7 @@ def _shortened() -> Iterator[None]:
         raise
 
 
-class Vit(CommandGroup):
+class Vit(HelpedGroup):
     """All commands, with messages of a limited length."""
 
     def make_context(self, *args: Any, **options: Any) -> Any:
@@ -50,6 +50,25 @@ class Vit(CommandGroup):
     def invoke(self, ctx: Any) -> Any:
         with _shortened():
             return super().invoke(ctx)
+
+
+class Command(HelpedCommand):
+    """Refuses a second model for a command that takes one: the parser would take the last."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        values, _, order = self.make_parser(ctx).parse_args(args=list(args))
+        given = [option for option in order if option.name == "model" and option.nargs == 1]
+        if len(given) > 1 and not getattr(given[0], "multiple", False):
+            raise UsageError(
+                f"-m is given {len(given)} times, and vit {self.name} takes one model",
+                "vit classify and vit evaluate average several",
+            )
+        if given and isinstance(values.get("positional"), str):
+            raise UsageError(
+                f"two models are given: {shortened(values['positional'])}, and one with -m",
+                "leave out one of them",
+            )
+        return super().parse_args(ctx, args)
 
 
 app = typer.Typer(

@@ -6,29 +6,14 @@ scripts once. `make completions` writes them; a test compares them with the app.
 
 from __future__ import annotations
 
-import inspect
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, get_args, get_origin
-
-from typer.models import OptionInfo
 
 from vitcli.cli.app import app
-
-FILE_METAVARS = ("FILE", "MODEL")
-
-
-@dataclass(frozen=True, slots=True)
-class Option:
-    """One option: its names, its help, and the values that it takes."""
-
-    names: tuple[str, ...]
-    help: str
-    takes_value: bool = False
-    takes_file: bool = False
-    choices: tuple[str, ...] = ()
+from vitcli.cli.options.declare import Declared, declared
+from vitcli.cli.options.help import HELP, HELP_ALL
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +22,12 @@ class Command:
 
     name: str
     help: str
-    options: tuple[Option, ...]
-
+    options: tuple[Declared, ...]
     nested: tuple[str, ...] = ()
 
     @property
     def words(self) -> list[str]:
         return self.name.split()
-
-
-HELP = Option(("-h", "--help"), "Show this message and exit.")
 
 
 def commands() -> list[Command]:
@@ -63,27 +44,9 @@ def commands() -> list[Command]:
 
 def _command(function: Callable[..., object] | None, *outer: str) -> Command:
     assert function is not None and function.__doc__ is not None
-    parameters = inspect.signature(function, eval_str=True).parameters.values()
-    options = (*filter(None, map(_option, parameters)), HELP)
-    return Command(" ".join([*outer, function.__name__]), function.__doc__.split("\n")[0], options)
-
-
-def _option(parameter: inspect.Parameter) -> Option | None:
-    """The option of an annotated parameter; None for an argument."""
-    kind, info, *_ = *get_args(parameter.annotation), None, None
-    if not isinstance(info, OptionInfo):
-        return None
-    types = [kind, *get_args(kind)]
-    # Inside Annotated, `default` holds the first name.
-    spellings = (info.default, *(info.param_decls or ()))
-    names = tuple(name for text in spellings for name in str(text).split("/"))
-    return Option(
-        names,
-        info.help or "",
-        takes_value=bool not in types,
-        takes_file=Path in types or info.metavar in FILE_METAVARS,
-        choices=tuple(c for t in types if get_origin(t) is Literal for c in get_args(t)),
-    )
+    options = [one for one in declared(function) if one.names and not one.is_hidden]
+    name, help = " ".join([*outer, function.__name__]), function.__doc__.split("\n")[0]
+    return Command(name, help, (*options, HELP, HELP_ALL))
 
 
 def bash() -> str:
@@ -169,7 +132,7 @@ def zsh() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _zsh_option(option: Option) -> str:
+def _zsh_option(option: Declared) -> str:
     text = "".join(f"\\{c}" if c in "[]:\\" else c for c in option.help)
     value = ""
     if option.takes_value:
@@ -190,18 +153,19 @@ def fish() -> str:
         *before, name = command.words
         when = _quoted(f"{_seen(before)}; and not {_seen([name])}") if before else first
         lines.append(f"complete -c vit -f -n {when} -a {name} -d {_quoted(command.help)}")
-    lines.append(f"complete -c vit -n {first} -l version -d {_quoted('Print the version.')}")
+    lines.append(f"complete -c vit -n {first} -s V -l version -d {_quoted('Print the version.')}")
     lines.append(f"complete -c vit -s h -l help -d {_quoted(HELP.help)}")
     for command in found:
-        for option in command.options[:-1]:
+        for option in (one for one in command.options if one is not HELP):
             lines.append(" ".join(_fish_words(command, option)))
     return "\n".join(lines) + "\n"
 
 
-def _fish_words(command: Command, option: Option) -> Iterator[str]:
+def _fish_words(command: Command, option: Declared) -> Iterator[str]:
     yield f"complete -c vit -n '{_seen(command.words)}'"
     for name in option.names:
-        yield f"-l {name[2:]}" if name.startswith("--") else f"-s {name[1:]}"
+        dashes, word = name[: -len(name.lstrip("-"))], name.lstrip("-")
+        yield f"-{'l' if dashes == '--' else 's' if len(word) == 1 else 'o'} {word}"
     if option.choices:
         yield f"-x -a {_quoted(' '.join(option.choices))}"
     elif option.takes_value:

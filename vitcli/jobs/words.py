@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
@@ -133,6 +132,8 @@ def templates_of(templates: str | Sequence[str] | None) -> tuple[str, ...]:
             f"{shown(templates)} is not a set of templates",
             f"give one of {_choices(TemplateSet)}, or templates such as {DEFAULT_TEMPLATES[0]!r}",
         )
+    from importlib.resources import files  # slow to import, for `vit --help`
+
     text = files("vitcli.jobs").joinpath("templates", f"{templates}.txt").read_text("utf-8")
     return tuple(line for line in text.splitlines() if not line.startswith("#"))
 

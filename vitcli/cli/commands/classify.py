@@ -53,7 +53,7 @@ Out = Annotated[
         "-o",
         "--out",
         group=Group.OUTPUT,
-        brief="Write to FILE (.jsonl, .csv, .tsv, .parquet) or a URL.",
+        brief=".jsonl, .csv, .tsv, .parquet, or a URL.",
         help="Write to FILE (.jsonl, .csv, .tsv, .parquet) or to a URL (s3://...).",
         metavar="FILE",
     ),
@@ -74,7 +74,7 @@ SelectOpt = Annotated[
     Option(
         "--select",
         group=Group.OUTPUT,
-        brief='Keep images that match: label == "cat" and score > 0.8',
+        brief='Keep only matches: label == "cat" and score > 0.8',
         help='Keep only images for which EXPR holds: label == "cat" and score >= 0.8.',
         metavar="EXPR",
     ),

@@ -39,7 +39,7 @@ KindOpt = Annotated[
     Option(
         "--kind",
         group=Group.TWINS,
-        brief="bytes (same file), pixels (same look), near (by vectors).",
+        brief="bytes, pixels (same look), near (by vectors).",
         help="Kinds of twins: bytes (same file), pixels (they look the same), near (by vectors).",
         env="VIT_DEDUPE_KIND",
         metavar="KIND,...",
@@ -61,7 +61,7 @@ KeepOpt = Annotated[
     Option(
         "--keep",
         group=Group.TWINS,
-        brief="Which image of a group to keep.",
+        brief="largest, first, oldest or newest of a group.",
         help="Which image of a group to keep; largest compares pixels, then bytes.",
         env="VIT_KEEP",
         show_default="largest",
@@ -72,7 +72,7 @@ LikePairs = Annotated[
     Option(
         "--like-pairs",
         group=Group.TWINS,
-        brief="Set the threshold from known twins, two paths a line.",
+        brief="Set the threshold from known twins.",
         help="Set the threshold from known twins: two paths a line, or an output of dedupe.",
         env="VIT_LIKE_PAIRS",
         metavar="FILE",
@@ -84,7 +84,7 @@ Out = Annotated[
         "-o",
         "--out",
         group=Group.OUTPUT,
-        brief=True,
+        brief="Write to FILE: .jsonl, .csv, .tsv or .parquet.",
         help="Write to FILE (.jsonl, .csv, .tsv, .parquet).",
         metavar="FILE",
     ),
@@ -103,7 +103,7 @@ PathsOnly = Annotated[
     Option(
         "--paths-only",
         group=Group.OUTPUT,
-        brief="Write only the paths that are not kept, for xargs.",
+        brief="Write only the paths of twins, for xargs.",
         help="Write only the paths that are not kept, for xargs; with -0, each ends with NUL.",
     ),
 ]

@@ -17,7 +17,7 @@ Layer = Annotated[
     Option(
         "--layer",
         group=Group.MODEL,
-        brief="0 is the embedding output, i is block i, -1 the last.",
+        brief="0 is the embedding, -1 the last block.",
         help="Layer to use: 0 is the embedding output, i is block i, -1 is the last block.",
         env="VIT_LAYER",
         show_default="-1",
@@ -40,7 +40,7 @@ PoolOpt = Annotated[
     Option(
         "--pool",
         group=Group.MODEL,
-        brief="How tokens become a vector; patches, tokens keep them.",
+        brief="cls, mean, cls+mean, map; patches, tokens; joint.",
         help="How to pool tokens into a vector; patches and tokens keep one for each; joint is the "
         "vector to compare with texts.",
         env="VIT_POOL",
@@ -75,7 +75,7 @@ Out = Annotated[
         "-o",
         "--out",
         group=Group.OUTPUT,
-        brief="FILE (.npy, .npz, .safetensors, .parquet, .jsonl) or URL.",
+        brief=".npy, .npz, .safetensors, .parquet, .jsonl, or a URL.",
         help="Write to FILE (.npy, .npz, .safetensors, .parquet, .jsonl) or to a URL (s3://...).",
         metavar="FILE",
     ),
@@ -104,7 +104,7 @@ def embed(
     format: FormatOpt = None,
     store: StoreOpt = "fp32",
 ) -> None:
-    """Extract features: a vector or a grid of tokens per image. Or a vector per text (--text).
+    """Extract features: a vector or a grid of tokens per image; a vector per text.
 
     feats.index.jsonl, with a line for every input, and feats.meta.json are written next to
     feats.npy.

@@ -21,8 +21,7 @@ Data = Annotated[
     Argument(
         "DATA",
         group=Group.INPUTS,
-        brief="Folder, zip or tars with a folder per class, or a table (.csv, .tsv, "
-        ".jsonl) with path, label.",
+        brief="A folder with a folder per class, or a table.",
         help="A folder, zip or tars with one folder per class; tars with a .cls file (the class) "
         "next to each image; or a .csv, .tsv or .jsonl with the columns path and label (or labels: "
         "several, such as cat;dog; or a column of 0 and 1 for each).",
@@ -55,7 +54,7 @@ Threshold = Annotated[
     Option(
         "--threshold",
         group=Group.MODEL,
-        brief="With several labels an image: the lowest score.",
+        brief="Lowest score, with several labels an image.",
         help="With several labels an image: the lowest score of a label that it gets.",
         show_default="0.5",
         metavar="SCORE",
@@ -66,7 +65,7 @@ Knn = Annotated[
     Option(
         "--knn",
         group=Group.MODEL,
-        brief="Label an image by its N nearest neighbours instead.",
+        brief="Label images by their N nearest neighbours.",
         help="Evaluate embeddings: label an image by its N nearest neighbours.",
         min=1,
         metavar="N",
@@ -77,7 +76,7 @@ Preds = Annotated[
     Option(
         "--preds",
         group=Group.INPUTS,
-        brief="Evaluate an output of vit classify, without a model.",
+        brief="Evaluate this output of vit classify.",
         help="Evaluate the output of vit classify -o FILE.jsonl, without running a model.",
         metavar="FILE",
     ),
@@ -88,7 +87,7 @@ Out = Annotated[
         "-o",
         "--out",
         group=Group.OUTPUT,
-        brief="Folder for metrics.json, report.html and confusion.*.",
+        brief="Folder for metrics.json, report.html and others.",
         help="Folder for metrics.json, report.html, and confusion.csv and confusion.png, or for "
         "several labels an image classes.csv.",
         metavar="DIR",
@@ -122,7 +121,7 @@ def evaluate(
     Examples:
     vit evaluate flowers/ -m run/ -m google/vit-base-patch16-224
     vit evaluate flowers/ -m facebook/dinov2-base --knn 20
-    vit evaluate pets/ -m google/siglip2-base-patch16-224 --classes "cat, dog, hamster"
+    vit evaluate pets/ -m google/siglip2-base-patch16-224 --classes "cat, dog"
     vit evaluate scenes.csv -m my-multi-label-model --threshold 0.3
     vit evaluate flowers/ --preds preds.jsonl --json
     """

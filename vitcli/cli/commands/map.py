@@ -29,7 +29,7 @@ Out = Annotated[
         "-o",
         "--out",
         group=Group.OUTPUT,
-        brief="Page (.html) or table (.jsonl, .csv, .tsv, .parquet).",
+        brief="Page (.html), or table (.jsonl, .csv, .parquet).",
         help="Write a page (.html) or a table (.jsonl, .csv, .tsv, .parquet) to FILE.",
         metavar="FILE",
     ),
@@ -73,7 +73,7 @@ Color = Annotated[
     Option(
         "--color",
         group=Group.MAPS,
-        brief="Labels from a table of vit classify, or the folders.",
+        brief="Labels from a table, or the folders.",
         help="Labels from an output of vit classify or another table, or the images' folders.",
         metavar="FILE|folders",
     ),
@@ -93,7 +93,7 @@ Sort = Annotated[
     Option(
         "--sort",
         group=Group.OUTPUT,
-        brief="Order of the table; distance: the oddest first.",
+        brief="Order of the table; distance: oddest first.",
         help="Order of the table: as in the index, or the oddest images first.",
     ),
 ]

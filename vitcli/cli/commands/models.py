@@ -12,14 +12,14 @@ import typer
 
 from vitcli.cli.options import options as o
 from vitcli.cli.options.declare import Argument, Group, Option
-from vitcli.cli.options.help import Command, CommandGroup
+from vitcli.cli.options.help import HelpedCommand, HelpedGroup
 from vitcli.cli.screen.exit import is_terminal, show
 from vitcli.errors import printable
 
 if TYPE_CHECKING:
     from vitcli.checkpoints.catalogue import CatalogueEntry
 
-app = typer.Typer(cls=CommandGroup, invoke_without_command=True)
+app = typer.Typer(cls=HelpedGroup, invoke_without_command=True)
 
 
 ForOpt = Annotated[
@@ -76,7 +76,7 @@ def models(context: typer.Context, purpose: ForOpt = None, as_json: o.Json = Fal
         show(_tsv(choice.entries))
 
 
-@app.command(cls=Command)
+@app.command(cls=HelpedCommand)
 def pull(hub_id: HubId, offline: o.Offline = False) -> None:
     """Download a model into the cache and print its folder.
 

@@ -141,7 +141,7 @@ def _types_of(kind: Any) -> list[Any]:
 
 
 def _default(value: object, info: Option | Argument, names: tuple[str, ...]) -> str:
-    """What the help says of the default; "" for nothing."""
+    """Return what the help says of the default; "" for nothing."""
     if isinstance(info.show_default, str):
         return info.show_default
     if not info.show_default or value is None or value is inspect.Parameter.empty:

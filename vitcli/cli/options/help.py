@@ -6,15 +6,17 @@ Typer's own help is a flat list, which shows types of Python and cuts summaries.
 from __future__ import annotations
 
 import inspect
+import re
 import shutil
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
 
 from vitcli.cli.options.declare import Declared, Group, declared
-from vitcli.errors import UsageError
 
 HELP_NAMES, ALL_NAMES = ("-h", "--help"), ("-hh", "--help-all")
 NAME_WIDTH, WIDE_NAME_WIDTH = 26, 34  # of the column of options, and of it on a wide terminal
@@ -23,12 +25,7 @@ FEW = 14  # options: all of them fit on a screen
 IS_WHOLE = "vitcli.help.is_whole"  # in the context of the parser
 HELP_TEXT = "Show this help and exit."
 HELP = Declared("help", HELP_NAMES, HELP_TEXT, Group.TALK, brief=HELP_TEXT)
-
-
-def help_all(count: int) -> Declared:
-    """The option that shows all `count` options of a command."""
-    text = f"Show all {count} options, and their environment variables."
-    return Declared("help_all", ALL_NAMES, text, Group.TALK, brief=text)
+HELP_ALL = Declared("help_all", ALL_NAMES, "Show all options and their variables.", Group.TALK)
 
 
 class Helped:
@@ -61,34 +58,31 @@ class Helped:
         for paragraph in paragraphs if is_whole else paragraphs[:1]:
             yield ""
             yield from _filled(paragraph, width)
-        yield from _section("Examples" if len(examples) > 1 else "Example", examples)
+        lines = [line for example in examples for line in _broken(example, width - 2)]
+        yield from _section("Examples" if len(examples) > 1 else "Example", lines)
         yield from self._listed(ctx, width)
         shown = [one for one in options if is_whole or one.brief]
-        more = [help_all(len(options))] if len(options) > FEW else []
-        yield from _groups([*shown, HELP, *more], width, is_whole=is_whole)
+        count = sum(bool(one.names) for one in options)
+        more = replace(HELP_ALL, brief=f"Show all {count} options and their variables.")
+        helps = [HELP] if len(options) <= FEW else [HELP, more]
+        yield from _groups([*shown, *helps], width, is_whole=is_whole)
 
     def _listed(self, ctx: Any, width: int) -> Iterator[str]:
         """Yield the list of the commands within this one."""
         yield from ()
 
 
-class Command(Helped, TyperCommand):
-    """A command. It refuses a second model if it takes one: the parser would take the last."""
+class HelpedCommand(Helped, TyperCommand):
+    """A command with help in groups."""
+
+
+class HelpedGroup(Helped, TyperGroup):
+    """A command that has commands."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        values, _, order = self.make_parser(ctx).parse_args(args=list(args))
-        models = [option for option in order if option.name == "model"]
-        count = len(models) + isinstance(values.get("positional"), str)
-        if count > 1 and models and not getattr(models[0], "multiple", False):
-            raise UsageError(
-                f"{count} models are given, and vit {self.name} takes one",
-                "vit classify and vit evaluate average several",
-            )
+        if args[:1] == ["help"]:  # vit help classify
+            args = [*args[1:], "--help"]
         return super().parse_args(ctx, args)
-
-
-class CommandGroup(Helped, TyperGroup):
-    """A command that has commands."""
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         is_optional = self.invoke_without_command
@@ -113,29 +107,36 @@ def parts_of(text: str) -> tuple[list[str], list[str]]:
 def _groups(options: Sequence[Declared], width: int, *, is_whole: bool) -> Iterator[str]:
     """Yield the options, group by group."""
     column = WIDE_NAME_WIDTH if width >= WIDE else NAME_WIDTH
-    longest = max(len(one.spelling) for one in options)
+    row = _whole if is_whole else partial(_brief, room=column - 2)
+    rows = [(one.group, *row(one)) for one in options]
+    column = min(column, 2 + max(len(name) for _, name, _ in rows))
     for group in Group:
-        rows = [
-            (one.spelling, _described(one, is_whole=is_whole))
-            for one in options
-            if one.group is group
-        ]
-        if rows:
+        of_group = [(name, text) for its, name, text in rows if its is group]
+        if of_group:
             yield from _section(group, ())
-            yield from _rows(rows, width, min(column, longest + 2))
+            yield from _rows(of_group, width, column)
 
 
-def _described(option: Declared, *, is_whole: bool) -> str:
-    """The help of an option, with its default, and in the whole help its variable."""
-    facts = []
-    if option.variable is not None and is_whole:
-        facts.append(f"env: {option.variable}")
-    if option.default:
-        facts.append(f"default: {option.default}")
-    if option.is_required and option.names:
-        facts.append("required")
-    text = option.help if is_whole else option.brief
-    return text + (f" [{'; '.join(facts)}]" if facts else "")
+def _whole(option: Declared) -> tuple[str, str]:
+    """How an option is typed; its help, variable and default."""
+    variable = f"env: {option.variable}" if option.variable else ""
+    return option.spelling, _with_facts(option, option.help, variable, option.default)
+
+
+def _brief(option: Declared, room: int) -> tuple[str, str]:
+    """How an option is typed, in a column of `room`; its short text, and a default of one word."""
+    spelling = option.spelling
+    if len(spelling) > room and option.names:  # a list of choices, which the text names
+        *_, name = option.names
+        spelling = f"{', '.join(option.names)} {name.lstrip('-').replace('-', '_').upper()}"
+    default = option.default if " " not in option.default else ""
+    return spelling, _with_facts(option, option.brief, default=default)
+
+
+def _with_facts(option: Declared, text: str, variable: str = "", default: str = "") -> str:
+    required = "required" if option.is_required and option.names else ""
+    facts = "; ".join(filter(None, (variable, default and f"default: {default}", required)))
+    return text + f" [{facts}]" * bool(facts)
 
 
 def _section(title: str, lines: Iterable[str]) -> Iterator[str]:
@@ -154,6 +155,17 @@ def _rows(rows: Sequence[tuple[str, str]], width: int, column: int) -> Iterator[
         for line in lines:
             yield f"  {name:<{column}}{line}"
             name = ""
+
+
+def _broken(example: str, width: int) -> Iterator[str]:
+    """Yield a command in lines that a shell joins again, broken before options."""
+    line = ""
+    for part in re.split(r" (?=-)", example):
+        if line and len(f"{line} {part} \\") > width:
+            yield f"{line} \\"
+            line = "   "
+        line += f" {part}" if line else part
+    yield line
 
 
 def _filled(text: str, width: int) -> list[str]:

@@ -23,7 +23,7 @@ MethodOpt = Annotated[
     Option(
         "--method",
         group=Group.MAPS,
-        brief="raw: one layer; rollout: all; grad: for a class.",
+        brief="raw, rollout, grad or similarity.",
         help="raw: the weights of one layer. rollout: all layers multiplied. grad: relevance for a"
         " class. similarity: of patches to the query.",
         env="VIT_METHOD",
@@ -34,7 +34,7 @@ LayerOpt = Annotated[
     Option(
         "--layer",
         group=Group.MAPS,
-        brief="Block, from 1; -1 is the last; several, such as 3,6.",
+        brief="Block, from 1; several, such as 3,6,-1; or all.",
         help="Block: 1, 2, ... or -1 for the last; several, such as 3,6,-1; all; or pool for the"
         " attention pooling.",
         env="VIT_LAYER",
@@ -47,7 +47,7 @@ HeadsOpt = Annotated[
     Option(
         "--heads",
         group=Group.MAPS,
-        brief="Fuse the heads, draw all of them, or one.",
+        brief="mean, max, min, all, or the number of one.",
         help="mean, max or min over the heads; all heads, a map for each; or the number of one"
         " head, from 1. --head takes the same values.",
         metavar="mean|max|min|all|N",
@@ -70,7 +70,7 @@ Class = Annotated[
     Option(
         "--class",
         group=Group.MAPS,
-        brief="With --method grad: a label or its number.",
+        brief=False,
         help="With --method grad: a label, its number, or top1, the best label of each image.",
         metavar="LABEL|N|top1",
     ),
@@ -91,7 +91,7 @@ StyleOpt = Annotated[
     Option(
         "--style",
         group=Group.OUTPUT,
-        brief="How the maps are drawn.",
+        brief="overlay, heatmap, panel, grid or mask.",
         help="panel: image, heatmap and overlay. grid: all heads, layer by layer. mask: only the"
         " patches that hold --mass of the attention.",
         env="VIT_STYLE",

@@ -275,7 +275,7 @@ Device = Annotated[
     Option(
         "--device",
         group=Group.SPEED,
-        brief="auto (a GPU if there is one), cpu, cuda, cuda:N, mps.",
+        brief="auto (a GPU, if any), cpu, cuda, cuda:N or mps.",
         help="Device to run on: auto (a GPU if there is one), cpu, cuda, cuda:N or mps.",
         env="VIT_DEVICE",
         metavar="NAME",
@@ -308,7 +308,7 @@ DtypeOpt = Annotated[
     Option(
         "--dtype",
         group=Group.SPEED,
-        brief="Precision.",
+        brief="fp32, bf16, fp16 or auto.",
         help="Precision; fp32 gives the same numbers on every machine.",
         env="VIT_DTYPE",
     ),
@@ -359,7 +359,7 @@ Workers = Annotated[
         "-j",
         "--workers",
         group=Group.SPEED,
-        brief="Processes that decode images.",
+        brief=False,
         help="Processes that decode images; 0 decodes in the main process.",
         env="VIT_WORKERS",
         metavar="N|auto",
@@ -418,7 +418,7 @@ Resume = Annotated[
     Option(
         "--resume",
         group=Group.LONG_RUNS,
-        brief="Continue an interrupted run, or update a finished one.",
+        brief="Continue an interrupted run, update a finished one.",
         help="Continue an interrupted run; update a finished one with new and changed images.",
         env="VIT_RESUME",
     ),
@@ -446,7 +446,7 @@ ShardOpt = Annotated[
     Option(
         "--shard",
         group=Group.LONG_RUNS,
-        brief="Process only part I of N; vit merge joins the parts.",
+        brief="Take part I of N only; vit merge joins the parts.",
         help="Process only part I of N, into FILE-0000I-of-0000N; vit merge joins the parts.",
         env="VIT_SHARD",
         metavar="I/N",

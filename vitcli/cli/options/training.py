@@ -12,8 +12,7 @@ Data = Annotated[
     Argument(
         "DATA",
         group=Group.INPUTS,
-        brief="Folder, zip or tars with a folder per class, or a table (.csv, .tsv, "
-        ".jsonl) with path, label.",
+        brief="A folder with a folder per class, or a table.",
         help="A folder, zip or tars with one folder per class (optionally under train/ and val/); "
         "tars with a .cls file (the class) next to each image; or a .csv, .tsv or .jsonl with the "
         "columns path, label and optionally split.",
@@ -30,7 +29,7 @@ Val = Annotated[
     Option(
         "--val",
         group=Group.INPUTS,
-        brief=True,
+        brief="Validation images: folder, archive or table.",
         help="Validation images: another folder, archive or table.",
         metavar="DATA",
     ),
@@ -40,7 +39,7 @@ ValSplit = Annotated[
     Option(
         "--val-split",
         group=Group.INPUTS,
-        brief="Share of each class for validation, without --val.",
+        brief="Share for validation, without --val.",
         help="Fraction of each class used for validation, if neither DATA nor --val has any.",
         metavar="SHARE",
     ),
@@ -50,7 +49,7 @@ ObjectiveOpt = Annotated[
     Option(
         "--objective",
         group=Group.TRAINING,
-        brief="classify; or mim: fill in hidden patches, no labels.",
+        brief="classify, mim (no labels).",
         help="classify learns the labels; mim learns to fill in hidden patches, without labels.",
     ),
 ]
@@ -59,7 +58,7 @@ Train = Annotated[
     Option(
         "--train",
         group=Group.TRAINING,
-        brief="Parts to train.",
+        brief="head, last-N blocks, lora or full.",
         help="Parts to train: head, last-N blocks, lora, or full.",
         metavar="head|last-N|lora|full",
         show_default="chosen for the data",
@@ -127,7 +126,7 @@ BatchSize = Annotated[
         "-b",
         "--batch-size",
         group=Group.TRAINING,
-        brief="Images per batch; auto: 32, or 64 for --train head.",
+        brief="Images per batch; auto depends on --train.",
         help="Images per batch, over all devices together; auto takes 32, or 64 for --train head.",
         metavar="N|auto",
         show_default=False,
@@ -162,7 +161,7 @@ Augment = Annotated[
     Option(
         "--augment",
         group=Group.TRAINING,
-        brief="Random changes to the training images.",
+        brief="none, light, medium or strong changes of images.",
         help="Strength of the random changes to training images.",
         show_default="light; none for --train head",
     ),
@@ -172,7 +171,7 @@ Flip = Annotated[
     Option(
         "--no-flip",
         group=Group.TRAINING,
-        brief="Do not mirror images: for digits, text, left and right.",
+        brief="Do not mirror images: digits, text, left and right.",
         help="Do not mirror images; for digits, text, or classes that differ in left and right.",
     ),
 ]
@@ -230,7 +229,7 @@ Patience = Annotated[
     Option(
         "--patience",
         group=Group.TRAINING,
-        brief="Stop after N epochs without a better result.",
+        brief=False,
         help="Stop after N epochs without a better validation accuracy; with mim, loss.",
         min=1,
         metavar="N",
@@ -241,7 +240,7 @@ ClassWeights = Annotated[
     Option(
         "--class-weights",
         group=Group.TRAINING,
-        brief="Let every class count equally.",
+        brief=False,
         help="Weight the loss so that every class counts equally.",
     ),
 ]

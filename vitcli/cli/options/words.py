@@ -27,7 +27,7 @@ ClassesOpt = Annotated[
     Option(
         "--classes",
         group=Group.MODEL,
-        brief='Classes in words: "cat, dog" (models with a text tower).',
+        brief='Classes in words: "cat, dog"; for text towers.',
         help='Classes in words, for a model with a text tower: "cat, dog, a red car"; repeatable.',
         metavar="TEXT",
         lines="VIT_CLASSES",

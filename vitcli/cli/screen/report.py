@@ -11,7 +11,6 @@ import stat
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -93,6 +92,8 @@ def outcome(error: BaseException | None) -> dict[str, object]:
 
 
 def versions() -> dict[str, str]:
+    from importlib.metadata import version  # slow to import, and only reports need it
+
     return {"python": platform.python_version(), **{name: version(name) for name in VERSIONS}}
 
 

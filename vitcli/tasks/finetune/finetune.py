@@ -80,7 +80,7 @@ class _Session:
         examples = earlier.examples if earlier else self._divided()
         failures = earlier.left_out if earlier else []
         model = self._model(examples)
-        chosen = choose_recipe(job.training, model, examples, self.device)
+        chosen = choose_recipe(job.training, model, examples, self.device, group.size)
         if earlier is None:
             self.reporter.note(f"recipe: {chosen.why}")
         self._check_batch(chosen)

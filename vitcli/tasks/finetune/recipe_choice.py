@@ -46,8 +46,10 @@ def choose_recipe(
     model: Model,
     examples: Sequence[Example],
     device: torch.device,
+    processes: int = 1,
 ) -> ChosenRecipe:
     """Choose every number that the options leave open. Raises UsageError for contradictions.
+    `processes` share each batch.
 
     Learning rates are proportional to 1 / width, as in muP (arXiv 2203.03466): 1.3e-4 for ViT-B.
     """
@@ -87,6 +89,7 @@ def choose_recipe(
     width = config.embed_dim if isinstance(config, ViTConfig) else config.dims[-1]
     lr = {"head": 1e-3, "lora": 0.4 / width, "last": 0.1 / width, "full": 0.1 / width}[recipe.kind]
     decay = 0.75 if depth >= 12 else 0.9
+    usual = 64 if is_head else 32
     takes_all = is_mim or recipe.kind in ("head", "lora")
     chosen = ChosenRecipe(
         recipe=recipe,
@@ -95,7 +98,7 @@ def choose_recipe(
         weight_decay=_or_default(training.weight_decay, 1e-3 if is_head else 0.05),
         layer_decay=_or_default(training.layer_decay, 1.0 if takes_all else decay),
         warmup=_or_default(training.warmup, 0.05 * epochs),
-        batch_size=training.batch_size or (64 if is_head else 32),
+        batch_size=training.batch_size or usual + -usual % processes,
         augment=training.augment or ("none" if is_head else "light"),
         smoothing=_or_default(training.smoothing, 0.0 if is_head else 0.1),
         mask_ratio=_mask_ratio(training, model),
