@@ -2,7 +2,7 @@
 complete -c vit -f -n __fish_use_subcommand -a classify -d 'Label images with their top-k classes, one row per input.'
 complete -c vit -f -n __fish_use_subcommand -a embed -d 'Extract features: a vector or a grid of tokens per image; a vector per text.'
 complete -c vit -f -n __fish_use_subcommand -a search -d 'Find the images of an index that are nearest to images, texts or other rows.'
-complete -c vit -f -n __fish_use_subcommand -a dedupe -d 'Find images that are there twice, in what vit embed has written.'
+complete -c vit -f -n __fish_use_subcommand -a dedupe -d 'Find images that are there twice, in what vit embed has written. Nothing is deleted.'
 complete -c vit -f -n __fish_use_subcommand -a map -d 'Show all images of an index as dots: similar ones are close, clusters have colours.'
 complete -c vit -f -n __fish_use_subcommand -a attention -d 'Draw where the model looks, as a map on each image.'
 complete -c vit -f -n __fish_use_subcommand -a merge -d 'Join the outputs of all shards, as if one run had made them.'

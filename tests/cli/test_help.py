@@ -38,7 +38,7 @@ FUNCTIONS = _functions()
 @pytest.fixture(params=[80, 140])
 def width(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     size = os.terminal_size((request.param, 24))
-    monkeypatch.setattr("shutil.get_terminal_size", lambda *args: size)
+    monkeypatch.setattr("os.get_terminal_size", lambda descriptor: size)
     return int(request.param)
 
 

@@ -104,7 +104,7 @@ def vit(
 ) -> None:
     """Classify folders of images and extract features from them with Vision Transformers.
 
-    vit COMMAND --help shows the options that most people need, vit COMMAND --help-all all of them.
+    vit COMMAND --help lists the usual options of a command, --help-all every one.
 
     Examples:
     vit classify ./photos

@@ -149,10 +149,10 @@ def dedupe(
     resume: ResumeOpt = False,
     workers: o.Workers = "auto",
 ) -> None:
-    """Find images that are there twice, in what vit embed has written.
+    """Find images that are there twice, in what vit embed has written. Nothing is deleted.
 
     A row for each member of a group, the kept one first, with its kind (the same bytes, the same
-    pixels, or near), its cosine with the kept one and why it is not kept. Nothing is deleted.
+    pixels, or near), its cosine with the kept one and why it is not kept.
 
     Example:  vit dedupe feats.npy --html twins.html
     """

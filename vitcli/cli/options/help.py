@@ -6,10 +6,12 @@ Typer's own help is a flat list, which shows types of Python and cuts summaries.
 from __future__ import annotations
 
 import inspect
+import os
 import re
 import shutil
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -21,6 +23,7 @@ from vitcli.cli.options.declare import Declared, Group, declared
 HELP_NAMES, ALL_NAMES = ("-h", "--help"), ("-hh", "--help-all")
 NAME_WIDTH, WIDE_NAME_WIDTH = 26, 34  # of the column of options, and of it on a wide terminal
 WIDE = 100  # columns
+DEFAULT_WIDTH, MIN_WIDTH = 80, 50
 FEW = 14  # options: all of them fit on a screen
 IS_WHOLE = "vitcli.help.is_whole"  # in the context of the parser
 HELP_TEXT = "Show this help and exit."
@@ -47,7 +50,7 @@ class Helped:
 
     def get_help(self, ctx: Any) -> str:
         """The short help, or the whole help if that is asked for."""
-        return "\n".join(self._lines(ctx, shutil.get_terminal_size().columns))
+        return "\n".join(self._lines(ctx, _width()))
 
     def _lines(self, ctx: Any, width: int) -> Iterator[str]:
         paragraphs, examples = parts_of(self.help or "")
@@ -63,7 +66,7 @@ class Helped:
         yield from self._listed(ctx, width)
         shown = [one for one in options if is_whole or one.brief]
         count = sum(bool(one.names) for one in options)
-        more = replace(HELP_ALL, brief=f"Show all {count} options and their variables.")
+        more = replace(HELP_ALL, help=f"Show all {count} options and their variables.")
         helps = [HELP] if len(options) <= FEW else [HELP, more]
         yield from _groups([*shown, *helps], width, is_whole=is_whole)
 
@@ -96,6 +99,14 @@ class HelpedGroup(Helped, TyperGroup):
         yield from _rows(rows, width, column)
 
 
+def _width() -> int:
+    """The columns of the terminal, also if the help goes through a pager."""
+    wide = DEFAULT_WIDTH
+    with suppress(OSError, ValueError):
+        wide = os.get_terminal_size(2).columns
+    return max(MIN_WIDTH, shutil.get_terminal_size((wide or DEFAULT_WIDTH, 24)).columns)
+
+
 def parts_of(text: str) -> tuple[list[str], list[str]]:
     """The paragraphs of a docstring, and its examples, which follow `Example:`."""
     described, _, rest = inspect.cleandoc(text).partition("\nExample")
@@ -107,7 +118,8 @@ def parts_of(text: str) -> tuple[list[str], list[str]]:
 def _groups(options: Sequence[Declared], width: int, *, is_whole: bool) -> Iterator[str]:
     """Yield the options, group by group."""
     column = WIDE_NAME_WIDTH if width >= WIDE else NAME_WIDTH
-    row = _whole if is_whole else partial(_brief, room=column - 2)
+    room = column - 2, width - column - 2
+    row = _whole if is_whole else partial(_brief, room=room)
     rows = [(one.group, *row(one)) for one in options]
     column = min(column, 2 + max(len(name) for _, name, _ in rows))
     for group in Group:
@@ -123,13 +135,19 @@ def _whole(option: Declared) -> tuple[str, str]:
     return option.spelling, _with_facts(option, option.help, variable, option.default)
 
 
-def _brief(option: Declared, room: int) -> tuple[str, str]:
-    """How an option is typed, in a column of `room`; its short text, and a default of one word."""
+def _brief(option: Declared, room: tuple[int, int]) -> tuple[str, str]:
+    """How an option is typed, and its help with a default of one word. `room` are the widths of
+    the columns: the short text stands for a help that has no room in one line, and for a list of
+    choices that has none."""
+    default = option.default if " " not in option.default else ""
+    text = _with_facts(option, option.help, default=default)
+    has_room = len(option.spelling) <= room[0]
+    if has_room and len(text) <= room[1]:
+        return option.spelling, text
     spelling = option.spelling
-    if len(spelling) > room and option.names:  # a list of choices, which the text names
+    if not has_room and option.names:
         *_, name = option.names
         spelling = f"{', '.join(option.names)} {name.lstrip('-').replace('-', '_').upper()}"
-    default = option.default if " " not in option.default else ""
     return spelling, _with_facts(option, option.brief, default=default)
 
 
