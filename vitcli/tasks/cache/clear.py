@@ -54,7 +54,7 @@ class CacheJob:
 
 @dataclass(frozen=True, slots=True)
 class CacheReport:
-    """What the cache holds, or what became of the entries that were to be removed."""
+    """The content of the cache, or what became of the entries that were to be removed."""
 
     folder: Path
     entries: tuple[Entry, ...]

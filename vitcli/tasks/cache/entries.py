@@ -81,7 +81,7 @@ def room_of(kind: Kind) -> Path:
 
 
 def remarks() -> Iterator[str]:
-    """What the list of entries does not show."""
+    """Yield notes on what the list of entries does not show."""
     for kind in KINDS:
         room = room_of(kind)
         if room.is_symlink():
