@@ -107,7 +107,7 @@ def _chosen(words: tuple[str, ...]) -> set[tuple[Kind, str | None]]:
         if word == "all":
             chosen |= {(each, None) for each in ALL}
         elif kind in KINDS and bool(slash) == bool(name) and name not in (".", ".."):
-            chosen.add((kind, name or None))  # type: ignore[arg-type]  # it is one of KINDS
+            chosen.add((kind, name or None))
         else:
             raise UsageError(
                 f"--clear {word}",
