@@ -11,6 +11,7 @@ import typer
 from vitcli import __version__
 from vitcli.cli.commands.attention import attention
 from vitcli.cli.commands.bench import bench
+from vitcli.cli.commands.cache import cache
 from vitcli.cli.commands.classify import classify
 from vitcli.cli.commands.convert import convert
 from vitcli.cli.commands.dedupe import dedupe
@@ -126,4 +127,5 @@ app.command(cls=Command)(evaluate)
 app.command(cls=Command)(reconstruct)
 app.command(cls=Command)(info)
 app.command(cls=Command)(bench)
+app.command(cls=Command)(cache)
 app.add_typer(models, name="models")
