@@ -73,7 +73,7 @@ def reconstruct(
     Example:  vit reconstruct ./photos --out mae/ --mask-ratio 0.75
     """
     with common.screen as screen:
-        start_workers(common.running)
+        start_workers(common.running, common.model)
         from vitcli.tasks import reconstruct as task
 
         job = task.ReconstructJob(

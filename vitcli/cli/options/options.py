@@ -204,11 +204,12 @@ MaxPatches = Annotated[
     ),
 ]
 Preprocess = Annotated[
-    Literal["hf", "timm"] | None,
+    Literal["hf", "hf-fast", "timm"] | None,
     Option(
         "--preprocess",
         group=Group.MODEL,
-        help="Preprocess as this library does, not as the checkpoint says.",
+        help="Preprocess as this library does, not as the checkpoint says; hf-fast is transformers "
+        "with its fast image processor, the default since version 5.",
         env="VIT_PREPROCESS",
     ),
 ]
