@@ -9,7 +9,7 @@ from typing import Any
 
 from vitcli.errors import hidden, is_utf8
 
-MAX_LISTED = 1000  # values of a list, such as inputs
+MAX_LISTED, MAX_TEXT = 1000, 200_000  # values of a list, such as inputs, and their characters
 
 
 def value_text(value: Any) -> str | None:
@@ -27,9 +27,9 @@ def value_text(value: Any) -> str | None:
             )
         case list() | tuple():
             items = [value_text(item) for item in value]
-            if len(items) > MAX_LISTED or None in items:
-                return None
-            return f"[{', '.join(item for item in items if item is not None)}]"
+            text = f"[{', '.join(filter(None, items))}]"
+            is_short = len(items) <= MAX_LISTED and len(text) <= MAX_TEXT
+            return text if is_short and None not in items else None
     return None
 
 
@@ -38,7 +38,7 @@ def why_not(value: Any) -> str:
     if value is None:
         return "not set"
     items = list(value) if isinstance(value, list | tuple) else [value]
-    if len(items) > MAX_LISTED:
+    if len(items) > MAX_LISTED or sum(map(len, map(str, items))) > MAX_TEXT:
         return f"{len(items):,} values, too many for this file"
     if all(is_utf8(str(item)) for item in items):
         return "left out: it has a secret, such as the password of a URL"
