@@ -155,7 +155,7 @@ def is_locked(out: Path) -> bool:
 
 
 def contents(out: Path) -> dict[str, bytes]:
-    """An output with what stands beside it; the meta file without its times, and without the config,
+    """An output with what stands beside it; the meta file without its times and the config,
     which names the output."""
     found = {}
     for path in out.parent.glob(f"{out.stem}.*"):

@@ -79,11 +79,11 @@ def read_file(name: str, named_by: Literal["option", "variable", "nobody"]) -> C
         with Path(name).open("rb") if named_by == "option" else open_regular(Path(name)) as file:
             data = file.read(MAX_BYTES + 1)
         text = data.decode("utf-8-sig")
-    except OSError as error:
-        why = error.strerror or str(error)
-        raise UsageError(f"cannot read the config file {printable(name)}: {why}", hint) from None
     except UnicodeDecodeError:
         raise UsageError(f"{printable(name)} is not text in UTF-8", hint) from None
+    except (OSError, ValueError) as error:  # ValueError for a name with NUL
+        why = getattr(error, "strerror", None) or str(error)
+        raise UsageError(f"cannot read the config file {printable(name)}: {why}", hint) from None
     if len(data) > MAX_BYTES:
         raise UsageError(f"{printable(name)} is too large for a config file", hint)
     if name.endswith(".json"):
