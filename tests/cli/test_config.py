@@ -123,6 +123,7 @@ def test_every_command_takes_a_config() -> None:
         ("[classify]\nimage-size = 'x'", "--image-size x", "image-size is set in vit.toml:2"),
         ("[classify]\ndevice = 'tpu'", "unknown device 'tpu'", "device is set in vit.toml:2"),
         ("[classify]\noverwrite = true", "only from a file that you name", "--config vit.toml"),
+        ("[cache]\nclear = 'all'", "clear in [cache]: clear is read only from a file", ""),
         ("[classify]\nray = true", "only from a file that you name", "--config ''"),
         ("[classify]\nout = 's3://a/b.csv'", "out to a URL is read only from a file that", ""),
     ],
@@ -131,7 +132,8 @@ def test_what_the_file_gets_wrong_is_named(
     vit: Vit, config: Callable[[str], Path], text: str, told: str, way_out: str
 ) -> None:
     config(text)
-    ended = vit("classify", ONE, "-m", "demo", "-q")
+    words = ("cache",) if text.startswith("[cache]") else ("classify", ONE, "-m", "demo", "-q")
+    ended = vit(*words)
     assert ended.code in (1, 2) and ended.out == b""
     assert told in ended.err and way_out in ended.err and len(ended.err.splitlines()) <= 2
 

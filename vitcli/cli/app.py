@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 from vitcli import __version__
 from vitcli.cli.commands.attention import attention
 from vitcli.cli.commands.bench import bench
+from vitcli.cli.commands.cache import cache
 from vitcli.cli.commands.classify import classify
 from vitcli.cli.commands.convert import convert
 from vitcli.cli.commands.dedupe import dedupe
@@ -106,4 +107,5 @@ app.command(cls=Command)(configurable(evaluate))
 app.command(cls=Command)(configurable(reconstruct))
 app.command(cls=Command)(configurable(info))
 app.command(cls=Command)(configurable(bench))
+app.command(cls=Command)(configurable(cache))
 app.add_typer(models, name="models")

@@ -44,9 +44,9 @@ _SOURCES = (
 """Options that say the same thing, or exclude each other: one of them that is given as an option or
 a variable replaces the others in the file."""
 
-NAMED_ONLY = ("overwrite", "allow-outside", "ray")
+NAMED_ONLY = ("overwrite", "clear", "allow-outside", "ray")
 """Options that a file in the working folder cannot set: it may have come with a download. They
-replace files, read files elsewhere, or run what a cluster sends."""
+replace or remove files, read files elsewhere, or run what a cluster sends."""
 OUTPUTS = ("out", "html", "summary")
 
 
