@@ -102,7 +102,10 @@ def test_what_a_scan_passes_over_is_told_in_a_line(
         (folder / name).write_bytes(b"x")
     monkeypatch.setattr(kinds, "reads_heif", lambda: False)
     alone = vit("classify", "p", "-m", "demo", "-j", "0")
-    assert alone.code == 1 and "2 .heic (pillow-heif reads them: pip install 'vitcli[heif]', or" in alone.err
+    assert (
+        alone.code == 1
+        and "2 .heic (pillow-heif reads them: pip install 'vitcli[heif]', or" in alone.err
+    )
     photo("a").save(folder / "a.jpg")
     ended = vit("classify", "p", "-m", "demo", "-j", "0")
     assert ended.code == 0 and len(ended.out.splitlines()) == 1

@@ -84,6 +84,10 @@ def resolve(spec: str, *, offline: bool = False) -> Checkpoint:
             raise ModelNotFound(f"{spec} is a link to {path.readlink()}, which is not there")
     except OSError as error:
         raise ModelNotFound(f"cannot read {spec}: {error.strerror}") from None
+    if (full := _timm_id(spec)) is not None:
+        checkpoint = resolve(full, offline=offline)
+        note = f"the weights that timm has for {spec}"
+        return replace(checkpoint, notes=(note, *checkpoint.notes))
     if not is_hub_id(spec):
         raise ModelNotFound(f"no model at {spec if spec.strip() else repr(spec)}", _instead(spec))
     try:
@@ -105,11 +109,14 @@ def pull(spec: str, *, offline: bool = False) -> hub.Snapshot:
 
 
 def hub_parts(spec: str) -> tuple[str, str | None]:
-    """The repository and the revision of a hub id. Raises ModelNotFound for another spec."""
+    """The repository and the revision of a hub id or of timm's name. Raises ModelNotFound for
+    another spec."""
+    spec = _timm_id(spec) or spec
     match = _HUB_ID.fullmatch(spec)
     if match is None or not is_hub_id(spec):
         raise ModelNotFound(
-            f"{spec} is not a hub id", "give org/name or org/name@revision; vit models lists some"
+            f"{spec} is not a hub id",
+            _meant(spec, "give org/name or org/name@revision; vit models lists some"),
         )
     return match["repo"], match["revision"]
 
@@ -120,7 +127,24 @@ def _instead(spec: str) -> str:
         return f"give the hub id alone: {match['id']}" + f"@{match['revision']}" * bool(match[2])
     if spec.startswith(("http://", "https://")):
         return f"download it, and give the file: curl -LO {spec}"
-    return "give a directory, a weight file, a hub id (google/vit-base-patch16-224), or demo"
+    return _meant(
+        spec, "give a directory, a weight file, a hub id (google/vit-base-patch16-224), or demo"
+    )
+
+
+def _timm_id(spec: str) -> str | None:
+    """The hub id of a model that timm calls `spec`."""
+    from vitcli.checkpoints.catalogue import timm_id  # here: `vit --help` needs no catalogue
+
+    return timm_id(spec)
+
+
+def _meant(spec: str, otherwise: str) -> str:
+    """The hint for a spec that names nothing: a known model of a similar name, if there is one."""
+    from vitcli.checkpoints.catalogue import nearest
+
+    near = nearest(spec)
+    return otherwise if near is None else f"did you mean {near}? vit models lists well-known models"
 
 
 def is_hub_id(spec: str) -> bool:
