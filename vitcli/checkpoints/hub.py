@@ -228,7 +228,7 @@ def _not_cached(repo: str, revision: str | None, why: str) -> ModelNotFound:
     meant = "" if near in (None, repo) else f"did you mean {near}? else "
     return ModelNotFound(
         f"{requested} is not in the cache ({constants.HF_HUB_CACHE}) and {why}",
-        f"{meant}on a connected machine: hf download {repo}{option}; or try -m demo",
+        f"{meant}on a connected machine: hf download {repo}{option}",
     )
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from vitcli.checkpoints import hub
 from vitcli.checkpoints.sniff import LFS, LFS_HINT
 from vitcli.errors import CheckpointError, ModelNotFound, UsageError, in_bytes, listed
+from vitcli.files import instead_of
 
 if TYPE_CHECKING:  # for types only: this module imports torch
     from vitcli.checkpoints.layouts.layout import Json
@@ -42,6 +43,7 @@ JSONS = (*CONFIGS, PROCESSOR, NESTED)
 NO_WEIGHTS = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state)[._].*")
 # A config.json without any of these keys may belong to another program.
 MODEL_KEYS = ("model_type", "architectures", "architecture", "model_cfg", "vision_cfg")
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".avif")
 MAX_LISTED = 5
 MAX_SHA = 64  # characters; a commit hash has 40
 
@@ -127,6 +129,8 @@ def _instead(spec: str) -> str:
         return f"give the hub id alone: {match['id']}" + f"@{match['revision']}" * bool(match[2])
     if spec.startswith(("http://", "https://")):
         return f"download it, and give the file: curl -LO {spec}"
+    if spec.startswith((".", "/", "~")) or Path(spec).suffix in hub.WEIGHT_SUFFIXES:
+        return instead_of(os.path.expanduser(spec))  # noqa: PTH111
     return _meant(
         spec, "give a directory, a weight file, a hub id (google/vit-base-patch16-224), or demo"
     )
@@ -229,6 +233,10 @@ def _only_weights(folder: Path, spec: str) -> Path:
             f"give one of them: {Path(spec) / newest.name}",
         )
     others = [path for path in _listed(folder) if path.is_file()]
+    if others and all(path.suffix.lower() in PICTURES for path in others):
+        raise CheckpointError(
+            f"{spec} holds images, not a model", f"name the model: vit classify {spec} -m demo"
+        )
     looked = f"looked for {', '.join(WEIGHTS)}, or a single {' '.join(hub.WEIGHT_SUFFIXES)}"
     raise CheckpointError(
         f"no weights in {spec}", looked + f"; there is {_named(others)}" * bool(others)

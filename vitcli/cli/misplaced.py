@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Collection, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,14 @@ def placed(command: Any, context: Any, words: list[str]) -> list[str]:
     arguments = [p for p in command.params if p.param_type_name == "argument"]
     inputs = [*(word for p in arguments for word in _words(values.get(p.name))), *extra]
     options = {p.name: p for p in command.params if p.param_type_name != "argument"}
+    for first, second in pairwise(inputs):
+        if os.path.lexists(f"{first} {second}") and not os.path.lexists(first):
+            at = words.index(first)
+            right = [command.name, *words[:at], f"{first} {second}", *words[at + 2 :]]
+            raise UsageError(
+                f"{first} {second} has a space, and came as two names",
+                f"quote it: {command_of(right)}",
+            )
     if not inputs or any(word in ("-", "--") for word in words):
         return words
     if command.name == "bench" and len(inputs) == 2 and "on" not in given:

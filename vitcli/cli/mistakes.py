@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any
 
 from vitcli.errors import UsageError
@@ -47,6 +47,20 @@ OPTIONS = {
     **dict.fromkeys(("--num-epochs", "-e"), "--epochs"),
     **dict.fromkeys(("--silent",), "--quiet"),
     **dict.fromkeys(("--prompt", "--prompts", "--query"), "--text"),
+}
+
+
+# What other programs call a value.
+VALUES = {
+    **dict.fromkeys(("float16", "half", "f16"), "fp16"),
+    **dict.fromkeys(("float32", "float", "full", "f32"), "fp32"),
+    **dict.fromkeys(("bfloat16",), "bf16"),
+    **dict.fromkeys(("json", "ndjson"), "jsonl"),
+    **dict.fromkeys(("numpy",), "npy"),
+    **dict.fromkeys(("pytorch",), "torch"),
+    **dict.fromkeys(("average", "avg", "gap"), "mean"),
+    **dict.fromkeys(("class", "token"), "cls"),
+    **dict.fromkeys(("huggingface", "transformers"), "hf"),
 }
 
 
@@ -156,7 +170,7 @@ def _no_such_command(name: str, context: Any, words: Sequence[str]) -> UsageErro
         right = [*[word for word in rest if word in others][:1], near]
         return UsageError(f"there is no command {name}", f"did you mean: {command_of(right)}")
     near = near or nearest(name, others)
-    if near is None and (Path(name).exists() or re.search(r"[./\\*]", name)):
+    if near is None and (os.path.lexists(name) or re.search(r"[./\\*]", name)):
         meant = command_of(["classify", *words])
         return UsageError(f"{name} is not a command", f"say what to do with it first: {meant}")
     if near is None:
@@ -213,7 +227,9 @@ def _bad_value(error: Any, words: Sequence[str]) -> UsageError:
             return UsageError(f"{given}: {words_of[0]}", words_of[1].format(f"{limits[key]:g}"))
     choices = re.findall(r"'((?:[^'\\]|\\.)*)'", error.message.partition(" is not one of ")[2])
     if choices:
-        near = nearest(value, choices)
+        meant = VALUES.get(value.lower())
+        prefixed = [choice for choice in choices if value.startswith(choice)]
+        near = meant if meant in choices else next(iter(prefixed), nearest(value, choices))
         hint = (
             f"did you mean {name}{near}?"
             if near
@@ -232,8 +248,8 @@ _LIMITS = {
 
 
 def _as_given(param: Any, context: Any, words: Sequence[str]) -> str:
-    """What was written before a parameter's value: `-k `, `--top-k `, `VIT_TOP_K=`, or nothing
-    before an argument."""
+    """Return what stands before a parameter's value: `-k `, `--top-k `, `VIT_TOP_K=`, or nothing
+    for an argument."""
     if _is_argument(param):
         return ""
     given = [word.partition("=")[0] for word in words]
