@@ -12,7 +12,6 @@ import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import chdir, contextmanager
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tests.conftest import Vit
+from tests.fixtures import extras
 from tests.fixtures.hub import FakeHub
 from tests.fixtures.pages import (
     DOCS,
@@ -53,30 +53,18 @@ if TYPE_CHECKING:
     from tests.fixtures.store import Way
 
 RUN = ("sh", "console", "python")
-PACKAGES = {
-    "parquet": "pyarrow",
-    "remote": "s3fs",
-    "openvino": "nncf",
-    "onnx": "onnxruntime",
-    "index": "usearch",
-    "map": "umap",
-    "ray": "ray",
-    "text": "tokenizers",
-    "duckdb": "duckdb",
-    "lancedb": "lancedb",
-}
 
 
 def missing(block: Block) -> list[str]:
-    """The packages that a block needs and that are not installed."""
-    return [p for extra in sorted(block.extras) if find_spec(p := PACKAGES[extra]) is None]
+    """The extras that a block needs and that are not installed."""
+    return [extra for extra in sorted(block.extras) if extras.missing(extra)]
 
 
 ABSENT = [
-    pytest.param(name, id=f"{name}: {block.title}", marks=pytest.mark.skip(f"needs {absent}"))
+    pytest.param(name, id=f"{name}: {block.title}", marks=extras.needs(*absent))
     for name in PAGES
     for block in blocks(name, *RUN)
-    if (absent := ", ".join(missing(block)))
+    if (absent := missing(block))
 ]
 
 

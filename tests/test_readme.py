@@ -147,7 +147,7 @@ def test_the_picture_is_the_one_that_the_command_above_it_draws(
 ) -> None:
     [number] = [n for n, (command, _) in enumerate(steps()) if command.startswith("vit attention")]
     ended(number)
-    made = folder / "looks" / "examples" / "digit-7-0007.png.png"
+    made = folder / "looks" / "examples" / "digit-7-0007.png"
     ours, shown = (
         np.asarray(Image.open(file).convert("RGB"), np.int16)
         for file in (made, ROOT / "docs" / "attention.png")

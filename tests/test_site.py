@@ -7,15 +7,16 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
-from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
 
+from tests.fixtures.extras import needs
+
 ROOT = Path(__file__).parents[1]
 SOURCES = ("zensical.toml", "docs", "benchmarks/README.md", "CHANGELOG.md", "CONTRIBUTING.md")
-pytestmark = pytest.mark.skipif(not find_spec("zensical"), reason="zensical is not installed")
+pytestmark = needs("docs")
 
 
 @dataclass

@@ -18,6 +18,7 @@ from PIL import Image
 from tests.conftest import Vit
 from tests.fixtures.photos import Corpus, many_photos, photo
 from tests.fixtures.swin import tiny_swin
+from vitcli.sinks.picture_names import PictureNames
 
 Models = Callable[[str], Path]
 GRID = [8, 8]
@@ -53,7 +54,7 @@ def test_the_tree_of_the_pictures_is_that_of_the_inputs(vit: Vit, folder: Path) 
     rows = rows_of(ended.out)
     assert rows[0] == {
         "path": "in/a.png",
-        "files": ["maps/in/a.png.png"],
+        "files": ["maps/in/a.png"],
         "method": "raw",
         "layer": 4,
         "head": "mean",
@@ -62,15 +63,15 @@ def test_the_tree_of_the_pictures_is_that_of_the_inputs(vit: Vit, folder: Path) 
     assert rows[2]["error"]["type"] == "NotAnImage"
     assert [row["path"] for row in rows] == ["in/a.png", "in/b.png", "in/bad.jpg", "in/deep/c.png"]
     assert set(tree(folder / "maps")) == {
-        "in/a.png.png",
-        "in/b.png.png",
-        "in/deep/c.png.png",
+        "in/a.png",
+        "in/b.png",
+        "in/deep/c.png",
         "attention.jsonl",
         ".attention.jsonl.journal",
         ".drawn-by-vit",
     }
     assert (folder / "maps" / "attention.jsonl").read_bytes() == ended.out
-    assert Image.open(folder / "maps" / "in" / "a.png.png").size == (80, 60)
+    assert Image.open(folder / "maps" / "in" / "a.png").size == (80, 60)
     assert "3 of 4 images done, 1 failed" in ended.err
 
 
@@ -91,11 +92,11 @@ def test_raw_maps_are_transformers_attentions(
         with torch.inference_mode():
             attentions = network(**pixels, output_attentions=True).attentions
         for layer, number in (("layer01", 0), ("layer03", -1)):
-            maps = np.load(tmp_path / "maps" / f"{image.name}.{layer}.npy")
+            maps = np.load(tmp_path / "maps" / f"{image.stem}.{layer}.npy")
             assert (maps.dtype, maps.shape) == (np.float32, (4, 8, 8))
             expected = attentions[number][0, :, 0, 2:].unflatten(1, (8, 8)).numpy()
             np.testing.assert_allclose(maps, expected, atol=1e-5)
-            assert Image.open(tmp_path / "maps" / f"{image.name}.{layer}.head04.png").size == (
+            assert Image.open(tmp_path / "maps" / f"{image.stem}.{layer}.head04.png").size == (
                 40,
                 27,
             )
@@ -114,7 +115,7 @@ def test_methods_and_styles_go_together(look: Vit, folder: Path, method: str, st
     assert row["layer"] == ("all" if method == "grad" else 4)
     assert ("class" in row) == (method == "grad")
     assert ("predictions" in row) == (style == "panel" or method == "grad")
-    assert Image.open(folder / "maps/in/a.png.jpg").format == "JPEG"
+    assert Image.open(folder / "maps/in/a.jpg").format == "JPEG"
 
 
 def test_a_class_is_named_or_numbered(look: Vit, tiny_model: Models, folder: Path) -> None:
@@ -125,7 +126,7 @@ def test_a_class_is_named_or_numbered(look: Vit, tiny_model: Models, folder: Pat
         ended = look("in/a.png", "-m", model, *args)
         assert ended.code == 0, ended.err
         shown.append(
-            (rows_of(ended.out)[0]["class"]["label"], (folder / "maps/in/a.png.npy").read_bytes())
+            (rows_of(ended.out)[0]["class"]["label"], (folder / "maps/in/a.npy").read_bytes())
         )
     assert [label for label, _ in shown[:2]] == ["great auk"] * 2
     assert shown[0] == shown[1] != shown[3]
@@ -148,8 +149,8 @@ def test_an_interrupted_run_goes_on_to_the_same_files(
     journal.unlink()
     (maps / "attention.jsonl.partial.journal").write_bytes(b"".join(lines[: commits[4] + 1]))
     (maps / "attention.jsonl").rename(maps / "attention.jsonl.partial")
-    (maps / "in" / "img-00009.jpg.png").unlink()
-    (maps / "in" / "img-00007.jpg.png").write_bytes(b"half")
+    (maps / "in" / "img-00009.png").unlink()
+    (maps / "in" / "img-00007.png").write_bytes(b"half")
     refused = vit(*run, "maps")
     assert refused.code == 1 and "--resume continues it" in refused.err
     ended = vit(*run, "maps", "--resume")
@@ -178,7 +179,7 @@ def test_pictures_of_an_earlier_run_are_not_inputs(vit: Vit, look: Vit, folder: 
     assert (ended.code, "would lie among the images" in ended.err) == (1, True)
     ended = look("in", "-m", "demo", "--out", "in", "--overwrite")
     assert (ended.code, "would lie among the images" in ended.err) == (1, True)
-    assert not list(folder.glob("in/*.png.png"))
+    assert sorted(f.name for f in folder.glob("in/*.png")) == ["a.png", "b.png"]
 
 
 def test_nobody_elses_files_are_touched(look: Vit, folder: Path) -> None:
@@ -214,7 +215,7 @@ def test_names_of_any_length_and_with_dots_have_pictures(look: Vit, tmp_path: Pa
     assert ended.code == 0, ended.err
     files = [row["files"][0] for row in rows_of(ended.out)]
     assert len(set(files)) == 4
-    assert files[-1] == "maps/__/above.png.png"
+    assert files[-1] == "maps/__/above.png"
     assert all((tmp_path / file).is_file() for file in files)
 
 
@@ -250,6 +251,54 @@ def test_no_two_inputs_have_one_picture(look: Vit, tmp_path: Path) -> None:
         *relative, tmp_path / "in" / "a.png", "-m", "demo", "--out", "maps", "--raw", "--resume"
     )
     assert (again.code, "already complete" in again.err) == (3, True), again.err
+
+
+def test_images_of_one_name_keep_their_suffixes_and_so_does_an_earlier_output(
+    vit: Vit, tmp_path: Path
+) -> None:
+    """With names as they were before, each picture had the whole name of its image."""
+    (tmp_path / "in").mkdir()
+    for name in ("a.jpg", "b.png", "a.png", "c.PNG", "c.bmp", "d.png", "d.png.jpg", "e.jpg"):
+        photo(name, 20, 20).save(tmp_path / "in" / name)
+    (tmp_path / "in" / "e.txt").write_text("about e")
+    run = ("attention", "in", "-m", "demo", "-j", "0", "--out", "maps")
+    whole = ["a.jpg.png", "a.png.png", "c.PNG.png", "c.bmp.png", "d.png.jpg.png"]
+    names = sorted([*whole, "b.png", "d.png", "e.png"])
+    assert vit(*run).code == 0
+    assert sorted(f.name for f in (tmp_path / "maps" / "in").iterdir()) == names
+
+    lines = tmp_path / "maps" / "attention.jsonl"
+    shutil.rmtree(tmp_path / "maps")
+    old = pytest.MonkeyPatch()
+    old.setattr(PictureNames, "of", lambda self, path, into: Path(path).name)
+    assert vit(*run).code == 0
+    old.undo()
+    assert b'"maps/in/e.jpg.png"' in lines.read_bytes()
+    assert "already complete" in vit(*run, "--resume").err
+    photo("f", 20, 20).save(tmp_path / "in" / "f.jpg")
+    photo("other", 30, 20).save(tmp_path / "in" / "e.jpg")
+    (tmp_path / "maps" / "in" / "b.png.png").unlink()
+    ended = vit(*run, "--resume")
+    assert (ended.code, "6 of them before" in ended.err) == (0, True), ended.err
+    files = {row["path"]: row["files"] for row in rows_of(lines.read_bytes())}
+    assert files["in/a.jpg"] == ["maps/in/a.jpg.png"]
+    assert [files[f"in/{n}"] for n in ("b.png", "e.jpg", "f.jpg")] == [
+        [f"maps/in/{n}.png"] for n in "bef"
+    ]
+
+
+def test_a_missing_image_keeps_its_picture(vit: Vit, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    photo("a", 20, 20).save(tmp_path / "in" / "a.jpg")
+    photo("b", 20, 20).save(tmp_path / "in" / "b.jpg")
+    run = ("attention", "in", "-m", "demo", "-j", "0", "--out", "maps")
+    assert vit(*run).code == 0
+    drawn = (tmp_path / "maps" / "in" / "a.png").read_bytes()
+    (tmp_path / "in" / "a.jpg").unlink()
+    photo("new", 20, 30).save(tmp_path / "in" / "a.bmp")
+    assert vit(*run, "--resume", "--keep-missing").code == 0
+    assert (tmp_path / "maps" / "in" / "a.png").read_bytes() == drawn
+    assert (tmp_path / "maps" / "in" / "a.bmp.png").exists()
 
 
 @pytest.mark.parametrize("has_page", [False, True])

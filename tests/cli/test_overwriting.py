@@ -113,7 +113,7 @@ def test_a_summary_replaces_only_a_whole_report(vit: Vit, here: Here, content: s
         ("classify --html p.html", "p.html"),
         ("classify -o f.jsonl --shard 1/2", "f-00001-of-00002.jsonl"),
         ("attention --out maps", "maps/attention.jsonl"),
-        ("attention --out maps", "maps/in/a.png.png"),
+        ("attention --out maps", "maps/in/a.png"),
         ("classify -o f.jsonl --labels empty", "empty"),
         ("classify -o f.jsonl --files-from empty", "empty"),
     ],

@@ -85,7 +85,7 @@ def test_reconstruct_draws_what_the_model_predicts(
     done = vit("reconstruct", *args, "--out", "drawn")
     assert done.code == 3, done.err
     [file] = (tmp_path / "drawn").rglob("*.png")
-    assert file.name == f"{photo.name}.png"
+    assert file.name == f"{photo.name}.png"  # a GIF in its folder is called alike
     sheet = np.asarray(Image.open(io.BytesIO(file.read_bytes())))
     panels = [sheet[22 : 22 + 192, 8 + n * 200 : 200 + n * 200][1::3, 1::3] for n in range(3)]
     model = load(str(tiny_model("vit-mim")), keep_decoder=True)

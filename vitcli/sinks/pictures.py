@@ -12,6 +12,7 @@ from pathlib import Path
 from vitcli.errors import OutputError
 from vitcli.files import PARTIAL, create, explained, real, refuse_link, regular, sync, write_all
 from vitcli.records import ImageRef
+from vitcli.sinks.picture_names import PictureNames
 from vitcli.sinks.text import path_fields
 
 MAX_NAME = 255  # bytes, the limit of common file systems
@@ -24,11 +25,13 @@ _SHORTENED = re.compile(r"~[0-9a-f]{32}$")
 
 
 class PictureTree:
-    """Writes `out/photos/cat.jpg.png` for `photos/cat.jpg`, completely or not at all.
+    """Writes `out/photos/cat.png` for `photos/cat.jpg`, completely or not at all.
 
     The file `marker`, or one of the files `records`, marks the folder as written by vitcli.
     `inputs` are the paths of images and of their folders. `is_image` tells whether a file name may
-    be that of a user's image, `is_absolute` whether the path of the first input is absolute.
+    be that of a user's image, `is_absolute` whether the path of the first input is absolute. With
+    `is_brief`, the picture of a file is named without the file's own suffix, unless two would meet;
+    members of archives and objects in stores always keep it.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class PictureTree:
         records: Sequence[str] = (),
         is_image: Callable[[str], bool] = lambda name: False,
         is_absolute: Callable[[], bool] = lambda: False,
+        is_brief: bool = False,
     ) -> None:
         self.out = out
         self._inputs = inputs
@@ -49,6 +53,7 @@ class PictureTree:
         self._is_image = is_image
         self._is_absolute = is_absolute
         self._overwrite = overwrite
+        self._names = PictureNames(is_image) if is_brief else None
         self._is_new = False
 
     def check(self) -> None:
@@ -108,11 +113,20 @@ class PictureTree:
     def path_of(self, ref: ImageRef, suffix: str) -> Path:
         """The path of an input's file, which no other input shares. It lies below `out` as the
         input lies below `/` or the current folder; `..` becomes `__`."""
+        whole = self._path(ref, suffix)
+        if self._names is None or ref.member is not None or "://" in ref.path:
+            return whole
+        name = self._names.of(ref.path, whole.parent)
+        return whole if name == Path(ref.path).name else self._path(ref, suffix, name)
+
+    def _path(self, ref: ImageRef, suffix: str, brief: str | None = None) -> Path:
+        """The path of an input's file, which is named `brief`, or else as the input."""
         room = suffix + PARTIAL
         raw = os.fsencode(ref.path)
         if len(raw) > MAX_PATH or b"\0" in raw:
             return self.out / (f"~{_digest(raw)}" + suffix)
         *folders, name = self._parts(ref) or ["image"]
+        name = name if brief is None else _name(brief)
         return self.out.joinpath(*(_short(f, "") for f in folders), _short(name, room) + suffix)
 
     def _parts(self, ref: ImageRef) -> list[str]:
@@ -134,13 +148,16 @@ class PictureTree:
         """Whether the files that the row of an input names exist and are not empty."""
         if not isinstance(files, list):
             return True  # a row without pictures
-        plain = self.path_of(ref, "")
-        shown = path_fields(plain.name)["path"]  # UTF-8, as in the row
+        plains = (self._path(ref, ""), self.path_of(ref, ""))  # earlier versions wrote the first
         for file in files:
             name = str(file).rpartition("/")[2]
-            name = plain.name + name[len(shown) :] if name.startswith(shown) else name
+            for plain in plains:
+                shown = path_fields(plain.name)["path"]  # UTF-8, as in the row
+                if name.startswith(shown):
+                    name = plain.name + name[len(shown) :]
+                    break
             try:
-                if not (plain.parent / name).stat().st_size:
+                if not (plains[0].parent / name).stat().st_size:
                     return False
             except (OSError, ValueError):
                 return False

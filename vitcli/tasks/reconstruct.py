@@ -17,6 +17,7 @@ from vitcli.checkpoints.layouts.layout import Reconstruction
 from vitcli.checkpoints.load import Model
 from vitcli.errors import OutputError, UsageError
 from vitcli.files import explained, write_whole
+from vitcli.images.kinds import suffixes
 from vitcli.jobs.apart import check_apart, read_of_inputs, read_of_models
 from vitcli.jobs.finite import are_finite, overflow, with_failures
 from vitcli.jobs.job import DEFAULT_MODEL, SILENT, Inputs, ModelOptions, Reporter, Running, Summary
@@ -30,6 +31,7 @@ from vitcli.records import Batch, Classified, Failure, Row, image_of
 from vitcli.render.heat import file_bytes
 from vitcli.render.sheet import captioned
 from vitcli.sinks.memory import NoSink
+from vitcli.sinks.picture_names import PictureNames
 
 CAPTIONS = ("original", "masked", "reconstruction")
 HIDDEN_GREY = 128  # of a hidden patch in the masked panel
@@ -63,6 +65,7 @@ class PanelSink(NoSink):
         self._overwrite = overwrite
         self.pictures: dict[int, bytes] = {}
         self._taken: set[Path] = set()
+        self._names = PictureNames(lambda name: name.lower().endswith(tuple(suffixes("common"))))
 
     def write(self, rows: Sequence[Row]) -> None:
         for row in rows:
@@ -74,9 +77,10 @@ class PanelSink(NoSink):
                 write_whole(file, picture)
 
     def _named(self, path: str) -> Path:
-        """The file for an image, such as `DIR/photos/cat.jpg.png`: below DIR, and unique."""
+        """The file for an image, such as `DIR/photos/cat.png`: below DIR, and unique."""
         parts = [part for part in Path(os.path.normpath(path)).parts if part not in ("/", "..")]
         file = self._folder.joinpath(*parts)
+        file = file.with_name(self._names.of(path, file.parent))
         name, number = file.with_name(f"{file.name}.png"), 1
         while name in self._taken:
             number += 1

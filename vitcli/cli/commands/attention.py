@@ -152,8 +152,9 @@ def attention(
 ) -> None:
     """Draw where the model looks, as a map on each image.
 
-    The map of photos/cat.jpg is DIR/photos/cat.jpg.png. DIR/attention.jsonl has a line for every
-    input; standard output has the same lines, unless it is a terminal.
+    The map of photos/cat.jpg is DIR/photos/cat.png, or DIR/photos/cat.jpg.png if another image
+    there is called cat. DIR/attention.jsonl has a line for every input; standard output has the
+    same lines, unless it is a terminal.
 
     Example:  vit attention ./photos --out maps
     """
@@ -162,7 +163,7 @@ def attention(
             "no output is given", "name a folder with --out DIR or a page with --html, or --show"
         )
     with common.screen as screen:
-        start_workers(common.running)
+        start_workers(common.running, common.model)
         from vitcli.cli.screen.preview import Preview
         from vitcli.render import styles
         from vitcli.sinks.memory import NoSink

@@ -117,7 +117,7 @@ def classify(
         common.screen.share_terminal(shows_failures=not paths_only)
     with common.screen as screen:
         if not common.is_shared:
-            start_workers(common.running)
+            start_workers(common.running, common.model)
         from vitcli.cli.screen.table import TableSink
         from vitcli.fleet.share import share
         from vitcli.tasks.classify.classify import ClassifyJob

@@ -80,7 +80,7 @@ class AttentionJob:
         if self.out is not None and self.out.suffix.lower() in suffixes("common"):
             raise UsageError(
                 f"--out {self.out} names a folder, and this is named like a picture",
-                "with --out maps, photos/cat.jpg becomes maps/photos/cat.jpg.png",
+                "with --out maps, photos/cat.jpg becomes maps/photos/cat.png",
             )
         if self.style.mass != Style().mass and self.style.name != "mask":
             raise UsageError("--mass has no effect without --style mask", "add --style mask")
@@ -129,6 +129,8 @@ def _tree(job: AttentionJob, out: Path, listing: Listing) -> PictureTree:
         records=(ROWS, journal_of(Path(ROWS)).name, ROWS + PARTIAL + JOURNAL),
         is_image=lambda name: name.lower().endswith(tuple(suffixes("common"))),
         is_absolute=lambda: listing.is_absolute,
+        # The picture of a missing image, whose row is kept, must stay its own.
+        is_brief=not job.resuming.keep_missing,
     )
     tree.check()
     return tree
