@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from vitcli import __version__
 from vitcli.cli.commands.attention import attention
@@ -24,36 +25,52 @@ from vitcli.cli.commands.merge import merge
 from vitcli.cli.commands.models import app as models
 from vitcli.cli.commands.reconstruct import reconstruct
 from vitcli.cli.commands.search import search
+from vitcli.cli.config.command import ConfiguredCommand, configurable
+from vitcli.cli.misplaced import placed
+from vitcli.cli.mistakes import explained, misused
 from vitcli.cli.options.declare import Group, Option
-from vitcli.cli.options.help import ALL_NAMES, HELP_NAMES, HelpedCommand, HelpedGroup
+from vitcli.cli.options.help import ALL_NAMES, HELP_NAMES, HelpedGroup
 from vitcli.errors import UsageError, shortened
 
+WORDS = "vitcli.words"  # the key of the command line in a context
 _UsageError: Any = typer.BadParameter.__base__  # the base of all errors in a command line
 
 
 @contextmanager
-def _shortened() -> Iterator[None]:
-    """Shorten the message of a usage error, which repeats the user's arguments."""
+def _explained(words: Sequence[str], group: TyperGroup) -> Iterator[None]:
+    """Raise the parser's usage errors as errors of vit, which name the way out."""
     try:
         yield
     except _UsageError as error:
-        error.message = shortened(error.message)
-        raise
+        if type(error).__name__ == "NoArgsIsHelpError":
+            raise
+        if error.ctx is None:
+            raise misused(error, group) from None
+        raise explained(error, words) from None
 
 
 class Vit(HelpedGroup):
-    """All commands, with messages of a limited length."""
+    """All commands. Their usage errors look like all other errors."""
 
-    def make_context(self, *args: Any, **options: Any) -> Any:
-        with _shortened():
-            return super().make_context(*args, **options)
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any
+    ) -> Any:
+        words = list(args)
+        with _explained(words, self):
+            context = super().make_context(info_name, args, parent, **extra)
+        context.meta[WORDS] = words
+        return context
 
     def invoke(self, ctx: Any) -> Any:
-        with _shortened():
+        with _explained(ctx.meta[WORDS], self):
             return super().invoke(ctx)
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[Any, Any, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, command, placed(command, ctx, rest)
 
-class Command(HelpedCommand):
+
+class Command(ConfiguredCommand):
     """Refuses a second model for a command that takes one: the parser would take the last."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -105,7 +122,7 @@ def vit(
 ) -> None:
     """Classify folders of images and extract features from them with Vision Transformers.
 
-    vit COMMAND --help lists the usual options of a command, --help-all every one.
+    The option --help of a command lists the usual options, --help-all every one.
 
     Examples:
     vit classify ./photos
@@ -114,18 +131,18 @@ def vit(
     """
 
 
-app.command(cls=Command)(classify)
-app.command(cls=Command)(embed)
-app.command(cls=Command)(search)
-app.command(cls=Command)(dedupe)
-app.command("map", cls=Command)(map_command)
-app.command(cls=Command)(attention)
-app.command(cls=Command)(merge)
-app.command(cls=Command)(convert)
-app.command(cls=Command)(finetune)
-app.command(cls=Command)(evaluate)
-app.command(cls=Command)(reconstruct)
-app.command(cls=Command)(info)
-app.command(cls=Command)(bench)
-app.command(cls=Command)(cache)
+app.command(cls=Command)(configurable(classify))
+app.command(cls=Command)(configurable(embed))
+app.command(cls=Command)(configurable(search))
+app.command(cls=Command)(configurable(dedupe))
+app.command("map", cls=Command)(configurable(map_command))
+app.command(cls=Command)(configurable(attention))
+app.command(cls=Command)(configurable(merge))
+app.command(cls=Command)(configurable(convert))
+app.command(cls=Command)(configurable(finetune))
+app.command(cls=Command)(configurable(evaluate))
+app.command(cls=Command)(configurable(reconstruct))
+app.command(cls=Command)(configurable(info))
+app.command(cls=Command)(configurable(bench))
+app.command(cls=Command)(configurable(cache))
 app.add_typer(models, name="models")

@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
+from vitcli.cli.config.current import current
 from vitcli.cli.options import groups as g
 from vitcli.cli.options import maps as m
 from vitcli.cli.options import options as o
@@ -92,6 +93,7 @@ def attention(
             show=preview.room if show else None,
             overwrite=common.overwrite,
             resuming=common.resuming,
+            config=current().text,
         )
         nowhere = NoSink() if out is None and html is None and is_terminal() else None
         summary = task.attention(job, screen, nowhere, preview.show)

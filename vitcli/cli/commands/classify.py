@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+from vitcli.cli.config.current import current
 from vitcli.cli.options import groups as g
 from vitcli.cli.options import options as o
 from vitcli.cli.options.declare import Group, Option
@@ -119,6 +120,10 @@ def classify(
         )
     if paths_only and format is not None:
         raise UsageError("--paths-only and --format exclude each other", "leave out --format")
+    if threshold is not None and threshold > 1 and scores != "logit":
+        raise UsageError(
+            f"--threshold {threshold:g}: no score is above 1", "give a share, such as 0.5"
+        )
     as_table = format == "table" or (
         format is None and place is None and html is None and not paths_only and is_terminal()
     )
@@ -151,6 +156,7 @@ def classify(
             html=html,
             overwrite=common.overwrite,
             resuming=common.resuming,
+            config=current().text,
         )
         is_here = as_table and not common.is_shared
         table = TableSink(bars=scores not in ("logit", "cosine")) if is_here else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+from vitcli.cli.config.current import current
 from vitcli.cli.options import groups as g
 from vitcli.cli.options import options as o
 from vitcli.cli.options.declare import Group, Option
@@ -138,6 +139,7 @@ def embed(
             format=format,
             overwrite=common.overwrite,
             resuming=common.resuming,
+            config=current().text,
         )
         summary = share(job, screen, devices=common.devices, ray=common.ray)
     end(screen, summary, place)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
+from vitcli.cli.config.current import current
 from vitcli.cli.options import groups as g
 from vitcli.cli.options import options as o
 from vitcli.cli.options.declare import Argument, Group, Option
@@ -152,7 +153,7 @@ def evaluate(
             check_files(out, job)
         evaluation = task.evaluate(job, screen)
         if out is not None:
-            write_files(out, evaluation, data)
+            write_files(out, evaluation, data, current().text)
     if as_json:
         show(json.dumps(numbers(evaluation), ensure_ascii=False))
     else:

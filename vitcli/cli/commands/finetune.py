@@ -6,6 +6,7 @@ import os
 
 import typer
 
+from vitcli.cli.config.current import current
 from vitcli.cli.options import groups as g
 from vitcli.cli.options import options as o
 from vitcli.cli.options import training as t
@@ -139,6 +140,7 @@ def finetune(
             training=training,
             overwrite=overwrite,
             resume=resume,
+            config=current().text,
         )
         done = task.finetune(job, screen)
         screen.ended(done, out)

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from vitcli.cli.config.command import ConfiguredCommand, ConfiguredGroup, configurable
 from vitcli.cli.options import options as o
 from vitcli.cli.options.declare import Argument, Group, Option
-from vitcli.cli.options.help import HelpedCommand, HelpedGroup
 from vitcli.cli.screen.exit import is_terminal, show
 from vitcli.errors import printable
 
 if TYPE_CHECKING:
     from vitcli.checkpoints.catalogue import CatalogueEntry
 
-app = typer.Typer(cls=HelpedGroup, invoke_without_command=True)
+app = typer.Typer(cls=ConfiguredGroup, invoke_without_command=True)
 
 
 ForOpt = Annotated[
@@ -51,6 +51,7 @@ COLUMNS = (
 
 
 @app.callback()
+@configurable
 def models(context: typer.Context, purpose: ForOpt = None, as_json: o.Json = False) -> None:
     """List well-known models, with cost and accuracy.
 
@@ -76,7 +77,8 @@ def models(context: typer.Context, purpose: ForOpt = None, as_json: o.Json = Fal
         show(_tsv(choice.entries))
 
 
-@app.command(cls=HelpedCommand)
+@app.command(cls=ConfiguredCommand)
+@configurable
 def pull(hub_id: HubId, offline: o.Offline = False) -> None:
     """Download a model into the cache and print its folder.
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
+from vitcli.cli.config.current import current
 from vitcli.cli.options.declare import Group, Option
 from vitcli.errors import UsageError
 from vitcli.jobs.class_lists import classes_in, read_classes
@@ -16,11 +17,6 @@ from vitcli.records import TextClean
 # Typer splits the variable of a repeatable option at spaces, which texts contain: these are read
 # here, one value a line.
 CLASSES, TEMPLATE = "VIT_CLASSES", "VIT_TEMPLATE"
-OTHERS = {
-    "--templates": "VIT_TEMPLATES",
-    "--text-clean": "VIT_TEXT_CLEAN",
-    "--tokenizer": "VIT_TOKENIZER",
-}
 
 ClassesOpt = Annotated[
     list[str] | None,
@@ -102,8 +98,7 @@ def words(
         )
     if not texts and classes_file is None:
         given = {"--templates": templates, "--text-clean": text_clean, "--tokenizer": tokenizer}
-        unused = ["--template"] * bool(template) + idle(given)
-        for option in unused[:1]:
+        for option in idle({"--template": template or None, **given}):
             raise UsageError(f"{option} has no effect without classes", "add --classes TEXT")
         return None
     several = template or lines(TEMPLATE)
@@ -122,11 +117,12 @@ def words(
 
 
 def idle(given: Mapping[str, object]) -> list[str]:
-    """The options that have a value which is not that of a variable."""
+    """The options that have a value from the command line, not from a variable or a file."""
+    standing = current().standing
     return [
         name
         for name, value in given.items()
-        if value is not None and OTHERS[name] not in os.environ
+        if value is not None and name[2:].replace("-", "_") not in standing
     ]
 
 
