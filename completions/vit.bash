@@ -3,7 +3,7 @@ _vit() {
     local cur="${COMP_WORDS[COMP_CWORD]}" prev="${COMP_WORDS[COMP_CWORD-1]}" words=""
     COMPREPLY=()
     if (( COMP_CWORD == 1 )); then
-        COMPREPLY=($(compgen -W "classify embed search dedupe map attention merge convert finetune evaluate reconstruct info bench models --help --version" -- "$cur"))
+        COMPREPLY=($(compgen -W "classify embed search dedupe map attention merge convert finetune evaluate reconstruct info bench cache models --help --version" -- "$cur"))
         return
     fi
     local command="${COMP_WORDS[1]}"
@@ -339,6 +339,8 @@ _vit() {
         "bench --sha256") compopt -o default; return ;;
         "bench --drop") compopt -o default; return ;;
         "bench --decode") COMPREPLY=($(compgen -W "exact fast" -- "$cur")); return ;;
+        "cache --clear") compopt -o default; return ;;
+        "cache --older-than") compopt -o default; return ;;
         "models --for") COMPREPLY=($(compgen -W "speed accuracy memory resolution features words" -- "$cur")); return ;;
     esac
     case "$command" in
@@ -355,6 +357,7 @@ _vit() {
         "reconstruct") words="-o --out -m --model --mask-ratio --seed --no-paste --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --allow-outside --max-errors --on-error --layout --labels --image-size --patch-size --max-patches --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary -h --help" ;;
         "info") words="--json --layout --labels --image-size --patch-size --max-patches --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline -h --help" ;;
         "bench") words="--on --device --seconds --json -q --quiet --no-progress --layout --labels --image-size --patch-size --max-patches --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline -h --help" ;;
+        "cache") words="--clear --older-than --dry-run --json -h --help" ;;
         "models") words="--for --json -h --help" ;;
         "models pull") words="--offline -h --help" ;;
     esac

@@ -22,6 +22,7 @@ sys.dont_write_bytecode = False
 
 import pytest
 
+from tests.fixtures.extras import require
 from tests.fixtures.forks import ForkServer, build_commands_once, fork_server
 from tests.fixtures.heads import CONFIGS
 from tests.fixtures.photos import Corpus, make_photos
@@ -57,6 +58,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Move the tests of a Ray cluster to the front: a process of -n that has nothing left to do
     takes tests from the end of another, and would start a second cluster for them."""
     items.sort(key=lambda item: "two_workers" not in getattr(item, "fixturenames", ()))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test that needs an extra which is not installed."""
+    for mark in item.iter_markers("needs"):
+        require(*mark.args)
 
 
 def pytest_collection_finish() -> None:
@@ -255,6 +262,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 @pytest.fixture(scope="session")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Way, Path]]:
     """The way to a bucket, and its photographs in a folder."""
+    require("remote", "parquet")
     from tests.fixtures.store import serving  # here: moto is slow to import
 
     folder = tmp_path_factory.mktemp("store")
@@ -266,6 +274,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Way, Path]
 def two_workers(clean_env: dict[str, str]) -> Iterator[str]:
     """The address of a Ray cluster of this machine with two processors. In this process `--ray`
     goes to it."""
+    require("ray")
     import ray
     from ray._private.node import Node
 

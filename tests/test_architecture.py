@@ -46,7 +46,7 @@ ROOMS = {
     "pyarrow": {"images", "sinks", "indexes"},
     "ray": {"fleet"},
     "usearch": {"indexes"},
-    "sklearn": {"demo"},
+    "sklearn": set(),
     "transformers": set(),
     "timm": set(),
     "torchvision": set(),

@@ -28,6 +28,7 @@ COMMANDS = {
     "evaluate": "photos -m demo -j 0 --json",
     "reconstruct": "photos/0/img-00000.jpg -m mae -j 0 -o drawn",
     "info": "demo --json",
+    "cache": "--json",
     "bench": "demo --seconds 600 --json",
     "models": "--json",
     "models pull": "some/vit",

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import yaml
 
+from tests.fixtures.extras import imported
 from tests.fixtures.scale import BLOCKS, ROOT, SCALE, TARS, Shell, block
 from tests.fixtures.store import Way
 
 
 def rows_of(shell: Shell, name: str) -> Any:
-    import pyarrow.parquet as pq
-
+    pq = imported("pyarrow.parquet", "parquet")
     table = pq.read_table(shell.folder / name)
     return table["path"].to_pylist(), np.array(table["embedding"].to_pylist())
 

@@ -1,11 +1,18 @@
-"""The folder for files that can be made again, and whether a file in it can be trusted."""
+"""The folder for files that can be made again: its place, whether a file in it can be trusted, and
+which files a process uses."""
 
 from __future__ import annotations
 
+import fcntl
+import functools
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+
+# The folders of the cache.
+EXPORTS, TEXTS, FEATURES, OUTPUTS = "engines", "texts", "features", "outputs"
 
 
 def cache_folder() -> Path:
@@ -39,3 +46,31 @@ def is_trusted(path: Path) -> bool:
     is_plain = stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)
     is_open = status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX
     return is_plain and status.st_uid in (os.geteuid(), 0) and not is_open
+
+
+def hold(folder: Path) -> bool:
+    """Keep `vit cache` from removing a folder until this process ends, and record that the folder
+    is used. Return whether the folder is there."""
+    try:
+        status = folder.lstat()
+        if not stat.S_ISDIR(status.st_mode):
+            return False
+        file = _locked(folder, status.st_dev, status.st_ino)
+        mark_used(folder)
+        return os.path.samestat(os.fstat(file), folder.lstat())
+    except OSError:
+        return False
+
+
+@functools.cache  # a lock for each folder; the descriptor stays open, so that the lock lasts
+def _locked(folder: Path, device: int, inode: int) -> int:
+    file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    with suppress(OSError):  # a file system without locks
+        fcntl.flock(file, fcntl.LOCK_SH)
+    return file
+
+
+def mark_used(path: Path) -> None:
+    """Record that a file or folder is used now, as its time of modification."""
+    with suppress(OSError):  # of another user
+        os.utime(path)

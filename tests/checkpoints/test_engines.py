@@ -18,6 +18,7 @@ import pytest
 import torch
 
 import vitcli
+from tests.fixtures.extras import needs
 from vitcli.cache import cache_folder
 from vitcli.checkpoints import engines, openvino
 from vitcli.checkpoints.engines import exported, open_engine
@@ -31,7 +32,7 @@ from vitcli.records import Classified
 
 Models = Callable[[str], Path]
 EXAMPLES = Path(__file__).parents[2] / "examples"
-NAMES: tuple[EngineName, ...] = ("openvino", "onnx")
+NAMES = [pytest.param(name, marks=needs(name)) for name in ("openvino", "onnx")]
 
 
 @pytest.fixture
@@ -104,7 +105,11 @@ def held_out() -> np.ndarray:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "dtype", "cosine"),
-    [("openvino", "fp32", 0.99), ("openvino", "bf16", 0.99), ("onnx", "fp32", 0.998)],
+    [
+        pytest.param("openvino", "fp32", 0.99, marks=needs("openvino")),
+        pytest.param("openvino", "bf16", 0.99, marks=needs("openvino")),
+        pytest.param("onnx", "fp32", 0.998, marks=needs("onnx")),
+    ],
 )
 def test_int8_names_the_digits_that_fp32_names(
     kept: None, held_out: np.ndarray, name: EngineName, dtype: str, cosine: float
@@ -122,6 +127,7 @@ def test_int8_names_the_digits_that_fp32_names(
 
 
 @pytest.mark.slow
+@needs("openvino")
 def test_bf16_is_near_and_fp32_is_not_bf16(
     cache: Path, copied: Callable[[EngineName], Path], held_out: np.ndarray
 ) -> None:
@@ -421,6 +427,7 @@ def calls(
 
 
 @pytest.mark.slow
+@needs("onnx", "openvino")
 @pytest.mark.parametrize("run", RUNS)
 def test_no_engine_asks_the_network(run: str, calls: dict[str, list[str]]) -> None:
     """Neither OpenVINO's packages nor ONNX Runtime report their use to a server, or look for one:
@@ -429,6 +436,7 @@ def test_no_engine_asks_the_network(run: str, calls: dict[str, list[str]]) -> No
 
 
 @pytest.mark.slow
+@needs("openvino")
 def test_openvino_reports_to_nobody() -> None:
     """Its package sends a message over the network when it is imported, unless asked not to."""
     code = (

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Ended, Vit
+from tests.fixtures.extras import needs
 from tests.fixtures.processes import processes
 from vitcli import errors
 from vitcli.cli.commands.bench import COLUMNS
@@ -147,6 +148,7 @@ def test_ctrl_c_prints_what_there_is(tmp_path: Path, clean_env: dict[str, str]) 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("warm")
+@needs("onnx")
 def test_another_engine_is_exported_first_and_then_measured(
     vit: Vit, monkeypatch: pytest.MonkeyPatch, clean_env: dict[str, str], tmp_path: Path
 ) -> None:

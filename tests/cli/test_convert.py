@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
 import torch
 import transformers
@@ -21,9 +19,11 @@ from safetensors.torch import load_file, save_file
 from tests.checkpoints.files import copied
 from tests.conftest import Vit
 from tests.fixtures import weights
+from tests.fixtures.extras import Lazy, needs
 from vitcli.checkpoints.load import load
 
 Models = Callable[[str], Path]
+onnx, onnxruntime = Lazy("onnx", "onnx"), Lazy("onnxruntime", "onnx")
 
 HF_FAMILIES = (
     "vit",
@@ -201,6 +201,7 @@ def test_a_failed_verification_leaves_nothing(
 
 
 @pytest.mark.slow
+@needs("onnx")
 @pytest.mark.parametrize("family", ["vit", "dinov2-reg", "dinov3"])
 def test_onnx_runtime_runs_any_batch(
     vit: Vit, shallow_model: Models, tmp_path: Path, family: str
@@ -390,6 +391,7 @@ def test_a_resize_that_timm_does_otherwise_is_told(
 
 
 @pytest.mark.slow
+@needs("onnx")
 def test_onnx_keeps_a_preprocessing_that_transformers_lacks(vit: Vit, tmp_path: Path) -> None:
     timm_folder("vit", tmp_path / "src")  # pictures of 64x48
     ended = vit("convert", "src", "out.onnx", "--to", "onnx", "--dtype", "fp16", "--verify")
@@ -402,6 +404,7 @@ def test_onnx_keeps_a_preprocessing_that_transformers_lacks(vit: Vit, tmp_path: 
 
 
 @pytest.mark.slow
+@needs("onnx")
 def test_weights_beyond_what_a_file_holds_stand_beside_it(
     vit: Vit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,13 +10,16 @@ import numpy as np
 import pytest
 
 from tests.conftest import Vit
+from tests.fixtures.extras import needs
 from vitcli import errors
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["openvino", "onnx"])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=needs(name)) for name in ("openvino", "onnx")]
+)
 def test_another_engine_writes_the_same_rows(vit: Vit, name: str) -> None:
     args = ("classify", EXAMPLES, "-m", "demo", "--scores", "logit", "-b", "4")
     expected = [json.loads(line) for line in vit(*args).out.splitlines()]
@@ -34,6 +37,7 @@ def test_another_engine_writes_the_same_rows(vit: Vit, name: str) -> None:
 
 
 @pytest.mark.slow
+@needs("openvino")
 def test_embed_says_what_ran_it(vit: Vit, tmp_path: Path) -> None:
     args = ("embed", EXAMPLES, "-m", "demo", "--pool", "patches", "-o")
     assert vit(*args, "torch.npy").code == 0

@@ -14,19 +14,16 @@ import numpy as np
 import pytest
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from sklearn.metrics import (
-    balanced_accuracy_score,
-    confusion_matrix,
-    precision_recall_fscore_support,
-    top_k_accuracy_score,
-)
-from sklearn.neighbors import KNeighborsClassifier
 
 import vitcli
 from tests.conftest import Vit
 from tests.fixtures.digits import make_digits
+from tests.fixtures.extras import Lazy
 from vitcli.training.metrics import Answers, calibration_error, confusion, reliability
 
+# scikit-learn comes with the extra map
+metrics = Lazy("sklearn.metrics", "scikit-learn")
+neighbors = Lazy("sklearn.neighbors", "scikit-learn")
 DIGITS = [str(digit) for digit in range(10)]
 
 
@@ -54,12 +51,12 @@ def test_the_numbers_are_scikit_learns(vit: Vit, digits: Path, tmp_path: Path) -
     [model] = found["models"]
     assert found["images"] == 120
     assert model["top1"] == pytest.approx((answers == truth).mean(), abs=1e-6)
-    assert model["top5"] == pytest.approx(top_k_accuracy_score(truth, probs, k=5), abs=1e-6)
+    assert model["top5"] == pytest.approx(metrics.top_k_accuracy_score(truth, probs, k=5), abs=1e-6)
     assert model["mean_class_accuracy"] == pytest.approx(
-        balanced_accuracy_score(truth, answers), abs=1e-6
+        metrics.balanced_accuracy_score(truth, answers), abs=1e-6
     )
-    assert model["confusion"]["counts"] == confusion_matrix(truth, answers).tolist()
-    expected = np.array(precision_recall_fscore_support(truth, answers)).T
+    assert model["confusion"]["counts"] == metrics.confusion_matrix(truth, answers).tolist()
+    expected = np.array(metrics.precision_recall_fscore_support(truth, answers)).T
     ours = [[c[k] for k in ("precision", "recall", "f1", "images")] for c in model["classes"]]
     np.testing.assert_allclose(ours, expected, atol=1e-6)
     assert (
@@ -110,7 +107,7 @@ def test_several_models_are_judged_alone_and_together(
     assert [m["model"] for m in found["models"]] == ["demo", "worse", "all, averaged"]
     for model, scores in zip(found["models"], [*probs, sum(probs) / 2], strict=True):
         answers = scores.argmax(axis=1)
-        expected = confusion_matrix(truth, answers, labels=np.union1d(truth, answers))
+        expected = metrics.confusion_matrix(truth, answers, labels=np.union1d(truth, answers))
         assert model["confusion"]["counts"] == expected.tolist()
         wrong = np.flatnonzero(answers != truth)
         surest = wrong[np.argsort(-scores[wrong].max(axis=1), kind="stable")][:24]
@@ -192,14 +189,17 @@ def test_neighbours_vote_as_scikit_learns(evaluate: Vit, digits: Path) -> None:
     found = json.loads(evaluate(digits, "-m", "demo", "--knn", "7", "--json").out)
     known = vitcli.embed([str(digits / "train")], model="demo", l2=True, workers=0)
     asked = vitcli.embed([str(digits / "val")], model="demo", l2=True, workers=0)
-    judge = KNeighborsClassifier(
+    judge = neighbors.KNeighborsClassifier(
         7, metric="cosine", algorithm="brute", weights=lambda d: np.exp(-d / 0.07)
     )
     judge.fit(known.embeddings, [Path(p).parent.name for p in known.paths])
     truth = [Path(p).parent.name for p in asked.paths]
     answers = judge.predict(asked.embeddings)
     [model] = found["models"]
-    assert model["confusion"]["counts"] == confusion_matrix(truth, answers, labels=DIGITS).tolist()
+    assert (
+        model["confusion"]["counts"]
+        == metrics.confusion_matrix(truth, answers, labels=DIGITS).tolist()
+    )
 
 
 def test_without_train_each_image_asks_all_the_others(evaluate: Vit, digits: Path) -> None:

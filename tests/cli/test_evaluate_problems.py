@@ -11,20 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from sklearn.metrics import (
-    accuracy_score,
-    average_precision_score,
-    f1_score,
-    mean_absolute_error,
-    precision_recall_fscore_support,
-    r2_score,
-    root_mean_squared_error,
-)
 
 import vitcli
 from tests.conftest import Vit
+from tests.fixtures.extras import Lazy
 from tests.fixtures.heads import LABELS, MULTI, NUMBER, ONE, Heads, edited
 
+metrics = Lazy("sklearn.metrics", "scikit-learn")
 COUNT = 24
 
 
@@ -93,21 +86,23 @@ def check_means(found: dict[str, Any], truth: np.ndarray, scores: np.ndarray, at
     answers = scores >= at
     seen, used = truth.any(axis=0), truth.any(axis=0) | answers.any(axis=0)
     expected = {
-        "map": average_precision_score(truth[:, seen], scores[:, seen], average="macro"),
-        "map_micro": average_precision_score(truth, scores, average="micro"),
-        "f1_macro": f1_score(truth[:, used], answers[:, used], average="macro", zero_division=0),
-        "f1_micro": f1_score(truth, answers, average="micro"),
-        "exact_match": accuracy_score(truth, answers),
+        "map": metrics.average_precision_score(truth[:, seen], scores[:, seen], average="macro"),
+        "map_micro": metrics.average_precision_score(truth, scores, average="micro"),
+        "f1_macro": metrics.f1_score(
+            truth[:, used], answers[:, used], average="macro", zero_division=0
+        ),
+        "f1_micro": metrics.f1_score(truth, answers, average="micro"),
+        "exact_match": metrics.accuracy_score(truth, answers),
     }
     assert {name: found[name] for name in expected} == pytest.approx(expected, abs=2e-6)
     for number, row in enumerate(found["classes"]):
         is_true = truth[:, number]
         if is_true.any():
-            ap = average_precision_score(is_true, scores[:, number])
+            ap = metrics.average_precision_score(is_true, scores[:, number])
             assert row["ap"] == pytest.approx(ap, abs=2e-6)
         else:
             assert row["ap"] is None
-        numbers = precision_recall_fscore_support(
+        numbers = metrics.precision_recall_fscore_support(
             is_true, answers[:, number], average="binary", zero_division=0
         )
         ours = [row[name] for name in ("precision", "recall", "f1")]
@@ -213,9 +208,9 @@ def test_numbers_have_scikit_learns_errors(
         assert done.code == 0, done.err
         [found] = json.loads(done.out)["models"]
         expected = {
-            "mae": mean_absolute_error(truth, answers),
-            "rmse": root_mean_squared_error(truth, answers),
-            "r2": r2_score(truth, answers),
+            "mae": metrics.mean_absolute_error(truth, answers),
+            "rmse": metrics.root_mean_squared_error(truth, answers),
+            "r2": metrics.r2_score(truth, answers),
         }
         assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-5)
         assert [output["label"] for output in found["outputs"]] == list(names)

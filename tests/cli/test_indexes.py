@@ -13,6 +13,7 @@ import pytest
 
 import vitcli
 from tests.conftest import Vit
+from tests.fixtures.extras import needs
 from tests.fixtures.weights import photo
 from vitcli.errors import UsageError, VitError
 from vitcli.indexes.index import index_of
@@ -92,7 +93,10 @@ def test_a_meta_that_names_no_way_to_embed_is_refused(
     assert vit("search", "x.npy", "--like", "1").code == 0
 
 
-@pytest.mark.parametrize("name", ["a.npy", "b.npz", "c.SAFETENSORS", "d.jsonl", "e.parquet"])
+PARQUET = pytest.param("e.parquet", marks=needs("parquet"))
+
+
+@pytest.mark.parametrize("name", ["a.npy", "b.npz", "c.SAFETENSORS", "d.jsonl", PARQUET])
 def test_an_index_is_no_query(vit: Vit, tmp_path: Path, name: str) -> None:
     for file in ("a.npy", name):
         (tmp_path / file).touch()

@@ -6,14 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet
 import pytest
 import transformers
 from PIL import Image
 
 from tests.conftest import Vit
+from tests.fixtures.extras import Lazy, needs
 from tests.fixtures.heads import CONFIGS, LABELS, MULTI, NUMBER, ONE, Heads, edited
 
+pq = Lazy("pyarrow.parquet", "parquet")
 FUNCTIONS = {MULTI: "sigmoid", ONE: "sigmoid", NUMBER: "none"}
 
 
@@ -87,6 +88,7 @@ def test_one_function_averages_different_heads(
         assert alone[0] != alone[1]
 
 
+@needs("parquet")
 def test_a_threshold_takes_any_number_of_labels(
     vit: Vit, heads: Heads, picture: Path, tmp_path: Path
 ) -> None:
@@ -106,7 +108,7 @@ def test_a_threshold_takes_any_number_of_labels(
         args = ("-m", heads(MULTI), "-j", "0", "--threshold", high, "-o", f"t.{suffix}")
         assert vit("classify", picture, *args).code == 0
     assert (tmp_path / "t.csv").read_text().splitlines()[1] == f"{picture},,,,,"
-    [row] = pyarrow.parquet.read_table(tmp_path / "t.parquet").to_pylist()
+    [row] = pq.read_table(tmp_path / "t.parquet").to_pylist()
     assert row["predictions"] == []
     args = ("-m", heads(MULTI), "-j", "0", "--threshold", high, "--format", "table")
     assert "(below the threshold)" in vit("classify", picture, *args).out.decode()

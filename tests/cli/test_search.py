@@ -12,6 +12,7 @@ import pytest
 
 import vitcli
 from tests.conftest import Vit
+from tests.fixtures.extras import imported
 from tests.fixtures.two_towers import two_towers
 from tests.fixtures.weights import photo
 
@@ -101,14 +102,13 @@ def test_a_failed_image_is_a_row(vit: Vit, home: Path, tmp_path: Path) -> None:
 
 
 def test_formats_say_the_same(vit: Vit, home: Path, tmp_path: Path) -> None:
+    pq = imported("pyarrow.parquet", "parquet")
     query = ("search", home / "feats.npy", "--like", "1", "-k", "2")
     [row] = rows_of(vit(*query).out)
     lines = list(csv.DictReader(io.StringIO(vit(*query, "--format", "csv").out.decode())))
     assert [(int(line["row"]), float(line["score"])) for line in lines] == found(row)
     assert [line["rank"] for line in lines] == ["1", "2"]
     assert vit(*query, "-o", "found.parquet").code == 0
-    import pyarrow.parquet as pq
-
     [read] = pq.read_table(tmp_path / "found.parquet").to_pylist()
     assert found(read) == found(row)
     paths = vit(*query, "--paths-only", "-0").out.decode()

@@ -22,6 +22,7 @@ from transformers import pipeline
 
 import vitcli
 from tests.conftest import Vit
+from tests.fixtures.extras import needs
 from tests.fixtures.two_towers import three_images, two_towers
 from vitcli.checkpoints.text.vectors import class_vectors
 from vitcli.records import Classified
@@ -123,7 +124,12 @@ def test_texts_of_a_class_are_averaged_as_unit_vectors(
 
 
 @pytest.mark.parametrize(
-    "extra", [("--engine", "onnx"), ("--quantize", "int8"), ("--dtype", "bf16")]
+    "extra",
+    [
+        pytest.param(("--engine", "onnx"), marks=needs("onnx")),
+        ("--quantize", "int8"),
+        ("--dtype", "bf16"),
+    ],
 )
 def test_engines_and_dtypes_have_the_same_head(
     extra: tuple[str, ...], towers: dict[str, Path], images: Path, vit: Vit
@@ -232,6 +238,7 @@ def test_convert_keeps_both_towers_and_the_tokenizer(
         assert torch.equal(theirs.state_dict()[key], tensor), key
 
 
+@needs("onnx")
 def test_an_onnx_file_has_the_classes(towers: dict[str, Path], vit: Vit, tmp_path: Path) -> None:
     args = ("--to", "onnx", "--classes", ", ".join(NAMES), "--verify")
     done = vit("convert", towers["clip"], tmp_path / "cats.onnx", *args)

@@ -14,6 +14,7 @@ import pytest
 from tests.faults.conftest import FEWER
 from tests.faults.rules import DEMO, contents, ended, environment, run, until_gone, vit
 from tests.faults.test_resume import assert_same_rows
+from tests.fixtures.extras import needs
 from tests.fixtures.forks import ForkServer, wait_for
 
 SCRIPT = """
@@ -111,6 +112,7 @@ def test_the_second_of_two_processes_with_one_output_hears_of_the_first(
     assert len(out.read_bytes().splitlines()) == FEWER
 
 
+@needs("onnx")
 def test_two_processes_share_the_machine_and_the_cache(
     vits: ForkServer, ten: Path, tmp_path: Path
 ) -> None:

@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from tests.conftest import Vit
+from tests.fixtures.extras import needs
 from tests.fixtures.tiny import tiny_hf
 
 Models = Callable[[str], Path]
@@ -47,6 +48,7 @@ def pictures(tmp_path: Path) -> Path:
     return folder
 
 
+@needs("parquet")
 def test_the_neighbours_of_an_image_that_overflows_are_good(
     vit: Vit, broken: Path, pictures: Path, tmp_path: Path
 ) -> None:

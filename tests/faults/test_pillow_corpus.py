@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import PIL
-import pillow_heif
 import pytest
 from PIL import Image
 
 from tests.faults.rules import DEMO, watched
+from tests.fixtures.extras import Lazy, needs
 from tests.fixtures.forks import ForkServer
 from vitcli.images.archives import is_archive
 from vitcli.images.decode import decode
@@ -24,6 +24,7 @@ from vitcli.records import ImageRef, Limits, Preprocess, Sample
 
 SECONDS_TO_FETCH = 300
 LIMITS = Limits()
+pillow_heif = Lazy("pillow_heif", "heif")
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +91,7 @@ def by_pillow(path: Path) -> Image.Image | None:
 
 
 @pytest.mark.slow
+@needs("heif")
 def test_the_corpus_has_a_row_each_where_pillow_reads_it_a_good_one(
     vits: ForkServer, corpus: Path, files: list[Path], capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Thread
@@ -19,6 +18,7 @@ import pytest
 from tests.conftest import Ended, Vit
 from tests.faults.rules import contents
 from tests.faults.test_resume import assert_same_rows
+from tests.fixtures.extras import missing, needs
 from tests.fixtures.photos import many_photos
 from tests.fixtures.ports import free_port
 from tests.fixtures.scale import Shell, block
@@ -30,8 +30,6 @@ from vitcli.fleet import cluster
 from vitcli.fleet import ray as fleet
 
 DEMO = ("-m", "demo", "-j", "0", "-b", "8")
-HAS_RAY = find_spec("ray") is not None
-needs_ray = pytest.mark.skipif(not HAS_RAY, reason="ray is not installed: pip install '.[ray]'")
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +40,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@needs_ray
+@needs("ray")
 @pytest.mark.slow
 def test_the_rows_are_those_of_one_process(
     vit: Vit, two_workers: str, photos: Path, tmp_path: Path
@@ -69,7 +67,7 @@ def test_the_rows_are_those_of_one_process(
     assert contents(tmp_path / "two.jsonl") == before
 
 
-@needs_ray
+@needs("ray")
 def test_a_cluster_finds_what_one_process_finds(
     vit: Vit, two_workers: str, photos: Path, tmp_path: Path
 ) -> None:
@@ -83,7 +81,7 @@ def test_a_cluster_finds_what_one_process_finds(
     assert "row 3 of" in vit(*query, "--ray").err
 
 
-@needs_ray
+@needs("ray")
 @pytest.mark.slow
 def test_classes_in_words_are_the_same_on_every_worker(
     vit: Vit, two_workers: str, photos: Path, tmp_path: Path
@@ -97,7 +95,7 @@ def test_classes_in_words_are_the_same_on_every_worker(
     assert_same_rows(tmp_path / "two.jsonl", tmp_path / "one.jsonl")
 
 
-@needs_ray
+@needs("ray")
 @pytest.mark.slow
 def test_the_shard_of_a_worker_that_is_killed_goes_on_in_another(
     vit: Vit, two_workers: str, photos: Path, tmp_path: Path
@@ -130,7 +128,7 @@ def test_the_shard_of_a_worker_that_is_killed_goes_on_in_another(
     assert_same_rows(tmp_path / "two.npy", tmp_path / "one.npy")
 
 
-@needs_ray
+@needs("ray")
 @pytest.mark.slow
 def test_what_was_done_before_an_end_is_taken_up(
     vit: Vit, two_workers: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -148,7 +146,7 @@ def test_what_was_done_before_an_end_is_taken_up(
     assert_same_rows(tmp_path / "two.jsonl", tmp_path / "one.jsonl")
 
 
-@needs_ray
+@needs("ray")
 @pytest.mark.slow
 def test_a_cluster_that_others_have_started_stays(
     vit: Vit, vit_process: Vit, clean_env: dict[str, str], tmp_path: Path
@@ -188,7 +186,7 @@ def test_a_cluster_that_others_have_started_stays(
             head.wait(30)
 
 
-@needs_ray
+@needs("ray")
 @pytest.mark.slow
 def test_what_is_waited_for_is_said(
     vit: Vit, two_workers: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -217,7 +215,7 @@ def test_what_is_waited_for_is_said(
     assert wanted in ended.err
 
 
-@needs_ray
+@needs("ray")
 @pytest.mark.slow
 def test_a_cluster_of_its_own_is_silent_and_ends_with_the_run(
     vit: Vit, vit_process: Vit, tmp_path: Path
@@ -231,7 +229,7 @@ def test_a_cluster_of_its_own_is_silent_and_ends_with_the_run(
     assert_one_line(missing, "no Ray cluster at 127.0.0.1:1")
 
 
-@needs_ray
+@needs("ray")
 @pytest.mark.slow
 def test_the_merged_output_goes_into_a_bucket(
     vit: Vit,
@@ -265,7 +263,7 @@ def test_the_merged_output_goes_into_a_bucket(
     assert sent == ["PUT one.npy.partial"]
 
 
-@needs_ray
+@needs("ray")
 @pytest.mark.slow
 def test_the_commands_of_docs_scale_do_their_work(shell: Shell, two_workers: str) -> None:
     """As those of other schedulers do in tests/test_scale.py. The cluster wants its token: a run
@@ -292,7 +290,7 @@ def test_mistakes_are_told_before_anything_starts(
         ((), 2, "each worker writes a shard, which is a file"),
     ):
         ended = vit(*run, *more)
-        if HAS_RAY or "--devices" in more:
+        if not missing("ray") or "--devices" in more:
             assert (ended.code, said in ended.err) == (code, True), ended.err
     monkeypatch.setattr(errors, "find_spec", lambda name: None)
     ended = vit(*run, "-o", "x.jsonl")

@@ -6,17 +6,18 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pillow_heif
 import pytest
 from PIL import Image
 
 from tests.conftest import Vit
+from tests.fixtures.extras import Lazy
 from tests.fixtures.photos import photo
 from vitcli.images import decode as decoding
 from vitcli.images import kinds
 from vitcli.images.decode import decode
 from vitcli.records import Failure, ImageRef, Limits, Preprocess, Sample
 
+pillow_heif = Lazy("pillow_heif", "heif")
 SIZE = Preprocess((64, 96), (64, 96))
 
 

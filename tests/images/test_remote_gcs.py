@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Vit
+from tests.fixtures.extras import needs
 from tests.fixtures.gcs import FakeGcs
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -14,6 +15,7 @@ COMMON = ("-m", "demo", "-j", "0", "-b", "4")
 
 
 @pytest.mark.slow
+@needs("remote")
 def test_from_a_bucket_into_it(vit_process: Vit, tmp_path: Path) -> None:
     """With an error on the way; and what has changed is done again."""
     assert vit_process("embed", EXAMPLES, *COMMON, "-o", "files.npy").code == 0

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Vit
+from tests.fixtures.extras import needs
 from tests.fixtures.hub import FakeHub
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -16,6 +17,7 @@ COMMON = ("-m", "demo", "-j", "0", "-b", "4")
 
 
 @pytest.mark.slow
+@needs("remote")
 def test_the_rows_are_those_of_files(vit_process: Vit, tmp_path: Path) -> None:
     """A prefix, a pattern, a file, and one that is not there; what has changed is done again."""
     folder = tmp_path / "repo"

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import Vit
+from tests.fixtures.extras import imported
 from tests.fixtures.photos import many_photos
 from vitcli import errors
 from vitcli.errors import InputError
@@ -21,6 +20,7 @@ from vitcli.images.members import StreamedMember, UnreadableMember
 from vitcli.images.scan import Scan
 from vitcli.images.sources import count, open_sources
 
+pa, pq = imported("pyarrow", "parquet"), imported("pyarrow.parquet", "parquet")
 COMMON = ("-m", "demo", "-j", "2", "-b", "4")
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import Vit
+from tests.fixtures.extras import imported
 from vitcli.errors import InputError, OutputError
 from vitcli.indexes.approximate import propose, read_stamp
 from vitcli.indexes.index import open_index
@@ -42,7 +43,7 @@ def test_a_missing_package_and_a_dot_product_are_told(
 def test_scores_are_exact_and_the_graph_follows_the_index(
     vit: Vit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usearch = pytest.importorskip("usearch.index", reason="--approximate needs usearch")
+    usearch = imported("usearch.index", "index")
     write(tmp_path, "a", 400)
     write(tmp_path, "b", 300)
     files = [str(tmp_path / name) for name in ("a.npy", "b.npy")]

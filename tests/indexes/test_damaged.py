@@ -13,11 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.fixtures.extras import Lazy, needs
 from vitcli.errors import InputError
 from vitcli.indexes.blocks import iter_blocks
 from vitcli.indexes.index import index_of, open_index
 
 ROWS = np.arange(12, dtype=np.float32).reshape(4, 3) + 1
+PARQUET = pytest.param("parquet", marks=needs("parquet"))
+pa, pq = Lazy("pyarrow", "parquet"), Lazy("pyarrow.parquet", "parquet")
 NAMES = ["a.png", "b.png", "é.png", "d.png"]
 Edit = Callable[[bytes], bytes]
 
@@ -35,9 +38,6 @@ def lines(names: list[str] = NAMES) -> str:
 
 
 def table(**columns: Any) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(ROWS.reshape(-1)), 3)
     made = pa.table({"path": NAMES, "embedding": vectors} | columns)
     pq.write_table(made, "x.parquet", write_page_checksum=True, compression="none")
@@ -79,7 +79,7 @@ def refused(file: Path) -> str:
     return caught.value.message
 
 
-@pytest.mark.parametrize("kind", ["npy", "npz", "compressed", "safetensors", "parquet", "jsonl"])
+@pytest.mark.parametrize("kind", ["npy", "npz", "compressed", "safetensors", PARQUET, "jsonl"])
 def test_each_format_gives_the_rows_or_an_error_whatever_byte_is_damaged(kind: str) -> None:
     file = made(kind)
     assert list(open_index([str(file)]).iter_names()) == NAMES
@@ -163,8 +163,6 @@ def test_offsets_of_safetensors_fit_the_file(entry: object, others: dict[str, ob
 
 
 def test_columns_of_a_table_are_checked() -> None:
-    import pyarrow as pa
-
     odd = [
         {"path": ["a", None, "c", "d"]},
         {"path": [1, 2, 3, 4]},

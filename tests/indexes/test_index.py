@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from tests.conftest import Vit
+from tests.fixtures.extras import needs
 from tests.fixtures.weights import photo
 from vitcli.errors import InputError
 from vitcli.indexes.index import index_of, mapped, open_index
 
-FORMATS = ("npy", "npz", "safetensors", "parquet", "jsonl")
+PARQUET = pytest.param("parquet", marks=needs("parquet"))
+FORMATS = ("npy", "npz", "safetensors", PARQUET, "jsonl")
 
 
 @pytest.fixture

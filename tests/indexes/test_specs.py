@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from tests.fixtures.extras import imported, needs
 from vitcli import stores
 from vitcli.errors import InputError
 from vitcli.indexes.files import beside, open_if_there, suffix_of
@@ -97,6 +98,7 @@ def test_a_name_with_nul_is_an_error() -> None:
         open_index(["a\0.npy"])
 
 
+@needs("remote")
 @pytest.mark.parametrize("name", ["x.npy", "x-*.npy"])
 def test_a_refused_connection_is_not_a_missing_file(
     name: str, monkeypatch: pytest.MonkeyPatch
@@ -107,7 +109,7 @@ def test_a_refused_connection_is_not_a_missing_file(
 
 
 def test_an_error_of_the_server_is_not_a_missing_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    from aiohttp import ClientResponseError, ServerDisconnectedError
+    aiohttp = imported("aiohttp", "remote")
 
     monkeypatch.setattr(stores, "WAIT", 0)
 
@@ -119,7 +121,7 @@ def test_an_error_of_the_server_is_not_a_missing_file(monkeypatch: pytest.Monkey
 
     def answer(status: int) -> Exception:
         request = SimpleNamespace(real_url="u")
-        return ClientResponseError(request, (), status=status)  # type: ignore[arg-type]
+        return aiohttp.ClientResponseError(request, (), status=status)  # type: ignore[arg-type]
 
     for cause, kind in (
         (answer(404), FileNotFoundError),
@@ -128,7 +130,7 @@ def test_an_error_of_the_server_is_not_a_missing_file(monkeypatch: pytest.Monkey
     ):
         with pytest.raises(kind):
             failing(cause)
-    for cause in (answer(500), ServerDisconnectedError(), TimeoutError()):
+    for cause in (answer(500), aiohttp.ServerDisconnectedError(), TimeoutError()):
         with pytest.raises(OSError, match="after 5 tries") as caught:
             failing(cause)
         assert not isinstance(caught.value, FileNotFoundError)

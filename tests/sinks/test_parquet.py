@@ -6,14 +6,15 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import Vit
+from tests.fixtures.extras import imported
 from tests.fixtures.photos import many_photos
 from vitcli import errors
 from vitcli.sinks import parquet
 
+pq = imported("pyarrow.parquet", "parquet")
 COMMON = ("files", "-m", "demo", "-j", "0", "-b", "4")
 
 

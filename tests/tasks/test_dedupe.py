@@ -10,13 +10,13 @@ from pathlib import Path
 from zipfile import ZipFile
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
 import vitcli
 from tests.conftest import Vit
+from tests.fixtures.extras import Lazy, needs
 from vitcli.errors import VitError
 from vitcli.indexes.index import index_of
 from vitcli.sinks.text import json_line, path_fields
@@ -25,6 +25,9 @@ from vitcli.tasks.dedupe.known import read_pairs
 from vitcli.tasks.dedupe.pairs import Pass, compare, exact
 from vitcli.tasks.dedupe.threshold import chosen
 from vitcli.tasks.dedupe.vectors import lengths, margin
+
+PARQUET = pytest.param("parquet", marks=needs("parquet"))
+pq = Lazy("pyarrow.parquet", "parquet")
 
 
 def vectors(count: int = 301, width: int = 8, seed: int = 0) -> NDArray[np.float32]:
@@ -290,6 +293,7 @@ def test_the_command_writes_rows(vit: Vit, tmp_path: Path) -> None:
     assert done.out.decode().split("\0")[:-1] == gone
 
 
+@needs("parquet")
 def test_tables_and_a_page_have_the_same_rows(vit: Vit, tmp_path: Path) -> None:
     write_index(tmp_path, vectors(40), [f"{row}.jpg" for row in range(40)])
     words = ("dedupe", "feats.npy", "--threshold", "0.8", "--kind", "near", "-o")
@@ -323,7 +327,7 @@ def test_known_pairs_set_the_threshold(vit: Vit, tmp_path: Path) -> None:
 NAMES = ["a, b.jpg", " c\t\u2028\x0b.jpg", '"d".jpg', "[e]\udcff.jpg", "f\n.jpg", "f\r.jpg"]
 
 
-@pytest.mark.parametrize("suffix", ["jsonl", "csv", "tsv", "parquet"])
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "tsv", PARQUET])
 def test_known_pairs_may_be_an_output_of_dedupe(vit: Vit, tmp_path: Path, suffix: str) -> None:
     rows = np.repeat(np.eye(3, 4, dtype=np.float32), 2, axis=0)
     write_index(tmp_path, rows, NAMES)

@@ -8,7 +8,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import safetensors.numpy
 import torch
@@ -17,8 +16,10 @@ from transformers import PreTrainedModel
 import vitcli
 from tests.conftest import Vit
 from tests.fixtures.clip import PROJECTION, tiny_clip
+from tests.fixtures.extras import Lazy, needs
 from vitcli.errors import CheckpointError, UsageError
 
+pq = Lazy("pyarrow.parquet", "parquet")
 TEXTS = ("a red car", "un été, 猫", "a long text that is cut")
 LENGTH, START, END = 8, 1, 49
 
@@ -82,6 +83,7 @@ def test_texts_are_those_of_transformers(
     np.testing.assert_allclose(np.load(tmp_path / "w.npy"), unit, atol=1e-5)
 
 
+@needs("parquet")
 def test_every_format_names_its_texts(vit: Vit, clip: Path, tmp_path: Path) -> None:
     words = [word for text in TEXTS for word in ("--text", text)]
     names = ("w.npy", "z.npz", "s.safetensors", "p.parquet", "j.jsonl")

@@ -9,18 +9,19 @@ from typing import Any
 from zipfile import ZipFile
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 import vitcli
 from tests.conftest import Vit
+from tests.fixtures.extras import Lazy
 from vitcli.errors import UsageError
 from vitcli.tasks.dedupe.find import Options
 from vitcli.tasks.map.map import MapJob
 from vitcli.tasks.search.queries import Asked
 from vitcli.tasks.search.search import SearchJob
+
+pa, pq = Lazy("pyarrow", "parquet"), Lazy("pyarrow.parquet", "parquet")
 
 
 def index_lines(names: list[str]) -> str:

@@ -14,6 +14,7 @@ from PIL import Image
 
 import vitcli
 from tests.conftest import Vit
+from tests.fixtures.extras import imported, needs
 from vitcli.errors import InputError, UsageError, VitError
 from vitcli.indexes.index import index_of
 from vitcli.render.map_page import shared_lines
@@ -171,7 +172,9 @@ def test_paths_are_shared_with_the_path_before() -> None:
 
 
 @pytest.mark.quick
-@pytest.mark.parametrize("format", ["jsonl", "csv", "tsv", "parquet"])
+@pytest.mark.parametrize(
+    "format", ["jsonl", "csv", "tsv", pytest.param("parquet", marks=needs("parquet"))]
+)
 def test_a_table_has_a_row_for_every_image(vit: Vit, tmp_path: Path, format: str) -> None:
     values = groups(40)
     write_index(tmp_path, values, [f"{row % 3}/{row}.jpg" for row in range(40)])
@@ -181,7 +184,7 @@ def test_a_table_has_a_row_for_every_image(vit: Vit, tmp_path: Path, format: str
     assert (ended.code, ended.out) == (0, b"")
     rows: list[dict[str, Any]]
     if format == "parquet":
-        rows = pytest.importorskip("pyarrow.parquet").read_table(out).to_pylist()
+        rows = imported("pyarrow.parquet", "parquet").read_table(out).to_pylist()
     elif format == "jsonl":
         rows = [json.loads(line) for line in out.read_text().splitlines()]
     else:

@@ -18,15 +18,15 @@ from typing import Protocol, cast
 import torch
 
 from vitcli import __version__
-from vitcli.cache import cache_folder, is_trusted, trusted_folders, user_cache
+from vitcli.cache import EXPORTS, cache_folder, hold, is_trusted, trusted_folders, user_cache
 from vitcli.checkpoints.load import Model
 from vitcli.checkpoints.resolve import read_bounded, sha256
 from vitcli.engines import ENGINES, EngineName
 from vitcli.errors import CheckpointError, DeviceError, OutputError
 from vitcli.models.engine import Engine, Graph, Output
 
-FOLDER = "engines"  # of the cache
-ABOUT = "about.json"  # what determines an export (`_description`), and the hashes of its files
+# What determines an export (`_description`), the spec of its model, and the hashes of its files.
+ABOUT = "about.json"
 READABLE = 0o755  # the umask may remove bits
 
 
@@ -73,9 +73,9 @@ def exported(
     described = _description(model, output, name, quantize)
     key = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:32]
     graph: Graph | None = None
-    for within in trusted_folders(FOLDER):
+    for within in trusted_folders(EXPORTS):
         for folder in (within / key, within / f"{key}-{os.geteuid()}"):
-            if _is_sound(folder, described):
+            if hold(folder) and _is_sound(folder, described):
                 return folder
             if os.path.lexists(folder):
                 if not is_trusted(folder):
@@ -84,7 +84,8 @@ def exported(
                 shutil.rmtree(folder, ignore_errors=True)
             graph = graph or Graph(model.network, model.preprocess, output).eval()
             try:
-                _write(folder, partial(_export, name, graph, quantize == "int8"), described)
+                export = partial(_export, name, graph, quantize == "int8")
+                _write(folder, export, described, model.spec)
             except PermissionError:
                 break
             note(f"{model.spec}: exported for {name}, once; kept in {folder}")
@@ -109,7 +110,7 @@ def _is_sound(folder: Path, described: dict[str, str]) -> bool:
         files = {path.name: path for path in folder.iterdir() if path.name != ABOUT}
         return (
             isinstance(recorded, dict)
-            and recorded == {**described, "files": recorded.get("files")}
+            and {name: recorded.get(name) for name in described} == described
             and all(map(is_trusted, files.values()))
             and {name: sha256((path,)) for name, path in files.items()} == recorded["files"]
         )
@@ -130,7 +131,7 @@ def open_exported(folder: Path, name: EngineName, dtype: str = "fp32") -> Engine
 
 def discard(pid: int) -> None:
     """Remove the unfinished exports of a process that was killed."""
-    for within in trusted_folders(FOLDER):
+    for within in trusted_folders(EXPORTS):
         for unfinished in within.glob(f"{_partial(pid)}*"):
             shutil.rmtree(unfinished, ignore_errors=True)
 
@@ -168,7 +169,9 @@ def _hash(network: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _write(folder: Path, export: Callable[[Path], None], described: dict[str, str]) -> None:
+def _write(
+    folder: Path, export: Callable[[Path], None], described: dict[str, str], spec: str
+) -> None:
     """Write an export under a partial name, and rename it to `folder` when it is complete.
 
     If two runs export at the same time, the first complete export stays. Other users may read an
@@ -179,6 +182,7 @@ def _write(folder: Path, export: Callable[[Path], None], described: dict[str, st
     try:
         folder.parent.mkdir(mode=READABLE, parents=True, exist_ok=True)
         made.mkdir(mode=READABLE)
+        hold(made)  # also under its later name
     except PermissionError:
         raise
     except OSError as error:
@@ -188,7 +192,11 @@ def _write(folder: Path, export: Callable[[Path], None], described: dict[str, st
         files = sorted(made.iterdir())
         for file in files:
             file.chmod(file.stat().st_mode & READABLE)
-        about = {**described, "files": {file.name: sha256((file,)) for file in files}}
+        about = {
+            **described,
+            "model": spec,
+            "files": {file.name: sha256((file,)) for file in files},
+        }
         (made / ABOUT).write_text(json.dumps(about, indent=1) + "\n", "utf-8")
         (made / ABOUT).chmod((made / ABOUT).stat().st_mode & READABLE)
         made.rename(folder)

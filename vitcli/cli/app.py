@@ -12,6 +12,7 @@ from typer.core import TyperCommand, TyperGroup
 from vitcli import __version__
 from vitcli.cli.commands.attention import attention
 from vitcli.cli.commands.bench import bench
+from vitcli.cli.commands.cache import cache
 from vitcli.cli.commands.classify import classify
 from vitcli.cli.commands.convert import convert
 from vitcli.cli.commands.dedupe import dedupe
@@ -105,4 +106,5 @@ app.command(cls=Command)(evaluate)
 app.command(cls=Command)(reconstruct)
 app.command(cls=Command)(info)
 app.command(cls=Command)(bench)
+app.command(cls=Command)(cache)
 app.add_typer(models, name="models")

@@ -25,7 +25,6 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from safetensors.torch import save
-from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from vitcli.checkpoints.keymap import to_theirs
@@ -64,14 +63,15 @@ PROCESSOR: dict[str, Any] = {
     "image_std": [0.5, 0.5, 0.5],
 }
 
-Digits = Sequence[tuple[int, int]]  # (index in load_digits, label)
+DIGITS = Path(__file__).with_name("digits.npz")  # scikit-learn's load_digits(), in its order
+Digits = Sequence[tuple[int, int]]  # (index in DIGITS, label)
 
 
 @cache
-def digits() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def digits() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """All digits with values 0..16, (1797, 8, 8), and their labels, (1797,)."""
-    bunch = load_digits()
-    return bunch.images, bunch.target
+    with np.load(DIGITS) as held:
+        return held["images"], held["labels"]
 
 
 def held_out() -> Digits:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from vitcli import stores
-from vitcli.cache import cache_folder
+from vitcli.cache import OUTPUTS, cache_folder, hold
 from vitcli.errors import Interrupted, OutputError, UsageError, in_bytes, printable
 from vitcli.files import PARTIAL, explained
 from vitcli.runs.finished import START_OVER
@@ -98,11 +98,12 @@ def brought(places: Sequence[Place]) -> Iterator[list[Path]]:
     if all(isinstance(place, Path) for place in places):
         yield [place for place in places if isinstance(place, Path)]
         return
-    within = cache_folder() / "outputs"
+    within = cache_folder() / OUTPUTS
     with explained(within):
         within.mkdir(parents=True, exist_ok=True)
     files: list[Path] = []
     with tempfile.TemporaryDirectory(prefix="shards-", dir=within) as folder:
+        hold(Path(folder))
         for number, place in enumerate(places):
             if isinstance(place, Path):
                 files.append(place)
@@ -124,7 +125,7 @@ class _Stage:
         whole = f"{self._store}/{self.names[0]}" if len(self.names) == 1 else f"{out} {shards[0]}"
         digest = hashlib.blake2b(whole.encode("utf-8", "surrogateescape"), digest_size=4)
         words = re.sub(r"[^\w.-]+", "-", whole.partition("://")[2], flags=re.ASCII)[-100:]
-        self.folder = cache_folder() / "outputs" / f"{words.strip('-')}-{digest.hexdigest()}"
+        self.folder = cache_folder() / OUTPUTS / f"{words.strip('-')}-{digest.hexdigest()}"
         self._note = note
         self._fetched: dict[str, tuple[int, ...]] = {}
         self._claimed: list[str] = []

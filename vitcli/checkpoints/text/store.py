@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
-from vitcli.cache import is_trusted, trusted_folders
+from vitcli.cache import TEXTS, is_trusted, mark_used, trusted_folders
 
-FOLDER, FILE, LOCK = "texts", "vectors.sqlite", "lock"  # in the cache
+FILE, LOCK = "vectors.sqlite", "lock"
 WAIT = 60.0  # seconds for another process that writes
 AT_ONCE = 500  # keys of a query
 
@@ -20,7 +20,7 @@ class VectorStore:
     that can be written, the store is empty and stays so."""
 
     def __init__(self) -> None:
-        self._folder = next(filter(_is_usable, trusted_folders(FOLDER)), None)
+        self._folder = next(filter(_is_usable, trusted_folders(TEXTS)), None)
 
     def read(self, keys: Sequence[str]) -> dict[str, bytes]:
         """The vectors that the store has."""
@@ -34,6 +34,8 @@ class VectorStore:
                 found.update((key, blob) for key, blob in base.execute(query, some))
 
         self._use(select)
+        if found and self._folder is not None:
+            mark_used(self._folder / FILE)
         return found
 
     def write(self, vectors: Mapping[str, bytes]) -> None:

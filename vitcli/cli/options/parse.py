@@ -71,6 +71,18 @@ def parse_size(option: str, text: str | None) -> tuple[int, int] | None:
     return sides[0], sides[-1]
 
 
+def parse_age(option: str, text: str | None) -> float:
+    """Parse `30d`, `12h` or `2w` to seconds; None to 0."""
+    if text is None:
+        return 0.0
+    match = re.fullmatch(r"(\d{1,6}(?:\.\d{1,6})?)([smhdw])", text.strip())
+    if match is None:
+        raise UsageError(
+            f"{option} {shorten(text)}", "give a number with s, m, h, d or w, such as 30d"
+        )
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604_800}[match[2]]
+
+
 def parse_batch_size(text: str) -> BatchSize:
     """Parse `auto` or a number."""
     if text == "auto":

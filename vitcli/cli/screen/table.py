@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,9 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from vitcli.checkpoints.catalogue import CatalogueEntry
-from vitcli.errors import printable, shortened
+from vitcli.errors import in_bytes, printable, shortened
 from vitcli.records import Classified, Failure, Row, image_of
 from vitcli.sinks.memory import NoSink
+from vitcli.tasks.cache.entries import Entry
 
 MAX_NAME = 200  # bytes of a label
 BAR = 12  # characters of a full bar
@@ -124,3 +126,28 @@ def _millions(count: int) -> str:
     """A count in millions: 86.6M, 304M, 1136M."""
     millions = count / 1e6
     return f"{millions:.1f}M" if millions < 100 else f"{millions:.0f}M"
+
+
+def print_cache(entries: Sequence[Entry]) -> None:
+    """Print what the cache holds, and how long each entry has not been used."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("kind", no_wrap=True)
+    table.add_column("name", overflow="fold", ratio=3)
+    table.add_column("size", justify="right", no_wrap=True)
+    table.add_column("unused for", justify="right", no_wrap=True)
+    table.add_column("about", overflow="fold", ratio=2)
+    now = time.time()
+    for entry in entries:
+        outcome = "" if entry.outcome == "kept" else entry.outcome
+        about = ", ".join(filter(None, (outcome, entry.about)))
+        size, age = in_bytes(entry.bytes), _age(now - entry.used)
+        table.add_row(entry.kind, printable(entry.name), size, age, printable(about))
+    Console(markup=False, highlight=False, emoji=False).print(table)
+
+
+def _age(seconds: float) -> str:
+    """A time in its largest unit: 12 d."""
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds // size:.0f} {unit}"
+    return f"{max(0.0, seconds):.0f} s"

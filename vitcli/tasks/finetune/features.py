@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vitcli.cache import cache_folder, is_trusted
+from vitcli.cache import FEATURES, cache_folder, is_trusted, mark_used
 from vitcli.checkpoints.load import Model
 from vitcli.checkpoints.npz import DAMAGE
 from vitcli.errors import OutputError
@@ -44,8 +44,9 @@ def features(
     The cache serves images with the same bytes in all runs with the same weights and preprocessing.
     An interrupted run saves the features that it has computed.
     """
-    file = cache_folder() / "features" / f"{_fingerprint(run, model)}.npz"
+    file = cache_folder() / FEATURES / f"{_fingerprint(run, model)}.npz"
     known = _read(file)
+    mark_used(file)
     hashes = [_hash(image) for image in images]
     unknown: dict[str, int] = {}
     for place, digest in enumerate(hashes):
