@@ -43,7 +43,6 @@ class MapData:
     """
 
     title: str
-    about: str
     x: NDArray[np.float64]
     y: NDArray[np.float64]
     clusters: NDArray[np.int64] | None
@@ -53,6 +52,7 @@ class MapData:
     thumbnails: Mapping[int, bytes] = field(default_factory=dict)
     facts: Sequence[tuple[str, str]] = ()
     unit: str = "image"
+    about: str = ""
 
 
 def write_map(file: IO[bytes], data: MapData) -> None:
