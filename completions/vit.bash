@@ -33,7 +33,7 @@ _vit() {
         "classify --image-size") compopt -o default; return ;;
         "classify --patch-size") compopt -o default; return ;;
         "classify --max-patches") compopt -o default; return ;;
-        "classify --preprocess") COMPREPLY=($(compgen -W "hf timm" -- "$cur")); return ;;
+        "classify --preprocess") COMPREPLY=($(compgen -W "hf hf-fast timm" -- "$cur")); return ;;
         "classify --num-heads") compopt -o default; return ;;
         "classify --head") compopt -o default; return ;;
         "classify --sha256") compopt -o default; return ;;
@@ -74,7 +74,7 @@ _vit() {
         "embed --image-size") compopt -o default; return ;;
         "embed --patch-size") compopt -o default; return ;;
         "embed --max-patches") compopt -o default; return ;;
-        "embed --preprocess") COMPREPLY=($(compgen -W "hf timm" -- "$cur")); return ;;
+        "embed --preprocess") COMPREPLY=($(compgen -W "hf hf-fast timm" -- "$cur")); return ;;
         "embed --num-heads") compopt -o default; return ;;
         "embed --head") compopt -o default; return ;;
         "embed --sha256") compopt -o default; return ;;
@@ -173,7 +173,7 @@ _vit() {
         "attention --image-size") compopt -o default; return ;;
         "attention --patch-size") compopt -o default; return ;;
         "attention --max-patches") compopt -o default; return ;;
-        "attention --preprocess") COMPREPLY=($(compgen -W "hf timm" -- "$cur")); return ;;
+        "attention --preprocess") COMPREPLY=($(compgen -W "hf hf-fast timm" -- "$cur")); return ;;
         "attention --num-heads") compopt -o default; return ;;
         "attention --head") compopt -o default; return ;;
         "attention --sha256") compopt -o default; return ;;
@@ -195,7 +195,7 @@ _vit() {
         "convert --image-size") compopt -o default; return ;;
         "convert --patch-size") compopt -o default; return ;;
         "convert --max-patches") compopt -o default; return ;;
-        "convert --preprocess") COMPREPLY=($(compgen -W "hf timm" -- "$cur")); return ;;
+        "convert --preprocess") COMPREPLY=($(compgen -W "hf hf-fast timm" -- "$cur")); return ;;
         "convert --num-heads") compopt -o default; return ;;
         "convert --head") compopt -o default; return ;;
         "convert --sha256") compopt -o default; return ;;
@@ -241,7 +241,7 @@ _vit() {
         "finetune --image-size") compopt -o default; return ;;
         "finetune --patch-size") compopt -o default; return ;;
         "finetune --max-patches") compopt -o default; return ;;
-        "finetune --preprocess") COMPREPLY=($(compgen -W "hf timm" -- "$cur")); return ;;
+        "finetune --preprocess") COMPREPLY=($(compgen -W "hf hf-fast timm" -- "$cur")); return ;;
         "finetune --num-heads") compopt -o default; return ;;
         "finetune --head") compopt -o default; return ;;
         "finetune --sha256") compopt -o default; return ;;
@@ -266,7 +266,7 @@ _vit() {
         "evaluate --image-size") compopt -o default; return ;;
         "evaluate --patch-size") compopt -o default; return ;;
         "evaluate --max-patches") compopt -o default; return ;;
-        "evaluate --preprocess") COMPREPLY=($(compgen -W "hf timm" -- "$cur")); return ;;
+        "evaluate --preprocess") COMPREPLY=($(compgen -W "hf hf-fast timm" -- "$cur")); return ;;
         "evaluate --num-heads") compopt -o default; return ;;
         "evaluate --head") compopt -o default; return ;;
         "evaluate --sha256") compopt -o default; return ;;
@@ -301,7 +301,7 @@ _vit() {
         "reconstruct --image-size") compopt -o default; return ;;
         "reconstruct --patch-size") compopt -o default; return ;;
         "reconstruct --max-patches") compopt -o default; return ;;
-        "reconstruct --preprocess") COMPREPLY=($(compgen -W "hf timm" -- "$cur")); return ;;
+        "reconstruct --preprocess") COMPREPLY=($(compgen -W "hf hf-fast timm" -- "$cur")); return ;;
         "reconstruct --num-heads") compopt -o default; return ;;
         "reconstruct --head") compopt -o default; return ;;
         "reconstruct --sha256") compopt -o default; return ;;
@@ -319,7 +319,7 @@ _vit() {
         "info --image-size") compopt -o default; return ;;
         "info --patch-size") compopt -o default; return ;;
         "info --max-patches") compopt -o default; return ;;
-        "info --preprocess") COMPREPLY=($(compgen -W "hf timm" -- "$cur")); return ;;
+        "info --preprocess") COMPREPLY=($(compgen -W "hf hf-fast timm" -- "$cur")); return ;;
         "info --num-heads") compopt -o default; return ;;
         "info --head") compopt -o default; return ;;
         "info --sha256") compopt -o default; return ;;
@@ -333,7 +333,7 @@ _vit() {
         "bench --image-size") compopt -o default; return ;;
         "bench --patch-size") compopt -o default; return ;;
         "bench --max-patches") compopt -o default; return ;;
-        "bench --preprocess") COMPREPLY=($(compgen -W "hf timm" -- "$cur")); return ;;
+        "bench --preprocess") COMPREPLY=($(compgen -W "hf hf-fast timm" -- "$cur")); return ;;
         "bench --num-heads") compopt -o default; return ;;
         "bench --head") compopt -o default; return ;;
         "bench --sha256") compopt -o default; return ;;

@@ -113,7 +113,7 @@ def load(
     image_size: int | tuple[int, int] | None = None,
     patch_size: int | tuple[int, int] | None = None,
     max_patches: int | None = None,
-    preprocess: Literal["hf", "timm"] | None = None,
+    preprocess: Literal["hf", "hf-fast", "timm"] | None = None,
     layout: str | None = None,
     num_heads: int | None = None,
     exif: bool = True,

@@ -88,7 +88,12 @@ def check_installed(
     """Raise `error` if a package that `what` needs is not installed; pip's `extra` installs it."""
     absent = [package for package in packages if find_spec(package) is None]
     if absent:
-        raise error(f"{what} needs {', '.join(absent)}: pip install 'vitcli[{extra}]'")
+        raise error(f"{what} needs {', '.join(absent)}: {installing(extra)}")
+
+
+def installing(extra: str) -> str:
+    """Return the commands that install an extra, in one wording for all messages."""
+    return f"pip install 'vitcli[{extra}]', or in a checkout pip install -e '.[{extra}]'"
 
 
 class Interrupted(BaseException):

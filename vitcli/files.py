@@ -5,13 +5,15 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from difflib import get_close_matches
 from pathlib import Path
 from typing import IO, BinaryIO, cast
 
-from vitcli.errors import ClosedPipe, WriteError
+from vitcli.errors import ClosedPipe, WriteError, listed, printable
 
 PARTIAL = ".partial"
 
@@ -181,3 +183,26 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def instead_of(missing: str | Path) -> str:
+    """The hint for a file that does not exist: the name that is spelled most like it, or what its
+    folder holds."""
+    text, path = str(missing), Path(missing)
+    if "\\" in text or re.match(r"[A-Za-z]:", text):
+        return (
+            "this looks like a path of Windows: write / for \\, and quote it; WSL has /mnt/c for C:"
+        )
+    try:
+        names = sorted(name for name in os.listdir(path.parent) if name[0] != ".")  # noqa: PTH208
+    except OSError:
+        return f"there is no folder {printable(str(path.parent))}: is it spelled right?"
+    if near := get_close_matches(path.name, names, 1, 0.6):
+        return f"did you mean {printable(str(path.with_name(near[0])))}?"
+    folder = "this folder" if str(path.parent) == "." else printable(str(path.parent))
+    return f"{folder} {holding(names)}: is the name right?"
+
+
+def holding(names: Sequence[str]) -> str:
+    """Say what a folder with these names holds."""
+    return f"holds {printable(listed(names, 3))}" if names else "is empty"

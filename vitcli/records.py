@@ -319,8 +319,8 @@ class Preprocess:
     cropped. Its size then `varies`; `size` and `resize` are those of a square image.
 
     `resizer` says whose arithmetic resizes: *pillow*, as in timm and most of transformers; *torch*
-    on bytes, which differs by 1 of 255 in some pixels; or torch on *floats*, as transformers does
-    for DINOv3, which leaves the pixels unrounded.
+    on bytes, as in transformers' fast processors, which differs by 1 of 255 in some pixels; or
+    torch on *floats*, as transformers does for DINOv3, which leaves the pixels unrounded.
     *fast* decoding reduces a large image by a whole number before the resize: the pixels are close,
     not equal.
     """
@@ -331,7 +331,7 @@ class Preprocess:
     longest: int | None = None
     resample: Resample = "bilinear"
     resizer: Resizer = "pillow"
-    crop: Literal["hf", "timm"] = "hf"
+    crop: Literal["hf", "timm", "hf-fast"] = "hf"
     fill: tuple[int, int, int] = (0, 0, 0)
     patch: int = 0
     max_patches: int = 0
@@ -357,6 +357,11 @@ class Preprocess:
     def reduces(self) -> bool:
         """Whether a large image may be read at a fraction of its size."""
         return self.decode == "fast" and self.resize is not None and self.resample != "nearest"
+
+    @property
+    def resizes_with_torch(self) -> bool:
+        """Whether the values of the resize are torch's, which torch computes fastest."""
+        return self.resizer == "torch" and self.resize is not None and not self.reduces
 
     def steps(self) -> list[str]:
         """Return the steps in order, each as `name` or `name(details)`."""

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias, TypeVar, cast
 
-from vitcli.errors import VitError, hidden, printable
+from vitcli.errors import VitError, hidden, installing, printable
 from vitcli.records import Stamp
 
 TRIES = 5
@@ -67,7 +67,7 @@ def check_readable(url: str, kind: type[VitError]) -> None:
     try:
         _file_system(url)
     except OSError as error:
-        hint = "is it right? pip install 'vitcli[remote]' reads s3://, gs://, hf:// and https://"
+        hint = f"s3://, gs://, hf:// and https:// need an extra: {installing('remote')}"
         raise kind(f"{printable(url)}: {error}", hint) from None
 
 

@@ -206,7 +206,9 @@ def test_a_token_that_the_hub_refuses_is_said_to_be_so(hub: Hub) -> None:
 
 
 def test_a_revision_that_is_not_there_is_named(hub: Hub) -> None:
-    assert hub.fails("org/tiny@v9") == ["vit: org/tiny has no revision v9"]
+    message, hint = hub.fails("org/tiny@v9")
+    assert message == "vit: org/tiny has no revision v9"
+    assert hint.endswith("/org/tiny/commits lists them; org/tiny alone is the newest")
 
 
 def test_a_hub_that_answers_with_an_error_is_quoted(hub: Hub) -> None:

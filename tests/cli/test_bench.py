@@ -57,7 +57,7 @@ def test_the_table_in_a_pipe_and_the_commands_on_stderr(
     assert all(float(row["images_per_second"]) > 0 for row in rows)
     assert all(float(row["peak_mb"]) > 50 for row in rows)
     for extra, package in (("openvino", "nncf"), ("onnx", "onnxruntime")):
-        note = f"left out: --engine {extra} needs {package}: pip install 'vitcli[{extra}]'"
+        note = f"left out: --engine {extra} needs {package}: pip install 'vitcli[{extra}]', or"
         assert ended.err.count(note) == 1
 
     shutil.copytree(EXAMPLES, tmp_path / "photos")

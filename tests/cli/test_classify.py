@@ -202,7 +202,7 @@ def test_an_empty_list_is_a_run_of_no_images(vit: Vit, tiny_model: Models) -> No
         (("x.jpg", "--image-size", "0"), 2, "--image-size 0"),
         (("x.jpg", "--image-size", "65x64"), 2, "the nearest is 64x64"),
         (("x.jpg", "--max-pixels", "lots"), 2, "--max-pixels lots"),
-        (("x.jpg", "--no-such-option"), 2, "No such option"),
+        (("x.jpg", "--no-such-option"), 2, "has no option --no-such-option"),
         (("x.jpg", "--format", "xml"), 2, "xml"),
         (("x.jpg", "-o", "out.xyz"), 2, "known are jsonl, csv, tsv"),
         (("x.jpg", "-o", "no/such/folder/out.csv"), 1, "cannot write to"),

@@ -70,7 +70,7 @@ def test_a_missing_extra_is_one_line_before_the_model_is_loaded(
     monkeypatch.setattr(errors, "find_spec", find_spec)
     ended = vit("classify", EXAMPLES, "-m", "no-such-model", "--engine", name)
     assert ended.code == 1
-    assert ended.err == f"vit: --engine {said}\n"
+    assert ended.err == f"vit: --engine {said}, or in a checkout pip install -e '.[{name}]'\n"
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def test_paths_that_are_all_wrong_are_told_before_the_model_is_loaded(
 ) -> None:
     ended = vit("classify", "a.png", "b.png", "-m", "no-such-model", "-j", "0", "--offline")
     first, second = ended.err.splitlines()[:2]
-    assert first == "vit: a.png does not exist (and 1 more): nothing can be read"
+    assert first.startswith("vit: a.png does not exist (and 1 more): nothing can be read; ")
     assert "no-such-model" in second
     ended = vit("classify", "a.png", EXAMPLES[0], "-m", "demo", "-j", "0")
     assert "nothing can be read" not in ended.err

@@ -6,12 +6,14 @@ import os
 import signal
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from vitcli.images.job import Decoded, DecodeJob
 from vitcli.records import ErrorType, Failure, ImageRef, Limits, Sample
 
 
@@ -23,6 +25,7 @@ class Stub:
     """
 
     limits: Limits = Limits()
+    imports_torch: bool = False
 
     def __call__(self, ref: ImageRef) -> Sample | Failure:
         verb, _, rest = ref.path.partition(" ")
@@ -52,6 +55,16 @@ class Stub:
                     Path(rest).touch()
                     os.kill(os.getpid(), signal.SIGKILL)
         return Sample(ref, (np.full((2, 2, 3), ref.index % 256, np.uint8),))
+
+
+class HasTorch(DecodeJob):
+    """Adds to the arrays of an image whether its process has torch."""
+
+    def __call__(self, ref: ImageRef, *more: Any) -> Decoded:
+        sample = super().__call__(ref, *more)
+        assert isinstance(sample, Sample)
+        has_torch = np.array([["torch" in sys.modules]], np.uint8)
+        return replace(sample, pixels=(*sample.pixels, has_torch))
 
 
 def ends_at_once(pipe: Connection, job: Stub) -> None:

@@ -59,8 +59,8 @@ def test_a_turned_heic_is_turned_once(tmp_path: Path) -> None:
 
 
 NAMED = {
-    "HEIC: pip install 'vitcli[heif]' reads it": ftyp(b"heic", b"mif1", b"heic"),
-    "HEIF: pip install 'vitcli[heif]' reads it": ftyp(b"mif1", b"mif1", b"unci"),
+    "HEIC needs pillow-heif: pip install 'vitcli[heif]'": ftyp(b"heic", b"mif1", b"heic"),
+    "HEIF needs pillow-heif: pip install 'vitcli[heif]'": ftyp(b"mif1", b"mif1", b"unci"),
     "CR3, a raw photograph": ftyp(b"crx ", b"crx ", b"isom"),
     "a video": ftyp(b"qt  ", b"qt  "),
     "JPEG XL": b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(99),
@@ -83,7 +83,7 @@ def test_a_file_that_nobody_reads_says_what_it_is(
 
 
 def test_a_damaged_heic_is_called_damaged_where_it_would_be_read(tmp_path: Path) -> None:
-    (tmp_path / "a.heic").write_bytes(NAMED["HEIC: pip install 'vitcli[heif]' reads it"])
+    (tmp_path / "a.heic").write_bytes(NAMED["HEIC needs pillow-heif: pip install 'vitcli[heif]'"])
     got = decode(ImageRef(0, str(tmp_path / "a.heic")), (SIZE,), Limits())
     assert isinstance(got, Failure) and got.message == "damaged HEIF header"
 
@@ -103,7 +103,10 @@ def test_what_a_scan_passes_over_is_told_in_a_line(
         (folder / name).write_bytes(b"x")
     monkeypatch.setattr(kinds, "reads_heif", lambda: False)
     alone = vit("classify", "p", "-m", "demo", "-j", "0")
-    assert alone.code == 1 and "2 .heic (pip install 'vitcli[heif]' reads them)" in alone.err
+    assert (
+        alone.code == 1
+        and "2 .heic (pillow-heif reads them: pip install 'vitcli[heif]', or" in alone.err
+    )
     photo("a").save(folder / "a.jpg")
     ended = vit("classify", "p", "-m", "demo", "-j", "0")
     assert ended.code == 0 and len(ended.out.splitlines()) == 1

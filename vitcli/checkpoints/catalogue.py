@@ -8,6 +8,8 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
@@ -78,6 +80,38 @@ def open_twin(repo: str) -> str | None:
     return twins.get(repo)
 
 
+def timm_id(name: str) -> str | None:
+    """The hub id of a timm model: `vit_base_patch16_224` means the weights that timm takes by
+    default, `vit_base_patch16_224.dino` those of a tag. None for another name."""
+    names = _timm_names()
+    architecture, dot, tag = name.partition(".")
+    if dot:
+        return f"timm/{name}" if tag and architecture in names else None
+    return f"timm/{names[name]}" if name in names else None
+
+
+def is_known(spec: str) -> bool:
+    """Whether a spec, perhaps with a revision, is in the catalogue or a name of timm's."""
+    return spec.partition("@")[0] in _rows(_table()) or timm_id(spec) is not None
+
+
+def nearest(spec: str) -> str | None:
+    """The well-known model whose id is spelled most like a spec; None if none is similar."""
+    repo = spec.partition("@")[0].lower()
+    if repo.startswith("timm/") and timm_id(repo[5:]) is not None:
+        return repo
+    ids = ["demo", *_rows(_table()), *(f"timm/{name}" for name in _timm_names().values())]
+    whole = {name.lower(): name for name in reversed(ids)}
+    names = {name.lower().rpartition("/")[2]: name for name in reversed(ids)}
+    names |= {name.lower(): f"timm/{full}" for name, full in _timm_names().items()}
+    last = repo.rpartition("/")[2]
+    for known, key, cutoff in ((whole, repo, 1.0), (names, last, 1.0), (whole, repo, 0.85)):
+        if near := get_close_matches(key, known, 1, cutoff):
+            return known[near[0]]
+    near = get_close_matches(last, names, 1, 0.8)
+    return names[near[0]] if near else None
+
+
 def config_of(row: Mapping[str, Any], sizes: Mapping[str, Any]) -> Config:
     """The config of a row, at the image size of its position embeddings."""
     stored, patch = row.get("stored", row["image"]), row["patch"]
@@ -103,6 +137,14 @@ def config_of(row: Mapping[str, Any], sizes: Mapping[str, Any]) -> Config:
 def _table() -> dict[str, Any]:
     text = files("vitcli.checkpoints").joinpath("catalogue.toml").read_text("utf-8")
     return tomllib.loads(text)
+
+
+@cache
+def _timm_names() -> dict[str, str]:
+    """The default weights of timm's architectures, and of names that timm has replaced."""
+    text = files("vitcli.checkpoints").joinpath("timm_names.txt").read_text("utf-8")
+    lines = (line for line in text.splitlines() if not line.startswith("#"))
+    return {name: full for name, _, full in (line.partition(" ") for line in lines)}
 
 
 def _rows(table: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -89,12 +89,19 @@ def download(
     except errors.GatedRepoError as error:
         raise _gated(repo, has_token=_status(error) != 401) from None
     except errors.RepositoryNotFoundError:
+        from vitcli.checkpoints.catalogue import nearest
+
+        near = nearest(repo)
+        check = "check the name" if near in (None, repo) else f"did you mean {near}?"
         raise ModelNotFound(
             f"{repo} is not on the hub, or it is private",
-            "check the name; for a private model set HF_TOKEN or run: hf auth login",
+            f"{check}; for a private model set HF_TOKEN or run: hf auth login",
         ) from None
     except errors.RevisionNotFoundError:
-        raise ModelNotFound(f"{repo} has no revision {revision}") from None
+        raise ModelNotFound(
+            f"{repo} has no revision {revision}",
+            f"{constants.ENDPOINT}/{repo}/commits lists them; {repo} alone is the newest",
+        ) from None
     except errors.HFValidationError as error:
         raise ModelNotFound(f"{repo} is not a hub id: {error}") from None
     except (errors.HTTPError, OSError, *ODD) as error:  # type: ignore[attr-defined]
@@ -211,15 +218,17 @@ def _cached(repo: str, revision: str | None, probes: Sequence[str]) -> Snapshot 
 def _not_cached(repo: str, revision: str | None, why: str) -> ModelNotFound:
     from huggingface_hub import constants
 
-    from vitcli.checkpoints.catalogue import open_twin
+    from vitcli.checkpoints.catalogue import nearest, open_twin
 
     requested = f"{repo}@{revision}" if revision else repo
     option = f" --revision {revision}" if revision else ""
     if twin := open_twin(repo):  # the repository itself is gated
         repo, option = twin, ""
+    near = nearest(repo)
+    meant = "" if near in (None, repo) else f"did you mean {near}? else "
     return ModelNotFound(
         f"{requested} is not in the cache ({constants.HF_HUB_CACHE}) and {why}",
-        f"on a connected machine: hf download {repo}{option}",
+        f"{meant}on a connected machine: hf download {repo}{option}",
     )
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from vitcli.checkpoints.resolve import read_bounded
 from vitcli.errors import CheckpointError
+from vitcli.files import instead_of
 
 KEYS = ("id2label", "idx_to_class", "idx2label", "label_names", "labels", "names", "classes",
         "class_names", "categories", "class_to_idx", "label2id", "class2idx")  # fmt: skip
@@ -108,7 +109,7 @@ def _text(file: Path) -> str:
     try:
         raw = read_bounded(file)
     except FileNotFoundError:
-        raise CheckpointError(f"no such file: {file} (--labels)") from None
+        raise CheckpointError(f"no such file: {file} (--labels)", instead_of(file)) from None
     except OSError as error:
         raise CheckpointError(f"cannot read {file} (--labels): {error.strerror}") from None
     is_utf16 = raw.startswith((b"\xff\xfe", b"\xfe\xff"))

@@ -78,7 +78,10 @@ def _whole(text: str) -> str:
 
 def _check_count(names: Sequence[str], num_classes: int, source: str) -> None:
     if len(names) != num_classes:
-        raise CheckpointError(f"the head has {num_classes} outputs, {source} has {len(names)}")
+        raise CheckpointError(
+            f"the head has {num_classes} outputs, {source} has {len(names)}",
+            f"give {num_classes} names, one per line, in the order of the outputs",
+        )
 
 
 def _tag(config: Json) -> str:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from vitcli.checkpoints import hub
 from vitcli.checkpoints.sniff import LFS, LFS_HINT
 from vitcli.errors import CheckpointError, ModelNotFound, UsageError, in_bytes, listed
+from vitcli.files import instead_of
 
 if TYPE_CHECKING:  # for types only: this module imports torch
     from vitcli.checkpoints.layouts.layout import Json
@@ -42,6 +43,7 @@ JSONS = (*CONFIGS, PROCESSOR, NESTED)
 NO_WEIGHTS = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state)[._].*")
 # A config.json without any of these keys may belong to another program.
 MODEL_KEYS = ("model_type", "architectures", "architecture", "model_cfg", "vision_cfg")
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".avif")
 MAX_LISTED = 5
 MAX_SHA = 64  # characters; a commit hash has 40
 
@@ -84,6 +86,10 @@ def resolve(spec: str, *, offline: bool = False) -> Checkpoint:
             raise ModelNotFound(f"{spec} is a link to {path.readlink()}, which is not there")
     except OSError as error:
         raise ModelNotFound(f"cannot read {spec}: {error.strerror}") from None
+    if (full := _timm_id(spec)) is not None:
+        checkpoint = resolve(full, offline=offline)
+        note = f"the weights that timm has for {spec}"
+        return replace(checkpoint, notes=(note, *checkpoint.notes))
     if not is_hub_id(spec):
         raise ModelNotFound(f"no model at {spec if spec.strip() else repr(spec)}", _instead(spec))
     try:
@@ -105,11 +111,14 @@ def pull(spec: str, *, offline: bool = False) -> hub.Snapshot:
 
 
 def hub_parts(spec: str) -> tuple[str, str | None]:
-    """The repository and the revision of a hub id. Raises ModelNotFound for another spec."""
+    """The repository and the revision of a hub id or of timm's name. Raises ModelNotFound for
+    another spec."""
+    spec = _timm_id(spec) or spec
     match = _HUB_ID.fullmatch(spec)
     if match is None or not is_hub_id(spec):
         raise ModelNotFound(
-            f"{spec} is not a hub id", "give org/name or org/name@revision; vit models lists some"
+            f"{spec} is not a hub id",
+            _meant(spec, "give org/name or org/name@revision; vit models lists some"),
         )
     return match["repo"], match["revision"]
 
@@ -120,7 +129,26 @@ def _instead(spec: str) -> str:
         return f"give the hub id alone: {match['id']}" + f"@{match['revision']}" * bool(match[2])
     if spec.startswith(("http://", "https://")):
         return f"download it, and give the file: curl -LO {spec}"
-    return "give a directory, a weight file, a hub id (google/vit-base-patch16-224), or demo"
+    if spec.startswith((".", "/", "~")) or Path(spec).suffix in hub.WEIGHT_SUFFIXES:
+        return instead_of(os.path.expanduser(spec))  # noqa: PTH111
+    return _meant(
+        spec, "give a directory, a weight file, a hub id (google/vit-base-patch16-224), or demo"
+    )
+
+
+def _timm_id(spec: str) -> str | None:
+    """The hub id of a model that timm calls `spec`."""
+    from vitcli.checkpoints.catalogue import timm_id  # here: `vit --help` needs no catalogue
+
+    return timm_id(spec)
+
+
+def _meant(spec: str, otherwise: str) -> str:
+    """The hint for a spec that names nothing: a known model of a similar name, if there is one."""
+    from vitcli.checkpoints.catalogue import nearest
+
+    near = nearest(spec)
+    return otherwise if near is None else f"did you mean {near}? vit models lists well-known models"
 
 
 def is_hub_id(spec: str) -> bool:
@@ -205,6 +233,10 @@ def _only_weights(folder: Path, spec: str) -> Path:
             f"give one of them: {Path(spec) / newest.name}",
         )
     others = [path for path in _listed(folder) if path.is_file()]
+    if others and all(path.suffix.lower() in PICTURES for path in others):
+        raise CheckpointError(
+            f"{spec} holds images, not a model", f"name the model: vit classify {spec} -m demo"
+        )
     looked = f"looked for {', '.join(WEIGHTS)}, or a single {' '.join(hub.WEIGHT_SUFFIXES)}"
     raise CheckpointError(
         f"no weights in {spec}", looked + f"; there is {_named(others)}" * bool(others)

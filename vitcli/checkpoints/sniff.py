@@ -23,7 +23,11 @@ FOREIGN = (
     (rb"\xfd7zXZ|BZh|7z\xbc\xaf", "compressed", "unpack it"),
     (rb"\x89HDF", "HDF5, as Keras and TensorFlow write it", "ask for a .safetensors"),
     (rb"GGUF", "a GGUF file", "ask for a .safetensors"),
-    (rb"\x89PNG|\xff\xd8\xff|GIF8|RIFF....WEBP", "a picture, not a model", None),
+    (
+        rb"\x89PNG|\xff\xd8\xff|GIF8|RIFF....WEBP",
+        "a picture, not a model",
+        "name the model: -m MODEL, and the picture without -m",
+    ),
 )
 TAR = slice(257, 262)  # the bytes of a tar's magic number
 MAX_OLD_PICKLE = 65_536  # bytes

@@ -20,6 +20,7 @@ from vitcli.checkpoints.pickles import check_archive, read_pickle
 from vitcli.checkpoints.safetensors import read_safetensors
 from vitcli.checkpoints.sniff import kind_of
 from vitcli.errors import CheckpointError, listed
+from vitcli.files import instead_of
 
 State = dict[str, Tensor]
 MASK = "attn_mask"  # a buffer that some libraries save
@@ -104,6 +105,8 @@ def _read(file: Path) -> tuple[State, tuple[str, ...]]:
                 return read_npz(file), ()
             check_archive(file)
         return read_pickle(file)
+    except FileNotFoundError:
+        raise CheckpointError(f"no such file: {file}", instead_of(file)) from None
     except OSError as error:
         raise CheckpointError(f"cannot read {file}: {error.strerror or error}") from None
 

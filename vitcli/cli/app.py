@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any
 
@@ -25,31 +25,46 @@ from vitcli.cli.commands.merge import merge
 from vitcli.cli.commands.models import app as models
 from vitcli.cli.commands.reconstruct import reconstruct
 from vitcli.cli.commands.search import search
-from vitcli.errors import UsageError, shortened
+from vitcli.cli.misplaced import placed
+from vitcli.cli.mistakes import explained, misused
+from vitcli.errors import UsageError
 
+WORDS = "vitcli.words"  # the key of the command line in a context
 _UsageError: Any = typer.BadParameter.__base__  # the base of all errors in a command line
 
 
 @contextmanager
-def _shortened() -> Iterator[None]:
-    """Shorten the message of a usage error, which repeats the user's arguments."""
+def _explained(words: Sequence[str], group: TyperGroup) -> Iterator[None]:
+    """Raise the parser's usage errors as errors of vit, which name the way out."""
     try:
         yield
     except _UsageError as error:
-        error.message = shortened(error.message)
-        raise
+        if type(error).__name__ == "NoArgsIsHelpError":
+            raise
+        if error.ctx is None:
+            raise misused(error, group) from None
+        raise explained(error, words) from None
 
 
 class Vit(TyperGroup):
-    """All commands, with messages of a limited length."""
+    """All commands. Their usage errors look like all other errors."""
 
-    def make_context(self, *args: Any, **options: Any) -> Any:
-        with _shortened():
-            return super().make_context(*args, **options)
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any
+    ) -> Any:
+        words = list(args)
+        with _explained(words, self):
+            context = super().make_context(info_name, args, parent, **extra)
+        context.meta[WORDS] = words
+        return context
 
     def invoke(self, ctx: Any) -> Any:
-        with _shortened():
+        with _explained(ctx.meta[WORDS], self):
             return super().invoke(ctx)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[Any, Any, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, command, placed(command, ctx, rest)
 
 
 class Command(TyperCommand):

@@ -144,7 +144,7 @@ def main(pipe: Connection) -> None:
             job, shard, attempt = pipe.recv()
             end_with_parent(pipe, lambda: os.kill(os.getpid(), signal.SIGTERM))
             if job.running.workers:
-                warm_up()
+                warm_up(imports_torch=job.options.preprocess == "hf-fast")
             send(do_shard(job, shard, attempt, send))
     except Interrupted as interrupted:
         signal.signal(interrupted.signal_number, signal.SIG_DFL)

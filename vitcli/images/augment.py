@@ -81,6 +81,10 @@ class AugmentJob:
     limits: Limits = Limits()
     formats: str = "common"
 
+    @property
+    def imports_torch(self) -> bool:
+        return self.augment is None and replace(self.plan, decode="exact").resizes_with_torch
+
     def __call__(self, ref: ImageRef, *more: Any) -> Sample | Failure:
         finish: Callable[[Image.Image, Preprocess], PixelArray] = preprocess
         if self.augment is not None:

@@ -26,6 +26,10 @@ class ImageJob(Protocol):
     @property
     def limits(self) -> Limits: ...
 
+    @property
+    def imports_torch(self) -> bool:
+        """Whether its workers have torch, which resizes bytes faster than numpy to its values."""
+
     def __call__(self, ref: ImageRef, *more: Any) -> Decoded: ...
 
 
@@ -36,6 +40,10 @@ class DecodeJob:
     plans: tuple[Preprocess, ...]
     limits: Limits = Limits()
     formats: str = "common"
+
+    @property
+    def imports_torch(self) -> bool:
+        return any(plan.resizes_with_torch for plan in self.plans)
 
     def __call__(self, ref: ImageRef, *more: Any) -> Decoded:
         started = time.perf_counter()

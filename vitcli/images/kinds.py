@@ -8,6 +8,7 @@ from importlib.util import find_spec
 
 from PIL import Image
 
+from vitcli.errors import installing
 from vitcli.records import ErrorType
 
 # Pillow's format names -> the suffixes that a directory scan takes. MPO is opened as JPEG.
@@ -28,12 +29,11 @@ FORMATS: dict[str, tuple[str, ...]] = {
 # Not opened even with "all": formats that run other programs, or that Pillow only identifies.
 NEVER = frozenset({"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG", "PDF", "PALM"})
 HEIF = (".heic", ".heif", ".hif", ".heics", ".heifs")
-HEIF_HINT = "pip install 'vitcli[heif]' reads it"
 EXPORT = "export it as JPEG or PNG"
 
 # Suffix -> a program that reads such images, which a scan does not take.
 UNREAD: Mapping[str, str] = {
-    **dict.fromkeys(HEIF, "pip install 'vitcli[heif]'"),
+    **dict.fromkeys(HEIF, "pillow-heif"),
     **dict.fromkeys(
         (
             *(".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".fff", ".iiq"),
@@ -113,7 +113,11 @@ def passed_over(counts: Mapping[str, int]) -> str:
     readers: dict[str, list[str]] = {}
     for suffix, count in sorted(counts.items()):
         readers.setdefault(UNREAD[suffix], []).append(f"{count:,} {suffix}")
-    parts = [f"{', '.join(counted)} ({reader} reads them)" for reader, counted in readers.items()]
+    how = {"pillow-heif": f": {installing('heif')}"}
+    parts = [
+        f"{', '.join(counted)} ({reader} reads them{how.get(reader, '')})"
+        for reader, counted in readers.items()
+    ]
     total = sum(counts.values())
     subject = f"{total:,} image files were" if total > 1 else "1 image file was"
     return f"{subject} not looked at: {'; '.join(parts)}"
@@ -146,7 +150,7 @@ def _by_brands(head: bytes) -> str | None:
         return f"CR3, {_RAW}: {EXPORT}"
     if is_heif(head):
         name = "HEIC" if _is_hevc(brands) else "HEIF"
-        return f"{name}: {HEIF_HINT}"
+        return f"{name} needs pillow-heif: {installing('heif')}"
     if brands and (brands[0] in _VIDEO_BRANDS or brands[0] == b"qt  "):
         return "a video: extract its frames"
     return None

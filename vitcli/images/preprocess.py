@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vitcli.images.torch_resize import resize_bytes, resize_floats
+from vitcli.images.torch_resize import resize_floats, resize_image
 from vitcli.records import Box, PixelArray, Preprocess, Size
 
 # A strip of 1 x 50,000 pixels, resized to 224 by its shorter edge, would be 224 x 11 million.
@@ -44,9 +44,10 @@ def preprocess(image: Image.Image, plan: Preprocess) -> PixelArray:
     """
     if plan.resize is not None:
         height, width = resized_size((image.height, image.width), plan)
-        if plan.resizer != "pillow":
-            resize = resize_floats if plan.resizer == "floats" else resize_bytes
-            return _cut(resize(np.asarray(image), (height, width), plan.resample), plan)
+        if plan.resizer == "floats":
+            return _cut(resize_floats(np.asarray(image), (height, width), plan.resample), plan)
+        if plan.resizer == "torch":
+            return _cut(resize_image(image, (height, width), plan.resample), plan)
         image = image.resize((width, height), _filter(plan))
     return _cut(np.asarray(image), plan)
 
@@ -182,12 +183,12 @@ def _offsets(length: int, target: int, crop: str) -> tuple[int, int]:
     """Return the start and the end of the crop; a negative start is padding.
 
     transformers floors the offset. torchvision rounds it half to even when it crops, and floors
-    the padding on the first side.
+    the padding on the first side. transformers' fast processors floor both.
     """
     if crop == "hf":
         start = (length - target) // 2
-    elif length >= target:
-        start = round((length - target) / 2)
-    else:
+    elif length < target:
         start = -((target - length) // 2)
+    else:
+        start = (length - target) // 2 if crop == "hf-fast" else round((length - target) / 2)
     return start, start + target

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from typing import IO, Protocol
 
 from vitcli import stores
 from vitcli.errors import InputError, printable
+from vitcli.files import holding, instead_of
 from vitcli.images import remote
 from vitcli.images.braces import expanded
 from vitcli.images.kinds import passed_over
@@ -173,7 +175,7 @@ class GlobSource(TreeSource):
 
     def check(self) -> None:
         if self.tree(self.scan.silent).is_empty():
-            raise InputError(f"no file matches {printable(self.path)}")
+            raise InputError(f"no file matches {printable(self.path)}", _near_pattern(self.path))
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +194,7 @@ class ListSource(Source):
         """Raise InputError for a list that does not exist; the rest is checked when it is read."""
         if isinstance(self.file, str) and not os.path.exists(self.file):
             raise InputError(
-                f"no such file: {printable(self.file)}", "it was given as a list of paths"
+                f"no such list of paths: {printable(self.file)}", instead_of(self.file)
             )
 
     def count(self) -> int | None:
@@ -250,6 +252,18 @@ def open_sources(
     for source in sources:
         source.check()
     return sources
+
+
+def _near_pattern(pattern: str) -> str:
+    """The hint for a pattern that matches nothing: what its folder holds."""
+    folder = re.split(r"[*?\[{]", pattern)[0].rpartition("/")[0] or "."
+    if is_remote(pattern):
+        return "are the bucket and the suffix right?"
+    if not os.path.isdir(folder):
+        return instead_of(folder)
+    names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
+    named = "this folder" if folder == "." else printable(folder)
+    return f"{named} {holding(names)}; a folder without a pattern gives all its images"
 
 
 def all_absent(sources: Sequence[Source]) -> list[str]:

@@ -3,19 +3,25 @@
 Both torch and Pillow compute weighted means along the rows, then along the columns. But torch's
 weights of floats are of fp32, which moves a value by up to 2e-5 of the range, and its weights of
 bytes are of 16 bits, which moves some by 1 of 255. The networks see torch's, so this module
-computes the same weights as ATen's `UpSampleKernel.cpp`. It runs in the image workers, which do not
-import torch.
+computes the same weights as ATen's `UpSampleKernel.cpp`. Most image workers do not import torch;
+where it is imported, it resizes bytes itself, to the same values in a tenth of the time.
 """
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections.abc import Callable, Iterator
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from vitcli.records import Resample, Size
+
+if TYPE_CHECKING:  # only some workers import torch
+    from torch import Tensor
 
 Bytes: TypeAlias = NDArray[np.uint8]
 Floats: TypeAlias = NDArray[np.float32]
@@ -26,6 +32,7 @@ Strip: TypeAlias = tuple[slice, slice, Reals]
 Real: TypeAlias = type[Any]  # float32 or float64
 
 STRIP = 16  # outputs
+MAX_STRIP_BYTES = 8 << 20  # which are surely in one of Pillow's blocks
 
 
 def _triangle(x: Reals) -> Reals:
@@ -61,6 +68,84 @@ def resize_floats(pixels: Bytes, size: Size, resample: Resample) -> Floats:
             made[..., outputs] = x[..., inputs].astype(np.float32) @ weights.T
         x = made
     return np.ascontiguousarray(x.transpose(2, 1, 0))
+
+
+def resize_image(image: Image.Image, size: Size, resample: Resample) -> Bytes:
+    """Resize an RGB image bit for bit as torch, with torch itself where it is imported.
+    -> uint8 (H, W, 3)"""
+    if min(size) < 1:
+        raise ValueError("height and width must be > 0")  # as Pillow says
+    if "torch" not in sys.modules:
+        return resize_bytes(np.asarray(image), size, resample)
+    import torch
+
+    try:
+        return _by_torch(_tensor(image), size, resample).numpy()
+    except ValueError:  # a large image is in several blocks
+        rows = max(1, MAX_STRIP_BYTES // (4 * image.width))
+    strips = []  # torch, too, resizes the rows first
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        strips.append(_by_torch(_tensor(strip), (strip.height, size[1]), resample))
+    return _by_torch(torch.cat(strips), size, resample).numpy()
+
+
+def _by_torch(pixels: Tensor, size: Size, resample: Resample) -> Tensor:
+    """uint8 (h, w, C) -> (H, W, 3); C is 3, or 4 of which the last is left out"""
+    from torch.nn.functional import interpolate
+
+    height, width, channels = pixels.shape
+    # The first stride tells torch that the channels are last; of one image, it would not know.
+    strides = (pixels.numel(), 1, width * channels, channels)
+    batch = pixels.as_strided((1, channels, height, width), strides)
+    made = interpolate(batch, size, mode=resample, antialias=True, align_corners=False)
+    return made[0, :3].permute(1, 2, 0).contiguous()
+
+
+def _tensor(image: Image.Image) -> Tensor:
+    """The values of an RGB image without a copy.  -> (h, w, 4)
+
+    Raises ValueError for an image in several blocks.
+    """
+    import torch
+
+    return torch.as_tensor(np.asarray(_Memory(image)))
+
+
+class _ArrowArray(ctypes.Structure):
+    """The array of Arrow's C data interface; see
+    https://arrow.apache.org/docs/format/CDataInterface.html"""
+
+
+_ArrowArray._fields_ = [
+    *(
+        (name, ctypes.c_int64)
+        for name in ("length", "null_count", "offset", "n_buffers", "n_children")
+    ),
+    ("buffers", ctypes.POINTER(ctypes.c_void_p)),
+    ("children", ctypes.POINTER(ctypes.POINTER(_ArrowArray))),
+]
+_address_in = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(
+    ("PyCapsule_GetPointer", ctypes.pythonapi)
+)
+
+
+class _Memory:
+    """The memory of an RGB image, which NumPy reads as (h, w, 4); the last value means nothing.
+
+    Pillow gives it to Arrow. Every other way copies the image, which takes longer than the resize.
+    """
+
+    def __init__(self, image: Image.Image) -> None:
+        """Raise ValueError for an image in several blocks."""
+        _, self._held = image.__arrow_c_array__()
+        array = _ArrowArray.from_address(_address_in(self._held, b"arrow_array"))
+        values = array.children[0].contents  # `array` is a list of 4 of them for each pixel
+        shape = (image.height, image.width, 4)
+        if values.length != np.prod(shape) or values.offset or array.offset:
+            raise ValueError("an unknown layout of pixels")
+        data = (values.buffers[1], False)
+        self.__array_interface__ = {"shape": shape, "typestr": "|u1", "data": data, "version": 3}
 
 
 def resize_bytes(pixels: Bytes, size: Size, resample: Resample) -> Bytes:

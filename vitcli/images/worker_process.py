@@ -1,5 +1,6 @@
-"""The fork server: a process, started once, that forks the workers. It imports neither torch nor
-modules in the working directory."""
+"""The fork servers: processes, each started once, that fork the workers. One imports torch, for
+jobs that resize with it; the other does not, and neither imports modules in the working directory.
+"""
 
 from __future__ import annotations
 
@@ -22,26 +23,35 @@ from vitcli.images.job import ImageJob, serve
 
 START_DESCRIPTORS = 12  # that must be free to start a worker
 MAX_FOLDER_CHARS = 70  # a socket's path has at most 107
-_ENVIRONMENT = {"PYTHONSAFEPATH": "1", "OPENBLAS_NUM_THREADS": "1"}
+_ENVIRONMENT = {
+    "PYTHONSAFEPATH": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "PILLOW_BLOCK_SIZE": "512m",  # torch reads images that are in one block without a copy
+}
 _END_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
 lock = threading.Lock()  # held to start or reap a process: multiprocessing does not lock
 
 
-def warm_up() -> None:
-    """Start the fork server early, so that it is ready when workers are needed.
+_with_torch = forkserver.ForkServer()
+
+
+def warm_up(*, imports_torch: bool = False) -> None:
+    """Start a fork server early, so that it is ready when workers are needed.
 
     Only `vit` calls this, not the library. The server and the workers then block the signals that
     a terminal or systemd sends to all processes of a program: they end when the main process does.
     """
-    _context()  # sets the modules that the server imports
+    _context()  # sets the modules that the servers import
+    server = _with_torch if imports_torch else forkserver
     with lock, _clean_start():
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _END_SIGNALS)
         try:
             resource_tracker.ensure_running()
             # ensure_running has unblocked some of them.
             signal.pthread_sigmask(signal.SIG_BLOCK, _END_SIGNALS)
-            forkserver.ensure_running()
+            server.ensure_running()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
@@ -56,7 +66,7 @@ def start_worker(job: ImageJob) -> tuple[BaseProcess, Connection]:
     pool_end, worker_end = context.Pipe()
     try:
         # Only the worker keeps its end open, so the pipe ends when the worker does.
-        with worker_end, _clean_start():
+        with worker_end, _clean_start(), _forked(imports_torch=job.imports_torch):
             process = context.Process(
                 target=serve, args=(worker_end, job), name="vit-decode", daemon=True
             )
@@ -83,6 +93,7 @@ def _context() -> ForkServerContext:
     because torch has threads in it."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([serve.__module__])
+    _with_torch.set_forkserver_preload([serve.__module__, "torch"])
     _choose_socket_folder()
     return context
 
@@ -106,6 +117,18 @@ def _choose_socket_folder() -> None:
         util.get_temp_dir()  # created once, and removed at exit
     finally:
         tempfile.tempdir = before
+
+
+@contextmanager
+def _forked(*, imports_torch: bool) -> Iterator[None]:
+    """Have multiprocessing, which knows one fork server, fork from the one that imports torch."""
+    before = forkserver.connect_to_new_process
+    if imports_torch:
+        forkserver.connect_to_new_process = _with_torch.connect_to_new_process
+    try:
+        yield
+    finally:
+        forkserver.connect_to_new_process = before
 
 
 @contextmanager

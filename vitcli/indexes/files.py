@@ -22,7 +22,8 @@ def opened(file: str) -> BinaryIO:
     InputError."""
     handle = open_if_there(file)
     if handle is None:
-        raise InputError(f"no such file: {printable(file)}", begun(file))
+        hint = begun(file) or f"vit embed IMAGES -o {printable(file)} writes it"
+        raise InputError(f"no such file: {printable(file)}", hint)
     return handle
 
 
@@ -40,6 +41,11 @@ def open_if_there(file: str) -> BinaryIO | None:
     except FileNotFoundError:
         return None
     except OSError as error:
+        if Path(file).is_dir():
+            raise InputError(
+                f"{printable(file)} is a folder, not an index",
+                f"vit embed {printable(file)} -o feats.npy writes an index of its images",
+            ) from None
         raise InputError(f"cannot read {printable(file)}: {error.strerror or error}") from None
     except ValueError as error:  # NUL in a name
         raise InputError(f"cannot read {printable(file)}: {error}") from None

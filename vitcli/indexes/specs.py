@@ -39,7 +39,10 @@ def files_of(specs: Sequence[str], note: Note = lambda text: None) -> list[str]:
         for name in _expanded(spec):
             names = _matching(name)
             if not names:
-                raise InputError(f"no file matches {printable(name)}", "is it right?")
+                raise InputError(
+                    f"no file matches {printable(name)}",
+                    "vit embed writes such files: is the folder right, and the pattern quoted?",
+                )
             for file in names:
                 found.setdefault(file if is_remote(file) else os.path.realpath(file), file)
             if names == [spec]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,6 +72,7 @@ class Drawing:
     style: Style | None = None
     file_format: FileFormat = "png"
     has_thumbnail: bool = False
+    imports_torch: ClassVar[bool] = False
 
     def __call__(self, ref: ImageRef, *more: Any) -> Decoded:
         """Return arrays: the bytes of each drawing, those of the thumbnail, and the pixels of the

@@ -8,6 +8,7 @@ from hashlib import blake2b
 from itertools import chain
 
 from vitcli.errors import printable
+from vitcli.files import instead_of
 from vitcli.images.members import UnreadableMember, unreadable
 from vitcli.images.scan import Omissions, Scan, choose_scan
 from vitcli.images.sources import FoundSource, Source, all_absent, count, iter_refs, open_sources
@@ -75,7 +76,8 @@ def list_inputs(
     )
     if absent := all_absent(sources):
         more = f" (and {len(absent) - 1:,} more)" if len(absent) > 1 else ""
-        note(f"{printable(absent[0])} does not exist{more}: nothing can be read")
+        hint = instead_of(absent[0])
+        note(f"{printable(absent[0])} does not exist{more}: nothing can be read; {hint}")
     return Listing(sources, omissions, shard, is_once, notes_unread=not inputs.extensions)
 
 

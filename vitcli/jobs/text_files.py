@@ -9,6 +9,7 @@ import sys
 
 from vitcli.checkpoints.sniff import LFS, LFS_HINT
 from vitcli.errors import InputError, UsageError, in_bytes
+from vitcli.files import instead_of
 
 _LINE_END = re.compile(r"\r\n|\r|\n")
 
@@ -29,7 +30,7 @@ def read_text_file(name: str, option: str, limit: int | None = None) -> str:
                 raise InputError(f"{where} is a device, not a text")
             raw = file.read() if limit is None else file.read(limit + 1)
     except FileNotFoundError:
-        raise InputError(f"no such file: {where}") from None
+        raise InputError(f"no such file: {where}", instead_of(name)) from None
     except IsADirectoryError:
         raise InputError(f"{where} is a folder", "name a file") from None
     except (OSError, ValueError) as error:

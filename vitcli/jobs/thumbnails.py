@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -27,6 +27,7 @@ class ThumbnailJob:
     side: int
     limits: Limits = Limits()
     formats: str = "all"
+    imports_torch: ClassVar[bool] = False
 
     def __call__(self, ref: ImageRef, *more: Any) -> Decoded:
         turned = Preprocess(size=(self.side, self.side), resize=None)

@@ -467,7 +467,10 @@ class SwinTransformer(nn.Module):
                 f"pool {pool} needs a class token, and a Swin has none", "use --pool mean"
             )
         if pool == "map":
-            raise UsageError("pool map needs an attention-pooling head, and a Swin has none")
+            raise UsageError(
+                "pool map needs an attention-pooling head, and a Swin has none",
+                "use --pool cls, --pool mean, or leave it out",
+            )
         dim = sum(config.layer_dim(layer) for layer in layers)
         if pool == "mean":
             return (dim,)

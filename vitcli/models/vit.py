@@ -276,7 +276,10 @@ class VisionTransformer(nn.Module):
         if "cls" in pool and not config.class_token:
             raise UsageError(f"pool {pool} needs a class token, and this model has none")
         if pool == "map" and config.pool != "map":
-            raise UsageError("pool map needs an attention-pooling head, and this model has none")
+            raise UsageError(
+                "pool map needs an attention-pooling head, and this model has none",
+                "use --pool cls, --pool mean, or leave it out",
+            )
         dim, layered = config.embed_dim * len(layers), len(layers)
         patches = config.grid[0] * config.grid[1]
         match pool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shlex
 import sys
 import zlib
 from collections.abc import Iterator, Mapping
@@ -114,14 +115,19 @@ class Target:
             except OSError as error:  # the name is too long, or a folder may not be entered
                 raise OutputError(f"cannot write to {path}: {error.strerror}") from None
             if is_dir:
-                raise OutputError(f"cannot write to {path}: it is a directory")
+                raise OutputError(
+                    f"cannot write to {path}: it is a directory", "name a file in it, with a suffix"
+                )
             if exists and not self._overwrite:
                 resume = ", --resume brings it up to date" if self._resumes else ""
                 raise OutputError(f"{path} exists", f"--overwrite replaces it{resume}")
         for path in paths:
             folder = real(path).parent
             if not folder.is_dir():
-                raise OutputError(f"cannot write to {path}: {folder} is not a directory")
+                raise OutputError(
+                    f"cannot write to {path}: {folder} is not a directory",
+                    f"make it first: mkdir -p {shlex.quote(str(path.parent))}",
+                )
             if not os.access(folder, os.W_OK):
                 raise OutputError(f"cannot write to {path}: {folder} is not writable")
 

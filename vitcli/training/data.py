@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from vitcli.errors import InputError, printable
+from vitcli.files import instead_of
 from vitcli.images.archives import is_archive
 from vitcli.images.scan import Scan
 from vitcli.images.sources import DirectorySource
@@ -72,7 +73,7 @@ def _check_table(data: str) -> None:
             "write its paths and labels into a .csv, or its images into a folder for each class",
         )
     if not os.path.exists(data):
-        raise InputError(f"no such folder or file: {printable(data)}")
+        raise InputError(f"no such folder or file: {printable(data)}", instead_of(data))
     if os.path.splitext(data)[1].lower() not in TABLES:
         raise InputError(
             f"{printable(data)} is neither a folder, nor an archive, nor a table",

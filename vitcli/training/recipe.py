@@ -62,6 +62,12 @@ def with_head(model: Model, classes: Sequence[str]) -> Model:
     library, config = _writable(forms)
     plan = model.preprocess
     if library == "timm":
+        if plan.crop == "hf-fast":
+            raise CheckpointError(
+                "the new model is written for timm, which does not preprocess as --preprocess "
+                "hf-fast",
+                "leave it out, or give --preprocess timm",
+            )
         kept = {name: getattr(plan, name) for name in ("exif", "decode", "grey16", "source")}
         plan = replace(as_written(plan, "timm"), **kept)
     return replace(

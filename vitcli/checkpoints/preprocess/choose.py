@@ -14,9 +14,11 @@ from vitcli.checkpoints.layouts.timm import image_size as timm_image_size
 from vitcli.checkpoints.layouts.timm import pretrained_cfg
 from vitcli.checkpoints.preprocess.fields import FoundPreprocess, origins
 from vitcli.checkpoints.preprocess.hf import (
+    FAST,
     HF_KEYS,
     MAX_PATCHES,
     MAX_SIDE,
+    as_fast,
     from_hf,
     normalised_again,
     resizing,
@@ -51,10 +53,10 @@ def choose_preprocess(
     patch_size: Size | None = None,
     max_patches: int | None = None,
 ) -> FoundPreprocess:
-    """The checkpoint's own preprocessing, or the one the user named ("hf" or "timm"), with the
-    origin of every step. Raises UsageError for an image size that does not fit the patches, which
-    have the size in the config, or `patch_size`, and for an option that a model of any shape, or
-    any other, does not have."""
+    """The checkpoint's own preprocessing, or the one the user named ("hf", "hf-fast" or "timm"),
+    with the origin of every step. Raises UsageError for an image size that does not fit the
+    patches, which have the size in the config, or `patch_size`, and for an option that a model of
+    any shape, or any other, does not have."""
     takes_any = isinstance(config, ViTConfig) and config.any_grid
     of_others: dict[str, object] = {"--image-size": image_size, "--patch-size": patch_size}
     of_others["--preprocess timm"] = "timm" if override == "timm" else None
@@ -71,8 +73,12 @@ def choose_preprocess(
         )
     if max_patches is not None:
         chosen = _limited(chosen, max_patches)
-    if override == "hf":  # transformers clips 16-bit greyscale to white
-        chosen = replace(chosen, plan=replace(chosen.plan, grey16="clamp"))
+    if override == FAST:
+        chosen = as_fast(chosen, f"--preprocess {FAST}")
+    if override in ("hf", FAST):  # transformers clips 16-bit greyscale to white
+        origin = {"rgb": f"--preprocess {override}"}
+        plan = replace(chosen.plan, grey16="clamp")
+        chosen = replace(chosen, plan=plan, origins={**chosen.origins, **origin})
     _check_size(chosen.plan.size, patch_size or config.patch_size, asked=image_size is not None)
     return replace(chosen, origins=_origins(chosen, asked=image_size is not None))
 
@@ -125,7 +131,7 @@ def _found(
         source = f"--preprocess timm: {family.name} as published"
         cfg = _worded(checkpoint, family, family.evaluation(image_size or size))
         return FoundPreprocess(from_timm(cfg, image_size or size, None, source))
-    if override == "hf" and words != "hf":
+    if override in ("hf", FAST) and words != "hf":
         return from_hf({}, family.processor, size, image_size)
     match words:
         case "hf":
@@ -227,11 +233,10 @@ def _origins(found: FoundPreprocess, *, asked: bool) -> dict[str, str]:
     if asked:
         for name in ("resize", "center_crop"):
             sources[name] += "; size: --image-size"
-    is_clamped = found.plan.grey16 == "clamp"
     return {
         "reduced_decode": "--decode fast",
         "exif_turn": "vitcli; --no-exif omits it",
-        "rgb": "--preprocess hf" if is_clamped else "vitcli; 16-bit grey is scaled",
+        "rgb": "vitcli; 16-bit grey is scaled",
         **sources,
     }
 

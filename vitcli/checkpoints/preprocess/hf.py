@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from vitcli.checkpoints.layouts.layout import Json, pair
 from vitcli.checkpoints.preprocess.fields import (
@@ -38,6 +38,9 @@ HF_KEYS = {
     "rescale": ("rescale_factor",),
     "normalize": ("image_mean", "image_std"),
 }
+
+FAST: Final = "hf-fast"
+_OWN_KEY = "vit_preprocess"  # which no library reads: a file written with hf-fast is read with it
 
 _NAFLEX_KEYS = {"resize": ("patch_size", "max_num_patches", "resample")}
 MAX_SIDE, MAX_PATCHES = 16_384, 65_536
@@ -115,7 +118,28 @@ def from_hf(
         plan = replace(plan, patch=patch, max_patches=values["max_num_patches"])
         plan = with_max_patches(plan, plan.max_patches, "max_num_patches")
         sources["resize"] = origins(_NAFLEX_KEYS, processor, file, default)["resize"]
-    return FoundPreprocess(plan, tuple(notes), sources)
+    if (own := processor.get(_OWN_KEY)) not in (None, FAST):
+        raise CheckpointError(f"{file}: {_OWN_KEY} is {own!r}", f"known is {FAST}")
+    found = FoundPreprocess(plan, tuple(notes), sources)
+    return found if own is None else as_fast(found, file)
+
+
+def as_fast(found: FoundPreprocess, by: str) -> FoundPreprocess:
+    """The preprocessing of transformers' fast processor, which resizes and crops tensors of bytes,
+    as `by` asks. Raises CheckpointError for a filter that it does not have."""
+    plan = found.plan
+    if plan.resizer == "floats" or plan.crop == FAST:
+        return found
+    if plan.resize is not None:
+        _check_filter(plan, by, "--preprocess hf resizes with Pillow")
+        plan = replace(plan, resizer="torch")
+    plan = replace(plan, crop=FAST, source=_and(plan.source, by))
+    resize = _and(found.origins.get("resize", found.plan.source), by)
+    return replace(found, plan=plan, origins={**found.origins, "resize": resize})
+
+
+def _and(source: str, other: str) -> str:
+    return source if other in source else f"{source}; {other}"
 
 
 def _is_of_tensors(processor: Json) -> bool:
@@ -135,12 +159,7 @@ def _by_torch(plan: Preprocess, resizer: Resizer, file: str) -> Preprocess:
     """The plan with another resizer. Raises CheckpointError for other filters, and for a crop that
     needs padding, which transformers' backend for tensors places differently."""
     assert plan.resize is not None
-    if plan.resample not in TORCH_FILTERS:
-        known = ", ".join(TORCH_FILTERS)
-        raise CheckpointError(
-            f"{file}: a {plan.resample} resize of tensors is not supported",
-            f"known are {known}; --preprocess timm overrides it",
-        )
+    _check_filter(plan, file, "--preprocess timm overrides it")
     if any(map(int.__lt__, plan.resize, plan.size)):
         (height, width), (rows, columns) = plan.resize, plan.size
         raise CheckpointError(
@@ -149,6 +168,15 @@ def _by_torch(plan: Preprocess, resizer: Resizer, file: str) -> Preprocess:
             "--preprocess timm overrides it",
         )
     return replace(plan, resizer=resizer)
+
+
+def _check_filter(plan: Preprocess, file: str, hint: str) -> None:
+    if plan.resample not in TORCH_FILTERS:
+        known = ", ".join(TORCH_FILTERS)
+        raise CheckpointError(
+            f"{file}: a {plan.resample} resize of tensors is not supported",
+            f"known are {known}; {hint}",
+        )
 
 
 def _processor_kind(processor: Json, model_type: str, file: str) -> str:
@@ -229,6 +257,10 @@ def to_hf(plan: Preprocess) -> dict[str, Any]:
         patches = {"patch_size": plan.patch, "max_num_patches": plan.max_patches}
         kind = "Siglip2ImageProcessor" + ("Fast" if plan.resizer == "torch" else "")
         return {**values, "image_processor_type": kind, **patches}
+    if plan.crop == FAST:
+        values = to_hf(replace(plan, crop="hf", resizer="pillow"))
+        kind = f"{values['image_processor_type']}Fast"
+        return {**values, "image_processor_type": kind, _OWN_KEY: FAST}
     kinds = {resizer: f"{name}ImageProcessor" for name, resizer in RESIZER_OF.items()}
     by_torch = {"image_processor_type": kinds[plan.resizer]} if plan.resizer in kinds else {}
     if plan.resize is not None and plan.fit == "squash":

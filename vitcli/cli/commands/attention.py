@@ -163,7 +163,7 @@ def attention(
             "no output is given", "name a folder with --out DIR or a page with --html, or --show"
         )
     with common.screen as screen:
-        start_workers(common.running)
+        start_workers(common.running, common.model)
         from vitcli.cli.screen.preview import Preview
         from vitcli.render import styles
         from vitcli.sinks.memory import NoSink

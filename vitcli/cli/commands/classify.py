@@ -106,6 +106,10 @@ def classify(
         )
     if paths_only and format is not None:
         raise UsageError("--paths-only and --format exclude each other", "leave out --format")
+    if threshold is not None and threshold > 1 and scores != "logit":
+        raise UsageError(
+            f"--threshold {threshold:g}: no score is above 1", "give a share, such as 0.5"
+        )
     as_table = format == "table" or (
         format is None and place is None and html is None and not paths_only and is_terminal()
     )
@@ -117,7 +121,7 @@ def classify(
         common.screen.share_terminal(shows_failures=not paths_only)
     with common.screen as screen:
         if not common.is_shared:
-            start_workers(common.running)
+            start_workers(common.running, common.model)
         from vitcli.cli.screen.table import TableSink
         from vitcli.fleet.share import share
         from vitcli.tasks.classify.classify import ClassifyJob

@@ -108,7 +108,7 @@ def embed(
     asked = parse_layers(layers) if layers is not None else (-1 if layer is None else layer,)
     with common.screen as screen:
         if not common.is_shared and common.texts is None:
-            start_workers(common.running)
+            start_workers(common.running, common.model)
         from vitcli.fleet.share import share
         from vitcli.tasks.embed import EmbedJob
 

@@ -124,7 +124,7 @@ def evaluate(
         raise UsageError(f"{out} is not a folder")
     with common.screen as screen:
         if preds is None:
-            start_workers(common.running)
+            start_workers(common.running, common.model)
         from vitcli.tasks.evaluate import evaluate as task
         from vitcli.tasks.evaluate.job import EvaluateJob
         from vitcli.tasks.evaluate.scores import check_files, numbers, write_files

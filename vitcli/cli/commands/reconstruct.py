@@ -49,7 +49,7 @@ def reconstruct(
     Example:  vit reconstruct photos/ -m facebook/vit-mae-base --mask-ratio 0.75 --out mae/
     """
     with common.screen as screen:
-        start_workers(common.running)
+        start_workers(common.running, common.model)
         from vitcli.tasks import reconstruct as task
 
         job = task.ReconstructJob(

@@ -165,10 +165,11 @@ MaxPatches = Annotated[
     ),
 ]
 Preprocess = Annotated[
-    Literal["hf", "timm"] | None,
+    Literal["hf", "hf-fast", "timm"] | None,
     _option(
         "--preprocess",
-        help="Preprocess as this library does, not as the checkpoint says.",
+        help="Preprocess as this library does, not as the checkpoint says; hf-fast is transformers "
+        "with its fast image processor, the default since version 5.",
         env="VIT_PREPROCESS",
     ),
 ]

@@ -8,16 +8,16 @@ import typer
 
 from vitcli.cli.screen.screen import Screen
 from vitcli.errors import ClosedPipe, ExitCode, OutputError
-from vitcli.jobs.job import Running, Summary
+from vitcli.jobs.job import ModelOptions, Running, Summary
 from vitcli.stores import Place
 
 
-def start_workers(running: Running) -> None:
+def start_workers(running: Running, model: ModelOptions = ModelOptions()) -> None:
     """Start the process that forks the workers, while this process imports torch."""
     if running.workers != 0:
         from vitcli.images.worker_process import warm_up
 
-        warm_up()
+        warm_up(imports_torch=model.preprocess == "hf-fast")
 
 
 def end(screen: Screen, summary: Summary, out: Place | None) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,7 @@ class LookJob:
     look: Look
     limits: Limits
     formats: str
+    imports_torch: ClassVar[bool] = False
 
     def __call__(self, ref: ImageRef, *more: Any) -> Decoded:
         if self.look != "bytes":
