@@ -21,7 +21,6 @@ MISTAKES = """
 vit clasify photos | 2 | did you mean: vit classify photos
 vit photos | 2 | vit classify photos
 vit predict photos -m demo | 2 | vit classify photos -m demo
-vit help classify | 2 | vit classify --help
 vit version | 2 | vit --version
 vit -m demo classify photos | 2 | vit classify photos -m demo
 vit frobnicate | 2 | it has classify, embed

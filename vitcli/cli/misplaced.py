@@ -74,7 +74,8 @@ def placed(command: Any, context: Any, words: list[str]) -> list[str]:
             raise _is_output(command.name, words, inputs[-1], "-o")
         _check_output(command.name, words, inputs)
     if any(p.name == "positional" for p in arguments):  # vit info MODEL is vit info -m MODEL
-        return words if "model" in given else [*_without(words, inputs[0]), "-m", inputs[0]]
+        is_model = "model" not in given and len(inputs) == 1
+        return [*_without(words, inputs[0]), "-m", inputs[0]] if is_model else words
     takes_model = "model" in options and "model" not in given
     if takes_model and not _from_environment(options["model"]):
         return _with_model(command.name, words, inputs, given)

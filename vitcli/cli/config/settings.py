@@ -190,7 +190,9 @@ def _unknown(
     if written in arguments_of(command) or written in ("config", "show-config", "help", "version"):
         return UsageError(message.replace("option", "key"), "give it on the command line")
     near = _nearest(written.replace("_", "-"), [*keys])
-    return UsageError(message, f"did you mean {near}?" if near else f"vit {name} --help-all lists them")
+    return UsageError(
+        message, f"did you mean {near}?" if near else f"vit {name} --help-all lists them"
+    )
 
 
 def _nearest(name: str, known: Sequence[str]) -> str | None:
