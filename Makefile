@@ -1,7 +1,7 @@
 # `make` checks everything that is checked before a change lands.
 PYTHON ?= python
 .DEFAULT_GOAL := all
-.PHONY: all help fmt fmt-check lint types test completions demo
+.PHONY: all help fmt fmt-check lint types test docs completions demo
 
 all: fmt-check lint types test  ## all checks
 
@@ -18,6 +18,8 @@ types:  ## mypy, strict
 	$(PYTHON) -m mypy
 test:  ## the whole suite
 	$(PYTHON) -m pytest -n auto
+docs:  ## build the site of docs/ into build/site: pip install '.[docs]'
+	$(PYTHON) -m zensical build --strict --clean
 completions:  ## write the completion scripts anew
 	$(PYTHON) -m vitcli.cli.completion completions
 demo:  ## train the demo model and draw the examples anew

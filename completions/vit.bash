@@ -55,6 +55,7 @@ _vit() {
         "classify --templates") COMPREPLY=($(compgen -W "simple openai none" -- "$cur")); return ;;
         "classify --text-clean") COMPREPLY=($(compgen -W "canonical hf open_clip none" -- "$cur")); return ;;
         "classify --tokenizer") compopt -o default; return ;;
+        "classify --config") compopt -o default; return ;;
         "embed -m"|"embed --model") compopt -o default; return ;;
         "embed --layer") compopt -o default; return ;;
         "embed --layers") compopt -o default; return ;;
@@ -94,6 +95,7 @@ _vit() {
         "embed --texts") compopt -o default; return ;;
         "embed --text-clean") COMPREPLY=($(compgen -W "canonical hf open_clip none" -- "$cur")); return ;;
         "embed --tokenizer") compopt -o default; return ;;
+        "embed --config") compopt -o default; return ;;
         "search --index") compopt -o default; return ;;
         "search --text") compopt -o default; return ;;
         "search --minus") compopt -o default; return ;;
@@ -120,6 +122,7 @@ _vit() {
         "search -j"|"search --workers") compopt -o default; return ;;
         "search --summary") compopt -o default; return ;;
         "search --ray") compopt -o default; return ;;
+        "search --config") compopt -o default; return ;;
         "dedupe --threshold") compopt -o default; return ;;
         "dedupe --kind") compopt -o default; return ;;
         "dedupe --linkage") COMPREPLY=($(compgen -W "star complete single" -- "$cur")); return ;;
@@ -133,6 +136,7 @@ _vit() {
         "dedupe --max-pixels") compopt -o default; return ;;
         "dedupe --image-timeout") compopt -o default; return ;;
         "dedupe --summary") compopt -o default; return ;;
+        "dedupe --config") compopt -o default; return ;;
         "map -o"|"map --out") compopt -o default; return ;;
         "map --format") COMPREPLY=($(compgen -W "jsonl csv tsv parquet" -- "$cur")); return ;;
         "map --html") compopt -o default; return ;;
@@ -146,6 +150,7 @@ _vit() {
         "map --seed") compopt -o default; return ;;
         "map -j"|"map --workers") compopt -o default; return ;;
         "map --summary") compopt -o default; return ;;
+        "map --config") compopt -o default; return ;;
         "attention -m"|"attention --model") compopt -o default; return ;;
         "attention -o"|"attention --out") compopt -o default; return ;;
         "attention --method") COMPREPLY=($(compgen -W "raw rollout grad similarity" -- "$cur")); return ;;
@@ -187,7 +192,9 @@ _vit() {
         "attention -j"|"attention --workers") compopt -o default; return ;;
         "attention --summary") compopt -o default; return ;;
         "attention --shard") compopt -o default; return ;;
+        "attention --config") compopt -o default; return ;;
         "merge -o"|"merge --out") compopt -o default; return ;;
+        "merge --config") compopt -o default; return ;;
         "convert --to") COMPREPLY=($(compgen -W "hf timm onnx" -- "$cur")); return ;;
         "convert --dtype") COMPREPLY=($(compgen -W "fp32 fp16 bf16" -- "$cur")); return ;;
         "convert --layout") compopt -o default; return ;;
@@ -206,6 +213,7 @@ _vit() {
         "convert --templates") COMPREPLY=($(compgen -W "simple openai none" -- "$cur")); return ;;
         "convert --text-clean") COMPREPLY=($(compgen -W "canonical hf open_clip none" -- "$cur")); return ;;
         "convert --tokenizer") compopt -o default; return ;;
+        "convert --config") compopt -o default; return ;;
         "finetune -o"|"finetune --out") compopt -o default; return ;;
         "finetune -m"|"finetune --model") compopt -o default; return ;;
         "finetune --val") compopt -o default; return ;;
@@ -251,6 +259,7 @@ _vit() {
         "finetune --dtype") COMPREPLY=($(compgen -W "fp32 bf16 fp16 auto" -- "$cur")); return ;;
         "finetune -j"|"finetune --workers") compopt -o default; return ;;
         "finetune --summary") compopt -o default; return ;;
+        "finetune --config") compopt -o default; return ;;
         "evaluate -m"|"evaluate --model") compopt -o default; return ;;
         "evaluate --scores") COMPREPLY=($(compgen -W "prob softmax sigmoid logit cosine" -- "$cur")); return ;;
         "evaluate --threshold") compopt -o default; return ;;
@@ -285,6 +294,7 @@ _vit() {
         "evaluate --templates") COMPREPLY=($(compgen -W "simple openai none" -- "$cur")); return ;;
         "evaluate --text-clean") COMPREPLY=($(compgen -W "canonical hf open_clip none" -- "$cur")); return ;;
         "evaluate --tokenizer") compopt -o default; return ;;
+        "evaluate --config") compopt -o default; return ;;
         "reconstruct -o"|"reconstruct --out") compopt -o default; return ;;
         "reconstruct -m"|"reconstruct --model") compopt -o default; return ;;
         "reconstruct --mask-ratio") compopt -o default; return ;;
@@ -314,6 +324,7 @@ _vit() {
         "reconstruct -b"|"reconstruct --batch-size") compopt -o default; return ;;
         "reconstruct -j"|"reconstruct --workers") compopt -o default; return ;;
         "reconstruct --summary") compopt -o default; return ;;
+        "reconstruct --config") compopt -o default; return ;;
         "info --layout") compopt -o default; return ;;
         "info --labels") compopt -o default; return ;;
         "info --image-size") compopt -o default; return ;;
@@ -325,6 +336,7 @@ _vit() {
         "info --sha256") compopt -o default; return ;;
         "info --drop") compopt -o default; return ;;
         "info --decode") COMPREPLY=($(compgen -W "exact fast" -- "$cur")); return ;;
+        "info --config") compopt -o default; return ;;
         "bench --on") compopt -o default; return ;;
         "bench --device") compopt -o default; return ;;
         "bench --seconds") compopt -o default; return ;;
@@ -339,27 +351,31 @@ _vit() {
         "bench --sha256") compopt -o default; return ;;
         "bench --drop") compopt -o default; return ;;
         "bench --decode") COMPREPLY=($(compgen -W "exact fast" -- "$cur")); return ;;
+        "bench --config") compopt -o default; return ;;
         "cache --clear") compopt -o default; return ;;
         "cache --older-than") compopt -o default; return ;;
+        "cache --config") compopt -o default; return ;;
         "models --for") COMPREPLY=($(compgen -W "speed accuracy memory resolution features words" -- "$cur")); return ;;
+        "models --config") compopt -o default; return ;;
+        "models pull --config") compopt -o default; return ;;
     esac
     case "$command" in
-        "classify") words="-m --model -k --top-k -o --out --format --scores --threshold --select --paths-only --html --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --allow-outside --max-errors --on-error --layout --labels --image-size --patch-size --max-patches --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --resume --retry-failed --keep-missing --shard --devices --ray --classes --classes-file --template --templates --text-clean --tokenizer -h --help" ;;
-        "embed") words="-m --model --layer --layers --pool --norm --no-norm --l2 -o --out --format --store --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --allow-outside --max-errors --on-error --layout --labels --image-size --patch-size --max-patches --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --resume --retry-failed --keep-missing --shard --devices --ray --text --texts --text-clean --tokenizer -h --help" ;;
-        "search") words="--index --text --minus --like --vectors -k --top-k --threshold --metric --not-itself --approximate -m --model --text-clean --tokenizer --offline -o --out --format --paths-only --html --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --allow-outside --max-errors --on-error --device -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --ray -h --help" ;;
-        "dedupe") words="--threshold --kind --linkage --keep --like-pairs -o --out --format --paths-only -0 --null --html --resume -j --workers --formats --max-pixels --image-timeout --allow-outside -q --quiet --no-progress --log-json --summary --overwrite -h --help" ;;
-        "map") words="-o --out --format --html --method --clusters --metric --color --color-column --sort --thumbnails --seed -j --workers --overwrite -q --quiet --no-progress --log-json --summary -h --help" ;;
-        "attention") words="-m --model -o --out --method --layer --heads --query --class --discard-ratio --style --alpha --mass --colormap --size --format --raw --html --show --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --allow-outside --max-errors --on-error --layout --labels --image-size --patch-size --max-patches --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --resume --retry-failed --keep-missing --shard -h --help" ;;
-        "merge") words="-o --out --overwrite -q --quiet -h --help" ;;
-        "convert") words="--to --dtype --verify --overwrite --layout --labels --image-size --patch-size --max-patches --preprocess --num-heads --head --sha256 --drop --offline -q --quiet --classes --classes-file --template --templates --text-clean --tokenizer -h --help" ;;
-        "finetune") words="-o --out -m --model --val --val-split --objective --train --epochs --lr --weight-decay --layer-decay --warmup --batch-size --accumulate --clip --seed --augment --no-flip --label-smoothing --mixup --cutmix --drop-path --ema --patience --class-weights --gradient-checkpointing --lora-rank --lora-alpha --mask-ratio --save-every --overwrite --resume --formats --ext --max-pixels --image-timeout --allow-outside --layout --labels --image-size --patch-size --max-patches --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --compile -j --workers -q --quiet --no-progress --log-json --summary -h --help" ;;
-        "evaluate") words="-m --model --scores --threshold --knn --preds --json -o --out --overwrite --formats --ext --max-pixels --image-timeout --allow-outside --layout --labels --image-size --patch-size --max-patches --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --classes --classes-file --template --templates --text-clean --tokenizer -h --help" ;;
-        "reconstruct") words="-o --out -m --model --mask-ratio --seed --no-paste --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --allow-outside --max-errors --on-error --layout --labels --image-size --patch-size --max-patches --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary -h --help" ;;
-        "info") words="--json --layout --labels --image-size --patch-size --max-patches --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline -h --help" ;;
-        "bench") words="--on --device --seconds --json -q --quiet --no-progress --layout --labels --image-size --patch-size --max-patches --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline -h --help" ;;
-        "cache") words="--clear --older-than --dry-run --json -h --help" ;;
-        "models") words="--for --json -h --help" ;;
-        "models pull") words="--offline -h --help" ;;
+        "classify") words="-m --model -k --top-k -o --out --format --scores --threshold --select --paths-only --html --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --allow-outside --max-errors --on-error --layout --labels --image-size --patch-size --max-patches --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --resume --retry-failed --keep-missing --shard --devices --ray --classes --classes-file --template --templates --text-clean --tokenizer --config --show-config -h --help" ;;
+        "embed") words="-m --model --layer --layers --pool --norm --no-norm --l2 -o --out --format --store --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --allow-outside --max-errors --on-error --layout --labels --image-size --patch-size --max-patches --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --resume --retry-failed --keep-missing --shard --devices --ray --text --texts --text-clean --tokenizer --config --show-config -h --help" ;;
+        "search") words="--index --text --minus --like --vectors -k --top-k --threshold --metric --not-itself --approximate -m --model --text-clean --tokenizer --offline -o --out --format --paths-only --html --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --allow-outside --max-errors --on-error --device -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --ray --config --show-config -h --help" ;;
+        "dedupe") words="--threshold --kind --linkage --keep --like-pairs -o --out --format --paths-only -0 --null --html --resume -j --workers --formats --max-pixels --image-timeout --allow-outside -q --quiet --no-progress --log-json --summary --overwrite --config --show-config -h --help" ;;
+        "map") words="-o --out --format --html --method --clusters --metric --color --color-column --sort --thumbnails --seed -j --workers --overwrite -q --quiet --no-progress --log-json --summary --config --show-config -h --help" ;;
+        "attention") words="-m --model -o --out --method --layer --heads --query --class --discard-ratio --style --alpha --mass --colormap --size --format --raw --html --show --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --allow-outside --max-errors --on-error --layout --labels --image-size --patch-size --max-patches --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --resume --retry-failed --keep-missing --shard --config --show-config -h --help" ;;
+        "merge") words="-o --out --overwrite -q --quiet --config --show-config -h --help" ;;
+        "convert") words="--to --dtype --verify --overwrite --layout --labels --image-size --patch-size --max-patches --preprocess --num-heads --head --sha256 --drop --offline -q --quiet --classes --classes-file --template --templates --text-clean --tokenizer --config --show-config -h --help" ;;
+        "finetune") words="-o --out -m --model --val --val-split --objective --train --epochs --lr --weight-decay --layer-decay --warmup --batch-size --accumulate --clip --seed --augment --no-flip --label-smoothing --mixup --cutmix --drop-path --ema --patience --class-weights --gradient-checkpointing --lora-rank --lora-alpha --mask-ratio --save-every --overwrite --resume --formats --ext --max-pixels --image-timeout --allow-outside --layout --labels --image-size --patch-size --max-patches --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --compile -j --workers -q --quiet --no-progress --log-json --summary --config --show-config -h --help" ;;
+        "evaluate") words="-m --model --scores --threshold --knn --preds --json -o --out --overwrite --formats --ext --max-pixels --image-timeout --allow-outside --layout --labels --image-size --patch-size --max-patches --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --classes --classes-file --template --templates --text-clean --tokenizer --config --show-config -h --help" ;;
+        "reconstruct") words="-o --out -m --model --mask-ratio --seed --no-paste --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --allow-outside --max-errors --on-error --layout --labels --image-size --patch-size --max-patches --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --config --show-config -h --help" ;;
+        "info") words="--json --layout --labels --image-size --patch-size --max-patches --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --config --show-config -h --help" ;;
+        "bench") words="--on --device --seconds --json -q --quiet --no-progress --layout --labels --image-size --patch-size --max-patches --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --config --show-config -h --help" ;;
+        "cache") words="--clear --older-than --dry-run --json --config --show-config -h --help" ;;
+        "models") words="--for --json --config --show-config -h --help" ;;
+        "models pull") words="--offline --config --show-config -h --help" ;;
     esac
     if [[ "$cur" == -* ]]; then
         COMPREPLY=($(compgen -W "$words" -- "$cur"))

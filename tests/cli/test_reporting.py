@@ -57,7 +57,9 @@ def test_the_summary_has_counts_speed_failures_and_versions(
     started, finished = (datetime.fromisoformat(report.pop(key)) for key in ("started", "ended"))
     assert 0 < seconds <= (finished - started).total_seconds() + 0.01
     assert report.pop("versions")["torch"] == version("torch")
+    assert report.pop("config").startswith("[classify]\ninputs = [")
     assert report == {
+        "schema": 1,
         "images": 40,
         "done": 36,
         "failed": 4,

@@ -155,13 +155,16 @@ def is_locked(out: Path) -> bool:
 
 
 def contents(out: Path) -> dict[str, bytes]:
-    """An output with what stands beside it; the meta file without its times."""
+    """An output with what stands beside it; the meta file without its times and the config,
+    which names the output."""
     found = {}
     for path in out.parent.glob(f"{out.stem}.*"):
         data = path.read_bytes()
         if path.name.endswith(".meta.json"):
             meta = json.loads(data)
-            data = json.dumps({k: v for k, v in meta.items() if k != "seconds"}).encode()
+            data = json.dumps(
+                {k: v for k, v in meta.items() if k not in ("seconds", "config")}
+            ).encode()
         found[path.name] = data
     return found
 

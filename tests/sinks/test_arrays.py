@@ -77,7 +77,7 @@ def test_the_index_has_a_line_for_every_input_and_rows_without_gaps(
 def test_the_meta_says_the_shape_beside_what_the_run_says(format: str, tmp_path: Path) -> None:
     written(tmp_path / f"feats.{format}", (4,), mixed((4,)), "float16")
     meta = json.loads((tmp_path / "feats.meta.json").read_text(encoding="utf-8"))
-    assert meta == {**META, "shape": [7, 4], "array_dtype": "float16"}
+    assert meta == {"schema": 1, **META, "shape": [7, 4], "array_dtype": "float16"}
 
 
 @formats

@@ -146,7 +146,7 @@ def test_vectors_come_back_exactly(shape: tuple[int, ...], dtype: str, tmp_path:
     good, bad = lines_of(tmp_path / "out.jsonl")
     np.testing.assert_array_equal(np.array(good["embedding"], dtype), row.embedding)
     assert bad["error"]["type"] == "DecodeError" and "path_bytes" in bad
-    assert json.loads((tmp_path / "out.meta.json").read_text()) == META
+    assert json.loads((tmp_path / "out.meta.json").read_text()) == {"schema": 1, **META}
 
 
 @pytest.mark.parametrize("value", [0.0, -0.0, 1e-45, 3.4028235e38, 1e-7, 0.1, -1 / 3, 123456.79])

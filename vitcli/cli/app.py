@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperGroup
 
 from vitcli import __version__
 from vitcli.cli.commands.attention import attention
@@ -25,6 +25,7 @@ from vitcli.cli.commands.merge import merge
 from vitcli.cli.commands.models import app as models
 from vitcli.cli.commands.reconstruct import reconstruct
 from vitcli.cli.commands.search import search
+from vitcli.cli.config.command import ConfiguredCommand, configurable
 from vitcli.cli.misplaced import placed
 from vitcli.cli.mistakes import explained, misused
 from vitcli.errors import UsageError
@@ -67,7 +68,7 @@ class Vit(TyperGroup):
         return name, command, placed(command, ctx, rest)
 
 
-class Command(TyperCommand):
+class Command(ConfiguredCommand):
     """Refuses a second model for a command that takes one: the parser would take the last."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -108,18 +109,18 @@ def vit(
     """Classify folders of images and extract features from them with Vision Transformers."""
 
 
-app.command(cls=Command)(classify)
-app.command(cls=Command)(embed)
-app.command(cls=Command)(search)
-app.command(cls=Command)(dedupe)
-app.command("map", cls=Command)(map_command)
-app.command(cls=Command)(attention)
-app.command(cls=Command)(merge)
-app.command(cls=Command)(convert)
-app.command(cls=Command)(finetune)
-app.command(cls=Command)(evaluate)
-app.command(cls=Command)(reconstruct)
-app.command(cls=Command)(info)
-app.command(cls=Command)(bench)
-app.command(cls=Command)(cache)
+app.command(cls=Command)(configurable(classify))
+app.command(cls=Command)(configurable(embed))
+app.command(cls=Command)(configurable(search))
+app.command(cls=Command)(configurable(dedupe))
+app.command("map", cls=Command)(configurable(map_command))
+app.command(cls=Command)(configurable(attention))
+app.command(cls=Command)(configurable(merge))
+app.command(cls=Command)(configurable(convert))
+app.command(cls=Command)(configurable(finetune))
+app.command(cls=Command)(configurable(evaluate))
+app.command(cls=Command)(configurable(reconstruct))
+app.command(cls=Command)(configurable(info))
+app.command(cls=Command)(configurable(bench))
+app.command(cls=Command)(configurable(cache))
 app.add_typer(models, name="models")

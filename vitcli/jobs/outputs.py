@@ -14,6 +14,7 @@ from vitcli.sinks.format import Format
 NOT_IN_ROWS = frozenset(
     {
         *("inputs", "model", "models", "options", "running", "out", "overwrite", "resuming"),
+        "config",
         *("offline", "device", "workers", "echo", "show"),
         *("format", "html"),  # part of the Format
     }
@@ -37,6 +38,10 @@ class Job(Protocol):
     @property
     def resuming(self) -> Resuming: ...
 
+    @property
+    def config(self) -> str | None:
+        """A config file that repeats the run, for the meta."""
+
 
 def output_of(job: Job, out: Path | None, format: Format) -> Output:
     """The output of a job. Its rows depend on all options of the job except those in NOT_IN_ROWS,
@@ -51,6 +56,7 @@ def output_of(job: Job, out: Path | None, format: Format) -> Output:
         defaults={f.name: f.default for _, f in pairs if f.default is not MISSING},
         overwrite=job.overwrite,
         resuming=job.resuming,
+        config=job.config,
     )
 
 

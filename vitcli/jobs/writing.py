@@ -51,6 +51,7 @@ def write_rows(
         output.check()
     if sink is not None or output.is_special:
         work = load(specs)
+        work = replace(work, meta=output.described(work.meta))
         sink = output.open(work.meta) if sink is None else sink
         if output.takes is not None:
             sink = SelectSink(sink, output.takes, run.progress)
@@ -90,6 +91,7 @@ def _round(
             return False
         header = None if record.needs_model else record.header
         work = load_once() if header is None else _idle(header.meta)
+        work = replace(work, meta=output.described(work.meta))
         sink = record.begin(work.meta, described, run.advance)
         with completing(sink):
             run.compute(work, record.items(), sink)

@@ -26,7 +26,8 @@ class Output:
 
     `options` has the options that a row depends on, apart from those of the format; `defaults` has
     their default values. `page` makes the page at `html` from the meta. `takes` selects rows;
-    `has_files` says whether the files that a row's text names exist.
+    `has_files` says whether the files that a row's text names exist. `config` is a config file that
+    repeats the run, for the meta.
     """
 
     out: Path | None
@@ -40,6 +41,7 @@ class Output:
     page: Callable[[Mapping[str, Any]], PageParts] | None = None
     takes: Callable[[Row], bool] | None = None
     has_files: Callable[[ImageRef, bytes], bool] | None = None
+    config: str | None = None
 
     @property
     def kind(self) -> type[FileSink]:
@@ -66,6 +68,10 @@ class Output:
     def is_special(self) -> bool:
         """Whether the output is standard output, a pipe or a device."""
         return self.target().is_special
+
+    def described(self, meta: Mapping[str, object]) -> dict[str, object]:
+        """The meta of the models, and the config of the run."""
+        return {**meta, **({} if self.config is None else {"config": self.config})}
 
     def target(self, grown: Mapping[str, Grown] | None = None) -> Target:
         """The target of the files. Files in `grown` are continued. Raises UsageError for a shard

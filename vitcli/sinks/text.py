@@ -26,6 +26,7 @@ from vitcli.records import (
     TextRef,
     image_of,
 )
+from vitcli.schemas import SCHEMA
 from vitcli.sinks.files import FileSet, PartialFile
 from vitcli.sinks.sink import FileSink
 
@@ -64,7 +65,12 @@ def json_line(record: Mapping[str, object]) -> bytes:
 
 def meta_bytes(meta: Mapping[str, object]) -> bytes:
     """The content of a meta file: JSON that people can read."""
-    return json.dumps(meta, indent=2, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+    return (
+        json.dumps({"schema": SCHEMA, **meta}, indent=2, ensure_ascii=False).encode(
+            "utf-8", "replace"
+        )
+        + b"\n"
+    )
 
 
 class LineSink(FileSink):

@@ -64,6 +64,7 @@ class EmbedJob:
     format: str | None = None
     overwrite: bool = False
     resuming: Resuming = Resuming()
+    config: str | None = None
 
     def __post_init__(self) -> None:
         if not self.layers:
@@ -119,7 +120,7 @@ def embed(job: EmbedJob, reporter: Reporter = SILENT, sink: Sink | None = None) 
             reporter=reporter,
             l2=job.l2,
             dtype=NUMPY_DTYPE[job.store],
-            described=versions(),
+            described=output.described(versions()),
         )
     listing = list_inputs(job.inputs, reporter.note, shard=job.resuming.shard)
     run = Run(job.inputs, job.running, reporter, listing)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from vitcli.cli.config.current import current
 from vitcli.cli.options import groups as g
 from vitcli.cli.options import options as o
 from vitcli.cli.screen.exit import end, is_terminal, start_workers
@@ -201,6 +202,7 @@ def attention(
             show=preview.room if show else None,
             overwrite=common.overwrite,
             resuming=common.resuming,
+            config=current().text,
         )
         nowhere = NoSink() if out is None and html is None and is_terminal() else None
         summary = task.attention(job, screen, nowhere, preview.show)

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from vitcli.cli.config.current import current
 from vitcli.cli.options import groups as g
 from vitcli.cli.options import options as o
 from vitcli.cli.options.parse import output_place
@@ -142,6 +143,7 @@ def classify(
             html=html,
             overwrite=common.overwrite,
             resuming=common.resuming,
+            config=current().text,
         )
         is_here = as_table and not common.is_shared
         table = TableSink(bars=scores not in ("logit", "cosine")) if is_here else None

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from vitcli.cli.config.current import current
 from vitcli.cli.options import groups as g
 from vitcli.cli.options import options as o
 from vitcli.cli.options.parse import output_place, parse_layers
@@ -127,6 +128,7 @@ def embed(
             format=format,
             overwrite=common.overwrite,
             resuming=common.resuming,
+            config=current().text,
         )
         summary = share(job, screen, devices=common.devices, ray=common.ray)
     end(screen, summary, place)

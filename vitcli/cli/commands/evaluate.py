@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from vitcli.cli.config.current import current
 from vitcli.cli.options import groups as g
 from vitcli.cli.options import options as o
 from vitcli.cli.screen.exit import end, show, start_workers
@@ -145,7 +146,7 @@ def evaluate(
             check_files(out, job)
         evaluation = task.evaluate(job, screen)
         if out is not None:
-            write_files(out, evaluation, data)
+            write_files(out, evaluation, data, current().text)
     if as_json:
         show(json.dumps(numbers(evaluation), ensure_ascii=False))
     else:

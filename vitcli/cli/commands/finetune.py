@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from vitcli.cli.config.current import current
 from vitcli.cli.options import groups as g
 from vitcli.cli.options import options as o
 from vitcli.cli.options.parse import parse_workers
@@ -287,6 +288,7 @@ def finetune(
             training=training,
             overwrite=overwrite,
             resume=resume,
+            config=current().text,
         )
         done = task.finetune(job, screen)
         screen.ended(done, out)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from vitcli.cli.config.command import ConfiguredCommand, ConfiguredGroup, configurable
 from vitcli.cli.options import options as o
 from vitcli.cli.screen.exit import is_terminal, show
 from vitcli.errors import printable
@@ -17,7 +18,7 @@ from vitcli.errors import printable
 if TYPE_CHECKING:
     from vitcli.checkpoints.catalogue import CatalogueEntry
 
-app = typer.Typer(invoke_without_command=True)
+app = typer.Typer(cls=ConfiguredGroup, invoke_without_command=True)
 
 
 ForOpt = Annotated[
@@ -42,6 +43,7 @@ COLUMNS = (
 
 
 @app.callback()
+@configurable
 def models(context: typer.Context, purpose: ForOpt = None, as_json: o.Json = False) -> None:
     """List well-known models, with cost and accuracy.
 
@@ -67,7 +69,8 @@ def models(context: typer.Context, purpose: ForOpt = None, as_json: o.Json = Fal
         show(_tsv(choice.entries))
 
 
-@app.command()
+@app.command(cls=ConfiguredCommand)
+@configurable
 def pull(hub_id: HubId, offline: o.Offline = False) -> None:
     """Download a model into the cache and print its folder.
 

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from vitcli.cli.config.current import current
 from vitcli.errors import UsageError
 from vitcli.jobs.class_lists import classes_in, read_classes
 from vitcli.jobs.words import TemplateSet, Words, templates_of
@@ -17,11 +18,6 @@ from vitcli.records import TextClean
 # Typer splits the variable of a repeatable option at spaces, which texts contain: these are read
 # here, one value a line.
 CLASSES, TEMPLATE = "VIT_CLASSES", "VIT_TEMPLATE"
-OTHERS = {
-    "--templates": "VIT_TEMPLATES",
-    "--text-clean": "VIT_TEXT_CLEAN",
-    "--tokenizer": "VIT_TOKENIZER",
-}
 
 ClassesOpt = Annotated[
     list[str] | None,
@@ -97,8 +93,7 @@ def words(
         )
     if not texts and classes_file is None:
         given = {"--templates": templates, "--text-clean": text_clean, "--tokenizer": tokenizer}
-        unused = ["--template"] * bool(template) + idle(given)
-        for option in unused[:1]:
+        for option in idle({"--template": template or None, **given}):
             raise UsageError(f"{option} has no effect without classes", "add --classes TEXT")
         return None
     several = template or lines(TEMPLATE)
@@ -117,11 +112,12 @@ def words(
 
 
 def idle(given: Mapping[str, object]) -> list[str]:
-    """The options that have a value which is not that of a variable."""
+    """The options that have a value from the command line, not from a variable or a file."""
+    standing = current().standing
     return [
         name
         for name, value in given.items()
-        if value is not None and OTHERS[name] not in os.environ
+        if value is not None and name[2:].replace("-", "_") not in standing
     ]
 
 

@@ -12,10 +12,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from vitcli import records
+from vitcli.cli.config.current import current
 from vitcli.cli.screen import report
 from vitcli.errors import ExitCode, Interrupted, VitError, printable, shortened
 from vitcli.interrupts import interrupts
 from vitcli.jobs.job import Summary
+from vitcli.schemas import SCHEMA
 from vitcli.stores import Place
 
 if TYPE_CHECKING:
@@ -141,7 +143,9 @@ class Screen:
                 example = {"path": first.ref.path, "message": first.message}
                 report.log("failures", {"type": kind.value, "count": times, "first": example})
             where = str(out) if out else None
-            report.log("summary", {**self._counts(summary), **ended, "out": where})
+            report.log(
+                "summary", {"schema": SCHEMA, **self._counts(summary), **ended, "out": where}
+            )
         elif not self._quiet:
             self._summarise(summary, out)
         self._write_report(ended, summary)
@@ -175,8 +179,10 @@ class Screen:
     def _write_report(self, ended: dict[str, object], summary: Summary | None = None) -> None:
         if self._report is not None:
             times = {"started": self._begun, "ended": report.now()}
-            whole = {**self._counts(summary), **ended, **times, "versions": report.versions()}
-            report.write(self._report, whole)
+            whole = {"schema": SCHEMA, **self._counts(summary), **ended, **times}
+            config = current().text
+            repeat = {} if config is None else {"config": config}
+            report.write(self._report, {**whole, "versions": report.versions(), **repeat})
 
     def _expect(self, count: Callable[[], int | None]) -> None:
         """Count the inputs during the run, to estimate the remaining time."""

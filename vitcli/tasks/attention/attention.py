@@ -73,6 +73,7 @@ class AttentionJob:
     show: Size | None = None
     overwrite: bool = False
     resuming: Resuming = Resuming()
+    config: str | None = None
 
     def __post_init__(self) -> None:
         check_running(self.running)

@@ -72,6 +72,7 @@ class ClassifyJob:
     html: Path | None = None
     overwrite: bool = False
     resuming: Resuming = Resuming()
+    config: str | None = None
 
     def __post_init__(self) -> None:
         if self.top_k is not None and self.top_k < 1:

@@ -12,6 +12,7 @@ from vitcli.files import write_whole
 from vitcli.jobs.apart import check_apart, read_of_models, written_of
 from vitcli.records import Failure
 from vitcli.render.report import ReportPage, html
+from vitcli.schemas import SCHEMA
 from vitcli.sinks.text import error_field
 from vitcli.tasks.evaluate.job import EvaluateJob, Evaluation
 
@@ -63,10 +64,12 @@ def check_files(folder: Path, job: EvaluateJob) -> None:
     check_apart(written_of(folder / name for name in FILES), chain([data], read))
 
 
-def write_files(folder: Path, evaluation: Evaluation, data: str) -> None:
+def write_files(folder: Path, evaluation: Evaluation, data: str, config: str | None = None) -> None:
     """Write metrics.json, report.html, and the tables and pictures of the last model. Those that
-    only an earlier evaluation has are removed."""
-    metrics = json.dumps(numbers(evaluation), indent=2, ensure_ascii=False)
+    only an earlier evaluation has are removed. `config` is a config file that repeats the run."""
+    repeat = {} if config is None else {"config": config}
+    whole = {"schema": SCHEMA, **numbers(evaluation), **repeat}
+    metrics = json.dumps(whole, indent=2, ensure_ascii=False)
     contents = {
         "metrics.json": f"{metrics}\n".encode("utf-8", "replace"),
         "report.html": html(page(evaluation, data)).encode("utf-8"),

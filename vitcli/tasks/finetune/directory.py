@@ -20,6 +20,7 @@ from vitcli.jobs.apart import Read, check_apart
 from vitcli.records import ErrorType, Failure, FoundImage, ImageRef
 from vitcli.render.charts import Line, lines_svg
 from vitcli.render.report import ReportPage, html
+from vitcli.schemas import SCHEMA
 from vitcli.tasks.evaluate.one_label import OneLabelResult
 from vitcli.tasks.evaluate.scores import failure_record
 from vitcli.tasks.finetune.job import option_of
@@ -51,8 +52,11 @@ class RunDirectory:
     each epoch, and `last/` the state. The best model is in the directory itself.
     """
 
-    def __init__(self, folder: Path, options: Mapping[str, object]) -> None:
+    def __init__(
+        self, folder: Path, options: Mapping[str, object], config: str | None = None
+    ) -> None:
         self.folder = folder
+        self._config = config
         self.is_resumed = False
         self._options: dict[str, Any] = json.loads(json.dumps(options, default=str))
 
@@ -87,9 +91,11 @@ class RunDirectory:
             write_split(partial, examples)
             partial.replace(self.folder / SPLIT)
         described = {
+            "schema": SCHEMA,
             "asked": self._options,
             "left_out": list(map(failure_record, failures)),
             "versions": {name: version(name) for name in RECORDED},
+            **({} if self._config is None else {"config": self._config}),
         }
         write_whole(self.folder / RUN, (json.dumps(described, indent=2) + "\n").encode())
 

@@ -69,7 +69,7 @@ class _Session:
     def run(self) -> Finetuned:
         job, group = self.job, self.group
         product_dtype(job.running.dtype, self.device)  # refuses fp16 before the run writes files
-        directory = RunDirectory(job.out, self._options())
+        directory = RunDirectory(job.out, self._options(), job.config)
         earlier = None
         if group.is_first:
             scan = scan_of(job.inputs, Omissions(self.reporter.note))

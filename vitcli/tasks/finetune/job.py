@@ -93,6 +93,7 @@ class FinetuneJob:
     training: TrainingOptions = TrainingOptions()
     overwrite: bool = False
     resume: bool = False
+    config: str | None = None
 
 
 class TrainingReporter(Reporter, Protocol):
