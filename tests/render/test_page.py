@@ -54,6 +54,14 @@ def test_a_page_of_labels_can_be_filtered_sorted_and_stepped_through(
     assert "in/bad <b>.png" in chromium.run("document.getElementById('failed').textContent")
     background = chromium.run("getComputedStyle(document.body).backgroundColor")
     assert (background == "rgb(17, 17, 19)") == dark
+    assert chromium.run("$('title').textContent") == "Labels of in"
+    assert chromium.run("$('about').textContent") == "model demo"
+    margins = chromium.run(
+        """[...document.querySelectorAll('article .frame')].map((frame) => {
+        const [view, own] = [frame.parentElement, frame].map((e) => e.getBoundingClientRect());
+        return Math.max(view.width - own.width, view.height - own.height); })"""
+    )
+    assert len(margins) == 3 and max(margins) < 1.5  # a picture fills its place
     looks_whole(chromium, folder / "page.png")
 
     chromium.press("/")
@@ -77,6 +85,8 @@ def test_a_page_of_labels_can_be_filtered_sorted_and_stepped_through(
     chromium.press("ArrowRight", "ArrowRight", "ArrowRight", "ArrowLeft")
     assert chromium.run("current.path") == paths[1]
     looks_whole(chromium, folder / "open.png")
+    close = "document.getElementById('close').getBoundingClientRect()"
+    assert chromium.run(f"{close}.left > 0 && {close}.right < document.body.clientWidth")
     chromium.press("Escape")
     chromium.wait("!document.getElementById('view').open")
 
@@ -89,7 +99,7 @@ def test_maps_are_laid_where_they_belong_and_can_be_chosen(chromium: Browser, fo
     layers = tuple(Maps(name, ("1", "2"), values, box) for name in ("1", "2"))
     stream = folder / "white.jpg"
     Image.new("RGB", (200, 200), (255, 255, 255)).save(stream)
-    page = Page("maps")
+    page = Page("maps", about="by nobody")
     best = (Prediction(SCRIPT, 3, 0.5),)
     row = Attended(ImageRef(0, SCRIPT), layers, "raw", predictions=best)
     failed = Failure(ImageRef(1, SCRIPT), ErrorType.DECODE_ERROR, SCRIPT)
@@ -101,6 +111,7 @@ def test_maps_are_laid_where_they_belong_and_can_be_chosen(chromium: Browser, fo
     chromium.open(folder / "page.html")
     chromium.wait("document.querySelector('article canvas')")
     assert chromium.run("document.title") == "maps"
+    assert chromium.run("$('about').textContent") == "by nobody"
     assert chromium.run("document.querySelector('li button').textContent") == SCRIPT
     assert chromium.run("[...layer.options].map(o => o.text)") == ["layer 1", "layer 2"]
     at = """(x, y) => { const c = document.querySelector('article canvas');
@@ -161,6 +172,25 @@ def test_a_page_is_taken_up_again_and_stands_beside_a_table(vit: Vit, tmp_path: 
     for name, fresh in (("page.html", "fresh.html"), ("out.csv", "fresh.csv")):
         data = (tmp_path / name).read_bytes()
         assert data == (tmp_path / fresh).read_bytes() != whole[name]
+
+
+def test_a_page_that_another_version_began_is_not_taken_up(vit: Vit, tmp_path: Path) -> None:
+    """Its head has another length than ours, and rows would be written over."""
+    many_photos(tmp_path / "in", 6)
+    run = ("classify", "in", "-m", "demo", "-j", "0", "-b", "2", "--html", "page.html")
+    assert vit(*run).code == 0
+    journal = (tmp_path / ".page.html.journal").read_bytes().splitlines(keepends=True)
+    commits = [n for n, line in enumerate(journal) if b'"files"' in line]
+    (tmp_path / ".page.html.journal").unlink()
+    partial = tmp_path / "page.html.partial"
+    (tmp_path / "page.html").rename(partial)
+    (tmp_path / "page.html.partial.journal").write_bytes(b"".join(journal[: commits[1] + 1]))
+    partial.write_bytes(partial.read_bytes().replace(b'lang="en"', b'lang="de"', 1))
+    before = partial.read_bytes()
+    ended = vit(*run, "--resume")
+    assert (ended.code, "begun by another version" in ended.err) == (1, True), ended.err
+    partial.write_bytes(before.replace(b'lang="de"', b'lang="en"', 1))
+    assert vit(*run, "--resume").code == 0
 
 
 @pytest.mark.parametrize(

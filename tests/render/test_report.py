@@ -4,29 +4,32 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from vitcli.render.charts import Line, lines_svg, reliability_svg
+from vitcli.render.charts import Line, lines_chart, reliability_chart
+from vitcli.render.heat import file_bytes
 from vitcli.render.report import ClassTable, ReportPage, Section, Shot, html
 
 HOSTILE = "</td></style></svg><script>alert('\"&')</script>\udcff"
 
 
-@pytest.mark.parametrize("classes", [2, 50])
+@pytest.mark.parametrize("classes", [2, 50, 150])
 def test_labels_and_paths_stay_text(classes: int) -> None:
     labels = [HOSTILE] * classes
-    pixels = np.zeros((4, 4, 3), np.uint8)
-    charts = [(HOSTILE, lines_svg(HOSTILE, [Line(HOSTILE, (1, 2), (0.5, float("nan")))]))]
+    jpeg = file_bytes(Image.new("RGB", (8, 4)), "JPEG")
+    charts = [(HOSTILE, lines_chart(HOSTILE, [Line(HOSTILE, (1, 2), (0.5, float("nan")))]))]
     section = Section(
         HOSTILE,
         ClassTable(("F1",), [(label, "1.0") for label in labels]),
         labels,
         np.eye(classes, dtype=np.int64),
-        [Shot(HOSTILE, HOSTILE, HOSTILE, "0.9", pixels), Shot(HOSTILE, "a", "b", "0.9", None)],
-        charts=[("", reliability_svg([(0.0, 0.5, 3, 0.25), (0.5, 1.0, 0, 0.0)]))],
+        [Shot(HOSTILE, HOSTILE, HOSTILE, "0.9", jpeg), Shot(HOSTILE, "a", "b", "0.9", None)],
+        charts=[("", reliability_chart([(0.0, 0.5, 3, 0.25), (0.5, 1.0, 0, 0.0)]))],
     )
     rows = [(HOSTILE, HOSTILE)]
-    text = html(ReportPage(HOSTILE, rows, charts, [section], rows, rows))
+    text = html(ReportPage(HOSTILE, HOSTILE, rows, charts, [section], rows, rows))
     assert "<script" not in text and "\udcff" not in text
+    assert "--ratio:2.0" in text
     assert text.count("<svg") == text.count("</svg>") == 2
     assert text.count("</style>") == 1
     assert text.count("&lt;script&gt;alert(&#39;&#34;&amp;&#39;)&lt;/script&gt;?") >= 12

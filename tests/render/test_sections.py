@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.fixtures.browser import Browser
-from vitcli.render.charts import histogram_svg
+from vitcli.render.charts import histogram_chart
 from vitcli.render.search_page import SearchPage
 from vitcli.render.twins_page import TwinsPage
 
@@ -55,7 +55,7 @@ def members(group: int, kinds: list[str]) -> list[dict[str, Any]]:
 
 def twins_page() -> bytes:
     page = TwinsPage(HOSTILE)
-    chart = histogram_svg("scores", (0.5, 0.9, 0.99, 1), (1000, 0, 3), 0.95)
+    chart = histogram_chart("scores", (0.5, 0.9, 0.99, 1), (1000, 0, 3), 0.95)
     parts = [page.head([(HOSTILE, HOSTILE)], chart)]
     for group, kinds in enumerate((["near"], ["bytes", "pixels"], ["near"] * 5)):
         rows = members(group, kinds)
@@ -78,14 +78,14 @@ def test_values_end_no_script_and_odd_bytes_survive(data: bytes) -> None:
 
 def test_a_histogram_shows_fine_bins_rare_values_and_the_threshold() -> None:
     edges = (0.0, 0.5, 0.9, 0.99, 0.999, 1.0)
-    text = histogram_svg("<scores>", edges, (100_000, 10, 1, 0, 7), 0.99)
+    text = histogram_chart("<scores>", edges, (100_000, 10, 1, 0, 7), 0.99)
     bars = re.findall(r'width="([\d.]+)" height="([\d.]+)" class="bar"', text)
     assert len(bars) == 4 and len({width for width, _ in bars}) == 1
     heights = [float(height) for _, height in bars]
     assert heights[0] > heights[1] > heights[3] > heights[2] > 5
-    assert "0.9 to 0.99: 1<" in text and ">0.99</text>" in text and "&lt;scores&gt;" in text
-    assert 'x1="289.6"' in text  # the third of five bins ends there
-    assert histogram_svg("empty", (0, 1), (0,)) == ""
+    assert "0.9 to 0.99: 1<" in text and ">0.99</span>" in text and "&lt;scores&gt;" in text
+    assert 'x1="600.0"' in text  # the third of five bins ends there
+    assert histogram_chart("empty", (0, 1), (0,)) == ""
 
 
 def test_a_search_can_be_filtered_and_stepped_through(chromium: Browser, tmp_path: Path) -> None:

@@ -60,6 +60,12 @@ class Index:
         more = f" and {len(self.parts) - 1:,} more" if len(self.parts) > 1 else ""
         return printable(self.parts[0].file) + more
 
+    @property
+    def maker(self) -> str:
+        """The model of the vectors, for a heading; empty if no meta file says it."""
+        model = self.meta.get("model")
+        return f"model {printable(model)}" if isinstance(model, str) else ""
+
     def _starts(self) -> list[int]:
         return [0, *accumulate(part.count for part in self.parts)]
 

@@ -14,10 +14,11 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from vitcli.errors import UsageError
+from vitcli.errors import UsageError, listed, printable
 from vitcli.images.decode import Picture, attempt, upright
 from vitcli.images.job import Decoded
 from vitcli.images.workers import WorkerPool
+from vitcli.jobs.job import Inputs
 from vitcli.records import (
     Attended,
     Classified,
@@ -34,12 +35,20 @@ from vitcli.render.styles import CELL, THUMBNAIL, Style, draw, preview, thumbnai
 from vitcli.runs.shard import Resuming
 
 Drawn = TypeVar("Drawn", Classified, Attended)
+MAX_NAMES = 3  # inputs in the heading of a page
 
 
 def check_page(html: Path | None, resuming: Resuming) -> None:
     """Raise UsageError for the page of a shard, since pages cannot be merged."""
     if html is not None and resuming.shard is not None:
         raise UsageError("a page is made of all images", "leave out --shard or --html")
+
+
+def data_name(inputs: Inputs) -> str:
+    """The inputs of a run in the heading of a page."""
+    paths = [*inputs.paths, *([inputs.files_from] if inputs.files_from else [])]
+    names = ["standard input" if p == "-" else printable(p.rstrip("/") or p) for p in paths]
+    return listed(names or ["standard input"], MAX_NAMES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

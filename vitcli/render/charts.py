@@ -1,4 +1,4 @@
-"""Numbers into charts: lines and reliability as SVG, a confusion matrix as PNG."""
+"""Numbers into charts as HTML with SVG, which are as wide as their place on a page."""
 
 from __future__ import annotations
 
@@ -8,19 +8,11 @@ from dataclasses import dataclass
 from itertools import cycle
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
 
 from vitcli.render.document import render
-from vitcli.render.heat import file_bytes
-from vitcli.render.sheet import cut
 
 COLOURS = ("#2563eb", "#dc2626", "#059669", "#d97706", "#7c3aed", "#0891b2")
-ACROSS, DOWN = (52, 448), (228, 16)  # pixels of the axes in a chart
-INK = (37, 99, 235)  # colour of a full cell
-MAX_NUMBERED = 40  # classes of a matrix with names and numbers
-MAX_SIDE = 1600  # pixels of a matrix without them
-MAX_NAME = 236  # pixels of a class name next to its row
+ACROSS, DOWN = (0, 1000), (1000, 0)  # the axes in a chart
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +56,7 @@ class _Bar:
         return f"{0.25 + 0.75 * self.share**0.5:.2f}"
 
 
-def lines_svg(title: str, lines: Sequence[Line], *, x_label: str = "epoch") -> str:
+def lines_chart(title: str, lines: Sequence[Line], *, x_label: str = "epoch") -> str:
     """A chart of lines with axes, grid and legend. Points that are not finite are left out."""
     kept = [
         Line(line.name, *zip(*points, strict=True))
@@ -76,7 +68,7 @@ def lines_svg(title: str, lines: Sequence[Line], *, x_label: str = "epoch") -> s
     xs, ys = [x for line in kept for x in line.xs], [y for line in kept for y in line.ys]
     y_ticks = _ticks(min(ys), max(ys))
     return render(
-        "chart.svg",
+        "chart.html",
         title=title,
         x=_Axis(min(xs), max(xs), *ACROSS),
         y=_Axis(y_ticks[0], y_ticks[-1], *DOWN),
@@ -84,22 +76,25 @@ def lines_svg(title: str, lines: Sequence[Line], *, x_label: str = "epoch") -> s
         y_ticks=_named(y_ticks),
         x_label=x_label,
         lines=list(zip(kept, cycle(COLOURS), strict=False)),
+        bars=(),
+        marks=(),
     )
 
 
-def reliability_svg(bins: Sequence[tuple[float, float, int, float]]) -> str:
+def reliability_chart(bins: Sequence[tuple[float, float, int, float]]) -> str:
     """A chart of accuracy against confidence. Each bin is (low, high, images, accuracy). On the
     diagonal both are equal; a bar with more images is darker."""
     ticks = _named((0, 0.2, 0.4, 0.6, 0.8, 1))
     most = max((count for _, _, count, _ in bins), default=1) or 1
     return render(
-        "chart.svg",
+        "chart.html",
         title="Reliability",
         x=_Axis(0, 1, *ACROSS),
         y=_Axis(0, 1, *DOWN),
         x_ticks=ticks,
         y_ticks=ticks,
         x_label="confidence",
+        lines=(),
         bars=[
             _Bar(low, high, accuracy, f"{count:,} images, {accuracy:.1%} right", count / most)
             for low, high, count, accuracy in bins
@@ -109,10 +104,15 @@ def reliability_svg(bins: Sequence[tuple[float, float, int, float]]) -> str:
     )
 
 
-def histogram_svg(
-    title: str, edges: Sequence[float], counts: Sequence[int], mark: float | None = None
+def histogram_chart(
+    title: str,
+    edges: Sequence[float],
+    counts: Sequence[int],
+    mark: float | None = None,
+    what: str = "",
 ) -> str:
-    """A chart of how many values are in each bin, on a logarithmic axis, with a line at `mark`.
+    """A chart of how many values are in each bin, on a logarithmic axis, with a line at `mark`,
+    which is called `what`.
     There is one edge more than counts. Bins are drawn equally wide, whatever their edges, so that
     fine ones can be seen. Without values there is no chart."""
     if not any(counts):
@@ -125,15 +125,16 @@ def histogram_svg(
     marks = []
     if mark is not None:
         at = float(np.interp(mark, edges, np.arange(len(edges))))
-        marks = [((at, y.low), (at, y.high), f"{mark:.6g}")]
+        marks = [((at, y.low), (at, y.high), f"{what} {mark:.6g}".strip())]
     return render(
-        "chart.svg",
+        "chart.html",
         title=title,
         x=x,
         y=y,
         x_ticks=[(place, labels[place]) for place in range(0, len(edges), every)],
         y_ticks=[(decade, f"{10**decade:,}") for decade in decades],
         x_label="score",
+        lines=(),
         bars=[
             _Bar(place, place + 1, math.log10(counts[place]), f"{low} to {high}: {count:,}")
             for place, low, high in zip(places, labels, labels[1:], strict=False)
@@ -166,51 +167,3 @@ def _ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
         return [x for x in np.arange(math.ceil(low / step) * step, high + 1e-9, step).tolist()]
     first, last = math.floor(low / step), math.ceil(high / step)
     return [round(i * step, 10) for i in range(first, max(last, first + 1) + 1)]
-
-
-def confusion_png(labels: Sequence[str], counts: NDArray[np.int64]) -> bytes:
-    """A confusion matrix: true labels in rows, predicted labels in columns, shaded by the share of
-    the row. Up to MAX_NUMBERED classes are shown with names and numbers."""
-    K = len(labels)
-    is_numbered = K <= MAX_NUMBERED
-    cell = 34 if is_numbered else max(1, min(12, MAX_SIDE // K))
-    font = ImageFont.load_default(13)
-    names = [cut(label, font, MAX_NAME) for label in labels] if is_numbered else []
-    margin = 24 + max((int(font.getlength(name)) for name in names), default=0)
-    side = margin + K * cell + 12
-    picture = Image.new("RGB", (side, side), "white")
-    draw = ImageDraw.Draw(picture)
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    shades = _shades(shares).repeat(cell, axis=0).repeat(cell, axis=1)
-    picture.paste(Image.fromarray(shades), (margin, margin))
-    if is_numbered:
-        for place, label in enumerate(names):
-            middle = margin + (place + 0.5) * cell
-            draw.text((margin - 6, middle), label, "#222", font, anchor="rm")
-            _upright(picture, label, font, (int(middle), margin - 6))
-        for row, column in zip(*np.nonzero(counts), strict=True):
-            at = margin + (column + 0.5) * cell, margin + (row + 0.5) * cell
-            ink = "white" if shares[row, column] > 0.5 else "#222"
-            draw.text(at, f"{counts[row, column]}", ink, ImageFont.load_default(11), anchor="mm")
-    draw.rectangle((margin - 1, margin - 1, margin + K * cell, margin + K * cell), outline="#999")
-    draw.text((6, 6), "rows true, columns answered", "#666")
-    return file_bytes(picture, "PNG", optimize=True)
-
-
-def _shades(shares: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """Colour shares from white to INK. Even the smallest share above zero is visible."""
-    seen = np.where(shares > 0, 0.08 + 0.92 * shares, 0.0)[..., None]
-    return (255 + (np.array(INK) - 255) * seen).astype(np.uint8)
-
-
-def _upright(
-    picture: Image.Image,
-    text: str,
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
-    bottom: tuple[int, int],
-) -> None:
-    """Draw text that reads from bottom to top."""
-    strip = Image.new("RGB", (int(font.getlength(text)) + 2, 18), "white")
-    ImageDraw.Draw(strip).text((0, 1), text, "#222", font)
-    turned = strip.transpose(Image.Transpose.ROTATE_90)
-    picture.paste(turned, (bottom[0] - 9, max(0, bottom[1] - turned.height)))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING
+
+from PIL import Image
 
 from vitcli.errors import shortened
 
@@ -14,6 +17,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 MAX_NAME = 200  # bytes of a label
+RATIO = 1.333  # of a card without a picture
 ROWS = "<rows>\n"  # where a template has the rows of a page; `<` in a value is escaped
 
 
@@ -36,12 +40,22 @@ def inert(value: object) -> bytes:
     return text.replace("<", "\\u003c").encode("utf-8", "backslashreplace")
 
 
-def script(name: str, value: object) -> bytes:
-    """A script element of data, of the class `name`."""
-    return b'<script class="%b" type="application/json">%b</script>\n' % (
+def script(name: str, value: object, ratio: float | None = None) -> bytes:
+    """A script element of data, of the class `name`; `ratio` is that of the picture in it."""
+    shape = "" if ratio is None else f' data-ratio="{ratio:g}"'
+    return b'<script class="%b" type="application/json"%b>%b</script>\n' % (
         name.encode(),
+        shape.encode(),
         inert(value),
     )
+
+
+def ratio_of(thumbnail: bytes) -> float:
+    """The width of a picture by its height, without decoding it; RATIO for empty bytes."""
+    if not thumbnail:
+        return RATIO
+    width, height = Image.open(io.BytesIO(thumbnail)).size
+    return round(width / height, 3)
 
 
 @cache

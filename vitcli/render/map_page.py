@@ -39,7 +39,7 @@ class MapData:
 
     x, y: (N,). clusters: (N,), from 0, or None; distances: (N,) with them. paths: N of them, in
     order, with surrogates for bytes that are not UTF-8. thumbnails: JPEG files by row. facts: pairs
-    of texts on how the map was made.
+    of texts on how the map was made. `about` says the model below the title.
     """
 
     title: str
@@ -52,6 +52,7 @@ class MapData:
     thumbnails: Mapping[int, bytes] = field(default_factory=dict)
     facts: Sequence[tuple[str, str]] = ()
     unit: str = "image"
+    about: str = ""
 
 
 def write_map(file: IO[bytes], data: MapData) -> None:
@@ -62,7 +63,13 @@ def write_map(file: IO[bytes], data: MapData) -> None:
         "what": data.labels.what if data.labels else None,
         "unit": data.unit,
     }
-    text = render("map.html", title=data.title, settings=_inert(settings), facts=list(data.facts))
+    text = render(
+        "map.html",
+        title=data.title,
+        about=data.about,
+        settings=_inert(settings),
+        facts=list(data.facts),
+    )
     before, _, after = text.partition(DATA)
     file.write(before.encode())
     arrays: dict[str, NDArray[np.generic]] = {

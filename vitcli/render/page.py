@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 from vitcli.records import Maps
-from vitcli.render.document import base64_of, halves, inert, script
+from vitcli.render.document import base64_of, halves, inert, ratio_of, script
 from vitcli.render.heat import levels_of, tables
 from vitcli.render.styles import Style
 
@@ -19,9 +19,12 @@ from vitcli.render.styles import Style
 class Page:
     """An HTML page that is written in order: `head`, a `row` for each image, `tail`."""
 
-    def __init__(self, title: str, style: Style = Style(), *, has_bars: bool = True) -> None:
-        """With `has_bars`, scores are between 0 and 1, and a bar shows each."""
-        self._title = title
+    def __init__(
+        self, title: str, style: Style = Style(), *, about: str = "", has_bars: bool = True
+    ) -> None:
+        """With `has_bars`, scores are between 0 and 1, and a bar shows each. `title` and `about`,
+        the line below it, stand at the end of the page: they may change when a run is resumed."""
+        self._title, self._about = title, about
         self._style = style
         self._has_bars = has_bars
 
@@ -39,8 +42,10 @@ class Page:
             "colourmap": self._style.colours,
             "alpha": self._style.alpha,
             "bars": self._has_bars,
+            "title": self._title,
+            "about": self._about,
         }
-        return halves("page.html", title=self._title, settings=inert(settings).decode())
+        return halves("page.html", title="vit", settings=inert(settings).decode())
 
     def row(
         self, record: Mapping[str, object], thumbnail: bytes, layers: Sequence[Maps] = ()
@@ -50,7 +55,7 @@ class Page:
         data: dict[str, object] = {"thumbnail": base64_of(thumbnail)}
         if layers:
             data["layers"] = [_layer(maps) for maps in layers]
-        return script("row", record) + script("data", data)
+        return script("row", record, ratio_of(thumbnail)) + script("data", data)
 
     def record_in(self, row: bytes) -> dict[str, object]:
         """The JSON record of a row that `row` returned."""

@@ -7,11 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from vitcli.render.charts import MAX_NUMBERED, confusion_png
-from vitcli.render.document import data_url, render
-from vitcli.render.heat import file_bytes
+from vitcli.render.confusion import MAX_NUMBERED, confusion_png
+from vitcli.render.document import data_url, ratio_of, render
 
 RIGHT, WRONG = "37,99,235", "220,38,38"  # red, green and blue of a cell
 FULL = 0.93  # opacity from which white text is better to read than black
@@ -20,18 +18,23 @@ FULL = 0.93  # opacity from which white text is better to read than black
 @dataclass(frozen=True, slots=True)
 class Shot:
     """A wrong prediction: the image's path, what is true, what was predicted and how surely, and a
-    thumbnail (H, W, 3)."""
+    thumbnail as JPEG; None if the image cannot be read any more."""
 
     path: str
     truth: str
     answer: str
     score: str
-    pixels: NDArray[np.uint8] | None
+    jpeg: bytes | None
 
     def picture(self) -> str:
         """The thumbnail as a URL."""
-        assert self.pixels is not None
-        return data_url("jpeg", file_bytes(Image.fromarray(self.pixels), "JPEG", quality=85))
+        assert self.jpeg is not None
+        return data_url("jpeg", self.jpeg)
+
+    @property
+    def ratio(self) -> float:
+        """The width of the thumbnail by its height."""
+        return ratio_of(self.jpeg or b"")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,7 @@ class Section:
     def picture(self) -> str:
         """The picture of the confusion as a URL."""
         assert self.counts is not None
-        return data_url("png", confusion_png(self.labels, self.counts))
+        return data_url("png", confusion_png(self.labels, self.counts, self.title))
 
     def rows(self) -> Iterator[tuple[str, list[tuple[str, int, str, bool]]]]:
         """Yield each true label with (predicted label, count, colour of the cell, whether it is
@@ -85,10 +88,12 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class ReportPage:
-    """A report: facts as (name, value), charts as (caption, SVG), a section for each model, the
-    slowest images as (time, path), and the failed images as (path, reason)."""
+    """A report: facts as (name, value), charts as (caption, HTML), a section for each model, the
+    slowest images as (time, path), and the failed images as (path, reason). `about` says the models
+    below the title."""
 
     title: str
+    about: str
     facts: Sequence[tuple[str, str]]
     charts: Sequence[tuple[str, str]] = ()
     sections: Sequence[Section] = ()
@@ -98,4 +103,4 @@ class ReportPage:
 
 def html(page: ReportPage) -> str:
     """The page as one HTML file."""
-    return render("report.html", title=page.title, page=page)
+    return render("report.html", title=page.title, about=page.about, page=page)

@@ -101,8 +101,8 @@ def _write(
 
 
 def cut(text: str, font: Font, room: float) -> str:
-    """The text, cut with an ellipsis if it is wider than `room` pixels."""
-    text = text[: int(room) + 1]  # a letter is at least a pixel wide
+    """The text in one line, cut with an ellipsis if it is wider than `room` pixels."""
+    text = " ".join(text[: int(room) + 1].splitlines())  # a letter is at least a pixel wide
     if font.getlength(text) <= room:
         return text
     fitting = bisect_right(range(len(text)), room, key=lambda n: font.getlength(text[:n] + "…"))

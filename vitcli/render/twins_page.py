@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from vitcli.records import Size
-from vitcli.render.document import base64_of, halves, script
+from vitcli.render.document import base64_of, halves, ratio_of, script
 
 
 class TwinsPage:
     """An HTML page that is written in order: `head`, a `group` for each group, `tail`."""
 
-    def __init__(self, title: str) -> None:
-        self._title = title
+    def __init__(self, title: str, about: str = "") -> None:
+        self._title, self._about = title, about
 
     def head(self, facts: Sequence[tuple[str, str]], chart: str = "") -> bytes:
         """Everything before the first group: facts as (name, value), and the SVG of the
@@ -35,8 +35,8 @@ class TwinsPage:
         (empty if the image cannot be read), its size (height, width) and the bytes of its file,
         or None if they are not known."""
         members = [
-            {**row, "size": size, "bytes": count}
-            for row, size, count in zip(rows, sizes, bytes_, strict=True)
+            {**row, "size": size, "bytes": count, "ratio": ratio_of(small)}
+            for row, size, count, small in zip(rows, sizes, bytes_, thumbnails, strict=True)
         ]
         data = {"thumbnails": [base64_of(one) for one in thumbnails]}
         return script("one", {"members": members}) + script("data", data)
@@ -46,4 +46,4 @@ class TwinsPage:
         return self._frame((), "")[1]
 
     def _frame(self, facts: Sequence[tuple[str, str]], chart: str) -> tuple[bytes, bytes]:
-        return halves("twins.html", title=self._title, facts=facts, chart=chart)
+        return halves("twins.html", title=self._title, about=self._about, facts=facts, chart=chart)

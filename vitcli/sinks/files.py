@@ -221,6 +221,16 @@ class PartialFile:
             self._write(data)
             self.file.seek(0, os.SEEK_END)
 
+    def begins_with(self, data: bytes) -> bool:
+        """Whether the file begins with these bytes, or is empty."""
+        if not self.grown.size:
+            return True
+        with self.explained():
+            self.file.seek(0)
+            begin = self.file.read(len(data))
+            self.file.seek(0, os.SEEK_END)
+        return begin == data
+
     def _write(self, data: bytes | memoryview) -> None:
         with self.explained():
             write_all(self.file, data)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
+from vitcli.errors import OutputError, printable
 from vitcli.records import Attended, Classified, Kept, Maps, Row
 from vitcli.sinks.files import PartialFile, Target
 from vitcli.sinks.sink import FileSink
@@ -40,7 +41,13 @@ class PageSink(FileSink):
     def _open(self) -> None:
         self._is_alone = not self._target.files  # no file of the target holds the lines
         self._file = self._target.open("" if self._is_alone else PAGE)
-        self._file.write_header(self._page.head())
+        head = self._page.head()
+        if not self._file.begins_with(head):
+            raise OutputError(
+                f"{printable(str(self._file.path))} was begun by another version of vit",
+                "its pages differ: start over with --overwrite",
+            )
+        self._file.write_header(head)
 
     def write(self, rows: Sequence[Row]) -> list[int]:
         if self._lines is not None:

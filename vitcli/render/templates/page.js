@@ -1,9 +1,11 @@
 const rows = [...document.querySelectorAll("script.row")].map((script, index) => ({
-  ...parsed(script), index, script: script.nextElementSibling,
+  ...parsed(script), index, script: script.nextElementSibling, ratio: script.dataset.ratio ?? 1.333,
 }));
 const images = rows.filter((row) => !row.error);
 const failures = rows.filter((row) => row.error);
 const settings = parsed($("settings"));
+document.title = $("title").textContent = settings.title;
+$("about").textContent = settings.about;
 const colours = Object.fromEntries(Object.entries(settings.colours).map(([n, t]) => [n, bytes(t)]));
 const best = (row) => row.class ?? row.predictions?.[0];
 const scored = (p) => (settings.bars && p.score >= 0 && p.score <= 1 ? p.score : 0);
@@ -74,7 +76,7 @@ function about(row) {
 const seen = whenNear((card) => show(card.firstChild, card.item), (card) => card.firstChild.replaceChildren());
 
 for (const row of images) {
-  row.card = make("article", { tabIndex: 0, item: row }, make("div", { className: "view" }), about(row));
+  row.card = make("article", { tabIndex: 0, item: row, style: `--ratio:${row.ratio}` }, make("div", { className: "view" }), about(row));
   row.card.onclick = () => open(row);
   row.card.setAttribute("aria-label", row.path);
   row.text = [row.path, ...(row.predictions ?? []).map((p) => p.label), row.class?.label ?? ""].join("\n").toLowerCase();

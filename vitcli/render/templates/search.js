@@ -10,9 +10,9 @@ page.heading = (one, data) => {
   const words = make("div", {}, make("h2", { textContent: one.query, title: one.query }), make("p", { className: "note", textContent: about.join(" · ") }));
   return data.own ? [make("div", { className: "view" }, pictured(data.own, "")), words] : [words];
 };
-page.card = (result, thumbnail) => {
+page.card = (result, thumbnail, ratio) => {
   const score = make("div", { className: "score" }, make("b", { textContent: scoreOf(result) }), make("span", { textContent: `#${result.place + 1}` }));
-  const card = make("article", { tabIndex: 0, item: result, onclick: () => open(result) }, make("div", { className: "view" }, pictured(thumbnail, "")), make("div", { className: "about" }, score, pathLine(result.path)));
+  const card = make("article", { tabIndex: 0, item: result, style: `--ratio:${ratio}`, onclick: () => open(result) }, make("div", { className: "view" }, pictured(thumbnail, "")), make("div", { className: "about" }, score, pathLine(result.path)));
   card.setAttribute("aria-label", `${result.place + 1}: ${result.path}`);
   return card;
 };

@@ -1,7 +1,7 @@
 // A page of sections. Each `one` of them has a heading and the cards of its items; `one.script`
 // holds its thumbnails, `one.shown` the items that pass the filter, and each item `one` and `place`,
 // where it is. A page says how a one is headed (`page.heading(one, data)`), how an
-// item is drawn (`page.card(item, thumbnail)`), and at which items the arrows stop (`page.stops`).
+// item is drawn (`page.card(item, thumbnail, ratio)`), and at which items the arrows stop (`page.stops`).
 const ones = [...document.querySelectorAll("script.one")].map((script) => ({ ...parsed(script), script: script.nextElementSibling }));
 let shown = [];
 page.stops = (one) => one.shown;
@@ -15,7 +15,7 @@ function fill(section) {
   const { one } = section, data = parsed(one.script), [heading, cards, more] = section.children;
   const items = one.isWhole ? one.shown : one.shown.slice(0, page.limit());
   heading.replaceChildren(...page.heading(one, data));
-  cards.replaceChildren(...items.map((item) => (item.card = page.card(item, data.thumbnails[item.place]))));
+  cards.replaceChildren(...items.map((item) => (item.card = page.card(item, data.thumbnails[item.place], data.ratios?.[item.place]))));
   more.hidden = items.length === one.shown.length;
   more.textContent = `show all ${one.shown.length.toLocaleString()}`;
   section.style.minHeight = "";

@@ -21,7 +21,7 @@ page.card = (member, thumbnail) => {
   const item = member.keep ? page.stops(member.one)[0] : member;
   const parts = [tags(member), pathLine(member.path), make("p", { className: "note", textContent: measures(member) })];
   if (!member.keep && member.why) parts.push(make("p", { className: "note", textContent: `not kept: ${member.why}` }));
-  const card = make("article", { tabIndex: 0, item, className: member.keep ? "kept" : "", onclick: () => item && open(item) }, make("div", { className: "view" }, pictured(thumbnail, "")), make("div", { className: "about" }, ...parts));
+  const card = make("article", { tabIndex: 0, item, style: `--ratio:${member.ratio}`, className: member.keep ? "kept" : "", onclick: () => item && open(item) }, make("div", { className: "view" }, pictured(thumbnail, "")), make("div", { className: "about" }, ...parts));
   card.setAttribute("aria-label", `${member.keep ? "kept" : member.kind}: ${member.path}`);
   return card;
 };
@@ -112,7 +112,7 @@ function update() {
     one.shown = found ? one.members.filter((member) => member.keep || !kind || member.kind === kind) : [];
   }
   lay(ones.filter((one) => page.stops(one).length).sort((a, b) => orders[$("order").value](a, b) || a.index - b.index));
-  for (const one of shown) one.section.style.setProperty("--members", Math.min(8, one.shown.length));
+  for (const one of shown) one.section.style.setProperty("--wide", one.shown.slice(0, 8).reduce((sum, { ratio }) => sum + Math.min(5, Math.max(0.8, ratio)), 0));
   const all = counted(ones.length, "group");
   $("count").textContent = words || kind ? `${shown.length.toLocaleString()} of ${all}` : all;
   const twins = shown.flatMap((one) => page.stops(one)), freed = sum(twins);
@@ -121,5 +121,6 @@ function update() {
   $("said").textContent = "Of the groups below, as filtered. This page changes no file.";
 }
 for (const id of ["filter", "kind", "order"]) $(id).oninput = update;
+if (!ones.length) $("empty").textContent = "no twins were found";
 compare(mode);
 update();

@@ -22,7 +22,7 @@ from vitcli.files import PARTIAL
 from vitcli.images.kinds import suffixes
 from vitcli.images.scan import DRAWN
 from vitcli.images.workers import WorkerPool
-from vitcli.jobs.drawing import Drawing, Request, check_page, draw_rows
+from vitcli.jobs.drawing import Drawing, Request, check_page, data_name, draw_rows
 from vitcli.jobs.finite import are_finite, overflow, with_failures
 from vitcli.jobs.job import DEFAULT_MODEL, SILENT, Inputs, ModelOptions, Reporter, Running, Summary
 from vitcli.jobs.listing import Listing, list_inputs
@@ -203,7 +203,9 @@ def _has_files(tree: PictureTree, is_page: bool, ref: ImageRef, text: bytes) -> 
 
 
 def _page(job: AttentionJob, meta: Mapping[str, object]) -> Page:
-    return Page(f"vit attention, {meta['model']}", job.style, has_bars=meta.get("scores") != "none")
+    about = f"model {meta['model']}, method {job.look.method}"
+    title, has_bars = f"Attention on {data_name(job.inputs)}", meta.get("scores") != "none"
+    return Page(title, job.style, about=about, has_bars=has_bars)
 
 
 def _forward(runner: AttentionRunner, prepared: Prepared, running: Running) -> AttendBatch:

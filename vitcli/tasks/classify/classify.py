@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 from vitcli.checkpoints.scoring import ScoreFunction, Scores, to_scores
 from vitcli.checkpoints.text.files import local_digest
-from vitcli.errors import UsageError
+from vitcli.errors import UsageError, printable
 from vitcli.images.workers import WorkerPool
-from vitcli.jobs.drawing import Drawing, Request, check_page, draw_rows
+from vitcli.jobs.drawing import Drawing, Request, check_page, data_name, draw_rows
 from vitcli.jobs.finite import are_finite, overflow, with_failures
 from vitcli.jobs.job import DEFAULT_MODEL, SILENT, Inputs, ModelOptions, Reporter, Running, Summary
 from vitcli.jobs.listing import list_inputs
@@ -117,7 +117,8 @@ def classify(job: ClassifyJob, reporter: Reporter = SILENT, sink: Sink | None = 
 
 def _output(job: ClassifyJob) -> Output:
     assert not isinstance(job.out, Url)  # fleet/share.py gives a local file, and uploads it later
-    title = f"vit classify, {', '.join(m if isinstance(m, str) else m.spec for m in job.models)}"
+    names = [printable(m if isinstance(m, str) else m.spec) for m in job.models]
+    about = f"{'models' if len(names) > 1 else 'model'} {', '.join(names)}"
     output = output_of(job, job.out, job.output_format())
     # Without a threshold, no number of labels is TOP_K of them.
     takes_five = job.top_k is None and job.threshold is None
@@ -131,13 +132,13 @@ def _output(job: ClassifyJob) -> Output:
         options={**output.options, **count, "select": job.select and job.select.text},
         defaults={**output.defaults, "top_k": TOP_K},
         html=job.html,
-        page=partial(_page, title) if job.html else None,
+        page=partial(_page, data_name(job.inputs), about) if job.html else None,
         takes=None if job.select is None else _selected(job.select),
     )
 
 
-def _page(title: str, meta: Mapping[str, object]) -> Page:
-    return Page(title, has_bars=meta.get("scores") != "none")
+def _page(data: str, about: str, meta: Mapping[str, object]) -> Page:
+    return Page(f"Labels of {data}", about=about, has_bars=meta.get("scores") != "none")
 
 
 def _computation(

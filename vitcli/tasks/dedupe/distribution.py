@@ -1,4 +1,4 @@
-"""The distribution of the best scores, as text and as a chart."""
+"""The distribution of the best scores, as bins and as text."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ EDGES = (
     *(0.99, 0.995, 0.998, 0.999, 0.9995, 0.9999, 0.99999),
 )
 BAR = 36  # characters
-WIDTH, HEIGHT = 400, 150  # of the bars in the page, which a telephone shows at about this size
-TOP, LABELS = 18, 52  # above and below the bars
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,38 +45,3 @@ def as_text(bins: Sequence[Bin], threshold: float) -> list[str]:
         mark = " twins" if bin.low >= threshold else " <- threshold" * (bin.high > threshold)
         lines.append(f"  {bin.low:7.5g} to {bin.high:<7.5g} {bin.count:>9,} {bar}{mark}")
     return lines
-
-
-def as_svg(bins: Sequence[Bin], threshold: float) -> str:
-    """Draw the bins as an SVG, whose colours are those of the page; labels stand upright."""
-    if not bins:
-        return ""
-    most = max(bin.count for bin in bins)
-    step = WIDTH / len(bins)
-    parts = [
-        f'<svg viewBox="0 0 {WIDTH} {TOP + HEIGHT + LABELS}" role="img" class="chart" '
-        'xmlns="http://www.w3.org/2000/svg"><title>Best score of each image</title>'
-    ]
-    line = None
-    for at, bin in enumerate(bins):
-        tall = HEIGHT * bin.count / most
-        is_twin = bin.low >= threshold
-        if bin.low <= threshold < bin.high or (line is None and is_twin):
-            share = max(0.0, (threshold - bin.low) / (bin.high - bin.low))
-            line = (at + share) * step
-        middle = (at + 0.5) * step + 4
-        parts.append(
-            f'<rect x="{at * step + 1:.1f}" y="{TOP + HEIGHT - tall:.1f}" width="{step - 2:.1f}" '
-            f'height="{tall:.1f}" fill="currentColor" opacity="{1 if is_twin else 0.45}">'
-            f"<title>{bin.low:.5g} to {bin.high:.5g}: {bin.count:,}</title></rect>"
-            f'<text x="{middle:.1f}" y="{TOP + HEIGHT + 6}" text-anchor="end" '
-            f'transform="rotate(-90 {middle:.1f} {TOP + HEIGHT + 6})">{bin.low:.5g}</text>'
-        )
-    if line is not None:
-        anchor = "end" if line > WIDTH / 2 else "start"
-        parts.append(
-            f'<line x1="{line:.1f}" x2="{line:.1f}" y1="{TOP}" y2="{TOP + HEIGHT}" class="mark"/>'
-            f'<text x="{line:.1f}" y="{TOP - 5}" class="marked" text-anchor="{anchor}">'
-            f"threshold {threshold:g}</text>"
-        )
-    return "".join([*parts, "</svg>"])

@@ -12,9 +12,10 @@ from vitcli.jobs.drawing import Drawing, Request
 from vitcli.jobs.job import Reporter
 from vitcli.jobs.named import iter_named
 from vitcli.records import Sample, Size
+from vitcli.render.charts import histogram_chart
 from vitcli.render.twins_page import TwinsPage
 from vitcli.tasks.dedupe.appearance import PLAN
-from vitcli.tasks.dedupe.distribution import as_svg
+from vitcli.tasks.dedupe.distribution import Bin
 from vitcli.tasks.dedupe.files import Files
 from vitcli.tasks.dedupe.find import Found
 from vitcli.tasks.dedupe.twin import Twin
@@ -24,11 +25,11 @@ MAX_IMAGES = 20_000  # thumbnails of a page; later groups have none
 
 def write_page(found: Found, index: Index, html: Path, reporter: Reporter) -> None:
     """Write the page, completely or not at all. Raises WriteError."""
-    page = TwinsPage("Twins")
+    page = TwinsPage(f"Twins in {index.label}", index.maker)
     total, done = len(found.twins), 0
     value = found.threshold.value if found.threshold else 0.0
     with whole_file(html) as file:
-        file.write(page.head(_facts(found, index), as_svg(found.bins, value)))
+        file.write(page.head(_facts(found, index), _chart(found.bins, value)))
         for group in found.groups:
             interrupts.check()
             records = [twin.record() for twin in group]
@@ -41,6 +42,13 @@ def write_page(found: Found, index: Index, html: Path, reporter: Reporter) -> No
         file.write(page.tail())
     if total > MAX_IMAGES:
         reporter.note(f"the page has the thumbnails of the first {MAX_IMAGES:,} images")
+
+
+def _chart(bins: Sequence[Bin], threshold: float) -> str:
+    """The chart of the best scores, with a line at the threshold."""
+    edges = [*(bin.low for bin in bins), *(bin.high for bin in bins[-1:])]
+    counts = [bin.count for bin in bins]
+    return histogram_chart("Best score of each image", edges, counts, threshold, "threshold")
 
 
 def _facts(found: Found, index: Index) -> list[tuple[str, str]]:

@@ -83,7 +83,7 @@ class Result(Protocol):
     def section(self, images: Sequence[FoundImage]) -> Section:
         """The section of the report. The images of the worst mistakes are read again."""
 
-    def files(self) -> Mapping[str, bytes]:
+    def files(self, data: str) -> Mapping[str, bytes]:
         """The tables and pictures that only this kind of result has."""
 
 

@@ -192,7 +192,7 @@ class NumberResult:
             worst_title="Largest errors",
         )
 
-    def files(self) -> Mapping[str, bytes]:
+    def files(self, data: str) -> Mapping[str, bytes]:
         return {}
 
 

@@ -17,7 +17,8 @@ from vitcli.checkpoints.scoring import ScoreFunction
 from vitcli.errors import InputError, UsageError, printable, shortened
 from vitcli.jobs.predictions import top_k
 from vitcli.records import FoundImage
-from vitcli.render.charts import confusion_png, reliability_svg
+from vitcli.render.charts import reliability_chart
+from vitcli.render.confusion import confusion_png
 from vitcli.render.report import ClassTable, Section, Shot
 from vitcli.tasks.evaluate.job import (
     MAX_CLASSES,
@@ -220,11 +221,12 @@ class OneLabelResult:
             charts=(_calibration(answers),) if self.are_shares else (),
         )
 
-    def files(self) -> Mapping[str, bytes]:
+    def files(self, data: str) -> Mapping[str, bytes]:
         table = self.confusion
+        title = f"{printable(self.name)} on {data}"
         return {
             "confusion.csv": _confusion_csv(table).encode("utf-8", "replace"),
-            "confusion.png": confusion_png(table.labels, table.counts),
+            "confusion.png": confusion_png(table.labels, table.counts, title),
         }
 
 
@@ -246,7 +248,7 @@ def _confusion_csv(table: Confusion) -> str:
 def _calibration(answers: Answers) -> tuple[str, str]:
     """The caption of the reliability diagram, and the diagram."""
     bins = reliability(answers)
-    chart = reliability_svg([(b.low, b.high, b.images, b.accuracy) for b in bins])
+    chart = reliability_chart([(b.low, b.high, b.images, b.accuracy) for b in bins])
     return (
         f"Confidence and accuracy: expected calibration error {calibration_error(bins):.3f}",
         chart,

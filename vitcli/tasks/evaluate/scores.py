@@ -39,12 +39,14 @@ def failure_record(failure: Failure) -> dict[str, Any]:
 
 def page(evaluation: Evaluation, data: str) -> ReportPage:
     """The report page of `vit evaluate`."""
+    names = [model.name for model in evaluation.models]
     facts = [("data", printable(data)), ("images", f"{evaluation.summary.done:,}")]
     for model in evaluation.models:
         name, value = next(iter(model.headline().items()))
         facts.append((model.name, f"{name} {value}"))
     return ReportPage(
         title=f"Evaluation on {printable(data)}",
+        about=f"{'models' if len(names) > 1 else 'model'} {', '.join(map(printable, names))}",
         facts=facts,
         sections=[model.section(evaluation.images) for model in evaluation.models],
         slowest=[
@@ -73,7 +75,7 @@ def write_files(folder: Path, evaluation: Evaluation, data: str, config: str | N
     contents = {
         "metrics.json": f"{metrics}\n".encode("utf-8", "replace"),
         "report.html": html(page(evaluation, data)).encode("utf-8"),
-        **evaluation.models[-1].files(),
+        **evaluation.models[-1].files(printable(data)),
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -189,7 +189,7 @@ class SeveralLabelsResult:
             worst_title=f"Farthest on the wrong side of {self.threshold:g}",
         )
 
-    def files(self) -> Mapping[str, bytes]:
+    def files(self, data: str) -> Mapping[str, bytes]:
         rows = [c.numbers() | {"ap": rounded(ap)} for c, ap in self.classes]
         text = io.StringIO()
         writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+from vitcli.jobs.thumbnails import ThumbnailJob
+from vitcli.records import FoundImage, ImageRef, Sample
 
-from vitcli.images.decode import decode
-from vitcli.records import FoundImage, ImageRef, Limits, Preprocess, Sample
-
-THUMBNAIL = Preprocess(size=(192, 192), resize=(192, 192), fit="contain", decode="fast")
+SIDE = 320  # pixels of the longer side
 
 
-def thumbnail(image: FoundImage) -> NDArray[np.uint8] | None:
-    """The pixels (192, 192, 3) of an image; None if it cannot be read any more."""
-    decoded = decode(ImageRef(0, image.path, member=image.member), (THUMBNAIL,), Limits())
-    return decoded.pixels[0] if isinstance(decoded, Sample) else None
+def thumbnail(image: FoundImage) -> bytes | None:
+    """The JPEG file of a small image, in its own shape; None if it cannot be read any more."""
+    decoded = ThumbnailJob(SIDE)(ImageRef(0, image.path, member=image.member))
+    return decoded.pixels[0].tobytes() if isinstance(decoded, Sample) else None

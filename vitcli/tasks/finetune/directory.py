@@ -18,7 +18,7 @@ from vitcli.files import explained, sync, write_whole
 from vitcli.images.scan import Scan
 from vitcli.jobs.apart import Read, check_apart
 from vitcli.records import ErrorType, Failure, FoundImage, ImageRef
-from vitcli.render.charts import Line, lines_svg
+from vitcli.render.charts import Line, lines_chart
 from vitcli.render.report import ReportPage, html
 from vitcli.schemas import SCHEMA
 from vitcli.tasks.evaluate.one_label import OneLabelResult
@@ -142,7 +142,8 @@ class RunDirectory:
     ) -> None:
         """Write the report."""
         best = [row for row in history if row["is_best"]][-1:]
-        facts = [("model", model.spec), ("recipe", why)]
+        data = printable(str(self._options["data"]).rstrip("/"))
+        facts = [("model", printable(model.spec)), ("data", data), ("recipe", why)]
         if best and best[0]["val_top1"] is not None:
             score = f"{best[0]['val_top1']:.2%} of {len(val):,} held-out images"
             facts.append(("best epoch", f"{best[0]['epoch']}: {score}"))
@@ -151,7 +152,8 @@ class RunDirectory:
             held_out = OneLabelResult("Held-out images", model.labels, answers)
             sections.append(held_out.section(val))
         page = ReportPage(
-            title=f"Training of {self.folder.resolve().name}",
+            title=f"Training on {Path(data).name or data}",
+            about=f"from {printable(model.spec)}, in {printable(self.folder.resolve().name)}",
             facts=facts,
             charts=_curves(history),
             sections=sections,
@@ -232,7 +234,7 @@ def _curves(history: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
             Line(label, epochs, tuple(_number(row[name]) for row in history))
             for label, name in names.items()
         ]
-        return caption, lines_svg(caption, lines)
+        return caption, lines_chart(caption, lines)
 
     charts = [chart("Loss", train="train_loss", val="val_loss")]
     if any(row["val_top1"] is not None for row in history):

@@ -97,7 +97,7 @@ def map_index(job: MapJob, reporter: Reporter = SILENT) -> Summary:
     with mapped(opened) as index, ExitStack() as files:
         made = compute(index, job, reporter)
         if job.html is not None:
-            title = Path(index.files[0]).name if index.files else "map"
+            title = f"Map of {index.label}" if index.files else "Map"
             rows = choose_rows(made.clusters, made.distances, index.count, job.thumbnails, job.seed)
             small = {}
             if index.names == "path" and len(rows):
@@ -225,6 +225,7 @@ def _ticker(reporter: Reporter, total: int) -> Tick:
 def _page(made: Map, index: Index, title: str, small: dict[int, bytes], unit: str) -> MapData:
     return MapData(
         title=title,
+        about=index.maker if index.files else "",
         x=made.x,
         y=made.y,
         clusters=made.clusters,

@@ -31,7 +31,7 @@ def open_page(
     from vitcli.jobs.thumbnails import thumbnails_of  # here: these import Pillow
     from vitcli.render.search_page import SearchPage
 
-    page = SearchPage(index.label)
+    page = SearchPage(f"Search in {index.label}", index.maker)
     missing: set[str] = set()
     with whole_file(html) as file:
         file.write(page.head())
