@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 # Before torch: its threads must not spin while the image workers want the processors.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -205,6 +205,18 @@ def clean_env(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     root = str(Path(__file__).parents[1])
     cache = str(tmp_path_factory.mktemp("cache"))
     return {**env, "HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONPATH": root, "VIT_CACHE": cache}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def measured() -> Iterator[Callable[[Any], Any]]:
+    """No run measures how fast this machine is: notes would depend on what else runs on it. The
+    function that does."""
+    from vitcli.jobs import precision
+
+    with pytest.MonkeyPatch.context() as patch:
+        original = precision.measured
+        patch.setattr(precision, "measured", lambda name: None)
+        yield original
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 # The folders of the cache.
 EXPORTS, TEXTS, FEATURES, OUTPUTS = "engines", "texts", "features", "outputs"
+RATES = "rates"
 
 
 def cache_folder() -> Path:

@@ -23,6 +23,7 @@ from vitcli.fleet.shards import divided, divisions, is_complete, join, shards_of
 from vitcli.images.path_list import copy_stdin
 from vitcli.jobs.job import SILENT, Reporter, Summary
 from vitcli.jobs.listing import list_inputs
+from vitcli.jobs.precision import settled
 from vitcli.jobs.tolerance import Tolerance
 from vitcli.records import Progress, Sink
 from vitcli.runs.shard import Shard
@@ -56,6 +57,9 @@ def share(
         _check(job, ray)
     staged_shards = shards_of(shard, max(1, len(names))) if shard else []
     with _staged(job, reporter, staged_shards) as (here, naming):
+        if ray is None:
+            resumed = _resumed(here, is_shared=is_shared)
+            here = replace(here, running=settled(here.running, resumed))
         if not is_shared:
             return task_of(here)(here, naming, sink)
         if ray is None:
@@ -83,6 +87,16 @@ def _check(job: SharedJob, ray: str | None) -> None:
             )
     if isinstance(job, ClassifyJob) and job.html is not None:
         raise UsageError("a page is made of all images", f"leave out {option} or --html")
+
+
+def _resumed(job: SharedJob, *, is_shared: bool) -> list[Path]:
+    """The outputs that this run may resume; some may not exist."""
+    asked, out = job.resuming, job.out or getattr(job, "html", None)
+    if not asked.resume or not isinstance(out, Path):
+        return []
+    counts = divisions(out) if is_shared and asked.shard is None else ()
+    shards = [shard for count in counts for shard in shards_of(None, count)]
+    return [asked.shard.named(out) if asked.shard else out, *(shard.named(out) for shard in shards)]
 
 
 def _share(

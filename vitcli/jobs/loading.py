@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from vitcli.checkpoints.resolve import Checkpoint
 from vitcli.errors import UsageError
 from vitcli.jobs.job import ModelOptions, Running
+from vitcli.jobs.precision import note_if_slower
 
 if TYPE_CHECKING:  # imports torch, which a run with nothing to do does not need
     from vitcli.checkpoints.load import Model
@@ -56,8 +57,10 @@ def load_model(
 
 def prepare_model(model: Model, running: Running, note: Callable[[str], None]) -> Prepared:
     """Prepare a model for PyTorch on the device of the run."""
-    from vitcli.models.prepare import prepare
+    from vitcli.models.prepare import choose_device, prepare
 
+    if choose_device(running.device).type == "cpu":
+        note_if_slower(running, note)
     return prepare(
         model.network,
         model.preprocess,
@@ -80,6 +83,7 @@ def open_model(
         engine: Engine = TorchEngine(prepare_model(model, running, note), output)
     else:
         check_one_size(model, f"--engine {running.engine}")
+        note_if_slower(running, note)
         chosen = running.engine, running.dtype, running.quantize
         engine = open_engine(model, output, *chosen, note)
     return SplittingEngine(engine, note, shares_ranges=running.quantize is not None)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -17,6 +19,7 @@ from vitcli.models.prepare import choose_device, choose_dtype
 SIDE = 2048  # on a CPU: large enough to hide the overhead, and three matrices fit the caches
 SIDE_ON_GPU = 8192
 MIN_PRODUCTS = 3
+WIDTH, ROWS = 768, 340  # of a thread's products: a ViT-B's, for nearly two images
 
 
 @torch.inference_mode()
@@ -46,6 +49,49 @@ def matmul_flops(
         wait()
         times.append(time.perf_counter() - started)
     return 2 * side**3 / min(times[1:])
+
+
+def thread_rates(precision: Literal["bf16", "int8"]) -> tuple[float, float] | None:
+    """The operations per second of one thread at small products, in fp32 and in a precision; None
+    if they are not both of the CPU's own and of oneDNN's.
+
+    The time is the thread's own, so that other work on the machine matters little. The products of
+    the two precisions take turns. All take less than 50 ms on an idle machine.
+    """
+    native = {
+        "bf16": ("avx512_bf16", "amx_bf16", "bf16"),
+        "int8": ("avx512_vnni", "avx_vnni", "amx_int8"),
+    }
+    has_bf16 = onednn.has(*native["bf16"])
+    result = torch.bfloat16 if has_bf16 else torch.float32
+    if not onednn.has(*native[precision]) or not onednn.supports(torch.float32):
+        return None
+    if not onednn.supports(result, int8=precision == "int8"):
+        return None
+    with ThreadPoolExecutor(1) as thread:
+        threads = torch.get_num_threads()
+        try:
+            return thread.submit(_thread_rates, precision, result).result()
+        finally:
+            torch.set_num_threads(threads)
+
+
+@torch.inference_mode()
+def _thread_rates(precision: str, result: torch.dtype) -> tuple[float, float]:
+    torch.set_num_threads(1)
+    draw = torch.Generator().manual_seed(0)
+    weight, x = (torch.randn(rows, WIDTH, generator=draw) for rows in (WIDTH, ROWS))
+    exact = onednn.PackedLinear(weight, None, None, torch.float32)
+    kind = onednn.Int8Linear if precision == "int8" else onednn.PackedLinear
+    products = ((exact, x), (kind(weight, None, None, result), x.to(result)))
+    times: tuple[list[float], list[float]] = ([], [])
+    for _ in range(1 + MIN_PRODUCTS):
+        for (product, rows), spent in zip(products, times, strict=True):
+            started = time.thread_time()
+            product(rows)
+            spent.append(time.thread_time() - started)
+    fp32, fast = (2 * ROWS * WIDTH**2 / max(min(spent[1:]), 1e-9) for spent in times)
+    return fp32, fast
 
 
 def share_of_limit(config: Config, images_per_second: float, flops: float) -> float:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from vitcli.files import open_regular
+from vitcli.files import PARTIAL, open_regular
 from vitcli.runs.journal_lines import CHUNK, MAX_COUNT, Damaged, Entry, Header, Whole, crc_of, parse
 from vitcli.sinks.files import Grown
 
@@ -32,6 +32,11 @@ MAX_LINE = 16 << 20  # bytes, enough for a header or a path
 def journal_of(out: Path) -> Path:
     """The path of a finished output's journal: a hidden file next to the output."""
     return out.with_name(f".{out.name}{JOURNAL}")
+
+
+def journals_of(out: Path) -> tuple[Path, Path]:
+    """The paths of the journals of an output: while it is written, and when it is finished."""
+    return out.with_name(f"{out.name}{PARTIAL}{JOURNAL}"), journal_of(out)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,9 +21,8 @@ from vitcli.runs.comparison import Comparison
 from vitcli.runs.fingerprint import Fingerprint
 from vitcli.runs.finished import START_OVER, Ahead, Finished, unreadable
 from vitcli.runs.journal import (
-    JOURNAL,
     Commit,
-    journal_of,
+    journals_of,
     last_agreed,
     read_commits,
     read_entries,
@@ -71,9 +70,7 @@ class Recording:
         self._paths = output.paths
         self._out = self._paths[""]
         self._partials = {s: p.with_name(p.name + PARTIAL) for s, p in self._paths.items()}
-        partial = self._partials[""]
-        self._journal = partial.with_name(partial.name + JOURNAL)
-        self._final_journal = journal_of(self._out)
+        self._journal, self._final_journal = journals_of(self._out)
         self._locks = ExitStack()
         self._commit: Commit | None = None
         self._old: Finished | None = None

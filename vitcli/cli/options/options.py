@@ -310,7 +310,8 @@ DtypeOpt = Annotated[
         "--dtype",
         group=Group.SPEED,
         brief="fp32, bf16, fp16 or auto.",
-        help="Precision; fp32 gives the same numbers on every machine.",
+        help="Precision; fp32 gives the same numbers on every machine, auto is what is fastest of "
+        "fp16 on a GPU, bf16 and fp32 on a CPU.",
         env="VIT_DTYPE",
     ),
 ]

@@ -28,6 +28,7 @@ from vitcli.jobs.job import DEFAULT_MODEL, SILENT, Inputs, ModelOptions, Reporte
 from vitcli.jobs.listing import Listing, list_inputs
 from vitcli.jobs.loading import Spec, describe_model, load_model, prepare_model
 from vitcli.jobs.outputs import output_of
+from vitcli.jobs.precision import settled
 from vitcli.jobs.predictions import predictions_of, top_k
 from vitcli.jobs.run import Computation, Run
 from vitcli.jobs.writing import write_rows
@@ -107,6 +108,7 @@ def attention(
     """
     shard, is_once = job.resuming.shard, job.out is not None
     listing = list_inputs(job.inputs, reporter.note, shard=shard, is_once=is_once)
+    job = replace(job, running=settled(job.running, _resumed(job)))
     run = Run(job.inputs, job.running, reporter, listing)
     tree = None if job.out is None else _tree(job, job.out, listing)
     with ExitStack() as open_things:
@@ -118,6 +120,14 @@ def attention(
         if tree is not None:
             tree.end()
         return summary
+
+
+def _resumed(job: AttentionJob) -> list[Path]:
+    """The output that this run may resume."""
+    shard, out = job.resuming.shard, job.html if job.out is None else job.out / ROWS
+    if out is None or not job.resuming.resume:
+        return []
+    return [shard.named(out) if shard else out]
 
 
 def _tree(job: AttentionJob, out: Path, listing: Listing) -> PictureTree:

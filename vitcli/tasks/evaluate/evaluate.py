@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from vitcli.checkpoints.load import Model
@@ -10,6 +11,7 @@ from vitcli.errors import printable
 from vitcli.images.scan import Omissions
 from vitcli.jobs.job import SILENT, Reporter
 from vitcli.jobs.listing import scan_of
+from vitcli.jobs.precision import settled
 from vitcli.tasks.evaluate.classifiers import evaluate_classifiers
 from vitcli.tasks.evaluate.job import EvaluateJob, Evaluation
 from vitcli.tasks.evaluate.nearest import evaluate_neighbours
@@ -37,6 +39,7 @@ def evaluate(job: EvaluateJob, reporter: Reporter = SILENT) -> Evaluation:
     if job.preds is not None:
         return evaluate_predictions(job.preds, evaluated, job.threshold, reporter)
     _note_trained(job.models, evaluated, reporter)
+    job = replace(job, running=settled(job.running))
     if job.knn is not None:
         return evaluate_neighbours(job, job.knn, examples, evaluated, reporter)
     return evaluate_classifiers(job, evaluated, reporter)
