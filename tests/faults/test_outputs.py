@@ -194,10 +194,10 @@ def test_standard_output_has_several_names(
 @pytest.mark.parametrize(
     ("out", "reason"),
     [
-        ("no/out.jsonl", r"\S+/no is not a directory"),
+        ("no/out.jsonl", r"\S+/no is not a directory\n  make it first: mkdir -p no"),
         ("file/out.jsonl", r"\S+/file is not a directory"),
         ("closed/out.jsonl", r"\S+/closed is not writable"),
-        ("folder.npy", "it is a directory"),
+        ("folder.npy", r"it is a directory\n  name a file in it, with a suffix"),
         ("n" * 256 + ".jsonl", "File name too long"),
     ],
 )

@@ -354,7 +354,9 @@ def test_a_directory_in_a_list_is_scanned() -> None:
 
 @pytest.mark.parametrize("name", ["missing", "."])
 def test_a_list_that_cannot_be_read_is_an_error(name: str) -> None:
-    with pytest.raises(InputError, match=r"no such file: missing|cannot read \.: Is a directory"):
+    with pytest.raises(
+        InputError, match=r"no such list of paths: missing|cannot read \.: Is a directory"
+    ):
         listed(files_from=name)
 
 

@@ -92,9 +92,9 @@ def confusion_png(labels: Sequence[str], counts: NDArray[np.int64], title: str =
     if shown.has_numbers:
         _number(draw, shown.counts, shares, (left, top))
     draw.rectangle((left - 1, top - 1, left + side, top + side), outline=LINE)
-    middle = left + side // 2, top - GAP - longest - 28
+    centre, above = left + side // 2, top - GAP - longest - 28
     room = font.getlength("predicted label") / 2
-    draw.text((max(middle[0], left + room), middle[1]), "predicted label", GREY, small, anchor="ma")
+    draw.text((max(centre, left + room), above), "predicted label", GREY, small, anchor="ma")
     _upright(picture, "true label", small, GREY, (EDGE + 8, top + side // 2 + 36))
     _scale(picture, (left + side + 3 * GAP, top), max(side, 4 * LARGE))
     return file_bytes(picture, "PNG", optimize=True)

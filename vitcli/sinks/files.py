@@ -126,7 +126,9 @@ class Target:
             if not folder.is_dir():
                 raise OutputError(
                     f"cannot write to {path}: {folder} is not a directory",
-                    f"make it first: mkdir -p {shlex.quote(str(path.parent))}",
+                    None
+                    if os.path.lexists(folder)
+                    else f"make it first: mkdir -p {shlex.quote(str(path.parent))}",
                 )
             if not os.access(folder, os.W_OK):
                 raise OutputError(f"cannot write to {path}: {folder} is not writable")
