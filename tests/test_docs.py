@@ -48,6 +48,7 @@ from vitcli.cli.completion import commands
 from vitcli.records import ErrorType
 from vitcli.tasks.bench import bench as bench_task
 from vitcli.tasks.bench.protocol import Candidate
+from vitcli.training.loop import Diverged
 
 if TYPE_CHECKING:
     from tests.fixtures.store import Way
@@ -292,7 +293,7 @@ def test_every_exit_code_and_every_reason_of_a_failure_is_explained() -> None:
         assert re.search(rf"^\|[\d, ]*\b{code}\b", page, re.MULTILINE), code
     assert re.findall(r"^\| `(\w+)` \|.*\|.*\|", page, re.MULTILINE) == [*ErrorType]
     ending = set(re.findall(r"^\| `(\w+)` \|[^|]*\|$", page, re.MULTILINE))
-    subclasses = {cls.__name__ for cls in errors.VitError.__subclasses__()}
+    subclasses = {cls.__name__ for cls in errors.VitError.__subclasses__()} | {Diverged.__name__}
     assert ending == subclasses
 
 
