@@ -33,7 +33,7 @@ def test_the_wheel_is_whole_and_small(wheel: Path) -> None:
         "vitcli/jobs/templates/openai.txt",
         "vitcli/jobs/templates/simple.txt",
         "vitcli/render/templates/frame.html",
-        "vitcli/render/templates/chart.svg",
+        "vitcli/render/templates/chart.html",
     ):
         assert needed in names
     assert not [name for name in names if name.startswith(("tests", "examples"))]

@@ -142,9 +142,9 @@ def test_a_head_learns_from_features_that_are_kept(vit: Vit, digits: Path, tmp_p
     first = vit(*args, "--out", "one")
     assert first.code == 0, first.err
     assert last_line(tmp_path / "one")["val_top1"] >= 0.96
-    kept = {file: file.stat().st_mtime_ns for file in (cache_folder() / "features").iterdir()}
+    kept = {file: file.stat().st_ino for file in (cache_folder() / "features").iterdir()}
     assert vit(*args, "--out", "two").code == 0
-    assert kept == {f: f.stat().st_mtime_ns for f in (cache_folder() / "features").iterdir()}
+    assert kept == {f: f.stat().st_ino for f in (cache_folder() / "features").iterdir()}
     assert same(tmp_path / "one", tmp_path / "two")
     body = "vit.encoder.layer.0.intermediate.dense.weight"
     demo = load_file(Path(vitcli.__file__).parent / "demo" / "model.safetensors")
