@@ -26,6 +26,7 @@ from tests.fixtures import extras
 from tests.fixtures.hub import FakeHub
 from tests.fixtures.pages import (
     DOCS,
+    INSTALLS,
     PAGES,
     ROOT,
     Block,
@@ -102,7 +103,9 @@ class Walk:
 
     def line(self, line: str) -> None:
         """Run a line of a script: here if it only calls `vit`, otherwise in a shell."""
-        if not shlex.split(line, comments=True) or "--ray" in line:  # tests/fleet has a cluster
+        if not shlex.split(line, comments=True) or line.startswith(INSTALLS):
+            return
+        if "--ray" in line:  # tests/fleet has a cluster
             return
         words = words_of(line)
         if words is None or "models pull" in line or "hf://" in line:
@@ -307,6 +310,10 @@ def test_every_page_is_in_the_navigation() -> None:
 
     found = {str(file.relative_to(DOCS)) for file in DOCS.rglob("*.md")}
     assert sorted(pages(project["nav"])) == sorted(found)
+
+
+def test_the_readme_is_a_short_one() -> None:
+    assert len(PAGES["README.md"].splitlines()) <= 150
 
 
 def test_every_link_leads_to_a_file() -> None:

@@ -421,13 +421,13 @@ def test_weights_beyond_what_a_file_holds_stand_beside_it(
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_the_conversions_that_people_ask_for_are_in_the_help_and_in_the_readme(vit: Vit) -> None:
+def test_the_conversions_that_people_ask_for_are_in_the_help_and_on_the_page(vit: Vit) -> None:
     shown = vit("convert", "--help").out.decode()
     shown = re.sub(r" \\\n +", " ", shown)
     examples = [line.strip() for line in shown.splitlines() if "vit convert" in line]
     examples = [line for line in examples if "Usage" not in line]
     assert len(examples) == 6
-    readme = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "convert.md").read_text("utf-8")
     for example in examples:
-        assert example in readme
+        assert example in page
     assert {word for line in examples for word in line.split() if word in ("hf", "timm", "onnx")}

@@ -27,7 +27,7 @@ from tests.fixtures.two_towers import three_images, two_towers
 from vitcli.checkpoints.text.vectors import class_vectors
 from vitcli.records import Classified
 
-README = Path(__file__).parents[2] / "README.md"
+PAGES = [Path(__file__).parents[2] / "docs" / name for name in ("words.md", "embed.md")]
 GOLDEN = Path(__file__).parents[1] / "golden"
 NAMES = ("cat", "dog", "red car")
 
@@ -201,14 +201,15 @@ def test_a_text_that_is_too_long_is_cut_and_told(
     assert "1 text is cut to the 24 tokens" in ended.err
 
 
-def test_readmes_commands_label_a_folder(
+def test_the_commands_of_the_pages_label_a_folder(
     towers: dict[str, Path], images: Path, vit: Vit, tmp_path: Path
 ) -> None:
     (tmp_path / "things.txt").write_text("cat\ncar: red car, car\n", "utf-8")
     images.rename(tmp_path / "photos")
     (tmp_path / "queries.txt").write_text("a red car\na cat\n", "utf-8")
     pattern = r"^vit (classify .*--classes.*|embed .*(?:--pool joint|--texts).*)$"
-    lines = re.findall(pattern, README.read_text("utf-8"), re.MULTILINE)
+    text = "\n".join(page.read_text("utf-8") for page in PAGES)
+    lines = re.findall(pattern, text, re.MULTILINE)
     assert len(lines) >= 4
     for line in lines:
         name = "siglip2" if "siglip2" in line else "clip"
