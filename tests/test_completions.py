@@ -11,7 +11,8 @@ import pytest
 import typer
 
 from vitcli.cli.app import app
-from vitcli.cli.completion import SCRIPTS, commands
+from vitcli.cli.completion import SCRIPTS
+from vitcli.cli.inventory import commands
 
 FOLDER = Path(__file__).parents[1] / "completions"
 

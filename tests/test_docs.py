@@ -45,7 +45,7 @@ from vitcli.checkpoints import onnx, write
 from vitcli.checkpoints.layouts import LAYOUTS
 from vitcli.checkpoints.load import Model
 from vitcli.cli import main
-from vitcli.cli.completion import commands
+from vitcli.cli.inventory import commands
 from vitcli.records import ErrorType
 from vitcli.tasks.bench import bench as bench_task
 from vitcli.tasks.bench.protocol import Candidate

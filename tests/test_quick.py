@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import Vit
 from tests.fixtures.hub import FakeHub
 from tests.fixtures.photos import many_photos
-from vitcli.cli.completion import commands
+from vitcli.cli.inventory import commands
 from vitcli.tasks.bench import bench as task
 from vitcli.tasks.bench.protocol import Candidate
 

@@ -1,4 +1,4 @@
-"""Write completion scripts for bash, zsh and fish from the signatures of the commands.
+"""Write completion scripts for bash, zsh and fish.
 
 Typer's own scripts start `vit` at every TAB and do not complete file names. The shell reads these
 scripts once. `make completions` writes them; a test compares them with the app.
@@ -7,46 +7,12 @@ scripts once. `make completions` writes them; a test compares them with the app.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
 from pathlib import Path
 
-from vitcli.cli.app import app
-from vitcli.cli.options.declare import Declared, declared
-from vitcli.cli.options.help import HELP, HELP_ALL
-
-
-@dataclass(frozen=True, slots=True)
-class Command:
-    """One subcommand. The name of a nested one has two words."""
-
-    name: str
-    help: str
-    options: tuple[Declared, ...]
-    nested: tuple[str, ...] = ()
-
-    @property
-    def words(self) -> list[str]:
-        return self.name.split()
-
-
-def commands() -> list[Command]:
-    """All commands, read from the functions that Typer reads."""
-    found = [_command(registered.callback) for registered in app.registered_commands]
-    for group in app.registered_groups:
-        typer = group.typer_instance
-        assert typer is not None and typer.registered_callback is not None
-        outer = _command(typer.registered_callback.callback)
-        inner = [_command(nested.callback, outer.name) for nested in typer.registered_commands]
-        found += [replace(outer, nested=tuple(command.words[-1] for command in inner)), *inner]
-    return found
-
-
-def _command(function: Callable[..., object] | None, *outer: str) -> Command:
-    assert function is not None and function.__doc__ is not None
-    options = [one for one in declared(function) if one.names and not one.is_hidden]
-    name, help = " ".join([*outer, function.__name__]), function.__doc__.split("\n")[0]
-    return Command(name, help, (*options, HELP, HELP_ALL))
+from vitcli.cli.inventory import Command, commands
+from vitcli.cli.options.declare import Declared
+from vitcli.cli.options.help import HELP
 
 
 def bash() -> str:
