@@ -8,12 +8,11 @@ import shlex
 import shutil
 import subprocess
 import sys
-import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import chdir, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -34,6 +33,7 @@ from tests.fixtures.pages import (
     blocks,
     make_material,
     make_models,
+    navigation,
     numbers,
     small,
     steps,
@@ -301,15 +301,8 @@ def test_every_exit_code_and_every_reason_of_a_failure_is_explained() -> None:
 
 
 def test_every_page_is_in_the_navigation() -> None:
-    project = tomllib.loads((ROOT / "zensical.toml").read_text("utf-8"))["project"]
-
-    def pages(entries: list[dict[str, Any]]) -> Iterator[str]:
-        for entry in entries:
-            for where in entry.values():
-                yield from pages(where) if isinstance(where, list) else (where,)
-
     found = {str(file.relative_to(DOCS)) for file in DOCS.rglob("*.md")}
-    assert sorted(pages(project["nav"])) == sorted(found)
+    assert sorted(entry.page for entry in navigation()) == sorted(found)
 
 
 def test_the_readme_is_a_short_one() -> None:

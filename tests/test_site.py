@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -68,6 +69,14 @@ def test_links_lead_to_pages_and_to_places_in_them(site: dict[Path, Page]) -> No
             assert target.exists(), f"{file.name}: {link}"
             if parts.fragment and target in site:
                 assert unquote(parts.fragment) in site[target].places, f"{file.name}: {link}"
+
+
+def test_llms_txt_is_at_the_root_and_its_links_lead_to_pages(site: dict[Path, Page]) -> None:
+    root = min(site, key=lambda file: len(file.parts)).parent
+    text = (root / "llms.txt").read_text("utf-8")
+    assert text == (ROOT / "docs" / "llms.txt").read_text("utf-8")
+    links = re.findall(r"\]\((.*?)\)", text)
+    assert {root / link for link in links} == {*site} - {root / "404.html"}
 
 
 def test_a_page_loads_nothing_from_elsewhere(site: dict[Path, Page]) -> None:
