@@ -28,6 +28,7 @@ Pixels: TypeAlias = "PixelArray | torch.Tensor"
 """Images (B, H, W, 3) of the range 0 to 255, with the dtype of their preprocessing: an array, or a
 tensor in page-locked memory or on a CUDA device."""
 Box: TypeAlias = tuple[float, float, float, float]  # top, left, bottom, right
+MAX_NAMED = 5  # failures that a run names, each as it happens
 
 
 def by(size: Size) -> str:
@@ -407,7 +408,8 @@ class Progress:
     """The progress of a run.
 
     `done` and `failed` count images, `earlier` those of both that an earlier run wrote, `selected`
-    those that --select chose. `kinds` has the count and the first example of each type of failure.
+    those that --select chose. `kinds` has the count and the first example of each type of failure,
+    `first` the first failures of any type.
     """
 
     done: int = 0
@@ -415,10 +417,12 @@ class Progress:
     earlier: int = 0
     selected: int = 0
     kinds: dict[ErrorType, tuple[int, Failure]] = field(default_factory=dict)
+    first: list[Failure] = field(default_factory=list)
 
     def add(self, done: int, failures: Sequence[Failure] = ()) -> None:
         self.done += done
         self.failed += len(failures)
+        self.first += failures[: max(0, MAX_NAMED - len(self.first))]
         for failure in failures:
             self.count(failure)
 

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -73,7 +74,10 @@ def test_every_input_has_one_row_in_order(vit: Vit, tiny_model: Models, many: Pa
     assert broken == list(range(0, 2000, 67))
     assert {row["error"]["type"] for row in rows if "error" in row} == {"DecodeError", "NotAnImage"}
     assert "1,970 of 2,000 images done, 30 failed" in ended.err
-    assert len(ended.err.splitlines()) == 3  # one line a kind of failure, and the summary
+    lines = ended.err.splitlines()
+    assert sum(str(many) in line for line in lines) == 5 and len(lines) == 9
+    more = sum(int(line.split()[2]) for line in lines if re.fullmatch(r"vit: \w+: \d+ more", line))
+    assert more == 25
 
 
 def test_any_number_of_workers_writes_the_same_bytes(
@@ -174,7 +178,8 @@ def test_a_closed_pipe_ends_quietly(
     json.loads(process.stdout.readline())
     process.stdout.close()
     assert process.wait(20) == 141
-    assert process.stderr.read() == b""
+    said = process.stderr.read().decode().splitlines()
+    assert all(re.match("vit: (DecodeError|NotAnImage): |vit: more images failed", s) for s in said)
 
 
 def test_a_list_from_find(vit: Vit, tiny_model: Models, tmp_path: Path, photos: Corpus) -> None:

@@ -1,5 +1,5 @@
-"""Failures are told once: those before an interruption by the run that resumes it, and paths that
-are all wrong before the model is loaded."""
+"""Failures are told as they happen, those of an earlier run by the run that resumes it, and paths
+that are all wrong before the model is loaded."""
 
 from __future__ import annotations
 
@@ -20,10 +20,31 @@ def test_a_resumed_run_names_what_had_failed(vit: Vit, tmp_path: Path, name: str
     assert ended.code == 1
     ended = vit(*args, "--resume")
     assert ended.code == 3
-    assert ended.err.count("gone.png") == 1
-    assert "failed before the interruption: gone.png; the row of each says why" in ended.err
+    told = (
+        "vit: failed in the earlier run: gone.png; the row of each says why, and --retry-failed "
+        "tries again\n"
+    )
+    assert ended.err.count("gone.png") == 1 and told in ended.err
     again = vit(*args, "--resume")
-    assert (again.code, "gone.png" in again.err) == (3, False)
+    assert (again.code, again.err.count("gone.png"), told in again.err) == (3, 1, True)
+    quiet = vit(*args, "--resume", "-q")
+    assert (quiet.code, quiet.err) == (3, "")
+
+
+def test_all_that_failed_earlier_are_counted_and_the_first_named(vit: Vit) -> None:
+    gone = [f"gone{number}.png" for number in range(5)]
+    args = ("classify", *gone, *EXAMPLES[:1], "-m", "demo", "-j", "0", "-o", "rows.csv")
+    first = vit(*args)
+    assert [line for line in first.err.splitlines() if "gone" in line] == [
+        f"vit: NotFound: {name}: no such file" for name in gone
+    ]
+    for more in ((), EXAMPLES[1:2]):  # a complete output, and one that grows
+        ended = vit(*args, *more, "--resume")
+        assert "vit: failed in the earlier run: gone0.png, gone1.png, gone2.png and 2 more; " in (
+            ended.err
+        )
+    again = vit(*args, *EXAMPLES[1:2], "--resume", "--retry-failed")
+    assert "earlier run" not in again.err and "vit: NotFound: gone4.png: no such file" in again.err
 
 
 def test_paths_that_are_all_wrong_are_told_before_the_model_is_loaded(

@@ -58,7 +58,7 @@ def test_a_partial_of_lines_resumes_to_the_same_bytes(older: Path, vit: Vit) -> 
     begun = (older / "out.jsonl.partial").read_bytes()
     assert vit(*CLASSIFY, "-o", "clean.jsonl").code == 3
     ended = vit(*CLASSIFY, "-o", "out.jsonl", "--resume")
-    assert ended.code == 3 and "failed before the interruption: photos/b.ppm" in ended.err
+    assert ended.code == 3 and "failed in the earlier run: photos/b.ppm" in ended.err
     clean = (older / "clean.jsonl").read_bytes().splitlines(keepends=True)
     assert (older / "out.jsonl").read_bytes() == begun + b"".join(clean[2:])
 

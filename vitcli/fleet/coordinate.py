@@ -158,12 +158,13 @@ class Coordinator:
             self._start(slot)
 
     def _progress(self) -> Progress:
-        """The progress of all shards combined, with the first failure of each kind."""
+        """The progress of all shards combined, with the first failures."""
         whole = Progress()
         for part in self._parts.values():
             whole.done += part.progress.done
             whole.failed += part.progress.failed
             whole.earlier += part.earlier or 0
+            whole.first += part.progress.first
             for times, example in part.progress.kinds.values():
                 whole.count(example, times)
         return whole

@@ -142,6 +142,7 @@ def _coordinate(
             check_engine(job.running.engine)
             reporter.listing(list_inputs(inputs, reporter.note, shard=asked.shard).count)
         unlimited = replace(job, inputs=replace(inputs, tolerance=Tolerance()))
+        reporter.doing("starting the workers")
         workers = opened.enter_context(opening(unlimited, stdin))
         count = workers.count(earlier, asked.shard.count if asked.shard else 1)
         shards = shards_of(asked.shard, count)

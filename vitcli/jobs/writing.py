@@ -23,6 +23,7 @@ from vitcli.jobs.job import Summary
 from vitcli.jobs.loading import Spec
 from vitcli.jobs.run import Computation, Run, completing
 from vitcli.records import Batch, Row, Sink
+from vitcli.runs.comparison import FailedPaths
 from vitcli.runs.fingerprint import describe_weights
 from vitcli.runs.output import Output
 from vitcli.runs.recording import Recording
@@ -84,8 +85,8 @@ def _round(
         described = describe_weights(weights, record.known())
         record.plan(output.fingerprint(described))
         run.reporter.progress(record.progress)
-        if record.failed_before and not record.is_stale:
-            run.reporter.note(_failed_before(record.failed_before, record.progress.failed))
+        if record.failed_before.count and not record.is_stale:
+            run.reporter.note(_failed_before(record.failed_before))
         if record.is_complete:
             run.reporter.note(f"{output.target().out} is already complete")
             return False
@@ -102,11 +103,14 @@ def _round(
         return record.is_stale
 
 
-def _failed_before(paths: Sequence[str], count: int) -> str:
-    """Describe the `count` images that failed before the interruption; `paths` are the first."""
-    more = f" and {count - len(paths):,} more" if count > len(paths) else ""
-    named = ", ".join(map(printable, paths))
-    return f"failed before the interruption: {named}{more}; the row of each says why"
+def _failed_before(failed: FailedPaths) -> str:
+    """Describe the images that failed in the earlier run."""
+    rest = failed.count - len(failed.first)
+    named = ", ".join(map(printable, failed.first)) + (f" and {rest:,} more" if rest else "")
+    return (
+        f"failed in the earlier run: {named}; the row of each says why, "
+        "and --retry-failed tries again"
+    )
 
 
 def _idle(meta: Mapping[str, object]) -> Computation:

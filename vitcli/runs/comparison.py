@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from vitcli.errors import OutputError, printable
@@ -13,6 +13,8 @@ from vitcli.runs.finished import Finished
 from vitcli.runs.journal_lines import NOWHERE, Entry
 from vitcli.runs.output import Output
 
+MAX_NAMED = 3  # images that failed in an earlier run
+
 
 @dataclass(frozen=True, slots=True)
 class Survey:
@@ -20,6 +22,7 @@ class Survey:
 
     `is_same`: its rows are those of the inputs, in the same order. `fresh` counts the images to
     compute, `rows` the rows, `failed` those that failed, `selected` the other rows with a text.
+    `kept_failures` has the paths of the failed rows that stay.
     """
 
     is_same: bool
@@ -27,6 +30,21 @@ class Survey:
     rows: int
     failed: int
     selected: int
+    kept_failures: FailedPaths
+
+
+@dataclass(slots=True)
+class FailedPaths:
+    """The paths of the images that failed in an earlier run: how many, and the first of them."""
+
+    count: int = 0
+    first: list[str] = field(default_factory=list)
+
+    def add(self, path: str) -> None:
+        """Count a path."""
+        self.count += 1
+        if len(self.first) < MAX_NAMED:
+            self.first.append(path)
 
 
 class Comparison:
@@ -48,9 +66,13 @@ class Comparison:
     def survey(self, old: Finished) -> Survey:
         """Compare all inputs with the finished output, before `entries` is called."""
         fresh, reached, is_same, failed, selected = 0, 0, True, 0, 0
+        kept_failures = FailedPaths()
         for ref in self._stamped():
             number, entry = old.find(ref.path) or (-1, None)
-            fresh += not self.serves(entry, ref, old.text)
+            is_kept = self.serves(entry, ref, old.text)
+            fresh += not is_kept
+            if is_kept and entry is not None and entry.row is None:
+                kept_failures.add(ref.path)
             is_same = (
                 is_same and entry is not None and number >= reached and entry.place == ref.index
             )
@@ -68,7 +90,7 @@ class Comparison:
         if is_same and not fresh:
             gone = (number for _, number in self._missing(old, 0, count, -1))
             failed += sum(old.entry(number).row is None for number in gone)
-        return Survey(is_same, fresh, count, failed, selected)
+        return Survey(is_same, fresh, count, failed, selected, kept_failures)
 
     def entries(self, old: Finished | None) -> Iterator[tuple[ImageRef, int | None]]:
         """Yield every input, with the number of its old row, or None if there is no valid one.

@@ -17,7 +17,7 @@ from typing import Any
 from vitcli.errors import OutputError, printable
 from vitcli.files import PARTIAL, explained, refuse_link, take_name
 from vitcli.records import ImageRef, Progress
-from vitcli.runs.comparison import Comparison
+from vitcli.runs.comparison import Comparison, FailedPaths
 from vitcli.runs.fingerprint import Fingerprint
 from vitcli.runs.finished import START_OVER, Ahead, Finished, unreadable
 from vitcli.runs.journal import (
@@ -37,8 +37,6 @@ from vitcli.runs.output import Output
 from vitcli.runs.recorded import Recorded
 from vitcli.sinks.files import TABLE, ZIPPED, Grown, PartialFile
 
-MAX_NAMED = 3  # images that failed before an interruption
-
 
 class Recording:
     """An output while this process writes it. The context holds the locks.
@@ -48,7 +46,7 @@ class Recording:
     needs_model: at least one image has to be computed.
     is_stale: rows of the interrupted run are out of date, so another round has to follow.
     progress: the counts of the rows that exist already.
-    failed_before: the paths of the first images that failed before the interruption.
+    failed_before: the images that failed in the earlier run, and whose rows stay.
     header: the header of the earlier run's journal.
     """
 
@@ -62,7 +60,7 @@ class Recording:
         self.is_complete = self.is_stale = False
         self.needs_model = True
         self.progress = Progress()
-        self.failed_before: list[str] = []
+        self.failed_before = FailedPaths()
         self.header: Header | None = None
         self._output, self._resuming, self._files = output, output.resuming, output.files
         self._target = output.target()
@@ -121,6 +119,7 @@ class Recording:
         if self._old is not None:
             survey = self._inputs.survey(self._old)
             self.needs_model = survey.fresh > 0
+            self.failed_before = survey.kept_failures
             self.is_complete = survey.is_same and not survey.fresh and self._commit is None
             if self.is_complete:
                 self.progress.selected = survey.selected
@@ -133,6 +132,7 @@ class Recording:
         self._kept = KeptRows(self._old)
         self._left = self._inputs.entries(self._old)
         if self._commit is not None:
+            self.failed_before = FailedPaths()  # of the batches that are written; others follow
             self._verify(self._commit)
             self.progress.add_earlier(self._commit.inputs, self._commit.failed)
         if self._resuming.resume and self._old is None and self._commit is not None:
@@ -261,7 +261,7 @@ class Recording:
                     f"give the same inputs (more may follow them); {START_OVER}",
                 )
             self.progress.selected += entry.row is not None and entry.length > 0
-            if entry.row is None and len(self.failed_before) < MAX_NAMED:
-                self.failed_before.append(entry.path)
+            if entry.row is None:
+                self.failed_before.add(entry.path)
             if ref.index != entry.place or not self._inputs.serves(entry, ref, text):
                 self.is_stale = True

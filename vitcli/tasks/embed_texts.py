@@ -82,6 +82,7 @@ def embed_texts(
         encoder = text_encoder(model, running)
         nothing = tokenizer.encode([""]).ids
         total = len(texts.texts)
+        reporter.steps("texts", 0, total)
         for start in range(0, total, AT_ONCE):
             part = texts.texts[start : start + AT_ONCE]
             encoded = tokenizer.encode(part)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 from vitcli import records
 from vitcli.cli.config.current import current
 from vitcli.cli.screen import report
+from vitcli.cli.screen.pace import Pace, per_second
 from vitcli.errors import ExitCode, Interrupted, VitError, printable, shortened
 from vitcli.interrupts import interrupts
 from vitcli.jobs.job import Summary
@@ -37,6 +39,7 @@ class Screen:
         progress: bool = True,
         log_json: bool = False,
         report: Path | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._quiet = quiet
         self._bar: Bar | None = None
@@ -49,7 +52,9 @@ class Screen:
         self._total: int | None = None
         self._count: Callable[[], int | None] | None = None
         self._notes: set[str] = set()
-        self._started = self._logged = 0.0
+        self._named: dict[tuple[int, str], records.ErrorType] = {}
+        self._clock, self._pace = clock, Pace(clock)
+        self._logged: float | None = None
         self._begun = ""
         self._doing = "loading the model"
 
@@ -59,7 +64,7 @@ class Screen:
         return self._report
 
     def __enter__(self) -> Screen:
-        self._started, self._begun = time.monotonic(), report.now()
+        self._pace, self._begun = Pace(self._clock), report.now()
         if self._report is not None:
             report.check(self._report)
         if (
@@ -112,26 +117,32 @@ class Screen:
 
     def listing(self, count: Callable[[], int | None]) -> None:
         self._count = count if self._logs or self._bar is not None else None
+        self._pace.begin("images")
         if self._bar is not None:
-            self._bar.begin("images")
+            self._bar.tell("reading the first images")
 
     def progress(self, progress: records.Progress) -> None:
         self._latest = progress
+        if progress.seen > progress.earlier:
+            self._pace.advance("images", progress.seen - progress.earlier)
         if self._bar is not None:
             self._bar.show(progress)
-        if self._logs and (not self._logged or time.monotonic() - self._logged >= LOG_EVERY):
-            self._logged = time.monotonic()
+        if self._logs and (self._logged is None or self._clock() - self._logged >= LOG_EVERY):
+            self._logged = self._clock()
             report.log("progress", {**self._counts(), "total": self._total})
+        self._name_failures(progress)
         if self._count is not None:  # not earlier, so that the first images do not wait for it
             threading.Thread(target=self._expect, args=(self._count,), daemon=True).start()
             self._count = None
 
     def doing(self, what: str) -> None:
         self._doing = what
+        self._pace.wait()
         if self._bar is not None:
             self._bar.tell(what)
 
     def steps(self, what: str, done: int, total: int) -> None:
+        self._pace.advance(what, done)
         if self._bar is not None and total:
             self._bar.count(what, done, total)
 
@@ -151,15 +162,10 @@ class Screen:
         self._write_report(ended, summary)
 
     def _summarise(self, summary: Summary, out: Place | None) -> None:
-        kinds = {} if self._shows_failures else self._latest.kinds
-        for kind, (times, first) in kinds.items():
-            where = printable(first.ref.path)
-            more = f" (and {times - 1:,} more)" if times > 1 else ""
-            self._print(
-                f"vit: {kind}: {shortened(where)}: {shortened(printable(first.message))}{more}"
-            )
-        fresh, units = summary.total - summary.earlier, summary.units
-        rate = f", {fresh / summary.seconds:,.1f} {units}/s" if fresh else ""
+        self._count_failures()
+        units, rate = summary.units, self._pace.rate(summary.units)
+        speed = "" if rate is None else f", {per_second(rate.per_second, units)}"
+        start_up = "" if rate is None else f" (start-up {rate.start_up:.1f} s)"
         done = (
             f"{summary.done:,} of {summary.total:,} {units} done, {summary.failed:,} failed"
             if summary.failed
@@ -170,10 +176,32 @@ class Screen:
         skipped = f", {summary.skipped:,} skipped that are not files" if summary.skipped else ""
         of_them = f"{earlier}{chosen}{skipped}," if earlier or chosen or skipped else ""
         target = f" -> {printable(str(out))}" if out else ""
-        self._print(f"vit: {done}{of_them} in {summary.seconds:.1f} s{rate}{target}")
+        self._print(f"vit: {done}{of_them} in {self._pace.seconds:.1f} s{start_up}{speed}{target}")
+
+    def _name_failures(self, progress: records.Progress) -> None:
+        """Print a line for each of the first failures, as they happen."""
+        if self._quiet or self._logs or self._shows_failures:
+            return
+        for failure in progress.first:
+            place = failure.ref.index, failure.ref.path
+            if len(self._named) < records.MAX_NAMED and place not in self._named:
+                self._named[place] = failure.type
+                self._print(_described(failure))
+        if len(self._named) == records.MAX_NAMED < sum(n for n, _ in progress.kinds.values()):
+            self.note("more images failed; they are counted at the end")
+
+    def _count_failures(self) -> None:
+        """Print a line for each type of failure, unless all of its failures have been named."""
+        named = Counter(self._named.values())
+        for kind, (times, first) in ({} if self._shows_failures else self._latest.kinds).items():
+            if not named[kind]:
+                more = f" (and {times - 1:,} more)" if times > 1 else ""
+                self._print(f"{_described(first)}{more}")
+            elif times > named[kind]:
+                self._print(f"vit: {kind}: {times - named[kind]:,} more")
 
     def _counts(self, summary: Summary | None = None) -> dict[str, object]:
-        seconds = summary.seconds if summary else time.monotonic() - self._started
+        seconds = summary.seconds if summary else self._pace.seconds
         return report.counts(self._latest, seconds, summary)
 
     def _write_report(self, ended: dict[str, object], summary: Summary | None = None) -> None:
@@ -196,3 +224,9 @@ class Screen:
             self._bar.print(line)
         elif sys.stderr is not None:
             print(line, file=sys.stderr, flush=True)
+
+
+def _described(failure: records.Failure) -> str:
+    """The line of a failure: its type, the image, the reason."""
+    where, why = shortened(printable(failure.ref.path)), shortened(printable(failure.message))
+    return f"vit: {failure.type}: {where}: {why}"

@@ -1,0 +1,179 @@
+"""What a run says on stderr: its speed apart from its start-up, and its failures as they happen."""
+
+from __future__ import annotations
+
+import pytest
+
+from vitcli.cli.screen.pace import Pace, Rate, per_second
+from vitcli.cli.screen.screen import Screen
+from vitcli.jobs.job import Summary
+from vitcli.records import ErrorType, Failure, ImageRef, Progress
+
+
+class Clock:
+    """A clock that is set by hand."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def failures(*numbers: int, kind: ErrorType = ErrorType.DECODE_ERROR) -> list[Failure]:
+    return [Failure(ImageRef(number, f"{number}.jpg"), kind, "cut off") for number in numbers]
+
+
+def said(
+    clock: Clock, capsys: pytest.CaptureFixture[str], *batches: tuple[float, int], **summary: int
+) -> str:
+    """The last line of a run that was ready to compute after 1.5 s, of which each batch ended at a
+    time."""
+    with Screen(clock=clock) as screen:
+        progress = Progress()
+        progress.add_earlier(summary.get("earlier", 0), 0)
+        clock.now = 100.2
+        screen.progress(progress)
+        clock.now = 101.5
+        screen.listing(lambda: None)
+        for time, images in batches:
+            clock.now = 100 + time
+            progress.add(images)
+            screen.progress(progress)
+        clock.now += 0.5
+        screen.summary(Summary(progress.done, 0, 0.0, **summary), None)
+    return capsys.readouterr().err.removeprefix("vit: ").removesuffix("\n")
+
+
+def test_the_speed_is_that_after_the_first_batch(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = said(clock, capsys, (4.0, 16), (5.0, 16), (8.0, 32))
+    assert line == "64 images in 8.5 s (start-up 4.0 s), 12 images/s"  # 48 in 4 s
+
+
+def test_a_short_run_counts_its_first_batch(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = said(clock, capsys, (2.0, 10))
+    assert one == "10 images in 2.5 s (start-up 1.5 s), 20 images/s"
+    clock.now = 100.0
+    two = said(clock, capsys, (2.0, 4), (2.9, 3))  # less than a second behind the first
+    assert two == "7 images in 3.4 s (start-up 1.5 s), 5.0 images/s"
+
+
+def test_a_resumed_run_has_the_speed_of_its_own_images(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = said(clock, capsys, (3.0, 16), (7.0, 20), earlier=1000)
+    assert line == ("1,036 images, 1,000 of them before, in 7.5 s (start-up 3.0 s), 5.0 images/s")
+    clock.now = 100.0
+    assert said(clock, capsys, earlier=5) == "5 images, 5 of them before, in 2.0 s"
+
+
+def test_the_speed_is_that_of_what_a_run_counts() -> None:
+    clock = Clock()
+    pace = Pace(clock)
+    clock.now = 103.0
+    pace.advance("texts", 0)  # ready
+    for now, done in ((104.0, 256), (108.0, 4256), (108.0, 4256)):
+        clock.now = now
+        pace.advance("texts", done)
+    assert pace.rate("texts") == Rate(start_up=4.0, per_second=1000.0)
+    assert pace.rate("images") is None
+    clock.now = 110.0
+    pace.begin("images")
+    assert pace.rate("texts") is pace.rate("images") is None
+    clock.now = 112.0
+    pace.advance("images", 3)
+    assert pace.rate("images") == Rate(start_up=10.0, per_second=1.5)
+    pace.wait()
+    assert pace.rate("images") is None
+
+
+def test_a_run_whose_workers_start_after_the_listing_has_no_speed_by_one_report(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Screen(clock=clock) as screen:
+        screen.listing(lambda: None)
+        screen.doing("starting the workers")
+        clock.now = 110.0
+        progress = Progress()
+        progress.add(30)
+        screen.progress(progress)
+        screen.summary(Summary(30, 0, 0.0), None)
+    assert capsys.readouterr().err == "vit: 30 images in 10.0 s\n"
+
+
+def test_rates_are_short() -> None:
+    rates = [per_second(rate, "images") for rate in (0.04, 3.14, 9.94, 13.6, 1240.3)]
+    assert rates == [
+        "0.0 images/s",
+        "3.1 images/s",
+        "9.9 images/s",
+        "14 images/s",
+        "1,240 images/s",
+    ]
+
+
+def told(
+    capsys: pytest.CaptureFixture[str], screen: Screen, *batches: list[Failure]
+) -> list[list[str]]:
+    """The lines after each batch, whose failures these are, and those of the end."""
+    lines = []
+    with screen:
+        progress = Progress()
+        for batch in batches:
+            progress.add(1, batch)
+            screen.progress(progress)
+            lines.append(capsys.readouterr().err.splitlines())
+        screen.summary(Summary(progress.done, progress.failed, 1.0), None)
+    return [*lines, capsys.readouterr().err.splitlines()]
+
+
+def test_failures_are_named_as_they_happen(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second, third, last = told(capsys, Screen(clock=clock), failures(1, 2), [], failures(7))
+    assert first == ["vit: DecodeError: 1.jpg: cut off", "vit: DecodeError: 2.jpg: cut off"]
+    assert (second, third) == ([], ["vit: DecodeError: 7.jpg: cut off"])
+    assert last == ["vit: 3 of 6 images done, 3 failed in 0.0 s"]
+
+
+def test_further_failures_are_counted_and_each_type_has_an_example(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gone = failures(10, 11, kind=ErrorType.NOT_FOUND)
+    late = failures(20, kind=ErrorType.TIMEOUT)
+    first, second, third, last = told(
+        capsys, Screen(clock=clock), failures(1, 2, 3, 4), [*failures(5, 6), *gone], late
+    )
+    assert [line.split()[2] for line in first] == ["1.jpg:", "2.jpg:", "3.jpg:", "4.jpg:"]
+    assert second == [
+        "vit: DecodeError: 5.jpg: cut off",
+        "vit: more images failed; they are counted at the end",
+    ]
+    assert third == []
+    assert last == [
+        "vit: DecodeError: 1 more",
+        "vit: NotFound: 10.jpg: cut off (and 1 more)",
+        "vit: Timeout: 20.jpg: cut off",
+        "vit: 3 of 12 images done, 9 failed in 0.0 s",
+    ]
+
+
+def test_a_quiet_run_and_one_whose_rows_show_failures_name_none(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert told(capsys, Screen(quiet=True), failures(*range(9))) == [[], []]
+    screen = Screen()
+    screen.share_terminal()
+    [first, last] = told(capsys, screen, failures(*range(9)))
+    assert first == [] and [line.partition(" in ")[0] for line in last] == [
+        "vit: 1 of 10 images done, 9 failed"
+    ]
