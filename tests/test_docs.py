@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -314,3 +315,10 @@ def test_every_link_leads_to_a_file() -> None:
     for file in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.rglob("*.md")):
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", file.read_text("utf-8")):
             assert (file.parent / target).exists(), (file, target)
+
+
+def test_the_picture_of_the_benchmarks_shows_their_first_table() -> None:
+    plot = runpy.run_path(str(ROOT / "benchmarks" / "plot.py"))
+    groups = plot["read_table"]((ROOT / "benchmarks" / "README.md").read_text("utf-8"))
+    assert groups["ViT-B/16, images of 500x375"][:2] == [("transformers", 1.0), ("timm", 1.56)]
+    assert plot["draw"](groups) == (DOCS / "benchmarks.svg").read_text("utf-8")
