@@ -441,6 +441,7 @@ complete -c vit -n '__fish_seen_subcommand_from reconstruct' -l config -r -d 'Re
 complete -c vit -n '__fish_seen_subcommand_from reconstruct' -l show-config -d 'Print the options as a config file, with where each comes from, and exit.'
 complete -c vit -n '__fish_seen_subcommand_from reconstruct' -o hh -l help-all -d 'Show all options and their variables.'
 complete -c vit -n '__fish_seen_subcommand_from info' -s m -l model -r -d 'Hub id (org/name, org/name@revision), folder, weight file, or demo.'
+complete -c vit -n '__fish_seen_subcommand_from info' -l env -d 'Describe this installation and this machine, for a bug report.'
 complete -c vit -n '__fish_seen_subcommand_from info' -l json -d 'Print JSON.'
 complete -c vit -n '__fish_seen_subcommand_from info' -l layout -x -d 'Naming scheme of the tensors, if vit does not recognise it.'
 complete -c vit -n '__fish_seen_subcommand_from info' -l labels -r -d 'Class names: one a line (numbered or not), JSON, or a table.'

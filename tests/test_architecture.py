@@ -28,7 +28,7 @@ RANKS = (
     ("pipeline", "runs", "training", "indexes"),
     ("checkpoints", "images", "sinks", "render"),
     ("models", "stores", "cache", "files"),
-    ("records", "interrupts", "processes", "engines", "schemas"),
+    ("records", "interrupts", "machine", "processes", "engines", "schemas"),
     ("errors",),
 )
 RANK = {unit: rank for rank, units in enumerate(RANKS) for unit in units}

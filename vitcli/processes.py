@@ -1,8 +1,7 @@
-"""The rank of this process under torchrun, the processors it may use, and its children."""
+"""The rank of this process under torchrun, and its children."""
 
 from __future__ import annotations
 
-import math
 import os
 import signal
 import subprocess
@@ -11,7 +10,6 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -144,43 +142,3 @@ def fate(exitcode: int | None) -> str:
         name = "?"
     name += ": out of memory?" * (name == "SIGKILL")
     return f"was killed by signal {-exitcode} ({name})"
-
-
-def available_cpus() -> int:
-    """Count the processors that this process may use, by its affinity and its CPU quota."""
-    if hasattr(os, "sched_getaffinity"):
-        count = len(os.sched_getaffinity(0))
-    else:
-        count = os.cpu_count() or 1
-    return max(1, math.ceil(min(count, cpu_quota())))
-
-
-@cache
-def cpu_quota(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float:
-    """Return the CPU quota of this process in processors, from its control groups (Linux,
-    cgroups(7)); infinity without a quota."""
-    try:
-        lines = [line.split(":", 2) for line in own.read_text("utf-8").splitlines()]
-        places = {name: place for _, names, place in lines for name in names.split(",")}
-    except (OSError, ValueError):
-        return math.inf
-    least = math.inf
-    for folder in _upwards(root, places.get("", "/")):
-        # `max 100000` means no quota, and int() raises ValueError.
-        with suppress(OSError, ValueError, ZeroDivisionError):
-            limit, period = (folder / "cpu.max").read_text("ascii").split()
-            least = min(least, int(limit) / int(period))
-    for folder in _upwards(root / "cpu", places.get("cpu", "/")):
-        with suppress(OSError, ValueError, ZeroDivisionError):
-            limit, period = (
-                (folder / f"cpu.cfs_{name}_us").read_text("ascii") for name in ("quota", "period")
-            )
-            least = min(least, int(limit) / int(period) if int(limit) > 0 else math.inf)
-    return least
-
-
-def _upwards(root: Path, place: str) -> list[Path]:
-    """Return the folders of a control group and of its parents, up to `root`. In a container the
-    group's own folder may be missing, and only `root` can be read."""
-    folder = root / place.strip("/")
-    return [folder, *(above for above in folder.parents if above.is_relative_to(root))]

@@ -59,7 +59,7 @@ def options_in(lines: list[str]) -> set[str]:
 def test_every_option_says_where_it_belongs(name: str) -> None:
     for parameter in typer.main.get_params_from_function(FUNCTIONS[name]).values():
         info: Any = parameter.default
-        if name != "models" or parameter.name != "context":
+        if parameter.name != "context":
             assert isinstance(info, Option | Argument), parameter.name
             assert info.group in Group and info.help.endswith((".", "-0")), parameter.name
     for one in declared(FUNCTIONS[name]):

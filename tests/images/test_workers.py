@@ -32,7 +32,7 @@ from vitcli.images.job import DecodeJob
 from vitcli.images.loader import iter_batches
 from vitcli.images.members import StreamedMember
 from vitcli.images.workers import iter_decoded
-from vitcli.processes import cpu_quota
+from vitcli.machine import cpu_quota
 from vitcli.records import ErrorType, Failure, ImageRef, Limits, Preprocess, Sample
 
 ROOT = Path(__file__).parents[2]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from vitcli.errors import CheckpointError, ModelNotFound, OutputError, in_bytes
+from vitcli.errors import CheckpointError, ModelNotFound, OutputError, hidden, in_bytes
 
 PROBES = ("config.json", "model.safetensors", "pytorch_model.bin")  # one is in every snapshot
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".npz")
@@ -36,6 +36,29 @@ class Snapshot:
     folder: Path
     revision: str
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Hub:
+    """The hub's address and the cache of its files, whether it may be asked, and whether there is a
+    token for it."""
+
+    endpoint: str
+    folder: str
+    is_offline: bool
+    has_token: bool
+
+
+def describe_hub() -> Hub:
+    """Describe the settings for the hub, which huggingface_hub reads."""
+    from huggingface_hub import constants, get_token
+
+    return Hub(
+        hidden(constants.ENDPOINT),
+        constants.HF_HUB_CACHE,
+        constants.HF_HUB_OFFLINE,
+        get_token() is not None,
+    )
 
 
 def download(

@@ -17,7 +17,8 @@ from vitcli.fleet.shards import CAN_RESUME
 from vitcli.images.worker_process import warm_up
 from vitcli.images.workers import MOST_WORKERS
 from vitcli.interrupts import interruptible
-from vitcli.processes import Child, available_cpus, command_of, end_with_parent, start
+from vitcli.machine import available_cpus
+from vitcli.processes import Child, command_of, end_with_parent, start
 from vitcli.runs.shard import Shard
 
 COMMAND = command_of("vitcli.fleet.devices:main")

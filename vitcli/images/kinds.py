@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import cache
 from importlib.util import find_spec
 
-from PIL import Image
+from PIL import Image, features
 
 from vitcli.errors import installing
 from vitcli.records import ErrorType
@@ -25,6 +25,15 @@ FORMATS: dict[str, tuple[str, ...]] = {
     "PPM": (".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
     "ICO": (".ico",),
     "TGA": (".tga", ".icb", ".vda", ".vst"),
+}
+# The libraries behind Pillow's formats, as its `features` calls them; the first is preferred.
+CODECS = {
+    "JPEG": ("libjpeg_turbo", "jpg"),
+    "PNG": ("zlib_ng", "zlib"),
+    "WEBP": ("webp",),
+    "TIFF": ("libtiff",),
+    "AVIF": ("avif",),
+    "JPEG2000": ("jpg_2000",),
 }
 # Not opened even with "all": formats that run other programs, or that Pillow only identifies.
 NEVER = frozenset({"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG", "PDF", "PALM"})
@@ -96,6 +105,24 @@ def allowed_formats(formats: str) -> list[str]:
     Image.init()
     names = [*Image.OPEN] if formats == "all" else [*FORMATS]
     return [name for name in names if name in Image.OPEN and name not in NEVER]
+
+
+def codecs() -> dict[str, str | None]:
+    """Return the library that reads each compressed format, with its version; None if Pillow has
+    been built without it."""
+    found: dict[str, str | None] = {}
+    for name, libraries in CODECS.items():
+        there = (library for library in libraries if features.check(library))
+        found[name] = next((f"{one} {features.version(one)}" for one in there), None)
+    return {**found, "HEIF": _heif()}
+
+
+def _heif() -> str | None:
+    try:
+        import pillow_heif
+    except ImportError:
+        return None
+    return f"libheif {pillow_heif.libheif_version()}"
 
 
 def suffixes(formats: str) -> frozenset[str]:

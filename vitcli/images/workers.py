@@ -26,7 +26,8 @@ from typing import Any, TypeVar
 from vitcli.errors import VitError
 from vitcli.images import worker_process
 from vitcli.images.job import Decoded, ImageJob, receive
-from vitcli.processes import available_cpus, fate
+from vitcli.machine import available_cpus
+from vitcli.processes import fate
 from vitcli.records import ErrorType, Failure, ImageRef, Sample
 
 MOST_WORKERS = 8

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from vitcli.cache import RATES, is_trusted, trusted_folders
 from vitcli.engines import ENGINES
 from vitcli.files import real
 from vitcli.jobs.job import Running
+from vitcli.machine import first_processor
 from vitcli.runs.journal import journals_of, read_header
 
 Fast: TypeAlias = Literal["bf16", "int8"]
@@ -122,8 +122,5 @@ def _write(file: Path, values: dict[str, object]) -> None:
 def _cpu() -> str:
     """The model and the instruction sets of the first processor."""
     names = ("vendor_id", "cpu family", "model", "model name", "stepping", "flags", "Features")
-    with suppress(OSError):
-        first = Path("/proc/cpuinfo").read_text("utf-8").partition("\n\n")[0]
-        lines = [line for line in first.splitlines() if line.partition("\t")[0].strip() in names]
-        return "\n".join(lines)
-    return f"{platform.processor()} {platform.machine()}"
+    processor = first_processor()
+    return "\n".join(f"{name}: {processor[name]}" for name in names if name in processor)

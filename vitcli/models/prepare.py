@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, cached_property
 from threading import Barrier
@@ -260,6 +260,16 @@ def choose_device(name: str) -> torch.device:
     if number and int(number) >= torch.cuda.device_count():
         raise DeviceError(f"no device {name}: there are {torch.cuda.device_count()} CUDA devices")
     return torch.device(name)
+
+
+def devices() -> Iterator[tuple[str, str, int | None]]:
+    """Yield the devices other than the CPU: name, model, and memory in bytes."""
+    if torch.cuda.is_available():
+        for number in range(torch.cuda.device_count()):
+            found = torch.cuda.get_device_properties(number)
+            yield f"cuda:{number}", found.name, found.total_memory
+    if torch.backends.mps.is_available():
+        yield "mps", "Apple GPU", torch.mps.recommended_max_memory()
 
 
 def choose_dtype(name: DtypeName, device: torch.device) -> torch.dtype:

@@ -3,36 +3,56 @@
 from __future__ import annotations
 
 import json
-import textwrap
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from vitcli.cli.options import groups as g
 from vitcli.cli.options import options as o
+from vitcli.cli.options.declare import Group, Option, variables_of
 from vitcli.cli.screen.exit import show
-from vitcli.errors import in_bytes, printable
+from vitcli.cli.screen.facts import STEP_WIDTH, facts_as_text
+from vitcli.errors import UsageError, in_bytes
 from vitcli.jobs.job import DEFAULT_MODEL, ModelOptions
 
 if TYPE_CHECKING:
     from vitcli.tasks.info import ModelInfo
 
-WIDTH = 80
-NAME_WIDTH = 14
-STEP_WIDTH = 34  # of a preprocessing step; its source follows
+
+ENV = "--env"
+OF_ENV = ("env", "as_json", "config", "show_config")  # the parameters that --env goes with
+Env = Annotated[
+    bool,
+    Option(
+        ENV,
+        group=Group.OUTPUT,
+        brief=True,
+        help="Describe this installation and this machine, for a bug report.",
+    ),
+]
 
 
 @g.with_model
 def info(
     options: ModelOptions,
+    context: typer.Context,
     positional: o.ModelArgument = None,
     model: o.ModelSpec = DEFAULT_MODEL,
+    env: Env = False,
     as_json: o.Json = False,
 ) -> None:
     """Show a model's sizes, cost, labels and preprocessing.
 
+    Or, with --env, what is installed and what this machine is: versions, processors, memory,
+    devices, engines, folders and variables. Passwords and tokens are not shown.
+
     Example:  vit info facebook/dinov2-base --image-size 448
     """
+    if env:
+        _show_environment(context, as_json=as_json)
+        return
     from vitcli.tasks import info as task
 
     facts = task.info(task.InfoJob(model=positional or model, options=options))
@@ -40,7 +60,25 @@ def info(
         record = {name: value for name, value in asdict(facts).items() if name != "described"}
         show(json.dumps(record, ensure_ascii=False))
     else:
-        show("\n".join(line for name, text in _facts(facts) for line in _lines(name, text)))
+        show(facts_as_text(_facts(facts)))
+
+
+def _show_environment(context: typer.Context, *, as_json: bool) -> None:
+    """Print the facts of `vit info --env`. Raises UsageError for options of a model."""
+    for parameter in context.command.params:
+        name = parameter.name
+        source = context.get_parameter_source(str(name))
+        if name not in OF_ENV and source is not None and source.name == "COMMANDLINE":
+            is_model = name in ("positional", "model")
+            what = context.params[name] if is_model else max(parameter.opts, key=len)
+            raise UsageError(f"{ENV} describes this machine: {what} has no effect", "leave it out")
+    from vitcli.cli.screen.environment import facts_of
+    from vitcli.tasks.environment import environment
+
+    found = environment({*variables_of(context.find_root().command)})
+    show(
+        json.dumps(asdict(found), ensure_ascii=False) if as_json else facts_as_text(facts_of(found))
+    )
 
 
 def _facts(facts: ModelInfo) -> Iterator[tuple[str, str]]:
@@ -82,19 +120,3 @@ def _step(step: str, source: str) -> str:
     if len(step) >= STEP_WIDTH:
         return f"{step}\n{' ' * STEP_WIDTH}{source}"
     return f"{step:<{STEP_WIDTH}}{source}"
-
-
-def _lines(name: str, text: str) -> Iterator[str]:
-    """Yield the name and the text next to it, in lines of up to WIDTH; long words stay whole."""
-    for part in map(printable, text.split("\n")):
-        column = STEP_WIDTH if part[STEP_WIDTH - 2 : STEP_WIDTH] == "  " else 0
-        yield from textwrap.wrap(
-            part,
-            WIDTH,
-            initial_indent=f"{name:<{NAME_WIDTH}}",
-            subsequent_indent=" " * (NAME_WIDTH + column),
-            break_long_words=False,
-            break_on_hyphens=False,
-            drop_whitespace=True,
-        )
-        name = ""

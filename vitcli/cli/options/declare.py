@@ -4,7 +4,7 @@ short help shows it. `declared` reads the options of a command back, for help an
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from copy import copy
 from dataclasses import dataclass
 from enum import StrEnum
@@ -106,6 +106,13 @@ def declared(command: Callable[..., object]) -> list[Declared]:
     """The arguments and the options of a command's function, in their order."""
     parameters = inspect.signature(command, eval_str=True).parameters.values()
     return [one for parameter in parameters if (one := _declared(parameter)) is not None]
+
+
+def variables_of(command: Any) -> Iterator[str]:
+    """Yield the environment variables that a command of the parser and those within it read."""
+    yield from (one.variable for one in declared(command.callback) if one.variable)
+    for inner in getattr(command, "commands", {}).values():
+        yield from variables_of(inner)
 
 
 def _declared(parameter: inspect.Parameter) -> Declared | None:

@@ -466,4 +466,5 @@ def _check_summary_of_index(place: Path | None, values: Mapping[str, object]) ->
 
 
 def _is_option(parameter: inspect.Parameter) -> bool:
-    return isinstance(get_args(parameter.annotation)[1], OptionInfo)
+    """Whether a parameter is an option; an argument and the context are not."""
+    return any(isinstance(part, OptionInfo) for part in get_args(parameter.annotation))

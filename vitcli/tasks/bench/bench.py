@@ -28,11 +28,11 @@ from vitcli.images.scan import Omissions, Scan
 from vitcli.images.workers import iter_decoded
 from vitcli.jobs.job import DEFAULT_MODEL, SILENT, ModelOptions, Note, Reporter
 from vitcli.jobs.loading import check_one_size, load_model
+from vitcli.machine import available_cpus
 from vitcli.models import onednn
 from vitcli.models.cost import cost
 from vitcli.models.limit import matmul_flops, share_of_limit
 from vitcli.models.prepare import choose_device
-from vitcli.processes import available_cpus
 from vitcli.records import Decode, ImageRef, PixelArray, Preprocess, Sample
 from vitcli.tasks.bench.protocol import (
     Candidate,

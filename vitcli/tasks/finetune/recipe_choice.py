@@ -11,10 +11,10 @@ import torch
 from vitcli.checkpoints.load import Model
 from vitcli.errors import UsageError
 from vitcli.images.augment import Level
+from vitcli.machine import available_cpus
 from vitcli.models.config import ViTConfig
 from vitcli.models.cost import cost
 from vitcli.models.mae import MaskedAutoencoder
-from vitcli.processes import available_cpus
 from vitcli.tasks.finetune.job import TrainingOptions
 from vitcli.training.example import Example
 from vitcli.training.recipe import Recipe, parse_recipe
