@@ -14,7 +14,7 @@ import pytest
 
 from tests.conftest import Vit
 from vitcli import schemas
-from vitcli.cli.completion import commands
+from vitcli.cli.inventory import commands
 from vitcli.machine import first_processor, instruction_sets, memory, memory_limit
 from vitcli.tasks import environment as task
 from vitcli.tasks.environment import Torch
