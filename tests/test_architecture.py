@@ -38,6 +38,7 @@ ROOMS = {
     "typer": {"cli"},
     "rich": {"cli"},
     "huggingface_hub": {"checkpoints"},
+    "yaml": {"checkpoints"},
     "safetensors": {"checkpoints", "sinks", "demo"},
     "tokenizers": {"checkpoints"},
     "PIL": {"images", "render", "demo"},

@@ -34,6 +34,7 @@ def test_the_wheel_is_whole_and_small(wheel: Path) -> None:
         "vitcli/jobs/templates/simple.txt",
         "vitcli/render/templates/frame.html",
         "vitcli/render/templates/chart.html",
+        "vitcli/render/templates/card.md",
     ):
         assert needed in names
     assert not [name for name in names if name.startswith(("tests", "examples"))]

@@ -217,6 +217,7 @@ def test_onnx_runtime_runs_any_batch(
         with torch.inference_mode():
             expected = network(torch.from_numpy(pixels)).numpy()
         np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert not (tmp_path / "README.md").exists()
     metadata = {prop.key: prop.value for prop in onnx.load(out).metadata_props}
     assert json.loads(metadata["preprocess"])["image_mean"]
     assert json.loads(metadata["labels"]) == list(load(str(shallow_model(family))).labels)

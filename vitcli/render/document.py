@@ -7,7 +7,7 @@ import io
 import json
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
@@ -60,21 +60,27 @@ def ratio_of(thumbnail: bytes) -> float:
 
 @cache
 def _environment() -> Environment:
-    from jinja2 import Environment, FunctionLoader, StrictUndefined
+    from jinja2 import Environment
     from markupsafe import Markup
 
-    environment = Environment(
-        loader=FunctionLoader(source),
-        undefined=StrictUndefined,
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = Environment(autoescape=True, **settings())
     environment.filters["short"] = lambda text: shortened(text, MAX_NAME)
     environment.filters["px"] = "{:.1f}".format
     environment.globals["source"] = lambda name: Markup(source(name))
     return environment
+
+
+def settings() -> dict[str, Any]:
+    """The settings of jinja2 for all templates."""
+    from jinja2 import FunctionLoader, StrictUndefined
+
+    return {
+        "loader": FunctionLoader(source),
+        "undefined": StrictUndefined,
+        "trim_blocks": True,
+        "lstrip_blocks": True,
+        "keep_trailing_newline": True,
+    }
 
 
 def source(name: str) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from vitcli.checkpoints import onnx
 from vitcli.checkpoints.build import build
+from vitcli.checkpoints.card import CARD
 from vitcli.checkpoints.layouts.layout import COMPARES, TEXT
 from vitcli.checkpoints.load import Model, load
 from vitcli.checkpoints.preprocess.choose import as_written
@@ -26,6 +27,7 @@ from vitcli.engines import ENGINES
 from vitcli.errors import CheckpointError, OutputError, UsageError, VitError, check_installed
 from vitcli.images.preprocess import preprocessed, resized_size, seen
 from vitcli.jobs.apart import check_apart, read_of_models
+from vitcli.jobs.cards.card import ConversionFacts, card, is_foreign, kept
 from vitcli.jobs.job import SILENT, ModelOptions, Reporter, Running
 from vitcli.jobs.loading import check_one_size, load_model
 from vitcli.jobs.word_head import find_tokenizer, with_words
@@ -107,14 +109,38 @@ def convert(job: ConvertJob, reporter: Reporter = SILENT) -> Conversion:
             deltas.append(_by_preprocessing(model, moved))
         folder = partial.parent if is_file else partial
         size = sum(file.stat().st_size for file in folder.iterdir())
-    return Conversion(
-        source=model,
-        written=written.layout,
-        bytes=size,
-        changes=tuple(changes(model.provenance.made, written.made)),
-        notes=(*written.notes, *copied, *([moved.note] if moved else [])),
-        deltas=tuple(deltas),
+        done = Conversion(
+            source=model,
+            written=written.layout,
+            bytes=size,
+            changes=tuple(changes(model.provenance.made, written.made)),
+            notes=(*written.notes, *copied, *([moved.note] if moved else [])),
+            deltas=tuple(deltas),
+        )
+        if not is_file:
+            _write_card(job, done, partial, reporter, has_text=written.has_text)
+    return done
+
+
+def _write_card(
+    job: ConvertJob, done: Conversion, partial: Path, reporter: Reporter, *, has_text: bool
+) -> None:
+    """Write the card of the model, or keep the one of the user's in the folder to replace."""
+    if is_foreign(job.target):
+        reporter.note(kept(job.target))
+        shutil.copyfile(job.target / CARD, partial / CARD)
+        return
+    facts = ConversionFacts(
+        dtype=job.dtype,
+        notes=done.notes,
+        deltas=[
+            (d.what, f"{d.found:.2g}", f"{d.allowed:g}" if math.isfinite(d.allowed) else "any")
+            for d in done.deltas
+        ],
     )
+    name = job.target.resolve().name
+    text = card(done.source, partial, name, facts, has_text=has_text)
+    (partial / CARD).write_bytes(text)
 
 
 def _check(job: ConvertJob) -> None:

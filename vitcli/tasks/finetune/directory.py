@@ -11,12 +11,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from vitcli.checkpoints.card import CARD
 from vitcli.checkpoints.load import Model
 from vitcli.checkpoints.write import write_trained
 from vitcli.errors import CheckpointError, OutputError, printable
 from vitcli.files import explained, sync, write_whole
 from vitcli.images.scan import Scan
 from vitcli.jobs.apart import Read, check_apart
+from vitcli.jobs.cards.card import TrainingFacts, card, is_foreign
 from vitcli.records import ErrorType, Failure, FoundImage, ImageRef
 from vitcli.render.charts import Line, lines_chart
 from vitcli.render.report import ReportPage, html
@@ -49,7 +51,7 @@ class RunDirectory:
     """The files of a run. Each file is complete whenever it has its name.
 
     `run.json` holds the options, `split.jsonl` the split of each image, `metrics.jsonl` a line for
-    each epoch, and `last/` the state. The best model is in the directory itself.
+    each epoch, and `last/` the state. The best model is in the directory itself, with its card.
     """
 
     def __init__(
@@ -161,6 +163,13 @@ class RunDirectory:
         )
         write_whole(self.folder / REPORT, html(page).encode("utf-8"))
 
+    def write_card(self, model: Model, training: TrainingFacts) -> None:
+        """Write the card of the model, unless the folder has one of the user's. Call it when the
+        model is written."""
+        if not is_foreign(self.folder):
+            name = self.folder.resolve().name
+            write_whole(self.folder / CARD, card(model, self.folder, name, training))
+
     def _compare(self) -> list[Failure]:
         """Compare the options with run.json, and return the images that the run left out. Raises
         OutputError with the options that differ, CheckpointError for a damaged file."""
@@ -190,6 +199,8 @@ class RunDirectory:
         return left_out
 
     def _clear(self) -> None:
+        if not is_foreign(self.folder):
+            (self.folder / CARD).unlink(missing_ok=True)
         for name in FILES:
             path = self.folder / name
             if path.is_dir():

@@ -17,12 +17,14 @@ from vitcli.errors import Interrupted, UsageError, printable
 from vitcli.images.scan import Omissions
 from vitcli.interrupts import interrupts
 from vitcli.jobs.apart import Read, read_of_models
+from vitcli.jobs.cards.card import is_foreign, kept
 from vitcli.jobs.job import Summary
 from vitcli.jobs.listing import scan_of
 from vitcli.jobs.loading import check_one_size, load_model
 from vitcli.models.prepare import choose_device
 from vitcli.records import Failure
 from vitcli.tasks.finetune.build import make_objective, make_plan, make_trained, product_dtype
+from vitcli.tasks.finetune.card import training_of
 from vitcli.tasks.finetune.directory import RunDirectory
 from vitcli.tasks.finetune.examples import FeedMaker
 from vitcli.tasks.finetune.job import (
@@ -195,6 +197,11 @@ class _Session:
         val = [e.found for e in examples if e.split == "val"]
         if group.is_first:
             directory.finish(model, trainer.history, trainer.answers, val, failures, chosen.why)
+            directory.write_card(
+                model, training_of(job, chosen, examples, trainer.history, len(failures))
+            )
+            if is_foreign(job.out):
+                self.reporter.note(kept(job.out))
         seconds = sum(row["seconds"] for row in trainer.history)
         return Finetuned(
             Summary(len(examples), len(failures), seconds),
