@@ -119,7 +119,7 @@ def test_bars_are_for_shares_of_one(vit: Vit, heads: Heads, picture: Path, tmp_p
     large = edited(heads(NUMBER), tmp_path / "large", scale=1e7)
     for model, has_bars in ((heads(MULTI), True), (heads(NUMBER), False), (large, False)):
         args = ("classify", picture, "-m", model, "-j", "0")
-        table = vit(*args, "--format", "table").out.decode()
+        table = vit(*args, "--format", "table", env={"COLUMNS": "200"}).out.decode()
         assert ("█" in table or "▏" in table) == has_bars
         score = f"{predictions(vit, picture, '-m', model)[0]['score']:.4f}"
         assert score in table

@@ -11,8 +11,8 @@ from vitcli.cli.config.current import current
 from vitcli.cli.options import groups as g
 from vitcli.cli.options import options as o
 from vitcli.cli.options.declare import Argument, Group, Option
-from vitcli.cli.screen.exit import end, show, start_workers
-from vitcli.errors import OutputError, UsageError, printable
+from vitcli.cli.screen.exit import end, line_width, show, start_workers
+from vitcli.errors import OutputError, UsageError, printable, shortened
 
 if TYPE_CHECKING:
     from vitcli.tasks.evaluate.job import Evaluation
@@ -96,6 +96,7 @@ Out = Annotated[
 ]
 MAX_FAILURES = 5
 MIN_WIDTH = 7  # characters of a column
+MIN_NAME = 20  # of a model's name
 
 
 @g.with_data
@@ -157,20 +158,25 @@ def evaluate(
     if as_json:
         show(json.dumps(numbers(evaluation), ensure_ascii=False))
     else:
-        show("\n".join(_lines(evaluation)))
+        show("\n".join(_lines(evaluation, line_width())))
     end(screen, evaluation.summary, out)
 
 
-def _lines(evaluation: Evaluation) -> Iterator[str]:
-    names = [printable(model.name) for model in evaluation.models]
+def _lines(evaluation: Evaluation, room: int | None) -> Iterator[str]:
+    """The lines. On a terminal with `room` characters a line, names are shortened, so that the
+    tables fit."""
     headlines = [model.headline() for model in evaluation.models]
-    width = max(5, *map(len, names))
     sizes = {title: max(MIN_WIDTH, len(title)) for title in headlines[0]}
+    names = [printable(model.name) for model in evaluation.models]
+    if room is not None:
+        left = max(MIN_NAME, room - sum(size + 2 for size in sizes.values()))
+        names = [shortened(name, left) for name in names]
+    width = max(5, *map(len, names))
     yield "  ".join([f"{'model':<{width}}", *(f"{title:>{n}}" for title, n in sizes.items())])
     for name, headline in zip(names, headlines, strict=True):
         cells = (f"{headline[title]:>{n}}" for title, n in sizes.items())
         yield "  ".join([f"{name:<{width}}", *cells])
-    yield from evaluation.models[-1].details(evaluation.paths)
+    yield from evaluation.models[-1].details(evaluation.paths, room)
     if evaluation.slowest:
         yield ""
         yield "slowest to read"

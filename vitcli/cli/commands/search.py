@@ -203,11 +203,11 @@ def search(
         format is None and place is None and html is None and not paths_only and is_terminal()
     )
     if place is None and html is None and is_terminal():
-        common.screen.share_terminal()
+        common.screen.share_terminal(loads=as_table)
     # The search has a thread for each processor; threads of BLAS below them would only wait.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     with common.screen as screen:
-        from vitcli.cli.screen.table import ResultsTable
+        from vitcli.cli.screen.table import QueryTable
         from vitcli.fleet.searching import finder
         from vitcli.tasks.search.queries import Asked, Embedding
         from vitcli.tasks.search.search import SearchJob
@@ -244,6 +244,6 @@ def search(
         )
         if inputs.paths or inputs.files_from is not None:
             start_workers(common.running)
-        table = ResultsTable() if as_table else None
+        table = QueryTable(screen.stop) if as_table else None
         summary = run(job, screen, table, finder(common.ray))
     end(screen, summary, place or html)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     Progress,
@@ -15,6 +14,7 @@ from rich.progress import (
 from rich.text import Text
 
 from vitcli import records
+from vitcli.cli.screen.columns import console
 from vitcli.cli.screen.pace import per_second
 
 BAR_WIDTH = 40  # characters; fewer on a narrow terminal
@@ -48,16 +48,16 @@ class Bar:
     """One line at the bottom of the terminal, removed at the end."""
 
     def __init__(self, description: str) -> None:
-        console = Console(stderr=True, markup=False, highlight=False, emoji=False)
+        out = console(stderr=True)
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
-            BarColumn(min(BAR_WIDTH, max(4, console.width - 60))),
+            BarColumn(min(BAR_WIDTH, max(4, out.width - 60))),
             Count(),
             Speed(),
             Remaining(),
             TextColumn("{task.fields[failed]}", style="red", markup=False),
-            console=console,
+            console=out,
             transient=True,
         )
         self._task = self._progress.add_task(description, total=None, failed="")

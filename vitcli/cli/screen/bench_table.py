@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from vitcli.cli.screen.columns import console
 from vitcli.errors import printable
 
 if TYPE_CHECKING:
@@ -23,40 +23,40 @@ LAST_COLUMNS = ("MB", "cosine", "top-1", "limit")
 @contextmanager
 def status(*, is_shown: bool) -> Iterator[Callable[[str], None]]:
     """Show the current step at the bottom of a terminal; elsewhere, show nothing."""
-    console = Console(stderr=True, markup=False, highlight=False, emoji=False)
-    if not is_shown or not console.is_terminal:
+    out = console(stderr=True)
+    if not is_shown or not out.is_terminal:
         yield lambda text: None
         return
-    with console.status(Text("starting")) as shown:
+    with out.status(Text("starting")) as shown:
         yield lambda text: shown.update(Text(text))
 
 
 def print_bench(result: Bench) -> None:
     """Print the measurements and the best commands."""
-    console = Console(markup=False, highlight=False, emoji=False)
+    out = console()
     limits = ", ".join(f"{name} {rate / 1e9:,.0f}" for name, rate in result.limits.items())
-    console.print(
+    out.print(
         f"{printable(result.model)} on {result.device}, {result.threads} threads; "
         f"{printable(result.images)}; {result.gflops:.3g} GFLOPs an image",
         soft_wrap=True,
     )
-    console.print(f"maximum rate of matrix products, in GFLOP/s: {limits}\n", soft_wrap=True)
+    out.print(f"maximum rate of matrix products, in GFLOP/s: {limits}\n", soft_wrap=True)
     ready = [row for row in result.rows if row.workers is None]
     if ready:
         names = ("images/s, decoded images", "b", ready, lambda row: str(row.candidate))
-        console.print(_rates(*names, lambda row: row.batch_size, "ms", _latency))
+        out.print(_rates(*names, lambda row: row.batch_size, "ms", _latency))
     read = [row for row in result.rows if row.workers is not None]
     if read:
-        console.print()
+        out.print()
         names = ("images/s, from files", "j", read, lambda row: f"{row.candidate}, {row.decode}")
-        console.print(
+        out.print(
             _rates(*names, lambda row: row.workers or 0, "batch", lambda row: str(row.batch_size))
         )
     for command, group in _by_command(result.advice).items():
-        console.print()
+        out.print()
         for advice in group:
-            console.print(Text(f"{advice.words}: {_figure(advice)}", style="bold"))
-        console.print(f"  {printable(command)}", soft_wrap=True)
+            out.print(Text(f"{advice.words}: {_figure(advice)}", style="bold"))
+        out.print(f"  {printable(command)}", soft_wrap=True)
 
 
 def _by_command(advice: Sequence[Advice]) -> dict[str, list[Advice]]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
+
+from vitcli.cli.screen.columns import console
 
 if TYPE_CHECKING:
     from vitcli.training.events import StepDone
@@ -19,7 +21,7 @@ class Epochs:
     def __init__(self, epochs: int) -> None:
         self._epochs = epochs
         self._shown = 0
-        self._console = Console(stderr=True, markup=False, highlight=False, emoji=False)
+        self._console = console(stderr=True)
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),

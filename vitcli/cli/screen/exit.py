@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 
 import typer
@@ -37,6 +38,11 @@ def ended_with(summary: Summary) -> ExitCode:
 def is_terminal() -> bool:
     """Whether standard output is a terminal."""
     return sys.stdout is not None and sys.stdout.isatty()
+
+
+def line_width() -> int | None:
+    """The width of the terminal, or COLUMNS; None if standard output is not a terminal."""
+    return shutil.get_terminal_size().columns if is_terminal() else None
 
 
 def show(text: str) -> None:

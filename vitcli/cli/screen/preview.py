@@ -8,9 +8,10 @@ import sys
 import numpy as np
 from numpy.typing import NDArray
 from rich.color import Color
-from rich.console import Console
 from rich.style import Style
 from rich.text import Text
+
+from vitcli.cli.screen.columns import console
 
 HALF = "▀"  # foreground: the upper pixel; background: the lower one
 MAX_WIDTH = 96
@@ -35,8 +36,7 @@ class Preview:
 
     def print(self) -> None:
         if self._pixels is not None:
-            console = Console(file=self._terminal, markup=False, highlight=False, emoji=False)
-            console.print(_lines(self._pixels), no_wrap=True, overflow="crop")
+            console(file=self._terminal).print(_lines(self._pixels), no_wrap=True, overflow="crop")
 
 
 def _lines(pixels: NDArray[np.uint8]) -> Text:

@@ -47,7 +47,7 @@ class Screen:
         self._logs = log_json and not quiet
         self._log_json = log_json
         self._report = report
-        self._has_rows = self._shows_failures = False
+        self._yields_to_rows = self._shows_failures = False
         self._latest = records.Progress()
         self._total: int | None = None
         self._count: Callable[[], int | None] | None = None
@@ -67,12 +67,7 @@ class Screen:
         self._pace, self._begun = Pace(self._clock), report.now()
         if self._report is not None:
             report.check(self._report)
-        if (
-            self._wants_bar
-            and not self._has_rows
-            and sys.stderr is not None
-            and sys.stderr.isatty()
-        ):
+        if self._wants_bar and sys.stderr is not None and sys.stderr.isatty():
             from vitcli.cli.screen.bar import Bar  # imported here: `vit --help` needs no bar
 
             self._bar = Bar(self._doing)
@@ -99,11 +94,14 @@ class Screen:
         """Remove the bar, so that lines can follow."""
         if self._bar is not None:
             self._bar.stop()
+            self._bar = None
 
-    def share_terminal(self, *, shows_failures: bool = True) -> None:
-        """Draw no bar, since the rows go to the terminal. With `shows_failures` the rows show the
-        failures, so that the summary does not repeat them."""
-        self._has_rows, self._shows_failures = True, shows_failures
+    def share_terminal(self, *, loads: bool = True, shows_failures: bool = True) -> None:
+        """Leave the terminal to the rows: the bar is removed when the first images are read, and
+        without `loads` none is drawn. With `shows_failures` the rows show the failures, so that
+        nothing else names them."""
+        self._wants_bar = self._wants_bar and loads
+        self._yields_to_rows, self._shows_failures = True, shows_failures
 
     def note(self, text: str) -> None:
         """Print a note, once."""
@@ -116,6 +114,8 @@ class Screen:
                 self._print(f"vit: {printable(text)}")
 
     def listing(self, count: Callable[[], int | None]) -> None:
+        if self._yields_to_rows:
+            self.stop()
         self._count = count if self._logs or self._bar is not None else None
         self._pace.begin("images")
         if self._bar is not None:

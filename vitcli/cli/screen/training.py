@@ -51,7 +51,6 @@ class TrainingScreen(Screen):
             self._epochs.stop()
             self._epochs = None
         super().stop()
-        self._bar = None
 
     def ended(self, done: Finetuned, out: Path) -> None:
         """Show the best epoch and its score."""

@@ -25,7 +25,7 @@ THRESHOLD = 0.5  # of the scores of several labels, unless the user wants anothe
 MAX_MISTAKES = 24  # in the files
 MAX_LISTED = 5  # mistakes on the terminal
 MAX_CLASSES = 40  # on the terminal
-MAX_NAME = 60  # bytes of a label on the terminal
+MIN_NAME, MAX_NAME = 12, 60  # bytes of a label in the printed tables
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,8 +77,8 @@ class Result(Protocol):
     def numbers(self, paths: Sequence[str]) -> dict[str, Any]:
         """All numbers as JSON, for the images at `paths`."""
 
-    def details(self, paths: Sequence[str]) -> Iterator[str]:
-        """Yield the lines below the headline on a terminal."""
+    def details(self, paths: Sequence[str], room: int | None = None) -> Iterator[str]:
+        """Yield the lines below the headline, on a terminal with `room` characters a line."""
 
     def section(self, images: Sequence[FoundImage]) -> Section:
         """The section of the report. The images of the worst mistakes are read again."""
@@ -115,6 +115,12 @@ class Evaluation:
     @property
     def paths(self) -> tuple[str, ...]:
         return tuple(image.path for image in self.images)
+
+
+def name_bytes(room: int | None, others: int) -> int:
+    """The bytes of a label in a table whose other columns have `others` characters: what a terminal
+    with `room` characters a line leaves, or MAX_NAME."""
+    return MAX_NAME if room is None else max(MIN_NAME, room - others)
 
 
 def rounded(value: float | None) -> float | None:

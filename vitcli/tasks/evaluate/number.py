@@ -19,7 +19,7 @@ from torch import Tensor
 from vitcli.errors import InputError, UsageError, printable, shortened
 from vitcli.records import FoundImage
 from vitcli.render.report import ClassTable, Section, Shot
-from vitcli.tasks.evaluate.job import MAX_LISTED, MAX_MISTAKES, MAX_NAME, rounded
+from vitcli.tasks.evaluate.job import MAX_LISTED, MAX_MISTAKES, name_bytes, rounded
 from vitcli.tasks.evaluate.thumbnails import thumbnail
 from vitcli.training.example import Example
 
@@ -153,10 +153,11 @@ class NumberResult:
             ],
         }
 
-    def details(self, paths: Sequence[str]) -> Iterator[str]:
+    def details(self, paths: Sequence[str], room: int | None = None) -> Iterator[str]:
         """Yield the outputs, if there are several, and the largest errors."""
+        longest = name_bytes(room, len(COLUMNS) * 11)
         if len(self.labels) > 1:
-            names = [printable(shortened(label, MAX_NAME)) for label in self.labels]
+            names = [printable(shortened(label, longest)) for label in self.labels]
             width = max(6, *map(len, names))
             yield ""
             yield f"{'output':<{width}}  " + "  ".join(f"{name:>9}" for name in COLUMNS)

@@ -24,8 +24,8 @@ from vitcli.tasks.evaluate.job import (
     MAX_CLASSES,
     MAX_LISTED,
     MAX_MISTAKES,
-    MAX_NAME,
     TOP,
+    name_bytes,
 )
 from vitcli.tasks.evaluate.thumbnails import thumbnail
 from vitcli.training.classes import class_names, match_classes, match_one_class
@@ -154,13 +154,14 @@ class OneLabelResult:
             ],
         }
 
-    def details(self, paths: Sequence[str]) -> Iterator[str]:
+    def details(self, paths: Sequence[str], room: int | None = None) -> Iterator[str]:
         """Yield the classes (the worst, if there are many), confused pairs and mistakes."""
+        longest = name_bytes(room, 37)
         table = self.confusion
         classes = [c for c in table.per_class() if c.images]
         is_cut = len(classes) > MAX_CLASSES
         shown = sorted(classes, key=lambda c: c.f1)[:MAX_CLASSES] if is_cut else classes
-        shown = [replace(c, label=shortened(c.label, MAX_NAME)) for c in shown]
+        shown = [replace(c, label=shortened(c.label, longest)) for c in shown]
         width = max(5, *(len(c.label) for c in shown))
         more = f", the worst {MAX_CLASSES} of {len(classes)}" if is_cut else ""
         yield ""
@@ -174,13 +175,13 @@ class OneLabelResult:
             yield ""
             yield "most often confused"
             for truth, answer, times in pairs:
-                names = (printable(shortened(name, MAX_NAME)) for name in (truth, answer))
+                names = (printable(shortened(name, longest)) for name in (truth, answer))
                 yield f"  {' taken for '.join(names)}: {times:,}"
         if worst := self.answers.mistakes(MAX_LISTED):
             yield ""
             yield "most confidently wrong"
             for index in worst:
-                answer = shortened(name_of(self.labels, int(self.answers.top1[index])), MAX_NAME)
+                answer = shortened(name_of(self.labels, int(self.answers.top1[index])), longest)
                 score = self.answers.scores[index, 0]
                 yield f"  {score:.3f} {printable(answer)}: {printable(paths[index])}"
 

@@ -25,8 +25,8 @@ from vitcli.tasks.evaluate.job import (
     MAX_CLASSES,
     MAX_LISTED,
     MAX_MISTAKES,
-    MAX_NAME,
     THRESHOLD,
+    name_bytes,
     rounded,
 )
 from vitcli.tasks.evaluate.thumbnails import thumbnail
@@ -148,14 +148,15 @@ class SeveralLabelsResult:
             ],
         }
 
-    def details(self, paths: Sequence[str]) -> Iterator[str]:
+    def details(self, paths: Sequence[str], room: int | None = None) -> Iterator[str]:
         """Yield the classes (the worst, if there are many) and mistakes."""
+        longest = name_bytes(room, len(COLUMNS) * 11)
         shown = [(c, ap) for c, ap in self.classes if ap is not None]
         more = ""
         if len(shown) > MAX_CLASSES:
             more = f", the worst {MAX_CLASSES} of {len(shown)}"
             shown = sorted(shown, key=lambda pair: pair[1])[:MAX_CLASSES]
-        names = [printable(shortened(c.label, MAX_NAME)) for c, _ in shown]
+        names = [printable(shortened(c.label, longest)) for c, _ in shown]
         width = max([5, *map(len, names)])
         yield ""
         yield f"{'label':<{width}}  " + "  ".join(f"{name:>9}" for name in COLUMNS) + more
@@ -167,7 +168,7 @@ class SeveralLabelsResult:
             yield ""
             yield f"farthest on the wrong side of {self.threshold:g}"
             for place, number in worst:
-                label = printable(shortened(self.labels[number], MAX_NAME))
+                label = printable(shortened(self.labels[number], longest))
                 answer = label if self.answered[place, number] else f"not {label}"
                 yield f"  {self.scores[place, number]:.3f} {answer}: {printable(paths[place])}"
 
