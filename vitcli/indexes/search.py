@@ -224,21 +224,25 @@ class _Searcher:
         products = self._products[:, : len(norms)]
         with np.errstate(all="ignore"):  # products of odd rows do not count
             self._multiply(block.vectors, products)
-            if self._metric == "cosine":
-                products *= 1 / norms
-        room = self._room if self._metric == "cosine" else self._room * float(norms.max())
         if is_odd.any():
             products[:, is_odd] = -np.inf
             odd, every = np.flatnonzero(is_odd), np.arange(len(self._exact))
             self._add(np.repeat(every, len(odd)), np.tile(odd, len(every)), block)
+        tops, scales, room = products.max(axis=1), None, self._room
+        if self._metric == "cosine":
+            scales = 1 / np.where(is_odd, 1, norms)
+            # Of all queries, few have a candidate in a block: only theirs are divided by lengths.
+            tops *= np.where(tops > 0, scales.max(), scales.min())
+        else:
+            room = room * float(norms.max())
         limits = np.clip(self._floors - room, LOWEST, -LOWEST).astype(np.float32)
-        queries = np.flatnonzero(products.max(axis=1) >= limits)
-        is_near = products[queries] >= limits[queries, None]
+        queries = np.flatnonzero(tops >= limits)
+        scores = products[queries] if scales is None else products[queries] * scales
+        is_near = scores >= limits[queries, None]
         for one in np.flatnonzero(is_near.sum(axis=1) > 4 * self._k + 64).tolist():
             # k rows score at least kth - room, so a row below kth - 2 * room is out.
-            near, query = products[queries[one]], queries[one]
-            kth = np.partition(near, len(near) - self._k)[len(near) - self._k]
-            is_near[one] &= near >= kth - 2 * room[query]
+            kth = np.partition(scores[one], len(norms) - self._k)[len(norms) - self._k]
+            is_near[one] &= scores[one] >= kth - 2 * room[queries[one]]
         asked, rows = np.nonzero(is_near)
         if len(rows):
             self._add(queries[asked], rows, block)
