@@ -20,8 +20,9 @@ test:  ## the whole suite
 	$(PYTHON) -m pytest -n auto
 docs:  ## build the site of docs/ into build/site: pip install '.[docs]'
 	$(PYTHON) -m zensical build --strict --clean
-completions:  ## write the completion scripts and docs/reference anew
+completions:  ## write the completion scripts, the manual and docs/reference anew
 	$(PYTHON) -m vitcli.cli.completion completions
+	$(PYTHON) -m vitcli.cli.manual completions/man
 	$(PYTHON) -m vitcli.cli.reference docs/reference
 demo:  ## train the demo model and draw the examples anew
 	$(PYTHON) -m vitcli.demo.train --out vitcli/demo --examples examples

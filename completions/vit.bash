@@ -375,4 +375,4 @@ _vit() {
         compopt -o default
     fi
 }
-complete -F _vit vit
+complete -F _vit vit vitcli

@@ -498,3 +498,4 @@ complete -c vit -n '__fish_seen_subcommand_from models; and __fish_seen_subcomma
 complete -c vit -n '__fish_seen_subcommand_from models; and __fish_seen_subcommand_from pull' -l config -r -d 'Read options from FILE, not from vit.toml in the working folder; '\'''\'' reads neither.'
 complete -c vit -n '__fish_seen_subcommand_from models; and __fish_seen_subcommand_from pull' -l show-config -d 'Print the options as a config file, with where each comes from, and exit.'
 complete -c vit -n '__fish_seen_subcommand_from models; and __fish_seen_subcommand_from pull' -o hh -l help-all -d 'Show all options and their variables.'
+complete -c vitcli -w vit

@@ -1,16 +1,17 @@
-"""What gets installed: the code, the demo model, the class names, and nothing of the tests."""
+"""What gets installed: the code, the demo model, the class names, the manual, the completions."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 import zipfile
-from importlib.metadata import requires
+from importlib.metadata import requires, version
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
+MANUAL = ROOT / "completions" / "man"
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +40,22 @@ def test_the_wheel_is_whole_and_small(wheel: Path) -> None:
         assert needed in names
     assert not [name for name in names if name.startswith(("tests", "examples"))]
     assert wheel.stat().st_size < 3_000_000
+
+
+def test_shells_and_man_find_their_files(wheel: Path) -> None:
+    """pip copies what is below `data` into the environment, such as /usr/local."""
+    archive = zipfile.ZipFile(wheel)
+    data = f"vitcli-{version('vitcli')}.data/data/share/"
+    shared = {name.removeprefix(data) for name in archive.namelist() if name.startswith(data)}
+    scripts = {
+        "bash-completion/completions/vit": "vit.bash",
+        "zsh/site-functions/_vit": "_vit",
+        "fish/vendor_completions.d/vit.fish": "vit.fish",
+    }
+    manual = {f"man/man1/{file.name}": f"man/{file.name}" for file in MANUAL.iterdir()}
+    assert shared == {*scripts, *manual}
+    for name, source in {**scripts, **manual}.items():
+        assert archive.read(data + name) == (MANUAL.parent / source).read_bytes()
 
 
 def test_the_peers_are_no_dependencies() -> None:

@@ -58,7 +58,7 @@ def bash() -> str:
         "        compopt -o default",
         "    fi",
         "}",
-        "complete -F _vit vit",
+        "complete -F _vit vit vitcli",
     ]
     return "\n".join(lines) + "\n"
 
@@ -66,7 +66,11 @@ def bash() -> str:
 def zsh() -> str:
     """The script `_vit` for a folder of `fpath`."""
     found = commands()
-    lines = ["#compdef vit", "# zsh completion for vit. Made by `make completions`.", "_vit() {"]
+    lines = [
+        "#compdef vit vitcli",
+        "# zsh completion for vit. Made by `make completions`.",
+        "_vit() {",
+    ]
     lines += ["    local -a commands", "    commands=("]
     lines += [f"        {_quoted(f'{c.name}:{c.help}')}" for c in found if len(c.words) == 1]
     lines += [
@@ -124,6 +128,7 @@ def fish() -> str:
     for command in found:
         for option in (one for one in command.options if one is not HELP):
             lines.append(" ".join(_fish_words(command, option)))
+    lines.append("complete -c vitcli -w vit")
     return "\n".join(lines) + "\n"
 
 
