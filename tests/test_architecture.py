@@ -21,7 +21,7 @@ RANKS = (
     ("__main__",),
     ("cli",),
     ("__init__", "demo"),
-    ("vectors",),
+    ("api",),
     ("fleet",),
     ("tasks",),
     ("jobs",),

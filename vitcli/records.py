@@ -117,6 +117,17 @@ class ImageRef:
         """WebDataset's `__key__`, or an empty string."""
         return "" if self.member is None else self.member.key
 
+    @property
+    def held(self) -> int:
+        """The number of bytes of the image that the ref carries."""
+        return 0 if self.member is None else self.member.held
+
+    def released(self) -> ImageRef:
+        """Return the ref without the bytes that it carries."""
+        if self.member is None or not self.member.held:
+            return self
+        return replace(self, member=self.member.released())
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:

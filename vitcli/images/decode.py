@@ -106,7 +106,7 @@ def attempt(
     except MemoryError:
         return Failure(ref, ErrorType.OUT_OF_MEMORY, "not enough memory to decode it")
     except Exception as error:  # see above
-        return Failure(ref, ErrorType.DECODE_ERROR, shortened(_one_line(error)))
+        return Failure(ref, ErrorType.DECODE_ERROR, shortened(one_line(error)))
 
 
 def upright(image: Image.Image, plan: Preprocess, at_least: Size | None = None) -> Image.Image:
@@ -212,7 +212,7 @@ def _unread(file: BinaryIO, kind: str) -> str | None:
         file.seek(0)
         Image.OPEN[kind][0](file, b"")
     except Exception as error:  # Image.open hides this error
-        words = _one_line(error)
+        words = one_line(error)
         is_sound = words.startswith(("cannot handle", "unable to determine J2K"))
         return f"{kind}: {words}" if is_sound else None
     return None
@@ -274,6 +274,7 @@ def _preview(head: bytes) -> str:
     return repr(text.strip())
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """The message of an error of Pillow's for a row."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text.replace("image file is truncated", "truncated image")

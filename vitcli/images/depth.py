@@ -22,7 +22,7 @@ BYTE_FLOATS = "floats from 0 to 255 are truncated to integers"
 _MIN_BRIGHTEST = 16  # of 256: an image whose largest value is below it is nearly black
 # Formats whose 16-bit grey is unsigned, and those that Pillow opens in its 32-bit mode.
 _SHORT = ("PNG", "PPM", "TIFF", "JPEG2000")
-_SHORT_IN_I = ("PNG", "PPM")
+SHORT_IN_I = ("PNG", "PPM")
 
 
 def to_rgb(image: Image.Image, plan: Preprocess) -> tuple[Image.Image, str]:
@@ -77,7 +77,7 @@ def _grey(values: NDArray[np.uint8], image: Image.Image) -> Image.Image:
 
 def _refuse_without_range(image: Image.Image) -> None:
     """Refuse Pillow's mode I, integers of any range, unless the format implies their range."""
-    is_short = image.format in (_SHORT if image.mode.startswith("I;16") else _SHORT_IN_I)
+    is_short = image.format in (_SHORT if image.mode.startswith("I;16") else SHORT_IN_I)
     if not is_short:
         message = f"{image.format} of integers without a known black and white"
         raise ImageError(ErrorType.UNREADABLE, f"{message}: convert it to 8 bits")

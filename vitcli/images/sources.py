@@ -86,6 +86,25 @@ class FoundSource(Source):
 
 
 @dataclass(frozen=True, slots=True)
+class GivenSource(Source):
+    """Paths, as on the command line, and images in memory, in the order in which a caller in Python
+    gives them. An image without a path is named by its place among all images: `image 0`."""
+
+    items: Iterable[str | FoundImage]
+    scan: Scan
+
+    def images(self, *, stamped: bool = False) -> Iterator[FoundImage]:
+        for place, image in enumerate(chain.from_iterable(map(self._images_of, self.items))):
+            yield image if image.path else image._replace(path=f"image {place}")
+
+    def _images_of(self, item: str | FoundImage) -> Iterable[FoundImage]:
+        if isinstance(item, FoundImage):
+            return (item,)
+        sources = open_sources([item], scan=self.scan)
+        return chain.from_iterable(source.images() for source in sources)
+
+
+@dataclass(frozen=True, slots=True)
 class RemoteSource(Source):
     """One object in a store or on the web; or the objects below a prefix or matching a pattern,
     which are listed once. A single object is always tried."""

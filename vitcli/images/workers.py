@@ -62,9 +62,8 @@ def iter_decoded(
     """
 
     def finished(result: Decoded) -> Decoded:
-        if not keeps_data and _held(result.ref):
-            member = result.ref.member and result.ref.member.released()
-            result = replace(result, ref=replace(result.ref, member=member))
+        if not keeps_data and result.ref.held:
+            result = replace(result, ref=result.ref.released())
         if isinstance(result, Sample) and result.note:
             note(result.note)
         return result
@@ -76,7 +75,7 @@ def iter_decoded(
         pending: deque[tuple[Future[Decoded], int]] = deque()
         held = 0
         for ref in refs:
-            size = _held(ref)
+            size = ref.held
             pending.append((pool.submit(ref), size))
             held += size
             del ref  # its image data may be large
@@ -88,11 +87,6 @@ def iter_decoded(
                 del first
         while pending:
             yield finished(pending.popleft()[0].result())
-
-
-def _held(ref: ImageRef) -> int:
-    """Return the number of bytes of image data that a ref carries."""
-    return 0 if ref.member is None else ref.member.held
 
 
 class WorkerPool:

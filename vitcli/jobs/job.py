@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 from vitcli.engines import ENGINES, DtypeName, EngineName, Quantize
 from vitcli.errors import UsageError
 from vitcli.jobs.tolerance import Tolerance
-from vitcli.records import Decode, Limits, Progress, Size
+from vitcli.records import Decode, FoundImage, Limits, Progress, Size
 
 DEFAULT_MODEL = "google/vit-base-patch16-224"
 DEFAULT_MASKED_MODEL = "facebook/vit-mae-base"  # for vit reconstruct, which needs a decoder
@@ -21,9 +21,11 @@ BatchSize = int | Literal["auto"]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inputs:
     """The images of a run (paths, directories, globs, or `-`), how they may be read, and how many
-    may fail. With `is_implied` the user named no input, and paths are read from standard input."""
+    may fail. With `is_implied` the user named no input, and paths are read from standard input.
+    `given` replaces the paths by a sequence that also has images in memory, and is read once."""
 
     paths: tuple[str, ...] = ()
+    given: Iterable[str | FoundImage] | None = None
     is_implied: bool = False
     files_from: str | None = None
     null: bool = False
@@ -32,6 +34,11 @@ class Inputs:
     limits: Limits = Limits()
     tolerance: Tolerance = Tolerance()
     allow_outside: bool = False
+
+    @property
+    def has_any(self) -> bool:
+        """Whether any images are named, even if there turn out to be none."""
+        return bool(self.paths) or self.files_from is not None or self.given is not None
 
     @property
     def has_stdin(self) -> bool:

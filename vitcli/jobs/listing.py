@@ -11,7 +11,15 @@ from vitcli.errors import printable
 from vitcli.files import instead_of
 from vitcli.images.members import UnreadableMember, unreadable
 from vitcli.images.scan import Omissions, Scan, choose_scan
-from vitcli.images.sources import FoundSource, Source, all_absent, count, iter_refs, open_sources
+from vitcli.images.sources import (
+    FoundSource,
+    GivenSource,
+    Source,
+    all_absent,
+    count,
+    iter_refs,
+    open_sources,
+)
 from vitcli.jobs.job import Inputs
 from vitcli.records import ErrorType, FoundImage, ImageRef
 from vitcli.runs.shard import Shard
@@ -68,12 +76,13 @@ def list_inputs(
     """The listing of the inputs. Raises InputError for a folder or pattern without images."""
     omissions = Omissions(note)
     scan = scan_of(inputs, omissions)
-    sources = open_sources(
-        inputs.paths,
-        files_from=inputs.files_from,
-        null=inputs.null,
-        scan=scan if inputs.extensions else scan.with_archives,
-    )
+    scan = scan if inputs.extensions else scan.with_archives
+    if inputs.given is not None:
+        sources: list[Source] = [GivenSource(inputs.given, scan)]
+    else:
+        sources = open_sources(
+            inputs.paths, files_from=inputs.files_from, null=inputs.null, scan=scan
+        )
     if absent := all_absent(sources):
         more = f" (and {len(absent) - 1:,} more)" if len(absent) > 1 else ""
         hint = instead_of(absent[0])

@@ -81,9 +81,9 @@ class EmbedJob:
     def _check_texts(self) -> None:
         """Raise UsageError for an option that has no meaning for texts."""
         running, resuming = self.running, self.resuming
-        has_inputs = bool(self.inputs.paths) and not self.inputs.is_implied
+        has_inputs = self.inputs.has_any and not self.inputs.is_implied
         of_images = {
-            "INPUTS": has_inputs or self.inputs.files_from is not None,
+            "INPUTS": has_inputs,
             "--layer": self.layers != (-1,),
             f"--pool {self.pool}": self.pool not in (None, "joint"),
             "--no-norm": not self.norm,

@@ -55,8 +55,7 @@ class Asked:
     vectors: str | NDArray[np.floating] | None = None
 
     def __post_init__(self) -> None:
-        has_images = bool(self.inputs.paths) or self.inputs.files_from is not None
-        if not (has_images or self.texts or self.like or self.vectors is not None):
+        if not (self.inputs.has_any or self.texts or self.like or self.vectors is not None):
             raise UsageError(
                 "nothing to search for is given",
                 "name images, or use --text, --like or --vectors",
@@ -77,7 +76,7 @@ class Asked:
     @property
     def needs_model(self) -> bool:
         """Whether a query has to be embedded."""
-        return bool(self.texts or self.inputs.paths or self.inputs.files_from is not None)
+        return bool(self.texts) or self.inputs.has_any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +105,7 @@ def iter_queries(
         )
     if asked.needs_model:
         model, options = _model_of(index, how, reporter)
-        if asked.inputs.paths or asked.inputs.files_from is not None:
+        if asked.inputs.has_any:
             yield _images(index, asked.inputs, model, options, how, reporter)
         if asked.texts:
             yield _texts(index, asked, model, how, reporter)

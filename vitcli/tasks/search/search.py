@@ -74,8 +74,7 @@ class SearchJob:
                 f"--approximate compares cosines, not --metric {self.metric}",
                 "leave out one of them",
             )
-        has_images = self.asked.inputs.paths or self.asked.inputs.files_from is not None
-        if self.not_itself and not (has_images or self.asked.like):
+        if self.not_itself and not (self.asked.inputs.has_any or self.asked.like):
             raise UsageError(
                 "--not-itself has no effect for texts and vectors", "leave it out, or name images"
             )

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, TypeAlias
 
+from vitcli.api.images import Images, inputs_of
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -65,7 +67,7 @@ class ImageMap:
 
 def search(
     index: IndexLike,
-    queries: Names | None = None,
+    queries: Images | None = None,
     *,
     texts: str | Sequence[str] = (),
     minus: str | Sequence[str] = (),
@@ -88,10 +90,10 @@ def search(
     `approximate` compares only the rows that a graph next to the index proposes.
 
     index: files that `vit embed` wrote (a path, a pattern, or several), or an array (N, D) with a
-    path for each row in `paths`. queries: images, which the model of the index embeds; texts: for
-    an index of the joint space, `minus` subtracted from each; like: paths or numbers of rows;
-    vectors: an array (Q, D) or a file. ray: the address of a cluster that shares the rows.
-    Found come in this order. Raises VitError.
+    path for each row in `paths`. queries: images as in `classify`, which the model of the index
+    embeds; texts: for an index of the joint space, `minus` subtracted from each; like: paths or
+    numbers of rows; vectors: an array (Q, D) or a file. ray: the address of a cluster that shares
+    the rows. Found come in this order. Raises VitError.
     """
     from vitcli.errors import UsageError
     from vitcli.fleet.searching import finder
@@ -104,7 +106,7 @@ def search(
         raise UsageError("approximate and ray exclude each other", "leave out one of them")
     of_file = isinstance(vectors, str | os.PathLike)
     asked = Asked(
-        inputs=Inputs(paths=() if queries is None else _names("queries", queries)),
+        inputs=Inputs() if queries is None else inputs_of(queries),
         texts=_texts("texts", texts),
         minus=_texts("minus", minus),
         like=_likes(like),

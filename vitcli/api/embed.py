@@ -1,0 +1,95 @@
+"""Embed images and texts from Python."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Unpack
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitcli.api.images import Images, inputs_of
+from vitcli.api.running import RunningOptions
+from vitcli.checkpoints.load import Model
+from vitcli.errors import UsageError
+from vitcli.fleet.share import share
+from vitcli.jobs.job import DEFAULT_MODEL, Inputs, Running
+from vitcli.jobs.texts import texts_of
+from vitcli.records import Embedded, Failure, ImageRef, TextClean, TextRef
+from vitcli.sinks.memory import ListSink
+from vitcli.tasks.embed import EmbedJob, EmbedPooling
+
+
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    """The result of `embed`: `embeddings[i]` belongs to `paths[i]`; other images are in `failures`.
+    For texts it belongs to `texts[i]`.
+
+    embeddings: (images, D), or (images, N, D) for pool="patches" and "tokens".
+    meta: model, sha256 of the weights, layers, pool, preprocessing, versions, counts, seconds.
+    """
+
+    embeddings: NDArray[np.float32]
+    paths: tuple[str, ...]
+    failures: tuple[Failure, ...]
+    meta: dict[str, object]
+    texts: tuple[str, ...] = ()
+
+
+def embed(
+    images: Images | None = None,
+    *,
+    texts: str | Sequence[str] | None = None,
+    model: str | Model = DEFAULT_MODEL,
+    layers: int | Sequence[int] = -1,
+    pool: EmbedPooling | None = None,
+    norm: bool = True,
+    l2: bool = False,
+    text_clean: TextClean | None = None,
+    tokenizer: str | None = None,
+    devices: Literal["all"] | Sequence[str] = (),
+    ray: str | None = None,
+    **running: Unpack[RunningOptions],
+) -> Embeddings:
+    """Return a vector for every image that decodes, or every text, in order, all in memory.
+
+    images: as in `classify`. texts: instead of images, for a model with a text tower:
+    `get_text_features` of transformers, `encode_text` of open_clip, to compare with pool="joint".
+    text_clean, tokenizer: instead of the model's.
+
+    layers: Hugging Face's `hidden_states` numbers (0 the embedding output, -1 the last); several
+    are concatenated. pool: "cls", "mean", "cls+mean", "map", "patches", "tokens", or None for the
+    model's own; "joint" is the vector to compare with texts: `get_image_features` of transformers,
+    `encode_image` of open_clip. norm applies the model's final LayerNorm. devices and ray are as in
+    `classify`. Raises VitError for an error that ends the run.
+    """
+    if images is None and texts is None:
+        raise UsageError("neither images nor texts are given", "give one of them")
+    names = (devices,) if isinstance(devices, str) else tuple(devices)
+    are_shared, sink = bool(names) or ray is not None, ListSink()
+    share(
+        EmbedJob(
+            inputs=Inputs() if images is None else inputs_of(images, are_shared=are_shared),
+            texts=texts_of(texts, clean=text_clean, tokenizer=tokenizer),
+            model=model,
+            running=Running(**running),
+            layers=(layers,) if isinstance(layers, int) else tuple(layers),
+            pool=pool,
+            norm=norm,
+            l2=l2,
+        ),
+        devices=names,
+        ray=ray,
+        sink=sink,
+    )
+    good = [row for row in sink.rows if isinstance(row, Embedded)]
+    shape = tuple(sink.meta["row_shape"])  # type: ignore[arg-type, var-annotated]
+    empty = np.empty((0, *shape), np.float32)
+    return Embeddings(
+        embeddings=np.stack([row.embedding for row in good]).astype(np.float32) if good else empty,
+        paths=tuple(row.ref.path for row in good if isinstance(row.ref, ImageRef)),
+        failures=tuple(row for row in sink.rows if isinstance(row, Failure)),
+        meta=dict(sink.meta),
+        texts=tuple(row.ref.text for row in good if isinstance(row.ref, TextRef)),
+    )
