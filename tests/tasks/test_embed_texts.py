@@ -213,7 +213,7 @@ def test_options_of_texts_need_texts(
     assert "--tokenizer has no effect without texts" in vit("embed", ".", "--tokenizer", "x").err
     with pytest.raises(UsageError, match="text_clean has no effect"):
         vitcli.embed([], text_clean="none")
-    with pytest.raises(UsageError, match="neither paths nor texts"):
+    with pytest.raises(UsageError, match="neither images nor texts"):
         vitcli.embed()
     with pytest.raises(UsageError, match="no texts are given"):
         vitcli.embed(texts=[])
