@@ -39,6 +39,8 @@ VARIANTS = {
     "class beside mean": replace(TINY, pool="cls+mean"),
     "mean": replace(TINY, pool="mean", final_norm="pooled", class_token=False, pos_prefix=0),
     "map": replace(TINY, pool="map", class_token=False, pos_prefix=0),
+    "merging": replace(TINY, merge_tokens=4, num_registers=2),
+    "merging, map": replace(TINY, pool="map", class_token=False, pos_prefix=0, merge_tokens=12),
     "summary": replace(
         TINY,
         num_class_tokens=3,
@@ -67,7 +69,8 @@ def test_parameters_are_those_of_the_network(config: ViTConfig) -> None:
 
 
 def test_multiply_adds_are_half_of_the_counted_flops(config: ViTConfig) -> None:
-    network = VisionTransformer(config).requires_grad_(False).eval()
+    plain = VisionTransformer(replace(config, merge_tokens=0)).requires_grad_(False).eval()
+    network = plain.with_merging(config.merge_tokens)
     pixels = torch.zeros(1, config.in_chans, *config.image_size)
     counter = FlopCounterMode(display=False)
     with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH), counter:

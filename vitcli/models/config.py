@@ -68,6 +68,7 @@ class ViTConfig(BlockConfig):
     head_blocks: int = 1  # the head reads the class tokens of this many last blocks, concatenated
     head_norm: bool = True  # False: the classifier reads the last layer unnormed, as in HF's CLIP
     drop_path: float = 0.0
+    merge_tokens: int = 0  # pairs of similar patch tokens that each block merges
 
     layer_name: ClassVar[str] = "block"
 
@@ -89,6 +90,7 @@ class ViTConfig(BlockConfig):
                 f"the model has {self.num_prefix}"
             )
         check_count("head_blocks", self.head_blocks, 1, self.depth)
+        check_count("merge_tokens", self.merge_tokens, 0, self.grid[0] * self.grid[1] // 2)
         if self.head_blocks > 1 and "cls" not in self.pool:
             raise CheckpointError(f"a head on {self.head_blocks} blocks needs their class tokens")
         if self.dist_head and not self.dist_token:

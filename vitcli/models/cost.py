@@ -3,7 +3,8 @@
 A multiply-add counts as one, as in the "FLOPs" of the papers: ViT-B/16 at 224x224 has 17.6 G. Every
 matrix product counts: the patch projection, the q, k, v and output projections, both products of
 attention (query with key, weights with value: 0.7 G of the 17.6), the feed-forward, attention
-pooling, Swin's merges and the padding of its windows, and the heads. Small parts do not count:
+pooling, Swin's merges and the padding of its windows, the comparison and the means of merged
+tokens, and the heads. Small parts do not count:
 biases, norms, softmax, activations, layer scales, additions, resampled position embeddings, the MLP
 of a Swin V2's positions, which runs once for a batch. Tools that leave out the products of
 attention report 16.8 or 16.9 G for the same model.
@@ -79,21 +80,26 @@ def multiply_adds(config: Config) -> int:
     """The number of multiply-adds in a forward pass for one image."""
     if isinstance(config, SwinConfig):
         return _swin_multiply_adds(config)
-    width, hidden, patches = config.embed_dim, config.hidden_dim, _patches(config)
-    length = config.num_prefix + patches
-    inputs = config.in_chans * config.patch_size[0] * config.patch_size[1]
-    projections = 4 * length * width * width
-    products = 2 * length * length * width
-    feed_forward = length * width * hidden * (3 if config.ffn == "swiglu" else 2)
+    width, hidden, prefix = config.embed_dim, config.hidden_dim, config.num_prefix
+    blocks, patches = 0, _patches(config)
+    for _ in range(config.depth):
+        length = prefix + patches
+        blocks += 4 * length * width * width + 2 * length * length * width
+        merged = min(config.merge_tokens, patches // 2)
+        if config.merge_tokens:
+            others = patches - patches // 2
+            blocks += others * (patches // 2 * width // config.num_heads + merged * width)
+        patches -= merged
+        blocks += (prefix + patches) * width * hidden * (3 if config.ffn == "swiglu" else 2)
     pooling = 0
     if config.pool == "map":
-        read = length if config.pool_prefix else patches
+        read = prefix * config.pool_prefix + patches
         pooling = 2 * (1 + read) * width * width + 2 * read * width
         pooling += 2 * width * (config.pool_hidden_dim or hidden)
     heads = config.joint_dim * config.num_classes + config.pooled_dim * config.projection
     heads += width * config.dist_head * config.num_classes
-    blocks = config.depth * (projections + products + feed_forward)
-    return patches * inputs * width + blocks + pooling + heads
+    inputs = config.in_chans * config.patch_size[0] * config.patch_size[1]
+    return _patches(config) * inputs * width + blocks + pooling + heads
 
 
 def _swin_parameters(config: SwinConfig) -> int:

@@ -81,10 +81,14 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, position: Position = NOWHERE) -> Tensor:
         """(B, N, D) -> (B, N, D)"""
+        return self.with_keys(x, position)[0]
+
+    def with_keys(self, x: Tensor, position: Position) -> tuple[Tensor, Tensor]:
+        """The result of `forward`, and the keys.  (B, N, D) -> (B, N, D), (B, A, N, d)"""
         q, k, v = self.heads(x, position)
         dropout = self.dropout if self.training else 0.0
         bias = batched(position.bias, x.shape[0], q.dtype)
-        return self.joined(F.scaled_dot_product_attention(q, k, v, bias, dropout_p=dropout))
+        return self.joined(F.scaled_dot_product_attention(q, k, v, bias, dropout_p=dropout)), k
 
     def weights(
         self, x: Tensor, position: Position = NOWHERE, rows: Tensor | None = None
@@ -128,7 +132,7 @@ class Attention(nn.Module):
 
 def batched(bias: Tensor | None, images: int, dtype: torch.dtype = torch.float32) -> Tensor | None:
     """The bias for each image of a batch, without which torch takes a slow kernel.
-    (A, N, N) -> (B, A, N, N)"""
+    (A, N, N) -> (B, A, N, N), (B, 1, 1, N) -> (B, 1, 1, N)"""
     return None if bias is None else bias.to(dtype).expand(images, -1, -1, -1)
 
 
@@ -250,7 +254,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, position: Position = NOWHERE) -> Tensor:
         """(B, N, D) -> (B, N, D)"""
-        return self._joined(x, self.attn(self.norm1(x), position))
+        return self.fed(self.joined(x, self.attn(self.norm1(x), position)))
 
     def weights(
         self, x: Tensor, position: Position = NOWHERE, rows: Tensor | None = None
@@ -262,10 +266,15 @@ class Block(nn.Module):
     def with_weights(self, x: Tensor, position: Position = NOWHERE) -> tuple[Tensor, Tensor]:
         """The result of `forward`, from the weights.  (B, N, D) -> (B, N, D), (B, A, N, N)"""
         attended, weights = self.attn.with_weights(self.norm1(x), position)
-        return self._joined(x, attended), weights
+        return self.fed(self.joined(x, attended)), weights
 
-    def _joined(self, x: Tensor, attended: Tensor) -> Tensor:
-        x = x + self.drop_path(self.ls1(self.dropout(attended)))
+    def joined(self, x: Tensor, attended: Tensor) -> Tensor:
+        """The residual stream after attention.  (B, N, D) twice -> (B, N, D)"""
+        out: Tensor = x + self.drop_path(self.ls1(self.dropout(attended)))
+        return out
+
+    def fed(self, x: Tensor) -> Tensor:
+        """The residual stream after the feed-forward.  (B, N, D) -> (B, N, D)"""
         out: Tensor = x + self.drop_path(self.ls2(self.dropout(self.mlp(self.norm2(x)))))
         return out
 
@@ -284,10 +293,10 @@ class AttentionPool(nn.Module):
         self.norm = norm_of(config, dim)
         self.mlp = Mlp(dim, config.pool_hidden_dim or config.hidden_dim, config.act)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, N, D) -> (B, D)"""
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """`bias` (B, 1, 1, N) is added to the scores of the keys.  (B, N, D) -> (B, D)"""
         q, k, v = self._heads(x)
-        return self._pooled(F.scaled_dot_product_attention(q, k, v))
+        return self._pooled(F.scaled_dot_product_attention(q, k, v, bias))
 
     def weights(self, x: Tensor) -> Tensor:
         """The attention weights of the learned query; they sum to 1.  (B, N, D) -> (B, A, 1, N)"""

@@ -171,17 +171,20 @@ class PackedAttention(nn.Module):
 
     def forward(self, x: Tensor, position: Position = NOWHERE) -> Tensor:
         """(B, N, D) -> (B, N, D)"""
+        return self.with_keys(x, position)[0]
+
+    def with_keys(self, x: Tensor, position: Position) -> tuple[Tensor, Tensor]:
+        """See `Attention.with_keys`.  (B, N, D) -> (B, N, D), (B, A, N, d)"""
         q, k, v = self._heads(x, position)
         if self.dtype == torch.float32:
             bias = batched(position.bias, len(x))
             heads = F.scaled_dot_product_attention(q, k, v, bias, scale=1.0)
         else:
-            B, A = q.shape[:2]
-            q, k, v = (t.flatten(0, 1) for t in (q, k, v))
-            heads = attend(q, k, v, position.bias).view(B, A, *q.shape[1:])
+            flat_q, flat_k, flat_v = (t.flatten(0, 1) for t in (q, k, v))
+            heads = attend(flat_q, flat_k, flat_v, position.bias).view(q.shape)
         joined = self.norm(heads.transpose(1, 2).flatten(2))
         out: Tensor = self.proj(joined)
-        return out
+        return out, k
 
     def weights(
         self, x: Tensor, position: Position = NOWHERE, rows: Tensor | None = None
@@ -234,17 +237,21 @@ def softmax_scores(q: Tensor, k: Tensor, scores: Tensor | None = None) -> Tensor
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Attention with scaled queries, and a bias (A, N, N) for the heads of each image.
+    """Attention with scaled queries, and the bias of a `Position` for the heads of each image.
     (H, N, d) three times -> (H, N, d)"""
     attended = torch.empty_like(q)
     for part in heads_at_once(len(q), q.shape[1]):
-        own = None if bias is None else _repeated(bias.to(q.dtype), part)
+        own = None if bias is None else _bias_of(part, bias.to(q.dtype), len(q))
         torch.bmm(softmax_scores(q[part], k[part], own), v[part], out=attended[part])
     return attended
 
 
-def _repeated(bias: Tensor, part: slice) -> Tensor:
-    """A new tensor with the bias of these heads of a batch.  (A, N, N) -> (H, N, N)"""
+def _bias_of(part: slice, bias: Tensor, total: int) -> Tensor:
+    """A new tensor with the bias of these heads, of the `total` of a batch.
+    (A, N, N) or (B, 1, 1, N) -> (H, N, N)"""
+    if bias.ndim == 4:
+        images = torch.arange(part.start, part.stop) // (total // len(bias))
+        return bias[images, 0].repeat(1, bias.shape[-1], 1)
     count, heads = part.stop - part.start, len(bias)
     if part.start % heads or count % heads:
         return bias[torch.arange(part.start, part.stop) % heads]

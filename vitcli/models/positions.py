@@ -23,8 +23,8 @@ tokens have the angle 0."""
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """The places of a block's tokens, as its attention reads them. `bias` (A, N, N) is added to the
-    scaled scores before the softmax."""
+    """The places of a block's tokens, as its attention reads them. `bias` is added to the scaled
+    scores before the softmax: (A, N, N), or for each key of an image (B, 1, 1, N)."""
 
     rotation: Rotation | None = None
     bias: Tensor | None = None

@@ -22,6 +22,7 @@ from vitcli.errors import UsageError
 from vitcli.models.config import ViTConfig
 from vitcli.models.fields import Pool
 from vitcli.models.layers import AttentionPool, Block, CosineHead, PatchEmbed, norm_of
+from vitcli.models.merging import merging_blocks, size_bias, unmergeable
 from vitcli.models.pos_embed import resize_pos_embed
 from vitcli.models.positions import (
     Position,
@@ -39,11 +40,16 @@ Pooling = Pool | Literal["patches", "tokens"]
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """The output of a layer: `x` (B, T + h*w, D), the prefix length T and the grid (h, w)."""
+    """The output of a layer: `x` (B, T + h*w, D), the prefix length T and the grid (h, w).
+
+    Where tokens are merged, there are fewer of them, and `sizes` (B, N) are the numbers of tokens
+    that they stand for.
+    """
 
     x: Tensor
     num_prefix: int
     grid: Size
+    sizes: Tensor | None = None
 
     @property
     def prefix(self) -> Tensor:
@@ -54,6 +60,14 @@ class Tokens:
     def patches(self) -> Tensor:
         """Patch tokens, row by row of the grid.  (B, h*w, D)"""
         return self.x[:, self.num_prefix :]
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean of the patch tokens; a merged one counts as often as its size.  (B, D)"""
+        if self.sizes is None:
+            return self.patches.mean(dim=1)
+        shares = self.sizes[:, self.num_prefix :] / (self.grid[0] * self.grid[1])
+        return (self.patches * shares[..., None]).sum(dim=1).to(self.x.dtype)
 
 
 class VisionTransformer(nn.Module):
@@ -81,7 +95,7 @@ class VisionTransformer(nn.Module):
         self.pos_dropout = nn.Dropout(config.dropout)
         self.norm_pre = norm_of(config, dim, is_there=config.pre_norm)
         rates = torch.linspace(0, config.drop_path, config.depth, device="cpu").tolist()
-        self.blocks = nn.ModuleList(Block(config, rate) for rate in rates)
+        self.blocks = merging_blocks([Block(config, rate) for rate in rates], config)
         self.norm = norm_of(config, dim, is_there=config.final_norm == "tokens")
         if config.pool == "map":
             self.attn_pool = AttentionPool(config)
@@ -171,10 +185,21 @@ class VisionTransformer(nn.Module):
         """Iterate over the raw residual stream: the input of block 1, then the output of each
         block, computed when it is requested.  (B, C, H, W) -> Tokens of layer 0, 1, ...
         """
-        x = self.embed(pixels)
-        yield self._tokens(x, pixels)
-        for out in self.through(x, self.grid_of(pixels)):
-            yield self._tokens(out, pixels)
+        tokens = self._tokens(self.embed(pixels), pixels)
+        yield tokens
+        if self.config.merge_tokens:
+            yield from self.merging(tokens)
+            return
+        for x in self.through(tokens.x, tokens.grid):
+            yield replace(tokens, x=x)
+
+    def merging(self, tokens: Tokens) -> Iterator[Tokens]:
+        """Iterate over the output of each block, which merges similar tokens (`models/merging.py`).
+        Tokens -> Tokens of layer 1, 2, ..."""
+        x, sizes = tokens.x, torch.ones(tokens.x.shape[:2], device=tokens.x.device)
+        for block in self.blocks:
+            x, sizes = block(x, sizes)
+            yield replace(tokens, x=x, sizes=sizes)
 
     def hidden_states(self, pixels: Tensor, layers: Sequence[int]) -> dict[int, Tokens]:
         """The raw residual stream after each of `layers`.  (B, C, H, W) -> {layer: Tokens}
@@ -221,12 +246,15 @@ class VisionTransformer(nn.Module):
             case "cls":
                 return self.class_token_of(tokens)
             case "mean":
-                return tokens.patches.mean(dim=1)
+                return tokens.mean
             case "cls+mean":
-                mean = tokens.patches.mean(dim=1)
-                return torch.cat([self.class_token_of(tokens), mean], dim=-1)
+                return torch.cat([self.class_token_of(tokens), tokens.mean], dim=-1)
             case "map":
-                pooled: Tensor = self.attn_pool(self.pooled_tokens(tokens))
+                read = self.pooled_tokens(tokens)
+                bias = None
+                if tokens.sizes is not None:
+                    bias = size_bias(tokens.sizes[:, -read.shape[1] :]).to(read.dtype)
+                pooled: Tensor = self.attn_pool(read, bias)
                 return pooled
             case "patches":
                 return tokens.patches
@@ -327,6 +355,22 @@ class VisionTransformer(nn.Module):
         network = copy.copy(self)
         network._modules = {**self._modules, "head": CosineHead(weight, bias)}
         network.config = replace(self.config, num_classes=len(weight), cosine_head=True)
+        return network
+
+    def with_merging(self, count: int) -> VisionTransformer:
+        """Return a network of the same parameters whose blocks each merge `count` pairs of similar
+        patch tokens, or the network itself for 0. At most half of the tokens are merged.
+
+        The tokens that are left form no grid: the network has pooled features alone.
+        """
+        count = min(count, self.config.grid[0] * self.config.grid[1] // 2)
+        if not count:
+            return self
+        assert unmergeable(self.config) is None
+        network = copy.copy(self)
+        network.config = replace(self.config, merge_tokens=count)
+        blocks = [self.block(layer) for layer in range(1, self.config.depth + 1)]
+        network._modules = {**self._modules, "blocks": merging_blocks(blocks, network.config)}
         return network
 
     def before_head(self, tokens: Tokens) -> Tokens:
