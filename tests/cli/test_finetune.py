@@ -104,7 +104,8 @@ def test_digits_are_learnt_and_every_reader_agrees(vit: Vit, digits: Path, tmp_p
     done = vit("finetune", renamed, "-m", "demo", "--out", "run", *args)
     assert done.code == 3, done.err
     assert "recipe: --train full (it takes less than a minute here)" in done.err
-    assert "left out:" in done.err and "broken.png" in done.err
+    assert "1 image cannot be read and is left out; run/run.json lists them" in done.err
+    assert "broken.png: " in done.err
     run = tmp_path / "run"
     assert last_line(run)["val_top1"] >= 0.96
     page = (run / "report.html").read_text()
@@ -626,7 +627,7 @@ def test_odd_data_are_named(vit: Vit, tmp_path: Path) -> None:
     )
     assert vit(*args).code == 3
     again = vit("finetune", "./alone/", *args[2:], "--resume")  # nothing is left to do
-    assert again.code == 3 and "left out: alone/train/a/3.png: not an image" in again.err
+    assert again.code == 3 and "NotAnImage: alone/train/a/3.png: not an image" in again.err
     assert "alone/train/a/3.png" in (tmp_path / "run3" / "report.html").read_text()
     labels = [json.loads(line)["label"] for line in (tmp_path / "run3" / "split.jsonl").open()]
     assert sorted(labels) == ["a", "a", "b", "b"]

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
+from tests.conftest import Vit
+from tests.fixtures.digits import make_digits
 from vitcli.cli.screen.pace import Pace, Rate, per_second
 from vitcli.cli.screen.screen import Screen
+from vitcli.cli.screen.training import TrainingScreen, epoch_lines
 from vitcli.jobs.job import Summary
 from vitcli.records import ErrorType, Failure, ImageRef, Progress
+from vitcli.training.events import EpochDone
 
 
 class Clock:
@@ -177,3 +185,66 @@ def test_a_quiet_run_and_one_whose_rows_show_failures_name_none(
     assert first == [] and [line.partition(" in ")[0] for line in last] == [
         "vit: 1 of 10 images done, 9 failed"
     ]
+
+
+# Training
+
+
+DONE = EpochDone(2, 80, 0.4123, 0.912, 0.3052, 0.9583, 1.0, 0.00125, 31.24, 123.4, True)
+
+
+def test_epochs_have_named_columns_in_80_characters() -> None:
+    names, line = epoch_lines(DONE, 20)
+    assert names == "  epoch     loss  accuracy  val loss  val acc       lr  images/s     time"
+    assert line == (
+        "   2/20   0.4123     91.2%    0.3052   95.83%  1.3e-03      31.2    123 s  best"
+    )
+    assert len(line) <= 80
+    without = replace(DONE, train_accuracy=None, val_loss=None, val_top1=None, seconds=4.2)
+    assert epoch_lines(without, 5) == (
+        "  epoch     loss       lr  images/s     time",
+        "    2/5   0.4123  1.3e-03      31.2    4.2 s",
+    )
+
+
+def test_a_training_names_its_columns_once_and_what_it_leaves_out(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    with TrainingScreen() as screen:
+        progress = Progress()
+        progress.add(1, failures(4))
+        screen.progress(progress)
+        screen.left_out(failures(4, 5, 6, 7, 8, 9, 10), Path("run/run.json"))
+        for epoch in (1, 2):
+            screen.trained(replace(DONE, epoch=epoch), 20)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[:5] == [f"vit: DecodeError: {n}.jpg: cut off" for n in (4, 5, 6, 7, 8)]
+    assert lines[5] == "vit: 7 images cannot be read and are left out; run/run.json lists them"
+    assert [line.split()[0] for line in lines[6:]] == ["epoch", "1/20", "2/20"]
+
+
+def test_a_training_logs_every_image_that_it_leaves_out(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with TrainingScreen(log_json=True) as screen:
+        screen.left_out(failures(4, 5), Path("run/run.json"))
+    logged = [json.loads(line)["message"] for line in capsys.readouterr().err.splitlines()]
+    assert logged == ["left out: 4.jpg: cut off", "left out: 5.jpg: cut off"]
+
+
+def test_the_reading_and_the_validation_of_a_training_are_counted(
+    vit: Vit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: dict[str, list[tuple[int, int]]] = {}
+
+    def steps(self: Screen, what: str, done: int, total: int) -> None:
+        told.setdefault(what, []).append((done, total))
+
+    monkeypatch.setattr(TrainingScreen, "steps", steps)
+    make_digits(tmp_path / "digits", 20, 40)
+    args = ("finetune", "digits", "-m", "demo", "-j", "0", "--epochs", "1", "-o", "run")
+    assert vit(*args, "--train", "head").code == 0
+    assert told["images hashed"] == [(n, 60) for n in range(1, 61)]
+    assert told["validation images"] == [(40, 40)]
+    assert vit(*args, "--train", "last-1", "--overwrite").code == 0
+    assert told["validation images"][1:] == [(32, 40), (40, 40)]

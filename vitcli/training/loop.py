@@ -76,7 +76,8 @@ class Trainer:
 
     The first process calls `save` with the state after each epoch and every `plan.save_every`
     seconds, and `best` after each epoch whose score on the held-out images is the best so far. The
-    score is the accuracy, or without `higher_is_better` minus the loss.
+    score is the accuracy, or without `higher_is_better` minus the loss. Each process calls `judged`
+    with the number of held-out images that it has computed.
     """
 
     trained: Trained
@@ -86,6 +87,7 @@ class Trainer:
     save: Callable[[dict[str, Any]], None]
     best: Callable[[], None]
     group: Group = Group()
+    judged: Callable[[int], None] = lambda images: None
     stops: Callable[[], bool] = lambda: False
     higher_is_better: bool = True
     epoch: int = 0
@@ -263,11 +265,14 @@ class Trainer:
         module = self.trained.module
         module.eval()
         own: list[tuple[NDArray[Any], ...]] = []
+        done = 0
         for inputs, labels, places in self.feed.held_out():
             with self._cast():
                 judged = self.objective.judge(module, inputs, labels, places)
             parts = (places, labels, judged.losses, judged.best, judged.scores)
             own.append(tuple(part.numpy() for part in parts))
+            done += len(labels)
+            self.judged(done)
         module.train()
         batches = [batch for part in self.group.gather(own) for batch in part]
         if not any(len(batch[0]) for batch in batches):

@@ -20,7 +20,7 @@ class Epochs:
 
     def __init__(self, epochs: int) -> None:
         self._epochs = epochs
-        self._shown = 0
+        self._what = "epoch"
         self._console = console(stderr=True)
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
@@ -31,7 +31,7 @@ class Epochs:
             console=self._console,
             expand=True,
         )
-        self._epoch = self._progress.add_task("epoch", total=None)
+        self._first = self._progress.add_task(self._what, total=None)
         self._run = self._progress.add_task("run", total=None)
         self._numbers = Text()
         self._live = Live(
@@ -44,25 +44,22 @@ class Epochs:
 
     def show(self, done: StepDone) -> None:
         """Show a finished step."""
-        before = (done.epoch - 1) * done.steps
-        if done.epoch != self._shown:  # a finished bar would have no ETA
-            self._shown = done.epoch
-            self._progress.reset(self._epoch)
-        self._progress.update(
-            self._epoch,
-            description=f"epoch {done.epoch}/{self._epochs}",
-            total=done.steps,
-            completed=done.step,
-        )
-        total = self._epochs * done.steps
-        self._progress.update(
-            self._run, description="run", total=total, completed=before + done.step
-        )
+        self.count(f"epoch {done.epoch}/{self._epochs}", done.step, done.steps)
+        completed = (done.epoch - 1) * done.steps + done.step
+        self._progress.update(self._run, total=self._epochs * done.steps, completed=completed)
         accuracy = "" if done.accuracy is None else f"accuracy {done.accuracy:.1%}  "
         self._numbers.plain = (
             f"loss {done.loss:.4f}  {accuracy}lr {done.lr:.2e}  "
             f"{done.images_per_second:,.1f} images/s"
         )
+
+    def count(self, what: str, done: int, total: int) -> None:
+        """Show in the first bar how many things are done, of all: the steps of an epoch, or the
+        images of its validation."""
+        if what != self._what:  # a finished bar would have no ETA
+            self._what = what
+            self._progress.reset(self._first)
+        self._progress.update(self._first, description=what, total=total, completed=done)
 
     def print(self, line: str) -> None:
         """Print a line above the display."""

@@ -11,9 +11,13 @@ from vitcli.cli.screen import report
 from vitcli.cli.screen.exit import ended_with
 from vitcli.cli.screen.screen import LOG_EVERY, Screen
 from vitcli.errors import printable
+from vitcli.records import MAX_NAMED, Failure, Progress
 from vitcli.training.events import EpochDone, StepDone
 
+MIN_COLUMN = 7  # characters
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from vitcli.cli.screen.epochs import Epochs
@@ -26,6 +30,7 @@ class TrainingScreen(Screen):
     """A screen that also shows steps and epochs."""
 
     _epochs: Epochs | None = None
+    _has_header = False
     _step_logged = 0.0
     _done: Finetuned | None = None
 
@@ -43,7 +48,29 @@ class TrainingScreen(Screen):
         elif self._bar is not None or self._epochs is not None:
             self._draw(event, epochs)
         elif isinstance(event, EpochDone) and not self._quiet:
-            self._print(epoch_line(event, epochs))
+            self._print_epoch(event, epochs)
+
+    def steps(self, what: str, done: int, total: int) -> None:
+        if self._epochs is not None:
+            self._epochs.count(what, done, total)
+        else:
+            super().steps(what, done, total)
+
+    def left_out(self, failures: Sequence[Failure], where: Path) -> None:
+        """Name the first images that are left out, unless that is done already, and count all."""
+        if self._logs:
+            for failure in failures:
+                self.note(f"left out: {printable(failure.ref.path)}: {printable(failure.message)}")
+        elif failures:
+            named = {path for _, path in self._named}
+            self._name_failures(
+                Progress(first=[f for f in failures if f.ref.path not in named][:MAX_NAMED])
+            )
+            count = len(failures)
+            self.note(
+                f"{count:,} image{'s' * (count > 1)} cannot be read and "
+                f"{'are' if count > 1 else 'is'} left out; {where} lists them"
+            )
 
     def stop(self) -> None:
         """Remove the display and the bar, so that lines can follow."""
@@ -63,10 +90,8 @@ class TrainingScreen(Screen):
         done, score = self._done, ""
         if done.score is not None:
             score = f": {done.score:.2%} of {done.held_out:,} held-out images"
-        self._print(
-            f"vit: {done.epochs} epochs, the best is {done.best_epoch}{score} "
-            f"-> {printable(str(out))}"
-        )
+        epochs = f"{done.epochs} epoch{'s' * (done.epochs != 1)} in {self._pace.seconds:.1f} s"
+        self._print(f"vit: {epochs}, the best is {done.best_epoch}{score} -> {printable(str(out))}")
 
     def _counts(self, summary: Summary | None = None) -> dict[str, object]:
         """The counts of the training images, when the training has ended."""
@@ -93,9 +118,17 @@ class TrainingScreen(Screen):
             self.stop()
             self._epochs = Epochs(epochs)
         if isinstance(event, EpochDone):
-            self._epochs.print(epoch_line(event, epochs))
+            self._print_epoch(event, epochs)
         else:
             self._epochs.show(event)
+
+    def _print_epoch(self, event: EpochDone, epochs: int) -> None:
+        """Print the line of an epoch, the first one with the names of the columns above it."""
+        header, line = epoch_lines(event, epochs)
+        if not self._has_header:
+            self._has_header = True
+            self._print(header)
+        self._print(line)
 
     def _print(self, line: str) -> None:
         if self._epochs is not None:
@@ -104,18 +137,31 @@ class TrainingScreen(Screen):
             super()._print(line)
 
 
-def epoch_line(event: EpochDone, epochs: int) -> str:
-    """`epoch  3/20  loss 0.4123  91.2%  val 0.3052  95.83%  31.2 images/s  12.0 s  best`: loss and
-    accuracy on the training images and on the held-out images, in 80 columns."""
-    parts = [f"epoch {event.epoch:>{len(str(epochs))}}/{epochs}", f"loss {event.train_loss:.4f}"]
+def epoch_lines(event: EpochDone, epochs: int) -> tuple[str, str]:
+    """Return the names of the columns and the line of an epoch, in 80 characters: loss and accuracy
+    on the training images, then on the held-out images. What a training does not have has no
+    column."""
+    count = len(str(epochs))
+    cells = [("epoch", f"{event.epoch:>{count}}/{epochs}"), ("loss", f"{event.train_loss:.4f}")]
     if event.train_accuracy is not None:
-        parts.append(f"{event.train_accuracy:.1%}")
+        cells.append(("accuracy", f"{event.train_accuracy:.1%}"))
     if event.val_loss is not None:
-        parts.append(f"val {event.val_loss:.4f}")
+        cells.append(("val loss", f"{event.val_loss:.4f}"))
     if event.val_top1 is not None:
-        parts.append(f"{event.val_top1:.2%}")
-    parts += [f"{_short(event.images_per_second)} images/s", f"{_short(event.seconds)} s"]
-    return "  ".join(parts) + ("  best" if event.is_best and event.val_loss is not None else "")
+        cells.append(("val acc", f"{event.val_top1:.2%}"))
+    cells += [
+        ("lr", f"{event.lr:.1e}"),
+        ("images/s", _short(event.images_per_second)),
+        ("time", f"{_short(event.seconds)} s"),
+    ]
+    widths = [max(MIN_COLUMN, len(name), len(cell)) for name, cell in cells]
+    names, values = zip(*cells, strict=True)
+    best = "  best" if event.is_best and event.val_loss is not None else ""
+    return _row(names, widths), _row(values, widths) + best
+
+
+def _row(cells: Sequence[str], widths: Sequence[int]) -> str:
+    return "  ".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
 
 
 def _short(number: float) -> str:

@@ -47,7 +47,10 @@ def features(
     file = cache_folder() / FEATURES / f"{_fingerprint(run, model)}.npz"
     known = _read(file)
     mark_used(file)
-    hashes = [_hash(image) for image in images]
+    hashes = []
+    for done, image in enumerate(images, 1):
+        hashes.append(_hash(image))
+        run.reporter.steps("images hashed", done, len(images))
     unknown: dict[str, int] = {}
     for place, digest in enumerate(hashes):
         if digest not in known:

@@ -25,7 +25,7 @@ from vitcli.models.prepare import choose_device
 from vitcli.records import Failure
 from vitcli.tasks.finetune.build import make_objective, make_plan, make_trained, product_dtype
 from vitcli.tasks.finetune.card import training_of
-from vitcli.tasks.finetune.directory import RunDirectory
+from vitcli.tasks.finetune.directory import RUN, RunDirectory
 from vitcli.tasks.finetune.examples import FeedMaker
 from vitcli.tasks.finetune.job import (
     Finetuned,
@@ -94,9 +94,8 @@ class _Session:
             if earlier is None:
                 examples, failures = maker.readable(examples)
             feed = maker.of_images(examples)
-        for failure in failures:
-            path, why = printable(failure.ref.path), printable(failure.message)
-            self.reporter.note(f"left out: {path}: {why}")
+        self.reporter.left_out(failures, job.out / RUN)
+        self.reporter.doing("starting the training")
         if earlier is None and group.is_first:
             if self._has_classes:
                 for name in sorted({*model.labels} - {e.label for e in examples}, key=os.fsencode):
@@ -131,6 +130,7 @@ class _Session:
         job, training = self.job, self.job.training
         examples: list[Example] = []
         if self.group.is_first:
+            self.reporter.doing("finding the images")
             omissions = Omissions(self.reporter.note)
             read = partial(
                 read_examples,
@@ -152,6 +152,7 @@ class _Session:
     def _model(self, examples: Sequence[Example]) -> Model:
         """The model with the head or decoder that the objective needs."""
         job, keeps = self.job, not self._has_classes
+        self.reporter.doing("loading the model")
         model = load_model(job.model, job.options, self.reporter.note, keep_decoder=keeps)
         check_one_size(model, "vit finetune")
         if self._has_classes:
@@ -181,6 +182,8 @@ class _Session:
     ) -> Finetuned:
         job, group, device = self.job, self.group, self.device
         trained = make_trained(job, model, chosen.recipe, device, self.reporter.note)
+        val = [e.found for e in examples if e.split == "val"]
+        share = len(range(group.rank, len(val), group.size))
         trainer = Trainer(
             trained,
             feed,
@@ -189,12 +192,12 @@ class _Session:
             save=directory.save,
             best=lambda: directory.write_best(model, trained),
             group=group,
+            judged=lambda done: self.reporter.steps("validation images", done, share),
             stops=lambda: interrupts.is_struck,
             higher_is_better=self._has_classes,
         )
         self._restore(trainer, directory)
         self._watch(trainer, chosen.epochs)
-        val = [e.found for e in examples if e.split == "val"]
         if group.is_first:
             directory.finish(model, trainer.history, trainer.answers, val, failures, chosen.why)
             directory.write_card(

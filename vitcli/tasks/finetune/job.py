@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -18,6 +19,7 @@ from vitcli.jobs.job import (
     Running,
     Summary,
 )
+from vitcli.records import Failure
 from vitcli.training.events import EpochDone, StepDone
 
 OPTION_NAMES = {
@@ -101,11 +103,16 @@ class TrainingReporter(Reporter, Protocol):
 
     def trained(self, event: StepDone | EpochDone, epochs: int) -> None: ...
 
+    def left_out(self, failures: Sequence[Failure], where: Path) -> None:
+        """Receive the images that cannot be read, and the file that lists them."""
+
 
 class NullTrainingReporter(NullReporter):
     """Reports nothing."""
 
     def trained(self, event: StepDone | EpochDone, epochs: int) -> None: ...
+
+    def left_out(self, failures: Sequence[Failure], where: Path) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
