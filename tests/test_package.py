@@ -36,6 +36,7 @@ def test_the_wheel_is_whole_and_small(wheel: Path) -> None:
         "vitcli/render/templates/frame.html",
         "vitcli/render/templates/chart.html",
         "vitcli/render/templates/card.md",
+        "vitcli/schemas/classify.json",
     ):
         assert needed in names
     assert not [name for name in names if name.startswith(("tests", "examples"))]

@@ -15,12 +15,13 @@ from collections.abc import Callable
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from tests.conftest import Ended, Vit
 from tests.fixtures.extras import needs
 from tests.fixtures.processes import processes
-from vitcli import errors
+from vitcli import errors, schemas
 from vitcli.cli.commands.bench import COLUMNS
 from vitcli.models import onednn
 
@@ -83,6 +84,7 @@ def test_json_has_what_the_table_has_and_more(
     ended = on_torch("--json", "-q", "--image-size", "40x32")
     assert (ended.code, ended.err) == (0, "")
     found = json.loads(ended.out)
+    jsonschema.validate(found, schemas.read("bench"))
     assert list(found) == [
         *("model", "device", "threads", "images", "gflops", "limits_gflops", "rows", "best"),
         *("exports", "left_out", "seconds", "interrupted"),

@@ -7,7 +7,6 @@ import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from vitcli.records import ErrorType, Failure, FoundImage, ImageRef
 from vitcli.render.charts import Line, lines_chart
 from vitcli.render.report import ReportPage, html
 from vitcli.schemas import SCHEMA
+from vitcli.tasks.embed import versions
 from vitcli.tasks.evaluate.one_label import OneLabelResult
 from vitcli.tasks.evaluate.scores import failure_record
 from vitcli.tasks.finetune.job import option_of
@@ -36,7 +36,6 @@ RUN, METRICS, REPORT, LAST = "run.json", "metrics.jsonl", "report.html", "last"
 PARTIAL_MODEL = ".best.partial"
 MODEL = ("config.json", "preprocessor_config.json", "model.safetensors")  # the weights come last
 FILES = (RUN, SPLIT, METRICS, REPORT, LAST, PARTIAL_MODEL, *MODEL)
-RECORDED = ("vitcli", "torch", "numpy", "pillow")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +95,7 @@ class RunDirectory:
             "schema": SCHEMA,
             "asked": self._options,
             "left_out": list(map(failure_record, failures)),
-            "versions": {name: version(name) for name in RECORDED},
+            **versions(),
             **({} if self._config is None else {"config": self._config}),
         }
         write_whole(self.folder / RUN, (json.dumps(described, indent=2) + "\n").encode())
