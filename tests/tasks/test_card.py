@@ -20,7 +20,7 @@ from tests.conftest import Vit
 from tests.fixtures.digits import make_digits
 from tests.fixtures.two_towers import two_towers
 from vitcli.checkpoints import catalogue
-from vitcli.checkpoints.card import LICENCES, origin_of
+from vitcli.checkpoints.card import LICENCES, Metadata, Origin, origin_of
 from vitcli.checkpoints.load import Model, load
 from vitcli.jobs.cards.card import ConversionFacts, card, is_foreign
 
@@ -264,6 +264,25 @@ def test_the_code_prints_scores_as_the_head_makes_them(
     assert re.fullmatch(printed, run(tmp_path / "out"))
 
 
+@pytest.mark.parametrize("kind", ["link", "folder"])
+def test_a_card_that_is_no_file_is_kept(vit: Vit, digits: Path, tmp_path: Path, kind: str) -> None:
+    assert vit("convert", "demo", "out", "--to", "hf").code == 0
+    place = tmp_path / "out" / "README.md"
+    place.unlink()
+    if kind == "link":
+        place.symlink_to("nowhere")
+    else:
+        place.mkdir()
+        (place / "mine.txt").write_text("mine")
+    for words in (
+        ("convert", "demo", "out", "--to", "hf"),
+        ("finetune", digits, "-o", "out", *HEAD),
+    ):
+        done = vit(*words, "--overwrite")
+        assert done.code == 0 and "out/README.md is kept" in done.err, done.err
+        assert place.is_symlink() if kind == "link" else (place / "mine.txt").read_text() == "mine"
+
+
 @pytest.fixture
 def demo() -> Model:
     return load("demo")
@@ -292,6 +311,25 @@ def test_a_model_of_the_hub_is_named_with_its_licence(demo: Model, tmp_path: Pat
     assert "\nThe first 100 of 1,234 labels, by their index in the outputs:\n" in text
     assert "| 0 | two\\\\nlines |" in text and "| 99 | n99 |\n\n## Differences" in text
     assert "\n- a\\_note\\\\n\\*\n" in text
+
+
+def test_a_model_that_is_trained_from_one_of_the_hub_says_so() -> None:
+    origin = Origin("org/name", "org/name", "abc", ("org/name",), {"license": "mit"})
+    written = Metadata(
+        title="x",
+        library="timm",
+        pipeline="image-classification",
+        origin=origin,
+        relation="finetune",
+    )
+    assert yaml.safe_load(written.yaml()) == {
+        "base_model": "org/name",
+        "base_model_relation": "finetune",
+        "library_name": "timm",
+        "license": "mit",
+        "pipeline_tag": "image-classification",
+        "tags": ["vision", "vitcli"],
+    }
 
 
 def test_every_licence_of_the_catalogue_is_one_of_the_hub_or_has_a_name() -> None:

@@ -32,7 +32,8 @@ def replacing(target: Path, *, is_file: bool) -> Iterator[Path]:
         partial.mkdir(parents=True)
         yield partial / place.name if is_file else partial
         for file in partial.iterdir():
-            sync(file)
+            if not file.is_symlink():  # one of the user's may lead nowhere
+                sync(file)
         if place.is_dir():  # a rename cannot replace a folder that is not empty
             _remove(old)
             place.rename(old)

@@ -128,7 +128,11 @@ def _write_card(
     """Write the card of the model, or keep the one of the user's in the folder to replace."""
     if is_foreign(job.target):
         reporter.note(kept(job.target))
-        shutil.copyfile(job.target / CARD, partial / CARD)
+        theirs = job.target / CARD
+        if theirs.is_dir() and not theirs.is_symlink():
+            shutil.copytree(theirs, partial / CARD, symlinks=True)
+        else:
+            shutil.copyfile(theirs, partial / CARD, follow_symlinks=False)
         return
     facts = ConversionFacts(
         dtype=job.dtype,
