@@ -11,27 +11,43 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from vitcli.errors import OutputError
+
 # The folders of the cache.
 EXPORTS, TEXTS, FEATURES, OUTPUTS = "engines", "texts", "features", "outputs"
 RATES = "rates"
 
 
 def cache_folder() -> Path:
-    """Return the folder that VIT_CACHE names, or else `vitcli` in the user's cache."""
+    """Return the folder that VIT_CACHE names, or else `vitcli` in the user's cache. Raises
+    OutputError for a user without a home folder."""
     if folder := os.environ.get("VIT_CACHE"):
         return Path(folder)
     return user_cache()
 
 
 def user_cache() -> Path:
-    """Return the folder `vitcli` in the user's own cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vitcli"
+    """Return the folder `vitcli` in the user's own cache. Raises OutputError for a user without a
+    home folder, as a number in a container may be."""
+    if folder := os.environ.get("XDG_CACHE_HOME"):
+        return Path(folder) / "vitcli"
+    try:
+        return Path.home() / ".cache" / "vitcli"
+    except RuntimeError:
+        raise OutputError(
+            "there is no folder for the cache: this user has no home folder",
+            "VIT_CACHE names a folder for it, HF_HOME one for models of the hub",
+        ) from None
 
 
 def trusted_folders(name: str) -> Iterator[Path]:
     """The folders `name`, in order of preference: in the cache, then in this user's own cache.
     Folders that another user controls are left out; one may not exist yet."""
-    for cache in dict.fromkeys((cache_folder(), user_cache())):
+    caches = []
+    for find in (cache_folder, user_cache):
+        with suppress(OutputError):
+            caches.append(find())
+    for cache in dict.fromkeys(caches):
         folder = cache / name
         if not os.path.lexists(folder) or is_trusted(folder):
             yield folder

@@ -18,6 +18,12 @@ from vitcli.errors import ClosedPipe, WriteError, listed, printable
 PARTIAL = ".partial"
 
 
+def at_home(path: str) -> Path:
+    """Replace ~ at the beginning of a path, as a shell does. ~name stays if there is no such user,
+    and ~ for a user without a home folder."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111  # Path.expanduser raises
+
+
 def write_whole(path: Path, data: bytes | memoryview) -> None:
     """Write a file that gets its name only when it is complete and on the disk. Raises
     WriteError."""

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from tests.conftest import Vit
-from vitcli.cache import hold
+from vitcli.cache import hold, trusted_folders
 from vitcli.runs.lock import LOCK, Lock
+from vitcli.tasks.cache.entries import KINDS
 
 KEY, OTHER = "a" * 32, "b" * 32
 STAGE = "bkt-out-a.npy-0123abcd"
@@ -194,3 +195,30 @@ def test_an_empty_cache_and_mistakes(vit: Vit, cache: Path, tmp_path: Path) -> N
     cache.rename(tmp_path / "gone")
     record, found = read(vit, "--clear", "all")
     assert (record["bytes"], record["freed"], found) == (0, 0, {})
+
+
+def test_a_user_without_a_home_folder_names_the_cache(
+    vit: Vit, cache: Path, clean_env: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A container may run as a number that no table of users has."""
+
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.delitem(clean_env, "XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    assert vit("cache").code == 0
+    assert [*trusted_folders("engines")] == [cache / "engines"]
+    monkeypatch.setitem(clean_env, "VIT_CACHE", "")
+    ended = vit("cache")
+    assert [*trusted_folders("engines")] == []
+    assert (ended.code, ended.err) == (
+        1,
+        "vit: there is no folder for the cache: this user has no home folder\n"
+        "  VIT_CACHE names a folder for it, HF_HOME one for models of the hub\n",
+    )
+    found = json.loads(vit("info", "--env", "--json").out)
+    assert found["cache"] == {"folder": None, "bytes": dict.fromkeys(KINDS, 0), "free": None}
+    assert found["notes"] == ["; ".join(line.strip() for line in ended.err[5:].splitlines())]
+    assert vit("info", "--env").code == 0

@@ -183,6 +183,7 @@ def test_python_takes_classes(towers: dict[str, Path], images: Path, vit: Vit) -
         ("demo", ("--classes", "cat, dog"), "has a classifier of its own"),
         ("clip", ("--classes", "Cat, cat"), "are the same text for the model"),
         ("clip", ("--classes", "cat", "--tokenizer", "nowhere.json"), "--tokenizer"),
+        ("clip", ("--classes", "cat", "--tokenizer", "~nobody-here/x.json"), "--tokenizer"),
     ],
 )
 def test_mistakes_are_told_in_words(

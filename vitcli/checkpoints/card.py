@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from vitcli.checkpoints import catalogue
 from vitcli.checkpoints.load import Model
 from vitcli.checkpoints.resolve import hub_parts
 from vitcli.errors import printable
+from vitcli.files import at_home
 
 CARD = "README.md"
 MAX_CARD = 1 << 20  # bytes of a card that is read
@@ -112,7 +112,7 @@ def _metadata(model: Model) -> Mapping[str, Any]:
     import yaml  # a requirement of huggingface_hub
     from huggingface_hub import metadata_load
 
-    spec = Path(model.spec).expanduser() if model.revision is None else None
+    spec = at_home(model.spec) if model.revision is None else None
     file = model.files[0].parent / CARD
     if spec is not None and not spec.is_dir():
         return {}

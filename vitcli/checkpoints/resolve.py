@@ -7,7 +7,6 @@ import functools
 import gc
 import hashlib
 import json
-import os
 import re
 import stat
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from vitcli.checkpoints import hub
 from vitcli.checkpoints.sniff import LFS, LFS_HINT
 from vitcli.errors import CheckpointError, ModelNotFound, UsageError, in_bytes, listed
-from vitcli.files import instead_of
+from vitcli.files import at_home, instead_of
 
 if TYPE_CHECKING:  # for types only: this module imports torch
     from vitcli.checkpoints.layouts.layout import Json
@@ -77,7 +76,7 @@ def resolve(spec: str, *, offline: bool = False) -> Checkpoint:
 
         return _folder(Path(str(files("vitcli.demo"))), spec)
     # Shells do not expand ~ in VIT_MODEL or --model=~/vit. ~name stays if there is no such user.
-    path = Path(os.path.expanduser(spec))  # noqa: PTH111 (Path.expanduser raises for unknown users)
+    path = at_home(spec)
     try:
         if spec and path.is_dir():
             return _folder(path, spec)
@@ -131,7 +130,7 @@ def _instead(spec: str) -> str:
     if spec.startswith(("http://", "https://")):
         return f"download it, and give the file: curl -LO {spec}"
     if spec.startswith((".", "/", "~")) or Path(spec).suffix in hub.WEIGHT_SUFFIXES:
-        return instead_of(os.path.expanduser(spec))  # noqa: PTH111
+        return instead_of(str(at_home(spec)))
     return _meant(
         spec, "give a directory, a weight file, a hub id (google/vit-base-patch16-224), or demo"
     )

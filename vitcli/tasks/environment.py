@@ -22,7 +22,7 @@ from vitcli import __version__
 from vitcli.cache import cache_folder
 from vitcli.checkpoints.hub import Hub, describe_hub
 from vitcli.engines import ENGINES, DtypeName, EngineName
-from vitcli.errors import hidden, printable, shortened
+from vitcli.errors import OutputError, hidden, printable, shortened
 from vitcli.images.kinds import codecs
 from vitcli.machine import (
     affinity,
@@ -126,9 +126,10 @@ class Engine:
 
 @dataclass(frozen=True, slots=True)
 class Cache:
-    """The folder of the cache, the bytes of each kind of entry, and the free space on its disk."""
+    """The folder of the cache, the bytes of each kind of entry, and the free space on its disk. The
+    folder is None for a user who has no home folder."""
 
-    folder: str
+    folder: str | None
     bytes: Mapping[str, int]
     free: int | None
 
@@ -196,7 +197,7 @@ def environment(read: Collection[str]) -> Environment:
             for name, row in ENGINES.items()
         },
         formats=codecs(),
-        cache=_cache(),
+        cache=_cache(notes),
         hub=describe_hub(),
         variables=variables,
         unread=tuple(sorted(ours - OWN - set(read))),
@@ -268,9 +269,13 @@ def _distribution() -> str:
     return ""
 
 
-def _cache() -> Cache:
-    folder = cache_folder()
+def _cache(notes: list[str]) -> Cache:
     sizes: dict[str, int] = dict.fromkeys(KINDS, 0)
+    try:
+        folder = cache_folder()
+    except OutputError as error:
+        notes.append(f"{error.message}; {error.hint}")
+        return Cache(None, sizes, None)
     with suppress(OSError):  # a folder that may not be read
         for entry in entries():
             sizes[entry.kind] += entry.bytes

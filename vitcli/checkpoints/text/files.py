@@ -15,6 +15,7 @@ from vitcli.checkpoints.resolve import Checkpoint, hub_parts, is_hub_id, read_js
 from vitcli.checkpoints.sniff import LFS, LFS_HINT
 from vitcli.checkpoints.text.recipe import TokenRecipe
 from vitcli.errors import CheckpointError, ModelNotFound
+from vitcli.files import at_home
 
 if TYPE_CHECKING:  # for types only: this module imports torch
     from vitcli.checkpoints.layouts.layout import Json
@@ -83,7 +84,7 @@ def tokenizer_files(
 def local_digest(spec: str) -> str:
     """The hash of the tokenizer's files in a folder, or next to a file; "" for a hub id, whose
     revision says which files they are."""
-    path = Path(spec).expanduser()
+    path = at_home(spec)
     if not path.exists():
         return ""
     folder = path if path.is_dir() else path.parent
@@ -104,7 +105,7 @@ def _hint(recipe: TokenRecipe) -> str:
 
 def _named(spec: str, *, offline: bool) -> TokenizerFiles:
     """The tokenizer that the user names."""
-    path = Path(spec).expanduser()
+    path = at_home(spec)
     if path.is_dir():
         if not _vocabularies(path):
             raise ModelNotFound(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
+
+from vitcli.files import at_home
 
 NOT_IN_FILE = ("config", "show_config")  # options that say which file is read
 NUMBER = re.compile(r"\b(N|ROW)\b")  # in the metavar of an option whose text may be a number
@@ -87,7 +88,7 @@ def _one(parameter: Any, value: object) -> Any:
         return str(value)
     if isinstance(value, str):
         is_path = value.startswith("~/") and metavar not in WORDS
-        return str(Path(value).expanduser()) if is_path else value
+        return str(at_home(value)) if is_path else value
     if is_whole and NUMBER.search(metavar):
         return str(value)
     if is_repeatable(parameter):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 from vitcli.errors import in_bytes, listed
+from vitcli.files import at_home
 from vitcli.tasks.environment import Environment
 
 ABSENT = "not installed"
@@ -41,7 +41,8 @@ def facts_of(found: Environment) -> Iterator[tuple[str, str]]:
     yield "images", listed(codecs, ALL) + (f"\nnot read: {listed(missing, ALL)}" if missing else "")
     cache = found.cache
     free = f", {in_bytes(cache.free)} free" if cache.free is not None else ""
-    yield "cache", f"{_short(cache.folder)}\n{in_bytes(sum(cache.bytes.values()))}{free}"
+    if cache.folder is not None:
+        yield "cache", f"{_short(cache.folder)}\n{in_bytes(sum(cache.bytes.values()))}{free}"
     hub = found.hub
     token = "with a token" if hub.has_token else "no token"
     state = f"{token}, offline" if hub.is_offline else token
@@ -89,5 +90,5 @@ def _memory(found: Environment) -> str:
 
 def _short(path: str) -> str:
     """A path with ~ for the home folder."""
-    home = str(Path.home())
+    home = str(at_home("~"))
     return "~" + path[len(home) :] if path == home or path.startswith(f"{home}/") else path

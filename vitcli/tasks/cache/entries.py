@@ -13,13 +13,14 @@ import sqlite3
 import stat
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
 from vitcli.cache import EXPORTS, FEATURES, OUTPUTS, TEXTS, cache_folder, user_cache
 from vitcli.checkpoints.text.store import FILE as VECTORS
+from vitcli.errors import OutputError
 
 Kind = Literal["exports", "texts", "features", "outputs"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -86,7 +87,11 @@ def remarks() -> Iterator[str]:
         room = room_of(kind)
         if room.is_symlink():
             yield f"{room} is a link, which is not followed"
-    others = user_cache()
+    with suppress(OutputError):
+        yield from _elsewhere(user_cache())
+
+
+def _elsewhere(others: Path) -> Iterator[str]:
     if cache_folder() != others and any((others / ROOMS[kind].folder).is_dir() for kind in KINDS):
         yield f"{others} holds more, of runs without this VIT_CACHE or that could not write to it"
 
