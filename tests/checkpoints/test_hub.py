@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -215,6 +216,23 @@ def test_a_hub_that_answers_with_an_error_is_quoted(hub: Hub) -> None:
     hub.fake.fail_with(429)
     message, _ = hub.fails("org/tiny")
     assert "the hub cannot be reached (it answers 429)" in message
+
+
+def test_the_hub_is_asked_for_the_model_and_told_versions_alone(
+    hub: Hub, clean_env: dict[str, str]
+) -> None:
+    """docs/privacy.md names all of them."""
+    hub.fake.agents.clear()
+    before = len(hub.fake.requests)
+    env = clean_env | hub.fake.env(hub.home)
+    del env["HF_HUB_DISABLE_TELEMETRY"]
+    command = [sys.executable, "-m", "vitcli", "models", "pull", "org/tiny"]
+    subprocess.run(command, env=env, check=True, capture_output=True)
+    python = ".".join(map(str, sys.version_info[:3]))
+    told = f"unknown/None; hf_hub/{version('huggingface_hub')}; python/{python}"
+    assert hub.fake.agents == {told}
+    paths = [path.removeprefix("/api/models") for _, path in hub.fake.requests[before:]]
+    assert paths and all(path.startswith("/org/tiny") for path in paths)
 
 
 @pytest.mark.parametrize("option", ["--offline", "HF_HUB_OFFLINE"])

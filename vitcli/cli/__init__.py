@@ -32,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Torch's threads and the image workers share the processors. By default the threads spin
     # while they wait, and on a busy machine a small model then runs ten times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Requests to the hub name neither torch nor the program that runs vit.
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     is_debugging = bool(os.environ.get("VIT_DEBUG"))
     try:
         with interruptible():

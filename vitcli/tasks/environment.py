@@ -52,7 +52,7 @@ VARIABLES = re.compile(
 )
 UNSHOWN = re.compile(r"(AWS|GOOGLE|GCSFS|FSSPEC|RAY|HUGGING_?FACE)_\w+")
 OWN = frozenset({"VIT_CACHE", "VIT_CONFIG", "VIT_DEBUG"})  # read by vit, and of no option
-SET_BY_VIT = ("OMP_WAIT_POLICY", "PASSIVE")
+SET_BY_VIT = (("OMP_WAIT_POLICY", "PASSIVE"), ("HF_HUB_DISABLE_TELEMETRY", "1"))
 SECRET = re.compile(r"(^|_)(TOKENS?|KEYS?|SECRETS?|PASSWORDS?|PASS|AUTH|CREDENTIALS?)(_|$)")
 TOKEN = re.compile(r"\b(hf_|ghp_|AKIA|ASIA|eyJ)[\w.-]{8,}")  # within a value
 MAX_VALUE = 200  # bytes of a variable's value
@@ -291,7 +291,8 @@ def _variables(environ: Mapping[str, str]) -> dict[str, str | None]:
     return {
         name: _shown(name, value)
         for name, value in sorted(environ.items())
-        if (VARIABLES.fullmatch(name) or UNSHOWN.fullmatch(name)) and (name, value) != SET_BY_VIT
+        if (VARIABLES.fullmatch(name) or UNSHOWN.fullmatch(name))
+        and (name, value) not in SET_BY_VIT
     }
 
 
