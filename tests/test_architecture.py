@@ -27,7 +27,7 @@ RANKS = (
     ("jobs",),
     ("pipeline", "runs", "training", "indexes"),
     ("checkpoints", "images", "sinks", "render"),
-    ("models", "stores", "cache", "files"),
+    ("models", "stores", "cache", "files", "bar"),
     ("records", "interrupts", "machine", "processes", "engines", "schemas"),
     ("errors",),
 )
@@ -36,7 +36,7 @@ RANK = {unit: rank for rank, units in enumerate(RANKS) for unit in units}
 # Libraries that belong to certain rooms.
 ROOMS = {
     "typer": {"cli"},
-    "rich": {"cli"},
+    "rich": {"cli", "bar"},
     "huggingface_hub": {"checkpoints"},
     "yaml": {"checkpoints"},
     "safetensors": {"checkpoints", "sinks", "demo"},

@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from vitcli.api.attention import attention
-    from vitcli.api.classify import classify
-    from vitcli.api.embed import Embeddings, embed
+    from vitcli.api.classify import classify, classify_iter
+    from vitcli.api.embed import Embeddings, embed, embed_iter
     from vitcli.api.model import load
     from vitcli.api.vectors import Found, Hit, ImageMap, dedupe, map, search
-    from vitcli.errors import VitError
+    from vitcli.errors import ImageFailed, VitError
     from vitcli.images.stream import ImageStream
     from vitcli.tasks.dedupe.twin import Twin
 
@@ -35,6 +35,7 @@ __all__ = [
     "Embeddings",
     "Found",
     "Hit",
+    "ImageFailed",
     "ImageMap",
     "ImageStream",
     "Twin",
@@ -42,8 +43,10 @@ __all__ = [
     "__version__",
     "attention",
     "classify",
+    "classify_iter",
     "dedupe",
     "embed",
+    "embed_iter",
     "load",
     "map",
     "search",
@@ -51,11 +54,11 @@ __all__ = [
 
 _MODULES = {
     "api.attention": ("attention",),
-    "api.classify": ("classify",),
-    "api.embed": ("Embeddings", "embed"),
+    "api.classify": ("classify", "classify_iter"),
+    "api.embed": ("Embeddings", "embed", "embed_iter"),
     "api.model": ("load",),
     "api.vectors": ("Found", "Hit", "ImageMap", "dedupe", "map", "search"),
-    "errors": ("VitError",),
+    "errors": ("ImageFailed", "VitError"),
     "images.stream": ("ImageStream",),
     "tasks.dedupe.twin": ("Twin",),
 }

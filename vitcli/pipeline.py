@@ -31,13 +31,23 @@ def run(
     progress = progress or Progress()
     for batch in batches:
         with interrupts.held():
-            rows = forward(batch) if batch.refs else ()
-            sink.write(in_order(rows, batch.failures))
-            failed = [row for row in rows if isinstance(row, Failure)]
-            progress.add(len(rows) - len(failed), [*batch.failures, *failed])
+            rows = rows_of(batch, forward)
+            sink.write(rows)
+            count(progress, rows)
             on_progress(progress)
         interrupts.check()
     return progress
+
+
+def rows_of(batch: Batch, forward: Forward) -> list[Row]:
+    """Compute the rows of a batch, and return them in input order, failures among them."""
+    return in_order(forward(batch) if batch.refs else (), batch.failures)
+
+
+def count(progress: Progress, rows: Sequence[Row]) -> None:
+    """Add rows to the progress of a run."""
+    failed = [row for row in rows if isinstance(row, Failure)]
+    progress.add(len(rows) - len(failed), failed)
 
 
 def in_order(rows: Iterable[Row], failures: Iterable[Failure]) -> list[Row]:

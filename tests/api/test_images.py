@@ -6,6 +6,7 @@ import contextlib
 import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,19 +22,19 @@ Models = Callable[[str], Path]
 
 
 @pytest.fixture(scope="module")
-def model(tiny_model: Models) -> vitcli.api.model.Model:
+def model(tiny_model: Models) -> Any:
     return vitcli.load(str(tiny_model("vit")))
 
 
-def as_rows(images: object, model: object, **options: object) -> list[tuple[str, object]]:
+def as_rows(images: Any, model: Any, **options: object) -> list[tuple[str, object]]:
     """Each image in order: its name, and its embedding as bytes, or why it has none."""
-    found = vitcli.embed(images, model=model, **{"workers": 0, **options})  # type: ignore[arg-type]
+    found = vitcli.embed(images, model=model, **{"workers": 0, **options})
     rows: dict[str, object] = {f.ref.path: (f.type, f.message) for f in found.failures}
     rows |= zip(found.paths, (row.tobytes() for row in found.embeddings), strict=True)
     return list(rows.items())
 
 
-def test_a_pil_image_has_the_row_of_its_file(photos: Corpus, model: object) -> None:
+def test_a_pil_image_has_the_row_of_its_file(photos: Corpus, model: Any) -> None:
     """Every mode that files have, all EXIF orientations, and the first of several frames."""
     expected = as_rows(photos.good, model)
     assert len(expected) == len(photos.good)
@@ -44,7 +45,7 @@ def test_a_pil_image_has_the_row_of_its_file(photos: Corpus, model: object) -> N
     assert as_rows(loaded, model) == expected
 
 
-def test_bytes_and_open_files_have_the_rows_of_their_files(photos: Corpus, model: object) -> None:
+def test_bytes_and_open_files_have_the_rows_of_their_files(photos: Corpus, model: Any) -> None:
     paths = (*photos.good, *photos.bad)
     expected = dict(as_rows(paths, model))
     assert len(expected) == len(paths)
@@ -63,7 +64,7 @@ def test_images_are_turned_only_if_files_are(photos: Corpus, tiny_model: Models)
     assert as_rows([Image.open(path) for path in turned], unturned) == expected
 
 
-def test_a_failed_pil_image_keeps_its_place(photos: Corpus, model: object) -> None:
+def test_a_failed_pil_image_keeps_its_place(photos: Corpus, model: Any) -> None:
     [cut] = [path for path in photos.bad if path.name == "cut-half.jpg"]
     rows = vitcli.classify([Image.open(cut), Image.open(photos.good[0])], model=model, workers=0)
     expected = vitcli.classify([cut, photos.good[0]], model=model, workers=0)
@@ -76,9 +77,7 @@ def test_a_failed_pil_image_keeps_its_place(photos: Corpus, model: object) -> No
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
-def test_an_array_and_a_tensor_have_the_row_of_a_png(
-    mode: str, tmp_path: Path, model: object
-) -> None:
+def test_an_array_and_a_tensor_have_the_row_of_a_png(mode: str, tmp_path: Path, model: Any) -> None:
     image = photo("a", 70, 50).convert(mode)
     image.save(tmp_path / "a.png")
     [(_, expected)] = as_rows(tmp_path / "a.png", model)
@@ -94,7 +93,7 @@ def test_an_array_and_a_tensor_have_the_row_of_a_png(
     assert as_rows(tensors[0], model) == [("image 0", expected)]
 
 
-def test_a_batch_is_several_images(model: object) -> None:
+def test_a_batch_is_several_images(model: Any) -> None:
     batch = np.stack([np.asarray(photo(name, 40, 30)) for name in "abc"])
     expected = as_rows(list(batch), model)
     assert [name for name, _ in expected] == ["image 0", "image 1", "image 2"]
@@ -103,7 +102,7 @@ def test_a_batch_is_several_images(model: object) -> None:
 
 
 def test_deep_grey_of_any_byte_order_and_clear_images_are_as_in_files(
-    tmp_path: Path, model: object
+    tmp_path: Path, model: Any
 ) -> None:
     values = np.linspace(0, 65535, 48 * 32).astype(np.uint16).reshape(32, 48)
     deep = Image.fromarray(values)
@@ -116,7 +115,7 @@ def test_deep_grey_of_any_byte_order_and_clear_images_are_as_in_files(
     assert row == as_rows(clear.convert("RGB"), model)[0][1]
 
 
-def test_a_mixed_sequence_keeps_its_order(photos: Corpus, tmp_path: Path, model: object) -> None:
+def test_a_mixed_sequence_keeps_its_order(photos: Corpus, tmp_path: Path, model: Any) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()
     for path in photos.good[:2]:
@@ -134,12 +133,12 @@ def test_a_mixed_sequence_keeps_its_order(photos: Corpus, tmp_path: Path, model:
 
     names = [str(folder / path.name) for path in photos.good[:2]]
     for given in (images(), list(images())):
-        found = vitcli.classify(given, model=model, workers=2)  # type: ignore[arg-type]
+        found = vitcli.classify(given, model=model, workers=2)
         expected = ["image 0", *names, "image 3", str(bad), str(photos.good[2]), "image 6"]
         assert [row.ref.path for row in found] == expected
         assert [row.ref.index for row in found] == list(range(7))
         assert [isinstance(row, Failure) for row in found] == [n in (3, 4) for n in range(7)]
-        assert found[0].predictions == found[6].predictions  # type: ignore[union-attr]
+        assert found[0].predictions == found[6].predictions
 
 
 REFUSED = [
@@ -161,13 +160,13 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("image", "words"), REFUSED, ids=[words[:30] for _, words in REFUSED])
-def test_what_is_no_image_says_what_it_is(image: object, words: str, model: object) -> None:
-    [failure] = vitcli.classify([image], model=model, workers=0)  # type: ignore[list-item]
+def test_what_is_no_image_says_what_it_is(image: object, words: str, model: Any) -> None:
+    [failure] = vitcli.classify([image], model=model, workers=0)
     assert isinstance(failure, Failure)
     assert failure.message.startswith(words)
 
 
-def test_an_open_file_is_read_from_where_it_stands(photos: Corpus, model: object) -> None:
+def test_an_open_file_is_read_from_where_it_stands(photos: Corpus, model: Any) -> None:
     data = photos.good[0].read_bytes()
     file = io.BytesIO(b"head" + data)
     file.seek(4)
@@ -181,7 +180,7 @@ def test_an_open_file_is_read_from_where_it_stands(photos: Corpus, model: object
     assert (failure.type, failure.message) == ("Unreadable", "I/O operation on closed file.")
 
 
-def test_images_in_memory_stay_unchanged(photos: Corpus, model: object) -> None:
+def test_images_in_memory_stay_unchanged(photos: Corpus, model: Any) -> None:
     """Their metadata, too."""
     [path] = [path for path in photos.good if path.name == "turned-6.jpg"]
     image = Image.open(path)
@@ -190,7 +189,7 @@ def test_images_in_memory_stay_unchanged(photos: Corpus, model: object) -> None:
     assert (image.tobytes(), image.info) == (before, info)
 
 
-def test_rows_do_not_keep_the_bytes_of_images(model: object) -> None:
+def test_rows_do_not_keep_the_bytes_of_images(model: Any) -> None:
     array = np.asarray(photo("x"))
     [row] = vitcli.classify(array, model=model, workers=0)
     [attended] = vitcli.attention(array, model=model, workers=0)
@@ -203,8 +202,8 @@ def test_attention_and_search_take_images_in_memory(
 ) -> None:
     spec, image = str(tiny_model("vit")), Image.open(photos.good[0]).convert("RGB")
     [row] = vitcli.attention(image, model=spec, out=tmp_path / "maps", workers=0)
-    assert row.files == (str(tmp_path / "maps" / "image 0.png"),)  # type: ignore[union-attr]
-    assert Path(row.files[0]).is_file()  # type: ignore[union-attr]
+    assert row.files == (str(tmp_path / "maps" / "image 0.png"),)
+    assert Path(row.files[0]).is_file()
     from vitcli.cli import main
 
     index = tmp_path / "feats.npy"
@@ -216,10 +215,10 @@ def test_attention_and_search_take_images_in_memory(
 
 
 @pytest.mark.parametrize("images", [5, None, {"a": 1}, object()])
-def test_what_cannot_be_several_images_is_refused(images: object, model: object) -> None:
+def test_what_cannot_be_several_images_is_refused(images: Any, model: Any) -> None:
     name = type(images).__name__
     with pytest.raises(UsageError, match=f"^{name} is neither an image nor several"):
-        vitcli.classify(images, model=model)  # type: ignore[arg-type]
+        vitcli.classify(images, model=model)
 
 
 def test_images_in_memory_are_not_shared_between_devices(tiny_model: Models) -> None:
@@ -227,7 +226,7 @@ def test_images_in_memory_are_not_shared_between_devices(tiny_model: Models) -> 
         vitcli.classify([photo("x")], model=str(tiny_model("vit")), devices=["cpu", "cpu"])
 
 
-def test_images_are_taken_as_they_are_needed(tmp_path: Path, model: object) -> None:
+def test_images_are_taken_as_they_are_needed(tmp_path: Path, model: Any) -> None:
     """A folder that an iterator names has to have images, when it is reached."""
     taken: list[int] = []
 

@@ -10,9 +10,10 @@ import pytest
 
 from tests.conftest import Vit
 from tests.fixtures.digits import make_digits
-from vitcli.cli.screen.pace import Pace, Rate, per_second
+from vitcli.cli.screen.pace import Pace, Rate
 from vitcli.cli.screen.screen import Screen
 from vitcli.cli.screen.training import TrainingScreen, epoch_lines
+from vitcli.errors import per_second
 from vitcli.jobs.job import Summary
 from vitcli.records import ErrorType, Failure, ImageRef, Progress
 from vitcli.training.events import EpochDone

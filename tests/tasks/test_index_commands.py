@@ -122,7 +122,7 @@ def test_the_bar_does_not_speak_of_a_model(
         tell = begin = __init__
         show = print = expect = stop = lambda self, *args: None
 
-    monkeypatch.setattr("vitcli.cli.screen.bar.Bar", Bar)
+    monkeypatch.setattr("vitcli.bar.Bar", Bar)
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     assert vit(command, "g1.npy", *COMMANDS[command], "-o", "out.jsonl").code == 0
     assert told[0] == "reading the index"

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Literal, Unpack
 
 from vitcli.api.images import Images, inputs_of
-from vitcli.api.running import RunningOptions
+from vitcli.api.running import OnError, RowSink, RunningOptions, Watch
 from vitcli.checkpoints.load import Model
 from vitcli.jobs.job import DEFAULT_MODEL, Running
 from vitcli.models.attention import Heads
 from vitcli.records import Attended, Failure
 from vitcli.render.heat import Colours
 from vitcli.render.styles import Style, StyleName
-from vitcli.sinks.memory import ListSink
 from vitcli.tasks.attention.attention import AttentionJob
 from vitcli.tasks.attention.attention import attention as run
 from vitcli.tasks.attention.query import AttentionQuery, Layer, Method, Point
@@ -39,6 +38,8 @@ def attention(
     size: int | None = None,
     raw: bool = False,
     overwrite: bool = False,
+    on_error: OnError = "row",
+    progress: bool = False,
     **running: Unpack[RunningOptions],
 ) -> list[Attended | Failure]:
     """Return the attention maps of every image: one row for each, in input order, all in memory.
@@ -50,27 +51,27 @@ def attention(
     "max" or "min" fuses them; "all", or a number from 1. query: "cls", or the patch at (x, y) in
     pixels of the image. target: the class of method="grad" by its label or number, or "top1".
     out: a folder for drawings of the maps in a `style`, and with `raw` for their values; the
-    `files` of a row are their names. Raises VitError for an error that ends the run.
+    `files` of a row are their names. on_error and progress are as in `classify`.
+    Raises VitError for an error that ends the run.
     """
-    sink = ListSink()
-    run(
-        AttentionJob(
-            inputs=inputs_of(images),
-            model=model,
-            running=Running(**running),
-            look=AttentionQuery(
-                method=method,
-                layers=(layers,) if isinstance(layers, int) else layers,
-                heads=heads,
-                query=Point(*query) if isinstance(query, tuple) else query,
-                target=target,
-                discard=discard_ratio,
-            ),
-            style=Style(name=style, colours=colormap, alpha=alpha, mass=mass, size=size),
-            raw=raw,
-            out=None if out is None else Path(out),
-            overwrite=overwrite,
+    sink = RowSink(on_error)
+    job = AttentionJob(
+        inputs=inputs_of(images),
+        model=model,
+        running=Running(**running),
+        look=AttentionQuery(
+            method=method,
+            layers=(layers,) if isinstance(layers, int) else layers,
+            heads=heads,
+            query=Point(*query) if isinstance(query, tuple) else query,
+            target=target,
+            discard=discard_ratio,
         ),
-        sink=sink,
+        style=Style(name=style, colours=colormap, alpha=alpha, mass=mass, size=size),
+        raw=raw,
+        out=None if out is None else Path(out),
+        overwrite=overwrite,
     )
+    with Watch(progress=progress) as watch:
+        run(job, watch, sink)
     return [row for row in sink.rows if isinstance(row, Attended | Failure)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Unpack
 
@@ -10,15 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitcli.api.images import Images, inputs_of
-from vitcli.api.running import RunningOptions
+from vitcli.api.running import OnError, RowSink, RunningOptions, Watch, check_on_error, streamed
 from vitcli.checkpoints.load import Model
 from vitcli.errors import UsageError
 from vitcli.fleet.share import share
 from vitcli.jobs.job import DEFAULT_MODEL, Inputs, Running
 from vitcli.jobs.texts import texts_of
 from vitcli.records import Embedded, Failure, ImageRef, TextClean, TextRef
-from vitcli.sinks.memory import ListSink
-from vitcli.tasks.embed import EmbedJob, EmbedPooling
+from vitcli.tasks.embed import EmbedJob, EmbedPooling, iter_embedded
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +49,8 @@ def embed(
     tokenizer: str | None = None,
     devices: Literal["all"] | Sequence[str] = (),
     ray: str | None = None,
+    on_error: OnError = "row",
+    progress: bool = False,
     **running: Unpack[RunningOptions],
 ) -> Embeddings:
     """Return a vector for every image that decodes, or every text, in order, all in memory.
@@ -61,28 +62,29 @@ def embed(
     layers: Hugging Face's `hidden_states` numbers (0 the embedding output, -1 the last); several
     are concatenated. pool: "cls", "mean", "cls+mean", "map", "patches", "tokens", or None for the
     model's own; "joint" is the vector to compare with texts: `get_image_features` of transformers,
-    `encode_image` of open_clip. norm applies the model's final LayerNorm. devices and ray are as in
-    `classify`. Raises VitError for an error that ends the run.
+    `encode_image` of open_clip. norm applies the model's final LayerNorm; l2 divides each vector by
+    its length.
+
+    on_error: images that fail are in `failures` ("row"), are left out ("skip"), or the first ends
+    the run with an ImageFailed ("raise"). devices, ray and progress are as in `classify`.
+    Raises VitError for an error that ends the run.
     """
     if images is None and texts is None:
         raise UsageError("neither images nor texts are given", "give one of them")
     names = (devices,) if isinstance(devices, str) else tuple(devices)
-    are_shared, sink = bool(names) or ray is not None, ListSink()
-    share(
-        EmbedJob(
-            inputs=Inputs() if images is None else inputs_of(images, are_shared=are_shared),
-            texts=texts_of(texts, clean=text_clean, tokenizer=tokenizer),
-            model=model,
-            running=Running(**running),
-            layers=(layers,) if isinstance(layers, int) else tuple(layers),
-            pool=pool,
-            norm=norm,
-            l2=l2,
-        ),
-        devices=names,
-        ray=ray,
-        sink=sink,
+    are_shared, sink = bool(names) or ray is not None, RowSink(on_error)
+    job = EmbedJob(
+        inputs=Inputs() if images is None else inputs_of(images, are_shared=are_shared),
+        texts=texts_of(texts, clean=text_clean, tokenizer=tokenizer),
+        model=model,
+        running=Running(**running),
+        layers=_several(layers),
+        pool=pool,
+        norm=norm,
+        l2=l2,
     )
+    with Watch(progress=progress) as watch:
+        share(job, watch, devices=names, ray=ray, sink=sink)
     good = [row for row in sink.rows if isinstance(row, Embedded)]
     shape = tuple(sink.meta["row_shape"])  # type: ignore[arg-type, var-annotated]
     empty = np.empty((0, *shape), np.float32)
@@ -93,3 +95,38 @@ def embed(
         meta=dict(sink.meta),
         texts=tuple(row.ref.text for row in good if isinstance(row.ref, TextRef)),
     )
+
+
+def embed_iter(
+    images: Images,
+    *,
+    model: str | Model = DEFAULT_MODEL,
+    layers: int | Sequence[int] = -1,
+    pool: EmbedPooling | None = None,
+    norm: bool = True,
+    l2: bool = False,
+    on_error: OnError = "row",
+    progress: bool = False,
+    **running: Unpack[RunningOptions],
+) -> Generator[Embedded | Failure, None, None]:
+    """Yield the vectors of images one after the other, as `classify_iter` yields labels.
+
+    A row is `Failure`, or `Embedded` with `ref.path` and `embedding`, float32 (D,), or (N, D) for
+    pool="patches" and "tokens". The options are those of `embed`. Raises VitError.
+    """
+    job = EmbedJob(
+        inputs=inputs_of(images),
+        model=model,
+        running=Running(**running),
+        layers=_several(layers),
+        pool=pool,
+        norm=norm,
+        l2=l2,
+    )
+    check_on_error(on_error)
+    watch = Watch(progress=progress)
+    return streamed(iter_embedded(job, watch), watch, on_error)
+
+
+def _several(layers: int | Sequence[int]) -> tuple[int, ...]:
+    return (layers,) if isinstance(layers, int) else tuple(layers)

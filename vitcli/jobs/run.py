@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
@@ -18,7 +18,7 @@ from vitcli.images.loader import iter_batches, iter_parts
 from vitcli.jobs.batching import GrowingBatch
 from vitcli.jobs.job import Inputs, Reporter, Running, Summary
 from vitcli.jobs.listing import Listing, list_images
-from vitcli.records import FoundImage, ImageRef, Preprocess, Progress, Sink
+from vitcli.records import Batch, FoundImage, ImageRef, Preprocess, Progress, Row, Sink
 
 MAX_COUNTING = 1.0  # seconds to count the images for a message
 MIXED = 128  # images of several sizes to read at a time for a GPU
@@ -66,12 +66,31 @@ class Run:
             sink.finish({**work.meta, **self.summary().counts})
         return self.summary()
 
+    def rows(self, work: Computation) -> Generator[Row, None, None]:
+        """Compute the rows of all images, and yield them as soon as their batch is done. The
+        workers end with the generator."""
+        with self._reading(work, self.listing.refs()) as (batches, forward):
+            for batch in batches:
+                rows = pipeline.rows_of(batch, forward)
+                pipeline.count(self.progress, rows)
+                self.advance(self.progress)
+                yield from rows
+
     def compute(self, work: Computation, refs: Iterable[ImageRef], sink: Sink) -> None:
         """Compute the rows of these images, and write them to a sink, which stays open."""
+        with self._reading(work, refs) as (batches, forward):
+            pipeline.run(batches, forward, sink, self.advance, self.progress)
+
+    @contextmanager
+    def _reading(
+        self, work: Computation, refs: Iterable[ImageRef]
+    ) -> Iterator[tuple[Iterator[Batch], pipeline.Forward]]:
+        """Open the batches of these images, and the function that computes the rows of one."""
         self.reporter.listing(self.listing.count)
         refs = iter(refs)
         if (first := next(refs, None)) is None:
-            return  # without importing torch
+            yield iter(()), work.forward  # without importing torch
+            return
         from vitcli.images.stream import iter_loaded
         from vitcli.models.prepare import choose_device
 
@@ -83,7 +102,7 @@ class Run:
         workers, note = self.running.workers, self.reporter.note
         batches = iter_batches(refs, job, size, workers, note, keeps_data=work.reads_again)
         with closing(batches):
-            pipeline.run(iter_loaded(batches, device), forward, sink, self.advance, self.progress)
+            yield iter_loaded(batches, device), forward
 
     def _batching(
         self, forward: pipeline.Forward, *, fills: bool

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
-from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias, cast
 
 import numpy as np
 
@@ -19,10 +19,11 @@ from vitcli.jobs.layers import layer_number
 from vitcli.jobs.listing import list_inputs
 from vitcli.jobs.loading import Spec, check_one_size, describe_model, load_model, open_model
 from vitcli.jobs.outputs import output_of
+from vitcli.jobs.precision import settled
 from vitcli.jobs.run import Computation, Run
 from vitcli.jobs.texts import Texts
 from vitcli.jobs.writing import write_rows
-from vitcli.records import Batch, Embedded, Failure, Sink
+from vitcli.records import Batch, Embedded, Failure, Row, Sink
 from vitcli.runs.shard import Resuming
 from vitcli.sinks import EMBEDDINGS, choose_format
 from vitcli.sinks.format import Format
@@ -127,6 +128,20 @@ def embed(job: EmbedJob, reporter: Reporter = SILENT, sink: Sink | None = None) 
     holds_any = sink is None and output.kind is EMBEDDINGS["jsonl"]
     load, offline = partial(_computation, job, run, holds_any), job.options.offline
     return write_rows(run, output, [job.model], load, sink=sink, offline=offline)
+
+
+def iter_embedded(
+    job: EmbedJob, reporter: Reporter = SILENT
+) -> Generator[Embedded | Failure, None, None]:
+    """Run the job on images in this process. Return its rows, each as soon as it is there; the
+    model is loaded for the first. Raises VitError, at once for inputs that cannot be listed."""
+    job = replace(job, running=settled(job.running))
+    run = Run(job.inputs, job.running, reporter, list_inputs(job.inputs, reporter.note))
+
+    def rows() -> Iterator[Row]:
+        yield from run.rows(_computation(job, run, True, [job.model]))
+
+    return cast(Generator[Embedded | Failure, None, None], rows())
 
 
 def _computation(job: EmbedJob, run: Run, holds_any: bool, specs: Sequence[Spec]) -> Computation:

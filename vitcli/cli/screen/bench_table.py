@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
-from vitcli.cli.screen.columns import console
+from vitcli.bar import console
 from vitcli.errors import printable
 
 if TYPE_CHECKING:

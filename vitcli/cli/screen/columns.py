@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import IO
 
 from rich.cells import cell_len, chop_cells
-from rich.console import Console
 from rich.table import Table
 
 GAP = 2  # characters between two columns
 MIN_WIDTH = 4  # characters of a column, however narrow the terminal
 BREAKS = ("/ ", "_-.,:")  # the characters after which a line may end, the better ones first
-
-
-def console(*, stderr: bool = False, file: IO[str] | None = None) -> Console:
-    """Return a console that prints text as it is. Its width is that of the terminal, or COLUMNS."""
-    return Console(stderr=stderr, file=file, markup=False, highlight=False, emoji=False)
 
 
 def columns(*, gap: int = GAP, shows_header: bool = True) -> Table:

@@ -9,7 +9,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from vitcli.cli.screen.columns import console
+from vitcli.bar import console
 
 if TYPE_CHECKING:
     from vitcli.training.events import StepDone

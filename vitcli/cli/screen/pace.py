@@ -68,8 +68,3 @@ class Pace:
         if latest <= since:
             return None
         return Rate(since - self.started, (done - before) / (latest - since))
-
-
-def per_second(number: float, unit: str) -> str:
-    """Write a rate: `3.7 images/s`, `1,240 images/s`."""
-    return f"{number:.1f} {unit}/s" if number < 10 else f"{number:,.0f} {unit}/s"

@@ -11,7 +11,7 @@ from rich.color import Color
 from rich.style import Style
 from rich.text import Text
 
-from vitcli.cli.screen.columns import console
+from vitcli.bar import console
 
 HALF = "▀"  # foreground: the upper pixel; background: the lower one
 MAX_WIDTH = 96

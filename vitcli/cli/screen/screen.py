@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING
 from vitcli import records
 from vitcli.cli.config.current import current
 from vitcli.cli.screen import report
-from vitcli.cli.screen.pace import Pace, per_second
-from vitcli.errors import ExitCode, Interrupted, VitError, printable, shortened
+from vitcli.cli.screen.pace import Pace
+from vitcli.errors import ExitCode, Interrupted, VitError, per_second, printable, shortened
 from vitcli.interrupts import interrupts
 from vitcli.jobs.job import Summary
 from vitcli.schemas import SCHEMA
 from vitcli.stores import Place
 
 if TYPE_CHECKING:
-    from vitcli.cli.screen.bar import Bar
+    from vitcli.bar import Bar
 
 LOG_EVERY = 10.0  # seconds between two lines of progress
 
@@ -68,7 +68,7 @@ class Screen:
         if self._report is not None:
             report.check(self._report)
         if self._wants_bar and sys.stderr is not None and sys.stderr.isatty():
-            from vitcli.cli.screen.bar import Bar  # imported here: `vit --help` needs no bar
+            from vitcli.bar import Bar  # imported here: `vit --help` needs no bar
 
             self._bar = Bar(self._doing)
         return self

@@ -10,8 +10,9 @@ from typing import Any
 from rich.cells import cell_len
 from rich.text import Text
 
+from vitcli.bar import console
 from vitcli.checkpoints.catalogue import CatalogueEntry
-from vitcli.cli.screen.columns import GAP, MIN_WIDTH, columns, console, folded, shares, width_of
+from vitcli.cli.screen.columns import GAP, MIN_WIDTH, columns, folded, shares, width_of
 from vitcli.errors import in_bytes, printable, shortened
 from vitcli.records import Classified, Failure, Row, image_of
 from vitcli.sinks.memory import NoSink

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from vitcli.cli.screen.columns import GAP, MIN_WIDTH, columns, console, folded, width_of
+from vitcli.bar import console
+from vitcli.cli.screen.columns import GAP, MIN_WIDTH, columns, folded, width_of
 from vitcli.errors import printable
 
 if TYPE_CHECKING:  # it imports numpy

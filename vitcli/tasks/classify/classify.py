@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, TypeAlias, cast
 
 from vitcli.checkpoints.scoring import ScoreFunction, Scores, to_scores
 from vitcli.checkpoints.text.files import local_digest
@@ -19,6 +19,7 @@ from vitcli.jobs.job import DEFAULT_MODEL, SILENT, Inputs, ModelOptions, Reporte
 from vitcli.jobs.listing import list_inputs
 from vitcli.jobs.loading import Spec
 from vitcli.jobs.outputs import output_of
+from vitcli.jobs.precision import settled
 from vitcli.jobs.predictions import check_heads, open_classifiers, predictions_of, top_k
 from vitcli.jobs.run import Computation, Run
 from vitcli.jobs.word_head import load_classifier
@@ -113,6 +114,21 @@ def classify(job: ClassifyJob, reporter: Reporter = SILENT, sink: Sink | None = 
         load = partial(_computation, job, run, open_things)
         offline = job.options.offline
         return write_rows(run, _output(job), job.models, load, sink=sink, offline=offline)
+
+
+def iter_classified(
+    job: ClassifyJob, reporter: Reporter = SILENT
+) -> Generator[Classified | Failure, None, None]:
+    """Run the job in this process. Return its rows, each as soon as it is there; the model is
+    loaded for the first. Raises VitError, at once for inputs that cannot be listed."""
+    job = replace(job, running=settled(job.running))
+    run = Run(job.inputs, job.running, reporter, list_inputs(job.inputs, reporter.note))
+
+    def rows() -> Iterator[Row]:
+        with ExitStack() as open_things:
+            yield from run.rows(_computation(job, run, open_things, job.models))
+
+    return cast(Generator[Classified | Failure, None, None], rows())
 
 
 def _output(job: ClassifyJob) -> Output:

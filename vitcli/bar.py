@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import IO
+
+from rich.console import Console
 from rich.progress import (
     BarColumn,
     Progress,
@@ -14,10 +17,14 @@ from rich.progress import (
 from rich.text import Text
 
 from vitcli import records
-from vitcli.cli.screen.columns import console
-from vitcli.cli.screen.pace import per_second
+from vitcli.errors import per_second
 
 BAR_WIDTH = 40  # characters; fewer on a narrow terminal
+
+
+def console(*, stderr: bool = False, file: IO[str] | None = None) -> Console:
+    """Return a console that prints text as it is. Its width is that of the terminal, or COLUMNS."""
+    return Console(stderr=stderr, file=file, markup=False, highlight=False, emoji=False)
 
 
 class Count(ProgressColumn):
