@@ -1,4 +1,4 @@
-"""The command line: the only package that uses typer, rich, print and exit."""
+"""The command line: the only package that uses typer, print and exit; `bar.py` alone also uses rich."""
 
 from __future__ import annotations
 
