@@ -1,4 +1,4 @@
-"""The command line: the only package that uses typer, print and exit; `bar.py` alone also uses rich."""
+"""The command line: the only package that uses typer, print and exit, and rich except for a bar."""
 
 from __future__ import annotations
 
