@@ -43,6 +43,7 @@ _vit() {
         "classify --dtype") COMPREPLY=($(compgen -W "fp32 bf16 fp16 auto" -- "$cur")); return ;;
         "classify --engine") COMPREPLY=($(compgen -W "torch openvino onnx" -- "$cur")); return ;;
         "classify --quantize") COMPREPLY=($(compgen -W "int8" -- "$cur")); return ;;
+        "classify --merge-tokens") compopt -o default; return ;;
         "classify -b"|"classify --batch-size") compopt -o default; return ;;
         "classify -j"|"classify --workers") compopt -o default; return ;;
         "classify --summary") compopt -o default; return ;;
@@ -83,6 +84,7 @@ _vit() {
         "embed --dtype") COMPREPLY=($(compgen -W "fp32 bf16 fp16 auto" -- "$cur")); return ;;
         "embed --engine") COMPREPLY=($(compgen -W "torch openvino onnx" -- "$cur")); return ;;
         "embed --quantize") COMPREPLY=($(compgen -W "int8" -- "$cur")); return ;;
+        "embed --merge-tokens") compopt -o default; return ;;
         "embed -b"|"embed --batch-size") compopt -o default; return ;;
         "embed -j"|"embed --workers") compopt -o default; return ;;
         "embed --summary") compopt -o default; return ;;
@@ -281,6 +283,7 @@ _vit() {
         "evaluate --dtype") COMPREPLY=($(compgen -W "fp32 bf16 fp16 auto" -- "$cur")); return ;;
         "evaluate --engine") COMPREPLY=($(compgen -W "torch openvino onnx" -- "$cur")); return ;;
         "evaluate --quantize") COMPREPLY=($(compgen -W "int8" -- "$cur")); return ;;
+        "evaluate --merge-tokens") compopt -o default; return ;;
         "evaluate -b"|"evaluate --batch-size") compopt -o default; return ;;
         "evaluate -j"|"evaluate --workers") compopt -o default; return ;;
         "evaluate --summary") compopt -o default; return ;;
@@ -352,8 +355,8 @@ _vit() {
         "models pull --config") compopt -o default; return ;;
     esac
     case "$command" in
-        "classify") words="-m --model -k --top-k -o --out --format --scores --threshold --select --paths-only --html --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --allow-outside --max-errors --on-error --layout --labels --image-size --patch-size --max-patches --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --resume --retry-failed --keep-missing --shard --devices --ray --classes --classes-file --template --templates --text-clean --tokenizer --config --show-config -h --help -hh --help-all" ;;
-        "embed") words="-m --model --layer --layers --pool --norm --no-norm --l2 -o --out --format --store --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --allow-outside --max-errors --on-error --layout --image-size --patch-size --max-patches --preprocess --num-heads --sha256 --drop --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --resume --retry-failed --keep-missing --shard --devices --ray --text --texts --text-clean --tokenizer --config --show-config -h --help -hh --help-all" ;;
+        "classify") words="-m --model -k --top-k -o --out --format --scores --threshold --select --paths-only --html --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --allow-outside --max-errors --on-error --layout --labels --image-size --patch-size --max-patches --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --engine --quantize --compile --merge-tokens -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --resume --retry-failed --keep-missing --shard --devices --ray --classes --classes-file --template --templates --text-clean --tokenizer --config --show-config -h --help -hh --help-all" ;;
+        "embed") words="-m --model --layer --layers --pool --norm --no-norm --l2 -o --out --format --store --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --allow-outside --max-errors --on-error --layout --image-size --patch-size --max-patches --preprocess --num-heads --sha256 --drop --no-exif --decode --offline --device --dtype --engine --quantize --compile --merge-tokens -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --resume --retry-failed --keep-missing --shard --devices --ray --text --texts --text-clean --tokenizer --config --show-config -h --help -hh --help-all" ;;
         "search") words="--index --text --minus --like --vectors -k --top-k --threshold --metric --not-itself --approximate -m --model --text-clean --tokenizer --offline -o --out --format --paths-only --html --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --allow-outside --max-errors --on-error --device -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --ray --config --show-config -h --help -hh --help-all" ;;
         "dedupe") words="--threshold --kind --linkage --keep --like-pairs -o --out --format --paths-only -0 --null --html --resume -j --workers --formats --max-pixels --image-timeout --allow-outside -q --quiet --no-progress --log-json --summary --overwrite --config --show-config -h --help -hh --help-all" ;;
         "map") words="-o --out --format --html --method --clusters --metric --color --color-column --sort --thumbnails --seed -j --workers --overwrite -q --quiet --no-progress --log-json --summary --config --show-config -h --help -hh --help-all" ;;
@@ -361,7 +364,7 @@ _vit() {
         "merge") words="-o --out --overwrite -q --quiet --config --show-config -h --help -hh --help-all" ;;
         "convert") words="--to --dtype --verify --overwrite --layout --labels --image-size --patch-size --max-patches --preprocess --num-heads --head --sha256 --drop --offline -q --quiet --classes --classes-file --template --templates --text-clean --tokenizer --config --show-config -h --help -hh --help-all" ;;
         "finetune") words="-o --out -m --model --val --val-split --objective --train --epochs --lr --weight-decay --layer-decay --warmup -b --batch-size --accumulate --clip --seed --augment --no-flip --label-smoothing --mixup --cutmix --drop-path --ema --patience --class-weights --gradient-checkpointing --lora-rank --lora-alpha --mask-ratio --save-every --overwrite --resume --formats --ext --max-pixels --image-timeout --allow-outside --layout --labels --image-size --patch-size --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --compile -j --workers -q --quiet --no-progress --log-json --summary --config --show-config -h --help -hh --help-all" ;;
-        "evaluate") words="-m --model --scores --threshold --knn --preds --json -o --out --overwrite --formats --ext --max-pixels --image-timeout --allow-outside --layout --labels --image-size --patch-size --max-patches --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --engine --quantize --compile -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --classes --classes-file --template --templates --text-clean --tokenizer --config --show-config -h --help -hh --help-all" ;;
+        "evaluate") words="-m --model --scores --threshold --knn --preds --json -o --out --overwrite --formats --ext --max-pixels --image-timeout --allow-outside --layout --labels --image-size --patch-size --max-patches --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --device --dtype --engine --quantize --compile --merge-tokens -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --classes --classes-file --template --templates --text-clean --tokenizer --config --show-config -h --help -hh --help-all" ;;
         "reconstruct") words="-o --out -m --model --mask-ratio --seed --no-paste --overwrite --files-from -0 --null --formats --ext --max-pixels --image-timeout --allow-outside --max-errors --on-error --layout --image-size --patch-size --preprocess --num-heads --sha256 --drop --no-exif --decode --offline --device -b --batch-size -j --workers -q --quiet --no-progress --log-json --summary --config --show-config -h --help -hh --help-all" ;;
         "info") words="-m --model --env --json --layout --labels --image-size --patch-size --max-patches --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --config --show-config -h --help -hh --help-all" ;;
         "bench") words="-m --model --on --device --seconds --json -q --quiet --no-progress --layout --labels --image-size --patch-size --max-patches --preprocess --num-heads --head --sha256 --drop --no-exif --decode --offline --config --show-config -h --help -hh --help-all" ;;

@@ -206,7 +206,7 @@ def vectors(fields: Fields, run: Run, home: Path) -> None:
     odd += ("--num-heads", "4", "--layout", "hf-vit", "--drop", "pooler.*", "--preprocess", "hf")
     run("embed", "photos", "-m", "plain", *odd, "--l2", "-b", "auto", "-o", "odd.safetensors")
     fields.file("meta", home / "odd.meta.json")
-    run("embed", "photos", "-m", "radio", "-o", "radio.npy")
+    run("embed", "photos", "-m", "radio", "--merge-tokens", "2", "-o", "radio.npy")
     fields.file("meta", home / "radio.meta.json")
     texts = ("embed", "--text", "a cat", "--text", "a dog", "-m", "two")
     run(*texts, "-o", "resampled.npy", "--patch-size", "16", code=0)

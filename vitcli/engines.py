@@ -13,6 +13,7 @@ from vitcli.errors import check_installed
 DtypeName = Literal["fp32", "bf16", "fp16", "auto"]
 EngineName = Literal["torch", "openvino", "onnx"]
 Quantize = Literal["int8"]
+MergeTokens = int | Literal["auto"]
 
 
 @dataclass(frozen=True, slots=True)

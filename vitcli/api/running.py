@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict, TypeVar, get_args
 
-from vitcli.engines import DtypeName, EngineName, Quantize
+from vitcli.engines import DtypeName, EngineName, MergeTokens, Quantize
 from vitcli.errors import ImageFailed, VitError, printable
 from vitcli.jobs.choices import check_choice
 from vitcli.jobs.job import NullReporter
@@ -26,12 +26,15 @@ LOG = logging.getLogger("vitcli")
 
 class RunningOptions(TypedDict, total=False):
     """Options of running a model. By default one worker process for each processor decodes, at most
-    8; with workers=0 this process does. `attention` runs on engine="torch" only."""
+    8; with workers=0 this process does. merge_tokens=N merges the N most similar pairs of patches
+    in each block, "auto" a number that keeps nearly all labels: less work, and close results.
+    `attention` runs on engine="torch" only, and merges none."""
 
     device: str  # "auto"
     dtype: DtypeName  # "fp32"
     engine: EngineName  # "torch"
     quantize: Quantize | None
+    merge_tokens: MergeTokens  # 0
     compile: bool
     batch_size: int | Literal["auto"]  # 16
     workers: int | None

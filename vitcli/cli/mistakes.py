@@ -46,6 +46,7 @@ OPTIONS = {
     **dict.fromkeys(("--learning-rate",), "--lr"),
     **dict.fromkeys(("--num-epochs", "-e"), "--epochs"),
     **dict.fromkeys(("--silent",), "--quiet"),
+    **dict.fromkeys(("--tome", "--token-merging"), "--merge-tokens"),
     **dict.fromkeys(("--prompt", "--prompts", "--query"), "--text"),
 }
 

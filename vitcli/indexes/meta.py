@@ -28,6 +28,7 @@ SPACE = {
     "preprocess": "the preprocessing",
     "patch_size": "--patch-size",
     "quantize": "--quantize",
+    "merge_tokens": "--merge-tokens",
 }
 """The fields of a meta file that decide which space a vector is in, and where each comes from."""
 
@@ -102,6 +103,7 @@ FIELDS: Mapping[str, Callable[[object], bool]] = {
     "preprocess": _is_text,
     "patch_size": lambda value: _is_size(value) and len(value) == 2,  # type: ignore[arg-type]
     "quantize": _is_text_or_none,
+    "merge_tokens": lambda value: type(value) is int and value >= 0,
     "engine": _is_text,
     "dtype": _is_text,
     "array_dtype": lambda value: value in ("float32", "float16"),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from vitcli.engines import ENGINES, DtypeName, EngineName, Quantize
+from vitcli.engines import ENGINES, DtypeName, EngineName, MergeTokens, Quantize
 from vitcli.errors import UsageError
 from vitcli.jobs.tolerance import Tolerance
 from vitcli.records import Decode, FoundImage, Limits, Progress, Size
@@ -68,7 +68,8 @@ class ModelOptions:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Running:
     """The device, the engine and the batch size of a run. `workers=None` starts a worker for each
-    processor; `batch_size="auto"` doubles the batches as long as that makes the run faster."""
+    processor; `batch_size="auto"` doubles the batches as long as that makes the run faster. Each
+    block merges `merge_tokens` pairs of similar patch tokens."""
 
     device: str = "auto"
     dtype: DtypeName = "fp32"
@@ -77,12 +78,18 @@ class Running:
     engine: EngineName = "torch"
     quantize: Quantize | None = None
     compile: bool = False
+    merge_tokens: MergeTokens = 0
 
     def __post_init__(self) -> None:
         if self.batch_size != "auto" and self.batch_size < 1:
             raise UsageError(f"a batch of {self.batch_size} images", "use --batch-size 1 or more")
         if self.workers is not None and self.workers < 0:
             raise UsageError(f"{self.workers} workers", "use -j 0 or more")
+        is_count = type(self.merge_tokens) is int and self.merge_tokens >= 0
+        if self.merge_tokens != "auto" and not is_count:
+            raise UsageError(
+                f"--merge-tokens {self.merge_tokens}", "give a number of pairs, or auto"
+            )
         dtypes = ENGINES[self.engine].dtypes
         if self.dtype not in dtypes:
             raise UsageError(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from vitcli.checkpoints.resolve import Checkpoint
@@ -78,7 +79,14 @@ def open_model(
     """Open a model in the engine of the run."""
     from vitcli.checkpoints.engines import open_engine
     from vitcli.models.engine import SplittingEngine, TorchEngine
+    from vitcli.models.vit import VisionTransformer
 
+    count = pairs_to_merge(model, running)
+    if running.merge_tokens == "auto":
+        note(f"{model.spec}: --merge-tokens auto is {count} pairs of patches in each block")
+    if count:
+        assert isinstance(model.network, VisionTransformer)
+        model = replace(model, network=model.network.with_merging(count))
     if running.engine == "torch":
         engine: Engine = TorchEngine(prepare_model(model, running, note), output)
     else:
@@ -89,6 +97,24 @@ def open_model(
     return SplittingEngine(engine, note, shares_ranges=running.quantize is not None)
 
 
+def pairs_to_merge(model: Model, running: Running) -> int:
+    """The number of pairs of tokens that each block merges in a run. Raises UsageError for a model
+    whose tokens cannot be merged."""
+    from vitcli.models.config import ViTConfig
+    from vitcli.models.merging import merged_pairs, unmergeable
+
+    if not running.merge_tokens:
+        return 0
+    reason = unmergeable(model.config)
+    if reason is not None:
+        raise UsageError(
+            f"{model.spec} cannot merge tokens: {reason}",
+            "leave out --merge-tokens; ViT, DeiT, DINOv2, CLIP and SigLIP can",
+        )
+    assert isinstance(model.config, ViTConfig)
+    return merged_pairs(model.config, running.merge_tokens)
+
+
 def check_one_size(model: Model, what: str) -> None:
     """Raise UsageError for a model for images of any shape, if `what` needs images of one size."""
     if model.preprocess.varies:
@@ -96,6 +122,15 @@ def check_one_size(model: Model, what: str) -> None:
             f"{what} needs images of one size, and {model.spec} keeps the shape of each (NaFlex)",
             "models of one size are google/siglip2-base-patch16-224 and others: vit models",
         )
+
+
+def described_merging(models: Sequence[Model], running: Running) -> dict[str, object]:
+    """The number of pairs of tokens that each block merges, for the meta file, or one for each of
+    several models; nothing in a run that merges none."""
+    if not running.merge_tokens:
+        return {}
+    pairs = [pairs_to_merge(model, running) for model in models]
+    return {"merge_tokens": pairs if len(pairs) > 1 else pairs[0]}
 
 
 def describe_model(model: Model) -> dict[str, object]:

@@ -9,15 +9,20 @@ key were there as many times ("proportional attention"). Prefix tokens are not m
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vitcli.engines import MergeTokens
 from vitcli.models.config import Config, ViTConfig
+from vitcli.models.cost import multiply_adds
 from vitcli.models.layers import Block
 from vitcli.models.positions import Position
 from vitcli.models.swin_config import SwinConfig
+
+AUTO = 0.65  # of the multiply-adds are left by --merge-tokens auto; see benchmarks/README.md
 
 
 class MergingBlock(nn.Module):
@@ -43,6 +48,18 @@ def merging_blocks(blocks: Sequence[Block], config: ViTConfig) -> nn.ModuleList:
         return nn.ModuleList(blocks)
     count, prefix = config.merge_tokens, config.num_prefix
     return nn.ModuleList(MergingBlock(block, count, prefix) for block in blocks)
+
+
+def merged_pairs(config: ViTConfig, asked: MergeTokens) -> int:
+    """The number of pairs for a network: at most half of its patches. "auto" is the largest number
+    that leaves AUTO of its multiply-adds. It follows from the config alone, and a run records
+    "auto", so that another rule needs another `ROWS` in `runs/fingerprint.py`."""
+    half = config.grid[0] * config.grid[1] // 2
+    if asked != "auto":
+        return min(asked, half)
+    least = AUTO * multiply_adds(config)
+    left = {n: multiply_adds(replace(config, merge_tokens=n)) for n in range(half + 1)}
+    return max(n for n in left if left[n] >= least)
 
 
 def size_bias(sizes: Tensor) -> Tensor:

@@ -359,11 +359,10 @@ class VisionTransformer(nn.Module):
 
     def with_merging(self, count: int) -> VisionTransformer:
         """Return a network of the same parameters whose blocks each merge `count` pairs of similar
-        patch tokens, or the network itself for 0. At most half of the tokens are merged.
+        patch tokens, at most half of them, or the network itself for 0.
 
         The tokens that are left form no grid: the network has pooled features alone.
         """
-        count = min(count, self.config.grid[0] * self.config.grid[1] // 2)
         if not count:
             return self
         assert unmergeable(self.config) is None

@@ -17,7 +17,14 @@ from vitcli.jobs.job import DEFAULT_MODEL, SILENT, Inputs, ModelOptions, Reporte
 from vitcli.jobs.joint import image_width
 from vitcli.jobs.layers import layer_number
 from vitcli.jobs.listing import list_inputs
-from vitcli.jobs.loading import Spec, check_one_size, describe_model, load_model, open_model
+from vitcli.jobs.loading import (
+    Spec,
+    check_one_size,
+    describe_model,
+    described_merging,
+    load_model,
+    open_model,
+)
 from vitcli.jobs.outputs import output_of
 from vitcli.jobs.precision import settled
 from vitcli.jobs.run import Computation, Run
@@ -72,6 +79,11 @@ class EmbedJob:
             raise UsageError("no layer is given", "use --layer -1")
         if self.l2 and self.pool in ("patches", "tokens"):
             raise UsageError(f"--l2 is for vectors, and --pool {self.pool} gives tokens")
+        if self.running.merge_tokens and self.pool in ("patches", "tokens"):
+            raise UsageError(
+                f"--pool {self.pool} gives each patch its vector, and --merge-tokens merges them",
+                "leave out --merge-tokens",
+            )
         if self.pool == "joint" and self.layers != (-1,):
             raise UsageError("--pool joint reads the last layer", "leave out --layer and --layers")
         if self.pool == "joint" and not self.norm:
@@ -92,6 +104,7 @@ class EmbedJob:
             f"--quantize {running.quantize}": running.quantize is not None,
             f"--dtype {running.dtype}": running.dtype not in ("fp32", "auto"),
             "--compile": running.compile,
+            f"--merge-tokens {running.merge_tokens}": bool(running.merge_tokens),
             "--resume": resuming.resume,
             f"--shard {resuming.shard}": resuming.shard is not None,
         }
@@ -177,6 +190,7 @@ def _computation(job: EmbedJob, run: Run, holds_any: bool, specs: Sequence[Spec]
         "engine": job.running.engine,
         "dtype": job.running.dtype,
         "quantize": job.running.quantize,
+        **described_merging((model,), job.running),
         "array_dtype": NUMPY_DTYPE[job.store],
         "batch_size": job.running.batch_size,
         "grid": None if plan.varies else model.config.layer_grid(layers[0]),

@@ -68,6 +68,7 @@ class ReconstructJob:
             f"--engine {running.engine}": running.engine != "torch",
             f"--quantize {running.quantize}": running.quantize is not None,
             "--compile": running.compile,
+            f"--merge-tokens {running.merge_tokens}": bool(running.merge_tokens),
         }
         for option in (name for name, is_given in unused.items() if is_given):
             raise UsageError(

@@ -25,6 +25,7 @@ from vitcli.cli.options.parse import (
     output_place,
     parse_batch_size,
     parse_devices,
+    parse_merging,
     parse_pixels,
     parse_size,
     parse_tolerance,
@@ -166,6 +167,7 @@ def running(
     engine: o.EngineOpt = "torch",
     quantize: o.QuantizeOpt = None,
     compile: o.Compile = False,
+    merge_tokens: o.MergeTokensOpt = "0",
     batch_size: o.BatchSizeOpt = str(DEFAULT_BATCH_SIZE),
     workers: o.Workers = "auto",
 ) -> Running:
@@ -176,6 +178,7 @@ def running(
         engine=engine,
         quantize=quantize,
         compile=compile,
+        merge_tokens=parse_merging(merge_tokens),
         batch_size=parse_batch_size(batch_size),
         workers=parse_workers(workers),
     )
@@ -282,7 +285,7 @@ def adapted(
 
 # A masked autoencoder has no classifier, and reconstructs in fp32 on PyTorch.
 RECONSTRUCTED = adapted(model_options, without=("labels", "head", "max_patches"))
-IN_FP32 = adapted(running, hidden=("dtype", "engine", "quantize", "compile"))
+IN_FP32 = adapted(running, hidden=("dtype", "engine", "quantize", "compile", "merge_tokens"))
 WITHOUT_HEAD = adapted(model_options, without=("labels", "head"))
 
 
@@ -294,7 +297,7 @@ def with_common(command: Callable[..., None]) -> Callable[..., None]:
 
 def with_resuming(command: Callable[..., None]) -> Callable[..., None]:
     """Like `with_common`, for a command that can resume."""
-    on_torch = adapted(running, hidden=("engine",))
+    on_torch = adapted(running, hidden=("engine", "merge_tokens"))
     groups = (overwrite, inputs, model_options, on_torch, screen, resuming)
     return _spelled(command, groups, Common)
 

@@ -343,6 +343,17 @@ QuantizeOpt = Annotated[
         show_default=False,
     ),
 ]
+MergeTokensOpt = Annotated[
+    str,
+    Option(
+        "--merge-tokens",
+        group=Group.SPEED,
+        help="Merge the N most similar pairs of patches in each block: less work, and close "
+        "results; auto keeps nearly all labels.",
+        env="VIT_MERGE_TOKENS",
+        metavar="N|auto",
+    ),
+]
 BatchSizeOpt = Annotated[
     str,
     Option(

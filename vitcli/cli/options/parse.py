@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vitcli.cli.options.options import OnError
+from vitcli.engines import MergeTokens
 from vitcli.errors import UsageError
 from vitcli.jobs.job import BatchSize
 from vitcli.jobs.tolerance import Tolerance
@@ -89,6 +90,15 @@ def parse_batch_size(text: str) -> BatchSize:
         return "auto"
     if not re.fullmatch(r"0*\d{1,7}", text):
         raise UsageError(f"--batch-size {shorten(text)}", "give a number of images, or auto")
+    return int(text)
+
+
+def parse_merging(text: str) -> MergeTokens:
+    """Parse `auto` or a number of pairs."""
+    if text == "auto":
+        return "auto"
+    if not re.fullmatch(r"0*\d{1,7}", text):
+        raise UsageError(f"--merge-tokens {shorten(text)}", "give a number of pairs, or auto")
     return int(text)
 
 

@@ -127,8 +127,13 @@ def class_number(target: str | int, model: Model) -> int | None:
 
 
 def check_running(running: Running) -> None:
-    """Raise UsageError for an engine that does not return attention weights."""
+    """Raise UsageError for options that leave no attention weight for each patch."""
     if running.engine != "torch":
         raise UsageError(
             f"--engine {running.engine} does not return attention weights", "leave out --engine"
+        )
+    if running.merge_tokens:
+        raise UsageError(
+            "maps have a value for each patch, and --merge-tokens merges patches",
+            "leave out --merge-tokens",
         )

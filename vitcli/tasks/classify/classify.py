@@ -17,7 +17,7 @@ from vitcli.jobs.drawing import Drawing, Request, check_page, data_name, draw_ro
 from vitcli.jobs.finite import are_finite, overflow, with_failures
 from vitcli.jobs.job import DEFAULT_MODEL, SILENT, Inputs, ModelOptions, Reporter, Running, Summary
 from vitcli.jobs.listing import list_inputs
-from vitcli.jobs.loading import Spec
+from vitcli.jobs.loading import Spec, described_merging
 from vitcli.jobs.outputs import output_of
 from vitcli.jobs.precision import settled
 from vitcli.jobs.predictions import check_heads, open_classifiers, predictions_of, top_k
@@ -181,7 +181,7 @@ def _computation(
     return Computation(
         plans=plans,
         forward=forward,
-        meta={"scores": function},
+        meta={"scores": function, **described_merging(models, job.running)},
         reads_again=job.html is not None,
     )
 

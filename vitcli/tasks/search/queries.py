@@ -205,10 +205,10 @@ OPTIONS: Mapping[str, Callable[[Any], bool]] = {
 
 
 def _running(index: Index, how: Embedding) -> Running:
-    """The device of the run, and the engine and the precision of the index."""
+    """The device of the run, and the engine, the precision and the merging of the index."""
     if index.names == "text":
         return how.running
-    names = ("engine", "dtype", "quantize")
+    names = ("engine", "dtype", "quantize", "merge_tokens")
     made = {name: index.meta[name] for name in names if index.meta.get(name) is not None}
     return replace(how.running, **made)
 
