@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 from importlib.metadata import requires, version
 from pathlib import Path
@@ -65,3 +67,17 @@ def test_the_peers_are_no_dependencies() -> None:
     models = {"torch", "numpy", "safetensors", "huggingface-hub"}
     expected = {*models, "pillow", "typer", "rich", "jinja2"}
     assert {name.replace("_", "-") for name in names} == expected
+
+
+def test_the_citation_says_what_the_package_says() -> None:
+    """cffconvert holds its form."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    citation = (ROOT / "CITATION.cff").read_text("utf-8")
+    said = dict(re.findall(r"^([\w-]+): (.+)$", citation, re.MULTILINE))
+    assert said["version"] == project["version"] and said["license"] == project["license"]
+    assert said["repository-code"] == project["urls"]["Repository"]
+    assert said["abstract"] == project["description"] and said["title"] == project["name"]
+    names = re.findall(r"^  - (.+)$", citation, re.MULTILINE)
+    assert names == [f"name: {author['name']}" for author in project["authors"]] + [
+        *project["keywords"]
+    ]

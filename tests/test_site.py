@@ -16,7 +16,14 @@ import pytest
 from tests.fixtures.extras import needs
 
 ROOT = Path(__file__).parents[1]
-SOURCES = ("zensical.toml", "docs", "benchmarks/README.md", "CHANGELOG.md", "CONTRIBUTING.md")
+SOURCES = (
+    "zensical.toml",
+    "docs",
+    "benchmarks/README.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+)
 pytestmark = needs("docs")
 
 

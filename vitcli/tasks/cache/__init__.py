@@ -1,1 +1,1 @@
-"""List and clear the cache: exports, vectors of texts, features, and outputs on their way."""
+"""List and clear the cache: exports, vectors, features, rates, and outputs on their way."""
