@@ -3,7 +3,7 @@
     python benchmarks/forward.py --material /tmp/material --model b --batch-size 16
 
 The engines take turns for `--rounds` rounds. The script prints the median of each, and its share of
-the rate of the machine's matrix products in the same precision (`vitcli.models.limit`), measured in
+the rate of the machine's matrix products in the same precision (`vitcli.jobs.limit`), measured in
 the same run. transformers, ONNX Runtime and OpenVINO convert the same weights themselves, and get a
 batch of normalised fp32 pixels. vit gets the same batch as bytes.
 """
@@ -21,8 +21,8 @@ import torch
 
 from vitcli.checkpoints.engines import open_engine
 from vitcli.checkpoints.load import load
+from vitcli.jobs.limit import matmul_flops, share_of_limit
 from vitcli.models.engine import Logits, TorchEngine
-from vitcli.models.limit import matmul_flops, share_of_limit
 from vitcli.models.prepare import prepare
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

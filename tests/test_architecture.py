@@ -161,7 +161,7 @@ def test_only_the_command_line_prints() -> None:
             ("torch", "fsspec", "huggingface_hub", "typer", "rich", "jinja2"),
         ),
         ("import vitcli.images.workers", ("torch", "huggingface_hub", "typer", "rich")),
-        ("import vitcli.checkpoints.load", ("huggingface_hub", "typer", "rich", "PIL")),
+        ("import vitcli.checkpoints.load", ("torch", "huggingface_hub", "typer", "rich", "PIL")),
         (
             "import sys; from vitcli.cli import main; main(['classify', '--help'])",
             ("torch", "numpy", "PIL", "huggingface_hub"),
@@ -170,6 +170,7 @@ def test_only_the_command_line_prints() -> None:
             "import sys; from vitcli.cli import main; main(['models', '--for', 'speed'])",
             ("torch", "numpy", "PIL", "huggingface_hub"),
         ),
+        ("from vitcli.cli import main; main(['info', 'demo'])", ("torch", "huggingface_hub")),
     ],
 )
 def test_what_is_not_needed_is_not_imported(code: str, absent: tuple[str, ...]) -> None:

@@ -5,15 +5,16 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import transformers
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tests.fixtures.clip import SIGLIP2, patches_of
@@ -24,13 +25,14 @@ from tests.models.goldens import EVA_NAMES, PE_NAMES
 from vitcli.checkpoints import build as building
 from vitcli.checkpoints import load as loading
 from vitcli.checkpoints.layouts.layout import COMPARES, TEXT, Reconstruction
-from vitcli.checkpoints.load import Model, load
-from vitcli.checkpoints.tensors import Weights, read_weights
+from vitcli.checkpoints.load import Model, Unread, load
+from vitcli.checkpoints.weights.tensors import Weights, read_weights
 from vitcli.errors import CheckpointError, VitError
 from vitcli.jobs.job import ModelOptions
 from vitcli.models.config import Config, ViTConfig
 from vitcli.models.mae import MaskedAutoencoder, mask_of
 from vitcli.models.network import Network, network_of
+from vitcli.models.shapes import shapes_of
 from vitcli.tasks.convert import ConvertJob, compare, convert, synthetic_pixels
 
 Make = Callable[[str], Source]
@@ -306,6 +308,67 @@ def test_there_and_back_again_is_the_same_bit_for_bit(
         is_exact = not name.endswith("deit3") and not has_registers
         if is_exact and straight.config == around.config:
             assert _equal(_tensors(straight), _tensors(around)), to
+
+
+def _as_safetensors(source: Source, folder: Path) -> Path:
+    """The model in a format that can be read lazily, which pickles are not."""
+    if source.path.is_dir():
+        copy = shutil.copytree(source.path, folder / "copy")
+        for pickle in copy.glob("*.bin"):
+            save_file(read_weights((pickle,)).tensors, copy / "model.safetensors")
+            pickle.unlink()
+        return copy
+    if source.path.suffix == ".npz":
+        return source.path
+    save_file(read_weights((source.path,)).tensors, folder / "model.safetensors")
+    return folder / "model.safetensors"
+
+
+SIZES: tuple[dict[str, Any], ...] = ({"image_size": (64, 96)}, {"patch_size": (12, 10)})
+RESAMPLED = ("hf vit", "hf beit", "hf radio", "hf SwinModel", "timm dinov2", "google stacked")
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [*((name, {}) for name in MAKERS), *((name, size) for name in RESAMPLED for size in SIZES)],
+)
+def test_names_and_shapes_tell_what_the_numbers_tell(
+    name: str, options: dict[str, Any], made: Make, tmp_path: Path
+) -> None:
+    """A model that is loaded lazily is the same, and is checked without building its network."""
+    source = made(name)
+    path, given = str(_as_safetensors(source, tmp_path)), {**source.options, **options}
+    try:
+        whole = load(path, **given)
+    except VitError as error:
+        with pytest.raises(type(error), match=f"^{re.escape(str(error))}$"):
+            load(path, lazily=True, **given)
+        return
+    lazy = load(path, lazily=True, **given)
+    if name in ("eva packed", "eva pretrained", "eva clip"):
+        assert not isinstance(lazy.source, Unread)  # torch computes the table of its rotations
+        return
+    assert isinstance(lazy.source, Unread)
+    for field in fields(Model):
+        if field.name not in ("source", "text_source"):
+            assert getattr(lazy, field.name) == getattr(whole, field.name), field.name
+    assert (lazy.config, lazy.sha256) == (whole.config, whole.sha256)
+    shapes = {key: tuple(tensor.shape) for key, tensor in _tensors(whole).items()}
+    assert list(shapes_of(whole.config).items()) == list(shapes.items())
+    lazy.check()
+    assert (lazy.text_source is None) == (whole.text_source is None)
+    if whole.text_source is not None:
+        assert _told(lazy) == _told(whole)
+    assert "network" not in vars(lazy.source)
+    assert _equal(_tensors(lazy), _tensors(whole))
+
+
+def _told(model: Model) -> tuple[object, ...]:
+    """What a model says of its text tower."""
+    try:
+        return model.check_text(), model.compared.similarity
+    except CheckpointError as error:
+        return (str(error),)
 
 
 class _Networks:

@@ -162,7 +162,7 @@ def test_the_models_own_pooling_is_the_pooler_output(pair: Pair) -> None:
         return
     ours = pair.network.features(images, [pair.last], pair.ours.config.pool)
     torch.testing.assert_close(ours, theirs, **CLOSE)
-    assert ours.shape[1:] == pair.network.features_shape([pair.last], pair.ours.config.pool)
+    assert ours.shape[1:] == pair.network.config.features_shape([pair.last], pair.ours.config.pool)
 
 
 @torch.inference_mode()

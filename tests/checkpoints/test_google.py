@@ -19,7 +19,7 @@ from tests.fixtures.jax import STYLES, jax_arrays
 from vitcli.checkpoints.keymap import to_ours, to_theirs
 from vitcli.checkpoints.layouts import google
 from vitcli.checkpoints.load import load
-from vitcli.checkpoints.npz import read_npz
+from vitcli.checkpoints.weights.npz import read_npz
 from vitcli.errors import CheckpointError
 
 EXACT = 1e-5
@@ -228,7 +228,7 @@ def test_a_bomb_is_refused_before_it_is_unpacked(npz: Path) -> None:
     code = (
         "import resource, sys\n"
         "from pathlib import Path\n"
-        "from vitcli.checkpoints.npz import read_npz\n"
+        "from vitcli.checkpoints.weights.npz import read_npz\n"
         "from vitcli.errors import CheckpointError\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "try: read_npz(Path(sys.argv[1]))\n"

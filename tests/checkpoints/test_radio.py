@@ -63,7 +63,9 @@ def check(model: Model, theirs: transformers.RadioModel) -> None:
         assert off(tokens.x, expected.last_hidden_state) < 1e-5
         assert off(tokens.patches, expected.features) < 1e-5
         assert off(network(ours), expected.summary) < 1e-5
-        assert network.features(ours, [3], "cls").shape[1:] == network.features_shape([3], "cls")
+        assert network.features(ours, [3], "cls").shape[1:] == network.config.features_shape(
+            [3], "cls"
+        )
 
 
 @pytest.mark.parametrize("in_memory", [False, True])

@@ -180,7 +180,7 @@ def test_rounded_periods_are_told_and_measured(dino: Golden, tmp_path: Path) -> 
         rope = replace(config.rope, periods=tuple(p * factor for p in exact))
         network = VisionTransformer(replace(config, rope=rope)).eval()
         network.load_state_dict(model.network.state_dict())
-        rounded = replace(model, network=network)
+        rounded = replace(model, source=network)
         (tmp_path / obstacle).mkdir(exist_ok=True)
         if obstacle:
             with pytest.raises(CheckpointError, match=obstacle):

@@ -20,8 +20,8 @@ from vitcli.checkpoints.catalogue import MEASURES, configs, entries, open_twin
 from vitcli.checkpoints.detect import check_named
 from vitcli.checkpoints.layouts import LAYOUTS
 from vitcli.models.config import ViTConfig
-from vitcli.models.cost import parameters
 from vitcli.models.network import network_of
+from vitcli.models.shapes import count_of
 from vitcli.tasks.models import Purpose, choose_models
 
 Models = Callable[[str], Path]
@@ -100,7 +100,7 @@ def test_models_have_the_parameters_that_they_are_said_to_have() -> None:
     }:
         with torch.device("meta"):
             network = network_of(config)
-        assert parameters(config) == sum(p.numel() for p in network.parameters()), config
+        assert count_of(config) == sum(p.numel() for p in network.parameters()), config
 
 
 @pytest.mark.parametrize("name", BY_ID)

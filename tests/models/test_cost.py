@@ -14,7 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vitcli.checkpoints.load import load
 from vitcli.models.config import ViTConfig
-from vitcli.models.cost import cost, multiply_adds, parameters
+from vitcli.models.cost import cost, multiply_adds
+from vitcli.models.shapes import count_of
 from vitcli.models.swin_config import SwinConfig
 from vitcli.models.vit import VisionTransformer
 
@@ -65,7 +66,7 @@ def config(request: pytest.FixtureRequest) -> ViTConfig:
 def test_parameters_are_those_of_the_network(config: ViTConfig) -> None:
     with torch.device("meta"):
         network = VisionTransformer(config)
-    assert parameters(config) == sum(p.numel() for p in network.parameters())
+    assert count_of(config) == sum(p.numel() for p in network.parameters())
 
 
 def test_multiply_adds_are_half_of_the_counted_flops(config: ViTConfig) -> None:
@@ -97,7 +98,7 @@ def test_parameters_of_swin_v2_tiny_are_those_of_transformers(window: int) -> No
         version=2,
         num_classes=1000,
     )
-    assert parameters(ours) == count
+    assert count_of(ours) == count
     assert cost(ours).gflops == pytest.approx({8: 5.9, 16: 6.6}[window], abs=0.05)
 
 
@@ -114,7 +115,7 @@ def test_parameters_of_tiny_models_are_those_of_transformers(
     count = sum(
         p.numel() for n, p in theirs.named_parameters() if n.rpartition(".")[2] not in unused
     )
-    assert parameters(model.config) == count
+    assert count_of(model.config) == count
 
 
 @pytest.mark.parametrize(
@@ -139,7 +140,7 @@ def test_parameters_of_published_sizes_are_those_of_transformers(
         hidden_dim=4 * width,
         num_classes=1000,
     )
-    assert parameters(ours) == count
+    assert count_of(ours) == count
 
 
 def test_vit_b_16_costs_what_the_papers_say() -> None:

@@ -12,7 +12,7 @@ from vitcli.errors import UsageError
 from vitcli.models import attention, onednn
 from vitcli.models.block_config import Rope
 from vitcli.models.config import ViTConfig
-from vitcli.models.cost import parameters
+from vitcli.models.shapes import count_of
 from vitcli.models.training import with_checkpoints, with_products
 from vitcli.models.vit import VisionTransformer
 from vitcli.records import Preprocess
@@ -81,7 +81,7 @@ def off(ours: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 def test_every_parameter_is_counted_and_in_one_layer(network: VisionTransformer) -> None:
-    assert parameters(network.config) == sum(p.numel() for p in network.parameters())
+    assert count_of(network.config) == sum(p.numel() for p in network.parameters())
     assert {network.layer_of(name) for name, _ in network.named_parameters()} <= set(range(5))
 
 

@@ -24,10 +24,10 @@ from tests.fixtures.weights import pixels, weight
 from tests.models.goldens import SWIN, SWIN_NAMES, Golden
 from vitcli.checkpoints.load import Model, load
 from vitcli.errors import CheckpointError, UsageError
+from vitcli.models.fields import Pooling
 from vitcli.models.pos_embed import resize_bias_table
 from vitcli.models.swin import SwinTransformer
 from vitcli.models.swin_config import SwinConfig
-from vitcli.models.vit import Pooling
 from vitcli.models.windows import windows_of
 
 CLOSE = {"atol": 1e-5, "rtol": 0.0}
@@ -192,11 +192,11 @@ def test_features_are_those_of_the_layers(swin: Pair) -> None:
     means = [states[layer].x.mean(dim=1) for layer in (0, 1, 2)]
     found = network.features(images, [0, 1, 2], "mean")
     assert torch.equal(found, torch.cat(means, dim=-1))  # the final norm is for the last layer
-    assert found.shape[1:] == network.features_shape([0, 1, 2], "mean") == (16 + 32 + 64,)
+    assert found.shape[1:] == network.config.features_shape([0, 1, 2], "mean") == (16 + 32 + 64,)
     last = network.features(images, [3, 2], "patches")
     expected = torch.cat([network.norm(states[3].x), states[2].x], dim=-1)
     assert torch.equal(last, expected)
-    assert last.shape[1:] == network.features_shape([3, 2], "tokens") == (16, 128)
+    assert last.shape[1:] == network.config.features_shape([3, 2], "tokens") == (16, 128)
     raw = network.features(images, [3], "tokens", norm=False)
     assert torch.equal(raw, states[3].x)
 
@@ -214,7 +214,7 @@ def test_what_a_swin_lacks_is_refused(
     swin: Pair, layers: list[int], pool: Pooling, said: str
 ) -> None:
     with pytest.raises(UsageError, match=said):
-        swin.network.features_shape(layers, pool)
+        swin.network.config.features_shape(layers, pool)
 
 
 def test_blocks_after_the_last_asked_layer_are_not_computed(swin: Pair) -> None:

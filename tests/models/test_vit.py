@@ -137,7 +137,7 @@ def test_pooled_embeddings_are_those_of_transformers(pair: Pair, images: Tensor)
     for pool, theirs in expected.items():
         ours = pair.network.features(images, [pair.layers[-1]], pool)
         torch.testing.assert_close(ours, theirs, **CLOSE)
-        assert ours.shape[1:] == pair.network.features_shape([pair.layers[-1]], pool)
+        assert ours.shape[1:] == pair.network.config.features_shape([pair.layers[-1]], pool)
 
 
 @pytest.mark.parametrize("size", OTHER_SIZES, ids=str)
@@ -209,7 +209,7 @@ def test_several_layers_are_concatenated_in_the_order_asked(batch: Tensor) -> No
         several = network.features(batch, [3, 0, 1, 3], pool)
         single = [network.features(batch, [layer], pool) for layer in (3, 0, 1, 3)]
         assert torch.equal(several, torch.cat(single, dim=-1))
-        assert several.shape[1:] == network.features_shape([3, 0, 1, 3], pool)
+        assert several.shape[1:] == network.config.features_shape([3, 0, 1, 3], pool)
 
 
 @torch.inference_mode()
@@ -296,7 +296,7 @@ def test_a_pool_that_the_model_lacks_is_refused(
     options: dict[str, Any], pool: Pooling, lacks: str
 ) -> None:
     with pytest.raises(UsageError, match=lacks):
-        make(**options).features_shape([3], pool)
+        make(**options).config.features_shape([3], pool)
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from tests.fixtures.photos import photo
-from vitcli.jobs import precision
+from vitcli.jobs import limit, precision
 from vitcli.jobs.job import Running
 from vitcli.jobs.precision import Rates, note_if_slower, settled
-from vitcli.models import limit, onednn
+from vitcli.models import onednn
 
 Vit = Callable[..., Any]
 SLOW, FAST = Rates(245e9, 165e9), Rates(100e9, 190e9)

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from vitcli.checkpoints.file_names import Shapes, Spelling
+from vitcli.checkpoints.file_names import Shapes, Spelling, missing
 from vitcli.checkpoints.keymap import NOT_WHOLE
 from vitcli.checkpoints.layouts.layout import Decoder, Json, MissingTensor, Reconstruction
 from vitcli.errors import CheckpointError, listed
 from vitcli.models.config import Config
 from vitcli.models.network import Network, network_of
-from vitcli.models.text import TextConfig, TextTransformer
+from vitcli.models.text import TextTransformer
+from vitcli.models.text_config import TextConfig
 from vitcli.models.vit import VisionTransformer
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -63,11 +64,6 @@ def with_decoder(
     except MissingTensor as error:
         raise missing(error, spelling) from None
     return join(network, _filled(lambda: empty, tensors, spelling)).eval()
-
-
-def missing(error: MissingTensor, spelling: Spelling) -> CheckpointError:
-    """The error for a missing tensor, with its name in the file."""
-    return CheckpointError(f"{spelling.name(error.name)} is missing", NOT_WHOLE)
 
 
 def _filled(

@@ -15,7 +15,8 @@ from typing import Any
 
 from vitcli.models.block_config import Rope
 from vitcli.models.config import Config, ViTConfig
-from vitcli.models.cost import multiply_adds, parameters
+from vitcli.models.cost import multiply_adds
+from vitcli.models.shapes import count_of
 from vitcli.models.swin_config import SwinConfig
 
 # What was measured, and in which order `vit models --for features` lists it.
@@ -168,7 +169,7 @@ def _entry(
     return CatalogueEntry(
         id=name,
         family=row["family"],
-        parameters=parameters(config),
+        parameters=count_of(config),
         gflops=multiply_adds(replace(config, image_size=(image, image))) / 1e9,
         image=image,
         stored=row.get("stored", image),

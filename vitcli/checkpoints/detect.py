@@ -8,13 +8,15 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from vitcli.checkpoints import foreign, layouts
 from vitcli.checkpoints.keymap import knows
 from vitcli.checkpoints.layouts.layout import Json, Layout, plain_names
 from vitcli.errors import CheckpointError
+
+if TYPE_CHECKING:  # names and shapes are read without torch
+    from torch import Tensor
 
 # Layouts that also fit the tensors of models with rotary positions.
 MAY_ROTATE = ("timm", "deit", "dino", "mae", "dinov2", "openai", "open-clip")

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
+from typing import TYPE_CHECKING, cast
 
-import torch
-from torch import Tensor
+from vitcli.checkpoints.keymap import NOT_WHOLE, Names, Rule, fill, regex_of
+from vitcli.checkpoints.layouts.layout import MissingTensor
+from vitcli.checkpoints.weights.lazy import LazyTensor
+from vitcli.errors import CheckpointError
 
-from vitcli.checkpoints.keymap import Names, Rule, fill, regex_of
+if TYPE_CHECKING:  # names and shapes are read without torch
+    from torch import Tensor
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -34,12 +38,12 @@ class Spelling:
     def parts(self, ours: str, shape: Sequence[int]) -> dict[str, tuple[int, ...]]:
         """The names and shapes of the file's tensors that make a tensor of this shape."""
         rule, names = self._find(ours)
-        whole = torch.empty(tuple(shape), device="meta")
+        whole = cast("Tensor", LazyTensor.empty(shape))
         if rule is not None and rule.shares:
             share = dict(rule.shares)[_pattern_of(self.prefix + ours, rule)]
             whole = rule.save(whole) if rule.save is not None else whole
             rows = whole.shape[0] * sum(n for _, n in rule.shares) // share
-            whole = torch.empty((rows, *whole.shape[1:]), device="meta")
+            whole = cast("Tensor", LazyTensor.empty((rows, *whole.shape[1:])))
         elif rule is not None and rule.save is not None:
             whole = rule.save(whole)
         pieces = whole.chunk(len(names)) if len(names) > 1 else (whole,)
@@ -64,6 +68,11 @@ class Spelling:
 
     def _likeness(self, names: Names) -> int:
         return max((_alike(names[0], other) for other in self.theirs), default=0)
+
+
+def missing(error: MissingTensor, spelling: Spelling) -> CheckpointError:
+    """The error for a missing tensor, with its name in the file."""
+    return CheckpointError(f"{spelling.name(error.name)} is missing", NOT_WHOLE)
 
 
 def _pattern_of(ours: str, rule: Rule) -> str:

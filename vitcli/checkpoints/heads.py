@@ -9,14 +9,17 @@ block or four, then the mean of the last patch tokens. The classifier's width te
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from torch import Tensor
-
-from vitcli.checkpoints.tensors import read_weights
+from vitcli.checkpoints.weights.tensors import Weights, read_weights
 from vitcli.errors import CheckpointError
 from vitcli.models.config import Config, ViTConfig
+
+if TYPE_CHECKING:  # names and shapes are read without torch
+    from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +32,12 @@ class Head:
     note: str
 
 
-def read_head(file: Path, backbone: Config) -> Head:
-    """Read the classifier of a backbone. Raises CheckpointError if the two do not fit."""
-    state = {n.removeprefix("module."): t for n, t in read_weights((file,)).tensors.items()}
+def read_head(
+    file: Path, backbone: Config, read: Callable[[Sequence[Path]], Weights] = read_weights
+) -> Head:
+    """Read the classifier of a backbone, with tensors from `read`. Raises CheckpointError if the
+    two do not fit."""
+    state = {n.removeprefix("module."): t for n, t in read((file,)).tensors.items()}
     is_dino = "linear.weight" in state
     tensors = {re.sub(r"^linear\.", "", name): tensor for name, tensor in state.items()}
     if tensors.keys() != {"weight", "bias"} or tensors["weight"].ndim != 2:

@@ -13,14 +13,16 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import TYPE_CHECKING, TypeAlias
 
-import torch
-from torch import Tensor
-
+from vitcli.checkpoints.weights.lazy import cat
 from vitcli.errors import CheckpointError, listed
 
+if TYPE_CHECKING:  # names and shapes are read without torch
+    from torch import Tensor
+
 Names = tuple[str, ...]
-Reshape = Callable[[Tensor], Tensor]
+Reshape: TypeAlias = "Callable[[Tensor], Tensor]"
 NOT_WHOLE = "it is not a whole checkpoint: download it again, with all of its shards"
 
 _SLOTS = {
@@ -73,7 +75,9 @@ class Rule:
                 f"its rows cannot be split {':'.join(map(str, shares))}"
             )
         unit = tensor.shape[0] // sum(shares)
-        parts = torch.split(tensor, [unit * share for share in shares])
+        parts = tensor.split(  # type: ignore[no-untyped-call]
+            [unit * share for share in shares]
+        )
         kept = [part for part, (ours, _) in zip(parts, self.shares, strict=True) if ours]
         return [_reshaped(self.load, part, name) for part in kept] if self.load else kept
 
@@ -212,7 +216,7 @@ def to_theirs(tensors: Mapping[str, Tensor], rules: Iterable[Rule]) -> dict[str,
         pieces = [tensors[names[position]] for position in range(count)]
         if rule.save and rule.shares:
             pieces = [rule.save(piece) for piece in pieces]
-        whole = pieces[0] if count == 1 else torch.cat(pieces)
+        whole = pieces[0] if count == 1 else cat(pieces)
         whole = rule.save(whole) if rule.save and not rule.shares else whole
         for part, name in zip(whole.chunk(len(rule.theirs)), rule.theirs, strict=True):
             state[fill(name, slots)] = part.contiguous()
@@ -269,7 +273,7 @@ def _joined(pieces: Mapping[str, Tensor]) -> Tensor:
     if len({tensor.shape for tensor in tensors}) > 1:
         shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in pieces.items())
         raise CheckpointError(f"these should have one shape: {shapes}")
-    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
+    return tensors[0] if len(tensors) == 1 else cat(tensors)
 
 
 def _reshaped(load: Reshape, tensor: Tensor, name: str) -> Tensor:

@@ -1,19 +1,23 @@
-"""Load a model from a spec: find its files, rename their tensors, and build the network of them."""
+"""Load a model from a spec: find its files, rename their tensors, and build the network of them.
+
+Most of what a model is follows from the names and shapes of its tensors. With `lazily`, `load`
+reads no more, without torch, and the network is built when it is needed.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from torch import Tensor
-
-from vitcli.checkpoints.build import build, missing, with_decoder
+from vitcli import __version__
 from vitcli.checkpoints.detect import layout_of
-from vitcli.checkpoints.file_names import Spelling
+from vitcli.checkpoints.file_names import Spelling, missing
 from vitcli.checkpoints.heads import read_head
 from vitcli.checkpoints.keymap import Made, Renamed, to_ours
 from vitcli.checkpoints.labels import Labels, read_labels
@@ -37,16 +41,22 @@ from vitcli.checkpoints.scoring import (
     read_problem_type,
     score_function,
 )
-from vitcli.checkpoints.tensors import read_weights, without
 from vitcli.checkpoints.text.tower import TextSource, text_source
-from vitcli.errors import CheckpointError, UsageError
+from vitcli.checkpoints.weights.lazy import NeedsTorch
+from vitcli.checkpoints.weights.tensors import are_sound, read_lazily, read_weights, without
+from vitcli.errors import CheckpointError, UsageError, VitError
 from vitcli.models.config import Config
 from vitcli.models.fields import FieldError
-from vitcli.models.network import Network
-from vitcli.models.patch_size import change_patch_size
+from vitcli.models.shapes import fits
 from vitcli.models.swin_config import SwinConfig
-from vitcli.models.text import TextConfig, TextTransformer
+from vitcli.models.text_config import TextConfig
 from vitcli.records import Decode, Preprocess, Size, by
+
+if TYPE_CHECKING:  # names and shapes are read without torch
+    from torch import Tensor
+
+    from vitcli.models.network import Network
+    from vitcli.models.text import TextTransformer
 
 _WITH_TEXT = (
     "models with one are google/siglip2-base-patch16-224, openai/clip-vit-base-patch32 and others: "
@@ -76,17 +86,60 @@ class Provenance:
     stored_patch: Size | None = None
 
 
+class Unread:
+    """A network that is built when it is needed; its `config` is known before.
+
+    `read` builds it of the `files`. `stored` is its config before anything is resampled, `tensors`
+    are its tensors in vitcli's names, `all_tensors` those of the files, all of them lazy. `made`
+    describes how the files' tensors become the network's.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        read: Callable[[], Network],
+        *,
+        files: tuple[Path, ...],
+        stored: Config,
+        made: Mapping[str, Made],
+        tensors: Mapping[str, Tensor],
+        all_tensors: Mapping[str, Tensor],
+    ) -> None:
+        self.config = config
+        self._read = read
+        self._files, self._stored, self._made = files, stored, made
+        self._tensors, self._all_tensors = tensors, all_tensors
+
+    @cached_property
+    def network(self) -> Network:
+        """The network. Raises CheckpointError if its files are not whole."""
+        return self._read()
+
+    @cached_property
+    def identity(self) -> str:
+        """A hash of everything that determines the network's numbers."""
+        made = sorted((name, source.of) for name, source in self._made.items())
+        parts = (sha256_of(self._files), self._stored, self.config, made, __version__)
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+    def check(self) -> None:
+        """Read the numbers once, without torch if they are sound. Raises CheckpointError if the
+        network cannot be built of its files."""
+        if not (fits(self._tensors, self._stored) and are_sound(self._all_tensors)):
+            _ = self.network
+
+
 @dataclass(frozen=True)
 class Model:
     """A network with everything that belongs to it. `labels` is empty without a classifier.
 
-    `reconstruction` is `network` with the decoder of masked pre-training, if the decoder was kept.
-    `problem_type` comes from the config: the problem that the classifier was trained for.
-    `text_source` is where the text tower is, if there is one.
+    `source` is the network, or reads it. `reconstruction` is the network with the decoder of masked
+    pre-training, if the decoder was kept. `problem_type` comes from the config: the problem that
+    the classifier was trained for. `text_source` is where the text tower is, if there is one.
     """
 
     spec: str
-    network: Network
+    source: Network | Unread
     preprocess: Preprocess
     labels: tuple[str, ...]
     layout: str
@@ -99,8 +152,23 @@ class Model:
     text_source: TextSource | None = None
 
     @property
+    def network(self) -> Network:
+        """The network, which may be read now. Raises CheckpointError if its files are not whole."""
+        if isinstance(self.source, Unread):
+            with _naming(self.spec):
+                return self.source.network
+        return self.source
+
+    @property
     def config(self) -> Config:
-        return self.network.config
+        return self.source.config
+
+    def check(self) -> None:
+        """Read the numbers of a model that was loaded lazily. Raises CheckpointError if they are
+        damaged, or if the network cannot be built of them."""
+        if isinstance(self.source, Unread):
+            with _naming(self.spec):
+                self.source.check()
 
     @property
     def score_function(self) -> ScoreFunction:
@@ -114,6 +182,11 @@ class Model:
         """The text tower, read on first use. Raises CheckpointError for a model without one."""
         with _naming(self.spec):
             return self.compared.read()
+
+    def check_text(self) -> TextConfig:
+        """The config of the text tower. Raises CheckpointError if it cannot be built."""
+        with _naming(self.spec):
+            return self.text_config if self.compared.fits else self.text.config
 
     @cached_property
     def text_config(self) -> TextConfig:
@@ -165,6 +238,7 @@ def load(
     drop: Sequence[str] = (),
     keep_grid: bool = False,
     keep_decoder: bool = False,
+    lazily: bool = False,
 ) -> Model:
     """Load a checkpoint in fp32, in eval mode, on the CPU. Every weight comes from a file.
 
@@ -177,62 +251,121 @@ def load(
     most `max_patches` patches. `head` is a linear classifier in another file,
     `sha256` the hash that the weight files of `spec` must have. Tensors that match a pattern of
     `drop` (`criterion.*`) are left out. `keep_decoder` keeps the decoder of masked pre-training, in
-    `reconstruction`.
+    `reconstruction`. With `lazily`, the numbers of tensors are read when they are needed, except
+    those of pickles.
     Raises ModelNotFound, UsageError, or CheckpointError (which names every tensor that is unknown,
     missing or misshapen).
     """
     checkpoint = resolve(spec, offline=offline) if isinstance(spec, str) else spec
+    how = _How(
+        layout=layout,
+        labels=labels,
+        image_size=image_size,
+        patch_size=patch_size,
+        max_patches=max_patches,
+        preprocess=preprocess,
+        num_heads=num_heads,
+        exif=exif,
+        decode=decode,
+        head=head,
+        drop=tuple(drop),
+        keep_grid=keep_grid,
+        keep_decoder=keep_decoder,
+    )
     with _naming(checkpoint.spec):
         if sha256 is not None:
             check_sha256(checkpoint.weights, sha256)
-        weights = without(read_weights(checkpoint.weights), drop)
-        bare = checkpoint.weights[0] if not checkpoint.config else None
-        detected = layout_of(weights.tensors, layout, checkpoint.config, bare)
-        parts = _read(checkpoint, detected, weights.tensors, num_heads, keep_decoder=keep_decoder)
-        notes = [*checkpoint.notes, *weights.notes, *parts.renamed.notes]
-        if detected.doubt and bare is not None and layout is None:
-            notes.append(detected.doubt)
-        config, tensors = parts.config, parts.tensors
-        notes += detected.notes(config, checkpoint.config)
-        if head is not None:
-            with_head = read_head(head, config)
-            config, tensors = with_head.config, tensors | with_head.tensors
-            notes.append(with_head.note)
-        network = build(config, tensors, parts.spelling)
-        reconstruction = parts.join_decoder(network, checkpoint.config)
-        chosen = choose_preprocess(
-            checkpoint,
-            detected,
-            config,
-            image_size,
-            preprocess,
-            patch_size=patch_size,
-            max_patches=max_patches,
+        if lazily and not keep_decoder:
+            with suppress(NeedsTorch, VitError, OSError):  # reading all finds the first error
+                return _load(checkpoint, how, lazily=True)
+        return _load(checkpoint, how, lazily=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _How:
+    """The options of `load`."""
+
+    layout: str | None
+    labels: Path | None
+    image_size: Size | None
+    patch_size: Size | None
+    max_patches: int | None
+    preprocess: str | None
+    num_heads: int | None
+    exif: bool
+    decode: Decode
+    head: Path | None
+    drop: tuple[str, ...]
+    keep_grid: bool
+    keep_decoder: bool
+
+
+def _load(checkpoint: Checkpoint, how: _How, *, lazily: bool) -> Model:
+    """Load a model with options. With `lazily`, its network is an `Unread`. Raises NeedsTorch if
+    lazy tensors are not enough."""
+    read = read_lazily if lazily else read_weights
+    weights = without(read(checkpoint.weights), how.drop)
+    bare = checkpoint.weights[0] if not checkpoint.config else None
+    detected = layout_of(weights.tensors, how.layout, checkpoint.config, bare)
+    parts = _read(
+        checkpoint, detected, weights.tensors, how.num_heads, keep_decoder=how.keep_decoder
+    )
+    notes = [*checkpoint.notes, *weights.notes, *parts.renamed.notes]
+    if detected.doubt and bare is not None and how.layout is None:
+        notes.append(detected.doubt)
+    config, tensors, all_tensors = parts.config, parts.tensors, weights.tensors
+    notes += detected.notes(config, checkpoint.config)
+    if how.head is not None:
+        with_head = read_head(how.head, config, read)
+        config, tensors = with_head.config, tensors | with_head.tensors
+        all_tensors = all_tensors | with_head.tensors
+        notes.append(with_head.note)
+    built = None if lazily else parts.build(config, tensors, checkpoint.config)
+    chosen = choose_preprocess(
+        checkpoint,
+        detected,
+        config,
+        how.image_size,
+        how.preprocess,
+        patch_size=how.patch_size,
+        max_patches=how.max_patches,
+    )
+    plan = replace(chosen.plan, exif=how.exif, decode=how.decode)
+    keeps = how.keep_grid and how.image_size is None and not getattr(config, "pos_grid", None)
+    size = config.image_size if keeps or plan.varies else plan.size
+    patch = how.patch_size or config.patch_size
+    files = (*checkpoint.weights, *([how.head] if how.head else []))
+    if built is None:
+        is_repatched = patch != config.patch_size
+        source: Network | Unread = Unread(
+            config.repatched(patch, size) if is_repatched else config.resized(size),
+            lambda: _load(checkpoint, how, lazily=False).network,
+            files=files,
+            stored=config,
+            made=parts.renamed.made,
+            tensors=tensors,
+            all_tensors=all_tensors,
         )
-        plan = replace(chosen.plan, exif=exif, decode=decode)
-        keeps = keep_grid and image_size is None and not getattr(config, "pos_grid", None)
-        size = config.image_size if keeps or plan.varies else plan.size
-        if patch_size is not None and patch_size != config.patch_size:
-            _check_decoder(reconstruction, config.patch_size)
-            change_patch_size(network, patch_size, size)
-            notes += _untrained(checkpoint, config.patch_size, patch_size)
-        elif size != config.image_size:
-            network.resize(size)
-        notes += chosen.notes
-        class_labels, problem_type = Labels((), "no classifier"), None
-        if config.num_classes:
-            problem_type = read_problem_type(checkpoint.config) if head is None else None
-            class_labels = read_labels(checkpoint.config, config.num_classes, labels)
-            notes += class_labels.notes
-            if not tensors["head.weight"].any():
-                notes.append("the head is all zero: every class scores the same; train it")
+    else:
+        source = built.network
+        _resample(built, patch, size)
+    if patch != config.patch_size:
+        notes += _untrained(checkpoint, config.patch_size, patch)
+    notes += chosen.notes
+    class_labels, problem_type = Labels((), "no classifier"), None
+    if config.num_classes:
+        problem_type = read_problem_type(checkpoint.config) if how.head is None else None
+        class_labels = read_labels(checkpoint.config, config.num_classes, how.labels)
+        notes += class_labels.notes
+        if not tensors["head.weight"].any():
+            notes.append("the head is all zero: every class scores the same; train it")
     return Model(
         spec=checkpoint.spec,
-        network=network,
+        source=source,
         preprocess=plan,
         labels=class_labels.names,
         layout=detected.name,
-        files=(*checkpoint.weights, *([head] if head else [])),
+        files=files,
         revision=checkpoint.revision,
         notes=tuple(notes),
         provenance=Provenance(
@@ -245,12 +378,32 @@ def load(
             stored_size=config.image_size,
             stored_patch=config.patch_size,
         ),
-        reconstruction=reconstruction,
+        reconstruction=None if built is None else built.reconstruction,
         problem_type=problem_type,
         text_source=text_source(
-            checkpoint, detected, parts.spelling.theirs, parts.renamed, tuple(drop)
+            checkpoint, detected, parts.spelling.theirs, parts.renamed, how.drop
         ),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Built:
+    """A network, and the same network with its decoder, if that was kept."""
+
+    network: Network
+    reconstruction: Reconstruction | None
+
+
+def _resample(built: _Built, patch: Size, size: Size) -> None:
+    """Resample a network for patches and images of these sizes."""
+    from vitcli.models.patch_size import change_patch_size
+
+    config = built.network.config
+    if patch != config.patch_size:
+        _check_decoder(built.reconstruction, config.patch_size)
+        change_patch_size(built.network, patch, size)
+    elif size != config.image_size:
+        built.network.resize(size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,12 +418,15 @@ class _Parts:
     decoder: Decoder | None
     decoding: dict[str, Tensor]
 
-    def join_decoder(self, network: Network, json: Json) -> Reconstruction | None:
-        """The network and its decoder; None without a decoder."""
+    def build(self, config: Config, tensors: Mapping[str, Tensor], json: Json) -> _Built:
+        """Build the network and, if the file has one, its decoder."""
+        from vitcli.checkpoints.build import build, with_decoder
+
+        network = build(config, tensors, self.spelling)
         if self.decoder is None:
-            return None
+            return _Built(network, None)
         spelling = self.spelling.of("decoder.")
-        return with_decoder(network, self.decoder, self.decoding, json, spelling)
+        return _Built(network, with_decoder(network, self.decoder, self.decoding, json, spelling))
 
 
 def _read(

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from vitcli.checkpoints import hub
-from vitcli.checkpoints.sniff import LFS, LFS_HINT
+from vitcli.checkpoints.weights.sniff import LFS, LFS_HINT
 from vitcli.errors import CheckpointError, ModelNotFound, UsageError, in_bytes, listed
 from vitcli.files import at_home, instead_of
 

@@ -26,9 +26,10 @@ def load_model(
     *,
     keep_grid: bool = False,
     keep_decoder: bool = False,
+    lazily: bool = False,
 ) -> Model:
     """Load a model with the options of the command line, and pass its notes to `note`. Return a
-    model that is already loaded unchanged."""
+    model that is already loaded unchanged. With `lazily`, its network is read when it is needed."""
     if not isinstance(spec, str | Checkpoint):
         return spec
     from vitcli.checkpoints.load import load
@@ -50,6 +51,7 @@ def load_model(
         offline=options.offline,
         keep_grid=keep_grid,
         keep_decoder=keep_decoder,
+        lazily=lazily,
     )
     for text in model.notes:
         note(f"{model.spec}: {text}")
@@ -86,7 +88,7 @@ def open_model(
         note(f"{model.spec}: --merge-tokens auto is {count} pairs of patches in each block")
     if count:
         assert isinstance(model.network, VisionTransformer)
-        model = replace(model, network=model.network.with_merging(count))
+        model = replace(model, source=model.network.with_merging(count))
     if running.engine == "torch":
         engine: Engine = TorchEngine(prepare_model(model, running, note), output)
     else:

@@ -88,7 +88,7 @@ def measured(precision: Fast) -> Rates | None:
     for folder in trusted_folders(RATES):
         if is_trusted(folder / name) and (known := _read(folder / name)) is not None:
             return known
-    from vitcli.models.limit import thread_rates
+    from vitcli.jobs.limit import thread_rates
 
     found = thread_rates(precision)
     if found is None:

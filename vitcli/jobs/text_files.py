@@ -7,7 +7,7 @@ import re
 import stat
 import sys
 
-from vitcli.checkpoints.sniff import LFS, LFS_HINT
+from vitcli.checkpoints.weights.sniff import LFS, LFS_HINT
 from vitcli.errors import InputError, UsageError, in_bytes
 from vitcli.files import instead_of
 

@@ -83,7 +83,7 @@ def with_words(
     if scores == "prob":
         reporter.note(f"{model.spec}: scores are the {DESCRIBED[similarity.function]}")
     provenance = replace(model.provenance, labels="--classes")
-    return replace(model, network=network, labels=words.labels, provenance=provenance)
+    return replace(model, source=network, labels=words.labels, provenance=provenance)
 
 
 def _vectors(

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import ClassVar, Literal, TypeAlias
 
-from vitcli.errors import CheckpointError
+from vitcli.errors import CheckpointError, UsageError
 from vitcli.models.block_config import BlockConfig
 from vitcli.models.fields import (
     LIMITS,
     MAX_CLASSES,
     FieldError,
     Pool,
+    Pooling,
     PosResize,
     check_count,
     check_image,
@@ -180,6 +181,35 @@ class ViTConfig(BlockConfig):
         """The number of values that the widest layer has for one image."""
         return (self.num_prefix + self.grid[0] * self.grid[1]) * self.hidden_dim
 
+    def resized(self, image_size: Size) -> ViTConfig:
+        """The config for images of another size. Raises UsageError for a grid for which this model
+        has no positions."""
+        new = replace(self, image_size=image_size)
+        self.check_grid(new.grid)
+        return new
+
+    def check_grid(self, grid: Size) -> None:
+        """Raise UsageError for a grid for which this model has no positions."""
+        if self.fixed_grid and grid != self.grid:
+            height, width = (n * p for n, p in zip(self.grid, self.patch_size, strict=True))
+            raise UsageError(
+                f"this model has positions for images of {height}x{width} alone: the libraries "
+                "disagree about other sizes",
+                f"leave out --image-size, or give {height}x{width}",
+            )
+
+    def repatched(self, patch_size: Size, image_size: Size) -> ViTConfig:
+        """The config for patches and images of other sizes. Raises CheckpointError for an image
+        smaller than a patch, UsageError for a grid for which this model has no positions."""
+        new = replace(self, patch_size=patch_size, image_size=image_size)
+        if self.fixed_grid and new.grid != self.grid:
+            fitting = self.grid[0] * patch_size[0], self.grid[1] * patch_size[1]
+            raise UsageError(
+                f"this model has positions for a grid of {by(self.grid)} patches alone",
+                f"with --patch-size {by(patch_size)}, use --image-size {by(fitting)}",
+            )
+        return new
+
     def layer_grid(self, layer: int) -> Size:
         """Patches (h, w) of a hidden state: the same for all."""
         return self.grid
@@ -187,6 +217,32 @@ class ViTConfig(BlockConfig):
     def layer_dim(self, layer: int) -> int:
         """The width of a hidden state: the same for all."""
         return self.embed_dim
+
+    def features_shape(self, layers: Sequence[int], pool: Pooling) -> tuple[int, ...]:
+        """The shape of one image's features at `image_size`: (n*D,) or (N', n*D).
+
+        Raises UsageError if the model does not have the token that `pool` needs.
+        """
+        if "cls" in pool and not self.class_token:
+            raise UsageError(f"pool {pool} needs a class token, and this model has none")
+        if pool == "map" and self.pool != "map":
+            raise UsageError(
+                "pool map needs an attention-pooling head, and this model has none",
+                "use --pool cls, --pool mean, or leave it out",
+            )
+        dim, layered = self.embed_dim * len(layers), len(layers)
+        patches = self.grid[0] * self.grid[1]
+        match pool:
+            case "patches":
+                return patches, dim
+            case "tokens":
+                return self.num_prefix + patches, dim
+            case "cls":
+                return (self.class_dim * layered,)
+            case "cls+mean":
+                return (self.class_dim * layered + dim,)
+            case _:
+                return (dim,)
 
     def sizes(self) -> dict[str, object]:
         """Every field, and the sizes that follow from them, for JSON."""

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from vitcli.errors import DeviceError
+from vitcli.models.fields import Pooling
 from vitcli.models.network import Network
 from vitcli.models.normalise import Normalisation
 from vitcli.models.prepare import Prepared
 from vitcli.models.swin import SwinTransformer
-from vitcli.models.vit import Pooling
 from vitcli.records import Pixels, Preprocess
 
 Part = TypeVar("Part")

@@ -10,6 +10,7 @@ from vitcli.records import Size
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu"]
 Pool = Literal["cls", "mean", "cls+mean", "map"]
+Pooling = Pool | Literal["patches", "tokens"]
 PosResize = Literal[
     "bicubic",
     "bicubic-antialias",

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitcli.errors import UsageError
-from vitcli.models.config import ViTConfig
 from vitcli.models.fields import PosResize
 from vitcli.models.network import Network
-from vitcli.records import Size, by
+from vitcli.records import Size
 
 
 @torch.no_grad()
@@ -23,21 +19,14 @@ def change_patch_size(network: Network, patch_size: Size, image_size: Size) -> N
     Raises CheckpointError for an image that is smaller than a patch, UsageError for a grid for
     which the model has no positions.
     """
-    config = network.config
-    (height, width), own = config.patch_size, config.grid
-    down, across = replace(config, patch_size=patch_size, image_size=image_size).grid
-    if isinstance(config, ViTConfig) and config.fixed_grid and own != (down, across):
-        fitting = own[0] * patch_size[0], own[1] * patch_size[1]
-        raise UsageError(
-            f"this model has positions for a grid of {by(own)} patches alone",
-            f"with --patch-size {by(patch_size)}, use --image-size {by(fitting)}",
-        )
-    network.resize((down * height, across * width))  # the new grid, still of the old patches
+    config, new = network.config, network.config.repatched(patch_size, image_size)
+    height, width = (n * p for n, p in zip(new.grid, config.patch_size, strict=True))
+    network.resize((height, width))  # the new grid, still of the old patches
     embed = network.patch_embed.proj
     weight = resample_patch_embed(embed.weight, patch_size, network.config.pos_resize)
     embed.weight = nn.Parameter(weight, requires_grad=embed.weight.requires_grad)
     embed.kernel_size = embed.stride = patch_size
-    network.config = replace(network.config, patch_size=patch_size, image_size=image_size)
+    network.config = new
 
 
 def resample_patch_embed(

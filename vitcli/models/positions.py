@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from vitcli.models.block_config import Rope
 from vitcli.models.config import RelResize, ViTConfig
 from vitcli.models.pos_embed import resize_bias_table
+from vitcli.models.shapes import relative_rows
 from vitcli.records import Size
 
 Rotation: TypeAlias = tuple[Tensor, Tensor]
@@ -115,11 +116,6 @@ class RelativePositions(nn.ParameterList):
         for table in self:
             rows = resize_relative(table, old, new, how).float().T
             yield rows[:, index.to(table.device)]
-
-
-def relative_rows(grid: Size) -> int:
-    """The number of rows of a table of relative positions."""
-    return (2 * grid[0] - 1) * (2 * grid[1] - 1) + 3
 
 
 def relative_index(grid: Size) -> Tensor:

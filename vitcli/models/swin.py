@@ -23,11 +23,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vitcli.errors import UsageError
+from vitcli.models.fields import Pooling
 from vitcli.models.layers import DropPath, Mlp, PatchEmbed
 from vitcli.models.pos_embed import resize_bias_table, resize_pos_embed
 from vitcli.models.swin_config import POSITION_WIDTH, SwinConfig, merged
-from vitcli.models.vit import Pooling, Tokens
+from vitcli.models.vit import Tokens
 from vitcli.models.windows import Windows, on_grid, padded, partitioned, windows_of
 from vitcli.records import Size
 
@@ -456,34 +456,6 @@ class SwinTransformer(nn.Module):
             states[last] = replace(states[last], x=self.norm(states[last].x))
         return torch.cat([self.pool(states[layer], pool) for layer in layers], dim=-1)
 
-    def features_shape(self, layers: Sequence[int], pool: Pooling) -> tuple[int, ...]:
-        """The shape of one image's features at `config.image_size`: (sum of D,) or (N, sum of D).
-
-        Raises UsageError for a token that Swin does not have, and for tokens of several grids.
-        """
-        config = self.config
-        if "cls" in pool:
-            raise UsageError(
-                f"pool {pool} needs a class token, and a Swin has none", "use --pool mean"
-            )
-        if pool == "map":
-            raise UsageError(
-                "pool map needs an attention-pooling head, and a Swin has none",
-                "use --pool cls, --pool mean, or leave it out",
-            )
-        dim = sum(config.layer_dim(layer) for layer in layers)
-        if pool == "mean":
-            return (dim,)
-        grids = {config.layer_grid(layer) for layer in layers}
-        if len(grids) > 1:
-            listed = " and ".join(f"{h}x{w}" for h, w in sorted(grids, reverse=True))
-            raise UsageError(
-                f"pool {pool}: these layers have grids of {listed} patches",
-                "ask for layers of one grid, or use --pool mean",
-            )
-        [(height, width)] = grids
-        return height * width, dim
-
     def forward(self, pixels: Tensor) -> Tensor:
         """Logits; without a classifier the pooled embedding.  (B, C, H, W) -> (B, K)"""
         return self.logits(self.hidden_states(pixels, self.head_layers))
@@ -507,7 +479,7 @@ class SwinTransformer(nn.Module):
     def resize(self, image_size: Size) -> None:
         """Change the model's image size to (height, width). Resample the position embeddings and,
         under timm's window rule, the bias tables of windows whose size changes."""
-        old, new = self.config, replace(self.config, image_size=image_size)
+        old, new = self.config, self.config.resized(image_size)
         if old.absolute_positions:
             pos = resize_pos_embed(self.pos_embed, old.grid, new.grid, 0, old.pos_resize)
             self.pos_embed = nn.Parameter(pos.clone())

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import ClassVar, Literal
 
-from vitcli.errors import CheckpointError
+from vitcli.errors import CheckpointError, UsageError
 from vitcli.models.fields import (
     LIMITS,
     MAX_CLASSES,
     Activation,
     Pool,
+    Pooling,
     PosResize,
     check_count,
     check_eps,
@@ -185,6 +186,41 @@ class SwinConfig:
         """The number that is added to the score of two tokens that are neighbours through the shift
         alone. transformers' Swin V2 adds -100 twice."""
         return -200.0 if self.window_rule == "hf-v2" else -100.0
+
+    def resized(self, image_size: Size) -> SwinConfig:
+        """The config for images of another size."""
+        return replace(self, image_size=image_size)
+
+    def repatched(self, patch_size: Size, image_size: Size) -> SwinConfig:
+        """The config for patches and images of other sizes."""
+        return replace(self, patch_size=patch_size, image_size=image_size)
+
+    def features_shape(self, layers: Sequence[int], pool: Pooling) -> tuple[int, ...]:
+        """The shape of one image's features at `image_size`: (sum of D,) or (N, sum of D).
+
+        Raises UsageError for a token that Swin does not have, and for tokens of several grids.
+        """
+        if "cls" in pool:
+            raise UsageError(
+                f"pool {pool} needs a class token, and a Swin has none", "use --pool mean"
+            )
+        if pool == "map":
+            raise UsageError(
+                "pool map needs an attention-pooling head, and a Swin has none",
+                "use --pool cls, --pool mean, or leave it out",
+            )
+        dim = sum(self.layer_dim(layer) for layer in layers)
+        if pool == "mean":
+            return (dim,)
+        grids = {self.layer_grid(layer) for layer in layers}
+        if len(grids) > 1:
+            listed = " and ".join(f"{h}x{w}" for h, w in sorted(grids, reverse=True))
+            raise UsageError(
+                f"pool {pool}: these layers have grids of {listed} patches",
+                "ask for layers of one grid, or use --pool mean",
+            )
+        [(height, width)] = grids
+        return height * width, dim
 
     def sizes(self) -> dict[str, object]:
         """Every field, and the sizes that follow from them, for machines."""

@@ -13,14 +13,12 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle, repeat
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from vitcli.errors import UsageError
 from vitcli.models.config import ViTConfig
-from vitcli.models.fields import Pool
+from vitcli.models.fields import Pooling
 from vitcli.models.layers import AttentionPool, Block, CosineHead, PatchEmbed, norm_of
 from vitcli.models.merging import merging_blocks, size_bias, unmergeable
 from vitcli.models.pos_embed import resize_pos_embed
@@ -35,7 +33,6 @@ from vitcli.records import Size
 
 TOKENS = ("cls_token", "dist_token", "register_tokens")  # in this order
 STEM = ("patch_embed", "norm_pre", "pos_embed", "rope", "rel_pos", *TOKENS)
-Pooling = Pool | Literal["patches", "tokens"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +151,7 @@ class VisionTransformer(nn.Module):
                 placed = prefix[:, :covered] + pos[:, :covered]
                 prefix = torch.cat([placed, prefix[:, covered:]], dim=1)
         elif self.config.fixed_grid:
-            self._check_grid(grid)
+            self.config.check_grid(grid)
         if prefix is not None:
             x = torch.cat([prefix.expand(x.shape[0], -1, -1), x], dim=1)
         out: Tensor = self.norm_pre(self.pos_dropout(x))
@@ -295,33 +292,6 @@ class VisionTransformer(nn.Module):
             parts.append(pooled)
         return torch.cat(parts, dim=-1)
 
-    def features_shape(self, layers: Sequence[int], pool: Pooling) -> tuple[int, ...]:
-        """The shape of one image's features at `config.image_size`: (n*D,) or (N', n*D).
-
-        Raises UsageError if the model does not have the token that `pool` needs.
-        """
-        config = self.config
-        if "cls" in pool and not config.class_token:
-            raise UsageError(f"pool {pool} needs a class token, and this model has none")
-        if pool == "map" and config.pool != "map":
-            raise UsageError(
-                "pool map needs an attention-pooling head, and this model has none",
-                "use --pool cls, --pool mean, or leave it out",
-            )
-        dim, layered = config.embed_dim * len(layers), len(layers)
-        patches = config.grid[0] * config.grid[1]
-        match pool:
-            case "patches":
-                return patches, dim
-            case "tokens":
-                return config.num_prefix + patches, dim
-            case "cls":
-                return (config.class_dim * layered,)
-            case "cls+mean":
-                return (config.class_dim * layered + dim,)
-            case _:
-                return (dim,)
-
     def forward(self, pixels: Tensor) -> Tensor:
         """Logits; without a classifier the pooled embedding.  (B, C, H, W) -> (B, K)
 
@@ -385,11 +355,9 @@ class VisionTransformer(nn.Module):
     def resize(self, image_size: Size) -> None:
         """Change the model's image size to (height, width), and resample the position embeddings
         for it."""
-        new = replace(self.config, image_size=image_size)
+        new = self.config.resized(image_size)
         if self.config.pos_embed and self.config.pos_grid is None:
             self.pos_embed = nn.Parameter(self._positions_for(new.grid).clone())
-        elif self.config.fixed_grid:
-            self._check_grid(new.grid)
         if self.config.rel_bias != "none":
             old, how = self.config.grid, self.config.rel_resize
             for number, table in enumerate(self.rel_pos):
@@ -400,21 +368,10 @@ class VisionTransformer(nn.Module):
     def _positions_for(self, grid: Size) -> Tensor:
         """The table of positions for a grid.  -> (1, pos_prefix + h*w, D)"""
         config = self.config
-        self._check_grid(grid)
+        config.check_grid(grid)
         return resize_pos_embed(
             self.pos_embed, config.table_grid, grid, config.pos_prefix, config.pos_resize
         )
-
-    def _check_grid(self, grid: Size) -> None:
-        """Raise UsageError for a grid for which this model has no positions."""
-        own = self.config.grid
-        if self.config.fixed_grid and grid != own:
-            height, width = (n * p for n, p in zip(own, self.config.patch_size, strict=True))
-            raise UsageError(
-                f"this model has positions for images of {height}x{width} alone: the libraries "
-                "disagree about other sizes",
-                f"leave out --image-size, or give {height}x{width}",
-            )
 
     def _last(self, pixels: Tensor) -> Tokens:
         """The last layer before the final norm.  (B, C, H, W) -> Tokens"""

@@ -34,7 +34,7 @@ from vitcli.jobs.word_head import find_tokenizer, with_words
 from vitcli.jobs.words import Words
 from vitcli.models.config import Config, ViTConfig
 from vitcli.models.normalise import Normalisation
-from vitcli.models.text import TextConfig
+from vitcli.models.text_config import TextConfig
 from vitcli.records import RESIZERS, Preprocess, Size
 
 # The allowed difference of logits and hidden states, relative to their largest value: TOLERANCE for
@@ -305,7 +305,7 @@ def _with_periods(model: Model, other: Config) -> Model:
     if config.rope is None or other.rope is None or config.rope.periods == other.rope.periods:
         return model
     config = replace(config, rope=replace(config.rope, periods=other.rope.periods))
-    return replace(model, network=build(config, model.network.state_dict()), reconstruction=None)
+    return replace(model, source=build(config, model.network.state_dict()), reconstruction=None)
 
 
 def _with_epsilon(model: Model, eps: float) -> Model:
@@ -313,7 +313,7 @@ def _with_epsilon(model: Model, eps: float) -> Model:
     if model.config.norm_eps == eps:
         return model
     config = replace(model.config, norm_eps=eps)
-    return replace(model, network=build(config, model.network.state_dict()), reconstruction=None)
+    return replace(model, source=build(config, model.network.state_dict()), reconstruction=None)
 
 
 def synthetic_pixels(model: Model) -> Tensor:

@@ -40,7 +40,7 @@ from vitcli.tasks.embed_texts import TOO_LARGE, embed_texts
 if TYPE_CHECKING:  # for types only: importing these is slow
     from vitcli.checkpoints.load import Model
     from vitcli.models.engine import Engine, Output
-    from vitcli.models.vit import Pooling
+    from vitcli.models.fields import Pooling
 
 EmbedPooling: TypeAlias = "Pooling | Literal['joint']"
 """How an image becomes a row; *joint* is the vector that is compared with those of texts."""
@@ -170,7 +170,7 @@ def _computation(job: EmbedJob, run: Run, holds_any: bool, specs: Sequence[Spec]
         shape: tuple[int, ...] = (image_width(model),)
         output: Output = Logits()  # without a classifier
     else:
-        shape = model.network.features_shape(layers, pool)
+        shape = model.config.features_shape(layers, pool)
         output = Features(tuple(layers), pool, job.norm)
     plan = model.preprocess
     grids_differ = plan.varies and pool in ("patches", "tokens")

@@ -74,8 +74,10 @@ class ModelInfo:
 
 
 def info(job: InfoJob) -> ModelInfo:
-    """Load the model, so that every fact is checked, and describe it. Raises VitError."""
-    model = load_model(job.model, job.options)
+    """Load the model without torch where that is possible, check every fact, and describe it.
+    Raises VitError."""
+    model = load_model(job.model, job.options, lazily=True)
+    model.check()
     plan = model.preprocess
     price = cost(model.config)
     if plan.varies:  # the largest square image
@@ -111,7 +113,7 @@ def _describe_text(model: Model) -> dict[str, str]:
     """Describe the text tower, its tokenizer, and the scores of classes in words; or say why it
     cannot be used."""
     try:
-        config, similarity = model.text.config, model.compared.similarity
+        config, similarity = model.check_text(), model.compared.similarity
     except CheckpointError as error:
         return {"tower": f"cannot be used: {error.message}"}
     shift = "" if similarity.bias is None else f" {similarity.bias:+.4g}"

@@ -41,7 +41,7 @@ def reconstruction_of(model: Model, seed: int) -> Model:
         nn.init.zeros_(decoder.pred.bias)  # type: ignore[arg-type]
     reconstructing = replace(
         model,
-        network=encoder.eval(),
+        source=encoder.eval(),
         labels=(),
         reconstruction=MaskedImageModel(encoder, decoder).eval(),
     )

@@ -72,7 +72,7 @@ def with_head(model: Model, classes: Sequence[str]) -> Model:
         plan = replace(as_written(plan, "timm"), **kept)
     return replace(
         model,
-        network=_headed(model.network, config),
+        source=_headed(model.network, config),
         preprocess=plan,
         labels=tuple(classes),
         problem_type=None,

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from vitcli.checkpoints.keymap import Rule, rename, to_theirs
 from vitcli.checkpoints.layouts.layout import (
@@ -30,8 +28,9 @@ from vitcli.checkpoints.layouts.layout import (
 from vitcli.errors import CheckpointError
 from vitcli.models.config import ViTConfig
 from vitcli.models.fields import FieldError
-from vitcli.models.mae import MAEDecoder, MaskedAutoencoder
-from vitcli.models.mim import MaskedImageModel, MIMDecoder
+
+if TYPE_CHECKING:  # names and shapes are read without torch
+    from torch import Tensor
 
 D = "decoder."
 LAYERS, LAYERS_ON_DISK = "decoder.decoder_layers.{i}.", "decoder.decoder_encoder.layer.{i}."
@@ -71,6 +70,8 @@ def hf_decoders(blocks: Sequence[Rule], old: str, new: str) -> Decoders:
     def express(model: Reconstruction, encoder: Expressed) -> Expressed:
         """Express the model for one of transformers' classes. Raises CheckpointError if none
         fits."""
+        from vitcli.models.mim import MaskedImageModel
+
         config = encoder.config
         assert isinstance(config, ViTConfig)
         obstacles = not_square(config)
@@ -156,6 +157,8 @@ def _like(encoder: ViTConfig, **sizes: Any) -> ViTConfig:
 
 
 def _mae(encoder: ViTConfig, decoder: ViTConfig, ratio: float, norm_pix: bool) -> Parts:
+    from vitcli.models.mae import MAEDecoder, MaskedAutoencoder
+
     if not 0 <= ratio < 1:
         raise CheckpointError(f"mask_ratio is {ratio:g}: expected a share from 0 to below 1")
     return (
@@ -167,6 +170,8 @@ def _mae(encoder: ViTConfig, decoder: ViTConfig, ratio: float, norm_pix: bool) -
 
 
 def _mim(encoder: ViTConfig, tensors: Tensors, config: Json) -> Parts:
+    from vitcli.models.mim import MaskedImageModel, MIMDecoder
+
     stride = config.get("encoder_stride", 16)
     if encoder.patch_size != (stride, stride):
         raise CheckpointError(
@@ -178,6 +183,8 @@ def _mim(encoder: ViTConfig, tensors: Tensors, config: Json) -> Parts:
 
 def _hf_values(model: Reconstruction) -> dict[str, Any]:
     """The decoder's part of transformers' config."""
+    from vitcli.models.mim import MaskedImageModel
+
     if isinstance(model, MaskedImageModel):
         return {
             "architectures": ["ViTForMaskedImageModeling"],

@@ -10,9 +10,7 @@ the file's. In `qkv.bias`, the part of the keys is multiplied by the zeros of `b
 from __future__ import annotations
 
 from collections.abc import Collection
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from vitcli.checkpoints.keymap import Rule, drop, fuse, rename, split
 from vitcli.checkpoints.layouts import timm
@@ -21,6 +19,9 @@ from vitcli.checkpoints.preprocess.published import DINOV3, DINOV3_OWN
 from vitcli.errors import CheckpointError
 from vitcli.models.block_config import Rope
 from vitcli.models.config import ViTConfig
+
+if TYPE_CHECKING:  # names and shapes are read without torch
+    from torch import Tensor
 
 B = timm.B
 PERIODS = "rope.periods"
@@ -86,8 +87,8 @@ def rules(state: Tensors) -> tuple[Rule, ...]:
 
 def _hides_keys(mask: Tensor) -> bool:
     """Whether a mask is 1 for queries and values, and 0 for keys."""
-    third = torch.ones(len(mask) // 3) if mask.ndim else torch.ones(0)
-    return torch.equal(mask.float(), torch.cat([third, 0 * third, third]))
+    third = len(mask) // 3 if mask.ndim == 1 else 0
+    return mask.ndim == 1 and mask.tolist() == [1] * third + [0] * third + [1] * third
 
 
 def read_config(tensors: Tensors, config: Json, num_heads: int | None) -> ViTConfig:

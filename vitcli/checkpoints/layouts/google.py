@@ -11,8 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 from functools import lru_cache
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from vitcli.checkpoints.keymap import Reshape, Rule, drop, rename, reshape
 from vitcli.checkpoints.layouts import timm
@@ -20,6 +19,9 @@ from vitcli.checkpoints.layouts.layout import Json, Layout, Tensors
 from vitcli.checkpoints.preprocess.published import HALF, VIT, always
 from vitcli.errors import CheckpointError
 from vitcli.models.config import ViTConfig
+
+if TYPE_CHECKING:  # names and shapes are read without torch
+    from torch import Tensor
 
 STACKED, MAX_STACK = "Transformer/encoderblock/", 512
 E, B = "Transformer/encoderblock_{i}/", "blocks.{i}."

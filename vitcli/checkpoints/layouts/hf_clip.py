@@ -7,9 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from vitcli.checkpoints.keymap import Rule, drop, rename, reshape
 from vitcli.checkpoints.layouts.layout import (
@@ -31,6 +29,9 @@ from vitcli.checkpoints.layouts.layout import (
 from vitcli.checkpoints.layouts.texts.hf import CLIP_TEXTS, block_config, block_rules
 from vitcli.checkpoints.preprocess.published import CLIP
 from vitcli.models.config import ViTConfig
+
+if TYPE_CHECKING:  # names and shapes are read without torch
+    from torch import Tensor
 
 
 def lift_token(tensor: Tensor) -> Tensor:

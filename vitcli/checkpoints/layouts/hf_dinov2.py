@@ -5,10 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from vitcli.checkpoints.keymap import Rule, drop, fuse, rename
 from vitcli.checkpoints.layouts.layout import (
@@ -29,6 +26,9 @@ from vitcli.checkpoints.layouts.layout import (
 )
 from vitcli.checkpoints.preprocess.published import DINOV2
 from vitcli.models.config import ViTConfig
+
+if TYPE_CHECKING:  # names and shapes are read without torch
+    from torch import Tensor
 
 L, B = "encoder.layer.{i}.", "blocks.{i}."
 L5 = "layers.{i}."
@@ -148,6 +148,8 @@ def _swiglu_ratio(config: ViTConfig) -> int | None:
 def adapt(config: ViTConfig, tensors: Tensors) -> tuple[ViTConfig, dict[str, Tensor]]:
     """Give the class token a position. For models with registers, transformers also expects the
     mask token of pre-training: write zeros, its initial value."""
+    import torch
+
     placed = with_positions(config, tensors, 1)
     if config.num_registers:
         placed["mask_token"] = torch.zeros(1, config.embed_dim)

@@ -6,10 +6,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from vitcli.checkpoints.keymap import Reshape, Rule, drop, fuse, rename, reshape
 from vitcli.checkpoints.layouts.layout import (
@@ -26,9 +23,13 @@ from vitcli.checkpoints.layouts.layout import (
 )
 from vitcli.checkpoints.layouts.timm_eva_write import FAR_PERIODS
 from vitcli.checkpoints.preprocess.published import DINOV3
+from vitcli.checkpoints.weights.lazy import cat
 from vitcli.errors import CheckpointError
 from vitcli.models.block_config import Rope
 from vitcli.models.config import ViTConfig
+
+if TYPE_CHECKING:  # names and shapes are read without torch
+    from torch import Tensor
 
 L, L5, B = "layer.{i}.", "model.layer.{i}.", "blocks.{i}."
 REGISTERS = "embeddings.register_tokens"
@@ -102,12 +103,12 @@ def _zeros_for_others(biases: str) -> tuple[Reshape, Reshape]:
 
     def load(joined: Tensor) -> Tensor:
         parts = dict(zip(biases, joined.chunk(len(biases)), strict=True))
-        zeros = torch.zeros_like(joined[: len(joined) // len(biases)])
-        return torch.cat([parts.get(x, zeros) for x in BIASES])
+        zeros = joined.new_zeros(len(joined) // len(biases))
+        return cat([parts.get(x, zeros) for x in BIASES])
 
     def save(whole: Tensor) -> Tensor:
         parts = dict(zip(BIASES, whole.chunk(3), strict=True))
-        return torch.cat([parts[x] for x in biases])
+        return cat([parts[x] for x in biases])
 
     return load, save
 
@@ -192,6 +193,8 @@ def refusals(config: ViTConfig) -> list[str]:
 def adapt(config: ViTConfig, tensors: Tensors) -> tuple[ViTConfig, dict[str, Tensor]]:
     """Let the periods follow from theta. transformers also expects the mask token of pre-training,
     whose initial value is zero, and an empty tensor if there are no registers."""
+    import torch
+
     assert config.rope is not None
     placed = {**tensors, "mask_token": torch.zeros(1, 1, config.embed_dim)}
     if not config.num_registers:

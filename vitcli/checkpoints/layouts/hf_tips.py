@@ -4,10 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from vitcli.checkpoints.keymap import Rule, drop, rename
 from vitcli.checkpoints.layouts import timm
@@ -29,6 +26,9 @@ from vitcli.checkpoints.layouts.layout import (
 from vitcli.checkpoints.preprocess.published import TIPS
 from vitcli.errors import CheckpointError
 from vitcli.models.config import ViTConfig
+
+if TYPE_CHECKING:  # names and shapes are read without torch
+    from torch import Tensor
 
 B = "blocks.{i}."
 RULES = (
@@ -129,6 +129,8 @@ def write_config(config: ViTConfig) -> dict[str, Any]:
 
 def adapt(config: ViTConfig, tensors: Tensors) -> tuple[ViTConfig, dict[str, Tensor]]:
     """Add the mask token that transformers expects, with its initial value."""
+    import torch
+
     return config, {**tensors, "mask_token": torch.zeros(1, config.embed_dim)}
 
 

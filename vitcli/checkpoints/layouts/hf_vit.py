@@ -10,9 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from vitcli.checkpoints.keymap import Rule, drop, fuse, rename
 from vitcli.checkpoints.layouts.decoders import hf_decoders
@@ -30,6 +28,9 @@ from vitcli.checkpoints.layouts.layout import (
 )
 from vitcli.checkpoints.layouts.towers import hf_internvit
 from vitcli.models.config import ViTConfig
+
+if TYPE_CHECKING:  # names and shapes are read without torch
+    from torch import Tensor
 
 L4, L5, B = "encoder.layer.{i}.", "layers.{i}.", "blocks.{i}."
 

@@ -7,26 +7,28 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import takewhile
-from typing import Any, Generic, Literal, TypeVar
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar
 
 from vitcli.checkpoints.keymap import Rule, to_theirs
 from vitcli.checkpoints.preprocess.published import Evaluation, Family
+from vitcli.checkpoints.weights.lazy import cat
 from vitcli.errors import CheckpointError
 from vitcli.models.config import Config, ViTConfig
 from vitcli.models.fields import Activation
-from vitcli.models.mae import MaskedAutoencoder
-from vitcli.models.mim import MaskedImageModel
 from vitcli.models.swin_config import SwinConfig
-from vitcli.models.text import TextConfig
-from vitcli.models.vit import VisionTransformer
+from vitcli.models.text_config import TextConfig
 from vitcli.records import Size, by
 
+if TYPE_CHECKING:  # names and shapes are read without torch
+    from torch import Tensor, nn
+
+    from vitcli.models.mae import MaskedAutoencoder
+    from vitcli.models.mim import MaskedImageModel
+    from vitcli.models.vit import VisionTransformer
+
 Json = Mapping[str, Any]
-Tensors = Mapping[str, Tensor]
-Reconstruction = MaskedAutoencoder | MaskedImageModel
+Tensors: TypeAlias = "Mapping[str, Tensor]"
+Reconstruction: TypeAlias = "MaskedAutoencoder | MaskedImageModel"
 Library = Literal["transformers", "timm"]
 Words = Literal["hf", "timm", "open_clip", "own"]
 C = TypeVar("C", ViTConfig, SwinConfig)
@@ -158,7 +160,7 @@ class Writer(Generic[C]):
 
 
 # A decoder without weights, and the function that joins encoder and decoder once it has weights.
-Parts = tuple[nn.Module, Callable[[VisionTransformer, Any], Reconstruction]]
+Parts: TypeAlias = "tuple[nn.Module, Callable[[VisionTransformer, Any], Reconstruction]]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -365,7 +367,7 @@ def with_positions(config: ViTConfig, tensors: Tensors, count: int) -> dict[str,
     if missing <= 0:
         return dict(tensors)
     zeros = pos.new_zeros(1, missing, pos.shape[2])
-    placed = torch.cat([pos[:, : config.pos_prefix], zeros, pos[:, config.pos_prefix :]], dim=1)
+    placed = cat([pos[:, : config.pos_prefix], zeros, pos[:, config.pos_prefix :]], dim=1)
     return {**tensors, "pos_embed": placed}
 
 

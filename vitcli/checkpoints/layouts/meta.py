@@ -15,8 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection
 from dataclasses import replace
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from vitcli.checkpoints.keymap import Rule, drop, rename
 from vitcli.checkpoints.layouts import dinov3, hf_tips, timm, timm_eva
@@ -35,6 +34,9 @@ from vitcli.checkpoints.preprocess.published import (
 from vitcli.errors import CheckpointError
 from vitcli.models.config import ViTConfig
 from vitcli.models.fields import PosResize
+
+if TYPE_CHECKING:  # names and shapes are read without torch
+    from torch import Tensor
 
 B = timm.B
 

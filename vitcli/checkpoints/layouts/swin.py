@@ -13,9 +13,7 @@ import math
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import replace
-from typing import Any, Literal
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Literal
 
 from vitcli.checkpoints.keymap import Rule, drop, rename
 from vitcli.checkpoints.layouts.layout import (
@@ -33,6 +31,9 @@ from vitcli.checkpoints.preprocess.published import SWIN
 from vitcli.errors import CheckpointError, UsageError
 from vitcli.models.swin_config import SwinConfig, WindowRule
 from vitcli.records import Size
+
+if TYPE_CHECKING:  # names and shapes are read without torch
+    from torch import Tensor
 
 B = "layers.{s}.blocks.{i}."
 TABLE = "attn.relative_position_bias_table"

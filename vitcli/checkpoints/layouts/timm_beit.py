@@ -6,9 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import replace
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from vitcli.checkpoints.keymap import Rule, drop, rename
 from vitcli.checkpoints.layouts import timm
@@ -25,6 +23,9 @@ from vitcli.checkpoints.layouts.layout import (
 from vitcli.checkpoints.preprocess.published import BEIT
 from vitcli.errors import CheckpointError
 from vitcli.models.config import ViTConfig
+
+if TYPE_CHECKING:  # names and shapes are read without torch
+    from torch import Tensor
 
 B = "blocks.{i}."
 ARCHITECTURES = r"(beit|beitv2)_(base|large)_patch\d+_\d+"

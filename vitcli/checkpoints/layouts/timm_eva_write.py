@@ -6,14 +6,14 @@ Every argument is written; the architecture's name gives the epsilon, which no a
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from vitcli.checkpoints.layouts.layout import BF16, Tensors
 from vitcli.models.block_config import Rope
 from vitcli.models.config import ViTConfig
+
+if TYPE_CHECKING:  # names and shapes are read without torch
+    from torch import Tensor
 
 RARE_PARTS = (
     *("pos_embed", "rope", "fixed_grid", "qv_bias", "attn_norm", "ffn_norm"),
@@ -94,6 +94,8 @@ def adapt(config: ViTConfig, tensors: Tensors) -> tuple[ViTConfig, dict[str, Ten
     """Bring the model into timm's form. The projection is the head, and has a bias. All prefix
     tokens have a position or none: a position of some is added to the tokens. The architecture's
     name decides the epsilon, and the rotary periods are those of theta."""
+    import torch
+
     eps = 1e-5 if config.fixed_grid or config.norm_eps >= 5e-6 else 1e-6
     written = dict(tensors)
     rope = replace(config.rope, periods=()) if config.rope else None

@@ -6,9 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from vitcli.checkpoints.keymap import Rule, rename
 from vitcli.checkpoints.layouts.layout import (
@@ -31,6 +29,9 @@ from vitcli.checkpoints.layouts.swin import (
 from vitcli.checkpoints.layouts.swin import read_config as read_swin
 from vitcli.checkpoints.preprocess.published import SWIN
 from vitcli.models.swin_config import SwinConfig
+
+if TYPE_CHECKING:  # names and shapes are read without torch
+    from torch import Tensor
 
 EPS = 1e-5
 RULES = (

@@ -4,14 +4,14 @@ which timm builds it."""
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from vitcli.checkpoints.layouts.layout import Tensors, image_pair
+from vitcli.checkpoints.weights.lazy import cat
 from vitcli.models.config import ViTConfig
-from vitcli.models.pos_embed import resize_pos_embed
+
+if TYPE_CHECKING:  # names and shapes are read without torch
+    from torch import Tensor
 
 # The bases for models with epsilon 1e-5.
 CLIP, BEIT3 = "vit_base_patch16_clip_224", "beit3_base_patch16_224"
@@ -46,6 +46,8 @@ def adapt(config: ViTConfig, tensors: Tensors) -> tuple[ViTConfig, dict[str, Ten
     """Bring the model into timm's form. timm gives positions to all prefix tokens or to none, so a
     position of the class token alone is added to the token, as timm does with DINOv2's files. The
     architecture's name decides the epsilon."""
+    import torch
+
     is_coarse = _base_architecture(config) in (CLIP, BEIT3)
     config = replace(config, norm_eps=1e-5 if is_coarse else 1e-6)
     if config.summary:
@@ -69,9 +71,11 @@ def adapt(config: ViTConfig, tensors: Tensors) -> tuple[ViTConfig, dict[str, Ten
 def _without_summary(config: ViTConfig, tensors: Tensors) -> tuple[ViTConfig, Tensors]:
     """Make registers of all class tokens but the first, and a table of the image's own grid, as
     timm does with RADIO's files (`_convert_radio`)."""
+    from vitcli.models.pos_embed import resize_pos_embed
+
     classes, registers = tensors["cls_token"], tensors.get("register_tokens")
     others = [classes[:, 1:], *([registers] if registers is not None else [])]
-    joined = torch.cat(others, dim=1)
+    joined = cat(others, dim=1)
     placed = {**tensors, "cls_token": classes[:, :1].contiguous()}
     if joined.shape[1]:
         placed["register_tokens"] = joined

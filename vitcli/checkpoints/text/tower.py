@@ -5,19 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torch import Tensor
-
-from vitcli.checkpoints.build import build_text, missing
-from vitcli.checkpoints.file_names import Spelling
+from vitcli.checkpoints.file_names import Spelling, missing
 from vitcli.checkpoints.keymap import NOT_WHOLE, Names, Renamed, to_ours
 from vitcli.checkpoints.layouts.layout import TEXT, Layout, MissingTensor
 from vitcli.checkpoints.resolve import Checkpoint
 from vitcli.checkpoints.scoring import ScoreFunction
-from vitcli.checkpoints.tensors import read_weights, without
+from vitcli.checkpoints.weights.tensors import read_weights, without
 from vitcli.errors import CheckpointError
 from vitcli.models.fields import FieldError
-from vitcli.models.text import TextConfig, TextTransformer
+from vitcli.models.shapes import fits
+from vitcli.models.text_config import TextConfig
+
+if TYPE_CHECKING:  # names and shapes are read without torch
+    from torch import Tensor
+
+    from vitcli.models.text import TextTransformer
 
 MAX_LOGIT_SCALE = 20.0  # e to the power of it is half a billion; trained models have up to 5
 
@@ -67,9 +71,17 @@ class TextSource:
         """The config of the text tower. Raises CheckpointError for tensors of unknown names."""
         return self._interpreted(self.shapes)[0]
 
+    @property
+    def fits(self) -> bool:
+        """Whether the text tower can be built of its tensors, by names and shapes."""
+        config, tensors, _ = self._interpreted(self.shapes)
+        return fits(tensors, config)
+
     def read(self) -> TextTransformer:
         """Read the text tower in fp32, in eval mode, on the CPU. Raises CheckpointError with the
         name of each tensor that is unknown, missing or misshapen."""
+        from vitcli.checkpoints.build import build_text
+
         weights = without(read_weights(self.checkpoint.weights), self.drop)
         stripped = self.layout.strip(weights.tensors)
         return build_text(*self._interpreted({name: stripped[name] for name in self.shapes}))

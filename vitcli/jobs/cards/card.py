@@ -16,7 +16,7 @@ from vitcli.checkpoints.scoring import DESCRIBED
 from vitcli.checkpoints.text.files import NAMES
 from vitcli.errors import printable
 from vitcli.jobs.cards.code import with_timm, with_transformers
-from vitcli.models.cost import parameters
+from vitcli.models.shapes import count_of
 from vitcli.render.markdown import Markdown, code, render
 
 MAX_LABELS = 100  # in the table
@@ -92,7 +92,7 @@ def card(
         "card.md",
         metadata=Markdown(metadata.yaml()),
         title=name,
-        parameters=f"{parameters(model.config):,}",
+        parameters=f"{count_of(model.config):,}",
         does=kind.does,
         origin=_origin(origin),
         library=library,

@@ -27,11 +27,11 @@ from vitcli.images.kinds import suffixes
 from vitcli.images.scan import Omissions, Scan
 from vitcli.images.workers import iter_decoded
 from vitcli.jobs.job import DEFAULT_MODEL, SILENT, ModelOptions, Note, Reporter
+from vitcli.jobs.limit import matmul_flops, share_of_limit
 from vitcli.jobs.loading import check_one_size, load_model
 from vitcli.machine import available_cpus
 from vitcli.models import onednn
 from vitcli.models.cost import cost
-from vitcli.models.limit import matmul_flops, share_of_limit
 from vitcli.models.prepare import choose_device
 from vitcli.records import Decode, ImageRef, PixelArray, Preprocess, Sample
 from vitcli.tasks.bench.protocol import (
@@ -321,7 +321,7 @@ class _Trials:
         embedding."""
         config = model.config
         exact = self.measured.get(Candidate("torch", "fp32"))
-        [dim] = model.network.features_shape((config.depth,), config.pool)
+        [dim] = model.config.features_shape((config.depth,), config.pool)
         outputs = exact.outputs if exact else None
         if outputs is not None and model.score_function == "none":
             outputs = replace(outputs, values=outputs.values[:, :dim])

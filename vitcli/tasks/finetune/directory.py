@@ -228,12 +228,12 @@ def snapshot(model: Model, trained: Trained) -> Model:
     """A copy of the model with the current weights of the training."""
     if model.reconstruction is not None:
         reconstruction = copied(model.reconstruction)
-        return replace(model, network=reconstruction.encoder, reconstruction=reconstruction)
+        return replace(model, source=reconstruction.encoder, reconstruction=reconstruction)
     tensors = trained.tensors()
     if trained.network is not model.network:  # only the head trained
         tensors = {f"head.{name}": tensor for name, tensor in tensors.items()}
         tensors = model.network.state_dict() | tensors
-    return replace(model, network=filled(model.network, tensors))
+    return replace(model, source=filled(model.network, tensors))
 
 
 def _curves(history: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from vitcli.cache import FEATURES, cache_folder, is_trusted, mark_used
 from vitcli.checkpoints.load import Model
-from vitcli.checkpoints.npz import DAMAGE
+from vitcli.checkpoints.weights.npz import DAMAGE
 from vitcli.errors import OutputError
 from vitcli.images.kinds import ImageError
 from vitcli.images.members import Archive
@@ -59,7 +59,7 @@ def features(
     sink = _FeatureCache(file, [hashes[place] for place in places])
     if places:
         run = run.over([images[place] for place in places])
-        network = replace(model, network=headless(model.network))
+        network = replace(model, source=headless(model.network))
         engine = open_model(network, Logits(), run.running, run.reporter.note)
 
         @torch.inference_mode()

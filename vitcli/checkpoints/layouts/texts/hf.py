@@ -19,7 +19,7 @@ from vitcli.checkpoints.layouts.layout import (
 )
 from vitcli.errors import CheckpointError
 from vitcli.models.block_config import BlockConfig
-from vitcli.models.text import TextConfig
+from vitcli.models.text_config import TextConfig
 
 AT = "text_model."
 FIELDS = {

@@ -5,15 +5,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Literal
 
 from vitcli.checkpoints.keymap import to_theirs
 from vitcli.checkpoints.layouts.layout import Expressed
 from vitcli.checkpoints.layouts.texts.hf import CLIP_RULES, OLD_EOS, SIGLIP_RULES, write_text_config
-from vitcli.models.text import TextConfig
+from vitcli.models.text_config import TextConfig
+
+if TYPE_CHECKING:  # names and shapes are read without torch
+    from torch import Tensor
 
 Kind = Literal["clip", "siglip"]
 KINDS: Mapping[str, Kind] = {"hf-clip": "clip", "hf-siglip": "siglip", "hf-siglip2": "siglip"}
@@ -68,7 +68,7 @@ def express(
         json["projection_dim"] = json["text_config"]["projection_dim"] = config.projection
         added = {"logit_scale": scale.reshape(())}
         theirs = to_theirs(tensors, CLIP_RULES)
-    added = {name: tensor.to(torch.float32) for name, tensor in added.items()}
+    added = {name: tensor.float() for name, tensor in added.items()}
     return replace(form, json=json, tensors={**images, **theirs, **added})
 
 

@@ -22,7 +22,7 @@ from vitcli.checkpoints.layouts.layout import (
 )
 from vitcli.errors import CheckpointError
 from vitcli.models.fields import Activation
-from vitcli.models.text import TextConfig, TextPool
+from vitcli.models.text_config import TextConfig, TextPool
 
 HEAD_WIDTH = 64
 POOLS: dict[object, TextPool] = {n: n for n in ("first", "last", "argmax", "eos")}

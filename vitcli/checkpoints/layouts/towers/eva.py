@@ -23,7 +23,6 @@ from vitcli.checkpoints.preprocess.published import EVA02, EVA_OWN
 from vitcli.errors import CheckpointError
 from vitcli.models.block_config import Rope
 from vitcli.models.config import ViTConfig
-from vitcli.models.positions import RotaryEmbedding
 
 THETA, REFERENCE = 10_000, 16  # of all published models
 COS, SIN = "rope.cos", "rope.sin"
@@ -130,7 +129,9 @@ def _read_table(tensors: Tensors, width: int) -> tuple[int, int]:
             f"rope.freqs_cos has shape {[count, head]}: expected a row for each patch of a square, "
             f"and a column for each channel of a head, of {width} in all"
         )
-    cosine, sine = (tensors[name].float() for name in (COS, SIN))
+    cosine, sine = (tensors[name].float().cpu() for name in (COS, SIN))  # of torch from here on
+    from vitcli.models.positions import RotaryEmbedding
+
     angle = math.atan2(sine[1 % count, head // 2], cosine[1 % count, head // 2])
     for reference in (REFERENCE, side, round(angle * side)):
         rope = Rope(

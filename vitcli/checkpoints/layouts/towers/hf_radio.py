@@ -12,10 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import replace
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from vitcli.checkpoints.keymap import Names, Rule, drop, fuse, rename, reshape, split
 from vitcli.checkpoints.layouts.layout import (
@@ -34,7 +31,9 @@ from vitcli.checkpoints.layouts.layout import (
 from vitcli.checkpoints.layouts.towers.radio_config import read_config, token_counts
 from vitcli.checkpoints.preprocess.published import RADIO
 from vitcli.models.config import Config, ViTConfig
-from vitcli.models.pos_embed import resize_pos_embed
+
+if TYPE_CHECKING:  # names and shapes are read without torch
+    from torch import Tensor
 
 # vitcli's names; the hub's names in a block, the first of which is written; and those in memory.
 _BLOCK = (
@@ -202,6 +201,10 @@ def write_config(config: ViTConfig) -> dict[str, Any]:
 def adapt(config: ViTConfig, tensors: Tensors) -> tuple[ViTConfig, dict[str, Tensor]]:
     """Add the tensors that are a part of vitcli's config. transformers does not align corners: a
     table that needs that is written as it is for the image size."""
+    import torch
+
+    from vitcli.models.pos_embed import resize_pos_embed
+
     assert config.pixel_norm is not None
     mean, std = (torch.tensor(values).reshape(3, 1, 1) for values in config.pixel_norm)
     summary = torch.tensor(config.summary, dtype=torch.int64)

@@ -9,9 +9,7 @@ grid of each image.
 from __future__ import annotations
 
 import math
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from vitcli.checkpoints.keymap import Rule, reshape
 from vitcli.checkpoints.layouts import hf_siglip
@@ -29,6 +27,9 @@ from vitcli.checkpoints.layouts.texts.hf import SIGLIP_TEXTS, block_config
 from vitcli.checkpoints.preprocess.published import SIGLIP2
 from vitcli.errors import CheckpointError
 from vitcli.models.config import ViTConfig
+
+if TYPE_CHECKING:  # names and shapes are read without torch
+    from torch import Tensor
 
 CHANNELS = 3
 

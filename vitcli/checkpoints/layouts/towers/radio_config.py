@@ -6,10 +6,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from vitcli.checkpoints.layouts.layout import (
     BF16,
@@ -28,6 +25,9 @@ from vitcli.checkpoints.preprocess.published import CLIP_MEAN, CLIP_STD
 from vitcli.errors import CheckpointError
 from vitcli.models.config import Triple, ViTConfig
 from vitcli.models.fields import LIMITS, PosResize, check_count
+
+if TYPE_CHECKING:  # names and shapes are read without torch
+    from torch import Tensor
 
 # The defaults of `RadioConfig`.
 HF: dict[str, Any] = {
@@ -215,7 +215,8 @@ def _resize(config: Json) -> PosResize:
 def _summary(tensors: Tensors, classes: int, claimed: object) -> tuple[int, ...]:
     """The class tokens of the summary, as the file has them."""
     numbers = _tensor(tensors, "summary_idxs")
-    is_whole = numbers.ndim == 1 and numbers.dtype == torch.int64 and len(numbers) > 0
+    is_int64 = str(numbers.dtype).removeprefix("torch.") == "int64"
+    is_whole = numbers.ndim == 1 and is_int64 and len(numbers) > 0
     if not is_whole or not all(0 <= int(n) < classes for n in numbers):
         raise CheckpointError(
             f"summary_idxs is {numbers.flatten()[:8].tolist()} (shape {list(numbers.shape)}): "

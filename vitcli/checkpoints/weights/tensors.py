@@ -1,35 +1,34 @@
 """Read weight files as a state dict of fp32 tensors, without running their code.
 
 There are four steps: detect the format, check the file's claims against its size, load plain
-tensors only, and accept only tensors that are dense, real and finite."""
+tensors only, and accept only tensors that are dense, real and finite. Files that are not pickles
+can also be read lazily, without torch: names and shapes now, numbers when they are needed."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias, cast
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from vitcli.checkpoints.layouts.layout import plain_names
-from vitcli.checkpoints.npz import is_npz, read_npz
-from vitcli.checkpoints.pickles import check_archive, read_pickle
-from vitcli.checkpoints.safetensors import read_safetensors
-from vitcli.checkpoints.sniff import kind_of
+from vitcli.checkpoints.weights.lazy import LazyTensor, NeedsTorch
+from vitcli.checkpoints.weights.npz import is_npz, lazy_npz, read_npz
+from vitcli.checkpoints.weights.safetensors import lazy_safetensors, read_safetensors
+from vitcli.checkpoints.weights.sniff import kind_of
 from vitcli.errors import CheckpointError, listed
 from vitcli.files import instead_of
 
-State = dict[str, Tensor]
+if TYPE_CHECKING:  # lazy tensors are read without torch
+    from torch import Tensor
+
+State: TypeAlias = "dict[str, Tensor]"
 MASK = "attn_mask"  # a buffer that some libraries save
-DTYPE_NAMES = {
-    torch.float64: "fp64",
-    torch.float32: "fp32",
-    torch.float16: "fp16",
-    torch.bfloat16: "bf16",
-}
+DTYPE_NAMES = {"float64": "fp64", "float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +55,59 @@ def read_weights(files: Sequence[Path]) -> Weights:
         notes += file_notes
         for name in list(tensors):
             if name in state:
-                raise CheckpointError(f"{name} is in two shards, also in {file}")
+                raise _twice(name, file)
             tensor = tensors.pop(name)
             state[name] = _alone(_accept(name, tensor, file), taken)
             if tensor.is_floating_point():
-                kind = DTYPE_NAMES.get(tensor.dtype, str(tensor.dtype).removeprefix("torch."))
-                numbers[kind] += tensor.numel()
+                kind = str(tensor.dtype).removeprefix("torch.")
+                numbers[DTYPE_NAMES.get(kind, kind)] += tensor.numel()
+    return _weights(state, numbers, files, notes)
+
+
+def read_lazily(files: Sequence[Path]) -> Weights:
+    """Read the names and shapes of all tensors, without torch. Whether their numbers are finite is
+    not checked: see `are_sound`.
+
+    Raises NeedsTorch for pickles, CheckpointError or OSError for other files that cannot be read.
+    """
+    state: State = {}
+    numbers: Counter[str] = Counter()
+    for file in files:
+        kind = kind_of(file)
+        if kind == "pickle" or (kind == "zip" and not is_npz(file)):
+            raise NeedsTorch(str(file))
+        tensors = lazy_safetensors(file) if kind == "safetensors" else lazy_npz(file)
+        for name, (tensor, kind_on_disk) in tensors.items():
+            if name in state:
+                raise _twice(name, file)
+            state[name] = cast("Tensor", tensor)
+            if tensor.is_floating_point():
+                numbers[DTYPE_NAMES.get(kind_on_disk, kind_on_disk)] += tensor.numel()
+    return _weights(state, numbers, files)
+
+
+def are_sound(weights: Mapping[str, Tensor]) -> bool:
+    """Whether `read_weights` accepts the numbers of tensors that were read lazily."""
+    return all(_is_sound(name, cast(LazyTensor, tensor)) for name, tensor in weights.items())
+
+
+def _is_sound(name: str, tensor: LazyTensor) -> bool:
+    if not tensor.is_floating_point():
+        return True
+    array = tensor.numpy()
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(array.sum()) or np.isfinite(array).all():
+            return True
+    return name.rpartition(".")[2] == MASK and bool((np.isneginf(array) | (array == 0)).all())
+
+
+def _twice(name: str, file: Path) -> CheckpointError:
+    return CheckpointError(f"{name} is in two shards, also in {file}")
+
+
+def _weights(
+    state: State, numbers: Counter[str], files: Sequence[Path], notes: Sequence[str] = ()
+) -> Weights:
     if not state:
         raise CheckpointError(f"{files[0]} holds no tensors")
     kinds = tuple(kind for kind, _ in numbers.most_common())
@@ -100,9 +146,11 @@ def _read(file: Path) -> tuple[State, tuple[str, ...]]:
         kind = kind_of(file)
         if kind == "safetensors":
             return read_safetensors(file), ()
+        if kind == "zip" and is_npz(file):
+            return read_npz(file), ()
+        from vitcli.checkpoints.weights.pickles import check_archive, read_pickle
+
         if kind == "zip":
-            if is_npz(file):
-                return read_npz(file), ()
             check_archive(file)
         return read_pickle(file)
     except FileNotFoundError:
@@ -118,7 +166,7 @@ def _accept(name: str, tensor: Tensor, file: Path) -> Tensor:
         raise CheckpointError(f"{name} in {file} is {odd}", "only plain dense tensors are loaded")
     if not tensor.is_floating_point():
         return tensor
-    floats = tensor.to(torch.float32).contiguous()
+    floats = tensor.float().contiguous()
     if name.rpartition(".")[2] == MASK and bool(floats.isneginf().logical_or(floats == 0).all()):
         return floats
     if not bool(floats.sum().isfinite()) and not bool(floats.isfinite().all()):
@@ -130,6 +178,8 @@ def _accept(name: str, tensor: Tensor, file: Path) -> Tensor:
 
 def _oddity(tensor: Tensor) -> str | None:
     """The property that a plain dense tensor does not have; None for a plain one."""
+    import torch
+
     odd = {
         "quantised": tensor.is_quantized,
         "sparse": tensor.layout is not torch.strided,
@@ -142,6 +192,8 @@ def _oddity(tensor: Tensor) -> str | None:
 def _alone(tensor: Tensor, taken: set[int]) -> Tensor:
     """The tensor, or a copy if its storage is shared with another tensor or larger than itself.
     `taken` collects the addresses of the storages."""
+    import torch
+
     storage = tensor.untyped_storage()
     is_alone = storage.nbytes() == tensor.nbytes and storage.data_ptr() not in taken
     taken.add(storage.data_ptr())

@@ -12,31 +12,35 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-import torch
-from torch import Tensor
+import numpy as np
 
+from vitcli.checkpoints.weights.lazy import Array, LazyTensor, NeedsTorch
 from vitcli.errors import CheckpointError, in_bytes
+
+if TYPE_CHECKING:  # imports torch, which reading the header does not need
+    from torch import Tensor
 
 MAX_HEADER = 25_000_000  # bytes, far more than any model has
 MAX_TENSORS = 20_000
 MAX_DIMS = 16
 READERS = 2  # threads; more gain nothing, as the first write to new memory is the slow part
+# The names of the format's dtypes in torch and numpy, and their bytes.
 DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "C64": torch.complex64,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
+    "F64": ("float64", 8),
+    "F32": ("float32", 4),
+    "F16": ("float16", 2),
+    "BF16": ("bfloat16", 2),
+    "F8_E4M3": ("float8_e4m3fn", 1),
+    "F8_E5M2": ("float8_e5m2", 1),
+    "C64": ("complex64", 8),
+    "I64": ("int64", 8),
+    "I32": ("int32", 4),
+    "I16": ("int16", 2),
+    "I8": ("int8", 1),
+    "U8": ("uint8", 1),
+    "BOOL": ("bool", 1),
 }
 
 
@@ -45,7 +49,7 @@ class TensorEntry:
     """A tensor in the header; its data are the bytes `start` to `end` after the header."""
 
     name: str
-    dtype: torch.dtype
+    dtype: str
     shape: tuple[int, ...]
     start: int
     end: int
@@ -60,15 +64,48 @@ def read_safetensors(file: Path) -> dict[str, Tensor]:
         return {entry.name: tensor for entry, tensor in zip(entries, tensors, strict=True)}
 
 
+def lazy_safetensors(file: Path) -> dict[str, tuple[LazyTensor, str]]:
+    """The tensors, whose numbers are read when they are needed: floats as fp32; and their dtypes in
+    the file. Raises CheckpointError for the header, NeedsTorch for a dtype that numpy lacks."""
+    with file.open("rb", buffering=0) as stream:
+        entries = _read_header(stream, file)
+        begin = stream.tell()
+    return {entry.name: (_lazy(entry, begin, file), entry.dtype) for entry in entries}
+
+
+def _lazy(entry: TensorEntry, begin: int, file: Path) -> LazyTensor:
+    if entry.dtype.startswith(("float8", "complex")):
+        raise NeedsTorch(entry.dtype)
+    kind = np.dtype(np.uint16 if entry.dtype == "bfloat16" else entry.dtype)
+    is_float = entry.dtype == "bfloat16" or kind.kind == "f"
+
+    def read() -> Array:
+        with file.open("rb", buffering=0) as stream:
+            raw = np.empty(entry.end - entry.start, np.uint8)
+            _read_into(raw.data, stream, begin + entry.start, file)
+        array = raw.view(kind).reshape(entry.shape)
+        if entry.dtype == "bfloat16":  # the upper half of fp32
+            return (array.astype(np.uint32) << 16).view(np.float32)
+        return array.astype(np.float32, copy=False) if is_float else array
+
+    return LazyTensor(entry.shape, np.dtype(np.float32) if is_float else kind, read)
+
+
 def _read_tensor(stream: BinaryIO, begin: int, entry: TensorEntry, file: Path) -> Tensor:
+    import torch
+
     raw = torch.empty(entry.end - entry.start, dtype=torch.uint8)
-    rest, place = raw.numpy().data, begin + entry.start
+    _read_into(raw.numpy().data, stream, begin + entry.start, file)
+    return raw.view(getattr(torch, entry.dtype)).reshape(entry.shape)
+
+
+def _read_into(rest: memoryview, stream: BinaryIO, place: int, file: Path) -> None:
+    """Fill memory with the bytes from `place` on. Raises CheckpointError if the file ends first."""
     while len(rest):
         count = os.preadv(stream.fileno(), [rest], place)
         if not count:
             raise CheckpointError(f"{file} was cut short while it was read", "try again")
         rest, place = rest[count:], place + count
-    return raw.view(entry.dtype).reshape(entry.shape)
 
 
 def _read_header(stream: BinaryIO, file: Path) -> list[TensorEntry]:
@@ -118,12 +155,13 @@ def _entry(name: str, value: object, file: Path) -> TensorEntry:
         raise CheckpointError(f"{file}: {name} is {dtype}, which is not read")
     if len(shape) > MAX_DIMS or not all(isinstance(n, int) and n >= 0 for n in shape):
         raise _invalid(file, f"{name} has shape {shape}")
-    taken = math.prod(shape) * DTYPES[dtype].itemsize
+    kind, size = DTYPES[dtype]
+    taken = math.prod(shape) * size
     if not 0 <= start <= end or taken != end - start:
         raise _invalid(
             file, f"{name} {shape} of {dtype} takes {taken:,} bytes, it is at {start:,} to {end:,}"
         )
-    return TensorEntry(name, DTYPES[dtype], tuple(shape), start, end)
+    return TensorEntry(name, kind, tuple(shape), start, end)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from typing import Literal
 import pytest
 import torch
 
-from vitcli.models import limit, onednn
+from vitcli.jobs import limit
+from vitcli.models import onednn
 from vitcli.models.config import ViTConfig
 
 

@@ -1,0 +1,1 @@
+"""Read weight files as tensors."""
