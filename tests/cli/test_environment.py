@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from tests.conftest import Vit
 from vitcli import schemas
 from vitcli.cli.inventory import commands
-from vitcli.machine import first_processor, instruction_sets, memory, memory_limit
+from vitcli.machine import affinity, first_processor, instruction_sets, memory, memory_limit
 from vitcli.tasks import environment as task
 from vitcli.tasks.environment import Torch
 
@@ -163,6 +164,13 @@ def test_processors_and_memory_are_read_from_the_files_of_linux(tmp_path: Path) 
     meminfo.write_text("MemTotal:  8000 kB\nMemAvailable:    1000 kB\n")
     assert memory(meminfo)[1] == 1_024_000
     assert memory(tmp_path / "none")[1] is None
+
+
+def test_a_system_without_affinity_lends_all_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """macOS has no sched_getaffinity."""
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 12)
+    assert affinity() == 12
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ the other rows are, and equal rows have equal scores.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from vitcli.indexes.blocks import (
 )
 from vitcli.indexes.index import Index
 from vitcli.indexes.parts import Vectors
+from vitcli.machine import affinity
 
 Metric: TypeAlias = Literal["cosine", "dot"]
 Scores: TypeAlias = NDArray[np.float64]
@@ -105,7 +105,7 @@ def nearest(
             -np.inf if threshold is None else threshold,
             one,
             (low, high),
-            threads or min(len(os.sched_getaffinity(0)), MAX_THREADS),
+            threads or min(affinity(), MAX_THREADS),
         )
     return found
 
