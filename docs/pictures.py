@@ -72,7 +72,7 @@ def photograph(page: Path, to: Path) -> None:
             "--headless",
             "--no-sandbox",
             "--hide-scrollbars",
-            "--timeout=4000",
+            "--timeout=20000",
             f"--window-size={PAGE[0]},{PAGE[1]}",
             f"--screenshot={to}",
             page.as_uri(),
