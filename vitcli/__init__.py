@@ -23,22 +23,93 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from vitcli.api.attention import attention
     from vitcli.api.classify import classify, classify_iter
+    from vitcli.api.dedupe import dedupe
     from vitcli.api.embed import Embeddings, embed, embed_iter
-    from vitcli.api.model import load
-    from vitcli.api.vectors import Found, Hit, ImageMap, dedupe, map, search
-    from vitcli.errors import ImageFailed, VitError
+    from vitcli.api.map import ImageMap, map
+    from vitcli.api.model import Model, load
+    from vitcli.api.rows import Rows
+    from vitcli.api.search import Found, Hit, search
+    from vitcli.errors import (
+        CheckpointError,
+        DeviceError,
+        ImageFailed,
+        InputError,
+        ModelNotFound,
+        OutputError,
+        UsageError,
+        VitError,
+    )
     from vitcli.images.stream import ImageStream
+    from vitcli.records import (
+        Attended,
+        Classified,
+        Embedded,
+        ErrorType,
+        Failure,
+        Maps,
+        Prediction,
+        Preprocess,
+    )
     from vitcli.tasks.dedupe.twin import Twin
 
 __version__ = "0.1.0"
+_MODULES = {
+    "api.attention": ("attention",),
+    "api.classify": ("classify", "classify_iter"),
+    "api.dedupe": ("dedupe",),
+    "api.embed": ("Embeddings", "embed", "embed_iter"),
+    "api.map": ("ImageMap", "map"),
+    "api.model": ("Model", "load"),
+    "api.rows": ("Rows",),
+    "api.search": ("Found", "Hit", "search"),
+    "errors": (
+        "CheckpointError",
+        "DeviceError",
+        "ImageFailed",
+        "InputError",
+        "ModelNotFound",
+        "OutputError",
+        "UsageError",
+        "VitError",
+    ),
+    "images.stream": ("ImageStream",),
+    "records": (
+        "Attended",
+        "Classified",
+        "Embedded",
+        "ErrorType",
+        "Failure",
+        "Maps",
+        "Prediction",
+        "Preprocess",
+    ),
+    "tasks.dedupe.twin": ("Twin",),
+}
+_HOMES = {name: f"{__name__}.{module}" for module, names in _MODULES.items() for name in names}
 __all__ = [
+    "Attended",
+    "CheckpointError",
+    "Classified",
+    "DeviceError",
+    "Embedded",
     "Embeddings",
+    "ErrorType",
+    "Failure",
     "Found",
     "Hit",
     "ImageFailed",
     "ImageMap",
     "ImageStream",
+    "InputError",
+    "Maps",
+    "Model",
+    "ModelNotFound",
+    "OutputError",
+    "Prediction",
+    "Preprocess",
+    "Rows",
     "Twin",
+    "UsageError",
     "VitError",
     "__version__",
     "attention",
@@ -51,18 +122,6 @@ __all__ = [
     "map",
     "search",
 ]
-
-_MODULES = {
-    "api.attention": ("attention",),
-    "api.classify": ("classify", "classify_iter"),
-    "api.embed": ("Embeddings", "embed", "embed_iter"),
-    "api.model": ("load",),
-    "api.vectors": ("Found", "Hit", "ImageMap", "dedupe", "map", "search"),
-    "errors": ("ImageFailed", "VitError"),
-    "images.stream": ("ImageStream",),
-    "tasks.dedupe.twin": ("Twin",),
-}
-_HOMES = {name: f"{__name__}.{module}" for module, names in _MODULES.items() for name in names}
 
 
 def __getattr__(name: str) -> object:

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Literal, NamedTuple, Protocol, TypeAlias
 
 if TYPE_CHECKING:  # for types only: `vit --help` need not import numpy
     import numpy as np
@@ -104,8 +104,8 @@ class ImageRef:
 
     index: int
     path: str
-    stamp: Stamp | None = None
-    member: Member | None = None
+    stamp: Stamp | None = field(default=None, repr=False)
+    member: Member | None = field(default=None, repr=False)
 
     @property
     def file(self) -> str:
@@ -145,9 +145,25 @@ class Sample:
     note: str = ""
 
 
+class OfImage:
+    """A row of an image, which has a result unless it is a Failure."""
+
+    __slots__ = ()
+    ok: ClassVar[bool] = True
+
+    @property
+    def path(self) -> str:
+        """The path of the image, or its name if it is in memory."""
+        found: str = self.ref.path  # type: ignore[attr-defined]  # of the subclasses
+        return found
+
+
 @dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(OfImage):
     """An image without a result. Its row is written in input order, like any other."""
+
+    ok: ClassVar[bool] = False
+    predictions: ClassVar[tuple[Prediction, ...]] = ()
 
     ref: ImageRef
     type: ErrorType
@@ -209,14 +225,14 @@ class Prediction:
 
 
 @dataclass(frozen=True, slots=True)
-class Classified:
+class Classified(OfImage):
     """The row of `classify`: the predictions, best first, and a small JPEG for the HTML page. With
     `are_shares`, the scores are between 0 and 1."""
 
     ref: ImageRef
     predictions: tuple[Prediction, ...]
-    thumbnail: bytes = b""
-    are_shares: bool = True
+    thumbnail: bytes = field(default=b"", repr=False)
+    are_shares: bool = field(default=True, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +244,7 @@ class TextRef:
 
 
 @dataclass(frozen=True, slots=True)
-class Embedded:
+class Embedded(OfImage):
     """The row of `embed`: a vector (D,), or tokens (N, D). `grid` is that of the patches, if it
     differs from image to image."""
 
@@ -253,7 +269,7 @@ class Maps:
 
 
 @dataclass(frozen=True, slots=True)
-class Attended:
+class Attended(OfImage):
     """The row of `attention`: the maps of each layer, their method, and the files written.
 
     `query` is the row and column of the query patch; `target` is the class of the gradients.
@@ -266,7 +282,7 @@ class Attended:
     target: Prediction | None = None
     predictions: tuple[Prediction, ...] = ()
     files: tuple[str, ...] = ()
-    thumbnail: bytes = b""
+    thumbnail: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from typing import Literal, TypeAlias, Unpack
+from typing import TYPE_CHECKING, Literal, TypeAlias, Unpack
 
 from vitcli.api.images import Images, inputs_of
+from vitcli.api.rows import CLASSIFIED, Rows, record_of
 from vitcli.api.running import OnError, RowSink, RunningOptions, Watch, check_on_error, streamed
-from vitcli.checkpoints.load import Model
 from vitcli.checkpoints.scoring import Scores
 from vitcli.fleet.share import share
 from vitcli.jobs.job import DEFAULT_MODEL, Inputs, Running
 from vitcli.jobs.words import Classes, words_of
 from vitcli.records import Classified, Failure, TextClean
 from vitcli.tasks.classify.classify import TOP_K, ClassifyJob, iter_classified
+
+if TYPE_CHECKING:  # imports torch
+    from vitcli.checkpoints.load import Model
 
 Models: TypeAlias = "str | Model | Sequence[str | Model]"
 
@@ -33,13 +36,14 @@ def classify(
     on_error: OnError = "row",
     progress: bool = False,
     **running: Unpack[RunningOptions],
-) -> list[Classified | Failure]:
+) -> Rows[Classified | Failure]:
     """Return the best labels of every image: one row for each, in input order.
 
     images: paths, directories (recursive), patterns, URLs, and images in memory: PIL.Image, uint8
     arrays (H, W, 3) or (H, W), uint8 tensors (3, H, W), bytes, open files; one, or any mixed
-    sequence. A row is `Classified` with `ref.path` and `predictions`, or `Failure` with `type` and
-    `message`. An image in memory has the name of its file, or else `image 0` for the first row.
+    sequence. A row is `Classified` with `path`, and `predictions` (`label`, `index`, `score`), best
+    first; or `Failure` with `path`, `type` and `message`, whose `ok` is False. An image in memory
+    has the name of its file, or else `image 0` for the first row.
 
     The scores of several models are averaged. scores: "prob" is what the head is trained for
     (softmax, sigmoid, or the number of a regression); the others override it. classes: for a model
@@ -62,7 +66,8 @@ def classify(
     sink = RowSink(on_error)
     with Watch(progress=progress) as watch:
         share(job, watch, devices=names, ray=ray, sink=sink)
-    return [row for row in sink.rows if isinstance(row, Classified | Failure)]
+    rows = [row for row in sink.rows if isinstance(row, Classified | Failure)]
+    return Rows(rows, CLASSIFIED, record_of, watch.notes)
 
 
 def classify_iter(
@@ -106,11 +111,11 @@ def _job(
     tokenizer: str | None,
     running: RunningOptions,
 ) -> ClassifyJob:
-    models = (model,) if isinstance(model, str | Model) else tuple(model)
+    several = isinstance(model, Sequence) and not isinstance(model, str)
     words = words_of(classes, templates=templates, clean=clean, tokenizer=tokenizer)
     return ClassifyJob(
         inputs=inputs,
-        models=models,
+        models=tuple(model) if several else (model,),  # type: ignore[arg-type]
         running=Running(**running),
         top_k=top_k,
         scores=scores,

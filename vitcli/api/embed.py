@@ -4,20 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Unpack
+from typing import TYPE_CHECKING, Literal, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vitcli.api.images import Images, inputs_of
 from vitcli.api.running import OnError, RowSink, RunningOptions, Watch, check_on_error, streamed
-from vitcli.checkpoints.load import Model
 from vitcli.errors import UsageError
 from vitcli.fleet.share import share
 from vitcli.jobs.job import DEFAULT_MODEL, Inputs, Running
 from vitcli.jobs.texts import texts_of
 from vitcli.records import Embedded, Failure, ImageRef, TextClean, TextRef
+from vitcli.sinks.frames import arrow_of_vectors, frame_of_vectors
+from vitcli.sinks.tables import Columns, Record
+from vitcli.sinks.text import error_field
 from vitcli.tasks.embed import EmbedJob, EmbedPooling, iter_embedded
+
+if TYPE_CHECKING:  # optional dependencies, and torch
+    import pandas as pd
+    import pyarrow as pa
+
+    from vitcli.checkpoints.load import Model
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +35,8 @@ class Embeddings:
 
     embeddings: (images, D), or (images, N, D) for pool="patches" and "tokens".
     meta: model, sha256 of the weights, layers, pool, preprocessing, versions, counts, seconds.
+    notes: the notes of the run.
+    The tables have the failures in their places, and raise OutputError without their library.
     """
 
     embeddings: NDArray[np.float32]
@@ -34,6 +44,28 @@ class Embeddings:
     failures: tuple[Failure, ...]
     meta: dict[str, object]
     texts: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def to_pandas(self) -> pd.DataFrame:
+        """The columns `path` (or `text`), `embedding` with arrays, and `error`."""
+        return frame_of_vectors(self._records(), self.embeddings, self._columns)
+
+    def to_arrow(self) -> pa.Table:
+        """The columns of the Parquet file of `vit embed`: `embedding` has lists of fixed length."""
+        return arrow_of_vectors(self._records(), self.embeddings, self._columns)
+
+    @property
+    def _columns(self) -> Columns:
+        return Columns({"text": "text"} if self.texts else {"path": "path"}, has_error=True)
+
+    def _records(self) -> list[Record]:
+        """The records in input order: each failure has its index, and the others are in order."""
+        if self.texts:
+            return [{"text": text} for text in self.texts]
+        records: list[Record] = [{"path": path} for path in self.paths]
+        for row in self.failures:
+            records.insert(row.ref.index, {"path": row.path, "error": error_field(row)})
+        return records
 
 
 def embed(
@@ -94,6 +126,7 @@ def embed(
         failures=tuple(row for row in sink.rows if isinstance(row, Failure)),
         meta=dict(sink.meta),
         texts=tuple(row.ref.text for row in good if isinstance(row.ref, TextRef)),
+        notes=watch.notes,
     )
 
 

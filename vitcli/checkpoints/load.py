@@ -129,7 +129,7 @@ class Unread:
             _ = self.network
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Model:
     """A network with everything that belongs to it. `labels` is empty without a classifier.
 
@@ -150,6 +150,17 @@ class Model:
     reconstruction: Reconstruction | None = None
     problem_type: ProblemType | None = None
     text_source: TextSource | None = None
+
+    def __repr__(self) -> str:
+        about = [f"{by(self.config.image_size)} pixels"]
+        about += [f"{len(self.labels):,} labels"] if self.labels else []
+        if isinstance(self.source, Unread):
+            return f"<Model {self.spec}: {self.layout}, {', '.join(about)}, not read yet>"
+        weights = sum(parameter.numel() for parameter in self.source.parameters())
+        first = next(self.source.parameters())
+        dtype = str(first.dtype).removeprefix("torch.")
+        about.insert(0, f"{weights / 1e6:.3g} M parameters")
+        return f"<Model {self.spec}: {self.layout}, {', '.join(about)}, {dtype} on {first.device}>"
 
     @property
     def network(self) -> Network:

@@ -15,6 +15,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vitcli.errors import OutputError, check_installed
 from vitcli.sinks.arrays import NpySink
@@ -75,12 +76,7 @@ class ParquetEmbeddingSink(NpySink):
             values = np.zeros((len(records), width), self._dtype)
             wanted = int((~failed).sum()) * width * self._dtype.itemsize
             values[~failed] = np.frombuffer(_exactly(array, wanted), self._dtype).reshape(-1, width)
-            column: pa.Array = pa.array(values.reshape(-1))
-            for size in reversed(self._row_shape[1:]):
-                column = pa.FixedSizeListArray.from_arrays(column, size)
-            return pa.FixedSizeListArray.from_arrays(
-                column, self._row_shape[0], mask=pa.array(failed)
-            )
+            return vectors_column(values, self._row_shape, failed)
 
         with self._index.partial.open("rb") as lines:
             named = TEXT if self.names == "text" else IMAGE
@@ -89,6 +85,19 @@ class ParquetEmbeddingSink(NpySink):
     @staticmethod
     def data_start(file: BinaryIO) -> int:
         return 0  # its rows cannot be read back
+
+
+def vectors_column(
+    values: NDArray[np.floating], shape: Sequence[int], failed: NDArray[np.bool_]
+) -> pa.Array:
+    """Return a column of lists of fixed length, null where an image has failed.
+    (rows, D) -> rows of `shape`"""
+    import pyarrow as pa
+
+    column: pa.Array = pa.array(values.reshape(-1))
+    for size in reversed(shape[1:]):
+        column = pa.FixedSizeListArray.from_arrays(column, size)
+    return pa.FixedSizeListArray.from_arrays(column, shape[0], mask=pa.array(failed))
 
 
 def _exactly(file: Any, size: int) -> bytes:

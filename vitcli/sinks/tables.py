@@ -40,12 +40,12 @@ class Columns:
     items: tuple[str, Mapping[str, Kind]] | None = None
     has_error: bool = False
 
-    def plain(self, record: Record) -> dict[str, Any]:
-        """The record as JSON has it."""
-        made = _plain(record, self.fields)
+    def plain(self, record: Record, decimals: int | None = SCORE_DECIMALS) -> dict[str, Any]:
+        """The record as JSON has it. With `decimals=None`, floats are not rounded."""
+        made = _plain(record, self.fields, decimals)
         if self.items is not None and self.items[0] in record:
             name, fields = self.items
-            made[name] = [_plain(item, fields) for item in record[name]]
+            made[name] = [_plain(item, fields, decimals) for item in record[name]]
         if record.get("error") is not None:
             made["error"] = dict(record["error"])
         return made
@@ -77,7 +77,7 @@ class Columns:
         yield from (item["path"] for item in items if "path" in item)
 
 
-def _plain(record: Record, fields: Mapping[str, Kind]) -> dict[str, Any]:
+def _plain(record: Record, fields: Mapping[str, Kind], decimals: int | None) -> dict[str, Any]:
     made: dict[str, Any] = {}
     for name, kind in fields.items():
         if name not in record:
@@ -89,22 +89,23 @@ def _plain(record: Record, fields: Mapping[str, Kind]) -> dict[str, Any]:
             if "path_bytes" in written:
                 made[f"{name}_bytes"] = written["path_bytes"]
         else:
-            made[name] = _number(value, kind)
+            made[name] = plain_value(value, kind, decimals)
     return made
 
 
-def _number(value: Any, kind: Kind) -> Any:
+def plain_value(value: Any, kind: Kind, decimals: int | None = SCORE_DECIMALS) -> Any:
+    """A value as JSON has it; a path stays as it is."""
     if value is None or kind in ("path", "text"):
         return value
     if kind == "float":
-        return round(float(value), SCORE_DECIMALS)
+        return float(value) if decimals is None else round(float(value), decimals)
     return bool(value) if kind == "bool" else int(value)
 
 
 def _cells(record: Record, fields: Mapping[str, Kind]) -> list[object]:
     cells: list[object] = []
     for name, kind in fields.items():
-        value = _number(record.get(name), kind)
+        value = plain_value(record.get(name), kind)
         if value is None:
             cells.append("")
         elif kind == "float":
@@ -195,8 +196,43 @@ def _line(cells: Sequence[object], format: str) -> bytes:
 
 @contextmanager
 def _parquet(file: IO[bytes], columns: Columns) -> Iterator[TableWriter]:
-    import pyarrow as pa
     import pyarrow.parquet as pq
+
+    schema = arrow_schema(columns)
+    with pq.ParquetWriter(file, schema, compression="zstd") as writer:
+
+        def write(records: Iterable[Record]) -> None:
+            rest = iter(records)
+            while group := list(islice(rest, GROUP)):
+                writer.write_table(arrow_table(group, columns, schema))
+
+        yield write
+
+
+def arrow_table(
+    records: Iterable[Record],
+    columns: Columns,
+    schema: pa.Schema | None = None,
+    decimals: int | None = SCORE_DECIMALS,
+) -> pa.Table:
+    """The records as a table of Arrow."""
+    import pyarrow as pa
+
+    def ready(record: Record) -> dict[str, Any]:
+        made = columns.plain(record, decimals)
+        of_items = made.get(columns.items[0], ()) if columns.items is not None else ()
+        for one in (made, *of_items):
+            for name in [name for name in one if name.endswith("_bytes")]:
+                one[name] = base64.b64decode(one[name])
+        return made
+
+    rows = [ready(record) for record in records]
+    return pa.Table.from_pylist(rows, schema=schema or arrow_schema(columns))
+
+
+def arrow_schema(columns: Columns) -> pa.Schema:
+    """The columns of Arrow and of Parquet."""
+    import pyarrow as pa
 
     schema = pa.schema(_arrow(columns.fields))
     if columns.items is not None:
@@ -205,23 +241,7 @@ def _parquet(file: IO[bytes], columns: Columns) -> Iterator[TableWriter]:
     if columns.has_error:
         error = pa.struct((("type", pa.string()), ("message", pa.string())))
         schema = schema.append(pa.field("error", error))
-
-    def ready(record: Record) -> dict[str, Any]:
-        made = columns.plain(record)
-        of_items = made.get(columns.items[0], ()) if columns.items is not None else ()
-        for one in (made, *of_items):
-            for name in [name for name in one if name.endswith("_bytes")]:
-                one[name] = base64.b64decode(one[name])
-        return made
-
-    with pq.ParquetWriter(file, schema, compression="zstd") as writer:
-
-        def write(records: Iterable[Record]) -> None:
-            rest = iter(records)
-            while group := [ready(record) for record in islice(rest, GROUP)]:
-                writer.write_table(pa.Table.from_pylist(group, schema=schema))
-
-        yield write
+    return schema
 
 
 def _arrow(fields: Mapping[str, Kind]) -> list[pa.Field]:

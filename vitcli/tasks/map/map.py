@@ -107,7 +107,7 @@ def map_index(job: MapJob, reporter: Reporter = SILENT) -> Summary:
             write_map(page, _page(made, index, title, small, unit))
         if job.out is not None or job.html is None:
             kind: Kind = "path" if index.names == "path" else "text"
-            columns = _columns(index.names, kind, has_label=made.labels is not None)
+            columns = columns_of(index.names, kind, has_label=made.labels is not None)
             to = TableFile(job.out, job.format, overwrite=job.overwrite)
             write = files.enter_context(open_table(to, columns))
             write(_records(index, made, job.sort))
@@ -238,7 +238,8 @@ def _page(made: Map, index: Index, title: str, small: dict[int, bytes], unit: st
     )
 
 
-def _columns(name: str, kind: Kind, *, has_label: bool) -> Columns:
+def columns_of(name: str, kind: Kind, *, has_label: bool) -> Columns:
+    """The fields of a row; `name` names a row of the index."""
     fields: dict[str, Kind] = {name: kind, "x": "float", "y": "float", "cluster": "int"}
     fields |= {"distance": "float", "row": "int"}
     return Columns({**fields, "label": "text"} if has_label else fields, None)
