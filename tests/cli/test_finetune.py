@@ -204,8 +204,59 @@ def test_mistaken_options_are_named_as_they_are_spelled(vit: Vit, tiny: Path) ->
             "finetune", tiny, "-m", "demo", *train, option, value, "--out", "none", "-j", "0"
         )
         assert done.code == 2 and told in done.err, done.err
-    done = vit("finetune", tiny, "-m", "demo", "--train", "head", "--mixup", "1", "--out", "none")
-    assert done.code == 2 and "--train head does not use mixup" in done.err
+
+
+HEAD = "--train head computes the features of each image once"
+MIM = "--objective mim learns without labels"
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--train", "full", "--lora-rank", "4"), "--lora-rank has no effect: it is for --train"),
+        (("--lora-alpha", "4", "--train", "last-1"), "--lora-alpha has no effect: it is for"),
+        (("--mask-ratio", "0.5"), "--mask-ratio has no effect: it is for --objective mim"),
+        (("--objective", "mim", "--label-smoothing", "0.2"), f"--label-smoothing {MIM}"),
+        (("--objective", "mim", "--mixup", "1"), f"--mixup {MIM}"),
+        (("--objective", "mim", "--cutmix", "1"), f"--cutmix {MIM}"),
+        (("--objective", "mim", "--class-weights"), f"--class-weights {MIM}"),
+        (("--objective", "mim", "--drop-path", "0.1"), "--drop-path has no effect: --objective"),
+        (("--train", "head", "--augment", "light"), f"--augment {HEAD}"),
+        (("--train", "head", "--mixup", "1"), f"--mixup {HEAD}"),
+        (("--train", "head", "--cutmix", "1"), f"--cutmix {HEAD}"),
+        (("--train", "head", "--drop-path", "0.1"), f"--drop-path {HEAD}"),
+        (("--train", "head", "--lora-rank", "4"), "--lora-rank has no effect: it is for --train"),
+    ],
+)
+def test_options_that_contradict_each_other_end_the_run_before_it_reads(
+    vit: Vit, options: tuple[str, ...], told: str
+) -> None:
+    done = vit("finetune", "missing", "-m", "missing", "-o", "none", "-j", "0", *options)
+    told = told.replace(f" {HEAD}", f" has no effect: {HEAD}")
+    told = told.replace(f" {MIM}", f" has no effect: {MIM}")
+    assert done.code == 2 and done.err.startswith(f"vit: {told}"), done.err
+    assert len(done.err.splitlines()) == 2
+
+
+def test_options_with_nothing_to_do_are_noted(vit: Vit, tiny: Path) -> None:
+    args = ("finetune", tiny / "train", "-m", "demo", "-o", "run", "-j", "0", "--epochs", "1")
+    options = ("--layer-decay", "0.5", "--gradient-checkpointing", "--no-flip", "--patience", "2")
+    done = vit(*args, *options, "--train", "head", "--val-split", "0")
+    assert done.code == 0
+    assert [line for line in done.err.splitlines() if "no effect" in line] == [
+        "vit: --layer-decay has no effect: a head is one layer",
+        f"vit: --gradient-checkpointing has no effect: {HEAD}",
+        "vit: --no-flip has no effect: without augmentation nothing is mirrored",
+        "vit: --patience has no effect: no images are held out for validation",
+    ]
+    done = vit(*args, "--train", "last-1", "--val", tiny, "--val-split", "0.3", "--overwrite")
+    assert done.code == 0
+    assert [line for line in done.err.splitlines() if "no effect" in line] == [
+        "vit: --val-split has no effect: the data have validation images of their own"
+    ]
+    unnoticed = ("--augment", "none", "--layer-decay", "1", "--patience", "2", "--lora-rank", "8")
+    done = vit(*args, "--train", "head", *unnoticed, "--overwrite")
+    assert (done.code, "no effect" in done.err) == (0, False)
 
 
 @pytest.mark.parametrize("recipe", ["lora", "last-1", "head"])

@@ -33,13 +33,15 @@ def divide(
 
     Raises InputError for data that cannot be learnt.
     """
-    if {e.split for e in examples} <= {"train", "val"} and len({e.split for e in examples}) == 2:
-        divided = list(examples)
-    else:
-        divided = _drawn(examples, share, seed)
+    divided = list(examples) if is_divided(examples) else _drawn(examples, share, seed)
     if labelled:
         check_learnable(divided, note)
     return divided
+
+
+def is_divided(examples: Sequence[Example]) -> bool:
+    """Whether every example belongs to a part of the data: to train or val, and both exist."""
+    return {example.split for example in examples} == {"train", "val"}
 
 
 def _drawn(examples: Sequence[Example], share: float, seed: int) -> list[Example]:

@@ -33,8 +33,9 @@ from vitcli.tasks.finetune.job import (
     NullTrainingReporter,
     TrainingReporter,
 )
-from vitcli.tasks.finetune.recipe_choice import ChosenRecipe, choose_recipe
-from vitcli.training.classes import check_learnable, class_names, divide
+from vitcli.tasks.finetune.recipe_choice import ChosenRecipe, asked_recipe, choose_recipe
+from vitcli.tasks.finetune.unused import Circumstances, unused
+from vitcli.training.classes import check_learnable, class_names, divide, is_divided
 from vitcli.training.data import read_examples
 from vitcli.training.example import Example
 from vitcli.training.feed import Feed
@@ -65,12 +66,19 @@ class _Session:
     group: Group
 
     @property
+    def _is_mim(self) -> bool:
+        return self.job.training.objective == "mim"
+
+    @property
     def _has_classes(self) -> bool:
-        return self.job.training.objective == "classify"
+        return not self._is_mim
 
     def run(self) -> Finetuned:
         job, group = self.job, self.group
         product_dtype(job.running.dtype, self.device)  # refuses fp16 before the run writes files
+        asked = asked_recipe(job.training)
+        known = Circumstances(is_mim=self._is_mim, recipe=asked.kind if asked else None)
+        list(unused(job.training, known))  # refuses contradictions before anything is read
         directory = RunDirectory(job.out, self._options(), job.config)
         earlier = None
         if group.is_first:
@@ -85,6 +93,14 @@ class _Session:
         chosen = choose_recipe(job.training, model, examples, self.device, group.size)
         if earlier is None:
             self.reporter.note(f"recipe: {chosen.why}")
+            self._note_unused(
+                Circumstances(
+                    is_mim=self._is_mim,
+                    recipe=chosen.recipe.kind,
+                    augment=chosen.augment,
+                    holds_out=any(e.split == "val" for e in examples),
+                )
+            )
         self._check_batch(chosen)
         maker = FeedMaker(job, self.reporter, group, model, chosen)
         if chosen.recipe.kind == "head":
@@ -145,6 +161,9 @@ class _Session:
                 examples = [replace(e, split="train") for e in examples]
                 examples += [replace(e, split="val") for e in held_out]
             share, seed = training.val_split, training.seed
+            self._note_unused(
+                Circumstances(is_mim=self._is_mim, has_own_split=is_divided(examples))
+            )
             examples = divide(examples, share, seed, self.reporter.note, labelled=self._has_classes)
             omissions.note_system()
         return self.group.gather(examples)[0]
@@ -163,6 +182,11 @@ class _Session:
                 )
             return headed
         return reconstruction_of(model, job.training.seed)
+
+    def _note_unused(self, now: Circumstances) -> None:
+        """Note the options that have no effect. Raises UsageError for those that contradict."""
+        for text in unused(self.job.training, now):
+            self.reporter.note(text)
 
     def _check_batch(self, chosen: ChosenRecipe) -> None:
         if chosen.batch_size % self.group.size:

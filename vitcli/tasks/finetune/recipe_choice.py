@@ -56,17 +56,11 @@ def choose_recipe(
     train = [e for e in examples if e.split == "train"]
     is_mim = training.objective == "mim"
     epochs = training.epochs or (100 if is_mim else 20)
-    if training.train is not None:
-        recipe = parse_recipe(training.train, training.lora_rank, training.lora_alpha)
-        why = "as asked"
-    elif is_mim:
-        recipe, why = Recipe("full"), "--objective mim trains the whole network"
-    else:
+    recipe, why = asked_recipe(training), "as asked"
+    if recipe is None:
         recipe, why = _recipe(model, train, epochs, device)
-    if is_mim and recipe.kind != "full":
-        raise UsageError(
-            f"--objective mim trains the whole network, not {recipe}", "leave out --train"
-        )
+    elif training.train is None:
+        why = "--objective mim trains the whole network"
     depth = model.network.num_blocks
     if recipe.blocks > depth:
         raise UsageError(
@@ -74,15 +68,6 @@ def choose_recipe(
             "--train full trains them all",
         )
     is_head = recipe.kind == "head"
-    if is_head and training.augment not in (None, "none"):
-        raise UsageError(
-            "--train head computes the features of each image once, without augmentation",
-            "leave out --augment, or train last-1, lora or full",
-        )
-    if is_head and (training.mixup or training.cutmix or training.drop_path):
-        raise UsageError(
-            "--train head does not use mixup, cutmix or drop-path", "they need --train full"
-        )
     if is_head and training.epochs is None:
         epochs = 50
     config = model.config
@@ -110,6 +95,20 @@ def choose_recipe(
         f"lr {chosen.lr:.2g}, --augment {chosen.augment}"
     )
     return replace(chosen, why=sentence)
+
+
+def asked_recipe(training: TrainingOptions) -> Recipe | None:
+    """Return the recipe that the options ask for; None if they leave the choice. Raises UsageError
+    for an unknown recipe, and for one that the objective does not have."""
+    is_mim = training.objective == "mim"
+    if training.train is None:
+        return Recipe("full") if is_mim else None
+    recipe = parse_recipe(training.train, training.lora_rank, training.lora_alpha)
+    if is_mim and recipe.kind != "full":
+        raise UsageError(
+            f"--objective mim trains the whole network, not {recipe}", "leave out --train"
+        )
+    return recipe
 
 
 def _recipe(
