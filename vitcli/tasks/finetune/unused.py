@@ -13,7 +13,7 @@ from vitcli.training.recipe import RecipeKind
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Circumstances:
-    """What decides whether an option has an effect; None for what is not known yet."""
+    """The facts that decide whether an option has an effect; None for what is not known yet."""
 
     is_mim: bool
     recipe: RecipeKind | None = None
