@@ -23,12 +23,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from vitcli.api.attention import attention
     from vitcli.api.classify import classify, classify_iter
+    from vitcli.api.convert import convert, info
     from vitcli.api.dedupe import dedupe
     from vitcli.api.embed import Embeddings, embed, embed_iter
     from vitcli.api.map import ImageMap, map
     from vitcli.api.model import Model, load
     from vitcli.api.rows import Rows
     from vitcli.api.search import Found, Hit, search
+    from vitcli.api.train import evaluate, finetune, reconstruct
     from vitcli.errors import (
         CheckpointError,
         DeviceError,
@@ -56,12 +58,14 @@ __version__ = "0.1.0"
 _MODULES = {
     "api.attention": ("attention",),
     "api.classify": ("classify", "classify_iter"),
+    "api.convert": ("convert", "info"),
     "api.dedupe": ("dedupe",),
     "api.embed": ("Embeddings", "embed", "embed_iter"),
     "api.map": ("ImageMap", "map"),
     "api.model": ("Model", "load"),
     "api.rows": ("Rows",),
     "api.search": ("Found", "Hit", "search"),
+    "api.train": ("evaluate", "finetune", "reconstruct"),
     "errors": (
         "CheckpointError",
         "DeviceError",
@@ -115,11 +119,16 @@ __all__ = [
     "attention",
     "classify",
     "classify_iter",
+    "convert",
     "dedupe",
     "embed",
     "embed_iter",
+    "evaluate",
+    "finetune",
+    "info",
     "load",
     "map",
+    "reconstruct",
     "search",
 ]
 

@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
-from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict, TypeVar, get_args
+from typing import TYPE_CHECKING, Literal, Self, TypeAlias, TypedDict, TypeVar, get_args
 
 from vitcli.engines import DtypeName, EngineName, MergeTokens, Quantize
 from vitcli.errors import ImageFailed, VitError, printable
@@ -55,7 +55,7 @@ class Watch(NullReporter):
         """The notes so far, each once."""
         return tuple(self._notes)
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> Self:
         if self._wants_bar:
             from vitcli.bar import Bar, console
 
