@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import runpy
@@ -304,6 +305,19 @@ def test_every_exit_code_and_every_reason_of_a_failure_is_explained() -> None:
 def test_every_page_is_in_the_navigation() -> None:
     found = {str(file.relative_to(DOCS)) for file in DOCS.rglob("*.md")}
     assert sorted(entry.page for entry in navigation()) == sorted(found)
+
+
+def test_the_cells_of_the_notebook_run_one_after_the_other(walk: Walk) -> None:
+    cells = json.loads((DOCS / "notebook.ipynb").read_text("utf-8"))["cells"]
+    make_material(walk.home, "", lambda kind: Path())
+    place: dict = {}
+    with chdir(walk.home):
+        for cell in cells:
+            if cell["cell_type"] == "code":
+                exec(compile("".join(cell["source"]), "<cell>", "exec"), place)
+    assert place["found"].embeddings.shape == (10, 64)
+    assert place["upright"].predictions[0].label == "7"
+    assert place["looked"].maps[0].values.shape[1:] == (8, 8)
 
 
 def test_the_readme_is_a_short_one() -> None:
