@@ -32,6 +32,9 @@ Strip: TypeAlias = tuple[slice, slice, Reals]
 Real: TypeAlias = type[Any]  # float32 or float64
 
 STRIP = 16  # outputs
+# OpenBLAS computes a product of at most this many multiplications in one thread. The threads of a
+# larger one add in another order, and a worker has fewer of them than the main process.
+ONE_THREAD = 1 << 18
 MAX_STRIP_BYTES = 8 << 20  # which are surely in one of Pillow's blocks
 
 
@@ -65,7 +68,10 @@ def resize_floats(pixels: Bytes, size: Size, resample: Resample) -> Floats:
         x = x.swapaxes(1, 2)
         made = np.empty((*x.shape[:2], target), np.float32)
         for outputs, inputs, weights in _strips(x.shape[2], target, resample, np.float32):
-            made[..., outputs] = x[..., inputs].astype(np.float32) @ weights.T
+            rows = max(1, ONE_THREAD // weights.size)
+            for top in range(0, x.shape[1], rows):
+                some = x[:, top : top + rows, inputs].astype(np.float32)
+                made[:, top : top + rows, outputs] = some @ weights.T
         x = made
     return np.ascontiguousarray(x.transpose(2, 1, 0))
 
