@@ -49,7 +49,7 @@ def test_the_rows_are_those_of_one_process(
     shared = ("classify", "-", *DEMO, "--ray", "--summary", "run.json", "-o", "two.jsonl")
     ended = vit(*shared, input=listed)
     assert ended.code == 3, ended.err
-    assert len(ended.err.splitlines()) == 3  # two kinds of failures, and the summary
+    assert len(ended.err.splitlines()) == 4  # the failures, and the summary
     assert "297 of 300 images done, 3 failed in " in ended.err
     report = json.loads((tmp_path / "run.json").read_bytes())
     assert (report["done"], report["failed"], report["exit_code"]) == (297, 3, 3)

@@ -52,7 +52,7 @@ class Screen:
         self._total: int | None = None
         self._count: Callable[[], int | None] | None = None
         self._notes: set[str] = set()
-        self._named: dict[tuple[int, str], records.ErrorType] = {}
+        self._named: dict[str, records.ErrorType] = {}  # by the line of the failure
         self._clock, self._pace = clock, Pace(clock)
         self._logged: float | None = None
         self._begun = ""
@@ -183,10 +183,10 @@ class Screen:
         if self._quiet or self._logs or self._shows_failures:
             return
         for failure in progress.first:
-            place = failure.ref.index, failure.ref.path
-            if len(self._named) < records.MAX_NAMED and place not in self._named:
-                self._named[place] = failure.type
-                self._print(_described(failure))
+            line = _described(failure)
+            if len(self._named) < records.MAX_NAMED and line not in self._named:
+                self._named[line] = failure.type
+                self._print(line)
         if len(self._named) == records.MAX_NAMED < sum(n for n, _ in progress.kinds.values()):
             self.note("more images failed; they are counted at the end")
 

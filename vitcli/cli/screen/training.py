@@ -11,7 +11,7 @@ from vitcli.cli.screen import report
 from vitcli.cli.screen.exit import ended_with
 from vitcli.cli.screen.screen import LOG_EVERY, Screen
 from vitcli.errors import printable
-from vitcli.records import MAX_NAMED, Failure, Progress
+from vitcli.records import Failure, Progress
 from vitcli.training.events import EpochDone, StepDone
 
 MIN_COLUMN = 7  # characters
@@ -62,10 +62,7 @@ class TrainingScreen(Screen):
             for failure in failures:
                 self.note(f"left out: {printable(failure.ref.path)}: {printable(failure.message)}")
         elif failures:
-            named = {path for _, path in self._named}
-            self._name_failures(
-                Progress(first=[f for f in failures if f.ref.path not in named][:MAX_NAMED])
-            )
+            self._name_failures(Progress(first=[*failures]))
             count = len(failures)
             self.note(
                 f"{count:,} image{'s' * (count > 1)} cannot be read and "
