@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+import re
+from pathlib import Path
+
 import pytest
 
+import vitcli
 from vitcli import stores
 from vitcli.errors import hidden, printable
 
@@ -34,3 +39,17 @@ def test_what_a_library_says_of_a_url_has_no_secrets() -> None:
 def test_a_url_that_no_library_likes_is_an_oserror(url: str) -> None:
     with pytest.raises(OSError):
         stores.read(url)
+
+
+def test_an_error_about_an_option_says_what_is_wrong() -> None:
+    """`--image-size abc` alone does not: an option and its value are no sentence."""
+    bare = []
+    for path in sorted(Path(vitcli.__file__).parent.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            is_error = isinstance(node, ast.Call) and ast.unparse(node.func).endswith("Error")
+            if is_error and node.args and isinstance(node.args[0], ast.JoinedStr):
+                parts = node.args[0].values
+                said = "".join(p.value if isinstance(p, ast.Constant) else "{}" for p in parts)
+                if re.fullmatch(r"--[a-z-]+ \{\}", said):
+                    bare.append(f"{path}:{node.lineno}: {ast.unparse(node.args[0])}")
+    assert not bare, "\n".join(bare)

@@ -188,11 +188,15 @@ def test_an_empty_cache_and_mistakes(vit: Vit, cache: Path, tmp_path: Path) -> N
     for args, said in (
         (
             ("--clear", "models"),
-            "--clear models\n  give exports, texts, features, rates, outputs, all",
+            "--clear models is nothing that can be cleared\n"
+            "  give exports, texts, features, rates, outputs, all",
         ),
         (("--clear", "exports/.."), "--clear exports/.."),
         (("--clear", "exports/"), "--clear exports/"),
-        (("--older-than", "3"), "--older-than 3\n  give a number with s, m, h, d or w"),
+        (
+            ("--older-than", "3"),
+            "--older-than 3 is not an age\n  give a number with s, m, h, d or w",
+        ),
         (("--dry-run",), "--dry-run needs --clear"),
     ):
         ended = vit("cache", *args)

@@ -150,7 +150,7 @@ def test_no_file_is_read_if_the_option_or_the_variable_is_empty(
     ended = vit(*words, "--config", "none.toml")
     assert (ended.code, ended.err) == (
         2,
-        "vit: cannot read the config file none.toml: No such file or directory\n",
+        "vit: there is no config file none.toml\n  did you mean other.toml?\n",
     )
 
 

@@ -134,7 +134,7 @@ def test_a_backbone_is_judged_by_its_neighbours_alone(
     done = evaluate(digits, "--preds", "no.jsonl", "--knn", "3")
     assert done.code == 2 and "--preds has no embeddings" in done.err
     done = evaluate(digits, "--preds", "no.jsonl")
-    assert done.code == 1 and "cannot read no.jsonl: No such file or directory\n" in done.err
+    assert done.code == 1 and "no such file: no.jsonl (--preds)\n" in done.err
 
 
 def test_predictions_on_disk_score_as_the_model_does(vit: Vit, evaluate: Vit, digits: Path) -> None:

@@ -167,7 +167,7 @@ def test_a_number_that_is_none_is_refused(vit: Vit, photos: Corpus, value: str) 
     ended = vit("classify", photos.good[0], f"--merge-tokens={value}")
     assert ended.code == 2
     assert f"--merge-tokens {value}" in ended.err
-    assert "give a number of pairs, or auto" in ended.err
+    assert "is not a number of pairs\n  give a number, or auto" in ended.err
 
 
 @pytest.mark.parametrize("value", [-1, 1.5, "all", True, None])

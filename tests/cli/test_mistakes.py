@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import shutil
 from pathlib import Path
@@ -100,7 +101,31 @@ vit evaluate two -m demo | 1 | its 10 labels are
 vit attention photos -m demo | 2 | --out DIR
 vit convert demo out --to onx | 2 | did you mean --to onnx?
 vit bench demo photos | 2 | vit bench demo --on photos
+vit convert -m demo out --to hf | 2 | for example: vit convert
+vit convert demo out | 2 | vit convert needs --to hf|timm|onnx
+vit classify photos --help-al | 2 | did you mean --help-all?
+vit classify photos -m demo --html page.jpg | 2 | end it in .html
+vit classify photos -m demo --batch-size zero | 2 | zero is not a number of images
+vit classify photos -m demo --image-size abc | 2 | abc is not a size
+vit classify photos -m demo --max-errors lots | 2 | lots is not a number of images
+vit classify photos -m demo -j many | 2 | many is not a number of processes
+vit classify photos -m demo --config none.toml | 2 | there is no config file none.toml
+vit classify photos -m demo --summary new/run.json | 1 | mkdir -p new
+vit classify photos -m demo --summary photos/digit-0-0036.png | 1 | give --summary another file
+vit embed photos -m demo -o f.npy --layers x | 2 | x is not a list of layers
+vit dedupe index.npy -m demo | 2 | for example: vit dedupe feats.npy
+vit map index.npy -o map.pdf | 2 | map.pdf is not a known format
+vit models pull demo | 1 | no download is needed
+vit info index.npy | 1 | give a .safetensors, .pth, .bin or .npz
+vit finetune two -o run -m demo --train heads | 2 | known are head, full, lora
+vit finetune two -o notes.txt -m demo | 1 | name a folder with --out
+vit finetune two -o run -m demo --lora-rank 4 --train full | 2 | add --train lora
+vit evaluate two -m demo -o notes.txt | 1 | name a folder with --out
+vit evaluate two --preds note.jsonl | 1 | note.jsonl (--preds)
+vit evaluate two --preds other.jsonl | 1 | vit classify DATA -m MODEL -o preds.jsonl
+vit cache --clear everything | 2 | everything is nothing that can be cleared
 """
+OTHER_ROW = {"path": "x.jpg", "predictions": [{"label": "cat", "index": 0, "score": 1.0}]}
 ROWS = [tuple(map(str.strip, line.split(" | "))) for line in MISTAKES.strip().splitlines()]
 
 
@@ -115,6 +140,7 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "my photos").mkdir()
     (tmp_path / "notes.txt").write_text("cat\ndog\n")
     (tmp_path / "notes.csv").write_text("cat,dog\n")
+    (tmp_path / "other.jsonl").write_text(json.dumps(OTHER_ROW) + "\n")
     (tmp_path / "weights.pth").write_bytes(b"x")
     np.save(tmp_path / "index.npy", np.zeros((1, 2), np.float32))
     return tmp_path

@@ -116,6 +116,10 @@ def hub_parts(spec: str) -> tuple[str, str | None]:
     spec = _timm_id(spec) or spec
     match = _HUB_ID.fullmatch(spec)
     if match is None or not is_hub_id(spec):
+        if spec == DEMO:
+            raise ModelNotFound(
+                f"{spec} is not on the hub", "it is part of vit: no download is needed"
+            )
         raise ModelNotFound(
             f"{spec} is not a hub id",
             _meant(spec, "give org/name or org/name@revision; vit models lists some"),

@@ -51,6 +51,8 @@ OPTIONS = {
 }
 
 
+PLACES = ("-m", "--model", "-o", "--out")  # what some commands take without an option
+
 # What other programs call a value.
 VALUES = {
     **dict.fromkeys(("float16", "half", "f16"), "fp16"),
@@ -123,7 +125,7 @@ def no_such_option(name: str, context: Any, words: Sequence[str]) -> UsageError:
     for word in words:  # the parser reads -format as -f ormat
         if word.startswith(name) and not word.startswith("--") and f"-{word}" in names:
             return one_dash(word)
-    longs = [option for option in names if option.startswith("--")]
+    longs = [*(option for option in names if option.startswith("--")), "--help", "--help-all"]
     other = OPTIONS.get(name)
     near = other if other in names else nearest(name, longs, 0.7)
     siblings = context.parent.command.commands if context.parent else {}
@@ -132,9 +134,10 @@ def no_such_option(name: str, context: Any, words: Sequence[str]) -> UsageError:
     ]
     if near is None and name.startswith("--") and len(name) > 4:
         near = next((option for option in longs if option.startswith(name)), None)
-    if of_others and near != other:
+    if of_others and (near is None or near != other):
         where = ", ".join(f"vit {key}" for key in of_others[:3])
-        return UsageError(f"{path} has no {name}, which is an option of {where}", lists)
+        hint = way_out(context) if name in PLACES else lists
+        return UsageError(f"{path} has no {name}, which is an option of {where}", hint)
     return UsageError(
         f"{path} has no option {name}", f"did you mean {near}? {lists}" if near else lists
     )
@@ -194,7 +197,8 @@ def _missing(param: Any, context: Any) -> UsageError:
     if _is_argument(param):
         what = param.metavar or (param.name or "").upper()
     else:
-        what = f"{param.opts[0]} {param.metavar or 'VALUE'}"
+        choices = "|".join(map(str, param.type_descriptor.choices or ())) or "VALUE"
+        what = f"{param.opts[0]} {param.metavar or choices}"
     return UsageError(f"{context.command_path} needs {what.strip('{}.')}", way_out(context))
 
 

@@ -6,7 +6,7 @@ import glob
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from tempfile import NamedTemporaryFile
@@ -25,6 +25,8 @@ from vitcli.records import FoundImage, ImageRef, Stamp
 from vitcli.stores import Listing, is_remote
 
 MAX_FILES_NAMED = 100_000  # for the error about a directory without images
+MAX_SUFFIXES = 8  # in that error
+USUAL = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".gif")
 
 
 class Source(Protocol):
@@ -175,12 +177,12 @@ class DirectorySource(TreeSource):
         if self.tree(replace(self.scan, omissions=omissions)).is_empty():
             if omissions.unlisted:
                 raise InputError(f"no images in {printable(self.path)}: {omissions.unlisted[0]}")
-            looked = " ".join(sorted(self.scan.suffixes))
             raise InputError(
                 f"no images in {printable(self.path)}{_others(self.path)}",
                 passed_over(omissions.unread)
                 if omissions.unread
-                else f"looked below it for {looked}; --formats all or --ext widens the search",
+                else f"looked below it for {_looked(self.scan.suffixes)}; --formats all or --ext "
+                "widens the search",
             )
 
 
@@ -310,6 +312,14 @@ def count(sources: Iterable[Source]) -> int | None:
     return total
 
 
+def _looked(suffixes: Collection[str]) -> str:
+    """Name the suffixes that a scan takes: the usual ones, if there are many."""
+    if len(suffixes) <= MAX_SUFFIXES:
+        return " ".join(sorted(suffixes))
+    usual = [suffix for suffix in USUAL if suffix in suffixes]
+    return f"{' '.join(usual)} and {len(suffixes) - len(usual)} other suffixes"
+
+
 def _others(folder: str) -> str:
     """Count the files of a folder without images by suffix, in words."""
     suffixes = (
@@ -321,4 +331,4 @@ def _others(folder: str) -> str:
     if not counts:
         return " (it is empty)"
     kinds = ", ".join(f"{suffix} {n}" for suffix, n in counts.most_common(3))
-    return f" ({counts.total()} other files: {kinds})"
+    return f" ({counts.total()} other file{'s' * (counts.total() > 1)}: {kinds})"

@@ -23,14 +23,14 @@ def check_number(option: str, value: object, low: float, high: float, example: s
     the limits."""
     is_number = isinstance(value, Real) and not isinstance(value, bool)
     if not is_number or not low <= float(value) <= high or abs(float(value)) == float("inf"):  # type: ignore[arg-type]
-        raise UsageError(f"{option} {_shown(value)}", f"give {example}")
+        raise UsageError(f"{option} {_shown(value)} is out of range", f"give {example}")
 
 
 def check_whole(option: str, value: object, low: int, high: int, example: str) -> None:
     """Raise UsageError for anything but a whole number between the limits."""
     is_whole = isinstance(value, Integral) and not isinstance(value, bool)
     if not is_whole or not low <= int(value) <= high:  # type: ignore[call-overload]
-        raise UsageError(f"{option} {_shown(value)}", f"give {example}")
+        raise UsageError(f"{option} {_shown(value)} is out of range", f"give {example}")
 
 
 def _shown(value: object) -> str:

@@ -88,7 +88,8 @@ class Running:
         is_count = type(self.merge_tokens) is int and self.merge_tokens >= 0
         if self.merge_tokens != "auto" and not is_count:
             raise UsageError(
-                f"--merge-tokens {self.merge_tokens}", "give a number of pairs, or auto"
+                f"--merge-tokens {self.merge_tokens} is not a number of pairs",
+                "give a number, or auto",
             )
         dtypes = ENGINES[self.engine].dtypes
         if self.dtype not in dtypes:

@@ -30,7 +30,10 @@ class Tolerance:
         except ValueError:
             limit = cls(count=-1)
         if (limit.count or 0) < 0 or not 0 <= (limit.percent or 0) <= 100:
-            raise UsageError(f"--max-errors {text}", "give a number of images, or a share: 20, 5%")
+            raise UsageError(
+                f"--max-errors {text} is not a number of images",
+                "give a number, or a share: 20, 5%",
+            )
         return limit
 
     def check(self, progress: Progress, *, is_last: bool = False) -> None:

@@ -23,7 +23,9 @@ class Shard:
 
     def __post_init__(self) -> None:
         if not 1 <= self.number <= self.count <= 99_999:
-            raise UsageError(f"--shard {self}", "give I/N with I from 1 to N, such as 1/4")
+            raise UsageError(
+                f"--shard {self} is not a shard", "give I/N with I from 1 to N, such as 1/4"
+            )
 
     def __str__(self) -> str:
         return f"{self.number}/{self.count}"
@@ -59,7 +61,9 @@ def parse_shard(text: str) -> Shard:
     """Read a shard such as `1/4`. Raises UsageError."""
     match = re.fullmatch(r"(\d{1,5})/(\d{1,5})", text.strip())
     if match is None:
-        raise UsageError(f"--shard {text}", "give I/N with I from 1 to N, such as 1/4")
+        raise UsageError(
+            f"--shard {text} is not a shard", "give I/N with I from 1 to N, such as 1/4"
+        )
     return Shard(int(match[1]), int(match[2]))
 
 

@@ -68,7 +68,7 @@ class PictureTree:
                 "give a folder of their own, such as --out maps",
             )
         if self.out.exists() and not self.out.is_dir():
-            raise OutputError(f"cannot write to {self.out}: it is not a folder")
+            raise OutputError(f"cannot write to {self.out}: it is not a folder", "name a folder")
         with explained(self.out):
             self._is_new = not self.out.exists()
             self.out.mkdir(parents=True, exist_ok=True)
@@ -87,7 +87,7 @@ class PictureTree:
                 "give a folder of their own, such as --out maps",
             )
         if not os.access(self.out, os.W_OK):
-            raise OutputError(f"cannot write to {self.out}: it is not writable")
+            raise OutputError(f"cannot write to {self.out}: it is not writable", "name another")
 
     def _photos(self) -> Iterator[Path]:
         """The user's images in the folder."""

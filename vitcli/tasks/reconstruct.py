@@ -62,7 +62,9 @@ class ReconstructJob:
 
     def __post_init__(self) -> None:
         if self.mask_ratio is not None and not 0 < self.mask_ratio < 1:
-            raise UsageError(f"--mask-ratio {self.mask_ratio:g}", "give a share between 0 and 1")
+            raise UsageError(
+                f"--mask-ratio {self.mask_ratio:g} is not a share", "give a share between 0 and 1"
+            )
         running = self.running
         unused = {
             f"--engine {running.engine}": running.engine != "torch",

@@ -47,7 +47,7 @@ def parse_recipe(text: str, rank: int, alpha: float) -> Recipe:
             raise UsageError("--train last-0 trains no block", "--train head trains the head alone")
         return Recipe("last", int(match[1]))
     if text not in ("head", "full", "lora"):
-        raise UsageError(f"--train {text}", "known are head, full, lora, and last-N")
+        raise UsageError(f"--train {text} is not known", "known are head, full, lora, and last-N")
     return Recipe(text, rank=rank, alpha=alpha)  # type: ignore[arg-type]
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import chain, islice
 
 from vitcli.errors import InputError, printable
+from vitcli.files import instead_of
 
 MAX_LINE = 16 << 20  # characters
 OPEN_QUOTE = "is a quote not closed there?"
@@ -103,6 +104,8 @@ class TableFile:
                         if "\0" in line:
                             raise self.fault(number, " holds a NUL byte", "save it as UTF-8 text")
                         yield line
+        except FileNotFoundError:
+            raise InputError(f"no such file: {name}", instead_of(self.path)) from None
         except OSError as error:
             raise InputError(f"cannot read {name}: {error.strerror}") from None
         except UnicodeError:

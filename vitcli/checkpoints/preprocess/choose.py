@@ -101,7 +101,8 @@ def _limited(found: FoundPreprocess, most: int) -> FoundPreprocess:
     """The preprocessing with the largest number of patches that the user gives."""
     if not 1 <= most <= MAX_PATCHES:
         raise UsageError(
-            f"--max-patches {most}", f"give a whole number from 1 to {MAX_PATCHES:,}, such as 256"
+            f"--max-patches {most} is out of range",
+            f"give a whole number from 1 to {MAX_PATCHES:,}, such as 256",
         )
     sources = {**found.origins, "resize": f"{found.origins['resize']}; patches: --max-patches"}
     plan = with_max_patches(found.plan, most, "--max-patches")
@@ -256,7 +257,9 @@ def _family(checkpoint: Checkpoint) -> Family:
 def _check_size(size: Size, patch: Size, *, asked: bool) -> None:
     patches = str(patch[0]) if patch[0] == patch[1] else by(patch)
     if min(patch) < 1:
-        raise UsageError(f"--patch-size {by(patch)}", "give a number of pixels, such as 16")
+        raise UsageError(
+            f"--patch-size {by(patch)} is too small", "give a number of pixels, such as 16"
+        )
     if size[0] < patch[0] or size[1] < patch[1]:
         raise UsageError(
             f"an image of {by(size)} is smaller than one patch of {patches}",

@@ -61,7 +61,8 @@ def kind_of(file: Path) -> FileKind:
     if file.suffix == ".onnx":
         raise CheckpointError(f"{file} is an ONNX file", "give the model that it was made of")
     raise CheckpointError(
-        f"{file} is neither safetensors, a PyTorch checkpoint nor .npz (starts with {head[:16]!r})"
+        f"{file} is neither safetensors, a PyTorch checkpoint nor .npz (starts with {head[:16]!r})",
+        "give a .safetensors, .pth, .bin or .npz with the weights, or a folder that has one",
     )
 
 

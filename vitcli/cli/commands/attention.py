@@ -111,7 +111,7 @@ def parse_blocks(text: str | None) -> tuple[Layer, ...] | Literal["all"] | None:
         return tuple("pool" if part == "pool" else int(part) for part in text.split(","))
     except ValueError:
         hint = "give a number, several such as 3,6,-1, or all"
-        raise UsageError(f"--layer {text}", hint) from None
+        raise UsageError(f"--layer {text} is not a list of layers", hint) from None
 
 
 def parse_heads(text: str | None) -> Heads | None:
@@ -120,7 +120,9 @@ def parse_heads(text: str | None) -> Heads | None:
     if text is None or named is not None:
         return named
     if not text.isdecimal():
-        raise UsageError(f"--heads {text}", "give mean, max, min, all, or a number from 1")
+        raise UsageError(
+            f"--heads {text} is not known", "give mean, max, min, all, or a number from 1"
+        )
     return int(text)
 
 
@@ -141,7 +143,7 @@ def parse_query(text: str | None) -> Query:
     match = re.fullmatch(rf"{number}(%?)\s*,\s*{number}(%?)", text.strip())
     hint = "give cls, a place in pixels such as 120,80, or 30%,70%"
     if match is None or match[2] != match[4]:
-        raise UsageError(f"--query {text}", hint)
+        raise UsageError(f"--query {text} is not a place", hint)
     x, y, is_share = float(match[1]), float(match[3]), bool(match[2])
     if is_share and max(x, y) > 100:
         raise UsageError(f"--query {text} is outside the image", hint)

@@ -128,9 +128,10 @@ def evaluate(
     vit evaluate flowers/ --preds preds.jsonl --json
     """
     if out is not None and out.exists() and not overwrite:
-        raise OutputError(f"{out} exists", "--overwrite replaces its files")
+        hint = "--overwrite replaces its files" if out.is_dir() else "name a folder with --out"
+        raise OutputError(f"{out} exists", hint)
     if out is not None and out.exists() and not out.is_dir():
-        raise UsageError(f"{out} is not a folder")
+        raise UsageError(f"{out} is not a folder", "name a folder with --out")
     with common.screen as screen:
         if preds is None:
             start_workers(common.running, common.model)

@@ -142,7 +142,7 @@ def map(
     """
     place = output_place(out)
     if place is not None and not isinstance(place, Path):
-        raise UsageError(f"--out {shorten(str(out))}", "vit map writes files of this machine")
+        raise UsageError(f"--out {shorten(str(out))} is not a file of this machine", "name a file")
     suffix = place.suffix.lower() if place is not None else ""
     if suffix == ".html":
         if html is not None or format is not None:
@@ -152,7 +152,8 @@ def map(
         place, html, suffix = None, place, ""
     elif place is not None and format is None and suffix not in SUFFIXES:
         raise UsageError(
-            f"--out {shorten(str(out))}", "end it in .html, .jsonl, .csv, .tsv or .parquet"
+            f"--out {shorten(str(out))} is not a known format",
+            "end it in .html, .jsonl, .csv, .tsv or .parquet",
         )
     if place is None and html is None and is_terminal():
         raise UsageError("no output is given", "add -o map.html, or -o map.parquet for a table")
@@ -193,5 +194,8 @@ def parse_clusters(text: str) -> int | Literal["auto", "none"]:
     if text == "none":
         return "none"
     if not text.isdecimal() or not 1 <= len(text) <= 5 or int(text) < 1:
-        raise UsageError(f"--clusters {shorten(text)}", "give a number, auto, or none")
+        raise UsageError(
+            f"--clusters {shorten(text)} is not a number of clusters",
+            "give a number, auto, or none",
+        )
     return int(text)

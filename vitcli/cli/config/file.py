@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vitcli.errors import UsageError, printable
-from vitcli.files import open_regular
+from vitcli.files import instead_of, open_regular
 
 NAME, VARIABLE = "vit.toml", "VIT_CONFIG"
 MAX_BYTES = 16 << 20  # as of a meta file
@@ -79,6 +79,9 @@ def read_file(name: str, named_by: Literal["option", "variable", "nobody"]) -> C
         with Path(name).open("rb") if named_by == "option" else open_regular(Path(name)) as file:
             data = file.read(MAX_BYTES + 1)
         text = data.decode("utf-8-sig")
+    except FileNotFoundError:
+        hint = f"{instead_of(name)} ({hint})" if hint else instead_of(name)
+        raise UsageError(f"there is no config file {printable(name)}", hint) from None
     except UnicodeDecodeError:
         raise UsageError(f"{printable(name)} is not text in UTF-8", hint) from None
     except (OSError, ValueError) as error:  # ValueError for a name with NUL

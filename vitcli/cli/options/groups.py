@@ -74,7 +74,9 @@ def reading(
 ) -> Inputs:
     """How to find and read the images of a data set."""
     if image_timeout > MAX_TIMEOUT:
-        raise UsageError(f"--image-timeout {image_timeout:g}", "give seconds, such as 60")
+        raise UsageError(
+            f"--image-timeout {image_timeout:g} is too long", "give seconds, such as 60"
+        )
     return Inputs(
         formats=formats,
         extensions=tuple(ext or ()),
@@ -203,7 +205,9 @@ def devices(devices: o.DevicesOpt = None) -> tuple[str, ...]:
 def ray(ray: o.RayOpt = None) -> str | None:
     """The address of the Ray cluster that shares the run, or None."""
     if ray and not is_address(ray):
-        raise UsageError(f"--ray {ray}", "give HOST:PORT, ray://HOST:PORT, local, or nothing")
+        raise UsageError(
+            f"--ray {ray} is not an address", "give HOST:PORT, ray://HOST:PORT, local, or nothing"
+        )
     return ray or None
 
 

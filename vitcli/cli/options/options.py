@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from vitcli.cli.options.declare import Argument, Group, Option
 from vitcli.engines import DtypeName, EngineName, Quantize
+from vitcli.errors import UsageError
 from vitcli.jobs.job import DEFAULT_MODEL
 from vitcli.records import Decode
 
@@ -467,6 +468,16 @@ ShardOpt = Annotated[
 ]
 
 
+NOT_PAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".csv", ".tsv", ".parquet", ".npy", ".pdf")
+
+
+def page_file(value: Path | None) -> Path | None:
+    """Refuse a page with the suffix of something else: `--html photo.jpg` is a slip."""
+    if value is not None and value.suffix.lower() in NOT_PAGES:
+        raise UsageError(f"--html {value} is not the name of a page", "end it in .html")
+    return value
+
+
 Html = Annotated[
     Path | None,
     Option(
@@ -475,5 +486,6 @@ Html = Annotated[
         brief="Write a page to browse the results.",
         help="Write an HTML page to browse the results, in one file.",
         metavar="FILE",
+        callback=page_file,
     ),
 ]

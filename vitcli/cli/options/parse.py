@@ -33,7 +33,7 @@ def check_number(name: str, value: object) -> None:
     is_wrong = isinstance(value, int | float) and not -limit <= value <= limit
     if is_wrong:  # also for NaN, for which no comparison holds
         option = f"--{name.strip('_').replace('_', '-')}"
-        raise UsageError(f"{option} {shorten(f'{value:g}')}", "this number is out of range")
+        raise UsageError(f"{option} {shorten(f'{value:g}')} is out of range", "give another number")
 
 
 def output_place(out: str | None) -> Place | None:
@@ -54,7 +54,9 @@ def parse_pixels(text: str) -> int:
     if match is not None:
         number *= {"": 1, "k": 1e3, "M": 1e6, "G": 1e9}[match[2]]
     if not 1 <= number <= MAX_PIXELS:
-        raise UsageError(f"--max-pixels {shorten(text)}", "give a number such as 89.5M")
+        raise UsageError(
+            f"--max-pixels {shorten(text)} is not a number of pixels", "give one such as 89.5M"
+        )
     return int(number)
 
 
@@ -66,7 +68,7 @@ def parse_size(option: str, text: str | None) -> tuple[int, int] | None:
     sides = [int(side) for side in match.groups() if side] if match else []
     if not sides or not all(0 < side <= MAX_SIDE for side in sides):
         raise UsageError(
-            f"{option} {shorten(text)}",
+            f"{option} {shorten(text)} is not a size",
             f"give a number, or HEIGHTxWIDTH such as 224x160, of at most {MAX_SIDE:,}",
         )
     return sides[0], sides[-1]
@@ -79,7 +81,8 @@ def parse_age(option: str, text: str | None) -> float:
     match = re.fullmatch(r"(\d{1,6}(?:\.\d{1,6})?)([smhdw])", text.strip())
     if match is None:
         raise UsageError(
-            f"{option} {shorten(text)}", "give a number with s, m, h, d or w, such as 30d"
+            f"{option} {shorten(text)} is not an age",
+            "give a number with s, m, h, d or w, such as 30d",
         )
     return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604_800}[match[2]]
 
@@ -89,7 +92,9 @@ def parse_batch_size(text: str) -> BatchSize:
     if text == "auto":
         return "auto"
     if not re.fullmatch(r"0*\d{1,7}", text):
-        raise UsageError(f"--batch-size {shorten(text)}", "give a number of images, or auto")
+        raise UsageError(
+            f"--batch-size {shorten(text)} is not a number of images", "give a number, or auto"
+        )
     return int(text)
 
 
@@ -98,7 +103,9 @@ def parse_merging(text: str) -> MergeTokens:
     if text == "auto":
         return "auto"
     if not re.fullmatch(r"0*\d{1,7}", text):
-        raise UsageError(f"--merge-tokens {shorten(text)}", "give a number of pairs, or auto")
+        raise UsageError(
+            f"--merge-tokens {shorten(text)} is not a number of pairs", "give a number, or auto"
+        )
     return int(text)
 
 
@@ -106,7 +113,7 @@ def parse_devices(text: str) -> tuple[str, ...]:
     """Parse `0,1` to ("0", "1")."""
     names = tuple(name.strip() for name in text.split(",") if name.strip())
     if not names:
-        raise UsageError(f"--devices {text}", "give all, or numbers such as 0,1")
+        raise UsageError(f"--devices {text} names no device", "give all, or numbers such as 0,1")
     return names
 
 
@@ -115,7 +122,9 @@ def parse_workers(text: str) -> int | None:
     if text == "auto":
         return None
     if not re.fullmatch(r"0*\d{1,4}", text):
-        raise UsageError(f"--workers {shorten(text)}", "give a number of processes, or auto")
+        raise UsageError(
+            f"--workers {shorten(text)} is not a number of processes", "give a number, or auto"
+        )
     return int(text)
 
 
@@ -141,7 +150,9 @@ def parse_layers(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise UsageError(f"--layers {text}", "give numbers such as 3,6,-1") from None
+        raise UsageError(
+            f"--layers {text} is not a list of layers", "give numbers such as 3,6,-1"
+        ) from None
 
 
 def parse_tolerance(max_errors: str | None, on_error: OnError) -> Tolerance:

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import stat
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -102,19 +103,24 @@ def check(path: Path) -> None:
     replace a file that is not a report: `--summary *.jpg` must not destroy an image."""
     from vitcli.jobs.apart import identity_of
 
-    folder, reason = path.parent, ""
+    folder, reason, hint = path.parent, "", "give --summary another file"
     if (descriptor := _descriptor(path)) is not None:
         reason = "" if _is_open(descriptor) else "it is not open"
     elif identity_of(path) in _standard():
         reason = "it is standard output or standard error"
     elif path.is_dir():
-        reason = "it is a directory"
+        reason, hint = "it is a directory", "name a file in it"
+    elif not folder.exists():
+        reason, hint = (
+            f"there is no {folder}",
+            f"make it first: mkdir -p {shlex.quote(str(folder))}",
+        )
     elif not folder.is_dir() or not os.access(folder, os.W_OK):
         reason = f"{folder} is not a writable directory"
     elif path.is_file() and not _is_report(path):
         reason = "it holds something else"
     if reason:
-        raise OutputError(f"cannot write the summary to {path}: {reason}")
+        raise OutputError(f"cannot write the summary to {path}: {reason}", hint)
 
 
 def check_apart(path: Path, written: Sequence[Path], read: Iterable[Read]) -> None:

@@ -79,7 +79,7 @@ class BenchJob:
 
     def __post_init__(self) -> None:
         if not self.seconds > 0:
-            raise UsageError(f"--seconds {self.seconds:g}", "give a time such as 60")
+            raise UsageError(f"--seconds {self.seconds:g} is too short", "give a time such as 60")
         if not self.batch_sizes or min(self.batch_sizes) < 1:
             raise UsageError("no batch sizes are given", "use 1 or more")
 

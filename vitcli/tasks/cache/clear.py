@@ -110,7 +110,7 @@ def _chosen(words: tuple[str, ...]) -> set[tuple[Kind, str | None]]:
             chosen.add((kind, name or None))
         else:
             raise UsageError(
-                f"--clear {word}",
+                f"--clear {word} is nothing that can be cleared",
                 f"give {', '.join(KINDS)}, all (without outputs), or one entry as KIND/NAME",
             )
     return chosen

@@ -77,7 +77,7 @@ class ClassifyJob:
 
     def __post_init__(self) -> None:
         if self.top_k is not None and self.top_k < 1:
-            raise UsageError(f"--top-k {self.top_k}", "ask for 1 label or more")
+            raise UsageError(f"--top-k {self.top_k} is too small", "ask for 1 label or more")
         if not self.models:
             raise UsageError("no model is given", "name one with -m")
         if self.scores in ("logit", "cosine") and len(self.models) > 1:

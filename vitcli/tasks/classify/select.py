@@ -17,6 +17,7 @@ import operator
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from typing import Any, Literal, NoReturn, TypeAlias
 
 from vitcli.errors import UsageError, printable
@@ -65,6 +66,15 @@ _HINTS = {"=": "==", "&": "and", "|": "or", "!": "not", "/": "~ with a pattern"}
 _NO_VALUE = f"a value is expected here: {', '.join(NAMES)}, a number or a text in quotes"
 _NO_COMPARISON = 'a comparison is missing here, such as == "cat" or >= 0.8'
 _NO_END = "the end, and / or is expected here"
+
+
+def _no_name(word: str) -> str:
+    """The error for a word that is not a name: a misspelt name, or a text without quotes."""
+    if near := get_close_matches(word, NAMES, 1):
+        return f"{word} is not known: did you mean {near[0]}?"
+    return f'{word} is not one of {", ".join(NAMES)}: a text is written in quotes, "{word}"'
+
+
 _STARTS = {"value", "not", "any", "("}  # the first token of something true or false
 _FOLLOWS: dict[str, tuple[set[str], str]] = {  # the tokens that may follow, else the message
     **dict.fromkeys(("start", "and", "or", "not", "("), (_STARTS, _NO_VALUE)),
@@ -193,7 +203,8 @@ class _Parser:
             kind, (allowed, reason) = token.kind, _FOLLOWS[before]
             is_outside = {")": len(levels) == 1, ",": levels[-1][0] != "list"}
             if kind not in allowed or is_outside.get(kind, False):
-                self.fail(reason, token.place)
+                is_word = kind == "word" and reason is _NO_VALUE
+                self.fail(_no_name(token.text) if is_word else reason, token.place)
             if kind == "end" and len(levels) > 1:
                 self.fail(") is missing here", token.place)
             if allowed is _STARTS and depth >= MAX_DEPTH:

@@ -16,7 +16,7 @@ from vitcli.jobs.job import DEFAULT_MODEL, Inputs, ModelOptions, Reporter, Runni
 from vitcli.jobs.listing import list_images
 from vitcli.jobs.run import Run
 from vitcli.jobs.words import Words
-from vitcli.records import Failure, FoundImage
+from vitcli.records import ErrorType, Failure, FoundImage
 from vitcli.render.report import Section
 from vitcli.training.example import Example
 
@@ -48,7 +48,7 @@ class EvaluateJob:
 
     def __post_init__(self) -> None:
         if self.knn is not None and self.knn < 1:
-            raise UsageError(f"--knn {self.knn}", "ask for 1 neighbour or more")
+            raise UsageError(f"--knn {self.knn} is too small", "ask for 1 neighbour or more")
         if self.knn is not None and self.preds is not None:
             raise UsageError("--preds has no embeddings", "leave out --knn")
         if self.words is not None and (self.knn is not None or self.preds is not None):
@@ -138,7 +138,9 @@ def check_any_read(done: Sized, failures: Sequence[Failure]) -> None:
     """Raise InputError if no image could be read."""
     if not len(done):
         first = failures[0]
+        is_absent = first.type is ErrorType.NOT_FOUND
         raise InputError(
             f"none of {len(failures)} images can be read; "
-            f"the first, {printable(first.ref.path)}: {first.message}"
+            f"the first, {printable(first.ref.path)}: {first.message}",
+            "are the paths right? those of a table start at its folder" if is_absent else None,
         )

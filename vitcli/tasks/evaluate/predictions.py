@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from vitcli.errors import InputError, printable
+from vitcli.files import instead_of
 from vitcli.jobs.job import Reporter, Summary
 from vitcli.records import ErrorType, Failure, ImageRef
 from vitcli.tasks.evaluate.job import Evaluation, Problem, Result, check_any_read
@@ -36,6 +37,7 @@ from vitcli.training.example import Example
 from vitcli.training.metrics import Answers
 
 MAX_CLASSES = 1 << 17
+MADE_BY = "give the output of vit classify -o preds.jsonl"
 ROUNDING = 1e-3  # the largest error of a sum of scores that are rounded to six decimals
 
 
@@ -50,7 +52,7 @@ def evaluate_predictions(
         p["index"]: str(p["label"]) for row in rows.values() for p in row.get("predictions", ())
     }
     if not label_of:
-        raise InputError(f"{printable(str(preds))} has no predictions")
+        raise InputError(f"{printable(str(preds))} has no predictions", MADE_BY)
     answered = tuple(label_of.get(index, f"LABEL_{index}") for index in range(max(label_of) + 1))
     failures: list[Failure] = []
     found: dict[int, list[dict[str, Any]]] = {}  # the predictions of each example
@@ -64,6 +66,12 @@ def evaluate_predictions(
             failures.append(Failure(ref, ErrorType(error["type"]), str(error["message"])))
         else:
             found[place] = row["predictions"]
+    if not found and not any("error" in row for row in rows.values()):
+        raise InputError(
+            f"{printable(str(preds))} has no row of these images, such as "
+            f"{printable(examples[0].path)}",
+            "classify them first: vit classify DATA -m MODEL -o preds.jsonl",
+        )
     check_any_read(found, failures)
     result = _result(str(preds), answered, examples, found, threshold)
     if isinstance(result, OneLabelResult) and not result.are_shares:
@@ -161,9 +169,13 @@ def _read_rows(file: Path) -> dict[Path, dict[str, Any]]:
     """Read the rows, by absolute path. Relative paths start at the working directory."""
     try:
         text = file.read_text("utf-8")
+    except FileNotFoundError:
+        raise InputError(
+            f"no such file: {printable(str(file))} (--preds)", instead_of(file)
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or error
-        raise InputError(f"cannot read {printable(str(file))}: {why}") from None
+        raise InputError(f"cannot read {printable(str(file))}: {why}", MADE_BY) from None
     rows: dict[Path, dict[str, Any]] = {}
     for number, line in enumerate(text.removesuffix("\n").split("\n"), start=1):
         try:

@@ -68,7 +68,7 @@ class RunDirectory:
         OutputError, also if the run would overwrite a file or folder in `read`."""
         folder = self.folder
         if folder.exists() and not folder.is_dir():
-            raise OutputError(f"{folder} is not a folder")
+            raise OutputError(f"{folder} is not a folder", "name a folder with --out")
         check_apart([folder, *(folder / name for name in FILES)], read)
         exists = os.path.lexists(folder / RUN)
         if resume and not exists and any((folder / n).exists() for n in (LAST, METRICS, *MODEL)):

@@ -110,14 +110,14 @@ class _Session:
             if earlier is None:
                 examples, failures = maker.readable(examples)
             feed = maker.of_images(examples)
-        self.reporter.left_out(failures, job.out / RUN)
-        self.reporter.doing("starting the training")
         if earlier is None and group.is_first:
             if self._has_classes:
                 for name in sorted({*model.labels} - {e.label for e in examples}, key=os.fsencode):
                     self.reporter.note(f"no image of class {printable(name)} can be read")
                 check_learnable(examples, self.reporter.note)
             directory.begin(examples, failures)
+        self.reporter.left_out(failures, job.out / RUN)
+        self.reporter.doing("starting the training")
         return self._train(directory, model, feed, examples, chosen, failures)
 
     def _files_read(self) -> Iterator[Read]:

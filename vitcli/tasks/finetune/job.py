@@ -63,15 +63,19 @@ class TrainingOptions:
         for name in ("epochs", "batch_size", "accumulate", "patience", "lora_rank"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise UsageError(f"{option_of(name)} {value}", "give 1 or more")
+                raise UsageError(f"{option_of(name)} {value} is too small", "give 1 or more")
         if not 0 <= self.seed < 1 << 32:
-            raise UsageError(f"--seed {self.seed}", "give 0 to 4294967295")
+            raise UsageError(f"--seed {self.seed} is too large", "give 0 to 4294967295")
         for name in ("val_split", "ema", "mask_ratio", "smoothing", "drop_path"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:
-                raise UsageError(f"{option_of(name)} {value:g}", "give a share below 1")
+                raise UsageError(
+                    f"{option_of(name)} {value:g} is not a share", "give a share below 1"
+                )
         if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
-            raise UsageError(f"--layer-decay {self.layer_decay:g}", "give more than 0, at most 1")
+            raise UsageError(
+                f"--layer-decay {self.layer_decay:g} is out of range", "give more than 0, at most 1"
+            )
 
 
 def option_of(name: str) -> str:
