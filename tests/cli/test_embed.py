@@ -14,6 +14,7 @@ import transformers
 from PIL import Image, ImageOps
 
 from tests.conftest import Vit
+from tests.fixtures.cpu import needs_int8
 from tests.fixtures.photos import Corpus, photo
 
 Models = Callable[[str], Path]
@@ -67,7 +68,10 @@ def test_layers_and_pools_are_those_of_transformers(
 
 @pytest.mark.parametrize(
     ("args", "least", "quantize"),
-    [(("--dtype", "bf16"), 0.999, None), (("--quantize", "int8"), 0.99, "int8")],
+    [
+        (("--dtype", "bf16"), 0.999, None),
+        pytest.param(("--quantize", "int8"), 0.99, "int8", marks=needs_int8),
+    ],
     ids=["bf16", "int8"],
 )
 def test_low_precision_is_close_and_recorded(

@@ -12,6 +12,7 @@ import torch
 import transformers
 
 from tests.conftest import Vit
+from tests.fixtures.cpu import needs_int8
 from tests.fixtures.photos import Corpus
 from tests.fixtures.weights import pixels
 from vitcli.checkpoints.layouts.hf_dinov2 import refusals
@@ -40,7 +41,9 @@ def test_embed_records_it_and_resumes_with_it(
     assert "--patch-size" not in fingerprint
 
 
-@pytest.mark.parametrize("more", [("--dtype", "bf16"), ("--quantize", "int8")])
+@pytest.mark.parametrize(
+    "more", [("--dtype", "bf16"), pytest.param(("--quantize", "int8"), marks=needs_int8)]
+)
 def test_low_precision_agrees(
     vit: Vit, tiny_model: Models, photos: Corpus, tmp_path: Path, more: tuple[str, ...]
 ) -> None:

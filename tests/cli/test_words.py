@@ -22,6 +22,7 @@ from transformers import pipeline
 
 import vitcli
 from tests.conftest import Vit
+from tests.fixtures.cpu import needs_int8
 from tests.fixtures.extras import needs
 from tests.fixtures.two_towers import three_images, two_towers
 from vitcli.checkpoints.text.vectors import class_vectors
@@ -127,7 +128,7 @@ def test_texts_of_a_class_are_averaged_as_unit_vectors(
     "extra",
     [
         pytest.param(("--engine", "onnx"), marks=needs("onnx")),
-        ("--quantize", "int8"),
+        pytest.param(("--quantize", "int8"), marks=needs_int8),
         ("--dtype", "bf16"),
     ],
 )

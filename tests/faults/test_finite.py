@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from tests.conftest import Vit
+from tests.fixtures.cpu import needs_int8
 from tests.fixtures.extras import needs
 from tests.fixtures.tiny import tiny_hf
 
@@ -115,6 +116,7 @@ def test_features_that_do_not_fit_fp16_are_not_stored(
         assert np.isfinite(np.load(tmp_path / "half.npy")).all()
 
 
+@needs_int8
 def test_int8_of_an_image_that_overflows_leaves_its_neighbours(
     vit: Vit, broken: Path, pictures: Path
 ) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from tests.fixtures.bright import Bright
 from tests.fixtures.clip import tiny_clip
+from tests.fixtures.cpu import needs_int8
 from tests.fixtures.swin import CLASSES, V2_CLASSES, tiny_swin, unshrunk
 from tests.fixtures.tiny import FAMILIES, randomise
 from tests.fixtures.weights import pixels
@@ -152,7 +153,8 @@ def test_the_weights_of_vit_base_are_transformers_on_the_network_that_runs(
 
 
 @pytest.mark.parametrize(
-    ("dtype", "quantize", "close"), [("bf16", None, 0.02), ("fp32", "int8", 0.1)]
+    ("dtype", "quantize", "close"),
+    [("bf16", None, 0.02), pytest.param("fp32", "int8", 0.1, marks=needs_int8)],
 )
 def test_networks_of_low_precision_look_nearly_the_same(
     dtype: Any, quantize: Any, close: float
