@@ -63,7 +63,7 @@ def test_layers_and_pools_are_those_of_transformers(
     for args, expected in wanted.items():
         ended = vit("embed", *images, "-m", model, "-o", "f.npy", "--overwrite", *args)
         assert ended.code == 0, ended.err
-        np.testing.assert_allclose(np.load(tmp_path / "f.npy"), expected, atol=1e-5)
+        np.testing.assert_allclose(np.load(tmp_path / "f.npy"), expected, atol=1e-5, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
