@@ -96,6 +96,19 @@ def test_another_engine_gives_the_numbers_of_torch_for_any_batch(
     assert [p.name for p in (cache / "engines").iterdir() if p.name.startswith(".")] == []
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_another_engine_merges_the_pairs_that_torch_merges(
+    cache: Path, shallow_model: Models, name: EngineName
+) -> None:
+    model = load(str(shallow_model("deit-distilled")), image_size=(64, 48))
+    model = replace(model, network=model.network.with_merging(12))
+    engine, expected = open_engine(model, Logits(), name), torch_engine(model, Logits())
+    for batch in (1, 5):
+        images = pixels(model, batch)
+        torch.testing.assert_close(engine(images), expected(images), atol=1e-4, rtol=0)
+
+
 @pytest.fixture(scope="module")
 def held_out() -> np.ndarray:
     pictures = [train.render(index) for index, _ in train.held_out()]

@@ -81,7 +81,7 @@ def merge(
     _, source_keys, other_keys = _apart(keys.mean(dim=1, dtype=torch.float32), num_prefix)
     cosines = F.normalize(source_keys, dim=-1) @ F.normalize(other_keys, dim=-1).transpose(1, 2)
     similarity, partners = cosines.max(dim=-1)
-    order = similarity.argsort(dim=-1, descending=True, stable=True)
+    order = _from_largest(similarity)
     count = min(count, order.shape[1])
     merged, left = order[:, :count], order[:, count:].sort(dim=-1).values
 
@@ -91,7 +91,7 @@ def merge(
     added = joins * source_sizes.gather(1, merged)[:, None]
     totals = other_sizes + added.sum(dim=-1)
 
-    images = torch.arange(len(x), device=x.device)[:, None]
+    images = torch.arange(x.shape[0], device=x.device)[:, None]
     prefix, sources, others = _apart(x, num_prefix)
     means = others * (other_sizes / totals)[..., None]
     means = means + (added / totals[..., None]) @ sources[images, merged].float()
@@ -103,6 +103,18 @@ def _apart(values: Tensor, num_prefix: int) -> tuple[Tensor, Tensor, Tensor]:
     """The prefix, every second patch token, and the others.  (B, N, ...) -> (B, n, ...) thrice"""
     patches = values[:, num_prefix:]
     return values[:, :num_prefix], patches[:, 1::2], patches[:, ::2]
+
+
+def _from_largest(values: Tensor) -> Tensor:
+    """The places of the values, from that of the largest; of equal values, the first place is
+    first.  (B, n) -> (B, n)
+
+    A stable sort, by counts: ONNX has none, and exported engines choose the same pairs.
+    """
+    places = torch.arange(values.shape[1], device=values.device)
+    value, other = values[:, :, None], values[:, None]
+    is_before = (other > value) | ((other == value) & (places < places[:, None]))
+    return is_before.sum(dim=-1).argsort(dim=-1)
 
 
 def unmergeable(config: Config) -> str | None:
