@@ -22,7 +22,7 @@ from vitcli.models.layers import Block
 from vitcli.models.positions import Position
 from vitcli.models.swin_config import SwinConfig
 
-AUTO = 0.65  # of the multiply-adds are left by --merge-tokens auto; see benchmarks/README.md
+AUTO = 0.65  # of the multiply-adds are left by --merge-tokens auto; see docs/speed.md
 
 
 class MergingBlock(nn.Module):
