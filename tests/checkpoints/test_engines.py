@@ -102,7 +102,7 @@ def test_another_engine_merges_the_pairs_that_torch_merges(
     cache: Path, shallow_model: Models, name: EngineName
 ) -> None:
     model = load(str(shallow_model("deit-distilled")), image_size=(64, 48))
-    model = replace(model, network=model.network.with_merging(12))
+    model = replace(model, source=model.network.with_merging(12))
     engine, expected = open_engine(model, Logits(), name), torch_engine(model, Logits())
     for batch in (1, 5):
         images = pixels(model, batch)
