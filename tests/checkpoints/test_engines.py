@@ -26,6 +26,7 @@ from vitcli.checkpoints.load import Model, load
 from vitcli.demo import train
 from vitcli.engines import ENGINES, EngineName, EngineRow
 from vitcli.errors import DeviceError, OutputError, UsageError
+from vitcli.models import onednn
 from vitcli.models.engine import Engine, Features, Graph, Logits, Output, TorchEngine
 from vitcli.models.prepare import prepare
 from vitcli.records import Classified
@@ -123,6 +124,10 @@ def held_out() -> np.ndarray:
         pytest.param("openvino", "bf16", 0.99, marks=needs("openvino")),
         pytest.param("onnx", "fp32", 0.998, marks=needs("onnx")),
     ],
+)
+@pytest.mark.skipif(
+    not onednn.has("avx512_vnni", "avx_vnni", "amx_int8"),
+    reason="without VNNI, the engines' sums of int8 products saturate",
 )
 def test_int8_names_the_digits_that_fp32_names(
     kept: None, held_out: np.ndarray, name: EngineName, dtype: str, cosine: float

@@ -23,7 +23,7 @@ from vitcli.errors import CheckpointError
 from vitcli.models.mae import MaskedAutoencoder, mask_of, patchify, unpatchify
 from vitcli.models.mim import MaskedImageModel
 
-CLOSE = {"atol": 1e-5, "rtol": 0.0}
+CLOSE = {"atol": 1e-5, "rtol": 1e-6}
 SIZES = [(64, 64), (40, 80), (96, 32)]  # a grid of 8x8, 5x10 and 12x4
 SPELLINGS = ["disk", "memory", "hub"]
 

@@ -24,6 +24,7 @@ from vitcli.checkpoints.load import load
 from vitcli.checkpoints.preprocess.hf import from_hf
 from vitcli.errors import CheckpointError, UsageError
 from vitcli.images.preprocess import patch_grid, preprocess, preprocessed
+from vitcli.models import onednn
 from vitcli.models.normalise import Normalisation
 
 SIZES = (  # height, width
@@ -157,7 +158,10 @@ def test_rows_keep_their_order_and_failures_their_places(
     np.testing.assert_allclose(np.load(tmp_path / "all.npy"), good.embeddings, atol=2e-5)
     assert vit("embed", *mixed[:7], *args[-6:], "-o", "part.npy").code == 3
     assert vit(*args, "-o", "part.npy", "--resume").code == 3
-    assert (tmp_path / "part.npy").read_bytes() == (tmp_path / "all.npy").read_bytes()
+    if onednn.has("avx512_vnni"):  # elsewhere, sums depend on how many images a batch has
+        assert (tmp_path / "part.npy").read_bytes() == (tmp_path / "all.npy").read_bytes()
+    parts = np.load(tmp_path / "part.npy"), np.load(tmp_path / "all.npy")
+    np.testing.assert_allclose(*parts, atol=1e-6, rtol=1e-6)
 
 
 def test_tokens_are_lines_of_json_with_their_grid(made: Made, vit: Vit, tmp_path: Path) -> None:

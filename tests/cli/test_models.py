@@ -215,7 +215,7 @@ def test_pull_fills_the_cache_and_prints_the_folder(
         ("some/other", "some/other is not on the hub"),
         ("vit-base", "vit-base is not a hub id"),
         ("./folder", "./folder is not a hub id"),
-        ("demo", "demo is not a hub id"),
+        ("demo", "demo is not on the hub"),
         ("some/vit@v9", "some/vit has no revision v9"),
     ],
 )

@@ -141,7 +141,7 @@ def test_shards_merge_into_one_run_and_again_when_images_come(
     ended = vits.vit("merge", *reversed(shards), "-o", merged)
     assert ended.wait() == 3, ended.err
     assert_same_rows(merged, one)
-    assert vits.vit(*args, merged, "--resume").err.startswith(f"vit: {merged} is already complete")
+    assert f"vit: {merged} is already complete" in vits.vit(*args, merged, "--resume").err
 
     for path in sorted(many.iterdir())[1::4][:100]:
         (some / path.name).write_bytes(path.read_bytes())
@@ -190,7 +190,7 @@ def test_where_nothing_is_new_no_model_is_loaded(
     words = [sys.executable, "-c", script, *map(str, args)]
     again = subprocess.run(words, capture_output=True, text=True, env=environment())
     assert (again.returncode, again.stdout) == (3, "False\n"), again.stderr
-    assert again.stderr.startswith(f"vit: {tmp_path / name} is already complete\n")
+    assert f"vit: {tmp_path / name} is already complete\n" in again.stderr
     assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
 
 
