@@ -100,6 +100,12 @@ def classify_iter(
     return streamed(iter_classified(job, watch), watch, on_error)
 
 
+def models_of(model: Models) -> tuple[str | Model, ...]:
+    """One model or several as a tuple."""
+    several = isinstance(model, Sequence) and not isinstance(model, str)
+    return tuple(model) if several else (model,)  # type: ignore[arg-type, return-value]
+
+
 def _job(
     inputs: Inputs,
     model: Models,
@@ -111,11 +117,10 @@ def _job(
     tokenizer: str | None,
     running: RunningOptions,
 ) -> ClassifyJob:
-    several = isinstance(model, Sequence) and not isinstance(model, str)
     words = words_of(classes, templates=templates, clean=clean, tokenizer=tokenizer)
     return ClassifyJob(
         inputs=inputs,
-        models=tuple(model) if several else (model,),  # type: ignore[arg-type]
+        models=models_of(model),
         running=Running(**running),
         top_k=top_k,
         scores=scores,

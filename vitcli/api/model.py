@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from vitcli.api.images import Images, inputs_of
+from vitcli.api.options import PathLike, pair_of, path_of
 from vitcli.checkpoints import load as checkpoints
 from vitcli.errors import ImageFailed, UsageError
 from vitcli.images.job import DecodeJob
 from vitcli.images.loader import iter_batches, iter_parts
 from vitcli.jobs.listing import list_inputs
 from vitcli.models.prepare import Prepared
-from vitcli.records import Size
 
 BATCH_SIZE = 16
 
@@ -73,7 +71,7 @@ class Model(checkpoints.Model):
 def load(
     spec: str,
     *,
-    labels: str | os.PathLike[str] | None = None,
+    labels: PathLike | None = None,
     image_size: int | tuple[int, int] | None = None,
     patch_size: int | tuple[int, int] | None = None,
     max_patches: int | None = None,
@@ -98,9 +96,9 @@ def load(
     """
     found = checkpoints.load(
         spec,
-        labels=None if labels is None else Path(labels),
-        image_size=_pair(image_size),
-        patch_size=_pair(patch_size),
+        labels=path_of(labels),
+        image_size=pair_of(image_size),
+        patch_size=pair_of(patch_size),
         max_patches=max_patches,
         preprocess=preprocess,
         layout=layout,
@@ -111,7 +109,3 @@ def load(
         drop=(drop,) if isinstance(drop, str) else drop,
     )
     return Model(**{field.name: getattr(found, field.name) for field in fields(found)})
-
-
-def _pair(size: int | tuple[int, int] | None) -> Size | None:
-    return (size, size) if isinstance(size, int) else size

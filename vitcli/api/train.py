@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
 
-from vitcli.api.classify import Models
+from vitcli.api.classify import Models, models_of
 from vitcli.api.images import Images, inputs_of
 from vitcli.api.options import ModelArguments, PathLike, model_options, path_of
 from vitcli.api.running import RunningOptions, Watch
@@ -19,6 +19,7 @@ from vitcli.records import Failure, TextClean
 
 if TYPE_CHECKING:  # import torch
     from vitcli.checkpoints.load import Model
+    from vitcli.images.augment import Level
     from vitcli.tasks.evaluate.job import Evaluation
     from vitcli.tasks.finetune.job import Finetuned
     from vitcli.training.events import EpochDone, StepDone
@@ -40,7 +41,7 @@ class TrainingArguments(TypedDict, total=False):
     clip: float
     seed: int
     val_split: float
-    augment: Literal["none", "light", "medium", "strong"] | None
+    augment: Level | None
     flip: bool
     smoothing: float | None
     mixup: float
@@ -134,10 +135,9 @@ def evaluate(
     from vitcli.tasks.evaluate.evaluate import evaluate as task
     from vitcli.tasks.evaluate.job import EvaluateJob
 
-    several = isinstance(model, Sequence) and not isinstance(model, str)
     job = EvaluateJob(
         data=os.fspath(data),
-        models=tuple(model) if several else (model,),  # type: ignore[arg-type]
+        models=models_of(model),
         options=model_options(options or {}),
         running=Running(**running),
         scores=scores,
