@@ -8,8 +8,8 @@ from typing import Literal
 import pytest
 import torch
 
+from tests.fixtures.cpu import needs_int8
 from vitcli.jobs import limit
-from vitcli.models import onednn
 from vitcli.models.config import ViTConfig
 
 
@@ -24,9 +24,8 @@ def test_a_product_counts_two_operations_for_each_multiply_add(
     assert limit.matmul_flops(dtype, seconds=1) == 2 * 64**3 / 0.25
 
 
+@needs_int8
 def test_bytes_are_multiplied_as_int8(monkeypatch: pytest.MonkeyPatch) -> None:
-    if not onednn.supports(torch.float32, int8=True):
-        pytest.skip("no int8 products here")
     monkeypatch.setattr(limit, "SIDE", 64)
     assert limit.matmul_flops(quantize="int8", seconds=0) > 0
     product = limit._bytes_product(64)()
