@@ -27,7 +27,7 @@ LOG = logging.getLogger("vitcli")
 class RunningOptions(TypedDict, total=False):
     """Options of running a model. By default one worker process for each processor decodes, at most
     8; with workers=0 this process does. merge_tokens=N merges the N most similar pairs of patches
-    in each block, "auto" a number that keeps nearly all labels: less work, and close results.
+    in each block, "auto" the number that leaves 65 % of the multiply-adds: less work, near results.
     `attention` runs on engine="torch" only, and merges none."""
 
     device: str  # "auto"
