@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from vitcli.errors import InputError, UsageError
 from vitcli.indexes import search
-from vitcli.indexes.index import index_of
+from vitcli.indexes.index import Index, index_of
+from vitcli.indexes.parts import RawPart
 from vitcli.indexes.search import nearest
 
 Array = NDArray[np.floating]
@@ -40,8 +43,9 @@ def test_the_nearest_rows_are_those_of_numpy(
     queries: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(search, "MANY_BYTES", 4 * width * 64)  # many blocks
-    monkeypatch.setattr(search, "QUERIES", 8)
+    for name, rows_each in {"MANY_BYTES": 64, "FEW_BYTES": 64, "PIECE_BYTES": 10}.items():
+        monkeypatch.setattr(search, name, 4 * width * rows_each)  # many blocks and pieces
+    monkeypatch.setattr(search, "QUERIES", 12)  # 12 are many, and the other 8 are few
     rows, asked = some(count, width), some(queries, width, 1)
     rows[count // 2 :] = rows[: count - count // 2].copy()  # each row twice: ties
     order, scores = plain(rows, asked, metric)
@@ -96,3 +100,20 @@ def test_what_has_no_score_is_refused() -> None:
     rows[3, 2] = np.nan
     with pytest.raises(InputError, match="row 3 of the array holds NaN"):
         nearest(index_of(rows), np.ones((1, 4)), 3)
+
+
+@pytest.mark.parametrize("shift", [0, 1])  # where the array begins in the file
+def test_rows_of_a_file_are_those_of_the_array(tmp_path: Path, shift: int) -> None:
+    rows, asked = some(5000, 48), some(3, 48, 1)
+    file = tmp_path / "rows"
+    file.write_bytes(b"x" * shift + rows.tobytes())
+    with file.open("r+b") as handle:
+        part = RawPart("rows", handle, shift, rows.shape, rows.dtype)
+        assert (part.view(10, 4990) is None) == bool(shift)
+        found = nearest(Index((part,), index_of(rows).named), asked, 4)
+        handle.truncate(rows.nbytes // 2)
+        with pytest.raises(InputError, match="rows has been cut off"):
+            nearest(Index((part,), index_of(rows).named), asked, 4)
+    for one, other in zip(found, nearest(index_of(rows), asked, 4), strict=True):
+        assert one.rows.tolist() == other.rows.tolist()
+        assert one.scores.tobytes() == other.scores.tobytes()

@@ -105,6 +105,13 @@ class Index:
                 self.parts[number].fill(out[done : done + high - low], low)
             done += high - low
 
+    def view(self, start: int, stop: int) -> Vectors | None:
+        """The rows from `start` to `stop` without a copy; None where that cannot be."""
+        match list(self.spans(start, stop)):
+            case [(number, low, high)]:
+                return self.parts[number].view(low, high)
+        return None
+
     def read(self, start: int, stop: int) -> Vectors:
         """Rows as they are stored, in fp32.  -> (n, D)
 

@@ -1,11 +1,13 @@
-"""The rows of one file of vectors, read in blocks: memory does not grow with the file.
+"""The rows of one file of vectors, in blocks: memory does not grow with the file.
 
-A raw array is read at its offset, not mapped: a file that another program cuts off gives an error
-in place of a fatal signal, and pages that have been read do not count as this process's memory.
+fp32 rows of a raw array are mapped where they are read once and in order, a block at a time, which
+spares their copy. The size of the file is compared before: a file that another program has cut off
+gives an error, not a fatal signal.
 """
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ from vitcli.errors import InputError, printable
 
 Vectors = NDArray[np.float32]
 COPIED = 4096  # rows that are copied at a time
+READ_AHEAD = getattr(mmap, "MAP_POPULATE", 0)  # all pages at once, where the system can
 
 
 class Part(Protocol):
@@ -40,6 +43,10 @@ class Part(Protocol):
     def fill(self, out: Vectors, start: int) -> None:
         """Read the rows from `start` on into `out` (n, D). Raises InputError."""
 
+    def view(self, start: int, stop: int) -> Vectors | None:
+        """The rows from `start` to `stop` as they lie in memory or in the file, without a copy;
+        None where they are not fp32, row after row. Raises InputError."""
+
 
 @dataclass(frozen=True, slots=True)
 class ArrayPart:
@@ -60,6 +67,10 @@ class ArrayPart:
     def fill(self, out: Vectors, start: int) -> None:
         with np.errstate(over="ignore", invalid="ignore"):  # not finite in fp32: found later
             out[:] = self.array[start : start + len(out)]
+
+    def view(self, start: int, stop: int) -> Vectors | None:
+        is_plain = self.array.dtype == np.float32 and self.array.flags.c_contiguous
+        return self.array[start:stop] if is_plain else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +103,37 @@ class RawPart:
             except OSError as error:
                 raise InputError(f"cannot read {printable(self.file)}: {error.strerror}") from None
             if not done:
-                raise InputError(
-                    f"{printable(self.file)} has been cut off",
-                    "write it again: vit embed --overwrite",
-                )
+                raise self._cut_off()
             rest, at = rest[done:], at + done
         if not is_same:
             with np.errstate(over="ignore", invalid="ignore"):  # not finite in fp32: found later
                 out[:] = raw
+
+    def view(self, start: int, stop: int) -> Vectors | None:
+        row = self.width * self.dtype.itemsize
+        first, end = self.offset + start * row, self.offset + stop * row
+        if self.dtype != np.float32 or first % self.dtype.itemsize:
+            return None
+        if os.fstat(self.handle.fileno()).st_size < end:
+            raise self._cut_off()
+        page = first - first % mmap.ALLOCATIONGRANULARITY
+        try:
+            pages = mmap.mmap(
+                self.handle.fileno(),
+                end - page,
+                flags=mmap.MAP_SHARED | READ_AHEAD,
+                prot=mmap.PROT_READ,
+                offset=page,
+            )
+        except (OSError, ValueError):  # a file system without it
+            return None
+        values = np.frombuffer(pages, np.float32, (stop - start) * self.width, first - page)
+        return values.reshape(stop - start, self.width)
+
+    def _cut_off(self) -> InputError:
+        return InputError(
+            f"{printable(self.file)} has been cut off", "write it again: vit embed --overwrite"
+        )
 
 
 def matrix_shape(file: str, shape: Sequence[int]) -> tuple[int, int]:

@@ -20,10 +20,10 @@ from vitcli.errors import UsageError
 from vitcli.indexes.blocks import (
     Block,
     block_rows,
+    checked_lengths,
     exact_cosines,
     exact_lengths,
     exact_products,
-    read_block,
 )
 from vitcli.indexes.index import Index
 from vitcli.indexes.parts import Vectors
@@ -33,8 +33,9 @@ Metric: TypeAlias = Literal["cosine", "dot"]
 Scores: TypeAlias = NDArray[np.float64]
 Rows: TypeAlias = NDArray[np.int64]
 
-FEW = 8  # queries whose product with a block is limited by memory: small blocks stay near the cache
-FEW_BYTES, MANY_BYTES = 12 << 20, 8 << 20
+FEW = 8  # queries whose product with a block is limited by memory
+FEW_BYTES, MANY_BYTES = 16 << 20, 8 << 20  # of a block
+PIECE_BYTES = 1 << 20  # of it, for few queries: read from memory once, and then from the cache
 ONE_BY_ONE = 4  # queries whose products are fast without BLAS
 QUERIES = 512  # searched together
 MAX_SCORES = 8 << 20  # products that are held at a time
@@ -197,7 +198,9 @@ class _Searcher:
         self._end, self._threshold, self._floors = end, threshold, floors
         self._queries = queries.astype(np.float32)
         self._buffer = np.empty((rows, index.width), np.float32)
+        self._norms = np.empty(rows, np.float32)
         self._products = np.empty((len(queries), rows), np.float32)
+        self._piece = block_rows(index, PIECE_BYTES) if len(queries) <= FEW else rows
         self._rows = np.full((len(queries), k), NO_ROW)  # best first
         self._scores = np.full((len(queries), k), -np.inf)
         # The error of a sum of D products, each rounded, of vectors that were rounded, too.
@@ -216,14 +219,21 @@ class _Searcher:
         """Search the blocks that begin at `starts`."""
         for start in starts:
             stop = min(self._end, start + rows)
-            self._search(read_block(self._index, start, stop, into=self._buffer))
+            vectors = self._index.view(start, stop)
+            if vectors is None:
+                vectors = self._buffer[: stop - start]
+                self._index.fill(vectors, start)
+            self._search(start, vectors)
 
-    def _search(self, block: Block) -> None:
-        norms = block.norms
+    def _search(self, start: int, vectors: Vectors) -> None:
+        norms, products = self._norms[: len(vectors)], self._products[:, : len(vectors)]
+        for first in range(0, len(vectors), self._piece):
+            some = slice(first, first + self._piece)
+            norms[some] = checked_lengths(self._index, vectors[some], start + first)
+            with np.errstate(all="ignore"):  # products of odd rows do not count
+                self._multiply(vectors[some], products[:, some])
+        block = Block(start, vectors, norms)
         is_odd = ~((norms > SAFE[0]) & (norms < SAFE[1])) | (not self._is_safe)
-        products = self._products[:, : len(norms)]
-        with np.errstate(all="ignore"):  # products of odd rows do not count
-            self._multiply(block.vectors, products)
         if is_odd.any():
             products[:, is_odd] = -np.inf
             odd, every = np.flatnonzero(is_odd), np.arange(len(self._exact))

@@ -87,6 +87,9 @@ class TablePart:
             out[done : done + len(some)] = some
             done += len(some)
 
+    def view(self, start: int, stop: int) -> None:
+        return None
+
     def _group(self, row: int) -> tuple[int, int, Vectors]:
         """The row group that holds a row: first row, end, vectors. The latest is kept."""
         for kept in list(self._latest):
