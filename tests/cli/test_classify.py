@@ -196,7 +196,11 @@ def test_a_list_from_find(vit: Vit, tiny_model: Models, tmp_path: Path, photos: 
 def test_an_empty_list_is_a_run_of_no_images(vit: Vit, tiny_model: Models) -> None:
     ended = vit("classify", "-", "-m", tiny_model("vit"), input=b"")
     assert (ended.code, ended.out) == (0, b"")
-    assert "0 images" in ended.err
+    assert ended.err.startswith("vit: standard input names no images\nvit: 0 images in ")
+    Path("none.txt").touch()
+    ended = vit("classify", "-0", "--files-from", "none.txt", "-m", tiny_model("vit"))
+    assert (ended.code, ended.out) == (0, b"")
+    assert ended.err.startswith("vit: none.txt names no images\nvit: 0 images in ")
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,11 @@ vit classify photos -m demo --shard 0/4 -o a.csv | 2 | such as 1/4
 vit classify photos -m demo --shard 1/4 | 2 | name it with --out FILE
 vit classify photos -m demo --resume | 2 | --out
 vit classify photos -m demo --batch-size 0 | 2 | 1 or more
+vit classify photos -m demo -o a.csv --resume --overwrite | 2 | leave out one of them
+vit embed photos -m demo -o f.npy --resume --overwrite | 2 | leave out one of them
+vit attention photos -m demo -o maps --resume --overwrite | 2 | leave out one of them
+vit dedupe index.npy -o twins.csv --resume --overwrite | 2 | leave out one of them
+vit finetune two -o run -m demo --resume --overwrite | 2 | leave out one of them
 vit embed photos -m demo -o f.npy --layer 99 | 2 | the model has 4 blocks
 vit embed photos -m demo -o f.npy --layers 1-3 | 2 | such as 3,6,-1
 vit embed photos -m demo -o f.npy --pool map | 2 | --pool cls

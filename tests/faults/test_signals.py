@@ -21,6 +21,7 @@ from tests.faults.conftest import FEWER
 from tests.faults.rules import DEMO, contents, ended, environment, run, until_gone
 from tests.fixtures.forks import Child, ForkServer, wait_for
 from vitcli.checkpoints import load
+from vitcli.cli import again
 from vitcli.errors import CheckpointError
 
 SIGNALS = pytest.mark.parametrize(
@@ -88,6 +89,11 @@ def test_a_signal_says_how_to_continue(
         "out.jsonl.partial",
         "out.jsonl.partial.journal",
     }
+
+
+def test_a_run_that_starts_over_is_not_told_to_start_over_again() -> None:
+    words = ["vit", "embed", "my photos", "--overwrite", "-o", "f.npy"]
+    assert again(words) == "vit embed 'my photos' -o f.npy --resume"
 
 
 @SIGNALS

@@ -51,8 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 128 + interrupted.signal_number
         after = f" after {interrupted.after}" if interrupted.after else ""
         words = ["vit", *(sys.argv[1:] if argv is None else argv)]
-        again = f"; continue with: {_again(words)}" if interrupted.can_resume else ""
-        print(f"vit: interrupted{after}{again}", file=sys.stderr, flush=True)
+        continued = f"; continue with: {again(words)}" if interrupted.can_resume else ""
+        print(f"vit: interrupted{after}{continued}", file=sys.stderr, flush=True)
         return 128 + interrupted.signal_number
     except ClosedPipe as error:
         _forget_stdout()
@@ -104,12 +104,13 @@ def _open_standard_descriptors() -> None:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number is free
 
 
-def _again(words: Sequence[str]) -> str:
-    """The command with --resume, quoted for a shell. A very long command, or one that torchrun
-    started, is not repeated."""
+def again(words: Sequence[str]) -> str:
+    """The command with --resume instead of --overwrite, quoted for a shell. A very long command, or
+    one that torchrun started, is not repeated."""
     from vitcli.processes import rank_of
 
-    command = shlex.join([*words, *(["--resume"] if "--resume" not in words else [])])
+    kept = [word for word in words if word not in ("--overwrite", "--resume")]
+    command = shlex.join([*kept, "--resume"])
     is_whole = len(command) < MAX_COMMAND and rank_of(os.environ).size == 1
     return printable(command) if is_whole else "the same command and --resume"
 

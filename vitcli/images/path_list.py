@@ -27,7 +27,7 @@ def iter_paths(file: str | int, *, null: bool) -> Iterator[str]:
                 yield os.fsdecode(entry)
         if len(rest) > MAX_ENTRY_BYTES:
             raise InputError(
-                f"{_name(file)} holds an entry of more than {MAX_ENTRY_BYTES:,} bytes",
+                f"{list_name(file)} holds an entry of more than {MAX_ENTRY_BYTES:,} bytes",
                 "expected a path a line" + (", or --null (-0)" if not null else ""),
             )
     if last := _trimmed(rest, null=null):
@@ -45,7 +45,8 @@ def _trimmed(entry: bytes, *, null: bool) -> bytes:
     return entry if null else entry.removesuffix(b"\r")
 
 
-def _name(file: str | int) -> str:
+def list_name(file: str | int) -> str:
+    """The name of a list of paths in messages."""
     return "standard input" if isinstance(file, int) else printable(file)
 
 
@@ -53,11 +54,13 @@ def _chunks(file: str | int) -> Iterator[bytes]:
     try:
         with open(file, "rb", buffering=0, closefd=isinstance(file, str)) as opened:
             if _is_endless(opened.fileno()):
-                raise InputError(f"{_name(file)} is a device, not a list", "give a file or a pipe")
+                raise InputError(
+                    f"{list_name(file)} is a device, not a list", "give a file or a pipe"
+                )
             while chunk := os.read(opened.fileno(), READ_BYTES):
                 yield chunk
     except OSError as error:
-        raise InputError(f"cannot read {_name(file)}: {error.strerror}") from None
+        raise InputError(f"cannot read {list_name(file)}: {error.strerror}") from None
 
 
 def _is_endless(descriptor: int) -> bool:

@@ -18,7 +18,7 @@ from vitcli.files import holding, instead_of
 from vitcli.images import remote
 from vitcli.images.braces import expanded
 from vitcli.images.kinds import passed_over
-from vitcli.images.path_list import copy_stdin, iter_paths
+from vitcli.images.path_list import copy_stdin, iter_paths, list_name
 from vitcli.images.scan import Omissions, Scan, choose_scan
 from vitcli.images.tree import Tree
 from vitcli.records import FoundImage, ImageRef, Stamp
@@ -207,6 +207,11 @@ class ListSource(Source):
     null: bool
     scan: Scan
     copy: IO[bytes] | None = None  # a copy of standard input, deleted with this source
+
+    @property
+    def name(self) -> str:
+        """The name of the list in messages."""
+        return list_name(0 if self.copy is not None else self.file)
 
     def images(self, *, stamped: bool = False) -> Iterator[FoundImage]:
         return chain.from_iterable(source.images() for source in self._sources())

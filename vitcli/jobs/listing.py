@@ -14,6 +14,7 @@ from vitcli.images.scan import Omissions, Scan, choose_scan
 from vitcli.images.sources import (
     FoundSource,
     GivenSource,
+    ListSource,
     Source,
     all_absent,
     count,
@@ -48,6 +49,8 @@ class Listing:
         self.omissions.clear()
         refs = iter_refs(self.sources, stamped=stamped)
         first = next(refs, None)
+        if first is None:
+            self._note_empty()
         self.is_absolute = first is not None and first.path.startswith("/")
         refs = refs if first is None else chain((first,), refs)
         for ref in once_each(refs) if self.is_once else refs:
@@ -56,6 +59,12 @@ class Listing:
         self.omissions.note_system()
         if self.notes_unread:
             self.omissions.note_unread()
+
+    def _note_empty(self) -> None:
+        """Say that there are no images: a list of paths may be empty, other inputs may not."""
+        for source in self.sources:
+            if isinstance(source, ListSource):
+                self.omissions.note(f"{source.name} names no images")
 
     def count(self) -> int | None:
         """Count the images. None for a shard, or if counting would use up the list of paths."""

@@ -57,6 +57,15 @@ class Resuming:
                 raise UsageError(f"{name} has no effect without --resume", "add --resume")
 
 
+def check_start(*, overwrite: bool, resume: bool) -> None:
+    """Raise UsageError for a run that would both start over and continue."""
+    if overwrite and resume:
+        raise UsageError(
+            "--overwrite and --resume exclude each other: one starts over, the other continues",
+            "leave out one of them; the variables VIT_OVERWRITE and VIT_RESUME count, too",
+        )
+
+
 def parse_shard(text: str) -> Shard:
     """Read a shard such as `1/4`. Raises UsageError."""
     match = re.fullmatch(r"(\d{1,5})/(\d{1,5})", text.strip())

@@ -31,7 +31,7 @@ from vitcli.jobs.run import Computation, Run
 from vitcli.jobs.texts import Texts
 from vitcli.jobs.writing import write_rows
 from vitcli.records import Batch, Embedded, Failure, Row, Sink
-from vitcli.runs.shard import Resuming
+from vitcli.runs.shard import Resuming, check_start
 from vitcli.sinks import EMBEDDINGS, choose_format
 from vitcli.sinks.format import Format
 from vitcli.stores import Place, Url
@@ -75,6 +75,7 @@ class EmbedJob:
     config: str | None = None
 
     def __post_init__(self) -> None:
+        check_start(overwrite=self.overwrite, resume=self.resuming.resume)
         if not self.layers:
             raise UsageError("no layer is given", "use --layer -1")
         if self.l2 and self.pool in ("patches", "tokens"):

@@ -39,7 +39,7 @@ from vitcli.render.page import Page
 from vitcli.render.styles import Style
 from vitcli.runs.journal import JOURNAL, journal_of
 from vitcli.runs.output import Output
-from vitcli.runs.shard import Resuming
+from vitcli.runs.shard import Resuming, check_start
 from vitcli.sinks.format import Format
 from vitcli.sinks.pictures import PictureTree
 from vitcli.tasks.attention.query import AttentionQuery, check_running
@@ -76,6 +76,7 @@ class AttentionJob:
     config: str | None = None
 
     def __post_init__(self) -> None:
+        check_start(overwrite=self.overwrite, resume=self.resuming.resume)
         check_running(self.running)
         if self.raw and self.out is None:
             raise UsageError("--raw writes files", "name a folder for them with --out DIR")

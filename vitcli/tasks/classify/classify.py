@@ -28,7 +28,7 @@ from vitcli.jobs.writing import write_rows
 from vitcli.records import Batch, Classified, Failure, Row, Sink
 from vitcli.render.page import Page
 from vitcli.runs.output import Output
-from vitcli.runs.shard import Resuming
+from vitcli.runs.shard import Resuming, check_start
 from vitcli.sinks import PREDICTIONS, choose_format
 from vitcli.sinks.format import Format
 from vitcli.stores import Place, Url
@@ -76,6 +76,7 @@ class ClassifyJob:
     config: str | None = None
 
     def __post_init__(self) -> None:
+        check_start(overwrite=self.overwrite, resume=self.resuming.resume)
         if self.top_k is not None and self.top_k < 1:
             raise UsageError(f"--top-k {self.top_k} is too small", "ask for 1 label or more")
         if not self.models:

@@ -18,6 +18,7 @@ from vitcli.jobs.job import SILENT, Inputs, Reporter, Summary
 from vitcli.jobs.listing import scan_of
 from vitcli.jobs.of_index import check_outputs
 from vitcli.records import Progress
+from vitcli.runs.shard import check_start
 from vitcli.sinks.tables import TABLES, TableFile
 from vitcli.tasks.dedupe.files import Files
 from vitcli.tasks.dedupe.find import Found, Options, find
@@ -44,6 +45,9 @@ class DedupeJob:
     html: Path | None = None
     overwrite: bool = False
     resume: bool = False
+
+    def __post_init__(self) -> None:
+        check_start(overwrite=self.overwrite, resume=self.resume)
 
 
 def dedupe(

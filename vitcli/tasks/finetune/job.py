@@ -20,6 +20,7 @@ from vitcli.jobs.job import (
     Summary,
 )
 from vitcli.records import Failure
+from vitcli.runs.shard import check_start
 from vitcli.training.events import EpochDone, StepDone
 
 OPTION_NAMES = {
@@ -100,6 +101,9 @@ class FinetuneJob:
     overwrite: bool = False
     resume: bool = False
     config: str | None = None
+
+    def __post_init__(self) -> None:
+        check_start(overwrite=self.overwrite, resume=self.resume)
 
 
 class TrainingReporter(Reporter, Protocol):
