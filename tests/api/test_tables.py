@@ -200,6 +200,26 @@ def test_rows_say_whether_they_have_a_result(tiny_model: Models, inputs: list[st
     assert [row.path for row in others] == inputs * 2
 
 
+@needs("pandas", "parquet")
+def test_maps_are_a_table_of_layers_and_heads(tiny_model: Models, inputs: list[str]) -> None:
+    spec = str(tiny_model("vit"))
+    how = {"layers": [1, -1], "heads": "all"}
+    rows = vitcli.attention(inputs[:2], model=spec, workers=0, **how)  # type: ignore[arg-type]
+    frame = rows.to_pandas()
+    last = rows[0].maps[-1]
+    heads = last.values.shape[0]
+    names = ["path", "method", "rank", "layer", "head", "height", "width", "error"]
+    assert list(frame.columns) == names
+    assert len(frame) == 2 * heads + 1
+    known = [inputs[0], "raw", 2 * heads, last.layer, last.heads[-1], *last.values.shape[1:]]
+    assert frame.iloc[2 * heads - 1].tolist()[:-1] == known
+    assert frame["error"].iloc[-1].startswith(rows[1].type.value)
+    table = rows.to_arrow()
+    assert table["path"].to_pylist() == inputs[:2]
+    assert [len(maps or ()) for maps in table["maps"].to_pylist()] == [2 * heads, 0]
+    assert rows[1:].notes == rows.notes == ()
+
+
 def test_notes_stay_with_the_result(tmp_path: Path, tiny_model: Models) -> None:
     photo("x").save(tmp_path / "a.png")
     (tmp_path / "b.svg").touch()

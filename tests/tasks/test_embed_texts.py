@@ -17,6 +17,7 @@ import vitcli
 from tests.conftest import Vit
 from tests.fixtures.clip import PROJECTION, tiny_clip
 from tests.fixtures.extras import Lazy, needs
+from tests.fixtures.photos import photo
 from vitcli.errors import CheckpointError, UsageError
 
 pq = Lazy("pyarrow.parquet", "parquet")
@@ -116,6 +117,21 @@ def test_every_format_names_its_texts(vit: Vit, clip: Path, tmp_path: Path) -> N
              "row_shape": [PROJECTION], "texts": 3, "failed": 0}  # fmt: skip
     assert meta.items() >= known.items() and len(meta["sha256"]) == 64
     assert not list(tmp_path.glob(".*")) and not list(tmp_path.glob("*.partial*"))
+
+
+def test_options_of_the_model_are_in_the_meta(vit: Vit, clip: Path, tmp_path: Path) -> None:
+    """`vit search` loads the model of the texts with them, to embed its queries."""
+    words = ("embed", "--text", "cat", "-m", clip)
+    assert vit(*words, "--patch-size", "16", "-o", "w.npy").code == 0
+    meta = json.loads((tmp_path / "w.meta.json").read_bytes())
+    assert meta["model_options"] == {"patch_size": [16, 16]}
+    photo("x").save(tmp_path / "a.png")
+    ended = vit("search", "w.npy", "a.png", "-j", "0")
+    assert ended.code == 0, ended.err
+    [hit] = json.loads(ended.out)["results"]
+    assert hit["text"] == "cat"
+    assert vit(*words, "-o", "v.npy").code == 0
+    assert "model_options" not in json.loads((tmp_path / "v.meta.json").read_bytes())
 
 
 def test_an_earlier_output_stays_until_the_new_one_is_whole(

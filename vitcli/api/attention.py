@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal, Unpack
 
 from vitcli.api.images import Images, inputs_of
+from vitcli.api.rows import ATTENDED, Rows, record_of_maps
 from vitcli.api.running import OnError, RowSink, RunningOptions, Watch
 from vitcli.checkpoints.load import Model
 from vitcli.jobs.job import DEFAULT_MODEL, Running
@@ -41,7 +42,7 @@ def attention(
     on_error: OnError = "row",
     progress: bool = False,
     **running: Unpack[RunningOptions],
-) -> list[Attended | Failure]:
+) -> Rows[Attended | Failure]:
     """Return the attention maps of every image: one row for each, in input order, all in memory.
 
     images: as in `classify`. A row is `Failure`, or `Attended` with `ref.path` and `maps`. The maps
@@ -74,4 +75,5 @@ def attention(
     )
     with Watch(progress=progress) as watch:
         run(job, watch, sink)
-    return [row for row in sink.rows if isinstance(row, Attended | Failure)]
+    rows = [row for row in sink.rows if isinstance(row, Attended | Failure)]
+    return Rows(rows, ATTENDED, record_of_maps, watch.notes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, SupportsIndex, TypeVar, overload
 
-from vitcli.records import Classified, Failure
+from vitcli.records import Attended, Classified, Failure
 from vitcli.sinks.frames import arrow_of, frame_of
 from vitcli.sinks.tables import Columns, Record
 from vitcli.sinks.text import error_field
@@ -45,7 +45,8 @@ class Rows(list[R]):
         return Rows(found, self._columns, self._record_of, self.notes)  # type: ignore[arg-type]
 
     def to_pandas(self) -> pd.DataFrame:
-        """The columns of the command's CSV: a line for each item of a row, such as a label."""
+        """The columns of the command's CSV: a line for each item of a row, such as a label. For
+        `attention`: the layer, the head and the grid of each map."""
         return frame_of(map(self._record_of, self), self._columns)
 
     def to_arrow(self) -> pa.Table:
@@ -56,6 +57,25 @@ class Rows(list[R]):
 CLASSIFIED = Columns(
     {"path": "path"}, ("predictions", {"label": "text", "index": "int", "score": "float"}), True
 )
+
+
+ATTENDED = Columns(
+    {"path": "path", "method": "text"},
+    ("maps", {"layer": "text", "head": "text", "height": "int", "width": "int"}),
+    True,
+)
+
+
+def record_of_maps(row: Attended | Failure) -> dict[str, Any]:
+    """The record of a row of `attention`: an item for each head of each layer, with its grid."""
+    if isinstance(row, Failure):
+        return {"path": row.ref.path, "error": error_field(row)}
+    items = []
+    for maps in row.maps:
+        height, width = maps.values.shape[1:]
+        grid = {"height": height, "width": width}
+        items += [{"layer": maps.layer, "head": head or None, **grid} for head in maps.heads]
+    return {"path": row.ref.path, "method": row.method, "maps": items}
 
 
 def record_of(row: Classified | Failure) -> dict[str, Any]:

@@ -135,7 +135,7 @@ def embed(job: EmbedJob, reporter: Reporter = SILENT, sink: Sink | None = None) 
             reporter=reporter,
             l2=job.l2,
             dtype=NUMPY_DTYPE[job.store],
-            described=output.described(versions()),
+            described=output.described({**described_options(job.options), **versions()}),
         )
     listing = list_inputs(job.inputs, reporter.note, shard=job.resuming.shard)
     run = Run(job.inputs, job.running, reporter, listing)
