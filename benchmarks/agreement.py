@@ -1,5 +1,7 @@
 """Measure the agreement of `--dtype bf16` and `--quantize int8` with fp32, on each engine.
 
+With `--merge-tokens`, that of merged patches with the exact run, in fp32.
+
     apt-get download tuxpaint-stamps-default mate-backgrounds
     for package in *.deb; do dpkg -x $package photos; done
     python benchmarks/agreement.py --photos photos --folder /tmp/agreement
@@ -11,6 +13,7 @@ prints a Markdown table for each of
   processors) to classify photographed things. An image shows one of CLASSES cut-out photographs
   (animals, fruit, tools, cars), turned, scaled and lit at random, in front of a part of another
   photograph; the held-out images use other parts;
+- that ViT after `vit finetune` on as many other things (`--only finetuned`);
 - a ViT-B/16 with random weights, as transformers draws them, and the same with larger queries and
   keys, so that attention has peaks, as in trained networks.
 
@@ -42,6 +45,7 @@ from vitcli.checkpoints.load import Model
 from vitcli.checkpoints.write import write_hf
 from vitcli.demo import train as demo
 from vitcli.images.preprocess import preprocess
+from vitcli.models import onednn
 from vitcli.models.config import ViTConfig
 from vitcli.models.prepare import prepare
 from vitcli.models.vit import VisionTransformer
@@ -58,8 +62,11 @@ WAYS: tuple[dict[str, Any], ...] = (
     {"engine": "onnx", "dtype": "fp32"},
     {"engine": "onnx", "dtype": "fp32", "quantize": "int8"},
 )
+MERGED: tuple[dict[str, Any], ...] = tuple(
+    {"engine": "torch", "dtype": "fp32", "merge_tokens": count} for count in ("auto", 1, 2, 3, 4)
+)
 
-CLASSES, TRAINED_ON, HELD_OUT = 16, 3008, 1024
+CLASSES, TRAINED_ON, TUNED_ON, HELD_OUT = 16, 3008, 1504, 1024
 DRAWN = {"cartoon", "symbols", "seasonal", "clothes", "town", "space", "people", "hobbies", "toys"}
 SIDE = 128  # pixels of an image's file
 EPOCHS, WARMUP, BATCH = 12, 1.0, 64
@@ -83,22 +90,26 @@ def main() -> None:
         "--photos", type=Path, required=True, help="folder of the unpacked packages"
     )
     parser.add_argument("--folder", type=Path, required=True, help="folder for images and models")
-    parser.add_argument("--only", choices=("demo", "things", "random"), nargs="*")
+    parser.add_argument("--only", choices=("demo", "things", "finetuned", "random"), nargs="*")
+    parser.add_argument("--merge-tokens", action="store_true", help="merge patches, in fp32")
     asked = parser.parse_args()
     os.environ["VIT_CACHE"] = str(asked.folder / "cache")
     packages = ("torch", "openvino", "nncf", "onnxruntime")
     print(", ".join(f"{name} {version(name)}" for name in packages), end="; ")
     print(f"{torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} processors, ", end="")
     print(platform.platform(terse=True))
-    parts = {"demo": digits, "things": things, "random": random_weights}
+    parts = {"demo": digits, "things": things, "finetuned": finetuned, "random": random_weights}
+    ways = MERGED if asked.merge_tokens else WAYS
     for name in asked.only or parts:
         for title, model, images in parts[name](asked.photos, asked.folder):
             print(f"\n{title}\n")
-            compare(model, images, classes=name != "random")
+            compare(model, images, ways, classes=name != "random")
 
 
-def compare(model: Path | str, folder: Path, *, classes: bool) -> None:
-    """Print a row for each of WAYS. The folder of an image has the name of its class."""
+def compare(
+    model: Path | str, folder: Path, ways: Sequence[dict[str, Any]], *, classes: bool
+) -> None:
+    """Print a row for each of the ways. The folder of an image has the name of its class."""
     loaded, paths = vitcli.load(str(model)), [str(path) for path in sorted(folder.rglob("*.*"))]
     truth = [Path(path).parent.name for path in paths]
     exact = Answers.of(loaded, paths, EXACT, classes)
@@ -110,7 +121,7 @@ def compare(model: Path | str, folder: Path, *, classes: bool) -> None:
         print(f"| {title_of(EXACT)} | | {exact.share(truth):.2%} | | | |")
     else:
         print("| | cosine, mean | least |\n|---|---|---|")
-    for way in WAYS:
+    for way in ways:
         answers = Answers.of(loaded, paths, way, classes)
         cells = [title_of(way)]
         if classes:
@@ -144,7 +155,7 @@ class Answers:
 
 
 def title_of(way: dict[str, Any]) -> str:
-    return " ".join(way.values())
+    return " ".join(map(str, way.values()))
 
 
 def cosines(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -168,7 +179,7 @@ def things(photos: Path, folder: Path) -> Parts:
     """Make the held-out images, and train the model on similar images."""
     model, held_out = folder / "things", folder / "held-out"
     if not (model / "config.json").exists():
-        names, pixels, labels = [path.stem for path in cut_outs(photos)], [], []
+        names, pixels, labels = [path.stem for path in cut_outs(photos, 0)], [], []
         for picture, label in pictures(photos, TRAINED_ON, is_held_out=False):
             pixels.append(preprocess(picture, PLAN))
             labels.append(label)
@@ -186,20 +197,37 @@ def things(photos: Path, folder: Path) -> Parts:
     yield f"{CLASSES} photographed things", model, held_out
 
 
-def cut_outs(photos: Path) -> list[Path]:
-    """CLASSES photographs without background, no drawings."""
+def finetuned(photos: Path, folder: Path) -> Parts:
+    """Make images of other things, and fine-tune the trained model on them."""
+    _, things_model, _ = next(things(photos, folder))
+    model, names = folder / "finetuned", [path.stem for path in cut_outs(photos, 1)]
+    data, held_out = folder / "others", folder / "others-held-out"
+    if not (model / "config.json").exists():
+        for kept, count, is_held_out in ((data, TUNED_ON, False), (held_out, HELD_OUT, True)):
+            drawn = pictures(photos, count, kind=1, is_held_out=is_held_out)
+            for number, (picture, label) in enumerate(drawn):
+                save(picture, kept / names[label] / f"{number:04}.jpg")
+        vitcli.finetune(data, model, model=str(things_model), epochs=6)
+    yield f"{CLASSES} other things, after vit finetune", model, held_out
+
+
+def cut_outs(photos: Path, kind: int) -> list[Path]:
+    """CLASSES photographs without background, no drawings; of kind 0, or of kind 1, which are
+    other ones."""
     stamps = (photos / "usr/share/tuxpaint/stamps").rglob("*.png")
     good = sorted(path for path in stamps if DRAWN.isdisjoint(path.parts))
-    return [good[i * len(good) // CLASSES] for i in range(CLASSES)]
+    return [good[i * len(good) // CLASSES + kind] for i in range(CLASSES)]
 
 
-def pictures(photos: Path, count: int, *, is_held_out: bool) -> Iterator[tuple[Image.Image, int]]:
+def pictures(
+    photos: Path, count: int, *, is_held_out: bool, kind: int = 0
+) -> Iterator[tuple[Image.Image, int]]:
     """Yield images of things in front of scenes, with class numbers, the same in every run.
 
     The held-out images use the right third of a scene, the others the rest.
     """
-    rng = np.random.default_rng([0, is_held_out])
-    stamps = [Image.open(path).convert("RGBA") for path in cut_outs(photos)]
+    rng = np.random.default_rng([kind, is_held_out])
+    stamps = [Image.open(path).convert("RGBA") for path in cut_outs(photos, kind)]
     stamps = [stamp.crop(stamp.getbbox()) for stamp in stamps]
     scenes = []
     for path in sorted((photos / "usr/share/backgrounds/mate/nature").glob("*.jpg")):
@@ -243,7 +271,7 @@ def fit(network: VisionTransformer, pixels: Tensor, labels: Tensor) -> None:
         for batch in torch.randperm(len(labels)).split(BATCH)[: len(labels) // BATCH]:
             x = pixels[batch]
             x = torch.where(torch.rand(len(x), 1, 1, 1) < 0.5, x.flip(3), x)
-            with torch.autocast("cpu", torch.bfloat16):
+            with torch.autocast("cpu", torch.bfloat16, enabled=onednn.supports(torch.bfloat16)):
                 logits = network(x).float()
             loss = F.cross_entropy(logits, labels[batch], label_smoothing=SMOOTHING)
             optimizer.zero_grad()
