@@ -110,6 +110,7 @@ vit convert -m demo out --to hf | 2 | for example: vit convert
 vit convert demo out | 2 | vit convert needs --to hf|timm|onnx
 vit classify photos --help-al | 2 | did you mean --help-all?
 vit classify photos -m demo --html page.jpg | 2 | end it in .html
+vit classify photos -m demo -o page.html | 2 | --html FILE writes a page
 vit classify photos -m demo --batch-size zero | 2 | zero is not a number of images
 vit classify photos -m demo --image-size abc | 2 | abc is not a size
 vit classify photos -m demo --max-errors lots | 2 | lots is not a number of images

@@ -47,8 +47,11 @@ def is_sealed(out: Path) -> bool:
     return any(name in known and known[name].is_sealed for known in FORMATS.values())
 
 
-def choose_format(out: Place | None, asked: str | None, known: Formats) -> str:
-    """The name in `asked`, else the suffix of the output, else JSONL. Raises UsageError."""
+def choose_format(
+    out: Place | None, asked: str | None, known: Formats, *, has_page: bool = False
+) -> str:
+    """The name in `asked`, else the suffix of the output, else JSONL. has_page: the command has
+    --html. Raises UsageError."""
     if asked is not None:
         name, origin = asked, f"--format {asked}"
     elif out is not None and (path := PurePosixPath(str(out))).suffix:
@@ -57,7 +60,8 @@ def choose_format(out: Place | None, asked: str | None, known: Formats) -> str:
     else:
         name, origin = "jsonl", ""
     if name not in known:
+        page = "; --html FILE writes a page" if has_page and name == "html" else ""
         raise UsageError(
-            f"{origin} is not a known format", f"known are {', '.join(known)} (--format)"
+            f"{origin} is not a known format", f"known are {', '.join(known)} (--format){page}"
         )
     return name

@@ -96,7 +96,7 @@ class ClassifyJob:
         """The format of the output. Raises UsageError for options that contradict each other."""
         if self.paths_only:
             return Format("paths", null=self.inputs.null)
-        name = choose_format(self.out, self.format, PREDICTIONS)
+        name = choose_format(self.out, self.format, PREDICTIONS, has_page=True)
         if self.html is None:
             return Format(name)
         if PREDICTIONS[name].is_sealed:

@@ -99,7 +99,8 @@ class SearchJob:
 
         if self.paths_only:
             return "paths"
-        return choose_format(self.out, self.format, {n: PREDICTIONS[n] for n in TABLES})
+        known = {name: PREDICTIONS[name] for name in TABLES}
+        return choose_format(self.out, self.format, known, has_page=True)
 
 
 def columns_of(name: Kind) -> Columns:
