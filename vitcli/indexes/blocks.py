@@ -39,18 +39,17 @@ def read_block(
     size = stop - start
     vectors = np.empty((size, index.width), np.float32) if into is None else into[:size]
     index.fill(vectors, start)
-    norms = checked_lengths(index, vectors, start)
+    norms = checked_lengths(index, vectors, start, lengths(vectors))
     if unit:
         vectors /= np.where(norms > 0, norms, 1)[:, None]
     return Block(start, vectors, norms)
 
 
-def checked_lengths(index: Index, vectors: Vectors, start: int) -> Vectors:
-    """The length of each row from `start` on.  (n, D) -> (n,)
+def checked_lengths(index: Index, vectors: Vectors, start: int, norms: Vectors) -> Vectors:
+    """The length of each row from `start` on, given those of `lengths`.  (n, D), (n,) -> (n,)
 
     Raises InputError for NaN or infinity.
     """
-    norms = lengths(vectors)
     if not np.isfinite(norms).all():
         check_finite(index, vectors, start)
         with np.errstate(over="ignore"):  # a length beyond fp32 is infinity

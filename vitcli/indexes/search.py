@@ -36,6 +36,7 @@ Rows: TypeAlias = NDArray[np.int64]
 FEW = 8  # queries whose product with a block is limited by memory
 FEW_BYTES, MANY_BYTES = 16 << 20, 8 << 20  # of a block
 PIECE_BYTES = 1 << 20  # of it, for few queries: read from memory once, and then from the cache
+PIECE_ROWS = 512  # or more: of fewer than 500, numpy computes products without other threads
 ONE_BY_ONE = 4  # queries whose products are fast without BLAS
 QUERIES = 512  # searched together
 MAX_SCORES = 8 << 20  # products that are held at a time
@@ -200,7 +201,8 @@ class _Searcher:
         self._buffer = np.empty((rows, index.width), np.float32)
         self._norms = np.empty(rows, np.float32)
         self._products = np.empty((len(queries), rows), np.float32)
-        self._piece = block_rows(index, PIECE_BYTES) if len(queries) <= FEW else rows
+        piece = max(PIECE_ROWS, block_rows(index, PIECE_BYTES))
+        self._piece = piece if len(queries) <= FEW else rows
         self._rows = np.full((len(queries), k), NO_ROW)  # best first
         self._scores = np.full((len(queries), k), -np.inf)
         # The error of a sum of D products, each rounded, of vectors that were rounded, too.
@@ -227,11 +229,14 @@ class _Searcher:
 
     def _search(self, start: int, vectors: Vectors) -> None:
         norms, products = self._norms[: len(vectors)], self._products[:, : len(vectors)]
-        for first in range(0, len(vectors), self._piece):
-            some = slice(first, first + self._piece)
-            norms[some] = checked_lengths(self._index, vectors[some], start + first)
-            with np.errstate(all="ignore"):  # products of odd rows do not count
-                self._multiply(vectors[some], products[:, some])
+        with np.errstate(all="ignore"):  # odd rows are found below
+            for first in range(0, len(vectors), self._piece):
+                some = slice(first, first + self._piece)
+                piece = vectors[some]
+                np.vecdot(piece, piece, out=norms[some])
+                self._multiply(piece, products[:, some])
+            np.sqrt(norms, out=norms)
+        norms = checked_lengths(self._index, vectors, start, norms)
         block = Block(start, vectors, norms)
         is_odd = ~((norms > SAFE[0]) & (norms < SAFE[1])) | (not self._is_safe)
         if is_odd.any():
