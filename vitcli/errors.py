@@ -35,7 +35,7 @@ class VitError(Exception):
         if hint is not None and caret is not None:
             hint, caret = _around(hint, caret)
         self.hint = hint and shortened(hint, MAX_HINT)
-        self.caret = caret  # the index in the hint at which a ^ points
+        self.caret = caret  # the index in the hint of what is wrong, which >>> points to
         self.is_told = False  # whether it has been printed
 
     def __str__(self) -> str:

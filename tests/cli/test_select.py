@@ -116,13 +116,12 @@ def test_a_threshold_that_leaves_nothing_selects_nothing(vit: Vit, inbox: Path) 
     assert len(vit(*args, 'label == ""').out.splitlines()) == 11
 
 
-def test_a_mistake_has_a_caret_and_is_found_before_anything(vit: Vit) -> None:
+def test_a_mistake_is_marked_and_is_found_before_anything(vit: Vit) -> None:
     ended = vit("classify", "no-such-folder", "-m", "no-such-model", "--select", 'label = "cat"')
     assert (ended.code, ended.out) == (2, b"")
     assert ended.err.splitlines() == [
         "vit: --select: this is not understood: write ==",
-        '  label = "cat"',
-        "        ^",
+        '  label >>>= "cat"',
     ]
 
 

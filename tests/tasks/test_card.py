@@ -23,6 +23,7 @@ from vitcli.checkpoints import catalogue
 from vitcli.checkpoints.card import LICENCES, Metadata, Origin, origin_of
 from vitcli.checkpoints.load import Model, load
 from vitcli.jobs.cards.card import ConversionFacts, card, is_foreign
+from vitcli.jobs.cards.code import with_transformers
 
 HEAD = ("-m", "demo", "--train", "head", "--epochs", "2", "-j", "0")
 
@@ -360,3 +361,20 @@ def test_a_card_that_cannot_be_read_says_nothing(demo: Model, tmp_path: Path, te
     copied = replace(demo, spec=str(tmp_path), files=(tmp_path / "model.safetensors",))
     origin = origin_of(copied)
     assert (origin.base_models, origin.licence, origin.datasets) == ((), {}, ())
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ({"resizer": "floats"}, "# pip install torchvision: the image processor of this model n"),
+        ({"resizer": "torch", "crop": "hf-fast"}, "# pip install torchvision: without it, trans"),
+        ({}, "import torch\n"),
+    ],
+)
+def test_the_code_names_torchvision_where_transformers_needs_it(
+    how: dict[str, Any], said: str
+) -> None:
+    model = load("demo")
+    model = replace(model, preprocess=replace(model.preprocess, **how))
+    code = with_transformers(model, "ViTModel", "demo", has_text=False, has_tokenizer=False)
+    assert code.startswith(said)

@@ -64,9 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             return error.exit_code
         print(f"vit: {printable(error.message)}", file=sys.stderr)
         if error.hint:
-            print(f"  {printable(error.hint)}", file=sys.stderr)
-        if error.caret is not None:
-            print(f"  {' ' * error.caret}^", file=sys.stderr)
+            at = error.caret
+            hint = error.hint if at is None else f"{error.hint[:at]}>>>{error.hint[at:]}"
+            print(f"  {printable(hint)}", file=sys.stderr)
         return error.exit_code
     except (MemoryError, ImportError, OSError) as error:
         if is_debugging or not _is_short_of_memory(error):

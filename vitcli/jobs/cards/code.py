@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from vitcli.checkpoints.load import Model
+from vitcli.checkpoints.preprocess.hf import FAST
+from vitcli.records import Preprocess
 
 
 def with_transformers(
@@ -24,7 +26,7 @@ def with_transformers(
         'inputs = processor(Image.open("photo.jpg").convert("RGB"), return_tensors="pt")',
     ]
     if model.preprocess.resizer != "pillow":
-        lines.insert(0, "# The image processor of this model needs torchvision.")
+        lines.insert(0, _about_torchvision(model.preprocess))
     if has_words:
         padding = f'padding="max_length", max_length={model.text_config.context_length}'
         lines += [
@@ -47,6 +49,14 @@ def with_transformers(
     else:
         lines.append("print(outputs.last_hidden_state.shape)")
     return "\n".join(lines)
+
+
+def _about_torchvision(plan: Preprocess) -> str:
+    """The comment about an image processor that resizes with torchvision. Transformers 5 has one
+    with Pillow, too, for all processors but those of DINOv3 and TIPSv2."""
+    if plan.varies or plan.crop == FAST:
+        return "# pip install torchvision: without it, transformers makes slightly other pixels"
+    return "# pip install torchvision: the image processor of this model needs it"
 
 
 def with_timm(model: Model, name: str) -> str:
