@@ -14,7 +14,8 @@ import typer
 
 from tests.conftest import Vit
 from vitcli import __version__
-from vitcli.cli.app import app
+from vitcli.cli.app import COMMANDS, app
+from vitcli.cli.config.command import configurable
 from vitcli.cli.options.declare import Argument, Declared, Group, Option, declared
 
 SCREEN = 44  # lines of the short help at 80 columns
@@ -23,7 +24,7 @@ LEAKS = r"<\w+( range)?>|\[default: \(|x>=|list\[|None"
 
 def _functions() -> dict[str, Any]:
     """The function of each command; `models pull` has two words."""
-    found = {info.name or info.callback.__name__: info.callback for info in app.registered_commands}
+    found: dict[str, Any] = {name: configurable(command) for name, command in COMMANDS.items()}
     for group in app.registered_groups:
         inner = group.typer_instance
         found[group.name] = inner.registered_callback.callback

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any
 
@@ -29,9 +30,25 @@ from vitcli.cli.config.command import ConfiguredCommand, configurable
 from vitcli.cli.misplaced import placed
 from vitcli.cli.mistakes import explained, misused
 from vitcli.cli.options.declare import Group, Option
-from vitcli.cli.options.help import ALL_NAMES, HELP_NAMES, HelpedGroup
+from vitcli.cli.options.help import ALL_NAMES, HELP_NAMES, HelpedGroup, first_line
 from vitcli.errors import UsageError, shortened
 
+COMMANDS: Mapping[str, Callable[..., None]] = {
+    "classify": classify,
+    "embed": embed,
+    "search": search,
+    "dedupe": dedupe,
+    "map": map_command,
+    "attention": attention,
+    "merge": merge,
+    "convert": convert,
+    "finetune": finetune,
+    "evaluate": evaluate,
+    "reconstruct": reconstruct,
+    "info": info,
+    "bench": bench,
+    "cache": cache,
+}
 WORDS = "vitcli.words"  # the key of the command line in a context
 _UsageError: Any = typer.BadParameter.__base__  # the base of all errors in a command line
 
@@ -49,8 +66,46 @@ def _explained(words: Sequence[str], group: TyperGroup) -> Iterator[None]:
         raise explained(error, words) from None
 
 
+class Built(Mapping[str, Any]):
+    """The commands by name. Each is built from its function when it is first asked for: a run
+    needs one, and the list of commands none."""
+
+    def __init__(self, groups: Mapping[str, Any]) -> None:
+        self._built = dict(groups)
+        self._names = (*COMMANDS, *groups)
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._built:
+            self._built[name] = _build(name, COMMANDS[name])
+        return self._built[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def _build(name: str, function: Callable[..., None]) -> Any:
+    """Build a command from the signature of its function."""
+    alone = typer.Typer(add_completion=False, rich_markup_mode=None)
+    alone.command(name, cls=Command)(configurable(function))
+    return typer.main.get_command(alone)
+
+
 class Vit(HelpedGroup):
     """All commands. Their usage errors look like all other errors."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands: Any = Built(self.commands)
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(self.commands)
+
+    def summary_of(self, name: str) -> str:
+        function = COMMANDS.get(name)
+        return first_line(inspect.getdoc(function)) if function else super().summary_of(name)
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any
@@ -131,18 +186,4 @@ def vit(
     """
 
 
-app.command(cls=Command)(configurable(classify))
-app.command(cls=Command)(configurable(embed))
-app.command(cls=Command)(configurable(search))
-app.command(cls=Command)(configurable(dedupe))
-app.command("map", cls=Command)(configurable(map_command))
-app.command(cls=Command)(configurable(attention))
-app.command(cls=Command)(configurable(merge))
-app.command(cls=Command)(configurable(convert))
-app.command(cls=Command)(configurable(finetune))
-app.command(cls=Command)(configurable(evaluate))
-app.command(cls=Command)(configurable(reconstruct))
-app.command(cls=Command)(configurable(info))
-app.command(cls=Command)(configurable(bench))
-app.command(cls=Command)(configurable(cache))
 app.add_typer(models, name="models")

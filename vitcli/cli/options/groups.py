@@ -388,7 +388,7 @@ def _spelled(
     own options and those of the groups, so that each shared option is declared once. It finds
     mistakes before anything is imported or loaded.
     """
-    shared = [inspect.signature(group, eval_str=True).parameters for group in groups]
+    shared = [_parameters(group) for group in groups]
     own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
 
     @functools.wraps(command)
@@ -418,6 +418,12 @@ def _spelled(
     spelled.__annotations__ = {p.name: p.annotation for p in parameters}
     del spelled.__wrapped__  # inspect.signature would prefer it
     return spelled
+
+
+@functools.cache
+def _parameters(group: Callable[..., object]) -> Mapping[str, inspect.Parameter]:
+    """The options of a group: read once, for many commands have it."""
+    return inspect.signature(group, eval_str=True).parameters
 
 
 def _check_null(inputs: Inputs, values: Mapping[str, object]) -> None:

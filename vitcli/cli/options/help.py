@@ -92,11 +92,18 @@ class HelpedGroup(Helped, TyperGroup):
         return ["[OPTIONS]", "[COMMAND]" if is_optional else "COMMAND [ARGS]..."]
 
     def _listed(self, ctx: Any, width: int) -> Iterator[str]:
-        commands = [(name, self.commands[name]) for name in self.list_commands(ctx)]
-        rows = [(name, (command.help or "").split("\n")[0]) for name, command in commands]
+        rows = [(name, self.summary_of(name)) for name in self.list_commands(ctx)]
         column = 2 + max(len(name) for name, _ in rows)
         yield from _section("Commands", ())
         yield from _rows(rows, width, column)
+
+    def summary_of(self, name: str) -> str:
+        """The line that says what a command within it does."""
+        return first_line(self.commands[name].help)
+
+
+def first_line(text: str | None) -> str:
+    return (text or "").split("\n")[0]
 
 
 def _width() -> int:
