@@ -22,8 +22,8 @@ import torch
 from vitcli.checkpoints.engines import open_engine
 from vitcli.checkpoints.load import load
 from vitcli.jobs.limit import matmul_flops, share_of_limit
-from vitcli.models.engine import Logits, TorchEngine
-from vitcli.models.prepare import prepare
+from vitcli.models.engine import Logits
+from vitcli.models.prepare import TorchEngine, prepare
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 Run = Callable[[], object]

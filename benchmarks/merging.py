@@ -21,9 +21,9 @@ import torch
 from vitcli.engines import MergeTokens
 from vitcli.models.config import ViTConfig
 from vitcli.models.cost import multiply_adds
-from vitcli.models.engine import Logits, TorchEngine
+from vitcli.models.engine import Logits
 from vitcli.models.merging import merged_pairs
-from vitcli.models.prepare import prepare
+from vitcli.models.prepare import TorchEngine, prepare
 from vitcli.models.vit import VisionTransformer
 from vitcli.records import Preprocess
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import os
 import platform
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 GROUPS, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+CORES = Path("/sys/devices/system/cpu")
 CPUINFO, MEMINFO = Path("/proc/cpuinfo"), Path("/proc/meminfo")
 NO_LIMIT = 1 << 60  # bytes: the first version of control groups says 2**63 less a page
 
@@ -32,6 +34,34 @@ def affinity() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def compute_threads(cores: Path = CORES) -> int:
+    """Return on how many threads torch computes, or would if it were imported: on as many as
+    MKL_NUM_THREADS or OMP_NUM_THREADS says, at most one for each core that this process may use."""
+    if (torch := sys.modules.get("torch")) is not None:
+        return int(torch.get_num_threads())
+    most = len(_cores(cores))
+    for name in ("MKL_NUM_THREADS", "OMP_NUM_THREADS"):
+        number = os.environ.get(name, "").partition(",")[0].strip()
+        if number.isdecimal() and int(number):
+            return min(int(number), most)
+    return most
+
+
+def _cores(folder: Path) -> set[str]:
+    """The cores that this process may use (Linux, sysfs), each by the list of its processors: two
+    of them may share a core."""
+    if not hasattr(os, "sched_getaffinity"):
+        return {str(number) for number in range(affinity())}
+    cores = set()
+    for number in os.sched_getaffinity(0):
+        core = str(number)
+        with suppress(OSError):
+            siblings = folder / f"cpu{number}" / "topology" / "thread_siblings_list"
+            core = siblings.read_text("ascii").strip()
+        cores.add(core)
+    return cores
 
 
 @cache

@@ -24,6 +24,8 @@ from PIL import Image, ImageOps
 from tests.conftest import Vit
 from tests.fixtures.forks import ForkServer
 from tests.fixtures.photos import Corpus, many_photos
+from vitcli.checkpoints.scoring import ScoreFunction, averaged, to_scores
+from vitcli.jobs.predictions import top_k
 
 Models = Callable[[str], Path]
 
@@ -299,3 +301,31 @@ def test_memory_does_not_depend_on_the_number_of_images(
 
     small, large = peak(500), peak(5000)
     assert large < small * 1.1, f"{small} kB for 500 images, {large} kB for 5,000"
+
+
+@pytest.mark.parametrize("k", [1, 4, 5, 7, 9])
+def test_of_equal_scores_the_lower_index_is_first(k: int) -> None:
+    """Whether or not scores are equal, and whether they are among the best."""
+    drawn = np.random.default_rng(k).random((40, 7), np.float32)
+    holes = np.where(drawn < 0.9, np.log(drawn), np.float32(np.nan))
+    for scores in (drawn, np.floor(drawn * 3), holes):
+        values, places = top_k(scores, k)
+        order = np.argsort(-scores, axis=-1, kind="stable")[:, :k]
+        np.testing.assert_array_equal(places, order)
+        np.testing.assert_array_equal(values, np.take_along_axis(scores, order, axis=-1))
+
+
+@pytest.mark.parametrize("function", ["softmax", "sigmoid", "none"])
+def test_the_scores_of_numpy_are_those_of_torch_but_for_the_last_digit(
+    function: ScoreFunction,
+) -> None:
+    """Scores that round to 1 or are equal do so in both, as do logits far from 0."""
+    logits = np.random.default_rng(0).normal(0, 8, (50, 20)).astype(np.float32)
+    logits[0], logits[1], logits[2, :3] = 200, -200, (90, 90, -1e4)
+    found, expected = (to_scores(logits, function, engine) for engine in ("onnx", "torch"))
+    assert found.dtype == expected.dtype == np.float32
+    np.testing.assert_allclose(found, expected, rtol=5e-7, atol=1e-37)
+    np.testing.assert_array_equal(found[:2], expected[:2])
+    several = [logits, logits * 2, logits / 3]
+    means = [averaged(several, engine) for engine in ("onnx", "torch")]
+    np.testing.assert_allclose(*means, rtol=5e-7, atol=1e-5)

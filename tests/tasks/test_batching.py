@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from tests.conftest import Vit
 from vitcli.errors import DeviceError
@@ -129,11 +128,11 @@ class Narrow:
         self.most = most
         self.taken: list[int] = []
 
-    def __call__(self, pixels: NDArray[np.uint8]) -> Tensor:
+    def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         self.taken.append(len(pixels))
         if len(pixels) > self.most:
             torch.empty(TOO_MUCH, dtype=torch.uint8)
-        return torch.from_numpy(pixels.astype(np.float32))
+        return pixels.astype(np.float32)
 
 
 PIXELS = np.arange(10, dtype=np.uint8)[:, None]
@@ -158,7 +157,7 @@ def test_a_single_image_that_does_not_fit_ends_the_run_and_says_what_was_asked_f
 
 
 def test_another_fault_of_an_engine_is_not_taken_for_it() -> None:
-    def broken(pixels: NDArray[np.uint8]) -> Tensor:
+    def broken(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
     with pytest.raises(RuntimeError, match="mat1"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,7 +15,7 @@ from vitcli.interrupts import interrupts
 from vitcli.jobs.job import Inputs, NullReporter, Running
 from vitcli.jobs.listing import Listing
 from vitcli.jobs.run import Run
-from vitcli.models.engine import TorchEngine
+from vitcli.models.prepare import TorchEngine
 from vitcli.records import FoundImage, Progress
 from vitcli.tasks.finetune.features import features
 
@@ -36,7 +37,7 @@ def test_features_of_an_interrupted_run_are_kept(
     computed = 0
     ask = TorchEngine.__call__
 
-    def counted(engine: TorchEngine, batch: object) -> torch.Tensor:
+    def counted(engine: TorchEngine, batch: object) -> np.ndarray:
         nonlocal computed
         computed += len(batch)  # type: ignore[arg-type]
         return ask(engine, batch)  # type: ignore[arg-type]

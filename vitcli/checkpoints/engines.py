@@ -19,11 +19,12 @@ import torch
 
 from vitcli import __version__
 from vitcli.cache import EXPORTS, cache_folder, hold, is_trusted, trusted_folders, user_cache
+from vitcli.checkpoints.graph import Graph
 from vitcli.checkpoints.load import Model
 from vitcli.checkpoints.resolve import read_bounded, sha256
 from vitcli.engines import ENGINES, EngineName
 from vitcli.errors import CheckpointError, DeviceError, OutputError
-from vitcli.models.engine import Engine, Graph, Output
+from vitcli.models.engine import Engine, Output
 
 # What determines an export (`_description`), the spec of its model, and the hashes of its files.
 ABOUT = "about.json"

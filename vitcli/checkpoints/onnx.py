@@ -7,19 +7,22 @@ import json
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from vitcli.checkpoints.keymap import Made
-from vitcli.checkpoints.load import Model
 from vitcli.checkpoints.preprocess.hf import to_hf
 from vitcli.checkpoints.preprocess.timm import to_timm
-from vitcli.checkpoints.write import Written
 from vitcli.errors import CheckpointError
-from vitcli.models.engine import Engine, Graph, quiet
+from vitcli.machine import compute_threads
+from vitcli.models.engine import Engine
+
+if TYPE_CHECKING:  # an export runs without torch
+    from vitcli.checkpoints.graph import Graph
+    from vitcli.checkpoints.load import Model
+    from vitcli.checkpoints.write import Written
 
 FILE = "model.onnx"
 MAX_FILE = 1_900_000_000  # bytes of weights; a protobuf file cannot exceed 2 GiB
@@ -34,6 +37,11 @@ def write(model: Model, file: Path, dtype: str) -> Written:
     words), `labels`, `scores` (the function for the logits: softmax, sigmoid or none) and `layout`.
     Weights of more than MAX_FILE bytes go into a second file, FILE.data.
     """
+    import torch
+
+    from vitcli.checkpoints.graph import quiet
+    from vitcli.checkpoints.write import Written
+
     _onnxruntime()  # before the exporter, which imports it too
     network = copy.deepcopy(model.network)
     height, width = model.config.image_size
@@ -95,6 +103,9 @@ def export(graph: Graph, folder: Path, int8: bool) -> None:
     scaled for each batch, so no calibration is needed.
     """
     import onnx
+    import torch
+
+    from vitcli.checkpoints.graph import quiet
 
     _onnxruntime()  # before the exporter, which imports it too
     with quiet():
@@ -132,7 +143,7 @@ def open_export(folder: Path, dtype: str) -> Engine:
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
+    options.intra_op_num_threads = compute_threads()
     options.log_severity_level = ERRORS_ONLY
     # The threads share the processors with the image workers, and must not spin.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -143,4 +154,4 @@ def open_export(folder: Path, dtype: str) -> Engine:
         )
     except broken as error:  # ONNX Runtime's exceptions have no common base
         raise RuntimeError(str(error)) from None
-    return lambda pixels: torch.from_numpy(session.run(None, {"pixels": pixels})[0])
+    return lambda pixels: session.run(None, {"pixels": pixels})[0]

@@ -7,14 +7,17 @@ import io
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from vitcli.models.engine import Engine, Graph, quiet
+from vitcli.machine import compute_threads
+from vitcli.models.engine import Engine
 from vitcli.records import PixelArray, Size
+
+if TYPE_CHECKING:  # an export runs without torch
+    from vitcli.checkpoints.graph import Graph
 
 FILE = "model.xml"
 HINTS = {"fp32": "f32", "bf16": "bf16"}
@@ -67,12 +70,12 @@ def open_export(folder: Path, dtype: str) -> Engine:
     """Run what `export` wrote with OpenVINO, on as many threads as torch has."""
     config = {
         "INFERENCE_PRECISION_HINT": HINTS[dtype],  # the default runs fp32 models in bf16
-        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "INFERENCE_NUM_THREADS": compute_threads(),
         "PERFORMANCE_HINT": "LATENCY",
         "ENABLE_CPU_PINNING": False,  # the image workers need the processors, too
     }
     compiled = _openvino().Core().compile_model(folder / FILE, "CPU", config)
-    return lambda pixels: torch.from_numpy(compiled(pixels, share_inputs=True)[0])
+    return lambda pixels: compiled(pixels, share_inputs=True)[0]
 
 
 def calibration_pixels(size: Size, count: int) -> NDArray[np.uint8]:
@@ -128,5 +131,7 @@ def _openvino() -> Any:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Silence warnings, logs, and NNCF's progress bar on standard output, which is for data."""
+    from vitcli.checkpoints.graph import quiet
+
     with quiet(), contextlib.redirect_stdout(io.StringIO()):
         yield

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from vitcli.jobs.job import Running
 from vitcli.records import ErrorType, Failure, Row, image_of
 
-if TYPE_CHECKING:  # imports torch, which a run with nothing to do does not need
-    from torch import Tensor
-
 R = TypeVar("R", bound=Row)
 
 
-def are_finite(*results: Tensor) -> list[bool]:
+def are_finite(*results: NDArray[np.floating[Any]]) -> list[bool]:
     """Whether all results of each image of a batch are finite.  (B, ...) each"""
-    if all(bool(result.isfinite().all()) for result in results):
+    if all(np.isfinite(result).all() for result in results):
         return [True] * len(results[0])
-    each = [result.isfinite().flatten(1).all(dim=1).tolist() for result in results]
-    return [all(image) for image in zip(*each, strict=True)]
+    each = [np.isfinite(result).reshape(len(result), -1).all(axis=1) for result in results]
+    good: list[bool] = np.logical_and.reduce(each).tolist()
+    return good
 
 
 def overflow(running: Running) -> str:

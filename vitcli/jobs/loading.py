@@ -80,7 +80,7 @@ def open_model(
 ) -> Engine:
     """Open a model in the engine of the run."""
     from vitcli.checkpoints.engines import open_engine
-    from vitcli.models.engine import SplittingEngine, TorchEngine
+    from vitcli.models.engine import SplittingEngine
     from vitcli.models.vit import VisionTransformer
 
     count = pairs_to_merge(model, running)
@@ -90,6 +90,8 @@ def open_model(
         assert isinstance(model.network, VisionTransformer)
         model = replace(model, source=model.network.with_merging(count))
     if running.engine == "torch":
+        from vitcli.models.prepare import TorchEngine
+
         engine: Engine = TorchEngine(prepare_model(model, running, note), output)
     else:
         check_one_size(model, f"--engine {running.engine}")

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import logging
 import re
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
-import torch
-from torch import Tensor, nn
+import numpy as np
+from numpy.typing import NDArray
 
 from vitcli.errors import DeviceError
 from vitcli.models.fields import Pooling
-from vitcli.models.network import Network
-from vitcli.models.normalise import Normalisation
-from vitcli.models.prepare import Prepared
-from vitcli.models.swin import SwinTransformer
-from vitcli.records import Pixels, Preprocess
+from vitcli.records import Pixels
+
+if TYPE_CHECKING:  # an exported network runs without torch
+    from torch import Tensor
+
+    from vitcli.models.network import Network
 
 Part = TypeVar("Part")
 
@@ -53,6 +51,10 @@ class Judged:
 
     def __call__(self, network: Network, pixels: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, D + K), K = 0 without a classifier"""
+        import torch
+
+        from vitcli.models.swin import SwinTransformer
+
         depth, pool = network.config.depth, network.config.pool
         pooled = network.features(pixels, (depth,), pool)
         if not network.config.num_classes:
@@ -71,20 +73,8 @@ Output = Logits | Features | Judged
 class Engine(Protocol):
     """Runs a network on a batch, for one output."""
 
-    def __call__(self, pixels: Pixels) -> Tensor:
-        """(B, H, W, 3) -> fp32 on the CPU, (B, K) or (B, ..., n*D)"""
-
-
-class TorchEngine:
-    """Runs a prepared network."""
-
-    def __init__(self, prepared: Prepared, output: Output) -> None:
-        self._prepared = prepared
-        self._output = output
-
-    def __call__(self, pixels: Pixels) -> Tensor:
-        """(B, H, W, 3) -> fp32 on the CPU, (B, ...)"""
-        return self._prepared.run(self._output, pixels)
+    def __call__(self, pixels: Pixels) -> NDArray[np.float32]:
+        """(B, H, W, 3) -> (B, K) or (B, ..., n*D)"""
 
 
 class BatchSplitter:
@@ -131,19 +121,19 @@ class SplittingEngine:
         self._splitter = BatchSplitter(note)
         self._shares_ranges = shares_ranges
 
-    def __call__(self, pixels: Pixels) -> Tensor:
-        """(B, H, W, 3) -> fp32 on the CPU, (B, ...). Raises as `BatchSplitter.each` does."""
+    def __call__(self, pixels: Pixels) -> NDArray[np.float32]:
+        """(B, H, W, 3) -> (B, ...). Raises as `BatchSplitter.each` does."""
         parts = self._splitter.each(lambda part: self._engine(pixels[part]), len(pixels))
-        output = parts[0] if len(parts) == 1 else torch.cat(parts)
-        if self._shares_ranges and len(pixels) > 1 and not bool(output.isfinite().all()):
-            output = torch.cat([self._engine(pixels[i : i + 1]) for i in range(len(pixels))])
+        output = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        if self._shares_ranges and len(pixels) > 1 and not np.isfinite(output).all():
+            output = np.concatenate([self._engine(pixels[i : i + 1]) for i in range(len(pixels))])
         return output
 
 
 def _is_out_of_memory(error: Exception) -> bool:
     """Whether memory ran out. On GPUs torch raises its own exception; on a CPU and in other
     engines, only the message shows it."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     return re.search("out of memory|allocate memory|bad_alloc", str(error)) is not None
 
@@ -158,41 +148,3 @@ def _half(images: int, error: Exception) -> int:
         f"there is not enough memory for one image{need}",
         "a smaller --image-size, --dtype bf16 or a smaller model takes less",
     ) from None
-
-
-class Graph(nn.Module):
-    """A network with its normalisation, for export to another engine.
-
-    It takes pixels of `dtype`, mostly uint8, so that no floats are copied to the engine.
-    """
-
-    def __init__(self, network: Network, plan: Preprocess, output: Output) -> None:
-        super().__init__()
-        self.network = network
-        self.output = output
-        self.size, self.dtype = plan.size, plan.dtype
-        self.normalise = Normalisation(plan)
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """`dtype` (B, H, W, 3) -> (B, ...)"""
-        return self.output(self.network, self.normalise(pixels.permute(0, 3, 1, 2)))
-
-    @torch.no_grad()
-    def traced(self) -> torch.export.ExportedProgram:
-        """Trace the operations, for a batch of any size."""
-        pixels = torch.zeros(2, *self.size, 3, dtype=getattr(torch, self.dtype))
-        return torch.export.export(
-            self, (pixels,), dynamic_shapes=({0: torch.export.Dim("batch")},)
-        )
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence the warnings and logs of an exporter."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        logging.disable(logging.WARNING)
-        try:
-            yield
-        finally:
-            logging.disable(logging.NOTSET)

@@ -11,12 +11,15 @@ from functools import cache, cached_property
 from threading import Barrier
 from typing import TypeAlias, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vitcli.engines import DtypeName, Quantize
 from vitcli.errors import DeviceError
 from vitcli.models import onednn
+from vitcli.models.engine import Output
 from vitcli.models.network import Network
 from vitcli.models.normalise import Normalisation
 from vitcli.processes import rank_of
@@ -138,6 +141,19 @@ class Prepared:
         if self.device.type == "cuda" and x.device.type == "cpu":
             x = x.pin_memory()
         return x.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
+
+
+class TorchEngine:
+    """Runs a prepared network for one output: the protocol `Engine` of `models/engine.py`."""
+
+    def __init__(self, prepared: Prepared, output: Output) -> None:
+        self._prepared = prepared
+        self._output = output
+
+    def __call__(self, pixels: Pixels) -> NDArray[np.float32]:
+        """(B, H, W, 3) -> (B, ...)"""
+        output: NDArray[np.float32] = self._prepared.run(self._output, pixels).numpy()
+        return output
 
 
 def compile_layers(network: nn.Module) -> None:

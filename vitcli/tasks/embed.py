@@ -10,7 +10,9 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
+from vitcli.engines import EngineName
 from vitcli.errors import UsageError
 from vitcli.jobs.finite import are_finite, overflow, with_failures
 from vitcli.jobs.job import DEFAULT_MODEL, SILENT, Inputs, ModelOptions, Reporter, Running, Summary
@@ -44,9 +46,11 @@ if TYPE_CHECKING:  # for types only: importing these is slow
 
 EmbedPooling: TypeAlias = "Pooling | Literal['joint']"
 """How an image becomes a row; *joint* is the vector that is compared with those of texts."""
+Floats: TypeAlias = NDArray[np.float32]
 NUMPY_DTYPE = {"fp32": "float32", "fp16": "float16"}
 # Packages whose versions are in the meta file.
 RECORDED = ("torch", "numpy", "pillow")
+SHORTEST = np.float32(1e-12)  # vectors that are shorter are divided by this, as torch does
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,12 +235,8 @@ def _forward(
 ) -> Callable[[Batch], list[Embedded | Failure]]:
     """Return the function from a batch to its rows. With `patch`, the side of a patch, the rows say
     their grids."""
-    import torch
-    from torch.nn import functional as F
-
     dtype = np.dtype(NUMPY_DTYPE[job.store])
 
-    @torch.inference_mode()
     def forward(batch: Batch) -> list[Embedded | Failure]:
         pixels, grid = batch.pixels_for(), None
         if patch is not None:
@@ -244,17 +244,30 @@ def _forward(
         vectors = engine(pixels)
         good = are_finite(vectors)
         if job.l2:
-            good = are_finite(
-                vectors.norm(dim=-1, keepdim=True)
-            )  # finite values may have an infinite norm
-            vectors = F.normalize(vectors, dim=-1)
+            vectors, norms = _unit(vectors, job.running.engine)
+            good = are_finite(norms)  # finite values may have an infinite norm
         with np.errstate(over="ignore"):
-            arrays = vectors.numpy().astype(dtype)
+            arrays = vectors.astype(dtype)
         embedded = [
             Embedded(ref, array, grid) for ref, array in zip(batch.refs, arrays, strict=True)
         ]
-        fitting = are_finite(torch.from_numpy(arrays)) if job.store == "fp16" else good
+        fitting = are_finite(arrays) if job.store == "fp16" else good
         rows = with_failures(embedded, fitting, TOO_LARGE)
         return with_failures(rows, good, overflow(job.running))
 
     return forward
+
+
+def _unit(vectors: Floats, engine: EngineName) -> tuple[Floats, Floats]:
+    """Scale vectors to unit length, with torch for its own engine; vectors of zeros stay. Return
+    them and their lengths before, which may be infinite.  (..., D) -> (..., D), (..., 1)"""
+    if engine == "torch":
+        import torch
+        from torch.nn import functional as F
+
+        tensor = torch.from_numpy(vectors)
+        return F.normalize(tensor, dim=-1).numpy(), tensor.norm(dim=-1, keepdim=True).numpy()
+    with np.errstate(over="ignore", invalid="ignore"):  # the rows of such images are failures
+        exact = np.linalg.norm(vectors.astype(np.float64), axis=-1, keepdims=True)
+        lengths = exact.astype(np.float32)
+        return vectors / np.maximum(lengths, SHORTEST), lengths

@@ -155,7 +155,7 @@ def _forward(
         mask = torch.cat(masks).to(device)
         picture = reconstruction.picture(pixels, reconstruction(pixels, mask))
         hidden = _spread(mask, grid, reconstruction.encoder.config.patch_size)
-        good = are_finite(picture)
+        good = are_finite(picture.cpu().numpy())
         made = normalisation.inverse(picture).permute(0, 2, 3, 1).cpu().numpy()
         originals = normalisation.inverse(pixels).permute(0, 2, 3, 1).cpu().numpy()
         images = zip(batch.refs, originals, made, hidden, strict=True)

@@ -13,10 +13,9 @@ from typing import ClassVar, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from vitcli.checkpoints.load import Model
-from vitcli.checkpoints.scoring import to_scores
+from vitcli.checkpoints.scoring import Numbers, to_scores
 from vitcli.errors import UsageError
 from vitcli.files import PARTIAL
 from vitcli.images.kinds import suffixes
@@ -218,8 +217,8 @@ def _forward(runner: AttentionRunner, prepared: Prepared, running: Running) -> A
         attended = runner(prepared, batch)
         rows: list[Attended] = []
         for image, (ref, size) in enumerate(zip(batch.refs, batch.sizes, strict=True)):
-            logits = None if attended.logits is None else attended.logits[image]
-            scores = None if logits is None else to_scores(logits, function)
+            logits = None if attended.logits is None else attended.logits[image].numpy()
+            scores = None if logits is None else to_scores(logits, function, "torch")
             row = Attended(
                 ref,
                 runner.maps_of(attended, image, size),
@@ -230,18 +229,18 @@ def _forward(runner: AttentionRunner, prepared: Prepared, running: Running) -> A
             if query.method == "grad" and logits is not None and scores is not None:
                 top = int(logits.argmax())  # not by scores, of which several may round to 1
                 target = top if runner.target is None else runner.target
-                score = scores[target].item()
+                score = float(scores[target])
                 row = replace(row, target=Prediction(labels[target], target, score))
             rows.append(row)
-        results = [*attended.maps.values()]
+        results = [maps.numpy() for maps in attended.maps.values()]
         if attended.logits is not None:
-            results.append(attended.logits)
+            results.append(attended.logits.numpy())
         return with_failures(rows, are_finite(*results), overflow(running))
 
     return forward
 
 
-def _best(scores: Tensor, labels: Sequence[str]) -> tuple[Prediction, ...]:
+def _best(scores: Numbers, labels: Sequence[str]) -> tuple[Prediction, ...]:
     best, indices = top_k(scores[None], TOP_K)
     return tuple(predictions_of(best[0].tolist(), indices[0].tolist(), labels, None))
 

@@ -24,7 +24,8 @@ from vitcli.images.job import DecodeJob
 from vitcli.images.loader import iter_batches
 from vitcli.jobs.job import Note, Running
 from vitcli.jobs.loading import load_model, prepare_model
-from vitcli.models.engine import Engine, Judged, TorchEngine
+from vitcli.models.engine import Engine, Judged
+from vitcli.models.prepare import TorchEngine
 from vitcli.processes import end_with_parent
 from vitcli.records import Batch, ImageRef, PixelArray
 from vitcli.tasks.bench.memory import family_peak, peak_memory
@@ -138,7 +139,7 @@ def _times(
         started = time.perf_counter()
         output = engine(batch)
         took = time.perf_counter() - started
-        outputs.update(zip(places.tolist(), output.numpy(), strict=True))
+        outputs.update(zip(places.tolist(), output, strict=True))
         if number:
             yield took
             spent = time.monotonic() - began
@@ -155,7 +156,7 @@ def _complete(
         if time.monotonic() > deadline:
             return
         places = missing[start : start + size]
-        outputs.update(zip(places, engine(images[places]).numpy(), strict=True))
+        outputs.update(zip(places, engine(images[places]), strict=True))
 
 
 def _outputs(outputs: OutputsByImage) -> Outputs:

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, TypeAlias, cast
 
-from vitcli.checkpoints.scoring import ScoreFunction, Scores, to_scores
+from vitcli.checkpoints.scoring import Numbers, ScoreFunction, Scores, averaged, to_scores
 from vitcli.checkpoints.text.files import local_digest
 from vitcli.errors import UsageError, printable
 from vitcli.images.workers import WorkerPool
@@ -37,7 +37,6 @@ from vitcli.tasks.classify.select import Selection
 if TYPE_CHECKING:  # for types only: importing these is slow
     import numpy as np
     from numpy.typing import NDArray
-    from torch import Tensor
 
     from vitcli.checkpoints.load import Model
 
@@ -202,23 +201,19 @@ def _with_thumbnails(forward: ClassifyBatch, pool: WorkerPool) -> ClassifyBatch:
 
 
 def _forward(
-    logits_of: Callable[[Batch], list[Tensor]],
+    logits_of: Callable[[Batch], list[Numbers]],
     labels: Sequence[str],
     function: ScoreFunction,
     job: ClassifyJob,
 ) -> ClassifyBatch:
     """Return the function from a batch to its rows."""
-    import torch
-
     takes_all = function == "sigmoid" and job.threshold is not None
     count = job.top_k or (len(labels) if takes_all else TOP_K)
 
-    @torch.inference_mode()
     def forward(batch: Batch) -> list[Classified | Failure]:
         logits = logits_of(batch)
-        scores = [to_scores(output, function) for output in logits]
-        mean = scores[0] if len(scores) == 1 else torch.stack(scores).mean(dim=0)
-        best, indices = top_k(mean, count)
+        scores = [to_scores(output, function, job.running.engine) for output in logits]
+        best, indices = top_k(averaged(scores, job.running.engine), count)
         images = zip(batch.refs, best.tolist(), indices.tolist(), strict=True)
         rows = [
             Classified(

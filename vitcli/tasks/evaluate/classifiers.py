@@ -6,15 +6,16 @@ import heapq
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import compress
+from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from vitcli.checkpoints.load import Model
-from vitcli.checkpoints.scoring import ScoreFunction, to_scores
+from vitcli.checkpoints.scoring import Numbers, ScoreFunction, averaged, to_scores
 from vitcli.errors import UsageError
 from vitcli.jobs.finite import are_finite, overflow, with_failures
-from vitcli.jobs.job import Reporter
+from vitcli.jobs.job import Reporter, Running
 from vitcli.jobs.predictions import check_heads, open_classifiers
 from vitcli.jobs.run import Computation
 from vitcli.jobs.word_head import load_classifier
@@ -49,14 +50,14 @@ def evaluate_classifiers(
     plans, logits_of = open_classifiers(models, job.running, reporter.note)
     names = [model.spec for model in models] + ["all, averaged"] * (len(models) > 1)
     sink = _ScoreSink(problem.kept, [[] for _ in names])
-    forward = _forward(logits_of, function, sink, overflow(job.running))
+    forward = _forward(logits_of, function, sink, job.running)
     summary = run.into(sink, Computation(plans=plans, forward=forward))
     check_any_read(sink.places, sink.failures)
     places = sink.places
     return Evaluation(
         summary=summary,
         models=tuple(
-            problem.result(name, [torch.cat(column) for column in zip(*kept, strict=True)], places)
+            problem.result(name, [*map(np.concatenate, zip(*kept, strict=True))], places)
             for name, kept in zip(names, sink.kept, strict=True)
         ),
         images=tuple(examples[place].found for place in sink.places),
@@ -70,16 +71,16 @@ class _ScoreSink(NoSink):
     """Collects what the problem keeps of each model's scores on the readable images, and the
     failures."""
 
-    keep: Callable[[Tensor], tuple[Tensor, ...]]
-    kept: list[list[tuple[Tensor, ...]]]
+    keep: Callable[[Numbers], tuple[NDArray[Any], ...]]
+    kept: list[list[tuple[NDArray[Any], ...]]]
     places: list[int] = field(default_factory=list)
     slowest: list[tuple[float, str]] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
 
-    def add(self, batch: Batch, scores: Sequence[Tensor], good: Sequence[bool]) -> None:
+    def add(self, batch: Batch, scores: Sequence[Numbers], good: Sequence[bool]) -> None:
         """Add each model's scores for the good images of a batch.  (B, K) each"""
         for kept, of_model in zip(self.kept, scores, strict=True):
-            kept.append(self.keep(of_model[torch.tensor(good)]))
+            kept.append(self.keep(of_model[np.array(good)]))
         self.places += [ref.index for ref in compress(batch.refs, good)]
         for ref, seconds in zip(batch.refs, batch.seconds, strict=True):
             heapq.heappush(self.slowest, (seconds, ref.path))
@@ -91,20 +92,20 @@ class _ScoreSink(NoSink):
 
 
 def _forward(
-    logits_of: Callable[[Batch], list[Tensor]],
+    logits_of: Callable[[Batch], list[Numbers]],
     function: ScoreFunction,
     sink: _ScoreSink,
-    reason: str,
+    running: Running,
 ) -> Callable[[Batch], list[Classified | Failure]]:
-    @torch.inference_mode()
     def forward(batch: Batch) -> list[Classified | Failure]:
         logits = logits_of(batch)
         good = are_finite(*logits)
-        scores = [to_scores(output, function) for output in logits]
+        scores = [to_scores(output, function, running.engine) for output in logits]
         if len(scores) > 1:
-            scores.append(torch.stack(scores).mean(dim=0))
+            scores.append(averaged(scores, running.engine))
         sink.add(batch, scores, good)
-        return with_failures([Classified(ref, ()) for ref in batch.refs], good, reason)
+        rows = [Classified(ref, ()) for ref in batch.refs]
+        return with_failures(rows, good, overflow(running))
 
     return forward
 

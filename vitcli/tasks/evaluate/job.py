@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from torch import Tensor
+from numpy.typing import NDArray
 
 from vitcli.checkpoints.load import Model
-from vitcli.checkpoints.scoring import Scores
+from vitcli.checkpoints.scoring import Numbers, Scores
 from vitcli.errors import InputError, UsageError, printable
 from vitcli.jobs.job import DEFAULT_MODEL, Inputs, ModelOptions, Reporter, Running, Summary
 from vitcli.jobs.listing import list_images
@@ -94,10 +94,10 @@ class Problem(Protocol):
     def note(self) -> str:
         """A note for the user, or ""."""
 
-    def kept(self, scores: Tensor) -> tuple[Tensor, ...]:
-        """The part of a batch's scores that the result needs.  (B, K) -> tensors of B rows"""
+    def kept(self, scores: Numbers) -> tuple[NDArray[Any], ...]:
+        """The part of a batch's scores that the result needs.  (B, K) -> arrays of B rows"""
 
-    def result(self, name: str, kept: Sequence[Tensor], places: Sequence[int]) -> Result:
+    def result(self, name: str, kept: Sequence[NDArray[Any]], places: Sequence[int]) -> Result:
         """The result of a model; `places` are those of the images among the examples."""
 
 

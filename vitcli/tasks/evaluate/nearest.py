@@ -80,11 +80,11 @@ def _embedded(run: Run, model: Model) -> tuple[dict[int, Tensor], dict[int, Fail
 
     @torch.inference_mode()
     def forward(batch: Batch) -> list[Embedded | Failure]:
-        features = engine(batch.pixels_for())
+        features = torch.from_numpy(engine(batch.pixels_for()))
         vectors = F.normalize(features, dim=-1).numpy()
         rows = [Embedded(ref, v) for ref, v in zip(batch.refs, vectors, strict=True)]
-        good = are_finite(features.norm(dim=-1, keepdim=True))  # the norm itself may overflow
-        return with_failures(rows, good, overflow(run.running))
+        norms = features.norm(dim=-1, keepdim=True).numpy()  # they may overflow
+        return with_failures(rows, are_finite(norms), overflow(run.running))
 
     sink = ListSink()
     run.into(sink, Computation(plans=(model.preprocess,), forward=forward))

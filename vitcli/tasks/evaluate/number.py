@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
+from vitcli.checkpoints.scoring import Numbers
 from vitcli.errors import InputError, UsageError, printable, shortened
 from vitcli.records import FoundImage
 from vitcli.render.report import ClassTable, Section, Shot
@@ -51,14 +51,16 @@ class Number:
             )
         return cls(labels, np.array([_values(e, len(labels), who) for e in examples]))
 
-    def kept(self, scores: Tensor) -> tuple[Tensor, ...]:
+    def kept(self, scores: Numbers) -> tuple[NDArray[Any], ...]:
         """(B, K) -> (B, K)"""
         return (scores,)
 
-    def result(self, name: str, kept: Sequence[Tensor], places: Sequence[int]) -> NumberResult:
+    def result(
+        self, name: str, kept: Sequence[NDArray[Any]], places: Sequence[int]
+    ) -> NumberResult:
         [answers] = kept
         truth = self.truth[np.array(places, np.int64)]
-        return NumberResult(name, self.labels, truth, answers.numpy().astype(np.float64))
+        return NumberResult(name, self.labels, truth, answers.astype(np.float64))
 
 
 def are_numbers(example: Example, count: int) -> bool:

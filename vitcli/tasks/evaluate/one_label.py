@@ -9,11 +9,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from vitcli.checkpoints.load import Model
-from vitcli.checkpoints.scoring import ScoreFunction
+from vitcli.checkpoints.scoring import Numbers, ScoreFunction
 from vitcli.errors import InputError, UsageError, printable, shortened
 from vitcli.jobs.predictions import top_k
 from vitcli.records import FoundImage
@@ -91,14 +90,16 @@ class OneLabel:
         truth = [numbers[example.label] for example in examples]
         return cls(labels, truth, are_shares, "" if are_shares else note)
 
-    def kept(self, scores: Tensor) -> tuple[Tensor, ...]:
+    def kept(self, scores: Numbers) -> tuple[NDArray[Any], ...]:
         """The best TOP scores and their classes.  (B, K) -> (B, TOP) twice"""
         if scores.shape[-1] == 1:
-            scores = torch.cat([scores, 1 - scores], dim=-1)
+            scores = np.concatenate([scores, 1 - scores], axis=-1)
         return top_k(scores, TOP)
 
-    def result(self, name: str, kept: Sequence[Tensor], places: Sequence[int]) -> OneLabelResult:
-        scores, best = (tensor.numpy() for tensor in kept)
+    def result(
+        self, name: str, kept: Sequence[NDArray[Any]], places: Sequence[int]
+    ) -> OneLabelResult:
+        scores, best = kept
         truth = np.array([self.truth[place] for place in places], np.int64)
         answers = Answers(best.astype(np.int64), scores.astype(np.float64), truth)
         return OneLabelResult(name, self.labels, answers, self.are_shares)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from vitcli.errors import InputError, printable
@@ -94,7 +93,7 @@ def _result(
     """Judge the predictions of the examples by the problem that the data pose."""
     problem = _problem(name, labels, examples, found, threshold)
     if problem is not None:
-        all_scores = torch.from_numpy(_all_scores(name, labels, examples, found))
+        all_scores = _all_scores(name, labels, examples, found)
         return problem.result(name, problem.kept(all_scores), list(found))
     check_one_label(examples, name)
     check_no_threshold(threshold)

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
+from vitcli.checkpoints.scoring import Numbers
 from vitcli.errors import printable, shortened
 from vitcli.records import FoundImage
 from vitcli.render.report import ClassTable, Section, Shot
@@ -63,16 +63,16 @@ class SeveralLabels:
             row[numbers] = True
         return cls(labels, truth, THRESHOLD if threshold is None else threshold)
 
-    def kept(self, scores: Tensor) -> tuple[Tensor, ...]:
+    def kept(self, scores: Numbers) -> tuple[NDArray[Any], ...]:
         """(B, K) -> (B, K)"""
         return (scores,)
 
     def result(
-        self, name: str, kept: Sequence[Tensor], places: Sequence[int]
+        self, name: str, kept: Sequence[NDArray[Any]], places: Sequence[int]
     ) -> SeveralLabelsResult:
         [scores] = kept
         truth = self.truth[np.array(places, np.int64)]
-        return SeveralLabelsResult(name, self.labels, truth, scores.numpy(), self.threshold)
+        return SeveralLabelsResult(name, self.labels, truth, scores, self.threshold)
 
 
 @dataclass(frozen=True)

@@ -62,10 +62,9 @@ def features(
         network = replace(model, source=headless(model.network))
         engine = open_model(network, Logits(), run.running, run.reporter.note)
 
-        @torch.inference_mode()
         def forward(batch: Batch) -> list[Embedded | Failure]:
             vectors = engine(batch.pixels_for())
-            rows = [Embedded(ref, v) for ref, v in zip(batch.refs, vectors.numpy(), strict=True)]
+            rows = [Embedded(ref, v) for ref, v in zip(batch.refs, vectors, strict=True)]
             return with_failures(rows, are_finite(vectors), overflow(run.running))
 
         try:
