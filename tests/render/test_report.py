@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -33,3 +35,8 @@ def test_labels_and_paths_stay_text(classes: int) -> None:
     assert text.count("<svg") == text.count("</svg>") == 2
     assert text.count("</style>") == 1
     assert text.count("&lt;script&gt;alert(&#39;&#34;&amp;&#39;)&lt;/script&gt;?") >= 12
+
+
+def test_the_axis_of_an_accuracy_of_1_ends_there() -> None:
+    drawn = lines_chart("Accuracy", [Line("val", (1, 2), (1.0, 1.0))])
+    assert re.findall(r'class="y"[^>]*>([^<]*)<', drawn) == ["0.8", "1"]

@@ -166,4 +166,6 @@ def _ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
         step = max(1.0, step)
         return [x for x in np.arange(math.ceil(low / step) * step, high + 1e-9, step).tolist()]
     first, last = math.floor(low / step), math.ceil(high / step)
-    return [round(i * step, 10) for i in range(first, max(last, first + 1) + 1)]
+    if first == last:  # below a positive number: an accuracy of 1 has no room above it
+        first, last = (first - 1, last) if first > 0 else (first, last + 1)
+    return [round(i * step, 10) for i in range(first, last + 1)]
