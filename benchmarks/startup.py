@@ -2,9 +2,10 @@
 
     python benchmarks/startup.py --material /tmp/material --model b
 
-The lower bound (the floor) is a Python that imports torch and reads the bytes of the weights once.
-The commands take turns for `--rounds` rounds, with the files in the system's cache. The script
-prints the medians of the times and of their differences.
+Engines other than torch are measured if they are installed; the first round, which is not counted,
+exports the model. The lower bound (the floor) is a Python that imports torch and reads the bytes of
+the weights once. The commands take turns for `--rounds` rounds, with the files in the system's
+cache. The script prints the medians of the times and of their differences.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ import statistics
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
+
+from vitcli.engines import ENGINES
 
 FLOOR = "import torch, sys, pathlib; pathlib.Path(sys.argv[1]).read_bytes()"
 
@@ -38,8 +42,15 @@ def main() -> None:
         "import torch, read the weights": [
             *(sys.executable, "-c", FLOOR, str(folder / "model.safetensors"))
         ],
+        "import torch": [sys.executable, "-c", "import torch"],
         "vit classify": vit,
         "vit classify -j 0": [*vit, "-j", "0"],
+        **{
+            f"vit classify --engine {name}": [*vit, "--engine", name]
+            for name, row in ENGINES.items()
+            if name != "torch" and all(map(find_spec, row.packages))
+        },
+        "vit info": [sys.executable, "-m", "vitcli", "info", str(folder)],
         "vit --help": [sys.executable, "-m", "vitcli", "--help"],
     }
     times_of: dict[str, list[float]] = {name: [] for name in commands}

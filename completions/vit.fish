@@ -485,7 +485,7 @@ complete -c vit -n '__fish_seen_subcommand_from bench' -l offline -d 'Do not use
 complete -c vit -n '__fish_seen_subcommand_from bench' -l config -r -d 'Read options from FILE, not from vit.toml in the working folder; '\'''\'' reads neither.'
 complete -c vit -n '__fish_seen_subcommand_from bench' -l show-config -d 'Print the options as a config file, with where each comes from, and exit.'
 complete -c vit -n '__fish_seen_subcommand_from bench' -o hh -l help-all -d 'Show all options and their variables.'
-complete -c vit -n '__fish_seen_subcommand_from cache' -l clear -x -d 'Remove exports, texts, features, rates, outputs, all (all but outputs), or one entry as KIND/NAME; repeatable. What a run uses stays.'
+complete -c vit -n '__fish_seen_subcommand_from cache' -l clear -x -d 'Remove exports, texts, features, rates, hashes, outputs, all (all but outputs), or one entry as KIND/NAME; repeatable. What a run uses stays.'
 complete -c vit -n '__fish_seen_subcommand_from cache' -l older-than -x -d 'Only entries that were last used before: 30d, 12h, 2w.'
 complete -c vit -n '__fish_seen_subcommand_from cache' -l dry-run -d 'With --clear: say what would be removed, remove nothing.'
 complete -c vit -n '__fish_seen_subcommand_from cache' -l json -d 'Print JSON.'

@@ -10,12 +10,14 @@ import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 from vitcli.errors import OutputError
 
 # The folders of the cache.
 EXPORTS, TEXTS, FEATURES, OUTPUTS = "engines", "texts", "features", "outputs"
-RATES = "rates"
+RATES, HASHES = "rates", "hashes"  # of small files
+MAX_KEPT = 4096  # bytes of a small file
 
 
 def cache_folder() -> Path:
@@ -63,6 +65,30 @@ def is_trusted(path: Path) -> bool:
     is_plain = stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)
     is_open = status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX
     return is_plain and status.st_uid in (os.geteuid(), 0) and not is_open
+
+
+def kept(room: str, name: str) -> bytes | None:
+    """The content of a small file in a folder of the cache; None without such a file, or if another
+    user can have written it."""
+    for folder in trusted_folders(room):
+        file = folder / name
+        with suppress(OSError):
+            if is_trusted(file) and file.stat().st_size <= MAX_KEPT:
+                return file.read_bytes()
+    return None
+
+
+def keep(room: str, name: str, content: bytes) -> None:
+    """Write a small file as a whole, in the first folder of the cache that can be written."""
+    for folder in trusted_folders(room):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with NamedTemporaryFile(dir=folder, prefix=".", delete=False) as written:
+                written.write(content)
+            Path(written.name).replace(folder / name)
+        except OSError:
+            continue
+        return
 
 
 def hold(folder: Path) -> bool:

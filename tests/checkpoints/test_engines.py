@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -11,22 +12,23 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 import vitcli
 from tests.fixtures.extras import needs
 from vitcli.cache import cache_folder
-from vitcli.checkpoints import engines, openvino
+from vitcli.checkpoints import engines, hashes, openvino
 from vitcli.checkpoints.engines import exported, open_engine
 from vitcli.checkpoints.graph import Graph
-from vitcli.checkpoints.load import Model, load
+from vitcli.checkpoints.load import Model, Unread, load
 from vitcli.demo import train
 from vitcli.engines import ENGINES, EngineName, EngineRow
-from vitcli.errors import DeviceError, OutputError, UsageError
+from vitcli.errors import CheckpointError, DeviceError, OutputError, UsageError
 from vitcli.models import onednn
 from vitcli.models.engine import Engine, Features, Logits, Output
 from vitcli.models.prepare import TorchEngine, prepare
@@ -219,6 +221,81 @@ def test_a_model_is_exported_once_for_each_thing_that_shapes_the_file(
     changed.network.head.bias = torch.nn.Parameter(changed.network.head.bias + 1)
     open_engine(changed, Logits(), "onnx")
     assert stub.exports == len(cases) + 1
+
+
+def test_a_network_is_read_only_if_its_files_are_new(
+    cache: Path, stub: Stub, tiny_model: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hash of its weights is kept for the files that it was read of."""
+    monkeypatch.setattr(hashes, "LARGE", 0)
+    monkeypatch.setattr(hashes, "SETTLED", -60)
+    folder = shutil.copytree(tiny_model("vit"), tmp_path / "model")
+    file = folder / "model.safetensors"
+
+    def is_read(**options: Any) -> bool:
+        model = load(str(folder), lazily=True, **options)
+        open_engine(model, Logits(), "onnx")
+        assert isinstance(model.source, Unread)
+        return model.source.is_read
+
+    def write(content: bytes, seconds: int) -> None:
+        file.write_bytes(content)
+        os.utime(file, (seconds, seconds))
+
+    open_engine(load(str(folder)), Logits(), "onnx")  # of a network in memory
+    assert (is_read(), is_read(), stub.exports) == (True, False, 1)
+    old, state = file.read_bytes(), safetensors.torch.load_file(file)
+    new = safetensors.torch.save(state | {"classifier.bias": state["classifier.bias"] + 1})
+    write(new, 1000)
+    assert (is_read(), is_read(), stub.exports) == (True, False, 2)
+    write(old, 2000)
+    assert (is_read(), stub.exports) == (False, 2)
+    assert (is_read(image_size=(64, 48)), is_read(image_size=(64, 48))) == (True, False)
+    shutil.rmtree(cache / "engines")
+    assert (is_read(), is_read(), stub.exports) == (True, False, 4)
+    for kept in (cache / "hashes").iterdir():
+        kept.write_text("damaged")
+    hashes._known.cache_clear()
+    assert (is_read(), is_read(), stub.exports) == (True, False, 4)
+
+
+def test_a_large_file_is_hashed_again_after_a_change(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also after one that keeps its size and its time; and a hash that the user gives is compared
+    with the bytes."""
+    monkeypatch.setattr(hashes, "LARGE", 1)
+    file, read = tmp_path / "weights", hashes._read
+
+    def found() -> str:
+        hashes._known.cache_clear()
+        return hashes.sha256([file])
+
+    def digest() -> str:
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+
+    file.write_bytes(b"one")
+    os.utime(file, (1000, 1000))
+    assert found() == digest()
+    assert not (cache / "hashes").exists(), "it may change again without another time"
+    monkeypatch.setattr(hashes, "SETTLED", -60)
+    assert found() == digest()
+    monkeypatch.setattr(hashes, "_read", None)
+    assert found() == digest()
+    monkeypatch.setattr(hashes, "_read", read)
+    changed = file.stat().st_ctime_ns
+    while file.stat().st_ctime_ns == changed:  # until the clock of the file system ticks
+        file.write_bytes(b"two")
+        os.utime(file, (1000, 1000))
+    assert found() == digest()
+    for kept in (cache / "hashes").iterdir():
+        kept.write_text("0" * 64)
+    assert found() == "0" * 64
+    hashes.check_sha256([file], digest())
+    with pytest.raises(CheckpointError, match="expected 0000"):
+        hashes.check_sha256([file], "0" * 64)
+    (cache / "hashes").chmod(0o777)
+    assert found() == digest(), "everybody can have written it"
 
 
 def test_a_failed_export_leaves_nothing(cache: Path, stub: Stub) -> None:

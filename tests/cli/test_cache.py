@@ -189,7 +189,7 @@ def test_an_empty_cache_and_mistakes(vit: Vit, cache: Path, tmp_path: Path) -> N
         (
             ("--clear", "models"),
             "--clear models is nothing that can be cleared\n"
-            "  give exports, texts, features, rates, outputs, all",
+            "  give exports, texts, features, rates, hashes, outputs, all",
         ),
         (("--clear", "exports/.."), "--clear exports/.."),
         (("--clear", "exports/"), "--clear exports/"),

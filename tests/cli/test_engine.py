@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from tests.conftest import Vit
 from tests.fixtures.extras import needs
@@ -34,6 +37,52 @@ def test_another_engine_writes_the_same_rows(vit: Vit, name: str) -> None:
     again = vit(*args, "--engine", name)
     assert again.out == ended.out
     assert f"exported for {name}" not in again.err, "it is kept"
+
+
+# Runs each of the commands in turn, as if torch were not installed.
+WITHOUT_TORCH = """
+import json, sys
+sys.modules["torch"] = None
+from vitcli.cli import main
+from vitcli.machine import compute_threads
+codes = [main(words) for words in json.loads(sys.argv[1])]
+print([*codes, compute_threads()])
+"""
+
+
+@pytest.mark.slow
+@needs("onnx", "openvino")
+def test_what_needs_no_torch_imports_none(
+    vit: Vit, clean_env: dict[str, str], tmp_path: Path
+) -> None:
+    """An export in the cache, with the same rows; and what reads no pixels."""
+    demo, names = (str(EXAMPLES), "-m", "demo"), ("onnx", "openvino")
+    commands = [("classify", *demo, "--engine", n, "-o", f"{n}.jsonl") for n in names]
+    commands.append(("embed", *demo, "--engine", "onnx", "--l2", "-o", "onnx.npy"))
+    shards = [f"part-0000{number}-of-00002.jsonl" for number in (1, 2)]
+    for number in (1, 2):
+        part = ("-o", "part.jsonl", "--shard", f"{number}/2")
+        assert vit("classify", *demo, *part).code == 0
+    for words in commands:
+        assert vit(*words).code == 0
+    made = {file: file.read_bytes() for name in names for file in tmp_path.glob(f"{name}.*")}
+    rows = {file: data for file, data in made.items() if ".meta." not in file.name}
+    assert len(rows) == 4
+    commands = [(*words, "--overwrite") for words in commands]
+    commands += [("info", "demo"), ("models",), ("search", "onnx.npy", "--like", "0")]
+    commands += [("merge", *shards, "-o", "merged.jsonl")]
+    threads = torch.get_num_threads()
+    ended = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, json.dumps(commands)],
+        cwd=tmp_path,
+        env=clean_env | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)},
+        capture_output=True,
+        text=True,
+    )
+    assert ended.stdout.splitlines()[-1] == str([*[0] * len(commands), threads]), ended.stderr
+    assert "exported for" not in ended.stderr
+    assert {file: file.read_bytes() for file in rows} == rows
+    assert (tmp_path / "merged.jsonl").exists()
 
 
 @pytest.mark.slow

@@ -13,18 +13,30 @@ from functools import partial
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
-from typing import Protocol, cast
-
-import torch
+from typing import TYPE_CHECKING, Protocol, cast
 
 from vitcli import __version__
-from vitcli.cache import EXPORTS, cache_folder, hold, is_trusted, trusted_folders, user_cache
-from vitcli.checkpoints.graph import Graph
-from vitcli.checkpoints.load import Model
-from vitcli.checkpoints.resolve import read_bounded, sha256
+from vitcli.cache import (
+    EXPORTS,
+    HASHES,
+    cache_folder,
+    hold,
+    is_trusted,
+    keep,
+    trusted_folders,
+    user_cache,
+)
+from vitcli.checkpoints.hashes import known_digest, sha256
+from vitcli.checkpoints.load import Model, Unread
+from vitcli.checkpoints.resolve import read_bounded
 from vitcli.engines import ENGINES, EngineName
 from vitcli.errors import CheckpointError, DeviceError, OutputError
 from vitcli.models.engine import Engine, Output
+
+if TYPE_CHECKING:  # an export in the cache runs without torch
+    from torch import nn
+
+    from vitcli.checkpoints.graph import Graph
 
 # What determines an export (`_description`), the spec of its model, and the hashes of its files.
 ABOUT = "about.json"
@@ -70,12 +82,20 @@ def exported(
     note: Callable[[str], None] = lambda text: None,
 ) -> Path:
     """The folder of a model's export for an engine. If the cache has no sound export, export the
-    model, with a note. Raises OutputError if the cache cannot be written."""
-    described = _description(model, output, name, quantize)
-    key = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:32]
+    model, with a note. Raises OutputError if the cache cannot be written.
+
+    The network of a model that was loaded lazily is only read if there is no export of its files.
+    """
+    if (digest := _known_weights(model)) is not None:
+        described = _description(model, digest, output, name, quantize)
+        for within in trusted_folders(EXPORTS):
+            for folder in _folders(within, described):
+                if hold(folder) and _is_sound(folder, described):
+                    return folder
+    described = _description(model, _weights(model), output, name, quantize)
     graph: Graph | None = None
     for within in trusted_folders(EXPORTS):
-        for folder in (within / key, within / f"{key}-{os.geteuid()}"):
+        for folder in _folders(within, described):
             if hold(folder) and _is_sound(folder, described):
                 return folder
             if os.path.lexists(folder):
@@ -83,7 +103,7 @@ def exported(
                     continue  # another user's export is neither run nor removed
                 note(f"{folder} is incomplete or was changed: it is exported again")
                 shutil.rmtree(folder, ignore_errors=True)
-            graph = graph or Graph(model.network, model.preprocess, output).eval()
+            graph = graph or _graph(model, output)
             try:
                 export = partial(_export, name, graph, quantize == "int8")
                 _write(folder, export, described, model.spec)
@@ -95,6 +115,18 @@ def exported(
         f"the cache {cache_folder()} cannot be written, nor {user_cache()}",
         "VIT_CACHE names another folder",
     )
+
+
+def _folders(within: Path, described: dict[str, str]) -> tuple[Path, Path]:
+    """Where an export may be: for all users, and for this one if another user owns the first."""
+    key = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:32]
+    return within / key, within / f"{key}-{os.geteuid()}"
+
+
+def _graph(model: Model, output: Output) -> Graph:
+    from vitcli.checkpoints.graph import Graph
+
+    return Graph(model.network, model.preprocess, output).eval()
 
 
 def _export(name: EngineName, graph: Graph, int8: bool, folder: Path) -> None:
@@ -142,13 +174,14 @@ def _partial(pid: int) -> str:
 
 
 def _description(
-    model: Model, output: Output, name: EngineName, quantize: str | None
+    model: Model, weights: str, output: Output, name: EngineName, quantize: str | None
 ) -> dict[str, str]:
-    """Everything that determines an export. The dtype does not: it is chosen when opening one."""
+    """Everything that determines an export; `weights` is their hash. The dtype does not: it is
+    chosen when opening one."""
     packages = ("torch", *ENGINES[name].packages)
     return {
         "engine": name,
-        "weights": _hash(model.network),
+        "weights": weights,
         "config": repr(model.config),
         "preprocess": model.preprocess.steps()[-1],
         "size": repr(model.preprocess.size),
@@ -160,9 +193,35 @@ def _description(
     }
 
 
-def _hash(network: torch.nn.Module) -> str:
+def _known_weights(model: Model) -> str | None:
+    """The hash of weights that are not read yet, if the same files were read before."""
+    unread = _unread(model)
+    return None if unread is None else known_digest(unread.identity())
+
+
+def _weights(model: Model) -> str:
+    """The hash of the weights, which are read if need be. It is kept for the next run."""
+    unread = _unread(model)
+    if unread is None:
+        return _hash(model.network)
+    identity = unread.identity()
+    digest = _hash(model.network)
+    if unread.identity() == identity:  # the files did not change while they were read
+        keep(HASHES, identity, digest.encode())
+    return digest
+
+
+def _unread(model: Model) -> Unread | None:
+    """The source of a network that is not read yet; None for one that is in memory."""
+    source = model.source
+    return source if isinstance(source, Unread) and not source.is_read else None
+
+
+def _hash(network: nn.Module) -> str:
     """The sha256 of the weights in memory, which include resized positions and the caller's
     changes."""
+    import torch
+
     digest = hashlib.sha256()
     for name, tensor in network.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())

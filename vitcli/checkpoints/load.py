@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 from vitcli import __version__
 from vitcli.checkpoints.detect import layout_of
 from vitcli.checkpoints.file_names import Spelling, missing
+from vitcli.checkpoints.hashes import check_sha256
+from vitcli.checkpoints.hashes import sha256 as sha256_of
 from vitcli.checkpoints.heads import read_head
 from vitcli.checkpoints.keymap import Made, Renamed, to_ours
 from vitcli.checkpoints.labels import Labels, read_labels
@@ -33,8 +35,7 @@ from vitcli.checkpoints.layouts.layout import (
 from vitcli.checkpoints.layouts.swin import count_blocks as count_swin_blocks
 from vitcli.checkpoints.layouts.timm import pretrained_cfg
 from vitcli.checkpoints.preprocess.choose import choose_preprocess
-from vitcli.checkpoints.resolve import Checkpoint, check_sha256, resolve
-from vitcli.checkpoints.resolve import sha256 as sha256_of
+from vitcli.checkpoints.resolve import Checkpoint, resolve
 from vitcli.checkpoints.scoring import (
     ProblemType,
     ScoreFunction,
@@ -90,8 +91,8 @@ class Unread:
     """A network that is built when it is needed; its `config` is known before.
 
     `read` builds it of the `files`. `stored` is its config before anything is resampled, `tensors`
-    are its tensors in vitcli's names, `all_tensors` those of the files, all of them lazy. `made`
-    describes how the files' tensors become the network's.
+    are its tensors in vitcli's names, `all_tensors` those of the files, all of them lazy. `how` is
+    all else that determines the network's numbers: how the files' tensors become the network's.
     """
 
     def __init__(
@@ -101,13 +102,13 @@ class Unread:
         *,
         files: tuple[Path, ...],
         stored: Config,
-        made: Mapping[str, Made],
+        how: object,
         tensors: Mapping[str, Tensor],
         all_tensors: Mapping[str, Tensor],
     ) -> None:
         self.config = config
         self._read = read
-        self._files, self._stored, self._made = files, stored, made
+        self._files, self._stored, self._how = files, stored, how
         self._tensors, self._all_tensors = tensors, all_tensors
 
     @cached_property
@@ -115,11 +116,14 @@ class Unread:
         """The network. Raises CheckpointError if its files are not whole."""
         return self._read()
 
-    @cached_property
+    @property
+    def is_read(self) -> bool:
+        """Whether the network has been built."""
+        return "network" in self.__dict__
+
     def identity(self) -> str:
-        """A hash of everything that determines the network's numbers."""
-        made = sorted((name, source.of) for name, source in self._made.items())
-        parts = (sha256_of(self._files), self._stored, self.config, made, __version__)
+        """A hash of everything that determines the network's numbers, as the files are now."""
+        parts = (sha256_of(self._files), self._stored, self.config, self._how, __version__)
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
     def check(self) -> None:
@@ -348,12 +352,13 @@ def _load(checkpoint: Checkpoint, how: _How, *, lazily: bool) -> Model:
     files = (*checkpoint.weights, *([how.head] if how.head else []))
     if built is None:
         is_repatched = patch != config.patch_size
+        of_each = ((name, one.of) for name, one in parts.renamed.made.items())
         source: Network | Unread = Unread(
             config.repatched(patch, size) if is_repatched else config.resized(size),
             lambda: _load(checkpoint, how, lazily=False).network,
             files=files,
             stored=config,
-            made=parts.renamed.made,
+            how=(detected.name, sorted(of_each), checkpoint.config),
             tensors=tensors,
             all_tensors=all_tensors,
         )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import gc
-import hashlib
 import json
 import re
 import stat
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from vitcli.checkpoints import hub
 from vitcli.checkpoints.weights.sniff import LFS, LFS_HINT
-from vitcli.errors import CheckpointError, ModelNotFound, UsageError, in_bytes, listed
+from vitcli.errors import CheckpointError, ModelNotFound, in_bytes, listed
 from vitcli.files import at_home, instead_of
 
 if TYPE_CHECKING:  # for types only: this module imports torch
@@ -333,40 +332,6 @@ def _is_local(shard: Path, folder: Path) -> bool:
     real = shard.resolve()
     in_cache = real.parent.name == "blobs" and real.parent.parent.name.startswith("models--")
     return in_cache or real.is_relative_to(folder.resolve())
-
-
-def sha256(files: Sequence[Path]) -> str:
-    """The hash of the bytes of the weight files, in the order of their names. The result is cached
-    while the files stay unchanged."""
-    ordered = sorted(files, key=lambda path: path.name)
-    return _sha256(tuple((path, _stamp(path)) for path in ordered))
-
-
-def _stamp(file: Path) -> tuple[int, ...]:
-    status = file.stat()
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
-
-
-@functools.lru_cache
-def _sha256(stamped: tuple[tuple[Path, tuple[int, ...]], ...]) -> str:
-    digest = hashlib.sha256()
-    for file, _ in stamped:
-        with file.open("rb") as stream:
-            while chunk := stream.read(1 << 20):
-                digest.update(chunk)
-    return digest.hexdigest()
-
-
-def check_sha256(files: Sequence[Path], expected: str) -> None:
-    """Raise CheckpointError if the files have another hash, UsageError for a malformed one."""
-    if not re.fullmatch(r"[0-9a-fA-F]{64}", expected):
-        raise UsageError(f"--sha256 {expected} is not a SHA-256", "it has 64 hexadecimal digits")
-    actual = sha256(files)
-    if actual != expected.lower():
-        shown = f"{files[0]}" + f" and {len(files) - 1} more" * (len(files) > 1)
-        raise CheckpointError(
-            f"{shown}: the sha256 is {actual}, expected {expected.lower()}", "it is another file"
-        )
 
 
 def read_bounded(path: Path) -> bytes:

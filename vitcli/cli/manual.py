@@ -35,8 +35,8 @@ EXIT_STATUS = {
     "141": "The reader of the output has closed the pipe.",
 }
 ENVIRONMENT = {
-    "VIT_CACHE": "The folder for exports, vectors of texts, features, rates and outputs on their"
-    " way; vit-cache(1) lists it. The default is ~/.cache/vitcli.",
+    "VIT_CACHE": "The folder for exports, vectors of texts, features, rates, hashes and outputs on"
+    " their way; vit-cache(1) lists it. The default is ~/.cache/vitcli.",
     "VIT_CONFIG": "A config file for all runs, as `--config` names one for a single run.",
     "VIT_DEBUG": "If it is set, an error shows its traceback.",
     "HF_HOME, HF_HUB_OFFLINE, HF_TOKEN": "The settings for models of the hub, as huggingface_hub"

@@ -81,12 +81,13 @@ def open_model(
     """Open a model in the engine of the run."""
     from vitcli.checkpoints.engines import open_engine
     from vitcli.models.engine import SplittingEngine
-    from vitcli.models.vit import VisionTransformer
 
     count = pairs_to_merge(model, running)
     if running.merge_tokens == "auto":
         note(f"{model.spec}: --merge-tokens auto is {count} pairs of patches in each block")
     if count:
+        from vitcli.models.vit import VisionTransformer
+
         assert isinstance(model.network, VisionTransformer)
         model = replace(model, source=model.network.with_merging(count))
     if running.engine == "torch":
@@ -104,11 +105,11 @@ def open_model(
 def pairs_to_merge(model: Model, running: Running) -> int:
     """The number of pairs of tokens that each block merges in a run. Raises UsageError for a model
     whose tokens cannot be merged."""
+    if not running.merge_tokens:
+        return 0
     from vitcli.models.config import ViTConfig
     from vitcli.models.merging import merged_pairs, unmergeable
 
-    if not running.merge_tokens:
-        return 0
     reason = unmergeable(model.config)
     if reason is not None:
         raise UsageError(

@@ -8,14 +8,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Literal, TypeAlias
 
-from vitcli.cache import RATES, is_trusted, trusted_folders
+from vitcli.cache import RATES, keep, kept
 from vitcli.engines import ENGINES
 from vitcli.files import real
 from vitcli.jobs.job import Running
@@ -85,38 +83,27 @@ def measured(precision: Fast) -> Rates | None:
     machine = {"cpu": _cpu(), "torch": version("torch"), "threads": 1}
     digest = hashlib.sha256(json.dumps(machine).encode()).hexdigest()[:16]
     name = f"{digest}-{precision}.json"
-    for folder in trusted_folders(RATES):
-        if is_trusted(folder / name) and (known := _read(folder / name)) is not None:
-            return known
+    if (known := _read(kept(RATES, name), precision)) is not None:
+        return known
     from vitcli.jobs.limit import thread_rates
 
     found = thread_rates(precision)
     if found is None:
         return None
     rates = Rates(*found)
-    for folder in trusted_folders(RATES):
-        with suppress(OSError):  # a cache that cannot be written: it is measured again
-            _write(folder / name, {**machine, "fp32": rates.fp32, precision: rates.fast})
-            break
+    values = {**machine, "fp32": rates.fp32, precision: rates.fast}
+    keep(RATES, name, json.dumps(values).encode() + b"\n")
     return rates
 
 
-def _read(file: Path) -> Rates | None:
-    """The rates in a file; None for a file that is damaged."""
+def _read(content: bytes | None, precision: Fast) -> Rates | None:
+    """The rates in the content of a file; None without a file, or if it is damaged."""
     try:
-        values = json.loads(file.read_bytes())
-        fp32, fast = (float(values[name]) for name in ("fp32", file.stem.rpartition("-")[2]))
-    except (OSError, ValueError, KeyError, TypeError):
+        values = json.loads(content or b"")
+        fp32, fast = (float(values[name]) for name in ("fp32", precision))
+    except (ValueError, KeyError, TypeError):
         return None
     return Rates(fp32, fast) if fp32 > 0 and fast > 0 else None
-
-
-def _write(file: Path, values: dict[str, object]) -> None:
-    """Write the file as a whole: another process may read it."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with NamedTemporaryFile("w", dir=file.parent, prefix=".", delete=False) as written:
-        written.write(json.dumps(values) + "\n")
-    Path(written.name).replace(file)
 
 
 def _cpu() -> str:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from threading import Thread
 from typing import cast
@@ -91,18 +92,26 @@ class Run:
         if (first := next(refs, None)) is None:
             yield iter(()), work.forward  # without importing torch
             return
-        from vitcli.images.stream import iter_loaded
-        from vitcli.models.prepare import choose_device
-
-        device = choose_device(self.running.device if self.running.engine == "torch" else "cpu")
+        load, is_on_cpu = self._loading()
         job = DecodeJob(work.plans, self.inputs.limits, self.inputs.formats)
-        fills = device.type != "cpu" and any(plan.varies for plan in work.plans)
+        fills = not is_on_cpu and any(plan.varies for plan in work.plans)
         size, forward = self._batching(work.forward, fills=fills)
         refs = chain((first,), refs)
         workers, note = self.running.workers, self.reporter.note
         batches = iter_batches(refs, job, size, workers, note, keeps_data=work.reads_again)
         with closing(batches):
-            yield iter_loaded(batches, device), forward
+            yield load(batches), forward
+
+    def _loading(self) -> tuple[Callable[[Iterator[Batch]], Iterator[Batch]], bool]:
+        """Return the function that brings batches to the device of the run, and whether that is a
+        CPU."""
+        if self.running.engine != "torch":  # runs without torch
+            return iter, True
+        from vitcli.images.stream import iter_loaded
+        from vitcli.models.prepare import choose_device
+
+        device = choose_device(self.running.device)
+        return partial(iter_loaded, device=device), device.type == "cpu"
 
     def _batching(
         self, forward: pipeline.Forward, *, fills: bool

@@ -43,7 +43,8 @@ def load_classifier(
 ) -> Model:
     """Load a model, and with `words` give it a head of these classes. Raises what `load_model` and
     `with_words` raise."""
-    model = load_model(spec, options, reporter.note)
+    lazily = words is None and running.engine != "torch"  # an export may be all that is needed
+    model = load_model(spec, options, reporter.note, lazily=lazily)
     if words is None:
         return model
     return with_words(model, words, running, reporter, scores=scores, offline=options.offline)

@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from vitcli.checkpoints.resolve import JSONS, sha256
+from vitcli.checkpoints.hashes import sha256
+from vitcli.checkpoints.resolve import JSONS
 
 ROWS = 1  # the version of the rows: their form, and the computation of their numbers
 MAX_SHOWN = 8  # values of a list in a message

@@ -168,7 +168,8 @@ def _computation(job: EmbedJob, run: Run, holds_any: bool, specs: Sequence[Spec]
     from vitcli.models.engine import Features, Logits
 
     note = run.reporter.note
-    model = load_model(specs[0], job.options, note)
+    lazily = job.running.engine != "torch"  # an export may be all that is needed
+    model = load_model(specs[0], job.options, note, lazily=lazily)
     layers = [layer_number(layer, model.config, first=0) for layer in job.layers]
     pool = job.pool or model.config.pool
     if pool == "joint":

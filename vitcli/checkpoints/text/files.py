@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vitcli.checkpoints import hub
-from vitcli.checkpoints.resolve import Checkpoint, hub_parts, is_hub_id, read_json, sha256
+from vitcli.checkpoints.hashes import sha256
+from vitcli.checkpoints.resolve import Checkpoint, hub_parts, is_hub_id, read_json
 from vitcli.checkpoints.text.recipe import TokenRecipe
 from vitcli.checkpoints.weights.sniff import LFS, LFS_HINT
 from vitcli.errors import CheckpointError, ModelNotFound

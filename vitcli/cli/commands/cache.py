@@ -28,8 +28,8 @@ Clear = Annotated[
         group=Group.OUTPUT,
         brief=True,
         metavar="KIND[/NAME]",
-        help="Remove exports, texts, features, rates, outputs, all (all but outputs), or one entry "
-        "as KIND/NAME; repeatable. What a run uses stays.",
+        help="Remove exports, texts, features, rates, hashes, outputs, all (all but outputs), or "
+        "one entry as KIND/NAME; repeatable. What a run uses stays.",
     ),
 ]
 OlderThan = Annotated[
@@ -62,9 +62,9 @@ def cache(
     """List what the cache holds, or clear it.
 
     The cache (VIT_CACHE, or else ~/.cache/vitcli) has exports of models for --engine, vectors of
-    classes in words, features for vit finetune, rates of this CPU for --dtype, and outputs that are
-    not yet sent to their store. Outputs are removed only by --clear outputs. Downloaded models are
-    in the cache of the hub: hf cache ls.
+    classes in words, features for vit finetune, rates of this CPU for --dtype, hashes of weight
+    files, and outputs that are not yet sent to their store. Outputs are removed only by --clear
+    outputs. Downloaded models are in the cache of the hub: hf cache ls.
 
     Example:  vit cache --clear exports --older-than 30d
     """

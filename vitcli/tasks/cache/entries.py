@@ -18,11 +18,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from vitcli.cache import EXPORTS, FEATURES, OUTPUTS, RATES, TEXTS, cache_folder, user_cache
+from vitcli.cache import (
+    EXPORTS,
+    FEATURES,
+    HASHES,
+    OUTPUTS,
+    RATES,
+    TEXTS,
+    cache_folder,
+    user_cache,
+)
 from vitcli.checkpoints.text.store import FILE as VECTORS
 from vitcli.errors import OutputError
 
-Kind = Literal["exports", "texts", "features", "rates", "outputs"]
+Kind = Literal["exports", "texts", "features", "rates", "hashes", "outputs"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 Outcome = Literal["kept", "removed", "would be removed", "in use", "failed"]
 MAX_ABOUT = 1 << 20  # bytes of an export's description
@@ -46,6 +55,7 @@ ROOMS: dict[Kind, Room] = {
         FEATURES, "what vit finetune --train head reads", r"[0-9a-f]{32}\.npz(\.\d+\.partial)?"
     ),
     "rates": Room(RATES, "how fast this CPU is", r"[0-9a-f]{16}-[a-z0-9]+\.json|\.[a-z0-9_]{8}"),
+    "hashes": Room(HASHES, "hashes of weight files", r"[0-9a-f]{64}|\.[a-z0-9_]{8}"),
     "outputs": Room(
         OUTPUTS, "outputs for a store, not sent yet", r".*-[0-9a-f]{8}|shards-[0-9a-z_]+"
     ),
