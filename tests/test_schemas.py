@@ -9,6 +9,7 @@ import re
 import shutil
 import tarfile
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ EXAMPLES = ROOT / "examples"
 CHECK = jsonschema.FormatChecker()
 
 
+@cache
 def validator(name: str) -> jsonschema.Draft202012Validator:
     return jsonschema.Draft202012Validator(schemas.read(name), format_checker=CHECK)
 
@@ -42,7 +44,8 @@ class Fields:
         assert records, f"nothing to check for {name}"
         for record in records:
             validator(name).validate(record)
-            self.seen[name].update(_written(schemas.read(name), record, schemas.read(name), ""))
+            schema = validator(name).schema
+            self.seen[name].update(_written(schema, record, schema, ""))
 
     def file(self, name: str, file: Path) -> None:
         """Validate the lines of a `.jsonl`, or the only value of a `.json`."""
@@ -67,12 +70,13 @@ def _branches(schema: Any, root: Any) -> Iterator[Any]:
 
 
 def _written(schema: Any, value: Any, root: Any, where: str) -> Iterator[str]:
-    """Yield the places in a schema that a valid value has."""
-    for number, branch in enumerate(_branches(schema, root)):
-        if not jsonschema.Draft202012Validator({**branch, "$defs": root.get("$defs", {})}).is_valid(
-            value
-        ):
-            continue
+    """Yield the places in a schema that a valid value has; a schema without alternatives fits."""
+    branches = list(_branches(schema, root))
+    for number, branch in enumerate(branches):
+        if len(branches) > 1:
+            alone = jsonschema.Draft202012Validator({**branch, "$defs": root.get("$defs", {})})
+            if not alone.is_valid(value):
+                continue
         place = f"{where}|{number}"
         yield place
         if isinstance(value, dict):
