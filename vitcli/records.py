@@ -122,6 +122,10 @@ class ImageRef:
         """The number of bytes of the image that the ref carries."""
         return 0 if self.member is None else self.member.held
 
+    def __reduce__(self) -> tuple[type[ImageRef], tuple[object, ...]]:
+        """Pickle the fields in order: every ref is sent to a worker."""
+        return type(self), (self.index, self.path, self.stamp, self.member)
+
     def released(self) -> ImageRef:
         """Return the ref without the bytes that it carries."""
         if self.member is None or not self.member.held:

@@ -57,6 +57,13 @@ class Stub:
         return Sample(ref, (np.full((2, 2, 3), ref.index % 256, np.uint8),))
 
 
+class Numbered(Stub):
+    """Takes a number with each image."""
+
+    def __call__(self, ref: ImageRef, *more: Any) -> Sample | Failure:
+        return super().__call__(ref)
+
+
 class HasTorch(DecodeJob):
     """Adds to the arrays of an image whether its process has torch."""
 
@@ -67,6 +74,6 @@ class HasTorch(DecodeJob):
         return replace(sample, pixels=(*sample.pixels, has_torch))
 
 
-def ends_at_once(pipe: Connection, job: Stub) -> None:
+def ends_at_once(pipe: Connection, job: Stub, file: object) -> None:
     """A worker that never gets ready."""
     sys.exit(9)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gc
 import math
+import mmap
 import multiprocessing
 import os
 import signal
@@ -12,12 +13,12 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError
 from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -25,13 +26,16 @@ import pytest
 from tests.fixtures.photos import Corpus, photo
 from tests.fixtures.processes import processes
 from tests.images import stubs
-from tests.images.stubs import Stub
+from tests.images.stubs import Numbered, Stub
 from vitcli.errors import InputError, VitError
 from vitcli.images import worker_process, workers
 from vitcli.images.job import DecodeJob
 from vitcli.images.loader import iter_batches
 from vitcli.images.members import StreamedMember
-from vitcli.images.workers import iter_decoded
+from vitcli.images.pool import shared
+from vitcli.images.pool.dispatcher import Dispatcher
+from vitcli.images.pool.shared import Slots
+from vitcli.images.workers import WorkerPool, iter_decoded
 from vitcli.machine import cpu_quota
 from vitcli.records import ErrorType, Failure, ImageRef, Limits, Preprocess, Sample
 
@@ -131,6 +135,108 @@ def test_no_refs_are_no_results(count: int) -> None:
 def test_indices_may_begin_anywhere() -> None:
     asked = [ImageRef(index, "good") for index in (1000, 1001, 1005)]
     assert [item.ref for item in iter_decoded(asked, Stub(), 2)] == asked
+
+
+@pytest.mark.parametrize("resizer", ["pillow", "floats"])
+def test_pixels_in_shared_memory_are_those_of_this_process(
+    resizer: Literal["pillow", "floats"], tmp_path: Path
+) -> None:
+    """Whether all images are kept, or some of them, so that their slots are used again."""
+    for number in range(24):
+        photo(str(number)).save(tmp_path / f"{number}.png")
+    asked = refs(*(str(tmp_path / f"{n}.png") for n in range(24)))
+    job = DecodeJob(
+        (Preprocess((112, 112), (112, 112), resizer=resizer), Preprocess((7, 7), (7, 7)))
+    )
+    alone = [s for s in iter_decoded(asked, job, 0) if isinstance(s, Sample)]
+    assert len(alone) == 24
+    for step in (1, 3):
+        found = iter_decoded(asked, job, 2, lambda: 4)
+        kept = [s for s in found if isinstance(s, Sample) and s.ref.index % step == 0]
+        assert len(kept) == 24 // step
+        for sample, same in zip(kept, alone[::step], strict=True):
+            for ours, theirs in zip(sample.pixels, same.pixels, strict=True):
+                np.testing.assert_array_equal(ours, theirs, strict=True)
+
+
+def test_a_slot_is_free_when_no_array_uses_it() -> None:
+    slots = Slots()
+    assert slots.file is not None and slots.take() is None
+    slots.choose_size(100)  # small images travel through the pipe
+    assert slots.take() is None
+    slots.choose_size(50_000)
+    slot = slots.take()
+    assert slot is not None and slot[1] >= 50_000
+    pixels = np.arange(40_000, dtype=np.uint8).reshape(100, 400)
+    assert slots.file.fill(slot, [pixels, pixels[:2]])
+    assert not slots.file.fill(slot, [pixels, pixels])
+    one, other = slots.arrays(slot, [("|u1", (100, 400)), ("|u1", (2, 400))])
+    view = one[5:]
+    del one, other
+    taken = [slots.take() for _ in range(15)]
+    assert slot not in taken and None not in taken
+    np.testing.assert_array_equal(view, pixels[5:])
+    del view
+    assert slots.take() == slot
+    slots.close()
+
+
+def test_large_images_and_many_images_do_not_fill_the_shared_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slots = Slots()
+    slots.choose_size(shared.MAX_SLOT + 1)
+    assert slots.take() is None
+    monkeypatch.setattr(shared, "MAX_SHARED", 40 * 65_536)
+    slots.choose_size(65_536)
+    assert sum(slots.take() is not None for _ in range(100)) == 40
+    slots.close()
+
+
+def test_a_slot_is_where_its_memory_is_mapped_after_a_map_that_failed() -> None:
+    """The file has grown then, and the next slots are behind what is not mapped."""
+    slots = Slots()
+    assert slots.file is not None
+    slots.file.grow(65_536)
+    slots.choose_size(40_000)
+    slot = slots.take()
+    assert slot is not None and slot[0] == 65_536
+    pixels = np.arange(40_000, dtype=np.uint8)
+    assert slots.file.fill(slot, [pixels])
+    np.testing.assert_array_equal(slots.arrays(slot, [("|u1", (40_000,))])[0], pixels)
+    slots.close()
+
+
+def test_a_worker_that_may_not_map_the_file_sends_the_pixels(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slots = Slots()
+    slots.choose_size(40_000)
+    slot, file = slots.take(), slots.file
+    assert slot is not None and file is not None
+
+    def refuse(*given: object, **named: object) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(mmap, "mmap", refuse)
+    assert not file.fill(slot, [np.zeros(40_000, np.uint8)])
+    slots.close()
+
+
+def test_without_memory_to_share_pixels_travel_through_the_pipes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refuse(*size: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    photo("a").save(tmp_path / "a.png")
+    job = DecodeJob((Preprocess((112, 112), (112, 112)),))
+    found = list(iter_decoded(refs(*[str(tmp_path / "a.png")] * 5), job, 2))
+    monkeypatch.delattr(os, "memfd_create")
+    found += iter_decoded(refs(*[str(tmp_path / "a.png")] * 5), job, 2)
+    assert len({s.pixels[0].tobytes() for s in found if isinstance(s, Sample)}) == 1
+    assert len(found) == 10
 
 
 # Faults of one image
@@ -316,10 +422,10 @@ def test_workers_that_cannot_start_are_an_error(monkeypatch: pytest.MonkeyPatch)
 def test_a_system_that_gives_no_process_is_an_error(
     error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def start(self: object) -> None:
+    def start(job: object, file: object) -> None:
         raise error
 
-    monkeypatch.setattr(workers._Processes, "_start", start)
+    monkeypatch.setattr(worker_process, "start_worker", start)
     with pytest.raises(VitError, match=r"cannot start \(gave up: (Too many|they cannot)"):
         list(iter_decoded(refs("good"), Stub(), 1))
 
@@ -327,19 +433,98 @@ def test_a_system_that_gives_no_process_is_an_error(
 def test_a_worker_that_is_not_started_leaves_no_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not even while somebody keeps the exception, as a future does."""
     before = descriptors()
-    pool = workers._Processes(Stub(), lambda text: None)
-    pool.stop()
-    with pytest.raises(CancelledError) as stopped:
-        pool._start()
+    stopped = Dispatcher(Stub(), 1, lambda text: None)
+    stopped.stop()
+    assert not stopped._start()
+    stopped.close()
 
     def start(self: BaseProcess) -> None:
         raise OSError(errno.EMFILE, "Too many open files")
 
     monkeypatch.setattr(BaseProcess, "start", start)
-    with pytest.raises(OSError, match="Too many") as refused:
-        workers._Processes(Stub(), lambda text: None)._start()
+    pool = Dispatcher(Stub(), 1, lambda text: None)
+    future = pool.submit(ImageRef(0, "good"))
+    with pytest.raises(VitError, match="Too many") as refused:
+        future.result()
+    pool.close()
     assert descriptors() <= before  # one of an earlier test may close only now
-    assert stopped.value is not refused.value  # both are still here
+    assert "-j 0" in str(refused.value.hint)  # it is still here
+
+
+def test_an_error_that_ends_the_dispatcher_reaches_everyone_who_waits() -> None:
+    """For an image that killed a worker, for one in a worker, and for one that comes later."""
+
+    def note(text: str) -> None:
+        raise BrokenPipeError("nobody reads the notes")
+
+    pool = Dispatcher(Stub(), 2, note)
+    futures = [pool.submit(ref) for ref in refs("exit", "sleep 1", "sleep 1", "good")]
+    for future in (futures[0], futures[1], futures[2]):
+        with pytest.raises(BrokenPipeError):
+            future.result(10)
+    with pytest.raises(BrokenPipeError):
+        pool.submit(ImageRef(4, "good")).result(10)
+    pool.close()
+
+
+def test_an_error_with_a_hint_at_the_start_of_a_worker_reaches_everyone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def start(job: object, file: object) -> None:
+        raise VitError("TMPDIR is too long", "set it")
+
+    monkeypatch.setattr(worker_process, "start_worker", start)
+    with pytest.raises(VitError, match="TMPDIR"):
+        list(iter_decoded(refs("good", "good"), Stub(), 2))
+
+
+def test_what_is_submitted_after_the_end_is_cancelled() -> None:
+    pool = Dispatcher(Stub(), 1, lambda text: None)
+    assert isinstance(pool.submit(ImageRef(0, "good")).result(10), Sample)
+    pool.stop()
+    assert pool.submit(ImageRef(1, "good")).cancelled()
+    pool.close()
+
+
+def test_an_image_that_the_caller_cancels_costs_no_other() -> None:
+    pool = Dispatcher(Stub(), 1, lambda text: None)
+    one, other = (pool.submit(ref) for ref in refs("sleep 0.1", "good"))
+    assert one.cancel()
+    assert isinstance(other.result(10), Sample)
+    pool.close()
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_a_pool_holds_one_result_for_each_worker_at_a_time(count: int) -> None:
+    alive: list[weakref.ref[Any]] = []
+    most = 0
+
+    def then(number: int, result: Sample | Failure) -> int:
+        nonlocal most
+        assert isinstance(result, Sample)
+        alive.append(weakref.ref(result.pixels[0]))
+        most = max(most, sum(array() is not None for array in alive))
+        return number
+
+    with WorkerPool(Numbered(), count) as pool:
+        assert pool.each([(ref, n) for n, ref in enumerate(refs(*["good"] * 40))], then) == [
+            *range(40)
+        ]
+        assert isinstance(pool.submit(ImageRef(0, "good")).result(10), Sample)
+    assert most <= max(1, count)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_fork_of_this_process_leaves_the_workers_alone() -> None:
+    notices: list[str] = []
+    found = iter_decoded(refs("good", *["sleep 0.05"] * 6), Stub(), 2, note=notices.append)
+    next(found)
+    child = os.fork()
+    if not child:
+        found.close()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert [type(item) for item in found] == [Sample] * 6 and notices == []
 
 
 def test_a_worker_dies_before_the_main_process_when_memory_runs_out() -> None:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from vitcli.images.decode import decode
+from vitcli.images.pool.shared import SharedFile, Slot, Slots, room_for
 from vitcli.processes import end_with_parent
 from vitcli.records import Failure, ImageRef, Limits, Preprocess, Sample
 
@@ -53,9 +54,9 @@ class DecodeJob:
         return replace(decoded, seconds=time.perf_counter() - started)
 
 
-def serve(pipe: Connection, job: ImageJob) -> None:
-    """Run a worker process. For each (ref, ...) received, send a Failure; or the fields of a
-    Sample, then the bytes of each array."""
+def serve(pipe: Connection, job: ImageJob, file: SharedFile | None) -> None:
+    """Run a worker process. For each (slot, ref, more) received, send a Failure; or the fields of a
+    Sample, and whether its arrays are in the slot of the file, else the bytes of each array."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process decides when to stop
     parent = multiprocessing.parent_process()
     if parent is not None:
@@ -65,23 +66,34 @@ def serve(pipe: Connection, job: ImageJob) -> None:
     with suppress(EOFError, OSError):  # the main process has ended, or closed the pipe
         pipe.send("ready")
         while True:
-            result = job(*pipe.recv())
+            slot, ref, more = pipe.recv()
+            result = job(ref, *more)
             if isinstance(result, Failure):
                 pipe.send(result)
-            else:
-                kinds = [(array.dtype.str, array.shape) for array in result.pixels]
-                pipe.send((kinds, result.size, result.seconds, result.note))
-                for array in result.pixels:
-                    pipe.send_bytes(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+                continue
+            arrays = result.pixels
+            kinds = [(array.dtype.str, array.shape) for array in arrays]
+            is_in_slot = file is not None and slot is not None and file.fill(slot, arrays)
+            pipe.send((kinds, result.size, result.seconds, result.note, is_in_slot))
+            for array in () if is_in_slot else arrays:
+                pipe.send_bytes(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
 
-def receive(pipe: Connection, ref: ImageRef) -> Decoded:
-    """Receive one answer of `serve`, and add the ref, which `serve` does not send back."""
+def receive(pipe: Connection, ref: ImageRef, slot: Slot | None, slots: Slots) -> Decoded:
+    """Receive one answer of `serve`, and add the ref, which `serve` does not send back. The slot is
+    given back, now or when no array uses it. Raises EOFError or OSError if the worker has died, and
+    then the slot is still taken."""
     answer = pipe.recv()
     if isinstance(answer, Failure):
+        slots.give_back(slot)
         return replace(answer, ref=ref)
-    kinds, size, seconds, note = answer
-    arrays = (np.frombuffer(pipe.recv_bytes(), dtype).reshape(shape) for dtype, shape in kinds)
+    kinds, size, seconds, note, is_in_slot = answer
+    if is_in_slot:
+        assert slot is not None
+        return Sample(ref, tuple(slots.arrays(slot, kinds)), size, seconds, note)
+    arrays = [np.frombuffer(pipe.recv_bytes(), dtype).reshape(shape) for dtype, shape in kinds]
+    slots.give_back(slot)
+    slots.choose_size(room_for(arrays))
     return Sample(ref, tuple(arrays), size, seconds, note)
 
 

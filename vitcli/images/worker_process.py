@@ -20,6 +20,7 @@ from multiprocessing.process import BaseProcess
 
 from vitcli.errors import VitError, printable
 from vitcli.images.job import ImageJob, serve
+from vitcli.images.pool.shared import SharedFile
 
 START_DESCRIPTORS = 12  # that must be free to start a worker
 MAX_FOLDER_CHARS = 70  # a socket's path has at most 107
@@ -56,8 +57,9 @@ def warm_up(*, imports_torch: bool = False) -> None:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def start_worker(job: ImageJob) -> tuple[BaseProcess, Connection]:
-    """Fork a worker process; return it and the pool's end of its pipe. The caller holds `lock`.
+def start_worker(job: ImageJob, file: SharedFile | None) -> tuple[BaseProcess, Connection]:
+    """Fork a worker process, which writes pixels to the file; return it and the pool's end of its
+    pipe. The caller holds `lock`.
 
     Raises OSError if the system has no more processes or descriptors.
     """
@@ -68,7 +70,7 @@ def start_worker(job: ImageJob) -> tuple[BaseProcess, Connection]:
         # Only the worker keeps its end open, so the pipe ends when the worker does.
         with worker_end, _clean_start(), _forked(imports_torch=job.imports_torch):
             process = context.Process(
-                target=serve, args=(worker_end, job), name="vit-decode", daemon=True
+                target=serve, args=(worker_end, job, file), name="vit-decode", daemon=True
             )
             process.start()
     except BaseException:
