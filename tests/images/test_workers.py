@@ -35,7 +35,7 @@ from vitcli.images.members import StreamedMember
 from vitcli.images.pool import shared
 from vitcli.images.pool.dispatcher import Dispatcher
 from vitcli.images.pool.shared import Slots
-from vitcli.images.workers import WorkerPool, iter_decoded
+from vitcli.images.workers import WorkerPool, default_workers, iter_decoded
 from vitcli.machine import cpu_quota
 from vitcli.records import ErrorType, Failure, ImageRef, Limits, Preprocess, Sample
 
@@ -749,3 +749,10 @@ def test_images_that_travel_with_their_refs_are_bounded_by_bytes(
     assert taken == 3
     assert first.ref.member is not None and first.ref.member.held == 0
     assert [got.ref.index for got in found] == list(range(1, 12))
+
+
+def test_a_gpu_gets_the_images_of_all_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "available_cpus", lambda: 96)
+    assert [default_workers(), default_workers("cuda"), default_workers("cuda", 8)] == [8, 96, 12]
+    monkeypatch.setattr(workers, "available_cpus", lambda: 2)
+    assert [default_workers(), default_workers("cuda"), default_workers("cuda", 8)] == [2, 2, 1]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -17,8 +20,11 @@ from vitcli.checkpoints.preprocess.published import (
     IMAGENET_STD,
 )
 from vitcli.errors import DeviceError
+from vitcli.models import prepare as prepare_module
 from vitcli.models.config import ViTConfig
-from vitcli.models.prepare import DTYPES, choose_device, choose_dtype, prepare
+from vitcli.models.engine import Logits
+from vitcli.models.network import Network
+from vitcli.models.prepare import DTYPES, Prepared, choose_device, choose_dtype, prepare
 from vitcli.models.vit import VisionTransformer
 from vitcli.records import Preprocess
 
@@ -176,3 +182,77 @@ def test_auto_takes_the_fastest_device_and_its_dtype(
     assert chosen == torch.device(device)
     assert choose_dtype("auto", chosen) == dtype
     assert choose_dtype("fp32", chosen) == torch.float32
+
+
+def test_the_last_batch_of_a_run_is_not_compiled_again(
+    network: VisionTransformer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is filled up, once: a size that comes again is compiled."""
+    compiled: list[object] = []
+
+    def count(graph: torch.fx.GraphModule, inputs: object) -> Callable[..., object]:
+        compiled.append(graph)
+        return graph.forward
+
+    def compile_layers(network: VisionTransformer) -> None:
+        for block in network.blocks:
+            block.compile(backend=count, dynamic=False)
+
+    monkeypatch.setattr(prepare_module, "compile_layers", compile_layers)
+    torch.compiler.reset()
+    drawn = np.random.default_rng(0).integers(0, 256, (9, 16, 16, 3), np.uint8)
+    cpu = torch.device("cpu")
+    plain = Prepared(network, plan(), cpu, torch.float32)
+    prepared = Prepared(network, plan(), cpu, torch.float32, compile=True)
+    for size, compilations in ((9, 1), (9, 1), (3, 1), (5, 1), (3, 2)):
+        found = prepared.run(Logits(), drawn[:size])
+        torch.testing.assert_close(found, plain.run(Logits(), drawn[:size]))
+        assert len(compiled) == compilations
+    torch.compiler.reset()
+
+
+def test_a_batch_that_needs_too_much_memory_is_not_filled_up(
+    network: VisionTransformer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepare_module, "compile_layers", lambda network: None)
+    prepared = Prepared(network, plan(), torch.device("cpu"), torch.float32, compile=True)
+    drawn, seen = np.zeros((8, 16, 16, 3), np.uint8), []
+
+    def ask(network: Network, pixels: torch.Tensor) -> torch.Tensor:
+        seen.append(len(pixels))
+        if seen[1:] == [8]:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return pixels.flatten(1)
+
+    prepared.run(ask, drawn)
+    with pytest.raises(torch.OutOfMemoryError):
+        prepared.run(ask, drawn)
+    prepared.run(ask, drawn[:4])
+    assert seen == [8, 8, 4]
+
+
+def test_the_output_is_copied_while_the_caller_does_something_else(
+    network: VisionTransformer, every_value: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    prepared = Prepared(network, plan(), torch.device("cpu"), torch.float32)
+    expected = prepared.run(Logits(), every_value)
+    done = SimpleNamespace(synchronize=lambda: events.append("wait"))
+
+    class Stream:
+        def record_event(self) -> object:
+            events.append("copied")
+            return done
+
+    def empty(*size: object, pin_memory: bool, **named: object) -> torch.Tensor:
+        events.append("pinned" if pin_memory else "pageable")
+        return torch.full(*size, torch.nan, **named)  # type: ignore[call-overload, no-any-return]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "empty", empty)
+        patch.setattr(torch.cuda, "current_stream", lambda device: Stream())
+        wait = prepared.start(Logits(), every_value)
+    events.append("something else")
+    found = wait()
+    assert events == ["pinned", "copied", "something else", "wait"]
+    assert torch.equal(found, expected) and not found.is_inference()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +11,26 @@ import torch
 from numpy.typing import NDArray
 
 from tests.conftest import Vit
+from tests.fixtures.photos import Corpus
 from vitcli.errors import DeviceError
 from vitcli.jobs.batching import FIRST_SIZE, MAX_SIZE, GrowingBatch
 from vitcli.jobs.job import SILENT, Inputs, Running
 from vitcli.jobs.listing import list_images
-from vitcli.jobs.run import MIXED, Run
+from vitcli.jobs.loading import starter
+from vitcli.jobs.run import MIXED, Computation, Run
 from vitcli.models.engine import SplittingEngine
 from vitcli.pipeline import in_order
-from vitcli.records import Batch, Classified, ImageRef, Row
+from vitcli.records import (
+    Batch,
+    Classified,
+    FoundImage,
+    ImageRef,
+    Pixels,
+    Prediction,
+    Preprocess,
+    Row,
+)
+from vitcli.sinks.memory import ListSink
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 TOO_MUCH = 1 << 60  # bytes
@@ -162,3 +174,83 @@ def test_another_fault_of_an_engine_is_not_taken_for_it() -> None:
 
     with pytest.raises(RuntimeError, match="mat1"):
         SplittingEngine(broken)(PIXELS)
+
+
+class OnDevice:
+    """A network on a device that computes by itself, with memory for `most` images."""
+
+    def __init__(self, most: int = 100) -> None:
+        self.most = most
+        self.events: list[str] = []
+
+    def start(self, pixels: Pixels) -> Callable[[], NDArray[np.float32]]:
+        if len(pixels) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        number = sum("launch" in event for event in self.events)
+        output = np.asarray(pixels, np.float32)
+        self.events.append(f"launch {number}")
+
+        def wait() -> NDArray[np.float32]:
+            self.events.append(f"wait {number}")
+            return output
+
+        return wait
+
+    def __call__(self, pixels: Pixels) -> NDArray[np.float32]:
+        self.events.append("at once")
+        return self.start(pixels)()
+
+
+class Written(ListSink):
+    """Says when rows are written."""
+
+    def __init__(self, events: list[str]) -> None:
+        super().__init__()
+        self.events = events
+
+    def write(self, rows: Sequence[Row]) -> None:
+        super().write(rows)
+        self.events.append("write")
+
+
+def run_on_device(device: OnDevice, running: Running, paths: Sequence[Path]) -> list[Row]:
+    """Run the device on images, and return the rows, whose scores are the means of the pixels."""
+    engine = SplittingEngine(device, launch=device.start)
+
+    def forward(batch: Batch) -> list[Classified]:
+        means = engine(batch.pixels_for()).mean(axis=(1, 2, 3)).tolist()
+        found = zip(batch.refs, means, strict=True)
+        return [Classified(ref, (Prediction("mean", 0, mean),)) for ref, mean in found]
+
+    sink = Written(device.events)
+    plan = Preprocess((8, 8), (8, 8))
+    work = Computation(plans=(plan,), forward=forward, start=starter(engine))
+    images = list_images([FoundImage(str(path)) for path in paths])
+    Run(Inputs(), running, SILENT, images).into(sink, work)
+    return sink.rows
+
+
+def test_a_device_has_the_next_batch_before_the_rows_of_one_are_computed(photos: Corpus) -> None:
+    """The third batch has no image that decodes, and the device gets nothing for it."""
+    good, bad = photos.good[:7], list(photos.bad)[:2]
+    paths = [*good[:4], *bad, *good[4:]]
+    device = OnDevice()
+    rows = run_on_device(device, Running(device="cpu", batch_size=2, workers=2), paths)
+    assert device.events == [
+        *("launch 0", "launch 1", "wait 0", "write", "wait 1", "write"),
+        *("launch 2", "write", "launch 3", "wait 2", "write", "wait 3", "write"),
+    ]
+    narrow = OnDevice(1)
+    running = Running(device="cpu", batch_size=2, workers=0)
+    assert [*map(scores, run_on_device(narrow, running, paths))] == [*map(scores, rows)]
+    assert narrow.events.count("at once") == 1 + 2 + 2 + 2  # the first with two images failed
+
+
+def test_batches_that_are_timed_are_not_launched_ahead(photos: Corpus) -> None:
+    device = OnDevice()
+    run_on_device(device, Running(device="cpu", batch_size="auto", workers=0), photos.good[:20])
+    assert device.events[0] == "at once"
+
+
+def scores(row: Row) -> object:
+    return row.predictions if isinstance(row, Classified) else row

@@ -15,7 +15,7 @@ from vitcli.errors import DeviceError, Interrupted, OutputError
 from vitcli.fleet.events import Ended, Event, Failed, Lost, Ready, SharedJob, do_shard
 from vitcli.fleet.shards import CAN_RESUME
 from vitcli.images.worker_process import warm_up
-from vitcli.images.workers import MOST_WORKERS
+from vitcli.images.workers import default_workers
 from vitcli.interrupts import interruptible
 from vitcli.machine import available_cpus
 from vitcli.processes import Child, command_of, end_with_parent, start
@@ -81,7 +81,7 @@ class _Processes:
         if device == "cpu":
             environment.setdefault("OMP_NUM_THREADS", str(share))  # read when torch is imported
         workers = self.job.running.workers
-        workers = min(MOST_WORKERS, share) if workers is None else workers
+        workers = default_workers(device, self.slots) if workers is None else workers
         job = replace(self.job, running=replace(self.job.running, device=device, workers=workers))
         child = start(COMMAND, stdin=self.stdin, environment=environment)
         self._running[slot] = child

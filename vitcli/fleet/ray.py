@@ -72,7 +72,8 @@ class _Actors:
         if self.slots < 1:
             raise DeviceError("the Ray cluster has no processors", "see `ray status`")
         if running.workers is None:
-            share = max(1, min(MOST_WORKERS, cpus // self.slots))
+            share = max(1, cpus // self.slots)
+            share = share if self._has_gpu else min(MOST_WORKERS, share)
             job = replace(job, running=replace(running, workers=share))
         self._order = ray.put((job, str(Path.cwd()), stdin))
         self._board = (

@@ -74,17 +74,24 @@ def iter_decoded(
             yield finished(pending.popleft()[0].result())
 
 
+def default_workers(device: str = "cpu", shares: int = 1) -> int:
+    """The number of workers of a process that has one of `shares` equal shares of this machine. On
+    a CPU, the network needs processors as well; a GPU takes the images of all of them."""
+    cpus = max(1, available_cpus() // shares)
+    return min(MOST_WORKERS, cpus) if device == "cpu" else cpus
+
+
 class WorkerPool:
     """A pool of `size` worker processes for a job: a context manager that any thread may use.
 
-    `workers=None` starts one for each processor, at most MOST_WORKERS. With `workers=0` the job
+    `workers=None` starts `default_workers()`. With `workers=0` the job
     runs in this process, without protection from crashes and without time-outs.
     """
 
     def __init__(
         self, job: ImageJob, workers: int | None, note: Callable[[str], None] = lambda text: None
     ) -> None:
-        self.size = min(MOST_WORKERS, available_cpus()) if workers is None else workers
+        self.size = default_workers() if workers is None else workers
         if self.size and multiprocessing.current_process().daemon:
             warnings.warn(IN_PROCESS, RuntimeWarning, stacklevel=2)
             self.size = 0

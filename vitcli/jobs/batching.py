@@ -30,6 +30,10 @@ class GrowingBatch:
         """Return the size of the next batch."""
         return self.size
 
+    @property
+    def is_settled(self) -> bool:
+        return self._is_settled
+
     def timed(self, forward: Forward) -> Forward:
         """Return a `forward` that measures its time, which decides the next size."""
 

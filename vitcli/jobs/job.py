@@ -68,8 +68,8 @@ class ModelOptions:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Running:
     """The device, the engine and the batch size of a run. `workers=None` starts a worker for each
-    processor; `batch_size="auto"` doubles the batches as long as that makes the run faster. Each
-    block merges `merge_tokens` pairs of similar patch tokens."""
+    processor, without a GPU at most 8; `batch_size="auto"` doubles the batches as long as that
+    makes the run faster. Each block merges `merge_tokens` pairs of similar patch tokens."""
 
     device: str = "auto"
     dtype: DtypeName = "fp32"

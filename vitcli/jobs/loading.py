@@ -10,10 +10,11 @@ from vitcli.checkpoints.resolve import Checkpoint
 from vitcli.errors import UsageError
 from vitcli.jobs.job import ModelOptions, Running
 from vitcli.jobs.precision import note_if_slower
+from vitcli.records import Batch
 
 if TYPE_CHECKING:  # imports torch, which a run with nothing to do does not need
     from vitcli.checkpoints.load import Model
-    from vitcli.models.engine import Engine, Output
+    from vitcli.models.engine import Engine, Output, SplittingEngine
     from vitcli.models.prepare import Prepared
 
 Spec: TypeAlias = "str | Checkpoint | Model"
@@ -77,7 +78,7 @@ def prepare_model(model: Model, running: Running, note: Callable[[str], None]) -
 
 def open_model(
     model: Model, output: Output, running: Running, note: Callable[[str], None]
-) -> Engine:
+) -> SplittingEngine:
     """Open a model in the engine of the run."""
     from vitcli.checkpoints.engines import open_engine
     from vitcli.models.engine import SplittingEngine
@@ -93,13 +94,21 @@ def open_model(
     if running.engine == "torch":
         from vitcli.models.prepare import TorchEngine
 
-        engine: Engine = TorchEngine(prepare_model(model, running, note), output)
+        own = TorchEngine(prepare_model(model, running, note), output)
+        engine: Engine = own
+        launch = own.start if own.starts_ahead else None
     else:
         check_one_size(model, f"--engine {running.engine}")
         note_if_slower(running, note)
         chosen = running.engine, running.dtype, running.quantize
-        engine = open_engine(model, output, *chosen, note)
-    return SplittingEngine(engine, note, shares_ranges=running.quantize is not None)
+        engine, launch = open_engine(model, output, *chosen, note), None
+    shares_ranges = running.quantize is not None
+    return SplittingEngine(engine, note, shares_ranges=shares_ranges, launch=launch)
+
+
+def starter(engine: SplittingEngine) -> Callable[[Batch], None] | None:
+    """Return the function that launches a batch, if the engine can start one ahead."""
+    return (lambda batch: engine.start(batch.pixels_for())) if engine.starts_ahead else None
 
 
 def pairs_to_merge(model: Model, running: Running) -> int:

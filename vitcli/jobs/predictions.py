@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +17,7 @@ from vitcli.records import Batch, Prediction, Preprocess
 
 if TYPE_CHECKING:  # imports torch for its types
     from vitcli.checkpoints.load import Model
+    from vitcli.models.engine import SplittingEngine
 
 
 def check_heads(models: Sequence[Model], instead: str, scores: Scores) -> ScoreFunction:
@@ -46,16 +48,36 @@ def check_heads(models: Sequence[Model], instead: str, scores: Scores) -> ScoreF
     return chosen_function(scores, first.score_function)
 
 
+@dataclass(frozen=True, slots=True)
+class Classifiers:
+    """The function from a batch to the logits of each model, (B, K). Each engine has the number of
+    its preprocessing."""
+
+    engines: Sequence[tuple[SplittingEngine, int]]
+
+    def __call__(self, batch: Batch) -> list[Numbers]:
+        return [engine(batch.pixels_for(plan)) for engine, plan in self.engines]
+
+    def start(self, batch: Batch) -> None:
+        """Launch the work for a batch on a GPU."""
+        for engine, plan in self.engines:
+            engine.start(batch.pixels_for(plan))
+
+    @property
+    def starter(self) -> Callable[[Batch], None] | None:
+        """`start`, if it launches something."""
+        return self.start if all(engine.starts_ahead for engine, _ in self.engines) else None
+
+
 def open_classifiers(
     models: Sequence[Model], running: Running, note: Callable[[str], None]
-) -> tuple[tuple[Preprocess, ...], Callable[[Batch], list[Numbers]]]:
-    """Return the preprocessings of the models without repeats, and the function from a batch to the
-    logits of each model, (B, K)."""
+) -> tuple[tuple[Preprocess, ...], Classifiers]:
+    """Return the preprocessings of the models without repeats, and the models in their engines."""
     from vitcli.models.engine import Logits
 
     plans = tuple(dict.fromkeys(model.preprocess for model in models))
     members = [(open_model(m, Logits(), running, note), plans.index(m.preprocess)) for m in models]
-    return plans, lambda batch: [engine(batch.pixels_for(plan)) for engine, plan in members]
+    return plans, Classifiers(members)
 
 
 def top_k(scores: Numbers, k: int) -> tuple[Numbers, NDArray[np.int64]]:

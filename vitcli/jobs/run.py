@@ -16,6 +16,7 @@ from vitcli.engines import check_engine
 from vitcli.errors import Interrupted, WriteError
 from vitcli.images.job import DecodeJob
 from vitcli.images.loader import iter_batches, iter_parts
+from vitcli.images.workers import default_workers
 from vitcli.jobs.batching import GrowingBatch
 from vitcli.jobs.job import Inputs, Reporter, Running, Summary
 from vitcli.jobs.listing import Listing, list_images
@@ -28,12 +29,14 @@ MIXED = 128  # images of several sizes to read at a time for a GPU
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Computation:
     """How to compute the rows of a run. `plans` preprocess each image, `forward` turns a batch into
-    rows, and `meta` describes the models. With `reads_again`, `forward` reads the images again."""
+    rows, and `meta` describes the models. With `reads_again`, `forward` reads the images again. On
+    a GPU, `start` launches a batch before the rows of the previous one are computed."""
 
     plans: tuple[Preprocess, ...] = ()
     forward: pipeline.Forward
     meta: Mapping[str, object] = field(default_factory=dict)
     reads_again: bool = False
+    start: Callable[[Batch], None] | None = None
 
 
 @dataclass(slots=True)
@@ -92,26 +95,32 @@ class Run:
         if (first := next(refs, None)) is None:
             yield iter(()), work.forward  # without importing torch
             return
-        load, is_on_cpu = self._loading()
+        load, device = self._loading()
         job = DecodeJob(work.plans, self.inputs.limits, self.inputs.formats)
-        fills = not is_on_cpu and any(plan.varies for plan in work.plans)
+        fills = device != "cpu" and any(plan.varies for plan in work.plans)
         size, forward = self._batching(work.forward, fills=fills)
         refs = chain((first,), refs)
         workers, note = self.running.workers, self.reporter.note
+        if workers is None:
+            workers = default_workers(device)
         batches = iter_batches(refs, job, size, workers, note, keeps_data=work.reads_again)
         with closing(batches):
-            yield load(batches), forward
+            loaded = load(batches)
+            if work.start is not None and not fills:  # else the batch is not what is computed
+                from vitcli.images.stream import one_ahead
 
-    def _loading(self) -> tuple[Callable[[Iterator[Batch]], Iterator[Batch]], bool]:
-        """Return the function that brings batches to the device of the run, and whether that is a
-        CPU."""
+                loaded = one_ahead(loaded, partial(_started, work.start, size))
+            yield loaded, forward
+
+    def _loading(self) -> tuple[Callable[[Iterator[Batch]], Iterator[Batch]], str]:
+        """Return the function that brings batches to the device of the run, and its type."""
         if self.running.engine != "torch":  # runs without torch
-            return iter, True
+            return iter, "cpu"
         from vitcli.images.stream import iter_loaded
         from vitcli.models.prepare import choose_device
 
         device = choose_device(self.running.device)
-        return partial(iter_loaded, device=device), device.type == "cpu"
+        return partial(iter_loaded, device=device), device.type
 
     def _batching(
         self, forward: pipeline.Forward, *, fills: bool
@@ -175,6 +184,15 @@ def completing(sink: Sink) -> Iterator[Sink]:
     except BaseException:
         sink.abort()
         raise
+
+
+def _started(
+    start: Callable[[Batch], None], size: Callable[[], int], batch: Batch
+) -> Callable[[], Batch]:
+    """Launch a batch, unless it is timed to find the best size. It is on its device."""
+    if batch.refs and (not isinstance(size, GrowingBatch) or size.is_settled):
+        start(batch)
+    return lambda: batch
 
 
 def in_parts(forward: pipeline.Forward, size: Callable[[], int | None]) -> pipeline.Forward:

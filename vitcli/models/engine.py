@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,6 +68,7 @@ class Judged:
 
 
 Output = Logits | Features | Judged
+Launch: TypeAlias = Callable[[Pixels], Callable[[], NDArray[np.float32]]]
 
 
 class Engine(Protocol):
@@ -83,6 +84,10 @@ class BatchSplitter:
     def __init__(self, note: Callable[[str], None] = lambda text: None) -> None:
         self._note = note
         self._size: int | None = None
+
+    def fits(self, count: int) -> bool:
+        """Whether no batch of this size has failed yet."""
+        return self._size is None or count <= self._size
 
     def each(self, work: Callable[[slice], Part], count: int) -> list[Part]:
         """Call `work` with parts of `count` images, as large as fit, and return its results in
@@ -106,7 +111,11 @@ class BatchSplitter:
 
 
 class SplittingEngine:
-    """Halves the batches of an engine when memory runs out."""
+    """Halves the batches of an engine when memory runs out.
+
+    `start` launches a batch on a GPU, which computes it while the rows of the previous batch are
+    written. The call with the same pixels waits for the output.
+    """
 
     def __init__(
         self,
@@ -114,15 +123,37 @@ class SplittingEngine:
         note: Callable[[str], None] = lambda text: None,
         *,
         shares_ranges: bool = False,
+        launch: Launch | None = None,
     ) -> None:
         """With `shares_ranges`, the images of a batch share one int8 range, so an image that
-        overflows spoils the others. Such a batch is run again, one image at a time."""
+        overflows spoils the others. Such a batch is run again, one image at a time. `launch` starts
+        the work for a batch on a GPU, and returns a function that waits for its output."""
         self._engine = engine
+        self._launch = launch
         self._splitter = BatchSplitter(note)
         self._shares_ranges = shares_ranges
+        # By the id of the pixels, which are kept here so that no others get the same id.
+        self._started: dict[int, tuple[Pixels, Callable[[], NDArray[np.float32]]]] = {}
+
+    @property
+    def starts_ahead(self) -> bool:
+        """Whether `start` launches something: on a GPU."""
+        return self._launch is not None
+
+    def start(self, pixels: Pixels) -> None:
+        """Launch the work for a batch if it fits into memory."""
+        try:
+            if self._launch is not None and self._splitter.fits(len(pixels)):
+                self._started[id(pixels)] = pixels, self._launch(pixels)
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise  # else the call runs it in parts
 
     def __call__(self, pixels: Pixels) -> NDArray[np.float32]:
         """(B, H, W, 3) -> (B, ...). Raises as `BatchSplitter.each` does."""
+        _, wait = self._started.pop(id(pixels), (None, None))
+        if wait is not None:
+            return wait()
         parts = self._splitter.each(lambda part: self._engine(pixels[part]), len(pixels))
         output = parts[0] if len(parts) == 1 else np.concatenate(parts)
         if self._shares_ranges and len(pixels) > 1 and not np.isfinite(output).all():

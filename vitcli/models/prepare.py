@@ -61,6 +61,8 @@ class Prepared:
         self._on_onednn = on_onednn
         self._compile = compile
         self._normalise = Normalisation(plan, device)
+        self._compiled: dict[tuple[int, ...], int] = {}  # the largest batch of each shape
+        self._filled: set[tuple[int, tuple[int, ...]]] = set()  # smaller batches, filled up once
 
     @cached_property
     def network(self) -> Network:
@@ -84,13 +86,49 @@ class Prepared:
     def run(self, ask: Ask, batch: Pixels) -> Tensor:
         """The output for a batch of any size, in fp32 on the CPU.
         (B, H, W, 3) -> (B, ...)"""
-        network = self.fast_network
+        if self.device.type == "cuda":
+            return self.start(ask, batch)()
 
         @torch.inference_mode()  # the mode is set per thread
         def output(part: slice) -> Tensor:
-            return ask(network, self.fast_input(batch[part])).float().cpu()
+            return self._output(ask, batch[part]).cpu()
 
         return torch.cat(self.each(output, len(batch)))
+
+    @torch.inference_mode()
+    def start(self, ask: Ask, batch: Pixels) -> Callable[[], Tensor]:
+        """Launch the work for a batch on CUDA, and the copy of its output. Return a function that
+        waits for the output, in fp32 on the CPU.  (B, H, W, 3) -> (B, ...)"""
+        output = self._output(ask, batch)
+        copied = torch.empty(output.shape, dtype=output.dtype, pin_memory=True)
+        copied.copy_(output, non_blocking=True)
+        done = torch.cuda.current_stream(self.device).record_event()
+
+        def wait() -> Tensor:
+            done.synchronize()
+            return copied.clone()  # rows that are kept must not keep pinned memory
+
+        return wait
+
+    def _output(self, ask: Ask, batch: Pixels) -> Tensor:
+        """The output in fp32 on the device. A compiled network gets a smaller batch, such as the
+        last of a run, filled up to the size that is compiled, unless that size comes again.
+        (B, H, W, 3) -> (B, ...)"""
+        network, x = self.fast_network, self.fast_input(batch)
+        if not self._compile:
+            return ask(network, x).float()
+        count, shape = len(x), tuple(x.shape[1:])
+        size = self._compiled.get(shape, 0)
+        if count < size and (count, shape) not in self._filled:
+            self._filled.add((count, shape))
+            x = torch.cat([x, x[-1:].expand(size - count, *shape)])
+        try:
+            output = ask(network, x)[:count].float()
+        except RuntimeError:  # perhaps out of memory: it is tried again with fewer images
+            self._compiled.clear()
+            raise
+        self._compiled[shape] = max(size, count)
+        return output
 
     def each(self, work: Callable[[slice], Part], count: int) -> list[Part]:
         """Call `work` with each part of a batch of `count` images, and return the results in order.
@@ -149,6 +187,17 @@ class TorchEngine:
     def __init__(self, prepared: Prepared, output: Output) -> None:
         self._prepared = prepared
         self._output = output
+
+    @property
+    def starts_ahead(self) -> bool:
+        """Whether the device computes a batch while this process does something else."""
+        return self._prepared.device.type == "cuda"
+
+    def start(self, pixels: Pixels) -> Callable[[], NDArray[np.float32]]:
+        """Launch the work for a batch, and return a function that waits for its output.
+        (B, H, W, 3) -> (B, ...)"""
+        wait = self._prepared.start(self._output, pixels)
+        return lambda: wait().numpy()
 
     def __call__(self, pixels: Pixels) -> NDArray[np.float32]:
         """(B, H, W, 3) -> (B, ...)"""

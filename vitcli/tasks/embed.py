@@ -26,6 +26,7 @@ from vitcli.jobs.loading import (
     described_merging,
     load_model,
     open_model,
+    starter,
 )
 from vitcli.jobs.outputs import output_of
 from vitcli.jobs.precision import settled
@@ -203,7 +204,7 @@ def _computation(job: EmbedJob, run: Run, holds_any: bool, specs: Sequence[Spec]
         **versions(),
     }
     forward = _forward(engine, job, plan.patch if grids_differ else None)
-    return Computation(plans=(plan,), forward=forward, meta=meta)
+    return Computation(plans=(plan,), forward=forward, meta=meta, start=starter(engine))
 
 
 def described_options(options: ModelOptions) -> dict[str, object]:

@@ -181,6 +181,7 @@ def _computation(
     return Computation(
         plans=plans,
         forward=forward,
+        start=logits_of.starter,
         meta={"scores": function, **described_merging(models, job.running)},
         reads_again=job.html is not None,
     )

@@ -14,7 +14,7 @@ from vitcli.engines import check_engine
 from vitcli.errors import InputError
 from vitcli.jobs.finite import are_finite, overflow, with_failures
 from vitcli.jobs.job import Reporter
-from vitcli.jobs.loading import load_model, open_model
+from vitcli.jobs.loading import load_model, open_model, starter
 from vitcli.jobs.run import Computation, Run
 from vitcli.models.engine import Features
 from vitcli.records import Batch, Embedded, Failure
@@ -87,7 +87,7 @@ def _embedded(run: Run, model: Model) -> tuple[dict[int, Tensor], dict[int, Fail
         return with_failures(rows, are_finite(norms), overflow(run.running))
 
     sink = ListSink()
-    run.into(sink, Computation(plans=(model.preprocess,), forward=forward))
+    run.into(sink, Computation(plans=(model.preprocess,), forward=forward, start=starter(engine)))
     embeddings: dict[int, Tensor] = {}
     failures: dict[int, Failure] = {}
     for row in sink.rows:

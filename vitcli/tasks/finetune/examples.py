@@ -10,8 +10,10 @@ import torch
 from vitcli.checkpoints.load import Model
 from vitcli.errors import InputError
 from vitcli.images.augment import LEVELS
+from vitcli.images.workers import default_workers
 from vitcli.jobs.listing import list_images
 from vitcli.jobs.run import Computation, Run
+from vitcli.models.prepare import choose_device
 from vitcli.records import Batch, Classified, Failure, FoundImage
 from vitcli.sinks.memory import ListSink
 from vitcli.tasks.evaluate.job import check_any_read
@@ -85,6 +87,9 @@ class FeedMaker:
         augment = LEVELS[self.chosen.augment]
         if augment is not None and not self.job.training.flip:
             augment = replace(augment, flip=0.0)
+        workers = self.job.running.workers
+        if workers is None and self.group.size == 1:
+            workers = default_workers(choose_device(self.job.running.device).type)
         return ImageFeed(
             [e.found for e in train],
             self._numbers(train),
@@ -93,7 +98,7 @@ class FeedMaker:
             self.model.preprocess,
             augment,
             self._order(len(train)),
-            self.job.running.workers,
+            workers,
             self.job.inputs.limits,
             self.job.inputs.formats,
             note=self.reporter.note,

@@ -23,7 +23,7 @@ from vitcli.errors import OutputError
 from vitcli.images.kinds import ImageError
 from vitcli.images.members import Archive
 from vitcli.jobs.finite import are_finite, overflow, with_failures
-from vitcli.jobs.loading import open_model
+from vitcli.jobs.loading import open_model, starter
 from vitcli.jobs.run import Computation, Run
 from vitcli.models.engine import Logits
 from vitcli.records import Batch, Embedded, Failure, FoundImage, Row
@@ -68,7 +68,9 @@ def features(
             return with_failures(rows, are_finite(vectors), overflow(run.running))
 
         try:
-            run.into(sink, Computation(plans=(model.preprocess,), forward=forward))
+            run.into(
+                sink, Computation(plans=(model.preprocess,), forward=forward, start=starter(engine))
+            )
         finally:
             sink.save()
     known |= sink.computed
