@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def run_transformers(args: argparse.Namespace) -> Iterable[dict[str, object]]:
@@ -31,6 +31,8 @@ def run_transformers(args: argparse.Namespace) -> Iterable[dict[str, object]]:
         model=str(args.model),
         image_processor=AutoImageProcessor.from_pretrained(args.model, backend=backend),
         dtype=DTYPES[args.dtype],
+        device=args.device,
+        num_workers=0 if args.device == "cpu" else args.workers,
     )
     paths = sorted(str(path) for path in args.folder.iterdir())
     results = classify((path for path in paths), top_k=5, batch_size=args.batch_size)
@@ -44,7 +46,7 @@ def run_timm(args: argparse.Namespace) -> Iterable[dict[str, object]]:
     from timm.data import create_dataset, create_loader, resolve_data_config
 
     model = timm.create_model(f"local-dir:{args.model}", pretrained=True).eval()
-    model = model.to(dtype=DTYPES[args.dtype])
+    model = model.to(args.device, DTYPES[args.dtype])
     dataset = create_dataset("", root=str(args.folder), class_map="")
     config = resolve_data_config({}, model=model)
     loader = create_loader(
@@ -53,11 +55,14 @@ def run_timm(args: argparse.Namespace) -> Iterable[dict[str, object]]:
         use_prefetcher=False,
         num_workers=args.workers,
         device=torch.device("cpu"),
+        pin_memory=args.device != "cpu",
         **{key: config[key] for key in ("input_size", "interpolation", "mean", "std", "crop_pct")},
     )
     done = 0
     for pixels, _ in loader:
-        probs, indices = model(pixels.to(DTYPES[args.dtype])).float().softmax(-1).topk(5)
+        probs, indices = (
+            model(pixels.to(args.device, DTYPES[args.dtype])).float().softmax(-1).topk(5)
+        )
         for values, places in zip(probs.tolist(), indices.tolist(), strict=True):
             path = dataset.filename(done, absolute=True)
             done += 1
@@ -88,7 +93,8 @@ def main() -> None:
     parser.add_argument("--fast", action="store_true", help="transformers with torchvision")
     parser.add_argument("--dtype", choices=DTYPES, default="fp32")
     parser.add_argument("--batch-size", type=int, default=1, help="1 is the pipeline's default")
-    parser.add_argument("--workers", type=int, default=2, help="processes of timm's loader")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--workers", type=int, default=2, help="processes of the loaders")
     args = parser.parse_args()
     run = {"transformers": run_transformers, "timm": run_timm, "openvino": run_openvino}[args.peer]
     for row in run(args):
