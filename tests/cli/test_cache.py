@@ -31,8 +31,8 @@ def write(path: Path, data: bytes = b"x", days: float = 0) -> Path:
 
 @pytest.fixture
 def cache(tmp_path: Path, clean_env: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Two exports, of which one is old; vectors, features, rates; an output that was not sent; and
-    what is not vitcli's."""
+    """Two exports, of which one is old; vectors, features, rates, a hash; an output that was not
+    sent; and what is not vitcli's."""
     folder = tmp_path / "cache"
     monkeypatch.setitem(clean_env, "VIT_CACHE", str(folder))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "own"))
@@ -41,6 +41,7 @@ def cache(tmp_path: Path, clean_env: dict[str, str], monkeypatch: pytest.MonkeyP
     write(folder / "engines" / OTHER / "model.onnx", bytes(1000), days=40)
     write(folder / "features" / f"{KEY}.npz", bytes(50), days=10)
     write(folder / "rates" / f"{KEY[:16]}-bf16.json", bytes(20))
+    write(folder / "hashes" / (2 * KEY), bytes(64))
     write(folder / "outputs" / STAGE / "a.npy", bytes(7))
     (folder / "texts").mkdir()
     with sqlite3.connect(folder / "texts" / "vectors.sqlite") as base:
@@ -77,6 +78,7 @@ def test_a_list_has_each_entry_with_its_size_and_age(vit: Vit, cache: Path) -> N
         "texts/vectors.sqlite",
         f"features/{KEY}.npz",
         f"rates/{KEY[:16]}-bf16.json",
+        f"hashes/{2 * KEY}",
         f"outputs/{STAGE}",
     ]
     by_name = {f"{e['kind']}/{e['name']}": e for e in record["entries"]}
@@ -100,9 +102,9 @@ def test_all_is_all_but_outputs(vit: Vit, cache: Path) -> None:
     assert {*would.values()} == {"would be removed"} and f"exports/{KEY}" in would
     assert dry["freed"] > 80_000 and (cache / "engines" / KEY).exists()
     ended = vit("cache", "--clear", "all")
-    assert (ended.code, len(ended.out.decode().splitlines())) == (0, 6)
+    assert (ended.code, len(ended.out.decode().splitlines())) == (0, 7)
     assert "1 output not sent yet: --clear outputs" in ended.err
-    assert "5 entries, " in ended.err and f"removed from {cache}" in ended.err
+    assert "6 entries, " in ended.err and f"removed from {cache}" in ended.err
     assert not any((cache / "engines").iterdir())
     assert files(cache) == {
         f"outputs/{STAGE}/a.npy",

@@ -40,7 +40,14 @@ def test_the_record_fits_its_schema_and_this_installation(vit: Vit) -> None:
     assert 1 <= found["cpu"]["usable"] <= found["cpu"]["affinity"] <= found["cpu"]["cores"]
     assert 0 < found["memory"]["free"] <= found["memory"]["total"]
     assert found["formats"]["JPEG"].startswith(("libjpeg_turbo ", "jpg "))
-    assert {*found["cache"]["bytes"]} == {"exports", "texts", "features", "rates", "outputs"}
+    assert {*found["cache"]["bytes"]} == {
+        "exports",
+        "texts",
+        "features",
+        "rates",
+        "hashes",
+        "outputs",
+    }
 
 
 def test_a_person_reads_it_on_80_columns(vit: Vit, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,8 +90,6 @@ vit attention photos -m demo -o maps --resume --overwrite | 2 | leave out one of
 vit dedupe index.npy -o twins.csv --resume --overwrite | 2 | leave out one of them
 vit finetune two -o run -m demo --resume --overwrite | 2 | leave out one of them
 vit classify photos -m demo --select 'label = "cat"' | 2 | label >>>= "cat"
-vit classify nope.jpg -m demoo | 1 | did you mean demo?
-vit classify nope.jpg -m no-such-model | 1 | give a directory
 vit embed photos -m demo -o f.npy --layer 99 | 2 | the model has 4 blocks
 vit embed photos -m demo -o f.npy --layers 1-3 | 2 | such as 3,6,-1
 vit embed photos -m demo -o f.npy --pool map | 2 | --pool cls

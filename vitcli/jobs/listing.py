@@ -49,7 +49,6 @@ class Listing:
         self.omissions.clear()
         refs = iter_refs(self.sources, stamped=stamped)
         first = next(refs, None)
-        self._note_absent()
         if first is None:
             self._note_empty()
         self.is_absolute = first is not None and first.path.startswith("/")
@@ -60,15 +59,6 @@ class Listing:
         self.omissions.note_system()
         if self.notes_unread:
             self.omissions.note_unread()
-
-    def _note_absent(self) -> None:
-        """Say that no input exists: not before the model is there, whose name may be wrong, too."""
-        if absent := all_absent(self.sources):
-            more = f" (and {len(absent) - 1:,} more)" if len(absent) > 1 else ""
-            hint = instead_of(absent[0])
-            self.omissions.note(
-                f"{printable(absent[0])} does not exist{more}: nothing can be read; {hint}"
-            )
 
     def _note_empty(self) -> None:
         """Say that there are no images: a list of paths may be empty, other inputs may not."""
@@ -102,6 +92,10 @@ def list_inputs(
         sources = open_sources(
             inputs.paths, files_from=inputs.files_from, null=inputs.null, scan=scan
         )
+    if absent := all_absent(sources):
+        more = f" (and {len(absent) - 1:,} more)" if len(absent) > 1 else ""
+        hint = instead_of(absent[0])
+        note(f"{printable(absent[0])} does not exist{more}: nothing can be read; {hint}")
     return Listing(sources, omissions, shard, is_once, notes_unread=not inputs.extensions)
 
 

@@ -35,7 +35,7 @@ from vitcli.tasks.cache.entries import (
     room_of,
 )
 
-ALL: tuple[Kind, ...] = ("exports", "texts", "features", "rates")
+ALL: tuple[Kind, ...] = tuple(kind for kind in KINDS if kind != "outputs")
 RECENT = 3600.0  # seconds: an unfinished file that was written since then is in use
 NO_LOCKS = (errno.ENOTSUP, errno.ENOLCK, errno.EBADF, errno.EINVAL, errno.ENOSYS)
 
