@@ -34,6 +34,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from training import SameBatch
 
 import vitcli
 from vitcli.checkpoints.load import Model, load
@@ -43,7 +44,7 @@ from vitcli.models.config import ViTConfig
 from vitcli.models.engine import Logits
 from vitcli.models.prepare import compile_layers, prepare
 from vitcli.tasks.convert import ConvertJob, convert
-from vitcli.training.feed import Order, Step
+from vitcli.training.feed import Order
 from vitcli.training.loop import Trainer, TrainingPlan
 from vitcli.training.objective import Classify, Normalise
 from vitcli.training.optim import Optimisation
@@ -388,23 +389,6 @@ def has(python: str, package: str) -> bool:
 
 
 # Training
-
-
-@dataclass(slots=True)
-class SameBatch:
-    """A feed that repeats one batch of noise."""
-
-    order: Order
-
-    def steps(self, epoch: int, step: int, epochs: int) -> Iterator[Step]:
-        count, draw = self.order.batch, torch.Generator().manual_seed(0)
-        pixels = torch.randint(0, 256, (count, 224, 224, 3), generator=draw, dtype=torch.uint8)
-        labels = torch.randint(0, 1000, (count,), generator=draw)
-        for number in range(epochs):
-            yield Step(number, 0, pixels, labels, torch.arange(count), 0)
-
-    def held_out(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        return iter(())
 
 
 def train(
